@@ -1,0 +1,303 @@
+"""The only reader and writer of `results/`: plain files that outlive the process, never torch.
+
+Layout and meaning of each file are stated in `results/README.md`. Every file is either replaced whole
+(written beside, flushed to disk, renamed) or grows by whole lines, so that a reader sees the old or the new state and
+never half of one; a torn last line, left by a machine that died, is passed over.
+"""
+
+import contextlib
+import json
+import math
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import psutil
+
+SCHEMA_VERSION = 1
+
+Status = Literal["pending", "running", "done", "failed", "interrupted"]
+Reason = Literal["oom", "nan", "timeout", "killed", "error"]
+Json = dict[str, Any]
+
+
+class StoreError(Exception):
+    """A file of the store has a form that this version cannot read; the message names the file and the remedy."""
+
+
+def now() -> str:
+    """Return the time in UTC as ISO 8601 with microseconds."""
+    return datetime.now(UTC).isoformat()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` with `text` such that a crash leaves the old or the new file, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(beside, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Json) -> None:
+    """Replace `path` with `value` as JSON; numbers keep every digit, NaN and infinities become null."""
+    write_text(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Json:
+    """Read one JSON object.
+
+    Raises:
+        StoreError: the file is not JSON, or was written by another schema version.
+    """
+    try:
+        value: Json = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: unreadable ({error}); remove its folder to run that entry again") from error
+    if value.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
+        raise StoreError(
+            f"{path}: schema_version {value['schema_version']}, this version reads {SCHEMA_VERSION}; "
+            "use the version that wrote it, or another --results folder"
+        )
+    return value
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+class Lines:
+    """A file of JSON lines that grows by one whole line for each `append`, at once and in one write."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def append(self, record: Json) -> None:
+        """Write one record; readers see it from now on."""
+        os.write(self._fd, (json.dumps(_finite(record), allow_nan=False) + "\n").encode())
+
+    def close(self) -> None:
+        """Close the file; nothing is buffered, so nothing can get lost before."""
+        os.close(self._fd)
+
+
+def read_lines(path: Path) -> Iterator[Json]:
+    """Read JSON lines; none where the file is absent. A torn last line is passed over."""
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of a run as columns, each of shape (n_steps,), over all its ranks.
+
+    `step_s` is the slowest rank's, since all wait for it. `loss` is the mean over the step's global tokens, NaN where
+    the run broke. `warmup` flags steps that are kept but not timed (warming up, compiling).
+    """
+
+    step: np.ndarray
+    loss: np.ndarray
+    step_s: np.ndarray
+    tokens: np.ndarray
+    grad_norm: np.ndarray
+    lr: np.ndarray
+    warmup: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder: `results/<study>/<run_id>/`."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        """The folder's name: readable axes, seed and the hash of the resolved spec."""
+        return self.path.name
+
+    @cached_property
+    def spec(self) -> Json:
+        """The resolved spec that the run was or will be started with."""
+        return read_json(self.path / "spec.json")
+
+    @property
+    def env(self) -> Json:
+        """Versions, host, processor, threads, commit; empty before the run has started."""
+        return self._optional("env.json")
+
+    @property
+    def probes(self) -> Json:
+        """Memory, FLOPs and times as measured; empty before the run has ended."""
+        return self._optional("probes.json")
+
+    def _optional(self, name: str) -> Json:
+        path = self.path / name
+        return read_json(path) if path.exists() else {}
+
+    # -- status ----------------------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> Json:
+        """The content of status.json; a run whose process is gone reads as interrupted, not as running."""
+        status = read_json(self.path / "status.json")
+        if status["status"] == "running" and not _alive(status):
+            return status | {"status": "interrupted", "reason": "killed", "message": "its process is gone"}
+        return status
+
+    def plan(self, spec: Json) -> None:
+        """Write the spec and mark the run as pending, unless it is known already."""
+        if not (self.path / "status.json").exists():
+            write_json(self.path / "spec.json", spec)
+            self._write_status(status="pending", reason=None, message=None, started_at=None, ended_at=None)
+
+    def begin(self) -> None:
+        """Mark the run as running in this process; what an earlier attempt left is removed."""
+        for path in self.path.iterdir():
+            if path.name not in ("spec.json", "status.json"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._write_status(
+            status="running", reason=None, message=None, started_at=now(), ended_at=None,
+            host=platform.node(), pid=os.getpid(), pid_started=psutil.Process().create_time(),
+        )  # fmt: skip
+
+    def end(self, status: Status, reason: Reason | None = None, message: str | None = None) -> None:
+        """Mark the run as ended: `done`, `failed` with a reason, or `interrupted`."""
+        before = read_json(self.path / "status.json")
+        self._write_status(**before | {"status": status, "reason": reason, "message": message, "ended_at": now()})
+
+    def _write_status(self, **fields: Any) -> None:
+        write_json(self.path / "status.json", {"schema_version": SCHEMA_VERSION} | fields)
+
+    # -- what the run writes ---------------------------------------------------------------------------------------
+
+    def steps_file(self, rank: int) -> Lines:
+        """Open the file to which `rank` appends its steps."""
+        return Lines(self.path / f"steps.rank{rank}.jsonl")
+
+    def eval_file(self) -> Lines:
+        """Open the file to which rank 0 appends the evaluations."""
+        return Lines(self.path / "eval.jsonl")
+
+    def write_env(self, env: Json) -> None:
+        """Record what the run ran on."""
+        write_json(self.path / "env.json", env)
+
+    def write_probes(self, probes: Json) -> None:
+        """Record what the probes measured."""
+        write_json(self.path / "probes.json", probes)
+
+    @property
+    def log_path(self) -> Path:
+        """The file that takes all that the ranks print."""
+        return self.path / "log.txt"
+
+    # -- what the report reads -------------------------------------------------------------------------------------
+
+    def steps(self) -> Steps:
+        """Merge the ranks' step files; only steps that every rank has recorded."""
+        ranks = [list(read_lines(path)) for path in sorted(self.path.glob("steps.rank*.jsonl"))]
+        n_steps = min(map(len, ranks), default=0)
+        first = ranks[0][:n_steps] if ranks else []
+
+        def column(name: str, dtype: type) -> np.ndarray:
+            return np.array([math.nan if line[name] is None else line[name] for line in first], dtype=dtype)
+
+        step_s = [[line["step_s"] for line in rank[:n_steps]] for rank in ranks]
+        return Steps(
+            step=column("step", int),
+            loss=column("loss", float),
+            step_s=np.max(np.array(step_s, dtype=float), axis=0) if ranks else np.zeros(0),
+            tokens=column("tokens", int),
+            grad_norm=column("grad_norm", float),
+            lr=column("lr", float),
+            warmup=column("warmup", bool),
+        )
+
+    def evals(self) -> list[Json]:
+        """Return the evaluations in order: step, val_loss (nats per token), bits_per_byte, train_s, eval_s."""
+        return list(read_lines(self.path / "eval.jsonl"))
+
+    def last_step(self) -> Json | None:
+        """Return the newest whole line of rank 0's steps, reading only the file's end."""
+        try:
+            with open(self.path / "steps.rank0.jsonl", "rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+                lines = file.read().split(b"\n")[:-1]
+            return json.loads(lines[-1]) if lines else None
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def log_tail(self, n_lines: int = 20) -> list[str]:
+        """Return the last lines of what the ranks printed."""
+        try:
+            return self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-n_lines:]
+        except FileNotFoundError:
+            return []
+
+
+def _alive(status: Json) -> bool:
+    if status["host"] != platform.node():
+        return True  # another machine's process: no way to tell from here
+    try:
+        return abs(psutil.Process(status["pid"]).create_time() - status["pid_started"]) < 1
+    except psutil.NoSuchProcess:
+        return False
+
+
+@dataclass(frozen=True)
+class Store:
+    """The results folder: `results/<study>/<run_id>/`, and what was launched when in `launches.jsonl`."""
+
+    root: Path
+
+    def studies(self) -> list[str]:
+        """Return the names of the studies that have results."""
+        return sorted(path.parent.name for path in self.root.glob("*/launches.jsonl"))
+
+    def run(self, study: str, run_id: str) -> Run:
+        """Return the run of that id, planned or not."""
+        return Run(self.root / study / run_id)
+
+    def runs(self, study: str) -> list[Run]:
+        """Return all planned, running and ended runs of a study, by run id."""
+        return [Run(path.parent) for path in sorted((self.root / study).glob("*/status.json"))]
+
+    def record_launch(self, study: str, launch: Json) -> None:
+        """Append what was asked for and in which order it runs."""
+        (self.root / study).mkdir(parents=True, exist_ok=True)
+        lines = Lines(self.root / study / "launches.jsonl")
+        lines.append({"at": now()} | launch)
+        lines.close()
+
+    def launches(self, study: str) -> list[Json]:
+        """Return the launches of a study, oldest first."""
+        return list(read_lines(self.root / study / "launches.jsonl"))
+
+    def forget_pending(self, study: str, keep: set[str]) -> None:
+        """Drop planned runs that the study no longer asks for; what has started is never dropped."""
+        for run in self.runs(study):
+            if run.run_id not in keep and run.status["status"] == "pending":
+                shutil.rmtree(run.path)
