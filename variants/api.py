@@ -1,0 +1,160 @@
+"""The contracts between the model and its variants: the shape, and one base class per axis.
+
+A variant is one file `variants/<axis>/<name>.py` that defines one subclass of the axis's base class and, if it has
+parameters, a frozen dataclass `Options` inside of it. Nothing is registered anywhere.
+
+Legend of shapes: B batch, T sequence, C channels (`n_embd`), H query heads, G key-value heads, D `head_dim`.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """The shape of a GPT-2 (Radford et al. 2019); `dropout` is the probability of all of its dropouts."""
+
+    n_layer: int
+    n_head: int
+    n_embd: int
+    seq_len: int
+    vocab_size: int
+    dropout: float = 0.0
+
+    @property
+    def head_dim(self) -> int:
+        """Return the width of one head."""
+        return self.n_embd // self.n_head
+
+
+@dataclass(frozen=True)
+class Initial:
+    """The first values of one parameter: normal with mean 0 and `std`, or, where `std` is None, all `value`.
+
+    `blocks` names the logical blocks, as (name, rows), of which a matrix is made. Each is drawn on its own, so that two
+    variants that share the block q start from the same q, whatever else their matrices hold.
+    """
+
+    std: float | None = None
+    value: float = 0.0
+    blocks: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """The options of a variant that has none."""
+
+
+class Variant:
+    """What the variants of all axes have in common."""
+
+    Options: ClassVar[type] = NoOptions
+
+    @classmethod
+    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+        """Return what cannot work, as {option: reason}; the key is empty where it is no option's fault."""
+        return {}
+
+
+class Positional(Variant, nn.Module):
+    """How the model knows of order: in three places, each an identity unless a variant overrides it.
+
+    Each is a function of explicit positions, never of a length, so that blocks of a sequence, a key-value cache and
+    longer sequences all use the same code.
+    """
+
+    uses_bias: ClassVar[bool] = False  # True where `bias` returns a tensor
+    extends: ClassVar[bool] = True  # defined at positions beyond the trained length
+
+    def __init__(self, shape: Shape, options: Any) -> None:
+        super().__init__()
+
+    def embed(self, x_BTC: Tensor, positions_T: Tensor) -> Tensor:
+        """Act on the token embeddings."""
+        return x_BTC
+
+    def rotate(self, q_BHTD: Tensor, k_BGTD: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
+        """Act on the queries and keys of one layer, both at `positions_T`."""
+        return q_BHTD, k_BGTD
+
+    def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor | None:
+        """Return what is added to the scores: (..., Tq) and (..., Tk) to (..., H or 1, Tq, Tk), or None."""
+        return None
+
+
+class Attention(Variant, nn.Module):
+    """Causal self-attention with its projections: `forward` maps (B, T, C) to (B, T, C)."""
+
+    takes_bias: ClassVar[bool] = True  # False where the kernel has no place for a positional's bias
+
+    def __init__(self, shape: Shape, options: Any, layer: int) -> None:
+        super().__init__()
+
+    def forward(self, x_BTC: Tensor, positions_T: Tensor, positional: Positional) -> Tensor:
+        """Attend from each position to itself and to what lies before."""
+        raise NotImplementedError
+
+    def flops_per_token(self, seq_len: int) -> float:
+        """Return the FLOPs of one token's forward pass, as needed: 2 per multiply-add, only keys that are visible."""
+        raise NotImplementedError
+
+
+class Parallelism(Variant):
+    """How a run is spread over processes; wraps a model that was written for one device and knows nothing of it."""
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    @property
+    def nproc(self) -> int:
+        """Return the number of processes."""
+        return int(self.options.nproc)
+
+    @property
+    def n_data(self) -> int:
+        """Return over how many of them the sequences of a step are divided."""
+        return self.nproc
+
+    def wrap(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
+        """Return the model spread over the processes; on each of them it holds the same values."""
+        raise NotImplementedError
+
+    def accumulate(self, model: nn.Module, last: bool) -> AbstractContextManager[object]:
+        """Enclose forward and backward of one micro-batch; gradients need to agree only after the last."""
+        return nullcontext()
+
+    def shares(self) -> Mapping[str, float]:
+        """Return which part of the whole a rank holds, by memory category: parameters, gradients, optimizer."""
+        return {"parameters": 1.0, "gradients": 1.0, "optimizer": 1.0}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis: the base class of its variants, and GPT-2's own choice for a study that leaves the axis out."""
+
+    base: type[Variant]
+    default: str
+
+
+AXES: Mapping[str, Axis] = {
+    "positional": Axis(Positional, "learned"),
+    "attention": Axis(Attention, "mha"),
+    "parallelism": Axis(Parallelism, "single"),
+}
+
+
+def at_least_one(name: str, value: int) -> dict[str, str]:
+    """Check a count that must be positive."""
+    return {} if value >= 1 else {name: f"{value}: must be at least 1"}
+
+
+def linear_flops(module: nn.Module) -> float:
+    """Return the forward FLOPs of one token through all linear layers of `module`: 2 per weight."""
+    return 2.0 * sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))

@@ -1,0 +1,37 @@
+"""Distributed data parallel: the whole model on every rank, gradients averaged in buckets (Li et al. 2020)."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from variants.api import Parallelism, Precision, Shape, at_least_one
+
+
+class DataParallel(Parallelism):
+    """`DistributedDataParallel`; gradients are views of its buckets, and travel once a step."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """Parameters: the number of processes."""
+
+        nproc: int = 2
+
+    @classmethod
+    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+        """At least one process."""
+        return at_least_one("nproc", options.nproc)
+
+    def wrap(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
+        """Replicate; rank 0's values are broadcast, which changes nothing as all start from the same bits."""
+        ids = [device.index] if device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, init_sync=False)
+
+    def accumulate(self, model: nn.Module, last: bool) -> AbstractContextManager[object]:
+        """Keep gradients local until the last micro-batch."""
+        assert isinstance(model, DistributedDataParallel)
+        return nullcontext() if last else model.no_sync()

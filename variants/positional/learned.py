@@ -1,0 +1,21 @@
+"""A trained vector for every position, added to the token embedding (Radford et al. 2019; GPT-2's own)."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from variants.api import Positional, Shape
+
+
+class Learned(Positional):
+    """Positions 0 to `seq_len` - 1 have a vector each; beyond them nothing is defined."""
+
+    extends = False
+
+    def __init__(self, shape: Shape, options: Any) -> None:
+        super().__init__(shape, options)
+        self.wpe = nn.Embedding(shape.seq_len, shape.n_embd)
+
+    def embed(self, x_BTC: Tensor, positions_T: Tensor) -> Tensor:
+        """Add the position's vector."""
+        return x_BTC + self.wpe(positions_T)

@@ -1,0 +1,7 @@
+"""No positional encoding: a causal model can tell order from the mask alone (Haviv et al. 2022; Kazemnejad et al. 2023)."""
+
+from variants.api import Positional
+
+
+class NoPosition(Positional):
+    """The identity in all three places."""
