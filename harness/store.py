@@ -37,18 +37,23 @@ def now() -> str:
     return datetime.now(UTC).isoformat()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace `path` with `text` such that a crash leaves the old or the new file, whole."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` with `content` such that a crash leaves the old or the new file, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(beside, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(beside, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` with `text`, whole, as UTF-8."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Json) -> None:

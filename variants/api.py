@@ -123,7 +123,7 @@ class Parallelism(Variant):
         return self.nproc
 
     def wrap(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
-        """Return the model spread over the processes; on each of them it holds the same values."""
+        """Take a model on the meta device; return it spread over the processes, with memory but no values yet."""
         raise NotImplementedError
 
     def accumulate(self, model: nn.Module, last: bool) -> AbstractContextManager[object]:

@@ -1,4 +1,4 @@
-"""Sliding window: each position sees itself and the `window` - 1 before it (Beltagy et al. 2020, section 3.1, causal)."""
+"""Sliding window: each position sees itself and the `window` - 1 before it (Beltagy et al. 2020, 3.1, made causal)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -27,7 +27,8 @@ class DataParallel(Parallelism):
         return at_least_one("nproc", options.nproc)
 
     def wrap(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
-        """Replicate; rank 0's values are broadcast, which changes nothing as all start from the same bits."""
+        """Replicate; nothing is broadcast, as every rank draws the same initial values by itself."""
+        model.to_empty(device=device)
         ids = [device.index] if device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=True, init_sync=False)
 

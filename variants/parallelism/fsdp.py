@@ -37,7 +37,7 @@ class FullyShardedDataParallel(Parallelism):
         for block in model.get_submodule("h").children():
             fully_shard(block, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh, mp_policy=policy)
-        return model
+        return model.to_empty(device=device)
 
     @contextlib.contextmanager
     def _accumulate(self, model: FSDPModule, last: bool) -> Iterator[None]:

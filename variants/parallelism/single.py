@@ -26,4 +26,4 @@ class Single(Parallelism):
 
     def wrap(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
         """Return the model itself."""
-        return model
+        return model.to_empty(device=device)

@@ -1,4 +1,4 @@
-"""No positional encoding: a causal model can tell order from the mask alone (Haviv et al. 2022; Kazemnejad et al. 2023)."""
+"""No positional encoding: a causal mask alone lets a model tell order (Haviv et al. 2022; Kazemnejad et al. 2023)."""
 
 from variants.api import Positional
 

@@ -1,0 +1,1 @@
+"""Text and tokens: found, checked and tokenised once, before anything starts. No torch."""

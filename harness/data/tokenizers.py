@@ -1,0 +1,67 @@
+"""Text to tokens: tiktoken's encodings by name, and `bytes`, whose 256 tokens are the bytes of UTF-8."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from harness.errors import Problem, UserError, choices
+from harness.store import write_bytes
+
+NAMES = ("bytes", "gpt2", "r50k_base", "p50k_base")  # those whose tokens fit into uint16
+
+
+class Tokenizer:
+    """An encoding of text.
+
+    Raises:
+        UserError: no such name, or tiktoken cannot get its files; `place` says who asked.
+    """
+
+    def __init__(self, name: str, place: str = "tokenizer") -> None:
+        self.name = name
+        if name not in NAMES:
+            raise UserError([Problem(place, f"'{name}': no such tokenizer; {choices(name, NAMES)}")])
+        import tiktoken
+
+        if name == "bytes":
+            ranks = {bytes([value]): value for value in range(256)}
+            self._encoding = tiktoken.Encoding(
+                "bytes", pat_str=r"(?s:.)", mergeable_ranks=ranks, special_tokens={}, explicit_n_vocab=256
+            )
+        else:
+            try:
+                self._encoding = tiktoken.get_encoding(name)
+            except OSError as error:
+                message = (
+                    f"'{name}': tiktoken cannot download it ({type(error).__name__}); run once where there is a network "
+                    f"with TIKTOKEN_CACHE_DIR=FOLDER and bring that folder here"
+                )
+                raise UserError([Problem(place, message)]) from error
+
+    @property
+    def vocab_size(self) -> int:
+        """Return the number of tokens."""
+        return self._encoding.n_vocab
+
+    def encode(self, text: str) -> np.ndarray:
+        """Return the tokens, uint16; special tokens in the text are plain text."""
+        if self.name == "bytes":  # the same as the encoding's, without its detour over every single character
+            return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.uint16)
+        return np.array(self._encoding.encode_ordinary(text), dtype=np.uint16)
+
+    def byte_lengths(self, folder: Path) -> Path:
+        """Return a .npy file with the number of bytes of each token, (vocab_size,), kept in `folder`."""
+        file = folder / "tokens" / f"{self.name}.bytes.npy"
+        if not file.exists():
+            buffer = io.BytesIO()
+            np.save(buffer, np.array([self._n_bytes(token) for token in range(self.vocab_size)], dtype=np.int64))
+            write_bytes(file, buffer.getvalue())
+        return file
+
+    def _n_bytes(self, token: int) -> int:
+        try:
+            value = self._encoding.decode_single_token_bytes(token)
+        except KeyError:  # a gap in the numbering
+            return 0
+        return 0 if value.decode("utf-8", "replace") in self._encoding.special_tokens_set else len(value)

@@ -1,0 +1,137 @@
+"""What a run is: the typed sections that a study states, and the resolved spec that a worker reads from spec.json."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.store import SCHEMA_VERSION
+
+Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=1_000_000)]
+
+
+class Section(BaseModel):
+    """A table of the study file: unknown keys and wrong types are refused, nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Model(Section):
+    """The shape of the GPT-2 that all entries share."""
+
+    n_layer: Positive
+    n_head: Positive
+    n_embd: Positive
+    seq_len: Positive
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Data(Section):
+    """The text: `tinyshakespeare`, `synthetic`, or a path to a UTF-8 text file or to `.bin` token shards.
+
+    `offline_corpus` stands in where `corpus` cannot be had.
+    """
+
+    corpus: str
+    tokenizer: str = "bytes"
+    offline_corpus: str | None = None
+
+
+class Train(Section):
+    """How every entry is trained and evaluated. `tokens_per_step` is global; `micro_batch` caps a rank's sequences."""
+
+    steps: Positive
+    tokens_per_step: Positive
+    micro_batch: Positive | None = None
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    grad_clip: Annotated[float, Field(ge=0)] = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    eval_every: Positive = 100
+    eval_tokens: Positive | Literal["all"] = "all"
+    deterministic: bool = True
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Launch(Section):
+    """How a run is started; says nothing of what it computes and is no part of its hash."""
+
+    timeout_s: Annotated[float, Field(gt=0)] | None = None
+
+
+class Choice(Section):
+    """The variant on one axis. `source_sha256` is that of a user's own file."""
+
+    use: str
+    label: str
+    options: dict[str, Any]
+    source_sha256: str | None = None
+
+
+class ResolvedModel(Model):
+    """The shape, with the vocabulary that the tokenizer gives."""
+
+    vocab_size: Positive
+
+
+class ResolvedData(Section):
+    """The text that was found, and, where the corpus knows it, the lowest loss reachable on its validation part."""
+
+    corpus: str
+    tokenizer: str
+    sha256: str
+    entropy_nats_per_byte: float | None = None
+
+
+class TokenSlice(Section):
+    """Tokens `start` to `stop` of a file of uint16."""
+
+    file: str
+    start: int
+    stop: int
+
+
+class Place(Section):
+    """Where and on how many processes the run takes place; no part of its hash.
+
+    `token_bytes` is a .npy file with the number of bytes of each token of the vocabulary.
+    """
+
+    nproc: Positive
+    timeout_s: float | None
+    variant_paths: list[str]
+    train_tokens: list[TokenSlice]
+    val_tokens: list[TokenSlice]
+    token_bytes: str
+
+
+class Expected(Section):
+    """What the model itself tells before it runs; memory is an estimate for one rank, in bytes."""
+
+    parameters: int
+    flops_per_token: float
+    memory_bytes: float
+
+
+class RunSpec(Section):
+    """All that a worker needs to know; the content of spec.json."""
+
+    schema_version: int = SCHEMA_VERSION
+    study: str
+    run_id: str
+    entry_id: str
+    label: str
+    seed: Seed
+    comparable: str
+    baseline: dict[str, str]
+    axes: dict[str, Choice]
+    model: ResolvedModel
+    data: ResolvedData
+    train: Train
+    launch: Place
+    expected: Expected

@@ -1,0 +1,37 @@
+"""From a run's spec to its parts: the variants that it names, and the model made of them, without memory yet."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from harness.spec import Choice
+from harness.worker.model import GPT
+from variants import catalogue
+from variants.api import Parallelism, Shape
+
+
+class Parts:
+    """The variants of one entry, by axis, ready to be instantiated."""
+
+    def __init__(self, shape: Shape, axes: Mapping[str, Choice], variant_paths: Sequence[str]) -> None:
+        self.shape = shape
+        self._classes, self._options = {}, {}
+        for axis, choice in axes.items():
+            cls = catalogue.load(axis, choice.use, [Path(path) for path in variant_paths])
+            self._classes[axis], self._options[axis] = cls, cls.Options(**choice.options)
+
+    def model(self) -> GPT:
+        """Return the model on the meta device: shapes without memory."""
+        positional, attention = self._classes["positional"], self._classes["attention"]
+        with torch.device("meta"):
+            return GPT(
+                self.shape,
+                positional(self.shape, self._options["positional"]),
+                lambda layer: attention(self.shape, self._options["attention"], layer),
+            )
+
+    def parallelism(self) -> Parallelism:
+        """Return how the run is spread over processes."""
+        made: Parallelism = self._classes["parallelism"](self._options["parallelism"])
+        return made

@@ -1,0 +1,46 @@
+"""AdamW, its learning rate, and clipping by the global gradient norm."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from harness.spec import Train
+
+
+def adamw(model: nn.Module, cfg: Train) -> torch.optim.AdamW:
+    """Return AdamW (Loshchilov & Hutter 2019), fused; only matrices decay, not biases, gains and other vectors."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": cfg.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), fused=True
+    )
+
+
+def learning_rate(step: int, cfg: Train) -> float:
+    """Return the rate of `step` (from 0): a linear rise over `warmup_steps`, then half a cosine down to `min_lr`."""
+    if step < cfg.warmup_steps:
+        return cfg.lr * (step + 1) / (cfg.warmup_steps + 1)
+    done = (step - cfg.warmup_steps) / max(1, cfg.steps - cfg.warmup_steps)
+    return cfg.min_lr + (cfg.lr - cfg.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, cfg: Train) -> float:
+    """Give all parameters the rate of `step`, and return it."""
+    lr = learning_rate(step, cfg)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    return lr
+
+
+def clip(model: nn.Module, max_norm: float) -> Tensor:
+    """Scale all gradients such that their global L2 norm, over all shards, is at most `max_norm`; 0 leaves them.
+
+    Returns the norm before clipping, a scalar on the device (Pascanu et al. 2013, algorithm 1).
+    """
+    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm if max_norm > 0 else math.inf)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

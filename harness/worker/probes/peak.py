@@ -1,0 +1,51 @@
+"""The most that the hardware could do, FLOP/s: the vendor's dense figure by name, or a measured matrix product."""
+
+import time
+from typing import Any
+
+import torch
+
+from harness.worker.ranks import Ranks
+
+# Dense tensor-core (bf16) and plain (fp32, no TF32) TFLOP/s from the vendors' data sheets; the SXM part unless said
+# otherwise. The first name that a device's name contains counts. An unknown device gives no figure rather than a guess.
+DENSE_TFLOPS: dict[str, dict[str, float]] = {
+    "B200": {"bf16": 2250, "fp32": 75},
+    "H200": {"bf16": 989, "fp32": 67},
+    "H100 PCIe": {"bf16": 756, "fp32": 51},
+    "H100 NVL": {"bf16": 835, "fp32": 60},
+    "H100": {"bf16": 989, "fp32": 67},
+    "A100": {"bf16": 312, "fp32": 19.5},
+    "L40S": {"bf16": 362, "fp32": 91.6},
+    "RTX 4090": {"bf16": 165, "fp32": 82.6},
+    "RTX 3090": {"bf16": 71, "fp32": 35.6},
+    "A10G": {"bf16": 70, "fp32": 31.5},
+}
+
+
+SIZE, REPEATS = 768, 8  # of the matrix product that is timed on a CPU
+
+
+def peak_flops(ranks: Ranks, precision: str) -> dict[str, Any]:
+    """Return {value, source} for all the run's devices together; value is None where nothing is known."""
+    if ranks.device.type == "cpu":
+        value = sum(ranks.gather(measured(precision)))
+        return {"value": value, "source": f"measured: the best of {REPEATS} products of {SIZE}x{SIZE}, {precision}"}
+    names = ranks.gather(torch.cuda.get_device_name(ranks.device))
+    parts = [next((part for part in DENSE_TFLOPS if part in name), None) for name in names]
+    if None in parts:
+        return {"value": None, "source": f"unknown device among {sorted(set(names))}"}
+    value = sum(DENSE_TFLOPS[part][precision] * 1e12 for part in parts if part)
+    return {"value": value, "source": f"vendor, dense {precision}: {len(parts)} x {parts[0]}"}
+
+
+def measured(precision: str) -> float:
+    """Return the FLOP/s of the best of a few matrix products with the threads that this rank has; takes some 50 ms."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a = torch.ones(SIZE, SIZE, dtype=dtype)
+    seconds = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - start)
+    return 2 * SIZE**3 / min(seconds)

@@ -1,0 +1,52 @@
+"""The processes of one run: who this one is, and what they tell each other."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of the run's processes we are, and on which device."""
+
+    rank: int
+    n_ranks: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Tell whether this is rank 0, which writes what is the same on all."""
+        return self.rank == 0
+
+    def sum(self, *values: float) -> list[float]:
+        """Return the sum over all ranks of each value, in float64."""
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return [float(value) for value in total.tolist()]
+
+    def gather(self, value: T) -> list[T]:
+        """Return every rank's value, by rank."""
+        values: list[Any] = [None] * self.n_ranks
+        dist.all_gather_object(values, value)
+        return values
+
+
+@contextmanager
+def join(device: str) -> Iterator[Ranks]:
+    """Join the process group that torchrun's environment names: nccl and one GPU a rank on CUDA, gloo on a CPU."""
+    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    place = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(place)
+    dist.init_process_group("nccl" if cuda else "gloo", device_id=place if cuda else None)
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), place)
+    finally:
+        dist.destroy_process_group()
