@@ -125,7 +125,6 @@ class RunSpec(Section):
     study: str
     run_id: str
     entry_id: str
-    label: str
     seed: Seed
     comparable: str
     baseline: dict[str, str]

@@ -2,10 +2,12 @@
 
 import resource
 import sys
+
 import torch
 from torch import Tensor, nn
 
-from harness.worker.probes.first_step import FirstStep, held_bytes
+from harness.worker.probes.activations import held_bytes
+from harness.worker.probes.first_step import FirstStep
 
 
 def by_category(
@@ -21,16 +23,17 @@ def by_category(
         "parameters": held_bytes(model.parameters()),
         "gradients": first.gradient_bytes,
         "optimizer": held_bytes(state),
-        "activations": first.activation_bytes,
+        "activations": first.kept.activation_bytes,
     }
     known = sum(size for size in categories.values() if size)
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
         return categories | {"other": max(0, peak - known), "peak": peak, "resident_peak": None}
+    gathered = first.kept.gathered_bytes
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts in bytes there, in KiB on Linux
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return categories | {
-        "other": first.gathered_bytes,
-        "peak": known + first.gathered_bytes,
+        "other": gathered,
+        "peak": known + gathered,
         "resident_peak": resident,
     }

@@ -1,0 +1,118 @@
+"""Read a study file: TOML to typed sections, with every error of the file at once."""
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from harness.errors import Problem, UserError, choices
+from harness.spec import Data, Launch, Model, Section, Seed, Train
+
+Element = str | dict[str, Any]  # of an axis: a variant's name, or a table with `use`, its options and a `label`
+Rule = dict[str, Any]
+
+
+class Header(Section):
+    """What the study is called, which seeds it pairs, what it compares with, and where the user's own variants lie."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    baseline: dict[str, str] = {}
+    variant_paths: list[str] = []
+
+
+class StudyFile(Section):
+    """A study file as it stands; `matrix` makes entries of it."""
+
+    study: Header
+    model: Model
+    data: Data
+    train: Train
+    launch: Launch = Launch()
+    axes: dict[str, Annotated[list[Element], Field(min_length=1)]] = {}
+    exclude: list[Rule] = []
+    include: list[Rule] = []
+
+
+def read(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = None) -> StudyFile:
+    """Read a study; `settings` are `section.key=value` from the command line, and `seeds` replace the study's.
+
+    Raises:
+        UserError: the file is missing, is no TOML, or breaks the form; every problem with file, key path and remedy.
+    """
+    raw = _toml(path)
+    for setting in settings:
+        _set(raw, setting)
+    if seeds is not None and isinstance(raw.setdefault("study", {}), dict):
+        raw["study"]["seeds"] = seeds
+    try:
+        return StudyFile.model_validate(raw)
+    except ValidationError as error:
+        raise UserError([_problem(path, detail) for detail in error.errors()]) from error
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such study file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not TOML: {error}") from error
+
+
+def _set(raw: dict[str, Any], setting: str) -> None:
+    path, equals, text = setting.partition("=")
+    keys = [key.strip() for key in path.split(".")]
+    if not equals or len(keys) < 2 or not all(keys):
+        raise UserError(f"--set {setting}: must be SECTION.KEY=VALUE, e.g. train.steps=100")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word, as shells make it easy to write
+    table = raw
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise UserError(f"--set {setting}: {key} is no table")
+    table[keys[-1]] = value
+
+
+def _problem(path: Path, detail: ErrorDetails) -> Problem:
+    keys = [key for key in detail["loc"] if not (isinstance(key, str) and key in _UNION_TAGS)]
+    place = f"{path}: {key_path(keys)}"
+    if detail["type"] == "extra_forbidden":
+        allowed = _fields(keys[:-1])
+        return Problem(place, f"unknown key; {choices(str(keys[-1]), allowed)}")
+    if detail["type"] == "missing":
+        return Problem(place, "missing, and has no default")
+    return Problem(place, f"{detail['input']!r}: {_lower(detail['msg'])}")
+
+
+_UNION_TAGS = {"str", "dict[str,any]", "int", "constrained-int", "literal['all']"}
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]
+
+
+def _fields(keys: Iterable[Any]) -> list[str]:
+    """Return the keys that the section at `keys` may hold."""
+    model: type[BaseModel] = StudyFile
+    for key in keys:
+        annotation = model.model_fields[key].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        model = annotation
+    return list(model.model_fields)
+
+
+def key_path(keys: Iterable[Any]) -> str:
+    """Write a key path as TOML's users know it: axes.attention[2].window."""
+    text = ""
+    for key in keys:
+        text += f"[{key}]" if isinstance(key, int) else f".{key}"
+    return text.lstrip(".")
