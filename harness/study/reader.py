@@ -83,26 +83,27 @@ def _set(raw: dict[str, Any], setting: str) -> None:
 
 
 def _problem(path: Path, detail: ErrorDetails) -> Problem:
-    keys = [key for key in detail["loc"] if not (isinstance(key, str) and key in _UNION_TAGS)]
-    place = f"{path}: {key_path(keys)}"
+    key, message = describe(detail, StudyFile)
+    return Problem(f"{path}: {key}", message)
+
+
+def describe(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
+    """Return the key path of what pydantic complains about, and what is wrong and allowed there."""
+    keys = [key for key in detail["loc"] if key not in _UNION_TAGS]
+    place = key_path(keys)
     if detail["type"] == "extra_forbidden":
-        allowed = _fields(keys[:-1])
-        return Problem(place, f"unknown key; {choices(str(keys[-1]), allowed)}")
+        return place, f"unknown key; {choices(str(keys[-1]), _fields(model, keys[:-1]))}"
     if detail["type"] == "missing":
-        return Problem(place, "missing, and has no default")
-    return Problem(place, f"{detail['input']!r}: {_lower(detail['msg'])}")
+        return place, "missing, and has no default"
+    message = detail["msg"]
+    return place, f"{detail['input']!r}: {message[:1].lower()}{message[1:]}"
 
 
-_UNION_TAGS = {"str", "dict[str,any]", "int", "constrained-int", "literal['all']"}
+_UNION_TAGS = ("str", "dict[str,any]", "int", "constrained-int", "literal['all']")  # pydantic's, in its key paths
 
 
-def _lower(message: str) -> str:
-    return message[:1].lower() + message[1:]
-
-
-def _fields(keys: Iterable[Any]) -> list[str]:
+def _fields(model: type[BaseModel], keys: Iterable[Any]) -> list[str]:
     """Return the keys that the section at `keys` may hold."""
-    model: type[BaseModel] = StudyFile
     for key in keys:
         annotation = model.model_fields[key].annotation
         assert isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -8,6 +8,7 @@ import torch
 
 from harness.spec import RunSpec
 from harness.store import Reason, Run
+from harness.worker.determinism import enforce
 from harness.worker.environment import describe
 from harness.worker.loop import NotFiniteError, train
 from harness.worker.ranks import join
@@ -22,6 +23,7 @@ def work(run_path: Path, begin: bool) -> None:
     run = Run(run_path)
     try:
         spec = RunSpec.model_validate(run.spec)
+        enforce(spec.train.deterministic)
         with join(spec.train.device) as ranks:
             if ranks.n_ranks != spec.launch.nproc:
                 raise ValueError(f"{run.run_id} is for {spec.launch.nproc} processes, torchrun started {ranks.n_ranks}")
@@ -38,7 +40,8 @@ def work(run_path: Path, begin: bool) -> None:
                 run.end("done")
     except Exception as error:
         traceback.print_exc()
-        if run.status["status"] == "running":  # the first rank to fail knows why; the others only lost it
+        known = (run_path / "status.json").exists()
+        if known and run.status["status"] == "running":  # the first rank to fail knows why; the others only lost it
             run.end("failed", _reason(error), f"{type(error).__name__}: {error}".splitlines()[0])
         raise
 

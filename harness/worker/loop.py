@@ -12,7 +12,7 @@ from harness.store import Run
 from harness.worker import optim
 from harness.worker.build import Parts
 from harness.worker.data import Batches, Tokens, micro_batch_size
-from harness.worker.determinism import enforce, seed_step
+from harness.worker.determinism import seed_step
 from harness.worker.evaluate import Evaluation, autocast
 from harness.worker.initial import agreed_hash, fill
 from harness.worker.probes.first_step import FirstStep
@@ -36,8 +36,6 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
         NotFiniteError: loss or gradient norm stopped being finite; the step in question is recorded.
     """
     cfg, device, seq_len = spec.train, ranks.device, spec.model.seq_len
-    enforce(cfg.deterministic)
-
     parts = Parts(Shape(**spec.model.model_dump()), spec.axes, spec.launch.variant_paths)
     parallelism, gpt = parts.parallelism(), parts.model()
     if cfg.compile:
@@ -97,7 +95,7 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
             eval_s += evaluate(model, step=step + 1, train_s=train_s)
 
     return {
-        "memory": ranks.gather(by_category(gpt, optimizer, first_step, device)),
+        "memory": ranks.gather(by_category(optimizer, first_step, device)),
         "flops_per_token": gpt.flops_per_token(),
         "flops_per_token_counted": sum(ranks.gather(first_step.flops)) / cfg.tokens_per_step,
         "parameters": sum(parameter.numel() for parameter in gpt.parameters()),

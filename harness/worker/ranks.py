@@ -40,8 +40,13 @@ class Ranks:
 
 @contextmanager
 def join(device: str) -> Iterator[Ranks]:
-    """Join the process group that torchrun's environment names: nccl and one GPU a rank on CUDA, gloo on a CPU."""
-    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    """Join the process group that torchrun's environment names: nccl and one GPU a rank on CUDA, gloo on a CPU.
+
+    `OMP_NUM_THREADS` gives the number of threads, also where torch was loaded before it was set.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    cuda = device == "cuda"
     place = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(place)

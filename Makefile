@@ -1,0 +1,30 @@
+# `make run` and `make test` need Python 3.11 or newer, and nothing else; what they install goes into .venv.
+
+PYTHON ?= python3
+STUDY ?= ablations.toml
+bin := .venv/bin
+installed := .venv/.installed
+
+.PHONY: run test check clean
+
+run: $(installed)  ## train what is not done yet of $(STUDY), then write the report
+	@$(bin)/python -m harness run $(STUDY); code=$$?; \
+	if [ $$code -le 1 ]; then echo "the report:" && $(bin)/python -m harness report $(STUDY) || exit; fi; exit $$code
+
+test: $(installed)  ## all tests
+	@$(bin)/python -m pytest
+
+check: $(installed)  ## style and types
+	@$(bin)/ruff check . && $(bin)/ruff format --check . && $(bin)/mypy
+
+clean:  ## remove what was installed; results/ and reports/ stay
+	rm -rf .venv
+
+# torch first and by itself: whatever depends on it then finds it there.
+$(installed): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"needs Python 3.11 or newer, this is {sys.version}; use make PYTHON=python3.12")'
+	@test -x $(bin)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv, which takes a few minutes once" >&2
+	@$(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	@$(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,243 @@
+"""The command line, thin: what only reads imports no torch, and what the user can put right ends with exit code 2."""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.store import Run, Store, StoreError
+
+DONE, SOME_FAILED, WRONG, STOPPED = 0, 1, 2, 130  # exit codes
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command and exit: 0 all done, 1 some entry failed, 2 nothing was started, 130 stopped by the user."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    args = _parser().parse_args(_one_flag_each(arguments))
+    try:
+        code: int = args.command(args)
+    except UserError as error:
+        count = len(error.problems)
+        print(f"error: {count} problems" if count > 1 else "error:", *error.problems, sep="\n  ", file=sys.stderr)
+        code = WRONG
+    except StoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = WRONG
+    except OSError as error:  # a full disk, a folder that may not be written: what was written stays readable
+        print(f"error: {error}", file=sys.stderr)
+        code = WRONG
+    except KeyboardInterrupt:
+        code = STOPPED
+    sys.exit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m harness", description=__import__("harness").__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: object, text: str, study: bool = False) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=function)
+        if study:
+            sub.add_argument("study", type=Path, metavar="STUDY.toml")
+            sub.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting")
+            sub.add_argument("--seeds", type=_seeds, metavar="0,1", help="instead of the study's")
+            sub.add_argument("--where", action="append", default=[], metavar="AXIS=NAME", help="only these entries")
+        return sub
+
+    def results(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: %(default)s")
+
+    sub = command("list", list_entries, "show the entries: parameters, FLOPs per token, estimated memory", study=True)
+    sub.add_argument("--json", action="store_true", help="all runs, for programs")
+    sub = command("run", run, "train every entry that is not done yet", study=True)
+    results(sub)
+    sub.add_argument("--dry-run", action="store_true", help="say what would run, and start nothing")
+    sub.add_argument("--fail-fast", action="store_true", help="stop at the first entry that fails")
+    sub.add_argument("--retry-failed", action="store_true", help="run those that failed, and only those")
+    sub = command("status", status, "show what is done, running, failed and pending, and why")
+    sub.add_argument("study", nargs="?", metavar="STUDY", help="a study file or the name of a study")
+    results(sub)
+    sub = command("report", report, "turn the results into tables and curves")
+    sub.add_argument("study", nargs="*", metavar="STUDY", help="study files or names; default: all that have results")
+    results(sub)
+    sub.add_argument("--out", type=Path, default=Path("reports"), metavar="DIR", help="default: %(default)s")
+    sub = command("worker", worker, "be one rank of a run; for a torchrun command: torchrun ... -m harness worker SPEC")
+    sub.add_argument("spec", type=Path, metavar="SPEC", help="a run's spec.json")
+    return parser
+
+
+def _one_flag_each(arguments: Sequence[str]) -> list[str]:
+    """Write `--where a=b c=d` as `--where a=b --where c=d`."""
+    result: list[str] = []
+    flag = None
+    for argument in arguments:
+        if argument in ("--where", "--set"):
+            flag = argument
+        elif flag is not None and "=" in argument and not argument.startswith("-"):
+            if result[-1] != flag:
+                result.append(flag)
+        else:
+            flag = None
+        result.append(argument)
+    return result
+
+
+def _seeds(text: str) -> list[int]:
+    return [int(seed) for seed in text.split(",")]
+
+
+def list_entries(args: argparse.Namespace) -> int:
+    """Print the entries, or with --json every run."""
+    from harness import study
+
+    found = study.load(args.study, args.set, args.seeds, args.where)
+    if found.note:
+        print(found.note, file=sys.stderr)
+    if args.json:
+        entries = [
+            {"run_id": spec.run_id, "entry_id": spec.entry_id, "seed": spec.seed, "nproc": spec.launch.nproc}
+            | {axis: choice.label for axis, choice in spec.axes.items()}
+            | spec.expected.model_dump()
+            for spec in found.runs
+        ]
+        excluded = [{"entry_id": entry, "reason": reason} for entry, reason in found.excluded]
+        print(json.dumps({"study": found.name, "entries": entries, "excluded": excluded}, indent=1))
+        return DONE
+    from tabulate import tabulate
+
+    first = {spec.entry_id: spec for spec in reversed(found.runs)}
+    seeds: dict[str, list[str]] = {}
+    for spec in found.runs:
+        seeds.setdefault(spec.entry_id, []).append(str(spec.seed))
+    rows = [
+        (
+            entry,
+            " ".join(numbers) if len(numbers) <= 5 else f"{len(numbers)} seeds",
+            first[entry].launch.nproc,
+            f"{first[entry].expected.parameters:,}",
+            f"{first[entry].expected.flops_per_token:,.0f}",
+            f"{first[entry].expected.memory_bytes / 2**20:,.1f}",
+        )
+        for entry, numbers in seeds.items()
+    ]
+    headers = ("entry", "seeds", "ranks", "parameters", "FLOPs/token", "MiB/rank, estimated")
+    print(tabulate(rows, headers, colalign=("left", "left", "right", "right", "right", "right"), disable_numparse=True))
+    print(f"\n{len(rows)} entries, {len(found.runs)} runs")
+    for entry, reason in found.excluded:
+        print(f"excluded: {entry}: {reason}")
+    return DONE
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train what is due."""
+    began = time.monotonic()
+    from harness.launch import local, queue
+    from harness.launch.progress import duration
+
+    if not args.dry_run:
+        local.warm_up()
+    from harness import study
+
+    found = study.load(args.study, args.set, args.seeds, args.where)
+    store = Store(args.results)
+    if found.note:
+        print(found.note, file=sys.stderr)
+    due = queue.due(store, found.runs, args.retry_failed)
+    todo = queue.shuffled(due.todo)
+    print(f"{found.name}: {len(found.runs)} runs, {len(due.done)} done, {len(todo)} to do", file=sys.stderr)
+    if args.dry_run:
+        print(*(spec.run_id for spec in todo), sep="\n")
+        return DONE
+    for spec in due.running:
+        print(f"{spec.run_id}: running in another process, left to it", file=sys.stderr)
+    if due.failed:
+        print(f"{len(due.failed)} failed earlier and are left so; --retry-failed runs them again", file=sys.stderr)
+    if todo:
+        store.forget_pending(found.name, keep=found.all_run_ids)
+        for spec in todo:
+            store.run(found.name, spec.run_id).plan(spec.model_dump())
+        command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
+        store.record_launch(found.name, {"command": command, "order": [spec.run_id for spec in todo]})
+        try:
+            queue.work_off(store, todo, local.start, args.fail_fast)
+        except local.STOPPED:
+            print("stopped; the same command goes on from here", file=sys.stderr)
+            return STOPPED
+    runs = [store.run(found.name, spec.run_id) for spec in found.runs]
+    n_done = sum(_status(one) == "done" for one in runs)
+    print(f"{n_done} of {len(runs)} done", file=sys.stderr)
+    if todo:
+        wall_s = time.monotonic() - began
+        times = [store.run(found.name, spec.run_id).probes.get("time", {}) for spec in todo]
+        busy_s = sum(one.get("train_s", 0.0) + one.get("eval_s", 0.0) for one in times)
+        print(f"{duration(wall_s)}, {busy_s / wall_s:.0%} of it training and evaluating", file=sys.stderr)
+    return DONE if n_done == len(runs) else SOME_FAILED
+
+
+def _status(one: Run) -> str:
+    return str(one.status["status"]) if (one.path / "status.json").exists() else "pending"
+
+
+def status(args: argparse.Namespace) -> int:
+    """Print counts for each study, and a line for each run that is not simply done or pending."""
+    store = Store(args.results)
+    studies = [_study_name(args.study)] if args.study else store.studies()
+    if not any(store.runs(name) for name in studies):
+        raise UserError(f"no results of {args.study or 'any study'} in {args.results}; {_first_run(args.study)}")
+    for name in studies:
+        runs = store.runs(name)
+        found = [(one, one.status) for one in runs]
+        counts = Counter(state["status"] for _, state in found)
+        print(f"{name}: {len(runs)} runs: " + ", ".join(f"{n} {word}" for word, n in sorted(counts.items())))
+        for one, state in found:
+            if state["status"] in ("done", "pending"):
+                continue
+            last = one.last_step()
+            step = f" at step {last['step'] + 1}/{one.spec['train']['steps']}" if last else ""
+            why = f" ({state['reason']}: {state['message']})" if state["reason"] else ""
+            print(f"  {one.run_id}: {state['status']}{step}{why}")
+    return DONE
+
+
+def report(args: argparse.Namespace) -> int:
+    """Write the report of each study and print where it is."""
+    store = Store(args.results)
+    studies = [_study_name(text) for text in args.study] or store.studies()
+    if not studies:
+        raise UserError(f"no results in {args.results}; {_first_run(None)}")
+    from harness.report import write
+
+    for name in studies:
+        print(write(store, name, args.out) / "report.md")
+    return DONE
+
+
+def _first_run(study: str | None) -> str:
+    return f"first run: python -m harness run {study if study and study.endswith('.toml') else 'ablations.toml'}"
+
+
+def _study_name(text: str) -> str:
+    """Return the name of a study that is given by its file or by its name."""
+    if not text.endswith(".toml"):
+        return text
+    import tomllib
+
+    try:
+        name = tomllib.loads(Path(text).read_text(encoding="utf-8"))["study"]["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{text}: cannot read study.name: {error}") from error
+    return str(name)
+
+
+def worker(args: argparse.Namespace) -> int:
+    """Be one rank, under torchrun."""
+    from harness.worker.entry import work
+
+    work(args.spec.parent, begin=True)
+    return DONE

@@ -1,0 +1,64 @@
+"""Which runs are due and in which order, and running them one after the other; one that fails stops no other."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from harness.launch.progress import Watch
+from harness.spec import Place, RunSpec
+from harness.store import Run, Store
+
+LOG_LINES = 12  # of a failed run's log, shown at once
+
+Start = Callable[[Run, Place], None]
+
+
+@dataclass(frozen=True)
+class Due:
+    """The selected runs by what is to be done with them."""
+
+    todo: list[RunSpec]
+    done: list[RunSpec]
+    failed: list[RunSpec]  # earlier, and not asked to be tried again
+    running: list[RunSpec]  # in another process
+
+
+def due(store: Store, specs: Sequence[RunSpec], retry_failed: bool = False) -> Due:
+    """Look up what each run has come to; with `retry_failed`, what failed is due and nothing else."""
+    result = Due([], [], [], [])
+    for spec in specs:
+        run = store.run(spec.study, spec.run_id)
+        status = run.status["status"] if (run.path / "status.json").exists() else "pending"
+        if status == "done":
+            result.done.append(spec)
+        elif status == "running":
+            result.running.append(spec)
+        elif (status == "failed") == retry_failed:
+            result.todo.append(spec)
+        elif status == "failed":
+            result.failed.append(spec)
+    return result
+
+
+def shuffled(specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """Return the runs in a random order inside each seed's block, so that a slowing machine slows no variant."""
+    blocks = [list(block) for _, block in groupby(specs, key=lambda spec: spec.seed)]
+    for block in blocks:
+        random.shuffle(block)
+    return [spec for block in blocks for spec in block]
+
+
+def work_off(store: Store, specs: Sequence[RunSpec], start: Start, fail_fast: bool) -> None:
+    """Start each run in the given order and wait for its end; `fail_fast` stops at the first that fails."""
+    with Watch(specs) as watch:
+        for spec in specs:
+            run = store.run(spec.study, spec.run_id)
+            watch.begin(run, spec)
+            start(run, spec.launch)
+            watch.end(run)
+            if run.status["status"] == "failed":
+                watch.say("\n".join(f"    {line}" for line in run.log_tail(LOG_LINES)))
+                watch.say(f"    the whole log: {run.log_path}")
+                if fail_fast:
+                    return

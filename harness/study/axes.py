@@ -1,0 +1,172 @@
+"""From the elements of an axis to checked choices: which variant, with which options, under which label."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import ValidationError, create_model
+
+from harness.errors import Problem, UserError, choices
+from harness.spec import Choice, Section
+from harness.study.reader import Element, Rule, describe
+from variants import catalogue
+from variants.api import AXES, Shape
+
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+]{0,39}")
+
+
+@dataclasses.dataclass
+class Axes:
+    """What a study chooses on each axis; `problems` gathers what is wrong with it, all of it."""
+
+    place: str
+    shape: Shape
+    paths: Sequence[Path]
+    problems: list[Problem] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.on: dict[str, list[Choice]] = {}
+
+    def complain(self, key: str, message: str) -> None:
+        """Add a problem at a key path of the study file."""
+        self.problems.append(Problem(f"{self.place}: {key}", message))
+
+    def read(self, axes: dict[str, list[Element]]) -> None:
+        """Choose on every axis; one that the study leaves out gets GPT-2's own variant."""
+        for axis in axes.keys() - AXES.keys():
+            self.complain(f"axes.{axis}", f"no such axis; {choices(axis, AXES)}")
+        for axis, about in AXES.items():
+            elements = axes.get(axis, [about.default])
+            found = [self.choose(axis, element, f"axes.{axis}[{i}]") for i, element in enumerate(elements)]
+            self.on[axis] = self._distinct(axis, [choice for choice in found if choice is not None])
+
+    def _distinct(self, axis: str, found: list[Choice]) -> list[Choice]:
+        """Collapse what is the same under whatever label; refuse one label for two things."""
+        kept: list[Choice] = []
+        for choice in found:
+            if any(same(choice, other) for other in kept):
+                continue
+            if any(choice.label == other.label for other in kept):
+                self.complain(
+                    f"axes.{axis}", f"two different choices are labelled '{choice.label}'; give one a `label`"
+                )
+            kept.append(choice)
+        return kept
+
+    def choose(self, axis: str, element: Element, key: str) -> Choice | None:
+        """Return the choice that an element states, or None where it states a problem."""
+        try:
+            return self._choose(axis, element, key)
+        except UserError as error:
+            self.problems += error.problems
+            return None
+
+    def _choose(self, axis: str, element: Element, key: str) -> Choice:
+        def problem(key: str, message: str) -> Problem:
+            return Problem(f"{self.place}: {key}", message)
+
+        table = {"use": element} if isinstance(element, str) else dict(element)
+        use, label = table.pop("use", None), table.pop("label", None)
+        available = catalogue.files(axis, self.paths)
+        if not isinstance(use, str):
+            form = f'must be a name or a table with `use = "NAME"`; allowed: {", ".join(available)}'
+            raise UserError([problem(key, form)])
+        if use not in available:
+            raise UserError([problem(key, f"'{use}': no such {axis} variant; {choices(use, available)}")])
+        if label is not None and not (isinstance(label, str) and LABEL.fullmatch(label)):
+            form = "must be up to 40 letters, digits and any of . _ +"
+            raise UserError([problem(f"{key}.label", f"{label!r}: {form}")])
+        try:
+            cls = catalogue.load(axis, use, self.paths)
+            model = _options_model(cls.Options)
+            options = model.model_validate(table).model_dump()
+        except catalogue.VariantError as error:
+            raise UserError([problem(key, str(error))]) from error
+        except ValidationError as error:
+            told = [describe(detail, model) for detail in error.errors()]
+            raise UserError([problem(f"{key}.{field}", message) for field, message in told]) from error
+        wrong = cls.check(self.shape, cls.Options(**options))
+        if wrong:
+            raise UserError([problem(f"{key}.{field}" if field else key, message) for field, message in wrong.items()])
+        return Choice(
+            use=use,
+            label=label or _label(use, {name: value for name, value in options.items() if name in table}),
+            options=options,
+            source_sha256=catalogue.source_sha256(axis, use, self.paths),
+        )
+
+    def named(self, axis: str, name: str) -> list[Choice]:
+        """Return the choices of an axis whose label or variant is `name`."""
+        return [choice for choice in self.on[axis] if name in (choice.label, choice.use)]
+
+    def baseline(self, stated: dict[str, str]) -> dict[str, Choice]:
+        """Return the choice on each axis that the others are compared with: as stated, else GPT-2's, else the first."""
+        result = {}
+        for axis in stated.keys() - AXES.keys():
+            self.complain(f"study.baseline.{axis}", f"no such axis; {choices(axis, AXES)}")
+        for axis, about in AXES.items():
+            if axis in stated and not self.named(axis, stated[axis]):
+                self.complain(f"study.baseline.{axis}", self._no_match(axis, stated[axis]))
+            found = self.named(axis, stated.get(axis, about.default)) or self.on[axis]
+            if found:
+                result[axis] = found[0]
+        return result
+
+    def rule(self, rule: Rule, key: str) -> dict[str, list[Choice]]:
+        """Return which choices of each axis an `exclude` rule names; an axis that it leaves out is not restricted."""
+        result = {}
+        for axis, names in rule.items():
+            if axis not in AXES:
+                self.complain(f"{key}.{axis}", f"no such axis; {choices(axis, [*AXES, 'reason'])}")
+                continue
+            names = names if isinstance(names, list) else [names]
+            for name in names:
+                if not isinstance(name, str) or not self.named(axis, name):
+                    self.complain(f"{key}.{axis}", self._no_match(axis, name))
+            result[axis] = [choice for choice in self.on[axis] if {choice.label, choice.use} & set(map(str, names))]
+        return result
+
+    def _no_match(self, axis: str, name: Any) -> str:
+        return f"{name!r} matches nothing; {choices(str(name), [choice.label for choice in self.on[axis]])}"
+
+    def select(self, conditions: Sequence[str]) -> dict[str, list[Choice]]:
+        """Return what `AXIS=NAME` conditions of the command line leave of each axis.
+
+        Raises:
+            UserError: no such axis, or nothing on it has that label or is that variant.
+        """
+        kept: dict[str, list[Choice]] = {}
+        for condition in conditions:
+            axis, equals, names = condition.partition("=")
+            if not equals or axis not in AXES:
+                raise UserError(f"--where {condition}: must be AXIS=NAME; {choices(axis, AXES)}")
+            for name in names.split(","):
+                if not self.named(axis, name):
+                    raise UserError(f"--where {condition}: {self._no_match(axis, name)}")
+                kept.setdefault(axis, []).extend(self.named(axis, name))
+        return kept
+
+
+def same(one: Choice, other: Choice) -> bool:
+    """Tell whether two choices differ in nothing but their label."""
+    return (one.use, one.options) == (other.use, other.options)
+
+
+@cache
+def _options_model(options: type) -> type[Section]:
+    types = get_type_hints(options)
+    fields: dict[str, Any] = {}
+    for field in dataclasses.fields(options):
+        default = ... if field.default is dataclasses.MISSING else field.default
+        fields[field.name] = (types[field.name], default)
+    return create_model(options.__qualname__, __base__=Section, **fields)
+
+
+def _label(use: str, given: dict[str, Any]) -> str:
+    """Return a readable name: gqa2, or, with several options, rope_theta5000_fraction0.5."""
+    values = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in given.items()}
+    parts = list(values.values()) if len(values) == 1 else [f"_{name}{value}" for name, value in values.items()]
+    return re.sub(r"[^A-Za-z0-9._+]", "", use + "".join(parts).replace("-", "m"))

@@ -1,0 +1,59 @@
+"""What an entry will cost, told before it runs by the model itself, on the meta device: shapes without memory."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from harness.spec import Choice, Expected, ResolvedModel, Train
+from harness.worker.build import Parts
+from harness.worker.probes.activations import Activations
+from variants.api import Shape
+
+ADAM_STATES = 2  # running means of the gradient and of its square (Kingma & Ba 2015)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one model: its parameters, training FLOPs per token, and what a micro-batch keeps for the backward pass."""
+
+    parameters: int
+    flops_per_token: float
+    activation_bytes: int
+
+
+class Costs:
+    """Asks each model once, however many seeds and parallelisms share it."""
+
+    def __init__(self, model: ResolvedModel, train: Train, variant_paths: list[str]) -> None:
+        self._shape = Shape(**model.model_dump())
+        self._dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
+        self._paths = variant_paths
+        self._known: dict[object, Cost] = {}
+
+    def of(self, axes: Mapping[str, Choice], micro_batch: int) -> Expected:
+        """Return parameters, FLOPs per token, and the memory of one rank with all that it holds in a step, in bytes."""
+        parts = Parts(self._shape, axes, self._paths)
+        parallelism = parts.parallelism()
+        architecture = [
+            (axis, choice.use, str(choice.options)) for axis, choice in axes.items() if axis != "parallelism"
+        ]
+        key = (micro_batch, *architecture)
+        if key not in self._known:
+            self._known[key] = self._ask(parts, micro_batch)
+        cost, share = self._known[key], parallelism.shares()
+        states = share["parameters"] + share["gradients"] + ADAM_STATES * share["optimizer"]
+        return Expected(
+            parameters=cost.parameters,
+            flops_per_token=cost.flops_per_token,
+            memory_bytes=4 * cost.parameters * states + cost.activation_bytes,
+        )
+
+    def _ask(self, parts: Parts, micro_batch: int) -> Cost:
+        model = parts.model()
+        parameters, flops = sum(parameter.numel() for parameter in model.parameters()), model.flops_per_token()
+        model.to(self._dtype)  # autocast does not know the meta device; this comes close
+        tokens = torch.zeros(micro_batch, self._shape.seq_len, dtype=torch.long, device="meta")
+        with Activations(model) as kept:
+            model(tokens, tokens)
+        return Cost(parameters, flops, kept.activation_bytes)

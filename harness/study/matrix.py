@@ -1,0 +1,267 @@
+"""From a study file to its runs: axes x seeds, less `exclude`, plus `include`, each checked and given its id."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from harness.data.corpus import Corpus, prepare
+from harness.errors import Problem, UserError
+from harness.spec import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, Train
+from harness.store import SCHEMA_VERSION
+from harness.study import reader
+from harness.study.axes import Axes, same
+from harness.study.expected import Costs
+from harness.worker.data import micro_batch_size
+from variants import catalogue
+from variants.api import AXES, Shape
+
+Entry = dict[str, Choice]  # the choice on each axis, in the order of AXES
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked study. `runs` are those selected, seed by seed; `all_run_ids` also the ones that were not."""
+
+    name: str
+    runs: list[RunSpec]
+    all_run_ids: set[str]
+    excluded: list[tuple[str, str]]  # entry id and reason
+    note: str | None  # about the corpus
+
+
+def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = None, where: Sequence[str] = ()) -> Study:
+    """Read, expand and check a study; `settings`, `seeds` and `where` come from the command line.
+
+    Raises:
+        UserError: with everything that is wrong, each with file, key path, value and what is allowed.
+    """
+    file = reader.read(path, settings, seeds)
+    variant_paths, problems = _variant_paths(file, path)
+    model, data, train = file.model, file.data, file.train
+    if model.n_embd % model.n_head:
+        allowed = ", ".join(str(n) for n in range(1, model.n_embd + 1) if model.n_embd % n == 0)
+        problems.append(
+            Problem(
+                f"{path}: model.n_head", f"{model.n_head} does not divide n_embd = {model.n_embd}; allowed: {allowed}"
+            )
+        )
+    axes = Axes(str(path), Shape(**model.model_dump(), vocab_size=1), [Path(p) for p in variant_paths])
+    axes.read(file.axes)
+    baseline = axes.baseline(file.study.baseline)
+    entries, excluded = _entries(file, axes, baseline)
+    problems += axes.problems
+    problems += _token_problems(str(path), entries, train, model.seq_len, variant_paths)
+    problems += _combination_problems(str(path), entries, axes.paths)
+
+    corpus = None
+    try:
+        corpus = prepare(data, path.parent, str(path))
+        problems += _length_problems(str(path), corpus, model.seq_len)
+    except UserError as error:
+        problems += error.problems
+    if problems or corpus is None:
+        raise UserError(dict.fromkeys(problems))
+    if not entries:
+        raise UserError(f"{path}: nothing is left to run, all entries are excluded")
+
+    kept = axes.select(where)
+    selected = [entry for entry in entries if all(entry[axis] in allowed for axis, allowed in kept.items())]
+    if not selected:
+        raise UserError(f"--where {' '.join(where)}: no entry of {path} is all of that at once")
+    make = _Maker(file, corpus, variant_paths, baseline)
+    return Study(
+        name=file.study.name,
+        runs=[make.run(entry, seed) for seed in dict.fromkeys(file.study.seeds) for entry in selected],
+        all_run_ids={make.run_id(entry, seed) for seed in file.study.seeds for entry in entries},
+        excluded=excluded,
+        note=corpus.note,
+    )
+
+
+def entry_id(entry: Entry) -> str:
+    """Return the labels of an entry, joined."""
+    return "-".join(choice.label for choice in entry.values())
+
+
+def _variant_paths(file: reader.StudyFile, path: Path) -> tuple[list[str], list[Problem]]:
+    """Return the user's folders of variants as absolute paths; in the study they are relative to it."""
+    folders = [(path.parent / folder).resolve() for folder in file.study.variant_paths]
+    problems = [
+        Problem(
+            f"{path}: study.variant_paths[{i}]", f"{folder}: must be a folder with one for each axis, e.g. attention/"
+        )
+        for i, folder in enumerate(folders)
+        if not any((folder / axis).is_dir() for axis in AXES)
+    ]
+    return [str(folder) for folder in folders], problems
+
+
+def _entries(file: reader.StudyFile, axes: Axes, baseline: Entry) -> tuple[list[Entry], list[tuple[str, str]]]:
+    """Return the entries that are left, and those excluded with the reason."""
+    entries = [dict(zip(AXES, combination, strict=True)) for combination in itertools.product(*axes.on.values())]
+    excluded: dict[str, str] = {}
+    for i, rule in enumerate(file.exclude):
+        reason = rule.get("reason")
+        if not isinstance(reason, str) or not reason.strip():
+            axes.complain(f"exclude[{i}].reason", f"{reason!r}: an exclusion needs a reason, as text")
+        n_before = len(axes.problems)
+        named = axes.rule({key: value for key, value in rule.items() if key != "reason"}, f"exclude[{i}]")
+        hit = [entry for entry in entries if named and all(entry[axis] in named[axis] for axis in named)]
+        if not hit and len(axes.problems) == n_before:
+            axes.complain(f"exclude[{i}]", "matches no entry; remove the rule")
+        excluded |= {entry_id(entry): str(reason) for entry in hit}
+    entries = [entry for entry in entries if entry_id(entry) not in excluded]
+    for i, rule in enumerate(file.include):
+        for axis in rule.keys() - AXES.keys():
+            axes.complain(f"include[{i}].{axis}", f"no such axis; allowed: {', '.join(AXES)}")
+        chosen = {axis: axes.choose(axis, rule[axis], f"include[{i}].{axis}") for axis in AXES if axis in rule}
+        entry = {axis: chosen.get(axis, baseline.get(axis)) for axis in AXES}
+        complete = {axis: choice for axis, choice in entry.items() if choice is not None}
+        if len(complete) == len(AXES) and not any(_same_entry(complete, other) for other in entries):
+            if entry_id(complete) in map(entry_id, entries):
+                axes.complain(
+                    f"include[{i}]", f"two different entries are labelled {entry_id(complete)}; give a `label`"
+                )
+            entries.append(complete)
+    return entries, list(excluded.items())
+
+
+def _same_entry(one: Entry, other: Entry) -> bool:
+    return all(same(one[axis], other[axis]) for axis in AXES)
+
+
+def _token_problems(
+    place: str, entries: Sequence[Entry], train: Train, seq_len: int, variant_paths: Sequence[str]
+) -> Iterable[Problem]:
+    """Tokens per step fill whole sequences, which divide over each entry's ranks and into micro-batches."""
+    total, unit = train.tokens_per_step, seq_len
+    if total % unit:
+        yield Problem(
+            f"{place}: train.tokens_per_step", f"{total} is no multiple of seq_len = {unit}; {_nearest(total, unit)}"
+        )
+        return
+    for choice in {entry["parallelism"].label: entry["parallelism"] for entry in entries}.values():
+        n_data = _parallelism(choice, variant_paths).n_data
+        if (total // seq_len) % n_data:
+            message = (
+                f"{total} gives {total // seq_len} sequences of {seq_len}, which do not divide over {n_data} ranks of"
+            )
+            yield Problem(
+                f"{place}: train.tokens_per_step", f"{message} {choice.label}; {_nearest(total, seq_len * n_data)}"
+            )
+            continue
+        try:
+            micro_batch_size(total // seq_len // n_data, train.micro_batch)
+        except ValueError as error:
+            yield Problem(f"{place}: train.micro_batch", f"{error} ({choice.label})")
+        n_gpus, nproc = torch.cuda.device_count(), _parallelism(choice, variant_paths).nproc
+        if resolved_device(train) == "cuda" and n_gpus < nproc:
+            message = f"{choice.label} needs {nproc} GPUs, one for each process, and this machine has {n_gpus}"
+            yield Problem(f"{place}: train.device", f'{message}; exclude it, or set device = "cpu"')
+
+
+def resolved_device(train: Train) -> Literal["cpu", "cuda"]:
+    """Return where the runs take place: `auto` is a GPU where there is one."""
+    if train.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return train.device
+
+
+def _nearest(value: int, unit: int) -> str:
+    near = [n for n in (value // unit * unit, (value // unit + 1) * unit) if n > 0]
+    return f"the nearest that do: {', '.join(map(str, near))}"
+
+
+def _parallelism(choice: Choice, variant_paths: Sequence[str]) -> Any:
+    cls = catalogue.load("parallelism", choice.use, [Path(path) for path in variant_paths])
+    return cls(cls.Options(**choice.options))
+
+
+def _combination_problems(place: str, entries: Sequence[Entry], paths: Sequence[Path]) -> Iterable[Problem]:
+    """A positional that adds a bias to the scores needs an attention that has a place for it."""
+    for entry in entries:
+        positional, attention = (catalogue.load(axis, entry[axis].use, paths) for axis in ("positional", "attention"))
+        if positional.uses_bias and not attention.takes_bias:
+            names = entry["positional"].label, entry["attention"].label
+            message = f"{names[0]} adds a bias to the scores, and {names[1]}'s kernel has no place for one; add"
+            rule = f'[[exclude]] with positional = "{names[0]}", attention = "{names[1]}"'
+            yield Problem(f"{place}: axes", f"{message} {rule}")
+
+
+def _length_problems(place: str, corpus: Corpus, seq_len: int) -> Iterable[Problem]:
+    for split, part in (("training", corpus.train), ("validation", corpus.val)):
+        if (n_tokens := Corpus.n_tokens(part)) <= seq_len:
+            message = f"'{corpus.name}': its {split} part has {n_tokens} tokens, a sequence needs {seq_len + 1}"
+            yield Problem(f"{place}: data.corpus", f"{message}; use a longer text or a smaller model.seq_len")
+
+
+class _Maker:
+    """Makes resolved specs of entries."""
+
+    def __init__(self, file: reader.StudyFile, corpus: Corpus, variant_paths: list[str], baseline: Entry) -> None:
+        self._file, self._corpus, self._paths = file, corpus, variant_paths
+        self._train = file.train.model_copy(update={"device": resolved_device(file.train)})
+        self._model = ResolvedModel(**file.model.model_dump(), vocab_size=corpus.vocab_size)
+        self._data = ResolvedData(
+            corpus=corpus.name,
+            tokenizer=file.data.tokenizer,
+            sha256=corpus.sha256,
+            entropy_nats_per_byte=corpus.entropy,
+        )
+        self._baseline = {axis: choice.label for axis, choice in baseline.items()}
+        self._costs = Costs(self._model, self._train, variant_paths)
+        shared = {
+            "schema_version": SCHEMA_VERSION,
+            "model": self._model.model_dump(),
+            "train": self._train.model_dump(),
+        }
+        self._shared = shared | {"data": self._data.model_dump()}
+        self._comparable = _hash(self._shared)
+        self._known: dict[str, tuple[Expected, int]] = {}
+
+    def run_id(self, entry: Entry, seed: int) -> str:
+        """Return the readable name with the hash of all that decides what the run computes."""
+        content = {axis: choice.model_dump(exclude={"label"}) for axis, choice in entry.items()}
+        return f"{entry_id(entry)}-s{seed}-{_hash({'shared': self._comparable, 'axes': content, 'seed': seed})}"
+
+    def run(self, entry: Entry, seed: int) -> RunSpec:
+        """Return the spec of one run."""
+        name, file, corpus = entry_id(entry), self._file, self._corpus
+        if name not in self._known:
+            parallelism = _parallelism(entry["parallelism"], self._paths)
+            share = file.train.tokens_per_step // file.model.seq_len // parallelism.n_data
+            expected = self._costs.of(entry, micro_batch_size(share, file.train.micro_batch))
+            self._known[name] = expected, parallelism.nproc
+        expected, nproc = self._known[name]
+        return RunSpec.model_construct(  # all of its parts are checked
+            schema_version=SCHEMA_VERSION,
+            study=file.study.name,
+            run_id=self.run_id(entry, seed),
+            entry_id=name,
+            seed=seed,
+            comparable=self._comparable,
+            baseline=self._baseline,
+            axes=entry,
+            model=self._model,
+            data=self._data,
+            train=self._train,
+            launch=Place(
+                nproc=nproc,
+                timeout_s=file.launch.timeout_s,
+                variant_paths=self._paths,
+                train_tokens=corpus.train,
+                val_tokens=corpus.val,
+                token_bytes=corpus.token_bytes,
+            ),
+            expected=expected,
+        )
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]

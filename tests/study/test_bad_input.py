@@ -1,0 +1,180 @@
+"""A wrong study never starts a process: each mistake is told with file, key path, value and what is allowed."""
+
+import subprocess
+import sys
+
+import pytest
+
+from harness.errors import UserError
+from harness.study import load
+
+RULE = "\n[[exclude]]\n"
+
+CASES = {
+    "unknown key": (
+        ("steps = 4", "stpes = 4"),
+        "train.stpes: unknown key; did you mean 'steps'?", "train.steps: missing",
+    ),
+    "unknown section": (("[train]", "[trian]\nx = 1\n[train]"), "trian: unknown key; did you mean 'train'?"),
+    "wrong type": (("steps = 4", 'steps = "4"'), "train.steps: '4': input should be a valid integer"),
+    "out of range": (("steps = 4", "steps = 0"), "train.steps: 0: input should be greater than or equal to 1"),
+    "unknown variant": (
+        ('"rope"]', '"rpoe"]'),
+        "axes.positional[1]: 'rpoe': no such positional variant; did you mean 'rope'?",
+    ),
+    "unknown axis": (("positional = [", "postional = ["), "axes.postional: no such axis; did you mean 'positional'?"),
+    "empty axis": (
+        ('positional = ["learned", "rope"]', "positional = []"),
+        "axes.positional: []: list should have at least 1",
+    ),
+    "no seeds": (("seeds = [0, 1]", "seeds = []"), "study.seeds: []: list should have at least 1"),
+    "heads and width": (
+        ("n_head = 4", "n_head = 5"),
+        "model.n_head: 5 does not divide n_embd = 32; allowed: 1, 2, 4, 8, 16, 32", "n_kv_head: 2 does not divide n_head = 5",
+    ),
+    "groups": (
+        ("n_kv_head = 2", "n_kv_head = 3"),
+        "axes.attention[1].n_kv_head: 3 does not divide n_head = 4; allowed: 1, 2, 4",
+    ),
+    "no groups": (("n_kv_head = 2", "n_kv_head = 0"), "axes.attention[1].n_kv_head: 0: must be at least 1"),
+    "window": (("window = 4", "window = 0"), "axes.attention[2].window: 0: must be at least 1"),
+    "unknown option": (
+        ("window = 4", "windw = 4"),
+        "attention[2].windw: unknown key; did you mean 'window'?", "window: missing",
+    ),
+    "option's type": (
+        ("window = 4", "window = 4.5"),
+        "axes.attention[2].window: 4.5: input should be a valid integer",
+    ),
+    "processes": (("nproc = 2", "nproc = 0"), "axes.parallelism[1].nproc: 0: must be at least 1"),
+    "tokens": (
+        ("per_step = 128", "per_step = 100"),
+        "100 is no multiple of seq_len = 16; the nearest that do: 96, 112",
+    ),
+    "tokens and ranks": (
+        ("nproc = 2", "nproc = 3"),
+        "do not divide over 3 ranks of ddp3; the nearest that do: 96, 144",
+    ),
+    "micro-batch": (
+        ("steps = 4", "steps = 4\nmicro_batch = 3"),
+        "divide the 8 sequences of a rank; the nearest that do: 2, 4 (single)", "the 4 sequences of a rank",
+    ),
+    "no such corpus": (("text.txt", "txet.txt"), "data.corpus: 'txet.txt': no such file"),
+    "tokenizer": (
+        ("[train]", 'tokenizer = "gtp2"\n[train]'),
+        "data.tokenizer: 'gtp2': no such tokenizer; did you mean 'gpt2'?",
+    ),
+    "baseline": (('attention = "mha", p', 'attention = "mqa", p'), "study.baseline.attention: 'mqa' matches nothing"),
+    "element": (
+        ('{ use = "gqa", n_kv_head = 2 }', "{ n_kv_head = 2 }"),
+        "axes.attention[1]: must be a name or a table with",
+    ),
+    "label": (('use = "gqa"', 'use = "gqa", label = "a/b"'), "axes.attention[1].label: 'a/b': must be"),
+    "name": (('name = "s"', 'name = "../s"'), "study.name: '../s'"),
+}  # fmt: skip
+RULES = {
+    "no reason": (RULE + 'attention = "mha"\n', "exclude[0].reason: None: an exclusion needs a reason"),
+    "matches nothing": (
+        RULE + 'attention = "mqa"\nreason = "r"\n',
+        "exclude[0].attention: 'mqa' matches nothing; did you mean 'mha'?",
+    ),
+    "axis": (
+        RULE + 'atention = "mha"\nreason = "r"\n',
+        "exclude[0].atention: no such axis; did you mean 'attention'?",
+    ),
+    "only a reason": (RULE + 'reason = "r"\n', "exclude[0]: matches no entry"),
+    "everything": (RULE + 'positional = ["learned", "rope"]\nreason = "r"\n', "nothing is left to run"),
+    "include": (
+        '\n[[include]]\nattention = "mhaa"\n',
+        "include[0].attention: 'mhaa': no such attention variant; did you mean 'mha'?",
+    ),
+}  # fmt: skip
+
+
+def problems(path, *args, **kwargs):
+    with pytest.raises(UserError) as error:
+        load(path, *args, **kwargs)
+    found = [str(problem) for problem in error.value.problems]
+    assert len(found) == len(set(found))
+    return found
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_mistake_is_named_with_place_and_remedy(write_study, case):
+    replacement, *expected = CASES[case]
+    path = write_study(replacement)
+    found = problems(path)
+    assert len(found) == len(expected), found
+    for text in expected:
+        assert any(text in problem for problem in found), (text, found)
+    assert all(problem.startswith(str(path)) for problem in found)
+
+
+@pytest.mark.parametrize("case", RULES)
+def test_a_mistaken_rule_is_named(write_study, case):
+    rule, expected = RULES[case]
+    found = problems(write_study(more=rule))
+    assert len(found) == 1 and expected in found[0], found
+
+
+def test_a_text_shorter_than_a_sequence_is_refused(write_study):
+    path = write_study(("seq_len = 16", "seq_len = 128"), ("per_step = 128", "per_step = 256"))
+    (path.parent / "text.txt").write_text("x" * 1200)  # 1080 to train, 120 to validate
+    assert "its validation part has 120 tokens, a sequence needs 129" in problems(path)[0]
+
+
+def test_text_that_is_not_utf8_is_refused_with_the_place(write_study):
+    path = write_study()
+    (path.parent / "text.txt").write_bytes(b"abc\xff" * 1000)
+    assert "data.corpus: 'text.txt': not UTF-8 at byte 3" in problems(path)[0]
+
+
+def test_all_mistakes_of_a_file_are_told_at_once(write_study):
+    path = write_study(
+        ("n_head = 4", "n_head = 5"), ('"rope"]', '"rpoe"]'), ("window = 4", "window = 0"), ("text.txt", "no")
+    )
+    assert len(problems(path)) == 5
+
+
+def test_no_toml_is_told_with_line_and_column(write_study):
+    path = write_study(("steps = 4", "steps = = 4"))
+    assert "line 17, column 9" in problems(path)[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"where": ["attention=mqa"]}, "--where attention=mqa: 'mqa' matches nothing; did you mean 'mha'?"),
+        ({"where": ["atention=mha"]}, "--where atention=mha: must be AXIS=NAME; did you mean 'attention'?"),
+        ({"settings": ["train.stpes=3"]}, "train.stpes: unknown key; did you mean 'steps'?"),
+        ({"settings": ["steps=3"]}, "--set steps=3: must be SECTION.KEY=VALUE"),
+        ({"seeds": [-1]}, "study.seeds[0]: -1: input should be greater than or equal to 0"),
+    ],
+)
+def test_a_mistaken_command_line_is_told(write_study, arguments, expected):
+    assert expected in problems(write_study(), **arguments)[0]
+
+
+def test_a_bias_in_a_kernel_without_one_is_refused(write_study):
+    path = write_study(
+        ("seeds =", 'variant_paths = ["mine"]\nseeds ='), ('"rope"]', '"biased"]'), ('["mha",', '["mha", "rigid",')
+    )
+    mine = path.parent / "mine"
+    (mine / "positional").mkdir(parents=True)
+    (mine / "attention").mkdir()
+    (mine / "positional/biased.py").write_text(
+        "from variants.api import Positional\nclass Biased(Positional):\n    uses_bias = True\n"
+    )
+    (mine / "attention/rigid.py").write_text(
+        "from variants.attention.mha import MultiHead\nclass Rigid(MultiHead):\n    takes_bias = False\n"
+    )
+    found = problems(path)
+    assert len(found) == 1 and 'positional = "biased", attention = "rigid"' in found[0]
+
+
+def test_the_command_ends_with_code_2_and_no_traceback_and_writes_nothing(write_study, tmp_path):
+    path = write_study(('"rope"]', '"rpoe"]'))
+    command = [sys.executable, "-m", "harness", "run", str(path), "--results", str(tmp_path / "results")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2 and "did you mean 'rope'?" in result.stderr
+    assert "Traceback" not in result.stderr and result.stdout == "" and not (tmp_path / "results").exists()
