@@ -122,7 +122,7 @@ def list_entries(args: argparse.Namespace) -> int:
             first[entry].launch.nproc,
             f"{first[entry].expected.parameters:,}",
             f"{first[entry].expected.flops_per_token:,.0f}",
-            f"{first[entry].expected.memory_bytes / 2**20:,.1f}",
+            "unknown" if (memory := first[entry].expected.memory_bytes) is None else f"{memory / 2**20:,.1f}",
         )
         for entry, numbers in seeds.items()
     ]

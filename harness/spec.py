@@ -111,11 +111,11 @@ class Place(Section):
 
 
 class Expected(Section):
-    """What the model itself tells before it runs; memory is an estimate for one rank, in bytes."""
+    """What the model itself tells before it runs; memory is an estimate for one rank, in bytes, None if unknown."""
 
     parameters: int
     flops_per_token: float
-    memory_bytes: float
+    memory_bytes: float | None
 
 
 class RunSpec(Section):

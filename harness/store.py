@@ -267,7 +267,9 @@ def _alive(status: Json) -> bool:
     if status["host"] != platform.node():
         return True  # another machine's process: no way to tell from here
     try:
-        return abs(psutil.Process(status["pid"]).create_time() - status["pid_started"]) < 1
+        process = psutil.Process(status["pid"])
+        same = abs(process.create_time() - status["pid_started"]) < 1
+        return same and process.status() != psutil.STATUS_ZOMBIE  # dead, and nobody has asked how it ended
     except psutil.NoSuchProcess:
         return False
 

@@ -36,7 +36,8 @@ def load(axis: str, name: str, paths: Sequence[Path] = ()) -> type[Any]:
         KeyError: no file of that name.
         VariantError: the file does not import, or does not define exactly one subclass of the axis's base class.
     """
-    return _class(axis, files(axis, paths)[name])
+    file = files(axis, paths)[name]
+    return _class(axis, file, file.stat().st_mtime_ns)
 
 
 def source_sha256(axis: str, name: str, paths: Sequence[Path]) -> str | None:
@@ -46,7 +47,7 @@ def source_sha256(axis: str, name: str, paths: Sequence[Path]) -> str | None:
 
 
 @functools.cache
-def _class(axis: str, file: Path) -> type[Variant]:
+def _class(axis: str, file: Path, changed_at: int) -> type[Variant]:
     module = _module(axis, file)
     base = AXES[axis].base
     own = [

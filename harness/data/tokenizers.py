@@ -34,8 +34,8 @@ class Tokenizer:
                 self._encoding = tiktoken.get_encoding(name)
             except OSError as error:
                 message = (
-                    f"'{name}': tiktoken cannot download it ({type(error).__name__}); run once where there is a network "
-                    f"with TIKTOKEN_CACHE_DIR=FOLDER and bring that folder here"
+                    f"'{name}': tiktoken cannot download it ({type(error).__name__}); run once where there is a "
+                    f"network with TIKTOKEN_CACHE_DIR=FOLDER and bring that folder here"
                 )
                 raise UserError([Problem(place, message)]) from error
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from harness.errors import UserError
 from harness.spec import Choice, Expected, ResolvedModel, Train
 from harness.worker.build import Parts
 from harness.worker.probes.activations import Activations
@@ -19,7 +20,7 @@ class Cost:
 
     parameters: int
     flops_per_token: float
-    activation_bytes: int
+    activation_bytes: int | None  # None where the forward pass needs values and not only shapes
 
 
 class Costs:
@@ -46,14 +47,22 @@ class Costs:
         return Expected(
             parameters=cost.parameters,
             flops_per_token=cost.flops_per_token,
-            memory_bytes=4 * cost.parameters * states + cost.activation_bytes,
+            memory_bytes=None
+            if cost.activation_bytes is None
+            else 4 * cost.parameters * states + cost.activation_bytes,
         )
 
     def _ask(self, parts: Parts, micro_batch: int) -> Cost:
-        model = parts.model()
-        parameters, flops = sum(parameter.numel() for parameter in model.parameters()), model.flops_per_token()
+        try:
+            model = parts.model()
+            parameters, flops = sum(parameter.numel() for parameter in model.parameters()), model.flops_per_token()
+        except Exception as error:
+            raise UserError(f"the model of {parts.names} cannot be built: {type(error).__name__}: {error}") from error
         model.to(self._dtype)  # autocast does not know the meta device; this comes close
         tokens = torch.zeros(micro_batch, self._shape.seq_len, dtype=torch.long, device="meta")
-        with Activations(model) as kept:
-            model(tokens, tokens)
+        try:
+            with Activations(model) as kept:
+                model(tokens, tokens)
+        except Exception:  # a user's variant; when it runs, its error will be told in full
+            return Cost(parameters, flops, None)
         return Cost(parameters, flops, kept.activation_bytes)

@@ -15,7 +15,7 @@ class Parts:
     """The variants of one entry, by axis, ready to be instantiated."""
 
     def __init__(self, shape: Shape, axes: Mapping[str, Choice], variant_paths: Sequence[str]) -> None:
-        self.shape = shape
+        self.shape, self.names = shape, ", ".join(choice.label for choice in axes.values())
         self._classes, self._options = {}, {}
         for axis, choice in axes.items():
             cls = catalogue.load(axis, choice.use, [Path(path) for path in variant_paths])

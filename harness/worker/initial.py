@@ -76,7 +76,8 @@ def fill(model: nn.Module, seed: int) -> None:
 
 def _whole(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in model.named_parameters():
-        yield name, parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.detach()
+        value = parameter.detach()
+        yield name, value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def agreed_hash(model: nn.Module) -> str:

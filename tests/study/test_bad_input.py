@@ -30,7 +30,8 @@ CASES = {
     "no seeds": (("seeds = [0, 1]", "seeds = []"), "study.seeds: []: list should have at least 1"),
     "heads and width": (
         ("n_head = 4", "n_head = 5"),
-        "model.n_head: 5 does not divide n_embd = 32; allowed: 1, 2, 4, 8, 16, 32", "n_kv_head: 2 does not divide n_head = 5",
+        "model.n_head: 5 does not divide n_embd = 32; allowed: 1, 2, 4, 8, 16, 32",
+        "n_kv_head: 2 does not divide n_head = 5",
     ),
     "groups": (
         ("n_kv_head = 2", "n_kv_head = 3"),
@@ -178,3 +179,14 @@ def test_the_command_ends_with_code_2_and_no_traceback_and_writes_nothing(write_
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2 and "did you mean 'rope'?" in result.stderr
     assert "Traceback" not in result.stderr and result.stdout == "" and not (tmp_path / "results").exists()
+
+
+def test_a_model_that_cannot_be_built_is_refused_and_one_that_shapes_cannot_run_is_not(write_study):
+    path = write_study(("seeds =", 'variant_paths = ["mine"]\nseeds ='), ('"rope"]', '"ours"]'))
+    file = path.parent / "mine/positional/ours.py"
+    file.parent.mkdir(parents=True)
+    head = "from variants.api import Positional\nclass Ours(Positional):\n"
+    file.write_text(head + "    def embed(self, x, positions):\n        return x * float(x.sum() > 0)\n")
+    assert load(path, where=["positional=ours"]).runs[0].expected.memory_bytes is None
+    file.write_text(head + "    def __init__(self, shape, options):\n        raise ValueError('planted')\n")
+    assert "the model of ours, mha, single cannot be built: ValueError: planted" in problems(path)[0]

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, UntypedStorage, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed.tensor import DTensor
 
@@ -13,19 +13,18 @@ class Activations:
     """`with Activations(model) as kept: ...` round forward passes; the largest one counts.
 
     Afterwards `activation_bytes` (parameters are not counted; memory that several tensors share counts once) and
-    `gathered_bytes` (parameters that sharding made whole for the time of the pass).
+    `gathered_bytes` (the most that sharding made whole at any one time in a pass).
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._parameters: dict[int, int] = {}
+        self._parameters: dict[int, UntypedStorage] = {}
         self._saved: dict[int, int] = {}
         self.activation_bytes = 0
-        self.gathered_bytes = 0
+        self.gathered_bytes = self._whole = 0
 
     def __enter__(self) -> "Activations":
         self._stack = ExitStack()
-        self._own = {storage(parameter)[0] for parameter in self._model.parameters()}
         for module in self._model.modules():
             self._stack.callback(module.register_forward_pre_hook(self._see_parameters).remove)
         self._stack.callback(self._model.register_forward_pre_hook(self._settle).remove)
@@ -35,7 +34,10 @@ class Activations:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
         self._settle()
-        self.gathered_bytes = sum(size for key, size in self._parameters.items() if key not in self._own)
+        # Not looked up on entry: an evaluation before it may have left some parameters whole.
+        own = dict(storage(parameter) for parameter in self._model.parameters())
+        self.gathered_bytes = max(0, self._whole - sum(own[key] for key in own.keys() & self._parameters.keys()))
+        self._parameters.clear()
 
     def _settle(self, *_: Any) -> None:
         kept = sum(size for key, size in self._saved.items() if key not in self._parameters)
@@ -43,8 +45,10 @@ class Activations:
         self._saved.clear()
 
     def _see_parameters(self, module: nn.Module, _: Any) -> None:
-        # Sharding puts whole parameters in place only for the forward pass, so they are looked up when it begins.
-        self._parameters.update(storage(parameter) for parameter in module.parameters(recurse=False))
+        # Sharding puts whole parameters in place only while a block computes, so they are looked up when it begins.
+        memories = [_memory(parameter) for parameter in module.parameters(recurse=False)]
+        self._parameters.update((memory._cdata, memory) for memory in memories)
+        self._whole = max(self._whole, sum(memory.nbytes() for memory in self._parameters.values()))
 
     def _pack(self, tensor: Tensor) -> Tensor:
         self._saved.update([storage(tensor)])
@@ -58,6 +62,9 @@ def held_bytes(tensors: Iterable[Tensor]) -> int:
 
 def storage(tensor: Tensor) -> tuple[int, int]:
     """Return identity and bytes of the memory behind a tensor (also a meta one); of a sharded one, this rank's part."""
-    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    memory = local.untyped_storage()
+    memory = _memory(tensor)
     return memory._cdata, memory.nbytes()
+
+
+def _memory(tensor: Tensor) -> UntypedStorage:
+    return (tensor.to_local() if isinstance(tensor, DTensor) else tensor).untyped_storage()

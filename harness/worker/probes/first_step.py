@@ -34,7 +34,8 @@ class FirstStep:
     """`with FirstStep(model, optimizer): ...` round a whole step, which then runs without compilation.
 
     Afterwards: `flops` (of this rank, as executed: a causal kernel counts the full square), `kernels` (names of the
-    attention kernels; `math` if there was no fused one), `gradient_bytes` (as the optimizer finds them) and `kept`.
+    attention kernels; `math` if there was no fused one), `parameter_bytes` and `gradient_bytes` (as the optimizer finds
+    them) and `kept`.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -42,11 +43,11 @@ class FirstStep:
         self.kept = Activations(model)
         self.flops = 0
         self.kernels: list[str] = []
-        self.gradient_bytes = 0
+        self.parameter_bytes = self.gradient_bytes = 0
 
     def __enter__(self) -> "FirstStep":
         self._stack = ExitStack()
-        self._stack.callback(self._optimizer.register_step_pre_hook(self._see_gradients).remove)
+        self._stack.callback(self._optimizer.register_step_pre_hook(self._see_parameters).remove)
         self._counter = self._stack.enter_context(FlopCounterMode(display=False, custom_mapping=CPU_KERNELS))
         self._stack.enter_context(self.kept)
         self._stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -61,5 +62,6 @@ class FirstStep:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()  # what the counting took is no part of the run's peak
 
-    def _see_gradients(self, *_: Any) -> None:
+    def _see_parameters(self, *_: Any) -> None:
+        self.parameter_bytes = held_bytes(self._model.parameters())
         self.gradient_bytes = held_bytes(p.grad for p in self._model.parameters() if p.grad is not None)

@@ -4,15 +4,13 @@ import resource
 import sys
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.worker.probes.activations import held_bytes
 from harness.worker.probes.first_step import FirstStep
 
 
-def by_category(
-    model: nn.Module, optimizer: torch.optim.Optimizer, first: FirstStep, device: torch.device
-) -> dict[str, int | None]:
+def by_category(optimizer: torch.optim.Optimizer, first: FirstStep, device: torch.device) -> dict[str, int | None]:
     """Return bytes of parameters, gradients, optimizer, activations, other, and peak and resident_peak.
 
     On CUDA `peak` is the allocator's and `other` what it holds beyond the categories; on a CPU, where the resident
@@ -20,7 +18,7 @@ def by_category(
     """
     state = [value for entry in optimizer.state.values() for value in entry.values() if isinstance(value, Tensor)]
     categories: dict[str, int | None] = {
-        "parameters": held_bytes(model.parameters()),
+        "parameters": first.parameter_bytes,
         "gradients": first.gradient_bytes,
         "optimizer": held_bytes(state),
         "activations": first.kept.activation_bytes,

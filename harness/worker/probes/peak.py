@@ -1,21 +1,26 @@
 """The most that the hardware could do, FLOP/s: the vendor's dense figure by name, or a measured matrix product."""
 
 import time
+from collections import Counter
 from typing import Any
 
 import torch
 
 from harness.worker.ranks import Ranks
 
-# Dense tensor-core (bf16) and plain (fp32, no TF32) TFLOP/s from the vendors' data sheets; the SXM part unless said
-# otherwise. The first name that a device's name contains counts. An unknown device gives no figure rather than a guess.
+# Dense tensor-core (bf16) and plain (fp32, no TF32) TFLOP/s from the vendors' data sheets, by the device's whole name
+# after "NVIDIA" and "GeForce": a laptop's part, a Ti and a MIG slice are other devices under names that begin the same.
+# An unknown device gives no figure rather than a guess.
 DENSE_TFLOPS: dict[str, dict[str, float]] = {
     "B200": {"bf16": 2250, "fp32": 75},
     "H200": {"bf16": 989, "fp32": 67},
+    "H100 80GB HBM3": {"bf16": 989, "fp32": 67},
     "H100 PCIe": {"bf16": 756, "fp32": 51},
     "H100 NVL": {"bf16": 835, "fp32": 60},
-    "H100": {"bf16": 989, "fp32": 67},
-    "A100": {"bf16": 312, "fp32": 19.5},
+    "A100-SXM4-40GB": {"bf16": 312, "fp32": 19.5},
+    "A100-SXM4-80GB": {"bf16": 312, "fp32": 19.5},
+    "A100-PCIE-40GB": {"bf16": 312, "fp32": 19.5},
+    "A100 80GB PCIe": {"bf16": 312, "fp32": 19.5},
     "L40S": {"bf16": 362, "fp32": 91.6},
     "RTX 4090": {"bf16": 165, "fp32": 82.6},
     "RTX 3090": {"bf16": 71, "fp32": 35.6},
@@ -32,11 +37,12 @@ def peak_flops(ranks: Ranks, precision: str) -> dict[str, Any]:
         value = sum(ranks.gather(measured(precision)))
         return {"value": value, "source": f"measured: the best of {REPEATS} products of {SIZE}x{SIZE}, {precision}"}
     names = ranks.gather(torch.cuda.get_device_name(ranks.device))
-    parts = [next((part for part in DENSE_TFLOPS if part in name), None) for name in names]
-    if None in parts:
+    known = [DENSE_TFLOPS.get(name.removeprefix("NVIDIA ").removeprefix("GeForce ")) for name in names]
+    if None in known:
         return {"value": None, "source": f"unknown device among {sorted(set(names))}"}
-    value = sum(DENSE_TFLOPS[part][precision] * 1e12 for part in parts if part)
-    return {"value": value, "source": f"vendor, dense {precision}: {len(parts)} x {parts[0]}"}
+    devices = " + ".join(f"{n} x {name}" for name, n in Counter(names).items())
+    value = sum(figures[precision] * 1e12 for figures in known if figures)
+    return {"value": value, "source": f"vendor, dense {precision}: {devices}"}
 
 
 def measured(precision: str) -> float:

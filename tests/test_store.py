@@ -1,0 +1,364 @@
+"""What has been measured is not lost, and nothing else is read than what has been measured."""
+
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from harness import store
+from harness.store import Lines, Run, Store, StoreError, read_json, read_lines, write_bytes, write_json, write_text
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that is planned and has not started."""
+    run = Store(tmp_path / "results").run("study", "learned-mha-single-s0-12345678")
+    run.plan({"schema_version": 1, "seed": 0})
+    return run
+
+
+def line(step, **changes):
+    return {
+        "step": step, "loss": 2.0, "step_s": 0.1, "tokens": 64, "grad_norm": 1.0, "lr": 1e-3, "warmup": False,
+    } | changes  # fmt: skip
+
+
+def append(run, rank, *records):
+    file = run.steps_file(rank)
+    for record in records:
+        file.append(record)
+    file.close()
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("breaking", ["fsync", "replace"])
+def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, breaking):
+    """A full disk at the wrong moment must not take what was there before."""
+    path = tmp_path / "status.json"
+    write_text(path, "old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, breaking, fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["status.json"]
+
+
+def test_new_content_is_on_disk_before_it_takes_the_old_ones_place(tmp_path, monkeypatch):
+    """The other order leaves an empty file after a power cut, on common file systems."""
+    events, path = [], tmp_path / "file"
+    fsync, replace = os.fsync, os.replace
+
+    def see_fsync(fd):
+        events.append(("fsync", os.fstat(fd).st_size))
+        fsync(fd)
+
+    def see_replace(source, target):
+        events.append(("replace", target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", see_fsync)
+    monkeypatch.setattr(os, "replace", see_replace)
+    write_bytes(path, b"12345")
+    assert events == [("fsync", 5), ("replace", path)]
+    assert path.read_bytes() == b"12345"
+
+
+def test_what_is_not_json_leaves_the_old_file(tmp_path):
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"x": object()})
+    assert read_json(tmp_path / "a.json") == {"x": 1}
+
+
+def test_folders_are_made_on_the_way(tmp_path):
+    write_text(tmp_path / "a" / "b" / "c.txt", "é")
+    assert (tmp_path / "a" / "b" / "c.txt").read_bytes() == "é".encode()
+
+
+def test_numbers_keep_every_digit_and_what_is_no_number_is_null(tmp_path):
+    """Rounded or written as a bare NaN, results are wrong, or unreadable for every other JSON reader."""
+    path, value = tmp_path / "a.json", 0.1 + 0.2
+    write_json(path, {"x": value, "nan": math.nan, "deep": [{"inf": -math.inf}, (1, math.nan)]})
+    assert read_json(path) == {"x": value, "nan": None, "deep": [{"inf": None}, [1, None]]}
+    assert "NaN" not in path.read_text() and "Infinity" not in path.read_text()
+
+
+@pytest.mark.parametrize("text", ["", "{", "not json", '{"a": 1}}'])
+def test_an_unreadable_file_is_named_with_the_remedy(tmp_path, text):
+    path = tmp_path / "spec.json"
+    path.write_text(text)
+    with pytest.raises(StoreError, match=r"spec\.json: unreadable .* remove its folder to run that entry again"):
+        read_json(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(StoreError, match=r"gone\.json: unreadable"):
+        read_json(tmp_path / "gone.json")
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_schema_version_is_refused_by_name(tmp_path, version):
+    """Read as if it were this version's, a file's numbers would mean something else."""
+    write_json(tmp_path / "spec.json", {"schema_version": version})
+    with pytest.raises(StoreError, match=rf"spec\.json: schema_version {version}, this version reads 1"):
+        read_json(tmp_path / "spec.json")
+
+
+# -- lines -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_line_is_there_at_once(tmp_path):
+    """What a killed process had measured is kept."""
+    lines = Lines(tmp_path / "a.jsonl")
+    lines.append({"step": 0})
+    assert list(read_lines(tmp_path / "a.jsonl")) == [{"step": 0}]
+    lines.append({"step": 1, "loss": math.nan})
+    assert list(read_lines(tmp_path / "a.jsonl")) == [{"step": 0}, {"step": 1, "loss": None}]
+    lines.close()
+
+
+@pytest.mark.parametrize("torn", ["{", '{"step": 2', '{"step": 2, "loss": 1.0}'])
+def test_a_torn_last_line_is_passed_over(tmp_path, torn):
+    """A machine that dies while it writes costs one step and not the run."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"step": 0}\n{"step": 1}\n' + torn)
+    assert [record["step"] for record in read_lines(path)] == [0, 1]
+
+
+def test_no_file_has_no_lines(tmp_path):
+    assert list(read_lines(tmp_path / "none.jsonl")) == []
+
+
+# -- status ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_from_pending_to_running_to_done(run):
+    assert run.status["status"] == "pending"
+    run.begin()
+    running = run.status
+    assert (running["status"], running["pid"], running["host"]) == ("running", os.getpid(), platform.node())
+    run.end("done")
+    done = run.status
+    assert (done["status"], done["reason"]) == ("done", None)
+    assert done["started_at"] == running["started_at"] <= done["ended_at"]
+
+
+def test_a_failure_keeps_its_reason(run):
+    run.begin()
+    run.end("failed", "nan", "step 3: loss nan")
+    assert {key: run.status[key] for key in ("status", "reason", "message")} == {
+        "status": "failed", "reason": "nan", "message": "step 3: loss nan",
+    }  # fmt: skip
+
+
+def test_a_run_whose_process_is_gone_reads_as_interrupted(run):
+    """It would stand as running for ever, and `run` would never take it up again."""
+    run.begin()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    write_json(run.path / "status.json", read_json(run.path / "status.json") | {"pid": gone.pid})
+    assert (run.status["status"], run.status["reason"]) == ("interrupted", "killed")
+
+
+def test_a_dead_process_that_nobody_has_waited_for_is_gone(run):
+    """In a container without an init, a killed run stays in the process table for ever."""
+    run.begin()
+    zombie = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    process = {"pid": zombie.pid, "pid_started": psutil.Process(zombie.pid).create_time()}
+    write_json(run.path / "status.json", read_json(run.path / "status.json") | process)
+    alive = run.status["status"]
+    zombie.kill()
+    os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
+    dead = run.status["status"]
+    zombie.communicate()
+    assert (alive, dead) == ("running", "interrupted")
+
+
+def test_another_process_with_the_same_number_is_not_the_run(run):
+    run.begin()
+    status = read_json(run.path / "status.json")
+    write_json(run.path / "status.json", status | {"pid_started": psutil.Process().create_time() - 3600})
+    assert run.status["status"] == "interrupted"
+
+
+def test_of_another_machines_process_nothing_is_known(run):
+    """On a shared file system, a run on another node must not be started a second time."""
+    run.begin()
+    status = read_json(run.path / "status.json")
+    write_json(run.path / "status.json", status | {"host": "another-node", "pid": 2**30})
+    assert run.status["status"] == "running"
+
+
+def test_what_is_done_stays_done_though_its_process_is_gone(run):
+    run.begin()
+    run.end("done")
+    write_json(run.path / "status.json", read_json(run.path / "status.json") | {"pid": 2**30})
+    assert run.status["status"] == "done"
+
+
+def test_planning_again_changes_nothing_of_what_is_known(run):
+    run.begin()
+    run.end("done")
+    before = run.status
+    run.plan({"schema_version": 1, "seed": 99})
+    assert run.status == before
+    assert read_json(run.path / "spec.json")["seed"] == 0
+
+
+def test_a_new_attempt_starts_from_an_empty_folder(run):
+    """Steps of an earlier attempt before those of this one would be one curve with a fold."""
+    run.begin()
+    append(run, 0, line(0))
+    append(run, 1, line(0))
+    run.write_env({"torch": "1"})
+    (run.path / "checkpoint").mkdir()
+    (run.path / "checkpoint" / "model").write_text("x")
+    run.end("failed", "error", "x")
+    run.begin()
+    assert {path.name for path in run.path.iterdir()} == {"spec.json", "status.json"}
+    assert run.status["status"] == "running" and run.status["message"] is None
+    assert run.spec == {"schema_version": 1, "seed": 0}
+
+
+def test_what_is_not_there_yet_is_empty(run):
+    assert (run.env, run.probes, run.evals(), run.log_tail(), run.last_step(), len(run.steps())) == (
+        {}, {}, [], [], None, 0,
+    )  # fmt: skip
+
+
+# -- steps -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_steps_time_is_the_slowest_ranks(run):
+    """All wait for it. A mean, or both ranks' times one after the other, would be a speed that nobody has."""
+    append(run, 0, line(0, step_s=0.1, warmup=True), line(1, step_s=0.4))
+    append(run, 1, line(0, step_s=0.3, warmup=True), line(1, step_s=0.2))
+    steps = run.steps()
+    assert steps.step_s.tolist() == [0.3, 0.4]
+    assert steps.step.tolist() == [0, 1]
+    assert steps.tokens.tolist() == [64, 64]
+    assert steps.warmup.tolist() == [True, False]
+
+
+def test_only_steps_that_every_rank_has_recorded_count(run):
+    append(run, 0, line(0), line(1), line(2))
+    append(run, 1, line(0), line(1))
+    (run.path / "steps.rank2.jsonl").write_text(json.dumps(line(0)) + "\n" + json.dumps(line(1))[:20])
+    assert run.steps().step.tolist() == [0]
+    append(run, 3)
+    assert len(run.steps()) == 0
+
+
+def test_a_loss_that_is_no_number_reads_back_as_nan(run):
+    """A run that broke shows as such, and not as the number 0."""
+    append(run, 0, line(0), line(1, loss=math.nan, grad_norm=math.inf))
+    steps = run.steps()
+    assert steps.loss[0] == 2.0 and math.isnan(steps.loss[1]) and math.isnan(steps.grad_norm[1])
+    assert '"loss": null' in (run.path / "steps.rank0.jsonl").read_text()
+
+
+def test_more_than_ten_ranks_keep_their_order(run):
+    for rank in range(12):
+        append(run, rank, line(0, step_s=float(rank), loss=2.0))
+    assert run.steps().step_s.tolist() == [11.0]
+
+
+def test_the_last_step_is_the_newest_whole_line(run):
+    """What `status` and the progress line show; they look often, and files get long."""
+    append(run, 0, *(line(step) for step in range(200)))
+    assert (run.path / "steps.rank0.jsonl").stat().st_size > 3 * 4096
+    assert run.last_step()["step"] == 199
+    with open(run.path / "steps.rank0.jsonl", "a") as file:
+        file.write('{"step": 200, "loss"')
+    assert run.last_step()["step"] == 199
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"step": 0'])
+def test_before_the_first_whole_line_there_is_no_last_step(run, text):
+    (run.path / "steps.rank0.jsonl").write_text(text)
+    assert run.last_step() is None
+
+
+def test_evaluations_come_in_order(run):
+    file = run.eval_file()
+    for step in (0, 10, 20):
+        file.append({"step": step, "val_loss": 3.0 - step / 100})
+    file.close()
+    assert [record["step"] for record in run.evals()] == [0, 10, 20]
+
+
+def test_the_logs_tail_is_its_last_lines_whatever_bytes_it_holds(run):
+    run.log_path.write_bytes(b"".join(b"line %d \xff\n" % i for i in range(50)))
+    tail = run.log_tail(3)
+    assert [text.split()[1] for text in tail] == ["47", "48", "49"]
+
+
+# -- the whole store -------------------------------------------------------------------------------------------------
+
+
+def test_forgetting_what_is_no_longer_asked_for_never_drops_what_has_started(tmp_path):
+    """An edited study must not delete hours of results."""
+    results = Store(tmp_path)
+    for name in ("pending", "kept", "running", "done", "failed", "interrupted"):
+        run = results.run("study", name)
+        run.plan({"schema_version": 1})
+        if name not in ("pending", "kept"):
+            run.begin()
+        if name in ("done", "failed", "interrupted"):
+            run.end(name)
+    killed = results.run("study", "killed")
+    killed.plan({"schema_version": 1})
+    killed.begin()
+    status = read_json(killed.path / "status.json")
+    write_json(killed.path / "status.json", status | {"pid_started": 0.0})
+    other = results.run("another", "pending")
+    other.plan({"schema_version": 1})
+
+    results.forget_pending("study", keep={"kept"})
+
+    assert {run.run_id for run in results.runs("study")} == {
+        "kept",
+        "running",
+        "done",
+        "failed",
+        "interrupted",
+        "killed",
+    }
+    assert other.path.exists()
+
+
+def test_launches_are_kept_in_order_and_name_the_studies(tmp_path):
+    results = Store(tmp_path)
+    assert results.studies() == [] and results.launches("b") == []
+    for study, order in (("b", ["x"]), ("a", ["y"]), ("b", ["x", "z"])):
+        results.record_launch(study, {"command": "run", "order": order})
+    assert results.studies() == ["a", "b"]
+    first, second = results.launches("b")
+    assert (first["order"], second["order"]) == (["x"], ["x", "z"])
+    assert first["at"] <= second["at"]
+
+
+def test_runs_are_those_that_were_planned(tmp_path):
+    results = Store(tmp_path)
+    results.run("study", "b").plan({"schema_version": 1})
+    results.run("study", "a").plan({"schema_version": 1})
+    (tmp_path / "study" / "stray").mkdir()
+    assert results.runs("study") == [Run(tmp_path / "study" / "a"), Run(tmp_path / "study" / "b")]
+
+
+def test_the_store_needs_no_torch():
+    """Results are read and reported on any machine, at once."""
+    code = "import sys, harness.store; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert store.SCHEMA_VERSION == 1

@@ -1,0 +1,94 @@
+"""Variants are found by file name, the user's own before the shipped ones, and a bad file is named."""
+
+import hashlib
+import os
+import time
+
+import pytest
+
+from variants import catalogue
+from variants.api import AXES
+from variants.catalogue import VariantError
+
+MINE = "from variants.attention.mha import MultiHead\n\n\nclass Mine(MultiHead):\n    marker = {marker!r}\n"
+
+
+def write(folder, name, text, axis="attention"):
+    (folder / axis).mkdir(parents=True, exist_ok=True)
+    (folder / axis / f"{name}.py").write_text(text)
+    return folder
+
+
+def test_every_shipped_variant_loads_and_the_folder_is_the_only_list():
+    for axis in AXES:
+        names = {file.stem for file in (catalogue.SHIPPED / axis).glob("*.py")} - {"__init__"}
+        assert set(catalogue.files(axis)) == names
+        assert {name: catalogue.load(axis, name).__module__ for name in names} == {
+            name: f"variants.{axis}.{name}" for name in names
+        }
+
+
+def test_a_users_file_hides_a_shipped_variant_of_that_name(tmp_path):
+    folder = write(tmp_path, "mha", MINE.format(marker="user"))
+    assert catalogue.load("attention", "mha", [folder]).marker == "user"
+    assert not hasattr(catalogue.load("attention", "mha"), "marker")
+    assert catalogue.load("attention", "gqa", [folder]) is catalogue.load("attention", "gqa")
+
+
+def test_the_first_of_several_folders_wins(tmp_path):
+    one, two = (write(tmp_path / name, "mine", MINE.format(marker=name)) for name in ("one", "two"))
+    assert catalogue.load("attention", "mine", [one, two]).marker == "one"
+    assert catalogue.load("attention", "mine", [two, one]).marker == "two"
+
+
+def test_an_edited_file_is_loaded_anew(tmp_path):
+    """In one session, a variant is edited and tried again."""
+    write(tmp_path, "mine", MINE.format(marker="before"))
+    assert catalogue.load("attention", "mine", [tmp_path]).marker == "before"
+    write(tmp_path, "mine", MINE.format(marker="after"))
+    later = time.time() + 10
+    os.utime(tmp_path / "attention" / "mine.py", (later, later))
+    assert catalogue.load("attention", "mine", [tmp_path]).marker == "after"
+
+
+def test_a_folder_without_that_axis_and_a_private_file_are_no_variants(tmp_path):
+    write(tmp_path, "_helpers", "")
+    assert catalogue.files("positional", [tmp_path]) == catalogue.files("positional")
+    assert "_helpers" not in catalogue.files("attention", [tmp_path])
+
+
+def test_an_unknown_name_is_a_key_error():
+    with pytest.raises(KeyError):
+        catalogue.load("attention", "no_such_attention")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("import no_such_module_anywhere\n", "does not import: ModuleNotFoundError: No module named"),
+        ("class Broken(\n", "does not import: SyntaxError"),
+        ("1 / 0\n", "does not import: ZeroDivisionError"),
+        ("", "must define exactly one subclass of Attention, defines none"),
+        ("from variants.attention.mha import MultiHead\n", "defines none"),
+        ("from variants.api import Positional\n\n\nclass Other(Positional): ...\n", "defines none"),
+        (MINE.format(marker=1) + "\n\nclass Second(Mine): ...\n", "defines Mine, Second"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_with_the_reason(tmp_path, text, reason):
+    """The user's own file is at fault and has to be found, among all that a study names."""
+    folder = write(tmp_path, "broken", text)
+    with pytest.raises(VariantError) as caught:
+        catalogue.load("attention", "broken", [folder])
+    message = str(caught.value)
+    assert message.startswith(f"{folder / 'attention' / 'broken.py'}: ")
+    assert reason in message
+
+
+def test_source_hash_tells_edits_of_a_users_variant_apart(tmp_path):
+    """Runs of two states of a user's file must not share a run id; a shipped file's state is the commit."""
+    text = MINE.format(marker=1)
+    write(tmp_path, "mine", text)
+    assert catalogue.source_sha256("attention", "mine", [tmp_path]) == hashlib.sha256(text.encode()).hexdigest()
+    write(tmp_path, "mine", text + "# edited\n")
+    assert catalogue.source_sha256("attention", "mine", [tmp_path]) != hashlib.sha256(text.encode()).hexdigest()
+    assert catalogue.source_sha256("attention", "mha", [tmp_path]) is None

@@ -1,0 +1,23 @@
+"""One thread, since at these sizes more cost time; and a process group of this one process."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from harness.worker.ranks import Ranks
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def ranks(tmp_path):
+    """This process as the only rank."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    yield Ranks(0, 1, torch.device("cpu"))
+    dist.destroy_process_group()

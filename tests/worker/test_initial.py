@@ -1,0 +1,152 @@
+"""Two variants that share a parameter start from the same bits; so do one process and many."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from harness.spec import Choice
+from harness.worker.build import Parts
+from harness.worker.initial import UndeclaredError, agreed_hash, declared, draw, fill
+from variants.api import Initial, Shape
+
+SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=16, vocab_size=29)
+
+
+def make(seed=0, shape=SHAPE, attention="mha", positional="learned", **options):
+    axes = {
+        "positional": Choice(use=positional, label=positional, options={}),
+        "attention": Choice(use=attention, label=attention, options=options),
+    }
+    model = Parts(shape, axes, []).model().to_empty(device="cpu")
+    fill(model, seed)
+    return dict(model.named_parameters())
+
+
+def test_values_depend_on_seed_name_and_shape_and_on_nothing_else():
+    initial = Initial(std=0.02)
+    value = draw(initial, 0, "h.0.mlp.c_fc.weight", (8, 4))
+    draw(initial, 5, "something else", (100,))
+    np.random.seed(1)
+    torch.manual_seed(1)
+    assert np.array_equal(draw(initial, 0, "h.0.mlp.c_fc.weight", (8, 4)), value)
+    others = [
+        draw(initial, 1, "h.0.mlp.c_fc.weight", (8, 4)),
+        draw(initial, 0, "h.1.mlp.c_fc.weight", (8, 4)),
+        draw(initial, 0, "h.0.mlp.c_fc.weight", (4, 8)).reshape(8, 4),
+    ]
+    for other in others:
+        assert abs(np.corrcoef(other.ravel(), value.ravel())[0, 1]) < 0.6
+        assert not np.isin(other, value).any()
+
+
+def test_values_are_the_ones_that_earlier_results_were_made_with():
+    """If these change, no result can be continued or compared with one from before."""
+    value = draw(Initial(std=0.02, blocks=(("q", 3), ("k", 2))), 42, "h.0.attn.c_attn.weight", (5, 7))
+    assert value.dtype == np.float32 and value.shape == (5, 7)
+    assert (
+        hashlib.sha256(value.tobytes()).hexdigest()
+        == "11c1c3dbed17814c145456cdbfb868e404e74db51a231a5465cac038cb372ad3"
+    )
+
+
+def test_a_constant_is_that_constant():
+    assert np.array_equal(draw(Initial(value=1.0), 0, "ln_f.weight", (3,)), np.ones(3, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("attention", "options"), [("gqa", {"n_kv_head": 2}), ("mqa", {}), ("sliding_window", {"window": 4})]
+)
+def test_a_variant_shares_the_bits_of_all_that_it_shares_with_the_baseline(attention, options):
+    """Paired differences are about the variant, not about another draw: q too, though its matrix has another shape."""
+    baseline, variant = make(), make(attention=attention, **options)
+    assert baseline.keys() == variant.keys()
+    for name, value in baseline.items():
+        if "c_attn" in name:
+            assert torch.equal(value[: SHAPE.n_embd], variant[name][: SHAPE.n_embd]), name
+        else:
+            assert torch.equal(value, variant[name]), name
+
+
+def test_another_positional_leaves_the_other_parameters_as_they_are():
+    learned, rope = make(), make(positional="rope")
+    assert learned.keys() - rope.keys() == {"positional.wpe.weight"}
+    assert all(torch.equal(learned[name], value) for name, value in rope.items())
+
+
+def test_seeds_and_layers_and_blocks_differ():
+    one, two = make(0), make(1)
+    assert not torch.equal(one["wte.weight"], two["wte.weight"])
+    assert not torch.equal(one["h.0.attn.c_attn.weight"], one["h.1.attn.c_attn.weight"])
+    q, k, v = one["h.0.attn.c_attn.weight"].split(32)
+    assert not torch.equal(q, k) and not torch.equal(k, v)
+
+
+def test_a_parameter_that_nobody_declares_is_refused_by_name():
+    """Left as memory had it, it would start from garbage, another one on each rank."""
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.empty(3))
+
+    model = nn.ModuleDict({"attn": Scaled()})
+    with pytest.raises(
+        UndeclaredError, match=r"parameter attn\.gain of Scaled: its variant must declare `initial\(\)`"
+    ):
+        fill(model, 0)
+    Scaled.initial = lambda self: {"gain": Initial(value=2.0)}
+    fill(model, 0)
+    assert torch.equal(model["attn"].gain, torch.full((3,), 2.0))
+
+
+def test_the_nearest_declaration_counts():
+    """A variant inside a variant keeps its word on its own parameters; the outer one speaks for the rest."""
+
+    class Inner(nn.Linear):
+        def initial(self):
+            return {"weight": Initial(value=1.0)}
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.plain = Inner(2, 2), nn.Linear(2, 2)
+
+        def initial(self):
+            return {"inner.weight": Initial(value=3.0), "plain.weight": Initial(value=3.0)}
+
+    found = declared(nn.ModuleDict({"outer": Outer()}))
+    assert found["outer.inner.weight"] == Initial(value=1.0)
+    assert found["outer.plain.weight"] == Initial(value=3.0)
+    assert found["outer.plain.bias"] == Initial(value=0.0)
+    assert declared(Outer())["inner.weight"] == Initial(value=1.0)
+
+
+def test_hash_covers_names_and_values(ranks):
+    def linear():
+        module = nn.Linear(2, 2)
+        fill(module, 0)
+        return module
+
+    one, two = linear(), linear()
+    assert agreed_hash(one) == agreed_hash(two)
+    two.bias.data[1] = torch.finfo(torch.float32).tiny
+    assert agreed_hash(one) != agreed_hash(two)
+    renamed = nn.ModuleDict({"a": one})
+    assert agreed_hash(renamed) != agreed_hash(one)
+
+
+def test_ranks_that_start_apart_are_stopped(ranks, monkeypatch):
+    """Otherwise the loss still falls, and what was trained is no model at all."""
+
+    def gather(hashes, own):
+        hashes[:] = [own, "f" * 64]
+
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_gather_object", gather)
+    model = nn.Linear(2, 2)
+    with pytest.raises(RuntimeError, match="ranks start from different parameters"):
+        agreed_hash(model)

@@ -1,0 +1,137 @@
+"""The optimizer does what the papers say, and clips and decays what it should."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from harness.spec import Choice, Train
+from harness.worker import optim
+from harness.worker.build import Parts
+from harness.worker.initial import fill
+from variants.api import Shape
+
+SHAPE = Shape(n_layer=2, n_head=2, n_embd=16, seq_len=8, vocab_size=11)
+
+
+def make():
+    axes = {
+        axis: Choice(use=use, label=use, options={}) for axis, use in (("positional", "learned"), ("attention", "mha"))
+    }
+    model = Parts(SHAPE, axes, []).model().to_empty(device="cpu")
+    fill(model, 0)
+    return model
+
+
+def train(**changes):
+    return Train(**{"steps": 100, "tokens_per_step": 8} | changes)
+
+
+def give_gradients(model, scale=1.0, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.grad = scale * torch.randn(parameter.shape, generator=generator)
+
+
+def test_matrices_decay_and_nothing_else_does():
+    """Decayed gains and biases are another recipe than GPT-2's, and cost loss."""
+    model = make()
+    groups = optim.adamw(model, train(weight_decay=0.3)).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decay = {names[id(parameter)]: group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert decay.keys() == set(names.values())
+    for name, value in decay.items():
+        matrix = name.endswith("weight") and "ln_" not in name
+        assert value == (0.3 if matrix else 0.0), name
+
+
+def test_a_frozen_parameter_is_left_alone():
+    model = make()
+    model.wte.weight.requires_grad_(False)
+    optimizer = optim.adamw(model, train())
+    assert all(parameter is not model.wte.weight for group in optimizer.param_groups for parameter in group["params"])
+
+
+def test_a_model_of_vectors_alone_can_be_optimised():
+    assert len(optim.adamw(nn.LayerNorm(4), train()).param_groups) == 1
+
+
+def test_steps_are_adamws():
+    """Loshchilov & Hutter 2019, algorithm 2, in float64, over a few steps with a rate that changes."""
+    cfg = train(lr=3e-2, min_lr=1e-3, warmup_steps=2, steps=6, weight_decay=0.2, beta1=0.8, beta2=0.9)
+    model = make()
+    optimizer = optim.adamw(model, cfg)
+    expected = {name: p.detach().double() for name, p in model.named_parameters()}
+    m, v = ({name: torch.zeros_like(x) for name, x in expected.items()} for _ in range(2))
+    for step in range(6):
+        give_gradients(model, seed=step)
+        lr = optim.set_learning_rate(optimizer, step, cfg)
+        for name, parameter in model.named_parameters():
+            g = parameter.grad.double()
+            m[name] = 0.8 * m[name] + 0.2 * g
+            v[name] = 0.9 * v[name] + 0.1 * g**2
+            m_hat, v_hat = m[name] / (1 - 0.8 ** (step + 1)), v[name] / (1 - 0.9 ** (step + 1))
+            decay = 0.2 if parameter.dim() == 2 else 0.0
+            expected[name] = expected[name] - lr * (m_hat / (v_hat.sqrt() + 1e-8) + decay * expected[name])
+        optimizer.step()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach().double(), expected[name], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("step", "lr"),
+    [
+        (0, 0.2),  # a fifth, as step -1 would be 0
+        (1, 0.4),
+        (3, 0.8),
+        (4, 1.0),  # all
+        (8, 0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2),  # a quarter of the way down
+        (12, 0.55),  # half of the way
+        (16, 0.1 + 0.9 * (1 - math.sqrt(0.5)) / 2),
+        (20, 0.1),  # where it would end
+    ],
+)
+def test_learning_rate_by_hand(step, lr):
+    cfg = train(steps=20, warmup_steps=4, lr=1.0, min_lr=0.1)
+    assert optim.learning_rate(step, cfg) == pytest.approx(lr, rel=1e-12)
+
+
+def test_learning_rate_without_warmup_starts_whole_and_never_rises():
+    cfg = train(steps=10, lr=0.5)
+    rates = [optim.learning_rate(step, cfg) for step in range(10)]
+    assert rates[0] == 0.5 and rates == sorted(rates, reverse=True) and rates[-1] > 0
+
+
+def test_a_warmup_over_the_whole_run_is_no_division_by_zero():
+    cfg = train(steps=4, warmup_steps=4, lr=1.0)
+    assert [optim.learning_rate(step, cfg) for step in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+
+
+def test_all_groups_get_the_rate_of_the_step():
+    cfg = train(steps=20, warmup_steps=4, lr=1.0)
+    optimizer = optim.adamw(make(), cfg)
+    assert optim.set_learning_rate(optimizer, 1, cfg) == pytest.approx(0.4)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.4, 0.4])
+
+
+@pytest.mark.parametrize(("max_norm", "factor"), [(1.0, 1 / 13), (26.0, 1.0), (0.0, 1.0)])
+def test_clipping_scales_all_gradients_by_the_global_norm_and_tells_the_norm_before(max_norm, factor):
+    """Clipped layer by layer, the step would point elsewhere; a norm after clipping would hide every spike."""
+    model = nn.Linear(2, 2)
+    model.weight.grad = torch.tensor([[3.0, 0.0], [4.0, 0.0]])
+    model.bias.grad = torch.tensor([12.0, 0.0])
+    assert optim.clip(model, max_norm).item() == pytest.approx(13.0)
+    torch.testing.assert_close(model.weight.grad, torch.tensor([[3.0, 0.0], [4.0, 0.0]]) * factor)
+    torch.testing.assert_close(model.bias.grad, torch.tensor([12.0, 0.0]) * factor)
+
+
+def test_a_gradient_that_is_not_finite_shows_in_the_norm():
+    """The loop stops a broken run by this number."""
+    model = nn.Linear(2, 2)
+    give_gradients(model)
+    model.weight.grad[0, 0] = math.nan
+    assert math.isnan(optim.clip(model, 1.0).item())
+    give_gradients(model)
+    model.weight.grad[0, 0] = math.inf
+    assert not math.isfinite(optim.clip(model, 1.0).item())
