@@ -25,6 +25,7 @@ from harness.spec import Place
 from harness.store import Run
 
 WORKER = "harness.worker.entry"  # named, never imported here
+PRELOADED = ("harness.cli", WORKER, "torch._dynamo")  # the last by way of `use_deterministic_algorithms`: 0.7 s
 STOPPED = (KeyboardInterrupt, SignalException)  # Ctrl-C, SIGTERM
 
 
@@ -40,7 +41,7 @@ def cores() -> int:
 def warm_up() -> None:
     """Start the fork server, which imports torch while the caller does something else."""
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its news are in status.json and log.txt
-    multiprocessing.set_forkserver_preload(["harness.cli", WORKER])
+    multiprocessing.set_forkserver_preload(list(PRELOADED))
     forkserver.ensure_running()
 
 
