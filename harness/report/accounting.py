@@ -1,0 +1,154 @@
+"""Sort a study's runs into entries; nothing is measured or drawn here."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from harness.errors import UserError, choices
+from harness.report.runs import RunData, Unreadable, read_run
+from harness.store import Json, Store
+
+ABSENT = "–"  # stands for an axis that a run does not have
+
+Order = tuple[int, str]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The runs that differ in nothing but the seed."""
+
+    label: str
+    axes: dict[str, str]
+    runs: tuple[RunData, ...]
+
+    @cached_property
+    def done(self) -> tuple[RunData, ...]:
+        """The runs that have results, by seed."""
+        return tuple(run for run in self.runs if run.status == "done")
+
+    @property
+    def status(self) -> str | dict[str, int]:
+        """The status that all runs share, or else how many have which."""
+        counts = Counter(run.status for run in self.runs)
+        return self.runs[0].status if len(counts) == 1 else dict(sorted(counts.items()))
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs of a study that may stand in one table: those with one and the same model, data and training.
+
+    `levels` lists each axis's labels, the baseline's first. `left_out` counts runs of other settings, `superseded`
+    those that a newer run of the same entry and seed replaces.
+    """
+
+    name: str
+    comparable: str
+    spec: Json
+    levels: dict[str, tuple[str, ...]]
+    baseline: dict[str, str]
+    entries: tuple[Entry, ...]
+    left_out: int
+    superseded: int
+    unreadable: tuple[Unreadable, ...]
+    launches: tuple[Json, ...]
+
+    @property
+    def runs(self) -> list[RunData]:
+        """All runs that the report tells of."""
+        return [run for entry in self.entries for run in entry.runs]
+
+    def varying(self) -> list[str]:
+        """Return the axes on which entries differ."""
+        return [axis for axis, levels in self.levels.items() if len(levels) > 1]
+
+    def find(self, axes: dict[str, str]) -> Entry | None:
+        """Return the entry with these labels, if there is one."""
+        return next((entry for entry in self.entries if entry.axes == axes), None)
+
+
+def read(store: Store, study: str) -> Study:
+    """Read the runs of the newest launch's settings; what cannot be read is named, not raised.
+
+    Raises:
+        UserError: the study has no results.
+    """
+    found = [read_run(run) for run in store.runs(study)]
+    if not found:
+        others = choices(study, store.studies())
+        raise UserError(f"study '{study}' has no results in {store.root}; run it first: "
+                        f"python -m harness run STUDY.toml ({others})")  # fmt: skip
+    unreadable = [run for run in found if isinstance(run, Unreadable)]
+    runs = [run for run in found if isinstance(run, RunData)]
+    try:
+        launches = store.launches(study)
+    except ValueError as error:
+        launches, unreadable = [], [*unreadable, Unreadable("launches.jsonl", str(error))]
+    if not runs:
+        return Study(study, "", {}, {}, {}, (), 0, 0, tuple(unreadable), tuple(launches))
+
+    newest = max(runs, key=lambda run: _order(run, launches))
+    comparable = newest.spec["comparable"]
+    group = [run for run in runs if run.spec["comparable"] == comparable]
+    current = _current(group, launches)
+    levels = _levels(current, newest.spec["baseline"])
+    return Study(
+        name=study,
+        comparable=comparable,
+        spec=newest.spec,
+        levels=levels,
+        baseline=newest.spec["baseline"],
+        entries=_entries(current, levels),
+        left_out=len(runs) - len(group),
+        superseded=len(group) - len(current),
+        unreadable=tuple(unreadable),
+        launches=tuple(launches),
+    )
+
+
+def _order(run: RunData, launches: list[Json]) -> Order:
+    """Return what sorts runs by age: the newest launch that names the run, then when it started."""
+    named = [i for i, launch in enumerate(launches) if run.run_id in launch.get("order", ())]
+    return max(named, default=-1), run.started_at or ""
+
+
+def _current(runs: list[RunData], launches: list[Json]) -> list[RunData]:
+    """Keep one run of each entry and seed, and in an entry only runs with the newest one's options."""
+    newest_first = sorted(runs, key=lambda run: _order(run, launches), reverse=True)
+    options: dict[str, Json] = {}
+    kept: dict[tuple[str, int], RunData] = {}
+    for run in newest_first:
+        entry_id = run.spec["entry_id"]
+        if options.setdefault(entry_id, run.spec["axes"]) == run.spec["axes"]:
+            kept.setdefault((entry_id, run.seed), run)
+    return list(kept.values())
+
+
+def _levels(runs: Iterable[RunData], baseline: dict[str, str]) -> dict[str, tuple[str, ...]]:
+    axes = list(dict.fromkeys(axis for run in runs for axis in run.labels))
+    return {
+        axis: tuple(
+            sorted(
+                {run.labels.get(axis, ABSENT) for run in runs},
+                key=lambda label: (label != baseline.get(axis), natural(label)),
+            )
+        )
+        for axis in axes
+    }
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """Return a sort key that puts gqa2 before gqa10."""
+    return [(int(digits or 0), other) for digits, other in re.findall(r"(\d+)|(\D+)", text)]
+
+
+def _entries(runs: list[RunData], levels: dict[str, tuple[str, ...]]) -> tuple[Entry, ...]:
+    by_id: dict[str, list[RunData]] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
+        by_id.setdefault(run.spec["entry_id"], []).append(run)
+    entries = [
+        Entry(label, {axis: group[0].labels.get(axis, ABSENT) for axis in levels}, tuple(group))
+        for label, group in by_id.items()
+    ]
+    return tuple(sorted(entries, key=lambda e: [levels[axis].index(label) for axis, label in e.axes.items()]))

@@ -1,0 +1,51 @@
+"""Every figure of the report, as PNG and SVG; importing this imports matplotlib."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from matplotlib.figure import Figure
+
+from harness.report.figures import canvas, costs, curves, look, tradeoff
+from harness.report.summary import Summary
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure's file name without suffix, its caption, and its content by suffix."""
+
+    name: str
+    caption: str
+    files: dict[str, bytes]
+
+
+def draw_all(summary: Summary, floor: float | None) -> list[Drawn]:
+    """Draw all figures; none where no run is done. `floor` is the lowest loss reachable, in nats per token."""
+    entries = summary.study.entries
+    done = [entry for entry in entries if entry.done]
+    if not done:
+        return []
+    style = look.look(summary.study)
+    window = curves.smoothing(max(len(entry.done[0].steps) for entry in done))
+    band = "mean of the seeds; band: lowest to highest seed" if any(len(e.done) > 1 for e in done) else "one seed"
+    smoothed = f"each seed's running mean over {window} steps; {band}"
+
+    wanted: list[tuple[str, str, Callable[[], Figure]]] = []
+    for name, title, how, kind in (
+        ("val_loss", "Validation loss", band, curves.validation),
+        ("train_loss", "Training loss", smoothed, curves.training),
+    ):
+        for against_time, x in ((False, "steps"), (True, "training time")):
+            draw = partial(curves.draw, entries, kind, style, f"{title} against {x}", how, against_time, floor)
+            wanted.append((f"{name}_{'time' if against_time else 'steps'}", f"{title} against {x}: {how}.", draw))
+    caption = "Memory of each entry's fullest rank, by category."
+    wanted.append(("memory", caption, partial(costs.memory, summary, style)))
+    n_timed = sum(result.tokens_per_s is not None for result in summary.with_results)
+    if n_timed:
+        caption = "Throughput of each entry with its bootstrap 95 % interval."
+        wanted.append(("throughput", caption, partial(costs.throughput, summary, style)))
+    if n_timed > 1:
+        caption = "Throughput against final validation loss; no entry beats a ringed one in both."
+        wanted.append(("throughput_loss", caption, partial(tradeoff.draw, summary, style)))
+    with canvas.styled():
+        return [Drawn(name, caption, canvas.render(draw())) for name, caption, draw in wanted]

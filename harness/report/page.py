@@ -1,0 +1,81 @@
+"""The report for people: report.md, section by section, from what `summary` worked out."""
+
+import math
+from collections import Counter
+
+from harness.report import appendix, cells, sections
+from harness.report.accounting import Study
+from harness.report.cells import count, escape, mean, median
+from harness.report.summary import Summary
+
+
+def render(summary: Summary, captions: dict[str, str]) -> str:
+    """Return report.md; `captions` name the figures that there are."""
+    parts = (
+        sections.results, sections.comparisons, sections.equivalence, sections.curves, sections.costs,
+        appendix.unfinished, appendix.machine, appendix.settings, appendix.launches,
+    )  # fmt: skip
+    return cells.join(_opening(summary), *(part(summary, captions) for part in parts)) + "\n"
+
+
+def floor_nats_per_token(study: Study) -> float | None:
+    """Return the lowest loss reachable; known where the corpus knows it and a token is a byte."""
+    data = study.spec.get("data", {})
+    entropy: float | None = data.get("entropy_nats_per_byte")
+    return entropy if data.get("tokenizer") == "bytes" else None
+
+
+def _opening(summary: Summary) -> str:
+    study = summary.study
+    return cells.join(f"# {study.name}", _in_short(summary), _corpus(study), *_warnings(study))
+
+
+def _in_short(summary: Summary) -> str:
+    study, with_results = summary.study, summary.with_results
+    statuses = Counter(run.status for run in study.runs)
+    runs = ", ".join(f"{n} {status}" for status, n in sorted(statuses.items()))
+    text = f"{count(len(study.entries), 'entry', 'entries')} in {count(len(study.runs), 'run')}: {runs or 'none'}."
+    complete = [r for r in with_results if r.seeds_done == r.seeds] or with_results
+    if not complete:
+        return text + " Nothing is done yet, so there are no numbers."
+    best = min(complete, key=lambda r: round(r.val_loss.mean, 4) if r.val_loss else math.inf)
+    text += f" Lowest final validation loss: `{best.label}`, {mean(best.val_loss)} nats per token."
+    timed = [r for r in complete if r.tokens_per_s]
+    if timed:
+        fastest = max(timed, key=lambda r: r.tokens_per_s.median if r.tokens_per_s else 0)
+        text += f" Highest throughput: `{fastest.label}`, {median(fastest.tokens_per_s)} tokens per second."
+    if len(complete) > 1:
+        text += " Whether such a lead is more than chance is a question for the paired differences below."
+    return text
+
+
+def _corpus(study: Study) -> str:
+    data = study.spec.get("data")
+    if not data:
+        return ""
+    text = f"Corpus: `{data['corpus']}` (SHA-256 `{data['sha256'][:12]}…`), tokenizer `{data['tokenizer']}`."
+    entropy = data.get("entropy_nats_per_byte")
+    if entropy is not None:
+        text += (
+            f" It is generated, so the lowest loss reachable is known: {entropy:.4f} nats per byte, "
+            f"{entropy / math.log(2):.4f} bits per byte. Where the study file names another corpus, this one stands in."
+        )
+    return text
+
+
+def _warnings(study: Study) -> list[str]:
+    notes = []
+    if study.left_out:
+        runs = count(study.left_out, "run")
+        notes.append(f"> {runs} of other settings (model, data or training) left out; this is the newest launch's.")
+    if study.superseded:
+        notes.append(
+            f"> {count(study.superseded, 'run')} left out that a newer run of the same entry and seed replaces."
+        )
+    hosts = {(run.env.get("host"), run.env.get("cpu"), run.env.get("gpu")) for run in study.runs if run.env}
+    if len(hosts) > 1:
+        notes.append(f"> The runs took place on {len(hosts)} machines: times compare only within one of them.")
+    if study.unreadable:
+        rows = "\n".join(f"> - `{item.name}`: {escape(item.why)}" for item in study.unreadable)
+        notes.append(f"> {count(len(study.unreadable), 'folder')} could not be read and are left out:\n>\n{rows}")
+    return notes

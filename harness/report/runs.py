@@ -1,0 +1,107 @@
+"""Read one run from the store, whole and checked; what cannot be read is named with the reason, never raised."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from harness.store import Json, Run, Steps, StoreError
+
+LOG_LINES = 20
+
+
+@dataclass(frozen=True)
+class Evals:
+    """The evaluations of a run as columns, each of shape (n_evals,)."""
+
+    step: np.ndarray
+    val_loss: np.ndarray
+    bits_per_byte: np.ndarray
+    train_s: np.ndarray
+
+
+@dataclass(frozen=True)
+class RunData:
+    """One run: what it was asked for, how it ended, and all that it recorded. Only a done run has results."""
+
+    run_id: str
+    spec: Json
+    env: Json
+    probes: Json
+    status: str
+    reason: str | None
+    message: str | None
+    started_at: str | None
+    steps: Steps
+    evals: Evals
+    log_tail: list[str]
+
+    @property
+    def seed(self) -> int:
+        """The seed, by which entries are paired."""
+        return int(self.spec["seed"])
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The label of the variant on each axis."""
+        return {axis: choice["label"] for axis, choice in self.spec["axes"].items()}
+
+    @property
+    def timed_step_s(self) -> np.ndarray:
+        """The slowest rank's time of each step that is timed, warm-up left out; shape (n_timed,)."""
+        return self.steps.step_s[~self.steps.warmup]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A run's folder (or a file of the study) that cannot be read, and why."""
+
+    name: str
+    why: str
+
+
+def read_run(run: Run) -> RunData | Unreadable:
+    """Read all of a run, or say why that is not possible."""
+    try:
+        status, spec = run.status, run.spec
+        evals = run.evals()
+        columns = {
+            name: np.array([np.nan if line[name] is None else line[name] for line in evals], dtype=float)
+            for name in ("step", "val_loss", "bits_per_byte", "train_s")
+        }
+        data = RunData(
+            run_id=run.run_id,
+            spec=spec,
+            env=run.env,
+            probes=run.probes,
+            status=status["status"],
+            reason=status["reason"],
+            message=status["message"],
+            started_at=status["started_at"],
+            steps=run.steps(),
+            evals=Evals(**columns),
+            log_tail=run.log_tail(LOG_LINES),
+        )
+        _check(data)
+        return _without_nan(data)
+    except StoreError as error:
+        return Unreadable(run.run_id, str(error))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return Unreadable(run.run_id, f"{type(error).__name__}: {error}")
+
+
+def _check(run: RunData) -> None:
+    """Touch what every report needs, so that a damaged run is found here and named."""
+    for key in ("comparable", "entry_id", "seed", "axes", "baseline", "model", "data", "train", "expected"):
+        run.spec[key]
+    if run.status == "done":
+        for key in ("memory", "parameters", "flops_per_token", "initial_hash", "peak_flops"):
+            run.probes[key]
+        if not len(run.evals.step) or not len(run.steps):
+            raise ValueError("it is done, but its steps or evaluations are missing")
+
+
+def _without_nan(run: RunData) -> RunData:
+    """Turn a run whose last evaluation is not a finite number into a failed one: it has no result."""
+    if run.status != "done" or np.isfinite(run.evals.val_loss[-1]):
+        return run
+    return replace(run, status="failed", reason="nan", message="its last validation loss is not a finite number")

@@ -1,0 +1,189 @@
+"""The sections of the page that hold results: tables with their figures, and what one must know to read them."""
+
+from collections import Counter
+
+from harness.report import cells
+from harness.report.accounting import Entry
+from harness.report.cells import (
+    NONE,
+    deviation,
+    difference,
+    join,
+    mean,
+    median,
+    mib,
+    percent,
+    picture,
+    ratio,
+    yes,
+)
+from harness.report.results import CATEGORIES, PARALLELISM, Equivalence
+from harness.report.summary import Summary
+
+Captions = dict[str, str]  # of the figures that were drawn, by name
+RULES = (
+    "`±` is half the 95 % t interval of the mean over seeds. Throughput is tokens per step over the median time of the "
+    "timed steps, the slowest rank's, warm-up left out; its interval is a bootstrap that draws seeds and then their "
+    "steps. Memory is the peak of the fullest rank. A run that is not done has no numbers."
+)
+
+
+def results(summary: Summary, captions: Captions) -> str:
+    """What each entry reached and what it cost."""
+    if not summary.results:
+        return ""
+    header = ["entry", "runs", "val loss", "bits per byte", "tokens/s", "step, ms", "peak memory, MiB", "MFU"]
+    rows = [
+        [
+            entry.label,
+            runs_cell(entry),
+            mean(r.val_loss),
+            mean(r.bits_per_byte),
+            median(r.tokens_per_s),
+            median(r.step_s, 1e3),
+            mib(r.peak_memory_bytes),
+            percent(r.mfu),
+            f"{r.parameters:,}",
+        ]
+        for entry, r in zip(summary.study.entries, summary.results.values(), strict=True)
+    ]
+    pictures = (picture(name, captions) for name in ("throughput_loss", "throughput"))
+    return join("## Results", cells.table([*header, "parameters"], rows, left=2), RULES, _mfu(summary), *pictures)
+
+
+def runs_cell(entry: Entry) -> str:
+    """Return how many runs are done, and how the others stand and why."""
+    done = f"{len(entry.done)} of {len(entry.runs)} done"
+    others = Counter(
+        run.status + (f" ({run.reason})" if run.reason else "") for run in entry.runs if run.status != "done"
+    )
+    return "; ".join([done, *(f"{n} {status}" for status, n in sorted(others.items()))])
+
+
+def _mfu(summary: Summary) -> str:
+    sources: dict[str, list[float]] = {}
+    for run in (run for entry in summary.study.entries for run in entry.done):
+        peak = run.probes["peak_flops"]
+        values = sources.setdefault(str(peak["source"]), [])
+        values += [peak["value"]] if peak["value"] else []
+    if not sources:
+        return ""
+    known = [f"{_range(values)} ({source})" if values else f"unknown ({source})" for source, values in sources.items()]
+    formula = "MFU = FLOPs per token × tokens per second ÷ peak FLOP/s of all the run's devices"
+    return f"{formula}; peak: {'; '.join(known)}."
+
+
+def _range(values: list[float]) -> str:
+    low, high = f"{min(values) / 1e12:.3g}", f"{max(values) / 1e12:.3g}"
+    return f"{low} TFLOP/s" if low == high else f"{low} to {high} TFLOP/s"
+
+
+def comparisons(summary: Summary, captions: Captions) -> str:
+    """Each entry beside the baseline, seed by seed."""
+    study, found = summary.study, summary.comparisons
+    if not study.entries:
+        return ""
+    if not found:
+        baseline = ", ".join(f"{axis} {label}" for axis, label in study.baseline.items()) or "none stated"
+        return join("## Against the baseline", f"No entry has a baseline beside it (baseline: {baseline}).")
+    header = ["entry", "differs in", "seeds", "difference in val loss", "excludes zero", "tokens/s ×", "peak memory ×"]
+    rows = [
+        [
+            c.label,
+            ", ".join(c.differs),
+            f"{len(c.seeds)}" + (f" (+{c.seeds_unpaired} unpaired)" if c.seeds_unpaired else ""),
+            difference(c.val_loss_difference),
+            yes(c.excludes_zero, "no interval" if c.seeds else NONE),
+            ratio(c.tokens_per_s_ratio),
+            ratio(c.peak_memory_ratio),
+        ]
+        for c in found
+    ]
+    text = (
+        f"Against {cells.listing(list(dict.fromkeys(c.against for c in found)))}. The difference is variant minus "
+        "baseline, taken between runs of the same seed, with the 95 % t interval of its mean; a single seed gives no "
+        "interval. Ratios are variant over baseline, from the same seeds. An entry that differs on several axes shows "
+        "their joint effect. With many rows, one in twenty intervals excludes zero by chance."
+    )
+    return join("## Against the baseline", text, cells.table(header, rows, left=2))
+
+
+def equivalence(summary: Summary, captions: Captions) -> str:
+    """Whether each parallelism trains the same model."""
+    if len(summary.study.levels.get(PARALLELISM, ())) < 2:
+        return ""
+    title = "## Does the parallelism change the result?"
+    grouped: dict[str, list[Equivalence]] = {}
+    for row in summary.equivalence:
+        grouped.setdefault(row.label, []).append(row)
+    if not grouped:
+        return join(title, "No two runs that differ in the parallelism alone are done yet.")
+    header = ["entry", "against", "seeds", "training losses", "first step", "last step", "whole curve"]
+    rows = [
+        [
+            label,
+            group[0].against,
+            str(len(group)),
+            "bitwise equal" if all(row.bitwise for row in group) else "deviate",
+            deviation(max(row.loss_first_step for row in group)),
+            deviation(max(row.loss_last_step for row in group)),
+            deviation(max(row.loss_all_steps for row in group)),
+            deviation(max(row.val_loss for row in group)),
+            _hashes(group),
+        ]
+        for label, group in grouped.items()
+    ]
+    text = (
+        "Each run beside the one of the same seed that differs in the parallelism alone: the largest absolute "
+        "difference of the losses (nats per token) over the seeds, and whether both started from the same parameters."
+    )
+    return join(title, text, cells.table([*header, "final val loss", "same start"], rows, left=2))
+
+
+def _hashes(group: list[Equivalence]) -> str:
+    found = {row.initial_hash_equal for row in group}
+    return "no" if False in found else "not recorded" if None in found else "yes"
+
+
+def curves(summary: Summary, captions: Captions) -> str:
+    """The loss curves."""
+    names = ("val_loss_steps", "val_loss_time", "train_loss_steps", "train_loss_time")
+    pictures = [picture(name, captions) for name in names]
+    text = (
+        "Lines end at the final loss that their names show. What is higher than anything after the first part of the "
+        "steps is cut off, so that the beginning does not squeeze the end."
+    )
+    return join("## Loss curves", text, *pictures) if any(pictures) else ""
+
+
+def costs(summary: Summary, captions: Captions) -> str:
+    """Memory by category, and the arithmetic that was counted."""
+    measured = [r for r in summary.with_results if r.memory]
+    if not measured:
+        return ""
+    header = ["entry", *CATEGORIES, "peak", "resident peak"]
+    keys = [*CATEGORIES, "peak", "resident_peak"]
+    rows = [[r.label, *(mib((r.memory or {}).get(key)) for key in keys)] for r in measured]
+    text = (
+        "MiB of the fullest rank. On CUDA the peak is the allocator's; on a CPU it is the sum of the categories, which "
+        "are counted from the tensors, and the resident peak, which holds the whole process, stands beside it."
+    )
+    return join("## Memory", text, cells.table(header, rows), picture("memory", captions), _arithmetic(summary))
+
+
+def _arithmetic(summary: Summary) -> str:
+    header = ["entry", "attention kernels", "FLOPs per token, by formula", "as counted", "counted ÷ formula"]
+    rows = []
+    for entry in (entry for entry in summary.study.entries if entry.done):
+        probes = entry.done[0].probes
+        formula, counted = probes["flops_per_token"], probes.get("flops_per_token_counted")
+        kernels = sorted({kernel for run in entry.done for kernel in run.probes.get("attention_kernels") or ()})
+        numbers = [f"{formula:.4g}", f"{counted:.4g}" if counted else NONE]
+        rows.append(
+            [entry.label, ", ".join(kernels) or NONE, *numbers, f"{counted / formula:.3f}" if counted else NONE]
+        )
+    text = (
+        "The formula counts what the variant needs, the counter what was executed: a ratio above 1 is work that the "
+        "kernel does and the variant does not need."
+    )
+    return join("## Arithmetic", text, cells.table(header, rows, left=2))

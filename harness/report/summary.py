@@ -1,0 +1,90 @@
+"""The report for programs: the content of summary.json, whose keys `reports/README.md` states."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from harness.report import results
+from harness.report.accounting import Study
+from harness.report.results import Comparison, Equivalence, Result
+from harness.report.runs import RunData
+from harness.store import SCHEMA_VERSION, Json
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A study and all that was worked out from it; what tables, figures and page are made of."""
+
+    study: Study
+    created_at: str
+    results: dict[str, Result]
+    comparisons: list[Comparison]
+    equivalence: list[Equivalence]
+
+    @property
+    def with_results(self) -> list[Result]:
+        """The results of the entries that have some run done, in the study's order."""
+        return [result for result in self.results.values() if result.val_loss]
+
+
+def summarise(study: Study, created_at: str) -> Summary:
+    """Work out all numbers of the report, once."""
+    return Summary(
+        study=study,
+        created_at=created_at,
+        results={entry.label: results.result(entry) for entry in study.entries},
+        comparisons=results.comparisons(study),
+        equivalence=results.equivalence(study),
+    )
+
+
+def as_json(summary: Summary) -> Json:
+    """Return the content of summary.json."""
+    study = summary.study
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "study": study.name,
+        "created_at": summary.created_at,
+        "comparable": study.comparable or None,
+        "axes": {axis: list(levels) for axis, levels in study.levels.items()},
+        "baseline": study.baseline,
+        "settings": {section: study.spec.get(section) for section in ("model", "data", "train")},
+        "runs": dict(sorted(Counter(run.status for run in study.runs).items())),
+        "left_out": {"other_settings": study.left_out, "superseded": study.superseded},
+        "unreadable": [asdict(item) for item in study.unreadable],
+        "entries": [_entry(summary.results[entry.label], [_run(run) for run in entry.runs]) for entry in study.entries],
+        "comparisons": [asdict(item) for item in summary.comparisons],
+        "equivalence": [asdict(item) for item in summary.equivalence],
+        "environments": _environments(study.runs),
+        "launches": list(study.launches),
+    }
+
+
+def _entry(result: Result, runs: list[Json]) -> Json:
+    fields: dict[str, Any] = asdict(result)
+    return fields.pop("axes") | fields | {"runs": runs}
+
+
+def _run(run: RunData) -> Json:
+    return {
+        "run_id": run.run_id,
+        "seed": run.seed,
+        "status": run.status,
+        "reason": run.reason,
+        "message": run.message,
+        "steps_recorded": len(run.steps),
+        "initial_hash": run.probes.get("initial_hash"),
+        "attention_kernels": run.probes.get("attention_kernels"),
+        "peak_flops": run.probes.get("peak_flops"),
+        "flops_per_token_counted": run.probes.get("flops_per_token_counted"),
+    }
+
+
+def _environments(runs: list[RunData]) -> list[Json]:
+    """Return each distinct env.json, with the runs that ran so."""
+    found: dict[str, Json] = {}
+    for run in runs:
+        if run.env:
+            environment = found.setdefault(repr(sorted(run.env.items())), {"env": run.env, "runs": []})
+            environment["runs"].append(run.run_id)
+    return list(found.values())

@@ -1,0 +1,140 @@
+"""The report's tables as CSV: every number as it was recorded or worked out, unrounded; what is missing is empty."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, fields
+from typing import Any
+
+from harness.report.results import CATEGORIES, Equivalence
+from harness.report.runs import RunData
+from harness.report.statistics import Mean, Median, Ratio
+from harness.report.summary import Summary
+
+Row = list[Any]
+
+
+def all_tables(summary: Summary) -> dict[str, str]:
+    """Return the name and content of each file of tables/."""
+    return {
+        "entries.csv": _entries(summary),
+        "comparisons.csv": _comparisons(summary),
+        "equivalence.csv": _equivalence(summary),
+        "memory.csv": _memory(summary),
+        "val_curves.csv": _val_curves(summary),
+        "train_curves.csv": _train_curves(summary),
+    }
+
+
+def _csv(header: list[str], rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(["" if _missing(cell) else cell for cell in row] for row in rows)
+    return text.getvalue()
+
+
+def _missing(cell: Any) -> bool:
+    return cell is None or (isinstance(cell, float) and not math.isfinite(cell))
+
+
+def _with_bounds(value: Mean | Median | Ratio | None) -> Row:
+    """Return value, low, high."""
+    if value is None:
+        return [None, None, None]
+    center = value.mean if isinstance(value, Mean) else value.median if isinstance(value, Median) else value.ratio
+    return [center, *(value.ci95 or (None, None))]
+
+
+def _names(measure: str) -> list[str]:
+    return [measure, f"{measure}_low", f"{measure}_high"]
+
+
+def _status(status: str | dict[str, int]) -> str:
+    return status if isinstance(status, str) else " ".join(f"{name}:{n}" for name, n in status.items())
+
+
+def _seeds(seeds: Iterable[int]) -> str:
+    return " ".join(map(str, seeds))
+
+
+def _entries(summary: Summary) -> str:
+    header = ["entry", *summary.study.levels, "seeds", "seeds_done", "status"]
+    for measure in ("val_loss", "bits_per_byte", "tokens_per_s", "step_s"):
+        header += _names(measure)
+    header += ["peak_memory_bytes", "parameters", "flops_per_token", "peak_flops", "mfu"]
+    rows: list[Row] = []
+    for r in summary.results.values():
+        row = [r.label, *r.axes.values(), _seeds(r.seeds), _seeds(r.seeds_done), _status(r.status)]
+        for value in (r.val_loss, r.bits_per_byte, r.tokens_per_s, r.step_s):
+            row += _with_bounds(value)
+        rows.append([*row, r.peak_memory_bytes, r.parameters, r.flops_per_token, r.peak_flops, r.mfu])
+    return _csv(header, rows)
+
+
+def _comparisons(summary: Summary) -> str:
+    header = ["entry", "against", "differs", "seeds", "seeds_unpaired", *_names("val_loss_difference"), "excludes_zero"]
+    header += [*_names("tokens_per_s_ratio"), "peak_memory_ratio"]
+    rows: list[Row] = []
+    for c in summary.comparisons:
+        row: Row = [c.label, c.against, " ".join(c.differs), _seeds(c.seeds), c.seeds_unpaired]
+        row += [*_with_bounds(c.val_loss_difference), c.excludes_zero]
+        rows.append([*row, *_with_bounds(c.tokens_per_s_ratio), c.peak_memory_ratio])
+    return _csv(header, rows)
+
+
+def _equivalence(summary: Summary) -> str:
+    header = ["entry", *(field.name for field in fields(Equivalence)[1:])]
+    return _csv(header, (astuple(row) for row in summary.equivalence))
+
+
+def _memory(summary: Summary) -> str:
+    names = [*CATEGORIES, "peak", "resident_peak"]
+    rows = (
+        [entry.label, run.seed, rank, *(memory.get(name) for name in names)]
+        for entry in summary.study.entries
+        for run in entry.done
+        for rank, memory in enumerate(run.probes["memory"])
+    )
+    return _csv(["entry", "seed", "rank", *names], rows)
+
+
+def _runs(summary: Summary) -> Iterator[tuple[Row, RunData]]:
+    for entry in summary.study.entries:
+        for run in entry.runs:
+            yield [entry.label, run.seed], run
+
+
+def _val_curves(summary: Summary) -> str:
+    header = ["entry", "seed", "step", "val_loss", "bits_per_byte", "train_s", "status"]
+    rows = (
+        [*who, int(step), *values, run.status]
+        for who, run in _runs(summary)
+        for step, *values in zip(
+            run.evals.step.tolist(),
+            run.evals.val_loss.tolist(),
+            run.evals.bits_per_byte.tolist(),
+            run.evals.train_s.tolist(),
+            strict=True,
+        )
+    )
+    return _csv(header, rows)
+
+
+def _train_curves(summary: Summary) -> str:
+    header = ["entry", "seed", "step", "loss", "step_s", "grad_norm", "lr", "warmup", "status"]
+    rows = (
+        [*who, *values, run.status]
+        for who, run in _runs(summary)
+        for values in zip(
+            run.steps.step.tolist(),
+            run.steps.loss.tolist(),
+            run.steps.step_s.tolist(),
+            run.steps.grad_norm.tolist(),
+            run.steps.lr.tolist(),
+            run.steps.warmup.tolist(),
+            strict=True,
+        )
+    )
+    return _csv(header, rows)
