@@ -183,7 +183,8 @@ def _shards(name: str, path: Path, tokenizer: Tokenizer, place: str) -> Corpus:
     all_files = files["train"] + files["val"] if files else [path]
     sha, problems = hashlib.sha256(), []
     for file in all_files:
-        tokens = np.memmap(file, dtype=np.uint16, mode="r") if file.stat().st_size >= 2 else np.zeros(0, np.uint16)
+        n = file.stat().st_size // 2
+        tokens = np.memmap(file, dtype=np.uint16, mode="r", shape=(n,)) if n else np.zeros(0, np.uint16)
         ends = tokens if tokens.nbytes <= HASHED_WHOLE else np.concatenate((tokens[: 1 << 20], tokens[-(1 << 20) :]))
         sha.update(f"{len(tokens)}".encode() + ends.tobytes())
         if file.stat().st_size % 2:
