@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.store import Run, Store, StoreError
+from harness.store import Json, Run, Store, StoreError
 
 DONE, SOME_FAILED, WRONG, STOPPED = 0, 1, 2, 130  # exit codes
 
@@ -191,18 +191,24 @@ def status(args: argparse.Namespace) -> int:
     if not any(store.runs(name) for name in studies):
         raise UserError(f"no results of {args.study or 'any study'} in {args.results}; {_first_run(args.study)}")
     for name in studies:
-        runs = store.runs(name)
-        found = [(one, one.status) for one in runs]
+        found = [(one, _state(one)) for one in store.runs(name)]
         counts = Counter(state["status"] for _, state in found)
-        print(f"{name}: {len(runs)} runs: " + ", ".join(f"{n} {word}" for word, n in sorted(counts.items())))
+        print(f"{name}: {len(found)} runs: " + ", ".join(f"{n} {word}" for word, n in sorted(counts.items())))
         for one, state in found:
             if state["status"] in ("done", "pending"):
                 continue
             last = one.last_step()
-            step = f" at step {last['step'] + 1}/{one.spec['train']['steps']}" if last else ""
+            step = f" at step {last['step'] + 1}" if last else ""
             why = f" ({state['reason']}: {state['message']})" if state["reason"] else ""
             print(f"  {one.run_id}: {state['status']}{step}{why}")
     return DONE
+
+
+def _state(one: Run) -> Json:
+    try:
+        return one.status
+    except StoreError as error:
+        return {"status": "unreadable", "reason": "error", "message": str(error)}
 
 
 def report(args: argparse.Namespace) -> int:

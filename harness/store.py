@@ -69,6 +69,8 @@ def read_json(path: Path) -> Json:
     """
     try:
         value: Json = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("not a JSON object")
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: unreadable ({error}); remove its folder to run that entry again") from error
     if value.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:

@@ -362,3 +362,10 @@ def test_the_store_needs_no_torch():
     code = "import sys, harness.store; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert store.SCHEMA_VERSION == 1
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"status": "do', "null"])
+def test_a_damaged_file_is_named_with_the_remedy(tmp_path, content):
+    (tmp_path / "status.json").write_text(content)
+    with pytest.raises(StoreError, match=r"status\.json: unreadable .*; remove its folder to run that entry again"):
+        read_json(tmp_path / "status.json")

@@ -19,7 +19,7 @@ def render(summary: Summary, captions: dict[str, str]) -> str:
 
 
 def floor_nats_per_token(study: Study) -> float | None:
-    """Return the lowest loss reachable; known where the corpus knows it and a token is a byte."""
+    """Return the lowest validation loss reachable; known where the corpus knows it and a token is a byte."""
     data = study.spec.get("data", {})
     entropy: float | None = data.get("entropy_nats_per_byte")
     return entropy if data.get("tokenizer") == "bytes" else None
@@ -57,7 +57,7 @@ def _corpus(study: Study) -> str:
     entropy = data.get("entropy_nats_per_byte")
     if entropy is not None:
         text += (
-            f" It is generated, so the lowest loss reachable is known: {entropy:.4f} nats per byte, "
+            f" It is generated, so the lowest validation loss reachable is known: {entropy:.4f} nats per byte, "
             f"{entropy / math.log(2):.4f} bits per byte. Where the study file names another corpus, this one stands in."
         )
     return text

@@ -24,7 +24,8 @@ Captions = dict[str, str]  # of the figures that were drawn, by name
 RULES = (
     "`±` is half the 95 % t interval of the mean over seeds. Throughput is tokens per step over the median time of the "
     "timed steps, the slowest rank's, warm-up left out; its interval is a bootstrap that draws seeds and then their "
-    "steps. Memory is the peak of the fullest rank. A run that is not done has no numbers."
+    "steps, and from one seed tells nothing of what differs from run to run. Memory is the peak of the fullest rank. A "
+    "run that is not done has no numbers."
 )
 
 
@@ -150,8 +151,8 @@ def curves(summary: Summary, captions: Captions) -> str:
     names = ("val_loss_steps", "val_loss_time", "train_loss_steps", "train_loss_time")
     pictures = [picture(name, captions) for name in names]
     text = (
-        "Lines end at the final loss that their names show. What is higher than anything after the first part of the "
-        "steps is cut off, so that the beginning does not squeeze the end."
+        "A name stands at the final loss of its line, or is led to it; dots go on from where a line ends. The "
+        "beginning, where the loss is far higher, is cut off."
     )
     return join("## Loss curves", text, *pictures) if any(pictures) else ""
 

@@ -162,6 +162,12 @@ class Fake:
         }
 
 
+@pytest.fixture(autouse=True)
+def _no_fsync(monkeypatch):
+    """Made-up results need not outlive the machine, and flushing them takes most of the time."""
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+
+
 @pytest.fixture
 def fake(tmp_path) -> Fake:
     """An empty results folder for a made-up study; `fake.write()` fills it."""

@@ -7,6 +7,7 @@ import pytest
 
 from harness.report import accounting
 from harness.report.figures import curves
+from harness.report.figures.canvas import MIN_SPAN
 from harness.report.figures.costs import row_places
 from harness.report.figures.labels import overlap, place, spread
 from harness.report.figures.look import LINES_PER_PANEL, look
@@ -112,3 +113,12 @@ def test_smoothing_is_an_odd_number_of_steps_within_the_curve():
 def test_rows_of_a_group_stand_together():
     a, b, c = row_places(["x", "x", "y"])
     assert c - b > b - a > 0
+
+
+def test_rounding_errors_are_not_blown_up_to_differences(one_axis):
+    entry = accounting.read(one_axis.write().store, "tiny").entries[0]
+    flat = np.full(5, 2.0)
+    low, high = curves._y_limits(
+        [curves.Curve(entry, np.arange(5), np.arange(5), flat, flat - 1e-7, flat + 1e-7)], None
+    )
+    assert high - low >= MIN_SPAN and low < 2 < high

@@ -171,6 +171,7 @@ def test_a_log_that_holds_fences_and_colours_stays_in_its_block(one_axis, no_fig
 
 
 def test_a_second_report_is_the_same_and_leaves_nothing_old(one_axis):
+    one_axis.seeds = (0,)
     _, _, folder = written(one_axis.write())
     before = {path: path.read_bytes() for path in folder.glob("*/*")}
     old = folder / "figures" / "old.png"
@@ -199,6 +200,6 @@ def test_neither_import_nor_report_needs_torch_and_import_is_quick(one_axis, tmp
 def test_fifty_four_runs_of_three_hundred_steps_take_seconds(fake):
     fake.steps, fake.eval_every = 300, 25
     fake.write()
-    start = time.perf_counter()
+    start = time.process_time()
     report.write(fake.store, "tiny", fake.root.parent / "reports")
-    assert time.perf_counter() - start < 15  # some 3 s where nothing else runs
+    assert time.process_time() - start < 15  # some 3 s; the processor's time, so that what else runs does not count

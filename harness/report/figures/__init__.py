@@ -20,7 +20,7 @@ class Drawn:
 
 
 def draw_all(summary: Summary, floor: float | None) -> list[Drawn]:
-    """Draw all figures; none where no run is done. `floor` is the lowest loss reachable, in nats per token."""
+    """Draw all figures; none where no run is done. `floor` is the lowest validation loss reachable."""
     entries = summary.study.entries
     done = [entry for entry in entries if entry.done]
     if not done:
@@ -28,15 +28,15 @@ def draw_all(summary: Summary, floor: float | None) -> list[Drawn]:
     style = look.look(summary.study)
     window = curves.smoothing(max(len(entry.done[0].steps) for entry in done))
     band = "mean of the seeds; band: lowest to highest seed" if any(len(e.done) > 1 for e in done) else "one seed"
-    smoothed = f"each seed's running mean over {window} steps; {band}"
+    smoothed = f"each seed's running mean over {window} steps; {band}" if window > 1 else band
 
     wanted: list[tuple[str, str, Callable[[], Figure]]] = []
-    for name, title, how, kind in (
-        ("val_loss", "Validation loss", band, curves.validation),
-        ("train_loss", "Training loss", smoothed, curves.training),
+    for name, title, how, kind, lowest in (
+        ("val_loss", "Validation loss", band, curves.validation, floor),
+        ("train_loss", "Training loss", smoothed, curves.training, None),
     ):
         for against_time, x in ((False, "steps"), (True, "training time")):
-            draw = partial(curves.draw, entries, kind, style, f"{title} against {x}", how, against_time, floor)
+            draw = partial(curves.draw, entries, kind, style, f"{title} against {x}", how, against_time, lowest)
             wanted.append((f"{name}_{'time' if against_time else 'steps'}", f"{title} against {x}: {how}.", draw))
     caption = "Memory of each entry's fullest rank, by category."
     wanted.append(("memory", caption, partial(costs.memory, summary, style)))

@@ -14,6 +14,7 @@ from matplotlib.ticker import FuncFormatter
 DPI = 150
 INK, FAINT, GRID = "#222222", "#6b6b6b", "#e3e3e3"
 TEXT, SMALL = 9.0, 8.0  # points
+MIN_SPAN = 0.01  # nats that an axis of losses spans at least, so that rounding errors are not blown up
 HEAD = 0.62  # inches that title and subtitle take
 STYLE: Any = {
     "font.size": TEXT,
@@ -26,6 +27,7 @@ STYLE: Any = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.linewidth": 0.8,
+    "axes.formatter.useoffset": False,
     "grid.color": GRID,
     "grid.linewidth": 0.7,
     "xtick.color": FAINT,

@@ -8,7 +8,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.report.accounting import Entry
-from harness.report.figures.canvas import FAINT, HEAD, INK, SMALL, add_axes, new_figure, text_sizes, thousands, widest
+from harness.report.figures.canvas import (
+    FAINT,
+    HEAD,
+    INK,
+    MIN_SPAN,
+    SMALL,
+    add_axes,
+    new_figure,
+    text_sizes,
+    thousands,
+    widest,
+)
 from harness.report.figures.labels import spread
 from harness.report.figures.look import Look
 from harness.report.statistics import running_mean
@@ -51,7 +62,7 @@ def training(entry: Entry, against_time: bool) -> Curve:
     n = min(len(run) for run in runs)
     losses = np.array([running_mean(run.loss[:n], smoothing(n)) for run in runs])
     time = np.mean([np.cumsum(run.step_s[:n]) for run in runs], axis=0)
-    return _curve(entry, runs[0].step[:n], time if against_time else None, losses)
+    return _curve(entry, runs[0].step[:n] + 1, time if against_time else None, losses)  # steps done, as in evaluations
 
 
 def smoothing(n_steps: int) -> int:
@@ -129,7 +140,9 @@ def _y_limits(curves: Iterable[Curve], floor: float | None) -> tuple[float, floa
         (c.low[c.step >= SETTLED * c.step[-1]].min(), c.high[c.step >= SETTLED * c.step[-1]].max()) for c in curves
     ]
     low, high = min(low for low, _ in shown), max(high for _, high in shown)
-    span = (high - low) or max(abs(high), 1e-6) * 0.1
+    spare = max(0.0, MIN_SPAN - (high - low)) / 2
+    low, high = low - spare, high + spare
+    span = high - low
     if floor is not None and low - span < floor < low:
         low = floor  # near enough to be shown without squeezing the curves
     return float(low - 0.09 * span), float(high + 0.04 * span)

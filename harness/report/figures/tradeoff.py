@@ -7,7 +7,7 @@ from matplotlib.patheffects import withStroke
 
 from harness.report import statistics
 from harness.report.accounting import Entry
-from harness.report.figures.canvas import DPI, FAINT, HEAD, SMALL, add_axes, new_figure, text_sizes, thousands
+from harness.report.figures.canvas import DPI, FAINT, HEAD, MIN_SPAN, SMALL, add_axes, new_figure, text_sizes, thousands
 from harness.report.figures.labels import place
 from harness.report.figures.look import Look
 from harness.report.results import Result
@@ -42,7 +42,10 @@ def draw(summary: Summary, look: Look) -> Figure:
         _point(axes, result, entries[result.label], look, on_front)
     axes.margins(0.09, 0.09)
     axes.autoscale_view()
-    limits = axes.get_xlim(), axes.get_ylim()
+    low, high = axes.get_ylim()
+    spare = max(0.0, MIN_SPAN - (high - low)) / 2
+    limits = axes.get_xlim(), (low - spare, high + spare)
+    axes.set_ylim(*limits[1])
     _front_line(axes, [result for result, on_front in zip(results, best, strict=True) if on_front])
     axes.set_xlim(*limits[0])
     axes.set_ylim(*limits[1])
