@@ -158,12 +158,13 @@ def run(args: argparse.Namespace) -> int:
         print(f"{spec.run_id}: running in another process, left to it", file=sys.stderr)
     if due.failed:
         print(f"{len(due.failed)} failed earlier and are left so; --retry-failed runs them again", file=sys.stderr)
+    command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
+    launch = {"command": command, "comparable": found.runs[0].comparable, "note": found.note}
+    store.forget_pending(found.name, keep=found.all_run_ids)
+    for spec in todo:
+        store.run(found.name, spec.run_id).plan(spec.model_dump())
+    store.record_launch(found.name, launch | {"order": [spec.run_id for spec in todo]})
     if todo:
-        store.forget_pending(found.name, keep=found.all_run_ids)
-        for spec in todo:
-            store.run(found.name, spec.run_id).plan(spec.model_dump())
-        command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
-        store.record_launch(found.name, {"command": command, "order": [spec.run_id for spec in todo]})
         try:
             queue.work_off(store, todo, local.start, args.fail_fast)
         except local.STOPPED:

@@ -88,9 +88,9 @@ def read(store: Store, study: str) -> Study:
     if not runs:
         return Study(study, "", {}, {}, {}, (), 0, 0, tuple(unreadable), tuple(launches))
 
-    newest = max(runs, key=lambda run: _order(run, launches))
-    comparable = newest.spec["comparable"]
+    comparable = _asked_for(runs, launches)
     group = [run for run in runs if run.spec["comparable"] == comparable]
+    newest = max(group, key=lambda run: _order(run, launches))
     current = _current(group, launches)
     levels = _levels(current, newest.spec["baseline"])
     return Study(
@@ -105,6 +105,14 @@ def read(store: Store, study: str) -> Study:
         unreadable=tuple(unreadable),
         launches=tuple(launches),
     )
+
+
+def _asked_for(runs: list[RunData], launches: list[Json]) -> str:
+    """Return the settings of the newest launch, also of one that found all done; without launches the newest run's."""
+    newest = max(runs, key=lambda run: _order(run, launches))
+    known = {run.spec["comparable"] for run in runs}
+    named = [launch["comparable"] for launch in launches if launch.get("comparable") in known]
+    return str(named[-1] if named else newest.spec["comparable"])
 
 
 def _order(run: RunData, launches: list[Json]) -> Order:

@@ -45,14 +45,16 @@ def test_every_entry_is_done_and_leaves_the_files_of_the_contract(results):
 
 def test_a_second_call_starts_nothing(harness, results):
     before = {path: path.stat().st_mtime_ns for path in harness.folder.glob("results/s/*/*")}
+    assert len(before) == 18 * 6 + 6 + 12  # files, and a step file more for each second rank
     printed = harness("run", harness.folder / "study.toml")
     assert "18 done, 0 to do" in printed.stderr
     assert {path: path.stat().st_mtime_ns for path in harness.folder.glob("results/s/*/*")} == before
-    assert len(Store(harness.folder / "results").launches("s")) == 1
+    first, second = Store(harness.folder / "results").launches("s")
+    assert len(first["order"]) == 18 and second["order"] == [] and first["comparable"] == second["comparable"]
 
 
 def test_the_order_is_recorded_and_not_that_of_the_study(results, harness):
-    (launch,) = Store(harness.folder / "results").launches("s")
+    launch = Store(harness.folder / "results").launches("s")[0]
     order, runs = launch["order"], [run.run_id for run in results[1].values()]
     assert sorted(order) == sorted(runs)
     listed = json.loads(harness("list", harness.folder / "study.toml", "--json").stdout)["entries"]

@@ -49,6 +49,14 @@ def test_the_newest_launch_decides_and_not_the_newest_folder(one_axis):
     assert accounting.read(one_axis.store, "tiny").comparable == "a"
 
 
+def test_a_launch_that_found_all_done_decides_too(one_axis):
+    for one_axis.comparable in ("a", "b"):
+        one_axis.write()
+    one_axis.store.record_launch("tiny", {"command": "again", "order": [], "comparable": "a"})
+    study = accounting.read(one_axis.store, "tiny")
+    assert (study.comparable, {run.spec["comparable"] for run in study.runs}) == ("a", {"a"})
+
+
 def test_without_launches_the_newest_started_run_decides(one_axis):
     for one_axis.comparable in ("z", "a"):
         one_axis.write()

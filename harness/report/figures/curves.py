@@ -161,7 +161,7 @@ def _mark_floor(axes: Axes, loss: float) -> None:
     low, high = axes.get_ylim()
     if low <= loss <= high:
         axes.axhline(loss, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
-        axes.annotate(f"lowest reachable: {loss:.3f}", (0.0, loss), (4, -2.5), va="top", fontsize=7, color=FAINT,
+        axes.annotate(f"lowest reachable: {loss:.3f}", (0.0, loss), (4, 2.5), va="bottom", fontsize=7, color=FAINT,
                       xycoords=("axes fraction", "data"), textcoords="offset points")  # fmt: skip
 
 
