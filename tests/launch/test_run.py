@@ -208,9 +208,9 @@ def test_compile_changes_speed_and_not_the_losses(new_harness):
 
 def test_no_model_trained_on_the_synthetic_language_falls_below_its_entropy(new_harness):
     study = new_harness.study('["rope"]')
-    settings = ["data.corpus=synthetic", "model.seq_len=128", "model.n_embd=64", "model.dropout=0.0", "train.steps=150"]
-    settings += ["train.tokens_per_step=2048", "train.micro_batch=16", "train.eval_every=150", "train.eval_tokens=16384"]
-    new_harness("run", study, "--set", *settings)
+    settings = ["data.corpus=synthetic", "model.seq_len=128", "model.n_embd=64", "model.dropout=0.0"]
+    training = {"steps": 150, "tokens_per_step": 2048, "micro_batch": 16, "eval_every": 150, "eval_tokens": 16384}
+    new_harness("run", study, "--set", *settings, *(f"train.{key}={value}" for key, value in training.items()))
     (run,) = Store(new_harness.folder / "results").runs("s")
     floor, reached = run.spec["data"]["entropy_nats_per_byte"], run.evals()[-1]["val_loss"]
     assert 0.4 < floor < 0.7
