@@ -69,6 +69,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, default=Path("reports"), metavar="DIR", help="default: %(default)s")
     sub = command("worker", worker, "be one rank of a run; for a torchrun command: torchrun ... -m harness worker SPEC")
     sub.add_argument("spec", type=Path, metavar="SPEC", help="a run's spec.json")
+    sub = command("checkpoint", show_checkpoint, "import, export and show weights of GPT-2")
+    actions = sub.add_subparsers(required=True, metavar="ACTION")
+    for name, function, places, text in (
+        ("import", import_checkpoint, ("source", "dest"), "read a published GPT-2: a folder, a file, or a hub name"),
+        ("export", export_checkpoint, ("source", "dest"), "write what transformers loads"),
+        ("show", show_checkpoint, ("source",), "print shape, parameters, hash, and where each tensor came from"),
+    ):
+        action = actions.add_parser(name, help=text, description=text)
+        action.set_defaults(command=function)
+        for place in places:
+            action.add_argument(place, metavar=place.upper())
     return parser
 
 
@@ -247,4 +258,42 @@ def worker(args: argparse.Namespace) -> int:
     from harness.worker.entry import work
 
     work(args.spec.parent, begin=True)
+    return DONE
+
+
+def import_checkpoint(args: argparse.Namespace) -> int:
+    """Read a published checkpoint into a folder of our own."""
+    from harness.checkpoint import folder
+
+    weights = folder.import_published(args.source, Path(args.dest))
+    print(f"{args.dest}: {weights.parameters:,} parameters, SHA-256 {weights.sha256}")
+    return DONE
+
+
+def export_checkpoint(args: argparse.Namespace) -> int:
+    """Write a folder of our own in the published layout."""
+    from harness.checkpoint import folder
+
+    folder.export_published(Path(args.source), Path(args.dest))
+    print(args.dest)
+    return DONE
+
+
+def show_checkpoint(args: argparse.Namespace) -> int:
+    """Describe a folder of our own."""
+    from dataclasses import asdict
+
+    from tabulate import tabulate
+
+    from harness.checkpoint import folder
+
+    weights = folder.load(Path(args.source))
+    print(" ".join(f"{key}={value}" for key, value in asdict(weights.shape).items()))
+    print(" ".join(f"{axis}={choice.label}" for axis, choice in weights.axes.items()))
+    print(f"{weights.parameters:,} parameters, SHA-256 {weights.sha256}\n")
+    rows = [
+        (name, "x".join(map(str, tensor.shape)), str(tensor.dtype).removeprefix("torch."), weights.origin.get(name, ""))
+        for name, tensor in weights.tensors.items()
+    ]
+    print(tabulate(rows, ("tensor", "shape", "type", "origin")))
     return DONE

@@ -1,0 +1,227 @@
+"""A checkpoint that is read wrongly still produces text, only worse; one that is refused late has cost a day."""
+
+import json
+import math
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+from harness.checkpoint import folder
+from harness.errors import UserError
+from harness.worker.build import Parts
+
+L, H, C, T, V = 2, 2, 16, 12, 31
+
+
+def tensors(prefix="transformer."):
+    """Return random weights in the published layout, with the causal masks that old files hold."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator) * 0.3
+
+    result = {"wte.weight": normal(V, C), "wpe.weight": normal(T, C), "ln_f.weight": normal(C), "ln_f.bias": normal(C)}
+    for layer in range(L):
+        for name, shape in (
+            ("ln_1.weight", (C,)), ("ln_1.bias", (C,)), ("ln_2.weight", (C,)), ("ln_2.bias", (C,)),
+            ("attn.c_attn.weight", (C, 3 * C)), ("attn.c_attn.bias", (3 * C,)),
+            ("attn.c_proj.weight", (C, C)), ("attn.c_proj.bias", (C,)),
+            ("mlp.c_fc.weight", (C, 4 * C)), ("mlp.c_fc.bias", (4 * C,)),
+            ("mlp.c_proj.weight", (4 * C, C)), ("mlp.c_proj.bias", (C,)),
+        ):  # fmt: skip
+            result[f"h.{layer}.{name}"] = normal(*shape)
+        result[f"h.{layer}.attn.bias"] = torch.ones(1, 1, T, T).tril()
+    return {prefix + name: tensor for name, tensor in result.items()}
+
+
+CONFIG = {"n_layer": L, "n_head": H, "n_embd": C, "n_positions": T, "vocab_size": V}
+
+
+def write(path, weights=None, config=CONFIG, how="safetensors"):
+    path.mkdir()
+    weights = tensors() if weights is None else weights
+    if how == "safetensors":
+        save_file(weights, path / "model.safetensors")
+    elif how == "sharded":
+        names = sorted(weights)
+        halves = {"a.safetensors": names[: len(names) // 2], "b.safetensors": names[len(names) // 2 :]}
+        for shard, part in halves.items():
+            save_file({name: weights[name] for name in part}, path / shard)
+        index = {"weight_map": {name: shard for shard, part in halves.items() for name in part}}
+        (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    else:
+        torch.save(weights, path / "pytorch_model.bin")
+    if config is not None:
+        (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def logits(checkpoint, tokens):
+    weights = folder.load(checkpoint)
+    model = Parts(weights.shape, weights.axes, []).model()
+    model.load_state_dict(weights.tensors, assign=True)
+    return model.eval().logits(tokens)
+
+
+def published_formula(w, tokens):
+    """GPT-2 as its authors' code computes it: x W + b, with W as (in, out)."""
+
+    def norm(x, name):
+        return F.layer_norm(x, (C,), w[f"{name}.weight"], w[f"{name}.bias"])
+
+    def conv1d(x, name):
+        return x @ w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    x = w["wte.weight"][tokens] + w["wpe.weight"][: tokens.shape[1]]
+    for layer in range(L):
+        h = f"h.{layer}"
+        q, k, v = (
+            part.view(*part.shape[:2], H, C // H).transpose(1, 2)
+            for part in conv1d(norm(x, f"{h}.ln_1"), f"{h}.attn.c_attn").chunk(3, -1)
+        )
+        scores = q @ k.transpose(-1, -2) / math.sqrt(C // H)
+        scores = scores.masked_fill(torch.ones(scores.shape[-2:]).tril() == 0, -math.inf)
+        y = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        x = x + conv1d(y, f"{h}.attn.c_proj")
+        wide = conv1d(norm(x, f"{h}.ln_2"), f"{h}.mlp.c_fc")
+        gelu = 0.5 * wide * (1 + torch.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
+        x = x + conv1d(gelu, f"{h}.mlp.c_proj")
+    return norm(x, "ln_f") @ w["wte.weight"].T
+
+
+@pytest.mark.parametrize("how", ["safetensors", "sharded", "bin"])
+@pytest.mark.parametrize("prefix", ["transformer.", ""])
+def test_an_imported_model_computes_what_the_published_one_does(tmp_path, how, prefix):
+    weights = folder.import_published(str(write(tmp_path / "theirs", tensors(prefix), how=how)), tmp_path / "ours")
+    tokens = torch.randint(V, (2, T), generator=torch.Generator().manual_seed(1))
+    expected = published_formula(tensors(""), tokens)
+    assert (logits(tmp_path / "ours", tokens) - expected).abs().max() < 1e-5
+    assert set(weights.origin.values()) == {f"loaded from {tmp_path / 'theirs'}"}
+
+
+def test_export_gives_back_every_tensor_bit_for_bit(tmp_path):
+    folder.import_published(str(write(tmp_path / "theirs")), tmp_path / "ours")
+    folder.export_published(tmp_path / "ours", tmp_path / "back")
+    back = load_file(tmp_path / "back/model.safetensors")
+    expected = {name: tensor for name, tensor in tensors().items() if not name.endswith(".attn.bias")}
+    assert back.keys() == expected.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in expected.items())
+    config = json.loads((tmp_path / "back/config.json").read_text())
+    assert CONFIG.items() <= config.items()
+
+
+def test_transformers_says_the_same_and_loads_what_we_export(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**CONFIG | {"n_embd": 32, "n_head": 4})).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    folder.import_published(str(tmp_path / "theirs"), tmp_path / "ours")
+    tokens = torch.randint(V, (3, T))
+    with torch.no_grad():
+        assert (logits(tmp_path / "ours", tokens) - theirs(tokens).logits).abs().max() < 1e-5
+    folder.export_published(tmp_path / "ours", tmp_path / "back")
+    again = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "back")
+    for name, parameter in theirs.named_parameters():
+        assert torch.equal(again.get_parameter(name), parameter), name
+
+
+class Evil:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return (open, (str(self.target), "w"))
+
+
+def test_what_is_wrong_is_named_and_nothing_is_left(tmp_path):
+    def missing(w):
+        del w["transformer.h.1.mlp.c_fc.bias"]
+
+    def extra(w):
+        w["transformer.h.0.attn.q_norm"] = torch.zeros(3)
+
+    def misshapen(w):
+        w["transformer.h.0.attn.c_proj.weight"] = torch.zeros(C, 2 * C)
+
+    for change, message in (
+        (missing, r"h\.1\.mlp\.c_fc\.bias: missing"),
+        (extra, r"h\.0\.attn\.q_norm: no such tensor"),
+        (misshapen, r"h\.0\.attn\.c_proj\.weight: has shape \(32, 16\), the model's is \(16, 16\)"),
+    ):
+        weights = tensors()
+        change(weights)
+        source = write(tmp_path / change.__name__, weights)
+        with pytest.raises(UserError, match=message):
+            folder.import_published(str(source), tmp_path / "ours")
+
+    pickled = write(tmp_path / "pickled", how="bin")
+    (pickled / "pytorch_model.bin").write_bytes(pickle.dumps({"wte.weight": Evil(tmp_path / "it-ran")}, protocol=2))
+    truncated = write(tmp_path / "truncated")
+    whole = (truncated / "model.safetensors").read_bytes()
+    (truncated / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    sharded = write(tmp_path / "sharded", how="sharded")
+    (sharded / "b.safetensors").unlink()
+    untied = write(tmp_path / "untied", tensors() | {"lm_head.weight": torch.zeros(V, C)})
+    (tmp_path / "empty").mkdir()
+    for source, message in (
+        (pickled, "could run code"),
+        (truncated, "model.safetensors: truncated or no weights file"),
+        (sharded, "b.safetensors: no such file"),
+        (untied, "lm_head.weight differs from wte.weight"),
+        (tmp_path / "empty", "no checkpoint: must hold model.safetensors"),
+        (write(tmp_path / "heads", config=CONFIG | {"n_head": 3}), "n_head: 3 does not divide n_embd = 16"),
+        (write(tmp_path / "other", config=CONFIG | {"n_layer": 5}), "n_layer: 5, but the weights are of 2"),
+        (tmp_path / "gpt3", "no such file or folder, and no name on the hub"),
+    ):
+        with pytest.raises(UserError, match=message):
+            folder.import_published(str(source), tmp_path / "ours")
+    assert not (tmp_path / "it-ran").exists()
+    assert not (tmp_path / "ours").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_nothing_is_overwritten(tmp_path):
+    source = str(write(tmp_path / "theirs"))
+    folder.import_published(source, tmp_path / "ours")
+    with pytest.raises(UserError, match="exists already"):
+        folder.import_published(source, tmp_path / "ours")
+
+
+@pytest.mark.parametrize(
+    ("n_layer", "n_head", "n_embd", "parameters"),
+    [
+        (12, 12, 768, 124_439_808),
+        (24, 16, 1024, 354_823_168),
+        (36, 20, 1280, 774_030_080),
+        (48, 25, 1600, 1_557_611_200),
+    ],
+)
+def test_the_published_shapes_are_told_from_their_tensors(n_layer, n_head, n_embd, parameters):
+    from harness.checkpoint import published
+    from variants.api import Shape
+
+    shape = Shape(n_layer=n_layer, n_head=n_head, n_embd=n_embd, seq_len=1024, vocab_size=50257)
+    weights = dict(Parts(shape, folder.GPT2, []).model().named_parameters())  # on the meta device
+    theirs, config = published.write(weights, shape)
+    assert sum(tensor.numel() for tensor in theirs.values()) == parameters
+    assert published.shape_of(weights, {}, "no config.json") == shape == published.shape_of(weights, config, "config")
+
+
+def test_the_command_line(tmp_path):
+    def harness(*arguments):
+        command = [sys.executable, "-m", "harness", "checkpoint", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    source = write(tmp_path / "theirs")
+    imported = harness("import", source, tmp_path / "ours")
+    sha256 = folder.load(tmp_path / "ours").sha256
+    assert imported.returncode == 0 and sha256 in imported.stdout
+    shown = harness("show", tmp_path / "ours").stdout
+    assert sha256 in shown and "n_layer=2 n_head=2 n_embd=16" in shown and f"loaded from {source}" in shown
+    assert harness("export", tmp_path / "ours", tmp_path / "back").returncode == 0
+    wrong = harness("import", tmp_path / "nothing", tmp_path / "x")
+    assert wrong.returncode == 2 and "no such file or folder" in wrong.stderr and "Traceback" not in wrong.stderr
