@@ -40,7 +40,9 @@ def cores() -> int:
 
 def warm_up() -> None:
     """Start the fork server, which imports torch while the caller does something else."""
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # its news are in status.json and log.txt
+    for name in logging.root.manager.loggerDict:  # each of them has a level of its own
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # their news are in status.json and log.txt
     multiprocessing.set_forkserver_preload(list(PRELOADED))
     forkserver.ensure_running()
 
