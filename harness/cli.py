@@ -181,19 +181,14 @@ def run(args: argparse.Namespace) -> int:
         except local.STOPPED:
             print("stopped; the same command goes on from here", file=sys.stderr)
             return STOPPED
-    runs = [store.run(found.name, spec.run_id) for spec in found.runs]
-    n_done = sum(_status(one) == "done" for one in runs)
-    print(f"{n_done} of {len(runs)} done", file=sys.stderr)
+    n_done = len(queue.due(store, found.runs).done)
+    print(f"{n_done} of {len(found.runs)} done", file=sys.stderr)
     if todo:
         wall_s = time.monotonic() - began
         times = [store.run(found.name, spec.run_id).probes.get("time", {}) for spec in todo]
         busy_s = sum(one.get("train_s", 0.0) + one.get("eval_s", 0.0) for one in times)
         print(f"{duration(wall_s)}, {busy_s / wall_s:.0%} of it training and evaluating", file=sys.stderr)
-    return DONE if n_done == len(runs) else SOME_FAILED
-
-
-def _status(one: Run) -> str:
-    return str(one.status["status"]) if (one.path / "status.json").exists() else "pending"
+    return DONE if n_done == len(found.runs) else SOME_FAILED
 
 
 def status(args: argparse.Namespace) -> int:
