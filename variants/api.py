@@ -9,7 +9,7 @@ Legend of shapes: B batch, T sequence, C channels (`n_embd`), H query heads, G k
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +89,17 @@ class Positional(Variant, nn.Module):
         return None
 
 
+class Cache(Protocol):
+    """What one attention keeps of the positions that it has seen, so that a new one costs no second look at them."""
+
+    n_seen: int  # positions; set it back by k to forget the last k, as long as none of them has overwritten another
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes that are allocated, however many positions were seen."""
+        ...
+
+
 class Attention(Variant, nn.Module):
     """Causal self-attention with its projections: `forward` maps (B, T, C) to (B, T, C)."""
 
@@ -97,9 +108,16 @@ class Attention(Variant, nn.Module):
     def __init__(self, shape: Shape, options: Any, layer: int) -> None:
         super().__init__()
 
-    def forward(self, x_BTC: Tensor, positions_T: Tensor, positional: Positional) -> Tensor:
-        """Attend from each position to itself and to what lies before."""
+    def forward(self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: Any = None) -> Tensor:
+        """Attend from each position to itself and to what lies before, also to what lies in the cache.
+
+        A cache takes a prompt of any length T at positions 0 to T - 1, and from then on one position at a time.
+        """
         raise NotImplementedError
+
+    def cache(self, batch: int, length: int, device: torch.device, dtype: torch.dtype) -> Cache:
+        """Return an empty cache, with memory for all that a query sees of the last `length` positions."""
+        raise NotImplementedError(f"{type(self).__name__} defines no cache for decoding")
 
     def flops_per_token(self, seq_len: int) -> float:
         """Return the FLOPs of one token's forward pass, as needed: 2 per multiply-add, only keys that are visible."""

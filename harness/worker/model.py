@@ -4,13 +4,13 @@ Written for one device; a parallelism wraps it from outside. Names of parameters
 Legend of shapes: B batch, T sequence, C channels (`n_embd`), V vocabulary.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.api import Attention, Initial, Positional, Shape, linear_flops
+from variants.api import Attention, Cache, Initial, Positional, Shape, linear_flops
 
 
 class MLP(nn.Module):
@@ -42,9 +42,9 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(shape.n_embd)
         self.mlp = MLP(shape)
 
-    def forward(self, x_BTC: Tensor, positions_T: Tensor, positional: Positional) -> Tensor:
+    def forward(self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: Cache | None = None) -> Tensor:
         """Add what attention and then what the MLP makes of the residual stream."""
-        x_BTC = x_BTC + self.attn(self.ln_1(x_BTC), positions_T, positional)
+        x_BTC = x_BTC + self.attn(self.ln_1(x_BTC), positions_T, positional, cache)
         return x_BTC + self.mlp(self.ln_2(x_BTC))
 
 
@@ -59,14 +59,31 @@ class GPT(nn.Module):
         self.h = nn.ModuleList(Block(shape, attention(layer)) for layer in range(shape.n_layer))
         self.ln_f = nn.LayerNorm(shape.n_embd)
 
-    def logits(self, tokens_BT: Tensor) -> Tensor:
-        """Return the unnormalised log-probabilities of each next token, (B, T, V)."""
-        positions_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
+    def hidden(self, tokens_BT: Tensor, caches: Sequence[Cache] | None = None) -> Tensor:
+        """Return what the last LayerNorm gives, (B, T, C); the tokens go on from what the caches have seen."""
+        start = caches[0].n_seen if caches else 0
+        positions_T = torch.arange(start, start + tokens_BT.shape[1], device=tokens_BT.device)
         x_BTC = self.positional.embed(self.wte(tokens_BT), positions_T)
         x_BTC = F.dropout(x_BTC, self.shape.dropout, self.training)
-        for block in self.h:
-            x_BTC = block(x_BTC, positions_T, self.positional)
-        return F.linear(self.ln_f(x_BTC), self.wte.weight)
+        for block, cache in zip(self.h, caches or [None] * len(self.h), strict=True):
+            x_BTC = block(x_BTC, positions_T, self.positional, cache)
+        return self.ln_f(x_BTC)
+
+    def logits(self, tokens_BT: Tensor) -> Tensor:
+        """Return the unnormalised log-probabilities of each next token, (B, T, V)."""
+        return F.linear(self.hidden(tokens_BT), self.wte.weight)
+
+    def caches(self, batch: int, length: int, dtype: torch.dtype) -> list[Cache]:
+        """Return an empty key-value cache for each layer, on the model's device."""
+        device = self.wte.weight.device
+        return [block.attn.cache(batch, length, device, dtype) for block in self.h]
+
+    def next_logits(self, tokens_BT: Tensor, caches: Sequence[Cache]) -> Tensor:
+        """Return the logits of what comes after the last token, (B, V).
+
+        The caches are empty, and `tokens_BT` is the prompt, or they have seen all that came before, and T is 1.
+        """
+        return F.linear(self.hidden(tokens_BT, caches)[:, -1], self.wte.weight)
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Return the cross-entropy of each target given the tokens up to it, (B, T), nats, float32."""

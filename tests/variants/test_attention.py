@@ -88,3 +88,39 @@ def test_flops_per_token_by_hand(name, options, flops):
 def test_what_cannot_work_is_refused_with_the_reason(name, options, key, reason):
     cls = catalogue.load("attention", name)
     assert cls.check(SHAPE, cls.Options(**options)) == {key: reason}
+
+
+# -- what decoding keeps ---------------------------------------------------------------------------------------------
+
+
+def cache_bytes(name, length, **options):
+    return make(name, **options).cache(2, length, torch.device("cpu"), torch.float32).nbytes
+
+
+def test_a_cache_holds_keys_and_values_of_the_key_value_heads_and_nothing_else():
+    """This is what grouped queries were invented for: their cache is smaller in proportion to their heads."""
+    mha = cache_bytes("mha", 24)
+    assert mha == 2 * 2 * SHAPE.n_embd * 24 * 4
+    for n in (1, 2):
+        assert cache_bytes("gqa", 24, n_kv_head=n) * SHAPE.n_head == mha * n
+    assert cache_bytes("mqa", 24) * SHAPE.n_head == mha
+
+
+def test_a_window_keeps_as_much_however_long_the_text():
+    sizes = {cache_bytes("sliding_window", length, window=5) for length in (5, 24, 1000, 100_000)}
+    assert sizes == {cache_bytes("mha", 5)}
+    assert cache_bytes("sliding_window", 3, window=5) == cache_bytes("mha", 3)
+
+
+@torch.no_grad()
+def test_a_full_cache_slides_on_as_a_window_of_its_length():
+    """Past its context a model with relative positions goes on writing: it sees the last `length` positions."""
+    full, sliding, positional = make("mha"), make("sliding_window", window=7), rope()
+    x, cache = torch.randn(2, 40, SHAPE.n_embd), full.cache(2, 7, torch.device("cpu"), torch.float32)
+    pieces = [x[:, :4], *x[:, 4:].split(1, dim=1)]
+    starts = [0, *range(4, 40)]
+    out = [
+        full(piece, torch.arange(start, start + piece.shape[1]), positional, cache)
+        for start, piece in zip(starts, pieces, strict=True)
+    ]
+    torch.testing.assert_close(torch.cat(out, 1), sliding(x, torch.arange(40), positional), atol=1e-5, rtol=1e-5)

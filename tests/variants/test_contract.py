@@ -253,6 +253,69 @@ def test_a_prefix_gets_the_same_outputs_as_in_the_whole(attention, positional):
         torch.testing.assert_close(part, whole[:, :length], atol=1e-6, rtol=1e-5)
 
 
+# -- decoding --------------------------------------------------------------------------------------------------------
+
+
+def decode(model, tokens, prompt, length=T, dtype=torch.float32):
+    """Return the logits that the cache gives after the prompt and after each token from there on, (B, n, V)."""
+    caches = model.caches(len(tokens), length, dtype)
+    pieces = [tokens[:, :prompt], *tokens[:, prompt:].split(1, dim=1)]
+    return torch.stack([model.next_logits(piece, caches) for piece in pieces], dim=1)
+
+
+def tokens_of(length, batch=B):
+    return torch.randint(SHAPE.vocab_size, (batch, length), generator=torch.Generator().manual_seed(9))
+
+
+@every_device
+@every_pair
+@torch.no_grad()
+def test_the_cache_gives_the_logits_of_the_full_forward_pass(attention, positional, device):
+    """Text that a cache makes must be the model's, also past the window and when the ring has turned."""
+    model = randomise(make_gpt(attention, positional)).to(device)
+    tokens = tokens_of(T).to(device)
+    full = model.logits(tokens)
+    for prompt in (1, 3, 13, T - 1):
+        got = decode(model, tokens, prompt)
+        close = 1e-5 if device == "cpu" else 1e-4
+        torch.testing.assert_close(got, full[:, prompt - 1 :], atol=close, rtol=close)
+
+
+@every_pair
+@torch.no_grad()
+def test_a_cache_that_is_set_back_forgets_its_last_position(attention, positional):
+    """The decode probe times one position over and over; each time must find what the first found."""
+    model = randomise(make_gpt(attention, positional))
+    tokens, caches = tokens_of(T), model.caches(B, T, torch.float32)
+    model.next_logits(tokens[:, :9], caches)
+    first = model.next_logits(tokens[:, 9:10], caches)
+    for cache in caches:
+        cache.n_seen -= 1
+    assert torch.equal(model.next_logits(tokens[:, 9:10], caches), first)
+
+
+@every_pair
+@torch.no_grad()
+def test_decoding_in_bf16_keeps_its_cache_in_bf16_and_is_the_same_but_for_rounding(attention, positional):
+    model = randomise(make_gpt(attention, positional))
+    tokens = tokens_of(T)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = decode(model, tokens, 3, dtype=torch.bfloat16).double()
+    full = model.logits(tokens)[:, 2:].double()
+    assert (got - full).norm() < 0.05 * full.norm()
+    caches = [model.caches(B, T, dtype) for dtype in (torch.bfloat16, torch.float32)]
+    assert 2 * caches[0][0].nbytes == caches[1][0].nbytes
+
+
+@every_attention
+def test_a_cache_takes_one_position_at_a_time_after_its_prompt(attention):
+    layer, positional = make_pair(attention, POSITIONALS[0])
+    cache = layer.cache(B, T, torch.device("cpu"), torch.float32)
+    layer(inputs()[:, :4], POSITIONS[:4], positional, cache)
+    with pytest.raises(ValueError, match="one position at a time"):
+        layer(inputs()[:, 4:6], POSITIONS[4:6], positional, cache)
+
+
 # -- attention -------------------------------------------------------------------------------------------------------
 
 

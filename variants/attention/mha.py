@@ -10,6 +10,41 @@ from torch import Tensor, nn
 from variants.api import Attention, Initial, Positional, Shape
 
 
+class KeyValueCache:
+    """Keys and values of the last L positions: (B, G, L, D) each, allocated once, a ring once L have been seen."""
+
+    def __init__(self, size_BGLD: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype) -> None:
+        self._keys, self._values = (torch.empty(size_BGLD, device=device, dtype=dtype) for _ in range(2))
+        self._length = size_BGLD[2]
+        self.n_seen = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of both."""
+        return self._keys.nbytes + self._values.nbytes
+
+    def append(self, k_BGTD: Tensor, v_BGTD: Tensor) -> None:
+        """Take T more positions, of which the last L count; each lies at its position modulo L."""
+        self.n_seen += k_BGTD.shape[2]
+        first = max(self.n_seen - k_BGTD.shape[2], self.n_seen - self._length)
+        while first < self.n_seen:  # once, and once more where it reaches over the ring's end
+            slot, back = first % self._length, self.n_seen - first
+            n = min(back, self._length - slot)
+            for ring, new in ((self._keys, k_BGTD), (self._values, v_BGTD)):
+                ring[:, :, slot : slot + n] = new[:, :, new.shape[2] - back :][:, :, :n]
+            first += n
+
+    def visible(self) -> tuple[Tensor, Tensor]:
+        """Return the keys and values that are there, (B, G, min(n_seen, L), D), in the ring's order."""
+        n = min(self.n_seen, self._length)
+        return self._keys[:, :, :n], self._values[:, :, :n]
+
+    def positions(self) -> Tensor:
+        """Return the positions of those, (min(n_seen, L),)."""
+        slot = torch.arange(min(self.n_seen, self._length), device=self._keys.device)
+        return self.n_seen - 1 - (self.n_seen - 1 - slot) % self._length
+
+
 class MultiHead(Attention):
     """One projection `c_attn` to q, k and v, scaled dot products, one projection `c_proj` back.
 
@@ -41,7 +76,9 @@ class MultiHead(Attention):
             "c_proj.weight": Initial(std=self.proj_std),
         }
 
-    def forward(self, x_BTC: Tensor, positions_T: Tensor, positional: Positional) -> Tensor:
+    def forward(
+        self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: KeyValueCache | None = None
+    ) -> Tensor:
         """Project, attend, project back."""
         B, T, C = x_BTC.shape
         q, k, v = self.c_attn(x_BTC).split((self.q_width, self.kv_width, self.kv_width), dim=-1)
@@ -49,7 +86,13 @@ class MultiHead(Attention):
         k_BGTD = k.view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)
         v_BGTD = v.view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)
         q_BHTD, k_BGTD = positional.rotate(q_BHTD, k_BGTD, positions_T)
-        y_BHTD = self.attend(q_BHTD, k_BGTD, v_BGTD, positions_T, positional)
+        decoding = cache is not None and cache.n_seen > 0
+        if cache is not None:
+            cache.append(k_BGTD, v_BGTD)
+        if cache is not None and decoding:
+            y_BHTD = self.attend_cache(q_BHTD, cache, positions_T, positional)
+        else:
+            y_BHTD = self.attend(q_BHTD, k_BGTD, v_BGTD, positions_T, positional)
         y_BTC = self.c_proj(y_BHTD.transpose(1, 2).reshape(B, T, C))
         return F.dropout(y_BTC, self.dropout, self.training)
 
@@ -61,6 +104,22 @@ class MultiHead(Attention):
         if bias is not None:
             bias = bias.masked_fill(positions_T[:, None] < positions_T, -torch.inf)
         return self.scores(q_BHTD, k_BGTD, v_BGTD, bias, is_causal=bias is None)
+
+    def cache(self, batch: int, length: int, device: torch.device, dtype: torch.dtype) -> KeyValueCache:
+        """Return a cache of the key-value heads alone; beyond `length` positions the oldest give way."""
+        return KeyValueCache((batch, self.n_kv_head, length, self.head_dim), device, dtype)
+
+    def attend_cache(self, q_BH1D: Tensor, cache: KeyValueCache, position_1: Tensor, positional: Positional) -> Tensor:
+        """Attend from one position to all that the cache holds; the R heads of a group read its keys together."""
+        if q_BH1D.shape[2] != 1:
+            raise ValueError(f"after its prompt a cache takes one position at a time, got {q_BH1D.shape[2]}")
+        k_BGLD, v_BGLD = cache.visible()
+        bias = positional.bias(position_1, cache.positions()) if positional.uses_bias else None
+        if bias is not None:
+            bias = bias.expand(self.n_head, 1, -1).view(self.n_kv_head, -1, k_BGLD.shape[2]).to(q_BH1D.dtype)
+        q_BGRD = q_BH1D.reshape(len(q_BH1D), self.n_kv_head, -1, self.head_dim)
+        y_BGRD = F.scaled_dot_product_attention(q_BGRD, k_BGLD, v_BGLD, attn_mask=bias)
+        return y_BGRD.reshape(q_BH1D.shape)
 
     def scores(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool = False) -> Tensor:
         """softmax(q k / sqrt(D) + mask) v, a group of H / G query heads for each key-value head."""

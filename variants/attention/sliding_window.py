@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from variants.api import Positional, Shape, at_least_one
-from variants.attention.mha import MultiHead
+from variants.attention.mha import KeyValueCache, MultiHead
 
 
 class SlidingWindow(MultiHead):
@@ -55,6 +55,10 @@ class SlidingWindow(MultiHead):
         y = self.scores(q_BNHWD[:, 1:].flatten(0, 1), k_BNGKD.flatten(0, 1), v_BNGKD.flatten(0, 1), mask)
         rest_BHTD = y.unflatten(0, (-1, n_blocks - 1)).transpose(1, 2).flatten(2, 3)
         return torch.cat((first_BHWD, rest_BHTD[..., : T - W, :]), dim=-2)
+
+    def cache(self, batch: int, length: int, device: torch.device, dtype: torch.dtype) -> KeyValueCache:
+        """Return a ring of `window` positions, whatever the length."""
+        return super().cache(batch, min(self.window, length), device, dtype)
 
     def mask(self, positions_T: Tensor, pad: int, positional: Positional, n_batch: int) -> Tensor:
         """Return which of its 2W keys a block's query r sees: (W, 2W), those c with r < c <= r + W.
