@@ -59,9 +59,28 @@ class Train(Section):
 
 
 class Launch(Section):
-    """How a run is started; says nothing of what it computes and is no part of its hash."""
+    """How a run is started and what is kept of it; says nothing of what it computes and is no part of its hash.
+
+    Checkpoints are written every `checkpoint_every` steps (None: at each evaluation); of the newest and the best by
+    validation loss, `keep` keeps nothing, the weights, or the whole state, with which the newest run can go on.
+    """
 
     timeout_s: Annotated[float, Field(gt=0)] | None = None
+    checkpoint_every: Positive | None = None
+    keep: Literal["nothing", "weights", "state"] = "weights"
+
+
+class DecodeProbe(Section):
+    """Decoding is measured for each number of sequences at once with each number of positions in the cache."""
+
+    batch: Annotated[list[Positive], Field(min_length=1)]
+    context: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
+
+
+class Probes(Section):
+    """What is measured after training, beyond what every run measures."""
+
+    decode: DecodeProbe | None = None
 
 
 class Choice(Section):
@@ -104,6 +123,8 @@ class Place(Section):
 
     nproc: Positive
     timeout_s: float | None
+    checkpoint_every: int | None = None
+    keep: Literal["nothing", "weights", "state"] = "nothing"
     variant_paths: list[str]
     train_tokens: list[TokenSlice]
     val_tokens: list[TokenSlice]
@@ -132,5 +153,6 @@ class RunSpec(Section):
     model: ResolvedModel
     data: ResolvedData
     train: Train
+    probes: Probes = Probes()
     launch: Place
     expected: Expected

@@ -1,6 +1,7 @@
 """Text to tokens: tiktoken's encodings by name, and `bytes`, whose 256 tokens are the bytes of UTF-8."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,10 @@ class Tokenizer:
         if self.name == "bytes":  # the same as the encoding's, without its detour over every single character
             return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.uint16)
         return np.array(self._encoding.encode_ordinary(text), dtype=np.uint16)
+
+    def decode_bytes(self, tokens: Sequence[int]) -> bytes:
+        """Return the UTF-8 that the tokens stand for; it may begin and end inside of a character."""
+        return self._encoding.decode_bytes(list(tokens))
 
     def byte_lengths(self, folder: Path) -> Path:
         """Return a .npy file with the number of bytes of each token, (vocab_size,), kept in `folder`."""

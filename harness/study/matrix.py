@@ -220,6 +220,7 @@ class _Maker:
             "schema_version": SCHEMA_VERSION,
             "model": self._model.model_dump(),
             "train": self._train.model_dump(),
+            "probes": file.probes.model_dump(),
         }
         self._shared = shared | {"data": self._data.model_dump()}
         self._comparable = _hash(self._shared)
@@ -251,9 +252,10 @@ class _Maker:
             model=self._model,
             data=self._data,
             train=self._train,
+            probes=file.probes,
             launch=Place(
                 nproc=nproc,
-                timeout_s=file.launch.timeout_s,
+                **file.launch.model_dump(),
                 variant_paths=self._paths,
                 train_tokens=corpus.train,
                 val_tokens=corpus.val,

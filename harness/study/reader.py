@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from harness.errors import Problem, UserError, choices
-from harness.spec import Data, Launch, Model, Section, Seed, Train
+from harness.spec import Data, Launch, Model, Probes, Section, Seed, Train
 
 Element = str | dict[str, Any]  # of an axis: a variant's name, or a table with `use`, its options and a `label`
 Rule = dict[str, Any]
@@ -32,6 +32,7 @@ class StudyFile(Section):
     data: Data
     train: Train
     launch: Launch = Launch()
+    probes: Probes = Probes()
     axes: dict[str, Annotated[list[Element], Field(min_length=1)]] = {}
     exclude: list[Rule] = []
     include: list[Rule] = []

@@ -65,8 +65,8 @@ class GPT(nn.Module):
         positions_T = torch.arange(start, start + tokens_BT.shape[1], device=tokens_BT.device)
         x_BTC = self.positional.embed(self.wte(tokens_BT), positions_T)
         x_BTC = F.dropout(x_BTC, self.shape.dropout, self.training)
-        for block, cache in zip(self.h, caches or [None] * len(self.h), strict=True):
-            x_BTC = block(x_BTC, positions_T, self.positional, cache)
+        for i, block in enumerate(self.h):
+            x_BTC = block(x_BTC, positions_T, self.positional, caches[i] if caches else None)
         return self.ln_f(x_BTC)
 
     def logits(self, tokens_BT: Tensor) -> Tensor:
@@ -76,7 +76,8 @@ class GPT(nn.Module):
     def caches(self, batch: int, length: int, dtype: torch.dtype) -> list[Cache]:
         """Return an empty key-value cache for each layer, on the model's device."""
         device = self.wte.weight.device
-        return [block.attn.cache(batch, length, device, dtype) for block in self.h]
+        attentions = [module for module in self.modules() if isinstance(module, Attention)]
+        return [attention.cache(batch, length, device, dtype) for attention in attentions]
 
     def next_logits(self, tokens_BT: Tensor, caches: Sequence[Cache]) -> Tensor:
         """Return the logits of what comes after the last token, (B, V).
