@@ -8,7 +8,7 @@ Legend of shapes: B batch, T sequence, C channels (`n_embd`), H query heads, G k
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -52,6 +52,12 @@ class NoOptions:
     """The options of a variant that has none."""
 
 
+def conversion(default: Any) -> Any:
+    """Return the default of an option that says how to start from a checkpoint, and without one says nothing."""
+    return field(default=default, metadata={"conversion": True})
+
+
+
 class Variant:
     """What the variants of all axes have in common."""
 
@@ -63,7 +69,35 @@ class Variant:
         return {}
 
 
-class Positional(Variant, nn.Module):
+@dataclass(frozen=True)
+class Adopted:
+    """A parameter's first values that were made from a checkpoint's, and how."""
+
+    values: Tensor
+    how: str = "loaded"
+
+
+class Part(Variant, nn.Module):
+    """A variant that is a part of the model."""
+
+    def adopt(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Adopted]:
+        """Make this part's first values from those of another model's part at the same place.
+
+        Both map the parameters' names within the part to whole tensors; `fresh` holds what this part would start from
+        by itself. A name that is left out stays fresh, one of theirs that is not used is dropped. Here, what has the
+        same name and shape is loaded.
+
+        Raises:
+            ValueError: a tensor does not fit, and no conversion is defined; the message gives both shapes.
+        """
+        for name in theirs.keys() & fresh.keys():
+            if theirs[name].shape != fresh[name].shape:
+                shapes = f"{tuple(theirs[name].shape)} there, {tuple(fresh[name].shape)} here"
+                raise ValueError(f"{name}: {shapes}, and no conversion is defined")
+        return {name: Adopted(theirs[name]) for name in fresh if name in theirs}
+
+
+class Positional(Part):
     """How the model knows of order: in three places, each an identity unless a variant overrides it.
 
     Each is a function of explicit positions, never of a length, so that blocks of a sequence, a key-value cache and
@@ -100,7 +134,7 @@ class Cache(Protocol):
         ...
 
 
-class Attention(Variant, nn.Module):
+class Attention(Part):
     """Causal self-attention with its projections: `forward` maps (B, T, C) to (B, T, C)."""
 
     takes_bias: ClassVar[bool] = True  # False where the kernel has no place for a positional's bias

@@ -1,7 +1,7 @@
 """Initial values as a function of (seed, parameter name, shape), however the model is sharded or what else it has."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -9,11 +9,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from variants.api import Initial
+from variants.api import Adopted, Initial, Part
 
 
 class UndeclaredError(Exception):
     """A parameter of a variant has no declared initial values; the message names it."""
+
+
+class UnfitError(Exception):
+    """A checkpoint's weights do not fit the model; `problems` names each tensor that does not, with both shapes."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(problems))
 
 
 def declared(model: nn.Module) -> dict[str, Initial]:
@@ -60,18 +68,74 @@ def _normal(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @torch.no_grad()
-def fill(model: nn.Module, seed: int) -> None:
-    """Give every parameter its initial values; a sharded one takes its shard of them. No communication."""
-    initials = declared(model)
-    for name, parameter in model.named_parameters():
-        value = torch.from_numpy(draw(initials[name], seed, name, tuple(parameter.shape)))
+def fill(model: nn.Module, seed: int, theirs: Mapping[str, Tensor] | None = None) -> dict[str, str]:
+    """Give every parameter its initial values; a sharded one takes its shard of them. No communication.
+
+    `theirs` are the whole weights of a checkpoint, by name. Returns where each parameter's values came from: "fresh",
+    "loaded", or how they were converted.
+
+    Raises:
+        UnfitError: the checkpoint's weights do not fit the model.
+    """
+    initials, origin = declared(model), {}
+
+    def fresh(name: str, shape: torch.Size) -> Tensor:
+        return torch.from_numpy(draw(initials[name], seed, name, tuple(shape)))
+
+    parameters = dict(model.named_parameters())
+    for name, adopted in first_values(model, fresh, theirs):
+        parameter, value = parameters[name], adopted.values
         if isinstance(parameter, DTensor):
-            local = distribute_tensor(
-                value.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
-            )
-            parameter.copy_(local)
-        else:
-            parameter.copy_(value)
+            value = value.to(parameter.device)
+            value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+        parameter.copy_(value)
+        origin[name] = adopted.how
+    return origin
+
+
+def first_values(
+    model: nn.Module, fresh: Callable[[str, torch.Size], Tensor], theirs: Mapping[str, Tensor] | None
+) -> Iterator[tuple[str, Adopted]]:
+    """Yield each parameter's whole first values, one part of the model after the other.
+
+    A variant decides for itself what it makes of a checkpoint's tensors; all else must be there as it is.
+
+    Raises:
+        UnfitError: the checkpoint's weights do not fit the model; the message names each tensor that does not.
+    """
+    problems = []
+    for prefix, part, names in _parts(model):
+        own = {name: fresh(prefix + name, shape) for name, shape in names.items()}
+        found = {name: Adopted(values, "fresh") for name, values in own.items()}
+        if theirs is not None:
+            given = {name.removeprefix(prefix): value for name, value in theirs.items() if name.startswith(prefix)}
+            try:
+                found |= part.adopt(given, own) if part is not None else _loaded(given, own)
+            except ValueError as error:
+                problems.append(f"{prefix}{error}")
+        yield from ((prefix + name, adopted) for name, adopted in found.items())
+    if problems:
+        raise UnfitError(problems)
+
+
+def _parts(model: nn.Module) -> Iterator[tuple[str, Part | None, dict[str, torch.Size]]]:
+    """Yield prefix, variant and parameters' shapes of each variant, and each remaining parameter by itself."""
+    left = {name: parameter.shape for name, parameter in model.named_parameters()}
+    for path, module in model.named_modules():
+        if isinstance(module, Part):
+            names = [name for name, _ in module.named_parameters()]
+            yield f"{path}.", module, {name: left.pop(f"{path}.{name}") for name in names}
+    for name, shape in left.items():
+        yield "", None, {name: shape}
+
+
+def _loaded(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Adopted]:
+    for name, values in own.items():
+        if name not in theirs:
+            raise ValueError(f"{name}: missing there")
+        if theirs[name].shape != values.shape:
+            raise ValueError(f"{name}: {tuple(theirs[name].shape)} there, {tuple(values.shape)} here")
+    return {name: Adopted(theirs[name]) for name in own}
 
 
 def _whole(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

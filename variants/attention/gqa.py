@@ -2,20 +2,34 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from variants.api import Shape, at_least_one
+import torch
+from torch import Tensor
+
+from variants.api import Adopted, Shape, at_least_one, conversion
 from variants.attention.mha import MultiHead
+
+Pooling = Literal["mean", "first", "random"]
 
 
 class GroupedQuery(MultiHead):
-    """Multi-head attention with `n_kv_head` key-value heads; query heads h share key-value head h * G // H."""
+    """Multi-head attention with `n_kv_head` key-value heads; query heads h share key-value head h * G // H.
+
+    Started from a checkpoint with more of them, each becomes the mean of a group of theirs, or the group's first, or is
+    drawn afresh (`kv`; Ainslie et al. 2023, 2.1 and figure 4, where they rank in this order).
+    """
 
     @dataclass(frozen=True)
     class Options:
-        """Parameters: the number of key-value heads."""
+        """Parameters: the number of key-value heads, and how they are made from a checkpoint's."""
 
         n_kv_head: int
+        kv: Pooling = conversion("mean")
+
+    def __init__(self, shape: Shape, options: Any, layer: int) -> None:
+        super().__init__(shape, options, layer)
+        self.pooling: Pooling = options.kv
 
     @classmethod
     def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
@@ -29,3 +43,27 @@ class GroupedQuery(MultiHead):
     def kv_heads(shape: Shape, options: Any) -> int:
         """Return the number that the study gives."""
         return int(options.n_kv_head)
+
+    def adopt(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Adopted]:
+        """Load what fits; make k and v from groups of the checkpoint's heads, as `kv` says."""
+        n_theirs = (len(theirs.get("c_attn.bias", fresh["c_attn.bias"])) - self.q_width) // (2 * self.head_dim)
+        if n_theirs == self.n_kv_head:
+            return super().adopt(theirs, fresh)
+        if n_theirs % self.n_kv_head:
+            raise ValueError(f"c_attn: {n_theirs} key-value heads there do not group into {self.n_kv_head} here")
+        grouped = {name: theirs[name] for name in ("c_attn.weight", "c_attn.bias")}
+        adopted = super().adopt({name: theirs[name] for name in theirs.keys() - grouped.keys()}, fresh)
+        kept = "fresh" if self.pooling == "random" else f"the {self.pooling} of each {n_theirs // self.n_kv_head} heads"
+        for name, values in grouped.items():
+            pooled = self._pooled(values, fresh[name], n_theirs * self.head_dim)
+            adopted[name] = Adopted(pooled, f"converted: q loaded, k and v {kept}")
+        return adopted
+
+    def _pooled(self, theirs: Tensor, fresh: Tensor, width: int) -> Tensor:
+        """Return (C + 2 G D, ...) from (C + 2 * width, ...), the rows of q, k and v."""
+        q, *k_and_v = theirs.split((self.q_width, width, width))
+        if self.pooling == "random":
+            return torch.cat((q, fresh[self.q_width :]))
+        groups = [x.unflatten(0, (self.n_kv_head, -1, self.head_dim)) for x in k_and_v]
+        pooled = [x.mean(1) if self.pooling == "mean" else x[:, 0] for x in groups]
+        return torch.cat((q, *(x.flatten(0, 1) for x in pooled)))

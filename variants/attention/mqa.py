@@ -1,13 +1,26 @@
 """Multi-query attention: all query heads share one key-value head (Shazeer 2019)."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from variants.api import Shape
-from variants.attention.mha import MultiHead
+from variants.api import Shape, conversion
+from variants.attention.gqa import GroupedQuery, Pooling
 
 
-class MultiQuery(MultiHead):
-    """Multi-head attention with a single key-value head."""
+class MultiQuery(GroupedQuery):
+    """Grouped-query attention with a single key-value head."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """Parameters: how the head is made from a checkpoint's."""
+
+        kv: Pooling = conversion("mean")
+
+    @classmethod
+    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+        """One head serves any number."""
+        return {}
 
     @staticmethod
     def kv_heads(shape: Shape, options: Any) -> int:

@@ -1,10 +1,11 @@
 """A trained vector for every position, added to the token embedding (Radford et al. 2019; GPT-2's own)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
-from variants.api import Positional, Shape
+from variants.api import Adopted, Positional, Shape
 
 
 class Learned(Positional):
@@ -19,3 +20,10 @@ class Learned(Positional):
     def embed(self, x_BTC: Tensor, positions_T: Tensor) -> Tensor:
         """Add the position's vector."""
         return x_BTC + self.wpe(positions_T)
+
+    def adopt(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Adopted]:
+        """Load the table; of a longer one its beginning."""
+        n_theirs, n = len(theirs.get("wpe.weight", ())), len(fresh["wpe.weight"])
+        if n_theirs <= n:
+            return super().adopt(theirs, fresh)
+        return {"wpe.weight": Adopted(theirs["wpe.weight"][:n], f"converted: the first {n} of {n_theirs} positions")}
