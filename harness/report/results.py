@@ -80,11 +80,7 @@ def result(entry: Entry) -> Result:
     done, expected = entry.done, entry.runs[0].spec["expected"]
     step_s = timed(done)
     median = statistics.median(step_s) if step_s else None
-    tokens = int(done[0].steps.tokens[0]) if done else 0
-    tokens_per_s = None
-    if median:
-        low, high = median.ci95
-        tokens_per_s = Median(tokens / median.median, (tokens / high, tokens / low))
+    tokens_per_s = statistics.rate(int(done[0].steps.tokens[0]), median) if median else None
     flops = done[0].probes["flops_per_token"] if done else expected["flops_per_token"]
     peak = peak_flops(done)
     fullest = max((rank for run in done for rank in run.probes["memory"]), key=lambda rank: rank["peak"], default=None)
@@ -119,9 +115,22 @@ def peak_flops(runs: Iterable[RunData]) -> float | None:
 
 
 def comparisons(study: Study) -> list[Comparison]:
-    """Compare each entry with its baseline: the entry with the study's baseline labels on the axes that state one."""
-    pairs = [(entry, study.find(entry.axes | study.baseline)) for entry in study.entries]
-    return [_compare(entry, base) for entry, base in pairs if base is not None and base is not entry]
+    """Compare each entry with its baseline."""
+    pairs = [(entry, baseline_of(study, entry)) for entry in study.entries]
+    return [_compare(entry, base) for entry, base in pairs if base]
+
+
+def baseline_of(study: Study, entry: Entry) -> Entry | None:
+    """Return the entry with the study's baseline labels on the axes that state one; None for that entry itself."""
+    base = study.find(entry.axes | study.baseline)
+    return None if base is entry else base
+
+
+def under_baseline_parallelism(study: Study, entry: Entry) -> Entry | None:
+    """Return the entry with the same labels but the baseline's parallelism; None for that entry itself."""
+    label = study.baseline.get(PARALLELISM)
+    base = study.find(entry.axes | {PARALLELISM: label}) if label else None
+    return None if base is entry else base
 
 
 def _compare(entry: Entry, base: Entry) -> Comparison:
@@ -163,11 +172,10 @@ def _peak(runs: Iterable[RunData]) -> int:
 
 def equivalence(study: Study) -> list[Equivalence]:
     """Compare each run with that of the same seed and the same labels but the baseline's parallelism."""
-    base_label = study.baseline.get(PARALLELISM)
     rows = []
     for entry in study.entries:
-        base = study.find(entry.axes | {PARALLELISM: base_label}) if base_label else None
-        if base is None or base is entry:
+        base = under_baseline_parallelism(study, entry)
+        if base is None:
             continue
         by_seed = {run.seed: run for run in base.done}
         rows += [_equivalence(entry, run, base, by_seed[run.seed]) for run in entry.done if run.seed in by_seed]

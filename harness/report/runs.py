@@ -8,6 +8,8 @@ from harness.store import Json, Run, Steps, StoreError
 
 LOG_LINES = 20
 
+Place = tuple[int, int]  # of the decode probe: sequences at once (batch), positions in the cache (context)
+
 
 @dataclass(frozen=True)
 class Evals:
@@ -20,8 +22,21 @@ class Evals:
 
 
 @dataclass(frozen=True)
+class DecodeSamples:
+    """What the decode probe measured at one place, times of shape (n_samples,); where there is a `reason`, nothing."""
+
+    prefill_s: np.ndarray
+    decode_s: np.ndarray
+    cache_bytes: int
+    reason: str | None
+
+
+@dataclass(frozen=True)
 class RunData:
-    """One run: what it was asked for, how it ended, and all that it recorded. Only a done run has results."""
+    """One run: what it was asked for, how it ended, and all that it recorded. Only a done run has results.
+
+    `decoding` is by batch and context, and empty where the study asked for none.
+    """
 
     run_id: str
     spec: Json
@@ -33,6 +48,7 @@ class RunData:
     started_at: str | None
     steps: Steps
     evals: Evals
+    decoding: dict[Place, DecodeSamples]
     log_tail: list[str]
 
     @property
@@ -79,13 +95,14 @@ def read_run(run: Run) -> RunData | Unreadable:
             started_at=status["started_at"],
             steps=run.steps(),
             evals=Evals(**columns),
+            decoding=dict(_decoded(record) for record in run.probes.get("decoding") or ()),
             log_tail=run.log_tail(LOG_LINES),
         )
         _check(data)
         return _without_nan(data)
     except StoreError as error:
         return Unreadable(run.run_id, str(error))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         return Unreadable(run.run_id, f"{type(error).__name__}: {error}")
 
 
@@ -98,6 +115,26 @@ def _check(run: RunData) -> None:
             run.probes[key]
         if not len(run.evals.step) or not len(run.steps):
             raise ValueError("it is done, but its steps or evaluations are missing")
+
+
+def _decoded(record: Json) -> tuple[Place, DecodeSamples]:
+    """Return the place of a record of the decode probe, and its samples, checked; a reason stands in for them."""
+    (batch, context), reason = _whole(record, "batch", "context"), record["reason"]
+    if reason is not None:
+        return (batch, context), DecodeSamples(np.empty(0), np.empty(0), 0, str(reason) or "no reason given")
+    prefill_s, decode_s = (np.array(record[key], dtype=float) for key in ("prefill_s", "decode_s"))
+    for times_s in (prefill_s, decode_s):
+        if times_s.ndim != 1 or not len(times_s) or not (np.isfinite(times_s) & (times_s > 0)).all():
+            raise ValueError(f"decoding: batch {batch}, context {context} has neither sound times nor a reason")
+    (cache_bytes,) = _whole(record, "cache_bytes")
+    return (batch, context), DecodeSamples(prefill_s, decode_s, cache_bytes, None)
+
+
+def _whole(record: Json, *keys: str) -> list[int]:
+    values = [record[key] for key in keys]
+    if not all(isinstance(value, int) and value > 0 for value in values):
+        raise ValueError(f"decoding: {', '.join(keys)} must be whole and above zero, and not {values}")
+    return values
 
 
 def _without_nan(run: RunData) -> RunData:

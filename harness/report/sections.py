@@ -5,9 +5,11 @@ from collections import Counter
 from harness.report import cells
 from harness.report.accounting import Entry
 from harness.report.cells import (
+    MIB,
     NONE,
     deviation,
     difference,
+    figures,
     join,
     mean,
     median,
@@ -17,6 +19,7 @@ from harness.report.cells import (
     ratio,
     yes,
 )
+from harness.report.decoding import Decoding
 from harness.report.results import CATEGORIES, PARALLELISM, Equivalence
 from harness.report.summary import Summary
 
@@ -188,3 +191,43 @@ def _arithmetic(summary: Summary) -> str:
         "kernel does and the variant does not need."
     )
     return join("## Arithmetic", text, cells.table(header, rows, left=2))
+
+
+def decoding(summary: Summary, captions: Captions) -> str:
+    """What prefill and decoding take, and the size of the cache, where the study asked for it."""
+    header = ["entry", "seeds", "batch", "context", "prefill, tokens/s", "decode, ms per token", "decode, tokens/s"]
+    rows = [
+        [
+            label,
+            _seeds_cell(d),
+            f"{d.batch:,}",
+            f"{d.context:,}",
+            median(d.prefill_tokens_per_s),
+            median(d.decode_step_s, 1e3),
+            median(d.decode_tokens_per_s),
+            ratio(d.decode_tokens_per_s_ratio),
+            NONE if d.cache_bytes is None else figures(d.cache_bytes / MIB),
+        ]
+        for label, found in summary.decoding.items()
+        for d in found
+    ]
+    if not rows:
+        return ""
+    text = (
+        "Prefill takes the prompt, `context` tokens of each of `batch` sequences, in one pass; decoding then adds one "
+        "token to every sequence, with that many positions in the cache, the new one included. The cache is what is "
+        "allocated for the keys and values of all layers and all sequences. Times are medians, their intervals a "
+        "bootstrap that draws seeds and then their samples; × is over the baseline, from the same seeds."
+    )
+    if len(summary.study.levels.get(PARALLELISM, ())) > 1:
+        text += (
+            " All is measured on one device with the whole machine's threads, whatever the parallelism: entries that "
+            "differ in it alone measure the same."
+        )
+    pictures = (picture(name, captions) for name in ("decode_time", "decode_cache"))
+    return join("## Decoding", text, cells.table([*header, "tokens/s ×", "cache, MiB"], rows, left=2), *pictures)
+
+
+def _seeds_cell(found: Decoding) -> str:
+    undefined = f"not defined: {found.reason}" if found.reason else ""
+    return "; ".join(filter(None, [str(len(found.seeds) or ""), undefined]))

@@ -76,6 +76,12 @@ def median(groups: Sequence[np.ndarray]) -> Median:
     return Median(float(np.median(np.concatenate(groups))), _percentiles(medians))
 
 
+def rate(amount: float, time: Median) -> Median:
+    """Return what is done per unit of time, where a time with its interval is what `amount` takes."""
+    low, high = time.ci95
+    return Median(amount / time.median, (amount / high, amount / low))
+
+
 def ratio_of_medians(numerator: Sequence[np.ndarray], denominator: Sequence[np.ndarray]) -> Ratio:
     """Return the ratio of two medians; the i-th groups belong together (same seed) and are drawn together."""
     rng = np.random.default_rng(0)

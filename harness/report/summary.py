@@ -4,8 +4,9 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.report import results
-from harness.report.accounting import Study
+from harness.report import decoding, results
+from harness.report.accounting import Entry, Study
+from harness.report.decoding import Decoding
 from harness.report.results import Comparison, Equivalence, Result
 from harness.report.runs import RunData
 from harness.store import SCHEMA_VERSION, Json
@@ -20,6 +21,7 @@ class Summary:
     results: dict[str, Result]
     comparisons: list[Comparison]
     equivalence: list[Equivalence]
+    decoding: dict[str, list[Decoding]]
 
     @property
     def with_results(self) -> list[Result]:
@@ -35,6 +37,7 @@ def summarise(study: Study, created_at: str) -> Summary:
         results={entry.label: results.result(entry) for entry in study.entries},
         comparisons=results.comparisons(study),
         equivalence=results.equivalence(study),
+        decoding={entry.label: decoding.measures(study, entry) for entry in study.entries},
     )
 
 
@@ -52,7 +55,7 @@ def as_json(summary: Summary) -> Json:
         "runs": dict(sorted(Counter(run.status for run in study.runs).items())),
         "left_out": {"other_settings": study.left_out, "superseded": study.superseded},
         "unreadable": [asdict(item) for item in study.unreadable],
-        "entries": [_entry(summary.results[entry.label], [_run(run) for run in entry.runs]) for entry in study.entries],
+        "entries": [_entry(summary, entry) for entry in study.entries],
         "comparisons": [asdict(item) for item in summary.comparisons],
         "equivalence": [asdict(item) for item in summary.equivalence],
         "environments": _environments(study.runs),
@@ -60,9 +63,10 @@ def as_json(summary: Summary) -> Json:
     }
 
 
-def _entry(result: Result, runs: list[Json]) -> Json:
-    fields: dict[str, Any] = asdict(result)
-    return fields.pop("axes") | fields | {"runs": runs}
+def _entry(summary: Summary, entry: Entry) -> Json:
+    fields: dict[str, Any] = asdict(summary.results[entry.label])
+    decoded = [asdict(item) for item in summary.decoding[entry.label]]
+    return fields.pop("axes") | fields | {"decoding": decoded, "runs": [_run(run) for run in entry.runs]}
 
 
 def _run(run: RunData) -> Json:

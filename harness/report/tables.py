@@ -17,7 +17,7 @@ Row = list[Any]
 
 def all_tables(summary: Summary) -> dict[str, str]:
     """Return the name and content of each file of tables/."""
-    return {
+    found = {
         "entries.csv": _entries(summary),
         "comparisons.csv": _comparisons(summary),
         "equivalence.csv": _equivalence(summary),
@@ -25,6 +25,7 @@ def all_tables(summary: Summary) -> dict[str, str]:
         "val_curves.csv": _val_curves(summary),
         "train_curves.csv": _train_curves(summary),
     }
+    return found | ({"decoding.csv": _decoding(summary)} if any(summary.decoding.values()) else {})
 
 
 def _csv(header: list[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -98,6 +99,19 @@ def _memory(summary: Summary) -> str:
         for rank, memory in enumerate(run.probes["memory"])
     )
     return _csv(["entry", "seed", "rank", *names], rows)
+
+
+def _decoding(summary: Summary) -> str:
+    measures = ("prefill_tokens_per_s", "decode_step_s", "decode_tokens_per_s", "decode_tokens_per_s_ratio")
+    names = [name for measure in measures for name in _names(measure)]
+    rows = (
+        [label, d.batch, d.context, _seeds(d.seeds)]
+        + [cell for measure in measures for cell in _with_bounds(getattr(d, measure))]
+        + [d.cache_bytes, d.reason]
+        for label, found in summary.decoding.items()
+        for d in found
+    )
+    return _csv(["entry", "batch", "context", "seeds", *names, "cache_bytes", "reason"], rows)
 
 
 def _runs(summary: Summary) -> Iterator[tuple[Row, RunData]]:

@@ -37,6 +37,7 @@ class Fake:
     tokenizer: str = "bytes"
     entropy: float | None = ENTROPY
     peak: float | None = 2e11
+    decode: tuple[list[int], list[int]] | None = None  # batches and contexts of the decode probe
     outcome: dict[str, tuple[str, str | None, str | None]] = field(default_factory=dict)  # "entry-s0" -> how it ends
     env: dict[str, dict] = field(default_factory=dict)  # entry -> what its env.json has that others have not
 
@@ -159,7 +160,24 @@ class Fake:
             "attention_kernels": ["flash"],
             "peak_flops": {"value": self.peak and self.peak * nproc / 2, "source": "measured: a made-up product"},
             "time": {"train_s": 1.0, "eval_s": 0.1, "total_s": 1.5},
-        }
+        } | ({"decoding": self.decoding(labels, seed)} if self.decode else {})
+
+    def decoding(self, labels, seed) -> list[dict]:
+        return [self.decoded(labels, seed, batch, context) for batch, context in itertools.product(*self.decode)]
+
+    def decoded(self, labels, seed, batch, context) -> dict:
+        """Return a record of the decode probe: learned positions end at 128, gqa2 keeps half of the keys and values."""
+        record = {"batch": batch, "context": context}
+        if "learned" in labels and context > 128:
+            undefined = {"prefill_s": [], "decode_s": [], "cache_bytes": None}
+            return record | undefined | {"reason": "no positions beyond seq_len = 128"}
+        own = np.random.default_rng([seed, batch, context, *map(ord, "-".join(labels))])
+        positions = min(context, 64) if "local64" in labels else context
+        cache_bytes = 2 * 4 * 64 * 4 * batch * positions // (2 if "gqa2" in labels else 1)
+        decode_s = (1e-3 + 4e-9 * cache_bytes) * (1 + 0.02 * own.standard_normal() + 0.05 * own.standard_gamma(1, 40))
+        prefill_s = 2e-6 * batch * context * (1 + 0.05 * own.standard_gamma(1, 5))
+        times = {"prefill_s": prefill_s.tolist(), "decode_s": decode_s.tolist()}
+        return record | times | {"cache_bytes": cache_bytes, "reason": None}
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from harness.report.page import floor_nats_per_token
 FIGURES = ("val_loss_steps", "val_loss_time", "train_loss_steps", "train_loss_time", "throughput", "memory")
 ENTRY_KEYS = {
     "positional", "attention", "parallelism", "label", "seeds", "status", "val_loss", "bits_per_byte", "tokens_per_s",
-    "step_s", "peak_memory_bytes", "parameters", "flops_per_token", "mfu",
+    "step_s", "peak_memory_bytes", "parameters", "flops_per_token", "mfu", "decoding",
 }  # fmt: skip
 
 

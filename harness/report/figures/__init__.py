@@ -6,8 +6,11 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from harness.report.figures import canvas, costs, curves, look, tradeoff
+from harness.report.figures import canvas, costs, curves, decoding, look, tradeoff
+from harness.report.results import PARALLELISM
 from harness.report.summary import Summary
+
+Wanted = tuple[str, str, Callable[[], Figure]]  # name, caption, and what draws it
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ def draw_all(summary: Summary, floor: float | None) -> list[Drawn]:
     band = "mean of the seeds; band: lowest to highest seed" if any(len(e.done) > 1 for e in done) else "one seed"
     smoothed = f"each seed's running mean over {window} steps; {band}" if window > 1 else band
 
-    wanted: list[tuple[str, str, Callable[[], Figure]]] = []
+    wanted: list[Wanted] = []
     for name, title, how, kind, lowest in (
         ("val_loss", "Validation loss", band, curves.validation, floor),
         ("train_loss", "Training loss", smoothed, curves.training, None),
@@ -47,5 +50,21 @@ def draw_all(summary: Summary, floor: float | None) -> list[Drawn]:
     if n_timed > 1:
         caption = "Throughput against final validation loss; no entry beats a ringed one in both."
         wanted.append(("throughput_loss", caption, partial(tradeoff.draw, summary, style)))
+    wanted += _decoding(summary, style)
     with canvas.styled():
         return [Drawn(name, caption, canvas.render(draw())) for name, caption, draw in wanted]
+
+
+def _decoding(summary: Summary, style: look.Look) -> list[Wanted]:
+    if not decoding.defined(summary):
+        return []
+    how = "the marks of one context stand side by side"
+    if any(found.reason for places in summary.decoding.values() for found in places):
+        how += "; a line ends where decoding is no longer defined, and dots lead on to its name"
+    if len(decoding.shown(summary)) < sum(map(bool, summary.decoding.values())):
+        label = summary.study.baseline[PARALLELISM]
+        how += f"; of entries that differ in the parallelism alone, that of `{label}` is shown"
+    return [
+        (f"decode_{name}", f"{kind.title} against context: {how}.", partial(decoding.draw, summary, style, kind))
+        for name, kind in (("time", decoding.TIME), ("cache", decoding.CACHE))
+    ]

@@ -1,6 +1,7 @@
 """Figures measured in inches, in one plain style, and written the same to the byte every time."""
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -80,6 +81,17 @@ def widest(texts: Sequence[str], size: float = SMALL) -> float:
 def thousands() -> FuncFormatter:
     """Return a formatter that writes 12,000."""
     return FuncFormatter(lambda value, _: f"{value:,.10g}")
+
+
+def sizes() -> FuncFormatter:
+    """Return a formatter that writes a number of bytes as 512 KiB."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+
+    def write(size: float, _: int | None) -> str:
+        power = min(max(int(math.log2(size) // 10), 0), len(units) - 1)
+        return f"{size / 1024**power:,.4g} {units[power]}"
+
+    return FuncFormatter(write)
 
 
 def render(figure: Figure) -> dict[str, bytes]:

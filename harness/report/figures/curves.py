@@ -8,29 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.report.accounting import Entry
-from harness.report.figures.canvas import (
-    FAINT,
-    HEAD,
-    INK,
-    MIN_SPAN,
-    SMALL,
-    add_axes,
-    new_figure,
-    text_sizes,
-    thousands,
-    widest,
-)
-from harness.report.figures.labels import spread
+from harness.report.figures.canvas import FAINT, INK, MIN_SPAN
 from harness.report.figures.look import Look
+from harness.report.figures.panels import MAX_COLUMNS, End, grid, name_ends, name_missing
 from harness.report.statistics import running_mean
 
 SETTLED = 0.3  # the y axis shows all that happens from this share of the steps on; what is higher before is cut off
 MINUTES_FROM, HOURS_FROM = 600.0, 3 * 3600.0  # seconds from which on time is shown in these
-MAX_COLUMNS, MAX_POINTS = 4, 400
-PANEL_WIDTH, PANEL_HEIGHT = 2.7, 2.5
-LEFT, BOTTOM, TITLE = 0.62, 0.5, 0.24
-LEADER = 0.2  # inches between a panel's edge and its labels
-LINE_HEIGHT = 0.145
+MAX_POINTS = 400
 
 
 @dataclass(frozen=True)
@@ -95,38 +80,23 @@ def draw(
     panels: dict[str, list[Curve]] = {}
     for curve in curves:
         panels.setdefault(look.panel(curve.entry), []).append(curve)
-    n_columns = _columns(look, len(panels))
-    n_rows = -(-len(panels) // n_columns)
-    names = [look.within_panel(curve.entry) for curve in curves]
-    gutter = widest(names) + LEADER + 0.22
-    height = max(PANEL_HEIGHT, max(map(len, panels.values())) * LINE_HEIGHT + 0.3)
-    head = HEAD + (TITLE if look.panel_axes else 0.0)
-    step_x, step_y = PANEL_WIDTH + gutter, height + TITLE + 0.32
-    width = max(LEFT + n_columns * step_x, 0.3 + widest([subtitle]), 0.3 + 1.45 * widest([title]))
-    figure = new_figure(width, head + n_rows * step_y + BOTTOM - 0.44, title, subtitle)
+    names = {title: [look.within_panel(curve.entry) for curve in members] for title, members in panels.items()}
+    y_label = "loss, nats per token"
+    figure, all_axes = grid(names, _columns(look, len(panels)), title, subtitle, x_label, y_label)
     limits = _y_limits(curves, floor)
     right = max(float(curve.x[-1]) for curve in curves)
 
-    for i, (name, members) in enumerate(panels.items()):
-        row, column = divmod(i, n_columns)
-        axes = add_axes(figure, LEFT + column * step_x, head + row * step_y, PANEL_WIDTH, height)
-        axes.set_title(name, loc="left", fontsize=9, fontweight="bold", pad=5)
+    for axes, (panel, members) in zip(all_axes, panels.items(), strict=True):
         axes.set_xlim(0, right or 1)
         axes.set_ylim(*limits)
-        axes.xaxis.set_major_formatter(thousands())
         axes.locator_params(axis="x", nbins=5)
-        if i + n_columns >= len(panels):
-            axes.set_xlabel(x_label)
-        if column == 0:
-            axes.set_ylabel("loss, nats per token")
-        else:
-            axes.tick_params(labelleft=False)
         for curve in members:
             _line(axes, curve, look)
         if floor is not None:
             _mark_floor(axes, floor)
-        _name_missing(axes, [e for e in entries if not e.done and look.panel(e) == name], look)
-        _name_ends(axes, members, look, height)
+        missing = [entry for entry in entries if not entry.done and look.panel(entry) == panel]
+        name_missing(axes, [look.within_panel(entry) for entry in missing], "no result")
+        name_ends(axes, [_end(curve, look) for curve in members], look)
     return figure
 
 
@@ -157,40 +127,13 @@ def _line(axes: Axes, curve: Curve, look: Look) -> None:
               marker=look.line_marker(curve.entry), markersize=4, markevery=every)  # fmt: skip
 
 
+def _end(curve: Curve, look: Look) -> End:
+    return End(curve.entry, float(curve.x[-1]), float(curve.mean[-1]), look.line_marker(curve.entry))
+
+
 def _mark_floor(axes: Axes, loss: float) -> None:
     low, high = axes.get_ylim()
     if low <= loss <= high:
         axes.axhline(loss, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
         axes.annotate(f"lowest reachable: {loss:.3f}", (0.0, loss), (4, 2.5), va="bottom", fontsize=7, color=FAINT,
                       xycoords=("axes fraction", "data"), textcoords="offset points")  # fmt: skip
-
-
-def _name_missing(axes: Axes, entries: list[Entry], look: Look) -> None:
-    """Say which entries a reader would look for in vain."""
-    names = [look.within_panel(entry) for entry in entries]
-    if names:
-        text = "\n".join(["no result:", *names]) if len(names) <= 3 else f"no result: {len(names)} entries"
-        axes.text(0.97, 0.96, text, transform=axes.transAxes, ha="right", va="top", fontsize=7, fontstyle="italic",
-                  color=FAINT)  # fmt: skip
-
-
-def _name_ends(axes: Axes, curves: list[Curve], look: Look, height: float) -> None:
-    """Write each line's name right of the panel, led to from the line's end, none over another."""
-    low, high = axes.get_ylim()
-    right = axes.get_xlim()[1]
-    ends = [min(max(float(curve.mean[-1]), low), high) for curve in curves]
-    inch = (high - low) / height  # of loss
-    text_height = text_sizes(["Ag"])[0][1]
-    margin = text_height / 2 * inch
-    places = spread(ends, LINE_HEIGHT * inch, low + margin, high - margin)
-    per_inch = 1 / PANEL_WIDTH  # of the axes' width
-    for curve, end, place in zip(curves, ends, places, strict=True):
-        colour = look.colour(curve.entry)
-        if curve.x[-1] < right * 0.995:
-            axes.plot([curve.x[-1], right], [end, end], color=colour, linewidth=0.6, alpha=0.55, linestyle=(0, (1, 2)))
-        bend, tip = 1 + 0.6 * LEADER * per_inch, 1 + 0.9 * LEADER * per_inch
-        axes.plot([1, bend, tip], [end, place, place], color=colour, linewidth=1.0, clip_on=False, markersize=4,
-                  marker=look.line_marker(curve.entry), markevery=[2],
-                  transform=axes.get_yaxis_transform())  # fmt: skip
-        axes.text(1 + (LEADER + 0.05) * per_inch, place, look.within_panel(curve.entry), fontsize=SMALL,
-                  va="center_baseline", transform=axes.get_yaxis_transform())  # fmt: skip
