@@ -1,7 +1,9 @@
 """The command line, thin: what only reads imports no torch, and what the user can put right ends with exit code 2."""
 
 import argparse
+import io
 import json
+import os
 import shlex
 import sys
 import time
@@ -80,7 +82,29 @@ def _parser() -> argparse.ArgumentParser:
         action.set_defaults(command=function)
         for place in places:
             action.add_argument(place, metavar=place.upper())
+    _sample_options(command("sample", sample, "continue a prompt with a trained model; the text goes to stdout"))
     return parser
+
+
+def _sample_options(sub: argparse.ArgumentParser) -> None:
+    from harness.data.tokenizers import NAMES
+
+    places = "a folder of weights: results/STUDY/RUN_ID/checkpoint/newest or .../best, or what `import` has written"
+    sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=places)
+    for flag, kind, default, metavar, text in (
+        ("--length", int, 200, "N", "new tokens for each sample, fewer where the text or the context ends"),
+        ("--samples", int, 1, "N", "so many continuations, all at once; sample i is the same however many there are"),
+        ("--temperature", float, 1.0, "T", "divides the logits before the draw; 0 takes the likeliest token each time"),
+        ("--top-k", int, None, "K", "draw from the K likeliest tokens alone; default: from all"),
+        ("--top-p", float, 1.0, "P", "then from the likeliest that together have probability P; 1 is all"),
+        ("--seed", int, 0, "S", "the same seed draws the same text"),
+        ("--tokenizer", str, None, "NAME", f"instead of the checkpoint's own: {', '.join(NAMES)}"),
+    ):
+        about = text if default is None else f"{text}; default: %(default)s"
+        sub.add_argument(flag, type=kind, default=default, metavar=metavar, help=about)
+    sub.add_argument("--prompt", required=True, metavar="TEXT", help='what to continue; "" begins a text of its own')
+    sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    sub.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="also the cache's; default: fp32")
 
 
 def _one_flag_each(arguments: Sequence[str]) -> list[str]:
@@ -170,7 +194,7 @@ def run(args: argparse.Namespace) -> int:
     if due.failed:
         print(f"{len(due.failed)} failed earlier and are left so; --retry-failed runs them again", file=sys.stderr)
     command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
-    launch = {"command": command, "comparable": found.runs[0].comparable, "note": found.note}
+    launch = {"command": command, "comparable": found.comparable, "note": found.note}
     store.forget_pending(found.name, keep=found.all_run_ids)
     for spec in todo:
         store.run(found.name, spec.run_id).plan(spec.model_dump())
@@ -292,3 +316,20 @@ def show_checkpoint(args: argparse.Namespace) -> int:
     ]
     print(tabulate(rows, ("tensor", "shape", "type", "origin")))
     return DONE
+
+
+def sample(args: argparse.Namespace) -> int:
+    """Continue a prompt; a reader that has enough, as `head` has, ends it quietly."""
+    from harness.sample import text
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a model says what a terminal's encoding may have no place for
+    try:
+        text.run(text.Request(**{name: value for name, value in vars(args).items() if name != "command"}), _write)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes when it exits
+    return DONE
+
+
+def _write(text: str) -> None:
+    print(text, end="", flush=True)

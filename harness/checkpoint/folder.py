@@ -1,10 +1,10 @@
 """The harness's own folder of weights: `model.safetensors` under our names, and `checkpoint.json` that describes it."""
 
 import hashlib
-import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,23 +16,30 @@ from harness.checkpoint import published
 from harness.checkpoint.published import Tensors
 from harness.errors import UserError, choices
 from harness.spec import Choice
-from harness.store import SCHEMA_VERSION, StoreError, read_json
+from harness.store import SCHEMA_VERSION, StoreError, read_json, write_json
 from harness.worker.build import Parts
+from variants import catalogue
 from variants.api import AXES, Shape
 
 DESCRIPTION = "checkpoint.json"
 HUB = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
+GPT2_TOKENS = 50_257  # of its tokenizer
 GPT2 = {axis: Choice(use=about.default, label=about.default, options={}) for axis, about in AXES.items()}
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A model's weights; `origin` tells where each tensor came from."""
+    """A model's weights; `origin` tells where each tensor came from, `variant_paths` where the user's variants lie.
+
+    `tokenizer` is the one of the text that they were trained on, None where that is not known.
+    """
 
     shape: Shape
     axes: Mapping[str, Choice]
     tensors: Tensors
     origin: Mapping[str, str]
+    variant_paths: Sequence[str] = ()
+    tokenizer: str | None = None
 
     @property
     def parameters(self) -> int:
@@ -63,10 +70,11 @@ def import_published(source: str, dest: Path) -> Weights:
         raise UserError(f"{source}: no such file or folder, and no name on the hub; {choices(source, HUB)}")
     tensors, config = published.read(path)
     shape = published.shape_of(tensors, config, path)
-    problems = published.misfits(tensors, _expected(shape, GPT2), path)
+    problems = published.misfits(tensors, _expected(shape, GPT2, ()), path)
     if problems:
         raise UserError(problems)
-    weights = Weights(shape, GPT2, tensors, dict.fromkeys(tensors, f"loaded from {source}"))
+    tokenizer = "gpt2" if shape.vocab_size == GPT2_TOKENS else None
+    weights = Weights(shape, GPT2, tensors, dict.fromkeys(tensors, f"loaded from {source}"), tokenizer=tokenizer)
     save(weights, dest)
     return weights
 
@@ -82,18 +90,45 @@ def export_published(source: Path, dest: Path) -> None:
     if others:
         raise UserError(f"{source}: the published layout has no place for {', '.join(others)}")
     tensors, config = published.write(weights.tensors, weights.shape)
-    _write_folder(dest, tensors, "config.json", config)
+    with beside(dest) as folder:
+        _write_files(folder, tensors, "config.json", config)
 
 
 def save(weights: Weights, dest: Path) -> None:
-    """Write a folder of our own, beside and then renamed, so that `dest` is whole or absent."""
+    """Write a folder of our own; `dest` is whole or absent."""
+    with beside(dest) as folder:
+        write(weights, folder)
+
+
+@contextmanager
+def beside(dest: Path) -> Iterator[Path]:
+    """Give an empty folder beside `dest` to fill, and rename it if the body ends well; else nothing of it is left.
+
+    Raises:
+        UserError: `dest` exists already.
+    """
+    _must_be_new(dest)
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    folder = dest.with_name(f".{dest.name}.{os.getpid()}.tmp")
+    try:
+        folder.mkdir()
+        yield folder
+        os.rename(folder, dest)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write(weights: Weights, folder: Path) -> None:
+    """Write the files of a folder of our own into one that is there."""
     about = {
         "schema_version": SCHEMA_VERSION,
         "shape": asdict(weights.shape),
         "axes": {axis: choice.model_dump() for axis, choice in weights.axes.items()},
         "origin": dict(weights.origin),
+        "variant_paths": list(weights.variant_paths),
+        "tokenizer": weights.tokenizer,
     }
-    _write_folder(dest, {name: tensor.contiguous() for name, tensor in weights.tensors.items()}, DESCRIPTION, about)
+    _write_files(folder, {name: tensor.contiguous() for name, tensor in weights.tensors.items()}, DESCRIPTION, about)
 
 
 def load(source: Path) -> Weights:
@@ -105,19 +140,28 @@ def load(source: Path) -> Weights:
     try:
         about = read_json(source / DESCRIPTION)
         shape = Shape(**about["shape"])
-        axes = {axis: Choice.model_validate(choice) for axis, choice in about["axes"].items()}
-        origin = about["origin"]
-    except (StoreError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{source}: no checkpoint of this harness: {error}") from error
+        axes = GPT2 | {axis: Choice.model_validate(choice) for axis, choice in about["axes"].items()}
+        origin, variant_paths, tokenizer = about["origin"], about["variant_paths"], about["tokenizer"]
+    except StoreError as error:
+        raise UserError(f"{source}: no checkpoint of this harness: {DESCRIPTION} is missing or unreadable") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{source / DESCRIPTION}: lacks or mistakes {error}; was it written by hand?") from error
+    try:
+        expected = _expected(shape, axes, variant_paths)
+    except (KeyError, catalogue.VariantError) as error:
+        where = ", ".join(variant_paths) or "the project's own folders"
+        raise UserError(
+            f"{source}: made with a variant that is not there now: {error}, looked for in {where}"
+        ) from error
     tensors = published.load_weights(source / published.SAFE)
-    problems = published.misfits(tensors, _expected(shape, axes), source)
+    problems = published.misfits(tensors, expected, source)
     if problems:
         raise UserError(problems)
-    return Weights(shape, axes, tensors, origin)
+    return Weights(shape, axes, tensors, origin, variant_paths, tokenizer)
 
 
-def _expected(shape: Shape, axes: Mapping[str, Choice]) -> dict[str, torch.Size]:
-    return {name: parameter.shape for name, parameter in Parts(shape, axes, []).model().named_parameters()}
+def _expected(shape: Shape, axes: Mapping[str, Choice], variant_paths: Sequence[str]) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in Parts(shape, axes, variant_paths).model().named_parameters()}
 
 
 def _is_gpt2s(axis: str, choice: Choice) -> bool:
@@ -129,17 +173,11 @@ def _must_be_new(dest: Path) -> None:
         raise UserError(f"{dest}: exists already; nothing is overwritten, name another folder")
 
 
-def _write_folder(dest: Path, tensors: Tensors, description: str, about: dict[str, Any]) -> None:
-    _must_be_new(dest)
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    beside = dest.with_name(f".{dest.name}.{os.getpid()}.tmp")
-    try:
-        beside.mkdir()
-        save_file(tensors, beside / published.SAFE, metadata={"format": "pt"})
-        (beside / description).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-        os.rename(beside, dest)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+def _write_files(folder: Path, tensors: Tensors, description: str, about: dict[str, Any]) -> None:
+    save_file(tensors, folder / published.SAFE, metadata={"format": "pt"})
+    with open(folder / published.SAFE, "rb") as file:
+        os.fsync(file.fileno())
+    write_json(folder / description, about)
 
 
 def _download(name: str) -> Path:

@@ -45,6 +45,11 @@ class Tokenizer:
         """Return the number of tokens."""
         return self._encoding.n_vocab
 
+    @property
+    def end_of_text(self) -> int | None:
+        """Return the token that stands between two texts, None where there is none."""
+        return self._encoding.eot_token if self._encoding.special_tokens_set else None
+
     def encode(self, text: str) -> np.ndarray:
         """Return the tokens, uint16; special tokens in the text are plain text."""
         if self.name == "bytes":  # the same as the encoding's, without its detour over every single character

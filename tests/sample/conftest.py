@@ -1,0 +1,54 @@
+"""Small random models in folders of their own, and one thread, since at these sizes more cost time."""
+
+import pytest
+import torch
+
+from harness.checkpoint import folder
+from harness.checkpoint.folder import Weights
+from harness.spec import Choice
+from harness.worker.build import Parts
+from variants.api import Shape
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def std(parameter):
+    """Return how large its values are: large, with GPT-2's own a model only repeats its last token."""
+    return 0.1 if parameter.endswith("bias") or parameter == "wte.weight" else 0.5
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Save a random model and return its folder; the same arguments give the same model."""
+
+    def save(
+        name="model",
+        attention="mha",
+        positional="learned",
+        tokenizer="bytes",
+        vocab_size=256,
+        seq_len=16,
+        dtype=torch.float32,
+        **options,
+    ):
+        shape = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=seq_len, vocab_size=vocab_size)
+        uses = {"positional": positional, "attention": attention, "parallelism": "single"}
+        axes = {
+            axis: Choice(use=use, label=use, options=options if axis == "attention" else {})
+            for axis, use in uses.items()
+        }
+        generator = torch.Generator().manual_seed(0)
+        tensors = {
+            parameter: (torch.randn(expected.shape, generator=generator) * std(parameter)).to(dtype)
+            for parameter, expected in Parts(shape, axes, []).model().named_parameters()
+        }
+        folder.save(Weights(shape, axes, tensors, {}, tokenizer=tokenizer), tmp_path / name)
+        return tmp_path / name
+
+    return save

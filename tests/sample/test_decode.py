@@ -1,0 +1,128 @@
+"""The cache, the ring and the end of the context change how fast a text comes, and never what it says."""
+
+import pytest
+import torch
+
+from harness.checkpoint import folder
+from harness.errors import UserError
+from harness.sample.decode import Plan, decode, plan
+from harness.sample.draw import Draw, Sampling
+from harness.spec import Choice
+from harness.worker.build import Parts
+
+PROMPT = [7, 200, 31]
+
+
+def load(path, **changed):
+    """Build the model that a folder describes, with other options of attention if there are any."""
+    weights = folder.load(path)
+    axes = weights.axes | {axis: Choice(label="", **choice) for axis, choice in changed.items()}
+    model = Parts(weights.shape, axes, []).model()
+    model.load_state_dict(weights.tensors, assign=True)
+    return model.eval()
+
+
+def greedy(model, prompt, n_new, length=None, n_samples=1):
+    """Decode with the cache."""
+    caches = model.caches(n_samples, length or len(prompt) + n_new, torch.float32)
+    prompt_BT = torch.tensor(prompt).expand(n_samples, -1)
+    return list(decode(model, prompt_BT, n_new, caches, Draw(Sampling(temperature=0), 0, n_samples)))
+
+
+@torch.no_grad()
+def full_forward(model, prompt, n_new):
+    """Decode without one: all of the text through the model for each token."""
+    tokens = list(prompt)
+    for _ in range(n_new):
+        tokens.append(model.logits(torch.tensor([tokens]))[0, -1].argmax().item())
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize(
+    "variants",
+    [
+        {},
+        {"positional": "sinusoidal"},
+        {"positional": "none"},
+        {"attention": "gqa", "n_kv_head": 2, "positional": "rope"},
+        {"attention": "sliding_window", "window": 5},
+    ],
+)
+def test_greedy_is_the_argmax_of_the_full_forward_pass_step_by_step(save, variants):
+    model = load(save(**variants))
+    expected = full_forward(model, PROMPT, 14)  # up to the last token that a context of 16 defines
+    assert greedy(model, PROMPT, 14, n_samples=2) == [[token, token] for token in expected]
+    assert len(set(expected)) > 3
+
+
+@pytest.mark.parametrize("prompt", [PROMPT, list(range(40, 56))], ids=["short", "full"])
+@pytest.mark.parametrize("positional", ["rope", "sinusoidal", "none"])
+def test_past_the_context_each_token_sees_the_last_seq_len_positions(save, positional, prompt):
+    path = save(positional=positional)
+    window = load(path, attention={"use": "sliding_window", "options": {"window": 16}})
+    expected = full_forward(window, prompt, 50)
+    assert [token for (token,) in greedy(load(path), prompt, 50, length=16)] == expected
+    assert expected != full_forward(load(path), prompt, 50)
+
+
+def test_a_context_that_extends_slides_on():
+    assert plan([1, 2, 3], 5, 16, True, "rope") == Plan([1, 2, 3], 5, 8)
+    assert plan([1, 2, 3], 500, 16, True, "rope") == Plan([1, 2, 3], 500, 16)
+    assert plan(list(range(16)), 500, 16, True, "rope") == Plan(list(range(16)), 500, 16)
+    long = plan(list(range(20)), 500, 16, True, "rope")
+    assert (long.prompt, long.n_new, long.n_cached, long.stop) == (list(range(4, 20)), 500, 16, None)
+    assert long.cut == "of the prompt's 20 tokens, the last 16 are used: so long is the context"
+
+
+@pytest.mark.parametrize(("n_prompt", "n_new"), [(1, 16), (3, 14), (15, 2), (16, 1)])
+def test_one_that_does_not_ends_with_the_token_after_its_last_position(save, n_prompt, n_new):
+    prompt = list(range(n_prompt))
+    assert plan(prompt, n_new, 16, False, "learned") == Plan(prompt, n_new, 16)
+    longer = plan(prompt, 200, 16, False, "learned")
+    assert (longer.prompt, longer.n_new, longer.n_cached, longer.cut) == (prompt, n_new, 16, None)
+    assert longer.stop == (
+        f"stopped after {n_new} of 200 tokens: the context of 16 positions is full, and learned positions have none "
+        "for the next one; a relative encoding would slide on"
+    )
+    model = load(save())
+    assert len(greedy(model, prompt, n_new)) == n_new
+    with pytest.raises(IndexError):
+        greedy(model, prompt, n_new + 1)
+
+
+def test_a_prompt_beyond_it_is_refused_with_both_numbers():
+    with pytest.raises(UserError, match=r"--prompt: 17 tokens, .* with learned positions, ends after 16"):
+        plan(list(range(17)), 1, 16, False, "learned")
+
+
+def test_a_sample_is_the_same_however_many_there_are(save):
+    model = load(save(positional="rope"))
+
+    def samples(n, seed=5):
+        prompt_BT = torch.tensor(PROMPT).expand(n, -1)
+        draw = Draw(Sampling(temperature=0.8, top_k=100, top_p=0.95), seed, n)
+        steps = decode(model, prompt_BT, 60, model.caches(n, 16, torch.float32), draw)
+        return [list(sample) for sample in zip(*steps, strict=True)]
+
+    three = samples(3)
+    assert samples(3) == three
+    assert samples(1) == three[:1] and samples(2) == three[:2]
+    assert three[0] != three[1] != three[2] and samples(3, seed=6) != three
+
+
+def test_transformers_generates_the_same_tokens(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        n_layer=2, n_head=4, n_embd=32, n_positions=128, vocab_size=99,
+        bos_token_id=None, eos_token_id=None, initializer_range=0.3,
+    )  # fmt: skip
+    theirs = transformers.GPT2LMHeadModel(config).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    weights = folder.import_published(str(tmp_path / "theirs"), tmp_path / "ours")
+    prompt = torch.tensor([[5, 17, 80]])
+    mask = torch.ones_like(prompt)
+    expected = theirs.generate(prompt, attention_mask=mask, do_sample=False, max_new_tokens=100)[0, 3:].tolist()
+    assert [token for (token,) in greedy(load(tmp_path / "ours"), [5, 17, 80], 100)] == expected
+    assert len(set(expected)) > 5
+    assert weights.tokenizer is None
