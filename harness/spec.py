@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from harness.store import SCHEMA_VERSION
 
@@ -70,17 +70,38 @@ class Launch(Section):
     keep: Literal["nothing", "weights", "state"] = "weights"
 
 
+def _distinct(values: list[int]) -> list[int]:
+    return list(dict.fromkeys(values))
+
+
 class DecodeProbe(Section):
     """Decoding is measured for each number of sequences at once with each number of positions in the cache."""
 
-    batch: Annotated[list[Positive], Field(min_length=1)]
-    context: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
+    batch: Annotated[list[Positive], Field(min_length=1), AfterValidator(_distinct)]
+    context: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1), AfterValidator(_distinct)]
 
 
 class Probes(Section):
     """What is measured after training, beyond what every run measures."""
 
     decode: DecodeProbe | None = None
+
+
+class Init(Section):
+    """What every entry starts from: a checkpoint's folder, or the newest checkpoint of another run of the same seed.
+
+    `run` names that run's axes, the baseline's where it names none, and under `train` what it trains otherwise.
+    """
+
+    start: Annotated[str | dict[str, Any], Field(alias="from")]
+
+
+class Start(Section):
+    """The checkpoint that a run starts from: weights by their hash and where they lie, or the newest of a run."""
+
+    sha256: str | None = None
+    folder: str | None = None
+    run_id: str | None = None
 
 
 class Choice(Section):
@@ -153,6 +174,7 @@ class RunSpec(Section):
     model: ResolvedModel
     data: ResolvedData
     train: Train
+    init: Start | None = None
     probes: Probes = Probes()
     launch: Place
     expected: Expected

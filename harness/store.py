@@ -221,6 +221,21 @@ class Run:
         """The file that takes all that the ranks print."""
         return self.path / "log.txt"
 
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the run's checkpoints: `step-<n>/`, and links to the newest and the best of them."""
+        return self.path / "checkpoint"
+
+    @property
+    def newest_checkpoint(self) -> Path:
+        """The link to the newest checkpoint; absent where the run has none."""
+        return self.checkpoints / "newest"
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The link to the checkpoint with the lowest validation loss; absent where no loss was known."""
+        return self.checkpoints / "best"
+
     # -- what the report reads -------------------------------------------------------------------------------------
 
     def steps(self) -> Steps:

@@ -57,7 +57,6 @@ def conversion(default: Any) -> Any:
     return field(default=default, metadata={"conversion": True})
 
 
-
 class Variant:
     """What the variants of all axes have in common."""
 
@@ -90,8 +89,8 @@ class Part(Variant, nn.Module):
         Raises:
             ValueError: a tensor does not fit, and no conversion is defined; the message gives both shapes.
         """
-        for name in theirs.keys() & fresh.keys():
-            if theirs[name].shape != fresh[name].shape:
+        for name in fresh:
+            if name in theirs and theirs[name].shape != fresh[name].shape:
                 shapes = f"{tuple(theirs[name].shape)} there, {tuple(fresh[name].shape)} here"
                 raise ValueError(f"{name}: {shapes}, and no conversion is defined")
         return {name: Adopted(theirs[name]) for name in fresh if name in theirs}

@@ -60,6 +60,12 @@ class Watch:
         self._now = (run, spec, time.monotonic())
         self._live.reset(self._one, total=spec.train.steps, description=run.run_id, note="starting")
 
+    def skip(self, run: Run, why: str) -> None:
+        """Tell that a run is not started, and why."""
+        self._n_ended += 1
+        self._work[run.run_id] = 0.0
+        self.say(f"{self._count()} {run.run_id} not started: {why}")
+
     def end(self, run: Run) -> None:
         """Tell how the current run ended."""
         assert self._now is not None

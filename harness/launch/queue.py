@@ -42,18 +42,33 @@ def due(store: Store, specs: Sequence[RunSpec], retry_failed: bool = False) -> D
 
 
 def shuffled(specs: Sequence[RunSpec]) -> list[RunSpec]:
-    """Return the runs in a random order inside each seed's block, so that a slowing machine slows no variant."""
+    """Return the runs in a random order inside each seed's block, so that a slowing machine slows no variant.
+
+    What others start from comes before them.
+    """
     blocks = [list(block) for _, block in groupby(specs, key=lambda spec: spec.seed)]
     for block in blocks:
         random.shuffle(block)
+        block.sort(key=lambda spec: _source(spec) is not None)
     return [spec for block in blocks for spec in block]
 
 
+def _source(spec: RunSpec) -> str | None:
+    """Return the id of the run that this one starts from, if it does."""
+    return spec.init.run_id if spec.init else None
+
+
 def work_off(store: Store, specs: Sequence[RunSpec], start: Start, fail_fast: bool) -> None:
-    """Start each run in the given order and wait for its end; `fail_fast` stops at the first that fails."""
+    """Start each run in the given order and wait for its end; `fail_fast` stops at the first that fails.
+
+    A run whose source is not done stays pending.
+    """
     with Watch(specs) as watch:
         for spec in specs:
-            run = store.run(spec.study, spec.run_id)
+            run, source = store.run(spec.study, spec.run_id), _source(spec)
+            if source is not None and store.run(spec.study, source).status["status"] != "done":
+                watch.skip(run, f"waits for {source}, which is not done")
+                continue
             watch.begin(run, spec)
             start(run, spec.launch)
             watch.end(run)

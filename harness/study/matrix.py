@@ -12,23 +12,28 @@ import torch
 
 from harness.data.corpus import Corpus, prepare
 from harness.errors import Problem, UserError
-from harness.spec import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, Train
+from harness.spec import Choice, Expected, Place, Probes, ResolvedData, ResolvedModel, RunSpec, Start, Train
 from harness.store import SCHEMA_VERSION
-from harness.study import reader
+from harness.study import reader, start
 from harness.study.axes import Axes, same
 from harness.study.expected import Costs
 from harness.worker.data import micro_batch_size
 from variants import catalogue
 from variants.api import AXES, Shape
 
+SOURCE = "start-"  # before the name of a run that others start from
 Entry = dict[str, Choice]  # the choice on each axis, in the order of AXES
 
 
 @dataclass(frozen=True)
 class Study:
-    """A checked study. `runs` are those selected, seed by seed; `all_run_ids` also the ones that were not."""
+    """A checked study. `runs` are those selected, seed by seed; `all_run_ids` also the ones that were not.
+
+    Where entries start from another run's checkpoint, that run comes first in its seed's block.
+    """
 
     name: str
+    comparable: str  # of the entries
     runs: list[RunSpec]
     all_run_ids: set[str]
     excluded: list[tuple[str, str]]  # entry id and reason
@@ -55,9 +60,15 @@ def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
     axes.read(file.axes)
     baseline = axes.baseline(file.study.baseline)
     entries, excluded = _entries(file, axes, baseline)
+    source = start.read(file.init, axes, baseline, train, path.parent) if file.init else None
     problems += axes.problems
     problems += _token_problems(str(path), entries, train, model.seq_len, variant_paths)
     problems += _combination_problems(str(path), entries, axes.paths)
+    if isinstance(source, start.SourceRun):
+        problems += _token_problems(f"{path}: {start.KEY}", [source.entry], source.train, model.seq_len, variant_paths)
+        problems += _combination_problems(f"{path}: {start.KEY}", [source.entry], axes.paths)
+    if file.init is None:
+        problems += start.idle_conversions(str(path), entries, axes.paths)
 
     corpus = None
     try:
@@ -65,6 +76,9 @@ def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
         problems += _length_problems(str(path), corpus, model.seq_len)
     except UserError as error:
         problems += error.problems
+    if source is not None and corpus is not None and not problems:
+        shape = Shape(**model.model_dump(), vocab_size=corpus.vocab_size)
+        problems += start.misfits(str(path), source, entries, shape, variant_paths)
     if problems or corpus is None:
         raise UserError(dict.fromkeys(problems))
     if not entries:
@@ -74,11 +88,13 @@ def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
     selected = [entry for entry in entries if all(entry[axis] in allowed for axis, allowed in kept.items())]
     if not selected:
         raise UserError(f"--where {' '.join(where)}: no entry of {path} is all of that at once")
-    make = _Maker(file, corpus, variant_paths, baseline)
+    make = _Maker(file, corpus, variant_paths, baseline, train, source)
+    seeds = list(dict.fromkeys(file.study.seeds))
     return Study(
         name=file.study.name,
-        runs=[make.run(entry, seed) for seed in dict.fromkeys(file.study.seeds) for entry in selected],
-        all_run_ids={make.run_id(entry, seed) for seed in file.study.seeds for entry in entries},
+        comparable=make.comparable,
+        runs=[run for seed in seeds for run in (*make.sources(seed), *(make.run(entry, seed) for entry in selected))],
+        all_run_ids={run_id for seed in seeds for run_id in make.run_ids(entries, seed)},
         excluded=excluded,
         note=corpus.note,
     )
@@ -202,11 +218,20 @@ def _length_problems(place: str, corpus: Corpus, seq_len: int) -> Iterable[Probl
 
 
 class _Maker:
-    """Makes resolved specs of entries."""
+    """Makes resolved specs of entries, and of the run that they start from where there is one."""
 
-    def __init__(self, file: reader.StudyFile, corpus: Corpus, variant_paths: list[str], baseline: Entry) -> None:
-        self._file, self._corpus, self._paths = file, corpus, variant_paths
-        self._train = file.train.model_copy(update={"device": resolved_device(file.train)})
+    def __init__(
+        self,
+        file: reader.StudyFile,
+        corpus: Corpus,
+        variant_paths: list[str],
+        baseline: Entry,
+        train: Train,
+        source: start.Source | None = None,
+        name: str = "",
+    ) -> None:
+        self._file, self._corpus, self._paths, self._name = file, corpus, variant_paths, name
+        self._train = train.model_copy(update={"device": resolved_device(train)})
         self._model = ResolvedModel(**file.model.model_dump(), vocab_size=corpus.vocab_size)
         self._data = ResolvedData(
             corpus=corpus.name,
@@ -216,42 +241,68 @@ class _Maker:
         )
         self._baseline = {axis: choice.label for axis, choice in baseline.items()}
         self._costs = Costs(self._model, self._train, variant_paths)
-        shared = {
-            "schema_version": SCHEMA_VERSION,
-            "model": self._model.model_dump(),
-            "train": self._train.model_dump(),
-            "probes": file.probes.model_dump(),
-        }
-        self._shared = shared | {"data": self._data.model_dump()}
-        self._comparable = _hash(self._shared)
+        self._checkpoint, self._source, begins = None, None, None
+        if isinstance(source, start.Checkpoint):
+            begins = source.weights.sha256
+            self._checkpoint = Start(sha256=begins, folder=str(source.folder))
+        elif source is not None:
+            self._source = _Maker(_for_others(file), corpus, variant_paths, baseline, source.train, name=SOURCE)
+            self._source_entry, begins = source.entry, self._source.content(source.entry)
+        self.comparable = _hash(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "model": self._model.model_dump(),
+                "train": self._train.model_dump(),
+                "probes": file.probes.model_dump(),
+                "data": self._data.model_dump(),
+                "init": begins,
+            }
+        )
         self._known: dict[str, tuple[Expected, int]] = {}
+
+    def content(self, entry: Entry) -> str:
+        """Return the hash of all that decides what the runs of an entry compute, but for the seed."""
+        axes = {axis: choice.model_dump(exclude={"label"}) for axis, choice in entry.items()}
+        return _hash({"shared": self.comparable, "axes": axes})
 
     def run_id(self, entry: Entry, seed: int) -> str:
         """Return the readable name with the hash of all that decides what the run computes."""
-        content = {axis: choice.model_dump(exclude={"label"}) for axis, choice in entry.items()}
-        return f"{entry_id(entry)}-s{seed}-{_hash({'shared': self._comparable, 'axes': content, 'seed': seed})}"
+        return f"{self._name}{entry_id(entry)}-s{seed}-{_hash({'content': self.content(entry), 'seed': seed})}"
+
+    def run_ids(self, entries: Sequence[Entry], seed: int) -> list[str]:
+        """Return the ids of all runs of a seed."""
+        source = [self._source.run_id(self._source_entry, seed)] if self._source else []
+        return source + [self.run_id(entry, seed) for entry in entries]
+
+    def sources(self, seed: int) -> list[RunSpec]:
+        """Return the run of a seed that the others start from, if they do."""
+        return [self._source.run(self._source_entry, seed)] if self._source else []
+
+    def _start(self, seed: int) -> Start | None:
+        return Start(run_id=self._source.run_id(self._source_entry, seed)) if self._source else self._checkpoint
 
     def run(self, entry: Entry, seed: int) -> RunSpec:
         """Return the spec of one run."""
         name, file, corpus = entry_id(entry), self._file, self._corpus
         if name not in self._known:
             parallelism = _parallelism(entry["parallelism"], self._paths)
-            share = file.train.tokens_per_step // file.model.seq_len // parallelism.n_data
-            expected = self._costs.of(entry, micro_batch_size(share, file.train.micro_batch))
+            share = self._train.tokens_per_step // file.model.seq_len // parallelism.n_data
+            expected = self._costs.of(entry, micro_batch_size(share, self._train.micro_batch))
             self._known[name] = expected, parallelism.nproc
         expected, nproc = self._known[name]
         return RunSpec.model_construct(  # all of its parts are checked
             schema_version=SCHEMA_VERSION,
             study=file.study.name,
             run_id=self.run_id(entry, seed),
-            entry_id=name,
+            entry_id=self._name + name,
             seed=seed,
-            comparable=self._comparable,
+            comparable=self.comparable,
             baseline=self._baseline,
             axes=entry,
             model=self._model,
             data=self._data,
             train=self._train,
+            init=self._start(seed),
             probes=file.probes,
             launch=Place(
                 nproc=nproc,
@@ -263,6 +314,14 @@ class _Maker:
             ),
             expected=expected,
         )
+
+
+def _for_others(file: reader.StudyFile) -> reader.StudyFile:
+    """Return the study as the run takes it that others start from: it keeps its weights, and measures nothing more."""
+    keep = "weights" if file.launch.keep == "nothing" else file.launch.keep
+    return file.model_copy(
+        update={"probes": Probes(), "launch": file.launch.model_copy(update={"keep": keep})},
+    )
 
 
 def _hash(value: Any) -> str:

@@ -3,13 +3,13 @@
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from harness.errors import Problem, UserError, choices
-from harness.spec import Data, Launch, Model, Probes, Section, Seed, Train
+from harness.spec import Data, Init, Launch, Model, Probes, Section, Seed, Train
 
 Element = str | dict[str, Any]  # of an axis: a variant's name, or a table with `use`, its options and a `label`
 Rule = dict[str, Any]
@@ -31,6 +31,7 @@ class StudyFile(Section):
     model: Model
     data: Data
     train: Train
+    init: Init | None = None
     launch: Launch = Launch()
     probes: Probes = Probes()
     axes: dict[str, Annotated[list[Element], Field(min_length=1)]] = {}
@@ -107,9 +108,9 @@ def _fields(model: type[BaseModel], keys: Iterable[Any]) -> list[str]:
     """Return the keys that the section at `keys` may hold."""
     for key in keys:
         annotation = model.model_fields[key].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        model = annotation
-    return list(model.model_fields)
+        types = get_args(annotation) or (annotation,)  # a section, or one that may be left out
+        model = next(one for one in types if isinstance(one, type) and issubclass(one, BaseModel))
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def key_path(keys: Iterable[Any]) -> str:

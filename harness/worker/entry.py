@@ -4,13 +4,12 @@ import time
 import traceback
 from pathlib import Path
 
-import torch
-
 from harness.spec import RunSpec
 from harness.store import Reason, Run
 from harness.worker.determinism import enforce
 from harness.worker.environment import describe
-from harness.worker.loop import NotFiniteError, train
+from harness.worker.errors import NotFiniteError, out_of_memory
+from harness.worker.loop import train
 from harness.worker.ranks import join
 
 
@@ -49,6 +48,4 @@ def work(run_path: Path, begin: bool) -> None:
 def _reason(error: Exception) -> Reason:
     if isinstance(error, NotFiniteError):
         return "nan"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
-        return "oom"
-    return "error"
+    return "oom" if out_of_memory(error) else "error"

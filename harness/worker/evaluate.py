@@ -21,7 +21,10 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 
 class Evaluation:
-    """`evaluate(model, step, train_s)` appends a line to the run's eval.jsonl; returns the seconds that it took."""
+    """`evaluate(model, step, train_s)` appends a line to the run's eval.jsonl, and returns the validation loss.
+
+    `total_s` sums the seconds that all evaluations took.
+    """
 
     def __init__(self, run: Run, spec: RunSpec, ranks: Ranks) -> None:
         cfg, seq_len = spec.train, spec.model.seq_len
@@ -32,7 +35,7 @@ class Evaluation:
         offsets = data.evaluation_offsets(len(self._tokens), seq_len, limit)
         self._share = data.rank_share(offsets, ranks.rank, ranks.n_ranks, max(1, MAX_TOKENS // seq_len))
         self._file = run.eval_file() if ranks.is_first else None
-        self._timer = Timer(ranks.device)
+        self._timer, self.total_s = Timer(ranks.device), 0.0
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, step: int, train_s: float) -> float:
@@ -49,6 +52,7 @@ class Evaluation:
                 n_bytes += float(self._token_bytes[targets_BT.numpy()].sum(1) @ weights)
             nats, n_tokens, n_bytes = self._ranks.sum(nats, n_tokens, n_bytes)
         model.train()
+        self.total_s += self._timer.seconds
         if self._file is not None:
             self._file.append(
                 {
@@ -59,4 +63,4 @@ class Evaluation:
                     "eval_s": self._timer.seconds,
                 }
             )
-        return self._timer.seconds
+        return nats / n_tokens

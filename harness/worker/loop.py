@@ -11,22 +11,22 @@ from harness.spec import RunSpec
 from harness.store import Run
 from harness.worker import optim
 from harness.worker.build import Parts
+from harness.worker.checkpoint import Checkpoints
 from harness.worker.data import Batches, Tokens, micro_batch_size
 from harness.worker.determinism import seed_step
+from harness.worker.errors import NotFiniteError
 from harness.worker.evaluate import Evaluation, autocast
-from harness.worker.initial import agreed_hash, fill
+from harness.worker.initial import agreed_hash
+from harness.worker.probes import decoding
 from harness.worker.probes.first_step import FirstStep
 from harness.worker.probes.memory import by_category
 from harness.worker.probes.peak import peak_flops
 from harness.worker.probes.timer import Timer
 from harness.worker.ranks import Ranks
+from harness.worker.start import begin
 from variants.api import Shape
 
 N_WARMUP = 5  # steps that are recorded and not timed: the first ones allocate, choose kernels and compile
-
-
-class NotFiniteError(Exception):
-    """The loss or the gradient is NaN or infinite; the message says at which step."""
 
 
 def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
@@ -42,14 +42,14 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
         for block in gpt.h:
             block.compile()
     model = parallelism.wrap(gpt, device, cfg.precision)
-    fill(gpt, spec.seed)
+    started = begin(gpt, run, spec)
     initial_hash = agreed_hash(gpt)
     optimizer = optim.adamw(gpt, cfg)
 
     n_sequences = cfg.tokens_per_step // seq_len
     micro_batch = micro_batch_size(n_sequences // parallelism.n_data, cfg.micro_batch)
     batches = Batches(Tokens(spec.launch.train_tokens), seq_len, n_sequences, spec.seed)
-    evaluate = Evaluation(run, spec, ranks)
+    evaluate, checkpoints = Evaluation(run, spec, ranks), Checkpoints(run, spec, ranks, gpt, optimizer)
 
     def forward_backward(step: int) -> Tensor:
         """Leave the step's gradients in the parameters; return the mean loss over this rank's tokens."""
@@ -66,7 +66,8 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
 
     steps_file, timer, first_step = run.steps_file(ranks.rank), Timer(device), FirstStep(model, optimizer)
     n_warmup = min(N_WARMUP, max(1, cfg.steps // 2))
-    train_s, eval_s = 0.0, evaluate(model, step=0, train_s=0.0)
+    checkpoint_every, train_s = spec.launch.checkpoint_every or cfg.eval_every, 0.0
+    evaluate(model, step=0, train_s=train_s)
     for step in range(cfg.steps):
         seed_step(spec.seed, step, ranks.rank)
         with timer, first_step if step == 0 else nullcontext():
@@ -91,8 +92,12 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
         )
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
             raise NotFiniteError(f"step {step}: loss {loss}, gradient norm {grad_norm}")
-        if (step + 1) % cfg.eval_every == 0 or step + 1 == cfg.steps:
-            eval_s += evaluate(model, step=step + 1, train_s=train_s)
+
+        n_done, val_loss = step + 1, None
+        if n_done % cfg.eval_every == 0 or n_done == cfg.steps:
+            val_loss = evaluate(model, step=n_done, train_s=train_s)
+        if n_done % checkpoint_every == 0 or n_done == cfg.steps:
+            checkpoints.save(n_done, val_loss)
 
     return {
         "memory": ranks.gather(by_category(optimizer, first_step, device)),
@@ -100,7 +105,9 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
         "flops_per_token_counted": sum(ranks.gather(first_step.flops)) / cfg.tokens_per_step,
         "parameters": sum(parameter.numel() for parameter in gpt.parameters()),
         "initial_hash": initial_hash,
+        "start": started,
         "attention_kernels": first_step.kernels,
         "peak_flops": peak_flops(ranks, cfg.precision),
-        "time": {"train_s": train_s, "eval_s": eval_s},
+        "decoding": decoding.measure(spec, parts, gpt, ranks),
+        "time": {"train_s": train_s, "eval_s": evaluate.total_s, "checkpoint_s": checkpoints.total_s},
     }

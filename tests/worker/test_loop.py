@@ -11,9 +11,10 @@ from harness.spec import Choice, Expected, Place, ResolvedData, ResolvedModel, R
 from harness.store import Run
 from harness.worker.build import Parts
 from harness.worker.data import Tokens, evaluation_offsets
+from harness.worker.errors import NotFiniteError
 from harness.worker.evaluate import Evaluation
 from harness.worker.initial import fill
-from harness.worker.loop import NotFiniteError, train
+from harness.worker.loop import train
 from harness.worker.ranks import Ranks
 from variants.api import Shape
 

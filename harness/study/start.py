@@ -1,0 +1,123 @@
+"""What the runs of a study start from where not from first values: a checkpoint, or what another run learned."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Size, Tensor
+
+from harness.checkpoint.folder import Weights, load
+from harness.errors import Problem, UserError, choices
+from harness.spec import Choice, Init, Train
+from harness.study.axes import Axes
+from harness.study.reader import describe
+from harness.worker.build import Parts
+from harness.worker.initial import UnfitError, first_values
+from variants import catalogue
+from variants.api import AXES, Shape
+
+KEY = "init.from"
+FORM = "must be a checkpoint's folder, or { run = { AXIS = VARIANT, train = { KEY = VALUE } } }"
+MOST_TOLD = 3  # tensors of an entry: what does not fit in one layer does not in all
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder of weights."""
+
+    folder: Path
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class SourceRun:
+    """A run of the study's own that others start from, one for each seed: its choices, and how it is trained."""
+
+    entry: dict[str, Choice]
+    train: Train
+
+
+Source = Checkpoint | SourceRun
+
+
+def read(init: Init, axes: Axes, baseline: Mapping[str, Choice], train: Train, beside: Path) -> Source | None:
+    """Return what `[init]` names, or None where it states a problem, which `axes` then holds."""
+    if isinstance(init.start, str):
+        try:
+            path = (beside / init.start).resolve()
+            return Checkpoint(path, load(path))
+        except UserError as error:
+            axes.problems += [Problem(f"{axes.place}: {KEY}", str(problem)) for problem in error.problems]
+            return None
+    stated = init.start.get("run")
+    if init.start.keys() != {"run"} or not isinstance(stated, dict):
+        axes.complain(KEY, f"{init.start}: {FORM}")
+        return None
+    n_before = len(axes.problems)
+    for axis in stated.keys() - AXES.keys() - {"train"}:
+        axes.complain(f"{KEY}.run.{axis}", f"no such axis; {choices(axis, [*AXES, 'train'])}")
+    chosen = {axis: axes.choose(axis, stated[axis], f"{KEY}.run.{axis}") for axis in AXES if axis in stated}
+    entry = {axis: choice for axis in AXES if (choice := chosen.get(axis, baseline.get(axis)))}
+    trained = _changed(train, stated.get("train", {}), axes)
+    return None if trained is None or len(axes.problems) > n_before else SourceRun(entry, trained)
+
+
+def _changed(train: Train, changes: Any, axes: Axes) -> Train | None:
+    if not isinstance(changes, dict):
+        axes.complain(f"{KEY}.run.train", f"{changes!r}: must be a table, e.g. {{ steps = 500 }}")
+        return None
+    try:
+        return Train.model_validate(train.model_dump() | changes)
+    except ValidationError as error:
+        for key, message in (describe(detail, Train) for detail in error.errors()):
+            axes.complain(f"{KEY}.run.train.{key}", message)
+        return None
+
+
+def idle_conversions(place: str, entries: Iterable[Mapping[str, Choice]], paths: Sequence[Path]) -> Iterable[Problem]:
+    """An option that says how to start from a checkpoint says nothing where there is none."""
+    distinct = {(axis, choice.label): choice for entry in entries for axis, choice in entry.items()}
+    for (axis, _), choice in distinct.items():
+        for field in dataclasses.fields(catalogue.load(axis, choice.use, paths).Options):
+            if field.metadata.get("conversion") and choice.options[field.name] != field.default:
+                message = f"{choice.label}: `{field.name}` says how to start from a checkpoint, and there is no [init]"
+                yield Problem(f"{place}: axes.{axis}", message)
+
+
+def misfits(
+    place: str, source: Source, entries: Iterable[Mapping[str, Choice]], shape: Shape, paths: Sequence[str]
+) -> Iterable[Problem]:
+    """Every entry's model must be able to start from the source's weights; told by shapes, without values."""
+    if isinstance(source, Checkpoint):
+        theirs, there = {name: tensor.shape for name, tensor in source.weights.tensors.items()}, source.weights.shape
+        differ = [
+            Problem(f"{place}: {KEY}", f"{key} = {getattr(there, key)} in {source.folder}, {getattr(shape, key)} here")
+            for key in ("n_layer", "n_head", "n_embd", "vocab_size")
+            if getattr(there, key) != getattr(shape, key)
+        ]
+        if differ:
+            yield from differ
+            return
+    else:
+        theirs = _shapes(Parts(shape, source.entry, paths))
+    meta = {name: _meta(size) for name, size in theirs.items()}
+    models = {(entry["positional"].label, entry["attention"].label): entry for entry in entries}
+    for labels, entry in models.items():
+        try:
+            list(first_values(Parts(shape, entry, paths).model(), lambda _, size: _meta(size), meta))
+        except UnfitError as error:
+            told, more = error.problems[:MOST_TOLD], len(error.problems) - MOST_TOLD
+            told += [f"and {more} more"] if more > 0 else []
+            yield from (Problem(f"{place}: {KEY}", f"{'-'.join(labels)}: {problem}") for problem in told)
+
+
+def _shapes(parts: Parts) -> dict[str, Size]:
+    return {name: parameter.shape for name, parameter in parts.model().named_parameters()}
+
+
+def _meta(size: Size) -> Tensor:
+    return torch.empty(size, device="meta")

@@ -1,0 +1,87 @@
+"""What decoding costs: a prompt in one pass, then one token at a time from the key-value cache."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.spec import RunSpec
+from harness.worker.build import Parts
+from harness.worker.checkpoint import whole_weights
+from harness.worker.errors import out_of_memory
+from harness.worker.model import GPT
+from harness.worker.probes.timer import Timer
+from harness.worker.ranks import Ranks
+
+N_WARMUP, N_PREFILLS, N_STEPS = 2, 5, 40
+
+
+def measure(spec: RunSpec, parts: Parts, gpt: GPT, ranks: Ranks) -> list[dict[str, Any]]:
+    """Return for each batch and context: `prefill_s` and `decode_s`, raw, in seconds, and `cache_bytes`.
+
+    A decoding step is timed over and over at the same place, with exactly `context` positions in the cache, the new one
+    included. `reason` tells what keeps a measure from being defined. All is done on rank 0 with the whole model, and
+    with all the threads that the ranks of its machine have together; the others return nothing.
+    """
+    probe, dtype = spec.probes.decode, torch.bfloat16 if spec.train.precision == "bf16" else torch.float32
+    if probe is None:
+        return []
+    weights = whole_weights(gpt, ranks)
+    if not ranks.is_first:
+        return []
+    model = parts.model()
+    model.load_state_dict({name: tensor.to(ranks.device, dtype) for name, tensor in weights.items()}, assign=True)
+    model.eval()
+    with _all_threads(), torch.inference_mode():
+        return [_measure(model, batch, context, dtype) for batch, context in product(probe.batch, probe.context)]
+
+
+def _measure(model: GPT, batch: int, context: int, dtype: torch.dtype) -> dict[str, Any]:
+    record: dict[str, Any] = {"batch": batch, "context": context, "prefill_s": [], "decode_s": [], "cache_bytes": None}
+    if context > model.shape.seq_len and not model.positional.extends:
+        return record | {"reason": f"no positions beyond seq_len = {model.shape.seq_len}"}
+    try:
+        return record | _timed(model, batch, context, dtype) | {"reason": None}
+    except NotImplementedError as error:
+        return record | {"reason": str(error)}
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        return record | {"reason": "out of memory"}
+
+
+def _timed(model: GPT, batch: int, context: int, dtype: torch.dtype) -> dict[str, Any]:
+    device = model.wte.weight.device
+    caches, timer = model.caches(batch, context, dtype), Timer(device)
+    tokens_BT = torch.zeros(batch, context, dtype=torch.long, device=device)
+
+    def seconds(seen: int, tokens_BT: Tensor, repeats: int) -> list[float]:
+        times = []
+        for _ in range(N_WARMUP + repeats):
+            for cache in caches:
+                cache.n_seen = seen
+            with timer:
+                model.next_logits(tokens_BT, caches)
+            times.append(timer.seconds)
+        return times[N_WARMUP:]
+
+    return {
+        "prefill_s": seconds(0, tokens_BT, N_PREFILLS),
+        "decode_s": seconds(context - 1, tokens_BT[:, :1], N_STEPS),
+        "cache_bytes": sum(cache.nbytes for cache in caches),
+    }
+
+
+@contextmanager
+def _all_threads() -> Iterator[None]:
+    """Use the threads of the other ranks of this machine too; they wait meanwhile."""
+    mine = torch.get_num_threads()
+    torch.set_num_threads(mine * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(mine)

@@ -1,0 +1,42 @@
+"""What a run starts from: nothing, a folder of weights, or the newest checkpoint of another run of its study."""
+
+from pathlib import Path
+from typing import Any
+
+from harness.checkpoint import folder
+from harness.spec import RunSpec
+from harness.store import Run
+from harness.worker.initial import fill
+from harness.worker.model import GPT
+
+
+def begin(gpt: GPT, run: Run, spec: RunSpec) -> dict[str, Any] | None:
+    """Give every parameter its first values; return where those of a checkpoint came from, for probes.json.
+
+    Raises:
+        UserError: there is no checkpoint, or it is damaged.
+        ValueError: the weights are no longer those that the study was checked with.
+        UnfitError: they do not fit the model.
+    """
+    if spec.init is None:
+        fill(gpt, spec.seed)
+        return None
+    place = _folder(run, spec)
+    weights = folder.load(place)
+    if spec.init.sha256 not in (None, weights.sha256):
+        raise ValueError(f"{place}: has SHA-256 {weights.sha256}, the study was checked with {spec.init.sha256}")
+    tensors = fill(gpt, spec.seed, weights.tensors)
+    return {
+        "from": spec.init.run_id or str(place),
+        "sha256": weights.sha256,
+        "tensors": tensors,
+        "dropped": sorted(weights.tensors.keys() - tensors.keys()),
+    }
+
+
+def _folder(run: Run, spec: RunSpec) -> Path:
+    assert spec.init is not None
+    if spec.init.run_id is not None:
+        return Run(run.path.parent / spec.init.run_id).newest_checkpoint
+    assert spec.init.folder is not None
+    return Path(spec.init.folder)

@@ -1,0 +1,146 @@
+"""A study that starts from a checkpoint: wrong ones are refused before a day of training, and no two share a run id."""
+
+import pytest
+
+from harness.checkpoint import folder
+from harness.checkpoint.folder import Weights
+from harness.errors import UserError
+from harness.launch.queue import shuffled
+from harness.study import load
+from harness.worker.build import Parts
+from harness.worker.initial import fill
+from variants.api import Shape
+
+FROM_RUN = """
+[init]
+from = { run = { attention = "mha", train = { steps = 9 } } }
+"""
+GQA = '{ use = "gqa", n_kv_head = 2 }'
+
+
+def save_checkpoint(place, seed=0, **shape):
+    shape = Shape(**{"n_layer": 2, "n_head": 4, "n_embd": 32, "seq_len": 16, "vocab_size": 256} | shape)
+    model = Parts(shape, folder.GPT2, []).model().to_empty(device="cpu")
+    fill(model, seed)
+    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    folder.save(Weights(shape, folder.GPT2, tensors, {}), place)
+    return place
+
+
+def from_path(place="start"):
+    return f'\n[init]\nfrom = "{place}"\n'
+
+
+def refusal(*arguments, **options):
+    with pytest.raises(UserError) as raised:
+        load(*arguments, **options)
+    return str(raised.value)
+
+
+def test_every_entry_waits_for_the_run_of_its_seed_that_it_starts_from(write_study):
+    study = load(write_study(more=FROM_RUN))
+    sources = {run.seed: run for run in study.runs if run.entry_id.startswith("start-")}
+    others = [run for run in study.runs if run not in sources.values()]
+    assert len(others) == 24 and sources.keys() == {0, 1}
+    for run in others:
+        assert run.init.run_id == sources[run.seed].run_id
+        assert run.comparable == study.comparable
+    for run in sources.values():
+        assert run.init is None and run.train.steps == 9 and run.comparable != study.comparable
+        assert run.launch.keep == "weights"
+    assert {run.run_id for run in study.runs} == study.all_run_ids
+    for _ in range(20):
+        order = [run.run_id for run in shuffled(study.runs)]
+        for run in others:
+            assert order.index(run.init.run_id) < order.index(run.run_id)
+
+
+def test_a_selection_takes_along_what_it_starts_from_and_its_weights_are_kept_in_any_case(write_study):
+    study = load(write_study(more=FROM_RUN + '[launch]\nkeep = "nothing"\n'), seeds=[1], where=["attention=gqa2"])
+    assert [run.entry_id.startswith("start-") for run in study.runs] == [True, False, False, False, False]
+    assert [run.launch.keep for run in study.runs] == ["weights"] + ["nothing"] * 4
+
+
+def test_what_a_run_starts_from_is_part_of_its_id(write_study, tmp_path):
+    """Else a run from other weights would pass for done."""
+
+    def ids(more):
+        return {run.run_id for run in load(write_study(more=more)).runs}
+
+    save_checkpoint(tmp_path / "start"), save_checkpoint(tmp_path / "copy"), save_checkpoint(tmp_path / "other", seed=1)
+    fresh, start = ids(""), ids(from_path())
+    assert len(start) == 24 and not start & fresh
+    assert ids(from_path("copy")) == start
+    assert not ids(from_path("other")) & start
+    assert not ids(FROM_RUN) & ids(FROM_RUN.replace("steps = 9", "steps = 8"))
+    assert not ids(FROM_RUN) & fresh
+
+
+def test_how_heads_are_pooled_is_part_of_the_id(write_study, tmp_path):
+    save_checkpoint(tmp_path / "start")
+    ids = [
+        load(write_study((GQA, GQA[:-1] + f', kv = "{kv}", label = "gqa2" }}'), more=from_path())).all_run_ids
+        for kv in ("mean", "first", "random")
+    ]
+    assert [len(one - other) for one, other in ((ids[0], ids[1]), (ids[1], ids[2]), (ids[2], ids[0]))] == [8, 8, 8]
+
+
+def test_a_longer_position_table_is_cut_and_one_that_rope_does_not_need_is_dropped(write_study, tmp_path):
+    save_checkpoint(tmp_path / "start", seq_len=64)
+    assert load(write_study(more=from_path())).runs
+
+
+BAD = {
+    "no folder": ({}, "nowhere", "init.from", "no checkpoint of this harness"),
+    "width": ({"n_embd": 64}, "start", "n_embd = 64 in", "32 here"),
+    "layers": ({"n_layer": 3}, "start", "n_layer = 3 in", "2 here"),
+    "heads": ({"n_head": 2}, "start", "n_head = 2 in", "4 here"),
+    "vocabulary": ({"vocab_size": 50257}, "start", "vocab_size = 50257 in", "256 here"),
+    "positions": ({"seq_len": 8}, "start", "learned-mha: positional.wpe.weight: (8, 32) there, (16, 32) here"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_checkpoint_that_does_not_fit_is_refused_with_both_figures(name, write_study, tmp_path):
+    shape, place, *told = BAD[name]
+    save_checkpoint(tmp_path / "start", **shape)
+    message = refusal(write_study(more=from_path(place)))
+    for text in told:
+        assert text in message
+
+
+def test_heads_that_do_not_group_are_refused(write_study, tmp_path):
+    """Two key-value heads do not give four; what is not defined must not be guessed."""
+    gqa = FROM_RUN.replace('attention = "mha"', f"attention = {GQA}")
+    message = refusal(write_study((GQA, '{ use = "gqa", n_kv_head = 4 }'), more=gqa))
+    assert "h.0.attn.c_attn: 2 key-value heads there do not group into 4 here" in message
+    assert "learned-mha: h.0.attn.c_attn.weight: (64, 32) there, (96, 32) here" in message
+
+
+WRONG = {
+    "not a run": ("from = { rnu = {} }", "init.from: {'rnu': {}}: must be a checkpoint's folder, or { run ="),
+    "unknown axis": ('from = { run = { atention = "mha" } }', "init.from.run.atention: no such axis; did you mean"),
+    "unknown variant": ('from = { run = { attention = "mhaa" } }', "init.from.run.attention: 'mhaa': no such"),
+    "unknown setting": ("from = { run = { train = { stps = 3 } } }", "init.from.run.train.stps: unknown key; did you"),
+    "wrong setting": ("from = { run = { train = { steps = 0 } } }", "init.from.run.train.steps: 0: input should be"),
+    "no table": ("from = { run = { train = 3 } }", "init.from.run.train: 3: must be a table"),
+    "tokens": ("from = { run = { train = { tokens_per_step = 100 } } }", "init.from: train.tokens_per_step: 100 is no"),
+    "empty": ("", "init.from: missing"),
+    "unknown key": ('from = "start"\nkv = "mean"', "init.kv: unknown key"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_init_names_its_place(name, write_study, tmp_path):
+    save_checkpoint(tmp_path / "start")
+    line, told = WRONG[name]
+    assert told in refusal(write_study(more=f"\n[init]\n{line}\n"))
+
+
+def test_a_conversion_without_a_checkpoint_is_refused(write_study):
+    """It would be ignored, and two entries that are the same would seem to differ."""
+    message = refusal(write_study((GQA, GQA[:-1] + ', kv = "first" }')))
+    assert (
+        "axes.attention: gqa_n_kv_head2_kvfirst: `kv` says how to start from a checkpoint, and there is no [init]"
+        in message
+    )
