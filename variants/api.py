@@ -157,6 +157,32 @@ class Attention(Part):
         raise NotImplementedError
 
 
+class Norm(Part):
+    """Normalises the residual stream before each part of a block and after the last: (..., C) to (..., C)."""
+
+    def __init__(self, shape: Shape, options: Any) -> None:
+        super().__init__()
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        """Normalise each position by itself."""
+        raise NotImplementedError
+
+
+class FeedForward(Part):
+    """What follows attention in a block, the same for every position: (..., C) to (..., C)."""
+
+    def __init__(self, shape: Shape, options: Any) -> None:
+        super().__init__()
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        """Act on each position by itself."""
+        raise NotImplementedError
+
+    def flops_per_token(self) -> float:
+        """Return the FLOPs of one token's forward pass: 2 per multiply-add of its linear layers."""
+        return 2.0 * sum(layer.weight.numel() for layer in self.modules() if isinstance(layer, nn.Linear))
+
+
 class Parallelism(Variant):
     """How a run is spread over processes; wraps a model that was written for one device and knows nothing of it."""
 
@@ -188,24 +214,30 @@ class Parallelism(Variant):
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis: the base class of its variants, and GPT-2's own choice for a study that leaves the axis out."""
+    """An axis: the base class of its variants, and GPT-2's own choice for a study that leaves the axis out.
+
+    One that is not `in_every_name` is part of a run's name only where the study mentions it.
+    """
 
     base: type[Variant]
     default: str
+    in_every_name: bool = True
 
 
 AXES: Mapping[str, Axis] = {
     "positional": Axis(Positional, "learned"),
     "attention": Axis(Attention, "mha"),
+    "norm": Axis(Norm, "layernorm", in_every_name=False),
+    "mlp": Axis(FeedForward, "gelu", in_every_name=False),
     "parallelism": Axis(Parallelism, "single"),
 }
+
+
+def residual_std(shape: Shape) -> float:
+    """Return the standard deviation of projections back to the residual stream (Radford et al. 2019, 2.3)."""
+    return 0.02 / (2 * shape.n_layer) ** 0.5
 
 
 def at_least_one(name: str, value: int) -> dict[str, str]:
     """Check a count that must be positive."""
     return {} if value >= 1 else {name: f"{value}: must be at least 1"}
-
-
-def linear_flops(module: nn.Module) -> float:
-    """Return the forward FLOPs of one token through all linear layers of `module`: 2 per weight."""
-    return 2.0 * sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))

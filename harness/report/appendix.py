@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -65,6 +66,24 @@ def environments(runs: Iterable[RunData]) -> tuple[Json, list[tuple[Json, list[s
         if run.spec["entry_id"] not in entries:
             entries.append(run.spec["entry_id"])
     return shared, [item for item in sets.values() if item[0]]
+
+
+def start(summary: Summary, captions: Captions) -> str:
+    """What the runs started from, and which tensors of it each entry loaded, converted, drew afresh and dropped."""
+    started = [(entry, run.probes.get("start")) for entry in summary.study.entries for run in entry.done[:1]]
+    rows = []
+    for entry, found in ((entry, found) for entry, found in started if found):
+        hows = Counter(found["tensors"].values())
+        converted = "; ".join(f"{n}: {how.removeprefix('converted: ')}" for how, n in hows.items() if ":" in how)
+        counts = [str(hows[how]) for how in ("loaded", "fresh")]
+        origin = [found["from"], found["sha256"][:12]]
+        rows.append([entry.label, *origin, converted or NONE, ", ".join(found["dropped"]) or NONE, *counts])
+    if not rows:
+        return ""
+    header = ["entry", "from (of the first seed)", "SHA-256", "converted", "dropped", "loaded", "fresh"]
+    return join(
+        "## Start", "The runs start from a checkpoint; the numbers are of tensors.", cells.table(header, rows, left=5)
+    )
 
 
 def settings(summary: Summary, captions: Captions) -> str:

@@ -100,9 +100,10 @@ def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
     )
 
 
-def entry_id(entry: Entry) -> str:
+def entry_id(entry: Entry, file: reader.StudyFile) -> str:
     """Return the labels of an entry, joined."""
-    return "-".join(choice.label for choice in entry.values())
+    mentioned = {axis for table in (file.axes, *file.include) for axis in table}
+    return "-".join(choice.label for axis, choice in entry.items() if AXES[axis].in_every_name or axis in mentioned)
 
 
 def _variant_paths(file: reader.StudyFile, path: Path) -> tuple[list[str], list[Problem]]:
@@ -131,8 +132,8 @@ def _entries(file: reader.StudyFile, axes: Axes, baseline: Entry) -> tuple[list[
         hit = [entry for entry in entries if named and all(entry[axis] in named[axis] for axis in named)]
         if not hit and len(axes.problems) == n_before:
             axes.complain(f"exclude[{i}]", "matches no entry; remove the rule")
-        excluded |= {entry_id(entry): str(reason) for entry in hit}
-    entries = [entry for entry in entries if entry_id(entry) not in excluded]
+        excluded |= {entry_id(entry, file): str(reason) for entry in hit}
+    entries = [entry for entry in entries if entry_id(entry, file) not in excluded]
     for i, rule in enumerate(file.include):
         for axis in rule.keys() - AXES.keys():
             axes.complain(f"include[{i}].{axis}", f"no such axis; allowed: {', '.join(AXES)}")
@@ -140,10 +141,9 @@ def _entries(file: reader.StudyFile, axes: Axes, baseline: Entry) -> tuple[list[
         entry = {axis: chosen.get(axis, baseline.get(axis)) for axis in AXES}
         complete = {axis: choice for axis, choice in entry.items() if choice is not None}
         if len(complete) == len(AXES) and not any(_same_entry(complete, other) for other in entries):
-            if entry_id(complete) in map(entry_id, entries):
-                axes.complain(
-                    f"include[{i}]", f"two different entries are labelled {entry_id(complete)}; give a `label`"
-                )
+            name = entry_id(complete, file)
+            if name in (entry_id(entry, file) for entry in entries):
+                axes.complain(f"include[{i}]", f"two different entries are labelled {name}; give a `label`")
             entries.append(complete)
     return entries, list(excluded.items())
 
@@ -267,7 +267,9 @@ class _Maker:
 
     def run_id(self, entry: Entry, seed: int) -> str:
         """Return the readable name with the hash of all that decides what the run computes."""
-        return f"{self._name}{entry_id(entry)}-s{seed}-{_hash({'content': self.content(entry), 'seed': seed})}"
+        return (
+            f"{self._name}{entry_id(entry, self._file)}-s{seed}-{_hash({'content': self.content(entry), 'seed': seed})}"
+        )
 
     def run_ids(self, entries: Sequence[Entry], seed: int) -> list[str]:
         """Return the ids of all runs of a seed."""
@@ -283,7 +285,7 @@ class _Maker:
 
     def run(self, entry: Entry, seed: int) -> RunSpec:
         """Return the spec of one run."""
-        name, file, corpus = entry_id(entry), self._file, self._corpus
+        name, file, corpus = entry_id(entry, self._file), self._file, self._corpus
         if name not in self._known:
             parallelism = _parallelism(entry["parallelism"], self._paths)
             share = self._train.tokens_per_step // file.model.seq_len // parallelism.n_data

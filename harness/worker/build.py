@@ -8,7 +8,7 @@ import torch
 from harness.spec import Choice
 from harness.worker.model import GPT
 from variants import catalogue
-from variants.api import Parallelism, Shape
+from variants.api import AXES, Attention, FeedForward, Norm, Parallelism, Positional, Shape
 
 
 class Parts:
@@ -17,19 +17,35 @@ class Parts:
     def __init__(self, shape: Shape, axes: Mapping[str, Choice], variant_paths: Sequence[str]) -> None:
         self.shape, self.names = shape, ", ".join(choice.label for choice in axes.values())
         self._classes, self._options = {}, {}
-        for axis, choice in axes.items():
+        for axis, about in AXES.items():
+            choice = axes.get(axis) or Choice(use=about.default, label=about.default, options={})
             cls = catalogue.load(axis, choice.use, [Path(path) for path in variant_paths])
             self._classes[axis], self._options[axis] = cls, cls.Options(**choice.options)
 
     def model(self) -> GPT:
         """Return the model on the meta device: shapes without memory."""
-        positional, attention = self._classes["positional"], self._classes["attention"]
         with torch.device("meta"):
-            return GPT(
-                self.shape,
-                positional(self.shape, self._options["positional"]),
-                lambda layer: attention(self.shape, self._options["attention"], layer),
-            )
+            return GPT(self.shape, self)
+
+    def positional(self) -> Positional:
+        """Return a new one of the entry's choice."""
+        made: Positional = self._classes["positional"](self.shape, self._options["positional"])
+        return made
+
+    def attention(self, layer: int) -> Attention:
+        """Return a new one of the entry's choice."""
+        made: Attention = self._classes["attention"](self.shape, self._options["attention"], layer)
+        return made
+
+    def norm(self) -> Norm:
+        """Return a new one of the entry's choice."""
+        made: Norm = self._classes["norm"](self.shape, self._options["norm"])
+        return made
+
+    def mlp(self) -> FeedForward:
+        """Return a new one of the entry's choice."""
+        made: FeedForward = self._classes["mlp"](self.shape, self._options["mlp"])
+        return made
 
     def parallelism(self) -> Parallelism:
         """Return how the run is spread over processes."""

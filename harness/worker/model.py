@@ -4,43 +4,45 @@ Written for one device; a parallelism wraps it from outside. Names of parameters
 Legend of shapes: B batch, T sequence, C channels (`n_embd`), V vocabulary.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.api import Attention, Cache, Initial, Positional, Shape, linear_flops
+from variants.api import Attention, Cache, FeedForward, Norm, Positional, Shape
 
 
-class MLP(nn.Module):
-    """Four times as wide inside, tanh-approximated GELU (Hendrycks & Gimpel 2016)."""
+class Parts(Protocol):
+    """What the model is made of besides embeddings."""
 
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.c_fc = nn.Linear(shape.n_embd, 4 * shape.n_embd)
-        self.c_proj = nn.Linear(4 * shape.n_embd, shape.n_embd)
-        self.dropout, self.proj_std = shape.dropout, 0.02 / (2 * shape.n_layer) ** 0.5
+    def positional(self) -> Positional:
+        """Make the positional encoding, one for all layers."""
+        ...
 
-    def initial(self) -> Mapping[str, Initial]:
-        """The residual projection is scaled down by depth (Radford et al. 2019, 2.3)."""
-        return {"c_proj.weight": Initial(std=self.proj_std)}
+    def attention(self, layer: int) -> Attention:
+        """Make the attention of a layer."""
+        ...
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        """Widen, bend, narrow."""
-        y_BTC = self.c_proj(F.gelu(self.c_fc(x_BTC), approximate="tanh"))
-        return F.dropout(y_BTC, self.dropout, self.training)
+    def norm(self) -> Norm:
+        """Make one norm."""
+        ...
+
+    def mlp(self) -> FeedForward:
+        """Make one MLP."""
+        ...
 
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, shape: Shape, attention: Attention) -> None:
+    def __init__(self, parts: Parts, layer: int) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(shape.n_embd)
-        self.attn = attention
-        self.ln_2 = nn.LayerNorm(shape.n_embd)
-        self.mlp = MLP(shape)
+        self.ln_1 = parts.norm()
+        self.attn = parts.attention(layer)
+        self.ln_2 = parts.norm()
+        self.mlp = parts.mlp()
 
     def forward(self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: Cache | None = None) -> Tensor:
         """Add what attention and then what the MLP makes of the residual stream."""
@@ -49,15 +51,15 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The language model; `attention` makes the attention of the layer whose index it gets."""
+    """The language model."""
 
-    def __init__(self, shape: Shape, positional: Positional, attention: Callable[[int], Attention]) -> None:
+    def __init__(self, shape: Shape, parts: Parts) -> None:
         super().__init__()
         self.shape = shape
         self.wte = nn.Embedding(shape.vocab_size, shape.n_embd)
-        self.positional = positional
-        self.h = nn.ModuleList(Block(shape, attention(layer)) for layer in range(shape.n_layer))
-        self.ln_f = nn.LayerNorm(shape.n_embd)
+        self.positional = parts.positional()
+        self.h = nn.ModuleList(Block(parts, layer) for layer in range(shape.n_layer))
+        self.ln_f = parts.norm()
 
     def hidden(self, tokens_BT: Tensor, caches: Sequence[Cache] | None = None) -> Tensor:
         """Return what the last LayerNorm gives, (B, T, C); the tokens go on from what the caches have seen."""
@@ -67,7 +69,8 @@ class GPT(nn.Module):
         x_BTC = F.dropout(x_BTC, self.shape.dropout, self.training)
         for i, block in enumerate(self.h):
             x_BTC = block(x_BTC, positions_T, self.positional, caches[i] if caches else None)
-        return self.ln_f(x_BTC)
+        normed_BTC: Tensor = self.ln_f(x_BTC)
+        return normed_BTC
 
     def logits(self, tokens_BT: Tensor) -> Tensor:
         """Return the unnormalised log-probabilities of each next token, (B, T, V)."""
@@ -94,9 +97,9 @@ class GPT(nn.Module):
     def flops_per_token(self) -> float:
         """Return the FLOPs of training on one token, as needed and not as executed.
 
-        2 per multiply-add of matrix products (attention variants tell their own, see `Attention.flops_per_token`), the
+        2 per multiply-add of matrix products (variants tell their own, see `flops_per_token` in `variants.api`), the
         tied output projection included; the backward pass costs twice the forward (Kaplan et al. 2020, 2.1).
         """
         attention = sum(m.flops_per_token(self.shape.seq_len) for m in self.modules() if isinstance(m, Attention))
-        mlp = sum(linear_flops(m) for m in self.modules() if isinstance(m, MLP))
+        mlp = sum(m.flops_per_token() for m in self.modules() if isinstance(m, FeedForward))
         return 3.0 * (attention + mlp + 2.0 * self.wte.weight.numel())

@@ -189,4 +189,4 @@ def test_a_model_that_cannot_be_built_is_refused_and_one_that_shapes_cannot_run_
     file.write_text(head + "    def embed(self, x, positions):\n        return x * float(x.sum() > 0)\n")
     assert load(path, where=["positional=ours"]).runs[0].expected.memory_bytes is None
     file.write_text(head + "    def __init__(self, shape, options):\n        raise ValueError('planted')\n")
-    assert "the model of ours, mha, single cannot be built: ValueError: planted" in problems(path)[0]
+    assert "the model of ours, mha, layernorm, gelu, single cannot be built: ValueError: planted" in problems(path)[0]

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.worker.build import Parts
 from harness.worker.initial import fill
 from harness.worker.model import GPT
 from variants import catalogue
@@ -108,7 +109,9 @@ def make_pair(attention, positional):
 
 
 def make_gpt(attention, positional, shape=SHAPE):
-    return GPT(shape, positional.make(shape), lambda layer: attention.make(shape, layer=layer))
+    parts = Parts(shape, {}, [])
+    parts.positional, parts.attention = lambda: positional.make(shape), lambda layer: attention.make(shape, layer=layer)
+    return GPT(shape, parts)
 
 
 def inputs(seed=3):

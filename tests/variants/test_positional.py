@@ -83,7 +83,13 @@ def test_none_does_nothing():
 @pytest.mark.parametrize(
     ("name", "n_embd", "options", "key", "reason"),
     [
-        ("rope", 36, {}, "", "rope needs an even head_dim, n_embd / n_head = 9"),
+        (
+            "rope",
+            36,
+            {},
+            "",
+            "rope turns pairs of dimensions: fraction * head_dim = 1 * 9 = 9 must be even, above 0 and at most head_dim",
+        ),
         ("rope", 32, {"theta": 0.0}, "theta", "0.0: must be positive"),
         ("sinusoidal", 33, {}, "", "sinusoidal needs an even n_embd, got 33"),
         ("sinusoidal", 32, {"theta": -1.0}, "theta", "-1.0: must be positive"),

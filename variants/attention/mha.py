@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.api import Attention, Initial, Positional, Shape
+from variants.api import Attention, Initial, Positional, Shape, residual_std
 
 
 class KeyValueCache:
@@ -61,7 +61,7 @@ class MultiHead(Attention):
         self.q_width, self.kv_width = shape.n_embd, self.n_kv_head * shape.head_dim
         self.c_attn = nn.Linear(shape.n_embd, self.q_width + 2 * self.kv_width)
         self.c_proj = nn.Linear(shape.n_embd, shape.n_embd)
-        self.dropout, self.proj_std = shape.dropout, 0.02 / (2 * shape.n_layer) ** 0.5
+        self.dropout, self.proj_std = shape.dropout, residual_std(shape)
 
     @staticmethod
     def kv_heads(shape: Shape, options: Any) -> int:

@@ -1,0 +1,1 @@
+"""MLP: what follows attention in a block, position by position."""

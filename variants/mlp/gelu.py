@@ -1,0 +1,44 @@
+"""Two linear layers with a GELU between (Hendrycks & Gimpel 2016, its tanh approximation; GPT-2's own)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from variants.api import FeedForward, Initial, Shape, at_least_one, residual_std
+
+
+class Gelu(FeedForward):
+    """Four times as wide inside, unless `width` says otherwise. Variants of the bend between derive from this class."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """Parameters: the width inside; 0 is 4 * n_embd."""
+
+        width: int = 0
+
+    def __init__(self, shape: Shape, options: Any) -> None:
+        super().__init__(shape, options)
+        width = options.width or 4 * shape.n_embd
+        self.c_fc = nn.Linear(shape.n_embd, width)
+        self.c_proj = nn.Linear(width, shape.n_embd)
+        self.dropout, self.proj_std = shape.dropout, residual_std(shape)
+
+    @classmethod
+    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+        """Wide enough to be there."""
+        return at_least_one("width", options.width) if options.width else {}
+
+    def initial(self) -> Mapping[str, Initial]:
+        """The residual projection is scaled down by depth."""
+        return {"c_proj.weight": Initial(std=self.proj_std)}
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        """Widen, bend, narrow."""
+        return F.dropout(self.c_proj(self.bend(self.c_fc(x_BTC))), self.dropout, self.training)
+
+    def bend(self, x: Tensor) -> Tensor:
+        """Return GELU(x)."""
+        return F.gelu(x, approximate="tanh")

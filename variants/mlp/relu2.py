@@ -1,0 +1,14 @@
+"""The square of ReLU in place of GELU (Primer; So et al. 2021, section 4.2)."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from variants.mlp.gelu import Gelu
+
+
+class SquaredRelu(Gelu):
+    """GPT-2's MLP, bent by max(x, 0)^2."""
+
+    def bend(self, x: Tensor) -> Tensor:
+        """Return max(x, 0)^2."""
+        return F.relu(x).square()

@@ -1,0 +1,36 @@
+"""A penalty on every score that grows with distance, at a slope of each head's own (ALiBi; Press et al. 2022)."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from variants.api import Positional, Shape
+
+
+class Alibi(Positional):
+    """Adds -slope_h * (query position - key position); nothing is trained, so it extends to any length."""
+
+    uses_bias = True
+
+    def __init__(self, shape: Shape, options: Any) -> None:
+        super().__init__(shape, options)
+        self.slopes = slopes(shape.n_head)
+
+    def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
+        """Return (..., H, Tq, Tk)."""
+        slopes_H11 = torch.tensor(self.slopes, device=q_positions.device)[:, None, None]
+        distance = q_positions[..., None, :, None] - k_positions[..., None, None, :]
+        return -slopes_H11 * distance
+
+
+def slopes(n_head: int) -> list[float]:
+    """Return 2^(-8/n), 2^(-16/n), ... 2^-8 for n heads (section 3).
+
+    Where n is no power of two: those of the next lower power, and then every other one of those of twice that power
+    (the authors' code, `get_slopes`).
+    """
+    n = 2 ** int(math.log2(n_head))
+    more = [2 ** (-4 * i / n) for i in range(1, 2 * n, 2)]
+    return ([2 ** (-8 * i / n) for i in range(1, n + 1)] + more)[:n_head]
