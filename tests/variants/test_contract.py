@@ -22,7 +22,10 @@ from variants.attention.mha import MultiHead
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
 T, C, H, D = SHAPE.seq_len, SHAPE.n_embd, SHAPE.n_head, SHAPE.head_dim
 B = 3
-SAMPLES = {"n_kv_head": (2,), "window": (1, 5, 8, 24, 100)}  # 5 does not divide T, 24 is T, 100 is more
+SAMPLES = {  # values to try, alone or, where an option has no default, with all others at their defaults
+    "n_kv_head": (2,),
+    "window": (1, 5, 8, 24, 100),  # 5 does not divide T, 24 is T, 100 is more
+}
 
 
 class DistanceBias(Positional):

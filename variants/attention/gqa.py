@@ -20,8 +20,8 @@ class GroupedQuery(MultiHead):
     drawn afresh (`kv`; Ainslie et al. 2023, 2.1 and figure 4, where they rank in this order).
     """
 
-    @dataclass(frozen=True)
-    class Options:
+    @dataclass(frozen=True, kw_only=True)
+    class Options(MultiHead.Options):
         """Parameters: the number of key-value heads, and how they are made from a checkpoint's."""
 
         n_kv_head: int
@@ -37,7 +37,7 @@ class GroupedQuery(MultiHead):
         if shape.n_head > 0 and options.n_kv_head > 0 and shape.n_head % options.n_kv_head:
             divisors = ", ".join(str(n) for n in range(1, shape.n_head + 1) if shape.n_head % n == 0)
             return {"n_kv_head": f"{options.n_kv_head} does not divide n_head = {shape.n_head}; allowed: {divisors}"}
-        return at_least_one("n_kv_head", options.n_kv_head)
+        return {**super().check(shape, options), **at_least_one("n_kv_head", options.n_kv_head)}
 
     @staticmethod
     def kv_heads(shape: Shape, options: Any) -> int:

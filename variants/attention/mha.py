@@ -1,6 +1,7 @@
 """Multi-head attention: every head has its own queries, keys and values (Vaswani et al. 2017, 3.2; GPT-2's own)."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,41 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from variants.api import Attention, Initial, Positional, Shape, residual_std
+from variants.attention._cache import KeyValueCache
 
-
-class KeyValueCache:
-    """Keys and values of the last L positions: (B, G, L, D) each, allocated once, a ring once L have been seen."""
-
-    def __init__(self, size_BGLD: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype) -> None:
-        self._keys, self._values = (torch.empty(size_BGLD, device=device, dtype=dtype) for _ in range(2))
-        self._length = size_BGLD[2]
-        self.n_seen = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of both."""
-        return self._keys.nbytes + self._values.nbytes
-
-    def append(self, k_BGTD: Tensor, v_BGTD: Tensor) -> None:
-        """Take T more positions, of which the last L count; each lies at its position modulo L."""
-        self.n_seen += k_BGTD.shape[2]
-        first = max(self.n_seen - k_BGTD.shape[2], self.n_seen - self._length)
-        while first < self.n_seen:  # once, and once more where it reaches over the ring's end
-            slot, back = first % self._length, self.n_seen - first
-            n = min(back, self._length - slot)
-            for ring, new in ((self._keys, k_BGTD), (self._values, v_BGTD)):
-                ring[:, :, slot : slot + n] = new[:, :, new.shape[2] - back :][:, :, :n]
-            first += n
-
-    def visible(self) -> tuple[Tensor, Tensor]:
-        """Return the keys and values that are there, (B, G, min(n_seen, L), D), in the ring's order."""
-        n = min(self.n_seen, self._length)
-        return self._keys[:, :, :n], self._values[:, :, :n]
-
-    def positions(self) -> Tensor:
-        """Return the positions of those, (min(n_seen, L),)."""
-        slot = torch.arange(min(self.n_seen, self._length), device=self._keys.device)
-        return self.n_seen - 1 - (self.n_seen - 1 - slot) % self._length
+EPSILON = 1e-5  # of the norm of q and k
 
 
 class MultiHead(Attention):
@@ -50,6 +19,17 @@ class MultiHead(Attention):
 
     Variants that differ in the number of key-value heads or in what a query sees derive from this class.
     """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options:
+        """Parameters: whether q and k are normalised, and a bound for scores (0 is none).
+
+        `qk_norm` gives each head's q and k unit root mean square, times a trained gain (Henry et al. 2020; Dehghani et
+        al. 2023). `logit_softcap` keeps scores s below it as cap * tanh(s / cap) (Gemma Team 2024, 2.1).
+        """
+
+        qk_norm: bool = False
+        logit_softcap: float = 0.0
 
     def __init__(self, shape: Shape, options: Any, layer: int) -> None:
         super().__init__(shape, options, layer)
@@ -62,6 +42,16 @@ class MultiHead(Attention):
         self.c_attn = nn.Linear(shape.n_embd, self.q_width + 2 * self.kv_width)
         self.c_proj = nn.Linear(shape.n_embd, shape.n_embd)
         self.dropout, self.proj_std = shape.dropout, residual_std(shape)
+        self.softcap = options.logit_softcap
+        self.q_norm, self.k_norm = (
+            nn.RMSNorm(shape.head_dim, EPSILON) if options.qk_norm else nn.Identity() for _ in range(2)
+        )
+
+    @classmethod
+    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+        """A bound is positive."""
+        cap = options.logit_softcap
+        return {} if cap >= 0 else {"logit_softcap": f"{cap}: must be positive, or 0 for none"}
 
     @staticmethod
     def kv_heads(shape: Shape, options: Any) -> int:
@@ -71,7 +61,8 @@ class MultiHead(Attention):
     def initial(self) -> Mapping[str, Initial]:
         """q, k and v are drawn each on its own; the residual projection is scaled down by depth."""
         blocks = (("q", self.q_width), ("k", self.kv_width), ("v", self.kv_width))
-        return {
+        gains = {f"{name}.weight": Initial(value=1.0) for name in ("q_norm", "k_norm")}
+        return gains | {
             "c_attn.weight": Initial(std=0.02, blocks=blocks),
             "c_proj.weight": Initial(std=self.proj_std),
         }
@@ -85,7 +76,7 @@ class MultiHead(Attention):
         q_BHTD = q.view(B, T, self.n_head, self.head_dim).transpose(1, 2)
         k_BGTD = k.view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)
         v_BGTD = v.view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)
-        q_BHTD, k_BGTD = positional.rotate(q_BHTD, k_BGTD, positions_T)
+        q_BHTD, k_BGTD = positional.rotate(self.q_norm(q_BHTD), self.k_norm(k_BGTD), positions_T)
         decoding = cache is not None and cache.n_seen > 0
         if cache is not None:
             cache.append(k_BGTD, v_BGTD)
@@ -118,22 +109,33 @@ class MultiHead(Attention):
         if bias is not None:
             bias = bias.expand(self.n_head, 1, -1).view(self.n_kv_head, -1, k_BGLD.shape[2]).to(q_BH1D.dtype)
         q_BGRD = q_BH1D.reshape(len(q_BH1D), self.n_kv_head, -1, self.head_dim)
-        y_BGRD = F.scaled_dot_product_attention(q_BGRD, k_BGLD, v_BGLD, attn_mask=bias)
+        y_BGRD = self.scores(q_BGRD, k_BGLD, v_BGLD, bias)
         return y_BGRD.reshape(q_BH1D.shape)
 
     def scores(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool = False) -> Tensor:
-        """softmax(q k / sqrt(D) + mask) v, a group of H / G query heads for each key-value head."""
-        grouped = self.n_kv_head != self.n_head
-        if grouped and q.is_cuda and q.dtype == torch.float32:
+        """softmax(q k / sqrt(D) + mask) v, a group of query heads for each key-value head where those are fewer."""
+        n_group = q.shape[-3] // k.shape[-3]
+        if n_group > 1 and (self.softcap or (q.is_cuda and q.dtype == torch.float32)):
             # PyTorch's fused fp32 kernels on CUDA take no groups and would leave this to the slow math kernel.
-            k, v = (x.repeat_interleave(self.n_head // self.n_kv_head, dim=-3) for x in (k, v))
-            grouped = False
+            k, v = (x.repeat_interleave(n_group, dim=-3) for x in (k, v))
+            n_group = 1
         dropout = self.dropout if self.training else 0.0
         if mask is not None and mask.is_floating_point():
             mask = mask.to(q.dtype)
+        if self.softcap:
+            return self._capped(q, k, v, mask, is_causal, dropout)
         return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, enable_gqa=grouped
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, enable_gqa=n_group > 1
         )
+
+    def _capped(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, dropout: float) -> Tensor:
+        """Scores s as softcap * tanh(s / softcap), then the mask; no fused kernel of PyTorch's on a CPU does that."""
+        scores = self.softcap * torch.tanh((q * (q.shape[-1] ** -0.5 / self.softcap)) @ k.transpose(-1, -2))
+        if is_causal:
+            mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        if mask is not None:
+            scores = scores + mask if mask.is_floating_point() else scores.masked_fill(~mask, -torch.inf)
+        return F.dropout(scores.softmax(-1), dropout) @ v
 
     def visible_keys(self, seq_len: int) -> float:
         """Return how many keys a query sees, in the mean over the sequence."""

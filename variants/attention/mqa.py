@@ -6,13 +6,14 @@ from typing import Any
 
 from variants.api import Shape, conversion
 from variants.attention.gqa import GroupedQuery, Pooling
+from variants.attention.mha import MultiHead
 
 
 class MultiQuery(GroupedQuery):
     """Grouped-query attention with a single key-value head."""
 
-    @dataclass(frozen=True)
-    class Options:
+    @dataclass(frozen=True, kw_only=True)
+    class Options(MultiHead.Options):
         """Parameters: how the head is made from a checkpoint's."""
 
         kv: Pooling = conversion("mean")
@@ -20,7 +21,7 @@ class MultiQuery(GroupedQuery):
     @classmethod
     def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
         """One head serves any number."""
-        return {}
+        return MultiHead.check(shape, options)
 
     @staticmethod
     def kv_heads(shape: Shape, options: Any) -> int:

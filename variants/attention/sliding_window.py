@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from variants.api import Positional, Shape, at_least_one
-from variants.attention.mha import KeyValueCache, MultiHead
+from variants.attention._cache import KeyValueCache
+from variants.attention.mha import MultiHead
 
 
 class SlidingWindow(MultiHead):
@@ -19,8 +20,8 @@ class SlidingWindow(MultiHead):
     the window covers the sequence, this *is* full causal attention, by the same path.
     """
 
-    @dataclass(frozen=True)
-    class Options:
+    @dataclass(frozen=True, kw_only=True)
+    class Options(MultiHead.Options):
         """Parameters: how many keys a query sees, itself included."""
 
         window: int
@@ -32,7 +33,7 @@ class SlidingWindow(MultiHead):
     @classmethod
     def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
         """A query sees at least itself."""
-        return at_least_one("window", options.window)
+        return {**super().check(shape, options), **at_least_one("window", options.window)}
 
     def attend(
         self, q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, positions_T: Tensor, positional: Positional
