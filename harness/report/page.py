@@ -67,7 +67,8 @@ def _warnings(study: Study) -> list[str]:
     notes = []
     if study.left_out:
         runs = count(study.left_out, "run")
-        notes.append(f"> {runs} of other settings (model, data or training) left out; this is the newest launch's.")
+        settings = "settings (model, data, training or start)"
+        notes.append(f"> {runs} of other {settings} left out; this is the newest launch's.")
     if study.superseded:
         notes.append(
             f"> {count(study.superseded, 'run')} left out that a newer run of the same entry and seed replaces."

@@ -17,6 +17,7 @@ from harness.store import SCHEMA_VERSION
 from harness.study import reader, start
 from harness.study.axes import Axes, same
 from harness.study.expected import Costs
+from harness.study.match import Sizer
 from harness.worker.data import micro_batch_size
 from variants import catalogue
 from variants.api import AXES, Shape
@@ -76,16 +77,26 @@ def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
         problems += _length_problems(str(path), corpus, model.seq_len)
     except UserError as error:
         problems += error.problems
-    if source is not None and corpus is not None and not problems:
+    sized = entries
+    if corpus is not None and not problems:
         shape = Shape(**model.model_dump(), vocab_size=corpus.vocab_size)
-        problems += start.misfits(str(path), source, entries, shape, variant_paths)
+        if file.study.match:
+            sizer = Sizer(str(path), file.study.match, baseline, shape, variant_paths)
+            sized = [sizer.sized(entry) for entry in entries]
+            problems += sizer.problems
+        if source is not None:
+            problems += start.misfits(str(path), source, sized, shape, variant_paths)
     if problems or corpus is None:
         raise UserError(dict.fromkeys(problems))
     if not entries:
         raise UserError(f"{path}: nothing is left to run, all entries are excluded")
 
     kept = axes.select(where)
-    selected = [entry for entry in entries if all(entry[axis] in allowed for axis, allowed in kept.items())]
+    selected = [
+        made
+        for made, entry in zip(sized, entries, strict=True)
+        if all(entry[axis] in allowed for axis, allowed in kept.items())
+    ]
     if not selected:
         raise UserError(f"--where {' '.join(where)}: no entry of {path} is all of that at once")
     make = _Maker(file, corpus, variant_paths, baseline, train, source)
@@ -94,7 +105,7 @@ def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
         name=file.study.name,
         comparable=make.comparable,
         runs=[run for seed in seeds for run in (*make.sources(seed), *(make.run(entry, seed) for entry in selected))],
-        all_run_ids={run_id for seed in seeds for run_id in make.run_ids(entries, seed)},
+        all_run_ids={run_id for seed in seeds for run_id in make.run_ids(sized, seed)},
         excluded=excluded,
         note=corpus.note,
     )

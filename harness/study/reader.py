@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -16,12 +16,16 @@ Rule = dict[str, Any]
 
 
 class Header(Section):
-    """What the study is called, which seeds it pairs, what it compares with, and where the user's own variants lie."""
+    """What the study is called, which seeds it pairs, what it compares with, and where the user's own variants lie.
+
+    `match` gives all entries the baseline's number of parameters, or of FLOPs per token, by the width of their MLPs.
+    """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seeds: Annotated[list[Seed], Field(min_length=1)]
     baseline: dict[str, str] = {}
     variant_paths: list[str] = []
+    match: Literal["parameters", "flops"] | None = None
 
 
 class StudyFile(Section):

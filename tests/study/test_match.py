@@ -1,0 +1,69 @@
+"""Entries of equal size: a variant that is larger is better for that alone."""
+
+import pytest
+
+from harness.errors import UserError
+from harness.study import load
+from harness.worker.build import Parts
+from variants.api import Shape
+
+AXES = (
+    'attention = ["mha"',
+    'mlp = ["gelu", "swiglu", "relu2"]\nnorm = ["layernorm", "rmsnorm"]\nattention = ["mha"',
+)
+
+
+def match(measure):
+    return ("seeds = [0, 1]", f'seeds = [0]\nmatch = "{measure}"')
+
+
+def count(run, measure):
+    return getattr(run.expected, {"parameters": "parameters", "flops": "flops_per_token"}[measure])
+
+
+@pytest.mark.parametrize("measure", ["parameters", "flops"])
+def test_every_entry_has_the_baselines_size_within_one_percent(write_study, measure):
+    wide = ("n_embd = 32", "n_embd = 64")
+    plain, matched = load(write_study(AXES, wide)), load(write_study(AXES, wide, match(measure)))
+    target = count(matched.runs[0], measure)
+    assert count(plain.runs[0], measure) == target
+    assert len(matched.runs) == 2 * 3 * 3 * 2 * 2
+    for run in matched.runs:
+        assert abs(count(run, measure) - target) <= 0.01 * target, run.entry_id
+        model = Parts(Shape(**run.model.model_dump()), run.axes, []).model()
+        assert run.expected.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert any(abs(count(run, measure) - target) > 0.01 * target for run in plain.runs), "the test tests nothing"
+    assert matched.runs[0].axes["mlp"].options == {"width": 0}, "the baseline stays as it is"
+
+
+def test_a_width_that_was_found_is_part_of_the_runs_id_and_selection_by_name_goes_on(write_study):
+    plain, matched = (load(write_study(AXES, *more)) for more in ((), (match("parameters"),)))
+    ids = [{run.run_id for run in study.runs if run.entry_id.startswith("rope-gqa2")} for study in (plain, matched)]
+    assert not ids[0] & ids[1]
+    some = load(write_study(AXES, match("parameters")), where=["mlp=swiglu", "attention=gqa2"])
+    assert len(some.runs) == 2 * 2 * 2 and {run.run_id for run in some.runs} <= matched.all_run_ids
+
+
+def test_a_width_that_is_stated_and_one_that_cannot_be_found_are_refused(write_study):
+    stated = ('attention = ["mha"', 'mlp = ["gelu", { use = "relu2", width = 7 }]\nattention = ["mha"')
+    with pytest.raises(UserError, match="learned-mha-layernorm-relu27: relu27 states its width"):
+        load(write_study(stated, match("parameters")))
+    with pytest.raises(UserError, match=r"study\.match: 'size': input should be 'parameters' or 'flops'"):
+        load(write_study(match("size")))
+
+
+def test_an_mlp_that_has_no_width_is_refused(write_study):
+    path = write_study(
+        ('attention = ["mha"', 'mlp = ["gelu", "stiff"]\nattention = ["mha"'),
+        ('name = "s"', 'name = "s"\nvariant_paths = ["mine"]'),
+        match("parameters"),
+    )
+    (path.parent / "mine/mlp").mkdir(parents=True)
+    (path.parent / "mine/mlp/stiff.py").write_text(
+        "from torch import nn\nfrom variants.api import FeedForward\n\nclass Stiff(FeedForward):\n"
+        "    def __init__(self, shape, options):\n        super().__init__(shape, options)\n"
+        "        self.one = nn.Linear(shape.n_embd, shape.n_embd)\n"
+        "    def forward(self, x):\n        return self.one(x)\n"
+    )
+    with pytest.raises(UserError, match="stiff has no option `width` by which it could be sized"):
+        load(path)
