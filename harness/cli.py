@@ -210,7 +210,7 @@ def run(args: argparse.Namespace) -> int:
     if todo:
         wall_s = time.monotonic() - began
         times = [store.run(found.name, spec.run_id).probes.get("time", {}) for spec in todo]
-        busy_s = sum(one.get("train_s", 0.0) + one.get("eval_s", 0.0) for one in times)
+        busy_s = sum(one.get(kind, 0.0) for one in times for kind in ("train_s", "eval_s"))
         print(f"{duration(wall_s)}, {busy_s / wall_s:.0%} of it training and evaluating", file=sys.stderr)
     return DONE if n_done == len(found.runs) else SOME_FAILED
 

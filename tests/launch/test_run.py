@@ -36,7 +36,10 @@ def test_every_entry_is_done_and_leaves_the_files_of_the_contract(results):
         n_ranks = run.spec["launch"]["nproc"]
         names = {path.name for path in run.path.iterdir()}
         steps = {f"steps.rank{rank}.jsonl" for rank in range(n_ranks)}
-        assert names == {"spec.json", "status.json", "env.json", "eval.jsonl", "probes.json", "log.txt"} | steps
+        assert (
+            names
+            == {"spec.json", "status.json", "env.json", "eval.jsonl", "probes.json", "log.txt", "checkpoint"} | steps
+        )
         assert run.env["nproc"] == n_ranks and run.env["deterministic"] and run.env["backend"] == "gloo"
         assert len(run.steps()) == 8 and [line["step"] for line in run.evals()] == [0, 4, 8]
         assert np.isfinite(losses(run)).all() and losses(run)[-1] < losses(run)[0]
@@ -45,7 +48,7 @@ def test_every_entry_is_done_and_leaves_the_files_of_the_contract(results):
 
 def test_a_second_call_starts_nothing(harness, results):
     before = {path: path.stat().st_mtime_ns for path in harness.folder.glob("results/s/*/*")}
-    assert len(before) == 18 * 7 + 12  # a step file more where there are two ranks
+    assert len(before) == 18 * 8 + 12  # a step file more where there are two ranks
     printed = harness("run", harness.folder / "study.toml")
     assert "18 done, 0 to do" in printed.stderr
     assert {path: path.stat().st_mtime_ns for path in harness.folder.glob("results/s/*/*")} == before
@@ -216,3 +219,42 @@ def test_no_model_trained_on_the_synthetic_language_falls_below_its_entropy(new_
     floor, reached = run.spec["data"]["entropy_nats_per_byte"], run.evals()[-1]["val_loss"]
     assert 0.4 < floor < 0.7
     assert floor < reached < 2.75  # it has learned something (letters alone: 2.9), and is not below
+
+
+def test_entries_start_from_another_runs_checkpoint_which_runs_first(new_harness):
+    """Uptraining as one study: what the source run ended with is what the others begin with, whole or converted."""
+    study = new_harness.study('["learned", "rope"]', '["mha", { use = "gqa", n_kv_head = 2, kv = "first" }]',
+                              '["single", { use = "fsdp", nproc = 2 }]')  # fmt: skip
+    init = '\n[init]\nfrom = { run = { parallelism = { use = "fsdp", nproc = 2 }, train = { steps = 4 } } }\n'
+    study.write_text(study.read_text() + init + "[probes]\ndecode = { batch = [2], context = [8] }\n")
+    new_harness("run", "study.toml", "--where", "positional=learned")
+    runs = {run.spec["entry_id"]: run for run in Store(new_harness.folder / "results").runs("s")}
+    assert len(runs) == 5 and all(run.status["status"] == "done" for run in runs.values())
+    source = runs.pop("start-learned-mha-fsdp2")
+    assert len(source.steps()) == 4
+    for name, run in runs.items():
+        start = run.probes["start"]
+        assert start["from"] == source.run_id
+        converted = {tensor for tensor, how in start["tensors"].items() if how.startswith("converted")}
+        heads = {f"h.{layer}.attn.c_attn.{kind}" for layer in (0, 1) for kind in ("weight", "bias")}
+        assert converted == (heads if "gqa" in name else set())
+        if "mha" in name:
+            assert abs(run.evals()[0]["val_loss"] - source.evals()[-1]["val_loss"]) < 1e-6
+        (decoded,) = run.probes["decoding"]
+        assert decoded["cache_bytes"] == 2 * 2 * 2 * 8 * (16 if "gqa" in name else 32) * 4 and decoded["decode_s"]
+    assert (
+        runs["learned-gqa_n_kv_head2_kvfirst-single"].probes["initial_hash"]
+        == (runs["learned-gqa_n_kv_head2_kvfirst-fsdp2"].probes["initial_hash"])
+    )
+    assert "0 to do" in new_harness("run", "study.toml", "--where", "positional=learned").stderr
+    new_harness("report", "s")
+
+
+def test_what_waits_for_a_run_that_failed_stays_pending_and_says_so(new_harness):
+    study = new_harness.study('["learned"]')
+    new_harness.variant("breaks", 'raise ValueError("planted")')
+    study.write_text(study.read_text() + '\n[init]\nfrom = { run = { positional = "breaks" } }\n')
+    err = new_harness("run", "study.toml", code=1).stderr
+    assert "learned-mha-single-s0" in err and "not started: waits for start-breaks-mha-single-s0-" in err
+    found = {run.spec["entry_id"]: run.status["status"] for run in Store(new_harness.folder / "results").runs("s")}
+    assert found == {"start-breaks-mha-single": "failed", "learned-mha-single": "pending"}
