@@ -5,7 +5,7 @@ STUDY ?= ablations.toml
 bin := .venv/bin
 installed := .venv/.installed
 
-.PHONY: run test check clean
+.PHONY: run test check bench clean
 
 run: $(installed)  ## train what is not done yet of $(STUDY), then write the report
 	@$(bin)/python -m harness run $(STUDY); code=$$?; \
@@ -17,6 +17,11 @@ test: $(installed)  ## all tests
 check: $(installed)  ## style and types
 	@$(bin)/ruff check . && $(bin)/ruff format --check . && $(bin)/mypy
 
+bench: .venv/.peers  ## this project beside what one would use instead; ONLY=pattern; BASELINE=ratios.json fails what became slower
+	@mkdir -p reports/bench
+	@$(bin)/python -m pytest tests/benchmarks --benchmark-quiet --benchmark-json=reports/bench/raw.json \
+		$(if $(ONLY),-k '$(ONLY)') $(if $(BASELINE),--baseline '$(BASELINE)')
+
 clean:  ## remove what was installed; results/ and reports/ stay
 	rm -rf .venv
 
@@ -27,4 +32,9 @@ $(installed): pyproject.toml constraints.txt
 	@echo "installing into .venv, which takes a few minutes once" >&2
 	@$(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
 	@$(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.venv/.peers: $(installed)
+	@echo "installing what the benchmarks compare with" >&2
+	@$(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,peers]'
 	@touch $@

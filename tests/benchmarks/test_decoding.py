@@ -1,0 +1,131 @@
+"""Decoding: GPT-2 124M beside transformers and beside the memory's bandwidth, variants of attention beside multi-head.
+
+Legend of shapes: B batch, T sequence.
+"""
+
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.checkpoint import folder
+from harness.worker.build import Parts
+from harness.worker.initial import fill
+from harness.worker.model import GPT
+from variants import catalogue
+from variants.api import NoOptions, Shape
+
+GPT2_124M = Shape(n_layer=12, n_head=12, n_embd=768, seq_len=1024, vocab_size=50257)
+PROMPT, N_NEW = 32, 32  # tokens, batch 1
+
+LAYER = Shape(n_layer=1, n_head=8, n_embd=512, seq_len=4096, vocab_size=1)  # heads of 64
+BATCH = 8
+
+
+@pytest.fixture(autouse=True)
+def _inference():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def prompt_BT(device):
+    return torch.randint(GPT2_124M.vocab_size, (1, PROMPT), generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def greedy(model: GPT, prompt_BT: Tensor, n_new: int) -> Tensor:
+    """Return the prompt and the likeliest continuation."""
+    caches = model.caches(len(prompt_BT), prompt_BT.shape[1] + n_new, model.wte.weight.dtype)
+    tokens_BT = [prompt_BT]
+    for _ in range(n_new):
+        tokens_BT.append(model.next_logits(tokens_BT[-1], caches).argmax(-1, keepdim=True))
+    return torch.cat(tokens_BT, dim=1)
+
+
+def test_greedy_decoding(compare, package, tmp_path, device, prompt_BT):
+    transformers = package("transformers")
+    torch.manual_seed(0)
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    folder.import_published(str(tmp_path / "theirs"), tmp_path / "ours")
+    weights = folder.load(tmp_path / "ours")
+    ours = Parts(weights.shape, weights.axes, ()).model()
+    ours.load_state_dict(weights.tensors, assign=True)
+    ours.eval().to(device), theirs.to(device)
+
+    def generate() -> Tensor:
+        return theirs.generate(
+            prompt_BT, attention_mask=torch.ones_like(prompt_BT), pad_token_id=0,
+            do_sample=False, use_cache=True, max_new_tokens=N_NEW, min_new_tokens=N_NEW,
+        )  # fmt: skip
+
+    assert torch.equal(greedy(ours, prompt_BT, N_NEW), generate())
+    compare(ours=lambda: greedy(ours, prompt_BT, N_NEW), peer="transformers generate", theirs=generate, rounds=16)
+
+
+def test_decoding_step(compare, device, prompt_BT):
+    """A token needs each weight once, of the position table a single row: no step is faster than reading them."""
+    model = Parts(GPT2_124M, folder.GPT2, ()).model().to_empty(device=device).eval()
+    fill(model, seed=0)
+    caches = model.caches(1, PROMPT + 1, torch.float32)
+    model.next_logits(prompt_BT, caches)
+
+    def step() -> None:
+        for cache in caches:
+            cache.n_seen = PROMPT
+        model.next_logits(prompt_BT[:, :1], caches)
+
+    n_read = sum(weight.numel() for weight in model.parameters()) - model.positional.wpe.weight.numel()
+    read = fastest_read(torch.randn(n_read, device=device))
+    compare(ours=step, peer="reading the weights once", theirs=read, rounds=60)
+
+
+def fastest_read(buffer: Tensor) -> Callable[[], object]:
+    """Return the fastest of several kernels that read all of a buffer and write next to nothing."""
+    rows, half = buffer.view(-1, GPT2_124M.n_embd), len(buffer) // 2
+    vector = torch.ones_like(rows[0])
+    kernels: list[Callable[[], object]] = [
+        lambda: torch.mv(rows, vector),
+        lambda: torch.dot(buffer[:half], buffer[half : 2 * half]),
+        lambda: buffer.sum(),
+        lambda: buffer.amax(),
+    ]
+
+    def seconds(kernel: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        kernel()
+        if buffer.is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    return min(kernels, key=lambda kernel: min(seconds(kernel) for _ in range(8)))
+
+
+@pytest.mark.parametrize(
+    ("use", "options"),
+    [
+        pytest.param("mqa", {}, id="mqa"),
+        pytest.param("gqa", {"n_kv_head": 1}, id="gqa1"),
+        pytest.param("sliding_window", {"window": 256}, id="window256"),
+    ],
+)
+def test_attention_step(compare, device, use, options):
+    compare(ours=attention_step(use, device, **options), peer="mha", theirs=attention_step("mha", device), rounds=60)
+
+
+def attention_step(use: str, device: torch.device, **options: int) -> Callable[[], object]:
+    """Return a layer's decoding step at the last position of its context, all before it being in the cache."""
+    cls, positional = catalogue.load("attention", use), catalogue.load("positional", "none")(LAYER, NoOptions())
+    layer = cls(LAYER, cls.Options(**options), 0).eval().to(device)
+    x_BTC = torch.randn(BATCH, LAYER.seq_len, LAYER.n_embd, device=device)
+    positions_T = torch.arange(LAYER.seq_len, device=device)
+    cache = layer.cache(BATCH, LAYER.seq_len, device, x_BTC.dtype)
+    layer(x_BTC[:, :-1], positions_T[:-1], positional, cache)
+
+    def step() -> None:
+        cache.n_seen = LAYER.seq_len - 1
+        layer(x_BTC[:, -1:], positions_T[-1:], positional, cache)
+
+    return step

@@ -1,0 +1,123 @@
+"""A whole training step beside transformers' GPT-2 and beside the machine's matrix products; rope's share; the batches.
+
+The setting is 6 layers x 384, T = 256, batch 8, vocabulary 65: nanoGPT's small one, on any device.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from harness.checkpoint import folder
+from harness.spec import Choice, TokenSlice, Train
+from harness.worker import optim
+from harness.worker.build import Parts
+from harness.worker.data import Batches, Tokens
+from harness.worker.evaluate import autocast
+from harness.worker.initial import fill
+from harness.worker.probes.peak import SIZE
+from variants.api import Shape
+
+SHAPE = Shape(n_layer=6, n_head=6, n_embd=384, seq_len=256, vocab_size=65)
+BATCH = 8
+CFG = Train(steps=1, tokens_per_step=BATCH * SHAPE.seq_len)
+
+precisions = pytest.mark.parametrize(
+    ("precision", "compiled"),
+    [
+        pytest.param("fp32", False, id="fp32"),
+        pytest.param("bf16", False, id="bf16"),
+        pytest.param("bf16", True, id="bf16_compiled"),
+    ],
+)
+
+
+@pytest.fixture(scope="module")
+def batch(device):
+    generator = torch.Generator().manual_seed(0)
+    tokens_BT = torch.randint(SHAPE.vocab_size, (BATCH, SHAPE.seq_len + 1), generator=generator).to(device)
+    return tokens_BT[:, :-1], tokens_BT[:, 1:]
+
+
+def whole_step(model: nn.Module, losses: Callable[[], torch.Tensor], device, precision="fp32") -> Callable[[], object]:
+    """Return a step as the loop makes it: forward, backward, clipping, AdamW, fused."""
+    optimizer = optim.adamw(model, CFG)
+
+    def step() -> None:
+        with autocast(device, precision):
+            loss = losses().mean()
+        loss.backward()
+        optim.clip(model, CFG.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def our_step(device, batch, precision="fp32", compiled=False, positional="learned") -> Callable[[], object]:
+    model = Parts(SHAPE, folder.GPT2 | {"positional": Choice(use=positional, label="", options={})}, ()).model()
+    model.to_empty(device=device)
+    fill(model, seed=0)
+    if compiled:
+        for block in model.h:
+            block.compile()
+    return whole_step(model, lambda: model(*batch), device, precision)
+
+
+def their_step(transformers, device, batch) -> Callable[[], object]:
+    config = transformers.GPT2Config(
+        vocab_size=SHAPE.vocab_size, n_positions=SHAPE.seq_len, n_embd=SHAPE.n_embd, n_layer=SHAPE.n_layer,
+        n_head=SHAPE.n_head, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    )  # fmt: skip
+    model = transformers.GPT2LMHeadModel(config).to(device).train()
+    tokens_BT, targets_BT = batch
+
+    def losses() -> torch.Tensor:
+        logits_BTV = model(tokens_BT).logits.float()
+        return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none")
+
+    return whole_step(model, losses, device)
+
+
+@precisions
+def test_training_step(compare, package, device, batch, precision, compiled):
+    ours = our_step(device, batch, precision, compiled)
+    theirs = their_step(package("transformers"), device, batch)
+    compare(ours=ours, peer="transformers, fp32, eager", theirs=theirs, rounds=8)
+
+
+@precisions
+def test_training_step_mfu(compare, device, batch, precision, compiled):
+    """The ratio is the MFU: the step's FLOPs, as needed, at the speed of a plain matrix product of that precision."""
+    flops = Parts(SHAPE, folder.GPT2, ()).model().flops_per_token() * BATCH * SHAPE.seq_len
+    size = SIZE if device.type == "cpu" else 8192
+    a = torch.ones(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+
+    def products() -> None:
+        for _ in range(max(1, round(flops / (2 * size**3)))):
+            a @ a
+
+    ours = our_step(device, batch, precision, compiled)
+    compare(ours=ours, peer=f"its FLOPs as products of {size}x{size}, {precision}", theirs=products, rounds=8)
+
+
+def test_rope_in_a_training_step(compare, device, batch):
+    """The ratio is what rope leaves of learned positions' speed."""
+    ours, learned = (our_step(device, batch, positional=name) for name in ("rope", "learned"))
+    compare(ours=ours, peer="learned positions", theirs=learned, rounds=16)
+
+
+def test_batches(compare, tmp_path):
+    """A step's batch as a function of (seed, step), beside PyTorch's own way to draw random windows."""
+    file = tmp_path / "tokens.bin"
+    (np.arange(1_000_000) % 50257).astype(np.uint16).tofile(file)
+    tokens = Tokens([TokenSlice(file=str(file), start=0, stop=1_000_000)])
+    batches = Batches(tokens, SHAPE.seq_len, 64, seed=0)
+    data = torch.from_numpy(np.fromfile(file, dtype=np.uint16).astype(np.int64))
+    windows = data.unfold(0, SHAPE.seq_len + 1, 1)
+    sampler = torch.utils.data.RandomSampler(range(len(windows)), replacement=True, num_samples=64)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(windows), batch_size=64, sampler=sampler)
+    compare(ours=lambda: batches.micro_batches(0, 0, 1, 64), peer="DataLoader", theirs=lambda: list(loader), rounds=60)
