@@ -82,9 +82,10 @@ class DecodeProbe(Section):
 
 
 class Probes(Section):
-    """What is measured after training, beyond what every run measures."""
+    """What is measured after training, beyond what every run measures: decoding, and the loss at other lengths."""
 
     decode: DecodeProbe | None = None
+    lengths: Annotated[list[Positive], Field(min_length=1), AfterValidator(_distinct)] | None = None
 
 
 class Init(Section):

@@ -12,7 +12,7 @@ from harness.report.summary import Summary
 def render(summary: Summary, captions: dict[str, str]) -> str:
     """Return report.md; `captions` name the figures that there are."""
     parts = (
-        sections.results, sections.comparisons, sections.equivalence, sections.curves, sections.costs,
+        sections.results, sections.comparisons, sections.equivalence, sections.curves, sections.lengths, sections.costs,
         sections.decoding, appendix.unfinished, appendix.machine, appendix.start, appendix.settings, appendix.launches,
     )  # fmt: skip
     return cells.join(_opening(summary), *(part(summary, captions) for part in parts)) + "\n"

@@ -32,10 +32,23 @@ class DecodeSamples:
 
 
 @dataclass(frozen=True)
+class LengthLosses:
+    """What the length probe measured at one length, nats per token; where there is a `reason`, nothing.
+
+    `by_position` has the means of n equal bins, (n,), one position each if n is the length.
+    """
+
+    val_loss: float
+    by_position: np.ndarray
+    windows: int
+    reason: str | None
+
+
+@dataclass(frozen=True)
 class RunData:
     """One run: what it was asked for, how it ended, and all that it recorded. Only a done run has results.
 
-    `decoding` is by batch and context, and empty where the study asked for none.
+    `decoding` is by batch and context, `lengths` by length; they are empty where the study asked for none.
     """
 
     run_id: str
@@ -49,6 +62,7 @@ class RunData:
     steps: Steps
     evals: Evals
     decoding: dict[Place, DecodeSamples]
+    lengths: dict[int, LengthLosses]
     log_tail: list[str]
 
     @property
@@ -96,6 +110,7 @@ def read_run(run: Run) -> RunData | Unreadable:
             steps=run.steps(),
             evals=Evals(**columns),
             decoding=dict(_decoded(record) for record in run.probes.get("decoding") or ()),
+            lengths=dict(_at_length(record) for record in run.probes.get("lengths") or ()),
             log_tail=run.log_tail(LOG_LINES),
         )
         _check(data)
@@ -119,21 +134,33 @@ def _check(run: RunData) -> None:
 
 def _decoded(record: Json) -> tuple[Place, DecodeSamples]:
     """Return the place of a record of the decode probe, and its samples, checked; a reason stands in for them."""
-    (batch, context), reason = _whole(record, "batch", "context"), record["reason"]
+    (batch, context), reason = _whole("decoding", record, "batch", "context"), record["reason"]
     if reason is not None:
         return (batch, context), DecodeSamples(np.empty(0), np.empty(0), 0, str(reason) or "no reason given")
     prefill_s, decode_s = (np.array(record[key], dtype=float) for key in ("prefill_s", "decode_s"))
     for times_s in (prefill_s, decode_s):
         if times_s.ndim != 1 or not len(times_s) or not (np.isfinite(times_s) & (times_s > 0)).all():
             raise ValueError(f"decoding: batch {batch}, context {context} has neither sound times nor a reason")
-    (cache_bytes,) = _whole(record, "cache_bytes")
+    (cache_bytes,) = _whole("decoding", record, "cache_bytes")
     return (batch, context), DecodeSamples(prefill_s, decode_s, cache_bytes, None)
 
 
-def _whole(record: Json, *keys: str) -> list[int]:
+def _at_length(record: Json) -> tuple[int, LengthLosses]:
+    """Return the length of a record of the length probe, and its losses, checked; a reason stands in for them."""
+    (length,), reason = _whole("lengths", record, "length"), record["reason"]
+    if reason is not None:
+        return length, LengthLosses(np.nan, np.empty(0), 0, str(reason) or "no reason given")
+    val_loss, by_position = float(record["val_loss"]), np.array(record["loss_by_position"], dtype=float)
+    if by_position.ndim != 1 or not 0 < len(by_position) <= length or not np.isfinite([val_loss, *by_position]).all():
+        raise ValueError(f"lengths: {length} has neither sound losses nor a reason")
+    (windows,) = _whole("lengths", record, "windows")
+    return length, LengthLosses(val_loss, by_position, windows, None)
+
+
+def _whole(probe: str, record: Json, *keys: str) -> list[int]:
     values = [record[key] for key in keys]
     if not all(isinstance(value, int) and value > 0 for value in values):
-        raise ValueError(f"decoding: {', '.join(keys)} must be whole and above zero, and not {values}")
+        raise ValueError(f"{probe}: {', '.join(keys)} must be whole and above zero, and not {values}")
     return values
 
 

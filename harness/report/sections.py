@@ -20,6 +20,7 @@ from harness.report.cells import (
     yes,
 )
 from harness.report.decoding import Decoding
+from harness.report.lengths import LengthLoss
 from harness.report.results import CATEGORIES, PARALLELISM, Equivalence
 from harness.report.summary import Summary
 
@@ -158,6 +159,52 @@ def curves(summary: Summary, captions: Captions) -> str:
         "beginning, where the loss is far higher, is cut off."
     )
     return join("## Loss curves", text, *pictures) if any(pictures) else ""
+
+
+def lengths(summary: Summary, captions: Captions) -> str:
+    """The loss of sequences of other lengths than the trained one, where the study asked for it."""
+    asked = [(label, at) for label, found in summary.lengths.items() for at in found]
+    if not asked:
+        return ""
+    trained = int(summary.study.spec["model"]["seq_len"])
+    text = (
+        "The trained model's loss, nats per token, on sequences of each length; those of the training had "
+        f"{trained:,} tokens. Every length has about as many tokens of the validation part, in windows that do not "
+        "overlap and each begin without context, so that the tokens of longer ones have more to go by."
+    )
+    losses = _by_length([(label, at.length, _loss_cell(at)) for label, at in asked], trained)
+    compared = [(label, at) for label, at in asked if at.val_loss_difference]
+    differences = _by_length(
+        [(label, at.length, difference(at.val_loss_difference)) for label, at in compared], trained
+    )
+    against = "The same less the baseline's, paired by seed, where both are defined, with the 95 % t interval:"
+    pictures = (picture(name, captions) for name in ("length_loss", "position_loss"))
+    parts = (text, losses, _undefined(asked), *((against, differences) if compared else ()), *pictures)
+    return join("## Longer and shorter sequences", *parts)
+
+
+def _by_length(found: list[tuple[str, int, str]], trained: int) -> str:
+    """Return a table with a row for each entry and a column for each length."""
+    columns = sorted({length for _, length, _ in found})
+    rows: dict[str, dict[int, str]] = {}
+    for label, length, cell in found:
+        rows.setdefault(label, {})[length] = cell
+    header = ["entry", *(f"{length:,}" + (" (trained)" if length == trained else "") for length in columns)]
+    return cells.table(header, [[label, *(row.get(length, NONE) for length in columns)] for label, row in rows.items()])
+
+
+def _loss_cell(at: LengthLoss) -> str:
+    some = f" (of {cells.count(len(at.seeds), 'seed')})" if at.seeds and at.reason else ""
+    return mean(at.val_loss) + some if at.val_loss else "not defined"
+
+
+def _undefined(asked: list[tuple[str, LengthLoss]]) -> str:
+    """Tell for what reasons a loss is not defined, and of which entries."""
+    labels: dict[str, list[str]] = {}
+    for label, at in asked:
+        if at.reason and label not in labels.setdefault(at.reason, []):
+            labels[at.reason].append(label)
+    return "\n".join(f"- Not defined, {cells.escape(reason)}: {cells.listing(of)}." for reason, of in labels.items())
 
 
 def costs(summary: Summary, captions: Captions) -> str:

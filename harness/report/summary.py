@@ -4,9 +4,10 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.report import decoding, results
+from harness.report import decoding, lengths, results
 from harness.report.accounting import Entry, Study
 from harness.report.decoding import Decoding
+from harness.report.lengths import LengthLoss
 from harness.report.results import Comparison, Equivalence, Result
 from harness.report.runs import RunData
 from harness.store import SCHEMA_VERSION, Json
@@ -22,6 +23,7 @@ class Summary:
     comparisons: list[Comparison]
     equivalence: list[Equivalence]
     decoding: dict[str, list[Decoding]]
+    lengths: dict[str, list[LengthLoss]]
 
     @property
     def with_results(self) -> list[Result]:
@@ -38,6 +40,7 @@ def summarise(study: Study, created_at: str) -> Summary:
         comparisons=results.comparisons(study),
         equivalence=results.equivalence(study),
         decoding={entry.label: decoding.measures(study, entry) for entry in study.entries},
+        lengths={entry.label: lengths.measures(study, entry) for entry in study.entries},
     )
 
 
@@ -65,8 +68,11 @@ def as_json(summary: Summary) -> Json:
 
 def _entry(summary: Summary, entry: Entry) -> Json:
     fields: dict[str, Any] = asdict(summary.results[entry.label])
-    decoded = [asdict(item) for item in summary.decoding[entry.label]]
-    return fields.pop("axes") | fields | {"decoding": decoded, "runs": [_run(run) for run in entry.runs]}
+    probed = {
+        "decoding": [asdict(item) for item in summary.decoding[entry.label]],
+        "lengths": [asdict(item) for item in summary.lengths[entry.label]],
+    }
+    return fields.pop("axes") | fields | probed | {"runs": [_run(run) for run in entry.runs]}
 
 
 def _run(run: RunData) -> Json:

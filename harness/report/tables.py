@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, fields
 from typing import Any
 
+from harness.report.lengths import positions
 from harness.report.results import CATEGORIES, Equivalence
 from harness.report.runs import RunData
 from harness.report.statistics import Mean, Median, Ratio
@@ -25,7 +26,11 @@ def all_tables(summary: Summary) -> dict[str, str]:
         "val_curves.csv": _val_curves(summary),
         "train_curves.csv": _train_curves(summary),
     }
-    return found | ({"decoding.csv": _decoding(summary)} if any(summary.decoding.values()) else {})
+    if any(summary.decoding.values()):
+        found["decoding.csv"] = _decoding(summary)
+    if any(summary.lengths.values()):
+        found |= {"lengths.csv": _lengths(summary), "loss_by_position.csv": _loss_by_position(summary)}
+    return found
 
 
 def _csv(header: list[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -112,6 +117,30 @@ def _decoding(summary: Summary) -> str:
         for d in found
     )
     return _csv(["entry", "batch", "context", "seeds", *names, "cache_bytes", "reason"], rows)
+
+
+def _lengths(summary: Summary) -> str:
+    measures = ("val_loss", "val_loss_difference")
+    names = [name for measure in measures for name in _names(measure)]
+    rows = (
+        [label, at.length, _seeds(at.seeds)]
+        + [cell for measure in measures for cell in _with_bounds(getattr(at, measure))]
+        + [at.windows, at.reason]
+        for label, found in summary.lengths.items()
+        for at in found
+    )
+    return _csv(["entry", "length", "seeds", *names, "windows", "reason"], rows)
+
+
+def _loss_by_position(summary: Summary) -> str:
+    rows = (
+        [entry.label, run.seed, length, first, last, loss]
+        for entry in summary.study.entries
+        for run in entry.done
+        for length, at in sorted(run.lengths.items())
+        for (first, last), loss in zip(positions(length, len(at.by_position)), at.by_position.tolist(), strict=True)
+    )
+    return _csv(["entry", "seed", "length", "first", "last", "loss"], rows)
 
 
 def _runs(summary: Summary) -> Iterator[tuple[Row, RunData]]:

@@ -64,17 +64,17 @@ def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
     source = start.read(file.init, axes, baseline, train, path.parent) if file.init else None
     problems += axes.problems
     problems += _token_problems(str(path), entries, train, model.seq_len, variant_paths)
-    problems += _combination_problems(str(path), entries, axes.paths)
+    problems += _combination_problems(str(path), entries, axes)
     if isinstance(source, start.SourceRun):
         problems += _token_problems(f"{path}: {start.KEY}", [source.entry], source.train, model.seq_len, variant_paths)
-        problems += _combination_problems(f"{path}: {start.KEY}", [source.entry], axes.paths)
+        problems += _combination_problems(f"{path}: {start.KEY}", [source.entry], axes)
     if file.init is None:
         problems += start.idle_conversions(str(path), entries, axes.paths)
 
     corpus = None
     try:
         corpus = prepare(data, path.parent, str(path))
-        problems += _length_problems(str(path), corpus, model.seq_len)
+        problems += _length_problems(str(path), corpus, model.seq_len, file.probes.lengths or ())
     except UserError as error:
         problems += error.problems
     sized = entries
@@ -210,22 +210,32 @@ def _parallelism(choice: Choice, variant_paths: Sequence[str]) -> Any:
     return cls(cls.Options(**choice.options))
 
 
-def _combination_problems(place: str, entries: Sequence[Entry], paths: Sequence[Path]) -> Iterable[Problem]:
-    """A positional that adds a bias to the scores needs an attention that has a place for it."""
+def _combination_problems(place: str, entries: Sequence[Entry], axes: Axes) -> Iterable[Problem]:
+    """A positional that adds a bias to scores needs an attention with a place for it; one that turns, a width."""
     for entry in entries:
-        positional, attention = (catalogue.load(axis, entry[axis].use, paths) for axis in ("positional", "attention"))
+        choices = entry["positional"], entry["attention"]
+        positional, attention = (catalogue.load(a, entry[a].use, axes.paths) for a in ("positional", "attention"))
+        names = choices[0].label, choices[1].label
         if positional.uses_bias and not attention.takes_bias:
-            names = entry["positional"].label, entry["attention"].label
             message = f"{names[0]} adds a bias to the scores, and {names[1]}'s kernel has no place for one; add"
             rule = f'[[exclude]] with positional = "{names[0]}", attention = "{names[1]}"'
             yield Problem(f"{place}: axes", f"{message} {rule}")
+        options = positional.Options(**choices[0].options), attention.Options(**choices[1].options)
+        if (width := attention.rotary_dim(axes.shape, options[1])) != axes.shape.head_dim:
+            for reason in positional.check_rotary(width, options[0]).values():
+                yield Problem(f"{place}: axes", f"{names[0]} turns a width of {width} in {names[1]}: {reason}")
 
 
-def _length_problems(place: str, corpus: Corpus, seq_len: int) -> Iterable[Problem]:
+def _length_problems(place: str, corpus: Corpus, seq_len: int, probed: Sequence[int]) -> Iterable[Problem]:
     for split, part in (("training", corpus.train), ("validation", corpus.val)):
         if (n_tokens := Corpus.n_tokens(part)) <= seq_len:
             message = f"'{corpus.name}': its {split} part has {n_tokens} tokens, a sequence needs {seq_len + 1}"
             yield Problem(f"{place}: data.corpus", f"{message}; use a longer text or a smaller model.seq_len")
+    n_tokens = Corpus.n_tokens(corpus.val)
+    for length in probed:
+        if seq_len < n_tokens <= length:  # else it is told above
+            message = f"{length}: such a sequence needs {length + 1} tokens, the validation part of '{corpus.name}'"
+            yield Problem(f"{place}: probes.lengths", f"{message} has {n_tokens}; allowed: at most {n_tokens - 1}")
 
 
 class _Maker:
@@ -264,7 +274,7 @@ class _Maker:
                 "schema_version": SCHEMA_VERSION,
                 "model": self._model.model_dump(),
                 "train": self._train.model_dump(),
-                "probes": file.probes.model_dump(),
+                "probes": file.probes.model_dump(exclude_none=True),  # one that is not asked for changes nothing
                 "data": self._data.model_dump(),
                 "init": begins,
             }

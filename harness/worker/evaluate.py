@@ -1,10 +1,11 @@
 """Validation: the mean loss over one fixed list of windows, the same for every entry and every rank count."""
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.spec import RunSpec
 from harness.store import Run
@@ -20,6 +21,33 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+class Windows:
+    """Validation windows of one length, `train.eval_tokens` tokens in all, spread evenly; each rank has its share."""
+
+    def __init__(self, spec: RunSpec, ranks: Ranks, length: int) -> None:
+        cfg = spec.train
+        self._device, self._precision, self._length = ranks.device, cfg.precision, length
+        self._tokens = data.Tokens(spec.launch.val_tokens)
+        limit = None if cfg.eval_tokens == "all" else cfg.eval_tokens
+        offsets = data.evaluation_offsets(len(self._tokens), length, limit)
+        self._share = data.rank_share(offsets, ranks.rank, ranks.n_ranks, max(1, MAX_TOKENS // length))
+        self.n_windows = len(offsets)  # of all ranks
+
+    @torch.no_grad()
+    def losses(self, model: nn.Module) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
+        """Yield for each batch the losses (B, T), nats, float64, the targets (B, T) and the windows' weights (B,).
+
+        The model is in eval() until the last batch is done.
+        """
+        model.eval()
+        for offsets, weights in self._share:
+            tokens_BT, targets_BT = self._tokens.windows(offsets, self._length)
+            with autocast(self._device, self._precision):
+                losses_BT = model(tokens_BT.to(self._device), targets_BT.to(self._device))
+            yield losses_BT.double(), targets_BT, weights
+        model.train()
+
+
 class Evaluation:
     """`evaluate(model, step, train_s)` appends a line to the run's eval.jsonl, and returns the validation loss.
 
@@ -27,31 +55,20 @@ class Evaluation:
     """
 
     def __init__(self, run: Run, spec: RunSpec, ranks: Ranks) -> None:
-        cfg, seq_len = spec.train, spec.model.seq_len
-        self._ranks, self._precision, self._seq_len = ranks, cfg.precision, seq_len
-        self._tokens = data.Tokens(spec.launch.val_tokens)
+        self._ranks, self._windows = ranks, Windows(spec, ranks, spec.model.seq_len)
         self._token_bytes = np.load(spec.launch.token_bytes)
-        limit = None if cfg.eval_tokens == "all" else cfg.eval_tokens
-        offsets = data.evaluation_offsets(len(self._tokens), seq_len, limit)
-        self._share = data.rank_share(offsets, ranks.rank, ranks.n_ranks, max(1, MAX_TOKENS // seq_len))
         self._file = run.eval_file() if ranks.is_first else None
         self._timer, self.total_s = Timer(ranks.device), 0.0
 
-    @torch.no_grad()
     def __call__(self, model: nn.Module, step: int, train_s: float) -> float:
         """Evaluate after `step` steps, in nats per token and in bits per byte, summed in float64."""
         nats = n_tokens = n_bytes = 0.0
-        model.eval()
         with self._timer:
-            for offsets, weights in self._share:
-                tokens_BT, targets_BT = self._tokens.windows(offsets, self._seq_len)
-                with autocast(self._ranks.device, self._precision):
-                    losses_BT = model(tokens_BT.to(self._ranks.device), targets_BT.to(self._ranks.device))
-                nats += float(losses_BT.double().sum(1).cpu().numpy() @ weights)
-                n_tokens += float(weights.sum()) * self._seq_len
+            for losses_BT, targets_BT, weights in self._windows.losses(model):
+                nats += float(losses_BT.sum(1).cpu().numpy() @ weights)
+                n_tokens += float(weights.sum()) * targets_BT.shape[1]
                 n_bytes += float(self._token_bytes[targets_BT.numpy()].sum(1) @ weights)
             nats, n_tokens, n_bytes = self._ranks.sum(nats, n_tokens, n_bytes)
-        model.train()
         self.total_s += self._timer.seconds
         if self._file is not None:
             self._file.append(

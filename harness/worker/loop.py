@@ -17,7 +17,7 @@ from harness.worker.determinism import seed_step
 from harness.worker.errors import NotFiniteError
 from harness.worker.evaluate import Evaluation, autocast
 from harness.worker.initial import agreed_hash
-from harness.worker.probes import decoding
+from harness.worker.probes import decoding, lengths
 from harness.worker.probes.first_step import FirstStep
 from harness.worker.probes.memory import by_category
 from harness.worker.probes.peak import peak_flops
@@ -109,5 +109,6 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
         "attention_kernels": first_step.kernels,
         "peak_flops": peak_flops(ranks, cfg.precision),
         "decoding": decoding.measure(spec, parts, gpt, ranks),
+        "lengths": lengths.measure(spec, model, gpt, ranks),
         "time": {"train_s": train_s, "eval_s": evaluate.total_s, "checkpoint_s": checkpoints.total_s},
     }

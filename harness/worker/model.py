@@ -76,6 +76,12 @@ class GPT(nn.Module):
         """Return the unnormalised log-probabilities of each next token, (B, T, V)."""
         return F.linear(self.hidden(tokens_BT), self.wte.weight)
 
+    def undefined(self, length: int) -> str | None:
+        """Return why the model takes no sequence of this length; None where it does."""
+        if length > self.shape.seq_len and not self.positional.extends:
+            return f"no positions beyond seq_len = {self.shape.seq_len}"
+        return None
+
     def caches(self, batch: int, length: int, dtype: torch.dtype) -> list[Cache]:
         """Return an empty key-value cache for each layer, on the model's device."""
         device = self.wte.weight.device

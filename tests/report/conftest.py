@@ -38,6 +38,7 @@ class Fake:
     entropy: float | None = ENTROPY
     peak: float | None = 2e11
     decode: tuple[list[int], list[int]] | None = None  # batches and contexts of the decode probe
+    lengths: list[int] | None = None  # of the length probe
     outcome: dict[str, tuple[str, str | None, str | None]] = field(default_factory=dict)  # "entry-s0" -> how it ends
     env: dict[str, dict] = field(default_factory=dict)  # entry -> what its env.json has that others have not
 
@@ -160,7 +161,12 @@ class Fake:
             "attention_kernels": ["flash"],
             "peak_flops": {"value": self.peak and self.peak * nproc / 2, "source": "measured: a made-up product"},
             "time": {"train_s": 1.0, "eval_s": 0.1, "total_s": 1.5},
-        } | ({"decoding": self.decoding(labels, seed)} if self.decode else {})
+        } | self.asked_for(labels, seed)
+
+    def asked_for(self, labels, seed) -> dict:
+        found = {"decoding": self.decoding(labels, seed)} if self.decode else {}
+        at_lengths = [self.at_length(labels, seed, length) for length in self.lengths or ()]
+        return found | ({"lengths": at_lengths} if at_lengths else {})
 
     def decoding(self, labels, seed) -> list[dict]:
         return [self.decoded(labels, seed, batch, context) for batch, context in itertools.product(*self.decode)]
@@ -178,6 +184,20 @@ class Fake:
         prefill_s = 2e-6 * batch * context * (1 + 0.05 * own.standard_gamma(1, 5))
         times = {"prefill_s": prefill_s.tolist(), "decode_s": decode_s.tolist()}
         return record | times | {"cache_bytes": cache_bytes, "reason": None}
+
+    def at_length(self, labels, seed, length) -> dict:
+        """Return a record of the length probe: learned positions end at 128, beyond which rope's loss rises again."""
+        record = {"length": length, "val_loss": None, "loss_by_position": [], "windows": 0}
+        if "learned" in labels and length > 128:
+            return record | {"reason": "no positions beyond seq_len = 128"}
+        own = np.random.default_rng([seed, length, *map(ord, "-".join(x for x in labels if x not in NPROC))])
+        noise = np.random.default_rng([seed, length]).standard_normal(length) + 0.3 * own.standard_normal(length)
+        position = np.arange(1, length + 1)
+        beyond = 0.2 * np.log2(np.maximum(position / 128, 1)) if "rope" in labels else 0.0
+        loss = 1.4 + sum(GAIN.get(label, 0.0) for label in labels) + 2.5 / position**0.8 + beyond + 0.05 * noise
+        bins = np.array_split(loss, min(length, 1024))
+        found = {"val_loss": float(loss.mean()), "loss_by_position": [float(part.mean()) for part in bins]}
+        return record | found | {"windows": 100_000 // length, "reason": None}
 
 
 @pytest.fixture(autouse=True)

@@ -84,7 +84,7 @@ def test_the_beginning_does_not_squash_the_end(one_axis):
     one_axis.steps, one_axis.eval_every = 40, 4
     entries = accounting.read(one_axis.write().store, "tiny").entries
     drawn = [curves.validation(entry, against_time=False) for entry in entries]
-    low, high = curves._y_limits(drawn, None)
+    low, high = curves.y_limits(drawn, None)
     assert high < 3 < drawn[0].mean[0]
     for curve in drawn:
         late = curve.step >= curves.SETTLED * curve.step[-1]
@@ -94,10 +94,10 @@ def test_the_beginning_does_not_squash_the_end(one_axis):
 def test_a_floor_far_below_does_not_squeeze_the_curves(one_axis):
     entry = accounting.read(one_axis.write().store, "tiny").entries[0]
     drawn = [curves.validation(entry, against_time=False)]
-    without = curves._y_limits(drawn, None)
+    without = curves.y_limits(drawn, None)
     near = float(drawn[0].low.min()) - 0.01
-    assert curves._y_limits(drawn, -100.0) == without
-    assert curves._y_limits(drawn, near)[0] < near
+    assert curves.y_limits(drawn, -100.0) == without
+    assert curves.y_limits(drawn, near)[0] < near
 
 
 @pytest.mark.parametrize(("seconds", "unit"), [(5.0, (1.0, "s")), (700.0, (60.0, "min")), (20_000.0, (3600.0, "h"))])
@@ -118,7 +118,5 @@ def test_rows_of_a_group_stand_together():
 def test_rounding_errors_are_not_blown_up_to_differences(one_axis):
     entry = accounting.read(one_axis.write().store, "tiny").entries[0]
     flat = np.full(5, 2.0)
-    low, high = curves._y_limits(
-        [curves.Curve(entry, np.arange(5), np.arange(5), flat, flat - 1e-7, flat + 1e-7)], None
-    )
+    low, high = curves.y_limits([curves.Curve(entry, np.arange(5), np.arange(5), flat, flat - 1e-7, flat + 1e-7)], None)
     assert high - low >= MIN_SPAN and low < 2 < high

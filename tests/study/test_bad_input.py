@@ -72,6 +72,12 @@ CASES = {
     ),
     "label": (('use = "gqa"', 'use = "gqa", label = "a/b"'), "axes.attention[1].label: 'a/b': must be"),
     "name": (('name = "s"', 'name = "../s"'), "study.name: '../s'"),
+    "no lengths": (("[axes]", "[probes]\nlengths = []\n[axes]"), "probes.lengths: []: list should have at least 1"),
+    "length": (
+        ("[axes]", "[probes]\nlengths = [8, 0]\n[axes]"),
+        "probes.lengths[1]: 0: input should be greater than or equal to 1",
+    ),
+    "length's type": (("[axes]", "[probes]\nlengths = 8\n[axes]"), "probes.lengths: 8: input should be a valid list"),
 }  # fmt: skip
 RULES = {
     "no reason": (RULE + 'attention = "mha"\n', "exclude[0].reason: None: an exclusion needs a reason"),
@@ -122,6 +128,17 @@ def test_a_text_shorter_than_a_sequence_is_refused(write_study):
     path = write_study(("seq_len = 16", "seq_len = 128"), ("per_step = 128", "per_step = 256"))
     (path.parent / "text.txt").write_text("x" * 1200)  # 1080 to train, 120 to validate
     assert "its validation part has 120 tokens, a sequence needs 129" in problems(path)[0]
+
+
+def test_a_length_that_the_validation_part_is_too_short_for_is_refused(write_study):
+    text = "To be, or not to be, that is the question.\n" * 40  # of which the last tenth validates
+    n_tokens = len(text) - len(text) * 9 // 10
+    path = write_study(more=f"\n[probes]\nlengths = [8, {n_tokens - 1}, {n_tokens}, {n_tokens}]\n")
+    (found,) = problems(path)
+    assert f"probes.lengths: {n_tokens}: such a sequence needs {n_tokens + 1} tokens" in found
+    assert f"has {n_tokens}; allowed: at most {n_tokens - 1}" in found
+    path.write_text(path.read_text().replace(f" {n_tokens}, {n_tokens}]", "]"))
+    assert load(path).runs[0].probes.lengths == [8, n_tokens - 1]
 
 
 def test_text_that_is_not_utf8_is_refused_with_the_place(write_study):
@@ -190,3 +207,14 @@ def test_a_model_that_cannot_be_built_is_refused_and_one_that_shapes_cannot_run_
     assert load(path, where=["positional=ours"]).runs[0].expected.memory_bytes is None
     file.write_text(head + "    def __init__(self, shape, options):\n        raise ValueError('planted')\n")
     assert "the model of ours, mha, layernorm, gelu, single cannot be built: ValueError: planted" in problems(path)[0]
+
+
+def test_a_rotation_that_does_not_fit_the_attentions_width_is_refused(write_study):
+    """Else it would be found out in the middle of the first forward pass."""
+    path = write_study(
+        ("n_embd = 32", "n_embd = 24"), ('["mha", { use = "gqa", n_kv_head = 2 }', '["mha", "differential"')
+    )
+    with pytest.raises(UserError) as raised:
+        load(path)
+    (problem,) = {str(problem) for problem in raised.value.problems}
+    assert "axes: rope turns a width of 3 in differential: " in problem

@@ -74,7 +74,7 @@ def test_the_run_id_covers_all_that_decides_the_result_and_nothing_else(write_st
     assert run_id() == run_id("launch.timeout_s=5") == run_id("study.name='other'")
     changed = [
         run_id("train.lr=0.5"), run_id("model.n_layer=1"), run_id("train.precision=bf16"), run_id(seeds=[1]),
-        run_id("train.eval_every=3"),
+        run_id("train.eval_every=3"), run_id("probes.lengths=[8]"), run_id("probes.lengths=[8, 32]"),
     ]  # fmt: skip
     before = load(path).runs[0].run_id
     (path.parent / "text.txt").write_text("Something else entirely.\n" * 40)

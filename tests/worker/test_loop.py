@@ -73,6 +73,7 @@ def test_every_step_and_evaluation_is_written_down(tmp_path, ranks):
     assert probes["time"]["train_s"] == pytest.approx(steps.step_s.sum())
     assert probes["memory"][0]["parameters"] == 4 * probes["parameters"]
     assert probes["attention_kernels"] == ["_scaled_dot_product_flash_attention_for_cpu"]
+    assert probes["decoding"] == probes["lengths"] == []
 
 
 def test_the_model_learns(tmp_path, ranks):

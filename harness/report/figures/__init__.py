@@ -6,7 +6,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from harness.report.figures import canvas, costs, curves, decoding, look, tradeoff
+from harness.report.figures import canvas, costs, curves, decoding, lengths, look, tradeoff
 from harness.report.results import PARALLELISM
 from harness.report.summary import Summary
 
@@ -50,7 +50,7 @@ def draw_all(summary: Summary, floor: float | None) -> list[Drawn]:
     if n_timed > 1:
         caption = "Throughput against final validation loss; no entry beats a ringed one in both."
         wanted.append(("throughput_loss", caption, partial(tradeoff.draw, summary, style)))
-    wanted += _decoding(summary, style)
+    wanted += [*_lengths(summary, style, band), *_decoding(summary, style)]
     with canvas.styled():
         return [Drawn(name, caption, canvas.render(draw())) for name, caption, draw in wanted]
 
@@ -61,10 +61,34 @@ def _decoding(summary: Summary, style: look.Look) -> list[Wanted]:
     how = "the marks of one context stand side by side"
     if any(found.reason for places in summary.decoding.values() for found in places):
         how += "; a line ends where decoding is no longer defined, and dots lead on to its name"
-    if len(decoding.shown(summary)) < sum(map(bool, summary.decoding.values())):
-        label = summary.study.baseline[PARALLELISM]
-        how += f"; of entries that differ in the parallelism alone, that of `{label}` is shown"
+    how += _one_parallelism(summary, len(decoding.shown(summary)) < sum(map(bool, summary.decoding.values())))
     return [
         (f"decode_{name}", f"{kind.title} against context: {how}.", partial(decoding.draw, summary, style, kind))
         for name, kind in (("time", decoding.TIME), ("cache", decoding.CACHE))
     ]
+
+
+def _lengths(summary: Summary, style: look.Look, band: str) -> list[Wanted]:
+    if not lengths.defined(summary):
+        return []
+    shown = _one_parallelism(summary, len(lengths.shown(summary)) < sum(map(bool, summary.lengths.values())))
+    smoothed = f"mean over {lengths.BINS_PER_DOUBLING} bins for each doubling of the position; {band}"
+    ends = ""
+    if any(at.reason for found in summary.lengths.values() for at in found):
+        ends = "; a line ends where the loss is no longer defined, and dots lead on to its name"
+    captions = (
+        f"Validation loss against the length of the sequences: {band}{ends}{shown}.",
+        f"Validation loss against the position in the sequence: {smoothed}{shown}. "
+        "The beginning, where the loss is far higher, is cut off.",
+    )
+    return [
+        ("length_loss", captions[0], partial(lengths.against_length, summary, style, band)),
+        ("position_loss", captions[1], partial(lengths.against_position, summary, style, smoothed)),
+    ]
+
+
+def _one_parallelism(summary: Summary, some_left_out: bool) -> str:
+    if not some_left_out:
+        return ""
+    label = summary.study.baseline[PARALLELISM]
+    return f"; of entries that differ in the parallelism alone, that of `{label}` is shown"

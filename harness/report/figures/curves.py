@@ -83,7 +83,7 @@ def draw(
     names = {title: [look.within_panel(curve.entry) for curve in members] for title, members in panels.items()}
     y_label = "loss, nats per token"
     figure, all_axes = grid(names, _columns(look, len(panels)), title, subtitle, x_label, y_label)
-    limits = _y_limits(curves, floor)
+    limits = y_limits(curves, floor)
     right = max(float(curve.x[-1]) for curve in curves)
 
     for axes, (panel, members) in zip(all_axes, panels.items(), strict=True):
@@ -91,12 +91,12 @@ def draw(
         axes.set_ylim(*limits)
         axes.locator_params(axis="x", nbins=5)
         for curve in members:
-            _line(axes, curve, look)
+            line(axes, curve, look)
         if floor is not None:
             _mark_floor(axes, floor)
         missing = [entry for entry in entries if not entry.done and look.panel(entry) == panel]
         name_missing(axes, [look.within_panel(entry) for entry in missing], "no result")
-        name_ends(axes, [_end(curve, look) for curve in members], look)
+        name_ends(axes, [end(curve, look) for curve in members], look)
     return figure
 
 
@@ -105,10 +105,10 @@ def _columns(look: Look, n_panels: int) -> int:
     return min(n_panels, last if last <= MAX_COLUMNS else MAX_COLUMNS - 1)
 
 
-def _y_limits(curves: Iterable[Curve], floor: float | None) -> tuple[float, float]:
-    shown = [
-        (c.low[c.step >= SETTLED * c.step[-1]].min(), c.high[c.step >= SETTLED * c.step[-1]].max()) for c in curves
-    ]
+def y_limits(curves: Iterable[Curve], floor: float | None, settled: float = SETTLED) -> tuple[float, float]:
+    """Return limits within which all lies that happens from the share `settled` of a curve's steps on."""
+    late = [(curve, curve.step >= settled * curve.step[-1]) for curve in curves]
+    shown = [(curve.low[at].min(), curve.high[at].max()) for curve, at in late]
     low, high = min(low for low, _ in shown), max(high for _, high in shown)
     spare = max(0.0, MIN_SPAN - (high - low)) / 2
     low, high = low - spare, high + spare
@@ -118,7 +118,8 @@ def _y_limits(curves: Iterable[Curve], floor: float | None) -> tuple[float, floa
     return float(low - 0.09 * span), float(high + 0.04 * span)
 
 
-def _line(axes: Axes, curve: Curve, look: Look) -> None:
+def line(axes: Axes, curve: Curve, look: Look) -> None:
+    """Draw a curve, and the band of its seeds where there are several."""
     colour = look.colour(curve.entry)
     if len(curve.entry.done) > 1:
         axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.14, linewidth=0)
@@ -127,7 +128,8 @@ def _line(axes: Axes, curve: Curve, look: Look) -> None:
               marker=look.line_marker(curve.entry), markersize=4, markevery=every)  # fmt: skip
 
 
-def _end(curve: Curve, look: Look) -> End:
+def end(curve: Curve, look: Look) -> End:
+    """Return where a curve's name is led from."""
     return End(curve.entry, float(curve.x[-1]), float(curve.mean[-1]), look.line_marker(curve.entry))
 
 

@@ -12,13 +12,21 @@ from harness.report.accounting import Entry
 from harness.report.decoding import Decoding
 from harness.report.figures.canvas import sizes, thousands
 from harness.report.figures.look import Look
-from harness.report.figures.panels import MAX_COLUMNS, End, grid, name_ends, name_missing
-from harness.report.results import PARALLELISM, under_baseline_parallelism
+from harness.report.figures.panels import (
+    MARGIN,
+    MAX_COLUMNS,
+    End,
+    grid,
+    in_one_panel,
+    name_ends,
+    name_missing,
+    of_one_parallelism,
+    scale_powers,
+)  # fmt: skip
 from harness.report.summary import Summary
 
 SIDE_BY_SIDE, AT_MOST = 0.02, 0.12  # of the gap between contexts: from one line's mark to the next's, and over all
 ALONE = 0.8  # powers of two over which the marks of a sole context are set
-MARGIN = 0.5  # powers of two round what is shown
 
 Measured = tuple[float, float, float]  # value, low, high
 
@@ -78,17 +86,14 @@ def defined(summary: Summary) -> list[Decoding]:
 
 
 def shown(summary: Summary) -> list[Entry]:
-    """Return the entries that have a line: of those that differ in the parallelism alone, the baseline's."""
-    asked = {entry.label: entry for entry in summary.study.entries if summary.decoding[entry.label]}
-    bases = {label: under_baseline_parallelism(summary.study, entry) for label, entry in asked.items()}
-    return [asked[label] for label, base in bases.items() if base is None or base.label not in asked]
+    """Return the entries that have a line."""
+    return of_one_parallelism(summary.study, (e for e in summary.study.entries if summary.decoding[e.label]))
 
 
 def draw(summary: Summary, look: Look, kind: Kind) -> Figure:
     """Draw one measure of the entries that have a line."""
     entries = shown(summary)
-    one_parallelism = len({entry.axes.get(PARALLELISM) for entry in entries}) == 1
-    look = replace(look, panel_axes=(PARALLELISM,) if one_parallelism else ())
+    look = in_one_panel(look, entries)
     batches, contexts = (sorted({getattr(found, size) for found in defined(summary)}) for size in ("batch", "context"))
     names = [look.within_panel(entry) for entry in entries]
     titles = {f"batch {batch:,}": names for batch in batches}
@@ -120,10 +125,7 @@ def _shifts(contexts: Sequence[int], n_lines: int) -> np.ndarray:
 
 def _scale(axes: Axes, contexts: Sequence[int], lines: Sequence[Line], kind: Kind, taken: float) -> None:
     """Set ticks at the contexts, and a y axis in powers of two or from zero; a share at its top is taken by a text."""
-    margin = 2**MARGIN if len(contexts) == 1 else (contexts[-1] / contexts[0]) ** 0.08
-    axes.set_xscale("log", base=2)
-    axes.set_xlim(contexts[0] / margin, contexts[-1] * margin)
-    axes.set_xticks(contexts)
+    scale_powers(axes, contexts)
     low, high = min(line.low.min(initial=np.inf) for line in lines), max(line.high.max(initial=0) for line in lines)
     if kind.in_powers:
         bottom = low / 2**MARGIN
@@ -131,9 +133,8 @@ def _scale(axes: Axes, contexts: Sequence[int], lines: Sequence[Line], kind: Kin
         axes.set_ylim(bottom, bottom * (high / low * 4**MARGIN) ** (1 / (1 - taken)))
     else:
         axes.set_ylim(0, high * 1.08 / (1 - taken))
-    for axis, formatter in ((axes.xaxis, thousands()), (axes.yaxis, sizes() if kind.in_powers else thousands())):
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(formatter)
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(sizes() if kind.in_powers else thousands())
 
 
 def _plot(axes: Axes, line: Line, look: Look) -> None:

@@ -1,16 +1,18 @@
 """Panels of lines, side by side, each line named at its end: what all figures of lines have in common."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
-from harness.report.accounting import Entry
+from harness.report.accounting import Entry, Study
 from harness.report.figures.canvas import DPI, FAINT, HEAD, SMALL, add_axes, new_figure, text_sizes, thousands, widest
 from harness.report.figures.labels import spread
 from harness.report.figures.look import Look
+from harness.report.results import PARALLELISM, under_baseline_parallelism
 
 MAX_COLUMNS = 4
 PANEL_WIDTH, PANEL_HEIGHT = 2.7, 2.5
@@ -18,6 +20,7 @@ LEFT, BOTTOM, TITLE, BETWEEN = 0.62, 0.5, 0.24, 0.22
 WIDE_LEFT = 0.84  # where each panel has its own y axis
 LEADER = 0.2  # inches between a panel's edge and its labels
 LINE_HEIGHT = 0.145
+MARGIN = 0.5  # powers of two round a sole place
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,29 @@ def grid(
         axes.tick_params(labelleft=own_y or column == 0)
         panels.append(axes)
     return figure, panels
+
+
+def of_one_parallelism(study: Study, asked: Iterable[Entry]) -> list[Entry]:
+    """Return the entries that have a line: of those that differ in the parallelism alone, the baseline's."""
+    by_label = {entry.label: entry for entry in asked}
+    bases = {label: under_baseline_parallelism(study, entry) for label, entry in by_label.items()}
+    return [by_label[label] for label, base in bases.items() if base is None or base.label not in by_label]
+
+
+def in_one_panel(look: Look, entries: Iterable[Entry]) -> Look:
+    """Return the look where all entries share a panel, so that a name tells the parallelism only where it varies."""
+    one_parallelism = len({entry.axes.get(PARALLELISM) for entry in entries}) == 1
+    return replace(look, panel_axes=(PARALLELISM,) if one_parallelism else ())
+
+
+def scale_powers(axes: Axes, places: Sequence[int]) -> None:
+    """Give the x axis a scale in powers of two, with ticks at the places alone."""
+    margin = 2**MARGIN if len(places) == 1 else (places[-1] / places[0]) ** 0.08
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(places[0] / margin, places[-1] * margin)
+    axes.set_xticks(places)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(thousands())
 
 
 def name_missing(axes: Axes, names: Sequence[str], what: str) -> float:

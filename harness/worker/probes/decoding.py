@@ -42,8 +42,8 @@ def measure(spec: RunSpec, parts: Parts, gpt: GPT, ranks: Ranks) -> list[dict[st
 
 def _measure(model: GPT, batch: int, context: int, dtype: torch.dtype) -> dict[str, Any]:
     record: dict[str, Any] = {"batch": batch, "context": context, "prefill_s": [], "decode_s": [], "cache_bytes": None}
-    if context > model.shape.seq_len and not model.positional.extends:
-        return record | {"reason": f"no positions beyond seq_len = {model.shape.seq_len}"}
+    if reason := model.undefined(context):
+        return record | {"reason": reason}
     try:
         return record | _timed(model, batch, context, dtype) | {"reason": None}
     except NotImplementedError as error:
