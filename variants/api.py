@@ -113,8 +113,13 @@ class Positional(Part):
         """Act on the token embeddings."""
         return x_BTC
 
+    @classmethod
+    def check_rotary(cls, width: int, options: Any) -> Mapping[str, str]:
+        """Return what cannot work where `rotate` is given heads of this width, as `check` does."""
+        return {}
+
     def rotate(self, q_BHTD: Tensor, k_BGTD: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
-        """Act on the queries and keys of one layer, both at `positions_T`."""
+        """Act on the queries and keys of one layer, both at `positions_T`; D is their attention's `rotary_dim`."""
         return q_BHTD, k_BGTD
 
     def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor | None:
@@ -140,6 +145,17 @@ class Attention(Part):
 
     def __init__(self, shape: Shape, options: Any, layer: int) -> None:
         super().__init__()
+
+    def adopt(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Adopted]:
+        """Load what has the same name and shape; attention that has learned more than has a place here is refused."""
+        if dropped := theirs.keys() - fresh.keys():
+            raise ValueError(f"{min(dropped)}: has no place here, and no conversion is defined")
+        return super().adopt(theirs, fresh)
+
+    @classmethod
+    def rotary_dim(cls, shape: Shape, options: Any) -> int:
+        """Return the width of the queries and keys that a positional's `rotate` is given."""
+        return shape.head_dim
 
     def forward(self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: Any = None) -> Tensor:
         """Attend from each position to itself and to what lies before, also to what lies in the cache.

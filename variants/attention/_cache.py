@@ -1,39 +1,59 @@
-"""What decoding keeps of the past, shared by the variants that attend to keys and values of heads."""
+"""What decoding keeps of the past, shared by the variants that look back at single positions."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 
-class KeyValueCache:
-    """Keys and values of the last L positions: (B, G, L, D) each, allocated once, a ring once L have been seen."""
+class Ring:
+    """The last L positions of some tensors: (B, G, L, D) each, allocated once, a ring once L have been seen.
 
-    def __init__(self, size_BGLD: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype) -> None:
-        self._keys, self._values = (torch.empty(size_BGLD, device=device, dtype=dtype) for _ in range(2))
-        self._length = size_BGLD[2]
+    The first `n_kept` positions stay, and the ring is of the L - n_kept slots behind them.
+    """
+
+    def __init__(
+        self, sizes_BGLD: Sequence[tuple[int, int, int, int]], device: torch.device, dtype: torch.dtype, n_kept: int = 0
+    ) -> None:
+        self._rings = [torch.empty(size, device=device, dtype=dtype) for size in sizes_BGLD]
+        self._length, self._n_kept = sizes_BGLD[0][2], n_kept
+        self._turn = self._length - n_kept
         self.n_seen = 0
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes of both."""
-        return self._keys.nbytes + self._values.nbytes
+        """Return the bytes of all."""
+        return sum(ring.nbytes for ring in self._rings)
 
-    def append(self, k_BGTD: Tensor, v_BGTD: Tensor) -> None:
-        """Take T more positions, of which the last L count; each lies at its position modulo L."""
-        self.n_seen += k_BGTD.shape[2]
-        first = max(self.n_seen - k_BGTD.shape[2], self.n_seen - self._length)
-        while first < self.n_seen:  # once, and once more where it reaches over the ring's end
-            slot, back = first % self._length, self.n_seen - first
-            n = min(back, self._length - slot)
-            for ring, new in ((self._keys, k_BGTD), (self._values, v_BGTD)):
-                ring[:, :, slot : slot + n] = new[:, :, new.shape[2] - back :][:, :, :n]
+    def append(self, *new_BGTD: Tensor) -> None:
+        """Take T more positions of each, of which the kept ones and the ring's last count."""
+        first = start = self.n_seen
+        self.n_seen += new_BGTD[0].shape[2]
+        while first < self.n_seen:  # once, and once more where it goes on from the kept ones or over the ring's end
+            slot, end = first, self._n_kept
+            if first >= self._n_kept:
+                first = max(first, self.n_seen - self._turn)
+                slot, end = self._n_kept + (first - self._n_kept) % self._turn, self._length
+            n = min(self.n_seen - first, end - slot)
+            for ring, new in zip(self._rings, new_BGTD, strict=True):
+                ring[:, :, slot : slot + n] = new[:, :, first - start :][:, :, :n]
             first += n
 
-    def visible(self) -> tuple[Tensor, Tensor]:
-        """Return the keys and values that are there, (B, G, min(n_seen, L), D), in the ring's order."""
+    def visible(self) -> tuple[Tensor, ...]:
+        """Return what is there of each, (B, G, min(n_seen, L), D), in the ring's order."""
         n = min(self.n_seen, self._length)
-        return self._keys[:, :, :n], self._values[:, :, :n]
+        return tuple(ring[:, :, :n] for ring in self._rings)
 
     def positions(self) -> Tensor:
         """Return the positions of those, (min(n_seen, L),)."""
-        slot = torch.arange(min(self.n_seen, self._length), device=self._keys.device)
-        return self.n_seen - 1 - (self.n_seen - 1 - slot) % self._length
+        slot, last = torch.arange(min(self.n_seen, self._length), device=self._rings[0].device), self.n_seen - 1
+        return torch.where(slot < self._n_kept, slot, last - (last - slot) % self._turn)
+
+
+class KeyValueCache(Ring):
+    """Keys and values of heads."""
+
+    def __init__(
+        self, size_BGLD: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype, n_kept: int = 0
+    ) -> None:
+        super().__init__((size_BGLD, size_BGLD), device, dtype, n_kept)
