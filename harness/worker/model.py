@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from variants.api import Attention, Cache, FeedForward, Norm, Positional, Shape
+from variants.linear import linear
 
 
 class Parts(Protocol):
@@ -93,7 +94,7 @@ class GPT(nn.Module):
 
         The caches are empty, and `tokens_BT` is the prompt, or they have seen all that came before, and T is 1.
         """
-        return F.linear(self.hidden(tokens_BT, caches)[:, -1], self.wte.weight)
+        return linear(self.hidden(tokens_BT, caches)[:, -1], self.wte.weight)
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Return the cross-entropy of each target given the tokens up to it, (B, T), nats, float32."""

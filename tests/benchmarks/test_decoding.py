@@ -53,7 +53,8 @@ def test_greedy_decoding(compare, package, tmp_path, device, prompt_BT):
     weights = folder.load(tmp_path / "ours")
     ours = Parts(weights.shape, weights.axes, ()).model()
     ours.load_state_dict(weights.tensors, assign=True)
-    ours.eval().to(device), theirs.to(device)
+    ours.to(device).eval()
+    theirs.to(device)
 
     def generate() -> Tensor:
         return theirs.generate(
@@ -112,7 +113,7 @@ def fastest_read(buffer: Tensor) -> Callable[[], object]:
     ],
 )
 def test_attention_step(compare, device, use, options):
-    compare(ours=attention_step(use, device, **options), peer="mha", theirs=attention_step("mha", device), rounds=60)
+    compare(ours=attention_step(use, device, **options), peer="mha", theirs=attention_step("mha", device), rounds=200)
 
 
 def attention_step(use: str, device: torch.device, **options: int) -> Callable[[], object]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from variants.api import Attention, Initial, Positional, Shape, residual_std
 from variants.attention._cache import KeyValueCache
+from variants.linear import Linear
 
 EPSILON = 1e-5  # of the norm of q and k
 
@@ -33,18 +34,14 @@ class MultiHead(Attention):
 
     def __init__(self, shape: Shape, options: Any, layer: int) -> None:
         super().__init__(shape, options, layer)
-        self.n_head, self.n_kv_head, self.head_dim = (
-            shape.n_head,
-            self.kv_heads(shape, options),
-            shape.head_dim,
-        )
+        self.n_head, self.n_kv_head, self.head_dim = shape.n_head, self.kv_heads(shape, options), shape.head_dim
         self.q_width, self.kv_width = shape.n_embd, self.n_kv_head * shape.head_dim
-        self.c_attn = nn.Linear(shape.n_embd, self.q_width + 2 * self.kv_width)
-        self.c_proj = nn.Linear(shape.n_embd, shape.n_embd)
+        self.c_attn = Linear(shape.n_embd, self.q_width + 2 * self.kv_width)
+        self.c_proj = Linear(shape.n_embd, shape.n_embd)
         self.dropout, self.proj_std = shape.dropout, residual_std(shape)
         self.softcap = options.logit_softcap
         self.q_norm, self.k_norm = (
-            nn.RMSNorm(shape.head_dim, EPSILON) if options.qk_norm else nn.Identity() for _ in range(2)
+            _HeadNorm(shape.head_dim, EPSILON) if options.qk_norm else nn.Identity() for _ in range(2)
         )
 
     @classmethod
@@ -62,10 +59,8 @@ class MultiHead(Attention):
         """q, k and v are drawn each on its own; the residual projection is scaled down by depth."""
         blocks = (("q", self.q_width), ("k", self.kv_width), ("v", self.kv_width))
         gains = {f"{name}.weight": Initial(value=1.0) for name in ("q_norm", "k_norm")}
-        return gains | {
-            "c_attn.weight": Initial(std=0.02, blocks=blocks),
-            "c_proj.weight": Initial(std=self.proj_std),
-        }
+        weights = {"c_attn.weight": Initial(std=0.02, blocks=blocks), "c_proj.weight": Initial(std=self.proj_std)}
+        return gains | weights
 
     def forward(
         self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: KeyValueCache | None = None
@@ -121,7 +116,7 @@ class MultiHead(Attention):
             n_group = 1
         dropout = self.dropout if self.training else 0.0
         if mask is not None and mask.is_floating_point():
-            mask = mask.to(q.dtype)
+            mask = mask.to(q.dtype)[(None,) * (q.ndim - mask.ndim)]  # of three dimensions, no fused kernel takes it
         if self.softcap:
             return self._capped(q, k, v, mask, is_causal, dropout)
         return F.scaled_dot_product_attention(
@@ -145,3 +140,10 @@ class MultiHead(Attention):
         """Projections, and for each visible key a product with q and one with v: 2 C FLOPs each."""
         weights = 2.0 * (self.c_attn.weight.numel() + self.c_proj.weight.numel())
         return weights + 4.0 * self.q_width * self.visible_keys(seq_len)
+
+
+class _HeadNorm(nn.RMSNorm):
+    """Its gain takes the precision of what it scales: bf16 heads with an fp32 gain would miss the fused kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from variants.api import Adopted, Attention, Initial, Positional, Shape, at_least_one, residual_std
 from variants.attention._cache import Ring
 from variants.attention.mha import EPSILON
+from variants.linear import Linear
 
 
 class LatentAttention(Attention):
@@ -44,12 +45,12 @@ class LatentAttention(Attention):
         self.kv_rank, self.rope_dim = self.latent_dim(shape, options), self.rotary_dim(shape, options)
         self.q_rank, self.q_widths = options.q_rank, (C, shape.n_head * self.rope_dim)
         self.widths = (self.q_rank or sum(self.q_widths), self.kv_rank, self.rope_dim)
-        self.c_attn = nn.Linear(C, sum(self.widths), bias=False)
+        self.c_attn = Linear(C, sum(self.widths), bias=False)
         if self.q_rank:
             self.q_gain = nn.Parameter(torch.ones(self.q_rank))
-            self.q_up = nn.Linear(self.q_rank, sum(self.q_widths), bias=False)
-        self.kv_gain, self.kv_up = nn.Parameter(torch.ones(self.kv_rank)), nn.Linear(self.kv_rank, 2 * C, bias=False)
-        self.c_proj, self.proj_std = nn.Linear(C, C), residual_std(shape)
+            self.q_up = Linear(self.q_rank, sum(self.q_widths), bias=False)
+        self.kv_gain, self.kv_up = nn.Parameter(torch.ones(self.kv_rank)), Linear(self.kv_rank, 2 * C, bias=False)
+        self.c_proj, self.proj_std = Linear(C, C), residual_std(shape)
 
     @classmethod
     def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from variants.api import FeedForward, Initial, Shape, at_least_one, residual_std
+from variants.linear import Linear
 
 
 class Gelu(FeedForward):
@@ -22,8 +23,8 @@ class Gelu(FeedForward):
     def __init__(self, shape: Shape, options: Any) -> None:
         super().__init__(shape, options)
         width = options.width or 4 * shape.n_embd
-        self.c_fc = nn.Linear(shape.n_embd, width)
-        self.c_proj = nn.Linear(width, shape.n_embd)
+        self.c_fc = Linear(shape.n_embd, width)
+        self.c_proj = Linear(width, shape.n_embd)
         self.dropout, self.proj_std = shape.dropout, residual_std(shape)
 
     @classmethod

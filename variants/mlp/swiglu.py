@@ -3,9 +3,10 @@
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from variants.api import Initial, Shape
+from variants.linear import Linear
 from variants.mlp.gelu import Gelu
 
 
@@ -18,8 +19,8 @@ class SwiGLU(Gelu):
     def __init__(self, shape: Shape, options: Any) -> None:
         super().__init__(shape, options)
         self.width = options.width or round(8 * shape.n_embd / 3)
-        self.c_fc = nn.Linear(shape.n_embd, 2 * self.width)
-        self.c_proj = nn.Linear(self.width, shape.n_embd)
+        self.c_fc = Linear(shape.n_embd, 2 * self.width)
+        self.c_proj = Linear(self.width, shape.n_embd)
 
     def initial(self) -> dict[str, Initial]:
         """As GPT-2's, W and V apart."""
