@@ -1,9 +1,10 @@
-"""Attention: the variants meet where they should, and their FLOPs are those counted by hand."""
+"""Attention: the variants meet where they should, options do what they say, FLOPs are those counted by hand."""
 
 import pytest
 import torch
 from torch import nn
 
+from harness.worker.initial import fill
 from variants import catalogue
 from variants.api import Shape
 
@@ -31,20 +32,28 @@ def run(layer):
     return [y, *torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])]
 
 
+with_and_without_options = pytest.mark.parametrize(
+    "shared", [{}, {"qk_norm": True}, {"logit_softcap": 3.0}, {"qk_norm": True, "logit_softcap": 3.0}], ids=str
+)
+
+
+@with_and_without_options
 @pytest.mark.parametrize(("one", "other"), [("gqa", "mha"), ("mqa", "gqa")])
-def test_grouped_queries_span_from_multi_query_to_multi_head(one, other):
+def test_grouped_queries_span_from_multi_query_to_multi_head(one, other, shared):
     """The ends of the scale are the other two variants, bit for bit: the same points, measured once or twice."""
     options = {"mha": {}, "mqa": {}, "gqa": {"n_kv_head": H if one == "gqa" else 1}}
-    first, second = make(one, **options[one]), make(other, **options[other])
+    first, second = make(one, **options[one], **shared), make(other, **options[other], **shared)
     second.load_state_dict(first.state_dict())
     for a, b in zip(run(first), run(second), strict=True):
         assert torch.equal(a, b)
 
 
+@with_and_without_options
 @pytest.mark.parametrize("n_kv_head", [1, 2])
-def test_a_group_shares_the_keys_and_values_of_its_head(n_kv_head):
+def test_a_group_shares_the_keys_and_values_of_its_head(n_kv_head, shared):
     """Heads h G // H .. share a key-value head: what converted checkpoints and the paper's figure 2 assume."""
-    grouped, full = make("gqa", n_kv_head=n_kv_head), make("mha")
+    grouped, full = make("gqa", n_kv_head=n_kv_head, **shared), make("mha", **shared)
+    full.load_state_dict({k: v for k, v in grouped.state_dict().items() if "norm" in k}, strict=False)
 
     def repeated(rows):
         return rows.unflatten(0, (n_kv_head, D)).repeat_interleave(H // n_kv_head, dim=0).flatten(0, 1)
@@ -57,12 +66,77 @@ def test_a_group_shares_the_keys_and_values_of_its_head(n_kv_head):
     torch.testing.assert_close(run(grouped)[0], run(full)[0], atol=1e-6, rtol=1e-6)
 
 
+# -- normalised q and k, bounded scores ------------------------------------------------------------------------------
+
+
+def test_normalised_queries_and_keys_have_no_size_of_their_own():
+    """It is chosen against scores that grow without bound: ever larger weights of q and k must change nothing."""
+    for name, changes in (("mha", False), ("mha", True), ("sliding_window", True), ("gqa", True)):
+        options = {"sliding_window": {"window": 5}, "gqa": {"n_kv_head": 2}}.get(name, {})
+        layer = make(name, **options, qk_norm=changes)
+        before = run(layer)[0]
+        with torch.no_grad():
+            for parameter in layer.c_attn.parameters():
+                parameter[: len(parameter) - layer.kv_width] *= 1000  # of q and k
+        after = run(layer)[0]
+        assert torch.allclose(after, before, atol=1e-4) == changes
+
+
+def test_the_gain_of_the_norm_is_trained_begins_at_one_and_starts_all_else_with_the_same_bits():
+    plain, normed = make("mha"), make("mha", qk_norm=True)
+    for layer in (plain, normed):
+        fill(nn.ModuleDict({"attn": layer}), seed=0)
+    assert normed.state_dict().keys() - plain.state_dict().keys() == {"q_norm.weight", "k_norm.weight"}
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, normed.state_dict()[name]), name
+    for norm in (normed.q_norm, normed.k_norm):
+        assert torch.equal(norm.weight, torch.ones(D))
+    grads = dict(zip(["x", *dict(normed.named_parameters())], run(normed)[1:], strict=True))
+    assert grads["q_norm.weight"].any() and grads["k_norm.weight"].any()
+
+
+def test_normalised_queries_and_keys_keep_the_precision_of_their_layer():
+    """In fp32 they would leave bf16 attention's fused kernel, and take twice the memory until the backward pass."""
+    layer = make("mha", qk_norm=True)
+    for norm in (layer.q_norm, layer.k_norm):
+        assert norm(torch.randn(2, H, T, D, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_a_large_bound_is_none_and_a_small_one_evens_scores_out():
+    plain, large, small = make("mha"), make("mha", logit_softcap=1e4), make("mha", logit_softcap=1e-3)
+    assert not list(large.parameters())[len(list(plain.parameters())) :], "no parameters of its own"
+    for found, right in zip(run(large), run(plain), strict=True):
+        torch.testing.assert_close(found, right, atol=1e-3, rtol=1e-3)
+    x = torch.randn(1, T, C)
+    v = small.c_attn(x)[..., 2 * C :]
+    mean = small.c_proj(v.cumsum(1) / torch.arange(1, T + 1)[:, None])
+    torch.testing.assert_close(small(x, torch.arange(T), rope()), mean, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("n_kv_head", [1, 2, 4])
+def test_bounded_scores_are_gemmas(n_kv_head):
+    """The bound lies on scores that are scaled already, and the mask is added after it."""
+    gemma = pytest.importorskip("transformers.models.gemma2.modeling_gemma2")
+    layer = make("gqa", n_kv_head=n_kv_head, logit_softcap=5.0).eval()
+    layer.num_key_value_groups = H // n_kv_head
+    generator = torch.Generator().manual_seed(5)
+    q, k, v = (3 * torch.randn(2, n, T, D, generator=generator) for n in (H, n_kv_head, n_kv_head))
+    mask = torch.full((T, T), -torch.inf).triu(1)
+    theirs = gemma.eager_attention_forward(layer, q, k, v, mask, scaling=D**-0.5, softcap=5.0)[0].transpose(1, 2)
+    for found in (layer.scores(q, k, v, mask), layer.scores(q, k, v, None, is_causal=True)):
+        torch.testing.assert_close(found, theirs, atol=1e-5, rtol=1e-5)
+
+
+# -- FLOPs and refusals ----------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("name", "options", "flops"),
     [
         # 2 FLOPs per weight: c_attn has C rows of q and D of k and v for each key-value head; c_proj C x C.
         # 4 C FLOPs for each visible key, of which there are 12.5 in the mean over 24 positions.
         ("mha", {}, 2 * (96 * 32 + 32 * 32) + 4 * 32 * 12.5),
+        ("mha", {"qk_norm": True, "logit_softcap": 5.0}, 2 * (96 * 32 + 32 * 32) + 4 * 32 * 12.5),
         ("gqa", {"n_kv_head": 2}, 2 * (64 * 32 + 32 * 32) + 4 * 32 * 12.5),
         ("mqa", {}, 2 * (48 * 32 + 32 * 32) + 4 * 32 * 12.5),
         ("sliding_window", {"window": 1}, 8192 + 4 * 32 * 1),
@@ -81,6 +155,15 @@ def test_flops_per_token_by_hand(name, options, flops):
         ("gqa", {"n_kv_head": 3}, "n_kv_head", "3 does not divide n_head = 4; allowed: 1, 2, 4"),
         ("gqa", {"n_kv_head": 8}, "n_kv_head", "8 does not divide n_head = 4; allowed: 1, 2, 4"),
         ("gqa", {"n_kv_head": 0}, "n_kv_head", "0: must be at least 1"),
+        ("mha", {"logit_softcap": -1.0}, "logit_softcap", "-1.0: must be positive, or 0 for none"),
+        ("gqa", {"n_kv_head": 2, "logit_softcap": -1.0}, "logit_softcap", "-1.0: must be positive, or 0 for none"),
+        ("mqa", {"logit_softcap": -1.0}, "logit_softcap", "-1.0: must be positive, or 0 for none"),
+        (
+            "sliding_window",
+            {"window": 5, "logit_softcap": -1.0},
+            "logit_softcap",
+            "-1.0: must be positive, or 0 for none",
+        ),
         ("sliding_window", {"window": 0}, "window", "0: must be at least 1"),
         ("sliding_window", {"window": -1}, "window", "-1: must be at least 1"),
     ],

@@ -1,5 +1,6 @@
 """Every parallelism that lies in the folder, on two processes, trains the very model that one process trains."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -41,29 +42,36 @@ def takes_two(name):
 
 NAMES = sorted(catalogue.files("parallelism"))
 PARALLEL = [name for name in NAMES if takes_two(name)]
+GPT2 = {"positional": "learned", "attention": "mha"}
+PARTS = {  # what is trained besides GPT-2, by the name of its run: each adds parameters of other shapes
+    **{
+        f"{norm}-{mlp}": GPT2 | {"norm": norm, "mlp": mlp}
+        for norm, mlp in itertools.product(catalogue.files("norm"), catalogue.files("mlp"))
+    },
+    "t5-qk_norm": {"positional": "t5", "attention": ("mha", {"qk_norm": True})},
+}
 
 
-def plan(folder, name, nproc):
-    """Write the spec of six steps of 8 sequences, in micro-batches of 2, that keep the gradient clipped."""
+def plan(folder, name, parallelism, nproc, parts=GPT2, steps=6):
+    """Write the spec of steps of 8 sequences, in micro-batches of 2, that keep the gradient clipped."""
     tokens = (np.arange(600) ** 2 % SHAPE.vocab_size).astype(np.uint16)
     tokens.tofile(folder / "tokens.bin")
     np.save(folder / "bytes.npy", np.ones(SHAPE.vocab_size, dtype=np.int64))
-    axes = {"positional": "learned", "attention": "mha", "parallelism": name}
-    parts = [
+    chosen = {axis: part if isinstance(part, tuple) else (part, {}) for axis, part in parts.items()}
+    chosen["parallelism"] = (parallelism, {"nproc": nproc})
+    slices = [
         TokenSlice(file=str(folder / "tokens.bin"), start=start, stop=stop) for start, stop in ((0, 500), (500, 600))
     ]
     spec = RunSpec(
-        study="study", run_id=name, entry_id=name, seed=0, comparable="", baseline=axes,
-        axes={
-            axis: Choice(use=use, label=use, options={"nproc": nproc} if axis == "parallelism" else {})
-            for axis, use in axes.items()
-        },
+        study="study", run_id=name, entry_id=name, seed=0, comparable="",
+        baseline={axis: use for axis, (use, _) in chosen.items()},
+        axes={axis: Choice(use=use, label=use, options=options) for axis, (use, options) in chosen.items()},
         model=ResolvedModel(n_layer=2, n_head=2, n_embd=16, seq_len=8, vocab_size=17),
         data=ResolvedData(corpus="synthetic", tokenizer="bytes", sha256=""),
-        train=Train(steps=6, tokens_per_step=64, micro_batch=2, lr=1e-2, grad_clip=0.5, device="cpu"),
+        train=Train(steps=steps, tokens_per_step=64, micro_batch=2, lr=1e-2, grad_clip=0.5, device="cpu"),
         launch=Place(
             nproc=nproc, timeout_s=None, variant_paths=[], token_bytes=str(folder / "bytes.npy"),
-            train_tokens=parts[:1], val_tokens=parts[1:],
+            train_tokens=slices[:1], val_tokens=slices[1:],
         ),
         expected=Expected(parameters=0, flops_per_token=0, memory_bytes=0),
     )  # fmt: skip
@@ -73,12 +81,15 @@ def plan(folder, name, nproc):
 
 
 def torchrun(folder, nproc, names):
-    runs = {name: plan(folder, name, nproc) for name in names}
+    """Train GPT-2 in six steps and all else in two, one run after the other: a start costs more than any of them."""
+    runs = {name: plan(folder, name, name, nproc) for name in names}
+    for name, (of, parts) in itertools.product(names, PARTS.items()):
+        runs[name, of] = plan(folder, f"{name}-{of}", name, nproc, parts, steps=2)
     (folder / "script.py").write_text(SCRIPT)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
     command += [str(folder / "script.py"), *(str(run.path) for run in runs.values())]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     return runs
 
@@ -90,18 +101,36 @@ def runs(tmp_path_factory):
     return one | torchrun(tmp_path_factory.mktemp("two"), 2, PARALLEL)
 
 
-@pytest.mark.parametrize("name", PARALLEL)
-def test_two_processes_train_what_one_does(runs, name):
-    """A speed-up from a model that has silently become another one is none."""
-    one, two = runs["single"], runs[name]
+def same_training(one, two):
     assert two.probes["initial_hash"] == one.probes["initial_hash"]
     assert two.probes["parameters"] == one.probes["parameters"], "as many as when the embeddings are tied"
     assert two.steps().loss.tolist() == pytest.approx(one.steps().loss.tolist(), rel=1e-5)
     assert two.steps().grad_norm.tolist() == pytest.approx(one.steps().grad_norm.tolist(), rel=1e-4)
-    assert two.steps().grad_norm.min() > 0.5, "clipped, or the test says nothing of clipping"
     for mine, right in zip(two.evals(), one.evals(), strict=True):
         assert mine["val_loss"] == pytest.approx(right["val_loss"], rel=1e-5)
     assert two.probes["flops_per_token_counted"] == one.probes["flops_per_token_counted"]
+
+
+@pytest.mark.parametrize("name", PARALLEL)
+def test_two_processes_train_what_one_does(runs, name):
+    """A speed-up from a model that has silently become another one is none."""
+    same_training(runs["single"], runs[name])
+    assert len(runs[name].steps()) == 6
+    assert runs[name].steps().grad_norm.min() > 0.5, "clipped, or the test says nothing of clipping"
+
+
+@pytest.mark.parametrize("parts", PARTS)
+@pytest.mark.parametrize("name", PARALLEL)
+def test_two_processes_train_every_part_as_one_does(runs, name, parts):
+    """A parallelism knows nothing of what the model is made of; a part of another shape must be spread as well."""
+    same_training(runs["single", parts], runs[name, parts])
+    assert len(runs[name, parts].steps()) == 2
+
+
+def test_the_parts_are_different_models(runs):
+    """Else the above says nothing of them."""
+    losses = {tuple(run.steps().loss) for key, run in runs.items() if key == "single" or key[0] == "single"}
+    assert len(losses) == len(PARTS) + 1
 
 
 @pytest.mark.parametrize("name", PARALLEL)
