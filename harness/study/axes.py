@@ -86,7 +86,7 @@ class Axes:
         except catalogue.VariantError as error:
             raise UserError([problem(key, str(error))]) from error
         except ValidationError as error:
-            told = [describe(detail, model) for detail in error.errors()]
+            told = describe(error, model)
             raise UserError([problem(f"{key}.{field}", message) for field, message in told]) from error
         wrong = cls.check(self.shape, cls.Options(**options))
         if wrong:

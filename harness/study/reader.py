@@ -57,7 +57,7 @@ def read(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
     try:
         return StudyFile.model_validate(raw)
     except ValidationError as error:
-        raise UserError([_problem(path, detail) for detail in error.errors()]) from error
+        raise UserError([Problem(f"{path}: {key}", told) for key, told in describe(error, StudyFile)]) from error
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -88,13 +88,19 @@ def _set(raw: dict[str, Any], setting: str) -> None:
     table[keys[-1]] = value
 
 
-def _problem(path: Path, detail: ErrorDetails) -> Problem:
-    key, message = describe(detail, StudyFile)
-    return Problem(f"{path}: {key}", message)
+def describe(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:
+    """Return the key path of all that pydantic complains about, and what is wrong and allowed there.
+
+    Where a value may be of several types, it complains once for each; that is put together.
+    """
+    told: dict[str, str] = {}
+    for key, message in (_describe(detail, model) for detail in error.errors()):
+        start = ": input should be "
+        told[key] = f"{told[key]}, or {message.partition(start)[2]}" if start in told.get(key, "") else message
+    return list(told.items())
 
 
-def describe(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
-    """Return the key path of what pydantic complains about, and what is wrong and allowed there."""
+def _describe(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
     keys = [key for key in detail["loc"] if key not in _UNION_TAGS]
     place = key_path(keys)
     if detail["type"] == "extra_forbidden":
@@ -105,7 +111,8 @@ def describe(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
     return place, f"{detail['input']!r}: {message[:1].lower()}{message[1:]}"
 
 
-_UNION_TAGS = ("str", "dict[str,any]", "int", "constrained-int", "literal['all']")  # pydantic's, in its key paths
+# pydantic's, in its key paths
+_UNION_TAGS = ("str", "dict[str,any]", "int", "list[int]", "constrained-int", "literal['all']")
 
 
 def _fields(model: type[BaseModel], keys: Iterable[Any]) -> list[str]:

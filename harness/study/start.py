@@ -73,7 +73,7 @@ def _changed(train: Train, changes: Any, axes: Axes) -> Train | None:
     try:
         return Train.model_validate(train.model_dump() | changes)
     except ValidationError as error:
-        for key, message in (describe(detail, Train) for detail in error.errors()):
+        for key, message in describe(error, Train):
             axes.complain(f"{KEY}.run.train.{key}", message)
         return None
 
