@@ -248,7 +248,12 @@ def endless(save):
         "--length",
         "10000000",
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # where tests run in the background, it is off
+    )
     assert process.stdout.read(1) == b"O"
     yield process
     process.kill()
