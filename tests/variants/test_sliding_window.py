@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from unittest import mock
 
 import pytest
 import torch
@@ -22,7 +23,8 @@ from harness.worker.model import GPT
 from harness.worker.probes.first_step import CPU_KERNELS
 from variants import catalogue
 from variants.api import Positional, Shape
-from variants.attention._blocks import attend_blocks, attend_tiles, tiles
+from variants.attention import _blocks
+from variants.attention._blocks import PART, attend_blocks, attend_tiles, tiles
 from variants.attention._window import Window
 
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
@@ -172,8 +174,8 @@ def cases(draw):
 
 
 @settings(deadline=None, max_examples=150)
-@given(case=cases(), biased=st.booleans(), seed=st.integers(0, 1000))
-def test_all_options_together_are_the_plain_formula_under_a_mask(case, biased, seed):
+@given(case=cases(), biased=st.booleans(), part=st.sampled_from([1, 1000, PART]), seed=st.integers(0, 1000))
+def test_all_options_together_are_the_plain_formula_under_a_mask(case, biased, part, seed):
     """Blocks, residues, padding and prefixes are only ways to be quick; they must not be ways to be different."""
     options, seq_len, n_batch = case
     attention = make("sliding_window", **options).double()
@@ -184,7 +186,9 @@ def test_all_options_together_are_the_plain_formula_under_a_mask(case, biased, s
     positions = torch.arange(seq_len)
     bias = positional.bias(positions, positions) if biased else torch.zeros(())
     mask = bias.double().masked_fill(~seen(seq_len, **options), -torch.inf)
-    y, expected = attention.attend(q, k, v, positions, positional), plain(q, k, v, mask, options["logit_softcap"])
+    with mock.patch.object(_blocks, "PART", part):  # a block at once, some, all
+        y = attention.attend(q, k, v, positions, positional)
+    expected = plain(q, k, v, mask, options["logit_softcap"])
     torch.testing.assert_close(y, expected, atol=1e-6, rtol=1e-6)  # the bias is float32's
     got, right = (torch.autograd.grad((z * probe).sum(), wanted) for z in (y, expected))
     for found, grad in zip(got, right, strict=True):
@@ -192,8 +196,10 @@ def test_all_options_together_are_the_plain_formula_under_a_mask(case, biased, s
 
 
 @pytest.mark.parametrize("window", [Window(4), Window(3, 2), Window(2, 1, 2), Window(2, 2, 3)], ids=str)
-def test_gradients_are_those_of_the_function(window):
-    """The blocks' gradients are added up by hand."""
+@pytest.mark.parametrize("part", [1, PART])
+def test_gradients_are_those_of_the_function(window, part, monkeypatch):
+    """Where blocks overlap, their gradients are added up by hand."""
+    monkeypatch.setattr(_blocks, "PART", part)
     generator = torch.Generator().manual_seed(3)
     qkv = torch.randn(3, 1, 2, 17, 2, generator=generator, dtype=torch.float64).unbind()
 

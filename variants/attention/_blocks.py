@@ -4,7 +4,7 @@ Legend of shapes: R residues of positions modulo the dilation, S positions of ea
 N blocks, Q queries of a block, K keys of a block, the global ones included.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from variants.attention._window import Window
 
 Bias = Callable[[Tensor, Tensor], Tensor]
-PART = 1 << 23
+PART = 1 << 22  # elements of the keys of blocks that a CPU attends to at once; its memory allocator is slow above it
 TILE = 128  # queries, and keys, of a tile of flex_attention
 
 
@@ -27,29 +27,20 @@ def attend_blocks(
 
     `bias` takes the indices of queries (..., Tq) and keys (..., Tk) and returns what to add, (..., H or 1, Tq, Tk).
     """
-    (B, H, T, D), R, n_global = q_BHTD.shape, window.dilation, window.n_global
+    (B, H, T, D), R, n_global, (size, reach) = q_BHTD.shape, window.dilation, window.n_global, block(window)
     S = -(-T // R)
-    size, reach = block(window)
     # What comes first is so much that no block has a global key among its own.
     n_first = S - max(0, (S - reach - -(-n_global // R)) // size) * size
-    n_part = S if q_BHTD.is_cuda else max(1, PART // (B * H * R * D * (1 + reach // size)) // size) * size
-    starts = (0, *range(n_first, S, n_part), S)
+    n_part = PART // (B * H * R * D * (size + reach)) * size or size
+    starts = (0, *range(n_first, S, S if q_BHTD.is_cuda else n_part), S)
     index_11T1 = torch.arange(S * R, device=q_BHTD.device)[None, None, :, None]
-    q, q_index = (Slices.apply(residues(x, R), starts, 0) for x in (q_BHTD, index_11T1))
-    k, v, k_index = (Slices.apply(residues(x, R), starts, reach) for x in (k_BHTD, v_BHTD, index_11T1))
+    q, q_index = (cut(x, window, starts, 0) for x in (q_BHTD, index_11T1))
+    k, v, k_index = (cut(x, window, starts, reach) for x in (k_BHTD, v_BHTD, index_11T1))
     parts = []
     for n, (q_ZNQD, k_ZNKD, v_ZNKD) in enumerate(zip(q, k, v, strict=True)):
         shared = bias is None and (n > 0 or not n_global)
         is_causal = shared and n == 0 and n_first <= window.width
-        qi, ki= q_index[n], k_index[n]
-        if n:
-            q_ZNQD, qi = (x.unflatten(1, (-1, size)) for x in (q_ZNQD, qi))
-            k_ZNKD, v_ZNKD, ki = (Windows.apply(x, size, reach) for x in (k_ZNKD, v_ZNKD, ki))
-        else:
-            q_ZNQD, k_ZNKD, v_ZNKD, qi, ki = (x[:, None] for x in (q_ZNQD, k_ZNKD, v_ZNKD, qi, ki))
-        if n_global:
-            k_ZNKD, v_ZNKD, ki = (with_global(x, g, window) for x, g in ((k_ZNKD, k_BHTD), (v_ZNKD, v_BHTD), (ki, index_11T1)))
-        mask = None if is_causal else masks(window, qi[..., 0], ki[..., 0], bias, (B, H), shared)
+        mask = None if is_causal else masks(window, q_index[n][..., 0], k_index[n][..., 0], bias, (B, H), shared)
         parts.append(scores(q_ZNQD, k_ZNKD, v_ZNKD, mask, is_causal=is_causal).flatten(1, 2))
     y_ZSD = torch.cat(parts, dim=1)
     return y_ZSD.unflatten(0, (B, H, R)).transpose(2, 3).flatten(2, 3)[:, :, :T]
@@ -71,10 +62,17 @@ def residues(x_BHTD: Tensor, dilation: int) -> Tensor:
     return x_BHTD.unflatten(2, (-1, dilation)).transpose(2, 3).flatten(0, 2)
 
 
-def with_global(own_ZNKD, x_BHTD: Tensor, window: Window) -> list[Tensor]:
-    """Return keys or values of what comes first and of the blocks, (Z, N, K, D), with the global ones before each."""
-    first_ZGD = x_BHTD[:, :, None, : window.n_global].expand(-1, -1, window.dilation, -1, -1).flatten(0, 2)
-    return torch.cat((first_ZGD[:, None].expand(-1, own_ZNKD.shape[1], -1, -1), own_ZNKD), dim=2)
+def cut(x_BHTD: Tensor, window: Window, starts: Sequence[int], reach: int) -> list[Tensor]:
+    """Return (Z, N, K, D) for each part: what comes first is one block, all others are blocks of Q and `reach` before.
+
+    With a reach, these are keys or values, and the global ones come before them in each block.
+    """
+    first_ZSD, *others = Slices.apply(residues(x_BHTD, window.dilation), starts, reach)
+    parts = [first_ZSD[:, None], *(Windows.apply(x, block(window)[0], reach) for x in others)]
+    if not reach or not window.n_global:
+        return parts
+    global_ZGD = x_BHTD[:, :, None, : window.n_global].expand(-1, -1, window.dilation, -1, -1).flatten(0, 2)
+    return [torch.cat((global_ZGD[:, None].expand(-1, x.shape[1], -1, -1), x), dim=2) for x in parts]
 
 
 def masks(
@@ -87,48 +85,46 @@ def masks(
     seen_RNQK[..., window.n_global :] &= j_RNK[..., None, window.n_global :] >= window.n_global  # each key once
     if shared:
         return seen_RNQK
-    mask_HRNQK = seen_RNQK[None]
-    if bias is not None:
-        mask_HRNQK = bias(i_RNQ, j_RNK).movedim(2, 0).masked_fill(~seen_RNQK, -torch.inf)
+    biased = None if bias is None else bias(i_RNQ, j_RNK).movedim(2, 0).masked_fill(~seen_RNQK, -torch.inf)
+    mask_HRNQK = seen_RNQK[None] if biased is None else biased
     return mask_HRNQK[None].expand(*size_BH, *mask_HRNQK.shape[1:]).flatten(0, 2)
 
 
 class Slices(torch.autograd.Function):
-    """Views of (Z, S, D)"""
+    """Views of (Z, S, D) from each start to the next, and `reach` positions before it. Their gradients add up."""
 
     @staticmethod
-    def forward(ctx: Any, x_ZSD: Tensor, starts, reach: int) -> tuple[Tensor, ...]:
-        ctx.shape, ctx.ends = x_ZSD.shape, [(max(0, a - reach), b) for a, b in pairwise(starts)]
-        return tuple(x_ZSD[:, a:b] for a, b in ctx.ends)
+    def forward(ctx: Any, x_ZSD: Tensor, starts: Sequence[int], reach: int) -> tuple[Tensor, ...]:
+        ctx.slices = [(max(0, start - reach), start, stop) for start, stop in pairwise(starts)]
+        return tuple(x_ZSD[:, before:stop] for before, _, stop in ctx.slices)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        grad_ZSD = grads[0].new_zeros(ctx.shape)
-        for (a, b), grad in zip(ctx.ends, grads, strict=True):
-            grad_ZSD[:, a:b] += grad
-        return grad_ZSD, None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        grad_ZSD = grads[0].new_empty((len(grads[0]), ctx.slices[-1][-1], grads[0].shape[-1]))
+        for grad, (before, start, stop) in zip(grads, ctx.slices, strict=True):
+            grad_ZSD[:, start:stop] = grad[:, start - before :]
+            grad_ZSD[:, before:start] += grad[:, : start - before]
+        return grad_ZSD, None, None
 
 
 class Windows(torch.autograd.Function):
-    """Views of (Z, S, D): what comes first, (Z, 1, ., D), and each block of Q with `reach` before it, (Z, N, K, D).
+    """Views of (Z, S, D): blocks of Q, each with `reach` positions before it, (Z, N, K, D).
 
     The gradient adds up what overlaps, a Q at a time; autograd's own, of `unfold`, takes longer.
     """
 
     @staticmethod
-    def forward(ctx: Any, x_ZSD: Tensor, size: int, reach: int) -> tuple[Tensor, ...]:
-        ctx.size = size
+    def forward(ctx: Any, x_ZSD: Tensor, size: int, reach: int) -> Tensor:
+        ctx.size, ctx.reach = size, reach
         return x_ZSD.unfold(1, reach + size, size).transpose(-1, -2)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        g_ZNKD,size=grads[0],ctx.size
-        Z,N,K,D=g_ZNKD.shape
-        n=K//size
-        grad_ZNQD = g_ZNKD.new_zeros(Z,N+n-1,size,D)
-        for i in range(n):
-            grad_ZNQD[:, i:i+N] += g_ZNKD[:, :, i*size:(i+1)*size]
-        return grad_ZNQD.flatten(1,2), None, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (grad_ZNKD,), size, reach = grads, ctx.size, ctx.reach
+        grad_ZSD = F.pad(grad_ZNKD[:, :, reach:].flatten(1, 2), (0, 0, reach, 0))
+        for i in range(0, reach, size):
+            grad_ZSD[:, i : i - reach].unflatten(1, (-1, size)).add_(grad_ZNKD[:, :, i : i + size])
+        return grad_ZSD, None, None
 
 
 def attend_tiles(window: Window, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor:
@@ -149,8 +145,5 @@ def tiles(window: Window, seq_len: int, device: torch.device) -> BlockMask:
     some = (k <= q + end) & ((k + end > q - window.width) | (k < window.n_global))
     every = (k + end <= q) & ((k > q + end - window.width) | (k + end < window.n_global)) & (q + end < seq_len)
     ordered = (x.int().sort(dim=-1, descending=True, stable=True) for x in (some & ~every, every))
-    counted = ((x.sum(-1)[None, None].int(), order[None, None].int()) for x, order in ordered)
-    partial, full = counted
-    return BlockMask.from_kv_blocks(
-        *partial, *full, TILE, mask_mod=lambda batch, head, q, k: window.sees(q, k), seq_lengths=(seq_len, seq_len)
-    )
+    partial, full = ((x.sum(-1)[None, None].int(), order[None, None].int()) for x, order in ordered)
+    return BlockMask.from_kv_blocks(*partial, *full, TILE, lambda b, h, q, k: window.sees(q, k), (seq_len, seq_len))
