@@ -16,7 +16,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from variants.attention._window import Window
 
 Bias = Callable[[Tensor, Tensor], Tensor]
-PART = 1 << 22  # elements of the keys of blocks that a CPU attends to at once; its memory allocator is slow above it
+PART = 1 << 23  # elements of the keys of blocks that a CPU attends to at once; its memory allocator is slow above it
 TILE = 128  # queries, and keys, of a tile of flex_attention
 
 
