@@ -126,6 +126,11 @@ class Positional(Part):
         """Return what is added to the scores: (..., Tq) and (..., Tk) to (..., H or 1, Tq, Tk), or None."""
         return None
 
+    def causal_bias(self, positions_T: Tensor) -> Tensor | None:
+        """Return the bias of positions among themselves, minus infinity where the key is later, or None."""
+        bias = self.bias(positions_T, positions_T)
+        return None if bias is None else bias.masked_fill(positions_T[:, None] < positions_T, -torch.inf)
+
 
 class Cache(Protocol):
     """What one attention keeps of the positions that it has seen, so that a new one costs no second look at them."""

@@ -15,8 +15,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     few = x.numel() <= FEW_ROWS * x.shape[-1] and not torch.is_grad_enabled()
     if few and ONEDNN and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32:
         if not torch.is_autocast_enabled("cpu"):
-            product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-            return product
+            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
 

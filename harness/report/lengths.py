@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from harness.report import statistics
 from harness.report.accounting import Entry, Study
 from harness.report.results import baseline_of
+from harness.report.runs import LengthLosses
 from harness.report.statistics import Mean
 
 
@@ -31,8 +32,8 @@ def measures(study: Study, entry: Entry) -> list[LengthLoss]:
 
 
 def _measure(entry: Entry, base: Entry | None, length: int) -> LengthLoss:
-    found = _defined(entry, length)
-    pair = statistics.paired(found, _defined(base, length)) if base else None
+    found = _losses(entry, length)
+    pair = statistics.paired(found, _losses(base, length)) if base else None
     asked = [run.lengths[length] for run in entry.done if length in run.lengths]
     return LengthLoss(
         length=length,
@@ -44,10 +45,14 @@ def _measure(entry: Entry, base: Entry | None, length: int) -> LengthLoss:
     )
 
 
-def _defined(entry: Entry, length: int) -> dict[int, float]:
-    """Return the loss at a length, by seed."""
+def defined(entry: Entry, length: int) -> dict[int, LengthLosses]:
+    """Return what was measured at a length, by seed."""
     found = {run.seed: run.lengths[length] for run in entry.done if length in run.lengths}
-    return {seed: at.val_loss for seed, at in found.items() if at.reason is None}
+    return {seed: at for seed, at in found.items() if at.reason is None}
+
+
+def _losses(entry: Entry, length: int) -> dict[int, float]:
+    return {seed: at.val_loss for seed, at in defined(entry, length).items()}
 
 
 def positions(length: int, n_bins: int) -> list[tuple[int, int]]:

@@ -17,8 +17,8 @@ from harness.errors import Problem, UserError
 from harness.sample.decode import decode, plan
 from harness.sample.draw import Draw, Sampling
 from harness.worker.build import Parts
-from harness.worker.evaluate import autocast
 from harness.worker.model import GPT
+from harness.worker.precision import autocast, dtype_of
 from variants.api import Cache, Precision
 
 KEPT = ("newest", "best", "checkpoint/newest", "checkpoint/best")  # in a run's folder of checkpoints, and in the run's
@@ -190,7 +190,7 @@ def _device(name: str) -> torch.device:
 
 def _caches(model: GPT, request: Request, length: int) -> list[Cache]:
     try:
-        return model.caches(request.samples, length, torch.bfloat16 if request.precision == "bf16" else torch.float32)
+        return model.caches(request.samples, length, dtype_of(request.precision))
     except NotImplementedError as error:
         raise UserError([Problem(str(request.checkpoint), str(error))]) from error
 

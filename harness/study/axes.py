@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -15,6 +15,7 @@ from harness.study.reader import Element, Rule, describe
 from variants import catalogue
 from variants.api import AXES, Shape
 
+Entry = dict[str, Choice]  # the choice on each axis, in the order of AXES
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+]{0,39}")
 
 
@@ -148,6 +149,11 @@ class Axes:
                     raise UserError(f"--where {condition}: {self._no_match(axis, name)}")
                 kept.setdefault(axis, []).extend(self.named(axis, name))
         return kept
+
+
+def architecture(entry: Mapping[str, Choice]) -> str:
+    """Return what tells an entry's model from others: all but labels and how it is spread over processes."""
+    return str([(axis, choice.use, choice.options) for axis, choice in entry.items() if axis != "parallelism"])
 
 
 def same(one: Choice, other: Choice) -> bool:

@@ -7,7 +7,9 @@ import torch
 
 from harness.errors import UserError
 from harness.spec import Choice, Expected, ResolvedModel, Train
+from harness.study.axes import architecture
 from harness.worker.build import Parts
+from harness.worker.precision import dtype_of
 from harness.worker.probes.activations import Activations
 from variants.api import Shape
 
@@ -28,7 +30,7 @@ class Costs:
 
     def __init__(self, model: ResolvedModel, train: Train, variant_paths: list[str]) -> None:
         self._shape = Shape(**model.model_dump())
-        self._dtype = torch.bfloat16 if train.precision == "bf16" else torch.float32
+        self._dtype = dtype_of(train.precision)
         self._paths = variant_paths
         self._known: dict[object, Cost] = {}
 
@@ -36,10 +38,7 @@ class Costs:
         """Return parameters, FLOPs per token, and the memory of one rank with all that it holds in a step, in bytes."""
         parts = Parts(self._shape, axes, self._paths)
         parallelism = parts.parallelism()
-        architecture = [
-            (axis, choice.use, str(choice.options)) for axis, choice in axes.items() if axis != "parallelism"
-        ]
-        key = (micro_batch, *architecture)
+        key = micro_batch, architecture(axes)
         if key not in self._known:
             self._known[key] = self._ask(parts, micro_batch)
         cost, share = self._known[key], parallelism.shares()

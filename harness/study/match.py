@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Literal
 
 from harness.errors import Problem
-from harness.spec import Choice
+from harness.study.axes import Entry, architecture
 from harness.worker.build import Parts
 from harness.worker.model import GPT
 from variants import catalogue
 from variants.api import Shape
 
 Measure = Literal["parameters", "flops"]
-Entry = dict[str, Choice]
 AXIS, OPTION = "mlp", "width"
 TOLERANCE = 0.01  # of the baseline's size
 ROUND = (64, 32, 16, 8, 4, 2, 1)  # multiples that kernels like, the best first, as far as half the tolerance allows
@@ -36,7 +35,7 @@ class Sizer:
 
     def sized(self, entry: Entry) -> Entry:
         """Return the entry with the width that gives it the baseline's size, or as it is where there is none."""
-        key = str([(axis, choice.use, choice.options) for axis, choice in entry.items() if axis != "parallelism"])
+        key = architecture(entry)
         if key not in self._known:
             self._known[key] = self._width(entry)
         width = self._known[key]

@@ -15,7 +15,7 @@ from harness.errors import Problem, UserError
 from harness.spec import Choice, Expected, Place, Probes, ResolvedData, ResolvedModel, RunSpec, Start, Train
 from harness.store import SCHEMA_VERSION
 from harness.study import reader, start
-from harness.study.axes import Axes, same
+from harness.study.axes import Axes, Entry, same
 from harness.study.expected import Costs
 from harness.study.match import Sizer
 from harness.worker.data import micro_batch_size
@@ -23,7 +23,6 @@ from variants import catalogue
 from variants.api import AXES, Shape
 
 SOURCE = "start-"  # before the name of a run that others start from
-Entry = dict[str, Choice]  # the choice on each axis, in the order of AXES
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """What the runs of a study start from where not from first values: a checkpoint, or what another run learned."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from torch import Size, Tensor
 
 from harness.checkpoint.folder import Weights, load
 from harness.errors import Problem, UserError, choices
-from harness.spec import Choice, Init, Train
-from harness.study.axes import Axes
+from harness.spec import Init, Train
+from harness.study.axes import Axes, Entry
 from harness.study.reader import describe
 from harness.worker.build import Parts
 from harness.worker.initial import UnfitError, first_values
@@ -37,14 +37,14 @@ class Checkpoint:
 class SourceRun:
     """A run of the study's own that others start from, one for each seed: its choices, and how it is trained."""
 
-    entry: dict[str, Choice]
+    entry: Entry
     train: Train
 
 
 Source = Checkpoint | SourceRun
 
 
-def read(init: Init, axes: Axes, baseline: Mapping[str, Choice], train: Train, beside: Path) -> Source | None:
+def read(init: Init, axes: Axes, baseline: Entry, train: Train, beside: Path) -> Source | None:
     """Return what `[init]` names, or None where it states a problem, which `axes` then holds."""
     if isinstance(init.start, str):
         try:
@@ -78,7 +78,7 @@ def _changed(train: Train, changes: Any, axes: Axes) -> Train | None:
         return None
 
 
-def idle_conversions(place: str, entries: Iterable[Mapping[str, Choice]], paths: Sequence[Path]) -> Iterable[Problem]:
+def idle_conversions(place: str, entries: Iterable[Entry], paths: Sequence[Path]) -> Iterable[Problem]:
     """An option that says how to start from a checkpoint says nothing where there is none."""
     distinct = {(axis, choice.label): choice for entry in entries for axis, choice in entry.items()}
     for (axis, _), choice in distinct.items():
@@ -89,7 +89,7 @@ def idle_conversions(place: str, entries: Iterable[Mapping[str, Choice]], paths:
 
 
 def misfits(
-    place: str, source: Source, entries: Iterable[Mapping[str, Choice]], shape: Shape, paths: Sequence[str]
+    place: str, source: Source, entries: Iterable[Entry], shape: Shape, paths: Sequence[str]
 ) -> Iterable[Problem]:
     """Every entry's model must be able to start from the source's weights; told by shapes, without values."""
     if isinstance(source, Checkpoint):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,25 +30,23 @@ class Parts:
 
     def positional(self) -> Positional:
         """Return a new one of the entry's choice."""
-        made: Positional = self._classes["positional"](self.shape, self._options["positional"])
-        return made
+        return self._make("positional")
 
     def attention(self, layer: int) -> Attention:
         """Return a new one of the entry's choice."""
-        made: Attention = self._classes["attention"](self.shape, self._options["attention"], layer)
-        return made
+        return self._make("attention", layer)
 
     def norm(self) -> Norm:
         """Return a new one of the entry's choice."""
-        made: Norm = self._classes["norm"](self.shape, self._options["norm"])
-        return made
+        return self._make("norm")
 
     def mlp(self) -> FeedForward:
         """Return a new one of the entry's choice."""
-        made: FeedForward = self._classes["mlp"](self.shape, self._options["mlp"])
-        return made
+        return self._make("mlp")
 
     def parallelism(self) -> Parallelism:
         """Return how the run is spread over processes."""
-        made: Parallelism = self._classes["parallelism"](self._options["parallelism"])
-        return made
+        return self._classes["parallelism"](self._options["parallelism"])
+
+    def _make(self, axis: str, *layer: int) -> Any:
+        return self._classes[axis](self.shape, self._options[axis], *layer)

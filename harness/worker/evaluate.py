@@ -1,7 +1,6 @@
 """Validation: the mean loss over one fixed list of windows, the same for every entry and every rank count."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
@@ -10,15 +9,11 @@ from torch import Tensor, nn
 from harness.spec import RunSpec
 from harness.store import Run
 from harness.worker import data
+from harness.worker.precision import autocast
 from harness.worker.probes.timer import Timer
 from harness.worker.ranks import Ranks
 
 MAX_TOKENS = 16_384  # in one forward pass, so that logits stay small
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Compute matrix products in bf16 where `precision` asks for it; losses and norms stay in fp32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 class Windows:

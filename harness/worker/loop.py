@@ -15,8 +15,9 @@ from harness.worker.checkpoint import Checkpoints
 from harness.worker.data import Batches, Tokens, micro_batch_size
 from harness.worker.determinism import seed_step
 from harness.worker.errors import NotFiniteError
-from harness.worker.evaluate import Evaluation, autocast
+from harness.worker.evaluate import Evaluation
 from harness.worker.initial import agreed_hash
+from harness.worker.precision import autocast
 from harness.worker.probes import decoding, lengths
 from harness.worker.probes.first_step import FirstStep
 from harness.worker.probes.memory import by_category

@@ -70,8 +70,7 @@ class GPT(nn.Module):
         x_BTC = F.dropout(x_BTC, self.shape.dropout, self.training)
         for i, block in enumerate(self.h):
             x_BTC = block(x_BTC, positions_T, self.positional, caches[i] if caches else None)
-        normed_BTC: Tensor = self.ln_f(x_BTC)
-        return normed_BTC
+        return self.ln_f(x_BTC)
 
     def logits(self, tokens_BT: Tensor) -> Tensor:
         """Return the unnormalised log-probabilities of each next token, (B, T, V)."""

@@ -23,12 +23,13 @@ def begin(gpt: GPT, run: Run, spec: RunSpec) -> dict[str, Any] | None:
         return None
     place = _folder(run, spec)
     weights = folder.load(place)
-    if spec.init.sha256 not in (None, weights.sha256):
-        raise ValueError(f"{place}: has SHA-256 {weights.sha256}, the study was checked with {spec.init.sha256}")
+    sha256 = weights.sha256
+    if spec.init.sha256 not in (None, sha256):
+        raise ValueError(f"{place}: has SHA-256 {sha256}, the study was checked with {spec.init.sha256}")
     tensors = fill(gpt, spec.seed, weights.tensors)
     return {
         "from": spec.init.run_id or str(place),
-        "sha256": weights.sha256,
+        "sha256": sha256,
         "tensors": tensors,
         "dropped": sorted(weights.tensors.keys() - tensors.keys()),
     }

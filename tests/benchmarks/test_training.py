@@ -16,8 +16,8 @@ from harness.spec import Choice, TokenSlice, Train
 from harness.worker import optim
 from harness.worker.build import Parts
 from harness.worker.data import Batches, Tokens
-from harness.worker.evaluate import autocast
 from harness.worker.initial import fill
+from harness.worker.precision import autocast, dtype_of
 from harness.worker.probes.peak import SIZE
 from variants.api import Shape
 
@@ -94,7 +94,7 @@ def test_training_step_mfu(compare, device, batch, precision, compiled):
     """The ratio is the MFU: the step's FLOPs, as needed, at the speed of a plain matrix product of that precision."""
     flops = Parts(SHAPE, folder.GPT2, ()).model().flops_per_token() * BATCH * SHAPE.seq_len
     size = SIZE if device.type == "cpu" else 8192
-    a = torch.ones(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    a = torch.ones(size, size, device=device, dtype=dtype_of(precision))
 
     def products() -> None:
         for _ in range(max(1, round(flops / (2 * size**3)))):

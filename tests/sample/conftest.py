@@ -1,4 +1,4 @@
-"""Small random models in folders of their own, and one thread, since at these sizes more cost time."""
+"""Small random models in folders of their own."""
 
 import pytest
 import torch
@@ -8,14 +8,6 @@ from harness.checkpoint.folder import Weights
 from harness.spec import Choice
 from harness.worker.build import Parts
 from variants.api import Shape
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def std(parameter):

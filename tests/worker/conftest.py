@@ -1,18 +1,10 @@
-"""One thread, since at these sizes more cost time; and a process group of this one process."""
+"""A process group of this one process."""
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from harness.worker.ranks import Ranks
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

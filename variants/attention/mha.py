@@ -86,9 +86,7 @@ class MultiHead(Attention):
         self, q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, positions_T: Tensor, positional: Positional
     ) -> Tensor:
         """Attend to all that is not later, with the positional's bias if there is one."""
-        bias = positional.bias(positions_T, positions_T)
-        if bias is not None:
-            bias = bias.masked_fill(positions_T[:, None] < positions_T, -torch.inf)
+        bias = positional.causal_bias(positions_T)
         return self.scores(q_BHTD, k_BGTD, v_BGTD, bias, is_causal=bias is None)
 
     def cache(self, batch: int, length: int, device: torch.device, dtype: torch.dtype) -> KeyValueCache:

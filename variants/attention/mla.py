@@ -104,10 +104,7 @@ class LatentAttention(Attention):
         if cache is not None and decoding:
             y_BHTD = self.attend_cache(q_BHTD, q_BHTR, positional.bias(positions_T, cache.positions()), cache)
         else:
-            bias = positional.bias(positions_T, positions_T)
-            if bias is not None:
-                bias = bias.masked_fill(positions_T[:, None] < positions_T, -torch.inf)
-            y_BHTD = self.attend(q_BHTD, q_BHTR, c_B1TL, k_B1TR, bias)
+            y_BHTD = self.attend(q_BHTD, q_BHTR, c_B1TL, k_B1TR, positional.causal_bias(positions_T))
         y_BTC = self.c_proj(y_BHTD.transpose(1, 2).reshape(B, T, C))
         return F.dropout(y_BTC, self.dropout, self.training)
 

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 
+from harness.report import lengths as report
 from harness.report.accounting import Entry
 from harness.report.figures.canvas import FAINT, INK, thousands
 from harness.report.figures.curves import Curve, end, line, y_limits
@@ -21,8 +22,6 @@ from harness.report.figures.panels import (
     of_one_parallelism,
     scale_powers,
 )
-from harness.report.lengths import positions
-from harness.report.runs import LengthLosses
 from harness.report.summary import Summary
 
 BINS_PER_DOUBLING = 2  # of the position, over which losses are averaged for view
@@ -114,11 +113,6 @@ def _mark_trained(axes: Axes, length: int) -> None:
                       path_effects=[withStroke(linewidth=2, foreground="white")])  # fmt: skip
 
 
-def _at(entry: Entry, length: int) -> list[LengthLosses]:
-    found = [run.lengths[length] for run in entry.done if length in run.lengths]
-    return [losses for losses in found if losses.reason is None]
-
-
 def _curve(entry: Entry, x: np.ndarray, losses: Sequence[np.ndarray]) -> Curve:
     """Return the curve of some points, of each of which there are the losses of some seeds."""
     ends = np.array([(seeds.mean(), seeds.min(), seeds.max()) for seeds in losses]).reshape(-1, 3).T
@@ -126,13 +120,15 @@ def _curve(entry: Entry, x: np.ndarray, losses: Sequence[np.ndarray]) -> Curve:
 
 
 def _by_length(entry: Entry, lengths: Sequence[int]) -> Curve:
-    found = {length: np.array([losses.val_loss for losses in _at(entry, length)]) for length in lengths}
+    found = {
+        length: np.array([losses.val_loss for losses in report.defined(entry, length).values()]) for length in lengths
+    }
     found = {length: losses for length, losses in found.items() if len(losses)}
     return _curve(entry, np.array(list(found)), list(found.values()))
 
 
 def _by_position(entry: Entry, length: int) -> Curve:
-    found = [losses.by_position for losses in _at(entry, length)]
+    found = [losses.by_position for losses in report.defined(entry, length).values()]
     if not found:
         return _curve(entry, np.empty(0), [])
     smoothed = [smooth(losses, length) for losses in found if len(losses) == len(found[0])]
@@ -141,7 +137,7 @@ def _by_position(entry: Entry, length: int) -> Curve:
 
 def smooth(by_position: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the loss over bins of positions that widen with the position: their middles, and their means."""
-    first, last = np.array(positions(length, len(by_position))).T
+    first, last = np.array(report.positions(length, len(by_position))).T
     bins = np.floor(np.log2(length / last) * BINS_PER_DOUBLING)  # from the end, where the last one is whole
     starts = np.flatnonzero(np.diff(bins, prepend=np.inf))
     n = last - first + 1

@@ -14,6 +14,7 @@ from harness.worker.build import Parts
 from harness.worker.checkpoint import whole_weights
 from harness.worker.errors import out_of_memory
 from harness.worker.model import GPT
+from harness.worker.precision import dtype_of
 from harness.worker.probes.timer import Timer
 from harness.worker.ranks import Ranks
 
@@ -27,7 +28,7 @@ def measure(spec: RunSpec, parts: Parts, gpt: GPT, ranks: Ranks) -> list[dict[st
     included. `reason` tells what keeps a measure from being defined. All is done on rank 0 with the whole model, and
     with all the threads that the ranks of its machine have together; the others return nothing.
     """
-    probe, dtype = spec.probes.decode, torch.bfloat16 if spec.train.precision == "bf16" else torch.float32
+    probe, dtype = spec.probes.decode, dtype_of(spec.train.precision)
     if probe is None:
         return []
     weights = whole_weights(gpt, ranks)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from harness.worker.precision import dtype_of
 from harness.worker.ranks import Ranks
 
 # Dense tensor-core (bf16) and plain (fp32, no TF32) TFLOP/s from the vendors' data sheets, by the device's whole name
@@ -47,7 +48,7 @@ def peak_flops(ranks: Ranks, precision: str) -> dict[str, Any]:
 
 def measured(precision: str) -> float:
     """Return the FLOP/s of the best of a few matrix products with the threads that this rank has; takes some 50 ms."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = dtype_of(precision)
     a = torch.ones(SIZE, SIZE, dtype=dtype)
     seconds = []
     for _ in range(REPEATS):
