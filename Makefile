@@ -19,7 +19,7 @@ check: $(installed)  ## style and types
 
 bench: .venv/.peers  ## this project beside what one would use instead; ONLY=pattern; BASELINE=ratios.json fails what became slower
 	@mkdir -p reports/bench
-	@$(bin)/python -m pytest tests/benchmarks --benchmark-quiet --benchmark-json=reports/bench/raw.json \
+	@$(bin)/python -m pytest tests/benchmarks -W default --benchmark-quiet --benchmark-json=reports/bench/raw.json \
 		$(if $(ONLY),-k '$(ONLY)') $(if $(BASELINE),--baseline '$(BASELINE)')
 
 clean:  ## remove what was installed; results/ and reports/ stay

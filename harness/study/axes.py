@@ -173,6 +173,13 @@ def _options_model(options: type) -> type[Section]:
 
 def _label(use: str, given: dict[str, Any]) -> str:
     """Return a readable name: gqa2, or, with several options, rope_theta5000_fraction0.5."""
-    values = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in given.items()}
+    values = {name: _text(value) for name, value in given.items()}
     parts = list(values.values()) if len(values) == 1 else [f"_{name}{value}" for name, value in values.items()]
     return re.sub(r"[^A-Za-z0-9._+]", "", use + "".join(parts).replace("-", "m"))
+
+
+def _text(value: Any) -> str:
+    """Return an option's value as a part of a name: a list's numbers stay apart, 4.8.16."""
+    if isinstance(value, list):
+        return ".".join(map(_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
 from harness.spec import TokenSlice
@@ -31,7 +32,15 @@ class Tokens:
 
     def windows(self, offsets: np.ndarray, seq_len: int) -> tuple[Tensor, Tensor]:
         """Return the windows that begin at `offsets`, and the same one token later: (n, seq_len) each, int64."""
-        rows = np.stack([self.window(int(offset), seq_len + 1) for offset in offsets])
+        rows = np.empty((len(offsets), seq_len + 1), dtype=np.uint16)
+        part_of = np.searchsorted(self._ends, offsets, side="right")
+        whole = offsets + seq_len < self._ends[part_of]
+        for part in np.unique(part_of[whole]):  # all windows of a file at once: one by one takes ten times as long
+            mine = whole & (part_of == part)
+            first = self._ends[part] - len(self._parts[part])
+            rows[mine] = sliding_window_view(self._parts[part], seq_len + 1)[offsets[mine] - first]
+        for i in np.flatnonzero(~whole):
+            rows[i] = self.window(int(offsets[i]), seq_len + 1)
         tokens = torch.from_numpy(rows.astype(np.int64))
         return tokens[:, :-1], tokens[:, 1:]
 

@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from harness.checkpoint import folder
+from harness.worker.build import Parts
+from harness.worker.model import Block
 from variants import catalogue
 from variants.api import Attention, NoOptions, Positional, Shape
 
@@ -78,8 +81,16 @@ def test_window_against_local_attention(compare, package, device):
     compare(ours=ours, peer="local-attention", theirs=forward_backward(peer.to(device), *qkv), rounds=8)
 
 
-def test_window_against_longformer(compare, package, device):
-    """Longformer's window looks to both sides; both have their projections in it."""
+class Copy(torch.nn.Module):
+    """Stands for a projection."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()
+
+
+@pytest.mark.parametrize("part", ["attention", "layer"])
+def test_window_against_longformer(compare, package, device, part):
+    """Longformer's window looks to both sides. A layer has the projections to q, k and v, and ours also that back."""
     transformers = package("transformers")
     width, seq_len = HEADS * HEAD_DIM, 8192
     config = transformers.LongformerConfig(
@@ -95,6 +106,15 @@ def test_window_against_longformer(compare, package, device):
 
     x_BTC = torch.randn(1, seq_len, width, device=device, requires_grad=True)
     ours = whole_layer("sliding_window", 1, seq_len, device, window=WINDOW)
+    if part == "attention":
+        longformer.query = longformer.key = longformer.value = Copy()  # which it divides in place
+        attend = sliding_window(seq_len, WINDOW, device)
+
+        def attention(x_BTC: Tensor) -> Tensor:
+            x_BHTD = x_BTC.unflatten(-1, (HEADS, HEAD_DIM)).transpose(1, 2)
+            return attend(x_BHTD, x_BHTD, x_BHTD).transpose(1, 2).flatten(2)
+
+        ours = forward_backward(attention, x_BTC)
     compare(ours=ours, peer="LongformerSelfAttention", theirs=forward_backward(theirs, x_BTC), rounds=6)
 
 
@@ -113,6 +133,30 @@ def test_window_grows_linearly(compare, device, n):
 def test_layer(compare, device, use, options):
     ours, mha = whole_layer(use, 4, 1024, device, **options), whole_layer("mha", 4, 1024, device)
     compare(ours=ours, peer="mha", theirs=mha, rounds=16)
+
+
+@pytest.mark.parametrize("seq_len", [256, 1024])
+def test_block(compare, package, device, seq_len):
+    """A block of GPT-2, with its norms and MLP, on 4 sequences."""
+    transformers = package("transformers")
+    config = transformers.GPT2Config(
+        n_embd=HEADS * HEAD_DIM, n_head=HEADS, n_positions=seq_len, resid_pdrop=0.0, attn_pdrop=0.0,
+        attn_implementation="sdpa",
+    )  # fmt: skip
+    peer = transformers.models.gpt2.modeling_gpt2.GPT2Block(config, layer_idx=0).to(device)
+    shape = shape_of(seq_len)
+    block = Block(Parts(shape, folder.GPT2, ()), 0).to(device)
+    positional = catalogue.load("positional", "learned")(shape, NoOptions())
+    positions_T = torch.arange(seq_len, device=device)
+    x_BTC = torch.randn(4, seq_len, HEADS * HEAD_DIM, device=device, requires_grad=True)
+    ours = forward_backward(lambda x: block(x, positions_T, positional), x_BTC)
+    compare(
+        ours=ours, peer="transformers GPT2Block", theirs=forward_backward(lambda x: first(peer(x)), x_BTC), rounds=10
+    )
+
+
+def first(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return outputs if isinstance(outputs, Tensor) else outputs[0]
 
 
 def test_rotary_embedding(compare, package, device):

@@ -51,6 +51,13 @@ def test_what_is_the_same_is_run_once(write_study):
     assert len(study.runs) == 12
 
 
+def test_a_list_of_options_stays_readable_in_a_runs_name(write_study):
+    elements = '{ use = "sliding_window", window = [4, 16] }, { use = "sliding_window", window = [41, 6] }]'
+    study = load(write_study(('{ use = "sliding_window", window = 4 }]', elements)))
+    labels = {spec.axes["attention"].label for spec in study.runs}
+    assert labels == {"mha", "gqa2", "sliding_window4.16", "sliding_window41.6"}
+
+
 def test_one_label_for_two_things_is_refused(write_study):
     two = ('"rope"]', '{ use = "rope", label = "x" }, { use = "rope", theta = 5.0, label = "x" }]')
     with pytest.raises(UserError, match="two different choices are labelled 'x'"):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from variants.api import Attention, Initial, Positional, Shape, residual_std
 from variants.attention._cache import KeyValueCache
+from variants.attention._scores import attend
 from variants.linear import Linear
 
 EPSILON = 1e-5  # of the norm of q and k
@@ -107,28 +108,8 @@ class MultiHead(Attention):
 
     def scores(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool = False) -> Tensor:
         """softmax(q k / sqrt(D) + mask) v, a group of query heads for each key-value head where those are fewer."""
-        n_group = q.shape[-3] // k.shape[-3]
-        if n_group > 1 and (self.softcap or (q.is_cuda and q.dtype == torch.float32)):
-            # PyTorch's fused fp32 kernels on CUDA take no groups and would leave this to the slow math kernel.
-            k, v = (x.repeat_interleave(n_group, dim=-3) for x in (k, v))
-            n_group = 1
         dropout = self.dropout if self.training else 0.0
-        if mask is not None and mask.is_floating_point():
-            mask = mask.to(q.dtype)[(None,) * (q.ndim - mask.ndim)]  # of three dimensions, no fused kernel takes it
-        if self.softcap:
-            return self._capped(q, k, v, mask, is_causal, dropout)
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, enable_gqa=n_group > 1
-        )
-
-    def _capped(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, dropout: float) -> Tensor:
-        """Scores s as softcap * tanh(s / softcap), then the mask; no fused kernel of PyTorch's on a CPU does that."""
-        scores = self.softcap * torch.tanh((q * (q.shape[-1] ** -0.5 / self.softcap)) @ k.transpose(-1, -2))
-        if is_causal:
-            mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
-        if mask is not None:
-            scores = scores + mask if mask.is_floating_point() else scores.masked_fill(~mask, -torch.inf)
-        return F.dropout(scores.softmax(-1), dropout) @ v
+        return attend(q, k, v, mask, is_causal=is_causal, dropout=dropout, softcap=self.softcap)
 
     def visible_keys(self, seq_len: int) -> float:
         """Return how many keys a query sees, in the mean over the sequence."""

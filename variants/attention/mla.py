@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from variants.api import Adopted, Attention, Initial, Positional, Shape, at_least_one, residual_std
 from variants.attention._cache import Ring
+from variants.attention._scores import attend
 from variants.attention.mha import EPSILON
 from variants.linear import Linear
 
@@ -134,9 +135,7 @@ class LatentAttention(Attention):
     def scores(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool = False) -> Tensor:
         """softmax(q k / sqrt(D + R) + mask) v."""
         dropout, scale = self.dropout if self.training else 0.0, (self.head_dim + self.rope_dim) ** -0.5
-        if mask is not None:
-            mask = mask.to(q.dtype)[(None,) * (q.ndim - mask.ndim)]  # of three dimensions, no fused kernel takes it
-        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal, scale=scale)
+        return attend(q, k, v, mask, is_causal=is_causal, dropout=dropout, scale=scale)
 
     def flops_per_token(self, seq_len: int) -> float:
         """Projections, and for each visible key and head a product of D + R with q and one of D with the value.

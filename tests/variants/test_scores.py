@@ -1,0 +1,58 @@
+"""Whatever kernel computes attention, the numbers are those of the formula."""
+
+import pytest
+import torch
+
+from variants.attention._scores import SHORT, attend
+
+SHAPE_Q, SHAPE_K = (2, 4, 24, 16), (2, 2, 24, 16)  # two query heads for each key-value head
+CAUSAL = torch.ones(24, 24, dtype=torch.bool).tril()
+ADDED = torch.linspace(-2, 0, 24 * 24).view(24, 24).masked_fill(~CAUSAL, -torch.inf)
+
+
+def formula(q, k, v, mask, scale, softcap):
+    """In float64, as it stands in the papers."""
+    q, k, v = (x.double() for x in (q, k, v))
+    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    scores = q @ k.mT * scale
+    scores = softcap * torch.tanh(scores / softcap) if softcap else scores
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(-1) @ v
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("trained", [True, False], ids=["training", "inference"])
+@pytest.mark.parametrize("softcap", [0.0, 0.5])
+@pytest.mark.parametrize(
+    ("mask", "is_causal"), [(None, False), (None, True), (CAUSAL, False), (ADDED, False)],
+    ids=["all", "causal", "seen", "added"],
+)  # fmt: skip
+def test_every_kernel_computes_the_formula(dtype, trained, softcap, mask, is_causal):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(shape, generator=generator).to(dtype) for shape in (SHAPE_Q, SHAPE_K, SHAPE_K))
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    exact = [x.clone().double().requires_grad_() for x in (q, k, v)]
+    close = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.04, "rtol": 0.04}
+    with torch.set_grad_enabled(trained):
+        y = attend(*leaves, mask, is_causal=is_causal, scale=0.3, softcap=softcap)
+    expected = formula(*exact, CAUSAL if is_causal else mask, 0.3, softcap)
+    torch.testing.assert_close(y.double(), expected, **close)
+    if trained:
+        grads, wanted = torch.autograd.grad(y.sum(), leaves), torch.autograd.grad(expected.sum(), exact)
+        for grad, want in zip(grads, wanted, strict=True):
+            torch.testing.assert_close(grad.double(), want, atol=20 * close["atol"], rtol=close["rtol"])
+
+
+def kernels(dtype, n_queries, trained):
+    q = torch.randn(1, 1, n_queries, 16, dtype=dtype, requires_grad=trained)
+    with torch.profiler.profile() as profile, torch.set_grad_enabled(trained):
+        attend(q, q, q, None, is_causal=True)
+    return any("flash" in event.name for event in profile.events())
+
+
+def test_a_cpu_trains_short_sequences_in_bf16_without_the_fused_kernel_that_is_slow_there_and_all_else_with_it():
+    assert not kernels(torch.bfloat16, SHORT, trained=True)
+    assert kernels(torch.bfloat16, SHORT + 1, trained=True)
+    assert kernels(torch.bfloat16, SHORT, trained=False)
+    assert kernels(torch.float32, SHORT, trained=True)
