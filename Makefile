@@ -5,7 +5,7 @@ STUDY ?= ablations.toml
 bin := .venv/bin
 installed := .venv/.installed
 
-.PHONY: run test check bench clean
+.PHONY: run test check bench calibrate clean
 
 run: $(installed)  ## train what is not done yet of $(STUDY), then write the report
 	@$(bin)/python -m harness run $(STUDY); code=$$?; \
@@ -21,6 +21,9 @@ bench: .venv/.peers  ## this project beside what one would use instead; ONLY=pat
 	@mkdir -p reports/bench
 	@$(bin)/python -m pytest tests/benchmarks -W default --benchmark-quiet --benchmark-json=reports/bench/raw.json \
 		$(if $(ONLY),-k '$(ONLY)') $(if $(BASELINE),--baseline '$(BASELINE)')
+
+calibrate: $(installed)  ## hold the statistics to what they promise, on 2,000 simulated studies of each kind
+	@CALIBRATE=2000 $(bin)/python -m pytest tests/report/test_calibration.py
 
 clean:  ## remove what was installed; results/ and reports/ stay
 	rm -rf .venv
