@@ -1,0 +1,148 @@
+"""The same runs read at equal tokens, FLOPs, time and parameters, and what it takes to reach the baseline's loss.
+
+Who leads depends on what is held equal: a variant that learns more from each token may learn less in each second.
+Between two evaluations a loss is taken from the straight line between them. Field names are those of summary.json.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from harness.report import statistics
+from harness.report.accounting import Entry, Study
+from harness.report.results import baseline_of
+from harness.report.runs import RunData
+from harness.report.statistics import Bounds, Mean
+
+Kind = Literal["tokens", "flops", "train_s", "parameters"]
+SAME_SIZE = 0.01  # relative: entries whose parameters differ by no more are of equal size
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Entries by their loss where they have spent the same, the lowest first.
+
+    `budget` is what the cheapest entry spent in all: tokens, FLOPs, or seconds of training. For parameters it is the
+    baseline's number, and entries of another size are left out.
+    """
+
+    kind: Kind
+    budget: float
+    val_loss: dict[str, Mean]
+
+
+@dataclass(frozen=True)
+class Savings:
+    """How much less an entry needs than its baseline to reach the loss that the baseline ends with, seed by seed.
+
+    Factors (1.12: the baseline needs 1.12 times as much), geometric means over the seeds that reach it, with the t
+    interval of their logarithm. `not_reached` are seeds that never do.
+    """
+
+    label: str
+    against: str
+    seeds: list[int]
+    not_reached: list[int]
+    tokens: float | None
+    tokens_ci95: Bounds | None
+    train_s: float | None
+    train_s_ci95: Bounds | None
+
+
+def _tokens(run: RunData) -> np.ndarray:
+    return run.evals.step * float(run.steps.tokens[0])
+
+
+AMOUNTS: dict[Kind, Callable[[RunData], np.ndarray]] = {  # spent until each evaluation, (n_evals,)
+    "tokens": _tokens,
+    "flops": lambda run: _tokens(run) * run.probes["flops_per_token"],
+    "train_s": lambda run: run.evals.train_s,
+}
+
+
+def rankings(study: Study) -> list[Ranking]:
+    """Return one ranking for each budget, of the entries that are done; none where there are fewer than two."""
+    done = [entry for entry in study.entries if entry.done]
+    if len(done) < 2:
+        return []
+    found = [_at_equal(kind, spent, done) for kind, spent in AMOUNTS.items()]
+    base = study.find(done[0].axes | study.baseline)
+    if base is not None and base.done:
+        found.append(_of_equal_size(base, done))
+    return found
+
+
+def _at_equal(kind: Kind, spent: Callable[[RunData], np.ndarray], entries: list[Entry]) -> Ranking:
+    budget = min(float(spent(run)[-1]) for entry in entries for run in entry.done)
+    losses = {e.label: [float(np.interp(budget, spent(run), run.evals.val_loss)) for run in e.done] for e in entries}
+    return Ranking(kind, budget, _sorted({label: statistics.mean(values) for label, values in losses.items()}))
+
+
+def _of_equal_size(base: Entry, entries: list[Entry]) -> Ranking:
+    size = float(base.done[0].probes["parameters"])
+    same = [entry for entry in entries if abs(entry.done[0].probes["parameters"] / size - 1) <= SAME_SIZE]
+    losses = {e.label: statistics.mean([float(run.evals.val_loss[-1]) for run in e.done]) for e in same}
+    return Ranking("parameters", size, _sorted(losses))
+
+
+def _sorted(losses: dict[str, Mean]) -> dict[str, Mean]:
+    return dict(sorted(losses.items(), key=lambda item: item[1].mean))
+
+
+def savings(study: Study) -> list[Savings]:
+    """Compare each entry with its baseline by what it takes to get as far."""
+    pairs = [(entry, baseline_of(study, entry)) for entry in study.entries]
+    return [found for entry, base in pairs if base and (found := _savings(entry, base))]
+
+
+def _savings(entry: Entry, base: Entry) -> Savings | None:
+    by_seed = {run.seed: run for run in base.done}
+    both = [(run, by_seed[run.seed]) for run in entry.done if run.seed in by_seed]
+    if not both:
+        return None
+    reached = {run.seed: (run, other, at) for run, other in both if (at := crossing(run, other)) is not None}
+    tokens, train_s = (
+        _geometric(
+            [spent(other)[-1] / float(np.interp(at, run.evals.step, spent(run))) for run, other, at in reached.values()]
+        )
+        for spent in (AMOUNTS["tokens"], AMOUNTS["train_s"])
+    )
+    return Savings(
+        label=entry.label,
+        against=base.label,
+        seeds=list(reached),
+        not_reached=[run.seed for run, _ in both if run.seed not in reached],
+        tokens=tokens[0],
+        tokens_ci95=tokens[1],
+        train_s=train_s[0],
+        train_s_ci95=train_s[1],
+    )
+
+
+def crossing(run: RunData, other: RunData) -> float | None:
+    """Return the step, in parts, at which a run first is as low as the other in the end; None if it never is."""
+    target, loss, step = float(other.evals.val_loss[-1]), run.evals.val_loss, run.evals.step
+    below = np.flatnonzero(loss <= target)
+    if not len(below) or below[0] == 0:
+        return None  # as good without training says nothing of training
+    i = int(below[0])
+    share = (loss[i - 1] - target) / (loss[i - 1] - loss[i])
+    return float(step[i - 1] + share * (step[i] - step[i - 1]))
+
+
+def _geometric(factors: list[float]) -> tuple[float | None, Bounds | None]:
+    if not factors:
+        return None, None
+    logs = statistics.mean(np.log(factors).tolist())
+    interval = logs.ci95
+    return float(np.exp(logs.mean)), (float(np.exp(interval[0])), float(np.exp(interval[1]))) if interval else None
+
+
+def disagreements(found: list[Ranking]) -> dict[str, list[Kind]]:
+    """Return who leads where: the leading entries, each with the budgets at which it does; one if all agree."""
+    leaders: dict[str, list[Kind]] = {}
+    for ranking in found:
+        leaders.setdefault(next(iter(ranking.val_loss)), []).append(ranking.kind)
+    return leaders
