@@ -16,7 +16,7 @@ from harness.worker.data import Batches, Tokens, micro_batch_size
 from harness.worker.determinism import seed_step
 from harness.worker.errors import NotFiniteError
 from harness.worker.evaluate import Evaluation
-from harness.worker.initial import agreed_hash
+from harness.worker.initial import agreed_hash, hashes
 from harness.worker.precision import autocast
 from harness.worker.probes import decoding, lengths
 from harness.worker.probes.first_step import FirstStep
@@ -106,6 +106,7 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
         "flops_per_token_counted": sum(ranks.gather(first_step.flops)) / cfg.tokens_per_step,
         "parameters": sum(parameter.numel() for parameter in gpt.parameters()),
         "initial_hash": initial_hash,
+        "final_hashes": hashes(gpt),
         "start": started,
         "attention_kernels": first_step.kernels,
         "peak_flops": peak_flops(ranks, cfg.precision),
