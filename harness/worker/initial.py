@@ -149,7 +149,8 @@ def hashes(model: nn.Module) -> list[str]:
     sha = hashlib.sha256()
     for name, value in _whole(model):
         sha.update(name.encode())
-        sha.update(value.cpu().numpy().tobytes())
+        # A copy: NumPy pins the memory that it sees, and FSDP frees what an evaluation has left whole.
+        sha.update(value.to("cpu", copy=True).numpy().tobytes())
     found = [""] * dist.get_world_size()
     dist.all_gather_object(found, sha.hexdigest())
     return found
