@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--dry-run", action="store_true", help="say what would run, and start nothing")
     sub.add_argument("--fail-fast", action="store_true", help="stop at the first entry that fails")
     sub.add_argument("--retry-failed", action="store_true", help="run those that failed, and only those")
+    sub.add_argument(
+        "--trace", action="store_true", help="keep a Chrome trace of one step of each rank beside the results"
+    )
     sub = command("status", status, "show what is done, running, failed and pending, and why")
     sub.add_argument("study", nargs="?", metavar="STUDY", help="a study file or the name of a study")
     results(sub)
@@ -184,7 +187,7 @@ def run(args: argparse.Namespace) -> int:
     if found.note:
         print(found.note, file=sys.stderr)
     due = queue.due(store, found.runs, args.retry_failed)
-    todo = queue.shuffled(due.todo)
+    todo = queue.shuffled([spec.traced() for spec in due.todo] if args.trace else due.todo)
     print(f"{found.name}: {len(found.runs)} runs, {len(due.done)} done, {len(todo)} to do", file=sys.stderr)
     if args.dry_run:
         print(*(spec.run_id for spec in todo), sep="\n")

@@ -140,13 +140,15 @@ class TokenSlice(Section):
 class Place(Section):
     """Where and on how many processes the run takes place; no part of its hash.
 
-    `token_bytes` is a .npy file with the number of bytes of each token of the vocabulary.
+    `token_bytes` is a .npy file with the number of bytes of each token of the vocabulary. With `trace`, each rank
+    keeps a Chrome trace of one step.
     """
 
     nproc: Positive
     timeout_s: float | None
     checkpoint_every: int | None = None
     keep: Literal["nothing", "weights", "state"] = "nothing"
+    trace: bool = False
     variant_paths: list[str]
     train_tokens: list[TokenSlice]
     val_tokens: list[TokenSlice]
@@ -179,3 +181,7 @@ class RunSpec(Section):
     probes: Probes = Probes()
     launch: Place
     expected: Expected
+
+    def traced(self) -> "RunSpec":
+        """Return the same run, of which each rank keeps a trace."""
+        return self.model_copy(update={"launch": self.launch.model_copy(update={"trace": True})})

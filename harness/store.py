@@ -175,9 +175,11 @@ class Run:
         return status
 
     def plan(self, spec: Json) -> None:
-        """Write the spec and mark the run as pending, unless it is known already."""
-        if not (self.path / "status.json").exists():
-            write_json(self.path / "spec.json", spec)
+        """Write the spec, unless the run is done or running by it, and mark a run that is not known yet as pending."""
+        known = (self.path / "status.json").exists()
+        if not known or self.status["status"] not in ("running", "done"):
+            write_json(self.path / "spec.json", spec)  # what it computes is in its id, but not how it is started
+        if not known:
             self._write_status(status="pending", reason=None, message=None, started_at=None, ended_at=None)
 
     def begin(self) -> None:
@@ -215,6 +217,10 @@ class Run:
     def write_probes(self, probes: Json) -> None:
         """Record what the probes measured."""
         write_json(self.path / "probes.json", probes)
+
+    def trace_path(self, rank: int) -> Path:
+        """The file with `rank`'s Chrome trace of one step; absent where none was asked for."""
+        return self.path / f"trace.rank{rank}.json.gz"
 
     @property
     def log_path(self) -> Path:

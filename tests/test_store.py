@@ -216,6 +216,14 @@ def test_planning_again_changes_nothing_of_what_is_known(run):
     assert read_json(run.path / "spec.json")["seed"] == 0
 
 
+def test_a_run_that_starts_again_is_started_as_was_asked_last(run):
+    """Another time limit, or a trace; what it computes is in its id."""
+    run.begin()
+    run.end("failed", "timeout", "too long")
+    run.plan({"schema_version": 1, "seed": 0, "launch": {"timeout_s": 9}})
+    assert run.status["status"] == "failed" and read_json(run.path / "spec.json")["launch"]["timeout_s"] == 9
+
+
 def test_a_new_attempt_starts_from_an_empty_folder(run):
     """Steps of an earlier attempt before those of this one would be one curve with a fold."""
     run.begin()

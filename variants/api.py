@@ -204,6 +204,15 @@ class FeedForward(Part):
         return 2.0 * sum(layer.weight.numel() for layer in self.modules() if isinstance(layer, nn.Linear))
 
 
+@dataclass(frozen=True)
+class StepShape:
+    """What a rank does in one step: micro-batches one after the other, each of so many sequences, in a precision."""
+
+    precision: Precision
+    n_micro_batches: int
+    micro_batch: int
+
+
 class Parallelism(Variant):
     """How a run is spread over processes; wraps a model that was written for one device and knows nothing of it."""
 
@@ -231,6 +240,14 @@ class Parallelism(Variant):
     def shares(self) -> Mapping[str, float]:
         """Return which part of the whole a rank holds, by memory category: parameters, gradients, optimizer."""
         return {"parameters": 1.0, "gradients": 1.0, "optimizer": 1.0}
+
+    def traffic(self, model: nn.Module, step: StepShape) -> float | None:
+        """Return the bytes that each rank sends in a step, as theory tells; None where it makes no prediction.
+
+        `model` is the one that was wrapped, with its parameters of whole shape; `variants.traffic` says what "sends"
+        means. What is smaller by orders of magnitude, such as a norm, is left out.
+        """
+        return None
 
 
 @dataclass(frozen=True)

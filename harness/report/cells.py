@@ -8,6 +8,7 @@ from tabulate import tabulate
 from harness.report.statistics import Bounds, Mean, Median, Ratio
 
 NONE = "–"
+NO_SPEED = "diverges"  # stands for the speed of an entry that trains another model than it says
 MIB = 2**20
 
 
@@ -79,8 +80,10 @@ def percent(share: float | None) -> str:
     return NONE if share is None else f"{100 * share:.1f} %"
 
 
-def deviation(value: float) -> str:
+def deviation(value: float | None) -> str:
     """Return 1.2e-07, or 0 where there is none."""
+    if value is None:
+        return NONE
     return "0" if value == 0 else f"{value:.1e}"
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from harness.report import appendix, cells, sections
 from harness.report.accounting import Study
 from harness.report.cells import count, escape, mean, median
+from harness.report.results import DIVERGES
 from harness.report.summary import Summary
 
 
@@ -27,7 +28,7 @@ def floor_nats_per_token(study: Study) -> float | None:
 
 def _opening(summary: Summary) -> str:
     study = summary.study
-    return cells.join(f"# {study.name}", _in_short(summary), _corpus(study), *_warnings(study))
+    return cells.join(f"# {study.name}", _in_short(summary), _corpus(study), _diverging(summary), *_warnings(study))
 
 
 def _in_short(summary: Summary) -> str:
@@ -35,7 +36,8 @@ def _in_short(summary: Summary) -> str:
     statuses = Counter(run.status for run in study.runs)
     runs = ", ".join(f"{n} {status}" for status, n in sorted(statuses.items()))
     text = f"{count(len(study.entries), 'entry', 'entries')} in {count(len(study.runs), 'run')}: {runs or 'none'}."
-    complete = [r for r in with_results if r.seeds_done == r.seeds] or with_results
+    sound = [r for r in with_results if r.equivalence != DIVERGES] or with_results
+    complete = [r for r in sound if r.seeds_done == r.seeds] or sound
     if not complete:
         return text + " Nothing is done yet, so there are no numbers."
     best = min(complete, key=lambda r: round(r.val_loss.mean, 4) if r.val_loss else math.inf)
@@ -61,6 +63,14 @@ def _corpus(study: Study) -> str:
             f"{entropy / math.log(2):.4f} bits per byte. Where the study file names another corpus, this one stands in."
         )
     return text
+
+
+def _diverging(summary: Summary) -> str:
+    labels = sorted(summary.diverging)
+    if not labels:
+        return ""
+    verb = "trains another model than it says" if len(labels) == 1 else "train other models than they say"
+    return f"> {cells.listing(labels)} {verb} (see below, on the parallelism): no speed is shown."
 
 
 def _warnings(study: Study) -> list[str]:

@@ -1,10 +1,11 @@
-"""What the runs of a study amount to, unrounded: results of each entry, comparisons with the baseline, equivalence.
+"""What the runs of a study amount to, unrounded: results of each entry, comparisons with the baseline.
 
 Only runs that are done count. Field names are those of summary.json.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -14,18 +15,24 @@ from harness.report.runs import RunData
 from harness.report.statistics import Mean, Median, Ratio
 
 PARALLELISM = "parallelism"  # the axis whose variants must train the same model
+Verdict = Literal["bitwise", "within tolerance", "DIVERGES", "not checked"]
+DIVERGES: Verdict = "DIVERGES"
 CATEGORIES = ("parameters", "gradients", "optimizer", "activations", "other")
 
 
 @dataclass(frozen=True)
 class Result:
-    """An entry's measures over its done runs; None where there is none. `memory` is that of the fullest rank."""
+    """An entry's measures over its done runs; None where there is none. `memory` is that of the fullest rank.
+
+    Where `equivalence` is `DIVERGES`, the entry trains another model than it says, and its speed is no measure of it.
+    """
 
     label: str
     axes: dict[str, str]
     seeds: list[int]
     seeds_done: list[int]
     status: str | dict[str, int]
+    equivalence: Verdict | None
     val_loss: Mean | None
     bits_per_byte: Mean | None
     tokens_per_s: Median | None
@@ -43,7 +50,8 @@ class Comparison:
     """An entry beside its baseline, over the seeds that both have done; `differs` names the axes on which they differ.
 
     `val_loss_difference` is variant minus baseline; the ratios are variant over baseline. `excludes_zero` is None
-    where a single seed gives no interval.
+    where a single seed gives no interval. Where `speed_diverges`, one of the two trains another model than it says, and
+    there is no ratio of speeds.
     """
 
     label: str
@@ -54,31 +62,14 @@ class Comparison:
     val_loss_difference: Mean | None
     excludes_zero: bool | None
     tokens_per_s_ratio: Ratio | None
+    speed_diverges: bool
     peak_memory_ratio: float | None
 
 
-@dataclass(frozen=True)
-class Equivalence:
-    """One seed of an entry beside the same under the baseline's parallelism: largest absolute differences of losses.
-
-    `bitwise` means that every training loss is identical. `initial_hash_equal` is None where a hash is missing.
-    """
-
-    label: str
-    against: str
-    seed: int
-    bitwise: bool
-    initial_hash_equal: bool | None
-    loss_first_step: float
-    loss_last_step: float
-    loss_all_steps: float
-    val_loss: float
-
-
-def result(entry: Entry) -> Result:
-    """Measure one entry."""
+def result(entry: Entry, verdict: Verdict | None = None) -> Result:
+    """Measure one entry; `verdict` is that of its equivalence, None where there is nothing to be equivalent to."""
     done, expected = entry.done, entry.runs[0].spec["expected"]
-    step_s = timed(done)
+    step_s = timed(done) if verdict != DIVERGES else []
     median = statistics.median(step_s) if step_s else None
     tokens_per_s = statistics.rate(int(done[0].steps.tokens[0]), median) if median else None
     flops = done[0].probes["flops_per_token"] if done else expected["flops_per_token"]
@@ -90,6 +81,7 @@ def result(entry: Entry) -> Result:
         seeds=[run.seed for run in entry.runs],
         seeds_done=[run.seed for run in done],
         status=entry.status,
+        equivalence=verdict,
         val_loss=statistics.mean([float(run.evals.val_loss[-1]) for run in done]) if done else None,
         bits_per_byte=statistics.mean([float(run.evals.bits_per_byte[-1]) for run in done]) if done else None,
         tokens_per_s=tokens_per_s,
@@ -114,10 +106,10 @@ def peak_flops(runs: Iterable[RunData]) -> float | None:
     return float(np.median(values)) if values and all(values) else None
 
 
-def comparisons(study: Study) -> list[Comparison]:
-    """Compare each entry with its baseline."""
+def comparisons(study: Study, diverging: Container[str] = ()) -> list[Comparison]:
+    """Compare each entry with its baseline; those whose labels are `diverging` have no ratio of speeds."""
     pairs = [(entry, baseline_of(study, entry)) for entry in study.entries]
-    return [_compare(entry, base) for entry, base in pairs if base]
+    return [_compare(entry, base, diverging) for entry, base in pairs if base]
 
 
 def baseline_of(study: Study, entry: Entry) -> Entry | None:
@@ -133,12 +125,13 @@ def under_baseline_parallelism(study: Study, entry: Entry) -> Entry | None:
     return None if base is entry else base
 
 
-def _compare(entry: Entry, base: Entry) -> Comparison:
+def _compare(entry: Entry, base: Entry, diverging: Container[str]) -> Comparison:
     pair = statistics.paired(_final_loss(entry), _final_loss(base))
     seeds = list(pair.seeds) if pair else []
     of_entry, of_base = ([run for run in e.done if run.seed in seeds] for e in (entry, base))
     step_s = [(a.timed_step_s, b.timed_step_s) for a, b in zip(of_entry, of_base, strict=True)]
     step_s = [(a, b) for a, b in step_s if len(a) and len(b)]
+    diverges = entry.label in diverging or base.label in diverging
     difference = pair.difference if pair else None
     ratio = statistics.ratio_of_medians([b for _, b in step_s], [a for a, _ in step_s]) if step_s else None
     return Comparison(
@@ -149,7 +142,8 @@ def _compare(entry: Entry, base: Entry) -> Comparison:
         seeds_unpaired=len({run.seed for run in entry.runs + base.runs}) - len(seeds),
         val_loss_difference=difference,
         excludes_zero=excludes_zero(difference),
-        tokens_per_s_ratio=ratio,
+        tokens_per_s_ratio=None if diverges else ratio,
+        speed_diverges=diverges,
         peak_memory_ratio=_peak(of_entry) / _peak(of_base) if seeds else None,
     )
 
@@ -168,33 +162,3 @@ def _final_loss(entry: Entry) -> dict[int, float]:
 
 def _peak(runs: Iterable[RunData]) -> int:
     return max(rank["peak"] for run in runs for rank in run.probes["memory"])
-
-
-def equivalence(study: Study) -> list[Equivalence]:
-    """Compare each run with that of the same seed and the same labels but the baseline's parallelism."""
-    rows = []
-    for entry in study.entries:
-        base = under_baseline_parallelism(study, entry)
-        if base is None:
-            continue
-        by_seed = {run.seed: run for run in base.done}
-        rows += [_equivalence(entry, run, base, by_seed[run.seed]) for run in entry.done if run.seed in by_seed]
-    return rows
-
-
-def _equivalence(entry: Entry, run: RunData, base: Entry, other: RunData) -> Equivalence:
-    n = min(len(run.steps), len(other.steps))
-    losses, losses_base = run.steps.loss[:n], other.steps.loss[:n]
-    deviation = np.abs(losses - losses_base)
-    hashes = (run.probes["initial_hash"], other.probes["initial_hash"])
-    return Equivalence(
-        label=entry.label,
-        against=base.label,
-        seed=run.seed,
-        bitwise=len(run.steps) == len(other.steps) and bool(np.array_equal(losses, losses_base)),
-        initial_hash_equal=hashes[0] == hashes[1] if all(hashes) else None,
-        loss_first_step=float(deviation[0]),
-        loss_last_step=float(deviation[-1]),
-        loss_all_steps=float(deviation.max()),
-        val_loss=float(abs(run.evals.val_loss[-1] - other.evals.val_loss[-1])),
-    )

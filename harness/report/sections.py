@@ -1,11 +1,13 @@
 """The sections of the page that hold results: tables with their figures, and what one must know to read them."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 from harness.report import cells
 from harness.report.accounting import Entry
 from harness.report.cells import (
     MIB,
+    NO_SPEED,
     NONE,
     deviation,
     difference,
@@ -20,8 +22,9 @@ from harness.report.cells import (
     yes,
 )
 from harness.report.decoding import Decoding
+from harness.report.equivalence import N_FIRST, TOLERANCES, Equivalence, n_processes
 from harness.report.lengths import LengthLoss
-from harness.report.results import CATEGORIES, PARALLELISM, Equivalence
+from harness.report.results import CATEGORIES, DIVERGES, PARALLELISM, Result
 from harness.report.summary import Summary
 
 Captions = dict[str, str]  # of the figures that were drawn, by name
@@ -44,16 +47,21 @@ def results(summary: Summary, captions: Captions) -> str:
             runs_cell(entry),
             mean(r.val_loss),
             mean(r.bits_per_byte),
-            median(r.tokens_per_s),
-            median(r.step_s, 1e3),
+            speed(r, median(r.tokens_per_s)),
+            speed(r, median(r.step_s, 1e3)),
             mib(r.peak_memory_bytes),
-            percent(r.mfu),
+            speed(r, percent(r.mfu)),
             f"{r.parameters:,}",
         ]
         for entry, r in zip(summary.study.entries, summary.results.values(), strict=True)
     ]
     pictures = (picture(name, captions) for name in ("throughput_loss", "throughput"))
     return join("## Results", cells.table([*header, "parameters"], rows, left=2), RULES, _mfu(summary), *pictures)
+
+
+def speed(result: Result, cell: str) -> str:
+    """Return the cell, or what stands for it where the entry trains another model than it says."""
+    return NO_SPEED if result.equivalence == DIVERGES else cell
 
 
 def runs_cell(entry: Entry) -> str:
@@ -99,7 +107,7 @@ def comparisons(summary: Summary, captions: Captions) -> str:
             f"{len(c.seeds)}" + (f" (+{c.seeds_unpaired} unpaired)" if c.seeds_unpaired else ""),
             difference(c.val_loss_difference),
             yes(c.excludes_zero, "no interval" if c.seeds else NONE),
-            ratio(c.tokens_per_s_ratio),
+            NO_SPEED if c.speed_diverges else ratio(c.tokens_per_s_ratio),
             ratio(c.peak_memory_ratio),
         ]
         for c in found
@@ -114,8 +122,9 @@ def comparisons(summary: Summary, captions: Captions) -> str:
 
 
 def equivalence(summary: Summary, captions: Captions) -> str:
-    """Whether each parallelism trains the same model."""
-    if len(summary.study.levels.get(PARALLELISM, ())) < 2:
+    """Whether each parallelism trains the same model, and so whether its speed counts."""
+    study = summary.study
+    if len(study.levels.get(PARALLELISM, ())) < 2 and all(n_processes(entry) == 1 for entry in study.entries):
         return ""
     title = "## Does the parallelism change the result?"
     grouped: dict[str, list[Equivalence]] = {}
@@ -123,31 +132,55 @@ def equivalence(summary: Summary, captions: Captions) -> str:
         grouped.setdefault(row.label, []).append(row)
     if not grouped:
         return join(title, "No two runs that differ in the parallelism alone are done yet.")
-    header = ["entry", "against", "seeds", "training losses", "first step", "last step", "whole curve"]
+    header = ["entry", "against", "seeds", "verdict", f"loss, first {N_FIRST}", f"gradient norm, first {N_FIRST}"]
     rows = [
         [
             label,
-            group[0].against,
-            str(len(group)),
-            "bitwise equal" if all(row.bitwise for row in group) else "deviate",
-            deviation(max(row.loss_first_step for row in group)),
-            deviation(max(row.loss_last_step for row in group)),
-            deviation(max(row.loss_all_steps for row in group)),
-            deviation(max(row.val_loss for row in group)),
-            _hashes(group),
+            next((row.against for row in group if row.against), NONE),
+            f"{sum(row.verdict != 'not checked' for row in group)} of {len(group)}",
+            summary.results[label].equivalence or NONE,
+            deviation(_largest(row.loss_first_steps for row in group)),
+            deviation(_largest(row.grad_norm_first_steps for row in group)),
+            deviation(_largest(row.loss_all_steps for row in group)),
+            deviation(_largest(row.val_loss for row in group)),
+            _all(row.initial_hash_equal for row in group),
+            _all(row.ranks_agree for row in group),
         ]
         for label, group in grouped.items()
     ]
+    tolerance = TOLERANCES[study.spec["train"].get("precision", "fp32")]
     text = (
-        "Each run beside the one of the same seed that differs in the parallelism alone: the largest absolute "
-        "difference of the losses (nats per token) over the seeds, and whether both started from the same parameters."
+        "Each run beside the one of the same seed that differs in the parallelism alone, and that one process trains "
+        "where there is such a run. Before a speed counts, the parameters must start equal to the bit, loss and "
+        f"gradient norm of the first {N_FIRST} steps agree within {tolerance.loss:.0e} and {tolerance.grad_norm:.0e} "
+        "of their size (what the precision's rounding can do in that many steps), and the ranks end with equal "
+        "parameters. `bitwise`: every training loss is identical. `DIVERGES`: another model is trained, and no speed "
+        "is shown. The numbers are the largest deviations over the seeds; of the whole curve and of the final "
+        "validation loss in nats per token."
     )
-    return join(title, text, cells.table([*header, "final val loss", "same start"], rows, left=2))
+    header += ["loss, whole curve", "final val loss", "same start", "ranks end equal"]
+    return join(title, text, cells.table(header, rows, left=4), _reasons(summary.equivalence))
 
 
-def _hashes(group: list[Equivalence]) -> str:
-    found = {row.initial_hash_equal for row in group}
-    return "no" if False in found else "not recorded" if None in found else "yes"
+def _largest(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _all(found: Iterable[bool | None]) -> str:
+    answers = set(found)
+    return "no" if False in answers else "not recorded" if None in answers else "yes"
+
+
+def _reasons(rows: list[Equivalence]) -> str:
+    """Tell why runs diverge or were not checked, those of one reason together."""
+    of: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row.reason:
+            of.setdefault((row.verdict, row.reason), []).append(f"{row.label}-s{row.seed}")
+    return "\n".join(
+        f"- {verdict}: {cells.escape(reason)}: {cells.listing(list(dict.fromkeys(runs)))}."
+        for (verdict, reason), runs in of.items()
+    )
 
 
 def curves(summary: Summary, captions: Captions) -> str:

@@ -4,11 +4,12 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.report import decoding, lengths, results
+from harness.report import decoding, equivalence, lengths, results
 from harness.report.accounting import Entry, Study
 from harness.report.decoding import Decoding
+from harness.report.equivalence import Equivalence
 from harness.report.lengths import LengthLoss
-from harness.report.results import Comparison, Equivalence, Result
+from harness.report.results import DIVERGES, Comparison, Result
 from harness.report.runs import RunData
 from harness.store import SCHEMA_VERSION, Json
 
@@ -30,15 +31,23 @@ class Summary:
         """The results of the entries that have some run done, in the study's order."""
         return [result for result in self.results.values() if result.val_loss]
 
+    @property
+    def diverging(self) -> set[str]:
+        """The labels of the entries that train another model than they say, and so have no speed."""
+        return {label for label, result in self.results.items() if result.equivalence == DIVERGES}
+
 
 def summarise(study: Study, created_at: str) -> Summary:
     """Work out all numbers of the report, once."""
+    equivalent = equivalence.equivalence(study)
+    verdicts = equivalence.verdicts(equivalent)
+    diverging = {label for label, verdict in verdicts.items() if verdict == DIVERGES}
     return Summary(
         study=study,
         created_at=created_at,
-        results={entry.label: results.result(entry) for entry in study.entries},
-        comparisons=results.comparisons(study),
-        equivalence=results.equivalence(study),
+        results={entry.label: results.result(entry, verdicts.get(entry.label)) for entry in study.entries},
+        comparisons=results.comparisons(study, diverging),
+        equivalence=equivalent,
         decoding={entry.label: decoding.measures(study, entry) for entry in study.entries},
         lengths={entry.label: lengths.measures(study, entry) for entry in study.entries},
     )
@@ -84,6 +93,7 @@ def _run(run: RunData) -> Json:
         "message": run.message,
         "steps_recorded": len(run.steps),
         "initial_hash": run.probes.get("initial_hash"),
+        "final_hashes": run.probes.get("final_hashes"),
         "attention_kernels": run.probes.get("attention_kernels"),
         "peak_flops": run.probes.get("peak_flops"),
         "flops_per_token_counted": run.probes.get("flops_per_token_counted"),

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, fields
 from typing import Any
 
+from harness.report.equivalence import Equivalence
 from harness.report.lengths import positions
-from harness.report.results import CATEGORIES, Equivalence
+from harness.report.results import CATEGORIES
 from harness.report.runs import RunData
 from harness.report.statistics import Mean, Median, Ratio
 from harness.report.summary import Summary
@@ -66,13 +67,13 @@ def _seeds(seeds: Iterable[int]) -> str:
 
 
 def _entries(summary: Summary) -> str:
-    header = ["entry", *summary.study.levels, "seeds", "seeds_done", "status"]
+    header = ["entry", *summary.study.levels, "seeds", "seeds_done", "status", "equivalence"]
     for measure in ("val_loss", "bits_per_byte", "tokens_per_s", "step_s"):
         header += _names(measure)
     header += ["peak_memory_bytes", "parameters", "flops_per_token", "peak_flops", "mfu"]
     rows: list[Row] = []
     for r in summary.results.values():
-        row = [r.label, *r.axes.values(), _seeds(r.seeds), _seeds(r.seeds_done), _status(r.status)]
+        row = [r.label, *r.axes.values(), _seeds(r.seeds), _seeds(r.seeds_done), _status(r.status), r.equivalence]
         for value in (r.val_loss, r.bits_per_byte, r.tokens_per_s, r.step_s):
             row += _with_bounds(value)
         rows.append([*row, r.peak_memory_bytes, r.parameters, r.flops_per_token, r.peak_flops, r.mfu])
@@ -81,12 +82,12 @@ def _entries(summary: Summary) -> str:
 
 def _comparisons(summary: Summary) -> str:
     header = ["entry", "against", "differs", "seeds", "seeds_unpaired", *_names("val_loss_difference"), "excludes_zero"]
-    header += [*_names("tokens_per_s_ratio"), "peak_memory_ratio"]
+    header += [*_names("tokens_per_s_ratio"), "speed_diverges", "peak_memory_ratio"]
     rows: list[Row] = []
     for c in summary.comparisons:
         row: Row = [c.label, c.against, " ".join(c.differs), _seeds(c.seeds), c.seeds_unpaired]
         row += [*_with_bounds(c.val_loss_difference), c.excludes_zero]
-        rows.append([*row, *_with_bounds(c.tokens_per_s_ratio), c.peak_memory_ratio])
+        rows.append([*row, *_with_bounds(c.tokens_per_s_ratio), c.speed_diverges, c.peak_memory_ratio])
     return _csv(header, rows)
 
 

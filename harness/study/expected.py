@@ -9,11 +9,10 @@ from harness.errors import UserError
 from harness.spec import Choice, Expected, ResolvedModel, Train
 from harness.study.axes import architecture
 from harness.worker.build import Parts
+from harness.worker.optim import predicted_bytes
 from harness.worker.precision import dtype_of
 from harness.worker.probes.activations import Activations
 from variants.api import Shape
-
-ADAM_STATES = 2  # running means of the gradient and of its square (Kingma & Ba 2015)
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,12 @@ class Costs:
         key = micro_batch, architecture(axes)
         if key not in self._known:
             self._known[key] = self._ask(parts, micro_batch)
-        cost, share = self._known[key], parallelism.shares()
-        states = share["parameters"] + share["gradients"] + ADAM_STATES * share["optimizer"]
+        cost = self._known[key]
+        held = predicted_bytes(cost.parameters, parallelism.shares())
         return Expected(
             parameters=cost.parameters,
             flops_per_token=cost.flops_per_token,
-            memory_bytes=None
-            if cost.activation_bytes is None
-            else 4 * cost.parameters * states + cost.activation_bytes,
+            memory_bytes=None if cost.activation_bytes is None else sum(held.values()) + cost.activation_bytes,
         )
 
     def _ask(self, parts: Parts, micro_batch: int) -> Cost:

@@ -144,18 +144,25 @@ def _whole(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield name, value.full_tensor() if isinstance(value, DTensor) else value
 
 
+def hashes(model: nn.Module) -> list[str]:
+    """Return for each rank the SHA-256 of all parameters, put together from their shards where they are sharded."""
+    sha = hashlib.sha256()
+    for name, value in _whole(model):
+        sha.update(name.encode())
+        # A copy: NumPy pins the memory that it sees, and FSDP frees what an evaluation has left whole.
+        sha.update(value.to("cpu", copy=True).numpy().tobytes())
+    found = [""] * dist.get_world_size()
+    dist.all_gather_object(found, sha.hexdigest())
+    return found
+
+
 def agreed_hash(model: nn.Module) -> str:
-    """Return the SHA-256 of all parameters, put together from their shards where they are sharded.
+    """Return the SHA-256 of all parameters, which is the same on all ranks.
 
     Raises:
         RuntimeError: the ranks do not hold the same values.
     """
-    sha = hashlib.sha256()
-    for name, value in _whole(model):
-        sha.update(name.encode())
-        sha.update(value.cpu().numpy().tobytes())
-    hashes: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(hashes, sha.hexdigest())
-    if len(set(hashes)) != 1:
-        raise RuntimeError(f"ranks start from different parameters: hashes {hashes}")
-    return sha.hexdigest()
+    found = hashes(model)
+    if len(set(found)) != 1:
+        raise RuntimeError(f"ranks start from different parameters: hashes {found}")
+    return found[0]

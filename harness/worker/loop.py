@@ -16,16 +16,17 @@ from harness.worker.data import Batches, Tokens, micro_batch_size
 from harness.worker.determinism import seed_step
 from harness.worker.errors import NotFiniteError
 from harness.worker.evaluate import Evaluation
-from harness.worker.initial import agreed_hash
+from harness.worker.initial import agreed_hash, hashes
 from harness.worker.precision import autocast
 from harness.worker.probes import decoding, lengths
 from harness.worker.probes.first_step import FirstStep
 from harness.worker.probes.memory import by_category
 from harness.worker.probes.peak import peak_flops
 from harness.worker.probes.timer import Timer
+from harness.worker.probes.window import Window
 from harness.worker.ranks import Ranks
 from harness.worker.start import begin
-from variants.api import Shape
+from variants.api import Shape, StepShape
 
 N_WARMUP = 5  # steps that are recorded and not timed: the first ones allocate, choose kernels and compile
 
@@ -49,6 +50,7 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
 
     n_sequences = cfg.tokens_per_step // seq_len
     micro_batch = micro_batch_size(n_sequences // parallelism.n_data, cfg.micro_batch)
+    n_micro_batches = n_sequences // parallelism.n_data // micro_batch
     batches = Batches(Tokens(spec.launch.train_tokens), seq_len, n_sequences, spec.seed)
     evaluate, checkpoints = Evaluation(run, spec, ranks), Checkpoints(run, spec, ranks, gpt, optimizer)
 
@@ -65,6 +67,14 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
             total += loss.detach()
         return total
 
+    def update(step: int) -> tuple[float, Tensor]:
+        """Go where the gradients lead and drop them; return the learning rate and their norm."""
+        lr = optim.set_learning_rate(optimizer, step, cfg)
+        norm = optim.clip(gpt, cfg.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        return lr, norm
+
     steps_file, timer, first_step = run.steps_file(ranks.rank), Timer(device), FirstStep(model, optimizer)
     n_warmup = min(N_WARMUP, max(1, cfg.steps // 2))
     checkpoint_every, train_s = spec.launch.checkpoint_every or cfg.eval_every, 0.0
@@ -72,11 +82,8 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
     for step in range(cfg.steps):
         seed_step(spec.seed, step, ranks.rank)
         with timer, first_step if step == 0 else nullcontext():
-            lr = optim.set_learning_rate(optimizer, step, cfg)
             rank_loss = forward_backward(step)
-            norm = optim.clip(gpt, cfg.grad_clip)
-            optimizer.step()
-            optimizer.zero_grad()
+            lr, norm = update(step)
         train_s += timer.seconds
 
         loss, grad_norm = ranks.sum(rank_loss.item())[0] / ranks.n_ranks, norm.item()
@@ -100,16 +107,21 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
         if n_done % checkpoint_every == 0 or n_done == cfg.steps:
             checkpoints.save(n_done, val_loss)
 
+    n_parameters = sum(parameter.numel() for parameter in gpt.parameters())
     return {
         "memory": ranks.gather(by_category(optimizer, first_step, device)),
+        "memory_predicted": optim.predicted_bytes(n_parameters, parallelism.shares()),
         "flops_per_token": gpt.flops_per_token(),
         "flops_per_token_counted": sum(ranks.gather(first_step.flops)) / cfg.tokens_per_step,
-        "parameters": sum(parameter.numel() for parameter in gpt.parameters()),
+        "parameters": n_parameters,
         "initial_hash": initial_hash,
+        "final_hashes": hashes(gpt),
         "start": started,
         "attention_kernels": first_step.kernels,
         "peak_flops": peak_flops(ranks, cfg.precision),
         "decoding": decoding.measure(spec, parts, gpt, ranks),
         "lengths": lengths.measure(spec, model, gpt, ranks),
         "time": {"train_s": train_s, "eval_s": evaluate.total_s, "checkpoint_s": checkpoints.total_s},
+        "traffic_predicted_bytes": parallelism.traffic(gpt, StepShape(cfg.precision, n_micro_batches, micro_batch)),
+        **Window(model, ranks, forward_backward, update).measure(cfg.steps, run, spec.launch.trace),  # trains on: last
     }

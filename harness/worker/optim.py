@@ -1,12 +1,21 @@
 """AdamW, its learning rate, and clipping by the global gradient norm."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from harness.spec import Train
+
+ADAM_STATES = 2  # running means of the gradient and of its square (Kingma & Ba 2015)
+
+
+def predicted_bytes(n_parameters: int, shares: Mapping[str, float]) -> dict[str, float]:
+    """Return what one rank holds of parameters, gradients and optimizer state, in fp32, by its share of each."""
+    whole = {"parameters": 4 * n_parameters, "gradients": 4 * n_parameters, "optimizer": 4 * ADAM_STATES * n_parameters}
+    return {category: size * shares[category] for category, size in whole.items()}
 
 
 def adamw(model: nn.Module, cfg: Train) -> torch.optim.AdamW:

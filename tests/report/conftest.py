@@ -158,6 +158,7 @@ class Fake:
             "parameters": 222_222 + 64 * ("learned" in labels),
             "initial_hash": "-".join(label for label in labels if label not in NPROC and label != "single")
             + f"-{seed}",
+            "final_hashes": [f"{'-'.join(labels)}-{seed}"] * nproc,
             "attention_kernels": ["flash"],
             "peak_flops": {"value": self.peak and self.peak * nproc / 2, "source": "measured: a made-up product"},
             "time": {"train_s": 1.0, "eval_s": 0.1, "total_s": 1.5},

@@ -17,7 +17,7 @@ from harness.report.page import floor_nats_per_token
 FIGURES = ("val_loss_steps", "val_loss_time", "train_loss_steps", "train_loss_time", "throughput", "memory")
 ENTRY_KEYS = {
     "positional", "attention", "parallelism", "label", "seeds", "status", "val_loss", "bits_per_byte", "tokens_per_s",
-    "step_s", "peak_memory_bytes", "parameters", "flops_per_token", "mfu", "decoding",
+    "step_s", "peak_memory_bytes", "parameters", "flops_per_token", "mfu", "decoding", "equivalence",
 }  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def test_the_whole_study(fake):
     assert {row["bitwise"] for row in summary["equivalence"] if row["label"].endswith("ddp2")} == {True}
     assert {row["bitwise"] for row in summary["equivalence"] if row["label"].endswith("fsdp2")} == {False}
 
-    for text in ("failed (oom)", "OutOfMemoryError: 2 GiB", "line 29", "Example CPU", "synthetic", "bitwise equal",
+    for text in ("failed (oom)", "OutOfMemoryError: 2 GiB", "line 29", "Example CPU", "synthetic", "bitwise",
                  "± ", "## Reproduce", "python -m harness run ablations.toml --set train.steps=12"):  # fmt: skip
         assert text in page, text
     assert "nan," not in page.lower() and "inf" not in page.split("## Not done")[0].lower().split()

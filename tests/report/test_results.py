@@ -1,24 +1,15 @@
 """If these failed, a number of summary.json would not be what its name says."""
 
-import json
-
 import numpy as np
 import pytest
 
-from harness.report import accounting, results
+from harness.report import accounting, equivalence, results
 from harness.report.results import Result
 
 
 def measured(fake) -> dict[str, Result]:
     study = accounting.read(fake.write().store, "tiny")
     return {entry.label: results.result(entry) for entry in study.entries}
-
-
-def edit_lines(path, change) -> None:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    for line in lines:
-        change(line)
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def run_of(fake, entry, seed):
@@ -125,51 +116,4 @@ def test_any_axis_is_compared_with_what_the_baseline_states(fake):
     fake.baseline, fake.seeds = {"norm": "layer"}, (0,)
     found = results.comparisons(accounting.read(fake.write().store, "tiny"))
     assert [(c.label, c.against) for c in found] == [("rms-gelu", "layer-gelu"), ("rms-swiglu", "layer-swiglu")]
-    assert results.equivalence(accounting.read(fake.store, "tiny")) == []
-
-
-def test_equivalence_tells_bitwise_from_a_deviation_and_sizes_it(fake):
-    fake.axes |= {"positional": ["learned"], "attention": ["mha"]}
-    fake.seeds = (0, 1)
-    study = accounting.read(fake.write().store, "tiny")
-    rows = {(row.label, row.seed): row for row in results.equivalence(study)}
-    assert set(rows) == {(f"learned-mha-{p}", seed) for p in ("ddp2", "fsdp2") for seed in (0, 1)}
-    ddp, fsdp = rows["learned-mha-ddp2", 0], rows["learned-mha-fsdp2", 0]
-    assert ddp.against == "learned-mha-single" and ddp.bitwise and ddp.initial_hash_equal
-    assert (ddp.loss_first_step, ddp.loss_last_step, ddp.loss_all_steps, ddp.val_loss) == (0, 0, 0, 0)
-    assert not fsdp.bitwise
-    assert fsdp.loss_first_step == 0  # planted: 1e-7 per step
-    assert fsdp.loss_last_step == pytest.approx(1e-7 * 11, rel=1e-6)
-    assert fsdp.val_loss == pytest.approx(1e-7 * 12, rel=1e-6)
-
-
-def test_equivalence_sees_one_bit_in_the_middle_of_the_curve(fake):
-    fake.axes |= {"positional": ["learned"], "attention": ["mha"]}
-    fake.seeds = (0,)
-    fake.write()
-
-    def nudge(line) -> None:
-        if line["step"] == 5:
-            line["loss"] = float(np.nextafter(line["loss"], 9))
-
-    edit_lines(run_of(fake, "learned-mha-ddp2", 0).path / "steps.rank0.jsonl", nudge)
-    row = results.equivalence(accounting.read(fake.store, "tiny"))[0]
-    assert not row.bitwise and row.loss_last_step == 0 and 0 < row.loss_all_steps < 1e-14
-
-
-def test_equivalence_sees_another_start(fake):
-    fake.axes |= {"positional": ["learned"], "attention": ["mha"]}
-    fake.seeds = (0, 1)
-    fake.write()
-    for seed, value in ((0, '"other"'), (1, "null")):
-        path = run_of(fake, "learned-mha-ddp2", seed).path / "probes.json"
-        path.write_text(path.read_text().replace(f'"learned-mha-{seed}"', value))
-    rows = results.equivalence(accounting.read(fake.store, "tiny"))
-    assert [row.initial_hash_equal for row in rows if row.label.endswith("ddp2")] == [False, None]
-
-
-def test_equivalence_needs_both_done(fake):
-    fake.axes |= {"positional": ["learned"], "attention": ["mha"]}
-    fake.seeds, fake.outcome = (0, 1), {"learned-mha-single-s0": ("running", None, None)}
-    rows = results.equivalence(accounting.read(fake.write().store, "tiny"))
-    assert {row.seed for row in rows} == {1}
+    assert equivalence.equivalence(accounting.read(fake.store, "tiny")) == []

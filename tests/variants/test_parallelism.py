@@ -152,6 +152,37 @@ def test_a_rank_holds_the_part_that_is_stated(runs, name):
             assert rank["other"] == 0
 
 
+@pytest.mark.parametrize("name", PARALLEL)
+def test_a_rank_sends_what_theory_predicts(runs, name):
+    """Traffic is what a parallelism costs; what is sent twice, or whole where a part would do, shows here alone."""
+    probes = runs[name].probes
+    assert len(probes["traffic"]) == 2
+    for rank in probes["traffic"]:
+        sent = sum(calls["sent_bytes"] for calls in rank.values())
+        assert sent > 0 and all(calls["calls"] > 0 for calls in rank.values())
+        if probes["traffic_predicted_bytes"] is not None:
+            assert sent == pytest.approx(probes["traffic_predicted_bytes"], rel=0.02)
+
+
+def test_traffic_by_hand(runs):
+    """Two ranks: DDP's all-reduce sends each gradient once; FSDP gathers a block twice in each micro-batch."""
+    numel = runs["single"].probes["parameters"]
+    (all_reduce,) = runs["ddp"].probes["traffic"][0].values()
+    assert all_reduce["payload_bytes"] == all_reduce["sent_bytes"] == 4 * numel
+    fsdp = runs["fsdp"].probes["traffic"][0]
+    padded, root = numel + 16, 17 * 16 + 16 + 8 * 16 + 2 * 16  # a row for wte's seventeenth; wte, wpe, the last norm
+    assert fsdp["reduce_scatter"] == {"calls": 3, "payload_bytes": 4 * padded, "sent_bytes": 2 * padded}
+    gathered = 2 * (2 * padded - root)  # in two micro-batches: all, and the blocks once more
+    assert fsdp["all_gather"] == {"calls": 10, "payload_bytes": 4 * gathered, "sent_bytes": 2 * gathered}
+
+
+@pytest.mark.parametrize("name", PARALLEL)
+def test_each_rank_tells_where_its_time_goes(runs, name):
+    for rank in runs[name].probes["phases"]:
+        assert all(min(seconds) >= 0 for seconds in rank.values())
+        assert min(rank["forward_s"]) > 0 and min(rank["backward_s"]) > 0 and max(rank["waiting_s"]) > 0
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_number_of_processes_that_cannot_work_is_refused(name):
     cls = catalogue.load("parallelism", name)

@@ -9,12 +9,15 @@ import torch
 
 from harness.spec import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
 from harness.store import Run
+from harness.worker import loop
 from harness.worker.build import Parts
 from harness.worker.data import Tokens, evaluation_offsets
 from harness.worker.errors import NotFiniteError
 from harness.worker.evaluate import Evaluation
 from harness.worker.initial import fill
 from harness.worker.loop import train
+from harness.worker.probes.phases import PHASES
+from harness.worker.probes.window import N_TIMED
 from harness.worker.ranks import Ranks
 from variants.api import Shape
 
@@ -71,7 +74,8 @@ def test_every_step_and_evaluation_is_written_down(tmp_path, ranks):
     assert [line["step"] for line in run.evals()] == [0, 4, 6]
     assert [line["train_s"] for line in run.evals()] == pytest.approx([0, steps.step_s[:4].sum(), steps.step_s.sum()])
     assert probes["time"]["train_s"] == pytest.approx(steps.step_s.sum())
-    assert probes["memory"][0]["parameters"] == 4 * probes["parameters"]
+    assert probes["memory"][0]["parameters"] == 4 * probes["parameters"] == probes["memory_predicted"]["parameters"]
+    assert probes["memory_predicted"]["optimizer"] == 8 * probes["parameters"]
     assert probes["attention_kernels"] == ["_scaled_dot_product_flash_attention_for_cpu"]
     assert probes["decoding"] == probes["lengths"] == []
 
@@ -125,6 +129,38 @@ def test_a_run_that_breaks_stops_and_keeps_the_step_that_broke_it(tmp_path, rank
     steps = Run(tmp_path / "run").steps()
     assert 0 < len(steps) < 50
     assert not np.isfinite(steps.loss[-1]) and np.isfinite(steps.loss[:-1]).all()
+
+
+def test_the_steps_that_are_only_measured_come_after_all_that_is_kept(tmp_path, ranks, monkeypatch):
+    """They train on: a checkpoint, a hash or a probe of the trained model after them would be of another model."""
+    events = []
+
+    def note(owner, name):
+        right = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given, **named: (events.append(name), right(*given, **named))[1])
+
+    for owner, name in (
+        (loop, "hashes"), (loop, "by_category"), (loop.decoding, "measure"), (loop.lengths, "measure"),
+        (loop.Checkpoints, "save"), (loop.Evaluation, "__call__"),
+    ):  # fmt: skip
+        note(owner, name)
+    note(loop.Window, "measure")
+    monkeypatch.setattr(loop.Window, "_step", lambda self, step: events.append("extra"))
+    monkeypatch.setattr(loop.Window, "_timed", lambda self, step: dict.fromkeys(PHASES, 0.0))
+    trained(tmp_path, ranks)
+    assert {"hashes", "by_category", "save", "__call__", "extra"} <= set(events) and events.count("measure") == 3
+    assert set(events[events.index("extra") :]) == {"extra"}
+
+
+def test_the_phases_of_a_step_are_measured_and_add_up(tmp_path, ranks):
+    _, _, probes = trained(tmp_path, ranks)
+    (phases,) = probes["phases"]
+    assert set(phases) == {f"{phase}_s" for phase in PHASES}
+    for name, seconds in phases.items():
+        assert len(seconds) == N_TIMED and min(seconds) >= 0, name
+    assert min(phases["forward_s"]) > 0 and min(phases["backward_s"]) > 0 and min(phases["optimizer_s"]) > 0
+    assert phases["waiting_s"] == [0] * N_TIMED, "one process waits for nobody"
+    assert probes["traffic"] == [{}] and probes["traffic_predicted_bytes"] == 0
 
 
 # -- evaluation ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from variants.api import Parallelism, Precision, Shape, at_least_one
+from variants.api import Parallelism, Precision, Shape, StepShape, at_least_one
+from variants.traffic import sent_bytes
 
 
 class DataParallel(Parallelism):
@@ -36,3 +37,8 @@ class DataParallel(Parallelism):
         """Keep gradients local until the last micro-batch."""
         assert isinstance(model, DistributedDataParallel)
         return nullcontext() if last else model.no_sync()
+
+    def traffic(self, model: nn.Module, step: StepShape) -> float:
+        """One all-reduce of all gradients, in fp32, after the last micro-batch (Li et al. 2020, 3.2)."""
+        gradients = sum(4 * parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        return sent_bytes("all_reduce", gradients, self.nproc)

@@ -39,7 +39,10 @@ def draw_all(summary: Summary, floor: float | None) -> list[Drawn]:
         ("train_loss", "Training loss", smoothed, curves.training, None),
     ):
         for against_time, x in ((False, "steps"), (True, "training time")):
-            draw = partial(curves.draw, entries, kind, style, f"{title} against {x}", how, against_time, lowest)
+            shown = [entry for entry in entries if not against_time or entry.label not in summary.diverging]
+            if not any(entry.done for entry in shown):
+                continue
+            draw = partial(curves.draw, shown, kind, style, f"{title} against {x}", how, against_time, lowest)
             wanted.append((f"{name}_{'time' if against_time else 'steps'}", f"{title} against {x}: {how}.", draw))
     caption = "Memory of each entry's fullest rank, by category."
     wanted.append(("memory", caption, partial(costs.memory, summary, style)))

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.report.accounting import Entry
+from harness.report.cells import NO_SPEED
 from harness.report.figures.canvas import FAINT, HEAD, SMALL, add_axes, new_figure, thousands, widest
 from harness.report.figures.look import Look
 from harness.report.results import CATEGORIES
@@ -28,7 +29,7 @@ def throughput(summary: Summary, look: Look) -> Figure:
     for entry, place in zip(summary.study.entries, places, strict=True):
         value = values[entry.label]
         if value is None:
-            _status(axes, entry, place)
+            _status(axes, entry, place, entry.label in summary.diverging)
             continue
         axes.barh(place, value.median, height=BAR * 0.72, color=look.colour(entry), alpha=0.85)
         _interval(axes, value, place)
@@ -102,7 +103,8 @@ def row_places(groups: Sequence[str]) -> list[float]:
     return places
 
 
-def _status(axes: Axes, entry: Entry, place: float) -> None:
+def _status(axes: Axes, entry: Entry, place: float, diverges: bool = False) -> None:
     words = sorted({run.status + (f": {run.reason}" if run.reason else "") for run in entry.runs})
+    words = [NO_SPEED] if diverges else words
     axes.annotate(", ".join(words), (0, place), (5, 0), textcoords="offset points", va="center_baseline",
                   fontsize=SMALL, fontstyle="italic", color=FAINT)  # fmt: skip

@@ -1,0 +1,77 @@
+"""Faults of a parallelism that keep the loss falling, planted in runs on two processes: the gate catches each."""
+
+import pytest
+
+from harness.report import accounting, equivalence
+from harness.store import Store
+
+DDP = "from variants.parallelism.ddp import DataParallel\n\n\nclass V(DataParallel):\n"
+WRAP = "    def wrap(self, model, device, precision):\n"
+FAULTS = {
+    "forgets_the_all_reduce": DDP + "    def accumulate(self, model, last):\n        return model.no_sync()\n",
+    "another_batch": "from dataclasses import replace\n\nimport torch.distributed as dist\n\n"
+    "from harness.worker.data import Batches\n" + DDP + WRAP + "        right = Batches.offsets\n"
+    "        if dist.get_rank() == 1:\n"
+    "            Batches.offsets = lambda self, step: right(replace(self, seed=self.seed + 1), step)\n"
+    "        return super().wrap(model, device, precision)\n",
+    "untied": "import types\n\nimport torch.nn.functional as F\n" + DDP + WRAP + "        def logits(self, tokens):\n"
+    "            return F.linear(self.hidden(tokens), self.wte.weight.detach().clone())\n\n"
+    "        model.logits = types.MethodType(logits, model)\n"
+    "        return super().wrap(model, device, precision)\n",
+    "another_start": "import torch.distributed as dist\n\nfrom harness.worker import start\n"
+    + DDP
+    + WRAP
+    + "        right = start.fill\n"
+    "        start.fill = lambda gpt, seed: right(gpt, seed + dist.get_rank())\n"
+    "        return super().wrap(model, device, precision)\n",
+    "drifts_late": "import torch.distributed as dist\n" + DDP + "    n_calls = 0\n\n"
+    "    def accumulate(self, model, last):\n"
+    "        self.n_calls += 1  # two micro-batches a step: only the last step forgets\n"
+    "        return model.no_sync() if self.n_calls > 14 else super().accumulate(model, last)\n",
+}
+
+
+@pytest.fixture(scope="module")
+def checked(harness):
+    """Return the runs and the verdicts of a study of sound and faulty parallelisms, by the parallelism's label."""
+    use = ", ".join(f'{{ use = "{name}", nproc = 2, label = "{name}" }}' for name in ("ddp", "fsdp", *FAULTS))
+    study = harness.study('["learned"]', parallelism=f'["single", {use}]')
+    (harness.folder / "mine/parallelism").mkdir(parents=True)
+    for name, text in FAULTS.items():
+        (harness.folder / f"mine/parallelism/{name}.py").write_text(text)
+    settings = ("model.dropout=0.0", "model.n_layer=1", "train.micro_batch=4")
+    harness("run", study, "--set", *settings, code=1)  # of one fault the run itself fails
+    found = accounting.read(Store(harness.folder / "results"), "s")
+    rows = {row.label.removeprefix("learned-mha-"): row for row in equivalence.equivalence(found)}
+    return {run.labels["parallelism"]: run for run in found.runs}, rows
+
+
+def test_sound_parallelisms_pass(checked):
+    _, rows = checked
+    for name in ("ddp", "fsdp"):
+        row = rows[name]
+        assert row.verdict in ("bitwise", "within tolerance"), row.reason
+        assert row.initial_hash_equal and row.ranks_agree and row.against == "learned-mha-single"
+        assert row.loss_first_steps < row.loss_tolerance / 3 and row.grad_norm_first_steps < row.grad_norm_tolerance / 3
+
+
+@pytest.mark.parametrize("name", ["forgets_the_all_reduce", "another_batch", "untied"])
+def test_a_faulty_one_diverges_although_its_loss_falls(checked, name):
+    runs, rows = checked
+    assert runs[name].status == "done" and runs[name].steps.loss[-1] < runs[name].steps.loss[0]
+    assert rows[name].verdict == "DIVERGES" and rows[name].initial_hash_equal
+    assert rows[name].grad_norm_first_steps > 100 * rows[name].grad_norm_tolerance
+    assert rows[name].ranks_agree == (name != "forgets_the_all_reduce")
+
+
+def test_ranks_that_drift_apart_after_the_first_steps_are_caught_at_the_end(checked):
+    _, rows = checked
+    row = rows["drifts_late"]
+    assert row.verdict == "DIVERGES" and row.reason == "its ranks ended with different parameters"
+
+
+def test_a_rank_that_starts_from_another_seed_fails_the_run(checked):
+    runs, rows = checked
+    run = runs["another_start"]
+    assert run.status == "failed" and "ranks start from different parameters" in run.message
+    assert "another_start" not in rows

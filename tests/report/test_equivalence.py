@@ -1,0 +1,201 @@
+"""If these failed, a speed would be shown of a model that was not asked for, or a sound one be withheld."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from harness import report
+from harness.report import accounting, equivalence, summary
+from harness.report.equivalence import N_FIRST, TOLERANCES
+
+SINGLE, DDP, FSDP = (f"learned-mha-{name}" for name in ("single", "ddp2", "fsdp2"))
+
+
+@pytest.fixture
+def three(fake):
+    """One architecture under three parallelisms."""
+    fake.axes |= {"positional": ["learned"], "attention": ["mha"]}
+    fake.seeds = (0, 1)
+    return fake
+
+
+def run_of(fake, entry, seed):
+    return next(run for run in fake.store.runs("tiny") if run.run_id.startswith(f"{entry}-s{seed}-"))
+
+
+def edit_steps(fake, entry, seed, change) -> None:
+    for path in run_of(fake, entry, seed).path.glob("steps.rank*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines:
+            change(line)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def edit_json(fake, entry, seed, name, **fields) -> None:
+    path = run_of(fake, entry, seed).path / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def checked(fake):
+    rows = equivalence.equivalence(accounting.read(fake.store, "tiny"))
+    return {(row.label, row.seed): row for row in rows}
+
+
+def factor(key, by, steps=(0,)):
+    return lambda line: line.update({key: line[key] * by}) if line["step"] in steps else None
+
+
+def test_bitwise_is_told_from_a_deviation_and_that_is_sized(three):
+    rows = checked(three.write())
+    assert set(rows) == {(label, seed) for label in (DDP, FSDP) for seed in (0, 1)}
+    ddp, fsdp = rows[DDP, 0], rows[FSDP, 0]
+    assert ddp.against == SINGLE and ddp.verdict == "bitwise" and ddp.initial_hash_equal and ddp.ranks_agree
+    assert (ddp.loss_first_step, ddp.loss_last_step, ddp.loss_all_steps, ddp.val_loss) == (0, 0, 0, 0)
+    assert (ddp.loss_first_steps, ddp.grad_norm_first_steps, ddp.reason) == (0, 0, None)
+    assert not fsdp.bitwise and fsdp.verdict == "within tolerance"
+    assert fsdp.loss_first_step == 0  # planted: 1e-7 per step
+    assert fsdp.loss_last_step == fsdp.loss_all_steps == pytest.approx(1e-7 * 11, rel=1e-6)
+    assert fsdp.val_loss == pytest.approx(1e-7 * 12, rel=1e-6)
+    losses = run_of(three, SINGLE, 0).steps().loss[:N_FIRST]
+    assert fsdp.loss_first_steps == pytest.approx(max(1e-7 * np.arange(N_FIRST) / losses), rel=1e-6)
+
+
+def test_one_bit_in_the_middle_of_the_curve_is_not_bitwise(three):
+    three.write()
+    edit_steps(three, DDP, 0, lambda line: line.update(loss=float(np.nextafter(line["loss"], 9))))
+    row = checked(three)[DDP, 0]
+    assert row.verdict == "within tolerance" and 0 < row.loss_all_steps < 1e-14
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("key", "name"), [("loss", "loss"), ("grad_norm", "gradient norm")])
+def test_a_deviation_beyond_the_tolerance_of_the_precision_diverges(three, precision, key, name):
+    three.write()
+    most = getattr(TOLERANCES[precision], key)
+    for entry in (SINGLE, DDP, FSDP):
+        spec = run_of(three, entry, 0).spec
+        edit_json(three, entry, 0, "spec.json", train=spec["train"] | {"precision": precision})
+    edit_steps(three, DDP, 0, factor(key, 1 + 1.1 * most, steps=(N_FIRST - 1,)))
+    edit_steps(three, FSDP, 0, factor(key, 1 + 0.9 * most, steps=(N_FIRST - 1,)))
+    rows = checked(three)
+    assert rows[DDP, 0].verdict == "DIVERGES" and rows[DDP, 0].reason.startswith(f"{name} of the first 5 steps")
+    assert rows[FSDP, 0].verdict == "within tolerance" and rows[FSDP, 0].reason is None
+
+
+def test_what_comes_after_the_first_steps_is_told_and_not_judged(three):
+    three.write()
+    edit_steps(three, DDP, 0, factor("loss", 1.01, steps=(N_FIRST,)))
+    row = checked(three)[DDP, 0]
+    assert row.verdict == "within tolerance" and row.loss_all_steps > 0.01
+
+
+def test_a_norm_that_is_no_number_diverges(three):
+    three.write()
+    edit_steps(three, DDP, 0, lambda line: line.update(grad_norm=None))
+    assert checked(three)[DDP, 0].verdict == "DIVERGES"
+
+
+def test_another_start_diverges_and_a_missing_hash_does_not(three):
+    three.write()
+    edit_json(three, DDP, 0, "probes.json", initial_hash="other")
+    edit_json(three, DDP, 1, "probes.json", initial_hash=None)
+    rows = checked(three)
+    assert rows[DDP, 0].verdict == "DIVERGES" and rows[DDP, 0].reason == "it starts from other parameters"
+    assert rows[DDP, 1].verdict == "bitwise" and rows[DDP, 1].initial_hash_equal is None
+
+
+def test_ranks_that_end_with_other_parameters_diverge_also_where_there_is_nothing_to_compare_with(three):
+    three.outcome = {f"{SINGLE}-s1": ("failed", "oom", "no memory")}
+    three.write()
+    for seed in (0, 1):
+        edit_json(three, DDP, seed, "probes.json", final_hashes=["a", "b"])
+    rows = checked(three)
+    for seed in (0, 1):
+        assert rows[DDP, seed].verdict == "DIVERGES" and not rows[DDP, seed].ranks_agree
+        assert rows[DDP, seed].reason == "its ranks ended with different parameters"
+
+
+def test_without_a_run_of_that_seed_on_one_process_nothing_is_checked_and_that_is_said(three):
+    three.outcome = {f"{SINGLE}-s0": ("running", None, None)}
+    rows = checked(three.write())
+    assert {rows[label, 0].verdict for label in (DDP, FSDP)} == {"not checked"}
+    assert rows[DDP, 0].reason == f"{SINGLE} of seed 0 is not done" and rows[DDP, 0].loss_all_steps is None
+    assert rows[DDP, 1].verdict == "bitwise"
+
+
+def test_a_study_without_an_entry_on_one_process_says_so(three):
+    three.axes["parallelism"], three.baseline = ["ddp2"], {}
+    three.write()
+    folder = report.write(three.store, "tiny", three.root.parent / "reports")
+    row = checked(three)[DDP, 0]
+    assert (row.verdict, row.reason, row.against) == ("not checked", "no entry on one process in the study", None)
+    page = (folder / "report.md").read_text()
+    assert "Does the parallelism" in page and "not checked: no entry on one process in the study" in page
+    entry = json.loads((folder / "summary.json").read_text())["entries"][0]
+    assert entry["equivalence"] == "not checked" and entry["tokens_per_s"], "not wrong, only not proven"
+
+
+def test_one_process_is_the_judge_whatever_the_baseline_is(three):
+    three.baseline = three.baseline | {"parallelism": "ddp2"}
+    rows = checked(three.write())
+    assert {row.against for row in rows.values()} == {SINGLE} and {label for label, _ in rows} == {DDP, FSDP}
+
+
+def test_dropout_draws_other_masks_on_each_rank_so_only_the_start_is_compared(three):
+    three.write()
+    for entry in (SINGLE, DDP, FSDP):
+        edit_json(three, entry, 0, "spec.json", model=run_of(three, entry, 0).spec["model"] | {"dropout": 0.1})
+    edit_steps(three, DDP, 0, factor("loss", 1.02, steps=range(12)))
+    edit_json(three, FSDP, 0, "probes.json", initial_hash="other")
+    rows = checked(three)
+    assert rows[DDP, 0].verdict == "not checked" and "dropout" in rows[DDP, 0].reason
+    assert rows[FSDP, 0].verdict == "DIVERGES"
+
+
+def test_the_worst_seed_is_the_entrys_verdict(three):
+    three.write()
+    edit_steps(three, DDP, 1, factor("grad_norm", 2.0))
+    verdicts = equivalence.verdicts(checked(three).values())
+    assert verdicts == {DDP: "DIVERGES", FSDP: "within tolerance"}
+
+
+def test_an_entry_that_diverges_keeps_its_row_and_loses_its_speed_everywhere(three):
+    """The fastest parallelism is the one that forgets to communicate."""
+    three.write()
+    edit_steps(three, DDP, 0, factor("grad_norm", 1.3))
+    work = summary.summarise(accounting.read(three.store, "tiny"), "")
+    result = work.results[DDP]
+    assert result.val_loss and result.peak_memory_bytes and result.equivalence == "DIVERGES"
+    assert result.tokens_per_s is None and result.step_s is None and result.mfu is None
+    assert work.results[FSDP].tokens_per_s
+    ratios = {c.label: c for c in work.comparisons}
+    assert ratios[DDP].tokens_per_s_ratio is None and ratios[DDP].speed_diverges
+    assert ratios[FSDP].tokens_per_s_ratio and not ratios[FSDP].speed_diverges
+
+    folder = report.write(three.store, "tiny", three.root.parent / "reports")
+    page = (folder / "report.md").read_text()
+    (row,) = (line for line in page.split("## Against")[0].splitlines() if line.startswith(f"| {DDP} "))
+    assert row.count("diverges") == 3 and "2 of 2 done" in row
+    (row,) = (line for line in page.split("## Against")[1].split("##")[0].splitlines() if line.startswith(f"| {DDP} "))
+    assert row.count("diverges") == 1
+    assert f"> `{DDP}` trains another model than it says" in page
+    assert f"- DIVERGES: gradient norm of the first 5 steps deviates by 3.0e-01, more than 1e-04: `{DDP}-s0`." in page
+    for name in ("throughput_loss", "val_loss_time"):
+        assert DDP not in (folder / "figures" / f"{name}.svg").read_text()
+    assert "diverges" in (folder / "figures" / "throughput.svg").read_text()
+    with open(folder / "tables" / "equivalence.csv", newline="") as file:
+        table = {(row["entry"], row["seed"]): row for row in csv.DictReader(file)}
+    assert table[DDP, "0"]["verdict"] == "DIVERGES" and table[DDP, "1"]["verdict"] == "bitwise"
+    entries = {entry["label"]: entry for entry in json.loads((folder / "summary.json").read_text())["entries"]}
+    assert entries[DDP]["equivalence"] == "DIVERGES" and entries[DDP]["tokens_per_s"] is None
+
+
+def test_a_ratio_over_a_baseline_that_diverges_is_none(three):
+    three.baseline = three.baseline | {"parallelism": "ddp2"}
+    three.write()
+    edit_steps(three, DDP, 0, factor("grad_norm", 1.3))
+    work = summary.summarise(accounting.read(three.store, "tiny"), "")
+    assert {c.label: c.speed_diverges for c in work.comparisons} == {SINGLE: True, FSDP: True}
+    assert not any(c.tokens_per_s_ratio for c in work.comparisons)
