@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("study", nargs="*", metavar="STUDY", help="study files or names; default: all that have results")
     results(sub)
     sub.add_argument("--out", type=Path, default=Path("reports"), metavar="DIR", help="default: %(default)s")
+    sub = command("plan", plan, "how many seeds find a difference, and what they cost, from the results at hand")
+    sub.add_argument("study", metavar="STUDY", help="a study file or the name of a study that has results")
+    results(sub)
+    sub.add_argument("--detect", type=float, required=True, metavar="NATS", help="the difference in validation loss")
+    sub.add_argument("--fraction", type=int, metavar="N", help="also N entries that tell all main effects apart")
     sub = command("worker", worker, "be one rank of a run; for a torchrun command: torchrun ... -m harness worker SPEC")
     sub.add_argument("spec", type=Path, metavar="SPEC", help="a run's spec.json")
     sub = command("checkpoint", show_checkpoint, "import, export and show weights of GPT-2")
@@ -197,11 +202,11 @@ def run(args: argparse.Namespace) -> int:
     if due.failed:
         print(f"{len(due.failed)} failed earlier and are left so; --retry-failed runs them again", file=sys.stderr)
     command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
-    launch = {"command": command, "comparable": found.comparable, "note": found.note}
+    about = {"comparable": found.comparable, "note": found.note, "margin": found.margin.model_dump()}
     store.forget_pending(found.name, keep=found.all_run_ids)
     for spec in todo:
         store.run(found.name, spec.run_id).plan(spec.model_dump())
-    store.record_launch(found.name, launch | {"order": [spec.run_id for spec in todo]})
+    store.record_launch(found.name, {"command": command} | about | {"order": [spec.run_id for spec in todo]})
     if todo:
         try:
             queue.work_off(store, todo, local.start, args.fail_fast)
@@ -255,6 +260,43 @@ def report(args: argparse.Namespace) -> int:
 
     for name in studies:
         print(write(store, name, args.out) / "report.md")
+    return DONE
+
+
+def plan(args: argparse.Namespace) -> int:
+    """Print what finding a difference takes."""
+    from harness.launch.progress import duration
+    from harness.report import accounting, planning
+    from harness.report.verdicts import MANY
+
+    if not args.detect > 0:
+        raise UserError(f"--detect {args.detect:g}: must be above 0, in nats per token")
+    study = accounting.read(Store(args.results), _study_name(args.study))
+    found = planning.plan(study, args.detect)
+    if found is None:
+        raise UserError(
+            f"{study.name}: no entry shares two seeds with its baseline, so nothing tells of the noise; run a pilot: "
+            f"python -m harness run {args.study} --seeds 0,1,2"
+        )
+    numbers = (found.seeds, found.seeds_low, found.seeds_high)
+    seeds, low, high = (f"more than {MANY:,}" if n is None else f"{n:,}" for n in numbers)
+    print(
+        f"noise: paired differences have a standard deviation of {found.noise:.4g} nats "
+        f"({found.degrees_of_freedom} degrees of freedom, {found.n_compared} comparisons)",
+        f"at hand: {found.seeds_at_hand} seeds, which find {found.detectable:.4g} nats with 80 % power",
+        f"needed: {seeds} seeds find {found.detect:g} nats with 80 % power "
+        f"({low} to {high}, as the noise is itself uncertain)",
+        f"cost: {duration(found.hours_per_seed * 3600)} for each seed of all entries"
+        + ("" if found.hours is None else f", {duration(found.hours * 3600)} for the seeds still missing"),
+        sep="\n",
+    )
+    if args.fraction is not None:
+        try:
+            chosen = planning.fraction(study.levels, study.baseline, args.fraction)
+        except ValueError as error:
+            raise UserError(f"--fraction {error}") from error
+        print(f"{args.fraction} entries that tell all main effects apart, interactions left out:")
+        print(*("-".join(cell.values()) for cell in chosen), sep="\n")
     return DONE
 
 

@@ -105,6 +105,14 @@ class Start(Section):
     run_id: str | None = None
 
 
+class Margin(Section):
+    """How much makes no difference: of validation loss in nats, of throughput and memory relative to the baseline's."""
+
+    val_loss: Annotated[float, Field(gt=0)] | None = None
+    tokens_per_s: Annotated[float, Field(gt=0)] | None = None
+    peak_memory: Annotated[float, Field(gt=0)] | None = None
+
+
 class Choice(Section):
     """The variant on one axis. `source_sha256` is that of a user's own file."""
 

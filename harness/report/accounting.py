@@ -59,6 +59,13 @@ class Study:
         """All runs that the report tells of."""
         return [run for entry in self.entries for run in entry.runs]
 
+    @property
+    def margins(self) -> dict[str, float]:
+        """How much makes no difference, by quantity, as the newest launch of these settings states it."""
+        stated = [launch.get("margin") for launch in self.launches if launch.get("comparable") == self.comparable]
+        newest = next((margin for margin in reversed(stated) if isinstance(margin, dict)), {})
+        return {name: float(value) for name, value in newest.items() if isinstance(value, int | float)}
+
     def varying(self) -> list[str]:
         """Return the axes on which entries differ."""
         return [axis for axis, levels in self.levels.items() if len(levels) > 1]

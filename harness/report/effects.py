@@ -14,7 +14,7 @@ from harness.report.statistics import TAIL, Bounds
 
 Levels = Mapping[str, Sequence[str]]  # of each axis, the baseline's first
 Cell = tuple[str, ...]  # a level of each axis, in the axes' order
-ROUNDING = 1e-9
+ROUNDING = 1e-9  # of nats, or of logarithms
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,12 @@ class Effect:
 
     Of one axis it is a main effect. Of two it is the interaction: what both levels do beyond the sum of what each does.
     `ci95` and `p` are None where nothing tells of the noise; all is None where the runs cannot tell it from others.
+    `se` is the standard error of the estimate.
     """
 
     levels: dict[str, str]
     estimate: float | None
+    se: float | None
     ci95: Bounds | None
     p: float | None
 
@@ -63,11 +65,12 @@ def estimate(values: Mapping[Cell, Mapping[int, float]], levels: Levels) -> Effe
     def effect(of: dict[str, str]) -> Effect:
         contrast = np.concatenate([design.contrast(of), np.zeros(len(seeds))])
         if not len(y) or np.abs(contrast - contrast @ inverse @ (x.T @ x)).max() > 1e-6:
-            return Effect(of, None, None, None)  # other effects would explain the same runs
+            return Effect(of, None, None, None, None)  # other effects would explain the same runs
         value = float(contrast @ fitted)
         if variance is None:
-            return Effect(of, value, None, None)
-        return Effect(of, value, *_interval(value, float(np.sqrt(variance * (contrast @ inverse @ contrast))), df))
+            return Effect(of, value, None, None, None)
+        se = float(np.sqrt(variance * (contrast @ inverse @ contrast)))
+        return Effect(of, value, se, *_interval(value, se, df))
 
     seen = {cell for cell, *_ in observed}
     return Effects(
@@ -87,8 +90,8 @@ def estimate(values: Mapping[Cell, Mapping[int, float]], levels: Levels) -> Effe
 def _interval(value: float, se: float, df: int) -> tuple[Bounds, float]:
     from scipy.special import stdtr, stdtrit
 
-    if se <= ROUNDING * abs(value):
-        return (value, value), 0.0 if value else 1.0
+    if se <= ROUNDING:  # there is no noise
+        return (value, value), 0.0 if abs(value) > ROUNDING else 1.0
     half = float(stdtrit(df, 1 - TAIL)) * se
     return (value - half, value + half), 2 * float(stdtr(df, -abs(value) / se))
 

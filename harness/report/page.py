@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 
-from harness.report import appendix, cells, sections
+from harness.report import answers, appendix, cells, sections
 from harness.report.accounting import Study
 from harness.report.cells import count, escape, mean, median
 from harness.report.results import DIVERGES
@@ -13,8 +13,9 @@ from harness.report.summary import Summary
 def render(summary: Summary, captions: dict[str, str]) -> str:
     """Return report.md; `captions` name the figures that there are."""
     parts = (
-        sections.results, sections.comparisons, sections.equivalence, sections.curves, sections.lengths, sections.costs,
-        sections.decoding, appendix.unfinished, appendix.machine, appendix.start, appendix.settings, appendix.launches,
+        sections.results, answers.verdicts, answers.effects, answers.rankings, sections.equivalence, sections.curves,
+        sections.lengths, sections.costs, sections.decoding, appendix.unfinished, appendix.machine, appendix.start,
+        appendix.settings, appendix.launches,
     )  # fmt: skip
     return cells.join(_opening(summary), *(part(summary, captions) for part in parts)) + "\n"
 
@@ -28,7 +29,14 @@ def floor_nats_per_token(study: Study) -> float | None:
 
 def _opening(summary: Summary) -> str:
     study = summary.study
-    return cells.join(f"# {study.name}", _in_short(summary), _corpus(study), _diverging(summary), *_warnings(study))
+    return cells.join(
+        f"# {study.name}",
+        answers.in_short(summary),
+        _in_short(summary),
+        _corpus(study),
+        _diverging(summary),
+        *_warnings(study),
+    )
 
 
 def _in_short(summary: Summary) -> str:

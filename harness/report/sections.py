@@ -19,7 +19,6 @@ from harness.report.cells import (
     percent,
     picture,
     ratio,
-    yes,
 )
 from harness.report.decoding import Decoding
 from harness.report.equivalence import N_FIRST, TOLERANCES, Equivalence, n_processes
@@ -89,36 +88,6 @@ def _mfu(summary: Summary) -> str:
 def _range(values: list[float]) -> str:
     low, high = f"{min(values) / 1e12:.3g}", f"{max(values) / 1e12:.3g}"
     return f"{low} TFLOP/s" if low == high else f"{low} to {high} TFLOP/s"
-
-
-def comparisons(summary: Summary, captions: Captions) -> str:
-    """Each entry beside the baseline, seed by seed."""
-    study, found = summary.study, summary.comparisons
-    if not study.entries:
-        return ""
-    if not found:
-        baseline = ", ".join(f"{axis} {label}" for axis, label in study.baseline.items()) or "none stated"
-        return join("## Against the baseline", f"No entry has a baseline beside it (baseline: {baseline}).")
-    header = ["entry", "differs in", "seeds", "difference in val loss", "excludes zero", "tokens/s ×", "peak memory ×"]
-    rows = [
-        [
-            c.label,
-            ", ".join(c.differs),
-            f"{len(c.seeds)}" + (f" (+{c.seeds_unpaired} unpaired)" if c.seeds_unpaired else ""),
-            difference(c.val_loss_difference),
-            yes(c.excludes_zero, "no interval" if c.seeds else NONE),
-            NO_SPEED if c.speed_diverges else ratio(c.tokens_per_s_ratio),
-            ratio(c.peak_memory_ratio),
-        ]
-        for c in found
-    ]
-    text = (
-        f"Against {cells.listing(list(dict.fromkeys(c.against for c in found)))}. The difference is variant minus "
-        "baseline, taken between runs of the same seed, with the 95 % t interval of its mean; a single seed gives no "
-        "interval. Ratios are variant over baseline, from the same seeds. An entry that differs on several axes shows "
-        "their joint effect. With many rows, one in twenty intervals excludes zero by chance."
-    )
-    return join("## Against the baseline", text, cells.table(header, rows, left=2))
 
 
 def equivalence(summary: Summary, captions: Captions) -> str:

@@ -4,10 +4,12 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.report import decoding, equivalence, lengths, results
+from harness.report import budgets, decoding, equivalence, judge, lengths, results
 from harness.report.accounting import Entry, Study
+from harness.report.budgets import Ranking, Savings
 from harness.report.decoding import Decoding
 from harness.report.equivalence import Equivalence
+from harness.report.judge import Judgement, Quantity
 from harness.report.lengths import LengthLoss
 from harness.report.results import DIVERGES, Comparison, Result
 from harness.report.runs import RunData
@@ -22,6 +24,9 @@ class Summary:
     created_at: str
     results: dict[str, Result]
     comparisons: list[Comparison]
+    judgements: dict[Quantity, Judgement]
+    rankings: list[Ranking]
+    savings: list[Savings]
     equivalence: list[Equivalence]
     decoding: dict[str, list[Decoding]]
     lengths: dict[str, list[LengthLoss]]
@@ -47,6 +52,9 @@ def summarise(study: Study, created_at: str) -> Summary:
         created_at=created_at,
         results={entry.label: results.result(entry, verdicts.get(entry.label)) for entry in study.entries},
         comparisons=results.comparisons(study, diverging),
+        judgements=judge.judge(study, diverging),
+        rankings=budgets.rankings(study),
+        savings=budgets.savings(study),
         equivalence=equivalent,
         decoding={entry.label: decoding.measures(study, entry) for entry in study.entries},
         lengths={entry.label: lengths.measures(study, entry) for entry in study.entries},
@@ -69,10 +77,24 @@ def as_json(summary: Summary) -> Json:
         "unreadable": [asdict(item) for item in study.unreadable],
         "entries": [_entry(summary, entry) for entry in study.entries],
         "comparisons": [asdict(item) for item in summary.comparisons],
+        "verdicts": {quantity: _judgement(found) for quantity, found in summary.judgements.items()},
+        "rankings": [asdict(item) for item in summary.rankings],
+        "savings": [asdict(item) for item in summary.savings],
         "equivalence": [asdict(item) for item in summary.equivalence],
         "environments": _environments(study.runs),
         "launches": list(study.launches),
     }
+
+
+def _judgement(found: Judgement) -> Json:
+    levels = {
+        name: [asdict(level.effect) | {"p_holm": level.p_holm, "word": level.word} for level in levels]
+        for name, levels in (("main_effects", found.main), ("interactions", found.interactions))
+    }
+    design: Json = {"runs": found.design.n_runs, "degrees_of_freedom": found.design.degrees_of_freedom}
+    design |= {"noise": found.design.noise, "missing": [list(cell) for cell in found.design.missing]}
+    entries = {label: asdict(verdict) for label, verdict in found.entries.items()}
+    return {"margin": found.margin, "entries": entries, "design": design} | levels
 
 
 def _entry(summary: Summary, entry: Entry) -> Json:

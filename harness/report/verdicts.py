@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from harness.report.statistics import Bounds, Mean, mean
 
+Key = TypeVar("Key")
 Word = Literal["better", "worse", "equivalent", "unresolved"]
 
 ALPHA = 0.05  # the chance of a false verdict in a whole family
@@ -53,28 +54,29 @@ def family(
     several = {name: np.asarray(values, dtype=float) for name, values in differences.items() if len(values) > 1}
     p = {name: p_different(values) for name, values in several.items()}
     p_equivalent = {name: p_within(values, margin) for name, values in several.items()}
-    holm, bh, holm_equivalent = _adjusted(p, "holm"), _adjusted(p, "fdr_bh"), _adjusted(p_equivalent, "holm")
+    p_holm, p_bh, p_equivalent_holm = holm(p), false_discovery(p), holm(p_equivalent)
     found = {}
     for name, values in differences.items():
         if name not in several:
             found[name] = Verdict(None, mean(values), None, None, None, None, None, None, None)
             continue
-        word = _word(mean(values).mean, holm[name], holm_equivalent[name], lower_is_better)
+        word = word_for(mean(values).mean, p_holm[name], p_equivalent_holm[name], lower_is_better)
         found[name] = Verdict(
             word=word,
             difference=mean(values),
             bootstrap95=bootstrap(several[name]),
             p=p[name],
-            p_holm=holm[name],
-            p_bh=bh[name],
-            p_equivalent_holm=None if margin is None else holm_equivalent[name],
+            p_holm=p_holm[name],
+            p_bh=p_bh[name],
+            p_equivalent_holm=None if margin is None else p_equivalent_holm[name],
             effect_size=effect_size(several[name]),
             seeds_to_resolve=seeds_to_resolve(several[name], margin, len(several)) if word == "unresolved" else None,
         )
     return found
 
 
-def _word(difference: float, p: float, p_equivalent: float, lower_is_better: bool) -> Word:
+def word_for(difference: float, p: float, p_equivalent: float, lower_is_better: bool) -> Word:
+    """Return what two p-values, corrected for all that is asked, say of a difference."""
     if p_equivalent < ALPHA:
         return "equivalent"
     if p >= ALPHA:
@@ -108,12 +110,18 @@ def _constant(values: np.ndarray) -> bool:
     return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
 
 
-def _adjusted(p: Mapping[str, float], method: str) -> dict[str, float]:
-    if not p:
-        return {}
-    from statsmodels.stats.multitest import multipletests
+def holm(p: Mapping[Key, float]) -> dict[Key, float]:
+    """Return p-values such that the chance of any false one below a level is at most that level (Holm 1979)."""
+    order = sorted(p, key=lambda key: p[key])
+    stepped = np.maximum.accumulate([(len(p) - i) * p[key] for i, key in enumerate(order)])
+    return {key: min(1.0, float(value)) for key, value in zip(order, stepped, strict=True)}
 
-    return dict(zip(p, map(float, multipletests(list(p.values()), ALPHA, method)[1]), strict=True))
+
+def false_discovery(p: Mapping[Key, float]) -> dict[Key, float]:
+    """Return p-values such that of those below a level, at most that share is false (Benjamini & Hochberg 1995)."""
+    order = sorted(p, key=lambda key: p[key], reverse=True)
+    stepped = np.minimum.accumulate([len(p) / (len(p) - i) * p[key] for i, key in enumerate(order)])
+    return {key: min(1.0, float(value)) for key, value in zip(order, stepped, strict=True)}
 
 
 def bootstrap(values: np.ndarray) -> Bounds | None:

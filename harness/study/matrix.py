@@ -12,7 +12,7 @@ import torch
 
 from harness.data.corpus import Corpus, prepare
 from harness.errors import Problem, UserError
-from harness.spec import Choice, Expected, Place, Probes, ResolvedData, ResolvedModel, RunSpec, Start, Train
+from harness.spec import Choice, Expected, Margin, Place, Probes, ResolvedData, ResolvedModel, RunSpec, Start, Train
 from harness.store import SCHEMA_VERSION
 from harness.study import reader, start
 from harness.study.axes import Axes, Entry, same
@@ -38,6 +38,7 @@ class Study:
     all_run_ids: set[str]
     excluded: list[tuple[str, str]]  # entry id and reason
     note: str | None  # about the corpus
+    margin: Margin
 
 
 def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = None, where: Sequence[str] = ()) -> Study:
@@ -107,6 +108,7 @@ def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
         all_run_ids={run_id for seed in seeds for run_id in make.run_ids(sized, seed)},
         excluded=excluded,
         note=corpus.note,
+        margin=file.study.margin,
     )
 
 

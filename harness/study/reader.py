@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from harness.errors import Problem, UserError, choices
-from harness.spec import Data, Init, Launch, Model, Probes, Section, Seed, Train
+from harness.spec import Data, Init, Launch, Margin, Model, Probes, Section, Seed, Train
 
 Element = str | dict[str, Any]  # of an axis: a variant's name, or a table with `use`, its options and a `label`
 Rule = dict[str, Any]
@@ -19,6 +19,7 @@ class Header(Section):
     """What the study is called, which seeds it pairs, what it compares with, and where the user's own variants lie.
 
     `match` gives all entries the baseline's number of parameters, or of FLOPs per token, by the width of their MLPs.
+    `margin` is what makes no difference to the study: within it, entries are equivalent.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -26,6 +27,7 @@ class Header(Section):
     baseline: dict[str, str] = {}
     variant_paths: list[str] = []
     match: Literal["parameters", "flops"] | None = None
+    margin: Margin = Margin()
 
 
 class StudyFile(Section):

@@ -1,6 +1,5 @@
 """Statistics are held to what they promise, on simulated studies whose truth is known; `make calibrate` takes 2,000."""
 
-import gc
 import os
 from itertools import product
 
@@ -18,12 +17,6 @@ DRAWS = {
 }
 noises = pytest.mark.parametrize("noise", DRAWS)
 seed_counts = pytest.mark.parametrize("n_seeds", [3, 5, 10])
-
-
-@pytest.fixture(autouse=True)
-def _no_collections(monkeypatch):
-    """Thousands of families: statsmodels' correction collects garbage each time, which takes 50 times what it does."""
-    monkeypatch.setattr(gc, "collect", lambda *_: 0)
 
 
 def chance(rate: float, n: int = N) -> float:

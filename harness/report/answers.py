@@ -1,0 +1,259 @@
+"""The sections of the page that answer: verdicts on every entry, effects of every axis, and what each budget says."""
+
+import math
+
+from harness.report import budgets, cells
+from harness.report.budgets import Kind, Ranking
+from harness.report.cells import NO_SPEED, NONE, count, difference, join, listing, mean, ratio, signed
+from harness.report.judge import Judgement, Level, Quantity
+from harness.report.results import Comparison
+from harness.report.summary import Summary
+from harness.report.verdicts import MANY, Verdict, Word
+
+Captions = dict[str, str]  # of the figures that were drawn, by name
+WORDS: tuple[Word, ...] = ("better", "worse", "equivalent", "unresolved")
+NAMES: dict[Quantity, str] = {"val_loss": "validation loss", "tokens_per_s": "throughput", "peak_memory": "peak memory"}
+BUDGETS: dict[Kind, str] = {
+    "tokens": "equal tokens",
+    "flops": "equal FLOPs",
+    "train_s": "equal training time",
+    "parameters": "equal parameters",
+}
+
+
+def in_short(summary: Summary) -> str:
+    """Answer the study's question in a few sentences, written from the verdicts."""
+    if not summary.comparisons:
+        return ""
+    judged = summary.judgements["val_loss"].entries
+    if all(verdict.word is None for verdict in judged.values()):
+        return (
+            "No verdict: every difference comes from a single seed, and how much of it is chance can only be told from "
+            "several. Give the study more `seeds`."
+        )
+    parts = [
+        f"{word}: {listing(labels)}" for word in WORDS if (labels := [k for k, v in judged.items() if v.word == word])
+    ]
+    against = listing(list(dict.fromkeys(c.against for c in summary.comparisons)))
+    text = f"Validation loss against {against}: {'; '.join(parts)}."
+    needed = [v.seeds_to_resolve for v in judged.values() if v.word == "unresolved"]
+    if needed:
+        most = max((n for n in needed if n), default=None)
+        text += (
+            f" What is unresolved would take up to {most:,} seeds, if it is as large as it looks."
+            if most and None not in needed
+            else f" What is unresolved may take more than {MANY:,} seeds: it is small beside the noise."
+        )
+    if summary.judgements["val_loss"].margin is None:
+        text += ' The study states no `margin`, so that nothing can be called "equivalent" but what is the same bits.'
+    return text
+
+
+def verdicts(summary: Summary, captions: Captions) -> str:
+    """Each entry beside the baseline, seed by seed, and what that allows to say."""
+    study, found = summary.study, summary.comparisons
+    if not study.entries:
+        return ""
+    if not found:
+        baseline = ", ".join(f"{axis} {label}" for axis, label in study.baseline.items()) or "none stated"
+        return join("## Against the baseline", f"No entry has a baseline beside it (baseline: {baseline}).")
+    loss = summary.judgements["val_loss"].entries
+    header = [
+        "entry",
+        "differs in",
+        "seeds",
+        "verdict",
+        "difference in val loss",
+        "p (Holm)",
+        "p (BH)",
+        "effect size",
+        "seeds needed",
+    ]
+    rows = [
+        [
+            c.label,
+            ", ".join(c.differs),
+            f"{len(c.seeds)}" + (f" (+{c.seeds_unpaired} unpaired)" if c.seeds_unpaired else ""),
+            _word(loss.get(c.label), c),
+            difference(c.val_loss_difference),
+            *_numbers(loss.get(c.label)),
+        ]
+        for c in found
+    ]
+    text = (
+        f"Against {listing(list(dict.fromkeys(c.against for c in found)))}. The difference is variant minus baseline, "
+        "taken between runs of the same seed, with the 95 % t interval of its mean. The verdict is `better` or `worse` "
+        "where Student's t test on these differences, corrected for all that the table asks (Holm), leaves at most 5 % "
+        "to chance, and `equivalent` where two one-sided tests, corrected as well, show that it lies within the "
+        f"study's margin ({_margin(summary, 'val_loss')}). Else it is `unresolved`, with the seeds that would resolve "
+        "it at 80 % power if it were as large as it looks. p (BH) is corrected for false discoveries alone "
+        "(Benjamini-Hochberg); the effect size is Hedges' g of the paired differences. A single seed gives no verdict. "
+        "An entry that differs on several axes shows their joint effect. Losses of one architecture under several "
+        "parallelisms are one question."
+    )
+    return join("## Against the baseline", text, cells.table(header, rows, left=4), _costs(summary))
+
+
+def _word(verdict: Verdict | None, comparison: Comparison) -> str:
+    if verdict is None:
+        return NO_SPEED if comparison.seeds else NONE
+    return verdict.word or "no interval"
+
+
+def _numbers(verdict: Verdict | None) -> list[str]:
+    if verdict is None or verdict.word is None:
+        return [NONE] * 4
+    g, n = verdict.effect_size, verdict.seeds_to_resolve
+    needed = NONE if verdict.word != "unresolved" else f"> {MANY:,}" if n is None else f"{n:,}"
+    return [_p(verdict.p_holm), _p(verdict.p_bh), NONE if g is None else f"{g:+.2f}", needed]
+
+
+def _p(value: float | None) -> str:
+    return NONE if value is None else "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def _margin(summary: Summary, quantity: Quantity) -> str:
+    margin = summary.study.margins.get(quantity)
+    if margin is None:
+        return "it states none"
+    return f"{margin:g} nats" if quantity == "val_loss" else f"{100 * margin:g} %"
+
+
+def _costs(summary: Summary) -> str:
+    speed, memory = (summary.judgements[name].entries for name in ("tokens_per_s", "peak_memory"))
+    rows = [
+        [
+            c.label,
+            NO_SPEED if c.speed_diverges else _word(speed.get(c.label), c),
+            _word(memory.get(c.label), c),
+            NO_SPEED if c.speed_diverges else ratio(c.tokens_per_s_ratio),
+            ratio(c.peak_memory_ratio),
+        ]
+        for c in summary.comparisons
+    ]
+    text = (
+        "What it costs: ratios are variant over baseline, from the same seeds; verdicts are made from the logarithms, "
+        f"seed by seed, as above (margins: throughput {_margin(summary, 'tokens_per_s')}, memory "
+        f"{_margin(summary, 'peak_memory')})."
+    )
+    return join(text, cells.table(["entry", "throughput", "memory", "tokens/s ×", "peak memory ×"], rows, left=3))
+
+
+def effects(summary: Summary, captions: Captions) -> str:
+    """What each axis does by itself, and whether two of them do more together."""
+    tables = [_effects(judged) for judged in summary.judgements.values() if judged.main]
+    if len(summary.study.varying()) < 2 or not any(tables):
+        return ""
+    text = (
+        "The matrix as a factorial design: a linear model with each seed as a block, and what each level and each pair "
+        "of levels adds. A main effect is the mean change against the baseline's level over all levels of the other "
+        "axes; an interaction is what two levels do together beyond the sum of what each does. Intervals are 95 %, "
+        "p-values are corrected (Holm) over the main effects and over the interactions of a table. What three axes do "
+        "together counts as noise. Losses are those under the baseline's parallelism: the others repeat them, and "
+        "would make noise look smaller than it is."
+    )
+    return join("## Effects", text, *tables)
+
+
+def _effects(judged: Judgement) -> str:
+    rows = [
+        [
+            " with ".join(f"{axis} {name}" for axis, name in level.effect.levels.items()),
+            kind,
+            level.word or NONE,
+            _estimate(level, judged.quantity),
+            _p(level.p_holm),
+        ]
+        for kind, levels in (("main", judged.main), ("interaction", judged.interactions))
+        for level in levels
+    ]
+    unit = "nats per token" if judged.quantity == "val_loss" else "%"
+    design = judged.design
+    noise = "" if design.noise is None else f", noise of a run {_change(design.noise, judged.quantity)}"
+    title = (
+        f"**{NAMES[judged.quantity].capitalize()}** ({unit}), from {count(design.n_runs, 'run')} with "
+        f"{design.degrees_of_freedom} degrees of freedom{noise}:"
+    )
+    missing = ", ".join(" × ".join(cell) for cell in design.missing[:6])
+    gaps = f"No runs of {missing}: effects that need them are left open." if missing else ""
+    return join(title, cells.table(["effect", "kind", "verdict", "change", "p (Holm)"], rows, left=3), gaps)
+
+
+def _estimate(level: Level, quantity: Quantity) -> str:
+    value, bounds = level.effect.estimate, level.effect.ci95
+    if value is None:
+        return "cannot be told apart"
+    text = _change(value, quantity, sign=True)
+    if bounds is None:
+        return text
+    return f"{text} [{', '.join(_change(bound, quantity, sign=True) for bound in bounds)}]"
+
+
+def _change(value: float, quantity: Quantity, sign: bool = False) -> str:
+    if quantity == "val_loss":
+        return signed(value) if sign else f"{value:.4f}"
+    percent = 100 * math.expm1(value)
+    return f"{percent:+.2f} %" if sign else f"{percent:.2f} %"
+
+
+def rankings(summary: Summary, captions: Captions) -> str:
+    """Who leads when tokens, FLOPs, time or parameters are held equal, and what reaching the baseline's loss takes."""
+    found = summary.rankings
+    if not found:
+        return ""
+    labels = [entry.label for entry in summary.study.entries if entry.done]
+    header = ["entry", *(f"{BUDGETS[ranking.kind]} ({_budget(ranking)})" for ranking in found)]
+    places = [{label: i for i, label in enumerate(ranking.val_loss, start=1)} for ranking in found]
+    rows = [
+        [
+            label,
+            *(
+                f"{place[label]}. {mean(ranking.val_loss[label])}" if label in place else "another size"
+                for place, ranking in zip(places, found, strict=True)
+            ),
+        ]
+        for label in labels
+    ]
+    text = (
+        "The same runs read where each has spent what the cheapest spent in all, on the straight line between two "
+        "evaluations: place and validation loss. Of equal parameters are entries within 1 % of the baseline's number."
+    )
+    return join("## At equal budgets", text, _leaders(found), cells.table(header, rows), _savings(summary))
+
+
+def _leaders(found: list[Ranking]) -> str:
+    leaders = budgets.disagreements(found)
+    if len(leaders) == 1:
+        return f"All of them are led by `{next(iter(leaders))}`."
+    told = "; ".join(f"`{label}` at {', '.join(BUDGETS[kind] for kind in kinds)}" for label, kinds in leaders.items())
+    return f"**They disagree on who leads:** {told}."
+
+
+def _budget(ranking: Ranking) -> str:
+    unit = {"tokens": "", "flops": "", "train_s": " s", "parameters": ""}[ranking.kind]
+    return f"{ranking.budget:,.0f}{unit}" if ranking.budget < 1e7 else f"{ranking.budget:.3g}{unit}"
+
+
+def _savings(summary: Summary) -> str:
+    if not summary.savings:
+        return ""
+    rows = [
+        [
+            one.label,
+            f"{len(one.seeds)} of {len(one.seeds) + len(one.not_reached)}",
+            _factor(one.tokens, one.tokens_ci95),
+            _factor(one.train_s, one.train_s_ci95),
+        ]
+        for one in summary.savings
+    ]
+    text = (
+        "What it takes to reach the loss that the baseline ends with: 1.12 is 1.12 times fewer tokens, or less time, "
+        "than the baseline's; geometric means over the seeds that get there, with 95 % t intervals."
+    )
+    return join(text, cells.table(["entry", "seeds that reach it", "tokens ÷", "training time ÷"], rows))
+
+
+def _factor(value: float | None, bounds: tuple[float, float] | None) -> str:
+    if value is None:
+        return NONE
+    return f"{value:.3f}" + (f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds else "")

@@ -1,0 +1,150 @@
+"""The questions that a study asks of its runs, put to `verdicts` and `effects`: loss, throughput and memory.
+
+Throughput and memory are compared as logarithms, so that a factor of two up is as far as one down.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from harness.report import effects, verdicts
+from harness.report.accounting import Entry, Study
+from harness.report.effects import Effect, Effects
+from harness.report.results import PARALLELISM, baseline_of
+from harness.report.runs import RunData
+from harness.report.verdicts import Verdict, Word
+
+Quantity = Literal["val_loss", "tokens_per_s", "peak_memory"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A quantity of a run, None where the run has none; and which way is better."""
+
+    of: Callable[[RunData], float | None]
+    lower_is_better: bool
+
+
+def _log_speed(run: RunData) -> float | None:
+    return -float(np.log(np.median(run.timed_step_s))) if len(run.timed_step_s) else None
+
+
+QUESTIONS: Mapping[Quantity, Question] = {
+    "val_loss": Question(lambda run: float(run.evals.val_loss[-1]), lower_is_better=True),
+    "tokens_per_s": Question(_log_speed, lower_is_better=False),
+    "peak_memory": Question(
+        lambda run: float(np.log(max(rank["peak"] for rank in run.probes["memory"]))), lower_is_better=True
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Level:
+    """An effect of the design, with its verdict; `p_holm` is corrected for all main effects, or all interactions."""
+
+    effect: Effect
+    p_holm: float | None
+    word: Word | None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """All that is asked about one quantity: every entry against its baseline, and every effect of the design."""
+
+    quantity: Quantity
+    margin: float | None
+    entries: dict[str, Verdict]
+    design: Effects
+    main: list[Level]
+    interactions: list[Level]
+
+
+def judge(study: Study, diverging: Collection[str] = ()) -> dict[Quantity, Judgement]:
+    """Answer what a study asks; entries that are `diverging` train another model and are asked nothing."""
+    margins = study.margins
+    return {
+        quantity: _judgement(study, diverging, quantity, question, margins.get(quantity))
+        for quantity, question in QUESTIONS.items()
+    }
+
+
+def _judgement(
+    study: Study, diverging: Collection[str], quantity: Quantity, question: Question, margin: float | None
+) -> Judgement:
+    if quantity != "val_loss" and margin is not None:
+        margin = float(np.log1p(margin))
+    entries = [entry for entry in study.entries if entry.label not in diverging]
+    found: dict[str, Verdict] = {}
+    for group in _families(entries, by_parallelism=quantity == "val_loss"):
+        differences = {entry.label: _differences(study, entry, question) for entry in group}
+        asked = {label: values for label, values in differences.items() if values}
+        found |= verdicts.family(asked, margin, question.lower_is_better)
+    design = _design(study, entries, quantity, question)
+    return Judgement(
+        quantity=quantity,
+        margin=margin,
+        entries=found,
+        design=design,
+        main=_levels(design.main, margin, question, design.degrees_of_freedom),
+        interactions=_levels(design.interactions, margin, question, design.degrees_of_freedom),
+    )
+
+
+def _families(entries: list[Entry], by_parallelism: bool) -> list[list[Entry]]:
+    """Return what is asked together. Losses under another parallelism are the same question, not further ones."""
+    if not by_parallelism:
+        return [entries]
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.axes.get(PARALLELISM, ""), []).append(entry)
+    return list(groups.values())
+
+
+def _values(entry: Entry, question: Question) -> dict[int, float]:
+    return {run.seed: value for run in entry.done if (value := question.of(run)) is not None}
+
+
+def _differences(study: Study, entry: Entry, question: Question) -> list[float]:
+    base = baseline_of(study, entry)
+    if base is None:
+        return []
+    own, other = _values(entry, question), _values(base, question)
+    return [own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())]
+
+
+def _design(study: Study, entries: list[Entry], quantity: Quantity, question: Question) -> Effects:
+    """Estimate the effects. Of losses one parallelism counts: the others repeat its runs, and tell nothing of noise."""
+    levels = {axis: list(names) for axis, names in study.levels.items()}
+    usual = study.baseline.get(PARALLELISM)
+    if quantity == "val_loss" and usual in levels.get(PARALLELISM, ()):
+        entries = [entry for entry in entries if entry.axes[PARALLELISM] == usual]
+        levels[PARALLELISM] = [name for name in levels[PARALLELISM] if name == usual]
+    cells = {tuple(entry.axes[axis] for axis in levels): _values(entry, question) for entry in entries}
+    return effects.estimate({cell: values for cell, values in cells.items() if values}, levels)
+
+
+def _levels(found: list[Effect], margin: float | None, question: Question, df: int) -> list[Level]:
+    keys = range(len(found))
+    p = {i: one.p for i, one in zip(keys, found, strict=True) if one.p is not None}
+    equivalent = {i: _p_within(found[i], margin, df) for i in p}
+    holm, holm_equivalent = verdicts.holm(p), verdicts.holm(equivalent)
+
+    def level(i: int) -> Level:
+        one = found[i]
+        if i not in p or one.estimate is None:
+            return Level(one, None, None)
+        word = verdicts.word_for(one.estimate, holm[i], holm_equivalent[i], question.lower_is_better)
+        return Level(one, holm[i], word)
+
+    return [level(i) for i in keys]
+
+
+def _p_within(effect: Effect, margin: float | None, df: int) -> float:
+    from scipy.special import stdtr
+
+    if margin is None or effect.se is None or effect.estimate is None:
+        return 1.0
+    beyond = abs(effect.estimate) - margin
+    return float(stdtr(df, beyond / effect.se)) if effect.se > effects.ROUNDING else float(beyond >= 0)
