@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 
-from harness.report import appendix, cells, sections
+from harness.report import appendix, cells, sections, spread
 from harness.report.accounting import Study
 from harness.report.cells import count, escape, mean, median
 from harness.report.results import DIVERGES
@@ -13,7 +13,8 @@ from harness.report.summary import Summary
 def render(summary: Summary, captions: dict[str, str]) -> str:
     """Return report.md; `captions` name the figures that there are."""
     parts = (
-        sections.results, sections.comparisons, sections.equivalence, sections.curves, sections.lengths, sections.costs,
+        sections.results, sections.comparisons, sections.equivalence, sections.curves, sections.lengths, spread.phases,
+        spread.traffic, spread.scaling, sections.costs,
         sections.decoding, appendix.unfinished, appendix.machine, appendix.start, appendix.settings, appendix.launches,
     )  # fmt: skip
     return cells.join(_opening(summary), *(part(summary, captions) for part in parts)) + "\n"

@@ -8,6 +8,7 @@ from harness.store import Json, Run, Steps, StoreError
 
 LOG_LINES = 20
 
+PHASES = ("forward", "backward", "optimizer", "waiting", "other")  # of a step
 Place = tuple[int, int]  # of the decode probe: sequences at once (batch), positions in the cache (context)
 
 
@@ -48,7 +49,8 @@ class LengthLosses:
 class RunData:
     """One run: what it was asked for, how it ended, and all that it recorded. Only a done run has results.
 
-    `decoding` is by batch and context, `lengths` by length; they are empty where the study asked for none.
+    `decoding` is by batch and context, `lengths` by length; they are empty where the study asked for none. `phases` has
+    for each rank the median seconds of each phase of a step, and is empty where they were not measured.
     """
 
     run_id: str
@@ -63,6 +65,7 @@ class RunData:
     evals: Evals
     decoding: dict[Place, DecodeSamples]
     lengths: dict[int, LengthLosses]
+    phases: tuple[dict[str, float], ...]
     log_tail: list[str]
 
     @property
@@ -111,6 +114,7 @@ def read_run(run: Run) -> RunData | Unreadable:
             evals=Evals(**columns),
             decoding=dict(_decoded(record) for record in run.probes.get("decoding") or ()),
             lengths=dict(_at_length(record) for record in run.probes.get("lengths") or ()),
+            phases=tuple(_medians(rank) for rank in run.probes.get("phases") or ()),
             log_tail=run.log_tail(LOG_LINES),
         )
         _check(data)
@@ -155,6 +159,14 @@ def _at_length(record: Json) -> tuple[int, LengthLosses]:
         raise ValueError(f"lengths: {length} has neither sound losses nor a reason")
     (windows,) = _whole("lengths", record, "windows")
     return length, LengthLosses(val_loss, by_position, windows, None)
+
+
+def _medians(rank: Json) -> dict[str, float]:
+    samples = {phase: np.array(rank[f"{phase}_s"], dtype=float) for phase in PHASES}
+    for phase, seconds in samples.items():
+        if seconds.ndim != 1 or not len(seconds) or not np.isfinite(seconds).all():
+            raise ValueError(f"phases: {phase} has no sound times")
+    return {phase: float(np.median(seconds)) for phase, seconds in samples.items()}
 
 
 def _whole(probe: str, record: Json, *keys: str) -> list[int]:
