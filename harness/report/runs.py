@@ -50,7 +50,8 @@ class RunData:
     """One run: what it was asked for, how it ended, and all that it recorded. Only a done run has results.
 
     `decoding` is by batch and context, `lengths` by length; they are empty where the study asked for none. `phases` has
-    for each rank the median seconds of each phase of a step, and is empty where they were not measured.
+    for each rank the median seconds of each phase of a step (None where it is not known), and is empty where they were
+    not measured.
     """
 
     run_id: str
@@ -65,7 +66,7 @@ class RunData:
     evals: Evals
     decoding: dict[Place, DecodeSamples]
     lengths: dict[int, LengthLosses]
-    phases: tuple[dict[str, float], ...]
+    phases: tuple[dict[str, float | None], ...]
     log_tail: list[str]
 
     @property
@@ -161,12 +162,14 @@ def _at_length(record: Json) -> tuple[int, LengthLosses]:
     return length, LengthLosses(val_loss, by_position, windows, None)
 
 
-def _medians(rank: Json) -> dict[str, float]:
-    samples = {phase: np.array(rank[f"{phase}_s"], dtype=float) for phase in PHASES}
-    for phase, seconds in samples.items():
-        if seconds.ndim != 1 or not len(seconds) or not np.isfinite(seconds).all():
+def _medians(rank: Json) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for phase in PHASES:
+        samples = [value for value in rank[f"{phase}_s"] if value is not None]
+        if not np.isfinite(samples).all() or (not samples and phase != "waiting"):
             raise ValueError(f"phases: {phase} has no sound times")
-    return {phase: float(np.median(seconds)) for phase, seconds in samples.items()}
+        found[phase] = float(np.median(samples)) if samples else None
+    return found
 
 
 def _whole(probe: str, record: Json, *keys: str) -> list[int]:

@@ -154,8 +154,8 @@ def equivalence(summary: Summary, captions: Captions) -> str:
         "Each run beside the one of the same seed that differs in the parallelism alone, and that one process trains "
         "where there is such a run. Before a speed counts, the parameters must start equal to the bit, loss and "
         f"gradient norm of the first {N_FIRST} steps agree within {tolerance.loss:.0e} and {tolerance.grad_norm:.0e} "
-        "of their size (what the precision's rounding can do in that many steps), and the ranks end with equal "
-        "parameters. `bitwise`: every training loss is identical. `DIVERGES`: another model is trained, and no speed "
+        "of their size (what the precision's rounding can do in that many steps; more where only what travels is "
+        "rounded to bf16), and the ranks end with equal parameters. `bitwise`: every training loss is identical. `DIVERGES`: another model is trained, and no speed "
         "is shown. The numbers are the largest deviations over the seeds; of the whole curve and of the final "
         "validation loss in nats per token."
     )

@@ -19,16 +19,16 @@ def phases(summary: Summary, captions: Captions) -> str:
         if label in summary.diverging:
             rows.append([label, *[NO_SPEED] * (len(PHASES) + 2)])
         elif found:
-            times = [figures(1e3 * seconds) for seconds in found.by_name.values()]
-            waits = [figures(1e3 * seconds) for seconds in (min(found.waiting_by_rank_s), max(found.waiting_by_rank_s))]
-            rows.append([label, *times, percent(found.waiting_share), " to ".join(dict.fromkeys(waits))])
+            times = [_ms(seconds) for seconds in found.by_name.values()]
+            waits = dict.fromkeys(_ms(of(found.waiting_by_rank_s, default=None)) for of in (min, max))
+            rows.append([label, *times, percent(found.waiting_share), " to ".join(waits)])
     if not any(summary.phases.values()):
         return ""
     text = (
         "Milliseconds of a step, the mean over ranks, from a few steps after the last one that are not kept. Waiting "
         "is the exposed wait: the time in which a rank does nothing but stand still for a collective, for a slower "
         "rank as well as for bytes. Communication that computation hides is not in it, and the other phases are less "
-        "of it. On CUDA the host does not wait, and a phase holds what it waits for on the device."
+        "of it. On CUDA, where the device's queue waits and no thread, it is not known, and a phase holds its waits."
     )
     header = ["entry", *PHASES, "waiting, share", "waiting, by rank"]
     return join("## Where the time goes", text, cells.table(header, rows), picture("phases", captions))
@@ -94,6 +94,10 @@ def signed_percent(share: float | None) -> str:
     if math.isinf(share):
         return "**none predicted**"
     return f"**{100 * share:+.2f} %**" if beyond(share) else f"{100 * share:+.2f} %"
+
+
+def _ms(seconds: float | None) -> str:
+    return NONE if seconds is None else figures(1e3 * seconds)
 
 
 def _mib(size: float | None) -> str:

@@ -1,5 +1,6 @@
 """Where the bytes and the time of an entry go, beside what theory predicts. Field names are those of summary.json."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,26 +16,26 @@ TOLERANCE = 0.02  # a larger deviation from what is predicted is said
 class Phases:
     """Seconds of a step's phases, the mean over ranks and seeds of each rank's median; they need not sum to `step_s`.
 
-    `waiting_by_rank_s` has each rank's exposed wait, the mean over seeds.
+    `waiting_by_rank_s` has each rank's exposed wait, the mean over seeds. On CUDA waits are not known: None and [].
     """
 
     forward_s: float
     backward_s: float
     optimizer_s: float
-    waiting_s: float
+    waiting_s: float | None
     other_s: float
     waiting_by_rank_s: list[float]
 
     @property
-    def by_name(self) -> dict[str, float]:
+    def by_name(self) -> dict[str, float | None]:
         """The phases' seconds, by phase."""
         return {phase: getattr(self, f"{phase}_s") for phase in PHASES}
 
     @property
-    def waiting_share(self) -> float:
+    def waiting_share(self) -> float | None:
         """The part of all phases together that is spent waiting."""
-        total = sum(self.by_name.values())
-        return self.waiting_s / total if total else 0.0
+        total = sum(seconds or 0.0 for seconds in self.by_name.values())
+        return self.waiting_s / total if self.waiting_s is not None and total else None
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,14 @@ def phases(entry: Entry, verdict: Verdict | None) -> Phases | None:
     runs = [run.phases for run in entry.done if run.phases]
     if not runs or verdict == DIVERGES:
         return None
-    mean = {f"{phase}_s": float(np.mean([rank[phase] for ranks in runs for rank in ranks])) for phase in PHASES}
-    waits = np.mean([[rank["waiting"] for rank in ranks] for ranks in runs], axis=0)
-    return Phases(**mean, waiting_by_rank_s=waits.tolist())
+    mean = {f"{phase}_s": _mean(rank[phase] for ranks in runs for rank in ranks) for phase in PHASES}
+    waits = [_mean(rank["waiting"] for rank in same) for same in zip(*runs, strict=True)]
+    return Phases(**mean, waiting_by_rank_s=[wait for wait in waits if wait is not None])  # type: ignore[arg-type]
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def traffic(entry: Entry) -> Traffic | None:

@@ -64,6 +64,18 @@ def test_phases_are_the_mean_of_the_ranks_medians_and_waits_are_kept_apart(three
     assert found[SINGLE].waiting_share == 0 and found[SINGLE].waiting_by_rank_s == [0.0]
 
 
+def test_waits_that_are_not_known_are_not_shown_as_none(three):
+    """On CUDA; a share of 0 % would praise what was not measured."""
+    three.write()
+    unknown = [{phase: [1e-3] * 3 for phase in ("forward_s", "backward_s", "optimizer_s", "other_s")}] * 2
+    edit_probes(three, DDP, lambda probes: probes.update(phases=[rank | {"waiting_s": [None] * 3} for rank in unknown]))
+    found = work(three).phases[DDP]
+    assert found.waiting_s is None and found.waiting_share is None and found.forward_s == pytest.approx(1e-3)
+    page, _, _ = written(three)
+    (row,) = (line for line in section(page, "Where").splitlines() if line.startswith(f"| {DDP} "))
+    assert [cell.strip() for cell in row.split("|")[5:-1]] == ["–", "1.000", "–", "–"]
+
+
 def test_phases_stand_on_the_page_in_a_table_and_in_a_figure(three):
     page, found, folder = written(three.write())
     (row,) = (line for line in section(page, "Where").splitlines() if line.startswith(f"| {DDP} "))

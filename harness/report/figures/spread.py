@@ -36,12 +36,13 @@ def phases(summary: Summary, look: Look) -> Figure:
         if found is None:
             costs.status(axes, entry, place, entry.label in summary.diverging)
             continue
-        sizes = [1e3 * found.by_name[phase] for phase in order]
+        sizes = [1e3 * (found.by_name[phase] or 0.0) for phase in order]
         costs.stack(axes, place, sizes, [PHASE_COLOURS[phase] for phase in order])
         totals.append(sum(sizes))
         axes.barh(place, sizes[-1], left=sum(sizes[:-1]), height=costs.BAR * 0.72, facecolor="white",
                   edgecolor=INK, hatch="//////", linewidth=0.5)  # fmt: skip
-        axes.annotate(f"{found.waiting_share:.0%}", (sum(sizes), place), (4, 0), textcoords="offset points",
+        share = "not known" if found.waiting_share is None else f"{found.waiting_share:.0%}"
+        axes.annotate(share, (sum(sizes), place), (4, 0), textcoords="offset points",
                       va="center_baseline", fontsize=SMALL)  # fmt: skip
     axes.set_xlim(0, max(totals) * 1.13 or 1)
     handles = [axes.barh([places[0]], [0], color=PHASE_COLOURS[phase]) for phase in order[:-1]]
