@@ -241,6 +241,13 @@ class Parallelism(Variant):
         """Return which part of the whole a rank holds, by memory category: parameters, gradients, optimizer."""
         return {"parameters": 1.0, "gradients": 1.0, "optimizer": 1.0}
 
+    def rounds_to(self, precision: Precision) -> Precision:
+        """Return the coarsest type to which anything is rounded, also on its way between processes.
+
+        It sets how far the training may deviate from that of one process.
+        """
+        return precision
+
     def traffic(self, model: nn.Module, step: StepShape) -> float | None:
         """Return the bytes that each rank sends in a step, as theory tells; None where it makes no prediction.
 

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 
-from harness.report import answers, appendix, cells, sections
+from harness.report import answers, appendix, cells, sections, spread
 from harness.report.accounting import Study
 from harness.report.cells import count, escape, mean, median
 from harness.report.results import DIVERGES
@@ -14,8 +14,8 @@ def render(summary: Summary, captions: dict[str, str]) -> str:
     """Return report.md; `captions` name the figures that there are."""
     parts = (
         sections.results, answers.verdicts, answers.effects, answers.rankings, sections.equivalence, sections.curves,
-        sections.lengths, sections.costs, sections.decoding, appendix.unfinished, appendix.machine, appendix.start,
-        appendix.settings, appendix.launches,
+        sections.lengths, spread.phases, spread.traffic, spread.scaling, sections.costs, sections.decoding,
+        appendix.unfinished, appendix.machine, appendix.start, appendix.settings, appendix.launches,
     )  # fmt: skip
     return cells.join(_opening(summary), *(part(summary, captions) for part in parts)) + "\n"
 

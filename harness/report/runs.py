@@ -8,6 +8,7 @@ from harness.store import Json, Run, Steps, StoreError
 
 LOG_LINES = 20
 
+PHASES = ("forward", "backward", "optimizer", "waiting", "other")  # of a step
 Place = tuple[int, int]  # of the decode probe: sequences at once (batch), positions in the cache (context)
 
 
@@ -48,7 +49,9 @@ class LengthLosses:
 class RunData:
     """One run: what it was asked for, how it ended, and all that it recorded. Only a done run has results.
 
-    `decoding` is by batch and context, `lengths` by length; they are empty where the study asked for none.
+    `decoding` is by batch and context, `lengths` by length; they are empty where the study asked for none. `phases` has
+    for each rank the median seconds of each phase of a step (None where it is not known), and is empty where they were
+    not measured.
     """
 
     run_id: str
@@ -63,6 +66,7 @@ class RunData:
     evals: Evals
     decoding: dict[Place, DecodeSamples]
     lengths: dict[int, LengthLosses]
+    phases: tuple[dict[str, float | None], ...]
     log_tail: list[str]
 
     @property
@@ -111,6 +115,7 @@ def read_run(run: Run) -> RunData | Unreadable:
             evals=Evals(**columns),
             decoding=dict(_decoded(record) for record in run.probes.get("decoding") or ()),
             lengths=dict(_at_length(record) for record in run.probes.get("lengths") or ()),
+            phases=tuple(_medians(rank) for rank in run.probes.get("phases") or ()),
             log_tail=run.log_tail(LOG_LINES),
         )
         _check(data)
@@ -155,6 +160,16 @@ def _at_length(record: Json) -> tuple[int, LengthLosses]:
         raise ValueError(f"lengths: {length} has neither sound losses nor a reason")
     (windows,) = _whole("lengths", record, "windows")
     return length, LengthLosses(val_loss, by_position, windows, None)
+
+
+def _medians(rank: Json) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for phase in PHASES:
+        samples = [value for value in rank[f"{phase}_s"] if value is not None]
+        if not np.isfinite(samples).all() or (not samples and phase != "waiting"):
+            raise ValueError(f"phases: {phase} has no sound times")
+        found[phase] = float(np.median(samples)) if samples else None
+    return found
 
 
 def _whole(probe: str, record: Json, *keys: str) -> list[int]:

@@ -24,6 +24,7 @@ from harness.report.decoding import Decoding
 from harness.report.equivalence import N_FIRST, TOLERANCES, Equivalence, n_processes
 from harness.report.lengths import LengthLoss
 from harness.report.results import CATEGORIES, DIVERGES, PARALLELISM, Result
+from harness.report.spread import beyond, deviates, signed_percent
 from harness.report.summary import Summary
 
 Captions = dict[str, str]  # of the figures that were drawn, by name
@@ -122,10 +123,10 @@ def equivalence(summary: Summary, captions: Captions) -> str:
         "Each run beside the one of the same seed that differs in the parallelism alone, and that one process trains "
         "where there is such a run. Before a speed counts, the parameters must start equal to the bit, loss and "
         f"gradient norm of the first {N_FIRST} steps agree within {tolerance.loss:.0e} and {tolerance.grad_norm:.0e} "
-        "of their size (what the precision's rounding can do in that many steps), and the ranks end with equal "
-        "parameters. `bitwise`: every training loss is identical. `DIVERGES`: another model is trained, and no speed "
-        "is shown. The numbers are the largest deviations over the seeds; of the whole curve and of the final "
-        "validation loss in nats per token."
+        "of their size (what the precision's rounding can do in that many steps; more where only what travels is "
+        "rounded to bf16), and the ranks end with equal parameters. `bitwise`: every training loss is identical. "
+        "`DIVERGES`: another model is trained, and no speed is shown. The numbers are the largest deviations over the "
+        "seeds; of the whole curve and of the final validation loss in nats per token."
     )
     header += ["loss, whole curve", "final val loss", "same start", "ranks end equal"]
     return join(title, text, cells.table(header, rows, left=4), _reasons(summary.equivalence))
@@ -217,11 +218,33 @@ def costs(summary: Summary, captions: Captions) -> str:
     header = ["entry", *CATEGORIES, "peak", "resident peak"]
     keys = [*CATEGORIES, "peak", "resident_peak"]
     rows = [[r.label, *(mib((r.memory or {}).get(key)) for key in keys)] for r in measured]
+    predicted = _predicted(summary)
     text = (
         "MiB of the fullest rank. On CUDA the peak is the allocator's; on a CPU it is the sum of the categories, which "
         "are counted from the tensors, and the resident peak, which holds the whole process, stands beside it."
     )
-    return join("## Memory", text, cells.table(header, rows), picture("memory", captions), _arithmetic(summary))
+    return join(
+        "## Memory", text, cells.table(header, rows), *predicted, picture("memory", captions), _arithmetic(summary)
+    )
+
+
+def _predicted(summary: Summary) -> list[str]:
+    """Return what theory predicts that the fullest rank holds between steps, beside what it does hold."""
+    found = {label: held for label, held in summary.held.items() if held}
+    if not found:
+        return []
+    text = (
+        "By theory a rank holds its share of the parameters and of the gradients, 4 bytes each, and of Adam's two "
+        "states. Predicted, MiB, and how much more there is:"
+    )
+    names = list(next(iter(found.values())).predicted)
+    rows = [
+        [label, *(cell for name in names for cell in (mib(held.predicted[name]), signed_percent(held.deviation[name])))]
+        for label, held in found.items()
+    ]
+    off = [label for label, held in found.items() if any(map(beyond, held.deviation.values()))]
+    header = ["entry", *(cell for name in names for cell in (name, "deviation"))]
+    return [text, cells.table(header, rows), deviates(off, "hold other amounts")]
 
 
 def _arithmetic(summary: Summary) -> str:

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from harness.report import budgets, decoding, equivalence, judge, lengths, results
+from harness.report import budgets, decoding, equivalence, judge, lengths, results, scaling, where
 from harness.report.accounting import Entry, Study
 from harness.report.budgets import Ranking, Savings
 from harness.report.decoding import Decoding
@@ -13,6 +13,8 @@ from harness.report.judge import Judgement, Quantity
 from harness.report.lengths import LengthLoss
 from harness.report.results import DIVERGES, Comparison, Result
 from harness.report.runs import RunData
+from harness.report.scaling import Scale
+from harness.report.where import Held, Phases, Traffic
 from harness.store import SCHEMA_VERSION, Json
 
 
@@ -30,6 +32,10 @@ class Summary:
     equivalence: list[Equivalence]
     decoding: dict[str, list[Decoding]]
     lengths: dict[str, list[LengthLoss]]
+    phases: dict[str, Phases | None]
+    traffic: dict[str, Traffic | None]
+    held: dict[str, Held | None]
+    scaling: list[Scale]
 
     @property
     def with_results(self) -> list[Result]:
@@ -58,6 +64,10 @@ def summarise(study: Study, created_at: str) -> Summary:
         equivalence=equivalent,
         decoding={entry.label: decoding.measures(study, entry) for entry in study.entries},
         lengths={entry.label: lengths.measures(study, entry) for entry in study.entries},
+        phases={entry.label: where.phases(entry, verdicts.get(entry.label)) for entry in study.entries},
+        traffic={entry.label: where.traffic(entry) for entry in study.entries},
+        held={entry.label: where.held(entry) for entry in study.entries},
+        scaling=scaling.scaling(study, verdicts),
     )
 
 
@@ -81,6 +91,7 @@ def as_json(summary: Summary) -> Json:
         "rankings": [asdict(item) for item in summary.rankings],
         "savings": [asdict(item) for item in summary.savings],
         "equivalence": [asdict(item) for item in summary.equivalence],
+        "scaling": [asdict(item) for item in summary.scaling],
         "environments": _environments(study.runs),
         "launches": list(study.launches),
     }
@@ -102,6 +113,9 @@ def _entry(summary: Summary, entry: Entry) -> Json:
     probed = {
         "decoding": [asdict(item) for item in summary.decoding[entry.label]],
         "lengths": [asdict(item) for item in summary.lengths[entry.label]],
+        "phases": asdict(phases) if (phases := summary.phases[entry.label]) else None,
+        "traffic": asdict(traffic) if (traffic := summary.traffic[entry.label]) else None,
+        "memory_predicted": asdict(held) if (held := summary.held[entry.label]) else None,
     }
     return fields.pop("axes") | fields | probed | {"runs": [_run(run) for run in entry.runs]}
 

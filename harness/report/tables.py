@@ -10,7 +10,7 @@ from typing import Any
 from harness.report.equivalence import Equivalence
 from harness.report.lengths import positions
 from harness.report.results import CATEGORIES
-from harness.report.runs import RunData
+from harness.report.runs import PHASES, RunData
 from harness.report.statistics import Mean, Median, Ratio
 from harness.report.summary import Summary
 
@@ -29,6 +29,12 @@ def all_tables(summary: Summary) -> dict[str, str]:
     }
     if any(summary.decoding.values()):
         found["decoding.csv"] = _decoding(summary)
+    if any(summary.phases.values()):
+        found["phases.csv"] = _phases(summary)
+    if any(summary.traffic.values()):
+        found["traffic.csv"] = _traffic(summary)
+    if summary.scaling:
+        found["scaling.csv"] = _scaling(summary)
     if any(summary.lengths.values()):
         found |= {"lengths.csv": _lengths(summary), "loss_by_position.csv": _loss_by_position(summary)}
     return found
@@ -105,6 +111,41 @@ def _memory(summary: Summary) -> str:
         for rank, memory in enumerate(run.probes["memory"])
     )
     return _csv(["entry", "seed", "rank", *names], rows)
+
+
+def _phases(summary: Summary) -> str:
+    names = [f"{phase}_s" for phase in PHASES]
+    rows = (
+        [entry.label, run.seed, rank, sample, *values]
+        for entry in summary.study.entries
+        if entry.label not in summary.diverging
+        for run in entry.done
+        for rank, times in enumerate(run.probes.get("phases") or ())
+        for sample, values in enumerate(zip(*(times[name] for name in names), strict=True))
+    )
+    return _csv(["entry", "seed", "rank", "sample", *names], rows)
+
+
+def _traffic(summary: Summary) -> str:
+    names = ["calls", "payload_bytes", "sent_bytes"]
+    rows = (
+        [entry.label, run.seed, rank, collective, *(of[name] for name in names), predicted]
+        for entry in summary.study.entries
+        for run in entry.done
+        for predicted in [run.probes.get("traffic_predicted_bytes")]
+        for rank, calls in enumerate(run.probes.get("traffic") or ())
+        for collective, of in calls.items()
+    )
+    return _csv(["entry", "seed", "rank", "collective", *names, "predicted_bytes_of_all"], rows)
+
+
+def _scaling(summary: Summary) -> str:
+    header = ["entry", "group", "nproc", *_names("tokens_per_s"), "against", "against_nproc", *_names("speedup")]
+    rows: list[Row] = []
+    for s in summary.scaling:
+        row = [s.label, s.group, s.nproc, *_with_bounds(s.tokens_per_s), s.against, s.against_nproc]
+        rows.append([*row, *_with_bounds(s.speedup), s.efficiency])
+    return _csv([*header, "efficiency"], rows)
 
 
 def _decoding(summary: Summary) -> str:

@@ -122,6 +122,7 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
         "decoding": decoding.measure(spec, parts, gpt, ranks),
         "lengths": lengths.measure(spec, model, gpt, ranks),
         "time": {"train_s": train_s, "eval_s": evaluate.total_s, "checkpoint_s": checkpoints.total_s},
+        "rounds_to": parallelism.rounds_to(cfg.precision),
         "traffic_predicted_bytes": parallelism.traffic(gpt, StepShape(cfg.precision, n_micro_batches, micro_batch)),
         **Window(model, ranks, forward_backward, update).measure(cfg.steps, run, spec.launch.trace),  # trains on: last
     }

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from statistics import median
 
 import pytest
 from safetensors import safe_open
@@ -22,7 +23,7 @@ class V({name}):
         model.ln_f.register_forward_hook(lambda *_: time.sleep({late_s} * dist.get_rank()))
         return wrapped
 """
-LATE_S = 0.1
+LATE_S = 0.15
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +41,9 @@ def runs(harness):
 @pytest.mark.parametrize("name", ["ddp_late", "fsdp_late"])
 def test_who_is_early_waits_and_who_is_late_computes(runs, name):
     """A wait that counted as computation would blame the model for a slow neighbour."""
-    early, late = runs[name].probes["phases"]
-    assert min(early["waiting_s"]) > 0.8 * LATE_S, "of rank 0, in each of the steps"
-    assert min(late["forward_s"]) > LATE_S and min(late["waiting_s"]) < 0.5 * LATE_S
-    assert min(early["forward_s"]) < 0.5 * LATE_S
+    early, late = ({phase: median(samples) for phase, samples in rank.items()} for rank in runs[name].probes["phases"])
+    assert early["waiting_s"] > 0.7 * LATE_S > 0.5 * LATE_S > late["waiting_s"]
+    assert late["forward_s"] > LATE_S > 0.5 * LATE_S > early["forward_s"]
 
 
 @pytest.mark.parametrize("name", ["ddp_late", "fsdp_late"])

@@ -14,8 +14,17 @@ AXES = {
     "attention": ["mha", "gqa2", "local64"],
     "parallelism": ["single", "ddp2", "fsdp2"],
 }
-NPROC = {"ddp2": 2, "fsdp2": 2}
-SPEED = {"single": 1.0, "ddp2": 0.62, "fsdp2": 0.85, "gqa2": 0.93, "local64": 1.08, "rope": 1.04}
+NPROC = {"ddp1": 1, "ddp2": 2, "ddp4": 4, "fsdp2": 2, "fsdp4": 4}
+SPEED = {
+    "single": 1.0,
+    "ddp1": 0.4,
+    "ddp2": 0.62,
+    "ddp4": 0.9,
+    "fsdp2": 0.85,
+    "gqa2": 0.93,
+    "local64": 1.08,
+    "rope": 1.04,
+}
 GAIN = {"rope": -0.09, "gqa2": 0.02, "local64": 0.05, "alibi": -0.05}
 ENTROPY = 1.31
 
@@ -156,6 +165,14 @@ class Fake:
             "flops_per_token": 1.4e6,
             "flops_per_token_counted": 1.4e6,
             "parameters": 222_222 + 64 * ("learned" in labels),
+            "memory_predicted": {
+                "parameters": 900_000 / share,
+                "gradients": 900_000 / share,
+                "optimizer": 1_800_000 / share,
+            },
+            "phases": [self.phases(seed, rank, nproc) for rank in range(nproc)],
+            "traffic": [self.traffic(nproc) for _ in range(nproc)],
+            "traffic_predicted_bytes": 900_000.0 if nproc > 1 else 0.0,
             "initial_hash": "-".join(label for label in labels if label not in NPROC and label != "single")
             + f"-{seed}",
             "final_hashes": [f"{'-'.join(labels)}-{seed}"] * nproc,
@@ -163,6 +180,22 @@ class Fake:
             "peak_flops": {"value": self.peak and self.peak * nproc / 2, "source": "measured: a made-up product"},
             "time": {"train_s": 1.0, "eval_s": 0.1, "total_s": 1.5},
         } | self.asked_for(labels, seed)
+
+    def phases(self, seed, rank, nproc) -> dict:
+        """Return three samples of a step of 40 ms; rank k of several waits for k + 1 of them."""
+        wait = (rank + 1) * 1e-3 if nproc > 1 else 0.0
+        jitter = [0.0, 1e-5 * (seed + 1), -1e-5]
+        whole = {
+            "forward_s": 12e-3,
+            "backward_s": 24e-3 - wait,
+            "optimizer_s": 3e-3,
+            "waiting_s": wait,
+            "other_s": 1e-3,
+        }
+        return {phase: [seconds + of for of in jitter] for phase, seconds in whole.items()}
+
+    def traffic(self, nproc) -> dict:
+        return {"all_reduce": {"calls": 2, "payload_bytes": 900_000, "sent_bytes": 900_000.0}} if nproc > 1 else {}
 
     def asked_for(self, labels, seed) -> dict:
         found = {"decoding": self.decoding(labels, seed)} if self.decode else {}

@@ -84,6 +84,18 @@ def test_a_deviation_beyond_the_tolerance_of_the_precision_diverges(three, preci
     assert rows[FSDP, 0].verdict == "within tolerance" and rows[FSDP, 0].reason is None
 
 
+def test_what_travels_in_bf16_may_deviate_as_far_as_that_rounds(three):
+    """Compressed gradients deviate from those of one process, and that is no fault."""
+    three.write()
+    by = 1 + 0.5 * TOLERANCES["bf16"].grad_norm
+    edit_json(three, DDP, 0, "probes.json", rounds_to="bf16")
+    for entry in (DDP, FSDP):
+        edit_steps(three, entry, 0, factor("grad_norm", by))
+    rows = checked(three)
+    assert rows[DDP, 0].verdict != "DIVERGES" and rows[FSDP, 0].verdict == "DIVERGES"
+    assert rows[DDP, 0].grad_norm_tolerance == TOLERANCES["bf16"].grad_norm
+
+
 def test_what_comes_after_the_first_steps_is_told_and_not_judged(three):
     three.write()
     edit_steps(three, DDP, 0, factor("loss", 1.01, steps=(N_FIRST,)))

@@ -6,7 +6,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from harness.report.figures import canvas, costs, curves, decoding, lengths, look, tradeoff
+from harness.report.figures import canvas, costs, curves, decoding, lengths, look, spread, tradeoff
 from harness.report.results import PARALLELISM
 from harness.report.summary import Summary
 
@@ -53,6 +53,12 @@ def draw_all(summary: Summary, floor: float | None) -> list[Drawn]:
     if n_timed > 1:
         caption = "Throughput against final validation loss; no entry beats a ringed one in both."
         wanted.append(("throughput_loss", caption, partial(tradeoff.draw, summary, style)))
+    if any(summary.phases.values()):
+        caption = "Where the time of a step goes, for each entry: mean over ranks, by phase."
+        wanted.append(("phases", caption, partial(spread.phases, summary, style)))
+    if summary.scaling:
+        caption = "Speed-up against the number of processes, with what would be ideal."
+        wanted.append(("scaling", caption, partial(spread.scaling, summary)))
     wanted += [*_lengths(summary, style, band), *_decoding(summary, style)]
     with canvas.styled():
         return [Drawn(name, caption, canvas.render(draw())) for name, caption, draw in wanted]

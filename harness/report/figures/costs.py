@@ -1,6 +1,7 @@
 """What each entry costs: throughput and memory as one bar per entry, in the order and groups of the tables."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,20 +17,21 @@ from harness.report.summary import Summary
 
 BAR, GROUP_GAP, WIDTH, BOTTOM = 0.26, 0.14, 5.6, 0.5  # inches
 # A sequence of one hue, so that no category is taken for a variant.
+MARK = "#D55E00"  # what theory predicts
 CATEGORY_COLOURS = ("#2f3e4e", "#56697c", "#8396a8", "#b3c1cd", "#dfe5ea")
 
 
 def throughput(summary: Summary, look: Look) -> Figure:
     """Draw the throughput of each entry with its interval; where there is none, its status."""
     subtitle = "tokens per step over the median step time; line: bootstrap 95 % interval over seeds and steps"
-    figure, axes, places = _rows(summary, look, "Throughput", subtitle, "tokens per second", 0.0)
+    figure, axes, places = rows(summary, look, "Throughput", subtitle, "tokens per second", 0.0)
     values = {label: r.tokens_per_s for label, r in summary.results.items()}
     top = max(value.ci95[1] for value in values.values() if value)
     axes.set_xlim(0, top * 1.16)
     for entry, place in zip(summary.study.entries, places, strict=True):
         value = values[entry.label]
         if value is None:
-            _status(axes, entry, place, entry.label in summary.diverging)
+            status(axes, entry, place, entry.label in summary.diverging)
             continue
         axes.barh(place, value.median, height=BAR * 0.72, color=look.colour(entry), alpha=0.85)
         _interval(axes, value, place)
@@ -52,29 +54,44 @@ def memory(summary: Summary, look: Look) -> Figure:
     largest = max(result.peak_memory_bytes or 0 for result in results.values())
     unit, name = (2**30, "GiB") if largest >= 4 * 2**30 else (2**20, "MiB")
     subtitle = "of the fullest rank, by category; the figure at the end is the peak"
-    figure, axes, places = _rows(summary, look, "Memory", subtitle, f"{name} per rank", 0.3)
+    if any(summary.held.values()):
+        subtitle += "; line: predicted parameters, gradients and optimizer"
+    figure, axes, places = rows(summary, look, "Memory", subtitle, f"{name} per rank", 0.3)
     totals = []
     for entry, place in zip(summary.study.entries, places, strict=True):
         found = results[entry.label].memory
         if found is None:
-            _status(axes, entry, place)
+            status(axes, entry, place)
             continue
         sizes = [(found.get(category) or 0) / unit for category in CATEGORIES]
-        axes.barh([place] * len(sizes), sizes, left=np.cumsum([0, *sizes[:-1]]), height=BAR * 0.72,
-                  color=CATEGORY_COLOURS, edgecolor="white", linewidth=0.5)  # fmt: skip
+        stack(axes, place, sizes, CATEGORY_COLOURS)
+        if held := summary.held[entry.label]:
+            predicted = sum(held.predicted.values()) / unit
+            axes.plot([predicted] * 2, [place - BAR * 0.42, place + BAR * 0.42], color=MARK, linewidth=1.4)
         totals.append(max(sum(sizes), (found["peak"] or 0) / unit))
         axes.annotate(f"{(found['peak'] or 0) / unit:,.1f}", (sum(sizes), place), (4, 0), textcoords="offset points",
                       va="center_baseline", fontsize=SMALL)  # fmt: skip
     axes.set_xlim(0, max(totals) * 1.13 or 1)
     handles = [axes.barh([places[0]], [0], color=colour) for colour in CATEGORY_COLOURS]
-    height = axes.get_position().height * figure.get_size_inches()[1]
-    axes.legend(handles, CATEGORIES, ncols=len(CATEGORIES), loc="lower left", bbox_to_anchor=(0, 1 + 0.04 / height),
-                frameon=False, fontsize=SMALL, handlelength=1.0, handleheight=1.0, handletextpad=0.4,
-                columnspacing=1.2, borderaxespad=0, borderpad=0.2)  # fmt: skip
+    legend(figure, axes, handles, CATEGORIES)
     return figure
 
 
-def _rows(
+def stack(axes: Axes, place: float, sizes: Sequence[float], colours: Sequence[str]) -> None:
+    """Draw one row's bars end to end."""
+    axes.barh([place] * len(sizes), sizes, left=np.cumsum([0, *sizes[:-1]]), height=BAR * 0.72,
+              color=colours, edgecolor="white", linewidth=0.5)  # fmt: skip
+
+
+def legend(figure: Figure, axes: Axes, handles: Sequence[Any], names: Sequence[str]) -> None:
+    """Name the parts of the bars above the axes."""
+    height = axes.get_position().height * figure.get_size_inches()[1]
+    axes.legend(handles, names, ncols=len(names), loc="lower left", bbox_to_anchor=(0, 1 + 0.04 / height),
+                frameon=False, fontsize=SMALL, handlelength=1.0, handleheight=1.0, handletextpad=0.4,
+                columnspacing=1.2, borderaxespad=0, borderpad=0.2)  # fmt: skip
+
+
+def rows(
     summary: Summary, look: Look, title: str, subtitle: str, x_label: str, extra: float
 ) -> tuple[Figure, Axes, list[float]]:
     """Return a figure with one row per entry, and each row's place in inches from the top; groups stand apart."""
@@ -103,7 +120,8 @@ def row_places(groups: Sequence[str]) -> list[float]:
     return places
 
 
-def _status(axes: Axes, entry: Entry, place: float, diverges: bool = False) -> None:
+def status(axes: Axes, entry: Entry, place: float, diverges: bool = False) -> None:
+    """Write in a row without a bar why it has none."""
     words = sorted({run.status + (f": {run.reason}" if run.reason else "") for run in entry.runs})
     words = [NO_SPEED] if diverges else words
     axes.annotate(", ".join(words), (0, place), (5, 0), textcoords="offset points", va="center_baseline",

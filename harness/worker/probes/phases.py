@@ -21,8 +21,8 @@ class Phases:
     slower ranks as well as for bytes. Communication that computation hides is not in it. It is measured where the
     thread waits: in `Work.wait` and `wait_tensor`, which end what FSDP2, DTensor and `torch.distributed` begin, and,
     for DDP, whose reducer waits in C++, from the last gradient's arrival to the end of the backward pass. The other
-    phases are less their waits; `other` is what lies between them, such as the copy of a batch. On CUDA the host's
-    thread does not wait for a collective; there `waiting` is 0 and a phase holds what it waits for on the device.
+    phases are less their waits; `other` is what lies between them, such as the copy of a batch. On CUDA no thread waits
+    but the device's queue does; there `waiting` is None, not known, and a phase holds what it waits for.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
@@ -35,7 +35,7 @@ class Phases:
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
-    def step(self, forward_backward: Callable[[], object], update: Callable[[], object]) -> dict[str, float]:
+    def step(self, forward_backward: Callable[[], object], update: Callable[[], object]) -> dict[str, float | None]:
         """Make one step of two parts, and return {phase: seconds}."""
         self._seconds = dict.fromkeys(PHASES, 0.0)
         with ExitStack() as stack:
@@ -45,7 +45,7 @@ class Phases:
             self._enter(OPTIMIZER)
             update()
             self._enter(OTHER)
-        return self._seconds
+        return self._seconds | ({WAITING: None} if self._cuda and self._several else {})
 
     def _enter(self, phase: str) -> None:
         now = self._now()

@@ -47,7 +47,7 @@ class Window:
         self.forward_backward(step)
         self.update(step)
 
-    def _timed(self, step: int) -> dict[str, float]:
+    def _timed(self, step: int) -> dict[str, float | None]:
         self.ranks.gather(None)  # as the loop does after each step: all begin together
         return Phases(self.model, self.ranks.device).step(
             lambda: self.forward_backward(step), lambda: self.update(step)
