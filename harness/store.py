@@ -20,12 +20,15 @@ from typing import Any, Literal
 
 import numpy as np
 import psutil
+from filelock import FileLock, Timeout
 
 SCHEMA_VERSION = 1
 
 Status = Literal["pending", "running", "done", "failed", "interrupted"]
 Reason = Literal["oom", "nan", "timeout", "killed", "error"]
 Json = dict[str, Any]
+
+PASSING = ("oom", "timeout", "killed")  # reasons that lie in where and when a run took place, not in what it computes
 
 
 class StoreError(Exception):
@@ -106,12 +109,30 @@ class Lines:
         os.close(self._fd)
 
 
+def _cut(path: Path, n_lines: int) -> None:
+    if path.exists():
+        write_bytes(path, b"".join(path.read_bytes().splitlines(keepends=True)[:n_lines]))
+
+
 def read_lines(path: Path) -> Iterator[Json]:
     """Read JSON lines; none where the file is absent. A torn last line is passed over."""
     with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
         for line in file:
             if line.endswith("\n"):
                 yield json.loads(line)
+
+
+def sound_lines(path: Path) -> list[Json]:
+    """Read JSON lines up to the first that is damaged or torn."""
+    found: list[Json] = []
+    try:
+        for line in read_lines(path):
+            if not isinstance(line, dict):
+                break
+            found.append(line)
+    except ValueError:
+        pass
+    return found
 
 
 @dataclass(frozen=True)
@@ -175,20 +196,67 @@ class Run:
         return status
 
     def plan(self, spec: Json) -> None:
-        """Write the spec and mark the run as pending, unless it is known already."""
+        """Write the spec and mark the run as pending, unless it is known already, also to another process just now."""
         if not (self.path / "status.json").exists():
             write_json(self.path / "spec.json", spec)
-            self._write_status(status="pending", reason=None, message=None, started_at=None, ended_at=None)
+            fields = dict.fromkeys(("reason", "message", "started_at", "ended_at"))
+            status = {"schema_version": SCHEMA_VERSION, "status": "pending"} | fields
+            beside = self.path / f".status.json.{os.getpid()}.new"
+            write_json(beside, status)
+            with contextlib.suppress(FileExistsError):
+                os.link(beside, self.path / "status.json")
+            beside.unlink()
+
+    def replan(self, spec: Json) -> None:
+        """Write the spec anew before the run is started: what is no part of its id, as places of files, may differ."""
+        write_json(self.path / "spec.json", spec)
+        self.plan(spec)
+
+    def claim(self, wait_s: float = 0) -> FileLock | None:
+        """Take the run for this process until `release()`, or its death; None where another process has it.
+
+        It holds between machines that share the folder, as far as the file system's locks (`flock`) do.
+        """
+        place = self.path.parent / ".claims"
+        place.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(place / f"{self.run_id}.lock")
+        try:
+            lock.acquire(timeout=wait_s, poll_interval=0.5)
+        except Timeout:
+            return None
+        return lock
 
     def begin(self) -> None:
-        """Mark the run as running in this process; what an earlier attempt left is removed."""
+        """Mark the run as running in this process.
+
+        What an attempt left that was interrupted, or that failed for a reason beside the run itself, stays: the worker
+        goes on from it. Of any other attempt all is removed.
+        """
+        before = read_json(self.path / "status.json")
+        goes_on = before["status"] in ("running", "interrupted") or before["reason"] in PASSING
+        kept = ("checkpoint", "eval.jsonl", "log.txt") if goes_on else ()
         for path in self.path.iterdir():
-            if path.name not in ("spec.json", "status.json"):
+            steps = goes_on and path.name.startswith("steps.")
+            if path.name not in ("spec.json", "status.json", *kept) and not steps:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         self._write_status(
             status="running", reason=None, message=None, started_at=now(), ended_at=None,
             host=platform.node(), pid=os.getpid(), pid_started=psutil.Process().create_time(),
+            attempts=before.get("attempts", 0) + 1 if goes_on else 1,
         )  # fmt: skip
+
+    def beat(self) -> None:
+        """Show that the run is alive, where nothing else of it grows: its status was "last changed" now."""
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self.path / "status.json")
+
+    def last_beat(self) -> float:
+        """Return when anything in the run's folder last changed, seconds since the epoch."""
+        times = [0.0]
+        for path in (self.path, *self.path.rglob("*")):
+            with contextlib.suppress(FileNotFoundError):  # written beside and renamed meanwhile
+                times.append(path.lstat().st_mtime)
+        return max(times)
 
     def end(self, status: Status, reason: Reason | None = None, message: str | None = None) -> None:
         """Mark the run as ended: `done`, `failed` with a reason, or `interrupted`."""
@@ -207,6 +275,20 @@ class Run:
     def eval_file(self) -> Lines:
         """Open the file to which rank 0 appends the evaluations."""
         return Lines(self.path / "eval.jsonl")
+
+    def flush(self, rank: int) -> None:
+        """Put on disk what `rank` has appended so far."""
+        for name in (f"steps.rank{rank}.jsonl", "eval.jsonl"):
+            with contextlib.suppress(FileNotFoundError), open(self.path / name, "rb") as file:
+                os.fsync(file.fileno())
+
+    def cut_steps(self, rank: int, n_steps: int) -> None:
+        """Keep the first `n_steps` steps that `rank` has recorded."""
+        _cut(self.path / f"steps.rank{rank}.jsonl", n_steps)
+
+    def cut_evals(self, n_evals: int) -> None:
+        """Keep the first `n_evals` evaluations."""
+        _cut(self.path / "eval.jsonl", n_evals)
 
     def write_env(self, env: Json) -> None:
         """Record what the run ran on."""
@@ -307,7 +389,7 @@ class Store:
 
     def runs(self, study: str) -> list[Run]:
         """Return all planned, running and ended runs of a study, by run id."""
-        return [Run(path.parent) for path in sorted((self.root / study).glob("*/status.json"))]
+        return [Run(path.parent) for path in sorted((self.root / study).glob("[!.]*/status.json"))]
 
     def record_launch(self, study: str, launch: Json) -> None:
         """Append what was asked for and in which order it runs."""
