@@ -5,7 +5,7 @@ STUDY ?= ablations.toml
 bin := .venv/bin
 installed := .venv/.installed
 
-.PHONY: run test check bench clean
+.PHONY: run test check bench chaos clean
 
 run: $(installed)  ## train what is not done yet of $(STUDY), then write the report
 	@$(bin)/python -m harness run $(STUDY); code=$$?; \
@@ -21,6 +21,9 @@ bench: .venv/.peers  ## this project beside what one would use instead; ONLY=pat
 	@mkdir -p reports/bench
 	@$(bin)/python -m pytest tests/benchmarks --benchmark-quiet --benchmark-json=reports/bench/raw.json \
 		$(if $(ONLY),-k '$(ONLY)') $(if $(BASELINE),--baseline '$(BASELINE)')
+
+chaos: $(installed)  ## kill KILLS=50 times at random and compare with an undisturbed study; SEED=n repeats one
+	@$(bin)/python -m pytest tests/chaos -s
 
 clean:  ## remove what was installed; results/ and reports/ stay
 	rm -rf .venv
