@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import psutil
@@ -115,23 +115,30 @@ def _cut(path: Path, n_lines: int) -> None:
 
 
 def read_lines(path: Path) -> Iterator[Json]:
-    """Read JSON lines; none where the file is absent. A torn last line is passed over."""
-    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    """Read JSON lines; none where the file is absent. A torn last line is passed over.
+
+    Raises:
+        StoreError: a whole line is no JSON object.
+    """
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.endswith(b"\n"):
+                try:
+                    value: Json = json.loads(line)
+                    if not isinstance(value, dict):
+                        raise ValueError("not a JSON object")
+                except ValueError as error:
+                    raise StoreError(f"{path}: line {number} is unreadable ({error}); remove its folder to run "
+                                     "that entry again") from error  # fmt: skip
+                yield value
 
 
 def sound_lines(path: Path) -> list[Json]:
     """Read JSON lines up to the first that is damaged or torn."""
     found: list[Json] = []
-    try:
+    with contextlib.suppress(StoreError):
         for line in read_lines(path):
-            if not isinstance(line, dict):
-                break
             found.append(line)
-    except ValueError:
-        pass
     return found
 
 
@@ -191,6 +198,15 @@ class Run:
     def status(self) -> Json:
         """The content of status.json; a run whose process is gone reads as interrupted, not as running."""
         status = read_json(self.path / "status.json")
+        wanted = ("status", "reason", "message", "started_at")
+        known = all(key in status and isinstance(status[key], str | None) for key in wanted)
+        process = [isinstance(status.get(key), kind) for key, kind in (("pid", int), ("pid_started", float))]
+        if (
+            not known
+            or status["status"] not in get_args(Status)
+            or (status["status"] == "running" and not all(process))
+        ):
+            raise StoreError(f"{self.path / 'status.json'}: damaged; remove its folder to run that entry again")
         if status["status"] == "running" and not _alive(status):
             return status | {"status": "interrupted", "reason": "killed", "message": "its process is gone"}
         return status
@@ -350,7 +366,8 @@ class Run:
             with open(self.path / "steps.rank0.jsonl", "rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
                 lines = file.read().split(b"\n")[:-1]
-            return json.loads(lines[-1]) if lines else None
+            line = json.loads(lines[-1]) if lines else None
+            return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
         except (FileNotFoundError, ValueError):
             return None
 
@@ -363,7 +380,7 @@ class Run:
 
 
 def _alive(status: Json) -> bool:
-    if status["host"] != platform.node():
+    if status.get("host") != platform.node():
         return True  # another machine's process: no way to tell from here
     try:
         process = psutil.Process(status["pid"])
