@@ -5,7 +5,7 @@ STUDY ?= ablations.toml
 bin := .venv/bin
 installed := .venv/.installed
 
-.PHONY: run test check bench calibrate clean
+.PHONY: run test check bench calibrate chaos clean
 
 run: $(installed)  ## train what is not done yet of $(STUDY), then write the report
 	@$(bin)/python -m harness run $(STUDY); code=$$?; \
@@ -24,6 +24,9 @@ bench: .venv/.peers  ## this project beside what one would use instead; ONLY=pat
 
 calibrate: $(installed)  ## hold the statistics to what they promise, on 2,000 simulated studies of each kind
 	@CALIBRATE=2000 $(bin)/python -m pytest tests/report/test_calibration.py
+
+chaos: $(installed)  ## kill KILLS=50 times at random and compare with an undisturbed study; SEED=n repeats one
+	@$(bin)/python -m pytest tests/chaos -s
 
 clean:  ## remove what was installed; results/ and reports/ stay
 	rm -rf .venv

@@ -198,7 +198,7 @@ def run(args: argparse.Namespace) -> int:
         print(*(spec.run_id for spec in todo), sep="\n")
         return DONE
     for spec in due.running:
-        print(f"{spec.run_id}: running in another process, left to it", file=sys.stderr)
+        print(f"{spec.run_id}: running in another process, waited for at the end", file=sys.stderr)
     if due.failed:
         print(f"{len(due.failed)} failed earlier and are left so; --retry-failed runs them again", file=sys.stderr)
     command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
@@ -207,9 +207,9 @@ def run(args: argparse.Namespace) -> int:
     for spec in todo:
         store.run(found.name, spec.run_id).plan(spec.model_dump())
     store.record_launch(found.name, {"command": command} | about | {"order": [spec.run_id for spec in todo]})
-    if todo:
+    if todo or due.running:
         try:
-            queue.work_off(store, todo, local.start, args.fail_fast)
+            queue.work_off(store, [*todo, *due.running], local.start, args.fail_fast)
         except local.STOPPED:
             print("stopped; the same command goes on from here", file=sys.stderr)
             return STOPPED

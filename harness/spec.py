@@ -62,10 +62,13 @@ class Launch(Section):
     """How a run is started and what is kept of it; says nothing of what it computes and is no part of its hash.
 
     Checkpoints are written every `checkpoint_every` steps (None: at each evaluation); of the newest and the best by
-    validation loss, `keep` keeps nothing, the weights, or the whole state, with which the newest run can go on.
+    validation loss, `keep` keeps nothing, the weights, or the newest one's whole state. A run that keeps anything goes
+    on from its newest checkpoint when it was interrupted. One that shows no sign of life for `stall_timeout_s` (no
+    step, evaluation, checkpoint or printed line; None: for as long as you like) is ended.
     """
 
     timeout_s: Annotated[float, Field(gt=0)] | None = None
+    stall_timeout_s: Annotated[float, Field(gt=0)] | None = 600.0
     checkpoint_every: Positive | None = None
     keep: Literal["nothing", "weights", "state"] = "weights"
 
@@ -154,6 +157,7 @@ class Place(Section):
 
     nproc: Positive
     timeout_s: float | None
+    stall_timeout_s: float | None = None
     checkpoint_every: int | None = None
     keep: Literal["nothing", "weights", "state"] = "nothing"
     trace: bool = False

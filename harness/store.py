@@ -16,16 +16,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import psutil
+from filelock import FileLock, Timeout
 
 SCHEMA_VERSION = 1
 
 Status = Literal["pending", "running", "done", "failed", "interrupted"]
 Reason = Literal["oom", "nan", "timeout", "killed", "error"]
 Json = dict[str, Any]
+
+PASSING = ("oom", "timeout", "killed")  # reasons that lie in where and when a run took place, not in what it computes
 
 
 class StoreError(Exception):
@@ -106,12 +109,37 @@ class Lines:
         os.close(self._fd)
 
 
+def _cut(path: Path, n_lines: int) -> None:
+    if path.exists():
+        write_bytes(path, b"".join(path.read_bytes().splitlines(keepends=True)[:n_lines]))
+
+
 def read_lines(path: Path) -> Iterator[Json]:
-    """Read JSON lines; none where the file is absent. A torn last line is passed over."""
-    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    """Read JSON lines; none where the file is absent. A torn last line is passed over.
+
+    Raises:
+        StoreError: a whole line is no JSON object.
+    """
+    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.endswith(b"\n"):
+                try:
+                    value: Json = json.loads(line)
+                    if not isinstance(value, dict):
+                        raise ValueError("not a JSON object")
+                except ValueError as error:
+                    raise StoreError(f"{path}: line {number} is unreadable ({error}); remove its folder to run "
+                                     "that entry again") from error  # fmt: skip
+                yield value
+
+
+def sound_lines(path: Path) -> list[Json]:
+    """Read JSON lines up to the first that is damaged or torn."""
+    found: list[Json] = []
+    with contextlib.suppress(StoreError):
+        for line in read_lines(path):
+            found.append(line)
+    return found
 
 
 @dataclass(frozen=True)
@@ -170,27 +198,81 @@ class Run:
     def status(self) -> Json:
         """The content of status.json; a run whose process is gone reads as interrupted, not as running."""
         status = read_json(self.path / "status.json")
+        wanted = ("status", "reason", "message", "started_at")
+        known = all(key in status and isinstance(status[key], str | None) for key in wanted)
+        process = [isinstance(status.get(key), kind) for key, kind in (("pid", int), ("pid_started", float))]
+        if (
+            not known
+            or status["status"] not in get_args(Status)
+            or (status["status"] == "running" and not all(process))
+        ):
+            raise StoreError(f"{self.path / 'status.json'}: damaged; remove its folder to run that entry again")
         if status["status"] == "running" and not _alive(status):
             return status | {"status": "interrupted", "reason": "killed", "message": "its process is gone"}
         return status
 
     def plan(self, spec: Json) -> None:
-        """Write the spec, unless the run is done or running by it, and mark a run that is not known yet as pending."""
-        known = (self.path / "status.json").exists()
-        if not known or self.status["status"] not in ("running", "done"):
-            write_json(self.path / "spec.json", spec)  # what it computes is in its id, but not how it is started
-        if not known:
-            self._write_status(status="pending", reason=None, message=None, started_at=None, ended_at=None)
+        """Write the spec and mark the run as pending, unless it is known already, also to another process just now."""
+        if not (self.path / "status.json").exists():
+            write_json(self.path / "spec.json", spec)
+            fields = dict.fromkeys(("reason", "message", "started_at", "ended_at"))
+            status = {"schema_version": SCHEMA_VERSION, "status": "pending"} | fields
+            beside = self.path / f".status.json.{os.getpid()}.new"
+            write_json(beside, status)
+            with contextlib.suppress(FileExistsError):
+                os.link(beside, self.path / "status.json")
+            beside.unlink()
+
+    def replan(self, spec: Json) -> None:
+        """Write the spec anew before the run is started: what is no part of its id, as places of files, may differ."""
+        write_json(self.path / "spec.json", spec)
+        self.plan(spec)
+
+    def claim(self, wait_s: float = 0) -> FileLock | None:
+        """Take the run for this process until `release()`, or its death; None where another process has it.
+
+        It holds between machines that share the folder, as far as the file system's locks (`flock`) do.
+        """
+        place = self.path.parent / ".claims"
+        place.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(place / f"{self.run_id}.lock")
+        try:
+            lock.acquire(timeout=wait_s, poll_interval=0.5)
+        except Timeout:
+            return None
+        return lock
 
     def begin(self) -> None:
-        """Mark the run as running in this process; what an earlier attempt left is removed."""
+        """Mark the run as running in this process.
+
+        What an attempt left that was interrupted, or that failed for a reason beside the run itself, stays: the worker
+        goes on from it. Of any other attempt all is removed.
+        """
+        before = read_json(self.path / "status.json")
+        goes_on = before["status"] in ("running", "interrupted") or before["reason"] in PASSING
+        kept = ("checkpoint", "eval.jsonl", "log.txt") if goes_on else ()
         for path in self.path.iterdir():
-            if path.name not in ("spec.json", "status.json"):
+            steps = goes_on and path.name.startswith("steps.")
+            if path.name not in ("spec.json", "status.json", *kept) and not steps:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         self._write_status(
             status="running", reason=None, message=None, started_at=now(), ended_at=None,
             host=platform.node(), pid=os.getpid(), pid_started=psutil.Process().create_time(),
+            attempts=before.get("attempts", 0) + 1 if goes_on else 1,
         )  # fmt: skip
+
+    def beat(self) -> None:
+        """Show that the run is alive, where nothing else of it grows: its status was "last changed" now."""
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self.path / "status.json")
+
+    def last_beat(self) -> float:
+        """Return when anything in the run's folder last changed, seconds since the epoch."""
+        times = [0.0]
+        for path in (self.path, *self.path.rglob("*")):
+            with contextlib.suppress(FileNotFoundError):  # written beside and renamed meanwhile
+                times.append(path.lstat().st_mtime)
+        return max(times)
 
     def end(self, status: Status, reason: Reason | None = None, message: str | None = None) -> None:
         """Mark the run as ended: `done`, `failed` with a reason, or `interrupted`."""
@@ -209,6 +291,20 @@ class Run:
     def eval_file(self) -> Lines:
         """Open the file to which rank 0 appends the evaluations."""
         return Lines(self.path / "eval.jsonl")
+
+    def flush(self, rank: int) -> None:
+        """Put on disk what `rank` has appended so far."""
+        for name in (f"steps.rank{rank}.jsonl", "eval.jsonl"):
+            with contextlib.suppress(FileNotFoundError), open(self.path / name, "rb") as file:
+                os.fsync(file.fileno())
+
+    def cut_steps(self, rank: int, n_steps: int) -> None:
+        """Keep the first `n_steps` steps that `rank` has recorded."""
+        _cut(self.path / f"steps.rank{rank}.jsonl", n_steps)
+
+    def cut_evals(self, n_evals: int) -> None:
+        """Keep the first `n_evals` evaluations."""
+        _cut(self.path / "eval.jsonl", n_evals)
 
     def write_env(self, env: Json) -> None:
         """Record what the run ran on."""
@@ -274,7 +370,8 @@ class Run:
             with open(self.path / "steps.rank0.jsonl", "rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
                 lines = file.read().split(b"\n")[:-1]
-            return json.loads(lines[-1]) if lines else None
+            line = json.loads(lines[-1]) if lines else None
+            return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
         except (FileNotFoundError, ValueError):
             return None
 
@@ -287,7 +384,7 @@ class Run:
 
 
 def _alive(status: Json) -> bool:
-    if status["host"] != platform.node():
+    if status.get("host") != platform.node():
         return True  # another machine's process: no way to tell from here
     try:
         process = psutil.Process(status["pid"])
@@ -313,7 +410,7 @@ class Store:
 
     def runs(self, study: str) -> list[Run]:
         """Return all planned, running and ended runs of a study, by run id."""
-        return [Run(path.parent) for path in sorted((self.root / study).glob("*/status.json"))]
+        return [Run(path.parent) for path in sorted((self.root / study).glob("[!.]*/status.json"))]
 
     def record_launch(self, study: str, launch: Json) -> None:
         """Append what was asked for and in which order it runs."""

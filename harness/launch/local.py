@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing import connection, forkserver
 from pathlib import Path
@@ -26,11 +27,12 @@ from harness.store import Run
 
 WORKER = "harness.worker.entry"  # named, never imported here
 PRELOADED = ("harness.cli", WORKER, "torch._dynamo")  # the last by way of `use_deterministic_algorithms`: 0.7 s
+LOOK_S = 1.0  # between two looks at how a run is doing
 STOPPED = (KeyboardInterrupt, SignalException)  # Ctrl-C, SIGTERM
 
 
 class _TimeoutError(Exception):
-    pass
+    """The run takes too long, or shows no sign of life; the message tells which."""
 
 
 def cores() -> int:
@@ -56,7 +58,7 @@ def start(run: Run, place: Place) -> None:
     run.begin()
     threads = max(1, cores() // place.nproc)
     try:
-        with tempfile.TemporaryDirectory(prefix="ablations-") as scratch, _time_limit(place.timeout_s):
+        with tempfile.TemporaryDirectory(prefix="ablations-") as scratch, _limits(run, place):
             config = LaunchConfig(
                 min_nodes=1,
                 max_nodes=1,
@@ -77,20 +79,39 @@ def start(run: Run, place: Place) -> None:
             rank, failure = error.get_first_failure()
             hint = " (the system does that when memory runs out)" if failure.signal_name() == "SIGKILL" else ""
             run.end("failed", "killed", f"rank {rank}: {failure.signal_name()}, exit code {failure.exitcode}{hint}")
-    except _TimeoutError:
-        run.end("failed", "timeout", f"not done after launch.timeout_s = {place.timeout_s:g} s")
+    except _TimeoutError as error:
+        if run.status["status"] != "done":
+            run.end("failed", "timeout", str(error))
     except STOPPED:
-        run.end("interrupted", "killed", "stopped by the user")
+        if run.status["status"] == "running":  # a rank that came to its next step has said after which
+            run.end("interrupted", "killed", "stopped by the user")
         raise
 
 
 @contextlib.contextmanager
-def _time_limit(seconds: float | None) -> Iterator[None]:
-    def too_late(*_: object) -> None:
-        raise _TimeoutError
+def _limits(run: Run, place: Place) -> Iterator[None]:
+    """Interrupt the body when the run takes too long, or when its files show no sign of life for too long."""
+    limits = [seconds for seconds in (place.timeout_s, place.stall_timeout_s) if seconds is not None]
+    every_s = min([LOOK_S, *limits])
+    began = looked = time.monotonic()
+    last_beat, silent_s = run.last_beat(), 0.0
 
-    before = signal.signal(signal.SIGALRM, too_late)
-    signal.setitimer(signal.ITIMER_REAL, seconds or 0)
+    def look(*_: object) -> None:
+        nonlocal looked, last_beat, silent_s
+        now = time.monotonic()
+        beat, since = run.last_beat(), min(now - looked, 2 * every_s)  # while this process sleeps, so may the ranks
+        silent_s, looked, last_beat = silent_s + since if beat == last_beat else 0.0, now, beat
+        why = None
+        if place.timeout_s is not None and now - began >= place.timeout_s:
+            why = f"not done after launch.timeout_s = {place.timeout_s:g} s"
+        elif place.stall_timeout_s is not None and silent_s >= place.stall_timeout_s:
+            why = f"no sign of life for launch.stall_timeout_s = {place.stall_timeout_s:g} s"
+        if why is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise _TimeoutError(why)
+
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, *(every_s, every_s) if limits else (0, 0))
     try:
         yield
     finally:

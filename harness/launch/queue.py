@@ -61,19 +61,55 @@ def _source(spec: RunSpec) -> str | None:
 def work_off(store: Store, specs: Sequence[RunSpec], start: Start, fail_fast: bool) -> None:
     """Start each run in the given order and wait for its end; `fail_fast` stops at the first that fails.
 
-    A run whose source is not done stays pending.
+    Other processes may work on the same results: what one of them has claimed is passed over, and at the end waited
+    for; it is taken over should that process die. A run whose source is not done stays pending.
     """
+    runs = [store.run(spec.study, spec.run_id) for spec in specs]
+    started = {run.run_id: run.status["started_at"] for run in runs}
     with Watch(specs) as watch:
-        for spec in specs:
-            run, source = store.run(spec.study, spec.run_id), _source(spec)
-            if source is not None and store.run(spec.study, source).status["status"] != "done":
-                watch.skip(run, f"waits for {source}, which is not done")
-                continue
-            watch.begin(run, spec)
-            start(run, spec.launch)
-            watch.end(run)
-            if run.status["status"] == "failed":
-                watch.say("\n".join(f"    {line}" for line in run.log_tail(LOG_LINES)))
-                watch.say(f"    the whole log: {run.log_path}")
-                if fail_fast:
+        left = list(specs)
+        for wait in (False, True):
+            specs, left = sorted(left, key=lambda spec: wait and _source(spec) is not None), []
+            for spec in specs:
+                run = store.run(spec.study, spec.run_id)
+                if not wait and _is_running(store, spec):
+                    left.append(spec)
+                    continue
+                claim = run.claim()
+                if claim is None and wait:
+                    watch.say(f"waits for {run.run_id}, which another process runs")
+                    claim = run.claim(wait_s=-1)
+                if claim is None:
+                    left.append(spec)
+                    continue
+                try:
+                    _work(store, spec, start, watch, started[spec.run_id])
+                finally:
+                    claim.release()
+                if fail_fast and run.status["status"] == "failed":
                     return
+
+
+def _is_running(store: Store, spec: RunSpec) -> bool:
+    """Tell whether another process runs what this run starts from."""
+    source = _source(spec)
+    return source is not None and store.run(spec.study, source).status["status"] == "running"
+
+
+def _work(store: Store, spec: RunSpec, start: Start, watch: Watch, started: str | None) -> None:
+    """Run what is ours by now, unless another process has ended it meanwhile or what it starts from is not done."""
+    run, source = store.run(spec.study, spec.run_id), _source(spec)
+    run.replan(spec.model_dump())
+    status = run.status
+    if status["status"] == "done" or (status["status"] == "failed" and status["started_at"] != started):
+        watch.skip(run, f"{status['status']} by another process")
+        return
+    if source is not None and store.run(spec.study, source).status["status"] != "done":
+        watch.skip(run, f"waits for {source}, which is not done")
+        return
+    watch.begin(run, spec)
+    start(run, spec.launch)
+    watch.end(run)
+    if run.status["status"] == "failed":
+        watch.say("\n".join(f"    {line}" for line in run.log_tail(LOG_LINES)))
+        watch.say(f"    the whole log: {run.log_path}")

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from harness.errors import UserError, choices
 from harness.report.runs import RunData, Unreadable, read_run
-from harness.store import Json, Store
+from harness.store import Json, Store, StoreError
 
 ABSENT = "–"  # stands for an axis that a run does not have
 
@@ -90,7 +90,7 @@ def read(store: Store, study: str) -> Study:
     runs = [run for run in found if isinstance(run, RunData)]
     try:
         launches = store.launches(study)
-    except ValueError as error:
+    except StoreError as error:
         launches, unreadable = [], [*unreadable, Unreadable("launches.jsonl", str(error))]
     if not runs:
         return Study(study, "", {}, {}, {}, (), 0, 0, tuple(unreadable), tuple(launches))

@@ -1,9 +1,12 @@
 """Read one run from the store, whole and checked; what cannot be read is named with the reason, never raised."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from harness.report.checks import check
 from harness.store import Json, Run, Steps, StoreError
 
 LOG_LINES = 20
@@ -97,11 +100,18 @@ def read_run(run: Run) -> RunData | Unreadable:
     """Read all of a run, or say why that is not possible."""
     try:
         status, spec = run.status, run.spec
-        evals = run.evals()
-        columns = {
-            name: np.array([np.nan if line[name] is None else line[name] for line in evals], dtype=float)
-            for name in ("step", "val_loss", "bits_per_byte", "train_s")
-        }
+        with _damage("eval.jsonl"):
+            evals = run.evals()
+            columns = {
+                name: np.array([np.nan if line[name] is None else line[name] for line in evals], dtype=float)
+                for name in ("step", "val_loss", "bits_per_byte", "train_s")
+            }
+        with _damage("steps.rank*.jsonl"):
+            steps = run.steps()
+        with _damage("probes.json"):
+            decoding = dict(_decoded(record) for record in run.probes.get("decoding") or ())
+            lengths = dict(_at_length(record) for record in run.probes.get("lengths") or ())
+            phases = tuple(_medians(rank) for rank in run.probes.get("phases") or ())
         data = RunData(
             run_id=run.run_id,
             spec=spec,
@@ -111,30 +121,43 @@ def read_run(run: Run) -> RunData | Unreadable:
             reason=status["reason"],
             message=status["message"],
             started_at=status["started_at"],
-            steps=run.steps(),
+            steps=steps,
             evals=Evals(**columns),
-            decoding=dict(_decoded(record) for record in run.probes.get("decoding") or ()),
-            lengths=dict(_at_length(record) for record in run.probes.get("lengths") or ()),
-            phases=tuple(_medians(rank) for rank in run.probes.get("phases") or ()),
+            decoding=decoding,
+            lengths=lengths,
+            phases=phases,
             log_tail=run.log_tail(LOG_LINES),
         )
         _check(data)
         return _without_nan(data)
     except StoreError as error:
         return Unreadable(run.run_id, str(error))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        return Unreadable(run.run_id, f"{type(error).__name__}: {error}")
+    except OSError as error:
+        return Unreadable(run.run_id, str(error))
+
+
+@contextmanager
+def _damage(name: str) -> Iterator[None]:
+    """Name the file whose content is not what it should be."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise StoreError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 def _check(run: RunData) -> None:
-    """Touch what every report needs, so that a damaged run is found here and named."""
-    for key in ("comparable", "entry_id", "seed", "axes", "baseline", "model", "data", "train", "expected"):
-        run.spec[key]
+    """See that a run has what every report needs, so that a damaged one is found here and named."""
+    check("spec.json", run.spec)
     if run.status == "done":
-        for key in ("memory", "parameters", "flops_per_token", "initial_hash", "peak_flops"):
-            run.probes[key]
-        if not len(run.evals.step) or not len(run.steps):
-            raise ValueError("it is done, but its steps or evaluations are missing")
+        check("probes.json", run.probes)
+        for name, found in (("eval.jsonl", run.evals.step), ("steps.rank*.jsonl", run.steps.step)):
+            if not len(found):
+                raise StoreError(f"{name}: it is done, but this is missing or empty")
+    for name, steps in (("eval.jsonl", run.evals.step), ("steps.rank*.jsonl", run.steps.step)):
+        if not (np.isfinite(steps).all() and (np.diff(steps) >= 0).all()):
+            raise StoreError(f"{name}: the steps are not in order")
+    if not (np.isfinite(run.steps.step_s).all() and (run.steps.step_s > 0).all() and (run.steps.tokens > 0).all()):
+        raise StoreError("steps.rank*.jsonl: a step has no sound time or tokens")
 
 
 def _decoded(record: Json) -> tuple[Place, DecodeSamples]:

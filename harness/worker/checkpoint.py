@@ -3,6 +3,7 @@
 import math
 import os
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
@@ -18,13 +20,14 @@ from torch.distributed.tensor import DTensor
 
 from harness.checkpoint import folder
 from harness.spec import RunSpec
-from harness.store import Run
+from harness.store import Run, StoreError, read_json, write_json
 from harness.worker.model import GPT
 from harness.worker.probes.timer import Timer
 from harness.worker.ranks import Ranks
 from variants.api import Shape
 
 STATE = "state"  # in a checkpoint's folder: what a run needs beside its spec to go on, each rank's shard by itself
+CHECKSUMS = "checksums.json"  # in a state's folder: CRC-32 of its files; what PyTorch reads, it does not check
 BATCH_BYTES = 64 << 20  # of weights that are put together from their shards at once
 Shard = tuple[tuple[slice, ...], np.ndarray]  # its place in the whole, and its values
 
@@ -36,7 +39,8 @@ class StateError(Exception):
 class Checkpoints:
     """`save(step, val_loss)` makes a run's newest checkpoint, which is its best if that loss is the lowest so far.
 
-    What neither `newest` nor `best` links to is removed. `total_s` sums the seconds that all of it took.
+    What neither `newest` nor `best` links to is removed. While a run that keeps anything is unfinished, both hold its
+    whole state, so that it can go on; `drop_state` ends that. `total_s` sums the seconds that all of it took.
     """
 
     def __init__(self, run: Run, spec: RunSpec, ranks: Ranks, gpt: GPT, optimizer: torch.optim.Optimizer) -> None:
@@ -59,6 +63,7 @@ class Checkpoints:
             self._write(step)
             if self._ranks.is_first:
                 self._link(step, val_loss)
+            self._run.flush(self._ranks.rank)  # a state that is ahead of its curve would be of no use
             self._ranks.gather(None)  # the next step is timed, and nobody's disk is a part of it
         self.total_s += self._timer.seconds
 
@@ -70,8 +75,7 @@ class Checkpoints:
         with folder.beside(dest) if self._ranks.is_first else nullcontext(dest) as place:
             if self._ranks.is_first:
                 folder.write(weights, place)
-            if self._spec.launch.keep == "state":
-                save_state(self._ranks.gather(place)[0], step, self._gpt, self._optimizer)
+            save_state(self._ranks.gather(place)[0], step, self._gpt, self._optimizer)
 
     def _weights(self, step: int) -> folder.Weights:
         spec, tensors = self._spec, whole_weights(self._gpt, self._ranks)
@@ -84,6 +88,21 @@ class Checkpoints:
             tokenizer=spec.data.tokenizer,
         )
 
+    def go_on(self, step: int, losses: Mapping[int, float]) -> None:
+        """Take up what an earlier attempt left: `step` steps are done, `losses` are those of the evaluations till then.
+
+        What is newer than that is damaged, and counts no more. Rank 0 calls it.
+        """
+        newest, best = self._run.newest_checkpoint, self._run.best_checkpoint
+        self._lowest = losses.get(_steps(best.resolve()), math.inf)
+        if self._lowest == math.inf:
+            best.unlink(missing_ok=True)
+        if step > 0:
+            self._link(step, losses.get(step))
+        else:
+            newest.unlink(missing_ok=True)
+            self._sweep()
+
     def _link(self, step: int, val_loss: float | None) -> None:
         _point(self._run.newest_checkpoint, f"step-{step}")
         if val_loss is not None and val_loss < self._lowest:
@@ -92,14 +111,51 @@ class Checkpoints:
         self._sweep()
 
     def _sweep(self) -> None:
-        """Remove what neither link names, what a crash has left, and the state of what is only the best."""
+        """Remove what neither link names, and what a crash has left."""
         newest, best = self._run.newest_checkpoint.resolve(), self._run.best_checkpoint.resolve()
-        if best != newest:
-            _remove(best / STATE)
         for pattern in ("step-*", ".*.tmp"):
             for path in self._run.checkpoints.glob(pattern):
                 if path.name not in (newest.name, best.name):
                     _remove(path)
+
+
+def drop_state(run: Run, keep: str) -> None:
+    """Remove what a run that is done needs no more: all states, or where it keeps its state that of the best."""
+    newest = run.newest_checkpoint.resolve()
+    for path in run.checkpoints.glob(f"step-*/{STATE}"):
+        if keep != "state" or path.parent != newest:
+            _remove(path)
+
+
+def whole_states(run: Run) -> list[Path]:
+    """Return the checkpoints that hold a state with nothing damaged in it, the newest first."""
+    found = [place for place in run.checkpoints.glob("step-*") if _steps(place) > 0 and _undamaged(place / STATE)]
+    return sorted(found, key=_steps, reverse=True)
+
+
+def _undamaged(state: Path) -> bool:
+    try:
+        return bool(read_json(state / CHECKSUMS)["crc32"] == _checksums(state))
+    except (OSError, StoreError, KeyError):
+        return False
+
+
+def _checksums(state: Path) -> dict[str, int]:
+    sums = {}
+    for path in sorted(state.iterdir()):
+        if path.name != CHECKSUMS:
+            with open(path, "rb") as file:
+                value = 0
+                while part := file.read(1 << 22):
+                    value = zlib.crc32(part, value)
+            sums[path.name] = value
+    return sums
+
+
+def _steps(place: Path) -> int:
+    """Return how many steps have made the checkpoint in this folder; 0 where it is none."""
+    number = place.name.removeprefix("step-")
+    return int(number) if place.name.startswith("step-") and number.isdecimal() else 0
 
 
 def whole_weights(gpt: GPT, ranks: Ranks) -> dict[str, Tensor]:
@@ -152,6 +208,8 @@ def save_state(place: Path, step: int, gpt: GPT, optimizer: torch.optim.Optimize
     free = shutil.disk_usage(place.parent).free  # of a full disk, what PyTorch says is "unexpected pos 704 vs 598"
     with _one_line_errors(f"{place / STATE} cannot be written ({free} bytes were free)"):
         state_dict_saver.save(_state(gpt, optimizer, step), checkpoint_id=place / STATE)
+    if dist.get_rank() == 0:
+        write_json(place / STATE / CHECKSUMS, {"crc32": _checksums(place / STATE)})
 
 
 def load_state(place: Path, gpt: GPT, optimizer: torch.optim.Optimizer) -> int:

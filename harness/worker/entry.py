@@ -1,25 +1,32 @@
 """One rank's whole life: join the others, train, and say how it ended."""
 
+import os
+import sys
 import time
 import traceback
 from pathlib import Path
 
 from harness.spec import RunSpec
 from harness.store import Reason, Run
+from harness.worker.checkpoint import drop_state
 from harness.worker.determinism import enforce
 from harness.worker.environment import describe
 from harness.worker.errors import NotFiniteError, out_of_memory
 from harness.worker.loop import train
 from harness.worker.ranks import join
+from harness.worker.stop import STOPPED, Stop, StoppedError
+
+PEERS_S = 1.0  # for another rank, or the launcher, to say what happened
 
 
 def work(run_path: Path, begin: bool) -> None:
-    """Run one entry in the process that torchrun started; `begin` marks it as running first.
+    """Run one entry in the process that torchrun started; `begin` claims it and marks it as running first.
 
     Whatever ends it is written to the run's status and raised.
     """
     started = time.time()
-    run = Run(run_path)
+    run, stop = Run(run_path), Stop.on_signals()
+    claim = run.claim() if begin and os.environ["RANK"] == "0" else None
     try:
         spec = RunSpec.model_validate(run.spec)
         enforce(spec.train.deterministic)
@@ -27,22 +34,44 @@ def work(run_path: Path, begin: bool) -> None:
             if ranks.n_ranks != spec.launch.nproc:
                 raise ValueError(f"{run.run_id} is for {spec.launch.nproc} processes, torchrun started {ranks.n_ranks}")
             if begin and ranks.is_first:
+                if claim is None:
+                    raise RuntimeError(f"{run.run_id} is run by another process")
                 run.begin()
             ranks.gather(None)  # nobody writes before the folder is ready
             if ranks.is_first:
                 run.write_env(describe(spec, ranks))
-            probes = train(run, spec, ranks)
+            probes = train(run, spec, ranks, stop)
             ranks.gather(None)  # all have written their last step
             if ranks.is_first:
                 probes["time"]["total_s"] = time.time() - started
                 run.write_probes(probes)
                 run.end("done")
+                drop_state(run, spec.launch.keep)
+    except StoppedError as error:  # whoever asked for it may tell why
+        if run.status["status"] == "running":
+            run.end("interrupted", "killed", str(error))
     except Exception as error:
         traceback.print_exc()
-        known = (run_path / "status.json").exists()
-        if known and run.status["status"] == "running":  # the first rank to fail knows why; the others only lost it
+        if _is_ours_to_tell(run, error, stop):
             run.end("failed", _reason(error), f"{type(error).__name__}: {error}".splitlines()[0])
         raise
+    finally:
+        stop.release()
+        if claim is not None:
+            claim.release()
+    if stop.asked:
+        sys.exit(STOPPED)
+
+
+def _is_ours_to_tell(run: Run, error: Exception, stop: Stop) -> bool:
+    """The first rank to fail knows why; the others have only lost it, and so leave it the time to speak.
+
+    Where it cannot, being killed, the launcher notices, asks the others to end, and tells.
+    """
+    if isinstance(error, RuntimeError) and _reason(error) == "error" and int(os.environ["WORLD_SIZE"]) > 1:
+        time.sleep(PEERS_S)
+    known = (run.path / "status.json").exists()
+    return known and run.status["status"] == "running" and not stop.asked
 
 
 def _reason(error: Exception) -> Reason:

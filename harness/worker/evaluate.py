@@ -46,24 +46,19 @@ class Windows:
 class Evaluation:
     """`evaluate(model, step, train_s)` appends a line to the run's eval.jsonl, and returns the validation loss.
 
-    `total_s` sums the seconds that all evaluations took.
+    `total_s` sums the seconds that all evaluations took. `loss(model)` does the same and writes nothing down.
     """
 
     def __init__(self, run: Run, spec: RunSpec, ranks: Ranks) -> None:
-        self._ranks, self._windows = ranks, Windows(spec, ranks, spec.model.seq_len)
+        self._run, self._ranks, self._windows = run, ranks, Windows(spec, ranks, spec.model.seq_len)
         self._token_bytes = np.load(spec.launch.token_bytes)
         self._file = run.eval_file() if ranks.is_first else None
         self._timer, self.total_s = Timer(ranks.device), 0.0
 
     def __call__(self, model: nn.Module, step: int, train_s: float) -> float:
         """Evaluate after `step` steps, in nats per token and in bits per byte, summed in float64."""
-        nats = n_tokens = n_bytes = 0.0
         with self._timer:
-            for losses_BT, targets_BT, weights in self._windows.losses(model):
-                nats += float(losses_BT.sum(1).cpu().numpy() @ weights)
-                n_tokens += float(weights.sum()) * targets_BT.shape[1]
-                n_bytes += float(self._token_bytes[targets_BT.numpy()].sum(1) @ weights)
-            nats, n_tokens, n_bytes = self._ranks.sum(nats, n_tokens, n_bytes)
+            nats, n_tokens, n_bytes = self._sums(model)
         self.total_s += self._timer.seconds
         if self._file is not None:
             self._file.append(
@@ -76,3 +71,18 @@ class Evaluation:
                 }
             )
         return nats / n_tokens
+
+    def loss(self, model: nn.Module) -> float:
+        """Return the validation loss, in nats per token."""
+        nats, n_tokens, _ = self._sums(model)
+        return nats / n_tokens
+
+    def _sums(self, model: nn.Module) -> list[float]:
+        nats = n_tokens = n_bytes = 0.0
+        for losses_BT, targets_BT, weights in self._windows.losses(model):
+            nats += float(losses_BT.sum(1).cpu().numpy() @ weights)
+            n_tokens += float(weights.sum()) * targets_BT.shape[1]
+            n_bytes += float(self._token_bytes[targets_BT.numpy()].sum(1) @ weights)
+            if self._ranks.is_first:
+                self._run.beat()
+        return self._ranks.sum(nats, n_tokens, n_bytes)

@@ -25,17 +25,20 @@ from harness.worker.probes.peak import peak_flops
 from harness.worker.probes.timer import Timer
 from harness.worker.probes.window import Window
 from harness.worker.ranks import Ranks
+from harness.worker.resume import go_on
 from harness.worker.start import begin
+from harness.worker.stop import Stop, StoppedError
 from variants.api import Shape, StepShape
 
 N_WARMUP = 5  # steps that are recorded and not timed: the first ones allocate, choose kernels and compile
 
 
-def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
-    """Train one entry on this rank, and return what the probes measured.
+def train(run: Run, spec: RunSpec, ranks: Ranks, stop: Stop | None = None) -> dict[str, Any]:
+    """Train one entry on this rank, from where an earlier attempt left it, and return what the probes measured.
 
     Raises:
         NotFiniteError: loss or gradient norm stopped being finite; the step in question is recorded.
+        StoppedError: a rank was asked to end; its state is saved as far as the run keeps anything.
     """
     cfg, device, seq_len = spec.train, ranks.device, spec.model.seq_len
     parts = Parts(Shape(**spec.model.model_dump()), spec.axes, spec.launch.variant_paths)
@@ -52,7 +55,9 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
     micro_batch = micro_batch_size(n_sequences // parallelism.n_data, cfg.micro_batch)
     n_micro_batches = n_sequences // parallelism.n_data // micro_batch
     batches = Batches(Tokens(spec.launch.train_tokens), seq_len, n_sequences, spec.seed)
-    evaluate, checkpoints = Evaluation(run, spec, ranks), Checkpoints(run, spec, ranks, gpt, optimizer)
+    checkpoints = Checkpoints(run, spec, ranks, gpt, optimizer)
+    past, stop = go_on(run, spec, ranks, gpt, optimizer, checkpoints), stop or Stop()
+    evaluate = Evaluation(run, spec, ranks)
 
     def forward_backward(step: int) -> Tensor:
         """Leave the step's gradients in the parameters; return the mean loss over this rank's tokens."""
@@ -77,16 +82,21 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
 
     steps_file, timer, first_step = run.steps_file(ranks.rank), Timer(device), FirstStep(model, optimizer)
     n_warmup = min(N_WARMUP, max(1, cfg.steps // 2))
-    checkpoint_every, train_s = spec.launch.checkpoint_every or cfg.eval_every, 0.0
-    evaluate(model, step=0, train_s=train_s)
-    for step in range(cfg.steps):
+    checkpoint_every, train_s = spec.launch.checkpoint_every or cfg.eval_every, past.train_s
+    if past.n_done == 0:
+        evaluate(model, step=0, train_s=train_s)
+    else:
+        past.rehearse(model, optimizer, evaluate, first_step, forward_backward)
+    for step in range(past.n_done, cfg.steps):
         seed_step(spec.seed, step, ranks.rank)
         with timer, first_step if step == 0 else nullcontext():
             rank_loss = forward_backward(step)
             lr, norm = update(step)
         train_s += timer.seconds
 
-        loss, grad_norm = ranks.sum(rank_loss.item())[0] / ranks.n_ranks, norm.item()
+        loss_sum, n_stop = ranks.sum(rank_loss.item(), stop.asked)
+        stop.heard = n_stop > 0
+        loss, grad_norm = loss_sum / ranks.n_ranks, norm.item()
         steps_file.append(
             {
                 "step": step,
@@ -95,7 +105,8 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
                 "tokens": cfg.tokens_per_step,
                 "grad_norm": grad_norm,
                 "lr": lr,
-                "warmup": step < n_warmup,
+                "warmup": step < past.n_done + n_warmup,
+                "resumed": step == past.n_done > 0,
             }
         )
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
@@ -104,8 +115,10 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
         n_done, val_loss = step + 1, None
         if n_done % cfg.eval_every == 0 or n_done == cfg.steps:
             val_loss = evaluate(model, step=n_done, train_s=train_s)
-        if n_done % checkpoint_every == 0 or n_done == cfg.steps:
+        if n_done % checkpoint_every == 0 or n_done == cfg.steps or n_stop:
             checkpoints.save(n_done, val_loss)
+        if n_stop:
+            raise StoppedError(f"asked to end, after {n_done} of {cfg.steps} steps")
 
     n_parameters = sum(parameter.numel() for parameter in gpt.parameters())
     return {
@@ -121,7 +134,8 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
         "peak_flops": peak_flops(ranks, cfg.precision),
         "decoding": decoding.measure(spec, parts, gpt, ranks),
         "lengths": lengths.measure(spec, model, gpt, ranks),
-        "time": {"train_s": train_s, "eval_s": evaluate.total_s, "checkpoint_s": checkpoints.total_s},
+        "resumed_at": past.resumed_at,
+        "time": {"train_s": train_s, "eval_s": past.eval_s + evaluate.total_s, "checkpoint_s": checkpoints.total_s},
         "rounds_to": parallelism.rounds_to(cfg.precision),
         "traffic_predicted_bytes": parallelism.traffic(gpt, StepShape(cfg.precision, n_micro_batches, micro_batch)),
         **Window(model, ranks, forward_backward, update).measure(cfg.steps, run, spec.launch.trace),  # trains on: last

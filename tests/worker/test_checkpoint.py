@@ -23,7 +23,7 @@ from harness.spec import Choice, Expected, Place, ResolvedData, ResolvedModel, R
 from harness.store import Run
 from harness.worker import checkpoint, optim
 from harness.worker.build import Parts
-from harness.worker.checkpoint import Checkpoints, StateError, load_state, save_state
+from harness.worker.checkpoint import Checkpoints, StateError, drop_state, load_state, save_state
 from harness.worker.evaluate import Evaluation
 from harness.worker.initial import fill
 from harness.worker.loop import train
@@ -157,8 +157,10 @@ def test_no_more_is_kept_than_was_asked_for(tmp_path, run, ranks, keep):
         checkpoints.save(n, val_loss)
     assert run.checkpoints.exists() == (keep != "nothing") == (checkpoints.total_s > 0)
     if keep != "nothing":
-        files = {path.name for path in run.best_checkpoint.iterdir()}
-        assert files == {"model.safetensors", "checkpoint.json"}, "a run goes on from its newest, never from its best"
+        files = {"model.safetensors", "checkpoint.json"}
+        assert {path.name for path in run.best_checkpoint.iterdir()} == files | {"state"}, "while it is unfinished"
+        drop_state(run, keep)
+        assert {path.name for path in run.best_checkpoint.iterdir()} == files
         state = {"state"} if keep == "state" else set()
         assert {path.name for path in run.newest_checkpoint.iterdir()} == files | state
 
@@ -289,9 +291,10 @@ CRASHES = {  # which call of what fails, and whether the new checkpoint counts a
     "while they are described": (os, "fsync", 2, False),
     "while the state is written": (os, "fsync", 3, False),
     "before the state is whole": (os, "fsync", 4, False),
+    "while it is summed up": (os, "fsync", 5, False),
     "before it has its name": (os, "rename", 2, False),
     "before it is linked": (checkpoint, "_point", 1, False),
-    "while it is linked": (os, "replace", 2, False),
+    "while it is linked": (os, "replace", 3, False),
     "before it is the best": (checkpoint, "_point", 2, True),
     "before the older is removed": (checkpoint, "_remove", 1, True),
     "while the older is removed": (os, "rmdir", 1, True),

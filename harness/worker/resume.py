@@ -1,0 +1,101 @@
+"""Going on where an earlier attempt ended, as if it had never ended: state, curves, and what the loop carries along."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from harness.spec import RunSpec
+from harness.store import Json, Run, sound_lines
+from harness.worker.checkpoint import Checkpoints, StateError, load_state, whole_states
+from harness.worker.evaluate import Evaluation
+from harness.worker.model import GPT
+from harness.worker.probes.first_step import FirstStep
+from harness.worker.ranks import Ranks
+from harness.worker.start import begin
+
+
+@dataclass(frozen=True)
+class Past:
+    """What was done before this attempt: steps, and the seconds that training and evaluating them took.
+
+    `resumed_at` lists the steps with which an attempt went on, this one's too.
+    """
+
+    n_done: int
+    train_s: float
+    eval_s: float
+    resumed_at: list[int]
+
+    def rehearse(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        evaluate: Evaluation,
+        first_step: FirstStep,
+        forward_backward: Callable[[int], Tensor],
+    ) -> None:
+        """Do once more, and throw away, what a run does before its second step.
+
+        The probe of the first step counts here. DDP lays out its buckets after the first backward pass, and a compiler
+        chooses by the shapes that it has seen: without that, the next step could differ in its last bits.
+        """
+        evaluate.loss(model)
+        with first_step:
+            forward_backward(0)
+            first_step.see_parameters()
+        optimizer.zero_grad()
+
+
+def go_on(
+    run: Run, spec: RunSpec, ranks: Ranks, gpt: GPT, optimizer: torch.optim.Optimizer, checkpoints: Checkpoints
+) -> Past:
+    """Load the newest whole state whose curve is known, and cut the curves back to it; without one begin at step 0.
+
+    Every rank calls it, with the first values in place.
+    """
+    steps, evals = sound_lines(run.path / f"steps.rank{ranks.rank}.jsonl"), sound_lines(run.path / "eval.jsonl")
+    n_known = min(ranks.gather(len(_counted(steps))))
+    places = whole_states(run) if ranks.is_first else []
+    n_done = 0
+    for place in ranks.gather(places)[0]:
+        n_wanted = int(place.name.removeprefix("step-"))
+        if n_wanted > n_known or not ranks.gather(_evaluated(evals, n_wanted, spec))[0]:
+            continue
+        try:
+            n_done = load_state(place, gpt, optimizer)
+            break
+        except StateError as error:
+            print(f"{error}; an older one is looked for")
+            optimizer.state.clear()
+            optimizer.zero_grad()
+            begin(gpt, run, spec)
+    steps, evals = steps[:n_done], [line for line in evals if n_done and line["step"] <= n_done]
+    run.cut_steps(ranks.rank, n_done)
+    if ranks.is_first:
+        run.cut_evals(len(evals))
+        checkpoints.go_on(n_done, {line["step"]: line["val_loss"] for line in evals if line["val_loss"] is not None})
+        if n_done:
+            print(f"goes on after {n_done} steps")
+    ranks.gather(None)  # nobody appends or saves before all is cut
+    return Past(
+        n_done=n_done,
+        train_s=sum(line["step_s"] for line in steps),
+        eval_s=sum(line["eval_s"] for line in evals),
+        resumed_at=[line["step"] for line in steps if line.get("resumed")] + [n_done] * (n_done > 0),
+    )
+
+
+def _counted(steps: list[Json]) -> list[Json]:
+    """Return the lines as far as they are steps 0, 1, 2, ..."""
+    n = next((i for i, line in enumerate(steps) if line.get("step") != i or "step_s" not in line), len(steps))
+    return steps[:n]
+
+
+def _evaluated(evals: list[Json], n_done: int, spec: RunSpec) -> bool:
+    """Tell whether the evaluations are those that a run of so many steps has made, and nothing before them is lost."""
+    every, last = spec.train.eval_every, spec.train.steps
+    wanted = [n for n in range(n_done + 1) if n % every == 0 or n == last]
+    keys: Mapping[str, object] = dict.fromkeys(("step", "val_loss", "eval_s"))
+    return [line["step"] for line in evals if keys.keys() <= line.keys()][: len(wanted)] == wanted

@@ -1,0 +1,141 @@
+"""Whatever ends a run or a harness: it is told rightly, no process is left, and the next call goes on."""
+
+import contextlib
+import os
+import signal
+import time
+
+import psutil
+import pytest
+
+from harness.store import Run, Store
+
+TWO = '[{ use = "ddp", nproc = 2 }]'
+EVERY = ("--set", "launch.checkpoint_every=1")
+
+
+def the_run(harness) -> Run:
+    (run,) = Store(harness.folder / "results").runs("s")
+    return run
+
+
+def wait_for_steps(harness, n=1):
+    for _ in range(900):
+        found = [run for run in Store(harness.folder / "results").runs("s") if len(run.steps()) >= n]
+        if found:
+            return found[0]
+        time.sleep(0.1)
+    raise AssertionError("no run has begun")
+
+
+def gone(processes):
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
+    return True
+
+
+def slow(harness, seconds=0.3):
+    fast = harness.folder / "fast"
+    harness.variant("slow", f"time.sleep(0.0 if os.path.exists({str(fast)!r}) else {seconds})")
+    return fast
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_end_it_saves_its_last_step_and_goes_on_from_it(new_harness, number):
+    """Ctrl-C reaches the ranks twice, from the terminal and from the launcher; no checkpoint was due yet."""
+    study = new_harness.study('["slow"]', '["mha"]', TWO)
+    fast = slow(new_harness)
+    process = new_harness.start("run", study, "--set", "train.eval_every=100")
+    run = wait_for_steps(new_harness)
+    started = psutil.Process(process.pid).children(recursive=True)
+    for one in [process, *started] if number == signal.SIGINT else [process]:
+        one.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 130 and gone(started)
+    n_done = len(run.steps())
+    assert run.status["status"] == "interrupted" and f"after {n_done} of 8 steps" in run.status["message"]
+    fast.touch()
+    assert "1 of 1 done" in new_harness("run", study, "--set", "train.eval_every=100").stderr
+    assert run.probes["resumed_at"] == [n_done] and run.steps().step.tolist() == list(range(8))
+    assert [line["step"] for line in run.evals()] == [0, 8]
+
+
+def test_a_killed_rank_is_told_as_such_also_where_the_others_only_lost_it(new_harness):
+    """The rank that is left sees a broken connection; that is not the reason."""
+    study = new_harness.study('["slow"]', '["mha"]', TWO)
+    fast = slow(new_harness)
+    process = new_harness.start("run", study, *EVERY)
+    run = wait_for_steps(new_harness, 2)
+    ranks = [rank for child in psutil.Process(process.pid).children() for rank in child.children()]
+    assert len(ranks) == 2
+    ranks[1].kill()
+    process.communicate(timeout=60)
+    assert process.returncode == 1 and gone(ranks)
+    assert (run.status["status"], run.status["reason"]) == ("failed", "killed") and "SIGKILL" in run.status["message"]
+    fast.touch()
+    assert "1 of 1 done" in new_harness("run", study, "--retry-failed", *EVERY).stderr
+    assert run.probes["resumed_at"] and run.status["attempts"] == 2
+
+
+def test_a_run_that_shows_no_sign_of_life_is_ended_and_says_where_each_rank_hangs(new_harness):
+    """Rank 1 hangs, rank 0 waits for it inside of a collective, where Python sees no signal."""
+    study = new_harness.study('["hangs"]', '["mha"]', TWO)
+    new_harness.variant("hangs", "time.sleep(600) if self.training and os.environ['RANK'] == '1' else None")
+    new_harness("run", study, "--set", "launch.stall_timeout_s=10", code=1)
+    run = the_run(new_harness)
+    assert (run.status["status"], run.status["reason"]) == ("failed", "timeout")
+    assert "no sign of life for launch.stall_timeout_s = 10 s" in run.status["message"]
+    log = run.log_path.read_text()
+    assert "rank 0 was asked to end" in log and "rank 1 was asked to end" in log
+    assert "hangs.py" in log.partition("rank 1 was asked to end")[2]
+
+
+def test_two_harnesses_share_a_study_and_run_nothing_twice(new_harness):
+    """What both start is done once; a claim of one that dies is taken over by the other."""
+    study = new_harness.study('["slow"]', '["mha", { use = "gqa", n_kv_head = 2 }, { use = "gqa", n_kv_head = 1 }]')
+    marks = new_harness.folder / "marks"
+    marks.mkdir()
+    mark = f"open({str(marks)!r} + f'/{{os.getpid()}}', 'w').close(); time.sleep(0.05)"
+    new_harness.variant("slow", mark)
+    first, second = new_harness.start("run", study), new_harness.start("run", study)
+    for process in (first, second):
+        _, err = process.communicate(timeout=200)
+        assert process.returncode == 0 and "3 of 3 done" in err, err
+    assert len(list(marks.iterdir())) == 3, "a process for each run"
+    assert {run.status["attempts"] for run in Store(new_harness.folder / "results").runs("s")} == {1}
+
+
+def test_what_a_harness_leaves_when_it_is_killed_another_takes_over(new_harness):
+    study = new_harness.study('["slow"]')
+    fast = slow(new_harness, 1.0)
+    first = new_harness.start("run", study, *EVERY)
+    run = wait_for_steps(new_harness, 2)
+    second = new_harness.start("run", study, *EVERY)
+    time.sleep(8)
+    assert run.status["pid"] == first.pid and run.status["attempts"] == 1
+    fast.touch()
+    first.kill()
+    first.communicate(timeout=60)
+    _, err = second.communicate(timeout=200)
+    assert second.returncode == 0 and "which another process runs" in err, err
+    assert run.status["status"] == "done" and run.status["attempts"] == 2 and run.probes["resumed_at"][0] >= 2
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(new_harness):
+    study = new_harness.study('["learned"]')
+    (new_harness.folder / "file").write_text("")
+    err = new_harness("run", study, "--results", "file/results", code=2).stderr
+    assert "error: " in err and "file" in err and "Traceback" not in err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_fails_the_run_says_so_and_keeps_what_was_written(new_harness):
+    study = new_harness.study('["fills"]')
+    body = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); signal.signal(25, signal.SIG_IGN)"
+    new_harness.variant("fills", f"exec({body!r}, globals()) if self.training else None")
+    new_harness("run", study, code=1)
+    run = the_run(new_harness)
+    assert (run.status["status"], run.status["reason"]) == ("failed", "error") and "OSError" in run.status["message"]
+    assert "failed (error: OSError" in new_harness("status").stdout
+    new_harness("report", "s")
