@@ -9,6 +9,7 @@ from harness.errors import UserError
 from harness.spec import Choice, Expected, ResolvedModel, Train
 from harness.study.axes import architecture
 from harness.worker.build import Parts
+from harness.worker.model import GPT
 from harness.worker.precision import dtype_of
 from harness.worker.probes.activations import Activations
 from variants.api import Shape
@@ -23,6 +24,7 @@ class Cost:
     parameters: int
     flops_per_token: float
     activation_bytes: int | None  # None where the forward pass needs values and not only shapes
+    model: GPT  # on the meta device
 
 
 class Costs:
@@ -41,8 +43,8 @@ class Costs:
         key = micro_batch, architecture(axes)
         if key not in self._known:
             self._known[key] = self._ask(parts, micro_batch)
-        cost, share = self._known[key], parallelism.shares()
-        states = share["parameters"] + share["gradients"] + ADAM_STATES * share["optimizer"]
+        cost, share = self._known[key], parallelism.shares(self._known[key].model)
+        states = share["parameters"] + share["gradients"] + ADAM_STATES * share["optimizer"] + share["gathered"]
         return Expected(
             parameters=cost.parameters,
             flops_per_token=cost.flops_per_token,
@@ -63,5 +65,5 @@ class Costs:
             with Activations(model) as kept:
                 model(tokens, tokens)
         except Exception:  # a user's variant; when it runs, its error will be told in full
-            return Cost(parameters, flops, None)
-        return Cost(parameters, flops, kept.activation_bytes)
+            return Cost(parameters, flops, None, model)
+        return Cost(parameters, flops, kept.activation_bytes, model)

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
+from harness.worker import shards
+from harness.worker.ranks import Ranks
 from variants.api import Adopted, Initial, Part
 
 
@@ -68,27 +68,27 @@ def _normal(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @torch.no_grad()
-def fill(model: nn.Module, seed: int, theirs: Mapping[str, Tensor] | None = None) -> dict[str, str]:
-    """Give every parameter its initial values; a sharded one takes its shard of them. No communication.
+def fill(
+    model: nn.Module, seed: int, theirs: Mapping[str, Tensor] | None = None, whole: nn.Module | None = None
+) -> dict[str, str]:
+    """Give every parameter its initial values; one that is divided takes its part of them. No communication.
 
-    `theirs` are the whole weights of a checkpoint, by name. Returns where each parameter's values came from: "fresh",
-    "loaded", or how they were converted.
+    `theirs` are the whole weights of a checkpoint, by name; `whole` is the model as it was before its parts were
+    divided, also on the meta device. Returns where each parameter's values came from: "fresh", "loaded", or how they
+    were converted.
 
     Raises:
         UnfitError: the checkpoint's weights do not fit the model.
     """
-    initials, origin = declared(model), {}
+    whole = whole or model
+    initials, origin, of = declared(whole), {}, shards.pieces(model)
 
     def fresh(name: str, shape: torch.Size) -> Tensor:
         return torch.from_numpy(draw(initials[name], seed, name, tuple(shape)))
 
     parameters = dict(model.named_parameters())
-    for name, adopted in first_values(model, fresh, theirs):
-        parameter, value = parameters[name], adopted.values
-        if isinstance(parameter, DTensor):
-            value = value.to(parameter.device)
-            value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
-        parameter.copy_(value)
+    for name, adopted in first_values(whole, fresh, theirs):
+        shards.put(parameters[name], adopted.values, of.get(name))
         origin[name] = adopted.how
     return origin
 
@@ -138,24 +138,23 @@ def _loaded(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str
     return {name: Adopted(theirs[name]) for name in own}
 
 
-def _whole(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in model.named_parameters():
-        value = parameter.detach()
-        yield name, value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def agreed_hash(model: nn.Module) -> str:
-    """Return the SHA-256 of all parameters, put together from their shards where they are sharded.
+def agreed_hash(model: nn.Module, ranks: Ranks) -> str:
+    """Return the SHA-256 of all parameters, put together from their shards where they are divided, a few at a time.
 
     Raises:
         RuntimeError: the ranks do not hold the same values.
     """
-    sha = hashlib.sha256()
-    for name, value in _whole(model):
+    of, found, sha = shards.pieces(model), shards.gather(model, ranks), hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        value, piece = parameter.detach(), of.get(name)
+        if shards.is_divided(value, piece):
+            parts = next(found)[-1]
+            value = shards.joined(value, piece, parts)
+            if not all(shards.agree(value, part) for part in parts):
+                raise RuntimeError(f"ranks start from different parameters: {name}")
         sha.update(name.encode())
         sha.update(value.cpu().numpy().tobytes())
-    hashes: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(hashes, sha.hexdigest())
+    hashes = ranks.gather(sha.hexdigest())
     if len(set(hashes)) != 1:
         raise RuntimeError(f"ranks start from different parameters: hashes {hashes}")
     return sha.hexdigest()

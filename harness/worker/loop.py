@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,23 +39,24 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
     """
     cfg, device, seq_len = spec.train, ranks.device, spec.model.seq_len
     parts = Parts(Shape(**spec.model.model_dump()), spec.axes, spec.launch.variant_paths)
-    parallelism, gpt = parts.parallelism(), parts.model()
+    parallelism, gpt, whole = parts.parallelism(), parts.model(), parts.model()
+    ranks = replace(ranks, n_alike=ranks.n_ranks // parallelism.n_data)
     if cfg.compile:
         for block in gpt.h:
             block.compile()
     model = parallelism.wrap(gpt, device, cfg.precision)
-    started = begin(gpt, run, spec)
-    initial_hash = agreed_hash(gpt)
-    optimizer = optim.adamw(gpt, cfg)
+    started = begin(gpt, whole, run, spec)
+    initial_hash = agreed_hash(gpt, ranks)
+    optimizer = optim.adamw(gpt, cfg, parallelism)
 
     n_sequences = cfg.tokens_per_step // seq_len
-    micro_batch = micro_batch_size(n_sequences // parallelism.n_data, cfg.micro_batch)
+    micro_batch = micro_batch_size(n_sequences // ranks.n_data, cfg.micro_batch)
     batches = Batches(Tokens(spec.launch.train_tokens), seq_len, n_sequences, spec.seed)
     evaluate, checkpoints = Evaluation(run, spec, ranks), Checkpoints(run, spec, ranks, gpt, optimizer)
 
     def forward_backward(step: int) -> Tensor:
         """Leave the step's gradients in the parameters; return the mean loss over this rank's tokens."""
-        micro_batches = batches.micro_batches(step, ranks.rank, parallelism.n_data, micro_batch)
+        micro_batches = batches.micro_batches(step, ranks.data_rank, ranks.n_data, micro_batch)
         total = torch.zeros((), device=device)
         for i, (tokens_BT, targets_BT) in enumerate(micro_batches, start=1):
             with parallelism.accumulate(model, last=i == len(micro_batches)):
@@ -70,7 +72,7 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
     checkpoint_every, train_s = spec.launch.checkpoint_every or cfg.eval_every, 0.0
     evaluate(model, step=0, train_s=train_s)
     for step in range(cfg.steps):
-        seed_step(spec.seed, step, ranks.rank)
+        seed_step(spec.seed, step, ranks.data_rank)
         with timer, first_step if step == 0 else nullcontext():
             lr = optim.set_learning_rate(optimizer, step, cfg)
             rank_loss = forward_backward(step)
@@ -100,15 +102,16 @@ def train(run: Run, spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
         if n_done % checkpoint_every == 0 or n_done == cfg.steps:
             checkpoints.save(n_done, val_loss)
 
+    counted = sum(ranks.gather(first_step.flops)) / cfg.tokens_per_step
     return {
         "memory": ranks.gather(by_category(optimizer, first_step, device)),
-        "flops_per_token": gpt.flops_per_token(),
-        "flops_per_token_counted": sum(ranks.gather(first_step.flops)) / cfg.tokens_per_step,
-        "parameters": sum(parameter.numel() for parameter in gpt.parameters()),
+        "flops_per_token": whole.flops_per_token(),
+        "flops_per_token_counted": None if parallelism.threaded else counted,
+        "parameters": sum(parameter.numel() for parameter in whole.parameters()),
         "initial_hash": initial_hash,
         "start": started,
-        "attention_kernels": first_step.kernels,
-        "peak_flops": peak_flops(ranks, cfg.precision),
+        "attention_kernels": [] if parallelism.threaded else first_step.kernels,
+        "peak_flops": peak_flops(ranks, cfg.precision, parallelism.n_devices // parallelism.nproc),
         "decoding": decoding.measure(spec, parts, gpt, ranks),
         "lengths": lengths.measure(spec, model, gpt, ranks),
         "time": {"train_s": train_s, "eval_s": evaluate.total_s, "checkpoint_s": checkpoints.total_s},
