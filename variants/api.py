@@ -109,6 +109,7 @@ class Part(Variant, nn.Module):
     """A variant that is a part of the model."""
 
     pieces: Mapping[str, Piece] = {}  # of the parameters that are not whole here
+    shared: Sequence[str] = ()  # parameters that are, and whose gradients are added up over the same processes
 
     def divide(self, rank: int, n: int) -> Division:
         """Become what the process `rank` of `n` computes of this part, all but its linear layers.
@@ -117,6 +118,17 @@ class Part(Variant, nn.Module):
             ValueError: it cannot be divided so; the message says why.
         """
         raise ValueError("does not say how it could be divided over processes (`divide`)")
+
+    @staticmethod
+    def share(n_of: int, what: str, rank: int, n: int) -> slice:
+        """Return which of `n_of` things, say heads, a process computes.
+
+        Raises:
+            ValueError: they do not divide.
+        """
+        if n_of % n:
+            raise ValueError(f"{n_of} {what} do not divide over {n} processes")
+        return slice(rank * n_of // n, (rank + 1) * n_of // n)
 
     def adopt(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Adopted]:
         """Make this part's first values from those of another model's part at the same place.

@@ -122,6 +122,10 @@ class Stretches:
             sizes = torch.Size(part.stop - part.start for part in there)
             self._chunks[torch.Size(part.start for part in there)] = here, sizes
 
+    def size(self) -> torch.Size:
+        """Return the size of the whole, which is compared with what was saved."""
+        return self._size
+
     def __create_write_items__(self, fqn: str, _: Any) -> list[WriteItem]:
         """Return what to write: each stretch by itself."""
         properties = TensorProperties.create_from_tensor(self.value)
