@@ -112,19 +112,29 @@ def _named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     return ((name, parameter.detach()) for name, parameter in model.named_parameters())
 
 
-class Stretches:
-    """A tensor of which this rank holds several stretches, as `torch.distributed.checkpoint` wants to see it."""
+class Stretches(Tensor):
+    """The whole of which this rank holds several stretches, as `torch.distributed.checkpoint` wants to see it.
 
-    def __init__(self, value: Tensor, piece: Piece) -> None:
-        self.value, self._size = value.detach(), size(value, piece)
-        self._chunks: dict[torch.Size, tuple[Place, torch.Size]] = {}  # by offset: where it lies here, and its size
-        for here, there in places(self.value, piece):
+    It has the whole's size and no memory; nothing can be computed with it.
+    """
+
+    value: Tensor
+    chunks: dict[torch.Size, tuple[Place, torch.Size]]  # by where a stretch begins: where it lies here, and its size
+
+    @staticmethod
+    def __new__(cls, value: Tensor, piece: Piece) -> "Stretches":
+        """Describe what this rank holds."""
+        made: Stretches = Tensor._make_wrapper_subclass(cls, piece.size, dtype=value.dtype, device=value.device)
+        made.value, made.chunks = value.detach(), {}
+        for here, there in places(made.value, piece):
             sizes = torch.Size(part.stop - part.start for part in there)
-            self._chunks[torch.Size(part.start for part in there)] = here, sizes
+            made.chunks[torch.Size(part.start for part in there)] = here, sizes
+        return made
 
-    def size(self) -> torch.Size:
-        """Return the size of the whole, which is compared with what was saved."""
-        return self._size
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, *_: Any, **__: Any) -> Any:  # type: ignore[override]
+        """Refuse."""
+        raise NotImplementedError(f"{func}: not of a tensor that lies on several ranks")
 
     def __create_write_items__(self, fqn: str, _: Any) -> list[WriteItem]:
         """Return what to write: each stretch by itself."""
@@ -133,19 +143,19 @@ class Stretches:
             WriteItem(
                 index=MetadataIndex(fqn, chunk.offsets),
                 type=WriteItemType.SHARD,
-                tensor_data=TensorWriteData(chunk=chunk, properties=properties, size=self._size),
+                tensor_data=TensorWriteData(chunk=chunk, properties=properties, size=self.size()),
             )
             for chunk in self.__create_chunk_list__()
         ]
 
     def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
         """Return where each stretch lies in the whole."""
-        return [ChunkStorageMetadata(offsets=at, sizes=sizes) for at, (_, sizes) in self._chunks.items()]
+        return [ChunkStorageMetadata(offsets=at, sizes=sizes) for at, (_, sizes) in self.chunks.items()]
 
     def __get_tensor_shard__(self, index: MetadataIndex) -> Tensor:
         """Return the memory of a stretch."""
         assert index.offset is not None
-        return local(self.value)[self._chunks[index.offset][0]]
+        return local(self.value)[self.chunks[index.offset][0]]
 
 
 def stored(state: Mapping[str, Any], of: Mapping[str, Piece], name: str = "") -> dict[str, Any]:

@@ -103,6 +103,7 @@ PARTS = {  # what is trained besides GPT-2, by the name of its run
         "attention": ("sliding_window", {"window": 2, "head_dilation": [1, 2, 1, 3], "global_tokens": 1}),
     },
     "t5-differential": {"positional": "t5", "attention": ("differential", {"qk_norm": True})},
+    "swiglu-even": GPT2 | {"mlp": ("swiglu", {"width": 40})},
     "mla-q_rank": {"positional": "rope", "attention": ("mla", {"q_rank": 6})},
 }
 

@@ -56,11 +56,10 @@ class LatentAttention(Attention):
     @classmethod
     def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
         """Latents have a width, and dimensions turn in pairs."""
-        rope_dim, kv_rank = cls.rotary_dim(shape, options), options.kv_rank
-        problems = {} if kv_rank is None else at_least_one("kv_rank", kv_rank)
+        problems = {} if options.kv_rank is None else at_least_one("kv_rank", options.kv_rank)
         if options.q_rank < 0:
             problems["q_rank"] = f"{options.q_rank}: must be at least 1, or 0 for queries without a latent"
-        if rope_dim < 2 or rope_dim % 2:
+        if (rope_dim := cls.rotary_dim(shape, options)) < 2 or rope_dim % 2:
             problems["rope_dim"] = f"{rope_dim}: must be even and at least 2 (left out, it is head_dim / 2)"
         return problems
 
@@ -76,12 +75,8 @@ class LatentAttention(Attention):
         down = (*((("q_latent", first),) if self.q_rank else queries), ("kv_latent", kv), ("k_rope", k_rope))
         blocks = {"c_attn": down, "q_up": queries, "kv_up": (("k", C), ("v", C))}
         weights = {f"{name}.weight": Initial(std=0.02, blocks=rows) for name, rows in blocks.items()}
-        return {
-            "q_gain": Initial(value=1.0),
-            "kv_gain": Initial(value=1.0),
-            **weights,
-            "c_proj.weight": Initial(std=self.proj_std),
-        }
+        gains = dict.fromkeys(("q_gain", "kv_gain"), Initial(value=1.0))
+        return {**gains, **weights, "c_proj.weight": Initial(std=self.proj_std)}
 
     def adopt(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Adopted]:
         """Load latent attention of the same widths; what any other learned is in other tensors."""
