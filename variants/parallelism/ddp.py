@@ -49,7 +49,7 @@ class Distributed(Parallelism):
         return nullcontext() if last else model.no_sync()
 
 
-def _as_bf16(state: Any, bucket: Any) -> torch.futures.Future[Tensor]:
+def _as_bf16(state: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
     """Average a bucket in bf16; PyTorch's `bf16_compress_hook` does the same, and refuses gloo."""
     buffer = bucket.buffer()
     half = buffer.to(torch.bfloat16).div_(dist.get_world_size())
