@@ -6,7 +6,7 @@ parameters, a frozen dataclass `Options` inside of it. Nothing is registered any
 Legend of shapes: B batch, T sequence, C channels (`n_embd`), H query heads, G key-value heads, D `head_dim`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
@@ -76,8 +76,59 @@ class Adopted:
     how: str = "loaded"
 
 
+@dataclass(frozen=True)
+class Piece:
+    """What one process holds of a parameter of `size`: `ranges` of its dimension `dim`, one after the other.
+
+    `group` are the processes among which the parameter is divided.
+    """
+
+    size: torch.Size
+    dim: int
+    ranges: tuple[tuple[int, int], ...]
+    group: Any = None
+
+
+@dataclass(frozen=True)
+class Division:
+    """How a part of the model is divided over processes that compute it together, each for some heads or channels.
+
+    Of the linear layers `by_output` a process holds outputs, the same share of each logical block (`initial`), of
+    those `by_input` inputs; what the latter give is added up over the processes. `shared` names parameters that all
+    hold whole and use for their own share alone, so that their gradients are added up. Every parameter is one of these
+    or has a piece.
+    """
+
+    by_output: Sequence[str] = ()
+    by_input: Sequence[str] = ()
+    shared: Sequence[str] = ()
+    pieces: Mapping[str, Piece] = field(default_factory=dict)
+
+
 class Part(Variant, nn.Module):
     """A variant that is a part of the model."""
+
+    pieces: Mapping[str, Piece] = {}  # of the parameters that are not whole here
+    shared: Sequence[str] = ()  # parameters that are, and whose gradients are added up over the same processes
+
+    def divide(self, rank: int, n: int) -> Division:
+        """Become what the process `rank` of `n` computes of this part, all but its linear layers.
+
+        Raises:
+            ValueError: it cannot be divided so; the message says why.
+        """
+        raise ValueError("does not say how it could be divided over processes (`divide`)")
+
+    @staticmethod
+    def share(n_of: int, what: str, rank: int, n: int) -> slice:
+        """Return which of `n_of` things, say heads, a process computes.
+
+        Raises:
+            ValueError: they do not divide.
+        """
+        if n_of % n:
+            raise ValueError(f"{n_of} {what} do not divide over {n} processes")
+        return slice(rank * n_of // n, (rank + 1) * n_of // n)
 
     def adopt(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Adopted]:
         """Make this part's first values from those of another model's part at the same place.
@@ -108,6 +159,13 @@ class Positional(Part):
 
     def __init__(self, shape: Shape, options: Any) -> None:
         super().__init__()
+
+    def divide(self, rank: int, n: int) -> Division:
+        """Stay as it is, where it acts before the heads alone; else a variant must say what becomes of them."""
+        cls = type(self)
+        if cls.rotate is not Positional.rotate or cls.bias is not Positional.bias:
+            return super().divide(rank, n)
+        return Division()
 
     def embed(self, x_BTC: Tensor, positions_T: Tensor) -> Tensor:
         """Act on the token embeddings."""
@@ -213,8 +271,14 @@ class StepShape:
     micro_batch: int
 
 
+Groups = list[dict[str, Any]]  # of an optimizer's parameters, with what it does to each
+
+
 class Parallelism(Variant):
     """How a run is spread over processes; wraps a model that was written for one device and knows nothing of it."""
+
+    devices: ClassVar[Sequence[str]] = ("cpu", "cuda")  # on which it runs
+    threaded: ClassVar[bool] = False  # True where threads compute that counters of this one's operations do not see
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -225,21 +289,37 @@ class Parallelism(Variant):
         return int(self.options.nproc)
 
     @property
-    def n_data(self) -> int:
-        """Return over how many of them the sequences of a step are divided."""
+    def n_devices(self) -> int:
+        """Return the number of devices that all of them need together where these are GPUs."""
         return self.nproc
+
+    @property
+    def n_data(self) -> int:
+        """Return over how many of them the sequences of a step are divided; where fewer, neighbours see the same."""
+        return self.nproc
+
+    def misfit(self, make: Callable[[], nn.Module]) -> str:
+        """Return why a model cannot be spread so, or nothing; `make` gives a new one on the meta device."""
+        return ""
 
     def wrap(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
         """Take a model on the meta device; return it spread over the processes, with memory but no values yet."""
         raise NotImplementedError
 
+    def optimizer(self, groups: Groups, make: Callable[[Groups], torch.optim.Optimizer]) -> torch.optim.Optimizer:
+        """Return the optimizer of the wrapped model's parameters; its `state` is by parameter."""
+        return make(groups)
+
     def accumulate(self, model: nn.Module, last: bool) -> AbstractContextManager[object]:
         """Enclose forward and backward of one micro-batch; gradients need to agree only after the last."""
         return nullcontext()
 
-    def shares(self) -> Mapping[str, float]:
-        """Return which part of the whole a rank holds, by memory category: parameters, gradients, optimizer."""
-        return {"parameters": 1.0, "gradients": 1.0, "optimizer": 1.0}
+    def shares(self, model: nn.Module) -> Mapping[str, float]:
+        """Return the part of the whole that the fullest process holds of parameters, gradients and optimizer.
+
+        `model` is whole, on the meta device. `gathered` is what is made whole for a while, in parts of all parameters.
+        """
+        return {"parameters": 1.0, "gradients": 1.0, "optimizer": 1.0, "gathered": 0.0}
 
     def rounds_to(self, precision: Precision) -> Precision:
         """Return the coarsest type to which anything is rounded, also on its way between processes.
@@ -286,3 +366,11 @@ def residual_std(shape: Shape) -> float:
 def at_least_one(name: str, value: int) -> dict[str, str]:
     """Check a count that must be positive."""
     return {} if value >= 1 else {name: f"{value}: must be at least 1"}
+
+
+def divides(name: str, value: int, into: str, n: int) -> dict[str, str]:
+    """Check a count of processes of which `n` must be a multiple."""
+    if value < 1 or n % value == 0:
+        return at_least_one(name, value)
+    allowed = ", ".join(str(i) for i in range(1, n + 1) if n % i == 0)
+    return {name: f"{value} does not divide {into} = {n}; allowed: {allowed}"}

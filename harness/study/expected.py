@@ -9,6 +9,7 @@ from harness.errors import UserError
 from harness.spec import Choice, Expected, ResolvedModel, Train
 from harness.study.axes import architecture
 from harness.worker.build import Parts
+from harness.worker.model import GPT
 from harness.worker.optim import predicted_bytes
 from harness.worker.precision import dtype_of
 from harness.worker.probes.activations import Activations
@@ -22,6 +23,7 @@ class Cost:
     parameters: int
     flops_per_token: float
     activation_bytes: int | None  # None where the forward pass needs values and not only shapes
+    model: GPT  # on the meta device
 
 
 class Costs:
@@ -41,11 +43,13 @@ class Costs:
         if key not in self._known:
             self._known[key] = self._ask(parts, micro_batch)
         cost = self._known[key]
-        held = predicted_bytes(cost.parameters, parallelism.shares())
+        shares = parallelism.shares(cost.model)
+        gathered = 4 * cost.parameters * shares["gathered"]
+        held = sum(predicted_bytes(cost.parameters, shares).values()) + gathered
         return Expected(
             parameters=cost.parameters,
             flops_per_token=cost.flops_per_token,
-            memory_bytes=None if cost.activation_bytes is None else sum(held.values()) + cost.activation_bytes,
+            memory_bytes=None if cost.activation_bytes is None else held + cost.activation_bytes,
         )
 
     def _ask(self, parts: Parts, micro_batch: int) -> Cost:
@@ -60,5 +64,5 @@ class Costs:
             with Activations(model) as kept:
                 model(tokens, tokens)
         except Exception:  # a user's variant; when it runs, its error will be told in full
-            return Cost(parameters, flops, None)
-        return Cost(parameters, flops, kept.activation_bytes)
+            return Cost(parameters, flops, None, model)
+        return Cost(parameters, flops, kept.activation_bytes, model)

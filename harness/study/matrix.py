@@ -18,6 +18,7 @@ from harness.study import reader, start
 from harness.study.axes import Axes, Entry, same
 from harness.study.expected import Costs
 from harness.study.match import Sizer
+from harness.worker.build import Parts
 from harness.worker.data import micro_batch_size
 from variants import catalogue
 from variants.api import AXES, Shape
@@ -84,6 +85,9 @@ def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
             sizer = Sizer(str(path), file.study.match, baseline, shape, variant_paths)
             sized = [sizer.sized(entry) for entry in entries]
             problems += sizer.problems
+        problems += _misfit_problems(str(path), sized, shape, variant_paths)
+        if isinstance(source, start.SourceRun):
+            problems += _misfit_problems(f"{path}: {start.KEY}", [source.entry], shape, variant_paths)
         if source is not None:
             problems += start.misfits(str(path), source, sized, shape, variant_paths)
     if problems or corpus is None:
@@ -175,7 +179,15 @@ def _token_problems(
         )
         return
     for choice in {entry["parallelism"].label: entry["parallelism"] for entry in entries}.values():
-        n_data = _parallelism(choice, variant_paths).n_data
+        parallelism, device = _parallelism(choice, variant_paths), resolved_device(train)
+        if device not in parallelism.devices:
+            message = f"{choice.label} runs on {' or '.join(parallelism.devices)}, and train.device is {device}"
+            yield Problem(f"{place}: axes.parallelism", f"{message}; exclude it")
+        elif device == "cuda" and torch.cuda.device_count() < parallelism.n_devices:
+            message = f"{choice.label} needs {parallelism.n_devices} GPUs, and this machine has"
+            told = f'{message} {torch.cuda.device_count()}; exclude it, or set device = "cpu"'
+            yield Problem(f"{place}: train.device", told)
+        n_data = parallelism.n_data
         if (total // seq_len) % n_data:
             message = (
                 f"{total} gives {total // seq_len} sequences of {seq_len}, which do not divide over {n_data} ranks of"
@@ -188,10 +200,6 @@ def _token_problems(
             micro_batch_size(total // seq_len // n_data, train.micro_batch)
         except ValueError as error:
             yield Problem(f"{place}: train.micro_batch", f"{error} ({choice.label})")
-        n_gpus, nproc = torch.cuda.device_count(), _parallelism(choice, variant_paths).nproc
-        if resolved_device(train) == "cuda" and n_gpus < nproc:
-            message = f"{choice.label} needs {nproc} GPUs, one for each process, and this machine has {n_gpus}"
-            yield Problem(f"{place}: train.device", f'{message}; exclude it, or set device = "cpu"')
 
 
 def resolved_device(train: Train) -> Literal["cpu", "cuda"]:
@@ -225,6 +233,14 @@ def _combination_problems(place: str, entries: Sequence[Entry], axes: Axes) -> I
         if (width := attention.rotary_dim(axes.shape, options[1])) != axes.shape.head_dim:
             for reason in positional.check_rotary(width, options[0]).values():
                 yield Problem(f"{place}: axes", f"{names[0]} turns a width of {width} in {names[1]}: {reason}")
+
+
+def _misfit_problems(place: str, entries: Sequence[Entry], shape: Shape, paths: Sequence[str]) -> Iterable[Problem]:
+    """What a parallelism divides must divide; told by the model itself, on the meta device."""
+    for entry in entries:
+        if reason := _parallelism(entry["parallelism"], paths).misfit(Parts(shape, entry, paths).model):
+            labels = ", ".join(choice.label for axis, choice in entry.items() if AXES[axis].in_every_name)
+            yield Problem(f"{place}: axes", f"{labels}: {reason}; add [[exclude]] with these")
 
 
 def _length_problems(place: str, corpus: Corpus, seq_len: int, probed: Sequence[int]) -> Iterable[Problem]:

@@ -4,19 +4,16 @@ import math
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.tensor import DTensor
 
 from harness.checkpoint import folder
 from harness.spec import RunSpec
@@ -24,12 +21,11 @@ from harness.store import Run, StoreError, read_json, write_json
 from harness.worker.model import GPT
 from harness.worker.probes.timer import Timer
 from harness.worker.ranks import Ranks
+from harness.worker.shards import pieces, stored, whole_weights
 from variants.api import Shape
 
 STATE = "state"  # in a checkpoint's folder: what a run needs beside its spec to go on, each rank's shard by itself
 CHECKSUMS = "checksums.json"  # in a state's folder: CRC-32 of its files; what PyTorch reads, it does not check
-BATCH_BYTES = 64 << 20  # of weights that are put together from their shards at once
-Shard = tuple[tuple[slice, ...], np.ndarray]  # its place in the whole, and its values
 
 
 class StateError(Exception):
@@ -158,47 +154,6 @@ def _steps(place: Path) -> int:
     return int(number) if place.name.startswith("step-") and number.isdecimal() else 0
 
 
-def whole_weights(gpt: GPT, ranks: Ranks) -> dict[str, Tensor]:
-    """Return all weights on rank 0, on the CPU, and none on the others, which hand over their shards.
-
-    Many shards travel at once: with one parameter after the other, a small model's ranks mostly wait for each other.
-    """
-    named = {name: parameter.detach() for name, parameter in gpt.named_parameters()}
-    sharded = {name: value for name, value in named.items() if isinstance(value, DTensor)}
-    found = {name: value.cpu() for name, value in named.items() if name not in sharded and ranks.is_first}
-    for batch in _batches(sharded):
-        parts = ranks.gather({name: _shard(sharded[name]) for name in batch})
-        if ranks.is_first:
-            found |= {name: _joined(sharded[name], [part[name] for part in parts]) for name in batch}
-    return found
-
-
-def _shard(value: DTensor) -> Shard:
-    """Return this rank's part; NumPy's arrays are pickled in a tenth of the time that tensors take."""
-    (chunk,) = value.__create_chunk_list__()
-    place = (slice(start, start + size) for start, size in zip(chunk.offsets, chunk.sizes, strict=True))
-    return tuple(place), value.to_local().cpu().numpy()
-
-
-def _joined(value: DTensor, shards: Iterable[Shard]) -> Tensor:
-    joined = torch.empty(value.shape, dtype=value.dtype)
-    for place, values in shards:
-        joined[place] = torch.from_numpy(values)
-    return joined
-
-
-def _batches(tensors: Mapping[str, Tensor]) -> Iterator[list[str]]:
-    batch, n_bytes = [], 0
-    for name, tensor in tensors.items():
-        batch.append(name)
-        n_bytes += tensor.nbytes
-        if n_bytes >= BATCH_BYTES:
-            yield batch
-            batch, n_bytes = [], 0
-    if batch:
-        yield batch
-
-
 def save_state(place: Path, step: int, gpt: GPT, optimizer: torch.optim.Optimizer) -> None:
     """Write parameters, optimizer state and the number of steps done into `place`, each rank its own shard.
 
@@ -207,7 +162,7 @@ def save_state(place: Path, step: int, gpt: GPT, optimizer: torch.optim.Optimize
     """
     free = shutil.disk_usage(place.parent).free  # of a full disk, what PyTorch says is "unexpected pos 704 vs 598"
     with _one_line_errors(f"{place / STATE} cannot be written ({free} bytes were free)"):
-        state_dict_saver.save(_state(gpt, optimizer, step), checkpoint_id=place / STATE)
+        state_dict_saver.save(stored(_state(gpt, optimizer, step), pieces(gpt)), checkpoint_id=place / STATE)
     if dist.get_rank() == 0:
         write_json(place / STATE / CHECKSUMS, {"crc32": _checksums(place / STATE)})
 
@@ -220,9 +175,10 @@ def load_state(place: Path, gpt: GPT, optimizer: torch.optim.Optimizer) -> int:
     """
     state = _state(gpt, optimizer, 0)
     with _one_line_errors(f"{place / STATE} cannot be read"):
-        state_dict_loader.load(state, checkpoint_id=place / STATE)
+        found = stored(state, pieces(gpt))
+        state_dict_loader.load(found, checkpoint_id=place / STATE)
     set_state_dict(gpt, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-    return int(state["step"])
+    return int(found["step"])
 
 
 def _state(gpt: GPT, optimizer: torch.optim.Optimizer, step: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class Windows:
         self._tokens = data.Tokens(spec.launch.val_tokens)
         limit = None if cfg.eval_tokens == "all" else cfg.eval_tokens
         offsets = data.evaluation_offsets(len(self._tokens), length, limit)
-        self._share = data.rank_share(offsets, ranks.rank, ranks.n_ranks, max(1, MAX_TOKENS // length))
+        self._share = data.rank_share(offsets, ranks.data_rank, ranks.n_data, max(1, MAX_TOKENS // length))
         self.n_windows = len(offsets)  # of all ranks
 
     @torch.no_grad()

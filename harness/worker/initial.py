@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
+from harness.worker import shards
+from harness.worker.ranks import Ranks
 from variants.api import Adopted, Initial, Part
 
 
@@ -68,27 +68,27 @@ def _normal(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @torch.no_grad()
-def fill(model: nn.Module, seed: int, theirs: Mapping[str, Tensor] | None = None) -> dict[str, str]:
-    """Give every parameter its initial values; a sharded one takes its shard of them. No communication.
+def fill(
+    model: nn.Module, seed: int, theirs: Mapping[str, Tensor] | None = None, whole: nn.Module | None = None
+) -> dict[str, str]:
+    """Give every parameter its initial values; one that is divided takes its part of them. No communication.
 
-    `theirs` are the whole weights of a checkpoint, by name. Returns where each parameter's values came from: "fresh",
-    "loaded", or how they were converted.
+    `theirs` are the whole weights of a checkpoint, by name; `whole` is the model as it was before its parts were
+    divided, also on the meta device. Returns where each parameter's values came from: "fresh", "loaded", or how they
+    were converted.
 
     Raises:
         UnfitError: the checkpoint's weights do not fit the model.
     """
-    initials, origin = declared(model), {}
+    whole = whole or model
+    initials, origin, of = declared(whole), {}, shards.pieces(model)
 
     def fresh(name: str, shape: torch.Size) -> Tensor:
         return torch.from_numpy(draw(initials[name], seed, name, tuple(shape)))
 
     parameters = dict(model.named_parameters())
-    for name, adopted in first_values(model, fresh, theirs):
-        parameter, value = parameters[name], adopted.values
-        if isinstance(parameter, DTensor):
-            value = value.to(parameter.device)
-            value = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
-        parameter.copy_(value)
+    for name, adopted in first_values(whole, fresh, theirs):
+        shards.put(parameters[name], adopted.values, of.get(name))
         origin[name] = adopted.how
     return origin
 
@@ -138,31 +138,32 @@ def _loaded(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str
     return {name: Adopted(theirs[name]) for name in own}
 
 
-def _whole(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def hashes(model: nn.Module, ranks: Ranks) -> list[str]:
+    """Return for each rank the SHA-256 of all parameters, put together from their shards where they are divided.
+
+    A few are whole at a time. Ranks that hold the same place of a parameter with different values have other hashes.
+    """
+    of, found, sha = shards.pieces(model), shards.gather(model, ranks), hashlib.sha256()
     for name, parameter in model.named_parameters():
-        value = parameter.detach()
-        yield name, value.full_tensor() if isinstance(value, DTensor) else value
-
-
-def hashes(model: nn.Module) -> list[str]:
-    """Return for each rank the SHA-256 of all parameters, put together from their shards where they are sharded."""
-    sha = hashlib.sha256()
-    for name, value in _whole(model):
+        value, piece = parameter.detach(), of.get(name)
         sha.update(name.encode())
+        if shards.is_divided(value, piece):
+            parts = next(found)[-1]
+            value = shards.joined(value, piece, parts)
+            if not shards.agree(value, parts[ranks.rank]):
+                sha.update(f"other values on rank {ranks.rank}".encode())
         # A copy: NumPy pins the memory that it sees, and FSDP frees what an evaluation has left whole.
         sha.update(value.to("cpu", copy=True).numpy().tobytes())
-    found = [""] * dist.get_world_size()
-    dist.all_gather_object(found, sha.hexdigest())
-    return found
+    return ranks.gather(sha.hexdigest())
 
 
-def agreed_hash(model: nn.Module) -> str:
+def agreed_hash(model: nn.Module, ranks: Ranks) -> str:
     """Return the SHA-256 of all parameters, which is the same on all ranks.
 
     Raises:
         RuntimeError: the ranks do not hold the same values.
     """
-    found = hashes(model)
+    found = hashes(model, ranks)
     if len(set(found)) != 1:
         raise RuntimeError(f"ranks start from different parameters: hashes {found}")
     return found[0]

@@ -2,6 +2,8 @@
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,26 +44,28 @@ def train(run: Run, spec: RunSpec, ranks: Ranks, stop: Stop | None = None) -> di
     """
     cfg, device, seq_len = spec.train, ranks.device, spec.model.seq_len
     parts = Parts(Shape(**spec.model.model_dump()), spec.axes, spec.launch.variant_paths)
-    parallelism, gpt = parts.parallelism(), parts.model()
+    parallelism, gpt, whole = parts.parallelism(), parts.model(), parts.model()
+    ranks = replace(ranks, n_alike=ranks.n_ranks // parallelism.n_data)
     if cfg.compile:
         for block in gpt.h:
             block.compile()
     model = parallelism.wrap(gpt, device, cfg.precision)
-    started = begin(gpt, run, spec)
-    initial_hash = agreed_hash(gpt)
-    optimizer = optim.adamw(gpt, cfg)
+    afresh = partial(begin, gpt, whole, run, spec)
+    started = afresh()
+    initial_hash = agreed_hash(gpt, ranks)
+    optimizer = optim.adamw(gpt, cfg, parallelism)
 
     n_sequences = cfg.tokens_per_step // seq_len
-    micro_batch = micro_batch_size(n_sequences // parallelism.n_data, cfg.micro_batch)
-    n_micro_batches = n_sequences // parallelism.n_data // micro_batch
+    micro_batch = micro_batch_size(n_sequences // ranks.n_data, cfg.micro_batch)
+    n_micro_batches = n_sequences // ranks.n_data // micro_batch
     batches = Batches(Tokens(spec.launch.train_tokens), seq_len, n_sequences, spec.seed)
     checkpoints = Checkpoints(run, spec, ranks, gpt, optimizer)
-    past, stop = go_on(run, spec, ranks, gpt, optimizer, checkpoints), stop or Stop()
+    past, stop = go_on(run, spec, ranks, gpt, optimizer, checkpoints, afresh), stop or Stop()
     evaluate = Evaluation(run, spec, ranks)
 
     def forward_backward(step: int) -> Tensor:
         """Leave the step's gradients in the parameters; return the mean loss over this rank's tokens."""
-        micro_batches = batches.micro_batches(step, ranks.rank, parallelism.n_data, micro_batch)
+        micro_batches = batches.micro_batches(step, ranks.data_rank, ranks.n_data, micro_batch)
         total = torch.zeros((), device=device)
         for i, (tokens_BT, targets_BT) in enumerate(micro_batches, start=1):
             with parallelism.accumulate(model, last=i == len(micro_batches)):
@@ -88,7 +92,7 @@ def train(run: Run, spec: RunSpec, ranks: Ranks, stop: Stop | None = None) -> di
     else:
         past.rehearse(model, optimizer, evaluate, first_step, forward_backward)
     for step in range(past.n_done, cfg.steps):
-        seed_step(spec.seed, step, ranks.rank)
+        seed_step(spec.seed, step, ranks.data_rank)
         with timer, first_step if step == 0 else nullcontext():
             rank_loss = forward_backward(step)
             lr, norm = update(step)
@@ -120,18 +124,19 @@ def train(run: Run, spec: RunSpec, ranks: Ranks, stop: Stop | None = None) -> di
         if n_stop:
             raise StoppedError(f"asked to end, after {n_done} of {cfg.steps} steps")
 
-    n_parameters = sum(parameter.numel() for parameter in gpt.parameters())
+    counted = sum(ranks.gather(first_step.flops)) / cfg.tokens_per_step
+    n_parameters = sum(parameter.numel() for parameter in whole.parameters())
     return {
         "memory": ranks.gather(by_category(optimizer, first_step, device)),
-        "memory_predicted": optim.predicted_bytes(n_parameters, parallelism.shares()),
-        "flops_per_token": gpt.flops_per_token(),
-        "flops_per_token_counted": sum(ranks.gather(first_step.flops)) / cfg.tokens_per_step,
+        "memory_predicted": optim.predicted_bytes(n_parameters, parallelism.shares(whole)),
+        "flops_per_token": whole.flops_per_token(),
+        "flops_per_token_counted": None if parallelism.threaded else counted,
         "parameters": n_parameters,
         "initial_hash": initial_hash,
-        "final_hashes": hashes(gpt),
+        "final_hashes": hashes(gpt, ranks),
         "start": started,
-        "attention_kernels": first_step.kernels,
-        "peak_flops": peak_flops(ranks, cfg.precision),
+        "attention_kernels": [] if parallelism.threaded else first_step.kernels,
+        "peak_flops": peak_flops(ranks, cfg.precision, parallelism.n_devices // parallelism.nproc),
         "decoding": decoding.measure(spec, parts, gpt, ranks),
         "lengths": lengths.measure(spec, model, gpt, ranks),
         "resumed_at": past.resumed_at,

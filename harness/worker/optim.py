@@ -1,13 +1,16 @@
 """AdamW, its learning rate, and clipping by the global gradient norm."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from harness.spec import Train
+from harness.worker.shards import pieces
+from variants.api import Groups, Parallelism
 
 ADAM_STATES = 2  # running means of the gradient and of its square (Kingma & Ba 2015)
 
@@ -18,16 +21,22 @@ def predicted_bytes(n_parameters: int, shares: Mapping[str, float]) -> dict[str,
     return {category: size * shares[category] for category, size in whole.items()}
 
 
-def adamw(model: nn.Module, cfg: Train) -> torch.optim.AdamW:
-    """Return AdamW (Loshchilov & Hutter 2019), fused; only matrices decay, not biases, gains and other vectors."""
+def adamw(model: nn.Module, cfg: Train, parallelism: Parallelism | None = None) -> torch.optim.Optimizer:
+    """Return AdamW (Loshchilov & Hutter 2019), fused; only matrices decay, not biases, gains and other vectors.
+
+    A parallelism may spread its work and its state over the ranks.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
+    groups: Groups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": cfg.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), fused=True
-    )
+    groups = [group for group in groups if group["params"]]
+
+    def make(groups: Groups) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(groups, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), fused=True)
+
+    return parallelism.optimizer(groups, make) if parallelism is not None else make(groups)
 
 
 def learning_rate(step: int, cfg: Train) -> float:
@@ -51,5 +60,17 @@ def clip(model: nn.Module, max_norm: float) -> Tensor:
 
     Returns the norm before clipping, a scalar on the device (Pascanu et al. 2013, algorithm 1).
     """
-    norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm if max_norm > 0 else math.inf)
+    of, grads = pieces(model), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    norm = _norm(grad for name, grad in grads.items() if name not in of)
+    if of:
+        (group,) = {piece.group for piece in of.values()}
+        square = _norm(grad for name, grad in grads.items() if name in of).square()
+        dist.all_reduce(square, group=group)  # what the group holds whole counts once
+        norm = (norm.square() + square).sqrt()
+    nn.utils.clip_grads_with_norm_(model.parameters(), max_norm if max_norm > 0 else math.inf, norm)
+    return norm
+
+
+def _norm(grads: Iterable[Tensor]) -> Tensor:
+    norm = nn.utils.get_total_norm(grads)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm

@@ -14,11 +14,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of the run's processes we are, and on which device."""
+    """Which of the run's processes we are, and on which device; `n_alike` neighbours see the same sequences."""
 
     rank: int
     n_ranks: int
     device: torch.device
+    n_alike: int = 1
+
+    @property
+    def data_rank(self) -> int:
+        """Return which of `n_data` shares of the sequences this rank sees."""
+        return self.rank // self.n_alike
+
+    @property
+    def n_data(self) -> int:
+        """Return into how many shares the sequences of a step are divided."""
+        return self.n_ranks // self.n_alike
 
     @property
     def is_first(self) -> bool:
@@ -42,6 +53,7 @@ class Ranks:
 def join(device: str) -> Iterator[Ranks]:
     """Join the process group that torchrun's environment names: nccl and one GPU a rank on CUDA, gloo on a CPU.
 
+    On CUDA gloo serves what lies on the CPU, as the state of a model that is kept there does.
     `OMP_NUM_THREADS` gives the number of threads, also where torch was loaded before it was set.
     """
     if "OMP_NUM_THREADS" in os.environ:
@@ -50,7 +62,7 @@ def join(device: str) -> Iterator[Ranks]:
     place = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if cuda else "gloo", device_id=place if cuda else None)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", device_id=place if cuda else None)
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), place)
     finally:

@@ -13,7 +13,6 @@ from harness.worker.evaluate import Evaluation
 from harness.worker.model import GPT
 from harness.worker.probes.first_step import FirstStep
 from harness.worker.ranks import Ranks
-from harness.worker.start import begin
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,17 @@ class Past:
 
 
 def go_on(
-    run: Run, spec: RunSpec, ranks: Ranks, gpt: GPT, optimizer: torch.optim.Optimizer, checkpoints: Checkpoints
+    run: Run,
+    spec: RunSpec,
+    ranks: Ranks,
+    gpt: GPT,
+    optimizer: torch.optim.Optimizer,
+    checkpoints: Checkpoints,
+    afresh: Callable[[], object],
 ) -> Past:
     """Load the newest whole state whose curve is known, and cut the curves back to it; without one begin at step 0.
 
-    Every rank calls it, with the first values in place.
+    Every rank calls it, with the first values in place; `afresh` puts them there again.
     """
     steps, evals = sound_lines(run.path / f"steps.rank{ranks.rank}.jsonl"), sound_lines(run.path / "eval.jsonl")
     n_known = min(ranks.gather(len(_counted(steps))))
@@ -70,7 +75,7 @@ def go_on(
             print(f"{error}; an older one is looked for")
             optimizer.state.clear()
             optimizer.zero_grad()
-            begin(gpt, run, spec)
+            afresh()
     steps, evals = steps[:n_done], [line for line in evals if n_done and line["step"] <= n_done]
     run.cut_steps(ranks.rank, n_done)
     if ranks.is_first:

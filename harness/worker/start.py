@@ -10,8 +10,10 @@ from harness.worker.initial import fill
 from harness.worker.model import GPT
 
 
-def begin(gpt: GPT, run: Run, spec: RunSpec) -> dict[str, Any] | None:
+def begin(gpt: GPT, whole: GPT, run: Run, spec: RunSpec) -> dict[str, Any] | None:
     """Give every parameter its first values; return where those of a checkpoint came from, for probes.json.
+
+    `whole` is the same model on the meta device, of which `gpt` may hold a part.
 
     Raises:
         UserError: there is no checkpoint, or it is damaged.
@@ -19,14 +21,14 @@ def begin(gpt: GPT, run: Run, spec: RunSpec) -> dict[str, Any] | None:
         UnfitError: they do not fit the model.
     """
     if spec.init is None:
-        fill(gpt, spec.seed)
+        fill(gpt, spec.seed, whole=whole)
         return None
     place = _folder(run, spec)
     weights = folder.load(place)
     sha256 = weights.sha256
     if spec.init.sha256 not in (None, sha256):
         raise ValueError(f"{place}: has SHA-256 {sha256}, the study was checked with {spec.init.sha256}")
-    tensors = fill(gpt, spec.seed, weights.tensors)
+    tensors = fill(gpt, spec.seed, weights.tensors, whole)
     return {
         "from": spec.init.run_id or str(place),
         "sha256": sha256,

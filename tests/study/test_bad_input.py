@@ -218,3 +218,22 @@ def test_a_rotation_that_does_not_fit_the_attentions_width_is_refused(write_stud
         load(path)
     (problem,) = {str(problem) for problem in raised.value.problems}
     assert "axes: rope turns a width of 3 in differential: " in problem
+
+
+def test_a_parallelism_that_needs_gpus_is_refused_without(write_study):
+    """It would silently be one process on one CPU."""
+    path = write_study(('{ use = "ddp", nproc = 2 }', '"dp"'))
+    assert problems(path, ["train.device=cpu"]) == [
+        f"{path}: axes.parallelism: dp runs on cuda, and train.device is cpu; exclude it"
+    ]
+
+
+def test_heads_that_do_not_divide_over_processes_are_refused_entry_by_entry(write_study):
+    path = write_study(('use = "ddp"', 'use = "tp"'), ('["mha", { use = "gqa", n_kv_head = 2 }', '["mha", "mqa"'))
+    told = "1 key-value heads do not divide over 2 processes; add [[exclude]] with these"
+    assert problems(path) == [
+        f"{path}: axes: {positional}, mqa, tp2: MultiQuery at h.0.attn: {told}" for positional in ("learned", "rope")
+    ]
+    rule = '\n[[exclude]]\nattention = "mqa"\nparallelism = "tp"\nreason = "has one key-value head"\n'
+    path.write_text(path.read_text() + rule)
+    assert len(load(path).runs) == 20

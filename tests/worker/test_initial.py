@@ -132,11 +132,11 @@ def test_hash_covers_names_and_values(ranks):
         return module
 
     one, two = linear(), linear()
-    assert agreed_hash(one) == agreed_hash(two)
+    assert agreed_hash(one, ranks) == agreed_hash(two, ranks)
     two.bias.data[1] = torch.finfo(torch.float32).tiny
-    assert agreed_hash(one) != agreed_hash(two)
+    assert agreed_hash(one, ranks) != agreed_hash(two, ranks)
     renamed = nn.ModuleDict({"a": one})
-    assert agreed_hash(renamed) != agreed_hash(one)
+    assert agreed_hash(renamed, ranks) != agreed_hash(one, ranks)
 
 
 def test_ranks_that_start_apart_are_stopped(ranks, monkeypatch):
@@ -149,4 +149,4 @@ def test_ranks_that_start_apart_are_stopped(ranks, monkeypatch):
     monkeypatch.setattr(dist, "all_gather_object", gather)
     model = nn.Linear(2, 2)
     with pytest.raises(RuntimeError, match="ranks start from different parameters"):
-        agreed_hash(model)
+        agreed_hash(model, ranks)

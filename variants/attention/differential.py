@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.api import Adopted, Initial, Positional, Shape
+from variants.api import Adopted, Division, Initial, Positional, Shape
 from variants.attention._cache import KeyValueCache
-from variants.attention.mha import EPSILON, MultiHead
+from variants.attention._norm import EPSILON
+from variants.attention.mha import MultiHead
 
 
 class Differential(MultiHead):
@@ -62,11 +63,17 @@ class Differential(MultiHead):
             raise ValueError("lambda_q1: missing there, and no conversion to differential attention is defined")
         return super().adopt(theirs, fresh)
 
+    def divide(self, rank: int, n: int) -> Division:
+        """All heads share lambda and the gain."""
+        division = super().divide(rank, n)
+        of_all = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2", "gain")
+        return replace(division, shared=(*division.shared, *of_all))
+
     def forward(
         self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: KeyValueCache | None = None
     ) -> Tensor:
         """Project, attend with both halves, subtract, normalise each head, project back."""
-        B, T, C = x_BTC.shape
+        B, T, _ = x_BTC.shape
         q_BHTD, k_BHTD, v_BHTD = (
             x.view(B, T, self.n_head, -1).transpose(1, 2) for x in self.c_attn(x_BTC).chunk(3, dim=-1)
         )
@@ -84,7 +91,7 @@ class Differential(MultiHead):
             y1, y2 = self.attend_cache(both, cache, positions_T, positional).unflatten(1, (-1, 2)).unbind(2)
         else:
             y1, y2 = (self.attend(q, k_BHTD, v_BHTD, positions_T, positional) for q in queries)
-        y_BTC = self.c_proj(self.difference(y1, y2).transpose(1, 2).reshape(B, T, C))
+        y_BTC = self.c_proj(self.difference(y1, y2).transpose(1, 2).reshape(B, T, -1))
         return F.dropout(y_BTC, self.dropout, self.training)
 
     def difference(self, y1_BHTD: Tensor, y2_BHTD: Tensor) -> Tensor:

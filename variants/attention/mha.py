@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.api import Attention, Initial, Positional, Shape, residual_std
+from variants.api import Attention, Division, Initial, Positional, Shape, residual_std
 from variants.attention._cache import KeyValueCache
+from variants.attention._norm import EPSILON, HeadNorm
 from variants.attention._scores import attend
 from variants.linear import Linear
-
-EPSILON = 1e-5  # of the norm of q and k
 
 
 class MultiHead(Attention):
@@ -42,7 +41,7 @@ class MultiHead(Attention):
         self.dropout, self.proj_std = shape.dropout, residual_std(shape)
         self.softcap = options.logit_softcap
         self.q_norm, self.k_norm = (
-            _HeadNorm(shape.head_dim, EPSILON) if options.qk_norm else nn.Identity() for _ in range(2)
+            HeadNorm(shape.head_dim, EPSILON) if options.qk_norm else nn.Identity() for _ in range(2)
         )
 
     @classmethod
@@ -63,11 +62,20 @@ class MultiHead(Attention):
         weights = {"c_attn.weight": Initial(std=0.02, blocks=blocks), "c_proj.weight": Initial(std=self.proj_std)}
         return gains | weights
 
+    def divide(self, rank: int, n: int) -> Division:
+        """Compute some heads, and the key-value heads that they read."""
+        self.share(self.n_head, "heads", rank, n)
+        self.share(self.n_kv_head, "key-value heads", rank, n)
+        self.n_head, self.n_kv_head = self.n_head // n, self.n_kv_head // n
+        self.q_width, self.kv_width = self.q_width // n, self.kv_width // n
+        shared = [name for name, _ in self.named_parameters() if name in ("q_norm.weight", "k_norm.weight")]
+        return Division(by_output=("c_attn",), by_input=("c_proj",), shared=shared)
+
     def forward(
         self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: KeyValueCache | None = None
     ) -> Tensor:
         """Project, attend, project back."""
-        B, T, C = x_BTC.shape
+        B, T, _ = x_BTC.shape
         q, k, v = self.c_attn(x_BTC).split((self.q_width, self.kv_width, self.kv_width), dim=-1)
         q_BHTD = q.view(B, T, self.n_head, self.head_dim).transpose(1, 2)
         k_BGTD = k.view(B, T, self.n_kv_head, self.head_dim).transpose(1, 2)
@@ -80,7 +88,7 @@ class MultiHead(Attention):
             y_BHTD = self.attend_cache(q_BHTD, cache, positions_T, positional)
         else:
             y_BHTD = self.attend(q_BHTD, k_BGTD, v_BGTD, positions_T, positional)
-        y_BTC = self.c_proj(y_BHTD.transpose(1, 2).reshape(B, T, C))
+        y_BTC = self.c_proj(y_BHTD.transpose(1, 2).reshape(B, T, -1))
         return F.dropout(y_BTC, self.dropout, self.training)
 
     def attend(
@@ -119,10 +127,3 @@ class MultiHead(Attention):
         """Projections, and for each visible key a product with q and one with v: 2 C FLOPs each."""
         weights = 2.0 * (self.c_attn.weight.numel() + self.c_proj.weight.numel())
         return weights + 4.0 * self.q_width * self.visible_keys(seq_len)
-
-
-class _HeadNorm(nn.RMSNorm):
-    """Its gain takes the precision of what it scales: bf16 heads with an fp32 gain would miss the fused kernel."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.api import Adopted, Attention, Initial, Positional, Shape, at_least_one, residual_std
+from variants.api import Adopted, Attention, Division, Initial, Positional, Shape, at_least_one, residual_std
 from variants.attention._cache import Ring
+from variants.attention._norm import EPSILON
 from variants.attention._scores import attend
-from variants.attention.mha import EPSILON
 from variants.linear import Linear
 
 
@@ -43,7 +43,8 @@ class LatentAttention(Attention):
     def __init__(self, shape: Shape, options: Any, layer: int) -> None:
         super().__init__(shape, options, layer)
         C, self.n_head, self.head_dim, self.dropout = shape.n_embd, shape.n_head, shape.head_dim, shape.dropout
-        self.kv_rank, self.rope_dim = self.latent_dim(shape, options), self.rotary_dim(shape, options)
+        self.kv_rank = 4 * shape.head_dim if options.kv_rank is None else options.kv_rank
+        self.rope_dim = self.rotary_dim(shape, options)
         self.q_rank, self.q_widths = options.q_rank, (C, shape.n_head * self.rope_dim)
         self.widths = (self.q_rank or sum(self.q_widths), self.kv_rank, self.rope_dim)
         self.c_attn = Linear(C, sum(self.widths), bias=False)
@@ -56,17 +57,12 @@ class LatentAttention(Attention):
     @classmethod
     def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
         """Latents have a width, and dimensions turn in pairs."""
-        problems, rope_dim = at_least_one("kv_rank", cls.latent_dim(shape, options)), cls.rotary_dim(shape, options)
+        problems = {} if options.kv_rank is None else at_least_one("kv_rank", options.kv_rank)
         if options.q_rank < 0:
             problems["q_rank"] = f"{options.q_rank}: must be at least 1, or 0 for queries without a latent"
-        if rope_dim < 2 or rope_dim % 2:
+        if (rope_dim := cls.rotary_dim(shape, options)) < 2 or rope_dim % 2:
             problems["rope_dim"] = f"{rope_dim}: must be even and at least 2 (left out, it is head_dim / 2)"
         return problems
-
-    @staticmethod
-    def latent_dim(shape: Shape, options: Any) -> int:
-        """Return the width of what keys and values are made of."""
-        return 4 * shape.head_dim if options.kv_rank is None else int(options.kv_rank)
 
     @classmethod
     def rotary_dim(cls, shape: Shape, options: Any) -> int:
@@ -79,8 +75,8 @@ class LatentAttention(Attention):
         queries = (("q", C), ("q_rope", q_rope))
         down = (*((("q_latent", first),) if self.q_rank else queries), ("kv_latent", kv), ("k_rope", k_rope))
         blocks = {"c_attn": down, "q_up": queries, "kv_up": (("k", C), ("v", C))}
-        gains = {name: Initial(value=1.0) for name in ("q_gain", "kv_gain")}
         weights = {f"{name}.weight": Initial(std=0.02, blocks=rows) for name, rows in blocks.items()}
+        gains = dict.fromkeys(("q_gain", "kv_gain"), Initial(value=1.0))
         return {**gains, **weights, "c_proj.weight": Initial(std=self.proj_std)}
 
     def adopt(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Adopted]:
@@ -90,9 +86,17 @@ class LatentAttention(Attention):
             raise ValueError(f"{name}: {side} there, and no conversion to latent attention is defined")
         return super().adopt(theirs, fresh)
 
+    def divide(self, rank: int, n: int) -> Division:
+        """Compute some heads, of latents that every process makes for itself."""
+        if not self.q_rank:
+            raise ValueError("without q_rank, one matrix holds the queries of each head and the latents that all read")
+        self.share(self.n_head, "heads", rank, n)
+        self.n_head, self.q_widths = self.n_head // n, (self.q_widths[0] // n, self.q_widths[1] // n)
+        return Division(("q_up", "kv_up"), ("c_proj",), shared=("c_attn.weight", "q_gain", "kv_gain"))
+
     def forward(self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: Ring | None = None) -> Tensor:
         """Project to queries and to what is kept of each position, attend, project back."""
-        B, T, C = x_BTC.shape
+        B, T, _ = x_BTC.shape
         q, c, k = self.c_attn(x_BTC).split(self.widths, dim=-1)
         if self.q_rank:
             q = self.q_up(F.rms_norm(q, (self.q_rank,), self.q_gain.to(q.dtype), EPSILON))
@@ -106,14 +110,12 @@ class LatentAttention(Attention):
             y_BHTD = self.attend_cache(q_BHTD, q_BHTR, positional.bias(positions_T, cache.positions()), cache)
         else:
             y_BHTD = self.attend(q_BHTD, q_BHTR, c_B1TL, k_B1TR, positional.causal_bias(positions_T))
-        y_BTC = self.c_proj(y_BHTD.transpose(1, 2).reshape(B, T, C))
-        return F.dropout(y_BTC, self.dropout, self.training)
+        return F.dropout(self.c_proj(y_BHTD.transpose(1, 2).reshape(B, T, -1)), self.dropout, self.training)
 
     def attend(self, q_BHTD: Tensor, q_BHTR: Tensor, c_B1TL: Tensor, k_B1TR: Tensor, bias: Tensor | None) -> Tensor:
         """Make the heads' keys and values, and attend to them."""
-        k_BHTD, v_BHTD = (
-            part.unflatten(-1, (self.n_head, -1)).transpose(1, 2) for part in self.kv_up(c_B1TL[:, 0]).chunk(2, dim=-1)
-        )
+        k_and_v = self.kv_up(c_B1TL[:, 0]).chunk(2, dim=-1)
+        k_BHTD, v_BHTD = (part.unflatten(-1, (self.n_head, -1)).transpose(1, 2) for part in k_and_v)
         q, k = torch.cat((q_BHTD, q_BHTR), dim=-1), torch.cat((k_BHTD, k_B1TR.expand_as(q_BHTR)), dim=-1)
         v = F.pad(v_BHTD, (0, self.rope_dim))  # PyTorch's fused kernels want values as wide as keys
         return self.scores(q, k, v, bias, is_causal=bias is None)[..., : self.head_dim]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from variants.api import Positional, Shape, at_least_one
+from variants.api import Division, Positional, Shape, at_least_one
 from variants.attention._blocks import attend_blocks, attend_tiles
 from variants.attention._cache import KeyValueCache
 from variants.attention._window import FULL, Hiding, Window
@@ -43,8 +43,18 @@ class SlidingWindow(MultiHead):
     def __init__(self, shape: Shape, options: Any, layer: int) -> None:
         super().__init__(shape, options, layer)
         self.windows = _windows(shape, options, layer)
-        starts = [0, *(h for h in range(1, shape.n_head) if self.windows[h] != self.windows[h - 1]), shape.n_head]
-        self.runs = [slice(*ends) for ends in pairwise(starts)]  # of heads that see the same
+
+    @property
+    def runs(self) -> list[slice]:
+        """Return the runs of heads that see the same."""
+        n_head, windows = len(self.windows), self.windows
+        starts = [0, *(h for h in range(1, n_head) if windows[h] != windows[h - 1]), n_head]
+        return [slice(*ends) for ends in pairwise(starts)]
+
+    def divide(self, rank: int, n: int) -> Division:
+        """Each head keeps what it sees."""
+        self.windows = self.windows[self.share(self.n_head, "heads", rank, n)]
+        return super().divide(rank, n)
 
     @classmethod
     def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:

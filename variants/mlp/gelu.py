@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.api import FeedForward, Initial, Shape, at_least_one, residual_std
+from variants.api import Division, FeedForward, Initial, Shape, at_least_one, residual_std
 from variants.linear import Linear
 
 
@@ -35,6 +35,10 @@ class Gelu(FeedForward):
     def initial(self) -> Mapping[str, Initial]:
         """The residual projection is scaled down by depth."""
         return {"c_proj.weight": Initial(std=self.proj_std)}
+
+    def divide(self, rank: int, n: int) -> Division:
+        """Compute some of the inner channels."""
+        return Division(by_output=("c_fc",), by_input=("c_proj",))
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Widen, bend, narrow."""

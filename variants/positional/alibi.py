@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from variants.api import Positional, Shape
+from variants.api import Division, Positional, Shape
 
 
 class Alibi(Positional):
@@ -17,6 +17,11 @@ class Alibi(Positional):
     def __init__(self, shape: Shape, options: Any) -> None:
         super().__init__(shape, options)
         self.slopes = slopes(shape.n_head)
+
+    def divide(self, rank: int, n: int) -> Division:
+        """Each head keeps its slope."""
+        self.slopes = self.slopes[self.share(len(self.slopes), "heads", rank, n)]
+        return Division()
 
     def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         """Return (..., H, Tq, Tk)."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.api import Positional, Shape
+from variants.api import Division, Positional, Shape
 
 
 class Rope(Positional):
@@ -80,6 +80,10 @@ class Rope(Positional):
         i = torch.arange(len(plain), device=plain.device, dtype=torch.float32)
         slow = ((i - low) / max(high - low, 0.001)).clamp(0, 1)
         return plain * (1 - slow) + plain / self.options.factor * slow
+
+    def divide(self, rank: int, n: int) -> Division:
+        """All heads turn alike."""
+        return Division()
 
     def rotate(self, q_BHTD: Tensor, k_BGTD: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         """Turn both by the angles of their positions."""

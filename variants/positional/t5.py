@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from variants.api import Positional, Shape
+from variants.api import Division, Piece, Positional, Shape
 
 
 class T5Bias(Positional):
@@ -41,6 +41,13 @@ class T5Bias(Positional):
         if options.max_distance <= options.n_buckets // 2:
             problems["max_distance"] = f"{options.max_distance}: must be more than n_buckets / 2"
         return problems
+
+    def divide(self, rank: int, n: int) -> Division:
+        """Keep the numbers of some heads."""
+        size = self.table.weight.shape
+        heads = self.share(size[1], "heads", rank, n)
+        self.table = nn.Embedding(size[0], size[1] // n, device="meta")
+        return Division(pieces={"table.weight": Piece(size, 1, ((heads.start, heads.stop),))})
 
     def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         """Return (..., H, Tq, Tk)."""

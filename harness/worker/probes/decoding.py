@@ -11,12 +11,12 @@ from torch import Tensor
 
 from harness.spec import RunSpec
 from harness.worker.build import Parts
-from harness.worker.checkpoint import whole_weights
 from harness.worker.errors import out_of_memory
 from harness.worker.model import GPT
 from harness.worker.precision import dtype_of
 from harness.worker.probes.timer import Timer
 from harness.worker.ranks import Ranks
+from harness.worker.shards import whole_weights
 
 N_WARMUP, N_PREFILLS, N_STEPS = 2, 5, 40
 

@@ -48,7 +48,7 @@ def _loss_by_position(model: nn.Module, windows: Windows, ranks: Ranks, length: 
     nats_T = np.zeros(length)
     for losses_BT, _, weights in windows.losses(model):
         nats_T += weights @ losses_BT.cpu().numpy()
-    return np.array(ranks.sum(*nats_T.tolist())) / windows.n_windows
+    return np.array(ranks.sum(*nats_T.tolist())) / (windows.n_windows * ranks.n_alike)
 
 
 def binned(loss_T: np.ndarray) -> list[float]:

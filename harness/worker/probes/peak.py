@@ -32,12 +32,15 @@ DENSE_TFLOPS: dict[str, dict[str, float]] = {
 SIZE, REPEATS = 768, 8  # of the matrix product that is timed on a CPU
 
 
-def peak_flops(ranks: Ranks, precision: str) -> dict[str, Any]:
-    """Return {value, source} for all the run's devices together; value is None where nothing is known."""
+def peak_flops(ranks: Ranks, precision: str, n_devices: int = 1) -> dict[str, Any]:
+    """Return {value, source} for all the run's devices together; value is None where nothing is known.
+
+    A rank has `n_devices` GPUs, of one kind.
+    """
     if ranks.device.type == "cpu":
         value = sum(ranks.gather(measured(precision)))
         return {"value": value, "source": f"measured: the best of {REPEATS} products of {SIZE}x{SIZE}, {precision}"}
-    names = ranks.gather(torch.cuda.get_device_name(ranks.device))
+    names = n_devices * ranks.gather(torch.cuda.get_device_name(ranks.device))
     known = [DENSE_TFLOPS.get(name.removeprefix("NVIDIA ").removeprefix("GeForce ")) for name in names]
     if None in known:
         return {"value": None, "source": f"unknown device among {sorted(set(names))}"}

@@ -1,0 +1,78 @@
+"""Two dimensions: tensor parallel within groups of processes, fully sharded over the groups (Narayanan et al. 2021, 3).
+
+Sums in every part travel within a group, say the GPUs of one node, shards between groups; PyTorch's "2D parallelism".
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
+
+from variants.api import Precision, Shape, StepShape, at_least_one, divides
+from variants.parallelism import _tensor
+from variants.parallelism._sharding import Sharded, numel
+
+
+class ShardedTensorParallel(Sharded):
+    """A mesh of (nproc / tp) x tp processes; neighbouring ranks are a group and see the same sequences."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """Parameters: the number of processes, and how many of them compute each part together."""
+
+        nproc: int = 4
+        tp: int = 2
+
+    @classmethod
+    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+        """Two groups of two processes at least, and no dropout; what does not divide is told by the model's parts."""
+        problems = at_least_one("nproc", options.nproc) or divides("tp", options.tp, "nproc", options.nproc)
+        if not problems and (options.tp == 1 or options.tp == options.nproc):
+            key = "nproc" if options.nproc < 4 else "tp"
+            told = "no two groups of two at least; one group is tp, groups of one are fsdp"
+            problems[key] = f"{getattr(options, key)}: {told}"
+        return {**problems, **_tensor.no_dropout(shape, "fsdp_tp")}
+
+    @property
+    def n_data(self) -> int:
+        """Return the number of groups."""
+        return self.n_shards
+
+    @property
+    def n_shards(self) -> int:
+        """Return the number of groups."""
+        return int(self.nproc // self.options.tp)
+
+    def misfit(self, make: Callable[[], nn.Module]) -> str:
+        """Return which part does not divide."""
+        return _tensor.misfit(make, self.options.tp)
+
+    def wrap(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
+        """Keep this process's part of each part, and of that a shard."""
+        mesh = init_device_mesh(device.type, (self.n_shards, self.options.tp), mesh_dim_names=("fsdp", "tp"))
+        self.group = mesh.get_group("tp")
+        _tensor.divide(model, mesh.get_local_rank("tp"), self.options.tp, self.group)
+        return self.shard(model, mesh["fsdp"], device, precision)
+
+    @contextlib.contextmanager
+    def _accumulate(self, model: FSDPModule, last: bool) -> Iterator[None]:
+        with super()._accumulate(model, last):
+            yield
+        if last:
+            assert isinstance(model, nn.Module)
+            _tensor.add_up(_tensor.shared(model), self.group)
+
+    def shares(self, model: nn.Module) -> Mapping[str, float]:
+        """A shard of a process's part of the matrices and of all the rest."""
+        part = _tensor.divided(model, self.options.tp)
+        return {key: value * numel(part) / numel(model) for key, value in super().shares(part).items()}
+
+    def traffic(self, model: nn.Module, step: StepShape) -> float | None:
+        """Shards of the process's part between the groups, sums within one."""
+        shards, sums = super().traffic(model, step), _tensor.traffic(model, step, self.options.tp)
+        return None if shards is None or sums is None else shards + sums

@@ -1,0 +1,70 @@
+"""Tensor parallel: the processes compute each attention and each MLP together (Shoeybi et al. 2019, section 3).
+
+Of the matrices that enter them a process holds rows (column-parallel in the paper, whose matrices stand the other way),
+of those that leave columns. Embeddings and norms are whole on every process, and so is the output projection, which
+each computes by itself.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+
+from variants.api import Parallelism, Precision, Shape, StepShape, at_least_one
+from variants.parallelism import _tensor
+from variants.parallelism._sharding import numel
+
+
+class TensorParallel(Parallelism):
+    """All processes see the same sequences; each has some heads of every attention, and some channels of every MLP."""
+
+    @dataclass(frozen=True)
+    class Options:
+        """Parameters: the number of processes."""
+
+        nproc: int = 2
+
+    @classmethod
+    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+        """At least one process, and no dropout; what does not divide is told by the model's parts."""
+        return {**at_least_one("nproc", options.nproc), **_tensor.no_dropout(shape, "tp")}
+
+    @property
+    def n_data(self) -> int:
+        """Return 1."""
+        return 1
+
+    def misfit(self, make: Callable[[], nn.Module]) -> str:
+        """Return which part does not divide."""
+        return _tensor.misfit(make, self.nproc)
+
+    def wrap(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
+        """Keep this process's part of each part."""
+        mesh = init_device_mesh(device.type, (self.nproc,))
+        self.group = mesh.get_group()
+        _tensor.divide(model, mesh.get_local_rank(), self.nproc, self.group)
+        return model.to_empty(device=device)
+
+    @contextlib.contextmanager
+    def _accumulate(self, model: nn.Module, last: bool) -> Iterator[None]:
+        yield
+        if last:
+            _tensor.add_up(_tensor.shared(model), self.group)
+
+    def accumulate(self, model: nn.Module, last: bool) -> AbstractContextManager[object]:
+        """Add up what each process knows of the gradients of parameters that all of its heads share."""
+        return self._accumulate(model, last)
+
+    def shares(self, model: nn.Module) -> Mapping[str, float]:
+        """Each process holds a part of the matrices, and all the rest."""
+        part = numel(_tensor.divided(model, self.nproc)) / numel(model)
+        return {**dict.fromkeys(("parameters", "gradients", "optimizer"), part), "gathered": 0.0}
+
+    def traffic(self, model: nn.Module, step: StepShape) -> float | None:
+        """Sums of what the processes have computed."""
+        return _tensor.traffic(model, step, self.nproc)
