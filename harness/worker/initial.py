@@ -145,8 +145,8 @@ def agreed_hash(model: nn.Module, ranks: Ranks) -> str:
         RuntimeError: the ranks do not hold the same values.
     """
     of, found, sha = shards.pieces(model), shards.gather(model, ranks), hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        value, piece = parameter.detach(), of.get(name)
+    for name, value in shards.named(model):
+        piece = of.get(name)
         if shards.is_divided(value, piece):
             parts = next(found)[-1]
             value = shards.joined(value, piece, parts)
