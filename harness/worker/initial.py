@@ -144,8 +144,8 @@ def hashes(model: nn.Module, ranks: Ranks) -> list[str]:
     A few are whole at a time. Ranks that hold the same place of a parameter with different values have other hashes.
     """
     of, found, sha = shards.pieces(model), shards.gather(model, ranks), hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        value, piece = parameter.detach(), of.get(name)
+    for name, value in shards.named(model):
+        piece = of.get(name)
         sha.update(name.encode())
         if shards.is_divided(value, piece):
             parts = next(found)[-1]

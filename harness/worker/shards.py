@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from harness.worker.ranks import Ranks
@@ -76,7 +77,7 @@ def gather(model: nn.Module, ranks: Ranks) -> Iterator[tuple[str, Tensor, list[S
     NumPy's arrays are pickled in a tenth of the time that tensors take.
     """
     of, batch, n_bytes = pieces(model), {}, 0
-    parts = {name: value for name, value in _named(model) if is_divided(value, of.get(name))}
+    parts = {name: value for name, value in named(model) if is_divided(value, of.get(name))}
     for i, (name, value) in enumerate(parts.items(), start=1):
         batch[name] = [(there, local(value)[here].cpu().numpy()) for here, there in places(value, of.get(name))]
         n_bytes += value.nbytes
@@ -105,10 +106,14 @@ def whole_weights(gpt: nn.Module, ranks: Ranks) -> dict[str, Tensor]:
     for name, value, shards in gather(gpt, ranks):
         if ranks.is_first:
             found[name] = joined(value, of.get(name), shards)
-    return {name: found[name] if name in found else value.cpu() for name, value in _named(gpt) if ranks.is_first}
+    return {name: found[name] if name in found else value.cpu() for name, value in named(gpt) if ranks.is_first}
 
 
-def _named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield each parameter as this rank keeps it: an evaluation leaves some whole, in the precision that it took."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
     return ((name, parameter.detach()) for name, parameter in model.named_parameters())
 
 

@@ -31,8 +31,10 @@ from harness.spec import RunSpec
 from harness.store import Run
 from harness.worker import loop
 from harness.worker.initial import agreed_hash
+from harness.worker.probes import peak
 from harness.worker.ranks import join
 
+peak.SIZE = 8  # of the matrix product that is timed: of no account here
 models = []
 
 
@@ -166,7 +168,7 @@ def torchrun(folder, nproc, runs, faults=None):
     command += [str(folder / "script.py"), *(str(run.path) for run in runs)]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FAULTS": json.dumps(faults or {})}
     ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
-    assert ended.returncode == 0, ended.stderr[-9000:]
+    assert ended.returncode == 0, ended.stderr[-3000:]
 
 
 def trained(folder, nproc, hows):
@@ -227,8 +229,8 @@ def test_several_processes_train_every_part_as_one_does(runs, label, of):
 
 def test_the_parts_are_different_models(runs):
     """Else the above says nothing of them."""
-    losses = {tuple(run.steps().loss[:2]) for key, run in runs.items() if key == "single" or key[0] == "single"}
-    assert len(losses) == len(PARTS) + 1
+    losses = {tuple(runs["single", of].steps().loss) for of in PARTS}
+    assert len(losses) == len(PARTS)
 
 
 def test_what_is_counted_is_what_is_executed(runs):

@@ -59,12 +59,16 @@ class Sharded(Parallelism):
         return self._accumulate(model, last)
 
     def shares(self, model: nn.Module) -> Mapping[str, float]:
-        """Each rank holds one part of everything; whole are the root's parameters and the largest unit's, or all."""
-        total = numel(model)
-        units = [numel(unit) for unit in self.units(model)]
-        whole = total if not self.option("reshard", True) else total - sum(units) + max(units)
+        """Each rank holds a part of everything; whole are the root and the largest unit with those round it, or all."""
+        total, whole, units = numel(model), numel(model), [*self.units(model), model]
+        if self.option("reshard", True):
+            inside = {unit: set(unit.modules()) for unit in units}
+            own = {
+                unit: numel(unit) - numel(*(u for u in units if u is not unit and u in inside[unit])) for unit in units
+            }
+            whole = max(sum(own[outer] for outer in units if unit in inside[outer]) for unit in units)
         held = dict.fromkeys(("parameters", "gradients", "optimizer"), 1 / self.n_shards)
-        return {**held, "gathered": whole / total * (1 - 1 / self.n_shards)}
+        return {**held, "gathered": whole / total}
 
     def traffic(self, model: nn.Module, step: StepShape) -> float | None:
         """Each micro-batch gathers a unit for its forward pass and again for its backward pass (Zhao et al. 2023, 3.1).
@@ -110,6 +114,6 @@ def smallest(module: nn.Module, least: int) -> tuple[list[nn.Module], int]:
     return ([*units, module], 0) if left >= least else (units, left)
 
 
-def numel(module: nn.Module) -> int:
-    """Return the number of parameters."""
-    return sum(parameter.numel() for parameter in module.parameters())
+def numel(*modules: nn.Module) -> int:
+    """Return the number of parameters of some modules together; what several hold counts once."""
+    return sum(parameter.numel() for parameter in {p for module in modules for p in module.parameters()})
