@@ -22,8 +22,9 @@ bench: .venv/.peers  ## this project beside what one would use instead; ONLY=pat
 	@$(bin)/python -m pytest tests/benchmarks --benchmark-quiet --benchmark-json=reports/bench/raw.json \
 		$(if $(ONLY),-k '$(ONLY)') $(if $(BASELINE),--baseline '$(BASELINE)')
 
-chaos: $(installed)  ## kill KILLS=50 times at random and compare with an undisturbed study; SEED=n repeats one
+chaos: $(installed)  ## kill KILLS=50 times at random and compare with an undisturbed study; SEED=n repeats one; 2,000 broken studies
 	@$(bin)/python -m pytest tests/chaos -s
+	@FUZZ=2000 $(bin)/python -m pytest tests/study/test_fuzz.py
 
 clean:  ## remove what was installed; results/ and reports/ stay
 	rm -rf .venv

@@ -33,8 +33,8 @@ RULES = (
 )
 
 INTERRUPTED = (
-    "† A run of this entry was interrupted and went on, so that its steps were not timed in one go; the first ones after "
-    "each gap are left out."
+    "† A run of this entry was interrupted and went on, so that its steps were not timed in one go; the first ones "
+    "after each gap are left out."
 )
 
 
