@@ -14,8 +14,8 @@ from harness.cli import main
 N = int(os.environ.get("FUZZ", "40"))
 WORDS = st.sampled_from([
     "0", "-1", "1e400", "nan", "[]", "{}", '""', "[[1]]", '"rope"', '"mha"', "true", "1979-05-27", "[axes]", "\n", "=",
-    '"', "[[include]]\n", "[[exclude]]\n", "attention", "nproc = 3", "{ use = 1 }", '{ use = "gqa" }', '["rope", 3]', "é",
-    "\x00",
+    '"', "[[include]]\n", "[[exclude]]\n", "attention", "nproc = 3", "{ use = 1 }", '{ use = "gqa" }', '["rope", 3]',
+    "é", "\x00",
 ])  # fmt: skip
 
 
