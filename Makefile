@@ -25,8 +25,9 @@ bench: .venv/.peers  ## this project beside what one would use instead; ONLY=pat
 calibrate: $(installed)  ## hold the statistics to what they promise, on 2,000 simulated studies of each kind
 	@CALIBRATE=2000 $(bin)/python -m pytest tests/report/test_calibration.py
 
-chaos: $(installed)  ## kill KILLS=50 times at random and compare with an undisturbed study; SEED=n repeats one
+chaos: $(installed)  ## kill KILLS=50 times at random and compare with an undisturbed study; SEED=n repeats one; 2,000 broken studies
 	@$(bin)/python -m pytest tests/chaos -s
+	@FUZZ=2000 $(bin)/python -m pytest tests/study/test_fuzz.py
 
 clean:  ## remove what was installed; results/ and reports/ stay
 	rm -rf .venv

@@ -101,8 +101,14 @@ class Lines:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def append(self, record: Json) -> None:
-        """Write one record; readers see it from now on."""
-        os.write(self._fd, (json.dumps(_finite(record), allow_nan=False) + "\n").encode())
+        """Write one record; readers see it from now on.
+
+        Raises:
+            OSError: it cannot be written whole, as on a full disk.
+        """
+        line = (json.dumps(_finite(record), allow_nan=False) + "\n").encode()
+        if (n_written := os.write(self._fd, line)) < len(line):
+            os.write(self._fd, line[n_written:])  # says why
 
     def close(self) -> None:
         """Close the file; nothing is buffered, so nothing can get lost before."""

@@ -35,6 +35,11 @@ RULES = (
     "run that is not done has no numbers."
 )
 
+INTERRUPTED = (
+    "† A run of this entry was interrupted and went on, so that its steps were not timed in one go; the first ones "
+    "after each gap are left out."
+)
+
 
 def results(summary: Summary, captions: Captions) -> str:
     """What each entry reached and what it cost."""
@@ -47,7 +52,7 @@ def results(summary: Summary, captions: Captions) -> str:
             runs_cell(entry),
             mean(r.val_loss),
             mean(r.bits_per_byte),
-            speed(r, median(r.tokens_per_s)),
+            speed(r, median(r.tokens_per_s) + interrupted(entry)),
             speed(r, median(r.step_s, 1e3)),
             mib(r.peak_memory_bytes),
             speed(r, percent(r.mfu)),
@@ -56,7 +61,13 @@ def results(summary: Summary, captions: Captions) -> str:
         for entry, r in zip(summary.study.entries, summary.results.values(), strict=True)
     ]
     pictures = (picture(name, captions) for name in ("throughput_loss", "throughput"))
-    return join("## Results", cells.table([*header, "parameters"], rows, left=2), RULES, _mfu(summary), *pictures)
+    note = INTERRUPTED if any(interrupted(entry) for entry in summary.study.entries) else ""
+    return join("## Results", cells.table([*header, "parameters"], rows, left=2), RULES, note, _mfu(summary), *pictures)
+
+
+def interrupted(entry: Entry) -> str:
+    """Return the mark of an entry of which a run was interrupted."""
+    return " †" if any(run.probes.get("resumed_at") for run in entry.done) else ""
 
 
 def speed(result: Result, cell: str) -> str:

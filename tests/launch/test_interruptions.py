@@ -132,10 +132,11 @@ def test_a_folder_that_cannot_be_written_is_one_line(new_harness):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_fails_the_run_says_so_and_keeps_what_was_written(new_harness):
     study = new_harness.study('["fills"]')
-    body = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)); signal.signal(25, signal.SIG_IGN)"
+    body = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600)); signal.signal(25, signal.SIG_IGN)"
     new_harness.variant("fills", f"exec({body!r}, globals()) if self.training else None")
-    new_harness("run", study, code=1)
+    err = new_harness("run", study, code=1).stderr
     run = the_run(new_harness)
-    assert (run.status["status"], run.status["reason"]) == ("failed", "error") and "OSError" in run.status["message"]
-    assert "failed (error: OSError" in new_harness("status").stdout
+    assert (run.status["status"], run.status["reason"]) == ("failed", "error"), err + run.log_path.read_text()
+    assert "OSError" in run.status["message"]
+    assert "(error: OSError" in new_harness("status").stdout
     new_harness("report", "s")

@@ -1,0 +1,66 @@
+"""No study file, however mistyped, ends in a traceback or starts a process. `FUZZ=2000` for as many of them."""
+
+import contextlib
+import io
+import os
+import subprocess
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness.cli import main
+
+N = int(os.environ.get("FUZZ", "40"))
+WORDS = st.sampled_from([
+    "0", "-1", "1e400", "nan", "[]", "{}", '""', "[[1]]", '"rope"', '"mha"', "true", "1979-05-27", "[axes]", "\n", "=",
+    '"', "[[include]]\n", "[[exclude]]\n", "attention", "nproc = 3", "{ use = 1 }", '{ use = "gqa" }', '["rope", 3]',
+    "é", "\x00",
+])  # fmt: skip
+
+
+@st.composite
+def mutations(draw):
+    """Return a function that damages a text: words put in, put in place of others, taken out, lines moved."""
+    edits = draw(st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 3), WORDS | st.text(max_size=4)), max_size=4))
+
+    def apply(text):
+        for where, kind, word in edits:
+            lines = text.split("\n")
+            at = int(where * len(lines))
+            key, equals, _ = lines[at].partition("=")
+            if kind == 0 and equals:
+                lines[at] = f"{key}= {word}"
+            elif kind == 1:
+                lines.insert(at, word)
+            elif kind == 2:
+                lines.append(lines.pop(at))
+            else:
+                cut = int(where * len(text))
+                lines = (text[:cut] + word + text[cut + len(word) :]).split("\n")
+            text = "\n".join(lines)
+        return text
+
+    return apply
+
+
+def refuse(*_, **__):
+    raise AssertionError("a process was started")
+
+
+@settings(max_examples=N, deadline=None, suppress_health_check=list(HealthCheck))
+@given(mutate=mutations())
+def test_a_mutated_study_is_a_matrix_or_an_error_on_one_screen(write_study, mutate):
+    path = write_study()
+    path.write_bytes(mutate(path.read_text()).encode("utf-8", "surrogatepass"))
+    for command in (["list", str(path), "--json"], ["run", str(path), "--dry-run"]):
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            patch.setattr(subprocess, "Popen", refuse)
+            with pytest.raises(SystemExit) as end:
+                main(command)
+        told = err.getvalue()
+        assert end.value.code in (0, 2), told
+        assert "Traceback" not in told and len(told.splitlines()) <= 50
+        assert end.value.code == 0 or told.startswith("error"), told
+        assert end.value.code == 2 or out.getvalue()
