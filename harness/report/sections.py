@@ -155,8 +155,9 @@ def equivalence(summary: Summary, captions: Captions) -> str:
         "where there is such a run. Before a speed counts, the parameters must start equal to the bit, loss and "
         f"gradient norm of the first {N_FIRST} steps agree within {tolerance.loss:.0e} and {tolerance.grad_norm:.0e} "
         "of their size (what the precision's rounding can do in that many steps; more where only what travels is "
-        "rounded to bf16), and the ranks end with equal parameters. `bitwise`: every training loss is identical. `DIVERGES`: another model is trained, and no speed "
-        "is shown. The numbers are the largest deviations over the seeds; of the whole curve and of the final "
+        "rounded to bf16), and the ranks end with equal parameters. `bitwise`: every training loss is identical. "
+        "`DIVERGES`: another model is trained, and no speed is shown. The numbers are the largest "
+        "deviations over the seeds; of the whole curve and of the final "
         "validation loss in nats per token."
     )
     header += ["loss, whole curve", "final val loss", "same start", "ranks end equal"]
