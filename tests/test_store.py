@@ -220,7 +220,7 @@ def test_a_run_that_starts_again_is_started_as_was_asked_last(run):
     """Another time limit, or a trace; what it computes is in its id."""
     run.begin()
     run.end("failed", "timeout", "too long")
-    run.plan({"schema_version": 1, "seed": 0, "launch": {"timeout_s": 9}})
+    run.replan({"schema_version": 1, "seed": 0, "launch": {"timeout_s": 9}})
     assert run.status["status"] == "failed" and read_json(run.path / "spec.json")["launch"]["timeout_s"] == 9
 
 

@@ -5,7 +5,7 @@ import pytest
 from harness.report import accounting, equivalence
 from harness.store import Store
 
-DDP = "from variants.parallelism.ddp import DataParallel\n\n\nclass V(DataParallel):\n"
+DDP = "from variants.parallelism.ddp import Distributed\n\n\nclass V(Distributed):\n"
 WRAP = "    def wrap(self, model, device, precision):\n"
 FAULTS = {
     "forgets_the_all_reduce": DDP + "    def accumulate(self, model, last):\n        return model.no_sync()\n",
@@ -22,7 +22,7 @@ FAULTS = {
     + DDP
     + WRAP
     + "        right = start.fill\n"
-    "        start.fill = lambda gpt, seed: right(gpt, seed + dist.get_rank())\n"
+    "        start.fill = lambda gpt, seed, **more: right(gpt, seed + dist.get_rank(), **more)\n"
     "        return super().wrap(model, device, precision)\n",
     "drifts_late": "import torch.distributed as dist\n" + DDP + "    n_calls = 0\n\n"
     "    def accumulate(self, model, last):\n"

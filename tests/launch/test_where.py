@@ -31,7 +31,7 @@ def runs(harness):
     """Return by parallelism a run of it, in bf16, in which rank 1 is late in every forward pass."""
     study = harness.study('["learned"]', parallelism="[{ use = 'ddp_late' }, { use = 'fsdp_late' }]")
     (harness.folder / "mine/parallelism").mkdir(parents=True)
-    for base, name in (("ddp", "DataParallel"), ("fsdp", "FullyShardedDataParallel")):
+    for base, name in (("ddp", "Distributed"), ("fsdp", "FullySharded")):
         path = harness.folder / f"mine/parallelism/{base}_late.py"
         path.write_text(LATE.format(base=base, name=name, late_s=LATE_S))
     harness("run", study, "--trace", "--set", "train.steps=2", "train.micro_batch=8", "train.precision=bf16")

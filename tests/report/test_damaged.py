@@ -14,7 +14,7 @@ FILES = ("spec.json", "status.json", "probes.json", "env.json", "eval.jsonl", "s
 
 
 @pytest.fixture
-def healthy(fake):
+def healthy(fake, no_figures):
     """A study of two runs, and the output of commands on a copy of it."""
     fake.axes = {"positional": ["learned"], "attention": ["mha", "gqa2"], "parallelism": ["single"]}
     fake.seeds, fake.decode, fake.lengths = (0,), ([1], [64]), [64]
@@ -53,7 +53,7 @@ def harm(data: bytes, where: float, how: str, junk: bytes) -> bytes:
             "out": data[:at] + data[at + len(junk):], "junk": junk}[how]  # fmt: skip
 
 
-@settings(deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     name=st.sampled_from(FILES),
     where=st.floats(0, 0.999),

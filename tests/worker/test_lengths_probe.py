@@ -124,7 +124,7 @@ def test_at_the_trained_length_it_is_the_validation_loss(tmp_path, one, monkeypa
     """A model left in training, or other windows, would give another number under the same name."""
     written = []
     file = type("File", (), {"append": lambda self, line: written.append(line)})()
-    run = type("Run", (), {"eval_file": lambda self: file})()
+    run = type("Run", (), {"eval_file": lambda self: file, "beat": lambda self: None})()
     for train in ({}, {"eval_tokens": 100}, {"precision": "bf16"}):
         spec, model = Spec(tmp_path, [SHAPE.seq_len], **train), gpt().train()
         val_loss = Evaluation(run, spec, one)(model, step=0, train_s=0.0)
