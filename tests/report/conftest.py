@@ -251,3 +251,9 @@ def one_axis(fake) -> Fake:
     """A study of two entries that differ in attention alone."""
     fake.axes = {"positional": ["learned"], "attention": ["mha", "gqa2"], "parallelism": ["single"]}
     return fake
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    """Drawing takes most of the time, and some tests are about words alone."""
+    monkeypatch.setattr("harness.report.figures.draw_all", lambda summary, floor: [])

@@ -58,11 +58,6 @@ def written(fake):
     return (folder / "report.md").read_text(), json.loads((folder / "summary.json").read_text()), folder
 
 
-@pytest.fixture
-def no_figures(monkeypatch):
-    monkeypatch.setattr("harness.report.figures.draw_all", lambda summary, floor: [])
-
-
 def test_rates_and_times_of_a_hand_case(pair):
     plant(pair, GQA, 0, [record([0.002, 0.004])])
     plant(pair, GQA, 1, [record([0.004, 0.008, 0.008])])

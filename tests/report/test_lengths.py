@@ -66,11 +66,6 @@ def rows(folder, table):
         return list(csv.DictReader(file))
 
 
-@pytest.fixture
-def no_figures(monkeypatch):
-    monkeypatch.setattr("harness.report.figures.draw_all", lambda summary, floor: [])
-
-
 # -- numbers ---------------------------------------------------------------------------------------------------------
 
 

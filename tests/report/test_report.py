@@ -27,12 +27,6 @@ def written(fake):
     return (folder / "report.md").read_text(), json.loads((folder / "summary.json").read_text()), folder
 
 
-@pytest.fixture
-def no_figures(monkeypatch):
-    """Drawing takes most of the time, and some tests are about words alone."""
-    monkeypatch.setattr("harness.report.figures.draw_all", lambda summary, floor: [])
-
-
 def rows(folder, table):
     with open(folder / "tables" / f"{table}.csv", newline="") as file:
         return list(csv.DictReader(file))
