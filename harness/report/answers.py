@@ -6,7 +6,7 @@ from harness.report import budgets, cells
 from harness.report.budgets import Kind, Ranking
 from harness.report.cells import NO_SPEED, NONE, count, difference, join, listing, mean, ratio, signed
 from harness.report.judge import Judgement, Level, Quantity
-from harness.report.results import Comparison
+from harness.report.results import PARALLELISM, Comparison
 from harness.report.summary import Summary
 from harness.report.verdicts import MANY, Verdict, Word
 
@@ -26,6 +26,8 @@ def in_short(summary: Summary) -> str:
     if not summary.comparisons:
         return ""
     judged = summary.judgements["val_loss"].entries
+    alone = {c.label for c in summary.comparisons if PARALLELISM not in c.differs}  # the others repeat them
+    judged = {label: verdict for label, verdict in judged.items() if label in alone or not alone}
     if all(verdict.word is None for verdict in judged.values()):
         return (
             "No verdict: every difference comes from a single seed, and how much of it is chance can only be told from "
@@ -208,7 +210,11 @@ def rankings(summary: Summary, captions: Captions) -> str:
         [
             label,
             *(
-                f"{place[label]}. {mean(ranking.val_loss[label])}" if label in place else "another size"
+                f"{place[label]}. {mean(ranking.val_loss[label])}"
+                if label in place
+                else "another size"
+                if label in places[0]
+                else NONE
                 for place, ranking in zip(places, found, strict=True)
             ),
         ]
@@ -216,7 +222,8 @@ def rankings(summary: Summary, captions: Captions) -> str:
     ]
     text = (
         "The same runs read where each has spent what the cheapest spent in all, on the straight line between two "
-        "evaluations: place and validation loss. Of equal parameters are entries within 1 % of the baseline's number."
+        "evaluations: place and validation loss. Of equal parameters are entries within 1 % of the baseline's number. "
+        "Entries that differ in the parallelism alone learn the same from the same tokens, and stand here by time alone."
     )
     return join("## At equal budgets", text, _leaders(found), cells.table(header, rows), _savings(summary))
 

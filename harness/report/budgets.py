@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.report import statistics
 from harness.report.accounting import Entry, Study
-from harness.report.results import baseline_of
+from harness.report.results import PARALLELISM, baseline_of
 from harness.report.runs import RunData
 from harness.report.statistics import Bounds, Mean
 
@@ -25,7 +25,8 @@ class Ranking:
     """Entries by their loss where they have spent the same, the lowest first.
 
     `budget` is what the cheapest entry spent in all: tokens, FLOPs, or seconds of training. For parameters it is the
-    baseline's number, and entries of another size are left out.
+    baseline's number, and entries of another size are left out. Entries of another parallelism than the baseline's
+    stand in the ranking by time alone: in all else they repeat others.
     """
 
     kind: Kind
@@ -67,10 +68,12 @@ def rankings(study: Study) -> list[Ranking]:
     done = [entry for entry in study.entries if entry.done]
     if len(done) < 2:
         return []
-    found = [_at_equal(kind, spent, done) for kind, spent in AMOUNTS.items()]
+    usual = study.baseline.get(PARALLELISM)
+    alone = [entry for entry in done if entry.axes.get(PARALLELISM) == usual] or done
+    found = [_at_equal(kind, spent, done if kind == "train_s" else alone) for kind, spent in AMOUNTS.items()]
     base = study.find(done[0].axes | study.baseline)
     if base is not None and base.done:
-        found.append(_of_equal_size(base, done))
+        found.append(_of_equal_size(base, alone))
     return found
 
 

@@ -82,7 +82,7 @@ def test_slow_entries_lose_at_equal_time_what_they_gain_at_equal_tokens(read):
     study = read()
     found = {ranking.kind: ranking for ranking in budgets.rankings(study)}
     by_tokens, by_time = found["tokens"].val_loss, found["train_s"].val_loss
-    assert by_tokens["rope-mha-ddp2"].mean == pytest.approx(by_tokens["rope-mha-single"].mean, abs=1e-3)
+    assert set(by_tokens) == {label for label in by_time if label.endswith("single")}, "the others repeat them"
     assert by_time["rope-mha-ddp2"].mean > by_time["rope-mha-single"].mean
     assert list(by_time) == sorted(by_time, key=lambda label: by_time[label].mean)
     assert found["train_s"].budget == min(run.evals.train_s[-1] for run in study.runs)
