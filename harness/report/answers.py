@@ -223,7 +223,7 @@ def rankings(summary: Summary, captions: Captions) -> str:
     text = (
         "The same runs read where each has spent what the cheapest spent in all, on the straight line between two "
         "evaluations: place and validation loss. Of equal parameters are entries within 1 % of the baseline's number. "
-        "Entries that differ in the parallelism alone learn the same from the same tokens: they stand here by time alone."
+        "Entries that differ in the parallelism alone learn the same from the same tokens: they stand here by time."
     )
     return join("## At equal budgets", text, _leaders(found), cells.table(header, rows), _savings(summary))
 
