@@ -5,14 +5,13 @@ import math
 from harness.report import budgets, cells
 from harness.report.budgets import Kind, Ranking
 from harness.report.cells import NO_SPEED, NONE, count, difference, join, listing, mean, ratio, signed
-from harness.report.judge import Judgement, Level, Quantity
+from harness.report.judge import NAMES, Judgement, Level, Quantity
 from harness.report.results import PARALLELISM, Comparison
 from harness.report.summary import Summary
 from harness.report.verdicts import MANY, Verdict, Word
 
 Captions = dict[str, str]  # of the figures that were drawn, by name
 WORDS: tuple[Word, ...] = ("better", "worse", "equivalent", "unresolved")
-NAMES: dict[Quantity, str] = {"val_loss": "validation loss", "tokens_per_s": "throughput", "peak_memory": "peak memory"}
 BUDGETS: dict[Kind, str] = {
     "tokens": "equal tokens",
     "flops": "equal FLOPs",
@@ -143,7 +142,11 @@ def _costs(summary: Summary) -> str:
 
 def effects(summary: Summary, captions: Captions) -> str:
     """What each axis does by itself, and whether two of them do more together."""
-    tables = [_effects(judged) for judged in summary.judgements.values() if judged.main]
+    tables = [
+        join(_effects(judged), cells.picture(f"effects_{quantity}", captions))
+        for quantity, judged in summary.judgements.items()
+        if judged.main
+    ]
     if len(summary.study.varying()) < 2 or not any(tables):
         return ""
     text = (

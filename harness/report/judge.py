@@ -19,6 +19,13 @@ from harness.report.verdicts import Verdict, Word
 Quantity = Literal["val_loss", "tokens_per_s", "peak_memory"]
 
 
+NAMES: Mapping[Quantity, str] = {
+    "val_loss": "validation loss",
+    "tokens_per_s": "throughput",
+    "peak_memory": "peak memory",
+}
+
+
 @dataclass(frozen=True)
 class Question:
     """A quantity of a run, None where the run has none; and which way is better."""

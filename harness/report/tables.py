@@ -22,6 +22,10 @@ def all_tables(summary: Summary) -> dict[str, str]:
     found = {
         "entries.csv": _entries(summary),
         "comparisons.csv": _comparisons(summary),
+        "verdicts.csv": _verdicts(summary),
+        "effects.csv": _effects(summary),
+        "rankings.csv": _rankings(summary),
+        "savings.csv": _savings(summary),
         "equivalence.csv": _equivalence(summary),
         "memory.csv": _memory(summary),
         "val_curves.csv": _val_curves(summary),
@@ -95,6 +99,57 @@ def _comparisons(summary: Summary) -> str:
         row += [*_with_bounds(c.val_loss_difference), c.excludes_zero]
         rows.append([*row, *_with_bounds(c.tokens_per_s_ratio), c.speed_diverges, c.peak_memory_ratio])
     return _csv(header, rows)
+
+
+def _verdicts(summary: Summary) -> str:
+    numbers = ("p", "p_holm", "p_bh", "p_equivalent_holm", "effect_size", "seeds_to_resolve")
+    rows = (
+        [quantity, label, v.word, *_with_bounds(v.difference), v.difference.n, *(getattr(v, name) for name in numbers)]
+        for quantity, judged in summary.judgements.items()
+        for label, v in judged.entries.items()
+    )
+    return _csv(["quantity", "entry", "word", *_names("difference"), "seeds", *numbers], rows)
+
+
+def _effects(summary: Summary) -> str:
+    rows = (
+        [
+            quantity,
+            " ".join(f"{axis}={name}" for axis, name in one.levels.items()),
+            level.word,
+            one.estimate,
+            one.se,
+            *(one.ci95 or (None, None)),
+            one.p,
+            level.p_holm,
+        ]
+        for quantity, judged in summary.judgements.items()
+        for level in (*judged.main, *judged.interactions)
+        for one in (level.effect,)
+    )
+    header = ["quantity", "levels", "word", "estimate", "se", "estimate_low", "estimate_high", "p", "p_holm"]
+    return _csv(header, rows)
+
+
+def _rankings(summary: Summary) -> str:
+    rows = (
+        [ranking.kind, ranking.budget, place, label, *_with_bounds(loss)]
+        for ranking in summary.rankings
+        for place, (label, loss) in enumerate(ranking.val_loss.items(), start=1)
+    )
+    return _csv(["kind", "budget", "place", "entry", *_names("val_loss")], rows)
+
+
+def _savings(summary: Summary) -> str:
+    rows = (
+        [
+            *(one.label, one.against, _seeds(one.seeds), _seeds(one.not_reached)),
+            *(one.tokens, *(one.tokens_ci95 or (None, None))),
+            *(one.train_s, *(one.train_s_ci95 or (None, None))),
+        ]
+        for one in summary.savings
+    )
+    return _csv(["entry", "against", "seeds", "not_reached", *_names("tokens"), *_names("train_s")], rows)
 
 
 def _equivalence(summary: Summary) -> str:

@@ -6,7 +6,8 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from harness.report.figures import canvas, costs, curves, decoding, lengths, look, spread, tradeoff
+from harness.report.figures import canvas, costs, curves, decoding, effects, lengths, look, spread, tradeoff
+from harness.report.judge import NAMES
 from harness.report.results import PARALLELISM
 from harness.report.summary import Summary
 
@@ -59,9 +60,23 @@ def draw_all(summary: Summary, floor: float | None) -> list[Drawn]:
     if summary.scaling:
         caption = "Speed-up against the number of processes, with what would be ideal."
         wanted.append(("scaling", caption, partial(spread.scaling, summary)))
-    wanted += [*_lengths(summary, style, band), *_decoding(summary, style)]
+    wanted += [*_effects(summary), *_lengths(summary, style, band), *_decoding(summary, style)]
     with canvas.styled():
         return [Drawn(name, caption, canvas.render(draw())) for name, caption, draw in wanted]
+
+
+def _effects(summary: Summary) -> list[Wanted]:
+    if len(summary.study.varying()) < 2:
+        return []
+    return [
+        (
+            f"effects_{quantity}",
+            f"What each level, and each pair of levels, changes in {NAMES[quantity]}, with its verdict.",
+            partial(effects.draw, judged, f"Effects on {NAMES[quantity]}"),
+        )
+        for quantity, judged in summary.judgements.items()
+        if effects.drawn(judged)
+    ]
 
 
 def _decoding(summary: Summary, style: look.Look) -> list[Wanted]:
