@@ -89,6 +89,6 @@ class Phases:
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
-        start = time.perf_counter()
+        start, before = time.perf_counter(), self._waited
         yield
-        self._waited += time.perf_counter() - start
+        self._waited = before + time.perf_counter() - start  # one wait may end by way of another
