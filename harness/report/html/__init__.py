@@ -37,7 +37,7 @@ def render(summary: Summary) -> str:
         charts={chart.name: chart.figure for chart in drawn},
         sections=sections.all_sections(summary, drawn),
         css=_own("page.css"),
-        scripts=[_plotly(), _own("table.js"), _own("charts.js")],
+        scripts=[_own("table.js"), _plotly(), _own("charts.js")],
     )
 
 

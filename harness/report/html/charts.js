@@ -3,7 +3,7 @@
 (() => {
   const { curves, charts } = JSON.parse(document.getElementById("data").textContent);
   const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
-  const NARROW = 700; // pixels
+  const NARROW = 700; // pixels, of the window
   const LEGEND_ROW = 20;
   const kind = document.getElementById("kind");
   const against = document.getElementById("against");
@@ -24,13 +24,13 @@
   function draw(name, figure, nLegend) {
     const plot = document.getElementById(`plot-${name}`);
     const { data, layout, rows } = JSON.parse(inked(JSON.stringify(figure)));
-    const narrow = plot.clientWidth < NARROW;
+    const narrow = innerWidth <= NARROW;
     const axis = { gridcolor: colour("rule"), zerolinecolor: colour("faint"), linecolor: colour("faint"), automargin: true };
     layout.xaxis = { ...axis, ...layout.xaxis };
     layout.yaxis = { ...axis, ...layout.yaxis };
     if (narrow && rows) layout.yaxis.ticktext = layout.yaxis.ticktext.map(broken);
     const below = Math.ceil(nLegend / (narrow ? 1 : 4)) * LEGEND_ROW;
-    const inside = rows ? rows * (narrow ? 44 : 26) : narrow ? 300 : 400;
+    const inside = rows ? rows * (narrow ? 58 : 26) : narrow ? 300 : 400;
     Object.assign(layout, {
       height: inside + below + 110,
       margin: { l: 60, r: 15, t: 30, b: 80 + below, autoexpand: true },
@@ -82,6 +82,7 @@
   kind.addEventListener("change", drawCurves);
   against.addEventListener("change", drawCurves);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+  matchMedia(`(max-width: ${NARROW}px)`).addEventListener("change", drawAll);
   const folded = [...document.querySelectorAll("details")];
   addEventListener("beforeprint", () => { folded.forEach((one) => { one.open = true; }); drawAll(); });
   addEventListener("afterprint", drawAll);

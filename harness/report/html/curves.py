@@ -15,7 +15,7 @@ from harness.report.html.markup import MOST_ROWS, table
 from harness.report.summary import Summary
 from harness.store import Json
 
-BUDGET = 200_000  # points of all curves of one kind: some 2 MB
+BUDGET = 120_000  # points of all curves of one kind: some 2 MB
 MOST_POINTS, FEWEST_POINTS = 300, 8  # of a curve
 BANDS_UP_TO = 200  # entries; beyond, curves of training and the bands of the seeds are left out
 SHOWN = 24  # curves that are drawn at once

@@ -64,13 +64,13 @@ def _row(summary: Summary, entry: Entry, compared: Comparison | None, alone: str
         Cell(entry.label),
         *(Cell(entry.axes[axis]) for axis in summary.study.varying()),
         Cell(report.runs_cell(entry).replace(" done", "", 1), len(entry.done)),
-        Cell(cells.mean(result.val_loss), result.val_loss.mean if result.val_loss else ""),
-        Cell(cells.difference(difference), difference.mean if difference else ""),
+        Cell(cells.mean(result.val_loss), _number(result.val_loss.mean if result.val_loss else None)),
+        Cell(cells.difference(difference), _number(difference.mean if difference else None)),
         _verdict(summary, compared, "val_loss") if compared else Cell(alone, ""),
-        Cell(report.speed(result, cells.median(speed)), speed.median if speed else ""),
+        Cell(report.speed(result, cells.median(speed)), _number(speed.median if speed else None)),
         _verdict(summary, compared, "tokens_per_s") if compared else Cell(alone, ""),
-        Cell(cells.mib(result.peak_memory_bytes), _or_nothing(result.peak_memory_bytes)),
-        Cell(report.speed(result, cells.percent(result.mfu)), _or_nothing(result.mfu)),
+        Cell(cells.mib(result.peak_memory_bytes), _number(result.peak_memory_bytes)),
+        Cell(report.speed(result, cells.percent(result.mfu)), _number(result.mfu)),
         Cell(f"{result.parameters:,}", result.parameters),
         Cell(result.equivalence or cells.NONE, None, result.equivalence or ""),
     ]
@@ -83,5 +83,6 @@ def _verdict(summary: Summary, compared: Comparison, quantity: Quantity) -> Cell
     return Cell(word, ORDER.index(word) if word in ORDER else "", word)
 
 
-def _or_nothing(value: float | None) -> float | str:
-    return "" if value is None else value
+def _number(value: float | None) -> float | str:
+    """Return a value to sort by, in as many digits as that takes."""
+    return "" if value is None else float(f"{value:.8g}")

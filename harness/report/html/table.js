@@ -8,6 +8,9 @@
   const search = document.getElementById("search");
   const axes = [...document.querySelectorAll("[data-axis]")];
   const count = document.getElementById("count");
+  const all = document.getElementById("all-rows");
+  const MANY = 500; // rows, beyond which a browser takes seconds to lay them out
+  let most = MANY;
   let order = rows;
 
   const value = (row, column) => {
@@ -28,20 +31,18 @@
       return (descending ? compare(b, a) : compare(a, b)) || one.place - other.place;
     });
     order = keyed.map(([, row]) => row);
-    body.append(...order.map((row) => row.tr));
     show();
   }
 
   function show() {
     const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const chosen = axes.filter((axis) => axis.value).map((axis) => [Number(axis.dataset.axis), axis.value]);
-    for (const row of rows) {
-      const levels = chosen.every(([column, level]) => row.tr.cells[column].textContent === level);
-      row.tr.hidden = !levels || !words.every((word) => row.text.includes(word));
-    }
-    const shown = order.filter((row) => !row.tr.hidden).map((row) => row.place);
-    count.textContent = `${shown.length} of ${rows.length} entries`;
-    document.dispatchEvent(new CustomEvent("shown", { detail: shown }));
+    const shown = order.filter((row) => words.every((word) => row.text.includes(word))
+      && chosen.every(([column, level]) => row.tr.cells[column].textContent === level));
+    body.replaceChildren(...shown.slice(0, most).map((row) => row.tr));
+    all.hidden = shown.length <= most;
+    count.textContent = `${shown.length} of ${rows.length} entries` + (all.hidden ? "" : `; the first ${most} rows show`);
+    document.dispatchEvent(new CustomEvent("shown", { detail: shown.map((row) => row.place) }));
   }
 
   let waiting = 0;
@@ -51,4 +52,6 @@
   axes.forEach((axis) => axis.addEventListener("change", show));
   search.form.addEventListener("reset", () => setTimeout(show));
   search.form.addEventListener("submit", (event) => event.preventDefault());
+  all.addEventListener("click", () => { most = Infinity; show(); });
+  show();
 })();
