@@ -97,6 +97,19 @@ def test_a_phone_scrolls_down_only_and_every_text_stands_out(opened, scheme):
     assert opened.wrong == []
 
 
+def test_of_many_rows_the_first_show_until_all_are_asked_for(browser, fake):
+    folder = report.write(fake.write().store, fake.name, fake.root.parent / "reports")
+    page = folder / "index.html"
+    page.write_text(page.read_text().replace("const MANY = 500;", "const MANY = 5;"))
+    with browser.new_context() as context:
+        opened = context.new_page()
+        opened.goto(page.as_uri())
+        assert opened.locator("#count").inner_text() == "18 of 18 entries; the first 5 rows show"
+        assert len(names(opened)) == 5
+        opened.get_by_role("button", name="Show all rows").click()
+        assert len(names(opened)) == 18 and opened.locator("#count").inner_text() == "18 of 18 entries"
+
+
 CONTRAST = """() => {
   const channel = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
   const light = (c) => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number).map(channel);
