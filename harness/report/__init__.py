@@ -1,4 +1,4 @@
-"""Turn the results of a study into a report: page, summary, tables, figures. Never imports torch."""
+"""Turn the results of a study into a report: pages, summary, tables, figures. Never imports torch."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def write(store: Store, study: str, out: Path) -> Path:
         UserError: the study has no results.
     """
     work = summary.summarise(accounting.read(store, study), now())
-    from harness.report import figures  # imports matplotlib, which is slow, and which other commands do without
+    from harness.report import figures, html  # import matplotlib, which is slow, and which other commands do without
 
     folder = out / study
     drawn = figures.draw_all(work, page.floor_nats_per_token(work.study))
@@ -28,5 +28,6 @@ def write(store: Store, study: str, out: Path) -> Path:
         if old not in written:
             old.unlink()  # of an earlier report, and of nothing that this one tells
     write_json(folder / "summary.json", summary.as_json(work))
+    write_text(folder / "index.html", html.render(work))
     write_text(folder / "report.md", page.render(work, {figure.name: figure.caption for figure in drawn}))
     return folder

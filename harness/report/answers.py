@@ -75,7 +75,7 @@ def verdicts(summary: Summary, captions: Captions) -> str:
             c.label,
             ", ".join(c.differs),
             f"{len(c.seeds)}" + (f" (+{c.seeds_unpaired} unpaired)" if c.seeds_unpaired else ""),
-            _word(loss.get(c.label), c),
+            verdict_word(loss.get(c.label), c),
             difference(c.val_loss_difference),
             *_numbers(loss.get(c.label)),
         ]
@@ -95,7 +95,8 @@ def verdicts(summary: Summary, captions: Captions) -> str:
     return join("## Against the baseline", text, cells.table(header, rows, left=4), _costs(summary))
 
 
-def _word(verdict: Verdict | None, comparison: Comparison) -> str:
+def verdict_word(verdict: Verdict | None, comparison: Comparison) -> str:
+    """Return the verdict on an entry as one word or two, also where there can be none."""
     if verdict is None:
         return NO_SPEED if comparison.seeds else NONE
     return verdict.word or "no interval"
@@ -125,8 +126,8 @@ def _costs(summary: Summary) -> str:
     rows = [
         [
             c.label,
-            NO_SPEED if c.speed_diverges else _word(speed.get(c.label), c),
-            _word(memory.get(c.label), c),
+            NO_SPEED if c.speed_diverges else verdict_word(speed.get(c.label), c),
+            verdict_word(memory.get(c.label), c),
             NO_SPEED if c.speed_diverges else ratio(c.tokens_per_s_ratio),
             ratio(c.peak_memory_ratio),
         ]

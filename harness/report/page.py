@@ -28,15 +28,13 @@ def floor_nats_per_token(study: Study) -> float | None:
 
 
 def _opening(summary: Summary) -> str:
+    return cells.join(f"# {summary.study.name}", answers.in_short(summary), state(summary))
+
+
+def state(summary: Summary) -> str:
+    """Return how far the study is, who leads, on which corpus, and what one must beware of."""
     study = summary.study
-    return cells.join(
-        f"# {study.name}",
-        answers.in_short(summary),
-        _in_short(summary),
-        _corpus(study),
-        _diverging(summary),
-        *_warnings(study),
-    )
+    return cells.join(_in_short(summary), _corpus(study), _diverging(summary), *_warnings(study))
 
 
 def _in_short(summary: Summary) -> str:

@@ -1,0 +1,81 @@
+"""What the page says in words and tables, taken from the report's sections, and where its charts stand among them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from harness.report import answers, appendix, cells, page, spread
+from harness.report import sections as report
+from harness.report.html.markup import inline, to_html
+from harness.report.html.plots import Chart
+from harness.report.summary import Summary
+
+
+@dataclass(frozen=True)
+class Opening:
+    """The question, its answer, and how far the study is."""
+
+    question: Markup
+    answer: Markup
+    state: Markup
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page under a heading; the charts stand before the words."""
+
+    name: str
+    title: str
+    charts: list[Chart]
+    body: Markup
+
+
+def opening(summary: Summary) -> Opening:
+    """Return the top of the page."""
+    return Opening(inline(_question(summary)), inline(answers.in_short(summary)), to_html(page.state(summary)))
+
+
+def _question(summary: Summary) -> str:
+    study = summary.study
+    axes = ", ".join(axis for axis in study.levels if len(study.levels[axis]) > 1)
+    against = cells.listing(list(dict.fromkeys(c.against for c in summary.comparisons)))
+    if not axes or not against:
+        return "What does each entry reach, and at what cost?"
+    differ = f"{cells.count(len(summary.comparisons), 'entry', 'entries')} that differ in {axes}"
+    return f"Which of {differ} reach a lower loss than {against}, by how much, and at what cost?"
+
+
+def all_sections(summary: Summary, charts: Sequence[Chart]) -> list[Section]:
+    """Return the sections after the entries and the loss curves, but for those that have nothing to say."""
+    drawn = {chart.name: chart for chart in charts}
+    wanted: tuple[tuple[str, str, list[str], str], ...] = (
+        ("tradeoff", "Throughput against loss", ["tradeoff"], ""),
+        ("baseline", "", ["differences"], answers.verdicts(summary, {})),
+        ("effects", "", ["effects_val_loss", "effects_tokens_per_s", "effects_peak_memory"],
+         answers.effects(summary, {})),
+        ("memory", "", ["memory"], report.costs(summary, {})),
+        ("traffic", "", ["traffic"], spread.traffic(summary, {})),
+        ("decoding", "", ["decode_time", "decode_cache"], report.decoding(summary, {})),
+        ("lengths", "", ["lengths"], report.lengths(summary, {})),
+        ("phases", "", ["phases"], spread.phases(summary, {})),
+        ("scaling", "", ["scaling"], spread.scaling(summary, {})),
+        ("equivalence", "", [], report.equivalence(summary, {})),
+        ("unfinished", "", [], appendix.unfinished(summary, {})),
+        ("rankings", "", [], answers.rankings(summary, {})),
+        ("machine", "", [], appendix.machine(summary, {})),
+        ("start", "", [], appendix.start(summary, {})),
+        ("settings", "", [], appendix.settings(summary, {})),
+        ("again", "", [], appendix.launches(summary, {})),
+    )  # fmt: skip
+    found = [_section(name, title, [drawn[key] for key in keys if key in drawn], text)
+             for name, title, keys, text in wanted]  # fmt: skip
+    return [section for section in found if section.charts or section.body]
+
+
+def _section(name: str, title: str, charts: list[Chart], text: str) -> Section:
+    """Take the heading off what the report writes."""
+    if text:
+        heading, _, text = text.partition("\n\n")
+        title = title or heading.lstrip("# ")
+    return Section(name, title, charts, to_html(text, title))

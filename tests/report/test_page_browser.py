@@ -1,0 +1,123 @@
+"""If these failed, the page would break in a browser, fetch something there, or not sort, filter and draw."""
+
+import shutil
+
+import pytest
+
+from harness import report
+
+sync_api = pytest.importorskip("playwright.sync_api")
+pytestmark = pytest.mark.usefixtures("no_figures")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium, playwright's own or the system's."""
+    with sync_api.sync_playwright() as playwright:
+        for path in (None, shutil.which("chromium"), shutil.which("google-chrome")):
+            try:
+                found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+            except sync_api.Error:
+                continue
+            yield found
+            found.close()
+            return
+        pytest.skip("no Chromium")
+
+
+@pytest.fixture
+def opened(browser, fake):
+    """The page of a made-up study, opened, with all that went wrong and all that was asked for."""
+    fake.decode, fake.lengths = ([1, 8], [64, 128]), [64, 128, 256]
+    fake.outcome = {"rope-gqa2-ddp2-s1": ("failed", "oom", "OutOfMemoryError: </script><script>hacked = 1</script>")}
+    folder = report.write(fake.write().store, fake.name, fake.root.parent / "reports")
+    with browser.new_context(viewport={"width": 1440, "height": 900}) as context:
+        page = context.new_page()
+        page.wrong, page.asked = [], []
+        page.on("console", lambda message: page.wrong.append(message.text))
+        page.on("pageerror", lambda error: page.wrong.append(str(error)))
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.goto((folder / "index.html").as_uri())
+        page.wait_for_selector("#plot-phases .main-svg")
+        yield page
+
+
+def names(page):
+    return page.locator("#table tbody tr:visible th").all_inner_texts()
+
+
+def curves(page):
+    return page.evaluate("document.getElementById('plot-curves').data.filter(t => !t.fill).map(t => t.name)")
+
+
+def test_sorts_filters_and_draws_what_it_shows_without_a_network(opened):
+    everything = names(opened)
+    assert len(everything) == 18 and opened.locator("#count").inner_text() == "18 of 18 entries"
+    assert len(curves(opened)) == 18
+
+    button = opened.get_by_role("button", name="val loss", exact=True)
+    button.focus()
+    opened.keyboard.press("Enter")
+    head = opened.locator("#table th", has=button)
+    losses = [float(text.split()[0]) for text in opened.locator("#table tbody tr td:nth-of-type(5)").all_inner_texts()]
+    assert head.get_attribute("aria-sort") == "ascending" and losses == sorted(losses)
+    opened.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "descending" and names(opened)[0] != everything[0]
+    assert opened.locator("#table th[aria-sort]").count() == 1
+
+    opened.get_by_role("combobox", name="attention").select_option("gqa2")
+    opened.get_by_label("Search").fill("rope")
+    sync_api.expect(opened.locator("#count")).to_have_text("3 of 18 entries")
+    assert all("rope-gqa2" in name for name in names(opened))
+    assert curves(opened) == names(opened)
+    opened.get_by_role("button", name="Show all").click()
+    sync_api.expect(opened.locator("#count")).to_have_text("18 of 18 entries")
+
+    assert opened.wrong == []
+    assert len(opened.asked) == 1 and opened.asked[0].startswith("file:")
+    assert opened.evaluate("typeof hacked") == "undefined"
+
+
+def test_curves_are_toggled_by_the_legend_and_the_axes_by_their_controls(opened):
+    opened.locator("#plot-curves .legendtoggle").first.click()
+    sync_api.expect(opened.locator("#plot-curves .scatterlayer .trace.scatter")).to_have_count(2 * 18 - 2)
+    opened.get_by_role("combobox", name="against").select_option("time")
+    opened.get_by_role("combobox", name="Loss").select_option("training")
+    title = opened.evaluate("document.getElementById('plot-curves').layout.xaxis.title.text")
+    assert title == "training time, s" and len(curves(opened)) == 18
+    assert opened.wrong == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_scrolls_down_only_and_every_text_stands_out(opened, scheme):
+    opened.emulate_media(color_scheme=scheme)
+    opened.set_viewport_size({"width": 390, "height": 844})
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 390
+    assert opened.evaluate(CONTRAST) >= 4.5
+    assert opened.wrong == []
+
+
+def test_of_many_rows_the_first_show_until_all_are_asked_for(browser, fake):
+    folder = report.write(fake.write().store, fake.name, fake.root.parent / "reports")
+    page = folder / "index.html"
+    page.write_text(page.read_text().replace("const MANY = 500;", "const MANY = 5;"))
+    with browser.new_context() as context:
+        opened = context.new_page()
+        opened.goto(page.as_uri())
+        assert opened.locator("#count").inner_text() == "18 of 18 entries; the first 5 rows show"
+        assert len(names(opened)) == 5
+        opened.get_by_role("button", name="Show all rows").click()
+        assert len(names(opened)) == 18 and opened.locator("#count").inner_text() == "18 of 18 entries"
+
+
+CONTRAST = """() => {
+  const channel = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = (c) => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number).map(channel);
+    return .2126 * r + .7152 * g + .0722 * b; };
+  const paper = (e) => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
+    if (!/, 0\\)|transparent/.test(c)) return c; } return 'rgb(255,255,255)'; };
+  const texts = [...document.querySelectorAll('h1,h2,p,a,td,th,button,label,input,select,figcaption,.mark,code')]
+    .filter((e) => e.offsetParent && !e.closest('.plot'));
+  return Math.min(...texts.map((e) => { const a = light(getComputedStyle(e).color), b = light(paper(e));
+    return (Math.max(a, b) + .05) / (Math.min(a, b) + .05); }));
+}"""
