@@ -11,14 +11,15 @@ import math
 import os
 import platform
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import orjson
 import psutil
 from filelock import FileLock, Timeout
 
@@ -71,7 +72,7 @@ def read_json(path: Path) -> Json:
         StoreError: the file is not JSON, or was written by another schema version.
     """
     try:
-        value: Json = json.loads(path.read_text(encoding="utf-8"))
+        value: Json = orjson.loads(path.read_bytes())
         if not isinstance(value, dict):
             raise ValueError("not a JSON object")
     except (OSError, ValueError) as error:
@@ -120,32 +121,39 @@ def _cut(path: Path, n_lines: int) -> None:
         write_bytes(path, b"".join(path.read_bytes().splitlines(keepends=True)[:n_lines]))
 
 
-def read_lines(path: Path) -> Iterator[Json]:
+def read_lines(path: Path) -> list[Json]:
     """Read JSON lines; none where the file is absent. A torn last line is passed over.
 
     Raises:
         StoreError: a whole line is no JSON object.
     """
-    with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.endswith(b"\n"):
-                try:
-                    value: Json = json.loads(line)
-                    if not isinstance(value, dict):
-                        raise ValueError("not a JSON object")
-                except ValueError as error:
-                    raise StoreError(f"{path}: line {number} is unreadable ({error}); remove its folder to run "
-                                     "that entry again") from error  # fmt: skip
-                yield value
+    found, n_lines = _sound(path)
+    if len(found) < n_lines:
+        raise StoreError(f"{path}: line {len(found) + 1} is unreadable; remove its folder to run that entry again")
+    return found
 
 
 def sound_lines(path: Path) -> list[Json]:
     """Read JSON lines up to the first that is damaged or torn."""
+    return _sound(path)[0]
+
+
+def _sound(path: Path) -> tuple[list[Json], int]:
+    """Return the lines up to the first that is damaged, and how many whole lines there are."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return [], 0
     found: list[Json] = []
-    with contextlib.suppress(StoreError):
-        for line in read_lines(path):
-            found.append(line)
-    return found
+    for line in lines:
+        try:
+            value = orjson.loads(line)
+        except ValueError:
+            break
+        if not isinstance(value, dict):
+            break
+        found.append(value)
+    return found, len(lines)
 
 
 @dataclass(frozen=True)
@@ -166,6 +174,10 @@ class Steps:
 
     def __len__(self) -> int:
         return len(self.step)
+
+
+_COLUMNS = ("step", "loss", "tokens", "grad_norm", "lr", "warmup")
+_STEP = itemgetter(*_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -347,28 +359,33 @@ class Run:
     # -- what the report reads -------------------------------------------------------------------------------------
 
     def steps(self) -> Steps:
-        """Merge the ranks' step files; only steps that every rank has recorded."""
-        ranks = [list(read_lines(path)) for path in sorted(self.path.glob("steps.rank*.jsonl"))]
+        """Merge the ranks' step files; only steps that every rank has recorded.
+
+        Raises:
+            StoreError: a line is no JSON object.
+            KeyError, ValueError, TypeError: it has not what a step must have.
+        """
+        ranks = [read_lines(path) for path in sorted(self.path.glob("steps.rank*.jsonl"))]
         n_steps = min(map(len, ranks), default=0)
         first = ranks[0][:n_steps] if ranks else []
-
-        def column(name: str, dtype: type) -> np.ndarray:
-            return np.array([math.nan if line[name] is None else line[name] for line in first], dtype=dtype)
-
+        columns = np.array([_STEP(line) for line in first], dtype=float).reshape(-1, len(_COLUMNS)).T  # None: NaN
+        step, loss, tokens, grad_norm, lr, warmup = (column.copy() for column in columns)
+        if not np.isfinite([step, tokens]).all():
+            raise ValueError("a step has no number, or no tokens")
         step_s = [[line["step_s"] for line in rank[:n_steps]] for rank in ranks]
         return Steps(
-            step=column("step", int),
-            loss=column("loss", float),
+            step=step.astype(int),
+            loss=loss,
             step_s=np.max(np.array(step_s, dtype=float), axis=0) if ranks else np.zeros(0),
-            tokens=column("tokens", int),
-            grad_norm=column("grad_norm", float),
-            lr=column("lr", float),
-            warmup=column("warmup", bool),
+            tokens=tokens.astype(int),
+            grad_norm=grad_norm,
+            lr=lr,
+            warmup=warmup.astype(bool),
         )
 
     def evals(self) -> list[Json]:
         """Return the evaluations in order: step, val_loss (nats per token), bits_per_byte, train_s, eval_s."""
-        return list(read_lines(self.path / "eval.jsonl"))
+        return read_lines(self.path / "eval.jsonl")
 
     def last_step(self) -> Json | None:
         """Return the newest whole line of rank 0's steps, reading only the file's end."""
@@ -376,7 +393,7 @@ class Run:
             with open(self.path / "steps.rank0.jsonl", "rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
                 lines = file.read().split(b"\n")[:-1]
-            line = json.loads(lines[-1]) if lines else None
+            line = orjson.loads(lines[-1]) if lines else None
             return line if isinstance(line, dict) and isinstance(line.get("step"), int) else None
         except (FileNotFoundError, ValueError):
             return None
@@ -427,7 +444,7 @@ class Store:
 
     def launches(self, study: str) -> list[Json]:
         """Return the launches of a study, oldest first."""
-        return list(read_lines(self.root / study / "launches.jsonl"))
+        return read_lines(self.root / study / "launches.jsonl")
 
     def forget_pending(self, study: str, keep: set[str]) -> None:
         """Drop planned runs that the study no longer asks for; what has started is never dropped."""

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +12,7 @@ from harness.store import Json, Store, StoreError
 
 ABSENT = "–"  # stands for an axis that a run does not have
 
-Order = tuple[int, str]
+Age = Callable[[RunData], tuple[int, str]]  # sorts runs
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,11 @@ class Study:
 
     def find(self, axes: dict[str, str]) -> Entry | None:
         """Return the entry with these labels, if there is one."""
-        return next((entry for entry in self.entries if entry.axes == axes), None)
+        return self._by_labels.get(frozenset(axes.items()))
+
+    @cached_property
+    def _by_labels(self) -> dict[frozenset[tuple[str, str]], Entry]:
+        return {frozenset(entry.axes.items()): entry for entry in reversed(self.entries)}
 
 
 def read(store: Store, study: str) -> Study:
@@ -95,10 +99,11 @@ def read(store: Store, study: str) -> Study:
     if not runs:
         return Study(study, "", {}, {}, {}, (), 0, 0, tuple(unreadable), tuple(launches))
 
-    comparable = _asked_for(runs, launches)
+    age = _ages(launches)
+    comparable = _asked_for(runs, launches, age)
     group = [run for run in runs if run.spec["comparable"] == comparable]
-    newest = max(group, key=lambda run: _order(run, launches))
-    current = _current(group, launches)
+    newest = max(group, key=age)
+    current = _current(group, age)
     levels = _levels(current, newest.spec["baseline"])
     return Study(
         name=study,
@@ -114,26 +119,25 @@ def read(store: Store, study: str) -> Study:
     )
 
 
-def _asked_for(runs: list[RunData], launches: list[Json]) -> str:
+def _asked_for(runs: list[RunData], launches: list[Json], age: Age) -> str:
     """Return the settings of the newest launch, also of one that found all done; without launches the newest run's."""
-    newest = max(runs, key=lambda run: _order(run, launches))
+    newest = max(runs, key=age)
     known = {run.spec["comparable"] for run in runs}
     named = [launch["comparable"] for launch in launches if launch.get("comparable") in known]
     return str(named[-1] if named else newest.spec["comparable"])
 
 
-def _order(run: RunData, launches: list[Json]) -> Order:
+def _ages(launches: list[Json]) -> Age:
     """Return what sorts runs by age: the newest launch that names the run, then when it started."""
-    named = [i for i, launch in enumerate(launches) if run.run_id in launch.get("order", ())]
-    return max(named, default=-1), run.started_at or ""
+    named = {run_id: i for i, launch in enumerate(launches) for run_id in launch.get("order", ())}
+    return lambda run: (named.get(run.run_id, -1), run.started_at or "")
 
 
-def _current(runs: list[RunData], launches: list[Json]) -> list[RunData]:
+def _current(runs: list[RunData], age: Age) -> list[RunData]:
     """Keep one run of each entry and seed, and in an entry only runs with the newest one's options."""
-    newest_first = sorted(runs, key=lambda run: _order(run, launches), reverse=True)
     options: dict[str, Json] = {}
     kept: dict[tuple[str, int], RunData] = {}
-    for run in newest_first:
+    for run in sorted(runs, key=age, reverse=True):
         entry_id = run.spec["entry_id"]
         if options.setdefault(entry_id, run.spec["axes"]) == run.spec["axes"]:
             kept.setdefault((entry_id, run.seed), run)
@@ -166,4 +170,5 @@ def _entries(runs: list[RunData], levels: dict[str, tuple[str, ...]]) -> tuple[E
         Entry(label, {axis: group[0].labels.get(axis, ABSENT) for axis in levels}, tuple(group))
         for label, group in by_id.items()
     ]
-    return tuple(sorted(entries, key=lambda e: [levels[axis].index(label) for axis, label in e.axes.items()]))
+    place = {axis: {label: i for i, label in enumerate(labels)} for axis, labels in levels.items()}
+    return tuple(sorted(entries, key=lambda e: [place[axis][label] for axis, label in e.axes.items()]))

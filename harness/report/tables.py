@@ -29,7 +29,6 @@ def all_tables(summary: Summary) -> dict[str, str]:
         "equivalence.csv": _equivalence(summary),
         "memory.csv": _memory(summary),
         "val_curves.csv": _val_curves(summary),
-        "train_curves.csv": _train_curves(summary),
     }
     if any(summary.decoding.values()):
         found["decoding.csv"] = _decoding(summary)
@@ -261,20 +260,3 @@ def _val_curves(summary: Summary) -> str:
     )
     return _csv(header, rows)
 
-
-def _train_curves(summary: Summary) -> str:
-    header = ["entry", "seed", "step", "loss", "step_s", "grad_norm", "lr", "warmup", "status"]
-    rows = (
-        [*who, *values, run.status]
-        for who, run in _runs(summary)
-        for values in zip(
-            run.steps.step.tolist(),
-            run.steps.loss.tolist(),
-            run.steps.step_s.tolist(),
-            run.steps.grad_norm.tolist(),
-            run.steps.lr.tolist(),
-            run.steps.warmup.tolist(),
-            strict=True,
-        )
-    )
-    return _csv(header, rows)

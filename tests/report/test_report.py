@@ -69,10 +69,9 @@ def test_the_whole_study(fake):
     assert len(rows(folder, "entries")) == 18 and len(rows(folder, "comparisons")) == 17
     failed = next(row for row in rows(folder, "entries") if row["entry"] == "rope-local64-fsdp2")
     assert failed["val_loss"] == failed["tokens_per_s"] == failed["peak_memory_bytes"] == ""
-    curve = rows(folder, "train_curves")
-    assert curve[0].keys() >= {"entry", "seed", "step", "loss", "step_s", "grad_norm", "lr", "warmup"}
-    assert len([row for row in curve if row["status"] == "done"]) == 49 * 12
-    assert rows(folder, "val_curves")[0].keys() >= {"entry", "seed", "step", "val_loss", "bits_per_byte", "train_s"}
+    curve = rows(folder, "val_curves")
+    assert curve[0].keys() >= {"entry", "seed", "step", "val_loss", "bits_per_byte", "train_s"}
+    assert len([row for row in curve if row["status"] == "done"]) == 49 * 4
     assert len([row for row in rows(folder, "memory") if row["entry"] == "learned-mha-ddp2"]) == 6  # seeds x ranks
     exact = fake.store.runs("tiny")[0].evals()[-1]["val_loss"]
     assert str(exact) in (folder / "tables" / "val_curves.csv").read_text()  # unrounded
