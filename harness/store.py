@@ -144,16 +144,19 @@ def _sound(path: Path) -> tuple[list[Json], int]:
         lines = path.read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
         return [], 0
-    found: list[Json] = []
-    for line in lines:
-        try:
-            value = orjson.loads(line)
-        except ValueError:
-            break
-        if not isinstance(value, dict):
-            break
-        found.append(value)
-    return found, len(lines)
+    try:
+        found = [orjson.loads(line) for line in lines]
+    except ValueError:
+        found = [_or_none(line) for line in lines]
+    n_sound = next((i for i, value in enumerate(found) if not isinstance(value, dict)), len(lines))
+    return found[:n_sound], len(lines)
+
+
+def _or_none(line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True)

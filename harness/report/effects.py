@@ -4,7 +4,7 @@ A linear model with the seed as a block: value = seed + what each level does + w
 + noise (Montgomery 2017, chapters 4 and 5). What three axes do together counts as noise. Pure functions of numbers.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
@@ -54,17 +54,19 @@ def estimate(values: Mapping[Cell, Mapping[int, float]], levels: Levels) -> Effe
     ]
     seeds = sorted({seed for _, seed, _ in observed})
     design = _Design(axes)
-    x = np.array([[*design.row(cell), *(float(seed == s) for s in seeds)] for cell, seed, _ in observed])
-    x = x.reshape(len(observed), design.n_columns + len(seeds))
+    x = np.zeros((len(observed), design.n_columns + len(seeds)))
+    x[:, : design.n_columns] = design.rows([cell for cell, *_ in observed])
+    x[range(len(observed)), [design.n_columns + seeds.index(seed) for _, seed, _ in observed]] = 1
     y = np.array([value for *_, value in observed])
     inverse = np.linalg.pinv(x.T @ x, hermitian=True)
+    known = inverse @ x.T @ x  # a contrast that this leaves as it is can be told from the runs
     fitted = inverse @ x.T @ y
     df = len(y) - int(np.linalg.matrix_rank(x)) if len(y) else 0
     variance = float(((y - x @ fitted) ** 2).sum() / df) if df > 0 else None
 
     def effect(of: dict[str, str]) -> Effect:
         contrast = np.concatenate([design.contrast(of), np.zeros(len(seeds))])
-        if not len(y) or np.abs(contrast - contrast @ inverse @ (x.T @ x)).max() > 1e-6:
+        if not len(y) or np.abs(contrast - contrast @ known).max() > 1e-6:
             return Effect(of, None, None, None, None)  # other effects would explain the same runs
         value = float(contrast @ fitted)
         if variance is None:
@@ -101,28 +103,29 @@ class _Design:
 
     def __init__(self, axes: Levels) -> None:
         self.axes = axes
-        singles = [(level,) for level in self._beyond(list(axes))]
-        pairs = [(a, b) for a, b in combinations(self._beyond(list(axes)), 2) if a[0] != b[0]]
-        self.terms: list[tuple[tuple[str, str], ...]] = [*singles, *pairs]
-        self.n_columns = len(self.terms)
+        self.singles = [(axis, name) for axis, names in axes.items() for name in names[1:]]
+        self.pairs = [(a, b) for a, b in combinations(self.singles, 2) if a[0] != b[0]]
+        self.n_columns = len(self.singles) + len(self.pairs)
 
-    def _beyond(self, axes: list[str]) -> Iterator[tuple[str, str]]:
-        return ((axis, name) for axis in axes for name in self.axes[axis][1:])
-
-    def row(self, cell: Cell) -> np.ndarray:
-        """Return the columns of one cell."""
-        has = set(zip(self.axes, cell, strict=True))
-        return np.array([float(has.issuperset(term)) for term in self.terms])
+    def rows(self, cells: Sequence[Cell]) -> np.ndarray:
+        """Return the columns of each cell, (n_cells, n_columns)."""
+        has = np.array([[cell[i] == name for i, names in enumerate(self.axes.values()) for name in names[1:]]
+                        for cell in cells], dtype=float).reshape(len(cells), len(self.singles))  # fmt: skip
+        place = {level: i for i, level in enumerate(self.singles)}
+        a, b = ([place[pair[side]] for pair in self.pairs] for side in (0, 1))
+        return np.hstack([has, has[:, a] * has[:, b]])
 
     def contrast(self, of: Mapping[str, str]) -> np.ndarray:
-        """Return what tells `of` from the baseline's levels, in the mean over all levels of the other axes."""
-        total, n_cells = np.zeros(self.n_columns), 0
-        others = [axis for axis in self.axes if axis not in of]
-        for rest in product(*(self.axes[axis] for axis in others)):
-            n_cells += 1
-            for changed in product(*((False, True) for _ in of)):
-                picked = {axis: of[axis] if on else self.axes[axis][0] for axis, on in zip(of, changed, strict=True)}
-                picked |= dict(zip(others, rest, strict=True))
-                sign = (-1) ** (len(of) - sum(changed))
-                total += sign * self.row(tuple(picked[axis] for axis in self.axes))
-        return total / n_cells
+        """Return what tells `of` from the baseline's levels, in the mean over all levels of the other axes.
+
+        Of one level, that is its own column and, for each level of another axis, that share of the pair's column; of
+        two, only what they do beyond their sum.
+        """
+        levels = set(of.items())
+        single = [float({level} == levels) for level in self.singles]
+        pairs = []
+        for pair in self.pairs:
+            others = set(pair) - levels
+            share = np.prod([1 / len(self.axes[axis]) for axis, _ in others])
+            pairs.append(float(share) if len(others) == 2 - len(levels) else 0.0)
+        return np.array(single + pairs)

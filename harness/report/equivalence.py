@@ -96,10 +96,9 @@ def reference(study: Study, entry: Entry) -> Entry | None:
     parallelism. Of several with one process it is the baseline's, else the first.
     """
     base = under_baseline_parallelism(study, entry)
-    labels = [axis for axis in entry.axes if axis != PARALLELISM]
-    alike = [other for other in study.entries if all(other.axes[axis] == entry.axes[axis] for axis in labels)]
+    alike = [study.find(entry.axes | {PARALLELISM: label}) for label in study.levels.get(PARALLELISM, ())]
     baseline = study.baseline.get(PARALLELISM)
-    single = [other for other in alike if PARALLELISM in other.axes and n_processes(other) == 1]
+    single = [other for other in alike if other and n_processes(other) == 1]
     single.sort(key=lambda other: other.axes[PARALLELISM] != baseline)
     if single:
         return None if single[0] is entry else single[0]

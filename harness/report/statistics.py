@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 RESAMPLES = 1000
+AT_ONCE = 500_000  # numbers that are worked on together
 TAIL = 0.025  # on each side of a 95 % interval
 
 Bounds = tuple[float, float]
@@ -71,8 +73,7 @@ def median(groups: Sequence[np.ndarray]) -> Median:
     A resample first draws as many groups (seeds) as there are, then samples (steps) from those, so that what differs
     from run to run counts, not only what differs from step to step.
     """
-    rng = np.random.default_rng(0)
-    medians = _resampled_medians(groups, _resampled_groups(len(groups), rng), rng)
+    medians = _resampled_medians(groups, np.random.default_rng(1))
     return Median(float(np.median(np.concatenate(groups))), _percentiles(medians))
 
 
@@ -84,19 +85,25 @@ def rate(amount: float, time: Median) -> Median:
 
 def ratio_of_medians(numerator: Sequence[np.ndarray], denominator: Sequence[np.ndarray]) -> Ratio:
     """Return the ratio of two medians; the i-th groups belong together (same seed) and are drawn together."""
-    rng = np.random.default_rng(0)
-    counts = _resampled_groups(len(numerator), rng)
-    ratios = _resampled_medians(numerator, counts, rng) / _resampled_medians(denominator, counts, rng)
+    rng = np.random.default_rng(1)
+    ratios = _resampled_medians(numerator, rng) / _resampled_medians(denominator, rng)
     value = np.median(np.concatenate(numerator)) / np.median(np.concatenate(denominator))
     return Ratio(float(value), _percentiles(ratios))
 
 
-def _resampled_groups(n_groups: int, rng: np.random.Generator) -> np.ndarray:
-    """Return how often each resample draws each group, shape (RESAMPLES, n_groups)."""
-    return rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=RESAMPLES)
+@lru_cache
+def _resampled_groups(n_groups: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights that resamples give to the groups, (n_distinct, n_groups), and each resample's row of them.
+
+    They are the same at each call, so that groups which belong together are drawn together.
+    """
+    rng = np.random.default_rng(0)
+    counts = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=RESAMPLES)
+    distinct, which = np.unique(counts, axis=0, return_inverse=True)
+    return distinct / n_groups, which.reshape(-1)
 
 
-def _resampled_medians(groups: Sequence[np.ndarray], counts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _resampled_medians(groups: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     """Return the median of each resample, shape (RESAMPLES,), without drawing its samples one by one.
 
     The median of n draws from a distribution is that distribution's quantile at the median of n uniform draws, and
@@ -110,13 +117,22 @@ def _resampled_medians(groups: Sequence[np.ndarray], counts: np.ndarray, rng: np
     k = (n + 1) // 2
     low = rng.beta(k, n + 1 - k, RESAMPLES)
     high = low if n % 2 else low + (1 - low) * rng.beta(1, n - k, RESAMPLES)
+    below = (
+        np.cumsum(group_of == np.arange(len(groups))[:, None], axis=1) / sizes[:, None]
+    )  # of each group, (groups, n)
+    first = int(np.searchsorted(below.max(axis=0), low.min()))  # below it no mixture of groups has a median
+    last = min(int(np.searchsorted(below.min(axis=0), high.max())), n - 1)
+    below = below[:, first : last + 1]
+    weights, which = _resampled_groups(len(groups))
     medians = np.empty(RESAMPLES)
-    distinct, which = np.unique(counts, axis=0, return_inverse=True)
-    for i, count in enumerate(distinct):
-        cumulative = np.cumsum((count / count.sum() / sizes)[group_of])
-        mine = which.reshape(-1) == i
-        at_low, at_high = (np.searchsorted(cumulative, u[mine]).clip(max=n - 1) for u in (low, high))
-        medians[mine] = (values[at_low] + values[at_high]) / 2
+    rows_at_once = max(1, AT_ONCE // below.shape[1])
+    for start in range(0, len(weights), rows_at_once):
+        mixed = weights[start : start + rows_at_once] @ below  # of each mixture; rows rise from 0 to 1
+        mine = (which >= start) & (which < start + len(mixed))
+        row = which[mine] - start
+        stacked = (mixed + 2 * np.arange(len(mixed))[:, None]).reshape(-1)
+        at_low, at_high = (np.searchsorted(stacked, u[mine] + 2 * row) - row * mixed.shape[1] for u in (low, high))
+        medians[mine] = (values[np.minimum(first + at_low, n - 1)] + values[np.minimum(first + at_high, n - 1)]) / 2
     return medians
 
 

@@ -1,7 +1,9 @@
 """The report for programs: the content of summary.json, whose keys `reports/README.md` states."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from harness.report import budgets, decoding, equivalence, judge, lengths, results, scaling, where
@@ -37,15 +39,28 @@ class Summary:
     held: dict[str, Held | None]
     scaling: list[Scale]
 
-    @property
+    @cached_property
     def with_results(self) -> list[Result]:
         """The results of the entries that have some run done, in the study's order."""
         return [result for result in self.results.values() if result.val_loss]
 
-    @property
+    @cached_property
     def diverging(self) -> set[str]:
         """The labels of the entries that train another model than they say, and so have no speed."""
         return {label for label, result in self.results.items() if result.equivalence == DIVERGES}
+
+    def of(self, entries: Sequence[Entry]) -> "Summary":
+        """Return the part that tells of these entries alone; verdicts and effects stay those of the whole study."""
+        levels = {axis: tuple(level for level in names if any(entry.axes[axis] == level for entry in entries))
+                  for axis, names in self.study.levels.items()}  # fmt: skip
+        labels = {entry.label for entry in entries}
+        fields: dict[str, Any] = {
+            name: {label: found for label, found in getattr(self, name).items() if label in labels}
+            for name in ("results", "decoding", "lengths", "phases", "traffic", "held")
+        }
+        for name in ("comparisons", "equivalence"):
+            fields[name] = [found for found in getattr(self, name) if found.label in labels]
+        return replace(self, study=replace(self.study, entries=tuple(entries), levels=levels), **fields)
 
 
 def summarise(study: Study, created_at: str) -> Summary:

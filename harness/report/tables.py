@@ -259,4 +259,3 @@ def _val_curves(summary: Summary) -> str:
         )
     )
     return _csv(header, rows)
-

@@ -48,7 +48,7 @@ def test_median_interval_is_that_of_the_plain_bootstrap(n):
     assert value.median == np.median(samples)
     rng = np.random.default_rng(3)
     plain = np.median(samples[rng.integers(0, n, (20_000, n))], axis=1)
-    ours = statistics._resampled_medians([samples], np.ones((1000, 1), int), np.random.default_rng(4))
+    ours = statistics._resampled_medians([samples], np.random.default_rng(4))
     assert stats.ks_2samp(ours, plain).pvalue > 1e-3
     spread = np.diff(np.quantile(plain, (0.025, 0.975)))[0]
     assert value.ci95 == pytest.approx(np.quantile(plain, (0.025, 0.975)), abs=0.15 * spread)

@@ -1,15 +1,19 @@
 """Every figure of the report, as PNG and SVG; importing this imports matplotlib."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from matplotlib.figure import Figure
 
+from harness.report.accounting import Entry
 from harness.report.figures import canvas, costs, curves, decoding, effects, lengths, look, spread, tradeoff
 from harness.report.judge import NAMES
 from harness.report.results import PARALLELISM
 from harness.report.summary import Summary
+
+MOST_ENTRIES = 40  # in a figure
 
 Wanted = tuple[str, str, Callable[[], Figure]]  # name, caption, and what draws it
 
@@ -25,10 +29,16 @@ class Drawn:
 
 def draw_all(summary: Summary, floor: float | None) -> list[Drawn]:
     """Draw all figures; none where no run is done. `floor` is the lowest validation loss reachable."""
+    whole, summary = summary, _legible(summary)
     entries = summary.study.entries
     done = [entry for entry in entries if entry.done]
     if not done:
         return []
+    of_all = (
+        f" Of {len(whole.study.entries):,} entries, the baseline's and those of lowest loss."
+        if summary is not whole
+        else ""
+    )
     style = look.look(summary.study)
     window = curves.smoothing(max(len(entry.done[0].steps) for entry in done))
     band = "mean of the seeds; band: lowest to highest seed" if any(len(e.done) > 1 for e in done) else "one seed"
@@ -60,9 +70,25 @@ def draw_all(summary: Summary, floor: float | None) -> list[Drawn]:
     if summary.scaling:
         caption = "Speed-up against the number of processes, with what would be ideal."
         wanted.append(("scaling", caption, partial(spread.scaling, summary)))
-    wanted += [*_effects(summary), *_lengths(summary, style, band), *_decoding(summary, style)]
+    wanted += [*_lengths(summary, style, band), *_decoding(summary, style)]
+    wanted = [(name, caption + of_all, draw) for name, caption, draw in wanted] + _effects(whole)
     with canvas.styled():
         return [Drawn(name, caption, canvas.render(draw())) for name, caption, draw in wanted]
+
+
+def _legible(summary: Summary) -> Summary:
+    """Return as much of a summary as a figure can show."""
+    entries = summary.study.entries
+    if len(entries) <= MOST_ENTRIES:
+        return summary
+    bases = {comparison.against for comparison in summary.comparisons}
+
+    def rank(entry: Entry) -> tuple[bool, float]:
+        loss = summary.results[entry.label].val_loss
+        return entry.label not in bases, loss.mean if loss else math.inf
+
+    best = {entry.label for entry in sorted(entries, key=rank)[:MOST_ENTRIES]}
+    return summary.of([entry for entry in entries if entry.label in best])
 
 
 def _effects(summary: Summary) -> list[Wanted]:
@@ -71,7 +97,8 @@ def _effects(summary: Summary) -> list[Wanted]:
     return [
         (
             f"effects_{quantity}",
-            f"What each level, and each pair of levels, changes in {NAMES[quantity]}, with its verdict.",
+            f"What each level, and each pair of levels, changes in {NAMES[quantity]}, with its verdict."
+            + effects.left_out(judged),
             partial(effects.draw, judged, f"Effects on {NAMES[quantity]}"),
         )
         for quantity, judged in summary.judgements.items()

@@ -10,13 +10,29 @@ from harness.report.figures.costs import BAR, BOTTOM, row_places
 from harness.report.judge import Judgement, Level
 
 WIDTH = 4.6  # inches
+MOST = 60  # effects in one figure
 COLOURS = {"better": "#0072B2", "worse": "#D55E00", "equivalent": INK, "unresolved": FAINT}
 MARKS = {"better": "o", "worse": "s", "equivalent": "D", "unresolved": "o"}
 
 
-def drawn(judged: Judgement) -> list[Level]:
-    """Return the effects that can be drawn: those with an interval, main effects first."""
+def known(judged: Judgement) -> list[Level]:
+    """Return the effects that have an interval, main effects first."""
     return [level for level in (*judged.main, *judged.interactions) if level.effect.ci95]
+
+
+def drawn(judged: Judgement) -> list[Level]:
+    """Return the effects that are drawn: of very many, the main effects and then what is clearest."""
+    levels = known(judged)
+    if len(levels) <= MOST:
+        return levels
+    clearest = sorted(levels, key=lambda level: (len(level.effect.levels), level.effect.p))[:MOST]
+    return [level for level in levels if level in clearest]
+
+
+def left_out(judged: Judgement) -> str:
+    """Say how many effects are not drawn; nothing where all are."""
+    n = len(known(judged))
+    return f" Of {n:,} effects, the {MOST} that are main effects or clearest." if n > MOST else ""
 
 
 def draw(judged: Judgement, title: str) -> Figure:

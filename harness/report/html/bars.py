@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from harness.report.cells import MIB
-from harness.report.figures.effects import drawn
+from harness.report.figures.effects import drawn, left_out
 from harness.report.figures.look import COLOURS
 from harness.report.html.plots import MOST_ROWS, Chart, Trace, error, first, in_rows
 from harness.report.html.style import WORDS, plain, rounded
@@ -42,7 +42,7 @@ def effects(judged: Judgement) -> Chart | None:
             low, high = effect.ci95
             found.append((name, level.word or "unresolved", unit(effect.estimate), (unit(low), unit(high))))
     caption = f"What each level, and each pair of levels, changes in {NAMES[judged.quantity]}; {INTERVALS}."
-    caption += first(found, MOST_ROWS, "effects")
+    caption += left_out(judged)
     x = "change, nats per token" if judged.quantity == "val_loss" else "change in %"
     margin = None if judged.margin is None else unit(judged.margin)
     return _forest(f"effects_{judged.quantity}", caption, found, x, margin)
