@@ -5,7 +5,7 @@ STUDY ?= ablations.toml
 bin := .venv/bin
 installed := .venv/.installed
 
-.PHONY: run test check bench calibrate chaos clean
+.PHONY: run test check bench calibrate chaos scale clean
 
 run: $(installed)  ## train what is not done yet of $(STUDY), then write the report
 	@$(bin)/python -m harness run $(STUDY); code=$$?; \
@@ -28,6 +28,9 @@ calibrate: $(installed)  ## hold the statistics to what they promise, on 2,000 s
 chaos: $(installed)  ## kill KILLS=50 times at random and compare with an undisturbed study; SEED=n repeats one; 2,000 broken studies
 	@$(bin)/python -m pytest tests/chaos -s
 	@FUZZ=2000 $(bin)/python -m pytest tests/study/test_fuzz.py
+
+scale: $(installed)  ## report on RUNS=10000 made-up runs of 1,000 steps: time, memory, size of the page, growth
+	@SCALE=$(or $(RUNS),10000) $(bin)/python -m pytest tests/report/test_scale.py -s
 
 clean:  ## remove what was installed; results/ and reports/ stay
 	rm -rf .venv

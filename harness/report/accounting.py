@@ -3,13 +3,16 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from multiprocessing import get_context
 
 from harness.errors import UserError, choices
 from harness.report.runs import RunData, Unreadable, read_run
-from harness.store import Json, Store, StoreError
+from harness.store import Json, Run, Store, StoreError
 
+MANY = 1000  # runs
 ABSENT = "–"  # stands for an axis that a run does not have
 
 Age = Callable[[RunData], tuple[int, str]]  # sorts runs
@@ -85,7 +88,7 @@ def read(store: Store, study: str) -> Study:
     Raises:
         UserError: the study has no results.
     """
-    found = [read_run(run) for run in store.runs(study)]
+    found = _read_all(store.runs(study))
     if not found:
         others = choices(study, store.studies())
         raise UserError(f"study '{study}' has no results in {store.root}; run it first: "
@@ -117,6 +120,14 @@ def read(store: Store, study: str) -> Study:
         unreadable=tuple(unreadable),
         launches=tuple(launches),
     )
+
+
+def _read_all(runs: list[Run]) -> list[RunData | Unreadable]:
+    """Read the runs; very many on all cores, since starting processes takes a second."""
+    if len(runs) < MANY:
+        return [read_run(run) for run in runs]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as readers:
+        return list(readers.map(read_run, runs, chunksize=50))
 
 
 def _asked_for(runs: list[RunData], launches: list[Json], age: Age) -> str:
