@@ -5,11 +5,13 @@ STUDY ?= ablations.toml
 bin := .venv/bin
 installed := .venv/.installed
 
-.PHONY: run test check bench calibrate chaos scale clean
+.PHONY: install run test check bench calibrate chaos scale clean
 
 run: $(installed)  ## train what is not done yet of $(STUDY), then write the report
 	@$(bin)/python -m harness run $(STUDY); code=$$?; \
 	if [ $$code -le 1 ]; then echo "the report:" && $(bin)/python -m harness report $(STUDY) || exit; fi; exit $$code
+
+install: $(installed)
 
 test: $(installed)  ## all tests
 	@$(bin)/python -m pytest

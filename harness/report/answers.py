@@ -36,7 +36,7 @@ def in_short(summary: Summary) -> str:
         f"{word}: {listing(labels)}" for word in WORDS if (labels := [k for k, v in judged.items() if v.word == word])
     ]
     against = listing(list(dict.fromkeys(c.against for c in summary.comparisons)))
-    text = f"Validation loss against {against}: {'; '.join(parts)}."
+    text = f"Validation loss against {against}: {'; '.join(parts)}.{_most(summary, judged)}"
     needed = [v.seeds_to_resolve for v in judged.values() if v.word == "unresolved"]
     if needed:
         most = max((n for n in needed if n), default=None)
@@ -48,6 +48,26 @@ def in_short(summary: Summary) -> str:
     if summary.judgements["val_loss"].margin is None:
         text += ' The study states no `margin`, so that nothing can be called "equivalent" but what is the same bits.'
     return text
+
+
+def _most(summary: Summary, judged: dict[str, Verdict]) -> str:
+    """Tell by how much the best entry is better, and what it costs."""
+    gains = {label: -v.difference.mean for label, v in judged.items() if v.word == "better"}
+    if not gains:
+        return ""
+    best = max(gains, key=lambda label: gains[label])
+    compared = next(c for c in summary.comparisons if c.label == best)
+    interval = judged[best].difference.ci95
+    bounds = f" [{-interval[1]:.4f}, {-interval[0]:.4f}]" if interval else ""
+    costs = (
+        [] if compared.tokens_per_s_ratio is None else [f"{ratio(compared.tokens_per_s_ratio)} times the throughput"]
+    )
+    if compared.peak_memory_ratio is not None:
+        costs.append(f"{ratio(compared.peak_memory_ratio)} times the peak memory")
+    text = f" Most is gained by `{best}`: {gains[best]:.4f}{bounds} nats per token"
+    text += f", at {' and '.join(costs)}" if costs else ""
+    saved = next((one.tokens for one in summary.savings if one.label == best), None)
+    return text + (f"; it gets as low as the baseline in {saved:.2f} times fewer tokens." if saved else ".")
 
 
 def verdicts(summary: Summary, captions: Captions) -> str:
@@ -224,10 +244,17 @@ def rankings(summary: Summary, captions: Captions) -> str:
         ]
         for label in labels
     ]
+    kinds = {ranking.kind for ranking in found}
     text = (
         "The same runs read where each has spent what the cheapest spent in all, on the straight line between two "
-        "evaluations: place and validation loss. Of equal parameters are entries within 1 % of the baseline's number. "
-        "Entries that differ in the parallelism alone learn the same from the same tokens: they stand here by time."
+        "evaluations: place and validation loss. "
+        + (
+            "Of equal parameters are entries within 1 % of the baseline's number. "
+            if "parameters" in kinds
+            else "No other entry has the baseline's number of parameters within 1 % "
+            '(`match = "parameters"` makes them equal). '
+        )
+        + "Entries that differ in the parallelism alone learn the same from the same tokens: they stand here by time."
     )
     return join("## At equal budgets", text, _leaders(found), cells.table(header, rows), _savings(summary))
 

@@ -64,7 +64,7 @@ AMOUNTS: dict[Kind, Callable[[RunData], np.ndarray]] = {  # spent until each eva
 
 
 def rankings(study: Study) -> list[Ranking]:
-    """Return one ranking for each budget, of the entries that are done; none where there are fewer than two."""
+    """Return one ranking for each budget, of the entries that are done, where there are two or more to rank."""
     done = [entry for entry in study.entries if entry.done]
     if len(done) < 2:
         return []
@@ -74,7 +74,7 @@ def rankings(study: Study) -> list[Ranking]:
     base = study.find(done[0].axes | study.baseline)
     if base is not None and base.done:
         found.append(_of_equal_size(base, alone))
-    return found
+    return [ranking for ranking in found if len(ranking.val_loss) > 1]
 
 
 def _at_equal(kind: Kind, spent: Callable[[RunData], np.ndarray], entries: list[Entry]) -> Ranking:

@@ -84,7 +84,7 @@ def _judgement(
         margin = float(np.log1p(margin))
     entries = [entry for entry in study.entries if entry.label not in diverging]
     found: dict[str, Verdict] = {}
-    for group in _families(entries, by_parallelism=quantity == "val_loss"):
+    for group in _families(study, entries) if quantity == "val_loss" else [entries]:
         differences = {entry.label: _differences(study, entry, question) for entry in group}
         asked = {label: values for label, values in differences.items() if values}
         found |= verdicts.family(asked, margin, question.lower_is_better)
@@ -99,13 +99,16 @@ def _judgement(
     )
 
 
-def _families(entries: list[Entry], by_parallelism: bool) -> list[list[Entry]]:
-    """Return what is asked together. Losses under another parallelism are the same question, not further ones."""
-    if not by_parallelism:
-        return [entries]
+def _families(study: Study, entries: list[Entry]) -> list[list[Entry]]:
+    """Return whose losses are asked about together: under another parallelism that is the same question once more.
+
+    Whether the parallelism by itself changes the loss is a question of its own.
+    """
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
-        groups.setdefault(entry.axes.get(PARALLELISM, ""), []).append(entry)
+        base = baseline_of(study, entry)
+        alone = base is not None and {**entry.axes, PARALLELISM: ""} == {**base.axes, PARALLELISM: ""}
+        groups.setdefault("" if alone else entry.axes.get(PARALLELISM, ""), []).append(entry)
     return list(groups.values())
 
 

@@ -31,6 +31,10 @@ def test_losses_of_one_architecture_are_one_question_however_many_parallelisms_r
     assert len(single) == 5
     expected = verdicts.family(single, None)
     assert all(found.entries[label] == verdict for label, verdict in expected.items())
+    words = {label: verdict.word for label, verdict in found.entries.items()}
+    for label in single:
+        ddp2 = label.replace("single", "ddp2")
+        assert alone[ddp2] == alone[label] and words[ddp2] == words[label]
     assert found.design.n_runs == 6 * 3 and judge.judge(study)["tokens_per_s"].design.n_runs == 18 * 3
 
 
@@ -65,6 +69,26 @@ def test_one_seed_gets_no_verdict_and_is_told_why(fake, read):
     study = read(seeds=(0,))
     assert all(v.word is None for v in judge.judge(study)["val_loss"].entries.values())
     assert "No verdict: every difference comes from a single seed" in page(fake)
+
+
+def test_the_answer_says_by_how_much_and_at_what_cost(fake, read):
+    read(seeds=tuple(range(8)))
+    study = accounting.read(fake.store, fake.name)
+    loss = {entry.label: [run.evals.val_loss[-1] for run in entry.done] for entry in study.entries}
+    gain = np.mean(np.subtract(loss["learned-mha-single"], loss["rope-mha-single"]))
+    answer = page(fake).split("## Results")[0]
+    assert f"Most is gained by `rope-mha-single`: {gain:.4f} [" in answer
+    assert "times the throughput and 0.9" in answer or "times the throughput and 1.0" in answer
+    assert "times fewer tokens" in answer
+
+
+def test_an_entry_alone_of_its_size_is_ranked_with_nobody(fake, read):
+    study = read(axes={"positional": ["learned", "rope"]}, baseline={"positional": "learned"})
+    same = budgets.rankings(study)
+    assert [ranking.kind for ranking in same] == ["tokens", "flops", "train_s", "parameters"]
+    for run in study.find({"positional": "rope"}).done:
+        run.probes["parameters"] *= 2
+    assert [ranking.kind for ranking in budgets.rankings(study)] == ["tokens", "flops", "train_s"]
 
 
 def test_the_page_answers_first_and_shows_effects_and_budgets(fake, read):

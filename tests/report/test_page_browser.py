@@ -110,6 +110,17 @@ def test_of_many_rows_the_first_show_until_all_are_asked_for(browser, fake):
         assert len(names(opened)) == 18 and opened.locator("#count").inner_text() == "18 of 18 entries"
 
 
+@pytest.mark.parametrize("width", [390, 1440])
+def test_axe_finds_no_violation(browser, opened, width):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    with browser.new_context(viewport={"width": width, "height": 900}, bypass_csp=True) as context:  # axe is a script
+        page = context.new_page()
+        page.goto(opened.url)
+        page.wait_for_selector("#plot-phases .main-svg")
+        found = axe.run(page)
+        assert found.violations_count == 0, found.generate_report()
+
+
 CONTRAST = """() => {
   const channel = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
   const light = (c) => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number).map(channel);

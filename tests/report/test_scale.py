@@ -1,4 +1,4 @@
-"""`make scale`: a report on very many runs stays quick, small and linear; a few of them are read on all cores in any case."""
+"""`make scale`: a report on very many runs stays quick, small and linear; so many are read on all cores."""
 
 import os
 import subprocess

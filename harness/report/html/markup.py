@@ -107,7 +107,7 @@ def _items(lines: Sequence[str]) -> Markup:
 def _table(reader: _Reader, lines: Sequence[str]) -> Markup:
     header, _, *rows = [_cells(line) for line in lines]
     reader.n_tables += 1
-    caption = reader.title + (f", table {reader.n_tables}" if reader.n_tables > 1 else "")
+    caption = reader.title + (f": {', '.join(header[1:5])}" if reader.n_tables > 1 else "")
     return table(caption, header, rows)
 
 
@@ -129,7 +129,7 @@ def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) ->
         for row in rows[:MOST_ROWS]
     )
     html = Markup(
-        '<div class="scroll" role="region" aria-label="%s" tabindex="0"><table>'
+        '<div class="scroll" role="group" aria-label="%s" tabindex="0"><table>'
         '<caption class="hidden">%s</caption><thead><tr>%s</tr></thead><tbody>\n%s</tbody></table></div>'
     ) % (caption, caption, head, body)
     if len(rows) > MOST_ROWS:
@@ -139,7 +139,7 @@ def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) ->
         )
     if len(rows) <= OPEN_ROWS:
         return html
-    return Markup("<details><summary>%s: the table, %s rows</summary>%s</details>") % (caption, f"{len(rows):,}", html)
+    return Markup("<details><summary>Table of %s rows: %s</summary>%s</details>") % (f"{len(rows):,}", caption, html)
 
 
 def _cell(tag: str, text: str, number: bool, scope: str) -> Markup:
