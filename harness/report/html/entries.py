@@ -43,9 +43,9 @@ def table(summary: Summary) -> Table:
     study = summary.study
     axes = [Column(axis, False, study.levels[axis]) for axis in study.varying()]
     columns = [
-        Column("entry", False), *axes, Column("runs done"), Column("val loss"), Column("difference"),
-        Column("verdict"), Column("tokens/s"), Column("throughput"), Column("peak memory, MiB"), Column("MFU"),
-        Column("parameters"), Column("equivalence", False),
+        Column("entry", False), Column("val loss"), Column("difference"), Column("verdict"), Column("tokens/s"),
+        Column("throughput"), Column("peak memory, MiB"), Column("MFU"), Column("parameters"),
+        Column("equivalence", False), Column("runs done"), *axes,
     ]  # fmt: skip
     compared = {comparison.label: comparison for comparison in summary.comparisons}
     bases = {comparison.against for comparison in summary.comparisons}
@@ -62,8 +62,6 @@ def _row(summary: Summary, entry: Entry, compared: Comparison | None, alone: str
     speed = result.tokens_per_s
     return [
         Cell(entry.label),
-        *(Cell(entry.axes[axis]) for axis in summary.study.varying()),
-        Cell(report.runs_cell(entry).replace(" done", "", 1), len(entry.done)),
         Cell(cells.mean(result.val_loss), _number(result.val_loss.mean if result.val_loss else None)),
         Cell(cells.difference(difference), _number(difference.mean if difference else None)),
         _verdict(summary, compared, "val_loss") if compared else Cell(alone, ""),
@@ -73,6 +71,8 @@ def _row(summary: Summary, entry: Entry, compared: Comparison | None, alone: str
         Cell(report.speed(result, cells.percent(result.mfu)), _number(result.mfu)),
         Cell(f"{result.parameters:,}", result.parameters),
         Cell(result.equivalence or cells.NONE, None, result.equivalence or ""),
+        Cell(report.runs_cell(entry).replace(" done", "", 1), len(entry.done)),
+        *(Cell(entry.axes[axis]) for axis in summary.study.varying()),
     ]
 
 
