@@ -1,0 +1,92 @@
+"""The report's statistics on data that textbooks and R's manual work out: to their printed digits, and to 1e-9."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.formula.api as smf
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import DescrStatsW
+
+from harness.report import effects, statistics, verdicts
+
+EXACT = {"rel": 1e-9, "abs": 1e-12}
+
+# Hours of sleep gained by ten patients under two drugs (Cushny & Peebles 1905; "Student" 1908; R: ?sleep).
+DRUG_1 = np.array([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0])
+DRUG_2 = np.array([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4])
+
+# P-values of fifteen comparisons of two treatments (Benjamini & Hochberg 1995, section 4).
+P = [
+    0.0001,
+    0.0004,
+    0.0019,
+    0.0095,
+    0.0201,
+    0.0278,
+    0.0298,
+    0.0344,
+    0.0459,
+    0.3240,
+    0.4262,
+    0.5719,
+    0.6528,
+    0.7590,
+    1.0,
+]
+
+# Peas, pounds per plot, in six blocks of four plots with nitrogen, phosphate, potassium or not (Yates 1935; R: ?npk).
+NPK = {
+    1: {"011": 49.5, "110": 62.8, "000": 46.8, "101": 57.0},
+    2: {"100": 59.8, "111": 58.5, "001": 55.5, "010": 56.0},
+    3: {"010": 62.8, "111": 55.8, "100": 69.5, "001": 55.0},
+    4: {"100": 62.0, "111": 48.8, "001": 45.5, "010": 44.2},
+    5: {"110": 52.0, "000": 51.5, "101": 49.8, "011": 48.8},
+    6: {"101": 57.2, "110": 59.0, "011": 53.2, "000": 56.0},
+}
+
+
+def test_students_sleep_data():
+    """R: t.test(extra ~ group, paired = TRUE): p 0.002833, interval -2.4598858 to -0.7001142, mean -1.58."""
+    pair = statistics.paired(dict(enumerate(DRUG_1)), dict(enumerate(DRUG_2)))
+    low, high = pair.difference.ci95
+    assert (pair.difference.mean, low, high) == pytest.approx((-1.58, -2.4598858, -0.7001142), abs=5e-8)
+    p = verdicts.p_different(DRUG_1 - DRUG_2)
+    assert p == pytest.approx(0.002833, abs=5e-7)
+    expected = stats.ttest_rel(DRUG_1, DRUG_2)
+    interval = expected.confidence_interval(0.95)
+    assert (p, low, high) == pytest.approx((expected.pvalue, interval.low, interval.high), **EXACT)
+    equivalent, *_ = DescrStatsW(DRUG_1 - DRUG_2).ttost_mean(-3.0, 3.0)
+    assert verdicts.p_within(DRUG_1 - DRUG_2, 3.0) == pytest.approx(equivalent, **EXACT)
+
+
+def test_benjamini_and_hochbergs_fifteen_p_values():
+    """Four stand where false discoveries are limited; three where any false one is (Holm's steps as Bonferroni's)."""
+    p = dict(enumerate(P))
+    for ours, method, n_found in ((verdicts.holm(p), "holm", 3), (verdicts.false_discovery(p), "fdr_bh", 4)):
+        expected = multipletests(P, 0.05, method)
+        assert [ours[i] for i in range(len(P))] == pytest.approx(expected[1].tolist(), **EXACT)
+        assert sum(value <= 0.05 for value in ours.values()) == n_found
+
+
+def test_yates_peas():
+    """R: aov(yield ~ block + N*P*K, npk): 12 degrees of freedom, and the sums of squares below."""
+    values = {}
+    for block, plots in NPK.items():
+        for cell, pounds in plots.items():
+            values.setdefault(tuple(cell), {})[block] = pounds
+    found = effects.estimate(values, {"N": ["0", "1"], "P": ["0", "1"], "K": ["0", "1"]})
+    assert found.degrees_of_freedom == 12 and found.n_runs == 24
+    assert found.noise**2 * 12 == pytest.approx(185.29, abs=0.005)
+    assert [24 / 4 * one.estimate**2 for one in found.main] == pytest.approx([189.28, 8.40, 95.20], abs=0.005)
+    assert [24 / 16 * one.estimate**2 for one in found.interactions] == pytest.approx([21.28, 33.14, 0.48], abs=0.005)
+
+    rows = [{"block": str(block), **{name: -0.5 + int(level) for name, level in zip("NPK", cell, strict=True)}, "y": y}
+            for cell, by_block in values.items() for block, y in by_block.items()]  # fmt: skip
+    fit = smf.ols("y ~ C(block) + N + P + K + N:P + N:K + P:K", pd.DataFrame(rows)).fit()
+    for one in (*found.main, *found.interactions):
+        name = ":".join(one.levels)
+        ours = (one.estimate, one.se, one.p, *one.ci95)
+        assert ours == pytest.approx(
+            (fit.params[name], fit.bse[name], fit.pvalues[name], *fit.conf_int().loc[name]), **EXACT
+        )
