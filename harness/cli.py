@@ -201,7 +201,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{spec.run_id}: running in another process, waited for at the end", file=sys.stderr)
     if due.failed:
         print(f"{len(due.failed)} failed earlier and are left so; --retry-failed runs them again", file=sys.stderr)
-    command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "harness", *sys.argv[1:]]).encode(errors="replace").decode()
     about = {"comparable": found.comparable, "note": found.note, "margin": found.margin.model_dump()}
     store.forget_pending(found.name, keep=found.all_run_ids)
     for spec in todo:

@@ -6,8 +6,6 @@ never half of one; a torn last line, left by a machine that died, is passed over
 """
 
 import contextlib
-import json
-import math
 import os
 import platform
 import shutil
@@ -28,6 +26,8 @@ SCHEMA_VERSION = 1
 Status = Literal["pending", "running", "done", "failed", "interrupted"]
 Reason = Literal["oom", "nan", "timeout", "killed", "error"]
 Json = dict[str, Any]
+
+_JSON = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
 PASSING = ("oom", "timeout", "killed")  # reasons that lie in where and when a run took place, not in what it computes
 
@@ -61,8 +61,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Json) -> None:
-    """Replace `path` with `value` as JSON; numbers keep every digit, NaN and infinities become null."""
-    write_text(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+    """Replace `path` with `value` as JSON; numbers keep every digit, NaN and infinities become null.
+
+    Dataclasses are written as their fields.
+    """
+    write_bytes(path, orjson.dumps(value, option=_JSON | orjson.OPT_INDENT_2))
 
 
 def read_json(path: Path) -> Json:
@@ -85,16 +88,6 @@ def read_json(path: Path) -> Json:
     return value
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
-
-
 class Lines:
     """A file of JSON lines that grows by one whole line for each `append`, at once and in one write."""
 
@@ -107,7 +100,7 @@ class Lines:
         Raises:
             OSError: it cannot be written whole, as on a full disk.
         """
-        line = (json.dumps(_finite(record), allow_nan=False) + "\n").encode()
+        line = orjson.dumps(record, option=_JSON)
         if (n_written := os.write(self._fd, line)) < len(line):
             os.write(self._fd, line[n_written:])  # says why
 

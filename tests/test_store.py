@@ -273,7 +273,7 @@ def test_a_loss_that_is_no_number_reads_back_as_nan(run):
     append(run, 0, line(0), line(1, loss=math.nan, grad_norm=math.inf))
     steps = run.steps()
     assert steps.loss[0] == 2.0 and math.isnan(steps.loss[1]) and math.isnan(steps.grad_norm[1])
-    assert '"loss": null' in (run.path / "steps.rank0.jsonl").read_text()
+    assert '"loss":null' in (run.path / "steps.rank0.jsonl").read_text()
 
 
 def test_more_than_ten_ranks_keep_their_order(run):

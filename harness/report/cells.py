@@ -10,13 +10,16 @@ from harness.report.statistics import Bounds, Mean, Median, Ratio
 NONE = "–"
 NO_SPEED = "diverges"  # stands for the speed of an entry that trains another model than it says
 MIB = 2**20
+MOST_ROWS = 250  # of a table
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    """Return a GitHub table; the first `left` columns are text, the others are aligned as numbers."""
-    align = ["left"] * left + ["right"] * (len(header) - left)
-    cells = [[escape(cell) for cell in row] for row in rows]
-    return tabulate(cells, header, tablefmt="github", disable_numparse=True, colalign=align if cells else None)
+    """Return a GitHub table, of many rows the first; `left` columns are text, the others are aligned as numbers."""
+    align, rows = ["left"] * left + ["right"] * (len(header) - left), list(rows)
+    cells = [[escape(cell) for cell in row] for row in rows[:MOST_ROWS]]
+    text = tabulate(cells, header, tablefmt="github", disable_numparse=True, colalign=align if cells else None)
+    more = f"The first {MOST_ROWS:,} of {len(rows):,} rows; the folder tables beside this has them all."
+    return join(text, more if len(rows) > MOST_ROWS else "")
 
 
 def escape(text: str) -> str:

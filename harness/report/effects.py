@@ -58,27 +58,34 @@ def estimate(values: Mapping[Cell, Mapping[int, float]], levels: Levels) -> Effe
     x[:, : design.n_columns] = design.rows([cell for cell, *_ in observed])
     x[range(len(observed)), [design.n_columns + seeds.index(seed) for _, seed, _ in observed]] = 1
     y = np.array([value for *_, value in observed])
-    inverse = np.linalg.pinv(x.T @ x, hermitian=True)
+    inverse, rank = _inverse(x.T @ x)
     known = inverse @ x.T @ x  # a contrast that this leaves as it is can be told from the runs
     fitted = inverse @ x.T @ y
-    df = len(y) - int(np.linalg.matrix_rank(x)) if len(y) else 0
+    df = len(y) - rank
     variance = float(((y - x @ fitted) ** 2).sum() / df) if df > 0 else None
 
-    def effect(of: dict[str, str]) -> Effect:
-        contrast = np.concatenate([design.contrast(of), np.zeros(len(seeds))])
-        if not len(y) or np.abs(contrast - contrast @ known).max() > 1e-6:
-            return Effect(of, None, None, None, None)  # other effects would explain the same runs
-        value = float(contrast @ fitted)
+    contrasts = np.hstack([design.contrasts(), np.zeros((design.n_columns, len(seeds)))])
+    estimates = contrasts @ fitted
+    unknown = (
+        np.abs(contrasts - contrasts @ known).max(axis=1, initial=0) > 1e-6
+    )  # other effects would explain the same runs
+    variances = np.einsum("ij,jk,ik->i", contrasts, inverse, contrasts, optimize=True)
+
+    def effect(*levels: tuple[str, str]) -> Effect:
+        i = design.place[levels]
+        if not len(y) or unknown[i]:
+            return Effect(dict(levels), None, None, None, None)
+        value = float(estimates[i])
         if variance is None:
-            return Effect(of, value, None, None, None)
-        se = float(np.sqrt(variance * (contrast @ inverse @ contrast)))
-        return Effect(of, value, se, *_interval(value, se, df))
+            return Effect(dict(levels), value, None, None, None)
+        se = float(np.sqrt(variance * variances[i]))
+        return Effect(dict(levels), value, se, *_interval(value, se, df))
 
     seen = {cell for cell, *_ in observed}
     return Effects(
-        main=[effect({axis: name}) for axis, names in axes.items() for name in names[1:]],
+        main=[effect((axis, name)) for axis, names in axes.items() for name in names[1:]],
         interactions=[
-            effect({a: one, b: other})
+            effect((a, one), (b, other))
             for a, b in combinations(axes, 2)
             for one, other in product(axes[a][1:], axes[b][1:])
         ],
@@ -87,6 +94,13 @@ def estimate(values: Mapping[Cell, Mapping[int, float]], levels: Levels) -> Effe
         noise=None if variance is None else float(np.sqrt(variance)),
         missing=[cell for cell in product(*axes.values()) if cell not in seen],
     )
+
+
+def _inverse(gram: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the pseudo-inverse of a symmetric matrix, and its rank."""
+    values, vectors = np.linalg.eigh(gram)
+    kept = values > np.finfo(float).eps * len(values) * values.max(initial=0.0)
+    return (vectors[:, kept] / values[kept]) @ vectors[:, kept].T, int(kept.sum())
 
 
 def _interval(value: float, se: float, df: int) -> tuple[Bounds, float]:
@@ -105,27 +119,24 @@ class _Design:
         self.axes = axes
         self.singles = [(axis, name) for axis, names in axes.items() for name in names[1:]]
         self.pairs = [(a, b) for a, b in combinations(self.singles, 2) if a[0] != b[0]]
-        self.n_columns = len(self.singles) + len(self.pairs)
+        self.place = {term: i for i, term in enumerate([*((level,) for level in self.singles), *self.pairs])}
+        self.n_columns = len(self.place)
 
     def rows(self, cells: Sequence[Cell]) -> np.ndarray:
         """Return the columns of each cell, (n_cells, n_columns)."""
         has = np.array([[cell[i] == name for i, names in enumerate(self.axes.values()) for name in names[1:]]
                         for cell in cells], dtype=float).reshape(len(cells), len(self.singles))  # fmt: skip
-        place = {level: i for i, level in enumerate(self.singles)}
-        a, b = ([place[pair[side]] for pair in self.pairs] for side in (0, 1))
+        a, b = ([self.place[pair[side],] for pair in self.pairs] for side in (0, 1))
         return np.hstack([has, has[:, a] * has[:, b]])
 
-    def contrast(self, of: Mapping[str, str]) -> np.ndarray:
-        """Return what tells `of` from the baseline's levels, in the mean over all levels of the other axes.
+    def contrasts(self) -> np.ndarray:
+        """Return what tells each term from the baseline's levels, in the mean over all levels of the other axes.
 
-        Of one level, that is its own column and, for each level of another axis, that share of the pair's column; of
-        two, only what they do beyond their sum.
+        Of one level, that is its own column and, for each level of another axis, its share of the pair's column; of
+        two, only what they do beyond their sum. A row for each term, in the order of the columns.
         """
-        levels = set(of.items())
-        single = [float({level} == levels) for level in self.singles]
-        pairs = []
+        found = np.eye(self.n_columns)
         for pair in self.pairs:
-            others = set(pair) - levels
-            share = np.prod([1 / len(self.axes[axis]) for axis, _ in others])
-            pairs.append(float(share) if len(others) == 2 - len(levels) else 0.0)
-        return np.array(single + pairs)
+            for level, (axis, _) in (pair, reversed(pair)):
+                found[self.place[level,], self.place[pair]] = 1 / len(self.axes[axis])
+        return found

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -99,14 +99,14 @@ def as_json(summary: Summary) -> Json:
         "settings": {section: study.spec.get(section) for section in ("model", "data", "train")},
         "runs": dict(sorted(Counter(run.status for run in study.runs).items())),
         "left_out": {"other_settings": study.left_out, "superseded": study.superseded},
-        "unreadable": [asdict(item) for item in study.unreadable],
+        "unreadable": study.unreadable,
         "entries": [_entry(summary, entry) for entry in study.entries],
-        "comparisons": [asdict(item) for item in summary.comparisons],
+        "comparisons": summary.comparisons,
         "verdicts": {quantity: _judgement(found) for quantity, found in summary.judgements.items()},
-        "rankings": [asdict(item) for item in summary.rankings],
-        "savings": [asdict(item) for item in summary.savings],
-        "equivalence": [asdict(item) for item in summary.equivalence],
-        "scaling": [asdict(item) for item in summary.scaling],
+        "rankings": summary.rankings,
+        "savings": summary.savings,
+        "equivalence": summary.equivalence,
+        "scaling": summary.scaling,
         "environments": _environments(study.runs),
         "launches": list(study.launches),
     }
@@ -114,23 +114,22 @@ def as_json(summary: Summary) -> Json:
 
 def _judgement(found: Judgement) -> Json:
     levels = {
-        name: [asdict(level.effect) | {"p_holm": level.p_holm, "word": level.word} for level in levels]
+        name: [vars(level.effect) | {"p_holm": level.p_holm, "word": level.word} for level in levels]
         for name, levels in (("main_effects", found.main), ("interactions", found.interactions))
     }
     design: Json = {"runs": found.design.n_runs, "degrees_of_freedom": found.design.degrees_of_freedom}
     design |= {"noise": found.design.noise, "missing": [list(cell) for cell in found.design.missing]}
-    entries = {label: asdict(verdict) for label, verdict in found.entries.items()}
-    return {"margin": found.margin, "entries": entries, "design": design} | levels
+    return {"margin": found.margin, "entries": found.entries, "design": design} | levels
 
 
 def _entry(summary: Summary, entry: Entry) -> Json:
-    fields: dict[str, Any] = asdict(summary.results[entry.label])
+    fields = dict(vars(summary.results[entry.label]))
     probed = {
-        "decoding": [asdict(item) for item in summary.decoding[entry.label]],
-        "lengths": [asdict(item) for item in summary.lengths[entry.label]],
-        "phases": asdict(phases) if (phases := summary.phases[entry.label]) else None,
-        "traffic": asdict(traffic) if (traffic := summary.traffic[entry.label]) else None,
-        "memory_predicted": asdict(held) if (held := summary.held[entry.label]) else None,
+        "decoding": summary.decoding[entry.label],
+        "lengths": summary.lengths[entry.label],
+        "phases": summary.phases[entry.label],
+        "traffic": summary.traffic[entry.label],
+        "memory_predicted": summary.held[entry.label],
     }
     return fields.pop("axes") | fields | probed | {"runs": [_run(run) for run in entry.runs]}
 

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
+from harness.report import cells
 from harness.report.accounting import Entry
-from harness.report.cells import NONE
 from harness.report.figures import curves
 from harness.report.figures.curves import Curve
 from harness.report.figures.look import Look
 from harness.report.html import style
-from harness.report.html.markup import MOST_ROWS, table
+from harness.report.html.markup import to_html
 from harness.report.summary import Summary
 from harness.store import Json
 
@@ -59,12 +59,11 @@ def as_table(summary: Summary) -> Markup:
     entries = [entry for entry in summary.study.entries if entry.done]
     if not entries:
         return Markup("<p>No run is done yet, so there are no curves.</p>")
-    rows = [[entry.label, *_five(entry)] for entry in entries[: MOST_ROWS + 1]]
-    rows += [[""] * (len(COLUMNS) + 1)] * (len(entries) - len(rows))  # counted, and not shown
-    return table("Validation loss, mean of the seeds, at five evaluations", ["entry", *COLUMNS], rows)
+    rows = [[entry.label, *_five(entry)] for entry in entries]
+    return to_html(cells.table(["entry", *COLUMNS], rows), "Validation loss, mean of the seeds, at five evaluations")
 
 
 def _five(entry: Entry) -> Sequence[str]:
     curve = curves.validation(entry, False)
     places = np.linspace(0, len(curve.x) - 1, len(COLUMNS)).round().astype(int)
-    return [f"{curve.mean[i]:.4f}" if np.isfinite(curve.mean[i]) else NONE for i in places]
+    return [f"{curve.mean[i]:.4f}" if np.isfinite(curve.mean[i]) else cells.NONE for i in places]

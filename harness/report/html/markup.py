@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
-MOST_ROWS = 250  # of a table; tables/*.csv have them all
 OPEN_ROWS = 16  # a longer table is folded
 FORMS = re.compile(r"`([^`]+)`|\*\*([^*]+)\*\*")
 DETAILS = re.compile(r"<details><summary>(.*)</summary>")
@@ -108,14 +107,14 @@ def _table(reader: _Reader, lines: Sequence[str]) -> Markup:
     header, _, *rows = [_cells(line) for line in lines]
     reader.n_tables += 1
     caption = reader.title + (f": {', '.join(header[1:5])}" if reader.n_tables > 1 else "")
-    return table(caption, header, rows)
+    return _html_table(caption, header, rows)
 
 
 def _cells(line: str) -> list[str]:
     return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line.rstrip().removesuffix("|"))]
 
 
-def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
+def _html_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
     """Return a table that scrolls by itself, folded where it is long; the first column names the rows."""
     numeric = [all(NUMBER.match(row[i]) for row in rows) for i in range(len(header))]
     head = Markup("").join(
@@ -126,17 +125,12 @@ def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) ->
         % Markup("").join(
             _cell("td" if i else "th", cell, numeric[i], "" if i else "row") for i, cell in enumerate(row)
         )
-        for row in rows[:MOST_ROWS]
+        for row in rows
     )
     html = Markup(
         '<div class="scroll" role="group" aria-label="%s" tabindex="0"><table>'
         '<caption class="hidden">%s</caption><thead><tr>%s</tr></thead><tbody>\n%s</tbody></table></div>'
     ) % (caption, caption, head, body)
-    if len(rows) > MOST_ROWS:
-        html += Markup("<p>The first %s of %s rows; the folder tables beside this page has them all.</p>") % (
-            f"{MOST_ROWS:,}",
-            f"{len(rows):,}",
-        )
     if len(rows) <= OPEN_ROWS:
         return html
     return Markup("<details><summary>Table of %s rows: %s</summary>%s</details>") % (f"{len(rows):,}", caption, html)
