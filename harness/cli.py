@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("study", nargs="*", metavar="STUDY", help="study files or names; default: all that have results")
     results(sub)
     sub.add_argument("--out", type=Path, default=Path("reports"), metavar="DIR", help="default: %(default)s")
+    sub = command("export", export, "give the results to other tools")
+    sub.add_argument("study", metavar="STUDY", help="a study file or the name of a study that has results")
+    results(sub)
+    sub.add_argument("--to", required=True, choices=("csv", "parquet", "tensorboard", "wandb", "mlflow"))
+    sub.add_argument("--out", type=Path, default=Path("exports"), metavar="DIR", help="default: %(default)s")
     sub = command("plan", plan, "how many seeds find a difference, and what they cost, from the results at hand")
     sub.add_argument("study", metavar="STUDY", help="a study file or the name of a study that has results")
     results(sub)
@@ -260,6 +265,27 @@ def report(args: argparse.Namespace) -> int:
 
     for name in studies:
         print(write(store, name, args.out) / "report.md")
+    return DONE
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write what other tools read, and print where it is and how to open it."""
+    from harness.export import export as write
+    from harness.report import accounting
+
+    study = accounting.read(Store(args.results), _study_name(args.study))
+    folder, then = write(study, args.to, args.out)
+    for what, n in (
+        ("runs of other settings", study.left_out),
+        ("runs that newer ones replace", study.superseded),
+        ("folders that cannot be read", len(study.unreadable)),
+        ("runs that have recorded nothing", sum(not len(run.steps) for run in study.runs)),
+    ):
+        if n:
+            print(f"left out: {n:,} {what}", file=sys.stderr)
+    print(folder)
+    if then:
+        print(then)
     return DONE
 
 

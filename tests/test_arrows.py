@@ -13,6 +13,7 @@ FORBIDDEN = {  # package: what nothing in it may import
     "harness/store.py": ["torch", "variants", "harness."],
     "harness/spec.py": ["torch", "variants"],
     "harness/data": ["torch", "variants", "harness.worker", "harness.study", "harness.launch"],
+    "harness/export": ["torch", "variants", "harness.worker", "harness.study", "harness.launch"],
     "harness/report": ["torch", "variants", "harness.worker", "harness.study", "harness.launch"],
     "harness/study": ["harness.launch", "harness.report"],
     "harness/launch": ["harness.worker", "harness.study", "harness.report", "variants"],
