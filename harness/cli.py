@@ -69,9 +69,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("study", nargs="?", metavar="STUDY", help="a study file or the name of a study")
     results(sub)
     sub = command("report", report, "turn the results into tables and curves")
-    sub.add_argument("study", nargs="*", metavar="STUDY", help="study files or names; default: all that have results")
+    sub.add_argument(
+        "study", nargs="*", metavar="STUDY",
+        help="study files or names, default: all that have results; two are compared, and may also be folders of "
+        "results or NAME@COMMIT",
+    )  # fmt: skip
     results(sub)
     sub.add_argument("--out", type=Path, default=Path("reports"), metavar="DIR", help="default: %(default)s")
+    sub.add_argument(
+        "--watch", type=int, nargs="?", const=10, metavar="SECONDS",
+        help="write it again while the study runs, whenever something has changed; default: every %(const)s s",
+    )  # fmt: skip
     sub = command("export", export, "give the results to other tools")
     sub.add_argument("study", metavar="STUDY", help="a study file or the name of a study that has results")
     results(sub)
@@ -256,15 +264,49 @@ def _state(one: Run) -> Json:
 
 
 def report(args: argparse.Namespace) -> int:
-    """Write the report of each study and print where it is."""
+    """Write the report of each study, or of two their comparison, and print where it is."""
     store = Store(args.results)
+    if len(args.study) == 2:
+        from harness.report import versus
+
+        first, second = versus.read(args.study[0], args.study[1], store, _study_name)
+        print(versus.write(first, second, args.out) / "report.md")
+        return DONE
     studies = [_study_name(text) for text in args.study] or store.studies()
     if not studies:
         raise UserError(f"no results in {args.results}; {_first_run(None)}")
+    if args.watch is not None:
+        return _watch(store, studies, args.out, args.watch)
     from harness.report import write
 
     for name in studies:
         print(write(store, name, args.out) / "report.md")
+    return DONE
+
+
+def _watch(store: Store, studies: Sequence[str], out: Path, every_s: int) -> int:
+    """Write the reports again whenever something has changed, until no run is pending or running any more."""
+    if every_s < 1:
+        raise UserError(f"--watch {every_s}: must be 1 second or more")
+    from harness.report import write
+
+    seen: dict[str, float] = {}
+    while True:
+        began = time.monotonic()
+        open_runs = 0
+        for name in studies:
+            changed, statuses = store.last_change(name), [_state(one)["status"] for one in store.runs(name)]
+            left = sum(status in ("pending", "running") for status in statuses)
+            open_runs += left
+            if seen.get(name) != changed:
+                seen[name] = changed
+                folder = write(store, name, out, every_s if left else None)
+                at, done = time.strftime("%H:%M:%S"), statuses.count("done")
+                print(f"{at} {name}: {done} of {len(statuses)} runs done: {folder / 'index.html'}", file=sys.stderr)
+        if not open_runs:
+            break
+        time.sleep(max(every_s, time.monotonic() - began))
+    print(*(out / name / "report.md" for name in studies), sep="\n")
     return DONE
 
 

@@ -431,6 +431,13 @@ class Store:
         """Return all planned, running and ended runs of a study, by run id."""
         return [Run(path.parent) for path in sorted((self.root / study).glob("[!.]*/status.json"))]
 
+    def last_change(self, study: str) -> float:
+        """Return when anything of a study last changed, seconds since the epoch; 0 where there is nothing."""
+        times = [run.last_beat() for run in self.runs(study)]
+        with contextlib.suppress(FileNotFoundError):
+            times.append((self.root / study / "launches.jsonl").stat().st_mtime)
+        return max(times, default=0.0)
+
     def record_launch(self, study: str, launch: Json) -> None:
         """Append what was asked for and in which order it runs."""
         (self.root / study).mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,10 @@ from harness.store import Store, now, write_bytes, write_json, write_text
 __all__ = ["write"]
 
 
-def write(store: Store, study: str, out: Path) -> Path:
+def write(store: Store, study: str, out: Path, refresh_s: int | None = None) -> Path:
     """Write the report of a study to `out/<study>/`, in whatever state the study is, and return that folder.
+
+    A page that is opened in a browser reads itself again every `refresh_s` seconds, where that is given.
 
     Raises:
         UserError: the study has no results.
@@ -28,6 +30,6 @@ def write(store: Store, study: str, out: Path) -> Path:
         if old not in written:
             old.unlink()  # of an earlier report, and of nothing that this one tells
     write_json(folder / "summary.json", summary.as_json(work))
-    write_text(folder / "index.html", html.render(work))
+    write_text(folder / "index.html", html.render(work, refresh_s))
     write_text(folder / "report.md", page.render(work, {figure.name: figure.caption for figure in drawn}))
     return folder

@@ -82,8 +82,10 @@ class Study:
         return {frozenset(entry.axes.items()): entry for entry in reversed(self.entries)}
 
 
-def read(store: Store, study: str) -> Study:
+def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = None) -> Study:
     """Read the runs of the newest launch's settings; what cannot be read is named, not raised.
+
+    Where it is said which are `wanted`, the others count as not there.
 
     Raises:
         UserError: the study has no results.
@@ -94,7 +96,7 @@ def read(store: Store, study: str) -> Study:
         raise UserError(f"study '{study}' has no results in {store.root}; run it first: "
                         f"python -m harness run STUDY.toml ({others})")  # fmt: skip
     unreadable = [run for run in found if isinstance(run, Unreadable)]
-    runs = [run for run in found if isinstance(run, RunData)]
+    runs = [run for run in found if isinstance(run, RunData) and (wanted is None or wanted(run))]
     try:
         launches = store.launches(study)
     except StoreError as error:

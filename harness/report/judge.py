@@ -70,18 +70,21 @@ class Judgement:
 
 def judge(study: Study, diverging: Collection[str] = ()) -> dict[Quantity, Judgement]:
     """Answer what a study asks; entries that are `diverging` train another model and are asked nothing."""
-    margins = study.margins
     return {
-        quantity: _judgement(study, diverging, quantity, question, margins.get(quantity))
+        quantity: _judgement(study, diverging, quantity, question, margin_of(study, quantity))
         for quantity, question in QUESTIONS.items()
     }
+
+
+def margin_of(study: Study, quantity: Quantity) -> float | None:
+    """Return how much makes no difference, in nats or as a logarithm; None where the study does not say."""
+    margin = study.margins.get(quantity)
+    return margin if margin is None or quantity == "val_loss" else float(np.log1p(margin))
 
 
 def _judgement(
     study: Study, diverging: Collection[str], quantity: Quantity, question: Question, margin: float | None
 ) -> Judgement:
-    if quantity != "val_loss" and margin is not None:
-        margin = float(np.log1p(margin))
     entries = [entry for entry in study.entries if entry.label not in diverging]
     found: dict[str, Verdict] = {}
     for group in _families(study, entries) if quantity == "val_loss" else [entries]:
@@ -112,7 +115,8 @@ def _families(study: Study, entries: list[Entry]) -> list[list[Entry]]:
     return list(groups.values())
 
 
-def _values(entry: Entry, question: Question) -> dict[int, float]:
+def values(entry: Entry, question: Question) -> dict[int, float]:
+    """Return the quantity of each done run that has it, by seed."""
     return {run.seed: value for run in entry.done if (value := question.of(run)) is not None}
 
 
@@ -120,7 +124,7 @@ def _differences(study: Study, entry: Entry, question: Question) -> list[float]:
     base = baseline_of(study, entry)
     if base is None:
         return []
-    own, other = _values(entry, question), _values(base, question)
+    own, other = values(entry, question), values(base, question)
     return [own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())]
 
 
@@ -131,7 +135,7 @@ def _design(study: Study, entries: list[Entry], quantity: Quantity, question: Qu
     if quantity == "val_loss" and usual in levels.get(PARALLELISM, ()):
         entries = [entry for entry in entries if entry.axes[PARALLELISM] == usual]
         levels[PARALLELISM] = [name for name in levels[PARALLELISM] if name == usual]
-    cells = {tuple(entry.axes[axis] for axis in levels): _values(entry, question) for entry in entries}
+    cells = {tuple(entry.axes[axis] for axis in levels): values(entry, question) for entry in entries}
     return effects.estimate({cell: values for cell, values in cells.items() if values}, levels)
 
 

@@ -110,6 +110,22 @@ def test_of_many_rows_the_first_show_until_all_are_asked_for(browser, fake):
         assert len(names(opened)) == 18 and opened.locator("#count").inner_text() == "18 of 18 entries"
 
 
+def test_a_page_that_is_watched_reads_itself_again_and_keeps_what_was_chosen(browser, one_axis):
+    folder = report.write(one_axis.write().store, one_axis.name, one_axis.root.parent / "reports", refresh_s=1)
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto((folder / "index.html").as_uri())
+        page.get_by_label("Search").fill("gqa2")
+        (folder / "index.html").write_text((folder / "index.html").read_text().replace("<h1>tiny", "<h1>newer"))
+        sync_api.expect(page.locator("h1")).to_have_text("newer", timeout=10_000)
+        assert page.get_by_label("Search").input_value() == "gqa2"
+        sync_api.expect(page.locator("#count")).to_have_text("1 of 2 entries")
+        page.get_by_label("Read this page again").uncheck()
+        (folder / "index.html").write_text("")
+        page.wait_for_timeout(1500)
+        assert page.locator("h1").inner_text() == "newer"
+
+
 @pytest.mark.parametrize("width", [390, 1440])
 def test_axe_finds_no_violation(browser, opened, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()

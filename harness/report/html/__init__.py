@@ -5,28 +5,23 @@ What `page` says in words stands here word for word; what it draws is drawn by p
 
 from importlib import resources
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from harness.report import sections as report
 from harness.report.figures.look import look
 from harness.report.html import charts, curves, entries, sections
-from harness.report.html.markup import inline
+from harness.report.html.markup import inline, to_html
 from harness.report.summary import Summary
+from harness.report.versus import page as versus_page
+from harness.report.versus.differences import Versus
 
 
-def render(summary: Summary) -> str:
-    """Return index.html."""
+def render(summary: Summary, refresh_s: int | None = None) -> str:
+    """Return index.html; it reads itself again every `refresh_s` seconds, where that is given."""
     style = look(summary.study)
     drawn = charts.all_charts(summary, style)
-    environment = Environment(
-        loader=PackageLoader(__name__, ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2").render(
+    return _template("page.html.j2").render(
         study=summary.study.name,
         created_at=summary.created_at,
         opening=sections.opening(summary),
@@ -37,8 +32,33 @@ def render(summary: Summary) -> str:
         charts={chart.name: chart.figure for chart in drawn},
         sections=sections.all_sections(summary, drawn),
         css=_own("page.css"),
-        scripts=[_own("table.js"), _plotly(), _own("charts.js")],
+        refresh_s=refresh_s,
+        scripts=[_own("table.js"), _plotly(), _own("charts.js"), *([_own("watch.js")] if refresh_s else [])],
     )
+
+
+def render_versus(found: Versus) -> str:
+    """Return index.html of the comparison of two studies."""
+    told = [sections.section(name, title, [], text, fold=False) for name, title, text in versus_page.sections(found)]
+    return _template("versus.html.j2").render(
+        a=found.a,
+        b=found.b,
+        created_at=found.created_at,
+        answer=[to_html(text) for text in versus_page.answer(found)],
+        sections=told,
+        css=_own("page.css"),
+    )
+
+
+def _template(name: str) -> Template:
+    environment = Environment(
+        loader=PackageLoader(__name__, ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
 
 
 def _own(name: str) -> Markup:

@@ -21,14 +21,15 @@ class _Reader:
 
     lines: list[str]
     title: str
+    fold: bool
     n_tables: int = 0
     open_details: int = 0
     html: list[Markup] = field(default_factory=list)
 
 
-def to_html(text: str, title: str = "") -> Markup:
+def to_html(text: str, title: str = "", fold: bool = True) -> Markup:
     """Return what a section of the report says; `title` names its tables to who does not see them."""
-    reader = _Reader(text.split("\n"), title)
+    reader = _Reader(text.split("\n"), title, fold)
     while reader.lines:
         reader.html.append(_block(reader))
     reader.html += [Markup("</details>")] * reader.open_details
@@ -107,14 +108,14 @@ def _table(reader: _Reader, lines: Sequence[str]) -> Markup:
     header, _, *rows = [_cells(line) for line in lines]
     reader.n_tables += 1
     caption = reader.title + (f": {', '.join(header[1:5])}" if reader.n_tables > 1 else "")
-    return _html_table(caption, header, rows)
+    return _html_table(caption, header, rows, reader.fold)
 
 
 def _cells(line: str) -> list[str]:
     return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line.rstrip().removesuffix("|"))]
 
 
-def _html_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
+def _html_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], fold: bool) -> Markup:
     """Return a table that scrolls by itself, folded where it is long; the first column names the rows."""
     numeric = [all(NUMBER.match(row[i]) for row in rows) for i in range(len(header))]
     head = Markup("").join(
@@ -131,7 +132,7 @@ def _html_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str
         '<div class="scroll" role="group" aria-label="%s" tabindex="0"><table>'
         '<caption class="hidden">%s</caption><thead><tr>%s</tr></thead><tbody>\n%s</tbody></table></div>'
     ) % (caption, caption, head, body)
-    if len(rows) <= OPEN_ROWS:
+    if not fold or len(rows) <= OPEN_ROWS:
         return html
     return Markup("<details><summary>Table of %s rows: %s</summary>%s</details>") % (f"{len(rows):,}", caption, html)
 

@@ -68,14 +68,14 @@ def all_sections(summary: Summary, charts: Sequence[Chart]) -> list[Section]:
         ("settings", "", [], appendix.settings(summary, {})),
         ("again", "", [], appendix.launches(summary, {})),
     )  # fmt: skip
-    found = [_section(name, title, [drawn[key] for key in keys if key in drawn], text)
+    found = [section(name, title, [drawn[key] for key in keys if key in drawn], text)
              for name, title, keys, text in wanted]  # fmt: skip
-    return [section for section in found if section.charts or section.body]
+    return [one for one in found if one.charts or one.body]
 
 
-def _section(name: str, title: str, charts: list[Chart], text: str) -> Section:
-    """Take the heading off what the report writes."""
+def section(name: str, title: str, charts: list[Chart], text: str, fold: bool = True) -> Section:
+    """Return a section from what the report writes, its heading taken off; unless told otherwise long tables fold."""
     if text:
         heading, _, text = text.partition("\n\n")
         title = title or heading.lstrip("# ")
-    return Section(name, title, charts, to_html(text, title))
+    return Section(name, title, charts, to_html(text, title, fold))

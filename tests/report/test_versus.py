@@ -1,0 +1,138 @@
+"""If these failed, a regression between two commits would go unseen, or one would be told where there is none."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from harness import cli
+from harness.store import Store
+
+AXES = {"positional": ["learned", "rope"], "attention": ["mha"], "parallelism": ["single"]}
+
+
+@pytest.fixture
+def before(fake):
+    fake.axes, fake.seeds, fake.steps, fake.n_warmup = AXES, tuple(range(6)), 40, 2
+    return fake.write()
+
+
+def after(before, edit=lambda run, line: line, **changes):
+    """Write the same study once more, each step as `edit` makes it of (run id, step), in another results folder."""
+    other = replace(before, root=before.root.with_name("after"), **changes).write()
+    for run in other.store.runs(other.name):
+        for path in run.path.glob("steps.*"):
+            lines = [json.dumps(edit(run.run_id, json.loads(line))) for line in path.read_text().splitlines()]
+            path.write_text("".join(line + "\n" for line in lines))
+    return other
+
+
+def compared(*sides, out, results="results"):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["report", *map(str, sides), "--out", str(out), "--results", str(results)])
+    assert stop.value.code == 0
+    (folder,) = out.iterdir()
+    assert {path.name for path in folder.iterdir()} == {"report.md", "index.html", "summary.json"}
+    return json.loads((folder / "summary.json").read_text()), (folder / "report.md").read_text()
+
+
+def timing(factor=1.0):
+    """Return what gives each step a time of its own, slower by a factor in the mean."""
+    noise = np.random.default_rng(3)
+    return lambda run_id, line: line | {"step_s": line["step_s"] * factor * (1 + 0.01 * noise.standard_normal())}
+
+
+def test_the_same_code_twice_is_the_same_to_the_bit_and_no_faster(before, tmp_path):
+    other = after(before, timing())
+    found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
+    assert [pair["bitwise"] for pair in found["pairs"]] == [True, True]
+    assert {pair["tokens_per_s"]["word"] for pair in found["pairs"]} == {"unresolved"}
+    assert "Losses: the same to the bit in all 2 entries. Throughput: 2 unresolved" in page
+    assert "Peak memory: 2 equivalent (1.000 to 1.000 times)" in page
+
+
+def test_a_slower_commit_is_found_with_its_size(before, tmp_path):
+    other = after(before, timing(1.1), env={"learned-mha-single": {"git_commit": "feedface" * 5}})
+    found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
+    for pair in found["pairs"]:
+        assert pair["tokens_per_s"]["word"] == "worse"
+        assert pair["tokens_per_s_ratio"]["ratio"] == pytest.approx(1 / 1.1, rel=0.02)
+    assert "Throughput: 2 worse: `learned-mha-single`, `rope-mha-single` (0.9" in page
+    assert "git_commit" in found["surroundings"] and "not run on the same machine" not in page
+
+
+def test_one_bit_of_one_loss_is_seen(before, tmp_path):
+    def nudge(run_id, line):
+        changed = run_id.startswith("rope-mha-single-s3") and line["step"] == 7
+        return line | {"loss": math.nextafter(line["loss"], 9.0)} if changed else line
+
+    found, page = compared(before.root / "tiny", after(before, nudge).root / "tiny", out=tmp_path / "out")
+    assert {pair["label"]: pair["bitwise"] for pair in found["pairs"]} == {
+        "learned-mha-single": True,
+        "rope-mha-single": False,
+    }
+    assert "the same to the bit in 1 of 2 entries; of the others 1 equivalent" in page
+
+
+def test_another_machine_and_other_settings_are_said_before_anyone_believes_the_numbers(before, tmp_path):
+    other = after(before, env={"rope-mha-single": {"cpu": "Another CPU"}}, tokens=2048, comparable="beef")
+    found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
+    assert "did not run on the same machine" in page and found["surroundings"]["cpu"][1][0] == "Another CPU"
+    assert found["settings"] == {"train.tokens_per_step": [1024, 2048]} and "Settings differ" in page
+    assert all(pair["val_loss"] for pair in found["pairs"])
+
+
+def test_losses_of_other_tokens_are_not_compared(before, tmp_path):
+    other = after(before, tokenizer="gpt2", comparable="beef")
+    found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
+    assert not found["losses_compare"] and {pair["val_loss"] for pair in found["pairs"]} == {None}
+    assert "their losses are not comparable" in page and found["pairs"][0]["tokens_per_s"]
+
+
+def test_what_is_in_one_alone_and_what_ended_otherwise_is_listed(before, tmp_path):
+    axes = AXES | {"positional": ["learned", "alibi"]}
+    other = after(before, axes=axes, outcome={"learned-mha-single-s0": ("failed", "oom", "too large")})
+    found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
+    assert (found["only_a"], found["only_b"]) == (["rope-mha-single"], ["alibi-mha-single"])
+    assert found["pairs"][0]["seeds"] == [1, 2, 3, 4, 5] and "5 done, 1 failed" in page
+
+
+def test_an_axis_that_one_lacks_counts_as_the_others_baseline(before, tmp_path):
+    wider = AXES | {"norm": ["layernorm", "rmsnorm"]}
+    other = replace(before, name="wide", axes=wider, baseline=before.baseline | {"norm": "layernorm"}).write()
+    found, _ = compared("tiny", "wide", out=tmp_path / "out", results=other.root)
+    assert [pair["label"] for pair in found["pairs"]] == ["learned-mha-single-layernorm", "rope-mha-single-layernorm"]
+    assert len(found["only_b"]) == 2 and not found["only_a"]
+
+
+def test_two_commits_of_one_results_folder(before, tmp_path, capsys):
+    newer = {"git_commit": "feedface" * 5}
+    for run in Store(before.root).runs("tiny"):
+        if run.run_id.split("-")[3] in ("s3", "s4", "s5"):
+            run.write_env(run.env | newer)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["report", "tiny@0123", "tiny@nope", "--results", str(before.root), "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2 and "allowed: 01234567, feedface" in capsys.readouterr().err
+    found, page = compared("tiny@0123456", "tiny@feedface", out=tmp_path / "out", results=before.root)
+    assert found["pairs"][0]["seeds"] == [] and "no seed" not in page
+    assert "nothing to compare yet" in page
+
+
+@pytest.mark.parametrize("second", ["tiny", "{root}/tiny"])
+def test_a_study_with_itself_is_refused(before, tmp_path, capsys, second):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(
+            [
+                "report",
+                "tiny",
+                second.format(root=before.root),
+                "--results",
+                str(before.root),
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
+    assert stop.value.code == 2 and "are the same runs" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,60 @@
+"""If these failed, a report would stand still while a study runs, or never end."""
+
+import threading
+import time
+
+import pytest
+
+from harness import cli
+
+
+def watch(fake, out):
+    """Watch in this thread until it ends; return the exit code."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["report", fake.name, "--results", str(fake.root), "--out", str(out), "--watch", "1"])
+    return stop.value.code
+
+
+def test_a_report_is_written_again_as_runs_end_and_the_last_one_stands_still(one_axis, tmp_path, no_figures, capsys):
+    one_axis.outcome = {"learned-gqa2-single-s1": ("pending", None, None)}
+    one_axis.write()
+    pages = []
+
+    def finish():
+        time.sleep(1.5)
+        pages.append((tmp_path / "out" / "tiny" / "index.html").read_text())
+        one_axis.outcome = {}
+        one_axis.run(("learned", "gqa2", "single"), 1)
+
+    other = threading.Thread(target=finish)
+    other.start()
+    assert watch(one_axis, tmp_path / "out") == 0
+    other.join()
+    lines = capsys.readouterr().err.splitlines()
+    assert "5 of 6 runs done" in lines[0] and "6 of 6 runs done" in lines[-1]
+    assert 'id="refresh"' in pages[0] and "location.reload" in pages[0]
+    last = (tmp_path / "out" / "tiny" / "index.html").read_text()
+    assert 'id="refresh"' not in last and "location.reload" not in last
+
+
+def test_what_has_not_changed_is_not_written_again(one_axis, tmp_path, monkeypatch):
+    one_axis.outcome = {"learned-gqa2-single-s1": ("pending", None, None)}
+    one_axis.write()
+    written, slept = [], []
+    monkeypatch.setattr("harness.report.write", lambda *arguments: written.append(arguments) or tmp_path)
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", sleep)
+    assert watch(one_axis, tmp_path / "out") == 130  # as whoever stops it with Ctrl-C
+    assert len(slept) == 3 and len(written) == 1 and min(slept) >= 1
+
+
+def test_a_run_that_cannot_be_read_ends_no_watch(one_axis, tmp_path, no_figures):
+    one_axis.write()
+    one_axis.store.runs("tiny")[0].path.joinpath("status.json").write_text("{")
+    assert watch(one_axis, tmp_path / "out") == 0
+    assert "could not be read" in (tmp_path / "out" / "tiny" / "report.md").read_text()
