@@ -157,7 +157,8 @@ def list_entries(args: argparse.Namespace) -> int:
         print(found.note, file=sys.stderr)
     if args.json:
         entries = [
-            {"run_id": spec.run_id, "entry_id": spec.entry_id, "seed": spec.seed, "nproc": spec.launch.nproc}
+            {"run_id": spec.run_id, "entry_id": spec.entry_id, "seed": spec.seed, "data_seed": spec.order_seed}
+            | {"nproc": spec.launch.nproc}
             | {axis: choice.label for axis, choice in spec.axes.items()}
             | spec.expected.model_dump()
             for spec in found.runs
@@ -170,11 +171,11 @@ def list_entries(args: argparse.Namespace) -> int:
     first = {spec.entry_id: spec for spec in reversed(found.runs)}
     seeds: dict[str, list[str]] = {}
     for spec in found.runs:
-        seeds.setdefault(spec.entry_id, []).append(str(spec.seed))
+        seeds.setdefault(spec.entry_id, []).append(spec.seed_name)
     rows = [
         (
             entry,
-            " ".join(numbers) if len(numbers) <= 5 else f"{len(numbers)} seeds",
+            " ".join(numbers) if len(numbers) <= 5 else f"{len(numbers)} runs",
             first[entry].launch.nproc,
             f"{first[entry].expected.parameters:,}",
             f"{first[entry].expected.flops_per_token:,.0f}",

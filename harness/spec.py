@@ -176,13 +176,17 @@ class Expected(Section):
 
 
 class RunSpec(Section):
-    """All that a worker needs to know; the content of spec.json."""
+    """All that a worker needs to know; the content of spec.json.
+
+    `seed` decides the first values, and `data_seed` the order of the data and what dropout drops; None: `seed` as well.
+    """
 
     schema_version: int = SCHEMA_VERSION
     study: str
     run_id: str
     entry_id: str
     seed: Seed
+    data_seed: Seed | None = None
     comparable: str
     baseline: dict[str, str]
     axes: dict[str, Choice]
@@ -193,6 +197,16 @@ class RunSpec(Section):
     probes: Probes = Probes()
     launch: Place
     expected: Expected
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of the data's order."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+    @property
+    def seed_name(self) -> str:
+        """The seeds as they stand in names: `0`, or `0d1` where the order of the data is that of another seed."""
+        return f"{self.seed}" if self.data_seed is None else f"{self.seed}d{self.data_seed}"
 
     def traced(self) -> "RunSpec":
         """Return the same run, of which each rank keeps a trace."""

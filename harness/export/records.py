@@ -45,7 +45,7 @@ class Record:
     @property
     def settings(self) -> dict[str, str | int | float | bool]:
         """What the run was asked for: its axes, its seed, and the settings of model, data and training."""
-        found: dict[str, Any] = {**self.axes, "seed": self.run.seed}
+        found: dict[str, Any] = {**self.axes, "seed": self.run.seed, "data_seed": self.run.order_seed}
         for section in ("model", "data", "train"):
             found |= {f"{section}.{key}": value for key, value in self.run.spec[section].items()}
         return {key: value if isinstance(value, str | int | float) else str(value) for key, value in found.items()}
@@ -86,7 +86,7 @@ def records(study: Study) -> list[Record]:
     return [
         Record(run, entry.label, entry.axes, _results(run, entry, verdicts.get(entry.label)))
         for entry in study.entries
-        for run in entry.runs
+        for run in (*entry.runs, *entry.crossed)
         if len(run.steps)
     ]
 
@@ -121,6 +121,7 @@ def shown(records: Sequence[Record]) -> Iterable[Record]:
 def tables(records: Sequence[Record]) -> Iterator[tuple[str, dict[str, Kind], Iterator[Columns]]]:
     """Yield the name of each table, its columns with their types, and a part of it for each run."""
     axes: dict[str, Kind] = {"run_id": str, "entry": str, **dict.fromkeys(records[0].axes, str), "seed": int}
+    axes["data_seed"] = int
     yield "runs", axes | RUNS, (_named(one, {key: [one.results[key]] for key in RUNS}) for one in records)
     yield "steps", axes | STEPS, (_named(one, {key: getattr(one.run.steps, key) for key in STEPS}) for one in records)
     yield "evals", axes | EVALS, (_named(one, {key: getattr(one.run.evals, key) for key in EVALS}) for one in records)
@@ -129,4 +130,5 @@ def tables(records: Sequence[Record]) -> Iterator[tuple[str, dict[str, Kind], It
 def _named(record: Record, columns: Columns) -> Columns:
     n = len(next(iter(columns.values())))
     named = {"run_id": record.run.run_id, "entry": record.entry, **record.axes, "seed": record.run.seed}
+    named["data_seed"] = record.run.order_seed
     return {key: [value] * n for key, value in named.items()} | columns

@@ -20,11 +20,16 @@ Age = Callable[[RunData], tuple[int, str]]  # sorts runs
 
 @dataclass(frozen=True)
 class Entry:
-    """The runs that differ in nothing but the seed."""
+    """The runs that differ in nothing but the seed.
+
+    `crossed` have the first values of one seed and the order of the data of another. They are not independent of the
+    others, so that all but the shares of the noise is worked out without them.
+    """
 
     label: str
     axes: dict[str, str]
     runs: tuple[RunData, ...]
+    crossed: tuple[RunData, ...] = ()
 
     @cached_property
     def done(self) -> tuple[RunData, ...]:
@@ -60,7 +65,7 @@ class Study:
     @property
     def runs(self) -> list[RunData]:
         """All runs that the report tells of."""
-        return [run for entry in self.entries for run in entry.runs]
+        return [run for entry in self.entries for run in (*entry.runs, *entry.crossed)]
 
     @property
     def margins(self) -> dict[str, float]:
@@ -149,11 +154,11 @@ def _ages(launches: list[Json]) -> Age:
 def _current(runs: list[RunData], age: Age) -> list[RunData]:
     """Keep one run of each entry and seed, and in an entry only runs with the newest one's options."""
     options: dict[str, Json] = {}
-    kept: dict[tuple[str, int], RunData] = {}
+    kept: dict[tuple[str, int, int], RunData] = {}
     for run in sorted(runs, key=age, reverse=True):
         entry_id = run.spec["entry_id"]
         if options.setdefault(entry_id, run.spec["axes"]) == run.spec["axes"]:
-            kept.setdefault((entry_id, run.seed), run)
+            kept.setdefault((entry_id, run.seed, run.order_seed), run)
     return list(kept.values())
 
 
@@ -177,11 +182,17 @@ def natural(text: str) -> list[tuple[int, str]]:
 
 def _entries(runs: list[RunData], levels: dict[str, tuple[str, ...]]) -> tuple[Entry, ...]:
     by_id: dict[str, list[RunData]] = {}
-    for run in sorted(runs, key=lambda run: run.seed):
+    for run in sorted(runs, key=lambda run: (run.seed, run.order_seed)):
         by_id.setdefault(run.spec["entry_id"], []).append(run)
     entries = [
-        Entry(label, {axis: group[0].labels.get(axis, ABSENT) for axis in levels}, tuple(group))
+        Entry(
+            label,
+            {axis: group[0].labels.get(axis, ABSENT) for axis in levels},
+            tuple(run for run in group if run.order_seed == run.seed),
+            tuple(run for run in group if run.order_seed != run.seed),
+        )
         for label, group in by_id.items()
+        if any(run.order_seed == run.seed for run in group)
     ]
     place = {axis: {label: i for i, label in enumerate(labels)} for axis, labels in levels.items()}
     return tuple(sorted(entries, key=lambda e: [place[axis][label] for axis, label in e.axes.items()]))

@@ -291,6 +291,38 @@ def _savings(summary: Summary) -> str:
     return join(text, cells.table(["entry", "seeds that reach it", "tokens ÷", "training time ÷"], rows))
 
 
+SOURCES = {"init": "first values", "data": "order of the data", "rest": "both together, and what never repeats"}
+
+
+def variance(summary: Summary, captions: Captions) -> str:
+    """Which share of the noise is first values, and which the order of the data."""
+    crossed = [run for entry in summary.study.entries for run in entry.crossed]
+    if not crossed:
+        return ""
+    n_done = sum(run.status == "done" for run in crossed)
+    text = (
+        f"{count(len(crossed), 'run')} ({n_done} done) have the first values of one seed and the order of the data of "
+        "another. All else in this report is worked out without them, as they are not independent of the others. Here "
+        "are the standard deviations, in nats per token, of a two-way crossed random model, with 95 % intervals "
+        "(Williams 1962), pooled over entries under the baseline's parallelism of which every pair of seeds is done."
+    )
+    rows = [
+        [
+            "final validation loss" if found.of == "val_loss" else "difference from the baseline's",
+            SOURCES[name],
+            f"{100 * part.share:.0f} %",
+            f"{part.sd:.4f} [{part.ci95[0]:.4f}, {part.ci95[1]:.4f}]",
+            f"{len(found.entries)}",
+            f"{len(found.seeds)} × {len(found.seeds)}",
+        ]
+        for found in summary.variance
+        for name, part in (("init", found.init), ("data", found.data), ("rest", found.rest))
+    ]
+    header = ["noise of", "source", "share", "standard deviation", "entries", "seeds"]
+    table = cells.table(header, rows, left=2) if rows else "No entry has every pair of seeds done yet."
+    return join("## Where the noise comes from", text, table)
+
+
 def _factor(value: float | None, bounds: tuple[float, float] | None) -> str:
     if value is None:
         return NONE

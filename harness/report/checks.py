@@ -39,6 +39,7 @@ class _Spec(_Form):
     comparable: str
     entry_id: str
     seed: int
+    data_seed: int | None = None
     baseline: dict[str, str]
     axes: dict[str, _Choice]
     model: _Model

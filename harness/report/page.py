@@ -13,9 +13,9 @@ from harness.report.summary import Summary
 def render(summary: Summary, captions: dict[str, str]) -> str:
     """Return report.md; `captions` name the figures that there are."""
     parts = (
-        sections.results, answers.verdicts, answers.effects, answers.rankings, sections.equivalence, sections.curves,
-        sections.lengths, spread.phases, spread.traffic, spread.scaling, sections.costs, sections.decoding,
-        appendix.unfinished, appendix.machine, appendix.start, appendix.settings, appendix.launches,
+        sections.results, answers.verdicts, answers.effects, answers.rankings, answers.variance, sections.equivalence,
+        sections.curves, sections.lengths, spread.phases, spread.traffic, spread.scaling, sections.costs,
+        sections.decoding, appendix.unfinished, appendix.machine, appendix.start, appendix.settings, appendix.launches,
     )  # fmt: skip
     return cells.join(_opening(summary), *(part(summary, captions) for part in parts)) + "\n"
 

@@ -78,6 +78,12 @@ class RunData:
         return int(self.spec["seed"])
 
     @property
+    def order_seed(self) -> int:
+        """The seed of the data's order; another than `seed` in runs that tell the two apart."""
+        data_seed = self.spec.get("data_seed")
+        return self.seed if data_seed is None else int(data_seed)
+
+    @property
     def labels(self) -> dict[str, str]:
         """The label of the variant on each axis."""
         return {axis: choice["label"] for axis, choice in self.spec["axes"].items()}

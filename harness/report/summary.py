@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from harness.report import budgets, decoding, equivalence, judge, lengths, results, scaling, where
+from harness.report import budgets, decoding, equivalence, judge, lengths, results, scaling, variance, where
 from harness.report.accounting import Entry, Study
 from harness.report.budgets import Ranking, Savings
 from harness.report.decoding import Decoding
@@ -16,6 +16,7 @@ from harness.report.lengths import LengthLoss
 from harness.report.results import DIVERGES, Comparison, Result
 from harness.report.runs import RunData
 from harness.report.scaling import Scale
+from harness.report.variance import Shares
 from harness.report.where import Held, Phases, Traffic
 from harness.store import SCHEMA_VERSION, Json
 
@@ -31,6 +32,7 @@ class Summary:
     judgements: dict[Quantity, Judgement]
     rankings: list[Ranking]
     savings: list[Savings]
+    variance: list[Shares]
     equivalence: list[Equivalence]
     decoding: dict[str, list[Decoding]]
     lengths: dict[str, list[LengthLoss]]
@@ -76,6 +78,7 @@ def summarise(study: Study, created_at: str) -> Summary:
         judgements=judge.judge(study, diverging),
         rankings=budgets.rankings(study),
         savings=budgets.savings(study),
+        variance=variance.shares(study),
         equivalence=equivalent,
         decoding={entry.label: decoding.measures(study, entry) for entry in study.entries},
         lengths={entry.label: lengths.measures(study, entry) for entry in study.entries},
@@ -105,6 +108,7 @@ def as_json(summary: Summary) -> Json:
         "verdicts": {quantity: _judgement(found) for quantity, found in summary.judgements.items()},
         "rankings": summary.rankings,
         "savings": summary.savings,
+        "variance": summary.variance,
         "equivalence": summary.equivalence,
         "scaling": summary.scaling,
         "environments": _environments(study.runs),
@@ -131,13 +135,15 @@ def _entry(summary: Summary, entry: Entry) -> Json:
         "traffic": summary.traffic[entry.label],
         "memory_predicted": summary.held[entry.label],
     }
-    return fields.pop("axes") | fields | probed | {"runs": [_run(run) for run in entry.runs]}
+    runs = [_run(run) for run in (*entry.runs, *entry.crossed)]
+    return fields.pop("axes") | fields | probed | {"runs": runs}
 
 
 def _run(run: RunData) -> Json:
     return {
         "run_id": run.run_id,
         "seed": run.seed,
+        "data_seed": run.order_seed,
         "status": run.status,
         "reason": run.reason,
         "message": run.message,

@@ -30,6 +30,8 @@ def all_tables(summary: Summary) -> dict[str, str]:
         "memory.csv": _memory(summary),
         "val_curves.csv": _val_curves(summary),
     }
+    if summary.variance:
+        found["variance.csv"] = _variance(summary)
     if any(summary.decoding.values()):
         found["decoding.csv"] = _decoding(summary)
     if any(summary.phases.values()):
@@ -149,6 +151,15 @@ def _savings(summary: Summary) -> str:
         for one in summary.savings
     )
     return _csv(["entry", "against", "seeds", "not_reached", *_names("tokens"), *_names("train_s")], rows)
+
+
+def _variance(summary: Summary) -> str:
+    rows = [
+        [found.of, name, part.sd, *part.ci95, part.share, " ".join(found.entries), _seeds(found.seeds)]
+        for found in summary.variance
+        for name, part in (("init", found.init), ("data", found.data), ("rest", found.rest))
+    ]
+    return _csv(["of", "source", *_names("sd"), "share", "entries", "seeds"], rows)
 
 
 def _equivalence(summary: Summary) -> str:

@@ -105,11 +105,19 @@ def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
         raise UserError(f"--where {' '.join(where)}: no entry of {path} is all of that at once")
     make = _Maker(file, corpus, variant_paths, baseline, train, source)
     seeds = list(dict.fromkeys(file.study.seeds))
+    orders = {seed: [None, *(other for other in seeds if file.study.vary and other != seed)] for seed in seeds}
     return Study(
         name=file.study.name,
         comparable=make.comparable,
-        runs=[run for seed in seeds for run in (*make.sources(seed), *(make.run(entry, seed) for entry in selected))],
-        all_run_ids={run_id for seed in seeds for run_id in make.run_ids(sized, seed)},
+        runs=[
+            run
+            for seed in seeds
+            for run in (
+                *make.sources(seed),
+                *(make.run(entry, seed, order) for order in orders[seed] for entry in selected),
+            )
+        ],
+        all_run_ids={run_id for seed in seeds for order in orders[seed] for run_id in make.run_ids(sized, seed, order)},
         excluded=excluded,
         note=corpus.note,
         margin=file.study.margin,
@@ -303,16 +311,18 @@ class _Maker:
         axes = {axis: choice.model_dump(exclude={"label"}) for axis, choice in entry.items()}
         return _hash({"shared": self.comparable, "axes": axes})
 
-    def run_id(self, entry: Entry, seed: int) -> str:
+    def run_id(self, entry: Entry, seed: int, data_seed: int | None = None) -> str:
         """Return the readable name with the hash of all that decides what the run computes."""
-        return (
-            f"{self._name}{entry_id(entry, self._file)}-s{seed}-{_hash({'content': self.content(entry), 'seed': seed})}"
-        )
+        decides = {"content": self.content(entry), "seed": seed}
+        if data_seed is not None:
+            decides["data_seed"] = data_seed
+        name = f"{seed}" if data_seed is None else f"{seed}d{data_seed}"
+        return f"{self._name}{entry_id(entry, self._file)}-s{name}-{_hash(decides)}"
 
-    def run_ids(self, entries: Sequence[Entry], seed: int) -> list[str]:
-        """Return the ids of all runs of a seed."""
+    def run_ids(self, entries: Sequence[Entry], seed: int, data_seed: int | None = None) -> list[str]:
+        """Return the ids of all runs of a seed, under the order of the data of another if one is given."""
         source = [self._source.run_id(self._source_entry, seed)] if self._source else []
-        return source + [self.run_id(entry, seed) for entry in entries]
+        return source + [self.run_id(entry, seed, data_seed) for entry in entries]
 
     def sources(self, seed: int) -> list[RunSpec]:
         """Return the run of a seed that the others start from, if they do."""
@@ -321,7 +331,7 @@ class _Maker:
     def _start(self, seed: int) -> Start | None:
         return Start(run_id=self._source.run_id(self._source_entry, seed)) if self._source else self._checkpoint
 
-    def run(self, entry: Entry, seed: int) -> RunSpec:
+    def run(self, entry: Entry, seed: int, data_seed: int | None = None) -> RunSpec:
         """Return the spec of one run."""
         name, file, corpus = entry_id(entry, self._file), self._file, self._corpus
         if name not in self._known:
@@ -333,9 +343,10 @@ class _Maker:
         return RunSpec.model_construct(  # all of its parts are checked
             schema_version=SCHEMA_VERSION,
             study=file.study.name,
-            run_id=self.run_id(entry, seed),
+            run_id=self.run_id(entry, seed, data_seed),
             entry_id=self._name + name,
             seed=seed,
+            data_seed=data_seed,
             comparable=self.comparable,
             baseline=self._baseline,
             axes=entry,

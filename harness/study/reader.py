@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from harness.errors import Problem, UserError, choices
@@ -15,11 +15,18 @@ Element = str | dict[str, Any]  # of an axis: a variant's name, or a table with 
 Rule = dict[str, Any]
 
 
+def _both(names: list[str]) -> list[str]:
+    if names and sorted(names) != ["data", "init"]:
+        raise ValueError('must be ["init", "data"]: what one of them does shows only beside the other')
+    return names
+
+
 class Header(Section):
     """What the study is called, which seeds it pairs, what it compares with, and where the user's own variants lie.
 
     `match` gives all entries the baseline's number of parameters, or of FLOPs per token, by the width of their MLPs.
-    `margin` is what makes no difference to the study: within it, entries are equivalent.
+    `margin` is what makes no difference to the study: within it, entries are equivalent. `vary` adds to the runs of
+    each seed those with its first values and every other seed's order of the data, to tell the two apart.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -28,6 +35,7 @@ class Header(Section):
     variant_paths: list[str] = []
     match: Literal["parameters", "flops"] | None = None
     margin: Margin = Margin()
+    vary: Annotated[list[Literal["init", "data"]], AfterValidator(_both)] = []
 
 
 class StudyFile(Section):
@@ -109,7 +117,7 @@ def _describe(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
         return place, f"unknown key; {choices(str(keys[-1]), _fields(model, keys[:-1]))}"
     if detail["type"] == "missing":
         return place, "missing, and has no default"
-    message = detail["msg"]
+    message = detail["msg"].removeprefix("Value error, ")
     return place, f"{detail['input']!r}: {message[:1].lower()}{message[1:]}"
 
 

@@ -58,7 +58,7 @@ def train(run: Run, spec: RunSpec, ranks: Ranks, stop: Stop | None = None) -> di
     n_sequences = cfg.tokens_per_step // seq_len
     micro_batch = micro_batch_size(n_sequences // ranks.n_data, cfg.micro_batch)
     n_micro_batches = n_sequences // ranks.n_data // micro_batch
-    batches = Batches(Tokens(spec.launch.train_tokens), seq_len, n_sequences, spec.seed)
+    batches = Batches(Tokens(spec.launch.train_tokens), seq_len, n_sequences, spec.order_seed)
     checkpoints = Checkpoints(run, spec, ranks, gpt, optimizer)
     past, stop = go_on(run, spec, ranks, gpt, optimizer, checkpoints, afresh), stop or Stop()
     evaluate = Evaluation(run, spec, ranks)
@@ -92,7 +92,7 @@ def train(run: Run, spec: RunSpec, ranks: Ranks, stop: Stop | None = None) -> di
     else:
         past.rehearse(model, optimizer, evaluate, first_step, forward_backward)
     for step in range(past.n_done, cfg.steps):
-        seed_step(spec.seed, step, ranks.data_rank)
+        seed_step(spec.order_seed, step, ranks.data_rank)
         with timer, first_step if step == 0 else nullcontext():
             rank_loss = forward_backward(step)
             lr, norm = update(step)

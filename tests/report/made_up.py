@@ -37,6 +37,7 @@ class Fake:
     axes: dict[str, list[str]] = field(default_factory=lambda: {axis: list(labels) for axis, labels in AXES.items()})
     baseline: dict[str, str] = field(default_factory=lambda: {axis: labels[0] for axis, labels in AXES.items()})
     seeds: tuple[int, ...] = (0, 1, 2)
+    vary: bool = False  # cross the seeds of first values and of the order of the data
     steps: int = 12
     eval_every: int = 4
     n_warmup: int = 2
@@ -59,20 +60,23 @@ class Fake:
         rng = np.random.default_rng(len(self.comparable))
         order = []
         for seed in self.seeds:
-            block = [self.run(labels, seed) for labels in itertools.product(*self.axes.values())]
+            orders = [None, *(other for other in self.seeds if self.vary and other != seed)]
+            block = [
+                self.run(labels, seed, order) for order in orders for labels in itertools.product(*self.axes.values())
+            ]
             order += [block[i] for i in rng.permutation(len(block))]
         command = ["python", "-m", "harness", "run", "ablations.toml", "--set", "train.steps=12"]
         self.store.record_launch(self.name, {"command": command, "order": order})
         return self
 
-    def run(self, labels: tuple[str, ...], seed: int) -> str:
+    def run(self, labels: tuple[str, ...], seed: int, data_seed: int | None = None) -> str:
         """Write one run to its end, or as far as its outcome says; return its id."""
-        entry = "-".join(labels)
+        entry, name = "-".join(labels), f"{seed}" if data_seed is None else f"{seed}d{data_seed}"
         nproc = next((NPROC[label] for label in labels if label in NPROC), 1)
-        run = self.store.run(self.name, f"{entry}-s{seed}-{self.comparable}")
+        run = self.store.run(self.name, f"{entry}-s{name}-{self.comparable}")
         run.path.mkdir(parents=True, exist_ok=True)
-        run.plan(self.spec(entry, labels, seed, run.run_id, nproc))
-        status, reason, message = self.outcome.get(f"{entry}-s{seed}", ("done", None, None))
+        run.plan(self.spec(entry, labels, seed, run.run_id, nproc) | {"data_seed": data_seed})
+        status, reason, message = self.outcome.get(f"{entry}-s{name}", ("done", None, None))
         if status == "pending":
             return run.run_id
         run.begin()

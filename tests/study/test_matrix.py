@@ -88,6 +88,18 @@ def test_the_run_id_covers_all_that_decides_the_result_and_nothing_else(write_st
     assert len({before, run_id(), *changed}) == len(changed) + 2
 
 
+def test_vary_adds_the_pairs_of_seeds_and_leaves_what_was_run_before_as_it_is(write_study):
+    plain = load(write_study())
+    crossed = load(write_study(("seeds = [0, 1]", 'seeds = [0, 1, 2]\nvary = ["init", "data"]')))
+    pairs = {(spec.seed, spec.order_seed) for spec in crossed.runs}
+    assert pairs == {(i, j) for i in range(3) for j in range(3)} and len(crossed.runs) == 9 * 12
+    assert {spec.run_id for spec in plain.runs} <= {spec.run_id for spec in crossed.runs} == crossed.all_run_ids
+    assert {spec.comparable for spec in crossed.runs} == {plain.comparable}
+    one = next(spec for spec in crossed.runs if (spec.seed, spec.order_seed) == (0, 2))
+    assert one.run_id.startswith("learned-mha-single-s0d2-")
+    assert [spec.seed for spec in crossed.runs] == [0] * 36 + [1] * 36 + [2] * 36  # a block for each
+
+
 def test_a_changed_variant_of_the_users_own_gets_another_run_id(write_study):
     path = write_study(
         ("seeds =", 'variant_paths = ["mine"]\nseeds ='),

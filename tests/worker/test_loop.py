@@ -80,6 +80,20 @@ def test_every_step_and_evaluation_is_written_down(tmp_path, ranks):
     assert probes["decoding"] == probes["lengths"] == []
 
 
+def test_first_values_follow_one_seed_and_the_order_of_the_data_another(tmp_path, ranks):
+    def starts(name, seed, data_seed=None):
+        run = Run(tmp_path / name)
+        run.path.mkdir()
+        asked = spec(tmp_path, seed=seed).model_copy(update={"data_seed": data_seed})
+        probes = train(run, asked, ranks)
+        return probes["initial_hash"], run.steps().loss.tolist(), run.evals()[0]["val_loss"]
+
+    both_0, both_1, crossed = starts("0", 0), starts("1", 1), starts("0d1", 0, 1)
+    assert crossed[0] == both_0[0] != both_1[0] and crossed[2] == both_0[2]
+    assert crossed[1][0] not in (both_0[1][0], both_1[1][0])
+    assert starts("1d1", 1, 1)[1] == both_1[1]
+
+
 def test_the_model_learns(tmp_path, ranks):
     """From a guess, ln 17, to text that it can foresee."""
     run, steps, _ = trained(tmp_path, ranks, steps=40, eval_every=40)

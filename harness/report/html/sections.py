@@ -63,6 +63,7 @@ def all_sections(summary: Summary, charts: Sequence[Chart]) -> list[Section]:
         ("equivalence", "", [], report.equivalence(summary, {})),
         ("unfinished", "", [], appendix.unfinished(summary, {})),
         ("rankings", "", [], answers.rankings(summary, {})),
+        ("variance", "", [], answers.variance(summary, {})),
         ("machine", "", [], appendix.machine(summary, {})),
         ("start", "", [], appendix.start(summary, {})),
         ("settings", "", [], appendix.settings(summary, {})),
