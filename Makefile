@@ -24,8 +24,8 @@ bench: .venv/.peers  ## this project beside what one would use instead; ONLY=pat
 	@$(bin)/python -m pytest tests/benchmarks -W default --benchmark-quiet --benchmark-json=reports/bench/raw.json \
 		$(if $(ONLY),-k '$(ONLY)') $(if $(BASELINE),--baseline '$(BASELINE)')
 
-calibrate: $(installed)  ## hold the statistics to what they promise, on 2,000 simulated studies of each kind
-	@CALIBRATE=2000 $(bin)/python -m pytest tests/report/test_calibration.py
+calibrate: $(installed)  ## hold the statistics to what they promise, on 2,000 simulated studies of each kind and on real ones
+	@CALIBRATE=2000 $(bin)/python -m pytest tests/report/test_calibration.py tests/report/test_real_studies.py
 
 chaos: $(installed)  ## kill KILLS=50 times at random and compare with an undisturbed study; SEED=n repeats one; 2,000 broken studies
 	@$(bin)/python -m pytest tests/chaos -s

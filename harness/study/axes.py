@@ -42,13 +42,20 @@ class Axes:
         for axis, about in AXES.items():
             elements = axes.get(axis, [about.default])
             found = [self.choose(axis, element, f"axes.{axis}[{i}]") for i, element in enumerate(elements)]
-            self.on[axis] = self._distinct(axis, [choice for choice in found if choice is not None])
+            named = [isinstance(element, dict) and "label" in element for element in elements]
+            self.on[axis] = self._distinct(
+                axis, [(c, own) for c, own in zip(found, named, strict=True) if c is not None]
+            )
 
-    def _distinct(self, axis: str, found: list[Choice]) -> list[Choice]:
-        """Collapse what is the same under whatever label; refuse one label for two things."""
+    def _distinct(self, axis: str, found: list[tuple[Choice, bool]]) -> list[Choice]:
+        """Collapse what is the same, unless it was given a label of its own; refuse one label for two things.
+
+        The same under two labels is how a study asks what its own noise is (an A/A test).
+        """
         kept: list[Choice] = []
-        for choice in found:
-            if any(same(choice, other) for other in kept):
+        for choice, has_own_label in found:
+            alike = [other for other in kept if same(choice, other)]
+            if any(not has_own_label or choice.label == other.label for other in alike):
                 continue
             if any(choice.label == other.label for other in kept):
                 self.complain(

@@ -28,7 +28,10 @@ CASES = {
         "axes.positional: []: list should have at least 1",
     ),
     "no seeds": (("seeds = [0, 1]", "seeds = []"), "study.seeds: []: list should have at least 1"),
-    "half a crossing": (("seeds = [0, 1]", 'seeds = [0, 1]\nvary = ["init"]'), 'study.vary: [\'init\']: must be ["init", "data"]'),
+    "half a crossing": (
+        ("seeds = [0, 1]", 'seeds = [0, 1]\nvary = ["init"]'),
+        "study.vary: ['init']: must be [\"init\", \"data\"]",
+    ),
     "heads and width": (
         ("n_head = 4", "n_head = 5"),
         "model.n_head: 5 does not divide n_embd = 32; allowed: 1, 2, 4, 8, 16, 32",
