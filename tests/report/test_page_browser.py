@@ -88,6 +88,18 @@ def test_curves_are_toggled_by_the_legend_and_the_axes_by_their_controls(opened)
     assert opened.wrong == []
 
 
+def test_hovering_over_a_curve_tells_its_name_and_value(opened):
+    opened.get_by_label("Search").fill("rope-mha-single")
+    sync_api.expect(opened.locator("#count")).to_have_text("1 of 18 entries")
+    opened.locator("#plot-curves").scroll_into_view_if_needed()
+    opened.locator("#plot-curves .scatterlayer .point").last.hover(force=True)
+    told = opened.locator("#plot-curves .hoverlayer .hovertext").first
+    sync_api.expect(told).to_contain_text("rope-mha-single")
+    value = opened.evaluate("document.getElementById('plot-curves').data.find(t => !t.fill).y.at(-1)")
+    assert f"{value:.4f}" in told.text_content()
+    assert opened.wrong == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_scrolls_down_only_and_every_text_stands_out(opened, scheme):
     opened.emulate_media(color_scheme=scheme)
