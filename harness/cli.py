@@ -268,6 +268,8 @@ def report(args: argparse.Namespace) -> int:
     """Write the report of each study, or of two their comparison, and print where it is."""
     store = Store(args.results)
     if len(args.study) == 2:
+        if args.watch is not None:
+            raise UserError("--watch follows studies while they run; two are compared once")
         from harness.report import versus
 
         first, second = versus.read(args.study[0], args.study[1], store, _study_name)

@@ -53,6 +53,12 @@ def test_what_has_not_changed_is_not_written_again(one_axis, tmp_path, monkeypat
     assert len(slept) == 3 and len(written) == 1 and min(slept) >= 1
 
 
+def test_a_comparison_is_not_watched(one_axis, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["report", "tiny", "other", "--watch", "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2 and "compared once" in capsys.readouterr().err
+
+
 def test_a_run_that_cannot_be_read_ends_no_watch(one_axis, tmp_path, no_figures):
     one_axis.write()
     one_axis.store.runs("tiny")[0].path.joinpath("status.json").write_text("{")
