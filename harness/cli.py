@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.store import Json, Run, Store, StoreError
+from harness.results.store import Json, Run, Store, StoreError
 
 DONE, SOME_FAILED, WRONG, STOPPED = 0, 1, 2, 130  # exit codes
 

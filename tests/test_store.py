@@ -10,8 +10,8 @@ import sys
 import psutil
 import pytest
 
-from harness import store
-from harness.store import Lines, Run, Store, StoreError, read_json, read_lines, write_bytes, write_json, write_text
+from harness.results import store
+from harness.results.store import Lines, Run, Store, StoreError, read_json, read_lines, write_bytes, write_json, write_text
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from harness.checkpoint import published
 from harness.checkpoint.published import Tensors
 from harness.errors import UserError, choices
-from harness.spec import Choice
-from harness.store import SCHEMA_VERSION, StoreError, read_json, write_json
+from harness.results.records import Choice
+from harness.results.store import SCHEMA_VERSION, StoreError, read_json, write_json
 from harness.worker.build import Parts
 from variants import catalogue
 from variants.api import AXES, Shape

@@ -17,7 +17,7 @@ from harness.report import equivalence, results
 from harness.report.accounting import Entry, Study
 from harness.report.results import Verdict
 from harness.report.runs import RunData
-from harness.store import Json
+from harness.results.store import Json
 
 Kind = type[str] | type[int] | type[float] | type[bool]
 Columns = dict[str, np.ndarray | list[Any]]

@@ -22,8 +22,8 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from harness.spec import Place
-from harness.store import Run
+from harness.results.records import Place
+from harness.results.store import Run
 
 WORKER = "harness.worker.entry"  # named, never imported here
 PRELOADED = ("harness.cli", WORKER, "torch._dynamo")  # the last by way of `use_deterministic_algorithms`: 0.7 s

@@ -9,8 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from harness.spec import RunSpec
-from harness.store import Run
+from harness.results.records import RunSpec
+from harness.results.store import Run
 
 POLL_S = 0.5
 PLAIN_EVERY_S = 30.0  # between plain lines about one run

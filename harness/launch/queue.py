@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from harness.launch.progress import Watch
-from harness.spec import Place, RunSpec
-from harness.store import Run, Store
+from harness.results.records import Place, RunSpec
+from harness.results.store import Run, Store
 
 LOG_LINES = 12  # of a failed run's log, shown at once
 

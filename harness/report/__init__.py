@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from harness.report import accounting, page, summary, tables
-from harness.store import Store, now, write_bytes, write_json, write_text
+from harness.results.store import Store, now, write_bytes, write_json, write_text
 
 __all__ = ["write"]
 

@@ -10,7 +10,7 @@ from multiprocessing import get_context
 
 from harness.errors import UserError, choices
 from harness.report.runs import RunData, Unreadable, read_run
-from harness.store import Json, Run, Store, StoreError
+from harness.results.store import Json, Run, Store, StoreError
 
 MANY = 1000  # runs
 ABSENT = "–"  # stands for an axis that a run does not have

@@ -10,7 +10,7 @@ from harness.report import cells
 from harness.report.cells import MIB, NONE, count, join, listing
 from harness.report.runs import RunData
 from harness.report.summary import Summary
-from harness.store import Json
+from harness.results.store import Json
 
 Captions = dict[str, str]
 MAX_LOGS, MAX_WIDTH = 10, 300

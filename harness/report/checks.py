@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.store import Json, StoreError
+from harness.results.store import Json, StoreError
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 

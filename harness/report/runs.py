@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.report.checks import check
-from harness.store import Json, Run, Steps, StoreError
+from harness.results.store import Json, Run, Steps, StoreError
 
 LOG_LINES = 20
 

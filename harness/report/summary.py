@@ -18,7 +18,7 @@ from harness.report.runs import RunData
 from harness.report.scaling import Scale
 from harness.report.variance import Shares
 from harness.report.where import Held, Phases, Traffic
-from harness.store import SCHEMA_VERSION, Json
+from harness.results.store import SCHEMA_VERSION, Json
 
 
 @dataclass(frozen=True)

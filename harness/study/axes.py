@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 from pydantic import ValidationError, create_model
 
 from harness.errors import Problem, UserError, choices
-from harness.spec import Choice, Section
+from harness.results.records import Choice, Section
 from harness.study.reader import Element, Rule, describe
 from variants import catalogue
 from variants.api import AXES, Shape

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from harness.errors import UserError
-from harness.spec import Choice, Expected, ResolvedModel, Train
+from harness.results.records import Choice, Expected, ResolvedModel, Train
 from harness.study.axes import architecture
 from harness.worker.build import Parts
 from harness.worker.model import GPT

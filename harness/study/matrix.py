@@ -12,8 +12,8 @@ import torch
 
 from harness.data.corpus import Corpus, prepare
 from harness.errors import Problem, UserError
-from harness.spec import Choice, Expected, Margin, Place, Probes, ResolvedData, ResolvedModel, RunSpec, Start, Train
-from harness.store import SCHEMA_VERSION
+from harness.results.records import Choice, Expected, Margin, Place, Probes, ResolvedData, ResolvedModel, RunSpec, Start, Train
+from harness.results.store import SCHEMA_VERSION
 from harness.study import reader, start
 from harness.study.axes import Axes, Entry, same
 from harness.study.expected import Costs

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from harness.errors import Problem, UserError, choices
-from harness.spec import Data, Init, Launch, Margin, Model, Probes, Section, Seed, Train
+from harness.results.records import Data, Init, Launch, Margin, Model, Probes, Section, Seed, Train
 
 Element = str | dict[str, Any]  # of an axis: a variant's name, or a table with `use`, its options and a `label`
 Rule = dict[str, Any]

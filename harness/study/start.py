@@ -12,7 +12,7 @@ from torch import Size, Tensor
 
 from harness.checkpoint.folder import Weights, load
 from harness.errors import Problem, UserError, choices
-from harness.spec import Init, Train
+from harness.results.records import Init, Train
 from harness.study.axes import Axes, Entry
 from harness.study.reader import describe
 from harness.worker.build import Parts

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from harness.spec import Choice
+from harness.results.records import Choice
 from harness.worker.model import GPT
 from variants import catalogue
 from variants.api import AXES, Attention, FeedForward, Norm, Parallelism, Positional, Shape

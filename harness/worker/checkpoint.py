@@ -16,8 +16,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from harness.checkpoint import folder
-from harness.spec import RunSpec
-from harness.store import Run, StoreError, read_json, write_json
+from harness.results.records import RunSpec
+from harness.results.store import Run, StoreError, read_json, write_json
 from harness.worker.model import GPT
 from harness.worker.probes.timer import Timer
 from harness.worker.ranks import Ranks

@@ -8,7 +8,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
-from harness.spec import TokenSlice
+from harness.results.records import TokenSlice
 
 
 class Tokens:

@@ -6,8 +6,8 @@ import time
 import traceback
 from pathlib import Path
 
-from harness.spec import RunSpec
-from harness.store import Reason, Run
+from harness.results.records import RunSpec
+from harness.results.store import Reason, Run
 from harness.worker.checkpoint import drop_state
 from harness.worker.determinism import enforce
 from harness.worker.environment import describe

@@ -11,7 +11,7 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from harness.spec import RunSpec
+from harness.results.records import RunSpec
 from harness.worker.ranks import Ranks
 
 

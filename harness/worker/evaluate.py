@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.spec import RunSpec
-from harness.store import Run
+from harness.results.records import RunSpec
+from harness.results.store import Run
 from harness.worker import data
 from harness.worker.precision import autocast
 from harness.worker.probes.timer import Timer

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.spec import RunSpec
-from harness.store import Run
+from harness.results.records import RunSpec
+from harness.results.store import Run
 from harness.worker import optim
 from harness.worker.build import Parts
 from harness.worker.checkpoint import Checkpoints

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from harness.spec import Train
+from harness.results.records import Train
 from harness.worker.shards import pieces
 from variants.api import Groups, Parallelism
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from harness.spec import RunSpec
-from harness.store import Json, Run, sound_lines
+from harness.results.records import RunSpec
+from harness.results.store import Json, Run, sound_lines
 from harness.worker.checkpoint import Checkpoints, StateError, load_state, whole_states
 from harness.worker.evaluate import Evaluation
 from harness.worker.model import GPT

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.checkpoint import folder
-from harness.spec import RunSpec
-from harness.store import Run
+from harness.results.records import RunSpec
+from harness.results.store import Run
 from harness.worker.initial import fill
 from harness.worker.model import GPT
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from test_training import CFG, batch, our_step  # noqa: F401
 
-from harness.store import Run
+from harness.results.store import Run
 from harness.worker.probes.timer import Timer
 from harness.worker.ranks import Ranks
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.checkpoint import folder
-from harness.spec import Choice, TokenSlice, Train
+from harness.results.records import Choice, TokenSlice, Train
 from harness.worker import optim
 from harness.worker.build import Parts
 from harness.worker.data import Batches, Tokens

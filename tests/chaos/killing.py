@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from harness.store import Run, Store
+from harness.results.store import Run, Store
 
 STUDY = """
 [study]

@@ -6,7 +6,7 @@ import random
 from killing import Chaos
 
 from harness.report import write
-from harness.store import Store
+from harness.results.store import Store
 
 
 def test_however_often_something_dies_the_curves_are_those_of_an_undisturbed_study(tmp_path):

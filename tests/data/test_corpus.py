@@ -13,7 +13,7 @@ import pytest
 from harness.data import corpus
 from harness.data.tokenizers import Tokenizer
 from harness.errors import UserError
-from harness.spec import Data
+from harness.results.records import Data
 
 REAL = Path(os.environ.get("ABLATIONS_DATA") or Path(__file__).parents[3] / "shared/data").resolve()
 

@@ -3,7 +3,7 @@
 import pytest
 
 from harness.report import accounting, equivalence
-from harness.store import Store
+from harness.results.store import Store
 
 DDP = "from variants.parallelism.ddp import Distributed\n\n\nclass V(Distributed):\n"
 WRAP = "    def wrap(self, model, device, precision):\n"

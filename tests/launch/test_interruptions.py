@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from harness.store import Run, Store
+from harness.results.store import Run, Store
 
 TWO = '[{ use = "ddp", nproc = 2 }]'
 EVERY = ("--set", "launch.checkpoint_every=1")

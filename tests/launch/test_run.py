@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
-from harness.store import Run, Store
+from harness.results.store import Run, Store
 
 ATTENTION = '["mha", { use = "gqa", n_kv_head = 2 }, { use = "sliding_window", window = 8 }]'
 PARALLELISM = '["single", { use = "ddp", nproc = 2 }, { use = "fsdp", nproc = 2 }]'

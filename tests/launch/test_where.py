@@ -7,7 +7,7 @@ from statistics import median
 import pytest
 from safetensors import safe_open
 
-from harness.store import Store
+from harness.results.store import Store
 
 LATE = """
 import time

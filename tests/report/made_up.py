@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.store import Store
+from harness.results.store import Store
 
 AXES = {
     "positional": ["learned", "rope"],

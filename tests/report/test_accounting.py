@@ -7,7 +7,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.report import accounting
-from harness.store import read_lines, write_json
+from harness.results.store import read_lines, write_json
 
 
 def test_entries_stand_in_the_order_of_the_axes_with_the_baseline_first(fake):

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from harness.report import accounting, judge
-from harness.store import Store
+from harness.results.store import Store
 from variants import catalogue
 from variants.api import Shape
 

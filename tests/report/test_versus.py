@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from harness import cli
-from harness.store import Store
+from harness.results.store import Store
 
 AXES = {"positional": ["learned", "rope"], "attention": ["mha"], "parallelism": ["single"]}
 

@@ -5,7 +5,7 @@ import torch
 
 from harness.checkpoint import folder
 from harness.checkpoint.folder import Weights
-from harness.spec import Choice
+from harness.results.records import Choice
 from harness.worker.build import Parts
 from variants.api import Shape
 

@@ -7,7 +7,7 @@ from harness.checkpoint import folder
 from harness.errors import UserError
 from harness.sample.decode import Plan, decode, plan
 from harness.sample.draw import Draw, Sampling
-from harness.spec import Choice
+from harness.results.records import Choice
 from harness.worker.build import Parts
 
 PROMPT = [7, 200, 31]

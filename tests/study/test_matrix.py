@@ -5,7 +5,7 @@ import json
 import pytest
 
 from harness.errors import UserError
-from harness.spec import RunSpec
+from harness.results.records import RunSpec
 from harness.study import load
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.spec import Choice
+from harness.results.records import Choice
 from harness.worker.build import Parts
 from harness.worker.initial import UnfitError, fill
 from variants import catalogue

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from harness.spec import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
-from harness.store import Run
+from harness.results.records import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
+from harness.results.store import Run
 from harness.worker.build import Parts
 from variants import catalogue
 from variants.api import Positional, Shape

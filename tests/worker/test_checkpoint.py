@@ -19,8 +19,8 @@ from torch.distributed.tensor import DTensor
 
 from harness.checkpoint import folder
 from harness.errors import UserError
-from harness.spec import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
-from harness.store import Run
+from harness.results.records import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
+from harness.results.store import Run
 from harness.worker import checkpoint, optim
 from harness.worker.build import Parts
 from harness.worker.checkpoint import Checkpoints, StateError, drop_state, load_state, save_state

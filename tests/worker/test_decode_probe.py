@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harness.spec import Choice, DecodeProbe, Probes
+from harness.results.records import Choice, DecodeProbe, Probes
 from harness.worker.build import Parts
 from harness.worker.initial import fill
 from harness.worker.model import GPT

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from harness.spec import Choice
+from harness.results.records import Choice
 from harness.worker.build import Parts
 from harness.worker.initial import UndeclaredError, agreed_hash, declared, draw, fill
 from variants.api import Initial, Shape

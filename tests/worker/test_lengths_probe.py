@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.spec import Choice, Place, Probes, TokenSlice, Train
+from harness.results.records import Choice, Place, Probes, TokenSlice, Train
 from harness.worker.build import Parts
 from harness.worker.evaluate import Evaluation, Windows
 from harness.worker.initial import fill

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.spec import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
-from harness.store import Run
+from harness.results.records import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
+from harness.results.store import Run
 from harness.worker import loop
 from harness.worker.build import Parts
 from harness.worker.data import Tokens, evaluation_offsets

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from harness.spec import Choice
+from harness.results.records import Choice
 from harness.worker.build import Parts
 from harness.worker.initial import fill
 from variants import catalogue

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.spec import Choice, Train
+from harness.results.records import Choice, Train
 from harness.worker import optim
 from harness.worker.build import Parts
 from harness.worker.initial import fill

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness.spec import Choice, Train
+from harness.results.records import Choice, Train
 from harness.worker import optim
 from harness.worker.build import Parts
 from harness.worker.initial import fill

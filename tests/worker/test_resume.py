@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.spec import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
-from harness.store import Run
+from harness.results.records import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
+from harness.results.store import Run
 from harness.worker import loop, optim, resume
 from harness.worker.checkpoint import StateError, drop_state, load_state, whole_states
 from harness.worker.loop import train

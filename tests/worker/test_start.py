@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from harness.checkpoint.folder import GPT2
-from harness.spec import Choice
+from harness.results.records import Choice
 from harness.worker.build import Parts
 from harness.worker.initial import UnfitError, fill
 from variants.api import Shape

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.spec import Choice, Train
+from harness.results.records import Choice, Train
 from harness.worker import optim
 from harness.worker.build import Parts
 from harness.worker.checkpoint import load_state, save_state

@@ -7,7 +7,7 @@ from harness.report.accounting import Entry
 from harness.report.figures.look import Look
 from harness.report.html.style import line, plain, rounded
 from harness.report.statistics import Bounds
-from harness.store import Json
+from harness.results.store import Json
 
 MOST_ROWS, MOST_POINTS, MOST_LINES = 60, 1000, 24  # that a chart shows
 Trace = Json

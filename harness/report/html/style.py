@@ -8,7 +8,7 @@ import numpy as np
 from harness.report.accounting import Entry
 from harness.report.figures.look import COLOURS, DASHES, MARKERS, Look
 from harness.report.verdicts import Word
-from harness.store import Json
+from harness.results.store import Json
 
 DASH_NAMES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = (

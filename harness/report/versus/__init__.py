@@ -6,7 +6,7 @@ from pathlib import Path
 from harness.errors import UserError
 from harness.report.versus import differences, page
 from harness.report.versus.sources import Source, read
-from harness.store import now, write_json, write_text
+from harness.results.store import now, write_json, write_text
 
 __all__ = ["Source", "read", "write"]
 

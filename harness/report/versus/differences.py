@@ -14,7 +14,7 @@ from harness.report.runs import RunData
 from harness.report.statistics import Ratio
 from harness.report.verdicts import Verdict
 from harness.report.versus.sources import Source
-from harness.store import SCHEMA_VERSION, Json
+from harness.results.store import SCHEMA_VERSION, Json
 
 OF_MACHINE = ("host", "cpu", "cores", "memory_bytes", "gpu", "platform", "cuda", "threads")  # of env.json
 SAME_TEST = ("sha256", "tokenizer")  # of data: what must be equal for two validation losses to be of one text

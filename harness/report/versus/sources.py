@@ -8,7 +8,7 @@ from harness.errors import UserError, choices
 from harness.report import accounting
 from harness.report.accounting import Study
 from harness.report.runs import RunData
-from harness.store import Store
+from harness.results.store import Store
 
 FEWEST = 4  # characters of a commit
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.spec import RunSpec
+from harness.results.records import RunSpec
 from harness.worker.build import Parts
 from harness.worker.errors import out_of_memory
 from harness.worker.model import GPT

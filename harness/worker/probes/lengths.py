@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.spec import RunSpec
+from harness.results.records import RunSpec
 from harness.worker.errors import out_of_memory
 from harness.worker.evaluate import Windows
 from harness.worker.model import GPT

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.store import Run
+from harness.results.store import Run
 from harness.worker.probes.phases import PHASES, Phases
 from harness.worker.probes.traffic import Traffic
 from harness.worker.ranks import Ranks

@@ -1,0 +1,1 @@
+"""Results of runs: the files of results/ and their typed records."""
