@@ -66,8 +66,8 @@ def test_no_results_says_what_to_run(tmp_path):
 
 
 def test_no_variant_is_named_outside_its_folder():
-    from variants.api import AXES
-    from variants.catalogue import files
+    from variants.base import AXES
+    from variants.registry import files
 
     names = {name for axis in AXES for name in files(axis)} - {"none"}
     named = [

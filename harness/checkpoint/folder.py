@@ -18,8 +18,8 @@ from harness.errors import UserError, choices
 from harness.results.records import Choice
 from harness.results.store import SCHEMA_VERSION, StoreError, read_json, write_json
 from harness.worker.build import Parts
-from variants import catalogue
-from variants.api import AXES, Shape
+from variants import registry as catalogue
+from variants.base import AXES, Shape
 
 DESCRIPTION = "checkpoint.json"
 HUB = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.errors import Problem, UserError
 from harness.worker.model import GPT
-from variants.api import Cache
+from variants.base import Cache
 
 
 @dataclass(frozen=True)

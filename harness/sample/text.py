@@ -19,7 +19,7 @@ from harness.sample.draw import Draw, Sampling
 from harness.worker.build import Parts
 from harness.worker.model import GPT
 from harness.worker.precision import autocast, dtype_of
-from variants.api import Cache, Precision
+from variants.base import Cache, Precision
 
 KEPT = ("newest", "best", "checkpoint/newest", "checkpoint/best")  # in a run's folder of checkpoints, and in the run's
 

@@ -12,8 +12,8 @@ from pydantic import ValidationError, create_model
 from harness.errors import Problem, UserError, choices
 from harness.results.records import Choice, Section
 from harness.study.reader import Element, Rule, describe
-from variants import catalogue
-from variants.api import AXES, Shape
+from variants import registry as catalogue
+from variants.base import AXES, Shape
 
 Entry = dict[str, Choice]  # the choice on each axis, in the order of AXES
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+]{0,39}")

@@ -13,7 +13,7 @@ from harness.worker.model import GPT
 from harness.worker.optim import predicted_bytes
 from harness.worker.precision import dtype_of
 from harness.worker.probes.activations import Activations
-from variants.api import Shape
+from variants.base import Shape
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from harness.errors import Problem
 from harness.study.axes import Entry, architecture
 from harness.worker.build import Parts
 from harness.worker.model import GPT
-from variants import catalogue
-from variants.api import Shape
+from variants import registry as catalogue
+from variants.base import Shape
 
 Measure = Literal["parameters", "flops"]
 AXIS, OPTION = "mlp", "width"

@@ -20,8 +20,8 @@ from harness.study.expected import Costs
 from harness.study.match import Sizer
 from harness.worker.build import Parts
 from harness.worker.data import micro_batch_size
-from variants import catalogue
-from variants.api import AXES, Shape
+from variants import registry as catalogue
+from variants.base import AXES, Shape
 
 SOURCE = "start-"  # before the name of a run that others start from
 

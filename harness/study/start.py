@@ -17,8 +17,8 @@ from harness.study.axes import Axes, Entry
 from harness.study.reader import describe
 from harness.worker.build import Parts
 from harness.worker.initial import UnfitError, first_values
-from variants import catalogue
-from variants.api import AXES, Shape
+from variants import registry as catalogue
+from variants.base import AXES, Shape
 
 KEY = "init.from"
 FORM = "must be a checkpoint's folder, or { run = { AXIS = VARIANT, train = { KEY = VALUE } } }"

@@ -8,8 +8,8 @@ import torch
 
 from harness.results.records import Choice
 from harness.worker.model import GPT
-from variants import catalogue
-from variants.api import AXES, Attention, FeedForward, Norm, Parallelism, Positional, Shape
+from variants import registry as catalogue
+from variants.base import AXES, Attention, FeedForward, Norm, Parallelism, Positional, Shape
 
 
 class Parts:

@@ -22,7 +22,7 @@ from harness.worker.model import GPT
 from harness.worker.probes.timer import Timer
 from harness.worker.ranks import Ranks
 from harness.worker.shards import pieces, stored, whole_weights
-from variants.api import Shape
+from variants.base import Shape
 
 STATE = "state"  # in a checkpoint's folder: what a run needs beside its spec to go on, each rank's shard by itself
 CHECKSUMS = "checksums.json"  # in a state's folder: CRC-32 of its files; what PyTorch reads, it does not check

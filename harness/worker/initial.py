@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from harness.worker import shards
 from harness.worker.ranks import Ranks
-from variants.api import Adopted, Initial, Part
+from variants.base import Adopted, Initial, Part
 
 
 class UndeclaredError(Exception):

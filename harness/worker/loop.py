@@ -30,7 +30,7 @@ from harness.worker.ranks import Ranks
 from harness.worker.resume import go_on
 from harness.worker.start import begin
 from harness.worker.stop import Stop, StoppedError
-from variants.api import Shape, StepShape
+from variants.base import Shape, StepShape
 
 N_WARMUP = 5  # steps that are recorded and not timed: the first ones allocate, choose kernels and compile
 

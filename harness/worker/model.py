@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.api import Attention, Cache, FeedForward, Norm, Positional, Shape
+from variants.base import Attention, Cache, FeedForward, Norm, Positional, Shape
 from variants.linear import linear
 
 
@@ -103,7 +103,7 @@ class GPT(nn.Module):
     def flops_per_token(self) -> float:
         """Return the FLOPs of training on one token, as needed and not as executed.
 
-        2 per multiply-add of matrix products (variants tell their own, see `flops_per_token` in `variants.api`), the
+        2 per multiply-add of matrix products (variants tell their own, see `flops_per_token` in `variants.base`), the
         tied output projection included; the backward pass costs twice the forward (Kaplan et al. 2020, 2.1).
         """
         attention = sum(m.flops_per_token(self.shape.seq_len) for m in self.modules() if isinstance(m, Attention))

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from harness.worker.ranks import Ranks
-from variants.api import Part, Piece
+from variants.base import Part, Piece
 
 BATCH_BYTES = 64 << 20  # of parameters that are put together from their shards at once
 Place = tuple[slice, ...]

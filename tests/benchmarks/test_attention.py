@@ -10,8 +10,8 @@ from torch import Tensor
 from harness.checkpoint import folder
 from harness.worker.build import Parts
 from harness.worker.model import Block
-from variants import catalogue
-from variants.api import Attention, NoOptions, Positional, Shape
+from variants import registry as catalogue
+from variants.base import Attention, NoOptions, Positional, Shape
 
 HEADS, HEAD_DIM, WINDOW = 8, 64, 256
 GPU_SCALE = 4  # a GPU has enough to do only at longer sequences and wider windows

@@ -14,8 +14,8 @@ from harness.checkpoint import folder
 from harness.worker.build import Parts
 from harness.worker.initial import fill
 from harness.worker.model import GPT
-from variants import catalogue
-from variants.api import NoOptions, Shape
+from variants import registry as catalogue
+from variants.base import NoOptions, Shape
 
 GPT2_124M = Shape(n_layer=12, n_head=12, n_embd=768, seq_len=1024, vocab_size=50257)
 PROMPT, N_NEW = 32, 32  # tokens, batch 1

@@ -19,7 +19,7 @@ from harness.worker.data import Batches, Tokens
 from harness.worker.initial import fill
 from harness.worker.precision import autocast, dtype_of
 from harness.worker.probes.peak import SIZE
-from variants.api import Shape
+from variants.base import Shape
 
 SHAPE = Shape(n_layer=6, n_head=6, n_embd=384, seq_len=256, vocab_size=65)
 BATCH = 8

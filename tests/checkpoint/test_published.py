@@ -202,7 +202,7 @@ def test_nothing_is_overwritten(tmp_path):
 )
 def test_the_published_shapes_are_told_from_their_tensors(n_layer, n_head, n_embd, parameters):
     from harness.checkpoint import published
-    from variants.api import Shape
+    from variants.base import Shape
 
     shape = Shape(n_layer=n_layer, n_head=n_head, n_embd=n_embd, seq_len=1024, vocab_size=50257)
     weights = dict(Parts(shape, folder.GPT2, []).model().named_parameters())  # on the meta device

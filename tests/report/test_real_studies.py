@@ -15,8 +15,8 @@ import torch
 
 from harness.report import accounting, judge
 from harness.results.store import Store
-from variants import catalogue
-from variants.api import Shape
+from variants import registry as catalogue
+from variants.base import Shape
 
 SEEDS = list(range(20 if "CALIBRATE" in os.environ else 4))
 BASE, AGAIN, RENAMED, SLOW = (

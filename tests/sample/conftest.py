@@ -7,7 +7,7 @@ from harness.checkpoint import folder
 from harness.checkpoint.folder import Weights
 from harness.results.records import Choice
 from harness.worker.build import Parts
-from variants.api import Shape
+from variants.base import Shape
 
 
 def std(parameter):

@@ -224,7 +224,7 @@ def test_what_is_no_checkpoint_is_told_apart(tmp_path, save, capsys):
 
 
 def test_an_attention_without_a_cache_is_refused(save, capsys, monkeypatch):
-    from variants.api import Attention
+    from variants.base import Attention
     from variants.attention.mha import MultiHead
 
     monkeypatch.setattr(MultiHead, "cache", Attention.cache)

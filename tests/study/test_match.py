@@ -5,7 +5,7 @@ import pytest
 from harness.errors import UserError
 from harness.study import load
 from harness.worker.build import Parts
-from variants.api import Shape
+from variants.base import Shape
 
 AXES = (
     'attention = ["mha"',

@@ -9,7 +9,7 @@ from harness.launch.queue import shuffled
 from harness.study import load
 from harness.worker.build import Parts
 from harness.worker.initial import fill
-from variants.api import Shape
+from variants.base import Shape
 
 FROM_RUN = """
 [init]

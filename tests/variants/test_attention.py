@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from harness.worker.initial import fill
-from variants import catalogue
-from variants.api import Shape
+from variants import registry as catalogue
+from variants.base import Shape
 
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
 T, C, H, D = SHAPE.seq_len, SHAPE.n_embd, SHAPE.n_head, SHAPE.head_dim

@@ -20,8 +20,8 @@ from harness.worker.build import Parts
 from harness.worker.initial import fill
 from harness.worker.model import GPT
 from harness.worker.probes.first_step import CPU_KERNELS
-from variants import catalogue
-from variants.api import AXES, Initial, Part, Positional, Shape
+from variants import registry as catalogue
+from variants.base import AXES, Initial, Part, Positional, Shape
 from variants.attention.mha import MultiHead
 
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)

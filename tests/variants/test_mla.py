@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.worker.initial import fill
 from harness.worker.probes.first_step import CPU_KERNELS
-from variants import catalogue
-from variants.api import Positional, Shape
+from variants import registry as catalogue
+from variants.base import Positional, Shape
 
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
 T, C, H, D = SHAPE.seq_len, SHAPE.n_embd, SHAPE.n_head, SHAPE.head_dim

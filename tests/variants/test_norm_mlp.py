@@ -9,8 +9,8 @@ from torch import nn
 from harness.results.records import Choice
 from harness.worker.build import Parts
 from harness.worker.initial import UnfitError, fill
-from variants import catalogue
-from variants.api import Shape
+from variants import registry as catalogue
+from variants.base import Shape
 
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
 C = SHAPE.n_embd

@@ -17,8 +17,8 @@ from torch import nn
 from harness.results.records import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
 from harness.results.store import Run
 from harness.worker.build import Parts
-from variants import catalogue
-from variants.api import Positional, Shape
+from variants import registry as catalogue
+from variants.base import Positional, Shape
 
 ROOT = Path(__file__).parents[2]
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=16, seq_len=8, vocab_size=17)  # ranks have unequal shares of 17 rows

@@ -21,10 +21,10 @@ from harness.study.axes import Axes
 from harness.worker.build import Parts
 from harness.worker.model import GPT
 from harness.worker.probes.first_step import CPU_KERNELS
-from variants import catalogue
-from variants.api import Positional, Shape
-from variants.attention import _blocks
-from variants.attention._blocks import PART, attend_blocks, attend_tiles, tiles
+from variants import registry as catalogue
+from variants.base import Positional, Shape
+from variants.attention import _block_sparse as _blocks
+from variants.attention._block_sparse import PART, attend_blocks, attend_tiles, tiles
 from variants.attention._window import Window
 
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)

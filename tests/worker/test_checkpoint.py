@@ -28,7 +28,7 @@ from harness.worker.evaluate import Evaluation
 from harness.worker.initial import fill
 from harness.worker.loop import train
 from harness.worker.ranks import Ranks, join
-from variants.api import Shape
+from variants.base import Shape
 
 ROOT = Path(__file__).parents[2]
 VOCAB, SEQ_LEN = 17, 8  # two ranks have unequal shares of 17 rows

@@ -8,7 +8,7 @@ from harness.worker.build import Parts
 from harness.worker.initial import fill
 from harness.worker.model import GPT
 from harness.worker.probes import decoding
-from variants.api import Shape
+from variants.base import Shape
 
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=17)
 

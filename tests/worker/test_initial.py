@@ -11,7 +11,7 @@ from torch import nn
 from harness.results.records import Choice
 from harness.worker.build import Parts
 from harness.worker.initial import UndeclaredError, agreed_hash, declared, draw, fill
-from variants.api import Initial, Shape
+from variants.base import Initial, Shape
 
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=16, vocab_size=29)
 

@@ -13,7 +13,7 @@ from harness.worker.evaluate import Evaluation, Windows
 from harness.worker.initial import fill
 from harness.worker.probes import lengths
 from harness.worker.ranks import Ranks
-from variants.api import Shape
+from variants.base import Shape
 
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=16, vocab_size=17)
 N_TOKENS = 301  # of the validation part

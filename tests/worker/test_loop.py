@@ -19,7 +19,7 @@ from harness.worker.loop import train
 from harness.worker.probes.phases import PHASES
 from harness.worker.probes.window import N_TIMED
 from harness.worker.ranks import Ranks
-from variants.api import Shape
+from variants.base import Shape
 
 VOCAB, SEQ_LEN = 17, 8
 

@@ -11,8 +11,8 @@ from torch import nn
 from harness.results.records import Choice
 from harness.worker.build import Parts
 from harness.worker.initial import fill
-from variants import catalogue
-from variants.api import Shape
+from variants import registry as catalogue
+from variants.base import Shape
 
 SHAPE = Shape(n_layer=3, n_head=4, n_embd=32, seq_len=16, vocab_size=29)
 GPT2 = {

@@ -10,7 +10,7 @@ from harness.results.records import Choice, Train
 from harness.worker import optim
 from harness.worker.build import Parts
 from harness.worker.initial import fill
-from variants.api import Shape
+from variants.base import Shape
 
 SHAPE = Shape(n_layer=2, n_head=2, n_embd=16, seq_len=8, vocab_size=11)
 

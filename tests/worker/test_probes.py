@@ -18,7 +18,7 @@ from harness.worker.probes.first_step import FirstStep
 from harness.worker.probes.memory import by_category
 from harness.worker.probes.timer import Timer
 from harness.worker.ranks import Ranks
-from variants.api import Shape
+from variants.base import Shape
 
 SHAPE = Shape(n_layer=2, n_head=2, n_embd=16, seq_len=8, vocab_size=11)
 N_BATCH = 3

@@ -15,8 +15,8 @@ from harness.worker.build import Parts
 from harness.worker.checkpoint import load_state, save_state
 from harness.worker.initial import agreed_hash, fill
 from harness.worker.ranks import Ranks, join
-from variants import catalogue
-from variants.api import Shape
+from variants import registry as catalogue
+from variants.base import Shape
 
 ROOT = Path(__file__).parents[2]
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=16, seq_len=8, vocab_size=17)  # ranks have unequal shares of 17 rows

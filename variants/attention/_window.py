@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from variants.api import Positional
+from variants.base import Positional
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.api import Adopted, Division, Initial, Positional, Shape
+from variants.base import Adopted, Division, Initial, Positional, Shape
 from variants.attention._cache import KeyValueCache
-from variants.attention._norm import EPSILON
+from variants.attention._head_norm import EPSILON
 from variants.attention.mha import MultiHead
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from variants.api import Adopted, Shape, at_least_one, conversion
+from variants.base import Adopted, Shape, at_least_one, conversion
 from variants.attention.mha import MultiHead
 
 Pooling = Literal["mean", "first", "random"]

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.api import Adopted, Attention, Division, Initial, Positional, Shape, at_least_one, residual_std
+from variants.base import Adopted, Attention, Division, Initial, Positional, Shape, at_least_one, residual_std
 from variants.attention._cache import Ring
-from variants.attention._norm import EPSILON
-from variants.attention._scores import attend
+from variants.attention._head_norm import EPSILON
+from variants.attention._kernels import attend
 from variants.linear import Linear
 
 
@@ -26,7 +26,7 @@ class LatentAttention(Attention):
     Latents have unit root mean square, times a trained gain (3.1.2; the scaling factors named there are not in the
     authors' code, nor here). As with them there are no biases, save for that of GPT-2's projection back.
 
-    Legend, beside that of `variants.api`: L `kv_rank`, R `rope_dim`, K = L + R, S positions in a cache.
+    Legend, beside that of `variants.base`: L `kv_rank`, R `rope_dim`, K = L + R, S positions in a cache.
     """
 
     @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from variants.api import Shape, conversion
+from variants.base import Shape, conversion
 from variants.attention.gqa import GroupedQuery, Pooling
 from variants.attention.mha import MultiHead
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from variants.api import Division, Positional, Shape, at_least_one
-from variants.attention._blocks import attend_blocks, attend_tiles
+from variants.base import Division, Positional, Shape, at_least_one
+from variants.attention._block_sparse import attend_blocks, attend_tiles
 from variants.attention._cache import KeyValueCache
 from variants.attention._window import FULL, Hiding, Window
 from variants.attention.mha import MultiHead

@@ -7,7 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.api import Division, FeedForward, Initial, Shape, at_least_one, residual_std
+from variants.base import Division, FeedForward, Initial, Shape, at_least_one, residual_std
 from variants.linear import Linear
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.api import Initial, Shape
+from variants.base import Initial, Shape
 from variants.linear import Linear
 from variants.mlp.gelu import Gelu
 

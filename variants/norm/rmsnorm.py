@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.api import Initial, Norm, Shape
+from variants.base import Initial, Norm, Shape
 
 EPSILON = 1e-5  # as LayerNorm's here, so that nothing else differs
 

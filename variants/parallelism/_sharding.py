@@ -10,8 +10,8 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
-from variants.api import Parallelism, Precision, StepShape
-from variants.traffic import sent_bytes
+from variants.base import Parallelism, Precision, StepShape
+from variants.communication import sent_bytes
 
 
 class Sharded(Parallelism):

@@ -13,10 +13,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from variants.api import Attention, FeedForward, Initial, Part, Piece, Positional, Shape, StepShape
+from variants.base import Attention, FeedForward, Initial, Part, Piece, Positional, Shape, StepShape
 from variants.linear import Linear
 from variants.parallelism._collective import ByInput, Enter
-from variants.traffic import sent_bytes
+from variants.communication import sent_bytes
 
 
 def divide(model: nn.Module, rank: int, n: int, group: Any = None) -> None:

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from variants.api import Parallelism, Precision, Shape, StepShape, at_least_one
-from variants.traffic import sent_bytes
+from variants.base import Parallelism, Precision, Shape, StepShape, at_least_one
+from variants.communication import sent_bytes
 
 
 class Distributed(Parallelism):

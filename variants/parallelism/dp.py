@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.api import Parallelism, Precision, Shape, at_least_one
+from variants.base import Parallelism, Precision, Shape, at_least_one
 
 
 class Threads(Parallelism):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from variants.api import Precision, Shape, at_least_one
+from variants.base import Precision, Shape, at_least_one
 from variants.parallelism._sharding import Sharded
 
 

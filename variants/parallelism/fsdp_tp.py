@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 
-from variants.api import Precision, Shape, StepShape, at_least_one, divides
+from variants.base import Precision, Shape, StepShape, at_least_one, divides
 from variants.parallelism import _tensor
 from variants.parallelism._sharding import Sharded, numel
 

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from variants.api import Precision, Shape, StepShape, at_least_one, divides
+from variants.base import Precision, Shape, StepShape, at_least_one, divides
 from variants.parallelism._sharding import Sharded, padded
-from variants.traffic import sent_bytes
+from variants.communication import sent_bytes
 
 
 class Hybrid(Sharded):

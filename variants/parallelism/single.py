@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.api import Parallelism, Precision, Shape, StepShape
+from variants.base import Parallelism, Precision, Shape, StepShape
 
 
 class Single(Parallelism):

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from variants.api import Parallelism, Precision, Shape, StepShape, at_least_one
+from variants.base import Parallelism, Precision, Shape, StepShape, at_least_one
 from variants.parallelism import _tensor
 from variants.parallelism._sharding import numel
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
-from variants.api import Groups, Parallelism, StepShape
+from variants.base import Groups, Parallelism, StepShape
 from variants.parallelism.ddp import Distributed
-from variants.traffic import sent_bytes
+from variants.communication import sent_bytes
 
 Make = Callable[[Groups], torch.optim.Optimizer]
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from variants.api import Division, Positional, Shape
+from variants.base import Division, Positional, Shape
 
 
 class Alibi(Positional):

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from variants.api import Adopted, Positional, Shape
+from variants.base import Adopted, Positional, Shape
 
 
 class Learned(Positional):

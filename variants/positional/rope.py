@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.api import Division, Positional, Shape
+from variants.base import Division, Positional, Shape
 
 
 class Rope(Positional):

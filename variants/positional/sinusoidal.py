@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from variants.api import Positional, Shape
+from variants.base import Positional, Shape
 
 
 class Sinusoidal(Positional):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from variants.api import Division, Piece, Positional, Shape
+from variants.base import Division, Piece, Positional, Shape
 
 
 class T5Bias(Positional):

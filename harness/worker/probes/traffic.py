@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from variants.traffic import SHARES, sent_bytes
+from variants.communication import SHARES, sent_bytes
 
 # The collective that an operator is, and the argument that holds (or names) its whole buffer. DDP's reducer, FSDP2 and
 # `torch.distributed`'s functions call those of c10d, DTensor those of _c10d_functional.
@@ -51,7 +51,7 @@ class Traffic(TorchDispatchMode):
 
     Afterwards `calls` has for each collective {`calls`, `payload_bytes`, `sent_bytes`}: how often this rank took part,
     the bytes of the whole buffers (what is reduced, scattered or broadcast; for an all-gather what is put together),
-    and what a rank sends of them (`variants.traffic`). An operator that is none of the known counts under its own name,
+    and what a rank sends of them (`variants.communication`). An operator that is none of the known counts under its own name,
     as if it sent all that it is given.
     """
 

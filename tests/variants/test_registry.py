@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from variants import catalogue
-from variants.api import AXES
-from variants.catalogue import VariantError
+from variants import registry as catalogue
+from variants.base import AXES
+from variants.registry import VariantError
 
 MINE = "from variants.attention.mha import MultiHead\n\n\nclass Mine(MultiHead):\n    marker = {marker!r}\n"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from variants.api import AXES, Variant
+from variants.base import AXES, Variant
 
 SHIPPED = Path(__file__).parent
 

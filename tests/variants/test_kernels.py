@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from variants.attention._scores import SHORT, attend
+from variants.attention._kernels import SHORT, attend
 
 SHAPE_Q, SHAPE_K = (2, 4, 24, 16), (2, 2, 24, 16)  # two query heads for each key-value head
 CAUSAL = torch.ones(24, 24, dtype=torch.bool).tril()
