@@ -398,7 +398,7 @@ def worker(args: argparse.Namespace) -> int:
 
 def import_checkpoint(args: argparse.Namespace) -> int:
     """Read a published checkpoint into a folder of our own."""
-    from harness.checkpoint import folder
+    from harness.model import weights as folder
 
     weights = folder.import_published(args.source, Path(args.dest))
     print(f"{args.dest}: {weights.parameters:,} parameters, SHA-256 {weights.sha256}")
@@ -407,7 +407,7 @@ def import_checkpoint(args: argparse.Namespace) -> int:
 
 def export_checkpoint(args: argparse.Namespace) -> int:
     """Write a folder of our own in the published layout."""
-    from harness.checkpoint import folder
+    from harness.model import weights as folder
 
     folder.export_published(Path(args.source), Path(args.dest))
     print(args.dest)
@@ -420,7 +420,7 @@ def show_checkpoint(args: argparse.Namespace) -> int:
 
     from tabulate import tabulate
 
-    from harness.checkpoint import folder
+    from harness.model import weights as folder
 
     weights = folder.load(Path(args.source))
     print(" ".join(f"{key}={value}" for key, value in asdict(weights.shape).items()))
@@ -436,7 +436,7 @@ def show_checkpoint(args: argparse.Namespace) -> int:
 
 def sample(args: argparse.Namespace) -> int:
     """Continue a prompt; a reader that has enough, as `head` has, ends it quietly."""
-    from harness.sample import text
+    from harness.sampling import generate as text
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a model says what a terminal's encoding may have no place for

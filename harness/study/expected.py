@@ -8,10 +8,10 @@ import torch
 from harness.errors import UserError
 from harness.results.records import Choice, Expected, ResolvedModel, Train
 from harness.study.axes import architecture
-from harness.worker.build import Parts
-from harness.worker.model import GPT
+from harness.model.builder import Parts
+from harness.model.gpt import GPT
 from harness.worker.optim import predicted_bytes
-from harness.worker.precision import dtype_of
+from harness.model.precision import dtype_of
 from harness.worker.probes.activations import Activations
 from variants.base import Shape
 

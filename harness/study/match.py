@@ -7,8 +7,8 @@ from typing import Literal
 
 from harness.errors import Problem
 from harness.study.axes import Entry, architecture
-from harness.worker.build import Parts
-from harness.worker.model import GPT
+from harness.model.builder import Parts
+from harness.model.gpt import GPT
 from variants import registry as catalogue
 from variants.base import Shape
 

@@ -18,8 +18,8 @@ from harness.study import reader, start
 from harness.study.axes import Axes, Entry, same
 from harness.study.expected import Costs
 from harness.study.match import Sizer
-from harness.worker.build import Parts
-from harness.worker.data import micro_batch_size
+from harness.model.builder import Parts
+from harness.data.batches import micro_batch_size
 from variants import registry as catalogue
 from variants.base import AXES, Shape
 

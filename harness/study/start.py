@@ -10,13 +10,13 @@ import torch
 from pydantic import ValidationError
 from torch import Size, Tensor
 
-from harness.checkpoint.folder import Weights, load
+from harness.model.weights import Weights, load
 from harness.errors import Problem, UserError, choices
 from harness.results.records import Init, Train
 from harness.study.axes import Axes, Entry
 from harness.study.reader import describe
-from harness.worker.build import Parts
-from harness.worker.initial import UnfitError, first_values
+from harness.model.builder import Parts
+from harness.model.initialization import UnfitError, first_values
 from variants import registry as catalogue
 from variants.base import AXES, Shape
 

@@ -13,7 +13,7 @@ from harness.worker.determinism import enforce
 from harness.worker.environment import describe
 from harness.worker.errors import NotFiniteError, out_of_memory
 from harness.worker.loop import train
-from harness.worker.ranks import join
+from harness.distributed.process_group import join
 from harness.worker.stop import STOPPED, Stop, StoppedError
 
 PEERS_S = 1.0  # for another rank, or the launcher, to say what happened

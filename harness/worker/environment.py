@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from harness.results.records import RunSpec
-from harness.worker.ranks import Ranks
+from harness.distributed.process_group import Ranks
 
 
 def describe(spec: RunSpec, ranks: Ranks) -> dict[str, Any]:

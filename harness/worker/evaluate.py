@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from harness.results.records import RunSpec
 from harness.results.store import Run
-from harness.worker import data
-from harness.worker.precision import autocast
+from harness.data import batches as data
+from harness.model.precision import autocast
 from harness.worker.probes.timer import Timer
-from harness.worker.ranks import Ranks
+from harness.distributed.process_group import Ranks
 
 MAX_TOKENS = 16_384  # in one forward pass, so that logits stay small
 

@@ -12,21 +12,21 @@ from torch import Tensor
 from harness.results.records import RunSpec
 from harness.results.store import Run
 from harness.worker import optim
-from harness.worker.build import Parts
+from harness.model.builder import Parts
 from harness.worker.checkpoint import Checkpoints
-from harness.worker.data import Batches, Tokens, micro_batch_size
+from harness.data.batches import Batches, Tokens, micro_batch_size
 from harness.worker.determinism import seed_step
 from harness.worker.errors import NotFiniteError
 from harness.worker.evaluate import Evaluation
-from harness.worker.initial import agreed_hash, hashes
-from harness.worker.precision import autocast
+from harness.model.initialization import agreed_hash, hashes
+from harness.model.precision import autocast
 from harness.worker.probes import decoding, lengths
 from harness.worker.probes.first_step import FirstStep
 from harness.worker.probes.memory import by_category
 from harness.worker.probes.peak import peak_flops
 from harness.worker.probes.timer import Timer
 from harness.worker.probes.window import Window
-from harness.worker.ranks import Ranks
+from harness.distributed.process_group import Ranks
 from harness.worker.resume import go_on
 from harness.worker.start import begin
 from harness.worker.stop import Stop, StoppedError

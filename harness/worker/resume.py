@@ -10,9 +10,9 @@ from harness.results.records import RunSpec
 from harness.results.store import Json, Run, sound_lines
 from harness.worker.checkpoint import Checkpoints, StateError, load_state, whole_states
 from harness.worker.evaluate import Evaluation
-from harness.worker.model import GPT
+from harness.model.gpt import GPT
 from harness.worker.probes.first_step import FirstStep
-from harness.worker.ranks import Ranks
+from harness.distributed.process_group import Ranks
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from harness.checkpoint import folder
+from harness.model import weights as folder
 from harness.results.records import RunSpec
 from harness.results.store import Run
-from harness.worker.initial import fill
-from harness.worker.model import GPT
+from harness.model.initialization import fill
+from harness.model.gpt import GPT
 
 
 def begin(gpt: GPT, whole: GPT, run: Run, spec: RunSpec) -> dict[str, Any] | None:

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.checkpoint import folder
-from harness.worker.build import Parts
-from harness.worker.model import Block
+from harness.model import weights as folder
+from harness.model.builder import Parts
+from harness.model.gpt import Block
 from variants import registry as catalogue
 from variants.base import Attention, NoOptions, Positional, Shape
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.checkpoint import folder
-from harness.worker.build import Parts
-from harness.worker.initial import fill
-from harness.worker.model import GPT
+from harness.model import weights as folder
+from harness.model.builder import Parts
+from harness.model.initialization import fill
+from harness.model.gpt import GPT
 from variants import registry as catalogue
 from variants.base import NoOptions, Shape
 

@@ -11,7 +11,7 @@ from test_training import CFG, batch, our_step  # noqa: F401
 
 from harness.results.store import Run
 from harness.worker.probes.timer import Timer
-from harness.worker.ranks import Ranks
+from harness.distributed.process_group import Ranks
 
 MOST = 0.005  # of a step
 

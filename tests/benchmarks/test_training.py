@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from harness.checkpoint import folder
+from harness.model import weights as folder
 from harness.results.records import Choice, TokenSlice, Train
 from harness.worker import optim
-from harness.worker.build import Parts
-from harness.worker.data import Batches, Tokens
-from harness.worker.initial import fill
-from harness.worker.precision import autocast, dtype_of
+from harness.model.builder import Parts
+from harness.data.batches import Batches, Tokens
+from harness.model.initialization import fill
+from harness.model.precision import autocast, dtype_of
 from harness.worker.probes.peak import SIZE
 from variants.base import Shape
 

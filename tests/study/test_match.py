@@ -4,7 +4,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.study import load
-from harness.worker.build import Parts
+from harness.model.builder import Parts
 from variants.base import Shape
 
 AXES = (

@@ -2,13 +2,13 @@
 
 import pytest
 
-from harness.checkpoint import folder
-from harness.checkpoint.folder import Weights
+from harness.model import weights as folder
+from harness.model.weights import Weights
 from harness.errors import UserError
 from harness.launch.queue import shuffled
 from harness.study import load
-from harness.worker.build import Parts
-from harness.worker.initial import fill
+from harness.model.builder import Parts
+from harness.model.initialization import fill
 from variants.base import Shape
 
 FROM_RUN = """

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.worker.initial import fill
+from harness.model.initialization import fill
 from variants import registry as catalogue
 from variants.base import Shape
 

@@ -16,9 +16,9 @@ from torch import nn
 from torch.autograd import gradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.worker.build import Parts
-from harness.worker.initial import fill
-from harness.worker.model import GPT
+from harness.model.builder import Parts
+from harness.model.initialization import fill
+from harness.model.gpt import GPT
 from harness.worker.probes.first_step import CPU_KERNELS
 from variants import registry as catalogue
 from variants.base import AXES, Initial, Part, Positional, Shape

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.worker.initial import fill
+from harness.model.initialization import fill
 from harness.worker.probes.first_step import CPU_KERNELS
 from variants import registry as catalogue
 from variants.base import Positional, Shape

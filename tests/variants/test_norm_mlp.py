@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from harness.results.records import Choice
-from harness.worker.build import Parts
-from harness.worker.initial import UnfitError, fill
+from harness.model.builder import Parts
+from harness.model.initialization import UnfitError, fill
 from variants import registry as catalogue
 from variants.base import Shape
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from harness.results.records import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
 from harness.results.store import Run
-from harness.worker.build import Parts
+from harness.model.builder import Parts
 from variants import registry as catalogue
 from variants.base import Positional, Shape
 

@@ -18,8 +18,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.study.axes import Axes
-from harness.worker.build import Parts
-from harness.worker.model import GPT
+from harness.model.builder import Parts
+from harness.model.gpt import GPT
 from harness.worker.probes.first_step import CPU_KERNELS
 from variants import registry as catalogue
 from variants.base import Positional, Shape

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from harness.worker.ranks import Ranks
+from harness.distributed.process_group import Ranks
 
 
 @pytest.fixture

@@ -17,17 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch.distributed.tensor import DTensor
 
-from harness.checkpoint import folder
+from harness.model import weights as folder
 from harness.errors import UserError
 from harness.results.records import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
 from harness.results.store import Run
 from harness.worker import checkpoint, optim
-from harness.worker.build import Parts
+from harness.model.builder import Parts
 from harness.worker.checkpoint import Checkpoints, StateError, drop_state, load_state, save_state
 from harness.worker.evaluate import Evaluation
-from harness.worker.initial import fill
+from harness.model.initialization import fill
 from harness.worker.loop import train
-from harness.worker.ranks import Ranks, join
+from harness.distributed.process_group import Ranks, join
 from variants.base import Shape
 
 ROOT = Path(__file__).parents[2]

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from harness.results.records import Choice, DecodeProbe, Probes
-from harness.worker.build import Parts
-from harness.worker.initial import fill
-from harness.worker.model import GPT
+from harness.model.builder import Parts
+from harness.model.initialization import fill
+from harness.model.gpt import GPT
 from harness.worker.probes import decoding
 from variants.base import Shape
 

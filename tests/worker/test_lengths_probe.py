@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from harness.results.records import Choice, Place, Probes, TokenSlice, Train
-from harness.worker.build import Parts
+from harness.model.builder import Parts
 from harness.worker.evaluate import Evaluation, Windows
-from harness.worker.initial import fill
+from harness.model.initialization import fill
 from harness.worker.probes import lengths
-from harness.worker.ranks import Ranks
+from harness.distributed.process_group import Ranks
 from variants.base import Shape
 
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=16, vocab_size=17)

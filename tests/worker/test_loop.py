@@ -10,15 +10,15 @@ import torch
 from harness.results.records import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
 from harness.results.store import Run
 from harness.worker import loop
-from harness.worker.build import Parts
-from harness.worker.data import Tokens, evaluation_offsets
+from harness.model.builder import Parts
+from harness.data.batches import Tokens, evaluation_offsets
 from harness.worker.errors import NotFiniteError
 from harness.worker.evaluate import Evaluation
-from harness.worker.initial import fill
+from harness.model.initialization import fill
 from harness.worker.loop import train
 from harness.worker.probes.phases import PHASES
 from harness.worker.probes.window import N_TIMED
-from harness.worker.ranks import Ranks
+from harness.distributed.process_group import Ranks
 from variants.base import Shape
 
 VOCAB, SEQ_LEN = 17, 8

@@ -8,8 +8,8 @@ from torch import nn
 
 from harness.results.records import Choice, Train
 from harness.worker import optim
-from harness.worker.build import Parts
-from harness.worker.initial import fill
+from harness.model.builder import Parts
+from harness.model.initialization import fill
 from variants.base import Shape
 
 SHAPE = Shape(n_layer=2, n_head=2, n_embd=16, seq_len=8, vocab_size=11)

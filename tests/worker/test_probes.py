@@ -10,14 +10,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.results.records import Choice, Train
 from harness.worker import optim
-from harness.worker.build import Parts
-from harness.worker.initial import fill
+from harness.model.builder import Parts
+from harness.model.initialization import fill
 from harness.worker.probes import peak
 from harness.worker.probes.activations import Activations, held_bytes
 from harness.worker.probes.first_step import FirstStep
 from harness.worker.probes.memory import by_category
 from harness.worker.probes.timer import Timer
-from harness.worker.ranks import Ranks
+from harness.distributed.process_group import Ranks
 from variants.base import Shape
 
 SHAPE = Shape(n_layer=2, n_head=2, n_embd=16, seq_len=8, vocab_size=11)

@@ -92,7 +92,7 @@ def whole(root, tmp_path_factory):
     """The curve of a run that nothing disturbed, what its probes measured, and its weights."""
     import torch.distributed as dist
 
-    from harness.worker.ranks import Ranks
+    from harness.distributed.process_group import Ranks
 
     rendezvous = tmp_path_factory.mktemp("group") / "rendezvous"
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=0, world_size=1)

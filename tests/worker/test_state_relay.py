@@ -11,10 +11,10 @@ import torch
 
 from harness.results.records import Choice, Train
 from harness.worker import optim
-from harness.worker.build import Parts
+from harness.model.builder import Parts
 from harness.worker.checkpoint import load_state, save_state
-from harness.worker.initial import agreed_hash, fill
-from harness.worker.ranks import Ranks, join
+from harness.model.initialization import agreed_hash, fill
+from harness.distributed.process_group import Ranks, join
 from variants import registry as catalogue
 from variants.base import Shape
 

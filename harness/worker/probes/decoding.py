@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from harness.results.records import RunSpec
-from harness.worker.build import Parts
+from harness.model.builder import Parts
 from harness.worker.errors import out_of_memory
-from harness.worker.model import GPT
-from harness.worker.precision import dtype_of
+from harness.model.gpt import GPT
+from harness.model.precision import dtype_of
 from harness.worker.probes.timer import Timer
-from harness.worker.ranks import Ranks
-from harness.worker.shards import whole_weights
+from harness.distributed.process_group import Ranks
+from harness.distributed.shards import whole_weights
 
 N_WARMUP, N_PREFILLS, N_STEPS = 2, 5, 40
 

@@ -9,8 +9,8 @@ from torch import nn
 from harness.results.records import RunSpec
 from harness.worker.errors import out_of_memory
 from harness.worker.evaluate import Windows
-from harness.worker.model import GPT
-from harness.worker.ranks import Ranks
+from harness.model.gpt import GPT
+from harness.distributed.process_group import Ranks
 
 MAX_BINS = 1024  # of positions; a length up to that has one for each
 

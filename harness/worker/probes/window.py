@@ -11,7 +11,7 @@ from torch import nn
 from harness.results.store import Run
 from harness.worker.probes.phases import PHASES, Phases
 from harness.worker.probes.traffic import Traffic
-from harness.worker.ranks import Ranks
+from harness.distributed.process_group import Ranks
 
 N_TIMED = 3
 

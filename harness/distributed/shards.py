@@ -11,7 +11,7 @@ from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, Wri
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from harness.worker.ranks import Ranks
+from harness.distributed.process_group import Ranks
 from variants.base import Part, Piece
 
 BATCH_BYTES = 64 << 20  # of parameters that are put together from their shards at once

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from harness.checkpoint import folder
+from harness.model import weights as folder
 from harness.errors import UserError
-from harness.sample.decode import Plan, decode, plan
-from harness.sample.draw import Draw, Sampling
+from harness.model.generation import Plan, decode, plan
+from harness.sampling.sampler import Draw, Sampling
 from harness.results.records import Choice
-from harness.worker.build import Parts
+from harness.model.builder import Parts
 
 PROMPT = [7, 200, 31]
 

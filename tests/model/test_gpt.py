@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.results.records import Choice
-from harness.worker.build import Parts
-from harness.worker.initial import fill
+from harness.model.builder import Parts
+from harness.model.initialization import fill
 from variants import registry as catalogue
 from variants.base import Shape
 

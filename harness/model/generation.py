@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import Problem, UserError
-from harness.worker.model import GPT
+from harness.model.gpt import GPT
 from variants.base import Cache
 
 

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from harness.checkpoint import folder
+from harness.model import weights as folder
 from harness.errors import UserError
-from harness.worker.build import Parts
+from harness.model.builder import Parts
 
 L, H, C, T, V = 2, 2, 16, 12, 31
 
@@ -201,7 +201,7 @@ def test_nothing_is_overwritten(tmp_path):
     ],
 )
 def test_the_published_shapes_are_told_from_their_tensors(n_layer, n_head, n_embd, parameters):
-    from harness.checkpoint import published
+    from harness.model import hf_gpt2 as published
     from variants.base import Shape
 
     shape = Shape(n_layer=n_layer, n_head=n_head, n_embd=n_embd, seq_len=1024, vocab_size=50257)

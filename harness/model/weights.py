@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from harness.checkpoint import published
-from harness.checkpoint.published import Tensors
+from harness.model import hf_gpt2 as published
+from harness.model.hf_gpt2 import Tensors
 from harness.errors import UserError, choices
 from harness.results.records import Choice
 from harness.results.store import SCHEMA_VERSION, StoreError, read_json, write_json
-from harness.worker.build import Parts
+from harness.model.builder import Parts
 from variants import registry as catalogue
 from variants.base import AXES, Shape
 

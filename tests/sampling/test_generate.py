@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from harness import cli
-from harness.checkpoint import folder
+from harness.model import weights as folder
 from harness.data.tokenizers import Tokenizer
-from harness.sample.text import Text, stream
+from harness.sampling.generate import Text, stream
 
 TEXT = "Größe 漢字 🙂 e"
 

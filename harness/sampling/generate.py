@@ -10,15 +10,15 @@ from typing import Literal
 
 import torch
 
-from harness.checkpoint import folder
-from harness.checkpoint.folder import Weights
+from harness.model import weights as folder
+from harness.model.weights import Weights
 from harness.data.tokenizers import NAMES, Tokenizer
 from harness.errors import Problem, UserError
-from harness.sample.decode import decode, plan
-from harness.sample.draw import Draw, Sampling
-from harness.worker.build import Parts
-from harness.worker.model import GPT
-from harness.worker.precision import autocast, dtype_of
+from harness.model.generation import decode, plan
+from harness.sampling.sampler import Draw, Sampling
+from harness.model.builder import Parts
+from harness.model.gpt import GPT
+from harness.model.precision import autocast, dtype_of
 from variants.base import Cache, Precision
 
 KEPT = ("newest", "best", "checkpoint/newest", "checkpoint/best")  # in a run's folder of checkpoints, and in the run's

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from harness.sample.draw import Draw, Sampling, filtered, heated, top_k, top_p
+from harness.sampling.sampler import Draw, Sampling, filtered, heated, top_k, top_p
 
 NO = -math.inf
 

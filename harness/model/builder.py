@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from harness.results.records import Choice
-from harness.worker.model import GPT
+from harness.model.gpt import GPT
 from variants import registry as catalogue
 from variants.base import AXES, Attention, FeedForward, Norm, Parallelism, Positional, Shape
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.results.records import TokenSlice
-from harness.worker.data import Batches, Tokens, evaluation_offsets, micro_batch_size, rank_share
+from harness.data.batches import Batches, Tokens, evaluation_offsets, micro_batch_size, rank_share
 
 quick = settings(deadline=None, max_examples=60, derandomize=True, database=None)
 

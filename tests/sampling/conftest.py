@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from harness.checkpoint import folder
-from harness.checkpoint.folder import Weights
+from harness.model import weights as folder
+from harness.model.weights import Weights
 from harness.results.records import Choice
-from harness.worker.build import Parts
+from harness.model.builder import Parts
 from variants.base import Shape
 
 

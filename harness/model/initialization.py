@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.worker import shards
-from harness.worker.ranks import Ranks
+from harness.distributed import shards
+from harness.distributed.process_group import Ranks
 from variants.base import Adopted, Initial, Part
 
 
