@@ -390,7 +390,7 @@ def _study_name(text: str) -> str:
 
 def worker(args: argparse.Namespace) -> int:
     """Be one rank, under torchrun."""
-    from harness.worker.entry import work
+    from harness.training.main import work
 
     work(args.spec.parent, begin=True)
     return DONE

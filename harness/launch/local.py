@@ -25,7 +25,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from harness.results.records import Place
 from harness.results.store import Run
 
-WORKER = "harness.worker.entry"  # named, never imported here
+WORKER = "harness.training.main"  # named, never imported here
 PRELOADED = ("harness.cli", WORKER, "torch._dynamo")  # the last by way of `use_deterministic_algorithms`: 0.7 s
 LOOK_S = 1.0  # between two looks at how a run is doing
 STOPPED = (KeyboardInterrupt, SignalException)  # Ctrl-C, SIGTERM

@@ -10,9 +10,9 @@ from harness.results.records import Choice, Expected, ResolvedModel, Train
 from harness.study.axes import architecture
 from harness.model.builder import Parts
 from harness.model.gpt import GPT
-from harness.worker.optim import predicted_bytes
+from harness.training.optimizer import predicted_bytes
 from harness.model.precision import dtype_of
-from harness.worker.probes.activations import Activations
+from harness.probes.activations import Activations
 from variants.base import Shape
 
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from test_training import CFG, batch, our_step  # noqa: F401
 
 from harness.results.store import Run
-from harness.worker.probes.timer import Timer
+from harness.probes.timer import Timer
 from harness.distributed.process_group import Ranks
 
 MOST = 0.005  # of a step

@@ -13,12 +13,12 @@ from torch import nn
 
 from harness.model import weights as folder
 from harness.results.records import Choice, TokenSlice, Train
-from harness.worker import optim
+from harness.training import optimizer as optim
 from harness.model.builder import Parts
 from harness.data.batches import Batches, Tokens
 from harness.model.initialization import fill
 from harness.model.precision import autocast, dtype_of
-from harness.worker.probes.peak import SIZE
+from harness.probes.peak_flops import SIZE
 from variants.base import Shape
 
 SHAPE = Shape(n_layer=6, n_head=6, n_embd=384, seq_len=256, vocab_size=65)

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.model.builder import Parts
 from harness.model.initialization import fill
 from harness.model.gpt import GPT
-from harness.worker.probes.first_step import CPU_KERNELS
+from harness.probes.first_step import CPU_KERNELS
 from variants import registry as catalogue
 from variants.base import AXES, Initial, Part, Positional, Shape
 from variants.attention.mha import MultiHead

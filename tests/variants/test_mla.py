@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.model.initialization import fill
-from harness.worker.probes.first_step import CPU_KERNELS
+from harness.probes.first_step import CPU_KERNELS
 from variants import registry as catalogue
 from variants.base import Positional, Shape
 

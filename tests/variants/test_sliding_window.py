@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.study.axes import Axes
 from harness.model.builder import Parts
 from harness.model.gpt import GPT
-from harness.worker.probes.first_step import CPU_KERNELS
+from harness.probes.first_step import CPU_KERNELS
 from variants import registry as catalogue
 from variants.base import Positional, Shape
 from variants.attention import _block_sparse as _blocks

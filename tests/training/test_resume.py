@@ -9,10 +9,10 @@ import torch
 
 from harness.results.records import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
 from harness.results.store import Run
-from harness.worker import loop, optim, resume
-from harness.worker.checkpoint import StateError, drop_state, load_state, whole_states
-from harness.worker.loop import train
-from harness.worker.stop import Stop, StoppedError
+from harness.training import loop, optimizer as optim, resume
+from harness.training.checkpointing import StateError, drop_state, load_state, whole_states
+from harness.training.loop import train
+from harness.training.signals import Stop, StoppedError
 
 VOCAB, SEQ_LEN, STEPS = 17, 8, 9
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from harness.results.records import Choice, Train
-from harness.worker import optim
+from harness.training import optimizer as optim
 from harness.model.builder import Parts
-from harness.worker.checkpoint import load_state, save_state
+from harness.training.checkpointing import load_state, save_state
 from harness.model.initialization import agreed_hash, fill
 from harness.distributed.process_group import Ranks, join
 from variants import registry as catalogue

@@ -11,25 +11,25 @@ from torch import Tensor
 
 from harness.results.records import RunSpec
 from harness.results.store import Run
-from harness.worker import optim
+from harness.training import optimizer as optim
 from harness.model.builder import Parts
-from harness.worker.checkpoint import Checkpoints
+from harness.training.checkpointing import Checkpoints
 from harness.data.batches import Batches, Tokens, micro_batch_size
-from harness.worker.determinism import seed_step
-from harness.worker.errors import NotFiniteError
-from harness.worker.evaluate import Evaluation
+from harness.training.seeding import seed_step
+from harness.training.errors import NotFiniteError
+from harness.training.evaluation import Evaluation
 from harness.model.initialization import agreed_hash, hashes
 from harness.model.precision import autocast
-from harness.worker.probes import decoding, lengths
-from harness.worker.probes.first_step import FirstStep
-from harness.worker.probes.memory import by_category
-from harness.worker.probes.peak import peak_flops
-from harness.worker.probes.timer import Timer
-from harness.worker.probes.window import Window
+from harness.probes import decode as decoding, eval_lengths as lengths
+from harness.probes.first_step import FirstStep
+from harness.probes.memory import by_category
+from harness.probes.peak_flops import peak_flops
+from harness.probes.timer import Timer
+from harness.probes.post_training import Window
 from harness.distributed.process_group import Ranks
-from harness.worker.resume import go_on
-from harness.worker.start import begin
-from harness.worker.stop import Stop, StoppedError
+from harness.training.resume import go_on
+from harness.training.warm_start import begin
+from harness.training.signals import Stop, StoppedError
 from variants.base import Shape, StepShape
 
 N_WARMUP = 5  # steps that are recorded and not timed: the first ones allocate, choose kernels and compile

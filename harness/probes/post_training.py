@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from harness.results.store import Run
-from harness.worker.probes.phases import PHASES, Phases
-from harness.worker.probes.traffic import Traffic
+from harness.probes.phases import PHASES, Phases
+from harness.probes.communication import Traffic
 from harness.distributed.process_group import Ranks
 
 N_TIMED = 3

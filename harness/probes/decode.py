@@ -11,10 +11,10 @@ from torch import Tensor
 
 from harness.results.records import RunSpec
 from harness.model.builder import Parts
-from harness.worker.errors import out_of_memory
+from harness.training.errors import out_of_memory
 from harness.model.gpt import GPT
 from harness.model.precision import dtype_of
-from harness.worker.probes.timer import Timer
+from harness.probes.timer import Timer
 from harness.distributed.process_group import Ranks
 from harness.distributed.shards import whole_weights
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from harness.results.records import RunSpec
-from harness.worker.errors import out_of_memory
-from harness.worker.evaluate import Windows
+from harness.training.errors import out_of_memory
+from harness.training.evaluation import Windows
 from harness.model.gpt import GPT
 from harness.distributed.process_group import Ranks
 

@@ -7,7 +7,7 @@ from harness.results.records import Choice, DecodeProbe, Probes
 from harness.model.builder import Parts
 from harness.model.initialization import fill
 from harness.model.gpt import GPT
-from harness.worker.probes import decoding
+from harness.probes import decode as decoding
 from variants.base import Shape
 
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=17)

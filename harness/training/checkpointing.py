@@ -19,7 +19,7 @@ from harness.model import weights as folder
 from harness.results.records import RunSpec
 from harness.results.store import Run, StoreError, read_json, write_json
 from harness.model.gpt import GPT
-from harness.worker.probes.timer import Timer
+from harness.probes.timer import Timer
 from harness.distributed.process_group import Ranks
 from harness.distributed.shards import pieces, stored, whole_weights
 from variants.base import Shape

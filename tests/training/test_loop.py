@@ -9,15 +9,15 @@ import torch
 
 from harness.results.records import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
 from harness.results.store import Run
-from harness.worker import loop
+from harness.training import loop
 from harness.model.builder import Parts
 from harness.data.batches import Tokens, evaluation_offsets
-from harness.worker.errors import NotFiniteError
-from harness.worker.evaluate import Evaluation
+from harness.training.errors import NotFiniteError
+from harness.training.evaluation import Evaluation
 from harness.model.initialization import fill
-from harness.worker.loop import train
-from harness.worker.probes.phases import PHASES
-from harness.worker.probes.window import N_TIMED
+from harness.training.loop import train
+from harness.probes.phases import PHASES
+from harness.probes.post_training import N_TIMED
 from harness.distributed.process_group import Ranks
 from variants.base import Shape
 

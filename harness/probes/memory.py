@@ -6,8 +6,8 @@ import sys
 import torch
 from torch import Tensor
 
-from harness.worker.probes.activations import held_bytes
-from harness.worker.probes.first_step import FirstStep
+from harness.probes.activations import held_bytes
+from harness.probes.first_step import FirstStep
 
 
 def by_category(optimizer: torch.optim.Optimizer, first: FirstStep, device: torch.device) -> dict[str, int | None]:

@@ -10,7 +10,7 @@ from harness.results.records import RunSpec
 from harness.results.store import Run
 from harness.data import batches as data
 from harness.model.precision import autocast
-from harness.worker.probes.timer import Timer
+from harness.probes.timer import Timer
 from harness.distributed.process_group import Ranks
 
 MAX_TOKENS = 16_384  # in one forward pass, so that logits stay small

@@ -9,9 +9,9 @@ from torch import nn
 
 from harness.results.records import Choice, Place, Probes, TokenSlice, Train
 from harness.model.builder import Parts
-from harness.worker.evaluate import Evaluation, Windows
+from harness.training.evaluation import Evaluation, Windows
 from harness.model.initialization import fill
-from harness.worker.probes import lengths
+from harness.probes import eval_lengths as lengths
 from harness.distributed.process_group import Ranks
 from variants.base import Shape
 
@@ -114,7 +114,7 @@ def test_every_length_has_about_the_tokens_of_an_evaluation(tmp_path, one):
 
 
 def test_long_sequences_go_through_the_model_a_few_at_a_time(tmp_path, one, monkeypatch):
-    monkeypatch.setattr("harness.worker.evaluate.MAX_TOKENS", 64)
+    monkeypatch.setattr("harness.training.evaluation.MAX_TOKENS", 64)
     fake = Fake(lambda targets: targets)
     measure(Spec(tmp_path, [4, 20, 100]), fake, one)
     assert {length: max(n for n, of in fake.seen if of == length) for _, length in fake.seen} == {4: 16, 20: 3, 100: 1}

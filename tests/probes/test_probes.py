@@ -9,14 +9,14 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.results.records import Choice, Train
-from harness.worker import optim
+from harness.training import optimizer as optim
 from harness.model.builder import Parts
 from harness.model.initialization import fill
-from harness.worker.probes import peak
-from harness.worker.probes.activations import Activations, held_bytes
-from harness.worker.probes.first_step import FirstStep
-from harness.worker.probes.memory import by_category
-from harness.worker.probes.timer import Timer
+from harness.probes import peak_flops as peak
+from harness.probes.activations import Activations, held_bytes
+from harness.probes.first_step import FirstStep
+from harness.probes.memory import by_category
+from harness.probes.timer import Timer
 from harness.distributed.process_group import Ranks
 from variants.base import Shape
 

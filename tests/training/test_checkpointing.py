@@ -21,12 +21,12 @@ from harness.model import weights as folder
 from harness.errors import UserError
 from harness.results.records import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
 from harness.results.store import Run
-from harness.worker import checkpoint, optim
+from harness.training import checkpointing as checkpoint, optimizer as optim
 from harness.model.builder import Parts
-from harness.worker.checkpoint import Checkpoints, StateError, drop_state, load_state, save_state
-from harness.worker.evaluate import Evaluation
+from harness.training.checkpointing import Checkpoints, StateError, drop_state, load_state, save_state
+from harness.training.evaluation import Evaluation
 from harness.model.initialization import fill
-from harness.worker.loop import train
+from harness.training.loop import train
 from harness.distributed.process_group import Ranks, join
 from variants.base import Shape
 

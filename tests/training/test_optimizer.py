@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from harness.results.records import Choice, Train
-from harness.worker import optim
+from harness.training import optimizer as optim
 from harness.model.builder import Parts
 from harness.model.initialization import fill
 from variants.base import Shape

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from harness.results.records import RunSpec
 from harness.results.store import Reason, Run
-from harness.worker.checkpoint import drop_state
-from harness.worker.determinism import enforce
-from harness.worker.environment import describe
-from harness.worker.errors import NotFiniteError, out_of_memory
-from harness.worker.loop import train
+from harness.training.checkpointing import drop_state
+from harness.training.seeding import enforce
+from harness.training.environment import describe
+from harness.training.errors import NotFiniteError, out_of_memory
+from harness.training.loop import train
 from harness.distributed.process_group import join
-from harness.worker.stop import STOPPED, Stop, StoppedError
+from harness.training.signals import STOPPED, Stop, StoppedError
 
 PEERS_S = 1.0  # for another rank, or the launcher, to say what happened
 

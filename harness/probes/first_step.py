@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.worker.probes.activations import Activations, held_bytes
+from harness.probes.activations import Activations, held_bytes
 
 KERNEL = "_scaled_dot_product"
 Size = torch.Size

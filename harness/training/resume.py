@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from harness.results.records import RunSpec
 from harness.results.store import Json, Run, sound_lines
-from harness.worker.checkpoint import Checkpoints, StateError, load_state, whole_states
-from harness.worker.evaluate import Evaluation
+from harness.training.checkpointing import Checkpoints, StateError, load_state, whole_states
+from harness.training.evaluation import Evaluation
 from harness.model.gpt import GPT
-from harness.worker.probes.first_step import FirstStep
+from harness.probes.first_step import FirstStep
 from harness.distributed.process_group import Ranks
 
 
