@@ -12,12 +12,12 @@ FORBIDDEN = {  # package: what nothing in it may import
     "variants": ["harness"],
     "harness/store.py": ["torch", "variants", "harness."],
     "harness/spec.py": ["torch", "variants"],
-    "harness/data": ["torch", "variants", "harness.training", "harness.study", "harness.launch"],
-    "harness/export": ["torch", "variants", "harness.training", "harness.study", "harness.launch"],
-    "harness/report": ["torch", "variants", "harness.training", "harness.study", "harness.launch"],
+    "harness/data": ["torch", "variants", "harness.training", "harness.config", "harness.launch"],
+    "harness/export": ["torch", "variants", "harness.training", "harness.config", "harness.launch"],
+    "harness/report": ["torch", "variants", "harness.training", "harness.config", "harness.launch"],
     "harness/study": ["harness.launch", "harness.report"],
-    "harness/launch": ["harness.training", "harness.study", "harness.report", "variants"],
-    "harness/worker": ["harness.study", "harness.launch", "harness.report"],
+    "harness/launch": ["harness.training", "harness.config", "harness.report", "variants"],
+    "harness/worker": ["harness.config", "harness.launch", "harness.report"],
 }
 
 
@@ -51,7 +51,7 @@ def test_what_only_reads_loads_no_torch(arguments, tmp_path):
         "import sys; from harness.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
-        "assert not {'torch', 'variants', 'harness.study'} & sys.modules.keys()"
+        "assert not {'torch', 'variants', 'harness.config'} & sys.modules.keys()"
     )
     result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from made_up import Fake
 
-from harness import cli
+from harness.cli import app as cli
 from harness.errors import UserError
 from harness.export import NEEDS, export
 from harness.report import accounting, results

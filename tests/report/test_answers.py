@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from harness import cli, report
+from harness.cli import app as cli
+from harness import report
 from harness.report import accounting, budgets, judge, planning, verdicts
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.cli import main
+from harness.cli.app import main
 
 FILES = ("spec.json", "status.json", "probes.json", "env.json", "eval.jsonl", "steps.rank0.jsonl", "launches.jsonl")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness import cli
+from harness.cli import app as cli
 from harness.results.store import Store
 
 AXES = {"positional": ["learned", "rope"], "attention": ["mha"], "parallelism": ["single"]}

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from harness import cli
+from harness.cli import app as cli
 
 
 def watch(fake, out):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from harness import cli
+from harness.cli import app as cli
 from harness.model import weights as folder
 from harness.data.tokenizers import Tokenizer
 from harness.sampling.generate import Text, stream

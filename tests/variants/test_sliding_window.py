@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.study.axes import Axes
+from harness.config.axes import Axes
 from harness.model.builder import Parts
 from harness.model.gpt import GPT
 from harness.probes.first_step import CPU_KERNELS

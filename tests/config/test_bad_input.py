@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from harness.errors import UserError
-from harness.study import load
+from harness.config import load
 
 RULE = "\n[[exclude]]\n"
 

@@ -150,7 +150,7 @@ def _seeds(text: str) -> list[int]:
 
 def list_entries(args: argparse.Namespace) -> int:
     """Print the entries, or with --json every run."""
-    from harness import study
+    from harness import config as study
 
     found = study.load(args.study, args.set, args.seeds, args.where)
     if found.note:
@@ -194,12 +194,12 @@ def list_entries(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> int:
     """Train what is due."""
     began = time.monotonic()
-    from harness.launch import local, queue
+    from harness.launch import elastic as local, scheduler as queue
     from harness.launch.progress import duration
 
     if not args.dry_run:
         local.warm_up()
-    from harness import study
+    from harness import config as study
 
     found = study.load(args.study, args.set, args.seeds, args.where)
     store = Store(args.results)

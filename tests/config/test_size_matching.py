@@ -3,7 +3,7 @@
 import pytest
 
 from harness.errors import UserError
-from harness.study import load
+from harness.config import load
 from harness.model.builder import Parts
 from variants.base import Shape
 

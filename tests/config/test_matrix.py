@@ -6,7 +6,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.results.records import RunSpec
-from harness.study import load
+from harness.config import load
 
 
 def ids(study):

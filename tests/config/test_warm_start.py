@@ -5,8 +5,8 @@ import pytest
 from harness.model import weights as folder
 from harness.model.weights import Weights
 from harness.errors import UserError
-from harness.launch.queue import shuffled
-from harness.study import load
+from harness.launch.scheduler import shuffled
+from harness.config import load
 from harness.model.builder import Parts
 from harness.model.initialization import fill
 from variants.base import Shape

@@ -14,10 +14,10 @@ from harness.data.corpus import Corpus, prepare
 from harness.errors import Problem, UserError
 from harness.results.records import Choice, Expected, Margin, Place, Probes, ResolvedData, ResolvedModel, RunSpec, Start, Train
 from harness.results.store import SCHEMA_VERSION
-from harness.study import reader, start
-from harness.study.axes import Axes, Entry, same
-from harness.study.expected import Costs
-from harness.study.match import Sizer
+from harness.config import study_file as reader, warm_start as start
+from harness.config.axes import Axes, Entry, same
+from harness.config.cost import Costs
+from harness.config.size_matching import Sizer
 from harness.model.builder import Parts
 from harness.data.batches import micro_batch_size
 from variants import registry as catalogue

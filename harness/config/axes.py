@@ -11,7 +11,7 @@ from pydantic import ValidationError, create_model
 
 from harness.errors import Problem, UserError, choices
 from harness.results.records import Choice, Section
-from harness.study.reader import Element, Rule, describe
+from harness.config.study_file import Element, Rule, describe
 from variants import registry as catalogue
 from variants.base import AXES, Shape
 

@@ -7,7 +7,7 @@ import torch
 
 from harness.errors import UserError
 from harness.results.records import Choice, Expected, ResolvedModel, Train
-from harness.study.axes import architecture
+from harness.config.axes import architecture
 from harness.model.builder import Parts
 from harness.model.gpt import GPT
 from harness.training.optimizer import predicted_bytes

@@ -13,8 +13,8 @@ from torch import Size, Tensor
 from harness.model.weights import Weights, load
 from harness.errors import Problem, UserError, choices
 from harness.results.records import Init, Train
-from harness.study.axes import Axes, Entry
-from harness.study.reader import describe
+from harness.config.axes import Axes, Entry
+from harness.config.study_file import describe
 from harness.model.builder import Parts
 from harness.model.initialization import UnfitError, first_values
 from variants import registry as catalogue

@@ -26,7 +26,7 @@ from harness.results.records import Place
 from harness.results.store import Run
 
 WORKER = "harness.training.main"  # named, never imported here
-PRELOADED = ("harness.cli", WORKER, "torch._dynamo")  # the last by way of `use_deterministic_algorithms`: 0.7 s
+PRELOADED = ("harness.cli.app", WORKER, "torch._dynamo")  # the last by way of `use_deterministic_algorithms`: 0.7 s
 LOOK_S = 1.0  # between two looks at how a run is doing
 STOPPED = (KeyboardInterrupt, SignalException)  # Ctrl-C, SIGTERM
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.errors import Problem
-from harness.study.axes import Entry, architecture
+from harness.config.axes import Entry, architecture
 from harness.model.builder import Parts
 from harness.model.gpt import GPT
 from variants import registry as catalogue

@@ -1,5 +1,5 @@
 """WHAT to run: the study file, read strictly, and the matrix of entries that it spans."""
 
-from harness.study.matrix import Study, load
+from harness.config.matrix import Study, load
 
 __all__ = ["Study", "load"]

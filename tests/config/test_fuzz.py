@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.cli import main
+from harness.cli.app import main
 
 N = int(os.environ.get("FUZZ", "40"))
 WORDS = st.sampled_from([
