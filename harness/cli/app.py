@@ -316,7 +316,7 @@ def _watch(store: Store, studies: Sequence[str], out: Path, every_s: int) -> int
 def export(args: argparse.Namespace) -> int:
     """Write what other tools read, and print where it is and how to open it."""
     from harness.export import export as write
-    from harness.report import accounting
+    from harness.analysis import dataset as accounting
 
     study = accounting.read(Store(args.results), _study_name(args.study))
     folder, then = write(study, args.to, args.out)
@@ -337,8 +337,8 @@ def export(args: argparse.Namespace) -> int:
 def plan(args: argparse.Namespace) -> int:
     """Print what finding a difference takes."""
     from harness.launch.progress import duration
-    from harness.report import accounting, planning
-    from harness.report.verdicts import MANY
+    from harness.analysis import dataset as accounting, power as planning
+    from harness.analysis.significance import MANY
 
     if not args.detect > 0:
         raise UserError(f"--detect {args.detect:g}: must be above 0, in nats per token")

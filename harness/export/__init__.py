@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.export.records import Record, records
-from harness.report.accounting import Study
+from harness.export.frames import Record, records
+from harness.analysis.dataset import Study
 
 Writer = Callable[[str, Sequence[Record], Path, Path], str | None]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.export.records import Record, tables
+from harness.export.frames import Record, tables
 
 
 def write(study: str, records: Sequence[Record], folder: Path, place: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from harness.export.records import Record, shown
+from harness.export.frames import Record, shown
 
 METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100  # what MLflow takes in one call
 ENDED = {"done": "FINISHED", "failed": "FAILED", "running": "RUNNING", "interrupted": "KILLED"}

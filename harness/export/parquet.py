@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from harness.export.records import Columns, Kind, Record, tables
+from harness.export.frames import Columns, Kind, Record, tables
 
 TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 ROWS_AT_ONCE = 100_000  # in a row group

@@ -11,7 +11,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import summary_v2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from harness.export.records import Record, shown
+from harness.export.frames import Record, shown
 
 
 def write(study: str, records: Sequence[Record], folder: Path, place: Path) -> str:

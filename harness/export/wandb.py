@@ -5,7 +5,7 @@ from pathlib import Path
 
 import wandb
 
-from harness.export.records import Record, shown
+from harness.export.frames import Record, shown
 
 
 def write(study: str, records: Sequence[Record], folder: Path, place: Path) -> str:

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from harness.report import accounting, page, summary, tables
+from harness.analysis import dataset as accounting, summary, tables
+from harness.report import page
 from harness.results.store import Store, now, write_bytes, write_json, write_text
 
 __all__ = ["write"]

@@ -2,13 +2,14 @@
 
 import math
 
-from harness.report import budgets, cells
-from harness.report.budgets import Kind, Ranking
+from harness.analysis import budgets
+from harness.report import cells
+from harness.analysis.budgets import Kind, Ranking
 from harness.report.cells import NO_SPEED, NONE, count, difference, join, listing, mean, ratio, signed
-from harness.report.judge import NAMES, Judgement, Level, Quantity
-from harness.report.results import PARALLELISM, Comparison
-from harness.report.summary import Summary
-from harness.report.verdicts import MANY, Verdict, Word
+from harness.analysis.hypotheses import NAMES, Judgement, Level, Quantity
+from harness.analysis.metrics import PARALLELISM, Comparison
+from harness.analysis.summary import Summary
+from harness.analysis.significance import MANY, Verdict, Word
 
 Captions = dict[str, str]  # of the figures that were drawn, by name
 WORDS: tuple[Word, ...] = ("better", "worse", "equivalent", "unresolved")

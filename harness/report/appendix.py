@@ -8,8 +8,8 @@ from typing import Any
 
 from harness.report import cells
 from harness.report.cells import MIB, NONE, count, join, listing
-from harness.report.runs import RunData
-from harness.report.summary import Summary
+from harness.results.run_data import RunData
+from harness.analysis.summary import Summary
 from harness.results.store import Json
 
 Captions = dict[str, str]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
-from harness.report.statistics import Bounds, Mean, Median, Ratio
+from harness.analysis.intervals import Bounds, Mean, Median, Ratio
 
 NONE = "–"
 NO_SPEED = "diverges"  # stands for the speed of an entry that trains another model than it says

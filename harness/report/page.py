@@ -4,10 +4,10 @@ import math
 from collections import Counter
 
 from harness.report import answers, appendix, cells, sections, spread
-from harness.report.accounting import Study
+from harness.analysis.dataset import Study
 from harness.report.cells import count, escape, mean, median
-from harness.report.results import DIVERGES
-from harness.report.summary import Summary
+from harness.analysis.metrics import DIVERGES
+from harness.analysis.summary import Summary
 
 
 def render(summary: Summary, captions: dict[str, str]) -> str:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from harness.report import cells
-from harness.report.accounting import Entry
+from harness.analysis.dataset import Entry
 from harness.report.cells import (
     MIB,
     NO_SPEED,
@@ -20,12 +20,12 @@ from harness.report.cells import (
     picture,
     ratio,
 )
-from harness.report.decoding import Decoding
-from harness.report.equivalence import N_FIRST, TOLERANCES, Equivalence, n_processes
-from harness.report.lengths import LengthLoss
-from harness.report.results import CATEGORIES, DIVERGES, PARALLELISM, Result
+from harness.analysis.decoding import Decoding
+from harness.analysis.equivalence import N_FIRST, TOLERANCES, Equivalence, n_processes
+from harness.analysis.eval_lengths import LengthLoss
+from harness.analysis.metrics import CATEGORIES, DIVERGES, PARALLELISM, Result
 from harness.report.spread import beyond, deviates, signed_percent
-from harness.report.summary import Summary
+from harness.analysis.summary import Summary
 
 Captions = dict[str, str]  # of the figures that were drawn, by name
 RULES = (

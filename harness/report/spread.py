@@ -5,9 +5,9 @@ from collections.abc import Iterable
 
 from harness.report import cells
 from harness.report.cells import MIB, NO_SPEED, NONE, figures, join, median, percent, picture, ratio
-from harness.report.runs import PHASES
-from harness.report.summary import Summary
-from harness.report.where import TOLERANCE
+from harness.results.run_data import PHASES
+from harness.analysis.summary import Summary
+from harness.analysis.step_breakdown import TOLERANCE
 
 Captions = dict[str, str]
 

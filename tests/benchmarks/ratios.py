@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from harness.report import statistics
+from harness.analysis import intervals as statistics
 
 BETWEEN_RUNS = 0.05  # by so much the ratio of unchanged code may differ from run to run; an interval knows one run only
 

@@ -12,7 +12,7 @@ from made_up import Fake
 from harness.cli import app as cli
 from harness.errors import UserError
 from harness.export import NEEDS, export
-from harness.report import accounting, results
+from harness.analysis import dataset as accounting, metrics as results
 
 FAILED, PENDING = "rope-gqa2-single-s1", "rope-mha-single-s0"
 
@@ -186,7 +186,7 @@ def test_what_fails_half_way_leaves_the_last_export(study, tmp_path, monkeypatch
 
 def test_a_speed_that_does_not_count_in_the_report_is_not_exported_as_one(study, tmp_path, monkeypatch):
     label = study.entries[-1].label
-    monkeypatch.setattr("harness.report.equivalence.verdicts", lambda _: {label: results.DIVERGES})
+    monkeypatch.setattr("harness.analysis.equivalence.verdicts", lambda _: {label: results.DIVERGES})
     folder, _ = export(study, "csv", tmp_path / "out")
     rows = [row for row in read(folder / "runs.csv") if row["status"] == "done"]
     assert {row["tokens_per_s"] == "" for row in rows if row["entry"] == label} == {True}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.report import accounting, equivalence
+from harness.analysis import dataset as accounting, equivalence
 from harness.results.store import Store
 
 DDP = "from variants.parallelism.ddp import Distributed\n\n\nclass V(Distributed):\n"

@@ -5,7 +5,7 @@ import pytest
 
 from harness.cli import app as cli
 from harness import report
-from harness.report import accounting, budgets, judge, planning, verdicts
+from harness.analysis import dataset as accounting, budgets, hypotheses as judge, power as planning, significance as verdicts
 
 
 @pytest.fixture

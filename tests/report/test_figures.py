@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from harness.report import accounting
+from harness.analysis import dataset as accounting
 from harness.report.figures import curves
 from harness.report.figures.canvas import MIN_SPAN
 from harness.report.figures.costs import row_places

@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 import pytest
 
 from harness import report
-from harness.report import accounting, html, summary
+from harness.analysis import dataset as accounting, summary
+from harness.report import html
 from harness.report.html.markup import to_html
 
 pytestmark = pytest.mark.usefixtures("no_figures")

@@ -8,7 +8,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
-from harness.report import effects, statistics, verdicts
+from harness.analysis import factorial as effects, intervals as statistics, significance as verdicts
 
 EXACT = {"rel": 1e-9, "abs": 1e-12}
 

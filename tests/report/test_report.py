@@ -11,7 +11,7 @@ import pytest
 
 from harness import report
 from harness.errors import UserError
-from harness.report import accounting
+from harness.analysis import dataset as accounting
 from harness.report.page import floor_nats_per_token
 
 FIGURES = ("val_loss_steps", "val_loss_time", "train_loss_steps", "train_loss_time", "throughput", "memory")

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness.report import accounting
+from harness.analysis import dataset as accounting
 
 RUNS = int(os.environ.get("SCALE", 0))
 MOST_MEMORY, MOST_PAGE = 2 * 2**30, 15e6  # bytes

@@ -7,11 +7,11 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from harness.report.accounting import Entry
+from harness.analysis.dataset import Entry
 from harness.report.figures import canvas, costs, curves, decoding, effects, lengths, look, spread, tradeoff
-from harness.report.judge import NAMES
-from harness.report.results import PARALLELISM
-from harness.report.summary import Summary
+from harness.analysis.hypotheses import NAMES
+from harness.analysis.metrics import PARALLELISM
+from harness.analysis.summary import Summary
 
 MOST_ENTRIES = 40  # in a figure
 

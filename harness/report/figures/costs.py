@@ -7,13 +7,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.report.accounting import Entry
+from harness.analysis.dataset import Entry
 from harness.report.cells import NO_SPEED
 from harness.report.figures.canvas import FAINT, HEAD, SMALL, add_axes, new_figure, thousands, widest
 from harness.report.figures.look import Look
-from harness.report.results import CATEGORIES
-from harness.report.statistics import Median
-from harness.report.summary import Summary
+from harness.analysis.metrics import CATEGORIES
+from harness.analysis.intervals import Median
+from harness.analysis.summary import Summary
 
 BAR, GROUP_GAP, WIDTH, BOTTOM = 0.26, 0.14, 5.6, 0.5  # inches
 # A sequence of one hue, so that no category is taken for a variant.

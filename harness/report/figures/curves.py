@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from harness.report.accounting import Entry
+from harness.analysis.dataset import Entry
 from harness.report.figures.canvas import FAINT, INK, MIN_SPAN
 from harness.report.figures.look import Look
 from harness.report.figures.panels import MAX_COLUMNS, End, grid, name_ends, name_missing
-from harness.report.statistics import running_mean
+from harness.analysis.intervals import running_mean
 
 SETTLED = 0.3  # the y axis shows all that happens from this share of the steps on; what is higher before is cut off
 MINUTES_FROM, HOURS_FROM = 600.0, 3 * 3600.0  # seconds from which on time is shown in these

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from harness.report.accounting import Entry
-from harness.report.decoding import Decoding
+from harness.analysis.dataset import Entry
+from harness.analysis.decoding import Decoding
 from harness.report.figures.canvas import sizes, thousands
 from harness.report.figures.look import Look
 from harness.report.figures.panels import (
@@ -23,7 +23,7 @@ from harness.report.figures.panels import (
     of_one_parallelism,
     scale_powers,
 )  # fmt: skip
-from harness.report.summary import Summary
+from harness.analysis.summary import Summary
 
 SIDE_BY_SIDE, AT_MOST = 0.02, 0.12  # of the gap between contexts: from one line's mark to the next's, and over all
 ALONE = 0.8  # powers of two over which the marks of a sole context are set

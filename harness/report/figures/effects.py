@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from harness.report.figures.canvas import FAINT, GRID, HEAD, INK, SMALL, add_axes, new_figure, widest
 from harness.report.figures.costs import BAR, BOTTOM, row_places
-from harness.report.judge import Judgement, Level
+from harness.analysis.hypotheses import Judgement, Level
 
 WIDTH = 4.6  # inches
 MOST = 60  # effects in one figure

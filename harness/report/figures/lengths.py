@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import NullLocator
 
-from harness.report import lengths as report
-from harness.report.accounting import Entry
+from harness.analysis import eval_lengths as report
+from harness.analysis.dataset import Entry
 from harness.report.figures.canvas import FAINT, INK, thousands
 from harness.report.figures.curves import Curve, end, line, y_limits
 from harness.report.figures.look import Look
@@ -22,7 +22,7 @@ from harness.report.figures.panels import (
     of_one_parallelism,
     scale_powers,
 )
-from harness.report.summary import Summary
+from harness.analysis.summary import Summary
 
 BINS_PER_DOUBLING = 2  # of the position, over which losses are averaged for view
 NAMED, NAMED_LEFT = 0.09, 0.3  # shares: of the height, for the mark's name; of the width, where it fits left of it

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from harness.report.accounting import Entry, Study
-from harness.report.results import PARALLELISM
+from harness.analysis.dataset import Entry, Study
+from harness.analysis.metrics import PARALLELISM
 
 # Okabe and Ito's palette, which people with any colour vision tell apart; the pale yellow comes last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")

@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from harness.report.accounting import Entry, Study
+from harness.analysis.dataset import Entry, Study
 from harness.report.figures.canvas import DPI, FAINT, HEAD, SMALL, add_axes, new_figure, text_sizes, thousands, widest
 from harness.report.figures.labels import spread
 from harness.report.figures.look import Look
-from harness.report.results import PARALLELISM, under_baseline_parallelism
+from harness.analysis.metrics import PARALLELISM, under_baseline_parallelism
 
 MAX_COLUMNS = 4
 PANEL_WIDTH, PANEL_HEIGHT = 2.7, 2.5

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from harness.report.accounting import Study
+from harness.analysis.dataset import Study
 from harness.report.figures import costs
 from harness.report.figures.canvas import FAINT, HEAD, INK, SMALL, add_axes, new_figure, thousands
 from harness.report.figures.look import COLOURS, DASHES, MARKERS, Look
 from harness.report.figures.panels import scale_powers
-from harness.report.runs import PHASES
-from harness.report.scaling import Scale
-from harness.report.summary import Summary
+from harness.results.run_data import PHASES
+from harness.analysis.scaling import Scale
+from harness.analysis.summary import Summary
 
 # Computing in one hue, as memory's categories; waiting is hollow.
 PHASE_COLOURS = {

@@ -5,13 +5,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from harness.report import statistics
-from harness.report.accounting import Entry
+from harness.analysis import intervals as statistics
+from harness.analysis.dataset import Entry
 from harness.report.figures.canvas import DPI, FAINT, HEAD, MIN_SPAN, SMALL, add_axes, new_figure, text_sizes, thousands
 from harness.report.figures.labels import place
 from harness.report.figures.look import Look
-from harness.report.results import Result
-from harness.report.summary import Summary
+from harness.analysis.metrics import Result
+from harness.analysis.summary import Summary
 
 WIDTH, LEFT, BOTTOM, RIGHT = 7.6, 0.75, 0.55, 0.25
 CLEARANCE = 0.06  # inches that a label keeps from a point

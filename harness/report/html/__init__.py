@@ -12,7 +12,7 @@ from harness.report import sections as report
 from harness.report.figures.look import look
 from harness.report.html import charts, curves, entries, sections
 from harness.report.html.markup import inline, to_html
-from harness.report.summary import Summary
+from harness.analysis.summary import Summary
 from harness.report.versus import page as versus_page
 from harness.report.versus.differences import Versus
 

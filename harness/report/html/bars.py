@@ -8,12 +8,12 @@ from harness.report.figures.effects import drawn, left_out
 from harness.report.figures.look import COLOURS
 from harness.report.html.plots import MOST_ROWS, Chart, Trace, error, first, in_rows
 from harness.report.html.style import WORDS, plain, rounded
-from harness.report.judge import NAMES, Judgement
-from harness.report.results import CATEGORIES
-from harness.report.runs import PHASES
-from harness.report.statistics import Bounds
-from harness.report.summary import Summary
-from harness.report.verdicts import Word
+from harness.analysis.hypotheses import NAMES, Judgement
+from harness.analysis.metrics import CATEGORIES
+from harness.results.run_data import PHASES
+from harness.analysis.intervals import Bounds
+from harness.analysis.summary import Summary
+from harness.analysis.significance import Word
 
 Row = tuple[str, Word, float, Bounds]  # name, verdict, estimate, interval
 INTERVALS = "lines: 95 % interval; the colour, the mark and the word are the verdict"

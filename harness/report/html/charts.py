@@ -3,7 +3,7 @@
 from harness.report.figures.look import Look
 from harness.report.html import bars, lines
 from harness.report.html.plots import Chart
-from harness.report.summary import Summary
+from harness.analysis.summary import Summary
 
 
 def all_charts(summary: Summary, look: Look) -> list[Chart]:

@@ -6,13 +6,13 @@ import numpy as np
 from markupsafe import Markup
 
 from harness.report import cells
-from harness.report.accounting import Entry
+from harness.analysis.dataset import Entry
 from harness.report.figures import curves
 from harness.report.figures.curves import Curve
 from harness.report.figures.look import Look
 from harness.report.html import style
 from harness.report.html.markup import to_html
-from harness.report.summary import Summary
+from harness.analysis.summary import Summary
 from harness.results.store import Json
 
 BUDGET = 120_000  # points of all curves of one kind: some 2 MB

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from harness.report import answers, cells
 from harness.report import sections as report
-from harness.report.accounting import Entry
-from harness.report.judge import Quantity
-from harness.report.results import Comparison
-from harness.report.summary import Summary
+from harness.analysis.dataset import Entry
+from harness.analysis.hypotheses import Quantity
+from harness.analysis.metrics import Comparison
+from harness.analysis.summary import Summary
 
 ORDER = ("better", "equivalent", "unresolved", "worse")  # in which verdicts sort
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from harness.report.cells import MIB
-from harness.report.decoding import Decoding
+from harness.analysis.decoding import Decoding
 from harness.report.figures.look import COLOURS, Look
 from harness.report.figures.panels import of_one_parallelism
 from harness.report.html.plots import (
@@ -19,9 +19,9 @@ from harness.report.html.plots import (
     points_and_line,
 )
 from harness.report.html.style import SYMBOLS, line, plain, rounded
-from harness.report.results import Result
-from harness.report.statistics import Bounds
-from harness.report.summary import Summary
+from harness.analysis.metrics import Result
+from harness.analysis.intervals import Bounds
+from harness.analysis.summary import Summary
 
 Measured = tuple[float, Bounds | None]
 SMALLEST, LARGEST = 8, 26  # pixels: the marks of no memory and of the most

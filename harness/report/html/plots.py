@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.report.accounting import Entry
+from harness.analysis.dataset import Entry
 from harness.report.figures.look import Look
 from harness.report.html.style import line, plain, rounded
-from harness.report.statistics import Bounds
+from harness.analysis.intervals import Bounds
 from harness.results.store import Json
 
 MOST_ROWS, MOST_POINTS, MOST_LINES = 60, 1000, 24  # that a chart shows

@@ -9,7 +9,7 @@ from harness.report import answers, appendix, cells, page, spread
 from harness.report import sections as report
 from harness.report.html.markup import inline, to_html
 from harness.report.html.plots import Chart
-from harness.report.summary import Summary
+from harness.analysis.summary import Summary
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from html import escape
 
 import numpy as np
 
-from harness.report.accounting import Entry
+from harness.analysis.dataset import Entry
 from harness.report.figures.look import COLOURS, DASHES, MARKERS, Look
-from harness.report.verdicts import Word
+from harness.analysis.significance import Word
 from harness.results.store import Json
 
 DASH_NAMES = ("solid", "dash", "dot", "dashdot", "longdash")

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from harness.report import equivalence, statistics, verdicts
-from harness.report.accounting import Entry, Study
-from harness.report.judge import QUESTIONS, Quantity, margin_of, values
-from harness.report.results import DIVERGES, PARALLELISM, timed
-from harness.report.runs import RunData
-from harness.report.statistics import Ratio
-from harness.report.verdicts import Verdict
+from harness.analysis import equivalence, intervals as statistics, significance as verdicts
+from harness.analysis.dataset import Entry, Study
+from harness.analysis.hypotheses import QUESTIONS, Quantity, margin_of, values
+from harness.analysis.metrics import DIVERGES, PARALLELISM, timed
+from harness.results.run_data import RunData
+from harness.analysis.intervals import Ratio
+from harness.analysis.significance import Verdict
 from harness.report.versus.sources import Source
 from harness.results.store import SCHEMA_VERSION, Json
 

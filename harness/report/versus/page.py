@@ -7,8 +7,8 @@ from typing import Any
 from harness.report import cells
 from harness.report.answers import WORDS
 from harness.report.cells import NONE, count, difference, join, listing, ratio
-from harness.report.judge import NAMES, Quantity
-from harness.report.verdicts import Verdict
+from harness.analysis.hypotheses import NAMES, Quantity
+from harness.analysis.significance import Verdict
 from harness.report.versus.differences import Pair, Versus
 
 

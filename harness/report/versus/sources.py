@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import UserError, choices
-from harness.report import accounting
-from harness.report.accounting import Study
-from harness.report.runs import RunData
+from harness.analysis import dataset as accounting
+from harness.analysis.dataset import Study
+from harness.results.run_data import RunData
 from harness.results.store import Store
 
 FEWEST = 4  # characters of a commit

@@ -10,7 +10,7 @@ import statsmodels.api as sm
 import statsmodels.formula.api as smf
 
 from harness import report
-from harness.report import accounting, judge, variance
+from harness.analysis import dataset as accounting, hypotheses as judge, variance_components as variance
 
 
 def drawn(rng, n, init, data, rest):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from harness import report
-from harness.report import accounting, equivalence, summary
-from harness.report.equivalence import N_FIRST, TOLERANCES
+from harness.analysis import dataset as accounting, equivalence, summary
+from harness.analysis.equivalence import N_FIRST, TOLERANCES
 
 SINGLE, DDP, FSDP = (f"learned-mha-{name}" for name in ("single", "ddp2", "fsdp2"))
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from harness.report import results, statistics
-from harness.report.accounting import Entry, Study
-from harness.report.equivalence import n_processes, reference
-from harness.report.results import PARALLELISM, Verdict
-from harness.report.statistics import Median, Ratio
+from harness.analysis import metrics as results, intervals as statistics
+from harness.analysis.dataset import Entry, Study
+from harness.analysis.equivalence import n_processes, reference
+from harness.analysis.metrics import PARALLELISM, Verdict
+from harness.analysis.intervals import Median, Ratio
 
 NONE = Ratio(1.0, (1.0, 1.0))  # the speed-up of what others are compared with
 

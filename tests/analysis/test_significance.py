@@ -8,8 +8,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
-from harness.report import verdicts
-from harness.report.verdicts import family
+from harness.analysis import significance as verdicts
+from harness.analysis.significance import family
 
 LOWER = [-0.031, -0.027, -0.035, -0.029]
 NOISE = [0.01, -0.012, 0.003, -0.002]

@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from harness.report.accounting import Entry, Study
-from harness.report.results import PARALLELISM, baseline_of
-from harness.report.statistics import Bounds
+from harness.analysis.dataset import Entry, Study
+from harness.analysis.metrics import PARALLELISM, baseline_of
+from harness.analysis.intervals import Bounds
 
 Of = Literal["val_loss", "val_loss_difference"]
 TAIL = 0.025

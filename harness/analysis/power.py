@@ -8,9 +8,9 @@ from itertools import product
 
 import numpy as np
 
-from harness.report import verdicts
-from harness.report.accounting import Study
-from harness.report.results import baseline_of
+from harness.analysis import significance as verdicts
+from harness.analysis.dataset import Study
+from harness.analysis.metrics import baseline_of
 
 
 @dataclass(frozen=True)

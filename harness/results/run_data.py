@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.report.checks import check
+from harness.results.checks import check
 from harness.results.store import Json, Run, Steps, StoreError
 
 LOG_LINES = 20

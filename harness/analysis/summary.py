@@ -6,18 +6,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from harness.report import budgets, decoding, equivalence, judge, lengths, results, scaling, variance, where
-from harness.report.accounting import Entry, Study
-from harness.report.budgets import Ranking, Savings
-from harness.report.decoding import Decoding
-from harness.report.equivalence import Equivalence
-from harness.report.judge import Judgement, Quantity
-from harness.report.lengths import LengthLoss
-from harness.report.results import DIVERGES, Comparison, Result
-from harness.report.runs import RunData
-from harness.report.scaling import Scale
-from harness.report.variance import Shares
-from harness.report.where import Held, Phases, Traffic
+from harness.analysis import budgets, decoding, equivalence, hypotheses as judge, eval_lengths as lengths, metrics as results, scaling, variance_components as variance, step_breakdown as where
+from harness.analysis.dataset import Entry, Study
+from harness.analysis.budgets import Ranking, Savings
+from harness.analysis.decoding import Decoding
+from harness.analysis.equivalence import Equivalence
+from harness.analysis.hypotheses import Judgement, Quantity
+from harness.analysis.eval_lengths import LengthLoss
+from harness.analysis.metrics import DIVERGES, Comparison, Result
+from harness.results.run_data import RunData
+from harness.analysis.scaling import Scale
+from harness.analysis.variance_components import Shares
+from harness.analysis.step_breakdown import Held, Phases, Traffic
 from harness.results.store import SCHEMA_VERSION, Json
 
 

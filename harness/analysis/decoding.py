@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from harness.report import statistics
-from harness.report.accounting import Entry, Study
-from harness.report.results import baseline_of
-from harness.report.runs import DecodeSamples, Place
-from harness.report.statistics import Median, Ratio
+from harness.analysis import intervals as statistics
+from harness.analysis.dataset import Entry, Study
+from harness.analysis.metrics import baseline_of
+from harness.results.run_data import DecodeSamples, Place
+from harness.analysis.intervals import Median, Ratio
 
 
 @dataclass(frozen=True)

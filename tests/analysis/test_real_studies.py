@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.report import accounting, judge
+from harness.analysis import dataset as accounting, hypotheses as judge
 from harness.results.store import Store
 from variants import registry as catalogue
 from variants.base import Shape

@@ -9,7 +9,7 @@ from functools import cached_property
 from multiprocessing import get_context
 
 from harness.errors import UserError, choices
-from harness.report.runs import RunData, Unreadable, read_run
+from harness.results.run_data import RunData, Unreadable, read_run
 from harness.results.store import Json, Run, Store, StoreError
 
 MANY = 1000  # runs

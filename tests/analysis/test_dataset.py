@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from harness.errors import UserError
-from harness.report import accounting
+from harness.analysis import dataset as accounting
 from harness.results.store import read_lines, write_json
 
 

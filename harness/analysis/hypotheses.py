@@ -9,12 +9,12 @@ from typing import Literal
 
 import numpy as np
 
-from harness.report import effects, verdicts
-from harness.report.accounting import Entry, Study
-from harness.report.effects import Effect, Effects
-from harness.report.results import PARALLELISM, baseline_of
-from harness.report.runs import RunData
-from harness.report.verdicts import Verdict, Word
+from harness.analysis import factorial as effects, significance as verdicts
+from harness.analysis.dataset import Entry, Study
+from harness.analysis.factorial import Effect, Effects
+from harness.analysis.metrics import PARALLELISM, baseline_of
+from harness.results.run_data import RunData
+from harness.analysis.significance import Verdict, Word
 
 Quantity = Literal["val_loss", "tokens_per_s", "peak_memory"]
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from harness import report
-from harness.report import accounting
-from harness.report.decoding import measures
+from harness.analysis import dataset as accounting
+from harness.analysis.decoding import measures
 from harness.report.figures import canvas, decoding
 from harness.report.figures.look import look
 from harness.report.figures.panels import LINE_HEIGHT
-from harness.report.summary import summarise
+from harness.analysis.summary import summarise
 
 MHA, GQA = "rope-mha-single", "rope-gqa2-single"
 MEASURES = ("prefill_tokens_per_s", "decode_step_s", "decode_tokens_per_s", "decode_tokens_per_s_ratio")

@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from harness.report import statistics
-from harness.report.accounting import Entry, Study
-from harness.report.runs import RunData
-from harness.report.statistics import Mean, Median, Ratio
+from harness.analysis import intervals as statistics
+from harness.analysis.dataset import Entry, Study
+from harness.results.run_data import RunData
+from harness.analysis.intervals import Mean, Median, Ratio
 
 PARALLELISM = "parallelism"  # the axis whose variants must train the same model
 Verdict = Literal["bitwise", "within tolerance", "DIVERGES", "not checked"]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from harness.report import accounting, equivalence, results
-from harness.report.results import Result
+from harness.analysis import dataset as accounting, equivalence, metrics as results
+from harness.analysis.metrics import Result
 
 
 def measured(fake) -> dict[str, Result]:

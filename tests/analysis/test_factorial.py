@@ -7,7 +7,7 @@ import pandas
 import pytest
 import statsmodels.formula.api as smf
 
-from harness.report import effects
+from harness.analysis import factorial as effects
 
 LEVELS = {"positional": ["learned", "rope"], "attention": ["mha", "gqa2", "window"], "parallelism": ["single"]}
 TRUE = {"rope": -0.05, "gqa2": 0.02, "window": 0.03, ("rope", "window"): -0.04}

@@ -10,7 +10,7 @@ from itertools import combinations, product
 
 import numpy as np
 
-from harness.report.statistics import TAIL, Bounds
+from harness.analysis.intervals import TAIL, Bounds
 
 Levels = Mapping[str, Sequence[str]]  # of each axis, the baseline's first
 Cell = tuple[str, ...]  # a level of each axis, in the axes' order

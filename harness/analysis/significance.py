@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from harness.report.statistics import Bounds, Mean, mean
+from harness.analysis.intervals import Bounds, Mean, mean
 
 Key = TypeVar("Key")
 Word = Literal["better", "worse", "equivalent", "unresolved"]

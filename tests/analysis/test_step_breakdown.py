@@ -6,7 +6,7 @@ import json
 import pytest
 
 from harness import report
-from harness.report import accounting, summary
+from harness.analysis import dataset as accounting, summary
 from harness.report.figures.spread import physical_cores
 
 SINGLE, DDP, FSDP = (f"learned-mha-{name}" for name in ("single", "ddp2", "fsdp2"))

@@ -10,11 +10,11 @@ from typing import Literal
 
 import numpy as np
 
-from harness.report import statistics
-from harness.report.accounting import Entry, Study
-from harness.report.results import PARALLELISM, baseline_of
-from harness.report.runs import RunData
-from harness.report.statistics import Bounds, Mean
+from harness.analysis import intervals as statistics
+from harness.analysis.dataset import Entry, Study
+from harness.analysis.metrics import PARALLELISM, baseline_of
+from harness.results.run_data import RunData
+from harness.analysis.intervals import Bounds, Mean
 
 Kind = Literal["tokens", "flops", "train_s", "parameters"]
 SAME_SIZE = 0.01  # relative: entries whose parameters differ by no more are of equal size

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, fields
 from typing import Any
 
-from harness.report.equivalence import Equivalence
-from harness.report.lengths import positions
-from harness.report.results import CATEGORIES
-from harness.report.runs import PHASES, RunData
-from harness.report.statistics import Mean, Median, Ratio
-from harness.report.summary import Summary
+from harness.analysis.equivalence import Equivalence
+from harness.analysis.eval_lengths import positions
+from harness.analysis.metrics import CATEGORIES
+from harness.results.run_data import PHASES, RunData
+from harness.analysis.intervals import Mean, Median, Ratio
+from harness.analysis.summary import Summary
 
 Row = list[Any]
 

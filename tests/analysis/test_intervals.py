@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.report import statistics
+from harness.analysis import intervals as statistics
 
 
 def test_mean_has_the_t_interval():

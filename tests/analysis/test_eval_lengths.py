@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from harness import report
-from harness.report import accounting
+from harness.analysis import dataset as accounting
 from harness.report.figures import canvas, lengths
 from harness.report.figures.look import look
 from harness.report.figures.panels import LINE_HEIGHT
-from harness.report.lengths import measures, positions
-from harness.report.summary import summarise
+from harness.analysis.eval_lengths import measures, positions
+from harness.analysis.summary import summarise
 
 MHA, GQA = "rope-mha-single", "rope-gqa2-single"
 

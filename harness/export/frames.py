@@ -13,10 +13,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from harness.report import equivalence, results
-from harness.report.accounting import Entry, Study
-from harness.report.results import Verdict
-from harness.report.runs import RunData
+from harness.analysis import equivalence, metrics as results
+from harness.analysis.dataset import Entry, Study
+from harness.analysis.metrics import Verdict
+from harness.results.run_data import RunData
 from harness.results.store import Json
 
 Kind = type[str] | type[int] | type[float] | type[bool]

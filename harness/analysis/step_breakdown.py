@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.report.accounting import Entry
-from harness.report.results import DIVERGES, Verdict
-from harness.report.runs import PHASES
+from harness.analysis.dataset import Entry
+from harness.analysis.metrics import DIVERGES, Verdict
+from harness.results.run_data import PHASES
 
 TOLERANCE = 0.02  # a larger deviation from what is predicted is said
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.report.accounting import Entry, Study
-from harness.report.results import DIVERGES, PARALLELISM, Verdict, under_baseline_parallelism
-from harness.report.runs import RunData
+from harness.analysis.dataset import Entry, Study
+from harness.analysis.metrics import DIVERGES, PARALLELISM, Verdict, under_baseline_parallelism
+from harness.results.run_data import RunData
 
 N_FIRST = 5  # steps: long enough for a wrong update to show, too short for rounding errors to grow
 
