@@ -270,7 +270,7 @@ def report(args: argparse.Namespace) -> int:
     if len(args.study) == 2:
         if args.watch is not None:
             raise UserError("--watch follows studies while they run; two are compared once")
-        from harness.report import versus
+        from harness.report import compare as versus
 
         first, second = versus.read(args.study[0], args.study[1], store, _study_name)
         print(versus.write(first, second, args.out) / "report.md")

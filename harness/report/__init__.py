@@ -18,7 +18,7 @@ def write(store: Store, study: str, out: Path, refresh_s: int | None = None) -> 
         UserError: the study has no results.
     """
     work = summary.summarise(accounting.read(store, study), now())
-    from harness.report import figures, html  # import matplotlib, which is slow, and which other commands do without
+    from harness.report import charts as figures, html  # import matplotlib, which is slow, and which other commands do without
 
     folder = out / study
     drawn = figures.draw_all(work, page.floor_nats_per_token(work.study))

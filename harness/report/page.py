@@ -3,9 +3,10 @@
 import math
 from collections import Counter
 
-from harness.report import answers, appendix, cells, sections, spread
+from harness.report.sections import summary as answers, appendix, comparison as sections, parallelism as spread
+from harness.report import formatting as cells
 from harness.analysis.dataset import Study
-from harness.report.cells import count, escape, mean, median
+from harness.report.formatting import count, escape, mean, median
 from harness.analysis.metrics import DIVERGES
 from harness.analysis.summary import Summary
 

@@ -10,9 +10,9 @@ import pytest
 from harness import report
 from harness.analysis import dataset as accounting
 from harness.analysis.decoding import measures
-from harness.report.figures import canvas, decoding
-from harness.report.figures.look import look
-from harness.report.figures.panels import LINE_HEIGHT
+from harness.report.charts import mpl_setup as canvas, decoding
+from harness.report.charts.style import look
+from harness.report.charts.small_multiples import LINE_HEIGHT
 from harness.analysis.summary import summarise
 
 MHA, GQA = "rope-mha-single", "rope-gqa2-single"

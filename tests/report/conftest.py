@@ -26,4 +26,4 @@ def one_axis(fake) -> Fake:
 @pytest.fixture
 def no_figures(monkeypatch):
     """Drawing takes most of the time, and some tests are about words alone."""
-    monkeypatch.setattr("harness.report.figures.draw_all", lambda summary, floor: [])
+    monkeypatch.setattr("harness.report.charts.draw_all", lambda summary, floor: [])

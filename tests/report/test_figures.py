@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from harness.analysis import dataset as accounting
-from harness.report.figures import curves
-from harness.report.figures.canvas import MIN_SPAN
-from harness.report.figures.costs import row_places
-from harness.report.figures.labels import overlap, place, spread
-from harness.report.figures.look import LINES_PER_PANEL, look
+from harness.report.charts import curves
+from harness.report.charts.mpl_setup import MIN_SPAN
+from harness.report.charts.costs import row_places
+from harness.report.charts.label_placement import overlap, place, spread
+from harness.report.charts.style import LINES_PER_PANEL, look
 
 
 def test_labels_that_have_room_stay_where_they_are():

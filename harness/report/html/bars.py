@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from harness.report.cells import MIB
-from harness.report.figures.effects import drawn, left_out
-from harness.report.figures.look import COLOURS
+from harness.report.formatting import MIB
+from harness.report.charts.effects import drawn, left_out
+from harness.report.charts.style import COLOURS
 from harness.report.html.plots import MOST_ROWS, Chart, Trace, error, first, in_rows
 from harness.report.html.style import WORDS, plain, rounded
 from harness.analysis.hypotheses import NAMES, Judgement

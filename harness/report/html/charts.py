@@ -1,6 +1,6 @@
 """All charts of the page but for the loss curves, in the order of the page."""
 
-from harness.report.figures.look import Look
+from harness.report.charts.style import Look
 from harness.report.html import bars, lines
 from harness.report.html.plots import Chart
 from harness.analysis.summary import Summary

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
-from harness.report import cells
+from harness.report import formatting as cells
 from harness.analysis.dataset import Entry
-from harness.report.figures import curves
-from harness.report.figures.curves import Curve
-from harness.report.figures.look import Look
+from harness.report.charts import curves
+from harness.report.charts.curves import Curve
+from harness.report.charts.style import Look
 from harness.report.html import style
 from harness.report.html.markup import to_html
 from harness.analysis.summary import Summary

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from harness.report import answers, cells
-from harness.report import sections as report
+from harness.report.sections import summary as answers
+from harness.report import formatting as cells
+from harness.report.sections import comparison as report
 from harness.analysis.dataset import Entry
 from harness.analysis.hypotheses import Quantity
 from harness.analysis.metrics import Comparison

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from harness.report.cells import MIB
+from harness.report.formatting import MIB
 from harness.analysis.decoding import Decoding
-from harness.report.figures.look import COLOURS, Look
-from harness.report.figures.panels import of_one_parallelism
+from harness.report.charts.style import COLOURS, Look
+from harness.report.charts.small_multiples import of_one_parallelism
 from harness.report.html.plots import (
     MOST_LINES,
     MOST_POINTS,

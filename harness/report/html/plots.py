@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.analysis.dataset import Entry
-from harness.report.figures.look import Look
+from harness.report.charts.style import Look
 from harness.report.html.style import line, plain, rounded
 from harness.analysis.intervals import Bounds
 from harness.results.store import Json

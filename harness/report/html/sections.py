@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from harness.report import answers, appendix, cells, page, spread
-from harness.report import sections as report
+from harness.report.sections import summary as answers, appendix, parallelism as spread
+from harness.report import formatting as cells, page
+from harness.report.sections import comparison as report
 from harness.report.html.markup import inline, to_html
 from harness.report.html.plots import Chart
 from harness.analysis.summary import Summary

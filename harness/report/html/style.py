@@ -6,7 +6,7 @@ from html import escape
 import numpy as np
 
 from harness.analysis.dataset import Entry
-from harness.report.figures.look import COLOURS, DASHES, MARKERS, Look
+from harness.report.charts.style import COLOURS, DASHES, MARKERS, Look
 from harness.analysis.significance import Word
 from harness.results.store import Json
 

@@ -13,7 +13,7 @@ from harness.analysis.metrics import DIVERGES, PARALLELISM, timed
 from harness.results.run_data import RunData
 from harness.analysis.intervals import Ratio
 from harness.analysis.significance import Verdict
-from harness.report.versus.sources import Source
+from harness.report.compare.sources import Source
 from harness.results.store import SCHEMA_VERSION, Json
 
 OF_MACHINE = ("host", "cpu", "cores", "memory_bytes", "gpu", "platform", "cuda", "threads")  # of env.json

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.analysis.dataset import Entry
-from harness.report.cells import NO_SPEED
-from harness.report.figures.canvas import FAINT, HEAD, SMALL, add_axes, new_figure, thousands, widest
-from harness.report.figures.look import Look
+from harness.report.formatting import NO_SPEED
+from harness.report.charts.mpl_setup import FAINT, HEAD, SMALL, add_axes, new_figure, thousands, widest
+from harness.report.charts.style import Look
 from harness.analysis.metrics import CATEGORIES
 from harness.analysis.intervals import Median
 from harness.analysis.summary import Summary

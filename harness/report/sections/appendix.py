@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harness.report import cells
-from harness.report.cells import MIB, NONE, count, join, listing
+from harness.report import formatting as cells
+from harness.report.formatting import MIB, NONE, count, join, listing
 from harness.results.run_data import RunData
 from harness.analysis.summary import Summary
 from harness.results.store import Json

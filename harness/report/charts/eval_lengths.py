@@ -10,18 +10,10 @@ from matplotlib.ticker import NullLocator
 
 from harness.analysis import eval_lengths as report
 from harness.analysis.dataset import Entry
-from harness.report.figures.canvas import FAINT, INK, thousands
-from harness.report.figures.curves import Curve, end, line, y_limits
-from harness.report.figures.look import Look
-from harness.report.figures.panels import (
-    End,
-    grid,
-    in_one_panel,
-    name_ends,
-    name_missing,
-    of_one_parallelism,
-    scale_powers,
-)
+from harness.report.charts.mpl_setup import FAINT, INK, thousands
+from harness.report.charts.curves import Curve, end, line, y_limits
+from harness.report.charts.style import Look
+from harness.report.charts.small_multiples import End, grid, in_one_panel, name_ends, name_missing, of_one_parallelism, scale_powers
 from harness.analysis.summary import Summary
 
 BINS_PER_DOUBLING = 2  # of the position, over which losses are averaged for view

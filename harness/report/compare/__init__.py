@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.report.versus import differences, page
-from harness.report.versus.sources import Source, read
+from harness.report.compare import differences, page
+from harness.report.compare.sources import Source, read
 from harness.results.store import now, write_json, write_text
 
 __all__ = ["Source", "read", "write"]

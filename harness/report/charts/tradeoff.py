@@ -7,9 +7,9 @@ from matplotlib.patheffects import withStroke
 
 from harness.analysis import intervals as statistics
 from harness.analysis.dataset import Entry
-from harness.report.figures.canvas import DPI, FAINT, HEAD, MIN_SPAN, SMALL, add_axes, new_figure, text_sizes, thousands
-from harness.report.figures.labels import place
-from harness.report.figures.look import Look
+from harness.report.charts.mpl_setup import DPI, FAINT, HEAD, MIN_SPAN, SMALL, add_axes, new_figure, text_sizes, thousands
+from harness.report.charts.label_placement import place
+from harness.report.charts.style import Look
 from harness.analysis.metrics import Result
 from harness.analysis.summary import Summary
 

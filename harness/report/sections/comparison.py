@@ -3,28 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from harness.report import cells
+from harness.report import formatting as cells
 from harness.analysis.dataset import Entry
-from harness.report.cells import (
-    MIB,
-    NO_SPEED,
-    NONE,
-    deviation,
-    difference,
-    figures,
-    join,
-    mean,
-    median,
-    mib,
-    percent,
-    picture,
-    ratio,
-)
+from harness.report.formatting import MIB, NO_SPEED, NONE, deviation, difference, figures, join, mean, median, mib, percent, picture, ratio
 from harness.analysis.decoding import Decoding
 from harness.analysis.equivalence import N_FIRST, TOLERANCES, Equivalence, n_processes
 from harness.analysis.eval_lengths import LengthLoss
 from harness.analysis.metrics import CATEGORIES, DIVERGES, PARALLELISM, Result
-from harness.report.spread import beyond, deviates, signed_percent
+from harness.report.sections.parallelism import beyond, deviates, signed_percent
 from harness.analysis.summary import Summary
 
 Captions = dict[str, str]  # of the figures that were drawn, by name

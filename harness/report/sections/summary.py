@@ -3,9 +3,9 @@
 import math
 
 from harness.analysis import budgets
-from harness.report import cells
+from harness.report import formatting as cells
 from harness.analysis.budgets import Kind, Ranking
-from harness.report.cells import NO_SPEED, NONE, count, difference, join, listing, mean, ratio, signed
+from harness.report.formatting import NO_SPEED, NONE, count, difference, join, listing, mean, ratio, signed
 from harness.analysis.hypotheses import NAMES, Judgement, Level, Quantity
 from harness.analysis.metrics import PARALLELISM, Comparison
 from harness.analysis.summary import Summary

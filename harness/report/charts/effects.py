@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from harness.report.figures.canvas import FAINT, GRID, HEAD, INK, SMALL, add_axes, new_figure, widest
-from harness.report.figures.costs import BAR, BOTTOM, row_places
+from harness.report.charts.mpl_setup import FAINT, GRID, HEAD, INK, SMALL, add_axes, new_figure, widest
+from harness.report.charts.costs import BAR, BOTTOM, row_places
 from harness.analysis.hypotheses import Judgement, Level
 
 WIDTH = 4.6  # inches

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from harness.analysis.dataset import Entry, Study
-from harness.report.figures.canvas import DPI, FAINT, HEAD, SMALL, add_axes, new_figure, text_sizes, thousands, widest
-from harness.report.figures.labels import spread
-from harness.report.figures.look import Look
+from harness.report.charts.mpl_setup import DPI, FAINT, HEAD, SMALL, add_axes, new_figure, text_sizes, thousands, widest
+from harness.report.charts.label_placement import spread
+from harness.report.charts.style import Look
 from harness.analysis.metrics import PARALLELISM, under_baseline_parallelism
 
 MAX_COLUMNS = 4

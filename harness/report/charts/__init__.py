@@ -8,7 +8,7 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from harness.analysis.dataset import Entry
-from harness.report.figures import canvas, costs, curves, decoding, effects, lengths, look, spread, tradeoff
+from harness.report.charts import mpl_setup as canvas, costs, curves, decoding, effects, eval_lengths as lengths, style as look, parallelism as spread, tradeoff
 from harness.analysis.hypotheses import NAMES
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.summary import Summary

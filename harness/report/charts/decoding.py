@@ -10,19 +10,9 @@ from matplotlib.ticker import NullLocator
 
 from harness.analysis.dataset import Entry
 from harness.analysis.decoding import Decoding
-from harness.report.figures.canvas import sizes, thousands
-from harness.report.figures.look import Look
-from harness.report.figures.panels import (
-    MARGIN,
-    MAX_COLUMNS,
-    End,
-    grid,
-    in_one_panel,
-    name_ends,
-    name_missing,
-    of_one_parallelism,
-    scale_powers,
-)  # fmt: skip
+from harness.report.charts.mpl_setup import sizes, thousands
+from harness.report.charts.style import Look
+from harness.report.charts.small_multiples import MARGIN, MAX_COLUMNS, End, grid, in_one_panel, name_ends, name_missing, of_one_parallelism, scale_powers  # fmt: skip
 from harness.analysis.summary import Summary
 
 SIDE_BY_SIDE, AT_MOST = 0.02, 0.12  # of the gap between contexts: from one line's mark to the next's, and over all
