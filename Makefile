@@ -25,11 +25,11 @@ bench: .venv/.peers  ## this project beside what one would use instead; ONLY=pat
 		$(if $(ONLY),-k '$(ONLY)') $(if $(BASELINE),--baseline '$(BASELINE)')
 
 calibrate: $(installed)  ## hold the statistics to what they promise, on 2,000 simulated studies of each kind and on real ones
-	@CALIBRATE=2000 $(bin)/python -m pytest tests/report/test_calibration.py tests/report/test_real_studies.py
+	@CALIBRATE=2000 $(bin)/python -m pytest tests/analysis/test_calibration.py tests/analysis/test_real_studies.py
 
 chaos: $(installed)  ## kill KILLS=50 times at random and compare with an undisturbed study; SEED=n repeats one; 2,000 broken studies
 	@$(bin)/python -m pytest tests/chaos -s
-	@FUZZ=2000 $(bin)/python -m pytest tests/study/test_fuzz.py
+	@FUZZ=2000 $(bin)/python -m pytest tests/config/test_fuzz.py
 
 scale: $(installed)  ## report on RUNS=10000 made-up runs of 1,000 steps: time, memory, size of the page, growth
 	@SCALE=$(or $(RUNS),10000) $(bin)/python -m pytest tests/report/test_scale.py -s

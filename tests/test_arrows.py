@@ -48,7 +48,7 @@ def test_nothing_imports_against_the_arrows(package):
 @pytest.mark.parametrize("arguments", [["--help"], ["status"], ["report"]])
 def test_what_only_reads_loads_no_torch(arguments, tmp_path):
     code = (
-        "import sys; from harness.cli import main\n"
+        "import sys; from harness.cli.app import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'variants', 'harness.config'} & sys.modules.keys()"

@@ -331,8 +331,8 @@ class Parallelism(Variant):
     def traffic(self, model: nn.Module, step: StepShape) -> float | None:
         """Return the bytes that each rank sends in a step, as theory tells; None where it makes no prediction.
 
-        `model` is the one that was wrapped, with its parameters of whole shape; `variants.communication` says what "sends"
-        means. What is smaller by orders of magnitude, such as a norm, is left out.
+        `model` is the one that was wrapped, with its parameters of whole shape; `variants.communication` says what
+        "sends" means. What is smaller by orders of magnitude, such as a norm, is left out.
         """
         return None
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from harness.analysis import intervals as statistics
 from harness.analysis.dataset import Entry, Study
+from harness.analysis.intervals import Bounds, Mean
 from harness.analysis.metrics import PARALLELISM, baseline_of
 from harness.results.run_data import RunData
-from harness.analysis.intervals import Bounds, Mean
 
 Kind = Literal["tokens", "flops", "train_s", "parameters"]
 SAME_SIZE = 0.01  # relative: entries whose parameters differ by no more are of equal size

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from harness.analysis import intervals as statistics
 from harness.analysis.dataset import Entry, Study
+from harness.analysis.intervals import Median, Ratio
 from harness.analysis.metrics import baseline_of
 from harness.results.run_data import DecodeSamples, Place
-from harness.analysis.intervals import Median, Ratio
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from typing import Literal
 
 import numpy as np
 
-from harness.analysis import factorial as effects, significance as verdicts
+from harness.analysis import factorial as effects
+from harness.analysis import significance as verdicts
 from harness.analysis.dataset import Entry, Study
 from harness.analysis.factorial import Effect, Effects
 from harness.analysis.metrics import PARALLELISM, baseline_of
-from harness.results.run_data import RunData
 from harness.analysis.significance import Verdict, Word
+from harness.results.run_data import RunData
 
 Quantity = Literal["val_loss", "tokens_per_s", "peak_memory"]
 

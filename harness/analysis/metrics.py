@@ -11,8 +11,8 @@ import numpy as np
 
 from harness.analysis import intervals as statistics
 from harness.analysis.dataset import Entry, Study
-from harness.results.run_data import RunData
 from harness.analysis.intervals import Mean, Median, Ratio
+from harness.results.run_data import RunData
 
 PARALLELISM = "parallelism"  # the axis whose variants must train the same model
 Verdict = Literal["bitwise", "within tolerance", "DIVERGES", "not checked"]

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis import metrics as results, intervals as statistics
+from harness.analysis import intervals as statistics
+from harness.analysis import metrics as results
 from harness.analysis.dataset import Entry, Study
 from harness.analysis.equivalence import n_processes, reference
-from harness.analysis.metrics import PARALLELISM, Verdict
 from harness.analysis.intervals import Median, Ratio
+from harness.analysis.metrics import PARALLELISM, Verdict
 
 NONE = Ratio(1.0, (1.0, 1.0))  # the speed-up of what others are compared with
 

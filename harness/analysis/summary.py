@@ -6,18 +6,23 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from harness.analysis import budgets, decoding, equivalence, hypotheses as judge, eval_lengths as lengths, metrics as results, scaling, variance_components as variance, step_breakdown as where
-from harness.analysis.dataset import Entry, Study
+from harness.analysis import budgets, decoding, equivalence, scaling
+from harness.analysis import eval_lengths as lengths
+from harness.analysis import hypotheses as judge
+from harness.analysis import metrics as results
+from harness.analysis import step_breakdown as where
+from harness.analysis import variance_components as variance
 from harness.analysis.budgets import Ranking, Savings
+from harness.analysis.dataset import Entry, Study
 from harness.analysis.decoding import Decoding
 from harness.analysis.equivalence import Equivalence
-from harness.analysis.hypotheses import Judgement, Quantity
 from harness.analysis.eval_lengths import LengthLoss
+from harness.analysis.hypotheses import Judgement, Quantity
 from harness.analysis.metrics import DIVERGES, Comparison, Result
-from harness.results.run_data import RunData
 from harness.analysis.scaling import Scale
-from harness.analysis.variance_components import Shares
 from harness.analysis.step_breakdown import Held, Phases, Traffic
+from harness.analysis.variance_components import Shares
+from harness.results.run_data import RunData
 from harness.results.store import SCHEMA_VERSION, Json
 
 

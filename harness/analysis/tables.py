@@ -9,10 +9,10 @@ from typing import Any
 
 from harness.analysis.equivalence import Equivalence
 from harness.analysis.eval_lengths import positions
-from harness.analysis.metrics import CATEGORIES
-from harness.results.run_data import PHASES, RunData
 from harness.analysis.intervals import Mean, Median, Ratio
+from harness.analysis.metrics import CATEGORIES
 from harness.analysis.summary import Summary
+from harness.results.run_data import PHASES, RunData
 
 Row = list[Any]
 

@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 
 from harness.analysis.dataset import Entry, Study
-from harness.analysis.metrics import PARALLELISM, baseline_of
 from harness.analysis.intervals import Bounds
+from harness.analysis.metrics import PARALLELISM, baseline_of
 
 Of = Literal["val_loss", "val_loss_difference"]
 TAIL = 0.025

@@ -194,7 +194,8 @@ def list_entries(args: argparse.Namespace) -> int:
 def run(args: argparse.Namespace) -> int:
     """Train what is due."""
     began = time.monotonic()
-    from harness.launch import elastic as local, scheduler as queue
+    from harness.launch import elastic as local
+    from harness.launch import scheduler as queue
     from harness.launch.progress import duration
 
     if not args.dry_run:
@@ -315,8 +316,8 @@ def _watch(store: Store, studies: Sequence[str], out: Path, every_s: int) -> int
 
 def export(args: argparse.Namespace) -> int:
     """Write what other tools read, and print where it is and how to open it."""
-    from harness.export import export as write
     from harness.analysis import dataset as accounting
+    from harness.export import export as write
 
     study = accounting.read(Store(args.results), _study_name(args.study))
     folder, then = write(study, args.to, args.out)
@@ -336,9 +337,10 @@ def export(args: argparse.Namespace) -> int:
 
 def plan(args: argparse.Namespace) -> int:
     """Print what finding a difference takes."""
-    from harness.launch.progress import duration
-    from harness.analysis import dataset as accounting, power as planning
+    from harness.analysis import dataset as accounting
+    from harness.analysis import power as planning
     from harness.analysis.significance import MANY
+    from harness.launch.progress import duration
 
     if not args.detect > 0:
         raise UserError(f"--detect {args.detect:g}: must be above 0, in nats per token")

@@ -9,9 +9,9 @@ from typing import Any, get_type_hints
 
 from pydantic import ValidationError, create_model
 
+from harness.config.study_file import Element, Rule, describe
 from harness.errors import Problem, UserError, choices
 from harness.results.records import Choice, Section
-from harness.config.study_file import Element, Rule, describe
 from variants import registry as catalogue
 from variants.base import AXES, Shape
 

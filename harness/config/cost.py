@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.errors import UserError
-from harness.results.records import Choice, Expected, ResolvedModel, Train
 from harness.config.axes import architecture
+from harness.errors import UserError
 from harness.model.builder import Parts
 from harness.model.gpt import GPT
-from harness.training.optimizer import predicted_bytes
 from harness.model.precision import dtype_of
 from harness.probes.activations import Activations
+from harness.results.records import Choice, Expected, ResolvedModel, Train
+from harness.training.optimizer import predicted_bytes
 from variants.base import Shape
 
 

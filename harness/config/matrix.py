@@ -10,16 +10,28 @@ from typing import Any, Literal
 
 import torch
 
-from harness.data.corpus import Corpus, prepare
-from harness.errors import Problem, UserError
-from harness.results.records import Choice, Expected, Margin, Place, Probes, ResolvedData, ResolvedModel, RunSpec, Start, Train
-from harness.results.store import SCHEMA_VERSION
-from harness.config import study_file as reader, warm_start as start
+from harness.config import study_file as reader
+from harness.config import warm_start as start
 from harness.config.axes import Axes, Entry, same
 from harness.config.cost import Costs
 from harness.config.size_matching import Sizer
-from harness.model.builder import Parts
 from harness.data.batches import micro_batch_size
+from harness.data.corpus import Corpus, prepare
+from harness.errors import Problem, UserError
+from harness.model.builder import Parts
+from harness.results.records import (
+    Choice,
+    Expected,
+    Margin,
+    Place,
+    Probes,
+    ResolvedData,
+    ResolvedModel,
+    RunSpec,
+    Start,
+    Train,
+)
+from harness.results.store import SCHEMA_VERSION
 from variants import registry as catalogue
 from variants.base import AXES, Shape
 

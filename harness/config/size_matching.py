@@ -5,8 +5,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
-from harness.errors import Problem
 from harness.config.axes import Entry, architecture
+from harness.errors import Problem
 from harness.model.builder import Parts
 from harness.model.gpt import GPT
 from variants import registry as catalogue

@@ -10,13 +10,13 @@ import torch
 from pydantic import ValidationError
 from torch import Size, Tensor
 
-from harness.model.weights import Weights, load
-from harness.errors import Problem, UserError, choices
-from harness.results.records import Init, Train
 from harness.config.axes import Axes, Entry
 from harness.config.study_file import describe
+from harness.errors import Problem, UserError, choices
 from harness.model.builder import Parts
 from harness.model.initialization import UnfitError, first_values
+from harness.model.weights import Weights, load
+from harness.results.records import Init, Train
 from variants import registry as catalogue
 from variants.base import AXES, Shape
 

@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from harness.analysis.dataset import Study
 from harness.errors import UserError
 from harness.export.frames import Record, records
-from harness.analysis.dataset import Study
 
 Writer = Callable[[str, Sequence[Record], Path, Path], str | None]
 

@@ -13,7 +13,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from harness.analysis import equivalence, metrics as results
+from harness.analysis import equivalence
+from harness.analysis import metrics as results
 from harness.analysis.dataset import Entry, Study
 from harness.analysis.metrics import Verdict
 from harness.results.run_data import RunData

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from harness.results.records import Choice
 from harness.model.gpt import GPT
+from harness.results.records import Choice
 from variants import registry as catalogue
 from variants.base import AXES, Attention, FeedForward, Norm, Parallelism, Positional, Shape
 

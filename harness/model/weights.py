@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from harness.model import hf_gpt2 as published
-from harness.model.hf_gpt2 import Tensors
 from harness.errors import UserError, choices
+from harness.model import hf_gpt2 as published
+from harness.model.builder import Parts
+from harness.model.hf_gpt2 import Tensors
 from harness.results.records import Choice
 from harness.results.store import SCHEMA_VERSION, StoreError, read_json, write_json
-from harness.model.builder import Parts
 from variants import registry as catalogue
 from variants.base import AXES, Shape
 

@@ -51,8 +51,8 @@ class Traffic(TorchDispatchMode):
 
     Afterwards `calls` has for each collective {`calls`, `payload_bytes`, `sent_bytes`}: how often this rank took part,
     the bytes of the whole buffers (what is reduced, scattered or broadcast; for an all-gather what is put together),
-    and what a rank sends of them (`variants.communication`). An operator that is none of the known counts under its own name,
-    as if it sent all that it is given.
+    and what a rank sends of them (`variants.communication`). An operator that is none of the known counts under its
+    own name, as if it sent all that it is given.
     """
 
     def __init__(self) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.results.records import RunSpec
+from harness.distributed.process_group import Ranks
+from harness.distributed.shards import whole_weights
 from harness.model.builder import Parts
-from harness.training.errors import out_of_memory
 from harness.model.gpt import GPT
 from harness.model.precision import dtype_of
 from harness.probes.timer import Timer
-from harness.distributed.process_group import Ranks
-from harness.distributed.shards import whole_weights
+from harness.results.records import RunSpec
+from harness.training.errors import out_of_memory
 
 N_WARMUP, N_PREFILLS, N_STEPS = 2, 5, 40
 

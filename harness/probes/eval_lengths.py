@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from harness.distributed.process_group import Ranks
+from harness.model.gpt import GPT
 from harness.results.records import RunSpec
 from harness.training.errors import out_of_memory
 from harness.training.evaluation import Windows
-from harness.model.gpt import GPT
-from harness.distributed.process_group import Ranks
 
 MAX_BINS = 1024  # of positions; a length up to that has one for each
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from harness.model.precision import dtype_of
 from harness.distributed.process_group import Ranks
+from harness.model.precision import dtype_of
 
 # Dense tensor-core (bf16) and plain (fp32, no TF32) TFLOP/s from the vendors' data sheets, by the device's whole name
 # after "NVIDIA" and "GeForce": a laptop's part, a Ti and a MIG slice are other devices under names that begin the same.

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.results.store import Run
-from harness.probes.phases import PHASES, Phases
-from harness.probes.communication import Traffic
 from harness.distributed.process_group import Ranks
+from harness.probes.communication import Traffic
+from harness.probes.phases import PHASES, Phases
+from harness.results.store import Run
 
 N_TIMED = 3
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from harness.analysis import dataset as accounting, summary, tables
+from harness.analysis import dataset as accounting
+from harness.analysis import summary, tables
 from harness.report import page
 from harness.results.store import Store, now, write_bytes, write_json, write_text
 
@@ -18,7 +19,10 @@ def write(store: Store, study: str, out: Path, refresh_s: int | None = None) -> 
         UserError: the study has no results.
     """
     work = summary.summarise(accounting.read(store, study), now())
-    from harness.report import charts as figures, html  # import matplotlib, which is slow, and which other commands do without
+    from harness.report import (  # import matplotlib, which is slow, and which other commands do without
+        charts as figures,
+    )
+    from harness.report import html
 
     folder = out / study
     drawn = figures.draw_all(work, page.floor_nats_per_token(work.study))

@@ -3,12 +3,15 @@
 import math
 from collections import Counter
 
-from harness.report.sections import summary as answers, appendix, comparison as sections, parallelism as spread
-from harness.report import formatting as cells
 from harness.analysis.dataset import Study
-from harness.report.formatting import count, escape, mean, median
 from harness.analysis.metrics import DIVERGES
 from harness.analysis.summary import Summary
+from harness.report import formatting as cells
+from harness.report.formatting import count, escape, mean, median
+from harness.report.sections import appendix
+from harness.report.sections import comparison as sections
+from harness.report.sections import parallelism as spread
+from harness.report.sections import summary as answers
 
 
 def render(summary: Summary, captions: dict[str, str]) -> str:

@@ -10,15 +10,15 @@ from typing import Literal
 
 import torch
 
-from harness.model import weights as folder
-from harness.model.weights import Weights
 from harness.data.tokenizers import NAMES, Tokenizer
 from harness.errors import Problem, UserError
-from harness.model.generation import decode, plan
-from harness.sampling.sampler import Draw, Sampling
+from harness.model import weights as folder
 from harness.model.builder import Parts
+from harness.model.generation import decode, plan
 from harness.model.gpt import GPT
 from harness.model.precision import autocast, dtype_of
+from harness.model.weights import Weights
+from harness.sampling.sampler import Draw, Sampling
 from variants.base import Cache, Precision
 
 KEPT = ("newest", "best", "checkpoint/newest", "checkpoint/best")  # in a run's folder of checkpoints, and in the run's

@@ -15,13 +15,13 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from harness.model import weights as folder
-from harness.results.records import RunSpec
-from harness.results.store import Run, StoreError, read_json, write_json
-from harness.model.gpt import GPT
-from harness.probes.timer import Timer
 from harness.distributed.process_group import Ranks
 from harness.distributed.shards import pieces, stored, whole_weights
+from harness.model import weights as folder
+from harness.model.gpt import GPT
+from harness.probes.timer import Timer
+from harness.results.records import RunSpec
+from harness.results.store import Run, StoreError, read_json, write_json
 from variants.base import Shape
 
 STATE = "state"  # in a checkpoint's folder: what a run needs beside its spec to go on, each rank's shard by itself

@@ -11,8 +11,8 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from harness.results.records import RunSpec
 from harness.distributed.process_group import Ranks
+from harness.results.records import RunSpec
 
 
 def describe(spec: RunSpec, ranks: Ranks) -> dict[str, Any]:

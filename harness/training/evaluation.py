@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.results.records import RunSpec
-from harness.results.store import Run
 from harness.data import batches as data
+from harness.distributed.process_group import Ranks
 from harness.model.precision import autocast
 from harness.probes.timer import Timer
-from harness.distributed.process_group import Ranks
+from harness.results.records import RunSpec
+from harness.results.store import Run
 
 MAX_TOKENS = 16_384  # in one forward pass, so that logits stay small
 

@@ -9,27 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.results.records import RunSpec
-from harness.results.store import Run
-from harness.training import optimizer as optim
-from harness.model.builder import Parts
-from harness.training.checkpointing import Checkpoints
 from harness.data.batches import Batches, Tokens, micro_batch_size
-from harness.training.seeding import seed_step
-from harness.training.errors import NotFiniteError
-from harness.training.evaluation import Evaluation
+from harness.distributed.process_group import Ranks
+from harness.model.builder import Parts
 from harness.model.initialization import agreed_hash, hashes
 from harness.model.precision import autocast
-from harness.probes import decode as decoding, eval_lengths as lengths
+from harness.probes import decode as decoding
+from harness.probes import eval_lengths as lengths
 from harness.probes.first_step import FirstStep
 from harness.probes.memory import by_category
 from harness.probes.peak_flops import peak_flops
-from harness.probes.timer import Timer
 from harness.probes.post_training import Window
-from harness.distributed.process_group import Ranks
+from harness.probes.timer import Timer
+from harness.results.records import RunSpec
+from harness.results.store import Run
+from harness.training import optimizer as optim
+from harness.training.checkpointing import Checkpoints
+from harness.training.errors import NotFiniteError
+from harness.training.evaluation import Evaluation
 from harness.training.resume import go_on
-from harness.training.warm_start import begin
+from harness.training.seeding import seed_step
 from harness.training.signals import Stop, StoppedError
+from harness.training.warm_start import begin
 from variants.base import Shape, StepShape
 
 N_WARMUP = 5  # steps that are recorded and not timed: the first ones allocate, choose kernels and compile

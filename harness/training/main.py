@@ -6,14 +6,14 @@ import time
 import traceback
 from pathlib import Path
 
+from harness.distributed.process_group import join
 from harness.results.records import RunSpec
 from harness.results.store import Reason, Run
 from harness.training.checkpointing import drop_state
-from harness.training.seeding import enforce
 from harness.training.environment import describe
 from harness.training.errors import NotFiniteError, out_of_memory
 from harness.training.loop import train
-from harness.distributed.process_group import join
+from harness.training.seeding import enforce
 from harness.training.signals import STOPPED, Stop, StoppedError
 
 PEERS_S = 1.0  # for another rank, or the launcher, to say what happened

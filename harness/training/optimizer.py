@@ -8,8 +8,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from harness.results.records import Train
 from harness.distributed.shards import pieces
+from harness.results.records import Train
 from variants.base import Groups, Parallelism
 
 ADAM_STATES = 2  # running means of the gradient and of its square (Kingma & Ba 2015)

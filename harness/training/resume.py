@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from harness.distributed.process_group import Ranks
+from harness.model.gpt import GPT
+from harness.probes.first_step import FirstStep
 from harness.results.records import RunSpec
 from harness.results.store import Json, Run, sound_lines
 from harness.training.checkpointing import Checkpoints, StateError, load_state, whole_states
 from harness.training.evaluation import Evaluation
-from harness.model.gpt import GPT
-from harness.probes.first_step import FirstStep
-from harness.distributed.process_group import Ranks
 
 
 @dataclass(frozen=True)

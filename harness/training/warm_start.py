@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.model import weights as folder
+from harness.model.gpt import GPT
+from harness.model.initialization import fill
 from harness.results.records import RunSpec
 from harness.results.store import Run
-from harness.model.initialization import fill
-from harness.model.gpt import GPT
 
 
 def begin(gpt: GPT, whole: GPT, run: Run, spec: RunSpec) -> dict[str, Any] | None:

@@ -6,7 +6,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from harness.analysis import factorial as effects, significance as verdicts
+from harness.analysis import factorial as effects
+from harness.analysis import significance as verdicts
 
 N = int(os.environ.get("CALIBRATE", "300"))  # studies
 SEED_NOISE, NOISE, N_ENTRIES = 0.05, 0.01, 8  # nats: what a seed does to all entries alike, and to each by itself

@@ -5,8 +5,8 @@ import shutil
 import numpy as np
 import pytest
 
-from harness.errors import UserError
 from harness.analysis import dataset as accounting
+from harness.errors import UserError
 from harness.results.store import read_lines, write_json
 
 

@@ -10,10 +10,11 @@ import pytest
 from harness import report
 from harness.analysis import dataset as accounting
 from harness.analysis.decoding import measures
-from harness.report.charts import mpl_setup as canvas, decoding
-from harness.report.charts.style import look
-from harness.report.charts.small_multiples import LINE_HEIGHT
 from harness.analysis.summary import summarise
+from harness.report.charts import decoding
+from harness.report.charts import mpl_setup as canvas
+from harness.report.charts.small_multiples import LINE_HEIGHT
+from harness.report.charts.style import look
 
 MHA, GQA = "rope-mha-single", "rope-gqa2-single"
 MEASURES = ("prefill_tokens_per_s", "decode_step_s", "decode_tokens_per_s", "decode_tokens_per_s_ratio")

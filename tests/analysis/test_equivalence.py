@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from harness import report
-from harness.analysis import dataset as accounting, equivalence, summary
+from harness.analysis import dataset as accounting
+from harness.analysis import equivalence, summary
 from harness.analysis.equivalence import N_FIRST, TOLERANCES
 
 SINGLE, DDP, FSDP = (f"learned-mha-{name}" for name in ("single", "ddp2", "fsdp2"))

@@ -9,11 +9,12 @@ import pytest
 
 from harness import report
 from harness.analysis import dataset as accounting
-from harness.report.charts import mpl_setup as canvas, eval_lengths as lengths
-from harness.report.charts.style import look
-from harness.report.charts.small_multiples import LINE_HEIGHT
 from harness.analysis.eval_lengths import measures, positions
 from harness.analysis.summary import summarise
+from harness.report.charts import eval_lengths as lengths
+from harness.report.charts import mpl_setup as canvas
+from harness.report.charts.small_multiples import LINE_HEIGHT
+from harness.report.charts.style import look
 
 MHA, GQA = "rope-mha-single", "rope-gqa2-single"
 

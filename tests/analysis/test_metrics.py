@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from harness.analysis import dataset as accounting, equivalence, metrics as results
+from harness.analysis import dataset as accounting
+from harness.analysis import equivalence
+from harness.analysis import metrics as results
 from harness.analysis.metrics import Result
 
 

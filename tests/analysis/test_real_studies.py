@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.analysis import dataset as accounting, hypotheses as judge
+from harness.analysis import dataset as accounting
+from harness.analysis import hypotheses as judge
 from harness.results.store import Store
 from variants import registry as catalogue
 from variants.base import Shape
@@ -56,7 +57,7 @@ mlp = "tenth"
 # The same as gelu under other names, hence with other first values: these are functions of seed, name and shape.
 MINE = {
     "renamed": """
-from variants.api import Initial, residual_std
+from variants.base import Initial, residual_std
 from variants.linear import Linear
 from variants.mlp.gelu import Gelu
 
@@ -78,7 +79,7 @@ class Renamed(Gelu):
     "tenth": """
 import torch.nn.functional as F
 
-from variants.api import Initial
+from variants.base import Initial
 from variants.mlp.gelu import Gelu
 
 

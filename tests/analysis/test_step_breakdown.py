@@ -6,7 +6,8 @@ import json
 import pytest
 
 from harness import report
-from harness.analysis import dataset as accounting, summary
+from harness.analysis import dataset as accounting
+from harness.analysis import summary
 from harness.report.charts.parallelism import physical_cores
 
 SINGLE, DDP, FSDP = (f"learned-mha-{name}" for name in ("single", "ddp2", "fsdp2"))

@@ -10,7 +10,9 @@ import statsmodels.api as sm
 import statsmodels.formula.api as smf
 
 from harness import report
-from harness.analysis import dataset as accounting, hypotheses as judge, variance_components as variance
+from harness.analysis import dataset as accounting
+from harness.analysis import hypotheses as judge
+from harness.analysis import variance_components as variance
 
 
 def drawn(rng, n, init, data, rest):

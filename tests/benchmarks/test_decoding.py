@@ -12,8 +12,8 @@ from torch import Tensor
 
 from harness.model import weights as folder
 from harness.model.builder import Parts
-from harness.model.initialization import fill
 from harness.model.gpt import GPT
+from harness.model.initialization import fill
 from variants import registry as catalogue
 from variants.base import NoOptions, Shape
 

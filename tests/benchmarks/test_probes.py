@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from test_training import CFG, batch, our_step  # noqa: F401
 
-from harness.results.store import Run
-from harness.probes.timer import Timer
 from harness.distributed.process_group import Ranks
+from harness.probes.timer import Timer
+from harness.results.store import Run
 
 MOST = 0.005  # of a step
 

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from harness.model import weights as folder
-from harness.results.records import Choice, TokenSlice, Train
-from harness.training import optimizer as optim
-from harness.model.builder import Parts
 from harness.data.batches import Batches, Tokens
+from harness.model import weights as folder
+from harness.model.builder import Parts
 from harness.model.initialization import fill
 from harness.model.precision import autocast, dtype_of
 from harness.probes.peak_flops import SIZE
+from harness.results.records import Choice, TokenSlice, Train
+from harness.training import optimizer as optim
 from variants.base import Shape
 
 SHAPE = Shape(n_layer=6, n_head=6, n_embd=384, seq_len=256, vocab_size=65)

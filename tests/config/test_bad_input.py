@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from harness.errors import UserError
 from harness.config import load
+from harness.errors import UserError
 
 RULE = "\n[[exclude]]\n"
 
@@ -185,7 +185,7 @@ def test_a_bias_in_a_kernel_without_one_is_refused(write_study):
     (mine / "positional").mkdir(parents=True)
     (mine / "attention").mkdir()
     (mine / "positional/biased.py").write_text(
-        "from variants.api import Positional\nclass Biased(Positional):\n    uses_bias = True\n"
+        "from variants.base import Positional\nclass Biased(Positional):\n    uses_bias = True\n"
     )
     (mine / "attention/rigid.py").write_text(
         "from variants.attention.mha import MultiHead\nclass Rigid(MultiHead):\n    takes_bias = False\n"
@@ -206,7 +206,7 @@ def test_a_model_that_cannot_be_built_is_refused_and_one_that_shapes_cannot_run_
     path = write_study(("seeds =", 'variant_paths = ["mine"]\nseeds ='), ('"rope"]', '"ours"]'))
     file = path.parent / "mine/positional/ours.py"
     file.parent.mkdir(parents=True)
-    head = "from variants.api import Positional\nclass Ours(Positional):\n"
+    head = "from variants.base import Positional\nclass Ours(Positional):\n"
     file.write_text(head + "    def embed(self, x, positions):\n        return x * float(x.sum() > 0)\n")
     assert load(path, where=["positional=ours"]).runs[0].expected.memory_bytes is None
     file.write_text(head + "    def __init__(self, shape, options):\n        raise ValueError('planted')\n")

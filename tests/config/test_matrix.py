@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from harness.config import load
 from harness.errors import UserError
 from harness.results.records import RunSpec
-from harness.config import load
 
 
 def ids(study):
@@ -107,7 +107,7 @@ def test_a_changed_variant_of_the_users_own_gets_another_run_id(write_study):
     )
     file = path.parent / "mine/positional/ours.py"
     file.parent.mkdir(parents=True)
-    source = "from variants.api import Positional\nclass Ours(Positional):\n    pass\n"
+    source = "from variants.base import Positional\nclass Ours(Positional):\n    pass\n"
     file.write_text(source)
     first = load(path, where=["positional=ours"]).runs[0]
     file.write_text(source + "# changed\n")

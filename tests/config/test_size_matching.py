@@ -2,8 +2,8 @@
 
 import pytest
 
-from harness.errors import UserError
 from harness.config import load
+from harness.errors import UserError
 from harness.model.builder import Parts
 from variants.base import Shape
 
@@ -60,7 +60,7 @@ def test_an_mlp_that_has_no_width_is_refused(write_study):
     )
     (path.parent / "mine/mlp").mkdir(parents=True)
     (path.parent / "mine/mlp/stiff.py").write_text(
-        "from torch import nn\nfrom variants.api import FeedForward\n\nclass Stiff(FeedForward):\n"
+        "from torch import nn\nfrom variants.base import FeedForward\n\nclass Stiff(FeedForward):\n"
         "    def __init__(self, shape, options):\n        super().__init__(shape, options)\n"
         "        self.one = nn.Linear(shape.n_embd, shape.n_embd)\n"
         "    def forward(self, x):\n        return self.one(x)\n"

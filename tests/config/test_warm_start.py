@@ -2,13 +2,13 @@
 
 import pytest
 
-from harness.model import weights as folder
-from harness.model.weights import Weights
+from harness.config import load
 from harness.errors import UserError
 from harness.launch.scheduler import shuffled
-from harness.config import load
+from harness.model import weights as folder
 from harness.model.builder import Parts
 from harness.model.initialization import fill
+from harness.model.weights import Weights
 from variants.base import Shape
 
 FROM_RUN = """

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.results.records import TokenSlice
 from harness.data.batches import Batches, Tokens, evaluation_offsets, micro_batch_size, rank_share
+from harness.results.records import TokenSlice
 
 quick = settings(deadline=None, max_examples=60, derandomize=True, database=None)
 

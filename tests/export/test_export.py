@@ -7,12 +7,13 @@ import struct
 
 import numpy as np
 import pytest
-from made_up import Fake
+from synthetic_results import Fake
 
+from harness.analysis import dataset as accounting
+from harness.analysis import metrics as results
 from harness.cli import app as cli
 from harness.errors import UserError
 from harness.export import NEEDS, export
-from harness.analysis import dataset as accounting, metrics as results
 
 FAILED, PENDING = "rope-gqa2-single-s1", "rope-mha-single-s0"
 

@@ -58,7 +58,7 @@ class Harness:
 
     def variant(self, name: str, body: str) -> None:
         """Add a positional variant whose `embed` has this body, except where only shapes are asked for."""
-        text = "import os, signal, time\nimport torch\nfrom variants.api import Positional\n\n\nclass V(Positional):\n"
+        text = "import os, signal, time\nimport torch\nfrom variants.base import Positional\n\n\nclass V(Positional):\n"
         text += (
             f"    def embed(self, x, positions):\n        if x.is_meta: return x\n        {body}\n        return x\n"
         )

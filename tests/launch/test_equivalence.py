@@ -2,7 +2,8 @@
 
 import pytest
 
-from harness.analysis import dataset as accounting, equivalence
+from harness.analysis import dataset as accounting
+from harness.analysis import equivalence
 from harness.results.store import Store
 
 DDP = "from variants.parallelism.ddp import Distributed\n\n\nclass V(Distributed):\n"
@@ -10,7 +11,7 @@ WRAP = "    def wrap(self, model, device, precision):\n"
 FAULTS = {
     "forgets_the_all_reduce": DDP + "    def accumulate(self, model, last):\n        return model.no_sync()\n",
     "another_batch": "from dataclasses import replace\n\nimport torch.distributed as dist\n\n"
-    "from harness.worker.data import Batches\n" + DDP + WRAP + "        right = Batches.offsets\n"
+    "from harness.data.batches import Batches\n" + DDP + WRAP + "        right = Batches.offsets\n"
     "        if dist.get_rank() == 1:\n"
     "            Batches.offsets = lambda self, step: right(replace(self, seed=self.seed + 1), step)\n"
     "        return super().wrap(model, device, precision)\n",
@@ -18,7 +19,7 @@ FAULTS = {
     "            return F.linear(self.hidden(tokens), self.wte.weight.detach().clone())\n\n"
     "        model.logits = types.MethodType(logits, model)\n"
     "        return super().wrap(model, device, precision)\n",
-    "another_start": "import torch.distributed as dist\n\nfrom harness.worker import start\n"
+    "another_start": "import torch.distributed as dist\n\nfrom harness.training import warm_start as start\n"
     + DDP
     + WRAP
     + "        right = start.fill\n"

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from harness.results.records import Choice
 from harness.model.builder import Parts
 from harness.model.initialization import fill
+from harness.results.records import Choice
 from variants import registry as catalogue
 from variants.base import Shape
 

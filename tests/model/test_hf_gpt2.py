@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from harness.model import weights as folder
 from harness.errors import UserError
+from harness.model import weights as folder
 from harness.model.builder import Parts
 
 L, H, C, T, V = 2, 2, 16, 12, 31

@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from harness.results.records import Choice
 from harness.model.builder import Parts
 from harness.model.initialization import UndeclaredError, agreed_hash, declared, draw, fill
+from harness.results.records import Choice
 from variants.base import Initial, Shape
 
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=16, vocab_size=29)

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from harness.results.records import Choice, DecodeProbe, Probes
 from harness.model.builder import Parts
-from harness.model.initialization import fill
 from harness.model.gpt import GPT
+from harness.model.initialization import fill
 from harness.probes import decode as decoding
+from harness.results.records import Choice, DecodeProbe, Probes
 from variants.base import Shape
 
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=17)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from harness.results.records import Choice, Place, Probes, TokenSlice, Train
+from harness.distributed.process_group import Ranks
 from harness.model.builder import Parts
-from harness.training.evaluation import Evaluation, Windows
 from harness.model.initialization import fill
 from harness.probes import eval_lengths as lengths
-from harness.distributed.process_group import Ranks
+from harness.results.records import Choice, Place, Probes, TokenSlice, Train
+from harness.training.evaluation import Evaluation, Windows
 from variants.base import Shape
 
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=16, vocab_size=17)

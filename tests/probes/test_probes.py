@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness.results.records import Choice, Train
-from harness.training import optimizer as optim
+from harness.distributed.process_group import Ranks
 from harness.model.builder import Parts
 from harness.model.initialization import fill
 from harness.probes import peak_flops as peak
@@ -17,7 +16,8 @@ from harness.probes.activations import Activations, held_bytes
 from harness.probes.first_step import FirstStep
 from harness.probes.memory import by_category
 from harness.probes.timer import Timer
-from harness.distributed.process_group import Ranks
+from harness.results.records import Choice, Train
+from harness.training import optimizer as optim
 from variants.base import Shape
 
 SHAPE = Shape(n_layer=2, n_head=2, n_embd=16, seq_len=8, vocab_size=11)

@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 
-from harness.cli import app as cli
 from harness import report
-from harness.analysis import dataset as accounting, budgets, hypotheses as judge, power as planning, significance as verdicts
+from harness.analysis import budgets
+from harness.analysis import dataset as accounting
+from harness.analysis import hypotheses as judge
+from harness.analysis import power as planning
+from harness.analysis import significance as verdicts
+from harness.cli import app as cli
 
 
 @pytest.fixture

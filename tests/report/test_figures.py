@@ -7,9 +7,9 @@ import pytest
 
 from harness.analysis import dataset as accounting
 from harness.report.charts import curves
-from harness.report.charts.mpl_setup import MIN_SPAN
 from harness.report.charts.costs import row_places
 from harness.report.charts.label_placement import overlap, place, spread
+from harness.report.charts.mpl_setup import MIN_SPAN
 from harness.report.charts.style import LINES_PER_PANEL, look
 
 

@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 import pytest
 
 from harness import report
-from harness.analysis import dataset as accounting, summary
+from harness.analysis import dataset as accounting
+from harness.analysis import summary
 from harness.report import html
 from harness.report.html.markup import to_html
 

@@ -8,7 +8,9 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
-from harness.analysis import factorial as effects, intervals as statistics, significance as verdicts
+from harness.analysis import factorial as effects
+from harness.analysis import intervals as statistics
+from harness.analysis import significance as verdicts
 
 EXACT = {"rel": 1e-9, "abs": 1e-12}
 

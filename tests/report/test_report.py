@@ -10,8 +10,8 @@ import time
 import pytest
 
 from harness import report
-from harness.errors import UserError
 from harness.analysis import dataset as accounting
+from harness.errors import UserError
 from harness.report.page import floor_nats_per_token
 
 FIGURES = ("val_loss_steps", "val_loss_time", "train_loss_steps", "train_loss_time", "throughput", "memory")
@@ -182,7 +182,7 @@ def test_neither_import_nor_report_needs_torch_and_import_is_quick(one_axis, tmp
     one_axis.seeds = (0, 1)
     one_axis.write()
     code = (
-        "import sys, pathlib; from harness import report; from harness.store import Store;"
+        "import sys, pathlib; from harness import report; from harness.results.store import Store;"
         "slow = {'torch', 'matplotlib', 'scipy', 'pandas'} & set(sys.modules); assert not slow, slow;"
         f"report.write(Store(pathlib.Path({str(one_axis.root)!r})), 'tiny', pathlib.Path({str(tmp_path / 'out')!r}));"
         "used = {'torch', 'pandas', 'matplotlib.pyplot'} & set(sys.modules); assert not used, used"

@@ -11,7 +11,17 @@ import psutil
 import pytest
 
 from harness.results import store
-from harness.results.store import Lines, Run, Store, StoreError, read_json, read_lines, write_bytes, write_json, write_text
+from harness.results.store import (
+    Lines,
+    Run,
+    Store,
+    StoreError,
+    read_json,
+    read_lines,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 @pytest.fixture
@@ -367,7 +377,7 @@ def test_runs_are_those_that_were_planned(tmp_path):
 
 def test_the_store_needs_no_torch():
     """Results are read and reported on any machine, at once."""
-    code = "import sys, harness.store; sys.exit('torch' in sys.modules)"
+    code = "import sys, harness.results.store; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     assert store.SCHEMA_VERSION == 1
 

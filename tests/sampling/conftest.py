@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from harness.model import weights as folder
+from harness.model.builder import Parts
 from harness.model.weights import Weights
 from harness.results.records import Choice
-from harness.model.builder import Parts
 from variants.base import Shape
 
 

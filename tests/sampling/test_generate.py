@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from harness.cli import app as cli
-from harness.model import weights as folder
 from harness.data.tokenizers import Tokenizer
+from harness.model import weights as folder
 from harness.sampling.generate import Text, stream
 
 TEXT = "Größe 漢字 🙂 e"
@@ -224,8 +224,8 @@ def test_what_is_no_checkpoint_is_told_apart(tmp_path, save, capsys):
 
 
 def test_an_attention_without_a_cache_is_refused(save, capsys, monkeypatch):
-    from variants.base import Attention
     from variants.attention.mha import MultiHead
+    from variants.base import Attention
 
     monkeypatch.setattr(MultiHead, "cache", Attention.cache)
     assert "MultiHead defines no cache for decoding" in refused(capsys, save(), "--prompt", "a")

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from harness.model import weights as folder
 from harness.errors import UserError
-from harness.model.generation import Plan, decode, plan
-from harness.sampling.sampler import Draw, Sampling
-from harness.results.records import Choice
+from harness.model import weights as folder
 from harness.model.builder import Parts
+from harness.model.generation import Plan, decode, plan
+from harness.results.records import Choice
+from harness.sampling.sampler import Draw, Sampling
 
 PROMPT = [7, 200, 31]
 

@@ -17,17 +17,18 @@ import torch
 import torch.nn.functional as F
 from torch.distributed.tensor import DTensor
 
-from harness.model import weights as folder
+from harness.distributed.process_group import Ranks, join
 from harness.errors import UserError
+from harness.model import weights as folder
+from harness.model.builder import Parts
+from harness.model.initialization import fill
 from harness.results.records import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
 from harness.results.store import Run
-from harness.training import checkpointing as checkpoint, optimizer as optim
-from harness.model.builder import Parts
+from harness.training import checkpointing as checkpoint
+from harness.training import optimizer as optim
 from harness.training.checkpointing import Checkpoints, StateError, drop_state, load_state, save_state
 from harness.training.evaluation import Evaluation
-from harness.model.initialization import fill
 from harness.training.loop import train
-from harness.distributed.process_group import Ranks, join
 from variants.base import Shape
 
 ROOT = Path(__file__).parents[2]

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
+from harness.data.batches import Tokens, evaluation_offsets
+from harness.distributed.process_group import Ranks
+from harness.model.builder import Parts
+from harness.model.initialization import fill
+from harness.probes.phases import PHASES
+from harness.probes.post_training import N_TIMED
 from harness.results.records import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
 from harness.results.store import Run
 from harness.training import loop
-from harness.model.builder import Parts
-from harness.data.batches import Tokens, evaluation_offsets
 from harness.training.errors import NotFiniteError
 from harness.training.evaluation import Evaluation
-from harness.model.initialization import fill
 from harness.training.loop import train
-from harness.probes.phases import PHASES
-from harness.probes.post_training import N_TIMED
-from harness.distributed.process_group import Ranks
 from variants.base import Shape
 
 VOCAB, SEQ_LEN = 17, 8

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from harness.results.records import Choice, Train
-from harness.training import optimizer as optim
 from harness.model.builder import Parts
 from harness.model.initialization import fill
+from harness.results.records import Choice, Train
+from harness.training import optimizer as optim
 from variants.base import Shape
 
 SHAPE = Shape(n_layer=2, n_head=2, n_embd=16, seq_len=8, vocab_size=11)

@@ -9,7 +9,8 @@ import torch
 
 from harness.results.records import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
 from harness.results.store import Run
-from harness.training import loop, optimizer as optim, resume
+from harness.training import loop, resume
+from harness.training import optimizer as optim
 from harness.training.checkpointing import StateError, drop_state, load_state, whole_states
 from harness.training.loop import train
 from harness.training.signals import Stop, StoppedError

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from harness.distributed.process_group import Ranks, join
+from harness.model.builder import Parts
+from harness.model.initialization import agreed_hash, fill
 from harness.results.records import Choice, Train
 from harness.training import optimizer as optim
-from harness.model.builder import Parts
 from harness.training.checkpointing import load_state, save_state
-from harness.model.initialization import agreed_hash, fill
-from harness.distributed.process_group import Ranks, join
 from variants import registry as catalogue
 from variants.base import Shape
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from harness.model.weights import GPT2
-from harness.results.records import Choice
 from harness.model.builder import Parts
 from harness.model.initialization import UnfitError, fill
+from harness.model.weights import GPT2
+from harness.results.records import Choice
 from variants.base import Shape
 
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=12, vocab_size=17)

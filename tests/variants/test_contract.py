@@ -17,12 +17,12 @@ from torch.autograd import gradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.model.builder import Parts
-from harness.model.initialization import fill
 from harness.model.gpt import GPT
+from harness.model.initialization import fill
 from harness.probes.first_step import CPU_KERNELS
 from variants import registry as catalogue
-from variants.base import AXES, Initial, Part, Positional, Shape
 from variants.attention.mha import MultiHead
+from variants.base import AXES, Initial, Part, Positional, Shape
 
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
 T, C, H, D = SHAPE.seq_len, SHAPE.n_embd, SHAPE.n_head, SHAPE.head_dim

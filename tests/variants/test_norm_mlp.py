@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from harness.results.records import Choice
 from harness.model.builder import Parts
 from harness.model.initialization import UnfitError, fill
+from harness.results.records import Choice
 from variants import registry as catalogue
 from variants.base import Shape
 

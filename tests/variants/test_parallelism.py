@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch import nn
 
+from harness.model.builder import Parts
 from harness.results.records import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
 from harness.results.store import Run
-from harness.model.builder import Parts
 from variants import registry as catalogue
 from variants.base import Positional, Shape
 
@@ -27,12 +27,12 @@ SCRIPT = """
 import json, os, sys
 from pathlib import Path
 from pytest import MonkeyPatch
-from harness.spec import RunSpec
-from harness.store import Run
-from harness.worker import loop
-from harness.worker.initial import agreed_hash
-from harness.worker.probes import peak
-from harness.worker.ranks import join
+from harness.results.records import RunSpec
+from harness.results.store import Run
+from harness.training import loop
+from harness.model.initialization import agreed_hash
+from harness.probes import peak_flops as peak
+from harness.distributed.process_group import join
 
 peak.SIZE = 8  # of the matrix product that is timed: of no account here
 models = []
@@ -292,7 +292,7 @@ def test_dividing_a_model_keeps_what_the_others_do_not_need(runs):
 # -- what is caught --------------------------------------------------------------------------------------------------
 
 OTHER_SEED = """
-from harness.worker import start
+from harness.training import warm_start as start
 fill = start.fill
 patch.setattr(start, "fill", lambda gpt, seed, *more, **named: fill(gpt, seed + ranks.rank, *more, **named))
 """
@@ -310,7 +310,7 @@ patch.setattr(DistributedDataParallel, "forward", lambda wrapped, *given: wrappe
 """
 UNTIED = """
 import torch
-from harness.worker.model import GPT
+from harness.model.gpt import GPT
 linear = torch.nn.functional.linear
 patch.setattr(GPT, "logits", lambda gpt, tokens: linear(gpt.hidden(tokens), gpt.wte.weight.detach()))
 """

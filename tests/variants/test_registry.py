@@ -70,7 +70,7 @@ def test_an_unknown_name_is_a_key_error():
         ("1 / 0\n", "does not import: ZeroDivisionError"),
         ("", "must define exactly one subclass of Attention, defines none"),
         ("from variants.attention.mha import MultiHead\n", "defines none"),
-        ("from variants.api import Positional\n\n\nclass Other(Positional): ...\n", "defines none"),
+        ("from variants.base import Positional\n\n\nclass Other(Positional): ...\n", "defines none"),
         (MINE.format(marker=1) + "\n\nclass Second(Mine): ...\n", "defines Mine, Second"),
     ],
 )

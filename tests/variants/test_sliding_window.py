@@ -22,10 +22,10 @@ from harness.model.builder import Parts
 from harness.model.gpt import GPT
 from harness.probes.first_step import CPU_KERNELS
 from variants import registry as catalogue
-from variants.base import Positional, Shape
 from variants.attention import _block_sparse as _blocks
 from variants.attention._block_sparse import PART, attend_blocks, attend_tiles, tiles
 from variants.attention._window import Window
+from variants.base import Positional, Shape
 
 SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
 T, H, D = SHAPE.seq_len, SHAPE.n_head, SHAPE.head_dim

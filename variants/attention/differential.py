@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.base import Adopted, Division, Initial, Positional, Shape
 from variants.attention._cache import KeyValueCache
 from variants.attention._head_norm import EPSILON
 from variants.attention.mha import MultiHead
+from variants.base import Adopted, Division, Initial, Positional, Shape
 
 
 class Differential(MultiHead):

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from variants.base import Adopted, Shape, at_least_one, conversion
 from variants.attention.mha import MultiHead
+from variants.base import Adopted, Shape, at_least_one, conversion
 
 Pooling = Literal["mean", "first", "random"]
 

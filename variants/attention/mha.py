@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.base import Attention, Division, Initial, Positional, Shape, residual_std
 from variants.attention._cache import KeyValueCache
 from variants.attention._head_norm import EPSILON, HeadNorm
 from variants.attention._kernels import attend
+from variants.base import Attention, Division, Initial, Positional, Shape, residual_std
 from variants.linear import Linear
 
 

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.base import Adopted, Attention, Division, Initial, Positional, Shape, at_least_one, residual_std
 from variants.attention._cache import Ring
 from variants.attention._head_norm import EPSILON
 from variants.attention._kernels import attend
+from variants.base import Adopted, Attention, Division, Initial, Positional, Shape, at_least_one, residual_std
 from variants.linear import Linear
 
 

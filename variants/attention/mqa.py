@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from variants.base import Shape, conversion
 from variants.attention.gqa import GroupedQuery, Pooling
 from variants.attention.mha import MultiHead
+from variants.base import Shape, conversion
 
 
 class MultiQuery(GroupedQuery):

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from variants.base import Division, Positional, Shape, at_least_one
 from variants.attention._block_sparse import attend_blocks, attend_tiles
 from variants.attention._cache import KeyValueCache
 from variants.attention._window import FULL, Hiding, Window
 from variants.attention.mha import MultiHead
+from variants.base import Division, Positional, Shape, at_least_one
 
 
 class SlidingWindow(MultiHead):

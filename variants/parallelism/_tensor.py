@@ -14,9 +14,9 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from variants.base import Attention, FeedForward, Initial, Part, Piece, Positional, Shape, StepShape
+from variants.communication import sent_bytes
 from variants.linear import Linear
 from variants.parallelism._collective import ByInput, Enter
-from variants.communication import sent_bytes
 
 
 def divide(model: nn.Module, rank: int, n: int, group: Any = None) -> None:

@@ -12,8 +12,8 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from variants.base import Precision, Shape, StepShape, at_least_one, divides
-from variants.parallelism._sharding import Sharded, padded
 from variants.communication import sent_bytes
+from variants.parallelism._sharding import Sharded, padded
 
 
 class Hybrid(Sharded):

@@ -10,8 +10,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
 from variants.base import Groups, Parallelism, StepShape
-from variants.parallelism.ddp import Distributed
 from variants.communication import sent_bytes
+from variants.parallelism.ddp import Distributed
 
 Make = Callable[[Groups], torch.optim.Optimizer]
 

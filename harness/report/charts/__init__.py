@@ -8,10 +8,14 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from harness.analysis.dataset import Entry
-from harness.report.charts import mpl_setup as canvas, costs, curves, decoding, effects, eval_lengths as lengths, style as look, parallelism as spread, tradeoff
 from harness.analysis.hypotheses import NAMES
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.summary import Summary
+from harness.report.charts import costs, curves, decoding, effects, tradeoff
+from harness.report.charts import eval_lengths as lengths
+from harness.report.charts import mpl_setup as canvas
+from harness.report.charts import parallelism as spread
+from harness.report.charts import style as look
 
 MOST_ENTRIES = 40  # in a figure
 

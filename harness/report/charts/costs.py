@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.analysis.dataset import Entry
-from harness.report.formatting import NO_SPEED
+from harness.analysis.intervals import Median
+from harness.analysis.metrics import CATEGORIES
+from harness.analysis.summary import Summary
 from harness.report.charts.mpl_setup import FAINT, HEAD, SMALL, add_axes, new_figure, thousands, widest
 from harness.report.charts.style import Look
-from harness.analysis.metrics import CATEGORIES
-from harness.analysis.intervals import Median
-from harness.analysis.summary import Summary
+from harness.report.formatting import NO_SPEED
 
 BAR, GROUP_GAP, WIDTH, BOTTOM = 0.26, 0.14, 5.6, 0.5  # inches
 # A sequence of one hue, so that no category is taken for a variant.

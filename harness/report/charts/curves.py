@@ -8,10 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from harness.analysis.dataset import Entry
-from harness.report.charts.mpl_setup import FAINT, INK, MIN_SPAN
-from harness.report.charts.style import Look
-from harness.report.charts.small_multiples import MAX_COLUMNS, End, grid, name_ends, name_missing
 from harness.analysis.intervals import running_mean
+from harness.report.charts.mpl_setup import FAINT, INK, MIN_SPAN
+from harness.report.charts.small_multiples import MAX_COLUMNS, End, grid, name_ends, name_missing
+from harness.report.charts.style import Look
 
 SETTLED = 0.3  # the y axis shows all that happens from this share of the steps on; what is higher before is cut off
 MINUTES_FROM, HOURS_FROM = 600.0, 3 * 3600.0  # seconds from which on time is shown in these

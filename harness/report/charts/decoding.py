@@ -10,10 +10,20 @@ from matplotlib.ticker import NullLocator
 
 from harness.analysis.dataset import Entry
 from harness.analysis.decoding import Decoding
-from harness.report.charts.mpl_setup import sizes, thousands
-from harness.report.charts.style import Look
-from harness.report.charts.small_multiples import MARGIN, MAX_COLUMNS, End, grid, in_one_panel, name_ends, name_missing, of_one_parallelism, scale_powers  # fmt: skip
 from harness.analysis.summary import Summary
+from harness.report.charts.mpl_setup import sizes, thousands
+from harness.report.charts.small_multiples import (  # fmt: skip
+    MARGIN,
+    MAX_COLUMNS,
+    End,
+    grid,
+    in_one_panel,
+    name_ends,
+    name_missing,
+    of_one_parallelism,
+    scale_powers,
+)
+from harness.report.charts.style import Look
 
 SIDE_BY_SIDE, AT_MOST = 0.02, 0.12  # of the gap between contexts: from one line's mark to the next's, and over all
 ALONE = 0.8  # powers of two over which the marks of a sole context are set

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from harness.report.charts.mpl_setup import FAINT, GRID, HEAD, INK, SMALL, add_axes, new_figure, widest
-from harness.report.charts.costs import BAR, BOTTOM, row_places
 from harness.analysis.hypotheses import Judgement, Level
+from harness.report.charts.costs import BAR, BOTTOM, row_places
+from harness.report.charts.mpl_setup import FAINT, GRID, HEAD, INK, SMALL, add_axes, new_figure, widest
 
 WIDTH = 4.6  # inches
 MOST = 60  # effects in one figure

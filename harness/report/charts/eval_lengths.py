@@ -10,11 +10,19 @@ from matplotlib.ticker import NullLocator
 
 from harness.analysis import eval_lengths as report
 from harness.analysis.dataset import Entry
-from harness.report.charts.mpl_setup import FAINT, INK, thousands
-from harness.report.charts.curves import Curve, end, line, y_limits
-from harness.report.charts.style import Look
-from harness.report.charts.small_multiples import End, grid, in_one_panel, name_ends, name_missing, of_one_parallelism, scale_powers
 from harness.analysis.summary import Summary
+from harness.report.charts.curves import Curve, end, line, y_limits
+from harness.report.charts.mpl_setup import FAINT, INK, thousands
+from harness.report.charts.small_multiples import (
+    End,
+    grid,
+    in_one_panel,
+    name_ends,
+    name_missing,
+    of_one_parallelism,
+    scale_powers,
+)
+from harness.report.charts.style import Look
 
 BINS_PER_DOUBLING = 2  # of the position, over which losses are averaged for view
 NAMED, NAMED_LEFT = 0.09, 0.3  # shares: of the height, for the mark's name; of the width, where it fits left of it

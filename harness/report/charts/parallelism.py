@@ -6,13 +6,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from harness.analysis.dataset import Study
-from harness.report.charts import costs
-from harness.report.charts.mpl_setup import FAINT, HEAD, INK, SMALL, add_axes, new_figure, thousands
-from harness.report.charts.style import COLOURS, DASHES, MARKERS, Look
-from harness.report.charts.small_multiples import scale_powers
-from harness.results.run_data import PHASES
 from harness.analysis.scaling import Scale
 from harness.analysis.summary import Summary
+from harness.report.charts import costs
+from harness.report.charts.mpl_setup import FAINT, HEAD, INK, SMALL, add_axes, new_figure, thousands
+from harness.report.charts.small_multiples import scale_powers
+from harness.report.charts.style import COLOURS, DASHES, MARKERS, Look
+from harness.results.run_data import PHASES
 
 # Computing in one hue, as memory's categories; waiting is hollow.
 PHASE_COLOURS = {

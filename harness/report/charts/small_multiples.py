@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from harness.analysis.dataset import Entry, Study
-from harness.report.charts.mpl_setup import DPI, FAINT, HEAD, SMALL, add_axes, new_figure, text_sizes, thousands, widest
-from harness.report.charts.label_placement import spread
-from harness.report.charts.style import Look
 from harness.analysis.metrics import PARALLELISM, under_baseline_parallelism
+from harness.report.charts.label_placement import spread
+from harness.report.charts.mpl_setup import DPI, FAINT, HEAD, SMALL, add_axes, new_figure, text_sizes, thousands, widest
+from harness.report.charts.style import Look
 
 MAX_COLUMNS = 4
 PANEL_WIDTH, PANEL_HEIGHT = 2.7, 2.5

@@ -7,11 +7,21 @@ from matplotlib.patheffects import withStroke
 
 from harness.analysis import intervals as statistics
 from harness.analysis.dataset import Entry
-from harness.report.charts.mpl_setup import DPI, FAINT, HEAD, MIN_SPAN, SMALL, add_axes, new_figure, text_sizes, thousands
-from harness.report.charts.label_placement import place
-from harness.report.charts.style import Look
 from harness.analysis.metrics import Result
 from harness.analysis.summary import Summary
+from harness.report.charts.label_placement import place
+from harness.report.charts.mpl_setup import (
+    DPI,
+    FAINT,
+    HEAD,
+    MIN_SPAN,
+    SMALL,
+    add_axes,
+    new_figure,
+    text_sizes,
+    thousands,
+)
+from harness.report.charts.style import Look
 
 WIDTH, LEFT, BOTTOM, RIGHT = 7.6, 0.75, 0.55, 0.25
 CLEARANCE = 0.06  # inches that a label keeps from a point

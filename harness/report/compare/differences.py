@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from harness.analysis import equivalence, intervals as statistics, significance as verdicts
+from harness.analysis import equivalence
+from harness.analysis import intervals as statistics
+from harness.analysis import significance as verdicts
 from harness.analysis.dataset import Entry, Study
 from harness.analysis.hypotheses import QUESTIONS, Quantity, margin_of, values
-from harness.analysis.metrics import DIVERGES, PARALLELISM, timed
-from harness.results.run_data import RunData
 from harness.analysis.intervals import Ratio
+from harness.analysis.metrics import DIVERGES, PARALLELISM, timed
 from harness.analysis.significance import Verdict
 from harness.report.compare.sources import Source
+from harness.results.run_data import RunData
 from harness.results.store import SCHEMA_VERSION, Json
 
 OF_MACHINE = ("host", "cpu", "cores", "memory_bytes", "gpu", "platform", "cuda", "threads")  # of env.json

@@ -4,12 +4,12 @@ import re
 from collections import Counter
 from typing import Any
 
-from harness.report import formatting as cells
-from harness.report.sections.summary import WORDS
-from harness.report.formatting import NONE, count, difference, join, listing, ratio
 from harness.analysis.hypotheses import NAMES, Quantity
 from harness.analysis.significance import Verdict
+from harness.report import formatting as cells
 from harness.report.compare.differences import Pair, Versus
+from harness.report.formatting import NONE, count, difference, join, listing, ratio
+from harness.report.sections.summary import WORDS
 
 
 def render(found: Versus) -> str:

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import UserError, choices
 from harness.analysis import dataset as accounting
 from harness.analysis.dataset import Study
+from harness.errors import UserError, choices
 from harness.results.run_data import RunData
 from harness.results.store import Store
 

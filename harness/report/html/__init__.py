@@ -8,13 +8,13 @@ from importlib import resources
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from harness.report.sections import comparison as report
-from harness.report.charts.style import look
-from harness.report.html import charts, curves, entries, sections
-from harness.report.html.markup import inline, to_html
 from harness.analysis.summary import Summary
+from harness.report.charts.style import look
 from harness.report.compare import page as versus_page
 from harness.report.compare.differences import Versus
+from harness.report.html import charts, curves, entries, sections
+from harness.report.html.markup import inline, to_html
+from harness.report.sections import comparison as report
 
 
 def render(summary: Summary, refresh_s: int | None = None) -> str:

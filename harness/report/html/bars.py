@@ -3,17 +3,17 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from harness.report.formatting import MIB
+from harness.analysis.hypotheses import NAMES, Judgement
+from harness.analysis.intervals import Bounds
+from harness.analysis.metrics import CATEGORIES
+from harness.analysis.significance import Word
+from harness.analysis.summary import Summary
 from harness.report.charts.effects import drawn, left_out
 from harness.report.charts.style import COLOURS
+from harness.report.formatting import MIB
 from harness.report.html.plots import MOST_ROWS, Chart, Trace, error, first, in_rows
 from harness.report.html.style import WORDS, plain, rounded
-from harness.analysis.hypotheses import NAMES, Judgement
-from harness.analysis.metrics import CATEGORIES
 from harness.results.run_data import PHASES
-from harness.analysis.intervals import Bounds
-from harness.analysis.summary import Summary
-from harness.analysis.significance import Word
 
 Row = tuple[str, Word, float, Bounds]  # name, verdict, estimate, interval
 INTERVALS = "lines: 95 % interval; the colour, the mark and the word are the verdict"

@@ -1,9 +1,9 @@
 """All charts of the page but for the loss curves, in the order of the page."""
 
+from harness.analysis.summary import Summary
 from harness.report.charts.style import Look
 from harness.report.html import bars, lines
 from harness.report.html.plots import Chart
-from harness.analysis.summary import Summary
 
 
 def all_charts(summary: Summary, look: Look) -> list[Chart]:

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
-from harness.report import formatting as cells
 from harness.analysis.dataset import Entry
+from harness.analysis.summary import Summary
+from harness.report import formatting as cells
 from harness.report.charts import curves
 from harness.report.charts.curves import Curve
 from harness.report.charts.style import Look
 from harness.report.html import style
 from harness.report.html.markup import to_html
-from harness.analysis.summary import Summary
 from harness.results.store import Json
 
 BUDGET = 120_000  # points of all curves of one kind: some 2 MB

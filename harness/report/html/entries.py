@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from harness.report.sections import summary as answers
-from harness.report import formatting as cells
-from harness.report.sections import comparison as report
 from harness.analysis.dataset import Entry
 from harness.analysis.hypotheses import Quantity
 from harness.analysis.metrics import Comparison
 from harness.analysis.summary import Summary
+from harness.report import formatting as cells
+from harness.report.sections import comparison as report
+from harness.report.sections import summary as answers
 
 ORDER = ("better", "equivalent", "unresolved", "worse")  # in which verdicts sort
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 
-from harness.report.formatting import MIB
 from harness.analysis.decoding import Decoding
-from harness.report.charts.style import COLOURS, Look
+from harness.analysis.intervals import Bounds
+from harness.analysis.metrics import Result
+from harness.analysis.summary import Summary
 from harness.report.charts.small_multiples import of_one_parallelism
+from harness.report.charts.style import COLOURS, Look
+from harness.report.formatting import MIB
 from harness.report.html.plots import (
     MOST_LINES,
     MOST_POINTS,
@@ -19,9 +22,6 @@ from harness.report.html.plots import (
     points_and_line,
 )
 from harness.report.html.style import SYMBOLS, line, plain, rounded
-from harness.analysis.metrics import Result
-from harness.analysis.intervals import Bounds
-from harness.analysis.summary import Summary
 
 Measured = tuple[float, Bounds | None]
 SMALLEST, LARGEST = 8, 26  # pixels: the marks of no memory and of the most

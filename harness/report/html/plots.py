@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.analysis.dataset import Entry
+from harness.analysis.intervals import Bounds
 from harness.report.charts.style import Look
 from harness.report.html.style import line, plain, rounded
-from harness.analysis.intervals import Bounds
 from harness.results.store import Json
 
 MOST_ROWS, MOST_POINTS, MOST_LINES = 60, 1000, 24  # that a chart shows

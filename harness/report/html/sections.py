@@ -5,12 +5,15 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from harness.report.sections import summary as answers, appendix, parallelism as spread
-from harness.report import formatting as cells, page
-from harness.report.sections import comparison as report
+from harness.analysis.summary import Summary
+from harness.report import formatting as cells
+from harness.report import page
 from harness.report.html.markup import inline, to_html
 from harness.report.html.plots import Chart
-from harness.analysis.summary import Summary
+from harness.report.sections import appendix
+from harness.report.sections import comparison as report
+from harness.report.sections import parallelism as spread
+from harness.report.sections import summary as answers
 
 
 @dataclass(frozen=True)

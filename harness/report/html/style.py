@@ -6,8 +6,8 @@ from html import escape
 import numpy as np
 
 from harness.analysis.dataset import Entry
-from harness.report.charts.style import COLOURS, DASHES, MARKERS, Look
 from harness.analysis.significance import Word
+from harness.report.charts.style import COLOURS, DASHES, MARKERS, Look
 from harness.results.store import Json
 
 DASH_NAMES = ("solid", "dash", "dot", "dashdot", "longdash")

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from harness.analysis.summary import Summary
 from harness.report import formatting as cells
 from harness.report.formatting import MIB, NONE, count, join, listing
 from harness.results.run_data import RunData
-from harness.analysis.summary import Summary
 from harness.results.store import Json
 
 Captions = dict[str, str]

@@ -3,15 +3,29 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from harness.report import formatting as cells
 from harness.analysis.dataset import Entry
-from harness.report.formatting import MIB, NO_SPEED, NONE, deviation, difference, figures, join, mean, median, mib, percent, picture, ratio
 from harness.analysis.decoding import Decoding
 from harness.analysis.equivalence import N_FIRST, TOLERANCES, Equivalence, n_processes
 from harness.analysis.eval_lengths import LengthLoss
 from harness.analysis.metrics import CATEGORIES, DIVERGES, PARALLELISM, Result
-from harness.report.sections.parallelism import beyond, deviates, signed_percent
 from harness.analysis.summary import Summary
+from harness.report import formatting as cells
+from harness.report.formatting import (
+    MIB,
+    NO_SPEED,
+    NONE,
+    deviation,
+    difference,
+    figures,
+    join,
+    mean,
+    median,
+    mib,
+    percent,
+    picture,
+    ratio,
+)
+from harness.report.sections.parallelism import beyond, deviates, signed_percent
 
 Captions = dict[str, str]  # of the figures that were drawn, by name
 RULES = (

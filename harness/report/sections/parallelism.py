@@ -3,11 +3,11 @@
 import math
 from collections.abc import Iterable
 
+from harness.analysis.step_breakdown import TOLERANCE
+from harness.analysis.summary import Summary
 from harness.report import formatting as cells
 from harness.report.formatting import MIB, NO_SPEED, NONE, figures, join, median, percent, picture, ratio
 from harness.results.run_data import PHASES
-from harness.analysis.summary import Summary
-from harness.analysis.step_breakdown import TOLERANCE
 
 Captions = dict[str, str]
 

@@ -3,13 +3,13 @@
 import math
 
 from harness.analysis import budgets
-from harness.report import formatting as cells
 from harness.analysis.budgets import Kind, Ranking
-from harness.report.formatting import NO_SPEED, NONE, count, difference, join, listing, mean, ratio, signed
 from harness.analysis.hypotheses import NAMES, Judgement, Level, Quantity
 from harness.analysis.metrics import PARALLELISM, Comparison
-from harness.analysis.summary import Summary
 from harness.analysis.significance import MANY, Verdict, Word
+from harness.analysis.summary import Summary
+from harness.report import formatting as cells
+from harness.report.formatting import NO_SPEED, NONE, count, difference, join, listing, mean, ratio, signed
 
 Captions = dict[str, str]  # of the figures that were drawn, by name
 WORDS: tuple[Word, ...] = ("better", "worse", "equivalent", "unresolved")
