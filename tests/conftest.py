@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from synthetic_results import Fake
+from synthetic_results import SyntheticStudy
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -15,14 +15,14 @@ def _one_thread():
 
 
 @pytest.fixture
-def fake(tmp_path, monkeypatch) -> Fake:
+def fake(tmp_path, monkeypatch) -> SyntheticStudy:
     """An empty results folder for a synthetic study; `fake.write()` fills it without flushing to disk."""
     monkeypatch.setattr("os.fsync", lambda fd: None)
-    return Fake(tmp_path / "results")
+    return SyntheticStudy(tmp_path / "results")
 
 
 @pytest.fixture
-def one_axis(fake) -> Fake:
+def one_axis(fake) -> SyntheticStudy:
     """A synthetic study of two entries that differ in attention only."""
     fake.axes = {"positional": ["learned"], "attention": ["mha", "gqa2"], "parallelism": ["single"]}
     return fake

@@ -29,7 +29,7 @@ ENTROPY = 1.31
 
 
 @dataclass
-class Fake:
+class SyntheticStudy:
     """A study of made-up runs; change an attribute before `write` to plant what a test is about."""
 
     root: Path
@@ -42,7 +42,7 @@ class Fake:
     eval_every: int = 4
     n_warmup: int = 2
     tokens: int = 1024
-    comparable: str = "c0ffee"
+    settings_hash: str = "c0ffee"
     tokenizer: str = "bytes"
     entropy: float | None = ENTROPY
     peak: float | None = 2e11
@@ -55,9 +55,9 @@ class Fake:
     def store(self) -> Store:
         return Store(self.root)
 
-    def write(self) -> "Fake":
-        """Write all runs and the launch that started them, in a shuffled order within each seed."""
-        rng = np.random.default_rng(len(self.comparable))
+    def write(self) -> "SyntheticStudy":
+        """Write all runs and the launch that started them, in a random order within each seed."""
+        rng = np.random.default_rng(len(self.settings_hash))
         order = []
         for seed in self.seeds:
             orders = [None, *(other for other in self.seeds if self.vary and other != seed)]
@@ -73,7 +73,7 @@ class Fake:
         """Write one run to its end, or as far as its outcome says; return its id."""
         entry, name = "-".join(labels), f"{seed}" if data_seed is None else f"{seed}d{data_seed}"
         nproc = next((NPROC[label] for label in labels if label in NPROC), 1)
-        run = self.store.run(self.name, f"{entry}-s{name}-{self.comparable}")
+        run = self.store.run(self.name, f"{entry}-s{name}-{self.settings_hash}")
         run.path.mkdir(parents=True, exist_ok=True)
         run.plan(self.spec(entry, labels, seed, run.run_id, nproc) | {"data_seed": data_seed})
         status, reason, message = self.outcome.get(f"{entry}-s{name}", ("done", None, None))
@@ -97,10 +97,10 @@ class Fake:
             "run_id": run_id,
             "entry_id": entry,
             "seed": seed,
-            "comparable": self.comparable,
+            "settings_hash": self.settings_hash,
             "baseline": self.baseline,
             "axes": {
-                axis: {"use": label.rstrip("0123456789"), "label": label, "options": {}}
+                axis: {"name": label.rstrip("0123456789"), "label": label, "options": {}}
                 for axis, label in zip(self.axes, labels, strict=True)
             },
             "model": {"n_layer": 4, "n_head": 4, "n_embd": 64, "seq_len": 128, "dropout": 0.0, "vocab_size": 256},
@@ -112,7 +112,7 @@ class Fake:
                 "steps": self.steps, "tokens_per_step": self.tokens, "lr": 1e-3, "eval_every": self.eval_every,
                 "precision": "fp32", "device": "cpu",
             },
-            "launch": {"nproc": nproc, "timeout_s": None, "threads": 2 // nproc, "variant_paths": []},
+            "launch": {"world_size": nproc, "timeout_s": None, "threads": 2 // nproc, "variant_paths": []},
             "expected": {"parameters": 222_222, "flops_per_token": 1.4e6, "memory_bytes": 9e6},
         }  # fmt: skip
 
@@ -120,7 +120,7 @@ class Fake:
         return {
             "python": "3.11.7", "torch": "2.11.0", "numpy": "2.4.6", "platform": "Linux-6.1-x86_64", "host": "node-1",
             "cpu": "Example CPU @ 2.4 GHz", "cores": 2, "memory_bytes": 16 * 2**30, "gpu": None, "threads": 2 // nproc,
-            "nproc": nproc, "backend": "gloo", "precision": "fp32", "compile": False, "deterministic": True,
+            "world_size": nproc, "backend": "gloo", "precision": "fp32", "compile": False, "deterministic": True,
             "git_commit": "0123456789abcdef0123456789abcdef01234567", "git_dirty": False,
         }  # fmt: skip
 
@@ -168,14 +168,14 @@ class Fake:
             "flops_per_token": 1.4e6,
             "flops_per_token_counted": 1.4e6,
             "parameters": 222_222 + 64 * ("learned" in labels),
-            "memory_predicted": {
+            "predicted_memory": {
                 "parameters": 900_000 / share,
                 "gradients": 900_000 / share,
                 "optimizer": 1_800_000 / share,
             },
             "phases": [self.phases(seed, rank, nproc) for rank in range(nproc)],
             "traffic": [self.traffic(nproc) for _ in range(nproc)],
-            "traffic_predicted_bytes": 900_000.0 if nproc > 1 else 0.0,
+            "predicted_bytes_sent": 900_000.0 if nproc > 1 else 0.0,
             "initial_hash": "-".join(label for label in labels if label not in NPROC and label != "single")
             + f"-{seed}",
             "final_hashes": [f"{'-'.join(labels)}-{seed}"] * nproc,

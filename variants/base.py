@@ -18,7 +18,7 @@ Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Shape:
+class ModelShape:
     """The shape of a GPT-2 (Radford et al. 2019); `dropout` is the probability of all of its dropouts."""
 
     n_layer: int
@@ -35,7 +35,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Initial:
+class InitSpec:
     """The first values of one parameter: normal with mean 0 and `std`, or, where `std` is None, all `value`.
 
     `blocks` names the logical blocks, as (name, rows), of which a matrix is made. Each is drawn on its own, so that two
@@ -63,13 +63,13 @@ class Variant:
     Options: ClassVar[type] = NoOptions
 
     @classmethod
-    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """Return what cannot work, as {option: reason}; the key is empty where it is no option's fault."""
         return {}
 
 
 @dataclass(frozen=True)
-class Adopted:
+class ConvertedTensor:
     """A parameter's first values that were made from a checkpoint's, and how."""
 
     values: Tensor
@@ -77,7 +77,7 @@ class Adopted:
 
 
 @dataclass(frozen=True)
-class Piece:
+class ShardSpec:
     """What one process holds of a parameter of `size`: `ranges` of its dimension `dim`, one after the other.
 
     `group` are the processes among which the parameter is divided.
@@ -90,28 +90,28 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Division:
+class TensorParallelPlan:
     """How a part of the model is divided over processes that compute it together, each for some heads or channels.
 
-    Of the linear layers `by_output` a process holds outputs, the same share of each logical block (`initial`), of
-    those `by_input` inputs; what the latter give is added up over the processes. `shared` names parameters that all
+    Of the linear layers `column_parallel` a process holds outputs, the same share of each logical block (`initial`), of
+    those `row_parallel` inputs; what the latter give is added up over the processes. `shared` names parameters that all
     hold whole and use for their own share alone, so that their gradients are added up. Every parameter is one of these
     or has a piece.
     """
 
-    by_output: Sequence[str] = ()
-    by_input: Sequence[str] = ()
+    column_parallel: Sequence[str] = ()
+    row_parallel: Sequence[str] = ()
     shared: Sequence[str] = ()
-    pieces: Mapping[str, Piece] = field(default_factory=dict)
+    pieces: Mapping[str, ShardSpec] = field(default_factory=dict)
 
 
 class Part(Variant, nn.Module):
     """A variant that is a part of the model."""
 
-    pieces: Mapping[str, Piece] = {}  # of the parameters that are not whole here
+    pieces: Mapping[str, ShardSpec] = {}  # of the parameters that are not whole here
     shared: Sequence[str] = ()  # parameters that are, and whose gradients are added up over the same processes
 
-    def divide(self, rank: int, n: int) -> Division:
+    def divide(self, rank: int, n: int) -> TensorParallelPlan:
         """Become what the process `rank` of `n` computes of this part, all but its linear layers.
 
         Raises:
@@ -130,7 +130,7 @@ class Part(Variant, nn.Module):
             raise ValueError(f"{n_of} {what} do not divide over {n} processes")
         return slice(rank * n_of // n, (rank + 1) * n_of // n)
 
-    def adopt(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Adopted]:
+    def load_from(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, ConvertedTensor]:
         """Make this part's first values from those of another model's part at the same place.
 
         Both map the parameters' names within the part to whole tensors; `fresh` holds what this part would start from
@@ -144,7 +144,7 @@ class Part(Variant, nn.Module):
             if name in theirs and theirs[name].shape != fresh[name].shape:
                 shapes = f"{tuple(theirs[name].shape)} there, {tuple(fresh[name].shape)} here"
                 raise ValueError(f"{name}: {shapes}, and no conversion is defined")
-        return {name: Adopted(theirs[name]) for name in fresh if name in theirs}
+        return {name: ConvertedTensor(theirs[name]) for name in fresh if name in theirs}
 
 
 class Positional(Part):
@@ -154,18 +154,18 @@ class Positional(Part):
     longer sequences all use the same code.
     """
 
-    uses_bias: ClassVar[bool] = False  # True where `bias` returns a tensor
-    extends: ClassVar[bool] = True  # defined at positions beyond the trained length
+    has_bias: ClassVar[bool] = False  # True where `bias` returns a tensor
+    extrapolates: ClassVar[bool] = True  # defined at positions beyond the trained length
 
-    def __init__(self, shape: Shape, options: Any) -> None:
+    def __init__(self, shape: ModelShape, options: Any) -> None:
         super().__init__()
 
-    def divide(self, rank: int, n: int) -> Division:
+    def divide(self, rank: int, n: int) -> TensorParallelPlan:
         """Stay as it is, where it acts before the heads alone; else a variant must say what becomes of them."""
         cls = type(self)
         if cls.rotate is not Positional.rotate or cls.bias is not Positional.bias:
             return super().divide(rank, n)
-        return Division()
+        return TensorParallelPlan()
 
     def embed(self, x_BTC: Tensor, positions_T: Tensor) -> Tensor:
         """Act on the token embeddings."""
@@ -204,19 +204,19 @@ class Cache(Protocol):
 class Attention(Part):
     """Causal self-attention with its projections: `forward` maps (B, T, C) to (B, T, C)."""
 
-    takes_bias: ClassVar[bool] = True  # False where the kernel has no place for a positional's bias
+    supports_bias: ClassVar[bool] = True  # False where the kernel has no place for a positional's bias
 
-    def __init__(self, shape: Shape, options: Any, layer: int) -> None:
+    def __init__(self, shape: ModelShape, options: Any, layer: int) -> None:
         super().__init__()
 
-    def adopt(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Adopted]:
+    def load_from(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, ConvertedTensor]:
         """Load what has the same name and shape; attention that has learned more than has a place here is refused."""
         if dropped := theirs.keys() - fresh.keys():
             raise ValueError(f"{min(dropped)}: has no place here, and no conversion is defined")
-        return super().adopt(theirs, fresh)
+        return super().load_from(theirs, fresh)
 
     @classmethod
-    def rotary_dim(cls, shape: Shape, options: Any) -> int:
+    def rotary_dim(cls, shape: ModelShape, options: Any) -> int:
         """Return the width of the queries and keys that a positional's `rotate` is given."""
         return shape.head_dim
 
@@ -239,7 +239,7 @@ class Attention(Part):
 class Norm(Part):
     """Normalises the residual stream before each part of a block and after the last: (..., C) to (..., C)."""
 
-    def __init__(self, shape: Shape, options: Any) -> None:
+    def __init__(self, shape: ModelShape, options: Any) -> None:
         super().__init__()
 
     def forward(self, x_BTC: Tensor) -> Tensor:
@@ -250,7 +250,7 @@ class Norm(Part):
 class FeedForward(Part):
     """What follows attention in a block, the same for every position: (..., C) to (..., C)."""
 
-    def __init__(self, shape: Shape, options: Any) -> None:
+    def __init__(self, shape: ModelShape, options: Any) -> None:
         super().__init__()
 
     def forward(self, x_BTC: Tensor) -> Tensor:
@@ -278,27 +278,29 @@ class Parallelism(Variant):
     """How a run is spread over processes; wraps a model that was written for one device and knows nothing of it."""
 
     devices: ClassVar[Sequence[str]] = ("cpu", "cuda")  # on which it runs
-    threaded: ClassVar[bool] = False  # True where threads compute that counters of this one's operations do not see
+    counters_unreliable: ClassVar[bool] = (
+        False  # True where threads compute that counters of this one's operations do not see
+    )
 
     def __init__(self, options: Any) -> None:
         self.options = options
 
     @property
-    def nproc(self) -> int:
+    def world_size(self) -> int:
         """Return the number of processes."""
         return int(self.options.nproc)
 
     @property
     def n_devices(self) -> int:
         """Return the number of devices that all of them need together where these are GPUs."""
-        return self.nproc
+        return self.world_size
 
     @property
-    def n_data(self) -> int:
+    def data_parallel_size(self) -> int:
         """Return over how many of them the sequences of a step are divided; where fewer, neighbours see the same."""
-        return self.nproc
+        return self.world_size
 
-    def misfit(self, make: Callable[[], nn.Module]) -> str:
+    def why_unsupported(self, make: Callable[[], nn.Module]) -> str:
         """Return why a model cannot be spread so, or nothing; `make` gives a new one on the meta device."""
         return ""
 
@@ -321,7 +323,7 @@ class Parallelism(Variant):
         """
         return {"parameters": 1.0, "gradients": 1.0, "optimizer": 1.0, "gathered": 0.0}
 
-    def rounds_to(self, precision: Precision) -> Precision:
+    def communication_dtype(self, precision: Precision) -> Precision:
         """Return the coarsest type to which anything is rounded, also on its way between processes.
 
         It sets how far the training may deviate from that of one process.
@@ -358,7 +360,7 @@ AXES: Mapping[str, Axis] = {
 }
 
 
-def residual_std(shape: Shape) -> float:
+def residual_std(shape: ModelShape) -> float:
     """Return the standard deviation of projections back to the residual stream (Radford et al. 2019, 2.3)."""
     return 0.02 / (2 * shape.n_layer) ** 0.5
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 # The mean bytes that a rank of n sends, over those of the whole buffer: of what is reduced, scattered or broadcast, and
 # in an all-gather of what is put together.
-SHARES: Mapping[str, Callable[[int], float]] = {
+BANDWIDTH_FACTORS: Mapping[str, Callable[[int], float]] = {
     "all_reduce": lambda n: 2 * (n - 1) / n,
     "all_gather": lambda n: (n - 1) / n,
     "reduce_scatter": lambda n: (n - 1) / n,
@@ -21,6 +21,6 @@ SHARES: Mapping[str, Callable[[int], float]] = {
 }
 
 
-def sent_bytes(collective: str, payload_bytes: float, n_ranks: int) -> float:
-    """Return the mean bytes that each of `n_ranks` sends in one collective; `payload_bytes` are of the whole buffer."""
-    return payload_bytes * SHARES[collective](n_ranks)
+def sent_bytes(collective: str, payload_bytes: float, world_size: int) -> float:
+    """Return the mean bytes that each of `world_size` sends in one collective; `payload_bytes` are of the whole buffer."""
+    return payload_bytes * BANDWIDTH_FACTORS[collective](world_size)

@@ -35,7 +35,7 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class Savings:
+class CostToBaselineLoss:
     """How much less an entry needs than its baseline to reach the loss that the baseline ends with, seed by seed.
 
     Factors (1.12: the baseline needs 1.12 times as much), geometric means over the seeds that reach it, with the t
@@ -94,13 +94,13 @@ def _sorted(losses: dict[str, Mean]) -> dict[str, Mean]:
     return dict(sorted(losses.items(), key=lambda item: item[1].mean))
 
 
-def savings(study: Study) -> list[Savings]:
+def savings(study: Study) -> list[CostToBaselineLoss]:
     """Compare each entry with its baseline by what it takes to get as far."""
     pairs = [(entry, baseline_of(study, entry)) for entry in study.entries]
     return [found for entry, base in pairs if base and (found := _savings(entry, base))]
 
 
-def _savings(entry: Entry, base: Entry) -> Savings | None:
+def _savings(entry: Entry, base: Entry) -> CostToBaselineLoss | None:
     by_seed = {run.seed: run for run in base.done}
     both = [(run, by_seed[run.seed]) for run in entry.done if run.seed in by_seed]
     if not both:
@@ -112,7 +112,7 @@ def _savings(entry: Entry, base: Entry) -> Savings | None:
         )
         for spent in (AMOUNTS["tokens"], AMOUNTS["train_s"])
     )
-    return Savings(
+    return CostToBaselineLoss(
         label=entry.label,
         against=base.label,
         seeds=list(reached),

@@ -52,7 +52,7 @@ class Study:
     """
 
     name: str
-    comparable: str
+    settings_hash: str
     spec: Json
     levels: dict[str, tuple[str, ...]]
     baseline: dict[str, str]
@@ -70,7 +70,7 @@ class Study:
     @property
     def margins(self) -> dict[str, float]:
         """How much makes no difference, by quantity, as the newest launch of these settings states it."""
-        stated = [launch.get("margin") for launch in self.launches if launch.get("comparable") == self.comparable]
+        stated = [launch.get("margin") for launch in self.launches if launch.get("settings_hash") == self.settings_hash]
         newest = next((margin for margin in reversed(stated) if isinstance(margin, dict)), {})
         return {name: float(value) for name, value in newest.items() if isinstance(value, int | float)}
 
@@ -110,14 +110,14 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
         return Study(study, "", {}, {}, {}, (), 0, 0, tuple(unreadable), tuple(launches))
 
     age = _ages(launches)
-    comparable = _asked_for(runs, launches, age)
-    group = [run for run in runs if run.spec["comparable"] == comparable]
+    settings_hash = _asked_for(runs, launches, age)
+    group = [run for run in runs if run.spec["settings_hash"] == settings_hash]
     newest = max(group, key=age)
     current = _current(group, age)
     levels = _levels(current, newest.spec["baseline"])
     return Study(
         name=study,
-        comparable=comparable,
+        settings_hash=settings_hash,
         spec=newest.spec,
         levels=levels,
         baseline=newest.spec["baseline"],
@@ -140,9 +140,9 @@ def _read_all(runs: list[Run]) -> list[RunData | Unreadable]:
 def _asked_for(runs: list[RunData], launches: list[Json], age: Age) -> str:
     """Return the settings of the newest launch, also of one that found all done; without launches the newest run's."""
     newest = max(runs, key=age)
-    known = {run.spec["comparable"] for run in runs}
-    named = [launch["comparable"] for launch in launches if launch.get("comparable") in known]
-    return str(named[-1] if named else newest.spec["comparable"])
+    known = {run.spec["settings_hash"] for run in runs}
+    named = [launch["settings_hash"] for launch in launches if launch.get("settings_hash") in known]
+    return str(named[-1] if named else newest.spec["settings_hash"])
 
 
 def _ages(launches: list[Json]) -> Age:

@@ -68,7 +68,7 @@ def equivalence(study: Study) -> list[Equivalence]:
     rows = []
     for entry in study.entries:
         base = reference(study, entry)
-        if base is None and n_processes(entry) == 1:
+        if base is None and world_size(entry) == 1:
             continue
         by_seed = {run.seed: run for run in base.done} if base else {}
         rows += [_check(entry, run, base, by_seed.get(run.seed)) for run in entry.done]
@@ -84,9 +84,9 @@ def verdicts(rows: Iterable[Equivalence]) -> dict[str, Verdict]:
     return found
 
 
-def n_processes(entry: Entry) -> int:
+def world_size(entry: Entry) -> int:
     """Return on how many processes the entry runs; 1 where its spec does not say."""
-    return int(entry.runs[0].spec.get("launch", {}).get("nproc", 1))
+    return int(entry.runs[0].spec.get("launch", {}).get("world_size", 1))
 
 
 def reference(study: Study, entry: Entry) -> Entry | None:
@@ -98,7 +98,7 @@ def reference(study: Study, entry: Entry) -> Entry | None:
     base = under_baseline_parallelism(study, entry)
     alike = [study.find(entry.axes | {PARALLELISM: label}) for label in study.levels.get(PARALLELISM, ())]
     baseline = study.baseline.get(PARALLELISM)
-    single = [other for other in alike if other and n_processes(other) == 1]
+    single = [other for other in alike if other and world_size(other) == 1]
     single.sort(key=lambda other: other.axes[PARALLELISM] != baseline)
     if single:
         return None if single[0] is entry else single[0]
@@ -130,7 +130,7 @@ def _compared(row: Equivalence, run: RunData, other: RunData) -> Equivalence:
     norms, norms_base = run.steps.grad_norm[:n], other.steps.grad_norm[:n]
     deviation = np.abs(losses - losses_base)
     hashes = (run.probes["initial_hash"], other.probes["initial_hash"])
-    precision = run.probes.get("rounds_to") or run.spec["train"].get("precision", "fp32")
+    precision = run.probes.get("communication_dtype") or run.spec["train"].get("precision", "fp32")
     tolerance = None if _dropout(run) else TOLERANCES[precision]
     return replace(
         row,

@@ -144,13 +144,13 @@ def _levels(found: list[Effect], margin: float | None, question: Question, df: i
     keys = range(len(found))
     p = {i: one.p for i, one in zip(keys, found, strict=True) if one.p is not None}
     equivalent = {i: _p_within(found[i], margin, df) for i in p}
-    holm, holm_equivalent = verdicts.holm(p), verdicts.holm(equivalent)
+    holm, holm_equivalent = verdicts.holm_adjust(p), verdicts.holm_adjust(equivalent)
 
     def level(i: int) -> Level:
         one = found[i]
         if i not in p or one.estimate is None:
             return Level(one, None, None)
-        word = verdicts.word_for(one.estimate, holm[i], holm_equivalent[i], question.lower_is_better)
+        word = verdicts.classify(one.estimate, holm[i], holm_equivalent[i], question.lower_is_better)
         return Level(one, holm[i], word)
 
     return [level(i) for i in keys]

@@ -74,7 +74,7 @@ def pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
 
 
 def _seeds(detect: float, sd: float, alpha: float) -> int | None:
-    return verdicts.seeds_needed(partial(verdicts.power_to_detect, difference=detect, sd=sd, alpha=alpha))
+    return verdicts.seeds_needed(partial(verdicts.paired_t_power, difference=detect, sd=sd, alpha=alpha))
 
 
 def _interval(sd: float, df: int) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import numpy as np
 from harness.analysis import intervals as statistics
 from harness.analysis import metrics as results
 from harness.analysis.dataset import Entry, Study
-from harness.analysis.equivalence import n_processes, reference
+from harness.analysis.equivalence import reference, world_size
 from harness.analysis.intervals import Median, Ratio
 from harness.analysis.metrics import PARALLELISM, Verdict
 
@@ -20,16 +20,16 @@ NONE = Ratio(1.0, (1.0, 1.0))  # the speed-up of what others are compared with
 class Scale:
     """One entry among those that differ in the number of processes alone; `group` names what they share.
 
-    `speedup` is its throughput over that of `against`, which runs on `against_nproc` processes; `efficiency` is the
+    `speedup` is its throughput over that of `against`, which runs on `against_world_size` processes; `efficiency` is the
     speed-up over how many times as many processes it has.
     """
 
     group: str
     label: str
-    nproc: int
+    world_size: int
     tokens_per_s: Median
     against: str
-    against_nproc: int
+    against_world_size: int
     speedup: Ratio
     efficiency: float
 
@@ -44,12 +44,12 @@ def scaling(study: Study, verdicts: dict[str, Verdict]) -> list[Scale]:
         study, [e for e in study.entries if verdicts.get(e.label) != results.DIVERGES and results.timed(e.done)]
     )
     for name, entries in groups.items():
-        entries = sorted(entries, key=n_processes)
-        if len({n_processes(entry) for entry in entries}) < 2:
+        entries = sorted(entries, key=world_size)
+        if len({world_size(entry) for entry in entries}) < 2:
             continue
         single = reference(study, entries[-1])
-        usable = single and n_processes(single) == 1 and results.timed(single.done)
-        if n_processes(entries[0]) > 1 and single and usable:
+        usable = single and world_size(single) == 1 and results.timed(single.done)
+        if world_size(entries[0]) > 1 and single and usable:
             entries = [single, *entries]
         rows += [_scale(name, entry, entries[0]) for entry in entries]
     return rows
@@ -62,7 +62,7 @@ def _groups(study: Study, entries: list[Entry]) -> dict[str, list[Entry]]:
         choice: dict[str, Any] = entry.runs[0].spec["axes"].get(PARALLELISM, {})
         options = {key: value for key, value in choice.get("options", {}).items() if key != "nproc"}
         others = [entry.axes[axis] for axis in study.varying() if axis != PARALLELISM]
-        alike = by_name.setdefault(" · ".join([*others, str(choice.get("use", ""))]), {})
+        alike = by_name.setdefault(" · ".join([*others, str(choice.get("name", ""))]), {})
         alike.setdefault(json.dumps(options, sort_keys=True), []).append(entry)
     return {
         name if len(alike) == 1 else f"{name} {options}": group
@@ -73,15 +73,15 @@ def _groups(study: Study, entries: list[Entry]) -> dict[str, list[Entry]]:
 
 def _scale(group: str, entry: Entry, base: Entry) -> Scale:
     step_s = results.timed(entry.done)
-    n, n_base = n_processes(entry), n_processes(base)
+    n, n_base = world_size(entry), world_size(base)
     speedup = _speedup(entry, base) if entry is not base else NONE
     return Scale(
         group=group,
         label=entry.label,
-        nproc=n,
+        world_size=n,
         tokens_per_s=statistics.rate(int(entry.done[0].steps.tokens[0]), statistics.median(step_s)),
         against=base.label,
-        against_nproc=n_base,
+        against_world_size=n_base,
         speedup=speedup,
         efficiency=speedup.ratio / (n / n_base),
     )

@@ -52,15 +52,15 @@ def family(
     not count. Without a margin only differences that are exactly 0 in every seed are equivalent.
     """
     several = {name: np.asarray(values, dtype=float) for name, values in differences.items() if len(values) > 1}
-    p = {name: p_different(values) for name, values in several.items()}
-    p_equivalent = {name: p_within(values, margin) for name, values in several.items()}
-    p_holm, p_bh, p_equivalent_holm = holm(p), false_discovery(p), holm(p_equivalent)
+    p = {name: paired_t_pvalue(values) for name, values in several.items()}
+    p_equivalent = {name: tost_pvalue(values, margin) for name, values in several.items()}
+    p_holm, p_bh, p_equivalent_holm = holm_adjust(p), benjamini_hochberg_adjust(p), holm_adjust(p_equivalent)
     found = {}
     for name, values in differences.items():
         if name not in several:
             found[name] = Verdict(None, mean(values), None, None, None, None, None, None, None)
             continue
-        word = word_for(mean(values).mean, p_holm[name], p_equivalent_holm[name], lower_is_better)
+        word = classify(mean(values).mean, p_holm[name], p_equivalent_holm[name], lower_is_better)
         found[name] = Verdict(
             word=word,
             difference=mean(values),
@@ -75,7 +75,7 @@ def family(
     return found
 
 
-def word_for(difference: float, p: float, p_equivalent: float, lower_is_better: bool) -> Word:
+def classify(difference: float, p: float, p_equivalent: float, lower_is_better: bool) -> Word:
     """Return what two p-values, corrected for all that is asked, say of a difference."""
     if p_equivalent < ALPHA:
         return "equivalent"
@@ -84,14 +84,14 @@ def word_for(difference: float, p: float, p_equivalent: float, lower_is_better: 
     return "better" if (difference < 0) == lower_is_better else "worse"
 
 
-def p_different(values: np.ndarray) -> float:
+def paired_t_pvalue(values: np.ndarray) -> float:
     """Return the two-sided p-value of Student's t test that the mean is 0; exact differences leave no doubt."""
     if _constant(values):
         return 1.0 if values[0] == 0 else 0.0
     return 2 * _below(-abs(values.mean()), values)
 
 
-def p_within(values: np.ndarray, margin: float | None) -> float:
+def tost_pvalue(values: np.ndarray, margin: float | None) -> float:
     """Return the larger p-value of two one-sided t tests that the mean lies above -margin and below margin."""
     if _constant(values):
         return 0.0 if abs(values[0]) < (margin or 0.0) or values[0] == 0 else 1.0
@@ -110,14 +110,14 @@ def _constant(values: np.ndarray) -> bool:
     return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
 
 
-def holm(p: Mapping[Key, float]) -> dict[Key, float]:
+def holm_adjust(p: Mapping[Key, float]) -> dict[Key, float]:
     """Return p-values such that the chance of any false one below a level is at most that level (Holm 1979)."""
     order = sorted(p, key=lambda key: p[key])
     stepped = np.maximum.accumulate([(len(p) - i) * p[key] for i, key in enumerate(order)])
     return {key: min(1.0, float(value)) for key, value in zip(order, stepped, strict=True)}
 
 
-def false_discovery(p: Mapping[Key, float]) -> dict[Key, float]:
+def benjamini_hochberg_adjust(p: Mapping[Key, float]) -> dict[Key, float]:
     """Return p-values such that of those below a level, at most that share is false (Benjamini & Hochberg 1995)."""
     order = sorted(p, key=lambda key: p[key], reverse=True)
     stepped = np.minimum.accumulate([len(p) / (len(p) - i) * p[key] for i, key in enumerate(order)])
@@ -146,7 +146,7 @@ def effect_size(values: np.ndarray) -> float | None:
 # -- how many seeds --------------------------------------------------------------------------------------------------
 
 
-def power_to_detect(n: int, difference: float, sd: float, alpha: float) -> float:
+def paired_t_power(n: int, difference: float, sd: float, alpha: float) -> float:
     """Return the chance that n paired seeds find a true mean difference, two-sided; `sd` is of single differences."""
     from scipy.special import stdtrit
 
@@ -154,7 +154,7 @@ def power_to_detect(n: int, difference: float, sd: float, alpha: float) -> float
     return 1 - _noncentral(n - 1, shift, critical) + _noncentral(n - 1, shift, -critical)
 
 
-def power_to_equate(n: int, difference: float, sd: float, margin: float, alpha: float) -> float:
+def tost_power(n: int, difference: float, sd: float, margin: float, alpha: float) -> float:
     """Return the chance that n paired seeds show a true mean difference to lie within the margin (Phillips 1990)."""
     from scipy.special import stdtrit
 
@@ -191,9 +191,9 @@ def seeds_to_resolve(values: np.ndarray, margin: float | None, n_asked: int) -> 
     each of a family may make is taken for the smallest of Holm's, so that the number is rather too large.
     """
     alpha, difference, sd = ALPHA / n_asked, float(values.mean()), float(values.std(ddof=1))
-    ways: list[Callable[[int], float]] = [partial(power_to_detect, difference=difference, sd=sd, alpha=alpha)]
+    ways: list[Callable[[int], float]] = [partial(paired_t_power, difference=difference, sd=sd, alpha=alpha)]
     if margin is not None and abs(difference) < margin:
-        ways.append(partial(power_to_equate, difference=difference, sd=sd, margin=margin, alpha=alpha))
+        ways.append(partial(tost_power, difference=difference, sd=sd, margin=margin, alpha=alpha))
     found = [n for n in map(seeds_needed, ways) if n is not None]
     return max(min(found), len(values) + 1) if found else None
 
@@ -203,9 +203,9 @@ def detectable(n: int, sd: float, alpha: float) -> float:
     if n < 2:
         return math.inf
     low, high = 0.0, sd
-    while power_to_detect(n, high, sd, alpha) < POWER:
+    while paired_t_power(n, high, sd, alpha) < POWER:
         low, high = high, 2 * high
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (low, middle) if power_to_detect(n, middle, sd, alpha) >= POWER else (middle, high)
+        low, high = (low, middle) if paired_t_power(n, middle, sd, alpha) >= POWER else (middle, high)
     return high

@@ -80,17 +80,17 @@ def traffic(entry: Entry) -> Traffic | None:
     if not counted:
         return None
     probes, most = max(counted, key=lambda found: _sent(found[1]))
-    sent, predicted = _sent(most), probes.get("traffic_predicted_bytes")
+    sent, predicted = _sent(most), probes.get("predicted_bytes_sent")
     return Traffic(most, sent, predicted, _deviation(sent, predicted))
 
 
 def held(entry: Entry) -> Held | None:
     """Return an entry's memory between steps beside what is predicted; None where there is no prediction."""
-    runs = [run.probes for run in entry.done if run.probes.get("memory_predicted")]
+    runs = [run.probes for run in entry.done if run.probes.get("predicted_memory")]
     if not runs:
         return None
     probes = max(runs, key=lambda probes: max(rank["peak"] for rank in probes["memory"]))
-    fullest, predicted = max(probes["memory"], key=lambda rank: rank["peak"]), probes["memory_predicted"]
+    fullest, predicted = max(probes["memory"], key=lambda rank: rank["peak"]), probes["predicted_memory"]
     return Held(predicted, {name: _deviation(fullest[name], size) or 0.0 for name, size in predicted.items()})
 
 

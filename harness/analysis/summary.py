@@ -12,7 +12,7 @@ from harness.analysis import hypotheses as judge
 from harness.analysis import metrics as results
 from harness.analysis import step_breakdown as where
 from harness.analysis import variance_components as variance
-from harness.analysis.budgets import Ranking, Savings
+from harness.analysis.budgets import CostToBaselineLoss, Ranking
 from harness.analysis.dataset import Entry, Study
 from harness.analysis.decoding import Decoding
 from harness.analysis.equivalence import Equivalence
@@ -36,7 +36,7 @@ class Summary:
     comparisons: list[Comparison]
     judgements: dict[Quantity, Judgement]
     rankings: list[Ranking]
-    savings: list[Savings]
+    savings: list[CostToBaselineLoss]
     variance: list[Shares]
     equivalence: list[Equivalence]
     decoding: dict[str, list[Decoding]]
@@ -101,7 +101,7 @@ def as_json(summary: Summary) -> Json:
         "schema_version": SCHEMA_VERSION,
         "study": study.name,
         "created_at": summary.created_at,
-        "comparable": study.comparable or None,
+        "settings_hash": study.settings_hash or None,
         "axes": {axis: list(levels) for axis, levels in study.levels.items()},
         "baseline": study.baseline,
         "settings": {section: study.spec.get(section) for section in ("model", "data", "train")},
@@ -138,7 +138,7 @@ def _entry(summary: Summary, entry: Entry) -> Json:
         "lengths": summary.lengths[entry.label],
         "phases": summary.phases[entry.label],
         "traffic": summary.traffic[entry.label],
-        "memory_predicted": summary.held[entry.label],
+        "predicted_memory": summary.held[entry.label],
     }
     runs = [_run(run) for run in (*entry.runs, *entry.crossed)]
     return fields.pop("axes") | fields | probed | {"runs": runs}

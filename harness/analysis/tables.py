@@ -197,7 +197,7 @@ def _traffic(summary: Summary) -> str:
         [entry.label, run.seed, rank, collective, *(of[name] for name in names), predicted]
         for entry in summary.study.entries
         for run in entry.done
-        for predicted in [run.probes.get("traffic_predicted_bytes")]
+        for predicted in [run.probes.get("predicted_bytes_sent")]
         for rank, calls in enumerate(run.probes.get("traffic") or ())
         for collective, of in calls.items()
     )
@@ -205,10 +205,18 @@ def _traffic(summary: Summary) -> str:
 
 
 def _scaling(summary: Summary) -> str:
-    header = ["entry", "group", "nproc", *_names("tokens_per_s"), "against", "against_nproc", *_names("speedup")]
+    header = [
+        "entry",
+        "group",
+        "world_size",
+        *_names("tokens_per_s"),
+        "against",
+        "against_world_size",
+        *_names("speedup"),
+    ]
     rows: list[Row] = []
     for s in summary.scaling:
-        row = [s.label, s.group, s.nproc, *_with_bounds(s.tokens_per_s), s.against, s.against_nproc]
+        row = [s.label, s.group, s.world_size, *_with_bounds(s.tokens_per_s), s.against, s.against_world_size]
         rows.append([*row, *_with_bounds(s.speedup), s.efficiency])
     return _csv([*header, "efficiency"], rows)
 

@@ -158,7 +158,7 @@ def list_entries(args: argparse.Namespace) -> int:
     if args.json:
         entries = [
             {"run_id": spec.run_id, "entry_id": spec.entry_id, "seed": spec.seed, "data_seed": spec.order_seed}
-            | {"nproc": spec.launch.nproc}
+            | {"nproc": spec.launch.world_size}
             | {axis: choice.label for axis, choice in spec.axes.items()}
             | spec.expected.model_dump()
             for spec in found.runs
@@ -176,7 +176,7 @@ def list_entries(args: argparse.Namespace) -> int:
         (
             entry,
             " ".join(numbers) if len(numbers) <= 5 else f"{len(numbers)} runs",
-            first[entry].launch.nproc,
+            first[entry].launch.world_size,
             f"{first[entry].expected.parameters:,}",
             f"{first[entry].expected.flops_per_token:,.0f}",
             "unknown" if (memory := first[entry].expected.memory_bytes) is None else f"{memory / 2**20:,.1f}",
@@ -199,7 +199,7 @@ def run(args: argparse.Namespace) -> int:
     from harness.launch.progress import duration
 
     if not args.dry_run:
-        local.warm_up()
+        local.start_fork_server()
     from harness import config as study
 
     found = study.load(args.study, args.set, args.seeds, args.where)
@@ -207,7 +207,7 @@ def run(args: argparse.Namespace) -> int:
     if found.note:
         print(found.note, file=sys.stderr)
     due = queue.due(store, found.runs, args.retry_failed)
-    todo = queue.shuffled([spec.traced() for spec in due.todo] if args.trace else due.todo)
+    todo = queue.randomize_within_seed([spec.traced() for spec in due.todo] if args.trace else due.todo)
     print(f"{found.name}: {len(found.runs)} runs, {len(due.done)} done, {len(todo)} to do", file=sys.stderr)
     if args.dry_run:
         print(*(spec.run_id for spec in todo), sep="\n")
@@ -217,14 +217,14 @@ def run(args: argparse.Namespace) -> int:
     if due.failed:
         print(f"{len(due.failed)} failed earlier and are left so; --retry-failed runs them again", file=sys.stderr)
     command = shlex.join(["python", "-m", "harness", *sys.argv[1:]]).encode(errors="replace").decode()
-    about = {"comparable": found.comparable, "note": found.note, "margin": found.margin.model_dump()}
-    store.forget_pending(found.name, keep=found.all_run_ids)
+    about = {"settings_hash": found.settings_hash, "note": found.note, "margin": found.margin.model_dump()}
+    store.prune_pending(found.name, keep=found.all_run_ids)
     for spec in todo:
         store.run(found.name, spec.run_id).plan(spec.model_dump())
     store.record_launch(found.name, {"command": command} | about | {"order": [spec.run_id for spec in todo]})
     if todo or due.running:
         try:
-            queue.work_off(store, [*todo, *due.running], local.start, args.fail_fast)
+            queue.run_all(store, [*todo, *due.running], local.start, args.fail_fast)
         except local.STOPPED:
             print("stopped; the same command goes on from here", file=sys.stderr)
             return STOPPED

@@ -11,11 +11,11 @@ from pydantic import ValidationError, create_model
 
 from harness.config.study_file import Element, Rule, describe
 from harness.errors import Problem, UserError, choices
-from harness.results.records import Choice, Section
+from harness.results.records import Section, VariantChoice
 from variants import registry as catalogue
-from variants.base import AXES, Shape
+from variants.base import AXES, ModelShape
 
-Entry = dict[str, Choice]  # the choice on each axis, in the order of AXES
+Entry = dict[str, VariantChoice]  # the choice on each axis, in the order of AXES
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+]{0,39}")
 
 
@@ -24,12 +24,12 @@ class Axes:
     """What a study chooses on each axis; `problems` gathers what is wrong with it, all of it."""
 
     place: str
-    shape: Shape
+    shape: ModelShape
     paths: Sequence[Path]
     problems: list[Problem] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.on: dict[str, list[Choice]] = {}
+        self.on: dict[str, list[VariantChoice]] = {}
 
     def complain(self, key: str, message: str) -> None:
         """Add a problem at a key path of the study file."""
@@ -47,12 +47,12 @@ class Axes:
                 axis, [(c, own) for c, own in zip(found, named, strict=True) if c is not None]
             )
 
-    def _distinct(self, axis: str, found: list[tuple[Choice, bool]]) -> list[Choice]:
+    def _distinct(self, axis: str, found: list[tuple[VariantChoice, bool]]) -> list[VariantChoice]:
         """Collapse what is the same, unless it was given a label of its own; refuse one label for two things.
 
         The same under two labels is how a study asks what its own noise is (an A/A test).
         """
-        kept: list[Choice] = []
+        kept: list[VariantChoice] = []
         for choice, has_own_label in found:
             alike = [other for other in kept if same(choice, other)]
             if any(not has_own_label or choice.label == other.label for other in alike):
@@ -64,7 +64,7 @@ class Axes:
             kept.append(choice)
         return kept
 
-    def choose(self, axis: str, element: Element, key: str) -> Choice | None:
+    def choose(self, axis: str, element: Element, key: str) -> VariantChoice | None:
         """Return the choice that an element states, or None where it states a problem."""
         try:
             return self._choose(axis, element, key)
@@ -72,23 +72,23 @@ class Axes:
             self.problems += error.problems
             return None
 
-    def _choose(self, axis: str, element: Element, key: str) -> Choice:
+    def _choose(self, axis: str, element: Element, key: str) -> VariantChoice:
         def problem(key: str, message: str) -> Problem:
             return Problem(f"{self.place}: {key}", message)
 
-        table = {"use": element} if isinstance(element, str) else dict(element)
-        use, label = table.pop("use", None), table.pop("label", None)
+        table = {"variant": element} if isinstance(element, str) else dict(element)
+        name, label = table.pop("variant", None), table.pop("label", None)
         available = catalogue.files(axis, self.paths)
-        if not isinstance(use, str):
-            form = f'must be a name or a table with `use = "NAME"`; allowed: {", ".join(available)}'
+        if not isinstance(name, str):
+            form = f'must be a name or a table with `variant = "NAME"`; allowed: {", ".join(available)}'
             raise UserError([problem(key, form)])
-        if use not in available:
-            raise UserError([problem(key, f"'{use}': no such {axis} variant; {choices(use, available)}")])
+        if name not in available:
+            raise UserError([problem(key, f"'{name}': no such {axis} variant; {choices(name, available)}")])
         if label is not None and not (isinstance(label, str) and LABEL.fullmatch(label)):
             form = "must be up to 40 letters, digits and any of . _ +"
             raise UserError([problem(f"{key}.label", f"{label!r}: {form}")])
         try:
-            cls = catalogue.load(axis, use, self.paths)
+            cls = catalogue.load(axis, name, self.paths)
             model = _options_model(cls.Options)
             options = model.model_validate(table).model_dump()
         except catalogue.VariantError as error:
@@ -99,18 +99,18 @@ class Axes:
         wrong = cls.check(self.shape, cls.Options(**options))
         if wrong:
             raise UserError([problem(f"{key}.{field}" if field else key, message) for field, message in wrong.items()])
-        return Choice(
-            use=use,
-            label=label or _label(use, {name: value for name, value in options.items() if name in table}),
+        return VariantChoice(
+            name=name,
+            label=label or _label(name, {name: value for name, value in options.items() if name in table}),
             options=options,
-            source_sha256=catalogue.source_sha256(axis, use, self.paths),
+            source_sha256=catalogue.source_sha256(axis, name, self.paths),
         )
 
-    def named(self, axis: str, name: str) -> list[Choice]:
+    def named(self, axis: str, name: str) -> list[VariantChoice]:
         """Return the choices of an axis whose label or variant is `name`."""
-        return [choice for choice in self.on[axis] if name in (choice.label, choice.use)]
+        return [choice for choice in self.on[axis] if name in (choice.label, choice.name)]
 
-    def baseline(self, stated: dict[str, str]) -> dict[str, Choice]:
+    def baseline(self, stated: dict[str, str]) -> dict[str, VariantChoice]:
         """Return the choice on each axis that the others are compared with: as stated, else GPT-2's, else the first."""
         result = {}
         for axis in stated.keys() - AXES.keys():
@@ -123,7 +123,7 @@ class Axes:
                 result[axis] = found[0]
         return result
 
-    def rule(self, rule: Rule, key: str) -> dict[str, list[Choice]]:
+    def rule(self, rule: Rule, key: str) -> dict[str, list[VariantChoice]]:
         """Return which choices of each axis an `exclude` rule names; an axis that it leaves out is not restricted."""
         result = {}
         for axis, names in rule.items():
@@ -134,19 +134,19 @@ class Axes:
             for name in names:
                 if not isinstance(name, str) or not self.named(axis, name):
                     self.complain(f"{key}.{axis}", self._no_match(axis, name))
-            result[axis] = [choice for choice in self.on[axis] if {choice.label, choice.use} & set(map(str, names))]
+            result[axis] = [choice for choice in self.on[axis] if {choice.label, choice.name} & set(map(str, names))]
         return result
 
     def _no_match(self, axis: str, name: Any) -> str:
         return f"{name!r} matches nothing; {choices(str(name), [choice.label for choice in self.on[axis]])}"
 
-    def select(self, conditions: Sequence[str]) -> dict[str, list[Choice]]:
+    def select(self, conditions: Sequence[str]) -> dict[str, list[VariantChoice]]:
         """Return what `AXIS=NAME` conditions of the command line leave of each axis.
 
         Raises:
             UserError: no such axis, or nothing on it has that label or is that variant.
         """
-        kept: dict[str, list[Choice]] = {}
+        kept: dict[str, list[VariantChoice]] = {}
         for condition in conditions:
             axis, equals, names = condition.partition("=")
             if not equals or axis not in AXES:
@@ -158,14 +158,14 @@ class Axes:
         return kept
 
 
-def architecture(entry: Mapping[str, Choice]) -> str:
+def architecture(entry: Mapping[str, VariantChoice]) -> str:
     """Return what tells an entry's model from others: all but labels and how it is spread over processes."""
-    return str([(axis, choice.use, choice.options) for axis, choice in entry.items() if axis != "parallelism"])
+    return str([(axis, choice.name, choice.options) for axis, choice in entry.items() if axis != "parallelism"])
 
 
-def same(one: Choice, other: Choice) -> bool:
+def same(one: VariantChoice, other: VariantChoice) -> bool:
     """Tell whether two choices differ in nothing but their label."""
-    return (one.use, one.options) == (other.use, other.options)
+    return (one.name, one.options) == (other.name, other.options)
 
 
 @cache
@@ -178,11 +178,11 @@ def _options_model(options: type) -> type[Section]:
     return create_model(options.__qualname__, __base__=Section, **fields)
 
 
-def _label(use: str, given: dict[str, Any]) -> str:
+def _label(name: str, given: dict[str, Any]) -> str:
     """Return a readable name: gqa2, or, with several options, rope_theta5000_fraction0.5."""
     values = {name: _text(value) for name, value in given.items()}
     parts = list(values.values()) if len(values) == 1 else [f"_{name}{value}" for name, value in values.items()]
-    return re.sub(r"[^A-Za-z0-9._+]", "", use + "".join(parts).replace("-", "m"))
+    return re.sub(r"[^A-Za-z0-9._+]", "", name + "".join(parts).replace("-", "m"))
 
 
 def _text(value: Any) -> str:

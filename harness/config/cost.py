@@ -7,13 +7,13 @@ import torch
 
 from harness.config.axes import architecture
 from harness.errors import UserError
-from harness.model.builder import Parts
+from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.model.precision import dtype_of
 from harness.probes.activations import Activations
-from harness.results.records import Choice, Expected, ResolvedModel, Train
+from harness.results.records import Expected, ResolvedModel, Train, VariantChoice
 from harness.training.optimizer import predicted_bytes
-from variants.base import Shape
+from variants.base import ModelShape
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Costs:
     """Asks each model once, however many seeds and parallelisms share it."""
 
     def __init__(self, model: ResolvedModel, train: Train, variant_paths: list[str]) -> None:
-        self._shape = Shape(**model.model_dump())
+        self._shape = ModelShape(**model.model_dump())
         self._dtype = dtype_of(train.precision)
         self._paths = variant_paths
         self._known: dict[object, Cost] = {}
 
-    def of(self, axes: Mapping[str, Choice], micro_batch: int) -> Expected:
+    def of(self, axes: Mapping[str, VariantChoice], micro_batch: int) -> Expected:
         """Return parameters, FLOPs per token, and the memory of one rank with all that it holds in a step, in bytes."""
-        parts = Parts(self._shape, axes, self._paths)
+        parts = ModelBuilder(self._shape, axes, self._paths)
         parallelism = parts.parallelism()
         key = micro_batch, architecture(axes)
         if key not in self._known:
@@ -52,7 +52,7 @@ class Costs:
             memory_bytes=None if cost.activation_bytes is None else held + cost.activation_bytes,
         )
 
-    def _ask(self, parts: Parts, micro_batch: int) -> Cost:
+    def _ask(self, parts: ModelBuilder, micro_batch: int) -> Cost:
         try:
             model = parts.model()
             parameters, flops = sum(parameter.numel() for parameter in model.parameters()), model.flops_per_token()

@@ -18,9 +18,8 @@ from harness.config.size_matching import Sizer
 from harness.data.batches import micro_batch_size
 from harness.data.corpus import Corpus, prepare
 from harness.errors import Problem, UserError
-from harness.model.builder import Parts
+from harness.model.builder import ModelBuilder
 from harness.results.records import (
-    Choice,
     Expected,
     Margin,
     Place,
@@ -30,10 +29,11 @@ from harness.results.records import (
     RunSpec,
     Start,
     Train,
+    VariantChoice,
 )
 from harness.results.store import SCHEMA_VERSION
 from variants import registry as catalogue
-from variants.base import AXES, Shape
+from variants.base import AXES, ModelShape
 
 SOURCE = "start-"  # before the name of a run that others start from
 
@@ -46,7 +46,7 @@ class Study:
     """
 
     name: str
-    comparable: str  # of the entries
+    settings_hash: str  # of the entries
     runs: list[RunSpec]
     all_run_ids: set[str]
     excluded: list[tuple[str, str]]  # entry id and reason
@@ -70,7 +70,7 @@ def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
                 f"{path}: model.n_head", f"{model.n_head} does not divide n_embd = {model.n_embd}; allowed: {allowed}"
             )
         )
-    axes = Axes(str(path), Shape(**model.model_dump(), vocab_size=1), [Path(p) for p in variant_paths])
+    axes = Axes(str(path), ModelShape(**model.model_dump(), vocab_size=1), [Path(p) for p in variant_paths])
     axes.read(file.axes)
     baseline = axes.baseline(file.study.baseline)
     entries, excluded = _entries(file, axes, baseline)
@@ -92,7 +92,7 @@ def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
         problems += error.problems
     sized = entries
     if corpus is not None and not problems:
-        shape = Shape(**model.model_dump(), vocab_size=corpus.vocab_size)
+        shape = ModelShape(**model.model_dump(), vocab_size=corpus.vocab_size)
         if file.study.match:
             sizer = Sizer(str(path), file.study.match, baseline, shape, variant_paths)
             sized = [sizer.sized(entry) for entry in entries]
@@ -101,7 +101,7 @@ def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
         if isinstance(source, start.SourceRun):
             problems += _misfit_problems(f"{path}: {start.KEY}", [source.entry], shape, variant_paths)
         if source is not None:
-            problems += start.misfits(str(path), source, sized, shape, variant_paths)
+            problems += start.incompatible_tensors(str(path), source, sized, shape, variant_paths)
     if problems or corpus is None:
         raise UserError(dict.fromkeys(problems))
     if not entries:
@@ -120,7 +120,7 @@ def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
     orders = {seed: [None, *(other for other in seeds if file.study.vary and other != seed)] for seed in seeds}
     return Study(
         name=file.study.name,
-        comparable=make.comparable,
+        settings_hash=make.settings_hash,
         runs=[
             run
             for seed in seeds
@@ -207,17 +207,16 @@ def _token_problems(
             message = f"{choice.label} needs {parallelism.n_devices} GPUs, and this machine has"
             told = f'{message} {torch.cuda.device_count()}; exclude it, or set device = "cpu"'
             yield Problem(f"{place}: train.device", told)
-        n_data = parallelism.n_data
-        if (total // seq_len) % n_data:
-            message = (
-                f"{total} gives {total // seq_len} sequences of {seq_len}, which do not divide over {n_data} ranks of"
-            )
+        data_parallel_size = parallelism.data_parallel_size
+        if (total // seq_len) % data_parallel_size:
+            message = f"{total} gives {total // seq_len} sequences of {seq_len}, which do not divide over {data_parallel_size} ranks of"
             yield Problem(
-                f"{place}: train.tokens_per_step", f"{message} {choice.label}; {_nearest(total, seq_len * n_data)}"
+                f"{place}: train.tokens_per_step",
+                f"{message} {choice.label}; {_nearest(total, seq_len * data_parallel_size)}",
             )
             continue
         try:
-            micro_batch_size(total // seq_len // n_data, train.micro_batch)
+            micro_batch_size(total // seq_len // data_parallel_size, train.micro_batch)
         except ValueError as error:
             yield Problem(f"{place}: train.micro_batch", f"{error} ({choice.label})")
 
@@ -234,8 +233,8 @@ def _nearest(value: int, unit: int) -> str:
     return f"the nearest that do: {', '.join(map(str, near))}"
 
 
-def _parallelism(choice: Choice, variant_paths: Sequence[str]) -> Any:
-    cls = catalogue.load("parallelism", choice.use, [Path(path) for path in variant_paths])
+def _parallelism(choice: VariantChoice, variant_paths: Sequence[str]) -> Any:
+    cls = catalogue.load("parallelism", choice.name, [Path(path) for path in variant_paths])
     return cls(cls.Options(**choice.options))
 
 
@@ -243,9 +242,9 @@ def _combination_problems(place: str, entries: Sequence[Entry], axes: Axes) -> I
     """A positional that adds a bias to scores needs an attention with a place for it; one that turns, a width."""
     for entry in entries:
         choices = entry["positional"], entry["attention"]
-        positional, attention = (catalogue.load(a, entry[a].use, axes.paths) for a in ("positional", "attention"))
+        positional, attention = (catalogue.load(a, entry[a].name, axes.paths) for a in ("positional", "attention"))
         names = choices[0].label, choices[1].label
-        if positional.uses_bias and not attention.takes_bias:
+        if positional.has_bias and not attention.supports_bias:
             message = f"{names[0]} adds a bias to the scores, and {names[1]}'s kernel has no place for one; add"
             rule = f'[[exclude]] with positional = "{names[0]}", attention = "{names[1]}"'
             yield Problem(f"{place}: axes", f"{message} {rule}")
@@ -255,10 +254,12 @@ def _combination_problems(place: str, entries: Sequence[Entry], axes: Axes) -> I
                 yield Problem(f"{place}: axes", f"{names[0]} turns a width of {width} in {names[1]}: {reason}")
 
 
-def _misfit_problems(place: str, entries: Sequence[Entry], shape: Shape, paths: Sequence[str]) -> Iterable[Problem]:
+def _misfit_problems(
+    place: str, entries: Sequence[Entry], shape: ModelShape, paths: Sequence[str]
+) -> Iterable[Problem]:
     """What a parallelism divides must divide; told by the model itself, on the meta device."""
     for entry in entries:
-        if reason := _parallelism(entry["parallelism"], paths).misfit(Parts(shape, entry, paths).model):
+        if reason := _parallelism(entry["parallelism"], paths).why_unsupported(ModelBuilder(shape, entry, paths).model):
             labels = ", ".join(choice.label for axis, choice in entry.items() if AXES[axis].in_every_name)
             yield Problem(f"{place}: axes", f"{labels}: {reason}; add [[exclude]] with these")
 
@@ -306,7 +307,7 @@ class _Maker:
         elif source is not None:
             self._source = _Maker(_for_others(file), corpus, variant_paths, baseline, source.train, name=SOURCE)
             self._source_entry, begins = source.entry, self._source.content(source.entry)
-        self.comparable = _hash(
+        self.settings_hash = _hash(
             {
                 "schema_version": SCHEMA_VERSION,
                 "model": self._model.model_dump(),
@@ -321,7 +322,7 @@ class _Maker:
     def content(self, entry: Entry) -> str:
         """Return the hash of all that decides what the runs of an entry compute, but for the seed."""
         axes = {axis: choice.model_dump(exclude={"label"}) for axis, choice in entry.items()}
-        return _hash({"shared": self.comparable, "axes": axes})
+        return _hash({"shared": self.settings_hash, "axes": axes})
 
     def run_id(self, entry: Entry, seed: int, data_seed: int | None = None) -> str:
         """Return the readable name with the hash of all that decides what the run computes."""
@@ -348,9 +349,9 @@ class _Maker:
         name, file, corpus = entry_id(entry, self._file), self._file, self._corpus
         if name not in self._known:
             parallelism = _parallelism(entry["parallelism"], self._paths)
-            share = self._train.tokens_per_step // file.model.seq_len // parallelism.n_data
+            share = self._train.tokens_per_step // file.model.seq_len // parallelism.data_parallel_size
             expected = self._costs.of(entry, micro_batch_size(share, self._train.micro_batch))
-            self._known[name] = expected, parallelism.nproc
+            self._known[name] = expected, parallelism.world_size
         expected, nproc = self._known[name]
         return RunSpec.model_construct(  # all of its parts are checked
             schema_version=SCHEMA_VERSION,
@@ -359,7 +360,7 @@ class _Maker:
             entry_id=self._name + name,
             seed=seed,
             data_seed=data_seed,
-            comparable=self.comparable,
+            settings_hash=self.settings_hash,
             baseline=self._baseline,
             axes=entry,
             model=self._model,
@@ -368,7 +369,7 @@ class _Maker:
             init=self._start(seed),
             probes=file.probes,
             launch=Place(
-                nproc=nproc,
+                world_size=nproc,
                 **file.launch.model_dump(),
                 variant_paths=self._paths,
                 train_tokens=corpus.train,

@@ -7,10 +7,10 @@ from typing import Literal
 
 from harness.config.axes import Entry, architecture
 from harness.errors import Problem
-from harness.model.builder import Parts
+from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from variants import registry as catalogue
-from variants.base import Shape
+from variants.base import ModelShape
 
 Measure = Literal["parameters", "flops"]
 AXIS, OPTION = "mlp", "width"
@@ -26,7 +26,7 @@ class Sizer:
     """Widens or narrows the MLP of entries to the size of the baseline; `problems` gathers where that cannot be."""
 
     def __init__(
-        self, place: str, measure: Measure, baseline: Entry, shape: Shape, variant_paths: Sequence[str]
+        self, place: str, measure: Measure, baseline: Entry, shape: ModelShape, variant_paths: Sequence[str]
     ) -> None:
         self._place, self._measure, self._shape, self._paths = place, measure, shape, variant_paths
         self._known: dict[str, int | None] = {}
@@ -43,9 +43,9 @@ class Sizer:
 
     def _width(self, entry: Entry) -> int | None:
         choice = entry[AXIS]
-        cls = catalogue.load(AXIS, choice.use, [Path(path) for path in self._paths])
+        cls = catalogue.load(AXIS, choice.name, [Path(path) for path in self._paths])
         if OPTION not in {field.name for field in fields(cls.Options)}:
-            self._complain(entry, f"{choice.use} has no option `{OPTION}` by which it could be sized")
+            self._complain(entry, f"{choice.name} has no option `{OPTION}` by which it could be sized")
             return None
         if self._size(entry) == self._target:
             return None
@@ -63,7 +63,7 @@ class Sizer:
         return None
 
     def _size(self, entry: Entry) -> float:
-        return COUNT[self._measure](Parts(self._shape, entry, self._paths).model())
+        return COUNT[self._measure](ModelBuilder(self._shape, entry, self._paths).model())
 
     def _complain(self, entry: Entry, message: str) -> None:
         labels = "-".join(choice.label for axis, choice in entry.items() if axis != "parallelism")

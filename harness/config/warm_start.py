@@ -13,12 +13,12 @@ from torch import Size, Tensor
 from harness.config.axes import Axes, Entry
 from harness.config.study_file import describe
 from harness.errors import Problem, UserError, choices
-from harness.model.builder import Parts
-from harness.model.initialization import UnfitError, first_values
+from harness.model.builder import ModelBuilder
+from harness.model.initialization import IncompatibleWeightsError, initial_tensors
 from harness.model.weights import Weights, load
 from harness.results.records import Init, Train
 from variants import registry as catalogue
-from variants.base import AXES, Shape
+from variants.base import AXES, ModelShape
 
 KEY = "init.from"
 FORM = "must be a checkpoint's folder, or { run = { AXIS = VARIANT, train = { KEY = VALUE } } }"
@@ -82,14 +82,14 @@ def idle_conversions(place: str, entries: Iterable[Entry], paths: Sequence[Path]
     """An option that says how to start from a checkpoint says nothing where there is none."""
     distinct = {(axis, choice.label): choice for entry in entries for axis, choice in entry.items()}
     for (axis, _), choice in distinct.items():
-        for field in dataclasses.fields(catalogue.load(axis, choice.use, paths).Options):
+        for field in dataclasses.fields(catalogue.load(axis, choice.name, paths).Options):
             if field.metadata.get("conversion") and choice.options[field.name] != field.default:
                 message = f"{choice.label}: `{field.name}` says how to start from a checkpoint, and there is no [init]"
                 yield Problem(f"{place}: axes.{axis}", message)
 
 
-def misfits(
-    place: str, source: Source, entries: Iterable[Entry], shape: Shape, paths: Sequence[str]
+def incompatible_tensors(
+    place: str, source: Source, entries: Iterable[Entry], shape: ModelShape, paths: Sequence[str]
 ) -> Iterable[Problem]:
     """Every entry's model must be able to start from the source's weights; told by shapes, without values."""
     if isinstance(source, Checkpoint):
@@ -103,19 +103,19 @@ def misfits(
             yield from differ
             return
     else:
-        theirs = _shapes(Parts(shape, source.entry, paths))
+        theirs = _shapes(ModelBuilder(shape, source.entry, paths))
     meta = {name: _meta(size) for name, size in theirs.items()}
     models = {(entry["positional"].label, entry["attention"].label): entry for entry in entries}
     for labels, entry in models.items():
         try:
-            list(first_values(Parts(shape, entry, paths).model(), lambda _, size: _meta(size), meta))
-        except UnfitError as error:
+            list(initial_tensors(ModelBuilder(shape, entry, paths).model(), lambda _, size: _meta(size), meta))
+        except IncompatibleWeightsError as error:
             told, more = error.problems[:MOST_TOLD], len(error.problems) - MOST_TOLD
             told += [f"and {more} more"] if more > 0 else []
             yield from (Problem(f"{place}: {KEY}", f"{'-'.join(labels)}: {problem}") for problem in told)
 
 
-def _shapes(parts: Parts) -> dict[str, Size]:
+def _shapes(parts: ModelBuilder) -> dict[str, Size]:
     return {name: parameter.shape for name, parameter in parts.model().named_parameters()}
 
 

@@ -76,9 +76,9 @@ class Batches:
         generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, step], dtype=np.uint64)))
         return generator.integers(0, len(self.tokens) - self.seq_len, size=self.n_sequences)
 
-    def micro_batches(self, step: int, rank: int, n_ranks: int, micro_batch: int) -> list[tuple[Tensor, Tensor]]:
+    def micro_batches(self, step: int, rank: int, world_size: int, micro_batch: int) -> list[tuple[Tensor, Tensor]]:
         """Return the rank's slice of the step as (tokens, targets), each (micro_batch, seq_len), int64."""
-        share = self.offsets(step).reshape(n_ranks, -1, micro_batch)[rank]
+        share = self.offsets(step).reshape(world_size, -1, micro_batch)[rank]
         return [self.tokens.windows(offsets, self.seq_len) for offsets in share]
 
 
@@ -89,14 +89,14 @@ def evaluation_offsets(n_tokens: int, seq_len: int, eval_tokens: int | None) -> 
     return np.arange(n) * n_all // n * seq_len
 
 
-def rank_share(offsets: np.ndarray, rank: int, n_ranks: int, batch: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def rank_share(offsets: np.ndarray, rank: int, world_size: int, batch: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the rank's batches of evaluation windows as (offsets, weights).
 
     Every rank gets equally many batches, or a collective in the forward pass would wait for ever; windows that fill up
     have weight 0.
     """
-    per_rank = -(-len(offsets) // n_ranks)
-    index = np.arange(per_rank) * n_ranks + rank
+    per_rank = -(-len(offsets) // world_size)
+    index = np.arange(per_rank) * world_size + rank
     weights = (index < len(offsets)).astype(np.float64)
     mine = offsets[np.minimum(index, len(offsets) - 1)]
     cuts = range(0, per_rank, batch)

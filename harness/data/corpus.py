@@ -58,17 +58,17 @@ def prepare(data: Data, folder: Path, place: str) -> Corpus:
     """Find the corpus (paths are relative to `folder`), tokenise it unless that has been done, and tell where it lies.
 
     Raises:
-        UserError: missing and no `offline_corpus` is named, hash not as expected, not UTF-8, tokens that do not fit the
+        UserError: missing and no `fallback_corpus` is named, hash not as expected, not UTF-8, tokens that do not fit the
             tokenizer's vocabulary; `place` names the study file.
     """
     tokenizer = Tokenizer(data.tokenizer, f"{place}: data.tokenizer")
     try:
         return _find(data.corpus, tokenizer, folder, f"{place}: data.corpus")
     except UnavailableError as error:
-        if data.offline_corpus is None:
+        if data.fallback_corpus is None:
             raise
-        stand_in = _find(data.offline_corpus, tokenizer, folder, f"{place}: data.offline_corpus")
-        note = f"{data.corpus} cannot be had here, {data.offline_corpus} stands in ({error.problems[0].message})"
+        stand_in = _find(data.fallback_corpus, tokenizer, folder, f"{place}: data.fallback_corpus")
+        note = f"{data.corpus} cannot be had here, {data.fallback_corpus} stands in ({error.problems[0].message})"
         return Corpus(**stand_in.__dict__ | {"note": note})
 
 
@@ -117,7 +117,7 @@ def _tinyshakespeare(place: str) -> bytes:
         message = (
             f"'tinyshakespeare': not in $ABLATIONS_DATA and no way to {URL} ({type(error).__name__}); get it by other "
             f"means, put it in a folder as tinyshakespeare.txt and name the folder in ABLATIONS_DATA, or set "
-            f'offline_corpus = "synthetic"'
+            f'fallback_corpus = "synthetic"'
         )
         raise UnavailableError([Problem(place, message)]) from error
     return Path(file).read_bytes()

@@ -13,23 +13,23 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """Which of the run's processes we are, and on which device; `n_alike` neighbours see the same sequences."""
+class DistributedContext:
+    """Which of the run's processes we are, and on which device; `replication` neighbours see the same sequences."""
 
     rank: int
-    n_ranks: int
+    world_size: int
     device: torch.device
-    n_alike: int = 1
+    replication: int = 1
 
     @property
-    def data_rank(self) -> int:
-        """Return which of `n_data` shares of the sequences this rank sees."""
-        return self.rank // self.n_alike
+    def data_parallel_rank(self) -> int:
+        """Return which of `data_parallel_size` shares of the sequences this rank sees."""
+        return self.rank // self.replication
 
     @property
-    def n_data(self) -> int:
+    def data_parallel_size(self) -> int:
         """Return into how many shares the sequences of a step are divided."""
-        return self.n_ranks // self.n_alike
+        return self.world_size // self.replication
 
     @property
     def is_first(self) -> bool:
@@ -44,13 +44,13 @@ class Ranks:
 
     def gather(self, value: T) -> list[T]:
         """Return every rank's value, by rank."""
-        values: list[Any] = [None] * self.n_ranks
+        values: list[Any] = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
 
 @contextmanager
-def join(device: str) -> Iterator[Ranks]:
+def join(device: str) -> Iterator[DistributedContext]:
     """Join the process group that torchrun's environment names: nccl and one GPU a rank on CUDA, gloo on a CPU.
 
     On CUDA gloo serves what lies on the CPU, as the state of a model that is kept there does.
@@ -64,6 +64,6 @@ def join(device: str) -> Iterator[Ranks]:
         torch.cuda.set_device(place)
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", device_id=place if cuda else None)
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size(), place)
+        yield DistributedContext(dist.get_rank(), dist.get_world_size(), place)
     finally:
         dist.destroy_process_group()

@@ -11,26 +11,26 @@ from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, Wri
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from harness.distributed.process_group import Ranks
-from variants.base import Part, Piece
+from harness.distributed.process_group import DistributedContext
+from variants.base import Part, ShardSpec
 
 BATCH_BYTES = 64 << 20  # of parameters that are put together from their shards at once
 Place = tuple[slice, ...]
 Shard = list[tuple[Place, np.ndarray]]  # where in the whole, and the values there
 
 
-def pieces(model: nn.Module) -> dict[str, Piece]:
+def pieces(model: nn.Module) -> dict[str, ShardSpec]:
     """Return of each parameter that was divided as a part of the model which piece this rank holds, by name."""
     parts = [(path, module) for path, module in model.named_modules() if isinstance(module, Part)]
     return {f"{path}.{name}".lstrip("."): piece for path, part in parts for name, piece in part.pieces.items()}
 
 
-def size(value: Tensor, piece: Piece | None) -> torch.Size:
+def size(value: Tensor, piece: ShardSpec | None) -> torch.Size:
     """Return the size of the whole that a parameter, or the optimizer's state of it, is a part of."""
     return value.shape if piece is None else piece.size
 
 
-def is_divided(value: Tensor, piece: Piece | None) -> bool:
+def is_divided(value: Tensor, piece: ShardSpec | None) -> bool:
     """Tell whether this rank holds a part alone."""
     return piece is not None or isinstance(value, DTensor)
 
@@ -40,7 +40,7 @@ def local(value: Tensor) -> Tensor:
     return value.to_local() if isinstance(value, DTensor) else value
 
 
-def places(value: Tensor, piece: Piece | None) -> list[tuple[Place, Place]]:
+def places(value: Tensor, piece: ShardSpec | None) -> list[tuple[Place, Place]]:
     """Return for each stretch of what lies on this rank: where it lies there, and where in the whole.
 
     A sharded tensor (`DTensor`) is a range of rows, of the piece where there is one, and a piece is several ranges.
@@ -64,13 +64,13 @@ def places(value: Tensor, piece: Piece | None) -> list[tuple[Place, Place]]:
     return found
 
 
-def put(value: Tensor, whole: Tensor, piece: Piece | None) -> None:
+def put(value: Tensor, whole: Tensor, piece: ShardSpec | None) -> None:
     """Copy into a parameter what it holds of the whole."""
     for here, there in places(value, piece):
         local(value)[here] = whole[there].to(value.device, value.dtype)
 
 
-def gather(model: nn.Module, ranks: Ranks) -> Iterator[tuple[str, Tensor, list[Shard]]]:
+def gather(model: nn.Module, ranks: DistributedContext) -> Iterator[tuple[str, Tensor, list[Shard]]]:
     """Yield of each parameter that not every rank holds whole: the name, itself, and the shards of all ranks.
 
     Many shards travel at once: with one parameter after the other, a small model's ranks mostly wait for each other.
@@ -87,7 +87,7 @@ def gather(model: nn.Module, ranks: Ranks) -> Iterator[tuple[str, Tensor, list[S
             batch, n_bytes = {}, 0
 
 
-def joined(value: Tensor, piece: Piece | None, shards: list[Shard]) -> Tensor:
+def joined(value: Tensor, piece: ShardSpec | None, shards: list[Shard]) -> Tensor:
     """Return the whole on the CPU."""
     whole = torch.empty(size(value, piece), dtype=value.dtype)
     for there, values in (stretch for shard in shards for stretch in shard):
@@ -100,7 +100,7 @@ def agree(whole: Tensor, shard: Shard) -> bool:
     return all(torch.equal(whole[there], torch.from_numpy(values)) for there, values in shard)
 
 
-def whole_weights(gpt: nn.Module, ranks: Ranks) -> dict[str, Tensor]:
+def whole_weights(gpt: nn.Module, ranks: DistributedContext) -> dict[str, Tensor]:
     """Return all weights on rank 0, on the CPU, and none on the others, which hand over their shards."""
     of, found = pieces(gpt), {}
     for name, value, shards in gather(gpt, ranks):
@@ -127,7 +127,7 @@ class Stretches(Tensor):
     chunks: dict[torch.Size, tuple[Place, torch.Size]]  # by where a stretch begins: where it lies here, and its size
 
     @staticmethod
-    def __new__(cls, value: Tensor, piece: Piece) -> "Stretches":
+    def __new__(cls, value: Tensor, piece: ShardSpec) -> "Stretches":
         """Describe what this rank holds."""
         made: Stretches = Tensor._make_wrapper_subclass(cls, piece.size, dtype=value.dtype, device=value.device)
         made.value, made.chunks = value.detach(), {}
@@ -163,7 +163,7 @@ class Stretches(Tensor):
         return local(self.value)[self.chunks[index.offset][0]]
 
 
-def stored(state: Mapping[str, Any], of: Mapping[str, Piece], name: str = "") -> dict[str, Any]:
+def stored(state: Mapping[str, Any], of: Mapping[str, ShardSpec], name: str = "") -> dict[str, Any]:
     """Return a state with its divided tensors, which lie under parameters' names, as `Stretches`."""
     found: dict[str, Any] = {}
     for key, value in state.items():

@@ -40,7 +40,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def warm_up() -> None:
+def start_fork_server() -> None:
     """Start the fork server, which imports torch while the caller does something else."""
     for name in logging.root.manager.loggerDict:  # each of them has a level of its own
         if name.startswith("torch.distributed.elastic"):
@@ -56,13 +56,13 @@ def start(run: Run, place: Place) -> None:
         KeyboardInterrupt, SignalException: the user stops; the run is marked as interrupted.
     """
     run.begin()
-    threads = max(1, cores() // place.nproc)
+    threads = max(1, cores() // place.world_size)
     try:
         with tempfile.TemporaryDirectory(prefix="ablations-") as scratch, _limits(run, place):
             config = LaunchConfig(
                 min_nodes=1,
                 max_nodes=1,
-                nproc_per_node=place.nproc,
+                nproc_per_node=place.world_size,
                 run_id=run.run_id,
                 rdzv_backend="c10d",
                 rdzv_endpoint="localhost:0",  # a free port
@@ -94,13 +94,13 @@ def _limits(run: Run, place: Place) -> Iterator[None]:
     limits = [seconds for seconds in (place.timeout_s, place.stall_timeout_s) if seconds is not None]
     every_s = min([LOOK_S, *limits])
     began = looked = time.monotonic()
-    last_beat, silent_s = run.last_beat(), 0.0
+    last_activity, silent_s = run.last_activity(), 0.0
 
     def look(*_: object) -> None:
-        nonlocal looked, last_beat, silent_s
+        nonlocal looked, last_activity, silent_s
         now = time.monotonic()
-        beat, since = run.last_beat(), min(now - looked, 2 * every_s)  # while this process sleeps, so may the ranks
-        silent_s, looked, last_beat = silent_s + since if beat == last_beat else 0.0, now, beat
+        beat, since = run.last_activity(), min(now - looked, 2 * every_s)  # while this process sleeps, so may the ranks
+        silent_s, looked, last_activity = silent_s + since if beat == last_activity else 0.0, now, beat
         why = None
         if place.timeout_s is not None and now - began >= place.timeout_s:
             why = f"not done after launch.timeout_s = {place.timeout_s:g} s"

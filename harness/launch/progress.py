@@ -16,8 +16,8 @@ POLL_S = 0.5
 PLAIN_EVERY_S = 30.0  # between plain lines about one run
 
 
-class Watch:
-    """`with Watch(specs) as watch:` then `begin` and `end` for each run; reads the store, never talks to the ranks."""
+class ProgressReporter:
+    """`with ProgressReporter(specs) as watch:` then `begin` and `end` for each run; reads the store, never talks to the ranks."""
 
     def __init__(self, specs: Sequence[RunSpec]) -> None:
         self._console = Console(file=sys.stderr, highlight=False)
@@ -36,7 +36,7 @@ class Watch:
             disable=not self._console.is_terminal,
         )
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "ProgressReporter":
         self._live.start()
         self._all = self._live.add_task("entries", total=len(self._work), note="")
         self._one = self._live.add_task("", total=1, note="")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from harness.launch.progress import Watch
+from harness.launch.progress import ProgressReporter
 from harness.results.records import Place, RunSpec
 from harness.results.store import Run, Store
 
@@ -15,7 +15,7 @@ Start = Callable[[Run, Place], None]
 
 
 @dataclass(frozen=True)
-class Due:
+class RunSelection:
     """The selected runs by what is to be done with them."""
 
     todo: list[RunSpec]
@@ -24,9 +24,9 @@ class Due:
     running: list[RunSpec]  # in another process
 
 
-def due(store: Store, specs: Sequence[RunSpec], retry_failed: bool = False) -> Due:
+def due(store: Store, specs: Sequence[RunSpec], retry_failed: bool = False) -> RunSelection:
     """Look up what each run has come to; with `retry_failed`, what failed is due and nothing else."""
-    result = Due([], [], [], [])
+    result = RunSelection([], [], [], [])
     for spec in specs:
         run = store.run(spec.study, spec.run_id)
         status = run.status["status"] if (run.path / "status.json").exists() else "pending"
@@ -41,7 +41,7 @@ def due(store: Store, specs: Sequence[RunSpec], retry_failed: bool = False) -> D
     return result
 
 
-def shuffled(specs: Sequence[RunSpec]) -> list[RunSpec]:
+def randomize_within_seed(specs: Sequence[RunSpec]) -> list[RunSpec]:
     """Return the runs in a random order inside each seed's block, so that a slowing machine slows no variant.
 
     What others start from comes before them.
@@ -58,7 +58,7 @@ def _source(spec: RunSpec) -> str | None:
     return spec.init.run_id if spec.init else None
 
 
-def work_off(store: Store, specs: Sequence[RunSpec], start: Start, fail_fast: bool) -> None:
+def run_all(store: Store, specs: Sequence[RunSpec], start: Start, fail_fast: bool) -> None:
     """Start each run in the given order and wait for its end; `fail_fast` stops at the first that fails.
 
     Other processes may work on the same results: what one of them has claimed is passed over, and at the end waited
@@ -66,7 +66,7 @@ def work_off(store: Store, specs: Sequence[RunSpec], start: Start, fail_fast: bo
     """
     runs = [store.run(spec.study, spec.run_id) for spec in specs]
     started = {run.run_id: run.status["started_at"] for run in runs}
-    with Watch(specs) as watch:
+    with ProgressReporter(specs) as watch:
         left = list(specs)
         for wait in (False, True):
             specs, left = sorted(left, key=lambda spec: wait and _source(spec) is not None), []
@@ -96,10 +96,10 @@ def _is_running(store: Store, spec: RunSpec) -> bool:
     return source is not None and store.run(spec.study, source).status["status"] == "running"
 
 
-def _work(store: Store, spec: RunSpec, start: Start, watch: Watch, started: str | None) -> None:
+def _work(store: Store, spec: RunSpec, start: Start, watch: ProgressReporter, started: str | None) -> None:
     """Run what is ours by now, unless another process has ended it meanwhile or what it starts from is not done."""
     run, source = store.run(spec.study, spec.run_id), _source(spec)
-    run.replan(spec.model_dump())
+    run.update_spec(spec.model_dump())
     status = run.status
     if status["status"] == "done" or (status["status"] == "failed" and status["started_at"] != started):
         watch.skip(run, f"{status['status']} by another process")

@@ -7,20 +7,20 @@ from typing import Any
 import torch
 
 from harness.model.gpt import GPT
-from harness.results.records import Choice
+from harness.results.records import VariantChoice
 from variants import registry as catalogue
-from variants.base import AXES, Attention, FeedForward, Norm, Parallelism, Positional, Shape
+from variants.base import AXES, Attention, FeedForward, ModelShape, Norm, Parallelism, Positional
 
 
-class Parts:
+class ModelBuilder:
     """The variants of one entry, by axis, ready to be instantiated."""
 
-    def __init__(self, shape: Shape, axes: Mapping[str, Choice], variant_paths: Sequence[str]) -> None:
+    def __init__(self, shape: ModelShape, axes: Mapping[str, VariantChoice], variant_paths: Sequence[str]) -> None:
         self.shape, self.names = shape, ", ".join(choice.label for choice in axes.values())
         self._classes, self._options = {}, {}
         for axis, about in AXES.items():
-            choice = axes.get(axis) or Choice(use=about.default, label=about.default, options={})
-            cls = catalogue.load(axis, choice.use, [Path(path) for path in variant_paths])
+            choice = axes.get(axis) or VariantChoice(name=about.default, label=about.default, options={})
+            cls = catalogue.load(axis, choice.name, [Path(path) for path in variant_paths])
             self._classes[axis], self._options[axis] = cls, cls.Options(**choice.options)
 
     def model(self) -> GPT:

@@ -28,17 +28,17 @@ class Plan:
     stop: str | None = None
 
 
-def plan(prompt: Sequence[int], length: int, seq_len: int, extends: bool, positional: str) -> Plan:
+def plan(prompt: Sequence[int], length: int, seq_len: int, extrapolates: bool, positional: str) -> Plan:
     """Fit a prompt and `length` more tokens into a context of `seq_len` positions.
 
-    Where the positional encoding `extends`, the context slides on and always holds the last `seq_len` positions. Where
+    Where the positional encoding `extrapolates`, the context slides on and always holds the last `seq_len` positions. Where
     it does not, the token after the last position is the last one: it needs no position of its own.
 
     Raises:
         UserError: the prompt alone is longer than a context that cannot slide.
     """
     n_prompt, n_cached = len(prompt), min(seq_len, len(prompt) + length)
-    if extends:
+    if extrapolates:
         cut = f"of the prompt's {n_prompt} tokens, the last {seq_len} are used: so long is the context"
         return Plan(prompt[-seq_len:], length, n_cached, cut if n_prompt > seq_len else None)
     if n_prompt > seq_len:

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.base import Attention, Cache, FeedForward, Norm, Positional, Shape
+from variants.base import Attention, Cache, FeedForward, ModelShape, Norm, Positional
 from variants.linear import linear
 
 
-class Parts(Protocol):
+class ModelBuilder(Protocol):
     """What the model is made of besides embeddings."""
 
     def positional(self) -> Positional:
@@ -38,7 +38,7 @@ class Parts(Protocol):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, parts: Parts, layer: int) -> None:
+    def __init__(self, parts: ModelBuilder, layer: int) -> None:
         super().__init__()
         self.ln_1 = parts.norm()
         self.attn = parts.attention(layer)
@@ -54,7 +54,7 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """The language model."""
 
-    def __init__(self, shape: Shape, parts: Parts) -> None:
+    def __init__(self, shape: ModelShape, parts: ModelBuilder) -> None:
         super().__init__()
         self.shape = shape
         self.wte = nn.Embedding(shape.vocab_size, shape.n_embd)
@@ -76,9 +76,9 @@ class GPT(nn.Module):
         """Return the unnormalised log-probabilities of each next token, (B, T, V)."""
         return F.linear(self.hidden(tokens_BT), self.wte.weight)
 
-    def undefined(self, length: int) -> str | None:
+    def why_unsupported_length(self, length: int) -> str | None:
         """Return why the model takes no sequence of this length; None where it does."""
-        if length > self.shape.seq_len and not self.positional.extends:
+        if length > self.shape.seq_len and not self.positional.extrapolates:
             return f"no positions beyond seq_len = {self.shape.seq_len}"
         return None
 

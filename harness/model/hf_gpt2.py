@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harness.errors import Problem, UserError
-from variants.base import Shape
+from variants.base import ModelShape
 
 INDEX, SAFE, PICKLED = "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin"
 TRANSPOSED = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
@@ -48,7 +48,7 @@ def read(source: Path) -> tuple[Tensors, dict[str, Any]]:
     return ours, _json(config) if config.exists() else {}
 
 
-def write(tensors: Mapping[str, Tensor], shape: Shape) -> tuple[Tensors, dict[str, Any]]:
+def write(tensors: Mapping[str, Tensor], shape: ModelShape) -> tuple[Tensors, dict[str, Any]]:
     """Return our weights in the published layout, and the config.json that goes with them."""
     names = {ours: published for published, ours in RENAMED.items()}
     theirs = {names.get(name, name): tensor for name, tensor in tensors.items()}
@@ -72,7 +72,7 @@ def write(tensors: Mapping[str, Tensor], shape: Shape) -> tuple[Tensors, dict[st
     return theirs, config
 
 
-def shape_of(tensors: Mapping[str, Tensor], config: Mapping[str, Any], source: Path) -> Shape:
+def shape_of(tensors: Mapping[str, Tensor], config: Mapping[str, Any], source: Path) -> ModelShape:
     """Return the shape that weights and config.json tell; heads of 64 where there is no config, as in all of GPT-2.
 
     Raises:
@@ -83,7 +83,7 @@ def shape_of(tensors: Mapping[str, Tensor], config: Mapping[str, Any], source: P
         raise UserError(f"{source}: no GPT-2 checkpoint: {', '.join(missing)} missing")
     vocab_size, n_embd = tensors[EMBEDDING].shape
     layers = {int(name.split(".")[1]) for name in tensors if re.match(r"h\.\d+\.", name)}
-    shape = Shape(
+    shape = ModelShape(
         n_layer=max(layers, default=-1) + 1,
         n_head=int(config.get("n_head", max(1, n_embd // 64))),
         n_embd=n_embd,
@@ -107,7 +107,9 @@ def shape_of(tensors: Mapping[str, Tensor], config: Mapping[str, Any], source: P
     return shape
 
 
-def misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size], source: Path) -> list[Problem]:
+def incompatible_tensors(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size], source: Path
+) -> list[Problem]:
     """Return what keeps weights from being those of a model: missing, extra and misshapen tensors, each by name."""
     problems = [Problem(f"{source}: {name}", "missing") for name in expected.keys() - tensors.keys()]
     problems += [

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from harness.distributed import shards
-from harness.distributed.process_group import Ranks
-from variants.base import Adopted, Initial, Part
+from harness.distributed.process_group import DistributedContext
+from variants.base import ConvertedTensor, InitSpec, Part
 
 
 class UndeclaredError(Exception):
     """A parameter of a variant has no declared initial values; the message names it."""
 
 
-class UnfitError(Exception):
+class IncompatibleWeightsError(Exception):
     """A checkpoint's weights do not fit the model; `problems` names each tensor that does not, with both shapes."""
 
     def __init__(self, problems: list[str]) -> None:
@@ -24,7 +24,7 @@ class UnfitError(Exception):
         super().__init__("; ".join(problems))
 
 
-def declared(model: nn.Module) -> dict[str, Initial]:
+def declared(model: nn.Module) -> dict[str, InitSpec]:
     """Return how each parameter starts: as the nearest module above it declares (`initial()`), else as GPT-2 does.
 
     GPT-2: linear and embedding weights normal with 0.02, biases 0, LayerNorm's weights 1 (Radford et al. 2019, 2.3).
@@ -32,27 +32,27 @@ def declared(model: nn.Module) -> dict[str, Initial]:
     Raises:
         UndeclaredError: a parameter of a module of another kind that nobody declares.
     """
-    own: dict[str, Initial] = {}
+    own: dict[str, InitSpec] = {}
     for prefix, module in model.named_modules():  # outer before inner, so that the nearest has the last word
         for name, initial in (module.initial() if hasattr(module, "initial") else {}).items():
             own[f"{prefix}.{name}".lstrip(".")] = initial
     return {name: own.get(name) or _gpt2(model, name) for name, _ in model.named_parameters()}
 
 
-def _gpt2(model: nn.Module, name: str) -> Initial:
+def _gpt2(model: nn.Module, name: str) -> InitSpec:
     owner, _, kind = name.rpartition(".")
     module = model.get_submodule(owner)
     if isinstance(module, nn.Linear | nn.Embedding):
-        return Initial(std=0.02) if kind == "weight" else Initial(value=0.0)
+        return InitSpec(std=0.02) if kind == "weight" else InitSpec(value=0.0)
     if isinstance(module, nn.LayerNorm):
-        return Initial(value=1.0 if kind == "weight" else 0.0)
+        return InitSpec(value=1.0 if kind == "weight" else 0.0)
     raise UndeclaredError(
         f"parameter {name} of {type(module).__name__}: its variant must declare `initial()`, e.g. "
-        f"{{'{kind}': Initial(std=0.02)}}"
+        f"{{'{kind}': InitSpec(std=0.02)}}"
     )
 
 
-def draw(initial: Initial, seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
+def draw(initial: InitSpec, seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Return the values of one parameter, float32, from a counter-based generator keyed by what identifies it."""
     if initial.std is None:
         return np.full(shape, initial.value, dtype=np.float32)
@@ -78,7 +78,7 @@ def fill(
     were converted.
 
     Raises:
-        UnfitError: the checkpoint's weights do not fit the model.
+        IncompatibleWeightsError: the checkpoint's weights do not fit the model.
     """
     whole = whole or model
     initials, origin, of = declared(whole), {}, shards.pieces(model)
@@ -87,35 +87,35 @@ def fill(
         return torch.from_numpy(draw(initials[name], seed, name, tuple(shape)))
 
     parameters = dict(model.named_parameters())
-    for name, adopted in first_values(whole, fresh, theirs):
+    for name, adopted in initial_tensors(whole, fresh, theirs):
         shards.put(parameters[name], adopted.values, of.get(name))
         origin[name] = adopted.how
     return origin
 
 
-def first_values(
+def initial_tensors(
     model: nn.Module, fresh: Callable[[str, torch.Size], Tensor], theirs: Mapping[str, Tensor] | None
-) -> Iterator[tuple[str, Adopted]]:
+) -> Iterator[tuple[str, ConvertedTensor]]:
     """Yield each parameter's whole first values, one part of the model after the other.
 
     A variant decides for itself what it makes of a checkpoint's tensors; all else must be there as it is.
 
     Raises:
-        UnfitError: the checkpoint's weights do not fit the model; the message names each tensor that does not.
+        IncompatibleWeightsError: the checkpoint's weights do not fit the model; the message names each tensor that does not.
     """
     problems = []
     for prefix, part, names in _parts(model):
         own = {name: fresh(prefix + name, shape) for name, shape in names.items()}
-        found = {name: Adopted(values, "fresh") for name, values in own.items()}
+        found = {name: ConvertedTensor(values, "fresh") for name, values in own.items()}
         if theirs is not None:
             given = {name.removeprefix(prefix): value for name, value in theirs.items() if name.startswith(prefix)}
             try:
-                found |= part.adopt(given, own) if part is not None else _loaded(given, own)
+                found |= part.load_from(given, own) if part is not None else _loaded(given, own)
             except ValueError as error:
                 problems.append(f"{prefix}{error}")
         yield from ((prefix + name, adopted) for name, adopted in found.items())
     if problems:
-        raise UnfitError(problems)
+        raise IncompatibleWeightsError(problems)
 
 
 def _parts(model: nn.Module) -> Iterator[tuple[str, Part | None, dict[str, torch.Size]]]:
@@ -129,16 +129,16 @@ def _parts(model: nn.Module) -> Iterator[tuple[str, Part | None, dict[str, torch
         yield "", None, {name: shape}
 
 
-def _loaded(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Adopted]:
+def _loaded(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, ConvertedTensor]:
     for name, values in own.items():
         if name not in theirs:
             raise ValueError(f"{name}: missing there")
         if theirs[name].shape != values.shape:
             raise ValueError(f"{name}: {tuple(theirs[name].shape)} there, {tuple(values.shape)} here")
-    return {name: Adopted(theirs[name]) for name in own}
+    return {name: ConvertedTensor(theirs[name]) for name in own}
 
 
-def hashes(model: nn.Module, ranks: Ranks) -> list[str]:
+def hashes(model: nn.Module, ranks: DistributedContext) -> list[str]:
     """Return for each rank the SHA-256 of all parameters, put together from their shards where they are divided.
 
     A few are whole at a time. Ranks that hold the same place of a parameter with different values have other hashes.
@@ -157,7 +157,7 @@ def hashes(model: nn.Module, ranks: Ranks) -> list[str]:
     return ranks.gather(sha.hexdigest())
 
 
-def agreed_hash(model: nn.Module, ranks: Ranks) -> str:
+def check_same_parameters(model: nn.Module, ranks: DistributedContext) -> str:
     """Return the SHA-256 of all parameters, which is the same on all ranks.
 
     Raises:

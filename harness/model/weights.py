@@ -14,17 +14,17 @@ from safetensors.torch import save_file
 
 from harness.errors import UserError, choices
 from harness.model import hf_gpt2 as published
-from harness.model.builder import Parts
+from harness.model.builder import ModelBuilder
 from harness.model.hf_gpt2 import Tensors
-from harness.results.records import Choice
+from harness.results.records import VariantChoice
 from harness.results.store import SCHEMA_VERSION, StoreError, read_json, write_json
 from variants import registry as catalogue
-from variants.base import AXES, Shape
+from variants.base import AXES, ModelShape
 
 DESCRIPTION = "checkpoint.json"
 HUB = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
 GPT2_TOKENS = 50_257  # of its tokenizer
-GPT2 = {axis: Choice(use=about.default, label=about.default, options={}) for axis, about in AXES.items()}
+GPT2 = {axis: VariantChoice(name=about.default, label=about.default, options={}) for axis, about in AXES.items()}
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Weights:
     `tokenizer` is the one of the text that they were trained on, None where that is not known.
     """
 
-    shape: Shape
-    axes: Mapping[str, Choice]
+    shape: ModelShape
+    axes: Mapping[str, VariantChoice]
     tensors: Tensors
     origin: Mapping[str, str]
     variant_paths: Sequence[str] = ()
@@ -70,7 +70,7 @@ def import_published(source: str, dest: Path) -> Weights:
         raise UserError(f"{source}: no such file or folder, and no name on the hub; {choices(source, HUB)}")
     tensors, config = published.read(path)
     shape = published.shape_of(tensors, config, path)
-    problems = published.misfits(tensors, _expected(shape, GPT2, ()), path)
+    problems = published.incompatible_tensors(tensors, _expected(shape, GPT2, ()), path)
     if problems:
         raise UserError(problems)
     tokenizer = "gpt2" if shape.vocab_size == GPT2_TOKENS else None
@@ -86,7 +86,7 @@ def export_published(source: Path, dest: Path) -> None:
         UserError: `source` is none of ours, or has variants that the published GPT-2 has not.
     """
     weights = load(source)
-    others = [f"{axis} = {choice.use}" for axis, choice in weights.axes.items() if not _is_gpt2s(axis, choice)]
+    others = [f"{axis} = {choice.name}" for axis, choice in weights.axes.items() if not _is_gpt2s(axis, choice)]
     if others:
         raise UserError(f"{source}: the published layout has no place for {', '.join(others)}")
     tensors, config = published.write(weights.tensors, weights.shape)
@@ -139,8 +139,8 @@ def load(source: Path) -> Weights:
     """
     try:
         about = read_json(source / DESCRIPTION)
-        shape = Shape(**about["shape"])
-        axes = GPT2 | {axis: Choice.model_validate(choice) for axis, choice in about["axes"].items()}
+        shape = ModelShape(**about["shape"])
+        axes = GPT2 | {axis: VariantChoice.model_validate(choice) for axis, choice in about["axes"].items()}
         origin, variant_paths, tokenizer = about["origin"], about["variant_paths"], about["tokenizer"]
     except StoreError as error:
         raise UserError(f"{source}: no checkpoint of this harness: {DESCRIPTION} is missing or unreadable") from error
@@ -154,18 +154,22 @@ def load(source: Path) -> Weights:
             f"{source}: made with a variant that is not there now: {error}, looked for in {where}"
         ) from error
     tensors = published.load_weights(source / published.SAFE)
-    problems = published.misfits(tensors, expected, source)
+    problems = published.incompatible_tensors(tensors, expected, source)
     if problems:
         raise UserError(problems)
     return Weights(shape, axes, tensors, origin, variant_paths, tokenizer)
 
 
-def _expected(shape: Shape, axes: Mapping[str, Choice], variant_paths: Sequence[str]) -> dict[str, torch.Size]:
-    return {name: parameter.shape for name, parameter in Parts(shape, axes, variant_paths).model().named_parameters()}
+def _expected(
+    shape: ModelShape, axes: Mapping[str, VariantChoice], variant_paths: Sequence[str]
+) -> dict[str, torch.Size]:
+    return {
+        name: parameter.shape for name, parameter in ModelBuilder(shape, axes, variant_paths).model().named_parameters()
+    }
 
 
-def _is_gpt2s(axis: str, choice: Choice) -> bool:
-    return axis == "parallelism" or choice.use == AXES[axis].default  # how it was trained leaves no trace in weights
+def _is_gpt2s(axis: str, choice: VariantChoice) -> bool:
+    return axis == "parallelism" or choice.name == AXES[axis].default  # how it was trained leaves no trace in weights
 
 
 def _must_be_new(dest: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from variants.communication import SHARES, sent_bytes
+from variants.communication import BANDWIDTH_FACTORS, sent_bytes
 
 # The collective that an operator is, and the argument that holds (or names) its whole buffer. DDP's reducer, FSDP2 and
 # `torch.distributed`'s functions call those of c10d, DTensor those of _c10d_functional.
@@ -77,7 +77,7 @@ class Traffic(TorchDispatchMode):
         entry = self.calls.setdefault(collective, {"calls": 0, "payload_bytes": 0, "sent_bytes": 0.0})
         entry["calls"] += 1
         entry["payload_bytes"] += payload
-        entry["sent_bytes"] += sent_bytes(collective, payload, n) if collective in SHARES else payload
+        entry["sent_bytes"] += sent_bytes(collective, payload, n) if collective in BANDWIDTH_FACTORS else payload
 
 
 SILENT = {  # these send nothing, or what their counterpart on another rank counts

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.distributed.process_group import Ranks
+from harness.distributed.process_group import DistributedContext
 from harness.distributed.shards import whole_weights
-from harness.model.builder import Parts
+from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.model.precision import dtype_of
 from harness.probes.timer import Timer
@@ -21,7 +21,7 @@ from harness.training.errors import out_of_memory
 N_WARMUP, N_PREFILLS, N_STEPS = 2, 5, 40
 
 
-def measure(spec: RunSpec, parts: Parts, gpt: GPT, ranks: Ranks) -> list[dict[str, Any]]:
+def measure(spec: RunSpec, parts: ModelBuilder, gpt: GPT, ranks: DistributedContext) -> list[dict[str, Any]]:
     """Return for each batch and context: `prefill_s` and `decode_s`, raw, in seconds, and `cache_bytes`.
 
     A decoding step is timed over and over at the same place, with exactly `context` positions in the cache, the new one
@@ -43,7 +43,7 @@ def measure(spec: RunSpec, parts: Parts, gpt: GPT, ranks: Ranks) -> list[dict[st
 
 def _measure(model: GPT, batch: int, context: int, dtype: torch.dtype) -> dict[str, Any]:
     record: dict[str, Any] = {"batch": batch, "context": context, "prefill_s": [], "decode_s": [], "cache_bytes": None}
-    if reason := model.undefined(context):
+    if reason := model.why_unsupported_length(context):
         return record | {"reason": reason}
     try:
         return record | _timed(model, batch, context, dtype) | {"reason": None}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.distributed.process_group import Ranks
+from harness.distributed.process_group import DistributedContext
 from harness.model.gpt import GPT
 from harness.results.records import RunSpec
 from harness.training.errors import out_of_memory
@@ -15,7 +15,7 @@ from harness.training.evaluation import Windows
 MAX_BINS = 1024  # of positions; a length up to that has one for each
 
 
-def measure(spec: RunSpec, model: nn.Module, gpt: GPT, ranks: Ranks) -> list[dict[str, Any]]:
+def measure(spec: RunSpec, model: nn.Module, gpt: GPT, ranks: DistributedContext) -> list[dict[str, Any]]:
     """Return for each length `val_loss` and `loss_by_position`, nats per token, over `windows` windows.
 
     All is as in an evaluation, on all ranks, with about as many tokens for each length. `reason` tells what keeps a
@@ -26,15 +26,15 @@ def measure(spec: RunSpec, model: nn.Module, gpt: GPT, ranks: Ranks) -> list[dic
         return [_measure(spec, model, gpt, ranks, length) for length in spec.probes.lengths or ()]
 
 
-def _measure(spec: RunSpec, model: nn.Module, gpt: GPT, ranks: Ranks, length: int) -> dict[str, Any]:
+def _measure(spec: RunSpec, model: nn.Module, gpt: GPT, ranks: DistributedContext, length: int) -> dict[str, Any]:
     record: dict[str, Any] = {"length": length, "val_loss": None, "loss_by_position": [], "windows": 0}
-    if reason := gpt.undefined(length):
+    if reason := gpt.why_unsupported_length(length):
         return record | {"reason": reason}
     windows = Windows(spec, ranks, length)
     try:
         loss_T = _loss_by_position(model, windows, ranks, length)
     except Exception as error:
-        if ranks.n_ranks > 1 or not out_of_memory(error):  # the other ranks may wait in the middle of the model
+        if ranks.world_size > 1 or not out_of_memory(error):  # the other ranks may wait in the middle of the model
             raise
         return record | {"reason": "out of memory"}
     if not np.isfinite(loss_T).all():
@@ -43,12 +43,12 @@ def _measure(spec: RunSpec, model: nn.Module, gpt: GPT, ranks: Ranks, length: in
     return record | found | {"reason": None}
 
 
-def _loss_by_position(model: nn.Module, windows: Windows, ranks: Ranks, length: int) -> np.ndarray:
+def _loss_by_position(model: nn.Module, windows: Windows, ranks: DistributedContext, length: int) -> np.ndarray:
     """Return the mean over all windows of all ranks, (T,), float64."""
     nats_T = np.zeros(length)
     for losses_BT, _, weights in windows.losses(model):
         nats_T += weights @ losses_BT.cpu().numpy()
-    return np.array(ranks.sum(*nats_T.tolist())) / (windows.n_windows * ranks.n_alike)
+    return np.array(ranks.sum(*nats_T.tolist())) / (windows.n_windows * ranks.replication)
 
 
 def binned(loss_T: np.ndarray) -> list[float]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from harness.distributed.process_group import Ranks
+from harness.distributed.process_group import DistributedContext
 from harness.model.precision import dtype_of
 
 # Dense tensor-core (bf16) and plain (fp32, no TF32) TFLOP/s from the vendors' data sheets, by the device's whole name
@@ -32,7 +32,7 @@ DENSE_TFLOPS: dict[str, dict[str, float]] = {
 SIZE, REPEATS = 768, 8  # of the matrix product that is timed on a CPU
 
 
-def peak_flops(ranks: Ranks, precision: str, n_devices: int = 1) -> dict[str, Any]:
+def peak_flops(ranks: DistributedContext, precision: str, n_devices: int = 1) -> dict[str, Any]:
     """Return {value, source} for all the run's devices together; value is None where nothing is known.
 
     A rank has `n_devices` GPUs, of one kind.

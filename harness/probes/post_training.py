@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.distributed.process_group import Ranks
+from harness.distributed.process_group import DistributedContext
 from harness.probes.communication import Traffic
 from harness.probes.phases import PHASES, Phases
 from harness.results.store import Run
@@ -24,7 +24,7 @@ class Window:
     """
 
     model: nn.Module
-    ranks: Ranks
+    ranks: DistributedContext
     forward_backward: Callable[[int], object]  # of the step of that number
     update: Callable[[int], object]
 

@@ -15,7 +15,7 @@ class _Form(BaseModel):
 
 class _Choice(_Form):
     label: str
-    use: str
+    name: str
     options: dict[str, Any]
 
 
@@ -36,7 +36,7 @@ class _Expected(_Form):
 
 
 class _Spec(_Form):
-    comparable: str
+    settings_hash: str
     entry_id: str
     seed: int
     data_seed: int | None = None

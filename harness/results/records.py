@@ -29,12 +29,12 @@ class Model(Section):
 class Data(Section):
     """The text: `tinyshakespeare`, `synthetic`, or a path to a UTF-8 text file or to `.bin` token shards.
 
-    `offline_corpus` stands in where `corpus` cannot be had.
+    `fallback_corpus` stands in where `corpus` cannot be had.
     """
 
     corpus: str
     tokenizer: str = "bytes"
-    offline_corpus: str | None = None
+    fallback_corpus: str | None = None
 
 
 class Train(Section):
@@ -116,10 +116,10 @@ class Margin(Section):
     peak_memory: Annotated[float, Field(gt=0)] | None = None
 
 
-class Choice(Section):
+class VariantChoice(Section):
     """The variant on one axis. `source_sha256` is that of a user's own file."""
 
-    use: str
+    name: str
     label: str
     options: dict[str, Any]
     source_sha256: str | None = None
@@ -155,7 +155,7 @@ class Place(Section):
     keeps a Chrome trace of one step.
     """
 
-    nproc: Positive
+    world_size: Positive
     timeout_s: float | None
     stall_timeout_s: float | None = None
     checkpoint_every: int | None = None
@@ -187,9 +187,9 @@ class RunSpec(Section):
     entry_id: str
     seed: Seed
     data_seed: Seed | None = None
-    comparable: str
+    settings_hash: str
     baseline: dict[str, str]
-    axes: dict[str, Choice]
+    axes: dict[str, VariantChoice]
     model: ResolvedModel
     data: ResolvedData
     train: Train

@@ -29,7 +29,11 @@ Json = dict[str, Any]
 
 _JSON = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
 
-PASSING = ("oom", "timeout", "killed")  # reasons that lie in where and when a run took place, not in what it computes
+TRANSIENT_FAILURES = (
+    "oom",
+    "timeout",
+    "killed",
+)  # reasons that lie in where and when a run took place, not in what it computes
 
 
 class StoreError(Exception):
@@ -126,7 +130,7 @@ def read_lines(path: Path) -> list[Json]:
     return found
 
 
-def sound_lines(path: Path) -> list[Json]:
+def read_valid_lines(path: Path) -> list[Json]:
     """Read JSON lines up to the first that is damaged or torn."""
     return _sound(path)[0]
 
@@ -237,7 +241,7 @@ class Run:
                 os.link(beside, self.path / "status.json")
             beside.unlink()
 
-    def replan(self, spec: Json) -> None:
+    def update_spec(self, spec: Json) -> None:
         """Write the spec anew before the run is started: what is no part of its id, as places of files, may differ."""
         write_json(self.path / "spec.json", spec)
         self.plan(spec)
@@ -263,7 +267,7 @@ class Run:
         goes on from it. Of any other attempt all is removed.
         """
         before = read_json(self.path / "status.json")
-        goes_on = before["status"] in ("running", "interrupted") or before["reason"] in PASSING
+        goes_on = before["status"] in ("running", "interrupted") or before["reason"] in TRANSIENT_FAILURES
         kept = ("checkpoint", "eval.jsonl", "log.txt") if goes_on else ()
         for path in self.path.iterdir():
             steps = goes_on and path.name.startswith("steps.")
@@ -280,7 +284,7 @@ class Run:
         with contextlib.suppress(FileNotFoundError):
             os.utime(self.path / "status.json")
 
-    def last_beat(self) -> float:
+    def last_activity(self) -> float:
         """Return when anything in the run's folder last changed, seconds since the epoch."""
         times = [0.0]
         for path in (self.path, *self.path.rglob("*")):
@@ -312,11 +316,11 @@ class Run:
             with contextlib.suppress(FileNotFoundError), open(self.path / name, "rb") as file:
                 os.fsync(file.fileno())
 
-    def cut_steps(self, rank: int, n_steps: int) -> None:
+    def truncate_steps(self, rank: int, n_steps: int) -> None:
         """Keep the first `n_steps` steps that `rank` has recorded."""
         _cut(self.path / f"steps.rank{rank}.jsonl", n_steps)
 
-    def cut_evals(self, n_evals: int) -> None:
+    def truncate_evals(self, n_evals: int) -> None:
         """Keep the first `n_evals` evaluations."""
         _cut(self.path / "eval.jsonl", n_evals)
 
@@ -433,7 +437,7 @@ class Store:
 
     def last_change(self, study: str) -> float:
         """Return when anything of a study last changed, seconds since the epoch; 0 where there is nothing."""
-        times = [run.last_beat() for run in self.runs(study)]
+        times = [run.last_activity() for run in self.runs(study)]
         with contextlib.suppress(FileNotFoundError):
             times.append((self.root / study / "launches.jsonl").stat().st_mtime)
         return max(times, default=0.0)
@@ -449,7 +453,7 @@ class Store:
         """Return the launches of a study, oldest first."""
         return read_lines(self.root / study / "launches.jsonl")
 
-    def forget_pending(self, study: str, keep: set[str]) -> None:
+    def prune_pending(self, study: str, keep: set[str]) -> None:
         """Drop planned runs that the study no longer asks for; what has started is never dropped."""
         for run in self.runs(study):
             if run.run_id not in keep and run.status["status"] == "pending":

@@ -13,7 +13,7 @@ import torch
 from harness.data.tokenizers import NAMES, Tokenizer
 from harness.errors import Problem, UserError
 from harness.model import weights as folder
-from harness.model.builder import Parts
+from harness.model.builder import ModelBuilder
 from harness.model.generation import decode, plan
 from harness.model.gpt import GPT
 from harness.model.precision import autocast, dtype_of
@@ -97,10 +97,10 @@ def run(request: Request, write: Write) -> None:
         raise UserError(problems)
     weights = folder.load(_checkpoint(request.checkpoint))
     tokenizer = _tokenizer(request, weights)
-    model = Parts(weights.shape, weights.axes, weights.variant_paths).model()
+    model = ModelBuilder(weights.shape, weights.axes, weights.variant_paths).model()
     prompt = _prompt(request.prompt, tokenizer)
     label = weights.axes["positional"].label
-    planned = plan(prompt, request.length, weights.shape.seq_len, model.positional.extends, label)
+    planned = plan(prompt, request.length, weights.shape.seq_len, model.positional.extrapolates, label)
     device = _device(request.device)
     model.load_state_dict(weights.tensors, assign=True)
     model.to(device, torch.float32).eval()

@@ -15,14 +15,14 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
-from harness.distributed.process_group import Ranks
+from harness.distributed.process_group import DistributedContext
 from harness.distributed.shards import pieces, stored, whole_weights
 from harness.model import weights as folder
 from harness.model.gpt import GPT
 from harness.probes.timer import Timer
 from harness.results.records import RunSpec
 from harness.results.store import Run, StoreError, read_json, write_json
-from variants.base import Shape
+from variants.base import ModelShape
 
 STATE = "state"  # in a checkpoint's folder: what a run needs beside its spec to go on, each rank's shard by itself
 CHECKSUMS = "checksums.json"  # in a state's folder: CRC-32 of its files; what PyTorch reads, it does not check
@@ -39,7 +39,9 @@ class Checkpoints:
     whole state, so that it can go on; `drop_state` ends that. `total_s` sums the seconds that all of it took.
     """
 
-    def __init__(self, run: Run, spec: RunSpec, ranks: Ranks, gpt: GPT, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, run: Run, spec: RunSpec, ranks: DistributedContext, gpt: GPT, optimizer: torch.optim.Optimizer
+    ) -> None:
         self._run, self._spec, self._ranks = run, spec, ranks
         self._gpt, self._optimizer = gpt, optimizer
         self._timer, self._lowest, self.total_s = Timer(ranks.device), math.inf, 0.0
@@ -76,7 +78,7 @@ class Checkpoints:
     def _weights(self, step: int) -> folder.Weights:
         spec, tensors = self._spec, whole_weights(self._gpt, self._ranks)
         return folder.Weights(
-            shape=Shape(**spec.model.model_dump()),
+            shape=ModelShape(**spec.model.model_dump()),
             axes=spec.axes,
             tensors=tensors,
             origin=dict.fromkeys(tensors, f"trained by {spec.run_id}, {step} steps"),

@@ -11,11 +11,11 @@ import psutil
 import torch
 import torch.distributed as dist
 
-from harness.distributed.process_group import Ranks
+from harness.distributed.process_group import DistributedContext
 from harness.results.records import RunSpec
 
 
-def describe(spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
+def describe(spec: RunSpec, ranks: DistributedContext) -> dict[str, Any]:
     """Return the content of env.json."""
     cuda = ranks.device.type == "cuda"
     commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
@@ -31,7 +31,7 @@ def describe(spec: RunSpec, ranks: Ranks) -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name(ranks.device) if cuda else None,
         "cuda": torch.version.cuda if cuda else None,
         "threads": torch.get_num_threads(),
-        "nproc": ranks.n_ranks,
+        "world_size": ranks.world_size,
         "backend": dist.get_backend(),
         "precision": spec.train.precision,
         "compile": spec.train.compile,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.data import batches as data
-from harness.distributed.process_group import Ranks
+from harness.distributed.process_group import DistributedContext
 from harness.model.precision import autocast
 from harness.probes.timer import Timer
 from harness.results.records import RunSpec
@@ -19,13 +19,15 @@ MAX_TOKENS = 16_384  # in one forward pass, so that logits stay small
 class Windows:
     """Validation windows of one length, `train.eval_tokens` tokens in all, spread evenly; each rank has its share."""
 
-    def __init__(self, spec: RunSpec, ranks: Ranks, length: int) -> None:
+    def __init__(self, spec: RunSpec, ranks: DistributedContext, length: int) -> None:
         cfg = spec.train
         self._device, self._precision, self._length = ranks.device, cfg.precision, length
         self._tokens = data.Tokens(spec.launch.val_tokens)
         limit = None if cfg.eval_tokens == "all" else cfg.eval_tokens
         offsets = data.evaluation_offsets(len(self._tokens), length, limit)
-        self._share = data.rank_share(offsets, ranks.data_rank, ranks.n_data, max(1, MAX_TOKENS // length))
+        self._share = data.rank_share(
+            offsets, ranks.data_parallel_rank, ranks.data_parallel_size, max(1, MAX_TOKENS // length)
+        )
         self.n_windows = len(offsets)  # of all ranks
 
     @torch.no_grad()
@@ -49,7 +51,7 @@ class Evaluation:
     `total_s` sums the seconds that all evaluations took. `loss(model)` does the same and writes nothing down.
     """
 
-    def __init__(self, run: Run, spec: RunSpec, ranks: Ranks) -> None:
+    def __init__(self, run: Run, spec: RunSpec, ranks: DistributedContext) -> None:
         self._run, self._ranks, self._windows = run, ranks, Windows(spec, ranks, spec.model.seq_len)
         self._token_bytes = np.load(spec.launch.token_bytes)
         self._file = run.eval_file() if ranks.is_first else None

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from harness.data.batches import Batches, Tokens, micro_batch_size
-from harness.distributed.process_group import Ranks
-from harness.model.builder import Parts
-from harness.model.initialization import agreed_hash, hashes
+from harness.distributed.process_group import DistributedContext
+from harness.model.builder import ModelBuilder
+from harness.model.initialization import check_same_parameters, hashes
 from harness.model.precision import autocast
 from harness.probes import decode as decoding
 from harness.probes import eval_lengths as lengths
@@ -31,12 +31,12 @@ from harness.training.resume import go_on
 from harness.training.seeding import seed_step
 from harness.training.signals import Stop, StoppedError
 from harness.training.warm_start import begin
-from variants.base import Shape, StepShape
+from variants.base import ModelShape, StepShape
 
 N_WARMUP = 5  # steps that are recorded and not timed: the first ones allocate, choose kernels and compile
 
 
-def train(run: Run, spec: RunSpec, ranks: Ranks, stop: Stop | None = None) -> dict[str, Any]:
+def train(run: Run, spec: RunSpec, ranks: DistributedContext, stop: Stop | None = None) -> dict[str, Any]:
     """Train one entry on this rank, from where an earlier attempt left it, and return what the probes measured.
 
     Raises:
@@ -44,21 +44,21 @@ def train(run: Run, spec: RunSpec, ranks: Ranks, stop: Stop | None = None) -> di
         StoppedError: a rank was asked to end; its state is saved as far as the run keeps anything.
     """
     cfg, device, seq_len = spec.train, ranks.device, spec.model.seq_len
-    parts = Parts(Shape(**spec.model.model_dump()), spec.axes, spec.launch.variant_paths)
+    parts = ModelBuilder(ModelShape(**spec.model.model_dump()), spec.axes, spec.launch.variant_paths)
     parallelism, gpt, whole = parts.parallelism(), parts.model(), parts.model()
-    ranks = replace(ranks, n_alike=ranks.n_ranks // parallelism.n_data)
+    ranks = replace(ranks, replication=ranks.world_size // parallelism.data_parallel_size)
     if cfg.compile:
         for block in gpt.h:
             block.compile()
     model = parallelism.wrap(gpt, device, cfg.precision)
     afresh = partial(begin, gpt, whole, run, spec)
     started = afresh()
-    initial_hash = agreed_hash(gpt, ranks)
+    initial_hash = check_same_parameters(gpt, ranks)
     optimizer = optim.adamw(gpt, cfg, parallelism)
 
     n_sequences = cfg.tokens_per_step // seq_len
-    micro_batch = micro_batch_size(n_sequences // ranks.n_data, cfg.micro_batch)
-    n_micro_batches = n_sequences // ranks.n_data // micro_batch
+    micro_batch = micro_batch_size(n_sequences // ranks.data_parallel_size, cfg.micro_batch)
+    n_micro_batches = n_sequences // ranks.data_parallel_size // micro_batch
     batches = Batches(Tokens(spec.launch.train_tokens), seq_len, n_sequences, spec.order_seed)
     checkpoints = Checkpoints(run, spec, ranks, gpt, optimizer)
     past, stop = go_on(run, spec, ranks, gpt, optimizer, checkpoints, afresh), stop or Stop()
@@ -66,7 +66,7 @@ def train(run: Run, spec: RunSpec, ranks: Ranks, stop: Stop | None = None) -> di
 
     def forward_backward(step: int) -> Tensor:
         """Leave the step's gradients in the parameters; return the mean loss over this rank's tokens."""
-        micro_batches = batches.micro_batches(step, ranks.data_rank, ranks.n_data, micro_batch)
+        micro_batches = batches.micro_batches(step, ranks.data_parallel_rank, ranks.data_parallel_size, micro_batch)
         total = torch.zeros((), device=device)
         for i, (tokens_BT, targets_BT) in enumerate(micro_batches, start=1):
             with parallelism.accumulate(model, last=i == len(micro_batches)):
@@ -93,7 +93,7 @@ def train(run: Run, spec: RunSpec, ranks: Ranks, stop: Stop | None = None) -> di
     else:
         past.rehearse(model, optimizer, evaluate, first_step, forward_backward)
     for step in range(past.n_done, cfg.steps):
-        seed_step(spec.order_seed, step, ranks.data_rank)
+        seed_step(spec.order_seed, step, ranks.data_parallel_rank)
         with timer, first_step if step == 0 else nullcontext():
             rank_loss = forward_backward(step)
             lr, norm = update(step)
@@ -101,7 +101,7 @@ def train(run: Run, spec: RunSpec, ranks: Ranks, stop: Stop | None = None) -> di
 
         loss_sum, n_stop = ranks.sum(rank_loss.item(), stop.asked)
         stop.heard = n_stop > 0
-        loss, grad_norm = loss_sum / ranks.n_ranks, norm.item()
+        loss, grad_norm = loss_sum / ranks.world_size, norm.item()
         steps_file.append(
             {
                 "step": step,
@@ -129,20 +129,20 @@ def train(run: Run, spec: RunSpec, ranks: Ranks, stop: Stop | None = None) -> di
     n_parameters = sum(parameter.numel() for parameter in whole.parameters())
     return {
         "memory": ranks.gather(by_category(optimizer, first_step, device)),
-        "memory_predicted": optim.predicted_bytes(n_parameters, parallelism.shares(whole)),
+        "predicted_memory": optim.predicted_bytes(n_parameters, parallelism.shares(whole)),
         "flops_per_token": whole.flops_per_token(),
-        "flops_per_token_counted": None if parallelism.threaded else counted,
+        "flops_per_token_counted": None if parallelism.counters_unreliable else counted,
         "parameters": n_parameters,
         "initial_hash": initial_hash,
         "final_hashes": hashes(gpt, ranks),
         "start": started,
-        "attention_kernels": [] if parallelism.threaded else first_step.kernels,
-        "peak_flops": peak_flops(ranks, cfg.precision, parallelism.n_devices // parallelism.nproc),
+        "attention_kernels": [] if parallelism.counters_unreliable else first_step.kernels,
+        "peak_flops": peak_flops(ranks, cfg.precision, parallelism.n_devices // parallelism.world_size),
         "decoding": decoding.measure(spec, parts, gpt, ranks),
         "lengths": lengths.measure(spec, model, gpt, ranks),
         "resumed_at": past.resumed_at,
         "time": {"train_s": train_s, "eval_s": past.eval_s + evaluate.total_s, "checkpoint_s": checkpoints.total_s},
-        "rounds_to": parallelism.rounds_to(cfg.precision),
-        "traffic_predicted_bytes": parallelism.traffic(gpt, StepShape(cfg.precision, n_micro_batches, micro_batch)),
+        "communication_dtype": parallelism.communication_dtype(cfg.precision),
+        "predicted_bytes_sent": parallelism.traffic(gpt, StepShape(cfg.precision, n_micro_batches, micro_batch)),
         **Window(model, ranks, forward_backward, update).measure(cfg.steps, run, spec.launch.trace),  # trains on: last
     }

@@ -31,8 +31,10 @@ def work(run_path: Path, begin: bool) -> None:
         spec = RunSpec.model_validate(run.spec)
         enforce(spec.train.deterministic)
         with join(spec.train.device) as ranks:
-            if ranks.n_ranks != spec.launch.nproc:
-                raise ValueError(f"{run.run_id} is for {spec.launch.nproc} processes, torchrun started {ranks.n_ranks}")
+            if ranks.world_size != spec.launch.world_size:
+                raise ValueError(
+                    f"{run.run_id} is for {spec.launch.world_size} processes, torchrun started {ranks.world_size}"
+                )
             if begin and ranks.is_first:
                 if claim is None:
                     raise RuntimeError(f"{run.run_id} is run by another process")

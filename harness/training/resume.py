@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from harness.distributed.process_group import Ranks
+from harness.distributed.process_group import DistributedContext
 from harness.model.gpt import GPT
 from harness.probes.first_step import FirstStep
 from harness.results.records import RunSpec
-from harness.results.store import Json, Run, sound_lines
+from harness.results.store import Json, Run, read_valid_lines
 from harness.training.checkpointing import Checkpoints, StateError, load_state, whole_states
 from harness.training.evaluation import Evaluation
 
@@ -50,7 +50,7 @@ class Past:
 def go_on(
     run: Run,
     spec: RunSpec,
-    ranks: Ranks,
+    ranks: DistributedContext,
     gpt: GPT,
     optimizer: torch.optim.Optimizer,
     checkpoints: Checkpoints,
@@ -60,7 +60,10 @@ def go_on(
 
     Every rank calls it, with the first values in place; `afresh` puts them there again.
     """
-    steps, evals = sound_lines(run.path / f"steps.rank{ranks.rank}.jsonl"), sound_lines(run.path / "eval.jsonl")
+    steps, evals = (
+        read_valid_lines(run.path / f"steps.rank{ranks.rank}.jsonl"),
+        read_valid_lines(run.path / "eval.jsonl"),
+    )
     n_known = min(ranks.gather(len(_counted(steps))))
     places = whole_states(run) if ranks.is_first else []
     n_done = 0
@@ -77,9 +80,9 @@ def go_on(
             optimizer.zero_grad()
             afresh()
     steps, evals = steps[:n_done], [line for line in evals if n_done and line["step"] <= n_done]
-    run.cut_steps(ranks.rank, n_done)
+    run.truncate_steps(ranks.rank, n_done)
     if ranks.is_first:
-        run.cut_evals(len(evals))
+        run.truncate_evals(len(evals))
         checkpoints.go_on(n_done, {line["step"]: line["val_loss"] for line in evals if line["val_loss"] is not None})
         if n_done:
             print(f"goes on after {n_done} steps")

@@ -18,7 +18,7 @@ def begin(gpt: GPT, whole: GPT, run: Run, spec: RunSpec) -> dict[str, Any] | Non
     Raises:
         UserError: there is no checkpoint, or it is damaged.
         ValueError: the weights are no longer those that the study was checked with.
-        UnfitError: they do not fit the model.
+        IncompatibleWeightsError: they do not fit the model.
     """
     if spec.init is None:
         fill(gpt, spec.seed, whole=whole)

@@ -86,7 +86,7 @@ def test_intervals_of_effects_hold_the_truth_nineteen_times_of_twenty(noise, n_s
 @pytest.mark.parametrize(("difference", "n_asked"), [(0.006, 1), (0.01, 8), (0.006, 8)])
 def test_the_planned_number_of_seeds_finds_the_difference_four_times_of_five(difference, n_asked):
     sd, alpha = NOISE * 2**0.5, verdicts.ALPHA / n_asked
-    n_seeds = verdicts.seeds_needed(lambda n: verdicts.power_to_detect(n, difference, sd, alpha))
+    n_seeds = verdicts.seeds_needed(lambda n: verdicts.paired_t_power(n, difference, sd, alpha))
     draws = np.random.default_rng(2).normal(difference, sd, size=(max(N, 1000), n_seeds))
-    found = np.mean([verdicts.p_different(values) < alpha for values in draws])
+    found = np.mean([verdicts.paired_t_pvalue(values) < alpha for values in draws])
     assert found == pytest.approx(0.8, abs=0.03 + (chance(0.8) if N < 2000 else 0.0))

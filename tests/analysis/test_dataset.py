@@ -30,38 +30,38 @@ def test_the_slowest_rank_counts_and_warm_up_does_not(fake):
 
 
 def test_other_settings_are_left_out_and_counted(one_axis):
-    one_axis.comparable = "old"
+    one_axis.settings_hash = "old"
     one_axis.write()
-    one_axis.comparable, one_axis.seeds = "new", (0,)
+    one_axis.settings_hash, one_axis.seeds = "new", (0,)
     one_axis.write()
     study = accounting.read(one_axis.store, "tiny")
-    assert study.comparable == "new"
-    assert {run.spec["comparable"] for run in study.runs} == {"new"}
+    assert study.settings_hash == "new"
+    assert {run.spec["settings_hash"] for run in study.runs} == {"new"}
     assert (len(study.runs), study.left_out) == (2, 6)
 
 
 def test_the_newest_launch_decides_and_not_the_newest_folder(one_axis):
-    one_axis.comparable = "a"
+    one_axis.settings_hash = "a"
     order_a = [run.run_id for run in one_axis.write().store.runs("tiny")]
-    one_axis.comparable = "b"
+    one_axis.settings_hash = "b"
     one_axis.write()
     one_axis.store.record_launch("tiny", {"command": "again", "order": order_a[:1]})
-    assert accounting.read(one_axis.store, "tiny").comparable == "a"
+    assert accounting.read(one_axis.store, "tiny").settings_hash == "a"
 
 
 def test_a_launch_that_found_all_done_decides_too(one_axis):
-    for one_axis.comparable in ("a", "b"):
+    for one_axis.settings_hash in ("a", "b"):
         one_axis.write()
-    one_axis.store.record_launch("tiny", {"command": "again", "order": [], "comparable": "a"})
+    one_axis.store.record_launch("tiny", {"command": "again", "order": [], "settings_hash": "a"})
     study = accounting.read(one_axis.store, "tiny")
-    assert (study.comparable, {run.spec["comparable"] for run in study.runs}) == ("a", {"a"})
+    assert (study.settings_hash, {run.spec["settings_hash"] for run in study.runs}) == ("a", {"a"})
 
 
 def test_without_launches_the_newest_started_run_decides(one_axis):
-    for one_axis.comparable in ("z", "a"):
+    for one_axis.settings_hash in ("z", "a"):
         one_axis.write()
     (one_axis.root / "tiny" / "launches.jsonl").unlink()
-    assert accounting.read(one_axis.store, "tiny").comparable == "a"
+    assert accounting.read(one_axis.store, "tiny").settings_hash == "a"
 
 
 def test_an_entry_with_other_options_under_the_same_label_is_superseded(one_axis):

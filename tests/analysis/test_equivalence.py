@@ -89,7 +89,7 @@ def test_what_travels_in_bf16_may_deviate_as_far_as_that_rounds(three):
     """Compressed gradients deviate from those of one process, and that is no fault."""
     three.write()
     by = 1 + 0.5 * TOLERANCES["bf16"].grad_norm
-    edit_json(three, DDP, 0, "probes.json", rounds_to="bf16")
+    edit_json(three, DDP, 0, "probes.json", communication_dtype="bf16")
     for entry in (DDP, FSDP):
         edit_steps(three, entry, 0, factor("grad_norm", by))
     rows = checked(three)

@@ -17,7 +17,7 @@ from harness.analysis import dataset as accounting
 from harness.analysis import hypotheses as judge
 from harness.results.store import Store
 from variants import registry as catalogue
-from variants.base import Shape
+from variants.base import ModelShape
 
 SEEDS = list(range(20 if "CALIBRATE" in os.environ else 4))
 BASE, AGAIN, RENAMED, SLOW = (
@@ -47,7 +47,7 @@ eval_tokens = 4096
 [launch]
 keep = "nothing"
 [axes]
-attention = ["mha", {{ use = "mha", label = "again" }}]
+attention = ["mha", {{ variant = "mha", label = "again" }}]
 [[include]]
 mlp = "renamed"
 [[include]]
@@ -57,7 +57,7 @@ mlp = "tenth"
 # The same as gelu under other names, hence with other first values: these are functions of seed, name and shape.
 MINE = {
     "renamed": """
-from variants.base import Initial, residual_std
+from variants.base import InitSpec, residual_std
 from variants.linear import Linear
 from variants.mlp.gelu import Gelu
 
@@ -69,26 +69,26 @@ class Renamed(Gelu):
         self.up, self.down = Linear(shape.n_embd, 4 * shape.n_embd), Linear(4 * shape.n_embd, shape.n_embd)
 
     def initial(self):
-        return {"down.weight": Initial(std=self.proj_std)}
+        return {"down.weight": InitSpec(std=self.proj_std)}
 
     def forward(self, x_BTC):
-        return self.down(self.bend(self.up(x_BTC)))
+        return self.down(self.activation(self.up(x_BTC)))
 """,
     # Weights are kept ten times as large as they act, so a step of AdamW, which is the learning rate whatever the
     # gradient's size, moves them by a tenth.
     "tenth": """
 import torch.nn.functional as F
 
-from variants.base import Initial
+from variants.base import InitSpec
 from variants.mlp.gelu import Gelu
 
 
 class Tenth(Gelu):
     def initial(self):
-        return {"c_fc.weight": Initial(std=0.2), "c_proj.weight": Initial(std=10 * self.proj_std)}
+        return {"c_fc.weight": InitSpec(std=0.2), "c_proj.weight": InitSpec(std=10 * self.proj_std)}
 
     def forward(self, x_BTC):
-        h_BTI = self.bend(F.linear(x_BTC, self.c_fc.weight / 10, self.c_fc.bias / 10))
+        h_BTI = self.activation(F.linear(x_BTC, self.c_fc.weight / 10, self.c_fc.bias / 10))
         return F.linear(h_BTI, self.c_proj.weight / 10, self.c_proj.bias / 10)
 """,
 }
@@ -160,7 +160,7 @@ def test_a_variant_that_trains_at_a_tenth_of_the_learning_rate_is_found_with_sig
 
 def test_the_slow_variant_is_as_slow_as_it_says(folder):
     """From the same function, a step of AdamW moves it to where a tenth of the learning rate moves the plain one."""
-    shape = Shape(n_layer=1, n_head=2, n_embd=8, seq_len=4, dropout=0.0, vocab_size=11)
+    shape = ModelShape(n_layer=1, n_head=2, n_embd=8, seq_len=4, dropout=0.0, vocab_size=11)
     x = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
     outputs = []
     for name, scale, lr in (("tenth", 10.0, 0.05), ("gelu", 1.0, 0.005)):

@@ -95,14 +95,14 @@ def test_a_bootstrap_interval_is_scipys_and_is_left_out_where_seeds_are_too_few_
 def test_power_is_that_of_statsmodels(difference, sd, alpha):
     for n in (3, 5, 10):
         expected = TTestPower().power(abs(difference) / sd, n, alpha)
-        assert verdicts.power_to_detect(n, difference, sd, alpha) == pytest.approx(expected, rel=1e-9)
-    assert verdicts.power_to_detect(10_000, difference, sd, alpha) == pytest.approx(1)
+        assert verdicts.paired_t_power(n, difference, sd, alpha) == pytest.approx(expected, rel=1e-9)
+    assert verdicts.paired_t_power(10_000, difference, sd, alpha) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("ratio", [0.05, 0.3, 1.0, 4.0, 50.0])
 def test_the_number_of_seeds_is_the_smallest_that_is_enough(ratio):
     def power(n):
-        return verdicts.power_to_detect(n, ratio, 1.0, 0.01)
+        return verdicts.paired_t_power(n, ratio, 1.0, 0.01)
 
     n = verdicts.seeds_needed(power)
     assert power(n) >= 0.8 and (n == 2 or power(n - 1) < 0.8)
@@ -112,15 +112,15 @@ def test_the_number_of_seeds_is_the_smallest_that_is_enough(ratio):
 def test_what_seeds_can_detect_is_what_needs_so_many():
     for n in (3, 10, 50):
         difference = verdicts.detectable(n, 0.02, 0.05)
-        assert verdicts.power_to_detect(n, difference, 0.02, 0.05) == pytest.approx(0.8)
+        assert verdicts.paired_t_power(n, difference, 0.02, 0.05) == pytest.approx(0.8)
     assert verdicts.detectable(1, 0.02, 0.05) == math.inf
 
 
 def test_the_power_to_equate_is_what_simulation_gives():
     rng, n = np.random.default_rng(0), 8
     draws = rng.normal(0.2, 1.0, size=(4000, n))
-    found = np.mean([verdicts.p_within(values, 1.2) < 0.05 for values in draws])
-    assert verdicts.power_to_equate(n, 0.2, 1.0, 1.2, 0.05) == pytest.approx(found, abs=0.025)
+    found = np.mean([verdicts.tost_pvalue(values, 1.2) < 0.05 for values in draws])
+    assert verdicts.tost_power(n, 0.2, 1.0, 1.2, 0.05) == pytest.approx(found, abs=0.025)
 
 
 def test_an_unresolved_difference_says_how_many_seeds_it_takes_and_that_many_resolve_it():
@@ -128,5 +128,5 @@ def test_an_unresolved_difference_says_how_many_seeds_it_takes_and_that_many_res
     mean, sd = np.mean(NOISE), np.std(NOISE, ddof=1)
     n = found.seeds_to_resolve
     assert n > len(NOISE)
-    ways = (verdicts.power_to_detect(n, mean, sd, 0.025), verdicts.power_to_equate(n, mean, sd, 0.01, 0.025))
+    ways = (verdicts.paired_t_power(n, mean, sd, 0.025), verdicts.tost_power(n, mean, sd, 0.01, 0.025))
     assert max(ways) >= 0.8

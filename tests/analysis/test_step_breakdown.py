@@ -138,7 +138,7 @@ def test_one_process_that_sends_something_deviates(three):
 
 def test_a_parallelism_without_a_prediction_is_counted_and_not_judged(three):
     three.write()
-    edit_probes(three, DDP, lambda probes: probes.update(traffic_predicted_bytes=None))
+    edit_probes(three, DDP, lambda probes: probes.update(predicted_bytes_sent=None))
     found = work(three).traffic[DDP]
     assert found.sent_bytes == 900_000 and found.deviation is None
     assert "off the prediction" not in written(three)[0]
@@ -159,14 +159,14 @@ def test_memory_that_is_not_what_theory_predicts_is_said(three, category):
     page, found, _ = written(three)
     assert f"off the prediction**: `{FSDP}` hold other amounts" in page
     entry = next(entry for entry in found["entries"] if entry["label"] == FSDP)
-    assert entry["memory_predicted"]["predicted"]["optimizer"] == 900_000
+    assert entry["predicted_memory"]["predicted"]["optimizer"] == 900_000
 
 
 def test_results_of_an_older_version_have_no_such_sections(three):
     three.write()
     for entry in (SINGLE, DDP, FSDP):
         edit_probes(three, entry, lambda probes: [probes.pop(key) for key in
-                    ("phases", "traffic", "traffic_predicted_bytes", "memory_predicted", "final_hashes")])  # fmt: skip
+                    ("phases", "traffic", "predicted_bytes_sent", "predicted_memory", "final_hashes")])  # fmt: skip
     page, found, folder = written(three)
     assert "## Where" not in page and "## Traffic" not in page and "By theory" not in page and "## Memory" in page
     assert not (folder / "figures/phases.png").exists() and not (folder / "tables/traffic.csv").exists()
@@ -179,7 +179,7 @@ def test_scaling_compares_with_one_process_and_shares_it_among_the_cores(scaled)
     result = work(scaled).results
     for label, n in ((DDP, 2), ("learned-mha-ddp4", 4)):
         scale = found[label]
-        assert (scale.nproc, scale.against, scale.against_nproc, scale.group) == (n, SINGLE, 1, "ddp")
+        assert (scale.world_size, scale.against, scale.against_world_size, scale.group) == (n, SINGLE, 1, "ddp")
         right = result[label].tokens_per_s.median / result[SINGLE].tokens_per_s.median
         assert scale.speedup.ratio == pytest.approx(right) and scale.efficiency == pytest.approx(right / n)
     assert (found[SINGLE].speedup.ratio, found[SINGLE].efficiency) == (1, 1)
@@ -193,7 +193,7 @@ def test_its_own_kind_on_one_process_comes_before_another(scaled):
 def test_without_one_process_the_fewest_are_what_is_compared_with(scaled):
     scaled.axes["parallelism"], scaled.baseline = ["ddp2", "ddp4"], {}
     found = {scale.label: scale for scale in work(scaled.write()).scaling}
-    assert {scale.against_nproc for scale in found.values()} == {2}
+    assert {scale.against_world_size for scale in found.values()} == {2}
     four = found["learned-mha-ddp4"]
     assert four.efficiency == pytest.approx(four.speedup.ratio / 2)
 
@@ -209,7 +209,7 @@ def test_scaling_stands_on_the_page_with_the_ideal_and_the_physical_cores(scaled
     assert "## Scaling" in page and "figures/scaling.png" in page and len(found["scaling"]) == 3
     drawn = (folder / "figures/scaling.svg").read_text()
     assert "ideal" in drawn and "physical cores: 2" in drawn
-    assert [row["nproc"] for row in rows(folder, "scaling")] == ["1", "2", "4"]
+    assert [row["world_size"] for row in rows(folder, "scaling")] == ["1", "2", "4"]
 
 
 def test_one_number_of_processes_is_no_scaling(three):
@@ -220,5 +220,5 @@ def test_one_number_of_processes_is_no_scaling(three):
 def test_cores_are_marked_only_where_all_ran_on_the_same_and_on_no_gpu(three):
     study = accounting.read(three.write().store, "tiny")
     assert physical_cores(study) == 2
-    three.comparable, three.env = "other", {DDP: {"gpu": "NVIDIA H200"}}
+    three.settings_hash, three.env = "other", {DDP: {"gpu": "NVIDIA H200"}}
     assert physical_cores(accounting.read(three.write().store, "tiny")) is None

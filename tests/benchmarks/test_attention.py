@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.model import weights as folder
-from harness.model.builder import Parts
+from harness.model.builder import ModelBuilder
 from harness.model.gpt import Block
 from variants import registry as catalogue
-from variants.base import Attention, NoOptions, Positional, Shape
+from variants.base import Attention, ModelShape, NoOptions, Positional
 
 HEADS, HEAD_DIM, WINDOW = 8, 64, 256
 GPU_SCALE = 4  # a GPU has enough to do only at longer sequences and wider windows
@@ -35,8 +35,8 @@ def heads(seq_len: int, device: torch.device) -> list[Tensor]:
     return [torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3)]
 
 
-def shape_of(seq_len: int) -> Shape:
-    return Shape(n_layer=1, n_head=HEADS, n_embd=HEADS * HEAD_DIM, seq_len=seq_len, vocab_size=1)
+def shape_of(seq_len: int) -> ModelShape:
+    return ModelShape(n_layer=1, n_head=HEADS, n_embd=HEADS * HEAD_DIM, seq_len=seq_len, vocab_size=1)
 
 
 def layer(use: str, seq_len: int, device: torch.device, **options: int) -> tuple[Attention, Tensor, Positional]:
@@ -145,7 +145,7 @@ def test_block(compare, package, device, seq_len):
     )  # fmt: skip
     peer = transformers.models.gpt2.modeling_gpt2.GPT2Block(config, layer_idx=0).to(device)
     shape = shape_of(seq_len)
-    block = Block(Parts(shape, folder.GPT2, ()), 0).to(device)
+    block = Block(ModelBuilder(shape, folder.GPT2, ()), 0).to(device)
     positional = catalogue.load("positional", "learned")(shape, NoOptions())
     positions_T = torch.arange(seq_len, device=device)
     x_BTC = torch.randn(4, seq_len, HEADS * HEAD_DIM, device=device, requires_grad=True)

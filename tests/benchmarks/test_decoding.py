@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from harness.model import weights as folder
-from harness.model.builder import Parts
+from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.model.initialization import fill
 from variants import registry as catalogue
-from variants.base import NoOptions, Shape
+from variants.base import ModelShape, NoOptions
 
-GPT2_124M = Shape(n_layer=12, n_head=12, n_embd=768, seq_len=1024, vocab_size=50257)
+GPT2_124M = ModelShape(n_layer=12, n_head=12, n_embd=768, seq_len=1024, vocab_size=50257)
 PROMPT, N_NEW = 32, 32  # tokens, batch 1
 
-LAYER = Shape(n_layer=1, n_head=8, n_embd=512, seq_len=4096, vocab_size=1)  # heads of 64
+LAYER = ModelShape(n_layer=1, n_head=8, n_embd=512, seq_len=4096, vocab_size=1)  # heads of 64
 BATCH = 8
 
 
@@ -51,7 +51,7 @@ def test_greedy_decoding(compare, package, tmp_path, device, prompt_BT):
     theirs.save_pretrained(tmp_path / "theirs")
     folder.import_published(str(tmp_path / "theirs"), tmp_path / "ours")
     weights = folder.load(tmp_path / "ours")
-    ours = Parts(weights.shape, weights.axes, ()).model()
+    ours = ModelBuilder(weights.shape, weights.axes, ()).model()
     ours.load_state_dict(weights.tensors, assign=True)
     ours.to(device).eval()
     theirs.to(device)
@@ -68,7 +68,7 @@ def test_greedy_decoding(compare, package, tmp_path, device, prompt_BT):
 
 def test_decoding_step(compare, device, prompt_BT):
     """A token needs each weight once, of the position table a single row: no step is faster than reading them."""
-    model = Parts(GPT2_124M, folder.GPT2, ()).model().to_empty(device=device).eval()
+    model = ModelBuilder(GPT2_124M, folder.GPT2, ()).model().to_empty(device=device).eval()
     fill(model, seed=0)
     caches = model.caches(1, PROMPT + 1, torch.float32)
     model.next_logits(prompt_BT, caches)

@@ -13,15 +13,15 @@ from torch import nn
 
 from harness.data.batches import Batches, Tokens
 from harness.model import weights as folder
-from harness.model.builder import Parts
+from harness.model.builder import ModelBuilder
 from harness.model.initialization import fill
 from harness.model.precision import autocast, dtype_of
 from harness.probes.peak_flops import SIZE
-from harness.results.records import Choice, TokenSlice, Train
+from harness.results.records import TokenSlice, Train, VariantChoice
 from harness.training import optimizer as optim
-from variants.base import Shape
+from variants.base import ModelShape
 
-SHAPE = Shape(n_layer=6, n_head=6, n_embd=384, seq_len=256, vocab_size=65)
+SHAPE = ModelShape(n_layer=6, n_head=6, n_embd=384, seq_len=256, vocab_size=65)
 BATCH = 8
 CFG = Train(steps=1, tokens_per_step=BATCH * SHAPE.seq_len)
 
@@ -58,7 +58,9 @@ def whole_step(model: nn.Module, losses: Callable[[], torch.Tensor], device, pre
 
 
 def our_step(device, batch, precision="fp32", compiled=False, positional="learned") -> Callable[[], object]:
-    model = Parts(SHAPE, folder.GPT2 | {"positional": Choice(use=positional, label="", options={})}, ()).model()
+    model = ModelBuilder(
+        SHAPE, folder.GPT2 | {"positional": VariantChoice(name=positional, label="", options={})}, ()
+    ).model()
     model.to_empty(device=device)
     fill(model, seed=0)
     if compiled:
@@ -92,7 +94,7 @@ def test_training_step(compare, package, device, batch, precision, compiled):
 @precisions
 def test_training_step_mfu(compare, device, batch, precision, compiled):
     """The ratio is the MFU: the step's FLOPs, as needed, at the speed of a plain matrix product of that precision."""
-    flops = Parts(SHAPE, folder.GPT2, ()).model().flops_per_token() * BATCH * SHAPE.seq_len
+    flops = ModelBuilder(SHAPE, folder.GPT2, ()).model().flops_per_token() * BATCH * SHAPE.seq_len
     size = SIZE if device.type == "cpu" else 8192
     a = torch.ones(size, size, device=device, dtype=dtype_of(precision))
 

@@ -57,7 +57,7 @@ class Slow(Learned):
             time.sleep(0.005)
         return super().embed(x_BTC, positions_T)
 """
-ALL = '["single", { use = "ddp", nproc = 2 }, { use = "fsdp", nproc = 2 }]'
+ALL = '["single", { variant = "ddp", nproc = 2 }, { variant = "fsdp", nproc = 2 }]'
 PATIENCE_S = 120  # for something to happen at all
 
 

@@ -23,8 +23,8 @@ tokens_per_step = 128
 
 [axes]
 positional = ["learned", "rope"]
-attention = ["mha", { use = "gqa", n_kv_head = 2 }, { use = "sliding_window", window = 4 }]
-parallelism = ["single", { use = "ddp", nproc = 2 }]
+attention = ["mha", { variant = "gqa", n_kv_head = 2 }, { variant = "sliding_window", window = 4 }]
+parallelism = ["single", { variant = "ddp", nproc = 2 }]
 """
 
 

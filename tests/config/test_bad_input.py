@@ -71,10 +71,10 @@ CASES = {
     ),
     "baseline": (('attention = "mha", p', 'attention = "mqa", p'), "study.baseline.attention: 'mqa' matches nothing"),
     "element": (
-        ('{ use = "gqa", n_kv_head = 2 }', "{ n_kv_head = 2 }"),
+        ('{ variant = "gqa", n_kv_head = 2 }', "{ n_kv_head = 2 }"),
         "axes.attention[1]: must be a name or a table with",
     ),
-    "label": (('use = "gqa"', 'use = "gqa", label = "a/b"'), "axes.attention[1].label: 'a/b': must be"),
+    "label": (('variant = "gqa"', 'variant = "gqa", label = "a/b"'), "axes.attention[1].label: 'a/b': must be"),
     "name": (('name = "s"', 'name = "../s"'), "study.name: '../s'"),
     "no lengths": (("[axes]", "[probes]\nlengths = []\n[axes]"), "probes.lengths: []: list should have at least 1"),
     "length": (
@@ -185,10 +185,10 @@ def test_a_bias_in_a_kernel_without_one_is_refused(write_study):
     (mine / "positional").mkdir(parents=True)
     (mine / "attention").mkdir()
     (mine / "positional/biased.py").write_text(
-        "from variants.base import Positional\nclass Biased(Positional):\n    uses_bias = True\n"
+        "from variants.base import Positional\nclass Biased(Positional):\n    has_bias = True\n"
     )
     (mine / "attention/rigid.py").write_text(
-        "from variants.attention.mha import MultiHead\nclass Rigid(MultiHead):\n    takes_bias = False\n"
+        "from variants.attention.mha import MultiHead\nclass Rigid(MultiHead):\n    supports_bias = False\n"
     )
     found = problems(path)
     assert len(found) == 1 and 'positional = "biased", attention = "rigid"' in found[0]
@@ -216,7 +216,7 @@ def test_a_model_that_cannot_be_built_is_refused_and_one_that_shapes_cannot_run_
 def test_a_rotation_that_does_not_fit_the_attentions_width_is_refused(write_study):
     """Else it would be found out in the middle of the first forward pass."""
     path = write_study(
-        ("n_embd = 32", "n_embd = 24"), ('["mha", { use = "gqa", n_kv_head = 2 }', '["mha", "differential"')
+        ("n_embd = 32", "n_embd = 24"), ('["mha", { variant = "gqa", n_kv_head = 2 }', '["mha", "differential"')
     )
     with pytest.raises(UserError) as raised:
         load(path)
@@ -226,14 +226,16 @@ def test_a_rotation_that_does_not_fit_the_attentions_width_is_refused(write_stud
 
 def test_a_parallelism_that_needs_gpus_is_refused_without(write_study):
     """It would silently be one process on one CPU."""
-    path = write_study(('{ use = "ddp", nproc = 2 }', '"dp"'))
+    path = write_study(('{ variant = "ddp", nproc = 2 }', '"dp"'))
     assert problems(path, ["train.device=cpu"]) == [
         f"{path}: axes.parallelism: dp runs on cuda, and train.device is cpu; exclude it"
     ]
 
 
 def test_heads_that_do_not_divide_over_processes_are_refused_entry_by_entry(write_study):
-    path = write_study(('use = "ddp"', 'use = "tp"'), ('["mha", { use = "gqa", n_kv_head = 2 }', '["mha", "mqa"'))
+    path = write_study(
+        ('variant = "ddp"', 'variant = "tp"'), ('["mha", { variant = "gqa", n_kv_head = 2 }', '["mha", "mqa"')
+    )
     told = "1 key-value heads do not divide over 2 processes; add [[exclude]] with these"
     assert problems(path) == [
         f"{path}: axes: {positional}, mqa, tp2: MultiQuery at h.0.attn: {told}" for positional in ("learned", "rope")

@@ -14,7 +14,7 @@ from harness.cli.app import main
 N = int(os.environ.get("FUZZ", "40"))
 WORDS = st.sampled_from([
     "0", "-1", "1e400", "nan", "[]", "{}", '""', "[[1]]", '"rope"', '"mha"', "true", "1979-05-27", "[axes]", "\n", "=",
-    '"', "[[include]]\n", "[[exclude]]\n", "attention", "nproc = 3", "{ use = 1 }", '{ use = "gqa" }', '["rope", 3]',
+    '"', "[[include]]\n", "[[exclude]]\n", "attention", "nproc = 3", "{ variant = 1 }", '{ variant = "gqa" }', '["rope", 3]',
     "é", "\x00",
 ])  # fmt: skip
 

@@ -35,7 +35,7 @@ parallelism = "ddp"
 reason = "known"
 [[include]]
 positional = "none"
-attention = { use = "gqa", n_kv_head = 1 }
+attention = { variant = "gqa", n_kv_head = 1 }
 """
     study = load(write_study(more=rules))
     assert len(study.runs) == 2 * (12 - 4 + 1)
@@ -44,7 +44,7 @@ attention = { use = "gqa", n_kv_head = 1 }
 
 
 def test_what_is_the_same_is_run_once(write_study):
-    same = ('positional = ["learned", "rope"]', 'positional = ["rope", "rope", { use = "rope", theta = 10000.0 }]')
+    same = ('positional = ["learned", "rope"]', 'positional = ["rope", "rope", { variant = "rope", theta = 10000.0 }]')
     rules = "[[include]]\npositional = 'rope'\n"
     study = load(write_study(same, ('positional = "learned", a', 'positional = "rope", a'), more=rules))
     assert set(ids(study)) == {f"rope-{a}-{p}" for a in ("mha", "gqa2", "sliding_window4") for p in ("single", "ddp2")}
@@ -52,14 +52,14 @@ def test_what_is_the_same_is_run_once(write_study):
 
 
 def test_a_list_of_options_stays_readable_in_a_runs_name(write_study):
-    elements = '{ use = "sliding_window", window = [4, 16] }, { use = "sliding_window", window = [41, 6] }]'
-    study = load(write_study(('{ use = "sliding_window", window = 4 }]', elements)))
+    elements = '{ variant = "sliding_window", window = [4, 16] }, { variant = "sliding_window", window = [41, 6] }]'
+    study = load(write_study(('{ variant = "sliding_window", window = 4 }]', elements)))
     labels = {spec.axes["attention"].label for spec in study.runs}
     assert labels == {"mha", "gqa2", "sliding_window4.16", "sliding_window41.6"}
 
 
 def test_one_label_for_two_things_is_refused(write_study):
-    two = ('"rope"]', '{ use = "rope", label = "x" }, { use = "rope", theta = 5.0, label = "x" }]')
+    two = ('"rope"]', '{ variant = "rope", label = "x" }, { variant = "rope", theta = 5.0, label = "x" }]')
     with pytest.raises(UserError, match="two different choices are labelled 'x'"):
         load(write_study(two))
 
@@ -94,7 +94,7 @@ def test_vary_adds_the_pairs_of_seeds_and_leaves_what_was_run_before_as_it_is(wr
     pairs = {(spec.seed, spec.order_seed) for spec in crossed.runs}
     assert pairs == {(i, j) for i in range(3) for j in range(3)} and len(crossed.runs) == 9 * 12
     assert {spec.run_id for spec in plain.runs} <= {spec.run_id for spec in crossed.runs} == crossed.all_run_ids
-    assert {spec.comparable for spec in crossed.runs} == {plain.comparable}
+    assert {spec.settings_hash for spec in crossed.runs} == {plain.settings_hash}
     one = next(spec for spec in crossed.runs if (spec.seed, spec.order_seed) == (0, 2))
     assert one.run_id.startswith("learned-mha-single-s0d2-")
     assert [spec.seed for spec in crossed.runs] == [0] * 36 + [1] * 36 + [2] * 36  # a block for each

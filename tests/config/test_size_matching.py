@@ -4,8 +4,8 @@ import pytest
 
 from harness.config import load
 from harness.errors import UserError
-from harness.model.builder import Parts
-from variants.base import Shape
+from harness.model.builder import ModelBuilder
+from variants.base import ModelShape
 
 AXES = (
     'attention = ["mha"',
@@ -30,7 +30,7 @@ def test_every_entry_has_the_baselines_size_within_one_percent(write_study, meas
     assert len(matched.runs) == 2 * 3 * 3 * 2 * 2
     for run in matched.runs:
         assert abs(count(run, measure) - target) <= 0.01 * target, run.entry_id
-        model = Parts(Shape(**run.model.model_dump()), run.axes, []).model()
+        model = ModelBuilder(ModelShape(**run.model.model_dump()), run.axes, []).model()
         assert run.expected.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert any(abs(count(run, measure) - target) > 0.01 * target for run in plain.runs), "the test tests nothing"
     assert matched.runs[0].axes["mlp"].options == {"width": 0}, "the baseline stays as it is"
@@ -45,7 +45,7 @@ def test_a_width_that_was_found_is_part_of_the_runs_id_and_selection_by_name_goe
 
 
 def test_a_width_that_is_stated_and_one_that_cannot_be_found_are_refused(write_study):
-    stated = ('attention = ["mha"', 'mlp = ["gelu", { use = "relu2", width = 7 }]\nattention = ["mha"')
+    stated = ('attention = ["mha"', 'mlp = ["gelu", { variant = "relu2", width = 7 }]\nattention = ["mha"')
     with pytest.raises(UserError, match="learned-mha-layernorm-relu27: relu27 states its width"):
         load(write_study(stated, match("parameters")))
     with pytest.raises(UserError, match=r"study\.match: 'size': input should be 'parameters' or 'flops'"):

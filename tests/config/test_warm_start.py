@@ -4,23 +4,23 @@ import pytest
 
 from harness.config import load
 from harness.errors import UserError
-from harness.launch.scheduler import shuffled
+from harness.launch.scheduler import randomize_within_seed
 from harness.model import weights as folder
-from harness.model.builder import Parts
+from harness.model.builder import ModelBuilder
 from harness.model.initialization import fill
 from harness.model.weights import Weights
-from variants.base import Shape
+from variants.base import ModelShape
 
 FROM_RUN = """
 [init]
 from = { run = { attention = "mha", train = { steps = 9 } } }
 """
-GQA = '{ use = "gqa", n_kv_head = 2 }'
+GQA = '{ variant = "gqa", n_kv_head = 2 }'
 
 
 def save_checkpoint(place, seed=0, **shape):
-    shape = Shape(**{"n_layer": 2, "n_head": 4, "n_embd": 32, "seq_len": 16, "vocab_size": 256} | shape)
-    model = Parts(shape, folder.GPT2, []).model().to_empty(device="cpu")
+    shape = ModelShape(**{"n_layer": 2, "n_head": 4, "n_embd": 32, "seq_len": 16, "vocab_size": 256} | shape)
+    model = ModelBuilder(shape, folder.GPT2, []).model().to_empty(device="cpu")
     fill(model, seed)
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
     folder.save(Weights(shape, folder.GPT2, tensors, {}), place)
@@ -44,13 +44,13 @@ def test_every_entry_waits_for_the_run_of_its_seed_that_it_starts_from(write_stu
     assert len(others) == 24 and sources.keys() == {0, 1}
     for run in others:
         assert run.init.run_id == sources[run.seed].run_id
-        assert run.comparable == study.comparable
+        assert run.settings_hash == study.settings_hash
     for run in sources.values():
-        assert run.init is None and run.train.steps == 9 and run.comparable != study.comparable
+        assert run.init is None and run.train.steps == 9 and run.settings_hash != study.settings_hash
         assert run.launch.keep == "weights"
     assert {run.run_id for run in study.runs} == study.all_run_ids
     for _ in range(20):
-        order = [run.run_id for run in shuffled(study.runs)]
+        order = [run.run_id for run in randomize_within_seed(study.runs)]
         for run in others:
             assert order.index(run.init.run_id) < order.index(run.run_id)
 
@@ -112,7 +112,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_both_figures(name, write
 def test_heads_that_do_not_group_are_refused(write_study, tmp_path):
     """Two key-value heads do not give four; what is not defined must not be guessed."""
     gqa = FROM_RUN.replace('attention = "mha"', f"attention = {GQA}")
-    message = refusal(write_study((GQA, '{ use = "gqa", n_kv_head = 4 }'), more=gqa))
+    message = refusal(write_study((GQA, '{ variant = "gqa", n_kv_head = 4 }'), more=gqa))
     assert "h.0.attn.c_attn: 2 key-value heads there do not group into 4 here" in message
     assert "learned-mha: h.0.attn.c_attn.weight: (64, 32) there, (96, 32) here" in message
 

@@ -101,13 +101,13 @@ def test_windows_begin_anywhere_that_leaves_room_for_them(folder):
 
 @quick
 @given(
-    n_ranks=st.integers(1, 4), per_rank=st.integers(1, 4), micro_batch=st.integers(1, 4), step=st.integers(0, 10_000)
+    world_size=st.integers(1, 4), per_rank=st.integers(1, 4), micro_batch=st.integers(1, 4), step=st.integers(0, 10_000)
 )
-def test_the_ranks_share_the_steps_sequences_among_them(folder, n_ranks, per_rank, micro_batch, step):
+def test_the_ranks_share_the_steps_sequences_among_them(folder, world_size, per_rank, micro_batch, step):
     """Two ranks that train on the same sequences would be half a batch, reported as a whole one."""
-    source = batches(folder, n_sequences=n_ranks * per_rank * micro_batch)
+    source = batches(folder, n_sequences=world_size * per_rank * micro_batch)
     whole, _ = source.tokens.windows(source.offsets(step), 8)
-    parts = [source.micro_batches(step, rank, n_ranks, micro_batch) for rank in range(n_ranks)]
+    parts = [source.micro_batches(step, rank, world_size, micro_batch) for rank in range(world_size)]
     assert {len(part) for part in parts} == {per_rank}
     assert {tokens.shape for part in parts for tokens, _ in part} == {(micro_batch, 8)}
     together = torch.cat([tokens for part in parts for tokens, _ in part])
@@ -170,11 +170,11 @@ def test_fewer_evaluation_tokens_are_spread_evenly(n_windows, seq_len, rest, eva
 
 
 @quick
-@given(n_windows=st.integers(1, 120), n_ranks=st.integers(1, 8), batch=st.integers(1, 20))
-def test_every_window_counts_once_and_every_rank_has_equally_many_batches(n_windows, n_ranks, batch):
+@given(n_windows=st.integers(1, 120), world_size=st.integers(1, 8), batch=st.integers(1, 20))
+def test_every_window_counts_once_and_every_rank_has_equally_many_batches(n_windows, world_size, batch):
     """A rank without a batch would wait for ever; a window that counts twice would tie the loss to the rank count."""
     offsets = np.arange(n_windows) * 64
-    shares = [rank_share(offsets, rank, n_ranks, batch) for rank in range(n_ranks)]
+    shares = [rank_share(offsets, rank, world_size, batch) for rank in range(world_size)]
     assert len({tuple(len(chunk) for chunk, _ in share) for share in shares}) == 1
     assert all(1 <= len(chunk) == len(weights) <= batch for share in shares for chunk, weights in share)
     counted = [

@@ -107,7 +107,7 @@ def test_a_download_of_the_wrong_bytes_is_refused_and_not_kept(tmp_path, web, mo
     (folder / "input.txt").write_text("something else")
     monkeypatch.setattr(corpus, "URL", f"{address}/input.txt")
     with pytest.raises(UserError, match="not the file expected and was not kept") as error:
-        prepare(tmp_path, corpus="tinyshakespeare", offline_corpus="synthetic")  # no stand-in for a wrong file
+        prepare(tmp_path, corpus="tinyshakespeare", fallback_corpus="synthetic")  # no stand-in for a wrong file
     assert not isinstance(error.value, corpus.UnavailableError)
     assert not list((tmp_path / "cache").rglob("tinyshakespeare*"))
 
@@ -131,7 +131,7 @@ def test_a_stand_in_is_used_only_where_named_and_is_announced(tmp_path, monkeypa
         UserError, match=r"put it in a folder as tinyshakespeare.txt and name the folder in ABLATIONS_DATA"
     ):
         prepare(tmp_path, corpus="tinyshakespeare")
-    found = prepare(tmp_path, corpus="tinyshakespeare", offline_corpus="synthetic")
+    found = prepare(tmp_path, corpus="tinyshakespeare", fallback_corpus="synthetic")
     assert found.name == "synthetic" and "tinyshakespeare cannot be had here, synthetic stands in" in found.note
     assert found.entropy is not None and 0.2 < found.entropy < 1.5
 
@@ -140,7 +140,7 @@ def test_a_local_copy_that_was_changed_is_refused(tmp_path, monkeypatch):
     (tmp_path / "tinyshakespeare.txt").write_text("First Citizen: we were changed")
     monkeypatch.setenv("ABLATIONS_DATA", str(tmp_path))
     with pytest.raises(UserError, match=f"expected {corpus.SHA256}"):
-        prepare(tmp_path, corpus="tinyshakespeare", offline_corpus="synthetic")
+        prepare(tmp_path, corpus="tinyshakespeare", fallback_corpus="synthetic")
 
 
 @pytest.mark.skipif(not (REAL / "tinyshakespeare.txt").exists(), reason="tiny Shakespeare is not at hand")

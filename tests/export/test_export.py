@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 import pytest
-from synthetic_results import Fake
+from synthetic_results import SyntheticStudy
 
 from harness.analysis import dataset as accounting
 from harness.analysis import metrics as results
@@ -22,7 +22,7 @@ FAILED, PENDING = "rope-gqa2-single-s1", "rope-mha-single-s0"
 def study(tmp_path, monkeypatch):
     """A study in which one run failed on the way and one has not begun."""
     monkeypatch.setattr("os.fsync", lambda fd: None)
-    fake = Fake(tmp_path / "results", seeds=(0, 1))
+    fake = SyntheticStudy(tmp_path / "results", seeds=(0, 1))
     fake.axes["parallelism"] = ["single"]
     fake.outcome = {FAILED: ("failed", "oom", "too large"), PENDING: ("pending", None, None)}
     fake.write()

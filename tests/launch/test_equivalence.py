@@ -35,7 +35,7 @@ FAULTS = {
 @pytest.fixture(scope="module")
 def checked(harness):
     """Return the runs and the verdicts of a study of sound and faulty parallelisms, by the parallelism's label."""
-    use = ", ".join(f'{{ use = "{name}", nproc = 2, label = "{name}" }}' for name in ("ddp", "fsdp", *FAULTS))
+    use = ", ".join(f'{{ variant = "{name}", nproc = 2, label = "{name}" }}' for name in ("ddp", "fsdp", *FAULTS))
     study = harness.study('["learned"]', parallelism=f'["single", {use}]')
     (harness.folder / "mine/parallelism").mkdir(parents=True)
     for name, text in FAULTS.items():

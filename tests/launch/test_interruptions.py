@@ -10,7 +10,7 @@ import pytest
 
 from harness.results.store import Run, Store
 
-TWO = '[{ use = "ddp", nproc = 2 }]'
+TWO = '[{ variant = "ddp", nproc = 2 }]'
 EVERY = ("--set", "launch.checkpoint_every=1")
 
 
@@ -93,7 +93,9 @@ def test_a_run_that_shows_no_sign_of_life_is_ended_and_says_where_each_rank_hang
 
 def test_two_harnesses_share_a_study_and_run_nothing_twice(new_harness):
     """What both start is done once; a claim of one that dies is taken over by the other."""
-    study = new_harness.study('["slow"]', '["mha", { use = "gqa", n_kv_head = 2 }, { use = "gqa", n_kv_head = 1 }]')
+    study = new_harness.study(
+        '["slow"]', '["mha", { variant = "gqa", n_kv_head = 2 }, { variant = "gqa", n_kv_head = 1 }]'
+    )
     marks = new_harness.folder / "marks"
     marks.mkdir()
     mark = f"open({str(marks)!r} + f'/{{os.getpid()}}', 'w').close(); time.sleep(0.05)"

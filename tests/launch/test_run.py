@@ -11,8 +11,8 @@ import pytest
 
 from harness.results.store import Run, Store
 
-ATTENTION = '["mha", { use = "gqa", n_kv_head = 2 }, { use = "sliding_window", window = 8 }]'
-PARALLELISM = '["single", { use = "ddp", nproc = 2 }, { use = "fsdp", nproc = 2 }]'
+ATTENTION = '["mha", { variant = "gqa", n_kv_head = 2 }, { variant = "sliding_window", window = 8 }]'
+PARALLELISM = '["single", { variant = "ddp", nproc = 2 }, { variant = "fsdp", nproc = 2 }]'
 
 
 @pytest.fixture(scope="module")
@@ -33,17 +33,17 @@ def test_every_entry_is_done_and_leaves_the_files_of_the_contract(results):
     assert "18 of 18 done" in printed.stderr and "% of it training and evaluating" in printed.stderr
     for run in runs.values():
         assert run.status["status"] == "done" and run.status["reason"] is None
-        n_ranks = run.spec["launch"]["nproc"]
+        world_size = run.spec["launch"]["world_size"]
         names = {path.name for path in run.path.iterdir()}
-        steps = {f"steps.rank{rank}.jsonl" for rank in range(n_ranks)}
+        steps = {f"steps.rank{rank}.jsonl" for rank in range(world_size)}
         assert (
             names
             == {"spec.json", "status.json", "env.json", "eval.jsonl", "probes.json", "log.txt", "checkpoint"} | steps
         )
-        assert run.env["nproc"] == n_ranks and run.env["deterministic"] and run.env["backend"] == "gloo"
+        assert run.env["world_size"] == world_size and run.env["deterministic"] and run.env["backend"] == "gloo"
         assert len(run.steps()) == 8 and [line["step"] for line in run.evals()] == [0, 4, 8]
         assert np.isfinite(losses(run)).all() and losses(run)[-1] < losses(run)[0]
-        assert len(run.probes["memory"]) == n_ranks and len(run.probes["initial_hash"]) == 64
+        assert len(run.probes["memory"]) == world_size and len(run.probes["initial_hash"]) == 64
 
 
 def test_a_second_call_starts_nothing(harness, results):
@@ -53,7 +53,7 @@ def test_a_second_call_starts_nothing(harness, results):
     assert "18 done, 0 to do" in printed.stderr
     assert {path: path.stat().st_mtime_ns for path in harness.folder.glob("results/s/[!.]*/*")} == before
     first, second = Store(harness.folder / "results").launches("s")
-    assert len(first["order"]) == 18 and second["order"] == [] and first["comparable"] == second["comparable"]
+    assert len(first["order"]) == 18 and second["order"] == [] and first["settings_hash"] == second["settings_hash"]
 
 
 def test_the_order_is_recorded_and_not_that_of_the_study(results, harness):
@@ -104,7 +104,7 @@ def test_without_dropout_all_parallelisms_train_alike(new_harness):
     study = new_harness.study('["rope"]', '["mha"]', PARALLELISM)
     new_harness("run", study, "--set", "model.dropout=0.0", "train.steps=30")
     single, *others = sorted(
-        Store(new_harness.folder / "results").runs("s"), key=lambda run: run.spec["launch"]["nproc"]
+        Store(new_harness.folder / "results").runs("s"), key=lambda run: run.spec["launch"]["world_size"]
     )
     for run in others:
         difference = abs(losses(run) - losses(single))
@@ -133,7 +133,7 @@ def test_a_failed_entry_stops_no_other_and_says_why(new_harness):
     quick = "positional=learned,raises,diverges,dies,greedy"
     printed = new_harness("run", study, "--where", quick, code=1)
     new_harness("run", study, "--where", "positional=hangs", "--set", "launch.timeout_s=8", code=1)
-    runs = {run.spec["axes"]["positional"]["use"]: run for run in Store(new_harness.folder / "results").runs("s")}
+    runs = {run.spec["axes"]["positional"]["name"]: run for run in Store(new_harness.folder / "results").runs("s")}
     assert {name: (run.status["status"], run.status["reason"]) for name, run in runs.items()} == {
         "learned": ("done", None),
         "raises": ("failed", "error"),
@@ -177,7 +177,7 @@ def wait_for_steps(folder, n=1):
 
 @pytest.mark.parametrize(("how", "code"), [("terminate", 130), ("kill", -9)])
 def test_a_stopped_study_leaves_no_process_and_goes_on(new_harness, how, code):
-    study = new_harness.study('["slow"]', '["mha"]', '[{ use = "ddp", nproc = 2 }]')
+    study = new_harness.study('["slow"]', '["mha"]', '[{ variant = "ddp", nproc = 2 }]')
     fast = new_harness.folder / "fast"
     new_harness.variant("slow", f"time.sleep(0.0 if os.path.exists({str(fast)!r}) else 0.5)")
     process = new_harness.start("run", study)
@@ -223,9 +223,9 @@ def test_no_model_trained_on_the_synthetic_language_falls_below_its_entropy(new_
 
 def test_entries_start_from_another_runs_checkpoint_which_runs_first(new_harness):
     """Uptraining as one study: what the source run ended with is what the others begin with, whole or converted."""
-    study = new_harness.study('["learned", "rope"]', '["mha", { use = "gqa", n_kv_head = 2, kv = "first" }]',
-                              '["single", { use = "fsdp", nproc = 2 }]')  # fmt: skip
-    init = '\n[init]\nfrom = { run = { parallelism = { use = "fsdp", nproc = 2 }, train = { steps = 4 } } }\n'
+    study = new_harness.study('["learned", "rope"]', '["mha", { variant = "gqa", n_kv_head = 2, kv = "first" }]',
+                              '["single", { variant = "fsdp", nproc = 2 }]')  # fmt: skip
+    init = '\n[init]\nfrom = { run = { parallelism = { variant = "fsdp", nproc = 2 }, train = { steps = 4 } } }\n'
     study.write_text(study.read_text() + init + "[probes]\ndecode = { batch = [2], context = [8] }\n")
     new_harness("run", "study.toml", "--where", "positional=learned")
     runs = {run.spec["entry_id"]: run for run in Store(new_harness.folder / "results").runs("s")}

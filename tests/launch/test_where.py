@@ -29,13 +29,13 @@ LATE_S = 0.15
 @pytest.fixture(scope="module")
 def runs(harness):
     """Return by parallelism a run of it, in bf16, in which rank 1 is late in every forward pass."""
-    study = harness.study('["learned"]', parallelism="[{ use = 'ddp_late' }, { use = 'fsdp_late' }]")
+    study = harness.study('["learned"]', parallelism="[{ variant = 'ddp_late' }, { variant = 'fsdp_late' }]")
     (harness.folder / "mine/parallelism").mkdir(parents=True)
     for base, name in (("ddp", "Distributed"), ("fsdp", "FullySharded")):
         path = harness.folder / f"mine/parallelism/{base}_late.py"
         path.write_text(LATE.format(base=base, name=name, late_s=LATE_S))
     harness("run", study, "--trace", "--set", "train.steps=2", "train.micro_batch=8", "train.precision=bf16")
-    return {run.spec["axes"]["parallelism"]["use"]: run for run in Store(harness.folder / "results").runs("s")}
+    return {run.spec["axes"]["parallelism"]["name"]: run for run in Store(harness.folder / "results").runs("s")}
 
 
 @pytest.mark.parametrize("name", ["ddp_late", "fsdp_late"])

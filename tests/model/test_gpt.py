@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from harness.model.builder import Parts
+from harness.model.builder import ModelBuilder
 from harness.model.initialization import fill
-from harness.results.records import Choice
+from harness.results.records import VariantChoice
 from variants import registry as catalogue
-from variants.base import Shape
+from variants.base import ModelShape
 
-SHAPE = Shape(n_layer=3, n_head=4, n_embd=32, seq_len=16, vocab_size=29)
+SHAPE = ModelShape(n_layer=3, n_head=4, n_embd=32, seq_len=16, vocab_size=29)
 GPT2 = {
     "attn.c_attn": ("weight", "bias"),
     "attn.c_proj": ("weight", "bias"),
@@ -27,11 +27,11 @@ GPT2 = {
 
 def meta(shape=SHAPE, attention="mha", positional="learned", **options):
     axes = {
-        "positional": Choice(use=positional, label=positional, options={}),
-        "attention": Choice(use=attention, label=attention, options=options),
-        "parallelism": Choice(use="single", label="single", options={}),
+        "positional": VariantChoice(name=positional, label=positional, options={}),
+        "attention": VariantChoice(name=attention, label=attention, options=options),
+        "parallelism": VariantChoice(name="single", label="single", options={}),
     }
-    return Parts(shape, axes, []).model()
+    return ModelBuilder(shape, axes, []).model()
 
 
 def make(shape=SHAPE, **variants):
@@ -114,7 +114,7 @@ def test_parameters_have_the_names_of_the_published_checkpoints():
 
 
 def test_gpt2_small_has_its_124_million_parameters():
-    shape = Shape(n_layer=12, n_head=12, n_embd=768, seq_len=1024, vocab_size=50257)
+    shape = ModelShape(n_layer=12, n_head=12, n_embd=768, seq_len=1024, vocab_size=50257)
     model = meta(shape)
     assert all(parameter.is_meta for parameter in model.parameters())
     assert sum(parameter.numel() for parameter in model.parameters()) == 124_439_808
@@ -136,7 +136,7 @@ def test_embeddings_are_tied_and_their_gradient_has_both_parts():
 
 def test_initial_values_are_gpt2s():
     """Radford et al. 2019, 2.3: normal with 0.02, residual projections scaled by 1 / sqrt(N) for N residual layers."""
-    shape = Shape(n_layer=8, n_head=4, n_embd=128, seq_len=128, vocab_size=256)
+    shape = ModelShape(n_layer=8, n_head=4, n_embd=128, seq_len=128, vocab_size=256)
     for name, value in make(shape).named_parameters():
         if name.endswith("bias"):
             assert not value.any(), name

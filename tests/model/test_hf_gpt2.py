@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from harness.errors import UserError
 from harness.model import weights as folder
-from harness.model.builder import Parts
+from harness.model.builder import ModelBuilder
 
 L, H, C, T, V = 2, 2, 16, 12, 31
 
@@ -63,7 +63,7 @@ def write(path, weights=None, config=CONFIG, how="safetensors"):
 
 def logits(checkpoint, tokens):
     weights = folder.load(checkpoint)
-    model = Parts(weights.shape, weights.axes, []).model()
+    model = ModelBuilder(weights.shape, weights.axes, []).model()
     model.load_state_dict(weights.tensors, assign=True)
     return model.eval().logits(tokens)
 
@@ -202,10 +202,10 @@ def test_nothing_is_overwritten(tmp_path):
 )
 def test_the_published_shapes_are_told_from_their_tensors(n_layer, n_head, n_embd, parameters):
     from harness.model import hf_gpt2 as published
-    from variants.base import Shape
+    from variants.base import ModelShape
 
-    shape = Shape(n_layer=n_layer, n_head=n_head, n_embd=n_embd, seq_len=1024, vocab_size=50257)
-    weights = dict(Parts(shape, folder.GPT2, []).model().named_parameters())  # on the meta device
+    shape = ModelShape(n_layer=n_layer, n_head=n_head, n_embd=n_embd, seq_len=1024, vocab_size=50257)
+    weights = dict(ModelBuilder(shape, folder.GPT2, []).model().named_parameters())  # on the meta device
     theirs, config = published.write(weights, shape)
     assert sum(tensor.numel() for tensor in theirs.values()) == parameters
     assert published.shape_of(weights, {}, "no config.json") == shape == published.shape_of(weights, config, "config")

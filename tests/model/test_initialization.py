@@ -8,26 +8,26 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from harness.model.builder import Parts
-from harness.model.initialization import UndeclaredError, agreed_hash, declared, draw, fill
-from harness.results.records import Choice
-from variants.base import Initial, Shape
+from harness.model.builder import ModelBuilder
+from harness.model.initialization import UndeclaredError, check_same_parameters, declared, draw, fill
+from harness.results.records import VariantChoice
+from variants.base import InitSpec, ModelShape
 
-SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=16, vocab_size=29)
+SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=16, vocab_size=29)
 
 
 def make(seed=0, shape=SHAPE, attention="mha", positional="learned", **options):
     axes = {
-        "positional": Choice(use=positional, label=positional, options={}),
-        "attention": Choice(use=attention, label=attention, options=options),
+        "positional": VariantChoice(name=positional, label=positional, options={}),
+        "attention": VariantChoice(name=attention, label=attention, options=options),
     }
-    model = Parts(shape, axes, []).model().to_empty(device="cpu")
+    model = ModelBuilder(shape, axes, []).model().to_empty(device="cpu")
     fill(model, seed)
     return dict(model.named_parameters())
 
 
 def test_values_depend_on_seed_name_and_shape_and_on_nothing_else():
-    initial = Initial(std=0.02)
+    initial = InitSpec(std=0.02)
     value = draw(initial, 0, "h.0.mlp.c_fc.weight", (8, 4))
     draw(initial, 5, "something else", (100,))
     np.random.seed(1)
@@ -45,7 +45,7 @@ def test_values_depend_on_seed_name_and_shape_and_on_nothing_else():
 
 def test_values_are_the_ones_that_earlier_results_were_made_with():
     """If these change, no result can be continued or compared with one from before."""
-    value = draw(Initial(std=0.02, blocks=(("q", 3), ("k", 2))), 42, "h.0.attn.c_attn.weight", (5, 7))
+    value = draw(InitSpec(std=0.02, blocks=(("q", 3), ("k", 2))), 42, "h.0.attn.c_attn.weight", (5, 7))
     assert value.dtype == np.float32 and value.shape == (5, 7)
     assert (
         hashlib.sha256(value.tobytes()).hexdigest()
@@ -54,7 +54,7 @@ def test_values_are_the_ones_that_earlier_results_were_made_with():
 
 
 def test_a_constant_is_that_constant():
-    assert np.array_equal(draw(Initial(value=1.0), 0, "ln_f.weight", (3,)), np.ones(3, np.float32))
+    assert np.array_equal(draw(InitSpec(value=1.0), 0, "ln_f.weight", (3,)), np.ones(3, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_parameter_that_nobody_declares_is_refused_by_name():
         UndeclaredError, match=r"parameter attn\.gain of Scaled: its variant must declare `initial\(\)`"
     ):
         fill(model, 0)
-    Scaled.initial = lambda self: {"gain": Initial(value=2.0)}
+    Scaled.initial = lambda self: {"gain": InitSpec(value=2.0)}
     fill(model, 0)
     assert torch.equal(model["attn"].gain, torch.full((3,), 2.0))
 
@@ -108,7 +108,7 @@ def test_the_nearest_declaration_counts():
 
     class Inner(nn.Linear):
         def initial(self):
-            return {"weight": Initial(value=1.0)}
+            return {"weight": InitSpec(value=1.0)}
 
     class Outer(nn.Module):
         def __init__(self):
@@ -116,13 +116,13 @@ def test_the_nearest_declaration_counts():
             self.inner, self.plain = Inner(2, 2), nn.Linear(2, 2)
 
         def initial(self):
-            return {"inner.weight": Initial(value=3.0), "plain.weight": Initial(value=3.0)}
+            return {"inner.weight": InitSpec(value=3.0), "plain.weight": InitSpec(value=3.0)}
 
     found = declared(nn.ModuleDict({"outer": Outer()}))
-    assert found["outer.inner.weight"] == Initial(value=1.0)
-    assert found["outer.plain.weight"] == Initial(value=3.0)
-    assert found["outer.plain.bias"] == Initial(value=0.0)
-    assert declared(Outer())["inner.weight"] == Initial(value=1.0)
+    assert found["outer.inner.weight"] == InitSpec(value=1.0)
+    assert found["outer.plain.weight"] == InitSpec(value=3.0)
+    assert found["outer.plain.bias"] == InitSpec(value=0.0)
+    assert declared(Outer())["inner.weight"] == InitSpec(value=1.0)
 
 
 def test_hash_covers_names_and_values(ranks):
@@ -132,11 +132,11 @@ def test_hash_covers_names_and_values(ranks):
         return module
 
     one, two = linear(), linear()
-    assert agreed_hash(one, ranks) == agreed_hash(two, ranks)
+    assert check_same_parameters(one, ranks) == check_same_parameters(two, ranks)
     two.bias.data[1] = torch.finfo(torch.float32).tiny
-    assert agreed_hash(one, ranks) != agreed_hash(two, ranks)
+    assert check_same_parameters(one, ranks) != check_same_parameters(two, ranks)
     renamed = nn.ModuleDict({"a": one})
-    assert agreed_hash(renamed, ranks) != agreed_hash(one, ranks)
+    assert check_same_parameters(renamed, ranks) != check_same_parameters(one, ranks)
 
 
 def test_ranks_that_start_apart_are_stopped(ranks, monkeypatch):
@@ -149,4 +149,4 @@ def test_ranks_that_start_apart_are_stopped(ranks, monkeypatch):
     monkeypatch.setattr(dist, "all_gather_object", gather)
     model = nn.Linear(2, 2)
     with pytest.raises(RuntimeError, match="ranks start from different parameters"):
-        agreed_hash(model, ranks)
+        check_same_parameters(model, ranks)

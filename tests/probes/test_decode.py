@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from harness.model.builder import Parts
+from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.model.initialization import fill
 from harness.probes import decode as decoding
-from harness.results.records import Choice, DecodeProbe, Probes
-from variants.base import Shape
+from harness.results.records import DecodeProbe, Probes, VariantChoice
+from variants.base import ModelShape
 
-SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=17)
+SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=17)
 
 
 class Spec:
@@ -23,10 +23,10 @@ class Spec:
 
 def measure(ranks, spec, positional="learned", attention="mha", **options):
     axes = {
-        "positional": Choice(use=positional, label="", options={}),
-        "attention": Choice(use=attention, label="", options=options),
+        "positional": VariantChoice(name=positional, label="", options={}),
+        "attention": VariantChoice(name=attention, label="", options=options),
     }
-    parts = Parts(SHAPE, axes, [])
+    parts = ModelBuilder(SHAPE, axes, [])
     model = parts.model().to_empty(device="cpu")
     fill(model, 0)
     return decoding.measure(spec, parts, model, ranks)

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from harness.distributed.process_group import Ranks
-from harness.model.builder import Parts
+from harness.distributed.process_group import DistributedContext
+from harness.model.builder import ModelBuilder
 from harness.model.initialization import fill
 from harness.probes import eval_lengths as lengths
-from harness.results.records import Choice, Place, Probes, TokenSlice, Train
+from harness.results.records import Place, Probes, TokenSlice, Train, VariantChoice
 from harness.training.evaluation import Evaluation, Windows
-from variants.base import Shape
+from variants.base import ModelShape
 
-SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=16, vocab_size=17)
+SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=16, vocab_size=17)
 N_TOKENS = 301  # of the validation part
 
 
@@ -30,12 +30,12 @@ class Spec:
         self.model, self.probes = SHAPE, Probes(lengths=asked)
         self.train = Train(**{"steps": 1, "tokens_per_step": 1} | train)
         self.launch = Place(
-            nproc=1, timeout_s=None, variant_paths=[], token_bytes=str(folder / "bytes.npy"),
+            world_size=1, timeout_s=None, variant_paths=[], token_bytes=str(folder / "bytes.npy"),
             train_tokens=[], val_tokens=[part],
         )  # fmt: skip
 
 
-class Alone(Ranks):
+class Alone(DistributedContext):
     """A rank whose sums stay its own, so that a test can put several together."""
 
     def sum(self, *values):
@@ -43,7 +43,7 @@ class Alone(Ranks):
         return list(values)
 
 
-class Fake(nn.Module):
+class SyntheticStudy(nn.Module):
     """A model whose loss a test can foresee: a function of the targets."""
 
     def __init__(self, loss):
@@ -54,16 +54,16 @@ class Fake(nn.Module):
         self.seen.append(tuple(tokens_BT.shape))
         return self.loss(targets_BT.float())
 
-    def undefined(self, length):
+    def why_unsupported_length(self, length):
         return None
 
 
 def gpt(positional="rope", attention="mha", **options):
     axes = {
-        "positional": Choice(use=positional, label="", options={}),
-        "attention": Choice(use=attention, label="", options=options),
+        "positional": VariantChoice(name=positional, label="", options={}),
+        "attention": VariantChoice(name=attention, label="", options=options),
     }
-    model = Parts(SHAPE, axes, []).model().to_empty(device="cpu")
+    model = ModelBuilder(SHAPE, axes, []).model().to_empty(device="cpu")
     fill(model, 0)
     return model
 
@@ -93,7 +93,7 @@ def test_losses_windows_and_positions_of_a_hand_case(tmp_path, one):
     """Targets are the tokens after the first; at length 4, 75 windows hold all 300 of them."""
     spec = Spec(tmp_path, [4, 300])
     tokens = np.fromfile(tmp_path / "tokens.bin", dtype=np.uint16).astype(float)
-    four, all_at_once = measure(spec, Fake(lambda targets: targets), one)
+    four, all_at_once = measure(spec, SyntheticStudy(lambda targets: targets), one)
     assert four["windows"] == 75 and all_at_once["windows"] == 1
     assert four["val_loss"] == pytest.approx(tokens[1:].mean()) == all_at_once["val_loss"]
     assert four["loss_by_position"] == pytest.approx(tokens[1:].reshape(75, 4).mean(0).tolist())
@@ -102,20 +102,20 @@ def test_losses_windows_and_positions_of_a_hand_case(tmp_path, one):
 
 
 def test_the_loss_of_a_length_is_that_length_and_order_is_the_studys(tmp_path, one):
-    fake = Fake(lambda targets: torch.full_like(targets, targets.shape[1]))
+    fake = SyntheticStudy(lambda targets: torch.full_like(targets, targets.shape[1]))
     found = measure(Spec(tmp_path, [32, 8, 32, 100]), fake, one)
     assert [(r["length"], r["val_loss"]) for r in found] == [(32, 32), (8, 8), (100, 100)]
     assert {length for _, length in fake.seen} == {8, 32, 100}
 
 
 def test_every_length_has_about_the_tokens_of_an_evaluation(tmp_path, one):
-    found = measure(Spec(tmp_path, [4, 10, 200], eval_tokens=100), Fake(lambda targets: targets), one)
+    found = measure(Spec(tmp_path, [4, 10, 200], eval_tokens=100), SyntheticStudy(lambda targets: targets), one)
     assert [record["windows"] for record in found] == [25, 10, 1]
 
 
 def test_long_sequences_go_through_the_model_a_few_at_a_time(tmp_path, one, monkeypatch):
     monkeypatch.setattr("harness.training.evaluation.MAX_TOKENS", 64)
-    fake = Fake(lambda targets: targets)
+    fake = SyntheticStudy(lambda targets: targets)
     measure(Spec(tmp_path, [4, 20, 100]), fake, one)
     assert {length: max(n for n, of in fake.seen if of == length) for _, length in fake.seen} == {4: 16, 20: 3, 100: 1}
 
@@ -162,7 +162,7 @@ def test_learned_positions_end_at_the_trained_length(tmp_path, one):
 
 
 def test_a_loss_that_is_no_number_is_told(tmp_path, one):
-    fake = Fake(lambda targets: torch.where(targets > 15, torch.inf, targets))
+    fake = SyntheticStudy(lambda targets: torch.where(targets > 15, torch.inf, targets))
     (record,) = measure(Spec(tmp_path, [8]), fake, one)
     assert record["reason"] == "the loss is not a finite number" and record["val_loss"] is None
 
@@ -173,12 +173,12 @@ def test_no_memory_for_one_length_leaves_the_others_unless_ranks_wait_for_each_o
             raise torch.OutOfMemoryError("planted")
         return targets
 
-    found = measure(Spec(tmp_path, [64, 8]), Fake(loss), one)
+    found = measure(Spec(tmp_path, [64, 8]), SyntheticStudy(loss), one)
     assert [record["reason"] for record in found] == ["out of memory", None]
     with pytest.raises(torch.OutOfMemoryError):
-        measure(Spec(tmp_path, [64, 8]), Fake(loss), Alone(0, 2, torch.device("cpu")))
+        measure(Spec(tmp_path, [64, 8]), SyntheticStudy(loss), Alone(0, 2, torch.device("cpu")))
     with pytest.raises(ZeroDivisionError):
-        measure(Spec(tmp_path, [8]), Fake(lambda targets: 1 / 0), one)
+        measure(Spec(tmp_path, [8]), SyntheticStudy(lambda targets: 1 / 0), one)
 
 
 def test_nothing_is_measured_where_nothing_is_asked_for(tmp_path, one):
@@ -194,11 +194,11 @@ def test_what_is_no_length_is_refused(asked):
 # -- ranks and bins --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n_ranks", [2, 7])
-def test_the_sums_over_any_number_of_ranks_are_those_of_one(tmp_path, n_ranks):
+@pytest.mark.parametrize("world_size", [2, 7])
+def test_the_sums_over_any_number_of_ranks_are_those_of_one(tmp_path, world_size):
     """18 windows of 16 and 6 of 50: those that only fill up a rank's share must not count."""
     spec, model, totals = Spec(tmp_path, [16, 50]), gpt(), []
-    for n in (1, n_ranks):
+    for n in (1, world_size):
         parts = [Alone(rank, n, torch.device("cpu")) for rank in range(n)]
         for part in parts:
             measure(spec, model, part)

@@ -8,29 +8,29 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness.distributed.process_group import Ranks
-from harness.model.builder import Parts
+from harness.distributed.process_group import DistributedContext
+from harness.model.builder import ModelBuilder
 from harness.model.initialization import fill
 from harness.probes import peak_flops as peak
 from harness.probes.activations import Activations, held_bytes
 from harness.probes.first_step import FirstStep
 from harness.probes.memory import by_category
 from harness.probes.timer import Timer
-from harness.results.records import Choice, Train
+from harness.results.records import Train, VariantChoice
 from harness.training import optimizer as optim
-from variants.base import Shape
+from variants.base import ModelShape
 
-SHAPE = Shape(n_layer=2, n_head=2, n_embd=16, seq_len=8, vocab_size=11)
+SHAPE = ModelShape(n_layer=2, n_head=2, n_embd=16, seq_len=8, vocab_size=11)
 N_BATCH = 3
 CPU = torch.device("cpu")
 
 
 def make(attention="mha", positional="learned", **options):
     axes = {
-        "positional": Choice(use=positional, label=positional, options={}),
-        "attention": Choice(use=attention, label=attention, options=options),
+        "positional": VariantChoice(name=positional, label=positional, options={}),
+        "attention": VariantChoice(name=attention, label=attention, options=options),
     }
-    model = Parts(SHAPE, axes, []).model().to_empty(device="cpu")
+    model = ModelBuilder(SHAPE, axes, []).model().to_empty(device="cpu")
     fill(model, 0)
     return model
 
@@ -205,8 +205,8 @@ def test_the_first_step_runs_without_compilation_and_the_next_one_with_it():
 
 def vendor(monkeypatch, *names, precision="bf16"):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[0])
-    monkeypatch.setattr(Ranks, "gather", lambda self, value: list(names))
-    return peak.peak_flops(Ranks(0, len(names), torch.device("cuda", 0)), precision)
+    monkeypatch.setattr(DistributedContext, "gather", lambda self, value: list(names))
+    return peak.peak_flops(DistributedContext(0, len(names), torch.device("cuda", 0)), precision)
 
 
 @pytest.mark.parametrize(
@@ -257,8 +257,8 @@ def test_the_peak_is_that_of_all_ranks_together(monkeypatch):
 
 
 def test_the_peak_of_a_cpu_is_measured(monkeypatch):
-    monkeypatch.setattr(Ranks, "gather", lambda self, value: [value, value])
-    found = peak.peak_flops(Ranks(0, 2, CPU), "fp32")
+    monkeypatch.setattr(DistributedContext, "gather", lambda self, value: [value, value])
+    found = peak.peak_flops(DistributedContext(0, 2, CPU), "fp32")
     assert 1e8 < found["value"] < 1e14
     assert "measured" in found["source"]
 

@@ -62,8 +62,8 @@ def test_a_diverging_entry_is_asked_nothing(read):
 def test_the_margin_is_that_of_the_newest_launch(fake, read):
     read()
     for value in (0.5, 2.0):
-        fake.store.record_launch("tiny", {"comparable": "c0ffee", "order": [], "margin": {"val_loss": value}})
-    fake.store.record_launch("tiny", {"comparable": "other", "order": [], "margin": {"val_loss": 9.0}})
+        fake.store.record_launch("tiny", {"settings_hash": "c0ffee", "order": [], "margin": {"val_loss": value}})
+    fake.store.record_launch("tiny", {"settings_hash": "other", "order": [], "margin": {"val_loss": 9.0}})
     study = accounting.read(fake.store, "tiny")
     assert study.margins == {"val_loss": 2.0}
     assert {v.word for v in judge.judge(study)["val_loss"].entries.values()} == {"equivalent"}
@@ -149,8 +149,8 @@ def test_a_plan_is_made_from_the_noise_at_hand(read):
     assert found.noise == pytest.approx(np.sqrt(np.mean([np.var(values, ddof=1) for values in groups])))
     assert found.seeds_low <= found.seeds <= found.seeds_high and found.seeds_at_hand == 3
     alpha = 0.05 / found.n_compared
-    assert verdicts.power_to_detect(found.seeds, 0.01, found.noise, alpha) >= 0.8
-    assert verdicts.power_to_detect(3, found.detectable, found.noise, alpha) == pytest.approx(0.8)
+    assert verdicts.paired_t_power(found.seeds, 0.01, found.noise, alpha) >= 0.8
+    assert verdicts.paired_t_power(3, found.detectable, found.noise, alpha) == pytest.approx(0.8)
     assert found.hours == pytest.approx(found.hours_per_seed * (found.seeds - 3))
 
 

@@ -77,7 +77,7 @@ def test_one_bit_of_one_loss_is_seen(before, tmp_path):
 
 
 def test_another_machine_and_other_settings_are_said_before_anyone_believes_the_numbers(before, tmp_path):
-    other = after(before, env={"rope-mha-single": {"cpu": "Another CPU"}}, tokens=2048, comparable="beef")
+    other = after(before, env={"rope-mha-single": {"cpu": "Another CPU"}}, tokens=2048, settings_hash="beef")
     found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
     assert "did not run on the same machine" in page and found["surroundings"]["cpu"][1][0] == "Another CPU"
     assert found["settings"] == {"train.tokens_per_step": [1024, 2048]} and "Settings differ" in page
@@ -85,7 +85,7 @@ def test_another_machine_and_other_settings_are_said_before_anyone_believes_the_
 
 
 def test_losses_of_other_tokens_are_not_compared(before, tmp_path):
-    other = after(before, tokenizer="gpt2", comparable="beef")
+    other = after(before, tokenizer="gpt2", settings_hash="beef")
     found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
     assert not found["losses_compare"] and {pair["val_loss"] for pair in found["pairs"]} == {None}
     assert "their losses are not comparable" in page and found["pairs"][0]["tokens_per_s"]

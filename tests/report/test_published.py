@@ -53,19 +53,22 @@ def test_students_sleep_data():
     pair = statistics.paired(dict(enumerate(DRUG_1)), dict(enumerate(DRUG_2)))
     low, high = pair.difference.ci95
     assert (pair.difference.mean, low, high) == pytest.approx((-1.58, -2.4598858, -0.7001142), abs=5e-8)
-    p = verdicts.p_different(DRUG_1 - DRUG_2)
+    p = verdicts.paired_t_pvalue(DRUG_1 - DRUG_2)
     assert p == pytest.approx(0.002833, abs=5e-7)
     expected = stats.ttest_rel(DRUG_1, DRUG_2)
     interval = expected.confidence_interval(0.95)
     assert (p, low, high) == pytest.approx((expected.pvalue, interval.low, interval.high), **EXACT)
     equivalent, *_ = DescrStatsW(DRUG_1 - DRUG_2).ttost_mean(-3.0, 3.0)
-    assert verdicts.p_within(DRUG_1 - DRUG_2, 3.0) == pytest.approx(equivalent, **EXACT)
+    assert verdicts.tost_pvalue(DRUG_1 - DRUG_2, 3.0) == pytest.approx(equivalent, **EXACT)
 
 
 def test_benjamini_and_hochbergs_fifteen_p_values():
     """Four stand where false discoveries are limited; three where any false one is (Holm's steps as Bonferroni's)."""
     p = dict(enumerate(P))
-    for ours, method, n_found in ((verdicts.holm(p), "holm", 3), (verdicts.false_discovery(p), "fdr_bh", 4)):
+    for ours, method, n_found in (
+        (verdicts.holm_adjust(p), "holm", 3),
+        (verdicts.benjamini_hochberg_adjust(p), "fdr_bh", 4),
+    ):
         expected = multipletests(P, 0.05, method)
         assert [ours[i] for i in range(len(P))] == pytest.approx(expected[1].tolist(), **EXACT)
         assert sum(value <= 0.05 for value in ours.values()) == n_found

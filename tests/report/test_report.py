@@ -47,7 +47,7 @@ def test_the_whole_study(fake):
     for image in re.findall(r"\]\((figures/[^)]+)\)", page):
         assert (folder / image).is_file()
 
-    assert summary["schema_version"] == 1 and summary["study"] == "tiny" and summary["comparable"] == "c0ffee"
+    assert summary["schema_version"] == 1 and summary["study"] == "tiny" and summary["settings_hash"] == "c0ffee"
     assert summary["runs"] == {"done": 49, "failed": 4, "running": 1}
     entries = {entry["label"]: entry for entry in summary["entries"]}
     assert len(entries) == 18 and len(summary["comparisons"]) == 17
@@ -121,15 +121,15 @@ def test_any_number_of_axes(fake):
 
 
 def test_what_is_left_out_is_said(one_axis, no_figures):
-    one_axis.comparable = "old"
+    one_axis.settings_hash = "old"
     one_axis.write()
-    one_axis.comparable = "new"
+    one_axis.settings_hash = "new"
     one_axis.write()
     damaged = next(run for run in one_axis.store.runs("tiny") if run.run_id.endswith("new"))
     (damaged.path / "spec.json").write_text("{")
     page, summary, _ = written(one_axis)
     assert "6 runs of other settings" in page and summary["left_out"]["other_settings"] == 6
-    assert summary["comparable"] == "new"
+    assert summary["settings_hash"] == "new"
     assert f"`{damaged.run_id}`" in page and summary["unreadable"][0]["name"] == damaged.run_id
 
 
@@ -152,7 +152,7 @@ def test_the_floor_is_drawn_only_where_a_token_is_a_byte(one_axis, no_figures):
     page, _, _ = written(one_axis.write())
     assert "1.3100 nats per byte" in page
     assert floor_nats_per_token(accounting.read(one_axis.store, "tiny")) is None
-    one_axis.tokenizer, one_axis.comparable = "bytes", "other"
+    one_axis.tokenizer, one_axis.settings_hash = "bytes", "other"
     assert floor_nats_per_token(accounting.read(one_axis.write().store, "tiny")) == one_axis.entropy
 
 

@@ -9,7 +9,7 @@ from harness.cli import app as cli
 
 
 def watch(fake, out):
-    """Watch in this thread until it ends; return the exit code."""
+    """ProgressReporter in this thread until it ends; return the exit code."""
     with pytest.raises(SystemExit) as stop:
         cli.main(["report", fake.name, "--results", str(fake.root), "--out", str(out), "--watch", "1"])
     return stop.value.code

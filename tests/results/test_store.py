@@ -230,7 +230,7 @@ def test_a_run_that_starts_again_is_started_as_was_asked_last(run):
     """Another time limit, or a trace; what it computes is in its id."""
     run.begin()
     run.end("failed", "timeout", "too long")
-    run.replan({"schema_version": 1, "seed": 0, "launch": {"timeout_s": 9}})
+    run.update_spec({"schema_version": 1, "seed": 0, "launch": {"timeout_s": 9}})
     assert run.status["status"] == "failed" and read_json(run.path / "spec.json")["launch"]["timeout_s"] == 9
 
 
@@ -343,7 +343,7 @@ def test_forgetting_what_is_no_longer_asked_for_never_drops_what_has_started(tmp
     other = results.run("another", "pending")
     other.plan({"schema_version": 1})
 
-    results.forget_pending("study", keep={"kept"})
+    results.prune_pending("study", keep={"kept"})
 
     assert {run.run_id for run in results.runs("study")} == {
         "kept",

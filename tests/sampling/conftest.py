@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from harness.model import weights as folder
-from harness.model.builder import Parts
+from harness.model.builder import ModelBuilder
 from harness.model.weights import Weights
-from harness.results.records import Choice
-from variants.base import Shape
+from harness.results.records import VariantChoice
+from variants.base import ModelShape
 
 
 def std(parameter):
@@ -29,16 +29,16 @@ def save(tmp_path):
         dtype=torch.float32,
         **options,
     ):
-        shape = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=seq_len, vocab_size=vocab_size)
+        shape = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=seq_len, vocab_size=vocab_size)
         uses = {"positional": positional, "attention": attention, "parallelism": "single"}
         axes = {
-            axis: Choice(use=use, label=use, options=options if axis == "attention" else {})
+            axis: VariantChoice(name=use, label=use, options=options if axis == "attention" else {})
             for axis, use in uses.items()
         }
         generator = torch.Generator().manual_seed(0)
         tensors = {
             parameter: (torch.randn(expected.shape, generator=generator) * std(parameter)).to(dtype)
-            for parameter, expected in Parts(shape, axes, []).model().named_parameters()
+            for parameter, expected in ModelBuilder(shape, axes, []).model().named_parameters()
         }
         folder.save(Weights(shape, axes, tensors, {}, tokenizer=tokenizer), tmp_path / name)
         return tmp_path / name

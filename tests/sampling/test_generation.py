@@ -5,9 +5,9 @@ import torch
 
 from harness.errors import UserError
 from harness.model import weights as folder
-from harness.model.builder import Parts
+from harness.model.builder import ModelBuilder
 from harness.model.generation import Plan, decode, plan
-from harness.results.records import Choice
+from harness.results.records import VariantChoice
 from harness.sampling.sampler import Draw, Sampling
 
 PROMPT = [7, 200, 31]
@@ -16,8 +16,8 @@ PROMPT = [7, 200, 31]
 def load(path, **changed):
     """Build the model that a folder describes, with other options of attention if there are any."""
     weights = folder.load(path)
-    axes = weights.axes | {axis: Choice(label="", **choice) for axis, choice in changed.items()}
-    model = Parts(weights.shape, axes, []).model()
+    axes = weights.axes | {axis: VariantChoice(label="", **choice) for axis, choice in changed.items()}
+    model = ModelBuilder(weights.shape, axes, []).model()
     model.load_state_dict(weights.tensors, assign=True)
     return model.eval()
 
@@ -59,7 +59,7 @@ def test_greedy_is_the_argmax_of_the_full_forward_pass_step_by_step(save, varian
 @pytest.mark.parametrize("positional", ["rope", "sinusoidal", "none"])
 def test_past_the_context_each_token_sees_the_last_seq_len_positions(save, positional, prompt):
     path = save(positional=positional)
-    window = load(path, attention={"use": "sliding_window", "options": {"window": 16}})
+    window = load(path, attention={"name": "sliding_window", "options": {"window": 16}})
     expected = full_forward(window, prompt, 50)
     assert [token for (token,) in greedy(load(path), prompt, 50, length=16)] == expected
     assert expected != full_forward(load(path), prompt, 50)

@@ -17,19 +17,28 @@ import torch
 import torch.nn.functional as F
 from torch.distributed.tensor import DTensor
 
-from harness.distributed.process_group import Ranks, join
+from harness.distributed.process_group import DistributedContext, join
 from harness.errors import UserError
 from harness.model import weights as folder
-from harness.model.builder import Parts
+from harness.model.builder import ModelBuilder
 from harness.model.initialization import fill
-from harness.results.records import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
+from harness.results.records import (
+    Expected,
+    Place,
+    ResolvedData,
+    ResolvedModel,
+    RunSpec,
+    TokenSlice,
+    Train,
+    VariantChoice,
+)
 from harness.results.store import Run
 from harness.training import checkpointing as checkpoint
 from harness.training import optimizer as optim
 from harness.training.checkpointing import Checkpoints, StateError, drop_state, load_state, save_state
 from harness.training.evaluation import Evaluation
 from harness.training.loop import train
-from variants.base import Shape
+from variants.base import ModelShape
 
 ROOT = Path(__file__).parents[2]
 VOCAB, SEQ_LEN = 17, 8  # two ranks have unequal shares of 17 rows
@@ -51,13 +60,13 @@ def spec(root, keep="weights", checkpoint_every=None, parallelism="single", npro
     options = {"parallelism": {"nproc": nproc}}
     parts = [TokenSlice(file=str(root / "tokens.bin"), start=a, stop=b) for a, b in ((0, 1000), (1000, 1101))]
     return RunSpec(
-        study="study", run_id="run", entry_id="run", seed=0, comparable="", baseline=variants,
-        axes={axis: Choice(use=use, label=use, options=options.get(axis, {})) for axis, use in variants.items()},
+        study="study", run_id="run", entry_id="run", seed=0, settings_hash="", baseline=variants,
+        axes={axis: VariantChoice(name=use, label=use, options=options.get(axis, {})) for axis, use in variants.items()},
         model=ResolvedModel(n_layer=2, n_head=2, n_embd=n_embd, seq_len=SEQ_LEN, vocab_size=VOCAB),
         data=ResolvedData(corpus="synthetic", tokenizer="bytes", sha256=""),
         train=Train(**{"steps": 6, "tokens_per_step": 8 * SEQ_LEN, "lr": 1e-2, "eval_every": 2} | changes),
         launch=Place(
-            nproc=nproc, timeout_s=None, checkpoint_every=checkpoint_every, keep=keep, variant_paths=[],
+            world_size=nproc, timeout_s=None, checkpoint_every=checkpoint_every, keep=keep, variant_paths=[],
             train_tokens=parts[:1], val_tokens=parts[1:], token_bytes=str(root / "bytes.npy"),
         ),
         expected=Expected(parameters=0, flops_per_token=0, memory_bytes=0),
@@ -66,7 +75,7 @@ def spec(root, keep="weights", checkpoint_every=None, parallelism="single", npro
 
 def make(run_spec, ranks, seed=0):
     """Return the model, the same as its parallelism wraps it, and the optimizer."""
-    parts = Parts(Shape(**run_spec.model.model_dump()), run_spec.axes, [])
+    parts = ModelBuilder(ModelShape(**run_spec.model.model_dump()), run_spec.axes, [])
     gpt = parts.model()
     model = parts.parallelism().wrap(gpt, ranks.device, "fp32")
     fill(gpt, seed)
@@ -172,7 +181,7 @@ def test_no_more_is_kept_than_was_asked_for(tmp_path, run, ranks, keep):
 def val_loss(tmp_path, run_spec, ranks, place):
     """Evaluate a checkpoint's weights as anyone would who has nothing but its folder."""
     found = folder.load(place)
-    model = Parts(found.shape, found.axes, []).model()
+    model = ModelBuilder(found.shape, found.axes, []).model()
     model.load_state_dict(found.tensors, assign=True)
     (tmp_path / "again").mkdir(exist_ok=True)
     return Evaluation(Run(tmp_path / "again"), run_spec, ranks)(model, step=0, train_s=0.0)
@@ -195,7 +204,7 @@ def test_a_checkpoint_says_what_made_it(tmp_path, run, ranks):
     run_spec = spec(tmp_path)
     train(run, run_spec, ranks)
     found = folder.load(run.newest_checkpoint)
-    assert found.shape == Shape(**run_spec.model.model_dump()) and run_spec.axes.items() <= found.axes.items()
+    assert found.shape == ModelShape(**run_spec.model.model_dump()) and run_spec.axes.items() <= found.axes.items()
     assert found.tokenizer == "bytes"
     assert set(found.origin.values()) == {"trained by run, 6 steps"} and found.origin.keys() == found.tensors.keys()
 
@@ -382,7 +391,7 @@ def relayed(tmp_path_factory):
     """Two steps on one process, then `relay`; return the folder, and what the one process has saved."""
     root = tmp_path_factory.mktemp("relay")
     torch.distributed.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=0, world_size=1)
-    ranks, run_spec = Ranks(0, 1, torch.device("cpu")), spec(root, "state")
+    ranks, run_spec = DistributedContext(0, 1, torch.device("cpu")), spec(root, "state")
     gpt, model, optimizer = make(run_spec, ranks)
     step(model, optimizer, 2)
     Checkpoints(Run(root / "single"), run_spec, ranks, gpt, optimizer).save(2, 1.0)

@@ -8,18 +8,27 @@ import pytest
 import torch
 
 from harness.data.batches import Tokens, evaluation_offsets
-from harness.distributed.process_group import Ranks
-from harness.model.builder import Parts
+from harness.distributed.process_group import DistributedContext
+from harness.model.builder import ModelBuilder
 from harness.model.initialization import fill
 from harness.probes.phases import PHASES
 from harness.probes.post_training import N_TIMED
-from harness.results.records import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
+from harness.results.records import (
+    Expected,
+    Place,
+    ResolvedData,
+    ResolvedModel,
+    RunSpec,
+    TokenSlice,
+    Train,
+    VariantChoice,
+)
 from harness.results.store import Run
 from harness.training import loop
 from harness.training.errors import NotFiniteError
 from harness.training.evaluation import Evaluation
 from harness.training.loop import train
-from variants.base import Shape
+from variants.base import ModelShape
 
 VOCAB, SEQ_LEN = 17, 8
 
@@ -37,16 +46,16 @@ def spec(folder, dropout=0.0, seed=0, **changes):
     tokens.tofile(folder / "tokens.bin")
     np.save(folder / "bytes.npy", 1 + np.arange(VOCAB) % 3)
     variants = {"positional": "learned", "attention": "mha", "parallelism": "single"}
-    axes = {axis: Choice(use=use, label=use, options={}) for axis, use in variants.items()}
+    axes = {axis: VariantChoice(name=use, label=use, options={}) for axis, use in variants.items()}
     train = {"steps": 6, "tokens_per_step": 8 * SEQ_LEN, "lr": 1e-2, "eval_every": 4} | changes
     return RunSpec(
-        study="study", run_id="run", entry_id="run", seed=seed, comparable="", baseline=variants,
+        study="study", run_id="run", entry_id="run", seed=seed, settings_hash="", baseline=variants,
         axes=axes,
         model=ResolvedModel(n_layer=2, n_head=2, n_embd=16, seq_len=SEQ_LEN, vocab_size=VOCAB, dropout=dropout),
         data=ResolvedData(corpus="synthetic", tokenizer="bytes", sha256=""),
         train=Train(**train),
         launch=Place(
-            nproc=1, timeout_s=None, variant_paths=[], token_bytes=str(folder / "bytes.npy"),
+            world_size=1, timeout_s=None, variant_paths=[], token_bytes=str(folder / "bytes.npy"),
             train_tokens=[TokenSlice(file=str(folder / "tokens.bin"), start=0, stop=1000)],
             val_tokens=[TokenSlice(file=str(folder / "tokens.bin"), start=1000, stop=1101)],
         ),
@@ -74,8 +83,8 @@ def test_every_step_and_evaluation_is_written_down(tmp_path, ranks):
     assert [line["step"] for line in run.evals()] == [0, 4, 6]
     assert [line["train_s"] for line in run.evals()] == pytest.approx([0, steps.step_s[:4].sum(), steps.step_s.sum()])
     assert probes["time"]["train_s"] == pytest.approx(steps.step_s.sum())
-    assert probes["memory"][0]["parameters"] == 4 * probes["parameters"] == probes["memory_predicted"]["parameters"]
-    assert probes["memory_predicted"]["optimizer"] == 8 * probes["parameters"]
+    assert probes["memory"][0]["parameters"] == 4 * probes["parameters"] == probes["predicted_memory"]["parameters"]
+    assert probes["predicted_memory"]["optimizer"] == 8 * probes["parameters"]
     assert probes["attention_kernels"] == ["_scaled_dot_product_flash_attention_for_cpu"]
     assert probes["decoding"] == probes["lengths"] == []
 
@@ -174,19 +183,19 @@ def test_the_phases_of_a_step_are_measured_and_add_up(tmp_path, ranks):
         assert len(seconds) == N_TIMED and min(seconds) >= 0, name
     assert min(phases["forward_s"]) > 0 and min(phases["backward_s"]) > 0 and min(phases["optimizer_s"]) > 0
     assert phases["waiting_s"] == [0] * N_TIMED, "one process waits for nobody"
-    assert probes["traffic"] == [{}] and probes["traffic_predicted_bytes"] == 0
+    assert probes["traffic"] == [{}] and probes["predicted_bytes_sent"] == 0
 
 
 # -- evaluation ------------------------------------------------------------------------------------------------------
 
 
 def model(run_spec):
-    made = Parts(Shape(**run_spec.model.model_dump()), run_spec.axes, []).model().to_empty(device="cpu")
+    made = ModelBuilder(ModelShape(**run_spec.model.model_dump()), run_spec.axes, []).model().to_empty(device="cpu")
     fill(made, 0)
     return made
 
 
-class Alone(Ranks):
+class Alone(DistributedContext):
     """A rank whose sums stay its own, so that a test can put several together."""
 
     def sum(self, *values):
@@ -211,12 +220,12 @@ def test_validation_loss_is_the_mean_over_all_windows_and_in_bits_per_byte(tmp_p
     assert line["bits_per_byte"] == pytest.approx(nats / n_bytes / math.log(2), rel=1e-6)
 
 
-@pytest.mark.parametrize("n_ranks", [2, 5, 7])
-def test_the_sums_over_any_number_of_ranks_are_those_of_one(tmp_path, n_ranks):
+@pytest.mark.parametrize("world_size", [2, 5, 7])
+def test_the_sums_over_any_number_of_ranks_are_those_of_one(tmp_path, world_size):
     """12 windows on 5 or 7 ranks: those that only fill up must not count."""
     run_spec, totals = spec(tmp_path), []
     net = model(run_spec)
-    for n in (1, n_ranks):
+    for n in (1, world_size):
         parts = [Alone(rank, n, torch.device("cpu")) for rank in range(n)]
         for part in parts:
             Evaluation(Run(tmp_path), run_spec, part)(net, step=0, train_s=0.0)

@@ -6,20 +6,21 @@ import pytest
 import torch
 from torch import nn
 
-from harness.model.builder import Parts
+from harness.model.builder import ModelBuilder
 from harness.model.initialization import fill
-from harness.results.records import Choice, Train
+from harness.results.records import Train, VariantChoice
 from harness.training import optimizer as optim
-from variants.base import Shape
+from variants.base import ModelShape
 
-SHAPE = Shape(n_layer=2, n_head=2, n_embd=16, seq_len=8, vocab_size=11)
+SHAPE = ModelShape(n_layer=2, n_head=2, n_embd=16, seq_len=8, vocab_size=11)
 
 
 def make():
     axes = {
-        axis: Choice(use=use, label=use, options={}) for axis, use in (("positional", "learned"), ("attention", "mha"))
+        axis: VariantChoice(name=use, label=use, options={})
+        for axis, use in (("positional", "learned"), ("attention", "mha"))
     }
-    model = Parts(SHAPE, axes, []).model().to_empty(device="cpu")
+    model = ModelBuilder(SHAPE, axes, []).model().to_empty(device="cpu")
     fill(model, 0)
     return model
 

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from harness.results.records import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
+from harness.results.records import (
+    Expected,
+    Place,
+    ResolvedData,
+    ResolvedModel,
+    RunSpec,
+    TokenSlice,
+    Train,
+    VariantChoice,
+)
 from harness.results.store import Run
 from harness.training import loop, resume
 from harness.training import optimizer as optim
@@ -42,12 +51,12 @@ def spec(root, keep="weights", every=2, **changes):
     parts = [TokenSlice(file=str(root / "tokens.bin"), start=a, stop=b) for a, b in ((0, 1000), (1000, 1101))]
     train = {"steps": STEPS, "tokens_per_step": 8 * SEQ_LEN, "micro_batch": 4, "lr": 1e-2, "eval_every": 3}
     return RunSpec(
-        study="study", run_id="run", entry_id="run", seed=0, comparable="", baseline=variants,
-        axes={axis: Choice(use=use, label=use, options={}) for axis, use in variants.items()},
+        study="study", run_id="run", entry_id="run", seed=0, settings_hash="", baseline=variants,
+        axes={axis: VariantChoice(name=use, label=use, options={}) for axis, use in variants.items()},
         model=ResolvedModel(n_layer=2, n_head=2, n_embd=16, seq_len=SEQ_LEN, vocab_size=VOCAB, dropout=0.2),
         data=ResolvedData(corpus="synthetic", tokenizer="bytes", sha256=""), train=Train(**train | changes),
         launch=Place(
-            nproc=1, timeout_s=None, checkpoint_every=every, keep=keep, variant_paths=[],
+            world_size=1, timeout_s=None, checkpoint_every=every, keep=keep, variant_paths=[],
             train_tokens=parts[:1], val_tokens=parts[1:], token_bytes=str(root / "bytes.npy"),
         ),
         expected=Expected(parameters=0, flops_per_token=0, memory_bytes=0),
@@ -93,12 +102,12 @@ def whole(root, tmp_path_factory):
     """The curve of a run that nothing disturbed, what its probes measured, and its weights."""
     import torch.distributed as dist
 
-    from harness.distributed.process_group import Ranks
+    from harness.distributed.process_group import DistributedContext
 
     rendezvous = tmp_path_factory.mktemp("group") / "rendezvous"
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=0, world_size=1)
     run = begun(root / "whole", root)
-    probes = train(run, spec(root), Ranks(0, 1, torch.device("cpu")))
+    probes = train(run, spec(root), DistributedContext(0, 1, torch.device("cpu")))
     dist.destroy_process_group()
     assert len(run.steps()) == STEPS and [line["step"] for line in run.evals()] == [0, 3, 6, 9]
     return curve(run), probes, (run.newest_checkpoint / "model.safetensors").read_bytes()

@@ -9,21 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.distributed.process_group import Ranks, join
-from harness.model.builder import Parts
-from harness.model.initialization import agreed_hash, fill
-from harness.results.records import Choice, Train
+from harness.distributed.process_group import DistributedContext, join
+from harness.model.builder import ModelBuilder
+from harness.model.initialization import check_same_parameters, fill
+from harness.results.records import Train, VariantChoice
 from harness.training import optimizer as optim
 from harness.training.checkpointing import load_state, save_state
 from variants import registry as catalogue
-from variants.base import Shape
+from variants.base import ModelShape
 
 ROOT = Path(__file__).parents[2]
-SHAPE = Shape(n_layer=2, n_head=4, n_embd=16, seq_len=8, vocab_size=17)  # ranks have unequal shares of 17 rows
+SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=16, seq_len=8, vocab_size=17)  # ranks have unequal shares of 17 rows
 AXES = {"positional": "t5", "attention": "differential", "mlp": "swiglu"}  # what is divided in every way that there is
 
 
-def takers():
+def runnable_parallelisms():
     """Return the parallelisms that run here, with the fewest processes that each takes beyond one."""
     found = {}
     for name in catalogue.files("parallelism"):
@@ -34,14 +34,14 @@ def takers():
     return found
 
 
-TAKERS = takers()
+TAKERS = runnable_parallelisms()
 
 
 def make(ranks, parallelism="single", seed=0):
     options = {"mlp": {"width": 24}}
-    axes = {axis: Choice(use=use, label=use, options=options.get(axis, {})) for axis, use in AXES.items()}
-    axes["parallelism"] = Choice(use=parallelism, label=parallelism, options={"nproc": ranks.n_ranks})
-    parts = Parts(SHAPE, axes, [])
+    axes = {axis: VariantChoice(name=use, label=use, options=options.get(axis, {})) for axis, use in AXES.items()}
+    axes["parallelism"] = VariantChoice(name=parallelism, label=parallelism, options={"nproc": ranks.world_size})
+    parts = ModelBuilder(SHAPE, axes, [])
     gpt, spread = parts.model(), parts.parallelism()
     model = spread.wrap(gpt, ranks.device, "fp32")
     fill(gpt, seed, whole=parts.model())
@@ -69,7 +69,7 @@ def relay(root, names):
             gpt, model, optimizer, spread = make(ranks, name, seed=1)
             before = (root / "newest").read_text()
             record = {"from": before, "n_done": load_state(root / before, gpt, optimizer)}
-            record["hash"] = agreed_hash(gpt, ranks)
+            record["hash"] = check_same_parameters(gpt, ranks)
             if ranks.is_first:
                 (root / name).mkdir()
             ranks.gather(None)
@@ -86,13 +86,13 @@ def relayed(tmp_path_factory):
     """Two steps on one process, then `relay` on two and on four; return the folder and what the one has."""
     root = tmp_path_factory.mktemp("relay")
     torch.distributed.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=0, world_size=1)
-    ranks = Ranks(0, 1, torch.device("cpu"))
+    ranks = DistributedContext(0, 1, torch.device("cpu"))
     gpt, model, optimizer, spread = make(ranks)
     step(model, optimizer, spread, 2)
     (root / "first").mkdir()
     save_state(root / "first", 2, gpt, optimizer)
     (root / "newest").write_text("first")
-    hashed = agreed_hash(gpt, ranks)
+    hashed = check_same_parameters(gpt, ranks)
     losses = step(model, optimizer, spread, 3)
     torch.distributed.destroy_process_group()
     for n in (2, 4):

@@ -3,22 +3,22 @@
 import pytest
 import torch
 
-from harness.model.builder import Parts
-from harness.model.initialization import UnfitError, fill
+from harness.model.builder import ModelBuilder
+from harness.model.initialization import IncompatibleWeightsError, fill
 from harness.model.weights import GPT2
-from harness.results.records import Choice
-from variants.base import Shape
+from harness.results.records import VariantChoice
+from variants.base import ModelShape
 
-SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=12, vocab_size=17)
+SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=12, vocab_size=17)
 D = SHAPE.head_dim
 
 
 def make(positional="learned", attention="mha", seed=0, theirs=None, shape=SHAPE, **options):
     axes = GPT2 | {
-        "positional": Choice(use=positional, label="", options={}),
-        "attention": Choice(use=attention, label="", options=options),
+        "positional": VariantChoice(name=positional, label="", options={}),
+        "attention": VariantChoice(name=attention, label="", options=options),
     }
-    model = Parts(shape, axes, []).model().to_empty(device="cpu")
+    model = ModelBuilder(shape, axes, []).model().to_empty(device="cpu")
     return model, fill(model, seed, theirs)
 
 
@@ -120,7 +120,7 @@ def test_fewer_groups_are_pooled_to_fewer_still_and_the_same_number_is_loaded(th
 
 def test_all_that_does_not_fit_is_named_at_once(theirs):
     wrong = theirs | {"wte.weight": torch.zeros(9, SHAPE.n_embd), "h.0.mlp.c_fc.weight": torch.zeros(2, 2)}
-    with pytest.raises(UnfitError) as raised:
+    with pytest.raises(IncompatibleWeightsError) as raised:
         make(theirs=wrong)
     assert sorted(raised.value.problems) == [
         "h.0.mlp.c_fc.weight: (2, 2) there, (128, 32) here, and no conversion is defined",
@@ -130,5 +130,7 @@ def test_all_that_does_not_fit_is_named_at_once(theirs):
 
 def test_a_variants_tensor_without_a_conversion_is_refused():
     mqa = weights(make(attention="mqa")[0])
-    with pytest.raises(UnfitError, match=r"h.0.attn.c_attn.weight: \(48, 32\) there, \(96, 32\) here, and no conv"):
+    with pytest.raises(
+        IncompatibleWeightsError, match=r"h.0.attn.c_attn.weight: \(48, 32\) there, \(96, 32\) here, and no conv"
+    ):
         make(attention="mha", theirs=mqa)

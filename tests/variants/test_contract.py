@@ -16,15 +16,15 @@ from torch import nn
 from torch.autograd import gradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.model.builder import Parts
+from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.model.initialization import fill
 from harness.probes.first_step import CPU_KERNELS
 from variants import registry as catalogue
 from variants.attention.mha import MultiHead
-from variants.base import AXES, Initial, Part, Positional, Shape
+from variants.base import AXES, InitSpec, ModelShape, Part, Positional
 
-SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
+SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
 T, C, H, D = SHAPE.seq_len, SHAPE.n_embd, SHAPE.n_head, SHAPE.head_dim
 B = 3
 SAMPLES = {  # values to try, alone or, where an option has no default, with all others at their defaults
@@ -54,14 +54,14 @@ WITH = {"scaling": {"factor": 2.0}}  # what an option needs beside it
 class DistanceBias(Positional):
     """A bias for each head that falls with distance, as ALiBi's (Press et al. 2022), with slopes that are trained."""
 
-    uses_bias = True
+    has_bias = True
 
     def __init__(self, shape, options):
         super().__init__(shape, options)
         self.slope = nn.Parameter(0.5 ** torch.arange(1.0, shape.n_head + 1))
 
     def initial(self):
-        return {"slope": Initial(std=1.0)}
+        return {"slope": InitSpec(std=1.0)}
 
     def bias(self, q_positions, k_positions):
         distance = q_positions[..., None, :, None] - k_positions[..., None, None, :]
@@ -132,7 +132,7 @@ def fit(attention, positional):
     if attention.trouble or positional.trouble:
         return True
     width = attention.cls.rotary_dim(SHAPE, attention.options)
-    placed = attention.cls.takes_bias or not positional.cls.uses_bias
+    placed = attention.cls.supports_bias or not positional.cls.has_bias
     return placed and not positional.cls.check_rotary(width, positional.options)
 
 
@@ -185,7 +185,7 @@ def make_pair(attention, positional):
 
 
 def make_gpt(attention, positional, norm=None, mlp=None, shape=SHAPE):
-    parts = Parts(shape, {}, [])
+    parts = ModelBuilder(shape, {}, [])
     parts.positional, parts.attention = lambda: positional.make(shape), lambda layer: attention.make(shape, layer=layer)
     if norm is not None:
         parts.norm, parts.mlp = lambda: norm.make(shape), lambda: mlp.make(shape)
@@ -311,7 +311,7 @@ def test_attention_and_its_gradients_agree_with_the_plain_formula(attention, pos
     need_reference(attention)
     sees = head_seen_by(attention, positional).to(device)
     attention, positional = attention.to(device), positional.to(device)
-    parameters = [*attention.parameters(), *(p for p in positional.parameters() if positional.uses_bias)]
+    parameters = [*attention.parameters(), *(p for p in positional.parameters() if positional.has_bias)]
     x, probe = inputs().to(device).requires_grad_(), inputs(6).to(device)
 
     y = attention(x, POSITIONS.to(device), positional)
@@ -522,10 +522,10 @@ def test_positional_keeps_shapes_and_precision(positional):
 
 @every_positional
 def test_positional_says_truly_whether_it_has_a_bias(positional):
-    """The study refuses pairs by `uses_bias`; a bias that is not declared would be dropped in silence."""
+    """The study refuses pairs by `has_bias`; a bias that is not declared would be dropped in silence."""
     positional = positional.make()
     bias = positional.bias(POSITIONS, POSITIONS[:5])
-    assert (bias is not None) == positional.uses_bias
+    assert (bias is not None) == positional.has_bias
     if bias is not None:
         assert bias.shape in ((H, T, 5), (1, T, 5))
         blocks = positional.bias(POSITIONS.view(3, 8), POSITIONS.view(3, 8))
@@ -537,7 +537,7 @@ def test_positional_says_truly_whether_it_has_a_bias(positional):
 @every_positional
 def test_positional_says_truly_whether_it_reaches_beyond_the_trained_length(positional):
     positional, beyond = randomise(positional.make()), torch.arange(T, 2 * T)
-    if positional.extends:
+    if positional.extrapolates:
         for value in apply(positional, beyond, inputs()):
             assert value.isfinite().all()
     else:
@@ -626,7 +626,7 @@ def test_stated_flops_of_an_mlp_are_those_that_are_counted(mlp):
 
 # -- gradients and compilation ---------------------------------------------------------------------------------------
 
-SMALL = Shape(n_layer=2, n_head=4, n_embd=16, seq_len=7, vocab_size=5)  # 5 does not divide it, heads are 4 wide
+SMALL = ModelShape(n_layer=2, n_head=4, n_embd=16, seq_len=7, vocab_size=5)  # 5 does not divide it, heads are 4 wide
 
 
 def check_gradients(module, call, *inputs):
@@ -652,7 +652,7 @@ def make_small(case, **kwargs):
 def test_gradients_of_attention_are_those_of_differences(attention):
     """A backward pass that is wrong in one term still trains, only worse, and the variant takes the blame."""
     module, positions = make_small(attention, layer=0), torch.arange(SMALL.seq_len)
-    positional = DistanceBias(SMALL, None) if attention.cls.takes_bias else Positional(SMALL, None)
+    positional = DistanceBias(SMALL, None) if attention.cls.supports_bias else Positional(SMALL, None)
     positional = randomise(positional).double().requires_grad_(False)
     x = inputs(3, 2, SMALL.seq_len, SMALL.n_embd)
     check_gradients(module, lambda call, x: [call(x, positions, positional)], x)
@@ -735,7 +735,7 @@ def test_a_part_that_starts_from_its_like_is_taken_over_whole(axis, case):
     """What a checkpoint held and a run left behind would be reported as the cost of going on."""
     part, fresh = part_of(axis, case, 0)
     theirs = part_of(axis, case, 1)[1]
-    adopted = part.adopt(theirs, fresh)
+    adopted = part.load_from(theirs, fresh)
     assert {name: a.how for name, a in adopted.items()} == dict.fromkeys(fresh, "loaded")
     assert all(torch.equal(a.values, theirs[name]) for name, a in adopted.items())
 
@@ -750,7 +750,7 @@ def test_a_part_that_starts_from_another_variant_uses_its_matrices_or_refuses(ax
     for other in PARTS[axis]:
         theirs = part_of(axis, other, 1)[1]
         try:
-            adopted = part.adopt(theirs, fresh)
+            adopted = part.load_from(theirs, fresh)
         except ValueError:
             continue
         for name, a in adopted.items():

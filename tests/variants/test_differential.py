@@ -10,9 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.model.initialization import fill
 from harness.probes.first_step import CPU_KERNELS
 from variants import registry as catalogue
-from variants.base import Positional, Shape
+from variants.base import ModelShape, Positional
 
-SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
+SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
 T, C, H, D = SHAPE.seq_len, SHAPE.n_embd, SHAPE.n_head, SHAPE.head_dim
 POSITIONS = torch.arange(T)
 CPU = torch.device("cpu")
@@ -103,7 +103,7 @@ def test_it_is_the_formula_of_the_paper_and_so_are_its_gradients(layer, options,
 
 @pytest.mark.parametrize("name", ["rope", "t5"])
 def test_gradients_are_those_of_finite_differences(name):
-    shape = Shape(n_layer=1, n_head=2, n_embd=8, seq_len=4, vocab_size=3)
+    shape = ModelShape(n_layer=1, n_head=2, n_embd=8, seq_len=4, vocab_size=3)
     layer, positional = make(shape=shape).double(), position(name, shape).double()
     x, names = inputs(1, shape).double().requires_grad_(), [name for name, _ in layer.named_parameters()]
 
@@ -206,7 +206,7 @@ def test_bf16_is_the_same_but_for_rounding():
 
 def test_both_maps_take_the_fused_kernel_and_none_is_held():
     """Whole maps of T x T are what the definition asks for and no long sequence has room for."""
-    shape = Shape(n_layer=1, n_head=4, n_embd=32, seq_len=512, vocab_size=13)
+    shape = ModelShape(n_layer=1, n_head=4, n_embd=32, seq_len=512, vocab_size=13)
     layer, x = make(shape=shape), inputs(1, shape).requires_grad_()
     counter, held = FlopCounterMode(display=False, custom_mapping=CPU_KERNELS), []
     with counter, torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t.numel()) or t, lambda t: t):
@@ -246,14 +246,14 @@ def test_what_it_shares_with_multi_head_attention_starts_from_the_same_bits():
 )
 def test_what_cannot_work_is_refused_with_the_reason(n_embd, options, problems):
     cls = catalogue.load("attention", "differential")
-    shape = Shape(n_layer=1, n_head=4, n_embd=n_embd, seq_len=8, vocab_size=13)
+    shape = ModelShape(n_layer=1, n_head=4, n_embd=n_embd, seq_len=8, vocab_size=13)
     assert cls.check(shape, cls.Options(**options)) == problems
 
 
 def test_rope_refuses_halves_of_odd_width():
     """Heads of 6 are even, and their halves cannot turn in pairs."""
     cls, rope = catalogue.load("attention", "differential"), catalogue.load("positional", "rope")
-    shape = Shape(n_layer=1, n_head=4, n_embd=24, seq_len=8, vocab_size=13)
+    shape = ModelShape(n_layer=1, n_head=4, n_embd=24, seq_len=8, vocab_size=13)
     assert rope.check(shape, rope.Options()) == {}
     assert "= 1 * 3 = 3 must be even" in rope.check_rotary(cls.rotary_dim(shape, cls.Options()), rope.Options())[""]
 
@@ -272,10 +272,10 @@ def test_projections_that_were_trained_for_one_map_are_refused(name, options):
     """They have the very same names and shapes, and halved they mean nothing."""
     layer, other = make(), make(name, **options)
     with pytest.raises(ValueError, match="lambda_q1: missing there, and no conversion to differential attention"):
-        layer.adopt(tensors(other), tensors(layer))
+        layer.load_from(tensors(other), tensors(layer))
 
 
 def test_its_own_like_is_loaded_whole():
     layer, other = make(), make()
-    adopted = layer.adopt(tensors(other), tensors(layer))
+    adopted = layer.load_from(tensors(other), tensors(layer))
     assert {name: a.how for name, a in adopted.items()} == dict.fromkeys(tensors(layer), "loaded")

@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.model.initialization import fill
 from harness.probes.first_step import CPU_KERNELS
 from variants import registry as catalogue
-from variants.base import Positional, Shape
+from variants.base import ModelShape, Positional
 
-SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
+SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
 T, C, H, D = SHAPE.seq_len, SHAPE.n_embd, SHAPE.n_head, SHAPE.head_dim
 POSITIONS = torch.arange(T)
 CPU = torch.device("cpu")
@@ -104,7 +104,7 @@ def test_it_is_the_formula_of_the_paper_and_so_are_its_gradients(options, name, 
 
 @pytest.mark.parametrize("name", ["rope", "t5"])
 def test_gradients_are_those_of_finite_differences(name):
-    shape = Shape(n_layer=1, n_head=2, n_embd=8, seq_len=4, vocab_size=3)
+    shape = ModelShape(n_layer=1, n_head=2, n_embd=8, seq_len=4, vocab_size=3)
     layer, positional = make(shape=shape, kv_rank=3, q_rank=5, rope_dim=2).double(), position(name, shape).double()
     x, names = inputs(1, shape).double().requires_grad_(), [name for name, _ in layer.named_parameters()]
 
@@ -209,7 +209,7 @@ def test_decoding_in_bf16_is_the_same_but_for_rounding():
 
 
 def test_training_takes_the_fused_kernel_and_holds_no_square_of_scores():
-    shape = Shape(n_layer=1, n_head=4, n_embd=32, seq_len=1024, vocab_size=13)
+    shape = ModelShape(n_layer=1, n_head=4, n_embd=32, seq_len=1024, vocab_size=13)
     layer, x = make(shape=shape), inputs(1, shape).requires_grad_()
     counter, seen = FlopCounterMode(display=False, custom_mapping=CPU_KERNELS), LargestTensor()
     with counter, seen:
@@ -303,11 +303,11 @@ def test_what_another_attention_learned_is_refused_and_never_dropped(theirs, rea
     """A run that says it goes on from a checkpoint and starts attention afresh would be believed."""
     layer, other = make(), make(theirs[0], **theirs[1])
     with pytest.raises(ValueError, match=reason):
-        layer.adopt(tensors(other), tensors(layer))
+        layer.load_from(tensors(other), tensors(layer))
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_its_own_like_is_loaded_whole(options):
     layer, other = make(**options), make(**options)
-    adopted = layer.adopt(tensors(other), tensors(layer))
+    adopted = layer.load_from(tensors(other), tensors(layer))
     assert {name: a.how for name, a in adopted.items()} == dict.fromkeys(tensors(layer), "loaded")

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from harness.model.builder import Parts
-from harness.model.initialization import UnfitError, fill
-from harness.results.records import Choice
+from harness.model.builder import ModelBuilder
+from harness.model.initialization import IncompatibleWeightsError, fill
+from harness.results.records import VariantChoice
 from variants import registry as catalogue
-from variants.base import Shape
+from variants.base import ModelShape
 
-SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
+SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
 C = SHAPE.n_embd
 
 
@@ -90,9 +90,9 @@ def test_rmsnorm_is_llamas():
 # -- MLPs ------------------------------------------------------------------------------------------------------------
 
 
-def two_layers(bend):
+def two_layers(activation):
     def formula(p, x):
-        return bend(x @ p["c_fc.weight"].T + p["c_fc.bias"]) @ p["c_proj.weight"].T + p["c_proj.bias"]
+        return activation(x @ p["c_fc.weight"].T + p["c_fc.bias"]) @ p["c_proj.weight"].T + p["c_proj.bias"]
 
     return formula
 
@@ -111,9 +111,9 @@ def swiglu(x):
 
 
 @pytest.mark.parametrize("width", [0, 1, 24])
-@pytest.mark.parametrize(("name", "bend"), [("gelu", gelu), ("relu2", relu2), ("swiglu", swiglu)])
-def test_an_mlp_is_its_formula(name, bend, width):
-    agree(make("mlp", name, width=width), two_layers(bend), inputs())
+@pytest.mark.parametrize(("name", "activation"), [("gelu", gelu), ("relu2", relu2), ("swiglu", swiglu)])
+def test_an_mlp_is_its_formula(name, activation, width):
+    agree(make("mlp", name, width=width), two_layers(activation), inputs())
 
 
 def test_swiglu_is_llamas():
@@ -154,7 +154,7 @@ def test_an_mlp_is_as_wide_as_stated_and_costs_what_its_matrices_do(name, width,
 @pytest.mark.parametrize("n_embd", [32, 64, 100, 384, 768, 1600])
 def test_a_gated_mlp_has_as_many_parameters_as_the_one_it_is_compared_with(n_embd):
     """Else it wins or loses by size, which is what Shazeer 2020 takes care to rule out (section 3.1)."""
-    shape = Shape(n_layer=2, n_head=4, n_embd=n_embd, seq_len=24, vocab_size=13)
+    shape = ModelShape(n_layer=2, n_head=4, n_embd=n_embd, seq_len=24, vocab_size=13)
     with torch.device("meta"):
         counts, flops = {}, {}
         for name in ("gelu", "relu2", "swiglu"):
@@ -178,10 +178,10 @@ def test_a_width_that_cannot_work_is_refused(name):
 
 def begin(norm="layernorm", mlp="gelu", seed=0, theirs=None, **options):
     axes = {
-        "norm": Choice(use=norm, label=norm, options={}),
-        "mlp": Choice(use=mlp, label=mlp, options=options),
+        "norm": VariantChoice(name=norm, label=norm, options={}),
+        "mlp": VariantChoice(name=mlp, label=mlp, options=options),
     }
-    model = Parts(SHAPE, axes, []).model().to_empty(device="cpu")
+    model = ModelBuilder(SHAPE, axes, []).model().to_empty(device="cpu")
     origin = fill(model, seed, theirs)
     return {name: p.detach() for name, p in model.named_parameters()}, origin
 
@@ -240,10 +240,12 @@ def test_a_norm_goes_on_from_the_other_with_its_gain():
     [
         ({"mlp": "gelu"}, {"mlp": "swiglu"}),
         ({"mlp": "swiglu"}, {"mlp": "gelu"}),
-        ({"mlp": "gelu", "width": 48}, {"mlp": "swiglu", "width": 24}),  # of equal widths before the bend
+        ({"mlp": "gelu", "width": 48}, {"mlp": "swiglu", "width": 24}),  # of equal widths before the activation
         ({"mlp": "relu2"}, {"mlp": "relu2", "width": 24}),
     ],
 )
 def test_an_mlp_of_other_matrices_is_refused_with_both_shapes(one, other):
-    with pytest.raises(UnfitError, match=r"h.0.mlp.c_(fc|proj).*: \(.*\) there, \(.*\) here, and no conversion"):
+    with pytest.raises(
+        IncompatibleWeightsError, match=r"h.0.mlp.c_(fc|proj).*: \(.*\) there, \(.*\) here, and no conversion"
+    ):
         begin(**one, theirs=begin(**other, seed=1)[0])

@@ -14,14 +14,23 @@ import pytest
 import torch
 from torch import nn
 
-from harness.model.builder import Parts
-from harness.results.records import Choice, Expected, Place, ResolvedData, ResolvedModel, RunSpec, TokenSlice, Train
+from harness.model.builder import ModelBuilder
+from harness.results.records import (
+    Expected,
+    Place,
+    ResolvedData,
+    ResolvedModel,
+    RunSpec,
+    TokenSlice,
+    Train,
+    VariantChoice,
+)
 from harness.results.store import Run
 from variants import registry as catalogue
-from variants.base import Positional, Shape
+from variants.base import ModelShape, Positional
 
 ROOT = Path(__file__).parents[2]
-SHAPE = Shape(n_layer=2, n_head=4, n_embd=16, seq_len=8, vocab_size=17)  # ranks have unequal shares of 17 rows
+SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=16, seq_len=8, vocab_size=17)  # ranks have unequal shares of 17 rows
 
 SCRIPT = """
 import json, os, sys
@@ -30,7 +39,7 @@ from pytest import MonkeyPatch
 from harness.results.records import RunSpec
 from harness.results.store import Run
 from harness.training import loop
-from harness.model.initialization import agreed_hash
+from harness.model.initialization import check_same_parameters
 from harness.probes import peak_flops as peak
 from harness.distributed.process_group import join
 
@@ -40,10 +49,10 @@ models = []
 
 def hash_of(gpt, ranks):
     models.append(gpt)
-    return agreed_hash(gpt, ranks)
+    return check_same_parameters(gpt, ranks)
 
 
-loop.agreed_hash = hash_of
+loop.check_same_parameters = hash_of
 faults = json.loads(os.environ["FAULTS"])
 with join("cpu") as ranks:
     for folder in map(Path, sys.argv[1:]):
@@ -52,7 +61,7 @@ with join("cpu") as ranks:
         exec(faults.get(folder.name, ""))
         try:
             probes = loop.train(run, RunSpec.model_validate(run.spec), ranks)
-            probes["final_hash"] = agreed_hash(models[-1], ranks)
+            probes["final_hash"] = check_same_parameters(models[-1], ranks)
         except RuntimeError as error:
             probes = {"error": str(error)}
         patch.undo()
@@ -122,12 +131,12 @@ def chosen(parts):
     return {axis: part if isinstance(part, tuple) else (part, {}) for axis, part in parts.items()}
 
 
-def misfit(how, parts):
+def why_unsupported(how, parts):
     """Return why a parallelism refuses a model."""
     name, options = how
     cls = catalogue.load("parallelism", name)
-    axes = {axis: Choice(use=use, label=use, options=options) for axis, (use, options) in chosen(parts).items()}
-    return cls(cls.Options(**options)).misfit(Parts(SHAPE, axes, []).model)
+    axes = {axis: VariantChoice(name=use, label=use, options=options) for axis, (use, options) in chosen(parts).items()}
+    return cls(cls.Options(**options)).why_unsupported(ModelBuilder(SHAPE, axes, []).model)
 
 
 def plan(folder, label, how, parts=GPT2, steps=50, **train):
@@ -141,9 +150,9 @@ def plan(folder, label, how, parts=GPT2, steps=50, **train):
     ]
     shape = dataclasses.asdict(SHAPE)
     spec = RunSpec(
-        study="study", run_id=label, entry_id=label, seed=0, comparable="",
+        study="study", run_id=label, entry_id=label, seed=0, settings_hash="",
         baseline={axis: use for axis, (use, _) in axes.items()},
-        axes={axis: Choice(use=use, label=use, options=options) for axis, (use, options) in axes.items()},
+        axes={axis: VariantChoice(name=use, label=use, options=options) for axis, (use, options) in axes.items()},
         model=ResolvedModel(**shape),
         data=ResolvedData(corpus="synthetic", tokenizer="bytes", sha256=""),
         train=Train(**{
@@ -152,7 +161,7 @@ def plan(folder, label, how, parts=GPT2, steps=50, **train):
         }),
         probes={"lengths": [5]} if steps > 2 else {},
         launch=Place(
-            nproc=how[1]["nproc"], timeout_s=None, variant_paths=[], token_bytes=str(folder / "bytes.npy"),
+            world_size=how[1]["nproc"], timeout_s=None, variant_paths=[], token_bytes=str(folder / "bytes.npy"),
             train_tokens=slices[:1], val_tokens=slices[1:], keep="weights" if steps > 2 else "nothing",
         ),
         expected=Expected(parameters=0, flops_per_token=0, memory_bytes=0),
@@ -178,7 +187,7 @@ def trained(folder, nproc, hows):
     for label, how in hows.items():
         runs[label] = plan(folder, label, how)
         for of, parts in PARTS.items():
-            if label in NAMES and not misfit(how, parts):
+            if label in NAMES and not why_unsupported(how, parts):
                 runs[label, of] = plan(folder, f"{label}-{of}", how, parts, steps=2)
     torchrun(folder, nproc, runs.values())
     return runs
@@ -217,7 +226,11 @@ def test_several_processes_train_what_one_does(runs, label):
 
 
 FITTING = [
-    (label, of) for label in EXACT if label in NAMES for of, parts in PARTS.items() if not misfit(ALL[label], parts)
+    (label, of)
+    for label in EXACT
+    if label in NAMES
+    for of, parts in PARTS.items()
+    if not why_unsupported(ALL[label], parts)
 ]
 
 
@@ -241,8 +254,8 @@ def test_what_is_counted_is_what_is_executed(runs):
     for label, (name, options) in ALL.items():
         cls = catalogue.load("parallelism", name)
         parallelism = cls(cls.Options(**options))
-        n_alike = parallelism.nproc // parallelism.n_data
-        assert runs[label].probes["flops_per_token_counted"] == one + (n_alike - 1) * output, label
+        replication = parallelism.world_size // parallelism.data_parallel_size
+        assert runs[label].probes["flops_per_token_counted"] == one + (replication - 1) * output, label
 
 
 @pytest.mark.parametrize("label", ALL)
@@ -250,7 +263,7 @@ def test_a_rank_holds_the_part_that_is_stated(runs, label):
     """The memory estimate of `list` is made from it, and sharding is chosen for it."""
     name, options = ALL[label]
     cls = catalogue.load("parallelism", name)
-    model = Parts(SHAPE, {}, []).model()
+    model = ModelBuilder(SHAPE, {}, []).model()
     shares = cls(cls.Options(**options)).shares(model)
     assert next(model.parameters()).device.type == "meta" and model.h[0].attn.n_head == SHAPE.n_head, "as it was"
     (one,), many = runs["single"].probes["memory"], runs[label].probes["memory"]
@@ -367,8 +380,8 @@ def test_a_rank_sends_what_theory_predicts(runs, name):
     for rank in probes["traffic"]:
         sent = sum(calls["sent_bytes"] for calls in rank.values())
         assert sent > 0 and all(calls["calls"] > 0 for calls in rank.values())
-        if probes["traffic_predicted_bytes"] is not None:
-            assert sent == pytest.approx(probes["traffic_predicted_bytes"], rel=0.02)
+        if probes["predicted_bytes_sent"] is not None:
+            assert sent == pytest.approx(probes["predicted_bytes_sent"], rel=0.02)
 
 
 def test_traffic_by_hand(runs):
@@ -442,7 +455,7 @@ REFUSED = {  # of what is tried here; all else is trained
 @pytest.mark.parametrize("label", ["tp", "fsdp_tp"])
 def test_what_does_not_divide_is_refused_and_nothing_else_is(label):
     """A key-value head that two processes share would be trained twice, and nobody would see it."""
-    told = {of: misfit(ALL[label], parts) for of, parts in PARTS.items()}
+    told = {of: why_unsupported(ALL[label], parts) for of, parts in PARTS.items()}
     assert {of for of in told if told[of]} == REFUSED.keys()
     assert all(told[of].startswith(reason) for of, reason in REFUSED.items())
 
@@ -451,13 +464,13 @@ def test_a_part_that_does_not_say_how_it_divides_is_refused():
     """A user's own attention, whose parameters the shipped one knows nothing of, or a bias of all heads."""
 
     def make(attention=None, positional=None):
-        parts = Parts(SHAPE, {}, [])
+        parts = ModelBuilder(SHAPE, {}, [])
         if attention is not None:
             parts.attention = lambda layer: attention(SHAPE, attention.Options(), layer)
         if positional is not None:
             parts.positional = lambda: positional(SHAPE, None)
         cls = catalogue.load("parallelism", "tp")
-        return cls(cls.Options(nproc=2)).misfit(parts.model)
+        return cls(cls.Options(nproc=2)).why_unsupported(parts.model)
 
     mha = catalogue.load("attention", "mha")
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from variants import registry as catalogue
-from variants.base import Shape
+from variants.base import ModelShape
 
-SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
+SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
 T, C, H, D = SHAPE.seq_len, SHAPE.n_embd, SHAPE.n_head, SHAPE.head_dim
 TURNS, EVEN = "rope turns pairs of dimensions: fraction * head_dim =", "must be even, above 0 and at most head_dim"
 SCALED = "must be above 1 with a scaling, 1 without one"
@@ -87,7 +87,7 @@ def test_the_two_pairings_are_one_rotation_of_reordered_dimensions():
         assert torch.equal(one[..., order], other)
 
 
-LONG = Shape(n_layer=1, n_head=2, n_embd=128, seq_len=4096, vocab_size=13)  # heads of 64
+LONG = ModelShape(n_layer=1, n_head=2, n_embd=128, seq_len=4096, vocab_size=13)  # heads of 64
 
 
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
@@ -169,7 +169,7 @@ def test_rope_is_llamas(scaling, factor):
 @pytest.mark.parametrize(("seq_len", "factor"), [(24, 1.5), (256, 2.0), (4096, 1.25), (4096, 4.0), (131072, 32.0)])
 def test_scaled_frequencies_are_those_of_transformers(seq_len, factor, theta, fraction):
     utils = pytest.importorskip("transformers.modeling_rope_utils")
-    shape = Shape(n_layer=1, n_head=2, n_embd=128, seq_len=seq_len, vocab_size=13)
+    shape = ModelShape(n_layer=1, n_head=2, n_embd=128, seq_len=seq_len, vocab_size=13)
     theirs = {"linear": utils._compute_linear_scaling_rope_parameters, "yarn": utils._compute_yarn_parameters}
     for scaling, compute in theirs.items():
         _, config = llama(shape, scaling, factor, theta, fraction)
@@ -195,7 +195,7 @@ HEADS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 20, 25, 32, 40, 71, 112)
 
 
 def with_heads(n_head):
-    return Shape(n_layer=1, n_head=n_head, n_embd=8 * n_head, seq_len=8, vocab_size=13)
+    return ModelShape(n_layer=1, n_head=n_head, n_embd=8 * n_head, seq_len=8, vocab_size=13)
 
 
 def get_slopes(n):
@@ -314,7 +314,7 @@ def test_none_does_nothing():
 )
 def test_what_cannot_work_is_refused_with_the_reason(name, n_embd, options, key, reason):
     cls = catalogue.load("positional", name)
-    shape = Shape(n_layer=1, n_head=4, n_embd=n_embd, seq_len=8, vocab_size=13)
+    shape = ModelShape(n_layer=1, n_head=4, n_embd=n_embd, seq_len=8, vocab_size=13)
     assert cls.check(shape, cls.Options(**options)) == {key: reason}
 
 
@@ -322,7 +322,7 @@ def test_what_cannot_work_is_refused_with_the_reason(name, n_embd, options, key,
 def test_a_fraction_that_gives_whole_pairs_is_taken_though_floats_do_not_multiply_exactly(head_dim, fraction):
     """0.58 * 100 is 57.99999999999999, and "= 58 must be even" would leave the user with a riddle."""
     cls = catalogue.load("positional", "rope")
-    shape = Shape(n_layer=1, n_head=2, n_embd=2 * head_dim, seq_len=8, vocab_size=13)
+    shape = ModelShape(n_layer=1, n_head=2, n_embd=2 * head_dim, seq_len=8, vocab_size=13)
     options = cls.Options(fraction=fraction)
     assert cls.check(shape, options) == {}
     q = torch.ones(1, 2, 1, head_dim)

@@ -18,16 +18,16 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.config.axes import Axes
-from harness.model.builder import Parts
+from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.probes.first_step import CPU_KERNELS
 from variants import registry as catalogue
 from variants.attention import _block_sparse as _blocks
 from variants.attention._block_sparse import PART, attend_blocks, attend_tiles, tiles
 from variants.attention._window import Window
-from variants.base import Positional, Shape
+from variants.base import ModelShape, Positional
 
-SHAPE = Shape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
+SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
 T, H, D = SHAPE.seq_len, SHAPE.n_head, SHAPE.head_dim
 OPTIONS = [  # beyond a plain window
     {"window": 3, "dilation": 2},
@@ -47,7 +47,7 @@ every_option = pytest.mark.parametrize("options", OPTIONS, ids=str)
 
 
 class DistanceBias(Positional):
-    uses_bias = True
+    has_bias = True
 
     def bias(self, q_positions, k_positions):
         distance = (q_positions[..., :, None] - k_positions[..., None, :]).unsqueeze(-3)
@@ -252,7 +252,7 @@ def decode(model, tokens, prompt, length):
 @torch.no_grad()
 def test_the_cache_gives_the_logits_of_the_full_forward_pass(options, positional):
     """Text that a cache makes must be the model's, when the ring has turned and the first tokens lie far behind."""
-    parts = Parts(SHAPE, {}, [])
+    parts = ModelBuilder(SHAPE, {}, [])
     parts.positional = lambda: positional
     parts.attention = lambda layer: make("sliding_window", layer=layer, **options)
     model = randomise(GPT(SHAPE, parts))
@@ -302,7 +302,7 @@ class LargestTensor(TorchDispatchMode):
 
 def cost(name, seq_len, positional=None, **options):
     """Return the attention kernels' FLOPs and the largest tensor's elements of a forward and backward pass."""
-    shape = Shape(n_layer=1, n_head=4, n_embd=32, seq_len=seq_len, vocab_size=13)
+    shape = ModelShape(n_layer=1, n_head=4, n_embd=32, seq_len=seq_len, vocab_size=13)
     layer, x = make(name, shape, **options), inputs(1, shape).requires_grad_()
     counter, largest = FlopCounterMode(display=False, custom_mapping=CPU_KERNELS), LargestTensor()
     with counter, largest:
@@ -391,7 +391,7 @@ def test_what_cannot_work_is_refused_with_the_reason(options, problems):
 def test_a_study_file_may_say_it(options):
     """A list, as TOML reads it, reaches the variant as it stands, under a label that a folder may have."""
     axes = Axes("study.toml", SHAPE, [])
-    choice = axes.choose("attention", {"use": "sliding_window", **options}, "axes.attention[0]")
+    choice = axes.choose("attention", {"name": "sliding_window", **options}, "axes.attention[0]")
     assert not axes.problems
     assert {name: choice.options[name] for name in options} == options
     assert re.fullmatch(r"[A-Za-z0-9._+]+", choice.label)
@@ -452,7 +452,7 @@ def test_flex_attentions_kernel_gives_what_the_blocks_give(window):
 @pytest.mark.parametrize("options", [{}, {"dilation": 2}, {"global_tokens": 3}, {"logit_softcap": 5.0}], ids=str)
 def test_a_compiled_layer_on_a_gpu_is_the_uncompiled_one(options):
     """Compiled it takes another path, and under autocast with operands of several precisions."""
-    shape = Shape(n_layer=1, n_head=4, n_embd=64, seq_len=300, vocab_size=13)
+    shape = ModelShape(n_layer=1, n_head=4, n_embd=64, seq_len=300, vocab_size=13)
     layer, x = make("sliding_window", shape, window=40, qk_norm=True, **options).cuda(), inputs(2, shape).cuda()
     torch._dynamo.reset()
     for precision, close in ((torch.float32, 1e-3), (torch.bfloat16, 5e-2)):

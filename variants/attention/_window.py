@@ -46,10 +46,10 @@ class Window:
 FULL = Window(sys.maxsize)
 
 
-class Hiding(Positional):
+class MaskedPositional(Positional):
     """A positional that also hides from each head what its window does not see."""
 
-    uses_bias = True
+    has_bias = True
 
     def __init__(self, positional: Positional, windows: Sequence[Window]) -> None:
         nn.Module.__init__(self)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from variants.attention._cache import KeyValueCache
 from variants.attention._head_norm import EPSILON
 from variants.attention.mha import MultiHead
-from variants.base import Adopted, Division, Initial, Positional, Shape
+from variants.base import ConvertedTensor, InitSpec, ModelShape, Positional, TensorParallelPlan
 
 
 class Differential(MultiHead):
@@ -32,7 +32,7 @@ class Differential(MultiHead):
     class Options(MultiHead.Options):
         """Parameters: as multi-head attention's; `qk_norm` takes the two halves of a head together."""
 
-    def __init__(self, shape: Shape, options: Any, layer: int) -> None:
+    def __init__(self, shape: ModelShape, options: Any, layer: int) -> None:
         super().__init__(shape, options, layer)
         self.half_dim = shape.head_dim // 2
         self.lambda_init = 0.8 - 0.6 * math.exp(-0.3 * layer)  # layers are counted from 0 here
@@ -42,28 +42,28 @@ class Differential(MultiHead):
         self.gain = nn.Parameter(torch.ones(shape.head_dim))
 
     @classmethod
-    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """A head has two halves."""
         odd = {"": f"differential attention halves each head: head_dim = {shape.head_dim} must be even"}
         return {**super().check(shape, options), **(odd if shape.head_dim % 2 else {})}
 
     @classmethod
-    def rotary_dim(cls, shape: Shape, options: Any) -> int:
+    def rotary_dim(cls, shape: ModelShape, options: Any) -> int:
         """Each half is rotated as a head of its own."""
         return shape.head_dim // 2
 
-    def initial(self) -> Mapping[str, Initial]:
+    def initial(self) -> Mapping[str, InitSpec]:
         """As multi-head attention; the vectors of lambda begin with 0.1 (the authors' code)."""
-        vectors = {f"lambda_{name}": Initial(std=0.1) for name in ("q1", "k1", "q2", "k2")}
-        return {**super().initial(), **vectors, "gain": Initial(value=1.0)}
+        vectors = {f"lambda_{name}": InitSpec(std=0.1) for name in ("q1", "k1", "q2", "k2")}
+        return {**super().initial(), **vectors, "gain": InitSpec(value=1.0)}
 
-    def adopt(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Adopted]:
+    def load_from(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, ConvertedTensor]:
         """Load differential attention; that of another kind has the same projections, trained for one map."""
         if "lambda_q1" not in theirs:
             raise ValueError("lambda_q1: missing there, and no conversion to differential attention is defined")
-        return super().adopt(theirs, fresh)
+        return super().load_from(theirs, fresh)
 
-    def divide(self, rank: int, n: int) -> Division:
+    def divide(self, rank: int, n: int) -> TensorParallelPlan:
         """All heads share lambda and the gain."""
         division = super().divide(rank, n)
         of_all = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2", "gain")

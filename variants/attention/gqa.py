@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from variants.attention.mha import MultiHead
-from variants.base import Adopted, Shape, at_least_one, conversion
+from variants.base import ConvertedTensor, ModelShape, at_least_one, conversion
 
 Pooling = Literal["mean", "first", "random"]
 
@@ -27,12 +27,12 @@ class GroupedQuery(MultiHead):
         n_kv_head: int
         kv: Pooling = conversion("mean")
 
-    def __init__(self, shape: Shape, options: Any, layer: int) -> None:
+    def __init__(self, shape: ModelShape, options: Any, layer: int) -> None:
         super().__init__(shape, options, layer)
         self.pooling: Pooling = options.kv
 
     @classmethod
-    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """Groups have equal size."""
         if shape.n_head > 0 and options.n_kv_head > 0 and shape.n_head % options.n_kv_head:
             divisors = ", ".join(str(n) for n in range(1, shape.n_head + 1) if shape.n_head % n == 0)
@@ -40,23 +40,23 @@ class GroupedQuery(MultiHead):
         return {**super().check(shape, options), **at_least_one("n_kv_head", options.n_kv_head)}
 
     @staticmethod
-    def kv_heads(shape: Shape, options: Any) -> int:
+    def kv_heads(shape: ModelShape, options: Any) -> int:
         """Return the number that the study gives."""
         return int(options.n_kv_head)
 
-    def adopt(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Adopted]:
+    def load_from(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, ConvertedTensor]:
         """Load what fits; make k and v from groups of the checkpoint's heads, as `kv` says."""
         n_theirs = (len(theirs.get("c_attn.bias", fresh["c_attn.bias"])) - self.q_width) // (2 * self.head_dim)
         if n_theirs == self.n_kv_head:
-            return super().adopt(theirs, fresh)
+            return super().load_from(theirs, fresh)
         if n_theirs % self.n_kv_head:
             raise ValueError(f"c_attn: {n_theirs} key-value heads there do not group into {self.n_kv_head} here")
         grouped = {name: theirs[name] for name in ("c_attn.weight", "c_attn.bias")}
-        adopted = super().adopt({name: theirs[name] for name in theirs.keys() - grouped.keys()}, fresh)
+        adopted = super().load_from({name: theirs[name] for name in theirs.keys() - grouped.keys()}, fresh)
         kept = "fresh" if self.pooling == "random" else f"the {self.pooling} of each {n_theirs // self.n_kv_head} heads"
         for name, values in grouped.items():
             pooled = self._pooled(values, fresh[name], n_theirs * self.head_dim)
-            adopted[name] = Adopted(pooled, f"converted: q loaded, k and v {kept}")
+            adopted[name] = ConvertedTensor(pooled, f"converted: q loaded, k and v {kept}")
         return adopted
 
     def _pooled(self, theirs: Tensor, fresh: Tensor, width: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from variants.attention._cache import KeyValueCache
 from variants.attention._head_norm import EPSILON, HeadNorm
 from variants.attention._kernels import attend
-from variants.base import Attention, Division, Initial, Positional, Shape, residual_std
+from variants.base import Attention, InitSpec, ModelShape, Positional, TensorParallelPlan, residual_std
 from variants.linear import Linear
 
 
@@ -32,7 +32,7 @@ class MultiHead(Attention):
         qk_norm: bool = False
         logit_softcap: float = 0.0
 
-    def __init__(self, shape: Shape, options: Any, layer: int) -> None:
+    def __init__(self, shape: ModelShape, options: Any, layer: int) -> None:
         super().__init__(shape, options, layer)
         self.n_head, self.n_kv_head, self.head_dim = shape.n_head, self.kv_heads(shape, options), shape.head_dim
         self.q_width, self.kv_width = shape.n_embd, self.n_kv_head * shape.head_dim
@@ -45,31 +45,31 @@ class MultiHead(Attention):
         )
 
     @classmethod
-    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """A bound is positive."""
         cap = options.logit_softcap
         return {} if cap >= 0 else {"logit_softcap": f"{cap}: must be positive, or 0 for none"}
 
     @staticmethod
-    def kv_heads(shape: Shape, options: Any) -> int:
+    def kv_heads(shape: ModelShape, options: Any) -> int:
         """Return the number of key-value heads, a divisor of `n_head`."""
         return shape.n_head
 
-    def initial(self) -> Mapping[str, Initial]:
+    def initial(self) -> Mapping[str, InitSpec]:
         """q, k and v are drawn each on its own; the residual projection is scaled down by depth."""
         blocks = (("q", self.q_width), ("k", self.kv_width), ("v", self.kv_width))
-        gains = {f"{name}.weight": Initial(value=1.0) for name in ("q_norm", "k_norm")}
-        weights = {"c_attn.weight": Initial(std=0.02, blocks=blocks), "c_proj.weight": Initial(std=self.proj_std)}
+        gains = {f"{name}.weight": InitSpec(value=1.0) for name in ("q_norm", "k_norm")}
+        weights = {"c_attn.weight": InitSpec(std=0.02, blocks=blocks), "c_proj.weight": InitSpec(std=self.proj_std)}
         return gains | weights
 
-    def divide(self, rank: int, n: int) -> Division:
+    def divide(self, rank: int, n: int) -> TensorParallelPlan:
         """Compute some heads, and the key-value heads that they read."""
         self.share(self.n_head, "heads", rank, n)
         self.share(self.n_kv_head, "key-value heads", rank, n)
         self.n_head, self.n_kv_head = self.n_head // n, self.n_kv_head // n
         self.q_width, self.kv_width = self.q_width // n, self.kv_width // n
         shared = [name for name, _ in self.named_parameters() if name in ("q_norm.weight", "k_norm.weight")]
-        return Division(by_output=("c_attn",), by_input=("c_proj",), shared=shared)
+        return TensorParallelPlan(column_parallel=("c_attn",), row_parallel=("c_proj",), shared=shared)
 
     def forward(
         self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: KeyValueCache | None = None
@@ -107,7 +107,7 @@ class MultiHead(Attention):
         if q_BH1D.shape[2] != 1:
             raise ValueError(f"after its prompt a cache takes one position at a time, got {q_BH1D.shape[2]}")
         k_BGLD, v_BGLD = cache.visible()
-        bias = positional.bias(position_1, cache.positions()) if positional.uses_bias else None
+        bias = positional.bias(position_1, cache.positions()) if positional.has_bias else None
         if bias is not None:
             bias = bias.expand(self.n_head, 1, -1).view(self.n_kv_head, -1, k_BGLD.shape[2]).to(q_BH1D.dtype)
         q_BGRD = q_BH1D.reshape(len(q_BH1D), self.n_kv_head, -1, self.head_dim)

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from variants.attention._cache import Ring
 from variants.attention._head_norm import EPSILON
 from variants.attention._kernels import attend
-from variants.base import Adopted, Attention, Division, Initial, Positional, Shape, at_least_one, residual_std
+from variants.base import (
+    Attention,
+    ConvertedTensor,
+    InitSpec,
+    ModelShape,
+    Positional,
+    TensorParallelPlan,
+    at_least_one,
+    residual_std,
+)
 from variants.linear import Linear
 
 
@@ -40,7 +49,7 @@ class LatentAttention(Attention):
         q_rank: int = 0
         rope_dim: int | None = None
 
-    def __init__(self, shape: Shape, options: Any, layer: int) -> None:
+    def __init__(self, shape: ModelShape, options: Any, layer: int) -> None:
         super().__init__(shape, options, layer)
         C, self.n_head, self.head_dim, self.dropout = shape.n_embd, shape.n_head, shape.head_dim, shape.dropout
         self.kv_rank = 4 * shape.head_dim if options.kv_rank is None else options.kv_rank
@@ -55,7 +64,7 @@ class LatentAttention(Attention):
         self.c_proj, self.proj_std = Linear(C, C), residual_std(shape)
 
     @classmethod
-    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """Latents have a width, and dimensions turn in pairs."""
         problems = {} if options.kv_rank is None else at_least_one("kv_rank", options.kv_rank)
         if options.q_rank < 0:
@@ -65,34 +74,34 @@ class LatentAttention(Attention):
         return problems
 
     @classmethod
-    def rotary_dim(cls, shape: Shape, options: Any) -> int:
+    def rotary_dim(cls, shape: ModelShape, options: Any) -> int:
         """Return the width of the part that turns."""
         return shape.head_dim // 2 if options.rope_dim is None else int(options.rope_dim)
 
-    def initial(self) -> Mapping[str, Initial]:
+    def initial(self) -> Mapping[str, InitSpec]:
         """Every block is drawn on its own, so that queries without a latent start as multi-head attention's."""
         (C, q_rope), (first, kv, k_rope) = self.q_widths, self.widths
         queries = (("q", C), ("q_rope", q_rope))
         down = (*((("q_latent", first),) if self.q_rank else queries), ("kv_latent", kv), ("k_rope", k_rope))
         blocks = {"c_attn": down, "q_up": queries, "kv_up": (("k", C), ("v", C))}
-        weights = {f"{name}.weight": Initial(std=0.02, blocks=rows) for name, rows in blocks.items()}
-        gains = dict.fromkeys(("q_gain", "kv_gain"), Initial(value=1.0))
-        return {**gains, **weights, "c_proj.weight": Initial(std=self.proj_std)}
+        weights = {f"{name}.weight": InitSpec(std=0.02, blocks=rows) for name, rows in blocks.items()}
+        gains = dict.fromkeys(("q_gain", "kv_gain"), InitSpec(value=1.0))
+        return {**gains, **weights, "c_proj.weight": InitSpec(std=self.proj_std)}
 
-    def adopt(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Adopted]:
+    def load_from(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, ConvertedTensor]:
         """Load latent attention of the same widths; what any other learned is in other tensors."""
         if differ := theirs.keys() ^ fresh.keys():
             name, side = min(differ), "missing" if min(differ) in fresh else "only"
             raise ValueError(f"{name}: {side} there, and no conversion to latent attention is defined")
-        return super().adopt(theirs, fresh)
+        return super().load_from(theirs, fresh)
 
-    def divide(self, rank: int, n: int) -> Division:
+    def divide(self, rank: int, n: int) -> TensorParallelPlan:
         """Compute some heads, of latents that every process makes for itself."""
         if not self.q_rank:
             raise ValueError("without q_rank, one matrix holds the queries of each head and the latents that all read")
         self.share(self.n_head, "heads", rank, n)
         self.n_head, self.q_widths = self.n_head // n, (self.q_widths[0] // n, self.q_widths[1] // n)
-        return Division(("q_up", "kv_up"), ("c_proj",), shared=("c_attn.weight", "q_gain", "kv_gain"))
+        return TensorParallelPlan(("q_up", "kv_up"), ("c_proj",), shared=("c_attn.weight", "q_gain", "kv_gain"))
 
     def forward(self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: Ring | None = None) -> Tensor:
         """Project to queries and to what is kept of each position, attend, project back."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from variants.attention.gqa import GroupedQuery, Pooling
 from variants.attention.mha import MultiHead
-from variants.base import Shape, conversion
+from variants.base import ModelShape, conversion
 
 
 class MultiQuery(GroupedQuery):
@@ -19,11 +19,11 @@ class MultiQuery(GroupedQuery):
         kv: Pooling = conversion("mean")
 
     @classmethod
-    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """One head serves any number."""
         return MultiHead.check(shape, options)
 
     @staticmethod
-    def kv_heads(shape: Shape, options: Any) -> int:
+    def kv_heads(shape: ModelShape, options: Any) -> int:
         """Return 1."""
         return 1

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from variants.attention._block_sparse import attend_blocks, attend_tiles
 from variants.attention._cache import KeyValueCache
-from variants.attention._window import FULL, Hiding, Window
+from variants.attention._window import FULL, MaskedPositional, Window
 from variants.attention.mha import MultiHead
-from variants.base import Division, Positional, Shape, at_least_one
+from variants.base import ModelShape, Positional, TensorParallelPlan, at_least_one
 
 
 class SlidingWindow(MultiHead):
@@ -40,7 +40,7 @@ class SlidingWindow(MultiHead):
         head_dilation: list[int] | None = None
         global_tokens: int = 0
 
-    def __init__(self, shape: Shape, options: Any, layer: int) -> None:
+    def __init__(self, shape: ModelShape, options: Any, layer: int) -> None:
         super().__init__(shape, options, layer)
         self.windows = _windows(shape, options, layer)
 
@@ -51,13 +51,13 @@ class SlidingWindow(MultiHead):
         starts = [0, *(h for h in range(1, n_head) if windows[h] != windows[h - 1]), n_head]
         return [slice(*ends) for ends in pairwise(starts)]
 
-    def divide(self, rank: int, n: int) -> Division:
+    def divide(self, rank: int, n: int) -> TensorParallelPlan:
         """Each head keeps what it sees."""
         self.windows = self.windows[self.share(self.n_head, "heads", rank, n)]
         return super().divide(rank, n)
 
     @classmethod
-    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """A query sees itself; lists are as long as what they are for; nothing is given twice or for nothing."""
         problems = {
             **super().check(shape, options),
@@ -87,14 +87,14 @@ class SlidingWindow(MultiHead):
             if self._tiled(window, q, positional):
                 parts.append(attend_tiles(window, q, k, v))
             else:
-                bias = partial(_bias, positional, positions_T, heads) if positional.uses_bias else None
+                bias = partial(_bias, positional, positions_T, heads) if positional.has_bias else None
                 parts.append(attend_blocks(FULL if window.covers(T) else window, q, k, v, bias, self.scores))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _tiled(self, window: Window, q: Tensor, positional: Positional) -> bool:
         """Tell whether flex_attention can be used: compiled, as otherwise it makes all T x T scores."""
         dropout = self.training and self.dropout > 0
-        plain = not (positional.uses_bias or self.softcap or dropout or (window.dilation > 1 and window.n_global))
+        plain = not (positional.has_bias or self.softcap or dropout or (window.dilation > 1 and window.n_global))
         return plain and q.is_cuda and torch.compiler.is_compiling() and self.head_dim >= 16  # its smallest head
 
     def cache(self, batch: int, length: int, device: torch.device, dtype: torch.dtype) -> KeyValueCache:
@@ -108,7 +108,7 @@ class SlidingWindow(MultiHead):
     def attend_cache(self, q_BH1D: Tensor, cache: KeyValueCache, position_1: Tensor, positional: Positional) -> Tensor:
         """Attend to all that the cache holds, which may be more than is seen where keys are apart or kept."""
         if any(window.dilation > 1 or window.n_global for window in self.windows):
-            positional = Hiding(positional, self.windows)
+            positional = MaskedPositional(positional, self.windows)
         return super().attend_cache(q_BH1D, cache, position_1, positional)
 
     def visible_keys(self, seq_len: int) -> float:
@@ -116,7 +116,7 @@ class SlidingWindow(MultiHead):
         return sum(window.n_pairs(seq_len) for window in self.windows) / seq_len / self.n_head
 
 
-def _windows(shape: Shape, options: Any, layer: int) -> list[Window]:
+def _windows(shape: ModelShape, options: Any, layer: int) -> list[Window]:
     """Return what each head of a layer sees."""
     if options.pattern and options.pattern[layer % len(options.pattern)] == "L":
         return [FULL] * shape.n_head

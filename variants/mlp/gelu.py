@@ -7,12 +7,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import Division, FeedForward, Initial, Shape, at_least_one, residual_std
+from variants.base import FeedForward, InitSpec, ModelShape, TensorParallelPlan, at_least_one, residual_std
 from variants.linear import Linear
 
 
 class Gelu(FeedForward):
-    """Four times as wide inside, unless `width` says otherwise. Variants of the bend between derive from this class."""
+    """Four times as wide inside, unless `width` says otherwise. Other activations derive from this class."""
 
     @dataclass(frozen=True)
     class Options:
@@ -20,7 +20,7 @@ class Gelu(FeedForward):
 
         width: int = 0
 
-    def __init__(self, shape: Shape, options: Any) -> None:
+    def __init__(self, shape: ModelShape, options: Any) -> None:
         super().__init__(shape, options)
         width = options.width or 4 * shape.n_embd
         self.c_fc = Linear(shape.n_embd, width)
@@ -28,22 +28,22 @@ class Gelu(FeedForward):
         self.dropout, self.proj_std = shape.dropout, residual_std(shape)
 
     @classmethod
-    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """Wide enough to be there."""
         return at_least_one("width", options.width) if options.width else {}
 
-    def initial(self) -> Mapping[str, Initial]:
+    def initial(self) -> Mapping[str, InitSpec]:
         """The residual projection is scaled down by depth."""
-        return {"c_proj.weight": Initial(std=self.proj_std)}
+        return {"c_proj.weight": InitSpec(std=self.proj_std)}
 
-    def divide(self, rank: int, n: int) -> Division:
+    def divide(self, rank: int, n: int) -> TensorParallelPlan:
         """Compute some of the inner channels."""
-        return Division(by_output=("c_fc",), by_input=("c_proj",))
+        return TensorParallelPlan(column_parallel=("c_fc",), row_parallel=("c_proj",))
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        """Widen, bend, narrow."""
-        return F.dropout(self.c_proj(self.bend(self.c_fc(x_BTC))), self.dropout, self.training)
+        """Widen, activation, narrow."""
+        return F.dropout(self.c_proj(self.activation(self.c_fc(x_BTC))), self.dropout, self.training)
 
-    def bend(self, x: Tensor) -> Tensor:
+    def activation(self, x: Tensor) -> Tensor:
         """Return GELU(x)."""
         return F.gelu(x, approximate="tanh")

@@ -9,6 +9,6 @@ from variants.mlp.gelu import Gelu
 class SquaredRelu(Gelu):
     """GPT-2's MLP, bent by max(x, 0)^2."""
 
-    def bend(self, x: Tensor) -> Tensor:
+    def activation(self, x: Tensor) -> Tensor:
         """Return max(x, 0)^2."""
         return F.relu(x).square()

@@ -5,7 +5,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import Initial, Shape
+from variants.base import InitSpec, ModelShape
 from variants.linear import Linear
 from variants.mlp.gelu import Gelu
 
@@ -16,18 +16,18 @@ class SwiGLU(Gelu):
     W and V are one matrix, so that one product makes both; they are drawn each on its own.
     """
 
-    def __init__(self, shape: Shape, options: Any) -> None:
+    def __init__(self, shape: ModelShape, options: Any) -> None:
         super().__init__(shape, options)
         self.width = options.width or round(8 * shape.n_embd / 3)
         self.c_fc = Linear(shape.n_embd, 2 * self.width)
         self.c_proj = Linear(self.width, shape.n_embd)
 
-    def initial(self) -> dict[str, Initial]:
+    def initial(self) -> dict[str, InitSpec]:
         """As GPT-2's, W and V apart."""
         blocks = (("gate", self.width), ("up", self.width))
-        return {**super().initial(), "c_fc.weight": Initial(std=0.02, blocks=blocks)}
+        return {**super().initial(), "c_fc.weight": InitSpec(std=0.02, blocks=blocks)}
 
-    def bend(self, x: Tensor) -> Tensor:
+    def activation(self, x: Tensor) -> Tensor:
         """Return swish(gate) * up of the two halves of x."""
         gate, up = x.chunk(2, dim=-1)
         return F.silu(gate) * up

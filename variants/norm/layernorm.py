@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.base import Initial, Norm, Shape
+from variants.base import InitSpec, ModelShape, Norm
 
 EPSILON = 1e-5  # GPT-2's `layer_norm_epsilon`
 
@@ -15,14 +15,14 @@ EPSILON = 1e-5  # GPT-2's `layer_norm_epsilon`
 class LayerNorm(Norm):
     """Gain 1 and bias 0 at first."""
 
-    def __init__(self, shape: Shape, options: Any) -> None:
+    def __init__(self, shape: ModelShape, options: Any) -> None:
         super().__init__(shape, options)
         self.weight = nn.Parameter(torch.empty(shape.n_embd))
         self.bias = nn.Parameter(torch.empty(shape.n_embd))
 
-    def initial(self) -> Mapping[str, Initial]:
+    def initial(self) -> Mapping[str, InitSpec]:
         """Begin as plain normalisation."""
-        return {"weight": Initial(value=1.0), "bias": Initial(value=0.0)}
+        return {"weight": InitSpec(value=1.0), "bias": InitSpec(value=0.0)}
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """(x - mean) / sqrt(variance + epsilon) * weight + bias."""

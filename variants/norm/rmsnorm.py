@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.base import Initial, Norm, Shape
+from variants.base import InitSpec, ModelShape, Norm
 
 EPSILON = 1e-5  # as LayerNorm's here, so that nothing else differs
 
@@ -15,13 +15,13 @@ EPSILON = 1e-5  # as LayerNorm's here, so that nothing else differs
 class RMSNorm(Norm):
     """Gain 1 at first."""
 
-    def __init__(self, shape: Shape, options: Any) -> None:
+    def __init__(self, shape: ModelShape, options: Any) -> None:
         super().__init__(shape, options)
         self.weight = nn.Parameter(torch.empty(shape.n_embd))
 
-    def initial(self) -> Mapping[str, Initial]:
+    def initial(self) -> Mapping[str, InitSpec]:
         """Begin as plain normalisation."""
-        return {"weight": Initial(value=1.0)}
+        return {"weight": InitSpec(value=1.0)}
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """X / sqrt(mean(x^2) + epsilon) * weight."""

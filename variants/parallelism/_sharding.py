@@ -20,7 +20,7 @@ class Sharded(Parallelism):
     @property
     def n_shards(self) -> int:
         """Return into how many parts everything is divided."""
-        return self.nproc
+        return self.world_size
 
     def option(self, name: str, default: Any) -> Any:
         """Return an option that not all of these variants have."""

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from variants.base import Attention, FeedForward, Initial, Part, Piece, Positional, Shape, StepShape
+from variants.base import Attention, FeedForward, InitSpec, ModelShape, Part, Positional, ShardSpec, StepShape
 from variants.communication import sent_bytes
 from variants.linear import Linear
 from variants.parallelism._collective import ByInput, Enter
@@ -66,14 +66,14 @@ def traffic(model: nn.Module, step: StepShape, n: int) -> float | None:
     if step.precision != "fp32":
         return None
     shape = model.shape
-    assert isinstance(shape, Shape)
+    assert isinstance(shape, ModelShape)
     n_parts = sum(isinstance(module, Attention | FeedForward) for module in model.modules())
     activations = step.micro_batch * shape.seq_len * shape.n_embd
     sums = 2 * n_parts * step.n_micro_batches * activations + sum(parameter.numel() for parameter in shared(model))
     return sent_bytes("all_reduce", 4 * sums, n)
 
 
-def misfit(make: Callable[[], nn.Module], n: int) -> str:
+def why_unsupported(make: Callable[[], nn.Module], n: int) -> str:
     """Return why a model cannot be divided over `n` processes, or nothing."""
     try:
         divide(make(), 0, n)
@@ -82,43 +82,43 @@ def misfit(make: Callable[[], nn.Module], n: int) -> str:
     return ""
 
 
-def no_dropout(shape: Shape, name: str) -> dict[str, str]:
+def no_dropout(shape: ModelShape, name: str) -> dict[str, str]:
     """Return that there is dropout, where there is: heads on different processes would drop the same places."""
     told = f"dropout = {shape.dropout:g}: {name}'s processes would drop the same places of different heads"
     return {"": told} if shape.dropout else {}
 
 
 def _divide(path: str, part: Part, rank: int, n: int, group: Any) -> None:
-    rows: Mapping[str, Initial] = getattr(part, "initial", dict)()
+    rows: Mapping[str, InitSpec] = getattr(part, "initial", dict)()
     sizes = {name: parameter.shape for name, parameter in part.named_parameters()}
     try:
         division = part.divide(rank, n)
         pieces = dict(division.pieces)
-        for name in division.by_output:
+        for name in division.column_parallel:
             declared = rows.get(f"{name}.weight")
             blocks = declared.blocks if declared and declared.blocks else (("", sizes[f"{name}.weight"][0]),)
             ranges = _ranges(name, blocks, rank, n)
-            pieces |= {full: Piece(sizes[full], 0, ranges) for full in _of(name, sizes)}
-        for name in division.by_input:
+            pieces |= {full: ShardSpec(sizes[full], 0, ranges) for full in _of(name, sizes)}
+        for name in division.row_parallel:
             (width,) = sizes[f"{name}.weight"][1:]
-            pieces[f"{name}.weight"] = Piece(sizes[f"{name}.weight"], 1, _ranges(name, (("", width),), rank, n))
-        told = {*pieces, *division.shared, *(full for name in division.by_input for full in _of(name, sizes))}
+            pieces[f"{name}.weight"] = ShardSpec(sizes[f"{name}.weight"], 1, _ranges(name, (("", width),), rank, n))
+        told = {*pieces, *division.shared, *(full for name in division.row_parallel for full in _of(name, sizes))}
         if (unknown := sizes.keys() - told) and not isinstance(part, Positional):  # its others act on embeddings
             raise ValueError(f"`divide` does not say what becomes of {', '.join(sorted(unknown))}")
     except ValueError as error:
         raise ValueError(f"{type(part).__name__} at {path}: {error}") from error
-    for name in (*division.by_output, *division.by_input):
+    for name in (*division.column_parallel, *division.row_parallel):
         old = part.get_submodule(name)
         assert isinstance(old, nn.Linear)
         out_features, in_features = (
             _held(pieces.get(f"{name}.weight"), dim, size) for dim, size in enumerate(old.weight.shape)
         )
-        made = Linear if name in division.by_output else ByInput
+        made = Linear if name in division.column_parallel else ByInput
         new = made(in_features, out_features, bias=old.bias is not None, device="meta", dtype=old.weight.dtype)
         if isinstance(new, ByInput):
             new.group = group
         part.set_submodule(name, new)
-    part.pieces = {name: Piece(piece.size, piece.dim, piece.ranges, group) for name, piece in pieces.items()}
+    part.pieces = {name: ShardSpec(piece.size, piece.dim, piece.ranges, group) for name, piece in pieces.items()}
     part.shared = [name for name in division.shared if name in sizes]
 
 
@@ -138,6 +138,6 @@ def _ranges(layer: str, blocks: Iterable[tuple[str, int]], rank: int, n: int) ->
     return tuple(found)
 
 
-def _held(piece: Piece | None, dim: int, size: int) -> int:
+def _held(piece: ShardSpec | None, dim: int, size: int) -> int:
     """Return how much of a dimension is held."""
     return sum(stop - start for start, stop in piece.ranges) if piece is not None and piece.dim == dim else size

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from variants.base import Parallelism, Precision, Shape, StepShape, at_least_one
+from variants.base import ModelShape, Parallelism, Precision, StepShape, at_least_one
 from variants.communication import sent_bytes
 
 
@@ -26,7 +26,7 @@ class Distributed(Parallelism):
         compression: Literal["none", "bf16"] = "none"
 
     @classmethod
-    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """At least one process."""
         return at_least_one("nproc", options.nproc) | at_least_one("bucket_mb", options.bucket_mb)
 
@@ -49,7 +49,7 @@ class Distributed(Parallelism):
         assert isinstance(model, DistributedDataParallel)
         return nullcontext() if last else model.no_sync()
 
-    def rounds_to(self, precision: Precision) -> Precision:
+    def communication_dtype(self, precision: Precision) -> Precision:
         """Gradients are rounded where they travel as bf16."""
         return "bf16" if self.options.compression == "bf16" else precision
 
@@ -57,7 +57,7 @@ class Distributed(Parallelism):
         """One all-reduce of all gradients, after the last micro-batch (Li et al. 2020, 3.2)."""
         size = 2 if self.options.compression == "bf16" else 4
         gradients = sum(size * parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        return sent_bytes("all_reduce", gradients, self.nproc)
+        return sent_bytes("all_reduce", gradients, self.world_size)
 
 
 def _as_bf16(state: Any, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]

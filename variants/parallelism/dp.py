@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.base import Parallelism, Precision, Shape, at_least_one
+from variants.base import ModelShape, Parallelism, Precision, at_least_one
 
 
 class Threads(Parallelism):
     """`torch.nn.DataParallel`, which needs GPUs: on a CPU it would silently be `single`."""
 
     devices = ("cuda",)
-    threaded = True
+    counters_unreliable = True
 
     @dataclass(frozen=True)
     class Options:
@@ -28,7 +28,7 @@ class Threads(Parallelism):
         nproc: int = 1
 
     @classmethod
-    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """One process; no dropout, as PyTorch seeds the generators of all GPUs alike."""
         problems = at_least_one("n_gpu", options.n_gpu)
         if options.nproc != 1:

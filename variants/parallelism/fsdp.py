@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from variants.base import Precision, Shape, at_least_one
+from variants.base import ModelShape, Precision, at_least_one
 from variants.parallelism._sharding import Sharded
 
 
@@ -30,7 +30,7 @@ class FullySharded(Sharded):
         cpu_offload: bool = False
 
     @classmethod
-    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """At least one process; units have a size."""
         problems = at_least_one("nproc", options.nproc)
         if options.wrap != "block" and (options.wrap.keys() != {"min_params"} or options.wrap["min_params"] < 1):
@@ -39,4 +39,4 @@ class FullySharded(Sharded):
 
     def wrap(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
         """Shard over all processes."""
-        return self.shard(model, init_device_mesh(device.type, (self.nproc,)), device, precision)
+        return self.shard(model, init_device_mesh(device.type, (self.world_size,)), device, precision)

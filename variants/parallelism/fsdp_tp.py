@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 
-from variants.base import Precision, Shape, StepShape, at_least_one, divides
+from variants.base import ModelShape, Precision, StepShape, at_least_one, divides
 from variants.parallelism import _tensor
 from variants.parallelism._sharding import Sharded, numel
 
@@ -29,7 +29,7 @@ class ShardedTensorParallel(Sharded):
         tp: int = 2
 
     @classmethod
-    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """Two groups of two processes at least, and no dropout; what does not divide is told by the model's parts."""
         problems = at_least_one("nproc", options.nproc) or divides("tp", options.tp, "nproc", options.nproc)
         if not problems and (options.tp == 1 or options.tp == options.nproc):
@@ -39,18 +39,18 @@ class ShardedTensorParallel(Sharded):
         return {**problems, **_tensor.no_dropout(shape, "fsdp_tp")}
 
     @property
-    def n_data(self) -> int:
+    def data_parallel_size(self) -> int:
         """Return the number of groups."""
         return self.n_shards
 
     @property
     def n_shards(self) -> int:
         """Return the number of groups."""
-        return int(self.nproc // self.options.tp)
+        return int(self.world_size // self.options.tp)
 
-    def misfit(self, make: Callable[[], nn.Module]) -> str:
+    def why_unsupported(self, make: Callable[[], nn.Module]) -> str:
         """Return which part does not divide."""
-        return _tensor.misfit(make, self.options.tp)
+        return _tensor.why_unsupported(make, self.options.tp)
 
     def wrap(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
         """Keep this process's part of each part, and of that a shard."""

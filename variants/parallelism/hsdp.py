@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from variants.base import Precision, Shape, StepShape, at_least_one, divides
+from variants.base import ModelShape, Precision, StepShape, at_least_one, divides
 from variants.communication import sent_bytes
 from variants.parallelism._sharding import Sharded, padded
 
@@ -27,7 +27,7 @@ class Hybrid(Sharded):
         replicas: int = 2
 
     @classmethod
-    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """Two groups of two processes at least."""
         problems = at_least_one("nproc", options.nproc) or divides("replicas", options.replicas, "nproc", options.nproc)
         if not problems and (options.replicas == 1 or options.replicas == options.nproc):
@@ -39,7 +39,7 @@ class Hybrid(Sharded):
     @property
     def n_shards(self) -> int:
         """Return the number of processes in a group."""
-        return int(self.nproc // self.options.replicas)
+        return int(self.world_size // self.options.replicas)
 
     def wrap(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
         """Shard within each group."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.base import Parallelism, Precision, Shape, StepShape
+from variants.base import ModelShape, Parallelism, Precision, StepShape
 
 
 class Single(Parallelism):
@@ -20,7 +20,7 @@ class Single(Parallelism):
         nproc: int = 1
 
     @classmethod
-    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """One process is one process."""
         return {} if options.nproc == 1 else {"nproc": f"{options.nproc}: single has one process; use ddp or fsdp"}
 

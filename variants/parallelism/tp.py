@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from variants.base import Parallelism, Precision, Shape, StepShape, at_least_one
+from variants.base import ModelShape, Parallelism, Precision, StepShape, at_least_one
 from variants.parallelism import _tensor
 from variants.parallelism._sharding import numel
 
@@ -30,24 +30,24 @@ class TensorParallel(Parallelism):
         nproc: int = 2
 
     @classmethod
-    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """At least one process, and no dropout; what does not divide is told by the model's parts."""
         return {**at_least_one("nproc", options.nproc), **_tensor.no_dropout(shape, "tp")}
 
     @property
-    def n_data(self) -> int:
+    def data_parallel_size(self) -> int:
         """Return 1."""
         return 1
 
-    def misfit(self, make: Callable[[], nn.Module]) -> str:
+    def why_unsupported(self, make: Callable[[], nn.Module]) -> str:
         """Return which part does not divide."""
-        return _tensor.misfit(make, self.nproc)
+        return _tensor.why_unsupported(make, self.world_size)
 
     def wrap(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
         """Keep this process's part of each part."""
-        mesh = init_device_mesh(device.type, (self.nproc,))
+        mesh = init_device_mesh(device.type, (self.world_size,))
         self.group = mesh.get_group()
-        _tensor.divide(model, mesh.get_local_rank(), self.nproc, self.group)
+        _tensor.divide(model, mesh.get_local_rank(), self.world_size, self.group)
         return model.to_empty(device=device)
 
     @contextlib.contextmanager
@@ -62,9 +62,9 @@ class TensorParallel(Parallelism):
 
     def shares(self, model: nn.Module) -> Mapping[str, float]:
         """Each process holds a part of the matrices, and all the rest."""
-        part = numel(_tensor.divided(model, self.nproc)) / numel(model)
+        part = numel(_tensor.divided(model, self.world_size)) / numel(model)
         return {**dict.fromkeys(("parameters", "gradients", "optimizer"), part), "gathered": 0.0}
 
     def traffic(self, model: nn.Module, step: StepShape) -> float | None:
         """Sums of what the processes have computed."""
-        return _tensor.traffic(model, step, self.nproc)
+        return _tensor.traffic(model, step, self.world_size)

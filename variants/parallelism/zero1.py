@@ -22,16 +22,16 @@ class ShardedOptimizer(Distributed):
     def optimizer(self, groups: Groups, make: Make) -> torch.optim.Optimizer:
         """Divide what `make` gives."""
         device = groups[0]["params"][0].device
-        return _Divided(groups, make, init_device_mesh(device.type, (self.nproc,)))
+        return _Divided(groups, make, init_device_mesh(device.type, (self.world_size,)))
 
     def shares(self, model: nn.Module) -> Mapping[str, float]:
         """The optimizer's state is divided."""
-        return {**Parallelism.shares(self, model), "optimizer": 1 / self.nproc}
+        return {**Parallelism.shares(self, model), "optimizer": 1 / self.world_size}
 
     def traffic(self, model: nn.Module, step: StepShape) -> float:
         """As ddp, and every rank sends to all the parameters that it has updated."""
         parameters = sum(4 * parameter.numel() for parameter in model.parameters())
-        return super().traffic(model, step) + sent_bytes("broadcast", parameters, self.nproc)
+        return super().traffic(model, step) + sent_bytes("broadcast", parameters, self.world_size)
 
 
 class _Divided(torch.optim.Optimizer):

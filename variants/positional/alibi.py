@@ -6,22 +6,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from variants.base import Division, Positional, Shape
+from variants.base import ModelShape, Positional, TensorParallelPlan
 
 
 class Alibi(Positional):
     """Adds -slope_h * (query position - key position); nothing is trained, so it extends to any length."""
 
-    uses_bias = True
+    has_bias = True
 
-    def __init__(self, shape: Shape, options: Any) -> None:
+    def __init__(self, shape: ModelShape, options: Any) -> None:
         super().__init__(shape, options)
         self.slopes = slopes(shape.n_head)
 
-    def divide(self, rank: int, n: int) -> Division:
+    def divide(self, rank: int, n: int) -> TensorParallelPlan:
         """Each head keeps its slope."""
         self.slopes = self.slopes[self.share(len(self.slopes), "heads", rank, n)]
-        return Division()
+        return TensorParallelPlan()
 
     def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         """Return (..., H, Tq, Tk)."""

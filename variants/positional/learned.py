@@ -5,15 +5,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from variants.base import Adopted, Positional, Shape
+from variants.base import ConvertedTensor, ModelShape, Positional
 
 
 class Learned(Positional):
     """Positions 0 to `seq_len` - 1 have a vector each; beyond them nothing is defined."""
 
-    extends = False
+    extrapolates = False
 
-    def __init__(self, shape: Shape, options: Any) -> None:
+    def __init__(self, shape: ModelShape, options: Any) -> None:
         super().__init__(shape, options)
         self.wpe = nn.Embedding(shape.seq_len, shape.n_embd)
 
@@ -21,9 +21,11 @@ class Learned(Positional):
         """Add the position's vector."""
         return x_BTC + self.wpe(positions_T)
 
-    def adopt(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Adopted]:
+    def load_from(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, ConvertedTensor]:
         """Load the table; of a longer one its beginning."""
         n_theirs, n = len(theirs.get("wpe.weight", ())), len(fresh["wpe.weight"])
         if n_theirs <= n:
-            return super().adopt(theirs, fresh)
-        return {"wpe.weight": Adopted(theirs["wpe.weight"][:n], f"converted: the first {n} of {n_theirs} positions")}
+            return super().load_from(theirs, fresh)
+        return {
+            "wpe.weight": ConvertedTensor(theirs["wpe.weight"][:n], f"converted: the first {n} of {n_theirs} positions")
+        }

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import Division, Positional, Shape
+from variants.base import ModelShape, Positional, TensorParallelPlan
 
 
 class Rope(Positional):
@@ -31,12 +31,12 @@ class Rope(Positional):
         scaling: Literal["none", "linear", "ntk", "yarn"] = "none"
         factor: float = 1.0
 
-    def __init__(self, shape: Shape, options: Any) -> None:
+    def __init__(self, shape: ModelShape, options: Any) -> None:
         super().__init__(shape, options)
         self.options, self.trained_len = options, shape.seq_len / options.factor
 
     @classmethod
-    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """Dimensions turn in pairs; a factor is for a scaling and a scaling needs one."""
         problems = dict(cls.check_rotary(shape.head_dim, options))
         if options.theta <= 0:
@@ -81,9 +81,9 @@ class Rope(Positional):
         slow = ((i - low) / max(high - low, 0.001)).clamp(0, 1)
         return plain * (1 - slow) + plain / self.options.factor * slow
 
-    def divide(self, rank: int, n: int) -> Division:
+    def divide(self, rank: int, n: int) -> TensorParallelPlan:
         """All heads turn alike."""
-        return Division()
+        return TensorParallelPlan()
 
     def rotate(self, q_BHTD: Tensor, k_BGTD: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         """Turn both by the angles of their positions."""

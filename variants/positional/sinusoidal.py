@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from variants.base import Positional, Shape
+from variants.base import ModelShape, Positional
 
 
 class Sinusoidal(Positional):
@@ -25,12 +25,12 @@ class Sinusoidal(Positional):
         theta: float = 10000.0
         scale: float = 0.02 * 2**0.5
 
-    def __init__(self, shape: Shape, options: Any) -> None:
+    def __init__(self, shape: ModelShape, options: Any) -> None:
         super().__init__(shape, options)
         self.n_embd, self.theta, self.scale = shape.n_embd, options.theta, options.scale
 
     @classmethod
-    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """Sines and cosines come in pairs."""
         problems = {}
         if shape.n_embd % 2:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from variants.base import Division, Piece, Positional, Shape
+from variants.base import ModelShape, Positional, ShardSpec, TensorParallelPlan
 
 
 class T5Bias(Positional):
@@ -18,7 +18,7 @@ class T5Bias(Positional):
     division of the scores by sqrt(D); here they are divided as in GPT-2, so that nothing but positions differs.
     """
 
-    uses_bias = True
+    has_bias = True
 
     @dataclass(frozen=True)
     class Options:
@@ -27,13 +27,13 @@ class T5Bias(Positional):
         n_buckets: int = 32
         max_distance: int = 128
 
-    def __init__(self, shape: Shape, options: Any) -> None:
+    def __init__(self, shape: ModelShape, options: Any) -> None:
         super().__init__(shape, options)
         self.n_buckets, self.max_distance = options.n_buckets, options.max_distance
         self.table = nn.Embedding(self.n_buckets, shape.n_head)
 
     @classmethod
-    def check(cls, shape: Shape, options: Any) -> Mapping[str, str]:
+    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """Half of the buckets are exact, the others reach beyond them."""
         problems = {}
         if options.n_buckets < 2:
@@ -42,12 +42,12 @@ class T5Bias(Positional):
             problems["max_distance"] = f"{options.max_distance}: must be more than n_buckets / 2"
         return problems
 
-    def divide(self, rank: int, n: int) -> Division:
+    def divide(self, rank: int, n: int) -> TensorParallelPlan:
         """Keep the numbers of some heads."""
         size = self.table.weight.shape
         heads = self.share(size[1], "heads", rank, n)
         self.table = nn.Embedding(size[0], size[1] // n, device="meta")
-        return Division(pieces={"table.weight": Piece(size, 1, ((heads.start, heads.stop),))})
+        return TensorParallelPlan(pieces={"table.weight": ShardSpec(size, 1, ((heads.start, heads.stop),))})
 
     def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         """Return (..., H, Tq, Tk)."""

@@ -59,18 +59,18 @@ def scaling(summary: Summary) -> Figure:
     subtitle = "throughput over that on the fewest processes; lines: bootstrap 95 % interval"
     figure = new_figure(LEFT + WIDTH + 0.3, HEAD + HEIGHT + BOTTOM, "Speed-up against processes", subtitle)
     axes = add_axes(figure, LEFT, HEAD, WIDTH, HEIGHT)
-    places = sorted({scale.nproc for scale in summary.scaling})
+    places = sorted({scale.world_size for scale in summary.scaling})
     scale_powers(axes, places)
     axes.set_xlabel("processes")
     axes.set_ylabel("speed-up")
-    least = min(scale.against_nproc for scale in summary.scaling)
+    least = min(scale.against_world_size for scale in summary.scaling)
     axes.plot(places, [n / least for n in places], color=FAINT, linestyle=(0, (3, 2)), linewidth=1.0, label="ideal")
     for i, (name, scales) in enumerate(groups.items()):
         colour, dash = COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)]
-        x, y = [scale.nproc for scale in scales], [scale.speedup.ratio for scale in scales]
+        x, y = [scale.world_size for scale in scales], [scale.speedup.ratio for scale in scales]
         axes.plot(x, y, color=colour, linestyle=dash, marker=MARKERS[i % len(MARKERS)], markersize=5, label=name)
         for scale in scales:
-            axes.plot([scale.nproc] * 2, scale.speedup.ci95, color=colour, linewidth=0.9, alpha=0.6)
+            axes.plot([scale.world_size] * 2, scale.speedup.ci95, color=colour, linewidth=0.9, alpha=0.6)
     axes.set_yscale("log", base=2)  # as the processes, so that the ideal is straight
     axes.yaxis.set_major_formatter(thousands())
     axes.yaxis.set_minor_locator(NullLocator())

@@ -100,13 +100,13 @@ def name_ends(axes: Axes, ends: Sequence[End], look: Look) -> None:
     at = (axes.transData - axes.transAxes).transform([(end.x, end.y) for end in ends]).clip(0, 1)
     margin = text_sizes(["Ag"])[0][1] / 2
     places = spread((at[:, 1] * height).tolist(), LINE_HEIGHT, margin, height - margin)
-    bend, tip, text = (1 + inches / PANEL_WIDTH for inches in (0.6 * LEADER, 0.9 * LEADER, LEADER + 0.05))
+    activation, tip, text = (1 + inches / PANEL_WIDTH for inches in (0.6 * LEADER, 0.9 * LEADER, LEADER + 0.05))
     for end, (x, y), place in zip(ends, at, np.array(places) / height, strict=True):
         colour = look.colour(end.entry)
         if x < 0.995:
             axes.plot([x, 1], [y, y], color=colour, linewidth=0.6, alpha=0.55, linestyle=(0, (1, 2)),
                       transform=axes.transAxes)  # fmt: skip
-        axes.plot([1, bend, tip], [y, place, place], color=colour, linewidth=1.0, clip_on=False, markersize=4,
+        axes.plot([1, activation, tip], [y, place, place], color=colour, linewidth=1.0, clip_on=False, markersize=4,
                   marker=end.marker, markevery=[2], transform=axes.transAxes)  # fmt: skip
         axes.text(text, place, look.within_panel(end.entry), fontsize=SMALL, va="center_baseline",
                   transform=axes.transAxes)  # fmt: skip

@@ -124,15 +124,15 @@ def scaling(summary: Summary) -> Chart | None:
     """Draw the speed-up against the number of processes, and what would be ideal."""
     groups: dict[str, list[Point]] = {}
     for scale in summary.scaling:
-        groups.setdefault(scale.group, []).append((scale.nproc, scale.speedup.ratio, scale.speedup.ci95))
+        groups.setdefault(scale.group, []).append((scale.world_size, scale.speedup.ratio, scale.speedup.ci95))
     if not groups:
         return None
     data = []
     for i, (name, points) in enumerate(list(groups.items())[:MOST_LINES]):
         how = {"line": {"color": COLOURS[i % len(COLOURS)]}, "marker": {"symbol": SYMBOLS[i % len(SYMBOLS)], "size": 8}}
         data.append(points_and_line(name, points) | how)
-    places = sorted({scale.nproc for scale in summary.scaling})
-    least = min(scale.against_nproc for scale in summary.scaling)
+    places = sorted({scale.world_size for scale in summary.scaling})
+    least = min(scale.against_world_size for scale in summary.scaling)
     ideal = {"type": "scatter", "mode": "lines", "name": "ideal", "x": places, "y": [n / least for n in places]}
     data.append(ideal | {"line": {"color": "#808080", "dash": "dash"}})
     caption = "Speed-up against the number of processes; lines: 95 % interval."

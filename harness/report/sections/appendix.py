@@ -117,7 +117,7 @@ def launches(summary: Summary, captions: Captions) -> str:
         rows = "\n".join(f"{i}. `{run_id}`" for i, run_id in enumerate(launch["order"], start=1))
         title = f"{launch.get('at', 'at an unknown time')}: {count(len(launch['order']), 'run')}"
         orders.append(f"<details><summary>{title}</summary>\n\n{rows}\n\n</details>")
-    text = "Entries are shuffled within each seed, so that a machine that slows down does not slow one variant."
+    text = "Runs are shuffled within each seed, so that a machine that slows down does not slow one variant."
     commands = "\n".join(dict.fromkeys(_command(launch.get("command")) for launch in ours))
     again = f"```sh\n{commands}\npython -m harness report {shlex.quote(study.name)}\n```"
     return join("## Order of runs", text, *orders, "## Reproduce", again)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from harness.analysis.dataset import Entry
 from harness.analysis.decoding import Decoding
-from harness.analysis.equivalence import N_FIRST, TOLERANCES, Equivalence, n_processes
+from harness.analysis.equivalence import N_FIRST, TOLERANCES, Equivalence, world_size
 from harness.analysis.eval_lengths import LengthLoss
 from harness.analysis.metrics import CATEGORIES, DIVERGES, PARALLELISM, Result
 from harness.analysis.summary import Summary
@@ -105,7 +105,7 @@ def _range(values: list[float]) -> str:
 def equivalence(summary: Summary, captions: Captions) -> str:
     """Whether each parallelism trains the same model, and so whether its speed counts."""
     study = summary.study
-    if len(study.levels.get(PARALLELISM, ())) < 2 and all(n_processes(entry) == 1 for entry in study.entries):
+    if len(study.levels.get(PARALLELISM, ())) < 2 and all(world_size(entry) == 1 for entry in study.entries):
         return ""
     title = "## Does the parallelism change the result?"
     grouped: dict[str, list[Equivalence]] = {}

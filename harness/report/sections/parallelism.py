@@ -62,7 +62,15 @@ def scaling(summary: Summary, captions: Captions) -> str:
     if not summary.scaling:
         return ""
     rows = [
-        [s.group, s.label, str(s.nproc), median(s.tokens_per_s), ratio(s.speedup), percent(s.efficiency), s.against]
+        [
+            s.group,
+            s.label,
+            str(s.world_size),
+            median(s.tokens_per_s),
+            ratio(s.speedup),
+            percent(s.efficiency),
+            s.against,
+        ]
         for s in summary.scaling
     ]
     text = (
