@@ -34,8 +34,12 @@ class SyntheticStudy:
 
     root: Path
     name: str = "tiny"
-    axes: dict[str, list[str]] = field(default_factory=lambda: {axis: list(labels) for axis, labels in AXES.items()})
-    baseline: dict[str, str] = field(default_factory=lambda: {axis: labels[0] for axis, labels in AXES.items()})
+    axes: dict[str, list[str]] = field(
+        default_factory=lambda: {axis: list(labels) for axis, labels in AXES.items()}
+    )
+    baseline: dict[str, str] = field(
+        default_factory=lambda: {axis: labels[0] for axis, labels in AXES.items()}
+    )
     seeds: tuple[int, ...] = (0, 1, 2)
     vary: bool = False  # cross the seeds of first values and of the order of the data
     steps: int = 12
@@ -48,8 +52,12 @@ class SyntheticStudy:
     peak: float | None = 2e11
     decode: tuple[list[int], list[int]] | None = None  # batches and contexts of the decode probe
     lengths: list[int] | None = None  # of the length probe
-    outcome: dict[str, tuple[str, str | None, str | None]] = field(default_factory=dict)  # "entry-s0" -> how it ends
-    env: dict[str, dict] = field(default_factory=dict)  # entry -> what its env.json has that others have not
+    outcome: dict[str, tuple[str, str | None, str | None]] = field(
+        default_factory=dict
+    )  # "entry-s0" -> how it ends
+    env: dict[str, dict] = field(
+        default_factory=dict
+    )  # entry -> what its env.json has that others have not
 
     @property
     def store(self) -> Store:
@@ -62,7 +70,9 @@ class SyntheticStudy:
         for seed in self.seeds:
             orders = [None, *(other for other in self.seeds if self.vary and other != seed)]
             block = [
-                self.run(labels, seed, order) for order in orders for labels in itertools.product(*self.axes.values())
+                self.run(labels, seed, order)
+                for order in orders
+                for labels in itertools.product(*self.axes.values())
             ]
             order += [block[i] for i in rng.permutation(len(block))]
         command = ["python", "-m", "harness", "run", "ablations.toml", "--set", "train.steps=12"]
@@ -103,66 +113,128 @@ class SyntheticStudy:
                 axis: {"name": label.rstrip("0123456789"), "label": label, "options": {}}
                 for axis, label in zip(self.axes, labels, strict=True)
             },
-            "model": {"n_layer": 4, "n_head": 4, "n_embd": 64, "seq_len": 128, "dropout": 0.0, "vocab_size": 256},
+            "model": {
+                "n_layer": 4,
+                "n_head": 4,
+                "n_embd": 64,
+                "seq_len": 128,
+                "dropout": 0.0,
+                "vocab_size": 256,
+            },
             "data": {
-                "corpus": "synthetic", "tokenizer": self.tokenizer, "sha256": "ab" * 32,
+                "corpus": "synthetic",
+                "tokenizer": self.tokenizer,
+                "sha256": "ab" * 32,
                 "entropy_nats_per_byte": self.entropy,
             },
             "train": {
-                "steps": self.steps, "tokens_per_step": self.tokens, "lr": 1e-3, "eval_every": self.eval_every,
-                "precision": "fp32", "device": "cpu",
+                "steps": self.steps,
+                "tokens_per_step": self.tokens,
+                "lr": 1e-3,
+                "eval_every": self.eval_every,
+                "precision": "fp32",
+                "device": "cpu",
             },
-            "launch": {"world_size": nproc, "timeout_s": None, "threads": 2 // nproc, "variant_paths": []},
+            "launch": {
+                "world_size": nproc,
+                "timeout_s": None,
+                "threads": 2 // nproc,
+                "variant_paths": [],
+            },
             "expected": {"parameters": 222_222, "flops_per_token": 1.4e6, "memory_bytes": 9e6},
-        }  # fmt: skip
+        }
 
     def environment(self, nproc) -> dict:
         return {
-            "python": "3.11.7", "torch": "2.11.0", "numpy": "2.4.6", "platform": "Linux-6.1-x86_64", "host": "node-1",
-            "cpu": "Example CPU @ 2.4 GHz", "cores": 2, "memory_bytes": 16 * 2**30, "gpu": None, "threads": 2 // nproc,
-            "world_size": nproc, "backend": "gloo", "precision": "fp32", "compile": False, "deterministic": True,
-            "git_commit": "0123456789abcdef0123456789abcdef01234567", "git_dirty": False,
-        }  # fmt: skip
+            "python": "3.11.7",
+            "torch": "2.11.0",
+            "numpy": "2.4.6",
+            "platform": "Linux-6.1-x86_64",
+            "host": "node-1",
+            "cpu": "Example CPU @ 2.4 GHz",
+            "cores": 2,
+            "memory_bytes": 16 * 2**30,
+            "gpu": None,
+            "threads": 2 // nproc,
+            "world_size": nproc,
+            "backend": "gloo",
+            "precision": "fp32",
+            "compile": False,
+            "deterministic": True,
+            "git_commit": "0123456789abcdef0123456789abcdef01234567",
+            "git_dirty": False,
+        }
 
     def curves(self, run, entry, labels, seed, n_steps, nproc) -> None:
-        rng = np.random.default_rng([seed, 1])  # data noise is that of the seed, as with paired seeds
-        own = np.random.default_rng([seed, *map(ord, "-".join(x for x in labels if x != "single" and x not in NPROC))])
+        rng = np.random.default_rng(
+            [seed, 1]
+        )  # data noise is that of the seed, as with paired seeds
+        own = np.random.default_rng(
+            [seed, *map(ord, "-".join(x for x in labels if x != "single" and x not in NPROC))]
+        )
         gain = sum(GAIN.get(label, 0.0) for label in labels)
         t = np.arange(n_steps + 1)
 
         def level(at, sd):
             drift = 0.015 * rng.standard_normal()
             floor = 1.45 + gain + drift + 0.004 * own.standard_normal()
-            return floor + (5.55 - floor) * np.exp(-at / (0.16 * self.steps)) + sd * rng.standard_normal(len(at))
+            return (
+                floor
+                + (5.55 - floor) * np.exp(-at / (0.16 * self.steps))
+                + sd * rng.standard_normal(len(at))
+            )
 
         drift = 1e-7 * t * (labels[-1] == "fsdp2")
         loss, val = level(t, 0.05) + drift, level(t, 0.0) + drift
-        own = np.random.default_rng([seed, *map(ord, entry)])  # the machine's noise is each run's own
+        own = np.random.default_rng(
+            [seed, *map(ord, entry)]
+        )  # the machine's noise is each run's own
         step_s = 0.040 / np.prod([SPEED.get(label, 1.0) for label in labels])
-        step_s = step_s * (1 + 0.03 * own.standard_normal() + 0.06 * own.standard_gamma(1, size=(nproc, n_steps)))
+        step_s = step_s * (
+            1 + 0.03 * own.standard_normal() + 0.06 * own.standard_gamma(1, size=(nproc, n_steps))
+        )
         step_s[:, : self.n_warmup] *= 5
         files, evals = [run.steps_file(rank) for rank in range(nproc)], run.eval_file()
         for step in range(n_steps + 1):
             if step % self.eval_every == 0 or step == self.steps:
-                evals.append({
-                    "step": step, "val_loss": val[step], "bits_per_byte": val[step] / np.log(2),
-                    "train_s": float(step_s[0, :step].sum()), "eval_s": 0.1,
-                })  # fmt: skip
+                evals.append(
+                    {
+                        "step": step,
+                        "val_loss": val[step],
+                        "bits_per_byte": val[step] / np.log(2),
+                        "train_s": float(step_s[0, :step].sum()),
+                        "eval_s": 0.1,
+                    }
+                )
             for rank, file in enumerate(files):
                 if step < n_steps:
-                    file.append({
-                        "step": step, "loss": loss[step], "step_s": step_s[rank, step], "tokens": self.tokens,
-                        "grad_norm": 1.0, "lr": 1e-3, "warmup": step < self.n_warmup,
-                    })  # fmt: skip
+                    file.append(
+                        {
+                            "step": step,
+                            "loss": loss[step],
+                            "step_s": step_s[rank, step],
+                            "tokens": self.tokens,
+                            "grad_norm": 1.0,
+                            "lr": 1e-3,
+                            "warmup": step < self.n_warmup,
+                        }
+                    )
         for file in (*files, evals):
             file.close()
 
     def probes(self, labels, seed, nproc) -> dict:
         share = 2 if "fsdp2" in labels else 1
         activations = 6_000_000 // nproc + (400_000 if "mha" in labels else 0)
-        memory = {"parameters": 900_000 // share, "gradients": 900_000 // share, "optimizer": 1_800_000 // share}
+        memory = {
+            "parameters": 900_000 // share,
+            "gradients": 900_000 // share,
+            "optimizer": 1_800_000 // share,
+        }
         memory |= {"activations": activations, "other": 250_000 if share == 2 else 0}
-        ranks = [memory | {"peak": sum(memory.values()) + rank, "resident_peak": 400 * 2**20} for rank in range(nproc)]
+        ranks = [
+            memory | {"peak": sum(memory.values()) + rank, "resident_peak": 400 * 2**20}
+            for rank in range(nproc)
+        ]
         return {
             "memory": ranks,
             "flops_per_token": 1.4e6,
@@ -176,11 +248,16 @@ class SyntheticStudy:
             "phases": [self.phases(seed, rank, nproc) for rank in range(nproc)],
             "traffic": [self.traffic(nproc) for _ in range(nproc)],
             "predicted_bytes_sent": 900_000.0 if nproc > 1 else 0.0,
-            "initial_hash": "-".join(label for label in labels if label not in NPROC and label != "single")
+            "initial_hash": "-".join(
+                label for label in labels if label not in NPROC and label != "single"
+            )
             + f"-{seed}",
             "final_hashes": [f"{'-'.join(labels)}-{seed}"] * nproc,
             "attention_kernels": ["flash"],
-            "peak_flops": {"value": self.peak and self.peak * nproc / 2, "source": "measured: a made-up product"},
+            "peak_flops": {
+                "value": self.peak and self.peak * nproc / 2,
+                "source": "measured: a made-up product",
+            },
             "time": {"train_s": 1.0, "eval_s": 0.1, "total_s": 1.5},
         } | self.asked_for(labels, seed)
 
@@ -198,7 +275,11 @@ class SyntheticStudy:
         return {phase: [seconds + of for of in jitter] for phase, seconds in whole.items()}
 
     def traffic(self, nproc) -> dict:
-        return {"all_reduce": {"calls": 2, "payload_bytes": 900_000, "sent_bytes": 900_000.0}} if nproc > 1 else {}
+        return (
+            {"all_reduce": {"calls": 2, "payload_bytes": 900_000, "sent_bytes": 900_000.0}}
+            if nproc > 1
+            else {}
+        )
 
     def asked_for(self, labels, seed) -> dict:
         found = {"decoding": self.decoding(labels, seed)} if self.decode else {}
@@ -206,7 +287,10 @@ class SyntheticStudy:
         return found | ({"lengths": at_lengths} if at_lengths else {})
 
     def decoding(self, labels, seed) -> list[dict]:
-        return [self.decoded(labels, seed, batch, context) for batch, context in itertools.product(*self.decode)]
+        return [
+            self.decoded(labels, seed, batch, context)
+            for batch, context in itertools.product(*self.decode)
+        ]
 
     def decoded(self, labels, seed, batch, context) -> dict:
         """Return a record of the decode probe: learned positions end at 128, gqa2 keeps half of the keys and values."""
@@ -217,7 +301,9 @@ class SyntheticStudy:
         own = np.random.default_rng([seed, batch, context, *map(ord, "-".join(labels))])
         positions = min(context, 64) if "local64" in labels else context
         cache_bytes = 2 * 4 * 64 * 4 * batch * positions // (2 if "gqa2" in labels else 1)
-        decode_s = (1e-3 + 4e-9 * cache_bytes) * (1 + 0.02 * own.standard_normal() + 0.05 * own.standard_gamma(1, 40))
+        decode_s = (1e-3 + 4e-9 * cache_bytes) * (
+            1 + 0.02 * own.standard_normal() + 0.05 * own.standard_gamma(1, 40)
+        )
         prefill_s = 2e-6 * batch * context * (1 + 0.05 * own.standard_gamma(1, 5))
         times = {"prefill_s": prefill_s.tolist(), "decode_s": decode_s.tolist()}
         return record | times | {"cache_bytes": cache_bytes, "reason": None}
@@ -227,11 +313,24 @@ class SyntheticStudy:
         record = {"length": length, "val_loss": None, "loss_by_position": [], "windows": 0}
         if "learned" in labels and length > 128:
             return record | {"reason": "no positions beyond seq_len = 128"}
-        own = np.random.default_rng([seed, length, *map(ord, "-".join(x for x in labels if x not in NPROC))])
-        noise = np.random.default_rng([seed, length]).standard_normal(length) + 0.3 * own.standard_normal(length)
+        own = np.random.default_rng(
+            [seed, length, *map(ord, "-".join(x for x in labels if x not in NPROC))]
+        )
+        noise = np.random.default_rng([seed, length]).standard_normal(
+            length
+        ) + 0.3 * own.standard_normal(length)
         position = np.arange(1, length + 1)
         beyond = 0.2 * np.log2(np.maximum(position / 128, 1)) if "rope" in labels else 0.0
-        loss = 1.4 + sum(GAIN.get(label, 0.0) for label in labels) + 2.5 / position**0.8 + beyond + 0.05 * noise
+        loss = (
+            1.4
+            + sum(GAIN.get(label, 0.0) for label in labels)
+            + 2.5 / position**0.8
+            + beyond
+            + 0.05 * noise
+        )
         bins = np.array_split(loss, min(length, 1024))
-        found = {"val_loss": float(loss.mean()), "loss_by_position": [float(part.mean()) for part in bins]}
+        found = {
+            "val_loss": float(loss.mean()),
+            "loss_by_position": [float(part.mean()) for part in bins],
+        }
         return record | found | {"windows": 100_000 // length, "reason": None}

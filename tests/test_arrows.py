@@ -53,7 +53,9 @@ def test_what_only_reads_loads_no_torch(arguments, tmp_path):
         "except SystemExit: pass\n"
         "assert not {'torch', 'variants', 'harness.config'} & sys.modules.keys()"
     )
-    result = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr
 
 

@@ -26,7 +26,11 @@ def test_a_machine_that_slows_down_counts_for_neither_side():
     [
         (made(2.00, 1.70, 2.30), made(1.00, 0.95, 1.05), "slower"),
         (made(2.00, 1.70, 2.30), made(1.00, 0.80, 1.75), "same"),  # the intervals overlap
-        (made(2.00, 1.99, 2.01), made(1.95, 1.94, 1.96), "same"),  # they do not, but so much differs from run to run
+        (
+            made(2.00, 1.99, 2.01),
+            made(1.95, 1.94, 1.96),
+            "same",
+        ),  # they do not, but so much differs from run to run
         (made(2.00, 1.99, 2.01), made(2.05, 2.04, 2.06), "same"),
         (made(2.00, 1.70, 2.30), made(3.00, 2.90, 3.10), "faster"),
         (made(2.00, 1.70, 2.30), made(1.00, 0.95, 1.05, peer="another"), "new"),
@@ -42,7 +46,9 @@ def test_what_was_written_is_read_again(tmp_path):
     ratios.write(tmp_path / "bench/ratios.json", found)
     assert ratios.read(tmp_path / "bench/ratios.json") == {"b": found[0], "c": found[1]}
     keys = {"benchmark", "ours_s", "peer", "peer_s", "ratio", "ci95"}
-    assert all(record.keys() == keys for record in json.loads((tmp_path / "bench/ratios.json").read_text()))
+    assert all(
+        record.keys() == keys for record in json.loads((tmp_path / "bench/ratios.json").read_text())
+    )
 
 
 @pytest.mark.parametrize("text", [None, "", "{}x", '["b"]', '[{"benchmark": "b"}]'])

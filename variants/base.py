@@ -109,7 +109,9 @@ class Part(Variant, nn.Module):
     """A variant that is a part of the model."""
 
     pieces: Mapping[str, ShardSpec] = {}  # of the parameters that are not whole here
-    shared: Sequence[str] = ()  # parameters that are, and whose gradients are added up over the same processes
+    shared: Sequence[
+        str
+    ] = ()  # parameters that are, and whose gradients are added up over the same processes
 
     def divide(self, rank: int, n: int) -> TensorParallelPlan:
         """Become what the process `rank` of `n` computes of this part, all but its linear layers.
@@ -130,7 +132,9 @@ class Part(Variant, nn.Module):
             raise ValueError(f"{n_of} {what} do not divide over {n} processes")
         return slice(rank * n_of // n, (rank + 1) * n_of // n)
 
-    def load_from(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, ConvertedTensor]:
+    def load_from(
+        self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]
+    ) -> dict[str, ConvertedTensor]:
         """Make this part's first values from those of another model's part at the same place.
 
         Both map the parameters' names within the part to whole tensors; `fresh` holds what this part would start from
@@ -187,7 +191,11 @@ class Positional(Part):
     def causal_bias(self, positions_T: Tensor) -> Tensor | None:
         """Return the bias of positions among themselves, minus infinity where the key is later, or None."""
         bias = self.bias(positions_T, positions_T)
-        return None if bias is None else bias.masked_fill(positions_T[:, None] < positions_T, -torch.inf)
+        return (
+            None
+            if bias is None
+            else bias.masked_fill(positions_T[:, None] < positions_T, -torch.inf)
+        )
 
 
 class Cache(Protocol):
@@ -204,12 +212,16 @@ class Cache(Protocol):
 class Attention(Part):
     """Causal self-attention with its projections: `forward` maps (B, T, C) to (B, T, C)."""
 
-    supports_bias: ClassVar[bool] = True  # False where the kernel has no place for a positional's bias
+    supports_bias: ClassVar[bool] = (
+        True  # False where the kernel has no place for a positional's bias
+    )
 
     def __init__(self, shape: ModelShape, options: Any, layer: int) -> None:
         super().__init__()
 
-    def load_from(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, ConvertedTensor]:
+    def load_from(
+        self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]
+    ) -> dict[str, ConvertedTensor]:
         """Load what has the same name and shape; attention that has learned more than has a place here is refused."""
         if dropped := theirs.keys() - fresh.keys():
             raise ValueError(f"{min(dropped)}: has no place here, and no conversion is defined")
@@ -220,7 +232,9 @@ class Attention(Part):
         """Return the width of the queries and keys that a positional's `rotate` is given."""
         return shape.head_dim
 
-    def forward(self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: Any = None) -> Tensor:
+    def forward(
+        self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: Any = None
+    ) -> Tensor:
         """Attend from each position to itself and to what lies before, also to what lies in the cache.
 
         A cache takes a prompt of any length T at positions 0 to T - 1, and from then on one position at a time.
@@ -259,7 +273,9 @@ class FeedForward(Part):
 
     def flops_per_token(self) -> float:
         """Return the FLOPs of one token's forward pass: 2 per multiply-add of its linear layers."""
-        return 2.0 * sum(layer.weight.numel() for layer in self.modules() if isinstance(layer, nn.Linear))
+        return 2.0 * sum(
+            layer.weight.numel() for layer in self.modules() if isinstance(layer, nn.Linear)
+        )
 
 
 @dataclass(frozen=True)
@@ -308,7 +324,9 @@ class Parallelism(Variant):
         """Take a model on the meta device; return it spread over the processes, with memory but no values yet."""
         raise NotImplementedError
 
-    def optimizer(self, groups: Groups, make: Callable[[Groups], torch.optim.Optimizer]) -> torch.optim.Optimizer:
+    def optimizer(
+        self, groups: Groups, make: Callable[[Groups], torch.optim.Optimizer]
+    ) -> torch.optim.Optimizer:
         """Return the optimizer of the wrapped model's parameters; its `state` is by parameter."""
         return make(groups)
 

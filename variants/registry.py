@@ -53,11 +53,15 @@ def _class(axis: str, file: Path, changed_at: int) -> type[Variant]:
     own = [
         value
         for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
+        if isinstance(value, type)
+        and issubclass(value, base)
+        and value.__module__ == module.__name__
     ]
     if len(own) != 1:
         found = ", ".join(cls.__name__ for cls in own) or "none"
-        raise VariantError(f"{file}: must define exactly one subclass of {base.__name__}, defines {found}")
+        raise VariantError(
+            f"{file}: must define exactly one subclass of {base.__name__}, defines {found}"
+        )
     return own[0]
 
 

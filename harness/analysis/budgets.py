@@ -70,7 +70,10 @@ def rankings(study: Study) -> list[Ranking]:
         return []
     usual = study.baseline.get(PARALLELISM)
     alone = [entry for entry in done if entry.axes.get(PARALLELISM) == usual] or done
-    found = [_at_equal(kind, spent, done if kind == "train_s" else alone) for kind, spent in AMOUNTS.items()]
+    found = [
+        _at_equal(kind, spent, done if kind == "train_s" else alone)
+        for kind, spent in AMOUNTS.items()
+    ]
     base = study.find(done[0].axes | study.baseline)
     if base is not None and base.done:
         found.append(_of_equal_size(base, alone))
@@ -79,14 +82,25 @@ def rankings(study: Study) -> list[Ranking]:
 
 def _at_equal(kind: Kind, spent: Callable[[RunData], np.ndarray], entries: list[Entry]) -> Ranking:
     budget = min(float(spent(run)[-1]) for entry in entries for run in entry.done)
-    losses = {e.label: [float(np.interp(budget, spent(run), run.evals.val_loss)) for run in e.done] for e in entries}
-    return Ranking(kind, budget, _sorted({label: statistics.mean(values) for label, values in losses.items()}))
+    losses = {
+        e.label: [float(np.interp(budget, spent(run), run.evals.val_loss)) for run in e.done]
+        for e in entries
+    }
+    return Ranking(
+        kind, budget, _sorted({label: statistics.mean(values) for label, values in losses.items()})
+    )
 
 
 def _of_equal_size(base: Entry, entries: list[Entry]) -> Ranking:
     size = float(base.done[0].probes["parameters"])
-    same = [entry for entry in entries if abs(entry.done[0].probes["parameters"] / size - 1) <= SAME_SIZE]
-    losses = {e.label: statistics.mean([float(run.evals.val_loss[-1]) for run in e.done]) for e in same}
+    same = [
+        entry
+        for entry in entries
+        if abs(entry.done[0].probes["parameters"] / size - 1) <= SAME_SIZE
+    ]
+    losses = {
+        e.label: statistics.mean([float(run.evals.val_loss[-1]) for run in e.done]) for e in same
+    }
     return Ranking("parameters", size, _sorted(losses))
 
 
@@ -105,10 +119,17 @@ def _savings(entry: Entry, base: Entry) -> CostToBaselineLoss | None:
     both = [(run, by_seed[run.seed]) for run in entry.done if run.seed in by_seed]
     if not both:
         return None
-    reached = {run.seed: (run, other, at) for run, other in both if (at := crossing(run, other)) is not None}
+    reached = {
+        run.seed: (run, other, at)
+        for run, other in both
+        if (at := crossing(run, other)) is not None
+    }
     tokens, train_s = (
         _geometric(
-            [spent(other)[-1] / float(np.interp(at, run.evals.step, spent(run))) for run, other, at in reached.values()]
+            [
+                spent(other)[-1] / float(np.interp(at, run.evals.step, spent(run)))
+                for run, other, at in reached.values()
+            ]
         )
         for spent in (AMOUNTS["tokens"], AMOUNTS["train_s"])
     )
@@ -140,7 +161,10 @@ def _geometric(factors: list[float]) -> tuple[float | None, Bounds | None]:
         return None, None
     logs = statistics.mean(np.log(factors).tolist())
     interval = logs.ci95
-    return float(np.exp(logs.mean)), (float(np.exp(interval[0])), float(np.exp(interval[1]))) if interval else None
+    return float(np.exp(logs.mean)), (
+        float(np.exp(interval[0])),
+        float(np.exp(interval[1])),
+    ) if interval else None
 
 
 def disagreements(found: list[Ranking]) -> dict[str, list[Kind]]:

@@ -70,9 +70,15 @@ class Study:
     @property
     def margins(self) -> dict[str, float]:
         """How much makes no difference, by quantity, as the newest launch of these settings states it."""
-        stated = [launch.get("margin") for launch in self.launches if launch.get("settings_hash") == self.settings_hash]
+        stated = [
+            launch.get("margin")
+            for launch in self.launches
+            if launch.get("settings_hash") == self.settings_hash
+        ]
         newest = next((margin for margin in reversed(stated) if isinstance(margin, dict)), {})
-        return {name: float(value) for name, value in newest.items() if isinstance(value, int | float)}
+        return {
+            name: float(value) for name, value in newest.items() if isinstance(value, int | float)
+        }
 
     def varying(self) -> list[str]:
         """Return the axes on which entries differ."""
@@ -98,8 +104,10 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
     found = _read_all(store.runs(study))
     if not found:
         others = choices(study, store.studies())
-        raise UserError(f"study '{study}' has no results in {store.root}; run it first: "
-                        f"python -m harness run STUDY.toml ({others})")  # fmt: skip
+        raise UserError(
+            f"study '{study}' has no results in {store.root}; run it first: "
+            f"python -m harness run STUDY.toml ({others})"
+        )
     unreadable = [run for run in found if isinstance(run, Unreadable)]
     runs = [run for run in found if isinstance(run, RunData) and (wanted is None or wanted(run))]
     try:
@@ -195,4 +203,6 @@ def _entries(runs: list[RunData], levels: dict[str, tuple[str, ...]]) -> tuple[E
         if any(run.order_seed == run.seed for run in group)
     ]
     place = {axis: {label: i for i, label in enumerate(labels)} for axis, labels in levels.items()}
-    return tuple(sorted(entries, key=lambda e: [place[axis][label] for axis, label in e.axes.items()]))
+    return tuple(
+        sorted(entries, key=lambda e: [place[axis][label] for axis, label in e.axes.items()])
+    )

@@ -36,8 +36,12 @@ def measures(study: Study, entry: Entry) -> list[Decoding]:
 
 def _measure(entry: Entry, base: Entry | None, place: Place) -> Decoding:
     (batch, context), found = place, _defined(entry, place)
-    prefill_s = statistics.median([samples.prefill_s for samples in found.values()]) if found else None
-    decode_s = statistics.median([samples.decode_s for samples in found.values()]) if found else None
+    prefill_s = (
+        statistics.median([samples.prefill_s for samples in found.values()]) if found else None
+    )
+    decode_s = (
+        statistics.median([samples.decode_s for samples in found.values()]) if found else None
+    )
     reasons = {run.decoding[place].reason for run in entry.done if place in run.decoding}
     return Decoding(
         batch=batch,
@@ -60,4 +64,6 @@ def _defined(entry: Entry, place: Place) -> dict[int, DecodeSamples]:
 
 def _ratio(found: dict[int, DecodeSamples], of_base: dict[int, DecodeSamples]) -> Ratio | None:
     pairs = [(found[seed].decode_s, of_base[seed].decode_s) for seed in found if seed in of_base]
-    return statistics.ratio_of_medians([b for _, b in pairs], [a for a, _ in pairs]) if pairs else None
+    return (
+        statistics.ratio_of_medians([b for _, b in pairs], [a for a, _ in pairs]) if pairs else None
+    )

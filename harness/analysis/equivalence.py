@@ -96,7 +96,9 @@ def reference(study: Study, entry: Entry) -> Entry | None:
     parallelism. Of several with one process it is the baseline's, else the first.
     """
     base = under_baseline_parallelism(study, entry)
-    alike = [study.find(entry.axes | {PARALLELISM: label}) for label in study.levels.get(PARALLELISM, ())]
+    alike = [
+        study.find(entry.axes | {PARALLELISM: label}) for label in study.levels.get(PARALLELISM, ())
+    ]
     baseline = study.baseline.get(PARALLELISM)
     single = [other for other in alike if other and world_size(other) == 1]
     single.sort(key=lambda other: other.axes[PARALLELISM] != baseline)
@@ -108,19 +110,34 @@ def reference(study: Study, entry: Entry) -> Entry | None:
 def _check(entry: Entry, run: RunData, base: Entry | None, other: RunData | None) -> Equivalence:
     final = run.probes.get("final_hashes")
     ranks_agree = len(set(final)) == 1 if final else None
-    row = Equivalence(entry.label, base.label if base else None, run.seed, "not checked", None, None, None, ranks_agree)
+    row = Equivalence(
+        entry.label,
+        base.label if base else None,
+        run.seed,
+        "not checked",
+        None,
+        None,
+        None,
+        ranks_agree,
+    )
     if other is not None:
         row = _compared(row, run, other)
     faults = _faults(row)
     if faults:
         return replace(row, verdict=DIVERGES, reason="; ".join(faults))
     if other is None:
-        what = f"{base.label} of seed {run.seed} is not done" if base else "no entry on one process in the study"
+        what = (
+            f"{base.label} of seed {run.seed} is not done"
+            if base
+            else "no entry on one process in the study"
+        )
         return replace(row, reason=what)
     if row.bitwise:
         return replace(row, verdict="bitwise")
     if _dropout(run):
-        return replace(row, reason="dropout: each rank drops other activations, so only the start was compared")
+        return replace(
+            row, reason="dropout: each rank drops other activations, so only the start was compared"
+        )
     return replace(row, verdict="within tolerance")
 
 
@@ -165,7 +182,9 @@ def _faults(row: Equivalence) -> list[str]:
         ("gradient norm", row.grad_norm_first_steps, row.grad_norm_tolerance),
     ):
         if found is not None and most is not None and not found <= most:
-            faults.append(f"{what} of the first {N_FIRST} steps deviates by {found:.1e}, more than {most:.0e}")
+            faults.append(
+                f"{what} of the first {N_FIRST} steps deviates by {found:.1e}, more than {most:.0e}"
+            )
     if row.ranks_agree is False:
         faults.append("its ranks ended with different parameters")
     return faults

@@ -50,7 +50,9 @@ def estimate(values: Mapping[Cell, Mapping[int, float]], levels: Levels) -> Effe
     axes = {axis: list(names) for axis, names in levels.items() if len(names) > 1}
     places = [i for i, axis in enumerate(levels) if axis in axes]
     observed = [
-        (tuple(cell[i] for i in places), seed, y) for cell, by_seed in values.items() for seed, y in by_seed.items()
+        (tuple(cell[i] for i in places), seed, y)
+        for cell, by_seed in values.items()
+        for seed, y in by_seed.items()
     ]
     seeds = sorted({seed for _, seed, _ in observed})
     design = _Design(axes)
@@ -119,13 +121,24 @@ class _Design:
         self.axes = axes
         self.singles = [(axis, name) for axis, names in axes.items() for name in names[1:]]
         self.pairs = [(a, b) for a, b in combinations(self.singles, 2) if a[0] != b[0]]
-        self.place = {term: i for i, term in enumerate([*((level,) for level in self.singles), *self.pairs])}
+        self.place = {
+            term: i for i, term in enumerate([*((level,) for level in self.singles), *self.pairs])
+        }
         self.n_columns = len(self.place)
 
     def rows(self, cells: Sequence[Cell]) -> np.ndarray:
         """Return the columns of each cell, (n_cells, n_columns)."""
-        has = np.array([[cell[i] == name for i, names in enumerate(self.axes.values()) for name in names[1:]]
-                        for cell in cells], dtype=float).reshape(len(cells), len(self.singles))  # fmt: skip
+        has = np.array(
+            [
+                [
+                    cell[i] == name
+                    for i, names in enumerate(self.axes.values())
+                    for name in names[1:]
+                ]
+                for cell in cells
+            ],
+            dtype=float,
+        ).reshape(len(cells), len(self.singles))
         a, b = ([self.place[pair[side],] for pair in self.pairs] for side in (0, 1))
         return np.hstack([has, has[:, a] * has[:, b]])
 

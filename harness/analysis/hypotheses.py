@@ -43,7 +43,8 @@ QUESTIONS: Mapping[Quantity, Question] = {
     "val_loss": Question(lambda run: float(run.evals.val_loss[-1]), lower_is_better=True),
     "tokens_per_s": Question(_log_speed, lower_is_better=False),
     "peak_memory": Question(
-        lambda run: float(np.log(max(rank["peak"] for rank in run.probes["memory"]))), lower_is_better=True
+        lambda run: float(np.log(max(rank["peak"] for rank in run.probes["memory"]))),
+        lower_is_better=True,
     ),
 }
 
@@ -84,7 +85,11 @@ def margin_of(study: Study, quantity: Quantity) -> float | None:
 
 
 def _judgement(
-    study: Study, diverging: Collection[str], quantity: Quantity, question: Question, margin: float | None
+    study: Study,
+    diverging: Collection[str],
+    quantity: Quantity,
+    question: Question,
+    margin: float | None,
 ) -> Judgement:
     entries = [entry for entry in study.entries if entry.label not in diverging]
     found: dict[str, Verdict] = {}
@@ -111,7 +116,10 @@ def _families(study: Study, entries: list[Entry]) -> list[list[Entry]]:
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         base = baseline_of(study, entry)
-        alone = base is not None and {**entry.axes, PARALLELISM: ""} == {**base.axes, PARALLELISM: ""}
+        alone = base is not None and {**entry.axes, PARALLELISM: ""} == {
+            **base.axes,
+            PARALLELISM: "",
+        }
         groups.setdefault("" if alone else entry.axes.get(PARALLELISM, ""), []).append(entry)
     return list(groups.values())
 
@@ -136,7 +144,9 @@ def _design(study: Study, entries: list[Entry], quantity: Quantity, question: Qu
     if quantity == "val_loss" and usual in levels.get(PARALLELISM, ()):
         entries = [entry for entry in entries if entry.axes[PARALLELISM] == usual]
         levels[PARALLELISM] = [name for name in levels[PARALLELISM] if name == usual]
-    cells = {tuple(entry.axes[axis] for axis in levels): values(entry, question) for entry in entries}
+    cells = {
+        tuple(entry.axes[axis] for axis in levels): values(entry, question) for entry in entries
+    }
     return effects.estimate({cell: values for cell, values in cells.items() if values}, levels)
 
 
@@ -150,7 +160,9 @@ def _levels(found: list[Effect], margin: float | None, question: Question, df: i
         one = found[i]
         if i not in p or one.estimate is None:
             return Level(one, None, None)
-        word = verdicts.classify(one.estimate, holm[i], holm_equivalent[i], question.lower_is_better)
+        word = verdicts.classify(
+            one.estimate, holm[i], holm_equivalent[i], question.lower_is_better
+        )
         return Level(one, holm[i], word)
 
     return [level(i) for i in keys]
@@ -162,4 +174,6 @@ def _p_within(effect: Effect, margin: float | None, df: int) -> float:
     if margin is None or effect.se is None or effect.estimate is None:
         return 1.0
     beyond = abs(effect.estimate) - margin
-    return float(stdtr(df, beyond / effect.se)) if effect.se > effects.ROUNDING else float(beyond >= 0)
+    return (
+        float(stdtr(df, beyond / effect.se)) if effect.se > effects.ROUNDING else float(beyond >= 0)
+    )

@@ -120,19 +120,27 @@ def _resampled_medians(groups: Sequence[np.ndarray], rng: np.random.Generator) -
     below = (
         np.cumsum(group_of == np.arange(len(groups))[:, None], axis=1) / sizes[:, None]
     )  # of each group, (groups, n)
-    first = int(np.searchsorted(below.max(axis=0), low.min()))  # below it no mixture of groups has a median
+    first = int(
+        np.searchsorted(below.max(axis=0), low.min())
+    )  # below it no mixture of groups has a median
     last = min(int(np.searchsorted(below.min(axis=0), high.max())), n - 1)
     below = below[:, first : last + 1]
     weights, which = _resampled_groups(len(groups))
     medians = np.empty(RESAMPLES)
     rows_at_once = max(1, AT_ONCE // below.shape[1])
     for start in range(0, len(weights), rows_at_once):
-        mixed = weights[start : start + rows_at_once] @ below  # of each mixture; rows rise from 0 to 1
+        mixed = (
+            weights[start : start + rows_at_once] @ below
+        )  # of each mixture; rows rise from 0 to 1
         mine = (which >= start) & (which < start + len(mixed))
         row = which[mine] - start
         stacked = (mixed + 2 * np.arange(len(mixed))[:, None]).reshape(-1)
-        at_low, at_high = (np.searchsorted(stacked, u[mine] + 2 * row) - row * mixed.shape[1] for u in (low, high))
-        medians[mine] = (values[np.minimum(first + at_low, n - 1)] + values[np.minimum(first + at_high, n - 1)]) / 2
+        at_low, at_high = (
+            np.searchsorted(stacked, u[mine] + 2 * row) - row * mixed.shape[1] for u in (low, high)
+        )
+        medians[mine] = (
+            values[np.minimum(first + at_low, n - 1)] + values[np.minimum(first + at_high, n - 1)]
+        ) / 2
     return medians
 
 
@@ -143,7 +151,10 @@ def _percentiles(samples: np.ndarray) -> Bounds:
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
     """Tell which points (gain, cost) no other beats: as good in both and better in one."""
-    return [not any(g >= gain and c <= cost and (g, c) != (gain, cost) for g, c in points) for gain, cost in points]
+    return [
+        not any(g >= gain and c <= cost and (g, c) != (gain, cost) for g, c in points)
+        for gain, cost in points
+    ]
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:

@@ -74,7 +74,11 @@ def result(entry: Entry, verdict: Verdict | None = None) -> Result:
     tokens_per_s = statistics.rate(int(done[0].steps.tokens[0]), median) if median else None
     flops = done[0].probes["flops_per_token"] if done else expected["flops_per_token"]
     peak = peak_flops(done)
-    fullest = max((rank for run in done for rank in run.probes["memory"]), key=lambda rank: rank["peak"], default=None)
+    fullest = max(
+        (rank for run in done for rank in run.probes["memory"]),
+        key=lambda rank: rank["peak"],
+        default=None,
+    )
     return Result(
         label=entry.label,
         axes=entry.axes,
@@ -83,7 +87,9 @@ def result(entry: Entry, verdict: Verdict | None = None) -> Result:
         status=entry.status,
         equivalence=verdict,
         val_loss=statistics.mean([float(run.evals.val_loss[-1]) for run in done]) if done else None,
-        bits_per_byte=statistics.mean([float(run.evals.bits_per_byte[-1]) for run in done]) if done else None,
+        bits_per_byte=statistics.mean([float(run.evals.bits_per_byte[-1]) for run in done])
+        if done
+        else None,
         tokens_per_s=tokens_per_s,
         step_s=median,
         peak_memory_bytes=fullest["peak"] if fullest else None,
@@ -133,7 +139,11 @@ def _compare(entry: Entry, base: Entry, diverging: Container[str]) -> Comparison
     step_s = [(a, b) for a, b in step_s if len(a) and len(b)]
     diverges = entry.label in diverging or base.label in diverging
     difference = pair.difference if pair else None
-    ratio = statistics.ratio_of_medians([b for _, b in step_s], [a for a, _ in step_s]) if step_s else None
+    ratio = (
+        statistics.ratio_of_medians([b for _, b in step_s], [a for a, _ in step_s])
+        if step_s
+        else None
+    )
     return Comparison(
         label=entry.label,
         against=base.label,

@@ -40,10 +40,14 @@ def plan(study: Study, detect: float) -> Plan | None:
     pairs = [(entry, base) for entry in study.entries if (base := baseline_of(study, entry))]
     groups, shared = [], 0
     for entry, base in pairs:
-        own, other = ({run.seed: float(run.evals.val_loss[-1]) for run in e.done} for e in (entry, base))
+        own, other = (
+            {run.seed: float(run.evals.val_loss[-1]) for run in e.done} for e in (entry, base)
+        )
         values = [own[seed] - other[seed] for seed in own.keys() & other.keys()]
         shared = max(shared, len(values))
-        if len(values) > 1 and np.ptp(values) > 0:  # a parallelism that changes no bit has no noise to tell of
+        if (
+            len(values) > 1 and np.ptp(values) > 0
+        ):  # a parallelism that changes no bit has no noise to tell of
             groups.append(values)
     if not groups:
         return None
@@ -51,7 +55,14 @@ def plan(study: Study, detect: float) -> Plan | None:
     alpha = verdicts.ALPHA / len(pairs)
     low, high = _interval(noise, df)
     seeds, fewest, most = (_seeds(detect, sd, alpha) for sd in (noise, low, high))
-    hours = sum(np.mean([run.probes["time"]["total_s"] for run in e.done]) for e in study.entries if e.done) / 3600
+    hours = (
+        sum(
+            np.mean([run.probes["time"]["total_s"] for run in e.done])
+            for e in study.entries
+            if e.done
+        )
+        / 3600
+    )
     return Plan(
         detect=detect,
         n_compared=len(pairs),
@@ -74,16 +85,22 @@ def pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
 
 
 def _seeds(detect: float, sd: float, alpha: float) -> int | None:
-    return verdicts.seeds_needed(partial(verdicts.paired_t_power, difference=detect, sd=sd, alpha=alpha))
+    return verdicts.seeds_needed(
+        partial(verdicts.paired_t_power, difference=detect, sd=sd, alpha=alpha)
+    )
 
 
 def _interval(sd: float, df: int) -> tuple[float, float]:
     from scipy.special import chdtri
 
-    return sd * math.sqrt(df / float(chdtri(df, 0.025))), sd * math.sqrt(df / float(chdtri(df, 0.975)))
+    return sd * math.sqrt(df / float(chdtri(df, 0.025))), sd * math.sqrt(
+        df / float(chdtri(df, 0.975))
+    )
 
 
-def fraction(levels: Mapping[str, Sequence[str]], baseline: Mapping[str, str], size: int) -> list[dict[str, str]]:
+def fraction(
+    levels: Mapping[str, Sequence[str]], baseline: Mapping[str, str], size: int
+) -> list[dict[str, str]]:
     """Return `size` cells of a matrix, the baseline among them, that still tell all main effects from one another.
 
     They are chosen one at a time such that the determinant of the main effects' information grows most (Mitchell 1974's
@@ -96,8 +113,12 @@ def fraction(levels: Mapping[str, Sequence[str]], baseline: Mapping[str, str], s
     cells = [dict(zip(axes, cell, strict=True)) for cell in product(*axes.values())]
     n_unknown = 1 + sum(len(names) - 1 for names in axes.values())
     if not n_unknown <= size <= len(cells):
-        raise ValueError(f"{size}: must be {n_unknown} (one for each level beyond the first, and one) to {len(cells)}")
-    rows = np.array([[1.0, *(float(c[a] == n) for a, names in axes.items() for n in names[1:])] for c in cells])
+        raise ValueError(
+            f"{size}: must be {n_unknown} (one for each level beyond the first, and one) to {len(cells)}"
+        )
+    rows = np.array(
+        [[1.0, *(float(c[a] == n) for a, names in axes.items() for n in names[1:])] for c in cells]
+    )
     first = next((i for i, cell in enumerate(cells) if cell == {**cell, **baseline}), 0)
 
     def information(chosen: Sequence[int]) -> float:
@@ -106,13 +127,21 @@ def fraction(levels: Mapping[str, Sequence[str]], baseline: Mapping[str, str], s
 
     chosen = [first]
     while len(chosen) < size:
-        chosen.append(max((i for i in range(len(cells)) if i not in chosen), key=lambda i: information([*chosen, i])))
+        chosen.append(
+            max(
+                (i for i in range(len(cells)) if i not in chosen),
+                key=lambda i: information([*chosen, i]),
+            )
+        )
     improved = True
     while improved:
         improved = False
         for place in range(1, size):
             rest = [c for i, c in enumerate(chosen) if i != place]
-            best = max((i for i in range(len(cells)) if i not in rest), key=lambda i: information([*rest, i]))
+            best = max(
+                (i for i in range(len(cells)) if i not in rest),
+                key=lambda i: information([*rest, i]),
+            )
             if information([*rest, best]) > information(chosen) + 1e-9:
                 chosen[place], improved = best, True
     return [cells[i] for i in sorted(chosen)]

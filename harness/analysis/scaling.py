@@ -41,7 +41,12 @@ def scaling(study: Study, verdicts: dict[str, Verdict]) -> list[Scale]:
     """
     rows: list[Scale] = []
     groups = _groups(
-        study, [e for e in study.entries if verdicts.get(e.label) != results.DIVERGES and results.timed(e.done)]
+        study,
+        [
+            e
+            for e in study.entries
+            if verdicts.get(e.label) != results.DIVERGES and results.timed(e.done)
+        ],
     )
     for name, entries in groups.items():
         entries = sorted(entries, key=world_size)
@@ -89,9 +94,14 @@ def _scale(group: str, entry: Entry, base: Entry) -> Scale:
 
 def _speedup(entry: Entry, base: Entry) -> Ratio:
     """Return the ratio of the speeds, from the seeds that both have; from all of both where they share none."""
-    of_entry, of_base = ({run.seed: run.timed_step_s for run in e.done if len(run.timed_step_s)} for e in (entry, base))
+    of_entry, of_base = (
+        {run.seed: run.timed_step_s for run in e.done if len(run.timed_step_s)}
+        for e in (entry, base)
+    )
     seeds = [seed for seed in of_entry if seed in of_base]
     if seeds:
-        return statistics.ratio_of_medians([of_base[seed] for seed in seeds], [of_entry[seed] for seed in seeds])
+        return statistics.ratio_of_medians(
+            [of_base[seed] for seed in seeds], [of_entry[seed] for seed in seeds]
+        )
     together = (np.concatenate(list(steps.values())) for steps in (of_base, of_entry))
     return statistics.ratio_of_medians(*([steps] for steps in together))

@@ -51,10 +51,18 @@ def family(
     What lies within the margin for certain is `equivalent`, be it zero or not: the study has said that so little does
     not count. Without a margin only differences that are exactly 0 in every seed are equivalent.
     """
-    several = {name: np.asarray(values, dtype=float) for name, values in differences.items() if len(values) > 1}
+    several = {
+        name: np.asarray(values, dtype=float)
+        for name, values in differences.items()
+        if len(values) > 1
+    }
     p = {name: paired_t_pvalue(values) for name, values in several.items()}
     p_equivalent = {name: tost_pvalue(values, margin) for name, values in several.items()}
-    p_holm, p_bh, p_equivalent_holm = holm_adjust(p), benjamini_hochberg_adjust(p), holm_adjust(p_equivalent)
+    p_holm, p_bh, p_equivalent_holm = (
+        holm_adjust(p),
+        benjamini_hochberg_adjust(p),
+        holm_adjust(p_equivalent),
+    )
     found = {}
     for name, values in differences.items():
         if name not in several:
@@ -70,7 +78,9 @@ def family(
             p_bh=p_bh[name],
             p_equivalent_holm=None if margin is None else p_equivalent_holm[name],
             effect_size=effect_size(several[name]),
-            seeds_to_resolve=seeds_to_resolve(several[name], margin, len(several)) if word == "unresolved" else None,
+            seeds_to_resolve=seeds_to_resolve(several[name], margin, len(several))
+            if word == "unresolved"
+            else None,
         )
     return found
 
@@ -130,7 +140,9 @@ def bootstrap(values: np.ndarray) -> Bounds | None:
         return None
     from scipy import stats
 
-    interval = stats.bootstrap((values,), np.mean, method="BCa", rng=np.random.default_rng(0)).confidence_interval
+    interval = stats.bootstrap(
+        (values,), np.mean, method="BCa", rng=np.random.default_rng(0)
+    ).confidence_interval
     return float(interval.low), float(interval.high)
 
 
@@ -191,7 +203,9 @@ def seeds_to_resolve(values: np.ndarray, margin: float | None, n_asked: int) -> 
     each of a family may make is taken for the smallest of Holm's, so that the number is rather too large.
     """
     alpha, difference, sd = ALPHA / n_asked, float(values.mean()), float(values.std(ddof=1))
-    ways: list[Callable[[int], float]] = [partial(paired_t_power, difference=difference, sd=sd, alpha=alpha)]
+    ways: list[Callable[[int], float]] = [
+        partial(paired_t_power, difference=difference, sd=sd, alpha=alpha)
+    ]
     if margin is not None and abs(difference) < margin:
         ways.append(partial(tost_power, difference=difference, sd=sd, margin=margin, alpha=alpha))
     found = [n for n in map(seeds_needed, ways) if n is not None]
@@ -207,5 +221,7 @@ def detectable(n: int, sd: float, alpha: float) -> float:
         low, high = high, 2 * high
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (low, middle) if paired_t_power(n, middle, sd, alpha) >= POWER else (middle, high)
+        low, high = (
+            (low, middle) if paired_t_power(n, middle, sd, alpha) >= POWER else (middle, high)
+        )
     return high

@@ -64,7 +64,9 @@ def phases(entry: Entry, verdict: Verdict | None) -> Phases | None:
     runs = [run.phases for run in entry.done if run.phases]
     if not runs or verdict == DIVERGES:
         return None
-    mean = {f"{phase}_s": _mean(rank[phase] for ranks in runs for rank in ranks) for phase in PHASES}
+    mean = {
+        f"{phase}_s": _mean(rank[phase] for ranks in runs for rank in ranks) for phase in PHASES
+    }
     waits = [_mean(rank["waiting"] for rank in same) for same in zip(*runs, strict=True)]
     return Phases(**mean, waiting_by_rank_s=[wait for wait in waits if wait is not None])  # type: ignore[arg-type]
 
@@ -90,8 +92,14 @@ def held(entry: Entry) -> Held | None:
     if not runs:
         return None
     probes = max(runs, key=lambda probes: max(rank["peak"] for rank in probes["memory"]))
-    fullest, predicted = max(probes["memory"], key=lambda rank: rank["peak"]), probes["predicted_memory"]
-    return Held(predicted, {name: _deviation(fullest[name], size) or 0.0 for name, size in predicted.items()})
+    fullest, predicted = (
+        max(probes["memory"], key=lambda rank: rank["peak"]),
+        probes["predicted_memory"],
+    )
+    return Held(
+        predicted,
+        {name: _deviation(fullest[name], size) or 0.0 for name, size in predicted.items()},
+    )
 
 
 def _sent(rank: dict[str, dict[str, float]]) -> float:

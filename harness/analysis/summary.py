@@ -58,8 +58,12 @@ class Summary:
 
     def of(self, entries: Sequence[Entry]) -> "Summary":
         """Return the part that tells of these entries alone; verdicts and effects stay those of the whole study."""
-        levels = {axis: tuple(level for level in names if any(entry.axes[axis] == level for entry in entries))
-                  for axis, names in self.study.levels.items()}  # fmt: skip
+        levels = {
+            axis: tuple(
+                level for level in names if any(entry.axes[axis] == level for entry in entries)
+            )
+            for axis, names in self.study.levels.items()
+        }
         labels = {entry.label for entry in entries}
         fields: dict[str, Any] = {
             name: {label: found for label, found in getattr(self, name).items() if label in labels}
@@ -67,7 +71,9 @@ class Summary:
         }
         for name in ("comparisons", "equivalence"):
             fields[name] = [found for found in getattr(self, name) if found.label in labels]
-        return replace(self, study=replace(self.study, entries=tuple(entries), levels=levels), **fields)
+        return replace(
+            self, study=replace(self.study, entries=tuple(entries), levels=levels), **fields
+        )
 
 
 def summarise(study: Study, created_at: str) -> Summary:
@@ -78,7 +84,9 @@ def summarise(study: Study, created_at: str) -> Summary:
     return Summary(
         study=study,
         created_at=created_at,
-        results={entry.label: results.result(entry, verdicts.get(entry.label)) for entry in study.entries},
+        results={
+            entry.label: results.result(entry, verdicts.get(entry.label)) for entry in study.entries
+        },
         comparisons=results.comparisons(study, diverging),
         judgements=judge.judge(study, diverging),
         rankings=budgets.rankings(study),
@@ -87,7 +95,9 @@ def summarise(study: Study, created_at: str) -> Summary:
         equivalence=equivalent,
         decoding={entry.label: decoding.measures(study, entry) for entry in study.entries},
         lengths={entry.label: lengths.measures(study, entry) for entry in study.entries},
-        phases={entry.label: where.phases(entry, verdicts.get(entry.label)) for entry in study.entries},
+        phases={
+            entry.label: where.phases(entry, verdicts.get(entry.label)) for entry in study.entries
+        },
         traffic={entry.label: where.traffic(entry) for entry in study.entries},
         held={entry.label: where.held(entry) for entry in study.entries},
         scaling=scaling.scaling(study, verdicts),
@@ -123,11 +133,19 @@ def as_json(summary: Summary) -> Json:
 
 def _judgement(found: Judgement) -> Json:
     levels = {
-        name: [vars(level.effect) | {"p_holm": level.p_holm, "word": level.word} for level in levels]
+        name: [
+            vars(level.effect) | {"p_holm": level.p_holm, "word": level.word} for level in levels
+        ]
         for name, levels in (("main_effects", found.main), ("interactions", found.interactions))
     }
-    design: Json = {"runs": found.design.n_runs, "degrees_of_freedom": found.design.degrees_of_freedom}
-    design |= {"noise": found.design.noise, "missing": [list(cell) for cell in found.design.missing]}
+    design: Json = {
+        "runs": found.design.n_runs,
+        "degrees_of_freedom": found.design.degrees_of_freedom,
+    }
+    design |= {
+        "noise": found.design.noise,
+        "missing": [list(cell) for cell in found.design.missing],
+    }
     return {"margin": found.margin, "entries": found.entries, "design": design} | levels
 
 
@@ -166,6 +184,8 @@ def _environments(runs: list[RunData]) -> list[Json]:
     found: dict[str, Json] = {}
     for run in runs:
         if run.env:
-            environment = found.setdefault(repr(sorted(run.env.items())), {"env": run.env, "runs": []})
+            environment = found.setdefault(
+                repr(sorted(run.env.items())), {"env": run.env, "runs": []}
+            )
             environment["runs"].append(run.run_id)
     return list(found.values())

@@ -41,7 +41,10 @@ def all_tables(summary: Summary) -> dict[str, str]:
     if summary.scaling:
         found["scaling.csv"] = _scaling(summary)
     if any(summary.lengths.values()):
-        found |= {"lengths.csv": _lengths(summary), "loss_by_position.csv": _loss_by_position(summary)}
+        found |= {
+            "lengths.csv": _lengths(summary),
+            "loss_by_position.csv": _loss_by_position(summary),
+        }
     return found
 
 
@@ -61,7 +64,13 @@ def _with_bounds(value: Mean | Median | Ratio | None) -> Row:
     """Return value, low, high."""
     if value is None:
         return [None, None, None]
-    center = value.mean if isinstance(value, Mean) else value.median if isinstance(value, Median) else value.ratio
+    center = (
+        value.mean
+        if isinstance(value, Mean)
+        else value.median
+        if isinstance(value, Median)
+        else value.ratio
+    )
     return [center, *(value.ci95 or (None, None))]
 
 
@@ -70,7 +79,9 @@ def _names(measure: str) -> list[str]:
 
 
 def _status(status: str | dict[str, int]) -> str:
-    return status if isinstance(status, str) else " ".join(f"{name}:{n}" for name, n in status.items())
+    return (
+        status if isinstance(status, str) else " ".join(f"{name}:{n}" for name, n in status.items())
+    )
 
 
 def _seeds(seeds: Iterable[int]) -> str:
@@ -84,28 +95,54 @@ def _entries(summary: Summary) -> str:
     header += ["peak_memory_bytes", "parameters", "flops_per_token", "peak_flops", "mfu"]
     rows: list[Row] = []
     for r in summary.results.values():
-        row = [r.label, *r.axes.values(), _seeds(r.seeds), _seeds(r.seeds_done), _status(r.status), r.equivalence]
+        row = [
+            r.label,
+            *r.axes.values(),
+            _seeds(r.seeds),
+            _seeds(r.seeds_done),
+            _status(r.status),
+            r.equivalence,
+        ]
         for value in (r.val_loss, r.bits_per_byte, r.tokens_per_s, r.step_s):
             row += _with_bounds(value)
-        rows.append([*row, r.peak_memory_bytes, r.parameters, r.flops_per_token, r.peak_flops, r.mfu])
+        rows.append(
+            [*row, r.peak_memory_bytes, r.parameters, r.flops_per_token, r.peak_flops, r.mfu]
+        )
     return _csv(header, rows)
 
 
 def _comparisons(summary: Summary) -> str:
-    header = ["entry", "against", "differs", "seeds", "seeds_unpaired", *_names("val_loss_difference"), "excludes_zero"]
+    header = [
+        "entry",
+        "against",
+        "differs",
+        "seeds",
+        "seeds_unpaired",
+        *_names("val_loss_difference"),
+        "excludes_zero",
+    ]
     header += [*_names("tokens_per_s_ratio"), "speed_diverges", "peak_memory_ratio"]
     rows: list[Row] = []
     for c in summary.comparisons:
         row: Row = [c.label, c.against, " ".join(c.differs), _seeds(c.seeds), c.seeds_unpaired]
         row += [*_with_bounds(c.val_loss_difference), c.excludes_zero]
-        rows.append([*row, *_with_bounds(c.tokens_per_s_ratio), c.speed_diverges, c.peak_memory_ratio])
+        rows.append(
+            [*row, *_with_bounds(c.tokens_per_s_ratio), c.speed_diverges, c.peak_memory_ratio]
+        )
     return _csv(header, rows)
 
 
 def _verdicts(summary: Summary) -> str:
     numbers = ("p", "p_holm", "p_bh", "p_equivalent_holm", "effect_size", "seeds_to_resolve")
     rows = (
-        [quantity, label, v.word, *_with_bounds(v.difference), v.difference.n, *(getattr(v, name) for name in numbers)]
+        [
+            quantity,
+            label,
+            v.word,
+            *_with_bounds(v.difference),
+            v.difference.n,
+            *(getattr(v, name) for name in numbers),
+        ]
         for quantity, judged in summary.judgements.items()
         for label, v in judged.entries.items()
     )
@@ -128,7 +165,17 @@ def _effects(summary: Summary) -> str:
         for level in (*judged.main, *judged.interactions)
         for one in (level.effect,)
     )
-    header = ["quantity", "levels", "word", "estimate", "se", "estimate_low", "estimate_high", "p", "p_holm"]
+    header = [
+        "quantity",
+        "levels",
+        "word",
+        "estimate",
+        "se",
+        "estimate_low",
+        "estimate_high",
+        "p",
+        "p_holm",
+    ]
     return _csv(header, rows)
 
 
@@ -150,12 +197,22 @@ def _savings(summary: Summary) -> str:
         ]
         for one in summary.savings
     )
-    return _csv(["entry", "against", "seeds", "not_reached", *_names("tokens"), *_names("train_s")], rows)
+    return _csv(
+        ["entry", "against", "seeds", "not_reached", *_names("tokens"), *_names("train_s")], rows
+    )
 
 
 def _variance(summary: Summary) -> str:
     rows = [
-        [found.of, name, part.sd, *part.ci95, part.share, " ".join(found.entries), _seeds(found.seeds)]
+        [
+            found.of,
+            name,
+            part.sd,
+            *part.ci95,
+            part.share,
+            " ".join(found.entries),
+            _seeds(found.seeds),
+        ]
         for found in summary.variance
         for name, part in (("init", found.init), ("data", found.data), ("rest", found.rest))
     ]
@@ -216,13 +273,25 @@ def _scaling(summary: Summary) -> str:
     ]
     rows: list[Row] = []
     for s in summary.scaling:
-        row = [s.label, s.group, s.world_size, *_with_bounds(s.tokens_per_s), s.against, s.against_world_size]
+        row = [
+            s.label,
+            s.group,
+            s.world_size,
+            *_with_bounds(s.tokens_per_s),
+            s.against,
+            s.against_world_size,
+        ]
         rows.append([*row, *_with_bounds(s.speedup), s.efficiency])
     return _csv([*header, "efficiency"], rows)
 
 
 def _decoding(summary: Summary) -> str:
-    measures = ("prefill_tokens_per_s", "decode_step_s", "decode_tokens_per_s", "decode_tokens_per_s_ratio")
+    measures = (
+        "prefill_tokens_per_s",
+        "decode_step_s",
+        "decode_tokens_per_s",
+        "decode_tokens_per_s_ratio",
+    )
     names = [name for measure in measures for name in _names(measure)]
     rows = (
         [label, d.batch, d.context, _seeds(d.seeds)]
@@ -253,7 +322,9 @@ def _loss_by_position(summary: Summary) -> str:
         for entry in summary.study.entries
         for run in entry.done
         for length, at in sorted(run.lengths.items())
-        for (first, last), loss in zip(positions(length, len(at.by_position)), at.by_position.tolist(), strict=True)
+        for (first, last), loss in zip(
+            positions(length, len(at.by_position)), at.by_position.tolist(), strict=True
+        )
     )
     return _csv(["entry", "seed", "length", "first", "last", "loss"], rows)
 

@@ -52,14 +52,19 @@ class Shares:
 def shares(study: Study) -> list[Shares]:
     """Return the shares of the noise, where first values and orders were crossed and at least one entry is whole."""
     usual = study.baseline.get(PARALLELISM)
-    tables = {entry.label: (entry, table) for entry in study.entries
-              if entry.axes.get(PARALLELISM, usual) == usual and (table := _table(entry))}  # fmt: skip
+    tables = {
+        entry.label: (entry, table)
+        for entry in study.entries
+        if entry.axes.get(PARALLELISM, usual) == usual and (table := _table(entry))
+    }
     losses = {label: table for label, (_, table) in tables.items()}
     differences = {}
     for label, (entry, table) in tables.items():
         base = baseline_of(study, entry)
         if base and base.label in losses and losses[base.label].keys() == table.keys():
-            differences[label] = {pair: loss - losses[base.label][pair] for pair, loss in table.items()}
+            differences[label] = {
+                pair: loss - losses[base.label][pair] for pair, loss in table.items()
+            }
     wanted: tuple[tuple[Of, dict[str, dict[tuple[int, int], float]]], ...] = (
         ("val_loss", losses),
         ("val_loss_difference", differences),
@@ -78,8 +83,11 @@ def _table(entry: Entry) -> dict[tuple[int, int], float] | None:
 def _shares(of: Of, tables: Mapping[str, Mapping[tuple[int, int], float]]) -> Shares:
     """Pool the entries that have the same seeds as the first."""
     seeds = sorted({seed for seed, _ in next(iter(tables.values()))})
-    alike = {label: np.array([[table[i, j] for j in seeds] for i in seeds])
-             for label, table in tables.items() if table.keys() == {(i, j) for i in seeds for j in seeds}}  # fmt: skip
+    alike = {
+        label: np.array([[table[i, j] for j in seeds] for i in seeds])
+        for label, table in tables.items()
+        if table.keys() == {(i, j) for i in seeds for j in seeds}
+    }
     init, data, rest = components(list(alike.values()))
     return Shares(of, list(alike), seeds, init, data, rest)
 
@@ -93,7 +101,9 @@ def components(tables: Sequence[np.ndarray]) -> tuple[Part, Part, Part]:
     total = sum(variances) or 1.0
     df, df_rest = n - 1, (n - 1) ** 2
     bounds = [_williams(float(square), rest, n, df, df_rest) for square in squares[:2]]
-    bounds.append((rest * df_rest / _chi2(1 - TAIL, df_rest), rest * df_rest / _chi2(TAIL, df_rest)))
+    bounds.append(
+        (rest * df_rest / _chi2(1 - TAIL, df_rest), rest * df_rest / _chi2(TAIL, df_rest))
+    )
     init, data, other = (
         Part(math.sqrt(variance), (math.sqrt(low), math.sqrt(high)), variance / total)
         for variance, (low, high) in zip(variances, bounds, strict=True)
@@ -106,7 +116,11 @@ def _mean_squares(table: np.ndarray) -> tuple[float, float, float]:
     n, mean = len(table), table.mean()
     rows, columns = table.mean(axis=1) - mean, table.mean(axis=0) - mean
     rest = table - mean - rows[:, None] - columns
-    return n * (rows**2).sum() / (n - 1), n * (columns**2).sum() / (n - 1), (rest**2).sum() / (n - 1) ** 2
+    return (
+        n * (rows**2).sum() / (n - 1),
+        n * (columns**2).sum() / (n - 1),
+        (rest**2).sum() / (n - 1) ** 2,
+    )
 
 
 def _williams(square: float, rest: float, n: int, df: int, df_rest: int) -> Bounds:

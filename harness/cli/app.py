@@ -25,12 +25,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         code: int = args.command(args)
     except UserError as error:
         count = len(error.problems)
-        print(f"error: {count} problems" if count > 1 else "error:", *error.problems, sep="\n  ", file=sys.stderr)
+        print(
+            f"error: {count} problems" if count > 1 else "error:",
+            *error.problems,
+            sep="\n  ",
+            file=sys.stderr,
+        )
         code = WRONG
     except StoreError as error:
         print(f"error: {error}", file=sys.stderr)
         code = WRONG
-    except OSError as error:  # a full disk, a folder that may not be written: what was written stays readable
+    except (
+        OSError
+    ) as error:  # a full disk, a folder that may not be written: what was written stays readable
         print(f"error: {error}", file=sys.stderr)
         code = WRONG
     except KeyboardInterrupt:
@@ -39,71 +46,148 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m harness", description=__import__("harness").__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m harness", description=__import__("harness").__doc__
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, function: object, text: str, study: bool = False) -> argparse.ArgumentParser:
+    def command(
+        name: str, function: object, text: str, study: bool = False
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=function)
         if study:
             sub.add_argument("study", type=Path, metavar="STUDY.toml")
-            sub.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="change a setting")
+            sub.add_argument(
+                "--set",
+                action="append",
+                default=[],
+                metavar="SECTION.KEY=VALUE",
+                help="change a setting",
+            )
             sub.add_argument("--seeds", type=_seeds, metavar="0,1", help="instead of the study's")
-            sub.add_argument("--where", action="append", default=[], metavar="AXIS=NAME", help="only these entries")
+            sub.add_argument(
+                "--where",
+                action="append",
+                default=[],
+                metavar="AXIS=NAME",
+                help="only these entries",
+            )
         return sub
 
     def results(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: %(default)s")
+        sub.add_argument(
+            "--results",
+            type=Path,
+            default=Path("results"),
+            metavar="DIR",
+            help="default: %(default)s",
+        )
 
-    sub = command("list", list_entries, "show the entries: parameters, FLOPs per token, estimated memory", study=True)
+    sub = command(
+        "list",
+        list_entries,
+        "show the entries: parameters, FLOPs per token, estimated memory",
+        study=True,
+    )
     sub.add_argument("--json", action="store_true", help="all runs, for programs")
     sub = command("run", run, "train every entry that is not done yet", study=True)
     results(sub)
     sub.add_argument("--dry-run", action="store_true", help="say what would run, and start nothing")
     sub.add_argument("--fail-fast", action="store_true", help="stop at the first entry that fails")
-    sub.add_argument("--retry-failed", action="store_true", help="run those that failed, and only those")
     sub.add_argument(
-        "--trace", action="store_true", help="keep a Chrome trace of one step of each rank beside the results"
+        "--retry-failed", action="store_true", help="run those that failed, and only those"
+    )
+    sub.add_argument(
+        "--trace",
+        action="store_true",
+        help="keep a Chrome trace of one step of each rank beside the results",
     )
     sub = command("status", status, "show what is done, running, failed and pending, and why")
-    sub.add_argument("study", nargs="?", metavar="STUDY", help="a study file or the name of a study")
+    sub.add_argument(
+        "study", nargs="?", metavar="STUDY", help="a study file or the name of a study"
+    )
     results(sub)
     sub = command("report", report, "turn the results into tables and curves")
     sub.add_argument(
-        "study", nargs="*", metavar="STUDY",
+        "study",
+        nargs="*",
+        metavar="STUDY",
         help="study files or names, default: all that have results; two are compared, and may also be folders of "
         "results or NAME@COMMIT",
-    )  # fmt: skip
+    )
     results(sub)
-    sub.add_argument("--out", type=Path, default=Path("reports"), metavar="DIR", help="default: %(default)s")
     sub.add_argument(
-        "--watch", type=int, nargs="?", const=10, metavar="SECONDS",
+        "--out", type=Path, default=Path("reports"), metavar="DIR", help="default: %(default)s"
+    )
+    sub.add_argument(
+        "--watch",
+        type=int,
+        nargs="?",
+        const=10,
+        metavar="SECONDS",
         help="write it again while the study runs, whenever something has changed; default: every %(const)s s",
-    )  # fmt: skip
+    )
     sub = command("export", export, "give the results to other tools")
-    sub.add_argument("study", metavar="STUDY", help="a study file or the name of a study that has results")
+    sub.add_argument(
+        "study", metavar="STUDY", help="a study file or the name of a study that has results"
+    )
     results(sub)
-    sub.add_argument("--to", required=True, choices=("csv", "parquet", "tensorboard", "wandb", "mlflow"))
-    sub.add_argument("--out", type=Path, default=Path("exports"), metavar="DIR", help="default: %(default)s")
-    sub = command("plan", plan, "how many seeds find a difference, and what they cost, from the results at hand")
-    sub.add_argument("study", metavar="STUDY", help="a study file or the name of a study that has results")
+    sub.add_argument(
+        "--to", required=True, choices=("csv", "parquet", "tensorboard", "wandb", "mlflow")
+    )
+    sub.add_argument(
+        "--out", type=Path, default=Path("exports"), metavar="DIR", help="default: %(default)s"
+    )
+    sub = command(
+        "plan",
+        plan,
+        "how many seeds find a difference, and what they cost, from the results at hand",
+    )
+    sub.add_argument(
+        "study", metavar="STUDY", help="a study file or the name of a study that has results"
+    )
     results(sub)
-    sub.add_argument("--detect", type=float, required=True, metavar="NATS", help="the difference in validation loss")
-    sub.add_argument("--fraction", type=int, metavar="N", help="also N entries that tell all main effects apart")
-    sub = command("worker", worker, "be one rank of a run; for a torchrun command: torchrun ... -m harness worker SPEC")
+    sub.add_argument(
+        "--detect",
+        type=float,
+        required=True,
+        metavar="NATS",
+        help="the difference in validation loss",
+    )
+    sub.add_argument(
+        "--fraction", type=int, metavar="N", help="also N entries that tell all main effects apart"
+    )
+    sub = command(
+        "worker",
+        worker,
+        "be one rank of a run; for a torchrun command: torchrun ... -m harness worker SPEC",
+    )
     sub.add_argument("spec", type=Path, metavar="SPEC", help="a run's spec.json")
     sub = command("checkpoint", show_checkpoint, "import, export and show weights of GPT-2")
     actions = sub.add_subparsers(required=True, metavar="ACTION")
     for name, function, places, text in (
-        ("import", import_checkpoint, ("source", "dest"), "read a published GPT-2: a folder, a file, or a hub name"),
+        (
+            "import",
+            import_checkpoint,
+            ("source", "dest"),
+            "read a published GPT-2: a folder, a file, or a hub name",
+        ),
         ("export", export_checkpoint, ("source", "dest"), "write what transformers loads"),
-        ("show", show_checkpoint, ("source",), "print shape, parameters, hash, and where each tensor came from"),
+        (
+            "show",
+            show_checkpoint,
+            ("source",),
+            "print shape, parameters, hash, and where each tensor came from",
+        ),
     ):
         action = actions.add_parser(name, help=text, description=text)
         action.set_defaults(command=function)
         for place in places:
             action.add_argument(place, metavar=place.upper())
-    _sample_options(command("sample", sample, "continue a prompt with a trained model; the text goes to stdout"))
+    _sample_options(
+        command("sample", sample, "continue a prompt with a trained model; the text goes to stdout")
+    )
     return parser
 
 
@@ -113,19 +197,58 @@ def _sample_options(sub: argparse.ArgumentParser) -> None:
     places = "a folder of weights: results/STUDY/RUN_ID/checkpoint/newest or .../best, or what `import` has written"
     sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help=places)
     for flag, kind, default, metavar, text in (
-        ("--length", int, 200, "N", "new tokens for each sample, fewer where the text or the context ends"),
-        ("--samples", int, 1, "N", "so many continuations, all at once; sample i is the same however many there are"),
-        ("--temperature", float, 1.0, "T", "divides the logits before the draw; 0 takes the likeliest token each time"),
+        (
+            "--length",
+            int,
+            200,
+            "N",
+            "new tokens for each sample, fewer where the text or the context ends",
+        ),
+        (
+            "--samples",
+            int,
+            1,
+            "N",
+            "so many continuations, all at once; sample i is the same however many there are",
+        ),
+        (
+            "--temperature",
+            float,
+            1.0,
+            "T",
+            "divides the logits before the draw; 0 takes the likeliest token each time",
+        ),
         ("--top-k", int, None, "K", "draw from the K likeliest tokens alone; default: from all"),
-        ("--top-p", float, 1.0, "P", "then from the likeliest that together have probability P; 1 is all"),
+        (
+            "--top-p",
+            float,
+            1.0,
+            "P",
+            "then from the likeliest that together have probability P; 1 is all",
+        ),
         ("--seed", int, 0, "S", "the same seed draws the same text"),
         ("--tokenizer", str, None, "NAME", f"instead of the checkpoint's own: {', '.join(NAMES)}"),
     ):
         about = text if default is None else f"{text}; default: %(default)s"
         sub.add_argument(flag, type=kind, default=default, metavar=metavar, help=about)
-    sub.add_argument("--prompt", required=True, metavar="TEXT", help='what to continue; "" begins a text of its own')
-    sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
-    sub.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="also the cache's; default: fp32")
+    sub.add_argument(
+        "--prompt",
+        required=True,
+        metavar="TEXT",
+        help='what to continue; "" begins a text of its own',
+    )
+    sub.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="auto: a GPU if there is one",
+    )
+    sub.add_argument(
+        "--precision",
+        choices=("fp32", "bf16"),
+        default="fp32",
+        help="also the cache's; default: fp32",
+    )
 
 
 def _one_flag_each(arguments: Sequence[str]) -> list[str]:
@@ -157,7 +280,12 @@ def list_entries(args: argparse.Namespace) -> int:
         print(found.note, file=sys.stderr)
     if args.json:
         entries = [
-            {"run_id": spec.run_id, "entry_id": spec.entry_id, "seed": spec.seed, "data_seed": spec.order_seed}
+            {
+                "run_id": spec.run_id,
+                "entry_id": spec.entry_id,
+                "seed": spec.seed,
+                "data_seed": spec.order_seed,
+            }
             | {"nproc": spec.launch.world_size}
             | {axis: choice.label for axis, choice in spec.axes.items()}
             | spec.expected.model_dump()
@@ -179,12 +307,21 @@ def list_entries(args: argparse.Namespace) -> int:
             first[entry].launch.world_size,
             f"{first[entry].expected.parameters:,}",
             f"{first[entry].expected.flops_per_token:,.0f}",
-            "unknown" if (memory := first[entry].expected.memory_bytes) is None else f"{memory / 2**20:,.1f}",
+            "unknown"
+            if (memory := first[entry].expected.memory_bytes) is None
+            else f"{memory / 2**20:,.1f}",
         )
         for entry, numbers in seeds.items()
     ]
     headers = ("entry", "seeds", "ranks", "parameters", "FLOPs/token", "MiB/rank, estimated")
-    print(tabulate(rows, headers, colalign=("left", "left", "right", "right", "right", "right"), disable_numparse=True))
+    print(
+        tabulate(
+            rows,
+            headers,
+            colalign=("left", "left", "right", "right", "right", "right"),
+            disable_numparse=True,
+        )
+    )
     print(f"\n{len(rows)} entries, {len(found.runs)} runs")
     for entry, reason in found.excluded:
         print(f"excluded: {entry}: {reason}")
@@ -207,21 +344,37 @@ def run(args: argparse.Namespace) -> int:
     if found.note:
         print(found.note, file=sys.stderr)
     due = queue.due(store, found.runs, args.retry_failed)
-    todo = queue.randomize_within_seed([spec.traced() for spec in due.todo] if args.trace else due.todo)
-    print(f"{found.name}: {len(found.runs)} runs, {len(due.done)} done, {len(todo)} to do", file=sys.stderr)
+    todo = queue.randomize_within_seed(
+        [spec.traced() for spec in due.todo] if args.trace else due.todo
+    )
+    print(
+        f"{found.name}: {len(found.runs)} runs, {len(due.done)} done, {len(todo)} to do",
+        file=sys.stderr,
+    )
     if args.dry_run:
         print(*(spec.run_id for spec in todo), sep="\n")
         return DONE
     for spec in due.running:
         print(f"{spec.run_id}: running in another process, waited for at the end", file=sys.stderr)
     if due.failed:
-        print(f"{len(due.failed)} failed earlier and are left so; --retry-failed runs them again", file=sys.stderr)
-    command = shlex.join(["python", "-m", "harness", *sys.argv[1:]]).encode(errors="replace").decode()
-    about = {"settings_hash": found.settings_hash, "note": found.note, "margin": found.margin.model_dump()}
+        print(
+            f"{len(due.failed)} failed earlier and are left so; --retry-failed runs them again",
+            file=sys.stderr,
+        )
+    command = (
+        shlex.join(["python", "-m", "harness", *sys.argv[1:]]).encode(errors="replace").decode()
+    )
+    about = {
+        "settings_hash": found.settings_hash,
+        "note": found.note,
+        "margin": found.margin.model_dump(),
+    }
     store.prune_pending(found.name, keep=found.all_run_ids)
     for spec in todo:
         store.run(found.name, spec.run_id).plan(spec.model_dump())
-    store.record_launch(found.name, {"command": command} | about | {"order": [spec.run_id for spec in todo]})
+    store.record_launch(
+        found.name, {"command": command} | about | {"order": [spec.run_id for spec in todo]}
+    )
     if todo or due.running:
         try:
             queue.run_all(store, [*todo, *due.running], local.start, args.fail_fast)
@@ -234,7 +387,10 @@ def run(args: argparse.Namespace) -> int:
         wall_s = time.monotonic() - began
         times = [store.run(found.name, spec.run_id).probes.get("time", {}) for spec in todo]
         busy_s = sum(one.get(kind, 0.0) for one in times for kind in ("train_s", "eval_s"))
-        print(f"{duration(wall_s)}, {busy_s / wall_s:.0%} of it training and evaluating", file=sys.stderr)
+        print(
+            f"{duration(wall_s)}, {busy_s / wall_s:.0%} of it training and evaluating",
+            file=sys.stderr,
+        )
     return DONE if n_done == len(found.runs) else SOME_FAILED
 
 
@@ -243,11 +399,16 @@ def status(args: argparse.Namespace) -> int:
     store = Store(args.results)
     studies = [_study_name(args.study)] if args.study else store.studies()
     if not any(store.runs(name) for name in studies):
-        raise UserError(f"no results of {args.study or 'any study'} in {args.results}; {_first_run(args.study)}")
+        raise UserError(
+            f"no results of {args.study or 'any study'} in {args.results}; {_first_run(args.study)}"
+        )
     for name in studies:
         found = [(one, _state(one)) for one in store.runs(name)]
         counts = Counter(state["status"] for _, state in found)
-        print(f"{name}: {len(found)} runs: " + ", ".join(f"{n} {word}" for word, n in sorted(counts.items())))
+        print(
+            f"{name}: {len(found)} runs: "
+            + ", ".join(f"{n} {word}" for word, n in sorted(counts.items()))
+        )
         for one, state in found:
             if state["status"] in ("done", "pending"):
                 continue
@@ -299,14 +460,20 @@ def _watch(store: Store, studies: Sequence[str], out: Path, every_s: int) -> int
         began = time.monotonic()
         open_runs = 0
         for name in studies:
-            changed, statuses = store.last_change(name), [_state(one)["status"] for one in store.runs(name)]
+            changed, statuses = (
+                store.last_change(name),
+                [_state(one)["status"] for one in store.runs(name)],
+            )
             left = sum(status in ("pending", "running") for status in statuses)
             open_runs += left
             if seen.get(name) != changed:
                 seen[name] = changed
                 folder = write(store, name, out, every_s if left else None)
                 at, done = time.strftime("%H:%M:%S"), statuses.count("done")
-                print(f"{at} {name}: {done} of {len(statuses)} runs done: {folder / 'index.html'}", file=sys.stderr)
+                print(
+                    f"{at} {name}: {done} of {len(statuses)} runs done: {folder / 'index.html'}",
+                    file=sys.stderr,
+                )
         if not open_runs:
             break
         time.sleep(max(every_s, time.monotonic() - began))
@@ -360,7 +527,11 @@ def plan(args: argparse.Namespace) -> int:
         f"needed: {seeds} seeds find {found.detect:g} nats with 80 % power "
         f"({low} to {high}, as the noise is itself uncertain)",
         f"cost: {duration(found.hours_per_seed * 3600)} for each seed of all entries"
-        + ("" if found.hours is None else f", {duration(found.hours * 3600)} for the seeds still missing"),
+        + (
+            ""
+            if found.hours is None
+            else f", {duration(found.hours * 3600)} for the seeds still missing"
+        ),
         sep="\n",
     )
     if args.fraction is not None:
@@ -429,7 +600,12 @@ def show_checkpoint(args: argparse.Namespace) -> int:
     print(" ".join(f"{axis}={choice.label}" for axis, choice in weights.axes.items()))
     print(f"{weights.parameters:,} parameters, SHA-256 {weights.sha256}\n")
     rows = [
-        (name, "x".join(map(str, tensor.shape)), str(tensor.dtype).removeprefix("torch."), weights.origin.get(name, ""))
+        (
+            name,
+            "x".join(map(str, tensor.shape)),
+            str(tensor.dtype).removeprefix("torch."),
+            weights.origin.get(name, ""),
+        )
         for name, tensor in weights.tensors.items()
     ]
     print(tabulate(rows, ("tensor", "shape", "type", "origin")))
@@ -441,11 +617,20 @@ def sample(args: argparse.Namespace) -> int:
     from harness.sampling import generate as text
 
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a model says what a terminal's encoding may have no place for
+        sys.stdout.reconfigure(
+            errors="replace"
+        )  # a model says what a terminal's encoding may have no place for
     try:
-        text.run(text.Request(**{name: value for name, value in vars(args).items() if name != "command"}), _write)
+        text.run(
+            text.Request(
+                **{name: value for name, value in vars(args).items() if name != "command"}
+            ),
+            _write,
+        )
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes when it exits
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # for what Python flushes when it exits
     return DONE
 
 

@@ -41,7 +41,10 @@ class Axes:
             self.complain(f"axes.{axis}", f"no such axis; {choices(axis, AXES)}")
         for axis, about in AXES.items():
             elements = axes.get(axis, [about.default])
-            found = [self.choose(axis, element, f"axes.{axis}[{i}]") for i, element in enumerate(elements)]
+            found = [
+                self.choose(axis, element, f"axes.{axis}[{i}]")
+                for i, element in enumerate(elements)
+            ]
             named = [isinstance(element, dict) and "label" in element for element in elements]
             self.on[axis] = self._distinct(
                 axis, [(c, own) for c, own in zip(found, named, strict=True) if c is not None]
@@ -59,7 +62,8 @@ class Axes:
                 continue
             if any(choice.label == other.label for other in kept):
                 self.complain(
-                    f"axes.{axis}", f"two different choices are labelled '{choice.label}'; give one a `label`"
+                    f"axes.{axis}",
+                    f"two different choices are labelled '{choice.label}'; give one a `label`",
                 )
             kept.append(choice)
         return kept
@@ -83,7 +87,9 @@ class Axes:
             form = f'must be a name or a table with `variant = "NAME"`; allowed: {", ".join(available)}'
             raise UserError([problem(key, form)])
         if name not in available:
-            raise UserError([problem(key, f"'{name}': no such {axis} variant; {choices(name, available)}")])
+            raise UserError(
+                [problem(key, f"'{name}': no such {axis} variant; {choices(name, available)}")]
+            )
         if label is not None and not (isinstance(label, str) and LABEL.fullmatch(label)):
             form = "must be up to 40 letters, digits and any of . _ +"
             raise UserError([problem(f"{key}.label", f"{label!r}: {form}")])
@@ -95,13 +101,21 @@ class Axes:
             raise UserError([problem(key, str(error))]) from error
         except ValidationError as error:
             told = describe(error, model)
-            raise UserError([problem(f"{key}.{field}", message) for field, message in told]) from error
+            raise UserError(
+                [problem(f"{key}.{field}", message) for field, message in told]
+            ) from error
         wrong = cls.check(self.shape, cls.Options(**options))
         if wrong:
-            raise UserError([problem(f"{key}.{field}" if field else key, message) for field, message in wrong.items()])
+            raise UserError(
+                [
+                    problem(f"{key}.{field}" if field else key, message)
+                    for field, message in wrong.items()
+                ]
+            )
         return VariantChoice(
             name=name,
-            label=label or _label(name, {name: value for name, value in options.items() if name in table}),
+            label=label
+            or _label(name, {name: value for name, value in options.items() if name in table}),
             options=options,
             source_sha256=catalogue.source_sha256(axis, name, self.paths),
         )
@@ -134,7 +148,11 @@ class Axes:
             for name in names:
                 if not isinstance(name, str) or not self.named(axis, name):
                     self.complain(f"{key}.{axis}", self._no_match(axis, name))
-            result[axis] = [choice for choice in self.on[axis] if {choice.label, choice.name} & set(map(str, names))]
+            result[axis] = [
+                choice
+                for choice in self.on[axis]
+                if {choice.label, choice.name} & set(map(str, names))
+            ]
         return result
 
     def _no_match(self, axis: str, name: Any) -> str:
@@ -160,7 +178,13 @@ class Axes:
 
 def architecture(entry: Mapping[str, VariantChoice]) -> str:
     """Return what tells an entry's model from others: all but labels and how it is spread over processes."""
-    return str([(axis, choice.name, choice.options) for axis, choice in entry.items() if axis != "parallelism"])
+    return str(
+        [
+            (axis, choice.name, choice.options)
+            for axis, choice in entry.items()
+            if axis != "parallelism"
+        ]
+    )
 
 
 def same(one: VariantChoice, other: VariantChoice) -> bool:
@@ -181,7 +205,11 @@ def _options_model(options: type) -> type[Section]:
 def _label(name: str, given: dict[str, Any]) -> str:
     """Return a readable name: gqa2, or, with several options, rope_theta5000_fraction0.5."""
     values = {name: _text(value) for name, value in given.items()}
-    parts = list(values.values()) if len(values) == 1 else [f"_{name}{value}" for name, value in values.items()]
+    parts = (
+        list(values.values())
+        if len(values) == 1
+        else [f"_{name}{value}" for name, value in values.items()]
+    )
     return re.sub(r"[^A-Za-z0-9._+]", "", name + "".join(parts).replace("-", "m"))
 
 

@@ -55,9 +55,14 @@ class Costs:
     def _ask(self, parts: ModelBuilder, micro_batch: int) -> Cost:
         try:
             model = parts.model()
-            parameters, flops = sum(parameter.numel() for parameter in model.parameters()), model.flops_per_token()
+            parameters, flops = (
+                sum(parameter.numel() for parameter in model.parameters()),
+                model.flops_per_token(),
+            )
         except Exception as error:
-            raise UserError(f"the model of {parts.names} cannot be built: {type(error).__name__}: {error}") from error
+            raise UserError(
+                f"the model of {parts.names} cannot be built: {type(error).__name__}: {error}"
+            ) from error
         model.to(self._dtype)  # autocast does not know the meta device; this comes close
         tokens = torch.zeros(micro_batch, self._shape.seq_len, dtype=torch.long, device="meta")
         try:

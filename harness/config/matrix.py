@@ -54,7 +54,12 @@ class Study:
     margin: Margin
 
 
-def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = None, where: Sequence[str] = ()) -> Study:
+def load(
+    path: Path,
+    settings: Iterable[str] = (),
+    seeds: list[int] | None = None,
+    where: Sequence[str] = (),
+) -> Study:
     """Read, expand and check a study; `settings`, `seeds` and `where` come from the command line.
 
     Raises:
@@ -67,10 +72,13 @@ def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
         allowed = ", ".join(str(n) for n in range(1, model.n_embd + 1) if model.n_embd % n == 0)
         problems.append(
             Problem(
-                f"{path}: model.n_head", f"{model.n_head} does not divide n_embd = {model.n_embd}; allowed: {allowed}"
+                f"{path}: model.n_head",
+                f"{model.n_head} does not divide n_embd = {model.n_embd}; allowed: {allowed}",
             )
         )
-    axes = Axes(str(path), ModelShape(**model.model_dump(), vocab_size=1), [Path(p) for p in variant_paths])
+    axes = Axes(
+        str(path), ModelShape(**model.model_dump(), vocab_size=1), [Path(p) for p in variant_paths]
+    )
     axes.read(file.axes)
     baseline = axes.baseline(file.study.baseline)
     entries, excluded = _entries(file, axes, baseline)
@@ -79,7 +87,9 @@ def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
     problems += _token_problems(str(path), entries, train, model.seq_len, variant_paths)
     problems += _combination_problems(str(path), entries, axes)
     if isinstance(source, start.SourceRun):
-        problems += _token_problems(f"{path}: {start.KEY}", [source.entry], source.train, model.seq_len, variant_paths)
+        problems += _token_problems(
+            f"{path}: {start.KEY}", [source.entry], source.train, model.seq_len, variant_paths
+        )
         problems += _combination_problems(f"{path}: {start.KEY}", [source.entry], axes)
     if file.init is None:
         problems += start.idle_conversions(str(path), entries, axes.paths)
@@ -99,7 +109,9 @@ def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
             problems += sizer.problems
         problems += _misfit_problems(str(path), sized, shape, variant_paths)
         if isinstance(source, start.SourceRun):
-            problems += _misfit_problems(f"{path}: {start.KEY}", [source.entry], shape, variant_paths)
+            problems += _misfit_problems(
+                f"{path}: {start.KEY}", [source.entry], shape, variant_paths
+            )
         if source is not None:
             problems += start.incompatible_tensors(str(path), source, sized, shape, variant_paths)
     if problems or corpus is None:
@@ -117,7 +129,10 @@ def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
         raise UserError(f"--where {' '.join(where)}: no entry of {path} is all of that at once")
     make = _Maker(file, corpus, variant_paths, baseline, train, source)
     seeds = list(dict.fromkeys(file.study.seeds))
-    orders = {seed: [None, *(other for other in seeds if file.study.vary and other != seed)] for seed in seeds}
+    orders = {
+        seed: [None, *(other for other in seeds if file.study.vary and other != seed)]
+        for seed in seeds
+    }
     return Study(
         name=file.study.name,
         settings_hash=make.settings_hash,
@@ -129,7 +144,12 @@ def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
                 *(make.run(entry, seed, order) for order in orders[seed] for entry in selected),
             )
         ],
-        all_run_ids={run_id for seed in seeds for order in orders[seed] for run_id in make.run_ids(sized, seed, order)},
+        all_run_ids={
+            run_id
+            for seed in seeds
+            for order in orders[seed]
+            for run_id in make.run_ids(sized, seed, order)
+        },
         excluded=excluded,
         note=corpus.note,
         margin=file.study.margin,
@@ -139,7 +159,11 @@ def load(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
 def entry_id(entry: Entry, file: reader.StudyFile) -> str:
     """Return the labels of an entry, joined."""
     mentioned = {axis for table in (file.axes, *file.include) for axis in table}
-    return "-".join(choice.label for axis, choice in entry.items() if AXES[axis].in_every_name or axis in mentioned)
+    return "-".join(
+        choice.label
+        for axis, choice in entry.items()
+        if AXES[axis].in_every_name or axis in mentioned
+    )
 
 
 def _variant_paths(file: reader.StudyFile, path: Path) -> tuple[list[str], list[Problem]]:
@@ -147,7 +171,8 @@ def _variant_paths(file: reader.StudyFile, path: Path) -> tuple[list[str], list[
     folders = [(path.parent / folder).resolve() for folder in file.study.variant_paths]
     problems = [
         Problem(
-            f"{path}: study.variant_paths[{i}]", f"{folder}: must be a folder with one for each axis, e.g. attention/"
+            f"{path}: study.variant_paths[{i}]",
+            f"{folder}: must be a folder with one for each axis, e.g. attention/",
         )
         for i, folder in enumerate(folders)
         if not any((folder / axis).is_dir() for axis in AXES)
@@ -155,17 +180,30 @@ def _variant_paths(file: reader.StudyFile, path: Path) -> tuple[list[str], list[
     return [str(folder) for folder in folders], problems
 
 
-def _entries(file: reader.StudyFile, axes: Axes, baseline: Entry) -> tuple[list[Entry], list[tuple[str, str]]]:
+def _entries(
+    file: reader.StudyFile, axes: Axes, baseline: Entry
+) -> tuple[list[Entry], list[tuple[str, str]]]:
     """Return the entries that are left, and those excluded with the reason."""
-    entries = [dict(zip(AXES, combination, strict=True)) for combination in itertools.product(*axes.on.values())]
+    entries = [
+        dict(zip(AXES, combination, strict=True))
+        for combination in itertools.product(*axes.on.values())
+    ]
     excluded: dict[str, str] = {}
     for i, rule in enumerate(file.exclude):
         reason = rule.get("reason")
         if not isinstance(reason, str) or not reason.strip():
-            axes.complain(f"exclude[{i}].reason", f"{reason!r}: an exclusion needs a reason, as text")
+            axes.complain(
+                f"exclude[{i}].reason", f"{reason!r}: an exclusion needs a reason, as text"
+            )
         n_before = len(axes.problems)
-        named = axes.rule({key: value for key, value in rule.items() if key != "reason"}, f"exclude[{i}]")
-        hit = [entry for entry in entries if named and all(entry[axis] in named[axis] for axis in named)]
+        named = axes.rule(
+            {key: value for key, value in rule.items() if key != "reason"}, f"exclude[{i}]"
+        )
+        hit = [
+            entry
+            for entry in entries
+            if named and all(entry[axis] in named[axis] for axis in named)
+        ]
         if not hit and len(axes.problems) == n_before:
             axes.complain(f"exclude[{i}]", "matches no entry; remove the rule")
         excluded |= {entry_id(entry, file): str(reason) for entry in hit}
@@ -173,13 +211,21 @@ def _entries(file: reader.StudyFile, axes: Axes, baseline: Entry) -> tuple[list[
     for i, rule in enumerate(file.include):
         for axis in rule.keys() - AXES.keys():
             axes.complain(f"include[{i}].{axis}", f"no such axis; allowed: {', '.join(AXES)}")
-        chosen = {axis: axes.choose(axis, rule[axis], f"include[{i}].{axis}") for axis in AXES if axis in rule}
+        chosen = {
+            axis: axes.choose(axis, rule[axis], f"include[{i}].{axis}")
+            for axis in AXES
+            if axis in rule
+        }
         entry = {axis: chosen.get(axis, baseline.get(axis)) for axis in AXES}
         complete = {axis: choice for axis, choice in entry.items() if choice is not None}
-        if len(complete) == len(AXES) and not any(_same_entry(complete, other) for other in entries):
+        if len(complete) == len(AXES) and not any(
+            _same_entry(complete, other) for other in entries
+        ):
             name = entry_id(complete, file)
             if name in (entry_id(entry, file) for entry in entries):
-                axes.complain(f"include[{i}]", f"two different entries are labelled {name}; give a `label`")
+                axes.complain(
+                    f"include[{i}]", f"two different entries are labelled {name}; give a `label`"
+                )
             entries.append(complete)
     return entries, list(excluded.items())
 
@@ -195,7 +241,8 @@ def _token_problems(
     total, unit = train.tokens_per_step, seq_len
     if total % unit:
         yield Problem(
-            f"{place}: train.tokens_per_step", f"{total} is no multiple of seq_len = {unit}; {_nearest(total, unit)}"
+            f"{place}: train.tokens_per_step",
+            f"{total} is no multiple of seq_len = {unit}; {_nearest(total, unit)}",
         )
         return
     for choice in {entry["parallelism"].label: entry["parallelism"] for entry in entries}.values():
@@ -242,7 +289,9 @@ def _combination_problems(place: str, entries: Sequence[Entry], axes: Axes) -> I
     """A positional that adds a bias to scores needs an attention with a place for it; one that turns, a width."""
     for entry in entries:
         choices = entry["positional"], entry["attention"]
-        positional, attention = (catalogue.load(a, entry[a].name, axes.paths) for a in ("positional", "attention"))
+        positional, attention = (
+            catalogue.load(a, entry[a].name, axes.paths) for a in ("positional", "attention")
+        )
         names = choices[0].label, choices[1].label
         if positional.has_bias and not attention.supports_bias:
             message = f"{names[0]} adds a bias to the scores, and {names[1]}'s kernel has no place for one; add"
@@ -251,7 +300,9 @@ def _combination_problems(place: str, entries: Sequence[Entry], axes: Axes) -> I
         options = positional.Options(**choices[0].options), attention.Options(**choices[1].options)
         if (width := attention.rotary_dim(axes.shape, options[1])) != axes.shape.head_dim:
             for reason in positional.check_rotary(width, options[0]).values():
-                yield Problem(f"{place}: axes", f"{names[0]} turns a width of {width} in {names[1]}: {reason}")
+                yield Problem(
+                    f"{place}: axes", f"{names[0]} turns a width of {width} in {names[1]}: {reason}"
+                )
 
 
 def _misfit_problems(
@@ -259,21 +310,32 @@ def _misfit_problems(
 ) -> Iterable[Problem]:
     """What a parallelism divides must divide; told by the model itself, on the meta device."""
     for entry in entries:
-        if reason := _parallelism(entry["parallelism"], paths).why_unsupported(ModelBuilder(shape, entry, paths).model):
-            labels = ", ".join(choice.label for axis, choice in entry.items() if AXES[axis].in_every_name)
+        if reason := _parallelism(entry["parallelism"], paths).why_unsupported(
+            ModelBuilder(shape, entry, paths).model
+        ):
+            labels = ", ".join(
+                choice.label for axis, choice in entry.items() if AXES[axis].in_every_name
+            )
             yield Problem(f"{place}: axes", f"{labels}: {reason}; add [[exclude]] with these")
 
 
-def _length_problems(place: str, corpus: Corpus, seq_len: int, probed: Sequence[int]) -> Iterable[Problem]:
+def _length_problems(
+    place: str, corpus: Corpus, seq_len: int, probed: Sequence[int]
+) -> Iterable[Problem]:
     for split, part in (("training", corpus.train), ("validation", corpus.val)):
         if (n_tokens := Corpus.n_tokens(part)) <= seq_len:
             message = f"'{corpus.name}': its {split} part has {n_tokens} tokens, a sequence needs {seq_len + 1}"
-            yield Problem(f"{place}: data.corpus", f"{message}; use a longer text or a smaller model.seq_len")
+            yield Problem(
+                f"{place}: data.corpus", f"{message}; use a longer text or a smaller model.seq_len"
+            )
     n_tokens = Corpus.n_tokens(corpus.val)
     for length in probed:
         if seq_len < n_tokens <= length:  # else it is told above
             message = f"{length}: such a sequence needs {length + 1} tokens, the validation part of '{corpus.name}'"
-            yield Problem(f"{place}: probes.lengths", f"{message} has {n_tokens}; allowed: at most {n_tokens - 1}")
+            yield Problem(
+                f"{place}: probes.lengths",
+                f"{message} has {n_tokens}; allowed: at most {n_tokens - 1}",
+            )
 
 
 class _Maker:
@@ -305,14 +367,18 @@ class _Maker:
             begins = source.weights.sha256
             self._checkpoint = Start(sha256=begins, folder=str(source.folder))
         elif source is not None:
-            self._source = _Maker(_for_others(file), corpus, variant_paths, baseline, source.train, name=SOURCE)
+            self._source = _Maker(
+                _for_others(file), corpus, variant_paths, baseline, source.train, name=SOURCE
+            )
             self._source_entry, begins = source.entry, self._source.content(source.entry)
         self.settings_hash = _hash(
             {
                 "schema_version": SCHEMA_VERSION,
                 "model": self._model.model_dump(),
                 "train": self._train.model_dump(),
-                "probes": file.probes.model_dump(exclude_none=True),  # one that is not asked for changes nothing
+                "probes": file.probes.model_dump(
+                    exclude_none=True
+                ),  # one that is not asked for changes nothing
                 "data": self._data.model_dump(),
                 "init": begins,
             }
@@ -332,7 +398,9 @@ class _Maker:
         name = f"{seed}" if data_seed is None else f"{seed}d{data_seed}"
         return f"{self._name}{entry_id(entry, self._file)}-s{name}-{_hash(decides)}"
 
-    def run_ids(self, entries: Sequence[Entry], seed: int, data_seed: int | None = None) -> list[str]:
+    def run_ids(
+        self, entries: Sequence[Entry], seed: int, data_seed: int | None = None
+    ) -> list[str]:
         """Return the ids of all runs of a seed, under the order of the data of another if one is given."""
         source = [self._source.run_id(self._source_entry, seed)] if self._source else []
         return source + [self.run_id(entry, seed, data_seed) for entry in entries]
@@ -342,14 +410,20 @@ class _Maker:
         return [self._source.run(self._source_entry, seed)] if self._source else []
 
     def _start(self, seed: int) -> Start | None:
-        return Start(run_id=self._source.run_id(self._source_entry, seed)) if self._source else self._checkpoint
+        return (
+            Start(run_id=self._source.run_id(self._source_entry, seed))
+            if self._source
+            else self._checkpoint
+        )
 
     def run(self, entry: Entry, seed: int, data_seed: int | None = None) -> RunSpec:
         """Return the spec of one run."""
         name, file, corpus = entry_id(entry, self._file), self._file, self._corpus
         if name not in self._known:
             parallelism = _parallelism(entry["parallelism"], self._paths)
-            share = self._train.tokens_per_step // file.model.seq_len // parallelism.data_parallel_size
+            share = (
+                self._train.tokens_per_step // file.model.seq_len // parallelism.data_parallel_size
+            )
             expected = self._costs.of(entry, micro_batch_size(share, self._train.micro_batch))
             self._known[name] = expected, parallelism.world_size
         expected, nproc = self._known[name]

@@ -11,13 +11,17 @@ from pydantic_core import ErrorDetails
 from harness.errors import Problem, UserError, choices
 from harness.results.records import Data, Init, Launch, Margin, Model, Probes, Section, Seed, Train
 
-Element = str | dict[str, Any]  # of an axis: a variant's name, or a table with `use`, its options and a `label`
+Element = (
+    str | dict[str, Any]
+)  # of an axis: a variant's name, or a table with `use`, its options and a `label`
 Rule = dict[str, Any]
 
 
 def _both(names: list[str]) -> list[str]:
     if names and sorted(names) != ["data", "init"]:
-        raise ValueError('must be ["init", "data"]: what one of them does shows only beside the other')
+        raise ValueError(
+            'must be ["init", "data"]: what one of them does shows only beside the other'
+        )
     return names
 
 
@@ -67,7 +71,9 @@ def read(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = Non
     try:
         return StudyFile.model_validate(raw)
     except ValidationError as error:
-        raise UserError([Problem(f"{path}: {key}", told) for key, told in describe(error, StudyFile)]) from error
+        raise UserError(
+            [Problem(f"{path}: {key}", told) for key, told in describe(error, StudyFile)]
+        ) from error
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -106,7 +112,11 @@ def describe(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, 
     told: dict[str, str] = {}
     for key, message in (_describe(detail, model) for detail in error.errors()):
         start = ": input should be "
-        told[key] = f"{told[key]}, or {message.partition(start)[2]}" if start in told.get(key, "") else message
+        told[key] = (
+            f"{told[key]}, or {message.partition(start)[2]}"
+            if start in told.get(key, "")
+            else message
+        )
     return list(told.items())
 
 

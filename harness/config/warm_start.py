@@ -51,7 +51,9 @@ def read(init: Init, axes: Axes, baseline: Entry, train: Train, beside: Path) ->
             path = (beside / init.start).resolve()
             return Checkpoint(path, load(path))
         except UserError as error:
-            axes.problems += [Problem(f"{axes.place}: {KEY}", str(problem)) for problem in error.problems]
+            axes.problems += [
+                Problem(f"{axes.place}: {KEY}", str(problem)) for problem in error.problems
+            ]
             return None
     stated = init.start.get("run")
     if init.start.keys() != {"run"} or not isinstance(stated, dict):
@@ -60,7 +62,11 @@ def read(init: Init, axes: Axes, baseline: Entry, train: Train, beside: Path) ->
     n_before = len(axes.problems)
     for axis in stated.keys() - AXES.keys() - {"train"}:
         axes.complain(f"{KEY}.run.{axis}", f"no such axis; {choices(axis, [*AXES, 'train'])}")
-    chosen = {axis: axes.choose(axis, stated[axis], f"{KEY}.run.{axis}") for axis in AXES if axis in stated}
+    chosen = {
+        axis: axes.choose(axis, stated[axis], f"{KEY}.run.{axis}")
+        for axis in AXES
+        if axis in stated
+    }
     entry = {axis: choice for axis in AXES if (choice := chosen.get(axis, baseline.get(axis)))}
     trained = _changed(train, stated.get("train", {}), axes)
     return None if trained is None or len(axes.problems) > n_before else SourceRun(entry, trained)
@@ -78,7 +84,9 @@ def _changed(train: Train, changes: Any, axes: Axes) -> Train | None:
         return None
 
 
-def idle_conversions(place: str, entries: Iterable[Entry], paths: Sequence[Path]) -> Iterable[Problem]:
+def idle_conversions(
+    place: str, entries: Iterable[Entry], paths: Sequence[Path]
+) -> Iterable[Problem]:
     """An option that says how to start from a checkpoint says nothing where there is none."""
     distinct = {(axis, choice.label): choice for entry in entries for axis, choice in entry.items()}
     for (axis, _), choice in distinct.items():
@@ -93,9 +101,15 @@ def incompatible_tensors(
 ) -> Iterable[Problem]:
     """Every entry's model must be able to start from the source's weights; told by shapes, without values."""
     if isinstance(source, Checkpoint):
-        theirs, there = {name: tensor.shape for name, tensor in source.weights.tensors.items()}, source.weights.shape
+        theirs, there = (
+            {name: tensor.shape for name, tensor in source.weights.tensors.items()},
+            source.weights.shape,
+        )
         differ = [
-            Problem(f"{place}: {KEY}", f"{key} = {getattr(there, key)} in {source.folder}, {getattr(shape, key)} here")
+            Problem(
+                f"{place}: {KEY}",
+                f"{key} = {getattr(there, key)} in {source.folder}, {getattr(shape, key)} here",
+            )
             for key in ("n_layer", "n_head", "n_embd", "vocab_size")
             if getattr(there, key) != getattr(shape, key)
         ]
@@ -108,11 +122,17 @@ def incompatible_tensors(
     models = {(entry["positional"].label, entry["attention"].label): entry for entry in entries}
     for labels, entry in models.items():
         try:
-            list(initial_tensors(ModelBuilder(shape, entry, paths).model(), lambda _, size: _meta(size), meta))
+            list(
+                initial_tensors(
+                    ModelBuilder(shape, entry, paths).model(), lambda _, size: _meta(size), meta
+                )
+            )
         except IncompatibleWeightsError as error:
             told, more = error.problems[:MOST_TOLD], len(error.problems) - MOST_TOLD
             told += [f"and {more} more"] if more > 0 else []
-            yield from (Problem(f"{place}: {KEY}", f"{'-'.join(labels)}: {problem}") for problem in told)
+            yield from (
+                Problem(f"{place}: {KEY}", f"{'-'.join(labels)}: {problem}") for problem in told
+            )
 
 
 def _shapes(parts: ModelBuilder) -> dict[str, Size]:

@@ -15,7 +15,10 @@ class Tokens:
     """The tokens of a split, mapped into memory and not read: one sequence over all its files."""
 
     def __init__(self, slices: Sequence[TokenSlice]) -> None:
-        self._parts = [np.memmap(part.file, dtype=np.uint16, mode="r")[part.start : part.stop] for part in slices]
+        self._parts = [
+            np.memmap(part.file, dtype=np.uint16, mode="r")[part.start : part.stop]
+            for part in slices
+        ]
         self._ends = np.cumsum([len(part) for part in self._parts])
 
     def __len__(self) -> int:
@@ -35,7 +38,9 @@ class Tokens:
         rows = np.empty((len(offsets), seq_len + 1), dtype=np.uint16)
         part_of = np.searchsorted(self._ends, offsets, side="right")
         whole = offsets + seq_len < self._ends[part_of]
-        for part in np.unique(part_of[whole]):  # all windows of a file at once: one by one takes ten times as long
+        for part in np.unique(
+            part_of[whole]
+        ):  # all windows of a file at once: one by one takes ten times as long
             mine = whole & (part_of == part)
             first = self._ends[part] - len(self._parts[part])
             rows[mine] = sliding_window_view(self._parts[part], seq_len + 1)[offsets[mine] - first]
@@ -73,10 +78,14 @@ class Batches:
 
     def offsets(self, step: int) -> np.ndarray:
         """Return where the step's windows begin, (n_sequences,), the same on every rank."""
-        generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, step], dtype=np.uint64)))
+        generator = np.random.Generator(
+            np.random.Philox(key=np.array([self.seed, step], dtype=np.uint64))
+        )
         return generator.integers(0, len(self.tokens) - self.seq_len, size=self.n_sequences)
 
-    def micro_batches(self, step: int, rank: int, world_size: int, micro_batch: int) -> list[tuple[Tensor, Tensor]]:
+    def micro_batches(
+        self, step: int, rank: int, world_size: int, micro_batch: int
+    ) -> list[tuple[Tensor, Tensor]]:
         """Return the rank's slice of the step as (tokens, targets), each (micro_batch, seq_len), int64."""
         share = self.offsets(step).reshape(world_size, -1, micro_batch)[rank]
         return [self.tokens.windows(offsets, self.seq_len) for offsets in share]
@@ -89,7 +98,9 @@ def evaluation_offsets(n_tokens: int, seq_len: int, eval_tokens: int | None) -> 
     return np.arange(n) * n_all // n * seq_len
 
 
-def rank_share(offsets: np.ndarray, rank: int, world_size: int, batch: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def rank_share(
+    offsets: np.ndarray, rank: int, world_size: int, batch: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the rank's batches of evaluation windows as (offsets, weights).
 
     Every rank gets equally many batches, or a collective in the forward pass would wait for ever; windows that fill up

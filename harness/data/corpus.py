@@ -22,7 +22,9 @@ from harness.results.store import StoreError, read_json, write_bytes, write_json
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 SYNTHETIC_BYTES = 1_000_000
-HASHED_WHOLE = 1 << 28  # bytes; of larger .bin files, only their size and both ends go into the hash
+HASHED_WHOLE = (
+    1 << 28
+)  # bytes; of larger .bin files, only their size and both ends go into the hash
 VALIDATION = 0.1  # the last part of a text
 
 
@@ -84,7 +86,8 @@ def _find(name: str, tokenizer: Tokenizer, folder: Path, place: str) -> Corpus:
         raise UnavailableError(
             [
                 Problem(
-                    place, f"'{name}': no such file ({path.resolve()}); allowed: tinyshakespeare, synthetic, or a path"
+                    place,
+                    f"'{name}': no such file ({path.resolve()}); allowed: tinyshakespeare, synthetic, or a path",
                 )
             ]
         )
@@ -92,7 +95,9 @@ def _find(name: str, tokenizer: Tokenizer, folder: Path, place: str) -> Corpus:
     try:
         text.decode("utf-8")
     except UnicodeDecodeError as error:
-        message = f"'{name}': not UTF-8 at byte {error.start}; convert it, e.g. iconv -f latin1 -t utf-8"
+        message = (
+            f"'{name}': not UTF-8 at byte {error.start}; convert it, e.g. iconv -f latin1 -t utf-8"
+        )
         raise UserError([Problem(place, message)]) from error
     return _text(name, text, tokenizer)
 
@@ -103,13 +108,17 @@ def _tinyshakespeare(place: str) -> bytes:
         text = given.read_bytes()
         found = hashlib.sha256(text).hexdigest()
         if found != SHA256:
-            message = f"{given}: SHA-256 {found}, expected {SHA256}; remove it, or get it from {URL}"
+            message = (
+                f"{given}: SHA-256 {found}, expected {SHA256}; remove it, or get it from {URL}"
+            )
             raise UserError([Problem(place, message)])
         return text
     pooch.get_logger().setLevel(logging.WARNING)
     try:
         downloader = pooch.HTTPDownloader(timeout=20)
-        file = pooch.retrieve(URL, known_hash=SHA256, path=cache(), fname="tinyshakespeare.txt", downloader=downloader)
+        file = pooch.retrieve(
+            URL, known_hash=SHA256, path=cache(), fname="tinyshakespeare.txt", downloader=downloader
+        )
     except ValueError as error:  # pooch has removed what it got
         message = f"{URL}: the download is not the file expected and was not kept: {error}"
         raise UserError([Problem(place, message)]) from error
@@ -139,7 +148,9 @@ def _synthetic(tokenizer: Tokenizer) -> Corpus:
     return _corpus("synthetic", _cached(f"synthetic-{version}", tokenizer, make), tokenizer)
 
 
-def _cached(key: str, tokenizer: Tokenizer, make: Callable[[], tuple[str, np.ndarray | None]]) -> Path:
+def _cached(
+    key: str, tokenizer: Tokenizer, make: Callable[[], tuple[str, np.ndarray | None]]
+) -> Path:
     """Return the file that describes a tokenised text, made first where it is not there yet."""
     described = cache() / "tokens" / f"{key}-{tokenizer.name}.json"
     tokens_file = described.with_suffix(".bin")
@@ -155,7 +166,9 @@ def _cached(key: str, tokenizer: Tokenizer, make: Callable[[], tuple[str, np.nda
     write_bytes(tokens_file, train.tobytes() + val.tobytes())
     entropy = None if surprisal is None else float(surprisal[cut:].mean())
     sha256 = hashlib.sha256(text.encode("utf-8")).hexdigest()
-    write_json(described, {"sha256": sha256, "n_train": len(train), "n_val": len(val), "entropy": entropy})
+    write_json(
+        described, {"sha256": sha256, "n_train": len(train), "n_val": len(val), "entropy": entropy}
+    )
     return described
 
 
@@ -175,28 +188,51 @@ def _corpus(name: str, described: Path, tokenizer: Tokenizer) -> Corpus:
 
 def _shards(name: str, path: Path, tokenizer: Tokenizer, place: str) -> Corpus:
     """A folder with `train*.bin` and `val*.bin` (uint16, no header), or one file whose last part validates."""
-    files = {split: sorted(path.glob(f"*{split}*.bin")) for split in ("train", "val")} if path.is_dir() else {}
+    files = (
+        {split: sorted(path.glob(f"*{split}*.bin")) for split in ("train", "val")}
+        if path.is_dir()
+        else {}
+    )
     if not path.is_dir() and not path.is_file():
         raise UnavailableError([Problem(place, f"'{name}': no such file ({path.resolve()})")])
     if files and not all(files.values()):
-        raise UserError([Problem(place, f"'{name}': the folder must hold *train*.bin and *val*.bin files of uint16")])
+        raise UserError(
+            [
+                Problem(
+                    place,
+                    f"'{name}': the folder must hold *train*.bin and *val*.bin files of uint16",
+                )
+            ]
+        )
     all_files = files["train"] + files["val"] if files else [path]
     sha, problems = hashlib.sha256(), []
     for file in all_files:
         n = file.stat().st_size // 2
-        tokens = np.memmap(file, dtype=np.uint16, mode="r", shape=(n,)) if n else np.zeros(0, np.uint16)
-        ends = tokens if tokens.nbytes <= HASHED_WHOLE else np.concatenate((tokens[: 1 << 20], tokens[-(1 << 20) :]))
+        tokens = (
+            np.memmap(file, dtype=np.uint16, mode="r", shape=(n,)) if n else np.zeros(0, np.uint16)
+        )
+        ends = (
+            tokens
+            if tokens.nbytes <= HASHED_WHOLE
+            else np.concatenate((tokens[: 1 << 20], tokens[-(1 << 20) :]))
+        )
         sha.update(f"{len(tokens)}".encode() + ends.tobytes())
         if file.stat().st_size % 2:
-            problems.append(Problem(place, f"{file}: {file.stat().st_size} bytes; uint16 tokens take two each"))
+            problems.append(
+                Problem(place, f"{file}: {file.stat().st_size} bytes; uint16 tokens take two each")
+            )
         elif len(ends) and ends.max() >= tokenizer.vocab_size:
             limit = f"'{tokenizer.name}' has {tokenizer.vocab_size}"
-            problems.append(Problem(place, f"{file}: holds token {ends.max()}, the tokenizer {limit}"))
+            problems.append(
+                Problem(place, f"{file}: holds token {ends.max()}, the tokenizer {limit}")
+            )
     if problems:
         raise UserError(problems)
 
     def whole(split: list[Path]) -> list[TokenSlice]:
-        return [TokenSlice(file=str(f.resolve()), start=0, stop=f.stat().st_size // 2) for f in split]
+        return [
+            TokenSlice(file=str(f.resolve()), start=0, stop=f.stat().st_size // 2) for f in split
+        ]
 
     if files:
         train, val = whole(files["train"]), whole(files["val"])
@@ -204,7 +240,8 @@ def _shards(name: str, path: Path, tokenizer: Tokenizer, place: str) -> Corpus:
         n = path.stat().st_size // 2
         cut = int(n * (1 - VALIDATION))
         train, val = (
-            [TokenSlice(file=str(path.resolve()), start=start, stop=stop)] for start, stop in ((0, cut), (cut, n))
+            [TokenSlice(file=str(path.resolve()), start=start, stop=stop)]
+            for start, stop in ((0, cut), (cut, n))
         )
     return Corpus(
         name=name,

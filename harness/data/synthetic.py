@@ -26,7 +26,10 @@ from itertools import accumulate, pairwise, product
 
 import numpy as np
 
-NEAREST, FARTHEST = 10, 500  # bytes from a name to its next mention; FARTHEST also limits what is quoted
+NEAREST, FARTHEST = (
+    10,
+    500,
+)  # bytes from a name to its next mention; FARTHEST also limits what is quoted
 
 # What may follow "A " begins with a consonant, and every plural is regular.
 NOUNS = {
@@ -37,7 +40,16 @@ NOUNS = {
 ADJECTIVES = "bad big calm cold dull fat glad grey kind loud mad poor rich red sad shy tall vain weak wet".split()
 TRANSITIVE = "bite call feed find fear hear help hit know lead like meet need see seek want".split()
 INTRANSITIVE = "dance dig grin hum jump nod run sing sit sleep wait weep".split()
-TAILS = ["today.", "at dawn.", "by the lake.", "in May.", "with joy.", "for hours.", "up the hill.", "once more."]
+TAILS = [
+    "today.",
+    "at dawn.",
+    "by the lake.",
+    "in May.",
+    "with joy.",
+    "for hours.",
+    "up the hill.",
+    "once more.",
+]
 REFLEXIVES = {"He": "himself", "She": "herself", "It": "itself", "They": "themselves"}
 SYLLABLES = [consonant + vowel for consonant, vowel in product("bdfgklmnprstvz", "aeiou")]
 
@@ -56,7 +68,9 @@ class Options:
     def __init__(self, weights: Mapping[str, float]) -> None:
         for one, following in pairwise(sorted(weights)):
             if following.startswith(one):
-                raise ValueError(f"{one!r} is the beginning of {following!r}: a text would not tell them apart")
+                raise ValueError(
+                    f"{one!r} is the beginning of {following!r}: a text would not tell them apart"
+                )
         self.weights = dict(weights)
         self._items = list(weights)
         self._cumulative = list(accumulate(weights.values()))
@@ -106,7 +120,9 @@ class Grammar:
         self._choose = choose
         self._sentence = ""
         self._pronoun = ""  # of the last subject
-        self._names: dict[str, tuple[str, int]] = {}  # a name's pronoun, and where it was last mentioned
+        self._names: dict[
+            str, tuple[str, int]
+        ] = {}  # a name's pronoun, and where it was last mentioned
         self._quotable: list[tuple[int, str]] = []  # where a sentence begins, and the sentence
 
         singular = {noun: pronoun for pronoun, nouns in NOUNS.items() for noun in nouns}
@@ -124,7 +140,9 @@ class Grammar:
             Options(_equal(SYLLABLES)),
             Options(_equal(SYLLABLES, " ") | {" ": float(len(SYLLABLES))}),
         )
-        self._verbs = {traits: Options(_verbs(*traits)) for traits in product((False, True), repeat=3)}
+        self._verbs = {
+            traits: Options(_verbs(*traits)) for traits in product((False, True), repeat=3)
+        }
         self._adjectives = Options(_equal(ADJECTIVES, "."))
         self._tails = Options(_equal(TAILS))
         self._separators = Options({" ": 5.0, "\n": 1.0})
@@ -132,8 +150,12 @@ class Grammar:
     def write_sentence(self) -> None:
         """Write a sentence and the space or the end of line after it."""
         start, self._sentence = self.position, ""
-        self._names = {name: known for name, known in self._names.items() if start - known[1] <= FARTHEST}
-        self._quotable = [(begin, quote) for begin, quote in self._quotable if start - begin <= FARTHEST]
+        self._names = {
+            name: known for name, known in self._names.items() if start - known[1] <= FARTHEST
+        }
+        self._quotable = [
+            (begin, quote) for begin, quote in self._quotable if start - begin <= FARTHEST
+        ]
         self._write_predicate(self._write_subject())
         if '"' not in self._sentence:
             self._quotable.append((start, self._sentence))
@@ -195,11 +217,19 @@ class Grammar:
         if item.endswith(" "):
             self._take(self._tails)
 
-    def _mentions(self, endings: Mapping[str, float], subject: str | None = None) -> dict[str, float]:
+    def _mentions(
+        self, endings: Mapping[str, float], subject: str | None = None
+    ) -> dict[str, float]:
         """Return the weights of the names that may come up here, each with each of the endings."""
-        seen = {name: self.position - at for name, (_, at) in self._names.items() if name != subject}
+        seen = {
+            name: self.position - at for name, (_, at) in self._names.items() if name != subject
+        }
         names = [name for name, distance in seen.items() if NEAREST <= distance <= FARTHEST]
-        return {name + ending: weight / len(names) for name in names for ending, weight in endings.items()}
+        return {
+            name + ending: weight / len(names)
+            for name in names
+            for ending, weight in endings.items()
+        }
 
 
 def generate(n_bytes: int, seed: int = 0) -> SyntheticCorpus:
@@ -217,7 +247,9 @@ def generate(n_bytes: int, seed: int = 0) -> SyntheticCorpus:
     grammar = Grammar(choose)
     while grammar.position < n_bytes:
         grammar.write_sentence()
-    return SyntheticCorpus("".join(text)[:n_bytes].encode("ascii"), np.array(surprisal[:n_bytes], dtype=np.float64))
+    return SyntheticCorpus(
+        "".join(text)[:n_bytes].encode("ascii"), np.array(surprisal[:n_bytes], dtype=np.float64)
+    )
 
 
 def _equal(items: Iterable[str], ending: str = "", weight: float = 1.0) -> dict[str, float]:
@@ -232,5 +264,7 @@ def _verbs(plural: bool, quoting: bool, modifiers: bool) -> dict[str, float]:
     if quoting:
         weights[f'repeat{s}: "'] = 5.0
     if modifiers:
-        weights |= {"near the ": 4.0} | {f"who {verb}{s} the ": 4.0 / len(TRANSITIVE) for verb in TRANSITIVE}
+        weights |= {"near the ": 4.0} | {
+            f"who {verb}{s} the ": 4.0 / len(TRANSITIVE) for verb in TRANSITIVE
+        }
     return weights

@@ -22,13 +22,19 @@ class Tokenizer:
     def __init__(self, name: str, place: str = "tokenizer") -> None:
         self.name = name
         if name not in NAMES:
-            raise UserError([Problem(place, f"'{name}': no such tokenizer; {choices(name, NAMES)}")])
+            raise UserError(
+                [Problem(place, f"'{name}': no such tokenizer; {choices(name, NAMES)}")]
+            )
         import tiktoken
 
         if name == "bytes":
             ranks = {bytes([value]): value for value in range(256)}
             self._encoding = tiktoken.Encoding(
-                "bytes", pat_str=r"(?s:.)", mergeable_ranks=ranks, special_tokens={}, explicit_n_vocab=256
+                "bytes",
+                pat_str=r"(?s:.)",
+                mergeable_ranks=ranks,
+                special_tokens={},
+                explicit_n_vocab=256,
             )
         else:
             try:
@@ -52,7 +58,9 @@ class Tokenizer:
 
     def encode(self, text: str) -> np.ndarray:
         """Return the tokens, uint16; special tokens in the text are plain text."""
-        if self.name == "bytes":  # the same as the encoding's, without its detour over every single character
+        if (
+            self.name == "bytes"
+        ):  # the same as the encoding's, without its detour over every single character
             return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.uint16)
         return np.array(self._encoding.encode_ordinary(text), dtype=np.uint16)
 
@@ -65,7 +73,12 @@ class Tokenizer:
         file = folder / "tokens" / f"{self.name}.bytes.npy"
         if not file.exists():
             buffer = io.BytesIO()
-            np.save(buffer, np.array([self._n_bytes(token) for token in range(self.vocab_size)], dtype=np.int64))
+            np.save(
+                buffer,
+                np.array(
+                    [self._n_bytes(token) for token in range(self.vocab_size)], dtype=np.int64
+                ),
+            )
             write_bytes(file, buffer.getvalue())
         return file
 
@@ -74,4 +87,8 @@ class Tokenizer:
             value = self._encoding.decode_single_token_bytes(token)
         except KeyError:  # a gap in the numbering
             return 0
-        return 0 if value.decode("utf-8", "replace") in self._encoding.special_tokens_set else len(value)
+        return (
+            0
+            if value.decode("utf-8", "replace") in self._encoding.special_tokens_set
+            else len(value)
+        )

@@ -62,7 +62,9 @@ def join(device: str) -> Iterator[DistributedContext]:
     place = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(place)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", device_id=place if cuda else None)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if cuda else "gloo", device_id=place if cuda else None
+    )
     try:
         yield DistributedContext(dist.get_rank(), dist.get_world_size(), place)
     finally:

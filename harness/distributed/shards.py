@@ -6,7 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    MetadataIndex,
+    TensorProperties,
+)
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
@@ -22,7 +26,11 @@ Shard = list[tuple[Place, np.ndarray]]  # where in the whole, and the values the
 def pieces(model: nn.Module) -> dict[str, ShardSpec]:
     """Return of each parameter that was divided as a part of the model which piece this rank holds, by name."""
     parts = [(path, module) for path, module in model.named_modules() if isinstance(module, Part)]
-    return {f"{path}.{name}".lstrip("."): piece for path, part in parts for name, piece in part.pieces.items()}
+    return {
+        f"{path}.{name}".lstrip("."): piece
+        for path, part in parts
+        for name, piece in part.pieces.items()
+    }
 
 
 def size(value: Tensor, piece: ShardSpec | None) -> torch.Size:
@@ -59,7 +67,12 @@ def places(value: Tensor, piece: ShardSpec | None) -> list[tuple[Place, Place]]:
         if low < high:
             inside = slice(low - there[dim].start, high - there[dim].start)
             outside = slice(low - held + start, high - held + start)
-            found.append(((*here[:dim], inside, *here[dim + 1 :]), (*there[:dim], outside, *there[dim + 1 :])))
+            found.append(
+                (
+                    (*here[:dim], inside, *here[dim + 1 :]),
+                    (*there[:dim], outside, *there[dim + 1 :]),
+                )
+            )
         held += stop - start
     return found
 
@@ -70,7 +83,9 @@ def put(value: Tensor, whole: Tensor, piece: ShardSpec | None) -> None:
         local(value)[here] = whole[there].to(value.device, value.dtype)
 
 
-def gather(model: nn.Module, ranks: DistributedContext) -> Iterator[tuple[str, Tensor, list[Shard]]]:
+def gather(
+    model: nn.Module, ranks: DistributedContext
+) -> Iterator[tuple[str, Tensor, list[Shard]]]:
     """Yield of each parameter that not every rank holds whole: the name, itself, and the shards of all ranks.
 
     Many shards travel at once: with one parameter after the other, a small model's ranks mostly wait for each other.
@@ -79,7 +94,9 @@ def gather(model: nn.Module, ranks: DistributedContext) -> Iterator[tuple[str, T
     of, batch, n_bytes = pieces(model), {}, 0
     parts = {name: value for name, value in named(model) if is_divided(value, of.get(name))}
     for i, (name, value) in enumerate(parts.items(), start=1):
-        batch[name] = [(there, local(value)[here].cpu().numpy()) for here, there in places(value, of.get(name))]
+        batch[name] = [
+            (there, local(value)[here].cpu().numpy()) for here, there in places(value, of.get(name))
+        ]
         n_bytes += value.nbytes
         if n_bytes >= BATCH_BYTES or i == len(parts):
             found = ranks.gather(batch)
@@ -106,7 +123,11 @@ def whole_weights(gpt: nn.Module, ranks: DistributedContext) -> dict[str, Tensor
     for name, value, shards in gather(gpt, ranks):
         if ranks.is_first:
             found[name] = joined(value, of.get(name), shards)
-    return {name: found[name] if name in found else value.cpu() for name, value in named(gpt) if ranks.is_first}
+    return {
+        name: found[name] if name in found else value.cpu()
+        for name, value in named(gpt)
+        if ranks.is_first
+    }
 
 
 def named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -124,12 +145,16 @@ class Stretches(Tensor):
     """
 
     value: Tensor
-    chunks: dict[torch.Size, tuple[Place, torch.Size]]  # by where a stretch begins: where it lies here, and its size
+    chunks: dict[
+        torch.Size, tuple[Place, torch.Size]
+    ]  # by where a stretch begins: where it lies here, and its size
 
     @staticmethod
     def __new__(cls, value: Tensor, piece: ShardSpec) -> "Stretches":
         """Describe what this rank holds."""
-        made: Stretches = Tensor._make_wrapper_subclass(cls, piece.size, dtype=value.dtype, device=value.device)
+        made: Stretches = Tensor._make_wrapper_subclass(
+            cls, piece.size, dtype=value.dtype, device=value.device
+        )
         made.value, made.chunks = value.detach(), {}
         for here, there in places(made.value, piece):
             sizes = torch.Size(part.stop - part.start for part in there)
@@ -155,7 +180,9 @@ class Stretches(Tensor):
 
     def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
         """Return where each stretch lies in the whole."""
-        return [ChunkStorageMetadata(offsets=at, sizes=sizes) for at, (_, sizes) in self.chunks.items()]
+        return [
+            ChunkStorageMetadata(offsets=at, sizes=sizes) for at, (_, sizes) in self.chunks.items()
+        ]
 
     def __get_tensor_shard__(self, index: MetadataIndex) -> Tensor:
         """Return the memory of a stretch."""

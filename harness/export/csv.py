@@ -24,5 +24,8 @@ def write(study: str, records: Sequence[Record], folder: Path, place: Path) -> N
 
 def _cells(column: np.ndarray | list[Any], whole: bool) -> list[Any]:
     values = column.tolist() if isinstance(column, np.ndarray) else column
-    cells = ["" if value is None or (isinstance(value, float) and math.isnan(value)) else value for value in values]
+    cells = [
+        "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
+        for value in values
+    ]
     return [int(cell) if whole and cell != "" else cell for cell in cells]

@@ -21,11 +21,18 @@ def write(study: str, records: Sequence[Record], folder: Path, place: Path) -> s
     for record in shown(records):
         began = record.began
         tags = {"run_id": record.run.run_id, "entry": record.entry, "status": record.run.status}
-        run_id = client.create_run(experiment, start_time=_ms(began), run_name=record.run.run_id, tags=tags).info.run_id
+        run_id = client.create_run(
+            experiment, start_time=_ms(began), run_name=record.run.run_id, tags=tags
+        ).info.run_id
         metrics, at = [], 0.0
         for step, at, values in record.points():
-            metrics += [Metric(name, value, _ms(began + at), step) for name, value in values.items()]
-        metrics += [Metric(f"result/{name}", value, _ms(began + at), 0) for name, value in record.metrics.items()]
+            metrics += [
+                Metric(name, value, _ms(began + at), step) for name, value in values.items()
+            ]
+        metrics += [
+            Metric(f"result/{name}", value, _ms(began + at), 0)
+            for name, value in record.metrics.items()
+        ]
         params = [Param(key, str(value)) for key, value in record.settings.items()]
         for i in range(0, len(metrics), METRICS_AT_ONCE):
             client.log_batch(run_id, metrics=metrics[i : i + METRICS_AT_ONCE])

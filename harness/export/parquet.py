@@ -29,6 +29,14 @@ def write(study: str, records: Sequence[Record], folder: Path, place: Path) -> N
 
 
 def _table(part: Columns, kinds: dict[str, Kind], schema: pa.Schema) -> pa.Table:
-    columns = [pa.array(np.asarray(part[key]).astype(int) if kind is int and isinstance(part[key], np.ndarray)
-                        else part[key], TYPES[kind], from_pandas=True) for key, kind in kinds.items()]  # fmt: skip
+    columns = [
+        pa.array(
+            np.asarray(part[key]).astype(int)
+            if kind is int and isinstance(part[key], np.ndarray)
+            else part[key],
+            TYPES[kind],
+            from_pandas=True,
+        )
+        for key, kind in kinds.items()
+    ]
     return pa.table(columns, schema=schema)

@@ -19,10 +19,14 @@ def write(study: str, records: Sequence[Record], folder: Path, place: Path) -> s
     for record in shown(records):
         writer = EventFileWriter(str(folder / record.run.run_id))
         began, last = record.began, 0
-        asked = summary_v2.hparams_pb(record.settings, trial_id=record.run.run_id, start_time_secs=began)
+        asked = summary_v2.hparams_pb(
+            record.settings, trial_id=record.run.run_id, start_time_secs=began
+        )
         writer.add_event(Event(wall_time=began, summary=asked))
         for step, at, values in record.points():
-            writer.add_event(Event(wall_time=began + at, step=step, summary=_scalars(values.items())))
+            writer.add_event(
+                Event(wall_time=began + at, step=step, summary=_scalars(values.items()))
+            )
             last = step
         results = ((f"result/{name}", value) for name, value in record.metrics.items())
         writer.add_event(Event(wall_time=began, step=last, summary=_scalars(results)))

@@ -26,7 +26,11 @@ from harness.results.records import Place
 from harness.results.store import Run
 
 WORKER = "harness.training.main"  # named, never imported here
-PRELOADED = ("harness.cli.app", WORKER, "torch._dynamo")  # the last by way of `use_deterministic_algorithms`: 0.7 s
+PRELOADED = (
+    "harness.cli.app",
+    WORKER,
+    "torch._dynamo",
+)  # the last by way of `use_deterministic_algorithms`: 0.7 s
 LOOK_S = 1.0  # between two looks at how a run is doing
 STOPPED = (KeyboardInterrupt, SignalException)  # Ctrl-C, SIGTERM
 
@@ -44,7 +48,9 @@ def start_fork_server() -> None:
     """Start the fork server, which imports torch while the caller does something else."""
     for name in logging.root.manager.loggerDict:  # each of them has a level of its own
         if name.startswith("torch.distributed.elastic"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # their news are in status.json and log.txt
+            logging.getLogger(name).setLevel(
+                logging.CRITICAL
+            )  # their news are in status.json and log.txt
     multiprocessing.set_forkserver_preload(list(PRELOADED))
     forkserver.ensure_running()
 
@@ -77,13 +83,23 @@ def start(run: Run, place: Place) -> None:
     except ChildFailedError as error:
         if run.status["status"] == "running":  # a rank that could speak has said why
             rank, failure = error.get_first_failure()
-            hint = " (the system does that when memory runs out)" if failure.signal_name() == "SIGKILL" else ""
-            run.end("failed", "killed", f"rank {rank}: {failure.signal_name()}, exit code {failure.exitcode}{hint}")
+            hint = (
+                " (the system does that when memory runs out)"
+                if failure.signal_name() == "SIGKILL"
+                else ""
+            )
+            run.end(
+                "failed",
+                "killed",
+                f"rank {rank}: {failure.signal_name()}, exit code {failure.exitcode}{hint}",
+            )
     except _TimeoutError as error:
         if run.status["status"] != "done":
             run.end("failed", "timeout", str(error))
     except STOPPED:
-        if run.status["status"] == "running":  # a rank that came to its next step has said after which
+        if (
+            run.status["status"] == "running"
+        ):  # a rank that came to its next step has said after which
             run.end("interrupted", "killed", "stopped by the user")
         raise
 
@@ -91,7 +107,9 @@ def start(run: Run, place: Place) -> None:
 @contextlib.contextmanager
 def _limits(run: Run, place: Place) -> Iterator[None]:
     """Interrupt the body when the run takes too long, or when its files show no sign of life for too long."""
-    limits = [seconds for seconds in (place.timeout_s, place.stall_timeout_s) if seconds is not None]
+    limits = [
+        seconds for seconds in (place.timeout_s, place.stall_timeout_s) if seconds is not None
+    ]
     every_s = min([LOOK_S, *limits])
     began = looked = time.monotonic()
     last_activity, silent_s = run.last_activity(), 0.0
@@ -99,8 +117,15 @@ def _limits(run: Run, place: Place) -> Iterator[None]:
     def look(*_: object) -> None:
         nonlocal looked, last_activity, silent_s
         now = time.monotonic()
-        beat, since = run.last_activity(), min(now - looked, 2 * every_s)  # while this process sleeps, so may the ranks
-        silent_s, looked, last_activity = silent_s + since if beat == last_activity else 0.0, now, beat
+        beat, since = (
+            run.last_activity(),
+            min(now - looked, 2 * every_s),
+        )  # while this process sleeps, so may the ranks
+        silent_s, looked, last_activity = (
+            silent_s + since if beat == last_activity else 0.0,
+            now,
+            beat,
+        )
         why = None
         if place.timeout_s is not None and now - began >= place.timeout_s:
             why = f"not done after launch.timeout_s = {place.timeout_s:g} s"

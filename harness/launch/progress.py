@@ -44,7 +44,10 @@ class ProgressReporter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._stop.set()
         self._thread.join()
@@ -75,9 +78,19 @@ class ProgressReporter:
         self._work_ended += self._work[run.run_id]
         self._seconds_ended += seconds
         status, evals = run.status, run.evals()
-        what = f"val loss {evals[-1]['val_loss']:.4f}" if evals and status["status"] == "done" else status["message"]
-        word = status["status"] if status["status"] == "done" else f"{status['status'].upper()} ({status['reason']})"
-        self.say(f"{self._count()} {run.run_id} {word} in {seconds:.1f} s, {what}, {self._left(0.0)}")
+        what = (
+            f"val loss {evals[-1]['val_loss']:.4f}"
+            if evals and status["status"] == "done"
+            else status["message"]
+        )
+        word = (
+            status["status"]
+            if status["status"] == "done"
+            else f"{status['status'].upper()} ({status['reason']})"
+        )
+        self.say(
+            f"{self._count()} {run.run_id} {word} in {seconds:.1f} s, {what}, {self._left(0.0)}"
+        )
         self._live.update(self._all, completed=self._n_ended, note=self._left(0.0))
 
     def _count(self) -> str:
@@ -114,7 +127,9 @@ class ProgressReporter:
             self._live.update(self._all, completed=self._n_ended, note=left)
             if self._live.disable and time.monotonic() - said > PLAIN_EVERY_S:
                 said = time.monotonic()
-                self.say(f"{self._count()} {run.run_id} step {done}/{spec.train.steps}  {note}  {left}")
+                self.say(
+                    f"{self._count()} {run.run_id} step {done}/{spec.train.steps}  {note}  {left}"
+                )
 
 
 def _flops(spec: RunSpec) -> float:
@@ -126,4 +141,10 @@ def duration(seconds: float) -> str:
     """Write a time as people say it."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+    return (
+        f"{hours} h {minutes:02} min"
+        if hours
+        else f"{minutes} min {rest:02} s"
+        if minutes
+        else f"{rest} s"
+    )

@@ -96,12 +96,16 @@ def _is_running(store: Store, spec: RunSpec) -> bool:
     return source is not None and store.run(spec.study, source).status["status"] == "running"
 
 
-def _work(store: Store, spec: RunSpec, start: Start, watch: ProgressReporter, started: str | None) -> None:
+def _work(
+    store: Store, spec: RunSpec, start: Start, watch: ProgressReporter, started: str | None
+) -> None:
     """Run what is ours by now, unless another process has ended it meanwhile or what it starts from is not done."""
     run, source = store.run(spec.study, spec.run_id), _source(spec)
     run.update_spec(spec.model_dump())
     status = run.status
-    if status["status"] == "done" or (status["status"] == "failed" and status["started_at"] != started):
+    if status["status"] == "done" or (
+        status["status"] == "failed" and status["started_at"] != started
+    ):
         watch.skip(run, f"{status['status']} by another process")
         return
     if source is not None and store.run(spec.study, source).status["status"] != "done":

@@ -15,11 +15,15 @@ from variants.base import AXES, Attention, FeedForward, ModelShape, Norm, Parall
 class ModelBuilder:
     """The variants of one entry, by axis, ready to be instantiated."""
 
-    def __init__(self, shape: ModelShape, axes: Mapping[str, VariantChoice], variant_paths: Sequence[str]) -> None:
+    def __init__(
+        self, shape: ModelShape, axes: Mapping[str, VariantChoice], variant_paths: Sequence[str]
+    ) -> None:
         self.shape, self.names = shape, ", ".join(choice.label for choice in axes.values())
         self._classes, self._options = {}, {}
         for axis, about in AXES.items():
-            choice = axes.get(axis) or VariantChoice(name=about.default, label=about.default, options={})
+            choice = axes.get(axis) or VariantChoice(
+                name=about.default, label=about.default, options={}
+            )
             cls = catalogue.load(axis, choice.name, [Path(path) for path in variant_paths])
             self._classes[axis], self._options[axis] = cls, cls.Options(**choice.options)
 

@@ -28,7 +28,9 @@ class Plan:
     stop: str | None = None
 
 
-def plan(prompt: Sequence[int], length: int, seq_len: int, extrapolates: bool, positional: str) -> Plan:
+def plan(
+    prompt: Sequence[int], length: int, seq_len: int, extrapolates: bool, positional: str
+) -> Plan:
     """Fit a prompt and `length` more tokens into a context of `seq_len` positions.
 
     Where the positional encoding `extrapolates`, the context slides on and always holds the last `seq_len` positions. Where
@@ -54,7 +56,11 @@ def plan(prompt: Sequence[int], length: int, seq_len: int, extrapolates: bool, p
 
 @torch.no_grad()  # not inference_mode: in it, autocast casts all weights anew for each token
 def decode(
-    model: GPT, prompt_BT: Tensor, n_new: int, caches: Sequence[Cache], draw: Callable[[Tensor], Tensor]
+    model: GPT,
+    prompt_BT: Tensor,
+    n_new: int,
+    caches: Sequence[Cache],
+    draw: Callable[[Tensor], Tensor],
 ) -> Iterator[list[int]]:
     """Yield the next token of each sample, (B,), `n_new` times; `draw` maps logits (B, V) to it, the caches are empty.
 

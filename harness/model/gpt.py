@@ -45,7 +45,9 @@ class Block(nn.Module):
         self.ln_2 = parts.norm()
         self.mlp = parts.mlp()
 
-    def forward(self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: Cache | None = None
+    ) -> Tensor:
         """Add what attention and then what the MLP makes of the residual stream."""
         x_BTC = x_BTC + self.attn(self.ln_1(x_BTC), positions_T, positional, cache)
         return x_BTC + self.mlp(self.ln_2(x_BTC))
@@ -98,7 +100,9 @@ class GPT(nn.Module):
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Return the cross-entropy of each target given the tokens up to it, (B, T), nats, float32."""
         logits_BTV = self.logits(tokens_BT).float()
-        return F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none").view_as(targets_BT)
+        return F.cross_entropy(
+            logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none"
+        ).view_as(targets_BT)
 
     def flops_per_token(self) -> float:
         """Return the FLOPs of training on one token, as needed and not as executed.
@@ -106,6 +110,10 @@ class GPT(nn.Module):
         2 per multiply-add of matrix products (variants tell their own, see `flops_per_token` in `variants.base`), the
         tied output projection included; the backward pass costs twice the forward (Kaplan et al. 2020, 2.1).
         """
-        attention = sum(m.flops_per_token(self.shape.seq_len) for m in self.modules() if isinstance(m, Attention))
+        attention = sum(
+            m.flops_per_token(self.shape.seq_len)
+            for m in self.modules()
+            if isinstance(m, Attention)
+        )
         mlp = sum(m.flops_per_token() for m in self.modules() if isinstance(m, FeedForward))
         return 3.0 * (attention + mlp + 2.0 * self.wte.weight.numel())

@@ -22,7 +22,9 @@ from variants.base import ModelShape
 
 INDEX, SAFE, PICKLED = "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin"
 TRANSPOSED = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
-NOT_WEIGHTS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # causal masks that older versions saved
+NOT_WEIGHTS = re.compile(
+    r"h\.\d+\.attn\.(bias|masked_bias)"
+)  # causal masks that older versions saved
 RENAMED = {"wpe.weight": "positional.wpe.weight"}
 HEAD, EMBEDDING = "lm_head.weight", "wte.weight"
 
@@ -42,7 +44,9 @@ def read(source: Path) -> tuple[Tensors, dict[str, Any]]:
     tensors = _stripped(_raw(source))
     head = tensors.pop(HEAD, None)
     if head is not None and EMBEDDING in tensors and not torch.equal(head, tensors[EMBEDDING]):
-        raise UserError(f"{source}: {HEAD} differs from {EMBEDDING}; in GPT-2 they are one (tied) matrix")
+        raise UserError(
+            f"{source}: {HEAD} differs from {EMBEDDING}; in GPT-2 they are one (tied) matrix"
+        )
     ours = {RENAMED.get(name, name): _transposed(name, tensor) for name, tensor in tensors.items()}
     config = folder / "config.json"
     return ours, _json(config) if config.exists() else {}
@@ -52,7 +56,10 @@ def write(tensors: Mapping[str, Tensor], shape: ModelShape) -> tuple[Tensors, di
     """Return our weights in the published layout, and the config.json that goes with them."""
     names = {ours: published for published, ours in RENAMED.items()}
     theirs = {names.get(name, name): tensor for name, tensor in tensors.items()}
-    theirs = {f"transformer.{name}": _transposed(name, tensor).contiguous() for name, tensor in theirs.items()}
+    theirs = {
+        f"transformer.{name}": _transposed(name, tensor).contiguous()
+        for name, tensor in theirs.items()
+    }
     config = {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
@@ -92,13 +99,18 @@ def shape_of(tensors: Mapping[str, Tensor], config: Mapping[str, Any], source: P
     )
     told = asdict(shape) | {"n_positions": shape.seq_len}
     wrong = [
-        Problem(f"{source}: config.json: {key}", f"{config[key]}, but the weights are of {told[key]}")
+        Problem(
+            f"{source}: config.json: {key}", f"{config[key]}, but the weights are of {told[key]}"
+        )
         for key in ("n_layer", "n_embd", "n_positions", "vocab_size")
         if key in config and config[key] != told[key]
     ]
     if shape.n_head < 1 or shape.n_embd % shape.n_head:
         wrong.append(
-            Problem(f"{source}: config.json: n_head", f"{shape.n_head} does not divide n_embd = {shape.n_embd}")
+            Problem(
+                f"{source}: config.json: n_head",
+                f"{shape.n_head} does not divide n_embd = {shape.n_embd}",
+            )
         )
     if config.get("activation_function", "gelu_new") not in ("gelu_new", "gelu_pytorch_tanh"):
         wrong.append(Problem(f"{source}: config.json: activation_function", "GPT-2's is gelu_new"))
@@ -111,12 +123,18 @@ def incompatible_tensors(
     tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size], source: Path
 ) -> list[Problem]:
     """Return what keeps weights from being those of a model: missing, extra and misshapen tensors, each by name."""
-    problems = [Problem(f"{source}: {name}", "missing") for name in expected.keys() - tensors.keys()]
-    problems += [
-        Problem(f"{source}: {name}", "no such tensor in the model") for name in tensors.keys() - expected.keys()
+    problems = [
+        Problem(f"{source}: {name}", "missing") for name in expected.keys() - tensors.keys()
     ]
     problems += [
-        Problem(f"{source}: {name}", f"has shape {tuple(tensors[name].shape)}, the model's is {tuple(expected[name])}")
+        Problem(f"{source}: {name}", "no such tensor in the model")
+        for name in tensors.keys() - expected.keys()
+    ]
+    problems += [
+        Problem(
+            f"{source}: {name}",
+            f"has shape {tuple(tensors[name].shape)}, the model's is {tuple(expected[name])}",
+        )
         for name in expected.keys() & tensors.keys()
         if tensors[name].shape != expected[name]
     ]
@@ -125,7 +143,9 @@ def incompatible_tensors(
 
 def _raw(source: Path) -> Tensors:
     if source.is_dir():
-        found = next((source / name for name in (INDEX, SAFE, PICKLED) if (source / name).exists()), None)
+        found = next(
+            (source / name for name in (INDEX, SAFE, PICKLED) if (source / name).exists()), None
+        )
         if found is None:
             raise UserError(f"{source}: no checkpoint: must hold {SAFE}, {INDEX} or {PICKLED}")
         source = found
@@ -151,10 +171,14 @@ def load_weights(file: Path) -> Tensors:
             return load_file(file)
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"{file}: refused: it holds more than weights, and loading it could run code") from error
+        raise UserError(
+            f"{file}: refused: it holds more than weights, and loading it could run code"
+        ) from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
         raise UserError(f"{file}: truncated or no weights file: {error}") from error
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    if not isinstance(loaded, dict) or not all(
+        isinstance(value, Tensor) for value in loaded.values()
+    ):
         raise UserError(f"{file}: no weights file: must map names to tensors")
     return loaded
 

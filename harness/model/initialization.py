@@ -33,7 +33,10 @@ def declared(model: nn.Module) -> dict[str, InitSpec]:
         UndeclaredError: a parameter of a module of another kind that nobody declares.
     """
     own: dict[str, InitSpec] = {}
-    for prefix, module in model.named_modules():  # outer before inner, so that the nearest has the last word
+    for (
+        prefix,
+        module,
+    ) in model.named_modules():  # outer before inner, so that the nearest has the last word
         for name, initial in (module.initial() if hasattr(module, "initial") else {}).items():
             own[f"{prefix}.{name}".lstrip(".")] = initial
     return {name: own.get(name) or _gpt2(model, name) for name, _ in model.named_parameters()}
@@ -69,7 +72,10 @@ def _normal(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 @torch.no_grad()
 def fill(
-    model: nn.Module, seed: int, theirs: Mapping[str, Tensor] | None = None, whole: nn.Module | None = None
+    model: nn.Module,
+    seed: int,
+    theirs: Mapping[str, Tensor] | None = None,
+    whole: nn.Module | None = None,
 ) -> dict[str, str]:
     """Give every parameter its initial values; one that is divided takes its part of them. No communication.
 
@@ -94,7 +100,9 @@ def fill(
 
 
 def initial_tensors(
-    model: nn.Module, fresh: Callable[[str, torch.Size], Tensor], theirs: Mapping[str, Tensor] | None
+    model: nn.Module,
+    fresh: Callable[[str, torch.Size], Tensor],
+    theirs: Mapping[str, Tensor] | None,
 ) -> Iterator[tuple[str, ConvertedTensor]]:
     """Yield each parameter's whole first values, one part of the model after the other.
 
@@ -108,7 +116,11 @@ def initial_tensors(
         own = {name: fresh(prefix + name, shape) for name, shape in names.items()}
         found = {name: ConvertedTensor(values, "fresh") for name, values in own.items()}
         if theirs is not None:
-            given = {name.removeprefix(prefix): value for name, value in theirs.items() if name.startswith(prefix)}
+            given = {
+                name.removeprefix(prefix): value
+                for name, value in theirs.items()
+                if name.startswith(prefix)
+            }
             try:
                 found |= part.load_from(given, own) if part is not None else _loaded(given, own)
             except ValueError as error:
@@ -134,7 +146,9 @@ def _loaded(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str
         if name not in theirs:
             raise ValueError(f"{name}: missing there")
         if theirs[name].shape != values.shape:
-            raise ValueError(f"{name}: {tuple(theirs[name].shape)} there, {tuple(values.shape)} here")
+            raise ValueError(
+                f"{name}: {tuple(theirs[name].shape)} there, {tuple(values.shape)} here"
+            )
     return {name: ConvertedTensor(theirs[name]) for name in own}
 
 

@@ -22,9 +22,14 @@ from variants import registry as catalogue
 from variants.base import AXES, ModelShape
 
 DESCRIPTION = "checkpoint.json"
-HUB = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
+HUB = {
+    name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+}
 GPT2_TOKENS = 50_257  # of its tokenizer
-GPT2 = {axis: VariantChoice(name=about.default, label=about.default, options={}) for axis, about in AXES.items()}
+GPT2 = {
+    axis: VariantChoice(name=about.default, label=about.default, options={})
+    for axis, about in AXES.items()
+}
 
 
 @dataclass(frozen=True)
@@ -67,14 +72,18 @@ def import_published(source: str, dest: Path) -> Weights:
     if not path.exists() and source in HUB:
         path = _download(source)
     elif not path.exists():
-        raise UserError(f"{source}: no such file or folder, and no name on the hub; {choices(source, HUB)}")
+        raise UserError(
+            f"{source}: no such file or folder, and no name on the hub; {choices(source, HUB)}"
+        )
     tensors, config = published.read(path)
     shape = published.shape_of(tensors, config, path)
     problems = published.incompatible_tensors(tensors, _expected(shape, GPT2, ()), path)
     if problems:
         raise UserError(problems)
     tokenizer = "gpt2" if shape.vocab_size == GPT2_TOKENS else None
-    weights = Weights(shape, GPT2, tensors, dict.fromkeys(tensors, f"loaded from {source}"), tokenizer=tokenizer)
+    weights = Weights(
+        shape, GPT2, tensors, dict.fromkeys(tensors, f"loaded from {source}"), tokenizer=tokenizer
+    )
     save(weights, dest)
     return weights
 
@@ -86,7 +95,11 @@ def export_published(source: Path, dest: Path) -> None:
         UserError: `source` is none of ours, or has variants that the published GPT-2 has not.
     """
     weights = load(source)
-    others = [f"{axis} = {choice.name}" for axis, choice in weights.axes.items() if not _is_gpt2s(axis, choice)]
+    others = [
+        f"{axis} = {choice.name}"
+        for axis, choice in weights.axes.items()
+        if not _is_gpt2s(axis, choice)
+    ]
     if others:
         raise UserError(f"{source}: the published layout has no place for {', '.join(others)}")
     tensors, config = published.write(weights.tensors, weights.shape)
@@ -128,7 +141,12 @@ def write(weights: Weights, folder: Path) -> None:
         "variant_paths": list(weights.variant_paths),
         "tokenizer": weights.tokenizer,
     }
-    _write_files(folder, {name: tensor.contiguous() for name, tensor in weights.tensors.items()}, DESCRIPTION, about)
+    _write_files(
+        folder,
+        {name: tensor.contiguous() for name, tensor in weights.tensors.items()},
+        DESCRIPTION,
+        about,
+    )
 
 
 def load(source: Path) -> Weights:
@@ -140,12 +158,22 @@ def load(source: Path) -> Weights:
     try:
         about = read_json(source / DESCRIPTION)
         shape = ModelShape(**about["shape"])
-        axes = GPT2 | {axis: VariantChoice.model_validate(choice) for axis, choice in about["axes"].items()}
-        origin, variant_paths, tokenizer = about["origin"], about["variant_paths"], about["tokenizer"]
+        axes = GPT2 | {
+            axis: VariantChoice.model_validate(choice) for axis, choice in about["axes"].items()
+        }
+        origin, variant_paths, tokenizer = (
+            about["origin"],
+            about["variant_paths"],
+            about["tokenizer"],
+        )
     except StoreError as error:
-        raise UserError(f"{source}: no checkpoint of this harness: {DESCRIPTION} is missing or unreadable") from error
+        raise UserError(
+            f"{source}: no checkpoint of this harness: {DESCRIPTION} is missing or unreadable"
+        ) from error
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{source / DESCRIPTION}: lacks or mistakes {error}; was it written by hand?") from error
+        raise UserError(
+            f"{source / DESCRIPTION}: lacks or mistakes {error}; was it written by hand?"
+        ) from error
     try:
         expected = _expected(shape, axes, variant_paths)
     except (KeyError, catalogue.VariantError) as error:
@@ -164,12 +192,15 @@ def _expected(
     shape: ModelShape, axes: Mapping[str, VariantChoice], variant_paths: Sequence[str]
 ) -> dict[str, torch.Size]:
     return {
-        name: parameter.shape for name, parameter in ModelBuilder(shape, axes, variant_paths).model().named_parameters()
+        name: parameter.shape
+        for name, parameter in ModelBuilder(shape, axes, variant_paths).model().named_parameters()
     }
 
 
 def _is_gpt2s(axis: str, choice: VariantChoice) -> bool:
-    return axis == "parallelism" or choice.name == AXES[axis].default  # how it was trained leaves no trace in weights
+    return (
+        axis == "parallelism" or choice.name == AXES[axis].default
+    )  # how it was trained leaves no trace in weights
 
 
 def _must_be_new(dest: Path) -> None:
@@ -188,8 +219,14 @@ def _download(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise UserError(f"{name}: to fetch it from the hub, first: pip install 'ablations[hub]'") from error
+        raise UserError(
+            f"{name}: to fetch it from the hub, first: pip install 'ablations[hub]'"
+        ) from error
     try:
-        return Path(snapshot_download(HUB[name], allow_patterns=["config.json", "model.safetensors"]))
+        return Path(
+            snapshot_download(HUB[name], allow_patterns=["config.json", "model.safetensors"])
+        )
     except Exception as error:  # the hub's client has errors of many kinds
-        raise UserError(f"{name}: cannot be fetched from {HUB[name]}: {type(error).__name__}: {error}") from error
+        raise UserError(
+            f"{name}: cannot be fetched from {HUB[name]}: {type(error).__name__}: {error}"
+        ) from error

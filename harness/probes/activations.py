@@ -36,7 +36,9 @@ class Activations:
         self._settle()
         # Not looked up on entry: an evaluation before it may have left some parameters whole.
         own = dict(storage(parameter) for parameter in self._model.parameters())
-        self.gathered_bytes = max(0, self._whole - sum(own[key] for key in own.keys() & self._parameters.keys()))
+        self.gathered_bytes = max(
+            0, self._whole - sum(own[key] for key in own.keys() & self._parameters.keys())
+        )
         self._parameters.clear()
 
     def _settle(self, *_: Any) -> None:

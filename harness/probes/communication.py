@@ -63,21 +63,29 @@ class Traffic(TorchDispatchMode):
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # it is taken apart first, and what that calls comes by here
         name = func._schema.name
-        if name in OPERATORS or (func.namespace in ("c10d", "_c10d_functional") and func._schema.name not in SILENT):
+        if name in OPERATORS or (
+            func.namespace in ("c10d", "_c10d_functional") and func._schema.name not in SILENT
+        ):
             self._count(name, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
     def _count(self, name: str, args: Any, kwargs: Any) -> None:
         given = [*args, *kwargs.values()]
         collective, place = OPERATORS.get(name, (name, None))
-        payload = sum(tensor.nbytes for tensor in _tensors(given if place is None else given[place]))
+        payload = sum(
+            tensor.nbytes for tensor in _tensors(given if place is None else given[place])
+        )
         n = _group_size(given)
         if collective == "all_gather" and name.startswith("_c10d_functional"):
             payload *= n  # the functional one is given its part
-        entry = self.calls.setdefault(collective, {"calls": 0, "payload_bytes": 0, "sent_bytes": 0.0})
+        entry = self.calls.setdefault(
+            collective, {"calls": 0, "payload_bytes": 0, "sent_bytes": 0.0}
+        )
         entry["calls"] += 1
         entry["payload_bytes"] += payload
-        entry["sent_bytes"] += sent_bytes(collective, payload, n) if collective in BANDWIDTH_FACTORS else payload
+        entry["sent_bytes"] += (
+            sent_bytes(collective, payload, n) if collective in BANDWIDTH_FACTORS else payload
+        )
 
 
 SILENT = {  # these send nothing, or what their counterpart on another rank counts

@@ -21,7 +21,9 @@ from harness.training.errors import out_of_memory
 N_WARMUP, N_PREFILLS, N_STEPS = 2, 5, 40
 
 
-def measure(spec: RunSpec, parts: ModelBuilder, gpt: GPT, ranks: DistributedContext) -> list[dict[str, Any]]:
+def measure(
+    spec: RunSpec, parts: ModelBuilder, gpt: GPT, ranks: DistributedContext
+) -> list[dict[str, Any]]:
     """Return for each batch and context: `prefill_s` and `decode_s`, raw, in seconds, and `cache_bytes`.
 
     A decoding step is timed over and over at the same place, with exactly `context` positions in the cache, the new one
@@ -35,14 +37,25 @@ def measure(spec: RunSpec, parts: ModelBuilder, gpt: GPT, ranks: DistributedCont
     if not ranks.is_first:
         return []
     model = parts.model()
-    model.load_state_dict({name: tensor.to(ranks.device, dtype) for name, tensor in weights.items()}, assign=True)
+    model.load_state_dict(
+        {name: tensor.to(ranks.device, dtype) for name, tensor in weights.items()}, assign=True
+    )
     model.eval()
     with _all_threads(), torch.inference_mode():
-        return [_measure(model, batch, context, dtype) for batch, context in product(probe.batch, probe.context)]
+        return [
+            _measure(model, batch, context, dtype)
+            for batch, context in product(probe.batch, probe.context)
+        ]
 
 
 def _measure(model: GPT, batch: int, context: int, dtype: torch.dtype) -> dict[str, Any]:
-    record: dict[str, Any] = {"batch": batch, "context": context, "prefill_s": [], "decode_s": [], "cache_bytes": None}
+    record: dict[str, Any] = {
+        "batch": batch,
+        "context": context,
+        "prefill_s": [],
+        "decode_s": [],
+        "cache_bytes": None,
+    }
     if reason := model.why_unsupported_length(context):
         return record | {"reason": reason}
     try:

@@ -16,11 +16,15 @@ _aten = torch.ops.aten
 
 
 def _forward_flops(q: Size, k: Size, *_: Any, **__: Any) -> int:
-    return 4 * math.prod(q) * k[-2]  # two products of (Tq, D) with (D, Tk), 2 FLOPs a multiply-add, for each head
+    return (
+        4 * math.prod(q) * k[-2]
+    )  # two products of (Tq, D) with (D, Tk), 2 FLOPs a multiply-add, for each head
 
 
 def _backward_flops(grad_out: Size, q: Size, k: Size, *_: Any, **__: Any) -> int:
-    return 10 * math.prod(q) * k[-2]  # five products: the scores once more, and the gradients of q, k, v and scores
+    return (
+        10 * math.prod(q) * k[-2]
+    )  # five products: the scores once more, and the gradients of q, k, v and scores
 
 
 # PyTorch's counter knows the kernels of CUDA, and not the CPU's.
@@ -48,7 +52,9 @@ class FirstStep:
     def __enter__(self) -> "FirstStep":
         self._stack = ExitStack()
         self._stack.callback(self._optimizer.register_step_pre_hook(self.see_parameters).remove)
-        self._counter = self._stack.enter_context(FlopCounterMode(display=False, custom_mapping=CPU_KERNELS))
+        self._counter = self._stack.enter_context(
+            FlopCounterMode(display=False, custom_mapping=CPU_KERNELS)
+        )
         self._stack.enter_context(self.kept)
         self._stack.enter_context(torch.compiler.set_stance("force_eager"))
         return self
@@ -58,11 +64,15 @@ class FirstStep:
         counts: dict[Any, int] = self._counter.get_flop_counts().get("Global", {})
         self.flops = sum(counts.values())
         names = {str(op).removeprefix("aten.") for op in counts}
-        self.kernels = sorted(name for name in names if KERNEL in name and "backward" not in name) or ["math"]
+        self.kernels = sorted(
+            name for name in names if KERNEL in name and "backward" not in name
+        ) or ["math"]
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()  # what the counting took is no part of the run's peak
 
     def see_parameters(self, *_: Any) -> None:
         """Count what the optimizer finds: parameters and gradients as they are when it begins."""
         self.parameter_bytes = held_bytes(self._model.parameters())
-        self.gradient_bytes = held_bytes(p.grad for p in self._model.parameters() if p.grad is not None)
+        self.gradient_bytes = held_bytes(
+            p.grad for p in self._model.parameters() if p.grad is not None
+        )

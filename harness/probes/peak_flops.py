@@ -39,9 +39,14 @@ def peak_flops(ranks: DistributedContext, precision: str, n_devices: int = 1) ->
     """
     if ranks.device.type == "cpu":
         value = sum(ranks.gather(measured(precision)))
-        return {"value": value, "source": f"measured: the best of {REPEATS} products of {SIZE}x{SIZE}, {precision}"}
+        return {
+            "value": value,
+            "source": f"measured: the best of {REPEATS} products of {SIZE}x{SIZE}, {precision}",
+        }
     names = n_devices * ranks.gather(torch.cuda.get_device_name(ranks.device))
-    known = [DENSE_TFLOPS.get(name.removeprefix("NVIDIA ").removeprefix("GeForce ")) for name in names]
+    known = [
+        DENSE_TFLOPS.get(name.removeprefix("NVIDIA ").removeprefix("GeForce ")) for name in names
+    ]
     if None in known:
         return {"value": None, "source": f"unknown device among {sorted(set(names))}"}
     devices = " + ".join(f"{n} x {name}" for name, n in Counter(names).items())

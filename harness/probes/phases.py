@@ -11,7 +11,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import _functional_collectives as functional
 
-FORWARD, BACKWARD, OPTIMIZER, WAITING, OTHER = PHASES = ("forward", "backward", "optimizer", "waiting", "other")
+FORWARD, BACKWARD, OPTIMIZER, WAITING, OTHER = PHASES = (
+    "forward",
+    "backward",
+    "optimizer",
+    "waiting",
+    "other",
+)
 
 
 class Phases:
@@ -35,7 +41,9 @@ class Phases:
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
-    def step(self, forward_backward: Callable[[], object], update: Callable[[], object]) -> dict[str, float | None]:
+    def step(
+        self, forward_backward: Callable[[], object], update: Callable[[], object]
+    ) -> dict[str, float | None]:
         """Make one step of two parts, and return {phase: seconds}."""
         self._seconds = dict.fromkeys(PHASES, 0.0)
         with ExitStack() as stack:
@@ -54,16 +62,22 @@ class Phases:
         self._phase, self._since, self._waited = phase, now, 0.0
 
     def _hook(self, stack: ExitStack) -> None:
-        before = self._model.register_forward_pre_hook(lambda *_: self._enter(FORWARD), prepend=True)
+        before = self._model.register_forward_pre_hook(
+            lambda *_: self._enter(FORWARD), prepend=True
+        )
         after = self._model.register_forward_hook(lambda *_: self._enter(OTHER))
         stack.callback(before.remove)
         stack.callback(after.remove)
         stack.enter_context(patch.object(Tensor, "backward", self._backward(Tensor.backward)))
         if self._several and not self._cuda:
             stack.enter_context(patch.object(dist.Work, "wait", self._wait(dist.Work.wait)))
-            stack.enter_context(patch.object(functional, "wait_tensor", self._wait(functional.wait_tensor)))
+            stack.enter_context(
+                patch.object(functional, "wait_tensor", self._wait(functional.wait_tensor))
+            )
             for parameter in self._model.parameters():
-                stack.callback(parameter.register_post_accumulate_grad_hook(self._see_gradient).remove)
+                stack.callback(
+                    parameter.register_post_accumulate_grad_hook(self._see_gradient).remove
+                )
 
     def _backward(self, backward: Callable[..., None]) -> Callable[..., None]:
         def timed(*args: Any, **kwargs: Any) -> None:

@@ -26,15 +26,27 @@ def write(store: Store, study: str, out: Path, refresh_s: int | None = None) -> 
 
     folder = out / study
     drawn = figures.draw_all(work, page.floor_nats_per_token(work.study))
-    written = {folder / "tables" / name: text.encode("utf-8") for name, text in tables.all_tables(work).items()}
+    written = {
+        folder / "tables" / name: text.encode("utf-8")
+        for name, text in tables.all_tables(work).items()
+    }
     for figure in drawn:
-        written |= {folder / "figures" / f"{figure.name}.{suffix}": data for suffix, data in figure.files.items()}
+        written |= {
+            folder / "figures" / f"{figure.name}.{suffix}": data
+            for suffix, data in figure.files.items()
+        }
     for path, content in written.items():
         write_bytes(path, content)
-    for old in [*folder.glob("tables/*.csv"), *folder.glob("figures/*.png"), *folder.glob("figures/*.svg")]:
+    for old in [
+        *folder.glob("tables/*.csv"),
+        *folder.glob("figures/*.png"),
+        *folder.glob("figures/*.svg"),
+    ]:
         if old not in written:
             old.unlink()  # of an earlier report, and of nothing that this one tells
     write_json(folder / "summary.json", summary.as_json(work))
     write_text(folder / "index.html", html.render(work, refresh_s))
-    write_text(folder / "report.md", page.render(work, {figure.name: figure.caption for figure in drawn}))
+    write_text(
+        folder / "report.md", page.render(work, {figure.name: figure.caption for figure in drawn})
+    )
     return folder

@@ -17,7 +17,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -
     """Return a GitHub table, of many rows the first; `left` columns are text, the others are aligned as numbers."""
     align, rows = ["left"] * left + ["right"] * (len(header) - left), list(rows)
     cells = [[escape(cell) for cell in row] for row in rows[:MOST_ROWS]]
-    text = tabulate(cells, header, tablefmt="github", disable_numparse=True, colalign=align if cells else None)
+    text = tabulate(
+        cells, header, tablefmt="github", disable_numparse=True, colalign=align if cells else None
+    )
     more = f"The first {MOST_ROWS:,} of {len(rows):,} rows; the folder tables beside this has them all."
     return join(text, more if len(rows) > MOST_ROWS else "")
 
@@ -39,7 +41,9 @@ def difference(value: Mean | None) -> str:
     """Return a signed difference and its interval, with more digits where it would read as zero."""
     if value is None:
         return NONE
-    return signed(value.mean) + (f" [{signed(value.ci95[0])}, {signed(value.ci95[1])}]" if value.ci95 else "")
+    return signed(value.mean) + (
+        f" [{signed(value.ci95[0])}, {signed(value.ci95[1])}]" if value.ci95 else ""
+    )
 
 
 def signed(value: float) -> str:
@@ -113,4 +117,8 @@ def join(*parts: str) -> str:
 
 def picture(name: str, captions: dict[str, str]) -> str:
     """Return a figure and its caption, or nothing where it was not drawn."""
-    return f"![{name.replace('_', ' ')}](figures/{name}.png)\n\n*{captions[name]}*" if name in captions else ""
+    return (
+        f"![{name.replace('_', ' ')}](figures/{name}.png)\n\n*{captions[name]}*"
+        if name in captions
+        else ""
+    )

@@ -17,10 +17,25 @@ from harness.report.sections import summary as answers
 def render(summary: Summary, captions: dict[str, str]) -> str:
     """Return report.md; `captions` name the figures that there are."""
     parts = (
-        sections.results, answers.verdicts, answers.effects, answers.rankings, answers.variance, sections.equivalence,
-        sections.curves, sections.lengths, spread.phases, spread.traffic, spread.scaling, sections.costs,
-        sections.decoding, appendix.unfinished, appendix.machine, appendix.start, appendix.settings, appendix.launches,
-    )  # fmt: skip
+        sections.results,
+        answers.verdicts,
+        answers.effects,
+        answers.rankings,
+        answers.variance,
+        sections.equivalence,
+        sections.curves,
+        sections.lengths,
+        spread.phases,
+        spread.traffic,
+        spread.scaling,
+        sections.costs,
+        sections.decoding,
+        appendix.unfinished,
+        appendix.machine,
+        appendix.start,
+        appendix.settings,
+        appendix.launches,
+    )
     return cells.join(_opening(summary), *(part(summary, captions) for part in parts)) + "\n"
 
 
@@ -79,7 +94,11 @@ def _diverging(summary: Summary) -> str:
     labels = sorted(summary.diverging)
     if not labels:
         return ""
-    verb = "trains another model than it says" if len(labels) == 1 else "train other models than they say"
+    verb = (
+        "trains another model than it says"
+        if len(labels) == 1
+        else "train other models than they say"
+    )
     return f"> {cells.listing(labels)} {verb} (see below, on the parallelism): no speed is shown."
 
 
@@ -93,10 +112,18 @@ def _warnings(study: Study) -> list[str]:
         notes.append(
             f"> {count(study.superseded, 'run')} left out that a newer run of the same entry and seed replaces."
         )
-    hosts = {(run.env.get("host"), run.env.get("cpu"), run.env.get("gpu")) for run in study.runs if run.env}
+    hosts = {
+        (run.env.get("host"), run.env.get("cpu"), run.env.get("gpu"))
+        for run in study.runs
+        if run.env
+    }
     if len(hosts) > 1:
-        notes.append(f"> The runs took place on {len(hosts)} machines: times compare only within one of them.")
+        notes.append(
+            f"> The runs took place on {len(hosts)} machines: times compare only within one of them."
+        )
     if study.unreadable:
         rows = "\n".join(f"> - `{item.name}`: {escape(item.why)}" for item in study.unreadable)
-        notes.append(f"> {count(len(study.unreadable), 'folder')} could not be read and are left out:\n>\n{rows}")
+        notes.append(
+            f"> {count(len(study.unreadable), 'folder')} could not be read and are left out:\n>\n{rows}"
+        )
     return notes

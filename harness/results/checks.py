@@ -73,7 +73,10 @@ class _Probes(_Form):
     attention_kernels: list[str] = []
 
 
-FORMS: dict[Literal["spec.json", "probes.json"], type[_Form]] = {"spec.json": _Spec, "probes.json": _Probes}
+FORMS: dict[Literal["spec.json", "probes.json"], type[_Form]] = {
+    "spec.json": _Spec,
+    "probes.json": _Probes,
+}
 
 
 def check(name: Literal["spec.json", "probes.json"], content: Json) -> None:

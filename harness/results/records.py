@@ -81,7 +81,9 @@ class DecodeProbe(Section):
     """Decoding is measured for each number of sequences at once with each number of positions in the cache."""
 
     batch: Annotated[list[Positive], Field(min_length=1), AfterValidator(_distinct)]
-    context: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1), AfterValidator(_distinct)]
+    context: Annotated[
+        list[Annotated[int, Field(ge=2)]], Field(min_length=1), AfterValidator(_distinct)
+    ]
 
 
 class Probes(Section):

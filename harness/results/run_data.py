@@ -12,7 +12,9 @@ from harness.results.store import Json, Run, Steps, StoreError
 LOG_LINES = 20
 
 PHASES = ("forward", "backward", "optimizer", "waiting", "other")  # of a step
-Place = tuple[int, int]  # of the decode probe: sequences at once (batch), positions in the cache (context)
+Place = tuple[
+    int, int
+]  # of the decode probe: sequences at once (batch), positions in the cache (context)
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,9 @@ def read_run(run: Run) -> RunData | Unreadable:
         with _damage("eval.jsonl"):
             evals = run.evals()
             columns = {
-                name: np.array([np.nan if line[name] is None else line[name] for line in evals], dtype=float)
+                name: np.array(
+                    [np.nan if line[name] is None else line[name] for line in evals], dtype=float
+                )
                 for name in ("step", "val_loss", "bits_per_byte", "train_s")
             }
         with _damage("steps.rank*.jsonl"):
@@ -162,7 +166,11 @@ def _check(run: RunData) -> None:
     for name, steps in (("eval.jsonl", run.evals.step), ("steps.rank*.jsonl", run.steps.step)):
         if not (np.isfinite(steps).all() and (np.diff(steps) >= 0).all()):
             raise StoreError(f"{name}: the steps are not in order")
-    if not (np.isfinite(run.steps.step_s).all() and (run.steps.step_s > 0).all() and (run.steps.tokens > 0).all()):
+    if not (
+        np.isfinite(run.steps.step_s).all()
+        and (run.steps.step_s > 0).all()
+        and (run.steps.tokens > 0).all()
+    ):
         raise StoreError("steps.rank*.jsonl: a step has no sound time or tokens")
 
 
@@ -170,11 +178,19 @@ def _decoded(record: Json) -> tuple[Place, DecodeSamples]:
     """Return the place of a record of the decode probe, and its samples, checked; a reason stands in for them."""
     (batch, context), reason = _whole("decoding", record, "batch", "context"), record["reason"]
     if reason is not None:
-        return (batch, context), DecodeSamples(np.empty(0), np.empty(0), 0, str(reason) or "no reason given")
+        return (batch, context), DecodeSamples(
+            np.empty(0), np.empty(0), 0, str(reason) or "no reason given"
+        )
     prefill_s, decode_s = (np.array(record[key], dtype=float) for key in ("prefill_s", "decode_s"))
     for times_s in (prefill_s, decode_s):
-        if times_s.ndim != 1 or not len(times_s) or not (np.isfinite(times_s) & (times_s > 0)).all():
-            raise ValueError(f"decoding: batch {batch}, context {context} has neither sound times nor a reason")
+        if (
+            times_s.ndim != 1
+            or not len(times_s)
+            or not (np.isfinite(times_s) & (times_s > 0)).all()
+        ):
+            raise ValueError(
+                f"decoding: batch {batch}, context {context} has neither sound times nor a reason"
+            )
     (cache_bytes,) = _whole("decoding", record, "cache_bytes")
     return (batch, context), DecodeSamples(prefill_s, decode_s, cache_bytes, None)
 
@@ -184,8 +200,15 @@ def _at_length(record: Json) -> tuple[int, LengthLosses]:
     (length,), reason = _whole("lengths", record, "length"), record["reason"]
     if reason is not None:
         return length, LengthLosses(np.nan, np.empty(0), 0, str(reason) or "no reason given")
-    val_loss, by_position = float(record["val_loss"]), np.array(record["loss_by_position"], dtype=float)
-    if by_position.ndim != 1 or not 0 < len(by_position) <= length or not np.isfinite([val_loss, *by_position]).all():
+    val_loss, by_position = (
+        float(record["val_loss"]),
+        np.array(record["loss_by_position"], dtype=float),
+    )
+    if (
+        by_position.ndim != 1
+        or not 0 < len(by_position) <= length
+        or not np.isfinite([val_loss, *by_position]).all()
+    ):
         raise ValueError(f"lengths: {length} has neither sound losses nor a reason")
     (windows,) = _whole("lengths", record, "windows")
     return length, LengthLosses(val_loss, by_position, windows, None)
@@ -204,7 +227,9 @@ def _medians(rank: Json) -> dict[str, float | None]:
 def _whole(probe: str, record: Json, *keys: str) -> list[int]:
     values = [record[key] for key in keys]
     if not all(isinstance(value, int) and value > 0 for value in values):
-        raise ValueError(f"{probe}: {', '.join(keys)} must be whole and above zero, and not {values}")
+        raise ValueError(
+            f"{probe}: {', '.join(keys)} must be whole and above zero, and not {values}"
+        )
     return values
 
 
@@ -212,4 +237,9 @@ def _without_nan(run: RunData) -> RunData:
     """Turn a run whose last evaluation is not a finite number into a failed one: it has no result."""
     if run.status != "done" or np.isfinite(run.evals.val_loss[-1]):
         return run
-    return replace(run, status="failed", reason="nan", message="its last validation loss is not a finite number")
+    return replace(
+        run,
+        status="failed",
+        reason="nan",
+        message="its last validation loss is not a finite number",
+    )

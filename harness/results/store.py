@@ -83,7 +83,9 @@ def read_json(path: Path) -> Json:
         if not isinstance(value, dict):
             raise ValueError("not a JSON object")
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: unreadable ({error}); remove its folder to run that entry again") from error
+        raise StoreError(
+            f"{path}: unreadable ({error}); remove its folder to run that entry again"
+        ) from error
     if value.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
         raise StoreError(
             f"{path}: schema_version {value['schema_version']}, this version reads {SCHEMA_VERSION}; "
@@ -126,7 +128,9 @@ def read_lines(path: Path) -> list[Json]:
     """
     found, n_lines = _sound(path)
     if len(found) < n_lines:
-        raise StoreError(f"{path}: line {len(found) + 1} is unreadable; remove its folder to run that entry again")
+        raise StoreError(
+            f"{path}: line {len(found) + 1} is unreadable; remove its folder to run that entry again"
+        )
     return found
 
 
@@ -218,15 +222,24 @@ class Run:
         status = read_json(self.path / "status.json")
         wanted = ("status", "reason", "message", "started_at")
         known = all(key in status and isinstance(status[key], str | None) for key in wanted)
-        process = [isinstance(status.get(key), kind) for key, kind in (("pid", int), ("pid_started", float))]
+        process = [
+            isinstance(status.get(key), kind)
+            for key, kind in (("pid", int), ("pid_started", float))
+        ]
         if (
             not known
             or status["status"] not in get_args(Status)
             or (status["status"] == "running" and not all(process))
         ):
-            raise StoreError(f"{self.path / 'status.json'}: damaged; remove its folder to run that entry again")
+            raise StoreError(
+                f"{self.path / 'status.json'}: damaged; remove its folder to run that entry again"
+            )
         if status["status"] == "running" and not _alive(status):
-            return status | {"status": "interrupted", "reason": "killed", "message": "its process is gone"}
+            return status | {
+                "status": "interrupted",
+                "reason": "killed",
+                "message": "its process is gone",
+            }
         return status
 
     def plan(self, spec: Json) -> None:
@@ -267,17 +280,25 @@ class Run:
         goes on from it. Of any other attempt all is removed.
         """
         before = read_json(self.path / "status.json")
-        goes_on = before["status"] in ("running", "interrupted") or before["reason"] in TRANSIENT_FAILURES
+        goes_on = (
+            before["status"] in ("running", "interrupted") or before["reason"] in TRANSIENT_FAILURES
+        )
         kept = ("checkpoint", "eval.jsonl", "log.txt") if goes_on else ()
         for path in self.path.iterdir():
             steps = goes_on and path.name.startswith("steps.")
             if path.name not in ("spec.json", "status.json", *kept) and not steps:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         self._write_status(
-            status="running", reason=None, message=None, started_at=now(), ended_at=None,
-            host=platform.node(), pid=os.getpid(), pid_started=psutil.Process().create_time(),
+            status="running",
+            reason=None,
+            message=None,
+            started_at=now(),
+            ended_at=None,
+            host=platform.node(),
+            pid=os.getpid(),
+            pid_started=psutil.Process().create_time(),
             attempts=before.get("attempts", 0) + 1 if goes_on else 1,
-        )  # fmt: skip
+        )
 
     def beat(self) -> None:
         """Show that the run is alive, where nothing else of it grows: its status was "last changed" now."""
@@ -295,7 +316,9 @@ class Run:
     def end(self, status: Status, reason: Reason | None = None, message: str | None = None) -> None:
         """Mark the run as ended: `done`, `failed` with a reason, or `interrupted`."""
         before = read_json(self.path / "status.json")
-        self._write_status(**before | {"status": status, "reason": reason, "message": message, "ended_at": now()})
+        self._write_status(
+            **before | {"status": status, "reason": reason, "message": message, "ended_at": now()}
+        )
 
     def _write_status(self, **fields: Any) -> None:
         write_json(self.path / "status.json", {"schema_version": SCHEMA_VERSION} | fields)
@@ -368,7 +391,9 @@ class Run:
         ranks = [read_lines(path) for path in sorted(self.path.glob("steps.rank*.jsonl"))]
         n_steps = min(map(len, ranks), default=0)
         first = ranks[0][:n_steps] if ranks else []
-        columns = np.array([_STEP(line) for line in first], dtype=float).reshape(-1, len(_COLUMNS)).T  # None: NaN
+        columns = (
+            np.array([_STEP(line) for line in first], dtype=float).reshape(-1, len(_COLUMNS)).T
+        )  # None: NaN
         step, loss, tokens, grad_norm, lr, warmup = (column.copy() for column in columns)
         if not np.isfinite([step, tokens]).all():
             raise ValueError("a step has no number, or no tokens")
@@ -401,7 +426,9 @@ class Run:
     def log_tail(self, n_lines: int = 20) -> list[str]:
         """Return the last lines of what the ranks printed."""
         try:
-            return self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-n_lines:]
+            return self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[
+                -n_lines:
+            ]
         except FileNotFoundError:
             return []
 
@@ -412,7 +439,9 @@ def _alive(status: Json) -> bool:
     try:
         process = psutil.Process(status["pid"])
         same = abs(process.create_time() - status["pid_started"]) < 1
-        return same and process.status() != psutil.STATUS_ZOMBIE  # dead, and nobody has asked how it ended
+        return (
+            same and process.status() != psutil.STATUS_ZOMBIE
+        )  # dead, and nobody has asked how it ended
     except psutil.NoSuchProcess:
         return False
 

@@ -21,7 +21,12 @@ from harness.model.weights import Weights
 from harness.sampling.sampler import Draw, Sampling
 from variants.base import Cache, Precision
 
-KEPT = ("newest", "best", "checkpoint/newest", "checkpoint/best")  # in a run's folder of checkpoints, and in the run's
+KEPT = (
+    "newest",
+    "best",
+    "checkpoint/newest",
+    "checkpoint/best",
+)  # in a run's folder of checkpoints, and in the run's
 
 Write = Callable[[str], None]
 
@@ -100,7 +105,9 @@ def run(request: Request, write: Write) -> None:
     model = ModelBuilder(weights.shape, weights.axes, weights.variant_paths).model()
     prompt = _prompt(request.prompt, tokenizer)
     label = weights.axes["positional"].label
-    planned = plan(prompt, request.length, weights.shape.seq_len, model.positional.extrapolates, label)
+    planned = plan(
+        prompt, request.length, weights.shape.seq_len, model.positional.extrapolates, label
+    )
     device = _device(request.device)
     model.load_state_dict(weights.tensors, assign=True)
     model.to(device, torch.float32).eval()
@@ -116,8 +123,13 @@ def run(request: Request, write: Write) -> None:
 
     if not all(text.ended for text in texts):
         _say(planned.stop)
-    n_tokens, cache_bytes = sum(text.n_tokens for text in texts), sum(cache.nbytes for cache in caches)
-    _say(f"{n_tokens} tokens, {n_tokens / seconds:,.1f} tokens/s, key-value cache {cache_bytes / 2**20:,.2f} MiB")
+    n_tokens, cache_bytes = (
+        sum(text.n_tokens for text in texts),
+        sum(cache.nbytes for cache in caches),
+    )
+    _say(
+        f"{n_tokens} tokens, {n_tokens / seconds:,.1f} tokens/s, key-value cache {cache_bytes / 2**20:,.2f} MiB"
+    )
 
 
 def stream(steps: Iterable[Sequence[int]], texts: Sequence[Text], seed: int, write: Write) -> None:
@@ -149,7 +161,9 @@ def _checkpoint(path: Path) -> Path:
     if (path / folder.DESCRIPTION).is_file():
         return path
     meant = [
-        place for place in (path.parent, *(path / name for name in KEPT)) if (place / folder.DESCRIPTION).is_file()
+        place
+        for place in (path.parent, *(path / name for name in KEPT))
+        if (place / folder.DESCRIPTION).is_file()
     ]
     if meant:
         message = f"is no checkpoint itself; give {' or '.join(map(str, meant))}"
@@ -169,7 +183,11 @@ def _tokenizer(request: Request, weights: Weights) -> Tokenizer:
     if name is None:
         message = f"does not say how its text was tokenised; give --tokenizer {' or '.join(NAMES)}"
         raise UserError([Problem(str(request.checkpoint), message)])
-    place = "--tokenizer" if request.tokenizer else f"{request.checkpoint / folder.DESCRIPTION}: tokenizer"
+    place = (
+        "--tokenizer"
+        if request.tokenizer
+        else f"{request.checkpoint / folder.DESCRIPTION}: tokenizer"
+    )
     tokenizer = Tokenizer(name, place)
     if tokenizer.vocab_size != weights.shape.vocab_size:
         message = f"'{name}' has {tokenizer.vocab_size} tokens, but the model has {weights.shape.vocab_size}"

@@ -24,7 +24,12 @@ class Sampling:
         """Return what is out of its range, by the command line's names."""
         found = []
         if not 0 <= self.temperature < float("inf"):
-            found.append(Problem("--temperature", f"{self.temperature}: must be 0 (the likeliest token) or positive"))
+            found.append(
+                Problem(
+                    "--temperature",
+                    f"{self.temperature}: must be 0 (the likeliest token) or positive",
+                )
+            )
         if self.top_k is not None and self.top_k < 1:
             found.append(Problem("--top-k", f"{self.top_k}: must be at least 1"))
         if not 0 < self.top_p <= 1:
@@ -52,7 +57,9 @@ def top_p(logits_BV: Tensor, p: float) -> Tensor:
     probability_BV = falling_BV.softmax(-1)
     dropped_BV = probability_BV.cumsum(-1) - probability_BV >= p  # those before it reach p already
     dropped_BV[:, 0] = False
-    return torch.empty_like(logits_BV).scatter(-1, order_BV, falling_BV.masked_fill(dropped_BV, -torch.inf))
+    return torch.empty_like(logits_BV).scatter(
+        -1, order_BV, falling_BV.masked_fill(dropped_BV, -torch.inf)
+    )
 
 
 def filtered(logits_BV: Tensor, sampling: Sampling) -> Tensor:
@@ -78,6 +85,8 @@ class Draw:
         """Choose the next token of each sample."""
         if self._sampling.temperature == 0:
             return logits_BV.argmax(-1)
-        uniform_BV = np.stack([generator.random(logits_BV.shape[-1]) for generator in self._generators])
+        uniform_BV = np.stack(
+            [generator.random(logits_BV.shape[-1]) for generator in self._generators]
+        )
         gumbel_BV = -(-torch.from_numpy(uniform_BV).to(logits_BV.device).log()).log()
         return (filtered(logits_BV, self._sampling) + gumbel_BV).argmax(-1)

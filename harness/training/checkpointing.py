@@ -40,7 +40,12 @@ class Checkpoints:
     """
 
     def __init__(
-        self, run: Run, spec: RunSpec, ranks: DistributedContext, gpt: GPT, optimizer: torch.optim.Optimizer
+        self,
+        run: Run,
+        spec: RunSpec,
+        ranks: DistributedContext,
+        gpt: GPT,
+        optimizer: torch.optim.Optimizer,
     ) -> None:
         self._run, self._spec, self._ranks = run, spec, ranks
         self._gpt, self._optimizer = gpt, optimizer
@@ -61,7 +66,9 @@ class Checkpoints:
             self._write(step)
             if self._ranks.is_first:
                 self._link(step, val_loss)
-            self._run.flush(self._ranks.rank)  # a state that is ahead of its curve would be of no use
+            self._run.flush(
+                self._ranks.rank
+            )  # a state that is ahead of its curve would be of no use
             self._ranks.gather(None)  # the next step is timed, and nobody's disk is a part of it
         self.total_s += self._timer.seconds
 
@@ -127,7 +134,11 @@ def drop_state(run: Run, keep: str) -> None:
 
 def whole_states(run: Run) -> list[Path]:
     """Return the checkpoints that hold a state with nothing damaged in it, the newest first."""
-    found = [place for place in run.checkpoints.glob("step-*") if _steps(place) > 0 and _undamaged(place / STATE)]
+    found = [
+        place
+        for place in run.checkpoints.glob("step-*")
+        if _steps(place) > 0 and _undamaged(place / STATE)
+    ]
     return sorted(found, key=_steps, reverse=True)
 
 
@@ -162,9 +173,13 @@ def save_state(place: Path, step: int, gpt: GPT, optimizer: torch.optim.Optimize
     Raises:
         StateError: a rank cannot write its part; raised on all ranks.
     """
-    free = shutil.disk_usage(place.parent).free  # of a full disk, what PyTorch says is "unexpected pos 704 vs 598"
+    free = shutil.disk_usage(
+        place.parent
+    ).free  # of a full disk, what PyTorch says is "unexpected pos 704 vs 598"
     with _one_line_errors(f"{place / STATE} cannot be written ({free} bytes were free)"):
-        state_dict_saver.save(stored(_state(gpt, optimizer, step), pieces(gpt)), checkpoint_id=place / STATE)
+        state_dict_saver.save(
+            stored(_state(gpt, optimizer, step), pieces(gpt)), checkpoint_id=place / STATE
+        )
     if dist.get_rank() == 0:
         write_json(place / STATE / CHECKSUMS, {"crc32": _checksums(place / STATE)})
 
@@ -179,7 +194,9 @@ def load_state(place: Path, gpt: GPT, optimizer: torch.optim.Optimizer) -> int:
     with _one_line_errors(f"{place / STATE} cannot be read"):
         found = stored(state, pieces(gpt))
         state_dict_loader.load(found, checkpoint_id=place / STATE)
-    set_state_dict(gpt, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    set_state_dict(
+        gpt, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
+    )
     return int(found["step"])
 
 
@@ -194,7 +211,9 @@ def _one_line_errors(what: str) -> Iterator[None]:
     try:
         yield
     except CheckpointException as error:
-        reasons = [f"rank {rank}: {type(why).__name__}: {why}" for rank, (why, _) in error.failures.items()]
+        reasons = [
+            f"rank {rank}: {type(why).__name__}: {why}" for rank, (why, _) in error.failures.items()
+        ]
         raise StateError(" ".join(f"{what}: {'; '.join(reasons)}".split())) from error
 
 

@@ -9,4 +9,6 @@ class NotFiniteError(Exception):
 
 def out_of_memory(error: Exception) -> bool:
     """Tell whether memory ran out; on a CPU PyTorch has no exception of its own for that."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(
+        error, MemoryError | torch.OutOfMemoryError
+    ) or "can't allocate memory" in str(error)

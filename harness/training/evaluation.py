@@ -26,7 +26,10 @@ class Windows:
         limit = None if cfg.eval_tokens == "all" else cfg.eval_tokens
         offsets = data.evaluation_offsets(len(self._tokens), length, limit)
         self._share = data.rank_share(
-            offsets, ranks.data_parallel_rank, ranks.data_parallel_size, max(1, MAX_TOKENS // length)
+            offsets,
+            ranks.data_parallel_rank,
+            ranks.data_parallel_size,
+            max(1, MAX_TOKENS // length),
         )
         self.n_windows = len(offsets)  # of all ranks
 

@@ -33,10 +33,14 @@ from harness.training.signals import Stop, StoppedError
 from harness.training.warm_start import begin
 from variants.base import ModelShape, StepShape
 
-N_WARMUP = 5  # steps that are recorded and not timed: the first ones allocate, choose kernels and compile
+N_WARMUP = (
+    5  # steps that are recorded and not timed: the first ones allocate, choose kernels and compile
+)
 
 
-def train(run: Run, spec: RunSpec, ranks: DistributedContext, stop: Stop | None = None) -> dict[str, Any]:
+def train(
+    run: Run, spec: RunSpec, ranks: DistributedContext, stop: Stop | None = None
+) -> dict[str, Any]:
     """Train one entry on this rank, from where an earlier attempt left it, and return what the probes measured.
 
     Raises:
@@ -44,7 +48,9 @@ def train(run: Run, spec: RunSpec, ranks: DistributedContext, stop: Stop | None 
         StoppedError: a rank was asked to end; its state is saved as far as the run keeps anything.
     """
     cfg, device, seq_len = spec.train, ranks.device, spec.model.seq_len
-    parts = ModelBuilder(ModelShape(**spec.model.model_dump()), spec.axes, spec.launch.variant_paths)
+    parts = ModelBuilder(
+        ModelShape(**spec.model.model_dump()), spec.axes, spec.launch.variant_paths
+    )
     parallelism, gpt, whole = parts.parallelism(), parts.model(), parts.model()
     ranks = replace(ranks, replication=ranks.world_size // parallelism.data_parallel_size)
     if cfg.compile:
@@ -66,7 +72,9 @@ def train(run: Run, spec: RunSpec, ranks: DistributedContext, stop: Stop | None 
 
     def forward_backward(step: int) -> Tensor:
         """Leave the step's gradients in the parameters; return the mean loss over this rank's tokens."""
-        micro_batches = batches.micro_batches(step, ranks.data_parallel_rank, ranks.data_parallel_size, micro_batch)
+        micro_batches = batches.micro_batches(
+            step, ranks.data_parallel_rank, ranks.data_parallel_size, micro_batch
+        )
         total = torch.zeros((), device=device)
         for i, (tokens_BT, targets_BT) in enumerate(micro_batches, start=1):
             with parallelism.accumulate(model, last=i == len(micro_batches)):
@@ -85,7 +93,11 @@ def train(run: Run, spec: RunSpec, ranks: DistributedContext, stop: Stop | None 
         optimizer.zero_grad()
         return lr, norm
 
-    steps_file, timer, first_step = run.steps_file(ranks.rank), Timer(device), FirstStep(model, optimizer)
+    steps_file, timer, first_step = (
+        run.steps_file(ranks.rank),
+        Timer(device),
+        FirstStep(model, optimizer),
+    )
     n_warmup = min(N_WARMUP, max(1, cfg.steps // 2))
     checkpoint_every, train_s = spec.launch.checkpoint_every or cfg.eval_every, past.train_s
     if past.n_done == 0:
@@ -137,12 +149,22 @@ def train(run: Run, spec: RunSpec, ranks: DistributedContext, stop: Stop | None 
         "final_hashes": hashes(gpt, ranks),
         "start": started,
         "attention_kernels": [] if parallelism.counters_unreliable else first_step.kernels,
-        "peak_flops": peak_flops(ranks, cfg.precision, parallelism.n_devices // parallelism.world_size),
+        "peak_flops": peak_flops(
+            ranks, cfg.precision, parallelism.n_devices // parallelism.world_size
+        ),
         "decoding": decoding.measure(spec, parts, gpt, ranks),
         "lengths": lengths.measure(spec, model, gpt, ranks),
         "resumed_at": past.resumed_at,
-        "time": {"train_s": train_s, "eval_s": past.eval_s + evaluate.total_s, "checkpoint_s": checkpoints.total_s},
+        "time": {
+            "train_s": train_s,
+            "eval_s": past.eval_s + evaluate.total_s,
+            "checkpoint_s": checkpoints.total_s,
+        },
         "communication_dtype": parallelism.communication_dtype(cfg.precision),
-        "predicted_bytes_sent": parallelism.traffic(gpt, StepShape(cfg.precision, n_micro_batches, micro_batch)),
-        **Window(model, ranks, forward_backward, update).measure(cfg.steps, run, spec.launch.trace),  # trains on: last
+        "predicted_bytes_sent": parallelism.traffic(
+            gpt, StepShape(cfg.precision, n_micro_batches, micro_batch)
+        ),
+        **Window(model, ranks, forward_backward, update).measure(
+            cfg.steps, run, spec.launch.trace
+        ),  # trains on: last
     }

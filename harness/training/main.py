@@ -70,7 +70,11 @@ def _is_ours_to_tell(run: Run, error: Exception, stop: Stop) -> bool:
 
     Where it cannot, being killed, the launcher notices, asks the others to end, and tells.
     """
-    if isinstance(error, RuntimeError) and _reason(error) == "error" and int(os.environ["WORLD_SIZE"]) > 1:
+    if (
+        isinstance(error, RuntimeError)
+        and _reason(error) == "error"
+        and int(os.environ["WORLD_SIZE"]) > 1
+    ):
         time.sleep(PEERS_S)
     known = (run.path / "status.json").exists()
     return known and run.status["status"] == "running" and not stop.asked

@@ -17,11 +17,17 @@ ADAM_STATES = 2  # running means of the gradient and of its square (Kingma & Ba 
 
 def predicted_bytes(n_parameters: int, shares: Mapping[str, float]) -> dict[str, float]:
     """Return what one rank holds of parameters, gradients and optimizer state, in fp32, by its share of each."""
-    whole = {"parameters": 4 * n_parameters, "gradients": 4 * n_parameters, "optimizer": 4 * ADAM_STATES * n_parameters}
+    whole = {
+        "parameters": 4 * n_parameters,
+        "gradients": 4 * n_parameters,
+        "optimizer": 4 * ADAM_STATES * n_parameters,
+    }
     return {category: size * shares[category] for category, size in whole.items()}
 
 
-def adamw(model: nn.Module, cfg: Train, parallelism: Parallelism | None = None) -> torch.optim.Optimizer:
+def adamw(
+    model: nn.Module, cfg: Train, parallelism: Parallelism | None = None
+) -> torch.optim.Optimizer:
     """Return AdamW (Loshchilov & Hutter 2019), fused; only matrices decay, not biases, gains and other vectors.
 
     A parallelism may spread its work and its state over the ranks.
@@ -60,7 +66,10 @@ def clip(model: nn.Module, max_norm: float) -> Tensor:
 
     Returns the norm before clipping, a scalar on the device (Pascanu et al. 2013, algorithm 1).
     """
-    of, grads = pieces(model), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    of, grads = (
+        pieces(model),
+        {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
+    )
     norm = _norm(grad for name, grad in grads.items() if name not in of)
     if of:
         (group,) = {piece.group for piece in of.values()}

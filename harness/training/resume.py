@@ -83,7 +83,10 @@ def go_on(
     run.truncate_steps(ranks.rank, n_done)
     if ranks.is_first:
         run.truncate_evals(len(evals))
-        checkpoints.go_on(n_done, {line["step"]: line["val_loss"] for line in evals if line["val_loss"] is not None})
+        checkpoints.go_on(
+            n_done,
+            {line["step"]: line["val_loss"] for line in evals if line["val_loss"] is not None},
+        )
         if n_done:
             print(f"goes on after {n_done} steps")
     ranks.gather(None)  # nobody appends or saves before all is cut
@@ -91,13 +94,17 @@ def go_on(
         n_done=n_done,
         train_s=sum(line["step_s"] for line in steps),
         eval_s=sum(line["eval_s"] for line in evals),
-        resumed_at=[line["step"] for line in steps if line.get("resumed")] + [n_done] * (n_done > 0),
+        resumed_at=[line["step"] for line in steps if line.get("resumed")]
+        + [n_done] * (n_done > 0),
     )
 
 
 def _counted(steps: list[Json]) -> list[Json]:
     """Return the lines as far as they are steps 0, 1, 2, ..."""
-    n = next((i for i, line in enumerate(steps) if line.get("step") != i or "step_s" not in line), len(steps))
+    n = next(
+        (i for i, line in enumerate(steps) if line.get("step") != i or "step_s" not in line),
+        len(steps),
+    )
     return steps[:n]
 
 

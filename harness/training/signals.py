@@ -51,11 +51,16 @@ class Stop:
         while reader.recv(1)[0] not in SIGNALS:
             pass
         self.asked = True
-        rank, world_size = (int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+        rank, world_size = (
+            int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        )
         time.sleep(GRACE_S + APART_S * rank)
         if self.heard:
             return  # it saves its state; should that take too long, the launcher ends it
-        print(f"rank {rank} was asked to end and made no step for {GRACE_S:g} s; this is where it is:", file=sys.stderr)
+        print(
+            f"rank {rank} was asked to end and made no step for {GRACE_S:g} s; this is where it is:",
+            file=sys.stderr,
+        )
         sys.stderr.flush()
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
         time.sleep(APART_S * (world_size - rank))

@@ -27,7 +27,9 @@ def begin(gpt: GPT, whole: GPT, run: Run, spec: RunSpec) -> dict[str, Any] | Non
     weights = folder.load(place)
     sha256 = weights.sha256
     if spec.init.sha256 not in (None, sha256):
-        raise ValueError(f"{place}: has SHA-256 {sha256}, the study was checked with {spec.init.sha256}")
+        raise ValueError(
+            f"{place}: has SHA-256 {sha256}, the study was checked with {spec.init.sha256}"
+        )
     tensors = fill(gpt, spec.seed, weights.tensors, whole)
     return {
         "from": spec.init.run_id or str(place),

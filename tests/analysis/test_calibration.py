@@ -10,7 +10,11 @@ from harness.analysis import factorial as effects
 from harness.analysis import significance as verdicts
 
 N = int(os.environ.get("CALIBRATE", "300"))  # studies
-SEED_NOISE, NOISE, N_ENTRIES = 0.05, 0.01, 8  # nats: what a seed does to all entries alike, and to each by itself
+SEED_NOISE, NOISE, N_ENTRIES = (
+    0.05,
+    0.01,
+    8,
+)  # nats: what a seed does to all entries alike, and to each by itself
 
 DRAWS = {
     "normal": lambda rng, size: rng.normal(size=size),
@@ -38,7 +42,9 @@ def studies(noise, n_seeds, effect=0.0, n=N):
 @seed_counts
 def test_families_without_an_effect_give_false_verdicts_in_at_most_one_of_twenty(noise, n_seeds):
     false = sum(
-        any(verdict.word in ("better", "worse") for verdict in verdicts.family(study, None).values())
+        any(
+            verdict.word in ("better", "worse") for verdict in verdicts.family(study, None).values()
+        )
         for study in studies(noise, n_seeds)
     )
     assert false / N <= 0.05 + (chance(0.05) if N < 2000 else 0.0)
@@ -46,7 +52,9 @@ def test_families_without_an_effect_give_false_verdicts_in_at_most_one_of_twenty
 
 @noises
 @seed_counts
-def test_entries_that_differ_by_the_whole_margin_are_called_equivalent_in_at_most_one_study_of_twenty(noise, n_seeds):
+def test_entries_that_differ_by_the_whole_margin_are_called_equivalent_in_at_most_one_study_of_twenty(
+    noise, n_seeds
+):
     false = sum(
         any(verdict.word == "equivalent" for verdict in verdicts.family(study, 0.02).values())
         for study in studies(noise, n_seeds, effect=0.02)
@@ -80,7 +88,9 @@ def test_intervals_of_effects_hold_the_truth_nineteen_times_of_twenty(noise, n_s
         pair = next(effect for effect in found.interactions if effect.levels["b"] == "b2")
         held.append((low <= 0.03 <= high, pair.ci95[0] <= 0.03 <= pair.ci95[1]))
     slack = chance(0.95) if N < 2000 else 0.0
-    assert 0.93 - slack <= np.mean(held, axis=0).min() and np.mean(held, axis=0).max() <= 0.97 + slack
+    assert (
+        0.93 - slack <= np.mean(held, axis=0).min() and np.mean(held, axis=0).max() <= 0.97 + slack
+    )
 
 
 @pytest.mark.parametrize(("difference", "n_asked"), [(0.006, 1), (0.01, 8), (0.006, 8)])

@@ -14,8 +14,15 @@ def test_entries_stand_in_the_order_of_the_axes_with_the_baseline_first(fake):
     fake.axes = {"attention": ["gqa10", "gqa2", "mha"], "parallelism": ["fsdp2", "single"]}
     fake.baseline, fake.seeds = {"attention": "mha", "parallelism": "single"}, (1, 0)
     study = accounting.read(fake.write().store, "tiny")
-    assert study.levels == {"attention": ("mha", "gqa2", "gqa10"), "parallelism": ("single", "fsdp2")}
-    assert [entry.label for entry in study.entries][:3] == ["mha-single", "mha-fsdp2", "gqa2-single"]
+    assert study.levels == {
+        "attention": ("mha", "gqa2", "gqa10"),
+        "parallelism": ("single", "fsdp2"),
+    }
+    assert [entry.label for entry in study.entries][:3] == [
+        "mha-single",
+        "mha-fsdp2",
+        "gqa2-single",
+    ]
     assert [run.seed for run in study.entries[0].runs] == [0, 1]
 
 
@@ -24,7 +31,12 @@ def test_the_slowest_rank_counts_and_warm_up_does_not(fake):
     fake.write()
     run = accounting.read(fake.store, "tiny").entries[0].runs[0]
     folder = fake.store.runs("tiny")[0].path
-    step_s = np.array([[line["step_s"] for line in read_lines(folder / f"steps.rank{rank}.jsonl")] for rank in (0, 1)])
+    step_s = np.array(
+        [
+            [line["step_s"] for line in read_lines(folder / f"steps.rank{rank}.jsonl")]
+            for rank in (0, 1)
+        ]
+    )
     assert (step_s[0] > step_s[1]).any() and (step_s[1] > step_s[0]).any()
     assert run.timed_step_s == pytest.approx(step_s.max(axis=0)[fake.n_warmup :])
 
@@ -69,7 +81,9 @@ def test_an_entry_with_other_options_under_the_same_label_is_superseded(one_axis
     one_axis.write()
     old = one_axis.store.runs("tiny")[0]
     spec = old.spec | {"run_id": "newer", "seed": 0}
-    spec["axes"] = spec["axes"] | {"attention": spec["axes"]["attention"] | {"options": {"window": 9}}}
+    spec["axes"] = spec["axes"] | {
+        "attention": spec["axes"]["attention"] | {"options": {"window": 9}}
+    }
     newer = one_axis.store.run("tiny", "newer")
     shutil.copytree(old.path, newer.path)
     write_json(newer.path / "spec.json", spec)
@@ -114,7 +128,9 @@ def test_damaged_launches_are_named(one_axis):
 def test_a_last_loss_that_is_not_finite_is_a_failure(one_axis):
     run = one_axis.write().store.runs("tiny")[0]
     with open(run.path / "eval.jsonl", "a") as file:
-        file.write('{"step": 12, "val_loss": null, "bits_per_byte": null, "train_s": 1.0, "eval_s": 0.1}\n')
+        file.write(
+            '{"step": 12, "val_loss": null, "bits_per_byte": null, "train_s": 1.0, "eval_s": 0.1}\n'
+        )
     study = accounting.read(one_axis.store, "tiny")
     broken = next(found for found in study.runs if found.run_id == run.run_id)
     assert (broken.status, broken.reason) == ("failed", "nan")

@@ -17,7 +17,12 @@ from harness.report.charts.small_multiples import LINE_HEIGHT
 from harness.report.charts.style import look
 
 MHA, GQA = "rope-mha-single", "rope-gqa2-single"
-MEASURES = ("prefill_tokens_per_s", "decode_step_s", "decode_tokens_per_s", "decode_tokens_per_s_ratio")
+MEASURES = (
+    "prefill_tokens_per_s",
+    "decode_step_s",
+    "decode_tokens_per_s",
+    "decode_tokens_per_s_ratio",
+)
 
 
 @pytest.fixture
@@ -41,7 +46,8 @@ def undefined(reason, **changed) -> dict:
 def plant(fake, entry, seed, records) -> None:
     run = next(run for run in fake.store.runs("tiny") if run.run_id.startswith(f"{entry}-s{seed}-"))
     run.write_probes(
-        {key: value for key, value in run.probes.items() if key != "schema_version"} | {"decoding": records}
+        {key: value for key, value in run.probes.items() if key != "schema_version"}
+        | {"decoding": records}
     )
 
 
@@ -56,15 +62,28 @@ def summary_of(fake):
 
 def written(fake):
     folder = report.write(fake.store, fake.name, fake.root.parent / "reports")
-    return (folder / "report.md").read_text(), json.loads((folder / "summary.json").read_text()), folder
+    return (
+        (folder / "report.md").read_text(),
+        json.loads((folder / "summary.json").read_text()),
+        folder,
+    )
 
 
 def test_rates_and_times_of_a_hand_case(pair):
     plant(pair, GQA, 0, [record([0.002, 0.004])])
     plant(pair, GQA, 1, [record([0.004, 0.008, 0.008])])
     (found,) = measured(pair, GQA)
-    assert (found.batch, found.context, found.seeds, found.cache_bytes, found.reason) == (2, 4, [0, 1], 4096, None)
-    assert found.prefill_tokens_per_s.median == 16 and found.prefill_tokens_per_s.ci95 == (16, 16)  # 2 x 4 in 0.5 s
+    assert (found.batch, found.context, found.seeds, found.cache_bytes, found.reason) == (
+        2,
+        4,
+        [0, 1],
+        4096,
+        None,
+    )
+    assert found.prefill_tokens_per_s.median == 16 and found.prefill_tokens_per_s.ci95 == (
+        16,
+        16,
+    )  # 2 x 4 in 0.5 s
     assert found.decode_step_s.median == 0.004  # of 2, 4, 4, 8, 8 ms
     assert found.decode_tokens_per_s.median == 500  # 2 in 4 ms
     low, high = found.decode_step_s.ci95
@@ -74,11 +93,20 @@ def test_rates_and_times_of_a_hand_case(pair):
 
 def test_each_batch_and_context_has_its_own_measures(pair):
     at = itertools.product((1, 8), (16, 128))
-    plant(pair, GQA, 0, [record([1e-3 * batch + 1e-6 * context], batch, context) for batch, context in at][::-1])
+    plant(
+        pair,
+        GQA,
+        0,
+        [record([1e-3 * batch + 1e-6 * context], batch, context) for batch, context in at][::-1],
+    )
     found = measured(pair, GQA)
     assert [(d.batch, d.context) for d in found] == [(1, 16), (1, 128), (8, 16), (8, 128)]
-    assert [d.decode_step_s.median for d in found] == [1e-3 * d.batch + 1e-6 * d.context for d in found]
-    assert [d.prefill_tokens_per_s.median for d in found] == [2 * d.batch * d.context for d in found]
+    assert [d.decode_step_s.median for d in found] == [
+        1e-3 * d.batch + 1e-6 * d.context for d in found
+    ]
+    assert [d.prefill_tokens_per_s.median for d in found] == [
+        2 * d.batch * d.context for d in found
+    ]
 
 
 def test_the_ratio_is_variant_over_baseline_from_seeds_that_both_have(pair):
@@ -103,7 +131,10 @@ def test_what_is_not_defined_has_a_reason_and_no_number(pair, no_figures):
     assert "not defined: no positions \\| beyond 4" in page
     with open(folder / "tables" / "decoding.csv", newline="") as file:
         row = list(csv.DictReader(file))[1]
-    assert row["reason"] == found.reason and row["seeds"] == row["decode_step_s"] == row["cache_bytes"] == ""
+    assert (
+        row["reason"] == found.reason
+        and row["seeds"] == row["decode_step_s"] == row["cache_bytes"] == ""
+    )
 
 
 def test_a_seed_for_which_it_is_not_defined_is_told_beside_the_others_numbers(pair, no_figures):
@@ -117,7 +148,9 @@ def test_a_seed_for_which_it_is_not_defined_is_told_beside_the_others_numbers(pa
 def test_a_run_that_is_not_done_has_no_decoding(pair):
     for seed in pair.seeds:
         plant(pair, GQA, seed, [record([0.004])])
-        next(run for run in pair.store.runs("tiny") if run.run_id.startswith(f"{GQA}-s{seed}-")).end("failed", "oom")
+        next(
+            run for run in pair.store.runs("tiny") if run.run_id.startswith(f"{GQA}-s{seed}-")
+        ).end("failed", "oom")
     assert measured(pair, GQA) == []
 
 
@@ -165,7 +198,14 @@ def test_page_summary_table_and_figures_of_a_whole_study(fake):
     page, summary, folder = written(fake.write())
     entries = {entry["label"]: entry["decoding"] for entry in summary["entries"]}
     assert all(len(found) == 4 for found in entries.values())
-    assert entries["rope-gqa2-single"][3].keys() == {"batch", "context", "seeds", "cache_bytes", "reason", *MEASURES}
+    assert entries["rope-gqa2-single"][3].keys() == {
+        "batch",
+        "context",
+        "seeds",
+        "cache_bytes",
+        "reason",
+        *MEASURES,
+    }
     assert entries["rope-gqa2-single"][3]["decode_step_s"].keys() == {"median", "ci95"}
     assert entries["rope-gqa2-single"][3]["cache_bytes"] == 8 * 1024 * 2 * 4 * 64 * 4 // 2
     assert entries["rope-gqa2-single"][2]["decode_tokens_per_s_ratio"].keys() == {"ratio", "ci95"}
@@ -178,11 +218,16 @@ def test_page_summary_table_and_figures_of_a_whole_study(fake):
     assert len(rows) == 18 * 4
     exact = entries["rope-gqa2-single"][3]["decode_step_s"]
     row = [row for row in rows if row["entry"] == "rope-gqa2-single"][3]
-    assert [row["decode_step_s"], row["decode_step_s_low"]] == [str(exact["median"]), str(exact["ci95"][0])]
+    assert [row["decode_step_s"], row["decode_step_s_low"]] == [
+        str(exact["median"]),
+        str(exact["ci95"][0]),
+    ]
 
     section = page.split("## Decoding")[1].split("\n## ")[0]
     assert "not defined: no positions beyond seq_len = 128" in section
-    assert "differ in it alone measure the same" in section and "that of `single` is shown" in section
+    assert (
+        "differ in it alone measure the same" in section and "that of `single` is shown" in section
+    )
     for name in ("decode_time", "decode_cache"):
         assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert f"figures/{name}.png" in section
@@ -198,7 +243,9 @@ def test_where_nothing_is_defined_there_is_a_table_and_no_figure(pair):
     plant(pair, GQA, 0, [undefined("no room")])
     page, _, folder = written(pair)
     assert "not defined: no room" in page
-    assert (folder / "figures" / "memory.png").is_file() and not list(folder.glob("figures/decode*"))
+    assert (folder / "figures" / "memory.png").is_file() and not list(
+        folder.glob("figures/decode*")
+    )
 
 
 def test_of_entries_that_differ_in_the_parallelism_alone_the_baselines_is_drawn(fake):
@@ -206,16 +253,24 @@ def test_of_entries_that_differ_in_the_parallelism_alone_the_baselines_is_drawn(
     fake.outcome = {"rope-mha-single-s0": ("failed", "oom", "no memory")}
     labels = [entry.label for entry in decoding.shown(summary_of(fake.write()))]
     assert labels == [
-        "learned-mha-single", "learned-gqa2-single", "learned-local64-single",
-        "rope-mha-ddp2", "rope-mha-fsdp2", "rope-gqa2-single", "rope-local64-single",
-    ]  # fmt: skip
+        "learned-mha-single",
+        "learned-gqa2-single",
+        "learned-local64-single",
+        "rope-mha-ddp2",
+        "rope-mha-fsdp2",
+        "rope-gqa2-single",
+        "rope-local64-single",
+    ]
 
 
 @pytest.mark.parametrize("contexts", [[128], [32, 64], [32, 128, 256, 4096]])
 @pytest.mark.parametrize("kind", [decoding.TIME, decoding.CACHE])
 def test_names_do_not_cover_one_another_and_ticks_are_the_contexts(fake, contexts, kind):
     """All but one of these attentions have caches of one size, so that their lines coincide."""
-    fake.axes = {"positional": ["rope", "none"], "attention": [f"mha{i}" for i in range(8)] + ["gqa2"]}
+    fake.axes = {
+        "positional": ["rope", "none"],
+        "attention": [f"mha{i}" for i in range(8)] + ["gqa2"],
+    }
     fake.baseline, fake.seeds, fake.steps, fake.decode = {}, (0,), 2, ([1, 8], contexts)
     summary = summary_of(fake.write())
     with canvas.styled():
@@ -223,7 +278,9 @@ def test_names_do_not_cover_one_another_and_ticks_are_the_contexts(fake, context
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["batch 1", "batch 8"]
     for axes in figure.axes:
         assert axes.get_xticks().tolist() == contexts
-        heights = np.sort([text.get_position()[1] for text in axes.texts]) * axes.bbox.height / canvas.DPI
+        heights = (
+            np.sort([text.get_position()[1] for text in axes.texts]) * axes.bbox.height / canvas.DPI
+        )
         assert len(heights) == 18 and np.diff(heights).min() > LINE_HEIGHT - 1e-9
         assert heights[0] > 0 and heights[-1] < axes.bbox.height / canvas.DPI
 
@@ -235,15 +292,20 @@ def test_lines_end_where_decoding_is_no_longer_defined(fake):
     with canvas.styled():
         panels = decoding.draw(summary, look(summary.study), decoding.CACHE).axes
     for batch, axes in zip((1, 8), panels, strict=True):
-        learned, rope = (line for line in axes.lines if line.get_transform().contains_branch(axes.transData))
+        learned, rope = (
+            line for line in axes.lines if line.get_transform().contains_branch(axes.transData)
+        )
         near = {"rel": 2**decoding.AT_MOST - 1}  # marks of one context stand side by side
         assert learned.get_xdata() == pytest.approx([64, 128], **near)
         assert rope.get_xdata() == pytest.approx([64, 128, 1024], **near)
-        assert rope.get_ydata() == pytest.approx([2 * 4 * 64 * 4 * batch * context for context in (64, 128, 1024)])
+        assert rope.get_ydata() == pytest.approx(
+            [2 * 4 * 64 * 4 * batch * context for context in (64, 128, 1024)]
+        )
 
 
 @pytest.mark.parametrize(
-    ("size", "text"), [(512, "512 B"), (2**10, "1 KiB"), (2**19, "512 KiB"), (3 * 2**30, "3 GiB"), (0.5, "0.5 B")]
+    ("size", "text"),
+    [(512, "512 B"), (2**10, "1 KiB"), (2**19, "512 KiB"), (3 * 2**30, "3 GiB"), (0.5, "0.5 B")],
 )
 def test_sizes_are_written_in_a_readable_unit(size, text):
     assert canvas.sizes()(size) == text

@@ -23,7 +23,9 @@ def three(fake):
 
 
 def run_of(fake, entry, seed):
-    return next(run for run in fake.store.runs("tiny") if run.run_id.startswith(f"{entry}-s{seed}-"))
+    return next(
+        run for run in fake.store.runs("tiny") if run.run_id.startswith(f"{entry}-s{seed}-")
+    )
 
 
 def edit_steps(fake, entry, seed, change) -> None:
@@ -52,8 +54,18 @@ def test_bitwise_is_told_from_a_deviation_and_that_is_sized(three):
     rows = checked(three.write())
     assert set(rows) == {(label, seed) for label in (DDP, FSDP) for seed in (0, 1)}
     ddp, fsdp = rows[DDP, 0], rows[FSDP, 0]
-    assert ddp.against == SINGLE and ddp.verdict == "bitwise" and ddp.initial_hash_equal and ddp.ranks_agree
-    assert (ddp.loss_first_step, ddp.loss_last_step, ddp.loss_all_steps, ddp.val_loss) == (0, 0, 0, 0)
+    assert (
+        ddp.against == SINGLE
+        and ddp.verdict == "bitwise"
+        and ddp.initial_hash_equal
+        and ddp.ranks_agree
+    )
+    assert (ddp.loss_first_step, ddp.loss_last_step, ddp.loss_all_steps, ddp.val_loss) == (
+        0,
+        0,
+        0,
+        0,
+    )
     assert (ddp.loss_first_steps, ddp.grad_norm_first_steps, ddp.reason) == (0, 0, None)
     assert not fsdp.bitwise and fsdp.verdict == "within tolerance"
     assert fsdp.loss_first_step == 0  # planted: 1e-7 per step
@@ -81,7 +93,9 @@ def test_a_deviation_beyond_the_tolerance_of_the_precision_diverges(three, preci
     edit_steps(three, DDP, 0, factor(key, 1 + 1.1 * most, steps=(N_FIRST - 1,)))
     edit_steps(three, FSDP, 0, factor(key, 1 + 0.9 * most, steps=(N_FIRST - 1,)))
     rows = checked(three)
-    assert rows[DDP, 0].verdict == "DIVERGES" and rows[DDP, 0].reason.startswith(f"{name} of the first 5 steps")
+    assert rows[DDP, 0].verdict == "DIVERGES" and rows[DDP, 0].reason.startswith(
+        f"{name} of the first 5 steps"
+    )
     assert rows[FSDP, 0].verdict == "within tolerance" and rows[FSDP, 0].reason is None
 
 
@@ -115,11 +129,16 @@ def test_another_start_diverges_and_a_missing_hash_does_not(three):
     edit_json(three, DDP, 0, "probes.json", initial_hash="other")
     edit_json(three, DDP, 1, "probes.json", initial_hash=None)
     rows = checked(three)
-    assert rows[DDP, 0].verdict == "DIVERGES" and rows[DDP, 0].reason == "it starts from other parameters"
+    assert (
+        rows[DDP, 0].verdict == "DIVERGES"
+        and rows[DDP, 0].reason == "it starts from other parameters"
+    )
     assert rows[DDP, 1].verdict == "bitwise" and rows[DDP, 1].initial_hash_equal is None
 
 
-def test_ranks_that_end_with_other_parameters_diverge_also_where_there_is_nothing_to_compare_with(three):
+def test_ranks_that_end_with_other_parameters_diverge_also_where_there_is_nothing_to_compare_with(
+    three,
+):
     three.outcome = {f"{SINGLE}-s1": ("failed", "oom", "no memory")}
     three.write()
     for seed in (0, 1):
@@ -134,7 +153,10 @@ def test_without_a_run_of_that_seed_on_one_process_nothing_is_checked_and_that_i
     three.outcome = {f"{SINGLE}-s0": ("running", None, None)}
     rows = checked(three.write())
     assert {rows[label, 0].verdict for label in (DDP, FSDP)} == {"not checked"}
-    assert rows[DDP, 0].reason == f"{SINGLE} of seed 0 is not done" and rows[DDP, 0].loss_all_steps is None
+    assert (
+        rows[DDP, 0].reason == f"{SINGLE} of seed 0 is not done"
+        and rows[DDP, 0].loss_all_steps is None
+    )
     assert rows[DDP, 1].verdict == "bitwise"
 
 
@@ -143,23 +165,41 @@ def test_a_study_without_an_entry_on_one_process_says_so(three):
     three.write()
     folder = report.write(three.store, "tiny", three.root.parent / "reports")
     row = checked(three)[DDP, 0]
-    assert (row.verdict, row.reason, row.against) == ("not checked", "no entry on one process in the study", None)
+    assert (row.verdict, row.reason, row.against) == (
+        "not checked",
+        "no entry on one process in the study",
+        None,
+    )
     page = (folder / "report.md").read_text()
-    assert "Does the parallelism" in page and "not checked: no entry on one process in the study" in page
+    assert (
+        "Does the parallelism" in page
+        and "not checked: no entry on one process in the study" in page
+    )
     entry = json.loads((folder / "summary.json").read_text())["entries"][0]
-    assert entry["equivalence"] == "not checked" and entry["tokens_per_s"], "not wrong, only not proven"
+    assert entry["equivalence"] == "not checked" and entry["tokens_per_s"], (
+        "not wrong, only not proven"
+    )
 
 
 def test_one_process_is_the_judge_whatever_the_baseline_is(three):
     three.baseline = three.baseline | {"parallelism": "ddp2"}
     rows = checked(three.write())
-    assert {row.against for row in rows.values()} == {SINGLE} and {label for label, _ in rows} == {DDP, FSDP}
+    assert {row.against for row in rows.values()} == {SINGLE} and {label for label, _ in rows} == {
+        DDP,
+        FSDP,
+    }
 
 
 def test_dropout_draws_other_masks_on_each_rank_so_only_the_start_is_compared(three):
     three.write()
     for entry in (SINGLE, DDP, FSDP):
-        edit_json(three, entry, 0, "spec.json", model=run_of(three, entry, 0).spec["model"] | {"dropout": 0.1})
+        edit_json(
+            three,
+            entry,
+            0,
+            "spec.json",
+            model=run_of(three, entry, 0).spec["model"] | {"dropout": 0.1},
+        )
     edit_steps(three, DDP, 0, factor("loss", 1.02, steps=range(12)))
     edit_json(three, FSDP, 0, "probes.json", initial_hash="other")
     rows = checked(three)
@@ -189,21 +229,33 @@ def test_an_entry_that_diverges_keeps_its_row_and_loses_its_speed_everywhere(thr
 
     folder = report.write(three.store, "tiny", three.root.parent / "reports")
     page = (folder / "report.md").read_text()
-    (row,) = (line for line in page.split("## Against")[0].splitlines() if line.startswith(f"| {DDP} "))
+    (row,) = (
+        line for line in page.split("## Against")[0].splitlines() if line.startswith(f"| {DDP} ")
+    )
     assert row.count("diverges") == 3 and "2 of 2 done" in row
     loss, costs = (
-        line for line in page.split("## Against")[1].split("##")[0].splitlines() if line.startswith(f"| {DDP} ")
+        line
+        for line in page.split("## Against")[1].split("##")[0].splitlines()
+        if line.startswith(f"| {DDP} ")
     )
-    assert loss.count("diverges") == 1 and costs.count("diverges") == 3  # no verdict on what it did not train
+    assert (
+        loss.count("diverges") == 1 and costs.count("diverges") == 3
+    )  # no verdict on what it did not train
     assert f"> `{DDP}` trains another model than it says" in page
-    assert f"- DIVERGES: gradient norm of the first 5 steps deviates by 3.0e-01, more than 1e-04: `{DDP}-s0`." in page
+    assert (
+        f"- DIVERGES: gradient norm of the first 5 steps deviates by 3.0e-01, more than 1e-04: `{DDP}-s0`."
+        in page
+    )
     for name in ("throughput_loss", "val_loss_time"):
         assert DDP not in (folder / "figures" / f"{name}.svg").read_text()
     assert "diverges" in (folder / "figures" / "throughput.svg").read_text()
     with open(folder / "tables" / "equivalence.csv", newline="") as file:
         table = {(row["entry"], row["seed"]): row for row in csv.DictReader(file)}
     assert table[DDP, "0"]["verdict"] == "DIVERGES" and table[DDP, "1"]["verdict"] == "bitwise"
-    entries = {entry["label"]: entry for entry in json.loads((folder / "summary.json").read_text())["entries"]}
+    entries = {
+        entry["label"]: entry
+        for entry in json.loads((folder / "summary.json").read_text())["entries"]
+    }
     assert entries[DDP]["equivalence"] == "DIVERGES" and entries[DDP]["tokens_per_s"] is None
 
 

@@ -29,7 +29,12 @@ def pair(fake):
 
 def record(val_loss, length=4, **changed) -> dict:
     """Return a record of the length probe with the same loss at every position."""
-    found = {"length": length, "val_loss": val_loss, "loss_by_position": [val_loss] * length, "windows": 25}
+    found = {
+        "length": length,
+        "val_loss": val_loss,
+        "loss_by_position": [val_loss] * length,
+        "windows": 25,
+    }
     return found | {"reason": None} | changed
 
 
@@ -40,7 +45,8 @@ def undefined(reason, length=4) -> dict:
 def plant(fake, entry, seed, records) -> None:
     run = next(run for run in fake.store.runs("tiny") if run.run_id.startswith(f"{entry}-s{seed}-"))
     run.write_probes(
-        {key: value for key, value in run.probes.items() if key != "schema_version"} | {"lengths": records}
+        {key: value for key, value in run.probes.items() if key != "schema_version"}
+        | {"lengths": records}
     )
 
 
@@ -55,7 +61,11 @@ def summary_of(fake):
 
 def written(fake):
     folder = report.write(fake.store, fake.name, fake.root.parent / "reports")
-    return (folder / "report.md").read_text(), json.loads((folder / "summary.json").read_text()), folder
+    return (
+        (folder / "report.md").read_text(),
+        json.loads((folder / "summary.json").read_text()),
+        folder,
+    )
 
 
 def section(page) -> str:
@@ -85,7 +95,11 @@ def test_means_and_differences_of_a_hand_case(pair):
 
 def test_each_length_has_its_own_measures_the_shortest_first(pair):
     plant(pair, GQA, 0, [record(1.0, 16), record(2.0, 4), record(3.0, 100)])
-    assert [(at.length, at.val_loss.mean) for at in measured(pair, GQA)] == [(4, 2), (16, 1), (100, 3)]
+    assert [(at.length, at.val_loss.mean) for at in measured(pair, GQA)] == [
+        (4, 2),
+        (16, 1),
+        (100, 3),
+    ]
 
 
 def test_the_difference_is_of_seeds_and_lengths_that_both_have(pair):
@@ -121,7 +135,9 @@ def test_a_seed_for_which_it_is_not_defined_is_told_beside_the_others_numbers(pa
 def test_a_run_that_is_not_done_has_no_losses(pair):
     for seed in pair.seeds:
         plant(pair, GQA, seed, [record(2.0)])
-        next(run for run in pair.store.runs("tiny") if run.run_id.startswith(f"{GQA}-s{seed}-")).end("failed", "oom")
+        next(
+            run for run in pair.store.runs("tiny") if run.run_id.startswith(f"{GQA}-s{seed}-")
+        ).end("failed", "oom")
     assert measured(pair, GQA) == []
 
 
@@ -156,7 +172,12 @@ def test_a_damaged_record_names_its_run_and_breaks_nothing(pair, no_figures, dam
 
 @pytest.mark.parametrize(
     ("length", "n_bins", "expected"),
-    [(3, 3, [(1, 1), (2, 2), (3, 3)]), (8, 3, [(1, 2), (3, 5), (6, 8)]), (4, 1, [(1, 4)]), (4, 0, [])],
+    [
+        (3, 3, [(1, 1), (2, 2), (3, 3)]),
+        (8, 3, [(1, 2), (3, 5), (6, 8)]),
+        (4, 1, [(1, 4)]),
+        (4, 0, []),
+    ],
 )
 def test_bins_of_positions_are_those_of_the_probe(length, n_bins, expected):
     assert positions(length, n_bins) == expected
@@ -182,26 +203,49 @@ def test_page_summary_tables_and_figures_of_a_whole_study(fake):
     entries = {entry["label"]: entry["lengths"] for entry in summary["entries"]}
     keys = {"length", "seeds", "val_loss", "val_loss_difference", "windows", "reason"}
     assert all([at["length"] for at in found] == [64, 128, 2048] for found in entries.values())
-    assert entries[GQA][0].keys() == keys and entries[GQA][0]["val_loss"].keys() == {"mean", "ci95", "n"}
+    assert entries[GQA][0].keys() == keys and entries[GQA][0]["val_loss"].keys() == {
+        "mean",
+        "ci95",
+        "n",
+    }
     assert entries["learned-mha-single"][2]["val_loss"] is None
 
     table = rows(folder, "lengths")
-    names = [f"{name}{end}" for name in ("val_loss", "val_loss_difference") for end in ("", "_low", "_high")]
-    assert list(table[0]) == ["entry", "length", "seeds", *names, "windows", "reason"] and len(table) == 18 * 3
+    names = [
+        f"{name}{end}"
+        for name in ("val_loss", "val_loss_difference")
+        for end in ("", "_low", "_high")
+    ]
+    assert (
+        list(table[0]) == ["entry", "length", "seeds", *names, "windows", "reason"]
+        and len(table) == 18 * 3
+    )
     row = [row for row in table if row["entry"] == GQA][1]
     exact = entries[GQA][1]
     assert [row["val_loss"], row["val_loss_difference_low"], row["windows"]] == [
-        str(exact["val_loss"]["mean"]), str(exact["val_loss_difference"]["ci95"][0]), "781",
-    ]  # fmt: skip
-    curve = [row for row in rows(folder, "loss_by_position") if row["entry"] == GQA and row["seed"] == "0"]
+        str(exact["val_loss"]["mean"]),
+        str(exact["val_loss_difference"]["ci95"][0]),
+        "781",
+    ]
+    curve = [
+        row
+        for row in rows(folder, "loss_by_position")
+        if row["entry"] == GQA and row["seed"] == "0"
+    ]
     assert len(curve) == 64 + 128 + 1024
     assert [(row["length"], row["first"], row["last"]) for row in curve[::1215]] == [
-        ("64", "1", "1"), ("2048", "2047", "2048"),
-    ]  # fmt: skip
+        ("64", "1", "1"),
+        ("2048", "2047", "2048"),
+    ]
 
     text = section(page)
     header = next(line for line in text.splitlines() if line.startswith("| entry"))
-    assert [cell.strip() for cell in header.split("|")[1:-1]] == ["entry", "64", "128 (trained)", "2,048"]
+    assert [cell.strip() for cell in header.split("|")[1:-1]] == [
+        "entry",
+        "64",
+        "128 (trained)",
+        "2,048",
+    ]
     assert "Not defined, no positions beyond seq_len = 128: `learned-mha-single`" in text
     assert "that of `single` is shown" in text
     for name in ("length_loss", "position_loss"):
@@ -233,18 +277,34 @@ def test_of_entries_that_differ_in_the_parallelism_alone_the_baselines_is_drawn(
 def test_a_length_that_only_a_run_without_a_line_has_is_in_the_table_and_in_no_figure(fake):
     """Sharded, a model may find room for a length that a single process has no memory for."""
     fake.axes = {"positional": ["rope"], "parallelism": ["single", "fsdp2"]}
-    fake.baseline, fake.seeds, fake.steps, fake.lengths = {"parallelism": "single"}, (0,), 2, [64, 512]
+    fake.baseline, fake.seeds, fake.steps, fake.lengths = (
+        {"parallelism": "single"},
+        (0,),
+        2,
+        [64, 512],
+    )
     plant(fake.write(), "rope-single", 0, [record(2.0, 64), undefined("out of memory", 512)])
     page, _, folder = written(fake)
-    assert "out of memory: `rope-single`" in section(page) and (folder / "figures" / "length_loss.png").is_file()
+    assert (
+        "out of memory: `rope-single`" in section(page)
+        and (folder / "figures" / "length_loss.png").is_file()
+    )
     assert lengths.defined(summary_of(fake)) == [64]
 
 
 @pytest.mark.parametrize(
     ("asked", "panels"),
-    [([64], [64]), ([128], [128]), ([256, 512], [512]), ([32, 64, 512], [64, 512]), ([64, 128, 256], [128, 256])],
+    [
+        ([64], [64]),
+        ([128], [128]),
+        ([256, 512], [512]),
+        ([32, 64, 512], [64, 512]),
+        ([64, 128, 256], [128, 256]),
+    ],
 )
-def test_positions_are_shown_of_the_longest_within_the_training_and_the_longest_of_all(fake, asked, panels):
+def test_positions_are_shown_of_the_longest_within_the_training_and_the_longest_of_all(
+    fake, asked, panels
+):
     fake.axes, fake.seeds, fake.steps, fake.lengths = {"positional": ["rope"]}, (0,), 2, asked
     fake.baseline = {}
     assert lengths.panel_lengths(summary_of(fake.write())) == panels
@@ -257,29 +317,51 @@ def drawn(fake, draw):
 
 
 def data_lines(axes):
-    return [line for line in axes.lines if line.get_transform() == axes.transData and len(line.get_xdata()) > 1]
+    return [
+        line
+        for line in axes.lines
+        if line.get_transform() == axes.transData and len(line.get_xdata()) > 1
+    ]
 
 
 @pytest.mark.parametrize("draw", [lengths.against_length, lengths.against_position])
 @pytest.mark.parametrize("asked", [[1], [256], [64, 128, 512, 2048]])
-def test_names_do_not_cover_one_another_and_the_trained_length_is_marked_where_it_is_in_sight(fake, draw, asked):
-    fake.axes = {"positional": ["rope", "none"], "attention": [f"mha{i}" for i in range(8)] + ["gqa2"]}
+def test_names_do_not_cover_one_another_and_the_trained_length_is_marked_where_it_is_in_sight(
+    fake, draw, asked
+):
+    fake.axes = {
+        "positional": ["rope", "none"],
+        "attention": [f"mha{i}" for i in range(8)] + ["gqa2"],
+    }
     fake.baseline, fake.seeds, fake.steps, fake.lengths = {}, (0,), 2, asked
     panels = drawn(fake, draw)
     for axes in panels:
         names = [text for text in axes.texts if not text.get_text().startswith("trained")]
-        heights = np.sort([text.get_position()[1] for text in names]) * axes.bbox.height / canvas.DPI
+        heights = (
+            np.sort([text.get_position()[1] for text in names]) * axes.bbox.height / canvas.DPI
+        )
         assert len(heights) == 18 and np.diff(heights).min() > LINE_HEIGHT - 1e-9
         assert heights[0] > 0 and heights[-1] < axes.bbox.height / canvas.DPI
-    marks = [text.get_text() for axes in panels for text in axes.texts if text.get_text().startswith("trained")]
-    assert set(marks) == ({"trained: 128"} if asked != [1] or draw is lengths.against_length else set())
+    marks = [
+        text.get_text()
+        for axes in panels
+        for text in axes.texts
+        if text.get_text().startswith("trained")
+    ]
+    assert set(marks) == (
+        {"trained: 128"} if asked != [1] or draw is lengths.against_length else set()
+    )
 
 
 def test_a_line_is_the_mean_of_the_seeds_and_ends_where_the_loss_is_no_longer_defined(fake):
     fake.axes, fake.baseline = {"positional": ["learned", "rope"]}, {}
     fake.seeds, fake.steps, fake.lengths = (0, 1), 2, [512, 64, 128]
     (axes,) = drawn(fake, lengths.against_length)
-    ends = {tuple(line.get_xdata()): line.get_ydata() for line in data_lines(axes) if line.get_linestyle() == "-"}
+    ends = {
+        tuple(line.get_xdata()): line.get_ydata()
+        for line in data_lines(axes)
+        if line.get_linestyle() == "-"
+    }
     entries = accounting.read(fake.store, "tiny").entries
     for entry, x in zip(entries, ((64, 128), (64, 128, 512)), strict=True):
         expected = [np.mean([run.lengths[length].val_loss for run in entry.done]) for length in x]
@@ -292,7 +374,9 @@ def test_smoothing_keeps_the_mean_and_widens_with_the_position():
     x, means = lengths.smooth(loss, 64)
     assert (x[0], means[0]) == (1, loss[0]) and means[1] == loss[1]
     assert means[-1] == pytest.approx(loss[45:].mean())  # from 64 / sqrt(2) = 45.3 on
-    assert means[-2] == pytest.approx(loss[32:45].mean()) and x[-2] == pytest.approx(np.sqrt(33 * 45))
+    assert means[-2] == pytest.approx(loss[32:45].mean()) and x[-2] == pytest.approx(
+        np.sqrt(33 * 45)
+    )
     assert np.all(np.diff(x) > 0)
 
 
@@ -300,5 +384,7 @@ def test_smoothing_of_bins_weighs_them_by_their_positions():
     """8 positions in 3 bins of 2, 3 and 3: the last half doubling is the last bin, the one before it the second."""
     x, means = lengths.smooth(np.array([1.0, 2.0, 4.0]), 8)
     assert means.tolist() == [1, 2, 4] and x == pytest.approx(np.sqrt([1 * 2, 3 * 5, 6 * 8]))
-    _, means = lengths.smooth(np.array([1.0, 2.0, 4.0, 8.0, 16.0]), 12)  # last positions 2, 4, 7, 9, 12
+    _, means = lengths.smooth(
+        np.array([1.0, 2.0, 4.0, 8.0, 16.0]), 12
+    )  # last positions 2, 4, 7, 9, 12
     assert means.tolist() == [1, 2, 4, pytest.approx((2 * 8 + 3 * 16) / 5)]

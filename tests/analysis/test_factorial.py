@@ -9,7 +9,11 @@ import statsmodels.formula.api as smf
 
 from harness.analysis import factorial as effects
 
-LEVELS = {"positional": ["learned", "rope"], "attention": ["mha", "gqa2", "window"], "parallelism": ["single"]}
+LEVELS = {
+    "positional": ["learned", "rope"],
+    "attention": ["mha", "gqa2", "window"],
+    "parallelism": ["single"],
+}
 TRUE = {"rope": -0.05, "gqa2": 0.02, "window": 0.03, ("rope", "window"): -0.04}
 
 
@@ -17,9 +21,13 @@ def values(seeds=(0, 1, 2), noise=0.0, without=()):
     """What the truth above gives, with a part for each seed, and noise."""
     rng, found = np.random.default_rng(0), {}
     for cell in product(*LEVELS.values()):
-        value = sum(by for of, by in TRUE.items() if set(cell) >= ({of} if isinstance(of, str) else set(of)))
+        value = sum(
+            by for of, by in TRUE.items() if set(cell) >= ({of} if isinstance(of, str) else set(of))
+        )
         found[cell] = {
-            seed: 2.0 + 0.1 * seed + value + noise * rng.normal() for seed in seeds if (cell, seed) not in without
+            seed: 2.0 + 0.1 * seed + value + noise * rng.normal()
+            for seed in seeds
+            if (cell, seed) not in without
         }
     return found
 
@@ -30,7 +38,9 @@ def by_levels(found):
 
 def test_effects_are_the_truth_where_there_is_no_noise():
     found = by_levels(effects.estimate(values(), LEVELS))
-    assert found["rope",].estimate == pytest.approx(-0.05 - 0.04 / 3)  # in the mean over three attentions
+    assert found["rope",].estimate == pytest.approx(
+        -0.05 - 0.04 / 3
+    )  # in the mean over three attentions
     assert found["gqa2",].estimate == pytest.approx(0.02)
     assert found["window",].estimate == pytest.approx(0.03 - 0.04 / 2)
     assert found["rope", "window"].estimate == pytest.approx(-0.04)
@@ -43,7 +53,9 @@ def frame(observed):
     return pandas.DataFrame(rows, columns=["p", "a", "x", "seed", "y"])
 
 
-@pytest.mark.parametrize("without", [(), ((("rope", "gqa2", "single"), 1), (("learned", "mha", "single"), 0))], ids=str)
+@pytest.mark.parametrize(
+    "without", [(), ((("rope", "gqa2", "single"), 1), (("learned", "mha", "single"), 0))], ids=str
+)
 def test_intervals_are_those_of_statsmodels_also_where_runs_failed(without):
     observed = values(noise=0.02, without=without)
     found = by_levels(effects.estimate(observed, LEVELS))
@@ -58,7 +70,9 @@ def test_intervals_are_those_of_statsmodels_also_where_runs_failed(without):
     assert (one.estimate, *one.ci95, one.p) == pytest.approx(
         (fit.params[pair], *fit.conf_int().loc[pair], fit.pvalues[pair]), rel=1e-9
     )
-    contrast = np.array([{rope: 1.0, pair: 1 / 3, windows: 1 / 3}.get(name, 0.0) for name in fit.params.index])
+    contrast = np.array(
+        [{rope: 1.0, pair: 1 / 3, windows: 1 / 3}.get(name, 0.0) for name in fit.params.index]
+    )
     test = fit.t_test(contrast)
     main = found["rope",]
     assert (main.estimate, *main.ci95, main.p) == pytest.approx(
@@ -69,7 +83,10 @@ def test_intervals_are_those_of_statsmodels_also_where_runs_failed(without):
 def test_one_seed_of_a_full_matrix_gives_estimates_and_no_intervals():
     found = effects.estimate(values(seeds=[0], noise=0.02), LEVELS)
     assert found.degrees_of_freedom == 0 and found.noise is None
-    assert all(effect.estimate is not None and effect.ci95 is None and effect.p is None for effect in found.main)
+    assert all(
+        effect.estimate is not None and effect.ci95 is None and effect.p is None
+        for effect in found.main
+    )
 
 
 def test_a_pair_that_never_ran_is_named_and_makes_up_no_effect():
@@ -84,4 +101,6 @@ def test_a_pair_that_never_ran_is_named_and_makes_up_no_effect():
 
 def test_nothing_done_gives_nothing():
     found = effects.estimate({}, LEVELS)
-    assert found.n_runs == 0 and all(effect.estimate is None for effect in [*found.main, *found.interactions])
+    assert found.n_runs == 0 and all(
+        effect.estimate is None for effect in [*found.main, *found.interactions]
+    )

@@ -13,7 +13,9 @@ def test_mean_has_the_t_interval():
     # by hand: s = sqrt(7/3), t(0.975, 2) = 4.302653, half = t * s / sqrt(3)
     half = 4.302652729911275 * np.sqrt(7 / 3) / np.sqrt(3)
     assert value.ci95 == pytest.approx((7 / 3 - half, 7 / 3 + half))
-    assert value.ci95 == pytest.approx(stats.ttest_1samp([1.0, 2.0, 4.0], 0).confidence_interval(0.95))
+    assert value.ci95 == pytest.approx(
+        stats.ttest_1samp([1.0, 2.0, 4.0], 0).confidence_interval(0.95)
+    )
     assert value.n == 3
 
 
@@ -80,21 +82,36 @@ def test_ratio_draws_the_seeds_of_both_together():
     """Seeds that are slow in both entries, since the machine was, must not blur their ratio."""
     noise = np.random.default_rng(8).normal(0, 1e-4, (2, 3, 200))
     speeds = np.array([[1.0], [2.0], [4.0]])
-    ratio = statistics.ratio_of_medians(list(2 * speeds * (1 + noise[0])), list(speeds * (1 + noise[1])))
+    ratio = statistics.ratio_of_medians(
+        list(2 * speeds * (1 + noise[0])), list(speeds * (1 + noise[1]))
+    )
     assert ratio.ratio == pytest.approx(2, rel=1e-3)
     assert ratio.ci95 == pytest.approx((2, 2), rel=1e-3)
 
 
 def test_pareto_front_of_a_hand_case():
-    points = [(10.0, 1.0), (20.0, 2.0), (15.0, 2.5), (10.0, 1.5), (30.0, 9.0), (20.0, 2.0), (5.0, 0.5), (29.0, 9.0)]
+    points = [
+        (10.0, 1.0),
+        (20.0, 2.0),
+        (15.0, 2.5),
+        (10.0, 1.5),
+        (30.0, 9.0),
+        (20.0, 2.0),
+        (5.0, 0.5),
+        (29.0, 9.0),
+    ]
     assert statistics.pareto(points) == [True, True, False, False, True, True, True, False]
 
 
 def test_running_mean_is_centred_and_keeps_the_ends():
-    assert statistics.running_mean(np.array([1.0, 2.0, 6.0, 8.0]), 3) == pytest.approx([1.5, 3.0, 16 / 3, 7.0])
+    assert statistics.running_mean(np.array([1.0, 2.0, 6.0, 8.0]), 3) == pytest.approx(
+        [1.5, 3.0, 16 / 3, 7.0]
+    )
     assert statistics.running_mean(np.array([1.0, 2.0]), 1) == pytest.approx([1.0, 2.0])
 
 
 def test_a_ratio_that_differs_from_seed_to_seed_has_a_wide_interval():
-    ratio = statistics.ratio_of_medians([np.full(50, x) for x in (1.0, 2.0, 3.0)], [np.ones(50)] * 3)
+    ratio = statistics.ratio_of_medians(
+        [np.full(50, x) for x in (1.0, 2.0, 3.0)], [np.ones(50)] * 3
+    )
     assert ratio == statistics.Ratio(2.0, (1.0, 3.0))

@@ -15,13 +15,17 @@ def measured(fake) -> dict[str, Result]:
 
 
 def run_of(fake, entry, seed):
-    return next(run for run in fake.store.runs("tiny") if run.run_id.startswith(f"{entry}-s{seed}-"))
+    return next(
+        run for run in fake.store.runs("tiny") if run.run_id.startswith(f"{entry}-s{seed}-")
+    )
 
 
 def test_final_loss_throughput_and_memory_of_an_entry(one_axis):
     found = measured(one_axis)["learned-mha-single"]
     runs = [run_of(one_axis, "learned-mha-single", seed) for seed in (0, 1, 2)]
-    assert found.val_loss.mean == pytest.approx(np.mean([run.evals()[-1]["val_loss"] for run in runs]))
+    assert found.val_loss.mean == pytest.approx(
+        np.mean([run.evals()[-1]["val_loss"] for run in runs])
+    )
     assert found.val_loss.n == 3 and found.val_loss.ci95
     assert found.bits_per_byte.mean == pytest.approx(found.val_loss.mean / np.log(2))
     step_s = np.concatenate([run.steps().step_s[one_axis.n_warmup :] for run in runs])
@@ -30,7 +34,9 @@ def test_final_loss_throughput_and_memory_of_an_entry(one_axis):
     low, high = found.tokens_per_s.ci95
     assert (one_axis.tokens / high, one_axis.tokens / low) == pytest.approx(found.step_s.ci95)
     assert low <= found.tokens_per_s.median <= high
-    assert found.peak_memory_bytes == max(rank["peak"] for run in runs for rank in run.probes["memory"])
+    assert found.peak_memory_bytes == max(
+        rank["peak"] for run in runs for rank in run.probes["memory"]
+    )
     assert found.mfu == pytest.approx(1.4e6 * found.tokens_per_s.median / 1e11)
 
 
@@ -54,7 +60,15 @@ def test_a_run_that_is_not_done_gives_no_number(one_axis, status):
     one_axis.outcome = {f"{entry}-s{seed}": (status, "nan", "broke") for seed in (0, 1, 2)}
     found = measured(one_axis)[entry]
     assert found.status == status and found.seeds == [0, 1, 2] and found.seeds_done == []
-    for name in ("val_loss", "bits_per_byte", "tokens_per_s", "step_s", "peak_memory_bytes", "memory", "mfu"):
+    for name in (
+        "val_loss",
+        "bits_per_byte",
+        "tokens_per_s",
+        "step_s",
+        "peak_memory_bytes",
+        "memory",
+        "mfu",
+    ):
         assert getattr(found, name) is None
 
 
@@ -70,7 +84,9 @@ def test_only_done_runs_count(one_axis):
 def test_runs_of_warm_up_alone_have_no_throughput(one_axis):
     one_axis.n_warmup = one_axis.steps
     found = measured(one_axis)["learned-mha-single"]
-    assert found.tokens_per_s is None and found.step_s is None and found.mfu is None and found.val_loss
+    assert (
+        found.tokens_per_s is None and found.step_s is None and found.mfu is None and found.val_loss
+    )
 
 
 def test_comparison_pairs_seeds_and_counts_the_unpaired(one_axis):
@@ -82,14 +98,22 @@ def test_comparison_pairs_seeds_and_counts_the_unpaired(one_axis):
         for seed in (1, 2)
     }
     expected = np.mean([loss["gqa2", seed] - loss["mha", seed] for seed in (1, 2)])
-    assert (found.label, found.against, found.differs) == ("learned-gqa2-single", "learned-mha-single", ["attention"])
+    assert (found.label, found.against, found.differs) == (
+        "learned-gqa2-single",
+        "learned-mha-single",
+        ["attention"],
+    )
     assert found.seeds == [1, 2] and found.seeds_unpaired == 1
     assert found.val_loss_difference.mean == pytest.approx(expected)
     step_s = {
-        entry: np.concatenate([run_of(one_axis, f"learned-{entry}-single", s).steps().step_s[2:] for s in (1, 2)])
+        entry: np.concatenate(
+            [run_of(one_axis, f"learned-{entry}-single", s).steps().step_s[2:] for s in (1, 2)]
+        )
         for entry in ("mha", "gqa2")
     }
-    assert found.tokens_per_s_ratio.ratio == pytest.approx(np.median(step_s["mha"]) / np.median(step_s["gqa2"]))
+    assert found.tokens_per_s_ratio.ratio == pytest.approx(
+        np.median(step_s["mha"]) / np.median(step_s["gqa2"])
+    )
     assert found.peak_memory_ratio < 1
 
 
@@ -100,16 +124,23 @@ def test_a_comparison_of_one_seed_has_no_interval_and_says_nothing_of_zero(one_a
 
 
 @pytest.mark.parametrize(
-    ("bounds", "expected"), [((-2.0, -1.0), True), ((1.0, 2.0), True), ((-1.0, 1.0), False), ((0.0, 0.0), False)]
+    ("bounds", "expected"),
+    [((-2.0, -1.0), True), ((1.0, 2.0), True), ((-1.0, 1.0), False), ((0.0, 0.0), False)],
 )
 def test_excludes_zero(bounds, expected):
     assert results.excludes_zero(results.Mean(0.0, bounds, 3)) is expected
 
 
 def test_a_failed_baseline_leaves_no_difference(one_axis):
-    one_axis.outcome = {f"learned-mha-single-s{seed}": ("failed", "nan", "broke") for seed in (0, 1, 2)}
+    one_axis.outcome = {
+        f"learned-mha-single-s{seed}": ("failed", "nan", "broke") for seed in (0, 1, 2)
+    }
     (found,) = results.comparisons(accounting.read(one_axis.write().store, "tiny"))
-    assert found.val_loss_difference is None and found.tokens_per_s_ratio is None and found.peak_memory_ratio is None
+    assert (
+        found.val_loss_difference is None
+        and found.tokens_per_s_ratio is None
+        and found.peak_memory_ratio is None
+    )
     assert found.seeds == [] and found.seeds_unpaired == 3
 
 
@@ -117,5 +148,8 @@ def test_any_axis_is_compared_with_what_the_baseline_states(fake):
     fake.axes = {"norm": ["layer", "rms"], "mlp": ["gelu", "swiglu"]}
     fake.baseline, fake.seeds = {"norm": "layer"}, (0,)
     found = results.comparisons(accounting.read(fake.write().store, "tiny"))
-    assert [(c.label, c.against) for c in found] == [("rms-gelu", "layer-gelu"), ("rms-swiglu", "layer-swiglu")]
+    assert [(c.label, c.against) for c in found] == [
+        ("rms-gelu", "layer-gelu"),
+        ("rms-swiglu", "layer-swiglu"),
+    ]
     assert equivalence.equivalence(accounting.read(fake.store, "tiny")) == []

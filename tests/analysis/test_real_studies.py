@@ -21,8 +21,11 @@ from variants.base import ModelShape
 
 SEEDS = list(range(20 if "CALIBRATE" in os.environ else 4))
 BASE, AGAIN, RENAMED, SLOW = (
-    "learned-mha-gelu-single", "learned-again-gelu-single", "learned-mha-renamed-single", "learned-mha-tenth-single",
-)  # fmt: skip
+    "learned-mha-gelu-single",
+    "learned-again-gelu-single",
+    "learned-mha-renamed-single",
+    "learned-mha-tenth-single",
+)
 STUDY = f"""
 [study]
 name = "known"
@@ -102,9 +105,16 @@ def folder(tmp_path_factory):
     for name, text in MINE.items():
         (folder / "mine" / "mlp" / f"{name}.py").write_text(f'"""Made for a test."""\n{text}')
     (folder / "study.toml").write_text(STUDY)
-    lines = [f"the {a} {b} sees {c}.\n" for a in ("old", "red", "sad") for b in ("cat", "owl") for c in range(200)]
+    lines = [
+        f"the {a} {b} sees {c}.\n"
+        for a in ("old", "red", "sad")
+        for b in ("cat", "owl")
+        for c in range(200)
+    ]
     random.Random(0).shuffle(lines)
-    (folder / "text.txt").write_text("".join(lines))  # what comes next takes more than the last character to tell
+    (folder / "text.txt").write_text(
+        "".join(lines)
+    )  # what comes next takes more than the last character to tell
     return folder
 
 
@@ -144,13 +154,18 @@ def test_the_same_variant_with_other_first_values_gets_no_verdict(store, judged)
     assert judged["val_loss"].entries[RENAMED].word in ("equivalent", "unresolved")
 
 
-@pytest.mark.skipif("CALIBRATE" not in os.environ, reason="make calibrate: one time in twenty, chance alone fails it")
+@pytest.mark.skipif(
+    "CALIBRATE" not in os.environ,
+    reason="make calibrate: one time in twenty, chance alone fails it",
+)
 @pytest.mark.parametrize("entry", [AGAIN, RENAMED])
 def test_the_same_computation_is_neither_faster_nor_slower(judged, entry):
     assert judged["tokens_per_s"].entries[entry].word in ("equivalent", "unresolved")
 
 
-def test_a_variant_that_trains_at_a_tenth_of_the_learning_rate_is_found_with_sign_and_size(store, judged):
+def test_a_variant_that_trains_at_a_tenth_of_the_learning_rate_is_found_with_sign_and_size(
+    store, judged
+):
     differences = final_losses(store, SLOW) - final_losses(store, BASE)
     verdict = judged["val_loss"].entries[SLOW]
     assert verdict.word == "worse" and verdict.difference.mean > 0

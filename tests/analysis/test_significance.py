@@ -21,15 +21,28 @@ def words(differences, margin=None, **options):
 
 
 def test_each_word_where_it_belongs():
-    asked = {"lower": LOWER, "higher": [-x for x in LOWER], "noise": NOISE, "tiny": TINY, "one seed": [-1.0]}
+    asked = {
+        "lower": LOWER,
+        "higher": [-x for x in LOWER],
+        "noise": NOISE,
+        "tiny": TINY,
+        "one seed": [-1.0],
+    }
     assert words(asked, 0.005) == {
-        "lower": "better", "higher": "worse", "noise": "unresolved", "tiny": "equivalent", "one seed": None,
-    }  # fmt: skip
+        "lower": "better",
+        "higher": "worse",
+        "noise": "unresolved",
+        "tiny": "equivalent",
+        "one seed": None,
+    }
     assert words({"faster": [0.5, 0.51]}, lower_is_better=False) == {"faster": "better"}
 
 
 def test_without_a_margin_nothing_but_the_same_bits_is_equivalent():
-    assert words({"tiny": TINY, "same": [0.0, 0.0, 0.0]}) == {"tiny": "unresolved", "same": "equivalent"}
+    assert words({"tiny": TINY, "same": [0.0, 0.0, 0.0]}) == {
+        "tiny": "unresolved",
+        "same": "equivalent",
+    }
 
 
 def test_what_is_certain_but_within_the_margin_is_equivalent_as_the_study_said_it_does_not_count():
@@ -71,11 +84,15 @@ def test_correction_takes_back_what_twenty_questions_would_find_by_chance():
     rng = np.random.default_rng(3)
     asked = {f"v{i}": rng.normal(0, 0.01, size=3).tolist() for i in range(40)}
     found = family(asked, None)
-    assert min(v.p for v in found.values()) < 0.05 and {v.word for v in found.values()} == {"unresolved"}
+    assert min(v.p for v in found.values()) < 0.05 and {v.word for v in found.values()} == {
+        "unresolved"
+    }
 
 
 def test_effect_size_by_hand():
-    values = np.array([1.0, 2.0, 3.0, 4.0])  # mean 2.5, sd 1.2910; J(3) = sqrt(2/3) * Gamma(1.5) / Gamma(1) = 0.7236
+    values = np.array(
+        [1.0, 2.0, 3.0, 4.0]
+    )  # mean 2.5, sd 1.2910; J(3) = sqrt(2/3) * Gamma(1.5) / Gamma(1) = 0.7236
     assert verdicts.effect_size(values) == pytest.approx(2.5 / 1.2909944 * 0.7236013, rel=1e-6)
     assert verdicts.effect_size(np.array([1.0, 2.0])) is None
 
@@ -84,18 +101,24 @@ def test_a_bootstrap_interval_is_scipys_and_is_left_out_where_seeds_are_too_few_
     rng = np.random.default_rng(0)
     few, many = rng.normal(size=10), rng.normal(size=30)
     assert verdicts.bootstrap(few) is None
-    expected = stats.bootstrap((many,), np.mean, method="BCa", rng=np.random.default_rng(0)).confidence_interval
+    expected = stats.bootstrap(
+        (many,), np.mean, method="BCa", rng=np.random.default_rng(0)
+    ).confidence_interval
     assert verdicts.bootstrap(many) == (expected.low, expected.high)
 
 
 # -- how many seeds --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("difference", "sd", "alpha"), [(0.01, 0.02, 0.05), (0.01, 0.01, 0.05 / 8), (-0.3, 0.2, 0.01)])
+@pytest.mark.parametrize(
+    ("difference", "sd", "alpha"), [(0.01, 0.02, 0.05), (0.01, 0.01, 0.05 / 8), (-0.3, 0.2, 0.01)]
+)
 def test_power_is_that_of_statsmodels(difference, sd, alpha):
     for n in (3, 5, 10):
         expected = TTestPower().power(abs(difference) / sd, n, alpha)
-        assert verdicts.paired_t_power(n, difference, sd, alpha) == pytest.approx(expected, rel=1e-9)
+        assert verdicts.paired_t_power(n, difference, sd, alpha) == pytest.approx(
+            expected, rel=1e-9
+        )
     assert verdicts.paired_t_power(10_000, difference, sd, alpha) == pytest.approx(1)
 
 
@@ -128,5 +151,8 @@ def test_an_unresolved_difference_says_how_many_seeds_it_takes_and_that_many_res
     mean, sd = np.mean(NOISE), np.std(NOISE, ddof=1)
     n = found.seeds_to_resolve
     assert n > len(NOISE)
-    ways = (verdicts.paired_t_power(n, mean, sd, 0.025), verdicts.tost_power(n, mean, sd, 0.01, 0.025))
+    ways = (
+        verdicts.paired_t_power(n, mean, sd, 0.025),
+        verdicts.tost_power(n, mean, sd, 0.01, 0.025),
+    )
     assert max(ways) >= 0.8

@@ -43,7 +43,11 @@ def work(fake):
 
 def written(fake):
     folder = report.write(fake.store, "tiny", fake.root.parent / "reports")
-    return (folder / "report.md").read_text(), json.loads((folder / "summary.json").read_text()), folder
+    return (
+        (folder / "report.md").read_text(),
+        json.loads((folder / "summary.json").read_text()),
+        folder,
+    )
 
 
 def section(page, title):
@@ -68,10 +72,20 @@ def test_phases_are_the_mean_of_the_ranks_medians_and_waits_are_kept_apart(three
 def test_waits_that_are_not_known_are_not_shown_as_none(three):
     """On CUDA; a share of 0 % would praise what was not measured."""
     three.write()
-    unknown = [{phase: [1e-3] * 3 for phase in ("forward_s", "backward_s", "optimizer_s", "other_s")}] * 2
-    edit_probes(three, DDP, lambda probes: probes.update(phases=[rank | {"waiting_s": [None] * 3} for rank in unknown]))
+    unknown = [
+        {phase: [1e-3] * 3 for phase in ("forward_s", "backward_s", "optimizer_s", "other_s")}
+    ] * 2
+    edit_probes(
+        three,
+        DDP,
+        lambda probes: probes.update(phases=[rank | {"waiting_s": [None] * 3} for rank in unknown]),
+    )
     found = work(three).phases[DDP]
-    assert found.waiting_s is None and found.waiting_share is None and found.forward_s == pytest.approx(1e-3)
+    assert (
+        found.waiting_s is None
+        and found.waiting_share is None
+        and found.forward_s == pytest.approx(1e-3)
+    )
     page, _, _ = written(three)
     (row,) = (line for line in section(page, "Where").splitlines() if line.startswith(f"| {DDP} "))
     assert [cell.strip() for cell in row.split("|")[5:-1]] == ["–", "1.000", "–", "–"]
@@ -81,10 +95,18 @@ def test_phases_stand_on_the_page_in_a_table_and_in_a_figure(three):
     page, found, folder = written(three.write())
     (row,) = (line for line in section(page, "Where").splitlines() if line.startswith(f"| {DDP} "))
     assert [cell.strip() for cell in row.split("|")[2:-1]] == [
-        "12.00", "22.50", "3.000", "1.500", "1.000", "3.7 %", "1.000 to 2.000",
-    ]  # fmt: skip
+        "12.00",
+        "22.50",
+        "3.000",
+        "1.500",
+        "1.000",
+        "3.7 %",
+        "1.000 to 2.000",
+    ]
     assert "figures/phases.png" in page and (folder / "figures/phases.svg").is_file()
-    assert {entry["label"]: entry["phases"]["waiting_s"] for entry in found["entries"]}[DDP] == pytest.approx(1.5e-3)
+    assert {entry["label"]: entry["phases"]["waiting_s"] for entry in found["entries"]}[
+        DDP
+    ] == pytest.approx(1.5e-3)
     raw = [row for row in rows(folder, "phases") if row["entry"] == DDP]
     assert len(raw) == 2 * 2 * 3, "seeds, ranks, samples"
     assert raw[1]["forward_s"] == str(12e-3 + 1e-5), "unrounded"
@@ -165,11 +187,31 @@ def test_memory_that_is_not_what_theory_predicts_is_said(three, category):
 def test_results_of_an_older_version_have_no_such_sections(three):
     three.write()
     for entry in (SINGLE, DDP, FSDP):
-        edit_probes(three, entry, lambda probes: [probes.pop(key) for key in
-                    ("phases", "traffic", "predicted_bytes_sent", "predicted_memory", "final_hashes")])  # fmt: skip
+        edit_probes(
+            three,
+            entry,
+            lambda probes: [
+                probes.pop(key)
+                for key in (
+                    "phases",
+                    "traffic",
+                    "predicted_bytes_sent",
+                    "predicted_memory",
+                    "final_hashes",
+                )
+            ],
+        )
     page, found, folder = written(three)
-    assert "## Where" not in page and "## Traffic" not in page and "By theory" not in page and "## Memory" in page
-    assert not (folder / "figures/phases.png").exists() and not (folder / "tables/traffic.csv").exists()
+    assert (
+        "## Where" not in page
+        and "## Traffic" not in page
+        and "By theory" not in page
+        and "## Memory" in page
+    )
+    assert (
+        not (folder / "figures/phases.png").exists()
+        and not (folder / "tables/traffic.csv").exists()
+    )
     assert found["entries"][0]["phases"] is found["entries"][0]["traffic"] is None
 
 
@@ -179,9 +221,16 @@ def test_scaling_compares_with_one_process_and_shares_it_among_the_cores(scaled)
     result = work(scaled).results
     for label, n in ((DDP, 2), ("learned-mha-ddp4", 4)):
         scale = found[label]
-        assert (scale.world_size, scale.against, scale.against_world_size, scale.group) == (n, SINGLE, 1, "ddp")
+        assert (scale.world_size, scale.against, scale.against_world_size, scale.group) == (
+            n,
+            SINGLE,
+            1,
+            "ddp",
+        )
         right = result[label].tokens_per_s.median / result[SINGLE].tokens_per_s.median
-        assert scale.speedup.ratio == pytest.approx(right) and scale.efficiency == pytest.approx(right / n)
+        assert scale.speedup.ratio == pytest.approx(right) and scale.efficiency == pytest.approx(
+            right / n
+        )
     assert (found[SINGLE].speedup.ratio, found[SINGLE].efficiency) == (1, 1)
 
 
@@ -200,7 +249,9 @@ def test_without_one_process_the_fewest_are_what_is_compared_with(scaled):
 
 def test_what_diverges_is_left_out_of_scaling(scaled):
     scaled.write()
-    edit_probes(scaled, "learned-mha-ddp4", lambda probes: probes.update(final_hashes=["a", "b", "b", "b"]))
+    edit_probes(
+        scaled, "learned-mha-ddp4", lambda probes: probes.update(final_hashes=["a", "b", "b", "b"])
+    )
     assert work(scaled).scaling == []
 
 
@@ -214,7 +265,11 @@ def test_scaling_stands_on_the_page_with_the_ideal_and_the_physical_cores(scaled
 
 def test_one_number_of_processes_is_no_scaling(three):
     page, found, folder = written(three.write())
-    assert "## Scaling" not in page and found["scaling"] == [] and not (folder / "figures/scaling.png").exists()
+    assert (
+        "## Scaling" not in page
+        and found["scaling"] == []
+        and not (folder / "figures/scaling.png").exists()
+    )
 
 
 def test_cores_are_marked_only_where_all_ran_on_the_same_and_on_no_gpu(three):

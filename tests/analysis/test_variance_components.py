@@ -23,7 +23,9 @@ def drawn(rng, n, init, data, rest):
 
 def test_mean_squares_are_those_of_an_analysis_of_variance():
     table = drawn(np.random.default_rng(0), 4, 0.3, 0.2, 0.1)
-    rows = pd.DataFrame([{"i": f"{i}", "j": f"{j}", "y": table[i, j]} for i, j in product(range(4), range(4))])
+    rows = pd.DataFrame(
+        [{"i": f"{i}", "j": f"{j}", "y": table[i, j]} for i, j in product(range(4), range(4))]
+    )
     expected = sm.stats.anova_lm(smf.ols("y ~ C(i) + C(j)", rows).fit())["mean_sq"].tolist()
     assert variance._mean_squares(table) == pytest.approx(expected, rel=1e-9)
     init, data, rest = variance.components([table])
@@ -34,19 +36,27 @@ def test_mean_squares_are_those_of_an_analysis_of_variance():
     assert init.share + data.share + rest.share == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("init", "data", "rest"), [(0.03, 0.01, 0.01), (0.0, 0.03, 0.02), (0.02, 0.02, 0.02)])
+@pytest.mark.parametrize(
+    ("init", "data", "rest"), [(0.03, 0.01, 0.01), (0.0, 0.03, 0.02), (0.02, 0.02, 0.02)]
+)
 def test_sources_are_found_without_bias_and_intervals_hold_the_truth(init, data, rest):
     rng, n = np.random.default_rng(1), 1000
     truth, found, held = (init, data, rest), [], []
     for _ in range(n):
         parts = variance.components([drawn(rng, 5, *truth)])
         found.append([part.sd**2 for part in parts])
-        held.append([part.ci95[0] <= sd <= part.ci95[1] for part, sd in zip(parts, truth, strict=True)])
+        held.append(
+            [part.ci95[0] <= sd <= part.ci95[1] for part, sd in zip(parts, truth, strict=True)]
+        )
     assert np.mean(found, axis=0)[2] == pytest.approx(rest**2, rel=0.05)
     for i, sd in enumerate(truth[:2]):
-        slack = 0.12 * sd**2 if sd else 0.5 * rest**2 / 5  # cut off at 0, an absent source shows a little
+        slack = (
+            0.12 * sd**2 if sd else 0.5 * rest**2 / 5
+        )  # cut off at 0, an absent source shows a little
         assert np.mean(found, axis=0)[i] == pytest.approx(sd**2, abs=slack + 0.12 * rest**2 / 5)
-    assert np.mean(held, axis=0).min() >= 0.93  # Williams's are at least 95 %, the chi-squared one is exact
+    assert (
+        np.mean(held, axis=0).min() >= 0.93
+    )  # Williams's are at least 95 %, the chi-squared one is exact
 
 
 @pytest.fixture
@@ -56,7 +66,10 @@ def crossed(fake):
     fake.seeds, fake.vary, fake.name = (0, 1, 2, 3), True, "crossed"
     fake.write()
     rng = np.random.default_rng(2)
-    tables = {name: drawn(rng, 4, 0.1, 0.01, 0.001) - 0.5 * (name == "rope") for name in ("learned", "rope")}
+    tables = {
+        name: drawn(rng, 4, 0.1, 0.01, 0.001) - 0.5 * (name == "rope")
+        for name in ("learned", "rope")
+    }
     for run in fake.store.runs(fake.name):
         data_seed = run.spec["seed"] if run.spec["data_seed"] is None else run.spec["data_seed"]
         loss = tables[run.spec["axes"]["positional"]["label"]][run.spec["seed"], data_seed]
@@ -68,17 +81,29 @@ def crossed(fake):
 
 def written(fake):
     folder = report.write(fake.store, fake.name, fake.root.parent / "reports")
-    return json.loads((folder / "summary.json").read_text()), (folder / "report.md").read_text(), folder
+    return (
+        json.loads((folder / "summary.json").read_text()),
+        (folder / "report.md").read_text(),
+        folder,
+    )
 
 
 def test_the_report_tells_the_shares_and_rests_on_independent_runs_alone(crossed, no_figures):
     fake, tables = crossed
     summary, page, folder = written(fake)
     loss, difference = summary["variance"]
-    assert loss["entries"] == ["learned-mha-single", "rope-mha-single"] and loss["seeds"] == [0, 1, 2, 3]
+    assert loss["entries"] == ["learned-mha-single", "rope-mha-single"] and loss["seeds"] == [
+        0,
+        1,
+        2,
+        3,
+    ]
     assert loss["init"]["share"] > 0.8 > loss["data"]["share"]
     assert difference["entries"] == ["rope-mha-single"]
-    assert "## Where the noise comes from" in page and "24 runs (24 done) have the first values of one seed" in page
+    assert (
+        "## Where the noise comes from" in page
+        and "24 runs (24 done) have the first values of one seed" in page
+    )
     assert "2 entries in 32 runs: 32 done" in page
     assert (folder / "tables" / "variance.csv").exists()
     assert "Where the noise comes from" in (folder / "index.html").read_text()
@@ -86,16 +111,20 @@ def test_the_report_tells_the_shares_and_rests_on_independent_runs_alone(crossed
     entry = summary["entries"][0]
     assert entry["seeds"] == [0, 1, 2, 3] and len(entry["runs"]) == 16
     assert entry["val_loss"]["mean"] == pytest.approx(np.diag(tables["learned"]).mean(), rel=1e-12)
-    verdict = judge.judge(accounting.read(fake.store, fake.name))["val_loss"].entries["rope-mha-single"]
+    verdict = judge.judge(accounting.read(fake.store, fake.name))["val_loss"].entries[
+        "rope-mha-single"
+    ]
     assert verdict.difference.n == 4  # and not 16, which share seeds
-    assert verdict.difference.mean == pytest.approx(np.diag(tables["rope"] - tables["learned"]).mean(), rel=1e-12)
+    assert verdict.difference.mean == pytest.approx(
+        np.diag(tables["rope"] - tables["learned"]).mean(), rel=1e-12
+    )
 
 
 def test_an_entry_with_a_pair_missing_is_left_out_and_nothing_breaks(crossed, no_figures):
     fake, _ = crossed
-    next(run for run in fake.store.runs(fake.name) if run.run_id.startswith("rope-mha-single-s1d2")).end(
-        "failed", "oom", "x"
-    )
+    next(
+        run for run in fake.store.runs(fake.name) if run.run_id.startswith("rope-mha-single-s1d2")
+    ).end("failed", "oom", "x")
     summary, page, _ = written(fake)
     assert [found["entries"] for found in summary["variance"]] == [["learned-mha-single"]]
     assert "rope-mha-single-s1d2" in page.split("## Not done")[1]

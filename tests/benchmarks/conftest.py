@@ -21,7 +21,9 @@ BEFORE = pytest.StashKey[dict[str, ratios.Ratio]]()
 
 
 def pytest_addoption(parser):
-    parser.addoption("--baseline", type=Path, help="ratios.json of an earlier run; fail where ours became slower")
+    parser.addoption(
+        "--baseline", type=Path, help="ratios.json of an earlier run; fail where ours became slower"
+    )
 
 
 def pytest_configure(config):
@@ -53,7 +55,11 @@ def pytest_terminal_summary(terminalreporter, config):
             "peer": one.peer,
             "peer, ms": f"{one.peer_s * 1e3:.4g}",
             "ratio [95 %]": interval(one),
-            **({"before": interval(before.get(one.benchmark)), "now": changes[one.benchmark]} if before else {}),
+            **(
+                {"before": interval(before.get(one.benchmark)), "now": changes[one.benchmark]}
+                if before
+                else {}
+            ),
         }
         for one in found
     ]
@@ -71,7 +77,9 @@ def interval(one: ratios.Ratio | None) -> str:
 @pytest.fixture(autouse=True, scope="session")
 def _all_threads():
     before = torch.get_num_threads()
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.set_num_threads(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     yield
     torch.set_num_threads(before)
 
@@ -96,7 +104,9 @@ def compare(benchmark, request):
     The benchmark is called as its test is. Both sides are warmed up; who is first changes from round to round.
     """
 
-    def run(*, ours: Callable[[], object], peer: str, theirs: Callable[[], object], rounds: int) -> None:
+    def run(
+        *, ours: Callable[[], object], peer: str, theirs: Callable[[], object], rounds: int
+    ) -> None:
         other = Peer(synchronised(theirs))
         turns = {"setup": other.before_ours, "teardown": other.after_ours}
         benchmark.pedantic(synchronised(ours), rounds=rounds, warmup_rounds=WARMUP, **turns)

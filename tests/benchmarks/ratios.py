@@ -30,7 +30,14 @@ def ratio(benchmark: str, ours_s: Sequence[float], peer: str, peer_s: Sequence[f
     Rounds are drawn as pairs: what slows the machine down slows both sides of a round, and counts for neither.
     """
     rounds = statistics.median([np.asarray(peer_s) / np.asarray(ours_s)])
-    return Ratio(benchmark, float(np.median(ours_s)), peer, float(np.median(peer_s)), rounds.median, rounds.ci95)
+    return Ratio(
+        benchmark,
+        float(np.median(ours_s)),
+        peer,
+        float(np.median(peer_s)),
+        rounds.median,
+        rounds.ci95,
+    )
 
 
 def verdict(now: Ratio, before: Ratio | None) -> str:
@@ -66,6 +73,9 @@ def read(file: Path) -> dict[str, Ratio]:
     """
     try:
         records = json.loads(file.read_text(encoding="utf-8"))
-        return {record["benchmark"]: Ratio(**record | {"ci95": tuple(record["ci95"])}) for record in records}
+        return {
+            record["benchmark"]: Ratio(**record | {"ci95": tuple(record["ci95"])})
+            for record in records
+        }
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{file}: no ratios of an earlier run: {error}") from error

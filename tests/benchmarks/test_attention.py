@@ -36,14 +36,22 @@ def heads(seq_len: int, device: torch.device) -> list[Tensor]:
 
 
 def shape_of(seq_len: int) -> ModelShape:
-    return ModelShape(n_layer=1, n_head=HEADS, n_embd=HEADS * HEAD_DIM, seq_len=seq_len, vocab_size=1)
+    return ModelShape(
+        n_layer=1, n_head=HEADS, n_embd=HEADS * HEAD_DIM, seq_len=seq_len, vocab_size=1
+    )
 
 
-def layer(use: str, seq_len: int, device: torch.device, **options: int) -> tuple[Attention, Tensor, Positional]:
+def layer(
+    use: str, seq_len: int, device: torch.device, **options: int
+) -> tuple[Attention, Tensor, Positional]:
     """Return an attention, its positions and no positional encoding."""
     shape, cls = shape_of(seq_len), catalogue.load("attention", use)
     positional = catalogue.load("positional", "none")(shape, NoOptions())
-    return cls(shape, cls.Options(**options), 0).to(device), torch.arange(seq_len, device=device), positional
+    return (
+        cls(shape, cls.Options(**options), 0).to(device),
+        torch.arange(seq_len, device=device),
+        positional,
+    )
 
 
 def sliding_window(seq_len: int, window: int, device: torch.device) -> Callable[..., Tensor]:
@@ -52,7 +60,9 @@ def sliding_window(seq_len: int, window: int, device: torch.device) -> Callable[
     return lambda q, k, v: attention.attend(q, k, v, positions_T, positional)
 
 
-def whole_layer(use: str, batch: int, seq_len: int, device: torch.device, **options: int) -> Callable[[], object]:
+def whole_layer(
+    use: str, batch: int, seq_len: int, device: torch.device, **options: int
+) -> Callable[[], object]:
     """Return forward and backward of a layer with its projections."""
     attention, positions_T, positional = layer(use, seq_len, device, **options)
     x_BTC = torch.randn(batch, seq_len, HEADS * HEAD_DIM, device=device, requires_grad=True)
@@ -75,10 +85,17 @@ def test_window_against_causal(compare, device, seq_len):
 def test_window_against_local_attention(compare, package, device):
     qkv = heads(8192, device)
     peer = package("local_attention").LocalAttention(
-        window_size=WINDOW, causal=True, look_backward=1, look_forward=0, exact_windowsize=True, dim=HEAD_DIM
+        window_size=WINDOW,
+        causal=True,
+        look_backward=1,
+        look_forward=0,
+        exact_windowsize=True,
+        dim=HEAD_DIM,
     )
     ours = forward_backward(sliding_window(8192, WINDOW, device), *qkv)
-    compare(ours=ours, peer="local-attention", theirs=forward_backward(peer.to(device), *qkv), rounds=8)
+    compare(
+        ours=ours, peer="local-attention", theirs=forward_backward(peer.to(device), *qkv), rounds=8
+    )
 
 
 class Copy(torch.nn.Module):
@@ -94,14 +111,23 @@ def test_window_against_longformer(compare, package, device, part):
     transformers = package("transformers")
     width, seq_len = HEADS * HEAD_DIM, 8192
     config = transformers.LongformerConfig(
-        hidden_size=width, num_attention_heads=HEADS, attention_window=[2 * WINDOW], attention_probs_dropout_prob=0.0
+        hidden_size=width,
+        num_attention_heads=HEADS,
+        attention_window=[2 * WINDOW],
+        attention_probs_dropout_prob=0.0,
     )
-    longformer = transformers.models.longformer.modeling_longformer.LongformerSelfAttention(config, 0).to(device)
+    longformer = transformers.models.longformer.modeling_longformer.LongformerSelfAttention(
+        config, 0
+    ).to(device)
     mask = torch.zeros(1, seq_len, device=device)
 
     def theirs(x_BTC: Tensor) -> Tensor:
         return longformer(
-            x_BTC, attention_mask=mask, is_index_masked=mask < 0, is_index_global_attn=mask > 0, is_global_attn=False
+            x_BTC,
+            attention_mask=mask,
+            is_index_masked=mask < 0,
+            is_index_global_attn=mask > 0,
+            is_global_attn=False,
         )[0]
 
     x_BTC = torch.randn(1, seq_len, width, device=device, requires_grad=True)
@@ -115,20 +141,24 @@ def test_window_against_longformer(compare, package, device, part):
             return attend(x_BHTD, x_BHTD, x_BHTD).transpose(1, 2).flatten(2)
 
         ours = forward_backward(attention, x_BTC)
-    compare(ours=ours, peer="LongformerSelfAttention", theirs=forward_backward(theirs, x_BTC), rounds=6)
+    compare(
+        ours=ours, peer="LongformerSelfAttention", theirs=forward_backward(theirs, x_BTC), rounds=6
+    )
 
 
 @pytest.mark.parametrize("n", [4096, 8192, 16384])
 def test_window_grows_linearly(compare, device, n):
     """The ratio is the time at 2048 over the time at n: linear growth gives 2048 / n."""
     ours, short = (
-        forward_backward(sliding_window(length, WINDOW, device), *heads(length, device)) for length in (n, 2048)
+        forward_backward(sliding_window(length, WINDOW, device), *heads(length, device))
+        for length in (n, 2048)
     )
     compare(ours=ours, peer="itself at T = 2048", theirs=short, rounds=8)
 
 
 @pytest.mark.parametrize(
-    ("use", "options"), [pytest.param("gqa", {"n_kv_head": 2}, id="gqa2"), pytest.param("mqa", {}, id="mqa")]
+    ("use", "options"),
+    [pytest.param("gqa", {"n_kv_head": 2}, id="gqa2"), pytest.param("mqa", {}, id="mqa")],
 )
 def test_layer(compare, device, use, options):
     ours, mha = whole_layer(use, 4, 1024, device, **options), whole_layer("mha", 4, 1024, device)
@@ -140,9 +170,13 @@ def test_block(compare, package, device, seq_len):
     """A block of GPT-2, with its norms and MLP, on 4 sequences."""
     transformers = package("transformers")
     config = transformers.GPT2Config(
-        n_embd=HEADS * HEAD_DIM, n_head=HEADS, n_positions=seq_len, resid_pdrop=0.0, attn_pdrop=0.0,
+        n_embd=HEADS * HEAD_DIM,
+        n_head=HEADS,
+        n_positions=seq_len,
+        resid_pdrop=0.0,
+        attn_pdrop=0.0,
         attn_implementation="sdpa",
-    )  # fmt: skip
+    )
     peer = transformers.models.gpt2.modeling_gpt2.GPT2Block(config, layer_idx=0).to(device)
     shape = shape_of(seq_len)
     block = Block(ModelBuilder(shape, folder.GPT2, ()), 0).to(device)
@@ -151,7 +185,10 @@ def test_block(compare, package, device, seq_len):
     x_BTC = torch.randn(4, seq_len, HEADS * HEAD_DIM, device=device, requires_grad=True)
     ours = forward_backward(lambda x: block(x, positions_T, positional), x_BTC)
     compare(
-        ours=ours, peer="transformers GPT2Block", theirs=forward_backward(lambda x: first(peer(x)), x_BTC), rounds=10
+        ours=ours,
+        peer="transformers GPT2Block",
+        theirs=forward_backward(lambda x: first(peer(x)), x_BTC),
+        rounds=10,
     )
 
 

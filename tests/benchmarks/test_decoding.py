@@ -32,7 +32,9 @@ def _inference():
 
 @pytest.fixture(scope="module")
 def prompt_BT(device):
-    return torch.randint(GPT2_124M.vocab_size, (1, PROMPT), generator=torch.Generator().manual_seed(0)).to(device)
+    return torch.randint(
+        GPT2_124M.vocab_size, (1, PROMPT), generator=torch.Generator().manual_seed(0)
+    ).to(device)
 
 
 def greedy(model: GPT, prompt_BT: Tensor, n_new: int) -> Tensor:
@@ -58,12 +60,22 @@ def test_greedy_decoding(compare, package, tmp_path, device, prompt_BT):
 
     def generate() -> Tensor:
         return theirs.generate(
-            prompt_BT, attention_mask=torch.ones_like(prompt_BT), pad_token_id=0,
-            do_sample=False, use_cache=True, max_new_tokens=N_NEW, min_new_tokens=N_NEW,
-        )  # fmt: skip
+            prompt_BT,
+            attention_mask=torch.ones_like(prompt_BT),
+            pad_token_id=0,
+            do_sample=False,
+            use_cache=True,
+            max_new_tokens=N_NEW,
+            min_new_tokens=N_NEW,
+        )
 
     assert torch.equal(greedy(ours, prompt_BT, N_NEW), generate())
-    compare(ours=lambda: greedy(ours, prompt_BT, N_NEW), peer="transformers generate", theirs=generate, rounds=16)
+    compare(
+        ours=lambda: greedy(ours, prompt_BT, N_NEW),
+        peer="transformers generate",
+        theirs=generate,
+        rounds=16,
+    )
 
 
 def test_decoding_step(compare, device, prompt_BT):
@@ -78,7 +90,9 @@ def test_decoding_step(compare, device, prompt_BT):
             cache.n_seen = PROMPT
         model.next_logits(prompt_BT[:, :1], caches)
 
-    n_read = sum(weight.numel() for weight in model.parameters()) - model.positional.wpe.weight.numel()
+    n_read = (
+        sum(weight.numel() for weight in model.parameters()) - model.positional.wpe.weight.numel()
+    )
     read = fastest_read(torch.randn(n_read, device=device))
     compare(ours=step, peer="reading the weights once", theirs=read, rounds=60)
 
@@ -113,12 +127,20 @@ def fastest_read(buffer: Tensor) -> Callable[[], object]:
     ],
 )
 def test_attention_step(compare, device, use, options):
-    compare(ours=attention_step(use, device, **options), peer="mha", theirs=attention_step("mha", device), rounds=200)
+    compare(
+        ours=attention_step(use, device, **options),
+        peer="mha",
+        theirs=attention_step("mha", device),
+        rounds=200,
+    )
 
 
 def attention_step(use: str, device: torch.device, **options: int) -> Callable[[], object]:
     """Return a layer's decoding step at the last position of its context, all before it being in the cache."""
-    cls, positional = catalogue.load("attention", use), catalogue.load("positional", "none")(LAYER, NoOptions())
+    cls, positional = (
+        catalogue.load("attention", use),
+        catalogue.load("positional", "none")(LAYER, NoOptions()),
+    )
     layer = cls(LAYER, cls.Options(**options), 0).eval().to(device)
     x_BTC = torch.randn(BATCH, LAYER.seq_len, LAYER.n_embd, device=device)
     positions_T = torch.arange(LAYER.seq_len, device=device)

@@ -20,12 +20,16 @@ MOST = 0.005  # of a step
 def ranks(device, tmp_path):
     """This process as the only rank."""
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    dist.init_process_group(
+        backend, init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1
+    )
     yield DistributedContext(0, 1, device)
     dist.destroy_process_group()
 
 
-def recorded(step: Callable[[], object], run: Run, ranks: DistributedContext) -> Callable[[], object]:
+def recorded(
+    step: Callable[[], object], run: Run, ranks: DistributedContext
+) -> Callable[[], object]:
     """Return a step with all that the loop does beside it, and a look at the status, which is seldomer in a run."""
     timer, file, loss = Timer(ranks.device), run.steps_file(0), torch.ones((), device=ranks.device)
 
@@ -33,7 +37,13 @@ def recorded(step: Callable[[], object], run: Run, ranks: DistributedContext) ->
         with timer:
             step()
         mean, norm = ranks.sum(loss.item())[0] / ranks.world_size, loss.item()
-        record = {"step": 0, "loss": mean, "step_s": timer.seconds, "tokens": CFG.tokens_per_step, "grad_norm": norm}
+        record = {
+            "step": 0,
+            "loss": mean,
+            "step_s": timer.seconds,
+            "tokens": CFG.tokens_per_step,
+            "grad_norm": norm,
+        }
         file.append(record | {"lr": 1e-3, "warmup": False})
         run.last_step()
 

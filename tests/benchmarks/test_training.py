@@ -38,11 +38,15 @@ precisions = pytest.mark.parametrize(
 @pytest.fixture(scope="module")
 def batch(device):
     generator = torch.Generator().manual_seed(0)
-    tokens_BT = torch.randint(SHAPE.vocab_size, (BATCH, SHAPE.seq_len + 1), generator=generator).to(device)
+    tokens_BT = torch.randint(SHAPE.vocab_size, (BATCH, SHAPE.seq_len + 1), generator=generator).to(
+        device
+    )
     return tokens_BT[:, :-1], tokens_BT[:, 1:]
 
 
-def whole_step(model: nn.Module, losses: Callable[[], torch.Tensor], device, precision="fp32") -> Callable[[], object]:
+def whole_step(
+    model: nn.Module, losses: Callable[[], torch.Tensor], device, precision="fp32"
+) -> Callable[[], object]:
     """Return a step as the loop makes it: forward, backward, clipping, AdamW, fused."""
     optimizer = optim.adamw(model, CFG)
 
@@ -57,9 +61,13 @@ def whole_step(model: nn.Module, losses: Callable[[], torch.Tensor], device, pre
     return step
 
 
-def our_step(device, batch, precision="fp32", compiled=False, positional="learned") -> Callable[[], object]:
+def our_step(
+    device, batch, precision="fp32", compiled=False, positional="learned"
+) -> Callable[[], object]:
     model = ModelBuilder(
-        SHAPE, folder.GPT2 | {"positional": VariantChoice(name=positional, label="", options={})}, ()
+        SHAPE,
+        folder.GPT2 | {"positional": VariantChoice(name=positional, label="", options={})},
+        (),
     ).model()
     model.to_empty(device=device)
     fill(model, seed=0)
@@ -71,9 +79,15 @@ def our_step(device, batch, precision="fp32", compiled=False, positional="learne
 
 def their_step(transformers, device, batch) -> Callable[[], object]:
     config = transformers.GPT2Config(
-        vocab_size=SHAPE.vocab_size, n_positions=SHAPE.seq_len, n_embd=SHAPE.n_embd, n_layer=SHAPE.n_layer,
-        n_head=SHAPE.n_head, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-    )  # fmt: skip
+        vocab_size=SHAPE.vocab_size,
+        n_positions=SHAPE.seq_len,
+        n_embd=SHAPE.n_embd,
+        n_layer=SHAPE.n_layer,
+        n_head=SHAPE.n_head,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
     model = transformers.GPT2LMHeadModel(config).to(device).train()
     tokens_BT, targets_BT = batch
 
@@ -103,7 +117,12 @@ def test_training_step_mfu(compare, device, batch, precision, compiled):
             a @ a
 
     ours = our_step(device, batch, precision, compiled)
-    compare(ours=ours, peer=f"its FLOPs as products of {size}x{size}, {precision}", theirs=products, rounds=8)
+    compare(
+        ours=ours,
+        peer=f"its FLOPs as products of {size}x{size}, {precision}",
+        theirs=products,
+        rounds=8,
+    )
 
 
 def test_rope_in_a_training_step(compare, device, batch):
@@ -121,5 +140,12 @@ def test_batches(compare, tmp_path):
     data = torch.from_numpy(np.fromfile(file, dtype=np.uint16).astype(np.int64))
     windows = data.unfold(0, SHAPE.seq_len + 1, 1)
     sampler = torch.utils.data.RandomSampler(range(len(windows)), replacement=True, num_samples=64)
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(windows), batch_size=64, sampler=sampler)
-    compare(ours=lambda: batches.micro_batches(0, 0, 1, 64), peer="DataLoader", theirs=lambda: list(loader), rounds=60)
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(windows), batch_size=64, sampler=sampler
+    )
+    compare(
+        ours=lambda: batches.micro_batches(0, 0, 1, 64),
+        peer="DataLoader",
+        theirs=lambda: list(loader),
+        rounds=60,
+    )

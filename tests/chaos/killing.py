@@ -75,7 +75,12 @@ class Chaos:
     def __post_init__(self) -> None:
         print(f"seed of the kills: {self.seed}")
         self.draw = random.Random(self.seed)
-        words = [f"the {a} {b} sees {c}.\n" for a in ("old", "red", "sad") for b in ("cat", "owl") for c in range(200)]
+        words = [
+            f"the {a} {b} sees {c}.\n"
+            for a in ("old", "red", "sad")
+            for b in ("cat", "owl")
+            for c in range(200)
+        ]
         (self.folder / "text.txt").write_text("".join(words))
         (self.folder / "mine/positional").mkdir(parents=True)
         (self.folder / "mine/positional/slow.py").write_text(SLOW)
@@ -84,10 +89,21 @@ class Chaos:
 
     def start(self, results: str, *options: str) -> subprocess.Popen:
         """Start the command line on one results folder; its output goes to a file, which nobody has to read."""
-        command = [sys.executable, "-m", "harness", "run", "study.toml", "--results", results, *options]
+        command = [
+            sys.executable,
+            "-m",
+            "harness",
+            "run",
+            "study.toml",
+            "--results",
+            results,
+            *options,
+        ]
         with open(self.folder / "printed.txt", "a") as printed:
             env = os.environ | {"ABLATIONS_CACHE": str(self.folder / "cache")}
-            process = subprocess.Popen(command, cwd=self.folder, env=env, stdout=printed, stderr=printed)
+            process = subprocess.Popen(
+                command, cwd=self.folder, env=env, stdout=printed, stderr=printed
+            )
         self.seen[process.pid] = psutil.Process(process.pid)
         return process
 
@@ -99,8 +115,15 @@ class Chaos:
         found = {}
         for run in self.runs(results):
             steps = run.steps()
-            evals = [(line["step"], line["val_loss"], line["bits_per_byte"]) for line in run.evals()]
-            found[run.run_id] = steps.loss.tolist(), steps.grad_norm.tolist(), steps.lr.tolist(), evals
+            evals = [
+                (line["step"], line["val_loss"], line["bits_per_byte"]) for line in run.evals()
+            ]
+            found[run.run_id] = (
+                steps.loss.tolist(),
+                steps.grad_norm.tolist(),
+                steps.lr.tolist(),
+                evals,
+            )
             assert steps.step.tolist() == list(range(self.steps)), run.run_id
         return found
 
@@ -129,13 +152,19 @@ class Chaos:
             if statuses and set(statuses) == {"done"}:
                 return killed
 
-    def _victim(self, results: str, harness: subprocess.Popen) -> tuple[str, int, list[psutil.Process]] | None:
+    def _victim(
+        self, results: str, harness: subprocess.Popen
+    ) -> tuple[str, int, list[psutil.Process]] | None:
         """Wait for a random moment and choose a process; None where the harness has ended by then."""
         in_checkpoint = self.draw.random() < 0.3
         wait_s, end = self.draw.uniform(0.0, 1.0), time.monotonic() + PATIENCE_S
         while harness.poll() is None and time.monotonic() < end:
             ranks = self._ranks(harness)
-            if ranks and in_checkpoint and not list((self.folder / results).glob("chaos/*/checkpoint/.step-*.tmp")):
+            if (
+                ranks
+                and in_checkpoint
+                and not list((self.folder / results).glob("chaos/*/checkpoint/.step-*.tmp"))
+            ):
                 time.sleep(0.001)
                 continue
             if ranks:
@@ -165,5 +194,7 @@ class Chaos:
         """Return which of all processes seen are still there after a while."""
         _, alive = psutil.wait_procs(list(self.seen.values()), timeout=30)
         with contextlib.suppress(psutil.NoSuchProcess):
-            return [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+            return [
+                one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE
+            ]
         return []

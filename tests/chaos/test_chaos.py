@@ -17,5 +17,8 @@ def test_however_often_something_dies_the_curves_are_those_of_an_undisturbed_stu
         left, n_rounds = left - chaos.disturb(f"round{n_rounds}", left), n_rounds + 1
         print(f"{n_kills - left} kills: {dict(chaos.kills)}")
         assert chaos.curves(f"round{n_rounds - 1}") == whole
-        assert (write(Store(tmp_path / f"round{n_rounds - 1}"), "chaos", tmp_path / "reports") / "report.md").exists()
+        assert (
+            write(Store(tmp_path / f"round{n_rounds - 1}"), "chaos", tmp_path / "reports")
+            / "report.md"
+        ).exists()
     assert not chaos.left()

@@ -13,16 +13,29 @@ RULE = "\n[[exclude]]\n"
 CASES = {
     "unknown key": (
         ("steps = 4", "stpes = 4"),
-        "train.stpes: unknown key; did you mean 'steps'?", "train.steps: missing",
+        "train.stpes: unknown key; did you mean 'steps'?",
+        "train.steps: missing",
     ),
-    "unknown section": (("[train]", "[trian]\nx = 1\n[train]"), "trian: unknown key; did you mean 'train'?"),
-    "wrong type": (("steps = 4", 'steps = "4"'), "train.steps: '4': input should be a valid integer"),
-    "out of range": (("steps = 4", "steps = 0"), "train.steps: 0: input should be greater than or equal to 1"),
+    "unknown section": (
+        ("[train]", "[trian]\nx = 1\n[train]"),
+        "trian: unknown key; did you mean 'train'?",
+    ),
+    "wrong type": (
+        ("steps = 4", 'steps = "4"'),
+        "train.steps: '4': input should be a valid integer",
+    ),
+    "out of range": (
+        ("steps = 4", "steps = 0"),
+        "train.steps: 0: input should be greater than or equal to 1",
+    ),
     "unknown variant": (
         ('"rope"]', '"rpoe"]'),
         "axes.positional[1]: 'rpoe': no such positional variant; did you mean 'rope'?",
     ),
-    "unknown axis": (("positional = [", "postional = ["), "axes.postional: no such axis; did you mean 'positional'?"),
+    "unknown axis": (
+        ("positional = [", "postional = ["),
+        "axes.postional: no such axis; did you mean 'positional'?",
+    ),
     "empty axis": (
         ('positional = ["learned", "rope"]', "positional = []"),
         "axes.positional: []: list should have at least 1",
@@ -30,7 +43,7 @@ CASES = {
     "no seeds": (("seeds = [0, 1]", "seeds = []"), "study.seeds: []: list should have at least 1"),
     "half a crossing": (
         ("seeds = [0, 1]", 'seeds = [0, 1]\nvary = ["init"]'),
-        "study.vary: ['init']: must be [\"init\", \"data\"]",
+        'study.vary: [\'init\']: must be ["init", "data"]',
     ),
     "heads and width": (
         ("n_head = 4", "n_head = 5"),
@@ -41,11 +54,15 @@ CASES = {
         ("n_kv_head = 2", "n_kv_head = 3"),
         "axes.attention[1].n_kv_head: 3 does not divide n_head = 4; allowed: 1, 2, 4",
     ),
-    "no groups": (("n_kv_head = 2", "n_kv_head = 0"), "axes.attention[1].n_kv_head: 0: must be at least 1"),
+    "no groups": (
+        ("n_kv_head = 2", "n_kv_head = 0"),
+        "axes.attention[1].n_kv_head: 0: must be at least 1",
+    ),
     "window": (("window = 4", "window = 0"), "axes.attention[2].window: 0: must be at least 1"),
     "unknown option": (
         ("window = 4", "windw = 4"),
-        "attention[2].windw: unknown key; did you mean 'window'?", "window: missing",
+        "attention[2].windw: unknown key; did you mean 'window'?",
+        "window: missing",
     ),
     "option's type": (
         ("window = 4", "window = 4.5"),
@@ -62,29 +79,45 @@ CASES = {
     ),
     "micro-batch": (
         ("steps = 4", "steps = 4\nmicro_batch = 3"),
-        "divide the 8 sequences of a rank; the nearest that do: 2, 4 (single)", "the 4 sequences of a rank",
+        "divide the 8 sequences of a rank; the nearest that do: 2, 4 (single)",
+        "the 4 sequences of a rank",
     ),
     "no such corpus": (("text.txt", "txet.txt"), "data.corpus: 'txet.txt': no such file"),
     "tokenizer": (
         ("[train]", 'tokenizer = "gtp2"\n[train]'),
         "data.tokenizer: 'gtp2': no such tokenizer; did you mean 'gpt2'?",
     ),
-    "baseline": (('attention = "mha", p', 'attention = "mqa", p'), "study.baseline.attention: 'mqa' matches nothing"),
+    "baseline": (
+        ('attention = "mha", p', 'attention = "mqa", p'),
+        "study.baseline.attention: 'mqa' matches nothing",
+    ),
     "element": (
         ('{ variant = "gqa", n_kv_head = 2 }', "{ n_kv_head = 2 }"),
         "axes.attention[1]: must be a name or a table with",
     ),
-    "label": (('variant = "gqa"', 'variant = "gqa", label = "a/b"'), "axes.attention[1].label: 'a/b': must be"),
+    "label": (
+        ('variant = "gqa"', 'variant = "gqa", label = "a/b"'),
+        "axes.attention[1].label: 'a/b': must be",
+    ),
     "name": (('name = "s"', 'name = "../s"'), "study.name: '../s'"),
-    "no lengths": (("[axes]", "[probes]\nlengths = []\n[axes]"), "probes.lengths: []: list should have at least 1"),
+    "no lengths": (
+        ("[axes]", "[probes]\nlengths = []\n[axes]"),
+        "probes.lengths: []: list should have at least 1",
+    ),
     "length": (
         ("[axes]", "[probes]\nlengths = [8, 0]\n[axes]"),
         "probes.lengths[1]: 0: input should be greater than or equal to 1",
     ),
-    "length's type": (("[axes]", "[probes]\nlengths = 8\n[axes]"), "probes.lengths: 8: input should be a valid list"),
-}  # fmt: skip
+    "length's type": (
+        ("[axes]", "[probes]\nlengths = 8\n[axes]"),
+        "probes.lengths: 8: input should be a valid list",
+    ),
+}
 RULES = {
-    "no reason": (RULE + 'attention = "mha"\n', "exclude[0].reason: None: an exclusion needs a reason"),
+    "no reason": (
+        RULE + 'attention = "mha"\n',
+        "exclude[0].reason: None: an exclusion needs a reason",
+    ),
     "matches nothing": (
         RULE + 'attention = "mqa"\nreason = "r"\n',
         "exclude[0].attention: 'mqa' matches nothing; did you mean 'mha'?",
@@ -94,12 +127,15 @@ RULES = {
         "exclude[0].atention: no such axis; did you mean 'attention'?",
     ),
     "only a reason": (RULE + 'reason = "r"\n', "exclude[0]: matches no entry"),
-    "everything": (RULE + 'positional = ["learned", "rope"]\nreason = "r"\n', "nothing is left to run"),
+    "everything": (
+        RULE + 'positional = ["learned", "rope"]\nreason = "r"\n',
+        "nothing is left to run",
+    ),
     "include": (
         '\n[[include]]\nattention = "mhaa"\n',
         "include[0].attention: 'mhaa': no such attention variant; did you mean 'mha'?",
     ),
-}  # fmt: skip
+}
 
 
 def problems(path, *args, **kwargs):
@@ -153,7 +189,10 @@ def test_text_that_is_not_utf8_is_refused_with_the_place(write_study):
 
 def test_all_mistakes_of_a_file_are_told_at_once(write_study):
     path = write_study(
-        ("n_head = 4", "n_head = 5"), ('"rope"]', '"rpoe"]'), ("window = 4", "window = 0"), ("text.txt", "no")
+        ("n_head = 4", "n_head = 5"),
+        ('"rope"]', '"rpoe"]'),
+        ("window = 4", "window = 0"),
+        ("text.txt", "no"),
     )
     assert len(problems(path)) == 5
 
@@ -166,8 +205,14 @@ def test_no_toml_is_told_with_line_and_column(write_study):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ({"where": ["attention=mqa"]}, "--where attention=mqa: 'mqa' matches nothing; did you mean 'mha'?"),
-        ({"where": ["atention=mha"]}, "--where atention=mha: must be AXIS=NAME; did you mean 'attention'?"),
+        (
+            {"where": ["attention=mqa"]},
+            "--where attention=mqa: 'mqa' matches nothing; did you mean 'mha'?",
+        ),
+        (
+            {"where": ["atention=mha"]},
+            "--where atention=mha: must be AXIS=NAME; did you mean 'attention'?",
+        ),
         ({"settings": ["train.stpes=3"]}, "train.stpes: unknown key; did you mean 'steps'?"),
         ({"settings": ["steps=3"]}, "--set steps=3: must be SECTION.KEY=VALUE"),
         ({"seeds": [-1]}, "study.seeds[0]: -1: input should be greater than or equal to 0"),
@@ -179,7 +224,9 @@ def test_a_mistaken_command_line_is_told(write_study, arguments, expected):
 
 def test_a_bias_in_a_kernel_without_one_is_refused(write_study):
     path = write_study(
-        ("seeds =", 'variant_paths = ["mine"]\nseeds ='), ('"rope"]', '"biased"]'), ('["mha",', '["mha", "rigid",')
+        ("seeds =", 'variant_paths = ["mine"]\nseeds ='),
+        ('"rope"]', '"biased"]'),
+        ('["mha",', '["mha", "rigid",'),
     )
     mine = path.parent / "mine"
     (mine / "positional").mkdir(parents=True)
@@ -196,10 +243,22 @@ def test_a_bias_in_a_kernel_without_one_is_refused(write_study):
 
 def test_the_command_ends_with_code_2_and_no_traceback_and_writes_nothing(write_study, tmp_path):
     path = write_study(('"rope"]', '"rpoe"]'))
-    command = [sys.executable, "-m", "harness", "run", str(path), "--results", str(tmp_path / "results")]
+    command = [
+        sys.executable,
+        "-m",
+        "harness",
+        "run",
+        str(path),
+        "--results",
+        str(tmp_path / "results"),
+    ]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2 and "did you mean 'rope'?" in result.stderr
-    assert "Traceback" not in result.stderr and result.stdout == "" and not (tmp_path / "results").exists()
+    assert (
+        "Traceback" not in result.stderr
+        and result.stdout == ""
+        and not (tmp_path / "results").exists()
+    )
 
 
 def test_a_model_that_cannot_be_built_is_refused_and_one_that_shapes_cannot_run_is_not(write_study):
@@ -207,16 +266,24 @@ def test_a_model_that_cannot_be_built_is_refused_and_one_that_shapes_cannot_run_
     file = path.parent / "mine/positional/ours.py"
     file.parent.mkdir(parents=True)
     head = "from variants.base import Positional\nclass Ours(Positional):\n"
-    file.write_text(head + "    def embed(self, x, positions):\n        return x * float(x.sum() > 0)\n")
+    file.write_text(
+        head + "    def embed(self, x, positions):\n        return x * float(x.sum() > 0)\n"
+    )
     assert load(path, where=["positional=ours"]).runs[0].expected.memory_bytes is None
-    file.write_text(head + "    def __init__(self, shape, options):\n        raise ValueError('planted')\n")
-    assert "the model of ours, mha, layernorm, gelu, single cannot be built: ValueError: planted" in problems(path)[0]
+    file.write_text(
+        head + "    def __init__(self, shape, options):\n        raise ValueError('planted')\n"
+    )
+    assert (
+        "the model of ours, mha, layernorm, gelu, single cannot be built: ValueError: planted"
+        in problems(path)[0]
+    )
 
 
 def test_a_rotation_that_does_not_fit_the_attentions_width_is_refused(write_study):
     """Else it would be found out in the middle of the first forward pass."""
     path = write_study(
-        ("n_embd = 32", "n_embd = 24"), ('["mha", { variant = "gqa", n_kv_head = 2 }', '["mha", "differential"')
+        ("n_embd = 32", "n_embd = 24"),
+        ('["mha", { variant = "gqa", n_kv_head = 2 }', '["mha", "differential"'),
     )
     with pytest.raises(UserError) as raised:
         load(path)
@@ -234,12 +301,16 @@ def test_a_parallelism_that_needs_gpus_is_refused_without(write_study):
 
 def test_heads_that_do_not_divide_over_processes_are_refused_entry_by_entry(write_study):
     path = write_study(
-        ('variant = "ddp"', 'variant = "tp"'), ('["mha", { variant = "gqa", n_kv_head = 2 }', '["mha", "mqa"')
+        ('variant = "ddp"', 'variant = "tp"'),
+        ('["mha", { variant = "gqa", n_kv_head = 2 }', '["mha", "mqa"'),
     )
     told = "1 key-value heads do not divide over 2 processes; add [[exclude]] with these"
     assert problems(path) == [
-        f"{path}: axes: {positional}, mqa, tp2: MultiQuery at h.0.attn: {told}" for positional in ("learned", "rope")
+        f"{path}: axes: {positional}, mqa, tp2: MultiQuery at h.0.attn: {told}"
+        for positional in ("learned", "rope")
     ]
-    rule = '\n[[exclude]]\nattention = "mqa"\nparallelism = "tp"\nreason = "has one key-value head"\n'
+    rule = (
+        '\n[[exclude]]\nattention = "mqa"\nparallelism = "tp"\nreason = "has one key-value head"\n'
+    )
     path.write_text(path.read_text() + rule)
     assert len(load(path).runs) == 20

@@ -12,17 +12,46 @@ from hypothesis import strategies as st
 from harness.cli.app import main
 
 N = int(os.environ.get("FUZZ", "40"))
-WORDS = st.sampled_from([
-    "0", "-1", "1e400", "nan", "[]", "{}", '""', "[[1]]", '"rope"', '"mha"', "true", "1979-05-27", "[axes]", "\n", "=",
-    '"', "[[include]]\n", "[[exclude]]\n", "attention", "nproc = 3", "{ variant = 1 }", '{ variant = "gqa" }', '["rope", 3]',
-    "é", "\x00",
-])  # fmt: skip
+WORDS = st.sampled_from(
+    [
+        "0",
+        "-1",
+        "1e400",
+        "nan",
+        "[]",
+        "{}",
+        '""',
+        "[[1]]",
+        '"rope"',
+        '"mha"',
+        "true",
+        "1979-05-27",
+        "[axes]",
+        "\n",
+        "=",
+        '"',
+        "[[include]]\n",
+        "[[exclude]]\n",
+        "attention",
+        "nproc = 3",
+        "{ variant = 1 }",
+        '{ variant = "gqa" }',
+        '["rope", 3]',
+        "é",
+        "\x00",
+    ]
+)
 
 
 @st.composite
 def mutations(draw):
     """Return a function that damages a text: words put in, put in place of others, taken out, lines moved."""
-    edits = draw(st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 3), WORDS | st.text(max_size=4)), max_size=4))
+    edits = draw(
+        st.lists(
+            st.tuples(st.floats(0, 0.999), st.integers(0, 3), WORDS | st.text(max_size=4)),
+            max_size=4,
+        )
+    )
 
     def apply(text):
         for where, kind, word in edits:
@@ -55,7 +84,11 @@ def test_a_mutated_study_is_a_matrix_or_an_error_on_one_screen(write_study, muta
     path.write_bytes(mutate(path.read_text()).encode("utf-8", "surrogatepass"))
     for command in (["list", str(path), "--json"], ["run", str(path), "--dry-run"]):
         out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
             patch.setattr(subprocess, "Popen", refuse)
             with pytest.raises(SystemExit) as end:
                 main(command)

@@ -18,12 +18,16 @@ def test_the_matrix_is_the_product_of_axes_and_seeds_block_by_block(write_study)
     assert len(study.runs) == 2 * 3 * 2 * 2
     assert [spec.seed for spec in study.runs] == [0] * 12 + [1] * 12
     assert ids(study)[:3] == ["learned-mha-single", "learned-mha-ddp2", "learned-gqa2-single"]
-    assert len({spec.run_id.rsplit("-", 1)[1] for spec in study.runs}) == len(study.runs)  # the hash covers the seed
+    assert len({spec.run_id.rsplit("-", 1)[1] for spec in study.runs}) == len(
+        study.runs
+    )  # the hash covers the seed
 
 
 def test_an_axis_that_is_left_out_gets_gpt2s_own_variant(write_study):
     text = write_study().read_text()
-    study = load(write_study((text[text.index("positional = [") : text.index("parallelism = [")], "")))
+    study = load(
+        write_study((text[text.index("positional = [") : text.index("parallelism = [")], ""))
+    )
     assert ids(study) == ["learned-mha-single", "learned-mha-ddp2"] * 2
 
 
@@ -44,10 +48,17 @@ attention = { variant = "gqa", n_kv_head = 1 }
 
 
 def test_what_is_the_same_is_run_once(write_study):
-    same = ('positional = ["learned", "rope"]', 'positional = ["rope", "rope", { variant = "rope", theta = 10000.0 }]')
+    same = (
+        'positional = ["learned", "rope"]',
+        'positional = ["rope", "rope", { variant = "rope", theta = 10000.0 }]',
+    )
     rules = "[[include]]\npositional = 'rope'\n"
-    study = load(write_study(same, ('positional = "learned", a', 'positional = "rope", a'), more=rules))
-    assert set(ids(study)) == {f"rope-{a}-{p}" for a in ("mha", "gqa2", "sliding_window4") for p in ("single", "ddp2")}
+    study = load(
+        write_study(same, ('positional = "learned", a', 'positional = "rope", a'), more=rules)
+    )
+    assert set(ids(study)) == {
+        f"rope-{a}-{p}" for a in ("mha", "gqa2", "sliding_window4") for p in ("single", "ddp2")
+    }
     assert len(study.runs) == 12
 
 
@@ -59,15 +70,28 @@ def test_a_list_of_options_stays_readable_in_a_runs_name(write_study):
 
 
 def test_one_label_for_two_things_is_refused(write_study):
-    two = ('"rope"]', '{ variant = "rope", label = "x" }, { variant = "rope", theta = 5.0, label = "x" }]')
+    two = (
+        '"rope"]',
+        '{ variant = "rope", label = "x" }, { variant = "rope", theta = 5.0, label = "x" }]',
+    )
     with pytest.raises(UserError, match="two different choices are labelled 'x'"):
         load(write_study(two))
 
 
 def test_the_command_line_narrows_and_changes(write_study):
     path = write_study()
-    study = load(path, ["train.steps=7", "data.tokenizer=bytes"], [5], ["attention=gqa", "parallelism=single,ddp2"])
-    assert ids(study) == ["learned-gqa2-single", "learned-gqa2-ddp2", "rope-gqa2-single", "rope-gqa2-ddp2"]
+    study = load(
+        path,
+        ["train.steps=7", "data.tokenizer=bytes"],
+        [5],
+        ["attention=gqa", "parallelism=single,ddp2"],
+    )
+    assert ids(study) == [
+        "learned-gqa2-single",
+        "learned-gqa2-ddp2",
+        "rope-gqa2-single",
+        "rope-gqa2-ddp2",
+    ]
     assert {spec.seed for spec in study.runs} == {5} and study.runs[0].train.steps == 7
     assert len(study.all_run_ids) == 12  # the rest is not forgotten
 
@@ -80,9 +104,14 @@ def test_the_run_id_covers_all_that_decides_the_result_and_nothing_else(write_st
 
     assert run_id() == run_id("launch.timeout_s=5") == run_id("study.name='other'")
     changed = [
-        run_id("train.lr=0.5"), run_id("model.n_layer=1"), run_id("train.precision=bf16"), run_id(seeds=[1]),
-        run_id("train.eval_every=3"), run_id("probes.lengths=[8]"), run_id("probes.lengths=[8, 32]"),
-    ]  # fmt: skip
+        run_id("train.lr=0.5"),
+        run_id("model.n_layer=1"),
+        run_id("train.precision=bf16"),
+        run_id(seeds=[1]),
+        run_id("train.eval_every=3"),
+        run_id("probes.lengths=[8]"),
+        run_id("probes.lengths=[8, 32]"),
+    ]
     before = load(path).runs[0].run_id
     (path.parent / "text.txt").write_text("Something else entirely.\n" * 40)
     assert len({before, run_id(), *changed}) == len(changed) + 2
@@ -93,11 +122,17 @@ def test_vary_adds_the_pairs_of_seeds_and_leaves_what_was_run_before_as_it_is(wr
     crossed = load(write_study(("seeds = [0, 1]", 'seeds = [0, 1, 2]\nvary = ["init", "data"]')))
     pairs = {(spec.seed, spec.order_seed) for spec in crossed.runs}
     assert pairs == {(i, j) for i in range(3) for j in range(3)} and len(crossed.runs) == 9 * 12
-    assert {spec.run_id for spec in plain.runs} <= {spec.run_id for spec in crossed.runs} == crossed.all_run_ids
+    assert (
+        {spec.run_id for spec in plain.runs}
+        <= {spec.run_id for spec in crossed.runs}
+        == crossed.all_run_ids
+    )
     assert {spec.settings_hash for spec in crossed.runs} == {plain.settings_hash}
     one = next(spec for spec in crossed.runs if (spec.seed, spec.order_seed) == (0, 2))
     assert one.run_id.startswith("learned-mha-single-s0d2-")
-    assert [spec.seed for spec in crossed.runs] == [0] * 36 + [1] * 36 + [2] * 36  # a block for each
+    assert [spec.seed for spec in crossed.runs] == [0] * 36 + [1] * 36 + [
+        2
+    ] * 36  # a block for each
 
 
 def test_a_changed_variant_of_the_users_own_gets_another_run_id(write_study):
@@ -126,9 +161,15 @@ def test_expected_costs_come_from_the_model(write_study):
     C, V, T = 32, 256, 16
     mha = V * C + T * C + (4 * C + 3 * C * C + 3 * C + C * C + C + 8 * C * C + 5 * C) + 2 * C
     assert by_id["learned-mha-single"].parameters == mha
-    assert by_id["learned-gqa2-single"].parameters == mha - (C * C + C)  # half of the keys and values
+    assert by_id["learned-gqa2-single"].parameters == mha - (
+        C * C + C
+    )  # half of the keys and values
     assert by_id["rope-mha-single"].parameters == mha - T * C
     flops = 3 * (2 * (12 * C * C + V * C) + 4 * C * (T + 1) / 2)
     assert by_id["learned-mha-single"].flops_per_token == flops
-    assert by_id["learned-sliding_window4-single"].flops_per_token == flops - 3 * 4 * C * ((T + 1) / 2 - (4 - 12 / 32))
-    assert by_id["learned-mha-ddp2"].memory_bytes < by_id["learned-mha-single"].memory_bytes  # half of the sequences
+    assert by_id["learned-sliding_window4-single"].flops_per_token == flops - 3 * 4 * C * (
+        (T + 1) / 2 - (4 - 12 / 32)
+    )
+    assert (
+        by_id["learned-mha-ddp2"].memory_bytes < by_id["learned-mha-single"].memory_bytes
+    )  # half of the sequences

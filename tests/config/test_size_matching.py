@@ -32,23 +32,33 @@ def test_every_entry_has_the_baselines_size_within_one_percent(write_study, meas
         assert abs(count(run, measure) - target) <= 0.01 * target, run.entry_id
         model = ModelBuilder(ModelShape(**run.model.model_dump()), run.axes, []).model()
         assert run.expected.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert any(abs(count(run, measure) - target) > 0.01 * target for run in plain.runs), "the test tests nothing"
+    assert any(abs(count(run, measure) - target) > 0.01 * target for run in plain.runs), (
+        "the test tests nothing"
+    )
     assert matched.runs[0].axes["mlp"].options == {"width": 0}, "the baseline stays as it is"
 
 
 def test_a_width_that_was_found_is_part_of_the_runs_id_and_selection_by_name_goes_on(write_study):
     plain, matched = (load(write_study(AXES, *more)) for more in ((), (match("parameters"),)))
-    ids = [{run.run_id for run in study.runs if run.entry_id.startswith("rope-gqa2")} for study in (plain, matched)]
+    ids = [
+        {run.run_id for run in study.runs if run.entry_id.startswith("rope-gqa2")}
+        for study in (plain, matched)
+    ]
     assert not ids[0] & ids[1]
     some = load(write_study(AXES, match("parameters")), where=["mlp=swiglu", "attention=gqa2"])
     assert len(some.runs) == 2 * 2 * 2 and {run.run_id for run in some.runs} <= matched.all_run_ids
 
 
 def test_a_width_that_is_stated_and_one_that_cannot_be_found_are_refused(write_study):
-    stated = ('attention = ["mha"', 'mlp = ["gelu", { variant = "relu2", width = 7 }]\nattention = ["mha"')
+    stated = (
+        'attention = ["mha"',
+        'mlp = ["gelu", { variant = "relu2", width = 7 }]\nattention = ["mha"',
+    )
     with pytest.raises(UserError, match="learned-mha-layernorm-relu27: relu27 states its width"):
         load(write_study(stated, match("parameters")))
-    with pytest.raises(UserError, match=r"study\.match: 'size': input should be 'parameters' or 'flops'"):
+    with pytest.raises(
+        UserError, match=r"study\.match: 'size': input should be 'parameters' or 'flops'"
+    ):
         load(write_study(match("size")))
 
 

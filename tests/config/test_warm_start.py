@@ -19,7 +19,9 @@ GQA = '{ variant = "gqa", n_kv_head = 2 }'
 
 
 def save_checkpoint(place, seed=0, **shape):
-    shape = ModelShape(**{"n_layer": 2, "n_head": 4, "n_embd": 32, "seq_len": 16, "vocab_size": 256} | shape)
+    shape = ModelShape(
+        **{"n_layer": 2, "n_head": 4, "n_embd": 32, "seq_len": 16, "vocab_size": 256} | shape
+    )
     model = ModelBuilder(shape, folder.GPT2, []).model().to_empty(device="cpu")
     fill(model, seed)
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
@@ -46,7 +48,9 @@ def test_every_entry_waits_for_the_run_of_its_seed_that_it_starts_from(write_stu
         assert run.init.run_id == sources[run.seed].run_id
         assert run.settings_hash == study.settings_hash
     for run in sources.values():
-        assert run.init is None and run.train.steps == 9 and run.settings_hash != study.settings_hash
+        assert (
+            run.init is None and run.train.steps == 9 and run.settings_hash != study.settings_hash
+        )
         assert run.launch.keep == "weights"
     assert {run.run_id for run in study.runs} == study.all_run_ids
     for _ in range(20):
@@ -55,9 +59,21 @@ def test_every_entry_waits_for_the_run_of_its_seed_that_it_starts_from(write_stu
             assert order.index(run.init.run_id) < order.index(run.run_id)
 
 
-def test_a_selection_takes_along_what_it_starts_from_and_its_weights_are_kept_in_any_case(write_study):
-    study = load(write_study(more=FROM_RUN + '[launch]\nkeep = "nothing"\n'), seeds=[1], where=["attention=gqa2"])
-    assert [run.entry_id.startswith("start-") for run in study.runs] == [True, False, False, False, False]
+def test_a_selection_takes_along_what_it_starts_from_and_its_weights_are_kept_in_any_case(
+    write_study,
+):
+    study = load(
+        write_study(more=FROM_RUN + '[launch]\nkeep = "nothing"\n'),
+        seeds=[1],
+        where=["attention=gqa2"],
+    )
+    assert [run.entry_id.startswith("start-") for run in study.runs] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
     assert [run.launch.keep for run in study.runs] == ["weights"] + ["nothing"] * 4
 
 
@@ -67,7 +83,11 @@ def test_what_a_run_starts_from_is_part_of_its_id(write_study, tmp_path):
     def ids(more):
         return {run.run_id for run in load(write_study(more=more)).runs}
 
-    save_checkpoint(tmp_path / "start"), save_checkpoint(tmp_path / "copy"), save_checkpoint(tmp_path / "other", seed=1)
+    (
+        save_checkpoint(tmp_path / "start"),
+        save_checkpoint(tmp_path / "copy"),
+        save_checkpoint(tmp_path / "other", seed=1),
+    )
     fresh, start = ids(""), ids(from_path())
     assert len(start) == 24 and not start & fresh
     assert ids(from_path("copy")) == start
@@ -79,13 +99,19 @@ def test_what_a_run_starts_from_is_part_of_its_id(write_study, tmp_path):
 def test_how_heads_are_pooled_is_part_of_the_id(write_study, tmp_path):
     save_checkpoint(tmp_path / "start")
     ids = [
-        load(write_study((GQA, GQA[:-1] + f', kv = "{kv}", label = "gqa2" }}'), more=from_path())).all_run_ids
+        load(
+            write_study((GQA, GQA[:-1] + f', kv = "{kv}", label = "gqa2" }}'), more=from_path())
+        ).all_run_ids
         for kv in ("mean", "first", "random")
     ]
-    assert [len(one - other) for one, other in ((ids[0], ids[1]), (ids[1], ids[2]), (ids[2], ids[0]))] == [8, 8, 8]
+    assert [
+        len(one - other) for one, other in ((ids[0], ids[1]), (ids[1], ids[2]), (ids[2], ids[0]))
+    ] == [8, 8, 8]
 
 
-def test_a_longer_position_table_is_cut_and_one_that_rope_does_not_need_is_dropped(write_study, tmp_path):
+def test_a_longer_position_table_is_cut_and_one_that_rope_does_not_need_is_dropped(
+    write_study, tmp_path
+):
     save_checkpoint(tmp_path / "start", seq_len=64)
     assert load(write_study(more=from_path())).runs
 
@@ -96,7 +122,11 @@ BAD = {
     "layers": ({"n_layer": 3}, "start", "n_layer = 3 in", "2 here"),
     "heads": ({"n_head": 2}, "start", "n_head = 2 in", "4 here"),
     "vocabulary": ({"vocab_size": 50257}, "start", "vocab_size = 50257 in", "256 here"),
-    "positions": ({"seq_len": 8}, "start", "learned-mha: positional.wpe.weight: (8, 32) there, (16, 32) here"),
+    "positions": (
+        {"seq_len": 8},
+        "start",
+        "learned-mha: positional.wpe.weight: (8, 32) there, (16, 32) here",
+    ),
 }
 
 
@@ -118,16 +148,34 @@ def test_heads_that_do_not_group_are_refused(write_study, tmp_path):
 
 
 WRONG = {
-    "not a run": ("from = { rnu = {} }", "init.from: {'rnu': {}}: must be a checkpoint's folder, or { run ="),
-    "unknown axis": ('from = { run = { atention = "mha" } }', "init.from.run.atention: no such axis; did you mean"),
-    "unknown variant": ('from = { run = { attention = "mhaa" } }', "init.from.run.attention: 'mhaa': no such"),
-    "unknown setting": ("from = { run = { train = { stps = 3 } } }", "init.from.run.train.stps: unknown key; did you"),
-    "wrong setting": ("from = { run = { train = { steps = 0 } } }", "init.from.run.train.steps: 0: input should be"),
+    "not a run": (
+        "from = { rnu = {} }",
+        "init.from: {'rnu': {}}: must be a checkpoint's folder, or { run =",
+    ),
+    "unknown axis": (
+        'from = { run = { atention = "mha" } }',
+        "init.from.run.atention: no such axis; did you mean",
+    ),
+    "unknown variant": (
+        'from = { run = { attention = "mhaa" } }',
+        "init.from.run.attention: 'mhaa': no such",
+    ),
+    "unknown setting": (
+        "from = { run = { train = { stps = 3 } } }",
+        "init.from.run.train.stps: unknown key; did you",
+    ),
+    "wrong setting": (
+        "from = { run = { train = { steps = 0 } } }",
+        "init.from.run.train.steps: 0: input should be",
+    ),
     "no table": ("from = { run = { train = 3 } }", "init.from.run.train: 3: must be a table"),
-    "tokens": ("from = { run = { train = { tokens_per_step = 100 } } }", "init.from: train.tokens_per_step: 100 is no"),
+    "tokens": (
+        "from = { run = { train = { tokens_per_step = 100 } } }",
+        "init.from: train.tokens_per_step: 100 is no",
+    ),
     "empty": ("", "init.from: missing"),
     "unknown key": ('from = "start"\nkv = "mean"', "init.kv: unknown key"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRONG)

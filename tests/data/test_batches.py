@@ -78,7 +78,9 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(folder):
     assert np.array_equal(used.offsets(7), fresh)
     assert not np.array_equal(used.offsets(8), fresh)
     assert not np.array_equal(batches(folder, seed=1).offsets(7), fresh)
-    assert not np.array_equal(batches(folder, seed=7).offsets(0), fresh), "seed and step must not be added up"
+    assert not np.array_equal(batches(folder, seed=7).offsets(0), fresh), (
+        "seed and step must not be added up"
+    )
 
 
 def test_batches_are_the_ones_that_earlier_results_were_made_with(folder):
@@ -101,13 +103,20 @@ def test_windows_begin_anywhere_that_leaves_room_for_them(folder):
 
 @quick
 @given(
-    world_size=st.integers(1, 4), per_rank=st.integers(1, 4), micro_batch=st.integers(1, 4), step=st.integers(0, 10_000)
+    world_size=st.integers(1, 4),
+    per_rank=st.integers(1, 4),
+    micro_batch=st.integers(1, 4),
+    step=st.integers(0, 10_000),
 )
-def test_the_ranks_share_the_steps_sequences_among_them(folder, world_size, per_rank, micro_batch, step):
+def test_the_ranks_share_the_steps_sequences_among_them(
+    folder, world_size, per_rank, micro_batch, step
+):
     """Two ranks that train on the same sequences would be half a batch, reported as a whole one."""
     source = batches(folder, n_sequences=world_size * per_rank * micro_batch)
     whole, _ = source.tokens.windows(source.offsets(step), 8)
-    parts = [source.micro_batches(step, rank, world_size, micro_batch) for rank in range(world_size)]
+    parts = [
+        source.micro_batches(step, rank, world_size, micro_batch) for rank in range(world_size)
+    ]
     assert {len(part) for part in parts} == {per_rank}
     assert {tokens.shape for part in parts for tokens, _ in part} == {(micro_batch, 8)}
     together = torch.cat([tokens for part in parts for tokens, _ in part])
@@ -130,13 +139,16 @@ def test_a_micro_batch_divides_the_share_or_is_refused_with_the_nearest_that_do(
         divisors = [n for n in range(1, share + 1) if share % n == 0]
         below, above = max(n for n in divisors if n < cap), min(n for n in divisors if n > cap)
         with pytest.raises(
-            ValueError, match=rf"^{cap} does not divide the {share} .* nearest that do: {below}, {above}$"
+            ValueError,
+            match=rf"^{cap} does not divide the {share} .* nearest that do: {below}, {above}$",
         ):
             micro_batch_size(share, cap)
 
 
 def test_the_refusal_of_a_micro_batch_reads_well():
-    with pytest.raises(ValueError, match="5 does not divide the 12 sequences of a rank; the nearest that do: 4, 6"):
+    with pytest.raises(
+        ValueError, match="5 does not divide the 12 sequences of a rank; the nearest that do: 4, 6"
+    ):
         micro_batch_size(12, 5)
 
 
@@ -157,7 +169,10 @@ def test_evaluation_covers_the_validation_part_without_overlap(n_tokens, seq_len
 
 @quick
 @given(
-    n_windows=st.integers(1, 300), seq_len=st.integers(1, 32), rest=st.integers(0, 31), eval_tokens=st.integers(1, 9000)
+    n_windows=st.integers(1, 300),
+    seq_len=st.integers(1, 32),
+    rest=st.integers(0, 31),
+    eval_tokens=st.integers(1, 9000),
 )
 def test_fewer_evaluation_tokens_are_spread_evenly(n_windows, seq_len, rest, eval_tokens):
     """Only the beginning of the validation part would be one scene of the play."""
@@ -171,12 +186,16 @@ def test_fewer_evaluation_tokens_are_spread_evenly(n_windows, seq_len, rest, eva
 
 @quick
 @given(n_windows=st.integers(1, 120), world_size=st.integers(1, 8), batch=st.integers(1, 20))
-def test_every_window_counts_once_and_every_rank_has_equally_many_batches(n_windows, world_size, batch):
+def test_every_window_counts_once_and_every_rank_has_equally_many_batches(
+    n_windows, world_size, batch
+):
     """A rank without a batch would wait for ever; a window that counts twice would tie the loss to the rank count."""
     offsets = np.arange(n_windows) * 64
     shares = [rank_share(offsets, rank, world_size, batch) for rank in range(world_size)]
     assert len({tuple(len(chunk) for chunk, _ in share) for share in shares}) == 1
-    assert all(1 <= len(chunk) == len(weights) <= batch for share in shares for chunk, weights in share)
+    assert all(
+        1 <= len(chunk) == len(weights) <= batch for share in shares for chunk, weights in share
+    )
     counted = [
         offset
         for share in shares
@@ -185,5 +204,8 @@ def test_every_window_counts_once_and_every_rank_has_equally_many_batches(n_wind
         for _ in range(int(weight))
     ]
     assert sorted(counted) == offsets.tolist()
-    assert {weight for share in shares for _, weights in share for weight in weights.tolist()} <= {0.0, 1.0}
+    assert {weight for share in shares for _, weights in share for weight in weights.tolist()} <= {
+        0.0,
+        1.0,
+    }
     assert all(np.isin(chunk, offsets).all() for share in shares for chunk, _ in share)

@@ -44,7 +44,9 @@ def web(tmp_path):
 
 
 def tokens(slices):
-    return np.concatenate([np.memmap(part.file, np.uint16, "r")[part.start : part.stop] for part in slices])
+    return np.concatenate(
+        [np.memmap(part.file, np.uint16, "r")[part.start : part.stop] for part in slices]
+    )
 
 
 def prepare(folder, **data):
@@ -56,7 +58,9 @@ def test_a_text_is_cut_into_its_first_nine_tenths_and_the_rest(tmp_path):
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
     found = prepare(tmp_path, corpus="text.txt")
     train, val = tokens(found.train), tokens(found.val)
-    assert bytes(np.concatenate((train, val)).astype(np.uint8)).decode() == text and len(train) == 900
+    assert (
+        bytes(np.concatenate((train, val)).astype(np.uint8)).decode() == text and len(train) == 900
+    )
     assert found.vocab_size == 256 and found.entropy is None
     assert (np.load(found.token_bytes) == 1).all()
 
@@ -77,7 +81,11 @@ def test_shards_are_mapped_in_place(tmp_path, as_folder):
     folder = tmp_path / "shards"
     folder.mkdir()
     if as_folder:
-        for name, part in (("train_0", numbers[:100]), ("train_1", numbers[100:220]), ("val_0", numbers[220:])):
+        for name, part in (
+            ("train_0", numbers[:100]),
+            ("train_1", numbers[100:220]),
+            ("val_0", numbers[220:]),
+        ):
             part.tofile(folder / f"{name}.bin")
         found = prepare(tmp_path, corpus="shards")
     else:
@@ -107,7 +115,9 @@ def test_a_download_of_the_wrong_bytes_is_refused_and_not_kept(tmp_path, web, mo
     (folder / "input.txt").write_text("something else")
     monkeypatch.setattr(corpus, "URL", f"{address}/input.txt")
     with pytest.raises(UserError, match="not the file expected and was not kept") as error:
-        prepare(tmp_path, corpus="tinyshakespeare", fallback_corpus="synthetic")  # no stand-in for a wrong file
+        prepare(
+            tmp_path, corpus="tinyshakespeare", fallback_corpus="synthetic"
+        )  # no stand-in for a wrong file
     assert not isinstance(error.value, corpus.UnavailableError)
     assert not list((tmp_path / "cache").rglob("tinyshakespeare*"))
 
@@ -128,11 +138,15 @@ def test_a_stand_in_is_used_only_where_named_and_is_announced(tmp_path, monkeypa
     monkeypatch.setattr(corpus, "URL", "http://127.0.0.1:9/nothing")
     monkeypatch.setattr(corpus, "SYNTHETIC_BYTES", 5000)
     with pytest.raises(
-        UserError, match=r"put it in a folder as tinyshakespeare.txt and name the folder in ABLATIONS_DATA"
+        UserError,
+        match=r"put it in a folder as tinyshakespeare.txt and name the folder in ABLATIONS_DATA",
     ):
         prepare(tmp_path, corpus="tinyshakespeare")
     found = prepare(tmp_path, corpus="tinyshakespeare", fallback_corpus="synthetic")
-    assert found.name == "synthetic" and "tinyshakespeare cannot be had here, synthetic stands in" in found.note
+    assert (
+        found.name == "synthetic"
+        and "tinyshakespeare cannot be had here, synthetic stands in" in found.note
+    )
     assert found.entropy is not None and 0.2 < found.entropy < 1.5
 
 
@@ -143,12 +157,17 @@ def test_a_local_copy_that_was_changed_is_refused(tmp_path, monkeypatch):
         prepare(tmp_path, corpus="tinyshakespeare", fallback_corpus="synthetic")
 
 
-@pytest.mark.skipif(not (REAL / "tinyshakespeare.txt").exists(), reason="tiny Shakespeare is not at hand")
+@pytest.mark.skipif(
+    not (REAL / "tinyshakespeare.txt").exists(), reason="tiny Shakespeare is not at hand"
+)
 def test_tiny_shakespeare_in_gpt2_tokens_has_nanogpts_counts(tmp_path, monkeypatch):
     monkeypatch.setenv("ABLATIONS_DATA", str(REAL))
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(REAL / "tiktoken_cache"))
     found = prepare(tmp_path, corpus="tinyshakespeare", tokenizer="gpt2")
-    assert corpus.Corpus.n_tokens(found.train) == 301_966 and corpus.Corpus.n_tokens(found.val) == 36_059
+    assert (
+        corpus.Corpus.n_tokens(found.train) == 301_966
+        and corpus.Corpus.n_tokens(found.val) == 36_059
+    )
     n_bytes = np.load(found.token_bytes)
     assert n_bytes[tokens(found.train + found.val)].sum() == 1_115_394 and found.vocab_size == 50257
 
@@ -156,7 +175,9 @@ def test_tiny_shakespeare_in_gpt2_tokens_has_nanogpts_counts(tmp_path, monkeypat
 def test_bytes_are_tiktokens_own_encoding_of_them():
     text = "Ünïcode and ascii\n"
     tokenizer = Tokenizer("bytes")
-    assert tokenizer.encode(text).tolist() == tokenizer._encoding.encode(text) == list(text.encode())
+    assert (
+        tokenizer.encode(text).tolist() == tokenizer._encoding.encode(text) == list(text.encode())
+    )
 
 
 def test_a_tokenizer_that_cannot_be_had_says_how_to_get_it(monkeypatch):

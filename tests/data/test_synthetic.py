@@ -84,7 +84,11 @@ def test_has_the_length_asked_for(n_bytes: int) -> None:
 
 
 def test_is_a_function_of_length_and_seed() -> None:
-    first, again, other = generate(20_000, seed=3), generate(20_000, seed=3), generate(20_000, seed=4)
+    first, again, other = (
+        generate(20_000, seed=3),
+        generate(20_000, seed=3),
+        generate(20_000, seed=4),
+    )
     assert first.text == again.text and (first.surprisal == again.surprisal).all()
     assert first.text != other.text
     assert generate(500, seed=3).text == first.text[:500]
@@ -114,18 +118,27 @@ def test_options_share_their_mass_byte_by_byte() -> None:
     assert options.next_byte("") == {"a": 6 / 8, "b": 2 / 8}
     assert options.next_byte("a") == {"b": 1 / 6, "c": 5 / 6}
     assert options.next_byte("ac") == {"d": 2 / 5, "e": 3 / 5}
-    assert options.surprisal("ace") == pytest.approx([math.log(8 / 6), math.log(6 / 5), math.log(5 / 3)])
+    assert options.surprisal("ace") == pytest.approx(
+        [math.log(8 / 6), math.log(6 / 5), math.log(5 / 3)]
+    )
     drawn = [options.draw((i + 0.5) / 8) for i in range(8)]
     assert drawn == ["ab", "acd", "acd", "ace", "ace", "ace", "b", "b"]
 
 
-def test_surprisal_is_the_text_s_own_probability(corpus: SyntheticCorpus, choices: list[tuple[Options, str]]) -> None:
+def test_surprisal_is_the_text_s_own_probability(
+    corpus: SyntheticCorpus, choices: list[tuple[Options, str]]
+) -> None:
     """The text has one derivation, whose probability, made of whole items, is that of the bytes."""
     lengths = [len(item) for _, item in choices]
     assert sum(lengths) > len(corpus.text) - 1_000
-    items = [-math.log(options.weights[item] / sum(options.weights.values())) for options, item in choices]
+    items = [
+        -math.log(options.weights[item] / sum(options.weights.values()))
+        for options, item in choices
+    ]
     begin = np.cumsum([0, *lengths])
-    assert np.add.reduceat(corpus.surprisal[: begin[-1]], begin[:-1]) == pytest.approx(np.array(items), abs=1e-9)
+    assert np.add.reduceat(corpus.surprisal[: begin[-1]], begin[:-1]) == pytest.approx(
+        np.array(items), abs=1e-9
+    )
 
 
 def test_forecasts_come_true(choices: list[tuple[Options, str]]) -> None:
@@ -141,7 +154,11 @@ def test_forecasts_come_true(choices: list[tuple[Options, str]]) -> None:
                 variance[level] += probability * (1 - probability)
                 happened[level] += possible == byte
                 n[level] += 1
-    deviation = {level: (happened[level] - expected[level]) / variance[level] ** 0.5 for level in n if variance[level]}
+    deviation = {
+        level: (happened[level] - expected[level]) / variance[level] ** 0.5
+        for level in n
+        if variance[level]
+    }
     assert len(deviation) > 10
     assert max(map(abs, deviation.values())) < 4.5, deviation
 
@@ -155,9 +172,15 @@ def test_items_are_drawn_as_often_as_weighted(choices: list[tuple[Options, str]]
             expected[item] += weight / total
             variance[item] += weight / total * (1 - weight / total)
     counts = Counter(item for _, item in choices)
-    deviation = {item: (counts[item] - expected[item]) / variance[item] ** 0.5 for item in counts if variance[item] > 9}
+    deviation = {
+        item: (counts[item] - expected[item]) / variance[item] ** 0.5
+        for item in counts
+        if variance[item] > 9
+    }
     assert len(deviation) > 200
-    assert max(map(abs, deviation.values())) < 5, max(deviation.items(), key=lambda pair: abs(pair[1]))
+    assert max(map(abs, deviation.values())) < 5, max(
+        deviation.items(), key=lambda pair: abs(pair[1])
+    )
 
 
 def test_mean_surprisal_is_the_entropy_of_the_choices(
@@ -216,12 +239,16 @@ def test_a_strong_predictor_that_knows_no_grammar_stays_above(corpus: SyntheticC
         for order in range(7):
             context = text[at - order : at]
             if weight := 4.0 * distinct[context]:
-                probability = (counts[context + byte] + weight * probability) / (totals[context] + weight)
+                probability = (counts[context + byte] + weight * probability) / (
+                    totals[context] + weight
+                )
         word = re.split(rb"[ \n]", window)[-1]
         copied = [(word, 1.0)] if word[:1].isupper() else []
         for context, weight in [*copied, (window[-14:], 0.2)]:
             if seen := window[:-1].count(context):
-                probability = (window.count(context + byte) + weight * probability) / (seen + weight)
+                probability = (window.count(context + byte) + weight * probability) / (
+                    seen + weight
+                )
         loss -= math.log(probability)
     loss /= len(text) - cut
     entropy = corpus.surprisal[cut:].mean()
@@ -252,7 +279,10 @@ def test_subjects_verbs_pronouns_and_reflexives_agree(unquoted: str) -> None:
         assert sentence, unquoted[at : at + 100]
         if noun := sentence["noun"]:
             subject = GENDERS.get(noun, "They")
-            assert (sentence["determiner"], subject == "They") not in {("Every", True), ("Most", False)}
+            assert (sentence["determiner"], subject == "They") not in {
+                ("Every", True),
+                ("Most", False),
+            }
         elif sentence["new"]:
             subject = names[sentence["new"]] = GENDERS[sentence["person"]]
         elif sentence["name"]:
@@ -272,7 +302,9 @@ def test_subjects_verbs_pronouns_and_reflexives_agree(unquoted: str) -> None:
 def test_names_come_up_again_near_and_far(unquoted: str) -> None:
     seen: dict[str, int] = {}
     distances, introductions = [], 0
-    for mention in re.finditer(r"(called )?\b((?:[bdfgklmnprstvz][aeiou]){2,3})\b", unquoted, re.IGNORECASE):
+    for mention in re.finditer(
+        r"(called )?\b((?:[bdfgklmnprstvz][aeiou]){2,3})\b", unquoted, re.IGNORECASE
+    ):
         name, at = mention[2], mention.start(2)
         if not name[0].isupper():
             continue
@@ -295,6 +327,8 @@ def test_repeats_are_verbatim(corpus: SyntheticCorpus, text: str, unquoted: str)
         start = quotation.start()
         before = (". " + unquoted)[max(0, start - FARTHEST) : start + 2]
         assert re.search(rf"[.-][ \n]{quotation[1]}", before), quotation[0]
-        costs.append(corpus.surprisal[(quotation.start(1) + quotation.end(1)) // 2 : quotation.end(1)].sum())
+        costs.append(
+            corpus.surprisal[(quotation.start(1) + quotation.end(1)) // 2 : quotation.end(1)].sum()
+        )
     assert len(quotations) > len(text) / 1_000
     assert np.mean(costs) < 0.5

@@ -84,7 +84,9 @@ def test_parquet_has_the_same_with_types(study, tmp_path):
     assert sorted(found) == sorted(expected)
     table = pq.read_table(folder / "runs.parquet")
     failed = next(row for row in table.to_pylist() if FAILED in row["run_id"])
-    assert failed["val_loss"] is None and failed["reason"] == "oom" and failed["steps_recorded"] == 6
+    assert (
+        failed["val_loss"] is None and failed["reason"] == "oom" and failed["steps_recorded"] == 6
+    )
     assert str(table.schema.field("peak_memory_bytes").type) == "int64"
 
 
@@ -97,11 +99,19 @@ def test_tensorboard_reads_curves_and_results(study, tmp_path):
         events = EventAccumulator(str(folder / run_id)).Reload()
         loss = events.Scalars("train/loss")
         assert [event.step for event in loss] == (run.steps.step + 1).tolist()
-        assert [event.value for event in loss] == pytest.approx(run.steps.loss.tolist(), rel=1e-6)  # 32 bits
-        assert [event.value for event in events.Scalars("val/loss")] == pytest.approx(run.evals.val_loss, rel=1e-6)
-        assert loss[-1].wall_time - loss[0].wall_time == pytest.approx(run.steps.step_s[1:].sum(), abs=1e-3)
+        assert [event.value for event in loss] == pytest.approx(
+            run.steps.loss.tolist(), rel=1e-6
+        )  # 32 bits
+        assert [event.value for event in events.Scalars("val/loss")] == pytest.approx(
+            run.evals.val_loss, rel=1e-6
+        )
+        assert loss[-1].wall_time - loss[0].wall_time == pytest.approx(
+            run.steps.step_s[1:].sum(), abs=1e-3
+        )
         if run.status == "done":
-            assert events.Scalars("result/val_loss")[0].value == pytest.approx(run.evals.val_loss[-1], rel=1e-6)
+            assert events.Scalars("result/val_loss")[0].value == pytest.approx(
+                run.evals.val_loss[-1], rel=1e-6
+            )
         assert "_hparams_/session_start_info" in events.summary_metadata
 
 
@@ -163,7 +173,9 @@ def test_wandb_keeps_an_offline_run_for_each_run(study, tmp_path, monkeypatch):
     assert found == {run_id: run.steps.loss.tolist() for run_id, run in runs(study).items()}
 
 
-@pytest.mark.parametrize("to", ["csv", pytest.param("mlflow", marks=needing("mlflow", "sqlalchemy", "alembic"))])
+@pytest.mark.parametrize(
+    "to", ["csv", pytest.param("mlflow", marks=needing("mlflow", "sqlalchemy", "alembic"))]
+)
 @pytest.mark.filterwarnings("ignore")
 def test_exporting_again_replaces_what_was_there_and_nothing_else(study, tmp_path, to):
     other = tmp_path / "out" / study.name / "mine.txt"
@@ -185,9 +197,13 @@ def test_what_fails_half_way_leaves_the_last_export(study, tmp_path, monkeypatch
     assert (folder / "steps.csv").read_bytes() == before and len(list(folder.parent.iterdir())) == 1
 
 
-def test_a_speed_that_does_not_count_in_the_report_is_not_exported_as_one(study, tmp_path, monkeypatch):
+def test_a_speed_that_does_not_count_in_the_report_is_not_exported_as_one(
+    study, tmp_path, monkeypatch
+):
     label = study.entries[-1].label
-    monkeypatch.setattr("harness.analysis.equivalence.verdicts", lambda _: {label: results.DIVERGES})
+    monkeypatch.setattr(
+        "harness.analysis.equivalence.verdicts", lambda _: {label: results.DIVERGES}
+    )
     folder, _ = export(study, "csv", tmp_path / "out")
     rows = [row for row in read(folder / "runs.csv") if row["status"] == "done"]
     assert {row["tokens_per_s"] == "" for row in rows if row["entry"] == label} == {True}
@@ -205,7 +221,16 @@ def test_a_tool_that_is_not_there_is_named_with_what_installs_it(study, tmp_path
 def test_from_the_command_line(study, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(
-            ["export", "tiny", "--to", "csv", "--results", str(tmp_path / "results"), "--out", str(tmp_path / "o")]
+            [
+                "export",
+                "tiny",
+                "--to",
+                "csv",
+                "--results",
+                str(tmp_path / "results"),
+                "--out",
+                str(tmp_path / "o"),
+            ]
         )
     printed = capsys.readouterr()
     assert stop.value.code == 0 and printed.out.strip() == str(tmp_path / "o" / "tiny" / "csv")

@@ -47,8 +47,15 @@ class Harness:
         self.folder = folder
         self.env = os.environ | {"ABLATIONS_CACHE": str(folder / "cache"), "COLUMNS": "200"}
 
-    def study(self, positional: str, attention: str = '["mha"]', parallelism: str = '["single"]') -> Path:
-        words = [f"the {a} {b} sees {c}.\n" for a in ("old", "red", "sad") for b in ("cat", "owl") for c in range(200)]
+    def study(
+        self, positional: str, attention: str = '["mha"]', parallelism: str = '["single"]'
+    ) -> Path:
+        words = [
+            f"the {a} {b} sees {c}.\n"
+            for a in ("old", "red", "sad")
+            for b in ("cat", "owl")
+            for c in range(200)
+        ]
         (self.folder / "text.txt").write_text("".join(words))
         path = self.folder / "study.toml"
         text = STUDY.replace("{positional}", positional).replace("{attention}", attention)
@@ -59,15 +66,18 @@ class Harness:
     def variant(self, name: str, body: str) -> None:
         """Add a positional variant whose `embed` has this body, except where only shapes are asked for."""
         text = "import os, signal, time\nimport torch\nfrom variants.base import Positional\n\n\nclass V(Positional):\n"
-        text += (
-            f"    def embed(self, x, positions):\n        if x.is_meta: return x\n        {body}\n        return x\n"
-        )
+        text += f"    def embed(self, x, positions):\n        if x.is_meta: return x\n        {body}\n        return x\n"
         (self.folder / f"mine/positional/{name}.py").write_text(text)
 
     def start(self, *arguments: object) -> subprocess.Popen:
         command = [sys.executable, "-m", "harness", *map(str, arguments)]
         return subprocess.Popen(
-            command, cwd=self.folder, env=self.env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            cwd=self.folder,
+            env=self.env,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def __call__(self, *arguments: object, code: int = 0) -> subprocess.CompletedProcess:

@@ -12,7 +12,10 @@ def test_after_a_few_kills_the_curves_are_those_of_an_undisturbed_study(tmp_path
     """Under ddp and fsdp, whose ranks have each a part of the state, and whose gradients meet in buckets."""
     seed = int(os.environ.get("SEED", random.randrange(1_000_000)))
     chaos = Chaos(
-        tmp_path, seed, steps=24, parallelism='[{ variant = "ddp", nproc = 2 }, { variant = "fsdp", nproc = 2 }]'
+        tmp_path,
+        seed,
+        steps=24,
+        parallelism='[{ variant = "ddp", nproc = 2 }, { variant = "fsdp", nproc = 2 }]',
     )
     whole, left, n_rounds = chaos.whole(), N_KILLS, 0
     while left > 0 and n_rounds < 3:

@@ -9,13 +9,17 @@ from harness.results.store import Store
 DDP = "from variants.parallelism.ddp import Distributed\n\n\nclass V(Distributed):\n"
 WRAP = "    def wrap(self, model, device, precision):\n"
 FAULTS = {
-    "forgets_the_all_reduce": DDP + "    def accumulate(self, model, last):\n        return model.no_sync()\n",
+    "forgets_the_all_reduce": DDP
+    + "    def accumulate(self, model, last):\n        return model.no_sync()\n",
     "another_batch": "from dataclasses import replace\n\nimport torch.distributed as dist\n\n"
     "from harness.data.batches import Batches\n" + DDP + WRAP + "        right = Batches.offsets\n"
     "        if dist.get_rank() == 1:\n"
     "            Batches.offsets = lambda self, step: right(replace(self, seed=self.seed + 1), step)\n"
     "        return super().wrap(model, device, precision)\n",
-    "untied": "import types\n\nimport torch.nn.functional as F\n" + DDP + WRAP + "        def logits(self, tokens):\n"
+    "untied": "import types\n\nimport torch.nn.functional as F\n"
+    + DDP
+    + WRAP
+    + "        def logits(self, tokens):\n"
     "            return F.linear(self.hidden(tokens), self.wte.weight.detach().clone())\n\n"
     "        model.logits = types.MethodType(logits, model)\n"
     "        return super().wrap(model, device, precision)\n",
@@ -35,7 +39,10 @@ FAULTS = {
 @pytest.fixture(scope="module")
 def checked(harness):
     """Return the runs and the verdicts of a study of sound and faulty parallelisms, by the parallelism's label."""
-    use = ", ".join(f'{{ variant = "{name}", nproc = 2, label = "{name}" }}' for name in ("ddp", "fsdp", *FAULTS))
+    use = ", ".join(
+        f'{{ variant = "{name}", nproc = 2, label = "{name}" }}'
+        for name in ("ddp", "fsdp", *FAULTS)
+    )
     study = harness.study('["learned"]', parallelism=f'["single", {use}]')
     (harness.folder / "mine/parallelism").mkdir(parents=True)
     for name, text in FAULTS.items():
@@ -53,7 +60,10 @@ def test_sound_parallelisms_pass(checked):
         row = rows[name]
         assert row.verdict in ("bitwise", "within tolerance"), row.reason
         assert row.initial_hash_equal and row.ranks_agree and row.against == "learned-mha-single"
-        assert row.loss_first_steps < row.loss_tolerance / 3 and row.grad_norm_first_steps < row.grad_norm_tolerance / 3
+        assert (
+            row.loss_first_steps < row.loss_tolerance / 3
+            and row.grad_norm_first_steps < row.grad_norm_tolerance / 3
+        )
 
 
 @pytest.mark.parametrize("name", ["forgets_the_all_reduce", "another_batch", "untied"])

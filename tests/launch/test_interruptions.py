@@ -21,7 +21,9 @@ def the_run(harness) -> Run:
 
 def wait_for_steps(harness, n=1):
     for _ in range(900):
-        found = [run for run in Store(harness.folder / "results").runs("s") if len(run.steps()) >= n]
+        found = [
+            run for run in Store(harness.folder / "results").runs("s") if len(run.steps()) >= n
+        ]
         if found:
             return found[0]
         time.sleep(0.1)
@@ -54,7 +56,10 @@ def test_asked_to_end_it_saves_its_last_step_and_goes_on_from_it(new_harness, nu
     process.communicate(timeout=60)
     assert process.returncode == 130 and gone(started)
     n_done = len(run.steps())
-    assert run.status["status"] == "interrupted" and f"after {n_done} of 8 steps" in run.status["message"]
+    assert (
+        run.status["status"] == "interrupted"
+        and f"after {n_done} of 8 steps" in run.status["message"]
+    )
     fast.touch()
     assert "1 of 1 done" in new_harness("run", study, "--set", "train.eval_every=100").stderr
     assert run.probes["resumed_at"] == [n_done] and run.steps().step.tolist() == list(range(8))
@@ -72,7 +77,10 @@ def test_a_killed_rank_is_told_as_such_also_where_the_others_only_lost_it(new_ha
     ranks[1].kill()
     process.communicate(timeout=60)
     assert process.returncode == 1 and gone(ranks)
-    assert (run.status["status"], run.status["reason"]) == ("failed", "killed") and "SIGKILL" in run.status["message"]
+    assert (run.status["status"], run.status["reason"]) == (
+        "failed",
+        "killed",
+    ) and "SIGKILL" in run.status["message"]
     fast.touch()
     assert "1 of 1 done" in new_harness("run", study, "--retry-failed", *EVERY).stderr
     assert run.probes["resumed_at"] and run.status["attempts"] == 2
@@ -81,7 +89,9 @@ def test_a_killed_rank_is_told_as_such_also_where_the_others_only_lost_it(new_ha
 def test_a_run_that_shows_no_sign_of_life_is_ended_and_says_where_each_rank_hangs(new_harness):
     """Rank 1 hangs, rank 0 waits for it inside of a collective, where Python sees no signal."""
     study = new_harness.study('["hangs"]', '["mha"]', TWO)
-    new_harness.variant("hangs", "time.sleep(600) if self.training and os.environ['RANK'] == '1' else None")
+    new_harness.variant(
+        "hangs", "time.sleep(600) if self.training and os.environ['RANK'] == '1' else None"
+    )
     new_harness("run", study, "--set", "launch.stall_timeout_s=10", code=1)
     run = the_run(new_harness)
     assert (run.status["status"], run.status["reason"]) == ("failed", "timeout")
@@ -94,7 +104,8 @@ def test_a_run_that_shows_no_sign_of_life_is_ended_and_says_where_each_rank_hang
 def test_two_harnesses_share_a_study_and_run_nothing_twice(new_harness):
     """What both start is done once; a claim of one that dies is taken over by the other."""
     study = new_harness.study(
-        '["slow"]', '["mha", { variant = "gqa", n_kv_head = 2 }, { variant = "gqa", n_kv_head = 1 }]'
+        '["slow"]',
+        '["mha", { variant = "gqa", n_kv_head = 2 }, { variant = "gqa", n_kv_head = 1 }]',
     )
     marks = new_harness.folder / "marks"
     marks.mkdir()
@@ -105,7 +116,9 @@ def test_two_harnesses_share_a_study_and_run_nothing_twice(new_harness):
         _, err = process.communicate(timeout=200)
         assert process.returncode == 0 and "3 of 3 done" in err, err
     assert len(list(marks.iterdir())) == 3, "a process for each run"
-    assert {run.status["attempts"] for run in Store(new_harness.folder / "results").runs("s")} == {1}
+    assert {run.status["attempts"] for run in Store(new_harness.folder / "results").runs("s")} == {
+        1
+    }
 
 
 def test_what_a_harness_leaves_when_it_is_killed_another_takes_over(new_harness):
@@ -121,7 +134,11 @@ def test_what_a_harness_leaves_when_it_is_killed_another_takes_over(new_harness)
     first.communicate(timeout=60)
     _, err = second.communicate(timeout=200)
     assert second.returncode == 0 and "which another process runs" in err, err
-    assert run.status["status"] == "done" and run.status["attempts"] == 2 and run.probes["resumed_at"][0] >= 2
+    assert (
+        run.status["status"] == "done"
+        and run.status["attempts"] == 2
+        and run.probes["resumed_at"][0] >= 2
+    )
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(new_harness):
@@ -138,7 +155,9 @@ def test_a_full_disk_fails_the_run_says_so_and_keeps_what_was_written(new_harnes
     new_harness.variant("fills", f"exec({body!r}, globals()) if self.training else None")
     err = new_harness("run", study, code=1).stderr
     run = the_run(new_harness)
-    assert (run.status["status"], run.status["reason"]) == ("failed", "error"), err + run.log_path.read_text()
+    assert (run.status["status"], run.status["reason"]) == ("failed", "error"), (
+        err + run.log_path.read_text()
+    )
     assert "OSError" in run.status["message"]
     assert "(error: OSError" in new_harness("status").stdout
     new_harness("report", "s")

@@ -11,7 +11,9 @@ import pytest
 
 from harness.results.store import Run, Store
 
-ATTENTION = '["mha", { variant = "gqa", n_kv_head = 2 }, { variant = "sliding_window", window = 8 }]'
+ATTENTION = (
+    '["mha", { variant = "gqa", n_kv_head = 2 }, { variant = "sliding_window", window = 8 }]'
+)
 PARALLELISM = '["single", { variant = "ddp", nproc = 2 }, { variant = "fsdp", nproc = 2 }]'
 
 
@@ -20,7 +22,9 @@ def results(harness):
     """Return what the run of a whole matrix printed, and its runs by entry."""
     study = harness.study('["learned", "rope"]', ATTENTION, PARALLELISM)
     printed = harness("run", study)
-    return printed, {run.spec["entry_id"]: run for run in Store(harness.folder / "results").runs("s")}
+    return printed, {
+        run.spec["entry_id"]: run for run in Store(harness.folder / "results").runs("s")
+    }
 
 
 def losses(run):
@@ -38,9 +42,22 @@ def test_every_entry_is_done_and_leaves_the_files_of_the_contract(results):
         steps = {f"steps.rank{rank}.jsonl" for rank in range(world_size)}
         assert (
             names
-            == {"spec.json", "status.json", "env.json", "eval.jsonl", "probes.json", "log.txt", "checkpoint"} | steps
+            == {
+                "spec.json",
+                "status.json",
+                "env.json",
+                "eval.jsonl",
+                "probes.json",
+                "log.txt",
+                "checkpoint",
+            }
+            | steps
         )
-        assert run.env["world_size"] == world_size and run.env["deterministic"] and run.env["backend"] == "gloo"
+        assert (
+            run.env["world_size"] == world_size
+            and run.env["deterministic"]
+            and run.env["backend"] == "gloo"
+        )
         assert len(run.steps()) == 8 and [line["step"] for line in run.evals()] == [0, 4, 8]
         assert np.isfinite(losses(run)).all() and losses(run)[-1] < losses(run)[0]
         assert len(run.probes["memory"]) == world_size and len(run.probes["initial_hash"]) == 64
@@ -51,9 +68,15 @@ def test_a_second_call_starts_nothing(harness, results):
     assert len(before) == 18 * 8 + 12  # a step file more where there are two ranks
     printed = harness("run", harness.folder / "study.toml")
     assert "18 done, 0 to do" in printed.stderr
-    assert {path: path.stat().st_mtime_ns for path in harness.folder.glob("results/s/[!.]*/*")} == before
+    assert {
+        path: path.stat().st_mtime_ns for path in harness.folder.glob("results/s/[!.]*/*")
+    } == before
     first, second = Store(harness.folder / "results").launches("s")
-    assert len(first["order"]) == 18 and second["order"] == [] and first["settings_hash"] == second["settings_hash"]
+    assert (
+        len(first["order"]) == 18
+        and second["order"] == []
+        and first["settings_hash"] == second["settings_hash"]
+    )
 
 
 def test_the_order_is_recorded_and_not_that_of_the_study(results, harness):
@@ -67,12 +90,20 @@ def test_the_order_is_recorded_and_not_that_of_the_study(results, harness):
 @pytest.mark.parametrize("attention", ["mha", "gqa2", "sliding_window8"])
 @pytest.mark.parametrize("positional", ["learned", "rope"])
 def test_parallelism_changes_nothing_but_where_it_is_computed(results, positional, attention):
-    single, ddp, fsdp = (results[1][f"{positional}-{attention}-{name}"] for name in ("single", "ddp2", "fsdp2"))
-    assert single.probes["initial_hash"] == ddp.probes["initial_hash"] == fsdp.probes["initial_hash"]
+    single, ddp, fsdp = (
+        results[1][f"{positional}-{attention}-{name}"] for name in ("single", "ddp2", "fsdp2")
+    )
+    assert (
+        single.probes["initial_hash"] == ddp.probes["initial_hash"] == fsdp.probes["initial_hash"]
+    )
     for run in (ddp, fsdp):
-        val, expected = (np.array([line["val_loss"] for line in one.evals()]) for one in (run, single))
+        val, expected = (
+            np.array([line["val_loss"] for line in one.evals()]) for one in (run, single)
+        )
         assert abs(val[0] - expected[0]) <= 1e-6
-    assert abs(losses(ddp) - losses(fsdp)).max() < 1e-5  # they add up the gradient's norm in another order
+    assert (
+        abs(losses(ddp) - losses(fsdp)).max() < 1e-5
+    )  # they add up the gradient's norm in another order
     by_category = fsdp.probes["memory"][0]
     for category in ("parameters", "gradients", "optimizer"):
         assert by_category[category] < 0.6 * ddp.probes["memory"][0][category]
@@ -82,21 +113,40 @@ def test_the_command_torchrun_runs_one_entry_to_the_same_bits(results, harness, 
     done = results[1]["rope-gqa2-ddp2"]
     copy = Run(tmp_path / done.run_id)
     copy.plan(done.spec)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     command = [*torchrun, "-m", "harness", "worker", str(copy.path / "spec.json")]
-    subprocess.run(command, env=harness.env | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+    subprocess.run(
+        command, env=harness.env | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True
+    )
     assert copy.status["status"] == "done"
     assert (losses(copy) == losses(done)).all()
 
 
 def test_the_same_study_gives_the_same_bits_again(results, harness):
-    harness("run", "study.toml", "--results", "again", "--where", "positional=rope", "attention=sliding_window")
+    harness(
+        "run",
+        "study.toml",
+        "--results",
+        "again",
+        "--where",
+        "positional=rope",
+        "attention=sliding_window",
+    )
     runs = Store(harness.folder / "again").runs("s")
     assert len(runs) == 3
     for run in runs:
         first = results[1][run.spec["entry_id"]]
         assert (losses(run) == losses(first)).all()
-        assert [line["val_loss"] for line in run.evals()] == [line["val_loss"] for line in first.evals()]
+        assert [line["val_loss"] for line in run.evals()] == [
+            line["val_loss"] for line in first.evals()
+        ]
         assert run.probes["initial_hash"] == first.probes["initial_hash"]
 
 
@@ -104,7 +154,8 @@ def test_without_dropout_all_parallelisms_train_alike(new_harness):
     study = new_harness.study('["rope"]', '["mha"]', PARALLELISM)
     new_harness("run", study, "--set", "model.dropout=0.0", "train.steps=30")
     single, *others = sorted(
-        Store(new_harness.folder / "results").runs("s"), key=lambda run: run.spec["launch"]["world_size"]
+        Store(new_harness.folder / "results").runs("s"),
+        key=lambda run: run.spec["launch"]["world_size"],
     )
     for run in others:
         difference = abs(losses(run) - losses(single))
@@ -133,7 +184,10 @@ def test_a_failed_entry_stops_no_other_and_says_why(new_harness):
     quick = "positional=learned,raises,diverges,dies,greedy"
     printed = new_harness("run", study, "--where", quick, code=1)
     new_harness("run", study, "--where", "positional=hangs", "--set", "launch.timeout_s=8", code=1)
-    runs = {run.spec["axes"]["positional"]["name"]: run for run in Store(new_harness.folder / "results").runs("s")}
+    runs = {
+        run.spec["axes"]["positional"]["name"]: run
+        for run in Store(new_harness.folder / "results").runs("s")
+    }
     assert {name: (run.status["status"], run.status["reason"]) for name, run in runs.items()} == {
         "learned": ("done", None),
         "raises": ("failed", "error"),
@@ -148,9 +202,9 @@ def test_a_failed_entry_stops_no_other_and_says_why(new_harness):
 
     again = new_harness("run", study, code=1)
     assert "5 failed earlier" in again.stderr and "0 to do" in again.stderr
-    assert "raises: failed (error: ZeroDivisionError: planted)" in new_harness("status").stdout.replace(
-        f"{runs['raises'].run_id}", "raises"
-    )
+    assert "raises: failed (error: ZeroDivisionError: planted)" in new_harness(
+        "status"
+    ).stdout.replace(f"{runs['raises'].run_id}", "raises")
 
 
 def test_retry_runs_what_failed_and_only_that(new_harness):
@@ -161,7 +215,10 @@ def test_retry_runs_what_failed_and_only_that(new_harness):
     flag.touch()
     printed = new_harness("run", study, "--retry-failed", code=1)  # rope is still to be run
     assert "1 to do" in printed.stderr
-    states = {run.spec["entry_id"]: run.status["status"] for run in Store(new_harness.folder / "results").runs("s")}
+    states = {
+        run.spec["entry_id"]: run.status["status"]
+        for run in Store(new_harness.folder / "results").runs("s")
+    }
     assert states == {"learned-mha-single": "done", "flaky-mha-single": "done"}
     new_harness("run", study)
 
@@ -206,15 +263,34 @@ def test_compile_changes_speed_and_not_the_losses(new_harness):
     study = new_harness.study('["rope"]')
     new_harness("run", study, "--set", "train.compile=true", "model.dropout=0.0", "model.n_layer=1")
     new_harness("run", study, "--set", "model.dropout=0.0", "model.n_layer=1")
-    compiled, eager = sorted(Store(new_harness.folder / "results").runs("s"), key=lambda run: not run.env["compile"])
+    compiled, eager = sorted(
+        Store(new_harness.folder / "results").runs("s"), key=lambda run: not run.env["compile"]
+    )
     assert abs(losses(compiled) - losses(eager)).max() < 1e-4
 
 
 def test_no_model_trained_on_the_synthetic_language_falls_below_its_entropy(new_harness):
     study = new_harness.study('["rope"]')
-    settings = ["data.corpus=synthetic", "model.seq_len=128", "model.n_embd=64", "model.dropout=0.0"]
-    training = {"steps": 150, "tokens_per_step": 2048, "micro_batch": 16, "eval_every": 150, "eval_tokens": 16384}
-    new_harness("run", study, "--set", *settings, *(f"train.{key}={value}" for key, value in training.items()))
+    settings = [
+        "data.corpus=synthetic",
+        "model.seq_len=128",
+        "model.n_embd=64",
+        "model.dropout=0.0",
+    ]
+    training = {
+        "steps": 150,
+        "tokens_per_step": 2048,
+        "micro_batch": 16,
+        "eval_every": 150,
+        "eval_tokens": 16384,
+    }
+    new_harness(
+        "run",
+        study,
+        "--set",
+        *settings,
+        *(f"train.{key}={value}" for key, value in training.items()),
+    )
     (run,) = Store(new_harness.folder / "results").runs("s")
     floor, reached = run.spec["data"]["entropy_nats_per_byte"], run.evals()[-1]["val_loss"]
     assert 0.4 < floor < 0.7
@@ -223,10 +299,15 @@ def test_no_model_trained_on_the_synthetic_language_falls_below_its_entropy(new_
 
 def test_entries_start_from_another_runs_checkpoint_which_runs_first(new_harness):
     """Uptraining as one study: what the source run ended with is what the others begin with, whole or converted."""
-    study = new_harness.study('["learned", "rope"]', '["mha", { variant = "gqa", n_kv_head = 2, kv = "first" }]',
-                              '["single", { variant = "fsdp", nproc = 2 }]')  # fmt: skip
+    study = new_harness.study(
+        '["learned", "rope"]',
+        '["mha", { variant = "gqa", n_kv_head = 2, kv = "first" }]',
+        '["single", { variant = "fsdp", nproc = 2 }]',
+    )
     init = '\n[init]\nfrom = { run = { parallelism = { variant = "fsdp", nproc = 2 }, train = { steps = 4 } } }\n'
-    study.write_text(study.read_text() + init + "[probes]\ndecode = { batch = [2], context = [8] }\n")
+    study.write_text(
+        study.read_text() + init + "[probes]\ndecode = { batch = [2], context = [8] }\n"
+    )
     new_harness("run", "study.toml", "--where", "positional=learned")
     runs = {run.spec["entry_id"]: run for run in Store(new_harness.folder / "results").runs("s")}
     assert len(runs) == 5 and all(run.status["status"] == "done" for run in runs.values())
@@ -235,13 +316,18 @@ def test_entries_start_from_another_runs_checkpoint_which_runs_first(new_harness
     for name, run in runs.items():
         start = run.probes["start"]
         assert start["from"] == source.run_id
-        converted = {tensor for tensor, how in start["tensors"].items() if how.startswith("converted")}
+        converted = {
+            tensor for tensor, how in start["tensors"].items() if how.startswith("converted")
+        }
         heads = {f"h.{layer}.attn.c_attn.{kind}" for layer in (0, 1) for kind in ("weight", "bias")}
         assert converted == (heads if "gqa" in name else set())
         if "mha" in name:
             assert abs(run.evals()[0]["val_loss"] - source.evals()[-1]["val_loss"]) < 1e-6
         (decoded,) = run.probes["decoding"]
-        assert decoded["cache_bytes"] == 2 * 2 * 2 * 8 * (16 if "gqa" in name else 32) * 4 and decoded["decode_s"]
+        assert (
+            decoded["cache_bytes"] == 2 * 2 * 2 * 8 * (16 if "gqa" in name else 32) * 4
+            and decoded["decode_s"]
+        )
     assert (
         runs["learned-gqa_n_kv_head2_kvfirst-single"].probes["initial_hash"]
         == (runs["learned-gqa_n_kv_head2_kvfirst-fsdp2"].probes["initial_hash"])
@@ -255,6 +341,12 @@ def test_what_waits_for_a_run_that_failed_stays_pending_and_says_so(new_harness)
     new_harness.variant("breaks", 'raise ValueError("planted")')
     study.write_text(study.read_text() + '\n[init]\nfrom = { run = { positional = "breaks" } }\n')
     err = new_harness("run", "study.toml", code=1).stderr
-    assert "learned-mha-single-s0" in err and "not started: waits for start-breaks-mha-single-s0-" in err
-    found = {run.spec["entry_id"]: run.status["status"] for run in Store(new_harness.folder / "results").runs("s")}
+    assert (
+        "learned-mha-single-s0" in err
+        and "not started: waits for start-breaks-mha-single-s0-" in err
+    )
+    found = {
+        run.spec["entry_id"]: run.status["status"]
+        for run in Store(new_harness.folder / "results").runs("s")
+    }
     assert found == {"start-breaks-mha-single": "failed", "learned-mha-single": "pending"}

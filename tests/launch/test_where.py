@@ -29,19 +29,35 @@ LATE_S = 0.15
 @pytest.fixture(scope="module")
 def runs(harness):
     """Return by parallelism a run of it, in bf16, in which rank 1 is late in every forward pass."""
-    study = harness.study('["learned"]', parallelism="[{ variant = 'ddp_late' }, { variant = 'fsdp_late' }]")
+    study = harness.study(
+        '["learned"]', parallelism="[{ variant = 'ddp_late' }, { variant = 'fsdp_late' }]"
+    )
     (harness.folder / "mine/parallelism").mkdir(parents=True)
     for base, name in (("ddp", "Distributed"), ("fsdp", "FullySharded")):
         path = harness.folder / f"mine/parallelism/{base}_late.py"
         path.write_text(LATE.format(base=base, name=name, late_s=LATE_S))
-    harness("run", study, "--trace", "--set", "train.steps=2", "train.micro_batch=8", "train.precision=bf16")
-    return {run.spec["axes"]["parallelism"]["name"]: run for run in Store(harness.folder / "results").runs("s")}
+    harness(
+        "run",
+        study,
+        "--trace",
+        "--set",
+        "train.steps=2",
+        "train.micro_batch=8",
+        "train.precision=bf16",
+    )
+    return {
+        run.spec["axes"]["parallelism"]["name"]: run
+        for run in Store(harness.folder / "results").runs("s")
+    }
 
 
 @pytest.mark.parametrize("name", ["ddp_late", "fsdp_late"])
 def test_who_is_early_waits_and_who_is_late_computes(runs, name):
     """A wait that counted as computation would blame the model for a slow neighbour."""
-    early, late = ({phase: median(samples) for phase, samples in rank.items()} for rank in runs[name].probes["phases"])
+    early, late = (
+        {phase: median(samples) for phase, samples in rank.items()}
+        for rank in runs[name].probes["phases"]
+    )
     assert early["waiting_s"] > 0.7 * LATE_S > 0.5 * LATE_S > late["waiting_s"]
     assert late["forward_s"] > LATE_S > 0.5 * LATE_S > early["forward_s"]
 
@@ -53,7 +69,9 @@ def test_a_trace_of_each_rank_is_kept_where_it_was_asked_for(runs, name):
             events = json.load(file)["traceEvents"]
         names = {event.get("name") for event in events}
         assert "aten::mm" in names or "aten::linear" in names, "the operators of a step"
-        assert any("gloo" in str(name) or "c10d" in str(name) for name in names), "and its communication"
+        assert any("gloo" in str(name) or "c10d" in str(name) for name in names), (
+            "and its communication"
+        )
 
 
 def test_weights_are_kept_unrounded_whatever_the_precision_of_an_evaluation(runs):

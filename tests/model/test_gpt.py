@@ -45,13 +45,18 @@ def randomised(shape=SHAPE):
     model, generator = make(shape), torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         nn.init.normal_(
-            parameter, mean=1.0 if "ln_" in name and "weight" in name else 0.0, std=0.2, generator=generator
+            parameter,
+            mean=1.0 if "ln_" in name and "weight" in name else 0.0,
+            std=0.2,
+            generator=generator,
         )
     return model
 
 
 def tokens(n_batch=2, seed=2, shape=SHAPE):
-    return torch.randint(shape.vocab_size, (n_batch, shape.seq_len), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        shape.vocab_size, (n_batch, shape.seq_len), generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def reference_logits(p, tokens_T, shape, unembedding=None):
@@ -60,7 +65,8 @@ def reference_logits(p, tokens_T, shape, unembedding=None):
     def norm(x, name):
         centred = x - x.mean(-1, keepdim=True)
         return (
-            centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * p[f"{name}.weight"] + p[f"{name}.bias"]
+            centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * p[f"{name}.weight"]
+            + p[f"{name}.bias"]
         )
 
     def linear(x, name):
@@ -73,7 +79,9 @@ def reference_logits(p, tokens_T, shape, unembedding=None):
     x = p["wte.weight"][tokens_T] + p["wpe.weight"][:n]
     for layer in range(shape.n_layer):
         block = f"h.{layer}"
-        q, k, v = linear(norm(x, f"{block}.ln_1"), f"{block}.attn.c_attn").split(shape.n_embd, dim=-1)
+        q, k, v = linear(norm(x, f"{block}.ln_1"), f"{block}.attn.c_attn").split(
+            shape.n_embd, dim=-1
+        )
         heads = []
         for h in range(shape.n_head):
             own = slice(h * width, (h + 1) * width)
@@ -86,7 +94,10 @@ def reference_logits(p, tokens_T, shape, unembedding=None):
 
 
 def published(model):
-    return {name.removeprefix("positional."): value.detach().double() for name, value in model.named_parameters()}
+    return {
+        name.removeprefix("positional."): value.detach().double()
+        for name, value in model.named_parameters()
+    }
 
 
 def test_logits_are_those_of_the_papers_formulas():
@@ -101,7 +112,9 @@ def test_loss_is_the_negative_log_probability_of_each_target_in_nats():
     model, targets = randomised(), tokens(seed=3)
     losses = model(tokens(), targets)
     assert losses.shape == targets.shape and losses.dtype == torch.float32
-    probabilities = torch.stack([reference_logits(published(model), row, SHAPE) for row in tokens()]).softmax(-1)
+    probabilities = torch.stack(
+        [reference_logits(published(model), row, SHAPE) for row in tokens()]
+    ).softmax(-1)
     expected = -probabilities.gather(-1, targets[..., None])[..., 0].log()
     torch.testing.assert_close(losses.double(), expected, atol=1e-4, rtol=1e-4)
 
@@ -109,7 +122,12 @@ def test_loss_is_the_negative_log_probability_of_each_target_in_nats():
 def test_parameters_have_the_names_of_the_published_checkpoints():
     """Loading and exporting a checkpoint is a matter of these names."""
     names = {name.removeprefix("positional.") for name, _ in meta().named_parameters()}
-    blocks = {f"h.{i}.{module}.{kind}" for i in range(3) for module, kinds in GPT2.items() for kind in kinds}
+    blocks = {
+        f"h.{i}.{module}.{kind}"
+        for i in range(3)
+        for module, kinds in GPT2.items()
+        for kind in kinds
+    }
     assert names == blocks | {"wte.weight", "wpe.weight", "ln_f.weight", "ln_f.bias"}
 
 
@@ -124,12 +142,16 @@ def test_embeddings_are_tied_and_their_gradient_has_both_parts():
     """Untied, the model has a third more parameters at 124M and is no GPT-2."""
     model, targets = randomised().double(), tokens(seed=3)
     logits = model.logits(tokens())
-    (tied,) = torch.autograd.grad(F.cross_entropy(logits.flatten(0, 1), targets.flatten()), [model.wte.weight])
+    (tied,) = torch.autograd.grad(
+        F.cross_entropy(logits.flatten(0, 1), targets.flatten()), [model.wte.weight]
+    )
 
     p = published(model)
     read, written = (p["wte.weight"].clone().requires_grad_() for _ in range(2))
     rows = [reference_logits(p | {"wte.weight": read}, row, SHAPE, written) for row in tokens()]
-    parts = torch.autograd.grad(F.cross_entropy(torch.cat(rows), targets.flatten()), [read, written])
+    parts = torch.autograd.grad(
+        F.cross_entropy(torch.cat(rows), targets.flatten()), [read, written]
+    )
     assert all(part.abs().max() > 1e-3 for part in parts)
     torch.testing.assert_close(tied, sum(parts), atol=1e-10, rtol=1e-8)
 
@@ -150,7 +172,9 @@ def test_initial_values_are_gpt2s():
 
 def test_an_untrained_model_knows_nothing():
     """Its loss is that of a guess, ln V; anything else at step 0 is a leak or a wrong scale."""
-    assert make().eval()(tokens(), tokens(seed=3)).mean().item() == pytest.approx(math.log(29), abs=0.05)
+    assert make().eval()(tokens(), tokens(seed=3)).mean().item() == pytest.approx(
+        math.log(29), abs=0.05
+    )
 
 
 def test_dropout_acts_in_training_alone_and_in_all_its_places():
@@ -181,7 +205,9 @@ def test_training_flops_per_token_by_hand(attention, options, c_attn, visible):
     """2 FLOPs a weight of matrix products and 4 C for a visible key, three times for forward and backward."""
     layer = 2 * (c_attn * 32 + 32 * 32 + 2 * 4 * 32 * 32) + 4 * 32 * visible
     expected = 3 * (3 * layer + 2 * 29 * 32)
-    assert meta(attention=attention, **options).flops_per_token() == pytest.approx(expected, rel=1e-12)
+    assert meta(attention=attention, **options).flops_per_token() == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 def test_a_model_is_built_without_memory_from_the_variants_that_a_run_names():

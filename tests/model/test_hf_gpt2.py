@@ -25,15 +25,27 @@ def tensors(prefix="transformer."):
     def normal(*shape):
         return torch.randn(shape, generator=generator) * 0.3
 
-    result = {"wte.weight": normal(V, C), "wpe.weight": normal(T, C), "ln_f.weight": normal(C), "ln_f.bias": normal(C)}
+    result = {
+        "wte.weight": normal(V, C),
+        "wpe.weight": normal(T, C),
+        "ln_f.weight": normal(C),
+        "ln_f.bias": normal(C),
+    }
     for layer in range(L):
         for name, shape in (
-            ("ln_1.weight", (C,)), ("ln_1.bias", (C,)), ("ln_2.weight", (C,)), ("ln_2.bias", (C,)),
-            ("attn.c_attn.weight", (C, 3 * C)), ("attn.c_attn.bias", (3 * C,)),
-            ("attn.c_proj.weight", (C, C)), ("attn.c_proj.bias", (C,)),
-            ("mlp.c_fc.weight", (C, 4 * C)), ("mlp.c_fc.bias", (4 * C,)),
-            ("mlp.c_proj.weight", (4 * C, C)), ("mlp.c_proj.bias", (C,)),
-        ):  # fmt: skip
+            ("ln_1.weight", (C,)),
+            ("ln_1.bias", (C,)),
+            ("ln_2.weight", (C,)),
+            ("ln_2.bias", (C,)),
+            ("attn.c_attn.weight", (C, 3 * C)),
+            ("attn.c_attn.bias", (3 * C,)),
+            ("attn.c_proj.weight", (C, C)),
+            ("attn.c_proj.bias", (C,)),
+            ("mlp.c_fc.weight", (C, 4 * C)),
+            ("mlp.c_fc.bias", (4 * C,)),
+            ("mlp.c_proj.weight", (4 * C, C)),
+            ("mlp.c_proj.bias", (C,)),
+        ):
             result[f"h.{layer}.{name}"] = normal(*shape)
         result[f"h.{layer}.attn.bias"] = torch.ones(1, 1, T, T).tril()
     return {prefix + name: tensor for name, tensor in result.items()}
@@ -49,7 +61,10 @@ def write(path, weights=None, config=CONFIG, how="safetensors"):
         save_file(weights, path / "model.safetensors")
     elif how == "sharded":
         names = sorted(weights)
-        halves = {"a.safetensors": names[: len(names) // 2], "b.safetensors": names[len(names) // 2 :]}
+        halves = {
+            "a.safetensors": names[: len(names) // 2],
+            "b.safetensors": names[len(names) // 2 :],
+        }
         for shard, part in halves.items():
             save_file({name: weights[name] for name in part}, path / shard)
         index = {"weight_map": {name: shard for shard, part in halves.items() for name in part}}
@@ -97,7 +112,9 @@ def published_formula(w, tokens):
 @pytest.mark.parametrize("how", ["safetensors", "sharded", "bin"])
 @pytest.mark.parametrize("prefix", ["transformer.", ""])
 def test_an_imported_model_computes_what_the_published_one_does(tmp_path, how, prefix):
-    weights = folder.import_published(str(write(tmp_path / "theirs", tensors(prefix), how=how)), tmp_path / "ours")
+    weights = folder.import_published(
+        str(write(tmp_path / "theirs", tensors(prefix), how=how)), tmp_path / "ours"
+    )
     tokens = torch.randint(V, (2, T), generator=torch.Generator().manual_seed(1))
     expected = published_formula(tensors(""), tokens)
     assert (logits(tmp_path / "ours", tokens) - expected).abs().max() < 1e-5
@@ -108,7 +125,9 @@ def test_export_gives_back_every_tensor_bit_for_bit(tmp_path):
     folder.import_published(str(write(tmp_path / "theirs")), tmp_path / "ours")
     folder.export_published(tmp_path / "ours", tmp_path / "back")
     back = load_file(tmp_path / "back/model.safetensors")
-    expected = {name: tensor for name, tensor in tensors().items() if not name.endswith(".attn.bias")}
+    expected = {
+        name: tensor for name, tensor in tensors().items() if not name.endswith(".attn.bias")
+    }
     assert back.keys() == expected.keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in expected.items())
     config = json.loads((tmp_path / "back/config.json").read_text())
@@ -118,7 +137,9 @@ def test_export_gives_back_every_tensor_bit_for_bit(tmp_path):
 def test_transformers_says_the_same_and_loads_what_we_export(tmp_path):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**CONFIG | {"n_embd": 32, "n_head": 4})).eval()
+    theirs = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(**CONFIG | {"n_embd": 32, "n_head": 4})
+    ).eval()
     theirs.save_pretrained(tmp_path / "theirs")
     folder.import_published(str(tmp_path / "theirs"), tmp_path / "ours")
     tokens = torch.randint(V, (3, T))
@@ -160,7 +181,9 @@ def test_what_is_wrong_is_named_and_nothing_is_left(tmp_path):
             folder.import_published(str(source), tmp_path / "ours")
 
     pickled = write(tmp_path / "pickled", how="bin")
-    (pickled / "pytorch_model.bin").write_bytes(pickle.dumps({"wte.weight": Evil(tmp_path / "it-ran")}, protocol=2))
+    (pickled / "pytorch_model.bin").write_bytes(
+        pickle.dumps({"wte.weight": Evil(tmp_path / "it-ran")}, protocol=2)
+    )
     truncated = write(tmp_path / "truncated")
     whole = (truncated / "model.safetensors").read_bytes()
     (truncated / "model.safetensors").write_bytes(whole[: len(whole) // 2])
@@ -174,8 +197,14 @@ def test_what_is_wrong_is_named_and_nothing_is_left(tmp_path):
         (sharded, "b.safetensors: no such file"),
         (untied, "lm_head.weight differs from wte.weight"),
         (tmp_path / "empty", "no checkpoint: must hold model.safetensors"),
-        (write(tmp_path / "heads", config=CONFIG | {"n_head": 3}), "n_head: 3 does not divide n_embd = 16"),
-        (write(tmp_path / "other", config=CONFIG | {"n_layer": 5}), "n_layer: 5, but the weights are of 2"),
+        (
+            write(tmp_path / "heads", config=CONFIG | {"n_head": 3}),
+            "n_head: 3 does not divide n_embd = 16",
+        ),
+        (
+            write(tmp_path / "other", config=CONFIG | {"n_layer": 5}),
+            "n_layer: 5, but the weights are of 2",
+        ),
         (tmp_path / "gpt3", "no such file or folder, and no name on the hub"),
     ):
         with pytest.raises(UserError, match=message):
@@ -204,11 +233,19 @@ def test_the_published_shapes_are_told_from_their_tensors(n_layer, n_head, n_emb
     from harness.model import hf_gpt2 as published
     from variants.base import ModelShape
 
-    shape = ModelShape(n_layer=n_layer, n_head=n_head, n_embd=n_embd, seq_len=1024, vocab_size=50257)
-    weights = dict(ModelBuilder(shape, folder.GPT2, []).model().named_parameters())  # on the meta device
+    shape = ModelShape(
+        n_layer=n_layer, n_head=n_head, n_embd=n_embd, seq_len=1024, vocab_size=50257
+    )
+    weights = dict(
+        ModelBuilder(shape, folder.GPT2, []).model().named_parameters()
+    )  # on the meta device
     theirs, config = published.write(weights, shape)
     assert sum(tensor.numel() for tensor in theirs.values()) == parameters
-    assert published.shape_of(weights, {}, "no config.json") == shape == published.shape_of(weights, config, "config")
+    assert (
+        published.shape_of(weights, {}, "no config.json")
+        == shape
+        == published.shape_of(weights, config, "config")
+    )
 
 
 def test_the_command_line(tmp_path):
@@ -221,7 +258,15 @@ def test_the_command_line(tmp_path):
     sha256 = folder.load(tmp_path / "ours").sha256
     assert imported.returncode == 0 and sha256 in imported.stdout
     shown = harness("show", tmp_path / "ours").stdout
-    assert sha256 in shown and "n_layer=2 n_head=2 n_embd=16" in shown and f"loaded from {source}" in shown
+    assert (
+        sha256 in shown
+        and "n_layer=2 n_head=2 n_embd=16" in shown
+        and f"loaded from {source}" in shown
+    )
     assert harness("export", tmp_path / "ours", tmp_path / "back").returncode == 0
     wrong = harness("import", tmp_path / "nothing", tmp_path / "x")
-    assert wrong.returncode == 2 and "no such file or folder" in wrong.stderr and "Traceback" not in wrong.stderr
+    assert (
+        wrong.returncode == 2
+        and "no such file or folder" in wrong.stderr
+        and "Traceback" not in wrong.stderr
+    )

@@ -9,7 +9,13 @@ import torch.distributed as dist
 from torch import nn
 
 from harness.model.builder import ModelBuilder
-from harness.model.initialization import UndeclaredError, check_same_parameters, declared, draw, fill
+from harness.model.initialization import (
+    UndeclaredError,
+    check_same_parameters,
+    declared,
+    draw,
+    fill,
+)
 from harness.results.records import VariantChoice
 from variants.base import InitSpec, ModelShape
 
@@ -45,7 +51,9 @@ def test_values_depend_on_seed_name_and_shape_and_on_nothing_else():
 
 def test_values_are_the_ones_that_earlier_results_were_made_with():
     """If these change, no result can be continued or compared with one from before."""
-    value = draw(InitSpec(std=0.02, blocks=(("q", 3), ("k", 2))), 42, "h.0.attn.c_attn.weight", (5, 7))
+    value = draw(
+        InitSpec(std=0.02, blocks=(("q", 3), ("k", 2))), 42, "h.0.attn.c_attn.weight", (5, 7)
+    )
     assert value.dtype == np.float32 and value.shape == (5, 7)
     assert (
         hashlib.sha256(value.tobytes()).hexdigest()
@@ -58,7 +66,8 @@ def test_a_constant_is_that_constant():
 
 
 @pytest.mark.parametrize(
-    ("attention", "options"), [("gqa", {"n_kv_head": 2}), ("mqa", {}), ("sliding_window", {"window": 4})]
+    ("attention", "options"),
+    [("gqa", {"n_kv_head": 2}), ("mqa", {}), ("sliding_window", {"window": 4})],
 )
 def test_a_variant_shares_the_bits_of_all_that_it_shares_with_the_baseline(attention, options):
     """Paired differences are about the variant, not about another draw: q too, though its matrix has another shape."""
@@ -95,7 +104,8 @@ def test_a_parameter_that_nobody_declares_is_refused_by_name():
 
     model = nn.ModuleDict({"attn": Scaled()})
     with pytest.raises(
-        UndeclaredError, match=r"parameter attn\.gain of Scaled: its variant must declare `initial\(\)`"
+        UndeclaredError,
+        match=r"parameter attn\.gain of Scaled: its variant must declare `initial\(\)`",
     ):
         fill(model, 0)
     Scaled.initial = lambda self: {"gain": InitSpec(value=2.0)}

@@ -32,7 +32,9 @@ def measure(ranks, spec, positional="learned", attention="mha", **options):
     return decoding.measure(spec, parts, model, ranks)
 
 
-def test_each_batch_and_context_is_measured_with_raw_times_and_the_bytes_that_the_formula_gives(ranks):
+def test_each_batch_and_context_is_measured_with_raw_times_and_the_bytes_that_the_formula_gives(
+    ranks,
+):
     records = measure(ranks, Spec([1, 3], [8, 24]), attention="gqa", n_kv_head=2)
     assert [(r["batch"], r["context"]) for r in records] == [(1, 8), (1, 24), (3, 8), (3, 24)]
     for r in records:
@@ -44,9 +46,13 @@ def test_each_batch_and_context_is_measured_with_raw_times_and_the_bytes_that_th
 
 
 def test_a_windows_cache_does_not_grow_and_bf16_takes_half(ranks):
-    window = measure(ranks, Spec([1], [8, 24]), positional="rope", attention="sliding_window", window=8)
+    window = measure(
+        ranks, Spec([1], [8, 24]), positional="rope", attention="sliding_window", window=8
+    )
     assert window[0]["cache_bytes"] == window[1]["cache_bytes"]
-    half = measure(ranks, Spec([1], [8], "bf16"), positional="rope", attention="sliding_window", window=8)
+    half = measure(
+        ranks, Spec([1], [8], "bf16"), positional="rope", attention="sliding_window", window=8
+    )
     assert 2 * half[0]["cache_bytes"] == window[0]["cache_bytes"]
 
 
@@ -83,7 +89,9 @@ def test_an_attention_without_a_cache_says_so(ranks, monkeypatch):
     assert record["reason"] == "Odd defines no cache for decoding"
 
 
-def test_nothing_is_measured_where_nothing_is_asked_for_and_threads_are_put_back(ranks, monkeypatch):
+def test_nothing_is_measured_where_nothing_is_asked_for_and_threads_are_put_back(
+    ranks, monkeypatch
+):
     assert measure(ranks, Spec(None, None)) == []
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     threads = []
@@ -93,7 +101,9 @@ def test_nothing_is_measured_where_nothing_is_asked_for_and_threads_are_put_back
     assert threads == [2 * before] and torch.get_num_threads() == before
 
 
-@pytest.mark.parametrize("probe", [{"batch": []}, {"batch": [0]}, {"context": [1]}, {"contxt": [4]}])
+@pytest.mark.parametrize(
+    "probe", [{"batch": []}, {"batch": [0]}, {"context": [1]}, {"contxt": [4]}]
+)
 def test_what_cannot_be_measured_is_refused(probe):
     with pytest.raises(ValueError):
         Probes.model_validate({"decode": {"batch": [1], "context": [4]} | probe})

@@ -30,9 +30,13 @@ class Spec:
         self.model, self.probes = SHAPE, Probes(lengths=asked)
         self.train = Train(**{"steps": 1, "tokens_per_step": 1} | train)
         self.launch = Place(
-            world_size=1, timeout_s=None, variant_paths=[], token_bytes=str(folder / "bytes.npy"),
-            train_tokens=[], val_tokens=[part],
-        )  # fmt: skip
+            world_size=1,
+            timeout_s=None,
+            variant_paths=[],
+            token_bytes=str(folder / "bytes.npy"),
+            train_tokens=[],
+            val_tokens=[part],
+        )
 
 
 class Alone(DistributedContext):
@@ -86,7 +90,9 @@ def test_a_model_that_knows_nothing_has_ln_of_the_vocabulary_at_every_position(t
     nn.init.zeros_(model.wte.weight)
     for record in measure(Spec(tmp_path, [8, 16, 64]), model, one):
         assert record["val_loss"] == pytest.approx(math.log(17), rel=1e-6)
-        assert record["loss_by_position"] == pytest.approx([math.log(17)] * record["length"], rel=1e-6)
+        assert record["loss_by_position"] == pytest.approx(
+            [math.log(17)] * record["length"], rel=1e-6
+        )
 
 
 def test_losses_windows_and_positions_of_a_hand_case(tmp_path, one):
@@ -109,7 +115,9 @@ def test_the_loss_of_a_length_is_that_length_and_order_is_the_studys(tmp_path, o
 
 
 def test_every_length_has_about_the_tokens_of_an_evaluation(tmp_path, one):
-    found = measure(Spec(tmp_path, [4, 10, 200], eval_tokens=100), SyntheticStudy(lambda targets: targets), one)
+    found = measure(
+        Spec(tmp_path, [4, 10, 200], eval_tokens=100), SyntheticStudy(lambda targets: targets), one
+    )
     assert [record["windows"] for record in found] == [25, 10, 1]
 
 
@@ -117,7 +125,11 @@ def test_long_sequences_go_through_the_model_a_few_at_a_time(tmp_path, one, monk
     monkeypatch.setattr("harness.training.evaluation.MAX_TOKENS", 64)
     fake = SyntheticStudy(lambda targets: targets)
     measure(Spec(tmp_path, [4, 20, 100]), fake, one)
-    assert {length: max(n for n, of in fake.seen if of == length) for _, length in fake.seen} == {4: 16, 20: 3, 100: 1}
+    assert {length: max(n for n, of in fake.seen if of == length) for _, length in fake.seen} == {
+        4: 16,
+        20: 3,
+        100: 1,
+    }
 
 
 def test_at_the_trained_length_it_is_the_validation_loss(tmp_path, one, monkeypatch):
@@ -135,9 +147,14 @@ def test_at_the_trained_length_it_is_the_validation_loss(tmp_path, one, monkeypa
 
 @pytest.mark.parametrize("positional", ["rope", "sinusoidal", "alibi", "t5", "none"])
 @pytest.mark.parametrize("attention", [("mha", {}), ("sliding_window", {"window": 5})])
-def test_positions_that_extend_have_finite_losses_beyond_the_trained_length(tmp_path, one, positional, attention):
+def test_positions_that_extend_have_finite_losses_beyond_the_trained_length(
+    tmp_path, one, positional, attention
+):
     (record,) = measure(Spec(tmp_path, [50]), gpt(positional, attention[0], **attention[1]), one)
-    assert record["reason"] is None and np.isfinite([record["val_loss"], *record["loss_by_position"]]).all()
+    assert (
+        record["reason"] is None
+        and np.isfinite([record["val_loss"], *record["loss_by_position"]]).all()
+    )
     assert record["val_loss"] == pytest.approx(np.mean(record["loss_by_position"]))
 
 
@@ -145,7 +162,10 @@ def test_what_comes_before_does_not_depend_on_the_length(tmp_path, one):
     """The model is causal: the first 8 of 16 positions are those of a window of 8 that begins at the same place."""
     model = gpt()
     windows = {length: Windows(Spec(tmp_path, [length]), one, length) for length in (8, 16)}
-    losses = {length: np.concatenate([x.numpy() for x, *_ in w.losses(model)]) for length, w in windows.items()}
+    losses = {
+        length: np.concatenate([x.numpy() for x, *_ in w.losses(model)])
+        for length, w in windows.items()
+    }
     assert losses[8][::2][:18] == pytest.approx(losses[16][:18, :8], rel=1e-5)
 
 
@@ -156,9 +176,12 @@ def test_learned_positions_end_at_the_trained_length(tmp_path, one):
     within, beyond = measure(Spec(tmp_path, [16, 17]), gpt("learned"), one)
     assert within["reason"] is None and within["val_loss"] > 0
     assert beyond == {
-        "length": 17, "val_loss": None, "loss_by_position": [], "windows": 0,
+        "length": 17,
+        "val_loss": None,
+        "loss_by_position": [],
+        "windows": 0,
         "reason": "no positions beyond seq_len = 16",
-    }  # fmt: skip
+    }
 
 
 def test_a_loss_that_is_no_number_is_told(tmp_path, one):
@@ -202,7 +225,9 @@ def test_the_sums_over_any_number_of_ranks_are_those_of_one(tmp_path, world_size
         parts = [Alone(rank, n, torch.device("cpu")) for rank in range(n)]
         for part in parts:
             measure(spec, model, part)
-        totals.append([np.sum(of_all, axis=0) for of_all in zip(*(part.sums for part in parts), strict=True)])
+        totals.append(
+            [np.sum(of_all, axis=0) for of_all in zip(*(part.sums for part in parts), strict=True)]
+        )
     for one, several in zip(*totals, strict=True):
         assert several == pytest.approx(one, rel=1e-6)
 
@@ -211,4 +236,8 @@ def test_positions_are_kept_one_by_one_up_to_a_limit_and_then_as_means_of_equal_
     assert lengths.binned(np.arange(1024.0)) == list(range(1024))
     assert lengths.binned(np.arange(4096.0)) == [4 * i + 1.5 for i in range(1024)]
     monkeypatch.setattr(lengths, "MAX_BINS", 3)
-    assert lengths.binned(np.array([1.0, 2, 3, 5, 7, 9, 11, 13])) == [1.5, 5, 11]  # 2, 3 and 3 positions
+    assert lengths.binned(np.array([1.0, 2, 3, 5, 7, 9, 11, 13])) == [
+        1.5,
+        5,
+        11,
+    ]  # 2, 3 and 3 positions

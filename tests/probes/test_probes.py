@@ -93,7 +93,10 @@ def test_hooks_are_gone_after_counting():
 
 def test_held_bytes_count_shared_memory_once():
     whole = torch.zeros(100, dtype=torch.float32)
-    assert held_bytes([whole, whole[:10], whole.view(10, 10), torch.zeros(3, dtype=torch.int64)]) == 400 + 24
+    assert (
+        held_bytes([whole, whole[:10], whole.view(10, 10), torch.zeros(3, dtype=torch.int64)])
+        == 400 + 24
+    )
     assert held_bytes([whole[:10]]) == 400, "a view keeps all of the memory behind it"
     assert held_bytes([torch.zeros(6, device="meta")]) == 24
     assert held_bytes([]) == 0
@@ -106,10 +109,14 @@ def test_memory_by_category_of_a_tiny_model():
     probe, optimizer = first_step(model)
     memory = by_category(optimizer, probe, CPU)
     assert memory["parameters"] == memory["gradients"] == 4 * n
-    assert memory["optimizer"] == 2 * 4 * n + 4 * n_tensors  # two moments, and a step count for each
+    assert (
+        memory["optimizer"] == 2 * 4 * n + 4 * n_tensors
+    )  # two moments, and a step count for each
     assert memory["activations"] == probe.kept.activation_bytes > 0
     assert memory["other"] == 0
-    assert memory["peak"] == sum(memory[key] for key in ("parameters", "gradients", "optimizer", "activations"))
+    assert memory["peak"] == sum(
+        memory[key] for key in ("parameters", "gradients", "optimizer", "activations")
+    )
     assert 10**7 < memory["resident_peak"] < 10**11, "bytes, not KiB"
 
 
@@ -134,7 +141,9 @@ def test_flops_of_a_first_step_by_hand(n_micro):
     probe, _ = first_step(make(), n_micro)
     n_tokens = N_BATCH * SHAPE.seq_len
     linear = 3 * 2 * n_tokens * weights()
-    attention = (4 + 10) * SHAPE.n_layer * n_tokens * SHAPE.seq_len * 16  # backward computes the scores once more
+    attention = (
+        (4 + 10) * SHAPE.n_layer * n_tokens * SHAPE.seq_len * 16
+    )  # backward computes the scores once more
     assert probe.flops == n_micro * (linear + attention)
 
 
@@ -142,7 +151,10 @@ def test_flops_of_the_slow_kernel_by_hand():
     with sdpa_kernel(SDPBackend.MATH):
         probe, _ = first_step(make())
     n_tokens = N_BATCH * SHAPE.seq_len
-    assert probe.flops == 3 * 2 * n_tokens * weights() + 12 * SHAPE.n_layer * n_tokens * SHAPE.seq_len * 16
+    assert (
+        probe.flops
+        == 3 * 2 * n_tokens * weights() + 12 * SHAPE.n_layer * n_tokens * SHAPE.seq_len * 16
+    )
 
 
 def test_stated_flops_are_executed_flops_but_for_the_hidden_half_and_the_scores_done_twice():
@@ -151,11 +163,14 @@ def test_stated_flops_are_executed_flops_but_for_the_hidden_half_and_the_scores_
     probe, _ = first_step(model)
     n_tokens, per_pair = N_BATCH * SHAPE.seq_len, SHAPE.n_layer * 16
     executed = probe.flops / n_tokens
-    assert model.flops_per_token() == pytest.approx(executed - 14 * 8 * per_pair + 12 * 4.5 * per_pair)
+    assert model.flops_per_token() == pytest.approx(
+        executed - 14 * 8 * per_pair + 12 * 4.5 * per_pair
+    )
 
 
 @pytest.mark.parametrize(
-    ("attention", "options"), [("mha", {}), ("gqa", {"n_kv_head": 1}), ("sliding_window", {"window": 3})]
+    ("attention", "options"),
+    [("mha", {}), ("gqa", {"n_kv_head": 1}), ("sliding_window", {"window": 3})],
 )
 def test_the_kernel_that_ran_is_named(attention, options):
     """Whether a variant fell to the slow kernel has to be seen in the results, not guessed."""

@@ -24,15 +24,21 @@ def read(fake):
 
 
 def page(fake):
-    return (report.write(fake.store, fake.name, fake.root.parent / "reports") / "report.md").read_text()
+    return (
+        report.write(fake.store, fake.name, fake.root.parent / "reports") / "report.md"
+    ).read_text()
 
 
 def test_losses_of_one_architecture_are_one_question_however_many_parallelisms_repeat_it(read):
     """Else bitwise equal runs would make every p-value larger, or the noise of effects smaller."""
     study = read()
     found = judge.judge(study)["val_loss"]
-    alone = {e.label: judge._differences(study, e, judge.QUESTIONS["val_loss"]) for e in study.entries}
-    single = {label: values for label, values in alone.items() if label.endswith("single") and values}
+    alone = {
+        e.label: judge._differences(study, e, judge.QUESTIONS["val_loss"]) for e in study.entries
+    }
+    single = {
+        label: values for label, values in alone.items() if label.endswith("single") and values
+    }
     assert len(single) == 5
     expected = verdicts.family(single, None)
     assert all(found.entries[label] == verdict for label, verdict in expected.items())
@@ -40,7 +46,9 @@ def test_losses_of_one_architecture_are_one_question_however_many_parallelisms_r
     for label in single:
         ddp2 = label.replace("single", "ddp2")
         assert alone[ddp2] == alone[label] and words[ddp2] == words[label]
-    assert found.design.n_runs == 6 * 3 and judge.judge(study)["tokens_per_s"].design.n_runs == 18 * 3
+    assert (
+        found.design.n_runs == 6 * 3 and judge.judge(study)["tokens_per_s"].design.n_runs == 18 * 3
+    )
 
 
 def test_what_was_planted_is_found_with_its_sign(read):
@@ -50,7 +58,9 @@ def test_what_was_planted_is_found_with_its_sign(read):
     main = {tuple(level.effect.levels.values()): level for level in found["val_loss"].main}
     assert main["rope",].word == "better" and main["rope",].effect.estimate < 0
     speed = {tuple(level.effect.levels.values()): level for level in found["tokens_per_s"].main}
-    assert speed["ddp2",].word == "worse" and np.exp(speed["ddp2",].effect.estimate) == pytest.approx(0.62, rel=0.1)
+    assert speed["ddp2",].word == "worse" and np.exp(
+        speed["ddp2",].effect.estimate
+    ) == pytest.approx(0.62, rel=0.1)
 
 
 def test_a_diverging_entry_is_asked_nothing(read):
@@ -62,8 +72,12 @@ def test_a_diverging_entry_is_asked_nothing(read):
 def test_the_margin_is_that_of_the_newest_launch(fake, read):
     read()
     for value in (0.5, 2.0):
-        fake.store.record_launch("tiny", {"settings_hash": "c0ffee", "order": [], "margin": {"val_loss": value}})
-    fake.store.record_launch("tiny", {"settings_hash": "other", "order": [], "margin": {"val_loss": 9.0}})
+        fake.store.record_launch(
+            "tiny", {"settings_hash": "c0ffee", "order": [], "margin": {"val_loss": value}}
+        )
+    fake.store.record_launch(
+        "tiny", {"settings_hash": "other", "order": [], "margin": {"val_loss": 9.0}}
+    )
     study = accounting.read(fake.store, "tiny")
     assert study.margins == {"val_loss": 2.0}
     assert {v.word for v in judge.judge(study)["val_loss"].entries.values()} == {"equivalent"}
@@ -100,7 +114,12 @@ def test_the_page_answers_first_and_shows_effects_and_budgets(fake, read):
     read()
     text = page(fake)
     assert text.index("Validation loss against `learned-mha-single`: ") < text.index("## Results")
-    for part in ("## Effects", "positional rope with attention gqa2", "## At equal budgets", "equal training time"):
+    for part in (
+        "## Effects",
+        "positional rope with attention gqa2",
+        "## At equal budgets",
+        "equal training time",
+    ):
         assert part in text
 
 
@@ -111,7 +130,9 @@ def test_slow_entries_lose_at_equal_time_what_they_gain_at_equal_tokens(read):
     study = read()
     found = {ranking.kind: ranking for ranking in budgets.rankings(study)}
     by_tokens, by_time = found["tokens"].val_loss, found["train_s"].val_loss
-    assert set(by_tokens) == {label for label in by_time if label.endswith("single")}, "the others repeat them"
+    assert set(by_tokens) == {label for label in by_time if label.endswith("single")}, (
+        "the others repeat them"
+    )
     assert by_time["rope-mha-ddp2"].mean > by_time["rope-mha-single"].mean
     assert list(by_time) == sorted(by_time, key=lambda label: by_time[label].mean)
     assert found["train_s"].budget == min(run.evals.train_s[-1] for run in study.runs)
@@ -125,9 +146,14 @@ def test_a_loss_is_reached_on_the_straight_line_between_two_evaluations(read):
     )
     run, other = entry.done[0], base.done[0]
     step = budgets.crossing(run, other)
-    assert np.interp(step, run.evals.step, run.evals.val_loss) == pytest.approx(other.evals.val_loss[-1])
+    assert np.interp(step, run.evals.step, run.evals.val_loss) == pytest.approx(
+        other.evals.val_loss[-1]
+    )
     one = next(s for s in budgets.savings(study) if s.label == "rope-mha-single")
-    factors = [b.evals.step[-1] / budgets.crossing(r, b) for r, b in zip(entry.done, base.done, strict=True)]
+    factors = [
+        b.evals.step[-1] / budgets.crossing(r, b)
+        for r, b in zip(entry.done, base.done, strict=True)
+    ]
     assert one.tokens == pytest.approx(np.exp(np.mean(np.log(factors)))) and one.tokens > 1
     assert one.tokens_ci95[0] < one.tokens < one.tokens_ci95[1]
 
@@ -146,7 +172,9 @@ def test_a_plan_is_made_from_the_noise_at_hand(read):
     found = planning.plan(study, 0.01)
     groups = [judge._differences(study, e, judge.QUESTIONS["val_loss"]) for e in study.entries]
     groups = [values for values in groups if values and np.ptp(values) > 0]
-    assert found.noise == pytest.approx(np.sqrt(np.mean([np.var(values, ddof=1) for values in groups])))
+    assert found.noise == pytest.approx(
+        np.sqrt(np.mean([np.var(values, ddof=1) for values in groups]))
+    )
     assert found.seeds_low <= found.seeds <= found.seeds_high and found.seeds_at_hand == 3
     alpha = 0.05 / found.n_compared
     assert verdicts.paired_t_power(found.seeds, 0.01, found.noise, alpha) >= 0.8
@@ -160,7 +188,10 @@ def test_plan_prints_it_and_refuses_what_it_cannot_know(fake, read, capsys):
         cli.main(["plan", "tiny", "--detect", "0.01", "--results", str(fake.root)])
     assert left.value.code == 2 and "run a pilot" in capsys.readouterr().err
     read(seeds=(0, 1, 2))
-    for arguments, told in (([], "seeds find 0.01 nats with 80 % power"), (["--fraction", "7"], "7 entries that tell")):
+    for arguments, told in (
+        ([], "seeds find 0.01 nats with 80 % power"),
+        (["--fraction", "7"], "7 entries that tell"),
+    ):
         with pytest.raises(SystemExit) as left:
             cli.main(["plan", "tiny", "--detect", "0.01", "--results", str(fake.root), *arguments])
         assert left.value.code == 0 and told in capsys.readouterr().out
@@ -172,7 +203,9 @@ def test_a_fraction_holds_the_baseline_and_tells_all_main_effects_apart(size):
     chosen = planning.fraction(levels, {"p": "a", "q": "a"}, size)
     assert len(chosen) == size == len({tuple(cell.values()) for cell in chosen})
     assert any(cell["p"] == cell["q"] == "a" for cell in chosen)
-    rows = [[1.0, *(float(c[x] == n) for x, names in levels.items() for n in names[1:])] for c in chosen]
+    rows = [
+        [1.0, *(float(c[x] == n) for x, names in levels.items() for n in names[1:])] for c in chosen
+    ]
     assert np.linalg.matrix_rank(rows) == 5
     if size in (6, 12):
         assert all([c["q"] for c in chosen].count(name) == size // 3 for name in levels["q"])

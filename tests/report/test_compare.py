@@ -24,7 +24,10 @@ def after(before, edit=lambda run, line: line, **changes):
     other = replace(before, root=before.root.with_name("after"), **changes).write()
     for run in other.store.runs(other.name):
         for path in run.path.glob("steps.*"):
-            lines = [json.dumps(edit(run.run_id, json.loads(line))) for line in path.read_text().splitlines()]
+            lines = [
+                json.dumps(edit(run.run_id, json.loads(line)))
+                for line in path.read_text().splitlines()
+            ]
             path.write_text("".join(line + "\n" for line in lines))
     return other
 
@@ -41,7 +44,9 @@ def compared(*sides, out, results="results"):
 def timing(factor=1.0):
     """Return what gives each step a time of its own, slower by a factor in the mean."""
     noise = np.random.default_rng(3)
-    return lambda run_id, line: line | {"step_s": line["step_s"] * factor * (1 + 0.01 * noise.standard_normal())}
+    return lambda run_id, line: (
+        line | {"step_s": line["step_s"] * factor * (1 + 0.01 * noise.standard_normal())}
+    )
 
 
 def test_the_same_code_twice_is_the_same_to_the_bit_and_no_faster(before, tmp_path):
@@ -68,7 +73,9 @@ def test_one_bit_of_one_loss_is_seen(before, tmp_path):
         changed = run_id.startswith("rope-mha-single-s3") and line["step"] == 7
         return line | {"loss": math.nextafter(line["loss"], 9.0)} if changed else line
 
-    found, page = compared(before.root / "tiny", after(before, nudge).root / "tiny", out=tmp_path / "out")
+    found, page = compared(
+        before.root / "tiny", after(before, nudge).root / "tiny", out=tmp_path / "out"
+    )
     assert {pair["label"]: pair["bitwise"] for pair in found["pairs"]} == {
         "learned-mha-single": True,
         "rope-mha-single": False,
@@ -76,11 +83,20 @@ def test_one_bit_of_one_loss_is_seen(before, tmp_path):
     assert "the same to the bit in 1 of 2 entries; of the others 1 equivalent" in page
 
 
-def test_another_machine_and_other_settings_are_said_before_anyone_believes_the_numbers(before, tmp_path):
-    other = after(before, env={"rope-mha-single": {"cpu": "Another CPU"}}, tokens=2048, settings_hash="beef")
+def test_another_machine_and_other_settings_are_said_before_anyone_believes_the_numbers(
+    before, tmp_path
+):
+    other = after(
+        before, env={"rope-mha-single": {"cpu": "Another CPU"}}, tokens=2048, settings_hash="beef"
+    )
     found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
-    assert "did not run on the same machine" in page and found["surroundings"]["cpu"][1][0] == "Another CPU"
-    assert found["settings"] == {"train.tokens_per_step": [1024, 2048]} and "Settings differ" in page
+    assert (
+        "did not run on the same machine" in page
+        and found["surroundings"]["cpu"][1][0] == "Another CPU"
+    )
+    assert (
+        found["settings"] == {"train.tokens_per_step": [1024, 2048]} and "Settings differ" in page
+    )
     assert all(pair["val_loss"] for pair in found["pairs"])
 
 
@@ -93,7 +109,9 @@ def test_losses_of_other_tokens_are_not_compared(before, tmp_path):
 
 def test_what_is_in_one_alone_and_what_ended_otherwise_is_listed(before, tmp_path):
     axes = AXES | {"positional": ["learned", "alibi"]}
-    other = after(before, axes=axes, outcome={"learned-mha-single-s0": ("failed", "oom", "too large")})
+    other = after(
+        before, axes=axes, outcome={"learned-mha-single-s0": ("failed", "oom", "too large")}
+    )
     found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
     assert (found["only_a"], found["only_b"]) == (["rope-mha-single"], ["alibi-mha-single"])
     assert found["pairs"][0]["seeds"] == [1, 2, 3, 4, 5] and "5 done, 1 failed" in page
@@ -101,9 +119,14 @@ def test_what_is_in_one_alone_and_what_ended_otherwise_is_listed(before, tmp_pat
 
 def test_an_axis_that_one_lacks_counts_as_the_others_baseline(before, tmp_path):
     wider = AXES | {"norm": ["layernorm", "rmsnorm"]}
-    other = replace(before, name="wide", axes=wider, baseline=before.baseline | {"norm": "layernorm"}).write()
+    other = replace(
+        before, name="wide", axes=wider, baseline=before.baseline | {"norm": "layernorm"}
+    ).write()
     found, _ = compared("tiny", "wide", out=tmp_path / "out", results=other.root)
-    assert [pair["label"] for pair in found["pairs"]] == ["learned-mha-single-layernorm", "rope-mha-single-layernorm"]
+    assert [pair["label"] for pair in found["pairs"]] == [
+        "learned-mha-single-layernorm",
+        "rope-mha-single-layernorm",
+    ]
     assert len(found["only_b"]) == 2 and not found["only_a"]
 
 
@@ -113,9 +136,21 @@ def test_two_commits_of_one_results_folder(before, tmp_path, capsys):
         if run.run_id.split("-")[3] in ("s3", "s4", "s5"):
             run.write_env(run.env | newer)
     with pytest.raises(SystemExit) as stop:
-        cli.main(["report", "tiny@0123", "tiny@nope", "--results", str(before.root), "--out", str(tmp_path / "out")])
+        cli.main(
+            [
+                "report",
+                "tiny@0123",
+                "tiny@nope",
+                "--results",
+                str(before.root),
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
     assert stop.value.code == 2 and "allowed: 01234567, feedface" in capsys.readouterr().err
-    found, page = compared("tiny@0123456", "tiny@feedface", out=tmp_path / "out", results=before.root)
+    found, page = compared(
+        "tiny@0123456", "tiny@feedface", out=tmp_path / "out", results=before.root
+    )
     assert found["pairs"][0]["seeds"] == [] and "no seed" not in page
     assert "nothing to compare yet" in page
 

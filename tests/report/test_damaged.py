@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from harness.cli.app import main
 
-FILES = ("spec.json", "status.json", "probes.json", "env.json", "eval.jsonl", "steps.rank0.jsonl", "launches.jsonl")
+FILES = (
+    "spec.json",
+    "status.json",
+    "probes.json",
+    "env.json",
+    "eval.jsonl",
+    "steps.rank0.jsonl",
+    "launches.jsonl",
+)
 
 
 @pytest.fixture
@@ -25,7 +33,11 @@ def healthy(fake, no_figures):
 def told(command, root):
     out = io.StringIO()
     options = ["--out", str(root.parent / "reports")] if command == "report" else []
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), pytest.raises(SystemExit) as end:
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(out),
+        pytest.raises(SystemExit) as end,
+    ):
         main([command, "tiny", "--results", str(root), *options])
     return out.getvalue(), end.value.code
 
@@ -49,8 +61,13 @@ def test_a_damaged_file_is_named_and_the_other_run_is_reported(healthy, name, te
 
 def harm(data: bytes, where: float, how: str, junk: bytes) -> bytes:
     at = int(where * len(data))
-    return {"cut": data[:at], "put": data[:at] + junk + data[at + len(junk):], "in": data[:at] + junk + data[at:],
-            "out": data[:at] + data[at + len(junk):], "junk": junk}[how]  # fmt: skip
+    return {
+        "cut": data[:at],
+        "put": data[:at] + junk + data[at + len(junk) :],
+        "in": data[:at] + junk + data[at:],
+        "out": data[:at] + data[at + len(junk) :],
+        "junk": junk,
+    }[how]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -58,7 +75,8 @@ def harm(data: bytes, where: float, how: str, junk: bytes) -> bytes:
     name=st.sampled_from(FILES),
     where=st.floats(0, 0.999),
     how=st.sampled_from(["cut", "put", "in", "out", "junk"]),
-    junk=st.binary(min_size=1, max_size=8) | st.sampled_from([b"null", b"[]", b"{}", b"-1", b'"', b"\n", b"1e999"]),
+    junk=st.binary(min_size=1, max_size=8)
+    | st.sampled_from([b"null", b"[]", b"{}", b"-1", b'"', b"\n", b"1e999"]),
 )
 def test_whatever_happens_to_a_file_nothing_crashes(healthy, name, where, how, junk):
     run = next(run for run in healthy.store.runs("tiny") if "gqa2" in run.run_id)

@@ -45,23 +45,38 @@ def test_one_colour_per_variant_and_a_panel_per_parallelism(fake):
     fake.seeds = (0,)
     study = accounting.read(fake.write().store, "tiny")
     chosen = look(study)
-    assert (chosen.colour_axis, chosen.style_axis, chosen.panel_axes) == ("attention", "positional", ("parallelism",))
+    assert (chosen.colour_axis, chosen.style_axis, chosen.panel_axes) == (
+        "attention",
+        "positional",
+        ("parallelism",),
+    )
     colours = {(entry.axes["attention"], chosen.colour(entry)) for entry in study.entries}
     assert len(colours) == 3
-    looks = {(chosen.colour(entry), str(chosen.dash(entry)), chosen.panel(entry)) for entry in study.entries}
+    looks = {
+        (chosen.colour(entry), str(chosen.dash(entry)), chosen.panel(entry))
+        for entry in study.entries
+    }
     assert len(looks) == len(study.entries)
 
 
 def test_more_variants_than_colours_are_told_apart_by_marks(fake):
     fake.axes = {"attention": [f"window{i}" for i in range(20)], "parallelism": ["single"]}
-    fake.baseline, fake.seeds, fake.steps = {"attention": "window0", "parallelism": "single"}, (0,), 4
+    fake.baseline, fake.seeds, fake.steps = (
+        {"attention": "window0", "parallelism": "single"},
+        (0,),
+        4,
+    )
     study = accounting.read(fake.write().store, "tiny")
     chosen = look(study)
     assert len({(chosen.colour(entry), chosen.line_marker(entry)) for entry in study.entries}) == 20
 
 
 def test_crowded_panels_are_divided(fake):
-    fake.axes = {"positional": list("abc"), "attention": list("defg"), "parallelism": ["single", "ddp2"]}
+    fake.axes = {
+        "positional": list("abc"),
+        "attention": list("defg"),
+        "parallelism": ["single", "ddp2"],
+    }
     fake.baseline, fake.seeds, fake.steps = {}, (0,), 4
     study = accounting.read(fake.write().store, "tiny")
     chosen = look(study)
@@ -74,7 +89,9 @@ def test_bands_span_the_seeds_and_time_is_their_mean(one_axis):
     curve = curves.validation(entry, against_time=True)
     losses = np.array([run.evals.val_loss for run in entry.done])
     assert curve.mean == pytest.approx(losses.mean(axis=0))
-    assert curve.low == pytest.approx(losses.min(axis=0)) and curve.high == pytest.approx(losses.max(axis=0))
+    assert curve.low == pytest.approx(losses.min(axis=0)) and curve.high == pytest.approx(
+        losses.max(axis=0)
+    )
     assert curve.x == pytest.approx(np.mean([run.evals.train_s for run in entry.done], axis=0))
     cumulated = np.mean([run.steps.step_s.sum() for run in entry.done])
     assert curves.training(entry, against_time=True).x[-1] == pytest.approx(cumulated)
@@ -100,7 +117,9 @@ def test_a_floor_far_below_does_not_squeeze_the_curves(one_axis):
     assert curves.y_limits(drawn, near)[0] < near
 
 
-@pytest.mark.parametrize(("seconds", "unit"), [(5.0, (1.0, "s")), (700.0, (60.0, "min")), (20_000.0, (3600.0, "h"))])
+@pytest.mark.parametrize(
+    ("seconds", "unit"), [(5.0, (1.0, "s")), (700.0, (60.0, "min")), (20_000.0, (3600.0, "h"))]
+)
 def test_times_are_shown_in_a_readable_unit(seconds, unit):
     assert curves.time_unit(seconds) == unit
 
@@ -118,5 +137,7 @@ def test_rows_of_a_group_stand_together():
 def test_rounding_errors_are_not_blown_up_to_differences(one_axis):
     entry = accounting.read(one_axis.write().store, "tiny").entries[0]
     flat = np.full(5, 2.0)
-    low, high = curves.y_limits([curves.Curve(entry, np.arange(5), np.arange(5), flat, flat - 1e-7, flat + 1e-7)], None)
+    low, high = curves.y_limits(
+        [curves.Curve(entry, np.arange(5), np.arange(5), flat, flat - 1e-7, flat + 1e-7)], None
+    )
     assert high - low >= MIN_SPAN and low < 2 < high

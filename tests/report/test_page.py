@@ -42,10 +42,14 @@ class Page(HTMLParser):
             element[2].append(data)
 
     def all(self, *tags):
-        return [(attributes, "".join(text)) for tag, attributes, text, _ in self.found if tag in tags]
+        return [
+            (attributes, "".join(text)) for tag, attributes, text, _ in self.found if tag in tags
+        ]
 
     def data(self):
-        return json.loads(next(text for attributes, text in self.all("script") if attributes.get("id") == "data"))
+        return json.loads(
+            next(text for attributes, text in self.all("script") if attributes.get("id") == "data")
+        )
 
 
 def written(fake) -> Page:
@@ -61,18 +65,27 @@ def whole(fake) -> Page:
     fake.outcome = {
         "rope-gqa2-ddp2-s1": ("failed", "oom", f"OutOfMemoryError: {HOSTILE}"),
         "rope-mha-fsdp2-s2": ("running", None, None),
-        **{f"rope-local64-fsdp2-s{seed}": ("failed", "nan", "NotFiniteError: step 6") for seed in fake.seeds},
+        **{
+            f"rope-local64-fsdp2-s{seed}": ("failed", "nan", "NotFiniteError: step 6")
+            for seed in fake.seeds
+        },
     }
     return written(fake.write())
 
 
 def test_the_page_is_one_file_that_asks_for_nothing(whole):
-    for attributes, _ in whole.all("script", "link", "img", "iframe", "object", "source", "video", "audio"):
+    for attributes, _ in whole.all(
+        "script", "link", "img", "iframe", "object", "source", "video", "audio"
+    ):
         assert "src" not in attributes
         assert attributes.get("href", "data:").startswith("data:")
     styles = "".join(text for _, text in whole.all("style"))
     assert "url(" not in styles and "@import" not in styles
-    policy = next(a["content"] for a, _ in whole.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        a["content"]
+        for a, _ in whole.all("meta")
+        if a.get("http-equiv") == "Content-Security-Policy"
+    )
     assert "default-src 'none'" in policy and "http" not in policy and "connect-src" not in policy
 
 
@@ -97,20 +110,39 @@ def test_all_that_was_asked_for_is_drawn_and_told(whole):
     data = whole.data()
     plots = {a["data-chart"]: a["aria-label"] for a, _ in whole.all("div") if "data-chart" in a}
     assert list(plots) == [
-        "tradeoff", "differences", "effects_val_loss", "effects_tokens_per_s", "effects_peak_memory", "memory",
-        "traffic", "decode_time", "decode_cache", "lengths", "phases", "scaling",
-    ]  # fmt: skip
+        "tradeoff",
+        "differences",
+        "effects_val_loss",
+        "effects_tokens_per_s",
+        "effects_peak_memory",
+        "memory",
+        "traffic",
+        "decode_time",
+        "decode_cache",
+        "lengths",
+        "phases",
+        "scaling",
+    ]
     assert plots.keys() == data["charts"].keys() and all(plots.values())
     titles = [text for _, text in whole.all("h2")]
-    for title in ("Not done", "At equal budgets", "Does the parallelism change the result?", "Machine and versions",
-                  "Settings", "Order of runs"):  # fmt: skip
+    for title in (
+        "Not done",
+        "At equal budgets",
+        "Does the parallelism change the result?",
+        "Machine and versions",
+        "Settings",
+        "Order of runs",
+    ):
         assert title in titles
     curve = data["curves"]["entries"][0]["curves"]
     assert curve["validation"]["x"] == [0, 4, 8, 12] and len(curve["training"]["x"]) == 12
     band = [curve["validation"][key] for key in ("low", "y", "high")]
     assert all(low <= y <= high for low, y, high in zip(*band, strict=True))
     command = next(text for _, text in whole.all("pre") if "harness run" in text)
-    assert "python -m harness run ablations.toml --set train.steps=12\npython -m harness report tiny" in command
+    assert (
+        "python -m harness run ablations.toml --set train.steps=12\npython -m harness report tiny"
+        in command
+    )
 
 
 def test_who_does_not_see_it_finds_the_way(whole):
@@ -123,7 +155,9 @@ def test_who_does_not_see_it_finds_the_way(whole):
     levels = [int(tag[1]) for tag, *_ in whole.found if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
-    assert len(whole.all("caption")) == len(whole.all("table")) and all(text for _, text in whole.all("caption"))
+    assert len(whole.all("caption")) == len(whole.all("table")) and all(
+        text for _, text in whole.all("caption")
+    )
     assert all("label" in around for tag, _, _, around in whole.found if tag in ("input", "select"))
     assert {tag for tag, *_ in whole.found} >= {"header", "nav", "main", "footer"}
 
@@ -132,19 +166,27 @@ def test_what_a_log_or_a_label_says_is_never_run(fake):
     label = "<img src=x onerror=alert(1)>"
     fake.axes = {"positional": ["learned", label], "attention": ["mha", "gqa2"]}
     fake.baseline = {axis: labels[0] for axis, labels in fake.axes.items()}
-    fake.outcome = {"learned-gqa2-s1": ("failed", "error", f"{HOSTILE} ``` **x** <details><summary>")}
+    fake.outcome = {
+        "learned-gqa2-s1": ("failed", "error", f"{HOSTILE} ``` **x** <details><summary>")
+    }
     page = written(fake.write())
     assert [a for a, _ in page.all("script") if a] == [{"type": "application/json", "id": "data"}]
     assert not page.all("img") and not any("onerror" in a for _, a, _, _ in page.found)
-    assert any(HOSTILE in text for _, text in page.all("pre")) and any(HOSTILE in text for _, text in page.all("td"))
+    assert any(HOSTILE in text for _, text in page.all("pre")) and any(
+        HOSTILE in text for _, text in page.all("td")
+    )
     assert any(text == label for _, text in page.all("td"))
     names = [entry["label"] for entry in page.data()["curves"]["entries"]]
-    assert f"{label}-mha".replace("<", "&lt;").replace(">", "&gt;") in names  # plotly reads some HTML in names
+    assert (
+        f"{label}-mha".replace("<", "&lt;").replace(">", "&gt;") in names
+    )  # plotly reads some HTML in names
 
 
 def test_a_study_of_which_nothing_is_done_has_a_page(one_axis):
     one_axis.seeds = (0,)
-    one_axis.outcome = {f"learned-{label}-single-s0": ("pending", None, None) for label in ("mha", "gqa2")}
+    one_axis.outcome = {
+        f"learned-{label}-single-s0": ("pending", None, None) for label in ("mha", "gqa2")
+    }
     page = written(one_axis.write())
     assert page.data()["charts"] == {}
     assert any("no run is done" in text.lower() for _, text in page.all("p"))
@@ -152,13 +194,19 @@ def test_a_study_of_which_nothing_is_done_has_a_page(one_axis):
 
 def test_ten_thousand_runs_stay_a_file_that_opens(fake):
     fake.steps, fake.eval_every, fake.seeds = 1000, 20, (0,)
-    fake.axes = {"positional": ["learned", "rope"], "attention": ["mha", "gqa2"], "parallelism": ["single"]}
+    fake.axes = {
+        "positional": ["learned", "rope"],
+        "attention": ["mha", "gqa2"],
+        "parallelism": ["single"],
+    }
     few = summary.summarise(accounting.read(fake.write().store, fake.name), "now")
     many = multiplied(few, 2500)
     assert len(many.study.runs) == 10_000
     page = html.render(many)
     assert len(page.encode()) < 15e6
-    data = json.loads(re.search('<script type="application/json" id="data">(.*?)</script>', page)[1])
+    data = json.loads(
+        re.search('<script type="application/json" id="data">(.*?)</script>', page)[1]
+    )
     assert len(data["curves"]["entries"]) == 10_000 and all(
         8 <= len(entry["curves"]["validation"]["x"]) <= 300 for entry in data["curves"]["entries"]
     )
@@ -172,22 +220,36 @@ def multiplied(few, times):
         return {f"{label}-{i}": value for label, value in found.items() for i in range(times)}
 
     entries = {entry.label: entry for entry in few.study.entries}
-    copies = tuple(dataclasses.replace(entry, label=label) for label, entry in named(entries).items())
+    copies = tuple(
+        dataclasses.replace(entry, label=label) for label, entry in named(entries).items()
+    )
     return dataclasses.replace(
         few,
         study=dataclasses.replace(few.study, entries=copies),
-        results={label: dataclasses.replace(result, label=label) for label, result in named(few.results).items()},
+        results={
+            label: dataclasses.replace(result, label=label)
+            for label, result in named(few.results).items()
+        },
         comparisons=[
-            dataclasses.replace(c, label=f"{c.label}-{i}") for c in few.comparisons for i in range(times)
+            dataclasses.replace(c, label=f"{c.label}-{i}")
+            for c in few.comparisons
+            for i in range(times)
         ],
         judgements={
             quantity: dataclasses.replace(judged, entries=named(judged.entries))
             for quantity, judged in few.judgements.items()
         },
         rankings=[dataclasses.replace(r, val_loss=named(r.val_loss)) for r in few.rankings],
-        savings=[dataclasses.replace(s, label=f"{s.label}-{i}") for s in few.savings for i in range(times)],
-        **{name: named(getattr(few, name)) for name in ("decoding", "lengths", "phases", "traffic", "held")},
-    )  # fmt: skip
+        savings=[
+            dataclasses.replace(s, label=f"{s.label}-{i}")
+            for s in few.savings
+            for i in range(times)
+        ],
+        **{
+            name: named(getattr(few, name))
+            for name in ("decoding", "lengths", "phases", "traffic", "held")
+        },
+    )
 
 
 def test_the_report_s_own_markdown_and_nothing_else_becomes_html():
@@ -199,5 +261,7 @@ def test_the_report_s_own_markdown_and_nothing_else_becomes_html():
     assert "<p>A <code>&lt;b&gt;</code> and <strong>more</strong>.</p>" in page
     assert '<th scope="row">x | y</th><td class="n"><strong>+3 %</strong></td>' in page
     assert '<div class="note"><p>careful</p>\n<ul><li><code>one</code></li></ul></div>' in page
-    assert "<code>```\n&lt;/code&gt;</code>" in page and "<ol><li><code>run</code></li></ol>" in page
+    assert (
+        "<code>```\n&lt;/code&gt;</code>" in page and "<ol><li><code>run</code></li></ol>" in page
+    )
     assert "<p>[link](http://x)</p>" in page

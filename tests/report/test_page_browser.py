@@ -29,7 +29,13 @@ def browser():
 def opened(browser, fake):
     """The page of a made-up study, opened, with all that went wrong and all that was asked for."""
     fake.decode, fake.lengths = ([1, 8], [64, 128]), [64, 128, 256]
-    fake.outcome = {"rope-gqa2-ddp2-s1": ("failed", "oom", "OutOfMemoryError: </script><script>hacked = 1</script>")}
+    fake.outcome = {
+        "rope-gqa2-ddp2-s1": (
+            "failed",
+            "oom",
+            "OutOfMemoryError: </script><script>hacked = 1</script>",
+        )
+    }
     folder = report.write(fake.write().store, fake.name, fake.root.parent / "reports")
     with browser.new_context(viewport={"width": 1440, "height": 900}) as context:
         page = context.new_page()
@@ -47,7 +53,9 @@ def names(page):
 
 
 def curves(page):
-    return page.evaluate("document.getElementById('plot-curves').data.filter(t => !t.fill).map(t => t.name)")
+    return page.evaluate(
+        "document.getElementById('plot-curves').data.filter(t => !t.fill).map(t => t.name)"
+    )
 
 
 def test_sorts_filters_and_draws_what_it_shows_without_a_network(opened):
@@ -59,7 +67,10 @@ def test_sorts_filters_and_draws_what_it_shows_without_a_network(opened):
     button.focus()
     opened.keyboard.press("Enter")
     head = opened.locator("#table th", has=button)
-    losses = [float(text.split()[0]) for text in opened.locator("#table tbody tr td:nth-of-type(1)").all_inner_texts()]
+    losses = [
+        float(text.split()[0])
+        for text in opened.locator("#table tbody tr td:nth-of-type(1)").all_inner_texts()
+    ]
     assert head.get_attribute("aria-sort") == "ascending" and losses == sorted(losses)
     opened.keyboard.press("Enter")
     assert head.get_attribute("aria-sort") == "descending" and names(opened)[0] != everything[0]
@@ -80,7 +91,9 @@ def test_sorts_filters_and_draws_what_it_shows_without_a_network(opened):
 
 def test_curves_are_toggled_by_the_legend_and_the_axes_by_their_controls(opened):
     opened.locator("#plot-curves .legendtoggle").first.click()
-    sync_api.expect(opened.locator("#plot-curves .scatterlayer .trace.scatter")).to_have_count(2 * 18 - 2)
+    sync_api.expect(opened.locator("#plot-curves .scatterlayer .trace.scatter")).to_have_count(
+        2 * 18 - 2
+    )
     opened.get_by_role("combobox", name="against").select_option("time")
     opened.get_by_role("combobox", name="Loss").select_option("training")
     title = opened.evaluate("document.getElementById('plot-curves').layout.xaxis.title.text")
@@ -95,7 +108,9 @@ def test_hovering_over_a_curve_tells_its_name_and_value(opened):
     opened.locator("#plot-curves .scatterlayer .point").last.hover(force=True)
     told = opened.locator("#plot-curves .hoverlayer .hovertext").first
     sync_api.expect(told).to_contain_text("rope-mha-single")
-    value = opened.evaluate("document.getElementById('plot-curves').data.find(t => !t.fill).y.at(-1)")
+    value = opened.evaluate(
+        "document.getElementById('plot-curves').data.find(t => !t.fill).y.at(-1)"
+    )
     assert f"{value:.4f}" in told.text_content()
     assert opened.wrong == []
 
@@ -119,16 +134,22 @@ def test_of_many_rows_the_first_show_until_all_are_asked_for(browser, fake):
         assert opened.locator("#count").inner_text() == "18 of 18 entries; the first 5 rows show"
         assert len(names(opened)) == 5
         opened.get_by_role("button", name="Show all rows").click()
-        assert len(names(opened)) == 18 and opened.locator("#count").inner_text() == "18 of 18 entries"
+        assert (
+            len(names(opened)) == 18 and opened.locator("#count").inner_text() == "18 of 18 entries"
+        )
 
 
 def test_a_page_that_is_watched_reads_itself_again_and_keeps_what_was_chosen(browser, one_axis):
-    folder = report.write(one_axis.write().store, one_axis.name, one_axis.root.parent / "reports", refresh_s=1)
+    folder = report.write(
+        one_axis.write().store, one_axis.name, one_axis.root.parent / "reports", refresh_s=1
+    )
     with browser.new_context() as context:
         page = context.new_page()
         page.goto((folder / "index.html").as_uri())
         page.get_by_label("Search").fill("gqa2")
-        (folder / "index.html").write_text((folder / "index.html").read_text().replace("<h1>tiny", "<h1>newer"))
+        (folder / "index.html").write_text(
+            (folder / "index.html").read_text().replace("<h1>tiny", "<h1>newer")
+        )
         sync_api.expect(page.locator("h1")).to_have_text("newer", timeout=10_000)
         assert page.get_by_label("Search").input_value() == "gqa2"
         sync_api.expect(page.locator("#count")).to_have_text("1 of 2 entries")
@@ -141,7 +162,9 @@ def test_a_page_that_is_watched_reads_itself_again_and_keeps_what_was_chosen(bro
 @pytest.mark.parametrize("width", [390, 1440])
 def test_axe_finds_no_violation(browser, opened, width):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    with browser.new_context(viewport={"width": width, "height": 900}, bypass_csp=True) as context:  # axe is a script
+    with browser.new_context(
+        viewport={"width": width, "height": 900}, bypass_csp=True
+    ) as context:  # axe is a script
         page = context.new_page()
         page.goto(opened.url)
         page.wait_for_selector("#plot-phases .main-svg")

@@ -52,7 +52,9 @@ def test_students_sleep_data():
     """R: t.test(extra ~ group, paired = TRUE): p 0.002833, interval -2.4598858 to -0.7001142, mean -1.58."""
     pair = statistics.paired(dict(enumerate(DRUG_1)), dict(enumerate(DRUG_2)))
     low, high = pair.difference.ci95
-    assert (pair.difference.mean, low, high) == pytest.approx((-1.58, -2.4598858, -0.7001142), abs=5e-8)
+    assert (pair.difference.mean, low, high) == pytest.approx(
+        (-1.58, -2.4598858, -0.7001142), abs=5e-8
+    )
     p = verdicts.paired_t_pvalue(DRUG_1 - DRUG_2)
     assert p == pytest.approx(0.002833, abs=5e-7)
     expected = stats.ttest_rel(DRUG_1, DRUG_2)
@@ -83,11 +85,22 @@ def test_yates_peas():
     found = effects.estimate(values, {"N": ["0", "1"], "P": ["0", "1"], "K": ["0", "1"]})
     assert found.degrees_of_freedom == 12 and found.n_runs == 24
     assert found.noise**2 * 12 == pytest.approx(185.29, abs=0.005)
-    assert [24 / 4 * one.estimate**2 for one in found.main] == pytest.approx([189.28, 8.40, 95.20], abs=0.005)
-    assert [24 / 16 * one.estimate**2 for one in found.interactions] == pytest.approx([21.28, 33.14, 0.48], abs=0.005)
+    assert [24 / 4 * one.estimate**2 for one in found.main] == pytest.approx(
+        [189.28, 8.40, 95.20], abs=0.005
+    )
+    assert [24 / 16 * one.estimate**2 for one in found.interactions] == pytest.approx(
+        [21.28, 33.14, 0.48], abs=0.005
+    )
 
-    rows = [{"block": str(block), **{name: -0.5 + int(level) for name, level in zip("NPK", cell, strict=True)}, "y": y}
-            for cell, by_block in values.items() for block, y in by_block.items()]  # fmt: skip
+    rows = [
+        {
+            "block": str(block),
+            **{name: -0.5 + int(level) for name, level in zip("NPK", cell, strict=True)},
+            "y": y,
+        }
+        for cell, by_block in values.items()
+        for block, y in by_block.items()
+    ]
     fit = smf.ols("y ~ C(block) + N + P + K + N:P + N:K + P:K", pd.DataFrame(rows)).fit()
     for one in (*found.main, *found.interactions):
         name = ":".join(one.levels)

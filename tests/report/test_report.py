@@ -14,17 +14,42 @@ from harness.analysis import dataset as accounting
 from harness.errors import UserError
 from harness.report.page import floor_nats_per_token
 
-FIGURES = ("val_loss_steps", "val_loss_time", "train_loss_steps", "train_loss_time", "throughput", "memory")
+FIGURES = (
+    "val_loss_steps",
+    "val_loss_time",
+    "train_loss_steps",
+    "train_loss_time",
+    "throughput",
+    "memory",
+)
 ENTRY_KEYS = {
-    "positional", "attention", "parallelism", "label", "seeds", "status", "val_loss", "bits_per_byte", "tokens_per_s",
-    "step_s", "peak_memory_bytes", "parameters", "flops_per_token", "mfu", "decoding", "equivalence",
-}  # fmt: skip
+    "positional",
+    "attention",
+    "parallelism",
+    "label",
+    "seeds",
+    "status",
+    "val_loss",
+    "bits_per_byte",
+    "tokens_per_s",
+    "step_s",
+    "peak_memory_bytes",
+    "parameters",
+    "flops_per_token",
+    "mfu",
+    "decoding",
+    "equivalence",
+}
 
 
 def written(fake):
     """Write the report; return its page, its summary and its folder."""
     folder = report.write(fake.store, fake.name, fake.root.parent / "reports")
-    return (folder / "report.md").read_text(), json.loads((folder / "summary.json").read_text()), folder
+    return (
+        (folder / "report.md").read_text(),
+        json.loads((folder / "summary.json").read_text()),
+        folder,
+    )
 
 
 def rows(folder, table):
@@ -36,7 +61,10 @@ def test_the_whole_study(fake):
     fake.outcome = {
         "rope-gqa2-ddp2-s1": ("failed", "oom", "OutOfMemoryError: 2 GiB"),
         "rope-mha-fsdp2-s2": ("running", None, None),
-        **{f"rope-local64-fsdp2-s{seed}": ("failed", "nan", "NotFiniteError: step 6") for seed in fake.seeds},
+        **{
+            f"rope-local64-fsdp2-s{seed}": ("failed", "nan", "NotFiniteError: step 6")
+            for seed in fake.seeds
+        },
     }
     page, summary, folder = written(fake.write())
     assert folder.name == "tiny"
@@ -47,7 +75,11 @@ def test_the_whole_study(fake):
     for image in re.findall(r"\]\((figures/[^)]+)\)", page):
         assert (folder / image).is_file()
 
-    assert summary["schema_version"] == 1 and summary["study"] == "tiny" and summary["settings_hash"] == "c0ffee"
+    assert (
+        summary["schema_version"] == 1
+        and summary["study"] == "tiny"
+        and summary["settings_hash"] == "c0ffee"
+    )
     assert summary["runs"] == {"done": 49, "failed": 4, "running": 1}
     entries = {entry["label"]: entry for entry in summary["entries"]}
     assert len(entries) == 18 and len(summary["comparisons"]) == 17
@@ -58,11 +90,24 @@ def test_the_whole_study(fake):
     assert entries["rope-local64-fsdp2"]["val_loss"] is None
     assert entries["learned-mha-single"]["val_loss"].keys() >= {"mean", "ci95"}
     assert entries["learned-mha-single"]["tokens_per_s"].keys() >= {"median", "ci95"}
-    assert {row["bitwise"] for row in summary["equivalence"] if row["label"].endswith("ddp2")} == {True}
-    assert {row["bitwise"] for row in summary["equivalence"] if row["label"].endswith("fsdp2")} == {False}
+    assert {row["bitwise"] for row in summary["equivalence"] if row["label"].endswith("ddp2")} == {
+        True
+    }
+    assert {row["bitwise"] for row in summary["equivalence"] if row["label"].endswith("fsdp2")} == {
+        False
+    }
 
-    for text in ("failed (oom)", "OutOfMemoryError: 2 GiB", "line 29", "Example CPU", "synthetic", "bitwise",
-                 "± ", "## Reproduce", "python -m harness run ablations.toml --set train.steps=12"):  # fmt: skip
+    for text in (
+        "failed (oom)",
+        "OutOfMemoryError: 2 GiB",
+        "line 29",
+        "Example CPU",
+        "synthetic",
+        "bitwise",
+        "± ",
+        "## Reproduce",
+        "python -m harness run ablations.toml --set train.steps=12",
+    ):
         assert text in page, text
     assert "nan," not in page.lower() and "inf" not in page.split("## Not done")[0].lower().split()
 
@@ -72,7 +117,9 @@ def test_the_whole_study(fake):
     curve = rows(folder, "val_curves")
     assert curve[0].keys() >= {"entry", "seed", "step", "val_loss", "bits_per_byte", "train_s"}
     assert len([row for row in curve if row["status"] == "done"]) == 49 * 4
-    assert len([row for row in rows(folder, "memory") if row["entry"] == "learned-mha-ddp2"]) == 6  # seeds x ranks
+    assert (
+        len([row for row in rows(folder, "memory") if row["entry"] == "learned-mha-ddp2"]) == 6
+    )  # seeds x ranks
     exact = fake.store.runs("tiny")[0].evals()[-1]["val_loss"]
     assert str(exact) in (folder / "tables" / "val_curves.csv").read_text()  # unrounded
 
@@ -82,7 +129,11 @@ def test_one_entry_of_one_seed(fake):
     fake.seeds, fake.steps = (0,), 1
     page, summary, folder = written(fake.write())
     (entry,) = summary["entries"]
-    assert entry["val_loss"]["ci95"] is None and summary["comparisons"] == [] and summary["equivalence"] == []
+    assert (
+        entry["val_loss"]["ci95"] is None
+        and summary["comparisons"] == []
+        and summary["equivalence"] == []
+    )
     assert (folder / "figures" / "val_loss_steps.png").is_file()
     assert not (folder / "figures" / "throughput_loss.png").exists()  # one point is no trade-off
     assert "±" not in page.split("`±`")[0]
@@ -97,7 +148,9 @@ def test_one_seed_has_no_intervals(one_axis, no_figures):
 
 @pytest.mark.parametrize("status", ["pending", "running", "failed", "interrupted"])
 def test_a_study_with_nothing_done_has_a_page_and_no_numbers(one_axis, status):
-    one_axis.outcome = {f"learned-{a}-single-s{s}": (status, None, None) for a in ("mha", "gqa2") for s in (0, 1, 2)}
+    one_axis.outcome = {
+        f"learned-{a}-single-s{s}": (status, None, None) for a in ("mha", "gqa2") for s in (0, 1, 2)
+    }
     page, summary, folder = written(one_axis.write())
     assert f"6 {status}" in page and "Nothing is done yet" in page
     assert all(entry["val_loss"] is None for entry in summary["entries"])
@@ -108,11 +161,19 @@ def test_a_study_that_is_running_shows_progress_and_what_is_done(one_axis, no_fi
     one_axis.outcome = {"learned-gqa2-single-s2": ("running", None, None)}
     page, summary, _ = written(one_axis.write())
     assert "6 of 12" in page and "1 running" in page
-    assert summary["comparisons"][0]["seeds"] == [0, 1] and summary["comparisons"][0]["seeds_unpaired"] == 1
+    assert (
+        summary["comparisons"][0]["seeds"] == [0, 1]
+        and summary["comparisons"][0]["seeds_unpaired"] == 1
+    )
 
 
 def test_any_number_of_axes(fake):
-    fake.axes = {"norm": ["layer", "rms"], "mlp": ["gelu", "glu"], "positional": ["a", "b"], "parallelism": ["single"]}
+    fake.axes = {
+        "norm": ["layer", "rms"],
+        "mlp": ["gelu", "glu"],
+        "positional": ["a", "b"],
+        "parallelism": ["single"],
+    }
     fake.baseline, fake.seeds = {axis: labels[0] for axis, labels in fake.axes.items()}, (0, 1)
     page, summary, _ = written(fake.write())
     assert summary["entries"][0]["norm"] == "layer"
@@ -157,7 +218,9 @@ def test_the_floor_is_drawn_only_where_a_token_is_a_byte(one_axis, no_figures):
 
 
 def test_a_log_that_holds_fences_and_colours_stays_in_its_block(one_axis, no_figures):
-    one_axis.outcome = {"learned-gqa2-single-s0": ("failed", "error", "bad | ```` \x1b[31mred\x1b[0m")}
+    one_axis.outcome = {
+        "learned-gqa2-single-s0": ("failed", "error", "bad | ```` \x1b[31mred\x1b[0m")
+    }
     page, _, _ = written(one_axis.write())
     assert "`````text" in page and "\x1b" not in page.split("## Not done")[1].split("`````text")[1]
     assert "bad \\| " in page
@@ -195,4 +258,6 @@ def test_fifty_four_runs_of_three_hundred_steps_take_seconds(fake):
     fake.write()
     start = time.process_time()
     report.write(fake.store, "tiny", fake.root.parent / "reports")
-    assert time.process_time() - start < 15  # some 3 s; the processor's time, so that what else runs does not count
+    assert (
+        time.process_time() - start < 15
+    )  # some 3 s; the processor's time, so that what else runs does not count

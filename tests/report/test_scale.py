@@ -39,12 +39,16 @@ def test_time_grows_linearly_and_memory_and_page_stay_small(fake, tmp_path, n_se
     for name, n_runs in (("quarter", RUNS // 4), ("whole", RUNS)):
         study = many(replace(fake, name=name), n_runs // n_seeds, n_seeds).write()
         n_runs = len(study.store.runs(name))
-        seconds, peak = measured("report", name, "--results", fake.root, "--out", tmp_path / "reports")
+        seconds, peak = measured(
+            "report", name, "--results", fake.root, "--out", tmp_path / "reports"
+        )
         page = (tmp_path / "reports" / name / "index.html").stat().st_size
         status_s, _ = measured("status", name, "--results", fake.root)
         took[name] = seconds / n_runs
-        print(f"\n{n_runs:,} runs, {n_seeds} of an entry: report {seconds:.1f} s, {peak / 2**20:,.0f} MiB; "
-              f"page {page / 1e6:.1f} MB; status {status_s:.1f} s")  # fmt: skip
+        print(
+            f"\n{n_runs:,} runs, {n_seeds} of an entry: report {seconds:.1f} s, {peak / 2**20:,.0f} MiB; "
+            f"page {page / 1e6:.1f} MB; status {status_s:.1f} s"
+        )
         assert peak < MOST_MEMORY and page < MOST_PAGE
     assert took["whole"] < MOST_GROWTH * took["quarter"]
 
@@ -65,7 +69,9 @@ def many(study, n_entries, n_seeds):
 def measured(*arguments):
     """Run a command; return its seconds and the largest resident memory of its main process, bytes."""
     began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "harness", *map(str, arguments)], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "harness", *map(str, arguments)], stdout=subprocess.DEVNULL
+    )
     _, code, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(code)
     assert process.returncode == 0

@@ -11,11 +11,15 @@ from harness.cli import app as cli
 def watch(fake, out):
     """ProgressReporter in this thread until it ends; return the exit code."""
     with pytest.raises(SystemExit) as stop:
-        cli.main(["report", fake.name, "--results", str(fake.root), "--out", str(out), "--watch", "1"])
+        cli.main(
+            ["report", fake.name, "--results", str(fake.root), "--out", str(out), "--watch", "1"]
+        )
     return stop.value.code
 
 
-def test_a_report_is_written_again_as_runs_end_and_the_last_one_stands_still(one_axis, tmp_path, no_figures, capsys):
+def test_a_report_is_written_again_as_runs_end_and_the_last_one_stands_still(
+    one_axis, tmp_path, no_figures, capsys
+):
     one_axis.outcome = {"learned-gqa2-single-s1": ("pending", None, None)}
     one_axis.write()
     pages = []
@@ -41,7 +45,9 @@ def test_what_has_not_changed_is_not_written_again(one_axis, tmp_path, monkeypat
     one_axis.outcome = {"learned-gqa2-single-s1": ("pending", None, None)}
     one_axis.write()
     written, slept = [], []
-    monkeypatch.setattr("harness.report.write", lambda *arguments: written.append(arguments) or tmp_path)
+    monkeypatch.setattr(
+        "harness.report.write", lambda *arguments: written.append(arguments) or tmp_path
+    )
 
     def sleep(seconds):
         slept.append(seconds)

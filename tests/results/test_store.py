@@ -34,8 +34,14 @@ def run(tmp_path):
 
 def line(step, **changes):
     return {
-        "step": step, "loss": 2.0, "step_s": 0.1, "tokens": 64, "grad_norm": 1.0, "lr": 1e-3, "warmup": False,
-    } | changes  # fmt: skip
+        "step": step,
+        "loss": 2.0,
+        "step_s": 0.1,
+        "tokens": 64,
+        "grad_norm": 1.0,
+        "lr": 1e-3,
+        "warmup": False,
+    } | changes
 
 
 def append(run, rank, *records):
@@ -108,7 +114,9 @@ def test_numbers_keep_every_digit_and_what_is_no_number_is_null(tmp_path):
 def test_an_unreadable_file_is_named_with_the_remedy(tmp_path, text):
     path = tmp_path / "spec.json"
     path.write_text(text)
-    with pytest.raises(StoreError, match=r"spec\.json: unreadable .* remove its folder to run that entry again"):
+    with pytest.raises(
+        StoreError, match=r"spec\.json: unreadable .* remove its folder to run that entry again"
+    ):
         read_json(path)
 
 
@@ -121,7 +129,9 @@ def test_a_missing_file_is_named(tmp_path):
 def test_another_schema_version_is_refused_by_name(tmp_path, version):
     """Read as if it were this version's, a file's numbers would mean something else."""
     write_json(tmp_path / "spec.json", {"schema_version": version})
-    with pytest.raises(StoreError, match=rf"spec\.json: schema_version {version}, this version reads 1"):
+    with pytest.raises(
+        StoreError, match=rf"spec\.json: schema_version {version}, this version reads 1"
+    ):
         read_json(tmp_path / "spec.json")
 
 
@@ -157,7 +167,11 @@ def test_a_run_goes_from_pending_to_running_to_done(run):
     assert run.status["status"] == "pending"
     run.begin()
     running = run.status
-    assert (running["status"], running["pid"], running["host"]) == ("running", os.getpid(), platform.node())
+    assert (running["status"], running["pid"], running["host"]) == (
+        "running",
+        os.getpid(),
+        platform.node(),
+    )
     run.end("done")
     done = run.status
     assert (done["status"], done["reason"]) == ("done", None)
@@ -168,8 +182,10 @@ def test_a_failure_keeps_its_reason(run):
     run.begin()
     run.end("failed", "nan", "step 3: loss nan")
     assert {key: run.status[key] for key in ("status", "reason", "message")} == {
-        "status": "failed", "reason": "nan", "message": "step 3: loss nan",
-    }  # fmt: skip
+        "status": "failed",
+        "reason": "nan",
+        "message": "step 3: loss nan",
+    }
 
 
 def test_a_run_whose_process_is_gone_reads_as_interrupted(run):
@@ -198,7 +214,9 @@ def test_a_dead_process_that_nobody_has_waited_for_is_gone(run):
 def test_another_process_with_the_same_number_is_not_the_run(run):
     run.begin()
     status = read_json(run.path / "status.json")
-    write_json(run.path / "status.json", status | {"pid_started": psutil.Process().create_time() - 3600})
+    write_json(
+        run.path / "status.json", status | {"pid_started": psutil.Process().create_time() - 3600}
+    )
     assert run.status["status"] == "interrupted"
 
 
@@ -231,7 +249,10 @@ def test_a_run_that_starts_again_is_started_as_was_asked_last(run):
     run.begin()
     run.end("failed", "timeout", "too long")
     run.update_spec({"schema_version": 1, "seed": 0, "launch": {"timeout_s": 9}})
-    assert run.status["status"] == "failed" and read_json(run.path / "spec.json")["launch"]["timeout_s"] == 9
+    assert (
+        run.status["status"] == "failed"
+        and read_json(run.path / "spec.json")["launch"]["timeout_s"] == 9
+    )
 
 
 def test_a_new_attempt_starts_from_an_empty_folder(run):
@@ -250,9 +271,21 @@ def test_a_new_attempt_starts_from_an_empty_folder(run):
 
 
 def test_what_is_not_there_yet_is_empty(run):
-    assert (run.env, run.probes, run.evals(), run.log_tail(), run.last_step(), len(run.steps())) == (
-        {}, {}, [], [], None, 0,
-    )  # fmt: skip
+    assert (
+        run.env,
+        run.probes,
+        run.evals(),
+        run.log_tail(),
+        run.last_step(),
+        len(run.steps()),
+    ) == (
+        {},
+        {},
+        [],
+        [],
+        None,
+        0,
+    )
 
 
 # -- steps -----------------------------------------------------------------------------------------------------------
@@ -272,7 +305,9 @@ def test_a_steps_time_is_the_slowest_ranks(run):
 def test_only_steps_that_every_rank_has_recorded_count(run):
     append(run, 0, line(0), line(1), line(2))
     append(run, 1, line(0), line(1))
-    (run.path / "steps.rank2.jsonl").write_text(json.dumps(line(0)) + "\n" + json.dumps(line(1))[:20])
+    (run.path / "steps.rank2.jsonl").write_text(
+        json.dumps(line(0)) + "\n" + json.dumps(line(1))[:20]
+    )
     assert run.steps().step.tolist() == [0]
     append(run, 3)
     assert len(run.steps()) == 0
@@ -385,5 +420,7 @@ def test_the_store_needs_no_torch():
 @pytest.mark.parametrize("content", ["", "[1]", '{"status": "do', "null"])
 def test_a_damaged_file_is_named_with_the_remedy(tmp_path, content):
     (tmp_path / "status.json").write_text(content)
-    with pytest.raises(StoreError, match=r"status\.json: unreadable .*; remove its folder to run that entry again"):
+    with pytest.raises(
+        StoreError, match=r"status\.json: unreadable .*; remove its folder to run that entry again"
+    ):
         read_json(tmp_path / "status.json")

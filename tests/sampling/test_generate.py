@@ -73,7 +73,10 @@ def test_a_text_ends_where_its_end_of_text_comes_and_all_when_every_one_has():
 
     texts, writes = [Text("", tokenizer) for _ in range(2)], []
     stream(steps(), texts, 0, writes.append)
-    assert [text.text for text in texts] == ["ab", ""] and [text.n_tokens for text in texts] == [3, 1]
+    assert [text.text for text in texts] == ["ab", ""] and [text.n_tokens for text in texts] == [
+        3,
+        1,
+    ]
     assert len(n_asked) == 3 and "\0" not in "".join(writes)
     assert written([b"a\xc3\0\0"], tokenizer=tokenizer)[0] == ["", "a", "�\n"]
 
@@ -83,11 +86,22 @@ def test_a_text_ends_where_its_end_of_text_comes_and_all_when_every_one_has():
 
 def test_the_command_line(save):
     """As a user calls it: text on stdout, all else on stderr."""
-    command = [sys.executable, "-m", "harness", "sample", str(save(positional="rope")), "--prompt", "O", "--length=40"]
+    command = [
+        sys.executable,
+        "-m",
+        "harness",
+        "sample",
+        str(save(positional="rope")),
+        "--prompt",
+        "O",
+        "--length=40",
+    ]
     result = subprocess.run(command, capture_output=True)
     assert result.returncode == 0
     assert result.stdout.startswith(b"O") and result.stdout.endswith(b"\n")
-    assert re.fullmatch(r"40 tokens, [\d,.]+ tokens/s, key-value cache 0\.01 MiB\n", result.stderr.decode())
+    assert re.fullmatch(
+        r"40 tokens, [\d,.]+ tokens/s, key-value cache 0\.01 MiB\n", result.stderr.decode()
+    )
 
 
 def test_the_same_seed_writes_the_same_text_and_the_number_of_samples_does_not_matter(save, capsys):
@@ -98,22 +112,33 @@ def test_the_same_seed_writes_the_same_text_and_the_number_of_samples_does_not_m
     model = save(positional="rope")
     three = text("--samples", 3, "--seed", 1)
     assert text("--samples", 3, "--seed", 1) == three != text("--samples", 3, "--seed", 2)
-    first = re.match(r"--- sample 1 of 3 \(seed 1\)\n(.*)--- sample 2 of 3 \(seed 1\)\n", three, re.DOTALL)
+    first = re.match(
+        r"--- sample 1 of 3 \(seed 1\)\n(.*)--- sample 2 of 3 \(seed 1\)\n", three, re.DOTALL
+    )
     assert text("--samples", 1, "--seed", 1) == first[1]
     greedy = text("--temperature", 0)
-    assert text("--temperature", 0, "--seed", 9, "--top-k", 5) == text("--top-k", 1) == text("--top-p", 1e-9) == greedy
+    assert (
+        text("--temperature", 0, "--seed", 9, "--top-k", 5)
+        == text("--top-k", 1)
+        == text("--top-p", 1e-9)
+        == greedy
+    )
 
 
 def test_a_context_that_is_full_is_no_failure_and_is_told(save, capsys):
     assert sample(save(), "--prompt", "abc") == 0
     out, err = capsys.readouterr()
     assert out.startswith("abc")
-    assert err.startswith("stopped after 14 of 200 tokens: the context of 16 positions is full, and learned positions")
+    assert err.startswith(
+        "stopped after 14 of 200 tokens: the context of 16 positions is full, and learned positions"
+    )
     assert "\n14 tokens, " in err
     assert sample(save("rope", positional="rope"), "--prompt", "x" * 20, "--length", 5) == 0
     out, err = capsys.readouterr()
     assert out.startswith("x" * 20)
-    assert err.startswith("of the prompt's 20 tokens, the last 16 are used") and "\n5 tokens, " in err
+    assert (
+        err.startswith("of the prompt's 20 tokens, the last 16 are used") and "\n5 tokens, " in err
+    )
 
 
 def test_an_empty_prompt_begins_a_text(save, capsys):
@@ -125,7 +150,9 @@ def test_an_empty_prompt_begins_a_text(save, capsys):
     assert capsys.readouterr().out == "\n" + unprompted
 
 
-def test_an_empty_prompt_of_a_tokenizer_with_an_end_of_text_begins_with_that(monkeypatch, save, capsys):
+def test_an_empty_prompt_of_a_tokenizer_with_an_end_of_text_begins_with_that(
+    monkeypatch, save, capsys
+):
     monkeypatch.setattr(Tokenizer, "end_of_text", ord("Z"))
     model = save(positional="rope")
     assert sample(model, "--prompt", "", "--temperature", 0, "--length", 8) == 0
@@ -136,7 +163,11 @@ def test_an_empty_prompt_of_a_tokenizer_with_an_end_of_text_begins_with_that(mon
 
 def test_bf16_halves_the_cache_and_weights_of_any_precision_are_taken(save, capsys):
     for number, (dtype, precision, mib) in enumerate(
-        ((torch.float32, "fp32", "0.50"), (torch.bfloat16, "fp32", "0.50"), (torch.bfloat16, "bf16", "0.25"))
+        (
+            (torch.float32, "fp32", "0.50"),
+            (torch.bfloat16, "fp32", "0.50"),
+            (torch.bfloat16, "bf16", "0.25"),
+        )
     ):
         model = save(f"{number}", positional="rope", seq_len=1024, dtype=dtype)
         assert sample(model, "--prompt", "O" * 1020, "--length", 4, "--precision", precision) == 0
@@ -162,16 +193,38 @@ def test_the_tokenizer_is_the_checkpoints_or_the_one_that_is_named(save, capsys)
 def test_gpt2s_tokenizer_is_that_of_50257_tokens(tmp_path, save):
     """An imported GPT-2 must not need --tokenizer, and a model of another vocabulary must."""
     for vocab_size, tokenizer in ((50257, "gpt2"), (50304, None)):
-        folder.export_published(save(f"{vocab_size}", vocab_size=vocab_size), tmp_path / f"published-{vocab_size}")
-        imported = folder.import_published(str(tmp_path / f"published-{vocab_size}"), tmp_path / f"ours-{vocab_size}")
-        assert imported.tokenizer == folder.load(tmp_path / f"ours-{vocab_size}").tokenizer == tokenizer
+        folder.export_published(
+            save(f"{vocab_size}", vocab_size=vocab_size), tmp_path / f"published-{vocab_size}"
+        )
+        imported = folder.import_published(
+            str(tmp_path / f"published-{vocab_size}"), tmp_path / f"ours-{vocab_size}"
+        )
+        assert (
+            imported.tokenizer
+            == folder.load(tmp_path / f"ours-{vocab_size}").tokenizer
+            == tokenizer
+        )
 
 
 def test_all_settings_that_cannot_be_are_told_at_once(save, capsys):
     error = refused(
-        capsys, save(), "--prompt", "a\udcff", "--length", 0, "--samples", 0, "--temperature", -1, "--top-k", 0,
-        "--top-p", 0, "--seed", -1,
-    )  # fmt: skip
+        capsys,
+        save(),
+        "--prompt",
+        "a\udcff",
+        "--length",
+        0,
+        "--samples",
+        0,
+        "--temperature",
+        -1,
+        "--top-k",
+        0,
+        "--top-p",
+        0,
+        "--seed",
+        -1,
+    )
     assert error.splitlines() == [
         "error: 7 problems",
         "  --temperature: -1.0: must be 0 (the likeliest token) or positive",
@@ -182,14 +235,22 @@ def test_all_settings_that_cannot_be_are_told_at_once(save, capsys):
         "  --seed: -1: must be at least 0",
         "  --prompt: is not UTF-8",
     ]
-    for setting in ("--temperature=nan", "--temperature=inf", "--top-p=nan", "--top-p=1.5", "--top-k=x"):
+    for setting in (
+        "--temperature=nan",
+        "--temperature=inf",
+        "--top-p=nan",
+        "--top-p=1.5",
+        "--top-k=x",
+    ):
         assert setting.split("=")[0] in refused(capsys, save(setting), "--prompt", "a", setting)
     assert "--prompt: 17 tokens" in refused(capsys, save("short"), "--prompt", "x" * 17)
 
 
 def test_a_device_that_is_not_there_is_refused(save, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "--device: cuda: none is available here" in refused(capsys, save(), "--prompt", "a", "--device", "cuda")
+    assert "--device: cuda: none is available here" in refused(
+        capsys, save(), "--prompt", "a", "--device", "cuda"
+    )
     assert sample(save("other"), "--prompt", "a") == 0
 
 
@@ -252,7 +313,9 @@ def endless(save):
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # where tests run in the background, it is off
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # where tests run in the background, it is off
     )
     assert process.stdout.read(1) == b"O"
     yield process
@@ -275,5 +338,7 @@ def test_ctrl_c_ends_it_quietly(endless):
 
 def test_a_terminal_without_the_characters_gets_others(save):
     command = [sys.executable, "-m", "harness", "sample", save(), "--prompt", "漢", "--length", "1"]
-    result = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    result = subprocess.run(
+        command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}
+    )
     assert result.returncode == 0 and result.stdout.startswith(b"?")

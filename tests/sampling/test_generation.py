@@ -16,7 +16,9 @@ PROMPT = [7, 200, 31]
 def load(path, **changed):
     """Build the model that a folder describes, with other options of attention if there are any."""
     weights = folder.load(path)
-    axes = weights.axes | {axis: VariantChoice(label="", **choice) for axis, choice in changed.items()}
+    axes = weights.axes | {
+        axis: VariantChoice(label="", **choice) for axis, choice in changed.items()
+    }
     model = ModelBuilder(weights.shape, axes, []).model()
     model.load_state_dict(weights.tensors, assign=True)
     return model.eval()
@@ -26,7 +28,9 @@ def greedy(model, prompt, n_new, length=None, n_samples=1):
     """Decode with the cache."""
     caches = model.caches(n_samples, length or len(prompt) + n_new, torch.float32)
     prompt_BT = torch.tensor(prompt).expand(n_samples, -1)
-    return list(decode(model, prompt_BT, n_new, caches, Draw(Sampling(temperature=0), 0, n_samples)))
+    return list(
+        decode(model, prompt_BT, n_new, caches, Draw(Sampling(temperature=0), 0, n_samples))
+    )
 
 
 @torch.no_grad()
@@ -70,7 +74,12 @@ def test_a_context_that_extends_slides_on():
     assert plan([1, 2, 3], 500, 16, True, "rope") == Plan([1, 2, 3], 500, 16)
     assert plan(list(range(16)), 500, 16, True, "rope") == Plan(list(range(16)), 500, 16)
     long = plan(list(range(20)), 500, 16, True, "rope")
-    assert (long.prompt, long.n_new, long.n_cached, long.stop) == (list(range(4, 20)), 500, 16, None)
+    assert (long.prompt, long.n_new, long.n_cached, long.stop) == (
+        list(range(4, 20)),
+        500,
+        16,
+        None,
+    )
     assert long.cut == "of the prompt's 20 tokens, the last 16 are used: so long is the context"
 
 
@@ -91,7 +100,9 @@ def test_one_that_does_not_ends_with_the_token_after_its_last_position(save, n_p
 
 
 def test_a_prompt_beyond_it_is_refused_with_both_numbers():
-    with pytest.raises(UserError, match=r"--prompt: 17 tokens, .* with learned positions, ends after 16"):
+    with pytest.raises(
+        UserError, match=r"--prompt: 17 tokens, .* with learned positions, ends after 16"
+    ):
         plan(list(range(17)), 1, 16, False, "learned")
 
 
@@ -114,15 +125,23 @@ def test_transformers_generates_the_same_tokens(tmp_path):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.GPT2Config(
-        n_layer=2, n_head=4, n_embd=32, n_positions=128, vocab_size=99,
-        bos_token_id=None, eos_token_id=None, initializer_range=0.3,
-    )  # fmt: skip
+        n_layer=2,
+        n_head=4,
+        n_embd=32,
+        n_positions=128,
+        vocab_size=99,
+        bos_token_id=None,
+        eos_token_id=None,
+        initializer_range=0.3,
+    )
     theirs = transformers.GPT2LMHeadModel(config).eval()
     theirs.save_pretrained(tmp_path / "theirs")
     weights = folder.import_published(str(tmp_path / "theirs"), tmp_path / "ours")
     prompt = torch.tensor([[5, 17, 80]])
     mask = torch.ones_like(prompt)
-    expected = theirs.generate(prompt, attention_mask=mask, do_sample=False, max_new_tokens=100)[0, 3:].tolist()
+    expected = theirs.generate(prompt, attention_mask=mask, do_sample=False, max_new_tokens=100)[
+        0, 3:
+    ].tolist()
     assert [token for (token,) in greedy(load(tmp_path / "ours"), [5, 17, 80], 100)] == expected
     assert len(set(expected)) > 5
     assert weights.tokenizer is None

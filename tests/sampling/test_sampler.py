@@ -31,13 +31,25 @@ def test_temperature_divides_and_the_smallest_does_not_overflow():
 def test_top_k_keeps_exactly_k_of_the_largest_each_in_its_place():
     logits_BV = torch.tensor([[1.0, 3.0, 2.0, 0.0], [9.0, 6.0, 7.0, 8.0]])
     assert top_k(logits_BV, 2).tolist() == [[NO, 3, 2, NO], [9, NO, NO, 8]]
-    assert torch.equal(top_k(logits_BV, 4), logits_BV) and torch.equal(top_k(logits_BV, 1000), logits_BV)
-    assert [len(row) for row in kept(top_k(torch.zeros(1, 5), 2))] == [2]  # equals, as bf16 makes many
+    assert torch.equal(top_k(logits_BV, 4), logits_BV) and torch.equal(
+        top_k(logits_BV, 1000), logits_BV
+    )
+    assert [len(row) for row in kept(top_k(torch.zeros(1, 5), 2))] == [
+        2
+    ]  # equals, as bf16 makes many
 
 
 @pytest.mark.parametrize(
     ("p", "tokens"),
-    [(0.0, [1]), (0.3, [1]), (0.49, [1]), (0.51, [1, 2]), (0.74, [1, 2]), (0.76, [1, 2, 3]), (0.97, [0, 1, 2, 3])],
+    [
+        (0.0, [1]),
+        (0.3, [1]),
+        (0.49, [1]),
+        (0.51, [1, 2]),
+        (0.74, [1, 2]),
+        (0.76, [1, 2, 3]),
+        (0.97, [0, 1, 2, 3]),
+    ],
 )
 def test_top_p_keeps_the_smallest_set_that_reaches_p_and_never_nothing(p, tokens):
     logits_BV = logits(0.1, 0.5, 0.25, 0.15)
@@ -57,7 +69,10 @@ def test_top_p_stops_where_the_mass_is_p_exactly():
         ({"top_p": 0.5}, [0, 1]),  # 0.4 does not reach it
         ({"top_k": 2, "top_p": 0.5}, [0]),  # of two, the first has 4 / 7
         ({"temperature": 0.5, "top_p": 0.5}, [0]),  # 16 / 30
-        ({"temperature": 2.0, "top_k": 3, "top_p": 0.73}, [0, 1, 2]),  # the first two of three have 0.725
+        (
+            {"temperature": 2.0, "top_k": 3, "top_p": 0.73},
+            [0, 1, 2],
+        ),  # the first two of three have 0.725
         ({"temperature": 1.0, "top_k": 3, "top_p": 0.73}, [0, 1]),  # 7 / 9
         ({"top_k": 3}, [0, 1, 2]),
         ({}, [0, 1, 2, 3]),
@@ -80,7 +95,9 @@ def test_temperature_then_top_k_then_top_p(settings, tokens):
 )
 def test_tokens_come_as_often_as_their_probabilities_say(settings, expected):
     n = 4000
-    counts = drawn(logits(0.1, 0.4, 0.2, 0.3).float(), Sampling(**settings), n_samples=n).bincount(minlength=4)
+    counts = drawn(logits(0.1, 0.4, 0.2, 0.3).float(), Sampling(**settings), n_samples=n).bincount(
+        minlength=4
+    )
     for count, p in zip(counts.tolist(), expected, strict=True):
         assert abs(count - n * p) <= 4 * math.sqrt(n * p * (1 - p))
 
@@ -91,7 +108,9 @@ def test_a_seed_gives_its_draws_again_and_another_seed_others():
     assert torch.equal(drawn(flat, Sampling(), seed=3, n_samples=8), first)
     assert not (drawn(flat, Sampling(), seed=4, n_samples=8) == first).any()
     assert len(set(first.tolist())) == 8  # the samples differ from each other
-    assert torch.equal(drawn(flat, Sampling(), seed=3, n_samples=3), first[:3])  # but not with their number
+    assert torch.equal(
+        drawn(flat, Sampling(), seed=3, n_samples=3), first[:3]
+    )  # but not with their number
 
 
 def test_successive_draws_differ():
@@ -104,4 +123,6 @@ def test_rounding_hardly_ever_changes_a_draw():
     generator = torch.Generator().manual_seed(0)
     exact = torch.randn(1, 1000, generator=generator)
     rounded = exact + 1e-6 * torch.randn(1, 1000, generator=generator)
-    assert torch.equal(drawn(exact, Sampling(), n_samples=1000), drawn(rounded, Sampling(), n_samples=1000))
+    assert torch.equal(
+        drawn(exact, Sampling(), n_samples=1000), drawn(rounded, Sampling(), n_samples=1000)
+    )

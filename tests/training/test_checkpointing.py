@@ -35,7 +35,13 @@ from harness.results.records import (
 from harness.results.store import Run
 from harness.training import checkpointing as checkpoint
 from harness.training import optimizer as optim
-from harness.training.checkpointing import Checkpoints, StateError, drop_state, load_state, save_state
+from harness.training.checkpointing import (
+    Checkpoints,
+    StateError,
+    drop_state,
+    load_state,
+    save_state,
+)
 from harness.training.evaluation import Evaluation
 from harness.training.loop import train
 from variants.base import ModelShape
@@ -51,26 +57,47 @@ def _restore_determinism():
     torch.use_deterministic_algorithms(before)
 
 
-def spec(root, keep="weights", checkpoint_every=None, parallelism="single", nproc=1, n_embd=16, **changes):
+def spec(
+    root, keep="weights", checkpoint_every=None, parallelism="single", nproc=1, n_embd=16, **changes
+):
     """The resolved spec of a tiny run on tokens that count up, of which the last 101 validate."""
     tokens = (np.arange(1101) * 3 % VOCAB).astype(np.uint16)
     tokens.tofile(root / "tokens.bin")
     np.save(root / "bytes.npy", np.ones(VOCAB, dtype=np.int64))
     variants = {"positional": "learned", "attention": "mha", "parallelism": parallelism}
     options = {"parallelism": {"nproc": nproc}}
-    parts = [TokenSlice(file=str(root / "tokens.bin"), start=a, stop=b) for a, b in ((0, 1000), (1000, 1101))]
+    parts = [
+        TokenSlice(file=str(root / "tokens.bin"), start=a, stop=b)
+        for a, b in ((0, 1000), (1000, 1101))
+    ]
     return RunSpec(
-        study="study", run_id="run", entry_id="run", seed=0, settings_hash="", baseline=variants,
-        axes={axis: VariantChoice(name=use, label=use, options=options.get(axis, {})) for axis, use in variants.items()},
+        study="study",
+        run_id="run",
+        entry_id="run",
+        seed=0,
+        settings_hash="",
+        baseline=variants,
+        axes={
+            axis: VariantChoice(name=use, label=use, options=options.get(axis, {}))
+            for axis, use in variants.items()
+        },
         model=ResolvedModel(n_layer=2, n_head=2, n_embd=n_embd, seq_len=SEQ_LEN, vocab_size=VOCAB),
         data=ResolvedData(corpus="synthetic", tokenizer="bytes", sha256=""),
-        train=Train(**{"steps": 6, "tokens_per_step": 8 * SEQ_LEN, "lr": 1e-2, "eval_every": 2} | changes),
+        train=Train(
+            **{"steps": 6, "tokens_per_step": 8 * SEQ_LEN, "lr": 1e-2, "eval_every": 2} | changes
+        ),
         launch=Place(
-            world_size=nproc, timeout_s=None, checkpoint_every=checkpoint_every, keep=keep, variant_paths=[],
-            train_tokens=parts[:1], val_tokens=parts[1:], token_bytes=str(root / "bytes.npy"),
+            world_size=nproc,
+            timeout_s=None,
+            checkpoint_every=checkpoint_every,
+            keep=keep,
+            variant_paths=[],
+            train_tokens=parts[:1],
+            val_tokens=parts[1:],
+            token_bytes=str(root / "bytes.npy"),
         ),
         expected=Expected(parameters=0, flops_per_token=0, memory_bytes=0),
-    )  # fmt: skip
+    )
 
 
 def make(run_spec, ranks, seed=0):
@@ -98,7 +125,11 @@ def whole(value):
 def values(gpt, optimizer):
     """Return every parameter with its optimizer state, whole."""
     named = dict(gpt.named_parameters())
-    state = {f"{name} {key}": whole(v) for name, p in named.items() for key, v in optimizer.state[p].items()}
+    state = {
+        f"{name} {key}": whole(v)
+        for name, p in named.items()
+        for key, v in optimizer.state[p].items()
+    }
     assert len(state) == 3 * len(named), "exp_avg, exp_avg_sq and step"
     return {name: whole(parameter) for name, parameter in named.items()} | state
 
@@ -119,7 +150,10 @@ def run(tmp_path):
 
 def listing(run):
     """Return what lies in the folder of checkpoints: names of folders, and where the links lead."""
-    return {path.name: str(path.readlink()) if path.is_symlink() else None for path in run.checkpoints.iterdir()}
+    return {
+        path.name: str(path.readlink()) if path.is_symlink() else None
+        for path in run.checkpoints.iterdir()
+    }
 
 
 # -- which of them are kept ------------------------------------------------------------------------------------------
@@ -136,12 +170,19 @@ def test_the_newest_and_the_best_are_kept_and_no_other(tmp_path, run, ranks):
         checkpoints.save(n, val_loss)
         return listing(run)
 
-    assert save(2, None) == {"newest": "step-2", "step-2": None}, "a loss that nobody knows is not the lowest"
+    assert save(2, None) == {"newest": "step-2", "step-2": None}, (
+        "a loss that nobody knows is not the lowest"
+    )
     assert save(4, math.nan) == {"newest": "step-4", "step-4": None}
     assert save(6, 3.0) == {"newest": "step-6", "best": "step-6", "step-6": None}
     assert save(8, 2.0) == {"newest": "step-8", "best": "step-8", "step-8": None}
     assert save(10, 2.5) == {"newest": "step-10", "best": "step-8", "step-8": None, "step-10": None}
-    assert save(12, None) == {"newest": "step-12", "best": "step-8", "step-8": None, "step-12": None}
+    assert save(12, None) == {
+        "newest": "step-12",
+        "best": "step-8",
+        "step-8": None,
+        "step-12": None,
+    }
     assert same(folder.load(run.newest_checkpoint).tensors, made[12])
     assert same(folder.load(run.best_checkpoint).tensors, made[8])
     assert save(14, 1.0) == {"newest": "step-14", "best": "step-14", "step-14": None}
@@ -168,7 +209,9 @@ def test_no_more_is_kept_than_was_asked_for(tmp_path, run, ranks, keep):
     assert run.checkpoints.exists() == (keep != "nothing") == (checkpoints.total_s > 0)
     if keep != "nothing":
         files = {"model.safetensors", "checkpoint.json"}
-        assert {path.name for path in run.best_checkpoint.iterdir()} == files | {"state"}, "while it is unfinished"
+        assert {path.name for path in run.best_checkpoint.iterdir()} == files | {"state"}, (
+            "while it is unfinished"
+        )
         drop_state(run, keep)
         assert {path.name for path in run.best_checkpoint.iterdir()} == files
         state = {"state"} if keep == "state" else set()
@@ -194,7 +237,12 @@ def test_the_loop_keeps_the_weights_that_it_ends_with_and_those_that_did_best(tm
     losses = {line["step"]: line["val_loss"] for line in run.evals() if line["step"] > 0}
     best = min(losses, key=losses.get)
     assert best < 9, "or the test says nothing"
-    assert listing(run) == {"newest": "step-9", "best": f"step-{best}", "step-9": None, f"step-{best}": None}
+    assert listing(run) == {
+        "newest": "step-9",
+        "best": f"step-{best}",
+        "step-9": None,
+        f"step-{best}": None,
+    }
     assert val_loss(tmp_path, run_spec, ranks, run.newest_checkpoint) == losses[9]
     assert val_loss(tmp_path, run_spec, ranks, run.best_checkpoint) == losses[best]
     assert probes["time"]["checkpoint_s"] > 0
@@ -204,15 +252,27 @@ def test_a_checkpoint_says_what_made_it(tmp_path, run, ranks):
     run_spec = spec(tmp_path)
     train(run, run_spec, ranks)
     found = folder.load(run.newest_checkpoint)
-    assert found.shape == ModelShape(**run_spec.model.model_dump()) and run_spec.axes.items() <= found.axes.items()
+    assert (
+        found.shape == ModelShape(**run_spec.model.model_dump())
+        and run_spec.axes.items() <= found.axes.items()
+    )
     assert found.tokenizer == "bytes"
-    assert set(found.origin.values()) == {"trained by run, 6 steps"} and found.origin.keys() == found.tensors.keys()
+    assert (
+        set(found.origin.values()) == {"trained by run, 6 steps"}
+        and found.origin.keys() == found.tensors.keys()
+    )
 
 
 @pytest.mark.parametrize(
-    ("every", "saved"), [(None, [(3, True), (6, True), (8, True)]), (2, [(2, False), (4, False), (6, True), (8, True)])]
+    ("every", "saved"),
+    [
+        (None, [(3, True), (6, True), (8, True)]),
+        (2, [(2, False), (4, False), (6, True), (8, True)]),
+    ],
 )
-def test_checkpoints_are_written_as_often_as_asked_and_at_the_end(tmp_path, run, ranks, monkeypatch, every, saved):
+def test_checkpoints_are_written_as_often_as_asked_and_at_the_end(
+    tmp_path, run, ranks, monkeypatch, every, saved
+):
     """Evaluated after 3, 6 and 8 steps; what was not evaluated when it was written has no loss."""
     calls = []
     monkeypatch.setattr(Checkpoints, "save", lambda self, *args: calls.append(args))
@@ -248,7 +308,9 @@ def test_a_run_goes_on_from_its_state_as_if_it_had_never_stopped(tmp_path, ranks
     assert same(values(first[0], first[2]), values(gpt, optimizer))
     assert gpt.wte.weight is table
     tokens = torch.arange(SEQ_LEN)[None]
-    assert torch.equal(gpt.logits(tokens), F.linear(gpt.hidden(tokens), table)), "embeddings are tied as before"
+    assert torch.equal(gpt.logits(tokens), F.linear(gpt.hidden(tokens), table)), (
+        "embeddings are tied as before"
+    )
 
 
 def cut(place):
@@ -313,7 +375,9 @@ CRASHES = {  # which call of what fails, and whether the new checkpoint counts a
 
 @pytest.mark.parametrize("how", ["an error", "a power cut"])
 @pytest.mark.parametrize("crash", CRASHES)
-def test_a_crash_leaves_a_whole_checkpoint_and_the_next_save_leaves_no_litter(tmp_path, run, ranks, crash, how):
+def test_a_crash_leaves_a_whole_checkpoint_and_the_next_save_leaves_no_litter(
+    tmp_path, run, ranks, crash, how
+):
     """A power cut differs from an error in that nobody tidies up."""
     run_spec = spec(tmp_path, "state")
     gpt, model, optimizer = make(run_spec, ranks)
@@ -325,7 +389,10 @@ def test_a_crash_leaves_a_whole_checkpoint_and_the_next_save_leaves_no_litter(tm
         if n == 1:
             checkpoints.save(n, 2.0)
             continue
-        with pytest.MonkeyPatch.context() as patch, pytest.raises((OSError, StateError), match="No space left"):
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            pytest.raises((OSError, StateError), match="No space left"),
+        ):
             patch.setattr(place, name, fail_at(n_calls, getattr(place, name)))
             if how == "a power cut":
                 patch.setattr(folder, "shutil", SimpleNamespace(rmtree=lambda *_, **__: None))
@@ -343,11 +410,15 @@ def test_a_crash_leaves_a_whole_checkpoint_and_the_next_save_leaves_no_litter(tm
     assert listing(run) == {"newest": "step-3", "best": "step-3", "step-3": None}
 
 
-def test_a_full_disk_while_a_state_is_written_is_an_error_that_can_be_caught(tmp_path, ranks, monkeypatch):
+def test_a_full_disk_while_a_state_is_written_is_an_error_that_can_be_caught(
+    tmp_path, ranks, monkeypatch
+):
     """PyTorch's own is no `Exception`: the run's status would stay "running"."""
     gpt, _, optimizer = make(spec(tmp_path), ranks)
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(Exception, match=r"step-1/state cannot be written \(\d+ bytes were free\): rank 0: OSError"):
+    with pytest.raises(
+        Exception, match=r"step-1/state cannot be written \(\d+ bytes were free\): rank 0: OSError"
+    ):
         save_state(tmp_path / "step-1", 1, gpt, optimizer)
 
 
@@ -390,20 +461,29 @@ def relay(root):
 def relayed(tmp_path_factory):
     """Two steps on one process, then `relay`; return the folder, and what the one process has saved."""
     root = tmp_path_factory.mktemp("relay")
-    torch.distributed.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{root}/rendezvous", rank=0, world_size=1
+    )
     ranks, run_spec = DistributedContext(0, 1, torch.device("cpu")), spec(root, "state")
     gpt, model, optimizer = make(run_spec, ranks)
     step(model, optimizer, 2)
     Checkpoints(Run(root / "single"), run_spec, ranks, gpt, optimizer).save(2, 1.0)
     torch.distributed.destroy_process_group()
 
-    (root / "script.py").write_text(f"from pathlib import Path\nfrom {Path(__file__).stem} import relay\n")
+    (root / "script.py").write_text(
+        f"from pathlib import Path\nfrom {Path(__file__).stem} import relay\n"
+    )
     with open(root / "script.py", "a") as script:
         script.write(f"relay(Path({str(root)!r}))\n")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     env = os.environ | {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(
-        [*command, str(root / "script.py")], env=env, capture_output=True, text=True, timeout=120, check=False
+        [*command, str(root / "script.py")],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     return root, values(gpt, optimizer)
@@ -420,12 +500,16 @@ def test_a_state_crosses_from_one_parallelism_to_another_bit_for_bit(relayed, ra
         assert same(record["loaded"], single) and same(record["saved"], single)
     first, second = records(root, "fsdp")
     assert same(first["loaded"], single) and same(second["loaded"], single)
-    assert same(first["saved"], second["saved"]) and not same(first["saved"], single), "it has trained on"
+    assert same(first["saved"], second["saved"]) and not same(first["saved"], single), (
+        "it has trained on"
+    )
     gpt, model, optimizer = make(spec(root), ranks, seed=1)
     assert load_state(Run(root / "fsdp").newest_checkpoint, gpt, optimizer) == 3 == first["n_done"]
     assert same(values(gpt, optimizer), first["saved"])
     tokens = torch.arange(SEQ_LEN)[None]
-    assert torch.equal(gpt.logits(tokens), F.linear(gpt.hidden(tokens), gpt.wte.weight)), "embeddings are still tied"
+    assert torch.equal(gpt.logits(tokens), F.linear(gpt.hidden(tokens), gpt.wte.weight)), (
+        "embeddings are still tied"
+    )
     step(model, optimizer)
 
 
@@ -439,4 +523,8 @@ def test_the_weights_of_two_ranks_are_those_of_one_model(relayed, name):
 
 def test_a_rank_that_cannot_write_is_told_to_all_and_leaves_the_older_whole(relayed):
     root, _ = relayed
-    assert json.loads((root / "litter.json").read_text()) == {"newest": "step-3", "best": "step-3", "step-3": None}
+    assert json.loads((root / "litter.json").read_text()) == {
+        "newest": "step-3",
+        "best": "step-3",
+        "step-3": None,
+    }

@@ -49,18 +49,28 @@ def spec(folder, dropout=0.0, seed=0, **changes):
     axes = {axis: VariantChoice(name=use, label=use, options={}) for axis, use in variants.items()}
     train = {"steps": 6, "tokens_per_step": 8 * SEQ_LEN, "lr": 1e-2, "eval_every": 4} | changes
     return RunSpec(
-        study="study", run_id="run", entry_id="run", seed=seed, settings_hash="", baseline=variants,
+        study="study",
+        run_id="run",
+        entry_id="run",
+        seed=seed,
+        settings_hash="",
+        baseline=variants,
         axes=axes,
-        model=ResolvedModel(n_layer=2, n_head=2, n_embd=16, seq_len=SEQ_LEN, vocab_size=VOCAB, dropout=dropout),
+        model=ResolvedModel(
+            n_layer=2, n_head=2, n_embd=16, seq_len=SEQ_LEN, vocab_size=VOCAB, dropout=dropout
+        ),
         data=ResolvedData(corpus="synthetic", tokenizer="bytes", sha256=""),
         train=Train(**train),
         launch=Place(
-            world_size=1, timeout_s=None, variant_paths=[], token_bytes=str(folder / "bytes.npy"),
+            world_size=1,
+            timeout_s=None,
+            variant_paths=[],
+            token_bytes=str(folder / "bytes.npy"),
             train_tokens=[TokenSlice(file=str(folder / "tokens.bin"), start=0, stop=1000)],
             val_tokens=[TokenSlice(file=str(folder / "tokens.bin"), start=1000, stop=1101)],
         ),
         expected=Expected(parameters=0, flops_per_token=0, memory_bytes=0),
-    )  # fmt: skip
+    )
 
 
 def trained(folder, ranks, name="run", **changes):
@@ -81,9 +91,15 @@ def test_every_step_and_evaluation_is_written_down(tmp_path, ranks):
     assert steps.lr[0] == 1e-2 and (np.diff(steps.lr) < 0).all()
     assert steps.warmup.tolist() == [True] * 3 + [False] * 3
     assert [line["step"] for line in run.evals()] == [0, 4, 6]
-    assert [line["train_s"] for line in run.evals()] == pytest.approx([0, steps.step_s[:4].sum(), steps.step_s.sum()])
+    assert [line["train_s"] for line in run.evals()] == pytest.approx(
+        [0, steps.step_s[:4].sum(), steps.step_s.sum()]
+    )
     assert probes["time"]["train_s"] == pytest.approx(steps.step_s.sum())
-    assert probes["memory"][0]["parameters"] == 4 * probes["parameters"] == probes["predicted_memory"]["parameters"]
+    assert (
+        probes["memory"][0]["parameters"]
+        == 4 * probes["parameters"]
+        == probes["predicted_memory"]["parameters"]
+    )
     assert probes["predicted_memory"]["optimizer"] == 8 * probes["parameters"]
     assert probes["attention_kernels"] == ["_scaled_dot_product_flash_attention_for_cpu"]
     assert probes["decoding"] == probes["lengths"] == []
@@ -113,9 +129,14 @@ def test_the_model_learns(tmp_path, ranks):
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_the_same_spec_gives_the_same_bits_and_another_seed_does_not(tmp_path, ranks, dropout):
-    attempts = [trained(tmp_path, ranks, str(i), dropout=dropout, seed=seed) for i, seed in enumerate((0, 0, 1))]
+    attempts = [
+        trained(tmp_path, ranks, str(i), dropout=dropout, seed=seed)
+        for i, seed in enumerate((0, 0, 1))
+    ]
     (_, one, first), (_, two, second), (_, other, third) = attempts
-    assert one.loss.tolist() == two.loss.tolist() and one.grad_norm.tolist() == two.grad_norm.tolist()
+    assert (
+        one.loss.tolist() == two.loss.tolist() and one.grad_norm.tolist() == two.grad_norm.tolist()
+    )
     assert first["initial_hash"] == second["initial_hash"] != third["initial_hash"]
     assert one.loss.tolist() != other.loss.tolist()
     assert attempts[0][0].evals()[-1]["val_loss"] == attempts[1][0].evals()[-1]["val_loss"]
@@ -127,7 +148,9 @@ def test_micro_batches_change_memory_and_not_the_result(tmp_path, ranks):
     _, parts, narrow = trained(tmp_path, ranks, "parts", micro_batch=2)
     assert parts.loss.tolist() == pytest.approx(whole.loss.tolist(), rel=1e-5)
     assert parts.grad_norm.tolist() == pytest.approx(whole.grad_norm.tolist(), rel=1e-4)
-    assert narrow["memory"][0]["activations"] * 4 == pytest.approx(wide["memory"][0]["activations"], rel=0.01)
+    assert narrow["memory"][0]["activations"] * 4 == pytest.approx(
+        wide["memory"][0]["activations"], rel=0.01
+    )
     assert narrow["flops_per_token_counted"] == wide["flops_per_token_counted"]
 
 
@@ -160,18 +183,26 @@ def test_the_steps_that_are_only_measured_come_after_all_that_is_kept(tmp_path, 
 
     def note(owner, name):
         right = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *given, **named: (events.append(name), right(*given, **named))[1])
+        monkeypatch.setattr(
+            owner, name, lambda *given, **named: (events.append(name), right(*given, **named))[1]
+        )
 
     for owner, name in (
-        (loop, "hashes"), (loop, "by_category"), (loop.decoding, "measure"), (loop.lengths, "measure"),
-        (loop.Checkpoints, "save"), (loop.Evaluation, "__call__"),
-    ):  # fmt: skip
+        (loop, "hashes"),
+        (loop, "by_category"),
+        (loop.decoding, "measure"),
+        (loop.lengths, "measure"),
+        (loop.Checkpoints, "save"),
+        (loop.Evaluation, "__call__"),
+    ):
         note(owner, name)
     note(loop.Window, "measure")
     monkeypatch.setattr(loop.Window, "_step", lambda self, step: events.append("extra"))
     monkeypatch.setattr(loop.Window, "_timed", lambda self, step: dict.fromkeys(PHASES, 0.0))
     trained(tmp_path, ranks)
-    assert {"hashes", "by_category", "save", "__call__", "extra"} <= set(events) and events.count("measure") == 3
+    assert {"hashes", "by_category", "save", "__call__", "extra"} <= set(events) and events.count(
+        "measure"
+    ) == 3
     assert set(events[events.index("extra") :]) == {"extra"}
 
 
@@ -181,7 +212,11 @@ def test_the_phases_of_a_step_are_measured_and_add_up(tmp_path, ranks):
     assert set(phases) == {f"{phase}_s" for phase in PHASES}
     for name, seconds in phases.items():
         assert len(seconds) == N_TIMED and min(seconds) >= 0, name
-    assert min(phases["forward_s"]) > 0 and min(phases["backward_s"]) > 0 and min(phases["optimizer_s"]) > 0
+    assert (
+        min(phases["forward_s"]) > 0
+        and min(phases["backward_s"]) > 0
+        and min(phases["optimizer_s"]) > 0
+    )
     assert phases["waiting_s"] == [0] * N_TIMED, "one process waits for nobody"
     assert probes["traffic"] == [{}] and probes["predicted_bytes_sent"] == 0
 
@@ -190,7 +225,11 @@ def test_the_phases_of_a_step_are_measured_and_add_up(tmp_path, ranks):
 
 
 def model(run_spec):
-    made = ModelBuilder(ModelShape(**run_spec.model.model_dump()), run_spec.axes, []).model().to_empty(device="cpu")
+    made = (
+        ModelBuilder(ModelShape(**run_spec.model.model_dump()), run_spec.axes, [])
+        .model()
+        .to_empty(device="cpu")
+    )
     fill(made, 0)
     return made
 

@@ -40,7 +40,11 @@ def test_matrices_decay_and_nothing_else_does():
     model = make()
     groups = optim.adamw(model, train(weight_decay=0.3)).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    decay = {names[id(parameter)]: group["weight_decay"] for group in groups for parameter in group["params"]}
+    decay = {
+        names[id(parameter)]: group["weight_decay"]
+        for group in groups
+        for parameter in group["params"]
+    }
     assert decay.keys() == set(names.values())
     for name, value in decay.items():
         matrix = name.endswith("weight") and "ln_" not in name
@@ -51,7 +55,11 @@ def test_a_frozen_parameter_is_left_alone():
     model = make()
     model.wte.weight.requires_grad_(False)
     optimizer = optim.adamw(model, train())
-    assert all(parameter is not model.wte.weight for group in optimizer.param_groups for parameter in group["params"])
+    assert all(
+        parameter is not model.wte.weight
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    )
 
 
 def test_a_model_of_vectors_alone_can_be_optimised():
@@ -60,7 +68,9 @@ def test_a_model_of_vectors_alone_can_be_optimised():
 
 def test_steps_are_adamws():
     """Loshchilov & Hutter 2019, algorithm 2, in float64, over a few steps with a rate that changes."""
-    cfg = train(lr=3e-2, min_lr=1e-3, warmup_steps=2, steps=6, weight_decay=0.2, beta1=0.8, beta2=0.9)
+    cfg = train(
+        lr=3e-2, min_lr=1e-3, warmup_steps=2, steps=6, weight_decay=0.2, beta1=0.8, beta2=0.9
+    )
     model = make()
     optimizer = optim.adamw(model, cfg)
     expected = {name: p.detach().double() for name, p in model.named_parameters()}
@@ -74,10 +84,14 @@ def test_steps_are_adamws():
             v[name] = 0.9 * v[name] + 0.1 * g**2
             m_hat, v_hat = m[name] / (1 - 0.8 ** (step + 1)), v[name] / (1 - 0.9 ** (step + 1))
             decay = 0.2 if parameter.dim() == 2 else 0.0
-            expected[name] = expected[name] - lr * (m_hat / (v_hat.sqrt() + 1e-8) + decay * expected[name])
+            expected[name] = expected[name] - lr * (
+                m_hat / (v_hat.sqrt() + 1e-8) + decay * expected[name]
+            )
         optimizer.step()
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.detach().double(), expected[name], atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(
+            parameter.detach().double(), expected[name], atol=1e-6, rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +120,9 @@ def test_learning_rate_without_warmup_starts_whole_and_never_rises():
 
 def test_a_warmup_over_the_whole_run_is_no_division_by_zero():
     cfg = train(steps=4, warmup_steps=4, lr=1.0)
-    assert [optim.learning_rate(step, cfg) for step in range(4)] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert [optim.learning_rate(step, cfg) for step in range(4)] == pytest.approx(
+        [0.2, 0.4, 0.6, 0.8]
+    )
 
 
 def test_all_groups_get_the_rate_of_the_step():
@@ -117,7 +133,9 @@ def test_all_groups_get_the_rate_of_the_step():
 
 
 @pytest.mark.parametrize(("max_norm", "factor"), [(1.0, 1 / 13), (26.0, 1.0), (0.0, 1.0)])
-def test_clipping_scales_all_gradients_by_the_global_norm_and_tells_the_norm_before(max_norm, factor):
+def test_clipping_scales_all_gradients_by_the_global_norm_and_tells_the_norm_before(
+    max_norm, factor
+):
     """Clipped layer by layer, the step would point elsewhere; a norm after clipping would hide every spike."""
     model = nn.Linear(2, 2)
     model.weight.grad = torch.tensor([[3.0, 0.0], [4.0, 0.0]])

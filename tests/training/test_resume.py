@@ -48,19 +48,44 @@ def root(tmp_path_factory):
 
 def spec(root, keep="weights", every=2, **changes):
     variants = {"positional": "learned", "attention": "mha", "parallelism": "single"}
-    parts = [TokenSlice(file=str(root / "tokens.bin"), start=a, stop=b) for a, b in ((0, 1000), (1000, 1101))]
-    train = {"steps": STEPS, "tokens_per_step": 8 * SEQ_LEN, "micro_batch": 4, "lr": 1e-2, "eval_every": 3}
+    parts = [
+        TokenSlice(file=str(root / "tokens.bin"), start=a, stop=b)
+        for a, b in ((0, 1000), (1000, 1101))
+    ]
+    train = {
+        "steps": STEPS,
+        "tokens_per_step": 8 * SEQ_LEN,
+        "micro_batch": 4,
+        "lr": 1e-2,
+        "eval_every": 3,
+    }
     return RunSpec(
-        study="study", run_id="run", entry_id="run", seed=0, settings_hash="", baseline=variants,
-        axes={axis: VariantChoice(name=use, label=use, options={}) for axis, use in variants.items()},
-        model=ResolvedModel(n_layer=2, n_head=2, n_embd=16, seq_len=SEQ_LEN, vocab_size=VOCAB, dropout=0.2),
-        data=ResolvedData(corpus="synthetic", tokenizer="bytes", sha256=""), train=Train(**train | changes),
+        study="study",
+        run_id="run",
+        entry_id="run",
+        seed=0,
+        settings_hash="",
+        baseline=variants,
+        axes={
+            axis: VariantChoice(name=use, label=use, options={}) for axis, use in variants.items()
+        },
+        model=ResolvedModel(
+            n_layer=2, n_head=2, n_embd=16, seq_len=SEQ_LEN, vocab_size=VOCAB, dropout=0.2
+        ),
+        data=ResolvedData(corpus="synthetic", tokenizer="bytes", sha256=""),
+        train=Train(**train | changes),
         launch=Place(
-            world_size=1, timeout_s=None, checkpoint_every=every, keep=keep, variant_paths=[],
-            train_tokens=parts[:1], val_tokens=parts[1:], token_bytes=str(root / "bytes.npy"),
+            world_size=1,
+            timeout_s=None,
+            checkpoint_every=every,
+            keep=keep,
+            variant_paths=[],
+            train_tokens=parts[:1],
+            val_tokens=parts[1:],
+            token_bytes=str(root / "bytes.npy"),
         ),
         expected=Expected(parameters=0, flops_per_token=0, memory_bytes=0),
-    )  # fmt: skip
+    )
 
 
 def begun(path, root, **changes):
@@ -93,7 +118,13 @@ def curve(run):
     steps = run.steps()
     evals = [(line["step"], line["val_loss"], line["bits_per_byte"]) for line in run.evals()]
     return [
-        *zip(steps.step.tolist(), steps.loss.tolist(), steps.grad_norm.tolist(), steps.lr.tolist(), strict=True)
+        *zip(
+            steps.step.tolist(),
+            steps.loss.tolist(),
+            steps.grad_norm.tolist(),
+            steps.lr.tolist(),
+            strict=True,
+        )
     ], evals
 
 
@@ -126,17 +157,25 @@ def test_an_interrupted_curve_is_bit_for_bit_the_one_that_was_not(tmp_path, root
     for key in measured.keys() - {"time", "phases", "peak_flops", "resumed_at", "memory"}:
         assert probes[key] == measured[key], key
     known = measured["memory"][0].keys() - {"resident_peak"}
-    assert [probes["memory"][0][key] for key in known] == [measured["memory"][0][key] for key in known]
+    assert [probes["memory"][0][key] for key in known] == [
+        measured["memory"][0][key] for key in known
+    ]
     assert (run.newest_checkpoint / "model.safetensors").read_bytes() == weights
     n_done = at // 2 * 2
     assert probes["resumed_at"] == [n_done] * (n_done > 0) and run.status["attempts"] == 2
     assert probes["time"]["train_s"] == pytest.approx(run.steps().step_s.sum())
     flagged = run.steps().warmup.tolist()
     n_warmup = STEPS // 2
-    assert flagged == [n < n_warmup or n_done <= n < n_done + n_warmup for n in range(STEPS)] if n_done else True
+    assert (
+        flagged == [n < n_warmup or n_done <= n < n_done + n_warmup for n in range(STEPS)]
+        if n_done
+        else True
+    )
 
 
-def test_a_run_that_is_interrupted_again_and_again_still_has_that_curve_and_remembers(tmp_path, root, ranks, whole):
+def test_a_run_that_is_interrupted_again_and_again_still_has_that_curve_and_remembers(
+    tmp_path, root, ranks, whole
+):
     run = begun(tmp_path / "run", root, every=1)
     for n in range(STEPS):
         run_stop = Stop()
@@ -177,7 +216,9 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_passed_over_for_an_older_whole_one(tmp_path, root, ranks, whole, damage):
+def test_a_damaged_checkpoint_is_passed_over_for_an_older_whole_one(
+    tmp_path, root, ranks, whole, damage
+):
     """Loaded in silence, one wrong bit would train another model."""
     run = begun(tmp_path / "run", root)
     attempt(run, ranks, 7)
@@ -200,7 +241,9 @@ def test_with_nothing_whole_left_it_starts_again(tmp_path, root, ranks, whole):
     assert attempt(run, ranks)["resumed_at"] == [] and curve(run) == whole[0]
 
 
-def test_a_state_whose_loading_breaks_off_leaves_no_trace(tmp_path, root, ranks, whole, monkeypatch):
+def test_a_state_whose_loading_breaks_off_leaves_no_trace(
+    tmp_path, root, ranks, whole, monkeypatch
+):
     """Half loaded, it has changed parameters and moments."""
     run = begun(tmp_path / "run", root)
     attempt(run, ranks, 7)
@@ -223,7 +266,13 @@ def test_a_state_ahead_of_its_curve_is_passed_over(tmp_path, root, ranks, whole,
     path = run.path / name
     text = path.read_text()
     lines = text.splitlines(keepends=True)
-    path.write_text({"lost": "", "torn": "".join(lines[:1]) + '{"st', "cut": "".join(lines[:1]) + "}{\n" + text}[harm])
+    path.write_text(
+        {
+            "lost": "",
+            "torn": "".join(lines[:1]) + '{"st',
+            "cut": "".join(lines[:1]) + "}{\n" + text,
+        }[harm]
+    )
     run.begin()
     assert attempt(run, ranks)["resumed_at"] == [] and curve(run) == whole[0]
 
@@ -237,7 +286,9 @@ def test_at_the_end_no_more_is_kept_than_was_asked_for(tmp_path, root, ranks, wh
     assert attempt(run, ranks)["resumed_at"] == [n_done] * (n_done > 0)
     drop_state(run, keep)
     assert curve(run) == whole[0]
-    assert [path.parent.name for path in run.checkpoints.glob("step-*/state")] == ["step-9"] * (keep == "state")
+    assert [path.parent.name for path in run.checkpoints.glob("step-*/state")] == ["step-9"] * (
+        keep == "state"
+    )
 
 
 def test_the_best_checkpoint_is_the_best_of_all_attempts(tmp_path, root, ranks):
@@ -254,11 +305,21 @@ def test_the_best_checkpoint_is_the_best_of_all_attempts(tmp_path, root, ranks):
     assert names[0] == names[1] < "step-8"
 
 
-@pytest.mark.parametrize(("status", "reason", "goes_on"), [
-    ("interrupted", "killed", True), ("failed", "killed", True), ("failed", "timeout", True), ("failed", "oom", True),
-    ("failed", "nan", False), ("failed", "error", False), ("done", None, False),
-])  # fmt: skip
-def test_what_the_machine_ended_goes_on_and_what_ended_by_itself_starts_anew(tmp_path, root, status, reason, goes_on):
+@pytest.mark.parametrize(
+    ("status", "reason", "goes_on"),
+    [
+        ("interrupted", "killed", True),
+        ("failed", "killed", True),
+        ("failed", "timeout", True),
+        ("failed", "oom", True),
+        ("failed", "nan", False),
+        ("failed", "error", False),
+        ("done", None, False),
+    ],
+)
+def test_what_the_machine_ended_goes_on_and_what_ended_by_itself_starts_anew(
+    tmp_path, root, status, reason, goes_on
+):
     run = begun(tmp_path / "run", root)
     run.steps_file(0).append({"step": 0})
     run.checkpoints.mkdir()

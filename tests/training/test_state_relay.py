@@ -19,8 +19,14 @@ from variants import registry as catalogue
 from variants.base import ModelShape
 
 ROOT = Path(__file__).parents[2]
-SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=16, seq_len=8, vocab_size=17)  # ranks have unequal shares of 17 rows
-AXES = {"positional": "t5", "attention": "differential", "mlp": "swiglu"}  # what is divided in every way that there is
+SHAPE = ModelShape(
+    n_layer=2, n_head=4, n_embd=16, seq_len=8, vocab_size=17
+)  # ranks have unequal shares of 17 rows
+AXES = {
+    "positional": "t5",
+    "attention": "differential",
+    "mlp": "swiglu",
+}  # what is divided in every way that there is
 
 
 def runnable_parallelisms():
@@ -28,7 +34,9 @@ def runnable_parallelisms():
     found = {}
     for name in catalogue.files("parallelism"):
         cls = catalogue.load("parallelism", name)
-        possible = [n for n in (2, 4) if "cpu" in cls.devices and not cls.check(SHAPE, cls.Options(nproc=n))]
+        possible = [
+            n for n in (2, 4) if "cpu" in cls.devices and not cls.check(SHAPE, cls.Options(nproc=n))
+        ]
         if possible:
             found[name] = possible[0]
     return found
@@ -39,8 +47,13 @@ TAKERS = runnable_parallelisms()
 
 def make(ranks, parallelism="single", seed=0):
     options = {"mlp": {"width": 24}}
-    axes = {axis: VariantChoice(name=use, label=use, options=options.get(axis, {})) for axis, use in AXES.items()}
-    axes["parallelism"] = VariantChoice(name=parallelism, label=parallelism, options={"nproc": ranks.world_size})
+    axes = {
+        axis: VariantChoice(name=use, label=use, options=options.get(axis, {}))
+        for axis, use in AXES.items()
+    }
+    axes["parallelism"] = VariantChoice(
+        name=parallelism, label=parallelism, options={"nproc": ranks.world_size}
+    )
     parts = ModelBuilder(SHAPE, axes, [])
     gpt, spread = parts.model(), parts.parallelism()
     model = spread.wrap(gpt, ranks.device, "fp32")
@@ -85,7 +98,9 @@ def relay(root, names):
 def relayed(tmp_path_factory):
     """Two steps on one process, then `relay` on two and on four; return the folder and what the one has."""
     root = tmp_path_factory.mktemp("relay")
-    torch.distributed.init_process_group("gloo", init_method=f"file://{root}/rendezvous", rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{root}/rendezvous", rank=0, world_size=1
+    )
     ranks = DistributedContext(0, 1, torch.device("cpu"))
     gpt, model, optimizer, spread = make(ranks)
     step(model, optimizer, spread, 2)
@@ -97,14 +112,23 @@ def relayed(tmp_path_factory):
     torch.distributed.destroy_process_group()
     for n in (2, 4):
         names = [name for name, least in TAKERS.items() if least == n]
-        code = (
-            f"from pathlib import Path\nfrom {Path(__file__).stem} import relay\nrelay(Path({str(root)!r}), {names})\n"
-        )
+        code = f"from pathlib import Path\nfrom {Path(__file__).stem} import relay\nrelay(Path({str(root)!r}), {names})\n"
         (root / "script.py").write_text(code)
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n}"]
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={n}",
+        ]
         env = os.environ | {"PYTHONPATH": f"{ROOT}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1"}
         ended = subprocess.run(
-            [*command, str(root / "script.py")], env=env, capture_output=True, text=True, timeout=200, check=False
+            [*command, str(root / "script.py")],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
         )
         assert ended.returncode == 0, ended.stderr[-6000:]
     return root, hashed, losses
@@ -122,7 +146,9 @@ def test_a_state_is_taken_over_bit_for_bit_from_any_other_parallelism(relayed, n
 def test_training_goes_on_from_the_optimizers_state_too(relayed, name):
     """With fresh moments, the steps after it would be as long as the first of all, and nobody would see why."""
     root, _, losses = relayed
-    assert json.loads((root / f"{name}.json").read_text())["losses"] == pytest.approx(losses, rel=1e-5)
+    assert json.loads((root / f"{name}.json").read_text())["losses"] == pytest.approx(
+        losses, rel=1e-5
+    )
 
 
 def test_the_relay_comes_back_to_one_process_bit_for_bit(relayed, ranks):
@@ -132,7 +158,10 @@ def test_the_relay_comes_back_to_one_process_bit_for_bit(relayed, ranks):
     for name in ("first", (root / "newest").read_text()):
         gpt, _, optimizer, _ = make(ranks, seed=1)
         assert load_state(root / name, gpt, optimizer) == 2
-        found[name] = [*gpt.parameters(), *(v for p in gpt.parameters() for v in optimizer.state[p].values())]
+        found[name] = [
+            *gpt.parameters(),
+            *(v for p in gpt.parameters() for v in optimizer.state[p].values()),
+        ]
     one, other = found.values()
     assert len(one) == len(other) == 4 * len(list(gpt.parameters()))
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))

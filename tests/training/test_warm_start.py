@@ -56,9 +56,13 @@ def test_a_window_that_covers_the_sequence_goes_on_as_the_model_that_it_came_fro
     assert set(origin.values()) == {"loaded"}
 
 
-def test_rope_drops_the_position_table_and_learned_positions_start_afresh_where_there_is_none(theirs):
+def test_rope_drops_the_position_table_and_learned_positions_start_afresh_where_there_is_none(
+    theirs,
+):
     model, origin = make("rope", theirs=theirs)
-    assert theirs.keys() - origin.keys() == {"positional.wpe.weight"} and set(origin.values()) == {"loaded"}
+    assert theirs.keys() - origin.keys() == {"positional.wpe.weight"} and set(origin.values()) == {
+        "loaded"
+    }
     back, origin = make("learned", theirs=weights(model), seed=3)
     assert [name for name, how in origin.items() if how == "fresh"] == ["positional.wpe.weight"]
     assert torch.equal(back.positional.wpe.weight, make(seed=3)[0].positional.wpe.weight)
@@ -74,13 +78,20 @@ def test_a_longer_table_is_cut(theirs):
 @pytest.mark.parametrize("kv", ["mean", "first"])
 def test_pooling_heads_that_are_equal_within_their_group_changes_nothing(theirs, kv):
     """The group's query heads must get the heads of their own group, and k must not be taken for v."""
-    for name in ("h.0.attn.c_attn.weight", "h.0.attn.c_attn.bias", "h.1.attn.c_attn.weight", "h.1.attn.c_attn.bias"):
+    for name in (
+        "h.0.attn.c_attn.weight",
+        "h.0.attn.c_attn.bias",
+        "h.1.attn.c_attn.weight",
+        "h.1.attn.c_attn.bias",
+    ):
         for start in (SHAPE.n_embd, 2 * SHAPE.n_embd):  # of k and of v
             heads = theirs[name][start : start + SHAPE.n_embd].unflatten(0, (2, 2, D))
             heads[:, 1] = heads[:, 0]
     pooled, origin = make(attention="gqa", n_kv_head=2, kv=kv, theirs=theirs)
     torch.testing.assert_close(logits(pooled), logits(make(theirs=theirs)[0]), atol=1e-5, rtol=1e-5)
-    assert origin["h.1.attn.c_attn.weight"] == f"converted: q loaded, k and v the {kv} of each 2 heads"
+    assert (
+        origin["h.1.attn.c_attn.weight"] == f"converted: q loaded, k and v the {kv} of each 2 heads"
+    )
     assert {how for name, how in origin.items() if "c_attn" not in name} == {"loaded"}
 
 
@@ -91,7 +102,9 @@ def kv_rows(values, n_kv_head):
 @pytest.mark.parametrize("name", ["h.0.attn.c_attn.weight", "h.1.attn.c_attn.bias"])
 def test_heads_are_pooled_as_stated_by_hand(theirs, name):
     old = kv_rows(theirs[name], 4)
-    mean, first = (make(attention="gqa", n_kv_head=2, kv=kv, theirs=theirs)[0] for kv in ("mean", "first"))
+    mean, first = (
+        make(attention="gqa", n_kv_head=2, kv=kv, theirs=theirs)[0] for kv in ("mean", "first")
+    )
     new = kv_rows(weights(mean)[name], 2)
     torch.testing.assert_close(new[:, 0], (old[:, 0] + old[:, 1]) / 2)
     torch.testing.assert_close(new[:, 1], (old[:, 2] + old[:, 3]) / 2)
@@ -119,7 +132,10 @@ def test_fewer_groups_are_pooled_to_fewer_still_and_the_same_number_is_loaded(th
 
 
 def test_all_that_does_not_fit_is_named_at_once(theirs):
-    wrong = theirs | {"wte.weight": torch.zeros(9, SHAPE.n_embd), "h.0.mlp.c_fc.weight": torch.zeros(2, 2)}
+    wrong = theirs | {
+        "wte.weight": torch.zeros(9, SHAPE.n_embd),
+        "h.0.mlp.c_fc.weight": torch.zeros(2, 2),
+    }
     with pytest.raises(IncompatibleWeightsError) as raised:
         make(theirs=wrong)
     assert sorted(raised.value.problems) == [
@@ -131,6 +147,7 @@ def test_all_that_does_not_fit_is_named_at_once(theirs):
 def test_a_variants_tensor_without_a_conversion_is_refused():
     mqa = weights(make(attention="mqa")[0])
     with pytest.raises(
-        IncompatibleWeightsError, match=r"h.0.attn.c_attn.weight: \(48, 32\) there, \(96, 32\) here, and no conv"
+        IncompatibleWeightsError,
+        match=r"h.0.attn.c_attn.weight: \(48, 32\) there, \(96, 32\) here, and no conv",
     ):
         make(attention="mha", theirs=mqa)

@@ -33,7 +33,9 @@ def run(layer):
 
 
 with_and_without_options = pytest.mark.parametrize(
-    "shared", [{}, {"qk_norm": True}, {"logit_softcap": 3.0}, {"qk_norm": True, "logit_softcap": 3.0}], ids=str
+    "shared",
+    [{}, {"qk_norm": True}, {"logit_softcap": 3.0}, {"qk_norm": True, "logit_softcap": 3.0}],
+    ids=str,
 )
 
 
@@ -53,10 +55,14 @@ def test_grouped_queries_span_from_multi_query_to_multi_head(one, other, shared)
 def test_a_group_shares_the_keys_and_values_of_its_head(n_kv_head, shared):
     """Heads h G // H .. share a key-value head: what converted checkpoints and the paper's figure 2 assume."""
     grouped, full = make("gqa", n_kv_head=n_kv_head, **shared), make("mha", **shared)
-    full.load_state_dict({k: v for k, v in grouped.state_dict().items() if "norm" in k}, strict=False)
+    full.load_state_dict(
+        {k: v for k, v in grouped.state_dict().items() if "norm" in k}, strict=False
+    )
 
     def repeated(rows):
-        return rows.unflatten(0, (n_kv_head, D)).repeat_interleave(H // n_kv_head, dim=0).flatten(0, 1)
+        return (
+            rows.unflatten(0, (n_kv_head, D)).repeat_interleave(H // n_kv_head, dim=0).flatten(0, 1)
+        )
 
     with torch.no_grad():
         for name, parameter in full.c_attn.named_parameters():
@@ -86,7 +92,10 @@ def test_the_gain_of_the_norm_is_trained_begins_at_one_and_starts_all_else_with_
     plain, normed = make("mha"), make("mha", qk_norm=True)
     for layer in (plain, normed):
         fill(nn.ModuleDict({"attn": layer}), seed=0)
-    assert normed.state_dict().keys() - plain.state_dict().keys() == {"q_norm.weight", "k_norm.weight"}
+    assert normed.state_dict().keys() - plain.state_dict().keys() == {
+        "q_norm.weight",
+        "k_norm.weight",
+    }
     for name, value in plain.state_dict().items():
         assert torch.equal(value, normed.state_dict()[name]), name
     for norm in (normed.q_norm, normed.k_norm):
@@ -103,7 +112,11 @@ def test_normalised_queries_and_keys_keep_the_precision_of_their_layer():
 
 
 def test_a_large_bound_is_none_and_a_small_one_evens_scores_out():
-    plain, large, small = make("mha"), make("mha", logit_softcap=1e4), make("mha", logit_softcap=1e-3)
+    plain, large, small = (
+        make("mha"),
+        make("mha", logit_softcap=1e4),
+        make("mha", logit_softcap=1e-3),
+    )
     assert not list(large.parameters())[len(list(plain.parameters())) :], "no parameters of its own"
     for found, right in zip(run(large), run(plain), strict=True):
         torch.testing.assert_close(found, right, atol=1e-3, rtol=1e-3)
@@ -122,7 +135,9 @@ def test_bounded_scores_are_gemmas(n_kv_head):
     generator = torch.Generator().manual_seed(5)
     q, k, v = (3 * torch.randn(2, n, T, D, generator=generator) for n in (H, n_kv_head, n_kv_head))
     mask = torch.full((T, T), -torch.inf).triu(1)
-    theirs = gemma.eager_attention_forward(layer, q, k, v, mask, scaling=D**-0.5, softcap=5.0)[0].transpose(1, 2)
+    theirs = gemma.eager_attention_forward(layer, q, k, v, mask, scaling=D**-0.5, softcap=5.0)[
+        0
+    ].transpose(1, 2)
     for found in (layer.scores(q, k, v, mask), layer.scores(q, k, v, None, is_causal=True)):
         torch.testing.assert_close(found, theirs, atol=1e-5, rtol=1e-5)
 
@@ -156,7 +171,12 @@ def test_flops_per_token_by_hand(name, options, flops):
         ("gqa", {"n_kv_head": 8}, "n_kv_head", "8 does not divide n_head = 4; allowed: 1, 2, 4"),
         ("gqa", {"n_kv_head": 0}, "n_kv_head", "0: must be at least 1"),
         ("mha", {"logit_softcap": -1.0}, "logit_softcap", "-1.0: must be positive, or 0 for none"),
-        ("gqa", {"n_kv_head": 2, "logit_softcap": -1.0}, "logit_softcap", "-1.0: must be positive, or 0 for none"),
+        (
+            "gqa",
+            {"n_kv_head": 2, "logit_softcap": -1.0},
+            "logit_softcap",
+            "-1.0: must be positive, or 0 for none",
+        ),
         ("mqa", {"logit_softcap": -1.0}, "logit_softcap", "-1.0: must be positive, or 0 for none"),
         (
             "sliding_window",
@@ -199,11 +219,16 @@ def test_a_window_keeps_as_much_however_long_the_text():
 def test_a_full_cache_slides_on_as_a_window_of_its_length():
     """Past its context a model with relative positions goes on writing: it sees the last `length` positions."""
     full, sliding, positional = make("mha"), make("sliding_window", window=7), rope()
-    x, cache = torch.randn(2, 40, SHAPE.n_embd), full.cache(2, 7, torch.device("cpu"), torch.float32)
+    x, cache = (
+        torch.randn(2, 40, SHAPE.n_embd),
+        full.cache(2, 7, torch.device("cpu"), torch.float32),
+    )
     pieces = [x[:, :4], *x[:, 4:].split(1, dim=1)]
     starts = [0, *range(4, 40)]
     out = [
         full(piece, torch.arange(start, start + piece.shape[1]), positional, cache)
         for start, piece in zip(starts, pieces, strict=True)
     ]
-    torch.testing.assert_close(torch.cat(out, 1), sliding(x, torch.arange(40), positional), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        torch.cat(out, 1), sliding(x, torch.arange(40), positional), atol=1e-5, rtol=1e-5
+    )

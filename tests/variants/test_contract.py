@@ -92,10 +92,16 @@ def cases(axis):
     for name, file in catalogue.files(axis).items():
         cls = catalogue.load(axis, name)
         fields = dataclasses.fields(cls.Options)
-        required = [f for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+        required = [
+            f
+            for f in fields
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        ]
         if missing := [f.name for f in required if f.name not in SAMPLES]:
             yield Case(
-                name, cls, trouble=f"{file.name}: {missing} has no default; add a sample to SAMPLES in {__file__}"
+                name,
+                cls,
+                trouble=f"{file.name}: {missing} has no default; add a sample to SAMPLES in {__file__}",
             )
             continue
         sampled = [f.name for f in fields if f.name in SAMPLES]
@@ -103,7 +109,9 @@ def cases(axis):
             cls.Options(**dict(zip(sampled, values, strict=True)))
             for values in itertools.product(*(SAMPLES[name] for name in sampled))
         ]
-        possible = [Case(name, cls, options) for options in candidates if not cls.check(SHAPE, options)]
+        possible = [
+            Case(name, cls, options) for options in candidates if not cls.check(SHAPE, options)
+        ]
         refused = f"{file.name}: check() refuses every sample; add one to SAMPLES in {__file__}"
         yield from possible or [Case(name, cls, trouble=refused)]
 
@@ -122,7 +130,9 @@ def varied(axis):
         hints = typing.get_type_hints(case.cls.Options)
         for option in dataclasses.fields(case.cls.Options) if case.options else ():
             for value in others(option, hints[option.name]):
-                options = dataclasses.replace(case.options, **WITH.get(option.name, {}), **{option.name: value})
+                options = dataclasses.replace(
+                    case.options, **WITH.get(option.name, {}), **{option.name: value}
+                )
                 if options != case.options and not case.cls.check(SHAPE, options):
                     yield Case(case.name, case.cls, options)
 
@@ -163,11 +173,16 @@ WHOLES = [
 ]
 every_pair = pytest.mark.parametrize(("attention", "positional"), PAIRS, ids=str)
 every_attention = pytest.mark.parametrize("attention", [*ATTENTIONS, *VARIED_ATTENTIONS], ids=str)
-every_positional = pytest.mark.parametrize("positional", [*POSITIONALS, *VARIED_POSITIONALS], ids=str)
+every_positional = pytest.mark.parametrize(
+    "positional", [*POSITIONALS, *VARIED_POSITIONALS], ids=str
+)
 every_norm = pytest.mark.parametrize("norm", NORMS, ids=str)
 every_mlp = pytest.mark.parametrize("mlp", MLPS, ids=str)
 every_whole = pytest.mark.parametrize(("attention", "positional", "norm", "mlp"), WHOLES, ids=str)
-needs_gpu = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+needs_gpu = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
 every_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 POSITIONS = torch.arange(T)
 
@@ -186,7 +201,10 @@ def make_pair(attention, positional):
 
 def make_gpt(attention, positional, norm=None, mlp=None, shape=SHAPE):
     parts = ModelBuilder(shape, {}, [])
-    parts.positional, parts.attention = lambda: positional.make(shape), lambda layer: attention.make(shape, layer=layer)
+    parts.positional, parts.attention = (
+        lambda: positional.make(shape),
+        lambda layer: attention.make(shape, layer=layer),
+    )
     if norm is not None:
         parts.norm, parts.mlp = lambda: norm.make(shape), lambda: mlp.make(shape)
     return GPT(shape, parts)
@@ -226,14 +244,18 @@ def seen_by(attention, positional):
 def head_seen_by(attention, positional):
     """Return which key s a query t sees in each head, (H, t, s): heads lie side by side before `c_proj`."""
     heads = []
-    hook = attention.c_proj.register_forward_pre_hook(lambda _, args: heads.append(args[0].unflatten(-1, (H, D))))
+    hook = attention.c_proj.register_forward_pre_hook(
+        lambda _, args: heads.append(args[0].unflatten(-1, (H, D)))
+    )
 
     def output(x, h):
         attention(x, POSITIONS, positional)
         return heads.pop()[..., h, :]
 
     try:
-        return torch.stack([influence(lambda x, h=h: output(x, h), inputs()[:1]) > 0 for h in range(H)])
+        return torch.stack(
+            [influence(lambda x, h=h: output(x, h), inputs()[:1]) > 0 for h in range(H)]
+        )
     finally:
         hook.remove()
 
@@ -268,10 +290,12 @@ def reference(attention, options, positional, x_BTC, sees):
 
 def need_reference(module):
     known = {f"c_{x}.{y}" for x in ("attn", "proj") for y in ("weight", "bias")}
-    if not isinstance(module, MultiHead) or {name for name, _ in module.named_parameters()} - known - {
-        f"{x}_norm.weight" for x in "qk"
-    }:
-        pytest.skip("has other parameters than GPT-2's attention: write its own reference beside it")
+    if not isinstance(module, MultiHead) or {
+        name for name, _ in module.named_parameters()
+    } - known - {f"{x}_norm.weight" for x in "qk"}:
+        pytest.skip(
+            "has other parameters than GPT-2's attention: write its own reference beside it"
+        )
 
 
 # -- attention x positional ------------------------------------------------------------------------------------------
@@ -311,7 +335,10 @@ def test_attention_and_its_gradients_agree_with_the_plain_formula(attention, pos
     need_reference(attention)
     sees = head_seen_by(attention, positional).to(device)
     attention, positional = attention.to(device), positional.to(device)
-    parameters = [*attention.parameters(), *(p for p in positional.parameters() if positional.has_bias)]
+    parameters = [
+        *attention.parameters(),
+        *(p for p in positional.parameters() if positional.has_bias),
+    ]
     x, probe = inputs().to(device).requires_grad_(), inputs(6).to(device)
 
     y = attention(x, POSITIONS.to(device), positional)
@@ -321,7 +348,9 @@ def test_attention_and_its_gradients_agree_with_the_plain_formula(attention, pos
 
     wanted = [x, *parameters]
     got = torch.autograd.grad((y * probe).sum(), wanted)
-    for found, right in zip(got, torch.autograd.grad((expected * probe).sum(), wanted), strict=True):
+    for found, right in zip(
+        got, torch.autograd.grad((expected * probe).sum(), wanted), strict=True
+    ):
         torch.testing.assert_close(found, right, atol=1e-4, rtol=1e-4)
 
 
@@ -374,7 +403,9 @@ def decode(model, tokens, prompt, length=T, dtype=torch.float32):
 
 
 def tokens_of(length, batch=B):
-    return torch.randint(SHAPE.vocab_size, (batch, length), generator=torch.Generator().manual_seed(9))
+    return torch.randint(
+        SHAPE.vocab_size, (batch, length), generator=torch.Generator().manual_seed(9)
+    )
 
 
 @every_device
@@ -406,7 +437,9 @@ def test_a_cache_that_is_set_back_forgets_its_last_position(attention, positiona
 
 @every_pair
 @torch.no_grad()
-def test_decoding_in_bf16_keeps_its_cache_in_bf16_and_is_the_same_but_for_rounding(attention, positional):
+def test_decoding_in_bf16_keeps_its_cache_in_bf16_and_is_the_same_but_for_rounding(
+    attention, positional
+):
     model = randomise(make_gpt(attention, positional))
     tokens = tokens_of(T)
     with torch.autocast("cpu", torch.bfloat16):
@@ -461,7 +494,9 @@ def test_stated_flops_are_those_of_the_linear_layers_and_of_the_visible_keys(att
     with FlopCounterMode(display=False) as counter:
         layer(inputs(), POSITIONS, positional)
     counts = counter.get_flop_counts()["Global"]
-    linear = sum(n for op, n in counts.items() if "mm" in str(op) and "bmm" not in str(op)) / (B * T)
+    linear = sum(n for op, n in counts.items() if "mm" in str(op) and "bmm" not in str(op)) / (
+        B * T
+    )
     stated = layer.flops_per_token(T)
     assert stated > linear > 0
     if isinstance(layer, MultiHead):
@@ -481,7 +516,10 @@ def test_a_bias_leaves_attention_in_its_fused_kernel(attention):
         layer, positional = make_pair(attention, positional)
         with FlopCounterMode(display=False, custom_mapping=CPU_KERNELS) as counter:
             layer(inputs(), POSITIONS, positional)
-        ran.append({str(op).removeprefix("aten.") for op in counter.get_flop_counts()["Global"]} - {"mm", "addmm"})
+        ran.append(
+            {str(op).removeprefix("aten.") for op in counter.get_flop_counts()["Global"]}
+            - {"mm", "addmm"}
+        )
     assert ran[0] == ran[1]
     if str(attention) == "mha()":
         assert ran[0] == {"_scaled_dot_product_flash_attention_for_cpu"}
@@ -531,7 +569,9 @@ def test_positional_says_truly_whether_it_has_a_bias(positional):
         blocks = positional.bias(POSITIONS.view(3, 8), POSITIONS.view(3, 8))
         assert blocks.shape[0] == 3
         for n in range(3):
-            torch.testing.assert_close(blocks[n], positional.bias(POSITIONS.view(3, 8)[n], POSITIONS.view(3, 8)[n]))
+            torch.testing.assert_close(
+                blocks[n], positional.bias(POSITIONS.view(3, 8)[n], POSITIONS.view(3, 8)[n])
+            )
 
 
 @every_positional
@@ -553,7 +593,9 @@ def test_a_whole_model_sees_no_later_token_and_trains_all_it_has(attention, posi
     """A norm over the sequence, or a gate from the next position, would give a wonderful loss that is worthless."""
     grad = token_influence(randomise(make_gpt(attention, positional, norm, mlp)))
     assert not grad.triu(1).any(), "an output depends on a later token"
-    assert (grad.tril() > 0).sum() == T * (T + 1) // 2, "an output does not depend on a token before it"
+    assert (grad.tril() > 0).sum() == T * (T + 1) // 2, (
+        "an output does not depend on a token before it"
+    )
 
     model, tokens = make_gpt(attention, positional, norm, mlp), tokens_of(T)
     fill(model, seed=0)
@@ -565,7 +607,9 @@ def test_a_whole_model_sees_no_later_token_and_trains_all_it_has(attention, posi
 
 
 @every_whole
-def test_a_whole_model_has_the_same_bits_for_the_same_seed_and_decodes_what_it_is(attention, positional, norm, mlp):
+def test_a_whole_model_has_the_same_bits_for_the_same_seed_and_decodes_what_it_is(
+    attention, positional, norm, mlp
+):
     first, second = (make_gpt(attention, positional, norm, mlp) for _ in range(2))
     tokens = tokens_of(T)
     with torch.no_grad():
@@ -626,7 +670,9 @@ def test_stated_flops_of_an_mlp_are_those_that_are_counted(mlp):
 
 # -- gradients and compilation ---------------------------------------------------------------------------------------
 
-SMALL = ModelShape(n_layer=2, n_head=4, n_embd=16, seq_len=7, vocab_size=5)  # 5 does not divide it, heads are 4 wide
+SMALL = ModelShape(
+    n_layer=2, n_head=4, n_embd=16, seq_len=7, vocab_size=5
+)  # 5 does not divide it, heads are 4 wide
 
 
 def check_gradients(module, call, *inputs):
@@ -635,7 +681,10 @@ def check_gradients(module, call, *inputs):
     point = [x.double() for x in inputs] + [p.detach().double() for p in module.parameters()]
 
     def outputs(*values):
-        given, parameters = values[: len(inputs)], dict(zip(names, values[len(inputs) :], strict=True))
+        given, parameters = (
+            values[: len(inputs)],
+            dict(zip(names, values[len(inputs) :], strict=True)),
+        )
         made = call(lambda *args: torch.func.functional_call(module, parameters, args), *given)
         return tuple(y for y in made if y is not None and y.requires_grad)
 
@@ -652,7 +701,9 @@ def make_small(case, **kwargs):
 def test_gradients_of_attention_are_those_of_differences(attention):
     """A backward pass that is wrong in one term still trains, only worse, and the variant takes the blame."""
     module, positions = make_small(attention, layer=0), torch.arange(SMALL.seq_len)
-    positional = DistanceBias(SMALL, None) if attention.cls.supports_bias else Positional(SMALL, None)
+    positional = (
+        DistanceBias(SMALL, None) if attention.cls.supports_bias else Positional(SMALL, None)
+    )
     positional = randomise(positional).double().requires_grad_(False)
     x = inputs(3, 2, SMALL.seq_len, SMALL.n_embd)
     check_gradients(module, lambda call, x: [call(x, positions, positional)], x)
@@ -684,20 +735,34 @@ def test_gradients_of_a_positional_are_those_of_differences(positional):
 
 @pytest.mark.parametrize("part", [*NORMS, *MLPS], ids=str)
 def test_gradients_of_norm_and_mlp_are_those_of_differences(part):
-    check_gradients(make_small(part), lambda call, x: [call(x)], inputs(3, 2, SMALL.seq_len, SMALL.n_embd))
+    check_gradients(
+        make_small(part), lambda call, x: [call(x)], inputs(3, 2, SMALL.seq_len, SMALL.n_embd)
+    )
 
 
 def compiled_blocks():
     """Yield blocks such that every variant is in one of them; each takes almost a second."""
-    attentions = [*named(ATTENTIONS, *catalogue.files("attention")), *(a for a in VARIED_ATTENTIONS if a.name == "mha")]
+    attentions = [
+        *named(ATTENTIONS, *catalogue.files("attention")),
+        *(a for a in VARIED_ATTENTIONS if a.name == "mha"),
+    ]
     positionals = [*cases("positional"), *(p for p in VARIED_POSITIONALS if p.name == "rope")]
     n = max(map(len, (attentions, positionals, NORMS, MLPS)))
-    for block in itertools.islice(zip(*map(itertools.cycle, (attentions, positionals, NORMS, MLPS)), strict=True), n):
-        yield from ((*allowed, *block[2:]) for allowed in pair(block[:1], block[1:2]) or pair(block[:1], PLAIN))
+    for block in itertools.islice(
+        zip(*map(itertools.cycle, (attentions, positionals, NORMS, MLPS)), strict=True), n
+    ):
+        yield from (
+            (*allowed, *block[2:])
+            for allowed in pair(block[:1], block[1:2]) or pair(block[:1], PLAIN)
+        )
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.autograd.function.Function.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize(("attention", "positional", "norm", "mlp"), list(compiled_blocks()), ids=str)
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.autograd.function.Function.*should not be instantiated:DeprecationWarning"
+)
+@pytest.mark.parametrize(
+    ("attention", "positional", "norm", "mlp"), list(compiled_blocks()), ids=str
+)
 def test_a_block_compiles_whole_and_stays_what_it_is(attention, positional, norm, mlp):
     """`compile = true` compiles blocks; where one falls apart, a variant is slower for a reason that is not its own."""
     model, outcomes = randomise(make_gpt(attention, positional, norm, mlp)), []
@@ -772,7 +837,9 @@ def test_each_axis_has_its_default_and_only_variants_of_its_kind(axis):
     for name in catalogue.files(axis):
         cls = catalogue.load(axis, name)
         assert issubclass(cls, AXES[axis].base)
-        assert cls.Options.__dataclass_params__.frozen, f"{name}: options must not change after parsing"
+        assert cls.Options.__dataclass_params__.frozen, (
+            f"{name}: options must not change after parsing"
+        )
 
 
 @pytest.mark.parametrize("axis", PARTS)
@@ -782,8 +849,14 @@ def test_every_option_is_tried_at_another_value(axis):
     untried = []
     for cls in {case.cls for case in tried}:
         for option in dataclasses.fields(cls.Options):
-            values = [getattr(case.options, option.name) for case in tried if case.cls is cls and case.options]
-            if not option.metadata.get("conversion") and all(value == option.default for value in values):
+            values = [
+                getattr(case.options, option.name)
+                for case in tried
+                if case.cls is cls and case.options
+            ]
+            if not option.metadata.get("conversion") and all(
+                value == option.default for value in values
+            ):
                 untried.append(f"{cls.__name__}.{option.name}")
     if untried:
         pytest.skip(f"no case changes {', '.join(sorted(untried))}: add a value to VARIATIONS")
@@ -803,5 +876,7 @@ def test_a_variant_without_a_sample_for_its_option_is_told_what_to_do(tmp_path, 
     monkeypatch.setattr(catalogue, "files", lambda axis: {"odd": tmp_path / "attention" / "odd.py"})
     monkeypatch.setattr(catalogue, "load", lambda axis, name: cls)
     (case,) = cases("attention")
-    with pytest.raises(pytest.fail.Exception, match=r"odd.py: \['n_odd'\] has no default; add a sample"):
+    with pytest.raises(
+        pytest.fail.Exception, match=r"odd.py: \['n_odd'\] has no default; add a sample"
+    ):
         case.make(layer=0)

@@ -36,7 +36,9 @@ def randomised(module):
 
 
 def inputs(n_batch=2, shape=SHAPE):
-    return torch.randn(n_batch, shape.seq_len, shape.n_embd, generator=torch.Generator().manual_seed(2))
+    return torch.randn(
+        n_batch, shape.seq_len, shape.n_embd, generator=torch.Generator().manual_seed(2)
+    )
 
 
 def turned(x_TR):
@@ -60,7 +62,11 @@ def formula(p, number, options, x_BTC, rotate, bias_HTT):
     """Equations 1 to 3 of Ye et al. 2024 in layer `number` = 1, 2, ..., with whole maps."""
     d, later = D // 2, torch.ones(x_BTC.shape[1], x_BTC.shape[1]).triu(1).bool()
     lambda_init = 0.8 - 0.6 * math.exp(-0.3 * (number - 1))
-    lam = torch.exp(p["lambda_q1"] @ p["lambda_k1"]) - torch.exp(p["lambda_q2"] @ p["lambda_k2"]) + lambda_init
+    lam = (
+        torch.exp(p["lambda_q1"] @ p["lambda_k1"])
+        - torch.exp(p["lambda_q2"] @ p["lambda_k2"])
+        + lambda_init
+    )
     W, b = p["c_attn.weight"].view(3, H, D, C), p["c_attn.bias"].view(3, H, D)
     rows = []
     for X in x_BTC:
@@ -82,18 +88,32 @@ def formula(p, number, options, x_BTC, rotate, bias_HTT):
 
 
 @pytest.mark.parametrize(
-    ("layer", "options"), [(0, {}), (1, {}), (11, {}), (1, {"qk_norm": True}), (0, {"logit_softcap": 2.0})], ids=str
+    ("layer", "options"),
+    [(0, {}), (1, {}), (11, {}), (1, {"qk_norm": True}), (0, {"logit_softcap": 2.0})],
+    ids=str,
 )
-@pytest.mark.parametrize(("name", "rotate"), [("rope", turned), ("none", same), ("alibi", same), ("t5", same)])
+@pytest.mark.parametrize(
+    ("name", "rotate"), [("rope", turned), ("none", same), ("alibi", same), ("t5", same)]
+)
 def test_it_is_the_formula_of_the_paper_and_so_are_its_gradients(layer, options, name, rotate):
     """Halves that meet the wrong keys, another scale or another lambda would be another attention."""
-    attention, positional, x, probe = make(layer=layer, **options), position(name), inputs(), inputs(3)[1:]
-    p = {key: value.detach().double().requires_grad_() for key, value in attention.named_parameters()}
+    attention, positional, x, probe = (
+        make(layer=layer, **options),
+        position(name),
+        inputs(),
+        inputs(3)[1:],
+    )
+    p = {
+        key: value.detach().double().requires_grad_() for key, value in attention.named_parameters()
+    }
     bias = positional.bias(POSITIONS, POSITIONS)
     bias = torch.zeros(H, T, T, dtype=torch.float64) if bias is None else bias.detach().double()
     x, x64 = x.requires_grad_(), x.detach().double().requires_grad_()
 
-    y, expected = attention(x, POSITIONS, positional), formula(p, layer + 1, options, x64, rotate, bias)
+    y, expected = (
+        attention(x, POSITIONS, positional),
+        formula(p, layer + 1, options, x64, rotate, bias),
+    )
     torch.testing.assert_close(y.double(), expected, atol=1e-5, rtol=1e-5)
     found = torch.autograd.grad((y * probe).sum(), [x, *attention.parameters()])
     wanted = torch.autograd.grad((expected * probe).sum(), [x64, *p.values()])
@@ -105,7 +125,10 @@ def test_it_is_the_formula_of_the_paper_and_so_are_its_gradients(layer, options,
 def test_gradients_are_those_of_finite_differences(name):
     shape = ModelShape(n_layer=1, n_head=2, n_embd=8, seq_len=4, vocab_size=3)
     layer, positional = make(shape=shape).double(), position(name, shape).double()
-    x, names = inputs(1, shape).double().requires_grad_(), [name for name, _ in layer.named_parameters()]
+    x, names = (
+        inputs(1, shape).double().requires_grad_(),
+        [name for name, _ in layer.named_parameters()],
+    )
 
     def output(x, *parameters):
         given = dict(zip(names, parameters, strict=True))
@@ -122,12 +145,17 @@ def test_what_both_maps_see_alike_cancels():
         q_and_k = values[: 2 * C].unflatten(0, (2 * H, 2, D // 2))
         q_and_k[:, 1] = q_and_k[:, 0]
     apart = layer(x, POSITIONS, position("rope")) - layer.c_proj.bias
-    layer.lambda_q1[:], layer.lambda_q2[:] = layer.lambda_k1 * math.log(1.8) / layer.lambda_k1.square().sum(), 0
+    layer.lambda_q1[:], layer.lambda_q2[:] = (
+        layer.lambda_k1 * math.log(1.8) / layer.lambda_k1.square().sum(),
+        0,
+    )
     cancelled = layer(x, POSITIONS, position("rope")) - layer.c_proj.bias  # lambda = 1.8 - 1 + 0.2
     assert cancelled.abs().max() < 1e-3 < 0.1 < apart.abs().max()
 
 
-@pytest.mark.parametrize(("layer", "value"), [(0, 0.2), (1, 0.8 - 0.6 * math.exp(-0.3)), (100, 0.8)])
+@pytest.mark.parametrize(
+    ("layer", "value"), [(0, 0.2), (1, 0.8 - 0.6 * math.exp(-0.3)), (100, 0.8)]
+)
 def test_lambda_begins_larger_in_deeper_layers(layer, value):
     assert make(layer=layer).lambda_init == pytest.approx(value, abs=1e-9)
 
@@ -172,7 +200,9 @@ def test_decoding_gives_what_the_full_forward_pass_gives(options, name):
     layer, positional, x = make(layer=1, **options), position(name), inputs()
     full = layer(x, POSITIONS, positional)
     for prompt in (1, 5, T - 1):
-        torch.testing.assert_close(decode(layer, x, positional, prompt, T), full, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            decode(layer, x, positional, prompt, T), full, atol=1e-5, rtol=1e-5
+        )
 
 
 @torch.no_grad()
@@ -186,7 +216,9 @@ def test_a_full_cache_sees_the_last_positions_alone():
 
 
 def test_a_cache_is_that_of_multi_head_attention():
-    sizes = {make(name).cache(3, 100, CPU, torch.float32).nbytes for name in ("differential", "mha")}
+    sizes = {
+        make(name).cache(3, 100, CPU, torch.float32).nbytes for name in ("differential", "mha")
+    }
     assert sizes == {3 * 100 * 2 * C * 4}
 
 
@@ -209,17 +241,30 @@ def test_both_maps_take_the_fused_kernel_and_none_is_held():
     shape = ModelShape(n_layer=1, n_head=4, n_embd=32, seq_len=512, vocab_size=13)
     layer, x = make(shape=shape), inputs(1, shape).requires_grad_()
     counter, held = FlopCounterMode(display=False, custom_mapping=CPU_KERNELS), []
-    with counter, torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t.numel()) or t, lambda t: t):
+    with (
+        counter,
+        torch.autograd.graph.saved_tensors_hooks(
+            lambda t: held.append(t.numel()) or t, lambda t: t
+        ),
+    ):
         layer(x, torch.arange(512), position("rope", shape)).sum().backward()
-    kernels = sum(n for op, n in counter.get_flop_counts()["Global"].items() if "attention" in str(op))
-    assert kernels == 2 * 14 * C * 512**2  # of each map 4 C forward and 10 C backward, for all pairs
+    kernels = sum(
+        n for op, n in counter.get_flop_counts()["Global"].items() if "attention" in str(op)
+    )
+    assert (
+        kernels == 2 * 14 * C * 512**2
+    )  # of each map 4 C forward and 10 C backward, for all pairs
     assert max(held) < 512**2
 
 
 def test_flops_and_parameters_are_those_of_multi_head_attention_but_for_a_few():
     """Equal parameters and FLOPs are what makes the comparison with it a fair one."""
     layer, mha = make(), make("mha")
-    assert layer.flops_per_token(24) == mha.flops_per_token(24) == 2 * (96 * 32 + 32 * 32) + 4 * 32 * 12.5
+    assert (
+        layer.flops_per_token(24)
+        == mha.flops_per_token(24)
+        == 2 * (96 * 32 + 32 * 32) + 4 * 32 * 12.5
+    )
     n, n_mha = (sum(p.numel() for p in module.parameters()) for module in (layer, mha))
     assert n - n_mha == 4 * (D // 2) + D
 
@@ -230,7 +275,9 @@ def test_what_it_shares_with_multi_head_attention_starts_from_the_same_bits():
         fill(nn.ModuleDict({"attn": module}), seed=3)
     for name, values in mha.named_parameters():
         assert torch.equal(layer.get_parameter(name), values), name
-    vectors = torch.stack([layer.get_parameter(f"lambda_{name}") for name in ("q1", "k1", "q2", "k2")])
+    vectors = torch.stack(
+        [layer.get_parameter(f"lambda_{name}") for name in ("q1", "k1", "q2", "k2")]
+    )
     assert 0.05 < vectors.std() < 0.15 and len(vectors.unique()) == vectors.numel()
     assert torch.equal(layer.gain, torch.ones(D))
 
@@ -255,7 +302,10 @@ def test_rope_refuses_halves_of_odd_width():
     cls, rope = catalogue.load("attention", "differential"), catalogue.load("positional", "rope")
     shape = ModelShape(n_layer=1, n_head=4, n_embd=24, seq_len=8, vocab_size=13)
     assert rope.check(shape, rope.Options()) == {}
-    assert "= 1 * 3 = 3 must be even" in rope.check_rotary(cls.rotary_dim(shape, cls.Options()), rope.Options())[""]
+    assert (
+        "= 1 * 3 = 3 must be even"
+        in rope.check_rotary(cls.rotary_dim(shape, cls.Options()), rope.Options())[""]
+    )
 
 
 # -- starting from a checkpoint --------------------------------------------------------------------------------------
@@ -271,7 +321,9 @@ def tensors(layer):
 def test_projections_that_were_trained_for_one_map_are_refused(name, options):
     """They have the very same names and shapes, and halved they mean nothing."""
     layer, other = make(), make(name, **options)
-    with pytest.raises(ValueError, match="lambda_q1: missing there, and no conversion to differential attention"):
+    with pytest.raises(
+        ValueError, match="lambda_q1: missing there, and no conversion to differential attention"
+    ):
         layer.load_from(tensors(other), tensors(layer))
 
 

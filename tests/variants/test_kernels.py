@@ -17,7 +17,9 @@ def formula(q, k, v, mask, scale, softcap):
     scores = q @ k.mT * scale
     scores = softcap * torch.tanh(scores / softcap) if softcap else scores
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        scores = (
+            scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        )
     return scores.softmax(-1) @ v
 
 
@@ -25,12 +27,15 @@ def formula(q, k, v, mask, scale, softcap):
 @pytest.mark.parametrize("trained", [True, False], ids=["training", "inference"])
 @pytest.mark.parametrize("softcap", [0.0, 0.5])
 @pytest.mark.parametrize(
-    ("mask", "is_causal"), [(None, False), (None, True), (CAUSAL, False), (ADDED, False)],
+    ("mask", "is_causal"),
+    [(None, False), (None, True), (CAUSAL, False), (ADDED, False)],
     ids=["all", "causal", "seen", "added"],
-)  # fmt: skip
+)
 def test_every_kernel_computes_the_formula(dtype, trained, softcap, mask, is_causal):
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(shape, generator=generator).to(dtype) for shape in (SHAPE_Q, SHAPE_K, SHAPE_K))
+    q, k, v = (
+        torch.randn(shape, generator=generator).to(dtype) for shape in (SHAPE_Q, SHAPE_K, SHAPE_K)
+    )
     leaves = [x.clone().requires_grad_() for x in (q, k, v)]
     exact = [x.clone().double().requires_grad_() for x in (q, k, v)]
     close = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.04, "rtol": 0.04}
@@ -39,9 +44,14 @@ def test_every_kernel_computes_the_formula(dtype, trained, softcap, mask, is_cau
     expected = formula(*exact, CAUSAL if is_causal else mask, 0.3, softcap)
     torch.testing.assert_close(y.double(), expected, **close)
     if trained:
-        grads, wanted = torch.autograd.grad(y.sum(), leaves), torch.autograd.grad(expected.sum(), exact)
+        grads, wanted = (
+            torch.autograd.grad(y.sum(), leaves),
+            torch.autograd.grad(expected.sum(), exact),
+        )
         for grad, want in zip(grads, wanted, strict=True):
-            torch.testing.assert_close(grad.double(), want, atol=20 * close["atol"], rtol=close["rtol"])
+            torch.testing.assert_close(
+                grad.double(), want, atol=20 * close["atol"], rtol=close["rtol"]
+            )
 
 
 def kernels(dtype, n_queries, trained):

@@ -16,7 +16,9 @@ def taken(monkeypatch):
     calls = []
     fast = torch.ops.mkldnn._linear_pointwise
     monkeypatch.setattr(
-        torch.ops.mkldnn, "_linear_pointwise", lambda *arguments: calls.append(arguments) or fast(*arguments)
+        torch.ops.mkldnn,
+        "_linear_pointwise",
+        lambda *arguments: calls.append(arguments) or fast(*arguments),
     )
     return calls
 
@@ -30,7 +32,9 @@ def test_few_rows_take_the_fast_way_to_the_same_result(taken, shape, bias):
     assert taken and y.shape == (*shape, 40)
     torch.testing.assert_close(y, F.linear(x, layer.weight, layer.bias), atol=1e-6, rtol=1e-5)
     strided = torch.randn(3, 5, 96)[:, -1]
-    torch.testing.assert_close(linear(strided, layer.weight), F.linear(strided, layer.weight), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        linear(strided, layer.weight), F.linear(strided, layer.weight), atol=1e-6, rtol=1e-5
+    )
 
 
 def test_training_many_rows_other_types_and_autocast_take_pytorchs_way(taken):

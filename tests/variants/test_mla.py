@@ -18,7 +18,12 @@ SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
 T, C, H, D = SHAPE.seq_len, SHAPE.n_embd, SHAPE.n_head, SHAPE.head_dim
 POSITIONS = torch.arange(T)
 CPU = torch.device("cpu")
-OPTIONS = [{}, {"q_rank": 12}, {"kv_rank": 10, "rope_dim": 2}, {"kv_rank": 6, "q_rank": 5, "rope_dim": 12}]
+OPTIONS = [
+    {},
+    {"q_rank": 12},
+    {"kv_rank": 10, "rope_dim": 2},
+    {"kv_rank": 6, "q_rank": 5, "rope_dim": 12},
+]
 
 
 def make(name="mla", shape=SHAPE, **options):
@@ -39,7 +44,9 @@ def randomised(module):
 
 
 def inputs(n_batch=2, shape=SHAPE):
-    return torch.randn(n_batch, shape.seq_len, shape.n_embd, generator=torch.Generator().manual_seed(2))
+    return torch.randn(
+        n_batch, shape.seq_len, shape.n_embd, generator=torch.Generator().manual_seed(2)
+    )
 
 
 def turned(x_R, t):
@@ -71,13 +78,17 @@ def formula(p, options, x_BTC, rotate, bias_HTT):
     for x_TC in x_BTC:
         c_KV = [normed(W_DKV @ h, p["kv_gain"]) for h in x_TC]  # (9)
         k_R = [rotate(W_KR @ h, t) for t, h in enumerate(x_TC)]  # (15)
-        c_Q = [normed(W_DQ @ h, p["q_gain"]) for h in x_TC] if "q_up.weight" in p else list(x_TC)  # (12)
+        c_Q = (
+            [normed(W_DQ @ h, p["q_gain"]) for h in x_TC] if "q_up.weight" in p else list(x_TC)
+        )  # (12)
         for t in range(len(x_TC)):
             o = []
             for i in range(H):
                 q = torch.cat((W_UQ[i] @ c_Q[t], rotate(W_QR[i] @ c_Q[t], t)))  # (13, 14, 16)
                 k = [torch.cat((W_UK[i] @ c_KV[j], k_R[j])) for j in range(t + 1)]  # (10, 17)
-                scores = torch.stack([q @ k_j for k_j in k]) / math.sqrt(D + R) + bias_HTT[i, t, : t + 1]
+                scores = (
+                    torch.stack([q @ k_j for k_j in k]) / math.sqrt(D + R) + bias_HTT[i, t, : t + 1]
+                )
                 v = torch.stack([W_UV[i] @ c_KV[j] for j in range(t + 1)])  # (11)
                 o.append(scores.softmax(0) @ v)  # (18)
             rows.append(p["c_proj.weight"] @ torch.cat(o) + p["c_proj.bias"])  # (19)
@@ -85,10 +96,17 @@ def formula(p, options, x_BTC, rotate, bias_HTT):
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize(("name", "rotate"), [("rope", turned), ("none", same), ("alibi", same), ("t5", same)])
+@pytest.mark.parametrize(
+    ("name", "rotate"), [("rope", turned), ("none", same), ("alibi", same), ("t5", same)]
+)
 def test_it_is_the_formula_of_the_paper_and_so_are_its_gradients(options, name, rotate):
     """A fused kernel on padded values, a mask or an order of blocks must not make it another attention."""
-    layer, positional, x, probe = make(**options), position(name), inputs(1)[:, :13], inputs(3)[:1, :13]
+    layer, positional, x, probe = (
+        make(**options),
+        position(name),
+        inputs(1)[:, :13],
+        inputs(3)[:1, :13],
+    )
     p = {key: value.detach().double().requires_grad_() for key, value in layer.named_parameters()}
     bias = positional.bias(POSITIONS, POSITIONS)
     bias = torch.zeros(H, T, T, dtype=torch.float64) if bias is None else bias.detach().double()
@@ -105,8 +123,14 @@ def test_it_is_the_formula_of_the_paper_and_so_are_its_gradients(options, name, 
 @pytest.mark.parametrize("name", ["rope", "t5"])
 def test_gradients_are_those_of_finite_differences(name):
     shape = ModelShape(n_layer=1, n_head=2, n_embd=8, seq_len=4, vocab_size=3)
-    layer, positional = make(shape=shape, kv_rank=3, q_rank=5, rope_dim=2).double(), position(name, shape).double()
-    x, names = inputs(1, shape).double().requires_grad_(), [name for name, _ in layer.named_parameters()]
+    layer, positional = (
+        make(shape=shape, kv_rank=3, q_rank=5, rope_dim=2).double(),
+        position(name, shape).double(),
+    )
+    x, names = (
+        inputs(1, shape).double().requires_grad_(),
+        [name for name, _ in layer.named_parameters()],
+    )
 
     def output(x, *parameters):
         given = dict(zip(names, parameters, strict=True))
@@ -146,7 +170,9 @@ def test_decoding_from_latents_gives_what_the_full_forward_pass_gives(options, n
     layer, positional, x = make(**options), position(name), inputs()
     full = layer(x, POSITIONS, positional)
     for prompt in (1, 5, T - 1):
-        torch.testing.assert_close(decode(layer, x, positional, prompt, T), full, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            decode(layer, x, positional, prompt, T), full, atol=1e-5, rtol=1e-5
+        )
 
 
 @torch.no_grad()
@@ -176,9 +202,16 @@ class LargestTensor(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        given, made = ([t for t in tree_leaves(tree) if isinstance(t, torch.Tensor)] for tree in ((args, kwargs), out))
+        given, made = (
+            [t for t in tree_leaves(tree) if isinstance(t, torch.Tensor)]
+            for tree in ((args, kwargs), out)
+        )
         known = {t.untyped_storage().data_ptr() for t in given}
-        self.largest = max(self.largest, *(t.numel() for t in made if t.untyped_storage().data_ptr() not in known), 0)
+        self.largest = max(
+            self.largest,
+            *(t.numel() for t in made if t.untyped_storage().data_ptr() not in known),
+            0,
+        )
         return out
 
 
@@ -231,7 +264,9 @@ def test_flops_per_token_by_hand(options, weights):
     """2 for each weight; for each of 12.5 visible keys and 4 heads, 2 (D + R) for the score and 2 D for the value."""
     R = options.get("rope_dim", 4)
     layer = make(**options)
-    assert layer.flops_per_token(24) == pytest.approx(2 * weights + 12.5 * 4 * (2 * (8 + R) + 2 * 8), rel=1e-12)
+    assert layer.flops_per_token(24) == pytest.approx(
+        2 * weights + 12.5 * 4 * (2 * (8 + R) + 2 * 8), rel=1e-12
+    )
     assert sum(p.numel() for p in layer.parameters() if p.dim() == 2) == weights
 
 
@@ -253,8 +288,14 @@ def test_what_it_shares_with_multi_head_attention_starts_from_the_same_bits():
     [
         ({"kv_rank": 0}, {"kv_rank": "0: must be at least 1"}),
         ({"q_rank": -1}, {"q_rank": "-1: must be at least 1, or 0 for queries without a latent"}),
-        ({"rope_dim": 0}, {"rope_dim": "0: must be even and at least 2 (left out, it is head_dim / 2)"}),
-        ({"rope_dim": 3}, {"rope_dim": "3: must be even and at least 2 (left out, it is head_dim / 2)"}),
+        (
+            {"rope_dim": 0},
+            {"rope_dim": "0: must be even and at least 2 (left out, it is head_dim / 2)"},
+        ),
+        (
+            {"rope_dim": 3},
+            {"rope_dim": "3: must be even and at least 2 (left out, it is head_dim / 2)"},
+        ),
         ({"rope_dim": 20, "q_rank": 100, "kv_rank": 100}, {}),
     ],
 )
@@ -296,7 +337,10 @@ def tensors(layer):
         (("mha", {}), "c_attn.bias: only there, and no conversion to latent attention is defined"),
         (("gqa", {"n_kv_head": 2}), "c_attn.bias: only there"),
         (("mla", {"q_rank": 12}), "q_gain: only there"),
-        (("mla", {"kv_rank": 6}), r"kv_gain: \(6,\) there, \(32,\) here, and no conversion is defined"),
+        (
+            ("mla", {"kv_rank": 6}),
+            r"kv_gain: \(6,\) there, \(32,\) here, and no conversion is defined",
+        ),
     ],
 )
 def test_what_another_attention_learned_is_refused_and_never_dropped(theirs, reason):

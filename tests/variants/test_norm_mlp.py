@@ -57,14 +57,18 @@ def rmsnorm(p, x):
     return x / (x.square().sum(-1, keepdim=True) / C + 1e-5).sqrt() * p["weight"]
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-3, 100.0])  # at 1e-3, epsilon is ten times what it is added to
+@pytest.mark.parametrize(
+    "scale", [1.0, 1e-3, 100.0]
+)  # at 1e-3, epsilon is ten times what it is added to
 @pytest.mark.parametrize(("name", "formula"), [("layernorm", layernorm), ("rmsnorm", rmsnorm)])
 def test_a_norm_is_its_formula(name, formula, scale):
     """Epsilon too: another one is another model wherever activations are small."""
     with torch.no_grad():
         x = scale * (inputs() + 0.5)
     part = make("norm", name)
-    torch.testing.assert_close(part(x).double(), formula(values(part), x.double()), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        part(x).double(), formula(values(part), x.double()), atol=1e-5, rtol=1e-5
+    )
     if scale == 1.0:
         agree(part, formula, x)
 
@@ -75,7 +79,9 @@ def test_layernorm_takes_off_the_mean_and_rmsnorm_keeps_it():
     rms.load_state_dict({"weight": layer.weight})
     nn.init.zeros_(layer.bias)
     x = inputs()
-    torch.testing.assert_close(layer(x + 3), rms(x - x.mean(-1, keepdim=True)), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        layer(x + 3), rms(x - x.mean(-1, keepdim=True)), atol=1e-5, rtol=1e-4
+    )
     assert (rms(x + 3) - rms(x)).abs().max() > 0.1
 
 
@@ -92,7 +98,10 @@ def test_rmsnorm_is_llamas():
 
 def two_layers(activation):
     def formula(p, x):
-        return activation(x @ p["c_fc.weight"].T + p["c_fc.bias"]) @ p["c_proj.weight"].T + p["c_proj.bias"]
+        return (
+            activation(x @ p["c_fc.weight"].T + p["c_fc.bias"]) @ p["c_proj.weight"].T
+            + p["c_proj.bias"]
+        )
 
     return formula
 
@@ -111,7 +120,9 @@ def swiglu(x):
 
 
 @pytest.mark.parametrize("width", [0, 1, 24])
-@pytest.mark.parametrize(("name", "activation"), [("gelu", gelu), ("relu2", relu2), ("swiglu", swiglu)])
+@pytest.mark.parametrize(
+    ("name", "activation"), [("gelu", gelu), ("relu2", relu2), ("swiglu", swiglu)]
+)
 def test_an_mlp_is_its_formula(name, activation, width):
     agree(make("mlp", name, width=width), two_layers(activation), inputs())
 
@@ -120,12 +131,20 @@ def test_swiglu_is_llamas():
     """Which half gates is what a converted checkpoint hangs on."""
     llama = pytest.importorskip("transformers.models.llama.modeling_llama")
     part = make("mlp", "swiglu", width=24)
-    config = llama.LlamaConfig(hidden_size=C, intermediate_size=24, hidden_act="silu", mlp_bias=True)
+    config = llama.LlamaConfig(
+        hidden_size=C, intermediate_size=24, hidden_act="silu", mlp_bias=True
+    )
     theirs = llama.LlamaMLP(config)
     for kind in ("weight", "bias"):
         gate, up = getattr(part.c_fc, kind).chunk(2)
-        for layer, value in ((theirs.gate_proj, gate), (theirs.up_proj, up), (theirs.down_proj, None)):
-            getattr(layer, kind).data = (getattr(part.c_proj, kind) if value is None else value).detach()
+        for layer, value in (
+            (theirs.gate_proj, gate),
+            (theirs.up_proj, up),
+            (theirs.down_proj, None),
+        ):
+            getattr(layer, kind).data = (
+                getattr(part.c_proj, kind) if value is None else value
+            ).detach()
     torch.testing.assert_close(part(inputs()), theirs(inputs()), atol=1e-5, rtol=1e-5)
 
 
@@ -160,7 +179,10 @@ def test_a_gated_mlp_has_as_many_parameters_as_the_one_it_is_compared_with(n_emb
         for name in ("gelu", "relu2", "swiglu"):
             cls = catalogue.load("mlp", name)
             part = cls(shape, cls.Options())
-            counts[name], flops[name] = sum(p.numel() for p in part.parameters()), part.flops_per_token()
+            counts[name], flops[name] = (
+                sum(p.numel() for p in part.parameters()),
+                part.flops_per_token(),
+            )
     assert counts["relu2"] == counts["gelu"] and flops["relu2"] == flops["gelu"]
     assert counts["swiglu"] == pytest.approx(counts["gelu"], rel=0.01)
     assert flops["swiglu"] == pytest.approx(flops["gelu"], rel=0.01)
@@ -203,7 +225,9 @@ def test_another_norm_or_mlp_starts_from_the_same_bits_of_all_that_it_shares():
 def test_norms_begin_with_a_gain_of_one_and_no_bias(norm):
     for name, value in begin(norm)[0].items():
         if "ln_" in name:
-            assert torch.equal(value, torch.full((C,), 1.0 if name.endswith("weight") else 0.0)), name
+            assert torch.equal(value, torch.full((C,), 1.0 if name.endswith("weight") else 0.0)), (
+                name
+            )
 
 
 @pytest.mark.parametrize("mlp", sorted(catalogue.files("mlp")))
@@ -228,11 +252,15 @@ def test_a_norm_goes_on_from_the_other_with_its_gain():
     for gain in (layer["h.0.ln_1.weight"], rms["h.0.ln_1.weight"]):
         nn.init.normal_(gain)
     values, origin = begin("rmsnorm", theirs=layer)
-    assert torch.equal(values["h.0.ln_1.weight"], layer["h.0.ln_1.weight"]) and set(origin.values()) == {"loaded"}
+    assert torch.equal(values["h.0.ln_1.weight"], layer["h.0.ln_1.weight"]) and set(
+        origin.values()
+    ) == {"loaded"}
     values, origin = begin("layernorm", theirs=rms)
     assert torch.equal(values["h.0.ln_1.weight"], rms["h.0.ln_1.weight"])
     fresh = {name for name, how in origin.items() if how == "fresh"}
-    assert fresh == {f"{at}.bias" for at in ("h.0.ln_1", "h.0.ln_2", "h.1.ln_1", "h.1.ln_2", "ln_f")}
+    assert fresh == {
+        f"{at}.bias" for at in ("h.0.ln_1", "h.0.ln_2", "h.1.ln_1", "h.1.ln_2", "ln_f")
+    }
 
 
 @pytest.mark.parametrize(
@@ -240,12 +268,16 @@ def test_a_norm_goes_on_from_the_other_with_its_gain():
     [
         ({"mlp": "gelu"}, {"mlp": "swiglu"}),
         ({"mlp": "swiglu"}, {"mlp": "gelu"}),
-        ({"mlp": "gelu", "width": 48}, {"mlp": "swiglu", "width": 24}),  # of equal widths before the activation
+        (
+            {"mlp": "gelu", "width": 48},
+            {"mlp": "swiglu", "width": 24},
+        ),  # of equal widths before the activation
         ({"mlp": "relu2"}, {"mlp": "relu2", "width": 24}),
     ],
 )
 def test_an_mlp_of_other_matrices_is_refused_with_both_shapes(one, other):
     with pytest.raises(
-        IncompatibleWeightsError, match=r"h.0.mlp.c_(fc|proj).*: \(.*\) there, \(.*\) here, and no conversion"
+        IncompatibleWeightsError,
+        match=r"h.0.mlp.c_(fc|proj).*: \(.*\) there, \(.*\) here, and no conversion",
     ):
         begin(**one, theirs=begin(**other, seed=1)[0])

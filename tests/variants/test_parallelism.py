@@ -30,7 +30,9 @@ from variants import registry as catalogue
 from variants.base import ModelShape, Positional
 
 ROOT = Path(__file__).parents[2]
-SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=16, seq_len=8, vocab_size=17)  # ranks have unequal shares of 17 rows
+SHAPE = ModelShape(
+    n_layer=2, n_head=4, n_embd=16, seq_len=8, vocab_size=17
+)  # ranks have unequal shares of 17 rows
 
 SCRIPT = """
 import json, os, sys
@@ -110,7 +112,10 @@ def attention(name):
 
 
 PARTS = {  # what is trained besides GPT-2, by the name of its run
-    **{name: {"positional": "rope", "attention": attention(name)} for name in catalogue.files("attention")},
+    **{
+        name: {"positional": "rope", "attention": attention(name)}
+        for name in catalogue.files("attention")
+    },
     **{
         f"{norm}-{mlp}": GPT2 | {"norm": norm, "mlp": mlp}
         for norm, mlp in itertools.product(catalogue.files("norm"), catalogue.files("mlp"))
@@ -119,7 +124,10 @@ PARTS = {  # what is trained besides GPT-2, by the name of its run
     "alibi-gqa": {"positional": "alibi", "attention": attention("gqa")},
     "alibi-heads": {
         "positional": "alibi",
-        "attention": ("sliding_window", {"window": 2, "head_dilation": [1, 2, 1, 3], "global_tokens": 1}),
+        "attention": (
+            "sliding_window",
+            {"window": 2, "head_dilation": [1, 2, 1, 3], "global_tokens": 1},
+        ),
     },
     "t5-differential": {"positional": "t5", "attention": ("differential", {"qk_norm": True})},
     "swiglu-even": GPT2 | {"mlp": ("swiglu", {"width": 40})},
@@ -135,7 +143,10 @@ def why_unsupported(how, parts):
     """Return why a parallelism refuses a model."""
     name, options = how
     cls = catalogue.load("parallelism", name)
-    axes = {axis: VariantChoice(name=use, label=use, options=options) for axis, (use, options) in chosen(parts).items()}
+    axes = {
+        axis: VariantChoice(name=use, label=use, options=options)
+        for axis, (use, options) in chosen(parts).items()
+    }
     return cls(cls.Options(**options)).why_unsupported(ModelBuilder(SHAPE, axes, []).model)
 
 
@@ -146,26 +157,47 @@ def plan(folder, label, how, parts=GPT2, steps=50, **train):
     np.save(folder / "bytes.npy", np.ones(SHAPE.vocab_size, dtype=np.int64))
     axes = chosen(parts) | {"parallelism": how}
     slices = [
-        TokenSlice(file=str(folder / "tokens.bin"), start=start, stop=stop) for start, stop in ((0, 500), (500, 600))
+        TokenSlice(file=str(folder / "tokens.bin"), start=start, stop=stop)
+        for start, stop in ((0, 500), (500, 600))
     ]
     shape = dataclasses.asdict(SHAPE)
     spec = RunSpec(
-        study="study", run_id=label, entry_id=label, seed=0, settings_hash="",
+        study="study",
+        run_id=label,
+        entry_id=label,
+        seed=0,
+        settings_hash="",
         baseline={axis: use for axis, (use, _) in axes.items()},
-        axes={axis: VariantChoice(name=use, label=use, options=options) for axis, (use, options) in axes.items()},
+        axes={
+            axis: VariantChoice(name=use, label=use, options=options)
+            for axis, (use, options) in axes.items()
+        },
         model=ResolvedModel(**shape),
         data=ResolvedData(corpus="synthetic", tokenizer="bytes", sha256=""),
-        train=Train(**{
-            "steps": steps, "tokens_per_step": 64, "micro_batch": 2, "lr": 1e-2, "grad_clip": 0.5, "device": "cpu",
-            "eval_every": 25, **train,
-        }),
+        train=Train(
+            **{
+                "steps": steps,
+                "tokens_per_step": 64,
+                "micro_batch": 2,
+                "lr": 1e-2,
+                "grad_clip": 0.5,
+                "device": "cpu",
+                "eval_every": 25,
+                **train,
+            }
+        ),
         probes={"lengths": [5]} if steps > 2 else {},
         launch=Place(
-            world_size=how[1]["nproc"], timeout_s=None, variant_paths=[], token_bytes=str(folder / "bytes.npy"),
-            train_tokens=slices[:1], val_tokens=slices[1:], keep="weights" if steps > 2 else "nothing",
+            world_size=how[1]["nproc"],
+            timeout_s=None,
+            variant_paths=[],
+            token_bytes=str(folder / "bytes.npy"),
+            train_tokens=slices[:1],
+            val_tokens=slices[1:],
+            keep="weights" if steps > 2 else "nothing",
         ),
         expected=Expected(parameters=0, flops_per_token=0, memory_bytes=0),
-    )  # fmt: skip
+    )
     run = Run(folder / label)
     run.plan(json.loads(spec.model_dump_json()))
     return run
@@ -174,10 +206,22 @@ def plan(folder, label, how, parts=GPT2, steps=50, **train):
 def torchrun(folder, nproc, runs, faults=None):
     """Train one run after the other: a start costs more than any of them."""
     (folder / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={nproc}"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={nproc}",
+    ]
     command += [str(folder / "script.py"), *(str(run.path) for run in runs)]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FAULTS": json.dumps(faults or {})}
-    ended = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
+    env = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "FAULTS": json.dumps(faults or {}),
+    }
+    ended = subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=600, check=False
+    )
     assert ended.returncode == 0, ended.stderr[-3000:]
 
 
@@ -205,7 +249,9 @@ def runs(tmp_path_factory):
 def same_training(one, two, rel=1e-5):
     assert two.probes.get("error") is None
     assert two.probes["initial_hash"] == one.probes["initial_hash"]
-    assert two.probes["parameters"] == one.probes["parameters"], "as many as when the embeddings are tied"
+    assert two.probes["parameters"] == one.probes["parameters"], (
+        "as many as when the embeddings are tied"
+    )
     assert two.probes["flops_per_token"] == one.probes["flops_per_token"]
     assert two.steps().loss.tolist() == pytest.approx(one.steps().loss.tolist(), rel=rel)
     assert two.steps().grad_norm.tolist() == pytest.approx(one.steps().grad_norm.tolist(), rel=rel)
@@ -220,8 +266,12 @@ def test_several_processes_train_what_one_does(runs, label):
     """A speed-up from a model that has silently become another one is none."""
     same_training(runs["single"], runs[label])
     assert len(runs[label].steps()) == 50
-    assert runs[label].steps().grad_norm.min() > 0.5, "clipped, or the test says nothing of clipping"
-    for mine, right in zip(runs[label].probes["lengths"], runs["single"].probes["lengths"], strict=True):
+    assert runs[label].steps().grad_norm.min() > 0.5, (
+        "clipped, or the test says nothing of clipping"
+    )
+    for mine, right in zip(
+        runs[label].probes["lengths"], runs["single"].probes["lengths"], strict=True
+    ):
         assert mine["val_loss"] == pytest.approx(right["val_loss"], rel=1e-5)
 
 
@@ -255,7 +305,9 @@ def test_what_is_counted_is_what_is_executed(runs):
         cls = catalogue.load("parallelism", name)
         parallelism = cls(cls.Options(**options))
         replication = parallelism.world_size // parallelism.data_parallel_size
-        assert runs[label].probes["flops_per_token_counted"] == one + (replication - 1) * output, label
+        assert runs[label].probes["flops_per_token_counted"] == one + (replication - 1) * output, (
+            label
+        )
 
 
 @pytest.mark.parametrize("label", ALL)
@@ -265,14 +317,22 @@ def test_a_rank_holds_the_part_that_is_stated(runs, label):
     cls = catalogue.load("parallelism", name)
     model = ModelBuilder(SHAPE, {}, []).model()
     shares = cls(cls.Options(**options)).shares(model)
-    assert next(model.parameters()).device.type == "meta" and model.h[0].attn.n_head == SHAPE.n_head, "as it was"
+    assert (
+        next(model.parameters()).device.type == "meta" and model.h[0].attn.n_head == SHAPE.n_head
+    ), "as it was"
     (one,), many = runs["single"].probes["memory"], runs[label].probes["memory"]
     assert len(many) == options["nproc"]
     for category in ("parameters", "gradients", "optimizer"):
-        assert max(rank[category] for rank in many) == pytest.approx(one[category] * shares[category], rel=0.05)
-        assert min(rank[category] for rank in many) == pytest.approx(one[category] * shares[category], rel=0.1)
+        assert max(rank[category] for rank in many) == pytest.approx(
+            one[category] * shares[category], rel=0.05
+        )
+        assert min(rank[category] for rank in many) == pytest.approx(
+            one[category] * shares[category], rel=0.1
+        )
     for rank in many:
-        assert rank["other"] == pytest.approx(one["parameters"] * shares["gathered"], rel=0.05), "made whole at once"
+        assert rank["other"] == pytest.approx(one["parameters"] * shares["gathered"], rel=0.05), (
+            "made whole at once"
+        )
 
 
 def held(rank):
@@ -299,7 +359,9 @@ def test_dividing_a_model_keeps_what_the_others_do_not_need(runs):
             if label in ("tp", "fsdp_tp"):
                 assert rank["activations"] < 0.9 * one["activations"]
             else:
-                assert rank["activations"] == pytest.approx(one["activations"], rel=0.1), "of equal micro-batches"
+                assert rank["activations"] == pytest.approx(one["activations"], rel=0.1), (
+                    "of equal micro-batches"
+                )
 
 
 # -- what is caught --------------------------------------------------------------------------------------------------
@@ -390,17 +452,32 @@ def test_traffic_by_hand(runs):
     (all_reduce,) = runs["ddp"].probes["traffic"][0].values()
     assert all_reduce["payload_bytes"] == all_reduce["sent_bytes"] == 4 * numel
     fsdp = runs["fsdp"].probes["traffic"][0]
-    padded, root = numel + 16, 17 * 16 + 16 + 8 * 16 + 2 * 16  # a row for wte's seventeenth; wte, wpe, the last norm
-    assert fsdp["reduce_scatter"] == {"calls": 3, "payload_bytes": 4 * padded, "sent_bytes": 2 * padded}
+    padded, root = (
+        numel + 16,
+        17 * 16 + 16 + 8 * 16 + 2 * 16,
+    )  # a row for wte's seventeenth; wte, wpe, the last norm
+    assert fsdp["reduce_scatter"] == {
+        "calls": 3,
+        "payload_bytes": 4 * padded,
+        "sent_bytes": 2 * padded,
+    }
     gathered = 2 * (2 * padded - root)  # in two micro-batches: all, and the blocks once more
-    assert fsdp["all_gather"] == {"calls": 10, "payload_bytes": 4 * gathered, "sent_bytes": 2 * gathered}
+    assert fsdp["all_gather"] == {
+        "calls": 10,
+        "payload_bytes": 4 * gathered,
+        "sent_bytes": 2 * gathered,
+    }
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_each_rank_tells_where_its_time_goes(runs, name):
     for rank in runs[name].probes["phases"]:
         assert all(min(seconds) >= 0 for seconds in rank.values())
-        assert min(rank["forward_s"]) > 0 and min(rank["backward_s"]) > 0 and max(rank["waiting_s"]) > 0
+        assert (
+            min(rank["forward_s"]) > 0
+            and min(rank["backward_s"]) > 0
+            and max(rank["waiting_s"]) > 0
+        )
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------
@@ -421,7 +498,11 @@ GROUPS = "no two groups of two at least; one group is fsdp, groups of one are dd
     ("name", "options", "told"),
     [
         ("single", {"nproc": 2}, {"nproc": "2: single has one process; use ddp or fsdp"}),
-        ("dp", {"nproc": 2}, {"nproc": "2: dp has one process, with a thread for each GPU; use ddp or fsdp"}),
+        (
+            "dp",
+            {"nproc": 2},
+            {"nproc": "2: dp has one process, with a thread for each GPU; use ddp or fsdp"},
+        ),
         ("dp", {"n_gpu": 0}, {"n_gpu": "0: must be at least 1"}),
         ("ddp", {"bucket_mb": 0}, {"bucket_mb": "0: must be at least 1"}),
         ("fsdp", {"wrap": {"params": 3}}, {"wrap": "{'params': 3}: " + WRAP}),
@@ -429,9 +510,13 @@ GROUPS = "no two groups of two at least; one group is fsdp, groups of one are dd
         ("hsdp", {"replicas": 3}, {"replicas": "3 does not divide nproc = 4; allowed: 1, 2, 4"}),
         ("hsdp", {"replicas": 1}, {"replicas": "1: " + GROUPS}),
         ("hsdp", {"nproc": 2}, {"nproc": "2: " + GROUPS}),
-        ("fsdp_tp", {"tp": 4}, {"tp": "4: no two groups of two at least; one group is tp, groups of one are fsdp"}),
+        (
+            "fsdp_tp",
+            {"tp": 4},
+            {"tp": "4: no two groups of two at least; one group is tp, groups of one are fsdp"},
+        ),
     ],
-)  # fmt: skip
+)
 def test_options_that_cannot_work_are_refused_with_the_reason(name, options, told):
     cls = catalogue.load("parallelism", name)
     assert cls.check(SHAPE, cls.Options(**options)) == told
@@ -488,5 +573,7 @@ def test_a_part_that_does_not_say_how_it_divides_is_refused():
             return x_BTC + positions_T[:, None]
 
     assert make(Scaled) == "Scaled at h.0.attn: `divide` does not say what becomes of scale"
-    assert make(positional=Biased).startswith("Biased at positional: does not say how it could be divided")
+    assert make(positional=Biased).startswith(
+        "Biased at positional: does not say how it could be divided"
+    )
     assert make() == make(mha) == make(positional=Added) == ""

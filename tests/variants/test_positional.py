@@ -10,7 +10,10 @@ from variants.base import ModelShape
 
 SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
 T, C, H, D = SHAPE.seq_len, SHAPE.n_embd, SHAPE.n_head, SHAPE.head_dim
-TURNS, EVEN = "rope turns pairs of dimensions: fraction * head_dim =", "must be even, above 0 and at most head_dim"
+TURNS, EVEN = (
+    "rope turns pairs of dimensions: fraction * head_dim =",
+    "must be even, above 0 and at most head_dim",
+)
 SCALED = "must be above 1 with a scaling, 1 without one"
 
 
@@ -37,7 +40,9 @@ def test_rope_turns_each_pair_as_a_complex_number(theta):
                 z = z * complex(math.cos(angle), math.sin(angle))
                 expected = torch.stack((z.real, z.imag))
                 found = torch.stack((y[..., t, i], y[..., t, i + D // 2])).double()
-                torch.testing.assert_close(found, expected, atol=1e-5 if position < T else 1e-3, rtol=0)
+                torch.testing.assert_close(
+                    found, expected, atol=1e-5 if position < T else 1e-3, rtol=0
+                )
 
 
 def test_rope_makes_scores_depend_on_distance_alone():
@@ -67,7 +72,9 @@ def turns(rope, head_dim):
 
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize(("fraction", "n"), [(0.25, 2), (0.5, 4), (0.75, 6), (1.0, 8)])
-def test_a_fraction_turns_the_first_dimensions_as_a_narrower_head_and_leaves_the_others(fraction, n, interleaved):
+def test_a_fraction_turns_the_first_dimensions_as_a_narrower_head_and_leaves_the_others(
+    fraction, n, interleaved
+):
     """Wavelengths span the part that turns (GPT-NeoX, GPT-J), not the head: the other reading fits no checkpoint."""
     q, k, positions = heads(1), heads(2), torch.arange(T) + 5
     turned = make("rope", fraction=fraction, interleaved=interleaved).rotate(q, k, positions)
@@ -103,16 +110,24 @@ def test_scaled_rope_by_hand(factor, fraction):
     close = {"atol": 1e-7, "rtol": 1e-5}
     torch.testing.assert_close(kinds["linear"][0], plain / factor, **close)
     theta = 10000.0 * factor ** (R / (R - 2))
-    torch.testing.assert_close(kinds["ntk"][0], theta ** (-torch.arange(0, R, 2, dtype=torch.float64) / R), **close)
-    torch.testing.assert_close(kinds["ntk"][0][[0, -1]], plain[[0, -1]] / torch.tensor([1.0, factor]), **close)
+    torch.testing.assert_close(
+        kinds["ntk"][0], theta ** (-torch.arange(0, R, 2, dtype=torch.float64) / R), **close
+    )
+    torch.testing.assert_close(
+        kinds["ntk"][0][[0, -1]], plain[[0, -1]] / torch.tensor([1.0, factor]), **close
+    )
 
     yarn, times = kinds["yarn"][0], LONG.seq_len / factor * plain / (2 * math.pi)
-    kept = 1 - (plain / yarn - 1) / (factor - 1)  # 1 where it turns as before, 0 where it is divided
+    kept = 1 - (plain / yarn - 1) / (
+        factor - 1
+    )  # 1 where it turns as before, 0 where it is divided
     assert (kept[times > 45] > 1 - 1e-4).all() and (kept[times < 0.7] < 1e-4).all()
     assert ((kept > -1e-4) & (kept < 1 + 1e-4)).all() and (kept.diff() < 1e-4).all()
     assert ((kept > 0.1) & (kept < 0.9)).any()
     for kind, (_, longer) in kinds.items():
-        expected = 1 + 0.1 * math.log(factor) if kind == "yarn" else 1.0  # q and k both: scores by its square
+        expected = (
+            1 + 0.1 * math.log(factor) if kind == "yarn" else 1.0
+        )  # q and k both: scores by its square
         torch.testing.assert_close(longer, torch.full_like(longer, expected), **close)
 
 
@@ -166,11 +181,16 @@ def test_rope_is_llamas(scaling, factor):
 
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
 @pytest.mark.parametrize("theta", [10000.0, 500000.0])
-@pytest.mark.parametrize(("seq_len", "factor"), [(24, 1.5), (256, 2.0), (4096, 1.25), (4096, 4.0), (131072, 32.0)])
+@pytest.mark.parametrize(
+    ("seq_len", "factor"), [(24, 1.5), (256, 2.0), (4096, 1.25), (4096, 4.0), (131072, 32.0)]
+)
 def test_scaled_frequencies_are_those_of_transformers(seq_len, factor, theta, fraction):
     utils = pytest.importorskip("transformers.modeling_rope_utils")
     shape = ModelShape(n_layer=1, n_head=2, n_embd=128, seq_len=seq_len, vocab_size=13)
-    theirs = {"linear": utils._compute_linear_scaling_rope_parameters, "yarn": utils._compute_yarn_parameters}
+    theirs = {
+        "linear": utils._compute_linear_scaling_rope_parameters,
+        "yarn": utils._compute_yarn_parameters,
+    }
     for scaling, compute in theirs.items():
         _, config = llama(shape, scaling, factor, theta, fraction)
         frequencies, longer = compute(config, torch.device("cpu"))
@@ -216,7 +236,9 @@ def alibi_slopes(n_head):
 
 @pytest.mark.parametrize("n_head", HEADS)
 def test_alibis_slopes_are_its_authors(n_head):
-    torch.testing.assert_close(alibi_slopes(n_head), torch.tensor(get_slopes(n_head)), atol=0, rtol=1e-6)
+    torch.testing.assert_close(
+        alibi_slopes(n_head), torch.tensor(get_slopes(n_head)), atol=0, rtol=1e-6
+    )
 
 
 def test_alibis_slopes_by_hand():
@@ -232,10 +254,14 @@ def test_alibi_is_blooms(n_head):
     positions = torch.arange(1001)
     theirs_H1K = bloom.build_alibi_tensor(torch.ones(1, 1001), n_head, torch.float32)
     bias_HQK = make("alibi", with_heads(n_head)).bias(positions[[0, 500, 1000]], positions)
-    torch.testing.assert_close(bias_HQK - bias_HQK[..., :1], theirs_H1K.expand_as(bias_HQK), atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(
+        bias_HQK - bias_HQK[..., :1], theirs_H1K.expand_as(bias_HQK), atol=1e-3, rtol=1e-5
+    )
 
 
-@pytest.mark.parametrize(("n_buckets", "max_distance"), [(2, 2), (8, 20), (32, 128), (33, 100), (32, 1000), (64, 256)])
+@pytest.mark.parametrize(
+    ("n_buckets", "max_distance"), [(2, 2), (8, 20), (32, 128), (33, 100), (32, 1000), (64, 256)]
+)
 def test_t5_looks_distances_up_as_transformers_does(n_buckets, max_distance):
     """One bucket off and a T5 table would say something else of every distance."""
     t5 = pytest.importorskip("transformers.models.t5.modeling_t5")
@@ -270,7 +296,9 @@ def test_sinusoidal_is_the_formula_of_the_paper():
         for i in range(C // 2):
             angle = t / 1000.0 ** (2 * i / C)
             assert encoding[0, t, 2 * i].item() == pytest.approx(0.5 * math.sin(angle), abs=1e-5)
-            assert encoding[1, t, 2 * i + 1].item() == pytest.approx(0.5 * math.cos(angle), abs=1e-5)
+            assert encoding[1, t, 2 * i + 1].item() == pytest.approx(
+                0.5 * math.cos(angle), abs=1e-5
+            )
 
 
 def test_sinusoidal_starts_as_large_as_learned_vectors():
@@ -305,7 +333,13 @@ def test_none_does_nothing():
         ("rope", 32, {"factor": 2.0}, "factor", f"2: {SCALED}; scaling is none"),
         ("rope", 32, {"scaling": "yarn"}, "factor", f"1: {SCALED}; scaling is yarn"),
         ("rope", 32, {"scaling": "ntk", "factor": 0.5}, "factor", f"0.5: {SCALED}; scaling is ntk"),
-        ("rope", 32, {"scaling": "ntk", "factor": 2.0, "fraction": 0.25}, "scaling", "ntk needs more than one pair"),
+        (
+            "rope",
+            32,
+            {"scaling": "ntk", "factor": 2.0, "fraction": 0.25},
+            "scaling",
+            "ntk needs more than one pair",
+        ),
         ("sinusoidal", 33, {}, "", "sinusoidal needs an even n_embd, got 33"),
         ("sinusoidal", 32, {"theta": -1.0}, "theta", "-1.0: must be positive"),
         ("t5", 32, {"n_buckets": 1}, "n_buckets", "1: must be at least 2"),
@@ -318,8 +352,12 @@ def test_what_cannot_work_is_refused_with_the_reason(name, n_embd, options, key,
     assert cls.check(shape, cls.Options(**options)) == {key: reason}
 
 
-@pytest.mark.parametrize(("head_dim", "fraction"), [(100, 0.58), (25, 0.56), (64, 0.25), (128, 0.75)])
-def test_a_fraction_that_gives_whole_pairs_is_taken_though_floats_do_not_multiply_exactly(head_dim, fraction):
+@pytest.mark.parametrize(
+    ("head_dim", "fraction"), [(100, 0.58), (25, 0.56), (64, 0.25), (128, 0.75)]
+)
+def test_a_fraction_that_gives_whole_pairs_is_taken_though_floats_do_not_multiply_exactly(
+    head_dim, fraction
+):
     """0.58 * 100 is 57.99999999999999, and "= 58 must be even" would leave the user with a riddle."""
     cls = catalogue.load("positional", "rope")
     shape = ModelShape(n_layer=1, n_head=2, n_embd=2 * head_dim, seq_len=8, vocab_size=13)

@@ -65,12 +65,18 @@ def test_an_unknown_name_is_a_key_error():
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("import no_such_module_anywhere\n", "does not import: ModuleNotFoundError: No module named"),
+        (
+            "import no_such_module_anywhere\n",
+            "does not import: ModuleNotFoundError: No module named",
+        ),
         ("class Broken(\n", "does not import: SyntaxError"),
         ("1 / 0\n", "does not import: ZeroDivisionError"),
         ("", "must define exactly one subclass of Attention, defines none"),
         ("from variants.attention.mha import MultiHead\n", "defines none"),
-        ("from variants.base import Positional\n\n\nclass Other(Positional): ...\n", "defines none"),
+        (
+            "from variants.base import Positional\n\n\nclass Other(Positional): ...\n",
+            "defines none",
+        ),
         (MINE.format(marker=1) + "\n\nclass Second(Mine): ...\n", "defines Mine, Second"),
     ],
 )
@@ -88,7 +94,13 @@ def test_source_hash_tells_edits_of_a_users_variant_apart(tmp_path):
     """Runs of two states of a user's file must not share a run id; a shipped file's state is the commit."""
     text = MINE.format(marker=1)
     write(tmp_path, "mine", text)
-    assert catalogue.source_sha256("attention", "mine", [tmp_path]) == hashlib.sha256(text.encode()).hexdigest()
+    assert (
+        catalogue.source_sha256("attention", "mine", [tmp_path])
+        == hashlib.sha256(text.encode()).hexdigest()
+    )
     write(tmp_path, "mine", text + "# edited\n")
-    assert catalogue.source_sha256("attention", "mine", [tmp_path]) != hashlib.sha256(text.encode()).hexdigest()
+    assert (
+        catalogue.source_sha256("attention", "mine", [tmp_path])
+        != hashlib.sha256(text.encode()).hexdigest()
+    )
     assert catalogue.source_sha256("attention", "mha", [tmp_path]) is None

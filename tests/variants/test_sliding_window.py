@@ -72,7 +72,9 @@ def rope(shape=SHAPE):
 
 
 def inputs(n_batch=2, shape=SHAPE):
-    return torch.randn(n_batch, shape.seq_len, shape.n_embd, generator=torch.Generator().manual_seed(2))
+    return torch.randn(
+        n_batch, shape.seq_len, shape.n_embd, generator=torch.Generator().manual_seed(2)
+    )
 
 
 def seen(seq_len, window, dilation=1, head_dilation=None, global_tokens=0, **_):
@@ -85,7 +87,9 @@ def seen(seq_len, window, dilation=1, head_dilation=None, global_tokens=0, **_):
     return sees
 
 
-positionals = pytest.mark.parametrize("positional", [rope(), DistanceBias(SHAPE, None)], ids=["rope", "bias"])
+positionals = pytest.mark.parametrize(
+    "positional", [rope(), DistanceBias(SHAPE, None)], ids=["rope", "bias"]
+)
 
 
 # -- what is seen ----------------------------------------------------------------------------------------------------
@@ -97,7 +101,9 @@ def test_a_token_outside_the_window_changes_no_bit_and_one_inside_does(options, 
     """A window that is silently ignored, or is off by one, would be reported as a result about windows."""
     layer, x, sees = make("sliding_window", **options), 0.3 * inputs(), seen(T, **options)
     heads = []
-    layer.c_proj.register_forward_pre_hook(lambda _, args: heads.append(args[0].unflatten(-1, (H, D))))
+    layer.c_proj.register_forward_pre_hook(
+        lambda _, args: heads.append(args[0].unflatten(-1, (H, D)))
+    )
     with torch.no_grad():
         layer(x, torch.arange(T), positional)
         for s in range(T):
@@ -111,7 +117,11 @@ def test_a_token_outside_the_window_changes_no_bit_and_one_inside_does(options, 
 @positionals
 @pytest.mark.parametrize(
     "options",
-    [*({"window": w} for w in (24, 25, 1000)), {"window": 4, "global_tokens": 20}, {"window": 1, "pattern": "SL"}],
+    [
+        *({"window": w} for w in (24, 25, 1000)),
+        {"window": 4, "global_tokens": 20},
+        {"window": 1, "pattern": "SL"},
+    ],
     ids=str,
 )
 def test_a_window_over_the_whole_sequence_is_full_attention_bit_for_bit(options, positional):
@@ -129,14 +139,29 @@ def test_a_window_over_the_whole_sequence_is_full_attention_bit_for_bit(options,
     ("options", "expected"),
     [
         ({"window": [1, 3, 5, 30]}, [{"window": w} for w in (1, 3, 5, 30)]),
-        ({"window": 3, "pattern": "SSL"}, [{"window": 3}, {"window": 3}, {"window": T}, {"window": 3}]),
-        ({"window": 3, "pattern": "LS", "dilation": 2}, [{"window": T}, {"window": 3, "dilation": 2}] * 2),
-        ({"window": 3, "dilation": [1, 2, 3, 4]}, [{"window": 3, "dilation": d} for d in (1, 2, 3, 4)]),
-        ({"window": [5, 4, 3, 2], "dilation": [1, 2, 3, 4]}, [{"window": 6 - d, "dilation": d} for d in (1, 2, 3, 4)]),
-        ({"window": 2, "pattern": "SL", "global_tokens": 2}, [{"window": 2, "global_tokens": 2}, {"window": T}] * 2),
+        (
+            {"window": 3, "pattern": "SSL"},
+            [{"window": 3}, {"window": 3}, {"window": T}, {"window": 3}],
+        ),
+        (
+            {"window": 3, "pattern": "LS", "dilation": 2},
+            [{"window": T}, {"window": 3, "dilation": 2}] * 2,
+        ),
+        (
+            {"window": 3, "dilation": [1, 2, 3, 4]},
+            [{"window": 3, "dilation": d} for d in (1, 2, 3, 4)],
+        ),
+        (
+            {"window": [5, 4, 3, 2], "dilation": [1, 2, 3, 4]},
+            [{"window": 6 - d, "dilation": d} for d in (1, 2, 3, 4)],
+        ),
+        (
+            {"window": 2, "pattern": "SL", "global_tokens": 2},
+            [{"window": 2, "global_tokens": 2}, {"window": T}] * 2,
+        ),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_each_layer_sees_what_is_its_own(options, expected):
     """A pattern that is off by one layer, or a list read for heads, trains another model than the one reported."""
     shape = dataclasses.replace(SHAPE, n_layer=4)
@@ -145,7 +170,9 @@ def test_each_layer_sees_what_is_its_own(options, expected):
         x = inputs(1).requires_grad_()
         for t in range(T):
             (grad,) = torch.autograd.grad(attention(x, torch.arange(T), rope())[:, t].sum(), x)
-            assert torch.equal(grad[0].abs().amax(-1) > 0, seen(T, **own).any(0)[t]), f"layer {layer}, query {t}"
+            assert torch.equal(grad[0].abs().amax(-1) > 0, seen(T, **own).any(0)[t]), (
+                f"layer {layer}, query {t}"
+            )
 
 
 # -- agreement with the plain formula --------------------------------------------------------------------------------
@@ -164,7 +191,10 @@ def plain(q, k, v, mask, softcap):
 @st.composite
 def cases(draw):
     """Return (options, T, B): everything that can be combined, small, so that parts, blocks and padding all occur."""
-    options = {"window": draw(st.integers(1, 12)), "logit_softcap": draw(st.sampled_from([0.0, 0.0, 2.0]))}
+    options = {
+        "window": draw(st.integers(1, 12)),
+        "logit_softcap": draw(st.sampled_from([0.0, 0.0, 2.0])),
+    }
     if draw(st.booleans()):
         options["head_dilation"] = draw(st.lists(st.integers(1, 5), min_size=H, max_size=H))
     else:
@@ -174,14 +204,21 @@ def cases(draw):
 
 
 @settings(deadline=None, max_examples=150)
-@given(case=cases(), biased=st.booleans(), part=st.sampled_from([1, 1000, PART]), seed=st.integers(0, 1000))
+@given(
+    case=cases(),
+    biased=st.booleans(),
+    part=st.sampled_from([1, 1000, PART]),
+    seed=st.integers(0, 1000),
+)
 def test_all_options_together_are_the_plain_formula_under_a_mask(case, biased, part, seed):
     """Blocks, residues, padding and prefixes are only ways to be quick; they must not be ways to be different."""
     options, seq_len, n_batch = case
     attention = make("sliding_window", **options).double()
     positional = DistanceBias(SHAPE, None) if biased else Positional(SHAPE, None)
     generator = torch.Generator().manual_seed(seed)
-    q, k, v, probe = torch.randn(4, n_batch, H, seq_len, 3, generator=generator, dtype=torch.float64).unbind()
+    q, k, v, probe = torch.randn(
+        4, n_batch, H, seq_len, 3, generator=generator, dtype=torch.float64
+    ).unbind()
     wanted = [x.requires_grad_() for x in (q, k, v)]
     positions = torch.arange(seq_len)
     bias = positional.bias(positions, positions) if biased else torch.zeros(())
@@ -195,7 +232,9 @@ def test_all_options_together_are_the_plain_formula_under_a_mask(case, biased, p
         torch.testing.assert_close(found, grad, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("window", [Window(4), Window(3, 2), Window(2, 1, 2), Window(2, 2, 3)], ids=str)
+@pytest.mark.parametrize(
+    "window", [Window(4), Window(3, 2), Window(2, 1, 2), Window(2, 2, 3)], ids=str
+)
 @pytest.mark.parametrize("part", [1, PART])
 def test_gradients_are_those_of_the_function(window, part, monkeypatch):
     """Where blocks overlap, their gradients are added up by hand."""
@@ -207,7 +246,9 @@ def test_gradients_are_those_of_the_function(window, part, monkeypatch):
     assert gradcheck(lambda *qkv: attend_blocks(window, *qkv, None, scores), qkv)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.autograd.function.Function.*should not be instantiated:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.autograd.function.Function.*should not be instantiated:DeprecationWarning"
+)
 @pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[4], OPTIONS[-1]], ids=str)
 def test_it_compiles_whole_and_stays_what_it_is(options):
     """Where compilation gives up on an option, a study of compiled runs would tell of that and not of the option."""
@@ -231,7 +272,9 @@ def test_visible_keys_are_those_that_are_seen(window, dilations, n_global, seq_l
     """FLOPs follow from them, and from FLOPs what a window is said to save."""
     options = {"window": window, "head_dilation": dilations, "global_tokens": n_global}
     layer = make("sliding_window", **options)
-    assert layer.visible_keys(seq_len) == pytest.approx(seen(seq_len, **options).sum().item() / seq_len / H)
+    assert layer.visible_keys(seq_len) == pytest.approx(
+        seen(seq_len, **options).sum().item() / seq_len / H
+    )
 
 
 # -- decoding --------------------------------------------------------------------------------------------------------
@@ -246,7 +289,12 @@ def decode(model, tokens, prompt, length):
 @positionals
 @pytest.mark.parametrize(
     "options",
-    [*OPTIONS, {"window": 3, "pattern": "SL"}, {"window": 3, "pattern": "LS", "global_tokens": 2}, {"window": [2, 7]}],
+    [
+        *OPTIONS,
+        {"window": 3, "pattern": "SL"},
+        {"window": 3, "pattern": "LS", "global_tokens": 2},
+        {"window": [2, 7]},
+    ],
     ids=str,
 )
 @torch.no_grad()
@@ -294,7 +342,9 @@ class LargestTensor(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         sizes = [
-            t.untyped_storage().nbytes() // t.element_size() for t in tree_leaves(out) if isinstance(t, torch.Tensor)
+            t.untyped_storage().nbytes() // t.element_size()
+            for t in tree_leaves(out)
+            if isinstance(t, torch.Tensor)
         ]
         self.largest = max(self.largest, *sizes, 0)
         return out
@@ -314,7 +364,9 @@ def cost(name, seq_len, positional=None, **options):
 @pytest.mark.parametrize("window", [32, 100, 512])
 def test_flops_grow_with_sequence_times_window(window):
     """The promise of a window: without it one pays for full attention and loses quality for nothing."""
-    per_pair = 14 * SHAPE.n_embd  # 4 forward, 10 backward, by the fused kernels: others are not counted
+    per_pair = (
+        14 * SHAPE.n_embd
+    )  # 4 forward, 10 backward, by the fused kernels: others are not counted
     for seq_len in (512, 1024, 2048):
         counted = cost("sliding_window", seq_len, window=window)[0]
         assert per_pair * window * (seq_len - window) < counted <= per_pair * 1.5 * window * seq_len
@@ -337,7 +389,9 @@ def test_flops_grow_with_sequence_times_window(window):
 def test_memory_grows_with_the_sequence_and_not_with_its_square(options, kind):
     """Long sequences are what a window is for; one T x T tensor, if only in the backward pass, and they do not fit."""
     positional = DistanceBias(SHAPE, None) if kind == "bias" else None
-    largest = [cost("sliding_window", n, positional, window=32, **options)[1] for n in (1024, 2048, 4096)]
+    largest = [
+        cost("sliding_window", n, positional, window=32, **options)[1] for n in (1024, 2048, 4096)
+    ]
     assert largest[1] <= 2.2 * largest[0] and largest[2] <= 2.1 * largest[1]
     assert largest[2] <= 4096 * max(3 * SHAPE.n_embd, 4 * (3 * 32 + 5))
     assert cost("mha", 1024, DistanceBias(SHAPE, None))[1] == 4 * 1024**2
@@ -352,10 +406,22 @@ def test_memory_grows_with_the_sequence_and_not_with_its_square(options, kind):
         ({"window": [4, 8, 16]}, {"window": "3 numbers for n_layer = 2: give one for each"}),
         ({"window": [4, 0]}, {"window[1]": "0: must be at least 1"}),
         ({"window": 4, "dilation": 0}, {"dilation": "0: must be at least 1"}),
-        ({"window": 4, "dilation": [1, 2, 3]}, {"dilation": "3 numbers for n_layer = 2: give one for each"}),
-        ({"window": 4, "head_dilation": [1, 2]}, {"head_dilation": "2 numbers for n_head = 4: give one for each"}),
-        ({"window": 4, "head_dilation": []}, {"head_dilation": "0 numbers for n_head = 4: give one for each"}),
-        ({"window": 4, "head_dilation": [1, 2, 0, 4]}, {"head_dilation[2]": "0: must be at least 1"}),
+        (
+            {"window": 4, "dilation": [1, 2, 3]},
+            {"dilation": "3 numbers for n_layer = 2: give one for each"},
+        ),
+        (
+            {"window": 4, "head_dilation": [1, 2]},
+            {"head_dilation": "2 numbers for n_head = 4: give one for each"},
+        ),
+        (
+            {"window": 4, "head_dilation": []},
+            {"head_dilation": "0 numbers for n_head = 4: give one for each"},
+        ),
+        (
+            {"window": 4, "head_dilation": [1, 2, 0, 4]},
+            {"head_dilation[2]": "0: must be at least 1"},
+        ),
         (
             {"window": 4, "dilation": 2, "head_dilation": [1, 2, 3, 4]},
             {"head_dilation": "dilation = 2 is given as well: give one of them"},
@@ -363,18 +429,25 @@ def test_memory_grows_with_the_sequence_and_not_with_its_square(options, kind):
         ({"window": 4, "global_tokens": -1}, {"global_tokens": "-1: must be at least 0"}),
         (
             {"window": 4, "pattern": "sl"},
-            {"pattern": "'sl': must be letters S (the window) and L (all that came before), at least one of them S"},
+            {
+                "pattern": "'sl': must be letters S (the window) and L (all that came before), at least one of them S"
+            },
         ),
         (
             {"window": 4, "pattern": "L"},
-            {"pattern": "'L': must be letters S (the window) and L (all that came before), at least one of them S"},
+            {
+                "pattern": "'L': must be letters S (the window) and L (all that came before), at least one of them S"
+            },
         ),
         ({"window": 4, "pattern": "SSSL"}, {"pattern": "'SSSL': has 4 letters for n_layer = 2"}),
         (
             {"window": [4, 8], "pattern": "SL"},
             {"pattern": "'SL': window = [4, 8] tells each layer's already: give one of them"},
         ),
-        ({"window": 0, "dilation": -2}, {"window": "0: must be at least 1", "dilation": "-2: must be at least 1"}),
+        (
+            {"window": 0, "dilation": -2},
+            {"window": "0: must be at least 1", "dilation": "-2: must be at least 1"},
+        ),
     ],
     ids=str,
 )
@@ -385,7 +458,12 @@ def test_what_cannot_work_is_refused_with_the_reason(options, problems):
 
 @pytest.mark.parametrize(
     "options",
-    [{"window": [4, 8]}, {"window": 4, "pattern": "SL"}, {"window": 4, "dilation": [1, 2]}, *OPTIONS],
+    [
+        {"window": [4, 8]},
+        {"window": 4, "pattern": "SL"},
+        {"window": 4, "dilation": [1, 2]},
+        *OPTIONS,
+    ],
     ids=str,
 )
 def test_a_study_file_may_say_it(options):
@@ -400,7 +478,9 @@ def test_a_study_file_may_say_it(options):
 # -- flex_attention --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("window", "n_global"), [(1, 0), (100, 0), (128, 0), (256, 0), (300, 5), (130, 130)])
+@pytest.mark.parametrize(
+    ("window", "n_global"), [(1, 0), (100, 0), (128, 0), (256, 0), (300, 5), (130, 130)]
+)
 @pytest.mark.parametrize("seq_len", [128, 512, 700])
 def test_tiles_are_those_that_pytorch_finds_pair_by_pair(window, n_global, seq_len):
     """A tile too few, and keys go missing; full tiles are not masked at all."""
@@ -411,13 +491,18 @@ def test_tiles_are_those_that_pytorch_finds_pair_by_pair(window, n_global, seq_l
         counts = getattr(mine, f"{name}_num_blocks")
         assert torch.equal(counts, getattr(theirs, f"{name}_num_blocks")), name
         for row, count in enumerate(counts.flatten()):
-            mine_in_row, theirs_in_row = (getattr(x, f"{name}_indices")[0, 0, row, :count] for x in (mine, theirs))
+            mine_in_row, theirs_in_row = (
+                getattr(x, f"{name}_indices")[0, 0, row, :count] for x in (mine, theirs)
+            )
             assert set(mine_in_row.tolist()) == set(theirs_in_row.tolist()), name
 
 
 def compare_with_flex(window, device, backend, gradients):
     generator = torch.Generator().manual_seed(3)
-    qkv = [torch.randn(2, H, 301, 16, generator=generator).to(device).requires_grad_(gradients) for _ in range(3)]
+    qkv = [
+        torch.randn(2, H, 301, 16, generator=generator).to(device).requires_grad_(gradients)
+        for _ in range(3)
+    ]
     torch._dynamo.reset()
     flex = torch.compile(attend_tiles, backend=backend, fullgraph=True, dynamic=False)(window, *qkv)
     blocks = attend_blocks(window, *qkv, None, scores)
@@ -449,11 +534,16 @@ def test_flex_attentions_kernel_gives_what_the_blocks_give(window):
 
 @pytest.mark.cuda
 @needs_gpu
-@pytest.mark.parametrize("options", [{}, {"dilation": 2}, {"global_tokens": 3}, {"logit_softcap": 5.0}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"dilation": 2}, {"global_tokens": 3}, {"logit_softcap": 5.0}], ids=str
+)
 def test_a_compiled_layer_on_a_gpu_is_the_uncompiled_one(options):
     """Compiled it takes another path, and under autocast with operands of several precisions."""
     shape = ModelShape(n_layer=1, n_head=4, n_embd=64, seq_len=300, vocab_size=13)
-    layer, x = make("sliding_window", shape, window=40, qk_norm=True, **options).cuda(), inputs(2, shape).cuda()
+    layer, x = (
+        make("sliding_window", shape, window=40, qk_norm=True, **options).cuda(),
+        inputs(2, shape).cuda(),
+    )
     torch._dynamo.reset()
     for precision, close in ((torch.float32, 1e-3), (torch.bfloat16, 5e-2)):
         with torch.autocast("cuda", precision, enabled=precision != torch.float32):

@@ -16,18 +16,30 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from variants.attention._window import Window
 
 Bias = Callable[[Tensor, Tensor], Tensor]
-PART = 1 << 23  # elements of the keys of blocks that a CPU attends to at once; its memory allocator is slow above it
+PART = (
+    1 << 23
+)  # elements of the keys of blocks that a CPU attends to at once; its memory allocator is slow above it
 TILE = 128  # queries, and keys, of a tile of flex_attention
 
 
 def attend_blocks(
-    window: Window, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor, bias: Bias | None, scores: Callable[..., Tensor]
+    window: Window,
+    q_BHTD: Tensor,
+    k_BHTD: Tensor,
+    v_BHTD: Tensor,
+    bias: Bias | None,
+    scores: Callable[..., Tensor],
 ) -> Tensor:
     """Attend from the first positions of each residue at once, and from all others in blocks of Q that share one mask.
 
     `bias` takes the indices of queries (..., Tq) and keys (..., Tk) and returns what to add, (..., H or 1, Tq, Tk).
     """
-    (B, H, T, D), R, n_global, (size, reach) = q_BHTD.shape, window.dilation, window.n_global, block(window)
+    (B, H, T, D), R, n_global, (size, reach) = (
+        q_BHTD.shape,
+        window.dilation,
+        window.n_global,
+        block(window),
+    )
     S = -(-T // R)
     # What comes first is so much that no block has a global key among its own.
     n_first = S - max(0, (S - reach - -(-n_global // R)) // size) * size
@@ -40,7 +52,11 @@ def attend_blocks(
     for n, (q_ZNQD, k_ZNKD, v_ZNKD) in enumerate(zip(q, k, v, strict=True)):
         shared = bias is None and (n > 0 or not n_global)
         is_causal = shared and n == 0 and n_first <= window.width
-        mask = None if is_causal else masks(window, q_index[n][..., 0], k_index[n][..., 0], bias, (B, H), shared)
+        mask = (
+            None
+            if is_causal
+            else masks(window, q_index[n][..., 0], k_index[n][..., 0], bias, (B, H), shared)
+        )
         parts.append(scores(q_ZNQD, k_ZNKD, v_ZNKD, mask, is_causal=is_causal).flatten(1, 2))
     y_ZSD = torch.cat(parts, dim=1)
     return y_ZSD.unflatten(0, (B, H, R)).transpose(2, 3).flatten(2, 3)[:, :, :T]
@@ -71,21 +87,36 @@ def cut(x_BHTD: Tensor, window: Window, starts: Sequence[int], reach: int) -> li
     parts = [first_ZSD[:, None], *(Windows.apply(x, block(window)[0], reach) for x in others)]
     if not reach or not window.n_global:
         return parts
-    global_ZGD = x_BHTD[:, :, None, : window.n_global].expand(-1, -1, window.dilation, -1, -1).flatten(0, 2)
-    return [torch.cat((global_ZGD[:, None].expand(-1, x.shape[1], -1, -1), x), dim=2) for x in parts]
+    global_ZGD = (
+        x_BHTD[:, :, None, : window.n_global].expand(-1, -1, window.dilation, -1, -1).flatten(0, 2)
+    )
+    return [
+        torch.cat((global_ZGD[:, None].expand(-1, x.shape[1], -1, -1), x), dim=2) for x in parts
+    ]
 
 
 def masks(
-    window: Window, i_RNQ: Tensor, j_RNK: Tensor, bias: Bias | None, size_BH: tuple[int, int], shared: bool
+    window: Window,
+    i_RNQ: Tensor,
+    j_RNK: Tensor,
+    bias: Bias | None,
+    size_BH: tuple[int, int],
+    shared: bool,
 ) -> Tensor:
     """Return what queries see, or the bias of it: (1, 1, Q, K), for all blocks, if `shared`, else (Z, N, Q, K)."""
     if shared:
         i_RNQ, j_RNK = i_RNQ[:1, :1], j_RNK[:1, :1]
     seen_RNQK = window.sees(i_RNQ[..., None], j_RNK[..., None, :])
-    seen_RNQK[..., window.n_global :] &= j_RNK[..., None, window.n_global :] >= window.n_global  # each key once
+    seen_RNQK[..., window.n_global :] &= (
+        j_RNK[..., None, window.n_global :] >= window.n_global
+    )  # each key once
     if shared:
         return seen_RNQK
-    biased = None if bias is None else bias(i_RNQ, j_RNK).movedim(2, 0).masked_fill(~seen_RNQK, -torch.inf)
+    biased = (
+        None
+        if bias is None
+        else bias(i_RNQ, j_RNK).movedim(2, 0).masked_fill(~seen_RNQK, -torch.inf)
+    )
     mask_HRNQK = seen_RNQK[None] if biased is None else biased
     return mask_HRNQK[None].expand(*size_BH, *mask_HRNQK.shape[1:]).flatten(0, 2)
 
@@ -133,8 +164,12 @@ def attend_tiles(window: Window, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor)
     Autocast does not reach it, so that q and k take the precision of v, in which no norm has changed it.
     """
     (B, H, T, _), R = q_BHTD.shape, window.dilation
-    q, k, v = (residues(x.to(v_BHTD.dtype), R).unflatten(0, (B, H * R)) for x in (q_BHTD, k_BHTD, v_BHTD))
-    y = flex_attention(q, k, v, block_mask=tiles(Window(window.width, 1, window.n_global), q.shape[2], q.device))
+    q, k, v = (
+        residues(x.to(v_BHTD.dtype), R).unflatten(0, (B, H * R)) for x in (q_BHTD, k_BHTD, v_BHTD)
+    )
+    y = flex_attention(
+        q, k, v, block_mask=tiles(Window(window.width, 1, window.n_global), q.shape[2], q.device)
+    )
     return y.unflatten(1, (H, R)).transpose(2, 3).flatten(2, 3)[:, :, :T]
 
 
@@ -143,7 +178,13 @@ def tiles(window: Window, seq_len: int, device: torch.device) -> BlockMask:
     k = torch.arange(0, seq_len, TILE, device=device)
     q, end = k[:, None], TILE - 1
     some = (k <= q + end) & ((k + end > q - window.width) | (k < window.n_global))
-    every = (k + end <= q) & ((k > q + end - window.width) | (k + end < window.n_global)) & (q + end < seq_len)
+    every = (
+        (k + end <= q)
+        & ((k > q + end - window.width) | (k + end < window.n_global))
+        & (q + end < seq_len)
+    )
     ordered = (x.int().sort(dim=-1, descending=True, stable=True) for x in (some & ~every, every))
     partial, full = ((x.sum(-1)[None, None].int(), order[None, None].int()) for x, order in ordered)
-    return BlockMask.from_kv_blocks(*partial, *full, TILE, lambda b, h, q, k: window.sees(q, k), (seq_len, seq_len))
+    return BlockMask.from_kv_blocks(
+        *partial, *full, TILE, lambda b, h, q, k: window.sees(q, k), (seq_len, seq_len)
+    )

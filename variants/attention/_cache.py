@@ -13,7 +13,11 @@ class Ring:
     """
 
     def __init__(
-        self, sizes_BGLD: Sequence[tuple[int, int, int, int]], device: torch.device, dtype: torch.dtype, n_kept: int = 0
+        self,
+        sizes_BGLD: Sequence[tuple[int, int, int, int]],
+        device: torch.device,
+        dtype: torch.dtype,
+        n_kept: int = 0,
     ) -> None:
         self._rings = [torch.empty(size, device=device, dtype=dtype) for size in sizes_BGLD]
         self._length, self._n_kept = sizes_BGLD[0][2], n_kept
@@ -29,7 +33,9 @@ class Ring:
         """Take T more positions of each, of which the kept ones and the ring's last count."""
         first = start = self.n_seen
         self.n_seen += new_BGTD[0].shape[2]
-        while first < self.n_seen:  # once, and once more where it goes on from the kept ones or over the ring's end
+        while (
+            first < self.n_seen
+        ):  # once, and once more where it goes on from the kept ones or over the ring's end
             slot, end = first, self._n_kept
             if first >= self._n_kept:
                 first = max(first, self.n_seen - self._turn)
@@ -46,7 +52,10 @@ class Ring:
 
     def positions(self) -> Tensor:
         """Return the positions of those, (min(n_seen, L),)."""
-        slot, last = torch.arange(min(self.n_seen, self._length), device=self._rings[0].device), self.n_seen - 1
+        slot, last = (
+            torch.arange(min(self.n_seen, self._length), device=self._rings[0].device),
+            self.n_seen - 1,
+        )
         return torch.where(slot < self._n_kept, slot, last - (last - slot) % self._turn)
 
 
@@ -54,6 +63,10 @@ class KeyValueCache(Ring):
     """Keys and values of heads."""
 
     def __init__(
-        self, size_BGLD: tuple[int, int, int, int], device: torch.device, dtype: torch.dtype, n_kept: int = 0
+        self,
+        size_BGLD: tuple[int, int, int, int],
+        device: torch.device,
+        dtype: torch.dtype,
+        n_kept: int = 0,
     ) -> None:
         super().__init__((size_BGLD, size_BGLD), device, dtype, n_kept)

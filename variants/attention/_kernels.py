@@ -27,7 +27,9 @@ def attend(
     """
     n_group = q.shape[-3] // k.shape[-3]
     if mask is not None and mask.is_floating_point():
-        mask = mask.to(q.dtype)[(None,) * (q.ndim - mask.ndim)]  # of three dimensions, no fused kernel takes it
+        mask = mask.to(q.dtype)[
+            (None,) * (q.ndim - mask.ndim)
+        ]  # of three dimensions, no fused kernel takes it
     by_hand = bool(softcap) or _slow_when_fused(q)
     if n_group > 1 and (by_hand or (q.is_cuda and q.dtype == torch.float32)):
         # PyTorch's fused fp32 kernels on CUDA take no groups and would leave this to the slow math kernel.
@@ -35,16 +37,30 @@ def attend(
         n_group = 1
     if by_hand:
         return _by_hand(q, k, v, mask, is_causal, dropout, scale or q.shape[-1] ** -0.5, softcap)
-    return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal, scale=scale, enable_gqa=n_group > 1)
+    return F.scaled_dot_product_attention(
+        q, k, v, mask, dropout, is_causal, scale=scale, enable_gqa=n_group > 1
+    )
 
 
 def _slow_when_fused(q: Tensor) -> bool:
     """Tell whether PyTorch's fused kernel takes longer than its parts: its backward pass in bf16 on a CPU does."""
-    return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-2] <= SHORT and torch.is_grad_enabled()
+    return (
+        q.device.type == "cpu"
+        and q.dtype == torch.bfloat16
+        and q.shape[-2] <= SHORT
+        and torch.is_grad_enabled()
+    )
 
 
 def _by_hand(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool, dropout: float, scale: float, softcap: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    is_causal: bool,
+    dropout: float,
+    scale: float,
+    softcap: float,
 ) -> Tensor:
     scores = (q * (scale / (softcap or 1.0))) @ k.transpose(-1, -2)
     if softcap:

@@ -27,7 +27,9 @@ class Window:
     def n_pairs(self, seq_len: int) -> int:
         """Return how many pairs of a query and a key that it sees there are: with global keys, and with others."""
         n_global = min(self.n_global, seq_len)
-        n_rounds, n_more = divmod(seq_len - n_global, self.dilation)  # in each round, every residue gains a key
+        n_rounds, n_more = divmod(
+            seq_len - n_global, self.dilation
+        )  # in each round, every residue gains a key
         n_growing = min(self.width, n_rounds)
         others = n_growing * (n_growing + 1) // 2 + (n_rounds - n_growing) * self.width
         of_global = n_global * (n_global + 1) // 2 + n_global * (seq_len - n_global)
@@ -57,6 +59,8 @@ class MaskedPositional(Positional):
 
     def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         """Return the bias of (Tq,) and (Tk,) positions, (H, Tq, Tk), minus infinity where nothing is seen."""
-        seen_HQK = torch.stack([window.sees(q_positions[:, None], k_positions) for window in self.windows])
+        seen_HQK = torch.stack(
+            [window.sees(q_positions[:, None], k_positions) for window in self.windows]
+        )
         bias = self.positional.bias(q_positions, k_positions)
         return torch.where(seen_HQK, 0.0 if bias is None else bias, -torch.inf)

@@ -44,7 +44,9 @@ class Differential(MultiHead):
     @classmethod
     def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """A head has two halves."""
-        odd = {"": f"differential attention halves each head: head_dim = {shape.head_dim} must be even"}
+        odd = {
+            "": f"differential attention halves each head: head_dim = {shape.head_dim} must be even"
+        }
         return {**super().check(shape, options), **(odd if shape.head_dim % 2 else {})}
 
     @classmethod
@@ -57,10 +59,14 @@ class Differential(MultiHead):
         vectors = {f"lambda_{name}": InitSpec(std=0.1) for name in ("q1", "k1", "q2", "k2")}
         return {**super().initial(), **vectors, "gain": InitSpec(value=1.0)}
 
-    def load_from(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, ConvertedTensor]:
+    def load_from(
+        self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]
+    ) -> dict[str, ConvertedTensor]:
         """Load differential attention; that of another kind has the same projections, trained for one map."""
         if "lambda_q1" not in theirs:
-            raise ValueError("lambda_q1: missing there, and no conversion to differential attention is defined")
+            raise ValueError(
+                "lambda_q1: missing there, and no conversion to differential attention is defined"
+            )
         return super().load_from(theirs, fresh)
 
     def divide(self, rank: int, n: int) -> TensorParallelPlan:
@@ -70,12 +76,17 @@ class Differential(MultiHead):
         return replace(division, shared=(*division.shared, *of_all))
 
     def forward(
-        self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: KeyValueCache | None = None
+        self,
+        x_BTC: Tensor,
+        positions_T: Tensor,
+        positional: Positional,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Project, attend with both halves, subtract, normalise each head, project back."""
         B, T, _ = x_BTC.shape
         q_BHTD, k_BHTD, v_BHTD = (
-            x.view(B, T, self.n_head, -1).transpose(1, 2) for x in self.c_attn(x_BTC).chunk(3, dim=-1)
+            x.view(B, T, self.n_head, -1).transpose(1, 2)
+            for x in self.c_attn(x_BTC).chunk(3, dim=-1)
         )
         q1, q2 = self.q_norm(q_BHTD).chunk(2, dim=-1)
         k1, k2 = self.k_norm(k_BHTD).chunk(2, dim=-1)
@@ -88,7 +99,11 @@ class Differential(MultiHead):
             cache.append(k_BHTD, v_BHTD)
         if cache is not None and decoding:
             both = torch.stack(queries, dim=2).flatten(1, 2)  # one group for each head
-            y1, y2 = self.attend_cache(both, cache, positions_T, positional).unflatten(1, (-1, 2)).unbind(2)
+            y1, y2 = (
+                self.attend_cache(both, cache, positions_T, positional)
+                .unflatten(1, (-1, 2))
+                .unbind(2)
+            )
         else:
             y1, y2 = (self.attend(q, k_BHTD, v_BHTD, positions_T, positional) for q in queries)
         y_BTC = self.c_proj(self.difference(y1, y2).transpose(1, 2).reshape(B, T, -1))

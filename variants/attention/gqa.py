@@ -35,8 +35,12 @@ class GroupedQuery(MultiHead):
     def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """Groups have equal size."""
         if shape.n_head > 0 and options.n_kv_head > 0 and shape.n_head % options.n_kv_head:
-            divisors = ", ".join(str(n) for n in range(1, shape.n_head + 1) if shape.n_head % n == 0)
-            return {"n_kv_head": f"{options.n_kv_head} does not divide n_head = {shape.n_head}; allowed: {divisors}"}
+            divisors = ", ".join(
+                str(n) for n in range(1, shape.n_head + 1) if shape.n_head % n == 0
+            )
+            return {
+                "n_kv_head": f"{options.n_kv_head} does not divide n_head = {shape.n_head}; allowed: {divisors}"
+            }
         return {**super().check(shape, options), **at_least_one("n_kv_head", options.n_kv_head)}
 
     @staticmethod
@@ -44,16 +48,28 @@ class GroupedQuery(MultiHead):
         """Return the number that the study gives."""
         return int(options.n_kv_head)
 
-    def load_from(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, ConvertedTensor]:
+    def load_from(
+        self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]
+    ) -> dict[str, ConvertedTensor]:
         """Load what fits; make k and v from groups of the checkpoint's heads, as `kv` says."""
-        n_theirs = (len(theirs.get("c_attn.bias", fresh["c_attn.bias"])) - self.q_width) // (2 * self.head_dim)
+        n_theirs = (len(theirs.get("c_attn.bias", fresh["c_attn.bias"])) - self.q_width) // (
+            2 * self.head_dim
+        )
         if n_theirs == self.n_kv_head:
             return super().load_from(theirs, fresh)
         if n_theirs % self.n_kv_head:
-            raise ValueError(f"c_attn: {n_theirs} key-value heads there do not group into {self.n_kv_head} here")
+            raise ValueError(
+                f"c_attn: {n_theirs} key-value heads there do not group into {self.n_kv_head} here"
+            )
         grouped = {name: theirs[name] for name in ("c_attn.weight", "c_attn.bias")}
-        adopted = super().load_from({name: theirs[name] for name in theirs.keys() - grouped.keys()}, fresh)
-        kept = "fresh" if self.pooling == "random" else f"the {self.pooling} of each {n_theirs // self.n_kv_head} heads"
+        adopted = super().load_from(
+            {name: theirs[name] for name in theirs.keys() - grouped.keys()}, fresh
+        )
+        kept = (
+            "fresh"
+            if self.pooling == "random"
+            else f"the {self.pooling} of each {n_theirs // self.n_kv_head} heads"
+        )
         for name, values in grouped.items():
             pooled = self._pooled(values, fresh[name], n_theirs * self.head_dim)
             adopted[name] = ConvertedTensor(pooled, f"converted: q loaded, k and v {kept}")

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from variants.attention._cache import KeyValueCache
 from variants.attention._head_norm import EPSILON, HeadNorm
 from variants.attention._kernels import attend
-from variants.base import Attention, InitSpec, ModelShape, Positional, TensorParallelPlan, residual_std
+from variants.base import (
+    Attention,
+    InitSpec,
+    ModelShape,
+    Positional,
+    TensorParallelPlan,
+    residual_std,
+)
 from variants.linear import Linear
 
 
@@ -34,14 +41,19 @@ class MultiHead(Attention):
 
     def __init__(self, shape: ModelShape, options: Any, layer: int) -> None:
         super().__init__(shape, options, layer)
-        self.n_head, self.n_kv_head, self.head_dim = shape.n_head, self.kv_heads(shape, options), shape.head_dim
+        self.n_head, self.n_kv_head, self.head_dim = (
+            shape.n_head,
+            self.kv_heads(shape, options),
+            shape.head_dim,
+        )
         self.q_width, self.kv_width = shape.n_embd, self.n_kv_head * shape.head_dim
         self.c_attn = Linear(shape.n_embd, self.q_width + 2 * self.kv_width)
         self.c_proj = Linear(shape.n_embd, shape.n_embd)
         self.dropout, self.proj_std = shape.dropout, residual_std(shape)
         self.softcap = options.logit_softcap
         self.q_norm, self.k_norm = (
-            HeadNorm(shape.head_dim, EPSILON) if options.qk_norm else nn.Identity() for _ in range(2)
+            HeadNorm(shape.head_dim, EPSILON) if options.qk_norm else nn.Identity()
+            for _ in range(2)
         )
 
     @classmethod
@@ -59,7 +71,10 @@ class MultiHead(Attention):
         """q, k and v are drawn each on its own; the residual projection is scaled down by depth."""
         blocks = (("q", self.q_width), ("k", self.kv_width), ("v", self.kv_width))
         gains = {f"{name}.weight": InitSpec(value=1.0) for name in ("q_norm", "k_norm")}
-        weights = {"c_attn.weight": InitSpec(std=0.02, blocks=blocks), "c_proj.weight": InitSpec(std=self.proj_std)}
+        weights = {
+            "c_attn.weight": InitSpec(std=0.02, blocks=blocks),
+            "c_proj.weight": InitSpec(std=self.proj_std),
+        }
         return gains | weights
 
     def divide(self, rank: int, n: int) -> TensorParallelPlan:
@@ -68,11 +83,21 @@ class MultiHead(Attention):
         self.share(self.n_kv_head, "key-value heads", rank, n)
         self.n_head, self.n_kv_head = self.n_head // n, self.n_kv_head // n
         self.q_width, self.kv_width = self.q_width // n, self.kv_width // n
-        shared = [name for name, _ in self.named_parameters() if name in ("q_norm.weight", "k_norm.weight")]
-        return TensorParallelPlan(column_parallel=("c_attn",), row_parallel=("c_proj",), shared=shared)
+        shared = [
+            name
+            for name, _ in self.named_parameters()
+            if name in ("q_norm.weight", "k_norm.weight")
+        ]
+        return TensorParallelPlan(
+            column_parallel=("c_attn",), row_parallel=("c_proj",), shared=shared
+        )
 
     def forward(
-        self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: KeyValueCache | None = None
+        self,
+        x_BTC: Tensor,
+        positions_T: Tensor,
+        positional: Positional,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
         """Project, attend, project back."""
         B, T, _ = x_BTC.shape
@@ -92,29 +117,46 @@ class MultiHead(Attention):
         return F.dropout(y_BTC, self.dropout, self.training)
 
     def attend(
-        self, q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, positions_T: Tensor, positional: Positional
+        self,
+        q_BHTD: Tensor,
+        k_BGTD: Tensor,
+        v_BGTD: Tensor,
+        positions_T: Tensor,
+        positional: Positional,
     ) -> Tensor:
         """Attend to all that is not later, with the positional's bias if there is one."""
         bias = positional.causal_bias(positions_T)
         return self.scores(q_BHTD, k_BGTD, v_BGTD, bias, is_causal=bias is None)
 
-    def cache(self, batch: int, length: int, device: torch.device, dtype: torch.dtype) -> KeyValueCache:
+    def cache(
+        self, batch: int, length: int, device: torch.device, dtype: torch.dtype
+    ) -> KeyValueCache:
         """Return a cache of the key-value heads alone; beyond `length` positions the oldest give way."""
         return KeyValueCache((batch, self.n_kv_head, length, self.head_dim), device, dtype)
 
-    def attend_cache(self, q_BH1D: Tensor, cache: KeyValueCache, position_1: Tensor, positional: Positional) -> Tensor:
+    def attend_cache(
+        self, q_BH1D: Tensor, cache: KeyValueCache, position_1: Tensor, positional: Positional
+    ) -> Tensor:
         """Attend from one position to all that the cache holds; the R heads of a group read its keys together."""
         if q_BH1D.shape[2] != 1:
-            raise ValueError(f"after its prompt a cache takes one position at a time, got {q_BH1D.shape[2]}")
+            raise ValueError(
+                f"after its prompt a cache takes one position at a time, got {q_BH1D.shape[2]}"
+            )
         k_BGLD, v_BGLD = cache.visible()
         bias = positional.bias(position_1, cache.positions()) if positional.has_bias else None
         if bias is not None:
-            bias = bias.expand(self.n_head, 1, -1).view(self.n_kv_head, -1, k_BGLD.shape[2]).to(q_BH1D.dtype)
+            bias = (
+                bias.expand(self.n_head, 1, -1)
+                .view(self.n_kv_head, -1, k_BGLD.shape[2])
+                .to(q_BH1D.dtype)
+            )
         q_BGRD = q_BH1D.reshape(len(q_BH1D), self.n_kv_head, -1, self.head_dim)
         y_BGRD = self.scores(q_BGRD, k_BGLD, v_BGLD, bias)
         return y_BGRD.reshape(q_BH1D.shape)
 
-    def scores(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool = False) -> Tensor:
+    def scores(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool = False
+    ) -> Tensor:
         """softmax(q k / sqrt(D) + mask) v, a group of query heads for each key-value head where those are fewer."""
         dropout = self.dropout if self.training else 0.0
         return attend(q, k, v, mask, is_causal=is_causal, dropout=dropout, softcap=self.softcap)

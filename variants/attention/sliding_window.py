@@ -65,17 +65,28 @@ class SlidingWindow(MultiHead):
             **_one_for_each("dilation", options.dilation, "n_layer", shape.n_layer),
         }
         if options.head_dilation is not None:
-            problems |= _one_for_each("head_dilation", options.head_dilation, "n_head", shape.n_head)
+            problems |= _one_for_each(
+                "head_dilation", options.head_dilation, "n_head", shape.n_head
+            )
         if options.head_dilation is not None and options.dilation != 1:
-            problems["head_dilation"] = f"dilation = {options.dilation} is given as well: give one of them"
+            problems["head_dilation"] = (
+                f"dilation = {options.dilation} is given as well: give one of them"
+            )
         if options.global_tokens < 0:
             problems["global_tokens"] = f"{options.global_tokens}: must be at least 0"
-        if options.pattern and (wrong := _wrong_pattern(options.pattern, options.window, shape.n_layer)):
+        if options.pattern and (
+            wrong := _wrong_pattern(options.pattern, options.window, shape.n_layer)
+        ):
             problems["pattern"] = f"'{options.pattern}': {wrong}"
         return problems
 
     def attend(
-        self, q_BHTD: Tensor, k_BGTD: Tensor, v_BGTD: Tensor, positions_T: Tensor, positional: Positional
+        self,
+        q_BHTD: Tensor,
+        k_BGTD: Tensor,
+        v_BGTD: Tensor,
+        positions_T: Tensor,
+        positional: Positional,
     ) -> Tensor:
         """Attend with each run of heads by itself; where all of them see everything, as ever."""
         T = q_BHTD.shape[2]
@@ -83,21 +94,37 @@ class SlidingWindow(MultiHead):
             return super().attend(q_BHTD, k_BGTD, v_BGTD, positions_T, positional)
         parts = []
         for heads in self.runs:
-            window, (q, k, v) = self.windows[heads.start], (x[:, heads] for x in (q_BHTD, k_BGTD, v_BGTD))
+            window, (q, k, v) = (
+                self.windows[heads.start],
+                (x[:, heads] for x in (q_BHTD, k_BGTD, v_BGTD)),
+            )
             if self._tiled(window, q, positional):
                 parts.append(attend_tiles(window, q, k, v))
             else:
-                bias = partial(_bias, positional, positions_T, heads) if positional.has_bias else None
-                parts.append(attend_blocks(FULL if window.covers(T) else window, q, k, v, bias, self.scores))
+                bias = (
+                    partial(_bias, positional, positions_T, heads) if positional.has_bias else None
+                )
+                parts.append(
+                    attend_blocks(FULL if window.covers(T) else window, q, k, v, bias, self.scores)
+                )
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _tiled(self, window: Window, q: Tensor, positional: Positional) -> bool:
         """Tell whether flex_attention can be used: compiled, as otherwise it makes all T x T scores."""
         dropout = self.training and self.dropout > 0
-        plain = not (positional.has_bias or self.softcap or dropout or (window.dilation > 1 and window.n_global))
-        return plain and q.is_cuda and torch.compiler.is_compiling() and self.head_dim >= 16  # its smallest head
+        plain = not (
+            positional.has_bias
+            or self.softcap
+            or dropout
+            or (window.dilation > 1 and window.n_global)
+        )
+        return (
+            plain and q.is_cuda and torch.compiler.is_compiling() and self.head_dim >= 16
+        )  # its smallest head
 
-    def cache(self, batch: int, length: int, device: torch.device, dtype: torch.dtype) -> KeyValueCache:
+    def cache(
+        self, batch: int, length: int, device: torch.device, dtype: torch.dtype
+    ) -> KeyValueCache:
         """Return a ring of (window - 1) * dilation + 1 positions, and the global ones, whatever the length."""
         n_global, span = self.windows[0].n_global, max(window.span for window in self.windows)
         if n_global + span >= length:
@@ -105,7 +132,9 @@ class SlidingWindow(MultiHead):
         size = (batch, self.n_kv_head, n_global + span, self.head_dim)
         return KeyValueCache(size, device, dtype, n_kept=n_global)
 
-    def attend_cache(self, q_BH1D: Tensor, cache: KeyValueCache, position_1: Tensor, positional: Positional) -> Tensor:
+    def attend_cache(
+        self, q_BH1D: Tensor, cache: KeyValueCache, position_1: Tensor, positional: Positional
+    ) -> Tensor:
         """Attend to all that the cache holds, which may be more than is seen where keys are apart or kept."""
         if any(window.dilation > 1 or window.n_global for window in self.windows):
             positional = MaskedPositional(positional, self.windows)
@@ -120,14 +149,20 @@ def _windows(shape: ModelShape, options: Any, layer: int) -> list[Window]:
     """Return what each head of a layer sees."""
     if options.pattern and options.pattern[layer % len(options.pattern)] == "L":
         return [FULL] * shape.n_head
-    width, dilation = (x[layer] if isinstance(x, list) else x for x in (options.window, options.dilation))
+    width, dilation = (
+        x[layer] if isinstance(x, list) else x for x in (options.window, options.dilation)
+    )
     dilations = options.head_dilation or [dilation] * shape.n_head
     return [Window(width, dilation, options.global_tokens) for dilation in dilations]
 
 
-def _bias(positional: Positional, positions_T: Tensor, heads: slice, i: Tensor, j: Tensor) -> Tensor:
+def _bias(
+    positional: Positional, positions_T: Tensor, heads: slice, i: Tensor, j: Tensor
+) -> Tensor:
     """Return the bias of some heads between indices; those beyond T are padding, and their bias is of no account."""
-    bias: Any = positional.bias(*(positions_T[index.clamp(max=len(positions_T) - 1)] for index in (i, j)))
+    bias: Any = positional.bias(
+        *(positions_T[index.clamp(max=len(positions_T) - 1)] for index in (i, j))
+    )
     return bias if bias.shape[-3] == 1 else bias[..., heads, :, :]
 
 
@@ -137,7 +172,11 @@ def _one_for_each(name: str, value: int | list[int], of: str, n: int) -> dict[st
         return at_least_one(name, value)
     if len(value) != n:
         return {name: f"{len(value)} numbers for {of} = {n}: give one for each"}
-    return {key: problem for i, x in enumerate(value) for key, problem in at_least_one(f"{name}[{i}]", x).items()}
+    return {
+        key: problem
+        for i, x in enumerate(value)
+        for key, problem in at_least_one(f"{name}[{i}]", x).items()
+    }
 
 
 def _wrong_pattern(pattern: str, window: int | list[int], n_layer: int) -> str:
@@ -146,4 +185,8 @@ def _wrong_pattern(pattern: str, window: int | list[int], n_layer: int) -> str:
         return "must be letters S (the window) and L (all that came before), at least one of them S"
     if len(pattern) > n_layer:
         return f"has {len(pattern)} letters for n_layer = {n_layer}"
-    return "" if isinstance(window, int) else f"window = {window} tells each layer's already: give one of them"
+    return (
+        ""
+        if isinstance(window, int)
+        else f"window = {window} tells each layer's already: give one of them"
+    )

@@ -7,7 +7,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import FeedForward, InitSpec, ModelShape, TensorParallelPlan, at_least_one, residual_std
+from variants.base import (
+    FeedForward,
+    InitSpec,
+    ModelShape,
+    TensorParallelPlan,
+    at_least_one,
+    residual_std,
+)
 from variants.linear import Linear
 
 
@@ -42,7 +49,9 @@ class Gelu(FeedForward):
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Widen, activation, narrow."""
-        return F.dropout(self.c_proj(self.activation(self.c_fc(x_BTC))), self.dropout, self.training)
+        return F.dropout(
+            self.c_proj(self.activation(self.c_fc(x_BTC))), self.dropout, self.training
+        )
 
     def activation(self, x: Tensor) -> Tensor:
         """Return GELU(x)."""

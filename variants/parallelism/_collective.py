@@ -46,4 +46,6 @@ class _Leave(torch.autograd.Function):
 
 
 def _sum(x: Tensor, group: Any) -> Tensor:
-    return funcol.wait_tensor(funcol.all_reduce(x.contiguous(), "sum", group))  # which compilation knows
+    return funcol.wait_tensor(
+        funcol.all_reduce(x.contiguous(), "sum", group)
+    )  # which compilation knows

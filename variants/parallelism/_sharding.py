@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
 
 from variants.base import Parallelism, Precision, StepShape
 from variants.communication import sent_bytes
@@ -29,17 +35,26 @@ class Sharded(Parallelism):
     def units(self, model: nn.Module) -> list[nn.Module]:
         """Return the modules whose parameters are made whole together, inner ones first; the root has the rest."""
         blocks, wrap = list(model.get_submodule("h").children()), self.option("wrap", "block")
-        return blocks if wrap == "block" else [unit for b in blocks for unit in smallest(b, wrap["min_params"])[0]]
+        return (
+            blocks
+            if wrap == "block"
+            else [unit for b in blocks for unit in smallest(b, wrap["min_params"])[0]]
+        )
 
-    def shard(self, model: nn.Module, mesh: DeviceMesh, device: torch.device, precision: Precision) -> nn.Module:
+    def shard(
+        self, model: nn.Module, mesh: DeviceMesh, device: torch.device, precision: Precision
+    ) -> nn.Module:
         """Shard over the mesh; with bf16, parameters travel as bf16 and gradients are still summed in fp32."""
         offload = self.option("cpu_offload", False)
         how: dict[str, Any] = {
             "mesh": mesh,
             "mp_policy": MixedPrecisionPolicy(
-                param_dtype=torch.bfloat16 if precision == "bf16" else None, reduce_dtype=torch.float32
+                param_dtype=torch.bfloat16 if precision == "bf16" else None,
+                reduce_dtype=torch.float32,
             ),
-            "offload_policy": CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy(),
+            "offload_policy": CPUOffloadPolicy(pin_memory=device.type == "cuda")
+            if offload
+            else OffloadPolicy(),
         }
         for unit in self.units(model):
             fully_shard(unit, reshard_after_forward=self.option("reshard", True), **how)
@@ -64,9 +79,13 @@ class Sharded(Parallelism):
         if self.option("reshard", True):
             inside = {unit: set(unit.modules()) for unit in units}
             own = {
-                unit: numel(unit) - numel(*(u for u in units if u is not unit and u in inside[unit])) for unit in units
+                unit: numel(unit)
+                - numel(*(u for u in units if u is not unit and u in inside[unit]))
+                for unit in units
             }
-            whole = max(sum(own[outer] for outer in units if unit in inside[outer]) for unit in units)
+            whole = max(
+                sum(own[outer] for outer in units if unit in inside[outer]) for unit in units
+            )
         held = dict.fromkeys(("parameters", "gradients", "optimizer"), 1 / self.n_shards)
         return {**held, "gathered": whole / total}
 
@@ -79,7 +98,9 @@ class Sharded(Parallelism):
         """
         whole = padded(model.parameters(), self.n_shards)
         again = (
-            {p: None for unit in self.units(model) for p in unit.parameters()} if self.option("reshard", True) else {}
+            {p: None for unit in self.units(model) for p in unit.parameters()}
+            if self.option("reshard", True)
+            else {}
         )
         size = 2 if step.precision == "bf16" else 4
         gathered = step.n_micro_batches * (whole + padded(again, self.n_shards)) * size
@@ -116,4 +137,6 @@ def smallest(module: nn.Module, least: int) -> tuple[list[nn.Module], int]:
 
 def numel(*modules: nn.Module) -> int:
     """Return the number of parameters of some modules together; what several hold counts once."""
-    return sum(parameter.numel() for parameter in {p for module in modules for p in module.parameters()})
+    return sum(
+        parameter.numel() for parameter in {p for module in modules for p in module.parameters()}
+    )

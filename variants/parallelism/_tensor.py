@@ -13,7 +13,16 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from variants.base import Attention, FeedForward, InitSpec, ModelShape, Part, Positional, ShardSpec, StepShape
+from variants.base import (
+    Attention,
+    FeedForward,
+    InitSpec,
+    ModelShape,
+    Part,
+    Positional,
+    ShardSpec,
+    StepShape,
+)
 from variants.communication import sent_bytes
 from variants.linear import Linear
 from variants.parallelism._collective import ByInput, Enter
@@ -29,7 +38,9 @@ def divide(model: nn.Module, rank: int, n: int, group: Any = None) -> None:
         if isinstance(part, Attention | FeedForward | Positional):
             _divide(path, part, rank, n, group)
         if isinstance(part, Attention | FeedForward):
-            part.register_forward_pre_hook(lambda _, given: (Enter.apply(given[0], group), *given[1:]))
+            part.register_forward_pre_hook(
+                lambda _, given: (Enter.apply(given[0], group), *given[1:])
+            )
 
 
 def shared(model: nn.Module) -> list[nn.Parameter]:
@@ -69,7 +80,9 @@ def traffic(model: nn.Module, step: StepShape, n: int) -> float | None:
     assert isinstance(shape, ModelShape)
     n_parts = sum(isinstance(module, Attention | FeedForward) for module in model.modules())
     activations = step.micro_batch * shape.seq_len * shape.n_embd
-    sums = 2 * n_parts * step.n_micro_batches * activations + sum(parameter.numel() for parameter in shared(model))
+    sums = 2 * n_parts * step.n_micro_batches * activations + sum(
+        parameter.numel() for parameter in shared(model)
+    )
     return sent_bytes("all_reduce", 4 * sums, n)
 
 
@@ -96,14 +109,26 @@ def _divide(path: str, part: Part, rank: int, n: int, group: Any) -> None:
         pieces = dict(division.pieces)
         for name in division.column_parallel:
             declared = rows.get(f"{name}.weight")
-            blocks = declared.blocks if declared and declared.blocks else (("", sizes[f"{name}.weight"][0]),)
+            blocks = (
+                declared.blocks
+                if declared and declared.blocks
+                else (("", sizes[f"{name}.weight"][0]),)
+            )
             ranges = _ranges(name, blocks, rank, n)
             pieces |= {full: ShardSpec(sizes[full], 0, ranges) for full in _of(name, sizes)}
         for name in division.row_parallel:
             (width,) = sizes[f"{name}.weight"][1:]
-            pieces[f"{name}.weight"] = ShardSpec(sizes[f"{name}.weight"], 1, _ranges(name, (("", width),), rank, n))
-        told = {*pieces, *division.shared, *(full for name in division.row_parallel for full in _of(name, sizes))}
-        if (unknown := sizes.keys() - told) and not isinstance(part, Positional):  # its others act on embeddings
+            pieces[f"{name}.weight"] = ShardSpec(
+                sizes[f"{name}.weight"], 1, _ranges(name, (("", width),), rank, n)
+            )
+        told = {
+            *pieces,
+            *division.shared,
+            *(full for name in division.row_parallel for full in _of(name, sizes)),
+        }
+        if (unknown := sizes.keys() - told) and not isinstance(
+            part, Positional
+        ):  # its others act on embeddings
             raise ValueError(f"`divide` does not say what becomes of {', '.join(sorted(unknown))}")
     except ValueError as error:
         raise ValueError(f"{type(part).__name__} at {path}: {error}") from error
@@ -111,14 +136,24 @@ def _divide(path: str, part: Part, rank: int, n: int, group: Any) -> None:
         old = part.get_submodule(name)
         assert isinstance(old, nn.Linear)
         out_features, in_features = (
-            _held(pieces.get(f"{name}.weight"), dim, size) for dim, size in enumerate(old.weight.shape)
+            _held(pieces.get(f"{name}.weight"), dim, size)
+            for dim, size in enumerate(old.weight.shape)
         )
         made = Linear if name in division.column_parallel else ByInput
-        new = made(in_features, out_features, bias=old.bias is not None, device="meta", dtype=old.weight.dtype)
+        new = made(
+            in_features,
+            out_features,
+            bias=old.bias is not None,
+            device="meta",
+            dtype=old.weight.dtype,
+        )
         if isinstance(new, ByInput):
             new.group = group
         part.set_submodule(name, new)
-    part.pieces = {name: ShardSpec(piece.size, piece.dim, piece.ranges, group) for name, piece in pieces.items()}
+    part.pieces = {
+        name: ShardSpec(piece.size, piece.dim, piece.ranges, group)
+        for name, piece in pieces.items()
+    }
     part.shared = [name for name in division.shared if name in sizes]
 
 
@@ -127,12 +162,16 @@ def _of(layer: str, sizes: Mapping[str, torch.Size]) -> list[str]:
     return [name for name in (f"{layer}.weight", f"{layer}.bias") if name in sizes]
 
 
-def _ranges(layer: str, blocks: Iterable[tuple[str, int]], rank: int, n: int) -> tuple[tuple[int, int], ...]:
+def _ranges(
+    layer: str, blocks: Iterable[tuple[str, int]], rank: int, n: int
+) -> tuple[tuple[int, int], ...]:
     """Return this process's share of each block."""
     found, start = [], 0
     for name, size in blocks:
         if size % n:
-            raise ValueError(f"{name or layer}: its width of {size} does not divide over {n} processes")
+            raise ValueError(
+                f"{name or layer}: its width of {size} does not divide over {n} processes"
+            )
         found.append((start + rank * size // n, start + (rank + 1) * size // n))
         start += size
     return tuple(found)
@@ -140,4 +179,8 @@ def _ranges(layer: str, blocks: Iterable[tuple[str, int]], rank: int, n: int) ->
 
 def _held(piece: ShardSpec | None, dim: int, size: int) -> int:
     """Return how much of a dimension is held."""
-    return sum(stop - start for start, stop in piece.ranges) if piece is not None and piece.dim == dim else size
+    return (
+        sum(stop - start for start, stop in piece.ranges)
+        if piece is not None and piece.dim == dim
+        else size
+    )

@@ -56,7 +56,9 @@ class Distributed(Parallelism):
     def traffic(self, model: nn.Module, step: StepShape) -> float:
         """One all-reduce of all gradients, after the last micro-batch (Li et al. 2020, 3.2)."""
         size = 2 if self.options.compression == "bf16" else 4
-        gradients = sum(size * parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        gradients = sum(
+            size * parameter.numel() for parameter in model.parameters() if parameter.requires_grad
+        )
         return sent_bytes("all_reduce", gradients, self.world_size)
 
 

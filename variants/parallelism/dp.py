@@ -32,9 +32,13 @@ class Threads(Parallelism):
         """One process; no dropout, as PyTorch seeds the generators of all GPUs alike."""
         problems = at_least_one("n_gpu", options.n_gpu)
         if options.nproc != 1:
-            problems["nproc"] = f"{options.nproc}: dp has one process, with a thread for each GPU; use ddp or fsdp"
+            problems["nproc"] = (
+                f"{options.nproc}: dp has one process, with a thread for each GPU; use ddp or fsdp"
+            )
         if shape.dropout:
-            problems[""] = f"dropout = {shape.dropout:g}: every GPU of dp would drop the same places; use ddp"
+            problems[""] = (
+                f"dropout = {shape.dropout:g}: every GPU of dp would drop the same places; use ddp"
+            )
         return problems
 
     @property
@@ -44,4 +48,6 @@ class Threads(Parallelism):
 
     def wrap(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
         """Keep the model on the first GPU, which divides each micro-batch over all."""
-        return nn.DataParallel(model.to_empty(device=device), device_ids=list(range(self.n_devices)))
+        return nn.DataParallel(
+            model.to_empty(device=device), device_ids=list(range(self.n_devices))
+        )

@@ -33,10 +33,16 @@ class FullySharded(Sharded):
     def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """At least one process; units have a size."""
         problems = at_least_one("nproc", options.nproc)
-        if options.wrap != "block" and (options.wrap.keys() != {"min_params"} or options.wrap["min_params"] < 1):
-            problems["wrap"] = f"{options.wrap}: must be 'block' or {{ min_params = N }}, N at least 1"
+        if options.wrap != "block" and (
+            options.wrap.keys() != {"min_params"} or options.wrap["min_params"] < 1
+        ):
+            problems["wrap"] = (
+                f"{options.wrap}: must be 'block' or {{ min_params = N }}, N at least 1"
+            )
         return problems
 
     def wrap(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
         """Shard over all processes."""
-        return self.shard(model, init_device_mesh(device.type, (self.world_size,)), device, precision)
+        return self.shard(
+            model, init_device_mesh(device.type, (self.world_size,)), device, precision
+        )

@@ -31,7 +31,9 @@ class ShardedTensorParallel(Sharded):
     @classmethod
     def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """Two groups of two processes at least, and no dropout; what does not divide is told by the model's parts."""
-        problems = at_least_one("nproc", options.nproc) or divides("tp", options.tp, "nproc", options.nproc)
+        problems = at_least_one("nproc", options.nproc) or divides(
+            "tp", options.tp, "nproc", options.nproc
+        )
         if not problems and (options.tp == 1 or options.tp == options.nproc):
             key = "nproc" if options.nproc < 4 else "tp"
             told = "no two groups of two at least; one group is tp, groups of one are fsdp"
@@ -54,7 +56,9 @@ class ShardedTensorParallel(Sharded):
 
     def wrap(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
         """Keep this process's part of each part, and of that a shard."""
-        mesh = init_device_mesh(device.type, (self.n_shards, self.options.tp), mesh_dim_names=("fsdp", "tp"))
+        mesh = init_device_mesh(
+            device.type, (self.n_shards, self.options.tp), mesh_dim_names=("fsdp", "tp")
+        )
         self.group = mesh.get_group("tp")
         _tensor.divide(model, mesh.get_local_rank("tp"), self.options.tp, self.group)
         return self.shard(model, mesh["fsdp"], device, precision)
@@ -70,7 +74,9 @@ class ShardedTensorParallel(Sharded):
     def shares(self, model: nn.Module) -> Mapping[str, float]:
         """A shard of a process's part of the matrices and of all the rest."""
         part = _tensor.divided(model, self.options.tp)
-        return {key: value * numel(part) / numel(model) for key, value in super().shares(part).items()}
+        return {
+            key: value * numel(part) / numel(model) for key, value in super().shares(part).items()
+        }
 
     def traffic(self, model: nn.Module, step: StepShape) -> float | None:
         """Shards of the process's part between the groups, sums within one."""

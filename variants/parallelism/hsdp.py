@@ -29,7 +29,9 @@ class Hybrid(Sharded):
     @classmethod
     def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """Two groups of two processes at least."""
-        problems = at_least_one("nproc", options.nproc) or divides("replicas", options.replicas, "nproc", options.nproc)
+        problems = at_least_one("nproc", options.nproc) or divides(
+            "replicas", options.replicas, "nproc", options.nproc
+        )
         if not problems and (options.replicas == 1 or options.replicas == options.nproc):
             key = "nproc" if options.nproc < 4 else "replicas"
             told = "no two groups of two at least; one group is fsdp, groups of one are ddp"
@@ -49,5 +51,12 @@ class Hybrid(Sharded):
 
     def traffic(self, model: nn.Module, step: StepShape) -> float | None:
         """As within a group, and an all-reduce of each gradient's shard between the groups."""
-        within, shard = super().traffic(model, step), 4 * padded(model.parameters(), self.n_shards) / self.n_shards
-        return None if within is None else within + sent_bytes("all_reduce", shard, self.options.replicas)
+        within, shard = (
+            super().traffic(model, step),
+            4 * padded(model.parameters(), self.n_shards) / self.n_shards,
+        )
+        return (
+            None
+            if within is None
+            else within + sent_bytes("all_reduce", shard, self.options.replicas)
+        )

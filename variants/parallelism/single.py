@@ -22,7 +22,11 @@ class Single(Parallelism):
     @classmethod
     def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
         """One process is one process."""
-        return {} if options.nproc == 1 else {"nproc": f"{options.nproc}: single has one process; use ddp or fsdp"}
+        return (
+            {}
+            if options.nproc == 1
+            else {"nproc": f"{options.nproc}: single has one process; use ddp or fsdp"}
+        )
 
     def wrap(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
         """Return the model itself."""

@@ -41,7 +41,9 @@ class _Divided(torch.optim.Optimizer):
         self._mesh, self._rows = mesh, dict[Tensor, DTensor]()
         for parameter in (parameter for group in groups for parameter in group["params"]):
             self._rows[parameter] = self._mine(parameter)
-        self._inner = make([{**group, "params": [self._rows[p] for p in group["params"]]} for group in groups])
+        self._inner = make(
+            [{**group, "params": [self._rows[p] for p in group["params"]]} for group in groups]
+        )
         super().__init__(groups, self._inner.defaults)
 
     def _mine(self, value: Tensor) -> DTensor:

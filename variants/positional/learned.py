@@ -21,11 +21,15 @@ class Learned(Positional):
         """Add the position's vector."""
         return x_BTC + self.wpe(positions_T)
 
-    def load_from(self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, ConvertedTensor]:
+    def load_from(
+        self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]
+    ) -> dict[str, ConvertedTensor]:
         """Load the table; of a longer one its beginning."""
         n_theirs, n = len(theirs.get("wpe.weight", ())), len(fresh["wpe.weight"])
         if n_theirs <= n:
             return super().load_from(theirs, fresh)
         return {
-            "wpe.weight": ConvertedTensor(theirs["wpe.weight"][:n], f"converted: the first {n} of {n_theirs} positions")
+            "wpe.weight": ConvertedTensor(
+                theirs["wpe.weight"][:n], f"converted: the first {n} of {n_theirs} positions"
+            )
         }

@@ -42,7 +42,9 @@ class Rope(Positional):
         if options.theta <= 0:
             problems["theta"] = f"{options.theta}: must be positive"
         elif options.theta <= 1 and options.scaling == "yarn":
-            problems["theta"] = f"{options.theta}: must be above 1 with yarn, which tells pairs apart by wavelength"
+            problems["theta"] = (
+                f"{options.theta}: must be above 1 with yarn, which tells pairs apart by wavelength"
+            )
         if options.factor < 1 or (options.factor > 1) != (options.scaling != "none"):
             form = f"above 1 with a scaling, 1 without one; scaling is {options.scaling}"
             problems["factor"] = f"{options.factor:g}: must be {form}"
@@ -74,9 +76,16 @@ class Rope(Positional):
         """Keep pairs that turn more than 32 times in the trained length, divide those below once, blend between."""
 
         def pair_that_turns(times: float) -> float:
-            return R * math.log(self.trained_len / (times * 2 * math.pi)) / (2 * math.log(self.options.theta))
+            return (
+                R
+                * math.log(self.trained_len / (times * 2 * math.pi))
+                / (2 * math.log(self.options.theta))
+            )
 
-        low, high = max(math.floor(pair_that_turns(32)), 0), min(math.ceil(pair_that_turns(1)), R - 1)
+        low, high = (
+            max(math.floor(pair_that_turns(32)), 0),
+            min(math.ceil(pair_that_turns(1)), R - 1),
+        )
         i = torch.arange(len(plain), device=plain.device, dtype=torch.float32)
         slow = ((i - low) / max(high - low, 0.001)).clamp(0, 1)
         return plain * (1 - slow) + plain / self.options.factor * slow
@@ -95,7 +104,9 @@ class Rope(Positional):
         interleaved = self.options.interleaved
         twice_TR = cos_TR.repeat_interleave(2, -1) if interleaved else cos_TR.repeat(1, 2)
         cos_TD = F.pad(twice_TR, (0, D - R), value=1.0)  # what does not turn stays
-        return _Turn.apply(q_BHTD, cos_TD, sin_TR, interleaved), _Turn.apply(k_BGTD, cos_TD, sin_TR, interleaved)
+        return _Turn.apply(q_BHTD, cos_TD, sin_TR, interleaved), _Turn.apply(
+            k_BGTD, cos_TD, sin_TR, interleaved
+        )
 
 
 class _Turn(torch.autograd.Function):

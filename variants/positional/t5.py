@@ -47,7 +47,9 @@ class T5Bias(Positional):
         size = self.table.weight.shape
         heads = self.share(size[1], "heads", rank, n)
         self.table = nn.Embedding(size[0], size[1] // n, device="meta")
-        return TensorParallelPlan(pieces={"table.weight": ShardSpec(size, 1, ((heads.start, heads.stop),))})
+        return TensorParallelPlan(
+            pieces={"table.weight": ShardSpec(size, 1, ((heads.start, heads.stop),))}
+        )
 
     def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         """Return (..., H, Tq, Tk)."""

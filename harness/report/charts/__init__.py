@@ -45,7 +45,11 @@ def draw_all(summary: Summary, floor: float | None) -> list[Drawn]:
     )
     style = look.look(summary.study)
     window = curves.smoothing(max(len(entry.done[0].steps) for entry in done))
-    band = "mean of the seeds; band: lowest to highest seed" if any(len(e.done) > 1 for e in done) else "one seed"
+    band = (
+        "mean of the seeds; band: lowest to highest seed"
+        if any(len(e.done) > 1 for e in done)
+        else "one seed"
+    )
     smoothed = f"each seed's running mean over {window} steps; {band}" if window > 1 else band
 
     wanted: list[Wanted] = []
@@ -54,11 +58,23 @@ def draw_all(summary: Summary, floor: float | None) -> list[Drawn]:
         ("train_loss", "Training loss", smoothed, curves.training, None),
     ):
         for against_time, x in ((False, "steps"), (True, "training time")):
-            shown = [entry for entry in entries if not against_time or entry.label not in summary.diverging]
+            shown = [
+                entry
+                for entry in entries
+                if not against_time or entry.label not in summary.diverging
+            ]
             if not any(entry.done for entry in shown):
                 continue
-            draw = partial(curves.draw, shown, kind, style, f"{title} against {x}", how, against_time, lowest)
-            wanted.append((f"{name}_{'time' if against_time else 'steps'}", f"{title} against {x}: {how}.", draw))
+            draw = partial(
+                curves.draw, shown, kind, style, f"{title} against {x}", how, against_time, lowest
+            )
+            wanted.append(
+                (
+                    f"{name}_{'time' if against_time else 'steps'}",
+                    f"{title} against {x}: {how}.",
+                    draw,
+                )
+            )
     caption = "Memory of each entry's fullest rank, by category."
     wanted.append(("memory", caption, partial(costs.memory, summary, style)))
     n_timed = sum(result.tokens_per_s is not None for result in summary.with_results)
@@ -116,9 +132,15 @@ def _decoding(summary: Summary, style: look.Look) -> list[Wanted]:
     how = "the marks of one context stand side by side"
     if any(found.reason for places in summary.decoding.values() for found in places):
         how += "; a line ends where decoding is no longer defined, and dots lead on to its name"
-    how += _one_parallelism(summary, len(decoding.shown(summary)) < sum(map(bool, summary.decoding.values())))
+    how += _one_parallelism(
+        summary, len(decoding.shown(summary)) < sum(map(bool, summary.decoding.values()))
+    )
     return [
-        (f"decode_{name}", f"{kind.title} against context: {how}.", partial(decoding.draw, summary, style, kind))
+        (
+            f"decode_{name}",
+            f"{kind.title} against context: {how}.",
+            partial(decoding.draw, summary, style, kind),
+        )
         for name, kind in (("time", decoding.TIME), ("cache", decoding.CACHE))
     ]
 
@@ -126,8 +148,12 @@ def _decoding(summary: Summary, style: look.Look) -> list[Wanted]:
 def _lengths(summary: Summary, style: look.Look, band: str) -> list[Wanted]:
     if not lengths.defined(summary):
         return []
-    shown = _one_parallelism(summary, len(lengths.shown(summary)) < sum(map(bool, summary.lengths.values())))
-    smoothed = f"mean over {lengths.BINS_PER_DOUBLING} bins for each doubling of the position; {band}"
+    shown = _one_parallelism(
+        summary, len(lengths.shown(summary)) < sum(map(bool, summary.lengths.values()))
+    )
+    smoothed = (
+        f"mean over {lengths.BINS_PER_DOUBLING} bins for each doubling of the position; {band}"
+    )
     ends = ""
     if any(at.reason for found in summary.lengths.values() for at in found):
         ends = "; a line ends where the loss is no longer defined, and dots lead on to its name"

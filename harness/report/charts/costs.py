@@ -11,7 +11,15 @@ from harness.analysis.dataset import Entry
 from harness.analysis.intervals import Median
 from harness.analysis.metrics import CATEGORIES
 from harness.analysis.summary import Summary
-from harness.report.charts.mpl_setup import FAINT, HEAD, SMALL, add_axes, new_figure, thousands, widest
+from harness.report.charts.mpl_setup import (
+    FAINT,
+    HEAD,
+    SMALL,
+    add_axes,
+    new_figure,
+    thousands,
+    widest,
+)
 from harness.report.charts.style import Look
 from harness.report.formatting import NO_SPEED
 
@@ -35,8 +43,14 @@ def throughput(summary: Summary, look: Look) -> Figure:
             continue
         axes.barh(place, value.median, height=BAR * 0.72, color=look.colour(entry), alpha=0.85)
         _interval(axes, value, place)
-        axes.annotate(f"{value.median:,.0f}", (value.ci95[1], place), (4, 0), textcoords="offset points",
-                      va="center_baseline", fontsize=SMALL)  # fmt: skip
+        axes.annotate(
+            f"{value.median:,.0f}",
+            (value.ci95[1], place),
+            (4, 0),
+            textcoords="offset points",
+            va="center_baseline",
+            fontsize=SMALL,
+        )
     return figure
 
 
@@ -45,7 +59,9 @@ def _interval(axes: Axes, value: Median, place: float) -> None:
     axes.plot([low, high], [place, place], color="white", linewidth=2.6, solid_capstyle="butt")
     axes.plot([low, high], [place, place], color="black", linewidth=1.2, solid_capstyle="butt")
     for end in (low, high):
-        axes.plot([end, end], [place - BAR * 0.16, place + BAR * 0.16], color="black", linewidth=1.2)
+        axes.plot(
+            [end, end], [place - BAR * 0.16, place + BAR * 0.16], color="black", linewidth=1.2
+        )
 
 
 def memory(summary: Summary, look: Look) -> Figure:
@@ -67,10 +83,18 @@ def memory(summary: Summary, look: Look) -> Figure:
         stack(axes, place, sizes, CATEGORY_COLOURS)
         if held := summary.held[entry.label]:
             predicted = sum(held.predicted.values()) / unit
-            axes.plot([predicted] * 2, [place - BAR * 0.42, place + BAR * 0.42], color=MARK, linewidth=1.4)
+            axes.plot(
+                [predicted] * 2, [place - BAR * 0.42, place + BAR * 0.42], color=MARK, linewidth=1.4
+            )
         totals.append(max(sum(sizes), (found["peak"] or 0) / unit))
-        axes.annotate(f"{(found['peak'] or 0) / unit:,.1f}", (sum(sizes), place), (4, 0), textcoords="offset points",
-                      va="center_baseline", fontsize=SMALL)  # fmt: skip
+        axes.annotate(
+            f"{(found['peak'] or 0) / unit:,.1f}",
+            (sum(sizes), place),
+            (4, 0),
+            textcoords="offset points",
+            va="center_baseline",
+            fontsize=SMALL,
+        )
     axes.set_xlim(0, max(totals) * 1.13 or 1)
     handles = [axes.barh([places[0]], [0], color=colour) for colour in CATEGORY_COLOURS]
     legend(figure, axes, handles, CATEGORIES)
@@ -79,16 +103,35 @@ def memory(summary: Summary, look: Look) -> Figure:
 
 def stack(axes: Axes, place: float, sizes: Sequence[float], colours: Sequence[str]) -> None:
     """Draw one row's bars end to end."""
-    axes.barh([place] * len(sizes), sizes, left=np.cumsum([0, *sizes[:-1]]), height=BAR * 0.72,
-              color=colours, edgecolor="white", linewidth=0.5)  # fmt: skip
+    axes.barh(
+        [place] * len(sizes),
+        sizes,
+        left=np.cumsum([0, *sizes[:-1]]),
+        height=BAR * 0.72,
+        color=colours,
+        edgecolor="white",
+        linewidth=0.5,
+    )
 
 
 def legend(figure: Figure, axes: Axes, handles: Sequence[Any], names: Sequence[str]) -> None:
     """Name the parts of the bars above the axes."""
     height = axes.get_position().height * figure.get_size_inches()[1]
-    axes.legend(handles, names, ncols=len(names), loc="lower left", bbox_to_anchor=(0, 1 + 0.04 / height),
-                frameon=False, fontsize=SMALL, handlelength=1.0, handleheight=1.0, handletextpad=0.4,
-                columnspacing=1.2, borderaxespad=0, borderpad=0.2)  # fmt: skip
+    axes.legend(
+        handles,
+        names,
+        ncols=len(names),
+        loc="lower left",
+        bbox_to_anchor=(0, 1 + 0.04 / height),
+        frameon=False,
+        fontsize=SMALL,
+        handlelength=1.0,
+        handleheight=1.0,
+        handletextpad=0.4,
+        columnspacing=1.2,
+        borderaxespad=0,
+        borderpad=0.2,
+    )
 
 
 def rows(
@@ -99,8 +142,12 @@ def rows(
     places = row_places([look.within_panel(entry) if look.panel_axes else "" for entry in entries])
     left = widest([entry.label for entry in entries]) + 0.3
     height = places[-1] + BAR * 0.7
-    figure = new_figure(max(left + WIDTH + 0.2, widest([subtitle]) + 0.3), HEAD + extra + height + BOTTOM,
-                        title, subtitle)  # fmt: skip
+    figure = new_figure(
+        max(left + WIDTH + 0.2, widest([subtitle]) + 0.3),
+        HEAD + extra + height + BOTTOM,
+        title,
+        subtitle,
+    )
     axes = add_axes(figure, left, HEAD + extra, WIDTH, height)
     axes.set_ylim(height, 0)
     axes.set_yticks(places, [entry.label for entry in entries])
@@ -124,5 +171,13 @@ def status(axes: Axes, entry: Entry, place: float, diverges: bool = False) -> No
     """Write in a row without a bar why it has none."""
     words = sorted({run.status + (f": {run.reason}" if run.reason else "") for run in entry.runs})
     words = [NO_SPEED] if diverges else words
-    axes.annotate(", ".join(words), (0, place), (5, 0), textcoords="offset points", va="center_baseline",
-                  fontsize=SMALL, fontstyle="italic", color=FAINT)  # fmt: skip
+    axes.annotate(
+        ", ".join(words),
+        (0, place),
+        (5, 0),
+        textcoords="offset points",
+        va="center_baseline",
+        fontsize=SMALL,
+        fontstyle="italic",
+        color=FAINT,
+    )

@@ -38,7 +38,12 @@ def validation(entry: Entry, against_time: bool) -> Curve:
     runs = [run.evals for run in entry.done]
     n = min(len(run.step) for run in runs)
     x = np.mean([run.train_s[:n] for run in runs], axis=0)
-    return _curve(entry, runs[0].step[:n], x if against_time else None, np.array([run.val_loss[:n] for run in runs]))
+    return _curve(
+        entry,
+        runs[0].step[:n],
+        x if against_time else None,
+        np.array([run.val_loss[:n] for run in runs]),
+    )
 
 
 def training(entry: Entry, against_time: bool) -> Curve:
@@ -47,7 +52,9 @@ def training(entry: Entry, against_time: bool) -> Curve:
     n = min(len(run) for run in runs)
     losses = np.array([running_mean(run.loss[:n], smoothing(n)) for run in runs])
     time = np.mean([np.cumsum(run.step_s[:n]) for run in runs], axis=0)
-    return _curve(entry, runs[0].step[:n] + 1, time if against_time else None, losses)  # steps done, as in evaluations
+    return _curve(
+        entry, runs[0].step[:n] + 1, time if against_time else None, losses
+    )  # steps done, as in evaluations
 
 
 def smoothing(n_steps: int) -> int:
@@ -69,18 +76,30 @@ def _curve(entry: Entry, step: np.ndarray, time: np.ndarray | None, losses: np.n
 
 
 def draw(
-    entries: Sequence[Entry], kind: Kind, look: Look, title: str, subtitle: str, against_time: bool, floor: float | None
+    entries: Sequence[Entry],
+    kind: Kind,
+    look: Look,
+    title: str,
+    subtitle: str,
+    against_time: bool,
+    floor: float | None,
 ) -> Figure:
     """Draw the curves of the entries that have any, in panels with shared axes; `floor` is a loss to mark."""
     curves = [kind(entry, against_time) for entry in entries if entry.done]
     x_label = "steps"
     if against_time:
         unit, name = time_unit(max(float(curve.x[-1]) for curve in curves))
-        curves, x_label = [replace(curve, x=curve.x / unit) for curve in curves], f"training time, {name}"
+        curves, x_label = (
+            [replace(curve, x=curve.x / unit) for curve in curves],
+            f"training time, {name}",
+        )
     panels: dict[str, list[Curve]] = {}
     for curve in curves:
         panels.setdefault(look.panel(curve.entry), []).append(curve)
-    names = {title: [look.within_panel(curve.entry) for curve in members] for title, members in panels.items()}
+    names = {
+        title: [look.within_panel(curve.entry) for curve in members]
+        for title, members in panels.items()
+    }
     y_label = "loss, nats per token"
     figure, all_axes = grid(names, _columns(look, len(panels)), title, subtitle, x_label, y_label)
     limits = y_limits(curves, floor)
@@ -105,7 +124,9 @@ def _columns(look: Look, n_panels: int) -> int:
     return min(n_panels, last if last <= MAX_COLUMNS else MAX_COLUMNS - 1)
 
 
-def y_limits(curves: Iterable[Curve], floor: float | None, settled: float = SETTLED) -> tuple[float, float]:
+def y_limits(
+    curves: Iterable[Curve], floor: float | None, settled: float = SETTLED
+) -> tuple[float, float]:
     """Return limits within which all lies that happens from the share `settled` of a curve's steps on."""
     late = [(curve, curve.step >= settled * curve.step[-1]) for curve in curves]
     shown = [(curve.low[at].min(), curve.high[at].max()) for curve, at in late]
@@ -124,18 +145,36 @@ def line(axes: Axes, curve: Curve, look: Look) -> None:
     if len(curve.entry.done) > 1:
         axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.14, linewidth=0)
     every = max(1, len(curve.x) // 8)
-    axes.plot(curve.x, curve.mean, color=colour, linestyle=look.dash(curve.entry), linewidth=1.5,
-              marker=look.line_marker(curve.entry), markersize=4, markevery=every)  # fmt: skip
+    axes.plot(
+        curve.x,
+        curve.mean,
+        color=colour,
+        linestyle=look.dash(curve.entry),
+        linewidth=1.5,
+        marker=look.line_marker(curve.entry),
+        markersize=4,
+        markevery=every,
+    )
 
 
 def end(curve: Curve, look: Look) -> End:
     """Return where a curve's name is led from."""
-    return End(curve.entry, float(curve.x[-1]), float(curve.mean[-1]), look.line_marker(curve.entry))
+    return End(
+        curve.entry, float(curve.x[-1]), float(curve.mean[-1]), look.line_marker(curve.entry)
+    )
 
 
 def _mark_floor(axes: Axes, loss: float) -> None:
     low, high = axes.get_ylim()
     if low <= loss <= high:
         axes.axhline(loss, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
-        axes.annotate(f"lowest reachable: {loss:.3f}", (0.0, loss), (4, 2.5), va="bottom", fontsize=7, color=FAINT,
-                      xycoords=("axes fraction", "data"), textcoords="offset points")  # fmt: skip
+        axes.annotate(
+            f"lowest reachable: {loss:.3f}",
+            (0.0, loss),
+            (4, 2.5),
+            va="bottom",
+            fontsize=7,
+            color=FAINT,
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+        )

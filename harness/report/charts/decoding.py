@@ -12,7 +12,7 @@ from harness.analysis.dataset import Entry
 from harness.analysis.decoding import Decoding
 from harness.analysis.summary import Summary
 from harness.report.charts.mpl_setup import sizes, thousands
-from harness.report.charts.small_multiples import (  # fmt: skip
+from harness.report.charts.small_multiples import (
     MARGIN,
     MAX_COLUMNS,
     End,
@@ -25,7 +25,10 @@ from harness.report.charts.small_multiples import (  # fmt: skip
 )
 from harness.report.charts.style import Look
 
-SIDE_BY_SIDE, AT_MOST = 0.02, 0.12  # of the gap between contexts: from one line's mark to the next's, and over all
+SIDE_BY_SIDE, AT_MOST = (
+    0.02,
+    0.12,
+)  # of the gap between contexts: from one line's mark to the next's, and over all
 ALONE = 0.8  # powers of two over which the marks of a sole context are set
 
 Measured = tuple[float, float, float]  # value, low, high
@@ -87,23 +90,33 @@ def defined(summary: Summary) -> list[Decoding]:
 
 def shown(summary: Summary) -> list[Entry]:
     """Return the entries that have a line."""
-    return of_one_parallelism(summary.study, (e for e in summary.study.entries if summary.decoding[e.label]))
+    return of_one_parallelism(
+        summary.study, (e for e in summary.study.entries if summary.decoding[e.label])
+    )
 
 
 def draw(summary: Summary, look: Look, kind: Kind) -> Figure:
     """Draw one measure of the entries that have a line."""
     entries = shown(summary)
     look = in_one_panel(look, entries)
-    batches, contexts = (sorted({getattr(found, size) for found in defined(summary)}) for size in ("batch", "context"))
+    batches, contexts = (
+        sorted({getattr(found, size) for found in defined(summary)})
+        for size in ("batch", "context")
+    )
     names = [look.within_panel(entry) for entry in entries]
     titles = {f"batch {batch:,}": names for batch in batches}
     n_columns, shifts = min(len(batches), MAX_COLUMNS), _shifts(contexts, len(entries))
-    figure, panels = grid(titles, n_columns, kind.title, kind.subtitle, "context, positions", kind.y_label, own_y=True)
+    figure, panels = grid(
+        titles, n_columns, kind.title, kind.subtitle, "context, positions", kind.y_label, own_y=True
+    )
     for axes, batch in zip(panels, batches, strict=True):
         lines = [_line(entry, summary.decoding[entry.label], batch, kind) for entry in entries]
         missing = [name for name, line in zip(names, lines, strict=True) if not len(line.context)]
         _scale(axes, contexts, lines, kind, name_missing(axes, missing, "not defined"))
-        lines = [replace(line, context=line.context * 2**shift) for line, shift in zip(lines, shifts, strict=True)]
+        lines = [
+            replace(line, context=line.context * 2**shift)
+            for line, shift in zip(lines, shifts, strict=True)
+        ]
         for line in lines:
             _plot(axes, line, look)
         name_ends(axes, [_end(line, look) for line in lines if len(line.context)], look)
@@ -123,10 +136,15 @@ def _shifts(contexts: Sequence[int], n_lines: int) -> np.ndarray:
     return width * ((np.arange(n_lines) + 0.5) / n_lines - 0.5)
 
 
-def _scale(axes: Axes, contexts: Sequence[int], lines: Sequence[Line], kind: Kind, taken: float) -> None:
+def _scale(
+    axes: Axes, contexts: Sequence[int], lines: Sequence[Line], kind: Kind, taken: float
+) -> None:
     """Set ticks at the contexts, and a y axis in powers of two or from zero; a share at its top is taken by a text."""
     scale_powers(axes, contexts)
-    low, high = min(line.low.min(initial=np.inf) for line in lines), max(line.high.max(initial=0) for line in lines)
+    low, high = (
+        min(line.low.min(initial=np.inf) for line in lines),
+        max(line.high.max(initial=0) for line in lines),
+    )
     if kind.in_powers:
         bottom = low / 2**MARGIN
         axes.set_yscale("log", base=2)
@@ -139,10 +157,19 @@ def _scale(axes: Axes, contexts: Sequence[int], lines: Sequence[Line], kind: Kin
 
 def _plot(axes: Axes, line: Line, look: Look) -> None:
     colour = look.colour(line.entry)
-    axes.plot(line.context, line.value, color=colour, linestyle=look.dash(line.entry), linewidth=1.5,
-              marker=look.point_marker(line.entry), markersize=4)  # fmt: skip
+    axes.plot(
+        line.context,
+        line.value,
+        color=colour,
+        linestyle=look.dash(line.entry),
+        linewidth=1.5,
+        marker=look.point_marker(line.entry),
+        markersize=4,
+    )
     axes.vlines(line.context, line.low, line.high, color=colour, linewidth=1.0)
 
 
 def _end(line: Line, look: Look) -> End:
-    return End(line.entry, float(line.context[-1]), float(line.value[-1]), look.point_marker(line.entry))
+    return End(
+        line.entry, float(line.context[-1]), float(line.value[-1]), look.point_marker(line.entry)
+    )

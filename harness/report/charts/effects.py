@@ -7,7 +7,16 @@ from matplotlib.figure import Figure
 
 from harness.analysis.hypotheses import Judgement, Level
 from harness.report.charts.costs import BAR, BOTTOM, row_places
-from harness.report.charts.mpl_setup import FAINT, GRID, HEAD, INK, SMALL, add_axes, new_figure, widest
+from harness.report.charts.mpl_setup import (
+    FAINT,
+    GRID,
+    HEAD,
+    INK,
+    SMALL,
+    add_axes,
+    new_figure,
+    widest,
+)
 
 WIDTH = 4.6  # inches
 MOST = 60  # effects in one figure
@@ -39,7 +48,10 @@ def draw(judged: Judgement, title: str) -> Figure:
     """Draw a row for each effect: the estimate, its 95 % interval, the study's margin, and the verdict as a word."""
     levels, is_loss = drawn(judged), judged.quantity == "val_loss"
     places = row_places(["one" if len(level.effect.levels) == 1 else "two" for level in levels])
-    names = [" with ".join(f"{axis} {name}" for axis, name in level.effect.levels.items()) for level in levels]
+    names = [
+        " with ".join(f"{axis} {name}" for axis, name in level.effect.levels.items())
+        for level in levels
+    ]
     subtitle = "against the baseline's level, in the mean over the other axes; line: 95 % interval"
     if judged.margin is not None:
         subtitle += "; grey: what makes no difference"
@@ -60,11 +72,28 @@ def draw(judged: Judgement, title: str) -> Figure:
         word, effect = level.word or "unresolved", level.effect
         assert effect.ci95 is not None and effect.estimate is not None
         colour = COLOURS[word]
-        axes.plot([unit(bound) for bound in effect.ci95], [place, place], color=colour, linewidth=1.6)
+        axes.plot(
+            [unit(bound) for bound in effect.ci95], [place, place], color=colour, linewidth=1.6
+        )
         face = "white" if word == "unresolved" else colour
-        axes.plot(unit(effect.estimate), place, MARKS[word], color=colour, markerfacecolor=face, markersize=4.5)
-        axes.annotate(word, (1, place), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-                      va="center_baseline", fontsize=SMALL, color=colour)  # fmt: skip
+        axes.plot(
+            unit(effect.estimate),
+            place,
+            MARKS[word],
+            color=colour,
+            markerfacecolor=face,
+            markersize=4.5,
+        )
+        axes.annotate(
+            word,
+            (1, place),
+            (6, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            va="center_baseline",
+            fontsize=SMALL,
+            color=colour,
+        )
     return figure
 
 

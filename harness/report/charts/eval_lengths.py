@@ -25,19 +25,31 @@ from harness.report.charts.small_multiples import (
 from harness.report.charts.style import Look
 
 BINS_PER_DOUBLING = 2  # of the position, over which losses are averaged for view
-NAMED, NAMED_LEFT = 0.09, 0.3  # shares: of the height, for the mark's name; of the width, where it fits left of it
+NAMED, NAMED_LEFT = (
+    0.09,
+    0.3,
+)  # shares: of the height, for the mark's name; of the width, where it fits left of it
 SETTLED = 0.05  # the y axis shows all that happens from this share of the sequence on
 Y_LABEL = "loss, nats per token"
 
 
 def shown(summary: Summary) -> list[Entry]:
     """Return the entries that have a line."""
-    return of_one_parallelism(summary.study, (e for e in summary.study.entries if summary.lengths[e.label]))
+    return of_one_parallelism(
+        summary.study, (e for e in summary.study.entries if summary.lengths[e.label])
+    )
 
 
 def defined(summary: Summary) -> list[int]:
     """Return the lengths at which some line has a point, the shortest first."""
-    return sorted({at.length for entry in shown(summary) for at in summary.lengths[entry.label] if at.val_loss})
+    return sorted(
+        {
+            at.length
+            for entry in shown(summary)
+            for at in summary.lengths[entry.label]
+            if at.val_loss
+        }
+    )
 
 
 def trained(summary: Summary) -> int:
@@ -64,10 +76,19 @@ def against_length(summary: Summary, look: Look, subtitle: str) -> Figure:
     curves = _scale(axes, curves, look, settled=0.0)
     for curve in curves:
         line(axes, curve, look)
-        axes.plot(curve.x, curve.mean, linestyle="", marker=look.point_marker(curve.entry), markersize=4,
-                  color=look.colour(curve.entry))  # fmt: skip
+        axes.plot(
+            curve.x,
+            curve.mean,
+            linestyle="",
+            marker=look.point_marker(curve.entry),
+            markersize=4,
+            color=look.colour(curve.entry),
+        )
     _mark_trained(axes, trained(summary))
-    ends = [End(curve.entry, curve.x[-1], curve.mean[-1], look.point_marker(curve.entry)) for curve in curves]
+    ends = [
+        End(curve.entry, curve.x[-1], curve.mean[-1], look.point_marker(curve.entry))
+        for curve in curves
+    ]
     name_ends(axes, ends, look)
     return figure
 
@@ -76,9 +97,14 @@ def against_position(summary: Summary, look: Look, subtitle: str) -> Figure:
     """Draw the loss of each entry along the sequence, in a panel for each length of `panel_lengths`."""
     entries, lengths = shown(summary), panel_lengths(summary)
     look = in_one_panel(look, entries)
-    panels = {f"length {length:,}": [_by_position(entry, length) for entry in entries] for length in lengths}
+    panels = {
+        f"length {length:,}": [_by_position(entry, length) for entry in entries]
+        for length in lengths
+    }
     names = {title: [look.within_panel(entry) for entry in entries] for title in panels}
-    figure, all_axes = grid(names, len(panels), "Loss by position", subtitle, "position, tokens", Y_LABEL, own_y=True)
+    figure, all_axes = grid(
+        names, len(panels), "Loss by position", subtitle, "position, tokens", Y_LABEL, own_y=True
+    )
     for axes, length, curves in zip(all_axes, lengths, panels.values(), strict=True):
         axes.set_xscale("log", base=2)
         axes.set_xlim(1, max(2, length))
@@ -96,7 +122,10 @@ def _scale(axes: Axes, curves: Sequence[Curve], look: Look, settled: float) -> l
     """Set the y axis, name the curves without a point, and return the others."""
     found = [curve for curve in curves if len(curve.x)]
     missing = [look.within_panel(curve.entry) for curve in curves if not len(curve.x)]
-    lowest, taken = min(curve.low.min() for curve in found), name_missing(axes, missing, "not defined")
+    lowest, taken = (
+        min(curve.low.min() for curve in found),
+        name_missing(axes, missing, "not defined"),
+    )
     low, high = y_limits(found, lowest, settled)
     axes.set_ylim(low, low + (high - low) / (1 - max(taken, NAMED)))
     return found
@@ -108,9 +137,18 @@ def _mark_trained(axes: Axes, length: int) -> None:
     if share <= 1:
         aside, side = (-3, "right") if share > NAMED_LEFT else (3, "left")
         axes.axvline(length, color=INK, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
-        axes.annotate(f"trained: {length:,}", (length, 0.96), (aside, 0), ha=side, va="top", fontsize=7, color=FAINT,
-                      xycoords=("data", "axes fraction"), textcoords="offset points",
-                      path_effects=[withStroke(linewidth=2, foreground="white")])  # fmt: skip
+        axes.annotate(
+            f"trained: {length:,}",
+            (length, 0.96),
+            (aside, 0),
+            ha=side,
+            va="top",
+            fontsize=7,
+            color=FAINT,
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+        )
 
 
 def _curve(entry: Entry, x: np.ndarray, losses: Sequence[np.ndarray]) -> Curve:
@@ -121,7 +159,8 @@ def _curve(entry: Entry, x: np.ndarray, losses: Sequence[np.ndarray]) -> Curve:
 
 def _by_length(entry: Entry, lengths: Sequence[int]) -> Curve:
     found = {
-        length: np.array([losses.val_loss for losses in report.defined(entry, length).values()]) for length in lengths
+        length: np.array([losses.val_loss for losses in report.defined(entry, length).values()])
+        for length in lengths
     }
     found = {length: losses for length, losses in found.items() if len(losses)}
     return _curve(entry, np.array(list(found)), list(found.values()))
@@ -138,7 +177,9 @@ def _by_position(entry: Entry, length: int) -> Curve:
 def smooth(by_position: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the loss over bins of positions that widen with the position: their middles, and their means."""
     first, last = np.array(report.positions(length, len(by_position))).T
-    bins = np.floor(np.log2(length / last) * BINS_PER_DOUBLING)  # from the end, where the last one is whole
+    bins = np.floor(
+        np.log2(length / last) * BINS_PER_DOUBLING
+    )  # from the end, where the last one is whole
     starts = np.flatnonzero(np.diff(bins, prepend=np.inf))
     n = last - first + 1
     means = np.add.reduceat(by_position * n, starts) / np.add.reduceat(n, starts)

@@ -31,7 +31,9 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
     return positions
 
 
-def place(points: Sequence[Point], sizes: Sequence[Point], bounds: Box, clearance: float) -> list[Point]:
+def place(
+    points: Sequence[Point], sizes: Sequence[Point], bounds: Box, clearance: float
+) -> list[Point]:
     """Return each label's lower left corner: near its point, within bounds, off other labels and off all points.
 
     Labels are placed one by one, each at the nearest free place round its point, or where it covers least.
@@ -45,7 +47,9 @@ def place(points: Sequence[Point], sizes: Sequence[Point], bounds: Box, clearanc
             box = (corner[0], corner[1], corner[0] + width, corner[1] + height)
             if box[0] < bounds[0] or box[1] < bounds[1] or box[2] > bounds[2] or box[3] > bounds[3]:
                 continue
-            covered = sum(overlap(box, other) for other in taken) + sum(overlap(box, mark) for mark in marks)
+            covered = sum(overlap(box, other) for other in taken) + sum(
+                overlap(box, mark) for mark in marks
+            )
             if covered < least:
                 best, least = corner, covered
             if not covered:

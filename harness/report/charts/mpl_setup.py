@@ -15,7 +15,9 @@ from matplotlib.ticker import FuncFormatter
 DPI = 150
 INK, FAINT, GRID = "#222222", "#6b6b6b", "#e3e3e3"
 TEXT, SMALL = 9.0, 8.0  # points
-MIN_SPAN = 0.01  # nats that an axis of losses spans at least, so that rounding errors are not blown up
+MIN_SPAN = (
+    0.01  # nats that an axis of losses spans at least, so that rounding errors are not blown up
+)
 HEAD = 0.62  # inches that title and subtitle take
 STYLE: Any = {
     "font.size": TEXT,
@@ -54,22 +56,33 @@ def new_figure(width: float, height: float, title: str, subtitle: str) -> Figure
     """Return an empty figure, sides in inches, with its heading."""
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
-    figure.text(0.12 / width, 1 - 0.12 / height, title, ha="left", va="top", fontsize=11, fontweight="bold")
-    figure.text(0.12 / width, 1 - 0.36 / height, subtitle, ha="left", va="top", fontsize=SMALL, color=FAINT)
+    figure.text(
+        0.12 / width, 1 - 0.12 / height, title, ha="left", va="top", fontsize=11, fontweight="bold"
+    )
+    figure.text(
+        0.12 / width, 1 - 0.36 / height, subtitle, ha="left", va="top", fontsize=SMALL, color=FAINT
+    )
     return figure
 
 
 def add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
     """Add axes at a place in inches from the figure's upper left corner."""
     across, down = figure.get_size_inches()
-    return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
+    return figure.add_axes(
+        (left / across, 1 - (top + height) / down, width / across, height / down)
+    )
 
 
-def text_sizes(texts: Sequence[str], size: float = SMALL, weight: str = "normal") -> list[tuple[float, float]]:
+def text_sizes(
+    texts: Sequence[str], size: float = SMALL, weight: str = "normal"
+) -> list[tuple[float, float]]:
     """Return each text's width and height in inches."""
     figure = Figure(dpi=DPI)
     renderer = FigureCanvasAgg(figure).get_renderer()
-    boxes = [figure.text(0, 0, text, fontsize=size, fontweight=weight).get_window_extent(renderer) for text in texts]
+    boxes = [
+        figure.text(0, 0, text, fontsize=size, fontweight=weight).get_window_extent(renderer)
+        for text in texts
+    ]
     return [(box.width / DPI, box.height / DPI) for box in boxes]
 
 

@@ -11,7 +11,17 @@ from matplotlib.ticker import NullLocator
 from harness.analysis.dataset import Entry, Study
 from harness.analysis.metrics import PARALLELISM, under_baseline_parallelism
 from harness.report.charts.label_placement import spread
-from harness.report.charts.mpl_setup import DPI, FAINT, HEAD, SMALL, add_axes, new_figure, text_sizes, thousands, widest
+from harness.report.charts.mpl_setup import (
+    DPI,
+    FAINT,
+    HEAD,
+    SMALL,
+    add_axes,
+    new_figure,
+    text_sizes,
+    thousands,
+    widest,
+)
 from harness.report.charts.style import Look
 
 MAX_COLUMNS = 4
@@ -34,16 +44,25 @@ class End:
 
 
 def grid(
-    lines: Mapping[str, Sequence[str]], n_columns: int, title: str, subtitle: str, x_label: str, y_label: str,
+    lines: Mapping[str, Sequence[str]],
+    n_columns: int,
+    title: str,
+    subtitle: str,
+    x_label: str,
+    y_label: str,
     own_y: bool = False,
-) -> tuple[Figure, list[Axes]]:  # fmt: skip
+) -> tuple[Figure, list[Axes]]:
     """Return a figure with a panel per title and room for the names of its lines; the y axis is shared or its own."""
     left, between = (WIDE_LEFT, WIDE_LEFT) if own_y else (LEFT, BETWEEN)
     gutter = widest([name for names in lines.values() for name in names]) + LEADER + between
     height = max(PANEL_HEIGHT, max(map(len, lines.values())) * LINE_HEIGHT + 0.3)
     head = HEAD + (TITLE if any(lines) else 0.0)
     step_x, step_y = PANEL_WIDTH + gutter, height + TITLE + 0.32
-    width = max(left + n_columns * step_x - between + BETWEEN, 0.3 + widest([subtitle]), 0.3 + 1.45 * widest([title]))
+    width = max(
+        left + n_columns * step_x - between + BETWEEN,
+        0.3 + widest([subtitle]),
+        0.3 + 1.45 * widest([title]),
+    )
     n_rows = -(-len(lines) // n_columns)
     figure = new_figure(width, head + n_rows * step_y + BOTTOM - 0.44, title, subtitle)
     panels = []
@@ -65,7 +84,11 @@ def of_one_parallelism(study: Study, asked: Iterable[Entry]) -> list[Entry]:
     """Return the entries that have a line: of those that differ in the parallelism alone, the baseline's."""
     by_label = {entry.label: entry for entry in asked}
     bases = {label: under_baseline_parallelism(study, entry) for label, entry in by_label.items()}
-    return [by_label[label] for label, base in bases.items() if base is None or base.label not in by_label]
+    return [
+        by_label[label]
+        for label, base in bases.items()
+        if base is None or base.label not in by_label
+    ]
 
 
 def in_one_panel(look: Look, entries: Iterable[Entry]) -> Look:
@@ -89,8 +112,17 @@ def name_missing(axes: Axes, names: Sequence[str], what: str) -> float:
     if not names:
         return 0.0
     text = "\n".join([f"{what}:", *names]) if len(names) <= 3 else f"{what}: {len(names)} entries"
-    axes.text(0.97, 0.96, text, transform=axes.transAxes, ha="right", va="top", fontsize=7, fontstyle="italic",
-              color=FAINT)  # fmt: skip
+    axes.text(
+        0.97,
+        0.96,
+        text,
+        transform=axes.transAxes,
+        ha="right",
+        va="top",
+        fontsize=7,
+        fontstyle="italic",
+        color=FAINT,
+    )
     return 0.06 + text_sizes([text], 7.0)[0][1] * DPI / axes.bbox.height
 
 
@@ -100,13 +132,37 @@ def name_ends(axes: Axes, ends: Sequence[End], look: Look) -> None:
     at = (axes.transData - axes.transAxes).transform([(end.x, end.y) for end in ends]).clip(0, 1)
     margin = text_sizes(["Ag"])[0][1] / 2
     places = spread((at[:, 1] * height).tolist(), LINE_HEIGHT, margin, height - margin)
-    activation, tip, text = (1 + inches / PANEL_WIDTH for inches in (0.6 * LEADER, 0.9 * LEADER, LEADER + 0.05))
+    activation, tip, text = (
+        1 + inches / PANEL_WIDTH for inches in (0.6 * LEADER, 0.9 * LEADER, LEADER + 0.05)
+    )
     for end, (x, y), place in zip(ends, at, np.array(places) / height, strict=True):
         colour = look.colour(end.entry)
         if x < 0.995:
-            axes.plot([x, 1], [y, y], color=colour, linewidth=0.6, alpha=0.55, linestyle=(0, (1, 2)),
-                      transform=axes.transAxes)  # fmt: skip
-        axes.plot([1, activation, tip], [y, place, place], color=colour, linewidth=1.0, clip_on=False, markersize=4,
-                  marker=end.marker, markevery=[2], transform=axes.transAxes)  # fmt: skip
-        axes.text(text, place, look.within_panel(end.entry), fontsize=SMALL, va="center_baseline",
-                  transform=axes.transAxes)  # fmt: skip
+            axes.plot(
+                [x, 1],
+                [y, y],
+                color=colour,
+                linewidth=0.6,
+                alpha=0.55,
+                linestyle=(0, (1, 2)),
+                transform=axes.transAxes,
+            )
+        axes.plot(
+            [1, activation, tip],
+            [y, place, place],
+            color=colour,
+            linewidth=1.0,
+            clip_on=False,
+            markersize=4,
+            marker=end.marker,
+            markevery=[2],
+            transform=axes.transAxes,
+        )
+        axes.text(
+            text,
+            place,
+            look.within_panel(end.entry),
+            fontsize=SMALL,
+            va="center_baseline",
+            transform=axes.transAxes,
+        )

@@ -8,7 +8,13 @@ from harness.analysis.metrics import PARALLELISM
 
 # Okabe and Ito's palette, which people with any colour vision tell apart; the pale yellow comes last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
-DASHES: tuple[Any, ...] = ("solid", (0, (4, 1.5)), (0, (1, 1.1)), (0, (5, 1.3, 1, 1.3)), (0, (8, 2, 2, 2)))
+DASHES: tuple[Any, ...] = (
+    "solid",
+    (0, (4, 1.5)),
+    (0, (1, 1.1)),
+    (0, (5, 1.3, 1, 1.3)),
+    (0, (8, 2, 2, 2)),
+)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 LINES_PER_PANEL = 8
 SEPARATOR = " · "
@@ -52,7 +58,11 @@ class Look:
 
     def within_panel(self, entry: Entry) -> str:
         """Return what tells the entry from the others of its panel."""
-        named = [axis for axis in self.levels if len(self.levels[axis]) > 1 and axis not in self.panel_axes]
+        named = [
+            axis
+            for axis in self.levels
+            if len(self.levels[axis]) > 1 and axis not in self.panel_axes
+        ]
         return SEPARATOR.join(entry.axes[axis] for axis in named) or entry.label
 
 
@@ -63,11 +73,15 @@ def look(study: Study) -> Look:
     has panels first of all.
     """
     varying = study.varying()
-    others = sorted((axis for axis in varying if axis != PARALLELISM), key=lambda axis: -len(study.levels[axis]))
+    others = sorted(
+        (axis for axis in varying if axis != PARALLELISM), key=lambda axis: -len(study.levels[axis])
+    )
     if not others:
         return Look(study.levels, varying[0] if varying else None, None, ())
     colour, style = others[0], others[1] if len(others) > 1 else None
     crowded = style and len(study.levels[colour]) * len(study.levels[style]) > LINES_PER_PANEL
-    panels = [axis for axis in varying if axis not in (colour, style)] + ([style] if style and crowded else [])
+    panels = [axis for axis in varying if axis not in (colour, style)] + (
+        [style] if style and crowded else []
+    )
     panels.sort(key=lambda axis: (axis == PARALLELISM, varying.index(axis)))
     return Look(study.levels, colour, style, tuple(panels))

@@ -30,8 +30,13 @@ LOSS_DIGITS = 4  # what the report shows; a difference below that puts no entry 
 
 def front(results: list[Result]) -> list[bool]:
     """Tell which results are on the Pareto front of throughput and final loss."""
-    return statistics.pareto([(r.tokens_per_s.median, round(r.val_loss.mean, LOSS_DIGITS))
-                              for r in results if r.tokens_per_s and r.val_loss])  # fmt: skip
+    return statistics.pareto(
+        [
+            (r.tokens_per_s.median, round(r.val_loss.mean, LOSS_DIGITS))
+            for r in results
+            if r.tokens_per_s and r.val_loss
+        ]
+    )
 
 
 def draw(summary: Summary, look: Look) -> Figure:
@@ -42,7 +47,10 @@ def draw(summary: Summary, look: Look) -> Figure:
     height = 3.6 + 0.11 * len(results)
     subtitle = "right and down is better; ringed: beaten by no entry in both; lines: 95 % interval of the throughput"
     figure = new_figure(
-        LEFT + WIDTH + RIGHT, HEAD + height + BOTTOM, "Throughput against final validation loss", subtitle
+        LEFT + WIDTH + RIGHT,
+        HEAD + height + BOTTOM,
+        "Throughput against final validation loss",
+        subtitle,
     )
     axes = add_axes(figure, LEFT, HEAD, WIDTH, height)
     axes.set_xlabel("tokens per second")
@@ -68,12 +76,22 @@ def _point(axes: Axes, result: Result, entry: Entry, look: Look, on_front: bool)
     x, y, colour = result.tokens_per_s.median, result.val_loss.mean, look.colour(entry)
     axes.plot(result.tokens_per_s.ci95, [y, y], color=colour, linewidth=0.9, alpha=0.5)
     size, edge, edge_width = (7, "black", 1.4) if on_front else (6, "white", 0.6)
-    axes.plot([x], [y], marker=look.point_marker(entry), color=colour, markersize=size, markeredgecolor=edge,
-              markeredgewidth=edge_width, zorder=3)  # fmt: skip
+    axes.plot(
+        [x],
+        [y],
+        marker=look.point_marker(entry),
+        color=colour,
+        markersize=size,
+        markeredgecolor=edge,
+        markeredgewidth=edge_width,
+        zorder=3,
+    )
 
 
 def _front_line(axes: Axes, results: list[Result]) -> None:
-    points = sorted((r.tokens_per_s.median, r.val_loss.mean) for r in results if r.tokens_per_s and r.val_loss)
+    points = sorted(
+        (r.tokens_per_s.median, r.val_loss.mean) for r in results if r.tokens_per_s and r.val_loss
+    )
     low_x, high_y = axes.get_xlim()[0], axes.get_ylim()[1]
     xs = [low_x, *(x for x, _ in points), points[-1][0]]
     ys = [points[0][1], *(y for _, y in points), high_y]
@@ -97,8 +115,16 @@ def _name(figure: Figure, axes: Axes, results: list[Result], best: list[bool]) -
     ):
         near_x, near_y = min(max(x, left), left + width), min(max(y, bottom), bottom + height)
         if abs(near_x - x) + abs(near_y - y) > 2.5 * CLEARANCE:
-            leader = Line2D([x / across, near_x / across], [y / up, near_y / up], color=FAINT, linewidth=0.5)
+            leader = Line2D(
+                [x / across, near_x / across], [y / up, near_y / up], color=FAINT, linewidth=0.5
+            )
             figure.add_artist(leader)
-        figure.text(left / across, bottom / up, results[i].label, fontsize=SMALL, va="bottom",
-                    fontweight="bold" if best[i] else "normal",
-                    path_effects=[withStroke(linewidth=2.5, foreground="white")])  # fmt: skip
+        figure.text(
+            left / across,
+            bottom / up,
+            results[i].label,
+            fontsize=SMALL,
+            va="bottom",
+            fontweight="bold" if best[i] else "normal",
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )

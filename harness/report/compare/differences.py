@@ -18,8 +18,20 @@ from harness.report.compare.sources import Source
 from harness.results.run_data import RunData
 from harness.results.store import SCHEMA_VERSION, Json
 
-OF_MACHINE = ("host", "cpu", "cores", "memory_bytes", "gpu", "platform", "cuda", "threads")  # of env.json
-SAME_TEST = ("sha256", "tokenizer")  # of data: what must be equal for two validation losses to be of one text
+OF_MACHINE = (
+    "host",
+    "cpu",
+    "cores",
+    "memory_bytes",
+    "gpu",
+    "platform",
+    "cuda",
+    "threads",
+)  # of env.json
+SAME_TEST = (
+    "sha256",
+    "tokenizer",
+)  # of data: what must be equal for two validation losses to be of one text
 
 
 @dataclass(frozen=True)
@@ -72,17 +84,27 @@ def versus(a: Source, b: Source, created_at: str) -> Versus:
     """Compare B with A; the margins are those that B's study states."""
     matched = _matched(a.study, b.study)
     settings = _different(_settings(a.study), _settings(b.study))
-    alike = not any(f"data.{key}" in settings for key in SAME_TEST) and "model.vocab_size" not in settings
+    alike = (
+        not any(f"data.{key}" in settings for key in SAME_TEST)
+        and "model.vocab_size" not in settings
+    )
     of_a, of_b = _diverging(a.study), _diverging(b.study)
-    diverging = {label for label, (one, other) in matched.items() if one.label in of_a or other.label in of_b}
+    diverging = {
+        label for label, (one, other) in matched.items() if one.label in of_a or other.label in of_b
+    }
     sound = {label: pair for label, pair in matched.items() if label not in diverging}
-    judged = {quantity: _judge(sound if quantity == "tokens_per_s" else matched, quantity, b.study)
-              for quantity in QUESTIONS}  # fmt: skip
+    judged = {
+        quantity: _judge(sound if quantity == "tokens_per_s" else matched, quantity, b.study)
+        for quantity in QUESTIONS
+    }
     return Versus(
         a=a.label,
         b=b.label,
         created_at=created_at,
-        pairs=[_pair(label, one, other, judged, alike, label in diverging) for label, (one, other) in matched.items()],
+        pairs=[
+            _pair(label, one, other, judged, alike, label in diverging)
+            for label, (one, other) in matched.items()
+        ],
         only_a=_unmatched(a.study, [one for one, _ in matched.values()]),
         only_b=_unmatched(b.study, [other for _, other in matched.values()]),
         settings=settings,
@@ -94,23 +116,37 @@ def versus(a: Source, b: Source, created_at: str) -> Versus:
 
 def _diverging(study: Study) -> set[str]:
     """Return the labels of the entries that train another model than they say: their speed is no measure of it."""
-    return {label for label, word in equivalence.verdicts(equivalence.equivalence(study)).items() if word == DIVERGES}
+    return {
+        label
+        for label, word in equivalence.verdicts(equivalence.equivalence(study)).items()
+        if word == DIVERGES
+    }
 
 
 def _settings(study: Study) -> dict[str, Any]:
     sections = ("model", "data", "train")
-    return {f"{name}.{key}": value for name in sections for key, value in study.spec.get(name, {}).items()}
+    return {
+        f"{name}.{key}": value
+        for name in sections
+        for key, value in study.spec.get(name, {}).items()
+    }
 
 
 def _matched(a: Study, b: Study) -> dict[str, tuple[Entry, Entry]]:
     """Return the entries with the same labels; an axis that one study lacks counts as the other's baseline."""
     of_a = {_labels(entry, a, b): entry for entry in a.entries}
-    return {entry.label: (of_a[labels], entry) for entry in b.entries if (labels := _labels(entry, b, a)) in of_a}
+    return {
+        entry.label: (of_a[labels], entry)
+        for entry in b.entries
+        if (labels := _labels(entry, b, a)) in of_a
+    }
 
 
 def _labels(entry: Entry, study: Study, other: Study) -> frozenset[tuple[str, str]]:
     return frozenset(
-        (axis, label) for axis, label in entry.axes.items() if axis in other.levels or label != study.baseline.get(axis)
+        (axis, label)
+        for axis, label in entry.axes.items()
+        if axis in other.levels or label != study.baseline.get(axis)
     )
 
 
@@ -120,7 +156,9 @@ def _unmatched(study: Study, matched: list[Entry]) -> list[str]:
 
 
 def _different(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    return {key: (a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)}
+    return {
+        key: (a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)
+    }
 
 
 def _environment(study: Study) -> dict[str, Any]:
@@ -130,10 +168,14 @@ def _environment(study: Study) -> dict[str, Any]:
         for key, value in run.env.items():
             if value not in found.setdefault(key, []):
                 found[key].append(value)
-    return {key: each[0] if len(each) == 1 else sorted(map(str, each)) for key, each in found.items()}
+    return {
+        key: each[0] if len(each) == 1 else sorted(map(str, each)) for key, each in found.items()
+    }
 
 
-def _judge(matched: Mapping[str, tuple[Entry, Entry]], quantity: Quantity, study: Study) -> dict[str, Verdict]:
+def _judge(
+    matched: Mapping[str, tuple[Entry, Entry]], quantity: Quantity, study: Study
+) -> dict[str, Verdict]:
     """Judge all entries as one family; losses under another parallelism are the same question once more."""
     question, families = QUESTIONS[quantity], {}  # type: ignore[var-annotated]
     for label, (a, b) in matched.items():
@@ -151,13 +193,21 @@ def _judge(matched: Mapping[str, tuple[Entry, Entry]], quantity: Quantity, study
 
 
 def _pair(
-    label: str, a: Entry, b: Entry, judged: Mapping[Quantity, Mapping[str, Verdict]], alike: bool, diverges: bool
+    label: str,
+    a: Entry,
+    b: Entry,
+    judged: Mapping[Quantity, Mapping[str, Verdict]],
+    alike: bool,
+    diverges: bool,
 ) -> Pair:
     of_a, of_b = ({run.seed: run for run in entry.done} for entry in (a, b))
     both = [(of_a[seed], of_b[seed]) for seed in sorted(of_a.keys() & of_b.keys())]
     step_s = [(timed([one]), timed([other])) for one, other in both]
     step_s = [pair for pair in step_s if all(pair)]
-    peaks = [max(rank["peak"] for run in runs for rank in run.probes["memory"]) for runs in zip(*both, strict=True)]
+    peaks = [
+        max(rank["peak"] for run in runs for rank in run.probes["memory"])
+        for runs in zip(*both, strict=True)
+    ]
     return Pair(
         label=label,
         seeds=[one.seed for one, _ in both],
@@ -165,7 +215,9 @@ def _pair(
         val_loss=judged["val_loss"].get(label) if alike else None,
         tokens_per_s=judged["tokens_per_s"].get(label),
         peak_memory=judged["peak_memory"].get(label),
-        tokens_per_s_ratio=None if diverges else _faster([a for (a,), _ in step_s], [b for _, (b,) in step_s]),
+        tokens_per_s_ratio=None
+        if diverges
+        else _faster([a for (a,), _ in step_s], [b for _, (b,) in step_s]),
         peak_memory_ratio=peaks[1] / peaks[0] if peaks else None,
         parameters=(_measured(a, "parameters"), _measured(b, "parameters")),
         flops_per_token=(_measured(a, "flops_per_token"), _measured(b, "flops_per_token")),
@@ -182,7 +234,11 @@ def _measured(entry: Entry, key: str) -> Any:
 
 
 def _same_bits(a: RunData, b: RunData) -> bool:
-    columns = ((a.steps.loss, b.steps.loss), (a.evals.step, b.evals.step), (a.evals.val_loss, b.evals.val_loss))
+    columns = (
+        (a.steps.loss, b.steps.loss),
+        (a.evals.step, b.evals.step),
+        (a.evals.val_loss, b.evals.val_loss),
+    )
     return all(np.array_equal(one, other) for one, other in columns)
 
 

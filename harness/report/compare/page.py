@@ -14,7 +14,14 @@ from harness.report.sections.summary import WORDS
 
 def render(found: Versus) -> str:
     """Return report.md."""
-    return join(f"# {found.b} against {found.a}", *answer(found), *(text for _, _, text in sections(found))) + "\n"
+    return (
+        join(
+            f"# {found.b} against {found.a}",
+            *answer(found),
+            *(text for _, _, text in sections(found)),
+        )
+        + "\n"
+    )
 
 
 def sections(found: Versus) -> list[tuple[str, str, str]]:
@@ -22,7 +29,11 @@ def sections(found: Versus) -> list[tuple[str, str, str]]:
     wanted = (
         ("entries", "Entry by entry", _entries(found)),
         ("settings", "Settings that differ", _facts(found, found.settings)),
-        ("surroundings", "Machine, versions and commit that differ", _facts(found, found.surroundings)),
+        (
+            "surroundings",
+            "Machine, versions and commit that differ",
+            _facts(found, found.surroundings),
+        ),
         ("failures", "Ended otherwise", _statuses(found)),
         ("models", "Models that differ", _models(found)),
         ("unmatched", "Only in one", _unmatched(found)),
@@ -43,7 +54,9 @@ def answer(found: Versus) -> list[str]:
             "machines as well as the code."
         )
     if not found.losses_compare:
-        notes.append("> They were validated on other texts or tokens: their losses are not comparable.")
+        notes.append(
+            "> They were validated on other texts or tokens: their losses are not comparable."
+        )
     elif found.settings:
         notes.append("> Settings differ (see below): differences of the loss may come from these.")
     return [" ".join(filter(None, told)), *notes]
@@ -57,7 +70,11 @@ def _losses(found: Versus, both: list[Pair]) -> str:
     if not found.losses_compare:
         return text + "."
     words = _words([pair for pair in both if not pair.bitwise], "val_loss")
-    return f"{text}; of the others {words}." if words else f"{text}; a single seed gives no verdict on the others."
+    return (
+        f"{text}; of the others {words}."
+        if words
+        else f"{text}; a single seed gives no verdict on the others."
+    )
 
 
 def _of(both: list[Pair], quantity: Quantity) -> str:
@@ -70,7 +87,11 @@ def _of(both: list[Pair], quantity: Quantity) -> str:
         ratios = [pair.tokens_per_s_ratio.ratio for pair in extremes if pair.tokens_per_s_ratio]
     else:
         ratios = [pair.peak_memory_ratio for pair in extremes if pair.peak_memory_ratio]
-    return f"{name}: {words} ({min(ratios):.3f} to {max(ratios):.3f} times)." if ratios else f"{name}: {words}."
+    return (
+        f"{name}: {words} ({min(ratios):.3f} to {max(ratios):.3f} times)."
+        if ratios
+        else f"{name}: {words}."
+    )
 
 
 def _words(pairs: list[Pair], quantity: Quantity) -> str:
@@ -82,7 +103,8 @@ def _words(pairs: list[Pair], quantity: Quantity) -> str:
             labels.setdefault(verdict.word, []).append(pair.label)
     counts = Counter({word: len(of) for word, of in labels.items()})
     return ", ".join(
-        f"{counts[word]} {word}" + (f": {listing(labels[word])}" if word in ("better", "worse") else "")
+        f"{counts[word]} {word}"
+        + (f": {listing(labels[word])}" if word in ("better", "worse") else "")
         for word in WORDS
         if counts[word]
     )
@@ -109,13 +131,25 @@ def _entries(found: Versus) -> str:
     ]
     if not rows:
         return ""
-    margins = ", ".join(f"{NAMES[key]} {value:g}" for key, value in found.margins.items() if key in NAMES) or "none"  # type: ignore[index]
+    margins = (
+        ", ".join(f"{NAMES[key]} {value:g}" for key, value in found.margins.items() if key in NAMES)
+        or "none"
+    )  # type: ignore[index]
     text = (
         f"`{found.b}` against `{found.a}`, paired by seed: differences are the former minus the latter, ratios the "
         "former over the latter, intervals 95 %. Verdicts are those of a study's report, corrected (Holm) over all "
         f"entries; losses under another parallelism are the same question once more. Margins: {margins}."
     )
-    header = ["entry", "seeds", "loss", "throughput", "memory", "difference in val loss", "tokens/s ×", "peak memory ×"]
+    header = [
+        "entry",
+        "seeds",
+        "loss",
+        "throughput",
+        "memory",
+        "difference in val loss",
+        "tokens/s ×",
+        "peak memory ×",
+    ]
     return join(text, cells.table(header, rows, left=5))
 
 
@@ -133,30 +167,59 @@ def _shown(value: Any) -> str:
         return ", ".join(map(_shown, value))
     if isinstance(value, str) and re.fullmatch("[0-9a-f]{40,}", value):
         return value[:12]  # a commit, or the SHA-256 of a corpus
-    return NONE if value is None else {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    return (
+        NONE
+        if value is None
+        else {True: "yes", False: "no"}[value]
+        if isinstance(value, bool)
+        else str(value)
+    )
 
 
 def _statuses(found: Versus) -> str:
-    rows = [[pair.label, *map(_status, pair.status)] for pair in found.pairs if pair.status[0] != pair.status[1]]
+    rows = [
+        [pair.label, *map(_status, pair.status)]
+        for pair in found.pairs
+        if pair.status[0] != pair.status[1]
+    ]
     return cells.table(["entry", found.a, found.b], rows, left=3) if rows else ""
 
 
 def _status(status: str | dict[str, int]) -> str:
-    return status if isinstance(status, str) else ", ".join(f"{n} {word}" for word, n in status.items())
+    return (
+        status
+        if isinstance(status, str)
+        else ", ".join(f"{n} {word}" for word, n in status.items())
+    )
 
 
 def _models(found: Versus) -> str:
     rows = [
-        [pair.label, *(f"{n:,}" for n in pair.parameters), *(f"{n:,.0f}" for n in pair.flops_per_token)]
+        [
+            pair.label,
+            *(f"{n:,}" for n in pair.parameters),
+            *(f"{n:,.0f}" for n in pair.flops_per_token),
+        ]
         for pair in found.pairs
-        if pair.parameters[0] != pair.parameters[1] or pair.flops_per_token[0] != pair.flops_per_token[1]
+        if pair.parameters[0] != pair.parameters[1]
+        or pair.flops_per_token[0] != pair.flops_per_token[1]
     ]
-    header = ["entry", *(f"{what}, {of}" for what in ("parameters", "FLOPs per token") for of in (found.a, found.b))]
+    header = [
+        "entry",
+        *(
+            f"{what}, {of}"
+            for what in ("parameters", "FLOPs per token")
+            for of in (found.a, found.b)
+        ),
+    ]
     return cells.table(header, rows) if rows else ""
 
 
 def _unmatched(found: Versus) -> str:
     return join(
-        *(f"Only in `{name}`: {listing(labels, most=20)}." for name, labels in
-          ((found.a, found.only_a), (found.b, found.only_b)) if labels)
-    )  # fmt: skip
+        *(
+            f"Only in `{name}`: {listing(labels, most=20)}."
+            for name, labels in ((found.a, found.only_a), (found.b, found.only_b))
+            if labels
+        )
+    )

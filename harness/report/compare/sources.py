@@ -21,7 +21,9 @@ class Source:
     study: Study
 
 
-def read(first: str, second: str, store: Store, name_of: Callable[[str], str]) -> tuple[Source, Source]:
+def read(
+    first: str, second: str, store: Store, name_of: Callable[[str], str]
+) -> tuple[Source, Source]:
     """Read both sides; `name_of` turns a study's file or name into its name.
 
     Raises:
@@ -29,7 +31,9 @@ def read(first: str, second: str, store: Store, name_of: Callable[[str], str]) -
     """
     a, b = (_read(text, store, name_of) for text in (first, second))
     if a.label == b.label or _places(a) == _places(b):
-        raise UserError(f"{first} and {second} are the same runs; name another study, results folder or NAME@COMMIT")
+        raise UserError(
+            f"{first} and {second} are the same runs; name another study, results folder or NAME@COMMIT"
+        )
     return a, b
 
 
@@ -54,7 +58,11 @@ def _read(text: str, store: Store, name_of: Callable[[str], str]) -> Source:
     study = accounting.read(store, name, of_commit if commit else None)
     if commit and not study.entries:
         known = {
-            str(run.env["git_commit"])[:8] for run in accounting.read(store, name).runs if run.env.get("git_commit")
+            str(run.env["git_commit"])[:8]
+            for run in accounting.read(store, name).runs
+            if run.env.get("git_commit")
         }
-        raise UserError(f"{text}: no run of '{name}' was made at that commit; {choices(commit, known)}")
+        raise UserError(
+            f"{text}: no run of '{name}' was made at that commit; {choices(commit, known)}"
+        )
     return Source(label + (f"@{commit}" if commit else ""), study)

@@ -33,13 +33,21 @@ def render(summary: Summary, refresh_s: int | None = None) -> str:
         sections=sections.all_sections(summary, drawn),
         css=_own("page.css"),
         refresh_s=refresh_s,
-        scripts=[_own("table.js"), _plotly(), _own("charts.js"), *([_own("watch.js")] if refresh_s else [])],
+        scripts=[
+            _own("table.js"),
+            _plotly(),
+            _own("charts.js"),
+            *([_own("watch.js")] if refresh_s else []),
+        ],
     )
 
 
 def render_versus(found: Versus) -> str:
     """Return index.html of the comparison of two studies."""
-    told = [sections.section(name, title, [], text, fold=False) for name, title, text in versus_page.sections(found)]
+    told = [
+        sections.section(name, title, [], text, fold=False)
+        for name, title, text in versus_page.sections(found)
+    ]
     return _template("versus.html.j2").render(
         a=found.a,
         b=found.b,
@@ -66,4 +74,6 @@ def _own(name: str) -> Markup:
 
 
 def _plotly() -> Markup:
-    return Markup((resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8"))
+    return Markup(
+        (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+    )

@@ -50,7 +50,10 @@ def _thinned(by_step: Curve, by_time: Curve | None, n_points: int, band: bool) -
     if by_time is not None and band:
         found["time"] = style.rounded(by_time.x[keep])
     if band and len(by_step.entry.done) > 1:
-        found |= {"low": style.rounded(by_step.low[keep]), "high": style.rounded(by_step.high[keep])}
+        found |= {
+            "low": style.rounded(by_step.low[keep]),
+            "high": style.rounded(by_step.high[keep]),
+        }
     return found
 
 
@@ -60,7 +63,10 @@ def as_table(summary: Summary) -> Markup:
     if not entries:
         return Markup("<p>No run is done yet, so there are no curves.</p>")
     rows = [[entry.label, *_five(entry)] for entry in entries]
-    return to_html(cells.table(["entry", *COLUMNS], rows), "Validation loss, mean of the seeds, at five evaluations")
+    return to_html(
+        cells.table(["entry", *COLUMNS], rows),
+        "Validation loss, mean of the seeds, at five evaluations",
+    )
 
 
 def _five(entry: Entry) -> Sequence[str]:

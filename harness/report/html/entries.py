@@ -44,14 +44,28 @@ def table(summary: Summary) -> Table:
     study = summary.study
     axes = [Column(axis, False, study.levels[axis]) for axis in study.varying()]
     columns = [
-        Column("entry", False), Column("val loss"), Column("difference"), Column("verdict"), Column("tokens/s"),
-        Column("throughput"), Column("peak memory, MiB"), Column("MFU"), Column("parameters"),
-        Column("equivalence", False), Column("runs done"), *axes,
-    ]  # fmt: skip
+        Column("entry", False),
+        Column("val loss"),
+        Column("difference"),
+        Column("verdict"),
+        Column("tokens/s"),
+        Column("throughput"),
+        Column("peak memory, MiB"),
+        Column("MFU"),
+        Column("parameters"),
+        Column("equivalence", False),
+        Column("runs done"),
+        *axes,
+    ]
     compared = {comparison.label: comparison for comparison in summary.comparisons}
     bases = {comparison.against for comparison in summary.comparisons}
     rows = [
-        _row(summary, entry, compared.get(entry.label), "baseline" if entry.label in bases else cells.NONE)
+        _row(
+            summary,
+            entry,
+            compared.get(entry.label),
+            "baseline" if entry.label in bases else cells.NONE,
+        )
         for entry in study.entries
     ]
     return Table(columns, rows)
@@ -63,7 +77,9 @@ def _row(summary: Summary, entry: Entry, compared: Comparison | None, alone: str
     speed = result.tokens_per_s
     return [
         Cell(entry.label),
-        Cell(cells.mean(result.val_loss), _number(result.val_loss.mean if result.val_loss else None)),
+        Cell(
+            cells.mean(result.val_loss), _number(result.val_loss.mean if result.val_loss else None)
+        ),
         Cell(cells.difference(difference), _number(difference.mean if difference else None)),
         _verdict(summary, compared, "val_loss") if compared else Cell(alone, ""),
         Cell(report.speed(result, cells.median(speed)), _number(speed.median if speed else None)),

@@ -112,19 +112,26 @@ def _table(reader: _Reader, lines: Sequence[str]) -> Markup:
 
 
 def _cells(line: str) -> list[str]:
-    return [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line.rstrip().removesuffix("|"))]
+    return [
+        cell.strip().replace("\\|", "|")
+        for cell in re.split(r"(?<!\\)\|", line.rstrip().removesuffix("|"))
+    ]
 
 
-def _html_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], fold: bool) -> Markup:
+def _html_table(
+    caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], fold: bool
+) -> Markup:
     """Return a table that scrolls by itself, folded where it is long; the first column names the rows."""
     numeric = [all(NUMBER.match(row[i]) for row in rows) for i in range(len(header))]
     head = Markup("").join(
-        _cell("th", name or "setting", number, "col") for name, number in zip(header, numeric, strict=True)
+        _cell("th", name or "setting", number, "col")
+        for name, number in zip(header, numeric, strict=True)
     )
     body = Markup("").join(
         Markup("<tr>%s</tr>\n")
         % Markup("").join(
-            _cell("td" if i else "th", cell, numeric[i], "" if i else "row") for i, cell in enumerate(row)
+            _cell("td" if i else "th", cell, numeric[i], "" if i else "row")
+            for i, cell in enumerate(row)
         )
         for row in rows
     )
@@ -134,9 +141,15 @@ def _html_table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str
     ) % (caption, caption, head, body)
     if not fold or len(rows) <= OPEN_ROWS:
         return html
-    return Markup("<details><summary>Table of %s rows: %s</summary>%s</details>") % (f"{len(rows):,}", caption, html)
+    return Markup("<details><summary>Table of %s rows: %s</summary>%s</details>") % (
+        f"{len(rows):,}",
+        caption,
+        html,
+    )
 
 
 def _cell(tag: str, text: str, number: bool, scope: str) -> Markup:
-    attributes = (Markup(' scope="%s"') % scope if scope else Markup("")) + Markup(' class="n"' if number else "")
+    attributes = (Markup(' scope="%s"') % scope if scope else Markup("")) + Markup(
+        ' class="n"' if number else ""
+    )
     return Markup(f"<{tag}%s>%s</{tag}>") % (attributes, inline(text))

@@ -26,28 +26,44 @@ class Chart:
     figure: Json
 
 
-def chart(name: str, caption: str, data: list[Trace], x: str, y: str = "", powers: Iterable[int] = ()) -> Chart:
+def chart(
+    name: str, caption: str, data: list[Trace], x: str, y: str = "", powers: Iterable[int] = ()
+) -> Chart:
     """Return a chart with named axes; `powers` are places of an x axis in powers of two."""
     places = sorted(set(powers))
-    axis: Json = {"type": "log", "tickvals": places, "ticktext": [f"{n:,}" for n in places]} if places else {}
+    axis: Json = (
+        {"type": "log", "tickvals": places, "ticktext": [f"{n:,}" for n in places]}
+        if places
+        else {}
+    )
     layout = {"xaxis": {"title": {"text": x}} | axis, "yaxis": {"title": {"text": y}}}
     return Chart(name, caption, {"data": data, "layout": layout, "rows": 0})
 
 
-def in_rows(name: str, caption: str, data: list[Trace], x: str, names: Sequence[str], stacked: bool = False) -> Chart:
+def in_rows(
+    name: str, caption: str, data: list[Trace], x: str, names: Sequence[str], stacked: bool = False
+) -> Chart:
     """Return a chart with a named row for each place 0, 1, ... of the y axis, the first at the top."""
     layout = {
         "xaxis": {"title": {"text": x}},
-        "yaxis": {"tickvals": list(range(len(names))), "ticktext": [plain(name) for name in names], "zeroline": False,
-                  "range": [len(names) - 0.4, -0.6]},
+        "yaxis": {
+            "tickvals": list(range(len(names))),
+            "ticktext": [plain(name) for name in names],
+            "zeroline": False,
+            "range": [len(names) - 0.4, -0.6],
+        },
         "barmode": "stack" if stacked else "group",
-    }  # fmt: skip
+    }
     return Chart(name, caption, {"data": data, "layout": layout, "rows": len(names)})
 
 
 def first(items: Sequence[object], most: int, what: str) -> str:
     """Say where only the first of many are drawn."""
-    return f" The first {most} of {len(items):,} {what}; the tables have more." if len(items) > most else ""
+    return (
+        f" The first {most} of {len(items):,} {what}; the tables have more."
+        if len(items) > most
+        else ""
+    )
 
 
 def entry_line(look: Look, entry: Entry, name: str, points: list[Point]) -> Trace:
@@ -63,7 +79,13 @@ def points_and_line(name: str, points: list[Point]) -> Trace:
     """Return a line through points, with their intervals where all have one."""
     x, y = [point[0] for point in points], [point[1] for point in points]
     bounds = [point[2] for point in points if point[2]]
-    trace = {"type": "scatter", "mode": "lines+markers", "name": plain(name), "x": x, "y": rounded(y)}
+    trace = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": plain(name),
+        "x": x,
+        "y": rounded(y),
+    }
     return trace | ({"error_y": error(y, bounds)} if len(bounds) == len(y) else {})
 
 
@@ -71,4 +93,11 @@ def error(values: Sequence[float], bounds: Sequence[Bounds]) -> Json:
     """Return plotly's error bars from the ends of intervals."""
     plus = rounded(high - value for value, (_, high) in zip(values, bounds, strict=True))
     minus = rounded(value - low for value, (low, _) in zip(values, bounds, strict=True))
-    return {"type": "data", "symmetric": False, "array": plus, "arrayminus": minus, "thickness": 1.2, "width": 3}
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": plus,
+        "arrayminus": minus,
+        "thickness": 1.2,
+        "width": 3,
+    }

@@ -37,7 +37,9 @@ class Section:
 
 def opening(summary: Summary) -> Opening:
     """Return the top of the page."""
-    return Opening(inline(_question(summary)), inline(answers.in_short(summary)), to_html(page.state(summary)))
+    return Opening(
+        inline(_question(summary)), inline(answers.in_short(summary)), to_html(page.state(summary))
+    )
 
 
 def _question(summary: Summary) -> str:
@@ -56,8 +58,12 @@ def all_sections(summary: Summary, charts: Sequence[Chart]) -> list[Section]:
     wanted: tuple[tuple[str, str, list[str], str], ...] = (
         ("tradeoff", "Throughput against loss", ["tradeoff"], ""),
         ("baseline", "", ["differences"], answers.verdicts(summary, {})),
-        ("effects", "", ["effects_val_loss", "effects_tokens_per_s", "effects_peak_memory"],
-         answers.effects(summary, {})),
+        (
+            "effects",
+            "",
+            ["effects_val_loss", "effects_tokens_per_s", "effects_peak_memory"],
+            answers.effects(summary, {}),
+        ),
         ("memory", "", ["memory"], report.costs(summary, {})),
         ("traffic", "", ["traffic"], spread.traffic(summary, {})),
         ("decoding", "", ["decode_time", "decode_cache"], report.decoding(summary, {})),
@@ -72,9 +78,11 @@ def all_sections(summary: Summary, charts: Sequence[Chart]) -> list[Section]:
         ("start", "", [], appendix.start(summary, {})),
         ("settings", "", [], appendix.settings(summary, {})),
         ("again", "", [], appendix.launches(summary, {})),
-    )  # fmt: skip
-    found = [section(name, title, [drawn[key] for key in keys if key in drawn], text)
-             for name, title, keys, text in wanted]  # fmt: skip
+    )
+    found = [
+        section(name, title, [drawn[key] for key in keys if key in drawn], text)
+        for name, title, keys, text in wanted
+    ]
     return [one for one in found if one.charts or one.body]
 
 

@@ -44,4 +44,8 @@ def rounded(values: Iterable[float]) -> list[float | None]:
 def line(look: Look, entry: Entry) -> Json:
     """Return the colour, the dash and the mark of an entry's line; panels of the figures are told apart by the mark."""
     dash, marker = DASHES.index(look.dash(entry)), look.point_marker(entry)
-    return {"colour": look.colour(entry), "dash": DASH_NAMES[dash], "symbol": SYMBOLS[MARKERS.index(marker)]}
+    return {
+        "colour": look.colour(entry),
+        "dash": DASH_NAMES[dash],
+        "symbol": SYMBOLS[MARKERS.index(marker)],
+    }

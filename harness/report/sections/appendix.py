@@ -21,12 +21,17 @@ def unfinished(summary: Summary, captions: Captions) -> str:
     runs = [run for run in summary.study.runs if run.status != "done"]
     if not runs:
         return ""
-    rows = [[run.run_id, run.status, run.reason or NONE, run.message or NONE, _progress(run)] for run in runs]
+    rows = [
+        [run.run_id, run.status, run.reason or NONE, run.message or NONE, _progress(run)]
+        for run in runs
+    ]
     table = cells.table(["run", "status", "reason", "message", "steps"], rows, left=4)
     broken = [run for run in runs if run.status in ("failed", "interrupted") and run.log_tail]
     logs = [f"`{run.run_id}`:\n\n{_fenced(run.log_tail)}" for run in broken[:MAX_LOGS]]
     if len(broken) > MAX_LOGS:
-        logs.append(f"The logs of {count(len(broken) - MAX_LOGS, 'further run')} are in the results folder.")
+        logs.append(
+            f"The logs of {count(len(broken) - MAX_LOGS, 'further run')} are in the results folder."
+        )
     return join("## Not done", table, *(["Last lines of the logs:", *logs] if logs else []))
 
 
@@ -35,7 +40,10 @@ def _progress(run: RunData) -> str:
 
 
 def _fenced(lines: Iterable[str]) -> str:
-    plain = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f]", "", line)[:MAX_WIDTH] for line in lines]
+    plain = [
+        re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f]", "", line)[:MAX_WIDTH]
+        for line in lines
+    ]
     longest = max((len(ticks) for line in plain for ticks in re.findall("`+", line)), default=0)
     fence = "`" * max(3, longest + 1)
     return "\n".join([f"{fence}text", *plain, fence])
@@ -49,8 +57,14 @@ def machine(summary: Summary, captions: Captions) -> str:
     parts = ["## Machine and versions", _facts(shared)]
     if sets:
         keys = list(sets[0][0])
-        rows = [[*(_shown(key, values[key]) for key in keys), listing(entries)] for values, entries in sets]
-        parts += ["These differ between runs:", cells.table([*keys, "entries"], rows, left=len(keys) + 1)]
+        rows = [
+            [*(_shown(key, values[key]) for key in keys), listing(entries)]
+            for values, entries in sets
+        ]
+        parts += [
+            "These differ between runs:",
+            cells.table([*keys, "entries"], rows, left=len(keys) + 1),
+        ]
     return join(*parts)
 
 
@@ -58,7 +72,11 @@ def environments(runs: Iterable[RunData]) -> tuple[Json, list[tuple[Json, list[s
     """Return what all runs' environments share, and each distinct set of the rest with the entries that had it."""
     started = [run for run in runs if run.env]
     keys = list(dict.fromkeys(key for run in started for key in run.env if key != "schema_version"))
-    shared = {key: started[0].env.get(key) for key in keys if len({repr(run.env.get(key)) for run in started}) == 1}
+    shared = {
+        key: started[0].env.get(key)
+        for key in keys
+        if len({repr(run.env.get(key)) for run in started}) == 1
+    }
     sets: dict[str, tuple[Json, list[str]]] = {}
     for run in started:
         rest = {key: run.env.get(key) for key in keys if key not in shared}
@@ -70,31 +88,55 @@ def environments(runs: Iterable[RunData]) -> tuple[Json, list[tuple[Json, list[s
 
 def start(summary: Summary, captions: Captions) -> str:
     """What the runs started from, and which tensors of it each entry loaded, converted, drew afresh and dropped."""
-    started = [(entry, run.probes.get("start")) for entry in summary.study.entries for run in entry.done[:1]]
+    started = [
+        (entry, run.probes.get("start"))
+        for entry in summary.study.entries
+        for run in entry.done[:1]
+    ]
     rows = []
     for entry, found in ((entry, found) for entry, found in started if found):
         hows = Counter(found["tensors"].values())
-        converted = "; ".join(f"{n}: {how.removeprefix('converted: ')}" for how, n in hows.items() if ":" in how)
+        converted = "; ".join(
+            f"{n}: {how.removeprefix('converted: ')}" for how, n in hows.items() if ":" in how
+        )
         counts = [str(hows[how]) for how in ("loaded", "fresh")]
         origin = [found["from"], found["sha256"][:12]]
-        rows.append([entry.label, *origin, converted or NONE, ", ".join(found["dropped"]) or NONE, *counts])
+        rows.append(
+            [entry.label, *origin, converted or NONE, ", ".join(found["dropped"]) or NONE, *counts]
+        )
     if not rows:
         return ""
-    header = ["entry", "from (of the first seed)", "SHA-256", "converted", "dropped", "loaded", "fresh"]
+    header = [
+        "entry",
+        "from (of the first seed)",
+        "SHA-256",
+        "converted",
+        "dropped",
+        "loaded",
+        "fresh",
+    ]
     return join(
-        "## Start", "The runs start from a checkpoint; the numbers are of tensors.", cells.table(header, rows, left=5)
+        "## Start",
+        "The runs start from a checkpoint; the numbers are of tensors.",
+        cells.table(header, rows, left=5),
     )
 
 
 def settings(summary: Summary, captions: Captions) -> str:
     """What all entries share: model, data, training."""
     spec = summary.study.spec
-    facts = [f"**{section}**\n\n{_facts(spec[section])}" for section in ("model", "data", "train") if section in spec]
+    facts = [
+        f"**{section}**\n\n{_facts(spec[section])}"
+        for section in ("model", "data", "train")
+        if section in spec
+    ]
     return join("## Settings", *facts) if facts else ""
 
 
 def _facts(values: Mapping[str, Any]) -> str:
-    return cells.table(["", "value"], [[key, _shown(key, value)] for key, value in values.items()], left=2)
+    return cells.table(
+        ["", "value"], [[key, _shown(key, value)] for key, value in values.items()], left=2
+    )
 
 
 def _shown(key: str, value: Any) -> str:
@@ -124,4 +166,8 @@ def launches(summary: Summary, captions: Captions) -> str:
 
 
 def _command(command: str | list[str] | None) -> str:
-    return shlex.join(command) if isinstance(command, list) else command or "# the command was not recorded"
+    return (
+        shlex.join(command)
+        if isinstance(command, list)
+        else command or "# the command was not recorded"
+    )

@@ -45,7 +45,16 @@ def results(summary: Summary, captions: Captions) -> str:
     """What each entry reached and what it cost."""
     if not summary.results:
         return ""
-    header = ["entry", "runs", "val loss", "bits per byte", "tokens/s", "step, ms", "peak memory, MiB", "MFU"]
+    header = [
+        "entry",
+        "runs",
+        "val loss",
+        "bits per byte",
+        "tokens/s",
+        "step, ms",
+        "peak memory, MiB",
+        "MFU",
+    ]
     rows = [
         [
             entry.label,
@@ -62,7 +71,14 @@ def results(summary: Summary, captions: Captions) -> str:
     ]
     pictures = (picture(name, captions) for name in ("throughput_loss", "throughput"))
     note = INTERRUPTED if any(interrupted(entry) for entry in summary.study.entries) else ""
-    return join("## Results", cells.table([*header, "parameters"], rows, left=2), RULES, note, _mfu(summary), *pictures)
+    return join(
+        "## Results",
+        cells.table([*header, "parameters"], rows, left=2),
+        RULES,
+        note,
+        _mfu(summary),
+        *pictures,
+    )
 
 
 def interrupted(entry: Entry) -> str:
@@ -79,7 +95,9 @@ def runs_cell(entry: Entry) -> str:
     """Return how many runs are done, and how the others stand and why."""
     done = f"{len(entry.done)} of {len(entry.runs)} done"
     others = Counter(
-        run.status + (f" ({run.reason})" if run.reason else "") for run in entry.runs if run.status != "done"
+        run.status + (f" ({run.reason})" if run.reason else "")
+        for run in entry.runs
+        if run.status != "done"
     )
     return "; ".join([done, *(f"{n} {status}" for status, n in sorted(others.items()))])
 
@@ -92,7 +110,10 @@ def _mfu(summary: Summary) -> str:
         values += [peak["value"]] if peak["value"] else []
     if not sources:
         return ""
-    known = [f"{_range(values)} ({source})" if values else f"unknown ({source})" for source, values in sources.items()]
+    known = [
+        f"{_range(values)} ({source})" if values else f"unknown ({source})"
+        for source, values in sources.items()
+    ]
     formula = "MFU = FLOPs per token × tokens per second ÷ peak FLOP/s of all the run's devices"
     return f"{formula}; peak: {'; '.join(known)}."
 
@@ -105,7 +126,9 @@ def _range(values: list[float]) -> str:
 def equivalence(summary: Summary, captions: Captions) -> str:
     """Whether each parallelism trains the same model, and so whether its speed counts."""
     study = summary.study
-    if len(study.levels.get(PARALLELISM, ())) < 2 and all(world_size(entry) == 1 for entry in study.entries):
+    if len(study.levels.get(PARALLELISM, ())) < 2 and all(
+        world_size(entry) == 1 for entry in study.entries
+    ):
         return ""
     title = "## Does the parallelism change the result?"
     grouped: dict[str, list[Equivalence]] = {}
@@ -113,7 +136,14 @@ def equivalence(summary: Summary, captions: Captions) -> str:
         grouped.setdefault(row.label, []).append(row)
     if not grouped:
         return join(title, "No two runs that differ in the parallelism alone are done yet.")
-    header = ["entry", "against", "seeds", "verdict", f"loss, first {N_FIRST}", f"gradient norm, first {N_FIRST}"]
+    header = [
+        "entry",
+        "against",
+        "seeds",
+        "verdict",
+        f"loss, first {N_FIRST}",
+        f"gradient norm, first {N_FIRST}",
+    ]
     rows = [
         [
             label,
@@ -193,7 +223,13 @@ def lengths(summary: Summary, captions: Captions) -> str:
     )
     against = "The same less the baseline's, paired by seed, where both are defined, with the 95 % t interval:"
     pictures = (picture(name, captions) for name in ("length_loss", "position_loss"))
-    parts = (text, losses, _undefined(asked), *((against, differences) if compared else ()), *pictures)
+    parts = (
+        text,
+        losses,
+        _undefined(asked),
+        *((against, differences) if compared else ()),
+        *pictures,
+    )
     return join("## Longer and shorter sequences", *parts)
 
 
@@ -203,8 +239,14 @@ def _by_length(found: list[tuple[str, int, str]], trained: int) -> str:
     rows: dict[str, dict[int, str]] = {}
     for label, length, cell in found:
         rows.setdefault(label, {})[length] = cell
-    header = ["entry", *(f"{length:,}" + (" (trained)" if length == trained else "") for length in columns)]
-    return cells.table(header, [[label, *(row.get(length, NONE) for length in columns)] for label, row in rows.items()])
+    header = [
+        "entry",
+        *(f"{length:,}" + (" (trained)" if length == trained else "") for length in columns),
+    ]
+    return cells.table(
+        header,
+        [[label, *(row.get(length, NONE) for length in columns)] for label, row in rows.items()],
+    )
 
 
 def _loss_cell(at: LengthLoss) -> str:
@@ -218,7 +260,10 @@ def _undefined(asked: list[tuple[str, LengthLoss]]) -> str:
     for label, at in asked:
         if at.reason and label not in labels.setdefault(at.reason, []):
             labels[at.reason].append(label)
-    return "\n".join(f"- Not defined, {cells.escape(reason)}: {cells.listing(of)}." for reason, of in labels.items())
+    return "\n".join(
+        f"- Not defined, {cells.escape(reason)}: {cells.listing(of)}."
+        for reason, of in labels.items()
+    )
 
 
 def costs(summary: Summary, captions: Captions) -> str:
@@ -235,7 +280,12 @@ def costs(summary: Summary, captions: Captions) -> str:
         "are counted from the tensors, and the resident peak, which holds the whole process, stands beside it."
     )
     return join(
-        "## Memory", text, cells.table(header, rows), *predicted, picture("memory", captions), _arithmetic(summary)
+        "## Memory",
+        text,
+        cells.table(header, rows),
+        *predicted,
+        picture("memory", captions),
+        _arithmetic(summary),
     )
 
 
@@ -250,7 +300,14 @@ def _predicted(summary: Summary) -> list[str]:
     )
     names = list(next(iter(found.values())).predicted)
     rows = [
-        [label, *(cell for name in names for cell in (mib(held.predicted[name]), signed_percent(held.deviation[name])))]
+        [
+            label,
+            *(
+                cell
+                for name in names
+                for cell in (mib(held.predicted[name]), signed_percent(held.deviation[name]))
+            ),
+        ]
         for label, held in found.items()
     ]
     off = [label for label, held in found.items() if any(map(beyond, held.deviation.values()))]
@@ -259,15 +316,28 @@ def _predicted(summary: Summary) -> list[str]:
 
 
 def _arithmetic(summary: Summary) -> str:
-    header = ["entry", "attention kernels", "FLOPs per token, by formula", "as counted", "counted ÷ formula"]
+    header = [
+        "entry",
+        "attention kernels",
+        "FLOPs per token, by formula",
+        "as counted",
+        "counted ÷ formula",
+    ]
     rows = []
     for entry in (entry for entry in summary.study.entries if entry.done):
         probes = entry.done[0].probes
         formula, counted = probes["flops_per_token"], probes.get("flops_per_token_counted")
-        kernels = sorted({kernel for run in entry.done for kernel in run.probes.get("attention_kernels") or ()})
+        kernels = sorted(
+            {kernel for run in entry.done for kernel in run.probes.get("attention_kernels") or ()}
+        )
         numbers = [f"{formula:.4g}", f"{counted:.4g}" if counted else NONE]
         rows.append(
-            [entry.label, ", ".join(kernels) or NONE, *numbers, f"{counted / formula:.3f}" if counted else NONE]
+            [
+                entry.label,
+                ", ".join(kernels) or NONE,
+                *numbers,
+                f"{counted / formula:.3f}" if counted else NONE,
+            ]
         )
     text = (
         "The formula counts what the variant needs, the counter what was executed: a ratio above 1 is work that the "
@@ -278,7 +348,15 @@ def _arithmetic(summary: Summary) -> str:
 
 def decoding(summary: Summary, captions: Captions) -> str:
     """What prefill and decoding take, and the size of the cache, where the study asked for it."""
-    header = ["entry", "seeds", "batch", "context", "prefill, tokens/s", "decode, ms per token", "decode, tokens/s"]
+    header = [
+        "entry",
+        "seeds",
+        "batch",
+        "context",
+        "prefill, tokens/s",
+        "decode, ms per token",
+        "decode, tokens/s",
+    ]
     rows = [
         [
             label,
@@ -308,7 +386,12 @@ def decoding(summary: Summary, captions: Captions) -> str:
             "differ in it alone measure the same."
         )
     pictures = (picture(name, captions) for name in ("decode_time", "decode_cache"))
-    return join("## Decoding", text, cells.table([*header, "tokens/s ×", "cache, MiB"], rows, left=2), *pictures)
+    return join(
+        "## Decoding",
+        text,
+        cells.table([*header, "tokens/s ×", "cache, MiB"], rows, left=2),
+        *pictures,
+    )
 
 
 def _seeds_cell(found: Decoding) -> str:

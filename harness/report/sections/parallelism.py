@@ -6,7 +6,17 @@ from collections.abc import Iterable
 from harness.analysis.step_breakdown import TOLERANCE
 from harness.analysis.summary import Summary
 from harness.report import formatting as cells
-from harness.report.formatting import MIB, NO_SPEED, NONE, figures, join, median, percent, picture, ratio
+from harness.report.formatting import (
+    MIB,
+    NO_SPEED,
+    NONE,
+    figures,
+    join,
+    median,
+    percent,
+    picture,
+    ratio,
+)
 from harness.results.run_data import PHASES
 
 Captions = dict[str, str]
@@ -20,7 +30,9 @@ def phases(summary: Summary, captions: Captions) -> str:
             rows.append([label, *[NO_SPEED] * (len(PHASES) + 2)])
         elif found:
             times = [_ms(seconds) for seconds in found.by_name.values()]
-            waits = dict.fromkeys(_ms(of(found.waiting_by_rank_s, default=None)) for of in (min, max))
+            waits = dict.fromkeys(
+                _ms(of(found.waiting_by_rank_s, default=None)) for of in (min, max)
+            )
             rows.append([label, *times, percent(found.waiting_share), " to ".join(waits)])
     if not any(summary.phases.values()):
         return ""
@@ -31,7 +43,9 @@ def phases(summary: Summary, captions: Captions) -> str:
         "of it. On CUDA, where the device's queue waits and no thread, it is not known, and a phase holds its waits."
     )
     header = ["entry", *PHASES, "waiting, share", "waiting, by rank"]
-    return join("## Where the time goes", text, cells.table(header, rows), picture("phases", captions))
+    return join(
+        "## Where the time goes", text, cells.table(header, rows), picture("phases", captions)
+    )
 
 
 def traffic(summary: Summary, captions: Captions) -> str:
@@ -40,9 +54,14 @@ def traffic(summary: Summary, captions: Captions) -> str:
     for label, found in summary.traffic.items():
         if found and (found.collectives or found.predicted_bytes):
             calls = [
-                f"{name} {int(of['calls']):,} × ({_mib(of['payload_bytes'])})" for name, of in found.collectives.items()
+                f"{name} {int(of['calls']):,} × ({_mib(of['payload_bytes'])})"
+                for name, of in found.collectives.items()
             ]
-            numbers = [_mib(found.sent_bytes), _mib(found.predicted_bytes), signed_percent(found.deviation)]
+            numbers = [
+                _mib(found.sent_bytes),
+                _mib(found.predicted_bytes),
+                signed_percent(found.deviation),
+            ]
             rows.append([label, ", ".join(calls) or NONE, *numbers])
     if not rows:
         return ""
@@ -53,8 +72,16 @@ def traffic(summary: Summary, captions: Captions) -> str:
         "the parallelism's own formula, from the parameters' sizes alone."
     )
     off = [label for label, found in summary.traffic.items() if found and beyond(found.deviation)]
-    header = ["entry", "collectives (payload, MiB)", "sent per rank, MiB", "predicted, MiB", "deviation"]
-    return join("## Traffic", text, cells.table(header, rows, left=2), deviates(off, "send other amounts"))
+    header = [
+        "entry",
+        "collectives (payload, MiB)",
+        "sent per rank, MiB",
+        "predicted, MiB",
+        "deviation",
+    ]
+    return join(
+        "## Traffic", text, cells.table(header, rows, left=2), deviates(off, "send other amounts")
+    )
 
 
 def scaling(summary: Summary, captions: Captions) -> str:

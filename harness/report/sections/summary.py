@@ -9,7 +9,17 @@ from harness.analysis.metrics import PARALLELISM, Comparison
 from harness.analysis.significance import MANY, Verdict, Word
 from harness.analysis.summary import Summary
 from harness.report import formatting as cells
-from harness.report.formatting import NO_SPEED, NONE, count, difference, join, listing, mean, ratio, signed
+from harness.report.formatting import (
+    NO_SPEED,
+    NONE,
+    count,
+    difference,
+    join,
+    listing,
+    mean,
+    ratio,
+    signed,
+)
 
 Captions = dict[str, str]  # of the figures that were drawn, by name
 WORDS: tuple[Word, ...] = ("better", "worse", "equivalent", "unresolved")
@@ -26,7 +36,9 @@ def in_short(summary: Summary) -> str:
     if not summary.comparisons:
         return ""
     judged = summary.judgements["val_loss"].entries
-    alone = {c.label for c in summary.comparisons if PARALLELISM not in c.differs}  # the others repeat them
+    alone = {
+        c.label for c in summary.comparisons if PARALLELISM not in c.differs
+    }  # the others repeat them
     judged = {label: verdict for label, verdict in judged.items() if label in alone or not alone}
     if all(verdict.word is None for verdict in judged.values()):
         return (
@@ -34,7 +46,9 @@ def in_short(summary: Summary) -> str:
             "several. Give the study more `seeds`."
         )
     parts = [
-        f"{word}: {listing(labels)}" for word in WORDS if (labels := [k for k, v in judged.items() if v.word == word])
+        f"{word}: {listing(labels)}"
+        for word in WORDS
+        if (labels := [k for k, v in judged.items() if v.word == word])
     ]
     against = listing(list(dict.fromkeys(c.against for c in summary.comparisons)))
     text = f"Validation loss against {against}: {'; '.join(parts)}.{_most(summary, judged)}"
@@ -61,14 +75,18 @@ def _most(summary: Summary, judged: dict[str, Verdict]) -> str:
     interval = judged[best].difference.ci95
     bounds = f" [{-interval[1]:.4f}, {-interval[0]:.4f}]" if interval else ""
     costs = (
-        [] if compared.tokens_per_s_ratio is None else [f"{ratio(compared.tokens_per_s_ratio)} times the throughput"]
+        []
+        if compared.tokens_per_s_ratio is None
+        else [f"{ratio(compared.tokens_per_s_ratio)} times the throughput"]
     )
     if compared.peak_memory_ratio is not None:
         costs.append(f"{ratio(compared.peak_memory_ratio)} times the peak memory")
     text = f" Most is gained by `{best}`: {gains[best]:.4f}{bounds} nats per token"
     text += f", at {' and '.join(costs)}" if costs else ""
     saved = next((one.tokens for one in summary.savings if one.label == best), None)
-    return text + (f"; it gets as low as the baseline in {saved:.2f} times fewer tokens." if saved else ".")
+    return text + (
+        f"; it gets as low as the baseline in {saved:.2f} times fewer tokens." if saved else "."
+    )
 
 
 def verdicts(summary: Summary, captions: Captions) -> str:
@@ -77,8 +95,12 @@ def verdicts(summary: Summary, captions: Captions) -> str:
     if not study.entries:
         return ""
     if not found:
-        baseline = ", ".join(f"{axis} {label}" for axis, label in study.baseline.items()) or "none stated"
-        return join("## Against the baseline", f"No entry has a baseline beside it (baseline: {baseline}).")
+        baseline = (
+            ", ".join(f"{axis} {label}" for axis, label in study.baseline.items()) or "none stated"
+        )
+        return join(
+            "## Against the baseline", f"No entry has a baseline beside it (baseline: {baseline})."
+        )
     loss = summary.judgements["val_loss"].entries
     header = [
         "entry",
@@ -159,7 +181,10 @@ def _costs(summary: Summary) -> str:
         f"seed by seed, as above (margins: throughput {_margin(summary, 'tokens_per_s')}, memory "
         f"{_margin(summary, 'peak_memory')})."
     )
-    return join(text, cells.table(["entry", "throughput", "memory", "tokens/s ×", "peak memory ×"], rows, left=3))
+    return join(
+        text,
+        cells.table(["entry", "throughput", "memory", "tokens/s ×", "peak memory ×"], rows, left=3),
+    )
 
 
 def effects(summary: Summary, captions: Captions) -> str:
@@ -196,14 +221,18 @@ def _effects(judged: Judgement) -> str:
     ]
     unit = "nats per token" if judged.quantity == "val_loss" else "%"
     design = judged.design
-    noise = "" if design.noise is None else f", noise of a run {_change(design.noise, judged.quantity)}"
+    noise = (
+        "" if design.noise is None else f", noise of a run {_change(design.noise, judged.quantity)}"
+    )
     title = (
         f"**{NAMES[judged.quantity].capitalize()}** ({unit}), from {count(design.n_runs, 'run')} with "
         f"{design.degrees_of_freedom} degrees of freedom{noise}:"
     )
     missing = ", ".join(" × ".join(cell) for cell in design.missing[:6])
     gaps = f"No runs of {missing}: effects that need them are left open." if missing else ""
-    return join(title, cells.table(["effect", "kind", "verdict", "change", "p (Holm)"], rows, left=3), gaps)
+    return join(
+        title, cells.table(["effect", "kind", "verdict", "change", "p (Holm)"], rows, left=3), gaps
+    )
 
 
 def _estimate(level: Level, quantity: Quantity) -> str:
@@ -257,14 +286,19 @@ def rankings(summary: Summary, captions: Captions) -> str:
         )
         + "Entries that differ in the parallelism alone learn the same from the same tokens: they stand here by time."
     )
-    return join("## At equal budgets", text, _leaders(found), cells.table(header, rows), _savings(summary))
+    return join(
+        "## At equal budgets", text, _leaders(found), cells.table(header, rows), _savings(summary)
+    )
 
 
 def _leaders(found: list[Ranking]) -> str:
     leaders = budgets.disagreements(found)
     if len(leaders) == 1:
         return f"All of them are led by `{next(iter(leaders))}`."
-    told = "; ".join(f"`{label}` at {', '.join(BUDGETS[kind] for kind in kinds)}" for label, kinds in leaders.items())
+    told = "; ".join(
+        f"`{label}` at {', '.join(BUDGETS[kind] for kind in kinds)}"
+        for label, kinds in leaders.items()
+    )
     return f"**They disagree on who leads:** {told}."
 
 
@@ -289,10 +323,16 @@ def _savings(summary: Summary) -> str:
         "What it takes to reach the loss that the baseline ends with: 1.12 is 1.12 times fewer tokens, or less time, "
         "than the baseline's; geometric means over the seeds that get there, with 95 % t intervals."
     )
-    return join(text, cells.table(["entry", "seeds that reach it", "tokens ÷", "training time ÷"], rows))
+    return join(
+        text, cells.table(["entry", "seeds that reach it", "tokens ÷", "training time ÷"], rows)
+    )
 
 
-SOURCES = {"init": "first values", "data": "order of the data", "rest": "both together, and what never repeats"}
+SOURCES = {
+    "init": "first values",
+    "data": "order of the data",
+    "rest": "both together, and what never repeats",
+}
 
 
 def variance(summary: Summary, captions: Captions) -> str:
@@ -320,7 +360,9 @@ def variance(summary: Summary, captions: Captions) -> str:
         for name, part in (("init", found.init), ("data", found.data), ("rest", found.rest))
     ]
     header = ["noise of", "source", "share", "standard deviation", "entries", "seeds"]
-    table = cells.table(header, rows, left=2) if rows else "No entry has every pair of seeds done yet."
+    table = (
+        cells.table(header, rows, left=2) if rows else "No entry has every pair of seeds done yet."
+    )
     return join("## Where the noise comes from", text, table)
 
 
