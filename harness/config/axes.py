@@ -11,7 +11,7 @@ from pydantic import ValidationError, create_model
 
 from harness.config.study_file import Element, Rule, describe
 from harness.errors import Problem, UserError, choices
-from harness.results.records import Section, VariantChoice
+from harness.results.records import StrictModel, VariantChoice
 from variants import registry as catalogue
 from variants.base import AXES, ModelShape
 
@@ -193,13 +193,13 @@ def same(one: VariantChoice, other: VariantChoice) -> bool:
 
 
 @cache
-def _options_model(options: type) -> type[Section]:
+def _options_model(options: type) -> type[StrictModel]:
     types = get_type_hints(options)
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(options):
         default = ... if field.default is dataclasses.MISSING else field.default
         fields[field.name] = (types[field.name], default)
-    return create_model(options.__qualname__, __base__=Section, **fields)
+    return create_model(options.__qualname__, __base__=StrictModel, **fields)
 
 
 def _label(name: str, given: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.model.precision import dtype_of
 from harness.probes.activations import Activations
-from harness.results.records import Expected, ResolvedModel, Train, VariantChoice
+from harness.results.records import PredictedCost, ResolvedModel, TrainSettings, VariantChoice
 from harness.training.optimizer import predicted_bytes
 from variants.base import ModelShape
 
@@ -29,13 +29,15 @@ class Cost:
 class Costs:
     """Asks each model once, however many seeds and parallelisms share it."""
 
-    def __init__(self, model: ResolvedModel, train: Train, variant_paths: list[str]) -> None:
+    def __init__(
+        self, model: ResolvedModel, train: TrainSettings, variant_paths: list[str]
+    ) -> None:
         self._shape = ModelShape(**model.model_dump())
         self._dtype = dtype_of(train.precision)
         self._paths = variant_paths
         self._known: dict[object, Cost] = {}
 
-    def of(self, axes: Mapping[str, VariantChoice], micro_batch: int) -> Expected:
+    def of(self, axes: Mapping[str, VariantChoice], micro_batch: int) -> PredictedCost:
         """Return parameters, FLOPs per token, and the memory of one rank with all that it holds in a step, in bytes."""
         parts = ModelBuilder(self._shape, axes, self._paths)
         parallelism = parts.parallelism()
@@ -46,7 +48,7 @@ class Costs:
         shares = parallelism.shares(cost.model)
         gathered = 4 * cost.parameters * shares["gathered"]
         held = sum(predicted_bytes(cost.parameters, shares).values()) + gathered
-        return Expected(
+        return PredictedCost(
             parameters=cost.parameters,
             flops_per_token=cost.flops_per_token,
             memory_bytes=None if cost.activation_bytes is None else held + cost.activation_bytes,

@@ -20,15 +20,15 @@ from harness.data.corpus import Corpus, prepare
 from harness.errors import Problem, UserError
 from harness.model.builder import ModelBuilder
 from harness.results.records import (
-    Expected,
-    Margin,
-    Place,
-    Probes,
+    EquivalenceMargin,
+    InitSource,
+    LaunchSpec,
+    PredictedCost,
+    ProbeSettings,
     ResolvedData,
     ResolvedModel,
     RunSpec,
-    Start,
-    Train,
+    TrainSettings,
     VariantChoice,
 )
 from harness.results.store import SCHEMA_VERSION
@@ -51,7 +51,7 @@ class Study:
     all_run_ids: set[str]
     excluded: list[tuple[str, str]]  # entry id and reason
     note: str | None  # about the corpus
-    margin: Margin
+    margin: EquivalenceMargin
 
 
 def load(
@@ -235,7 +235,11 @@ def _same_entry(one: Entry, other: Entry) -> bool:
 
 
 def _token_problems(
-    place: str, entries: Sequence[Entry], train: Train, seq_len: int, variant_paths: Sequence[str]
+    place: str,
+    entries: Sequence[Entry],
+    train: TrainSettings,
+    seq_len: int,
+    variant_paths: Sequence[str],
 ) -> Iterable[Problem]:
     """Tokens per step fill whole sequences, which divide over each entry's ranks and into micro-batches."""
     total, unit = train.tokens_per_step, seq_len
@@ -268,7 +272,7 @@ def _token_problems(
             yield Problem(f"{place}: train.micro_batch", f"{error} ({choice.label})")
 
 
-def resolved_device(train: Train) -> Literal["cpu", "cuda"]:
+def resolved_device(train: TrainSettings) -> Literal["cpu", "cuda"]:
     """Return where the runs take place: `auto` is a GPU where there is one."""
     if train.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -347,7 +351,7 @@ class _Maker:
         corpus: Corpus,
         variant_paths: list[str],
         baseline: Entry,
-        train: Train,
+        train: TrainSettings,
         source: start.Source | None = None,
         name: str = "",
     ) -> None:
@@ -365,7 +369,7 @@ class _Maker:
         self._checkpoint, self._source, begins = None, None, None
         if isinstance(source, start.Checkpoint):
             begins = source.weights.sha256
-            self._checkpoint = Start(sha256=begins, folder=str(source.folder))
+            self._checkpoint = InitSource(sha256=begins, folder=str(source.folder))
         elif source is not None:
             self._source = _Maker(
                 _for_others(file), corpus, variant_paths, baseline, source.train, name=SOURCE
@@ -383,7 +387,7 @@ class _Maker:
                 "init": begins,
             }
         )
-        self._known: dict[str, tuple[Expected, int]] = {}
+        self._known: dict[str, tuple[PredictedCost, int]] = {}
 
     def content(self, entry: Entry) -> str:
         """Return the hash of all that decides what the runs of an entry compute, but for the seed."""
@@ -409,9 +413,9 @@ class _Maker:
         """Return the run of a seed that the others start from, if they do."""
         return [self._source.run(self._source_entry, seed)] if self._source else []
 
-    def _start(self, seed: int) -> Start | None:
+    def _start(self, seed: int) -> InitSource | None:
         return (
-            Start(run_id=self._source.run_id(self._source_entry, seed))
+            InitSource(run_id=self._source.run_id(self._source_entry, seed))
             if self._source
             else self._checkpoint
         )
@@ -442,7 +446,7 @@ class _Maker:
             train=self._train,
             init=self._start(seed),
             probes=file.probes,
-            launch=Place(
+            launch=LaunchSpec(
                 world_size=nproc,
                 **file.launch.model_dump(),
                 variant_paths=self._paths,
@@ -458,7 +462,7 @@ def _for_others(file: reader.StudyFile) -> reader.StudyFile:
     """Return the study as the run takes it that others start from: it keeps its weights, and measures nothing more."""
     keep = "weights" if file.launch.keep == "nothing" else file.launch.keep
     return file.model_copy(
-        update={"probes": Probes(), "launch": file.launch.model_copy(update={"keep": keep})},
+        update={"probes": ProbeSettings(), "launch": file.launch.model_copy(update={"keep": keep})},
     )
 
 

@@ -9,7 +9,17 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from harness.errors import Problem, UserError, choices
-from harness.results.records import Data, Init, Launch, Margin, Model, Probes, Section, Seed, Train
+from harness.results.records import (
+    DataSettings,
+    EquivalenceMargin,
+    InitSettings,
+    LaunchSettings,
+    ModelSettings,
+    ProbeSettings,
+    Seed,
+    StrictModel,
+    TrainSettings,
+)
 
 Element = (
     str | dict[str, Any]
@@ -25,7 +35,7 @@ def _both(names: list[str]) -> list[str]:
     return names
 
 
-class Header(Section):
+class Header(StrictModel):
     """What the study is called, which seeds it pairs, what it compares with, and where the user's own variants lie.
 
     `match` gives all entries the baseline's number of parameters, or of FLOPs per token, by the width of their MLPs.
@@ -38,20 +48,20 @@ class Header(Section):
     baseline: dict[str, str] = {}
     variant_paths: list[str] = []
     match: Literal["parameters", "flops"] | None = None
-    margin: Margin = Margin()
+    margin: EquivalenceMargin = EquivalenceMargin()
     vary: Annotated[list[Literal["init", "data"]], AfterValidator(_both)] = []
 
 
-class StudyFile(Section):
+class StudyFile(StrictModel):
     """A study file as it stands; `matrix` makes entries of it."""
 
     study: Header
-    model: Model
-    data: Data
-    train: Train
-    init: Init | None = None
-    launch: Launch = Launch()
-    probes: Probes = Probes()
+    model: ModelSettings
+    data: DataSettings
+    train: TrainSettings
+    init: InitSettings | None = None
+    launch: LaunchSettings = LaunchSettings()
+    probes: ProbeSettings = ProbeSettings()
     axes: dict[str, Annotated[list[Element], Field(min_length=1)]] = {}
     exclude: list[Rule] = []
     include: list[Rule] = []

@@ -16,7 +16,7 @@ from harness.errors import Problem, UserError, choices
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import IncompatibleWeightsError, initial_tensors
 from harness.model.weights import Weights, load
-from harness.results.records import Init, Train
+from harness.results.records import InitSettings, TrainSettings
 from variants import registry as catalogue
 from variants.base import AXES, ModelShape
 
@@ -38,13 +38,15 @@ class SourceRun:
     """A run of the study's own that others start from, one for each seed: its choices, and how it is trained."""
 
     entry: Entry
-    train: Train
+    train: TrainSettings
 
 
 Source = Checkpoint | SourceRun
 
 
-def read(init: Init, axes: Axes, baseline: Entry, train: Train, beside: Path) -> Source | None:
+def read(
+    init: InitSettings, axes: Axes, baseline: Entry, train: TrainSettings, beside: Path
+) -> Source | None:
     """Return what `[init]` names, or None where it states a problem, which `axes` then holds."""
     if isinstance(init.start, str):
         try:
@@ -72,14 +74,14 @@ def read(init: Init, axes: Axes, baseline: Entry, train: Train, beside: Path) ->
     return None if trained is None or len(axes.problems) > n_before else SourceRun(entry, trained)
 
 
-def _changed(train: Train, changes: Any, axes: Axes) -> Train | None:
+def _changed(train: TrainSettings, changes: Any, axes: Axes) -> TrainSettings | None:
     if not isinstance(changes, dict):
         axes.complain(f"{KEY}.run.train", f"{changes!r}: must be a table, e.g. {{ steps = 500 }}")
         return None
     try:
-        return Train.model_validate(train.model_dump() | changes)
+        return TrainSettings.model_validate(train.model_dump() | changes)
     except ValidationError as error:
-        for key, message in describe(error, Train):
+        for key, message in describe(error, TrainSettings):
             axes.complain(f"{KEY}.run.train.{key}", message)
         return None
 

@@ -16,7 +16,7 @@ import pooch
 from harness.data import synthetic
 from harness.data.tokenizers import Tokenizer
 from harness.errors import Problem, UserError
-from harness.results.records import Data, TokenSlice
+from harness.results.records import DataSettings, TokenSlice
 from harness.results.store import StoreError, read_json, write_bytes, write_json
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
@@ -56,7 +56,7 @@ def cache() -> Path:
     return Path(os.environ.get("ABLATIONS_CACHE") or pooch.os_cache("ablations"))
 
 
-def prepare(data: Data, folder: Path, place: str) -> Corpus:
+def prepare(data: DataSettings, folder: Path, place: str) -> Corpus:
     """Find the corpus (paths are relative to `folder`), tokenise it unless that has been done, and tell where it lies.
 
     Raises:

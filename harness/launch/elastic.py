@@ -22,7 +22,7 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from harness.results.records import Place
+from harness.results.records import LaunchSpec
 from harness.results.store import Run
 
 WORKER = "harness.training.main"  # named, never imported here
@@ -55,7 +55,7 @@ def start_fork_server() -> None:
     forkserver.ensure_running()
 
 
-def start(run: Run, place: Place) -> None:
+def start(run: Run, place: LaunchSpec) -> None:
     """Run one entry to its end, whatever that is; the run's status tells it.
 
     Raises:
@@ -105,7 +105,7 @@ def start(run: Run, place: Place) -> None:
 
 
 @contextlib.contextmanager
-def _limits(run: Run, place: Place) -> Iterator[None]:
+def _limits(run: Run, place: LaunchSpec) -> Iterator[None]:
     """Interrupt the body when the run takes too long, or when its files show no sign of life for too long."""
     limits = [
         seconds for seconds in (place.timeout_s, place.stall_timeout_s) if seconds is not None

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from harness.launch.progress import ProgressReporter
-from harness.results.records import Place, RunSpec
+from harness.results.records import LaunchSpec, RunSpec
 from harness.results.store import Run, Store
 
 LOG_LINES = 12  # of a failed run's log, shown at once
 
-Start = Callable[[Run, Place], None]
+Start = Callable[[Run, LaunchSpec], None]
 
 
 @dataclass(frozen=True)

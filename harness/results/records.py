@@ -10,13 +10,13 @@ Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=1_000_000)]
 
 
-class Section(BaseModel):
+class StrictModel(BaseModel):
     """A table of the study file: unknown keys and wrong types are refused, nothing changes after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Model(Section):
+class ModelSettings(StrictModel):
     """The shape of the GPT-2 that all entries share."""
 
     n_layer: Positive
@@ -26,7 +26,7 @@ class Model(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
-class Data(Section):
+class DataSettings(StrictModel):
     """The text: `tinyshakespeare`, `synthetic`, or a path to a UTF-8 text file or to `.bin` token shards.
 
     `fallback_corpus` stands in where `corpus` cannot be had.
@@ -37,7 +37,7 @@ class Data(Section):
     fallback_corpus: str | None = None
 
 
-class Train(Section):
+class TrainSettings(StrictModel):
     """How every entry is trained and evaluated. `tokens_per_step` is global; `micro_batch` caps a rank's sequences."""
 
     steps: Positive
@@ -58,7 +58,7 @@ class Train(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
-class Launch(Section):
+class LaunchSettings(StrictModel):
     """How a run is started and what is kept of it; says nothing of what it computes and is no part of its hash.
 
     Checkpoints are written every `checkpoint_every` steps (None: at each evaluation); of the newest and the best by
@@ -77,7 +77,7 @@ def _distinct(values: list[int]) -> list[int]:
     return list(dict.fromkeys(values))
 
 
-class DecodeProbe(Section):
+class DecodeProbeSettings(StrictModel):
     """Decoding is measured for each number of sequences at once with each number of positions in the cache."""
 
     batch: Annotated[list[Positive], Field(min_length=1), AfterValidator(_distinct)]
@@ -86,14 +86,14 @@ class DecodeProbe(Section):
     ]
 
 
-class Probes(Section):
+class ProbeSettings(StrictModel):
     """What is measured after training, beyond what every run measures: decoding, and the loss at other lengths."""
 
-    decode: DecodeProbe | None = None
+    decode: DecodeProbeSettings | None = None
     lengths: Annotated[list[Positive], Field(min_length=1), AfterValidator(_distinct)] | None = None
 
 
-class Init(Section):
+class InitSettings(StrictModel):
     """What every entry starts from: a checkpoint's folder, or the newest checkpoint of another run of the same seed.
 
     `run` names that run's axes, the baseline's where it names none, and under `train` what it trains otherwise.
@@ -102,7 +102,7 @@ class Init(Section):
     start: Annotated[str | dict[str, Any], Field(alias="from")]
 
 
-class Start(Section):
+class InitSource(StrictModel):
     """The checkpoint that a run starts from: weights by their hash and where they lie, or the newest of a run."""
 
     sha256: str | None = None
@@ -110,7 +110,7 @@ class Start(Section):
     run_id: str | None = None
 
 
-class Margin(Section):
+class EquivalenceMargin(StrictModel):
     """How much makes no difference: of validation loss in nats, of throughput and memory relative to the baseline's."""
 
     val_loss: Annotated[float, Field(gt=0)] | None = None
@@ -118,7 +118,7 @@ class Margin(Section):
     peak_memory: Annotated[float, Field(gt=0)] | None = None
 
 
-class VariantChoice(Section):
+class VariantChoice(StrictModel):
     """The variant on one axis. `source_sha256` is that of a user's own file."""
 
     name: str
@@ -127,13 +127,13 @@ class VariantChoice(Section):
     source_sha256: str | None = None
 
 
-class ResolvedModel(Model):
+class ResolvedModel(ModelSettings):
     """The shape, with the vocabulary that the tokenizer gives."""
 
     vocab_size: Positive
 
 
-class ResolvedData(Section):
+class ResolvedData(StrictModel):
     """The text that was found, and, where the corpus knows it, the lowest loss reachable on its validation part."""
 
     corpus: str
@@ -142,7 +142,7 @@ class ResolvedData(Section):
     entropy_nats_per_byte: float | None = None
 
 
-class TokenSlice(Section):
+class TokenSlice(StrictModel):
     """Tokens `start` to `stop` of a file of uint16."""
 
     file: str
@@ -150,7 +150,7 @@ class TokenSlice(Section):
     stop: int
 
 
-class Place(Section):
+class LaunchSpec(StrictModel):
     """Where and on how many processes the run takes place; no part of its hash.
 
     `token_bytes` is a .npy file with the number of bytes of each token of the vocabulary. With `trace`, each rank
@@ -169,7 +169,7 @@ class Place(Section):
     token_bytes: str
 
 
-class Expected(Section):
+class PredictedCost(StrictModel):
     """What the model itself tells before it runs; memory is an estimate for one rank, in bytes, None if unknown."""
 
     parameters: int
@@ -177,7 +177,7 @@ class Expected(Section):
     memory_bytes: float | None
 
 
-class RunSpec(Section):
+class RunSpec(StrictModel):
     """All that a worker needs to know; the content of spec.json.
 
     `seed` decides the first values, and `data_seed` the order of the data and what dropout drops; None: `seed` as well.
@@ -194,11 +194,11 @@ class RunSpec(Section):
     axes: dict[str, VariantChoice]
     model: ResolvedModel
     data: ResolvedData
-    train: Train
-    init: Start | None = None
-    probes: Probes = Probes()
-    launch: Place
-    expected: Expected
+    train: TrainSettings
+    init: InitSource | None = None
+    probes: ProbeSettings = ProbeSettings()
+    launch: LaunchSpec
+    expected: PredictedCost
 
     @property
     def order_seed(self) -> int:

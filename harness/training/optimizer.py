@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from harness.distributed.shards import pieces
-from harness.results.records import Train
+from harness.results.records import TrainSettings
 from variants.base import Groups, Parallelism
 
 ADAM_STATES = 2  # running means of the gradient and of its square (Kingma & Ba 2015)
@@ -26,7 +26,7 @@ def predicted_bytes(n_parameters: int, shares: Mapping[str, float]) -> dict[str,
 
 
 def adamw(
-    model: nn.Module, cfg: Train, parallelism: Parallelism | None = None
+    model: nn.Module, cfg: TrainSettings, parallelism: Parallelism | None = None
 ) -> torch.optim.Optimizer:
     """Return AdamW (Loshchilov & Hutter 2019), fused; only matrices decay, not biases, gains and other vectors.
 
@@ -45,7 +45,7 @@ def adamw(
     return parallelism.optimizer(groups, make) if parallelism is not None else make(groups)
 
 
-def learning_rate(step: int, cfg: Train) -> float:
+def learning_rate(step: int, cfg: TrainSettings) -> float:
     """Return the rate of `step` (from 0): a linear rise over `warmup_steps`, then half a cosine down to `min_lr`."""
     if step < cfg.warmup_steps:
         return cfg.lr * (step + 1) / (cfg.warmup_steps + 1)
@@ -53,7 +53,7 @@ def learning_rate(step: int, cfg: Train) -> float:
     return cfg.min_lr + (cfg.lr - cfg.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, cfg: Train) -> float:
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, cfg: TrainSettings) -> float:
     """Give all parameters the rate of `step`, and return it."""
     lr = learning_rate(step, cfg)
     for group in optimizer.param_groups:

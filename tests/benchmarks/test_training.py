@@ -17,13 +17,13 @@ from harness.model.builder import ModelBuilder
 from harness.model.initialization import fill
 from harness.model.precision import autocast, dtype_of
 from harness.probes.peak_flops import SIZE
-from harness.results.records import TokenSlice, Train, VariantChoice
+from harness.results.records import TokenSlice, TrainSettings, VariantChoice
 from harness.training import optimizer as optim
 from variants.base import ModelShape
 
 SHAPE = ModelShape(n_layer=6, n_head=6, n_embd=384, seq_len=256, vocab_size=65)
 BATCH = 8
-CFG = Train(steps=1, tokens_per_step=BATCH * SHAPE.seq_len)
+CFG = TrainSettings(steps=1, tokens_per_step=BATCH * SHAPE.seq_len)
 
 precisions = pytest.mark.parametrize(
     ("precision", "compiled"),

@@ -13,7 +13,7 @@ import pytest
 from harness.data import corpus
 from harness.data.tokenizers import Tokenizer
 from harness.errors import UserError
-from harness.results.records import Data
+from harness.results.records import DataSettings
 
 REAL = Path(os.environ.get("ABLATIONS_DATA") or Path(__file__).parents[3] / "shared/data").resolve()
 
@@ -50,7 +50,7 @@ def tokens(slices):
 
 
 def prepare(folder, **data):
-    return corpus.prepare(Data(**data), folder, "study.toml")
+    return corpus.prepare(DataSettings(**data), folder, "study.toml")
 
 
 def test_a_text_is_cut_into_its_first_nine_tenths_and_the_rest(tmp_path):

@@ -7,7 +7,7 @@ from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.model.initialization import fill
 from harness.probes import decode as decoding
-from harness.results.records import DecodeProbe, Probes, VariantChoice
+from harness.results.records import DecodeProbeSettings, ProbeSettings, VariantChoice
 from variants.base import ModelShape
 
 SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=17)
@@ -17,7 +17,9 @@ class Spec:
     """As much of a run's spec as the probe reads."""
 
     def __init__(self, batch, context, precision="fp32"):
-        self.probes = Probes(decode=DecodeProbe(batch=batch, context=context) if batch else None)
+        self.probes = ProbeSettings(
+            decode=DecodeProbeSettings(batch=batch, context=context) if batch else None
+        )
         self.train = type("Train", (), {"precision": precision})
 
 
@@ -106,4 +108,4 @@ def test_nothing_is_measured_where_nothing_is_asked_for_and_threads_are_put_back
 )
 def test_what_cannot_be_measured_is_refused(probe):
     with pytest.raises(ValueError):
-        Probes.model_validate({"decode": {"batch": [1], "context": [4]} | probe})
+        ProbeSettings.model_validate({"decode": {"batch": [1], "context": [4]} | probe})

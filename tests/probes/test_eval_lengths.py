@@ -11,7 +11,13 @@ from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import fill
 from harness.probes import eval_lengths as lengths
-from harness.results.records import Place, Probes, TokenSlice, Train, VariantChoice
+from harness.results.records import (
+    LaunchSpec,
+    ProbeSettings,
+    TokenSlice,
+    TrainSettings,
+    VariantChoice,
+)
 from harness.training.evaluation import Evaluation, Windows
 from variants.base import ModelShape
 
@@ -27,9 +33,9 @@ class Spec:
         tokens.tofile(folder / "tokens.bin")
         np.save(folder / "bytes.npy", np.ones(SHAPE.vocab_size))
         part = TokenSlice(file=str(folder / "tokens.bin"), start=0, stop=N_TOKENS)
-        self.model, self.probes = SHAPE, Probes(lengths=asked)
-        self.train = Train(**{"steps": 1, "tokens_per_step": 1} | train)
-        self.launch = Place(
+        self.model, self.probes = SHAPE, ProbeSettings(lengths=asked)
+        self.train = TrainSettings(**{"steps": 1, "tokens_per_step": 1} | train)
+        self.launch = LaunchSpec(
             world_size=1,
             timeout_s=None,
             variant_paths=[],
@@ -211,7 +217,7 @@ def test_nothing_is_measured_where_nothing_is_asked_for(tmp_path, one):
 @pytest.mark.parametrize("asked", [[], [0], [-4], [8.5], ["8"], 8])
 def test_what_is_no_length_is_refused(asked):
     with pytest.raises(ValueError):
-        Probes.model_validate({"lengths": asked})
+        ProbeSettings.model_validate({"lengths": asked})
 
 
 # -- ranks and bins --------------------------------------------------------------------------------------------------

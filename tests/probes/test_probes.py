@@ -16,7 +16,7 @@ from harness.probes.activations import Activations, held_bytes
 from harness.probes.first_step import FirstStep
 from harness.probes.memory import by_category
 from harness.probes.timer import Timer
-from harness.results.records import Train, VariantChoice
+from harness.results.records import TrainSettings, VariantChoice
 from harness.training import optimizer as optim
 from variants.base import ModelShape
 
@@ -37,7 +37,7 @@ def make(attention="mha", positional="learned", **options):
 
 def first_step(model, n_micro=1):
     """Run a step as the loop does; return its probe and the optimizer."""
-    optimizer = optim.adamw(model, Train(steps=1, tokens_per_step=8))
+    optimizer = optim.adamw(model, TrainSettings(steps=1, tokens_per_step=8))
     probe = FirstStep(model, optimizer)
     with probe:
         for _ in range(n_micro):
@@ -190,7 +190,7 @@ def test_counting_changes_no_value():
         if counted:
             first_step(model)
         else:
-            optimizer = optim.adamw(model, Train(steps=1, tokens_per_step=8))
+            optimizer = optim.adamw(model, TrainSettings(steps=1, tokens_per_step=8))
             tokens = torch.randint(SHAPE.vocab_size, (N_BATCH, SHAPE.seq_len))
             model(tokens, tokens.roll(-1, 1)).mean().backward()
             optimizer.step()
@@ -207,7 +207,7 @@ def test_the_first_step_runs_without_compilation_and_the_next_one_with_it():
         return F.relu(x) * 2
 
     model = nn.Linear(2, 2)
-    probe = FirstStep(model, optim.adamw(model, Train(steps=1, tokens_per_step=8)))
+    probe = FirstStep(model, optim.adamw(model, TrainSettings(steps=1, tokens_per_step=8)))
     with probe:
         double(torch.ones(1, 2))
     assert not seen

@@ -23,13 +23,13 @@ from harness.model import weights as folder
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import fill
 from harness.results.records import (
-    Expected,
-    Place,
+    LaunchSpec,
+    PredictedCost,
     ResolvedData,
     ResolvedModel,
     RunSpec,
     TokenSlice,
-    Train,
+    TrainSettings,
     VariantChoice,
 )
 from harness.results.store import Run
@@ -83,10 +83,10 @@ def spec(
         },
         model=ResolvedModel(n_layer=2, n_head=2, n_embd=n_embd, seq_len=SEQ_LEN, vocab_size=VOCAB),
         data=ResolvedData(corpus="synthetic", tokenizer="bytes", sha256=""),
-        train=Train(
+        train=TrainSettings(
             **{"steps": 6, "tokens_per_step": 8 * SEQ_LEN, "lr": 1e-2, "eval_every": 2} | changes
         ),
-        launch=Place(
+        launch=LaunchSpec(
             world_size=nproc,
             timeout_s=None,
             checkpoint_every=checkpoint_every,
@@ -96,7 +96,7 @@ def spec(
             val_tokens=parts[1:],
             token_bytes=str(root / "bytes.npy"),
         ),
-        expected=Expected(parameters=0, flops_per_token=0, memory_bytes=0),
+        expected=PredictedCost(parameters=0, flops_per_token=0, memory_bytes=0),
     )
 
 

@@ -14,13 +14,13 @@ from harness.model.initialization import fill
 from harness.probes.phases import PHASES
 from harness.probes.post_training import N_TIMED
 from harness.results.records import (
-    Expected,
-    Place,
+    LaunchSpec,
+    PredictedCost,
     ResolvedData,
     ResolvedModel,
     RunSpec,
     TokenSlice,
-    Train,
+    TrainSettings,
     VariantChoice,
 )
 from harness.results.store import Run
@@ -60,8 +60,8 @@ def spec(folder, dropout=0.0, seed=0, **changes):
             n_layer=2, n_head=2, n_embd=16, seq_len=SEQ_LEN, vocab_size=VOCAB, dropout=dropout
         ),
         data=ResolvedData(corpus="synthetic", tokenizer="bytes", sha256=""),
-        train=Train(**train),
-        launch=Place(
+        train=TrainSettings(**train),
+        launch=LaunchSpec(
             world_size=1,
             timeout_s=None,
             variant_paths=[],
@@ -69,7 +69,7 @@ def spec(folder, dropout=0.0, seed=0, **changes):
             train_tokens=[TokenSlice(file=str(folder / "tokens.bin"), start=0, stop=1000)],
             val_tokens=[TokenSlice(file=str(folder / "tokens.bin"), start=1000, stop=1101)],
         ),
-        expected=Expected(parameters=0, flops_per_token=0, memory_bytes=0),
+        expected=PredictedCost(parameters=0, flops_per_token=0, memory_bytes=0),
     )
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import fill
-from harness.results.records import Train, VariantChoice
+from harness.results.records import TrainSettings, VariantChoice
 from harness.training import optimizer as optim
 from variants.base import ModelShape
 
@@ -26,7 +26,7 @@ def make():
 
 
 def train(**changes):
-    return Train(**{"steps": 100, "tokens_per_step": 8} | changes)
+    return TrainSettings(**{"steps": 100, "tokens_per_step": 8} | changes)
 
 
 def give_gradients(model, scale=1.0, seed=1):

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from harness.results.records import (
-    Expected,
-    Place,
+    LaunchSpec,
+    PredictedCost,
     ResolvedData,
     ResolvedModel,
     RunSpec,
     TokenSlice,
-    Train,
+    TrainSettings,
     VariantChoice,
 )
 from harness.results.store import Run
@@ -73,8 +73,8 @@ def spec(root, keep="weights", every=2, **changes):
             n_layer=2, n_head=2, n_embd=16, seq_len=SEQ_LEN, vocab_size=VOCAB, dropout=0.2
         ),
         data=ResolvedData(corpus="synthetic", tokenizer="bytes", sha256=""),
-        train=Train(**train | changes),
-        launch=Place(
+        train=TrainSettings(**train | changes),
+        launch=LaunchSpec(
             world_size=1,
             timeout_s=None,
             checkpoint_every=every,
@@ -84,7 +84,7 @@ def spec(root, keep="weights", every=2, **changes):
             val_tokens=parts[1:],
             token_bytes=str(root / "bytes.npy"),
         ),
-        expected=Expected(parameters=0, flops_per_token=0, memory_bytes=0),
+        expected=PredictedCost(parameters=0, flops_per_token=0, memory_bytes=0),
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from harness.distributed.process_group import DistributedContext, join
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import check_same_parameters, fill
-from harness.results.records import Train, VariantChoice
+from harness.results.records import TrainSettings, VariantChoice
 from harness.training import optimizer as optim
 from harness.training.checkpointing import load_state, save_state
 from variants import registry as catalogue
@@ -58,7 +58,12 @@ def make(ranks, parallelism="single", seed=0):
     gpt, spread = parts.model(), parts.parallelism()
     model = spread.wrap(gpt, ranks.device, "fp32")
     fill(gpt, seed, whole=parts.model())
-    return gpt, model, optim.adamw(gpt, Train(steps=9, tokens_per_step=8, lr=1e-2), spread), spread
+    return (
+        gpt,
+        model,
+        optim.adamw(gpt, TrainSettings(steps=9, tokens_per_step=8, lr=1e-2), spread),
+        spread,
+    )
 
 
 def step(model, optimizer, spread, n=1):

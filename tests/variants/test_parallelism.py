@@ -16,13 +16,13 @@ from torch import nn
 
 from harness.model.builder import ModelBuilder
 from harness.results.records import (
-    Expected,
-    Place,
+    LaunchSpec,
+    PredictedCost,
     ResolvedData,
     ResolvedModel,
     RunSpec,
     TokenSlice,
-    Train,
+    TrainSettings,
     VariantChoice,
 )
 from harness.results.store import Run
@@ -174,7 +174,7 @@ def plan(folder, label, how, parts=GPT2, steps=50, **train):
         },
         model=ResolvedModel(**shape),
         data=ResolvedData(corpus="synthetic", tokenizer="bytes", sha256=""),
-        train=Train(
+        train=TrainSettings(
             **{
                 "steps": steps,
                 "tokens_per_step": 64,
@@ -187,7 +187,7 @@ def plan(folder, label, how, parts=GPT2, steps=50, **train):
             }
         ),
         probes={"lengths": [5]} if steps > 2 else {},
-        launch=Place(
+        launch=LaunchSpec(
             world_size=how[1]["nproc"],
             timeout_s=None,
             variant_paths=[],
@@ -196,7 +196,7 @@ def plan(folder, label, how, parts=GPT2, steps=50, **train):
             val_tokens=slices[1:],
             keep="weights" if steps > 2 else "nothing",
         ),
-        expected=Expected(parameters=0, flops_per_token=0, memory_bytes=0),
+        expected=PredictedCost(parameters=0, flops_per_token=0, memory_bytes=0),
     )
     run = Run(folder / label)
     run.plan(json.loads(spec.model_dump_json()))

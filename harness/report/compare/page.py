@@ -132,9 +132,13 @@ def _entries(found: Versus) -> str:
     if not rows:
         return ""
     margins = (
-        ", ".join(f"{NAMES[key]} {value:g}" for key, value in found.margins.items() if key in NAMES)
+        ", ".join(
+            f"{title} {found.margins[key]:g}"
+            for key, title in NAMES.items()
+            if key in found.margins
+        )
         or "none"
-    )  # type: ignore[index]
+    )
     text = (
         f"`{found.b}` against `{found.a}`, paired by seed: differences are the former minus the latter, ratios the "
         "former over the latter, intervals 95 %. Verdicts are those of a study's report, corrected (Holm) over all "
