@@ -22,8 +22,9 @@ from harness.analysis.metrics import DIVERGES, Comparison, Result
 from harness.analysis.scaling import Scale
 from harness.analysis.step_breakdown import Held, Phases, Traffic
 from harness.analysis.variance_components import Shares
+from harness.results.records import SCHEMA_VERSION
 from harness.results.run_data import RunData
-from harness.results.store import SCHEMA_VERSION, Json
+from harness.results.upgrade import Json
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,9 @@ def as_json(summary: Summary) -> Json:
         "settings_hash": study.settings_hash or None,
         "axes": {axis: list(levels) for axis, levels in study.levels.items()},
         "baseline": study.baseline,
-        "settings": {section: study.spec.get(section) for section in ("model", "data", "train")},
+        "settings": {
+            section: getattr(study.spec, section, None) for section in ("model", "data", "train")
+        },
         "runs": dict(sorted(Counter(run.status for run in study.runs).items())),
         "left_out": {"other_settings": study.left_out, "superseded": study.superseded},
         "unreadable": study.unreadable,
@@ -163,6 +166,7 @@ def _entry(summary: Summary, entry: Entry) -> Json:
 
 
 def _run(run: RunData) -> Json:
+    probes = run.probes
     return {
         "run_id": run.run_id,
         "seed": run.seed,
@@ -171,11 +175,11 @@ def _run(run: RunData) -> Json:
         "reason": run.reason,
         "message": run.message,
         "steps_recorded": len(run.steps),
-        "initial_hash": run.probes.get("initial_hash"),
-        "final_hashes": run.probes.get("final_hashes"),
-        "attention_kernels": run.probes.get("attention_kernels"),
-        "peak_flops": run.probes.get("peak_flops"),
-        "flops_per_token_counted": run.probes.get("flops_per_token_counted"),
+        "initial_hash": probes and probes.initial_hash,
+        "final_hashes": probes and probes.final_hashes,
+        "attention_kernels": probes and probes.attention_kernels,
+        "peak_flops": probes and probes.peak_flops,
+        "flops_per_token_counted": probes and probes.flops_per_token_counted,
     }
 
 
@@ -184,8 +188,6 @@ def _environments(runs: list[RunData]) -> list[Json]:
     found: dict[str, Json] = {}
     for run in runs:
         if run.env:
-            environment = found.setdefault(
-                repr(sorted(run.env.items())), {"env": run.env, "runs": []}
-            )
+            environment = found.setdefault(repr(run.env), {"env": run.env, "runs": []})
             environment["runs"].append(run.run_id)
     return list(found.values())

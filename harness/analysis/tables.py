@@ -12,7 +12,8 @@ from harness.analysis.eval_lengths import positions
 from harness.analysis.intervals import Mean, Median, Ratio
 from harness.analysis.metrics import CATEGORIES
 from harness.analysis.summary import Summary
-from harness.results.run_data import PHASES, RunData
+from harness.results.records import PHASES
+from harness.results.run_data import RunData
 
 Row = list[Any]
 
@@ -227,10 +228,10 @@ def _equivalence(summary: Summary) -> str:
 def _memory(summary: Summary) -> str:
     names = [*CATEGORIES, "peak", "resident_peak"]
     rows = (
-        [entry.label, run.seed, rank, *(memory.get(name) for name in names)]
+        [entry.label, run.seed, rank, *(getattr(memory, name) for name in names)]
         for entry in summary.study.entries
         for run in entry.done
-        for rank, memory in enumerate(run.probes["memory"])
+        for rank, memory in enumerate(run.measured.memory)
     )
     return _csv(["entry", "seed", "rank", *names], rows)
 
@@ -242,8 +243,8 @@ def _phases(summary: Summary) -> str:
         for entry in summary.study.entries
         if entry.label not in summary.diverging
         for run in entry.done
-        for rank, times in enumerate(run.probes.get("phases") or ())
-        for sample, values in enumerate(zip(*(times[name] for name in names), strict=True))
+        for rank, times in enumerate(run.measured.phases)
+        for sample, values in enumerate(zip(*(getattr(times, name) for name in names), strict=True))
     )
     return _csv(["entry", "seed", "rank", "sample", *names], rows)
 
@@ -251,11 +252,11 @@ def _phases(summary: Summary) -> str:
 def _traffic(summary: Summary) -> str:
     names = ["calls", "payload_bytes", "sent_bytes"]
     rows = (
-        [entry.label, run.seed, rank, collective, *(of[name] for name in names), predicted]
+        [entry.label, run.seed, rank, collective, *(getattr(of, name) for name in names), predicted]
         for entry in summary.study.entries
         for run in entry.done
-        for predicted in [run.probes.get("predicted_bytes_sent")]
-        for rank, calls in enumerate(run.probes.get("traffic") or ())
+        for predicted in [run.measured.predicted_bytes_sent]
+        for rank, calls in enumerate(run.measured.traffic)
         for collective, of in calls.items()
     )
     return _csv(["entry", "seed", "rank", "collective", *names, "predicted_bytes_of_all"], rows)

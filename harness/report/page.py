@@ -41,9 +41,9 @@ def render(summary: Summary, captions: dict[str, str]) -> str:
 
 def floor_nats_per_token(study: Study) -> float | None:
     """Return the lowest validation loss reachable; known where the corpus knows it and a token is a byte."""
-    data = study.spec.get("data", {})
-    entropy: float | None = data.get("entropy_nats_per_byte")
-    return entropy if data.get("tokenizer") == "bytes" else None
+    if study.spec is None or study.spec.data.tokenizer != "bytes":
+        return None
+    return study.spec.data.entropy_nats_per_byte
 
 
 def _opening(summary: Summary) -> str:
@@ -77,11 +77,11 @@ def _in_short(summary: Summary) -> str:
 
 
 def _corpus(study: Study) -> str:
-    data = study.spec.get("data")
-    if not data:
+    if study.spec is None:
         return ""
-    text = f"Corpus: `{data['corpus']}` (SHA-256 `{data['sha256'][:12]}…`), tokenizer `{data['tokenizer']}`."
-    entropy = data.get("entropy_nats_per_byte")
+    data = study.spec.data
+    text = f"Corpus: `{data.corpus}` (SHA-256 `{data.sha256[:12]}…`), tokenizer `{data.tokenizer}`."
+    entropy = data.entropy_nats_per_byte
     if entropy is not None:
         text += (
             f" It is generated, so the lowest validation loss reachable is known: {entropy:.4f} nats per byte, "
@@ -112,11 +112,7 @@ def _warnings(study: Study) -> list[str]:
         notes.append(
             f"> {count(study.superseded, 'run')} left out that a newer run of the same entry and seed replaces."
         )
-    hosts = {
-        (run.env.get("host"), run.env.get("cpu"), run.env.get("gpu"))
-        for run in study.runs
-        if run.env
-    }
+    hosts = {(run.env.host, run.env.cpu, run.env.gpu) for run in study.runs if run.env}
     if len(hosts) > 1:
         notes.append(
             f"> The runs took place on {len(hosts)} machines: times compare only within one of them."

@@ -20,8 +20,9 @@ from harness.distributed.shards import pieces, stored, whole_weights
 from harness.model import weights as folder
 from harness.model.gpt import GPT
 from harness.probes.timer import Timer
+from harness.results.files import StoreError, read_json, write_json
 from harness.results.records import RunSpec
-from harness.results.store import Run, StoreError, read_json, write_json
+from harness.results.store import Run
 from variants.base import ModelShape
 
 STATE = "state"  # in a checkpoint's folder: what a run needs beside its spec to go on, each rank's shard by itself

@@ -4,7 +4,6 @@ import math
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from harness.probes.memory import by_category
 from harness.probes.peak_flops import peak_flops
 from harness.probes.post_training import Window
 from harness.probes.timer import Timer
-from harness.results.records import RunSpec
+from harness.results.records import ProbeResults, RunSpec, StepRecord
 from harness.results.store import Run
 from harness.training import optimizer as optim
 from harness.training.checkpointing import Checkpoints
@@ -40,7 +39,7 @@ N_WARMUP = (
 
 def train(
     run: Run, spec: RunSpec, ranks: DistributedContext, stop: Stop | None = None
-) -> dict[str, Any]:
+) -> ProbeResults:
     """Train one entry on this rank, from where an earlier attempt left it, and return what the probes measured.
 
     Raises:
@@ -115,16 +114,16 @@ def train(
         stop.heard = n_stop > 0
         loss, grad_norm = loss_sum / ranks.world_size, norm.item()
         steps_file.append(
-            {
-                "step": step,
-                "loss": loss,
-                "step_s": timer.seconds,
-                "tokens": cfg.tokens_per_step,
-                "grad_norm": grad_norm,
-                "lr": lr,
-                "warmup": step < past.n_done + n_warmup,
-                "resumed": step == past.n_done > 0,
-            }
+            StepRecord(
+                step=step,
+                loss=loss,
+                step_s=timer.seconds,
+                tokens=cfg.tokens_per_step,
+                grad_norm=grad_norm,
+                lr=lr,
+                warmup=step < past.n_done + n_warmup,
+                resumed=step == past.n_done > 0,
+            )
         )
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
             raise NotFiniteError(f"step {step}: loss {loss}, gradient norm {grad_norm}")
@@ -139,32 +138,34 @@ def train(
 
     counted = sum(ranks.gather(first_step.flops)) / cfg.tokens_per_step
     n_parameters = sum(parameter.numel() for parameter in whole.parameters())
-    return {
-        "memory": ranks.gather(by_category(optimizer, first_step, device)),
-        "predicted_memory": optim.predicted_bytes(n_parameters, parallelism.shares(whole)),
-        "flops_per_token": whole.flops_per_token(),
-        "flops_per_token_counted": None if parallelism.counters_unreliable else counted,
-        "parameters": n_parameters,
-        "initial_hash": initial_hash,
-        "final_hashes": hashes(gpt, ranks),
-        "start": started,
-        "attention_kernels": [] if parallelism.counters_unreliable else first_step.kernels,
-        "peak_flops": peak_flops(
-            ranks, cfg.precision, parallelism.n_devices // parallelism.world_size
-        ),
-        "decoding": decoding.measure(spec, parts, gpt, ranks),
-        "lengths": lengths.measure(spec, model, gpt, ranks),
-        "resumed_at": past.resumed_at,
-        "time": {
-            "train_s": train_s,
-            "eval_s": past.eval_s + evaluate.total_s,
-            "checkpoint_s": checkpoints.total_s,
-        },
-        "communication_dtype": parallelism.communication_dtype(cfg.precision),
-        "predicted_bytes_sent": parallelism.traffic(
-            gpt, StepShape(cfg.precision, n_micro_batches, micro_batch)
-        ),
-        **Window(model, ranks, forward_backward, update).measure(
-            cfg.steps, run, spec.launch.trace
-        ),  # trains on: last
-    }
+    return ProbeResults.model_validate(
+        {
+            "memory": ranks.gather(by_category(optimizer, first_step, device)),
+            "predicted_memory": optim.predicted_bytes(n_parameters, parallelism.shares(whole)),
+            "flops_per_token": whole.flops_per_token(),
+            "flops_per_token_counted": None if parallelism.counters_unreliable else counted,
+            "parameters": n_parameters,
+            "initial_hash": initial_hash,
+            "final_hashes": hashes(gpt, ranks),
+            "init_report": started,
+            "attention_kernels": [] if parallelism.counters_unreliable else first_step.kernels,
+            "peak_flops": peak_flops(
+                ranks, cfg.precision, parallelism.n_devices // parallelism.world_size
+            ),
+            "decoding": decoding.measure(spec, parts, gpt, ranks),
+            "lengths": lengths.measure(spec, model, gpt, ranks),
+            "resumed_at": past.resumed_at,
+            "time": {
+                "train_s": train_s,
+                "eval_s": past.eval_s + evaluate.total_s,
+                "checkpoint_s": checkpoints.total_s,
+            },
+            "communication_dtype": parallelism.communication_dtype(cfg.precision),
+            "predicted_bytes_sent": parallelism.traffic(
+                gpt, StepShape(cfg.precision, n_micro_batches, micro_batch)
+            ),
+            **Window(model, ranks, forward_backward, update).measure(
+                cfg.steps, run, spec.launch.trace
+            ),  # trains on: last
+        }
+    )

@@ -7,8 +7,8 @@ import traceback
 from pathlib import Path
 
 from harness.distributed.process_group import join
-from harness.results.records import RunSpec
-from harness.results.store import Reason, Run
+from harness.results.records import FailureReason, ProbeResults
+from harness.results.store import Run
 from harness.training.checkpointing import drop_state
 from harness.training.environment import describe
 from harness.training.errors import NotFiniteError, out_of_memory
@@ -28,7 +28,7 @@ def work(run_path: Path, begin: bool) -> None:
     run, stop = Run(run_path), Stop.on_signals()
     claim = run.claim() if begin and os.environ["RANK"] == "0" else None
     try:
-        spec = RunSpec.model_validate(run.spec)
+        spec = run.spec
         enforce(spec.train.deterministic)
         with join(spec.train.device) as ranks:
             if ranks.world_size != spec.launch.world_size:
@@ -38,24 +38,23 @@ def work(run_path: Path, begin: bool) -> None:
             if begin and ranks.is_first:
                 if claim is None:
                     raise RuntimeError(f"{run.run_id} is run by another process")
-                run.begin()
+                run.mark_running()
             ranks.gather(None)  # nobody writes before the folder is ready
             if ranks.is_first:
                 run.write_env(describe(spec, ranks))
             probes = train(run, spec, ranks, stop)
             ranks.gather(None)  # all have written their last step
             if ranks.is_first:
-                probes["time"]["total_s"] = time.time() - started
-                run.write_probes(probes)
-                run.end("done")
+                run.write_probes(_with_total(probes, time.time() - started))
+                run.finish("done")
                 drop_state(run, spec.launch.keep)
     except StoppedError as error:  # whoever asked for it may tell why
-        if run.status["status"] == "running":
-            run.end("interrupted", "killed", str(error))
+        if run.status.status == "running":
+            run.finish("interrupted", "killed", str(error))
     except Exception as error:
         traceback.print_exc()
         if _is_ours_to_tell(run, error, stop):
-            run.end("failed", _reason(error), f"{type(error).__name__}: {error}".splitlines()[0])
+            run.finish("failed", _reason(error), f"{type(error).__name__}: {error}".splitlines()[0])
         raise
     finally:
         stop.release()
@@ -77,10 +76,15 @@ def _is_ours_to_tell(run: Run, error: Exception, stop: Stop) -> bool:
     ):
         time.sleep(PEERS_S)
     known = (run.path / "status.json").exists()
-    return known and run.status["status"] == "running" and not stop.asked
+    return known and run.status.status == "running" and not stop.asked
 
 
-def _reason(error: Exception) -> Reason:
+def _with_total(probes: ProbeResults, total_s: float) -> ProbeResults:
+    assert probes.time is not None
+    return probes.model_copy(update={"time": probes.time.model_copy(update={"total_s": total_s})})
+
+
+def _reason(error: Exception) -> FailureReason:
     if isinstance(error, NotFiniteError):
         return "nan"
     return "oom" if out_of_memory(error) else "error"

@@ -1,6 +1,6 @@
 """Going on where an earlier attempt ended, as if it had never ended: state, curves, and what the loop carries along."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from harness.distributed.process_group import DistributedContext
 from harness.model.gpt import GPT
 from harness.probes.first_step import FirstStep
-from harness.results.records import RunSpec
-from harness.results.store import Json, Run, read_valid_lines
+from harness.results.files import read_valid_lines
+from harness.results.records import EvalRecord, RunSpec, StepRecord
+from harness.results.store import Run
 from harness.training.checkpointing import Checkpoints, StateError, load_state, whole_states
 from harness.training.evaluation import Evaluation
 
@@ -61,8 +62,8 @@ def go_on(
     Every rank calls it, with the first values in place; `afresh` puts them there again.
     """
     steps, evals = (
-        read_valid_lines(run.path / f"steps.rank{ranks.rank}.jsonl"),
-        read_valid_lines(run.path / "eval.jsonl"),
+        read_valid_lines(run.steps_path(ranks.rank), StepRecord),
+        read_valid_lines(run.evals_path, EvalRecord),
     )
     n_known = min(ranks.gather(len(_counted(steps))))
     places = whole_states(run) if ranks.is_first else []
@@ -79,38 +80,36 @@ def go_on(
             optimizer.state.clear()
             optimizer.zero_grad()
             afresh()
-    steps, evals = steps[:n_done], [line for line in evals if n_done and line["step"] <= n_done]
+    steps, evals = steps[:n_done], [line for line in evals if n_done and line.step <= n_done]
     run.truncate_steps(ranks.rank, n_done)
     if ranks.is_first:
         run.truncate_evals(len(evals))
         checkpoints.go_on(
             n_done,
-            {line["step"]: line["val_loss"] for line in evals if line["val_loss"] is not None},
+            {line.step: line.val_loss for line in evals if line.val_loss is not None},
         )
         if n_done:
             print(f"goes on after {n_done} steps")
     ranks.gather(None)  # nobody appends or saves before all is cut
     return Past(
         n_done=n_done,
-        train_s=sum(line["step_s"] for line in steps),
-        eval_s=sum(line["eval_s"] for line in evals),
-        resumed_at=[line["step"] for line in steps if line.get("resumed")]
-        + [n_done] * (n_done > 0),
+        train_s=sum(line.step_s for line in steps),
+        eval_s=sum(line.eval_s for line in evals),
+        resumed_at=[line.step for line in steps if line.resumed] + [n_done] * (n_done > 0),
     )
 
 
-def _counted(steps: list[Json]) -> list[Json]:
+def _counted(steps: list[StepRecord]) -> list[StepRecord]:
     """Return the lines as far as they are steps 0, 1, 2, ..."""
     n = next(
-        (i for i, line in enumerate(steps) if line.get("step") != i or "step_s" not in line),
+        (i for i, line in enumerate(steps) if line.step != i),
         len(steps),
     )
     return steps[:n]
 
 
-def _evaluated(evals: list[Json], n_done: int, spec: RunSpec) -> bool:
+def _evaluated(evals: list[EvalRecord], n_done: int, spec: RunSpec) -> bool:
     """Tell whether the evaluations are those that a run of so many steps has made, and nothing before them is lost."""
     every, last = spec.train.eval_every, spec.train.steps
     wanted = [n for n in range(n_done + 1) if n % every == 0 or n == last]
-    keys: Mapping[str, object] = dict.fromkeys(("step", "val_loss", "eval_s"))
-    return [line["step"] for line in evals if keys.keys() <= line.keys()][: len(wanted)] == wanted
+    return [line.step for line in evals][: len(wanted)] == wanted

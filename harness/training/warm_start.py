@@ -32,7 +32,7 @@ def begin(gpt: GPT, whole: GPT, run: Run, spec: RunSpec) -> dict[str, Any] | Non
         )
     tensors = fill(gpt, spec.seed, weights.tensors, whole)
     return {
-        "from": spec.init.run_id or str(place),
+        "source": spec.init.run_id or str(place),
         "sha256": sha256,
         "tensors": tensors,
         "dropped": sorted(weights.tensors.keys() - tensors.keys()),

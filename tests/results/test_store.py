@@ -11,10 +11,8 @@ import psutil
 import pytest
 
 from harness.results import store
-from harness.results.store import (
-    Lines,
-    Run,
-    Store,
+from harness.results.files import (
+    JsonLinesWriter,
     StoreError,
     read_json,
     read_lines,
@@ -22,13 +20,14 @@ from harness.results.store import (
     write_json,
     write_text,
 )
+from harness.results.store import Run, Store
 
 
 @pytest.fixture
 def run(tmp_path):
     """A run that is planned and has not started."""
     run = Store(tmp_path / "results").run("study", "learned-mha-single-s0-12345678")
-    run.plan({"schema_version": 1, "seed": 0})
+    run.create({"schema_version": 1, "seed": 0})
     return run
 
 
@@ -140,7 +139,7 @@ def test_another_schema_version_is_refused_by_name(tmp_path, version):
 
 def test_a_line_is_there_at_once(tmp_path):
     """What a killed process had measured is kept."""
-    lines = Lines(tmp_path / "a.jsonl")
+    lines = JsonLinesWriter(tmp_path / "a.jsonl")
     lines.append({"step": 0})
     assert list(read_lines(tmp_path / "a.jsonl")) == [{"step": 0}]
     lines.append({"step": 1, "loss": math.nan})
@@ -164,23 +163,23 @@ def test_no_file_has_no_lines(tmp_path):
 
 
 def test_a_run_goes_from_pending_to_running_to_done(run):
-    assert run.status["status"] == "pending"
-    run.begin()
+    assert run.status.status == "pending"
+    run.mark_running()
     running = run.status
     assert (running["status"], running["pid"], running["host"]) == (
         "running",
         os.getpid(),
         platform.node(),
     )
-    run.end("done")
+    run.finish("done")
     done = run.status
     assert (done["status"], done["reason"]) == ("done", None)
     assert done["started_at"] == running["started_at"] <= done["ended_at"]
 
 
 def test_a_failure_keeps_its_reason(run):
-    run.begin()
-    run.end("failed", "nan", "step 3: loss nan")
+    run.mark_running()
+    run.finish("failed", "nan", "step 3: loss nan")
     assert {key: run.status[key] for key in ("status", "reason", "message")} == {
         "status": "failed",
         "reason": "nan",
@@ -190,83 +189,83 @@ def test_a_failure_keeps_its_reason(run):
 
 def test_a_run_whose_process_is_gone_reads_as_interrupted(run):
     """It would stand as running for ever, and `run` would never take it up again."""
-    run.begin()
+    run.mark_running()
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     write_json(run.path / "status.json", read_json(run.path / "status.json") | {"pid": gone.pid})
-    assert (run.status["status"], run.status["reason"]) == ("interrupted", "killed")
+    assert (run.status.status, run.status.reason) == ("interrupted", "killed")
 
 
 def test_a_dead_process_that_nobody_has_waited_for_is_gone(run):
     """In a container without an init, a killed run stays in the process table for ever."""
-    run.begin()
+    run.mark_running()
     zombie = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     process = {"pid": zombie.pid, "pid_started": psutil.Process(zombie.pid).create_time()}
     write_json(run.path / "status.json", read_json(run.path / "status.json") | process)
-    alive = run.status["status"]
+    alive = run.status.status
     zombie.kill()
     os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
-    dead = run.status["status"]
+    dead = run.status.status
     zombie.communicate()
     assert (alive, dead) == ("running", "interrupted")
 
 
 def test_another_process_with_the_same_number_is_not_the_run(run):
-    run.begin()
+    run.mark_running()
     status = read_json(run.path / "status.json")
     write_json(
         run.path / "status.json", status | {"pid_started": psutil.Process().create_time() - 3600}
     )
-    assert run.status["status"] == "interrupted"
+    assert run.status.status == "interrupted"
 
 
 def test_of_another_machines_process_nothing_is_known(run):
     """On a shared file system, a run on another node must not be started a second time."""
-    run.begin()
+    run.mark_running()
     status = read_json(run.path / "status.json")
     write_json(run.path / "status.json", status | {"host": "another-node", "pid": 2**30})
-    assert run.status["status"] == "running"
+    assert run.status.status == "running"
 
 
 def test_what_is_done_stays_done_though_its_process_is_gone(run):
-    run.begin()
-    run.end("done")
+    run.mark_running()
+    run.finish("done")
     write_json(run.path / "status.json", read_json(run.path / "status.json") | {"pid": 2**30})
-    assert run.status["status"] == "done"
+    assert run.status.status == "done"
 
 
 def test_planning_again_changes_nothing_of_what_is_known(run):
-    run.begin()
-    run.end("done")
+    run.mark_running()
+    run.finish("done")
     before = run.status
-    run.plan({"schema_version": 1, "seed": 99})
+    run.create({"schema_version": 1, "seed": 99})
     assert run.status == before
     assert read_json(run.path / "spec.json")["seed"] == 0
 
 
 def test_a_run_that_starts_again_is_started_as_was_asked_last(run):
     """Another time limit, or a trace; what it computes is in its id."""
-    run.begin()
-    run.end("failed", "timeout", "too long")
+    run.mark_running()
+    run.finish("failed", "timeout", "too long")
     run.update_spec({"schema_version": 1, "seed": 0, "launch": {"timeout_s": 9}})
     assert (
-        run.status["status"] == "failed"
+        run.status.status == "failed"
         and read_json(run.path / "spec.json")["launch"]["timeout_s"] == 9
     )
 
 
 def test_a_new_attempt_starts_from_an_empty_folder(run):
     """Steps of an earlier attempt before those of this one would be one curve with a fold."""
-    run.begin()
+    run.mark_running()
     append(run, 0, line(0))
     append(run, 1, line(0))
     run.write_env({"torch": "1"})
     (run.path / "checkpoint").mkdir()
     (run.path / "checkpoint" / "model").write_text("x")
-    run.end("failed", "error", "x")
-    run.begin()
+    run.finish("failed", "error", "x")
+    run.mark_running()
     assert {path.name for path in run.path.iterdir()} == {"spec.json", "status.json"}
-    assert run.status["status"] == "running" and run.status["message"] is None
+    assert run.status.status == "running" and run.status.message is None
     assert run.spec == {"schema_version": 1, "seed": 0}
 
 
@@ -365,11 +364,11 @@ def test_forgetting_what_is_no_longer_asked_for_never_drops_what_has_started(tmp
     results = Store(tmp_path)
     for name in ("pending", "kept", "running", "done", "failed", "interrupted"):
         run = results.run("study", name)
-        run.plan({"schema_version": 1})
+        run.create({"schema_version": 1})
         if name not in ("pending", "kept"):
-            run.begin()
+            run.mark_running()
         if name in ("done", "failed", "interrupted"):
-            run.end(name)
+            run.finish(name)
     killed = results.run("study", "killed")
     killed.plan({"schema_version": 1})
     killed.begin()

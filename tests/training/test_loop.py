@@ -51,7 +51,7 @@ def spec(folder, dropout=0.0, seed=0, **changes):
     return RunSpec(
         study="study",
         run_id="run",
-        entry_id="run",
+        entry="run",
         seed=seed,
         settings_hash="",
         baseline=variants,
@@ -90,8 +90,8 @@ def test_every_step_and_evaluation_is_written_down(tmp_path, ranks):
     assert (steps.tokens == 64).all() and (steps.step_s > 0).all() and (steps.grad_norm > 0).all()
     assert steps.lr[0] == 1e-2 and (np.diff(steps.lr) < 0).all()
     assert steps.warmup.tolist() == [True] * 3 + [False] * 3
-    assert [line["step"] for line in run.evals()] == [0, 4, 6]
-    assert [line["train_s"] for line in run.evals()] == pytest.approx(
+    assert [line.step for line in run.evals()] == [0, 4, 6]
+    assert [line.train_s for line in run.evals()] == pytest.approx(
         [0, steps.step_s[:4].sum(), steps.step_s.sum()]
     )
     assert probes["time"]["train_s"] == pytest.approx(steps.step_s.sum())
@@ -111,7 +111,7 @@ def test_first_values_follow_one_seed_and_the_order_of_the_data_another(tmp_path
         run.path.mkdir()
         asked = spec(tmp_path, seed=seed).model_copy(update={"data_seed": data_seed})
         probes = train(run, asked, ranks)
-        return probes["initial_hash"], run.steps().loss.tolist(), run.evals()[0]["val_loss"]
+        return probes["initial_hash"], run.steps().loss.tolist(), run.evals()[0].val_loss
 
     both_0, both_1, crossed = starts("0", 0), starts("1", 1), starts("0d1", 0, 1)
     assert crossed[0] == both_0[0] != both_1[0] and crossed[2] == both_0[2]
@@ -123,8 +123,8 @@ def test_the_model_learns(tmp_path, ranks):
     """From a guess, ln 17, to text that it can foresee."""
     run, steps, _ = trained(tmp_path, ranks, steps=40, eval_every=40)
     assert steps.loss[0] == pytest.approx(math.log(VOCAB), abs=0.05)
-    assert run.evals()[0]["val_loss"] == pytest.approx(math.log(VOCAB), abs=0.05)
-    assert run.evals()[-1]["val_loss"] < 1.0
+    assert run.evals()[0].val_loss == pytest.approx(math.log(VOCAB), abs=0.05)
+    assert run.evals()[-1].val_loss < 1.0
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
@@ -139,7 +139,7 @@ def test_the_same_spec_gives_the_same_bits_and_another_seed_does_not(tmp_path, r
     )
     assert first["initial_hash"] == second["initial_hash"] != third["initial_hash"]
     assert one.loss.tolist() != other.loss.tolist()
-    assert attempts[0][0].evals()[-1]["val_loss"] == attempts[1][0].evals()[-1]["val_loss"]
+    assert attempts[0][0].evals()[-1].val_loss == attempts[1][0].evals()[-1].val_loss
 
 
 def test_micro_batches_change_memory_and_not_the_result(tmp_path, ranks):

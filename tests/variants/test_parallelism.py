@@ -62,7 +62,7 @@ with join("cpu") as ranks:
         patch = MonkeyPatch()
         exec(faults.get(folder.name, ""))
         try:
-            probes = loop.train(run, RunSpec.model_validate(run.spec), ranks)
+            probes = loop.train(run, run.spec, ranks)
             probes["final_hash"] = check_same_parameters(models[-1], ranks)
         except RuntimeError as error:
             probes = {"error": str(error)}
@@ -164,7 +164,7 @@ def plan(folder, label, how, parts=GPT2, steps=50, **train):
     spec = RunSpec(
         study="study",
         run_id=label,
-        entry_id=label,
+        entry=label,
         seed=0,
         settings_hash="",
         baseline={axis: use for axis, (use, _) in axes.items()},
@@ -199,7 +199,7 @@ def plan(folder, label, how, parts=GPT2, steps=50, **train):
         expected=PredictedCost(parameters=0, flops_per_token=0, memory_bytes=0),
     )
     run = Run(folder / label)
-    run.plan(json.loads(spec.model_dump_json()))
+    run.create(spec)
     return run
 
 
@@ -248,17 +248,15 @@ def runs(tmp_path_factory):
 
 def same_training(one, two, rel=1e-5):
     assert two.probes.get("error") is None
-    assert two.probes["initial_hash"] == one.probes["initial_hash"]
-    assert two.probes["parameters"] == one.probes["parameters"], (
-        "as many as when the embeddings are tied"
-    )
-    assert two.probes["flops_per_token"] == one.probes["flops_per_token"]
+    assert two.probes.initial_hash == one.probes.initial_hash
+    assert two.probes.parameters == one.probes.parameters, "as many as when the embeddings are tied"
+    assert two.probes.flops_per_token == one.probes.flops_per_token
     assert two.steps().loss.tolist() == pytest.approx(one.steps().loss.tolist(), rel=rel)
     assert two.steps().grad_norm.tolist() == pytest.approx(one.steps().grad_norm.tolist(), rel=rel)
     for mine, right in zip(two.evals(), one.evals(), strict=True):
         assert mine["val_loss"] == pytest.approx(right["val_loss"], rel=rel)
         assert mine["bits_per_byte"] == pytest.approx(right["bits_per_byte"], rel=rel)
-    assert two.probes["final_hash"], "the ranks agree at the end as well"
+    assert two.probes.final_hash, "the ranks agree at the end as well"
 
 
 @pytest.mark.parametrize("label", EXACT)
@@ -269,9 +267,7 @@ def test_several_processes_train_what_one_does(runs, label):
     assert runs[label].steps().grad_norm.min() > 0.5, (
         "clipped, or the test says nothing of clipping"
     )
-    for mine, right in zip(
-        runs[label].probes["lengths"], runs["single"].probes["lengths"], strict=True
-    ):
+    for mine, right in zip(runs[label].probes.lengths, runs["single"].probes.lengths, strict=True):
         assert mine["val_loss"] == pytest.approx(right["val_loss"], rel=1e-5)
 
 
@@ -300,14 +296,12 @@ def test_the_parts_are_different_models(runs):
 def test_what_is_counted_is_what_is_executed(runs):
     """Processes that compute a model together each compute the output projection by themselves, and no more."""
     output = 6 * SHAPE.n_embd * SHAPE.vocab_size
-    one = runs["single"].probes["flops_per_token_counted"]
+    one = runs["single"].probes.flops_per_token_counted
     for label, (name, options) in ALL.items():
         cls = catalogue.load("parallelism", name)
         parallelism = cls(cls.Options(**options))
         replication = parallelism.world_size // parallelism.data_parallel_size
-        assert runs[label].probes["flops_per_token_counted"] == one + (replication - 1) * output, (
-            label
-        )
+        assert runs[label].probes.flops_per_token_counted == one + (replication - 1) * output, label
 
 
 @pytest.mark.parametrize("label", ALL)
@@ -320,7 +314,7 @@ def test_a_rank_holds_the_part_that_is_stated(runs, label):
     assert (
         next(model.parameters()).device.type == "meta" and model.h[0].attn.n_head == SHAPE.n_head
     ), "as it was"
-    (one,), many = runs["single"].probes["memory"], runs[label].probes["memory"]
+    (one,), many = runs["single"].probes.memory, runs[label].probes.memory
     assert len(many) == options["nproc"]
     for category in ("parameters", "gradients", "optimizer"):
         assert max(rank[category] for rank in many) == pytest.approx(
@@ -341,7 +335,7 @@ def held(rank):
 
 def test_four_shards_are_a_quarter_each(runs):
     """A rank that holds more than its share in silence is the one that runs out of memory."""
-    (one,), four = runs["single"].probes["memory"], runs["fsdp-four"].probes["memory"]
+    (one,), four = runs["single"].probes.memory, runs["fsdp-four"].probes.memory
     assert [held(rank) for rank in four] == pytest.approx([held(one) / 4] * 4, rel=0.02)
 
 
@@ -353,9 +347,9 @@ def test_gradients_that_travel_in_half_the_bytes_are_near_and_not_the_same(runs)
 
 def test_dividing_a_model_keeps_what_the_others_do_not_need(runs):
     """What is kept for the backward pass is divided with the heads; data parallelism keeps as much as one process."""
-    (one,) = runs["single"].probes["memory"]
+    (one,) = runs["single"].probes.memory
     for label in EXACT:
-        for rank in runs[label].probes["memory"]:
+        for rank in runs[label].probes.memory:
             if label in ("tp", "fsdp_tp"):
                 assert rank["activations"] < 0.9 * one["activations"]
             else:
@@ -427,7 +421,7 @@ def test_a_fault_is_caught_by_what_is_compared_here(faulty, fault):
 def test_replicas_that_start_apart_are_stopped_before_the_first_step(faulty):
     _, found = faulty
     for fault in ("seed of a replica", "seed of a piece"):
-        assert "ranks start from different parameters" in found[fault].probes["error"]
+        assert "ranks start from different parameters" in found[fault].probes.error
         assert not list(found[fault].path.glob("steps.*.jsonl")) or not len(found[fault].steps())
 
 
@@ -448,10 +442,10 @@ def test_a_rank_sends_what_theory_predicts(runs, name):
 
 def test_traffic_by_hand(runs):
     """Two ranks: DDP's all-reduce sends each gradient once; FSDP gathers a block twice in each micro-batch."""
-    numel = runs["single"].probes["parameters"]
-    (all_reduce,) = runs["ddp"].probes["traffic"][0].values()
+    numel = runs["single"].probes.parameters
+    (all_reduce,) = runs["ddp"].probes.traffic[0].values()
     assert all_reduce["payload_bytes"] == all_reduce["sent_bytes"] == 4 * numel
-    fsdp = runs["fsdp"].probes["traffic"][0]
+    fsdp = runs["fsdp"].probes.traffic[0]
     padded, root = (
         numel + 16,
         17 * 16 + 16 + 8 * 16 + 2 * 16,
@@ -471,7 +465,7 @@ def test_traffic_by_hand(runs):
 
 @pytest.mark.parametrize("name", ALL)
 def test_each_rank_tells_where_its_time_goes(runs, name):
-    for rank in runs[name].probes["phases"]:
+    for rank in runs[name].probes.phases:
         assert all(min(seconds) >= 0 for seconds in rank.values())
         assert (
             min(rank["forward_s"]) > 0

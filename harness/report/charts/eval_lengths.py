@@ -54,7 +54,7 @@ def defined(summary: Summary) -> list[int]:
 
 def trained(summary: Summary) -> int:
     """Return the length of the sequences of the training."""
-    return int(summary.study.spec["model"]["seq_len"])
+    return summary.study.spec.model.seq_len if summary.study.spec else 0
 
 
 def panel_lengths(summary: Summary) -> list[int]:

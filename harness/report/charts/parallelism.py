@@ -12,7 +12,7 @@ from harness.report.charts import costs
 from harness.report.charts.mpl_setup import FAINT, HEAD, INK, SMALL, add_axes, new_figure, thousands
 from harness.report.charts.small_multiples import scale_powers
 from harness.report.charts.style import COLOURS, DASHES, MARKERS, Look
-from harness.results.run_data import PHASES
+from harness.results.records import PHASES
 
 # Computing in one hue, as memory's categories; waiting is hollow.
 PHASE_COLOURS = {
@@ -128,7 +128,7 @@ def scaling(summary: Summary) -> Figure:
 
 def physical_cores(study: Study) -> int | None:
     """Return how many cores the runs' machine has, where all ran on one kind of it and on no GPU."""
-    found = {run.env.get("cores") for run in study.runs if run.env and not run.env.get("gpu")}
-    on_gpu = any(run.env.get("gpu") for run in study.runs)
+    found = {run.env.cores for run in study.runs if run.env and not run.env.gpu}
+    on_gpu = any(run.env and run.env.gpu for run in study.runs)
     cores: Sequence[int | None] = tuple(found)
     return cores[0] if len(cores) == 1 and not on_gpu else None

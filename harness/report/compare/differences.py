@@ -15,8 +15,9 @@ from harness.analysis.intervals import Ratio
 from harness.analysis.metrics import DIVERGES, PARALLELISM, timed
 from harness.analysis.significance import Verdict
 from harness.report.compare.sources import Source
+from harness.results.records import SCHEMA_VERSION
 from harness.results.run_data import RunData
-from harness.results.store import SCHEMA_VERSION, Json
+from harness.results.upgrade import Json
 
 OF_MACHINE = (
     "host",
@@ -128,7 +129,8 @@ def _settings(study: Study) -> dict[str, Any]:
     return {
         f"{name}.{key}": value
         for name in sections
-        for key, value in study.spec.get(name, {}).items()
+        if study.spec
+        for key, value in getattr(study.spec, name).model_dump().items()
     }
 
 
@@ -165,7 +167,7 @@ def _environment(study: Study) -> dict[str, Any]:
     """Return each key of the runs' environments with its value, or all its values where runs differ."""
     found: dict[str, list[Any]] = {}
     for run in study.runs:
-        for key, value in run.env.items():
+        for key, value in run.env.model_dump().items() if run.env else ():
             if value not in found.setdefault(key, []):
                 found[key].append(value)
     return {
@@ -205,7 +207,7 @@ def _pair(
     step_s = [(timed([one]), timed([other])) for one, other in both]
     step_s = [pair for pair in step_s if all(pair)]
     peaks = [
-        max(rank["peak"] for run in runs for rank in run.probes["memory"])
+        max(rank.peak for run in runs for rank in run.measured.memory)
         for runs in zip(*both, strict=True)
     ]
     return Pair(
@@ -230,7 +232,7 @@ def _faster(a: list[np.ndarray], b: list[np.ndarray]) -> Ratio | None:
 
 
 def _measured(entry: Entry, key: str) -> Any:
-    return entry.done[0].probes[key] if entry.done else entry.runs[0].spec["expected"][key]
+    return getattr(entry.done[0].probes if entry.done else entry.runs[0].spec.expected, key)
 
 
 def _same_bits(a: RunData, b: RunData) -> bool:

@@ -53,14 +53,14 @@ def _read(text: str, store: Store, name_of: Callable[[str], str]) -> Source:
         label = name = name_of(place)
 
     def of_commit(run: RunData) -> bool:
-        return str(run.env.get("git_commit") or "").startswith(commit)
+        return str((run.env and run.env.git_commit) or "").startswith(commit)
 
     study = accounting.read(store, name, of_commit if commit else None)
     if commit and not study.entries:
         known = {
-            str(run.env["git_commit"])[:8]
+            run.env.git_commit[:8]
             for run in accounting.read(store, name).runs
-            if run.env.get("git_commit")
+            if run.env and run.env.git_commit
         }
         raise UserError(
             f"{text}: no run of '{name}' was made at that commit; {choices(commit, known)}"

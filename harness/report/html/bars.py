@@ -13,7 +13,7 @@ from harness.report.charts.style import COLOURS
 from harness.report.formatting import MIB
 from harness.report.html.plots import MOST_ROWS, Chart, Trace, error, first, in_rows
 from harness.report.html.style import WORDS, plain, rounded
-from harness.results.run_data import PHASES
+from harness.results.records import PHASES
 
 Row = tuple[str, Word, float, Bounds]  # name, verdict, estimate, interval
 INTERVALS = "lines: 95 % interval; the colour, the mark and the word are the verdict"

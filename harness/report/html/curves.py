@@ -13,7 +13,7 @@ from harness.report.charts.curves import Curve
 from harness.report.charts.style import Look
 from harness.report.html import style
 from harness.report.html.markup import to_html
-from harness.results.store import Json
+from harness.results.upgrade import Json
 
 BUDGET = 120_000  # points of all curves of one kind: some 2 MB
 MOST_POINTS, FEWEST_POINTS = 300, 8  # of a curve

@@ -7,7 +7,7 @@ from harness.analysis.dataset import Entry
 from harness.analysis.intervals import Bounds
 from harness.report.charts.style import Look
 from harness.report.html.style import line, plain, rounded
-from harness.results.store import Json
+from harness.results.upgrade import Json
 
 MOST_ROWS, MOST_POINTS, MOST_LINES = 60, 1000, 24  # that a chart shows
 Trace = Json

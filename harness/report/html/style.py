@@ -8,7 +8,7 @@ import numpy as np
 from harness.analysis.dataset import Entry
 from harness.analysis.significance import Word
 from harness.report.charts.style import COLOURS, DASHES, MARKERS, Look
-from harness.results.store import Json
+from harness.results.upgrade import Json
 
 DASH_NAMES = ("solid", "dash", "dot", "dashdot", "longdash")
 SYMBOLS = (

@@ -10,7 +10,7 @@ from harness.analysis.summary import Summary
 from harness.report import formatting as cells
 from harness.report.formatting import MIB, NONE, count, join, listing
 from harness.results.run_data import RunData
-from harness.results.store import Json
+from harness.results.upgrade import Json
 
 Captions = dict[str, str]
 MAX_LOGS, MAX_WIDTH = 10, 300
@@ -36,7 +36,7 @@ def unfinished(summary: Summary, captions: Captions) -> str:
 
 
 def _progress(run: RunData) -> str:
-    return f"{len(run.steps):,} of {run.spec['train'].get('steps', '?'):,}"
+    return f"{len(run.steps):,} of {run.spec.train.steps:,}"
 
 
 def _fenced(lines: Iterable[str]) -> str:
@@ -70,39 +70,39 @@ def machine(summary: Summary, captions: Captions) -> str:
 
 def environments(runs: Iterable[RunData]) -> tuple[Json, list[tuple[Json, list[str]]]]:
     """Return what all runs' environments share, and each distinct set of the rest with the entries that had it."""
-    started = [run for run in runs if run.env]
-    keys = list(dict.fromkeys(key for run in started for key in run.env if key != "schema_version"))
+    started = [
+        (run.spec.entry, run.env.model_dump(exclude={"schema_version"})) for run in runs if run.env
+    ]
+    keys = list(started[0][1]) if started else []
     shared = {
-        key: started[0].env.get(key)
-        for key in keys
-        if len({repr(run.env.get(key)) for run in started}) == 1
+        key: started[0][1][key] for key in keys if len({repr(env[key]) for _, env in started}) == 1
     }
     sets: dict[str, tuple[Json, list[str]]] = {}
-    for run in started:
-        rest = {key: run.env.get(key) for key in keys if key not in shared}
+    for entry, env in started:
+        rest = {key: env[key] for key in keys if key not in shared}
         entries = sets.setdefault(repr(rest), (rest, []))[1]
-        if run.spec["entry_id"] not in entries:
-            entries.append(run.spec["entry_id"])
+        if entry not in entries:
+            entries.append(entry)
     return shared, [item for item in sets.values() if item[0]]
 
 
 def start(summary: Summary, captions: Captions) -> str:
     """What the runs started from, and which tensors of it each entry loaded, converted, drew afresh and dropped."""
     started = [
-        (entry, run.probes.get("start"))
+        (entry, run.measured.init_report)
         for entry in summary.study.entries
         for run in entry.done[:1]
     ]
     rows = []
     for entry, found in ((entry, found) for entry, found in started if found):
-        hows = Counter(found["tensors"].values())
+        hows = Counter(found.tensors.values())
         converted = "; ".join(
             f"{n}: {how.removeprefix('converted: ')}" for how, n in hows.items() if ":" in how
         )
         counts = [str(hows[how]) for how in ("loaded", "fresh")]
-        origin = [found["from"], found["sha256"][:12]]
+        origin = [found.source, found.sha256[:12]]
         rows.append(
-            [entry.label, *origin, converted or NONE, ", ".join(found["dropped"]) or NONE, *counts]
+            [entry.label, *origin, converted or NONE, ", ".join(found.dropped) or NONE, *counts]
         )
     if not rows:
         return ""
@@ -126,9 +126,9 @@ def settings(summary: Summary, captions: Captions) -> str:
     """What all entries share: model, data, training."""
     spec = summary.study.spec
     facts = [
-        f"**{section}**\n\n{_facts(spec[section])}"
+        f"**{section}**\n\n{_facts(getattr(spec, section).model_dump())}"
         for section in ("model", "data", "train")
-        if section in spec
+        if spec is not None
     ]
     return join("## Settings", *facts) if facts else ""
 
@@ -151,23 +151,17 @@ def launches(summary: Summary, captions: Captions) -> str:
     """In which order the runs were started, and the command that repeats it."""
     study = summary.study
     known = {run.run_id for run in study.runs}
-    ours = [launch for launch in study.launches if known & set(launch.get("order", ()))]
+    ours = [launch for launch in study.launches if known & set(launch.order)]
     if not ours:
         return ""
     orders = []
     for launch in ours:
-        rows = "\n".join(f"{i}. `{run_id}`" for i, run_id in enumerate(launch["order"], start=1))
-        title = f"{launch.get('at', 'at an unknown time')}: {count(len(launch['order']), 'run')}"
+        rows = "\n".join(f"{i}. `{run_id}`" for i, run_id in enumerate(launch.order, start=1))
+        title = f"{launch.at}: {count(len(launch.order), 'run')}"
         orders.append(f"<details><summary>{title}</summary>\n\n{rows}\n\n</details>")
     text = "Runs are shuffled within each seed, so that a machine that slows down does not slow one variant."
-    commands = "\n".join(dict.fromkeys(_command(launch.get("command")) for launch in ours))
+    commands = "\n".join(
+        dict.fromkeys(launch.command or "# the command was not recorded" for launch in ours)
+    )
     again = f"```sh\n{commands}\npython -m harness report {shlex.quote(study.name)}\n```"
     return join("## Order of runs", text, *orders, "## Reproduce", again)
-
-
-def _command(command: str | list[str] | None) -> str:
-    return (
-        shlex.join(command)
-        if isinstance(command, list)
-        else command or "# the command was not recorded"
-    )

@@ -83,7 +83,7 @@ def results(summary: Summary, captions: Captions) -> str:
 
 def interrupted(entry: Entry) -> str:
     """Return the mark of an entry of which a run was interrupted."""
-    return " †" if any(run.probes.get("resumed_at") for run in entry.done) else ""
+    return " †" if any(run.measured.resumed_at for run in entry.done) else ""
 
 
 def speed(result: Result, cell: str) -> str:
@@ -105,9 +105,9 @@ def runs_cell(entry: Entry) -> str:
 def _mfu(summary: Summary) -> str:
     sources: dict[str, list[float]] = {}
     for run in (run for entry in summary.study.entries for run in entry.done):
-        peak = run.probes["peak_flops"]
-        values = sources.setdefault(str(peak["source"]), [])
-        values += [peak["value"]] if peak["value"] else []
+        peak = run.measured.peak_flops
+        values = sources.setdefault(peak.source, [])
+        values += [peak.value] if peak.value else []
     if not sources:
         return ""
     known = [
@@ -159,7 +159,7 @@ def equivalence(summary: Summary, captions: Captions) -> str:
         ]
         for label, group in grouped.items()
     ]
-    tolerance = TOLERANCES[study.spec["train"].get("precision", "fp32")]
+    tolerance = TOLERANCES[study.spec.train.precision if study.spec else "fp32"]
     text = (
         "Each run beside the one of the same seed that differs in the parallelism alone, and that one process trains "
         "where there is such a run. Before a speed counts, the parameters must start equal to the bit, loss and "
@@ -210,7 +210,7 @@ def lengths(summary: Summary, captions: Captions) -> str:
     asked = [(label, at) for label, found in summary.lengths.items() for at in found]
     if not asked:
         return ""
-    trained = int(summary.study.spec["model"]["seq_len"])
+    trained = summary.study.spec.model.seq_len if summary.study.spec else 0
     text = (
         "The trained model's loss, nats per token, on sequences of each length; those of the training had "
         f"{trained:,} tokens. Every length has about as many tokens of the validation part, in windows that do not "
@@ -325,10 +325,10 @@ def _arithmetic(summary: Summary) -> str:
     ]
     rows = []
     for entry in (entry for entry in summary.study.entries if entry.done):
-        probes = entry.done[0].probes
-        formula, counted = probes["flops_per_token"], probes.get("flops_per_token_counted")
+        probes = entry.done[0].measured
+        formula, counted = probes.flops_per_token, probes.flops_per_token_counted
         kernels = sorted(
-            {kernel for run in entry.done for kernel in run.probes.get("attention_kernels") or ()}
+            {kernel for run in entry.done for kernel in run.measured.attention_kernels}
         )
         numbers = [f"{formula:.4g}", f"{counted:.4g}" if counted else NONE]
         rows.append(

@@ -17,7 +17,7 @@ from harness.report.formatting import (
     picture,
     ratio,
 )
-from harness.results.run_data import PHASES
+from harness.results.records import PHASES
 
 Captions = dict[str, str]
 
