@@ -87,14 +87,14 @@ def fill(
         IncompatibleWeightsError: the checkpoint's weights do not fit the model.
     """
     whole = whole or model
-    initials, origin, of = declared(whole), {}, shards.pieces(model)
+    initials, origin, of = declared(whole), {}, shards.shard_specs(model)
 
     def fresh(name: str, shape: torch.Size) -> Tensor:
         return torch.from_numpy(draw(initials[name], seed, name, tuple(shape)))
 
     parameters = dict(model.named_parameters())
     for name, adopted in initial_tensors(whole, fresh, theirs):
-        shards.put(parameters[name], adopted.values, of.get(name))
+        shards.copy_local_shard(parameters[name], adopted.values, of.get(name))
         origin[name] = adopted.how
     return origin
 
@@ -152,19 +152,19 @@ def _loaded(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str
     return {name: ConvertedTensor(theirs[name]) for name in own}
 
 
-def hashes(model: nn.Module, ranks: DistributedContext) -> list[str]:
+def parameter_hashes(model: nn.Module, ranks: DistributedContext) -> list[str]:
     """Return for each rank the SHA-256 of all parameters, put together from their shards where they are divided.
 
     A few are whole at a time. Ranks that hold the same place of a parameter with different values have other hashes.
     """
-    of, found, sha = shards.pieces(model), shards.gather(model, ranks), hashlib.sha256()
-    for name, value in shards.named(model):
+    of, found, sha = shards.shard_specs(model), shards.gather_shards(model, ranks), hashlib.sha256()
+    for name, value in shards.named_local_parameters(model):
         piece = of.get(name)
         sha.update(name.encode())
-        if shards.is_divided(value, piece):
+        if shards.is_sharded(value, piece):
             parts = next(found)[-1]
-            value = shards.joined(value, piece, parts)
-            if not shards.agree(value, parts[ranks.rank]):
+            value = shards.assemble(value, piece, parts)
+            if not shards.shard_matches(value, parts[ranks.rank]):
                 sha.update(f"other values on rank {ranks.rank}".encode())
         # A copy: NumPy pins the memory that it sees, and FSDP frees what an evaluation has left whole.
         sha.update(value.to("cpu", copy=True).numpy().tobytes())
@@ -177,7 +177,7 @@ def check_same_parameters(model: nn.Module, ranks: DistributedContext) -> str:
     Raises:
         RuntimeError: the ranks do not hold the same values.
     """
-    found = hashes(model, ranks)
+    found = parameter_hashes(model, ranks)
     if len(set(found)) != 1:
         raise RuntimeError(f"ranks start from different parameters: hashes {found}")
     return found[0]
