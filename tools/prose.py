@@ -68,8 +68,8 @@ def main() -> int:
         failed = failed or rate > rule["limit"]
         if rate > rule["limit"] or (hits and not arguments.over):
             print(*hits, sep="\n")
-            print(f"{rule['pattern']}: {rate:.1f} per 10,000 words, limit {rule['limit']};", end=" ")
-            print(f"use {rule['use']}")
+            print(f"{rule['pattern']}: {rate:.1f} per 10,000 words, limit {rule['limit']}")
+            print(f"  use: {rule['use']}")
     print(f"prose: {n_words} words,", "over the limits" if failed else "within the limits")
     return int(failed)
 
