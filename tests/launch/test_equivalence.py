@@ -6,6 +6,8 @@ from harness.analysis import dataset as accounting
 from harness.analysis import equivalence
 from harness.results.store import Store
 
+pytestmark = pytest.mark.distributed
+
 DDP = "from variants.parallelism.ddp import Distributed\n\n\nclass V(Distributed):\n"
 WRAP = "    def wrap(self, model, device, precision):\n"
 FAULTS = {

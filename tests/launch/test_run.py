@@ -11,6 +11,8 @@ import pytest
 
 from harness.results.store import Run, Store
 
+pytestmark = pytest.mark.distributed
+
 ATTENTION = (
     '["mha", { variant = "gqa", n_kv_head = 2 }, { variant = "sliding_window", window = 8 }]'
 )

@@ -9,6 +9,8 @@ from safetensors import safe_open
 
 from harness.results.store import Store
 
+pytestmark = pytest.mark.distributed
+
 LATE = """
 import time
 

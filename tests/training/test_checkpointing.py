@@ -493,6 +493,7 @@ def records(root, name):
     return [torch.load(root / f"{name}.{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.distributed
 def test_a_state_crosses_from_one_parallelism_to_another_bit_for_bit(relayed, ranks):
     """single to ddp to fsdp to single; each parameter, both moments, and the count of steps."""
     root, single = relayed
@@ -514,6 +515,7 @@ def test_a_state_crosses_from_one_parallelism_to_another_bit_for_bit(relayed, ra
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
+@pytest.mark.distributed
 def test_the_weights_of_two_ranks_are_those_of_one_model(relayed, name):
     root, _ = relayed
     found = folder.load(Run(root / name).newest_checkpoint).tensors
@@ -521,6 +523,7 @@ def test_the_weights_of_two_ranks_are_those_of_one_model(relayed, name):
     assert all(torch.equal(found[name], saved[name]) for name in found)
 
 
+@pytest.mark.distributed
 def test_a_rank_that_cannot_write_is_told_to_all_and_leaves_the_older_whole(relayed):
     root, _ = relayed
     assert json.loads((root / "litter.json").read_text()) == {
