@@ -44,7 +44,7 @@ def runs(harness):
         "--trace",
         "--set",
         "train.steps=2",
-        "train.micro_batch=8",
+        "train.micro_batch_size=8",
         "train.precision=bf16",
     )
     return {
