@@ -69,7 +69,7 @@ class Checkpoints:
             OSError, SafetensorError: the weights cannot be written, on rank 0.
             StateError: the state cannot be written, on all ranks.
         """
-        if self._spec.launch.keep == "nothing":
+        if self._spec.launch.keep_checkpoints == "none":
             return
         with self._timer:
             self._write(step)
@@ -142,7 +142,7 @@ def drop_state(run: Run, keep: str) -> None:
     """Remove the states that a finished run does not keep: all, or all but the newest if it keeps the state."""
     newest = run.newest_checkpoint.resolve()
     for path in run.checkpoints.glob(f"step-*/{STATE}"):
-        if keep != "state" or path.parent != newest:
+        if keep != "full" or path.parent != newest:
             _remove(path)
 
 

@@ -74,7 +74,7 @@ def _train(
         probes["time"]["total_s"] = time.time() - started
         run.write_probes(probes)
         run.end("done")
-        drop_state(run, spec.launch.keep)
+        drop_state(run, spec.launch.keep_checkpoints)
 
 
 def _should_record(run: Run, error: Exception, stop: StopRequest) -> bool:
