@@ -17,7 +17,8 @@ from torch.distributed.tensor import DTensor
 
 from harness.distributed.process_group import DistributedContext
 from harness.distributed.torch_internals import local_chunk, storageless
-from variants.base import Part, ShardSpec
+from variants.base import Part
+from variants.tensor_parallel import ShardSpec
 
 BATCH_BYTES = 64 << 20  # of parameters whose shards are gathered at once
 Slices = tuple[slice, ...]
@@ -29,7 +30,7 @@ def shard_specs(model: nn.Module) -> dict[str, ShardSpec]:
     specs = {}
     for path, module in model.named_modules():
         if isinstance(module, Part):
-            for name, spec in module.pieces.items():
+            for name, spec in module.shards.items():
                 specs[f"{path}.{name}".lstrip(".")] = spec
     return specs
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from harness.distributed import shards
 from harness.distributed.process_group import DistributedContext
-from variants.base import ConvertedTensor, InitSpec, Part
+from variants.base import InitSpec, Part
+from variants.conversion import ConvertedTensor
 
 
 class UndeclaredError(Exception):
@@ -25,7 +26,7 @@ class IncompatibleWeightsError(Exception):
 
 
 def declared(model: nn.Module) -> dict[str, InitSpec]:
-    """Return how each parameter starts: as the nearest module above it declares (`initial()`), else as GPT-2 does.
+    """Return how each parameter starts: as the nearest module above it declares (`init_specs()`), else as GPT-2 does.
 
     GPT-2: linear and embedding weights normal with 0.02, biases 0, LayerNorm's weights 1 (Radford et al. 2019, 2.3).
 
@@ -37,7 +38,7 @@ def declared(model: nn.Module) -> dict[str, InitSpec]:
         prefix,
         module,
     ) in model.named_modules():  # outer before inner, so that the nearest has the last word
-        for name, initial in (module.initial() if hasattr(module, "initial") else {}).items():
+        for name, initial in (module.init_specs() if isinstance(module, Part) else {}).items():
             own[f"{prefix}.{name}".lstrip(".")] = initial
     return {name: own.get(name) or _gpt2(model, name) for name, _ in model.named_parameters()}
 
@@ -50,7 +51,7 @@ def _gpt2(model: nn.Module, name: str) -> InitSpec:
     if isinstance(module, nn.LayerNorm):
         return InitSpec(value=1.0 if kind == "weight" else 0.0)
     raise UndeclaredError(
-        f"parameter {name} of {type(module).__name__}: its variant must declare `initial()`, e.g. "
+        f"parameter {name} of {type(module).__name__}: its variant must declare `init_specs()`, e.g. "
         f"{{'{kind}': InitSpec(std=0.02)}}"
     )
 
@@ -95,7 +96,7 @@ def fill(
     parameters = dict(model.named_parameters())
     for name, adopted in initial_tensors(whole, fresh, theirs):
         shards.copy_local_shard(parameters[name], adopted.values, of.get(name))
-        origin[name] = adopted.how
+        origin[name] = adopted.origin
     return origin
 
 

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from harness.distributed.shards import shard_specs
 from harness.results.records import TrainSettings
-from variants.base import Groups, Parallelism
+from variants.base import Parallelism, ParameterGroups
 
 FP32_BYTES = 4
 ADAM_STATES = 2  # running means of the gradient and of its square (Kingma & Ba 2015)
@@ -39,13 +39,13 @@ def adamw(
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in parameters if parameter.dim() >= 2]
     vectors = [parameter for parameter in parameters if parameter.dim() < 2]
-    groups: Groups = []
+    groups: ParameterGroups = []
     if matrices:
         groups.append({"params": matrices, "weight_decay": cfg.weight_decay})
     if vectors:
         groups.append({"params": vectors, "weight_decay": 0.0})
 
-    def make(groups: Groups) -> torch.optim.Optimizer:
+    def make(groups: ParameterGroups) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), fused=True)
 
     return make(groups) if parallelism is None else parallelism.optimizer(groups, make)
