@@ -73,8 +73,8 @@ class Study:
     def margins(self) -> dict[str, float]:
         """How much makes no difference, by quantity, as the newest launch of these settings states it."""
         for launch in reversed(self.launches):
-            if launch.settings_hash == self.settings_hash and launch.margin is not None:
-                return launch.margin.model_dump(exclude_none=True)
+            if launch.settings_hash == self.settings_hash and launch.equivalence_margin is not None:
+                return launch.equivalence_margin.model_dump(exclude_none=True)
         return {}
 
     def varying(self) -> list[str]:

@@ -51,9 +51,17 @@ def _axes(axes: Json) -> Json:
 
 def _spec(content: Json) -> Json:
     spec = _rename(content, {"entry_id": "entry", "comparable": "settings_hash"})
-    launch = {"train_tokens": [], "val_tokens": [], "token_bytes": ""}
-    launch |= _known(_rename(spec["launch"], {"nproc": "world_size"}), LaunchSpec)
-    return spec | {"axes": _axes(spec["axes"]), "launch": launch}
+    launch: Json = {"train_tokens": [], "val_tokens": [], "token_bytes": ""}
+    launch_names = {"nproc": "world_size", "keep": "keep_checkpoints"}
+    launch |= _known(_rename(spec["launch"], launch_names), LaunchSpec)
+    kept = launch.get("keep_checkpoints", "nothing")
+    launch["keep_checkpoints"] = {"nothing": "none", "state": "full"}.get(kept, kept)
+    return spec | {
+        "axes": _axes(spec["axes"]),
+        "train": _rename(spec["train"], {"micro_batch": "micro_batch_size"}),
+        "probes": _rename(spec.get("probes", {}), {"lengths": "eval_lengths"}),
+        "launch": launch,
+    }
 
 
 def _environment(content: Json) -> Json:
@@ -76,7 +84,7 @@ def _probes(content: Json) -> Json:
 
 
 def _launch(content: Json) -> Json:
-    launch = _rename(content, {"comparable": "settings_hash"})
+    launch = _rename(content, {"comparable": "settings_hash", "margin": "equivalence_margin"})
     if isinstance(launch.get("command"), list):
         launch["command"] = shlex.join(launch["command"])
     return launch

@@ -6,11 +6,13 @@ from harness.analysis import dataset as accounting
 from harness.analysis import equivalence
 from harness.results.store import Store
 
-DDP = "from variants.parallelism.ddp import Distributed\n\n\nclass V(Distributed):\n"
+pytestmark = pytest.mark.distributed
+
+DDP = "from variants.parallelism.ddp import DDP\n\n\nclass V(DDP):\n"
 WRAP = "    def wrap(self, model, device, precision):\n"
 FAULTS = {
     "forgets_the_all_reduce": DDP
-    + "    def accumulate(self, model, last):\n        return model.no_sync()\n",
+    + "    def gradient_sync(self, model, enabled):\n        return model.no_sync()\n",
     "another_batch": "from dataclasses import replace\n\nimport torch.distributed as dist\n\n"
     "from harness.data.batches import Batches\n" + DDP + WRAP + "        right = Batches.offsets\n"
     "        if dist.get_rank() == 1:\n"
@@ -30,9 +32,9 @@ FAULTS = {
     "        start.fill = lambda gpt, seed, **more: right(gpt, seed + dist.get_rank(), **more)\n"
     "        return super().wrap(model, device, precision)\n",
     "drifts_late": "import torch.distributed as dist\n" + DDP + "    n_calls = 0\n\n"
-    "    def accumulate(self, model, last):\n"
+    "    def gradient_sync(self, model, enabled):\n"
     "        self.n_calls += 1  # two micro-batches a step: only the last step forgets\n"
-    "        return model.no_sync() if self.n_calls > 14 else super().accumulate(model, last)\n",
+    "        return model.no_sync() if self.n_calls > 14 else super().gradient_sync(model, enabled)\n",
 }
 
 
@@ -47,7 +49,7 @@ def checked(harness):
     (harness.folder / "mine/parallelism").mkdir(parents=True)
     for name, text in FAULTS.items():
         (harness.folder / f"mine/parallelism/{name}.py").write_text(text)
-    settings = ("model.dropout=0.0", "model.n_layer=1", "train.micro_batch=4")
+    settings = ("model.dropout=0.0", "model.n_layer=1", "train.micro_batch_size=4")
     harness("run", study, "--set", *settings, code=1)  # of one fault the run itself fails
     found = accounting.read(Store(harness.folder / "results"), "s")
     rows = {row.label.removeprefix("learned-mha-"): row for row in equivalence.equivalence(found)}

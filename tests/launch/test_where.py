@@ -9,6 +9,8 @@ from safetensors import safe_open
 
 from harness.results.store import Store
 
+pytestmark = pytest.mark.distributed
+
 LATE = """
 import time
 
@@ -33,7 +35,7 @@ def runs(harness):
         '["learned"]', parallelism="[{ variant = 'ddp_late' }, { variant = 'fsdp_late' }]"
     )
     (harness.folder / "mine/parallelism").mkdir(parents=True)
-    for base, name in (("ddp", "Distributed"), ("fsdp", "FullySharded")):
+    for base, name in (("ddp", "DDP"), ("fsdp", "FullySharded")):
         path = harness.folder / f"mine/parallelism/{base}_late.py"
         path.write_text(LATE.format(base=base, name=name, late_s=LATE_S))
     harness(
@@ -42,7 +44,7 @@ def runs(harness):
         "--trace",
         "--set",
         "train.steps=2",
-        "train.micro_batch=8",
+        "train.micro_batch_size=8",
         "train.precision=bf16",
     )
     return {

@@ -145,7 +145,7 @@ def test_the_same_spec_gives_the_same_bits_and_another_seed_does_not(tmp_path, r
 def test_micro_batches_change_memory_and_not_the_result(tmp_path, ranks):
     """Gradients that are summed where they should be averaged would train at another rate, in silence."""
     _, whole, wide = trained(tmp_path, ranks, "whole")
-    _, parts, narrow = trained(tmp_path, ranks, "parts", micro_batch=2)
+    _, parts, narrow = trained(tmp_path, ranks, "parts", micro_batch_size=2)
     assert parts.loss.tolist() == pytest.approx(whole.loss.tolist(), rel=1e-5)
     assert parts.grad_norm.tolist() == pytest.approx(whole.grad_norm.tolist(), rel=1e-4)
     assert narrow["memory"][0]["activations"] * 4 == pytest.approx(
@@ -188,7 +188,7 @@ def test_the_steps_that_are_only_measured_come_after_all_that_is_kept(tmp_path, 
         )
 
     for owner, name in (
-        (loop, "hashes"),
+        (loop, "parameter_hashes"),
         (loop, "by_category"),
         (loop.decoding, "measure"),
         (loop.lengths, "measure"),
@@ -196,13 +196,15 @@ def test_the_steps_that_are_only_measured_come_after_all_that_is_kept(tmp_path, 
         (loop.Evaluation, "__call__"),
     ):
         note(owner, name)
-    note(loop.Window, "measure")
-    monkeypatch.setattr(loop.Window, "_step", lambda self, step: events.append("extra"))
-    monkeypatch.setattr(loop.Window, "_timed", lambda self, step: dict.fromkeys(PHASES, 0.0))
+    note(loop.PostTrainingProbe, "measure")
+    monkeypatch.setattr(loop.PostTrainingProbe, "_step", lambda self, step: events.append("extra"))
+    monkeypatch.setattr(
+        loop.PostTrainingProbe, "_timed", lambda self, step: dict.fromkeys(PHASES, 0.0)
+    )
     trained(tmp_path, ranks)
-    assert {"hashes", "by_category", "save", "__call__", "extra"} <= set(events) and events.count(
-        "measure"
-    ) == 3
+    assert {"parameter_hashes", "by_category", "save", "__call__", "extra"} <= set(
+        events
+    ) and events.count("measure") == 3
     assert set(events[events.index("extra") :]) == {"extra"}
 
 

@@ -20,9 +20,9 @@ from harness.results.records import (
 from harness.results.store import Run
 from harness.training import loop, resume
 from harness.training import optimizer as optim
-from harness.training.checkpointing import StateError, drop_state, load_state, whole_states
+from harness.training.checkpointing import StateError, drop_state, load_state, resumable_checkpoints
 from harness.training.loop import train
-from harness.training.signals import Stop, StoppedError
+from harness.training.signals import StopRequest, TrainingInterrupted
 
 VOCAB, SEQ_LEN, STEPS = 17, 8, 9
 
@@ -55,7 +55,7 @@ def spec(root, keep="weights", every=2, **changes):
     train = {
         "steps": STEPS,
         "tokens_per_step": 8 * SEQ_LEN,
-        "micro_batch": 4,
+        "micro_batch_size": 4,
         "lr": 1e-2,
         "eval_every": 3,
     }
@@ -78,7 +78,7 @@ def spec(root, keep="weights", every=2, **changes):
             world_size=1,
             timeout_s=None,
             checkpoint_every=every,
-            keep=keep,
+            keep_checkpoints=keep,
             variant_paths=[],
             train_tokens=parts[:1],
             val_tokens=parts[1:],
@@ -178,9 +178,9 @@ def test_a_run_that_is_interrupted_again_and_again_still_has_that_curve_and_reme
 ):
     run = begun(tmp_path / "run", root, every=1)
     for n in range(STEPS):
-        run_stop = Stop()
-        run_stop.asked = True
-        with pytest.raises(StoppedError, match=rf"after {n + 1} of 9 steps"):
+        run_stop = StopRequest()
+        run_stop.requested = True
+        with pytest.raises(TrainingInterrupted, match=rf"after {n + 1} of 9 steps"):
             attempt(run, ranks, stop=run_stop)
         run.mark_running()
     probes = attempt(run, ranks)
@@ -191,9 +191,9 @@ def test_a_run_that_is_interrupted_again_and_again_still_has_that_curve_and_reme
 def test_who_is_asked_to_end_saves_first_wherever_it_is(tmp_path, root, ranks, whole):
     """Checkpoints are due every 100 steps; a polite end at the first step loses nothing."""
     run = begun(tmp_path / "run", root, every=100)
-    with pytest.raises(StoppedError):
-        attempt(run, ranks, stop=Stop(asked=True))
-    assert [place.name for place in whole_states(run)] == ["step-1"]
+    with pytest.raises(TrainingInterrupted):
+        attempt(run, ranks, stop=StopRequest(requested=True))
+    assert [place.name for place in resumable_checkpoints(run)] == ["step-1"]
     run.mark_running()
     assert attempt(run, ranks)["resumed_at"] == [1]
     assert curve(run) == whole[0]
@@ -235,7 +235,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_whole_one(
 def test_with_nothing_whole_left_it_starts_again(tmp_path, root, ranks, whole):
     run = begun(tmp_path / "run", root)
     attempt(run, ranks, 7)
-    for place in whole_states(run):
+    for place in resumable_checkpoints(run):
         flip(next((place / "state").glob("*.distcp")))
     run.mark_running()
     assert attempt(run, ranks)["resumed_at"] == [] and curve(run) == whole[0]
@@ -277,17 +277,17 @@ def test_a_state_ahead_of_its_curve_is_passed_over(tmp_path, root, ranks, whole,
     assert attempt(run, ranks)["resumed_at"] == [] and curve(run) == whole[0]
 
 
-@pytest.mark.parametrize("keep", ["nothing", "weights", "state"])
+@pytest.mark.parametrize("keep", ["none", "weights", "full"])
 def test_at_the_end_no_more_is_kept_than_was_asked_for(tmp_path, root, ranks, whole, keep):
     run = begun(tmp_path / "run", root, keep=keep)
     attempt(run, ranks, 7)
     run.mark_running()
-    n_done = 0 if keep == "nothing" else 6  # what keeps nothing starts again
+    n_done = 0 if keep == "none" else 6  # what keeps nothing starts again
     assert attempt(run, ranks)["resumed_at"] == [n_done] * (n_done > 0)
     drop_state(run, keep)
     assert curve(run) == whole[0]
     assert [path.parent.name for path in run.checkpoints.glob("step-*/state")] == ["step-9"] * (
-        keep == "state"
+        keep == "full"
     )
 
 

@@ -61,7 +61,7 @@ def in_short(summary: Summary) -> str:
             else f" What is unresolved may take more than {MANY:,} seeds: it is small beside the noise."
         )
     if summary.judgements["val_loss"].margin is None:
-        text += ' The study states no `margin`, so that nothing can be called "equivalent" but what is the same bits.'
+        text += ' The study states no `equivalence_margin`, so that nothing can be called "equivalent" but what is the same bits.'
     return text
 
 
@@ -282,7 +282,7 @@ def rankings(summary: Summary, captions: Captions) -> str:
             "Of equal parameters are entries within 1 % of the baseline's number. "
             if "parameters" in kinds
             else "No other entry has the baseline's number of parameters within 1 % "
-            '(`match = "parameters"` makes them equal). '
+            '(`match_size = "parameters"` makes them equal). '
         )
         + "Entries that differ in the parallelism alone learn the same from the same tokens: they stand here by time."
     )

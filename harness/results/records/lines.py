@@ -53,6 +53,6 @@ class LaunchRecord(Versioned):
     note: str | None = Field(
         default=None, description="note if a fallback corpus replaces the requested one"
     )
-    margin: EquivalenceMargin | None = Field(
+    equivalence_margin: EquivalenceMargin | None = Field(
         default=None, description="equivalence margins of the study"
     )

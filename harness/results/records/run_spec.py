@@ -55,8 +55,10 @@ class LaunchSpec(StrictModel):
     checkpoint_every: int | None = Field(
         default=None, description="steps between checkpoints; null: at each evaluation"
     )
-    keep: Literal["nothing", "weights", "state"] = Field(
-        default="nothing", description="what is kept of the newest and the best checkpoint"
+    keep_checkpoints: Literal["none", "weights", "full"] = Field(
+        default="none",
+        description="kept of the newest and the best checkpoint: `none`, the `weights`, or `full`: "
+        "also the optimizer state of the newest",
     )
     trace: bool = Field(
         default=False, description="whether each rank writes a Chrome trace of one step"

@@ -1,6 +1,6 @@
 """Settings that a study file states and that spec.json repeats."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -32,7 +32,7 @@ class TrainSettings(StrictModel):
 
     steps: Positive = Field(description="number of optimizer steps")
     tokens_per_step: Positive = Field(description="tokens per step over all processes")
-    micro_batch: Positive | None = Field(
+    micro_batch_size: Positive | None = Field(
         default=None, description="maximum sequences per forward pass on each rank; null: no limit"
     )
     lr: Annotated[float, Field(gt=0, description="peak learning rate")] = 1e-3
@@ -62,28 +62,6 @@ class TrainSettings(StrictModel):
     )
 
 
-class LaunchSettings(StrictModel):
-    """How a run is started and which checkpoints are kept. These settings are not part of the run's hash."""
-
-    timeout_s: Annotated[float, Field(gt=0)] | None = Field(
-        default=None,
-        description="wall time after which the run is stopped, seconds; null: no limit",
-    )
-    stall_timeout_s: Annotated[float, Field(gt=0)] | None = Field(
-        default=600.0,
-        description="time without a step, evaluation, checkpoint or printed line after which the "
-        "run is stopped, seconds; null: no limit",
-    )
-    checkpoint_every: Positive | None = Field(
-        default=None, description="steps between checkpoints; null: at each evaluation"
-    )
-    keep: Literal["nothing", "weights", "state"] = Field(
-        default="weights",
-        description="kept of the newest and the best checkpoint: `nothing`, the `weights`, or also "
-        "the newest one's optimizer `state`; a run that keeps anything resumes when interrupted",
-    )
-
-
 def _distinct(values: list[int]) -> list[int]:
     return list(dict.fromkeys(values))
 
@@ -103,18 +81,9 @@ class ProbeSettings(StrictModel):
     """Optional measurements after training."""
 
     decode: DecodeProbeSettings | None = Field(default=None, description="grid of the decode probe")
-    lengths: Annotated[list[Positive], Field(min_length=1), AfterValidator(_distinct)] | None = (
-        Field(default=None, description="sequence lengths at which the validation loss is measured")
-    )
-
-
-class InitSettings(StrictModel):
-    """Initial weights of every entry: a checkpoint folder, or the newest checkpoint of a run of the same seed.
-
-    A table `run` names that run's axes (default: the baseline's) and, under `train`, the settings it overrides.
-    """
-
-    start: Annotated[str | dict[str, Any], Field(alias="from")]
+    eval_lengths: (
+        Annotated[list[Positive], Field(min_length=1), AfterValidator(_distinct)] | None
+    ) = Field(default=None, description="sequence lengths at which the validation loss is measured")
 
 
 class EquivalenceMargin(StrictModel):
