@@ -126,7 +126,8 @@ def as_json(summary: Summary) -> Json:
         "axes": {axis: list(levels) for axis, levels in study.levels.items()},
         "baseline": study.baseline,
         "settings": {
-            section: getattr(study.spec, section, None) for section in ("model", "data", "train")
+            section: getattr(study.spec, section).model_dump() if study.spec else None
+            for section in ("model", "data", "train")
         },
         "runs": dict(sorted(Counter(run.status for run in study.runs).items())),
         "left_out": {"other_settings": study.left_out, "superseded": study.superseded},
@@ -140,7 +141,7 @@ def as_json(summary: Summary) -> Json:
         "equivalence": summary.equivalence,
         "scaling": summary.scaling,
         "environments": _environments(study.runs),
-        "launches": list(study.launches),
+        "launches": [launch.model_dump() for launch in study.launches],
     }
 
 
@@ -188,7 +189,7 @@ def _run(run: RunData) -> Json:
         "initial_hash": probes and probes.initial_hash,
         "final_hashes": probes and probes.final_hashes,
         "attention_kernels": probes and probes.attention_kernels,
-        "peak_flops": probes and probes.peak_flops,
+        "peak_flops": probes and probes.peak_flops.model_dump(),
         "flops_per_token_counted": probes and probes.flops_per_token_counted,
     }
 
@@ -198,6 +199,6 @@ def _environments(runs: list[RunData]) -> list[Json]:
     found: dict[str, Json] = {}
     for run in runs:
         if run.env:
-            environment = found.setdefault(repr(run.env), {"env": run.env, "runs": []})
+            environment = found.setdefault(repr(run.env), {"env": run.env.model_dump(), "runs": []})
             environment["runs"].append(run.run_id)
     return list(found.values())
