@@ -17,8 +17,8 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 
 from harness.distributed.process_group import DistributedContext
 from harness.distributed.shards import pieces, stored, whole_weights
-from harness.model import weights as folder
 from harness.model.gpt import GPT
+from harness.model.weights import Weights, atomic_folder, write_weights
 from harness.probes.timer import Timer
 from harness.results.records import RunSpec
 from harness.results.store import Run, StoreError, read_json, write_json
@@ -77,14 +77,14 @@ class Checkpoints:
         if self._ranks.is_first:
             self._sweep()
         dest = self._run.checkpoints / f"step-{step}"
-        with folder.beside(dest) if self._ranks.is_first else nullcontext(dest) as place:
+        with atomic_folder(dest) if self._ranks.is_first else nullcontext(dest) as place:
             if self._ranks.is_first:
-                folder.write(weights, place)
+                write_weights(weights, place)
             save_state(self._ranks.gather(place)[0], step, self._gpt, self._optimizer)
 
-    def _weights(self, step: int) -> folder.Weights:
+    def _weights(self, step: int) -> Weights:
         spec, tensors = self._spec, whole_weights(self._gpt, self._ranks)
-        return folder.Weights(
+        return Weights(
             shape=ModelShape(**spec.model.model_dump()),
             axes=spec.axes,
             tensors=tensors,

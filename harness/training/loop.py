@@ -12,7 +12,7 @@ from torch import Tensor
 from harness.data.batches import Batches, Tokens, micro_batch_size
 from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
-from harness.model.initialization import check_same_parameters, hashes
+from harness.model.initialization import check_same_parameters, parameter_hashes
 from harness.model.precision import autocast
 from harness.probes import decode as decoding
 from harness.probes import eval_lengths as lengths
@@ -146,7 +146,7 @@ def train(
         "flops_per_token_counted": None if parallelism.counters_unreliable else counted,
         "parameters": n_parameters,
         "initial_hash": initial_hash,
-        "final_hashes": hashes(gpt, ranks),
+        "final_hashes": parameter_hashes(gpt, ranks),
         "start": started,
         "attention_kernels": [] if parallelism.counters_unreliable else first_step.kernels,
         "peak_flops": peak_flops(

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from harness.model import weights as folder
 from harness.model.gpt import GPT
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
+from harness.model.weights import load_weights
 from harness.results.records import RunSpec
 from harness.results.store import Run
 
@@ -21,16 +21,16 @@ def begin(gpt: GPT, whole: GPT, run: Run, spec: RunSpec) -> dict[str, Any] | Non
         IncompatibleWeightsError: they do not fit the model.
     """
     if spec.init is None:
-        fill(gpt, spec.seed, whole=whole)
+        init_parameters(gpt, spec.seed, full_model=whole)
         return None
     place = _folder(run, spec)
-    weights = folder.load(place)
+    weights = load_weights(place)
     sha256 = weights.sha256
     if spec.init.sha256 not in (None, sha256):
         raise ValueError(
             f"{place}: has SHA-256 {sha256}, the study was checked with {spec.init.sha256}"
         )
-    tensors = fill(gpt, spec.seed, weights.tensors, whole)
+    tensors = init_parameters(gpt, spec.seed, weights.tensors, whole)
     return {
         "from": spec.init.run_id or str(place),
         "sha256": sha256,

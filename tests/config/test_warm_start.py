@@ -5,10 +5,9 @@ import pytest
 from harness.config import load
 from harness.errors import UserError
 from harness.launch.scheduler import randomize_within_seed
-from harness.model import weights as folder
 from harness.model.builder import ModelBuilder
-from harness.model.initialization import fill
-from harness.model.weights import Weights
+from harness.model.initialization import init_parameters
+from harness.model.weights import GPT2, Weights, save_weights
 from variants.base import ModelShape
 
 FROM_RUN = """
@@ -22,10 +21,10 @@ def save_checkpoint(place, seed=0, **shape):
     shape = ModelShape(
         **{"n_layer": 2, "n_head": 4, "n_embd": 32, "seq_len": 16, "vocab_size": 256} | shape
     )
-    model = ModelBuilder(shape, folder.GPT2, []).model().to_empty(device="cpu")
-    fill(model, seed)
+    model = ModelBuilder(shape, GPT2, []).model().to_empty(device="cpu")
+    init_parameters(model, seed)
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    folder.save(Weights(shape, folder.GPT2, tensors, {}), place)
+    save_weights(Weights(shape, GPT2, tensors, {}), place)
     return place
 
 
