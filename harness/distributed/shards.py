@@ -16,7 +16,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from harness.distributed.process_group import DistributedContext
-from variants.base import Part, ShardSpec
+from variants.base import Part
+from variants.tensor_parallel import ShardSpec
 
 BATCH_BYTES = 64 << 20  # of parameters that are put together from their shards at once
 Place = tuple[slice, ...]
@@ -29,7 +30,7 @@ def pieces(model: nn.Module) -> dict[str, ShardSpec]:
     return {
         f"{path}.{name}".lstrip("."): piece
         for path, part in parts
-        for name, piece in part.pieces.items()
+        for name, piece in part.shards.items()
     }
 
 

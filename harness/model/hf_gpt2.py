@@ -183,7 +183,7 @@ def _read_weights(source: Path) -> Tensors:
     weight_map = _read_json(source).get("weight_map")
     if not isinstance(weight_map, dict):
         raise UserError(f"{source}: not an index of shards: has no weight_map")
-    tensors = {}
+    tensors: Tensors = {}
     for shard in sorted({source.parent / str(name) for name in weight_map.values()}):
         tensors |= _read_weights(shard)
     return tensors

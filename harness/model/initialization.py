@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from harness.distributed import shards
 from harness.distributed.process_group import DistributedContext
-from variants.base import ConvertedTensor, InitSpec, Part
+from variants.base import InitSpec, Part
+from variants.conversion import ConvertedTensor
 
 
 class UndeclaredError(Exception):
@@ -27,7 +28,7 @@ class IncompatibleWeightsError(Exception):
 def init_specs(model: nn.Module) -> dict[str, InitSpec]:
     """Return how each parameter is initialized: as its variant declares, else as in GPT-2.
 
-    If several modules that contain a parameter declare it (`initial()`), the innermost counts.
+    If several modules that contain a parameter declare it (`init_specs()`), the innermost counts.
     GPT-2: linear and embedding weights are normal with standard deviation 0.02, biases 0,
     LayerNorm weights 1 (Radford et al. 2019, 2.3).
 
@@ -36,7 +37,7 @@ def init_specs(model: nn.Module) -> dict[str, InitSpec]:
     """
     declared: dict[str, InitSpec] = {}
     for prefix, module in model.named_modules():  # outer modules come before inner ones
-        specs = module.initial() if hasattr(module, "initial") else {}
+        specs = module.init_specs() if isinstance(module, Part) else {}
         for name, spec in specs.items():
             declared[f"{prefix}.{name}".lstrip(".")] = spec
     names = [name for name, _ in model.named_parameters()]
@@ -51,7 +52,8 @@ def _gpt2_spec(model: nn.Module, name: str) -> InitSpec:
     if isinstance(module, nn.LayerNorm):
         return InitSpec(value=1.0 if kind == "weight" else 0.0)
     raise UndeclaredError(
-        f"parameter {name} of {type(module).__name__}: its variant must declare `initial()`, e.g. "
+        f"parameter {name} of {type(module).__name__}: its variant must declare `init_specs()`, "
+        f"e.g. "
         f"{{'{kind}': InitSpec(std=0.02)}}"
     )
 
@@ -102,7 +104,7 @@ def init_parameters(
 
     for name, tensor in initial_tensors(full_model, fresh, source_tensors):
         shards.put(parameters[name], tensor.values, shard_specs.get(name))
-        origin[name] = tensor.how
+        origin[name] = tensor.origin
     return origin
 
 

@@ -77,7 +77,7 @@ def train(
         )
         total = torch.zeros((), device=device)
         for i, (tokens_BT, targets_BT) in enumerate(micro_batches, start=1):
-            with parallelism.accumulate(model, last=i == len(micro_batches)):
+            with parallelism.gradient_sync(model, enabled=i == len(micro_batches)):
                 with autocast(device, cfg.precision):
                     losses_BT = model(tokens_BT.to(device), targets_BT.to(device))
                 loss = losses_BT.mean() / len(micro_batches)
@@ -141,7 +141,9 @@ def train(
     n_parameters = sum(parameter.numel() for parameter in whole.parameters())
     return {
         "memory": ranks.gather(by_category(optimizer, first_step, device)),
-        "predicted_memory": optim.predicted_bytes(n_parameters, parallelism.shares(whole)),
+        "predicted_memory": optim.predicted_bytes(
+            n_parameters, parallelism.memory_fractions(whole)
+        ),
         "flops_per_token": whole.flops_per_token(),
         "flops_per_token_counted": None if parallelism.counters_unreliable else counted,
         "parameters": n_parameters,
@@ -161,7 +163,7 @@ def train(
             "checkpoint_s": checkpoints.total_s,
         },
         "communication_dtype": parallelism.communication_dtype(cfg.precision),
-        "predicted_bytes_sent": parallelism.traffic(
+        "predicted_bytes_sent": parallelism.predicted_bytes_sent(
             gpt, StepShape(cfg.precision, n_micro_batches, micro_batch)
         ),
         **Window(model, ranks, forward_backward, update).measure(

@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 
 from harness.distributed.shards import pieces
 from harness.results.records import TrainSettings
-from variants.base import Groups, Parallelism
+from variants.base import Parallelism, ParameterGroups
 
 ADAM_STATES = 2  # running means of the gradient and of its square (Kingma & Ba 2015)
 
@@ -33,13 +33,13 @@ def adamw(
     A parallelism may spread its work and its state over the ranks.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: Groups = [
+    groups: ParameterGroups = [
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": cfg.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
 
-    def make(groups: Groups) -> torch.optim.Optimizer:
+    def make(groups: ParameterGroups) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), fused=True)
 
     return parallelism.optimizer(groups, make) if parallelism is not None else make(groups)

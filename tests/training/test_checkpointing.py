@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from harness.distributed.process_group import DistributedContext, join
 from harness.errors import UserError
-from harness.model import weights
+from harness.model import weights as weights_module
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import init_parameters
 from harness.model.weights import atomic_folder, export_gpt2, load_weights
@@ -359,7 +359,7 @@ def fail_at(n, function):
 
 
 CRASHES = {  # which call of what fails, and whether the new checkpoint counts already
-    "while weights are written": (weights, "save_file", 1, False),
+    "while weights are written": (weights_module, "save_file", 1, False),
     "while they are put on disk": (os, "fsync", 1, False),
     "while they are described": (os, "fsync", 2, False),
     "while the state is written": (os, "fsync", 3, False),
@@ -396,7 +396,9 @@ def test_a_crash_leaves_a_whole_checkpoint_and_the_next_save_leaves_no_litter(
         ):
             patch.setattr(place, name, fail_at(n_calls, getattr(place, name)))
             if how == "a power cut":
-                patch.setattr(weights, "shutil", SimpleNamespace(rmtree=lambda *_, **__: None))
+                patch.setattr(
+                    weights_module, "shutil", SimpleNamespace(rmtree=lambda *_, **__: None)
+                )
             checkpoints.save(n, 1.0)
 
     newest = 2 if is_new else 1
