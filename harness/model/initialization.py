@@ -95,7 +95,7 @@ def init_parameters(
     """
     full_model = full_model or model
     specs = init_specs(full_model)
-    shard_specs = shards.pieces(model)
+    shard_specs = shards.shard_specs(model)
     parameters = dict(model.named_parameters())
     origin = {}
 
@@ -103,7 +103,7 @@ def init_parameters(
         return torch.from_numpy(sample_init(specs[name], seed, name, tuple(shape)))
 
     for name, tensor in initial_tensors(full_model, fresh, source_tensors):
-        shards.put(parameters[name], tensor.values, shard_specs.get(name))
+        shards.copy_local_shard(parameters[name], tensor.values, shard_specs.get(name))
         origin[name] = tensor.origin
     return origin
 
@@ -165,36 +165,36 @@ def _loaded(
     return {name: ConvertedTensor(source[name]) for name in initial}
 
 
-def parameter_hashes(model: nn.Module, ranks: DistributedContext) -> list[str]:
+def parameter_hashes(model: nn.Module, context: DistributedContext) -> list[str]:
     """Return for each rank the SHA-256 of all parameters, assembled from their shards.
 
     Parameters are gathered in batches to bound memory. The hashes differ if ranks disagree on a
     replicated value.
     """
-    shard_specs = shards.pieces(model)
-    gathered = shards.gather(model, ranks)
+    shard_specs = shards.shard_specs(model)
+    gathered = shards.gather_shards(model, context)
     sha = hashlib.sha256()
-    for name, value in shards.named(model):
+    for name, value in shards.named_local_parameters(model):
         shard_spec = shard_specs.get(name)
         sha.update(name.encode())
-        if shards.is_divided(value, shard_spec):
+        if shards.is_sharded(value, shard_spec):
             rank_shards = next(gathered)[-1]
-            value = shards.joined(value, shard_spec, rank_shards)
-            if not shards.agree(value, rank_shards[ranks.rank]):
-                sha.update(f"other values on rank {ranks.rank}".encode())
+            value = shards.assemble(value, shard_spec, rank_shards)
+            if not shards.shard_matches(value, rank_shards[context.rank]):
+                sha.update(f"other values on rank {context.rank}".encode())
         # A copy: NumPy pins the memory that it sees, and FSDP frees parameters that an evaluation
         # has left gathered.
         sha.update(value.to("cpu", copy=True).numpy().tobytes())
-    return ranks.gather(sha.hexdigest())
+    return context.gather(sha.hexdigest())
 
 
-def check_same_parameters(model: nn.Module, ranks: DistributedContext) -> str:
+def check_same_parameters(model: nn.Module, context: DistributedContext) -> str:
     """Return the SHA-256 of all parameters.
 
     Raises:
         RuntimeError: it differs between ranks.
     """
-    hashes = parameter_hashes(model, ranks)
+    hashes = parameter_hashes(model, context)
     if len(set(hashes)) != 1:
         raise RuntimeError(f"ranks start from different parameters: hashes {hashes}")
     return hashes[0]
