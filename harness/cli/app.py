@@ -569,18 +569,18 @@ def worker(args: argparse.Namespace) -> int:
 
 def import_checkpoint(args: argparse.Namespace) -> int:
     """Read a published checkpoint into a folder of our own."""
-    from harness.model import weights as folder
+    from harness.model.weights import import_gpt2
 
-    weights = folder.import_published(args.source, Path(args.dest))
+    weights = import_gpt2(args.source, Path(args.dest))
     print(f"{args.dest}: {weights.parameters:,} parameters, SHA-256 {weights.sha256}")
     return ExitCode.DONE
 
 
 def export_checkpoint(args: argparse.Namespace) -> int:
     """Write a folder of our own in the published layout."""
-    from harness.model import weights as folder
+    from harness.model.weights import export_gpt2
 
-    folder.export_published(Path(args.source), Path(args.dest))
+    export_gpt2(Path(args.source), Path(args.dest))
     print(args.dest)
     return ExitCode.DONE
 
@@ -591,9 +591,9 @@ def show_checkpoint(args: argparse.Namespace) -> int:
 
     from tabulate import tabulate
 
-    from harness.model import weights as folder
+    from harness.model.weights import load_weights
 
-    weights = folder.load(Path(args.source))
+    weights = load_weights(Path(args.source))
     print(" ".join(f"{key}={value}" for key, value in asdict(weights.shape).items()))
     print(" ".join(f"{axis}={choice.label}" for axis, choice in weights.axes.items()))
     print(f"{weights.parameters:,} parameters, SHA-256 {weights.sha256}\n")
@@ -612,15 +612,15 @@ def show_checkpoint(args: argparse.Namespace) -> int:
 
 def sample(args: argparse.Namespace) -> int:
     """Continue a prompt; a reader that has enough, as `head` has, ends it quietly."""
-    from harness.sampling import generate as text
+    from harness.sampling.generate import GenerationRequest, generate
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(
             errors="replace"
         )  # a model says what a terminal's encoding may have no place for
     try:
-        text.run(
-            text.Request(
+        generate(
+            GenerationRequest(
                 **{name: value for name, value in vars(args).items() if name != "command"}
             ),
             _write,

@@ -28,8 +28,8 @@ FAULTS = {
     "another_start": "import torch.distributed as dist\n\nfrom harness.training import warm_start as start\n"
     + DDP
     + WRAP
-    + "        right = start.fill\n"
-    "        start.fill = lambda gpt, seed, **more: right(gpt, seed + dist.get_rank(), **more)\n"
+    + "        right = start.init_parameters\n"
+    "        start.init_parameters = lambda gpt, seed, **more: right(gpt, seed + dist.get_rank(), **more)\n"
     "        return super().wrap(model, device, precision)\n",
     "drifts_late": "import torch.distributed as dist\n" + DDP + "    n_calls = 0\n\n"
     "    def gradient_sync(self, model, enabled):\n"
