@@ -20,7 +20,7 @@ def write(store: Store, study: str, out: Path, refresh_s: int | None = None) -> 
     Raises:
         UserError: the study has no results.
     """
-    work = summary.summarise(accounting.read(store, study), now())
+    work = summary.summarize(accounting.read(store, study), now())
     from harness.analysis import tables
     from harness.report import (  # import matplotlib, which is slow, and which other commands do without
         charts as figures,

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 
-from harness.analysis.dataset import Study
+from harness.analysis.dataset import StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.analysis.summary import Summary
 from harness.report import formatting as cells
@@ -39,7 +39,7 @@ def render(summary: Summary, captions: dict[str, str]) -> str:
     return cells.join(_opening(summary), *(part(summary, captions) for part in parts)) + "\n"
 
 
-def floor_nats_per_token(study: Study) -> float | None:
+def floor_nats_per_token(study: StudyResults) -> float | None:
     """Return the lowest validation loss reachable; known where the corpus knows it and a token is a byte."""
     if study.spec is None or study.spec.data.tokenizer != "bytes":
         return None
@@ -66,17 +66,17 @@ def _in_short(summary: Summary) -> str:
     if not complete:
         return text + " Nothing is done yet, so there are no numbers."
     best = min(complete, key=lambda r: round(r.val_loss.mean, 4) if r.val_loss else math.inf)
-    text += f" Lowest final validation loss: `{best.label}`, {mean(best.val_loss)} nats per token."
+    text += f" Lowest final validation loss: `{best.entry}`, {mean(best.val_loss)} nats per token."
     timed = [r for r in complete if r.tokens_per_s]
     if timed:
         fastest = max(timed, key=lambda r: r.tokens_per_s.median if r.tokens_per_s else 0)
-        text += f" Highest throughput: `{fastest.label}`, {median(fastest.tokens_per_s)} tokens per second."
+        text += f" Highest throughput: `{fastest.entry}`, {median(fastest.tokens_per_s)} tokens per second."
     if len(complete) > 1:
         text += " Whether such a lead is more than chance is a question for the paired differences below."
     return text
 
 
-def _corpus(study: Study) -> str:
+def _corpus(study: StudyResults) -> str:
     if study.spec is None:
         return ""
     data = study.spec.data
@@ -102,7 +102,7 @@ def _diverging(summary: Summary) -> str:
     return f"> {cells.listing(labels)} {verb} (see below, on the parallelism): no speed is shown."
 
 
-def _warnings(study: Study) -> list[str]:
+def _warnings(study: StudyResults) -> list[str]:
     notes = []
     if study.left_out:
         runs = count(study.left_out, "run")

@@ -90,7 +90,7 @@ def test_the_page_is_one_file_that_asks_for_nothing(whole):
 
 
 def test_every_entry_stands_in_the_table_with_its_verdict_in_words(whole, fake):
-    study = summary.summarise(accounting.read(fake.store, fake.name), "now")
+    study = summary.summarize(accounting.read(fake.store, fake.name), "now")
     _, body = next((a, text) for a, text in whole.all("table") if a.get("id") == "table")
     names = [
         text
@@ -99,9 +99,9 @@ def test_every_entry_stands_in_the_table_with_its_verdict_in_words(whole, fake):
         for text in ["".join(parts)]
     ]
     assert names[: len(study.results)] == list(study.results)
-    loss = study.judgements["val_loss"].entries
-    assert {verdict.word for verdict in loss.values()} >= {"better", "worse"}
-    for word in {verdict.word for verdict in loss.values() if verdict.word}:
+    loss = study.metric_tests["val_loss"].entries
+    assert {verdict.verdict for verdict in loss.values()} >= {"better", "worse"}
+    for word in {verdict.verdict for verdict in loss.values() if verdict.verdict}:
         assert word in body
     assert "0 of 3; 3 failed (nan)" in body and "within tolerance" in body
 
@@ -176,7 +176,7 @@ def test_what_a_log_or_a_label_says_is_never_run(fake):
         HOSTILE in text for _, text in page.all("td")
     )
     assert any(text == label for _, text in page.all("td"))
-    names = [entry["label"] for entry in page.data()["curves"]["entries"]]
+    names = [entry["entry"] for entry in page.data()["curves"]["entries"]]
     assert (
         f"{label}-mha".replace("<", "&lt;").replace(">", "&gt;") in names
     )  # plotly reads some HTML in names
@@ -199,7 +199,7 @@ def test_ten_thousand_runs_stay_a_file_that_opens(fake):
         "attention": ["mha", "gqa2"],
         "parallelism": ["single"],
     }
-    few = summary.summarise(accounting.read(fake.write().store, fake.name), "now")
+    few = summary.summarize(accounting.read(fake.write().store, fake.name), "now")
     many = multiplied(few, 2500)
     assert len(many.study.runs) == 10_000
     page = html.render(many)
@@ -231,17 +231,17 @@ def multiplied(few, times):
             for label, result in named(few.results).items()
         },
         comparisons=[
-            dataclasses.replace(c, label=f"{c.label}-{i}")
+            dataclasses.replace(c, entry=f"{c.entry}-{i}")
             for c in few.comparisons
             for i in range(times)
         ],
         judgements={
             quantity: dataclasses.replace(judged, entries=named(judged.entries))
-            for quantity, judged in few.judgements.items()
+            for quantity, judged in few.metric_tests.items()
         },
         rankings=[dataclasses.replace(r, val_loss=named(r.val_loss)) for r in few.rankings],
         savings=[
-            dataclasses.replace(s, label=f"{s.label}-{i}")
+            dataclasses.replace(s, entry=f"{s.entry}-{i}")
             for s in few.savings
             for i in range(times)
         ],

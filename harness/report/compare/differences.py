@@ -9,11 +9,11 @@ import numpy as np
 from harness.analysis import equivalence
 from harness.analysis import intervals as statistics
 from harness.analysis import significance as verdicts
-from harness.analysis.dataset import Entry, Study
-from harness.analysis.hypotheses import QUESTIONS, Quantity, margin_of, values
+from harness.analysis.dataset import Entry, StudyResults
+from harness.analysis.hypotheses import METRICS, Quantity, margin_of, values
 from harness.analysis.intervals import Ratio
 from harness.analysis.metrics import DIVERGES, PARALLELISM, timed
-from harness.analysis.significance import Verdict
+from harness.analysis.significance import SignificanceResult
 from harness.report.compare.sources import Source
 from harness.results.records import SCHEMA_VERSION
 from harness.results.run_data import RunData
@@ -47,9 +47,9 @@ class Pair:
     label: str
     seeds: list[int]
     bitwise: bool | None
-    val_loss: Verdict | None
-    tokens_per_s: Verdict | None
-    peak_memory: Verdict | None
+    val_loss: SignificanceResult | None
+    tokens_per_s: SignificanceResult | None
+    peak_memory: SignificanceResult | None
     tokens_per_s_ratio: Ratio | None
     peak_memory_ratio: float | None
     parameters: tuple[int, int]
@@ -96,7 +96,7 @@ def versus(a: Source, b: Source, created_at: str) -> Versus:
     sound = {label: pair for label, pair in matched.items() if label not in diverging}
     judged = {
         quantity: _judge(sound if quantity == "tokens_per_s" else matched, quantity, b.study)
-        for quantity in QUESTIONS
+        for quantity in METRICS
     }
     return Versus(
         a=a.label,
@@ -115,7 +115,7 @@ def versus(a: Source, b: Source, created_at: str) -> Versus:
     )
 
 
-def _diverging(study: Study) -> set[str]:
+def _diverging(study: StudyResults) -> set[str]:
     """Return the labels of the entries that train another model than they say: their speed is no measure of it."""
     return {
         label
@@ -124,7 +124,7 @@ def _diverging(study: Study) -> set[str]:
     }
 
 
-def _settings(study: Study) -> dict[str, Any]:
+def _settings(study: StudyResults) -> dict[str, Any]:
     sections = ("model", "data", "train")
     return {
         f"{name}.{key}": value
@@ -134,7 +134,7 @@ def _settings(study: Study) -> dict[str, Any]:
     }
 
 
-def _matched(a: Study, b: Study) -> dict[str, tuple[Entry, Entry]]:
+def _matched(a: StudyResults, b: StudyResults) -> dict[str, tuple[Entry, Entry]]:
     """Return the entries with the same labels; an axis that one study lacks counts as the other's baseline."""
     of_a = {_labels(entry, a, b): entry for entry in a.entries}
     return {
@@ -144,7 +144,7 @@ def _matched(a: Study, b: Study) -> dict[str, tuple[Entry, Entry]]:
     }
 
 
-def _labels(entry: Entry, study: Study, other: Study) -> frozenset[tuple[str, str]]:
+def _labels(entry: Entry, study: StudyResults, other: StudyResults) -> frozenset[tuple[str, str]]:
     return frozenset(
         (axis, label)
         for axis, label in entry.axes.items()
@@ -152,7 +152,7 @@ def _labels(entry: Entry, study: Study, other: Study) -> frozenset[tuple[str, st
     )
 
 
-def _unmatched(study: Study, matched: list[Entry]) -> list[str]:
+def _unmatched(study: StudyResults, matched: list[Entry]) -> list[str]:
     labels = {entry.label for entry in matched}
     return [entry.label for entry in study.entries if entry.label not in labels]
 
@@ -163,7 +163,7 @@ def _different(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[An
     }
 
 
-def _environment(study: Study) -> dict[str, Any]:
+def _environment(study: StudyResults) -> dict[str, Any]:
     """Return each key of the runs' environments with its value, or all its values where runs differ."""
     found: dict[str, list[Any]] = {}
     for run in study.runs:
@@ -176,10 +176,10 @@ def _environment(study: Study) -> dict[str, Any]:
 
 
 def _judge(
-    matched: Mapping[str, tuple[Entry, Entry]], quantity: Quantity, study: Study
-) -> dict[str, Verdict]:
+    matched: Mapping[str, tuple[Entry, Entry]], quantity: Quantity, study: StudyResults
+) -> dict[str, SignificanceResult]:
     """Judge all entries as one family; losses under another parallelism are the same question once more."""
-    question, families = QUESTIONS[quantity], {}  # type: ignore[var-annotated]
+    question, families = METRICS[quantity], {}  # type: ignore[var-annotated]
     for label, (a, b) in matched.items():
         own, other = values(b, question), values(a, question)
         differences = [own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())]
@@ -190,7 +190,7 @@ def _judge(
     return {
         label: verdict
         for family in families.values()
-        for label, verdict in verdicts.family(family, margin, question.lower_is_better).items()
+        for label, verdict in verdicts.test_family(family, margin, question.lower_is_better).items()
     }
 
 
@@ -198,7 +198,7 @@ def _pair(
     label: str,
     a: Entry,
     b: Entry,
-    judged: Mapping[Quantity, Mapping[str, Verdict]],
+    judged: Mapping[Quantity, Mapping[str, SignificanceResult]],
     alike: bool,
     diverges: bool,
 ) -> Pair:

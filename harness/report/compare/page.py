@@ -4,8 +4,8 @@ import re
 from collections import Counter
 from typing import Any
 
-from harness.analysis.hypotheses import NAMES, Quantity
-from harness.analysis.significance import Verdict
+from harness.analysis.hypotheses import METRIC_NAMES, Quantity
+from harness.analysis.significance import SignificanceResult
 from harness.report import formatting as cells
 from harness.report.compare.differences import Pair, Versus
 from harness.report.formatting import NONE, count, difference, join, listing, ratio
@@ -79,7 +79,7 @@ def _losses(found: Versus, both: list[Pair]) -> str:
 
 def _of(both: list[Pair], quantity: Quantity) -> str:
     words = _words(both, quantity)
-    name = NAMES[quantity].capitalize()
+    name = METRIC_NAMES[quantity].capitalize()
     if not words:
         return f"{name}: a single seed gives no verdict."
     extremes = [pair for pair in both if _verdict(pair, quantity)]
@@ -99,8 +99,8 @@ def _words(pairs: list[Pair], quantity: Quantity) -> str:
     labels: dict[str, list[str]] = {}
     for pair in pairs:
         verdict = _verdict(pair, quantity)
-        if verdict and verdict.word:
-            labels.setdefault(verdict.word, []).append(pair.label)
+        if verdict and verdict.verdict:
+            labels.setdefault(verdict.verdict, []).append(pair.label)
     counts = Counter({word: len(of) for word, of in labels.items()})
     return ", ".join(
         f"{counts[word]} {word}"
@@ -110,8 +110,8 @@ def _words(pairs: list[Pair], quantity: Quantity) -> str:
     )
 
 
-def _verdict(pair: Pair, quantity: Quantity) -> Verdict | None:
-    found: Verdict | None = getattr(pair, quantity)
+def _verdict(pair: Pair, quantity: Quantity) -> SignificanceResult | None:
+    found: SignificanceResult | None = getattr(pair, quantity)
     return found
 
 
@@ -134,7 +134,7 @@ def _entries(found: Versus) -> str:
     margins = (
         ", ".join(
             f"{title} {found.margins[key]:g}"
-            for key, title in NAMES.items()
+            for key, title in METRIC_NAMES.items()
             if key in found.margins
         )
         or "none"
@@ -157,8 +157,8 @@ def _entries(found: Versus) -> str:
     return join(text, cells.table(header, rows, left=5))
 
 
-def _word(verdict: Verdict | None) -> str:
-    return NONE if verdict is None else verdict.word or "no interval"
+def _word(verdict: SignificanceResult | None) -> str:
+    return NONE if verdict is None else verdict.verdict or "no interval"
 
 
 def _facts(found: Versus, facts: dict[str, tuple[Any, Any]]) -> str:

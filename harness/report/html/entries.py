@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from harness.analysis.dataset import Entry
 from harness.analysis.hypotheses import Quantity
-from harness.analysis.metrics import Comparison
+from harness.analysis.metrics import BaselineComparison
 from harness.analysis.summary import Summary
 from harness.report import formatting as cells
 from harness.report.sections import comparison as report
@@ -57,7 +57,7 @@ def table(summary: Summary) -> Table:
         Column("runs done"),
         *axes,
     ]
-    compared = {comparison.label: comparison for comparison in summary.comparisons}
+    compared = {comparison.entry: comparison for comparison in summary.comparisons}
     bases = {comparison.against for comparison in summary.comparisons}
     rows = [
         _row(
@@ -71,7 +71,9 @@ def table(summary: Summary) -> Table:
     return Table(columns, rows)
 
 
-def _row(summary: Summary, entry: Entry, compared: Comparison | None, alone: str) -> list[Cell]:
+def _row(
+    summary: Summary, entry: Entry, compared: BaselineComparison | None, alone: str
+) -> list[Cell]:
     result = summary.results[entry.label]
     difference = compared.val_loss_difference if compared else None
     speed = result.tokens_per_s
@@ -93,8 +95,10 @@ def _row(summary: Summary, entry: Entry, compared: Comparison | None, alone: str
     ]
 
 
-def _verdict(summary: Summary, compared: Comparison, quantity: Quantity) -> Cell:
-    word = answers.verdict_word(summary.judgements[quantity].entries.get(compared.label), compared)
+def _verdict(summary: Summary, compared: BaselineComparison, quantity: Quantity) -> Cell:
+    word = answers.verdict_word(
+        summary.metric_tests[quantity].entries.get(compared.entry), compared
+    )
     if quantity == "tokens_per_s" and compared.speed_diverges:
         word = cells.NO_SPEED
     return Cell(word, ORDER.index(word) if word in ORDER else "", word)

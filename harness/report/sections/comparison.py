@@ -133,7 +133,7 @@ def equivalence(summary: Summary, captions: Captions) -> str:
     title = "## Does the parallelism change the result?"
     grouped: dict[str, list[Equivalence]] = {}
     for row in summary.equivalence:
-        grouped.setdefault(row.label, []).append(row)
+        grouped.setdefault(row.entry, []).append(row)
     if not grouped:
         return join(title, "No two runs that differ in the parallelism alone are done yet.")
     header = [
@@ -150,10 +150,10 @@ def equivalence(summary: Summary, captions: Captions) -> str:
             next((row.against for row in group if row.against), NONE),
             f"{sum(row.verdict != 'not checked' for row in group)} of {len(group)}",
             summary.results[label].equivalence or NONE,
-            deviation(_largest(row.loss_first_steps for row in group)),
-            deviation(_largest(row.grad_norm_first_steps for row in group)),
-            deviation(_largest(row.loss_all_steps for row in group)),
-            deviation(_largest(row.val_loss for row in group)),
+            deviation(_largest(row.max_rel_loss_dev_first5 for row in group)),
+            deviation(_largest(row.max_rel_grad_norm_dev_first5 for row in group)),
+            deviation(_largest(row.max_abs_loss_dev for row in group)),
+            deviation(_largest(row.abs_val_loss_dev for row in group)),
             _all(row.initial_hash_equal for row in group),
             _all(row.ranks_agree for row in group),
         ]
@@ -187,7 +187,7 @@ def _reasons(rows: list[Equivalence]) -> str:
     of: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row.reason:
-            of.setdefault((row.verdict, row.reason), []).append(f"{row.label}-s{row.seed}")
+            of.setdefault((row.verdict, row.reason), []).append(f"{row.entry}-s{row.seed}")
     return "\n".join(
         f"- {verdict}: {cells.escape(reason)}: {cells.listing(list(dict.fromkeys(runs)))}."
         for (verdict, reason), runs in of.items()
@@ -273,7 +273,7 @@ def costs(summary: Summary, captions: Captions) -> str:
         return ""
     header = ["entry", *CATEGORIES, "peak", "resident peak"]
     keys = [*CATEGORIES, "peak", "resident_peak"]
-    rows = [[r.label, *(mib((r.memory or {}).get(key)) for key in keys)] for r in measured]
+    rows = [[r.entry, *(mib((r.memory or {}).get(key)) for key in keys)] for r in measured]
     predicted = _predicted(summary)
     text = (
         "MiB of the fullest rank. On CUDA the peak is the allocator's; on a CPU it is the sum of the categories, which "
@@ -291,7 +291,7 @@ def costs(summary: Summary, captions: Captions) -> str:
 
 def _predicted(summary: Summary) -> list[str]:
     """Return what theory predicts that the fullest rank holds between steps, beside what it does hold."""
-    found = {label: held for label, held in summary.held.items() if held}
+    found = {label: held for label, held in summary.predicted_memory.items() if held}
     if not found:
         return []
     text = (

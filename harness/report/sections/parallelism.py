@@ -91,7 +91,7 @@ def scaling(summary: Summary, captions: Captions) -> str:
     rows = [
         [
             s.group,
-            s.label,
+            s.entry,
             str(s.world_size),
             median(s.tokens_per_s),
             ratio(s.speedup),

@@ -3,10 +3,10 @@
 import math
 
 from harness.analysis import budgets
-from harness.analysis.budgets import Kind, Ranking
-from harness.analysis.hypotheses import NAMES, Judgement, Level, Quantity
-from harness.analysis.metrics import PARALLELISM, Comparison
-from harness.analysis.significance import MANY, Verdict, Word
+from harness.analysis.budgets import BudgetKind, Ranking
+from harness.analysis.hypotheses import METRIC_NAMES, MetricTests, Quantity, TestedEffect
+from harness.analysis.metrics import PARALLELISM, BaselineComparison
+from harness.analysis.significance import MAX_SEEDS, SignificanceResult, VerdictName
 from harness.analysis.summary import Summary
 from harness.report import formatting as cells
 from harness.report.formatting import (
@@ -22,8 +22,8 @@ from harness.report.formatting import (
 )
 
 Captions = dict[str, str]  # of the figures that were drawn, by name
-WORDS: tuple[Word, ...] = ("better", "worse", "equivalent", "unresolved")
-BUDGETS: dict[Kind, str] = {
+WORDS: tuple[VerdictName, ...] = ("better", "worse", "equivalent", "unresolved")
+BUDGETS: dict[BudgetKind, str] = {
     "tokens": "equal tokens",
     "flops": "equal FLOPs",
     "train_s": "equal training time",
@@ -35,12 +35,12 @@ def in_short(summary: Summary) -> str:
     """Answer the study's question in a few sentences, written from the verdicts."""
     if not summary.comparisons:
         return ""
-    judged = summary.judgements["val_loss"].entries
+    judged = summary.metric_tests["val_loss"].entries
     alone = {
-        c.label for c in summary.comparisons if PARALLELISM not in c.differs
+        c.entry for c in summary.comparisons if PARALLELISM not in c.differs
     }  # the others repeat them
     judged = {label: verdict for label, verdict in judged.items() if label in alone or not alone}
-    if all(verdict.word is None for verdict in judged.values()):
+    if all(verdict.verdict is None for verdict in judged.values()):
         return (
             "No verdict: every difference comes from a single seed, and how much of it is chance can only be told from "
             "several. Give the study more `seeds`."
@@ -48,30 +48,30 @@ def in_short(summary: Summary) -> str:
     parts = [
         f"{word}: {listing(labels)}"
         for word in WORDS
-        if (labels := [k for k, v in judged.items() if v.word == word])
+        if (labels := [k for k, v in judged.items() if v.verdict == word])
     ]
     against = listing(list(dict.fromkeys(c.against for c in summary.comparisons)))
     text = f"Validation loss against {against}: {'; '.join(parts)}.{_most(summary, judged)}"
-    needed = [v.seeds_to_resolve for v in judged.values() if v.word == "unresolved"]
+    needed = [v.seeds_to_resolve for v in judged.values() if v.verdict == "unresolved"]
     if needed:
         most = max((n for n in needed if n), default=None)
         text += (
             f" What is unresolved would take up to {most:,} seeds, if it is as large as it looks."
             if most and None not in needed
-            else f" What is unresolved may take more than {MANY:,} seeds: it is small beside the noise."
+            else f" What is unresolved may take more than {MAX_SEEDS:,} seeds: it is small beside the noise."
         )
-    if summary.judgements["val_loss"].margin is None:
+    if summary.metric_tests["val_loss"].margin is None:
         text += ' The study states no `equivalence_margin`, so that nothing can be called "equivalent" but what is the same bits.'
     return text
 
 
-def _most(summary: Summary, judged: dict[str, Verdict]) -> str:
+def _most(summary: Summary, judged: dict[str, SignificanceResult]) -> str:
     """Tell by how much the best entry is better, and what it costs."""
-    gains = {label: -v.difference.mean for label, v in judged.items() if v.word == "better"}
+    gains = {label: -v.difference.mean for label, v in judged.items() if v.verdict == "better"}
     if not gains:
         return ""
     best = max(gains, key=lambda label: gains[label])
-    compared = next(c for c in summary.comparisons if c.label == best)
+    compared = next(c for c in summary.comparisons if c.entry == best)
     interval = judged[best].difference.ci95
     bounds = f" [{-interval[1]:.4f}, {-interval[0]:.4f}]" if interval else ""
     costs = (
@@ -83,7 +83,7 @@ def _most(summary: Summary, judged: dict[str, Verdict]) -> str:
         costs.append(f"{ratio(compared.peak_memory_ratio)} times the peak memory")
     text = f" Most is gained by `{best}`: {gains[best]:.4f}{bounds} nats per token"
     text += f", at {' and '.join(costs)}" if costs else ""
-    saved = next((one.tokens for one in summary.savings if one.label == best), None)
+    saved = next((one.tokens_ratio for one in summary.savings if one.entry == best), None)
     return text + (
         f"; it gets as low as the baseline in {saved:.2f} times fewer tokens." if saved else "."
     )
@@ -101,7 +101,7 @@ def verdicts(summary: Summary, captions: Captions) -> str:
         return join(
             "## Against the baseline", f"No entry has a baseline beside it (baseline: {baseline})."
         )
-    loss = summary.judgements["val_loss"].entries
+    loss = summary.metric_tests["val_loss"].entries
     header = [
         "entry",
         "differs in",
@@ -115,12 +115,12 @@ def verdicts(summary: Summary, captions: Captions) -> str:
     ]
     rows = [
         [
-            c.label,
+            c.entry,
             ", ".join(c.differs),
             f"{len(c.seeds)}" + (f" (+{c.seeds_unpaired} unpaired)" if c.seeds_unpaired else ""),
-            verdict_word(loss.get(c.label), c),
+            verdict_word(loss.get(c.entry), c),
             difference(c.val_loss_difference),
-            *_numbers(loss.get(c.label)),
+            *_numbers(loss.get(c.entry)),
         ]
         for c in found
     ]
@@ -138,18 +138,20 @@ def verdicts(summary: Summary, captions: Captions) -> str:
     return join("## Against the baseline", text, cells.table(header, rows, left=4), _costs(summary))
 
 
-def verdict_word(verdict: Verdict | None, comparison: Comparison) -> str:
+def verdict_word(verdict: SignificanceResult | None, comparison: BaselineComparison) -> str:
     """Return the verdict on an entry as one word or two, also where there can be none."""
     if verdict is None:
         return NO_SPEED if comparison.seeds else NONE
-    return verdict.word or "no interval"
+    return verdict.verdict or "no interval"
 
 
-def _numbers(verdict: Verdict | None) -> list[str]:
-    if verdict is None or verdict.word is None:
+def _numbers(verdict: SignificanceResult | None) -> list[str]:
+    if verdict is None or verdict.verdict is None:
         return [NONE] * 4
     g, n = verdict.effect_size, verdict.seeds_to_resolve
-    needed = NONE if verdict.word != "unresolved" else f"> {MANY:,}" if n is None else f"{n:,}"
+    needed = (
+        NONE if verdict.verdict != "unresolved" else f"> {MAX_SEEDS:,}" if n is None else f"{n:,}"
+    )
     return [_p(verdict.p_holm), _p(verdict.p_bh), NONE if g is None else f"{g:+.2f}", needed]
 
 
@@ -165,12 +167,12 @@ def _margin(summary: Summary, quantity: Quantity) -> str:
 
 
 def _costs(summary: Summary) -> str:
-    speed, memory = (summary.judgements[name].entries for name in ("tokens_per_s", "peak_memory"))
+    speed, memory = (summary.metric_tests[name].entries for name in ("tokens_per_s", "peak_memory"))
     rows = [
         [
-            c.label,
-            NO_SPEED if c.speed_diverges else verdict_word(speed.get(c.label), c),
-            verdict_word(memory.get(c.label), c),
+            c.entry,
+            NO_SPEED if c.speed_diverges else verdict_word(speed.get(c.entry), c),
+            verdict_word(memory.get(c.entry), c),
             NO_SPEED if c.speed_diverges else ratio(c.tokens_per_s_ratio),
             ratio(c.peak_memory_ratio),
         ]
@@ -191,7 +193,7 @@ def effects(summary: Summary, captions: Captions) -> str:
     """What each axis does by itself, and whether two of them do more together."""
     tables = [
         join(_effects(judged), cells.picture(f"effects_{quantity}", captions))
-        for quantity, judged in summary.judgements.items()
+        for quantity, judged in summary.metric_tests.items()
         if judged.main
     ]
     if len(summary.study.varying()) < 2 or not any(tables):
@@ -207,12 +209,12 @@ def effects(summary: Summary, captions: Captions) -> str:
     return join("## Effects", text, *tables)
 
 
-def _effects(judged: Judgement) -> str:
+def _effects(judged: MetricTests) -> str:
     rows = [
         [
             " with ".join(f"{axis} {name}" for axis, name in level.effect.levels.items()),
             kind,
-            level.word or NONE,
+            level.verdict or NONE,
             _estimate(level, judged.quantity),
             _p(level.p_holm),
         ]
@@ -225,7 +227,7 @@ def _effects(judged: Judgement) -> str:
         "" if design.noise is None else f", noise of a run {_change(design.noise, judged.quantity)}"
     )
     title = (
-        f"**{NAMES[judged.quantity].capitalize()}** ({unit}), from {count(design.n_runs, 'run')} with "
+        f"**{METRIC_NAMES[judged.quantity].capitalize()}** ({unit}), from {count(design.n_runs, 'run')} with "
         f"{design.degrees_of_freedom} degrees of freedom{noise}:"
     )
     missing = ", ".join(" × ".join(cell) for cell in design.missing[:6])
@@ -235,7 +237,7 @@ def _effects(judged: Judgement) -> str:
     )
 
 
-def _estimate(level: Level, quantity: Quantity) -> str:
+def _estimate(level: TestedEffect, quantity: Quantity) -> str:
     value, bounds = level.effect.estimate, level.effect.ci95
     if value is None:
         return "cannot be told apart"
@@ -258,7 +260,10 @@ def rankings(summary: Summary, captions: Captions) -> str:
     if not found:
         return ""
     labels = [entry.label for entry in summary.study.entries if entry.done]
-    header = ["entry", *(f"{BUDGETS[ranking.kind]} ({_budget(ranking)})" for ranking in found)]
+    header = [
+        "entry",
+        *(f"{BUDGETS[ranking.budget_kind]} ({_budget(ranking)})" for ranking in found),
+    ]
     places = [{label: i for i, label in enumerate(ranking.val_loss, start=1)} for ranking in found]
     rows = [
         [
@@ -274,7 +279,7 @@ def rankings(summary: Summary, captions: Captions) -> str:
         ]
         for label in labels
     ]
-    kinds = {ranking.kind for ranking in found}
+    kinds = {ranking.budget_kind for ranking in found}
     text = (
         "The same runs read where each has spent what the cheapest spent in all, on the straight line between two "
         "evaluations: place and validation loss. "
@@ -292,7 +297,7 @@ def rankings(summary: Summary, captions: Captions) -> str:
 
 
 def _leaders(found: list[Ranking]) -> str:
-    leaders = budgets.disagreements(found)
+    leaders = budgets.leaders(found)
     if len(leaders) == 1:
         return f"All of them are led by `{next(iter(leaders))}`."
     told = "; ".join(
@@ -303,7 +308,7 @@ def _leaders(found: list[Ranking]) -> str:
 
 
 def _budget(ranking: Ranking) -> str:
-    unit = {"tokens": "", "flops": "", "train_s": " s", "parameters": ""}[ranking.kind]
+    unit = {"tokens": "", "flops": "", "train_s": " s", "parameters": ""}[ranking.budget_kind]
     return f"{ranking.budget:,.0f}{unit}" if ranking.budget < 1e7 else f"{ranking.budget:.3g}{unit}"
 
 
@@ -312,10 +317,10 @@ def _savings(summary: Summary) -> str:
         return ""
     rows = [
         [
-            one.label,
+            one.entry,
             f"{len(one.seeds)} of {len(one.seeds) + len(one.not_reached)}",
-            _factor(one.tokens, one.tokens_ci95),
-            _factor(one.train_s, one.train_s_ci95),
+            _factor(one.tokens_ratio, one.tokens_ratio_ci95),
+            _factor(one.train_time_ratio, one.train_time_ratio_ci95),
         ]
         for one in summary.savings
     ]
@@ -349,9 +354,11 @@ def variance(summary: Summary, captions: Captions) -> str:
     )
     rows = [
         [
-            "final validation loss" if found.of == "val_loss" else "difference from the baseline's",
+            "final validation loss"
+            if found.quantity == "val_loss"
+            else "difference from the baseline's",
             SOURCES[name],
-            f"{100 * part.share:.0f} %",
+            f"{100 * part.fraction:.0f} %",
             f"{part.sd:.4f} [{part.ci95[0]:.4f}, {part.ci95[1]:.4f}]",
             f"{len(found.entries)}",
             f"{len(found.seeds)} × {len(found.seeds)}",
