@@ -235,7 +235,7 @@ def test_the_loop_keeps_the_weights_that_it_ends_with_and_those_that_did_best(tm
     """The rate rises until it breaks what was learned; a "best" of another step would be worth nothing then."""
     run_spec = spec(tmp_path, lr=0.3, warmup_steps=9, steps=9)
     probes = train(run, run_spec, ranks)
-    losses = {line.step: line.val_loss for line in run.evals() if line["step"] > 0}
+    losses = {line.step: line.val_loss for line in run.evals() if line.step > 0}
     best = min(losses, key=losses.get)
     assert best < 9, "or the test says nothing"
     assert listing(run) == {
@@ -246,7 +246,7 @@ def test_the_loop_keeps_the_weights_that_it_ends_with_and_those_that_did_best(tm
     }
     assert val_loss(tmp_path, run_spec, ranks, run.newest_checkpoint) == losses[9]
     assert val_loss(tmp_path, run_spec, ranks, run.best_checkpoint) == losses[best]
-    assert probes["time"]["checkpoint_s"] > 0
+    assert probes.time.checkpoint_s > 0
 
 
 def test_a_checkpoint_says_what_made_it(tmp_path, run, ranks):

@@ -154,16 +154,22 @@ def test_an_interrupted_curve_is_bit_for_bit_the_one_that_was_not(tmp_path, root
     probes = attempt(run, ranks)
     expected, measured, weights = whole
     assert curve(run) == expected
-    for key in measured.keys() - {"time", "phases", "peak_flops", "resumed_at", "memory"}:
-        assert probes[key] == measured[key], key
-    known = measured["memory"][0].keys() - {"resident_peak"}
-    assert [probes["memory"][0][key] for key in known] == [
-        measured["memory"][0][key] for key in known
+    for key in type(measured).model_fields.keys() - {
+        "time",
+        "phases",
+        "peak_flops",
+        "resumed_at",
+        "memory",
+    }:
+        assert getattr(probes, key) == getattr(measured, key), key
+    known = measured.memory[0].model_dump().keys() - {"resident_peak"}
+    assert [getattr(probes.memory[0], key) for key in known] == [
+        getattr(measured.memory[0], key) for key in known
     ]
     assert (run.newest_checkpoint / "model.safetensors").read_bytes() == weights
     n_done = at // 2 * 2
-    assert probes["resumed_at"] == [n_done] * (n_done > 0) and run.status.attempts == 2
-    assert probes["time"]["train_s"] == pytest.approx(run.steps().step_s.sum())
+    assert probes.resumed_at == [n_done] * (n_done > 0) and run.status.attempts == 2
+    assert probes.time.train_s == pytest.approx(run.steps().step_s.sum())
     flagged = run.steps().warmup.tolist()
     n_warmup = STEPS // 2
     assert (
@@ -185,7 +191,7 @@ def test_a_run_that_is_interrupted_again_and_again_still_has_that_curve_and_reme
         run.mark_running()
     probes = attempt(run, ranks)
     assert curve(run) == whole[0]
-    assert probes["resumed_at"] == list(range(1, STEPS + 1)) and run.status.attempts == STEPS + 1
+    assert probes.resumed_at == list(range(1, STEPS + 1)) and run.status.attempts == STEPS + 1
 
 
 def test_who_is_asked_to_end_saves_first_wherever_it_is(tmp_path, root, ranks, whole):
@@ -195,7 +201,7 @@ def test_who_is_asked_to_end_saves_first_wherever_it_is(tmp_path, root, ranks, w
         attempt(run, ranks, stop=StopRequest(requested=True))
     assert [place.name for place in resumable_checkpoints(run)] == ["step-1"]
     run.mark_running()
-    assert attempt(run, ranks)["resumed_at"] == [1]
+    assert attempt(run, ranks).resumed_at == [1]
     assert curve(run) == whole[0]
 
 
@@ -228,7 +234,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_whole_one(
         shutil.copytree(tmp_path / "other/checkpoint/step-4", older)
     DAMAGE[damage](run.newest_checkpoint)
     run.mark_running()
-    assert attempt(run, ranks)["resumed_at"] == [4]
+    assert attempt(run, ranks).resumed_at == [4]
     assert curve(run) == whole[0]
 
 
@@ -238,7 +244,7 @@ def test_with_nothing_whole_left_it_starts_again(tmp_path, root, ranks, whole):
     for place in resumable_checkpoints(run):
         flip(next((place / "state").glob("*.distcp")))
     run.mark_running()
-    assert attempt(run, ranks)["resumed_at"] == [] and curve(run) == whole[0]
+    assert attempt(run, ranks).resumed_at == [] and curve(run) == whole[0]
 
 
 def test_a_state_whose_loading_breaks_off_leaves_no_trace(
@@ -254,7 +260,7 @@ def test_a_state_whose_loading_breaks_off_leaves_no_trace(
         raise StateError("planted")
 
     monkeypatch.setattr(resume, "load_state", breaks_off)
-    assert attempt(run, ranks)["resumed_at"] == [] and curve(run) == whole[0]
+    assert attempt(run, ranks).resumed_at == [] and curve(run) == whole[0]
 
 
 @pytest.mark.parametrize("name", ["steps.rank0.jsonl", "eval.jsonl"])
@@ -274,7 +280,7 @@ def test_a_state_ahead_of_its_curve_is_passed_over(tmp_path, root, ranks, whole,
         }[harm]
     )
     run.mark_running()
-    assert attempt(run, ranks)["resumed_at"] == [] and curve(run) == whole[0]
+    assert attempt(run, ranks).resumed_at == [] and curve(run) == whole[0]
 
 
 @pytest.mark.parametrize("keep", ["none", "weights", "full"])
@@ -283,7 +289,7 @@ def test_at_the_end_no_more_is_kept_than_was_asked_for(tmp_path, root, ranks, wh
     attempt(run, ranks, 7)
     run.mark_running()
     n_done = 0 if keep == "none" else 6  # what keeps nothing starts again
-    assert attempt(run, ranks)["resumed_at"] == [n_done] * (n_done > 0)
+    assert attempt(run, ranks).resumed_at == [n_done] * (n_done > 0)
     drop_state(run, keep)
     assert curve(run) == whole[0]
     assert [path.parent.name for path in run.checkpoints.glob("step-*/state")] == ["step-9"] * (
@@ -321,7 +327,7 @@ def test_what_the_machine_ended_goes_on_and_what_ended_by_itself_starts_anew(
     tmp_path, root, status, reason, goes_on
 ):
     run = begun(tmp_path / "run", root)
-    run.steps_file(0).append({"step": 0})
+    run.steps_path(0).touch()
     run.checkpoints.mkdir()
     run.log_path.write_text("x")
     run.finish(status, reason, "m")
