@@ -19,22 +19,18 @@ def write(store: Store, study: str, out: Path, refresh_s: int | None = None) -> 
         UserError: the study has no results.
     """
     work = summary.summarise(accounting.read(store, study), now())
-    from harness.report import (  # import matplotlib, which is slow, and which other commands do without
-        charts as figures,
-    )
-    from harness.report import html
+    from harness.report import charts, html
+    from harness.report.charts import mpl  # imports matplotlib, which is slow
 
     folder = out / study
-    drawn = figures.draw_all(work, page.floor_nats_per_token(work.study))
+    specs = charts.build(work)
     written = {
         folder / "tables" / name: text.encode("utf-8")
         for name, text in tables.all_tables(work).items()
     }
-    for figure in drawn:
-        written |= {
-            folder / "figures" / f"{figure.name}.{suffix}": data
-            for suffix, data in figure.files.items()
-        }
+    for spec in specs:
+        for suffix, image in mpl.render(spec).items():
+            written[folder / "figures" / f"{spec.name}.{suffix}"] = image
     for path, content in written.items():
         write_bytes(path, content)
     for old in [
@@ -45,8 +41,6 @@ def write(store: Store, study: str, out: Path, refresh_s: int | None = None) -> 
         if old not in written:
             old.unlink()  # of an earlier report, and of nothing that this one tells
     write_json(folder / "summary.json", summary.as_json(work))
-    write_text(folder / "index.html", html.render(work, refresh_s))
-    write_text(
-        folder / "report.md", page.render(work, {figure.name: figure.caption for figure in drawn})
-    )
+    write_text(folder / "index.html", html.render(work, specs, refresh_s))
+    write_text(folder / "report.md", page.render(work, {spec.name: spec.caption for spec in specs}))
     return folder

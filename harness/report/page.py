@@ -39,13 +39,6 @@ def render(summary: Summary, captions: dict[str, str]) -> str:
     return cells.join(_opening(summary), *(part(summary, captions) for part in parts)) + "\n"
 
 
-def floor_nats_per_token(study: Study) -> float | None:
-    """Return the lowest validation loss reachable; known where the corpus knows it and a token is a byte."""
-    data = study.spec.get("data", {})
-    entropy: float | None = data.get("entropy_nats_per_byte")
-    return entropy if data.get("tokenizer") == "bytes" else None
-
-
 def _opening(summary: Summary) -> str:
     return cells.join(f"# {summary.study.name}", answers.in_short(summary), state(summary))
 

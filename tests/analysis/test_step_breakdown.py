@@ -8,7 +8,7 @@ import pytest
 from harness import report
 from harness.analysis import dataset as accounting
 from harness.analysis import summary
-from harness.report.charts.parallelism import physical_cores
+from harness.report.charts.scaling import physical_cores
 
 SINGLE, DDP, FSDP = (f"learned-mha-{name}" for name in ("single", "ddp2", "fsdp2"))
 

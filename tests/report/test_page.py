@@ -11,7 +11,7 @@ import pytest
 from harness import report
 from harness.analysis import dataset as accounting
 from harness.analysis import summary
-from harness.report import html
+from harness.report import charts, html
 from harness.report.html.markup import to_html
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -110,7 +110,8 @@ def test_all_that_was_asked_for_is_drawn_and_told(whole):
     data = whole.data()
     plots = {a["data-chart"]: a["aria-label"] for a, _ in whole.all("div") if "data-chart" in a}
     assert list(plots) == [
-        "tradeoff",
+        "throughput_loss",
+        "throughput",
         "differences",
         "effects_val_loss",
         "effects_tokens_per_s",
@@ -119,7 +120,8 @@ def test_all_that_was_asked_for_is_drawn_and_told(whole):
         "traffic",
         "decode_time",
         "decode_cache",
-        "lengths",
+        "length_loss",
+        "position_loss",
         "phases",
         "scaling",
     ]
@@ -202,7 +204,7 @@ def test_ten_thousand_runs_stay_a_file_that_opens(fake):
     few = summary.summarise(accounting.read(fake.write().store, fake.name), "now")
     many = multiplied(few, 2500)
     assert len(many.study.runs) == 10_000
-    page = html.render(many)
+    page = html.render(many, charts.build(many))
     assert len(page.encode()) < 15e6
     data = json.loads(
         re.search('<script type="application/json" id="data">(.*?)</script>', page)[1]

@@ -9,28 +9,28 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from harness.analysis.summary import Summary
-from harness.report.charts.style import look
+from harness.report.charts import ChartSpec, curve_explorer, plotly
 from harness.report.compare import page as versus_page
 from harness.report.compare.differences import Versus
-from harness.report.html import charts, curves, entries, sections
+from harness.report.html import entries, sections
 from harness.report.html.markup import inline, to_html
 from harness.report.sections import comparison as report
 
 
-def render(summary: Summary, refresh_s: int | None = None) -> str:
+def render(summary: Summary, charts: list[ChartSpec], refresh_s: int | None = None) -> str:
     """Return index.html; it reads itself again every `refresh_s` seconds, where that is given."""
-    style = look(summary.study)
-    drawn = charts.all_charts(summary, style)
+    shown = sections.all_sections(summary, charts)
+    figures = {chart.name: plotly.render(chart) for section in shown for chart in section.charts}
     return _template("page.html.j2").render(
         study=summary.study.name,
         created_at=summary.created_at,
         opening=sections.opening(summary),
         table=entries.table(summary),
         rules=inline(report.RULES),
-        curves=curves.payload(summary, style),
-        curves_table=curves.as_table(summary),
-        charts={chart.name: chart.figure for chart in drawn},
-        sections=sections.all_sections(summary, drawn),
+        curves=curve_explorer.payload(summary),
+        curves_table=sections.curves_table(summary),
+        charts=figures,
+        sections=shown,
         css=_own("page.css"),
         refresh_s=refresh_s,
         scripts=[

@@ -8,8 +8,8 @@ from markupsafe import Markup
 from harness.analysis.summary import Summary
 from harness.report import formatting as cells
 from harness.report import page
+from harness.report.charts import ChartSpec, curve_explorer
 from harness.report.html.markup import inline, to_html
-from harness.report.html.plots import Chart
 from harness.report.sections import appendix
 from harness.report.sections import comparison as report
 from harness.report.sections import parallelism as spread
@@ -31,7 +31,7 @@ class Section:
 
     name: str
     title: str
-    charts: list[Chart]
+    charts: list[ChartSpec]
     body: Markup
 
 
@@ -52,11 +52,11 @@ def _question(summary: Summary) -> str:
     return f"Which of {differ} reach a lower loss than {against}, by how much, and at what cost?"
 
 
-def all_sections(summary: Summary, charts: Sequence[Chart]) -> list[Section]:
+def all_sections(summary: Summary, charts: Sequence[ChartSpec]) -> list[Section]:
     """Return the sections after the entries and the loss curves, but for those that have nothing to say."""
     drawn = {chart.name: chart for chart in charts}
     wanted: tuple[tuple[str, str, list[str], str], ...] = (
-        ("tradeoff", "Throughput against loss", ["tradeoff"], ""),
+        ("tradeoff", "Throughput against loss", ["throughput_loss", "throughput"], ""),
         ("baseline", "", ["differences"], answers.verdicts(summary, {})),
         (
             "effects",
@@ -67,7 +67,7 @@ def all_sections(summary: Summary, charts: Sequence[Chart]) -> list[Section]:
         ("memory", "", ["memory"], report.costs(summary, {})),
         ("traffic", "", ["traffic"], spread.traffic(summary, {})),
         ("decoding", "", ["decode_time", "decode_cache"], report.decoding(summary, {})),
-        ("lengths", "", ["lengths"], report.lengths(summary, {})),
+        ("lengths", "", ["length_loss", "position_loss"], report.lengths(summary, {})),
         ("phases", "", ["phases"], spread.phases(summary, {})),
         ("scaling", "", ["scaling"], spread.scaling(summary, {})),
         ("equivalence", "", [], report.equivalence(summary, {})),
@@ -86,7 +86,21 @@ def all_sections(summary: Summary, charts: Sequence[Chart]) -> list[Section]:
     return [one for one in found if one.charts or one.body]
 
 
-def section(name: str, title: str, charts: list[Chart], text: str, fold: bool = True) -> Section:
+def curves_table(summary: Summary) -> Markup:
+    """Return the validation losses at five evaluations, for those who do not see the curves."""
+    rows = curve_explorer.quarter_losses(summary)
+    if not rows:
+        return Markup("<p>No run is done yet, so there are no curves.</p>")
+    cells_of_rows = [[label, *(f"{loss:.4f}" for loss in losses)] for label, losses in rows]
+    return to_html(
+        cells.table(["entry", *curve_explorer.QUARTERS], cells_of_rows),
+        "Validation loss, mean of the seeds, at five evaluations",
+    )
+
+
+def section(
+    name: str, title: str, charts: list[ChartSpec], text: str, fold: bool = True
+) -> Section:
     """Return a section from what the report writes, its heading taken off; unless told otherwise long tables fold."""
     if text:
         heading, _, text = text.partition("\n\n")
