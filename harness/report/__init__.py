@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from harness.analysis import dataset as accounting
-from harness.analysis import summary, tables
+from harness.analysis import summary
 from harness.report import page
 from harness.results.store import Store, now, write_bytes, write_json, write_text
 
@@ -19,14 +19,15 @@ def write(store: Store, study: str, out: Path, refresh_s: int | None = None) -> 
         UserError: the study has no results.
     """
     work = summary.summarise(accounting.read(store, study), now())
+    from harness.analysis import tables
     from harness.report import charts, html
     from harness.report.charts import mpl  # imports matplotlib, which is slow
 
     folder = out / study
     specs = charts.build(work)
     written = {
-        folder / "tables" / name: text.encode("utf-8")
-        for name, text in tables.all_tables(work).items()
+        folder / "tables" / f"{name}.csv": tables.to_csv(table).encode("utf-8")
+        for name, table in work.tables.items()
     }
     for spec in specs:
         for suffix, image in mpl.render(spec).items():
