@@ -104,6 +104,15 @@ def test_the_pareto_front_is_ringed(one_axis, build):
     assert max(point.size for point in points.values()) == 1
 
 
+def test_scaling_has_the_ideal_and_the_physical_cores(fake, build):
+    fake.axes["parallelism"].append("ddp4")
+    (panel,) = build(fake)["scaling"].plot.panels
+    ideal, *others = panel.lines
+    assert (ideal.name, ideal.x, ideal.y) == ("ideal", (1, 2, 4), (1, 2, 4))
+    assert len(others) == 6
+    assert [reference.label for reference in panel.references] == ["physical cores: 2"]
+
+
 @pytest.mark.parametrize("name", ["decode_cache", "length_loss"])
 def test_entries_that_differ_only_in_parallelism_show_once(fake, build, name):
     fake.seeds = (0,)
