@@ -1,52 +1,68 @@
-# `make run` and `make test` need Python 3.11 or newer, and nothing else; what they install goes into .venv.
+# `make run` and `make test` need Python 3.11 or newer and pip. Everything is installed into .venv.
 
 PYTHON ?= python3
 STUDY ?= ablations.toml
+WORKERS ?= 2
 bin := .venv/bin
 installed := .venv/.installed
+pytest := $(bin)/python -m pytest
 
-.PHONY: install run test check bench calibrate chaos scale clean
+.PHONY: help install run test test-all check prose bench calibrate chaos scale clean
 
-run: $(installed)  ## train what is not done yet of $(STUDY), then write the report
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+run: $(installed)  ## train the unfinished runs of $(STUDY), then write the report
 	@$(bin)/python -m harness run $(STUDY); code=$$?; \
-	if [ $$code -le 1 ]; then echo "the report:" && $(bin)/python -m harness report $(STUDY) || exit; fi; exit $$code
+	if [ $$code -le 1 ]; then $(bin)/python -m harness report $(STUDY) || exit; fi; exit $$code
 
-install: $(installed)
+install: $(installed)  ## install into .venv
 
-test: $(installed)  ## all tests
-	@$(bin)/python -m pytest
+test: $(installed)  ## run the tests; those that start several processes run one after the other
+	@$(pytest) -n $(WORKERS) --dist loadscope -m "not distributed"; code=$$?; \
+	$(pytest) -m distributed && exit $$code
 
-check: $(installed)  ## style and types
+test-all: test calibrate chaos scale  ## run the tests, and the long ones in their full size
+
+check: $(installed)  ## check style and types
 	@$(bin)/ruff check . && $(bin)/ruff format --check . && $(bin)/mypy
 
-bench: .venv/.peers  ## this project beside what one would use instead; ONLY=pattern; BASELINE=ratios.json fails what became slower
+prose: $(installed)  ## list words to avoid (tools/wordlist.toml) with their places
+	@$(bin)/python tools/prose.py
+
+bench: .venv/.peers  ## time operations against their usual alternatives; ONLY=pattern, BASELINE=ratios.json
 	@mkdir -p reports/bench
-	@$(bin)/python -m pytest tests/benchmarks -W default --benchmark-quiet --benchmark-json=reports/bench/raw.json \
+	@$(pytest) tests/benchmarks -W default --benchmark-quiet \
+		--benchmark-json=reports/bench/raw.json \
 		$(if $(ONLY),-k '$(ONLY)') $(if $(BASELINE),--baseline '$(BASELINE)')
 
-calibrate: $(installed)  ## hold the statistics to what they promise, on 2,000 simulated studies of each kind and on real ones
-	@CALIBRATE=2000 $(bin)/python -m pytest tests/analysis/test_calibration.py tests/analysis/test_real_studies.py
+calibrate: $(installed)  ## check coverage and false-positive rates on 2,000 simulated studies of each kind
+	@CALIBRATE=2000 $(pytest) tests/analysis/test_calibration.py tests/analysis/test_real_studies.py
 
-chaos: $(installed)  ## kill KILLS=50 times at random and compare with an undisturbed study; SEED=n repeats one; 2,000 broken studies
-	@$(bin)/python -m pytest tests/chaos -s
-	@FUZZ=2000 $(bin)/python -m pytest tests/config/test_fuzz.py
+chaos: $(installed)  ## kill runs at random (KILLS=50, SEED=n repeats one) and try 2,000 invalid studies
+	@$(pytest) tests/chaos -s
+	@FUZZ=2000 $(pytest) tests/config/test_fuzz.py
 
-scale: $(installed)  ## report on RUNS=10000 made-up runs of 1,000 steps: time, memory, size of the page, growth
-	@SCALE=$(or $(RUNS),10000) $(bin)/python -m pytest tests/report/test_scale.py -s
+scale: $(installed)  ## measure a report of RUNS=10000 synthetic runs: time, memory, page size
+	@SCALE=$(or $(RUNS),10000) $(pytest) tests/report/test_scale.py -s
 
-clean:  ## remove what was installed; results/ and reports/ stay
+clean:  ## remove .venv; results/ and reports/ are kept
 	rm -rf .venv
 
-# torch first and by itself: whatever depends on it then finds it there.
+# torch is installed first, so that packages that build against it find it.
 $(installed): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"needs Python 3.11 or newer, this is {sys.version}; use make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		f"needs Python 3.11 or newer, this is {sys.version}; use make PYTHON=python3.12")'
 	@test -x $(bin)/python || $(PYTHON) -m venv .venv
-	@echo "installing into .venv, which takes a few minutes once" >&2
-	@$(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	@$(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@echo "installing into .venv; this takes a few minutes once" >&2
+	@$(bin)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt torch
+	@$(bin)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 .venv/.peers: $(installed)
-	@echo "installing what the benchmarks compare with" >&2
-	@$(bin)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,peers]'
+	@echo "installing the packages that the benchmarks compare with" >&2
+	@$(bin)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev,peers]'
 	@touch $@

@@ -367,7 +367,7 @@ def run(args: argparse.Namespace) -> int:
     about = {
         "settings_hash": found.settings_hash,
         "note": found.note,
-        "margin": found.margin.model_dump(),
+        "margin": found.equivalence_margin.model_dump(),
     }
     store.prune_pending(found.name, keep=found.all_run_ids)
     for spec in todo:

@@ -51,7 +51,7 @@ class Study:
     all_run_ids: set[str]
     excluded: list[tuple[str, str]]  # entry id and reason
     note: str | None  # about the corpus
-    margin: EquivalenceMargin
+    equivalence_margin: EquivalenceMargin
 
 
 def load(
@@ -88,29 +88,31 @@ def load(
     problems += _combination_problems(str(path), entries, axes)
     if isinstance(source, start.SourceRun):
         problems += _token_problems(
-            f"{path}: {start.KEY}", [source.entry], source.train, model.seq_len, variant_paths
+            f"{path}: {start.RUN_KEY}", [source.entry], source.train, model.seq_len, variant_paths
         )
-        problems += _combination_problems(f"{path}: {start.KEY}", [source.entry], axes)
+        problems += _combination_problems(f"{path}: {start.RUN_KEY}", [source.entry], axes)
     if file.init is None:
         problems += start.idle_conversions(str(path), entries, axes.paths)
 
     corpus = None
     try:
         corpus = prepare(data, path.parent, str(path))
-        problems += _length_problems(str(path), corpus, model.seq_len, file.probes.lengths or ())
+        problems += _length_problems(
+            str(path), corpus, model.seq_len, file.probes.eval_lengths or ()
+        )
     except UserError as error:
         problems += error.problems
     sized = entries
     if corpus is not None and not problems:
         shape = ModelShape(**model.model_dump(), vocab_size=corpus.vocab_size)
-        if file.study.match:
-            sizer = Sizer(str(path), file.study.match, baseline, shape, variant_paths)
+        if file.study.match_size:
+            sizer = Sizer(str(path), file.study.match_size, baseline, shape, variant_paths)
             sized = [sizer.sized(entry) for entry in entries]
             problems += sizer.problems
         problems += _misfit_problems(str(path), sized, shape, variant_paths)
         if isinstance(source, start.SourceRun):
             problems += _misfit_problems(
-                f"{path}: {start.KEY}", [source.entry], shape, variant_paths
+                f"{path}: {start.RUN_KEY}", [source.entry], shape, variant_paths
             )
         if source is not None:
             problems += start.incompatible_tensors(str(path), source, sized, shape, variant_paths)
@@ -130,7 +132,7 @@ def load(
     make = _Maker(file, corpus, variant_paths, baseline, train, source)
     seeds = list(dict.fromkeys(file.study.seeds))
     orders = {
-        seed: [None, *(other for other in seeds if file.study.vary and other != seed)]
+        seed: [None, *(other for other in seeds if file.study.cross_seeds and other != seed)]
         for seed in seeds
     }
     return Study(
@@ -152,7 +154,7 @@ def load(
         },
         excluded=excluded,
         note=corpus.note,
-        margin=file.study.margin,
+        equivalence_margin=file.study.equivalence_margin,
     )
 
 
@@ -267,9 +269,9 @@ def _token_problems(
             )
             continue
         try:
-            micro_batch_size(total // seq_len // data_parallel_size, train.micro_batch)
+            micro_batch_size(total // seq_len // data_parallel_size, train.micro_batch_size)
         except ValueError as error:
-            yield Problem(f"{place}: train.micro_batch", f"{error} ({choice.label})")
+            yield Problem(f"{place}: train.micro_batch_size", f"{error} ({choice.label})")
 
 
 def resolved_device(train: TrainSettings) -> Literal["cpu", "cuda"]:
@@ -337,7 +339,7 @@ def _length_problems(
         if seq_len < n_tokens <= length:  # else it is told above
             message = f"{length}: such a sequence needs {length + 1} tokens, the validation part of '{corpus.name}'"
             yield Problem(
-                f"{place}: probes.lengths",
+                f"{place}: probes.eval_lengths",
                 f"{message} has {n_tokens}; allowed: at most {n_tokens - 1}",
             )
 
@@ -428,7 +430,7 @@ class _Maker:
             share = (
                 self._train.tokens_per_step // file.model.seq_len // parallelism.data_parallel_size
             )
-            expected = self._costs.of(entry, micro_batch_size(share, self._train.micro_batch))
+            expected = self._costs.of(entry, micro_batch_size(share, self._train.micro_batch_size))
             self._known[name] = expected, parallelism.world_size
         expected, nproc = self._known[name]
         return RunSpec.model_construct(  # all of its parts are checked
@@ -460,10 +462,11 @@ class _Maker:
 
 def _for_others(file: reader.StudyFile) -> reader.StudyFile:
     """Return the study as the run takes it that others start from: it keeps its weights, and measures nothing more."""
-    keep = "weights" if file.launch.keep == "nothing" else file.launch.keep
-    return file.model_copy(
-        update={"probes": ProbeSettings(), "launch": file.launch.model_copy(update={"keep": keep})},
+    kept = file.launch.keep_checkpoints
+    launch = file.launch.model_copy(
+        update={"keep_checkpoints": "weights" if kept == "none" else kept}
     )
+    return file.model_copy(update={"probes": ProbeSettings(), "launch": launch})
 
 
 def _hash(value: Any) -> str:

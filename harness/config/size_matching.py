@@ -88,7 +88,7 @@ class Sizer:
 
     def _complain(self, entry: Entry, message: str) -> None:
         labels = "-".join(choice.label for axis, choice in entry.items() if axis != "parallelism")
-        self.problems.append(Problem(f"{self._place}: study.match", f"{labels}: {message}"))
+        self.problems.append(Problem(f"{self._place}: study.match_size", f"{labels}: {message}"))
 
 
 def _with_width(entry: Entry, width: int) -> Entry:

@@ -3,18 +3,17 @@
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from harness.errors import Problem, UserError, choices
 from harness.results.records import (
     DataSettings,
     EquivalenceMargin,
-    InitSettings,
-    LaunchSettings,
     ModelSettings,
+    Positive,
     ProbeSettings,
     Seed,
     StrictModel,
@@ -25,37 +24,62 @@ Element = (
     str | dict[str, Any]
 )  # of an axis: a variant's name, or a table with `use`, its options and a `label`
 Rule = dict[str, Any]
+RawTable = dict[str, Any]  # of TOML; checked when its axes are known
 
 
-def _both(names: list[str]) -> list[str]:
-    if names and sorted(names) != ["data", "init"]:
-        raise ValueError(
-            'must be ["init", "data"]: what one of them does shows only beside the other'
-        )
-    return names
-
-
-class Header(StrictModel):
+class StudySection(StrictModel):
     """What the study is called, which seeds it pairs, what it compares with, and where the user's own variants lie.
 
-    `match` gives all entries the baseline's number of parameters, or of FLOPs per token, by the width of their MLPs.
-    `margin` is what makes no difference to the study: within it, entries are equivalent. `vary` adds to the runs of
-    each seed those with its first values and every other seed's order of the data, to tell the two apart.
+    `match_size` gives all entries the baseline's number of parameters, or of FLOPs per token, by the width of their MLPs.
+    Within `equivalence_margin`, entries are equivalent. `cross_seeds` adds to the runs of each seed those with its
+    initial values and every other seed's data order, to separate the two sources of variance.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     seeds: Annotated[list[Seed], Field(min_length=1)]
     baseline: dict[str, str] = {}
     variant_paths: list[str] = []
-    match: Literal["parameters", "flops"] | None = None
-    margin: EquivalenceMargin = EquivalenceMargin()
-    vary: Annotated[list[Literal["init", "data"]], AfterValidator(_both)] = []
+    match_size: Literal["parameters", "flops"] | None = None
+    equivalence_margin: EquivalenceMargin = EquivalenceMargin()
+    cross_seeds: bool = False
+
+
+class LaunchSettings(StrictModel):
+    """How a run is started and what is kept of it; says nothing of what it computes and is no part of its hash.
+
+    Checkpoints are written every `checkpoint_every` steps (None: at each evaluation); of the newest and the best by
+    validation loss, `keep_checkpoints` keeps none, the weights, or the newest one's whole state. A run that keeps anything goes
+    on from its newest checkpoint when it was interrupted. One that shows no sign of life for `stall_timeout_s` (no
+    step, evaluation, checkpoint or printed line; None: for as long as you like) is ended.
+    """
+
+    timeout_s: Annotated[float, Field(gt=0)] | None = None
+    stall_timeout_s: Annotated[float, Field(gt=0)] | None = 600.0
+    checkpoint_every: Positive | None = None
+    keep_checkpoints: Literal["none", "weights", "full"] = "weights"
+
+
+class InitSettings(StrictModel):
+    """Where the initial parameters of every entry come from: exactly one of the two.
+
+    `from_checkpoint` is a folder of weights. `from_run` is another run of the same study and seed: the baseline with
+    the given axes, and under `train` the training settings that differ.
+    """
+
+    from_checkpoint: str | None = None
+    from_run: RawTable | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.from_checkpoint is None) == (self.from_run is None):
+            raise ValueError("must have either `from_checkpoint` or `from_run`")
+        return self
 
 
 class StudyFile(StrictModel):
     """A study file as it stands; `matrix` makes entries of it."""
 
-    study: Header
+    study: StudySection
     model: ModelSettings
     data: DataSettings
     train: TrainSettings

@@ -11,17 +11,17 @@ from pydantic import ValidationError
 from torch import Size, Tensor
 
 from harness.config.axes import Axes, Entry
-from harness.config.study_file import describe
+from harness.config.study_file import InitSettings, describe
 from harness.errors import Problem, UserError, choices
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import IncompatibleWeightsError, initial_tensors
 from harness.model.weights import Weights, load
-from harness.results.records import InitSettings, TrainSettings
+from harness.results.records import TrainSettings
 from variants import registry as catalogue
 from variants.base import AXES, ModelShape
 
-KEY = "init.from"
-FORM = "must be a checkpoint's folder, or { run = { AXIS = VARIANT, train = { KEY = VALUE } } }"
+CHECKPOINT_KEY = "init.from_checkpoint"
+RUN_KEY = "init.from_run"
 MOST_TOLD = 3  # tensors of an entry: what does not fit in one layer does not in all
 
 
@@ -48,24 +48,22 @@ def read(
     init: InitSettings, axes: Axes, baseline: Entry, train: TrainSettings, beside: Path
 ) -> Source | None:
     """Return what `[init]` names, or None where it states a problem, which `axes` then holds."""
-    if isinstance(init.start, str):
+    if init.from_checkpoint is not None:
         try:
-            path = (beside / init.start).resolve()
-            return Checkpoint(path, load(path))
+            folder = (beside / init.from_checkpoint).resolve()
+            return Checkpoint(folder, load(folder))
         except UserError as error:
             axes.problems += [
-                Problem(f"{axes.place}: {KEY}", str(problem)) for problem in error.problems
+                Problem(f"{axes.place}: {CHECKPOINT_KEY}", str(problem))
+                for problem in error.problems
             ]
             return None
-    stated = init.start.get("run")
-    if init.start.keys() != {"run"} or not isinstance(stated, dict):
-        axes.complain(KEY, f"{init.start}: {FORM}")
-        return None
+    stated = init.from_run or {}
     n_before = len(axes.problems)
     for axis in stated.keys() - AXES.keys() - {"train"}:
-        axes.complain(f"{KEY}.run.{axis}", f"no such axis; {choices(axis, [*AXES, 'train'])}")
+        axes.complain(f"{RUN_KEY}.{axis}", f"no such axis; {choices(axis, [*AXES, 'train'])}")
     chosen = {
-        axis: axes.choose(axis, stated[axis], f"{KEY}.run.{axis}")
+        axis: axes.choose(axis, stated[axis], f"{RUN_KEY}.{axis}")
         for axis in AXES
         if axis in stated
     }
@@ -76,13 +74,13 @@ def read(
 
 def _changed(train: TrainSettings, changes: Any, axes: Axes) -> TrainSettings | None:
     if not isinstance(changes, dict):
-        axes.complain(f"{KEY}.run.train", f"{changes!r}: must be a table, e.g. {{ steps = 500 }}")
+        axes.complain(f"{RUN_KEY}.train", f"{changes!r}: must be a table, e.g. {{ steps = 500 }}")
         return None
     try:
         return TrainSettings.model_validate(train.model_dump() | changes)
     except ValidationError as error:
         for key, message in describe(error, TrainSettings):
-            axes.complain(f"{KEY}.run.train.{key}", message)
+            axes.complain(f"{RUN_KEY}.train.{key}", message)
         return None
 
 
@@ -102,6 +100,7 @@ def incompatible_tensors(
     place: str, source: Source, entries: Iterable[Entry], shape: ModelShape, paths: Sequence[str]
 ) -> Iterable[Problem]:
     """Every entry's model must be able to start from the source's weights; told by shapes, without values."""
+    key = CHECKPOINT_KEY if isinstance(source, Checkpoint) else RUN_KEY
     if isinstance(source, Checkpoint):
         theirs, there = (
             {name: tensor.shape for name, tensor in source.weights.tensors.items()},
@@ -109,11 +108,11 @@ def incompatible_tensors(
         )
         differ = [
             Problem(
-                f"{place}: {KEY}",
-                f"{key} = {getattr(there, key)} in {source.folder}, {getattr(shape, key)} here",
+                f"{place}: {key}",
+                f"{name} = {getattr(there, name)} in {source.folder}, {getattr(shape, name)} here",
             )
-            for key in ("n_layer", "n_head", "n_embd", "vocab_size")
-            if getattr(there, key) != getattr(shape, key)
+            for name in ("n_layer", "n_head", "n_embd", "vocab_size")
+            if getattr(there, name) != getattr(shape, name)
         ]
         if differ:
             yield from differ
@@ -133,7 +132,7 @@ def incompatible_tensors(
             told, more = error.problems[:MOST_TOLD], len(error.problems) - MOST_TOLD
             told += [f"and {more} more"] if more > 0 else []
             yield from (
-                Problem(f"{place}: {KEY}", f"{'-'.join(labels)}: {problem}") for problem in told
+                Problem(f"{place}: {key}", f"{'-'.join(labels)}: {problem}") for problem in told
             )
 
 

@@ -25,7 +25,9 @@ def measure(
     would be compiled anew for every length.
     """
     with torch.compiler.set_stance("force_eager"):
-        return [_measure(spec, model, gpt, ranks, length) for length in spec.probes.lengths or ()]
+        return [
+            _measure(spec, model, gpt, ranks, length) for length in spec.probes.eval_lengths or ()
+        ]
 
 
 def _measure(

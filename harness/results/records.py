@@ -38,11 +38,11 @@ class DataSettings(StrictModel):
 
 
 class TrainSettings(StrictModel):
-    """How every entry is trained and evaluated. `tokens_per_step` is global; `micro_batch` caps a rank's sequences."""
+    """How every entry is trained and evaluated. `tokens_per_step` is global; `micro_batch_size` caps a rank's sequences."""
 
     steps: Positive
     tokens_per_step: Positive
-    micro_batch: Positive | None = None
+    micro_batch_size: Positive | None = None
     lr: Annotated[float, Field(gt=0)] = 1e-3
     min_lr: Annotated[float, Field(ge=0)] = 0.0
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -56,21 +56,6 @@ class TrainSettings(StrictModel):
     eval_tokens: Positive | Literal["all"] = "all"
     deterministic: bool = True
     device: Literal["auto", "cpu", "cuda"] = "auto"
-
-
-class LaunchSettings(StrictModel):
-    """How a run is started and what is kept of it; says nothing of what it computes and is no part of its hash.
-
-    Checkpoints are written every `checkpoint_every` steps (None: at each evaluation); of the newest and the best by
-    validation loss, `keep` keeps nothing, the weights, or the newest one's whole state. A run that keeps anything goes
-    on from its newest checkpoint when it was interrupted. One that shows no sign of life for `stall_timeout_s` (no
-    step, evaluation, checkpoint or printed line; None: for as long as you like) is ended.
-    """
-
-    timeout_s: Annotated[float, Field(gt=0)] | None = None
-    stall_timeout_s: Annotated[float, Field(gt=0)] | None = 600.0
-    checkpoint_every: Positive | None = None
-    keep: Literal["nothing", "weights", "state"] = "weights"
 
 
 def _distinct(values: list[int]) -> list[int]:
@@ -90,16 +75,9 @@ class ProbeSettings(StrictModel):
     """What is measured after training, beyond what every run measures: decoding, and the loss at other lengths."""
 
     decode: DecodeProbeSettings | None = None
-    lengths: Annotated[list[Positive], Field(min_length=1), AfterValidator(_distinct)] | None = None
-
-
-class InitSettings(StrictModel):
-    """What every entry starts from: a checkpoint's folder, or the newest checkpoint of another run of the same seed.
-
-    `run` names that run's axes, the baseline's where it names none, and under `train` what it trains otherwise.
-    """
-
-    start: Annotated[str | dict[str, Any], Field(alias="from")]
+    eval_lengths: (
+        Annotated[list[Positive], Field(min_length=1), AfterValidator(_distinct)] | None
+    ) = None
 
 
 class InitSource(StrictModel):
@@ -161,7 +139,7 @@ class LaunchSpec(StrictModel):
     timeout_s: float | None
     stall_timeout_s: float | None = None
     checkpoint_every: int | None = None
-    keep: Literal["nothing", "weights", "state"] = "nothing"
+    keep_checkpoints: Literal["none", "weights", "full"] = "none"
     trace: bool = False
     variant_paths: list[str]
     train_tokens: list[TokenSlice]

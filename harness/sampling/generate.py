@@ -170,7 +170,7 @@ def _checkpoint(path: Path) -> Path:
     elif not path.exists():
         message = "no such folder"
     elif (path / "spec.json").is_file():
-        message = "a run that has kept no checkpoint; its study says in launch.keep what is kept"
+        message = "a run that has kept no checkpoint; its study says in launch.keep_checkpoints what is kept"
     elif (path / "config.json").is_file():
         message = f"a published checkpoint; first: python -m harness checkpoint import {path} DEST"
     else:

@@ -60,7 +60,7 @@ class Checkpoints:
             OSError, SafetensorError: the weights cannot be written, on rank 0.
             StateError: the state cannot be written, on all ranks.
         """
-        if self._spec.launch.keep == "nothing":
+        if self._spec.launch.keep_checkpoints == "none":
             return
         with self._timer:
             self._write(step)
@@ -128,7 +128,7 @@ def drop_state(run: Run, keep: str) -> None:
     """Remove what a run that is done needs no more: all states, or where it keeps its state that of the best."""
     newest = run.newest_checkpoint.resolve()
     for path in run.checkpoints.glob(f"step-*/{STATE}"):
-        if keep != "state" or path.parent != newest:
+        if keep != "full" or path.parent != newest:
             _remove(path)
 
 

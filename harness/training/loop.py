@@ -63,7 +63,7 @@ def train(
     optimizer = optim.adamw(gpt, cfg, parallelism)
 
     n_sequences = cfg.tokens_per_step // seq_len
-    micro_batch = micro_batch_size(n_sequences // ranks.data_parallel_size, cfg.micro_batch)
+    micro_batch = micro_batch_size(n_sequences // ranks.data_parallel_size, cfg.micro_batch_size)
     n_micro_batches = n_sequences // ranks.data_parallel_size // micro_batch
     batches = Batches(Tokens(spec.launch.train_tokens), seq_len, n_sequences, spec.order_seed)
     checkpoints = Checkpoints(run, spec, ranks, gpt, optimizer)

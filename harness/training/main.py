@@ -48,7 +48,7 @@ def work(run_path: Path, begin: bool) -> None:
                 probes["time"]["total_s"] = time.time() - started
                 run.write_probes(probes)
                 run.end("done")
-                drop_state(run, spec.launch.keep)
+                drop_state(run, spec.launch.keep_checkpoints)
     except StoppedError as error:  # whoever asked for it may tell why
         if run.status["status"] == "running":
             run.end("interrupted", "killed", str(error))

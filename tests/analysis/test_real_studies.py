@@ -30,7 +30,7 @@ STUDY = f"""
 [study]
 name = "known"
 seeds = {SEEDS}
-margin = {{ val_loss = 0.02, tokens_per_s = 0.05, peak_memory = 0.01 }}
+equivalence_margin = {{ val_loss = 0.02, tokens_per_s = 0.05, peak_memory = 0.01 }}
 variant_paths = ["mine"]
 [model]
 n_layer = 1
@@ -48,7 +48,7 @@ weight_decay = 0.0
 eval_every = 60
 eval_tokens = 4096
 [launch]
-keep = "nothing"
+keep_checkpoints = "none"
 [axes]
 attention = ["mha", {{ variant = "mha", label = "again" }}]
 [[include]]

@@ -34,7 +34,7 @@ corpus = "text.txt"
 [train]
 steps = {steps}
 tokens_per_step = 128
-micro_batch = 2
+micro_batch_size = 2
 eval_every = 8
 device = "cpu"
 

@@ -41,9 +41,9 @@ CASES = {
         "axes.positional: []: list should have at least 1",
     ),
     "no seeds": (("seeds = [0, 1]", "seeds = []"), "study.seeds: []: list should have at least 1"),
-    "half a crossing": (
-        ("seeds = [0, 1]", 'seeds = [0, 1]\nvary = ["init"]'),
-        'study.vary: [\'init\']: must be ["init", "data"]',
+    "crossing": (
+        ("seeds = [0, 1]", 'seeds = [0, 1]\ncross_seeds = ["init", "data"]'),
+        "study.cross_seeds: ['init', 'data']: input should be a valid boolean",
     ),
     "heads and width": (
         ("n_head = 4", "n_head = 5"),
@@ -78,7 +78,7 @@ CASES = {
         "do not divide over 3 ranks of ddp3; the nearest that do: 96, 144",
     ),
     "micro-batch": (
-        ("steps = 4", "steps = 4\nmicro_batch = 3"),
+        ("steps = 4", "steps = 4\nmicro_batch_size = 3"),
         "divide the 8 sequences of a rank; the nearest that do: 2, 4 (single)",
         "the 4 sequences of a rank",
     ),
@@ -101,16 +101,16 @@ CASES = {
     ),
     "name": (('name = "s"', 'name = "../s"'), "study.name: '../s'"),
     "no lengths": (
-        ("[axes]", "[probes]\nlengths = []\n[axes]"),
-        "probes.lengths: []: list should have at least 1",
+        ("[axes]", "[probes]\neval_lengths = []\n[axes]"),
+        "probes.eval_lengths: []: list should have at least 1",
     ),
     "length": (
-        ("[axes]", "[probes]\nlengths = [8, 0]\n[axes]"),
-        "probes.lengths[1]: 0: input should be greater than or equal to 1",
+        ("[axes]", "[probes]\neval_lengths = [8, 0]\n[axes]"),
+        "probes.eval_lengths[1]: 0: input should be greater than or equal to 1",
     ),
     "length's type": (
-        ("[axes]", "[probes]\nlengths = 8\n[axes]"),
-        "probes.lengths: 8: input should be a valid list",
+        ("[axes]", "[probes]\neval_lengths = 8\n[axes]"),
+        "probes.eval_lengths: 8: input should be a valid list",
     ),
 }
 RULES = {
@@ -173,12 +173,14 @@ def test_a_text_shorter_than_a_sequence_is_refused(write_study):
 def test_a_length_that_the_validation_part_is_too_short_for_is_refused(write_study):
     text = "To be, or not to be, that is the question.\n" * 40  # of which the last tenth validates
     n_tokens = len(text) - len(text) * 9 // 10
-    path = write_study(more=f"\n[probes]\nlengths = [8, {n_tokens - 1}, {n_tokens}, {n_tokens}]\n")
+    path = write_study(
+        more=f"\n[probes]\neval_lengths = [8, {n_tokens - 1}, {n_tokens}, {n_tokens}]\n"
+    )
     (found,) = problems(path)
-    assert f"probes.lengths: {n_tokens}: such a sequence needs {n_tokens + 1} tokens" in found
+    assert f"probes.eval_lengths: {n_tokens}: such a sequence needs {n_tokens + 1} tokens" in found
     assert f"has {n_tokens}; allowed: at most {n_tokens - 1}" in found
     path.write_text(path.read_text().replace(f" {n_tokens}, {n_tokens}]", "]"))
-    assert load(path).runs[0].probes.lengths == [8, n_tokens - 1]
+    assert load(path).runs[0].probes.eval_lengths == [8, n_tokens - 1]
 
 
 def test_text_that_is_not_utf8_is_refused_with_the_place(write_study):

@@ -109,17 +109,17 @@ def test_the_run_id_covers_all_that_decides_the_result_and_nothing_else(write_st
         run_id("train.precision=bf16"),
         run_id(seeds=[1]),
         run_id("train.eval_every=3"),
-        run_id("probes.lengths=[8]"),
-        run_id("probes.lengths=[8, 32]"),
+        run_id("probes.eval_lengths=[8]"),
+        run_id("probes.eval_lengths=[8, 32]"),
     ]
     before = load(path).runs[0].run_id
     (path.parent / "text.txt").write_text("Something else entirely.\n" * 40)
     assert len({before, run_id(), *changed}) == len(changed) + 2
 
 
-def test_vary_adds_the_pairs_of_seeds_and_leaves_what_was_run_before_as_it_is(write_study):
+def test_crossing_adds_the_pairs_of_seeds_and_leaves_what_was_run_before_as_it_is(write_study):
     plain = load(write_study())
-    crossed = load(write_study(("seeds = [0, 1]", 'seeds = [0, 1, 2]\nvary = ["init", "data"]')))
+    crossed = load(write_study(("seeds = [0, 1]", "seeds = [0, 1, 2]\ncross_seeds = true")))
     pairs = {(spec.seed, spec.order_seed) for spec in crossed.runs}
     assert pairs == {(i, j) for i in range(3) for j in range(3)} and len(crossed.runs) == 9 * 12
     assert (

@@ -14,7 +14,7 @@ AXES = (
 
 
 def match(measure):
-    return ("seeds = [0, 1]", f'seeds = [0]\nmatch = "{measure}"')
+    return ("seeds = [0, 1]", f'seeds = [0]\nmatch_size = "{measure}"')
 
 
 def count(run, measure):
@@ -57,7 +57,7 @@ def test_a_width_that_is_stated_and_one_that_cannot_be_found_are_refused(write_s
     with pytest.raises(UserError, match="learned-mha-layernorm-relu27: relu27 states its width"):
         load(write_study(stated, match("parameters")))
     with pytest.raises(
-        UserError, match=r"study\.match: 'size': input should be 'parameters' or 'flops'"
+        UserError, match=r"study\.match_size: 'size': input should be 'parameters' or 'flops'"
     ):
         load(write_study(match("size")))
 

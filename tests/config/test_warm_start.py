@@ -13,7 +13,7 @@ from variants.base import ModelShape
 
 FROM_RUN = """
 [init]
-from = { run = { attention = "mha", train = { steps = 9 } } }
+from_run = { attention = "mha", train = { steps = 9 } }
 """
 GQA = '{ variant = "gqa", n_kv_head = 2 }'
 
@@ -30,7 +30,7 @@ def save_checkpoint(place, seed=0, **shape):
 
 
 def from_path(place="start"):
-    return f'\n[init]\nfrom = "{place}"\n'
+    return f'\n[init]\nfrom_checkpoint = "{place}"\n'
 
 
 def refusal(*arguments, **options):
@@ -51,7 +51,7 @@ def test_every_entry_waits_for_the_run_of_its_seed_that_it_starts_from(write_stu
         assert (
             run.init is None and run.train.steps == 9 and run.settings_hash != study.settings_hash
         )
-        assert run.launch.keep == "weights"
+        assert run.launch.keep_checkpoints == "weights"
     assert {run.run_id for run in study.runs} == study.all_run_ids
     for _ in range(20):
         order = [run.run_id for run in randomize_within_seed(study.runs)]
@@ -63,7 +63,7 @@ def test_a_selection_takes_along_what_it_starts_from_and_its_weights_are_kept_in
     write_study,
 ):
     study = load(
-        write_study(more=FROM_RUN + '[launch]\nkeep = "nothing"\n'),
+        write_study(more=FROM_RUN + '[launch]\nkeep_checkpoints = "none"\n'),
         seeds=[1],
         where=["attention=gqa2"],
     )
@@ -74,7 +74,7 @@ def test_a_selection_takes_along_what_it_starts_from_and_its_weights_are_kept_in
         False,
         False,
     ]
-    assert [run.launch.keep for run in study.runs] == ["weights"] + ["nothing"] * 4
+    assert [run.launch.keep_checkpoints for run in study.runs] == ["weights"] + ["none"] * 4
 
 
 def test_what_a_run_starts_from_is_part_of_its_id(write_study, tmp_path):
@@ -117,7 +117,7 @@ def test_a_longer_position_table_is_cut_and_one_that_rope_does_not_need_is_dropp
 
 
 BAD = {
-    "no folder": ({}, "nowhere", "init.from", "no checkpoint of this harness"),
+    "no folder": ({}, "nowhere", "init.from_checkpoint", "no checkpoint of this harness"),
     "width": ({"n_embd": 64}, "start", "n_embd = 64 in", "32 here"),
     "layers": ({"n_layer": 3}, "start", "n_layer = 3 in", "2 here"),
     "heads": ({"n_head": 2}, "start", "n_head = 2 in", "4 here"),
@@ -148,33 +148,40 @@ def test_heads_that_do_not_group_are_refused(write_study, tmp_path):
 
 
 WRONG = {
-    "not a run": (
-        "from = { rnu = {} }",
-        "init.from: {'rnu': {}}: must be a checkpoint's folder, or { run =",
+    "no table": ("from_run = 3", "init.from_run: 3: input should be a valid dictionary"),
+    "both": (
+        'from_checkpoint = "start"\nfrom_run = {}',
+        "must have either `from_checkpoint` or `from_run`",
     ),
     "unknown axis": (
-        'from = { run = { atention = "mha" } }',
-        "init.from.run.atention: no such axis; did you mean",
+        'from_run = { atention = "mha" }',
+        "init.from_run.atention: no such axis; did you mean",
     ),
     "unknown variant": (
-        'from = { run = { attention = "mhaa" } }',
-        "init.from.run.attention: 'mhaa': no such",
+        'from_run = { attention = "mhaa" }',
+        "init.from_run.attention: 'mhaa': no such",
     ),
     "unknown setting": (
-        "from = { run = { train = { stps = 3 } } }",
-        "init.from.run.train.stps: unknown key; did you",
+        "from_run = { train = { stps = 3 } }",
+        "init.from_run.train.stps: unknown key; did you",
     ),
     "wrong setting": (
-        "from = { run = { train = { steps = 0 } } }",
-        "init.from.run.train.steps: 0: input should be",
+        "from_run = { train = { steps = 0 } }",
+        "init.from_run.train.steps: 0: input should be",
     ),
-    "no table": ("from = { run = { train = 3 } }", "init.from.run.train: 3: must be a table"),
+    "no training table": (
+        "from_run = { train = 3 }",
+        "init.from_run.train: 3: must be a table",
+    ),
     "tokens": (
-        "from = { run = { train = { tokens_per_step = 100 } } }",
-        "init.from: train.tokens_per_step: 100 is no",
+        "from_run = { train = { tokens_per_step = 100 } }",
+        "init.from_run: train.tokens_per_step: 100 is no",
     ),
-    "empty": ("", "init.from: missing"),
-    "unknown key": ('from = "start"\nkv = "mean"', "init.kv: unknown key"),
+    "empty": ("", "init: {}: must have either `from_checkpoint` or `from_run`"),
+    "former key": (
+        'from = "start"',
+        "init.from: unknown key; did you mean 'from_run'? allowed: from_checkpoint, from_run",
+    ),
 }
 
 

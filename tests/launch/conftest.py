@@ -24,7 +24,7 @@ corpus = "text.txt"
 [train]
 steps = 8
 tokens_per_step = 512
-micro_batch = 4
+micro_batch_size = 4
 lr = 1e-2
 eval_every = 4
 deterministic = true

@@ -3,7 +3,10 @@
 import os
 import random
 
+import pytest
 from killing import Chaos
+
+pytestmark = pytest.mark.distributed
 
 N_KILLS = 4
 

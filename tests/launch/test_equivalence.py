@@ -6,6 +6,8 @@ from harness.analysis import dataset as accounting
 from harness.analysis import equivalence
 from harness.results.store import Store
 
+pytestmark = pytest.mark.distributed
+
 DDP = "from variants.parallelism.ddp import Distributed\n\n\nclass V(Distributed):\n"
 WRAP = "    def wrap(self, model, device, precision):\n"
 FAULTS = {
@@ -47,7 +49,7 @@ def checked(harness):
     (harness.folder / "mine/parallelism").mkdir(parents=True)
     for name, text in FAULTS.items():
         (harness.folder / f"mine/parallelism/{name}.py").write_text(text)
-    settings = ("model.dropout=0.0", "model.n_layer=1", "train.micro_batch=4")
+    settings = ("model.dropout=0.0", "model.n_layer=1", "train.micro_batch_size=4")
     harness("run", study, "--set", *settings, code=1)  # of one fault the run itself fails
     found = accounting.read(Store(harness.folder / "results"), "s")
     rows = {row.label.removeprefix("learned-mha-"): row for row in equivalence.equivalence(found)}

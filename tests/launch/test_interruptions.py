@@ -10,6 +10,8 @@ import pytest
 
 from harness.results.store import Run, Store
 
+pytestmark = pytest.mark.distributed
+
 TWO = '[{ variant = "ddp", nproc = 2 }]'
 EVERY = ("--set", "launch.checkpoint_every=1")
 

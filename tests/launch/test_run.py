@@ -11,6 +11,8 @@ import pytest
 
 from harness.results.store import Run, Store
 
+pytestmark = pytest.mark.distributed
+
 ATTENTION = (
     '["mha", { variant = "gqa", n_kv_head = 2 }, { variant = "sliding_window", window = 8 }]'
 )
@@ -280,7 +282,7 @@ def test_no_model_trained_on_the_synthetic_language_falls_below_its_entropy(new_
     training = {
         "steps": 150,
         "tokens_per_step": 2048,
-        "micro_batch": 16,
+        "micro_batch_size": 16,
         "eval_every": 150,
         "eval_tokens": 16384,
     }
@@ -304,7 +306,7 @@ def test_entries_start_from_another_runs_checkpoint_which_runs_first(new_harness
         '["mha", { variant = "gqa", n_kv_head = 2, kv = "first" }]',
         '["single", { variant = "fsdp", nproc = 2 }]',
     )
-    init = '\n[init]\nfrom = { run = { parallelism = { variant = "fsdp", nproc = 2 }, train = { steps = 4 } } }\n'
+    init = '\n[init]\nfrom_run = { parallelism = { variant = "fsdp", nproc = 2 }, train = { steps = 4 } }\n'
     study.write_text(
         study.read_text() + init + "[probes]\ndecode = { batch = [2], context = [8] }\n"
     )
@@ -339,7 +341,7 @@ def test_entries_start_from_another_runs_checkpoint_which_runs_first(new_harness
 def test_what_waits_for_a_run_that_failed_stays_pending_and_says_so(new_harness):
     study = new_harness.study('["learned"]')
     new_harness.variant("breaks", 'raise ValueError("planted")')
-    study.write_text(study.read_text() + '\n[init]\nfrom = { run = { positional = "breaks" } }\n')
+    study.write_text(study.read_text() + '\n[init]\nfrom_run = { positional = "breaks" }\n')
     err = new_harness("run", "study.toml", code=1).stderr
     assert (
         "learned-mha-single-s0" in err

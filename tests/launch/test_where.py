@@ -9,6 +9,8 @@ from safetensors import safe_open
 
 from harness.results.store import Store
 
+pytestmark = pytest.mark.distributed
+
 LATE = """
 import time
 
@@ -42,7 +44,7 @@ def runs(harness):
         "--trace",
         "--set",
         "train.steps=2",
-        "train.micro_batch=8",
+        "train.micro_batch_size=8",
         "train.precision=bf16",
     )
     return {

@@ -33,7 +33,7 @@ class Spec:
         tokens.tofile(folder / "tokens.bin")
         np.save(folder / "bytes.npy", np.ones(SHAPE.vocab_size))
         part = TokenSlice(file=str(folder / "tokens.bin"), start=0, stop=N_TOKENS)
-        self.model, self.probes = SHAPE, ProbeSettings(lengths=asked)
+        self.model, self.probes = SHAPE, ProbeSettings(eval_lengths=asked)
         self.train = TrainSettings(**{"steps": 1, "tokens_per_step": 1} | train)
         self.launch = LaunchSpec(
             world_size=1,
@@ -217,7 +217,7 @@ def test_nothing_is_measured_where_nothing_is_asked_for(tmp_path, one):
 @pytest.mark.parametrize("asked", [[], [0], [-4], [8.5], ["8"], 8])
 def test_what_is_no_length_is_refused(asked):
     with pytest.raises(ValueError):
-        ProbeSettings.model_validate({"lengths": asked})
+        ProbeSettings.model_validate({"eval_lengths": asked})
 
 
 # -- ranks and bins --------------------------------------------------------------------------------------------------

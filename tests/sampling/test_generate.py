@@ -276,7 +276,10 @@ def test_what_is_no_checkpoint_is_told_apart(tmp_path, save, capsys):
     (torn / "model.safetensors").write_bytes((torn / "model.safetensors").read_bytes()[:1000])
     for name, message in (
         ("nothing", "nothing: no such folder"),
-        ("run", "a run that has kept no checkpoint; its study says in launch.keep what is kept"),
+        (
+            "run",
+            "a run that has kept no checkpoint; its study says in launch.keep_checkpoints what is kept",
+        ),
         ("published", "first: python -m harness checkpoint import"),
         ("empty", "no checkpoint of this harness: has no checkpoint.json"),
         ("torn", "truncated or no weights file"),

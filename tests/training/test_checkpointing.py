@@ -90,7 +90,7 @@ def spec(
             world_size=nproc,
             timeout_s=None,
             checkpoint_every=checkpoint_every,
-            keep=keep,
+            keep_checkpoints=keep,
             variant_paths=[],
             train_tokens=parts[:1],
             val_tokens=parts[1:],
@@ -198,7 +198,7 @@ def test_what_others_have_put_beside_them_stays(tmp_path, run, ranks):
     assert set(listing(run)) == {"newest", "best", "step-2", "exported"}
 
 
-@pytest.mark.parametrize("keep", ["nothing", "weights", "state"])
+@pytest.mark.parametrize("keep", ["none", "weights", "full"])
 def test_no_more_is_kept_than_was_asked_for(tmp_path, run, ranks, keep):
     run_spec = spec(tmp_path, keep)
     gpt, model, optimizer = make(run_spec, ranks)
@@ -206,15 +206,15 @@ def test_no_more_is_kept_than_was_asked_for(tmp_path, run, ranks, keep):
     for n, val_loss in ((1, 1.0), (2, 2.0)):
         step(model, optimizer)
         checkpoints.save(n, val_loss)
-    assert run.checkpoints.exists() == (keep != "nothing") == (checkpoints.total_s > 0)
-    if keep != "nothing":
+    assert run.checkpoints.exists() == (keep != "none") == (checkpoints.total_s > 0)
+    if keep != "none":
         files = {"model.safetensors", "checkpoint.json"}
         assert {path.name for path in run.best_checkpoint.iterdir()} == files | {"state"}, (
             "while it is unfinished"
         )
         drop_state(run, keep)
         assert {path.name for path in run.best_checkpoint.iterdir()} == files
-        state = {"state"} if keep == "state" else set()
+        state = {"state"} if keep == "full" else set()
         assert {path.name for path in run.newest_checkpoint.iterdir()} == files | state
 
 
@@ -283,7 +283,7 @@ def test_checkpoints_are_written_as_often_as_asked_and_at_the_end(
 
 def test_what_is_kept_changes_nothing_in_the_training(tmp_path, ranks):
     losses = []
-    for keep in ("nothing", "state"):
+    for keep in ("none", "full"):
         run = Run(tmp_path / keep)
         run.path.mkdir()
         train(run, spec(tmp_path, keep, checkpoint_every=1), ranks)
@@ -379,7 +379,7 @@ def test_a_crash_leaves_a_whole_checkpoint_and_the_next_save_leaves_no_litter(
     tmp_path, run, ranks, crash, how
 ):
     """A power cut differs from an error in that nobody tidies up."""
-    run_spec = spec(tmp_path, "state")
+    run_spec = spec(tmp_path, "full")
     gpt, model, optimizer = make(run_spec, ranks)
     made, (place, name, n_calls, is_new) = {}, CRASHES[crash]
     for n in (1, 2):
@@ -436,7 +436,7 @@ def relay(root):
     with join("cpu") as ranks:
         place = Run(root / "single").newest_checkpoint
         for name in ("ddp", "fsdp"):
-            run, run_spec = Run(root / name), spec(root, "state", parallelism=name, nproc=2)
+            run, run_spec = Run(root / name), spec(root, "full", parallelism=name, nproc=2)
             gpt, model, optimizer = make(run_spec, ranks, seed=1)
             n_done = load_state(place, gpt, optimizer)
             loaded = values(gpt, optimizer)
@@ -464,7 +464,7 @@ def relayed(tmp_path_factory):
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{root}/rendezvous", rank=0, world_size=1
     )
-    ranks, run_spec = DistributedContext(0, 1, torch.device("cpu")), spec(root, "state")
+    ranks, run_spec = DistributedContext(0, 1, torch.device("cpu")), spec(root, "full")
     gpt, model, optimizer = make(run_spec, ranks)
     step(model, optimizer, 2)
     Checkpoints(Run(root / "single"), run_spec, ranks, gpt, optimizer).save(2, 1.0)
@@ -493,6 +493,7 @@ def records(root, name):
     return [torch.load(root / f"{name}.{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.distributed
 def test_a_state_crosses_from_one_parallelism_to_another_bit_for_bit(relayed, ranks):
     """single to ddp to fsdp to single; each parameter, both moments, and the count of steps."""
     root, single = relayed
@@ -514,6 +515,7 @@ def test_a_state_crosses_from_one_parallelism_to_another_bit_for_bit(relayed, ra
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
+@pytest.mark.distributed
 def test_the_weights_of_two_ranks_are_those_of_one_model(relayed, name):
     root, _ = relayed
     found = folder.load(Run(root / name).newest_checkpoint).tensors
@@ -521,6 +523,7 @@ def test_the_weights_of_two_ranks_are_those_of_one_model(relayed, name):
     assert all(torch.equal(found[name], saved[name]) for name in found)
 
 
+@pytest.mark.distributed
 def test_a_rank_that_cannot_write_is_told_to_all_and_leaves_the_older_whole(relayed):
     root, _ = relayed
     assert json.loads((root / "litter.json").read_text()) == {

@@ -145,7 +145,7 @@ def test_the_same_spec_gives_the_same_bits_and_another_seed_does_not(tmp_path, r
 def test_micro_batches_change_memory_and_not_the_result(tmp_path, ranks):
     """Gradients that are summed where they should be averaged would train at another rate, in silence."""
     _, whole, wide = trained(tmp_path, ranks, "whole")
-    _, parts, narrow = trained(tmp_path, ranks, "parts", micro_batch=2)
+    _, parts, narrow = trained(tmp_path, ranks, "parts", micro_batch_size=2)
     assert parts.loss.tolist() == pytest.approx(whole.loss.tolist(), rel=1e-5)
     assert parts.grad_norm.tolist() == pytest.approx(whole.grad_norm.tolist(), rel=1e-4)
     assert narrow["memory"][0]["activations"] * 4 == pytest.approx(

@@ -55,7 +55,7 @@ def spec(root, keep="weights", every=2, **changes):
     train = {
         "steps": STEPS,
         "tokens_per_step": 8 * SEQ_LEN,
-        "micro_batch": 4,
+        "micro_batch_size": 4,
         "lr": 1e-2,
         "eval_every": 3,
     }
@@ -78,7 +78,7 @@ def spec(root, keep="weights", every=2, **changes):
             world_size=1,
             timeout_s=None,
             checkpoint_every=every,
-            keep=keep,
+            keep_checkpoints=keep,
             variant_paths=[],
             train_tokens=parts[:1],
             val_tokens=parts[1:],
@@ -277,17 +277,17 @@ def test_a_state_ahead_of_its_curve_is_passed_over(tmp_path, root, ranks, whole,
     assert attempt(run, ranks)["resumed_at"] == [] and curve(run) == whole[0]
 
 
-@pytest.mark.parametrize("keep", ["nothing", "weights", "state"])
+@pytest.mark.parametrize("keep", ["none", "weights", "full"])
 def test_at_the_end_no_more_is_kept_than_was_asked_for(tmp_path, root, ranks, whole, keep):
     run = begun(tmp_path / "run", root, keep=keep)
     attempt(run, ranks, 7)
     run.begin()
-    n_done = 0 if keep == "nothing" else 6  # what keeps nothing starts again
+    n_done = 0 if keep == "none" else 6  # what keeps nothing starts again
     assert attempt(run, ranks)["resumed_at"] == [n_done] * (n_done > 0)
     drop_state(run, keep)
     assert curve(run) == whole[0]
     assert [path.parent.name for path in run.checkpoints.glob("step-*/state")] == ["step-9"] * (
-        keep == "state"
+        keep == "full"
     )
 
 

@@ -18,6 +18,8 @@ from harness.training.checkpointing import load_state, save_state
 from variants import registry as catalogue
 from variants.base import ModelShape
 
+pytestmark = pytest.mark.distributed
+
 ROOT = Path(__file__).parents[2]
 SHAPE = ModelShape(
     n_layer=2, n_head=4, n_embd=16, seq_len=8, vocab_size=17

@@ -29,6 +29,8 @@ from harness.results.store import Run
 from variants import registry as catalogue
 from variants.base import ModelShape, Positional
 
+pytestmark = pytest.mark.distributed
+
 ROOT = Path(__file__).parents[2]
 SHAPE = ModelShape(
     n_layer=2, n_head=4, n_embd=16, seq_len=8, vocab_size=17
@@ -178,7 +180,7 @@ def plan(folder, label, how, parts=GPT2, steps=50, **train):
             **{
                 "steps": steps,
                 "tokens_per_step": 64,
-                "micro_batch": 2,
+                "micro_batch_size": 2,
                 "lr": 1e-2,
                 "grad_clip": 0.5,
                 "device": "cpu",
@@ -186,7 +188,7 @@ def plan(folder, label, how, parts=GPT2, steps=50, **train):
                 **train,
             }
         ),
-        probes={"lengths": [5]} if steps > 2 else {},
+        probes={"eval_lengths": [5]} if steps > 2 else {},
         launch=LaunchSpec(
             world_size=how[1]["nproc"],
             timeout_s=None,
@@ -194,7 +196,7 @@ def plan(folder, label, how, parts=GPT2, steps=50, **train):
             token_bytes=str(folder / "bytes.npy"),
             train_tokens=slices[:1],
             val_tokens=slices[1:],
-            keep="weights" if steps > 2 else "nothing",
+            keep_checkpoints="weights" if steps > 2 else "none",
         ),
         expected=PredictedCost(parameters=0, flops_per_token=0, memory_bytes=0),
     )

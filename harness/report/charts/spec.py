@@ -1,0 +1,209 @@
+"""What a chart shows, independent of what draws it.
+
+A `ChartSpec` holds the data of one chart in the units of its axes, and the style of each mark.
+`mpl.render` draws it for print, `plotly.render` for the page. Neither computes anything but the
+layout.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Dash = Literal["solid", "dash", "dot", "dashdot", "longdash"]
+Marker = Literal[
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "triangle-down",
+    "cross",
+    "x",
+    "triangle-left",
+    "triangle-right",
+    "circle-open",
+]
+Values = tuple[float, ...]
+Interval = tuple[float, float]  # low, high
+
+
+@dataclass(frozen=True)
+class MarkStyle:
+    """How the marks of one entry look; the names of dashes and markers are plotly's."""
+
+    colour: str
+    dash: Dash = "solid"
+    marker: Marker = "circle"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis. With `ticks`, only these are labelled; `binary` writes bytes as KiB, MiB, ...
+
+    `log2` is a scale in powers of two. `limits` are chosen by the renderer if None.
+    """
+
+    label: str
+    limits: Interval | None = None
+    log2: bool = False
+    ticks: Values = ()
+    binary: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of one entry; `low` and `high` are empty without an interval.
+
+    `name` distinguishes the line from others in its panel, `entry` from all lines of the chart.
+    `markers` says which points have one: all, a few (more variants than colours), or none. `spread`
+    draws low to high as a filled band or as a bar at each point.
+    """
+
+    name: str
+    entry: str
+    style: MarkStyle
+    x: Values
+    y: Values
+    low: Values = ()
+    high: Values = ()
+    spread: Literal["band", "bars"] = "band"
+    markers: Literal["all", "few", "none"] = "none"
+
+
+@dataclass(frozen=True)
+class ReferenceLine:
+    """A labelled line across a panel, at `value` on one of its axes."""
+
+    axis: Literal["x", "y"]
+    value: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot of a line chart.
+
+    `missing` names entries that have no line, and `missing_reason` says why.
+    """
+
+    title: str
+    x: Axis
+    y: Axis
+    lines: tuple[Line, ...]
+    references: tuple[ReferenceLine, ...] = ()
+    missing: tuple[str, ...] = ()
+    missing_reason: str = "no result"
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Small multiples, `columns` in a row; `shared_axes` if all panels have the same limits."""
+
+    panels: tuple[Panel, ...]
+    columns: int = 1
+    shared_axes: bool = False
+
+
+@dataclass(frozen=True)
+class Part:
+    """One segment of all stacked bars; without a colour, each bar has the colour of its row."""
+
+    name: str
+    colour: str | None = None
+    hatched: bool = False
+
+
+@dataclass(frozen=True)
+class BarRow:
+    """One bar of stacked `values`, one for each part; with `note`, the reason why there is none.
+
+    `predicted` is marked across the bar, `text` is written after it. Rows of another `group` are
+    set apart.
+    """
+
+    name: str
+    values: Values = ()
+    group: str = ""
+    colour: str = ""
+    interval: Interval | None = None
+    predicted: float | None = None
+    text: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Horizontal stacked bars, one row per entry."""
+
+    x: Axis
+    parts: tuple[Part, ...]
+    rows: tuple[BarRow, ...]
+
+
+@dataclass(frozen=True)
+class IntervalRow:
+    """An estimate with its interval; `verdict` is written at the end of the row."""
+
+    name: str
+    value: float
+    interval: Interval
+    verdict: str
+    style: MarkStyle
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """A forest plot: one interval per row against zero.
+
+    `margin` is half the width of the band around zero.
+    """
+
+    x: Axis
+    rows: tuple[IntervalRow, ...]
+    margin: float | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a scatter plot with the interval of its x value.
+
+    Points of one `group` share a legend entry. `size` is 0 to 1, `detail` explains it on hover.
+    `on_front`: no other point is better on both axes.
+    """
+
+    name: str
+    x: float
+    y: float
+    interval: Interval
+    style: MarkStyle
+    group: str
+    size: float = 0.0
+    detail: str = ""
+    on_front: bool = False
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Points, of which those on the Pareto front are ringed and joined.
+
+    More x and less y are better.
+    """
+
+    x: Axis
+    y: Axis
+    points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class ChartSpec:
+    """One chart.
+
+    `name` is the stem of its files, `subtitle` explains its marks in a line, `caption` in a
+    sentence. `alt` says in a sentence what the chart shows, with its main finding.
+    """
+
+    name: str
+    title: str
+    subtitle: str
+    caption: str
+    alt: str
+    plot: Lines | Bars | Intervals | Scatter
