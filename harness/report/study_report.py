@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from harness.analysis.dataset import Study
 from harness.analysis.summary import Summary
 from harness.report.document import ChartSpec, Code, Document, Section, text
 from harness.report.sections import (
@@ -76,3 +77,10 @@ def build(summary: Summary, charts: Iterable[ChartSpec]) -> Document:
             ".",
         ),
     )
+
+
+def floor_nats_per_token(study: Study) -> float | None:
+    """Return the corpus entropy in nats per token; None if unknown or if a token is not a byte."""
+    data = study.spec.get("data", {})
+    entropy: float | None = data.get("entropy_nats_per_byte")
+    return entropy if data.get("tokenizer") == "bytes" else None

@@ -29,7 +29,7 @@ from harness.report.document import (
 
 
 def render(document: Document) -> str:
-    """Return the document as Markdown."""
+    """Return the document as Markdown, without the footer: the same results give the same text."""
     opening = [
         f"# {_escape(document.title)}",
         _text(document.question),
@@ -37,7 +37,7 @@ def render(document: Document) -> str:
         _blocks(document.status),
     ]
     sections = [_section(section) for section in document.sections]
-    return _join([*opening, *sections, _text(document.footer)]) + "\n"
+    return _join([*opening, *sections]) + "\n"
 
 
 def _join(parts: Iterable[str]) -> str:
@@ -64,9 +64,9 @@ def _block(block: Block) -> str:
             return "\n".join(f"{i}. {_text(item)}" for i, item in enumerate(items, start=1))
         case Note(blocks):
             return "\n".join(f"> {line}".rstrip() for line in _blocks(blocks).split("\n"))
-        case CodeBlock(content, language):
-            fence = "`" * max(3, _longest_backticks(content) + 1)
-            return f"{fence}{language}\n{content}\n{fence}"
+        case CodeBlock(lines, language):
+            fence = "`" * max(3, _longest_backticks(lines) + 1)
+            return f"{fence}{language}\n{lines}\n{fence}"
         case Details(summary, blocks):
             title = html.escape(summary, quote=False)
             return f"<details><summary>{title}</summary>\n\n{_blocks(blocks)}\n\n</details>"
@@ -112,8 +112,9 @@ def _inline(part: Inline) -> str:
 def _escape(plain: str) -> str:
     """Return text on one line in which no character is markup."""
     plain = re.sub(r"\s+", " ", plain)
-    plain = re.sub(r"&(?=#?\w+;)", "&amp;", plain).replace("<", "&lt;")
-    plain = re.sub(r"[\\`*]|(?<!\w)_|_(?!\w)|~(?=~)", r"\\\g<0>", plain)
+    plain = re.sub(r"&(?=#?\w+;)", "&amp;", plain)
+    plain = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", plain)
+    plain = re.sub(r"[\\`*]|(?<![^\W_])_|_(?![^\W_])|~", r"\\\g<0>", plain)
     return plain.replace("](", "]\\(")
 
 

@@ -129,7 +129,7 @@ def _seeds_needed(row: Record) -> str:
 def _margin(summary: Summary, metric: Quantity) -> str:
     margin = summary.study.margins.get(metric)
     if margin is None:
-        return "none is stated"
+        return "none"
     return f"{margin:g} nats" if metric == "val_loss" else f"{100 * margin:g} %"
 
 

@@ -17,8 +17,8 @@ from harness.report.tables import (
 )
 
 METHOD = (
-    "Prefill processes the prompt, `context` tokens of each of `batch` sequences, in one pass. "
-    "Decoding then adds one token to every sequence, with that many positions in the cache "
+    "Prefill processes the prompts of the whole batch in one pass; the context is their length in "
+    "tokens. Decoding then adds one token to every sequence, with that many positions in the cache "
     "(including the new one). The cache size is the memory allocated for the keys and values of "
     "all layers and sequences. Times are medians with bootstrap intervals over seeds and their "
     "samples; × is the ratio to the baseline on the same seeds."

@@ -33,7 +33,7 @@ from harness.report.tables import (
 
 VERDICT_ORDER = ("better", "equivalent", "unresolved", "worse")  # in which verdicts sort
 DEFINITIONS = (
-    "`±` is half the width of the 95 % t interval of the mean over seeds. Throughput is tokens per "
+    "± is half the width of the 95 % t interval of the mean over seeds. Throughput is tokens per "
     "step over the median time of the timed steps of the slowest rank; warm-up steps are not "
     "timed. Its interval is a bootstrap over seeds and their steps; with one seed it does not "
     "include the variation between runs. Memory is the peak of the fullest rank. Runs that are "

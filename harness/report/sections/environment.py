@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from harness.analysis.summary import Summary
-from harness.report.document import Block, Section, code_list, paragraph
+from harness.report.document import Block, Cell, Section, code_list, paragraph
 from harness.report.formatting import MIB, MISSING, yes_no
 from harness.report.sections import Charts
 from harness.report.tables import table
@@ -30,7 +30,7 @@ def build(summary: Summary, charts: Charts) -> Section | None:
     blocks: list[Block] = [table("Environment of all runs", ["setting", "value"], rows)]
     if distinct:
         keys = list(distinct[0].values)
-        rows_of_sets = [
+        rows_of_sets: list[list[Cell]] = [
             [*(shown_value(key, item.values[key]) for key in keys), code_list(item.entries)]
             for item in distinct
         ]

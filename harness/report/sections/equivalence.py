@@ -6,7 +6,7 @@ from harness.analysis.equivalence import N_FIRST, TOLERANCES, world_size
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.summary import Summary
 from harness.report import formatting
-from harness.report.document import BulletList, Section, Table, code_list, paragraph, text
+from harness.report.document import BulletList, Code, Section, Table, code_list, paragraph, text
 from harness.report.sections import Charts
 from harness.report.tables import Record, records, table
 
@@ -36,9 +36,13 @@ def build(summary: Summary, charts: Charts) -> Section | None:
         f"gradient norm of the first {N_FIRST} steps agree within {tolerance.loss:.0e} and "
         f"{tolerance.grad_norm:.0e} relative (the rounding error of the precision over that many "
         "steps; larger if only communication is rounded to bf16), and all ranks end with identical "
-        "parameters. `bitwise`: all training losses are identical. `DIVERGES`: the run does not "
-        "reproduce the single-process run, so no speed is reported. The deviations are the largest "
-        "over the seeds, relative for the first steps, else in nats per token."
+        "parameters. ",
+        Code("bitwise"),
+        ": all training losses are identical. ",
+        Code("DIVERGES"),
+        ": the run does not reproduce the single-process run, so no speed is reported. The "
+        "deviations are the largest over the seeds, relative for the first steps, else in nats per "
+        "token.",
     )
     reasons = _reasons(records(summary.tables["equivalence"]))
     blocks = (method, _checks(summary), *((reasons,) if reasons.items else ()))
@@ -55,7 +59,9 @@ def _checks(summary: Summary) -> Table:
         rows.append(
             [
                 entry,
-                next((check["against"] for check in checks if check["against"]), formatting.MISSING),
+                next(
+                    (check["against"] for check in checks if check["against"]), formatting.MISSING
+                ),
                 f"{n_checked} of {len(checks)}",
                 summary.results[entry].equivalence or formatting.MISSING,
                 *(_largest(check[name] for check in checks) for name in DEVIATIONS),

@@ -45,9 +45,7 @@ def build(summary: Summary, charts: Charts) -> Section | None:
     return Section("eval-lengths", "Other sequence lengths", tuple(blocks))
 
 
-def _by_length(
-    caption: str, rows: Sequence[Record], cells: Sequence[str], trained: int
-) -> Table:
+def _by_length(caption: str, rows: Sequence[Record], cells: Sequence[str], trained: int) -> Table:
     """Return a table with one row per entry and one column per length; a cell for each row."""
     lengths = sorted({row["length"] for row in rows})
     by_entry: dict[str, dict[int, str]] = {}

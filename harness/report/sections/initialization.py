@@ -42,7 +42,9 @@ def build(summary: Summary, charts: Charts) -> Section | None:
 def _row(report: Mapping[str, Any]) -> list[str]:
     origins = Counter(report["tensors"].values())
     converted = [
-        f"{n}: {origin.removeprefix('converted: ')}" for origin, n in origins.items() if ":" in origin
+        f"{n}: {origin.removeprefix('converted: ')}"
+        for origin, n in origins.items()
+        if ":" in origin
     ]
     return [
         report["from"],

@@ -5,9 +5,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from harness.analysis.dataset import Study
-from harness.analysis.hypotheses import Verdict
 from harness.analysis.metrics import DIVERGES, PARALLELISM, Comparison, Result
-from harness.analysis.significance import MANY, Word
+from harness.analysis.significance import MANY, Verdict, Word
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import (
@@ -158,9 +157,7 @@ def _state(summary: Summary) -> Text:
     statuses = Counter(run.status for run in study.runs)
     by_status = ", ".join(f"{n} {status}" for status, n in sorted(statuses.items())) or "none"
     entries = count(len(study.entries), "entry", "entries")
-    return text(
-        f"{entries} in {count(len(study.runs), 'run')}: {by_status}. ", _leaders(summary)
-    )
+    return text(f"{entries} in {count(len(study.runs), 'run')}: {by_status}. ", _leaders(summary))
 
 
 def _leaders(summary: Summary) -> Text:
