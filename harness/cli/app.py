@@ -11,10 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import UserError
+from harness.errors import ExitCode, UserError
 from harness.results.store import Json, Run, Store, StoreError
-
-DONE, SOME_FAILED, WRONG, STOPPED = 0, 1, 2, 130  # exit codes
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,17 +29,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             sep="\n  ",
             file=sys.stderr,
         )
-        code = WRONG
+        code = ExitCode.INVALID
     except StoreError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = WRONG
+        code = ExitCode.INVALID
     except (
         OSError
     ) as error:  # a full disk, a folder that may not be written: what was written stays readable
         print(f"error: {error}", file=sys.stderr)
-        code = WRONG
+        code = ExitCode.INVALID
     except KeyboardInterrupt:
-        code = STOPPED
+        code = ExitCode.INTERRUPTED
     sys.exit(code)
 
 
@@ -293,7 +291,7 @@ def list_entries(args: argparse.Namespace) -> int:
         ]
         excluded = [{"entry_id": entry, "reason": reason} for entry, reason in found.excluded]
         print(json.dumps({"study": found.name, "entries": entries, "excluded": excluded}, indent=1))
-        return DONE
+        return ExitCode.DONE
     from tabulate import tabulate
 
     first = {spec.entry_id: spec for spec in reversed(found.runs)}
@@ -325,7 +323,7 @@ def list_entries(args: argparse.Namespace) -> int:
     print(f"\n{len(rows)} entries, {len(found.runs)} runs")
     for entry, reason in found.excluded:
         print(f"excluded: {entry}: {reason}")
-    return DONE
+    return ExitCode.DONE
 
 
 def run(args: argparse.Namespace) -> int:
@@ -353,7 +351,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.dry_run:
         print(*(spec.run_id for spec in todo), sep="\n")
-        return DONE
+        return ExitCode.DONE
     for spec in due.running:
         print(f"{spec.run_id}: running in another process, waited for at the end", file=sys.stderr)
     if due.failed:
@@ -380,7 +378,7 @@ def run(args: argparse.Namespace) -> int:
             queue.run_all(store, [*todo, *due.running], local.start, args.fail_fast)
         except local.STOPPED:
             print("stopped; the same command goes on from here", file=sys.stderr)
-            return STOPPED
+            return ExitCode.INTERRUPTED
     n_done = len(queue.due(store, found.runs).done)
     print(f"{n_done} of {len(found.runs)} done", file=sys.stderr)
     if todo:
@@ -391,7 +389,7 @@ def run(args: argparse.Namespace) -> int:
             f"{duration(wall_s)}, {busy_s / wall_s:.0%} of it training and evaluating",
             file=sys.stderr,
         )
-    return DONE if n_done == len(found.runs) else SOME_FAILED
+    return ExitCode.DONE if n_done == len(found.runs) else ExitCode.SOME_FAILED
 
 
 def status(args: argparse.Namespace) -> int:
@@ -416,7 +414,7 @@ def status(args: argparse.Namespace) -> int:
             step = f" at step {last['step'] + 1}" if last else ""
             why = f" ({state['reason']}: {state['message']})" if state["reason"] else ""
             print(f"  {one.run_id}: {state['status']}{step}{why}")
-    return DONE
+    return ExitCode.DONE
 
 
 def _state(one: Run) -> Json:
@@ -436,7 +434,7 @@ def report(args: argparse.Namespace) -> int:
 
         first, second = versus.read(args.study[0], args.study[1], store, _study_name)
         print(versus.write(first, second, args.out) / "report.md")
-        return DONE
+        return ExitCode.DONE
     studies = [_study_name(text) for text in args.study] or store.studies()
     if not studies:
         raise UserError(f"no results in {args.results}; {_first_run(None)}")
@@ -446,7 +444,7 @@ def report(args: argparse.Namespace) -> int:
 
     for name in studies:
         print(write(store, name, args.out) / "report.md")
-    return DONE
+    return ExitCode.DONE
 
 
 def _watch(store: Store, studies: Sequence[str], out: Path, every_s: int) -> int:
@@ -478,7 +476,7 @@ def _watch(store: Store, studies: Sequence[str], out: Path, every_s: int) -> int
             break
         time.sleep(max(every_s, time.monotonic() - began))
     print(*(out / name / "report.md" for name in studies), sep="\n")
-    return DONE
+    return ExitCode.DONE
 
 
 def export(args: argparse.Namespace) -> int:
@@ -499,7 +497,7 @@ def export(args: argparse.Namespace) -> int:
     print(folder)
     if then:
         print(then)
-    return DONE
+    return ExitCode.DONE
 
 
 def plan(args: argparse.Namespace) -> int:
@@ -541,7 +539,7 @@ def plan(args: argparse.Namespace) -> int:
             raise UserError(f"--fraction {error}") from error
         print(f"{args.fraction} entries that tell all main effects apart, interactions left out:")
         print(*("-".join(cell.values()) for cell in chosen), sep="\n")
-    return DONE
+    return ExitCode.DONE
 
 
 def _first_run(study: str | None) -> str:
@@ -563,10 +561,10 @@ def _study_name(text: str) -> str:
 
 def worker(args: argparse.Namespace) -> int:
     """Be one rank, under torchrun."""
-    from harness.training.main import work
+    from harness.training.main import run_worker
 
-    work(args.spec.parent, begin=True)
-    return DONE
+    run_worker(args.spec.parent, claim=True)
+    return ExitCode.DONE
 
 
 def import_checkpoint(args: argparse.Namespace) -> int:
@@ -575,7 +573,7 @@ def import_checkpoint(args: argparse.Namespace) -> int:
 
     weights = folder.import_published(args.source, Path(args.dest))
     print(f"{args.dest}: {weights.parameters:,} parameters, SHA-256 {weights.sha256}")
-    return DONE
+    return ExitCode.DONE
 
 
 def export_checkpoint(args: argparse.Namespace) -> int:
@@ -584,7 +582,7 @@ def export_checkpoint(args: argparse.Namespace) -> int:
 
     folder.export_published(Path(args.source), Path(args.dest))
     print(args.dest)
-    return DONE
+    return ExitCode.DONE
 
 
 def show_checkpoint(args: argparse.Namespace) -> int:
@@ -609,7 +607,7 @@ def show_checkpoint(args: argparse.Namespace) -> int:
         for name, tensor in weights.tensors.items()
     ]
     print(tabulate(rows, ("tensor", "shape", "type", "origin")))
-    return DONE
+    return ExitCode.DONE
 
 
 def sample(args: argparse.Namespace) -> int:
@@ -631,7 +629,7 @@ def sample(args: argparse.Namespace) -> int:
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # for what Python flushes when it exits
-    return DONE
+    return ExitCode.DONE
 
 
 def _write(text: str) -> None:
