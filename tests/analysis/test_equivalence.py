@@ -230,7 +230,9 @@ def test_an_entry_that_diverges_keeps_its_row_and_loses_its_speed_everywhere(thr
     folder = report.write(three.store, "tiny", three.root.parent / "reports")
     page = (folder / "report.md").read_text()
     (row,) = (
-        line for line in page.split("## Loss curves")[0].splitlines() if line.startswith(f"| {DDP} ")
+        line
+        for line in page.split("## Loss curves")[0].splitlines()
+        if line.startswith(f"| {DDP} ")
     )
     assert row.count("diverges") == 3 and "2 of 2 done" in row
     loss, costs = (

@@ -87,13 +87,21 @@ def test_waits_that_are_not_known_are_not_shown_as_none(three):
         and found.forward_s == pytest.approx(1e-3)
     )
     page, _, _ = written(three)
-    (row,) = (line for line in section(page, "Step time breakdown").splitlines() if line.startswith(f"| {DDP} "))
+    (row,) = (
+        line
+        for line in section(page, "Step time breakdown").splitlines()
+        if line.startswith(f"| {DDP} ")
+    )
     assert [cell.strip() for cell in row.split("|")[5:-1]] == ["–", "1.000", "–", "–"]
 
 
 def test_phases_stand_on_the_page_in_a_table_and_in_a_figure(three):
     page, found, folder = written(three.write())
-    (row,) = (line for line in section(page, "Step time breakdown").splitlines() if line.startswith(f"| {DDP} "))
+    (row,) = (
+        line
+        for line in section(page, "Step time breakdown").splitlines()
+        if line.startswith(f"| {DDP} ")
+    )
     assert [cell.strip() for cell in row.split("|")[2:-1]] == [
         "12.00",
         "22.50",
@@ -118,7 +126,11 @@ def test_an_entry_that_diverges_has_no_phases(three):
     edit_probes(three, DDP, lambda probes: probes.update(final_hashes=["a", "b"]))
     page, _, folder = written(three)
     assert work(three).phases[DDP] is None and work(three).traffic[DDP] is not None
-    (row,) = (line for line in section(page, "Step time breakdown").splitlines() if line.startswith(f"| {DDP} "))
+    (row,) = (
+        line
+        for line in section(page, "Step time breakdown").splitlines()
+        if line.startswith(f"| {DDP} ")
+    )
     assert row.count("diverges") == 7
     assert DDP not in {row["entry"] for row in rows(folder, "phases")}
 

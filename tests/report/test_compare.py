@@ -95,7 +95,8 @@ def test_another_machine_and_other_settings_are_said_before_anyone_believes_the_
         and found["environment_diff"]["cpu"][1][0] == "Another CPU"
     )
     assert (
-        found["settings_diff"] == {"train.tokens_per_step": [1024, 2048]} and "Settings differ" in page
+        found["settings_diff"] == {"train.tokens_per_step": [1024, 2048]}
+        and "Settings differ" in page
     )
     assert all(pair["val_loss"] for pair in found["pairs"])
 
@@ -103,7 +104,9 @@ def test_another_machine_and_other_settings_are_said_before_anyone_believes_the_
 def test_losses_of_other_tokens_are_not_compared(before, tmp_path):
     other = after(before, tokenizer="gpt2", settings_hash="beef")
     found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
-    assert not found["losses_comparable"] and {pair["val_loss"] for pair in found["pairs"]} == {None}
+    assert not found["losses_comparable"] and {pair["val_loss"] for pair in found["pairs"]} == {
+        None
+    }
     assert "their losses are not comparable" in page and found["pairs"][0]["tokens_per_s"]
 
 

@@ -109,7 +109,10 @@ def test_the_whole_study(fake):
         "python -m harness run ablations.toml --set train.steps=12",
     ):
         assert text in page, text
-    assert "nan," not in page.lower() and "inf" not in page.split("## Unfinished runs")[0].lower().split()
+    assert (
+        "nan," not in page.lower()
+        and "inf" not in page.split("## Unfinished runs")[0].lower().split()
+    )
 
     assert len(rows(folder, "entries")) == 18 and len(rows(folder, "comparisons")) == 17
     failed = next(row for row in rows(folder, "entries") if row["entry"] == "rope-local64-fsdp2")
@@ -222,7 +225,10 @@ def test_a_log_that_holds_fences_and_colours_stays_in_its_block(one_axis, no_fig
         "learned-gqa2-single-s0": ("failed", "error", "bad | ```` \x1b[31mred\x1b[0m")
     }
     page, _, _ = written(one_axis.write())
-    assert "`````text" in page and "\x1b" not in page.split("## Unfinished runs")[1].split("`````text")[1]
+    assert (
+        "`````text" in page
+        and "\x1b" not in page.split("## Unfinished runs")[1].split("`````text")[1]
+    )
     assert "bad \\| " in page
 
 

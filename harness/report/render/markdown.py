@@ -54,8 +54,8 @@ def _blocks(blocks: Iterable[Block]) -> str:
 
 def _block(block: Block) -> str:
     match block:
-        case Heading(title):
-            return f"### {_text(title)}"
+        case Heading(content):
+            return f"### {_text(content)}"
         case Paragraph(content):
             return _text(content)
         case BulletList(items):
@@ -68,8 +68,8 @@ def _block(block: Block) -> str:
             fence = "`" * max(3, _longest_backticks(lines) + 1)
             return f"{fence}{language}\n{lines}\n{fence}"
         case Details(summary, blocks):
-            title = html.escape(summary, quote=False)
-            return f"<details><summary>{title}</summary>\n\n{_blocks(blocks)}\n\n</details>"
+            escaped = html.escape(summary, quote=False)
+            return f"<details><summary>{escaped}</summary>\n\n{_blocks(blocks)}\n\n</details>"
         case Table():
             return _table(block)
         case Chart(spec):

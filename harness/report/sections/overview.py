@@ -32,9 +32,12 @@ def question(summary: Summary) -> Text:
     axes = summary.study.varying()
     if not axes or not baselines:
         return text("What does each entry achieve, and at what cost?")
+    n_compared = len(summary.comparisons)
+    subject = f"Which of {n_compared:,} entries that differ in {', '.join(axes)} reach"
+    if n_compared == 1:
+        subject = f"Does the entry that differs in {', '.join(axes)} reach"
     return text(
-        f"Which of {count(len(summary.comparisons), 'entry', 'entries')} that differ in "
-        f"{', '.join(axes)} reach a lower loss than ",
+        f"{subject} a lower loss than ",
         code_list(baselines),
         ", by how much, and at what cost?",
     )
