@@ -27,7 +27,7 @@ def write(store: Store, study: str, out: Path, refresh_s: int | None = None) -> 
     from harness.report.html.charts import all_charts
     from harness.report.render import html, markdown
 
-    results = summary.summarise(accounting.read(store, study), now())
+    results = summary.summarize(accounting.read(store, study), now())
     folder = out / study
     drawn = figures.draw_all(results, study_report.floor_nats_per_token(results.study))
     files = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from harness.analysis.dataset import Study
+from harness.analysis.dataset import StudyResults
 from harness.analysis.summary import Summary
 from harness.report.document import ChartSpec, Code, Document, Section, text
 from harness.report.sections import (
@@ -79,7 +79,7 @@ def build(summary: Summary, charts: Iterable[ChartSpec]) -> Document:
     )
 
 
-def floor_nats_per_token(study: Study) -> float | None:
+def floor_nats_per_token(study: StudyResults) -> float | None:
     """Return the corpus entropy in nats per token; None if unknown or if a token is not a byte."""
     data = study.spec.get("data", {})
     entropy: float | None = data.get("entropy_nats_per_byte")

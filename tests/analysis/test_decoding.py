@@ -10,7 +10,7 @@ import pytest
 from harness import report
 from harness.analysis import dataset as accounting
 from harness.analysis.decoding import measures
-from harness.analysis.summary import summarise
+from harness.analysis.summary import summarize
 from harness.report.charts import decoding
 from harness.report.charts import mpl_setup as canvas
 from harness.report.charts.small_multiples import LINE_HEIGHT
@@ -57,7 +57,7 @@ def measured(fake, entry):
 
 
 def summary_of(fake):
-    return summarise(accounting.read(fake.store, "tiny"), "now")
+    return summarize(accounting.read(fake.store, "tiny"), "now")
 
 
 def written(fake):
@@ -178,7 +178,7 @@ def test_a_damaged_record_names_its_run_and_breaks_nothing(pair, no_figures, dam
     plant(pair, GQA, 1, [record([0.004])])
     _, summary, _ = written(pair)
     assert [item["name"][: len(GQA) + 3] for item in summary["unreadable"]] == [f"{GQA}-s0"]
-    entry = next(entry for entry in summary["entries"] if entry["label"] == GQA)
+    entry = next(entry for entry in summary["entries"] if entry["entry"] == GQA)
     assert entry["seeds"] == [1] and entry["decoding"][0]["seeds"] == [1]
 
 
@@ -196,7 +196,7 @@ def test_a_study_that_asked_for_none_has_the_report_it_always_had(pair, records)
 def test_page_summary_table_and_figures_of_a_whole_study(fake):
     fake.seeds, fake.steps, fake.decode = (0, 1), 4, ([1, 8], [128, 1024])
     page, summary, folder = written(fake.write())
-    entries = {entry["label"]: entry["decoding"] for entry in summary["entries"]}
+    entries = {entry["entry"]: entry["decoding"] for entry in summary["entries"]}
     assert all(len(found) == 4 for found in entries.values())
     assert entries["rope-gqa2-single"][3].keys() == {
         "batch",

@@ -10,7 +10,7 @@ import pytest
 from harness import report
 from harness.analysis import dataset as accounting
 from harness.analysis.eval_lengths import measures, positions
-from harness.analysis.summary import summarise
+from harness.analysis.summary import summarize
 from harness.report.charts import eval_lengths as lengths
 from harness.report.charts import mpl_setup as canvas
 from harness.report.charts.small_multiples import LINE_HEIGHT
@@ -56,7 +56,7 @@ def measured(fake, entry):
 
 
 def summary_of(fake):
-    return summarise(accounting.read(fake.store, "tiny"), "now")
+    return summarize(accounting.read(fake.store, "tiny"), "now")
 
 
 def written(fake):
@@ -166,7 +166,7 @@ def test_a_damaged_record_names_its_run_and_breaks_nothing(pair, no_figures, dam
     plant(pair, GQA, 1, [record(2.0)])
     _, summary, _ = written(pair)
     assert [item["name"][: len(GQA) + 3] for item in summary["unreadable"]] == [f"{GQA}-s0"]
-    entry = next(entry for entry in summary["entries"] if entry["label"] == GQA)
+    entry = next(entry for entry in summary["entries"] if entry["entry"] == GQA)
     assert entry["seeds"] == [1] and entry["lengths"][0]["seeds"] == [1]
 
 
@@ -200,7 +200,7 @@ def test_a_study_that_asked_for_none_has_the_report_it_always_had(pair, records)
 def test_page_summary_tables_and_figures_of_a_whole_study(fake):
     fake.seeds, fake.steps, fake.lengths = (0, 1), 4, [64, 128, 2048]
     page, summary, folder = written(fake.write())
-    entries = {entry["label"]: entry["lengths"] for entry in summary["entries"]}
+    entries = {entry["entry"]: entry["lengths"] for entry in summary["entries"]}
     keys = {"length", "seeds", "val_loss", "val_loss_difference", "windows", "reason"}
     assert all([at["length"] for at in found] == [64, 128, 2048] for found in entries.values())
     assert entries[GQA][0].keys() == keys and entries[GQA][0]["val_loss"].keys() == {

@@ -53,7 +53,7 @@ def test_the_same_code_twice_is_the_same_to_the_bit_and_no_faster(before, tmp_pa
     other = after(before, timing())
     found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
     assert [pair["bitwise"] for pair in found["pairs"]] == [True, True]
-    assert {pair["tokens_per_s"]["word"] for pair in found["pairs"]} == {"unresolved"}
+    assert {pair["tokens_per_s"]["verdict"] for pair in found["pairs"]} == {"unresolved"}
     assert "Losses: bitwise identical in all 2 entries. Throughput: 2 unresolved" in page
     assert "Peak memory: 2 equivalent (1.000x to 1.000x)" in page
 
@@ -62,7 +62,7 @@ def test_a_slower_commit_is_found_with_its_size(before, tmp_path):
     other = after(before, timing(1.1), env={"learned-mha-single": {"git_commit": "feedface" * 5}})
     found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
     for pair in found["pairs"]:
-        assert pair["tokens_per_s"]["word"] == "worse"
+        assert pair["tokens_per_s"]["verdict"] == "worse"
         assert pair["tokens_per_s_ratio"]["ratio"] == pytest.approx(1 / 1.1, rel=0.02)
     assert "Throughput: 2 worse: `learned-mha-single`, `rope-mha-single` (0.9" in page
     assert "git_commit" in found["environment_diff"] and "not run on the same machine" not in page

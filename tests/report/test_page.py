@@ -92,7 +92,7 @@ def test_the_page_is_one_file_that_asks_for_nothing(whole):
 
 
 def test_every_entry_stands_in_the_table_with_its_verdict_in_words(whole, fake):
-    study = summary.summarise(accounting.read(fake.store, fake.name), "now")
+    study = summary.summarize(accounting.read(fake.store, fake.name), "now")
     _, body = next((a, text) for a, text in whole.all("table") if a.get("id") == "table")
     names = [
         text
@@ -101,9 +101,9 @@ def test_every_entry_stands_in_the_table_with_its_verdict_in_words(whole, fake):
         for text in ["".join(parts)]
     ]
     assert names[: len(study.results)] == list(study.results)
-    loss = study.judgements["val_loss"].entries
-    assert {verdict.word for verdict in loss.values()} >= {"better", "worse"}
-    for word in {verdict.word for verdict in loss.values() if verdict.word}:
+    loss = study.metric_tests["val_loss"].entries
+    assert {verdict.verdict for verdict in loss.values()} >= {"better", "worse"}
+    for word in {verdict.verdict for verdict in loss.values() if verdict.verdict}:
         assert word in body
     assert "0 of 3; 3 failed (nan)" in body and "within tolerance" in body
 
@@ -201,7 +201,7 @@ def test_ten_thousand_runs_stay_a_file_that_opens(fake):
         "attention": ["mha", "gqa2"],
         "parallelism": ["single"],
     }
-    few = summary.summarise(accounting.read(fake.write().store, fake.name), "now")
+    few = summary.summarize(accounting.read(fake.write().store, fake.name), "now")
     many = multiplied(few, 2500)
     assert len(many.study.runs) == 10_000
     charts = all_charts(many, look(many.study))
@@ -231,26 +231,26 @@ def multiplied(few, times):
         few,
         study=dataclasses.replace(few.study, entries=copies),
         results={
-            label: dataclasses.replace(result, label=label)
+            label: dataclasses.replace(result, entry=label)
             for label, result in named(few.results).items()
         },
         comparisons=[
-            dataclasses.replace(c, label=f"{c.label}-{i}")
+            dataclasses.replace(c, entry=f"{c.entry}-{i}")
             for c in few.comparisons
             for i in range(times)
         ],
-        judgements={
+        metric_tests={
             quantity: dataclasses.replace(judged, entries=named(judged.entries))
-            for quantity, judged in few.judgements.items()
+            for quantity, judged in few.metric_tests.items()
         },
         rankings=[dataclasses.replace(r, val_loss=named(r.val_loss)) for r in few.rankings],
         savings=[
-            dataclasses.replace(s, label=f"{s.label}-{i}")
+            dataclasses.replace(s, entry=f"{s.entry}-{i}")
             for s in few.savings
             for i in range(times)
         ],
         **{
             name: named(getattr(few, name))
-            for name in ("decoding", "lengths", "phases", "traffic", "held")
+            for name in ("decoding", "lengths", "phases", "traffic", "predicted_memory")
         },
     )

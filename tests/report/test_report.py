@@ -23,10 +23,8 @@ FIGURES = (
     "memory",
 )
 ENTRY_KEYS = {
-    "positional",
-    "attention",
-    "parallelism",
-    "label",
+    "axes",
+    "entry",
     "seeds",
     "status",
     "val_loss",
@@ -81,7 +79,7 @@ def test_the_whole_study(fake):
         and summary["settings_hash"] == "c0ffee"
     )
     assert summary["runs"] == {"done": 49, "failed": 4, "running": 1}
-    entries = {entry["label"]: entry for entry in summary["entries"]}
+    entries = {entry["entry"]: entry for entry in summary["entries"]}
     assert len(entries) == 18 and len(summary["comparisons"]) == 17
     assert all(entry.keys() >= ENTRY_KEYS for entry in entries.values())
     assert entries["learned-mha-single"]["status"] == "done"
@@ -90,10 +88,10 @@ def test_the_whole_study(fake):
     assert entries["rope-local64-fsdp2"]["val_loss"] is None
     assert entries["learned-mha-single"]["val_loss"].keys() >= {"mean", "ci95"}
     assert entries["learned-mha-single"]["tokens_per_s"].keys() >= {"median", "ci95"}
-    assert {row["bitwise"] for row in summary["equivalence"] if row["label"].endswith("ddp2")} == {
+    assert {row["bitwise"] for row in summary["equivalence"] if row["entry"].endswith("ddp2")} == {
         True
     }
-    assert {row["bitwise"] for row in summary["equivalence"] if row["label"].endswith("fsdp2")} == {
+    assert {row["bitwise"] for row in summary["equivalence"] if row["entry"].endswith("fsdp2")} == {
         False
     }
 
@@ -179,7 +177,7 @@ def test_any_number_of_axes(fake):
     }
     fake.baseline, fake.seeds = {axis: labels[0] for axis, labels in fake.axes.items()}, (0, 1)
     page, summary, _ = written(fake.write())
-    assert summary["entries"][0]["norm"] == "layer"
+    assert summary["entries"][0]["axes"]["norm"] == "layer"
     assert "Equivalence of parallelisms" not in page
     assert "norm, mlp, positional" in page
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.analysis import equivalence, significance
-from harness.analysis.dataset import Entry, Study
-from harness.analysis.hypotheses import QUESTIONS, Quantity, margin_of, values
+from harness.analysis.dataset import Entry, StudyResults
+from harness.analysis.hypotheses import METRICS, Quantity, margin_of, values
 from harness.analysis.intervals import Ratio, ratio_of_medians
 from harness.analysis.metrics import DIVERGES, PARALLELISM, timed
-from harness.analysis.significance import Verdict
+from harness.analysis.significance import SignificanceResult
 from harness.report.compare.sources import Source
 from harness.results.run_data import RunData
 from harness.results.store import SCHEMA_VERSION, Json
@@ -36,16 +36,16 @@ class EntryPair:
     entry: str
     seeds: list[int]
     bitwise: bool | None
-    val_loss: Verdict | None
-    tokens_per_s: Verdict | None
-    peak_memory: Verdict | None
+    val_loss: SignificanceResult | None
+    tokens_per_s: SignificanceResult | None
+    peak_memory: SignificanceResult | None
     tokens_per_s_ratio: Ratio | None
     peak_memory_ratio: float | None
     parameters: tuple[int, int]
     flops_per_token: tuple[float, float]
     status: tuple[Status, Status]
 
-    def verdict(self, metric: Quantity) -> Verdict | None:
+    def verdict(self, metric: Quantity) -> SignificanceResult | None:
         """Return the verdict on one metric."""
         return {
             "val_loss": self.val_loss,
@@ -92,7 +92,7 @@ def compare(a: Source, b: Source, created_at: str) -> Comparison:
     }
     verdicts = {
         metric: _verdicts(sound if metric == "tokens_per_s" else matched, metric, b.study)
-        for metric in QUESTIONS
+        for metric in METRICS
     }
     if not losses_comparable:
         verdicts["val_loss"] = {}
@@ -118,13 +118,13 @@ def as_json(comparison: Comparison) -> Json:
     return {"schema_version": SCHEMA_VERSION, **vars(comparison)}
 
 
-def _diverging(study: Study) -> set[str]:
+def _diverging(study: StudyResults) -> set[str]:
     """Return the labels of the entries that do not reproduce the single-process run."""
     checks = equivalence.verdicts(equivalence.equivalence(study))
     return {label for label, verdict in checks.items() if verdict == DIVERGES}
 
 
-def _settings(study: Study) -> dict[str, object]:
+def _settings(study: StudyResults) -> dict[str, object]:
     settings: dict[str, object] = {}
     for section in ("model", "data", "train"):
         for key, value in study.spec.get(section, {}).items():
@@ -132,7 +132,7 @@ def _settings(study: Study) -> dict[str, object]:
     return settings
 
 
-def _environment(study: Study) -> dict[str, object]:
+def _environment(study: StudyResults) -> dict[str, object]:
     """Return the value of each key of env.json, or the sorted list of values if runs differ."""
     values_by_key: dict[str, list[object]] = {}
     for run in study.runs:
@@ -152,7 +152,7 @@ def _diff(a: Mapping[str, object], b: Mapping[str, object]) -> dict[str, Differe
     }
 
 
-def _matched_entries(a: Study, b: Study) -> dict[str, tuple[Entry, Entry]]:
+def _matched_entries(a: StudyResults, b: StudyResults) -> dict[str, tuple[Entry, Entry]]:
     """Return the entries with the same labels in both studies, by B's label.
 
     An axis that one study lacks matches the baseline's label of the other.
@@ -166,7 +166,9 @@ def _matched_entries(a: Study, b: Study) -> dict[str, tuple[Entry, Entry]]:
     return matched
 
 
-def _distinct_labels(entry: Entry, study: Study, other: Study) -> frozenset[tuple[str, str]]:
+def _distinct_labels(
+    entry: Entry, study: StudyResults, other: StudyResults
+) -> frozenset[tuple[str, str]]:
     return frozenset(
         (axis, label)
         for axis, label in entry.axes.items()
@@ -174,19 +176,19 @@ def _distinct_labels(entry: Entry, study: Study, other: Study) -> frozenset[tupl
     )
 
 
-def _unmatched(study: Study, matched: Sequence[Entry]) -> list[str]:
+def _unmatched(study: StudyResults, matched: Sequence[Entry]) -> list[str]:
     labels = {entry.label for entry in matched}
     return [entry.label for entry in study.entries if entry.label not in labels]
 
 
 def _verdicts(
-    matched: Mapping[str, tuple[Entry, Entry]], metric: Quantity, study: Study
-) -> dict[str, Verdict]:
+    matched: Mapping[str, tuple[Entry, Entry]], metric: Quantity, study: StudyResults
+) -> dict[str, SignificanceResult]:
     """Test all entries as one family; losses under another parallelism are a family of their own.
 
     They repeat the same comparison, so they must not weigh on the correction.
     """
-    question = QUESTIONS[metric]
+    question = METRICS[metric]
     families: dict[str, dict[str, list[float]]] = {}
     for label, (of_a, of_b) in matched.items():
         values_of_a = values(of_a, question)
@@ -197,9 +199,9 @@ def _verdicts(
             differences = [values_of_b[seed] - values_of_a[seed] for seed in seeds]
             families.setdefault(family, {})[label] = differences
     margin = margin_of(study, metric)
-    verdicts: dict[str, Verdict] = {}
+    verdicts: dict[str, SignificanceResult] = {}
     for differences_by_label in families.values():
-        verdicts |= significance.family(differences_by_label, margin, question.lower_is_better)
+        verdicts |= significance.test_family(differences_by_label, margin, question.lower_is_better)
     return verdicts
 
 
@@ -207,7 +209,7 @@ def _pair(
     label: str,
     a: Entry,
     b: Entry,
-    verdicts: Mapping[Quantity, Mapping[str, Verdict]],
+    verdicts: Mapping[Quantity, Mapping[str, SignificanceResult]],
     has_speed: bool,
 ) -> EntryPair:
     runs_of_a = {run.seed: run for run in a.done}

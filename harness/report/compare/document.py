@@ -3,8 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from harness.analysis.hypotheses import NAMES, Quantity
-from harness.analysis.significance import Verdict
+from harness.analysis.hypotheses import METRIC_NAMES, Quantity
+from harness.analysis.significance import SignificanceResult
 from harness.report import formatting
 from harness.report.compare.comparison import Comparison, Difference, EntryPair, Status
 from harness.report.document import (
@@ -95,7 +95,7 @@ def _losses(comparison: Comparison, pairs: Sequence[EntryPair]) -> Text:
 
 
 def _metric(pairs: Sequence[EntryPair], metric: Quantity) -> Text:
-    name = NAMES[metric].capitalize()
+    name = METRIC_NAMES[metric].capitalize()
     counts = _counts(pairs, metric)
     if not counts:
         return text(f"{name}: a single seed gives no verdict.")
@@ -116,8 +116,8 @@ def _counts(pairs: Sequence[EntryPair], metric: Quantity) -> Text:
     labels: dict[str, list[str]] = {}
     for pair in pairs:
         verdict = pair.verdict(metric)
-        if verdict is not None and verdict.word:
-            labels.setdefault(verdict.word, []).append(pair.entry)
+        if verdict is not None and verdict.verdict:
+            labels.setdefault(verdict.verdict, []).append(pair.entry)
     counts = []
     for word in VERDICTS:
         if word in labels:
@@ -149,7 +149,7 @@ def _entries(comparison: Comparison) -> tuple[Block, ...]:
         return ()
     stated = [
         f"{name} {comparison.margins[metric]:g}"
-        for metric, name in NAMES.items()
+        for metric, name in METRIC_NAMES.items()
         if metric in comparison.margins
     ]
     method = paragraph(
@@ -182,8 +182,8 @@ def _row(pair: EntryPair) -> list[str]:
     ]
 
 
-def _word(verdict: Verdict | None) -> str:
-    return MISSING if verdict is None else verdict.word or NO_INTERVAL
+def _word(verdict: SignificanceResult | None) -> str:
+    return MISSING if verdict is None else verdict.verdict or NO_INTERVAL
 
 
 def _differences(

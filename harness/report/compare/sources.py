@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.analysis import dataset as accounting
-from harness.analysis.dataset import Study
+from harness.analysis.dataset import StudyResults
 from harness.errors import UserError, choices
 from harness.results.run_data import RunData
 from harness.results.store import Store
@@ -18,7 +18,7 @@ class Source:
     """The runs of one side and the label by which the report calls them."""
 
     label: str
-    study: Study
+    study: StudyResults
 
 
 def read(

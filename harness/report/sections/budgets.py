@@ -1,7 +1,7 @@
 """Comparison at equal budgets, and the cost of reaching the baseline's final loss."""
 
 from harness.analysis import budgets
-from harness.analysis.budgets import Kind, Ranking
+from harness.analysis.budgets import BudgetKind, Ranking
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import (
@@ -18,7 +18,7 @@ from harness.report.document import (
 from harness.report.sections import Charts
 from harness.report.tables import Column, Record, display, interval_column, records, table
 
-BUDGETS: dict[Kind, str] = {
+BUDGETS: dict[BudgetKind, str] = {
     "tokens": "equal tokens",
     "flops": "equal FLOPs",
     "train_s": "equal training time",
@@ -31,7 +31,7 @@ def build(summary: Summary, charts: Charts) -> Section | None:
     rankings = summary.rankings
     if not rankings:
         return None
-    if any(ranking.kind == "parameters" for ranking in rankings):
+    if any(ranking.budget_kind == "parameters" for ranking in rankings):
         sizes = text("Entries of equal parameters are within 1 % of the baseline's number. ")
     else:
         sizes = text(
@@ -60,7 +60,7 @@ def build(summary: Summary, charts: Charts) -> Section | None:
 
 
 def _leaders(rankings: list[Ranking]) -> Paragraph:
-    leaders = budgets.disagreements(rankings)
+    leaders = budgets.leaders(rankings)
     if len(leaders) == 1:
         return paragraph(Code(next(iter(leaders))), " leads under every budget.")
     by_leader = [

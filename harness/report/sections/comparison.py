@@ -1,7 +1,7 @@
 """Comparison of each entry with the baseline: verdicts on the loss, throughput and memory."""
 
 from harness.analysis.hypotheses import Quantity
-from harness.analysis.significance import MANY
+from harness.analysis.significance import MAX_SEEDS
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Section, Table, code_list, paragraph, text
@@ -123,7 +123,7 @@ def _seeds_needed(row: Record) -> str:
     if row["verdict"] != "unresolved":
         return MISSING
     needed = row["seeds_to_resolve"]
-    return f"> {MANY:,}" if needed is None else f"{needed:,}"
+    return f"> {MAX_SEEDS:,}" if needed is None else f"{needed:,}"
 
 
 def _margin(summary: Summary, metric: Quantity) -> str:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from harness.analysis.hypotheses import NAMES, Judgement, Quantity
+from harness.analysis.hypotheses import METRIC_NAMES, MetricTests, Quantity
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Block, Heading, Section, paragraph, text
@@ -25,7 +25,7 @@ METHOD = (
 
 def build(summary: Summary, charts: Charts) -> Section | None:
     """Return the main effects and interactions on each metric."""
-    tested = {metric: tests for metric, tests in summary.judgements.items() if tests.main}
+    tested = {metric: tests for metric, tests in summary.metric_tests.items() if tests.main}
     if len(summary.study.varying()) < 2 or not tested:
         return None
     blocks: list[Block] = [paragraph(METHOD)]
@@ -35,8 +35,8 @@ def build(summary: Summary, charts: Charts) -> Section | None:
     return Section("effects", "Effects", tuple(blocks))
 
 
-def _metric(summary: Summary, metric: Quantity, tests: Judgement) -> Iterator[Block]:
-    name = NAMES[metric].capitalize()
+def _metric(summary: Summary, metric: Quantity, tests: MetricTests) -> Iterator[Block]:
+    name = METRIC_NAMES[metric].capitalize()
     unit = "nats per token" if metric == "val_loss" else "%"
     yield Heading(text(f"{name} ({unit})"))
     design = tests.design
@@ -60,7 +60,7 @@ def _metric(summary: Summary, metric: Quantity, tests: Judgement) -> Iterator[Bl
 
     effects = summary.tables["effects"]
     yield display(
-        f"Effects on {NAMES[metric]}",
+        f"Effects on {METRIC_NAMES[metric]}",
         effects[effects["quantity"] == metric],
         [
             Column("effect", _levels, numeric=False),

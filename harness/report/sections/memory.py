@@ -27,7 +27,7 @@ PREDICTION = (
 
 def build(summary: Summary, charts: Charts) -> Section | None:
     """Return the memory of the entries that have results."""
-    measured = {row.label: row.memory for row in summary.with_results if row.memory}
+    measured = {row.entry: row.memory for row in summary.with_results if row.memory}
     if not measured:
         return None
     keys = [*CATEGORIES, "peak", "resident_peak"]
@@ -50,7 +50,7 @@ def build(summary: Summary, charts: Charts) -> Section | None:
 
 def _predictions(summary: Summary) -> Iterator[Block]:
     """Return the memory between steps that theory predicts, and entries that deviate from it."""
-    predicted = {label: held for label, held in summary.held.items() if held}
+    predicted = {label: held for label, held in summary.predicted_memory.items() if held}
     if not predicted:
         return
     categories = list(next(iter(predicted.values())).predicted)

@@ -4,9 +4,9 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from harness.analysis.dataset import Study
-from harness.analysis.metrics import DIVERGES, PARALLELISM, Comparison, Result
-from harness.analysis.significance import MANY, Verdict, Word
+from harness.analysis.dataset import StudyResults
+from harness.analysis.metrics import DIVERGES, PARALLELISM, BaselineComparison, Result
+from harness.analysis.significance import MAX_SEEDS, SignificanceResult, VerdictName
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import (
@@ -23,7 +23,7 @@ from harness.report.document import (
 )
 from harness.report.formatting import count
 
-VERDICTS: tuple[Word, ...] = ("better", "worse", "equivalent", "unresolved")
+VERDICTS: tuple[VerdictName, ...] = ("better", "worse", "equivalent", "unresolved")
 
 
 def question(summary: Summary) -> Text:
@@ -55,14 +55,14 @@ def headline(summary: Summary) -> Text:
     """
     if not summary.comparisons:
         return ()
-    tests = summary.judgements["val_loss"]
-    distinct = {row.label for row in summary.comparisons if PARALLELISM not in row.differs}
+    tests = summary.metric_tests["val_loss"]
+    distinct = {row.entry for row in summary.comparisons if PARALLELISM not in row.differs}
     results = {
         label: result
         for label, result in tests.entries.items()
         if label in distinct or not distinct
     }
-    if all(result.word is None for result in results.values()):
+    if all(result.verdict is None for result in results.values()):
         return text(
             "No verdict: every difference comes from a single seed, which does not show how much "
             "of it is noise. Give the study more ",
@@ -81,26 +81,26 @@ def headline(summary: Summary) -> Text:
     )
 
 
-def _entries_by_verdict(results: Mapping[str, Verdict]) -> Iterator[Text]:
+def _entries_by_verdict(results: Mapping[str, SignificanceResult]) -> Iterator[Text]:
     for verdict in VERDICTS:
-        labels = [label for label, result in results.items() if result.word == verdict]
+        labels = [label for label, result in results.items() if result.verdict == verdict]
         if labels:
             yield text(f"{verdict}: ", code_list(labels))
 
 
-def _largest_improvement(summary: Summary, results: Mapping[str, Verdict]) -> Text:
+def _largest_improvement(summary: Summary, results: Mapping[str, SignificanceResult]) -> Text:
     gains = {
         label: -result.difference.mean
         for label, result in results.items()
-        if result.word == "better"
+        if result.verdict == "better"
     }
     if not gains:
         return ()
     best = max(gains, key=lambda label: gains[label])
     interval = results[best].difference.ci95
     bounds = f" [{-interval[1]:.4f}, {-interval[0]:.4f}]" if interval else ""
-    comparison = next(row for row in summary.comparisons if row.label == best)
-    saving = next((row.tokens for row in summary.savings if row.label == best), None)
+    comparison = next(row for row in summary.comparisons if row.entry == best)
+    saving = next((row.tokens_ratio for row in summary.savings if row.entry == best), None)
     return text(
         " Largest improvement: ",
         Code(best),
@@ -111,7 +111,7 @@ def _largest_improvement(summary: Summary, results: Mapping[str, Verdict]) -> Te
     )
 
 
-def _costs(comparison: Comparison) -> str:
+def _costs(comparison: BaselineComparison) -> str:
     costs = []
     if comparison.tokens_per_s_ratio is not None:
         speed = comparison.tokens_per_s_ratio
@@ -121,13 +121,15 @@ def _costs(comparison: Comparison) -> str:
     return f", at {' and '.join(costs)}" if costs else ""
 
 
-def _seeds_needed(results: Mapping[str, Verdict]) -> str:
-    needed = [result.seeds_to_resolve for result in results.values() if result.word == "unresolved"]
+def _seeds_needed(results: Mapping[str, SignificanceResult]) -> str:
+    needed = [
+        result.seeds_to_resolve for result in results.values() if result.verdict == "unresolved"
+    ]
     if not needed:
         return ""
     if None in needed:
         return (
-            f" Resolving the remaining comparisons may need more than {MANY:,} seeds: the "
+            f" Resolving the remaining comparisons may need more than {MAX_SEEDS:,} seeds: the "
             "differences are small compared with the noise."
         )
     most = max(n for n in needed if n is not None)
@@ -174,7 +176,7 @@ def _leaders(summary: Summary) -> Text:
     timed = [result for result in complete if result.tokens_per_s]
     return text(
         "Lowest final validation loss: ",
-        Code(best.label),
+        Code(best.entry),
         f", {_mean_loss(best)} nats per token.",
         _fastest(timed) if timed else "",
         " The paired differences below show whether such a lead exceeds the noise."
@@ -194,13 +196,13 @@ def _mean_loss(result: Result) -> str:
 
 
 def _fastest(timed: list[Result]) -> Text:
-    speeds = {result.label: result.tokens_per_s for result in timed if result.tokens_per_s}
+    speeds = {result.entry: result.tokens_per_s for result in timed if result.tokens_per_s}
     label, speed = max(speeds.items(), key=lambda item: item[1].median)
     shown = formatting.median(speed.median, *speed.ci95)
     return text(" Highest throughput: ", Code(label), f", {shown} tokens per second.")
 
 
-def _corpus(study: Study) -> Text:
+def _corpus(study: StudyResults) -> Text:
     data = study.spec["data"]
     entropy = data.get("entropy_nats_per_byte")
     lowest = ""
@@ -230,7 +232,7 @@ def _diverging(labels: list[str]) -> Text:
     )
 
 
-def _warnings(study: Study) -> Iterator[Note]:
+def _warnings(study: StudyResults) -> Iterator[Note]:
     if study.left_out:
         yield _note(
             f"{count(study.left_out, 'run')} of other settings (model, data, training or "

@@ -1,6 +1,6 @@
 """Breakdown of the step time into phases."""
 
-from harness.analysis.step_breakdown import Phases
+from harness.analysis.step_breakdown import PhaseTimes
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Section, paragraph
@@ -41,7 +41,7 @@ def build(summary: Summary, charts: Charts) -> Section | None:
     )
 
 
-def _range(phases: Phases) -> str:
+def _range(phases: PhaseTimes) -> str:
     """Return the shortest and longest waiting time of a rank."""
     waits = phases.waiting_by_rank_s
     shortest = _ms(min(waits, default=None))
