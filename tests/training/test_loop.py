@@ -10,7 +10,7 @@ import torch
 from harness.data.batches import Tokens, evaluation_offsets
 from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
 from harness.probes.phases import PHASES
 from harness.probes.post_training import N_TIMED
 from harness.results.records import (
@@ -232,7 +232,7 @@ def model(run_spec):
         .model()
         .to_empty(device="cpu")
     )
-    fill(made, 0)
+    init_parameters(made, 0)
     return made
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis.dataset import Entry, Study
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import running_mean
 from harness.analysis.summary import Summary
 from harness.report.charts.spec import (
@@ -109,14 +109,16 @@ def build(summary: Summary) -> list[ChartSpec]:
     return charts
 
 
-def lowest_reachable_loss(study: Study) -> float | None:
+def lowest_reachable_loss(study: StudyResults) -> float | None:
     """Return the corpus entropy in nats per token; None if unknown or if a token is not a byte."""
     data = study.spec.get("data", {})
     entropy: float | None = data.get("entropy_nats_per_byte")
     return entropy if data.get("tokenizer") == "bytes" else None
 
 
-def _chart(study: Study, entries: Sequence[Entry], loss: _Loss, against_time: bool) -> ChartSpec:
+def _chart(
+    study: StudyResults, entries: Sequence[Entry], loss: _Loss, against_time: bool
+) -> ChartSpec:
     done = [entry for entry in entries if entry.done]
     curves = [loss.curve(entry) for entry in done]
     style = choose_style(study)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from harness.analysis.hypotheses import NAMES, Judgement, Level
+from harness.analysis.hypotheses import METRIC_NAMES, MetricTests, TestedEffect
 from harness.analysis.summary import Summary
 from harness.report.charts.entries import MAX_EFFECTS
 from harness.report.charts.spec import Axis, ChartSpec, IntervalRow, Intervals
@@ -13,13 +13,13 @@ from harness.report.charts.text import count, number
 
 def differences(summary: Summary) -> list[ChartSpec]:
     """Return the difference of each entry's validation loss from the baseline's."""
-    tests = summary.judgements["val_loss"]
+    tests = summary.metric_tests["val_loss"]
     rows = []
     for label in summary.results:
         test = tests.entries.get(label)
         interval = test.difference.ci95 if test else None
-        if test and test.word and interval:
-            rows.append(_row(label, test.difference.mean, interval, test.word, ""))
+        if test and test.verdict and interval:
+            rows.append(_row(label, test.difference.mean, interval, test.verdict, ""))
     if not rows:
         return []
     return [
@@ -43,10 +43,10 @@ def effects(summary: Summary) -> list[ChartSpec]:
     """
     if len(summary.study.varying()) < 2:
         return []
-    return [_effects(tests) for tests in summary.judgements.values() if limit_effects(tests)]
+    return [_effects(tests) for tests in summary.metric_tests.values() if limit_effects(tests)]
 
 
-def limit_effects(tests: Judgement) -> list[Level]:
+def limit_effects(tests: MetricTests) -> list[TestedEffect]:
     """Return the effects that have an interval; of too many, main effects and the smallest p."""
     known = _known(tests)
     clearest = sorted(known, key=lambda level: (len(level.effect.levels), level.effect.p))
@@ -54,11 +54,11 @@ def limit_effects(tests: Judgement) -> list[Level]:
     return [level for level in known if id(level) in kept]
 
 
-def _known(tests: Judgement) -> list[Level]:
+def _known(tests: MetricTests) -> list[TestedEffect]:
     return [level for level in (*tests.main, *tests.interactions) if level.effect.ci95]
 
 
-def _effects(tests: Judgement) -> ChartSpec:
+def _effects(tests: MetricTests) -> ChartSpec:
     is_loss = tests.quantity == "val_loss"
     rows = []
     for level in limit_effects(tests):
@@ -70,9 +70,9 @@ def _effects(tests: Judgement) -> ChartSpec:
         value, low, high = effect.estimate, *effect.ci95
         if not is_loss:
             value, low, high = _percent(value), _percent(low), _percent(high)
-        rows.append(_row(name, value, (low, high), level.word or "unresolved", group))
+        rows.append(_row(name, value, (low, high), level.verdict or "unresolved", group))
     margin = tests.margin if is_loss or tests.margin is None else _percent(tests.margin)
-    metric = NAMES[tests.quantity]
+    metric = METRIC_NAMES[tests.quantity]
     caption = (
         f"Change in {metric} for each level and each pair of levels, averaged over the other axes. "
         "Lines: 95 % intervals; colour, marker and word: the verdict."

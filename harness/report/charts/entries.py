@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from harness.analysis.dataset import Entry, Study
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import under_baseline_parallelism
 from harness.analysis.summary import Summary
 
@@ -24,10 +24,10 @@ def limit_entries(summary: Summary) -> Summary:
         return entry.label not in baselines, loss.mean if loss else math.inf
 
     best = {entry.label for entry in sorted(entries, key=rank)[:MAX_ENTRIES]}
-    return summary.of([entry for entry in entries if entry.label in best])
+    return summary.restricted_to([entry for entry in entries if entry.label in best])
 
 
-def single_parallelism(study: Study, entries: Iterable[Entry]) -> list[Entry]:
+def single_parallelism(study: StudyResults, entries: Iterable[Entry]) -> list[Entry]:
     """Return one entry of those that differ only in the parallelism: the baseline's if there."""
     by_label = {entry.label: entry for entry in entries}
     kept = []

@@ -24,7 +24,7 @@ def build(summary: Summary) -> list[ChartSpec]:
         if memory is None:
             rows.append(BarRow(entry.label, group=group, note=status_note(entry)))
             continue
-        prediction = summary.held[entry.label]
+        prediction = summary.predicted_memory[entry.label]
         rows.append(
             BarRow(
                 name=entry.label,

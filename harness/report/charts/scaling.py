@@ -1,7 +1,7 @@
 """Speed-up against the number of processes, with the ideal."""
 
-from harness.analysis.dataset import Study
-from harness.analysis.scaling import Scale
+from harness.analysis.dataset import StudyResults
+from harness.analysis.scaling import ScalingRow
 from harness.analysis.summary import Summary
 from harness.report.charts.entries import MAX_ENTRIES
 from harness.report.charts.spec import (
@@ -22,7 +22,7 @@ MARGIN = 1.15  # factor between the outermost values and the limits
 
 def build(summary: Summary) -> list[ChartSpec]:
     """Return the speed-up of each group of entries that differ only in the number of processes."""
-    groups: dict[str, list[Scale]] = {}
+    groups: dict[str, list[ScalingRow]] = {}
     for row in summary.scaling:
         groups.setdefault(row.group, []).append(row)
     if not groups:
@@ -69,8 +69,8 @@ def build(summary: Summary) -> list[ChartSpec]:
     ]
 
 
-def _alt(groups: dict[str, list[Scale]]) -> str:
-    rows = [row for group in groups.values() for row in group if row.label != row.against]
+def _alt(groups: dict[str, list[ScalingRow]]) -> str:
+    rows = [row for group in groups.values() for row in group if row.entry != row.against]
     best = max(rows, key=lambda row: row.speedup.ratio)
     return (
         f"Speed-up against processes for {count(len(groups), 'group')}; highest: {best.group} on "
@@ -79,7 +79,7 @@ def _alt(groups: dict[str, list[Scale]]) -> str:
     )
 
 
-def _line(i: int, name: str, rows: list[Scale]) -> Line:
+def _line(i: int, name: str, rows: list[ScalingRow]) -> Line:
     return Line(
         name=name,
         entry=name,
@@ -97,7 +97,7 @@ def _line(i: int, name: str, rows: list[Scale]) -> Line:
     )
 
 
-def physical_cores(study: Study) -> int | None:
+def physical_cores(study: StudyResults) -> int | None:
     """Return the number of cores if all runs used CPUs with the same number of them, else None."""
     environments = [run.env for run in study.runs if run.env]
     if any(environment.get("gpu") for environment in environments):

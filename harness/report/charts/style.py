@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from harness.analysis.dataset import Entry, Study
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import PARALLELISM
 from harness.report.charts.spec import Dash, Marker, MarkStyle
 
@@ -93,7 +93,7 @@ class Style:
         return replace(self, panel_axes=(PARALLELISM,) if len(parallelisms) == 1 else ())
 
 
-def choose_style(study: Study) -> Style:
+def choose_style(study: StudyResults) -> Style:
     """Choose the axis with most levels for colours, the next for dashes, and panels for all others.
 
     A dashed axis that would crowd a panel gets panels, too. Parallelism always gets panels, since

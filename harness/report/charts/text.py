@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 
-from harness.analysis.dataset import Entry, Study
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import PARALLELISM
 from harness.report.charts.spec import BarRow, Line
 from harness.report.formatting import NO_SPEED
 
 
-def parallelism_note(study: Study, n_shown: int, n_entries: int) -> str:
+def parallelism_note(study: StudyResults, n_shown: int, n_entries: int) -> str:
     """Return the sentence on entries left out by `single_parallelism`; empty if there are none."""
     if n_shown == n_entries:
         return ""

@@ -27,12 +27,12 @@ def build(summary: Summary) -> list[ChartSpec]:
         memory = result.peak_memory_bytes or 0
         points.append(
             Point(
-                name=result.label,
+                name=result.entry,
                 x=result.tokens_per_s.median,
                 y=result.val_loss.mean,
                 interval=result.tokens_per_s.ci95,
-                style=style.mark(entries[result.label]),
-                group=result.axes.get(style.colour_axis or "", result.label),
+                style=style.mark(entries[result.entry]),
+                group=result.axes.get(style.colour_axis or "", result.entry),
                 size=memory / largest,
                 detail=f"{memory / MIB:,.1f} MiB",
                 on_front=on_front,
@@ -89,5 +89,5 @@ def _timed(summary: Summary) -> list[Result]:
     """Return the results with a throughput in the study's order, at most the lowest losses."""
     timed = [result for result in summary.with_results if result.tokens_per_s]
     timed.sort(key=lambda result: result.val_loss.mean if result.val_loss else 0.0)
-    kept = {result.label for result in timed[:MAX_POINTS]}
-    return [result for result in summary.with_results if result.label in kept]
+    kept = {result.entry for result in timed[:MAX_POINTS]}
+    return [result for result in summary.with_results if result.entry in kept]

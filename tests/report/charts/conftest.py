@@ -3,7 +3,7 @@
 import pytest
 
 from harness.analysis import dataset
-from harness.analysis.summary import summarise
+from harness.analysis.summary import summarize
 from harness.report import charts
 
 
@@ -12,7 +12,7 @@ def build():
     """Return a function from a synthetic study to its charts by name."""
 
     def build_by_name(study):
-        summary = summarise(dataset.read(study.write().store, study.name), "now")
+        summary = summarize(dataset.read(study.write().store, study.name), "now")
         return {spec.name: spec for spec in charts.build(summary)}
 
     return build_by_name
