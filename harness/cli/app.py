@@ -504,7 +504,7 @@ def plan(args: argparse.Namespace) -> int:
     """Print what finding a difference takes."""
     from harness.analysis import dataset as accounting
     from harness.analysis import power as planning
-    from harness.analysis.significance import MANY
+    from harness.analysis.significance import MAX_SEEDS
     from harness.launch.progress import duration
 
     if not args.detect > 0:
@@ -517,11 +517,11 @@ def plan(args: argparse.Namespace) -> int:
             f"python -m harness run {args.study} --seeds 0,1,2"
         )
     numbers = (found.seeds, found.seeds_low, found.seeds_high)
-    seeds, low, high = (f"more than {MANY:,}" if n is None else f"{n:,}" for n in numbers)
+    seeds, low, high = (f"more than {MAX_SEEDS:,}" if n is None else f"{n:,}" for n in numbers)
     print(
         f"noise: paired differences have a standard deviation of {found.noise:.4g} nats "
         f"({found.degrees_of_freedom} degrees of freedom, {found.n_compared} comparisons)",
-        f"at hand: {found.seeds_at_hand} seeds, which find {found.detectable:.4g} nats with 80 % power",
+        f"at hand: {found.seeds_at_hand} seeds, which find {found.minimum_detectable_effect:.4g} nats with 80 % power",
         f"needed: {seeds} seeds find {found.detect:g} nats with 80 % power "
         f"({low} to {high}, as the noise is itself uncertain)",
         f"cost: {duration(found.hours_per_seed * 3600)} for each seed of all entries"
@@ -534,7 +534,7 @@ def plan(args: argparse.Namespace) -> int:
     )
     if args.fraction is not None:
         try:
-            chosen = planning.fraction(study.levels, study.baseline, args.fraction)
+            chosen = planning.fractional_design(study.levels, study.baseline, args.fraction)
         except ValueError as error:
             raise UserError(f"--fraction {error}") from error
         print(f"{args.fraction} entries that tell all main effects apart, interactions left out:")

@@ -10,7 +10,7 @@ import pytest
 from harness import report
 from harness.analysis import dataset as accounting
 from harness.analysis.decoding import measures
-from harness.analysis.summary import summarise
+from harness.analysis.summary import summarize
 from harness.report.charts import decoding
 from harness.report.charts import mpl_setup as canvas
 from harness.report.charts.small_multiples import LINE_HEIGHT
@@ -57,7 +57,7 @@ def measured(fake, entry):
 
 
 def summary_of(fake):
-    return summarise(accounting.read(fake.store, "tiny"), "now")
+    return summarize(accounting.read(fake.store, "tiny"), "now")
 
 
 def written(fake):
@@ -178,7 +178,7 @@ def test_a_damaged_record_names_its_run_and_breaks_nothing(pair, no_figures, dam
     plant(pair, GQA, 1, [record([0.004])])
     _, summary, _ = written(pair)
     assert [item["name"][: len(GQA) + 3] for item in summary["unreadable"]] == [f"{GQA}-s0"]
-    entry = next(entry for entry in summary["entries"] if entry["label"] == GQA)
+    entry = next(entry for entry in summary["entries"] if entry["entry"] == GQA)
     assert entry["seeds"] == [1] and entry["decoding"][0]["seeds"] == [1]
 
 
@@ -196,7 +196,7 @@ def test_a_study_that_asked_for_none_has_the_report_it_always_had(pair, records)
 def test_page_summary_table_and_figures_of_a_whole_study(fake):
     fake.seeds, fake.steps, fake.decode = (0, 1), 4, ([1, 8], [128, 1024])
     page, summary, folder = written(fake.write())
-    entries = {entry["label"]: entry["decoding"] for entry in summary["entries"]}
+    entries = {entry["entry"]: entry["decoding"] for entry in summary["entries"]}
     assert all(len(found) == 4 for found in entries.values())
     assert entries["rope-gqa2-single"][3].keys() == {
         "batch",
@@ -226,7 +226,8 @@ def test_page_summary_table_and_figures_of_a_whole_study(fake):
     section = page.split("## Decoding")[1].split("\n## ")[0]
     assert "not defined: no positions beyond seq_len = 128" in section
     assert (
-        "differ in it alone measure the same" in section and "that of `single` is shown" in section
+        "differ only in the parallelism measure the same" in section
+        and "differ in the parallelism alone, that of" in section
     )
     for name in ("decode_time", "decode_cache"):
         assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -10,7 +10,7 @@ import pytest
 from harness import report
 from harness.analysis import dataset as accounting
 from harness.analysis.eval_lengths import measures, positions
-from harness.analysis.summary import summarise
+from harness.analysis.summary import summarize
 from harness.report.charts import eval_lengths as lengths
 from harness.report.charts import mpl_setup as canvas
 from harness.report.charts.small_multiples import LINE_HEIGHT
@@ -56,7 +56,7 @@ def measured(fake, entry):
 
 
 def summary_of(fake):
-    return summarise(accounting.read(fake.store, "tiny"), "now")
+    return summarize(accounting.read(fake.store, "tiny"), "now")
 
 
 def written(fake):
@@ -69,7 +69,7 @@ def written(fake):
 
 
 def section(page) -> str:
-    return page.split("## Longer and shorter sequences")[1].split("\n## ")[0]
+    return page.split("## Other sequence lengths")[1].split("\n## ")[0]
 
 
 def rows(folder, table):
@@ -119,7 +119,7 @@ def test_what_is_not_defined_has_a_reason_and_no_number(pair, no_figures):
     assert found.val_loss is found.val_loss_difference is found.windows is None
     page, _, folder = written(pair)
     assert f"| {GQA} | 2.0000 ± 0.0000 | not defined |" in section(page)
-    assert f"- Not defined, no positions \\| beyond 4: `{GQA}`." in section(page)
+    assert f"- Not defined, no positions | beyond 4: `{GQA}`." in section(page)
     row = rows(folder, "lengths")[1]
     assert row["reason"] == found.reason and row["seeds"] == row["val_loss"] == row["windows"] == ""
 
@@ -166,7 +166,7 @@ def test_a_damaged_record_names_its_run_and_breaks_nothing(pair, no_figures, dam
     plant(pair, GQA, 1, [record(2.0)])
     _, summary, _ = written(pair)
     assert [item["name"][: len(GQA) + 3] for item in summary["unreadable"]] == [f"{GQA}-s0"]
-    entry = next(entry for entry in summary["entries"] if entry["label"] == GQA)
+    entry = next(entry for entry in summary["entries"] if entry["entry"] == GQA)
     assert entry["seeds"] == [1] and entry["lengths"][0]["seeds"] == [1]
 
 
@@ -192,7 +192,7 @@ def test_a_study_that_asked_for_none_has_the_report_it_always_had(pair, records)
     for entry, seed in itertools.product((MHA, GQA), pair.seeds):
         plant(pair, entry, seed, records)
     page, summary, _ = written(pair)
-    assert page == before and "shorter" not in page
+    assert page == before and "sequence lengths" not in page
     assert all(entry["lengths"] == [] for entry in summary["entries"])
     assert not [*folder.glob("*/*length*"), *folder.glob("*/*position*")]
 
@@ -200,7 +200,7 @@ def test_a_study_that_asked_for_none_has_the_report_it_always_had(pair, records)
 def test_page_summary_tables_and_figures_of_a_whole_study(fake):
     fake.seeds, fake.steps, fake.lengths = (0, 1), 4, [64, 128, 2048]
     page, summary, folder = written(fake.write())
-    entries = {entry["label"]: entry["lengths"] for entry in summary["entries"]}
+    entries = {entry["entry"]: entry["lengths"] for entry in summary["entries"]}
     keys = {"length", "seeds", "val_loss", "val_loss_difference", "windows", "reason"}
     assert all([at["length"] for at in found] == [64, 128, 2048] for found in entries.values())
     assert entries[GQA][0].keys() == keys and entries[GQA][0]["val_loss"].keys() == {
@@ -248,7 +248,7 @@ def test_page_summary_tables_and_figures_of_a_whole_study(fake):
         "2,048",
     ]
     assert "Not defined, no positions beyond seq_len = 128: `learned-mha-single`" in text
-    assert "that of `single` is shown" in text
+    assert "differ in the parallelism alone, that of" in text
     for name in ("length_loss", "position_loss"):
         assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert f"figures/{name}.png" in text

@@ -44,13 +44,28 @@ COLUMNS = {  # table -> old column -> new column
     "loss_by_position": {"first": "first_position", "last": "last_position"},
     "traffic": {"predicted_bytes_of_all": "predicted_total_bytes"},
 }
+AXES = "positional|attention|norm|mlp|parallelism"
 PATHS = [  # a pattern of an old key path of summary.json -> the new one
     (r"comparable", "settings_hash"),
     (r"launches\.(\d+)\.comparable", r"launches.\1.settings_hash"),
+    (rf"entries\.(\d+)\.({AXES})$", r"entries.\1.axes.\2"),
+    (r"(entries|comparisons|savings|equivalence|scaling)\.(\d+)\.label", r"\1.\2.entry"),
     (r"entries\.(\d+)\.memory_predicted\b", r"entries.\1.predicted_memory"),
     (r"environments\.(\d+)\.env\.nproc", r"environments.\1.env.world_size"),
     (r"scaling\.(\d+)\.nproc", r"scaling.\1.world_size"),
     (r"scaling\.(\d+)\.against_nproc", r"scaling.\1.against_world_size"),
+    (r"verdicts\.(.*)\.word", r"verdicts.\1.verdict"),
+    (r"rankings\.(\d+)\.kind", r"rankings.\1.budget_kind"),
+    (r"savings\.(\d+)\.tokens\b", r"savings.\1.tokens_ratio"),
+    (r"savings\.(\d+)\.tokens_ci95", r"savings.\1.tokens_ratio_ci95"),
+    (r"savings\.(\d+)\.train_s\b", r"savings.\1.train_time_ratio"),
+    (r"savings\.(\d+)\.train_s_ci95", r"savings.\1.train_time_ratio_ci95"),
+    (r"variance\.(\d+)\.of", r"variance.\1.quantity"),
+    (r"variance\.(\d+)\.(\w+)\.share", r"variance.\1.\2.fraction"),
+    *(
+        (rf"equivalence\.(\d+)\.{old}$", rf"equivalence.\1.{new}")
+        for old, new in COLUMNS["equivalence"].items()
+    ),
 ]
 UNEQUAL = {"created_at", "schema_version"}
 UPGRADE = {
@@ -90,7 +105,7 @@ def upgraded(value):
 def study(request, golden):
     """Return the folder of what is expected of a study, and its summary by the present code."""
     read = dataset.read(Store(golden / "results"), request.param)
-    return golden / "expected" / request.param, summary.summarise(read, "now")
+    return golden / "expected" / request.param, summary.summarize(read, "now")
 
 
 def test_every_old_cell_is_in_the_tables(study):

@@ -8,7 +8,7 @@ from functools import partial
 from matplotlib.figure import Figure
 
 from harness.analysis.dataset import Entry
-from harness.analysis.hypotheses import NAMES
+from harness.analysis.hypotheses import METRIC_NAMES
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.summary import Summary
 from harness.report.charts import costs, curves, decoding, effects, tradeoff
@@ -29,6 +29,11 @@ class Drawn:
     name: str
     caption: str
     files: dict[str, bytes]
+
+    @property
+    def alt(self) -> str:
+        """What the figure shows."""
+        return self.caption
 
 
 def draw_all(summary: Summary, floor: float | None) -> list[Drawn]:
@@ -108,7 +113,7 @@ def _legible(summary: Summary) -> Summary:
         return entry.label not in bases, loss.mean if loss else math.inf
 
     best = {entry.label for entry in sorted(entries, key=rank)[:MOST_ENTRIES]}
-    return summary.of([entry for entry in entries if entry.label in best])
+    return summary.restricted_to([entry for entry in entries if entry.label in best])
 
 
 def _effects(summary: Summary) -> list[Wanted]:
@@ -117,11 +122,11 @@ def _effects(summary: Summary) -> list[Wanted]:
     return [
         (
             f"effects_{quantity}",
-            f"What each level, and each pair of levels, changes in {NAMES[quantity]}, with its verdict."
+            f"What each level, and each pair of levels, changes in {METRIC_NAMES[quantity]}, with its verdict."
             + effects.left_out(judged),
-            partial(effects.draw, judged, f"Effects on {NAMES[quantity]}"),
+            partial(effects.draw, judged, f"Effects on {METRIC_NAMES[quantity]}"),
         )
-        for quantity, judged in summary.judgements.items()
+        for quantity, judged in summary.metric_tests.items()
         if effects.drawn(judged)
     ]
 

@@ -70,7 +70,7 @@ def memory(summary: Summary, look: Look) -> Figure:
     largest = max(result.peak_memory_bytes or 0 for result in results.values())
     unit, name = (2**30, "GiB") if largest >= 4 * 2**30 else (2**20, "MiB")
     subtitle = "of the fullest rank, by category; the figure at the end is the peak"
-    if any(summary.held.values()):
+    if any(summary.predicted_memory.values()):
         subtitle += "; line: predicted parameters, gradients and optimizer"
     figure, axes, places = rows(summary, look, "Memory", subtitle, f"{name} per rank", 0.3)
     totals = []
@@ -81,7 +81,7 @@ def memory(summary: Summary, look: Look) -> Figure:
             continue
         sizes = [(found.get(category) or 0) / unit for category in CATEGORIES]
         stack(axes, place, sizes, CATEGORY_COLOURS)
-        if held := summary.held[entry.label]:
+        if held := summary.predicted_memory[entry.label]:
             predicted = sum(held.predicted.values()) / unit
             axes.plot(
                 [predicted] * 2, [place - BAR * 0.42, place + BAR * 0.42], color=MARK, linewidth=1.4

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from harness.analysis.hypotheses import Judgement, Level
+from harness.analysis.hypotheses import MetricTests, TestedEffect
 from harness.report.charts.costs import BAR, BOTTOM, row_places
 from harness.report.charts.mpl_setup import (
     FAINT,
@@ -24,12 +24,12 @@ COLOURS = {"better": "#0072B2", "worse": "#D55E00", "equivalent": INK, "unresolv
 MARKS = {"better": "o", "worse": "s", "equivalent": "D", "unresolved": "o"}
 
 
-def known(judged: Judgement) -> list[Level]:
+def known(judged: MetricTests) -> list[TestedEffect]:
     """Return the effects that have an interval, main effects first."""
     return [level for level in (*judged.main, *judged.interactions) if level.effect.ci95]
 
 
-def drawn(judged: Judgement) -> list[Level]:
+def drawn(judged: MetricTests) -> list[TestedEffect]:
     """Return the effects that are drawn: of very many, the main effects and then what is clearest."""
     levels = known(judged)
     if len(levels) <= MOST:
@@ -38,13 +38,13 @@ def drawn(judged: Judgement) -> list[Level]:
     return [level for level in levels if level in clearest]
 
 
-def left_out(judged: Judgement) -> str:
+def left_out(judged: MetricTests) -> str:
     """Say how many effects are not drawn; nothing where all are."""
     n = len(known(judged))
     return f" Of {n:,} effects, the {MOST} that are main effects or clearest." if n > MOST else ""
 
 
-def draw(judged: Judgement, title: str) -> Figure:
+def draw(judged: MetricTests, title: str) -> Figure:
     """Draw a row for each effect: the estimate, its 95 % interval, the study's margin, and the verdict as a word."""
     levels, is_loss = drawn(judged), judged.quantity == "val_loss"
     places = row_places(["one" if len(level.effect.levels) == 1 else "two" for level in levels])
@@ -69,7 +69,7 @@ def draw(judged: Judgement, title: str) -> Figure:
         axes.axvspan(unit(-judged.margin), unit(judged.margin), color=GRID, linewidth=0)
     axes.axvline(0, color=INK, linewidth=0.8)
     for level, place in zip(levels, places, strict=True):
-        word, effect = level.word or "unresolved", level.effect
+        word, effect = level.verdict or "unresolved", level.effect
         assert effect.ci95 is not None and effect.estimate is not None
         colour = COLOURS[word]
         axes.plot(

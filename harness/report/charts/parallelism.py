@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from harness.analysis.dataset import Study
-from harness.analysis.scaling import Scale
+from harness.analysis.dataset import StudyResults
+from harness.analysis.scaling import ScalingRow
 from harness.analysis.summary import Summary
 from harness.report.charts import costs
 from harness.report.charts.mpl_setup import FAINT, HEAD, INK, SMALL, add_axes, new_figure, thousands
@@ -73,7 +73,7 @@ def phases(summary: Summary, look: Look) -> Figure:
 
 def scaling(summary: Summary) -> Figure:
     """Draw speed-up against processes: a line for each parallelism, the ideal, and where the physical cores end."""
-    groups: dict[str, list[Scale]] = {}
+    groups: dict[str, list[ScalingRow]] = {}
     for scale in summary.scaling:
         groups.setdefault(scale.group, []).append(scale)
     subtitle = "throughput over that on the fewest processes; lines: bootstrap 95 % interval"
@@ -126,7 +126,7 @@ def scaling(summary: Summary) -> Figure:
     return figure
 
 
-def physical_cores(study: Study) -> int | None:
+def physical_cores(study: StudyResults) -> int | None:
     """Return how many cores the runs' machine has, where all ran on one kind of it and on no GPU."""
     found = {run.env.get("cores") for run in study.runs if run.env and not run.env.get("gpu")}
     on_gpu = any(run.env.get("gpu") for run in study.runs)

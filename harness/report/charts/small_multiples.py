@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from harness.analysis.dataset import Entry, Study
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import PARALLELISM, under_baseline_parallelism
 from harness.report.charts.label_placement import spread
 from harness.report.charts.mpl_setup import (
@@ -80,7 +80,7 @@ def grid(
     return figure, panels
 
 
-def of_one_parallelism(study: Study, asked: Iterable[Entry]) -> list[Entry]:
+def of_one_parallelism(study: StudyResults, asked: Iterable[Entry]) -> list[Entry]:
     """Return the entries that have a line: of those that differ in the parallelism alone, the baseline's."""
     by_label = {entry.label: entry for entry in asked}
     bases = {label: under_baseline_parallelism(study, entry) for label, entry in by_label.items()}

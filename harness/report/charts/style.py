@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from harness.analysis.dataset import Entry, Study
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import PARALLELISM
 
 # Okabe and Ito's palette, which people with any colour vision tell apart; the pale yellow comes last.
@@ -66,7 +66,7 @@ class Look:
         return SEPARATOR.join(entry.axes[axis] for axis in named) or entry.label
 
 
-def look(study: Study) -> Look:
+def look(study: StudyResults) -> Look:
     """Choose: colour for the axis with most levels, dashes for the next, panels for parallelism and all others.
 
     Where that would crowd a panel, the dashed axis gets panels as well. Parallelism, whose curves should coincide,

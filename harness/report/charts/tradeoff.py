@@ -57,7 +57,7 @@ def draw(summary: Summary, look: Look) -> Figure:
     axes.set_ylabel("final validation loss, nats per token")
     axes.xaxis.set_major_formatter(thousands())
     for result, on_front in zip(results, best, strict=True):
-        _point(axes, result, entries[result.label], look, on_front)
+        _point(axes, result, entries[result.entry], look, on_front)
     axes.margins(0.09, 0.09)
     axes.autoscale_view()
     low, high = axes.get_ylim()
@@ -107,7 +107,7 @@ def _name(figure: Figure, axes: Axes, results: list[Result], best: list[bool]) -
         assert tokens_per_s and val_loss
         x, y = axes.transData.transform((tokens_per_s.median, val_loss.mean))
         at.append((float(x) / DPI, float(y) / DPI))
-        sizes += text_sizes([results[i].label], weight="bold" if best[i] else "normal")
+        sizes += text_sizes([results[i].entry], weight="bold" if best[i] else "normal")
     across, up = figure.get_size_inches()
     bounds = (LEFT, BOTTOM, LEFT + WIDTH, up - HEAD)
     for i, (x, y), (left, bottom), (width, height) in zip(
@@ -122,7 +122,7 @@ def _name(figure: Figure, axes: Axes, results: list[Result], best: list[bool]) -
         figure.text(
             left / across,
             bottom / up,
-            results[i].label,
+            results[i].entry,
             fontsize=SMALL,
             va="bottom",
             fontweight="bold" if best[i] else "normal",

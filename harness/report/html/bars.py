@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from harness.analysis.hypotheses import NAMES, Judgement
+from harness.analysis.hypotheses import METRIC_NAMES, MetricTests
 from harness.analysis.intervals import Bounds
 from harness.analysis.metrics import CATEGORIES
-from harness.analysis.significance import Word
+from harness.analysis.significance import VerdictName
 from harness.analysis.summary import Summary
 from harness.report.charts.effects import drawn, left_out
 from harness.report.charts.style import COLOURS
@@ -15,16 +15,16 @@ from harness.report.html.plots import MOST_ROWS, Chart, Trace, error, first, in_
 from harness.report.html.style import WORDS, plain, rounded
 from harness.results.run_data import PHASES
 
-Row = tuple[str, Word, float, Bounds]  # name, verdict, estimate, interval
+Row = tuple[str, VerdictName, float, Bounds]  # name, verdict, estimate, interval
 INTERVALS = "lines: 95 % interval; the colour, the mark and the word are the verdict"
 
 
 def differences(summary: Summary) -> Chart | None:
     """Draw the difference of each entry's validation loss from the baseline's."""
     found: list[Row] = [
-        (label, verdict.word, verdict.difference.mean, verdict.difference.ci95)
-        for label, verdict in summary.judgements["val_loss"].entries.items()
-        if verdict.word and verdict.difference.ci95
+        (label, verdict.verdict, verdict.difference.mean, verdict.difference.ci95)
+        for label, verdict in summary.metric_tests["val_loss"].entries.items()
+        if verdict.verdict and verdict.difference.ci95
     ]
     caption = f"Validation loss less the baseline's, paired by seed: left is better; {INTERVALS}."
     caption += first(found, MOST_ROWS, "entries")
@@ -33,11 +33,11 @@ def differences(summary: Summary) -> Chart | None:
         caption,
         found,
         "difference, nats per token",
-        summary.judgements["val_loss"].margin,
+        summary.metric_tests["val_loss"].margin,
     )
 
 
-def effects(judged: Judgement) -> Chart | None:
+def effects(judged: MetricTests) -> Chart | None:
     """Draw what each level of an axis changes in one quantity, and each pair of levels beyond that."""
     unit: Callable[[float], float] = float if judged.quantity == "val_loss" else _percent
     found: list[Row] = []
@@ -47,9 +47,14 @@ def effects(judged: Judgement) -> Chart | None:
             name = " with ".join(f"{axis} {of}" for axis, of in effect.levels.items())
             low, high = effect.ci95
             found.append(
-                (name, level.word or "unresolved", unit(effect.estimate), (unit(low), unit(high)))
+                (
+                    name,
+                    level.verdict or "unresolved",
+                    unit(effect.estimate),
+                    (unit(low), unit(high)),
+                )
             )
-    caption = f"What each level, and each pair of levels, changes in {NAMES[judged.quantity]}; {INTERVALS}."
+    caption = f"What each level, and each pair of levels, changes in {METRIC_NAMES[judged.quantity]}; {INTERVALS}."
     caption += left_out(judged)
     x = "change, nats per token" if judged.quantity == "val_loss" else "change in %"
     margin = None if judged.margin is None else unit(judged.margin)
@@ -104,7 +109,7 @@ def _percent(logarithm: float) -> float:
 def memory(summary: Summary) -> Chart | None:
     """Draw the memory of each entry's fullest rank, by category."""
     found = {
-        r.label: {name: (r.memory or {}).get(name) for name in CATEGORIES}
+        r.entry: {name: (r.memory or {}).get(name) for name in CATEGORIES}
         for r in summary.with_results
         if r.memory
     }

@@ -11,7 +11,7 @@ def all_charts(summary: Summary, look: Look) -> list[Chart]:
     wanted = (
         lines.tradeoff(summary, look),
         bars.differences(summary),
-        *(bars.effects(judged) for judged in summary.judgements.values()),
+        *(bars.effects(judged) for judged in summary.metric_tests.values()),
         bars.memory(summary),
         bars.traffic(summary),
         *lines.decoding(summary, look),

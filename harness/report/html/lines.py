@@ -39,7 +39,7 @@ def tradeoff(summary: Summary, look: Look) -> Chart | None:
     largest = max(result.peak_memory_bytes or 0 for result in results)
     groups: dict[str, list[Result]] = {}
     for result in results[:MOST_POINTS]:
-        groups.setdefault(result.axes.get(look.colour_axis or "", result.label), []).append(result)
+        groups.setdefault(result.axes.get(look.colour_axis or "", result.entry), []).append(result)
     caption = (
         "Throughput against final validation loss: right and down is better; the larger the mark, the more peak "
         "memory; lines: 95 % interval of the throughput." + first(results, MOST_POINTS, "entries")
@@ -52,7 +52,7 @@ def tradeoff(summary: Summary, look: Look) -> Chart | None:
 
 def _marks(summary: Summary, look: Look, name: str, results: list[Result], largest: int) -> Trace:
     entries = {entry.label: entry for entry in summary.study.entries}
-    looks = [line(look, entries[result.label]) for result in results]
+    looks = [line(look, entries[result.entry]) for result in results]
     shares = [(result.peak_memory_bytes or 0) / largest for result in results]
     speeds = [result.tokens_per_s for result in results if result.tokens_per_s]
     return {
@@ -63,7 +63,7 @@ def _marks(summary: Summary, look: Look, name: str, results: list[Result], large
         "y": rounded(result.val_loss.mean for result in results if result.val_loss),
         "error_x": error([speed.median for speed in speeds], [speed.ci95 for speed in speeds]),
         "text": [
-            f"{plain(r.label)}<br>{(r.peak_memory_bytes or 0) / MIB:,.1f} MiB" for r in results
+            f"{plain(r.entry)}<br>{(r.peak_memory_bytes or 0) / MIB:,.1f} MiB" for r in results
         ],
         "hovertemplate": "%{text}<br>%{x:,.0f} tokens/s<br>loss %{y:.4f}<extra></extra>",
         "marker": {

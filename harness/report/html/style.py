@@ -6,7 +6,7 @@ from html import escape
 import numpy as np
 
 from harness.analysis.dataset import Entry
-from harness.analysis.significance import Word
+from harness.analysis.significance import VerdictName
 from harness.report.charts.style import COLOURS, DASHES, MARKERS, Look
 from harness.results.store import Json
 
@@ -22,7 +22,7 @@ SYMBOLS = (
     "triangle-left",
     "triangle-right",
 )
-WORDS: dict[Word, tuple[str, str]] = {  # colour and mark of a verdict
+WORDS: dict[VerdictName, tuple[str, str]] = {  # colour and mark of a verdict
     "better": (COLOURS[0], "circle"),
     "worse": (COLOURS[1], "square"),
     "equivalent": (COLOURS[2], "diamond"),
