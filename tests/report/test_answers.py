@@ -101,9 +101,9 @@ def test_the_answer_says_by_how_much_and_at_what_cost(fake, read):
     loss = {entry.label: [run.evals.val_loss[-1] for run in entry.done] for entry in study.entries}
     gain = np.mean(np.subtract(loss["learned-mha-single"], loss["rope-mha-single"]))
     answer = page(fake).split("## Results")[0]
-    assert f"Most is gained by `rope-mha-single`: {gain:.4f} [" in answer
-    assert "times the throughput and 0.9" in answer or "times the throughput and 1.0" in answer
-    assert "times fewer tokens" in answer
+    assert f"Largest improvement: `rope-mha-single`, {gain:.4f} nats per token [" in answer
+    assert "x throughput and 0.9" in answer or "x throughput and 1.0" in answer
+    assert "x fewer tokens" in answer
 
 
 def test_an_entry_alone_of_its_size_is_ranked_with_nobody(fake, read):
@@ -126,7 +126,7 @@ def test_the_page_answers_first_and_shows_effects_and_budgets(fake, read):
     for part in (
         "## Effects",
         "positional rope with attention gqa2",
-        "## At equal budgets",
+        "## Equal budgets",
         "equal training time",
     ):
         assert part in text
