@@ -1,6 +1,6 @@
-"""Turn the results of a study into a report: report.md, index.html, summary.json, tables and figures.
+"""Write the report of a study: report.md, index.html, summary.json, tables and figures.
 
-Neither imports torch nor, until a report is written, pandas or matplotlib.
+Never imports torch, and imports pandas and matplotlib only when a report is written.
 """
 
 from pathlib import Path

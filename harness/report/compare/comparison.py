@@ -250,7 +250,7 @@ def _memory_ratio(pairs: Sequence[tuple[RunData, RunData]]) -> float | None:
 
 
 def _peak_bytes(run: RunData) -> int:
-    return max(rank["peak"] for rank in run.probes["memory"])
+    return max(int(rank["peak"]) for rank in run.probes["memory"])
 
 
 def _parameters(entry: Entry) -> int:

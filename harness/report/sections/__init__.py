@@ -1,4 +1,4 @@
-"""The sections of a report, one module each; each has `build(summary, charts) -> Section | None`."""
+"""The sections of a report: one module each, with `build(summary, charts) -> Section | None`."""
 
 from collections.abc import Callable, Iterator, Mapping
 
