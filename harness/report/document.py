@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.report.charts import ChartSpec
+from harness.report.charts.spec import ChartSpec
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from harness.analysis.summary import Summary
-from harness.report.charts import ChartSpec
+from harness.report.charts.spec import ChartSpec
 from harness.report.document import Chart, Section
 
 Charts = Mapping[str, ChartSpec]  # by name
