@@ -34,39 +34,39 @@ def measure(ranks, spec, positional="learned", attention="mha", **options):
     return decoding.measure(spec, parts, model, ranks)
 
 
-def test_each_batch_and_context_is_measured_with_raw_times_and_the_bytes_that_the_formula_gives(
+def test_each_batch_and_context_has_raw_times_and_cache_bytes(
     ranks,
 ):
     records = measure(ranks, Spec([1, 3], [8, 24]), attention="gqa", n_kv_head=2)
-    assert [(r["batch"], r["context"]) for r in records] == [(1, 8), (1, 24), (3, 8), (3, 24)]
+    assert [(r.batch, r.context) for r in records] == [(1, 8), (1, 24), (3, 8), (3, 24)]
     for r in records:
         kv_width = 2 * SHAPE.head_dim
-        assert r["cache_bytes"] == SHAPE.n_layer * 2 * kv_width * r["context"] * r["batch"] * 4
-        assert len(r["prefill_s"]) == decoding.N_PREFILLS and len(r["decode_s"]) == decoding.N_STEPS
-        assert all(seconds > 0 for seconds in r["prefill_s"] + r["decode_s"])
-        assert r["reason"] is None
+        assert r.cache_bytes == SHAPE.n_layer * 2 * kv_width * r.context * r.batch * 4
+        assert len(r.prefill_s) == decoding.N_PREFILLS and len(r.decode_s) == decoding.N_STEPS
+        assert all(seconds > 0 for seconds in r.prefill_s + r.decode_s)
+        assert r.reason is None
 
 
-def test_a_windows_cache_does_not_grow_and_bf16_takes_half(ranks):
+def test_sliding_window_cache_is_constant_and_bf16_halves_it(ranks):
     window = measure(
         ranks, Spec([1], [8, 24]), positional="rope", attention="sliding_window", window=8
     )
-    assert window[0]["cache_bytes"] == window[1]["cache_bytes"]
+    assert window[0].cache_bytes == window[1].cache_bytes
     half = measure(
         ranks, Spec([1], [8], "bf16"), positional="rope", attention="sliding_window", window=8
     )
-    assert 2 * half[0]["cache_bytes"] == window[0]["cache_bytes"]
+    assert 2 * half[0].cache_bytes == window[0].cache_bytes
 
 
-def test_beyond_the_trained_length_learned_positions_are_not_defined_and_relative_ones_are(ranks):
+def test_only_extrapolating_positions_decode_beyond_seq_len(ranks):
     (learned,) = measure(ranks, Spec([1], [25]))
-    assert learned["reason"] == "no positions beyond seq_len = 24"
-    assert learned["decode_s"] == learned["prefill_s"] == [] and learned["cache_bytes"] is None
+    assert learned.reason == "no positions beyond seq_len = 24"
+    assert learned.decode_s == learned.prefill_s == [] and learned.cache_bytes is None
     (rope,) = measure(ranks, Spec([1], [25]), positional="rope")
-    assert rope["reason"] is None and rope["decode_s"]
+    assert rope.reason is None and rope.decode_s
 
 
-def test_every_timed_step_sees_exactly_its_context(ranks, monkeypatch):
+def test_every_timed_step_attends_to_exactly_its_context(ranks, monkeypatch):
     """A step that is timed while the cache still grows, or on an empty one, flatters what it measures."""
     seen = []
     next_logits = GPT.next_logits
@@ -82,18 +82,16 @@ def test_every_timed_step_sees_exactly_its_context(ranks, monkeypatch):
     assert set(seen) == {(0, 10, 10), (9, 1, 10)}
 
 
-def test_an_attention_without_a_cache_says_so(ranks, monkeypatch):
+def test_attention_without_a_cache_gives_a_reason(ranks, monkeypatch):
     def no_cache(self, *_):
         raise NotImplementedError("Odd defines no cache for decoding")
 
     monkeypatch.setattr(GPT, "caches", no_cache)
     (record,) = measure(ranks, Spec([1], [8]))
-    assert record["reason"] == "Odd defines no cache for decoding"
+    assert record.reason == "Odd defines no cache for decoding"
 
 
-def test_nothing_is_measured_where_nothing_is_asked_for_and_threads_are_put_back(
-    ranks, monkeypatch
-):
+def test_probe_is_optional_and_restores_the_thread_count(ranks, monkeypatch):
     assert measure(ranks, Spec(None, None)) == []
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     threads = []
@@ -106,6 +104,6 @@ def test_nothing_is_measured_where_nothing_is_asked_for_and_threads_are_put_back
 @pytest.mark.parametrize(
     "probe", [{"batch": []}, {"batch": [0]}, {"context": [1]}, {"contxt": [4]}]
 )
-def test_what_cannot_be_measured_is_refused(probe):
+def test_invalid_decode_settings_are_rejected(probe):
     with pytest.raises(ValueError):
         ProbeSettings.model_validate({"decode": {"batch": [1], "context": [4]} | probe})

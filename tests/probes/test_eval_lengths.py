@@ -11,14 +11,16 @@ from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import fill
 from harness.probes import eval_lengths as lengths
+from harness.probes.validation import ValidationWindows
 from harness.results.records import (
     LaunchSpec,
+    LengthRecord,
     ProbeSettings,
     TokenSlice,
     TrainSettings,
     VariantChoice,
 )
-from harness.training.evaluation import Evaluation, Windows
+from harness.training.evaluation import Evaluation
 from variants.base import ModelShape
 
 SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=16, vocab_size=17)
@@ -91,44 +93,44 @@ def one():
 # -- what is measured ------------------------------------------------------------------------------------------------
 
 
-def test_a_model_that_knows_nothing_has_ln_of_the_vocabulary_at_every_position(tmp_path, one):
+def test_uniform_model_has_loss_ln_vocab_at_every_position(tmp_path, one):
     model = gpt()
     nn.init.zeros_(model.wte.weight)
     for record in measure(Spec(tmp_path, [8, 16, 64]), model, one):
-        assert record["val_loss"] == pytest.approx(math.log(17), rel=1e-6)
-        assert record["loss_by_position"] == pytest.approx(
-            [math.log(17)] * record["length"], rel=1e-6
+        assert record.val_loss == pytest.approx(math.log(17), rel=1e-6)
+        assert record.loss_by_position == pytest.approx(
+            [math.log(17)] * record.length, rel=1e-6
         )
 
 
-def test_losses_windows_and_positions_of_a_hand_case(tmp_path, one):
+def test_losses_windows_and_positions_by_hand(tmp_path, one):
     """Targets are the tokens after the first; at length 4, 75 windows hold all 300 of them."""
     spec = Spec(tmp_path, [4, 300])
     tokens = np.fromfile(tmp_path / "tokens.bin", dtype=np.uint16).astype(float)
     four, all_at_once = measure(spec, SyntheticStudy(lambda targets: targets), one)
-    assert four["windows"] == 75 and all_at_once["windows"] == 1
-    assert four["val_loss"] == pytest.approx(tokens[1:].mean()) == all_at_once["val_loss"]
-    assert four["loss_by_position"] == pytest.approx(tokens[1:].reshape(75, 4).mean(0).tolist())
-    assert all_at_once["loss_by_position"] == tokens[1:].tolist()
-    assert four["reason"] is all_at_once["reason"] is None
+    assert four.windows == 75 and all_at_once.windows == 1
+    assert four.val_loss == pytest.approx(tokens[1:].mean()) == all_at_once.val_loss
+    assert four.loss_by_position == pytest.approx(tokens[1:].reshape(75, 4).mean(0).tolist())
+    assert all_at_once.loss_by_position == tokens[1:].tolist()
+    assert four.reason is all_at_once.reason is None
 
 
-def test_the_loss_of_a_length_is_that_length_and_order_is_the_studys(tmp_path, one):
+def test_records_follow_the_studys_order_of_lengths(tmp_path, one):
     fake = SyntheticStudy(lambda targets: torch.full_like(targets, targets.shape[1]))
     found = measure(Spec(tmp_path, [32, 8, 32, 100]), fake, one)
-    assert [(r["length"], r["val_loss"]) for r in found] == [(32, 32), (8, 8), (100, 100)]
+    assert [(r.length, r.val_loss) for r in found] == [(32, 32), (8, 8), (100, 100)]
     assert {length for _, length in fake.seen} == {8, 32, 100}
 
 
-def test_every_length_has_about_the_tokens_of_an_evaluation(tmp_path, one):
+def test_every_length_uses_about_eval_tokens(tmp_path, one):
     found = measure(
         Spec(tmp_path, [4, 10, 200], eval_tokens=100), SyntheticStudy(lambda targets: targets), one
     )
-    assert [record["windows"] for record in found] == [25, 10, 1]
+    assert [record.windows for record in found] == [25, 10, 1]
 
 
-def test_long_sequences_go_through_the_model_a_few_at_a_time(tmp_path, one, monkeypatch):
-    monkeypatch.setattr("harness.training.evaluation.MAX_TOKENS", 64)
+def test_batches_are_limited_by_tokens_per_forward_pass(tmp_path, one, monkeypatch):
+    monkeypatch.setattr("harness.probes.validation.MAX_TOKENS", 64)
     fake = SyntheticStudy(lambda targets: targets)
     measure(Spec(tmp_path, [4, 20, 100]), fake, one)
     assert {length: max(n for n, of in fake.seen if of == length) for _, length in fake.seen} == {
@@ -138,36 +140,34 @@ def test_long_sequences_go_through_the_model_a_few_at_a_time(tmp_path, one, monk
     }
 
 
-def test_at_the_trained_length_it_is_the_validation_loss(tmp_path, one, monkeypatch):
+def test_loss_at_seq_len_is_the_validation_loss(tmp_path, one, monkeypatch):
     """A model left in training, or other windows, would give another number under the same name."""
     written = []
     file = type("File", (), {"append": lambda self, line: written.append(line)})()
-    run = type("Run", (), {"eval_file": lambda self: file, "beat": lambda self: None})()
+    run = type("Run", (), {"eval_file": lambda self: file, "touch": lambda self: None})()
     for train in ({}, {"eval_tokens": 100}, {"precision": "bf16"}):
         spec, model = Spec(tmp_path, [SHAPE.seq_len], **train), gpt().train()
         val_loss = Evaluation(run, spec, one)(model, step=0, train_s=0.0)
         (record,) = measure(spec, model, one)
-        assert record["val_loss"] == pytest.approx(val_loss, rel=1e-12)
+        assert record.val_loss == pytest.approx(val_loss, rel=1e-12)
         assert model.training
 
 
 @pytest.mark.parametrize("positional", ["rope", "sinusoidal", "alibi", "t5", "none"])
 @pytest.mark.parametrize("attention", [("mha", {}), ("sliding_window", {"window": 5})])
-def test_positions_that_extend_have_finite_losses_beyond_the_trained_length(
-    tmp_path, one, positional, attention
-):
+def test_extrapolating_positions_have_finite_losses(tmp_path, one, positional, attention):
     (record,) = measure(Spec(tmp_path, [50]), gpt(positional, attention[0], **attention[1]), one)
     assert (
-        record["reason"] is None
-        and np.isfinite([record["val_loss"], *record["loss_by_position"]]).all()
+        record.reason is None
+        and np.isfinite([record.val_loss, *record.loss_by_position]).all()
     )
-    assert record["val_loss"] == pytest.approx(np.mean(record["loss_by_position"]))
+    assert record.val_loss == pytest.approx(np.mean(record.loss_by_position))
 
 
-def test_what_comes_before_does_not_depend_on_the_length(tmp_path, one):
+def test_early_positions_do_not_depend_on_the_length(tmp_path, one):
     """The model is causal: the first 8 of 16 positions are those of a window of 8 that begins at the same place."""
     model = gpt()
-    windows = {length: Windows(Spec(tmp_path, [length]), one, length) for length in (8, 16)}
+    windows = {length: ValidationWindows(Spec(tmp_path, [length]), one, length) for length in (8, 16)}
     losses = {
         length: np.concatenate([x.numpy() for x, *_ in w.losses(model)])
         for length, w in windows.items()
@@ -178,44 +178,44 @@ def test_what_comes_before_does_not_depend_on_the_length(tmp_path, one):
 # -- what is not defined ---------------------------------------------------------------------------------------------
 
 
-def test_learned_positions_end_at_the_trained_length(tmp_path, one):
+def test_learned_positions_are_undefined_beyond_seq_len(tmp_path, one):
     within, beyond = measure(Spec(tmp_path, [16, 17]), gpt("learned"), one)
-    assert within["reason"] is None and within["val_loss"] > 0
-    assert beyond == {
-        "length": 17,
-        "val_loss": None,
-        "loss_by_position": [],
-        "windows": 0,
-        "reason": "no positions beyond seq_len = 16",
-    }
+    assert within.reason is None and within.val_loss > 0
+    assert beyond == LengthRecord(
+        length=17,
+        val_loss=None,
+        loss_by_position=[],
+        windows=0,
+        reason="no positions beyond seq_len = 16",
+    )
 
 
-def test_a_loss_that_is_no_number_is_told(tmp_path, one):
+def test_infinite_loss_gives_a_reason(tmp_path, one):
     fake = SyntheticStudy(lambda targets: torch.where(targets > 15, torch.inf, targets))
     (record,) = measure(Spec(tmp_path, [8]), fake, one)
-    assert record["reason"] == "the loss is not a finite number" and record["val_loss"] is None
+    assert record.reason == "the loss is not a finite number" and record.val_loss is None
 
 
-def test_no_memory_for_one_length_leaves_the_others_unless_ranks_wait_for_each_other(tmp_path, one):
+def test_out_of_memory_skips_one_length_on_a_single_rank_only(tmp_path, one):
     def loss(targets):
         if targets.shape[1] > 20:
             raise torch.OutOfMemoryError("planted")
         return targets
 
     found = measure(Spec(tmp_path, [64, 8]), SyntheticStudy(loss), one)
-    assert [record["reason"] for record in found] == ["out of memory", None]
+    assert [record.reason for record in found] == ["out of memory", None]
     with pytest.raises(torch.OutOfMemoryError):
         measure(Spec(tmp_path, [64, 8]), SyntheticStudy(loss), Alone(0, 2, torch.device("cpu")))
     with pytest.raises(ZeroDivisionError):
         measure(Spec(tmp_path, [8]), SyntheticStudy(lambda targets: 1 / 0), one)
 
 
-def test_nothing_is_measured_where_nothing_is_asked_for(tmp_path, one):
+def test_probe_is_optional(tmp_path, one):
     assert measure(Spec(tmp_path, None), None, one) == []
 
 
 @pytest.mark.parametrize("asked", [[], [0], [-4], [8.5], ["8"], 8])
-def test_what_is_no_length_is_refused(asked):
+def test_invalid_lengths_are_rejected(asked):
     with pytest.raises(ValueError):
         ProbeSettings.model_validate({"eval_lengths": asked})
 
@@ -224,7 +224,7 @@ def test_what_is_no_length_is_refused(asked):
 
 
 @pytest.mark.parametrize("world_size", [2, 7])
-def test_the_sums_over_any_number_of_ranks_are_those_of_one(tmp_path, world_size):
+def test_sums_do_not_depend_on_the_world_size(tmp_path, world_size):
     """18 windows of 16 and 6 of 50: those that only fill up a rank's share must not count."""
     spec, model, totals = Spec(tmp_path, [16, 50]), gpt(), []
     for n in (1, world_size):
@@ -238,11 +238,11 @@ def test_the_sums_over_any_number_of_ranks_are_those_of_one(tmp_path, world_size
         assert several == pytest.approx(one, rel=1e-6)
 
 
-def test_positions_are_kept_one_by_one_up_to_a_limit_and_then_as_means_of_equal_bins(monkeypatch):
-    assert lengths.binned(np.arange(1024.0)) == list(range(1024))
-    assert lengths.binned(np.arange(4096.0)) == [4 * i + 1.5 for i in range(1024)]
+def test_long_sequences_are_averaged_in_equal_bins(monkeypatch):
+    assert lengths.bin_positions(np.arange(1024.0)) == list(range(1024))
+    assert lengths.bin_positions(np.arange(4096.0)) == [4 * i + 1.5 for i in range(1024)]
     monkeypatch.setattr(lengths, "MAX_BINS", 3)
-    assert lengths.binned(np.array([1.0, 2, 3, 5, 7, 9, 11, 13])) == [
+    assert lengths.bin_positions(np.array([1.0, 2, 3, 5, 7, 9, 11, 13])) == [
         1.5,
         5,
         11,

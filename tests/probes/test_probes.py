@@ -14,7 +14,7 @@ from harness.model.initialization import fill
 from harness.probes import peak_flops as peak
 from harness.probes.activations import Activations, held_bytes
 from harness.probes.first_step import FirstStep
-from harness.probes.memory import by_category
+from harness.probes.memory import measure_memory
 from harness.probes.timer import Timer
 from harness.results.records import TrainSettings, VariantChoice
 from harness.training import optimizer as optim
@@ -51,43 +51,43 @@ def first_step(model, n_micro=1):
 # -- bytes -----------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_kept_for_the_backward_pass_is_counted_by_hand():
+def test_activation_bytes_by_hand():
     """Linear keeps its input, ReLU its output; weights are parameters and not activations. 4 bytes a number."""
     model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
-    with Activations(model) as kept:
+    with Activations(model) as activations:
         model(torch.randn(7, 3)).sum().backward()
-    assert kept.activation_bytes == 4 * (7 * 3 + 7 * 5)
-    assert kept.gathered_bytes == 0
+    assert activations.saved_bytes == 4 * (7 * 3 + 7 * 5)
+    assert activations.gathered_bytes == 0
 
 
-def test_memory_that_is_kept_twice_counts_once():
+def test_shared_activations_count_once():
     class Square(nn.Module):
         def forward(self, x):
             return x * x.view(-1).view_as(x)
 
     model = Square()
-    with Activations(model) as kept:
+    with Activations(model) as activations:
         model(torch.ones(4, 4, requires_grad=True)).sum().backward()
-    assert kept.activation_bytes == 4 * 16
+    assert activations.saved_bytes == 4 * 16
 
 
-def test_of_several_micro_batches_the_largest_counts():
+def test_largest_micro_batch_counts():
     """They follow one another and use the same memory: their sum would say that accumulation saves nothing."""
     model = nn.Linear(3, 5)
-    with Activations(model) as kept:
+    with Activations(model) as activations:
         for n in (2, 7, 4):
             model(torch.randn(n, 3)).sum().backward()
-    assert kept.activation_bytes == 4 * 7 * 3
+    assert activations.saved_bytes == 4 * 7 * 3
 
 
-def test_hooks_are_gone_after_counting():
+def test_hooks_are_removed_after_counting():
     """A probe that stays on would slow down every step that is timed."""
     model = nn.Linear(3, 5)
-    with Activations(model) as kept:
+    with Activations(model) as activations:
         model(torch.randn(2, 3)).sum().backward()
-    before = kept.activation_bytes
+    before = activations.saved_bytes
     model(torch.randn(100, 3)).sum().backward()
-    assert kept.activation_bytes == before
+    assert activations.saved_bytes == before
     assert not model._forward_pre_hooks
 
 
@@ -107,20 +107,20 @@ def test_memory_by_category_of_a_tiny_model():
     n = sum(parameter.numel() for parameter in model.parameters())
     n_tensors = len(list(model.parameters()))
     probe, optimizer = first_step(model)
-    memory = by_category(optimizer, probe, CPU)
-    assert memory["parameters"] == memory["gradients"] == 4 * n
+    memory = measure_memory(optimizer, probe, CPU)
+    assert memory.parameters == memory.gradients == 4 * n
     assert (
-        memory["optimizer"] == 2 * 4 * n + 4 * n_tensors
+        memory.optimizer == 2 * 4 * n + 4 * n_tensors
     )  # two moments, and a step count for each
-    assert memory["activations"] == probe.kept.activation_bytes > 0
-    assert memory["other"] == 0
-    assert memory["peak"] == sum(
-        memory[key] for key in ("parameters", "gradients", "optimizer", "activations")
+    assert memory.activations == probe.activations.saved_bytes > 0
+    assert memory.other == 0
+    assert memory.peak == sum(
+        getattr(memory, key) for key in ("parameters", "gradients", "optimizer", "activations")
     )
-    assert 10**7 < memory["resident_peak"] < 10**11, "bytes, not KiB"
+    assert 10**7 < memory.resident_peak < 10**11, "bytes, not KiB"
 
 
-def test_gradients_are_counted_before_they_are_dropped():
+def test_gradients_are_counted_before_zero_grad():
     model = make()
     probe, _ = first_step(model)
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -157,7 +157,7 @@ def test_flops_of_the_slow_kernel_by_hand():
     )
 
 
-def test_stated_flops_are_executed_flops_but_for_the_hidden_half_and_the_scores_done_twice():
+def test_stated_flops_exclude_masked_pairs_and_recomputation():
     """What is needed differs from what is executed by the causal half (8 of 4.5) and by 14 instead of 12 per pair."""
     model = make()
     probe, _ = first_step(model)
@@ -172,7 +172,7 @@ def test_stated_flops_are_executed_flops_but_for_the_hidden_half_and_the_scores_
     ("attention", "options"),
     [("mha", {}), ("gqa", {"n_kv_head": 1}), ("sliding_window", {"window": 3})],
 )
-def test_the_kernel_that_ran_is_named(attention, options):
+def test_executed_attention_kernel_is_reported(attention, options):
     """Whether a variant fell to the slow kernel has to be seen in the results, not guessed."""
     probe, _ = first_step(make(attention, **options))
     assert probe.kernels == ["_scaled_dot_product_flash_attention_for_cpu"]
@@ -198,7 +198,7 @@ def test_counting_changes_no_value():
     assert all(torch.equal(a, b) for a, b in zip(*parameters, strict=True))
 
 
-def test_the_first_step_runs_without_compilation_and_the_next_one_with_it():
+def test_only_the_first_step_runs_uncompiled():
     """Compiled code would hide its matrix products from the counter; but only the first step may be slow."""
     seen = []
 
@@ -237,10 +237,10 @@ def vendor(monkeypatch, *names, precision="bf16"):
         ("NVIDIA B200", 2250, 75),
     ],
 )
-def test_the_peak_of_a_known_gpu_is_its_vendors_dense_figure(monkeypatch, name, bf16, fp32):
+def test_peak_of_a_known_gpu_is_the_vendors_dense_figure(monkeypatch, name, bf16, fp32):
     """With another card's figure, or the sparse one, MFU is off by a factor and nobody sees it."""
-    assert vendor(monkeypatch, name)["value"] == bf16 * 1e12
-    assert vendor(monkeypatch, name, precision="fp32")["value"] == fp32 * 1e12
+    assert vendor(monkeypatch, name).value == bf16 * 1e12
+    assert vendor(monkeypatch, name, precision="fp32").value == fp32 * 1e12
 
 
 @pytest.mark.parametrize(
@@ -258,30 +258,30 @@ def test_the_peak_of_a_known_gpu_is_its_vendors_dense_figure(monkeypatch, name, 
         "NVIDIA H20",
     ],
 )
-def test_an_unknown_gpu_has_no_peak_rather_than_that_of_one_with_a_similar_name(monkeypatch, name):
+def test_gpu_with_a_similar_name_has_no_peak(monkeypatch, name):
     found = vendor(monkeypatch, name)
-    assert found["value"] is None
-    assert name in found["source"]
+    assert found.value is None
+    assert name in found.source
 
 
-def test_the_peak_is_that_of_all_ranks_together(monkeypatch):
+def test_peak_sums_over_all_ranks(monkeypatch):
     found = vendor(monkeypatch, "NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3")
-    assert found["value"] == 2 * 989e12
-    assert found["source"] == "vendor, dense bf16: 2 x NVIDIA H100 80GB HBM3"
-    assert vendor(monkeypatch, "NVIDIA H100 80GB HBM3", "Tesla T4")["value"] is None
+    assert found.value == 2 * 989e12
+    assert found.source == "vendor, dense bf16: 2 x NVIDIA H100 80GB HBM3"
+    assert vendor(monkeypatch, "NVIDIA H100 80GB HBM3", "Tesla T4").value is None
 
 
-def test_the_peak_of_a_cpu_is_measured(monkeypatch):
+def test_peak_of_a_cpu_is_measured(monkeypatch):
     monkeypatch.setattr(DistributedContext, "gather", lambda self, value: [value, value])
     found = peak.peak_flops(DistributedContext(0, 2, CPU), "fp32")
-    assert 1e8 < found["value"] < 1e14
-    assert "measured" in found["source"]
+    assert 1e8 < found.value < 1e14
+    assert "measured" in found.source
 
 
 # -- time ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_timer_measures_wall_time_each_time_anew():
+def test_timer_measures_each_block_separately():
     timer = Timer(CPU)
     with timer:
         time.sleep(0.03)
@@ -291,7 +291,7 @@ def test_the_timer_measures_wall_time_each_time_anew():
     assert timer.seconds < 0.03
 
 
-def test_the_timer_empties_a_gpus_queue_before_it_looks_at_the_clock(monkeypatch):
+def test_timer_synchronizes_the_gpu_before_reading_the_clock(monkeypatch):
     """Without it, the time is that of handing out the work, not of doing it."""
     events, device = [], torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: events.append("synchronize"))

@@ -159,7 +159,7 @@ def listing(run):
 # -- which of them are kept ------------------------------------------------------------------------------------------
 
 
-def test_the_newest_and_the_best_are_kept_and_no_other(tmp_path, run, ranks):
+def test_only_the_newest_and_the_best_are_kept(tmp_path, run, ranks):
     run_spec = spec(tmp_path)
     gpt, model, optimizer = make(run_spec, ranks)
     checkpoints, made = Checkpoints(run, run_spec, ranks, gpt, optimizer), {}
@@ -188,7 +188,7 @@ def test_the_newest_and_the_best_are_kept_and_no_other(tmp_path, run, ranks):
     assert save(14, 1.0) == {"newest": "step-14", "best": "step-14", "step-14": None}
 
 
-def test_what_others_have_put_beside_them_stays(tmp_path, run, ranks):
+def test_other_files_in_the_folder_are_kept(tmp_path, run, ranks):
     run_spec = spec(tmp_path)
     gpt, _, optimizer = make(run_spec, ranks)
     checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
@@ -199,7 +199,7 @@ def test_what_others_have_put_beside_them_stays(tmp_path, run, ranks):
 
 
 @pytest.mark.parametrize("keep", ["none", "weights", "full"])
-def test_no_more_is_kept_than_was_asked_for(tmp_path, run, ranks, keep):
+def test_only_the_requested_files_are_kept(tmp_path, run, ranks, keep):
     run_spec = spec(tmp_path, keep)
     gpt, model, optimizer = make(run_spec, ranks)
     checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
@@ -230,7 +230,7 @@ def val_loss(tmp_path, run_spec, ranks, place):
     return Evaluation(Run(tmp_path / "again"), run_spec, ranks)(model, step=0, train_s=0.0)
 
 
-def test_the_loop_keeps_the_weights_that_it_ends_with_and_those_that_did_best(tmp_path, run, ranks):
+def test_loop_keeps_the_last_and_the_best_weights(tmp_path, run, ranks):
     """The rate rises until it breaks what was learned; a "best" of another step would be worth nothing then."""
     run_spec = spec(tmp_path, lr=0.3, warmup_steps=9, steps=9)
     probes = train(run, run_spec, ranks)
@@ -248,7 +248,7 @@ def test_the_loop_keeps_the_weights_that_it_ends_with_and_those_that_did_best(tm
     assert probes["time"]["checkpoint_s"] > 0
 
 
-def test_a_checkpoint_says_what_made_it(tmp_path, run, ranks):
+def test_checkpoint_describes_its_model(tmp_path, run, ranks):
     run_spec = spec(tmp_path)
     train(run, run_spec, ranks)
     found = folder.load(run.newest_checkpoint)
@@ -270,9 +270,7 @@ def test_a_checkpoint_says_what_made_it(tmp_path, run, ranks):
         (2, [(2, False), (4, False), (6, True), (8, True)]),
     ],
 )
-def test_checkpoints_are_written_as_often_as_asked_and_at_the_end(
-    tmp_path, run, ranks, monkeypatch, every, saved
-):
+def test_checkpoint_interval_and_final_checkpoint(tmp_path, run, ranks, monkeypatch, every, saved):
     """Evaluated after 3, 6 and 8 steps; what was not evaluated when it was written has no loss."""
     calls = []
     monkeypatch.setattr(Checkpoints, "save", lambda self, *args: calls.append(args))
@@ -281,7 +279,7 @@ def test_checkpoints_are_written_as_often_as_asked_and_at_the_end(
     assert calls == [(n, losses[n] if known else None) for n, known in saved]
 
 
-def test_what_is_kept_changes_nothing_in_the_training(tmp_path, ranks):
+def test_keeping_checkpoints_does_not_change_training(tmp_path, ranks):
     losses = []
     for keep in ("none", "full"):
         run = Run(tmp_path / keep)
@@ -294,7 +292,7 @@ def test_what_is_kept_changes_nothing_in_the_training(tmp_path, ranks):
 # -- the state -------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_goes_on_from_its_state_as_if_it_had_never_stopped(tmp_path, ranks):
+def test_training_from_a_state_equals_uninterrupted_training(tmp_path, ranks):
     """Groups too: weight decay on the wrong parameters would train another model, in silence."""
     run_spec = spec(tmp_path, weight_decay=0.5)
     _, model, optimizer = first = make(run_spec, ranks)
@@ -327,7 +325,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_state_that_is_not_whole_is_refused_by_name(tmp_path, ranks, damage):
+def test_incomplete_state_is_rejected_by_name(tmp_path, ranks, damage):
     gpt, model, optimizer = make(spec(tmp_path), ranks)
     step(model, optimizer)
     save_state(tmp_path / "step-1", 1, gpt, optimizer)
@@ -336,7 +334,7 @@ def test_a_state_that_is_not_whole_is_refused_by_name(tmp_path, ranks, damage):
         load_state(tmp_path / "step-1", gpt, optimizer)
 
 
-def test_another_models_state_is_refused(tmp_path, ranks):
+def test_state_of_another_model_is_rejected(tmp_path, ranks):
     gpt, _, optimizer = make(spec(tmp_path), ranks)
     save_state(tmp_path / "step-1", 1, gpt, optimizer)
     gpt, _, optimizer = make(spec(tmp_path, n_embd=32), ranks)
@@ -375,9 +373,7 @@ CRASHES = {  # which call of what fails, and whether the new checkpoint counts a
 
 @pytest.mark.parametrize("how", ["an error", "a power cut"])
 @pytest.mark.parametrize("crash", CRASHES)
-def test_a_crash_leaves_a_whole_checkpoint_and_the_next_save_leaves_no_litter(
-    tmp_path, run, ranks, crash, how
-):
+def test_crash_leaves_a_whole_checkpoint_and_no_litter(tmp_path, run, ranks, crash, how):
     """A power cut differs from an error in that nobody tidies up."""
     run_spec = spec(tmp_path, "full")
     gpt, model, optimizer = make(run_spec, ranks)
@@ -410,9 +406,7 @@ def test_a_crash_leaves_a_whole_checkpoint_and_the_next_save_leaves_no_litter(
     assert listing(run) == {"newest": "step-3", "best": "step-3", "step-3": None}
 
 
-def test_a_full_disk_while_a_state_is_written_is_an_error_that_can_be_caught(
-    tmp_path, ranks, monkeypatch
-):
+def test_full_disk_raises_an_error_that_can_be_caught(tmp_path, ranks, monkeypatch):
     """PyTorch's own is no `Exception`: the run's status would stay "running"."""
     gpt, _, optimizer = make(spec(tmp_path), ranks)
     monkeypatch.setattr(os, "fsync", fail)
@@ -494,7 +488,7 @@ def records(root, name):
 
 
 @pytest.mark.distributed
-def test_a_state_crosses_from_one_parallelism_to_another_bit_for_bit(relayed, ranks):
+def test_state_moves_between_parallelisms_bit_for_bit(relayed, ranks):
     """single to ddp to fsdp to single; each parameter, both moments, and the count of steps."""
     root, single = relayed
     for record in records(root, "ddp"):
@@ -516,7 +510,7 @@ def test_a_state_crosses_from_one_parallelism_to_another_bit_for_bit(relayed, ra
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
 @pytest.mark.distributed
-def test_the_weights_of_two_ranks_are_those_of_one_model(relayed, name):
+def test_weights_of_two_ranks_are_those_of_one_model(relayed, name):
     root, _ = relayed
     found = folder.load(Run(root / name).newest_checkpoint).tensors
     saved = records(root, name)[0]["saved"]
@@ -524,7 +518,7 @@ def test_the_weights_of_two_ranks_are_those_of_one_model(relayed, name):
 
 
 @pytest.mark.distributed
-def test_a_rank_that_cannot_write_is_told_to_all_and_leaves_the_older_whole(relayed):
+def test_write_error_on_one_rank_reaches_all_ranks(relayed):
     root, _ = relayed
     assert json.loads((root / "litter.json").read_text()) == {
         "newest": "step-3",

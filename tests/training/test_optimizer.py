@@ -35,7 +35,7 @@ def give_gradients(model, scale=1.0, seed=1):
         parameter.grad = scale * torch.randn(parameter.shape, generator=generator)
 
 
-def test_matrices_decay_and_nothing_else_does():
+def test_only_matrices_decay():
     """Decayed gains and biases are another recipe than GPT-2's, and cost loss."""
     model = make()
     groups = optim.adamw(model, train(weight_decay=0.3)).param_groups
@@ -51,7 +51,7 @@ def test_matrices_decay_and_nothing_else_does():
         assert value == (0.3 if matrix else 0.0), name
 
 
-def test_a_frozen_parameter_is_left_alone():
+def test_frozen_parameter_is_not_optimized():
     model = make()
     model.wte.weight.requires_grad_(False)
     optimizer = optim.adamw(model, train())
@@ -62,11 +62,11 @@ def test_a_frozen_parameter_is_left_alone():
     )
 
 
-def test_a_model_of_vectors_alone_can_be_optimised():
+def test_model_of_vectors_only_can_be_optimized():
     assert len(optim.adamw(nn.LayerNorm(4), train()).param_groups) == 1
 
 
-def test_steps_are_adamws():
+def test_steps_match_adamw_in_float64():
     """Loshchilov & Hutter 2019, algorithm 2, in float64, over a few steps with a rate that changes."""
     cfg = train(
         lr=3e-2, min_lr=1e-3, warmup_steps=2, steps=6, weight_decay=0.2, beta1=0.8, beta2=0.9
@@ -112,13 +112,13 @@ def test_learning_rate_by_hand(step, lr):
     assert optim.learning_rate(step, cfg) == pytest.approx(lr, rel=1e-12)
 
 
-def test_learning_rate_without_warmup_starts_whole_and_never_rises():
+def test_learning_rate_without_warmup_never_rises():
     cfg = train(steps=10, lr=0.5)
     rates = [optim.learning_rate(step, cfg) for step in range(10)]
     assert rates[0] == 0.5 and rates == sorted(rates, reverse=True) and rates[-1] > 0
 
 
-def test_a_warmup_over_the_whole_run_is_no_division_by_zero():
+def test_warmup_over_the_whole_run():
     cfg = train(steps=4, warmup_steps=4, lr=1.0)
     assert [optim.learning_rate(step, cfg) for step in range(4)] == pytest.approx(
         [0.2, 0.4, 0.6, 0.8]
@@ -133,9 +133,7 @@ def test_all_groups_get_the_rate_of_the_step():
 
 
 @pytest.mark.parametrize(("max_norm", "factor"), [(1.0, 1 / 13), (26.0, 1.0), (0.0, 1.0)])
-def test_clipping_scales_all_gradients_by_the_global_norm_and_tells_the_norm_before(
-    max_norm, factor
-):
+def test_clipping_uses_the_global_norm_and_returns_it(max_norm, factor):
     """Clipped layer by layer, the step would point elsewhere; a norm after clipping would hide every spike."""
     model = nn.Linear(2, 2)
     model.weight.grad = torch.tensor([[3.0, 0.0], [4.0, 0.0]])
@@ -145,7 +143,7 @@ def test_clipping_scales_all_gradients_by_the_global_norm_and_tells_the_norm_bef
     torch.testing.assert_close(model.bias.grad, torch.tensor([12.0, 0.0]) * factor)
 
 
-def test_a_gradient_that_is_not_finite_shows_in_the_norm():
+def test_non_finite_gradient_shows_in_the_norm():
     """The loop stops a broken run by this number."""
     model = nn.Linear(2, 2)
     give_gradients(model)

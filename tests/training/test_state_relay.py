@@ -142,7 +142,7 @@ def relayed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", TAKERS)
-def test_a_state_is_taken_over_bit_for_bit_from_any_other_parallelism(relayed, name):
+def test_state_is_loaded_bit_for_bit_by_every_parallelism(relayed, name):
     """Whatever way each rank's part lies in the whole, and in whatever order the rows of q, k and v are held."""
     root, hashed, _ = relayed
     record = json.loads((root / f"{name}.json").read_text())
@@ -150,7 +150,7 @@ def test_a_state_is_taken_over_bit_for_bit_from_any_other_parallelism(relayed, n
 
 
 @pytest.mark.parametrize("name", TAKERS)
-def test_training_goes_on_from_the_optimizers_state_too(relayed, name):
+def test_training_continues_from_the_optimizer_state(relayed, name):
     """With fresh moments, the steps after it would be as long as the first of all, and nobody would see why."""
     root, _, losses = relayed
     assert json.loads((root / f"{name}.json").read_text())["losses"] == pytest.approx(
@@ -158,7 +158,7 @@ def test_training_goes_on_from_the_optimizers_state_too(relayed, name):
     )
 
 
-def test_the_relay_comes_back_to_one_process_bit_for_bit(relayed, ranks):
+def test_state_returns_to_one_process_bit_for_bit(relayed, ranks):
     """Each parameter, both moments, and the count of steps, through every form that a state can have."""
     root, _, _ = relayed
     found = {}

@@ -44,19 +44,19 @@ def logits(model):
         return model.logits(torch.arange(SHAPE.seq_len)[None] % SHAPE.vocab_size)
 
 
-def test_the_same_model_is_taken_over_whole(theirs):
+def test_same_model_is_loaded_completely(theirs):
     model, origin = make(theirs=theirs)
     assert all(torch.equal(value, theirs[name]) for name, value in weights(model).items())
     assert origin == dict.fromkeys(theirs, "loaded")
 
 
-def test_a_window_that_covers_the_sequence_goes_on_as_the_model_that_it_came_from(theirs):
+def test_full_length_window_computes_the_source_model(theirs):
     model, origin = make(attention="sliding_window", window=SHAPE.seq_len, theirs=theirs)
     torch.testing.assert_close(logits(model), logits(make(theirs=theirs)[0]))
     assert set(origin.values()) == {"loaded"}
 
 
-def test_rope_drops_the_position_table_and_learned_positions_start_afresh_where_there_is_none(
+def test_position_table_is_dropped_or_initialized(
     theirs,
 ):
     model, origin = make("rope", theirs=theirs)
@@ -68,7 +68,7 @@ def test_rope_drops_the_position_table_and_learned_positions_start_afresh_where_
     assert torch.equal(back.positional.wpe.weight, make(seed=3)[0].positional.wpe.weight)
 
 
-def test_a_longer_table_is_cut(theirs):
+def test_longer_position_table_is_truncated(theirs):
     long = theirs | {"positional.wpe.weight": torch.randn(30, SHAPE.n_embd)}
     model, origin = make(theirs=long)
     assert torch.equal(model.positional.wpe.weight, long["positional.wpe.weight"][: SHAPE.seq_len])
@@ -76,7 +76,7 @@ def test_a_longer_table_is_cut(theirs):
 
 
 @pytest.mark.parametrize("kv", ["mean", "first"])
-def test_pooling_heads_that_are_equal_within_their_group_changes_nothing(theirs, kv):
+def test_pooling_equal_heads_keeps_the_logits(theirs, kv):
     """The group's query heads must get the heads of their own group, and k must not be taken for v."""
     for name in (
         "h.0.attn.c_attn.weight",
@@ -100,7 +100,7 @@ def kv_rows(values, n_kv_head):
 
 
 @pytest.mark.parametrize("name", ["h.0.attn.c_attn.weight", "h.1.attn.c_attn.bias"])
-def test_heads_are_pooled_as_stated_by_hand(theirs, name):
+def test_heads_are_pooled_as_by_hand(theirs, name):
     old = kv_rows(theirs[name], 4)
     mean, first = (
         make(attention="gqa", n_kv_head=2, kv_pooling=kv, theirs=theirs)[0]
@@ -114,7 +114,7 @@ def test_heads_are_pooled_as_stated_by_hand(theirs, name):
     torch.testing.assert_close(kv_rows(weights(one)[name], 1)[:, 0], old.mean(1))
 
 
-def test_random_heads_are_those_of_a_fresh_model_of_that_seed_and_queries_are_loaded(theirs):
+def test_random_kv_heads_follow_the_seed_and_q_is_loaded(theirs):
     name = "h.0.attn.c_attn.weight"
     model, origin = make(attention="gqa", n_kv_head=2, kv_pooling="random", theirs=theirs, seed=3)
     fresh = make(attention="gqa", n_kv_head=2, seed=3)[0]
@@ -123,7 +123,7 @@ def test_random_heads_are_those_of_a_fresh_model_of_that_seed_and_queries_are_lo
     assert origin[name] == "converted: q loaded, k and v fresh"
 
 
-def test_fewer_groups_are_pooled_to_fewer_still_and_the_same_number_is_loaded(theirs):
+def test_pooling_in_two_stages_equals_pooling_at_once(theirs):
     four = make(attention="gqa", n_kv_head=4, theirs=theirs)
     assert set(four[1].values()) == {"loaded"}
     two = make(attention="gqa", n_kv_head=2, kv_pooling="mean", theirs=theirs)[0]
@@ -132,7 +132,7 @@ def test_fewer_groups_are_pooled_to_fewer_still_and_the_same_number_is_loaded(th
     torch.testing.assert_close(logits(one), logits(at_once), atol=1e-5, rtol=1e-5)
 
 
-def test_all_that_does_not_fit_is_named_at_once(theirs):
+def test_all_incompatible_tensors_are_reported_at_once(theirs):
     wrong = theirs | {
         "wte.weight": torch.zeros(9, SHAPE.n_embd),
         "h.0.mlp.c_fc.weight": torch.zeros(2, 2),
@@ -145,7 +145,7 @@ def test_all_that_does_not_fit_is_named_at_once(theirs):
     ]
 
 
-def test_a_variants_tensor_without_a_conversion_is_refused():
+def test_tensor_without_a_conversion_is_rejected():
     mqa = weights(make(attention="mqa")[0])
     with pytest.raises(
         IncompatibleWeightsError,
