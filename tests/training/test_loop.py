@@ -160,7 +160,7 @@ def test_measured_steps_follow_everything_that_is_kept(tmp_path, ranks, monkeypa
 
 
 def test_phases_of_a_step_are_measured(tmp_path, ranks):
-    _, steps, probes = train_tiny(tmp_path, ranks)
+    _, _, probes = train_tiny(tmp_path, ranks)
     (phases,) = probes.phases
     for name, seconds in phases.model_dump().items():
         assert len(seconds) == N_TIMED, name

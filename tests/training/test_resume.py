@@ -259,9 +259,7 @@ def test_best_checkpoint_is_the_best_of_all_attempts(tmp_path, ranks):
 )
 def test_only_transient_failures_resume(tmp_path, status, reason, resumes):
     run = start(tmp_path / "run")
-    record = StepRecord(
-        step=0, loss=1.0, step_s=1.0, tokens=1, grad_norm=1.0, lr=1.0, warmup=False
-    )
+    record = StepRecord(step=0, loss=1.0, step_s=1.0, tokens=1, grad_norm=1.0, lr=1.0, warmup=False)
     run.steps_file(0).append(record)
     run.checkpoints.mkdir()
     run.log_path.write_text("x")
