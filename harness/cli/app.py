@@ -524,7 +524,7 @@ def plan(args: argparse.Namespace) -> int:
     """Print what finding a difference takes."""
     from harness.analysis import dataset as accounting
     from harness.analysis import power as planning
-    from harness.analysis.significance import MANY
+    from harness.analysis.significance import MAX_SEEDS
     from harness.launch.progress import duration
 
     if not args.detect > 0:
@@ -537,11 +537,11 @@ def plan(args: argparse.Namespace) -> int:
             f"python -m harness run {args.study} --seeds 0,1,2"
         )
     numbers = (found.seeds, found.seeds_low, found.seeds_high)
-    seeds, low, high = (f"more than {MANY:,}" if n is None else f"{n:,}" for n in numbers)
+    seeds, low, high = (f"more than {MAX_SEEDS:,}" if n is None else f"{n:,}" for n in numbers)
     print(
         f"noise: paired differences have a standard deviation of {found.noise:.4g} nats "
         f"({found.degrees_of_freedom} degrees of freedom, {found.n_compared} comparisons)",
-        f"at hand: {found.seeds_at_hand} seeds, which find {found.detectable:.4g} nats with 80 % power",
+        f"at hand: {found.seeds_at_hand} seeds, which find {found.minimum_detectable_effect:.4g} nats with 80 % power",
         f"needed: {seeds} seeds find {found.detect:g} nats with 80 % power "
         f"({low} to {high}, as the noise is itself uncertain)",
         f"cost: {duration(found.hours_per_seed * 3600)} for each seed of all entries"
@@ -554,7 +554,7 @@ def plan(args: argparse.Namespace) -> int:
     )
     if args.fraction is not None:
         try:
-            chosen = planning.fraction(study.levels, study.baseline, args.fraction)
+            chosen = planning.fractional_design(study.levels, study.baseline, args.fraction)
         except ValueError as error:
             raise UserError(f"--fraction {error}") from error
         print(f"{args.fraction} entries that tell all main effects apart, interactions left out:")
@@ -589,18 +589,18 @@ def worker(args: argparse.Namespace) -> int:
 
 def import_checkpoint(args: argparse.Namespace) -> int:
     """Read a published checkpoint into a folder of our own."""
-    from harness.model import weights as folder
+    from harness.model.weights import import_gpt2
 
-    weights = folder.import_published(args.source, Path(args.dest))
+    weights = import_gpt2(args.source, Path(args.dest))
     print(f"{args.dest}: {weights.parameters:,} parameters, SHA-256 {weights.sha256}")
     return ExitCode.DONE
 
 
 def export_checkpoint(args: argparse.Namespace) -> int:
     """Write a folder of our own in the published layout."""
-    from harness.model import weights as folder
+    from harness.model.weights import export_gpt2
 
-    folder.export_published(Path(args.source), Path(args.dest))
+    export_gpt2(Path(args.source), Path(args.dest))
     print(args.dest)
     return ExitCode.DONE
 
@@ -611,9 +611,9 @@ def show_checkpoint(args: argparse.Namespace) -> int:
 
     from tabulate import tabulate
 
-    from harness.model import weights as folder
+    from harness.model.weights import load_weights
 
-    weights = folder.load(Path(args.source))
+    weights = load_weights(Path(args.source))
     print(" ".join(f"{key}={value}" for key, value in asdict(weights.shape).items()))
     print(" ".join(f"{axis}={choice.label}" for axis, choice in weights.axes.items()))
     print(f"{weights.parameters:,} parameters, SHA-256 {weights.sha256}\n")
@@ -632,15 +632,15 @@ def show_checkpoint(args: argparse.Namespace) -> int:
 
 def sample(args: argparse.Namespace) -> int:
     """Continue a prompt; a reader that has enough, as `head` has, ends it quietly."""
-    from harness.sampling import generate as text
+    from harness.sampling.generate import GenerationRequest, generate
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(
             errors="replace"
         )  # a model says what a terminal's encoding may have no place for
     try:
-        text.run(
-            text.Request(
+        generate(
+            GenerationRequest(
                 **{name: value for name, value in vars(args).items() if name != "command"}
             ),
             _write,

@@ -36,7 +36,7 @@ class DecodeSetting(NamedTuple):
 class Evals:
     """The evaluations of a run as columns of shape (n_evals,)."""
 
-    step: FloatArray
+    step: NDArray[np.int64]
     val_loss: FloatArray
     bits_per_byte: FloatArray
     train_s: FloatArray
@@ -176,7 +176,7 @@ def _eval_columns(evals: list[EvalRecord]) -> Evals:
         return np.array(values, dtype=float)  # None becomes NaN
 
     return Evals(
-        step=column([line.step for line in evals]),
+        step=np.array([line.step for line in evals], dtype=np.int64),
         val_loss=column([line.val_loss for line in evals]),
         bits_per_byte=column([line.bits_per_byte for line in evals]),
         train_s=column([line.train_s for line in evals]),

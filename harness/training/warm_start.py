@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from harness.model import weights as weights_folder
 from harness.model.gpt import GPT
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
+from harness.model.weights import load_weights
 from harness.results.records import InitReport, InitSource, RunSpec
 from harness.results.store import Run
 
@@ -20,16 +20,16 @@ def initialize_parameters(gpt: GPT, whole: GPT, run: Run, spec: RunSpec) -> Init
         IncompatibleWeightsError: they do not fit the model.
     """
     if spec.init is None:
-        fill(gpt, spec.seed, whole=whole)
+        init_parameters(gpt, spec.seed, full_model=whole)
         return None
     folder = _checkpoint_folder(run, spec.init)
-    weights = weights_folder.load(folder)
+    weights = load_weights(folder)
     if spec.init.sha256 not in (None, weights.sha256):
         raise ValueError(
             f"{folder}: weights have SHA-256 {weights.sha256}, but the study was checked with "
             f"{spec.init.sha256}"
         )
-    origins = fill(gpt, spec.seed, weights.tensors, whole)
+    origins = init_parameters(gpt, spec.seed, weights.tensors, whole)
     return InitReport(
         source=spec.init.run_id or str(folder),
         sha256=weights.sha256,

@@ -37,7 +37,7 @@ def test_every_entry_is_done_and_leaves_the_files_of_the_contract(results):
     assert "18 of 18 done" in printed.stderr and "% of it training and evaluating" in printed.stderr
     for run in runs.values():
         assert run.status.status == "done" and run.status.reason is None
-        world_size = run.spec.launch["world_size"]
+        world_size = run.spec.launch.world_size
         names = {path.name for path in run.path.iterdir()}
         steps = {f"steps.rank{rank}.jsonl" for rank in range(world_size)}
         assert (
@@ -71,15 +71,15 @@ def test_a_second_call_starts_nothing(harness, results):
     } == before
     first, second = Store(harness.folder / "results").launches("s")
     assert (
-        len(first["order"]) == 18
-        and second["order"] == []
-        and first["settings_hash"] == second["settings_hash"]
+        len(first.order) == 18
+        and second.order == []
+        and first.settings_hash == second.settings_hash
     )
 
 
 def test_the_order_is_recorded_and_not_that_of_the_study(results, harness):
     launch = Store(harness.folder / "results").launches("s")[0]
-    order, runs = launch["order"], [run.run_id for run in results[1].values()]
+    order, runs = launch.order, [run.run_id for run in results[1].values()]
     assert sorted(order) == sorted(runs)
     listed = json.loads(harness("list", harness.folder / "study.toml", "--json").stdout)["entries"]
     assert order != [entry["run_id"] for entry in listed]  # by chance once in 18! times
@@ -100,7 +100,7 @@ def test_parallelism_changes_nothing_but_where_it_is_computed(results, positiona
     )  # they add up the gradient's norm in another order
     by_category = fsdp.probes.memory[0]
     for category in ("parameters", "gradients", "optimizer"):
-        assert by_category[category] < 0.6 * ddp.probes.memory[0][category]
+        assert getattr(by_category, category) < 0.6 * getattr(ddp.probes.memory[0], category)
 
 
 def test_the_command_torchrun_runs_one_entry_to_the_same_bits(results, harness, tmp_path):
@@ -147,7 +147,7 @@ def test_without_dropout_all_parallelisms_train_alike(new_harness):
     new_harness("run", study, "--set", "model.dropout=0.0", "train.steps=30")
     single, *others = sorted(
         Store(new_harness.folder / "results").runs("s"),
-        key=lambda run: run.spec.launch["world_size"],
+        key=lambda run: run.spec.launch.world_size,
     )
     for run in others:
         difference = abs(losses(run) - losses(single))
@@ -160,7 +160,7 @@ def test_bf16_trains_close_to_fp32(new_harness):
     new_harness("run", study, "--set", "model.dropout=0.0", "train.precision=bf16")
     new_harness("run", study, "--set", "model.dropout=0.0", "--where", "parallelism=single")
     runs = Store(new_harness.folder / "results").runs("s")
-    fp32 = next(run for run in runs if run.spec.train["precision"] == "fp32")
+    fp32 = next(run for run in runs if run.spec.train.precision == "fp32")
     assert len(runs) == 4
     for run in runs:
         assert abs(losses(run) - losses(fp32)).max() < 0.05
@@ -177,7 +177,7 @@ def test_a_failed_entry_stops_no_other_and_says_why(new_harness):
     printed = new_harness("run", study, "--where", quick, code=1)
     new_harness("run", study, "--where", "positional=hangs", "--set", "launch.timeout_s=8", code=1)
     runs = {
-        run.spec.axes["positional"]["name"]: run
+        run.spec.axes["positional"].name: run
         for run in Store(new_harness.folder / "results").runs("s")
     }
     assert {name: (run.status.status, run.status.reason) for name, run in runs.items()} == {
@@ -283,7 +283,7 @@ def test_no_model_trained_on_the_synthetic_language_falls_below_its_entropy(new_
         *(f"train.{key}={value}" for key, value in training.items()),
     )
     (run,) = Store(new_harness.folder / "results").runs("s")
-    floor, reached = run.spec.data["entropy_nats_per_byte"], run.evals()[-1].val_loss
+    floor, reached = run.spec.data.entropy_nats_per_byte, run.evals()[-1].val_loss
     assert 0.4 < floor < 0.7
     assert floor < reached < 2.75  # it has learned something (letters alone: 2.9), and is not below
 
@@ -305,19 +305,17 @@ def test_entries_start_from_another_runs_checkpoint_which_runs_first(new_harness
     source = runs.pop("start-learned-mha-fsdp2")
     assert len(source.steps()) == 4
     for name, run in runs.items():
-        start = run.probes.start
-        assert start["from"] == source.run_id
-        converted = {
-            tensor for tensor, how in start["tensors"].items() if how.startswith("converted")
-        }
+        start = run.probes.init_report
+        assert start.source == source.run_id
+        converted = {tensor for tensor, how in start.tensors.items() if how.startswith("converted")}
         heads = {f"h.{layer}.attn.c_attn.{kind}" for layer in (0, 1) for kind in ("weight", "bias")}
         assert converted == (heads if "gqa" in name else set())
         if "mha" in name:
             assert abs(run.evals()[0].val_loss - source.evals()[-1].val_loss) < 1e-6
         (decoded,) = run.probes.decoding
         assert (
-            decoded["cache_bytes"] == 2 * 2 * 2 * 8 * (16 if "gqa" in name else 32) * 4
-            and decoded["decode_s"]
+            decoded.cache_bytes == 2 * 2 * 2 * 8 * (16 if "gqa" in name else 32) * 4
+            and decoded.decode_s
         )
     assert runs["learned-gqa_n_kv_head2_kvfirst-single"].probes.initial_hash == (
         runs["learned-gqa_n_kv_head2_kvfirst-fsdp2"].probes.initial_hash

@@ -7,7 +7,7 @@ import torch
 
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
 from harness.probes import decode
 from harness.results.records import DecodeProbeSettings, ProbeSettings, VariantChoice
 from variants.base import ModelShape
@@ -28,7 +28,7 @@ def measure(ranks, spec, positional="learned", attention="mha", **options):
     }
     builder = ModelBuilder(SHAPE, axes, [])
     model = builder.model().to_empty(device="cpu")
-    fill(model, 0)
+    init_parameters(model, 0)
     return decode.measure(spec, builder, model, ranks)
 
 

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from harness.distributed import torch_internals
 from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
 from harness.probes.activations import Activations, held_bytes
 from harness.probes.first_step import FirstStep
 from harness.probes.memory import measure_memory
@@ -35,7 +35,7 @@ def make(attention="mha", positional="learned", **options):
         "attention": VariantChoice(name=attention, label=attention, options=options),
     }
     model = ModelBuilder(SHAPE, axes, []).model().to_empty(device="cpu")
-    fill(model, 0)
+    init_parameters(model, 0)
     return model
 
 

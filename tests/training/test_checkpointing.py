@@ -20,9 +20,10 @@ from torch.distributed.tensor import DTensor
 
 from harness.distributed.process_group import DistributedContext, join
 from harness.errors import UserError
-from harness.model import weights as weights_folder
+from harness.model import weights as weights_module
 from harness.model.builder import ModelBuilder
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
+from harness.model.weights import atomic_folder, export_gpt2, load_weights
 from harness.results.store import Run
 from harness.training import checkpointing
 from harness.training import optimizer as optim
@@ -50,7 +51,7 @@ def make(run_spec, ranks, seed=0):
     builder = ModelBuilder(shape, run_spec.axes, [])
     gpt = builder.model()
     model = builder.parallelism().wrap(gpt, ranks.device, "fp32")
-    fill(gpt, seed)
+    init_parameters(gpt, seed)
     return gpt, model, optim.adamw(gpt, run_spec.train)
 
 
@@ -123,8 +124,8 @@ def test_only_the_newest_and_the_best_are_kept(tmp_path, run, ranks):
     best_8 = {"best": "step-8", "step-8": None}
     assert save(10, 2.5) == best_8 | {"newest": "step-10", "step-10": None}
     assert save(12, None) == best_8 | {"newest": "step-12", "step-12": None}
-    assert equal(weights_folder.load(run.newest_checkpoint).tensors, weights[12])
-    assert equal(weights_folder.load(run.best_checkpoint).tensors, weights[8])
+    assert equal(load_weights(run.newest_checkpoint).tensors, weights[12])
+    assert equal(load_weights(run.best_checkpoint).tensors, weights[8])
     assert save(14, 1.0) == {"newest": "step-14", "best": "step-14", "step-14": None}
 
 
@@ -133,7 +134,7 @@ def test_other_files_in_the_folder_are_kept(tmp_path, run, ranks):
     gpt, _, optimizer = make(run_spec, ranks)
     checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
     checkpoints.save(1, 1.0)
-    weights_folder.export_published(run.best_checkpoint, run.checkpoints / "exported")
+    export_gpt2(run.best_checkpoint, run.checkpoints / "exported")
     checkpoints.save(2, 0.5)
     assert set(listing(run)) == {"newest", "best", "step-2", "exported"}
 
@@ -162,7 +163,7 @@ def test_only_the_requested_files_are_kept(tmp_path, run, ranks, keep):
 
 def evaluate_folder(tmp_path, run_spec, ranks, folder):
     """Return the validation loss of a checkpoint's weights, using nothing but its folder."""
-    weights = weights_folder.load(folder)
+    weights = load_weights(folder)
     model = ModelBuilder(weights.shape, weights.axes, []).model()
     model.load_state_dict(weights.tensors, assign=True)
     (tmp_path / "again").mkdir(exist_ok=True)
@@ -190,7 +191,7 @@ def test_loop_keeps_the_last_and_the_best_weights(tmp_path, run, ranks):
 def test_checkpoint_describes_its_model(tmp_path, run, ranks):
     run_spec = spec(tmp_path)
     train(run, run_spec, ranks)
-    weights = weights_folder.load(run.newest_checkpoint)
+    weights = load_weights(run.newest_checkpoint)
     assert weights.shape == ModelShape(**run_spec.model.model_dump())
     assert run_spec.axes.items() <= weights.axes.items()
     assert weights.tokenizer == "bytes"
@@ -297,7 +298,7 @@ def fail_at(n, function):
 
 
 CRASHES = {  # module, function, number of the failing call, and whether the new checkpoint counts already
-    "while weights are written": (weights_folder, "save_file", 1, False),
+    "while weights are written": (weights_module, "save_file", 1, False),
     "while weights are flushed": (os, "fsync", 1, False),
     "while the description is flushed": (os, "fsync", 2, False),
     "while the state is written": (os, "fsync", 3, False),
@@ -329,14 +330,14 @@ def test_crash_leaves_a_whole_checkpoint_and_no_litter(tmp_path, run, ranks, cra
         patch.setattr(module, function, fail_at(n_calls, getattr(module, function)))
         if kind == "power cut":
             no_cleanup = SimpleNamespace(rmtree=lambda *_, **__: None)
-            patch.setattr(weights_folder, "shutil", no_cleanup)
+            patch.setattr(weights_module, "shutil", no_cleanup)
         with pytest.raises((OSError, StateError), match="No space left"):
             checkpoints.save(2, 1.0)
 
     newest = 2 if is_new else 1
-    tensors = weights_folder.load(run.newest_checkpoint).tensors
+    tensors = load_weights(run.newest_checkpoint).tensors
     assert all(torch.equal(tensors[name], states[newest][name]) for name in tensors)
-    assert weights_folder.load(run.best_checkpoint).parameters > 0
+    assert load_weights(run.best_checkpoint).parameters > 0
     loaded_gpt, _, loaded_optimizer = make(run_spec, ranks, seed=1)
     assert load_state(run.newest_checkpoint, loaded_gpt, loaded_optimizer) == newest
     assert equal(gather_state(loaded_gpt, loaded_optimizer), states[newest])
@@ -358,7 +359,7 @@ def test_existing_folder_is_never_overwritten(tmp_path):
     (tmp_path / "mine").mkdir()
     with (
         pytest.raises(UserError, match="exists already"),
-        weights_folder.beside(tmp_path / "mine"),
+        atomic_folder(tmp_path / "mine"),
     ):
         raise AssertionError("must not be reached")
 
@@ -454,7 +455,7 @@ def test_state_moves_between_parallelisms_bit_for_bit(relayed, ranks):
 @pytest.mark.parametrize("name", ["ddp", "fsdp"])
 def test_weights_of_two_ranks_are_those_of_one_model(relayed, name):
     root, _ = relayed
-    tensors = weights_folder.load(Run(root / name).newest_checkpoint).tensors
+    tensors = load_weights(Run(root / name).newest_checkpoint).tensors
     saved = records(root, name)[0]["saved"]
     assert all(torch.equal(tensors[name], saved[name]) for name in tensors)
 

@@ -11,7 +11,7 @@ from tiny_run import N_VAL_TOKENS, SEQ_LEN, VOCAB, tiny_spec
 from harness.data.batches import Tokens, evaluation_offsets
 from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
 from harness.probes.post_training import N_TIMED
 from harness.results.store import Run
 from harness.training import loop
@@ -177,7 +177,7 @@ def test_phases_of_a_step_are_measured(tmp_path, ranks):
 def make_model(spec):
     shape = ModelShape(**spec.model.model_dump())
     model = ModelBuilder(shape, spec.axes, []).model().to_empty(device="cpu")
-    fill(model, 0)
+    init_parameters(model, 0)
     return model
 
 

@@ -13,7 +13,7 @@ from tiny_run import join_alone
 
 from harness.distributed.process_group import DistributedContext, join
 from harness.model.builder import ModelBuilder
-from harness.model.initialization import check_same_parameters, fill
+from harness.model.initialization import check_same_parameters, init_parameters
 from harness.results.records import TrainSettings, VariantChoice
 from harness.training import optimizer as optim
 from harness.training.checkpointing import load_state, save_state
@@ -60,7 +60,7 @@ def make(ranks, name="single", seed=0):
     gpt = builder.model()
     parallelism = builder.parallelism()
     model = parallelism.wrap(gpt, ranks.device, "fp32")
-    fill(gpt, seed, whole=builder.model())
+    init_parameters(gpt, seed, full_model=builder.model())
     settings = TrainSettings(steps=9, tokens_per_step=8, lr=1e-2)
     return gpt, model, optim.adamw(gpt, settings, parallelism), parallelism
 
