@@ -18,9 +18,9 @@ CLI = (
 IMPORTS = {
     "errors": "",
     "results": "errors",
-    "__init__": "results",
     "variants": "",
     "analysis": "errors results",
+    "__init__": "analysis",
     "report": "errors results analysis",
     "export": "errors results analysis",
     "distributed": "variants",
