@@ -8,12 +8,12 @@ from pathlib import Path
 
 from harness.distributed.process_group import DistributedContext, join
 from harness.errors import ExitCode
-from harness.results.records import RunSpec
-from harness.results.store import Reason, Run
+from harness.probes.memory import is_out_of_memory
+from harness.results.records import FailureReason, ProbeResults, RunSpec
+from harness.results.store import Run
 from harness.training.checkpointing import drop_state
 from harness.training.environment import describe
-from harness.training.errors import NotFiniteError, is_out_of_memory
-from harness.training.loop import train
+from harness.training.loop import NotFiniteError, train
 from harness.training.seeding import set_deterministic
 from harness.training.signals import StopRequest, TrainingInterrupted
 
@@ -30,22 +30,22 @@ def run_worker(run_path: Path, claim: bool) -> None:
     stop = StopRequest.on_signals()
     lock = run.claim() if claim and os.environ["RANK"] == "0" else None
     try:
-        spec = RunSpec.model_validate(run.spec)
+        spec = run.spec
         set_deterministic(spec.train.deterministic)
         with join(spec.train.device) as context:
             _check_world_size(run, spec, context)
             if claim and context.is_first:
                 if lock is None:
                     raise RuntimeError(f"{run.run_id} is locked by another process")
-                run.begin()
+                run.mark_running()
             _train(run, spec, context, stop, started)
     except TrainingInterrupted as error:
-        if run.status["status"] == "running":  # else the launcher has recorded why
-            run.end("interrupted", "killed", str(error))
+        if run.status.status == "running":  # else the launcher has recorded why
+            run.finish("interrupted", "killed", str(error))
     except Exception as error:
         traceback.print_exc()
         if _should_record(run, error, stop):
-            run.end("failed", _reason(error), f"{type(error).__name__}: {error}".splitlines()[0])
+            run.finish("failed", _reason(error), f"{type(error).__name__}: {error}".splitlines()[0])
         raise
     finally:
         stop.restore_handlers()
@@ -58,7 +58,8 @@ def run_worker(run_path: Path, claim: bool) -> None:
 def _check_world_size(run: Run, spec: RunSpec, context: DistributedContext) -> None:
     if context.world_size != spec.launch.world_size:
         raise ValueError(
-            f"{run.run_id} needs {spec.launch.world_size} processes, torchrun started {context.world_size}"
+            f"{run.run_id} needs {spec.launch.world_size} processes, torchrun started "
+            f"{context.world_size}"
         )
 
 
@@ -71,10 +72,15 @@ def _train(
     probes = train(run, spec, context, stop)
     context.barrier()  # all ranks have written their last step
     if context.is_first:
-        probes["time"]["total_s"] = time.time() - started
-        run.write_probes(probes)
-        run.end("done")
+        run.write_probes(_with_total_time(probes, time.time() - started))
+        run.finish("done")
         drop_state(run, spec.launch.keep_checkpoints)
+
+
+def _with_total_time(probes: ProbeResults, total_s: float) -> ProbeResults:
+    assert probes.time is not None
+    run_time = probes.time.model_copy(update={"total_s": total_s})
+    return probes.model_copy(update={"time": run_time})
 
 
 def _should_record(run: Run, error: Exception, stop: StopRequest) -> bool:
@@ -89,11 +95,10 @@ def _should_record(run: Run, error: Exception, stop: StopRequest) -> bool:
         and int(os.environ["WORLD_SIZE"]) > 1
     ):
         time.sleep(FAILURE_REPORT_DELAY_S)
-    exists = (run.path / "status.json").exists()
-    return exists and run.status["status"] == "running" and not stop.requested
+    return run.exists and run.status.status == "running" and not stop.requested
 
 
-def _reason(error: Exception) -> Reason:
+def _reason(error: Exception) -> FailureReason:
     if isinstance(error, NotFiniteError):
         return "nan"
     return "oom" if is_out_of_memory(error) else "error"
