@@ -13,9 +13,10 @@ ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_li
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x W^T + b: (..., in), (out, in) and (out,) to (..., out)."""
     few = x.numel() <= FEW_ROWS * x.shape[-1] and not torch.is_grad_enabled()
-    if few and ONEDNN and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32:
-        if not torch.is_autocast_enabled("cpu"):
-            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    fp32 = x.dtype == weight.dtype == torch.float32
+    on_cpu = x.device.type == "cpu"
+    if few and ONEDNN and on_cpu and fp32 and not torch.is_autocast_enabled("cpu"):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 
 

@@ -35,7 +35,7 @@ class ShardedTensorParallel(FSDPBase):
         problems = at_least_one("nproc", options.nproc) or divides(
             "tp", options.tp, "nproc", options.nproc
         )
-        if not problems and (options.tp == 1 or options.tp == options.nproc):
+        if not problems and options.tp in (1, options.nproc):
             key = "nproc" if options.nproc < 4 else "tp"
             told = "no two groups of two at least; one group is tp, groups of one are fsdp"
             problems[key] = f"{getattr(options, key)}: {told}"

@@ -33,7 +33,7 @@ class HybridShard(FSDPBase):
         problems = at_least_one("nproc", options.nproc) or divides(
             "replicas", options.replicas, "nproc", options.nproc
         )
-        if not problems and (options.replicas == 1 or options.replicas == options.nproc):
+        if not problems and options.replicas in (1, options.nproc):
             key = "nproc" if options.nproc < 4 else "replicas"
             told = "no two groups of two at least; one group is fsdp, groups of one are ddp"
             problems[key] = f"{getattr(options, key)}: {told}"
