@@ -121,7 +121,7 @@ class Record:
 
 def records(study: StudyResults) -> list[Record]:
     """Return every run that has recorded a step, in the study's order."""
-    verdicts = equivalence.verdicts(equivalence.equivalence(study))
+    verdicts = equivalence.by_entry(equivalence.check(study))
     return [
         Record(run, entry.label, entry.axes, _results(run, entry, verdicts.get(entry.label)))
         for entry in study.entries

@@ -42,7 +42,7 @@ def edit_json(fake, entry, seed, name, **fields) -> None:
 
 
 def checked(fake):
-    rows = equivalence.equivalence(accounting.read(fake.store, "tiny"))
+    rows = equivalence.check(accounting.read(fake.store, "tiny"))
     return {(row.entry, row.seed): row for row in rows}
 
 
@@ -142,7 +142,7 @@ def test_another_start_diverges_and_a_missing_hash_does_not(three):
     rows = checked(three)
     assert (
         rows[DDP, 0].verdict == "DIVERGES"
-        and rows[DDP, 0].reason == "it starts from other parameters"
+        and rows[DDP, 0].reason == "its initial parameters differ"
     )
     assert rows[DDP, 1].verdict == "bitwise" and rows[DDP, 1].initial_hash_equal is None
 
@@ -178,13 +178,13 @@ def test_a_study_without_an_entry_on_one_process_says_so(three):
     row = checked(three)[DDP, 0]
     assert (row.verdict, row.reason, row.against) == (
         "not checked",
-        "no entry on one process in the study",
+        "no single-process entry in the study",
         None,
     )
     page = (folder / "report.md").read_text()
     assert (
         "Does the parallelism" in page
-        and "not checked: no entry on one process in the study" in page
+        and "not checked: no single-process entry in the study" in page
     )
     entry = json.loads((folder / "summary.json").read_text())["entries"][0]
     assert entry["equivalence"] == "not checked" and entry["tokens_per_s"], (
@@ -221,7 +221,7 @@ def test_dropout_draws_other_masks_on_each_rank_so_only_the_start_is_compared(th
 def test_the_worst_seed_is_the_entrys_verdict(three):
     three.write()
     edit_steps(three, DDP, 1, factor("grad_norm", 2.0))
-    verdicts = equivalence.verdicts(checked(three).values())
+    verdicts = equivalence.by_entry(checked(three).values())
     assert verdicts == {DDP: "DIVERGES", FSDP: "within tolerance"}
 
 

@@ -28,7 +28,7 @@ def test_mean_squares_are_those_of_an_analysis_of_variance():
     )
     expected = sm.stats.anova_lm(smf.ols("y ~ C(i) + C(j)", rows).fit())["mean_sq"].tolist()
     assert variance._mean_squares(table) == pytest.approx(expected, rel=1e-9)
-    init, data, rest = variance.components([table])
+    init, data, rest = variance.estimate_components([table])
     squares = dict(zip(("i", "j", "rest"), expected, strict=True))
     assert init.sd**2 == pytest.approx((squares["i"] - squares["rest"]) / 4, rel=1e-9)
     assert data.sd**2 == pytest.approx((squares["j"] - squares["rest"]) / 4, rel=1e-9)
@@ -43,7 +43,7 @@ def test_sources_are_found_without_bias_and_intervals_hold_the_truth(init, data,
     rng, n = np.random.default_rng(1), 1000
     truth, found, held = (init, data, rest), [], []
     for _ in range(n):
-        parts = variance.components([drawn(rng, 5, *truth)])
+        parts = variance.estimate_components([drawn(rng, 5, *truth)])
         found.append([part.sd**2 for part in parts])
         held.append(
             [part.ci95[0] <= sd <= part.ci95[1] for part, sd in zip(parts, truth, strict=True)]

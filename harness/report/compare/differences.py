@@ -118,7 +118,7 @@ def _diverging(study: StudyResults) -> set[str]:
     """Return the labels of the entries that train another model than they say: their speed is no measure of it."""
     return {
         label
-        for label, word in equivalence.verdicts(equivalence.equivalence(study)).items()
+        for label, word in equivalence.by_entry(equivalence.check(study)).items()
         if word == DIVERGES
     }
 
