@@ -79,8 +79,8 @@ class GPT(nn.Module):
         x_BTC = F.dropout(x_BTC, self.shape.dropout, self.training)
         for i, block in enumerate(self.h):
             x_BTC = block(x_BTC, positions_T, self.positional, caches[i] if caches else None)
-        x_BTC = self.ln_f(x_BTC)
-        return x_BTC
+        hidden_BTC: Tensor = self.ln_f(x_BTC)
+        return hidden_BTC
 
     def logits(self, tokens_BT: Tensor) -> Tensor:
         """Return the unnormalized log-probabilities of each next token, (B, T, V)."""

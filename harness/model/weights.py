@@ -1,4 +1,4 @@
-"""Checkpoint folders of this project: `model.safetensors`, and `checkpoint.json` that describes it."""
+"""Checkpoint folders: `model.safetensors`, and `checkpoint.json` that describes it."""
 
 import hashlib
 import os

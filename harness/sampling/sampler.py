@@ -46,7 +46,7 @@ def apply_temperature(logits_BV: Tensor, temperature: float) -> Tensor:
 
 
 def top_k(logits_BV: Tensor, k: int) -> Tensor:
-    """Return the k largest logits, exactly k also if several are equal; minus infinity elsewhere."""
+    """Return the k largest logits, exactly k even with ties; minus infinity elsewhere."""
     kept_BK = logits_BV.topk(min(k, logits_BV.shape[-1]))
     return torch.full_like(logits_BV, -torch.inf).scatter(-1, kept_BK.indices, kept_BK.values)
 

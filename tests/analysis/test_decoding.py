@@ -226,7 +226,8 @@ def test_page_summary_table_and_figures_of_a_whole_study(fake):
     section = page.split("## Decoding")[1].split("\n## ")[0]
     assert "not defined: no positions beyond seq_len = 128" in section
     assert (
-        "differ in it alone measure the same" in section and "that of `single` is shown" in section
+        "differ only in the parallelism measure the same" in section
+        and "differ in the parallelism alone, that of" in section
     )
     for name in ("decode_time", "decode_cache"):
         assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -183,7 +183,7 @@ def test_a_study_without_an_entry_on_one_process_says_so(three):
     )
     page = (folder / "report.md").read_text()
     assert (
-        "Does the parallelism" in page
+        "## Equivalence of parallelisms" in page
         and "not checked: no single-process entry in the study" in page
     )
     entry = json.loads((folder / "summary.json").read_text())["entries"][0]
@@ -241,18 +241,20 @@ def test_an_entry_that_diverges_keeps_its_row_and_loses_its_speed_everywhere(thr
     folder = report.write(three.store, "tiny", three.root.parent / "reports")
     page = (folder / "report.md").read_text()
     (row,) = (
-        line for line in page.split("## Against")[0].splitlines() if line.startswith(f"| {DDP} ")
+        line
+        for line in page.split("## Loss curves")[0].splitlines()
+        if line.startswith(f"| {DDP} ")
     )
     assert row.count("diverges") == 3 and "2 of 2 done" in row
     loss, costs = (
         line
-        for line in page.split("## Against")[1].split("##")[0].splitlines()
+        for line in page.split("## Comparison")[1].split("##")[0].splitlines()
         if line.startswith(f"| {DDP} ")
     )
     assert (
         loss.count("diverges") == 1 and costs.count("diverges") == 3
     )  # no verdict on what it did not train
-    assert f"> `{DDP}` trains another model than it says" in page
+    assert f"> `{DDP}` does not reproduce the single-process run" in page
     assert (
         f"- DIVERGES: gradient norm of the first 5 steps deviates by 3.0e-01, more than 1e-04: `{DDP}-s0`."
         in page

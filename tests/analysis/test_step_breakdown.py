@@ -65,8 +65,8 @@ def test_phases_are_the_mean_of_the_ranks_medians_and_waits_are_kept_apart(three
         {"forward": 12e-3, "backward": 22.5e-3, "optimizer": 3e-3, "waiting": 1.5e-3, "other": 1e-3}
     )
     assert found[DDP].waiting_by_rank_s == pytest.approx([1e-3, 2e-3])
-    assert found[DDP].waiting_share == pytest.approx(1.5 / 40)
-    assert found[SINGLE].waiting_share == 0 and found[SINGLE].waiting_by_rank_s == [0.0]
+    assert found[DDP].waiting_fraction == pytest.approx(1.5 / 40)
+    assert found[SINGLE].waiting_fraction == 0 and found[SINGLE].waiting_by_rank_s == [0.0]
 
 
 def test_waits_that_are_not_known_are_not_shown_as_none(three):
@@ -83,17 +83,25 @@ def test_waits_that_are_not_known_are_not_shown_as_none(three):
     found = work(three).phases[DDP]
     assert (
         found.waiting_s is None
-        and found.waiting_share is None
+        and found.waiting_fraction is None
         and found.forward_s == pytest.approx(1e-3)
     )
     page, _, _ = written(three)
-    (row,) = (line for line in section(page, "Where").splitlines() if line.startswith(f"| {DDP} "))
+    (row,) = (
+        line
+        for line in section(page, "Step time breakdown").splitlines()
+        if line.startswith(f"| {DDP} ")
+    )
     assert [cell.strip() for cell in row.split("|")[5:-1]] == ["–", "1.000", "–", "–"]
 
 
 def test_phases_stand_on_the_page_in_a_table_and_in_a_figure(three):
     page, found, folder = written(three.write())
-    (row,) = (line for line in section(page, "Where").splitlines() if line.startswith(f"| {DDP} "))
+    (row,) = (
+        line
+        for line in section(page, "Step time breakdown").splitlines()
+        if line.startswith(f"| {DDP} ")
+    )
     assert [cell.strip() for cell in row.split("|")[2:-1]] == [
         "12.00",
         "22.50",
@@ -118,7 +126,11 @@ def test_an_entry_that_diverges_has_no_phases(three):
     edit_probes(three, DDP, lambda probes: probes.update(final_hashes=["a", "b"]))
     page, _, folder = written(three)
     assert work(three).phases[DDP] is None and work(three).traffic[DDP] is not None
-    (row,) = (line for line in section(page, "Where").splitlines() if line.startswith(f"| {DDP} "))
+    (row,) = (
+        line
+        for line in section(page, "Step time breakdown").splitlines()
+        if line.startswith(f"| {DDP} ")
+    )
     assert row.count("diverges") == 7
     assert DDP not in {row["entry"] for row in rows(folder, "phases")}
 
@@ -136,9 +148,9 @@ def test_traffic_that_is_not_what_theory_predicts_is_said(three, factor):
     found = work(three).traffic
     assert found[DDP].deviation == 0 and found[FSDP].deviation == pytest.approx(factor - 1)
     page, _, folder = written(three)
-    told = section(page, "Traffic")
+    told = section(page, "Communication")
     assert f"**{100 * factor - 100:+.2f} %**" in told and "+0.00 %" in told
-    assert f"off the prediction**: `{FSDP}` send other amounts" in told
+    assert f"off the prediction**: the communication volume of `{FSDP}`" in told
     assert SINGLE not in told, "it sends nothing and should not"
     assert {row["collective"] for row in rows(folder, "traffic")} == {"all_reduce"}
 
@@ -154,7 +166,7 @@ def test_one_process_that_sends_something_deviates(three):
     edit_probes(three, SINGLE, lambda probes: probes.update(traffic=[sent]))
     assert work(three).traffic[SINGLE].deviation == float("inf")
     page, found, _ = written(three)
-    assert "**none predicted**" in page and f"`{SINGLE}` send other amounts" in page
+    assert "**none predicted**" in page and f"the communication volume of `{SINGLE}`" in page
     assert found["entries"][0]["traffic"]["deviation"] is None
 
 
@@ -179,7 +191,7 @@ def test_memory_that_is_not_what_theory_predicts_is_said(three, category):
     edit_probes(three, FSDP, more)
     assert work(three).predicted_memory[FSDP].deviation[category] == pytest.approx(0.03, rel=1e-3)
     page, found, _ = written(three)
-    assert f"off the prediction**: `{FSDP}` hold other amounts" in page
+    assert f"off the prediction**: the memory of `{FSDP}`" in page
     entry = next(entry for entry in found["entries"] if entry["entry"] == FSDP)
     assert entry["predicted_memory"]["predicted"]["optimizer"] == 900_000
 
@@ -203,9 +215,9 @@ def test_results_of_an_older_version_have_no_such_sections(three):
         )
     page, found, folder = written(three)
     assert (
-        "## Where" not in page
-        and "## Traffic" not in page
-        and "By theory" not in page
+        "## Step time" not in page
+        and "## Communication" not in page
+        and "In theory" not in page
         and "## Memory" in page
     )
     assert (

@@ -101,9 +101,9 @@ def test_the_answer_says_by_how_much_and_at_what_cost(fake, read):
     loss = {entry.label: [run.evals.val_loss[-1] for run in entry.done] for entry in study.entries}
     gain = np.mean(np.subtract(loss["learned-mha-single"], loss["rope-mha-single"]))
     answer = page(fake).split("## Results")[0]
-    assert f"Most is gained by `rope-mha-single`: {gain:.4f} [" in answer
-    assert "times the throughput and 0.9" in answer or "times the throughput and 1.0" in answer
-    assert "times fewer tokens" in answer
+    assert f"Largest improvement: `rope-mha-single`, {gain:.4f} nats per token [" in answer
+    assert "x throughput and 0.9" in answer or "x throughput and 1.0" in answer
+    assert "x fewer tokens" in answer
 
 
 def test_an_entry_alone_of_its_size_is_ranked_with_nobody(fake, read):
@@ -126,7 +126,7 @@ def test_the_page_answers_first_and_shows_effects_and_budgets(fake, read):
     for part in (
         "## Effects",
         "positional rope with attention gqa2",
-        "## At equal budgets",
+        "## Equal budgets",
         "equal training time",
     ):
         assert part in text
@@ -180,7 +180,7 @@ def test_what_never_gets_there_saves_nothing(read):
 
 def test_a_plan_is_made_from_the_noise_at_hand(read):
     study = read()
-    found = planning.plan(study, 0.01)
+    found = planning.plan_seeds(study, 0.01)
     groups = [
         hypotheses._differences(study, e, hypotheses.METRICS["val_loss"]) for e in study.entries
     ]
@@ -188,7 +188,7 @@ def test_a_plan_is_made_from_the_noise_at_hand(read):
     assert found.noise == pytest.approx(
         np.sqrt(np.mean([np.var(values, ddof=1) for values in groups]))
     )
-    assert found.seeds_low <= found.seeds <= found.seeds_high and found.seeds_at_hand == 3
+    assert found.seeds_low <= found.seeds <= found.seeds_high and found.seeds_done == 3
     alpha = 0.05 / found.n_compared
     assert verdicts.paired_t_power(found.seeds, 0.01, found.noise, alpha) >= 0.8
     assert verdicts.paired_t_power(

@@ -11,8 +11,10 @@ import pytest
 from harness import report
 from harness.analysis import dataset as accounting
 from harness.analysis import summary
-from harness.report import html
-from harness.report.html.markup import to_html
+from harness.report import study_report
+from harness.report.charts.style import look
+from harness.report.html.charts import all_charts
+from harness.report.render import html
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 VOID = {"meta", "link", "br", "img", "input"}
@@ -115,21 +117,21 @@ def test_all_that_was_asked_for_is_drawn_and_told(whole):
         "effects_val_loss",
         "effects_tokens_per_s",
         "effects_peak_memory",
-        "memory",
-        "traffic",
-        "decode_time",
-        "decode_cache",
         "lengths",
         "phases",
+        "traffic",
         "scaling",
+        "memory",
+        "decode_time",
+        "decode_cache",
     ]
     assert plots.keys() == data["charts"].keys() and all(plots.values())
     titles = [text for _, text in whole.all("h2")]
     for title in (
-        "Not done",
-        "At equal budgets",
-        "Does the parallelism change the result?",
-        "Machine and versions",
+        "Unfinished runs",
+        "Equal budgets",
+        "Equivalence of parallelisms",
+        "Environment",
         "Settings",
         "Order of runs",
     ):
@@ -176,7 +178,7 @@ def test_what_a_log_or_a_label_says_is_never_run(fake):
         HOSTILE in text for _, text in page.all("td")
     )
     assert any(text == label for _, text in page.all("td"))
-    names = [entry["entry"] for entry in page.data()["curves"]["entries"]]
+    names = [entry["label"] for entry in page.data()["curves"]["entries"]]
     assert (
         f"{label}-mha".replace("<", "&lt;").replace(">", "&gt;") in names
     )  # plotly reads some HTML in names
@@ -202,7 +204,9 @@ def test_ten_thousand_runs_stay_a_file_that_opens(fake):
     few = summary.summarize(accounting.read(fake.write().store, fake.name), "now")
     many = multiplied(few, 2500)
     assert len(many.study.runs) == 10_000
-    page = html.render(many)
+    charts = all_charts(many, look(many.study))
+    figures = {chart.name: chart.figure for chart in charts}
+    page = html.render(study_report.build(many, charts), figures)
     assert len(page.encode()) < 15e6
     data = json.loads(
         re.search('<script type="application/json" id="data">(.*?)</script>', page)[1]
@@ -227,7 +231,7 @@ def multiplied(few, times):
         few,
         study=dataclasses.replace(few.study, entries=copies),
         results={
-            label: dataclasses.replace(result, label=label)
+            label: dataclasses.replace(result, entry=label)
             for label, result in named(few.results).items()
         },
         comparisons=[
@@ -235,7 +239,7 @@ def multiplied(few, times):
             for c in few.comparisons
             for i in range(times)
         ],
-        judgements={
+        metric_tests={
             quantity: dataclasses.replace(judged, entries=named(judged.entries))
             for quantity, judged in few.metric_tests.items()
         },
@@ -247,21 +251,6 @@ def multiplied(few, times):
         ],
         **{
             name: named(getattr(few, name))
-            for name in ("decoding", "lengths", "phases", "traffic", "held")
+            for name in ("decoding", "lengths", "phases", "traffic", "predicted_memory")
         },
     )
-
-
-def test_the_report_s_own_markdown_and_nothing_else_becomes_html():
-    text = (
-        "A `<b>` and **more**.\n\n| a | n |\n|---|---|\n| x \\| y | **+3 %** |\n\n> careful\n> - `one`\n\n"
-        "````text\n```\n</code>\n````\n\n1. `run`\n\n[link](http://x)"
-    )
-    page = str(to_html(text, "T"))
-    assert "<p>A <code>&lt;b&gt;</code> and <strong>more</strong>.</p>" in page
-    assert '<th scope="row">x | y</th><td class="n"><strong>+3 %</strong></td>' in page
-    assert '<div class="note"><p>careful</p>\n<ul><li><code>one</code></li></ul></div>' in page
-    assert (
-        "<code>```\n&lt;/code&gt;</code>" in page and "<ol><li><code>run</code></li></ol>" in page
-    )
-    assert "<p>[link](http://x)</p>" in page

@@ -12,7 +12,7 @@ import pytest
 from harness import report
 from harness.analysis import dataset as accounting
 from harness.errors import UserError
-from harness.report.page import floor_nats_per_token
+from harness.report.study_report import floor_nats_per_token
 
 FIGURES = (
     "val_loss_steps",
@@ -107,7 +107,10 @@ def test_the_whole_study(fake):
         "python -m harness run ablations.toml --set train.steps=12",
     ):
         assert text in page, text
-    assert "nan," not in page.lower() and "inf" not in page.split("## Not done")[0].lower().split()
+    assert (
+        "nan," not in page.lower()
+        and "inf" not in page.split("## Unfinished runs")[0].lower().split()
+    )
 
     assert len(rows(folder, "entries")) == 18 and len(rows(folder, "comparisons")) == 17
     failed = next(row for row in rows(folder, "entries") if row["entry"] == "rope-local64-fsdp2")
@@ -134,7 +137,7 @@ def test_one_entry_of_one_seed(fake):
     )
     assert (folder / "figures" / "val_loss_steps.png").is_file()
     assert not (folder / "figures" / "throughput_loss.png").exists()  # one point is no trade-off
-    assert "±" not in page.split("`±`")[0]
+    assert "±" not in page.split("± is half")[0]
 
 
 def test_one_seed_has_no_intervals(one_axis, no_figures):
@@ -150,7 +153,7 @@ def test_a_study_with_nothing_done_has_a_page_and_no_numbers(one_axis, status):
         f"learned-{a}-single-s{s}": (status, None, None) for a in ("mha", "gqa2") for s in (0, 1, 2)
     }
     page, summary, folder = written(one_axis.write())
-    assert f"6 {status}" in page and "Nothing is done yet" in page
+    assert f"6 {status}" in page and "No run is done yet" in page
     assert all(entry["val_loss"] is None for entry in summary["entries"])
     assert not list(folder.glob("figures/*"))
 
@@ -175,7 +178,7 @@ def test_any_number_of_axes(fake):
     fake.baseline, fake.seeds = {axis: labels[0] for axis, labels in fake.axes.items()}, (0, 1)
     page, summary, _ = written(fake.write())
     assert summary["entries"][0]["axes"]["norm"] == "layer"
-    assert "Does the parallelism" not in page
+    assert "Equivalence of parallelisms" not in page
     assert "norm, mlp, positional" in page
 
 
@@ -220,7 +223,10 @@ def test_a_log_that_holds_fences_and_colours_stays_in_its_block(one_axis, no_fig
         "learned-gqa2-single-s0": ("failed", "error", "bad | ```` \x1b[31mred\x1b[0m")
     }
     page, _, _ = written(one_axis.write())
-    assert "`````text" in page and "\x1b" not in page.split("## Not done")[1].split("`````text")[1]
+    assert (
+        "`````text" in page
+        and "\x1b" not in page.split("## Unfinished runs")[1].split("`````text")[1]
+    )
     assert "bad \\| " in page
 
 

@@ -30,6 +30,11 @@ class Drawn:
     caption: str
     files: dict[str, bytes]
 
+    @property
+    def alt(self) -> str:
+        """What the figure shows."""
+        return self.caption
+
 
 def draw_all(summary: Summary, floor: float | None) -> list[Drawn]:
     """Draw all figures; none where no run is done. `floor` is the lowest validation loss reachable."""

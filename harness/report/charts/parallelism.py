@@ -53,7 +53,7 @@ def phases(summary: Summary, look: Look) -> Figure:
             hatch="//////",
             linewidth=0.5,
         )
-        share = "not known" if found.waiting_share is None else f"{found.waiting_share:.0%}"
+        share = "not known" if found.waiting_fraction is None else f"{found.waiting_share:.0%}"
         axes.annotate(
             share,
             (sum(sizes), place),

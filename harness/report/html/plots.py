@@ -25,6 +25,11 @@ class Chart:
     caption: str
     figure: Json
 
+    @property
+    def alt(self) -> str:
+        """What the chart shows."""
+        return self.caption
+
 
 def chart(
     name: str, caption: str, data: list[Trace], x: str, y: str = "", powers: Iterable[int] = ()
