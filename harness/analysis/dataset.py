@@ -51,9 +51,9 @@ class Entry:
 class StudyResults:
     """The runs of a study that may be compared: those with the same model, data and training.
 
-    `levels` has the labels of each axis, the baseline's first. `left_out` is the number of runs with
-    other settings, `superseded` that of runs replaced by a newer run of the same entry and seed.
-    `spec` is that of the newest run, None without runs.
+    `levels` has the labels of each axis, the baseline's first. `left_out` is the number of runs
+    with other settings, `superseded` that of runs replaced by a newer run of the same entry and
+    seed. `spec` is that of the newest run, None without runs.
     """
 
     name: str
@@ -74,10 +74,10 @@ class StudyResults:
 
     @property
     def margins(self) -> dict[str, float]:
-        """The equivalence margins by metric, as the newest launch with these settings states them."""
+        """The equivalence margins by metric, from the newest launch with these settings."""
         for launch in reversed(self.launches):
-            if launch.settings_hash == self.settings_hash and launch.margin is not None:
-                return launch.margin.model_dump(exclude_none=True)
+            if launch.settings_hash == self.settings_hash and launch.equivalence_margin is not None:
+                return launch.equivalence_margin.model_dump(exclude_none=True)
         return {}
 
     def varying(self) -> list[str]:

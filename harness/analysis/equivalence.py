@@ -1,9 +1,9 @@
 """Check that a run on several processes trains the same model as the single-process run.
 
 Runs of the same seed that differ only in parallelism are compared. These must agree: the parameters
-before the first step, bitwise; the loss and gradient norm of the first steps, within the tolerance of
-the precision; and the final parameters of all ranks, bitwise. Deviations of later steps are reported
-only, since training amplifies rounding errors.
+before the first step, bitwise; the loss and gradient norm of the first steps, within the tolerance
+of the precision; and the final parameters of all ranks, bitwise. Deviations of later steps are
+reported only, since training amplifies rounding errors.
 """
 
 from collections.abc import Iterable
@@ -31,9 +31,9 @@ class Tolerance:
     grad_norm: float
 
 
-# Ranks add the same numbers in another order. In fp32 (unit roundoff 6e-8) the losses then differ by
-# about 1e-7, and by up to 1e-6 after a few steps of Adam, which divides by the gradient's magnitude
-# and so amplifies noise in gradients near zero; a gradient norm is less well conditioned than a loss.
+# Ranks add the same numbers in another order. In fp32 (unit roundoff 6e-8) the losses then differ
+# by about 1e-7, and by up to 1e-6 after a few steps of Adam, which divides by the gradient's
+# magnitude and so amplifies noise in gradients near zero. Gradient norms are less well conditioned.
 # In bf16 (unit roundoff 4e-3) sharding rounds embeddings and gains that one process keeps in fp32,
 # and each gradient is rounded once per micro-batch: measured in a small model, 4e-4 of the loss and
 # 1.5e-3 of the norm. Faults are larger: a missing all-reduce, another batch on a rank, or an untied
@@ -51,8 +51,8 @@ class Equivalence:
     `max_rel_...` are the largest relative deviations over the first `N_FIRST` steps; the other
     deviations are absolute, nats per token. `bitwise` means that all training losses are identical.
     `initial_hash_equal` and `ranks_agree` (after the last step) are None if a hash is missing.
-    `reason` explains the verdicts `DIVERGES` and `not checked`. Numbers are None without a reference
-    run.
+    `reason` explains the verdicts `DIVERGES` and `not checked`. Numbers are None without a
+    reference run.
     """
 
     entry: str
@@ -101,8 +101,8 @@ def world_size(entry: Entry) -> int:
 def reference(study: StudyResults, entry: Entry) -> Entry | None:
     """Return the entry that this one must be equivalent to; None if it is itself the reference.
 
-    It has the same labels except for the parallelism, and one process; the baseline's parallelism is
-    preferred. If no such entry exists, it is the entry with the baseline's parallelism.
+    It has the same labels except for the parallelism, and one process; the baseline's parallelism
+    is preferred. If no such entry exists, it is the entry with the baseline's parallelism.
     """
     others = [
         study.find(entry.axes | {PARALLELISM: label}) for label in study.levels.get(PARALLELISM, ())

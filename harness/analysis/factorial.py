@@ -1,7 +1,7 @@
 """The matrix as a factorial design: main effects of each axis and interactions of two axes.
 
-A linear model with the seed as a block: value = seed + effect of each level + effect of each pair of
-levels + noise (Montgomery 2017, chapters 4 and 5). Interactions of three axes count as noise.
+A linear model with the seed as a block: value = seed + effect of each level + effect of each pair
+of levels + noise (Montgomery 2017, chapters 4 and 5). Interactions of three axes count as noise.
 All functions are pure functions of numbers.
 """
 
@@ -22,11 +22,11 @@ ESTIMABLE = 1e-6  # largest deviation of an estimable contrast from its projecti
 
 @dataclass(frozen=True)
 class Effect:
-    """The effect of `levels` relative to the baseline's levels, averaged over the levels of other axes.
+    """The effect of `levels` relative to the baseline's levels, averaged over the other axes.
 
-    One axis gives a main effect; two give their interaction: the effect of both levels beyond the sum
-    of each. `se` is the standard error. `se`, `ci95` and `p` are None if no degrees of freedom remain
-    for the noise; all are None if the effect is confounded with others.
+    One axis gives a main effect; two give their interaction: the effect of both levels beyond the
+    sum of each. `se` is the standard error. `se`, `ci95` and `p` are None if no degrees of freedom
+    remain for the noise; all are None if the effect is confounded with others.
     """
 
     levels: dict[str, str]
@@ -52,7 +52,7 @@ class Effects:
 
 
 def estimate(values: Mapping[Cell, Mapping[int, float]], levels: Levels) -> Effects:
-    """Fit the model to the values of each cell by seed, by least squares; cells and seeds may be missing."""
+    """Fit the model to each cell's values by seed, by least squares; values may be missing."""
     axes = {axis: list(names) for axis, names in levels.items() if len(names) > 1}
     varying = [i for i, axis in enumerate(levels) if axis in axes]
     cells: list[Cell] = []
@@ -125,7 +125,7 @@ def _t_interval(value: float, se: float, df: int) -> tuple[Bounds, float]:
 
 
 class _Design:
-    """The columns of the model: each level but the baseline's, then each pair of them on two axes."""
+    """The columns of the model: each level but the baseline's, then each pair on two axes."""
 
     def __init__(self, axes: Levels) -> None:
         self.axes = list(axes)

@@ -28,7 +28,7 @@ METRIC_NAMES: Mapping[Quantity, str] = {
 
 @dataclass(frozen=True)
 class Metric:
-    """A quantity that is tested: its value for a run, None if the run has none, and its direction."""
+    """A quantity to test: its value for a run (None if the run has none) and its direction."""
 
     value: Callable[[RunData], float | None]
     lower_is_better: bool

@@ -40,7 +40,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Paired:
-    """The mean difference of two entries over `seeds`; `n_unpaired` seeds have only one of the two."""
+    """The mean difference of two entries over `seeds`; only one has `n_unpaired` other seeds."""
 
     seeds: tuple[int, ...]
     difference: Mean
@@ -48,7 +48,7 @@ class Paired:
 
 
 def mean(values: Sequence[float]) -> Mean:
-    """Return the mean and its two-sided 95 % interval by Student's t, with n - 1 degrees of freedom."""
+    """Return the mean and its 95 % interval by Student's t, with n - 1 degrees of freedom."""
     center = float(np.mean(values))
     n = len(values)
     if n < 2:
@@ -62,13 +62,13 @@ def mean(values: Sequence[float]) -> Mean:
 def paired_differences(
     variant: Mapping[int, float], baseline: Mapping[int, float]
 ) -> dict[int, float]:
-    """Return variant minus baseline for each seed (the keys) that both have, in the order of seeds."""
+    """Return variant minus baseline for each seed (the keys) that both have, sorted by seed."""
     seeds = sorted(variant.keys() & baseline.keys())
     return {seed: variant[seed] - baseline[seed] for seed in seeds}
 
 
 def paired(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Paired | None:
-    """Return the mean difference over the seeds (the keys) that both have; None if they share none."""
+    """Return the mean difference over the seeds (the keys) that both have, None without any."""
     differences = paired_differences(variant, baseline)
     if not differences:
         return None
@@ -93,7 +93,7 @@ def rate(amount: float, time: Median) -> Median:
 
 
 def ratio_of_medians(numerator: Sequence[np.ndarray], denominator: Sequence[np.ndarray]) -> Ratio:
-    """Return the ratio of two medians; the i-th groups of both have the same seed and are drawn together."""
+    """Return the ratio of two medians; the i-th groups of both have one seed, drawn together."""
     rng = np.random.default_rng(1)
     ratios = _resampled_medians(numerator, rng) / _resampled_medians(denominator, rng)
     ratio = np.median(np.concatenate(numerator)) / np.median(np.concatenate(denominator))
@@ -102,7 +102,7 @@ def ratio_of_medians(numerator: Sequence[np.ndarray], denominator: Sequence[np.n
 
 @lru_cache
 def _resampled_groups(n_groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct weights of groups, (n_distinct, n_groups), and each resample's row of them.
+    """Return distinct weights of groups, (n_distinct, n_groups), and each resample's row of them.
 
     Every call returns the same weights, so that groups of the same seed are drawn together.
     """
@@ -113,10 +113,11 @@ def _resampled_groups(n_groups: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _resampled_medians(groups: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Return the median of each resample, shape (RESAMPLES,), without drawing its samples one by one.
+    """Return the median of each resample, (RESAMPLES,), without drawing its samples one by one.
 
     The median of n draws from a distribution is its quantile at the median of n uniform draws. The
-    order statistics of uniform draws are beta distributed, so one or two draws per resample suffice.
+    order statistics of uniform draws are beta distributed, so one or two draws per resample
+    suffice.
     """
     pooled = np.concatenate(groups)
     order = np.argsort(pooled)
@@ -160,7 +161,7 @@ def _percentiles(samples: np.ndarray) -> Bounds:
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Return which points (gain, cost) are on the Pareto front: no other is better in one and as good in both."""
+    """Return which points (gain, cost) no other point beats (the Pareto front)."""
 
     def dominated(gain: float, cost: float) -> bool:
         return any(g >= gain and c <= cost and (g, c) != (gain, cost) for g, c in points)
@@ -169,7 +170,7 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Return the centred mean over `window` values (odd); near the ends over the part inside the array."""
+    """Return the centred mean over `window` values (odd), over fewer near the ends."""
     kernel = np.ones(window)
     n_values = np.convolve(np.ones(len(values)), kernel, "same")
     return np.convolve(values, kernel, "same") / n_values

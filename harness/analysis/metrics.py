@@ -117,7 +117,7 @@ def peak_flops(runs: Iterable[RunData]) -> float | None:
 
 
 def comparisons(study: StudyResults, diverging: Container[str] = ()) -> list[BaselineComparison]:
-    """Compare each entry with its baseline; the `diverging` ones (by label) have no ratio of speeds."""
+    """Compare each entry with its baseline; `diverging` labels have no ratio of speeds."""
     pairs = [(entry, baseline_of(study, entry)) for entry in study.entries]
     return [_compare(entry, base, diverging) for entry, base in pairs if base]
 
@@ -158,7 +158,7 @@ def _compare(entry: Entry, base: Entry, diverging: Container[str]) -> BaselineCo
 
 
 def _speed_ratio(runs: list[RunData], base_runs: list[RunData]) -> Ratio | None:
-    """Return the ratio of throughputs of runs that are paired by position; None without timed steps."""
+    """Return the ratio of throughputs of paired runs, None without timed steps."""
     pairs = [
         (run.timed_step_s, base.timed_step_s) for run, base in zip(runs, base_runs, strict=True)
     ]

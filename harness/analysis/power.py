@@ -1,4 +1,4 @@
-"""Plan a study from finished runs: seeds that a difference needs, their cost, and smaller designs."""
+"""Plan a study from finished runs: required seeds, their cost, and fractional designs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -98,14 +98,16 @@ def _noise_interval(sd: float, df: int) -> Bounds:
 
 
 def _mean_run_s(entry: Entry) -> float:
-    """Return the mean total time of the runs that are done, seconds; 0 if there are none."""
-    return float(np.mean([run.measured.time.total_s for run in entry.done])) if entry.done else 0.0
+    """Return the mean total time of the runs that recorded it, seconds; 0 if there are none."""
+    times = [run.measured.time for run in entry.done]
+    totals = [time.total_s for time in times if time and time.total_s is not None]
+    return float(np.mean(totals)) if totals else 0.0
 
 
 def fractional_design(
     levels: Mapping[str, Sequence[str]], baseline: Mapping[str, str], size: int
 ) -> list[dict[str, str]]:
-    """Return `size` cells of a matrix, with the baseline, from which all main effects are estimable.
+    """Return `size` cells of a matrix, with the baseline's, that keep main effects estimable.
 
     A D-optimal design: cells are added one at a time such that the determinant of the main effects'
     information matrix grows most (Mitchell 1974, first stage), then exchanged while that helps.

@@ -36,8 +36,8 @@ class ScalingRow:
 def scaling(study: StudyResults, statuses: Mapping[str, EquivalenceStatus]) -> list[ScalingRow]:
     """Compare the entries of each parallelism that has several numbers of processes.
 
-    The reference is the same parallelism on one process, else another entry on one process, else the
-    entry with the fewest processes. Entries that diverge are omitted.
+    The reference is the same parallelism on one process, else another entry on one process, else
+    the entry with the fewest processes. Entries that diverge are omitted.
     """
     measured = [
         entry

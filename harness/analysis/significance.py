@@ -20,17 +20,17 @@ VerdictName = Literal["better", "worse", "equivalent", "unresolved"]
 ALPHA = 0.05  # familywise error rate
 POWER = 0.8  # power at which a number of seeds is stated
 MAX_SEEDS = 10_000  # larger numbers of seeds are not stated
-# Below this number of seeds, BCa intervals of means cover the true mean in 73 to 91 % of cases, not 95 %.
+# With fewer seeds, BCa intervals cover the true mean in 73 to 91 % of cases instead of 95 %.
 BOOTSTRAP_FROM = 20
 ROUNDING = 1e-12  # relative: differences that vary by less are constant
 
 
 @dataclass(frozen=True)
 class SignificanceResult:
-    """The test of one difference, variant minus baseline; all but `difference` is None for a single seed.
+    """The test of one difference, variant minus baseline; a single seed gives `difference` only.
 
-    `p` is the p-value of the paired t test. `p_holm` controls the familywise error rate (Holm 1979),
-    `p_bh` the false discovery rate (Benjamini & Hochberg 1995); verdicts use Holm's.
+    `p` is the p-value of the paired t test. `p_holm` controls the familywise error rate (Holm
+    1979), `p_bh` the false discovery rate (Benjamini & Hochberg 1995); verdicts use Holm's.
     `p_equivalent_holm` is that of two one-sided tests against the margin (Schuirmann 1987).
     `effect_size` is Hedges' g of the paired differences: their mean over their standard deviation,
     bias-corrected (Hedges 1981). `seeds_to_resolve` is set for `unresolved` only.
@@ -53,7 +53,8 @@ def test_family(
     """Test each paired difference of a family; the values of each are one difference per seed.
 
     A difference that is significantly within `margin` is `equivalent`, even if it is significantly
-    different from 0. Without a margin, only differences that are exactly 0 in every seed are equivalent.
+    different from 0. Without a margin, only differences that are exactly 0 in every seed are
+    equivalent.
     """
     tested = {
         name: np.asarray(values, dtype=float)
@@ -102,28 +103,28 @@ def classify(
 
 
 def paired_t_pvalue(values: np.ndarray) -> float:
-    """Return the two-sided p-value of Student's t test that the mean is 0; 0 or 1 for constant values."""
+    """Return the two-sided p-value of Student's t test that the mean is 0."""
     if _constant(values):
         return 1.0 if values[0] == 0 else 0.0
     return 2 * _t_cdf(-abs(values.mean()), values)
 
 
 def tost_pvalue(values: np.ndarray, margin: float | None) -> float:
-    """Return the larger p-value of the one-sided t tests that the mean is above -margin and below margin."""
+    """Return the larger p-value of the one-sided t tests against -margin and margin."""
     if _constant(values):
         return 0.0 if abs(values[0]) < (margin or 0.0) or values[0] == 0 else 1.0
     return 1.0 if margin is None else _t_cdf(abs(values.mean()) - margin, values)
 
 
 def _t_cdf(difference: float, values: np.ndarray) -> float:
-    """Return the t distribution's CDF at `difference` over the standard error of the values' mean."""
+    """Return the t distribution's CDF at `difference` over the standard error of the mean."""
     from scipy.special import stdtr
 
     return float(stdtr(len(values) - 1, difference / (values.std(ddof=1) / math.sqrt(len(values)))))
 
 
 def _constant(values: np.ndarray) -> bool:
-    """Return whether the values vary by rounding only, as those of memory or of bitwise equal losses."""
+    """Return whether the values vary by rounding only, as those of bitwise equal losses do."""
     return bool(np.ptp(values) <= ROUNDING * np.abs(values).max())
 
 
@@ -145,7 +146,7 @@ def benjamini_hochberg_adjust(p: Mapping[Key, float]) -> dict[Key, float]:
 
 
 def bootstrap(values: np.ndarray) -> Bounds | None:
-    """Return the BCa bootstrap interval of the mean (Efron 1987); None below `BOOTSTRAP_FROM` seeds."""
+    """Return the BCa interval of the mean (Efron 1987); None below `BOOTSTRAP_FROM` seeds."""
     if len(values) < BOOTSTRAP_FROM or _constant(values):
         return None
     from scipy import stats
@@ -165,7 +166,7 @@ def effect_size(values: np.ndarray) -> float | None:
     return float(values.mean() / values.std(ddof=1)) * correction
 
 
-# -- power and number of seeds -----------------------------------------------------------------------------------------
+# -- power and number of seeds ------------------------------------------------------------------
 
 
 def paired_t_power(n: int, difference: float, sd: float, alpha: float) -> float:
@@ -193,7 +194,7 @@ def tost_power(n: int, difference: float, sd: float, margin: float, alpha: float
 
 
 def _noncentral_t_cdf(df: int, shift: float, t: float) -> float:
-    """Return the noncentral t distribution's CDF, or the normal approximation where scipy returns NaN."""
+    """Return the noncentral t distribution's CDF, or its normal approximation if that is NaN."""
     from scipy.special import nctdtr, ndtr
 
     probability = float(nctdtr(df, shift, t))
@@ -221,7 +222,7 @@ def required_seeds(power: Callable[[int], float]) -> int | None:
 
 
 def seeds_to_resolve(values: np.ndarray, margin: float | None, n_tests: int) -> int | None:
-    """Return the number of seeds that resolves a difference if the observed mean and noise are accurate.
+    """Return the number of seeds that resolves a difference if its mean and noise are accurate.
 
     Resolved means different from 0 or within the margin, whichever needs fewer seeds. Uses
     alpha / family size (Bonferroni), which overestimates the number slightly.
@@ -239,7 +240,7 @@ def seeds_to_resolve(values: np.ndarray, margin: float | None, n_tests: int) -> 
 
 
 def minimum_detectable_effect(n: int, sd: float, alpha: float) -> float:
-    """Return the smallest true difference that n paired seeds detect with power `POWER`; inf for one seed."""
+    """Return the smallest true difference that n seeds detect with `POWER`; inf for one seed."""
     if n < 2:
         return math.inf
     low = 0.0

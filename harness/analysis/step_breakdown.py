@@ -1,4 +1,4 @@
-"""Time of a step by phase, communication and memory of an entry, compared with their predictions."""
+"""Time of a step by phase, communication and memory of an entry, with their predictions."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -75,7 +75,7 @@ class Summary:
         return {label for label, result in self.results.items() if result.equivalence == DIVERGES}
 
     def restricted_to(self, entries: Sequence[Entry]) -> "Summary":
-        """Return the results of these entries; verdicts and effects remain those of the whole study."""
+        """Return the results of these entries; verdicts and effects remain the whole study's."""
         kept = {entry.label for entry in entries}
         levels = {}
         for axis, labels in self.study.levels.items():

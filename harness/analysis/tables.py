@@ -1,7 +1,7 @@
-"""The tables of the report as DataFrames: one for each file of `tables/`, with every number unrounded.
+"""The tables of the report as DataFrames, one for each file of `tables/`, unrounded.
 
-`COLUMNS` documents the tables. A value X with a 95 % interval has three columns: `X`, `X_low` and `X_high`.
-A missing value is missing (NaN or `<NA>`) in a frame and empty in a CSV file.
+`COLUMNS` documents the tables. A value X with a 95 % interval has three columns: `X`, `X_low` and
+`X_high`. A missing value is missing (NaN or `<NA>`) in a frame and empty in a CSV file.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -286,7 +286,7 @@ def build_tables(summary: Summary) -> dict[str, pd.DataFrame]:
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """Return a table as CSV: all digits, lower-case booleans, lists joined by blanks, else empty."""
+    """Return a table as CSV: all digits, lower-case booleans, lists joined by blanks."""
     cells = {name: _cells(column) for name, column in table.items()}
     return str(pd.DataFrame(cells).to_csv(index=False, lineterminator="\n"))
 
@@ -310,8 +310,8 @@ def _frame(columns: list[Column], rows: Iterable[Row]) -> pd.DataFrame:
 def _row(record: "DataclassInstance") -> dict[str, object]:
     """Return a record as columns.
 
-    A field X that is an estimate gives `X`, `X_low` and `X_high`, a field `X_ci95` gives `X_low` and
-    `X_high`, and a list becomes a tuple.
+    A field X that is an estimate gives `X`, `X_low` and `X_high`, a field `X_ci95` gives `X_low`
+    and `X_high`, and a list becomes a tuple.
     """
     row: dict[str, object] = {}
     for field in fields(record):

@@ -25,8 +25,9 @@ CrossedLosses = dict[tuple[int, int], float]  # (seed, data seed) -> final valid
 class Component:
     """One source's standard deviation, its 95 % interval, and its fraction of the variance.
 
-    The interval of the rest is that of a chi-squared variance. That of a source is Williams's (1962),
-    which is conservative. Both assume independent seeds: seeds that entries share count once.
+    The interval of the rest is that of a chi-squared variance. That of a source is Williams's
+    (1962), which is conservative. Both assume independent seeds: seeds that entries share count
+    once.
     """
 
     sd: float
@@ -50,7 +51,7 @@ class VarianceComponents:
 
 
 def variance_components(study: StudyResults) -> list[VarianceComponents]:
-    """Return the components of the loss and of its difference; empty if no crossed entry is complete."""
+    """Return the components of the loss and its difference, of entries with all pairs of seeds."""
     baseline_parallelism = study.baseline.get(PARALLELISM)
     losses: dict[str, CrossedLosses] = {}
     differences: dict[str, CrossedLosses] = {}
@@ -75,7 +76,7 @@ def variance_components(study: StudyResults) -> list[VarianceComponents]:
 
 
 def _crossed_losses(entry: Entry) -> CrossedLosses | None:
-    """Return the loss of each pair of seeds; None if one is missing or the seeds are not crossed."""
+    """Return the loss of each pair of seeds; None if one is missing or seeds are not crossed."""
     runs = [*entry.runs, *entry.crossed]
     losses = {
         (run.seed, run.order_seed): float(run.evals.val_loss[-1])
