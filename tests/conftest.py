@@ -43,4 +43,4 @@ def one_axis(fake) -> SyntheticStudy:
 @pytest.fixture
 def no_figures(monkeypatch):
     """Skip drawing, which takes most of the time of a report."""
-    monkeypatch.setattr("harness.report.charts.draw_all", lambda summary, floor: [])
+    monkeypatch.setattr("harness.report.charts.mpl.render", lambda spec: {})

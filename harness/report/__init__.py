@@ -21,31 +21,28 @@ def write(store: Store, study: str, out: Path, refresh_s: int | None = None) -> 
         UserError: the study has no results.
     """
     from harness.analysis import tables
-    from harness.report import charts as figures
-    from harness.report import study_report
-    from harness.report.charts.style import look
-    from harness.report.html.charts import all_charts
+    from harness.report import charts, study_report
+    from harness.report.charts import mpl, plotly
     from harness.report.render import html, markdown
 
     results = summary.summarize(accounting.read(store, study), now())
     folder = out / study
-    drawn = figures.draw_all(results, study_report.floor_nats_per_token(results.study))
+    specs = charts.build(results)
     files = {
         folder / "tables" / f"{name}.csv": tables.to_csv(table).encode("utf-8")
         for name, table in results.tables.items()
     }
-    for figure in drawn:
-        for suffix, data in figure.files.items():
-            files[folder / "figures" / f"{figure.name}.{suffix}"] = data
+    for spec in specs:
+        for suffix, image in mpl.render(spec).items():
+            files[folder / "figures" / f"{spec.name}.{suffix}"] = image
     for path, content in files.items():
         write_bytes(path, content)
     _remove_other_files(folder, files)
-    plots = all_charts(results, look(results.study))
-    page = study_report.build(results, plots)
-    interactive = {chart.name: chart.figure for chart in plots}
+    document = study_report.build(results, specs)
+    figures = {spec.name: plotly.render(spec) for spec in specs}
     write_json(folder / "summary.json", summary.as_json(results))
-    write_text(folder / "index.html", html.render(page, interactive, refresh_s))
-    write_text(folder / "report.md", markdown.render(study_report.build(results, drawn)))
+    write_text(folder / "index.html", html.render(document, figures, refresh_s))
+    write_text(folder / "report.md", markdown.render(document))
     return folder
 
 

@@ -2,13 +2,10 @@
 
 from typing import TypedDict
 
-import numpy as np
-
 from harness.analysis.summary import Summary
-from harness.report.charts import curves
-from harness.report.charts.curves import Curve
-from harness.report.charts.style import look
-from harness.report.html.style import line, plain, rounded
+from harness.report.charts.curves import Curve, thin, training, validation
+from harness.report.charts.plotly import plain, rounded
+from harness.report.charts.style import choose_style
 
 MAX_TOTAL_POINTS = 120_000  # of all curves of one loss, some 2 MB
 MAX_POINTS = 300  # of a curve
@@ -47,40 +44,36 @@ class CurveData(TypedDict):
 def curve_data(summary: Summary) -> CurveData:
     """Return the curves of all entries; an entry without results has none."""
     entries = summary.study.entries
-    style = look(summary.study)
+    style = choose_style(summary.study)
     few_entries = len(entries) <= MAX_ENTRIES_WITH_BANDS
     n_points = max(MIN_POINTS, min(MAX_POINTS, MAX_TOTAL_POINTS // max(1, len(entries))))
-    losses = {"validation": curves.validation}
+    losses = {"validation": validation}
     if few_entries:
-        losses["training"] = curves.training
+        losses["training"] = training
     data: list[EntryCurves] = []
     for entry in entries:
         points: dict[str, CurvePoints] = {}
         for name, loss in losses.items() if entry.done else ():
             with_time = few_entries and entry.label not in summary.diverging
-            by_time = loss(entry, True).x if with_time else None
-            points[name] = _points(loss(entry, False), by_time, n_points, few_entries)
-        mark = line(style, entry)
+            points[name] = _points(loss(entry), n_points, with_time, few_entries)
+        mark = style.mark(entry)
         data.append(
             {
                 "label": plain(entry.label),
-                "colour": mark["colour"],
-                "dash": mark["dash"],
-                "symbol": mark["symbol"],
+                "colour": mark.colour,
+                "dash": mark.dash,
+                "symbol": mark.marker,
                 "curves": points,
             }
         )
     return {"shown": MAX_SHOWN, "entries": data}
 
 
-def _points(
-    curve: Curve, time: "np.ndarray | None", n_points: int, with_range: bool
-) -> CurvePoints:
-    n = len(curve.x)
-    kept = np.unique(np.linspace(0, n - 1, min(n, n_points)).round().astype(int))
-    points: CurvePoints = {"x": curve.x[kept].astype(int).tolist(), "y": rounded(curve.mean[kept])}
-    if time is not None:
-        points["time"] = rounded(time[kept])
+def _points(curve: Curve, n_points: int, with_time: bool, with_range: bool) -> CurvePoints:
+    kept = thin(len(curve.step), n_points)
+    points: CurvePoints = {"x": curve.step[kept].tolist(), "y": rounded(curve.mean[kept])}
+    if with_time:
+        points["time"] = rounded(curve.time[kept])
     if with_range and len(curve.entry.done) > 1:
         points["low"] = rounded(curve.low[kept])
         points["high"] = rounded(curve.high[kept])

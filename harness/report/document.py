@@ -5,7 +5,9 @@ All text is plain. A renderer escapes it for its format, so a label that holds m
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+from harness.report.charts import ChartSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,22 +116,6 @@ class Table:
     numeric: frozenset[str]
     n_rows: int
     folded: bool | None = None
-
-
-class ChartSpec(Protocol):
-    """What a document must know of a chart."""
-
-    @property
-    def name(self) -> str:
-        """Stem of the chart's files."""
-
-    @property
-    def caption(self) -> str:
-        """The sentence under the chart."""
-
-    @property
-    def alt(self) -> str:
-        """What the chart shows, for readers who do not see it."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from harness.analysis.dataset import StudyResults
 from harness.analysis.summary import Summary
-from harness.report.document import ChartSpec, Code, Document, Section, text
+from harness.report.charts import ChartSpec
+from harness.report.document import Code, Document, Section, text
 from harness.report.sections import (
     Builder,
     budgets,
@@ -77,10 +77,3 @@ def build(summary: Summary, charts: Iterable[ChartSpec]) -> Document:
             ".",
         ),
     )
-
-
-def floor_nats_per_token(study: StudyResults) -> float | None:
-    """Return the corpus entropy in nats per token; None if unknown or if a token is not a byte."""
-    data = study.spec.get("data", {})
-    entropy: float | None = data.get("entropy_nats_per_byte")
-    return entropy if data.get("tokenizer") == "bytes" else None

@@ -11,9 +11,8 @@ import pytest
 from harness import report
 from harness.analysis import dataset as accounting
 from harness.analysis import summary
-from harness.report import study_report
-from harness.report.charts.style import look
-from harness.report.html.charts import all_charts
+from harness.report import charts, study_report
+from harness.report.charts import plotly
 from harness.report.render import html
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -112,12 +111,14 @@ def test_all_that_was_asked_for_is_drawn_and_told(whole):
     data = whole.data()
     plots = {a["data-chart"]: a["aria-label"] for a, _ in whole.all("div") if "data-chart" in a}
     assert list(plots) == [
-        "tradeoff",
+        "throughput_loss",
+        "throughput",
         "differences",
         "effects_val_loss",
         "effects_tokens_per_s",
         "effects_peak_memory",
-        "lengths",
+        "length_loss",
+        "position_loss",
         "phases",
         "traffic",
         "scaling",
@@ -204,9 +205,9 @@ def test_ten_thousand_runs_stay_a_file_that_opens(fake):
     few = summary.summarize(accounting.read(fake.write().store, fake.name), "now")
     many = multiplied(few, 2500)
     assert len(many.study.runs) == 10_000
-    charts = all_charts(many, look(many.study))
-    figures = {chart.name: chart.figure for chart in charts}
-    page = html.render(study_report.build(many, charts), figures)
+    specs = charts.build(many)
+    figures = {spec.name: plotly.render(spec) for spec in specs}
+    page = html.render(study_report.build(many, specs), figures)
     assert len(page.encode()) < 15e6
     data = json.loads(
         re.search('<script type="application/json" id="data">(.*?)</script>', page)[1]

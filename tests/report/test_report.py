@@ -12,7 +12,7 @@ import pytest
 from harness import report
 from harness.analysis import dataset as accounting
 from harness.errors import UserError
-from harness.report.study_report import floor_nats_per_token
+from harness.report.charts.curves import lowest_reachable_loss
 
 FIGURES = (
     "val_loss_steps",
@@ -213,9 +213,11 @@ def test_the_floor_is_drawn_only_where_a_token_is_a_byte(one_axis, no_figures):
     one_axis.tokenizer = "gpt2"
     page, _, _ = written(one_axis.write())
     assert "1.3100 nats per byte" in page
-    assert floor_nats_per_token(accounting.read(one_axis.store, "tiny")) is None
+    assert lowest_reachable_loss(accounting.read(one_axis.store, "tiny")) is None
     one_axis.tokenizer, one_axis.settings_hash = "bytes", "other"
-    assert floor_nats_per_token(accounting.read(one_axis.write().store, "tiny")) == one_axis.entropy
+    assert (
+        lowest_reachable_loss(accounting.read(one_axis.write().store, "tiny")) == one_axis.entropy
+    )
 
 
 def test_a_log_that_holds_fences_and_colours_stays_in_its_block(one_axis, no_figures):

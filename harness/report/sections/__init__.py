@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from harness.analysis.summary import Summary
-from harness.report.document import Chart, ChartSpec, Section
+from harness.report.charts import ChartSpec
+from harness.report.document import Chart, Section
 
 Charts = Mapping[str, ChartSpec]  # by name
 Builder = Callable[[Summary, Charts], Section | None]

@@ -60,7 +60,7 @@ def build(summary: Summary, charts: Charts) -> Section | None:
                 f"run; peak: {sources}."
             )
         )
-    blocks += chart_blocks(charts, "tradeoff", "throughput_loss", "throughput")
+    blocks += chart_blocks(charts, "throughput_loss", "throughput")
     return Section("entries", "Results", tuple(blocks))
 
 

@@ -41,7 +41,7 @@ def build(summary: Summary, charts: Charts) -> Section | None:
                 trained,
             ),
         ]
-    blocks += chart_blocks(charts, "lengths", "length_loss", "position_loss")
+    blocks += chart_blocks(charts, "length_loss", "position_loss")
     return Section("eval-lengths", "Other sequence lengths", tuple(blocks))
 
 

@@ -21,16 +21,19 @@
   const inked = (text) => text.replaceAll('"#000000"', JSON.stringify(colour("ink")));
   const broken = (text) => text.replace(/([^]{14,}?)(?=[- :])/g, "$1<br>");
 
-  function draw(name, figure, nLegend) {
+  function draw(name, figure) {
     const plot = document.getElementById(`plot-${name}`);
     const { data, layout, rows } = JSON.parse(inked(JSON.stringify(figure)));
     const narrow = innerWidth <= NARROW;
     const axis = { gridcolor: colour("rule"), zerolinecolor: colour("faint"), linecolor: colour("faint"), automargin: true };
-    layout.xaxis = { ...axis, ...layout.xaxis };
-    layout.yaxis = { ...axis, ...layout.yaxis };
+    for (const key of Object.keys(layout)) if (/^[xy]axis/.test(key)) layout[key] = { ...axis, ...layout[key] };
+    for (const trace of data) if (trace.type === "bar") trace.marker.line = { color: colour("faint"), width: 0.7 };
     if (narrow && rows) layout.yaxis.ticktext = layout.yaxis.ticktext.map(broken);
-    const below = Math.ceil(nLegend / (narrow ? 1 : 4)) * LEGEND_ROW;
-    const inside = rows ? rows * (narrow ? 58 : 26) : narrow ? 300 : 400;
+    const { grid } = layout; // of small multiples: one column on a narrow screen
+    if (grid && narrow) Object.assign(grid, { rows: grid.rows * grid.columns, columns: 1 });
+    const nLegend = data.filter((trace) => trace.showlegend !== false).length;
+    const below = nLegend > 1 ? Math.ceil(nLegend / (narrow ? 1 : 4)) * LEGEND_ROW : 0;
+    const inside = rows ? rows * (narrow ? 58 : 26) : (narrow ? 300 : 400) * (grid ? grid.rows : 1);
     Object.assign(layout, {
       height: inside + below + 110,
       margin: { l: 60, r: 15, t: 30, b: 80 + below, autoexpand: true },
@@ -70,12 +73,12 @@
     const title = against.value === "x" ? "steps" : "training time, s";
     const yaxis = { title: { text: "loss, nats per token" }, ...(late.length && { range: [low - spare, high + spare] }) };
     const layout = { xaxis: { title: { text: title } }, yaxis };
-    return draw("curves", { data, layout, rows: 0 }, Math.min(able.length, curves.shown));
+    return draw("curves", { data, layout, rows: 0 });
   }
 
   function drawAll() {
     drawCurves();
-    Object.entries(charts).forEach(([name, figure]) => draw(name, figure, figure.data.length));
+    Object.entries(charts).forEach(([name, figure]) => draw(name, figure));
   }
 
   document.addEventListener("shown", (event) => { shown = event.detail; drawCurves(); });
