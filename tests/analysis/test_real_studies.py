@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.analysis import dataset as accounting
-from harness.analysis import hypotheses
+from harness.analysis import dataset, hypotheses
 from harness.results.store import Store
 from variants import registry
 from variants.base import ModelShape
@@ -130,7 +129,7 @@ def store(folder):
 
 @pytest.fixture(scope="module")
 def judged(store):
-    return hypotheses.test_hypotheses(accounting.read(store, "known"))
+    return hypotheses.test_hypotheses(dataset.read(store, "known"))
 
 
 def final_losses(store, entry):
@@ -143,13 +142,13 @@ def final_losses(store, entry):
     return np.array([found[seed] for seed in SEEDS])
 
 
-def test_the_same_variant_under_two_labels_is_equivalent_to_the_bit(store, judged):
+def test_one_variant_under_two_labels_is_equivalent(store, judged):
     assert (final_losses(store, AGAIN) == final_losses(store, BASE)).all()
     assert judged["val_loss"].entries[AGAIN].verdict == "equivalent"
     assert judged["peak_memory"].entries[AGAIN].verdict == "equivalent"
 
 
-def test_the_same_variant_with_other_first_values_gets_no_verdict(store, judged):
+def test_other_initial_values_give_no_false_verdict(store, judged):
     assert (final_losses(store, RENAMED) != final_losses(store, BASE)).all()
     assert judged["val_loss"].entries[RENAMED].verdict in ("equivalent", "unresolved")
 
@@ -159,13 +158,11 @@ def test_the_same_variant_with_other_first_values_gets_no_verdict(store, judged)
     reason="make calibrate: one time in twenty, chance alone fails it",
 )
 @pytest.mark.parametrize("entry", [AGAIN, RENAMED])
-def test_the_same_computation_is_neither_faster_nor_slower(judged, entry):
+def test_same_computation_has_no_speed_verdict(judged, entry):
     assert judged["tokens_per_s"].entries[entry].verdict in ("equivalent", "unresolved")
 
 
-def test_a_variant_that_trains_at_a_tenth_of_the_learning_rate_is_found_with_sign_and_size(
-    store, judged
-):
+def test_a_tenth_of_the_learning_rate_is_detected(store, judged):
     differences = final_losses(store, SLOW) - final_losses(store, BASE)
     verdict = judged["val_loss"].entries[SLOW]
     assert verdict.verdict == "worse" and verdict.difference.mean > 0
@@ -173,7 +170,7 @@ def test_a_variant_that_trains_at_a_tenth_of_the_learning_rate_is_found_with_sig
     assert verdict.difference.ci95[0] <= differences.mean() <= verdict.difference.ci95[1]
 
 
-def test_the_slow_variant_is_as_slow_as_it_says(folder):
+def test_slow_variant_is_measured_as_slow_as_it_is(folder):
     """From the same function, a step of AdamW moves it to where a tenth of the learning rate moves the plain one."""
     shape = ModelShape(n_layer=1, n_head=2, n_embd=8, seq_len=4, dropout=0.0, vocab_size=11)
     x = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
