@@ -53,8 +53,8 @@ class BaselineComparison:
 
     `differs` names the axes on which they differ. `val_loss_difference` is variant minus baseline;
     the ratios are variant over baseline. `excludes_zero` is None for a single seed, which has no
-    interval. If `speed_diverges`, one of the two fails the equivalence check, and there is no ratio
-    of speeds.
+    interval. `speed_diverges` means that one of the two fails the equivalence check; the ratio
+    of speeds is then None.
     """
 
     entry: str

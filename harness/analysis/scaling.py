@@ -19,7 +19,7 @@ NO_SPEEDUP = Ratio(1.0, (1.0, 1.0))  # of the entry that others are compared wit
 class ScalingRow:
     """One entry of a group of entries that differ only in the number of processes.
 
-    `group` names what they share. `speedup` is the throughput over that of `against`, which has
+    `group` names their common labels. `speedup` is the throughput over that of `against`, which has
     `against_world_size` processes. `efficiency` is the speedup over the ratio of processes.
     """
 

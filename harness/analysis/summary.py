@@ -1,4 +1,4 @@
-"""All results of a study, computed once: what the report, its tables and summary.json contain."""
+"""All results of a study, computed once for the report, its tables and summary.json."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -128,7 +128,7 @@ COLUMNS: Mapping[str, list[Column]] = {
         Column("p_holm", NUMBER, "p adjusted for all main effects, or all interactions"),
     ],
     "rankings": [
-        Column("budget_kind", TEXT, "what is equal: `tokens`, `flops`, `train_s`, `parameters`"),
+        Column("budget_kind", TEXT, "equal quantity: `tokens`, `flops`, `train_s`, `parameters`"),
         Column("budget", NUMBER, "its amount: the smallest total of any entry"),
         Column("budget_unit", TEXT, "unit of the amount"),
         Column("rank", INTEGER, "1 has the lowest loss"),
@@ -234,7 +234,7 @@ COLUMNS: Mapping[str, list[Column]] = {
     ],
     "scaling": [
         ENTRY,
-        Column("group", TEXT, "what the compared entries share"),
+        Column("group", TEXT, "common labels of the compared entries"),
         Column("world_size", INTEGER, "number of processes"),
         *_interval("tokens_per_s", "throughput"),
         AGAINST,

@@ -2,8 +2,8 @@
 
 Two-way crossed random effects (Searle, Casella & McCulloch 1992, chapter 4): the loss of
 initialization i under data order j is mean + a_i + b_j + rest; the rest contains their interaction.
-The largest component shows what a study must repeat (Bouthillier et al. 2021, "Accounting for
-variance in machine learning benchmarks").
+A study must repeat the source with the largest component (Bouthillier et al. 2021, "Accounting
+for variance in machine learning benchmarks").
 """
 
 import math

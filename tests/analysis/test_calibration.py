@@ -1,4 +1,4 @@
-"""Statistics are held to what they promise, on simulated studies whose truth is known; `make calibrate` takes 2,000."""
+"""Coverage and error rates of the statistics on simulated studies; `make calibrate` takes 2,000."""
 
 import os
 from itertools import product
@@ -13,7 +13,7 @@ SEED_NOISE, NOISE, N_ENTRIES = (
     0.05,
     0.01,
     8,
-)  # nats: what a seed does to all entries alike, and to each by itself
+)  # nats: noise that a seed adds to all entries, and to each separately
 
 DRAWS = {
     "normal": lambda rng, size: rng.normal(size=size),
@@ -24,12 +24,12 @@ seed_counts = pytest.mark.parametrize("n_seeds", [3, 5, 10])
 
 
 def chance(rate: float, n: int = N) -> float:
-    """Return how far a rate that is counted in n studies may lie off by chance alone, in one test of a thousand."""
+    """Return the deviation of a rate over n studies that chance exceeds once in 1,000 tests."""
     return 3.3 * (rate * (1 - rate) / n) ** 0.5
 
 
 def studies(noise, n_seeds, effect=0.0, n=N):
-    """Yield the paired differences of every entry: final losses in blocks of seeds, less the baseline's."""
+    """Yield the paired differences of every entry: final loss minus the baseline's, by seed."""
     rng = np.random.default_rng(0)
     for _ in range(n):
         seeds = rng.normal(2.0, SEED_NOISE, size=n_seeds)

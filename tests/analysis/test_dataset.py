@@ -1,4 +1,4 @@
-"""If these failed, runs would be mixed, dropped in silence or taken for what they are not."""
+"""If these failed, runs would be mixed, silently dropped or assigned to another entry."""
 
 import shutil
 
@@ -77,7 +77,7 @@ def test_without_launches_the_newest_started_run_decides(one_axis):
 
 
 def test_same_label_with_other_options_is_superseded(one_axis):
-    """A study whose `local` window was changed must not average the old window's runs with the new one's."""
+    """Runs of a changed `local` window must not be averaged with those of the old one."""
     one_axis.write()
     old = one_axis.store.runs("tiny")[0]
     spec = old.spec | {"run_id": "newer", "seed": 0}

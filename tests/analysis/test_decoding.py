@@ -1,4 +1,4 @@
-"""If these failed, the report would state times and sizes of decoding that were not measured, or break over them."""
+"""If these failed, the report would state decoding speeds that were not measured, or fail."""
 
 import csv
 import itertools

@@ -1,4 +1,4 @@
-"""If these failed, a speed would be shown of a model that was not asked for, or a sound one be withheld."""
+"""If these failed, the report would show the speed of a faulty parallelism, or omit a valid one."""
 
 import csv
 import json
@@ -110,7 +110,7 @@ def test_deviation_beyond_the_tolerance_diverges(three, precision, key, name):
 
 
 def test_bf16_communication_has_the_bf16_tolerance(three):
-    """Compressed gradients deviate from those of one process, and that is no fault."""
+    """Compressed gradients deviate from those of one process, which is not a fault."""
     three.write()
     by = 1 + 0.5 * TOLERANCES["bf16"].grad_norm
     edit_json(three, DDP, 0, "probes.json", communication_dtype="bf16")
@@ -252,7 +252,7 @@ def test_diverging_entry_keeps_its_row_without_speed(three):
     )
     assert (
         loss.count("diverges") == 1 and costs.count("diverges") == 3
-    )  # no verdict on what it did not train
+    )  # no verdict on a diverging entry
     assert f"> `{DDP}` does not reproduce the single-process run" in page
     assert (
         f"- DIVERGES: gradient norm of the first 5 steps deviates by 3.0e-01, more than 1e-04: `{DDP}-s0`."

@@ -1,4 +1,4 @@
-"""If these failed, the report would state losses at lengths at which nothing was measured, or break over them."""
+"""If these failed, the report would state losses at lengths that were not measured, or fail."""
 
 import csv
 import itertools
@@ -16,7 +16,7 @@ MHA, GQA = "rope-mha-single", "rope-gqa2-single"
 
 @pytest.fixture
 def pair(fake):
-    """A study of two entries that differ in attention, of two seeds, trained at length 128, and no other length yet."""
+    """Two entries that differ in attention, two seeds, trained at length 128, not yet probed."""
     fake.axes = {"positional": ["rope"], "attention": ["mha", "gqa2"], "parallelism": ["single"]}
     fake.baseline, fake.seeds, fake.steps = {"attention": "mha"}, (0, 1), 4
     return fake.write()
@@ -72,7 +72,7 @@ def rows(folder, table):
         return list(csv.DictReader(file))
 
 
-# -- numbers ---------------------------------------------------------------------------------------------------------
+# -- numbers ------------------------------------------------------------------------------------
 
 
 def test_means_and_differences_of_a_hand_case(pair):
@@ -178,7 +178,7 @@ def test_bins_of_positions_are_those_of_the_probe(length, n_bins, expected):
     assert positions(length, n_bins) == expected
 
 
-# -- page, tables, figures -------------------------------------------------------------------------------------------
+# -- page, tables, figures ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("records", [None, []])

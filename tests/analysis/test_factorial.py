@@ -1,4 +1,4 @@
-"""A matrix answers more than "which entry is best": what each axis does, and whether two of them need each other."""
+"""If these failed, main effects and interactions of the matrix would be wrong."""
 
 from itertools import product
 
@@ -18,7 +18,7 @@ TRUE = {"rope": -0.05, "gqa2": 0.02, "window": 0.03, ("rope", "window"): -0.04}
 
 
 def values(seeds=(0, 1, 2), noise=0.0, without=()):
-    """What the truth above gives, with a part for each seed, and noise."""
+    """Values of the effects above, plus a part for each seed, plus noise."""
     rng, found = np.random.default_rng(0), {}
     for cell in product(*LEVELS.values()):
         value = sum(

@@ -103,7 +103,7 @@ def upgraded(value):
 
 @pytest.fixture(scope="module", params=STUDIES)
 def study(request, golden):
-    """Return the folder of what is expected of a study, and its summary by the present code."""
+    """Return the folder of a study's expected report, and its summary by the present code."""
     read = dataset.read(Store(golden / "results"), request.param)
     return golden / "expected" / request.param, summary.summarize(read, "now")
 

@@ -1,4 +1,4 @@
-"""If these failed, the report would state intervals and differences that the numbers do not support."""
+"""If these failed, the report would state intervals that the samples do not support."""
 
 import numpy as np
 import pytest

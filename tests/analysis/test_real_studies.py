@@ -1,6 +1,6 @@
 """Verdicts on real runs whose truth is known; `make calibrate` takes 20 seeds of each.
 
-If these failed, the report would find an effect where there is none, or miss one that is there.
+If these failed, the report would find a missing effect, or miss an existing one.
 """
 
 import json
@@ -56,7 +56,7 @@ mlp = "renamed"
 mlp = "tenth"
 """
 
-# The same as gelu under other names, hence with other first values: these are functions of seed, name and shape.
+# The same as gelu under other names. Initial values depend on the name, so they differ.
 MINE = {
     "renamed": """
 from variants.base import InitSpec, residual_std
@@ -155,7 +155,7 @@ def test_other_initial_values_give_no_false_verdict(store, judged):
 
 @pytest.mark.skipif(
     "CALIBRATE" not in os.environ,
-    reason="make calibrate: one time in twenty, chance alone fails it",
+    reason="make calibrate: chance makes it fail one time in twenty",
 )
 @pytest.mark.parametrize("entry", [AGAIN, RENAMED])
 def test_same_computation_has_no_speed_verdict(judged, entry):
@@ -171,7 +171,7 @@ def test_a_tenth_of_the_learning_rate_is_detected(store, judged):
 
 
 def test_slow_variant_is_measured_as_slow_as_it_is(folder):
-    """From the same function, a step of AdamW moves it to where a tenth of the learning rate moves the plain one."""
+    """A step of AdamW moves it as far as a tenth of the learning rate moves the plain one."""
     shape = ModelShape(n_layer=1, n_head=2, n_embd=8, seq_len=4, dropout=0.0, vocab_size=11)
     x = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
     outputs = []

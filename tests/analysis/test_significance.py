@@ -1,4 +1,4 @@
-"""A verdict that chance makes, or that is withheld where the numbers give it, is worse than no report."""
+"""If these failed, the report would give false verdicts, or withhold valid ones."""
 
 import math
 
@@ -109,7 +109,7 @@ def test_bca_interval_is_scipys_and_needs_20_seeds():
     assert significance.bootstrap(many) == (expected.low, expected.high)
 
 
-# -- how many seeds --------------------------------------------------------------------------------------------------
+# -- number of seeds ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

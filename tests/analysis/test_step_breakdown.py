@@ -1,4 +1,4 @@
-"""If these failed, the report would blame the wrong thing for a slow run, or hide that theory and count differ."""
+"""If these failed, the report would attribute time wrongly, or hide wrong predictions."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ def three(fake):
 
 @pytest.fixture
 def scaled(three):
-    """DDP on two and on four processes beside one process."""
+    """DDP on two and on four processes, and one process."""
     three.axes["parallelism"] = ["single", "ddp2", "ddp4", "fsdp2"]
     return three
 
@@ -69,7 +69,7 @@ def test_phases_are_means_of_rank_medians_without_waits(three):
 
 
 def test_waits_that_are_not_known_are_not_shown_as_none(three):
-    """On CUDA; a share of 0 % would praise what was not measured."""
+    """On CUDA waits are not measured; 0 % would be a false claim."""
     three.write()
     unknown = [
         {phase: [1e-3] * 3 for phase in ("forward_s", "backward_s", "optimizer_s", "other_s")}
@@ -150,7 +150,7 @@ def test_traffic_that_is_not_what_theory_predicts_is_said(three, factor):
     told = section(page, "Communication")
     assert f"**{100 * factor - 100:+.2f} %**" in told and "+0.00 %" in told
     assert f"off the prediction**: the communication volume of `{FSDP}`" in told
-    assert SINGLE not in told, "it sends nothing and should not"
+    assert SINGLE not in told, "one process sends no bytes"
     assert {row["collective"] for row in rows(folder, "traffic")} == {"all_reduce"}
 
 

@@ -1,4 +1,4 @@
-"""If these failed, a report would blame the wrong source for the noise, or count runs twice that share a seed."""
+"""If these failed, noise would be attributed wrongly, or runs of one seed be counted twice."""
 
 import json
 from itertools import product
