@@ -68,7 +68,8 @@ class Renamed(Gelu):
     def __init__(self, shape, options):
         super().__init__(shape, options)
         del self.c_fc, self.c_proj
-        self.up, self.down = Linear(shape.n_embd, 4 * shape.n_embd), Linear(4 * shape.n_embd, shape.n_embd)
+        self.up = Linear(shape.n_embd, 4 * shape.n_embd)
+        self.down = Linear(4 * shape.n_embd, shape.n_embd)
 
     def init_specs(self):
         return {"down.weight": InitSpec(std=self.proj_std)}
@@ -76,8 +77,8 @@ class Renamed(Gelu):
     def forward(self, x_BTC):
         return self.down(self.activation(self.up(x_BTC)))
 """,
-    # Weights are kept ten times as large as they act, so a step of AdamW, which is the learning rate whatever the
-    # gradient's size, moves them by a tenth.
+    # Weights are stored ten times as large as they are applied. A step of AdamW has the size of the
+    # learning rate for any gradient, so it changes the applied weights by a tenth of it.
     "tenth": """
 import torch.nn.functional as F
 
@@ -113,7 +114,7 @@ def folder(tmp_path_factory):
     random.Random(0).shuffle(lines)
     (folder / "text.txt").write_text(
         "".join(lines)
-    )  # what comes next takes more than the last character to tell
+    )  # the next character depends on more than the last one
     return folder
 
 
