@@ -7,7 +7,7 @@ import numpy as np
 
 from harness.analysis.dataset import Entry
 from harness.analysis.metrics import DIVERGES, EquivalenceStatus
-from harness.results.records import PHASES, CollectiveTraffic, MemoryPrediction, Phase
+from harness.results.records import PHASES, CollectiveTraffic
 
 TOLERANCE = 0.02  # relative: larger deviations from a prediction are reported
 
@@ -28,7 +28,7 @@ class PhaseTimes:
     waiting_by_rank_s: list[float]
 
     @property
-    def by_name(self) -> dict[Phase, float | None]:
+    def by_name(self) -> dict[str, float | None]:
         """The seconds of each phase."""
         return {phase: getattr(self, f"{phase}_s") for phase in PHASES}
 
@@ -56,10 +56,11 @@ class TrafficTotals:
 class MemoryComparison:
     """Memory that the fullest rank holds between steps: the prediction, and the deviation from it.
 
-    `predicted` is in bytes; `deviation` is measured minus predicted, over predicted, by category.
+    Both are by category. `predicted` is in bytes; `deviation` is measured minus predicted, over
+    predicted.
     """
 
-    predicted: MemoryPrediction
+    predicted: dict[str, float]
     deviation: dict[str, float]
 
 
@@ -104,10 +105,9 @@ def memory_comparison(entry: Entry) -> MemoryComparison | None:
     if not ranks:
         return None
     fullest, predicted = max(ranks, key=lambda pair: pair[0].peak)
-    deviation = {
-        category: _deviation(getattr(fullest, category), size) for category, size in predicted
-    }
-    return MemoryComparison(predicted, deviation)
+    sizes = dict(predicted)
+    deviation = {name: _deviation(getattr(fullest, name), size) for name, size in sizes.items()}
+    return MemoryComparison(sizes, deviation)
 
 
 def _sent_bytes(rank: Mapping[str, CollectiveTraffic]) -> float:

@@ -176,7 +176,7 @@ def test_a_damaged_record_names_its_run_and_breaks_nothing(pair, no_figures, dam
     assert entry["seeds"] == [1] and entry["decoding"][0]["seeds"] == [1]
 
 
-def test_a_study_that_asked_for_none_has_the_report_it_always_had(pair):
+def test_study_without_the_probe_has_no_section(pair):
     before, summary, folder = written(pair)
     for entry, seed in itertools.product((MHA, GQA), pair.seeds):
         plant(pair, entry, seed, [])

@@ -180,7 +180,7 @@ def test_bins_of_positions_are_those_of_the_probe(length, n_bins, expected):
 # -- page, tables, figures ----------------------------------------------------------------------
 
 
-def test_a_study_that_asked_for_none_has_the_report_it_always_had(pair):
+def test_study_without_the_probe_has_no_section(pair):
     before, _, folder = written(pair)
     for entry, seed in itertools.product((MHA, GQA), pair.seeds):
         plant(pair, entry, seed, [])

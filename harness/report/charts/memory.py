@@ -28,10 +28,10 @@ def build(summary: Summary) -> list[ChartSpec]:
         rows.append(
             BarRow(
                 name=entry.label,
-                values=tuple((memory.get(category) or 0) / unit for category in CATEGORIES),
+                values=tuple(getattr(memory, category) / unit for category in CATEGORIES),
                 group=group,
                 predicted=sum(prediction.predicted.values()) / unit if prediction else None,
-                text=f"{(memory['peak'] or 0) / unit:,.1f}",
+                text=f"{memory.peak / unit:,.1f}",
             )
         )
     subtitle = "fullest rank, by category; number: peak"
