@@ -10,14 +10,13 @@ from multiprocessing import get_context
 
 from harness.errors import UserError, choices
 from harness.results.files import StoreError
+from harness.results.frames import ABSENT
 from harness.results.records import LaunchRecord, RunSpec, VariantChoice
 from harness.results.run_data import RunData, Unreadable, read_run
 from harness.results.store import Run, Store
 
-PARALLEL_FROM = (
-    1000  # runs: fewer are read faster in one process, as starting others takes a second
-)
-ABSENT = "–"  # label on an axis that a run does not have
+# runs: fewer are read faster in one process, as starting others takes a second
+PARALLEL_FROM = 1000
 
 Age = Callable[[RunData], tuple[int, str]]  # sort key of runs, the oldest first
 

@@ -121,7 +121,7 @@ def fractional_design(
     smallest = 1 + len(effects)
     if not smallest <= size <= len(cells):
         raise ValueError(
-            f"{size} cells: must be {smallest} (one for each level beyond the first of an axis, "
+            f"{size}: must be {smallest} (one for each level beyond the first of an axis, "
             f"and one more) to {len(cells)} (the whole matrix)"
         )
     rows = np.array(

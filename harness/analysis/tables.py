@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ from harness.analysis.intervals import Mean, Median, Ratio
 from harness.analysis.metrics import CATEGORIES
 from harness.analysis.significance import MAX_SEEDS
 from harness.analysis.summary import Summary
+from harness.results.frames import FLAG, INTEGER, LIST, NUMBER, TEXT, Column
 from harness.results.records import PHASES
 from harness.results.run_data import RunData
 
@@ -24,21 +25,6 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Row = Mapping[str, object]
-
-TEXT = "string"
-INTEGER = "Int64"
-NUMBER = "float64"
-FLAG = "boolean"
-LIST = "object"  # of tuples; their items are separated by blanks in a CSV file
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table: its name, its pandas dtype, and its meaning with the unit."""
-
-    name: str
-    dtype: str
-    meaning: str
 
 
 def _interval(name: str, meaning: str) -> list[Column]:

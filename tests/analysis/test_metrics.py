@@ -37,8 +37,8 @@ def test_final_loss_throughput_and_memory_of_an_entry(one_axis):
 def test_the_fullest_rank_counts(fake):
     fake.axes, fake.seeds = {"parallelism": ["fsdp2"]}, (0,)
     found = measured(fake)["fsdp2"]
-    assert found.memory == run_of(fake, "fsdp2", 0).probes.memory[1].model_dump()
-    assert found.peak_memory_bytes == found.memory["peak"]
+    assert found.memory == run_of(fake, "fsdp2", 0).probes.memory[1]
+    assert found.peak_memory_bytes == found.memory.peak
 
 
 def test_an_unknown_peak_gives_no_mfu(one_axis):
