@@ -76,7 +76,7 @@ def test_a_diverging_entry_is_asked_nothing(read):
 def record(fake, settings_hash, val_loss):
     """Record a launch with an equivalence margin."""
     margin = EquivalenceMargin(val_loss=val_loss)
-    launch = LaunchRecord(settings_hash=settings_hash, equivalence_margin=margin)
+    launch = LaunchRecord(order=[], settings_hash=settings_hash, equivalence_margin=margin)
     fake.store.record_launch("tiny", launch)
 
 
