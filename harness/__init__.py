@@ -1,1 +1,24 @@
 """Train every entry of an ablation matrix under torchrun, and turn the results into curves and tables."""
+
+import os
+import sys
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+
+
+def _import_variants() -> None:
+    """Import the package `variants` next to this one, so that no other folder of that name on `sys.path` shadows it."""
+    spec = PathFinder.find_spec("variants", [os.path.dirname(os.path.dirname(__file__))])
+    assert spec is not None and spec.loader is not None
+    loaded = sys.modules.get("variants")
+    if loaded is not None and loaded.__file__ == spec.origin:
+        return
+    for name in list(sys.modules):
+        if name == "variants" or name.startswith("variants."):
+            del sys.modules[name]
+    module = module_from_spec(spec)
+    sys.modules["variants"] = module
+    spec.loader.exec_module(module)
+
+
+_import_variants()
