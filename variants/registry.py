@@ -12,7 +12,9 @@ from typing import Any
 from variants.base import AXES, Variant
 
 SHIPPED = Path(__file__).parent
-USER_PACKAGE = "_user_variants"  # prefix of the module names of users' files; no such package exists
+USER_PACKAGE = (
+    "_user_variants"  # prefix of the module names of users' files; no such package exists
+)
 
 
 class VariantError(Exception):
@@ -20,7 +22,7 @@ class VariantError(Exception):
 
 
 def files(axis: str, paths: Sequence[Path] = ()) -> dict[str, Path]:
-    """Return the files of all variants of an axis by name. Files in `paths` override shipped ones, earlier paths later ones."""
+    """Return the files of an axis's variants by name; the first of `paths` that has a name wins."""
     available = {}
     for folder in (SHIPPED, *reversed(paths)):
         for file in sorted((folder / axis).glob("*.py")):
@@ -33,15 +35,15 @@ def load(axis: str, name: str, paths: Sequence[Path] = ()) -> type[Any]:
     """Return the class of a variant.
 
     Raises:
-        KeyError: there is no file of that name.
-        VariantError: importing the file fails, or it does not define exactly one subclass of the axis's base class.
+        KeyError: there is no file of that name. VariantError: importing the file fails, or it does
+        not define exactly one subclass of the axis's base class.
     """
     file = files(axis, paths)[name]
     return _load_class(axis, file, file.stat().st_mtime_ns)
 
 
 def source_sha256(axis: str, name: str, paths: Sequence[Path]) -> str | None:
-    """Return the hash of a user's variant, or None for a shipped one, whose state is the recorded commit."""
+    """Return the hash of a user's variant, or None for a shipped one (its commit is recorded)."""
     file = files(axis, paths)[name]
     if file.is_relative_to(SHIPPED):
         return None
@@ -50,7 +52,7 @@ def source_sha256(axis: str, name: str, paths: Sequence[Path]) -> str | None:
 
 @functools.cache
 def _load_class(axis: str, file: Path, mtime_ns: int) -> type[Variant]:
-    """Return the class that a file defines; `mtime_ns` is part of the cache key, so that edited files are reloaded."""
+    """Return the class that a file defines; the cache key has `mtime_ns` to reload edited files."""
     module = _import(axis, file)
     base = AXES[axis].base
     defined = [

@@ -17,7 +17,7 @@ from harness.model.initialization import (
     fill,
 )
 from harness.results.records import VariantChoice
-from variants.base import InitSpec, ModelShape
+from variants.base import InitSpec, ModelShape, Part
 
 SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=16, vocab_size=29)
 
@@ -97,7 +97,7 @@ def test_seeds_and_layers_and_blocks_differ():
 def test_a_parameter_that_nobody_declares_is_refused_by_name():
     """Left as memory had it, it would start from garbage, another one on each rank."""
 
-    class Scaled(nn.Module):
+    class Scaled(Part):
         def __init__(self):
             super().__init__()
             self.gain = nn.Parameter(torch.empty(3))
@@ -105,10 +105,10 @@ def test_a_parameter_that_nobody_declares_is_refused_by_name():
     model = nn.ModuleDict({"attn": Scaled()})
     with pytest.raises(
         UndeclaredError,
-        match=r"parameter attn\.gain of Scaled: its variant must declare `initial\(\)`",
+        match=r"parameter attn\.gain of Scaled: its variant must declare `init_specs\(\)`",
     ):
         fill(model, 0)
-    Scaled.initial = lambda self: {"gain": InitSpec(value=2.0)}
+    Scaled.init_specs = lambda self: {"gain": InitSpec(value=2.0)}
     fill(model, 0)
     assert torch.equal(model["attn"].gain, torch.full((3,), 2.0))
 
@@ -116,14 +116,19 @@ def test_a_parameter_that_nobody_declares_is_refused_by_name():
 def test_the_nearest_declaration_counts():
     """A variant inside a variant keeps its word on its own parameters; the outer one speaks for the rest."""
 
-    class Inner(nn.Linear):
+    class Inner(Part):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(2, 2))
+
         def init_specs(self):
             return {"weight": InitSpec(value=1.0)}
 
-    class Outer(nn.Module):
+    class Outer(Part):
         def __init__(self):
             super().__init__()
-            self.inner, self.plain = Inner(2, 2), nn.Linear(2, 2)
+            self.inner = Inner()
+            self.plain = nn.Linear(2, 2)
 
         def init_specs(self):
             return {"inner.weight": InitSpec(value=3.0), "plain.weight": InitSpec(value=3.0)}

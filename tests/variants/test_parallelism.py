@@ -375,11 +375,11 @@ patch.setattr(start, "fill", lambda gpt, seed, *more, **named: fill(gpt, seed + 
 """
 NO_SUM_OF_SHARED = """
 from variants.parallelism import _tensor
-patch.setattr(_tensor, "add_up", lambda *_: None)
+patch.setattr(_tensor, "reduce_gradients", lambda *_: None)
 """
 NO_SUM_OF_PARTS = """
 from variants.parallelism import _collective
-patch.setattr(_collective, "_sum", lambda x, group: x.clone())
+patch.setattr(_collective, "all_reduce", lambda x, group: x.clone())
 """
 NO_SUM_OF_REPLICAS = """
 from torch.nn.parallel import DistributedDataParallel
@@ -493,7 +493,9 @@ def test_a_number_of_processes_that_cannot_work_is_refused(name):
 
 
 WRAP = "must be 'block' or { min_params = N }, N at least 1"
-GROUPS = "no two groups of two at least; one group is fsdp, groups of one are ddp"
+GROUPS = (
+    "needs at least 2 groups of at least 2 processes; use fsdp for one group, ddp for groups of one"
+)
 
 
 @pytest.mark.parametrize(
@@ -515,7 +517,9 @@ GROUPS = "no two groups of two at least; one group is fsdp, groups of one are dd
         (
             "fsdp_tp",
             {"tp": 4},
-            {"tp": "4: no two groups of two at least; one group is tp, groups of one are fsdp"},
+            {
+                "tp": "4: needs at least 2 groups of at least 2 processes; use tp for one group, fsdp for groups of one"
+            },
         ),
     ],
 )
@@ -528,7 +532,7 @@ def test_options_that_cannot_work_are_refused_with_the_reason(name, options, tol
 def test_dropout_that_would_not_be_the_models_is_refused(name):
     cls = registry.load("parallelism", name)
     (told,) = cls.check(dataclasses.replace(SHAPE, dropout=0.1), cls.Options()).values()
-    assert told.startswith("dropout = 0.1: ") and "would drop the same places" in told
+    assert told.startswith("dropout = 0.1: ") and "would apply the same dropout mask" in told
 
 
 REFUSED = {  # of what is tried here; all else is trained
@@ -574,10 +578,7 @@ def test_a_part_that_does_not_say_how_it_divides_is_refused():
         def embed(self, x_BTC, positions_T):
             return x_BTC + positions_T[:, None]
 
-    assert (
-        make(Scaled)
-        == "Scaled at h.0.attn: `tensor_parallel_plan` does not say what becomes of scale"
-    )
+    assert make(Scaled) == "Scaled at h.0.attn: `tensor_parallel_plan` does not cover scale"
     assert make(positional=Biased).startswith(
         "Biased at positional: does not define how it is sharded"
     )

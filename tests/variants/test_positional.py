@@ -11,7 +11,7 @@ from variants.base import ModelShape
 SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
 T, C, H, D = SHAPE.seq_len, SHAPE.n_embd, SHAPE.n_head, SHAPE.head_dim
 TURNS, EVEN = (
-    "rope turns pairs of dimensions: fraction * head_dim =",
+    "rope rotates pairs of dimensions: fraction * head_dim =",
     "must be even, above 0 and at most head_dim",
 )
 SCALED = "must be above 1 with a scaling, 1 without one"

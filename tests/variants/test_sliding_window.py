@@ -23,7 +23,8 @@ from harness.model.gpt import GPT
 from harness.probes.first_step import CPU_KERNELS
 from variants import registry
 from variants.attention import _block_sparse as _blocks
-from variants.attention._block_sparse import MAX_BLOCK_ELEMENTS, attend_blocks, attend_tiles, tiles
+from variants.attention._block_sparse import MAX_BLOCK_ELEMENTS, attend_blocks
+from variants.attention._flex_tiles import attend_tiles, tiles
 from variants.attention._window import Window
 from variants.base import ModelShape, Positional
 
@@ -430,13 +431,13 @@ def test_memory_grows_with_the_sequence_and_not_with_its_square(options, kind):
         (
             {"window": 4, "layer_pattern": "sl"},
             {
-                "layer_pattern": "'sl': must be letters S (the window) and L (all that came before), at least one of them S"
+                "layer_pattern": "'sl': must be letters S (the window) and L (all earlier positions), at least one S"
             },
         ),
         (
             {"window": 4, "layer_pattern": "L"},
             {
-                "layer_pattern": "'L': must be letters S (the window) and L (all that came before), at least one of them S"
+                "layer_pattern": "'L': must be letters S (the window) and L (all earlier positions), at least one S"
             },
         ),
         (
@@ -445,7 +446,9 @@ def test_memory_grows_with_the_sequence_and_not_with_its_square(options, kind):
         ),
         (
             {"window": [4, 8], "layer_pattern": "SL"},
-            {"layer_pattern": "'SL': window = [4, 8] tells each layer's already: give one of them"},
+            {
+                "layer_pattern": "'SL': window = [4, 8] already sets each layer's window: give one of them"
+            },
         ),
         (
             {"window": 0, "dilation": -2},
