@@ -4,9 +4,10 @@ import dataclasses
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +37,10 @@ SHAPE = ModelShape(
     n_layer=2, n_head=4, n_embd=16, seq_len=8, vocab_size=17
 )  # ranks have unequal shares of 17 rows
 
+# All ranks of all runs are forked from one process, so that torch is imported once. A fault may leave a
+# process group in any state: its runs are the last, and ranks end without Python's own clean-up.
 SCRIPT = """
-import json, os, sys
+import json, os, signal, socket, sys, traceback
 from pathlib import Path
 from pytest import MonkeyPatch
 from harness.results.records import RunSpec
@@ -57,21 +60,45 @@ def hash_of(gpt, ranks):
 
 
 loop.check_same_parameters = hash_of
-faults = json.loads(os.environ["FAULTS"])
-with join("cpu") as ranks:
-    for folder in map(Path, sys.argv[1:]):
-        run = Run(folder)
-        patch = MonkeyPatch()
-        exec(faults.get(folder.name, ""))
-        try:
-            probes = loop.train(run, RunSpec.model_validate(run.spec), ranks)
-            probes["final_hash"] = check_same_parameters(models[-1], ranks)
-        except RuntimeError as error:
-            probes = {"error": str(error)}
-        patch.undo()
-        if ranks.is_first:
-            run.write_probes(probes)
-os._exit(0)  # what a fault left half-way must not abort Python's own end
+
+
+def train_all(folders, faults):
+    with join("cpu") as ranks:
+        for folder in map(Path, folders):
+            run = Run(folder)
+            patch = MonkeyPatch()
+            exec(faults.get(folder.name, ""), {"patch": patch, "ranks": ranks})
+            try:
+                probes = loop.train(run, RunSpec.model_validate(run.spec), ranks)
+                probes["final_hash"] = check_same_parameters(models[-1], ranks)
+            except RuntimeError as error:
+                probes = {"error": str(error)}
+            patch.undo()
+            if ranks.is_first:
+                run.write_probes(probes)
+
+
+def fork_ranks(world_size, folders, faults):
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        port = listener.getsockname()[1]
+    group = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(world_size)}
+    for rank in range(world_size):
+        if os.fork() == 0:
+            os.environ.update(group, RANK=str(rank), LOCAL_RANK=str(rank))
+            try:
+                train_all(folders, faults)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+    for _ in range(world_size):
+        if os.wait()[1] != 0:
+            os.killpg(0, signal.SIGKILL)
+
+
+for world_size, folders, faults in json.loads(Path(sys.argv[1]).read_text()):
+    fork_ranks(world_size, folders, faults)
 """
 
 NAMES = sorted(registry.files("parallelism"))
@@ -205,47 +232,60 @@ def plan(folder, label, how, parts=GPT2, steps=50, **train):
     return run
 
 
-def torchrun(folder, nproc, runs, faults=None):
-    """Train one run after the other: a start costs more than any of them."""
+def train_in_processes(folder, jobs):
+    """Train the runs of each job, (world size, runs, code of faults by the name of the run's folder)."""
     (folder / "script.py").write_text(SCRIPT)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={nproc}",
+    jobs = [
+        (world_size, [str(run.path) for run in runs], faults) for world_size, runs, faults in jobs
     ]
-    command += [str(folder / "script.py"), *(str(run.path) for run in runs)]
-    env = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "FAULTS": json.dumps(faults or {}),
-    }
-    ended = subprocess.run(
-        command, env=env, capture_output=True, text=True, timeout=600, check=False
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    process = subprocess.Popen(
+        [sys.executable, str(folder / "script.py"), str(folder / "jobs.json")],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    try:
+        _, errors = process.communicate(timeout=600)
+        assert process.returncode == 0, errors[-3000:]
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
-def trained(folder, nproc, hows):
-    """Train GPT-2 in 50 steps and all else in two."""
+def planned(folder, hows):
+    """Plan 50 steps of GPT-2 and two steps of all other models."""
     runs = {}
     for label, how in hows.items():
         runs[label] = plan(folder, label, how)
         for of, parts in PARTS.items():
             if label in NAMES and not why_unsupported(how, parts):
                 runs[label, of] = plan(folder, f"{label}-{of}", how, parts, steps=2)
-    torchrun(folder, nproc, runs.values())
     return runs
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """`single` on one process, all others on two or four."""
-    found = trained(tmp_path_factory.mktemp("one"), 1, {"single": ("single", {"nproc": 1})})
-    for nproc, hows in RUNS.items():
-        found |= trained(tmp_path_factory.mktemp(f"on{nproc}"), nproc, hows)
-    return found
+def all_runs(tmp_path_factory):
+    """Return the runs of `single` on one process and of all others on two or four, and the runs with faults."""
+    folder = tmp_path_factory.mktemp("runs")
+    single = planned(folder, {"single": ("single", {"nproc": 1})})
+    on_two = planned(folder, RUNS[2])
+    on_four = planned(folder, RUNS[4])
+    faulty = {
+        fault: plan(folder, fault.replace(" ", "_"), (name, {"nproc": 2}), FAULTY_PARTS, steps=2)
+        for fault, (name, _) in FAULTS.items()
+    }
+    codes = {fault.replace(" ", "_"): code for fault, (_, code) in FAULTS.items()}
+    jobs = [(1, single.values(), {}), (4, on_four.values(), {})]
+    jobs.append((2, [*on_two.values(), *faulty.values()], codes))
+    train_in_processes(folder, jobs)
+    return single | on_two | on_four, faulty
+
+
+@pytest.fixture(scope="module")
+def runs(all_runs):
+    return all_runs[0]
 
 
 def same_training(one, two, rel=1e-5):
@@ -404,19 +444,14 @@ FAULTS = {
 }
 
 
+FAULTY_PARTS = PARTS["t5-differential"]
+
+
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory):
-    """Two steps with each fault, and the same without any on one process."""
-    folder, parts = tmp_path_factory.mktemp("faulty"), PARTS["t5-differential"]
-    one = plan(folder, "single", ("single", {"nproc": 1}), parts, steps=2)
-    torchrun(folder, 1, [one])
-    codes = {fault.replace(" ", "_"): code for fault, (_, code) in FAULTS.items()}
-    found = {
-        fault: plan(folder, fault.replace(" ", "_"), (name, {"nproc": 2}), parts, steps=2)
-        for fault, (name, _) in FAULTS.items()
-    }
-    torchrun(folder, 2, found.values(), codes)
-    return one, found
+def faulty(all_runs):
+    """Return two steps on one process, and two steps with each fault on two."""
+    runs, with_faults = all_runs
+    return runs["single", "t5-differential"], with_faults
 
 
 @pytest.mark.parametrize("fault", FAULTS)
