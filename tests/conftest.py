@@ -1,8 +1,11 @@
-"""Fixtures for all tests: single-threaded torch, and studies of synthetic results."""
+"""Fixtures for all tests: single-threaded torch, a process group, synthetic results."""
 
 import pytest
 import torch
+import torch.distributed as dist
 from synthetic_results import SyntheticStudy
+
+from harness.distributed.process_group import DistributedContext
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -15,15 +18,24 @@ def _one_thread():
 
 
 @pytest.fixture
+def ranks(tmp_path):
+    """Return the context of a process group whose only rank is this process."""
+    rendezvous = f"file://{tmp_path}/rendezvous"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=0, world_size=1)
+    yield DistributedContext(0, 1, torch.device("cpu"))
+    dist.destroy_process_group()
+
+
+@pytest.fixture
 def fake(tmp_path, monkeypatch) -> SyntheticStudy:
-    """An empty results folder for a synthetic study; `fake.write()` fills it without flushing to disk."""
+    """Return an empty synthetic study; `fake.write()` writes its results without flushing."""
     monkeypatch.setattr("os.fsync", lambda fd: None)
     return SyntheticStudy(tmp_path / "results")
 
 
 @pytest.fixture
 def one_axis(fake) -> SyntheticStudy:
-    """A synthetic study of two entries that differ in attention only."""
+    """Return a synthetic study of two entries that differ in attention only."""
     fake.axes = {"positional": ["learned"], "attention": ["mha", "gqa2"], "parallelism": ["single"]}
     return fake
 
@@ -31,4 +43,4 @@ def one_axis(fake) -> SyntheticStudy:
 @pytest.fixture
 def no_figures(monkeypatch):
     """Skip drawing, which takes most of the time of a report."""
-    monkeypatch.setattr("harness.report.charts.draw_all", lambda summary, floor: [])
+    monkeypatch.setattr("harness.report.charts.mpl.render", lambda spec: {})

@@ -44,7 +44,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyResults:
     """The runs of a study that may stand in one table: those with one and the same model, data and training.
 
     `levels` lists each axis's labels, the baseline's first. `left_out` counts runs of other settings, `superseded`
@@ -93,7 +93,7 @@ class Study:
         return {frozenset(entry.axes.items()): entry for entry in reversed(self.entries)}
 
 
-def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = None) -> Study:
+def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = None) -> StudyResults:
     """Read the runs of the newest launch's settings; what cannot be read is named, not raised.
 
     Where it is said which are `wanted`, the others count as not there.
@@ -115,7 +115,7 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
     except StoreError as error:
         launches, unreadable = [], [*unreadable, Unreadable("launches.jsonl", str(error))]
     if not runs:
-        return Study(study, "", {}, {}, {}, (), 0, 0, tuple(unreadable), tuple(launches))
+        return StudyResults(study, "", {}, {}, {}, (), 0, 0, tuple(unreadable), tuple(launches))
 
     age = _ages(launches)
     settings_hash = _asked_for(runs, launches, age)
@@ -123,7 +123,7 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
     newest = max(group, key=age)
     current = _current(group, age)
     levels = _levels(current, newest.spec["baseline"])
-    return Study(
+    return StudyResults(
         name=study,
         settings_hash=settings_hash,
         spec=newest.spec,

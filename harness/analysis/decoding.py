@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from harness.analysis import intervals as statistics
-from harness.analysis.dataset import Entry, Study
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import Median, Ratio
 from harness.analysis.metrics import baseline_of
 from harness.results.run_data import DecodeSamples, Place
@@ -28,7 +28,7 @@ class Decoding:
     reason: str | None
 
 
-def measures(study: Study, entry: Entry) -> list[Decoding]:
+def measures(study: StudyResults, entry: Entry) -> list[Decoding]:
     """Return an entry's measures by batch and context; none where the study asked for none."""
     places = sorted({place for run in entry.done for place in run.decoding})
     return [_measure(entry, baseline_of(study, entry), place) for place in places]

@@ -9,17 +9,17 @@ from itertools import product
 import numpy as np
 
 from harness.analysis import significance as verdicts
-from harness.analysis.dataset import Study
+from harness.analysis.dataset import StudyResults
 from harness.analysis.metrics import baseline_of
 
 
 @dataclass(frozen=True)
-class Plan:
+class SeedPlan:
     """What finding a difference of `detect` nats takes, if the noise stays what it was.
 
     `noise` is the standard deviation of paired differences, pooled over the entries, with `degrees_of_freedom`; its
     own uncertainty moves the number of seeds by `seeds_low` to `seeds_high` (95 % interval of a chi-squared variance).
-    `detectable` is what the `seeds_at_hand` find with 80 % power. Hours are those of one run after the other.
+    `minimum_detectable_effect` is what the `seeds_at_hand` find with 80 % power. Hours are those of one run after the other.
     """
 
     detect: float
@@ -27,7 +27,7 @@ class Plan:
     noise: float
     degrees_of_freedom: int
     seeds_at_hand: int
-    detectable: float
+    minimum_detectable_effect: float
     seeds: int | None
     seeds_low: int | None
     seeds_high: int | None
@@ -35,7 +35,7 @@ class Plan:
     hours: float | None
 
 
-def plan(study: Study, detect: float) -> Plan | None:
+def plan(study: StudyResults, detect: float) -> SeedPlan | None:
     """Plan from what is done; None where no entry shares two seeds with its baseline, which tells of no noise."""
     pairs = [(entry, base) for entry in study.entries if (base := baseline_of(study, entry))]
     groups, shared = [], 0
@@ -63,13 +63,13 @@ def plan(study: Study, detect: float) -> Plan | None:
         )
         / 3600
     )
-    return Plan(
+    return SeedPlan(
         detect=detect,
         n_compared=len(pairs),
         noise=noise,
         degrees_of_freedom=df,
         seeds_at_hand=shared,
-        detectable=verdicts.detectable(shared, noise, alpha),
+        minimum_detectable_effect=verdicts.minimum_detectable_effect(shared, noise, alpha),
         seeds=seeds,
         seeds_low=fewest,
         seeds_high=most,
@@ -85,7 +85,7 @@ def pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
 
 
 def _seeds(detect: float, sd: float, alpha: float) -> int | None:
-    return verdicts.seeds_needed(
+    return verdicts.required_seeds(
         partial(verdicts.paired_t_power, difference=detect, sd=sd, alpha=alpha)
     )
 
@@ -98,7 +98,7 @@ def _interval(sd: float, df: int) -> tuple[float, float]:
     )
 
 
-def fraction(
+def fractional_design(
     levels: Mapping[str, Sequence[str]], baseline: Mapping[str, str], size: int
 ) -> list[dict[str, str]]:
     """Return `size` cells of a matrix, the baseline among them, that still tell all main effects from one another.

@@ -8,16 +8,16 @@ import numpy as np
 
 from harness.analysis import intervals as statistics
 from harness.analysis import metrics as results
-from harness.analysis.dataset import Entry, Study
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.equivalence import reference, world_size
 from harness.analysis.intervals import Median, Ratio
-from harness.analysis.metrics import PARALLELISM, Verdict
+from harness.analysis.metrics import PARALLELISM, EquivalenceStatus
 
 NONE = Ratio(1.0, (1.0, 1.0))  # the speed-up of what others are compared with
 
 
 @dataclass(frozen=True)
-class Scale:
+class ScalingRow:
     """One entry among those that differ in the number of processes alone; `group` names what they share.
 
     `speedup` is its throughput over that of `against`, which runs on `against_world_size` processes; `efficiency` is the
@@ -25,7 +25,7 @@ class Scale:
     """
 
     group: str
-    label: str
+    entry: str
     world_size: int
     tokens_per_s: Median
     against: str
@@ -34,12 +34,12 @@ class Scale:
     efficiency: float
 
 
-def scaling(study: Study, verdicts: dict[str, Verdict]) -> list[Scale]:
+def scaling(study: StudyResults, verdicts: dict[str, EquivalenceStatus]) -> list[ScalingRow]:
     """Compare all entries of each parallelism that runs on several numbers of processes, but for those that diverge.
 
     They are compared with their own kind on one process, else with another entry on one process, else with the fewest.
     """
-    rows: list[Scale] = []
+    rows: list[ScalingRow] = []
     groups = _groups(
         study,
         [
@@ -60,7 +60,7 @@ def scaling(study: Study, verdicts: dict[str, Verdict]) -> list[Scale]:
     return rows
 
 
-def _groups(study: Study, entries: list[Entry]) -> dict[str, list[Entry]]:
+def _groups(study: StudyResults, entries: list[Entry]) -> dict[str, list[Entry]]:
     """Return the entries that differ in the number of processes alone, by a name; options are in it where they must."""
     by_name: dict[str, dict[str, list[Entry]]] = {}
     for entry in entries:
@@ -76,13 +76,13 @@ def _groups(study: Study, entries: list[Entry]) -> dict[str, list[Entry]]:
     }
 
 
-def _scale(group: str, entry: Entry, base: Entry) -> Scale:
+def _scale(group: str, entry: Entry, base: Entry) -> ScalingRow:
     step_s = results.timed(entry.done)
     n, n_base = world_size(entry), world_size(base)
     speedup = _speedup(entry, base) if entry is not base else NONE
-    return Scale(
+    return ScalingRow(
         group=group,
-        label=entry.label,
+        entry=entry.label,
         world_size=n,
         tokens_per_s=statistics.rate(int(entry.done[0].steps.tokens[0]), statistics.median(step_s)),
         against=base.label,

@@ -11,10 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import UserError
+from harness.errors import ExitCode, UserError
 from harness.results.store import Json, Run, Store, StoreError
-
-DONE, SOME_FAILED, WRONG, STOPPED = 0, 1, 2, 130  # exit codes
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,17 +29,17 @@ def main(argv: Sequence[str] | None = None) -> None:
             sep="\n  ",
             file=sys.stderr,
         )
-        code = WRONG
+        code = ExitCode.INVALID
     except StoreError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = WRONG
+        code = ExitCode.INVALID
     except (
         OSError
     ) as error:  # a full disk, a folder that may not be written: what was written stays readable
         print(f"error: {error}", file=sys.stderr)
-        code = WRONG
+        code = ExitCode.INVALID
     except KeyboardInterrupt:
-        code = STOPPED
+        code = ExitCode.INTERRUPTED
     sys.exit(code)
 
 
@@ -293,7 +291,7 @@ def list_entries(args: argparse.Namespace) -> int:
         ]
         excluded = [{"entry_id": entry, "reason": reason} for entry, reason in found.excluded]
         print(json.dumps({"study": found.name, "entries": entries, "excluded": excluded}, indent=1))
-        return DONE
+        return ExitCode.DONE
     from tabulate import tabulate
 
     first = {spec.entry_id: spec for spec in reversed(found.runs)}
@@ -325,7 +323,7 @@ def list_entries(args: argparse.Namespace) -> int:
     print(f"\n{len(rows)} entries, {len(found.runs)} runs")
     for entry, reason in found.excluded:
         print(f"excluded: {entry}: {reason}")
-    return DONE
+    return ExitCode.DONE
 
 
 def run(args: argparse.Namespace) -> int:
@@ -353,7 +351,7 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.dry_run:
         print(*(spec.run_id for spec in todo), sep="\n")
-        return DONE
+        return ExitCode.DONE
     for spec in due.running:
         print(f"{spec.run_id}: running in another process, waited for at the end", file=sys.stderr)
     if due.failed:
@@ -380,7 +378,7 @@ def run(args: argparse.Namespace) -> int:
             queue.run_all(store, [*todo, *due.running], local.start, args.fail_fast)
         except local.STOPPED:
             print("stopped; the same command goes on from here", file=sys.stderr)
-            return STOPPED
+            return ExitCode.INTERRUPTED
     n_done = len(queue.due(store, found.runs).done)
     print(f"{n_done} of {len(found.runs)} done", file=sys.stderr)
     if todo:
@@ -391,7 +389,7 @@ def run(args: argparse.Namespace) -> int:
             f"{duration(wall_s)}, {busy_s / wall_s:.0%} of it training and evaluating",
             file=sys.stderr,
         )
-    return DONE if n_done == len(found.runs) else SOME_FAILED
+    return ExitCode.DONE if n_done == len(found.runs) else ExitCode.SOME_FAILED
 
 
 def status(args: argparse.Namespace) -> int:
@@ -416,7 +414,7 @@ def status(args: argparse.Namespace) -> int:
             step = f" at step {last['step'] + 1}" if last else ""
             why = f" ({state['reason']}: {state['message']})" if state["reason"] else ""
             print(f"  {one.run_id}: {state['status']}{step}{why}")
-    return DONE
+    return ExitCode.DONE
 
 
 def _state(one: Run) -> Json:
@@ -436,7 +434,7 @@ def report(args: argparse.Namespace) -> int:
 
         first, second = versus.read(args.study[0], args.study[1], store, _study_name)
         print(versus.write(first, second, args.out) / "report.md")
-        return DONE
+        return ExitCode.DONE
     studies = [_study_name(text) for text in args.study] or store.studies()
     if not studies:
         raise UserError(f"no results in {args.results}; {_first_run(None)}")
@@ -446,7 +444,7 @@ def report(args: argparse.Namespace) -> int:
 
     for name in studies:
         print(write(store, name, args.out) / "report.md")
-    return DONE
+    return ExitCode.DONE
 
 
 def _watch(store: Store, studies: Sequence[str], out: Path, every_s: int) -> int:
@@ -478,7 +476,7 @@ def _watch(store: Store, studies: Sequence[str], out: Path, every_s: int) -> int
             break
         time.sleep(max(every_s, time.monotonic() - began))
     print(*(out / name / "report.md" for name in studies), sep="\n")
-    return DONE
+    return ExitCode.DONE
 
 
 def export(args: argparse.Namespace) -> int:
@@ -499,14 +497,14 @@ def export(args: argparse.Namespace) -> int:
     print(folder)
     if then:
         print(then)
-    return DONE
+    return ExitCode.DONE
 
 
 def plan(args: argparse.Namespace) -> int:
     """Print what finding a difference takes."""
     from harness.analysis import dataset as accounting
     from harness.analysis import power as planning
-    from harness.analysis.significance import MANY
+    from harness.analysis.significance import MAX_SEEDS
     from harness.launch.progress import duration
 
     if not args.detect > 0:
@@ -519,11 +517,11 @@ def plan(args: argparse.Namespace) -> int:
             f"python -m harness run {args.study} --seeds 0,1,2"
         )
     numbers = (found.seeds, found.seeds_low, found.seeds_high)
-    seeds, low, high = (f"more than {MANY:,}" if n is None else f"{n:,}" for n in numbers)
+    seeds, low, high = (f"more than {MAX_SEEDS:,}" if n is None else f"{n:,}" for n in numbers)
     print(
         f"noise: paired differences have a standard deviation of {found.noise:.4g} nats "
         f"({found.degrees_of_freedom} degrees of freedom, {found.n_compared} comparisons)",
-        f"at hand: {found.seeds_at_hand} seeds, which find {found.detectable:.4g} nats with 80 % power",
+        f"at hand: {found.seeds_at_hand} seeds, which find {found.minimum_detectable_effect:.4g} nats with 80 % power",
         f"needed: {seeds} seeds find {found.detect:g} nats with 80 % power "
         f"({low} to {high}, as the noise is itself uncertain)",
         f"cost: {duration(found.hours_per_seed * 3600)} for each seed of all entries"
@@ -536,12 +534,12 @@ def plan(args: argparse.Namespace) -> int:
     )
     if args.fraction is not None:
         try:
-            chosen = planning.fraction(study.levels, study.baseline, args.fraction)
+            chosen = planning.fractional_design(study.levels, study.baseline, args.fraction)
         except ValueError as error:
             raise UserError(f"--fraction {error}") from error
         print(f"{args.fraction} entries that tell all main effects apart, interactions left out:")
         print(*("-".join(cell.values()) for cell in chosen), sep="\n")
-    return DONE
+    return ExitCode.DONE
 
 
 def _first_run(study: str | None) -> str:
@@ -563,28 +561,28 @@ def _study_name(text: str) -> str:
 
 def worker(args: argparse.Namespace) -> int:
     """Be one rank, under torchrun."""
-    from harness.training.main import work
+    from harness.training.main import run_worker
 
-    work(args.spec.parent, begin=True)
-    return DONE
+    run_worker(args.spec.parent, claim=True)
+    return ExitCode.DONE
 
 
 def import_checkpoint(args: argparse.Namespace) -> int:
     """Read a published checkpoint into a folder of our own."""
-    from harness.model import weights as folder
+    from harness.model.weights import import_gpt2
 
-    weights = folder.import_published(args.source, Path(args.dest))
+    weights = import_gpt2(args.source, Path(args.dest))
     print(f"{args.dest}: {weights.parameters:,} parameters, SHA-256 {weights.sha256}")
-    return DONE
+    return ExitCode.DONE
 
 
 def export_checkpoint(args: argparse.Namespace) -> int:
     """Write a folder of our own in the published layout."""
-    from harness.model import weights as folder
+    from harness.model.weights import export_gpt2
 
-    folder.export_published(Path(args.source), Path(args.dest))
+    export_gpt2(Path(args.source), Path(args.dest))
     print(args.dest)
-    return DONE
+    return ExitCode.DONE
 
 
 def show_checkpoint(args: argparse.Namespace) -> int:
@@ -593,9 +591,9 @@ def show_checkpoint(args: argparse.Namespace) -> int:
 
     from tabulate import tabulate
 
-    from harness.model import weights as folder
+    from harness.model.weights import load_weights
 
-    weights = folder.load(Path(args.source))
+    weights = load_weights(Path(args.source))
     print(" ".join(f"{key}={value}" for key, value in asdict(weights.shape).items()))
     print(" ".join(f"{axis}={choice.label}" for axis, choice in weights.axes.items()))
     print(f"{weights.parameters:,} parameters, SHA-256 {weights.sha256}\n")
@@ -609,20 +607,20 @@ def show_checkpoint(args: argparse.Namespace) -> int:
         for name, tensor in weights.tensors.items()
     ]
     print(tabulate(rows, ("tensor", "shape", "type", "origin")))
-    return DONE
+    return ExitCode.DONE
 
 
 def sample(args: argparse.Namespace) -> int:
     """Continue a prompt; a reader that has enough, as `head` has, ends it quietly."""
-    from harness.sampling import generate as text
+    from harness.sampling.generate import GenerationRequest, generate
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(
             errors="replace"
         )  # a model says what a terminal's encoding may have no place for
     try:
-        text.run(
-            text.Request(
+        generate(
+            GenerationRequest(
                 **{name: value for name, value in vars(args).items() if name != "command"}
             ),
             _write,
@@ -631,7 +629,7 @@ def sample(args: argparse.Namespace) -> int:
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # for what Python flushes when it exits
-    return DONE
+    return ExitCode.DONE
 
 
 def _write(text: str) -> None:

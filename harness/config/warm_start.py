@@ -15,7 +15,7 @@ from harness.config.study_file import InitSettings, describe
 from harness.errors import Problem, UserError, choices
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import IncompatibleWeightsError, initial_tensors
-from harness.model.weights import Weights, load
+from harness.model.weights import Weights, load_weights
 from harness.results.records import TrainSettings
 from variants import registry
 from variants.base import AXES, ModelShape
@@ -51,7 +51,7 @@ def read(
     if init.from_checkpoint is not None:
         try:
             folder = (beside / init.from_checkpoint).resolve()
-            return Checkpoint(folder, load(folder))
+            return Checkpoint(folder, load_weights(folder))
         except UserError as error:
             axes.problems += [
                 Problem(f"{axes.place}: {CHECKPOINT_KEY}", str(problem))

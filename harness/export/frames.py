@@ -15,8 +15,8 @@ from rich.progress import track
 
 from harness.analysis import equivalence
 from harness.analysis import metrics as results
-from harness.analysis.dataset import Entry, Study
-from harness.analysis.metrics import Verdict
+from harness.analysis.dataset import Entry, StudyResults
+from harness.analysis.metrics import EquivalenceStatus
 from harness.results.run_data import RunData
 from harness.results.store import Json
 
@@ -119,7 +119,7 @@ class Record:
             yield step, at, {name: value for name, value in values.items() if np.isfinite(value)}
 
 
-def records(study: Study) -> list[Record]:
+def records(study: StudyResults) -> list[Record]:
     """Return every run that has recorded a step, in the study's order."""
     verdicts = equivalence.verdicts(equivalence.equivalence(study))
     return [
@@ -130,7 +130,7 @@ def records(study: Study) -> list[Record]:
     ]
 
 
-def _results(run: RunData, entry: Entry, verdict: Verdict | None) -> Json:
+def _results(run: RunData, entry: Entry, verdict: EquivalenceStatus | None) -> Json:
     found: Json = dict.fromkeys(RUNS) | {
         "status": run.status,
         "reason": run.reason,

@@ -98,7 +98,7 @@ def test_comparison_pairs_seeds_and_counts_the_unpaired(one_axis):
         for seed in (1, 2)
     }
     expected = np.mean([loss["gqa2", seed] - loss["mha", seed] for seed in (1, 2)])
-    assert (found.label, found.against, found.differs) == (
+    assert (found.entry, found.against, found.differs) == (
         "learned-gqa2-single",
         "learned-mha-single",
         ["attention"],
@@ -148,7 +148,7 @@ def test_any_axis_is_compared_with_what_the_baseline_states(fake):
     fake.axes = {"norm": ["layer", "rms"], "mlp": ["gelu", "swiglu"]}
     fake.baseline, fake.seeds = {"norm": "layer"}, (0,)
     found = results.comparisons(accounting.read(fake.write().store, "tiny"))
-    assert [(c.label, c.against) for c in found] == [
+    assert [(c.entry, c.against) for c in found] == [
         ("rms-gelu", "layer-gelu"),
         ("rms-swiglu", "layer-swiglu"),
     ]

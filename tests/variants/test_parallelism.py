@@ -410,8 +410,9 @@ def test_dividing_a_model_keeps_what_the_others_do_not_need(runs):
 
 OTHER_SEED = """
 from harness.training import warm_start as start
-fill = start.fill
-patch.setattr(start, "fill", lambda gpt, seed, *more, **named: fill(gpt, seed + ranks.rank, *more, **named))
+right = start.init_parameters
+wrong = lambda gpt, seed, *more, **named: right(gpt, seed + ranks.rank, *more, **named)
+patch.setattr(start, "init_parameters", wrong)
 """
 NO_SUM_OF_SHARED = """
 from variants.parallelism import _tensor

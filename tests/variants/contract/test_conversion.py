@@ -5,7 +5,7 @@ import torch
 from contract.cases import PARTS
 from torch import nn
 
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
 from variants.base import AXES, Part
 
 every_part = pytest.mark.parametrize(
@@ -15,7 +15,7 @@ every_part = pytest.mark.parametrize(
 
 def part_of(axis, case, seed):
     part = case.make(**({"layer": 0} if axis == "attention" else {}))
-    fill(nn.ModuleDict({"it": part}), seed)
+    init_parameters(nn.ModuleDict({"it": part}), seed)
     return part, {name: value.detach().clone() for name, value in part.named_parameters()}
 
 

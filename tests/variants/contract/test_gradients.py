@@ -19,7 +19,7 @@ from contract.cases import (
 from torch import nn
 from torch.autograd import gradcheck
 
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
 from variants.base import ModelShape, Positional
 
 SMALL = ModelShape(
@@ -31,7 +31,7 @@ SMALL = ModelShape(
 def test_all_parameters_get_finite_gradients(attention, positional):
     """A parameter without a gradient is never trained; a NaN in a gradient ends the run."""
     model = make_gpt(attention, positional)
-    fill(model, seed=0)
+    init_parameters(model, seed=0)
     tokens = torch.randint(SHAPE.vocab_size, (B, T))
     assert model.logits(tokens).shape == (B, T, SHAPE.vocab_size)
     model(tokens, tokens.roll(-1, 1)).mean().backward()
@@ -46,7 +46,7 @@ def test_same_seed_gives_the_same_bits(attention, positional):
     attempts = []
     for _ in range(2):
         model = make_gpt(attention, positional)
-        fill(model, seed=7)
+        init_parameters(model, seed=7)
         tokens = torch.randint(SHAPE.vocab_size, (B, T), generator=torch.Generator().manual_seed(8))
         losses = model(tokens, tokens.roll(-1, 1))
         attempts.append([losses, *torch.autograd.grad(losses.mean(), list(model.parameters()))])

@@ -21,7 +21,7 @@ from contract.cases import (
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
 
 
 @every_model
@@ -34,7 +34,7 @@ def test_model_is_causal_and_trains_all_parameters(attention, positional, norm, 
     )
 
     model, tokens = make_gpt(attention, positional, norm, mlp), tokens_of(T)
-    fill(model, seed=0)
+    init_parameters(model, seed=0)
     model(tokens, tokens.roll(-1, 1)).mean().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -49,7 +49,7 @@ def test_model_is_reproducible_and_its_cache_exact(attention, positional, norm, 
     tokens = tokens_of(T)
     with torch.no_grad():
         for model in (first, second):
-            fill(model, seed=7)
+            init_parameters(model, seed=7)
         full = first.logits(tokens)
         assert torch.equal(full, second.logits(tokens))
         torch.testing.assert_close(decode(first, tokens, 3), full[:, 2:], atol=1e-5, rtol=1e-5)
@@ -81,7 +81,7 @@ def test_norm_is_positionwise_and_starts_with_gain_one(norm):
     """A norm over positions leaks later tokens; another initial gain changes all learning rates."""
     norm = norm.make()
     assert_positionwise(randomize(norm))
-    fill(nn.ModuleDict({"it": norm}), seed=0)
+    init_parameters(nn.ModuleDict({"it": norm}), seed=0)
     assert norm(100 * inputs()).square().mean(-1).sqrt().sub(1).abs().max() < 1e-3
 
 
