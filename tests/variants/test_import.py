@@ -1,4 +1,4 @@
-"""The user's folders may have any name: a folder `variants` in the working directory does not shadow the package."""
+"""A folder `variants` in the working directory does not shadow the package."""
 
 import subprocess
 import sys
@@ -87,7 +87,7 @@ def test_own_variants_folder_lists(folder):
 
 
 def test_own_variants_folder_in_a_script(folder):
-    """Python puts the folder of a script first on the path, and a notebook its working directory."""
+    """Scripts have their own folder first on the path, notebooks the working directory."""
     (folder / "script.py").write_text(IN_A_SCRIPT)
     result = python(folder, "script.py")
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""The fast way through a linear layer gives what the plain one gives, and is not taken where gradients are wanted."""
+"""oneDNN gives the same result as PyTorch, and is only used without gradients."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def taken(monkeypatch):
 @pytest.mark.parametrize("shape", [(1, 1), (1,), (4, 1), (MAX_ROWS,), (2, MAX_ROWS // 2)])
 @pytest.mark.parametrize("bias", [True, False])
 @torch.no_grad()
-def test_few_rows_take_the_fast_way_to_the_same_result(taken, shape, bias):
+def test_few_rows_use_onednn_with_the_same_result(taken, shape, bias):
     layer, x = Linear(96, 40, bias=bias), torch.randn(*shape, 96)
     y = layer(x)
     assert taken and y.shape == (*shape, 40)
@@ -37,7 +37,7 @@ def test_few_rows_take_the_fast_way_to_the_same_result(taken, shape, bias):
     )
 
 
-def test_training_many_rows_other_types_and_autocast_take_pytorchs_way(taken):
+def test_training_many_rows_and_autocast_use_pytorch(taken):
     layer, few = Linear(8, 4), torch.randn(1, 8)
     layer(few).sum().backward()
     assert layer.weight.grad is not None

@@ -1,4 +1,4 @@
-"""Every parallelism that lies in the folder, on several processes, trains the very model that one process trains."""
+"""Every parallelism trains the same model on several processes as on one."""
 
 import dataclasses
 import itertools
@@ -37,8 +37,8 @@ SHAPE = ModelShape(
     n_layer=2, n_head=4, n_embd=16, seq_len=8, vocab_size=17
 )  # ranks have unequal shares of 17 rows
 
-# All ranks of all runs are forked from one process, so that torch is imported once. A fault may leave a
-# process group in any state: its runs are the last, and ranks end without Python's own clean-up.
+# All ranks of all runs are forked from one process, so that torch is imported once. A fault may
+# leave a process group in any state: its runs are the last, and ranks end without clean-up.
 SCRIPT = """
 import json, os, signal, socket, sys, traceback
 from pathlib import Path
@@ -102,14 +102,14 @@ for world_size, folders, faults in json.loads(Path(sys.argv[1]).read_text()):
 """
 
 NAMES = sorted(registry.files("parallelism"))
-HOW = {  # what is tried of each parallelism beside its defaults, on two processes or as many as it takes, four
+VARIED = {  # options other than the defaults, on the fewest processes that the variant accepts
     "ddp-small_buckets": ("ddp", {"bucket_mb": 1}),
     "fsdp-small_units": ("fsdp", {"wrap": {"min_params": 300}}),
     "fsdp-zero2": ("fsdp", {"reshard": False}),
     "fsdp-zero2-small_units": ("fsdp", {"wrap": {"min_params": 300}, "reshard": False}),
     "fsdp-cpu_offload": ("fsdp", {"cpu_offload": True}),
 }
-COARSE = {"ddp-bf16": ("ddp", {"compression": "bf16"})}  # is not to give the same
+COARSE = {"ddp-bf16": ("ddp", {"compression": "bf16"})}  # not equal to single
 
 
 def takes(name, nproc):
@@ -123,7 +123,7 @@ def on(nproc):
     mine = [name for name in NAMES if takes(name, nproc) and not any(takes(name, n) for n in fewer)]
     return {name: (name, {"nproc": nproc}) for name in mine} | {
         label: (name, options | {"nproc": nproc})
-        for label, (name, options) in {**HOW, **COARSE}.items()
+        for label, (name, options) in {**VARIED, **COARSE}.items()
         if name in mine
     }
 
@@ -180,7 +180,7 @@ def why_unsupported(how, parts):
 
 
 def plan(folder, label, how, parts=GPT2, steps=50, **train):
-    """Write the spec of steps of 8 sequences, in micro-batches of 2, that keep the gradient clipped."""
+    """Write a spec with steps of 8 sequences in micro-batches of 2 and clipped gradients."""
     tokens = (np.arange(600) ** 2 % SHAPE.vocab_size).astype(np.uint16)
     tokens.tofile(folder / "tokens.bin")
     np.save(folder / "bytes.npy", np.ones(SHAPE.vocab_size, dtype=np.int64))
@@ -233,7 +233,7 @@ def plan(folder, label, how, parts=GPT2, steps=50, **train):
 
 
 def train_in_processes(folder, jobs):
-    """Train the runs of each job, (world size, runs, code of faults by the name of the run's folder)."""
+    """Train the runs of each job, (world size, runs, code of faults by run folder)."""
     (folder / "script.py").write_text(SCRIPT)
     jobs = [
         (world_size, [str(run.path) for run in runs], faults) for world_size, runs, faults in jobs
@@ -267,7 +267,7 @@ def planned(folder, hows):
 
 @pytest.fixture(scope="module")
 def all_runs(tmp_path_factory):
-    """Return the runs of `single` on one process and of all others on two or four, and the runs with faults."""
+    """Return the runs of all parallelisms, and the runs with planted faults."""
     folder = tmp_path_factory.mktemp("runs")
     single = planned(folder, {"single": ("single", {"nproc": 1})})
     on_two = planned(folder, RUNS[2])
@@ -304,8 +304,8 @@ def same_training(one, two, rel=1e-5):
 
 
 @pytest.mark.parametrize("label", EXACT)
-def test_several_processes_train_what_one_does(runs, label):
-    """A speed-up from a model that has silently become another one is none."""
+def test_parallel_training_equals_single_process(runs, label):
+    """A speed-up of a model that has silently become another one is worthless."""
     same_training(runs["single"], runs[label])
     assert len(runs[label].steps()) == 50
     assert runs[label].steps().grad_norm.min() > 0.5, (
@@ -327,20 +327,20 @@ FITTING = [
 
 
 @pytest.mark.parametrize(("label", "of"), FITTING)
-def test_several_processes_train_every_part_as_one_does(runs, label, of):
-    """A parallelism knows nothing of what the model is made of; a part of another shape must be spread as well."""
+def test_parallel_training_of_every_part_equals_single(runs, label, of):
+    """A parallelism does not know the model's parts; parts of other shapes are sharded too."""
     same_training(runs["single", of], runs[label, of])
     assert len(runs[label, of].steps()) == 2
 
 
-def test_the_parts_are_different_models(runs):
-    """Else the above says nothing of them."""
+def test_parts_are_different_models(runs):
+    """Otherwise the previous test would check a single model."""
     losses = {tuple(runs["single", of].steps().loss) for of in PARTS}
     assert len(losses) == len(PARTS)
 
 
-def test_what_is_counted_is_what_is_executed(runs):
-    """Processes that compute a model together each compute the output projection by themselves, and no more."""
+def test_counted_flops_equal_the_executed(runs):
+    """Tensor-parallel processes each compute the output projection, and nothing else, in full."""
     output = 6 * SHAPE.n_embd * SHAPE.vocab_size
     one = runs["single"].probes["flops_per_token_counted"]
     for label, (name, options) in ALL.items():
@@ -353,8 +353,8 @@ def test_what_is_counted_is_what_is_executed(runs):
 
 
 @pytest.mark.parametrize("label", ALL)
-def test_a_rank_holds_the_part_that_is_stated(runs, label):
-    """The memory estimate of `list` is made from it, and sharding is chosen for it."""
+def test_rank_memory_equals_memory_fractions(runs, label):
+    """`list` estimates memory from the fractions, and users choose sharding for it."""
     name, options = ALL[label]
     cls = registry.load("parallelism", name)
     model = ModelBuilder(SHAPE, {}, []).model()
@@ -382,19 +382,19 @@ def held(rank):
 
 
 def test_four_shards_are_a_quarter_each(runs):
-    """A rank that holds more than its share in silence is the one that runs out of memory."""
+    """A rank that holds more than its shard runs out of memory."""
     (one,), four = runs["single"].probes["memory"], runs["fsdp-four"].probes["memory"]
     assert [held(rank) for rank in four] == pytest.approx([held(one) / 4] * 4, rel=0.02)
 
 
-def test_gradients_that_travel_in_half_the_bytes_are_near_and_not_the_same(runs):
-    """What is saved is paid for, by as much as bf16's eight bits tell."""
+def test_bf16_gradients_are_close_but_not_equal(runs):
+    """Compression costs the precision of bf16's eight bits, and no more."""
     one, two = (runs[label].steps().grad_norm[0] for label in ("single", "ddp-bf16"))
     assert two != one and two == pytest.approx(one, rel=0.01)
 
 
-def test_dividing_a_model_keeps_what_the_others_do_not_need(runs):
-    """What is kept for the backward pass is divided with the heads; data parallelism keeps as much as one process."""
+def test_tensor_parallelism_shards_activations(runs):
+    """Activations are sharded with the heads; data parallelism stores as much as one process."""
     (one,) = runs["single"].probes["memory"]
     for label in EXACT:
         for rank in runs[label].probes["memory"]:
@@ -406,7 +406,7 @@ def test_dividing_a_model_keeps_what_the_others_do_not_need(runs):
                 )
 
 
-# -- what is caught --------------------------------------------------------------------------------------------------
+# -- planted faults --------------------------------------------------------------------------------
 
 OTHER_SEED = """
 from harness.training import warm_start as start
@@ -429,8 +429,9 @@ patch.setattr(DistributedDataParallel, "forward", lambda wrapped, *given: wrappe
 UNTIED = """
 import torch
 from harness.model.gpt import GPT
-linear = torch.nn.functional.linear
-patch.setattr(GPT, "logits", lambda gpt, tokens: linear(gpt.hidden(tokens), gpt.wte.weight.detach()))
+def logits(gpt, tokens):
+    return torch.nn.functional.linear(gpt.hidden(tokens), gpt.wte.weight.detach())
+patch.setattr(GPT, "logits", logits)
 """
 FAULTS = {
     "seed of a replica": ("ddp", OTHER_SEED),
@@ -456,25 +457,25 @@ def faulty(all_runs):
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_caught_by_what_is_compared_here(faulty, fault):
+def test_comparison_detects_every_planted_fault(faulty, fault):
     one, found = faulty
     with nullcontext() if fault == "none" else pytest.raises(AssertionError):
         same_training(one, found[fault])
 
 
-def test_replicas_that_start_apart_are_stopped_before_the_first_step(faulty):
+def test_different_initial_parameters_stop_the_run(faulty):
     _, found = faulty
     for fault in ("seed of a replica", "seed of a piece"):
         assert "ranks start from different parameters" in found[fault].probes["error"]
         assert not list(found[fault].path.glob("steps.*.jsonl")) or not len(found[fault].steps())
 
 
-# -- where bytes and time go ----------------------------------------------------------------------------------------
+# -- communication and time ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_rank_sends_what_theory_predicts(runs, name):
-    """Traffic is what a parallelism costs; what is sent twice, or whole where a part would do, shows here alone."""
+def test_sent_bytes_equal_the_prediction(runs, name):
+    """Only this test shows tensors sent twice, or sent whole although a shard would do."""
     probes = runs[name].probes
     assert len(probes["traffic"]) == ALL[name][1]["nproc"]
     for rank in probes["traffic"]:
@@ -484,8 +485,8 @@ def test_a_rank_sends_what_theory_predicts(runs, name):
             assert sent == pytest.approx(probes["predicted_bytes_sent"], rel=0.02)
 
 
-def test_traffic_by_hand(runs):
-    """Two ranks: DDP's all-reduce sends each gradient once; FSDP gathers a block twice in each micro-batch."""
+def test_sent_bytes_by_hand(runs):
+    """Two ranks: DDP all-reduces each gradient once; FSDP gathers a block twice per micro-batch."""
     numel = runs["single"].probes["parameters"]
     (all_reduce,) = runs["ddp"].probes["traffic"][0].values()
     assert all_reduce["payload_bytes"] == all_reduce["sent_bytes"] == 4 * numel
@@ -508,7 +509,7 @@ def test_traffic_by_hand(runs):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_each_rank_tells_where_its_time_goes(runs, name):
+def test_each_rank_reports_its_phases(runs, name):
     for rank in runs[name].probes["phases"]:
         assert all(min(seconds) >= 0 for seconds in rank.values())
         assert (
@@ -518,11 +519,11 @@ def test_each_rank_tells_where_its_time_goes(runs, name):
         )
 
 
-# -- what is refused -------------------------------------------------------------------------------------------------
+# -- rejected options ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_number_of_processes_that_cannot_work_is_refused(name):
+def test_invalid_nproc_is_rejected(name):
     cls = registry.load("parallelism", name)
     assert cls.check(SHAPE, cls.Options()) == {}
     assert "nproc" in cls.check(SHAPE, cls.Options(nproc=0))
@@ -554,18 +555,19 @@ GROUPS = (
             "fsdp_tp",
             {"tp": 4},
             {
-                "tp": "4: needs at least 2 groups of at least 2 processes; use tp for one group, fsdp for groups of one"
+                "tp": "4: needs at least 2 groups of at least 2 processes; use tp for one group, "
+                "fsdp for groups of one"
             },
         ),
     ],
 )
-def test_options_that_cannot_work_are_refused_with_the_reason(name, options, told):
+def test_invalid_options_are_rejected_with_the_reason(name, options, told):
     cls = registry.load("parallelism", name)
     assert cls.check(SHAPE, cls.Options(**options)) == told
 
 
 @pytest.mark.parametrize("name", ["dp", "tp", "fsdp_tp"])
-def test_dropout_that_would_not_be_the_models_is_refused(name):
+def test_dropout_with_equal_masks_is_rejected(name):
     cls = registry.load("parallelism", name)
     (told,) = cls.check(dataclasses.replace(SHAPE, dropout=0.1), cls.Options()).values()
     assert told.startswith("dropout = 0.1: ") and "would apply the same dropout mask" in told
@@ -573,22 +575,22 @@ def test_dropout_that_would_not_be_the_models_is_refused(name):
 
 REFUSED = {  # of what is tried here; all else is trained
     "mqa": "MultiQuery at h.0.attn: 1 key-value heads do not divide over 2 processes",
-    "mla": "LatentAttention at h.0.attn: without q_rank, one matrix holds the queries of each head and the latents",
+    "mla": "LatentAttention at h.0.attn: without q_rank, one matrix holds the queries of each head",
     "layernorm-swiglu": "SwiGLU at h.0.mlp: gate: its width of 43 does not divide over 2 processes",
     "rmsnorm-swiglu": "SwiGLU at h.0.mlp: gate: its width of 43 does not divide over 2 processes",
 }
 
 
 @pytest.mark.parametrize("label", ["tp", "fsdp_tp"])
-def test_what_does_not_divide_is_refused_and_nothing_else_is(label):
-    """A key-value head that two processes share would be trained twice, and nobody would see it."""
+def test_only_indivisible_parts_are_rejected(label):
+    """Two processes that share a key-value head would train it twice, without an error."""
     told = {of: why_unsupported(ALL[label], parts) for of, parts in PARTS.items()}
     assert {of for of in told if told[of]} == REFUSED.keys()
     assert all(told[of].startswith(reason) for of, reason in REFUSED.items())
 
 
-def test_a_part_that_does_not_say_how_it_divides_is_refused():
-    """A user's own attention, whose parameters the shipped one knows nothing of, or a bias of all heads."""
+def test_part_without_a_sharding_plan_is_rejected():
+    """A user's attention with further parameters, or a bias by head, needs a plan of its own."""
 
     def make(attention=None, positional=None):
         parts = ModelBuilder(SHAPE, {}, [])
