@@ -1,13 +1,15 @@
-"""Train every entry of an ablation matrix under torchrun, and turn the results into curves and tables."""
+"""Train every entry of an ablation matrix under torchrun, and report curves and tables."""
 
 import os
 import sys
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 
+__version__ = "0.2.0"
+
 
 def _import_variants() -> None:
-    """Import the package `variants` next to this one, so that no other folder of that name on `sys.path` shadows it."""
+    """Import the `variants` next to this package, so that no folder of that name shadows it."""
     spec = PathFinder.find_spec("variants", [os.path.dirname(os.path.dirname(__file__))])
     assert spec is not None and spec.loader is not None
     loaded = sys.modules.get("variants")

@@ -60,7 +60,7 @@ AMOUNTS: dict[
     BudgetKind, Callable[[RunData], np.ndarray]
 ] = {  # spent until each evaluation, (n_evals,)
     "tokens": _tokens,
-    "flops": lambda run: _tokens(run) * run.probes["flops_per_token"],
+    "flops": lambda run: _tokens(run) * run.measured.flops_per_token,
     "train_s": lambda run: run.evals.train_s,
 }
 
@@ -96,11 +96,9 @@ def _at_equal(
 
 
 def _of_equal_size(base: Entry, entries: list[Entry]) -> Ranking:
-    size = float(base.done[0].probes["parameters"])
+    size = float(base.done[0].measured.parameters)
     same = [
-        entry
-        for entry in entries
-        if abs(entry.done[0].probes["parameters"] / size - 1) <= SAME_SIZE
+        entry for entry in entries if abs(entry.done[0].measured.parameters / size - 1) <= SAME_SIZE
     ]
     losses = {
         e.label: statistics.mean([float(run.evals.val_loss[-1]) for run in e.done]) for e in same

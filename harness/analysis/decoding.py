@@ -6,7 +6,7 @@ from harness.analysis import intervals as statistics
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import Median, Ratio
 from harness.analysis.metrics import baseline_of
-from harness.results.run_data import DecodeSamples, Place
+from harness.results.run_data import DecodeSamples, DecodeSetting
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def measures(study: StudyResults, entry: Entry) -> list[Decoding]:
     return [_measure(entry, baseline_of(study, entry), place) for place in places]
 
 
-def _measure(entry: Entry, base: Entry | None, place: Place) -> Decoding:
+def _measure(entry: Entry, base: Entry | None, place: DecodeSetting) -> Decoding:
     (batch, context), found = place, _defined(entry, place)
     prefill_s = (
         statistics.median([samples.prefill_s for samples in found.values()]) if found else None
@@ -56,7 +56,7 @@ def _measure(entry: Entry, base: Entry | None, place: Place) -> Decoding:
     )
 
 
-def _defined(entry: Entry, place: Place) -> dict[int, DecodeSamples]:
+def _defined(entry: Entry, place: DecodeSetting) -> dict[int, DecodeSamples]:
     """Return what was measured at a place, by seed."""
     found = {run.seed: run.decoding[place] for run in entry.done if place in run.decoding}
     return {seed: samples for seed, samples in found.items() if samples.reason is None}

@@ -91,7 +91,7 @@ def verdicts(rows: Iterable[Equivalence]) -> dict[str, EquivalenceStatus]:
 
 def world_size(entry: Entry) -> int:
     """Return on how many processes the entry runs; 1 where its spec does not say."""
-    return int(entry.runs[0].spec.get("launch", {}).get("world_size", 1))
+    return entry.runs[0].spec.launch.world_size
 
 
 def reference(study: StudyResults, entry: Entry) -> Entry | None:
@@ -113,7 +113,7 @@ def reference(study: StudyResults, entry: Entry) -> Entry | None:
 
 
 def _check(entry: Entry, run: RunData, base: Entry | None, other: RunData | None) -> Equivalence:
-    final = run.probes.get("final_hashes")
+    final = run.probes.final_hashes if run.probes else None
     ranks_agree = len(set(final)) == 1 if final else None
     row = Equivalence(
         entry.label,
@@ -151,8 +151,8 @@ def _compared(row: Equivalence, run: RunData, other: RunData) -> Equivalence:
     losses, losses_base = run.steps.loss[:n], other.steps.loss[:n]
     norms, norms_base = run.steps.grad_norm[:n], other.steps.grad_norm[:n]
     deviation = np.abs(losses - losses_base)
-    hashes = (run.probes["initial_hash"], other.probes["initial_hash"])
-    precision = run.probes.get("communication_dtype") or run.spec["train"].get("precision", "fp32")
+    hashes = (run.measured.initial_hash, other.measured.initial_hash)
+    precision = run.measured.communication_dtype or run.spec.train.precision
     tolerance = None if _dropout(run) else TOLERANCES[precision]
     return replace(
         row,
@@ -174,7 +174,7 @@ def _relative(values: np.ndarray, right: np.ndarray) -> float:
 
 
 def _dropout(run: RunData) -> bool:
-    return bool(run.spec["model"].get("dropout"))
+    return bool(run.spec.model.dropout)
 
 
 def _faults(row: Equivalence) -> list[str]:

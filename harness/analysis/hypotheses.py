@@ -43,7 +43,7 @@ METRICS: Mapping[Quantity, Metric] = {
     "val_loss": Metric(lambda run: float(run.evals.val_loss[-1]), lower_is_better=True),
     "tokens_per_s": Metric(_log_speed, lower_is_better=False),
     "peak_memory": Metric(
-        lambda run: float(np.log(max(rank["peak"] for rank in run.probes["memory"]))),
+        lambda run: float(np.log(max(rank.peak for rank in run.measured.memory))),
         lower_is_better=True,
     ),
 }

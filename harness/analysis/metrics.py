@@ -68,15 +68,15 @@ class BaselineComparison:
 
 def result(entry: Entry, verdict: EquivalenceStatus | None = None) -> Result:
     """Measure one entry; `verdict` is that of its equivalence, None where there is nothing to be equivalent to."""
-    done, expected = entry.done, entry.runs[0].spec["expected"]
+    done, expected = entry.done, entry.runs[0].spec.expected
     step_s = timed(done) if verdict != DIVERGES else []
     median = statistics.median(step_s) if step_s else None
     tokens_per_s = statistics.rate(int(done[0].steps.tokens[0]), median) if median else None
-    flops = done[0].probes["flops_per_token"] if done else expected["flops_per_token"]
+    flops = done[0].measured.flops_per_token if done else expected.flops_per_token
     peak = peak_flops(done)
     fullest = max(
-        (rank for run in done for rank in run.probes["memory"]),
-        key=lambda rank: rank["peak"],
+        (rank for run in done for rank in run.measured.memory),
+        key=lambda rank: rank.peak,
         default=None,
     )
     return Result(
@@ -92,9 +92,9 @@ def result(entry: Entry, verdict: EquivalenceStatus | None = None) -> Result:
         else None,
         tokens_per_s=tokens_per_s,
         step_s=median,
-        peak_memory_bytes=fullest["peak"] if fullest else None,
-        memory=fullest,
-        parameters=done[0].probes["parameters"] if done else expected["parameters"],
+        peak_memory_bytes=fullest.peak if fullest else None,
+        memory=fullest.model_dump() if fullest else None,
+        parameters=done[0].measured.parameters if done else expected.parameters,
         flops_per_token=flops,
         peak_flops=peak,
         mfu=flops * tokens_per_s.median / peak if tokens_per_s and peak else None,
@@ -108,8 +108,9 @@ def timed(runs: Iterable[RunData]) -> list[np.ndarray]:
 
 def peak_flops(runs: Iterable[RunData]) -> float | None:
     """Return the median over runs of the peak of all their devices, FLOP/s; None where it is unknown for any."""
-    values = [run.probes["peak_flops"]["value"] for run in runs]
-    return float(np.median(values)) if values and all(values) else None
+    values = [run.measured.peak_flops.value for run in runs]
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known and len(known) == len(values) else None
 
 
 def comparisons(study: StudyResults, diverging: Container[str] = ()) -> list[BaselineComparison]:
@@ -171,4 +172,4 @@ def _final_loss(entry: Entry) -> dict[int, float]:
 
 
 def _peak(runs: Iterable[RunData]) -> int:
-    return max(rank["peak"] for run in runs for rank in run.probes["memory"])
+    return max(rank.peak for run in runs for rank in run.measured.memory)

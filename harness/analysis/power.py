@@ -11,6 +11,7 @@ import numpy as np
 from harness.analysis import significance as verdicts
 from harness.analysis.dataset import StudyResults
 from harness.analysis.metrics import baseline_of
+from harness.results.run_data import RunData
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,7 @@ def plan(study: StudyResults, detect: float) -> SeedPlan | None:
     alpha = verdicts.ALPHA / len(pairs)
     low, high = _interval(noise, df)
     seeds, fewest, most = (_seeds(detect, sd, alpha) for sd in (noise, low, high))
-    hours = (
-        sum(
-            np.mean([run.probes["time"]["total_s"] for run in e.done])
-            for e in study.entries
-            if e.done
-        )
-        / 3600
-    )
+    hours = sum(np.mean([_total_s(run) for run in e.done]) for e in study.entries if e.done) / 3600
     return SeedPlan(
         detect=detect,
         n_compared=len(pairs),
@@ -76,6 +70,10 @@ def plan(study: StudyResults, detect: float) -> SeedPlan | None:
         hours_per_seed=float(hours),
         hours=None if seeds is None else float(hours * max(0, seeds - shared)),
     )
+
+
+def _total_s(run: RunData) -> float:
+    return (run.measured.time and run.measured.time.total_s) or 0.0
 
 
 def pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -64,10 +63,14 @@ def _groups(study: StudyResults, entries: list[Entry]) -> dict[str, list[Entry]]
     """Return the entries that differ in the number of processes alone, by a name; options are in it where they must."""
     by_name: dict[str, dict[str, list[Entry]]] = {}
     for entry in entries:
-        choice: dict[str, Any] = entry.runs[0].spec["axes"].get(PARALLELISM, {})
-        options = {key: value for key, value in choice.get("options", {}).items() if key != "nproc"}
+        choice = entry.runs[0].spec.axes.get(PARALLELISM)
+        options = {
+            key: value
+            for key, value in (choice.options if choice else {}).items()
+            if key != "nproc"
+        }
         others = [entry.axes[axis] for axis in study.varying() if axis != PARALLELISM]
-        alike = by_name.setdefault(" · ".join([*others, str(choice.get("name", ""))]), {})
+        alike = by_name.setdefault(" · ".join([*others, choice.name if choice else ""]), {})
         alike.setdefault(json.dumps(options, sort_keys=True), []).append(entry)
     return {
         name if len(alike) == 1 else f"{name} {options}": group

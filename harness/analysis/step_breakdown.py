@@ -7,7 +7,7 @@ import numpy as np
 
 from harness.analysis.dataset import Entry
 from harness.analysis.metrics import DIVERGES, EquivalenceStatus
-from harness.results.run_data import PHASES
+from harness.results.records import PHASES, CollectiveTraffic
 
 TOLERANCE = 0.02  # a larger deviation from what is predicted is said
 
@@ -78,32 +78,32 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def traffic(entry: Entry) -> TrafficTotals | None:
     """Return what an entry sends; None where it was not counted."""
-    counted = [(run.probes, rank) for run in entry.done for rank in run.probes.get("traffic") or ()]
+    counted = [(run.measured, rank) for run in entry.done for rank in run.measured.traffic]
     if not counted:
         return None
     probes, most = max(counted, key=lambda found: _sent(found[1]))
-    sent, predicted = _sent(most), probes.get("predicted_bytes_sent")
-    return TrafficTotals(most, sent, predicted, _deviation(sent, predicted))
+    sent, predicted = _sent(most), probes.predicted_bytes_sent
+    collectives = {name: calls.model_dump() for name, calls in most.items()}
+    return TrafficTotals(collectives, sent, predicted, _deviation(sent, predicted))
 
 
 def memory_prediction(entry: Entry) -> MemoryPrediction | None:
     """Return an entry's memory between steps beside what is predicted; None where there is no prediction."""
-    runs = [run.probes for run in entry.done if run.probes.get("predicted_memory")]
+    runs = [run.measured for run in entry.done if run.measured.predicted_memory]
     if not runs:
         return None
-    probes = max(runs, key=lambda probes: max(rank["peak"] for rank in probes["memory"]))
-    fullest, predicted = (
-        max(probes["memory"], key=lambda rank: rank["peak"]),
-        probes["predicted_memory"],
-    )
+    probes = max(runs, key=lambda probes: max(rank.peak for rank in probes.memory))
+    assert probes.predicted_memory is not None
+    fullest = max(probes.memory, key=lambda rank: rank.peak)
+    predicted = probes.predicted_memory.model_dump()
     return MemoryPrediction(
         predicted,
-        {name: _deviation(fullest[name], size) or 0.0 for name, size in predicted.items()},
+        {name: _deviation(getattr(fullest, name), size) or 0.0 for name, size in predicted.items()},
     )
 
 
-def _sent(rank: dict[str, dict[str, float]]) -> float:
-    return float(sum(calls["sent_bytes"] for calls in rank.values()))
+def _sent(rank: dict[str, CollectiveTraffic]) -> float:
+    return float(sum(calls.sent_bytes for calls in rank.values()))
 
 
 def _deviation(found: float, predicted: float | None) -> float | None:

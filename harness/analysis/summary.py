@@ -21,8 +21,9 @@ from harness.analysis.metrics import DIVERGES, BaselineComparison, Result
 from harness.analysis.scaling import ScalingRow
 from harness.analysis.step_breakdown import MemoryPrediction, PhaseTimes, TrafficTotals
 from harness.analysis.variance_components import VarianceComponents
+from harness.results.records import SCHEMA_VERSION
 from harness.results.run_data import RunData
-from harness.results.store import SCHEMA_VERSION, Json
+from harness.results.upgrade import Json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,7 +124,10 @@ def as_json(summary: Summary) -> Json:
         "settings_hash": study.settings_hash or None,
         "axes": {axis: list(levels) for axis, levels in study.levels.items()},
         "baseline": study.baseline,
-        "settings": {section: study.spec.get(section) for section in ("model", "data", "train")},
+        "settings": {
+            section: getattr(study.spec, section).model_dump() if study.spec else None
+            for section in ("model", "data", "train")
+        },
         "runs": dict(sorted(Counter(run.status for run in study.runs).items())),
         "left_out": {"other_settings": study.left_out, "superseded": study.superseded},
         "unreadable": study.unreadable,
@@ -138,7 +142,7 @@ def as_json(summary: Summary) -> Json:
         "equivalence": summary.equivalence,
         "scaling": summary.scaling,
         "environments": _environments(study.runs),
-        "launches": list(study.launches),
+        "launches": [launch.model_dump() for launch in study.launches],
     }
 
 
@@ -175,6 +179,7 @@ def _entry(summary: Summary, entry: Entry) -> Json:
 
 
 def _run(run: RunData) -> Json:
+    probes = run.probes
     return {
         "run_id": run.run_id,
         "seed": run.seed,
@@ -183,11 +188,11 @@ def _run(run: RunData) -> Json:
         "reason": run.reason,
         "message": run.message,
         "steps_recorded": len(run.steps),
-        "initial_hash": run.probes.get("initial_hash"),
-        "final_hashes": run.probes.get("final_hashes"),
-        "attention_kernels": run.probes.get("attention_kernels"),
-        "peak_flops": run.probes.get("peak_flops"),
-        "flops_per_token_counted": run.probes.get("flops_per_token_counted"),
+        "initial_hash": probes and probes.initial_hash,
+        "final_hashes": probes and probes.final_hashes,
+        "attention_kernels": probes and probes.attention_kernels,
+        "peak_flops": probes and probes.peak_flops.model_dump(),
+        "flops_per_token_counted": probes and probes.flops_per_token_counted,
     }
 
 
@@ -196,8 +201,6 @@ def _environments(runs: list[RunData]) -> list[Json]:
     found: dict[str, Json] = {}
     for run in runs:
         if run.env:
-            environment = found.setdefault(
-                repr(sorted(run.env.items())), {"env": run.env, "runs": []}
-            )
+            environment = found.setdefault(repr(run.env), {"env": run.env.model_dump(), "runs": []})
             environment["runs"].append(run.run_id)
     return list(found.values())

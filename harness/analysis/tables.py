@@ -16,7 +16,8 @@ from harness.analysis.intervals import Bounds, Mean, Median, Ratio
 from harness.analysis.metrics import CATEGORIES
 from harness.analysis.significance import MAX_SEEDS
 from harness.analysis.summary import Summary
-from harness.results.run_data import PHASES, RunData
+from harness.results.records import PHASES
+from harness.results.run_data import RunData
 
 Row = Mapping[str, object]
 
@@ -466,8 +467,8 @@ def _done(summary: Summary) -> Iterator[tuple[str, RunData]]:
 
 def _memory(summary: Summary) -> Iterator[Row]:
     for entry, run in _done(summary):
-        for rank, memory in enumerate(run.probes["memory"]):
-            yield {"entry": entry, "seed": run.seed, "rank": rank, **memory}
+        for rank, memory in enumerate(run.measured.memory):
+            yield {"entry": entry, "seed": run.seed, "rank": rank, **memory.model_dump()}
 
 
 def _phases(summary: Summary) -> Iterator[Row]:
@@ -475,8 +476,8 @@ def _phases(summary: Summary) -> Iterator[Row]:
     for entry, run in _done(summary):
         if entry in summary.diverging:
             continue
-        for rank, times in enumerate(run.probes.get("phases") or ()):
-            samples = zip(*(times[name] for name in names), strict=True)
+        for rank, times in enumerate(run.measured.phases):
+            samples = zip(*(getattr(times, name) for name in names), strict=True)
             for sample, seconds in enumerate(samples):
                 yield {
                     "entry": entry,
@@ -489,15 +490,15 @@ def _phases(summary: Summary) -> Iterator[Row]:
 
 def _traffic(summary: Summary) -> Iterator[Row]:
     for entry, run in _done(summary):
-        for rank, collectives in enumerate(run.probes.get("traffic") or ()):
+        for rank, collectives in enumerate(run.measured.traffic):
             for collective, counts in collectives.items():
                 yield {
                     "entry": entry,
                     "seed": run.seed,
                     "rank": rank,
                     "collective": collective,
-                    **counts,
-                    "predicted_total_bytes": run.probes.get("predicted_bytes_sent"),
+                    **counts.model_dump(),
+                    "predicted_total_bytes": run.measured.predicted_bytes_sent,
                 }
 
 

@@ -9,10 +9,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from harness.errors import ExitCode, UserError
-from harness.results.store import Json, Run, Store, StoreError
+from harness.results.files import StoreError
+from harness.results.records import LaunchRecord, RunState
+from harness.results.store import Run, Store
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -280,24 +284,24 @@ def list_entries(args: argparse.Namespace) -> int:
         entries = [
             {
                 "run_id": spec.run_id,
-                "entry_id": spec.entry_id,
+                "entry": spec.entry,
                 "seed": spec.seed,
                 "data_seed": spec.order_seed,
             }
-            | {"nproc": spec.launch.world_size}
+            | {"world_size": spec.launch.world_size}
             | {axis: choice.label for axis, choice in spec.axes.items()}
             | spec.expected.model_dump()
             for spec in found.runs
         ]
-        excluded = [{"entry_id": entry, "reason": reason} for entry, reason in found.excluded]
+        excluded = [{"entry": entry, "reason": reason} for entry, reason in found.excluded]
         print(json.dumps({"study": found.name, "entries": entries, "excluded": excluded}, indent=1))
         return ExitCode.DONE
     from tabulate import tabulate
 
-    first = {spec.entry_id: spec for spec in reversed(found.runs)}
+    first = {spec.entry: spec for spec in reversed(found.runs)}
     seeds: dict[str, list[str]] = {}
     for spec in found.runs:
-        seeds.setdefault(spec.entry_id, []).append(spec.seed_name)
+        seeds.setdefault(spec.entry, []).append(spec.seed_name)
     rows = [
         (
             entry,
@@ -362,16 +366,18 @@ def run(args: argparse.Namespace) -> int:
     command = (
         shlex.join(["python", "-m", "harness", *sys.argv[1:]]).encode(errors="replace").decode()
     )
-    about = {
-        "settings_hash": found.settings_hash,
-        "note": found.note,
-        "margin": found.equivalence_margin.model_dump(),
-    }
     store.prune_pending(found.name, keep=found.all_run_ids)
     for spec in todo:
-        store.run(found.name, spec.run_id).plan(spec.model_dump())
+        store.run(found.name, spec.run_id).create(spec)
     store.record_launch(
-        found.name, {"command": command} | about | {"order": [spec.run_id for spec in todo]}
+        found.name,
+        LaunchRecord(
+            command=command,
+            settings_hash=found.settings_hash,
+            note=found.note,
+            equivalence_margin=found.equivalence_margin,
+            order=[spec.run_id for spec in todo],
+        ),
     )
     if todo or due.running:
         try:
@@ -383,13 +389,17 @@ def run(args: argparse.Namespace) -> int:
     print(f"{n_done} of {len(found.runs)} done", file=sys.stderr)
     if todo:
         wall_s = time.monotonic() - began
-        times = [store.run(found.name, spec.run_id).probes.get("time", {}) for spec in todo]
-        busy_s = sum(one.get(kind, 0.0) for one in times for kind in ("train_s", "eval_s"))
+        busy_s = sum(_busy_s(store.run(found.name, spec.run_id)) for spec in todo)
         print(
             f"{duration(wall_s)}, {busy_s / wall_s:.0%} of it training and evaluating",
             file=sys.stderr,
         )
     return ExitCode.DONE if n_done == len(found.runs) else ExitCode.SOME_FAILED
+
+
+def _busy_s(run: Run) -> float:
+    probes = run.probes
+    return probes.time.train_s + probes.time.eval_s if probes and probes.time else 0.0
 
 
 def status(args: argparse.Namespace) -> int:
@@ -402,26 +412,36 @@ def status(args: argparse.Namespace) -> int:
         )
     for name in studies:
         found = [(one, _state(one)) for one in store.runs(name)]
-        counts = Counter(state["status"] for _, state in found)
+        counts = Counter(state.status for _, state in found)
         print(
             f"{name}: {len(found)} runs: "
             + ", ".join(f"{n} {word}" for word, n in sorted(counts.items()))
         )
         for one, state in found:
-            if state["status"] in ("done", "pending"):
+            if state.status in ("done", "pending"):
                 continue
             last = one.last_step()
-            step = f" at step {last['step'] + 1}" if last else ""
-            why = f" ({state['reason']}: {state['message']})" if state["reason"] else ""
-            print(f"  {one.run_id}: {state['status']}{step}{why}")
+            step = f" at step {last.step + 1}" if last else ""
+            why = f" ({state.reason}: {state.message})" if state.reason else ""
+            print(f"  {one.run_id}: {state.status}{step}{why}")
     return ExitCode.DONE
 
 
-def _state(one: Run) -> Json:
+@dataclass(frozen=True)
+class RunOutcome:
+    """The state of a run, or why it is unreadable."""
+
+    status: RunState | Literal["unreadable"]
+    reason: str | None
+    message: str | None
+
+
+def _state(one: Run) -> RunOutcome:
     try:
-        return one.status
+        status = one.status
     except StoreError as error:
-        return {"status": "unreadable", "reason": "error", "message": str(error)}
+        return RunOutcome("unreadable", "error", str(error))
+    return RunOutcome(status.status, status.reason, status.message)
 
 
 def report(args: argparse.Namespace) -> int:
@@ -460,7 +480,7 @@ def _watch(store: Store, studies: Sequence[str], out: Path, every_s: int) -> int
         for name in studies:
             changed, statuses = (
                 store.last_change(name),
-                [_state(one)["status"] for one in store.runs(name)],
+                [_state(one).status for one in store.runs(name)],
             )
             left = sum(status in ("pending", "running") for status in statuses)
             open_runs += left

@@ -20,6 +20,7 @@ from harness.data.corpus import Corpus, prepare
 from harness.errors import Problem, UserError
 from harness.model.builder import ModelBuilder
 from harness.results.records import (
+    SCHEMA_VERSION,
     EquivalenceMargin,
     InitSource,
     LaunchSpec,
@@ -31,7 +32,6 @@ from harness.results.records import (
     TrainSettings,
     VariantChoice,
 )
-from harness.results.store import SCHEMA_VERSION
 from variants import registry
 from variants.base import AXES, ModelShape
 
@@ -437,7 +437,7 @@ class _Maker:
             schema_version=SCHEMA_VERSION,
             study=file.study.name,
             run_id=self.run_id(entry, seed, data_seed),
-            entry_id=self._name + name,
+            entry=self._name + name,
             seed=seed,
             data_seed=data_seed,
             settings_hash=self.settings_hash,

@@ -16,8 +16,8 @@ import pooch
 from harness.data import synthetic
 from harness.data.tokenizers import Tokenizer
 from harness.errors import Problem, UserError
+from harness.results.files import StoreError, read_json, write_bytes, write_json
 from harness.results.records import DataSettings, TokenSlice
-from harness.results.store import StoreError, read_json, write_bytes, write_json
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import Problem, UserError, choices
-from harness.results.store import write_bytes
+from harness.results.files import write_bytes
 
 NAMES = ("bytes", "gpt2", "r50k_base", "p50k_base")  # all whose tokens fit into uint16
 

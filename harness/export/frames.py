@@ -18,7 +18,7 @@ from harness.analysis import metrics as results
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import EquivalenceStatus
 from harness.results.run_data import RunData
-from harness.results.store import Json
+from harness.results.upgrade import Json
 
 Kind = type[str] | type[int] | type[float] | type[bool]
 Columns = dict[str, np.ndarray | list[Any]]
@@ -70,7 +70,10 @@ class Record:
             "data_seed": self.run.order_seed,
         }
         for section in ("model", "data", "train"):
-            found |= {f"{section}.{key}": value for key, value in self.run.spec[section].items()}
+            found |= {
+                f"{section}.{key}": value
+                for key, value in getattr(self.run.spec, section).model_dump().items()
+            }
         return {
             key: value if isinstance(value, str | int | float) else str(value)
             for key, value in found.items()
@@ -137,8 +140,8 @@ def _results(run: RunData, entry: Entry, verdict: EquivalenceStatus | None) -> J
         "started_at": run.started_at,
         "steps_recorded": len(run.steps),
         "equivalence": verdict,
-        "host": run.env.get("host"),
-        "git_commit": run.env.get("git_commit"),
+        "host": run.env and run.env.host,
+        "git_commit": run.env and run.env.git_commit,
     }
     if run.status != "done":
         return found

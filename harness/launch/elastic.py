@@ -61,7 +61,7 @@ def start(run: Run, place: LaunchSpec) -> None:
     Raises:
         KeyboardInterrupt, SignalException: the user stops; the run is marked as interrupted.
     """
-    run.begin()
+    run.mark_running()
     threads = max(1, cores() // place.world_size)
     try:
         with tempfile.TemporaryDirectory(prefix="ablations-") as scratch, _limits(run, place):
@@ -78,29 +78,27 @@ def start(run: Run, place: LaunchSpec) -> None:
                 logs_specs=DefaultLogsSpecs(log_dir=scratch),
             )
             elastic_launch(config, _rank)(str(run.path.resolve()), threads)
-        if run.status["status"] == "running":
-            run.end("failed", "error", "its processes ended without saying how")
+        if run.status.status == "running":
+            run.finish("failed", "error", "its processes ended without saying how")
     except ChildFailedError as error:
-        if run.status["status"] == "running":  # a rank that could speak has said why
+        if run.status.status == "running":  # a rank that could speak has said why
             rank, failure = error.get_first_failure()
             hint = (
                 " (the system does that when memory runs out)"
                 if failure.signal_name() == "SIGKILL"
                 else ""
             )
-            run.end(
+            run.finish(
                 "failed",
                 "killed",
                 f"rank {rank}: {failure.signal_name()}, exit code {failure.exitcode}{hint}",
             )
     except _TimeoutError as error:
-        if run.status["status"] != "done":
-            run.end("failed", "timeout", str(error))
+        if run.status.status != "done":
+            run.finish("failed", "timeout", str(error))
     except STOPPED:
-        if (
-            run.status["status"] == "running"
-        ):  # a rank that came to its next step has said after which
-            run.end("interrupted", "killed", "stopped by the user")
+        if run.status.status == "running":  # a rank that came to its next step has said after which
+            run.finish("interrupted", "killed", "stopped by the user")
         raise
 
 

@@ -79,14 +79,14 @@ class ProgressReporter:
         self._seconds_ended += seconds
         status, evals = run.status, run.evals()
         what = (
-            f"val loss {evals[-1]['val_loss']:.4f}"
-            if evals and status["status"] == "done"
-            else status["message"]
+            f"val loss {evals[-1].val_loss:.4f}"
+            if evals and status.status == "done"
+            else status.message
         )
         word = (
-            status["status"]
-            if status["status"] == "done"
-            else f"{status['status'].upper()} ({status['reason']})"
+            status.status
+            if status.status == "done"
+            else f"{status.status.upper()} ({status.reason})"
         )
         self.say(
             f"{self._count()} {run.run_id} {word} in {seconds:.1f} s, {what}, {self._left(0.0)}"
@@ -119,9 +119,9 @@ class ProgressReporter:
             line = run.last_step()
             if line is None:
                 continue
-            done = line["step"] + 1
-            loss = "none" if line["loss"] is None else f"{line['loss']:.4f}"
-            note = f"loss {loss}  {line['tokens'] / line['step_s']:,.0f} tokens/s"
+            done = line.step + 1
+            loss = "none" if line.loss is None else f"{line.loss:.4f}"
+            note = f"loss {loss}  {line.tokens / line.step_s:,.0f} tokens/s"
             left = self._left(done / spec.train.steps)
             self._live.update(self._one, completed=done, note=note)
             self._live.update(self._all, completed=self._n_ended, note=left)

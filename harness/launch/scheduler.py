@@ -29,7 +29,7 @@ def due(store: Store, specs: Sequence[RunSpec], retry_failed: bool = False) -> R
     result = RunSelection([], [], [], [])
     for spec in specs:
         run = store.run(spec.study, spec.run_id)
-        status = run.status["status"] if (run.path / "status.json").exists() else "pending"
+        status = run.status.status if run.exists else "pending"
         if status == "done":
             result.done.append(spec)
         elif status == "running":
@@ -65,7 +65,7 @@ def run_all(store: Store, specs: Sequence[RunSpec], start: Start, fail_fast: boo
     for; it is taken over should that process die. A run whose source is not done stays pending.
     """
     runs = [store.run(spec.study, spec.run_id) for spec in specs]
-    started = {run.run_id: run.status["started_at"] for run in runs}
+    started = {run.run_id: run.status.started_at for run in runs}
     with ProgressReporter(specs) as watch:
         left = list(specs)
         for wait in (False, True):
@@ -86,14 +86,14 @@ def run_all(store: Store, specs: Sequence[RunSpec], start: Start, fail_fast: boo
                     _work(store, spec, start, watch, started[spec.run_id])
                 finally:
                     claim.release()
-                if fail_fast and run.status["status"] == "failed":
+                if fail_fast and run.status.status == "failed":
                     return
 
 
 def _is_running(store: Store, spec: RunSpec) -> bool:
     """Tell whether another process runs what this run starts from."""
     source = _source(spec)
-    return source is not None and store.run(spec.study, source).status["status"] == "running"
+    return source is not None and store.run(spec.study, source).status.status == "running"
 
 
 def _work(
@@ -101,19 +101,17 @@ def _work(
 ) -> None:
     """Run what is ours by now, unless another process has ended it meanwhile or what it starts from is not done."""
     run, source = store.run(spec.study, spec.run_id), _source(spec)
-    run.update_spec(spec.model_dump())
+    run.update_spec(spec)
     status = run.status
-    if status["status"] == "done" or (
-        status["status"] == "failed" and status["started_at"] != started
-    ):
-        watch.skip(run, f"{status['status']} by another process")
+    if status.status == "done" or (status.status == "failed" and status.started_at != started):
+        watch.skip(run, f"{status.status} by another process")
         return
-    if source is not None and store.run(spec.study, source).status["status"] != "done":
+    if source is not None and store.run(spec.study, source).status.status != "done":
         watch.skip(run, f"waits for {source}, which is not done")
         return
     watch.begin(run, spec)
     start(run, spec.launch)
     watch.end(run)
-    if run.status["status"] == "failed":
+    if run.status.status == "failed":
         watch.say("\n".join(f"    {line}" for line in run.log_tail(LOG_LINES)))
         watch.say(f"    the whole log: {run.log_path}")

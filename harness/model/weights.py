@@ -15,8 +15,8 @@ from harness.errors import UserError, choices
 from harness.model import hf_gpt2
 from harness.model.builder import ModelBuilder
 from harness.model.hf_gpt2 import SAFETENSORS_FILE, Json, Tensors
-from harness.results.records import VariantChoice
-from harness.results.store import SCHEMA_VERSION, StoreError, read_json, write_json
+from harness.results.files import StoreError, read_json, write_json
+from harness.results.records import SCHEMA_VERSION, VariantChoice
 from variants import registry
 from variants.base import AXES, ModelShape
 

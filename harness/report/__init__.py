@@ -7,7 +7,9 @@ from pathlib import Path
 
 from harness.analysis import dataset as accounting
 from harness.analysis import summary
-from harness.results.store import Store, now, write_bytes, write_json, write_text
+from harness.results.files import write_bytes, write_json, write_text
+from harness.results.records import now
+from harness.results.store import Store
 
 __all__ = ["write"]
 

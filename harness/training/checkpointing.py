@@ -20,8 +20,9 @@ from harness.distributed.shards import gather_weights, shard_specs, to_dcp_state
 from harness.model.gpt import GPT
 from harness.model.weights import Weights, atomic_folder, write_weights
 from harness.probes.timer import Timer
+from harness.results.files import StoreError, read_json, write_json
 from harness.results.records import RunSpec
-from harness.results.store import Run, StoreError, read_json, write_json
+from harness.results.store import Run
 from variants.base import ModelShape
 
 STATE = "state"  # folder within a checkpoint: parameters and optimizer state, one shard per rank

@@ -31,7 +31,7 @@ def initialize_parameters(gpt: GPT, whole: GPT, run: Run, spec: RunSpec) -> dict
         )
     origins = init_parameters(gpt, spec.seed, weights.tensors, whole)
     return {
-        "from": spec.init.run_id or str(folder),
+        "source": spec.init.run_id or str(folder),
         "sha256": weights.sha256,
         "tensors": origins,
         "dropped": sorted(weights.tensors.keys() - origins.keys()),

@@ -99,8 +99,8 @@ def test_a_deviation_beyond_the_tolerance_of_the_precision_diverges(three, preci
     three.write()
     most = getattr(TOLERANCES[precision], key)
     for entry in (SINGLE, DDP, FSDP):
-        spec = run_of(three, entry, 0).spec
-        edit_json(three, entry, 0, "spec.json", train=spec["train"] | {"precision": precision})
+        train = run_of(three, entry, 0).spec.train.model_dump()
+        edit_json(three, entry, 0, "spec.json", train=train | {"precision": precision})
     edit_steps(three, DDP, 0, factor(key, 1 + 1.1 * most, steps=(N_FIRST - 1,)))
     edit_steps(three, FSDP, 0, factor(key, 1 + 0.9 * most, steps=(N_FIRST - 1,)))
     rows = checked(three)
@@ -209,7 +209,7 @@ def test_dropout_draws_other_masks_on_each_rank_so_only_the_start_is_compared(th
             entry,
             0,
             "spec.json",
-            model=run_of(three, entry, 0).spec["model"] | {"dropout": 0.1},
+            model=run_of(three, entry, 0).spec.model.model_dump() | {"dropout": 0.1},
         )
     edit_steps(three, DDP, 0, factor("loss", 1.02, steps=range(12)))
     edit_json(three, FSDP, 0, "probes.json", initial_hash="other")

@@ -71,9 +71,9 @@ def crossed(fake):
         for name in ("learned", "rope")
     }
     for run in fake.store.runs(fake.name):
-        data_seed = run.spec["seed"] if run.spec["data_seed"] is None else run.spec["data_seed"]
-        loss = tables[run.spec["axes"]["positional"]["label"]][run.spec["seed"], data_seed]
-        lines = run.evals()
+        data_seed = run.spec.order_seed
+        loss = tables[run.spec.axes["positional"].label][run.spec.seed, data_seed]
+        lines = [line.model_dump() for line in run.evals()]
         lines[-1]["val_loss"] = loss
         (run.path / "eval.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return fake, tables
@@ -124,7 +124,7 @@ def test_an_entry_with_a_pair_missing_is_left_out_and_nothing_breaks(crossed, no
     fake, _ = crossed
     next(
         run for run in fake.store.runs(fake.name) if run.run_id.startswith("rope-mha-single-s1d2")
-    ).end("failed", "oom", "x")
+    ).finish("failed", "oom", "x")
     summary, page, _ = written(fake)
     assert [found["entries"] for found in summary["variance"]] == [["learned-mha-single"]]
     assert "rope-mha-single-s1d2" in page.split("## Unfinished runs")[1]

@@ -40,7 +40,7 @@ def refusal(*arguments, **options):
 
 def test_every_entry_waits_for_the_run_of_its_seed_that_it_starts_from(write_study):
     study = load(write_study(more=FROM_RUN))
-    sources = {run.seed: run for run in study.runs if run.entry_id.startswith("start-")}
+    sources = {run.seed: run for run in study.runs if run.entry.startswith("start-")}
     others = [run for run in study.runs if run not in sources.values()]
     assert len(others) == 24 and sources.keys() == {0, 1}
     for run in others:
@@ -66,7 +66,7 @@ def test_a_selection_takes_along_what_it_starts_from_and_its_weights_are_kept_in
         seeds=[1],
         where=["attention=gqa2"],
     )
-    assert [run.entry_id.startswith("start-") for run in study.runs] == [
+    assert [run.entry.startswith("start-") for run in study.runs] == [
         True,
         False,
         False,

@@ -111,7 +111,7 @@ def test_an_entry_alone_of_its_size_is_ranked_with_nobody(fake, read):
     same = budgets.rankings(study)
     assert [ranking.budget_kind for ranking in same] == ["tokens", "flops", "train_s", "parameters"]
     for run in study.find({"positional": "rope"}).done:
-        run.probes["parameters"] *= 2
+        run.probes.parameters *= 2
     assert [ranking.budget_kind for ranking in budgets.rankings(study)] == [
         "tokens",
         "flops",

@@ -137,7 +137,7 @@ def test_two_commits_of_one_results_folder(before, tmp_path, capsys):
     newer = {"git_commit": "feedface" * 5}
     for run in Store(before.root).runs("tiny"):
         if run.run_id.split("-")[3] in ("s3", "s4", "s5"):
-            run.write_env(run.env | newer)
+            run.write_env(run.env.model_copy(update=newer))
     with pytest.raises(SystemExit) as stop:
         cli.main(
             [

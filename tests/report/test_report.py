@@ -121,7 +121,7 @@ def test_the_whole_study(fake):
     assert (
         len([row for row in rows(folder, "memory") if row["entry"] == "learned-mha-ddp2"]) == 6
     )  # seeds x ranks
-    exact = fake.store.runs("tiny")[0].evals()[-1]["val_loss"]
+    exact = fake.store.runs("tiny")[0].evals()[-1].val_loss
     assert str(exact) in (folder / "tables" / "val_curves.csv").read_text()  # unrounded
 
 

@@ -74,7 +74,7 @@ def spec(
     return RunSpec(
         study="study",
         run_id="run",
-        entry_id="run",
+        entry="run",
         seed=0,
         settings_hash="",
         baseline=variants,
@@ -235,7 +235,7 @@ def test_the_loop_keeps_the_weights_that_it_ends_with_and_those_that_did_best(tm
     """The rate rises until it breaks what was learned; a "best" of another step would be worth nothing then."""
     run_spec = spec(tmp_path, lr=0.3, warmup_steps=9, steps=9)
     probes = train(run, run_spec, ranks)
-    losses = {line["step"]: line["val_loss"] for line in run.evals() if line["step"] > 0}
+    losses = {line.step: line.val_loss for line in run.evals() if line.step > 0}
     best = min(losses, key=losses.get)
     assert best < 9, "or the test says nothing"
     assert listing(run) == {
@@ -246,7 +246,7 @@ def test_the_loop_keeps_the_weights_that_it_ends_with_and_those_that_did_best(tm
     }
     assert val_loss(tmp_path, run_spec, ranks, run.newest_checkpoint) == losses[9]
     assert val_loss(tmp_path, run_spec, ranks, run.best_checkpoint) == losses[best]
-    assert probes["time"]["checkpoint_s"] > 0
+    assert probes.time.checkpoint_s > 0
 
 
 def test_a_checkpoint_says_what_made_it(tmp_path, run, ranks):
@@ -278,7 +278,7 @@ def test_checkpoints_are_written_as_often_as_asked_and_at_the_end(
     calls = []
     monkeypatch.setattr(Checkpoints, "save", lambda self, *args: calls.append(args))
     train(run, spec(tmp_path, checkpoint_every=every, steps=8, eval_every=3), ranks)
-    losses = {line["step"]: line["val_loss"] for line in run.evals()}
+    losses = {line.step: line.val_loss for line in run.evals()}
     assert calls == [(n, losses[n] if known else None) for n, known in saved]
 
 
@@ -288,7 +288,7 @@ def test_what_is_kept_changes_nothing_in_the_training(tmp_path, ranks):
         run = Run(tmp_path / keep)
         run.path.mkdir()
         train(run, spec(tmp_path, keep, checkpoint_every=1), ranks)
-        losses.append((run.steps().loss.tolist(), [line["val_loss"] for line in run.evals()]))
+        losses.append((run.steps().loss.tolist(), [line.val_loss for line in run.evals()]))
     assert losses[0] == losses[1]
 
 

@@ -111,9 +111,9 @@ def build(summary: Summary) -> list[ChartSpec]:
 
 def lowest_reachable_loss(study: StudyResults) -> float | None:
     """Return the corpus entropy in nats per token; None if unknown or if a token is not a byte."""
-    data = study.spec.get("data", {})
-    entropy: float | None = data.get("entropy_nats_per_byte")
-    return entropy if data.get("tokenizer") == "bytes" else None
+    if study.spec is None or study.spec.data.tokenizer != "bytes":
+        return None
+    return study.spec.data.entropy_nats_per_byte
 
 
 def _chart(

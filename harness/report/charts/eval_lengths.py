@@ -104,7 +104,8 @@ def _against_position(
 
 
 def _trained_length(summary: Summary) -> int:
-    return int(summary.study.spec["model"]["seq_len"])
+    assert summary.study.spec is not None
+    return summary.study.spec.model.seq_len
 
 
 def _panel(title: str, x: Axis, lines: list[Line], trained: int, settled: float) -> Panel:

@@ -100,7 +100,7 @@ def _line(i: int, name: str, rows: list[ScalingRow]) -> Line:
 def physical_cores(study: StudyResults) -> int | None:
     """Return the number of cores if all runs used CPUs with the same number of them, else None."""
     environments = [run.env for run in study.runs if run.env]
-    if any(environment.get("gpu") for environment in environments):
+    if any(environment.gpu for environment in environments):
         return None
-    cores: set[int | None] = {environment.get("cores") for environment in environments}
+    cores: set[int | None] = {environment.cores for environment in environments}
     return cores.pop() if len(cores) == 1 else None

@@ -6,7 +6,8 @@ from pathlib import Path
 from harness.errors import UserError
 from harness.report.compare import comparison
 from harness.report.compare.sources import Source, read
-from harness.results.store import now, write_json, write_text
+from harness.results.files import write_json, write_text
+from harness.results.records import now
 
 __all__ = ["Source", "read", "write"]
 

@@ -12,8 +12,9 @@ from harness.analysis.intervals import Ratio, ratio_of_medians
 from harness.analysis.metrics import DIVERGES, PARALLELISM, timed
 from harness.analysis.significance import SignificanceResult
 from harness.report.compare.sources import Source
+from harness.results.records import SCHEMA_VERSION
 from harness.results.run_data import RunData
-from harness.results.store import SCHEMA_VERSION, Json
+from harness.results.upgrade import Json
 
 # Keys of env.json on which the time of a step depends, apart from the code.
 MACHINE_KEYS = ("host", "cpu", "cores", "memory_bytes", "gpu", "platform", "cuda", "threads")
@@ -127,7 +128,7 @@ def _diverging(study: StudyResults) -> set[str]:
 def _settings(study: StudyResults) -> dict[str, object]:
     settings: dict[str, object] = {}
     for section in ("model", "data", "train"):
-        for key, value in study.spec.get(section, {}).items():
+        for key, value in getattr(study.spec, section).model_dump().items():
             settings[f"{section}.{key}"] = value
     return settings
 
@@ -136,7 +137,7 @@ def _environment(study: StudyResults) -> dict[str, object]:
     """Return the value of each key of env.json, or the sorted list of values if runs differ."""
     values_by_key: dict[str, list[object]] = {}
     for run in study.runs:
-        for key, value in run.env.items():
+        for key, value in run.env.model_dump().items() if run.env else ():
             known = values_by_key.setdefault(key, [])
             if value not in known:
                 known.append(value)
@@ -250,19 +251,19 @@ def _memory_ratio(pairs: Sequence[tuple[RunData, RunData]]) -> float | None:
 
 
 def _peak_bytes(run: RunData) -> int:
-    return max(rank["peak"] for rank in run.probes["memory"])
+    return max(rank.peak for rank in run.measured.memory)
 
 
 def _parameters(entry: Entry) -> int:
     if entry.done:
-        return int(entry.done[0].probes["parameters"])
-    return int(entry.runs[0].spec["expected"]["parameters"])
+        return entry.done[0].measured.parameters
+    return entry.runs[0].spec.expected.parameters
 
 
 def _flops_per_token(entry: Entry) -> float:
     if entry.done:
-        return float(entry.done[0].probes["flops_per_token"])
-    return float(entry.runs[0].spec["expected"]["flops_per_token"])
+        return entry.done[0].measured.flops_per_token
+    return entry.runs[0].spec.expected.flops_per_token
 
 
 def _same_bits(a: RunData, b: RunData) -> bool:

@@ -72,4 +72,4 @@ def _read(argument: str, store: Store, name_of: Callable[[str], str]) -> Source:
 
 
 def _commit(run: RunData) -> str:
-    return str(run.env.get("git_commit") or "")
+    return (run.env and run.env.git_commit) or ""

@@ -97,7 +97,7 @@ def _speed(record: Record, shown: str) -> str:
 
 
 def _is_interrupted(entry: Entry) -> bool:
-    return any(run.probes.get("resumed_at") for run in entry.done)
+    return any(run.measured.resumed_at for run in entry.done)
 
 
 def _interruption_mark(entry: Entry) -> str:
@@ -120,10 +120,10 @@ def _peak_sources(summary: Summary) -> str:
     peaks: dict[str, list[float]] = {}
     for entry in summary.study.entries:
         for run in entry.done:
-            peak = run.probes["peak_flops"]
-            values = peaks.setdefault(str(peak["source"]), [])
-            if peak["value"]:
-                values.append(peak["value"])
+            peak = run.measured.peak_flops
+            values = peaks.setdefault(peak.source, [])
+            if peak.value:
+                values.append(peak.value)
     return "; ".join(
         f"{_teraflops(values)} ({source})" if values else f"unknown ({source})"
         for source, values in peaks.items()

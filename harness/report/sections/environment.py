@@ -10,7 +10,7 @@ from harness.report.sections import Charts
 from harness.report.tables import table
 from harness.results.run_data import RunData
 
-IGNORED = ("schema_version",)
+IGNORED = {"schema_version"}
 
 
 @dataclass
@@ -45,24 +45,21 @@ def split_environments(
     runs: Iterable[RunData],
 ) -> tuple[Mapping[str, object], list[Environment]]:
     """Return the values that all environments share, and each distinct set of the others."""
-    started = [run for run in runs if run.env]
-    keys: dict[str, None] = {}
-    for run in started:
-        keys |= dict.fromkeys(run.env)
-    for key in IGNORED:
-        keys.pop(key, None)
-    shared = {key: started[0].env.get(key) for key in keys if _is_shared(started, key)}
+    started = [(run.spec.entry, run.env.model_dump(exclude=IGNORED)) for run in runs if run.env]
+    values = [env for _, env in started]
+    keys = list(values[0]) if values else []
+    shared = {key: values[0][key] for key in keys if _is_shared(values, key)}
     distinct: dict[str, Environment] = {}
-    for run in started:
-        rest = {key: run.env.get(key) for key in keys if key not in shared}
+    for entry, env in started:
+        rest = {key: env[key] for key in keys if key not in shared}
         environment = distinct.setdefault(repr(rest), Environment(rest))
-        if rest and run.spec["entry_id"] not in environment.entries:
-            environment.entries.append(run.spec["entry_id"])
+        if rest and entry not in environment.entries:
+            environment.entries.append(entry)
     return shared, [environment for environment in distinct.values() if environment.values]
 
 
-def _is_shared(runs: Iterable[RunData], key: str) -> bool:
-    return len({repr(run.env.get(key)) for run in runs}) == 1
+def _is_shared(values: Iterable[Mapping[str, object]], key: str) -> bool:
+    return len({repr(env[key]) for env in values}) == 1
 
 
 def shown_value(key: str, value: object) -> str:

@@ -28,7 +28,8 @@ def build(summary: Summary, charts: Charts) -> Section | None:
     if not summary.equivalence:
         nothing = paragraph("No two runs that differ only in the parallelism are done yet.")
         return Section("equivalence", TITLE, (nothing,))
-    tolerance = TOLERANCES[study.spec["train"].get("precision", "fp32")]
+    assert study.spec is not None
+    tolerance = TOLERANCES[study.spec.train.precision]
     method = paragraph(
         "Each parallel run is compared with the run of the same seed that differs only in the "
         "parallelism: with a single process if there is one, else with the baseline's parallelism. "

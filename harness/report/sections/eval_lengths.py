@@ -14,7 +14,8 @@ def build(summary: Summary, charts: Charts) -> Section | None:
     if "lengths" not in summary.tables:
         return None
     rows = records(summary.tables["lengths"])
-    trained = int(summary.study.spec["model"]["seq_len"])
+    assert summary.study.spec is not None
+    trained = summary.study.spec.model.seq_len
     blocks: list[Block] = [
         paragraph(
             "Loss of the trained model, nats per token, on sequences of each length; training used "

@@ -38,7 +38,7 @@ def build(summary: Summary, charts: Charts) -> Section | None:
 
 
 def _progress(run: RunData) -> str:
-    return f"{len(run.steps):,} of {run.spec['train'].get('steps', '?'):,}"
+    return f"{len(run.steps):,} of {run.spec.train.steps:,}"
 
 
 def _plain(lines: Iterable[str]) -> str:

@@ -26,12 +26,12 @@ def build(summary: Summary, charts: Charts) -> Section | None:
 
 
 def _row(entry: Entry) -> list[str]:
-    probes = entry.done[0].probes
-    formula = probes["flops_per_token"]
-    counted = probes.get("flops_per_token_counted")
+    probes = entry.done[0].measured
+    formula = probes.flops_per_token
+    counted = probes.flops_per_token_counted
     kernels: set[str] = set()
     for run in entry.done:
-        kernels.update(run.probes.get("attention_kernels") or ())
+        kernels.update(run.measured.attention_kernels)
     return [
         entry.label,
         ", ".join(sorted(kernels)) or MISSING,

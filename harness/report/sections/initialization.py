@@ -1,21 +1,20 @@
 """Initialization from a checkpoint: which tensors each entry loaded and converted."""
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
 
 from harness.analysis.summary import Summary
 from harness.report.document import Section, paragraph
 from harness.report.formatting import MISSING
 from harness.report.sections import Charts
 from harness.report.tables import table
+from harness.results.records import InitReport
 
 
 def build(summary: Summary, charts: Charts) -> Section | None:
     """Return the checkpoint of each entry, if the study starts from one."""
     rows = []
     for entry in summary.study.entries:
-        report = entry.done[0].probes.get("start") if entry.done else None
+        report = entry.done[0].measured.init_report if entry.done else None
         if report:
             rows.append([entry.label, *_row(report)])
     if not rows:
@@ -39,18 +38,18 @@ def build(summary: Summary, charts: Charts) -> Section | None:
     )
 
 
-def _row(report: Mapping[str, Any]) -> list[str]:
-    origins = Counter(report["tensors"].values())
+def _row(report: InitReport) -> list[str]:
+    origins = Counter(report.tensors.values())
     converted = [
         f"{n}: {origin.removeprefix('converted: ')}"
         for origin, n in origins.items()
         if ":" in origin
     ]
     return [
-        report["from"],
-        report["sha256"][:12],
+        report.source,
+        report.sha256[:12],
         "; ".join(converted) or MISSING,
-        ", ".join(report["dropped"]) or MISSING,
+        ", ".join(report.dropped) or MISSING,
         str(origins["loaded"]),
         str(origins["fresh"]),
     ]

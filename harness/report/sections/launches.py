@@ -1,7 +1,6 @@
 """The order in which runs were started, and the commands that reproduce the report."""
 
 import shlex
-from collections.abc import Sequence
 
 from harness.analysis.summary import Summary
 from harness.report.document import (
@@ -18,12 +17,14 @@ from harness.report.document import (
 from harness.report.formatting import count
 from harness.report.sections import Charts
 
+NO_COMMAND = "# the command was not recorded"
+
 
 def build(summary: Summary, charts: Charts) -> Section | None:
     """Return the launches that started runs of this report."""
     study = summary.study
     run_ids = {run.run_id for run in study.runs}
-    launches = [launch for launch in study.launches if run_ids & set(launch.get("order", ()))]
+    launches = [launch for launch in study.launches if run_ids & set(launch.order)]
     if not launches:
         return None
     blocks: list[Block] = [
@@ -33,17 +34,10 @@ def build(summary: Summary, charts: Charts) -> Section | None:
         )
     ]
     for launch in launches:
-        order = launch["order"]
-        time = launch.get("at", "at an unknown time")
+        order = launch.order
         items = tuple(text(Code(run_id)) for run_id in order)
-        blocks.append(Details(f"{time}: {count(len(order), 'run')}", (NumberedList(items),)))
-    commands = list(dict.fromkeys(_command(launch.get("command")) for launch in launches))
+        blocks.append(Details(f"{launch.at}: {count(len(order), 'run')}", (NumberedList(items),)))
+    commands = list(dict.fromkeys(launch.command or NO_COMMAND for launch in launches))
     commands.append(f"python -m harness report {shlex.quote(study.name)}")
     blocks += [Heading(text("Reproduce")), CodeBlock("\n".join(commands), "sh")]
     return Section("launches", "Order of runs", tuple(blocks))
-
-
-def _command(command: str | Sequence[str] | None) -> str:
-    if command is None:
-        return "# the command was not recorded"
-    return command if isinstance(command, str) else shlex.join(command)

@@ -22,6 +22,7 @@ from harness.report.document import (
     text,
 )
 from harness.report.formatting import count
+from harness.results.records import ResolvedData
 
 VERDICTS: tuple[VerdictName, ...] = ("better", "worse", "equivalent", "unresolved")
 
@@ -150,8 +151,8 @@ def _no_margin() -> Text:
 def status_paragraph(summary: Summary) -> tuple[Block, ...]:
     """Return the number of runs by status, the leading entries, the corpus, and warnings."""
     blocks: list[Block] = [Paragraph(_state(summary))]
-    if summary.study.spec.get("data"):
-        blocks.append(Paragraph(_corpus(summary.study)))
+    if summary.study.spec is not None:
+        blocks.append(Paragraph(_corpus(summary.study.spec.data)))
     if summary.diverging:
         blocks.append(Note((Paragraph(_diverging(sorted(summary.diverging))),)))
     return (*blocks, *_warnings(summary.study))
@@ -202,9 +203,8 @@ def _fastest(timed: list[Result]) -> Text:
     return text(" Highest throughput: ", Code(label), f", {shown} tokens per second.")
 
 
-def _corpus(study: StudyResults) -> Text:
-    data = study.spec["data"]
-    entropy = data.get("entropy_nats_per_byte")
+def _corpus(data: ResolvedData) -> Text:
+    entropy = data.entropy_nats_per_byte
     lowest = ""
     if entropy is not None:
         lowest = (
@@ -213,11 +213,11 @@ def _corpus(study: StudyResults) -> Text:
         )
     return text(
         "Corpus: ",
-        Code(data["corpus"]),
+        Code(data.corpus),
         " (SHA-256 ",
-        Code(f"{data['sha256'][:12]}…"),
+        Code(f"{data.sha256[:12]}…"),
         "), tokenizer ",
-        Code(data["tokenizer"]),
+        Code(data.tokenizer),
         ".",
         lowest,
     )
@@ -246,11 +246,7 @@ def _warnings(study: StudyResults) -> Iterator[Note]:
             else f"{count(study.superseded, 'run')} left out because newer runs of the same "
             "entries and seeds replace them."
         )
-    machines = {
-        (run.env.get("host"), run.env.get("cpu"), run.env.get("gpu"))
-        for run in study.runs
-        if run.env
-    }
+    machines = {(run.env.host, run.env.cpu, run.env.gpu) for run in study.runs if run.env}
     if len(machines) > 1:
         yield _note(
             f"The runs used {len(machines)} machines; times are comparable only within one of them."

@@ -13,8 +13,8 @@ def build(summary: Summary, charts: Charts) -> Section | None:
     """Return the resolved settings."""
     blocks: list[Block] = []
     for section, title in SECTIONS.items():
-        values = summary.study.spec.get(section)
-        if values:
-            rows = [[key, shown_value(key, value)] for key, value in values.items()]
+        values = getattr(summary.study.spec, section, None)
+        if values is not None:
+            rows = [[key, shown_value(key, value)] for key, value in values]
             blocks += [Heading(text(title)), table(title, ["setting", "value"], rows)]
     return Section("settings", "Settings", tuple(blocks)) if blocks else None

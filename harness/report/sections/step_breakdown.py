@@ -6,7 +6,7 @@ from harness.report import formatting
 from harness.report.document import Section, paragraph
 from harness.report.sections import Charts, chart_blocks
 from harness.report.tables import table
-from harness.results.run_data import PHASES
+from harness.results.records import PHASES
 
 METHOD = (
     "Milliseconds of a step, mean over ranks, measured on a few extra steps after the last one "
