@@ -4,10 +4,9 @@ import dataclasses
 import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +39,7 @@ SHAPE = ModelShape(
 # All ranks of all runs are forked from one process, so that torch is imported once. A fault may
 # leave a process group in any state: its runs are the last, and ranks end without clean-up.
 SCRIPT = """
-import json, os, signal, socket, sys, traceback
+import json, os, signal, socket, sys, threading, traceback
 from pathlib import Path
 from pytest import MonkeyPatch
 from harness.results.store import Run
@@ -98,6 +97,12 @@ def fork_ranks(world_size, folders, faults):
             os.killpg(0, signal.SIGKILL)
 
 
+def end_with_pytest():
+    os.read(0, 1)  # until pytest closes the pipe, or ends
+    os.killpg(0, signal.SIGKILL)
+
+
+threading.Thread(target=end_with_pytest, daemon=True).start()
 for world_size, folders, faults in json.loads(Path(sys.argv[1]).read_text()):
     fork_ranks(world_size, folders, faults)
 """
@@ -243,16 +248,14 @@ def train_in_processes(folder, jobs):
     process = subprocess.Popen(
         [sys.executable, str(folder / "script.py"), str(folder / "jobs.json")],
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    try:
-        _, errors = process.communicate(timeout=600)
-        assert process.returncode == 0, errors[-3000:]
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+    errors = process.stderr.read()
+    process.communicate()
+    assert process.returncode == 0, errors[-3000:]
 
 
 def planned(folder, hows):
