@@ -125,7 +125,7 @@ def test_the_nearest_declaration_counts():
     class Outer(Part):
         def __init__(self):
             super().__init__()
-            self.inner = Inner()
+            self.inner = Inner(2, 2)
             self.plain = nn.Linear(2, 2)
 
         def init_specs(self):
