@@ -1,7 +1,7 @@
 """What is exported of each run, in the store's own numbers, and the three tables that hold it.
 
-A run of an entry whose `equivalence` is DIVERGES has no `tokens_per_s`, `step_s` and `mfu`, as in the report; its steps
-have their times.
+A run of an entry whose `equivalence` is DIVERGES has no `tokens_per_s`, `step_s` and `mfu`, as in
+the report; its steps have their times.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -98,7 +98,8 @@ class Record:
     def points(self) -> Iterator[tuple[int, float, dict[str, float]]]:
         """Yield the steps done, the time since the start in seconds, and what was recorded then, by step.
 
-        A training step counts once it is done, as evaluations do; what is no finite number is left out.
+        A training step counts once it is done, as evaluations do; what is no finite number is left
+        out.
         """
         steps, evals = self.run.steps, self.run.evals
         found: dict[int, tuple[float, dict[str, float]]] = {}
