@@ -36,6 +36,7 @@ from harness.errors import UserError, choices
 from harness.results import frames
 from harness.results.frames import Column
 from harness.results.records import now
+from harness.results.run_data import RunData
 from harness.results.store import Store
 
 EQUIVALENCE = Column("equivalence", "string", "verdict of the entry's equivalence check")
@@ -97,7 +98,7 @@ class StudyFrames:
         54
         """
         frame = frames.runs(self._study.runs, self._study.levels)
-        verdicts = equivalence.verdicts(equivalence.equivalence(self._study))
+        verdicts = equivalence.by_entry(equivalence.check(self._study))
         frame["equivalence"] = frame["entry"].astype("string").map(verdicts).astype("string")
         diverges = (frame["equivalence"] == DIVERGES).fillna(False)
         frame.loc[diverges, list(frames.SPEED_COLUMNS)] = float("nan")
@@ -133,6 +134,21 @@ class StudyFrames:
             KeyError: there is no such column.
         """
         return self._with_attrs(frames.evals(self._study.runs, self._study.levels, columns))
+
+    @property
+    def recorded(self) -> list[RunData]:
+        """The runs that have recorded a step, in the study's order."""
+        return [run for run in self._study.runs if len(run.steps)]
+
+    def recorded_frames(self) -> dict[str, pd.DataFrame]:
+        """Return `runs`, `steps` and `evals` of the runs that have recorded a step."""
+        levels = self._study.levels
+        is_recorded = self.runs["steps_recorded"] > 0
+        return {
+            "runs": self.runs[is_recorded],
+            "steps": frames.steps(self.recorded, levels),
+            "evals": frames.evals(self.recorded, levels),
+        }
 
     # -- tables of the report ----------------------------------------------------------------------------------
 
