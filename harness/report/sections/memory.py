@@ -33,7 +33,7 @@ def build(summary: Summary, charts: Charts) -> Section | None:
     keys = [*CATEGORIES, "peak", "resident_peak"]
     titles = [key.replace("_", " ") for key in keys]
     rows = [
-        [label, *(formatting.mib(memory.get(key)) for key in keys)]
+        [label, *(formatting.mib(getattr(memory, key)) for key in keys)]
         for label, memory in measured.items()
     ]
     return Section(
