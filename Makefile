@@ -7,7 +7,7 @@ bin := .venv/bin
 installed := .venv/.installed
 pytest := $(bin)/python -m pytest
 
-.PHONY: help install run test test-all check prose bench calibrate chaos scale clean
+.PHONY: help install run test test-all check prose faults bench calibrate chaos scale clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -29,6 +29,9 @@ check: $(installed)  ## check style and types
 
 prose: $(installed)  ## list words to avoid (tools/wordlist.toml) with their places
 	@$(bin)/python tools/prose.py
+
+faults: $(installed)  ## plant the faults of tests/faults/ one by one and check that a test fails
+	@$(bin)/python tools/faults.py --jobs $(WORKERS)
 
 bench: .venv/.peers  ## time operations against their usual alternatives; ONLY=pattern, BASELINE=ratios.json
 	@mkdir -p reports/bench

@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     results(sub)
     sub.add_argument(
-        "--to", required=True, choices=("csv", "parquet", "tensorboard", "wandb", "mlflow")
+        "--to", required=True, choices=("csv", "latex", "parquet", "tensorboard", "wandb", "mlflow")
     )
     sub.add_argument(
         "--out", type=Path, default=Path("exports"), metavar="DIR", help="default: %(default)s"

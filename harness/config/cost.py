@@ -68,8 +68,8 @@ class Costs:
         model.to(self._dtype)  # autocast does not know the meta device; this comes close
         tokens = torch.zeros(micro_batch, self._shape.seq_len, dtype=torch.long, device="meta")
         try:
-            with Activations(model) as kept:
+            with Activations(model) as activations:
                 model(tokens, tokens)
         except Exception:  # a user's variant; when it runs, its error will be told in full
             return Cost(parameters, flops, None, model)
-        return Cost(parameters, flops, kept.activation_bytes, model)
+        return Cost(parameters, flops, activations.saved_bytes, model)
