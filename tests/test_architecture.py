@@ -95,7 +95,7 @@ def test_reading_commands_load_no_torch(arguments, tmp_path):
         "import sys; from harness.cli.app import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
-        "assert not {'torch', 'variants', 'harness.config'} & sys.modules.keys()"
+        "assert not {'torch', 'variants.base', 'harness.config'} & sys.modules.keys()"
     )
     command = [sys.executable, "-c", code, *arguments]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

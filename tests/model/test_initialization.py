@@ -125,7 +125,8 @@ def test_the_innermost_declaration_counts():
     class Outer(Part):
         def __init__(self):
             super().__init__()
-            self.inner, self.plain = Inner(2, 2), nn.Linear(2, 2)
+            self.inner = Inner(2, 2)
+            self.plain = nn.Linear(2, 2)
 
         def init_specs(self):
             return {"inner.weight": InitSpec(value=3.0), "plain.weight": InitSpec(value=3.0)}

@@ -11,6 +11,7 @@ from harness.analysis import dataset as accounting
 from harness.analysis import power as planning
 from harness.analysis import significance as verdicts
 from harness.cli import app as cli
+from harness.results.records import EquivalenceMargin, LaunchRecord
 
 
 @pytest.fixture
@@ -72,15 +73,18 @@ def test_a_diverging_entry_is_not_tested(read):
     assert all("rope-mha-ddp2" not in judged.entries for judged in found.values())
 
 
+def record(fake, settings_hash, val_loss):
+    """Record a launch with an equivalence margin."""
+    margin = EquivalenceMargin(val_loss=val_loss)
+    launch = LaunchRecord(order=[], settings_hash=settings_hash, equivalence_margin=margin)
+    fake.store.record_launch("tiny", launch)
+
+
 def test_the_margin_is_that_of_the_newest_launch(fake, read):
     read()
     for value in (0.5, 2.0):
-        fake.store.record_launch(
-            "tiny", {"settings_hash": "c0ffee", "order": [], "margin": {"val_loss": value}}
-        )
-    fake.store.record_launch(
-        "tiny", {"settings_hash": "other", "order": [], "margin": {"val_loss": 9.0}}
-    )
+        record(fake, "c0ffee", value)
+    record(fake, "other", 9.0)
     study = accounting.read(fake.store, "tiny")
     assert study.margins == {"val_loss": 2.0}
     assert {v.verdict for v in hypotheses.test_hypotheses(study)["val_loss"].entries.values()} == {
@@ -115,7 +119,7 @@ def test_an_entry_of_a_unique_size_has_no_size_ranking(fake, read):
     same = budgets.rankings(study)
     assert [ranking.budget_kind for ranking in same] == ["tokens", "flops", "train_s", "parameters"]
     for run in study.find({"positional": "rope"}).done:
-        run.probes.parameters *= 2
+        run.probes.__dict__["parameters"] *= 2  # records are frozen
     assert [ranking.budget_kind for ranking in budgets.rankings(study)] == [
         "tokens",
         "flops",
@@ -184,7 +188,7 @@ def test_an_entry_that_never_reaches_the_loss_has_no_saving(read):
 
 def test_a_plan_uses_the_measured_noise(read):
     study = read()
-    found = planning.plan(study, 0.01)
+    found = planning.plan_seeds(study, 0.01)
     groups = [
         hypotheses._differences(study, e, hypotheses.METRICS["val_loss"]) for e in study.entries
     ]
@@ -192,7 +196,7 @@ def test_a_plan_uses_the_measured_noise(read):
     assert found.noise == pytest.approx(
         np.sqrt(np.mean([np.var(values, ddof=1) for values in groups]))
     )
-    assert found.seeds_low <= found.seeds <= found.seeds_high and found.seeds_at_hand == 3
+    assert found.seeds_low <= found.seeds <= found.seeds_high and found.seeds_done == 3
     alpha = 0.05 / found.n_compared
     assert verdicts.paired_t_power(found.seeds, 0.01, found.noise, alpha) >= 0.8
     assert verdicts.paired_t_power(

@@ -23,7 +23,7 @@ def test_reading_on_all_cores_gives_the_same_runs(fake, monkeypatch):
     damaged = store.runs(fake.name)[3]
     (damaged.path / "eval.jsonl").write_text("{\n")
     one_by_one = accounting.read(store, fake.name)
-    monkeypatch.setattr(accounting, "MANY", 2)
+    monkeypatch.setattr(accounting, "PARALLEL_FROM", 2)
     at_once = accounting.read(store, fake.name)
     assert at_once.unreadable == one_by_one.unreadable and len(at_once.unreadable) == 1
     assert [run.run_id for run in at_once.runs] == [run.run_id for run in one_by_one.runs]

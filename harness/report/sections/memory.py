@@ -34,7 +34,7 @@ def build(summary: Summary, charts: Charts) -> Section | None:
     titles = [key.replace("_", " ") for key in keys]
     rows = []
     for label, memory in measured.items():
-        rows.append([label, *(formatting.mib(memory.get(key)) for key in keys)])
+        rows.append([label, *(formatting.mib(getattr(memory, key)) for key in keys)])
     return Section(
         "memory",
         "Memory",
