@@ -7,7 +7,7 @@ bin := .venv/bin
 installed := .venv/.installed
 pytest := $(bin)/python -m pytest
 
-.PHONY: help install run test test-all check prose faults bench calibrate chaos scale clean
+.PHONY: help install run test test-all check prose faults bench calibrate chaos scale docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -48,6 +48,9 @@ chaos: $(installed)  ## kill runs at random (KILLS=50, SEED=n repeats one) and t
 
 scale: $(installed)  ## measure a report of RUNS=10000 synthetic runs: time, memory, page size
 	@SCALE=$(or $(RUNS),10000) $(pytest) tests/report/test_scale.py -s
+
+docs: $(installed)  ## write results/README.md and reports/README.md from the records and columns
+	@$(bin)/python docs/formats.py
 
 clean:  ## remove .venv; results/ and reports/ are kept
 	rm -rf .venv

@@ -530,7 +530,7 @@ def plan(args: argparse.Namespace) -> int:
     if not args.detect > 0:
         raise UserError(f"--detect {args.detect:g}: must be above 0, in nats per token")
     study = accounting.read(Store(args.results), _study_name(args.study))
-    found = planning.plan(study, args.detect)
+    found = planning.plan_seeds(study, args.detect)
     if found is None:
         raise UserError(
             f"{study.name}: no entry shares two seeds with its baseline, so nothing tells of the noise; run a pilot: "
@@ -541,8 +541,8 @@ def plan(args: argparse.Namespace) -> int:
     print(
         f"noise: paired differences have a standard deviation of {found.noise:.4g} nats "
         f"({found.degrees_of_freedom} degrees of freedom, {found.n_compared} comparisons)",
-        f"at hand: {found.seeds_at_hand} seeds, which find {found.minimum_detectable_effect:.4g} nats with 80 % power",
-        f"needed: {seeds} seeds find {found.detect:g} nats with 80 % power "
+        f"at hand: {found.seeds_done} seeds, which find {found.minimum_detectable_effect:.4g} nats with 80 % power",
+        f"needed: {seeds} seeds find {found.min_difference:g} nats with 80 % power "
         f"({low} to {high}, as the noise is itself uncertain)",
         f"cost: {duration(found.hours_per_seed * 3600)} for each seed of all entries"
         + (

@@ -74,7 +74,7 @@ def test_bars_stack_to_the_measured_memory_with_its_prediction(one_axis, build):
     row = build(one_axis)["memory"].plot.rows[0]
     memory = entries_of(one_axis)[0].done[0].probes.memory[0]
     assert row.name == "learned-mha-single"
-    assert sum(row.values) == pytest.approx(memory["peak"] / 2**20)
+    assert sum(row.values) == pytest.approx(memory.peak / 2**20)
     assert row.predicted == pytest.approx(3_600_000 / 2**20)
 
 

@@ -1,5 +1,7 @@
 """If these failed, loss curves would show wrong values, or a useless part of them."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -79,8 +81,9 @@ def test_diverging_entries_have_no_curve_against_time(fake, build):
     fake.write()
     for run in fake.store.runs("tiny"):
         if "-ddp2-" in run.run_id:
-            probes = {key: value for key, value in run.probes.items() if key != "schema_version"}
-            run.write_probes(probes | {"final_hashes": ["a", "b"]})
+            path = run.path / "probes.json"
+            probes = json.loads(path.read_text()) | {"final_hashes": ["a", "b"]}
+            path.write_text(json.dumps(probes))
     fake.write = lambda: fake
     charts = build(fake)
     titles = {
