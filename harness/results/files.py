@@ -27,7 +27,7 @@ class StoreError(Exception):
     """A file of the store cannot be read; the message names the file, the fault and the remedy."""
 
 
-# -- whole files -------------------------------------------------------------------------------------------------
+# -- whole files -----------------------------------------------------------------------------------
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -103,7 +103,7 @@ def _first_problem(error: ValidationError) -> str:
     return f"{location}: {problem['msg']}" if location else problem["msg"]
 
 
-# -- files of lines ----------------------------------------------------------------------------------------------
+# -- files of lines --------------------------------------------------------------------------------
 
 
 class JsonLinesWriter:

@@ -52,7 +52,7 @@ def append(run, rank, *records):
     file.close()
 
 
-# -- files -----------------------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("breaking", ["fsync", "replace"])
@@ -136,7 +136,7 @@ def test_another_schema_version_is_refused_by_name(tmp_path, version):
         read_record(tmp_path / "spec.json", RunSpec)
 
 
-# -- lines -----------------------------------------------------------------------------------------------------------
+# -- lines -----------------------------------------------------------------------------------------
 
 
 def test_a_line_is_there_at_once(tmp_path):
@@ -161,7 +161,7 @@ def test_no_file_has_no_lines(tmp_path):
     assert read_lines(tmp_path / "none.jsonl", StepRecord) == []
 
 
-# -- status ----------------------------------------------------------------------------------------------------------
+# -- status ----------------------------------------------------------------------------------------
 
 
 def test_a_run_goes_from_pending_to_running_to_done(run):
@@ -289,7 +289,7 @@ def test_what_is_not_there_yet_is_empty(run):
     )
 
 
-# -- steps -----------------------------------------------------------------------------------------------------------
+# -- steps -----------------------------------------------------------------------------------------
 
 
 def test_a_steps_time_is_the_slowest_ranks(run):
@@ -359,7 +359,7 @@ def test_the_logs_tail_is_its_last_lines_whatever_bytes_it_holds(run):
     assert [text.split()[1] for text in tail] == ["47", "48", "49"]
 
 
-# -- the whole store -------------------------------------------------------------------------------------------------
+# -- the whole store -------------------------------------------------------------------------------
 
 
 def test_forgetting_what_is_no_longer_asked_for_never_drops_what_has_started(tmp_path):
