@@ -37,7 +37,7 @@ writer. It is not under version control. In Python, `harness.load()` returns it 
     results/<study>/launches.jsonl       a line per call of `run`
     results/<study>/.claims/             locks of the runs that a process executes
     results/<study>/<run_id>/            run id: labels of the axes, seed, hash of the spec
-      spec.json                          what the run was started with, every default filled in
+      spec.json                          settings of the run, every default filled in
       status.json                        pending, running, done, failed or interrupted, and why
       env.json                           machine, software and commit
       steps.rank<k>.jsonl                a line per step and rank
