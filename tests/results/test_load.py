@@ -1,4 +1,4 @@
-"""The Python API gives the numbers of the store and of the report in tidy frames."""
+"""The Python API gives the numbers of the store and of the report, in tidy frames, at little cost."""
 
 import doctest
 import subprocess
@@ -60,7 +60,7 @@ def test_loading_results_never_loads_torch(folder):
         "import sys, harness\n"
         "study = harness.load('probed/results')\n"
         "study.runs, study.steps, study.evals, study.entries, study.effects\n"
-        "assert 'torch' not in sys.modules"
+        "assert not {'torch', 'variants.base'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
 
