@@ -405,7 +405,7 @@ class Store:
         return max(times, default=0.0)
 
     def record_launch(self, study: str, launch: LaunchRecord) -> None:
-        """Append a launch: what was requested and in which order it runs."""
+        """Append a launch: the request and the order of its runs."""
         (self.root / study).mkdir(parents=True, exist_ok=True)
         lines = JsonLinesWriter(self.root / study / "launches.jsonl")
         lines.append(launch)
