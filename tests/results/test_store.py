@@ -425,3 +425,13 @@ def test_a_damaged_file_is_named_with_the_remedy(tmp_path, content):
         StoreError, match=r"status\.json: unreadable .*; remove its folder to run that entry again"
     ):
         read_json(tmp_path / "status.json")
+
+
+def test_a_claimed_run_cannot_be_claimed_again(tmp_path):
+    """Otherwise two processes would train the same run."""
+    path = tmp_path / "study/run"
+    claim = Run(path).claim()
+    assert claim is not None
+    assert Run(path).claim() is None
+    claim.release()
+    assert Run(path).claim() is not None
