@@ -39,7 +39,7 @@ SOURCE = "start-"  # before the name of a run that others start from
 
 
 @dataclass(frozen=True)
-class Study:
+class PlannedStudy:
     """A checked study. `runs` are those selected, seed by seed; `all_run_ids` also the ones that were not.
 
     Where entries start from another run's checkpoint, that run comes first in its seed's block.
@@ -59,7 +59,7 @@ def load(
     settings: Iterable[str] = (),
     seeds: list[int] | None = None,
     where: Sequence[str] = (),
-) -> Study:
+) -> PlannedStudy:
     """Read, expand and check a study; `settings`, `seeds` and `where` come from the command line.
 
     Raises:
@@ -135,7 +135,7 @@ def load(
         seed: [None, *(other for other in seeds if file.study.cross_seeds and other != seed)]
         for seed in seeds
     }
-    return Study(
+    return PlannedStudy(
         name=file.study.name,
         settings_hash=make.settings_hash,
         runs=[

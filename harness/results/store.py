@@ -21,6 +21,8 @@ import orjson
 import psutil
 from filelock import FileLock, Timeout
 
+from harness.errors import StoreError as StoreError
+
 SCHEMA_VERSION = 1
 
 Status = Literal["pending", "running", "done", "failed", "interrupted"]
@@ -34,10 +36,6 @@ TRANSIENT_FAILURES = (
     "timeout",
     "killed",
 )  # reasons that lie in where and when a run took place, not in what it computes
-
-
-class StoreError(Exception):
-    """A file of the store has a form that this version cannot read; the message names the file and the remedy."""
 
 
 def now() -> str:

@@ -1,4 +1,4 @@
-"""What `report A B` compares: a study by name or file, a folder of a study's results, either at one commit."""
+"""What `compare A B` compares: a study by name or file, a folder of a study's results, either at one commit."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
