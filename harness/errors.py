@@ -3,6 +3,16 @@
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every command and of the processes that train."""
+
+    DONE = 0
+    SOME_FAILED = 1
+    INVALID = 2  # study or command line invalid, or results unreadable; nothing was started
+    INTERRUPTED = 130
 
 
 @dataclass(frozen=True)

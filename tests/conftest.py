@@ -1,8 +1,11 @@
-"""Fixtures for all tests: single-threaded torch, and studies of synthetic results."""
+"""Fixtures for all tests: single-threaded torch, a process group of one, and studies of synthetic results."""
 
 import pytest
 import torch
+import torch.distributed as dist
 from synthetic_results import SyntheticStudy
+
+from harness.distributed.process_group import DistributedContext
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -12,6 +15,15 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def ranks(tmp_path):
+    """The distributed context of this process as the only rank."""
+    rendezvous = f"file://{tmp_path}/rendezvous"
+    dist.init_process_group("gloo", init_method=rendezvous, rank=0, world_size=1)
+    yield DistributedContext(0, 1, torch.device("cpu"))
+    dist.destroy_process_group()
 
 
 @pytest.fixture

@@ -25,3 +25,9 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Return x W^T + b."""
         return linear(input, self.weight, self.bias)
+
+
+def linear_flops(module: nn.Module) -> float:
+    """Return the forward FLOPs per token of all linear layers in a module: 2 per multiply-add."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    return 2.0 * sum(layer.weight.numel() for layer in layers)

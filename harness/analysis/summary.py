@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.analysis import budgets, decoding, equivalence, scaling
 from harness.analysis import eval_lengths as lengths
@@ -24,6 +24,9 @@ from harness.analysis.step_breakdown import Held, Phases, Traffic
 from harness.analysis.variance_components import Shares
 from harness.results.run_data import RunData
 from harness.results.store import SCHEMA_VERSION, Json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,13 @@ class Summary:
     def with_results(self) -> list[Result]:
         """The results of the entries that have some run done, in the study's order."""
         return [result for result in self.results.values() if result.val_loss]
+
+    @cached_property
+    def tables(self) -> "dict[str, pd.DataFrame]":
+        """The tables of the report by name, as `harness.analysis.tables.COLUMNS` documents them."""
+        from harness.analysis.tables import build_tables
+
+        return build_tables(self)
 
     @cached_property
     def diverging(self) -> set[str]:

@@ -1,351 +1,577 @@
-"""The report's tables as CSV: every number as it was recorded or worked out, unrounded; what is missing is empty."""
+"""The tables of the report as DataFrames: one for each file of `tables/`, with every number unrounded.
 
-import csv
-import io
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, fields
-from typing import Any
+`COLUMNS` documents the tables. A value X with a 95 % interval has three columns: `X`, `X_low` and `X_high`.
+A missing value is missing (NaN or `<NA>`) in a frame and empty in a CSV file.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
 
 from harness.analysis.equivalence import Equivalence
 from harness.analysis.eval_lengths import positions
-from harness.analysis.intervals import Mean, Median, Ratio
+from harness.analysis.intervals import Bounds, Mean, Median, Ratio
 from harness.analysis.metrics import CATEGORIES
+from harness.analysis.significance import MANY
 from harness.analysis.summary import Summary
 from harness.results.run_data import PHASES, RunData
 
-Row = list[Any]
+Row = Mapping[str, object]
+
+TEXT = "string"
+INTEGER = "Int64"
+NUMBER = "float64"
+FLAG = "boolean"
+LIST = "object"  # of tuples; their items are separated by blanks in a CSV file
 
 
-def all_tables(summary: Summary) -> dict[str, str]:
-    """Return the name and content of each file of tables/."""
-    found = {
-        "entries.csv": _entries(summary),
-        "comparisons.csv": _comparisons(summary),
-        "verdicts.csv": _verdicts(summary),
-        "effects.csv": _effects(summary),
-        "rankings.csv": _rankings(summary),
-        "savings.csv": _savings(summary),
-        "equivalence.csv": _equivalence(summary),
-        "memory.csv": _memory(summary),
-        "val_curves.csv": _val_curves(summary),
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its name, its pandas dtype, and its meaning with the unit."""
+
+    name: str
+    dtype: str
+    meaning: str
+
+
+def _interval(name: str, meaning: str) -> list[Column]:
+    return [
+        Column(name, NUMBER, meaning),
+        Column(f"{name}_low", NUMBER, "lower end of its 95 % interval"),
+        Column(f"{name}_high", NUMBER, "upper end of its 95 % interval"),
+    ]
+
+
+ENTRY = Column("entry", TEXT, "the entry: its variants' labels, joined by hyphens")
+AGAINST = Column("against", TEXT, "the entry that it is compared with")
+SEED = Column("seed", INTEGER, "seed of the run")
+SEEDS = Column("seeds", LIST, "seeds that the row rests on")
+RANK = Column("rank", INTEGER, "rank of the process")
+STATUS = Column("status", TEXT, "status of the run")
+METRIC = Column(
+    "quantity", TEXT, "`val_loss` (nats per token), `tokens_per_s` or `peak_memory` (logarithms)"
+)
+VERDICT = Column(
+    "verdict", TEXT, "`better`, `worse`, `equivalent` or `unresolved`; empty for a single seed"
+)
+REASON = Column("reason", TEXT, "why the seeds that are not in `seeds` have no value")
+
+COLUMNS: Mapping[str, list[Column]] = {
+    "entries": [
+        ENTRY,
+        Column("seeds", LIST, "seeds of all runs"),
+        Column("seeds_done", LIST, "seeds of the runs that are done"),
+        Column("status", TEXT, "status of all runs, or `mixed` (see runs.csv)"),
+        Column("equivalence", TEXT, "worst verdict of its seeds in equivalence.csv"),
+        *_interval("val_loss", "final validation loss, nats per token: mean over seeds"),
+        *_interval("bits_per_byte", "final validation loss, bits per byte: mean over seeds"),
+        *_interval("tokens_per_s", "tokens per step over the median step time"),
+        *_interval("step_s", "median time of the timed steps of the slowest rank, seconds"),
+        Column("peak_memory_bytes", INTEGER, "peak memory of the fullest rank, bytes"),
+        Column("parameters", INTEGER, "number of parameters"),
+        Column("flops_per_token", NUMBER, "FLOPs per token, forward and backward"),
+        Column("peak_flops", NUMBER, "peak of all devices of a run, FLOP/s; empty if unknown"),
+        Column("mfu", NUMBER, "model FLOPs utilization: flops_per_token x tokens_per_s / peak"),
+    ],
+    "runs": [
+        ENTRY,
+        Column("run_id", TEXT, "folder of the run"),
+        SEED,
+        Column("data_seed", INTEGER, "seed of the data order"),
+        STATUS,
+        Column("reason", TEXT, "category of the failure"),
+        Column("message", TEXT, "message of the failure"),
+        Column("steps_recorded", INTEGER, "steps that every rank recorded"),
+    ],
+    "comparisons": [
+        ENTRY,
+        AGAINST,
+        Column("differs", LIST, "axes on which the two entries differ"),
+        Column("seeds", LIST, "seeds that both have done"),
+        Column("seeds_unpaired", INTEGER, "number of seeds that only one of the two has done"),
+        *_interval("val_loss_difference", "mean paired difference of final loss, nats per token"),
+        Column("excludes_zero", FLAG, "whether that interval excludes 0"),
+        *_interval("tokens_per_s_ratio", "throughput over that of the baseline"),
+        Column("speed_diverges", FLAG, "whether one of the two fails the equivalence check"),
+        Column("peak_memory_ratio", NUMBER, "peak memory over that of the baseline"),
+    ],
+    "verdicts": [
+        METRIC,
+        ENTRY,
+        VERDICT,
+        *_interval("difference", "mean paired difference, variant minus baseline"),
+        Column("n_seeds", INTEGER, "number of paired seeds"),
+        Column("p", NUMBER, "p-value of the paired t test"),
+        Column("p_holm", NUMBER, "p adjusted for the family by Holm (1979)"),
+        Column("p_bh", NUMBER, "p adjusted for the family by Benjamini and Hochberg (1995)"),
+        Column("p_equivalent_holm", NUMBER, "Holm-adjusted p of the equivalence test (TOST)"),
+        Column("effect_size", NUMBER, "Hedges' g of the paired differences"),
+        Column("seeds_to_resolve", INTEGER, f"seeds for 80 % power; empty beyond {MANY:,}"),
+    ],
+    "effects": [
+        METRIC,
+        Column("effect", TEXT, "`main` effect of one axis, or `interaction` of two"),
+        Column("levels", LIST, "levels compared with the baseline's, as AXIS=LABEL"),
+        VERDICT,
+        Column("estimate", NUMBER, "estimated effect, averaged over the other axes"),
+        Column("se", NUMBER, "standard error of the estimate"),
+        Column("estimate_low", NUMBER, "lower end of its 95 % interval"),
+        Column("estimate_high", NUMBER, "upper end of its 95 % interval"),
+        Column("p", NUMBER, "p-value of the t test"),
+        Column("p_holm", NUMBER, "p adjusted for all main effects, or all interactions"),
+    ],
+    "rankings": [
+        Column("budget_kind", TEXT, "what is equal: `tokens`, `flops`, `train_s`, `parameters`"),
+        Column("budget", NUMBER, "its amount: the smallest total of any entry"),
+        Column("budget_unit", TEXT, "unit of the amount"),
+        Column("rank", INTEGER, "1 has the lowest loss"),
+        ENTRY,
+        *_interval("val_loss", "validation loss at the budget, nats per token"),
+    ],
+    "savings": [
+        ENTRY,
+        AGAINST,
+        Column("seeds", LIST, "seeds that reach the baseline's final loss"),
+        Column("not_reached", LIST, "seeds that do not"),
+        *_interval("tokens_ratio", "the baseline's tokens over those the entry needs"),
+        *_interval("train_time_ratio", "the baseline's training time over that the entry needs"),
+    ],
+    "variance": [
+        Column("quantity", TEXT, "`val_loss`, or `val_loss_difference` from the baseline"),
+        Column("source", TEXT, "`init`ial values, `data` order, or the `rest`"),
+        *_interval("sd", "standard deviation, nats per token"),
+        Column("fraction", NUMBER, "fraction of the variance"),
+        Column("entries", LIST, "entries that are pooled"),
+        Column("seeds", LIST, "seeds that are crossed"),
+    ],
+    "equivalence": [
+        ENTRY,
+        Column("against", TEXT, "the reference: one process, else the baseline's parallelism"),
+        SEED,
+        Column("verdict", TEXT, "`bitwise`, `within tolerance`, `DIVERGES` or `not checked`"),
+        Column("reason", TEXT, "why the run diverges or was not checked"),
+        Column("bitwise", FLAG, "whether all training losses are identical"),
+        Column("initial_hash_equal", FLAG, "whether the initial parameters are identical"),
+        Column("ranks_agree", FLAG, "whether all ranks end with the same parameters"),
+        Column("max_rel_loss_dev_first5", NUMBER, "largest relative loss deviation, 5 steps"),
+        Column("max_rel_grad_norm_dev_first5", NUMBER, "the same of the gradient norm"),
+        Column("rel_loss_tolerance", NUMBER, "tolerance of the loss deviation"),
+        Column("rel_grad_norm_tolerance", NUMBER, "tolerance of the gradient norm deviation"),
+        Column("abs_loss_dev_first", NUMBER, "loss deviation of the first step, nats per token"),
+        Column("abs_loss_dev_last", NUMBER, "loss deviation of the last step, nats per token"),
+        Column("max_abs_loss_dev", NUMBER, "largest loss deviation, nats per token"),
+        Column("abs_val_loss_dev", NUMBER, "deviation of final validation loss, nats per token"),
+    ],
+    "memory": [
+        ENTRY,
+        SEED,
+        RANK,
+        *(Column(name, INTEGER, f"bytes at the peak: {name}") for name in CATEGORIES),
+        Column("peak", INTEGER, "peak of all categories, bytes"),
+        Column("resident_peak", INTEGER, "peak resident memory of the whole process, bytes"),
+    ],
+    "val_curves": [
+        ENTRY,
+        SEED,
+        Column("step", INTEGER, "step of the evaluation"),
+        Column("val_loss", NUMBER, "validation loss, nats per token"),
+        Column("bits_per_byte", NUMBER, "validation loss, bits per byte"),
+        Column("train_s", NUMBER, "training time until the evaluation, seconds"),
+        STATUS,
+    ],
+    "decoding": [
+        ENTRY,
+        Column("batch", INTEGER, "sequences that are decoded together"),
+        Column("context", INTEGER, "positions in the KV cache"),
+        SEEDS,
+        *_interval("prefill_tokens_per_s", "throughput of one pass over the context"),
+        *_interval("decode_step_s", "time of one token for every sequence, seconds"),
+        *_interval("decode_tokens_per_s", "batch over decode_step_s"),
+        *_interval("decode_tokens_per_s_ratio", "the same over that of the baseline"),
+        Column("cache_bytes", INTEGER, "size of the KV cache, bytes"),
+        REASON,
+    ],
+    "lengths": [
+        ENTRY,
+        Column("length", INTEGER, "sequence length of the evaluation, tokens"),
+        SEEDS,
+        *_interval("val_loss", "validation loss, nats per token"),
+        *_interval("val_loss_difference", "mean paired difference from the baseline"),
+        Column("windows", INTEGER, "number of sequences evaluated"),
+        REASON,
+    ],
+    "loss_by_position": [
+        ENTRY,
+        SEED,
+        Column("length", INTEGER, "sequence length of the evaluation, tokens"),
+        Column("first_position", INTEGER, "first position of the bin, counted from 1"),
+        Column("last_position", INTEGER, "last position of the bin"),
+        Column("loss", NUMBER, "mean loss in the bin, nats per token"),
+    ],
+    "phases": [
+        ENTRY,
+        SEED,
+        RANK,
+        Column("sample", INTEGER, "index of the sampled step"),
+        *(Column(f"{phase}_s", NUMBER, f"seconds of the step: {phase}") for phase in PHASES),
+    ],
+    "traffic": [
+        ENTRY,
+        SEED,
+        RANK,
+        Column("collective", TEXT, "name of the collective"),
+        Column("calls", INTEGER, "calls in one step"),
+        Column("payload_bytes", INTEGER, "bytes of the buffers of one step"),
+        Column("sent_bytes", NUMBER, "bytes sent by a bandwidth-optimal algorithm"),
+        Column("predicted_total_bytes", NUMBER, "predicted bytes of all collectives of a step"),
+    ],
+    "scaling": [
+        ENTRY,
+        Column("group", TEXT, "what the compared entries share"),
+        Column("world_size", INTEGER, "number of processes"),
+        *_interval("tokens_per_s", "throughput"),
+        AGAINST,
+        Column("against_world_size", INTEGER, "number of processes of that entry"),
+        *_interval("speedup", "throughput over that of `against`"),
+        Column("efficiency", NUMBER, "speedup over the ratio of the numbers of processes"),
+    ],
+}
+
+OPTIONAL = ("variance", "decoding", "phases", "traffic", "scaling", "lengths", "loss_by_position")
+BUDGET_UNITS = {"tokens": "tokens", "flops": "FLOPs", "train_s": "s", "parameters": "parameters"}
+
+
+def build_tables(summary: Summary) -> dict[str, pd.DataFrame]:
+    """Return all tables by name; those of optional probes only where the study has their results."""
+    rows: dict[str, Iterable[Row]] = {
+        "entries": _entries(summary),
+        "runs": _runs(summary),
+        "comparisons": _comparisons(summary),
+        "verdicts": _verdicts(summary),
+        "effects": _effects(summary),
+        "rankings": _rankings(summary),
+        "savings": _savings(summary),
+        "variance": _variance(summary),
+        "equivalence": map(_equivalence, summary.equivalence),
+        "memory": _memory(summary),
+        "val_curves": _val_curves(summary),
+        "decoding": _decoding(summary),
+        "phases": _phases(summary),
+        "traffic": _traffic(summary),
+        "scaling": _scaling(summary),
+        "lengths": _lengths(summary),
+        "loss_by_position": _loss_by_position(summary),
     }
-    if summary.variance:
-        found["variance.csv"] = _variance(summary)
-    if any(summary.decoding.values()):
-        found["decoding.csv"] = _decoding(summary)
-    if any(summary.phases.values()):
-        found["phases.csv"] = _phases(summary)
-    if any(summary.traffic.values()):
-        found["traffic.csv"] = _traffic(summary)
-    if summary.scaling:
-        found["scaling.csv"] = _scaling(summary)
-    if any(summary.lengths.values()):
-        found |= {
-            "lengths.csv": _lengths(summary),
-            "loss_by_position.csv": _loss_by_position(summary),
+    axes = [Column(axis, TEXT, f"label on the axis {axis}") for axis in summary.study.levels]
+    columns = {**COLUMNS, "entries": [ENTRY, *axes, *COLUMNS["entries"][1:]]}
+    tables = {name: _frame(columns[name], found) for name, found in rows.items()}
+    counted = any(summary.traffic.values())
+    return {
+        name: table
+        for name, table in tables.items()
+        if name not in OPTIONAL or len(table) or (name == "traffic" and counted)
+    }
+
+
+def to_csv(table: pd.DataFrame) -> str:
+    """Return a table as CSV: all digits, lower-case booleans, lists joined by blanks, else empty."""
+    cells = {name: _cells(column) for name, column in table.items()}
+    return str(pd.DataFrame(cells).to_csv(index=False, lineterminator="\n"))
+
+
+def _cells(column: pd.Series) -> pd.Series:
+    if column.dtype == FLAG:
+        return column.map({True: "true", False: "false"})
+    if column.dtype == LIST:
+        return column.map(lambda items: " ".join(map(str, items)))
+    if column.dtype == NUMBER:
+        return column.replace([np.inf, -np.inf], np.nan)
+    return column
+
+
+def _frame(columns: list[Column], rows: Iterable[Row]) -> pd.DataFrame:
+    frame = pd.DataFrame(list(rows), columns=[column.name for column in columns], dtype=object)
+    return frame.astype({column.name: column.dtype for column in columns})
+
+
+def _estimate(name: str, value: Mean | Median | Ratio | None) -> Row:
+    """Return a value and its interval as the columns `name`, `name_low` and `name_high`."""
+    if isinstance(value, Mean):
+        return _bounded(name, value.mean, value.ci95)
+    if isinstance(value, Median):
+        return _bounded(name, value.median, value.ci95)
+    return _bounded(name, value.ratio, value.ci95) if value else {}
+
+
+def _bounded(name: str, value: float | None, bounds: Bounds | None) -> Row:
+    low, high = bounds or (None, None)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
+def _entries(summary: Summary) -> Iterator[Row]:
+    for result in summary.results.values():
+        yield {
+            "entry": result.label,
+            **result.axes,
+            "seeds": tuple(result.seeds),
+            "seeds_done": tuple(result.seeds_done),
+            "status": result.status if isinstance(result.status, str) else "mixed",
+            "equivalence": result.equivalence,
+            **_estimate("val_loss", result.val_loss),
+            **_estimate("bits_per_byte", result.bits_per_byte),
+            **_estimate("tokens_per_s", result.tokens_per_s),
+            **_estimate("step_s", result.step_s),
+            "peak_memory_bytes": result.peak_memory_bytes,
+            "parameters": result.parameters,
+            "flops_per_token": result.flops_per_token,
+            "peak_flops": result.peak_flops,
+            "mfu": result.mfu,
         }
-    return found
 
 
-def _csv(header: list[str], rows: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(["" if _missing(cell) else cell for cell in row] for row in rows)
-    return text.getvalue()
+def _runs(summary: Summary) -> Iterator[Row]:
+    for entry in summary.study.entries:
+        for run in (*entry.runs, *entry.crossed):
+            yield {
+                "entry": entry.label,
+                "run_id": run.run_id,
+                "seed": run.seed,
+                "data_seed": run.order_seed,
+                "status": run.status,
+                "reason": run.reason,
+                "message": run.message,
+                "steps_recorded": len(run.steps),
+            }
 
 
-def _missing(cell: Any) -> bool:
-    return cell is None or (isinstance(cell, float) and not math.isfinite(cell))
+def _comparisons(summary: Summary) -> Iterator[Row]:
+    for comparison in summary.comparisons:
+        yield {
+            "entry": comparison.label,
+            "against": comparison.against,
+            "differs": tuple(comparison.differs),
+            "seeds": tuple(comparison.seeds),
+            "seeds_unpaired": comparison.seeds_unpaired,
+            **_estimate("val_loss_difference", comparison.val_loss_difference),
+            "excludes_zero": comparison.excludes_zero,
+            **_estimate("tokens_per_s_ratio", comparison.tokens_per_s_ratio),
+            "speed_diverges": comparison.speed_diverges,
+            "peak_memory_ratio": comparison.peak_memory_ratio,
+        }
 
 
-def _with_bounds(value: Mean | Median | Ratio | None) -> Row:
-    """Return value, low, high."""
-    if value is None:
-        return [None, None, None]
-    center = (
-        value.mean
-        if isinstance(value, Mean)
-        else value.median
-        if isinstance(value, Median)
-        else value.ratio
-    )
-    return [center, *(value.ci95 or (None, None))]
+def _verdicts(summary: Summary) -> Iterator[Row]:
+    for quantity, tests in summary.judgements.items():
+        for entry, test in tests.entries.items():
+            yield {
+                "quantity": quantity,
+                "entry": entry,
+                "verdict": test.word,
+                **_estimate("difference", test.difference),
+                "n_seeds": test.difference.n,
+                "p": test.p,
+                "p_holm": test.p_holm,
+                "p_bh": test.p_bh,
+                "p_equivalent_holm": test.p_equivalent_holm,
+                "effect_size": test.effect_size,
+                "seeds_to_resolve": test.seeds_to_resolve,
+            }
 
 
-def _names(measure: str) -> list[str]:
-    return [measure, f"{measure}_low", f"{measure}_high"]
+def _effects(summary: Summary) -> Iterator[Row]:
+    for quantity, tests in summary.judgements.items():
+        for name, effects in (("main", tests.main), ("interaction", tests.interactions)):
+            for tested in effects:
+                levels = tested.effect.levels.items()
+                yield {
+                    "quantity": quantity,
+                    "effect": name,
+                    "levels": tuple(f"{axis}={label}" for axis, label in levels),
+                    "verdict": tested.word,
+                    **_bounded("estimate", tested.effect.estimate, tested.effect.ci95),
+                    "se": tested.effect.se,
+                    "p": tested.effect.p,
+                    "p_holm": tested.p_holm,
+                }
 
 
-def _status(status: str | dict[str, int]) -> str:
-    return (
-        status if isinstance(status, str) else " ".join(f"{name}:{n}" for name, n in status.items())
-    )
+def _rankings(summary: Summary) -> Iterator[Row]:
+    for ranking in summary.rankings:
+        for rank, (entry, loss) in enumerate(ranking.val_loss.items(), start=1):
+            yield {
+                "budget_kind": ranking.kind,
+                "budget": ranking.budget,
+                "budget_unit": BUDGET_UNITS[ranking.kind],
+                "rank": rank,
+                "entry": entry,
+                **_estimate("val_loss", loss),
+            }
 
 
-def _seeds(seeds: Iterable[int]) -> str:
-    return " ".join(map(str, seeds))
+def _savings(summary: Summary) -> Iterator[Row]:
+    for cost in summary.savings:
+        yield {
+            "entry": cost.label,
+            "against": cost.against,
+            "seeds": tuple(cost.seeds),
+            "not_reached": tuple(cost.not_reached),
+            **_bounded("tokens_ratio", cost.tokens, cost.tokens_ci95),
+            **_bounded("train_time_ratio", cost.train_s, cost.train_s_ci95),
+        }
 
 
-def _entries(summary: Summary) -> str:
-    header = ["entry", *summary.study.levels, "seeds", "seeds_done", "status", "equivalence"]
-    for measure in ("val_loss", "bits_per_byte", "tokens_per_s", "step_s"):
-        header += _names(measure)
-    header += ["peak_memory_bytes", "parameters", "flops_per_token", "peak_flops", "mfu"]
-    rows: list[Row] = []
-    for r in summary.results.values():
-        row = [
-            r.label,
-            *r.axes.values(),
-            _seeds(r.seeds),
-            _seeds(r.seeds_done),
-            _status(r.status),
-            r.equivalence,
-        ]
-        for value in (r.val_loss, r.bits_per_byte, r.tokens_per_s, r.step_s):
-            row += _with_bounds(value)
-        rows.append(
-            [*row, r.peak_memory_bytes, r.parameters, r.flops_per_token, r.peak_flops, r.mfu]
-        )
-    return _csv(header, rows)
+def _variance(summary: Summary) -> Iterator[Row]:
+    for shares in summary.variance:
+        for source in ("init", "data", "rest"):
+            part = getattr(shares, source)
+            yield {
+                "quantity": shares.of,
+                "source": source,
+                **_bounded("sd", part.sd, part.ci95),
+                "fraction": part.share,
+                "entries": tuple(shares.entries),
+                "seeds": tuple(shares.seeds),
+            }
 
 
-def _comparisons(summary: Summary) -> str:
-    header = [
-        "entry",
-        "against",
-        "differs",
-        "seeds",
-        "seeds_unpaired",
-        *_names("val_loss_difference"),
-        "excludes_zero",
-    ]
-    header += [*_names("tokens_per_s_ratio"), "speed_diverges", "peak_memory_ratio"]
-    rows: list[Row] = []
-    for c in summary.comparisons:
-        row: Row = [c.label, c.against, " ".join(c.differs), _seeds(c.seeds), c.seeds_unpaired]
-        row += [*_with_bounds(c.val_loss_difference), c.excludes_zero]
-        rows.append(
-            [*row, *_with_bounds(c.tokens_per_s_ratio), c.speed_diverges, c.peak_memory_ratio]
-        )
-    return _csv(header, rows)
+def _equivalence(row: Equivalence) -> Row:
+    return {
+        "entry": row.label,
+        "against": row.against,
+        "seed": row.seed,
+        "verdict": row.verdict,
+        "reason": row.reason,
+        "bitwise": row.bitwise,
+        "initial_hash_equal": row.initial_hash_equal,
+        "ranks_agree": row.ranks_agree,
+        "max_rel_loss_dev_first5": row.loss_first_steps,
+        "max_rel_grad_norm_dev_first5": row.grad_norm_first_steps,
+        "rel_loss_tolerance": row.loss_tolerance,
+        "rel_grad_norm_tolerance": row.grad_norm_tolerance,
+        "abs_loss_dev_first": row.loss_first_step,
+        "abs_loss_dev_last": row.loss_last_step,
+        "max_abs_loss_dev": row.loss_all_steps,
+        "abs_val_loss_dev": row.val_loss,
+    }
 
 
-def _verdicts(summary: Summary) -> str:
-    numbers = ("p", "p_holm", "p_bh", "p_equivalent_holm", "effect_size", "seeds_to_resolve")
-    rows = (
-        [
-            quantity,
-            label,
-            v.word,
-            *_with_bounds(v.difference),
-            v.difference.n,
-            *(getattr(v, name) for name in numbers),
-        ]
-        for quantity, judged in summary.judgements.items()
-        for label, v in judged.entries.items()
-    )
-    return _csv(["quantity", "entry", "word", *_names("difference"), "seeds", *numbers], rows)
+def _done(summary: Summary) -> Iterator[tuple[str, RunData]]:
+    """Return the label of the entry and the run, for each run that is done."""
+    for entry in summary.study.entries:
+        for run in entry.done:
+            yield entry.label, run
 
 
-def _effects(summary: Summary) -> str:
-    rows = (
-        [
-            quantity,
-            " ".join(f"{axis}={name}" for axis, name in one.levels.items()),
-            level.word,
-            one.estimate,
-            one.se,
-            *(one.ci95 or (None, None)),
-            one.p,
-            level.p_holm,
-        ]
-        for quantity, judged in summary.judgements.items()
-        for level in (*judged.main, *judged.interactions)
-        for one in (level.effect,)
-    )
-    header = [
-        "quantity",
-        "levels",
-        "word",
-        "estimate",
-        "se",
-        "estimate_low",
-        "estimate_high",
-        "p",
-        "p_holm",
-    ]
-    return _csv(header, rows)
+def _memory(summary: Summary) -> Iterator[Row]:
+    for entry, run in _done(summary):
+        for rank, memory in enumerate(run.probes["memory"]):
+            yield {"entry": entry, "seed": run.seed, "rank": rank, **memory}
 
 
-def _rankings(summary: Summary) -> str:
-    rows = (
-        [ranking.kind, ranking.budget, place, label, *_with_bounds(loss)]
-        for ranking in summary.rankings
-        for place, (label, loss) in enumerate(ranking.val_loss.items(), start=1)
-    )
-    return _csv(["kind", "budget", "place", "entry", *_names("val_loss")], rows)
-
-
-def _savings(summary: Summary) -> str:
-    rows = (
-        [
-            *(one.label, one.against, _seeds(one.seeds), _seeds(one.not_reached)),
-            *(one.tokens, *(one.tokens_ci95 or (None, None))),
-            *(one.train_s, *(one.train_s_ci95 or (None, None))),
-        ]
-        for one in summary.savings
-    )
-    return _csv(
-        ["entry", "against", "seeds", "not_reached", *_names("tokens"), *_names("train_s")], rows
-    )
-
-
-def _variance(summary: Summary) -> str:
-    rows = [
-        [
-            found.of,
-            name,
-            part.sd,
-            *part.ci95,
-            part.share,
-            " ".join(found.entries),
-            _seeds(found.seeds),
-        ]
-        for found in summary.variance
-        for name, part in (("init", found.init), ("data", found.data), ("rest", found.rest))
-    ]
-    return _csv(["of", "source", *_names("sd"), "share", "entries", "seeds"], rows)
-
-
-def _equivalence(summary: Summary) -> str:
-    header = ["entry", *(field.name for field in fields(Equivalence)[1:])]
-    return _csv(header, (astuple(row) for row in summary.equivalence))
-
-
-def _memory(summary: Summary) -> str:
-    names = [*CATEGORIES, "peak", "resident_peak"]
-    rows = (
-        [entry.label, run.seed, rank, *(memory.get(name) for name in names)]
-        for entry in summary.study.entries
-        for run in entry.done
-        for rank, memory in enumerate(run.probes["memory"])
-    )
-    return _csv(["entry", "seed", "rank", *names], rows)
-
-
-def _phases(summary: Summary) -> str:
+def _phases(summary: Summary) -> Iterator[Row]:
     names = [f"{phase}_s" for phase in PHASES]
-    rows = (
-        [entry.label, run.seed, rank, sample, *values]
-        for entry in summary.study.entries
-        if entry.label not in summary.diverging
-        for run in entry.done
-        for rank, times in enumerate(run.probes.get("phases") or ())
-        for sample, values in enumerate(zip(*(times[name] for name in names), strict=True))
-    )
-    return _csv(["entry", "seed", "rank", "sample", *names], rows)
+    for entry, run in _done(summary):
+        if entry in summary.diverging:
+            continue
+        for rank, times in enumerate(run.probes.get("phases") or ()):
+            samples = zip(*(times[name] for name in names), strict=True)
+            for sample, seconds in enumerate(samples):
+                yield {
+                    "entry": entry,
+                    "seed": run.seed,
+                    "rank": rank,
+                    "sample": sample,
+                    **dict(zip(names, seconds, strict=True)),
+                }
 
 
-def _traffic(summary: Summary) -> str:
-    names = ["calls", "payload_bytes", "sent_bytes"]
-    rows = (
-        [entry.label, run.seed, rank, collective, *(of[name] for name in names), predicted]
-        for entry in summary.study.entries
-        for run in entry.done
-        for predicted in [run.probes.get("predicted_bytes_sent")]
-        for rank, calls in enumerate(run.probes.get("traffic") or ())
-        for collective, of in calls.items()
-    )
-    return _csv(["entry", "seed", "rank", "collective", *names, "predicted_bytes_of_all"], rows)
+def _traffic(summary: Summary) -> Iterator[Row]:
+    for entry, run in _done(summary):
+        for rank, collectives in enumerate(run.probes.get("traffic") or ()):
+            for collective, counts in collectives.items():
+                yield {
+                    "entry": entry,
+                    "seed": run.seed,
+                    "rank": rank,
+                    "collective": collective,
+                    **counts,
+                    "predicted_total_bytes": run.probes.get("predicted_bytes_sent"),
+                }
 
 
-def _scaling(summary: Summary) -> str:
-    header = [
-        "entry",
-        "group",
-        "world_size",
-        *_names("tokens_per_s"),
-        "against",
-        "against_world_size",
-        *_names("speedup"),
-    ]
-    rows: list[Row] = []
-    for s in summary.scaling:
-        row = [
-            s.label,
-            s.group,
-            s.world_size,
-            *_with_bounds(s.tokens_per_s),
-            s.against,
-            s.against_world_size,
-        ]
-        rows.append([*row, *_with_bounds(s.speedup), s.efficiency])
-    return _csv([*header, "efficiency"], rows)
+def _scaling(summary: Summary) -> Iterator[Row]:
+    for row in summary.scaling:
+        yield {
+            "entry": row.label,
+            "group": row.group,
+            "world_size": row.world_size,
+            **_estimate("tokens_per_s", row.tokens_per_s),
+            "against": row.against,
+            "against_world_size": row.against_world_size,
+            **_estimate("speedup", row.speedup),
+            "efficiency": row.efficiency,
+        }
 
 
-def _decoding(summary: Summary) -> str:
-    measures = (
-        "prefill_tokens_per_s",
-        "decode_step_s",
-        "decode_tokens_per_s",
-        "decode_tokens_per_s_ratio",
-    )
-    names = [name for measure in measures for name in _names(measure)]
-    rows = (
-        [label, d.batch, d.context, _seeds(d.seeds)]
-        + [cell for measure in measures for cell in _with_bounds(getattr(d, measure))]
-        + [d.cache_bytes, d.reason]
-        for label, found in summary.decoding.items()
-        for d in found
-    )
-    return _csv(["entry", "batch", "context", "seeds", *names, "cache_bytes", "reason"], rows)
+def _decoding(summary: Summary) -> Iterator[Row]:
+    for entry, settings in summary.decoding.items():
+        for row in settings:
+            yield {
+                "entry": entry,
+                "batch": row.batch,
+                "context": row.context,
+                "seeds": tuple(row.seeds),
+                **_estimate("prefill_tokens_per_s", row.prefill_tokens_per_s),
+                **_estimate("decode_step_s", row.decode_step_s),
+                **_estimate("decode_tokens_per_s", row.decode_tokens_per_s),
+                **_estimate("decode_tokens_per_s_ratio", row.decode_tokens_per_s_ratio),
+                "cache_bytes": row.cache_bytes,
+                "reason": row.reason,
+            }
 
 
-def _lengths(summary: Summary) -> str:
-    measures = ("val_loss", "val_loss_difference")
-    names = [name for measure in measures for name in _names(measure)]
-    rows = (
-        [label, at.length, _seeds(at.seeds)]
-        + [cell for measure in measures for cell in _with_bounds(getattr(at, measure))]
-        + [at.windows, at.reason]
-        for label, found in summary.lengths.items()
-        for at in found
-    )
-    return _csv(["entry", "length", "seeds", *names, "windows", "reason"], rows)
+def _lengths(summary: Summary) -> Iterator[Row]:
+    for entry, lengths in summary.lengths.items():
+        for row in lengths:
+            yield {
+                "entry": entry,
+                "length": row.length,
+                "seeds": tuple(row.seeds),
+                **_estimate("val_loss", row.val_loss),
+                **_estimate("val_loss_difference", row.val_loss_difference),
+                "windows": row.windows,
+                "reason": row.reason,
+            }
 
 
-def _loss_by_position(summary: Summary) -> str:
-    rows = (
-        [entry.label, run.seed, length, first, last, loss]
-        for entry in summary.study.entries
-        for run in entry.done
-        for length, at in sorted(run.lengths.items())
-        for (first, last), loss in zip(
-            positions(length, len(at.by_position)), at.by_position.tolist(), strict=True
-        )
-    )
-    return _csv(["entry", "seed", "length", "first", "last", "loss"], rows)
+def _loss_by_position(summary: Summary) -> Iterator[Row]:
+    for entry, run in _done(summary):
+        for length, losses in sorted(run.lengths.items()):
+            bins = positions(length, len(losses.by_position))
+            for (first, last), loss in zip(bins, losses.by_position.tolist(), strict=True):
+                yield {
+                    "entry": entry,
+                    "seed": run.seed,
+                    "length": length,
+                    "first_position": first,
+                    "last_position": last,
+                    "loss": loss,
+                }
 
 
-def _runs(summary: Summary) -> Iterator[tuple[Row, RunData]]:
+def _val_curves(summary: Summary) -> Iterator[Row]:
     for entry in summary.study.entries:
         for run in entry.runs:
-            yield [entry.label, run.seed], run
-
-
-def _val_curves(summary: Summary) -> str:
-    header = ["entry", "seed", "step", "val_loss", "bits_per_byte", "train_s", "status"]
-    rows = (
-        [*who, int(step), *values, run.status]
-        for who, run in _runs(summary)
-        for step, *values in zip(
-            run.evals.step.tolist(),
-            run.evals.val_loss.tolist(),
-            run.evals.bits_per_byte.tolist(),
-            run.evals.train_s.tolist(),
-            strict=True,
-        )
-    )
-    return _csv(header, rows)
+            evals = run.evals
+            for i, step in enumerate(evals.step.tolist()):
+                yield {
+                    "entry": entry.label,
+                    "seed": run.seed,
+                    "step": int(step),
+                    "val_loss": evals.val_loss[i],
+                    "bits_per_byte": evals.bits_per_byte[i],
+                    "train_s": evals.train_s[i],
+                    "status": run.status,
+                }

@@ -15,9 +15,8 @@ import harness
 from harness.cli import checkpoint, compare, export, plan, report, run, sample, status, worker
 from harness.cli import list as list_command
 from harness.cli.common import example
-from harness.errors import StoreError, UserError
+from harness.errors import ExitCode, StoreError, UserError
 
-INVALID = 2  # exit code: the study or the command line is invalid; nothing was started
 SCRIPT = "ablations"
 
 STUDIES = "Studies"
@@ -39,10 +38,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         n_problems = len(error.problems)
         title = f"error: {n_problems} problems" if n_problems > 1 else "error:"
         print(title, *error.problems, sep="\n  ", file=sys.stderr)
-        sys.exit(INVALID)
+        sys.exit(ExitCode.INVALID)
     except (StoreError, OSError) as error:  # e.g. a full disk; completed writes stay readable
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(INVALID)
+        sys.exit(ExitCode.INVALID)
 
 
 def build_app(completion: bool = False) -> typer.Typer:

@@ -12,9 +12,6 @@ from harness.errors import UserError
 if TYPE_CHECKING:
     from harness.config import PlannedStudy
 
-SOME_FAILED = 1  # exit code
-INTERRUPTED = 130  # exit code
-
 StudyFileArgument = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="A study file.")]
 StudyArgument = Annotated[
     str, typer.Argument(metavar="STUDY", help="A study file, or the name of a study.")

@@ -9,7 +9,6 @@ import typer
 
 from harness.cli.common import (
     DEFAULT_RESULTS,
-    INTERRUPTED,
     OutOption,
     ResultsOption,
     log,
@@ -17,6 +16,7 @@ from harness.cli.common import (
     study_name,
 )
 from harness.cli.status import status_of
+from harness.errors import ExitCode
 
 if TYPE_CHECKING:
     from harness.results.store import Store
@@ -54,7 +54,7 @@ def report(
         try:
             _watch(store, names, out, interval)
         except KeyboardInterrupt as error:
-            raise typer.Exit(INTERRUPTED) from error
+            raise typer.Exit(ExitCode.INTERRUPTED) from error
         print(*(out / name / "report.md" for name in names), sep="\n")
         return
     for name in names:

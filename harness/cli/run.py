@@ -9,8 +9,6 @@ import typer
 
 from harness.cli.common import (
     DEFAULT_RESULTS,
-    INTERRUPTED,
-    SOME_FAILED,
     ResultsOption,
     SeedsOption,
     SetOption,
@@ -19,6 +17,7 @@ from harness.cli.common import (
     load_study,
     log,
 )
+from harness.errors import ExitCode
 
 if TYPE_CHECKING:
     from harness.config import PlannedStudy
@@ -73,13 +72,13 @@ def run(
         scheduler.run_all(store, [*todo, *selection.running], elastic.start, fail_fast)
     except elastic.STOP_EXCEPTIONS as error:
         log("stopped; the same command resumes")
-        raise typer.Exit(INTERRUPTED) from error
+        raise typer.Exit(ExitCode.INTERRUPTED) from error
     n_done = len(scheduler.select_runs(store, planned.runs).done)
     log(f"{n_done} of {n_runs} done")
     if todo:
         log(time_summary(store, todo, time.monotonic() - started))
     if n_done < n_runs:
-        raise typer.Exit(SOME_FAILED)
+        raise typer.Exit(ExitCode.SOME_FAILED)
 
 
 def _launch_record(planned: "PlannedStudy", todo: "list[RunSpec]") -> dict[str, object]:

@@ -10,6 +10,6 @@ def worker(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The spec.json of a run.")],
 ) -> None:
     """Run one rank of a run, in a process that torchrun started."""
-    from harness.training.main import work
+    from harness.training.main import run_worker
 
-    work(spec.parent, begin=True)
+    run_worker(spec.parent, claim=True)

@@ -12,7 +12,7 @@ from pydantic import ValidationError, create_model
 from harness.config.study_file import Element, Rule, describe
 from harness.errors import Problem, UserError, choices
 from harness.results.records import StrictModel, VariantChoice
-from variants import registry as catalogue
+from variants import registry
 from variants.base import AXES, ModelShape
 
 Entry = dict[str, VariantChoice]  # the choice on each axis, in the order of AXES
@@ -82,7 +82,7 @@ class Axes:
 
         table = {"variant": element} if isinstance(element, str) else dict(element)
         name, label = table.pop("variant", None), table.pop("label", None)
-        available = catalogue.files(axis, self.paths)
+        available = registry.files(axis, self.paths)
         if not isinstance(name, str):
             form = f'must be a name or a table with `variant = "NAME"`; allowed: {", ".join(available)}'
             raise UserError([problem(key, form)])
@@ -94,10 +94,10 @@ class Axes:
             form = "must be up to 40 letters, digits and any of . _ +"
             raise UserError([problem(f"{key}.label", f"{label!r}: {form}")])
         try:
-            cls = catalogue.load(axis, name, self.paths)
+            cls = registry.load(axis, name, self.paths)
             model = _options_model(cls.Options)
             options = model.model_validate(table).model_dump()
-        except catalogue.VariantError as error:
+        except registry.VariantError as error:
             raise UserError([problem(key, str(error))]) from error
         except ValidationError as error:
             told = describe(error, model)
@@ -117,7 +117,7 @@ class Axes:
             label=label
             or _label(name, {name: value for name, value in options.items() if name in table}),
             options=options,
-            source_sha256=catalogue.source_sha256(axis, name, self.paths),
+            source_sha256=registry.source_sha256(axis, name, self.paths),
         )
 
     def named(self, axis: str, name: str) -> list[VariantChoice]:

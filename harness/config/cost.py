@@ -45,7 +45,7 @@ class Costs:
         if key not in self._known:
             self._known[key] = self._ask(parts, micro_batch)
         cost = self._known[key]
-        shares = parallelism.shares(cost.model)
+        shares = parallelism.memory_fractions(cost.model)
         gathered = 4 * cost.parameters * shares["gathered"]
         held = sum(predicted_bytes(cost.parameters, shares).values()) + gathered
         return PredictedCost(

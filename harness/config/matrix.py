@@ -32,7 +32,7 @@ from harness.results.records import (
     VariantChoice,
 )
 from harness.results.store import SCHEMA_VERSION
-from variants import registry as catalogue
+from variants import registry
 from variants.base import AXES, ModelShape
 
 SOURCE = "start-"  # before the name of a run that others start from
@@ -287,7 +287,7 @@ def _nearest(value: int, unit: int) -> str:
 
 
 def _parallelism(choice: VariantChoice, variant_paths: Sequence[str]) -> Any:
-    cls = catalogue.load("parallelism", choice.name, [Path(path) for path in variant_paths])
+    cls = registry.load("parallelism", choice.name, [Path(path) for path in variant_paths])
     return cls(cls.Options(**choice.options))
 
 
@@ -296,7 +296,7 @@ def _combination_problems(place: str, entries: Sequence[Entry], axes: Axes) -> I
     for entry in entries:
         choices = entry["positional"], entry["attention"]
         positional, attention = (
-            catalogue.load(a, entry[a].name, axes.paths) for a in ("positional", "attention")
+            registry.load(a, entry[a].name, axes.paths) for a in ("positional", "attention")
         )
         names = choices[0].label, choices[1].label
         if positional.has_bias and not attention.supports_bias:

@@ -9,7 +9,7 @@ from harness.config.axes import Entry, architecture
 from harness.errors import Problem
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
-from variants import registry as catalogue
+from variants import registry
 from variants.base import ModelShape
 
 Measure = Literal["parameters", "flops"]
@@ -56,7 +56,7 @@ class Sizer:
 
     def _width(self, entry: Entry) -> int | None:
         choice = entry[AXIS]
-        cls = catalogue.load(AXIS, choice.name, [Path(path) for path in self._paths])
+        cls = registry.load(AXIS, choice.name, [Path(path) for path in self._paths])
         if OPTION not in {field.name for field in fields(cls.Options)}:
             self._complain(
                 entry, f"{choice.name} has no option `{OPTION}` by which it could be sized"

@@ -17,7 +17,7 @@ from harness.model.builder import ModelBuilder
 from harness.model.initialization import IncompatibleWeightsError, initial_tensors
 from harness.model.weights import Weights, load
 from harness.results.records import TrainSettings
-from variants import registry as catalogue
+from variants import registry
 from variants.base import AXES, ModelShape
 
 CHECKPOINT_KEY = "init.from_checkpoint"
@@ -90,7 +90,7 @@ def idle_conversions(
     """An option that says how to start from a checkpoint says nothing where there is none."""
     distinct = {(axis, choice.label): choice for entry in entries for axis, choice in entry.items()}
     for (axis, _), choice in distinct.items():
-        for field in dataclasses.fields(catalogue.load(axis, choice.name, paths).Options):
+        for field in dataclasses.fields(registry.load(axis, choice.name, paths).Options):
             if field.metadata.get("conversion") and choice.options[field.name] != field.default:
                 message = f"{choice.label}: `{field.name}` says how to start from a checkpoint, and there is no [init]"
                 yield Problem(f"{place}: axes.{axis}", message)

@@ -98,7 +98,7 @@ def evaluation_offsets(n_tokens: int, seq_len: int, eval_tokens: int | None) -> 
     return np.arange(n) * n_all // n * seq_len
 
 
-def rank_share(
+def shard_eval_windows(
     offsets: np.ndarray, rank: int, world_size: int, batch: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the rank's batches of evaluation windows as (offsets, weights).

@@ -1,10 +1,10 @@
-"""The processes of one run: who this one is, and what they tell each other."""
+"""Distributed context: rank, world size, device, and the collectives that the loop uses."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,26 +14,29 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """Which of the run's processes we are, and on which device; `replication` neighbours see the same sequences."""
+    """Rank, world size and device of this process.
+
+    Each group of `model_parallel_size` consecutive ranks computes the same sequences together.
+    """
 
     rank: int
     world_size: int
     device: torch.device
-    replication: int = 1
+    model_parallel_size: int = 1
 
     @property
     def data_parallel_rank(self) -> int:
-        """Return which of `data_parallel_size` shares of the sequences this rank sees."""
-        return self.rank // self.replication
+        """Return the index of this rank's slice of each step's sequences."""
+        return self.rank // self.model_parallel_size
 
     @property
     def data_parallel_size(self) -> int:
-        """Return into how many shares the sequences of a step are divided."""
-        return self.world_size // self.replication
+        """Return the number of slices that a step's sequences are divided into."""
+        return self.world_size // self.model_parallel_size
 
     @property
     def is_first(self) -> bool:
-        """Tell whether this is rank 0, which writes what is the same on all."""
+        """Return whether this is rank 0, which writes the files that all ranks share."""
         return self.rank == 0
 
     def sum(self, *values: float) -> list[float]:
@@ -44,28 +47,33 @@ class DistributedContext:
 
     def gather(self, value: T) -> list[T]:
         """Return every rank's value, by rank."""
-        values: list[Any] = [None] * self.world_size
+        values: list[T] = [value] * self.world_size
         dist.all_gather_object(values, value)
         return values
+
+    def barrier(self) -> None:
+        """Wait until every rank has called this."""
+        self.gather(None)
 
 
 @contextmanager
 def join(device: str) -> Iterator[DistributedContext]:
-    """Join the process group that torchrun's environment names: nccl and one GPU a rank on CUDA, gloo on a CPU.
+    """Join the process group that torchrun's environment describes.
 
-    On CUDA gloo serves what lies on the CPU, as the state of a model that is kept there does.
-    `OMP_NUM_THREADS` gives the number of threads, also where torch was loaded before it was set.
+    CUDA uses NCCL with one GPU per rank, and gloo for tensors that a parallelism keeps on the CPU. A CPU run uses gloo.
+    `OMP_NUM_THREADS` sets the number of threads even if torch was imported before the variable was set.
     """
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    cuda = device == "cuda"
-    place = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(place)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if cuda else "gloo", device_id=place if cuda else None
-    )
+    if device == "cuda":
+        gpu = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(gpu)
+        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=gpu)
+        own_device = gpu
+    else:
+        dist.init_process_group("gloo")
+        own_device = torch.device("cpu")
     try:
-        yield DistributedContext(dist.get_rank(), dist.get_world_size(), place)
+        yield DistributedContext(dist.get_rank(), dist.get_world_size(), own_device)
     finally:
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Which part of each whole parameter a rank holds, however it is divided, and how the parts make a whole again."""
+"""Shards of parameters: which slice of each parameter a rank holds, and how to assemble the whole parameter."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,189 +16,217 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from harness.distributed.process_group import DistributedContext
-from variants.base import Part, ShardSpec
+from harness.distributed.torch_internals import local_chunk, storageless
+from variants.base import Part
+from variants.tensor_parallel import ShardSpec
 
-BATCH_BYTES = 64 << 20  # of parameters that are put together from their shards at once
-Place = tuple[slice, ...]
-Shard = list[tuple[Place, np.ndarray]]  # where in the whole, and the values there
-
-
-def pieces(model: nn.Module) -> dict[str, ShardSpec]:
-    """Return of each parameter that was divided as a part of the model which piece this rank holds, by name."""
-    parts = [(path, module) for path, module in model.named_modules() if isinstance(module, Part)]
-    return {
-        f"{path}.{name}".lstrip("."): piece
-        for path, part in parts
-        for name, piece in part.pieces.items()
-    }
+BATCH_BYTES = 64 << 20  # of parameters whose shards are gathered at once
+Slices = tuple[slice, ...]
+LocalShard = list[tuple[Slices, np.ndarray]]  # slices of the whole parameter, and the values there
 
 
-def size(value: Tensor, piece: ShardSpec | None) -> torch.Size:
-    """Return the size of the whole that a parameter, or the optimizer's state of it, is a part of."""
-    return value.shape if piece is None else piece.size
+def shard_specs(model: nn.Module) -> dict[str, ShardSpec]:
+    """Return, by parameter name, how the parameters that tensor parallelism divides are sharded."""
+    specs = {}
+    for path, module in model.named_modules():
+        if isinstance(module, Part):
+            for name, spec in module.shards.items():
+                specs[f"{path}.{name}".lstrip(".")] = spec
+    return specs
 
 
-def is_divided(value: Tensor, piece: ShardSpec | None) -> bool:
-    """Tell whether this rank holds a part alone."""
-    return piece is not None or isinstance(value, DTensor)
+def global_shape(value: Tensor, spec: ShardSpec | None) -> torch.Size:
+    """Return the shape of the whole parameter, or of the whole optimizer state, that `value` is a shard of."""
+    return value.shape if spec is None else spec.size
+
+
+def is_sharded(value: Tensor, spec: ShardSpec | None) -> bool:
+    """Return whether this rank holds only a part of the parameter."""
+    return spec is not None or isinstance(value, DTensor)
 
 
 def local(value: Tensor) -> Tensor:
-    """Return what lies on this rank, sharing its memory."""
+    """Return the part of a tensor on this rank, sharing its memory."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 
-def places(value: Tensor, piece: ShardSpec | None) -> list[tuple[Place, Place]]:
-    """Return for each stretch of what lies on this rank: where it lies there, and where in the whole.
+def shard_slices(value: Tensor, spec: ShardSpec | None) -> list[tuple[Slices, Slices]]:
+    """Return for each contiguous range on this rank its slices of the local tensor and of the whole.
 
-    A sharded tensor (`DTensor`) is a range of rows, of the piece where there is one, and a piece is several ranges.
+    A `DTensor` is a range of rows: of the whole, or, with a `spec`, of the rank's tensor-parallel shard, which consists
+    of one or more ranges of the whole.
     """
-    first, sizes = (0,) * value.ndim, tuple(value.shape)
+    sizes = tuple(value.shape)
+    offsets = (0,) * value.ndim
     if isinstance(value, DTensor):
-        (chunk,) = value.__create_chunk_list__()
-        first, sizes = tuple(chunk.offsets), tuple(chunk.sizes)
-    here = tuple(slice(0, n) for n in sizes)
-    there = tuple(slice(start, start + n) for start, n in zip(first, sizes, strict=True))
-    if piece is None:
-        return [(here, there)]
-    found, held, dim = [], 0, piece.dim
-    for start, stop in piece.ranges:  # `held` to `held + stop - start` in the piece
-        low, high = max(held, there[dim].start), min(held + stop - start, there[dim].stop)
+        chunk = local_chunk(value)
+        sizes = tuple(chunk.sizes)
+        offsets = tuple(chunk.offsets)
+    inner = tuple(slice(0, n) for n in sizes)
+    outer = tuple(slice(start, start + n) for start, n in zip(offsets, sizes, strict=True))
+    if spec is None:
+        return [(inner, outer)]
+    dim = spec.dim
+    ranges = []
+    range_start = 0  # of the current range, within the tensor-parallel shard
+    for start, stop in spec.ranges:
+        range_stop = range_start + stop - start
+        low = max(range_start, outer[dim].start)
+        high = min(range_stop, outer[dim].stop)
         if low < high:
-            inside = slice(low - there[dim].start, high - there[dim].start)
-            outside = slice(low - held + start, high - held + start)
-            found.append(
-                (
-                    (*here[:dim], inside, *here[dim + 1 :]),
-                    (*there[:dim], outside, *there[dim + 1 :]),
-                )
-            )
-        held += stop - start
-    return found
+            inner_range = slice(low - outer[dim].start, high - outer[dim].start)
+            outer_range = slice(low - range_start + start, high - range_start + start)
+            ranges.append((_replace(inner, dim, inner_range), _replace(outer, dim, outer_range)))
+        range_start = range_stop
+    return ranges
 
 
-def put(value: Tensor, whole: Tensor, piece: ShardSpec | None) -> None:
-    """Copy into a parameter what it holds of the whole."""
-    for here, there in places(value, piece):
-        local(value)[here] = whole[there].to(value.device, value.dtype)
+def _replace(slices: Slices, dim: int, value: slice) -> Slices:
+    return (*slices[:dim], value, *slices[dim + 1 :])
 
 
-def gather(
-    model: nn.Module, ranks: DistributedContext
-) -> Iterator[tuple[str, Tensor, list[Shard]]]:
-    """Yield of each parameter that not every rank holds whole: the name, itself, and the shards of all ranks.
+def copy_local_shard(value: Tensor, whole: Tensor, spec: ShardSpec | None) -> None:
+    """Copy this rank's shard of `whole` into a parameter."""
+    for inner, outer in shard_slices(value, spec):
+        local(value)[inner] = whole[outer].to(value.device, value.dtype)
 
-    Many shards travel at once: with one parameter after the other, a small model's ranks mostly wait for each other.
-    NumPy's arrays are pickled in a tenth of the time that tensors take.
+
+def gather_shards(
+    model: nn.Module, context: DistributedContext
+) -> Iterator[tuple[str, Tensor, list[LocalShard]]]:
+    """Yield name, local value and the shards of all ranks for each sharded parameter.
+
+    Shards are gathered in batches, because a small model's ranks would otherwise spend most of the time waiting for
+    each other, and as NumPy arrays, which pickle ten times faster than tensors.
     """
-    of, batch, n_bytes = pieces(model), {}, 0
-    parts = {name: value for name, value in named(model) if is_divided(value, of.get(name))}
-    for i, (name, value) in enumerate(parts.items(), start=1):
-        batch[name] = [
-            (there, local(value)[here].cpu().numpy()) for here, there in places(value, of.get(name))
-        ]
+    specs = shard_specs(model)
+    sharded = {}
+    for name, value in named_local_parameters(model):
+        if is_sharded(value, specs.get(name)):
+            sharded[name] = value
+    batch: dict[str, LocalShard] = {}
+    n_bytes = 0
+    for i, (name, value) in enumerate(sharded.items(), start=1):
+        batch[name] = _local_shard(value, specs.get(name))
         n_bytes += value.nbytes
-        if n_bytes >= BATCH_BYTES or i == len(parts):
-            found = ranks.gather(batch)
-            yield from ((name, parts[name], [rank[name] for rank in found]) for name in batch)
-            batch, n_bytes = {}, 0
+        if n_bytes >= BATCH_BYTES or i == len(sharded):
+            by_rank = context.gather(batch)
+            for gathered_name in batch:
+                shards = [batch_of_rank[gathered_name] for batch_of_rank in by_rank]
+                yield gathered_name, sharded[gathered_name], shards
+            batch = {}
+            n_bytes = 0
 
 
-def joined(value: Tensor, piece: ShardSpec | None, shards: list[Shard]) -> Tensor:
-    """Return the whole on the CPU."""
-    whole = torch.empty(size(value, piece), dtype=value.dtype)
-    for there, values in (stretch for shard in shards for stretch in shard):
-        whole[there] = torch.from_numpy(values)
+def _local_shard(value: Tensor, spec: ShardSpec | None) -> LocalShard:
+    slices = shard_slices(value, spec)
+    return [(outer, local(value)[inner].cpu().numpy()) for inner, outer in slices]
+
+
+def assemble(value: Tensor, spec: ShardSpec | None, shards: list[LocalShard]) -> Tensor:
+    """Return the whole parameter on the CPU, from the shards of all ranks."""
+    whole = torch.empty(global_shape(value, spec), dtype=value.dtype)
+    for shard in shards:
+        for outer, values in shard:
+            whole[outer] = torch.from_numpy(values)
     return whole
 
 
-def agree(whole: Tensor, shard: Shard) -> bool:
-    """Tell whether a rank's shard is what it should be; several may hold the same place."""
-    return all(torch.equal(whole[there], torch.from_numpy(values)) for there, values in shard)
+def shard_matches(whole: Tensor, shard: LocalShard) -> bool:
+    """Return whether a rank's shard equals its slices of `whole`; ranks may hold the same slice."""
+    return all(torch.equal(whole[outer], torch.from_numpy(values)) for outer, values in shard)
 
 
-def whole_weights(gpt: nn.Module, ranks: DistributedContext) -> dict[str, Tensor]:
-    """Return all weights on rank 0, on the CPU, and none on the others, which hand over their shards."""
-    of, found = pieces(gpt), {}
-    for name, value, shards in gather(gpt, ranks):
-        if ranks.is_first:
-            found[name] = joined(value, of.get(name), shards)
-    return {
-        name: found[name] if name in found else value.cpu()
-        for name, value in named(gpt)
-        if ranks.is_first
-    }
+def gather_weights(gpt: nn.Module, context: DistributedContext) -> dict[str, Tensor]:
+    """Return all whole weights, on the CPU, on rank 0; the other ranks send their shards and get an empty dict."""
+    specs = shard_specs(gpt)
+    assembled = {}
+    for name, value, shards in gather_shards(gpt, context):
+        if context.is_first:
+            assembled[name] = assemble(value, specs.get(name), shards)
+    if not context.is_first:
+        return {}
+    weights = {}
+    for name, value in named_local_parameters(gpt):
+        weights[name] = assembled[name] if name in assembled else value.cpu()
+    return weights
 
 
-def named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield each parameter as this rank keeps it: an evaluation leaves some whole, in the precision that it took."""
+def named_local_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield name and value of each parameter as this rank stores it.
+
+    FSDP is asked to reshard first: after an evaluation it leaves some parameters whole, in the compute precision.
+    """
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
     return ((name, parameter.detach()) for name, parameter in model.named_parameters())
 
 
-class Stretches(Tensor):
-    """The whole of which this rank holds several stretches, as `torch.distributed.checkpoint` wants to see it.
+class MultiRangeTensor(Tensor):
+    """A whole parameter of which this rank holds several ranges, for `torch.distributed.checkpoint` (DCP).
 
-    It has the whole's size and no memory; nothing can be computed with it.
+    It has the whole's size and no memory. DCP writes and reads its ranges through the three methods with dunder names,
+    the protocol that `DTensor` implements too; no public tensor type can describe several ranges of one dimension.
     """
 
     value: Tensor
-    chunks: dict[
-        torch.Size, tuple[Place, torch.Size]
-    ]  # by where a stretch begins: where it lies here, and its size
+    ranges: dict[
+        torch.Size, tuple[Slices, torch.Size]
+    ]  # by offsets in the whole: local slices and size
 
     @staticmethod
-    def __new__(cls, value: Tensor, piece: ShardSpec) -> "Stretches":
-        """Describe what this rank holds."""
-        made: Stretches = Tensor._make_wrapper_subclass(
-            cls, piece.size, dtype=value.dtype, device=value.device
-        )
-        made.value, made.chunks = value.detach(), {}
-        for here, there in places(made.value, piece):
-            sizes = torch.Size(part.stop - part.start for part in there)
-            made.chunks[torch.Size(part.start for part in there)] = here, sizes
+    def __new__(cls, value: Tensor, spec: ShardSpec) -> "MultiRangeTensor":
+        """Describe the ranges of this rank."""
+        made = storageless(cls, spec.size, value)
+        made.value = value.detach()
+        made.ranges = {}
+        for inner, outer in shard_slices(made.value, spec):
+            offsets = torch.Size(part.start for part in outer)
+            sizes = torch.Size(part.stop - part.start for part in outer)
+            made.ranges[offsets] = (inner, sizes)
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, *_: Any, **__: Any) -> Any:  # type: ignore[override]
-        """Refuse."""
-        raise NotImplementedError(f"{func}: not of a tensor that lies on several ranks")
+    def __torch_dispatch__(cls, func: object, *_: object, **__: object) -> object:  # type: ignore[override]
+        """Reject every operation."""
+        raise NotImplementedError(f"{func}: not defined for a tensor sharded over several ranks")
 
-    def __create_write_items__(self, fqn: str, _: Any) -> list[WriteItem]:
-        """Return what to write: each stretch by itself."""
+    def __create_write_items__(self, fqn: str, _: object) -> list[WriteItem]:
+        """Return one item to write per range."""
         properties = TensorProperties.create_from_tensor(self.value)
-        return [
-            WriteItem(
-                index=MetadataIndex(fqn, chunk.offsets),
-                type=WriteItemType.SHARD,
-                tensor_data=TensorWriteData(chunk=chunk, properties=properties, size=self.size()),
-            )
-            for chunk in self.__create_chunk_list__()
-        ]
+        items = []
+        for chunk in self.__create_chunk_list__():
+            data = TensorWriteData(chunk=chunk, properties=properties, size=self.size())
+            index = MetadataIndex(fqn, chunk.offsets)
+            items.append(WriteItem(index=index, type=WriteItemType.SHARD, tensor_data=data))
+        return items
 
     def __create_chunk_list__(self) -> list[ChunkStorageMetadata]:
-        """Return where each stretch lies in the whole."""
+        """Return offsets and sizes of each range within the whole."""
         return [
-            ChunkStorageMetadata(offsets=at, sizes=sizes) for at, (_, sizes) in self.chunks.items()
+            ChunkStorageMetadata(offsets=offsets, sizes=sizes)
+            for offsets, (_, sizes) in self.ranges.items()
         ]
 
     def __get_tensor_shard__(self, index: MetadataIndex) -> Tensor:
-        """Return the memory of a stretch."""
+        """Return the memory of one range."""
         assert index.offset is not None
-        return local(self.value)[self.chunks[index.offset][0]]
+        inner, _ = self.ranges[index.offset]
+        return local(self.value)[inner]
 
 
-def stored(state: Mapping[str, Any], of: Mapping[str, ShardSpec], name: str = "") -> dict[str, Any]:
-    """Return a state with its divided tensors, which lie under parameters' names, as `Stretches`."""
-    found: dict[str, Any] = {}
+def to_dcp_state(
+    state: Mapping[str, Any], specs: Mapping[str, ShardSpec], name: str = ""
+) -> dict[str, Any]:
+    """Return a state dict whose tensor-parallel shards, found by parameter name, are `MultiRangeTensor`s."""
+    converted: dict[str, Any] = {}
     for key, value in state.items():
-        piece = of.get(key) or of.get(name)
+        spec = specs.get(key) or specs.get(name)
         if isinstance(value, Mapping):
-            found[key] = stored(value, of, key)
-        elif piece is not None and isinstance(value, Tensor) and value.ndim == len(piece.size):
-            found[key] = Stretches(value, piece)
+            converted[key] = to_dcp_state(value, specs, key)
+        elif spec is not None and isinstance(value, Tensor) and value.ndim == len(spec.size):
+            converted[key] = MultiRangeTensor(value, spec)
         else:
-            found[key] = value
-    return found
+            converted[key] = value
+    return converted

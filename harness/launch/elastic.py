@@ -116,7 +116,7 @@ def _run_rank(run_path: str, threads: int, pids: str) -> None:
     os.dup2(log, 2)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    importlib.import_module(WORKER).work(path, begin=False)
+    importlib.import_module(WORKER).run_worker(path, claim=False)
 
 
 def _end_with_parent() -> None:

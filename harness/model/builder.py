@@ -8,7 +8,7 @@ import torch
 
 from harness.model.gpt import GPT
 from harness.results.records import VariantChoice
-from variants import registry as catalogue
+from variants import registry
 from variants.base import AXES, Attention, FeedForward, ModelShape, Norm, Parallelism, Positional
 
 
@@ -24,7 +24,7 @@ class ModelBuilder:
             choice = axes.get(axis) or VariantChoice(
                 name=about.default, label=about.default, options={}
             )
-            cls = catalogue.load(axis, choice.name, [Path(path) for path in variant_paths])
+            cls = registry.load(axis, choice.name, [Path(path) for path in variant_paths])
             self._classes[axis], self._options[axis] = cls, cls.Options(**choice.options)
 
     def model(self) -> GPT:

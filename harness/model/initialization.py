@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from harness.distributed import shards
 from harness.distributed.process_group import DistributedContext
-from variants.base import ConvertedTensor, InitSpec, Part
+from variants.base import InitSpec, Part
+from variants.conversion import ConvertedTensor
 
 
 class UndeclaredError(Exception):
@@ -25,7 +26,7 @@ class IncompatibleWeightsError(Exception):
 
 
 def declared(model: nn.Module) -> dict[str, InitSpec]:
-    """Return how each parameter starts: as the nearest module above it declares (`initial()`), else as GPT-2 does.
+    """Return how each parameter starts: as the nearest module above it declares (`init_specs()`), else as GPT-2 does.
 
     GPT-2: linear and embedding weights normal with 0.02, biases 0, LayerNorm's weights 1 (Radford et al. 2019, 2.3).
 
@@ -37,7 +38,7 @@ def declared(model: nn.Module) -> dict[str, InitSpec]:
         prefix,
         module,
     ) in model.named_modules():  # outer before inner, so that the nearest has the last word
-        for name, initial in (module.initial() if hasattr(module, "initial") else {}).items():
+        for name, initial in (module.init_specs() if isinstance(module, Part) else {}).items():
             own[f"{prefix}.{name}".lstrip(".")] = initial
     return {name: own.get(name) or _gpt2(model, name) for name, _ in model.named_parameters()}
 
@@ -50,7 +51,7 @@ def _gpt2(model: nn.Module, name: str) -> InitSpec:
     if isinstance(module, nn.LayerNorm):
         return InitSpec(value=1.0 if kind == "weight" else 0.0)
     raise UndeclaredError(
-        f"parameter {name} of {type(module).__name__}: its variant must declare `initial()`, e.g. "
+        f"parameter {name} of {type(module).__name__}: its variant must declare `init_specs()`, e.g. "
         f"{{'{kind}': InitSpec(std=0.02)}}"
     )
 
@@ -87,15 +88,15 @@ def fill(
         IncompatibleWeightsError: the checkpoint's weights do not fit the model.
     """
     whole = whole or model
-    initials, origin, of = declared(whole), {}, shards.pieces(model)
+    initials, origin, of = declared(whole), {}, shards.shard_specs(model)
 
     def fresh(name: str, shape: torch.Size) -> Tensor:
         return torch.from_numpy(draw(initials[name], seed, name, tuple(shape)))
 
     parameters = dict(model.named_parameters())
     for name, adopted in initial_tensors(whole, fresh, theirs):
-        shards.put(parameters[name], adopted.values, of.get(name))
-        origin[name] = adopted.how
+        shards.copy_local_shard(parameters[name], adopted.values, of.get(name))
+        origin[name] = adopted.origin
     return origin
 
 
@@ -152,19 +153,19 @@ def _loaded(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str
     return {name: ConvertedTensor(theirs[name]) for name in own}
 
 
-def hashes(model: nn.Module, ranks: DistributedContext) -> list[str]:
+def parameter_hashes(model: nn.Module, ranks: DistributedContext) -> list[str]:
     """Return for each rank the SHA-256 of all parameters, put together from their shards where they are divided.
 
     A few are whole at a time. Ranks that hold the same place of a parameter with different values have other hashes.
     """
-    of, found, sha = shards.pieces(model), shards.gather(model, ranks), hashlib.sha256()
-    for name, value in shards.named(model):
+    of, found, sha = shards.shard_specs(model), shards.gather_shards(model, ranks), hashlib.sha256()
+    for name, value in shards.named_local_parameters(model):
         piece = of.get(name)
         sha.update(name.encode())
-        if shards.is_divided(value, piece):
+        if shards.is_sharded(value, piece):
             parts = next(found)[-1]
-            value = shards.joined(value, piece, parts)
-            if not shards.agree(value, parts[ranks.rank]):
+            value = shards.assemble(value, piece, parts)
+            if not shards.shard_matches(value, parts[ranks.rank]):
                 sha.update(f"other values on rank {ranks.rank}".encode())
         # A copy: NumPy pins the memory that it sees, and FSDP frees what an evaluation has left whole.
         sha.update(value.to("cpu", copy=True).numpy().tobytes())
@@ -177,7 +178,7 @@ def check_same_parameters(model: nn.Module, ranks: DistributedContext) -> str:
     Raises:
         RuntimeError: the ranks do not hold the same values.
     """
-    found = hashes(model, ranks)
+    found = parameter_hashes(model, ranks)
     if len(set(found)) != 1:
         raise RuntimeError(f"ranks start from different parameters: hashes {found}")
     return found[0]

@@ -18,7 +18,7 @@ from harness.model.builder import ModelBuilder
 from harness.model.hf_gpt2 import Tensors
 from harness.results.records import VariantChoice
 from harness.results.store import SCHEMA_VERSION, StoreError, read_json, write_json
-from variants import registry as catalogue
+from variants import registry
 from variants.base import AXES, ModelShape
 
 DESCRIPTION = "checkpoint.json"
@@ -176,7 +176,7 @@ def load(source: Path) -> Weights:
         ) from error
     try:
         expected = _expected(shape, axes, variant_paths)
-    except (KeyError, catalogue.VariantError) as error:
+    except (KeyError, registry.VariantError) as error:
         where = ", ".join(variant_paths) or "the project's own folders"
         raise UserError(
             f"{source}: made with a variant that is not there now: {error}, looked for in {where}"

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from harness.distributed.process_group import DistributedContext
-from harness.distributed.shards import whole_weights
+from harness.distributed.shards import gather_weights
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.model.precision import dtype_of
 from harness.probes.timer import Timer
 from harness.results.records import RunSpec
-from harness.training.errors import out_of_memory
+from harness.training.errors import is_out_of_memory
 
 N_WARMUP, N_PREFILLS, N_STEPS = 2, 5, 40
 
@@ -33,7 +33,7 @@ def measure(
     probe, dtype = spec.probes.decode, dtype_of(spec.train.precision)
     if probe is None:
         return []
-    weights = whole_weights(gpt, ranks)
+    weights = gather_weights(gpt, ranks)
     if not ranks.is_first:
         return []
     model = parts.model()
@@ -63,7 +63,7 @@ def _measure(model: GPT, batch: int, context: int, dtype: torch.dtype) -> dict[s
     except NotImplementedError as error:
         return record | {"reason": str(error)}
     except Exception as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return record | {"reason": "out of memory"}
 

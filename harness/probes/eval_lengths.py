@@ -9,7 +9,7 @@ from torch import nn
 from harness.distributed.process_group import DistributedContext
 from harness.model.gpt import GPT
 from harness.results.records import RunSpec
-from harness.training.errors import out_of_memory
+from harness.training.errors import is_out_of_memory
 from harness.training.evaluation import Windows
 
 MAX_BINS = 1024  # of positions; a length up to that has one for each
@@ -45,7 +45,7 @@ def _measure(
     try:
         loss_T = _loss_by_position(model, windows, ranks, length)
     except Exception as error:
-        if ranks.world_size > 1 or not out_of_memory(
+        if ranks.world_size > 1 or not is_out_of_memory(
             error
         ):  # the other ranks may wait in the middle of the model
             raise
@@ -67,7 +67,7 @@ def _loss_by_position(
     nats_T = np.zeros(length)
     for losses_BT, _, weights in windows.losses(model):
         nats_T += weights @ losses_BT.cpu().numpy()
-    return np.array(ranks.sum(*nats_T.tolist())) / (windows.n_windows * ranks.replication)
+    return np.array(ranks.sum(*nats_T.tolist())) / (windows.n_windows * ranks.model_parallel_size)
 
 
 def binned(loss_T: np.ndarray) -> list[float]:

@@ -51,7 +51,7 @@ class FirstStep:
 
     def __enter__(self) -> "FirstStep":
         self._stack = ExitStack()
-        self._stack.callback(self._optimizer.register_step_pre_hook(self.see_parameters).remove)
+        self._stack.callback(self._optimizer.register_step_pre_hook(self.record_parameters).remove)
         self._counter = self._stack.enter_context(
             FlopCounterMode(display=False, custom_mapping=CPU_KERNELS)
         )
@@ -70,7 +70,7 @@ class FirstStep:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()  # what the counting took is no part of the run's peak
 
-    def see_parameters(self, *_: Any) -> None:
+    def record_parameters(self, *_: Any) -> None:
         """Count what the optimizer finds: parameters and gradients as they are when it begins."""
         self.parameter_bytes = held_bytes(self._model.parameters())
         self.gradient_bytes = held_bytes(

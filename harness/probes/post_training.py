@@ -17,7 +17,7 @@ N_TIMED = 3
 
 
 @dataclass(frozen=True)
-class Window:
+class PostTrainingProbe:
     """The run's own step, in the two parts of which it is made, for `measure` to repeat.
 
     It goes on training the run's model, so that it costs no memory: nothing may read the parameters afterwards.

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from harness.analysis import dataset as accounting
-from harness.analysis import summary, tables
+from harness.analysis import summary
 from harness.report import page
 from harness.results.store import Store, now, write_bytes, write_json, write_text
 
@@ -19,6 +19,7 @@ def write(store: Store, study: str, out: Path, refresh_s: int | None = None) -> 
         UserError: the study has no results.
     """
     work = summary.summarise(accounting.read(store, study), now())
+    from harness.analysis import tables
     from harness.report import (  # import matplotlib, which is slow, and which other commands do without
         charts as figures,
     )
@@ -27,8 +28,8 @@ def write(store: Store, study: str, out: Path, refresh_s: int | None = None) -> 
     folder = out / study
     drawn = figures.draw_all(work, page.floor_nats_per_token(work.study))
     written = {
-        folder / "tables" / name: text.encode("utf-8")
-        for name, text in tables.all_tables(work).items()
+        folder / "tables" / f"{name}.csv": tables.to_csv(table).encode("utf-8")
+        for name, table in work.tables.items()
     }
     for figure in drawn:
         written |= {

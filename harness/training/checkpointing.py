@@ -1,4 +1,4 @@
-"""A run's own checkpoints: the newest and the best, of which a crash at any moment leaves the older one whole."""
+"""Keep a run's newest and best checkpoint. Writes are atomic: a crash never corrupts an existing checkpoint."""
 
 import math
 import os
@@ -16,45 +16,54 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from harness.distributed.process_group import DistributedContext
-from harness.distributed.shards import pieces, stored, whole_weights
-from harness.model import weights as folder
+from harness.distributed.shards import gather_weights, shard_specs, to_dcp_state
+from harness.model import weights as weights_folder
 from harness.model.gpt import GPT
 from harness.probes.timer import Timer
 from harness.results.records import RunSpec
 from harness.results.store import Run, StoreError, read_json, write_json
 from variants.base import ModelShape
 
-STATE = "state"  # in a checkpoint's folder: what a run needs beside its spec to go on, each rank's shard by itself
-CHECKSUMS = "checksums.json"  # in a state's folder: CRC-32 of its files; what PyTorch reads, it does not check
+STATE = "state"  # folder within a checkpoint: parameters and optimizer state, one shard per rank
+CHECKSUMS = (
+    "checksums.json"  # in the state folder: CRC-32 of its files, which PyTorch does not check
+)
+CHUNK_BYTES = 1 << 22  # read at once for a checksum
 
 
 class StateError(Exception):
-    """A run's state cannot be written or read; the message names its folder, and which rank met what."""
+    """A run's state cannot be written or read; the message names the folder and each rank's error."""
 
 
 class Checkpoints:
-    """`save(step, val_loss)` makes a run's newest checkpoint, which is its best if that loss is the lowest so far.
+    """Write checkpoints and keep the newest one and the one with the lowest validation loss.
 
-    What neither `newest` nor `best` links to is removed. While a run that keeps anything is unfinished, both hold its
-    whole state, so that it can go on; `drop_state` ends that. `total_s` sums the seconds that all of it took.
+    Checkpoints that neither the `newest` nor the `best` link names are removed. While a run that keeps checkpoints is
+    unfinished, both hold the full state, so that it can resume; `drop_state` removes what the finished run does not
+    keep. `total_s` is the time that all saves took, in seconds.
     """
 
     def __init__(
         self,
         run: Run,
         spec: RunSpec,
-        ranks: DistributedContext,
+        context: DistributedContext,
         gpt: GPT,
         optimizer: torch.optim.Optimizer,
     ) -> None:
-        self._run, self._spec, self._ranks = run, spec, ranks
-        self._gpt, self._optimizer = gpt, optimizer
-        self._timer, self._lowest, self.total_s = Timer(ranks.device), math.inf, 0.0
+        self._run = run
+        self._spec = spec
+        self._context = context
+        self._gpt = gpt
+        self._optimizer = optimizer
+        self._timer = Timer(context.device)
+        self._lowest_loss = math.inf
+        self.total_s = 0.0
 
     def save(self, step: int, val_loss: float | None) -> None:
-        """Write what `step` steps have made, if the run keeps anything; every rank calls it and waits for all.
+        """Write a checkpoint after `step` steps, if the run keeps any. Every rank calls this and waits for all.
 
-        `val_loss` is in nats per token, None where this step was not evaluated.
+        `val_loss` is in nats per token, None if this step was not evaluated.
 
         Raises:
             OSError, SafetensorError: the weights cannot be written, on rank 0.
@@ -64,27 +73,29 @@ class Checkpoints:
             return
         with self._timer:
             self._write(step)
-            if self._ranks.is_first:
+            if self._context.is_first:
                 self._link(step, val_loss)
-            self._run.flush(
-                self._ranks.rank
-            )  # a state that is ahead of its curve would be of no use
-            self._ranks.gather(None)  # the next step is timed, and nobody's disk is a part of it
+            # A checkpoint that is newer than the recorded curve cannot be used to resume.
+            self._run.flush(self._context.rank)
+            self._context.barrier()  # keeps the disk of another rank out of the next step's time
         self.total_s += self._timer.seconds
 
     def _write(self, step: int) -> None:
         weights = self._weights(step)
-        if self._ranks.is_first:
-            self._sweep()
+        if self._context.is_first:
+            self._remove_unlinked()
         dest = self._run.checkpoints / f"step-{step}"
-        with folder.beside(dest) if self._ranks.is_first else nullcontext(dest) as place:
-            if self._ranks.is_first:
-                folder.write(weights, place)
-            save_state(self._ranks.gather(place)[0], step, self._gpt, self._optimizer)
+        writing = weights_folder.beside(dest) if self._context.is_first else nullcontext(dest)
+        with writing as folder:
+            if self._context.is_first:
+                weights_folder.write(weights, folder)
+            shared_folder = self._context.gather(folder)[0]
+            save_state(shared_folder, step, self._gpt, self._optimizer)
 
-    def _weights(self, step: int) -> folder.Weights:
-        spec, tensors = self._spec, whole_weights(self._gpt, self._ranks)
-        return folder.Weights(
+    def _weights(self, step: int) -> weights_folder.Weights:
+        spec = self._spec
+        tensors = gather_weights(self._gpt, self._context)
+        return weights_folder.Weights(
             shape=ModelShape(**spec.model.model_dump()),
             axes=spec.axes,
             tensors=tensors,
@@ -93,31 +104,34 @@ class Checkpoints:
             tokenizer=spec.data.tokenizer,
         )
 
-    def go_on(self, step: int, losses: Mapping[int, float]) -> None:
-        """Take up what an earlier attempt left: `step` steps are done, `losses` are those of the evaluations till then.
+    def restore_links(self, step: int, losses: Mapping[int, float]) -> None:
+        """Restore the `newest` and `best` links after resuming at `step`. Rank 0 calls this.
 
-        What is newer than that is damaged, and counts no more. Rank 0 calls it.
+        `losses` maps the evaluated steps up to `step` to validation losses. Checkpoints later than `step` are damaged
+        and are removed.
         """
-        newest, best = self._run.newest_checkpoint, self._run.best_checkpoint
-        self._lowest = losses.get(_steps(best.resolve()), math.inf)
-        if self._lowest == math.inf:
+        newest = self._run.newest_checkpoint
+        best = self._run.best_checkpoint
+        self._lowest_loss = losses.get(_n_steps(best.resolve()), math.inf)
+        if self._lowest_loss == math.inf:
             best.unlink(missing_ok=True)
         if step > 0:
             self._link(step, losses.get(step))
         else:
             newest.unlink(missing_ok=True)
-            self._sweep()
+            self._remove_unlinked()
 
     def _link(self, step: int, val_loss: float | None) -> None:
         _point(self._run.newest_checkpoint, f"step-{step}")
-        if val_loss is not None and val_loss < self._lowest:
-            self._lowest = val_loss
+        if val_loss is not None and val_loss < self._lowest_loss:
+            self._lowest_loss = val_loss
             _point(self._run.best_checkpoint, f"step-{step}")
-        self._sweep()
+        self._remove_unlinked()
 
-    def _sweep(self) -> None:
-        """Remove what neither link names, and what a crash has left."""
-        newest, best = self._run.newest_checkpoint.resolve(), self._run.best_checkpoint.resolve()
+    def _remove_unlinked(self) -> None:
+        """Remove checkpoints that neither link names, and partial files that a crash left."""
+        newest = self._run.newest_checkpoint.resolve()
+        best = self._run.best_checkpoint.resolve()
         for pattern in ("step-*", ".*.tmp"):
             for path in self._run.checkpoints.glob(pattern):
                 if path.name not in (newest.name, best.name):
@@ -125,24 +139,23 @@ class Checkpoints:
 
 
 def drop_state(run: Run, keep: str) -> None:
-    """Remove what a run that is done needs no more: all states, or where it keeps its state that of the best."""
+    """Remove the states that a finished run does not keep: all, or all but the newest if it keeps the state."""
     newest = run.newest_checkpoint.resolve()
     for path in run.checkpoints.glob(f"step-*/{STATE}"):
         if keep != "full" or path.parent != newest:
             _remove(path)
 
 
-def whole_states(run: Run) -> list[Path]:
-    """Return the checkpoints that hold a state with nothing damaged in it, the newest first."""
-    found = [
-        place
-        for place in run.checkpoints.glob("step-*")
-        if _steps(place) > 0 and _undamaged(place / STATE)
-    ]
-    return sorted(found, key=_steps, reverse=True)
+def resumable_checkpoints(run: Run) -> list[Path]:
+    """Return the checkpoints that hold an undamaged state, newest first."""
+    folders = []
+    for folder in run.checkpoints.glob("step-*"):
+        if _n_steps(folder) > 0 and _is_undamaged(folder / STATE):
+            folders.append(folder)
+    return sorted(folders, key=_n_steps, reverse=True)
 
 
-def _undamaged(state: Path) -> bool:
+def _is_undamaged(state: Path) -> bool:
     try:
         return bool(read_json(state / CHECKSUMS)["crc32"] == _checksums(state))
     except (OSError, StoreError, KeyError):
@@ -150,78 +163,78 @@ def _undamaged(state: Path) -> bool:
 
 
 def _checksums(state: Path) -> dict[str, int]:
-    sums = {}
-    for path in sorted(state.iterdir()):
-        if path.name != CHECKSUMS:
-            with open(path, "rb") as file:
-                value = 0
-                while part := file.read(1 << 22):
-                    value = zlib.crc32(part, value)
-            sums[path.name] = value
-    return sums
+    return {path.name: _crc32(path) for path in sorted(state.iterdir()) if path.name != CHECKSUMS}
 
 
-def _steps(place: Path) -> int:
-    """Return how many steps have made the checkpoint in this folder; 0 where it is none."""
-    number = place.name.removeprefix("step-")
-    return int(number) if place.name.startswith("step-") and number.isdecimal() else 0
+def _crc32(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            value = zlib.crc32(chunk, value)
+    return value
 
 
-def save_state(place: Path, step: int, gpt: GPT, optimizer: torch.optim.Optimizer) -> None:
-    """Write parameters, optimizer state and the number of steps done into `place`, each rank its own shard.
+def _n_steps(folder: Path) -> int:
+    """Return the number of steps that a checkpoint's folder name states; 0 if it is not a checkpoint."""
+    number = folder.name.removeprefix("step-")
+    return int(number) if folder.name.startswith("step-") and number.isdecimal() else 0
+
+
+def save_state(folder: Path, step: int, gpt: GPT, optimizer: torch.optim.Optimizer) -> None:
+    """Write parameters, optimizer state and the number of completed steps into `folder`, each rank its own shard.
 
     Raises:
-        StateError: a rank cannot write its part; raised on all ranks.
+        StateError: a rank cannot write its shard; raised on all ranks.
     """
-    free = shutil.disk_usage(
-        place.parent
-    ).free  # of a full disk, what PyTorch says is "unexpected pos 704 vs 598"
-    with _one_line_errors(f"{place / STATE} cannot be written ({free} bytes were free)"):
-        state_dict_saver.save(
-            stored(_state(gpt, optimizer, step), pieces(gpt)), checkpoint_id=place / STATE
-        )
+    state_folder = folder / STATE
+    # PyTorch reports a full disk as "unexpected pos 704 vs 598", so the message states the free space.
+    free_bytes = shutil.disk_usage(folder.parent).free
+    with _one_line_errors(f"{state_folder} cannot be written ({free_bytes} bytes were free)"):
+        state = to_dcp_state(_state(gpt, optimizer, step), shard_specs(gpt))
+        state_dict_saver.save(state, checkpoint_id=state_folder)
     if dist.get_rank() == 0:
-        write_json(place / STATE / CHECKSUMS, {"crc32": _checksums(place / STATE)})
+        write_json(state_folder / CHECKSUMS, {"crc32": _checksums(state_folder)})
 
 
-def load_state(place: Path, gpt: GPT, optimizer: torch.optim.Optimizer) -> int:
-    """Take over parameters and optimizer state on all ranks, however they were sharded; return the steps done.
+def load_state(folder: Path, gpt: GPT, optimizer: torch.optim.Optimizer) -> int:
+    """Load parameters and optimizer state on all ranks, however they were sharded; return the completed steps.
 
     Raises:
-        StateError: it is not whole, or of another model; what gpt and optimizer hold is undefined then.
+        StateError: the state is incomplete or of another model; model and optimizer are undefined afterwards.
     """
     state = _state(gpt, optimizer, 0)
-    with _one_line_errors(f"{place / STATE} cannot be read"):
-        found = stored(state, pieces(gpt))
-        state_dict_loader.load(found, checkpoint_id=place / STATE)
+    with _one_line_errors(f"{folder / STATE} cannot be read"):
+        loaded = to_dcp_state(state, shard_specs(gpt))
+        state_dict_loader.load(loaded, checkpoint_id=folder / STATE)
     set_state_dict(
         gpt, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
     )
-    return int(found["step"])
+    return int(loaded["step"])
 
 
 def _state(gpt: GPT, optimizer: torch.optim.Optimizer, step: int) -> dict[str, Any]:
-    model, optim = get_state_dict(gpt, optimizer)
-    return {"model": model, "optimizer": optim, "step": step}
+    model_state, optimizer_state = get_state_dict(gpt, optimizer)
+    return {"model": model_state, "optimizer": optimizer_state, "step": step}
 
 
 @contextmanager
-def _one_line_errors(what: str) -> Iterator[None]:
-    """Turn what DCP raises, which is no `Exception` and a page of tracebacks, into one of ours."""
+def _one_line_errors(problem: str) -> Iterator[None]:
+    """Convert DCP's exception, which is not an `Exception` and holds pages of tracebacks, to a `StateError`."""
     try:
         yield
     except CheckpointException as error:
         reasons = [
-            f"rank {rank}: {type(why).__name__}: {why}" for rank, (why, _) in error.failures.items()
+            f"rank {rank}: {type(cause).__name__}: {cause}"
+            for rank, (cause, _) in error.failures.items()
         ]
-        raise StateError(" ".join(f"{what}: {'; '.join(reasons)}".split())) from error
+        raise StateError(" ".join(f"{problem}: {'; '.join(reasons)}".split())) from error
 
 
 def _point(link: Path, name: str) -> None:
-    """Let a link point to a folder beside it; a reader finds the old or the new one."""
-    beside = link.with_name(f".{link.name}.tmp")
-    beside.symlink_to(name)
-    os.replace(beside, link)
+    """Point a link to a folder next to it, atomically: readers see the old or the new target."""
+    new_link = link.with_name(f".{link.name}.tmp")
+    new_link.symlink_to(name)
+    os.replace(new_link, link)
 
 
 def _remove(path: Path) -> None:

@@ -1,14 +1,14 @@
-"""What goes wrong in a worker that is told from the rest."""
+"""Errors of a training process that the run's status distinguishes."""
 
 import torch
 
 
 class NotFiniteError(Exception):
-    """The loss or the gradient is NaN or infinite; the message says at which step."""
+    """The loss or the gradient norm is NaN or infinite; the message names the step."""
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Tell whether memory ran out; on a CPU PyTorch has no exception of its own for that."""
-    return isinstance(
-        error, MemoryError | torch.OutOfMemoryError
-    ) or "can't allocate memory" in str(error)
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory ran out; on a CPU PyTorch raises a plain RuntimeError."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return "can't allocate memory" in str(error)

@@ -25,7 +25,7 @@ class Windows:
         self._tokens = data.Tokens(spec.launch.val_tokens)
         limit = None if cfg.eval_tokens == "all" else cfg.eval_tokens
         offsets = data.evaluation_offsets(len(self._tokens), length, limit)
-        self._share = data.rank_share(
+        self._share = data.shard_eval_windows(
             offsets,
             ranks.data_parallel_rank,
             ranks.data_parallel_size,

@@ -12,14 +12,14 @@ from torch import Tensor
 from harness.data.batches import Batches, Tokens, micro_batch_size
 from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
-from harness.model.initialization import check_same_parameters, hashes
+from harness.model.initialization import check_same_parameters, parameter_hashes
 from harness.model.precision import autocast
 from harness.probes import decode as decoding
 from harness.probes import eval_lengths as lengths
 from harness.probes.first_step import FirstStep
 from harness.probes.memory import by_category
 from harness.probes.peak_flops import peak_flops
-from harness.probes.post_training import Window
+from harness.probes.post_training import PostTrainingProbe
 from harness.probes.timer import Timer
 from harness.results.records import RunSpec
 from harness.results.store import Run
@@ -27,10 +27,10 @@ from harness.training import optimizer as optim
 from harness.training.checkpointing import Checkpoints
 from harness.training.errors import NotFiniteError
 from harness.training.evaluation import Evaluation
-from harness.training.resume import go_on
+from harness.training.resume import replay_first_step, resume
 from harness.training.seeding import seed_step
-from harness.training.signals import Stop, StoppedError
-from harness.training.warm_start import begin
+from harness.training.signals import StopRequest, TrainingInterrupted
+from harness.training.warm_start import initialize_parameters
 from variants.base import ModelShape, StepShape
 
 N_WARMUP = (
@@ -39,45 +39,48 @@ N_WARMUP = (
 
 
 def train(
-    run: Run, spec: RunSpec, ranks: DistributedContext, stop: Stop | None = None
+    run: Run, spec: RunSpec, context: DistributedContext, stop: StopRequest | None = None
 ) -> dict[str, Any]:
     """Train one entry on this rank, from where an earlier attempt left it, and return what the probes measured.
 
     Raises:
         NotFiniteError: loss or gradient norm stopped being finite; the step in question is recorded.
-        StoppedError: a rank was asked to end; its state is saved as far as the run keeps anything.
+        TrainingInterrupted: a rank was asked to end; its state is saved as far as the run keeps anything.
     """
-    cfg, device, seq_len = spec.train, ranks.device, spec.model.seq_len
+    cfg, device, seq_len = spec.train, context.device, spec.model.seq_len
     parts = ModelBuilder(
         ModelShape(**spec.model.model_dump()), spec.axes, spec.launch.variant_paths
     )
     parallelism, gpt, whole = parts.parallelism(), parts.model(), parts.model()
-    ranks = replace(ranks, replication=ranks.world_size // parallelism.data_parallel_size)
+    context = replace(
+        context, model_parallel_size=context.world_size // parallelism.data_parallel_size
+    )
     if cfg.compile:
         for block in gpt.h:
             block.compile()
     model = parallelism.wrap(gpt, device, cfg.precision)
-    afresh = partial(begin, gpt, whole, run, spec)
-    started = afresh()
-    initial_hash = check_same_parameters(gpt, ranks)
+    reset_parameters = partial(initialize_parameters, gpt, whole, run, spec)
+    init_report = reset_parameters()
+    initial_hash = check_same_parameters(gpt, context)
     optimizer = optim.adamw(gpt, cfg, parallelism)
 
     n_sequences = cfg.tokens_per_step // seq_len
-    micro_batch = micro_batch_size(n_sequences // ranks.data_parallel_size, cfg.micro_batch_size)
-    n_micro_batches = n_sequences // ranks.data_parallel_size // micro_batch
+    micro_batch = micro_batch_size(n_sequences // context.data_parallel_size, cfg.micro_batch_size)
+    n_micro_batches = n_sequences // context.data_parallel_size // micro_batch
     batches = Batches(Tokens(spec.launch.train_tokens), seq_len, n_sequences, spec.order_seed)
-    checkpoints = Checkpoints(run, spec, ranks, gpt, optimizer)
-    past, stop = go_on(run, spec, ranks, gpt, optimizer, checkpoints, afresh), stop or Stop()
-    evaluate = Evaluation(run, spec, ranks)
+    checkpoints = Checkpoints(run, spec, context, gpt, optimizer)
+    past = resume(run, spec, context, gpt, optimizer, checkpoints, reset_parameters)
+    stop = stop or StopRequest()
+    evaluate = Evaluation(run, spec, context)
 
     def forward_backward(step: int) -> Tensor:
         """Leave the step's gradients in the parameters; return the mean loss over this rank's tokens."""
         micro_batches = batches.micro_batches(
-            step, ranks.data_parallel_rank, ranks.data_parallel_size, micro_batch
+            step, context.data_parallel_rank, context.data_parallel_size, micro_batch
         )
         total = torch.zeros((), device=device)
         for i, (tokens_BT, targets_BT) in enumerate(micro_batches, start=1):
-            with parallelism.accumulate(model, last=i == len(micro_batches)):
+            with parallelism.gradient_sync(model, enabled=i == len(micro_batches)):
                 with autocast(device, cfg.precision):
                     losses_BT = model(tokens_BT.to(device), targets_BT.to(device))
                 loss = losses_BT.mean() / len(micro_batches)
@@ -94,7 +97,7 @@ def train(
         return lr, norm
 
     steps_file, timer, first_step = (
-        run.steps_file(ranks.rank),
+        run.steps_file(context.rank),
         Timer(device),
         FirstStep(model, optimizer),
     )
@@ -103,17 +106,17 @@ def train(
     if past.n_done == 0:
         evaluate(model, step=0, train_s=train_s)
     else:
-        past.rehearse(model, optimizer, evaluate, first_step, forward_backward)
+        replay_first_step(model, optimizer, evaluate, first_step, forward_backward)
     for step in range(past.n_done, cfg.steps):
-        seed_step(spec.order_seed, step, ranks.data_parallel_rank)
+        seed_step(spec.order_seed, step, context.data_parallel_rank)
         with timer, first_step if step == 0 else nullcontext():
             rank_loss = forward_backward(step)
             lr, norm = update(step)
         train_s += timer.seconds
 
-        loss_sum, n_stop = ranks.sum(rank_loss.item(), stop.asked)
-        stop.heard = n_stop > 0
-        loss, grad_norm = loss_sum / ranks.world_size, norm.item()
+        loss_sum, n_stop = context.sum(rank_loss.item(), stop.requested)
+        stop.acknowledged = n_stop > 0
+        loss, grad_norm = loss_sum / context.world_size, norm.item()
         steps_file.append(
             {
                 "step": step,
@@ -135,25 +138,27 @@ def train(
         if n_done % checkpoint_every == 0 or n_done == cfg.steps or n_stop:
             checkpoints.save(n_done, val_loss)
         if n_stop:
-            raise StoppedError(f"asked to end, after {n_done} of {cfg.steps} steps")
+            raise TrainingInterrupted(f"asked to end, after {n_done} of {cfg.steps} steps")
 
-    counted = sum(ranks.gather(first_step.flops)) / cfg.tokens_per_step
+    counted = sum(context.gather(first_step.flops)) / cfg.tokens_per_step
     n_parameters = sum(parameter.numel() for parameter in whole.parameters())
     return {
-        "memory": ranks.gather(by_category(optimizer, first_step, device)),
-        "predicted_memory": optim.predicted_bytes(n_parameters, parallelism.shares(whole)),
+        "memory": context.gather(by_category(optimizer, first_step, device)),
+        "predicted_memory": optim.predicted_bytes(
+            n_parameters, parallelism.memory_fractions(whole)
+        ),
         "flops_per_token": whole.flops_per_token(),
         "flops_per_token_counted": None if parallelism.counters_unreliable else counted,
         "parameters": n_parameters,
         "initial_hash": initial_hash,
-        "final_hashes": hashes(gpt, ranks),
-        "start": started,
+        "final_hashes": parameter_hashes(gpt, context),
+        "start": init_report,
         "attention_kernels": [] if parallelism.counters_unreliable else first_step.kernels,
         "peak_flops": peak_flops(
-            ranks, cfg.precision, parallelism.n_devices // parallelism.world_size
+            context, cfg.precision, parallelism.n_devices // parallelism.world_size
         ),
-        "decoding": decoding.measure(spec, parts, gpt, ranks),
-        "lengths": lengths.measure(spec, model, gpt, ranks),
+        "decoding": decoding.measure(spec, parts, gpt, context),
+        "lengths": lengths.measure(spec, model, gpt, context),
         "resumed_at": past.resumed_at,
         "time": {
             "train_s": train_s,
@@ -161,10 +166,10 @@ def train(
             "checkpoint_s": checkpoints.total_s,
         },
         "communication_dtype": parallelism.communication_dtype(cfg.precision),
-        "predicted_bytes_sent": parallelism.traffic(
+        "predicted_bytes_sent": parallelism.predicted_bytes_sent(
             gpt, StepShape(cfg.precision, n_micro_batches, micro_batch)
         ),
-        **Window(model, ranks, forward_backward, update).measure(
+        **PostTrainingProbe(model, context, forward_backward, update).measure(
             cfg.steps, run, spec.launch.trace
         ),  # trains on: last
     }

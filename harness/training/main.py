@@ -1,4 +1,4 @@
-"""One rank's whole life: join the others, train, and say how it ended."""
+"""Entry point of each rank: join the process group, train, and record how the run ended."""
 
 import os
 import sys
@@ -6,81 +6,94 @@ import time
 import traceback
 from pathlib import Path
 
-from harness.distributed.process_group import join
+from harness.distributed.process_group import DistributedContext, join
+from harness.errors import ExitCode
 from harness.results.records import RunSpec
 from harness.results.store import Reason, Run
 from harness.training.checkpointing import drop_state
 from harness.training.environment import describe
-from harness.training.errors import NotFiniteError, out_of_memory
+from harness.training.errors import NotFiniteError, is_out_of_memory
 from harness.training.loop import train
-from harness.training.seeding import enforce
-from harness.training.signals import STOPPED, Stop, StoppedError
+from harness.training.seeding import set_deterministic
+from harness.training.signals import StopRequest, TrainingInterrupted
 
-PEERS_S = 1.0  # for another rank, or the launcher, to say what happened
+FAILURE_REPORT_DELAY_S = 1.0  # for the failing peer, or the launcher, to record the cause
 
 
-def work(run_path: Path, begin: bool) -> None:
-    """Run one entry in the process that torchrun started; `begin` claims it and marks it as running first.
+def run_worker(run_path: Path, claim: bool) -> None:
+    """Train one run in the process that torchrun started, and record in its status how it ended.
 
-    Whatever ends it is written to the run's status and raised.
+    With `claim`, rank 0 locks the run and marks it as running first; otherwise the launcher has done so.
     """
     started = time.time()
-    run, stop = Run(run_path), Stop.on_signals()
-    claim = run.claim() if begin and os.environ["RANK"] == "0" else None
+    run = Run(run_path)
+    stop = StopRequest.on_signals()
+    lock = run.claim() if claim and os.environ["RANK"] == "0" else None
     try:
         spec = RunSpec.model_validate(run.spec)
-        enforce(spec.train.deterministic)
-        with join(spec.train.device) as ranks:
-            if ranks.world_size != spec.launch.world_size:
-                raise ValueError(
-                    f"{run.run_id} is for {spec.launch.world_size} processes, torchrun started {ranks.world_size}"
-                )
-            if begin and ranks.is_first:
-                if claim is None:
-                    raise RuntimeError(f"{run.run_id} is run by another process")
+        set_deterministic(spec.train.deterministic)
+        with join(spec.train.device) as context:
+            _check_world_size(run, spec, context)
+            if claim and context.is_first:
+                if lock is None:
+                    raise RuntimeError(f"{run.run_id} is locked by another process")
                 run.begin()
-            ranks.gather(None)  # nobody writes before the folder is ready
-            if ranks.is_first:
-                run.write_env(describe(spec, ranks))
-            probes = train(run, spec, ranks, stop)
-            ranks.gather(None)  # all have written their last step
-            if ranks.is_first:
-                probes["time"]["total_s"] = time.time() - started
-                run.write_probes(probes)
-                run.end("done")
-                drop_state(run, spec.launch.keep_checkpoints)
-    except StoppedError as error:  # whoever asked for it may tell why
-        if run.status["status"] == "running":
+            _train(run, spec, context, stop, started)
+    except TrainingInterrupted as error:
+        if run.status["status"] == "running":  # else the launcher has recorded why
             run.end("interrupted", "killed", str(error))
     except Exception as error:
         traceback.print_exc()
-        if _is_ours_to_tell(run, error, stop):
+        if _should_record(run, error, stop):
             run.end("failed", _reason(error), f"{type(error).__name__}: {error}".splitlines()[0])
         raise
     finally:
-        stop.release()
-        if claim is not None:
-            claim.release()
-    if stop.asked:
-        sys.exit(STOPPED)
+        stop.restore_handlers()
+        if lock is not None:
+            lock.release()
+    if stop.requested:
+        sys.exit(ExitCode.INTERRUPTED)
 
 
-def _is_ours_to_tell(run: Run, error: Exception, stop: Stop) -> bool:
-    """The first rank to fail knows why; the others have only lost it, and so leave it the time to speak.
+def _check_world_size(run: Run, spec: RunSpec, context: DistributedContext) -> None:
+    if context.world_size != spec.launch.world_size:
+        raise ValueError(
+            f"{run.run_id} needs {spec.launch.world_size} processes, torchrun started {context.world_size}"
+        )
 
-    Where it cannot, being killed, the launcher notices, asks the others to end, and tells.
+
+def _train(
+    run: Run, spec: RunSpec, context: DistributedContext, stop: StopRequest, started: float
+) -> None:
+    context.barrier()  # no rank writes before the folder is ready
+    if context.is_first:
+        run.write_env(describe(spec, context))
+    probes = train(run, spec, context, stop)
+    context.barrier()  # all ranks have written their last step
+    if context.is_first:
+        probes["time"]["total_s"] = time.time() - started
+        run.write_probes(probes)
+        run.end("done")
+        drop_state(run, spec.launch.keep_checkpoints)
+
+
+def _should_record(run: Run, error: Exception, stop: StopRequest) -> bool:
+    """Return whether this rank should record the failure.
+
+    Ranks that fail because a peer died wait, so that the peer can report the cause; if the peer was killed, the launcher
+    reports it.
     """
     if (
         isinstance(error, RuntimeError)
         and _reason(error) == "error"
         and int(os.environ["WORLD_SIZE"]) > 1
     ):
-        time.sleep(PEERS_S)
-    known = (run.path / "status.json").exists()
-    return known and run.status["status"] == "running" and not stop.asked
+        time.sleep(FAILURE_REPORT_DELAY_S)
+    exists = (run.path / "status.json").exists()
+    return exists and run.status["status"] == "running" and not stop.requested
 
 
 def _reason(error: Exception) -> Reason:
     if isinstance(error, NotFiniteError):
         return "nan"
-    return "oom" if out_of_memory(error) else "error"
+    return "oom" if is_out_of_memory(error) else "error"

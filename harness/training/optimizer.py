@@ -1,4 +1,4 @@
-"""AdamW, its learning rate, and clipping by the global gradient norm."""
+"""AdamW, the learning rate schedule, and clipping by the global gradient norm."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -8,53 +8,59 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from harness.distributed.shards import pieces
+from harness.distributed.shards import shard_specs
 from harness.results.records import TrainSettings
-from variants.base import Groups, Parallelism
+from variants.base import Parallelism, ParameterGroups
 
+FP32_BYTES = 4
 ADAM_STATES = 2  # running means of the gradient and of its square (Kingma & Ba 2015)
 
 
-def predicted_bytes(n_parameters: int, shares: Mapping[str, float]) -> dict[str, float]:
-    """Return what one rank holds of parameters, gradients and optimizer state, in fp32, by its share of each."""
+def predicted_bytes(n_parameters: int, fractions: Mapping[str, float]) -> dict[str, float]:
+    """Return one rank's bytes of parameters, gradients and optimizer state, in fp32.
+
+    `fractions` gives the fraction of each that the rank holds.
+    """
     whole = {
-        "parameters": 4 * n_parameters,
-        "gradients": 4 * n_parameters,
-        "optimizer": 4 * ADAM_STATES * n_parameters,
+        "parameters": FP32_BYTES * n_parameters,
+        "gradients": FP32_BYTES * n_parameters,
+        "optimizer": FP32_BYTES * ADAM_STATES * n_parameters,
     }
-    return {category: size * shares[category] for category, size in whole.items()}
+    return {category: size * fractions[category] for category, size in whole.items()}
 
 
 def adamw(
     model: nn.Module, cfg: TrainSettings, parallelism: Parallelism | None = None
 ) -> torch.optim.Optimizer:
-    """Return AdamW (Loshchilov & Hutter 2019), fused; only matrices decay, not biases, gains and other vectors.
+    """Return fused AdamW (Loshchilov & Hutter 2019); weight decay applies to matrices only, not to biases and gains.
 
-    A parallelism may spread its work and its state over the ranks.
+    A parallelism may shard the optimizer's work and state over the ranks.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups: Groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": cfg.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+    matrices = [parameter for parameter in parameters if parameter.dim() >= 2]
+    vectors = [parameter for parameter in parameters if parameter.dim() < 2]
+    groups: ParameterGroups = []
+    if matrices:
+        groups.append({"params": matrices, "weight_decay": cfg.weight_decay})
+    if vectors:
+        groups.append({"params": vectors, "weight_decay": 0.0})
 
-    def make(groups: Groups) -> torch.optim.Optimizer:
+    def make(groups: ParameterGroups) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), fused=True)
 
-    return parallelism.optimizer(groups, make) if parallelism is not None else make(groups)
+    return make(groups) if parallelism is None else parallelism.optimizer(groups, make)
 
 
 def learning_rate(step: int, cfg: TrainSettings) -> float:
-    """Return the rate of `step` (from 0): a linear rise over `warmup_steps`, then half a cosine down to `min_lr`."""
+    """Return the rate of `step` (from 0): linear warmup over `warmup_steps`, then cosine decay to `min_lr`."""
     if step < cfg.warmup_steps:
         return cfg.lr * (step + 1) / (cfg.warmup_steps + 1)
-    done = (step - cfg.warmup_steps) / max(1, cfg.steps - cfg.warmup_steps)
-    return cfg.min_lr + (cfg.lr - cfg.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
+    progress = (step - cfg.warmup_steps) / max(1, cfg.steps - cfg.warmup_steps)
+    return cfg.min_lr + (cfg.lr - cfg.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, cfg: TrainSettings) -> float:
-    """Give all parameters the rate of `step`, and return it."""
+    """Set the learning rate of `step` for all parameters, and return it."""
     lr = learning_rate(step, cfg)
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -62,19 +68,21 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, cfg: TrainSet
 
 
 def clip(model: nn.Module, max_norm: float) -> Tensor:
-    """Scale all gradients such that their global L2 norm, over all shards, is at most `max_norm`; 0 leaves them.
+    """Scale all gradients such that their global L2 norm, over all shards, is at most `max_norm`; 0 does not scale.
 
     Returns the norm before clipping, a scalar on the device (Pascanu et al. 2013, algorithm 1).
     """
-    of, grads = (
-        pieces(model),
-        {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
-    )
-    norm = _norm(grad for name, grad in grads.items() if name not in of)
-    if of:
-        (group,) = {piece.group for piece in of.values()}
-        square = _norm(grad for name, grad in grads.items() if name in of).square()
-        dist.all_reduce(square, group=group)  # what the group holds whole counts once
+    specs = shard_specs(model)
+    replicated: list[Tensor] = []
+    sharded: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            (sharded if name in specs else replicated).append(parameter.grad)
+    norm = _norm(replicated)
+    if specs:
+        (group,) = {spec.group for spec in specs.values()}
+        square = _norm(sharded).square()
+        dist.all_reduce(square, group=group)  # replicated gradients count once
         norm = (norm.square() + square).sqrt()
     nn.utils.clip_grads_with_norm_(model.parameters(), max_norm if max_norm > 0 else math.inf, norm)
     return norm

@@ -1,25 +1,32 @@
-"""Going on where an earlier attempt ended, as if it had never ended: state, curves, and what the loop carries along."""
+"""Resume an interrupted run bit for bit: optimizer and model state, recorded curves, and loop counters."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from harness.distributed.process_group import DistributedContext
 from harness.model.gpt import GPT
 from harness.probes.first_step import FirstStep
 from harness.results.records import RunSpec
 from harness.results.store import Json, Run, read_valid_lines
-from harness.training.checkpointing import Checkpoints, StateError, load_state, whole_states
+from harness.training.checkpointing import (
+    Checkpoints,
+    StateError,
+    load_state,
+    resumable_checkpoints,
+)
 from harness.training.evaluation import Evaluation
+
+EVAL_KEYS = {"step", "val_loss", "eval_s"}
 
 
 @dataclass(frozen=True)
-class Past:
-    """What was done before this attempt: steps, and the seconds that training and evaluating them took.
+class ResumeState:
+    """Counters of the earlier attempts: completed steps, and the seconds that training and evaluation took.
 
-    `resumed_at` lists the steps with which an attempt went on, this one's too.
+    `resumed_at` lists the step counts at which an attempt resumed, this one included.
     """
 
     n_done: int
@@ -27,90 +34,92 @@ class Past:
     eval_s: float
     resumed_at: list[int]
 
-    def rehearse(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        evaluate: Evaluation,
-        first_step: FirstStep,
-        forward_backward: Callable[[int], Tensor],
-    ) -> None:
-        """Do once more, and throw away, what a run does before its second step.
 
-        The probe of the first step counts here. DDP lays out its buckets after the first backward pass, and a compiler
-        chooses by the shapes that it has seen: without that, the next step could differ in its last bits.
-        """
-        evaluate.loss(model)
-        with first_step:
-            forward_backward(0)
-            first_step.see_parameters()
-        optimizer.zero_grad()
+def replay_first_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    evaluate: Evaluation,
+    first_step: FirstStep,
+    forward_backward: Callable[[int], object],
+) -> None:
+    """Run the first step once and discard its result.
+
+    The probe of the first step measures it. DDP rebuilds its buckets after the first backward pass, and a compiler
+    specializes on the shapes that it has seen; without the replay the next step could differ in its last bits.
+    """
+    evaluate.loss(model)
+    with first_step:
+        forward_backward(0)
+        first_step.record_parameters()
+    optimizer.zero_grad()
 
 
-def go_on(
+def resume(
     run: Run,
     spec: RunSpec,
-    ranks: DistributedContext,
+    context: DistributedContext,
     gpt: GPT,
     optimizer: torch.optim.Optimizer,
     checkpoints: Checkpoints,
-    afresh: Callable[[], object],
-) -> Past:
-    """Load the newest whole state whose curve is known, and cut the curves back to it; without one begin at step 0.
+    reset_parameters: Callable[[], object],
+) -> ResumeState:
+    """Load the newest undamaged state whose curve is recorded, and truncate the curves to it; else start at step 0.
 
-    Every rank calls it, with the first values in place; `afresh` puts them there again.
+    Every rank calls this with initial parameters in place; `reset_parameters` initializes them again.
     """
-    steps, evals = (
-        read_valid_lines(run.path / f"steps.rank{ranks.rank}.jsonl"),
-        read_valid_lines(run.path / "eval.jsonl"),
-    )
-    n_known = min(ranks.gather(len(_counted(steps))))
-    places = whole_states(run) if ranks.is_first else []
+    steps = read_valid_lines(run.path / f"steps.rank{context.rank}.jsonl")
+    evals = read_valid_lines(run.path / "eval.jsonl")
+    n_recorded = min(context.gather(_n_consecutive(steps)))
+    folders = resumable_checkpoints(run) if context.is_first else []
     n_done = 0
-    for place in ranks.gather(places)[0]:
-        n_wanted = int(place.name.removeprefix("step-"))
-        if n_wanted > n_known or not ranks.gather(_evaluated(evals, n_wanted, spec))[0]:
+    for folder in context.gather(folders)[0]:
+        n_steps = int(folder.name.removeprefix("step-"))
+        if n_steps > n_recorded or not context.gather(_is_evaluated(evals, n_steps, spec))[0]:
             continue
         try:
-            n_done = load_state(place, gpt, optimizer)
+            n_done = load_state(folder, gpt, optimizer)
             break
         except StateError as error:
-            print(f"{error}; an older one is looked for")
+            print(f"{error}; trying an older checkpoint")
             optimizer.state.clear()
             optimizer.zero_grad()
-            afresh()
-    steps, evals = steps[:n_done], [line for line in evals if n_done and line["step"] <= n_done]
-    run.truncate_steps(ranks.rank, n_done)
-    if ranks.is_first:
+            reset_parameters()
+    steps = steps[:n_done]
+    evals = [line for line in evals if n_done and line["step"] <= n_done]
+    run.truncate_steps(context.rank, n_done)
+    if context.is_first:
         run.truncate_evals(len(evals))
-        checkpoints.go_on(
-            n_done,
-            {line["step"]: line["val_loss"] for line in evals if line["val_loss"] is not None},
-        )
+        checkpoints.restore_links(n_done, _losses(evals))
         if n_done:
-            print(f"goes on after {n_done} steps")
-    ranks.gather(None)  # nobody appends or saves before all is cut
-    return Past(
+            print(f"resuming after {n_done} steps")
+    context.barrier()  # no rank appends or saves before all files are truncated
+    resumed_at = [line["step"] for line in steps if line.get("resumed")]
+    if n_done:
+        resumed_at.append(n_done)
+    return ResumeState(
         n_done=n_done,
         train_s=sum(line["step_s"] for line in steps),
         eval_s=sum(line["eval_s"] for line in evals),
-        resumed_at=[line["step"] for line in steps if line.get("resumed")]
-        + [n_done] * (n_done > 0),
+        resumed_at=resumed_at,
     )
 
 
-def _counted(steps: list[Json]) -> list[Json]:
-    """Return the lines as far as they are steps 0, 1, 2, ..."""
-    n = next(
-        (i for i, line in enumerate(steps) if line.get("step") != i or "step_s" not in line),
-        len(steps),
-    )
-    return steps[:n]
+def _losses(evals: list[Json]) -> dict[int, float]:
+    return {line["step"]: line["val_loss"] for line in evals if line["val_loss"] is not None}
 
 
-def _evaluated(evals: list[Json], n_done: int, spec: RunSpec) -> bool:
-    """Tell whether the evaluations are those that a run of so many steps has made, and nothing before them is lost."""
-    every, last = spec.train.eval_every, spec.train.steps
-    wanted = [n for n in range(n_done + 1) if n % every == 0 or n == last]
-    keys: Mapping[str, object] = dict.fromkeys(("step", "val_loss", "eval_s"))
-    return [line["step"] for line in evals if keys.keys() <= line.keys()][: len(wanted)] == wanted
+def _n_consecutive(steps: list[Json]) -> int:
+    """Return how many of the first lines are steps 0, 1, 2, ..."""
+    for i, line in enumerate(steps):
+        if line.get("step") != i or "step_s" not in line:
+            return i
+    return len(steps)
+
+
+def _is_evaluated(evals: list[Json], n_done: int, spec: RunSpec) -> bool:
+    """Return whether all evaluations that a run makes in `n_done` steps are recorded."""
+    every = spec.train.eval_every
+    last = spec.train.steps
+    expected = [n for n in range(n_done + 1) if n % every == 0 or n == last]
+    recorded = [line["step"] for line in evals if EVAL_KEYS <= line.keys()]
+    return recorded[: len(expected)] == expected

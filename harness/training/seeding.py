@@ -1,20 +1,20 @@
-"""The same run twice gives the same bits: what has to be set for that, and what is recorded of it."""
+"""Determinism: the settings that make two executions of the same run agree bit for bit, and the seeds of each step."""
 
 import os
 
 import torch
 
 
-def enforce(deterministic: bool) -> None:
-    """Allow only algorithms that give the same result each time, or leave PyTorch its choice."""
+def set_deterministic(deterministic: bool) -> None:
+    """Allow only algorithms that give the same result every time, or let PyTorch choose."""
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
-    # Filling fresh memory costs time and is for finding code that reads it; none here does.
-    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 (its stub lacks the name)
+    # Filling new memory costs time and only helps to find code that reads uninitialized memory.
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 (not in the stub)
     torch.backends.cudnn.benchmark = not deterministic
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed what is drawn while the model runs (dropout) from what identifies it, never from what came before."""
+    """Seed the random numbers of a step (dropout) from seed, step and rank, so that a resumed run draws the same."""
     torch.manual_seed((seed * 1_000_003 + step) * 1_000_003 + rank)

@@ -1,4 +1,4 @@
-"""Ending on request: SIGTERM or Ctrl-C ends a run at its next step, with its state saved, or soon in any case."""
+"""Graceful interruption: SIGTERM or Ctrl-C ends a run after its current step, with its state saved."""
 
 import faulthandler
 import os
@@ -9,28 +9,29 @@ import threading
 import time
 from dataclasses import dataclass
 
-STOPPED = 130  # exit code
+from harness.errors import ExitCode
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-GRACE_S = 5.0  # to come to the next step; after that a rank prints its stack and ends
-APART_S = 0.3  # between the stacks of two ranks, which share a log
+STOP_GRACE_S = 5.0  # to finish the current step; after that a rank prints its stack and exits
+STACK_DUMP_STAGGER_S = 0.3  # between the stack dumps of two ranks, which share a log
 
 
-class StoppedError(Exception):
-    """The run ends because it was asked to, all ranks after the same step; the message names it."""
+class TrainingInterrupted(Exception):
+    """The run ends on request, all ranks after the same step; the message names the step."""
 
 
 @dataclass
-class Stop:
-    """Whether this rank was asked to end (`asked`), and whether all ranks know it by now and act upon it (`heard`)."""
+class StopRequest:
+    """`requested`: this rank received a signal. `acknowledged`: all ranks know and stop after this step."""
 
-    asked: bool = False
-    heard: bool = False
+    requested: bool = False
+    acknowledged: bool = False
 
     @classmethod
-    def on_signals(cls) -> "Stop":
-        """Return one that SIGTERM and SIGINT set from now on, until `release`.
+    def on_signals(cls) -> "StopRequest":
+        """Return a request that SIGTERM and SIGINT set from now on, until `restore_handlers`.
 
-        A thread waits for them: where the main thread waits for another rank, it would never come to handle a signal.
+        A thread receives the signals. A Python signal handler would not run while the main thread waits in a collective.
         """
         stop = cls()
         reader, writer = socket.socketpair()
@@ -41,8 +42,8 @@ class Stop:
         threading.Thread(target=stop._wait, args=(reader,), daemon=True).start()
         return stop
 
-    def release(self) -> None:
-        """Let the signals end this process again."""
+    def restore_handlers(self) -> None:
+        """Restore the default action of the signals, which ends the process."""
         signal.set_wakeup_fd(-1)
         for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
@@ -50,18 +51,16 @@ class Stop:
     def _wait(self, reader: socket.socket) -> None:
         while reader.recv(1)[0] not in SIGNALS:
             pass
-        self.asked = True
-        rank, world_size = (
-            int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        self.requested = True
+        rank = int(os.environ.get("LOCAL_RANK", "0"))
+        world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "0"))
+        time.sleep(STOP_GRACE_S + STACK_DUMP_STAGGER_S * rank)
+        if self.acknowledged:
+            return  # the rank is saving its state; if that takes too long, the launcher kills it
+        message = (
+            f"rank {rank} was asked to end and finished no step in {STOP_GRACE_S:g} s; stacks:"
         )
-        time.sleep(GRACE_S + APART_S * rank)
-        if self.heard:
-            return  # it saves its state; should that take too long, the launcher ends it
-        print(
-            f"rank {rank} was asked to end and made no step for {GRACE_S:g} s; this is where it is:",
-            file=sys.stderr,
-        )
-        sys.stderr.flush()
+        print(message, file=sys.stderr, flush=True)
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-        time.sleep(APART_S * (world_size - rank))
-        os._exit(STOPPED)
+        time.sleep(STACK_DUMP_STAGGER_S * (world_size - rank))
+        os._exit(ExitCode.INTERRUPTED)

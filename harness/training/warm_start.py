@@ -1,47 +1,45 @@
-"""What a run starts from: nothing, a folder of weights, or the newest checkpoint of another run of its study."""
+"""Initial parameters of a run: random, from a folder of weights, or from another run's newest checkpoint."""
 
 from pathlib import Path
 from typing import Any
 
-from harness.model import weights as folder
+from harness.model import weights as weights_folder
 from harness.model.gpt import GPT
 from harness.model.initialization import fill
-from harness.results.records import RunSpec
+from harness.results.records import InitSource, RunSpec
 from harness.results.store import Run
 
 
-def begin(gpt: GPT, whole: GPT, run: Run, spec: RunSpec) -> dict[str, Any] | None:
-    """Give every parameter its first values; return where those of a checkpoint came from, for probes.json.
+def initialize_parameters(gpt: GPT, whole: GPT, run: Run, spec: RunSpec) -> dict[str, Any] | None:
+    """Initialize every parameter; return the origin of each for probes.json, None for a random start.
 
-    `whole` is the same model on the meta device, of which `gpt` may hold a part.
+    `whole` is the same model on the meta device, unsharded; `gpt` may hold a shard of it.
 
     Raises:
-        UserError: there is no checkpoint, or it is damaged.
-        ValueError: the weights are no longer those that the study was checked with.
+        UserError: the checkpoint is missing or damaged.
+        ValueError: the weights have changed since the study was checked.
         IncompatibleWeightsError: they do not fit the model.
     """
     if spec.init is None:
         fill(gpt, spec.seed, whole=whole)
         return None
-    place = _folder(run, spec)
-    weights = folder.load(place)
-    sha256 = weights.sha256
-    if spec.init.sha256 not in (None, sha256):
+    folder = _checkpoint_folder(run, spec.init)
+    weights = weights_folder.load(folder)
+    if spec.init.sha256 not in (None, weights.sha256):
         raise ValueError(
-            f"{place}: has SHA-256 {sha256}, the study was checked with {spec.init.sha256}"
+            f"{folder}: weights have SHA-256 {weights.sha256}, but the study was checked with {spec.init.sha256}"
         )
-    tensors = fill(gpt, spec.seed, weights.tensors, whole)
+    origins = fill(gpt, spec.seed, weights.tensors, whole)
     return {
-        "from": spec.init.run_id or str(place),
-        "sha256": sha256,
-        "tensors": tensors,
-        "dropped": sorted(weights.tensors.keys() - tensors.keys()),
+        "from": spec.init.run_id or str(folder),
+        "sha256": weights.sha256,
+        "tensors": origins,
+        "dropped": sorted(weights.tensors.keys() - origins.keys()),
     }
 
 
-def _folder(run: Run, spec: RunSpec) -> Path:
-    assert spec.init is not None
-    if spec.init.run_id is not None:
-        return Run(run.path.parent / spec.init.run_id).newest_checkpoint
-    assert spec.init.folder is not None
-    return Path(spec.init.folder)
+def _checkpoint_folder(run: Run, source: InitSource) -> Path:
+    if source.run_id is not None:
+        return Run(run.path.parent / source.run_id).newest_checkpoint
+    assert source.folder is not None
+    return Path(source.folder)

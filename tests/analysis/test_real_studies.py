@@ -16,7 +16,7 @@ import torch
 from harness.analysis import dataset as accounting
 from harness.analysis import hypotheses as judge
 from harness.results.store import Store
-from variants import registry as catalogue
+from variants import registry
 from variants.base import ModelShape
 
 SEEDS = list(range(20 if "CALIBRATE" in os.environ else 4))
@@ -71,7 +71,7 @@ class Renamed(Gelu):
         del self.c_fc, self.c_proj
         self.up, self.down = Linear(shape.n_embd, 4 * shape.n_embd), Linear(4 * shape.n_embd, shape.n_embd)
 
-    def initial(self):
+    def init_specs(self):
         return {"down.weight": InitSpec(std=self.proj_std)}
 
     def forward(self, x_BTC):
@@ -87,7 +87,7 @@ from variants.mlp.gelu import Gelu
 
 
 class Tenth(Gelu):
-    def initial(self):
+    def init_specs(self):
         return {"c_fc.weight": InitSpec(std=0.2), "c_proj.weight": InitSpec(std=10 * self.proj_std)}
 
     def forward(self, x_BTC):
@@ -179,7 +179,7 @@ def test_the_slow_variant_is_as_slow_as_it_says(folder):
     x = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
     outputs = []
     for name, scale, lr in (("tenth", 10.0, 0.05), ("gelu", 1.0, 0.005)):
-        cls = catalogue.load("mlp", name, [folder / "mine"])
+        cls = registry.load("mlp", name, [folder / "mine"])
         mlp = cls(shape, cls.Options())
         draw = torch.Generator().manual_seed(1)
         with torch.no_grad():

@@ -10,7 +10,7 @@ from torch import Tensor
 from harness.model import weights as folder
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import Block
-from variants import registry as catalogue
+from variants import registry
 from variants.base import Attention, ModelShape, NoOptions, Positional
 
 HEADS, HEAD_DIM, WINDOW = 8, 64, 256
@@ -45,8 +45,8 @@ def layer(
     use: str, seq_len: int, device: torch.device, **options: int
 ) -> tuple[Attention, Tensor, Positional]:
     """Return an attention, its positions and no positional encoding."""
-    shape, cls = shape_of(seq_len), catalogue.load("attention", use)
-    positional = catalogue.load("positional", "none")(shape, NoOptions())
+    shape, cls = shape_of(seq_len), registry.load("attention", use)
+    positional = registry.load("positional", "none")(shape, NoOptions())
     return (
         cls(shape, cls.Options(**options), 0).to(device),
         torch.arange(seq_len, device=device),
@@ -180,7 +180,7 @@ def test_block(compare, package, device, seq_len):
     peer = transformers.models.gpt2.modeling_gpt2.GPT2Block(config, layer_idx=0).to(device)
     shape = shape_of(seq_len)
     block = Block(ModelBuilder(shape, folder.GPT2, ()), 0).to(device)
-    positional = catalogue.load("positional", "learned")(shape, NoOptions())
+    positional = registry.load("positional", "learned")(shape, NoOptions())
     positions_T = torch.arange(seq_len, device=device)
     x_BTC = torch.randn(4, seq_len, HEADS * HEAD_DIM, device=device, requires_grad=True)
     ours = forward_backward(lambda x: block(x, positions_T, positional), x_BTC)
@@ -199,7 +199,7 @@ def first(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
 def test_rotary_embedding(compare, package, device):
     """On q of (8, 8, 1024, 64), forward and backward."""
     peer = package("rotary_embedding_torch").RotaryEmbedding(HEAD_DIM).to(device)
-    cls = catalogue.load("positional", "rope")
+    cls = registry.load("positional", "rope")
     rope, positions_T = cls(shape_of(1024), cls.Options()), torch.arange(1024, device=device)
     q_BHTD = torch.randn(8, HEADS, 1024, HEAD_DIM, device=device, requires_grad=True)
     ours = forward_backward(lambda q: rope.rotate(q, q[:, :0], positions_T)[0], q_BHTD)

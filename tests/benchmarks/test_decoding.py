@@ -14,7 +14,7 @@ from harness.model import weights as folder
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.model.initialization import fill
-from variants import registry as catalogue
+from variants import registry
 from variants.base import ModelShape, NoOptions
 
 GPT2_124M = ModelShape(n_layer=12, n_head=12, n_embd=768, seq_len=1024, vocab_size=50257)
@@ -138,8 +138,8 @@ def test_attention_step(compare, device, use, options):
 def attention_step(use: str, device: torch.device, **options: int) -> Callable[[], object]:
     """Return a layer's decoding step at the last position of its context, all before it being in the cache."""
     cls, positional = (
-        catalogue.load("attention", use),
-        catalogue.load("positional", "none")(LAYER, NoOptions()),
+        registry.load("attention", use),
+        registry.load("positional", "none")(LAYER, NoOptions()),
     )
     layer = cls(LAYER, cls.Options(**options), 0).eval().to(device)
     x_BTC = torch.randn(BATCH, LAYER.seq_len, LAYER.n_embd, device=device)

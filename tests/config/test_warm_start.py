@@ -100,7 +100,9 @@ def test_how_heads_are_pooled_is_part_of_the_id(write_study, tmp_path):
     save_checkpoint(tmp_path / "start")
     ids = [
         load(
-            write_study((GQA, GQA[:-1] + f', kv = "{kv}", label = "gqa2" }}'), more=from_path())
+            write_study(
+                (GQA, GQA[:-1] + f', kv_pooling = "{kv}", label = "gqa2" }}'), more=from_path()
+            )
         ).all_run_ids
         for kv in ("mean", "first", "random")
     ]
@@ -194,8 +196,8 @@ def test_a_wrong_init_names_its_place(name, write_study, tmp_path):
 
 def test_a_conversion_without_a_checkpoint_is_refused(write_study):
     """It would be ignored, and two entries that are the same would seem to differ."""
-    message = refusal(write_study((GQA, GQA[:-1] + ', kv = "first" }')))
+    message = refusal(write_study((GQA, GQA[:-1] + ', kv_pooling = "first" }')))
     assert (
-        "axes.attention: gqa_n_kv_head2_kvfirst: `kv` says how to start from a checkpoint, and there is no [init]"
+        "axes.attention: gqa_n_kv_head2_kv_poolingfirst: `kv_pooling` says how to start from a checkpoint, and there is no [init]"
         in message
     )

@@ -8,7 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.data.batches import Batches, Tokens, evaluation_offsets, micro_batch_size, rank_share
+from harness.data.batches import (
+    Batches,
+    Tokens,
+    evaluation_offsets,
+    micro_batch_size,
+    shard_eval_windows,
+)
 from harness.results.records import TokenSlice
 
 quick = settings(deadline=None, max_examples=60, derandomize=True, database=None)
@@ -191,7 +197,7 @@ def test_every_window_counts_once_and_every_rank_has_equally_many_batches(
 ):
     """A rank without a batch would wait for ever; a window that counts twice would tie the loss to the rank count."""
     offsets = np.arange(n_windows) * 64
-    shares = [rank_share(offsets, rank, world_size, batch) for rank in range(world_size)]
+    shares = [shard_eval_windows(offsets, rank, world_size, batch) for rank in range(world_size)]
     assert len({tuple(len(chunk) for chunk, _ in share) for share in shares}) == 1
     assert all(
         1 <= len(chunk) == len(weights) <= batch for share in shares for chunk, weights in share

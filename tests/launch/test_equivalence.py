@@ -8,11 +8,11 @@ from harness.results.store import Store
 
 pytestmark = pytest.mark.distributed
 
-DDP = "from variants.parallelism.ddp import Distributed\n\n\nclass V(Distributed):\n"
+DDP = "from variants.parallelism.ddp import DDP\n\n\nclass V(DDP):\n"
 WRAP = "    def wrap(self, model, device, precision):\n"
 FAULTS = {
     "forgets_the_all_reduce": DDP
-    + "    def accumulate(self, model, last):\n        return model.no_sync()\n",
+    + "    def gradient_sync(self, model, enabled):\n        return model.no_sync()\n",
     "another_batch": "from dataclasses import replace\n\nimport torch.distributed as dist\n\n"
     "from harness.data.batches import Batches\n" + DDP + WRAP + "        right = Batches.offsets\n"
     "        if dist.get_rank() == 1:\n"
@@ -32,9 +32,9 @@ FAULTS = {
     "        start.fill = lambda gpt, seed, **more: right(gpt, seed + dist.get_rank(), **more)\n"
     "        return super().wrap(model, device, precision)\n",
     "drifts_late": "import torch.distributed as dist\n" + DDP + "    n_calls = 0\n\n"
-    "    def accumulate(self, model, last):\n"
+    "    def gradient_sync(self, model, enabled):\n"
     "        self.n_calls += 1  # two micro-batches a step: only the last step forgets\n"
-    "        return model.no_sync() if self.n_calls > 14 else super().accumulate(model, last)\n",
+    "        return model.no_sync() if self.n_calls > 14 else super().gradient_sync(model, enabled)\n",
 }
 
 

@@ -301,7 +301,7 @@ def test_entries_start_from_another_runs_checkpoint_which_runs_first(new_harness
     """Uptraining as one study: what the source run ended with is what the others begin with, whole or converted."""
     study = new_harness.study(
         '["learned", "rope"]',
-        '["mha", { variant = "gqa", n_kv_head = 2, kv = "first" }]',
+        '["mha", { variant = "gqa", n_kv_head = 2, kv_pooling = "first" }]',
         '["single", { variant = "fsdp", nproc = 2 }]',
     )
     init = '\n[init]\nfrom_run = { parallelism = { variant = "fsdp", nproc = 2 }, train = { steps = 4 } }\n'

@@ -35,7 +35,7 @@ def runs(harness):
         '["learned"]', parallelism="[{ variant = 'ddp_late' }, { variant = 'fsdp_late' }]"
     )
     (harness.folder / "mine/parallelism").mkdir(parents=True)
-    for base, name in (("ddp", "Distributed"), ("fsdp", "FullySharded")):
+    for base, name in (("ddp", "DDP"), ("fsdp", "FullySharded")):
         path = harness.folder / f"mine/parallelism/{base}_late.py"
         path.write_text(LATE.format(base=base, name=name, late_s=LATE_S))
     harness(

@@ -11,7 +11,7 @@ from torch import nn
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import fill
 from harness.results.records import VariantChoice
-from variants import registry as catalogue
+from variants import registry
 from variants.base import ModelShape
 
 SHAPE = ModelShape(n_layer=3, n_head=4, n_embd=32, seq_len=16, vocab_size=29)
@@ -212,6 +212,6 @@ def test_training_flops_per_token_by_hand(attention, options, c_attn, visible):
 
 def test_a_model_is_built_without_memory_from_the_variants_that_a_run_names():
     model = meta(attention="gqa", n_kv_head=2, positional="rope")
-    assert isinstance(model.positional, catalogue.load("positional", "rope"))
+    assert isinstance(model.positional, registry.load("positional", "rope"))
     assert [type(block.attn).__name__ for block in model.h] == ["GroupedQuery"] * 3
     assert all(parameter.is_meta for parameter in model.parameters())

@@ -117,7 +117,7 @@ def test_the_nearest_declaration_counts():
     """A variant inside a variant keeps its word on its own parameters; the outer one speaks for the rest."""
 
     class Inner(nn.Linear):
-        def initial(self):
+        def init_specs(self):
             return {"weight": InitSpec(value=1.0)}
 
     class Outer(nn.Module):
@@ -125,7 +125,7 @@ def test_the_nearest_declaration_counts():
             super().__init__()
             self.inner, self.plain = Inner(2, 2), nn.Linear(2, 2)
 
-        def initial(self):
+        def init_specs(self):
             return {"inner.weight": InitSpec(value=3.0), "plain.weight": InitSpec(value=3.0)}
 
     found = declared(nn.ModuleDict({"outer": Outer()}))

@@ -188,7 +188,7 @@ def test_the_steps_that_are_only_measured_come_after_all_that_is_kept(tmp_path, 
         )
 
     for owner, name in (
-        (loop, "hashes"),
+        (loop, "parameter_hashes"),
         (loop, "by_category"),
         (loop.decoding, "measure"),
         (loop.lengths, "measure"),
@@ -196,13 +196,15 @@ def test_the_steps_that_are_only_measured_come_after_all_that_is_kept(tmp_path, 
         (loop.Evaluation, "__call__"),
     ):
         note(owner, name)
-    note(loop.Window, "measure")
-    monkeypatch.setattr(loop.Window, "_step", lambda self, step: events.append("extra"))
-    monkeypatch.setattr(loop.Window, "_timed", lambda self, step: dict.fromkeys(PHASES, 0.0))
+    note(loop.PostTrainingProbe, "measure")
+    monkeypatch.setattr(loop.PostTrainingProbe, "_step", lambda self, step: events.append("extra"))
+    monkeypatch.setattr(
+        loop.PostTrainingProbe, "_timed", lambda self, step: dict.fromkeys(PHASES, 0.0)
+    )
     trained(tmp_path, ranks)
-    assert {"hashes", "by_category", "save", "__call__", "extra"} <= set(events) and events.count(
-        "measure"
-    ) == 3
+    assert {"parameter_hashes", "by_category", "save", "__call__", "extra"} <= set(
+        events
+    ) and events.count("measure") == 3
     assert set(events[events.index("extra") :]) == {"extra"}
 
 

@@ -20,9 +20,9 @@ from harness.results.records import (
 from harness.results.store import Run
 from harness.training import loop, resume
 from harness.training import optimizer as optim
-from harness.training.checkpointing import StateError, drop_state, load_state, whole_states
+from harness.training.checkpointing import StateError, drop_state, load_state, resumable_checkpoints
 from harness.training.loop import train
-from harness.training.signals import Stop, StoppedError
+from harness.training.signals import StopRequest, TrainingInterrupted
 
 VOCAB, SEQ_LEN, STEPS = 17, 8, 9
 
@@ -178,9 +178,9 @@ def test_a_run_that_is_interrupted_again_and_again_still_has_that_curve_and_reme
 ):
     run = begun(tmp_path / "run", root, every=1)
     for n in range(STEPS):
-        run_stop = Stop()
-        run_stop.asked = True
-        with pytest.raises(StoppedError, match=rf"after {n + 1} of 9 steps"):
+        run_stop = StopRequest()
+        run_stop.requested = True
+        with pytest.raises(TrainingInterrupted, match=rf"after {n + 1} of 9 steps"):
             attempt(run, ranks, stop=run_stop)
         run.begin()
     probes = attempt(run, ranks)
@@ -191,9 +191,9 @@ def test_a_run_that_is_interrupted_again_and_again_still_has_that_curve_and_reme
 def test_who_is_asked_to_end_saves_first_wherever_it_is(tmp_path, root, ranks, whole):
     """Checkpoints are due every 100 steps; a polite end at the first step loses nothing."""
     run = begun(tmp_path / "run", root, every=100)
-    with pytest.raises(StoppedError):
-        attempt(run, ranks, stop=Stop(asked=True))
-    assert [place.name for place in whole_states(run)] == ["step-1"]
+    with pytest.raises(TrainingInterrupted):
+        attempt(run, ranks, stop=StopRequest(requested=True))
+    assert [place.name for place in resumable_checkpoints(run)] == ["step-1"]
     run.begin()
     assert attempt(run, ranks)["resumed_at"] == [1]
     assert curve(run) == whole[0]
@@ -235,7 +235,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_whole_one(
 def test_with_nothing_whole_left_it_starts_again(tmp_path, root, ranks, whole):
     run = begun(tmp_path / "run", root)
     attempt(run, ranks, 7)
-    for place in whole_states(run):
+    for place in resumable_checkpoints(run):
         flip(next((place / "state").glob("*.distcp")))
     run.begin()
     assert attempt(run, ranks)["resumed_at"] == [] and curve(run) == whole[0]

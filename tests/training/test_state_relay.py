@@ -15,7 +15,7 @@ from harness.model.initialization import check_same_parameters, fill
 from harness.results.records import TrainSettings, VariantChoice
 from harness.training import optimizer as optim
 from harness.training.checkpointing import load_state, save_state
-from variants import registry as catalogue
+from variants import registry
 from variants.base import ModelShape
 
 pytestmark = pytest.mark.distributed
@@ -34,8 +34,8 @@ AXES = {
 def runnable_parallelisms():
     """Return the parallelisms that run here, with the fewest processes that each takes beyond one."""
     found = {}
-    for name in catalogue.files("parallelism"):
-        cls = catalogue.load("parallelism", name)
+    for name in registry.files("parallelism"):
+        cls = registry.load("parallelism", name)
         possible = [
             n for n in (2, 4) if "cpu" in cls.devices and not cls.check(SHAPE, cls.Options(nproc=n))
         ]
@@ -73,7 +73,7 @@ def step(model, optimizer, spread, n=1):
     losses = []
     for i in range(n):
         tokens = torch.arange(4 * SHAPE.seq_len).view(4, -1) * (i + 2) % SHAPE.vocab_size
-        with spread.accumulate(model, last=True):
+        with spread.gradient_sync(model, enabled=True):
             loss = model(tokens, tokens.roll(-1, 1)).mean()
             loss.backward()
         losses.append(loss.item())

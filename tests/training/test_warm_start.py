@@ -87,7 +87,7 @@ def test_pooling_heads_that_are_equal_within_their_group_changes_nothing(theirs,
         for start in (SHAPE.n_embd, 2 * SHAPE.n_embd):  # of k and of v
             heads = theirs[name][start : start + SHAPE.n_embd].unflatten(0, (2, 2, D))
             heads[:, 1] = heads[:, 0]
-    pooled, origin = make(attention="gqa", n_kv_head=2, kv=kv, theirs=theirs)
+    pooled, origin = make(attention="gqa", n_kv_head=2, kv_pooling=kv, theirs=theirs)
     torch.testing.assert_close(logits(pooled), logits(make(theirs=theirs)[0]), atol=1e-5, rtol=1e-5)
     assert (
         origin["h.1.attn.c_attn.weight"] == f"converted: q loaded, k and v the {kv} of each 2 heads"
@@ -103,19 +103,20 @@ def kv_rows(values, n_kv_head):
 def test_heads_are_pooled_as_stated_by_hand(theirs, name):
     old = kv_rows(theirs[name], 4)
     mean, first = (
-        make(attention="gqa", n_kv_head=2, kv=kv, theirs=theirs)[0] for kv in ("mean", "first")
+        make(attention="gqa", n_kv_head=2, kv_pooling=kv, theirs=theirs)[0]
+        for kv in ("mean", "first")
     )
     new = kv_rows(weights(mean)[name], 2)
     torch.testing.assert_close(new[:, 0], (old[:, 0] + old[:, 1]) / 2)
     torch.testing.assert_close(new[:, 1], (old[:, 2] + old[:, 3]) / 2)
     assert torch.equal(kv_rows(weights(first)[name], 2), old[:, [0, 2]])
-    one = make(attention="mqa", kv="mean", theirs=theirs)[0]
+    one = make(attention="mqa", kv_pooling="mean", theirs=theirs)[0]
     torch.testing.assert_close(kv_rows(weights(one)[name], 1)[:, 0], old.mean(1))
 
 
 def test_random_heads_are_those_of_a_fresh_model_of_that_seed_and_queries_are_loaded(theirs):
     name = "h.0.attn.c_attn.weight"
-    model, origin = make(attention="gqa", n_kv_head=2, kv="random", theirs=theirs, seed=3)
+    model, origin = make(attention="gqa", n_kv_head=2, kv_pooling="random", theirs=theirs, seed=3)
     fresh = make(attention="gqa", n_kv_head=2, seed=3)[0]
     assert torch.equal(weights(model)[name][SHAPE.n_embd :], weights(fresh)[name][SHAPE.n_embd :])
     assert torch.equal(weights(model)[name][: SHAPE.n_embd], theirs[name][: SHAPE.n_embd])
@@ -125,7 +126,7 @@ def test_random_heads_are_those_of_a_fresh_model_of_that_seed_and_queries_are_lo
 def test_fewer_groups_are_pooled_to_fewer_still_and_the_same_number_is_loaded(theirs):
     four = make(attention="gqa", n_kv_head=4, theirs=theirs)
     assert set(four[1].values()) == {"loaded"}
-    two = make(attention="gqa", n_kv_head=2, kv="mean", theirs=theirs)[0]
+    two = make(attention="gqa", n_kv_head=2, kv_pooling="mean", theirs=theirs)[0]
     one = make(attention="mqa", theirs=weights(two))[0]
     at_once = make(attention="mqa", theirs=theirs)[0]
     torch.testing.assert_close(logits(one), logits(at_once), atol=1e-5, rtol=1e-5)

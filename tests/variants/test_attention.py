@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from harness.model.initialization import fill
-from variants import registry as catalogue
+from variants import registry
 from variants.base import ModelShape
 
 SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
@@ -13,7 +13,7 @@ T, C, H, D = SHAPE.seq_len, SHAPE.n_embd, SHAPE.n_head, SHAPE.head_dim
 
 
 def make(name, **options):
-    cls = catalogue.load("attention", name)
+    cls = registry.load("attention", name)
     layer = cls(SHAPE, cls.Options(**options), 0)
     generator = torch.Generator().manual_seed(1)
     for parameter in layer.parameters():
@@ -22,7 +22,7 @@ def make(name, **options):
 
 
 def rope():
-    cls = catalogue.load("positional", "rope")
+    cls = registry.load("positional", "rope")
     return cls(SHAPE, cls.Options())
 
 
@@ -189,7 +189,7 @@ def test_flops_per_token_by_hand(name, options, flops):
     ],
 )
 def test_what_cannot_work_is_refused_with_the_reason(name, options, key, reason):
-    cls = catalogue.load("attention", name)
+    cls = registry.load("attention", name)
     assert cls.check(SHAPE, cls.Options(**options)) == {key: reason}
 
 

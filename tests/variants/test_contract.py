@@ -20,7 +20,7 @@ from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.model.initialization import fill
 from harness.probes.first_step import CPU_KERNELS
-from variants import registry as catalogue
+from variants import registry
 from variants.attention.mha import MultiHead
 from variants.base import AXES, InitSpec, ModelShape, Part, Positional
 
@@ -33,7 +33,7 @@ SAMPLES = {  # values to try, alone or, where an option has no default, with all
 }
 VARIATIONS = {  # other values, tried one at a time with the first possible sample
     "window": ([8, 5],),
-    "pattern": ("LS",),
+    "layer_pattern": ("LS",),
     "dilation": (3, [1, 2]),
     "head_dilation": ([1, 1, 2, 4],),
     "global_tokens": (2,),
@@ -60,7 +60,7 @@ class DistanceBias(Positional):
         super().__init__(shape, options)
         self.slope = nn.Parameter(0.5 ** torch.arange(1.0, shape.n_head + 1))
 
-    def initial(self):
+    def init_specs(self):
         return {"slope": InitSpec(std=1.0)}
 
     def bias(self, q_positions, k_positions):
@@ -89,8 +89,8 @@ class Case:
 
 
 def cases(axis):
-    for name, file in catalogue.files(axis).items():
-        cls = catalogue.load(axis, name)
+    for name, file in registry.files(axis).items():
+        cls = registry.load(axis, name)
         fields = dataclasses.fields(cls.Options)
         required = [
             f
@@ -743,7 +743,7 @@ def test_gradients_of_norm_and_mlp_are_those_of_differences(part):
 def compiled_blocks():
     """Yield blocks such that every variant is in one of them; each takes almost a second."""
     attentions = [
-        *named(ATTENTIONS, *catalogue.files("attention")),
+        *named(ATTENTIONS, *registry.files("attention")),
         *(a for a in VARIED_ATTENTIONS if a.name == "mha"),
     ]
     positionals = [*cases("positional"), *(p for p in VARIED_POSITIONALS if p.name == "rope")]
@@ -801,7 +801,7 @@ def test_a_part_that_starts_from_its_like_is_taken_over_whole(axis, case):
     part, fresh = part_of(axis, case, 0)
     theirs = part_of(axis, case, 1)[1]
     adopted = part.load_from(theirs, fresh)
-    assert {name: a.how for name, a in adopted.items()} == dict.fromkeys(fresh, "loaded")
+    assert {name: a.origin for name, a in adopted.items()} == dict.fromkeys(fresh, "loaded")
     assert all(torch.equal(a.values, theirs[name]) for name, a in adopted.items())
 
 
@@ -833,9 +833,9 @@ def test_every_axis_of_parts_is_held_to_it():
 
 @pytest.mark.parametrize("axis", AXES)
 def test_each_axis_has_its_default_and_only_variants_of_its_kind(axis):
-    assert AXES[axis].default in catalogue.files(axis)
-    for name in catalogue.files(axis):
-        cls = catalogue.load(axis, name)
+    assert AXES[axis].default in registry.files(axis)
+    for name in registry.files(axis):
+        cls = registry.load(axis, name)
         assert issubclass(cls, AXES[axis].base)
         assert cls.Options.__dataclass_params__.frozen, (
             f"{name}: options must not change after parsing"
@@ -872,9 +872,9 @@ def test_a_variant_without_a_sample_for_its_option_is_told_what_to_do(tmp_path, 
         "    class Options:\n"
         "        n_odd: int\n"
     )
-    (cls,) = [catalogue.load("attention", "odd", [tmp_path])]
-    monkeypatch.setattr(catalogue, "files", lambda axis: {"odd": tmp_path / "attention" / "odd.py"})
-    monkeypatch.setattr(catalogue, "load", lambda axis, name: cls)
+    (cls,) = [registry.load("attention", "odd", [tmp_path])]
+    monkeypatch.setattr(registry, "files", lambda axis: {"odd": tmp_path / "attention" / "odd.py"})
+    monkeypatch.setattr(registry, "load", lambda axis, name: cls)
     (case,) = cases("attention")
     with pytest.raises(
         pytest.fail.Exception, match=r"odd.py: \['n_odd'\] has no default; add a sample"

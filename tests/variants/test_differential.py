@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.model.initialization import fill
 from harness.probes.first_step import CPU_KERNELS
-from variants import registry as catalogue
+from variants import registry
 from variants.base import ModelShape, Positional
 
 SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
@@ -19,12 +19,12 @@ CPU = torch.device("cpu")
 
 
 def make(name="differential", shape=SHAPE, layer=0, **options):
-    cls = catalogue.load("attention", name)
+    cls = registry.load("attention", name)
     return randomised(cls(shape, cls.Options(**options), layer))
 
 
 def position(name, shape=SHAPE, **options):
-    cls = catalogue.load("positional", name)
+    cls = registry.load("positional", name)
     return randomised(cls(shape, cls.Options(**options)))
 
 
@@ -172,7 +172,7 @@ class Recorder(Positional):
 
 def test_each_half_is_turned_as_a_head_of_its_own_width():
     """Turned as one, both halves would meet other frequencies, and the second none of the fast ones."""
-    cls, positional = catalogue.load("attention", "differential"), Recorder()
+    cls, positional = registry.load("attention", "differential"), Recorder()
     make()(inputs(), POSITIONS, positional)
     width = cls.rotary_dim(SHAPE, cls.Options())
     assert width == D // 2
@@ -292,14 +292,14 @@ def test_what_it_shares_with_multi_head_attention_starts_from_the_same_bits():
     ],
 )
 def test_what_cannot_work_is_refused_with_the_reason(n_embd, options, problems):
-    cls = catalogue.load("attention", "differential")
+    cls = registry.load("attention", "differential")
     shape = ModelShape(n_layer=1, n_head=4, n_embd=n_embd, seq_len=8, vocab_size=13)
     assert cls.check(shape, cls.Options(**options)) == problems
 
 
 def test_rope_refuses_halves_of_odd_width():
     """Heads of 6 are even, and their halves cannot turn in pairs."""
-    cls, rope = catalogue.load("attention", "differential"), catalogue.load("positional", "rope")
+    cls, rope = registry.load("attention", "differential"), registry.load("positional", "rope")
     shape = ModelShape(n_layer=1, n_head=4, n_embd=24, seq_len=8, vocab_size=13)
     assert rope.check(shape, rope.Options()) == {}
     assert (
@@ -330,4 +330,6 @@ def test_projections_that_were_trained_for_one_map_are_refused(name, options):
 def test_its_own_like_is_loaded_whole():
     layer, other = make(), make()
     adopted = layer.load_from(tensors(other), tensors(layer))
-    assert {name: a.how for name, a in adopted.items()} == dict.fromkeys(tensors(layer), "loaded")
+    assert {name: a.origin for name, a in adopted.items()} == dict.fromkeys(
+        tensors(layer), "loaded"
+    )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from variants.attention._kernels import SHORT, attend
+from variants.attention._kernels import FUSED_BF16_MIN_QUERIES, attend
 
 SHAPE_Q, SHAPE_K = (2, 4, 24, 16), (2, 2, 24, 16)  # two query heads for each key-value head
 CAUSAL = torch.ones(24, 24, dtype=torch.bool).tril()
@@ -62,7 +62,7 @@ def kernels(dtype, n_queries, trained):
 
 
 def test_a_cpu_trains_short_sequences_in_bf16_without_the_fused_kernel_that_is_slow_there_and_all_else_with_it():
-    assert not kernels(torch.bfloat16, SHORT, trained=True)
-    assert kernels(torch.bfloat16, SHORT + 1, trained=True)
-    assert kernels(torch.bfloat16, SHORT, trained=False)
-    assert kernels(torch.float32, SHORT, trained=True)
+    assert not kernels(torch.bfloat16, FUSED_BF16_MIN_QUERIES, trained=True)
+    assert kernels(torch.bfloat16, FUSED_BF16_MIN_QUERIES + 1, trained=True)
+    assert kernels(torch.bfloat16, FUSED_BF16_MIN_QUERIES, trained=False)
+    assert kernels(torch.float32, FUSED_BF16_MIN_QUERIES, trained=True)

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.model.initialization import fill
 from harness.probes.first_step import CPU_KERNELS
-from variants import registry as catalogue
+from variants import registry
 from variants.base import ModelShape, Positional
 
 SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
@@ -27,12 +27,12 @@ OPTIONS = [
 
 
 def make(name="mla", shape=SHAPE, **options):
-    cls = catalogue.load("attention", name)
+    cls = registry.load("attention", name)
     return randomised(cls(shape, cls.Options(**options), 0))
 
 
 def position(name, shape=SHAPE, **options):
-    cls = catalogue.load("positional", name)
+    cls = registry.load("positional", name)
     return randomised(cls(shape, cls.Options(**options)))
 
 
@@ -300,13 +300,13 @@ def test_what_it_shares_with_multi_head_attention_starts_from_the_same_bits():
     ],
 )
 def test_what_cannot_work_is_refused_with_the_reason(options, problems):
-    cls = catalogue.load("attention", "mla")
+    cls = registry.load("attention", "mla")
     assert cls.check(SHAPE, cls.Options(**options)) == problems
 
 
 def test_a_positional_is_told_the_width_that_turns():
     """Rope at the width of a head would turn what is not there."""
-    mla, mha = (catalogue.load("attention", name) for name in ("mla", "mha"))
+    mla, mha = (registry.load("attention", name) for name in ("mla", "mha"))
     assert mla.rotary_dim(SHAPE, mla.Options()) == 4
     assert mla.rotary_dim(SHAPE, mla.Options(rope_dim=12)) == 12
     assert mha.rotary_dim(SHAPE, mha.Options()) == D
@@ -354,4 +354,6 @@ def test_what_another_attention_learned_is_refused_and_never_dropped(theirs, rea
 def test_its_own_like_is_loaded_whole(options):
     layer, other = make(**options), make(**options)
     adopted = layer.load_from(tensors(other), tensors(layer))
-    assert {name: a.how for name, a in adopted.items()} == dict.fromkeys(tensors(layer), "loaded")
+    assert {name: a.origin for name, a in adopted.items()} == dict.fromkeys(
+        tensors(layer), "loaded"
+    )

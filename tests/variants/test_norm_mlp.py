@@ -9,7 +9,7 @@ from torch import nn
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import IncompatibleWeightsError, fill
 from harness.results.records import VariantChoice
-from variants import registry as catalogue
+from variants import registry
 from variants.base import ModelShape
 
 SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
@@ -17,7 +17,7 @@ C = SHAPE.n_embd
 
 
 def make(axis, name, shape=SHAPE, **options):
-    cls = catalogue.load(axis, name)
+    cls = registry.load(axis, name)
     part = cls(shape, cls.Options(**options))
     generator = torch.Generator().manual_seed(1)
     for parameter in part.parameters():
@@ -177,7 +177,7 @@ def test_a_gated_mlp_has_as_many_parameters_as_the_one_it_is_compared_with(n_emb
     with torch.device("meta"):
         counts, flops = {}, {}
         for name in ("gelu", "relu2", "swiglu"):
-            cls = catalogue.load("mlp", name)
+            cls = registry.load("mlp", name)
             part = cls(shape, cls.Options())
             counts[name], flops[name] = (
                 sum(p.numel() for p in part.parameters()),
@@ -188,9 +188,9 @@ def test_a_gated_mlp_has_as_many_parameters_as_the_one_it_is_compared_with(n_emb
     assert flops["swiglu"] == pytest.approx(flops["gelu"], rel=0.01)
 
 
-@pytest.mark.parametrize("name", sorted(catalogue.files("mlp")))
+@pytest.mark.parametrize("name", sorted(registry.files("mlp")))
 def test_a_width_that_cannot_work_is_refused(name):
-    cls = catalogue.load("mlp", name)
+    cls = registry.load("mlp", name)
     assert cls.check(SHAPE, cls.Options(width=-1)) == {"width": "-1: must be at least 1"}
     assert cls.check(SHAPE, cls.Options(width=1)) == cls.check(SHAPE, cls.Options()) == {}
 
@@ -221,7 +221,7 @@ def test_another_norm_or_mlp_starts_from_the_same_bits_of_all_that_it_shares():
                 assert torch.equal(value, baseline[name]), name
 
 
-@pytest.mark.parametrize("norm", sorted(catalogue.files("norm")))
+@pytest.mark.parametrize("norm", sorted(registry.files("norm")))
 def test_norms_begin_with_a_gain_of_one_and_no_bias(norm):
     for name, value in begin(norm)[0].items():
         if "ln_" in name:
@@ -230,7 +230,7 @@ def test_norms_begin_with_a_gain_of_one_and_no_bias(norm):
             )
 
 
-@pytest.mark.parametrize("mlp", sorted(catalogue.files("mlp")))
+@pytest.mark.parametrize("mlp", sorted(registry.files("mlp")))
 def test_mlps_begin_as_gpt2s(mlp):
     """0.02, the residual projection scaled down by depth, and no biases: or depth changes what is compared."""
     p = begin(mlp=mlp)[0]

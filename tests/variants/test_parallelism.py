@@ -26,7 +26,7 @@ from harness.results.records import (
     VariantChoice,
 )
 from harness.results.store import Run
-from variants import registry as catalogue
+from variants import registry
 from variants.base import ModelShape, Positional
 
 pytestmark = pytest.mark.distributed
@@ -74,7 +74,7 @@ with join("cpu") as ranks:
 os._exit(0)  # what a fault left half-way must not abort Python's own end
 """
 
-NAMES = sorted(catalogue.files("parallelism"))
+NAMES = sorted(registry.files("parallelism"))
 HOW = {  # what is tried of each parallelism beside its defaults, on two processes or as many as it takes, four
     "ddp-small_buckets": ("ddp", {"bucket_mb": 1}),
     "fsdp-small_units": ("fsdp", {"wrap": {"min_params": 300}}),
@@ -86,7 +86,7 @@ COARSE = {"ddp-bf16": ("ddp", {"compression": "bf16"})}  # is not to give the sa
 
 
 def takes(name, nproc):
-    cls = catalogue.load("parallelism", name)
+    cls = registry.load("parallelism", name)
     return "cpu" in cls.devices and not cls.check(SHAPE, cls.Options(nproc=nproc))
 
 
@@ -109,18 +109,18 @@ OPTIONS = {"n_kv_head": 2, "window": 3}  # of those without a default
 
 
 def attention(name):
-    fields = dataclasses.fields(catalogue.load("attention", name).Options)
+    fields = dataclasses.fields(registry.load("attention", name).Options)
     return name, {field.name: OPTIONS[field.name] for field in fields if field.name in OPTIONS}
 
 
 PARTS = {  # what is trained besides GPT-2, by the name of its run
     **{
         name: {"positional": "rope", "attention": attention(name)}
-        for name in catalogue.files("attention")
+        for name in registry.files("attention")
     },
     **{
         f"{norm}-{mlp}": GPT2 | {"norm": norm, "mlp": mlp}
-        for norm, mlp in itertools.product(catalogue.files("norm"), catalogue.files("mlp"))
+        for norm, mlp in itertools.product(registry.files("norm"), registry.files("mlp"))
     },
     "t5-qk_norm": {"positional": "t5", "attention": ("mha", {"qk_norm": True})},
     "alibi-gqa": {"positional": "alibi", "attention": attention("gqa")},
@@ -144,7 +144,7 @@ def chosen(parts):
 def why_unsupported(how, parts):
     """Return why a parallelism refuses a model."""
     name, options = how
-    cls = catalogue.load("parallelism", name)
+    cls = registry.load("parallelism", name)
     axes = {
         axis: VariantChoice(name=use, label=use, options=options)
         for axis, (use, options) in chosen(parts).items()
@@ -304,7 +304,7 @@ def test_what_is_counted_is_what_is_executed(runs):
     output = 6 * SHAPE.n_embd * SHAPE.vocab_size
     one = runs["single"].probes["flops_per_token_counted"]
     for label, (name, options) in ALL.items():
-        cls = catalogue.load("parallelism", name)
+        cls = registry.load("parallelism", name)
         parallelism = cls(cls.Options(**options))
         replication = parallelism.world_size // parallelism.data_parallel_size
         assert runs[label].probes["flops_per_token_counted"] == one + (replication - 1) * output, (
@@ -316,9 +316,9 @@ def test_what_is_counted_is_what_is_executed(runs):
 def test_a_rank_holds_the_part_that_is_stated(runs, label):
     """The memory estimate of `list` is made from it, and sharding is chosen for it."""
     name, options = ALL[label]
-    cls = catalogue.load("parallelism", name)
+    cls = registry.load("parallelism", name)
     model = ModelBuilder(SHAPE, {}, []).model()
-    shares = cls(cls.Options(**options)).shares(model)
+    shares = cls(cls.Options(**options)).memory_fractions(model)
     assert (
         next(model.parameters()).device.type == "meta" and model.h[0].attn.n_head == SHAPE.n_head
     ), "as it was"
@@ -487,7 +487,7 @@ def test_each_rank_tells_where_its_time_goes(runs, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_number_of_processes_that_cannot_work_is_refused(name):
-    cls = catalogue.load("parallelism", name)
+    cls = registry.load("parallelism", name)
     assert cls.check(SHAPE, cls.Options()) == {}
     assert "nproc" in cls.check(SHAPE, cls.Options(nproc=0))
 
@@ -520,13 +520,13 @@ GROUPS = "no two groups of two at least; one group is fsdp, groups of one are dd
     ],
 )
 def test_options_that_cannot_work_are_refused_with_the_reason(name, options, told):
-    cls = catalogue.load("parallelism", name)
+    cls = registry.load("parallelism", name)
     assert cls.check(SHAPE, cls.Options(**options)) == told
 
 
 @pytest.mark.parametrize("name", ["dp", "tp", "fsdp_tp"])
 def test_dropout_that_would_not_be_the_models_is_refused(name):
-    cls = catalogue.load("parallelism", name)
+    cls = registry.load("parallelism", name)
     (told,) = cls.check(dataclasses.replace(SHAPE, dropout=0.1), cls.Options()).values()
     assert told.startswith("dropout = 0.1: ") and "would drop the same places" in told
 
@@ -556,10 +556,10 @@ def test_a_part_that_does_not_say_how_it_divides_is_refused():
             parts.attention = lambda layer: attention(SHAPE, attention.Options(), layer)
         if positional is not None:
             parts.positional = lambda: positional(SHAPE, None)
-        cls = catalogue.load("parallelism", "tp")
+        cls = registry.load("parallelism", "tp")
         return cls(cls.Options(nproc=2)).why_unsupported(parts.model)
 
-    mha = catalogue.load("attention", "mha")
+    mha = registry.load("attention", "mha")
 
     class Scaled(mha):
         def __init__(self, *given):
@@ -574,8 +574,11 @@ def test_a_part_that_does_not_say_how_it_divides_is_refused():
         def embed(self, x_BTC, positions_T):
             return x_BTC + positions_T[:, None]
 
-    assert make(Scaled) == "Scaled at h.0.attn: `divide` does not say what becomes of scale"
+    assert (
+        make(Scaled)
+        == "Scaled at h.0.attn: `tensor_parallel_plan` does not say what becomes of scale"
+    )
     assert make(positional=Biased).startswith(
-        "Biased at positional: does not say how it could be divided"
+        "Biased at positional: does not define how it is sharded"
     )
     assert make() == make(mha) == make(positional=Added) == ""

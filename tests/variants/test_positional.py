@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from variants import registry as catalogue
+from variants import registry
 from variants.base import ModelShape
 
 SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
@@ -18,7 +18,7 @@ SCALED = "must be above 1 with a scaling, 1 without one"
 
 
 def make(name, shape=SHAPE, **options):
-    cls = catalogue.load("positional", name)
+    cls = registry.load("positional", name)
     return cls(shape, cls.Options(**options))
 
 
@@ -347,7 +347,7 @@ def test_none_does_nothing():
     ],
 )
 def test_what_cannot_work_is_refused_with_the_reason(name, n_embd, options, key, reason):
-    cls = catalogue.load("positional", name)
+    cls = registry.load("positional", name)
     shape = ModelShape(n_layer=1, n_head=4, n_embd=n_embd, seq_len=8, vocab_size=13)
     assert cls.check(shape, cls.Options(**options)) == {key: reason}
 
@@ -359,7 +359,7 @@ def test_a_fraction_that_gives_whole_pairs_is_taken_though_floats_do_not_multipl
     head_dim, fraction
 ):
     """0.58 * 100 is 57.99999999999999, and "= 58 must be even" would leave the user with a riddle."""
-    cls = catalogue.load("positional", "rope")
+    cls = registry.load("positional", "rope")
     shape = ModelShape(n_layer=1, n_head=2, n_embd=2 * head_dim, seq_len=8, vocab_size=13)
     options = cls.Options(fraction=fraction)
     assert cls.check(shape, options) == {}
@@ -370,6 +370,6 @@ def test_a_fraction_that_gives_whole_pairs_is_taken_though_floats_do_not_multipl
 
 def test_yarn_needs_wavelengths_that_differ():
     """It asks which pair turns once in the trained length: with theta = 1 all do, and a logarithm divides by zero."""
-    cls = catalogue.load("positional", "rope")
+    cls = registry.load("positional", "rope")
     assert cls.check(SHAPE, cls.Options(theta=1.0)) == {}
     assert cls.check(SHAPE, cls.Options(theta=1.0, scaling="yarn", factor=2.0)).keys() == {"theta"}

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from variants import registry as catalogue
+from variants import registry
 from variants.base import AXES
 from variants.registry import VariantError
 
@@ -21,45 +21,45 @@ def write(folder, name, text, axis="attention"):
 
 def test_every_shipped_variant_loads_and_the_folder_is_the_only_list():
     for axis in AXES:
-        names = {file.stem for file in (catalogue.SHIPPED / axis).glob("[!_]*.py")}
-        assert set(catalogue.files(axis)) == names
-        assert {name: catalogue.load(axis, name).__module__ for name in names} == {
+        names = {file.stem for file in (registry.SHIPPED / axis).glob("[!_]*.py")}
+        assert set(registry.files(axis)) == names
+        assert {name: registry.load(axis, name).__module__ for name in names} == {
             name: f"variants.{axis}.{name}" for name in names
         }
 
 
 def test_a_users_file_hides_a_shipped_variant_of_that_name(tmp_path):
     folder = write(tmp_path, "mha", MINE.format(marker="user"))
-    assert catalogue.load("attention", "mha", [folder]).marker == "user"
-    assert not hasattr(catalogue.load("attention", "mha"), "marker")
-    assert catalogue.load("attention", "gqa", [folder]) is catalogue.load("attention", "gqa")
+    assert registry.load("attention", "mha", [folder]).marker == "user"
+    assert not hasattr(registry.load("attention", "mha"), "marker")
+    assert registry.load("attention", "gqa", [folder]) is registry.load("attention", "gqa")
 
 
 def test_the_first_of_several_folders_wins(tmp_path):
     one, two = (write(tmp_path / name, "mine", MINE.format(marker=name)) for name in ("one", "two"))
-    assert catalogue.load("attention", "mine", [one, two]).marker == "one"
-    assert catalogue.load("attention", "mine", [two, one]).marker == "two"
+    assert registry.load("attention", "mine", [one, two]).marker == "one"
+    assert registry.load("attention", "mine", [two, one]).marker == "two"
 
 
 def test_an_edited_file_is_loaded_anew(tmp_path):
     """In one session, a variant is edited and tried again."""
     write(tmp_path, "mine", MINE.format(marker="before"))
-    assert catalogue.load("attention", "mine", [tmp_path]).marker == "before"
+    assert registry.load("attention", "mine", [tmp_path]).marker == "before"
     write(tmp_path, "mine", MINE.format(marker="after"))
     later = time.time() + 10
     os.utime(tmp_path / "attention" / "mine.py", (later, later))
-    assert catalogue.load("attention", "mine", [tmp_path]).marker == "after"
+    assert registry.load("attention", "mine", [tmp_path]).marker == "after"
 
 
 def test_a_folder_without_that_axis_and_a_private_file_are_no_variants(tmp_path):
     write(tmp_path, "_helpers", "")
-    assert catalogue.files("positional", [tmp_path]) == catalogue.files("positional")
-    assert "_helpers" not in catalogue.files("attention", [tmp_path])
+    assert registry.files("positional", [tmp_path]) == registry.files("positional")
+    assert "_helpers" not in registry.files("attention", [tmp_path])
 
 
 def test_an_unknown_name_is_a_key_error():
     with pytest.raises(KeyError):
-        catalogue.load("attention", "no_such_attention")
+        registry.load("attention", "no_such_attention")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_file_that_cannot_be_used_is_named_with_the_reason(tmp_path, text, rea
     """The user's own file is at fault and has to be found, among all that a study names."""
     folder = write(tmp_path, "broken", text)
     with pytest.raises(VariantError) as caught:
-        catalogue.load("attention", "broken", [folder])
+        registry.load("attention", "broken", [folder])
     message = str(caught.value)
     assert message.startswith(f"{folder / 'attention' / 'broken.py'}: ")
     assert reason in message
@@ -95,12 +95,12 @@ def test_source_hash_tells_edits_of_a_users_variant_apart(tmp_path):
     text = MINE.format(marker=1)
     write(tmp_path, "mine", text)
     assert (
-        catalogue.source_sha256("attention", "mine", [tmp_path])
+        registry.source_sha256("attention", "mine", [tmp_path])
         == hashlib.sha256(text.encode()).hexdigest()
     )
     write(tmp_path, "mine", text + "# edited\n")
     assert (
-        catalogue.source_sha256("attention", "mine", [tmp_path])
+        registry.source_sha256("attention", "mine", [tmp_path])
         != hashlib.sha256(text.encode()).hexdigest()
     )
-    assert catalogue.source_sha256("attention", "mha", [tmp_path]) is None
+    assert registry.source_sha256("attention", "mha", [tmp_path]) is None

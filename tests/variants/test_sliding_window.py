@@ -21,9 +21,9 @@ from harness.config.axes import Axes
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.probes.first_step import CPU_KERNELS
-from variants import registry as catalogue
+from variants import registry
 from variants.attention import _block_sparse as _blocks
-from variants.attention._block_sparse import PART, attend_blocks, attend_tiles, tiles
+from variants.attention._block_sparse import MAX_BLOCK_ELEMENTS, attend_blocks, attend_tiles, tiles
 from variants.attention._window import Window
 from variants.base import ModelShape, Positional
 
@@ -62,12 +62,12 @@ def randomise(module):
 
 
 def make(name, shape=SHAPE, layer=0, **options):
-    cls = catalogue.load("attention", name)
+    cls = registry.load("attention", name)
     return randomise(cls(shape, cls.Options(**options), layer))
 
 
 def rope(shape=SHAPE):
-    cls = catalogue.load("positional", "rope")
+    cls = registry.load("positional", "rope")
     return cls(shape, cls.Options())
 
 
@@ -120,7 +120,7 @@ def test_a_token_outside_the_window_changes_no_bit_and_one_inside_does(options, 
     [
         *({"window": w} for w in (24, 25, 1000)),
         {"window": 4, "global_tokens": 20},
-        {"window": 1, "pattern": "SL"},
+        {"window": 1, "layer_pattern": "SL"},
     ],
     ids=str,
 )
@@ -140,11 +140,11 @@ def test_a_window_over_the_whole_sequence_is_full_attention_bit_for_bit(options,
     [
         ({"window": [1, 3, 5, 30]}, [{"window": w} for w in (1, 3, 5, 30)]),
         (
-            {"window": 3, "pattern": "SSL"},
+            {"window": 3, "layer_pattern": "SSL"},
             [{"window": 3}, {"window": 3}, {"window": T}, {"window": 3}],
         ),
         (
-            {"window": 3, "pattern": "LS", "dilation": 2},
+            {"window": 3, "layer_pattern": "LS", "dilation": 2},
             [{"window": T}, {"window": 3, "dilation": 2}] * 2,
         ),
         (
@@ -156,7 +156,7 @@ def test_a_window_over_the_whole_sequence_is_full_attention_bit_for_bit(options,
             [{"window": 6 - d, "dilation": d} for d in (1, 2, 3, 4)],
         ),
         (
-            {"window": 2, "pattern": "SL", "global_tokens": 2},
+            {"window": 2, "layer_pattern": "SL", "global_tokens": 2},
             [{"window": 2, "global_tokens": 2}, {"window": T}] * 2,
         ),
     ],
@@ -207,7 +207,7 @@ def cases(draw):
 @given(
     case=cases(),
     biased=st.booleans(),
-    part=st.sampled_from([1, 1000, PART]),
+    part=st.sampled_from([1, 1000, MAX_BLOCK_ELEMENTS]),
     seed=st.integers(0, 1000),
 )
 def test_all_options_together_are_the_plain_formula_under_a_mask(case, biased, part, seed):
@@ -223,7 +223,7 @@ def test_all_options_together_are_the_plain_formula_under_a_mask(case, biased, p
     positions = torch.arange(seq_len)
     bias = positional.bias(positions, positions) if biased else torch.zeros(())
     mask = bias.double().masked_fill(~seen(seq_len, **options), -torch.inf)
-    with mock.patch.object(_blocks, "PART", part):  # a block at once, some, all
+    with mock.patch.object(_blocks, "MAX_BLOCK_ELEMENTS", part):  # a block at once, some, all
         y = attention.attend(q, k, v, positions, positional)
     expected = plain(q, k, v, mask, options["logit_softcap"])
     torch.testing.assert_close(y, expected, atol=1e-6, rtol=1e-6)  # the bias is float32's
@@ -235,10 +235,10 @@ def test_all_options_together_are_the_plain_formula_under_a_mask(case, biased, p
 @pytest.mark.parametrize(
     "window", [Window(4), Window(3, 2), Window(2, 1, 2), Window(2, 2, 3)], ids=str
 )
-@pytest.mark.parametrize("part", [1, PART])
+@pytest.mark.parametrize("part", [1, MAX_BLOCK_ELEMENTS])
 def test_gradients_are_those_of_the_function(window, part, monkeypatch):
     """Where blocks overlap, their gradients are added up by hand."""
-    monkeypatch.setattr(_blocks, "PART", part)
+    monkeypatch.setattr(_blocks, "MAX_BLOCK_ELEMENTS", part)
     generator = torch.Generator().manual_seed(3)
     qkv = torch.randn(3, 1, 2, 17, 2, generator=generator, dtype=torch.float64).unbind()
 
@@ -291,8 +291,8 @@ def decode(model, tokens, prompt, length):
     "options",
     [
         *OPTIONS,
-        {"window": 3, "pattern": "SL"},
-        {"window": 3, "pattern": "LS", "global_tokens": 2},
+        {"window": 3, "layer_pattern": "SL"},
+        {"window": 3, "layer_pattern": "LS", "global_tokens": 2},
         {"window": [2, 7]},
     ],
     ids=str,
@@ -321,7 +321,7 @@ def test_the_cache_gives_the_logits_of_the_full_forward_pass(options, positional
         ({"window": 5, "dilation": 3}, 4 * 3 + 1),
         ({"window": 5, "head_dilation": [1, 2, 3, 4]}, 4 * 4 + 1),
         ({"window": 5, "dilation": 2, "global_tokens": 7}, 4 * 2 + 1 + 7),
-        ({"window": 5, "pattern": "LS"}, 1000),
+        ({"window": 5, "layer_pattern": "LS"}, 1000),
         ({"window": 999, "global_tokens": 2}, 1000),
     ],
     ids=str,
@@ -428,21 +428,24 @@ def test_memory_grows_with_the_sequence_and_not_with_its_square(options, kind):
         ),
         ({"window": 4, "global_tokens": -1}, {"global_tokens": "-1: must be at least 0"}),
         (
-            {"window": 4, "pattern": "sl"},
+            {"window": 4, "layer_pattern": "sl"},
             {
-                "pattern": "'sl': must be letters S (the window) and L (all that came before), at least one of them S"
+                "layer_pattern": "'sl': must be letters S (the window) and L (all that came before), at least one of them S"
             },
         ),
         (
-            {"window": 4, "pattern": "L"},
+            {"window": 4, "layer_pattern": "L"},
             {
-                "pattern": "'L': must be letters S (the window) and L (all that came before), at least one of them S"
+                "layer_pattern": "'L': must be letters S (the window) and L (all that came before), at least one of them S"
             },
         ),
-        ({"window": 4, "pattern": "SSSL"}, {"pattern": "'SSSL': has 4 letters for n_layer = 2"}),
         (
-            {"window": [4, 8], "pattern": "SL"},
-            {"pattern": "'SL': window = [4, 8] tells each layer's already: give one of them"},
+            {"window": 4, "layer_pattern": "SSSL"},
+            {"layer_pattern": "'SSSL': has 4 letters for n_layer = 2"},
+        ),
+        (
+            {"window": [4, 8], "layer_pattern": "SL"},
+            {"layer_pattern": "'SL': window = [4, 8] tells each layer's already: give one of them"},
         ),
         (
             {"window": 0, "dilation": -2},
@@ -452,7 +455,7 @@ def test_memory_grows_with_the_sequence_and_not_with_its_square(options, kind):
     ids=str,
 )
 def test_what_cannot_work_is_refused_with_the_reason(options, problems):
-    cls = catalogue.load("attention", "sliding_window")
+    cls = registry.load("attention", "sliding_window")
     assert cls.check(SHAPE, cls.Options(**options)) == problems
 
 
@@ -460,7 +463,7 @@ def test_what_cannot_work_is_refused_with_the_reason(options, problems):
     "options",
     [
         {"window": [4, 8]},
-        {"window": 4, "pattern": "SL"},
+        {"window": 4, "layer_pattern": "SL"},
         {"window": 4, "dilation": [1, 2]},
         *OPTIONS,
     ],

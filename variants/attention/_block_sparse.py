@@ -16,7 +16,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from variants.attention._window import Window
 
 Bias = Callable[[Tensor, Tensor], Tensor]
-PART = (
+MAX_BLOCK_ELEMENTS = (
     1 << 23
 )  # elements of the keys of blocks that a CPU attends to at once; its memory allocator is slow above it
 TILE = 128  # queries, and keys, of a tile of flex_attention
@@ -43,7 +43,7 @@ def attend_blocks(
     S = -(-T // R)
     # What comes first is so much that no block has a global key among its own.
     n_first = S - max(0, (S - reach - -(-n_global // R)) // size) * size
-    n_part = PART // (B * H * R * D * (size + reach)) * size or size
+    n_part = MAX_BLOCK_ELEMENTS // (B * H * R * D * (size + reach)) * size or size
     starts = (0, *range(n_first, S, S if q_BHTD.is_cuda else n_part), S)
     index_11T1 = torch.arange(S * R, device=q_BHTD.device)[None, None, :, None]
     q, q_index = (cut(x, window, starts, 0) for x in (q_BHTD, index_11T1))
@@ -71,7 +71,7 @@ def block(window: Window) -> tuple[int, int]:
     return size, -(-window.width // size) * size
 
 
-def residues(x_BHTD: Tensor, dilation: int) -> Tensor:
+def split_by_residue(x_BHTD: Tensor, dilation: int) -> Tensor:
     """Return (Z, S, D): positions with the same residue side by side, padded to the same length."""
     if pad := -x_BHTD.shape[2] % dilation:
         x_BHTD = F.pad(x_BHTD, (0, 0, 0, pad))
@@ -83,7 +83,7 @@ def cut(x_BHTD: Tensor, window: Window, starts: Sequence[int], reach: int) -> li
 
     With a reach, these are keys or values, and the global ones come before them in each block.
     """
-    first_ZSD, *others = Slices.apply(residues(x_BHTD, window.dilation), starts, reach)
+    first_ZSD, *others = Slices.apply(split_by_residue(x_BHTD, window.dilation), starts, reach)
     parts = [first_ZSD[:, None], *(Windows.apply(x, block(window)[0], reach) for x in others)]
     if not reach or not window.n_global:
         return parts
@@ -165,7 +165,8 @@ def attend_tiles(window: Window, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor)
     """
     (B, H, T, _), R = q_BHTD.shape, window.dilation
     q, k, v = (
-        residues(x.to(v_BHTD.dtype), R).unflatten(0, (B, H * R)) for x in (q_BHTD, k_BHTD, v_BHTD)
+        split_by_residue(x.to(v_BHTD.dtype), R).unflatten(0, (B, H * R))
+        for x in (q_BHTD, k_BHTD, v_BHTD)
     )
     y = flex_attention(
         q, k, v, block_mask=tiles(Window(window.width, 1, window.n_global), q.shape[2], q.device)

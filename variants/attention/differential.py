@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from variants.attention._cache import KeyValueCache
 from variants.attention._head_norm import EPSILON
 from variants.attention.mha import MultiHead
-from variants.base import ConvertedTensor, InitSpec, ModelShape, Positional, TensorParallelPlan
+from variants.base import InitSpec, ModelShape, Positional
+from variants.conversion import ConvertedTensor
+from variants.tensor_parallel import TensorParallelPlan
 
 
 class Differential(MultiHead):
@@ -54,10 +56,10 @@ class Differential(MultiHead):
         """Each half is rotated as a head of its own."""
         return shape.head_dim // 2
 
-    def initial(self) -> Mapping[str, InitSpec]:
+    def init_specs(self) -> Mapping[str, InitSpec]:
         """As multi-head attention; the vectors of lambda begin with 0.1 (the authors' code)."""
         vectors = {f"lambda_{name}": InitSpec(std=0.1) for name in ("q1", "k1", "q2", "k2")}
-        return {**super().initial(), **vectors, "gain": InitSpec(value=1.0)}
+        return {**super().init_specs(), **vectors, "gain": InitSpec(value=1.0)}
 
     def load_from(
         self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]
@@ -69,11 +71,11 @@ class Differential(MultiHead):
             )
         return super().load_from(theirs, fresh)
 
-    def divide(self, rank: int, n: int) -> TensorParallelPlan:
+    def tensor_parallel_plan(self, rank: int, n: int) -> TensorParallelPlan:
         """All heads share lambda and the gain."""
-        division = super().divide(rank, n)
+        division = super().tensor_parallel_plan(rank, n)
         of_all = ("lambda_q1", "lambda_k1", "lambda_q2", "lambda_k2", "gain")
-        return replace(division, shared=(*division.shared, *of_all))
+        return replace(division, replicated=(*division.replicated, *of_all))
 
     def forward(
         self,

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from variants.attention.mha import MultiHead
-from variants.base import ConvertedTensor, ModelShape, at_least_one, conversion
+from variants.base import ModelShape
+from variants.conversion import ConvertedTensor, conversion
+from variants.validation import at_least_one
 
 Pooling = Literal["mean", "first", "random"]
 
@@ -17,7 +19,7 @@ class GroupedQuery(MultiHead):
     """Multi-head attention with `n_kv_head` key-value heads; query heads h share key-value head h * G // H.
 
     Started from a checkpoint with more of them, each becomes the mean of a group of theirs, or the group's first, or is
-    drawn afresh (`kv`; Ainslie et al. 2023, 2.1 and figure 4, where they rank in this order).
+    drawn afresh (`kv_pooling`; Ainslie et al. 2023, 2.1 and figure 4, where they rank in this order).
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -25,15 +27,15 @@ class GroupedQuery(MultiHead):
         """Parameters: the number of key-value heads, and how they are made from a checkpoint's."""
 
         n_kv_head: int
-        kv: Pooling = conversion("mean")
+        kv_pooling: Pooling = conversion("mean")
 
     def __init__(self, shape: ModelShape, options: Any, layer: int) -> None:
         super().__init__(shape, options, layer)
-        self.pooling: Pooling = options.kv
+        self.pooling: Pooling = options.kv_pooling
 
     @classmethod
     def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
-        """Groups have equal size."""
+        """ParameterGroups have equal size."""
         if shape.n_head > 0 and options.n_kv_head > 0 and shape.n_head % options.n_kv_head:
             divisors = ", ".join(
                 str(n) for n in range(1, shape.n_head + 1) if shape.n_head % n == 0
@@ -51,7 +53,7 @@ class GroupedQuery(MultiHead):
     def load_from(
         self, theirs: Mapping[str, Tensor], fresh: Mapping[str, Tensor]
     ) -> dict[str, ConvertedTensor]:
-        """Load what fits; make k and v from groups of the checkpoint's heads, as `kv` says."""
+        """Load what fits; make k and v from groups of the checkpoint's heads, as `kv_pooling` says."""
         n_theirs = (len(theirs.get("c_attn.bias", fresh["c_attn.bias"])) - self.q_width) // (
             2 * self.head_dim
         )

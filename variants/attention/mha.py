@@ -11,15 +11,9 @@ from torch import Tensor, nn
 from variants.attention._cache import KeyValueCache
 from variants.attention._head_norm import EPSILON, HeadNorm
 from variants.attention._kernels import attend
-from variants.base import (
-    Attention,
-    InitSpec,
-    ModelShape,
-    Positional,
-    TensorParallelPlan,
-    residual_std,
-)
+from variants.base import Attention, InitSpec, ModelShape, Positional, residual_std
 from variants.linear import Linear
+from variants.tensor_parallel import TensorParallelPlan
 
 
 class MultiHead(Attention):
@@ -67,7 +61,7 @@ class MultiHead(Attention):
         """Return the number of key-value heads, a divisor of `n_head`."""
         return shape.n_head
 
-    def initial(self) -> Mapping[str, InitSpec]:
+    def init_specs(self) -> Mapping[str, InitSpec]:
         """q, k and v are drawn each on its own; the residual projection is scaled down by depth."""
         blocks = (("q", self.q_width), ("k", self.kv_width), ("v", self.kv_width))
         gains = {f"{name}.weight": InitSpec(value=1.0) for name in ("q_norm", "k_norm")}
@@ -77,10 +71,10 @@ class MultiHead(Attention):
         }
         return gains | weights
 
-    def divide(self, rank: int, n: int) -> TensorParallelPlan:
+    def tensor_parallel_plan(self, rank: int, n: int) -> TensorParallelPlan:
         """Compute some heads, and the key-value heads that they read."""
-        self.share(self.n_head, "heads", rank, n)
-        self.share(self.n_kv_head, "key-value heads", rank, n)
+        self.rank_slice(self.n_head, "heads", rank, n)
+        self.rank_slice(self.n_kv_head, "key-value heads", rank, n)
         self.n_head, self.n_kv_head = self.n_head // n, self.n_kv_head // n
         self.q_width, self.kv_width = self.q_width // n, self.kv_width // n
         shared = [
@@ -89,7 +83,7 @@ class MultiHead(Attention):
             if name in ("q_norm.weight", "k_norm.weight")
         ]
         return TensorParallelPlan(
-            column_parallel=("c_attn",), row_parallel=("c_proj",), shared=shared
+            column_parallel=("c_attn",), row_parallel=("c_proj",), replicated=shared
         )
 
     def forward(

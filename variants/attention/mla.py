@@ -11,17 +11,11 @@ from torch import Tensor, nn
 from variants.attention._cache import Ring
 from variants.attention._head_norm import EPSILON
 from variants.attention._kernels import attend
-from variants.base import (
-    Attention,
-    ConvertedTensor,
-    InitSpec,
-    ModelShape,
-    Positional,
-    TensorParallelPlan,
-    at_least_one,
-    residual_std,
-)
+from variants.base import Attention, InitSpec, ModelShape, Positional, residual_std
+from variants.conversion import ConvertedTensor
 from variants.linear import Linear
+from variants.tensor_parallel import TensorParallelPlan
+from variants.validation import at_least_one
 
 
 class LatentAttention(Attention):
@@ -90,7 +84,7 @@ class LatentAttention(Attention):
         """Return the width of the part that turns."""
         return shape.head_dim // 2 if options.rope_dim is None else int(options.rope_dim)
 
-    def initial(self) -> Mapping[str, InitSpec]:
+    def init_specs(self) -> Mapping[str, InitSpec]:
         """Every block is drawn on its own, so that queries without a latent start as multi-head attention's."""
         (C, q_rope), (first, kv, k_rope) = self.q_widths, self.widths
         queries = (("q", C), ("q_rope", q_rope))
@@ -117,19 +111,19 @@ class LatentAttention(Attention):
             )
         return super().load_from(theirs, fresh)
 
-    def divide(self, rank: int, n: int) -> TensorParallelPlan:
+    def tensor_parallel_plan(self, rank: int, n: int) -> TensorParallelPlan:
         """Compute some heads, of latents that every process makes for itself."""
         if not self.q_rank:
             raise ValueError(
                 "without q_rank, one matrix holds the queries of each head and the latents that all read"
             )
-        self.share(self.n_head, "heads", rank, n)
+        self.rank_slice(self.n_head, "heads", rank, n)
         self.n_head, self.q_widths = (
             self.n_head // n,
             (self.q_widths[0] // n, self.q_widths[1] // n),
         )
         return TensorParallelPlan(
-            ("q_up", "kv_up"), ("c_proj",), shared=("c_attn.weight", "q_gain", "kv_gain")
+            ("q_up", "kv_up"), ("c_proj",), replicated=("c_attn.weight", "q_gain", "kv_gain")
         )
 
     def forward(

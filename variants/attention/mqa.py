@@ -6,7 +6,8 @@ from typing import Any
 
 from variants.attention.gqa import GroupedQuery, Pooling
 from variants.attention.mha import MultiHead
-from variants.base import ModelShape, conversion
+from variants.base import ModelShape
+from variants.conversion import conversion
 
 
 class MultiQuery(GroupedQuery):
@@ -16,7 +17,7 @@ class MultiQuery(GroupedQuery):
     class Options(MultiHead.Options):
         """Parameters: how the head is made from a checkpoint's."""
 
-        kv: Pooling = conversion("mean")
+        kv_pooling: Pooling = conversion("mean")
 
     @classmethod
     def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:

@@ -13,7 +13,9 @@ from variants.attention._block_sparse import attend_blocks, attend_tiles
 from variants.attention._cache import KeyValueCache
 from variants.attention._window import FULL, MaskedPositional, Window
 from variants.attention.mha import MultiHead
-from variants.base import ModelShape, Positional, TensorParallelPlan, at_least_one
+from variants.base import ModelShape, Positional
+from variants.tensor_parallel import TensorParallelPlan
+from variants.validation import at_least_one
 
 
 class SlidingWindow(MultiHead):
@@ -28,14 +30,14 @@ class SlidingWindow(MultiHead):
     class Options(MultiHead.Options):
         """Parameters: how many keys a query sees, itself included; in which layers, how far apart, and which always.
 
-        `window` and `dilation` are one number or a list with one for each layer. A `pattern` of letters, repeated over
+        `window` and `dilation` are one number or a list with one for each layer. A `layer_pattern` of letters, repeated over
         the layers, gives the window to layers S and lets layers L see everything ("SSSL"). The query at p sees p,
         p - dilation, p - 2 dilation ...; `head_dilation` lists one for each head instead. The first `global_tokens`
         positions are seen from everywhere behind them; unlike Longformer's, they have no projections of their own.
         """
 
         window: int | list[int]
-        pattern: str = ""
+        layer_pattern: str = ""
         dilation: int | list[int] = 1
         head_dilation: list[int] | None = None
         global_tokens: int = 0
@@ -51,10 +53,10 @@ class SlidingWindow(MultiHead):
         starts = [0, *(h for h in range(1, n_head) if windows[h] != windows[h - 1]), n_head]
         return [slice(*ends) for ends in pairwise(starts)]
 
-    def divide(self, rank: int, n: int) -> TensorParallelPlan:
+    def tensor_parallel_plan(self, rank: int, n: int) -> TensorParallelPlan:
         """Each head keeps what it sees."""
-        self.windows = self.windows[self.share(self.n_head, "heads", rank, n)]
-        return super().divide(rank, n)
+        self.windows = self.windows[self.rank_slice(self.n_head, "heads", rank, n)]
+        return super().tensor_parallel_plan(rank, n)
 
     @classmethod
     def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
@@ -74,10 +76,10 @@ class SlidingWindow(MultiHead):
             )
         if options.global_tokens < 0:
             problems["global_tokens"] = f"{options.global_tokens}: must be at least 0"
-        if options.pattern and (
-            wrong := _wrong_pattern(options.pattern, options.window, shape.n_layer)
+        if options.layer_pattern and (
+            wrong := _wrong_pattern(options.layer_pattern, options.window, shape.n_layer)
         ):
-            problems["pattern"] = f"'{options.pattern}': {wrong}"
+            problems["layer_pattern"] = f"'{options.layer_pattern}': {wrong}"
         return problems
 
     def attend(
@@ -147,7 +149,7 @@ class SlidingWindow(MultiHead):
 
 def _windows(shape: ModelShape, options: Any, layer: int) -> list[Window]:
     """Return what each head of a layer sees."""
-    if options.pattern and options.pattern[layer % len(options.pattern)] == "L":
+    if options.layer_pattern and options.layer_pattern[layer % len(options.layer_pattern)] == "L":
         return [FULL] * shape.n_head
     width, dilation = (
         x[layer] if isinstance(x, list) else x for x in (options.window, options.dilation)

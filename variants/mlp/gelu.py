@@ -7,15 +7,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import (
-    FeedForward,
-    InitSpec,
-    ModelShape,
-    TensorParallelPlan,
-    at_least_one,
-    residual_std,
-)
+from variants.base import FeedForward, InitSpec, ModelShape, residual_std
 from variants.linear import Linear
+from variants.tensor_parallel import TensorParallelPlan
+from variants.validation import at_least_one
 
 
 class Gelu(FeedForward):
@@ -39,11 +34,11 @@ class Gelu(FeedForward):
         """Wide enough to be there."""
         return at_least_one("width", options.width) if options.width else {}
 
-    def initial(self) -> Mapping[str, InitSpec]:
+    def init_specs(self) -> Mapping[str, InitSpec]:
         """The residual projection is scaled down by depth."""
         return {"c_proj.weight": InitSpec(std=self.proj_std)}
 
-    def divide(self, rank: int, n: int) -> TensorParallelPlan:
+    def tensor_parallel_plan(self, rank: int, n: int) -> TensorParallelPlan:
         """Compute some of the inner channels."""
         return TensorParallelPlan(column_parallel=("c_fc",), row_parallel=("c_proj",))
 

@@ -22,10 +22,10 @@ class SwiGLU(Gelu):
         self.c_fc = Linear(shape.n_embd, 2 * self.width)
         self.c_proj = Linear(self.width, shape.n_embd)
 
-    def initial(self) -> dict[str, InitSpec]:
+    def init_specs(self) -> dict[str, InitSpec]:
         """As GPT-2's, W and V apart."""
         blocks = (("gate", self.width), ("up", self.width))
-        return {**super().initial(), "c_fc.weight": InitSpec(std=0.02, blocks=blocks)}
+        return {**super().init_specs(), "c_fc.weight": InitSpec(std=0.02, blocks=blocks)}
 
     def activation(self, x: Tensor) -> Tensor:
         """Return swish(gate) * up of the two halves of x."""

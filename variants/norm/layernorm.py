@@ -20,7 +20,7 @@ class LayerNorm(Norm):
         self.weight = nn.Parameter(torch.empty(shape.n_embd))
         self.bias = nn.Parameter(torch.empty(shape.n_embd))
 
-    def initial(self) -> Mapping[str, InitSpec]:
+    def init_specs(self) -> Mapping[str, InitSpec]:
         """Begin as plain normalisation."""
         return {"weight": InitSpec(value=1.0), "bias": InitSpec(value=0.0)}
 

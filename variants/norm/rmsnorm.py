@@ -19,7 +19,7 @@ class RMSNorm(Norm):
         super().__init__(shape, options)
         self.weight = nn.Parameter(torch.empty(shape.n_embd))
 
-    def initial(self) -> Mapping[str, InitSpec]:
+    def init_specs(self) -> Mapping[str, InitSpec]:
         """Begin as plain normalisation."""
         return {"weight": InitSpec(value=1.0)}
 

@@ -20,7 +20,7 @@ from variants.base import Parallelism, Precision, StepShape
 from variants.communication import sent_bytes
 
 
-class Sharded(Parallelism):
+class FSDPBase(Parallelism):
     """`fully_shard` on each unit and at the root; a unit's parameters are whole only while it computes."""
 
     @property
@@ -63,17 +63,17 @@ class Sharded(Parallelism):
         return model.to_empty(device="cpu" if offload else device)
 
     @contextlib.contextmanager
-    def _accumulate(self, model: FSDPModule, last: bool) -> Iterator[None]:
-        model.set_requires_gradient_sync(last)
-        model.set_is_last_backward(last)
+    def _gradient_sync(self, model: FSDPModule, enabled: bool) -> Iterator[None]:
+        model.set_requires_gradient_sync(enabled)
+        model.set_is_last_backward(enabled)
         yield
 
-    def accumulate(self, model: nn.Module, last: bool) -> AbstractContextManager[object]:
+    def gradient_sync(self, model: nn.Module, enabled: bool) -> AbstractContextManager[object]:
         """Keep whole gradients until the last micro-batch; only then sum and shard them."""
         assert isinstance(model, FSDPModule)
-        return self._accumulate(model, last)
+        return self._gradient_sync(model, enabled)
 
-    def shares(self, model: nn.Module) -> Mapping[str, float]:
+    def memory_fractions(self, model: nn.Module) -> Mapping[str, float]:
         """Each rank holds a part of everything; whole are the root and the largest unit with those round it, or all."""
         total, whole, units = numel(model), numel(model), [*self.units(model), model]
         if self.option("reshard", True):
@@ -89,7 +89,7 @@ class Sharded(Parallelism):
         held = dict.fromkeys(("parameters", "gradients", "optimizer"), 1 / self.n_shards)
         return {**held, "gathered": whole / total}
 
-    def traffic(self, model: nn.Module, step: StepShape) -> float | None:
+    def predicted_bytes_sent(self, model: nn.Module, step: StepShape) -> float | None:
         """Each micro-batch gathers a unit for its forward pass and again for its backward pass (Zhao et al. 2023, 3.1).
 
         Not again without `reshard`, nor what belongs to the root, which stays whole from forward to backward (in

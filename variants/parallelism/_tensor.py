@@ -13,19 +13,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from variants.base import (
-    Attention,
-    FeedForward,
-    InitSpec,
-    ModelShape,
-    Part,
-    Positional,
-    ShardSpec,
-    StepShape,
-)
+from variants.base import Attention, FeedForward, InitSpec, ModelShape, Part, Positional, StepShape
 from variants.communication import sent_bytes
 from variants.linear import Linear
 from variants.parallelism._collective import ByInput, Enter
+from variants.tensor_parallel import ShardSpec
 
 
 def divide(model: nn.Module, rank: int, n: int, group: Any = None) -> None:
@@ -46,7 +38,7 @@ def divide(model: nn.Module, rank: int, n: int, group: Any = None) -> None:
 def shared(model: nn.Module) -> list[nn.Parameter]:
     """Return the parameters of which each process knows a part of the gradient."""
     parts = [module for module in model.modules() if isinstance(module, Part)]
-    return [part.get_parameter(name) for part in parts for name in part.shared]
+    return [part.get_parameter(name) for part in parts for name in part.replicated]
 
 
 def add_up(parameters: Iterable[nn.Parameter], group: Any) -> None:
@@ -68,7 +60,7 @@ def divided(model: nn.Module, n: int) -> nn.Module:
     return first
 
 
-def traffic(model: nn.Module, step: StepShape, n: int) -> float | None:
+def predicted_bytes_sent(model: nn.Module, step: StepShape, n: int) -> float | None:
     """Return the bytes that each of `n` processes sends in a step of a model that was divided.
 
     In each micro-batch one sum of activations for each attention and each MLP, and one on the way back (Shoeybi et al.
@@ -79,7 +71,7 @@ def traffic(model: nn.Module, step: StepShape, n: int) -> float | None:
     shape = model.shape
     assert isinstance(shape, ModelShape)
     n_parts = sum(isinstance(module, Attention | FeedForward) for module in model.modules())
-    activations = step.micro_batch * shape.seq_len * shape.n_embd
+    activations = step.micro_batch_size * shape.seq_len * shape.n_embd
     sums = 2 * n_parts * step.n_micro_batches * activations + sum(
         parameter.numel() for parameter in shared(model)
     )
@@ -102,11 +94,11 @@ def no_dropout(shape: ModelShape, name: str) -> dict[str, str]:
 
 
 def _divide(path: str, part: Part, rank: int, n: int, group: Any) -> None:
-    rows: Mapping[str, InitSpec] = getattr(part, "initial", dict)()
+    rows: Mapping[str, InitSpec] = part.init_specs()
     sizes = {name: parameter.shape for name, parameter in part.named_parameters()}
     try:
-        division = part.divide(rank, n)
-        pieces = dict(division.pieces)
+        division = part.tensor_parallel_plan(rank, n)
+        pieces = dict(division.shards)
         for name in division.column_parallel:
             declared = rows.get(f"{name}.weight")
             blocks = (
@@ -123,13 +115,15 @@ def _divide(path: str, part: Part, rank: int, n: int, group: Any) -> None:
             )
         told = {
             *pieces,
-            *division.shared,
+            *division.replicated,
             *(full for name in division.row_parallel for full in _of(name, sizes)),
         }
         if (unknown := sizes.keys() - told) and not isinstance(
             part, Positional
         ):  # its others act on embeddings
-            raise ValueError(f"`divide` does not say what becomes of {', '.join(sorted(unknown))}")
+            raise ValueError(
+                f"`tensor_parallel_plan` does not say what becomes of {', '.join(sorted(unknown))}"
+            )
     except ValueError as error:
         raise ValueError(f"{type(part).__name__} at {path}: {error}") from error
     for name in (*division.column_parallel, *division.row_parallel):
@@ -150,11 +144,11 @@ def _divide(path: str, part: Part, rank: int, n: int, group: Any) -> None:
         if isinstance(new, ByInput):
             new.group = group
         part.set_submodule(name, new)
-    part.pieces = {
+    part.shards = {
         name: ShardSpec(piece.size, piece.dim, piece.ranges, group)
         for name, piece in pieces.items()
     }
-    part.shared = [name for name in division.shared if name in sizes]
+    part.replicated = [name for name in division.replicated if name in sizes]
 
 
 def _of(layer: str, sizes: Mapping[str, torch.Size]) -> list[str]:

@@ -10,11 +10,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from variants.base import ModelShape, Parallelism, Precision, StepShape, at_least_one
+from variants.base import ModelShape, Parallelism, Precision, StepShape
 from variants.communication import sent_bytes
+from variants.validation import at_least_one
 
 
-class Distributed(Parallelism):
+class DDP(Parallelism):
     """`DistributedDataParallel`; gradients are views of its buckets, and travel once a step."""
 
     @dataclass(frozen=True)
@@ -44,16 +45,16 @@ class Distributed(Parallelism):
             wrapped.register_comm_hook(None, _as_bf16)
         return wrapped
 
-    def accumulate(self, model: nn.Module, last: bool) -> AbstractContextManager[object]:
+    def gradient_sync(self, model: nn.Module, enabled: bool) -> AbstractContextManager[object]:
         """Keep gradients local until the last micro-batch."""
         assert isinstance(model, DistributedDataParallel)
-        return nullcontext() if last else model.no_sync()
+        return nullcontext() if enabled else model.no_sync()
 
     def communication_dtype(self, precision: Precision) -> Precision:
         """Gradients are rounded where they travel as bf16."""
         return "bf16" if self.options.compression == "bf16" else precision
 
-    def traffic(self, model: nn.Module, step: StepShape) -> float:
+    def predicted_bytes_sent(self, model: nn.Module, step: StepShape) -> float:
         """One all-reduce of all gradients, after the last micro-batch (Li et al. 2020, 3.2)."""
         size = 2 if self.options.compression == "bf16" else 4
         gradients = sum(

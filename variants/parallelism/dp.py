@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from variants.base import ModelShape, Parallelism, Precision, at_least_one
+from variants.base import ModelShape, Parallelism, Precision
+from variants.validation import at_least_one
 
 
-class Threads(Parallelism):
+class DataParallel(Parallelism):
     """`torch.nn.DataParallel`, which needs GPUs: on a CPU it would silently be `single`."""
 
     devices = ("cuda",)

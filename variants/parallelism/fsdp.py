@@ -8,11 +8,12 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from variants.base import ModelShape, Precision, at_least_one
-from variants.parallelism._sharding import Sharded
+from variants.base import ModelShape, Precision
+from variants.parallelism._sharding import FSDPBase
+from variants.validation import at_least_one
 
 
-class FullySharded(Sharded):
+class FullySharded(FSDPBase):
     """FSDP2: ZeRO-3 (Rajbhandari et al. 2020), or, with `reshard = false`, ZeRO-2."""
 
     @dataclass(frozen=True)

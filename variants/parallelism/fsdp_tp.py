@@ -13,12 +13,13 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 
-from variants.base import ModelShape, Precision, StepShape, at_least_one, divides
+from variants.base import ModelShape, Precision, StepShape
 from variants.parallelism import _tensor
-from variants.parallelism._sharding import Sharded, numel
+from variants.parallelism._sharding import FSDPBase, numel
+from variants.validation import at_least_one, divides
 
 
-class ShardedTensorParallel(Sharded):
+class ShardedTensorParallel(FSDPBase):
     """A mesh of (nproc / tp) x tp processes; neighbouring ranks are a group and see the same sequences."""
 
     @dataclass(frozen=True)
@@ -64,21 +65,25 @@ class ShardedTensorParallel(Sharded):
         return self.shard(model, mesh["fsdp"], device, precision)
 
     @contextlib.contextmanager
-    def _accumulate(self, model: FSDPModule, last: bool) -> Iterator[None]:
-        with super()._accumulate(model, last):
+    def _gradient_sync(self, model: FSDPModule, enabled: bool) -> Iterator[None]:
+        with super()._gradient_sync(model, enabled):
             yield
-        if last:
+        if enabled:
             assert isinstance(model, nn.Module)
             _tensor.add_up(_tensor.shared(model), self.group)
 
-    def shares(self, model: nn.Module) -> Mapping[str, float]:
+    def memory_fractions(self, model: nn.Module) -> Mapping[str, float]:
         """A shard of a process's part of the matrices and of all the rest."""
         part = _tensor.divided(model, self.options.tp)
         return {
-            key: value * numel(part) / numel(model) for key, value in super().shares(part).items()
+            key: value * numel(part) / numel(model)
+            for key, value in super().memory_fractions(part).items()
         }
 
-    def traffic(self, model: nn.Module, step: StepShape) -> float | None:
+    def predicted_bytes_sent(self, model: nn.Module, step: StepShape) -> float | None:
         """Shards of the process's part between the groups, sums within one."""
-        shards, sums = super().traffic(model, step), _tensor.traffic(model, step, self.options.tp)
+        shards, sums = (
+            super().predicted_bytes_sent(model, step),
+            _tensor.predicted_bytes_sent(model, step, self.options.tp),
+        )
         return None if shards is None or sums is None else shards + sums

@@ -1,4 +1,4 @@
-"""Hybrid sharding: sharded within groups of processes, replicated over the groups (Zhao et al. 2023, 3.2.2).
+"""HybridShard sharding: sharded within groups of processes, replicated over the groups (Zhao et al. 2023, 3.2.2).
 
 Shards travel within a group alone, say the GPUs of one node, and gradients once a step between the groups.
 """
@@ -11,12 +11,13 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from variants.base import ModelShape, Precision, StepShape, at_least_one, divides
+from variants.base import ModelShape, Precision, StepShape
 from variants.communication import sent_bytes
-from variants.parallelism._sharding import Sharded, padded
+from variants.parallelism._sharding import FSDPBase, padded
+from variants.validation import at_least_one, divides
 
 
-class Hybrid(Sharded):
+class HybridShard(FSDPBase):
     """FSDP2 on a mesh of `replicas` x (nproc / replicas) processes; neighbouring ranks are a group."""
 
     @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Hybrid(Sharded):
         mesh = init_device_mesh(device.type, size, mesh_dim_names=("replicate", "shard"))
         return self.shard(model, mesh, device, precision)
 
-    def traffic(self, model: nn.Module, step: StepShape) -> float | None:
+    def predicted_bytes_sent(self, model: nn.Module, step: StepShape) -> float | None:
         """As within a group, and an all-reduce of each gradient's shard between the groups."""
         within, shard = (
-            super().traffic(model, step),
+            super().predicted_bytes_sent(model, step),
             4 * padded(model.parameters(), self.n_shards) / self.n_shards,
         )
         return (

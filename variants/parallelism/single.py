@@ -32,6 +32,6 @@ class Single(Parallelism):
         """Return the model itself."""
         return model.to_empty(device=device)
 
-    def traffic(self, model: nn.Module, step: StepShape) -> float:
+    def predicted_bytes_sent(self, model: nn.Module, step: StepShape) -> float:
         """Nothing leaves the process."""
         return 0.0

@@ -15,9 +15,10 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
-from variants.base import ModelShape, Parallelism, Precision, StepShape, at_least_one
+from variants.base import ModelShape, Parallelism, Precision, StepShape
 from variants.parallelism import _tensor
 from variants.parallelism._sharding import numel
+from variants.validation import at_least_one
 
 
 class TensorParallel(Parallelism):
@@ -51,20 +52,20 @@ class TensorParallel(Parallelism):
         return model.to_empty(device=device)
 
     @contextlib.contextmanager
-    def _accumulate(self, model: nn.Module, last: bool) -> Iterator[None]:
+    def _gradient_sync(self, model: nn.Module, enabled: bool) -> Iterator[None]:
         yield
-        if last:
+        if enabled:
             _tensor.add_up(_tensor.shared(model), self.group)
 
-    def accumulate(self, model: nn.Module, last: bool) -> AbstractContextManager[object]:
+    def gradient_sync(self, model: nn.Module, enabled: bool) -> AbstractContextManager[object]:
         """Add up what each process knows of the gradients of parameters that all of its heads share."""
-        return self._accumulate(model, last)
+        return self._gradient_sync(model, enabled)
 
-    def shares(self, model: nn.Module) -> Mapping[str, float]:
+    def memory_fractions(self, model: nn.Module) -> Mapping[str, float]:
         """Each process holds a part of the matrices, and all the rest."""
         part = numel(_tensor.divided(model, self.world_size)) / numel(model)
         return {**dict.fromkeys(("parameters", "gradients", "optimizer"), part), "gathered": 0.0}
 
-    def traffic(self, model: nn.Module, step: StepShape) -> float | None:
+    def predicted_bytes_sent(self, model: nn.Module, step: StepShape) -> float | None:
         """Sums of what the processes have computed."""
-        return _tensor.traffic(model, step, self.world_size)
+        return _tensor.predicted_bytes_sent(model, step, self.world_size)

@@ -9,35 +9,37 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
-from variants.base import Groups, Parallelism, StepShape
+from variants.base import Parallelism, ParameterGroups, StepShape
 from variants.communication import sent_bytes
-from variants.parallelism.ddp import Distributed
+from variants.parallelism.ddp import DDP
 
-Make = Callable[[Groups], torch.optim.Optimizer]
+Make = Callable[[ParameterGroups], torch.optim.Optimizer]
 
 
-class ShardedOptimizer(Distributed):
+class ShardedOptimizer(DDP):
     """`ddp` with an optimizer that sees of each parameter and gradient one range of rows, in place."""
 
-    def optimizer(self, groups: Groups, make: Make) -> torch.optim.Optimizer:
+    def optimizer(self, groups: ParameterGroups, make: Make) -> torch.optim.Optimizer:
         """Divide what `make` gives."""
         device = groups[0]["params"][0].device
         return _Divided(groups, make, init_device_mesh(device.type, (self.world_size,)))
 
-    def shares(self, model: nn.Module) -> Mapping[str, float]:
+    def memory_fractions(self, model: nn.Module) -> Mapping[str, float]:
         """The optimizer's state is divided."""
-        return {**Parallelism.shares(self, model), "optimizer": 1 / self.world_size}
+        return {**Parallelism.memory_fractions(self, model), "optimizer": 1 / self.world_size}
 
-    def traffic(self, model: nn.Module, step: StepShape) -> float:
+    def predicted_bytes_sent(self, model: nn.Module, step: StepShape) -> float:
         """As ddp, and every rank sends to all the parameters that it has updated."""
         parameters = sum(4 * parameter.numel() for parameter in model.parameters())
-        return super().traffic(model, step) + sent_bytes("broadcast", parameters, self.world_size)
+        return super().predicted_bytes_sent(model, step) + sent_bytes(
+            "broadcast", parameters, self.world_size
+        )
 
 
 class _Divided(torch.optim.Optimizer):
     """An optimizer of whole parameters; the one within has this rank's rows of them, in the same memory."""
 
-    def __init__(self, groups: Groups, make: Make, mesh: DeviceMesh) -> None:
+    def __init__(self, groups: ParameterGroups, make: Make, mesh: DeviceMesh) -> None:
         self._mesh, self._rows = mesh, dict[Tensor, DTensor]()
         for parameter in (parameter for group in groups for parameter in group["params"]):
             self._rows[parameter] = self._mine(parameter)

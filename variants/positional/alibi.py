@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from variants.base import ModelShape, Positional, TensorParallelPlan
+from variants.base import ModelShape, Positional
+from variants.tensor_parallel import TensorParallelPlan
 
 
 class Alibi(Positional):
@@ -18,9 +19,9 @@ class Alibi(Positional):
         super().__init__(shape, options)
         self.slopes = slopes(shape.n_head)
 
-    def divide(self, rank: int, n: int) -> TensorParallelPlan:
+    def tensor_parallel_plan(self, rank: int, n: int) -> TensorParallelPlan:
         """Each head keeps its slope."""
-        self.slopes = self.slopes[self.share(len(self.slopes), "heads", rank, n)]
+        self.slopes = self.slopes[self.rank_slice(len(self.slopes), "heads", rank, n)]
         return TensorParallelPlan()
 
     def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from variants.base import ConvertedTensor, ModelShape, Positional
+from variants.base import ModelShape, Positional
+from variants.conversion import ConvertedTensor
 
 
 class Learned(Positional):

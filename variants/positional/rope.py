@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.base import ModelShape, Positional, TensorParallelPlan
+from variants.base import ModelShape, Positional
+from variants.tensor_parallel import TensorParallelPlan
 
 
 class Rope(Positional):
@@ -90,7 +91,7 @@ class Rope(Positional):
         slow = ((i - low) / max(high - low, 0.001)).clamp(0, 1)
         return plain * (1 - slow) + plain / self.options.factor * slow
 
-    def divide(self, rank: int, n: int) -> TensorParallelPlan:
+    def tensor_parallel_plan(self, rank: int, n: int) -> TensorParallelPlan:
         """All heads turn alike."""
         return TensorParallelPlan()
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from variants.base import ModelShape, Positional, ShardSpec, TensorParallelPlan
+from variants.base import ModelShape, Positional
+from variants.tensor_parallel import ShardSpec, TensorParallelPlan
 
 
 class T5Bias(Positional):
@@ -42,13 +43,13 @@ class T5Bias(Positional):
             problems["max_distance"] = f"{options.max_distance}: must be more than n_buckets / 2"
         return problems
 
-    def divide(self, rank: int, n: int) -> TensorParallelPlan:
+    def tensor_parallel_plan(self, rank: int, n: int) -> TensorParallelPlan:
         """Keep the numbers of some heads."""
         size = self.table.weight.shape
-        heads = self.share(size[1], "heads", rank, n)
+        heads = self.rank_slice(size[1], "heads", rank, n)
         self.table = nn.Embedding(size[0], size[1] // n, device="meta")
         return TensorParallelPlan(
-            pieces={"table.weight": ShardSpec(size, 1, ((heads.start, heads.stop),))}
+            shards={"table.weight": ShardSpec(size, 1, ((heads.start, heads.stop),))}
         )
 
     def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:

@@ -1,0 +1,149 @@
+"""Results of schema version 1 still give every number that the version that wrote them reported.
+
+`tests/golden/schema1.tar.xz` has four studies and the report that version 0.1.0 made of each.
+`golden`, `crossed` and `scaled` are synthetic, `real` was trained. Floats must be equal to the bit.
+"""
+
+import csv
+import io
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import orjson
+import pytest
+
+from harness.analysis import dataset, summary, tables
+from harness.results.store import Store
+
+ARCHIVE = Path(__file__).parents[1] / "golden" / "schema1.tar.xz"
+STUDIES = ["golden", "crossed", "scaled", "real"]
+
+COLUMNS = {  # table -> old column -> new column
+    "verdicts": {"word": "verdict", "seeds": "n_seeds"},
+    "effects": {"word": "verdict"},
+    "rankings": {"kind": "budget_kind", "place": "rank"},
+    "savings": {
+        f"{old}{end}": f"{new}{end}"
+        for old, new in (("tokens", "tokens_ratio"), ("train_s", "train_time_ratio"))
+        for end in ("", "_low", "_high")
+    },
+    "variance": {"of": "quantity", "share": "fraction"},
+    "equivalence": {
+        "loss_first_steps": "max_rel_loss_dev_first5",
+        "grad_norm_first_steps": "max_rel_grad_norm_dev_first5",
+        "loss_tolerance": "rel_loss_tolerance",
+        "grad_norm_tolerance": "rel_grad_norm_tolerance",
+        "loss_first_step": "abs_loss_dev_first",
+        "loss_last_step": "abs_loss_dev_last",
+        "loss_all_steps": "max_abs_loss_dev",
+        "val_loss": "abs_val_loss_dev",
+    },
+    "scaling": {"nproc": "world_size", "against_nproc": "against_world_size"},
+    "loss_by_position": {"first": "first_position", "last": "last_position"},
+    "traffic": {"predicted_bytes_of_all": "predicted_total_bytes"},
+}
+PATHS = [  # a pattern of an old key path of summary.json -> the new one
+    (r"comparable", "settings_hash"),
+    (r"launches\.(\d+)\.comparable", r"launches.\1.settings_hash"),
+    (r"entries\.(\d+)\.memory_predicted\b", r"entries.\1.predicted_memory"),
+    (r"environments\.(\d+)\.env\.nproc", r"environments.\1.env.world_size"),
+    (r"scaling\.(\d+)\.nproc", r"scaling.\1.world_size"),
+    (r"scaling\.(\d+)\.against_nproc", r"scaling.\1.against_world_size"),
+]
+UNEQUAL = {"created_at", "schema_version"}
+UPGRADE = {
+    "comparable": "settings_hash",
+    "use": "name",
+    "nproc": "world_size",
+    "memory_predicted": "predicted_memory",
+    "traffic_predicted_bytes": "predicted_bytes_sent",
+    "rounds_to": "communication_dtype",
+}
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("golden")
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(folder, filter="data")
+    for path in (folder / "results").rglob("*.json*"):
+        text = path.read_bytes()
+        lines = text.splitlines() if path.suffix == ".jsonl" else [text]
+        path.write_bytes(b"".join(orjson.dumps(upgraded(orjson.loads(x))) + b"\n" for x in lines))
+    return folder
+
+
+def upgraded(value):
+    if isinstance(value, list):
+        return [upgraded(item) for item in value]
+    if isinstance(value, dict):
+        return {
+            UPGRADE.get(key, key): item if key == "options" else upgraded(item)
+            for key, item in value.items()
+        }
+    return value
+
+
+@pytest.fixture(scope="module", params=STUDIES)
+def study(request, golden):
+    """Return the folder of what is expected of a study, and its summary by the present code."""
+    read = dataset.read(Store(golden / "results"), request.param)
+    return golden / "expected" / request.param, summary.summarise(read, "now")
+
+
+def test_every_old_cell_is_in_the_tables(study):
+    expected, made = study
+    for path in sorted((expected / "tables").glob("*.csv")):
+        old = rows(path.read_text())
+        new = rows(tables.to_csv(made.tables[path.stem]))
+        assert len(new) == len(old), path.stem
+        for i, (old_row, new_row) in enumerate(zip(old, new, strict=True)):
+            for column, cell in old_row.items():
+                name = COLUMNS.get(path.stem, {}).get(column, column)
+                place = f"{path.stem}, row {i}, {column}"
+                assert same_cell(cell, new_row[name]), f"{place}: {cell} != {new_row[name]}"
+
+
+def rows(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def same_cell(old, new):
+    if old in ("True", "False"):
+        return new == old.lower()
+    if re.fullmatch(r"\w+:\d+( \w+:\d+)*", old):
+        return new == "mixed"
+    return new == old or (is_number(old) and is_number(new) and float(new) == float(old))
+
+
+def is_number(cell):
+    return re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", cell) is not None
+
+
+def test_every_old_value_is_in_the_summary(study):
+    expected, made = study
+    old = flat(json.loads((expected / "summary.json").read_bytes()))
+    new = flat(orjson.loads(orjson.dumps(summary.as_json(made), option=orjson.OPT_NON_STR_KEYS)))
+    for path, value in old.items():
+        if path in UNEQUAL:
+            continue
+        name = path
+        for pattern, replacement in PATHS:
+            name = re.sub(f"^{pattern}", replacement, name)
+        assert name in new, f"{path}: {name} is missing"
+        assert new[name] == value and type(new[name]) is type(value), (
+            f"{path}: {value} != {new[name]}"
+        )
+
+
+def flat(value, path=""):
+    """Return the leaves of a JSON value by their key paths; empty lists and objects are leaves."""
+    if not isinstance(value, (dict, list)) or not value:
+        return {path: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    leaves = {}
+    for key, item in items:
+        leaves |= flat(item, f"{path}.{key}" if path else str(key))
+    return leaves
