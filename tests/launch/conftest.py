@@ -35,9 +35,6 @@ eval_every = 4
 deterministic = true
 device = "cpu"
 
-[launch]
-timeout_s = 120
-
 [axes]
 positional = {positional}
 attention = {attention}
@@ -75,11 +72,13 @@ class Harness:
         text += f"    def embed(self, x, positions):\n        if x.is_meta: return x\n        {body}\n        return x\n"
         (self.folder / f"mine/positional/{name}.py").write_text(text)
 
-    def start(self, *arguments: object, settings=(), where=()) -> subprocess.Popen:
+    def start(
+        self, *arguments: object, settings=(), where=(), program=("-m", "harness")
+    ) -> subprocess.Popen:
         """Start a command in a process group of its own, with an option for each override."""
         overrides = [f"--set={setting}" for setting in settings]
         overrides += [f"--where={condition}" for condition in where]
-        command = [sys.executable, "-m", "harness", *map(str, arguments), *overrides]
+        command = [sys.executable, *program, *map(str, arguments), *overrides]
         process = subprocess.Popen(
             command,
             cwd=self.folder,
@@ -92,8 +91,8 @@ class Harness:
         self.processes.append(process)
         return process
 
-    def __call__(self, *arguments: object, code: int = 0, **overrides) -> Finished:
-        process = self.start(*arguments, **overrides)
+    def __call__(self, *arguments: object, code: int = 0, **options) -> Finished:
+        process = self.start(*arguments, **options)
         out, err = process.communicate()
         assert process.returncode == code, err
         assert "Traceback" not in err or code == 1, err
