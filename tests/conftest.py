@@ -1,4 +1,4 @@
-"""Fixtures for all tests: single-threaded torch, a process group of one, and studies of synthetic results."""
+"""Fixtures for all tests: single-threaded torch, a process group, synthetic results."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def _one_thread():
 
 @pytest.fixture
 def ranks(tmp_path):
-    """The distributed context of this process as the only rank."""
+    """Return the context of a process group whose only rank is this process."""
     rendezvous = f"file://{tmp_path}/rendezvous"
     dist.init_process_group("gloo", init_method=rendezvous, rank=0, world_size=1)
     yield DistributedContext(0, 1, torch.device("cpu"))
@@ -28,14 +28,14 @@ def ranks(tmp_path):
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch) -> SyntheticStudy:
-    """An empty results folder for a synthetic study; `fake.write()` fills it without flushing to disk."""
+    """Return an empty synthetic study; `fake.write()` writes its results without flushing."""
     monkeypatch.setattr("os.fsync", lambda fd: None)
     return SyntheticStudy(tmp_path / "results")
 
 
 @pytest.fixture
 def one_axis(fake) -> SyntheticStudy:
-    """A synthetic study of two entries that differ in attention only."""
+    """Return a synthetic study of two entries that differ in attention only."""
     fake.axes = {"positional": ["learned"], "attention": ["mha", "gqa2"], "parallelism": ["single"]}
     return fake
 
@@ -43,4 +43,4 @@ def one_axis(fake) -> SyntheticStudy:
 @pytest.fixture
 def no_figures(monkeypatch):
     """Skip drawing, which takes most of the time of a report."""
-    monkeypatch.setattr("harness.report.charts.draw_all", lambda summary, floor: [])
+    monkeypatch.setattr("harness.report.charts.mpl.render", lambda spec: {})

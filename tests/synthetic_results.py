@@ -6,6 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
+from harness.results.records import (
+    Environment,
+    EvalRecord,
+    LaunchRecord,
+    ProbeResults,
+    RunSpec,
+    StepRecord,
+)
 from harness.results.store import Store
 
 AXES = {
@@ -75,8 +83,8 @@ class SyntheticStudy:
                 for labels in itertools.product(*self.axes.values())
             ]
             order += [block[i] for i in rng.permutation(len(block))]
-        command = ["python", "-m", "harness", "run", "ablations.toml", "--set", "train.steps=12"]
-        self.store.record_launch(self.name, {"command": command, "order": order})
+        command = "python -m harness run ablations.toml --set train.steps=12"
+        self.store.record_launch(self.name, LaunchRecord(command=command, order=order))
         return self
 
     def run(self, labels: tuple[str, ...], seed: int, data_seed: int | None = None) -> str:
@@ -85,28 +93,28 @@ class SyntheticStudy:
         nproc = next((NPROC[label] for label in labels if label in NPROC), 1)
         run = self.store.run(self.name, f"{entry}-s{name}-{self.settings_hash}")
         run.path.mkdir(parents=True, exist_ok=True)
-        run.plan(self.spec(entry, labels, seed, run.run_id, nproc) | {"data_seed": data_seed})
+        run.create(self.spec(entry, labels, seed, data_seed, run.run_id, nproc))
         status, reason, message = self.outcome.get(f"{entry}-s{name}", ("done", None, None))
         if status == "pending":
             return run.run_id
-        run.begin()
-        run.write_env(self.environment(nproc) | self.env.get(entry, {}))
+        run.mark_running()
+        run.write_env(Environment(**self.environment(nproc) | self.env.get(entry, {})))
         run.log_path.write_text("".join(f"line {i}\n" for i in range(30)) + (message or "") + "\n")
         n_steps = self.steps if status == "done" else self.steps // 2
         self.curves(run, entry, labels, seed, n_steps, nproc)
         if status == "done":
-            run.write_probes(self.probes(labels, seed, nproc))
+            run.write_probes(ProbeResults.model_validate(self.probes(labels, seed, nproc)))
         if status != "running":
-            run.end(status, reason, message)
+            run.finish(status, reason, message)
         return run.run_id
 
-    def spec(self, entry, labels, seed, run_id, nproc) -> dict:
-        return {
-            "schema_version": 1,
+    def spec(self, entry, labels, seed, data_seed, run_id, nproc) -> RunSpec:
+        spec = {
             "study": self.name,
             "run_id": run_id,
-            "entry_id": entry,
+            "entry": entry,
             "seed": seed,
+            "data_seed": data_seed,
             "settings_hash": self.settings_hash,
             "baseline": self.baseline,
             "axes": {
@@ -138,11 +146,14 @@ class SyntheticStudy:
             "launch": {
                 "world_size": nproc,
                 "timeout_s": None,
-                "threads": 2 // nproc,
                 "variant_paths": [],
+                "train_tokens": [],
+                "val_tokens": [],
+                "token_bytes": "bytes.npy",
             },
             "expected": {"parameters": 222_222, "flops_per_token": 1.4e6, "memory_bytes": 9e6},
         }
+        return RunSpec.model_validate(spec)
 
     def environment(self, nproc) -> dict:
         return {
@@ -198,26 +209,26 @@ class SyntheticStudy:
         for step in range(n_steps + 1):
             if step % self.eval_every == 0 or step == self.steps:
                 evals.append(
-                    {
-                        "step": step,
-                        "val_loss": val[step],
-                        "bits_per_byte": val[step] / np.log(2),
-                        "train_s": float(step_s[0, :step].sum()),
-                        "eval_s": 0.1,
-                    }
+                    EvalRecord(
+                        step=step,
+                        val_loss=val[step],
+                        bits_per_byte=val[step] / np.log(2),
+                        train_s=float(step_s[0, :step].sum()),
+                        eval_s=0.1,
+                    )
                 )
             for rank, file in enumerate(files):
                 if step < n_steps:
                     file.append(
-                        {
-                            "step": step,
-                            "loss": loss[step],
-                            "step_s": step_s[rank, step],
-                            "tokens": self.tokens,
-                            "grad_norm": 1.0,
-                            "lr": 1e-3,
-                            "warmup": step < self.n_warmup,
-                        }
+                        StepRecord(
+                            step=step,
+                            loss=loss[step],
+                            step_s=step_s[rank, step],
+                            tokens=self.tokens,
+                            grad_norm=1.0,
+                            lr=1e-3,
+                            warmup=step < self.n_warmup,
+                        )
                     )
         for file in (*files, evals):
             file.close()

@@ -11,12 +11,12 @@ from typing import Literal
 import numpy as np
 
 from harness.analysis import intervals as statistics
-from harness.analysis.dataset import Entry, Study
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import Bounds, Mean
 from harness.analysis.metrics import PARALLELISM, baseline_of
 from harness.results.run_data import RunData
 
-Kind = Literal["tokens", "flops", "train_s", "parameters"]
+BudgetKind = Literal["tokens", "flops", "train_s", "parameters"]
 SAME_SIZE = 0.01  # relative: entries whose parameters differ by no more are of equal size
 
 
@@ -29,7 +29,7 @@ class Ranking:
     stand in the ranking by time alone: in all else they repeat others.
     """
 
-    kind: Kind
+    budget_kind: BudgetKind
     budget: float
     val_loss: dict[str, Mean]
 
@@ -42,28 +42,30 @@ class CostToBaselineLoss:
     interval of their logarithm. `not_reached` are seeds that never do.
     """
 
-    label: str
+    entry: str
     against: str
     seeds: list[int]
     not_reached: list[int]
-    tokens: float | None
-    tokens_ci95: Bounds | None
-    train_s: float | None
-    train_s_ci95: Bounds | None
+    tokens_ratio: float | None
+    tokens_ratio_ci95: Bounds | None
+    train_time_ratio: float | None
+    train_time_ratio_ci95: Bounds | None
 
 
 def _tokens(run: RunData) -> np.ndarray:
     return run.evals.step * float(run.steps.tokens[0])
 
 
-AMOUNTS: dict[Kind, Callable[[RunData], np.ndarray]] = {  # spent until each evaluation, (n_evals,)
+AMOUNTS: dict[
+    BudgetKind, Callable[[RunData], np.ndarray]
+] = {  # spent until each evaluation, (n_evals,)
     "tokens": _tokens,
-    "flops": lambda run: _tokens(run) * run.probes["flops_per_token"],
+    "flops": lambda run: _tokens(run) * run.measured.flops_per_token,
     "train_s": lambda run: run.evals.train_s,
 }
 
 
-def rankings(study: Study) -> list[Ranking]:
+def rankings(study: StudyResults) -> list[Ranking]:
     """Return one ranking for each budget, of the entries that are done, where there are two or more to rank."""
     done = [entry for entry in study.entries if entry.done]
     if len(done) < 2:
@@ -80,7 +82,9 @@ def rankings(study: Study) -> list[Ranking]:
     return [ranking for ranking in found if len(ranking.val_loss) > 1]
 
 
-def _at_equal(kind: Kind, spent: Callable[[RunData], np.ndarray], entries: list[Entry]) -> Ranking:
+def _at_equal(
+    kind: BudgetKind, spent: Callable[[RunData], np.ndarray], entries: list[Entry]
+) -> Ranking:
     budget = min(float(spent(run)[-1]) for entry in entries for run in entry.done)
     losses = {
         e.label: [float(np.interp(budget, spent(run), run.evals.val_loss)) for run in e.done]
@@ -92,11 +96,9 @@ def _at_equal(kind: Kind, spent: Callable[[RunData], np.ndarray], entries: list[
 
 
 def _of_equal_size(base: Entry, entries: list[Entry]) -> Ranking:
-    size = float(base.done[0].probes["parameters"])
+    size = float(base.done[0].measured.parameters)
     same = [
-        entry
-        for entry in entries
-        if abs(entry.done[0].probes["parameters"] / size - 1) <= SAME_SIZE
+        entry for entry in entries if abs(entry.done[0].measured.parameters / size - 1) <= SAME_SIZE
     ]
     losses = {
         e.label: statistics.mean([float(run.evals.val_loss[-1]) for run in e.done]) for e in same
@@ -108,7 +110,7 @@ def _sorted(losses: dict[str, Mean]) -> dict[str, Mean]:
     return dict(sorted(losses.items(), key=lambda item: item[1].mean))
 
 
-def savings(study: Study) -> list[CostToBaselineLoss]:
+def savings(study: StudyResults) -> list[CostToBaselineLoss]:
     """Compare each entry with its baseline by what it takes to get as far."""
     pairs = [(entry, baseline_of(study, entry)) for entry in study.entries]
     return [found for entry, base in pairs if base and (found := _savings(entry, base))]
@@ -122,7 +124,7 @@ def _savings(entry: Entry, base: Entry) -> CostToBaselineLoss | None:
     reached = {
         run.seed: (run, other, at)
         for run, other in both
-        if (at := crossing(run, other)) is not None
+        if (at := step_reaching_baseline(run, other)) is not None
     }
     tokens, train_s = (
         _geometric(
@@ -134,18 +136,18 @@ def _savings(entry: Entry, base: Entry) -> CostToBaselineLoss | None:
         for spent in (AMOUNTS["tokens"], AMOUNTS["train_s"])
     )
     return CostToBaselineLoss(
-        label=entry.label,
+        entry=entry.label,
         against=base.label,
         seeds=list(reached),
         not_reached=[run.seed for run, _ in both if run.seed not in reached],
-        tokens=tokens[0],
-        tokens_ci95=tokens[1],
-        train_s=train_s[0],
-        train_s_ci95=train_s[1],
+        tokens_ratio=tokens[0],
+        tokens_ratio_ci95=tokens[1],
+        train_time_ratio=train_s[0],
+        train_time_ratio_ci95=train_s[1],
     )
 
 
-def crossing(run: RunData, other: RunData) -> float | None:
+def step_reaching_baseline(run: RunData, other: RunData) -> float | None:
     """Return the step, in parts, at which a run first is as low as the other in the end; None if it never is."""
     target, loss, step = float(other.evals.val_loss[-1]), run.evals.val_loss, run.evals.step
     below = np.flatnonzero(loss <= target)
@@ -167,9 +169,9 @@ def _geometric(factors: list[float]) -> tuple[float | None, Bounds | None]:
     ) if interval else None
 
 
-def disagreements(found: list[Ranking]) -> dict[str, list[Kind]]:
+def leaders(found: list[Ranking]) -> dict[str, list[BudgetKind]]:
     """Return who leads where: the leading entries, each with the budgets at which it does; one if all agree."""
-    leaders: dict[str, list[Kind]] = {}
+    leaders: dict[str, list[BudgetKind]] = {}
     for ranking in found:
-        leaders.setdefault(next(iter(ranking.val_loss)), []).append(ranking.kind)
+        leaders.setdefault(next(iter(ranking.val_loss)), []).append(ranking.budget_kind)
     return leaders

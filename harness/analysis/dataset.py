@@ -9,8 +9,10 @@ from functools import cached_property
 from multiprocessing import get_context
 
 from harness.errors import UserError, choices
+from harness.results.files import StoreError
+from harness.results.records import LaunchRecord, RunSpec, VariantChoice
 from harness.results.run_data import RunData, Unreadable, read_run
-from harness.results.store import Json, Run, Store, StoreError
+from harness.results.store import Run, Store
 
 MANY = 1000  # runs
 ABSENT = "–"  # stands for an axis that a run does not have
@@ -44,7 +46,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Study:
+class StudyResults:
     """The runs of a study that may stand in one table: those with one and the same model, data and training.
 
     `levels` lists each axis's labels, the baseline's first. `left_out` counts runs of other settings, `superseded`
@@ -53,14 +55,14 @@ class Study:
 
     name: str
     settings_hash: str
-    spec: Json
+    spec: RunSpec | None
     levels: dict[str, tuple[str, ...]]
     baseline: dict[str, str]
     entries: tuple[Entry, ...]
     left_out: int
     superseded: int
     unreadable: tuple[Unreadable, ...]
-    launches: tuple[Json, ...]
+    launches: tuple[LaunchRecord, ...]
 
     @property
     def runs(self) -> list[RunData]:
@@ -70,15 +72,10 @@ class Study:
     @property
     def margins(self) -> dict[str, float]:
         """How much makes no difference, by quantity, as the newest launch of these settings states it."""
-        stated = [
-            launch.get("margin")
-            for launch in self.launches
-            if launch.get("settings_hash") == self.settings_hash
-        ]
-        newest = next((margin for margin in reversed(stated) if isinstance(margin, dict)), {})
-        return {
-            name: float(value) for name, value in newest.items() if isinstance(value, int | float)
-        }
+        for launch in reversed(self.launches):
+            if launch.settings_hash == self.settings_hash and launch.equivalence_margin is not None:
+                return launch.equivalence_margin.model_dump(exclude_none=True)
+        return {}
 
     def varying(self) -> list[str]:
         """Return the axes on which entries differ."""
@@ -93,7 +90,7 @@ class Study:
         return {frozenset(entry.axes.items()): entry for entry in reversed(self.entries)}
 
 
-def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = None) -> Study:
+def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = None) -> StudyResults:
     """Read the runs of the newest launch's settings; what cannot be read is named, not raised.
 
     Where it is said which are `wanted`, the others count as not there.
@@ -115,20 +112,20 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
     except StoreError as error:
         launches, unreadable = [], [*unreadable, Unreadable("launches.jsonl", str(error))]
     if not runs:
-        return Study(study, "", {}, {}, {}, (), 0, 0, tuple(unreadable), tuple(launches))
+        return StudyResults(study, "", None, {}, {}, (), 0, 0, tuple(unreadable), tuple(launches))
 
     age = _ages(launches)
     settings_hash = _asked_for(runs, launches, age)
-    group = [run for run in runs if run.spec["settings_hash"] == settings_hash]
+    group = [run for run in runs if run.spec.settings_hash == settings_hash]
     newest = max(group, key=age)
     current = _current(group, age)
-    levels = _levels(current, newest.spec["baseline"])
-    return Study(
+    levels = _levels(current, newest.spec.baseline)
+    return StudyResults(
         name=study,
         settings_hash=settings_hash,
         spec=newest.spec,
         levels=levels,
-        baseline=newest.spec["baseline"],
+        baseline=newest.spec.baseline,
         entries=_entries(current, levels),
         left_out=len(runs) - len(group),
         superseded=len(group) - len(current),
@@ -145,27 +142,27 @@ def _read_all(runs: list[Run]) -> list[RunData | Unreadable]:
         return list(readers.map(read_run, runs, chunksize=50))
 
 
-def _asked_for(runs: list[RunData], launches: list[Json], age: Age) -> str:
+def _asked_for(runs: list[RunData], launches: list[LaunchRecord], age: Age) -> str:
     """Return the settings of the newest launch, also of one that found all done; without launches the newest run's."""
     newest = max(runs, key=age)
-    known = {run.spec["settings_hash"] for run in runs}
-    named = [launch["settings_hash"] for launch in launches if launch.get("settings_hash") in known]
-    return str(named[-1] if named else newest.spec["settings_hash"])
+    known = {run.spec.settings_hash for run in runs}
+    named = [launch.settings_hash for launch in launches if launch.settings_hash in known]
+    return str(named[-1] if named else newest.spec.settings_hash)
 
 
-def _ages(launches: list[Json]) -> Age:
+def _ages(launches: list[LaunchRecord]) -> Age:
     """Return what sorts runs by age: the newest launch that names the run, then when it started."""
-    named = {run_id: i for i, launch in enumerate(launches) for run_id in launch.get("order", ())}
+    named = {run_id: i for i, launch in enumerate(launches) for run_id in launch.order}
     return lambda run: (named.get(run.run_id, -1), run.started_at or "")
 
 
 def _current(runs: list[RunData], age: Age) -> list[RunData]:
     """Keep one run of each entry and seed, and in an entry only runs with the newest one's options."""
-    options: dict[str, Json] = {}
+    options: dict[str, dict[str, VariantChoice]] = {}
     kept: dict[tuple[str, int, int], RunData] = {}
     for run in sorted(runs, key=age, reverse=True):
-        entry_id = run.spec["entry_id"]
-        if options.setdefault(entry_id, run.spec["axes"]) == run.spec["axes"]:
+        entry_id = run.spec.entry
+        if options.setdefault(entry_id, run.spec.axes) == run.spec.axes:
             kept.setdefault((entry_id, run.seed, run.order_seed), run)
     return list(kept.values())
 
@@ -191,7 +188,7 @@ def natural(text: str) -> list[tuple[int, str]]:
 def _entries(runs: list[RunData], levels: dict[str, tuple[str, ...]]) -> tuple[Entry, ...]:
     by_id: dict[str, list[RunData]] = {}
     for run in sorted(runs, key=lambda run: (run.seed, run.order_seed)):
-        by_id.setdefault(run.spec["entry_id"], []).append(run)
+        by_id.setdefault(run.spec.entry, []).append(run)
     entries = [
         Entry(
             label,

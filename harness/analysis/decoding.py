@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from harness.analysis import intervals as statistics
-from harness.analysis.dataset import Entry, Study
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import Median, Ratio
 from harness.analysis.metrics import baseline_of
-from harness.results.run_data import DecodeSamples, Place
+from harness.results.run_data import DecodeSamples, DecodeSetting
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,13 @@ class Decoding:
     reason: str | None
 
 
-def measures(study: Study, entry: Entry) -> list[Decoding]:
+def measures(study: StudyResults, entry: Entry) -> list[Decoding]:
     """Return an entry's measures by batch and context; none where the study asked for none."""
     places = sorted({place for run in entry.done for place in run.decoding})
     return [_measure(entry, baseline_of(study, entry), place) for place in places]
 
 
-def _measure(entry: Entry, base: Entry | None, place: Place) -> Decoding:
+def _measure(entry: Entry, base: Entry | None, place: DecodeSetting) -> Decoding:
     (batch, context), found = place, _defined(entry, place)
     prefill_s = (
         statistics.median([samples.prefill_s for samples in found.values()]) if found else None
@@ -56,7 +56,7 @@ def _measure(entry: Entry, base: Entry | None, place: Place) -> Decoding:
     )
 
 
-def _defined(entry: Entry, place: Place) -> dict[int, DecodeSamples]:
+def _defined(entry: Entry, place: DecodeSetting) -> dict[int, DecodeSamples]:
     """Return what was measured at a place, by seed."""
     found = {run.seed: run.decoding[place] for run in entry.done if place in run.decoding}
     return {seed: samples for seed, samples in found.items() if samples.reason is None}

@@ -11,8 +11,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.analysis.dataset import Entry, Study
-from harness.analysis.metrics import DIVERGES, PARALLELISM, Verdict, under_baseline_parallelism
+from harness.analysis.dataset import Entry, StudyResults
+from harness.analysis.metrics import (
+    DIVERGES,
+    PARALLELISM,
+    EquivalenceStatus,
+    under_baseline_parallelism,
+)
 from harness.results.run_data import RunData
 
 N_FIRST = 5  # steps: long enough for a wrong update to show, too short for rounding errors to grow
@@ -45,25 +50,25 @@ class Equivalence:
     is `DIVERGES` or `not checked`; numbers are None where there is nothing to compare with.
     """
 
-    label: str
+    entry: str
     against: str | None
     seed: int
-    verdict: Verdict
+    verdict: EquivalenceStatus
     reason: str | None
     bitwise: bool | None
     initial_hash_equal: bool | None
     ranks_agree: bool | None
-    loss_first_steps: float | None = None
-    grad_norm_first_steps: float | None = None
-    loss_tolerance: float | None = None
-    grad_norm_tolerance: float | None = None
-    loss_first_step: float | None = None
-    loss_last_step: float | None = None
-    loss_all_steps: float | None = None
-    val_loss: float | None = None
+    max_rel_loss_dev_first5: float | None = None
+    max_rel_grad_norm_dev_first5: float | None = None
+    rel_loss_tolerance: float | None = None
+    rel_grad_norm_tolerance: float | None = None
+    abs_loss_dev_first: float | None = None
+    abs_loss_dev_last: float | None = None
+    max_abs_loss_dev: float | None = None
+    abs_val_loss_dev: float | None = None
 
 
-def equivalence(study: Study) -> list[Equivalence]:
+def equivalence(study: StudyResults) -> list[Equivalence]:
     """Check each done run that has something to be equivalent to, or that several processes trained."""
     rows = []
     for entry in study.entries:
@@ -75,21 +80,21 @@ def equivalence(study: Study) -> list[Equivalence]:
     return rows
 
 
-def verdicts(rows: Iterable[Equivalence]) -> dict[str, Verdict]:
+def verdicts(rows: Iterable[Equivalence]) -> dict[str, EquivalenceStatus]:
     """Return each entry's verdict: the worst of the seeds that were checked, `not checked` if none was."""
-    order: tuple[Verdict, ...] = ("not checked", "bitwise", "within tolerance", DIVERGES)
-    found: dict[str, Verdict] = {}
+    order: tuple[EquivalenceStatus, ...] = ("not checked", "bitwise", "within tolerance", DIVERGES)
+    found: dict[str, EquivalenceStatus] = {}
     for row in rows:
-        found[row.label] = max(found.get(row.label, order[0]), row.verdict, key=order.index)
+        found[row.entry] = max(found.get(row.entry, order[0]), row.verdict, key=order.index)
     return found
 
 
 def world_size(entry: Entry) -> int:
     """Return on how many processes the entry runs; 1 where its spec does not say."""
-    return int(entry.runs[0].spec.get("launch", {}).get("world_size", 1))
+    return entry.runs[0].spec.launch.world_size
 
 
-def reference(study: Study, entry: Entry) -> Entry | None:
+def reference(study: StudyResults, entry: Entry) -> Entry | None:
     """Return what the entry must be equivalent to; None for that one itself, and where there is none.
 
     It has the same labels but for the parallelism, and one process, or, where there is no such entry, the baseline's
@@ -108,7 +113,7 @@ def reference(study: Study, entry: Entry) -> Entry | None:
 
 
 def _check(entry: Entry, run: RunData, base: Entry | None, other: RunData | None) -> Equivalence:
-    final = run.probes.get("final_hashes")
+    final = run.probes.final_hashes if run.probes else None
     ranks_agree = len(set(final)) == 1 if final else None
     row = Equivalence(
         entry.label,
@@ -146,21 +151,21 @@ def _compared(row: Equivalence, run: RunData, other: RunData) -> Equivalence:
     losses, losses_base = run.steps.loss[:n], other.steps.loss[:n]
     norms, norms_base = run.steps.grad_norm[:n], other.steps.grad_norm[:n]
     deviation = np.abs(losses - losses_base)
-    hashes = (run.probes["initial_hash"], other.probes["initial_hash"])
-    precision = run.probes.get("communication_dtype") or run.spec["train"].get("precision", "fp32")
+    hashes = (run.measured.initial_hash, other.measured.initial_hash)
+    precision = run.measured.communication_dtype or run.spec.train.precision
     tolerance = None if _dropout(run) else TOLERANCES[precision]
     return replace(
         row,
         bitwise=len(run.steps) == len(other.steps) and bool(np.array_equal(losses, losses_base)),
         initial_hash_equal=hashes[0] == hashes[1] if all(hashes) else None,
-        loss_first_steps=_relative(losses[first], losses_base[first]),
-        grad_norm_first_steps=_relative(norms[first], norms_base[first]),
-        loss_tolerance=tolerance.loss if tolerance else None,
-        grad_norm_tolerance=tolerance.grad_norm if tolerance else None,
-        loss_first_step=float(deviation[0]),
-        loss_last_step=float(deviation[-1]),
-        loss_all_steps=float(deviation.max()),
-        val_loss=float(abs(run.evals.val_loss[-1] - other.evals.val_loss[-1])),
+        max_rel_loss_dev_first5=_relative(losses[first], losses_base[first]),
+        max_rel_grad_norm_dev_first5=_relative(norms[first], norms_base[first]),
+        rel_loss_tolerance=tolerance.loss if tolerance else None,
+        rel_grad_norm_tolerance=tolerance.grad_norm if tolerance else None,
+        abs_loss_dev_first=float(deviation[0]),
+        abs_loss_dev_last=float(deviation[-1]),
+        max_abs_loss_dev=float(deviation.max()),
+        abs_val_loss_dev=float(abs(run.evals.val_loss[-1] - other.evals.val_loss[-1])),
     )
 
 
@@ -169,7 +174,7 @@ def _relative(values: np.ndarray, right: np.ndarray) -> float:
 
 
 def _dropout(run: RunData) -> bool:
-    return bool(run.spec["model"].get("dropout"))
+    return bool(run.spec.model.dropout)
 
 
 def _faults(row: Equivalence) -> list[str]:
@@ -178,8 +183,8 @@ def _faults(row: Equivalence) -> list[str]:
     if row.initial_hash_equal is False:
         faults.append("it starts from other parameters")
     for what, found, most in (
-        ("loss", row.loss_first_steps, row.loss_tolerance),
-        ("gradient norm", row.grad_norm_first_steps, row.grad_norm_tolerance),
+        ("loss", row.max_rel_loss_dev_first5, row.rel_loss_tolerance),
+        ("gradient norm", row.max_rel_grad_norm_dev_first5, row.rel_grad_norm_tolerance),
     ):
         if found is not None and most is not None and not found <= most:
             faults.append(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from harness.analysis import intervals as statistics
-from harness.analysis.dataset import Entry, Study
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import Mean
 from harness.analysis.metrics import baseline_of
 from harness.results.run_data import LengthLosses
@@ -25,7 +25,7 @@ class LengthLoss:
     reason: str | None
 
 
-def measures(study: Study, entry: Entry) -> list[LengthLoss]:
+def measures(study: StudyResults, entry: Entry) -> list[LengthLoss]:
     """Return an entry's losses by length; none where the study asked for none."""
     lengths = sorted({length for run in entry.done for length in run.lengths})
     return [_measure(entry, baseline_of(study, entry), length) for length in lengths]

@@ -11,16 +11,16 @@ import numpy as np
 
 from harness.analysis import factorial as effects
 from harness.analysis import significance as verdicts
-from harness.analysis.dataset import Entry, Study
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.factorial import Effect, Effects
 from harness.analysis.metrics import PARALLELISM, baseline_of
-from harness.analysis.significance import Verdict, Word
+from harness.analysis.significance import SignificanceResult, VerdictName
 from harness.results.run_data import RunData
 
 Quantity = Literal["val_loss", "tokens_per_s", "peak_memory"]
 
 
-NAMES: Mapping[Quantity, str] = {
+METRIC_NAMES: Mapping[Quantity, str] = {
     "val_loss": "validation loss",
     "tokens_per_s": "throughput",
     "peak_memory": "peak memory",
@@ -28,7 +28,7 @@ NAMES: Mapping[Quantity, str] = {
 
 
 @dataclass(frozen=True)
-class Question:
+class Metric:
     """A quantity of a run, None where the run has none; and which way is better."""
 
     of: Callable[[RunData], float | None]
@@ -39,66 +39,68 @@ def _log_speed(run: RunData) -> float | None:
     return -float(np.log(np.median(run.timed_step_s))) if len(run.timed_step_s) else None
 
 
-QUESTIONS: Mapping[Quantity, Question] = {
-    "val_loss": Question(lambda run: float(run.evals.val_loss[-1]), lower_is_better=True),
-    "tokens_per_s": Question(_log_speed, lower_is_better=False),
-    "peak_memory": Question(
-        lambda run: float(np.log(max(rank["peak"] for rank in run.probes["memory"]))),
+METRICS: Mapping[Quantity, Metric] = {
+    "val_loss": Metric(lambda run: float(run.evals.val_loss[-1]), lower_is_better=True),
+    "tokens_per_s": Metric(_log_speed, lower_is_better=False),
+    "peak_memory": Metric(
+        lambda run: float(np.log(max(rank.peak for rank in run.measured.memory))),
         lower_is_better=True,
     ),
 }
 
 
 @dataclass(frozen=True)
-class Level:
+class TestedEffect:
     """An effect of the design, with its verdict; `p_holm` is corrected for all main effects, or all interactions."""
 
     effect: Effect
     p_holm: float | None
-    word: Word | None
+    verdict: VerdictName | None
 
 
 @dataclass(frozen=True)
-class Judgement:
+class MetricTests:
     """All that is asked about one quantity: every entry against its baseline, and every effect of the design."""
 
     quantity: Quantity
     margin: float | None
-    entries: dict[str, Verdict]
+    entries: dict[str, SignificanceResult]
     design: Effects
-    main: list[Level]
-    interactions: list[Level]
+    main: list[TestedEffect]
+    interactions: list[TestedEffect]
 
 
-def judge(study: Study, diverging: Collection[str] = ()) -> dict[Quantity, Judgement]:
+def test_hypotheses(
+    study: StudyResults, diverging: Collection[str] = ()
+) -> dict[Quantity, MetricTests]:
     """Answer what a study asks; entries that are `diverging` train another model and are asked nothing."""
     return {
         quantity: _judgement(study, diverging, quantity, question, margin_of(study, quantity))
-        for quantity, question in QUESTIONS.items()
+        for quantity, question in METRICS.items()
     }
 
 
-def margin_of(study: Study, quantity: Quantity) -> float | None:
+def margin_of(study: StudyResults, quantity: Quantity) -> float | None:
     """Return how much makes no difference, in nats or as a logarithm; None where the study does not say."""
     margin = study.margins.get(quantity)
     return margin if margin is None or quantity == "val_loss" else float(np.log1p(margin))
 
 
 def _judgement(
-    study: Study,
+    study: StudyResults,
     diverging: Collection[str],
     quantity: Quantity,
-    question: Question,
+    question: Metric,
     margin: float | None,
-) -> Judgement:
+) -> MetricTests:
     entries = [entry for entry in study.entries if entry.label not in diverging]
-    found: dict[str, Verdict] = {}
+    found: dict[str, SignificanceResult] = {}
     for group in _families(study, entries) if quantity == "val_loss" else [entries]:
         differences = {entry.label: _differences(study, entry, question) for entry in group}
         asked = {label: values for label, values in differences.items() if values}
-        found |= verdicts.family(asked, margin, question.lower_is_better)
+        found |= verdicts.test_family(asked, margin, question.lower_is_better)
     design = _design(study, entries, quantity, question)
-    return Judgement(
+    return MetricTests(
         quantity=quantity,
         margin=margin,
         entries=found,
@@ -108,7 +110,7 @@ def _judgement(
     )
 
 
-def _families(study: Study, entries: list[Entry]) -> list[list[Entry]]:
+def _families(study: StudyResults, entries: list[Entry]) -> list[list[Entry]]:
     """Return whose losses are asked about together: under another parallelism that is the same question once more.
 
     Whether the parallelism by itself changes the loss is a question of its own.
@@ -124,12 +126,12 @@ def _families(study: Study, entries: list[Entry]) -> list[list[Entry]]:
     return list(groups.values())
 
 
-def values(entry: Entry, question: Question) -> dict[int, float]:
+def values(entry: Entry, question: Metric) -> dict[int, float]:
     """Return the quantity of each done run that has it, by seed."""
     return {run.seed: value for run in entry.done if (value := question.of(run)) is not None}
 
 
-def _differences(study: Study, entry: Entry, question: Question) -> list[float]:
+def _differences(study: StudyResults, entry: Entry, question: Metric) -> list[float]:
     base = baseline_of(study, entry)
     if base is None:
         return []
@@ -137,7 +139,9 @@ def _differences(study: Study, entry: Entry, question: Question) -> list[float]:
     return [own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())]
 
 
-def _design(study: Study, entries: list[Entry], quantity: Quantity, question: Question) -> Effects:
+def _design(
+    study: StudyResults, entries: list[Entry], quantity: Quantity, question: Metric
+) -> Effects:
     """Estimate the effects. Of losses one parallelism counts: the others repeat its runs, and tell nothing of noise."""
     levels = {axis: list(names) for axis, names in study.levels.items()}
     usual = study.baseline.get(PARALLELISM)
@@ -150,20 +154,22 @@ def _design(study: Study, entries: list[Entry], quantity: Quantity, question: Qu
     return effects.estimate({cell: values for cell, values in cells.items() if values}, levels)
 
 
-def _levels(found: list[Effect], margin: float | None, question: Question, df: int) -> list[Level]:
+def _levels(
+    found: list[Effect], margin: float | None, question: Metric, df: int
+) -> list[TestedEffect]:
     keys = range(len(found))
     p = {i: one.p for i, one in zip(keys, found, strict=True) if one.p is not None}
     equivalent = {i: _p_within(found[i], margin, df) for i in p}
     holm, holm_equivalent = verdicts.holm_adjust(p), verdicts.holm_adjust(equivalent)
 
-    def level(i: int) -> Level:
+    def level(i: int) -> TestedEffect:
         one = found[i]
         if i not in p or one.estimate is None:
-            return Level(one, None, None)
+            return TestedEffect(one, None, None)
         word = verdicts.classify(
             one.estimate, holm[i], holm_equivalent[i], question.lower_is_better
         )
-        return Level(one, holm[i], word)
+        return TestedEffect(one, holm[i], word)
 
     return [level(i) for i in keys]
 

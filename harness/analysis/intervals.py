@@ -40,11 +40,11 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Paired:
-    """Differences between two entries, seed by seed; `unpaired` counts the seeds that only one of the two has."""
+    """Differences between two entries, seed by seed; `n_unpaired` counts the seeds that only one of the two has."""
 
     seeds: tuple[int, ...]
     difference: Mean
-    unpaired: int
+    n_unpaired: int
 
 
 def mean(values: Sequence[float]) -> Mean:

@@ -10,13 +10,13 @@ from typing import Literal
 import numpy as np
 
 from harness.analysis import intervals as statistics
-from harness.analysis.dataset import Entry, Study
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import Mean, Median, Ratio
 from harness.results.run_data import RunData
 
 PARALLELISM = "parallelism"  # the axis whose variants must train the same model
-Verdict = Literal["bitwise", "within tolerance", "DIVERGES", "not checked"]
-DIVERGES: Verdict = "DIVERGES"
+EquivalenceStatus = Literal["bitwise", "within tolerance", "DIVERGES", "not checked"]
+DIVERGES: EquivalenceStatus = "DIVERGES"
 CATEGORIES = ("parameters", "gradients", "optimizer", "activations", "other")
 
 
@@ -27,12 +27,12 @@ class Result:
     Where `equivalence` is `DIVERGES`, the entry trains another model than it says, and its speed is no measure of it.
     """
 
-    label: str
+    entry: str
     axes: dict[str, str]
     seeds: list[int]
     seeds_done: list[int]
     status: str | dict[str, int]
-    equivalence: Verdict | None
+    equivalence: EquivalenceStatus | None
     val_loss: Mean | None
     bits_per_byte: Mean | None
     tokens_per_s: Median | None
@@ -46,7 +46,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BaselineComparison:
     """An entry beside its baseline, over the seeds that both have done; `differs` names the axes on which they differ.
 
     `val_loss_difference` is variant minus baseline; the ratios are variant over baseline. `excludes_zero` is None
@@ -54,7 +54,7 @@ class Comparison:
     there is no ratio of speeds.
     """
 
-    label: str
+    entry: str
     against: str
     differs: list[str]
     seeds: list[int]
@@ -66,21 +66,21 @@ class Comparison:
     peak_memory_ratio: float | None
 
 
-def result(entry: Entry, verdict: Verdict | None = None) -> Result:
+def result(entry: Entry, verdict: EquivalenceStatus | None = None) -> Result:
     """Measure one entry; `verdict` is that of its equivalence, None where there is nothing to be equivalent to."""
-    done, expected = entry.done, entry.runs[0].spec["expected"]
+    done, expected = entry.done, entry.runs[0].spec.expected
     step_s = timed(done) if verdict != DIVERGES else []
     median = statistics.median(step_s) if step_s else None
     tokens_per_s = statistics.rate(int(done[0].steps.tokens[0]), median) if median else None
-    flops = done[0].probes["flops_per_token"] if done else expected["flops_per_token"]
+    flops = done[0].measured.flops_per_token if done else expected.flops_per_token
     peak = peak_flops(done)
     fullest = max(
-        (rank for run in done for rank in run.probes["memory"]),
-        key=lambda rank: rank["peak"],
+        (rank for run in done for rank in run.measured.memory),
+        key=lambda rank: rank.peak,
         default=None,
     )
     return Result(
-        label=entry.label,
+        entry=entry.label,
         axes=entry.axes,
         seeds=[run.seed for run in entry.runs],
         seeds_done=[run.seed for run in done],
@@ -92,9 +92,9 @@ def result(entry: Entry, verdict: Verdict | None = None) -> Result:
         else None,
         tokens_per_s=tokens_per_s,
         step_s=median,
-        peak_memory_bytes=fullest["peak"] if fullest else None,
-        memory=fullest,
-        parameters=done[0].probes["parameters"] if done else expected["parameters"],
+        peak_memory_bytes=fullest.peak if fullest else None,
+        memory=fullest.model_dump() if fullest else None,
+        parameters=done[0].measured.parameters if done else expected.parameters,
         flops_per_token=flops,
         peak_flops=peak,
         mfu=flops * tokens_per_s.median / peak if tokens_per_s and peak else None,
@@ -108,30 +108,31 @@ def timed(runs: Iterable[RunData]) -> list[np.ndarray]:
 
 def peak_flops(runs: Iterable[RunData]) -> float | None:
     """Return the median over runs of the peak of all their devices, FLOP/s; None where it is unknown for any."""
-    values = [run.probes["peak_flops"]["value"] for run in runs]
-    return float(np.median(values)) if values and all(values) else None
+    values = [run.measured.peak_flops.value for run in runs]
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known and len(known) == len(values) else None
 
 
-def comparisons(study: Study, diverging: Container[str] = ()) -> list[Comparison]:
+def comparisons(study: StudyResults, diverging: Container[str] = ()) -> list[BaselineComparison]:
     """Compare each entry with its baseline; those whose labels are `diverging` have no ratio of speeds."""
     pairs = [(entry, baseline_of(study, entry)) for entry in study.entries]
     return [_compare(entry, base, diverging) for entry, base in pairs if base]
 
 
-def baseline_of(study: Study, entry: Entry) -> Entry | None:
+def baseline_of(study: StudyResults, entry: Entry) -> Entry | None:
     """Return the entry with the study's baseline labels on the axes that state one; None for that entry itself."""
     base = study.find(entry.axes | study.baseline)
     return None if base is entry else base
 
 
-def under_baseline_parallelism(study: Study, entry: Entry) -> Entry | None:
+def under_baseline_parallelism(study: StudyResults, entry: Entry) -> Entry | None:
     """Return the entry with the same labels but the baseline's parallelism; None for that entry itself."""
     label = study.baseline.get(PARALLELISM)
     base = study.find(entry.axes | {PARALLELISM: label}) if label else None
     return None if base is entry else base
 
 
-def _compare(entry: Entry, base: Entry, diverging: Container[str]) -> Comparison:
+def _compare(entry: Entry, base: Entry, diverging: Container[str]) -> BaselineComparison:
     pair = statistics.paired(_final_loss(entry), _final_loss(base))
     seeds = list(pair.seeds) if pair else []
     of_entry, of_base = ([run for run in e.done if run.seed in seeds] for e in (entry, base))
@@ -144,8 +145,8 @@ def _compare(entry: Entry, base: Entry, diverging: Container[str]) -> Comparison
         if step_s
         else None
     )
-    return Comparison(
-        label=entry.label,
+    return BaselineComparison(
+        entry=entry.label,
         against=base.label,
         differs=[axis for axis, label in entry.axes.items() if label != base.axes[axis]],
         seeds=seeds,
@@ -171,4 +172,4 @@ def _final_loss(entry: Entry) -> dict[int, float]:
 
 
 def _peak(runs: Iterable[RunData]) -> int:
-    return max(rank["peak"] for run in runs for rank in run.probes["memory"])
+    return max(rank.peak for run in runs for rank in run.measured.memory)

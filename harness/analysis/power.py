@@ -9,17 +9,18 @@ from itertools import product
 import numpy as np
 
 from harness.analysis import significance as verdicts
-from harness.analysis.dataset import Study
+from harness.analysis.dataset import StudyResults
 from harness.analysis.metrics import baseline_of
+from harness.results.run_data import RunData
 
 
 @dataclass(frozen=True)
-class Plan:
+class SeedPlan:
     """What finding a difference of `detect` nats takes, if the noise stays what it was.
 
     `noise` is the standard deviation of paired differences, pooled over the entries, with `degrees_of_freedom`; its
     own uncertainty moves the number of seeds by `seeds_low` to `seeds_high` (95 % interval of a chi-squared variance).
-    `detectable` is what the `seeds_at_hand` find with 80 % power. Hours are those of one run after the other.
+    `minimum_detectable_effect` is what the `seeds_at_hand` find with 80 % power. Hours are those of one run after the other.
     """
 
     detect: float
@@ -27,7 +28,7 @@ class Plan:
     noise: float
     degrees_of_freedom: int
     seeds_at_hand: int
-    detectable: float
+    minimum_detectable_effect: float
     seeds: int | None
     seeds_low: int | None
     seeds_high: int | None
@@ -35,7 +36,7 @@ class Plan:
     hours: float | None
 
 
-def plan(study: Study, detect: float) -> Plan | None:
+def plan(study: StudyResults, detect: float) -> SeedPlan | None:
     """Plan from what is done; None where no entry shares two seeds with its baseline, which tells of no noise."""
     pairs = [(entry, base) for entry in study.entries if (base := baseline_of(study, entry))]
     groups, shared = [], 0
@@ -55,27 +56,24 @@ def plan(study: Study, detect: float) -> Plan | None:
     alpha = verdicts.ALPHA / len(pairs)
     low, high = _interval(noise, df)
     seeds, fewest, most = (_seeds(detect, sd, alpha) for sd in (noise, low, high))
-    hours = (
-        sum(
-            np.mean([run.probes["time"]["total_s"] for run in e.done])
-            for e in study.entries
-            if e.done
-        )
-        / 3600
-    )
-    return Plan(
+    hours = sum(np.mean([_total_s(run) for run in e.done]) for e in study.entries if e.done) / 3600
+    return SeedPlan(
         detect=detect,
         n_compared=len(pairs),
         noise=noise,
         degrees_of_freedom=df,
         seeds_at_hand=shared,
-        detectable=verdicts.detectable(shared, noise, alpha),
+        minimum_detectable_effect=verdicts.minimum_detectable_effect(shared, noise, alpha),
         seeds=seeds,
         seeds_low=fewest,
         seeds_high=most,
         hours_per_seed=float(hours),
         hours=None if seeds is None else float(hours * max(0, seeds - shared)),
     )
+
+
+def _total_s(run: RunData) -> float:
+    return (run.measured.time and run.measured.time.total_s) or 0.0
 
 
 def pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
@@ -85,7 +83,7 @@ def pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
 
 
 def _seeds(detect: float, sd: float, alpha: float) -> int | None:
-    return verdicts.seeds_needed(
+    return verdicts.required_seeds(
         partial(verdicts.paired_t_power, difference=detect, sd=sd, alpha=alpha)
     )
 
@@ -98,7 +96,7 @@ def _interval(sd: float, df: int) -> tuple[float, float]:
     )
 
 
-def fraction(
+def fractional_design(
     levels: Mapping[str, Sequence[str]], baseline: Mapping[str, str], size: int
 ) -> list[dict[str, str]]:
     """Return `size` cells of a matrix, the baseline among them, that still tell all main effects from one another.

@@ -2,22 +2,21 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from harness.analysis import intervals as statistics
 from harness.analysis import metrics as results
-from harness.analysis.dataset import Entry, Study
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.equivalence import reference, world_size
 from harness.analysis.intervals import Median, Ratio
-from harness.analysis.metrics import PARALLELISM, Verdict
+from harness.analysis.metrics import PARALLELISM, EquivalenceStatus
 
 NONE = Ratio(1.0, (1.0, 1.0))  # the speed-up of what others are compared with
 
 
 @dataclass(frozen=True)
-class Scale:
+class ScalingRow:
     """One entry among those that differ in the number of processes alone; `group` names what they share.
 
     `speedup` is its throughput over that of `against`, which runs on `against_world_size` processes; `efficiency` is the
@@ -25,7 +24,7 @@ class Scale:
     """
 
     group: str
-    label: str
+    entry: str
     world_size: int
     tokens_per_s: Median
     against: str
@@ -34,12 +33,12 @@ class Scale:
     efficiency: float
 
 
-def scaling(study: Study, verdicts: dict[str, Verdict]) -> list[Scale]:
+def scaling(study: StudyResults, verdicts: dict[str, EquivalenceStatus]) -> list[ScalingRow]:
     """Compare all entries of each parallelism that runs on several numbers of processes, but for those that diverge.
 
     They are compared with their own kind on one process, else with another entry on one process, else with the fewest.
     """
-    rows: list[Scale] = []
+    rows: list[ScalingRow] = []
     groups = _groups(
         study,
         [
@@ -60,14 +59,18 @@ def scaling(study: Study, verdicts: dict[str, Verdict]) -> list[Scale]:
     return rows
 
 
-def _groups(study: Study, entries: list[Entry]) -> dict[str, list[Entry]]:
+def _groups(study: StudyResults, entries: list[Entry]) -> dict[str, list[Entry]]:
     """Return the entries that differ in the number of processes alone, by a name; options are in it where they must."""
     by_name: dict[str, dict[str, list[Entry]]] = {}
     for entry in entries:
-        choice: dict[str, Any] = entry.runs[0].spec["axes"].get(PARALLELISM, {})
-        options = {key: value for key, value in choice.get("options", {}).items() if key != "nproc"}
+        choice = entry.runs[0].spec.axes.get(PARALLELISM)
+        options = {
+            key: value
+            for key, value in (choice.options if choice else {}).items()
+            if key != "nproc"
+        }
         others = [entry.axes[axis] for axis in study.varying() if axis != PARALLELISM]
-        alike = by_name.setdefault(" · ".join([*others, str(choice.get("name", ""))]), {})
+        alike = by_name.setdefault(" · ".join([*others, choice.name if choice else ""]), {})
         alike.setdefault(json.dumps(options, sort_keys=True), []).append(entry)
     return {
         name if len(alike) == 1 else f"{name} {options}": group
@@ -76,13 +79,13 @@ def _groups(study: Study, entries: list[Entry]) -> dict[str, list[Entry]]:
     }
 
 
-def _scale(group: str, entry: Entry, base: Entry) -> Scale:
+def _scale(group: str, entry: Entry, base: Entry) -> ScalingRow:
     step_s = results.timed(entry.done)
     n, n_base = world_size(entry), world_size(base)
     speedup = _speedup(entry, base) if entry is not base else NONE
-    return Scale(
+    return ScalingRow(
         group=group,
-        label=entry.label,
+        entry=entry.label,
         world_size=n,
         tokens_per_s=statistics.rate(int(entry.done[0].steps.tokens[0]), statistics.median(step_s)),
         against=base.label,

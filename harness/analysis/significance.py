@@ -1,6 +1,6 @@
 """Verdicts: what differences that are paired by seed allow one to say, corrected for how many are asked at once.
 
-A *family* is all that one table asks: every entry against the baseline, in one quantity. Pure functions of numbers.
+A *test_family* is all that one table asks: every entry against the baseline, in one quantity. Pure functions of numbers.
 """
 
 import math
@@ -14,25 +14,25 @@ import numpy as np
 from harness.analysis.intervals import Bounds, Mean, mean
 
 Key = TypeVar("Key")
-Word = Literal["better", "worse", "equivalent", "unresolved"]
+VerdictName = Literal["better", "worse", "equivalent", "unresolved"]
 
-ALPHA = 0.05  # the chance of a false verdict in a whole family
+ALPHA = 0.05  # the chance of a false verdict in a whole test_family
 POWER = 0.8  # with which a stated number of seeds would resolve a difference
 BOOTSTRAP_FROM = 20  # seeds: below, BCa intervals of means hold the true one in 73 to 91 % of cases rather than 95 %
-MANY = 10_000  # seeds, beyond which nobody goes
+MAX_SEEDS = 10_000  # seeds, beyond which nobody goes
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SignificanceResult:
     """One difference, variant minus baseline; None stands for what a single seed cannot tell.
 
-    `p_holm` is corrected such that a family without any effect gives a false verdict in at most 5 % of cases (Holm
+    `p_holm` is corrected such that a test_family without any effect gives a false verdict in at most 5 % of cases (Holm
     1979), `p_bh` such that at most 5 % of what is found is false (Benjamini & Hochberg 1995); verdicts use Holm's.
     `p_equivalent_holm` is of two one-sided tests against the margin (Schuirmann 1987). `effect_size` is Hedges' g of
     the paired differences: their mean over their standard deviation, unbiased (Hedges 1981).
     """
 
-    word: Word | None
+    verdict: VerdictName | None
     difference: Mean
     bootstrap95: Bounds | None
     p: float | None
@@ -43,10 +43,10 @@ class Verdict:
     seeds_to_resolve: int | None
 
 
-def family(
+def test_family(
     differences: Mapping[str, Sequence[float]], margin: float | None, lower_is_better: bool = True
-) -> dict[str, Verdict]:
-    """Judge each of a family of paired differences by seed; `margin` is how much makes no difference to the study.
+) -> dict[str, SignificanceResult]:
+    """Judge each of a test_family of paired differences by seed; `margin` is how much makes no difference to the study.
 
     What lies within the margin for certain is `equivalent`, be it zero or not: the study has said that so little does
     not count. Without a margin only differences that are exactly 0 in every seed are equivalent.
@@ -66,11 +66,13 @@ def family(
     found = {}
     for name, values in differences.items():
         if name not in several:
-            found[name] = Verdict(None, mean(values), None, None, None, None, None, None, None)
+            found[name] = SignificanceResult(
+                None, mean(values), None, None, None, None, None, None, None
+            )
             continue
         word = classify(mean(values).mean, p_holm[name], p_equivalent_holm[name], lower_is_better)
-        found[name] = Verdict(
-            word=word,
+        found[name] = SignificanceResult(
+            verdict=word,
             difference=mean(values),
             bootstrap95=bootstrap(several[name]),
             p=p[name],
@@ -85,7 +87,9 @@ def family(
     return found
 
 
-def classify(difference: float, p: float, p_equivalent: float, lower_is_better: bool) -> Word:
+def classify(
+    difference: float, p: float, p_equivalent: float, lower_is_better: bool
+) -> VerdictName:
     """Return what two p-values, corrected for all that is asked, say of a difference."""
     if p_equivalent < ALPHA:
         return "equivalent"
@@ -183,13 +187,13 @@ def _noncentral(df: int, shift: float, t: float) -> float:
     return chance if math.isfinite(chance) else float(ndtr(t - shift))
 
 
-def seeds_needed(power: Callable[[int], float]) -> int | None:
-    """Return the fewest seeds that reach `POWER`, at least 2; None beyond `MANY`. More seeds have more power."""
-    if power(MANY) < POWER:
+def required_seeds(power: Callable[[int], float]) -> int | None:
+    """Return the fewest seeds that reach `POWER`, at least 2; None beyond `MAX_SEEDS`. More seeds have more power."""
+    if power(MAX_SEEDS) < POWER:
         return None
     low, high = 2, 2
     while power(high) < POWER:
-        low, high = high + 1, min(2 * high, MANY)
+        low, high = high + 1, min(2 * high, MAX_SEEDS)
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if power(middle) >= POWER else (middle + 1, high)
@@ -200,7 +204,7 @@ def seeds_to_resolve(values: np.ndarray, margin: float | None, n_asked: int) -> 
     """Return how many seeds would resolve a difference if it were as large and as noisy as seen so far.
 
     Either way of resolving it counts: that it is not 0, or that it lies within the margin. The share of the error that
-    each of a family may make is taken for the smallest of Holm's, so that the number is rather too large.
+    each of a test_family may make is taken for the smallest of Holm's, so that the number is rather too large.
     """
     alpha, difference, sd = ALPHA / n_asked, float(values.mean()), float(values.std(ddof=1))
     ways: list[Callable[[int], float]] = [
@@ -208,11 +212,11 @@ def seeds_to_resolve(values: np.ndarray, margin: float | None, n_asked: int) -> 
     ]
     if margin is not None and abs(difference) < margin:
         ways.append(partial(tost_power, difference=difference, sd=sd, margin=margin, alpha=alpha))
-    found = [n for n in map(seeds_needed, ways) if n is not None]
+    found = [n for n in map(required_seeds, ways) if n is not None]
     return max(min(found), len(values) + 1) if found else None
 
 
-def detectable(n: int, sd: float, alpha: float) -> float:
+def minimum_detectable_effect(n: int, sd: float, alpha: float) -> float:
     """Return the smallest true difference that n paired seeds find with `POWER`; infinite for a single seed."""
     if n < 2:
         return math.inf

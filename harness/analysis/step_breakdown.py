@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.analysis.dataset import Entry
-from harness.analysis.metrics import DIVERGES, Verdict
-from harness.results.run_data import PHASES
+from harness.analysis.metrics import DIVERGES, EquivalenceStatus
+from harness.results.records import PHASES, CollectiveTraffic
 
 TOLERANCE = 0.02  # a larger deviation from what is predicted is said
 
 
 @dataclass(frozen=True)
-class Phases:
+class PhaseTimes:
     """Seconds of a step's phases, the mean over ranks and seeds of each rank's median; they need not sum to `step_s`.
 
     `waiting_by_rank_s` has each rank's exposed wait, the mean over seeds. On CUDA waits are not known: None and [].
@@ -39,7 +39,7 @@ class Phases:
 
 
 @dataclass(frozen=True)
-class Traffic:
+class TrafficTotals:
     """What the rank that sends most sends in a step, by collective: {`calls`, `payload_bytes`, `sent_bytes`}.
 
     `deviation` is how much more is sent than predicted, over what is predicted; None without a prediction.
@@ -52,14 +52,14 @@ class Traffic:
 
 
 @dataclass(frozen=True)
-class Held:
+class MemoryPrediction:
     """What the fullest rank holds between steps beside what theory predicts, bytes by category, and the deviations."""
 
     predicted: dict[str, float]
     deviation: dict[str, float]
 
 
-def phases(entry: Entry, verdict: Verdict | None) -> Phases | None:
+def phases(entry: Entry, verdict: EquivalenceStatus | None) -> PhaseTimes | None:
     """Return where an entry's time goes; None where it was not measured, or another model is trained."""
     runs = [run.phases for run in entry.done if run.phases]
     if not runs or verdict == DIVERGES:
@@ -68,7 +68,7 @@ def phases(entry: Entry, verdict: Verdict | None) -> Phases | None:
         f"{phase}_s": _mean(rank[phase] for ranks in runs for rank in ranks) for phase in PHASES
     }
     waits = [_mean(rank["waiting"] for rank in same) for same in zip(*runs, strict=True)]
-    return Phases(**mean, waiting_by_rank_s=[wait for wait in waits if wait is not None])  # type: ignore[arg-type]
+    return PhaseTimes(**mean, waiting_by_rank_s=[wait for wait in waits if wait is not None])  # type: ignore[arg-type]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -76,34 +76,34 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def traffic(entry: Entry) -> Traffic | None:
+def traffic(entry: Entry) -> TrafficTotals | None:
     """Return what an entry sends; None where it was not counted."""
-    counted = [(run.probes, rank) for run in entry.done for rank in run.probes.get("traffic") or ()]
+    counted = [(run.measured, rank) for run in entry.done for rank in run.measured.traffic]
     if not counted:
         return None
     probes, most = max(counted, key=lambda found: _sent(found[1]))
-    sent, predicted = _sent(most), probes.get("predicted_bytes_sent")
-    return Traffic(most, sent, predicted, _deviation(sent, predicted))
+    sent, predicted = _sent(most), probes.predicted_bytes_sent
+    collectives = {name: calls.model_dump() for name, calls in most.items()}
+    return TrafficTotals(collectives, sent, predicted, _deviation(sent, predicted))
 
 
-def held(entry: Entry) -> Held | None:
+def memory_prediction(entry: Entry) -> MemoryPrediction | None:
     """Return an entry's memory between steps beside what is predicted; None where there is no prediction."""
-    runs = [run.probes for run in entry.done if run.probes.get("predicted_memory")]
+    runs = [run.measured for run in entry.done if run.measured.predicted_memory]
     if not runs:
         return None
-    probes = max(runs, key=lambda probes: max(rank["peak"] for rank in probes["memory"]))
-    fullest, predicted = (
-        max(probes["memory"], key=lambda rank: rank["peak"]),
-        probes["predicted_memory"],
-    )
-    return Held(
+    probes = max(runs, key=lambda probes: max(rank.peak for rank in probes.memory))
+    assert probes.predicted_memory is not None
+    fullest = max(probes.memory, key=lambda rank: rank.peak)
+    predicted = probes.predicted_memory.model_dump()
+    return MemoryPrediction(
         predicted,
-        {name: _deviation(fullest[name], size) or 0.0 for name, size in predicted.items()},
+        {name: _deviation(getattr(fullest, name), size) or 0.0 for name, size in predicted.items()},
     )
 
 
-def _sent(rank: dict[str, dict[str, float]]) -> float:
-    return float(sum(calls["sent_bytes"] for calls in rank.values()))
+def _sent(rank: dict[str, CollectiveTraffic]) -> float:
+    return float(sum(calls.sent_bytes for calls in rank.values()))
 
 
 def _deviation(found: float, predicted: float | None) -> float | None:

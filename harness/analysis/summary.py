@@ -6,24 +6,24 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from harness.analysis import budgets, decoding, equivalence, scaling
+from harness.analysis import budgets, decoding, equivalence, hypotheses, scaling
 from harness.analysis import eval_lengths as lengths
-from harness.analysis import hypotheses as judge
 from harness.analysis import metrics as results
 from harness.analysis import step_breakdown as where
 from harness.analysis import variance_components as variance
 from harness.analysis.budgets import CostToBaselineLoss, Ranking
-from harness.analysis.dataset import Entry, Study
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.decoding import Decoding
 from harness.analysis.equivalence import Equivalence
 from harness.analysis.eval_lengths import LengthLoss
-from harness.analysis.hypotheses import Judgement, Quantity
-from harness.analysis.metrics import DIVERGES, Comparison, Result
-from harness.analysis.scaling import Scale
-from harness.analysis.step_breakdown import Held, Phases, Traffic
-from harness.analysis.variance_components import Shares
+from harness.analysis.hypotheses import MetricTests, Quantity
+from harness.analysis.metrics import DIVERGES, BaselineComparison, Result
+from harness.analysis.scaling import ScalingRow
+from harness.analysis.step_breakdown import MemoryPrediction, PhaseTimes, TrafficTotals
+from harness.analysis.variance_components import VarianceComponents
+from harness.results.records import SCHEMA_VERSION
 from harness.results.run_data import RunData
-from harness.results.store import SCHEMA_VERSION, Json
+from harness.results.upgrade import Json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,21 +33,21 @@ if TYPE_CHECKING:
 class Summary:
     """A study and all that was worked out from it; what tables, figures and page are made of."""
 
-    study: Study
+    study: StudyResults
     created_at: str
     results: dict[str, Result]
-    comparisons: list[Comparison]
-    judgements: dict[Quantity, Judgement]
+    comparisons: list[BaselineComparison]
+    metric_tests: dict[Quantity, MetricTests]
     rankings: list[Ranking]
     savings: list[CostToBaselineLoss]
-    variance: list[Shares]
+    variance: list[VarianceComponents]
     equivalence: list[Equivalence]
     decoding: dict[str, list[Decoding]]
     lengths: dict[str, list[LengthLoss]]
-    phases: dict[str, Phases | None]
-    traffic: dict[str, Traffic | None]
-    held: dict[str, Held | None]
-    scaling: list[Scale]
+    phases: dict[str, PhaseTimes | None]
+    traffic: dict[str, TrafficTotals | None]
+    predicted_memory: dict[str, MemoryPrediction | None]
+    scaling: list[ScalingRow]
 
     @cached_property
     def with_results(self) -> list[Result]:
@@ -66,7 +66,7 @@ class Summary:
         """The labels of the entries that train another model than they say, and so have no speed."""
         return {label for label, result in self.results.items() if result.equivalence == DIVERGES}
 
-    def of(self, entries: Sequence[Entry]) -> "Summary":
+    def restricted_to(self, entries: Sequence[Entry]) -> "Summary":
         """Return the part that tells of these entries alone; verdicts and effects stay those of the whole study."""
         levels = {
             axis: tuple(
@@ -77,16 +77,16 @@ class Summary:
         labels = {entry.label for entry in entries}
         fields: dict[str, Any] = {
             name: {label: found for label, found in getattr(self, name).items() if label in labels}
-            for name in ("results", "decoding", "lengths", "phases", "traffic", "held")
+            for name in ("results", "decoding", "lengths", "phases", "traffic", "predicted_memory")
         }
         for name in ("comparisons", "equivalence"):
-            fields[name] = [found for found in getattr(self, name) if found.label in labels]
+            fields[name] = [found for found in getattr(self, name) if found.entry in labels]
         return replace(
             self, study=replace(self.study, entries=tuple(entries), levels=levels), **fields
         )
 
 
-def summarise(study: Study, created_at: str) -> Summary:
+def summarize(study: StudyResults, created_at: str) -> Summary:
     """Work out all numbers of the report, once."""
     equivalent = equivalence.equivalence(study)
     verdicts = equivalence.verdicts(equivalent)
@@ -98,7 +98,7 @@ def summarise(study: Study, created_at: str) -> Summary:
             entry.label: results.result(entry, verdicts.get(entry.label)) for entry in study.entries
         },
         comparisons=results.comparisons(study, diverging),
-        judgements=judge.judge(study, diverging),
+        metric_tests=hypotheses.test_hypotheses(study, diverging),
         rankings=budgets.rankings(study),
         savings=budgets.savings(study),
         variance=variance.shares(study),
@@ -109,7 +109,7 @@ def summarise(study: Study, created_at: str) -> Summary:
             entry.label: where.phases(entry, verdicts.get(entry.label)) for entry in study.entries
         },
         traffic={entry.label: where.traffic(entry) for entry in study.entries},
-        held={entry.label: where.held(entry) for entry in study.entries},
+        predicted_memory={entry.label: where.memory_prediction(entry) for entry in study.entries},
         scaling=scaling.scaling(study, verdicts),
     )
 
@@ -124,27 +124,33 @@ def as_json(summary: Summary) -> Json:
         "settings_hash": study.settings_hash or None,
         "axes": {axis: list(levels) for axis, levels in study.levels.items()},
         "baseline": study.baseline,
-        "settings": {section: study.spec.get(section) for section in ("model", "data", "train")},
+        "settings": {
+            section: getattr(study.spec, section).model_dump() if study.spec else None
+            for section in ("model", "data", "train")
+        },
         "runs": dict(sorted(Counter(run.status for run in study.runs).items())),
         "left_out": {"other_settings": study.left_out, "superseded": study.superseded},
         "unreadable": study.unreadable,
         "entries": [_entry(summary, entry) for entry in study.entries],
         "comparisons": summary.comparisons,
-        "verdicts": {quantity: _judgement(found) for quantity, found in summary.judgements.items()},
+        "verdicts": {
+            quantity: _judgement(found) for quantity, found in summary.metric_tests.items()
+        },
         "rankings": summary.rankings,
         "savings": summary.savings,
         "variance": summary.variance,
         "equivalence": summary.equivalence,
         "scaling": summary.scaling,
         "environments": _environments(study.runs),
-        "launches": list(study.launches),
+        "launches": [launch.model_dump() for launch in study.launches],
     }
 
 
-def _judgement(found: Judgement) -> Json:
+def _judgement(found: MetricTests) -> Json:
     levels = {
         name: [
-            vars(level.effect) | {"p_holm": level.p_holm, "word": level.word} for level in levels
+            vars(level.effect) | {"p_holm": level.p_holm, "verdict": level.verdict}
+            for level in levels
         ]
         for name, levels in (("main_effects", found.main), ("interactions", found.interactions))
     }
@@ -160,19 +166,20 @@ def _judgement(found: Judgement) -> Json:
 
 
 def _entry(summary: Summary, entry: Entry) -> Json:
-    fields = dict(vars(summary.results[entry.label]))
+    fields = vars(summary.results[entry.label])
     probed = {
         "decoding": summary.decoding[entry.label],
         "lengths": summary.lengths[entry.label],
         "phases": summary.phases[entry.label],
         "traffic": summary.traffic[entry.label],
-        "predicted_memory": summary.held[entry.label],
+        "predicted_memory": summary.predicted_memory[entry.label],
     }
     runs = [_run(run) for run in (*entry.runs, *entry.crossed)]
-    return fields.pop("axes") | fields | probed | {"runs": runs}
+    return fields | probed | {"runs": runs}
 
 
 def _run(run: RunData) -> Json:
+    probes = run.probes
     return {
         "run_id": run.run_id,
         "seed": run.seed,
@@ -181,11 +188,11 @@ def _run(run: RunData) -> Json:
         "reason": run.reason,
         "message": run.message,
         "steps_recorded": len(run.steps),
-        "initial_hash": run.probes.get("initial_hash"),
-        "final_hashes": run.probes.get("final_hashes"),
-        "attention_kernels": run.probes.get("attention_kernels"),
-        "peak_flops": run.probes.get("peak_flops"),
-        "flops_per_token_counted": run.probes.get("flops_per_token_counted"),
+        "initial_hash": probes and probes.initial_hash,
+        "final_hashes": probes and probes.final_hashes,
+        "attention_kernels": probes and probes.attention_kernels,
+        "peak_flops": probes and probes.peak_flops.model_dump(),
+        "flops_per_token_counted": probes and probes.flops_per_token_counted,
     }
 
 
@@ -194,8 +201,6 @@ def _environments(runs: list[RunData]) -> list[Json]:
     found: dict[str, Json] = {}
     for run in runs:
         if run.env:
-            environment = found.setdefault(
-                repr(sorted(run.env.items())), {"env": run.env, "runs": []}
-            )
+            environment = found.setdefault(repr(run.env), {"env": run.env.model_dump(), "runs": []})
             environment["runs"].append(run.run_id)
     return list(found.values())

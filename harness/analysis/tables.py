@@ -14,9 +14,10 @@ from harness.analysis.equivalence import Equivalence
 from harness.analysis.eval_lengths import positions
 from harness.analysis.intervals import Bounds, Mean, Median, Ratio
 from harness.analysis.metrics import CATEGORIES
-from harness.analysis.significance import MANY
+from harness.analysis.significance import MAX_SEEDS
 from harness.analysis.summary import Summary
-from harness.results.run_data import PHASES, RunData
+from harness.results.records import PHASES
+from harness.results.run_data import RunData
 
 Row = Mapping[str, object]
 
@@ -108,7 +109,7 @@ COLUMNS: Mapping[str, list[Column]] = {
         Column("p_bh", NUMBER, "p adjusted for the family by Benjamini and Hochberg (1995)"),
         Column("p_equivalent_holm", NUMBER, "Holm-adjusted p of the equivalence test (TOST)"),
         Column("effect_size", NUMBER, "Hedges' g of the paired differences"),
-        Column("seeds_to_resolve", INTEGER, f"seeds for 80 % power; empty beyond {MANY:,}"),
+        Column("seeds_to_resolve", INTEGER, f"seeds for 80 % power; empty beyond {MAX_SEEDS:,}"),
     ],
     "effects": [
         METRIC,
@@ -313,7 +314,7 @@ def _bounded(name: str, value: float | None, bounds: Bounds | None) -> Row:
 def _entries(summary: Summary) -> Iterator[Row]:
     for result in summary.results.values():
         yield {
-            "entry": result.label,
+            "entry": result.entry,
             **result.axes,
             "seeds": tuple(result.seeds),
             "seeds_done": tuple(result.seeds_done),
@@ -349,7 +350,7 @@ def _runs(summary: Summary) -> Iterator[Row]:
 def _comparisons(summary: Summary) -> Iterator[Row]:
     for comparison in summary.comparisons:
         yield {
-            "entry": comparison.label,
+            "entry": comparison.entry,
             "against": comparison.against,
             "differs": tuple(comparison.differs),
             "seeds": tuple(comparison.seeds),
@@ -363,12 +364,12 @@ def _comparisons(summary: Summary) -> Iterator[Row]:
 
 
 def _verdicts(summary: Summary) -> Iterator[Row]:
-    for quantity, tests in summary.judgements.items():
+    for quantity, tests in summary.metric_tests.items():
         for entry, test in tests.entries.items():
             yield {
                 "quantity": quantity,
                 "entry": entry,
-                "verdict": test.word,
+                "verdict": test.verdict,
                 **_estimate("difference", test.difference),
                 "n_seeds": test.difference.n,
                 "p": test.p,
@@ -381,7 +382,7 @@ def _verdicts(summary: Summary) -> Iterator[Row]:
 
 
 def _effects(summary: Summary) -> Iterator[Row]:
-    for quantity, tests in summary.judgements.items():
+    for quantity, tests in summary.metric_tests.items():
         for name, effects in (("main", tests.main), ("interaction", tests.interactions)):
             for tested in effects:
                 levels = tested.effect.levels.items()
@@ -389,7 +390,7 @@ def _effects(summary: Summary) -> Iterator[Row]:
                     "quantity": quantity,
                     "effect": name,
                     "levels": tuple(f"{axis}={label}" for axis, label in levels),
-                    "verdict": tested.word,
+                    "verdict": tested.verdict,
                     **_bounded("estimate", tested.effect.estimate, tested.effect.ci95),
                     "se": tested.effect.se,
                     "p": tested.effect.p,
@@ -401,9 +402,9 @@ def _rankings(summary: Summary) -> Iterator[Row]:
     for ranking in summary.rankings:
         for rank, (entry, loss) in enumerate(ranking.val_loss.items(), start=1):
             yield {
-                "budget_kind": ranking.kind,
+                "budget_kind": ranking.budget_kind,
                 "budget": ranking.budget,
-                "budget_unit": BUDGET_UNITS[ranking.kind],
+                "budget_unit": BUDGET_UNITS[ranking.budget_kind],
                 "rank": rank,
                 "entry": entry,
                 **_estimate("val_loss", loss),
@@ -413,12 +414,12 @@ def _rankings(summary: Summary) -> Iterator[Row]:
 def _savings(summary: Summary) -> Iterator[Row]:
     for cost in summary.savings:
         yield {
-            "entry": cost.label,
+            "entry": cost.entry,
             "against": cost.against,
             "seeds": tuple(cost.seeds),
             "not_reached": tuple(cost.not_reached),
-            **_bounded("tokens_ratio", cost.tokens, cost.tokens_ci95),
-            **_bounded("train_time_ratio", cost.train_s, cost.train_s_ci95),
+            **_bounded("tokens_ratio", cost.tokens_ratio, cost.tokens_ratio_ci95),
+            **_bounded("train_time_ratio", cost.train_time_ratio, cost.train_time_ratio_ci95),
         }
 
 
@@ -427,10 +428,10 @@ def _variance(summary: Summary) -> Iterator[Row]:
         for source in ("init", "data", "rest"):
             part = getattr(shares, source)
             yield {
-                "quantity": shares.of,
+                "quantity": shares.quantity,
                 "source": source,
                 **_bounded("sd", part.sd, part.ci95),
-                "fraction": part.share,
+                "fraction": part.fraction,
                 "entries": tuple(shares.entries),
                 "seeds": tuple(shares.seeds),
             }
@@ -438,7 +439,7 @@ def _variance(summary: Summary) -> Iterator[Row]:
 
 def _equivalence(row: Equivalence) -> Row:
     return {
-        "entry": row.label,
+        "entry": row.entry,
         "against": row.against,
         "seed": row.seed,
         "verdict": row.verdict,
@@ -446,14 +447,14 @@ def _equivalence(row: Equivalence) -> Row:
         "bitwise": row.bitwise,
         "initial_hash_equal": row.initial_hash_equal,
         "ranks_agree": row.ranks_agree,
-        "max_rel_loss_dev_first5": row.loss_first_steps,
-        "max_rel_grad_norm_dev_first5": row.grad_norm_first_steps,
-        "rel_loss_tolerance": row.loss_tolerance,
-        "rel_grad_norm_tolerance": row.grad_norm_tolerance,
-        "abs_loss_dev_first": row.loss_first_step,
-        "abs_loss_dev_last": row.loss_last_step,
-        "max_abs_loss_dev": row.loss_all_steps,
-        "abs_val_loss_dev": row.val_loss,
+        "max_rel_loss_dev_first5": row.max_rel_loss_dev_first5,
+        "max_rel_grad_norm_dev_first5": row.max_rel_grad_norm_dev_first5,
+        "rel_loss_tolerance": row.rel_loss_tolerance,
+        "rel_grad_norm_tolerance": row.rel_grad_norm_tolerance,
+        "abs_loss_dev_first": row.abs_loss_dev_first,
+        "abs_loss_dev_last": row.abs_loss_dev_last,
+        "max_abs_loss_dev": row.max_abs_loss_dev,
+        "abs_val_loss_dev": row.abs_val_loss_dev,
     }
 
 
@@ -466,8 +467,8 @@ def _done(summary: Summary) -> Iterator[tuple[str, RunData]]:
 
 def _memory(summary: Summary) -> Iterator[Row]:
     for entry, run in _done(summary):
-        for rank, memory in enumerate(run.probes["memory"]):
-            yield {"entry": entry, "seed": run.seed, "rank": rank, **memory}
+        for rank, memory in enumerate(run.measured.memory):
+            yield {"entry": entry, "seed": run.seed, "rank": rank, **memory.model_dump()}
 
 
 def _phases(summary: Summary) -> Iterator[Row]:
@@ -475,8 +476,8 @@ def _phases(summary: Summary) -> Iterator[Row]:
     for entry, run in _done(summary):
         if entry in summary.diverging:
             continue
-        for rank, times in enumerate(run.probes.get("phases") or ()):
-            samples = zip(*(times[name] for name in names), strict=True)
+        for rank, times in enumerate(run.measured.phases):
+            samples = zip(*(getattr(times, name) for name in names), strict=True)
             for sample, seconds in enumerate(samples):
                 yield {
                     "entry": entry,
@@ -489,22 +490,22 @@ def _phases(summary: Summary) -> Iterator[Row]:
 
 def _traffic(summary: Summary) -> Iterator[Row]:
     for entry, run in _done(summary):
-        for rank, collectives in enumerate(run.probes.get("traffic") or ()):
+        for rank, collectives in enumerate(run.measured.traffic):
             for collective, counts in collectives.items():
                 yield {
                     "entry": entry,
                     "seed": run.seed,
                     "rank": rank,
                     "collective": collective,
-                    **counts,
-                    "predicted_total_bytes": run.probes.get("predicted_bytes_sent"),
+                    **counts.model_dump(),
+                    "predicted_total_bytes": run.measured.predicted_bytes_sent,
                 }
 
 
 def _scaling(summary: Summary) -> Iterator[Row]:
     for row in summary.scaling:
         yield {
-            "entry": row.label,
+            "entry": row.entry,
             "group": row.group,
             "world_size": row.world_size,
             **_estimate("tokens_per_s", row.tokens_per_s),

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from harness.analysis.dataset import Entry, Study
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import Bounds
 from harness.analysis.metrics import PARALLELISM, baseline_of
 
@@ -22,7 +22,7 @@ TAIL = 0.025
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """One source's standard deviation, its 95 % interval, and its share of the variance; 0 where it shows none.
 
     The rest's interval is that of a chi-squared variance; a source's is Williams's (1962), which holds the true value
@@ -31,25 +31,25 @@ class Part:
 
     sd: float
     ci95: Bounds
-    share: float
+    fraction: float
 
 
 @dataclass(frozen=True)
-class Shares:
+class VarianceComponents:
     """The parts of the noise of a final validation loss, or of its difference from the baseline's, nats per token.
 
     Pooled over the `entries` of which every pair of seeds is done.
     """
 
-    of: Of
+    quantity: Of
     entries: list[str]
     seeds: list[int]
-    init: Part
-    data: Part
-    rest: Part
+    init: Component
+    data: Component
+    rest: Component
 
 
-def shares(study: Study) -> list[Shares]:
+def shares(study: StudyResults) -> list[VarianceComponents]:
     """Return the shares of the noise, where first values and orders were crossed and at least one entry is whole."""
     usual = study.baseline.get(PARALLELISM)
     tables = {
@@ -80,7 +80,7 @@ def _table(entry: Entry) -> dict[tuple[int, int], float] | None:
     return found if len(seeds) > 1 and len(found) == len(seeds) ** 2 else None
 
 
-def _shares(of: Of, tables: Mapping[str, Mapping[tuple[int, int], float]]) -> Shares:
+def _shares(of: Of, tables: Mapping[str, Mapping[tuple[int, int], float]]) -> VarianceComponents:
     """Pool the entries that have the same seeds as the first."""
     seeds = sorted({seed for seed, _ in next(iter(tables.values()))})
     alike = {
@@ -89,10 +89,10 @@ def _shares(of: Of, tables: Mapping[str, Mapping[tuple[int, int], float]]) -> Sh
         if table.keys() == {(i, j) for i in seeds for j in seeds}
     }
     init, data, rest = components(list(alike.values()))
-    return Shares(of, list(alike), seeds, init, data, rest)
+    return VarianceComponents(of, list(alike), seeds, init, data, rest)
 
 
-def components(tables: Sequence[np.ndarray]) -> tuple[Part, Part, Part]:
+def components(tables: Sequence[np.ndarray]) -> tuple[Component, Component, Component]:
     """Return the parts of rows, of columns, and the rest, from tables of shape (n, n) with the same n of each."""
     n = len(tables[0])
     squares = np.mean([_mean_squares(table) for table in tables], axis=0)
@@ -105,7 +105,7 @@ def components(tables: Sequence[np.ndarray]) -> tuple[Part, Part, Part]:
         (rest * df_rest / _chi2(1 - TAIL, df_rest), rest * df_rest / _chi2(TAIL, df_rest))
     )
     init, data, other = (
-        Part(math.sqrt(variance), (math.sqrt(low), math.sqrt(high)), variance / total)
+        Component(math.sqrt(variance), (math.sqrt(low), math.sqrt(high)), variance / total)
         for variance, (low, high) in zip(variances, bounds, strict=True)
     )
     return init, data, other

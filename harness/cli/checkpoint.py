@@ -33,17 +33,17 @@ def build_app() -> typer.Typer:
 
 def import_weights(source: Source, dest: Destination) -> None:
     """Read a published GPT-2: a folder, a file, or a hub name."""
-    from harness.model import weights
+    from harness.model.weights import import_gpt2
 
-    imported = weights.import_published(source, dest)
+    imported = import_gpt2(source, dest)
     print(f"{dest}: {imported.parameters:,} parameters, SHA-256 {imported.sha256}")
 
 
 def export_weights(source: Folder, dest: Destination) -> None:
     """Write weights in the layout that transformers loads."""
-    from harness.model import weights
+    from harness.model.weights import export_gpt2
 
-    weights.export_published(source, dest)
+    export_gpt2(source, dest)
     print(dest)
 
 
@@ -51,9 +51,9 @@ def show_weights(source: Folder) -> None:
     """Print the shape, the parameters, the hash, and the origin of each tensor."""
     from tabulate import tabulate
 
-    from harness.model import weights
+    from harness.model.weights import load_weights
 
-    loaded = weights.load(source)
+    loaded = load_weights(source)
     print(" ".join(f"{key}={value}" for key, value in asdict(loaded.shape).items()))
     print(" ".join(f"{axis}={choice.label}" for axis, choice in loaded.axes.items()))
     print(f"{loaded.parameters:,} parameters, SHA-256 {loaded.sha256}\n")

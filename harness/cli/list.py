@@ -36,14 +36,14 @@ def _print_json(planned: "PlannedStudy") -> None:
     for spec in planned.runs:
         run = {
             "run_id": spec.run_id,
-            "entry_id": spec.entry_id,
+            "entry": spec.entry,
             "seed": spec.seed,
             "data_seed": spec.order_seed,
-            "nproc": spec.launch.world_size,
+            "world_size": spec.launch.world_size,
         }
         labels = {axis: choice.label for axis, choice in spec.axes.items()}
         entries.append(run | labels | spec.expected.model_dump())
-    excluded = [{"entry_id": entry, "reason": reason} for entry, reason in planned.excluded]
+    excluded = [{"entry": entry, "reason": reason} for entry, reason in planned.excluded]
     print(json.dumps({"study": planned.name, "entries": entries, "excluded": excluded}, indent=1))
 
 
@@ -52,7 +52,7 @@ def _print_table(planned: "PlannedStudy") -> None:
 
     specs: dict[str, list[RunSpec]] = {}
     for spec in planned.runs:
-        specs.setdefault(spec.entry_id, []).append(spec)
+        specs.setdefault(spec.entry, []).append(spec)
     rows = [_row(entry, runs) for entry, runs in specs.items()]
     print(tabulate(rows, HEADERS, colalign=ALIGNMENT, disable_numparse=True))
     print(f"\n{len(rows)} entries, {len(planned.runs)} runs")

@@ -8,7 +8,7 @@ from harness.cli.common import DEFAULT_RESULTS, ResultsOption, StudyArgument, st
 from harness.errors import UserError
 
 if TYPE_CHECKING:
-    from harness.analysis.power import Plan
+    from harness.analysis.power import SeedPlan
 
 EffectSize = Annotated[
     float,
@@ -47,26 +47,26 @@ def plan(
     if fractional_design is None:
         return
     try:
-        entries = power.fraction(data.levels, data.baseline, fractional_design)
+        entries = power.fractional_design(data.levels, data.baseline, fractional_design)
     except ValueError as error:
         raise UserError(f"--fractional-design {error}") from error
     print(f"{fractional_design} entries that identify all main effects, without interactions:")
     print(*("-".join(labels.values()) for labels in entries), sep="\n")
 
 
-def _print_estimate(estimate: "Plan") -> None:
-    from harness.analysis.significance import MANY
+def _print_estimate(estimate: "SeedPlan") -> None:
+    from harness.analysis.significance import MAX_SEEDS
     from harness.launch.progress import duration
 
     bounds = (estimate.seeds, estimate.seeds_low, estimate.seeds_high)
-    seeds, low, high = (f"more than {MANY:,}" if n is None else f"{n:,}" for n in bounds)
+    seeds, low, high = (f"more than {MAX_SEEDS:,}" if n is None else f"{n:,}" for n in bounds)
     cost = f"{duration(estimate.hours_per_seed * 3600)} for each seed of all entries"
     if estimate.hours is not None:
         cost += f", {duration(estimate.hours * 3600)} for the missing seeds"
     print(
         f"noise: paired differences have a standard deviation of {estimate.noise:.4g} nats "
         f"({estimate.degrees_of_freedom} degrees of freedom, {estimate.n_compared} comparisons)",
-        f"available: {estimate.seeds_at_hand} seeds detect {estimate.detectable:.4g} nats "
+        f"available: {estimate.seeds_at_hand} seeds detect {estimate.minimum_detectable_effect:.4g} nats "
         "with 80 % power",
         f"needed: {seeds} seeds detect {estimate.detect:g} nats with 80 % power "
         f"({low} to {high}, because the noise is itself an estimate)",

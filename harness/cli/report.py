@@ -71,7 +71,7 @@ def _watch(store: "Store", names: Sequence[str], out: Path, interval_s: int) -> 
         n_open = 0
         for name in names:
             changed = store.last_change(name)
-            states = [status_of(run)["status"] for run in store.runs(name)]
+            states = [status_of(run).status for run in store.runs(name)]
             n_left = sum(state in OPEN for state in states)
             n_open += n_left
             if last_changes.get(name) != changed:

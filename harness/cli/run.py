@@ -21,7 +21,7 @@ from harness.errors import ExitCode
 
 if TYPE_CHECKING:
     from harness.config import PlannedStudy
-    from harness.results.records import RunSpec
+    from harness.results.records import LaunchRecord, RunSpec
 
 
 def run(
@@ -81,12 +81,14 @@ def run(
         raise typer.Exit(ExitCode.SOME_FAILED)
 
 
-def _launch_record(planned: "PlannedStudy", todo: "list[RunSpec]") -> dict[str, object]:
+def _launch_record(planned: "PlannedStudy", todo: "list[RunSpec]") -> "LaunchRecord":
+    from harness.results.records import LaunchRecord
+
     command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
-    return {
-        "command": command.encode(errors="replace").decode(),
-        "settings_hash": planned.settings_hash,
-        "note": planned.note,
-        "margin": planned.equivalence_margin.model_dump(),
-        "order": [spec.run_id for spec in todo],
-    }
+    return LaunchRecord(
+        command=command.encode(errors="replace").decode(),
+        order=[spec.run_id for spec in todo],
+        settings_hash=planned.settings_hash,
+        note=planned.note,
+        equivalence_margin=planned.equivalence_margin,
+    )

@@ -60,12 +60,12 @@ def sample(
 ) -> None:
     """Continue a prompt with a trained model. The text goes to stdout as it is generated."""
     options = locals()
-    from harness.sampling import generate
+    from harness.sampling.generate import GenerationRequest, generate
 
     if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may not represent the output
         sys.stdout.reconfigure(errors="replace")
     try:
-        generate.run(generate.Request(**options), _write)
+        generate(GenerationRequest(**options), _write)
     except BrokenPipeError:  # exit quietly on a closed pipe, also when Python flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

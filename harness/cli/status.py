@@ -1,6 +1,7 @@
 """`status`: show the state of the runs."""
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,12 +10,21 @@ from harness.cli.common import DEFAULT_RESULTS, ResultsOption, no_results, study
 from harness.errors import StoreError
 
 if TYPE_CHECKING:
-    from harness.results.store import Json, Run
+    from harness.results.store import Run
 
 OptionalStudy = Annotated[
     str | None,
     typer.Argument(metavar="[STUDY]", help="A study file, or the name of a study; default: all."),
 ]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The status of a run, or `unreadable`, with the reason."""
+
+    status: str
+    reason: str | None
+    message: str | None
 
 
 def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS) -> None:
@@ -27,24 +37,25 @@ def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS
         raise no_results(results, study)
     for name in names:
         runs = [(run, status_of(run)) for run in store.runs(name)]
-        counts = Counter(status["status"] for _, status in runs)
+        counts = Counter(outcome.status for _, outcome in runs)
         summary = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
         print(f"{name}: {len(runs)} runs: {summary}")
-        for run, state in runs:
-            if state["status"] not in ("done", "pending"):
-                print(f"  {_describe(run, state)}")
+        for run, outcome in runs:
+            if outcome.status not in ("done", "pending"):
+                print(f"  {_describe(run, outcome)}")
 
 
-def status_of(run: "Run") -> "Json":
+def status_of(run: "Run") -> Outcome:
     """Return the status of a run, also of one whose files cannot be read."""
     try:
-        return run.status
+        status = run.status
     except StoreError as error:
-        return {"status": "unreadable", "reason": "error", "message": str(error)}
+        return Outcome("unreadable", "error", str(error))
+    return Outcome(status.status, status.reason, status.message)
 
 
-def _describe(run: "Run", state: "Json") -> str:
+def _describe(run: "Run", outcome: Outcome) -> str:
     last = run.last_step()
-    step = f" at step {last['step'] + 1}" if last else ""
-    reason = f" ({state['reason']}: {state['message']})" if state["reason"] else ""
-    return f"{run.run_id}: {state['status']}{step}{reason}"
+    step = f" at step {last.step + 1}" if last else ""
+    reason = f" ({outcome.reason}: {outcome.message})" if outcome.reason else ""
+    return f"{run.run_id}: {outcome.status}{step}{reason}"

@@ -14,6 +14,7 @@ from harness.config.validate import load_parallelism, resolved_device
 from harness.data.batches import micro_batch_size
 from harness.data.corpus import Corpus
 from harness.results.records import (
+    SCHEMA_VERSION,
     InitSource,
     LaunchSpec,
     PredictedCost,
@@ -23,7 +24,6 @@ from harness.results.records import (
     RunSpec,
     TrainSettings,
 )
-from harness.results.store import SCHEMA_VERSION
 from variants.base import AXES
 
 SOURCE_PREFIX = "start-"  # of the names of runs that others start from
@@ -122,7 +122,7 @@ class RunSpecBuilder:
             schema_version=SCHEMA_VERSION,
             study=file.study.name,
             run_id=self.run_id(entry, seed, data_seed),
-            entry_id=self._entry_name(entry),
+            entry=self._entry_name(entry),
             seed=seed,
             data_seed=data_seed,
             settings_hash=self.settings_hash,

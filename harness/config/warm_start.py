@@ -14,7 +14,7 @@ from harness.config.study_file import InitSettings, RawTable, describe_errors
 from harness.errors import Problem, UserError, choices
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import IncompatibleWeightsError, initial_tensors
-from harness.model.weights import Weights, load
+from harness.model.weights import Weights, load_weights
 from harness.results.records import TrainSettings
 from variants import registry
 from variants.base import AXES, ModelShape
@@ -55,7 +55,7 @@ def read(
         return _read_run(init.from_run, axes, baseline, train)
     try:
         path = (folder / str(init.from_checkpoint)).resolve()
-        return Checkpoint(path, load(path))
+        return Checkpoint(path, load_weights(path))
     except UserError as error:
         for problem in error.problems:
             axes.add_problem(CHECKPOINT_KEY, str(problem))

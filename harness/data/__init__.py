@@ -1,1 +1,1 @@
-"""Text and tokens: found, checked and tokenised once, before anything starts. No torch."""
+"""Text corpora, tokenizers, and the batches of every step."""

@@ -1,4 +1,4 @@
-"""Batches and evaluation windows: which tokens a rank sees at a step is a function of (seed, step), nothing else."""
+"""Batches and evaluation windows as a function of (data seed, step), without iterator state."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from harness.results.records import TokenSlice
 
 
 class Tokens:
-    """The tokens of a split, mapped into memory and not read: one sequence over all its files."""
+    """The tokens of a split as one sequence over all its memory-mapped files."""
 
     def __init__(self, slices: Sequence[TokenSlice]) -> None:
         self._parts = [
@@ -25,46 +25,56 @@ class Tokens:
         return int(self._ends[-1])
 
     def window(self, start: int, length: int) -> np.ndarray:
-        """Return `length` tokens from `start` on; a window may reach over the end of a file."""
-        found, index = [], int(np.searchsorted(self._ends, start, side="right"))
+        """Return `length` tokens from `start`, also across the end of a file."""
+        index = int(np.searchsorted(self._ends, start, side="right"))
         offset = start - int(self._ends[index] - len(self._parts[index]))
+        pieces = []
         while length > 0:
-            found.append(self._parts[index][offset : offset + length])
-            length, offset, index = length - len(found[-1]), 0, index + 1
-        return found[0] if len(found) == 1 else np.concatenate(found)
+            piece = self._parts[index][offset : offset + length]
+            pieces.append(piece)
+            length -= len(piece)
+            offset = 0
+            index += 1
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def windows(self, offsets: np.ndarray, seq_len: int) -> tuple[Tensor, Tensor]:
-        """Return the windows that begin at `offsets`, and the same one token later: (n, seq_len) each, int64."""
+        """Return the windows that begin at `offsets`, and the same windows one token later.
+
+        Both are (n, seq_len), int64: inputs and targets.
+        """
         rows = np.empty((len(offsets), seq_len + 1), dtype=np.uint16)
         part_of = np.searchsorted(self._ends, offsets, side="right")
-        whole = offsets + seq_len < self._ends[part_of]
-        for part in np.unique(
-            part_of[whole]
-        ):  # all windows of a file at once: one by one takes ten times as long
-            mine = whole & (part_of == part)
+        in_one_file = offsets + seq_len < self._ends[part_of]
+        # All windows of a file are copied at once; one by one takes ten times as long.
+        for part in np.unique(part_of[in_one_file]):
+            selected = in_one_file & (part_of == part)
             first = self._ends[part] - len(self._parts[part])
-            rows[mine] = sliding_window_view(self._parts[part], seq_len + 1)[offsets[mine] - first]
-        for i in np.flatnonzero(~whole):
+            views = sliding_window_view(self._parts[part], seq_len + 1)
+            rows[selected] = views[offsets[selected] - first]
+        for i in np.flatnonzero(~in_one_file):
             rows[i] = self.window(int(offsets[i]), seq_len + 1)
         tokens = torch.from_numpy(rows.astype(np.int64))
         return tokens[:, :-1], tokens[:, 1:]
 
 
-def micro_batch_size(share: int, cap: int | None) -> int:
-    """Return how many of a rank's `share` of sequences go through the model at once: all, or `cap`, which divides it.
+def micro_batch_size(local_sequences: int, limit: int | None) -> int:
+    """Return how many of a rank's `local_sequences` are in one forward pass: all, or `limit`.
 
     Raises:
-        ValueError: `cap` does not divide the share; the message names the nearest that do.
+        ValueError: `limit` does not divide `local_sequences`; the message names the nearest
+            divisors.
     """
-    if cap is None or share <= cap:
-        return share
-    if share % cap:
-        divisors = [n for n in range(1, share + 1) if share % n == 0]
-        below, above = max(n for n in divisors if n < cap), min(n for n in divisors if n > cap)
+    if limit is None or local_sequences <= limit:
+        return local_sequences
+    if local_sequences % limit:
+        divisors = [n for n in range(1, local_sequences + 1) if local_sequences % n == 0]
+        below = max(n for n in divisors if n < limit)
+        above = min(n for n in divisors if n > limit)
         raise ValueError(
-            f"{cap} does not divide the {share} sequences of a rank; the nearest that do: {below}, {above}"
+            f"{limit} does not divide the {local_sequences} sequences of a rank; "
+            f"the nearest that do: {below}, {above}"
         )
-    return cap
+    return limit
 
 
 @dataclass(frozen=True)
@@ -77,22 +87,28 @@ class Batches:
     seed: int
 
     def offsets(self, step: int) -> np.ndarray:
-        """Return where the step's windows begin, (n_sequences,), the same on every rank."""
-        generator = np.random.Generator(
-            np.random.Philox(key=np.array([self.seed, step], dtype=np.uint64))
-        )
+        """Return the starts of the step's windows, (n_sequences,), the same on every rank."""
+        key = np.array([self.seed, step], dtype=np.uint64)
+        generator = np.random.Generator(np.random.Philox(key=key))
         return generator.integers(0, len(self.tokens) - self.seq_len, size=self.n_sequences)
 
     def micro_batches(
         self, step: int, rank: int, world_size: int, micro_batch: int
     ) -> list[tuple[Tensor, Tensor]]:
-        """Return the rank's slice of the step as (tokens, targets), each (micro_batch, seq_len), int64."""
-        share = self.offsets(step).reshape(world_size, -1, micro_batch)[rank]
-        return [self.tokens.windows(offsets, self.seq_len) for offsets in share]
+        """Return a rank's micro-batches of the step as (tokens, targets).
+
+        Both are (micro_batch, seq_len), int64.
+        """
+        local_offsets = self.offsets(step).reshape(world_size, -1, micro_batch)[rank]
+        return [self.tokens.windows(offsets, self.seq_len) for offsets in local_offsets]
 
 
 def evaluation_offsets(n_tokens: int, seq_len: int, eval_tokens: int | None) -> np.ndarray:
-    """Return the one fixed list of windows: all that do not overlap, or evenly spread ones of `eval_tokens` in all."""
+    """Return the starts of the evaluation windows, which do not overlap.
+
+    With `eval_tokens`, these are evenly spaced windows of that many tokens in all; without, every
+    window.
+    """
     n_all = (n_tokens - 1) // seq_len
     n = n_all if eval_tokens is None else min(n_all, max(1, eval_tokens // seq_len))
     return np.arange(n) * n_all // n * seq_len
@@ -101,14 +117,16 @@ def evaluation_offsets(n_tokens: int, seq_len: int, eval_tokens: int | None) -> 
 def shard_eval_windows(
     offsets: np.ndarray, rank: int, world_size: int, batch: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the rank's batches of evaluation windows as (offsets, weights).
+    """Return a rank's batches of evaluation windows as (offsets, weights).
 
-    Every rank gets equally many batches, or a collective in the forward pass would wait for ever; windows that fill up
-    have weight 0.
+    Every rank gets the same number of batches; otherwise a collective in the forward pass would
+    deadlock. Windows that pad the last batch have weight 0.
     """
     per_rank = -(-len(offsets) // world_size)
     index = np.arange(per_rank) * world_size + rank
     weights = (index < len(offsets)).astype(np.float64)
-    mine = offsets[np.minimum(index, len(offsets) - 1)]
-    cuts = range(0, per_rank, batch)
-    return [(mine[cut : cut + batch], weights[cut : cut + batch]) for cut in cuts]
+    local_offsets = offsets[np.minimum(index, len(offsets) - 1)]
+    starts = range(0, per_rank, batch)
+    return [
+        (local_offsets[start : start + batch], weights[start : start + batch]) for start in starts
+    ]

@@ -1,4 +1,4 @@
-"""Text to tokens: tiktoken's encodings by name, and `bytes`, whose 256 tokens are the bytes of UTF-8."""
+"""Tokenizers: tiktoken encodings by name, and `bytes`, whose 256 tokens are the bytes of UTF-8."""
 
 import io
 from collections.abc import Sequence
@@ -7,44 +7,43 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import Problem, UserError, choices
-from harness.results.store import write_bytes
+from harness.results.files import write_bytes
 
-NAMES = ("bytes", "gpt2", "r50k_base", "p50k_base")  # those whose tokens fit into uint16
+NAMES = ("bytes", "gpt2", "r50k_base", "p50k_base")  # all whose tokens fit into uint16
 
 
 class Tokenizer:
-    """An encoding of text.
+    """Encodes text to tokens and back.
 
     Raises:
-        UserError: no such name, or tiktoken cannot get its files; `place` says who asked.
+        UserError: the name is unknown, or tiktoken cannot download its files. `place` is where
+            the name comes from.
     """
 
     def __init__(self, name: str, place: str = "tokenizer") -> None:
         self.name = name
         if name not in NAMES:
-            raise UserError(
-                [Problem(place, f"'{name}': no such tokenizer; {choices(name, NAMES)}")]
-            )
+            message = f"'{name}': no such tokenizer; {choices(name, NAMES)}"
+            raise UserError([Problem(place, message)])
         import tiktoken
 
         if name == "bytes":
-            ranks = {bytes([value]): value for value in range(256)}
             self._encoding = tiktoken.Encoding(
                 "bytes",
                 pat_str=r"(?s:.)",
-                mergeable_ranks=ranks,
+                mergeable_ranks={bytes([value]): value for value in range(256)},
                 special_tokens={},
                 explicit_n_vocab=256,
             )
-        else:
-            try:
-                self._encoding = tiktoken.get_encoding(name)
-            except OSError as error:
-                message = (
-                    f"'{name}': tiktoken cannot download it ({type(error).__name__}); run once where there is a "
-                    f"network with TIKTOKEN_CACHE_DIR=FOLDER and bring that folder here"
-                )
-                raise UserError([Problem(place, message)]) from error
+            return
+        try:
+            self._encoding = tiktoken.get_encoding(name)
+        except OSError as error:
+            message = (
+                f"'{name}': tiktoken cannot download it ({type(error).__name__}); run once with a "
+                f"network and TIKTOKEN_CACHE_DIR=FOLDER, then copy that folder here"
+            )
+            raise UserError([Problem(place, message)]) from error
 
     @property
     def vocab_size(self) -> int:
@@ -53,32 +52,26 @@ class Tokenizer:
 
     @property
     def end_of_text(self) -> int | None:
-        """Return the token that stands between two texts, None where there is none."""
+        """Return the token that separates texts, None if there is none."""
         return self._encoding.eot_token if self._encoding.special_tokens_set else None
 
     def encode(self, text: str) -> np.ndarray:
-        """Return the tokens, uint16; special tokens in the text are plain text."""
-        if (
-            self.name == "bytes"
-        ):  # the same as the encoding's, without its detour over every single character
+        """Return the tokens, uint16; special tokens in the text are encoded as plain text."""
+        if self.name == "bytes":  # the encoding gives the same, character by character
             return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.uint16)
         return np.array(self._encoding.encode_ordinary(text), dtype=np.uint16)
 
     def decode_bytes(self, tokens: Sequence[int]) -> bytes:
-        """Return the UTF-8 that the tokens stand for; it may begin and end inside of a character."""
+        """Return the UTF-8 of the tokens, which may begin or end inside a character."""
         return self._encoding.decode_bytes(list(tokens))
 
     def byte_lengths(self, folder: Path) -> Path:
-        """Return a .npy file with the number of bytes of each token, (vocab_size,), kept in `folder`."""
+        """Return a .npy file with the bytes of each token, (vocab_size,), cached in `folder`."""
         file = folder / "tokens" / f"{self.name}.bytes.npy"
         if not file.exists():
+            lengths = [self._n_bytes(token) for token in range(self.vocab_size)]
             buffer = io.BytesIO()
-            np.save(
-                buffer,
-                np.array(
-                    [self._n_bytes(token) for token in range(self.vocab_size)], dtype=np.int64
-                ),
-            )
+            np.save(buffer, np.array(lengths, dtype=np.int64))
             write_bytes(file, buffer.getvalue())
         return file
 
@@ -87,8 +80,5 @@ class Tokenizer:
             value = self._encoding.decode_single_token_bytes(token)
         except KeyError:  # a gap in the numbering
             return 0
-        return (
-            0
-            if value.decode("utf-8", "replace") in self._encoding.special_tokens_set
-            else len(value)
-        )
+        is_special = value.decode("utf-8", "replace") in self._encoding.special_tokens_set
+        return 0 if is_special else len(value)

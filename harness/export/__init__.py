@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness.analysis.dataset import Study
+from harness.analysis.dataset import StudyResults
 from harness.errors import UserError
 from harness.export.frames import Record, records
 
@@ -22,7 +22,7 @@ NEEDS = {  # module: what pip calls the extra that brings it
 }
 
 
-def export(study: Study, to: str, out: Path) -> tuple[Path, str | None]:
+def export(study: StudyResults, to: str, out: Path) -> tuple[Path, str | None]:
     """Write a study's runs, all that have recorded a step, to `out/<study>/<to>/`; return that and what to do with it.
 
     An earlier export there is replaced, as soon as the new one is whole.

@@ -15,10 +15,10 @@ from rich.progress import track
 
 from harness.analysis import equivalence
 from harness.analysis import metrics as results
-from harness.analysis.dataset import Entry, Study
-from harness.analysis.metrics import Verdict
+from harness.analysis.dataset import Entry, StudyResults
+from harness.analysis.metrics import EquivalenceStatus
 from harness.results.run_data import RunData
-from harness.results.store import Json
+from harness.results.upgrade import Json
 
 Kind = type[str] | type[int] | type[float] | type[bool]
 Columns = dict[str, np.ndarray | list[Any]]
@@ -70,7 +70,10 @@ class Record:
             "data_seed": self.run.order_seed,
         }
         for section in ("model", "data", "train"):
-            found |= {f"{section}.{key}": value for key, value in self.run.spec[section].items()}
+            found |= {
+                f"{section}.{key}": value
+                for key, value in getattr(self.run.spec, section).model_dump().items()
+            }
         return {
             key: value if isinstance(value, str | int | float) else str(value)
             for key, value in found.items()
@@ -119,7 +122,7 @@ class Record:
             yield step, at, {name: value for name, value in values.items() if np.isfinite(value)}
 
 
-def records(study: Study) -> list[Record]:
+def records(study: StudyResults) -> list[Record]:
     """Return every run that has recorded a step, in the study's order."""
     verdicts = equivalence.verdicts(equivalence.equivalence(study))
     return [
@@ -130,15 +133,15 @@ def records(study: Study) -> list[Record]:
     ]
 
 
-def _results(run: RunData, entry: Entry, verdict: Verdict | None) -> Json:
+def _results(run: RunData, entry: Entry, verdict: EquivalenceStatus | None) -> Json:
     found: Json = dict.fromkeys(RUNS) | {
         "status": run.status,
         "reason": run.reason,
         "started_at": run.started_at,
         "steps_recorded": len(run.steps),
         "equivalence": verdict,
-        "host": run.env.get("host"),
-        "git_commit": run.env.get("git_commit"),
+        "host": run.env and run.env.host,
+        "git_commit": run.env and run.env.git_commit,
     }
     if run.status != "done":
         return found

@@ -20,8 +20,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from harness.launch.watchdog import Watchdog
-from harness.results.records import LaunchSpec
-from harness.results.store import Reason, Run
+from harness.results.records import FailureReason, LaunchSpec
+from harness.results.store import Run
 
 WORKER = "harness.training.main"  # named, never imported here
 PRELOADED = (
@@ -56,13 +56,13 @@ def start(run: Run, launch: LaunchSpec) -> None:
         KeyboardInterrupt, SignalException: the user stopped it; the run is marked as interrupted.
     """
     start_fork_server()
-    run.begin()
+    run.mark_running()
     try:
         with tempfile.TemporaryDirectory(prefix="ablations-") as scratch:
             _launch(run, launch, Path(scratch))
     except STOP_EXCEPTIONS:
-        if run.status["status"] == "running":  # a rank that reached its next step has recorded more
-            run.end("interrupted", "killed", "stopped by the user")
+        if run.status.status == "running":  # a rank that reached its next step has recorded more
+            run.finish("interrupted", "killed", "stopped by the user")
         raise
 
 
@@ -83,7 +83,7 @@ def _launch(run: Run, launch: LaunchSpec, scratch: Path) -> None:
         logs_specs=DefaultLogsSpecs(log_dir=str(scratch)),
     )
     threads = max(1, cores() // launch.world_size)
-    reason: Reason = "error"
+    reason: FailureReason = "error"
     message = "its processes ended without recording a result"
     watchdog = Watchdog(run, launch, pids)
     try:
@@ -93,10 +93,10 @@ def _launch(run: Run, launch: LaunchSpec, scratch: Path) -> None:
         reason = "killed"
         message = _describe_failure(error)
     if watchdog.reason is not None:
-        if run.status["status"] != "done":
-            run.end("failed", "timeout", watchdog.reason)
-    elif run.status["status"] == "running":
-        run.end("failed", reason, message)
+        if run.status.status != "done":
+            run.finish("failed", "timeout", watchdog.reason)
+    elif run.status.status == "running":
+        run.finish("failed", reason, message)
 
 
 def _describe_failure(error: ChildFailedError) -> str:

@@ -122,10 +122,10 @@ class ProgressReporter:
             step = current.run.last_step() if current is not None else None
             if current is None or step is None:
                 continue
-            done = step["step"] + 1
+            done = step.step + 1
             n_steps = current.spec.train.steps
-            loss = "none" if step["loss"] is None else f"{step['loss']:.4f}"
-            note = f"loss {loss}  {step['tokens'] / step['step_s']:,.0f} tokens/s"
+            loss = "none" if step.loss is None else f"{step.loss:.4f}"
+            note = f"loss {loss}  {step.tokens / step.step_s:,.0f} tokens/s"
             time_left = self._time_left(done / n_steps)
             self._display.update(self._run_task, completed=done, note=note)
             self._display.update(self._all_task, completed=self._n_ended, note=time_left)
@@ -138,10 +138,10 @@ class ProgressReporter:
 def _outcome(run: Run) -> tuple[str, str]:
     """Return how a run ended, and its final loss or why it failed."""
     status = run.status
-    if status["status"] != "done":
-        return f"{status['status'].upper()} ({status['reason']})", str(status["message"])
+    if status.status != "done":
+        return f"{status.status.upper()} ({status.reason})", str(status.message)
     evals = run.evals()
-    return "done", f"val loss {evals[-1]['val_loss']:.4f}" if evals else str(status["message"])
+    return "done", f"val loss {evals[-1].val_loss:.4f}" if evals else str(status.message)
 
 
 def _total_flops(spec: RunSpec) -> float:
@@ -153,8 +153,9 @@ def time_summary(store: Store, specs: Sequence[RunSpec], wall_s: float) -> str:
     """Return the wall time of a launch, and the fraction of it in which its runs trained."""
     busy_s = 0.0
     for spec in specs:
-        times = store.run(spec.study, spec.run_id).probes.get("time", {})
-        busy_s += times.get("train_s", 0.0) + times.get("eval_s", 0.0)
+        probes = store.run(spec.study, spec.run_id).probes
+        if probes is not None and probes.time is not None:
+            busy_s += probes.time.train_s + probes.time.eval_s
     return f"{duration(wall_s)}, {busy_s / wall_s:.0%} of it training and evaluating"
 
 

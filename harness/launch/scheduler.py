@@ -31,7 +31,7 @@ def select_runs(store: Store, specs: Sequence[RunSpec], retry_failed: bool = Fal
     selection = RunSelection()
     for spec in specs:
         run = store.run(spec.study, spec.run_id)
-        status = run.status["status"] if (run.path / "status.json").exists() else "pending"
+        status = run.status.status if run.exists else "pending"
         if status == "done":
             selection.done.append(spec)
         elif status == "running":
@@ -61,7 +61,7 @@ def plan_runs(store: Store, study: str, specs: Sequence[RunSpec], all_run_ids: s
     """Record the runs as pending, and drop pending runs that the study no longer contains."""
     store.prune_pending(study, keep=all_run_ids)
     for spec in specs:
-        store.run(study, spec.run_id).plan(spec.model_dump())
+        store.run(study, spec.run_id).create(spec)
 
 
 def run_all(
@@ -75,7 +75,7 @@ def run_all(
     if not specs:
         return
     started_at = {
-        spec.run_id: store.run(spec.study, spec.run_id).status["started_at"] for spec in specs
+        spec.run_id: store.run(spec.study, spec.run_id).status.started_at for spec in specs
     }
     with ProgressReporter(specs) as progress:
         deferred: list[RunSpec] = []
@@ -126,14 +126,14 @@ def _run_one(
 ) -> None:
     """Run a claimed run, unless another process has ended it since `started_at` or its source is not done."""
     run = store.run(spec.study, spec.run_id)
-    run.update_spec(spec.model_dump())
+    run.update_spec(spec)
     status = run.status
-    failed_elsewhere = status["status"] == "failed" and status["started_at"] != started_at
-    if status["status"] == "done" or failed_elsewhere:
-        progress.skip_run(run, f"{status['status']} by another process")
+    failed_elsewhere = status.status == "failed" and status.started_at != started_at
+    if status.status == "done" or failed_elsewhere:
+        progress.skip_run(run, f"{status.status} by another process")
         return
     source = _source_run(store, spec)
-    if source is not None and source.status["status"] != "done":
+    if source is not None and source.status.status != "done":
         progress.skip_run(run, f"waits for {source.run_id}, which is not done")
         return
     progress.start_run(run, spec)
@@ -145,7 +145,7 @@ def _run_one(
 
 
 def _has_failed(run: Run) -> bool:
-    return bool(run.status["status"] == "failed")
+    return run.status.status == "failed"
 
 
 def _has_source(spec: RunSpec) -> bool:
@@ -162,4 +162,4 @@ def _source_run(store: Store, spec: RunSpec) -> Run | None:
 
 def _source_is_running(store: Store, spec: RunSpec) -> bool:
     source = _source_run(store, spec)
-    return source is not None and source.status["status"] == "running"
+    return source is not None and source.status.status == "running"

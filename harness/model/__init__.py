@@ -1,1 +1,1 @@
-"""Checkpoints of GPT-2: the published layout in and out, and the harness's own folder of weights."""
+"""The GPT-2 model: architecture, initialization, weights, decoding."""

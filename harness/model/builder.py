@@ -1,31 +1,45 @@
-"""From a run's spec to its parts: the variants that it names, and the model made of them, without memory yet."""
+"""Build the model that a run's spec describes, from its variants."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 
 from harness.model.gpt import GPT
 from harness.results.records import VariantChoice
 from variants import registry
-from variants.base import AXES, Attention, FeedForward, ModelShape, Norm, Parallelism, Positional
+from variants.base import (
+    AXES,
+    Attention,
+    FeedForward,
+    ModelShape,
+    Norm,
+    Parallelism,
+    Positional,
+    Variant,
+)
+
+VariantT = TypeVar("VariantT", bound=Variant)
 
 
 class ModelBuilder:
-    """The variants of one entry, by axis, ready to be instantiated."""
+    """Instantiates the variants of one entry; axes that it leaves out get their default."""
 
     def __init__(
         self, shape: ModelShape, axes: Mapping[str, VariantChoice], variant_paths: Sequence[str]
     ) -> None:
-        self.shape, self.names = shape, ", ".join(choice.label for choice in axes.values())
-        self._classes, self._options = {}, {}
+        self.shape = shape
+        self.names = ", ".join(choice.label for choice in axes.values())
+        self._classes: dict[str, Callable[..., Variant]] = {}
+        self._options: dict[str, object] = {}
+        paths = [Path(path) for path in variant_paths]
         for axis, about in AXES.items():
-            choice = axes.get(axis) or VariantChoice(
-                name=about.default, label=about.default, options={}
-            )
-            cls = registry.load(axis, choice.name, [Path(path) for path in variant_paths])
-            self._classes[axis], self._options[axis] = cls, cls.Options(**choice.options)
+            default = VariantChoice(name=about.default, label=about.default, options={})
+            choice = axes.get(axis, default)
+            variant = registry.load(axis, choice.name, paths)
+            self._classes[axis] = variant
+            self._options[axis] = variant.Options(**choice.options)
 
     def model(self) -> GPT:
         """Return the model on the meta device: shapes without memory."""
@@ -33,24 +47,28 @@ class ModelBuilder:
             return GPT(self.shape, self)
 
     def positional(self) -> Positional:
-        """Return a new one of the entry's choice."""
-        return self._make("positional")
+        """Return a new positional encoding."""
+        return self._make(Positional, "positional")
 
     def attention(self, layer: int) -> Attention:
-        """Return a new one of the entry's choice."""
-        return self._make("attention", layer)
+        """Return the attention of a layer."""
+        return self._make(Attention, "attention", layer)
 
     def norm(self) -> Norm:
-        """Return a new one of the entry's choice."""
-        return self._make("norm")
+        """Return a new norm."""
+        return self._make(Norm, "norm")
 
     def mlp(self) -> FeedForward:
-        """Return a new one of the entry's choice."""
-        return self._make("mlp")
+        """Return a new MLP."""
+        return self._make(FeedForward, "mlp")
 
     def parallelism(self) -> Parallelism:
-        """Return how the run is spread over processes."""
-        return self._classes["parallelism"](self._options["parallelism"])
+        """Return the parallelism of the run."""
+        parallelism = self._classes["parallelism"](self._options["parallelism"])
+        assert isinstance(parallelism, Parallelism)
+        return parallelism
 
-    def _make(self, axis: str, *layer: int) -> Any:
-        return self._classes[axis](self.shape, self._options[axis], *layer)
+    def _make(self, base: type[VariantT], axis: str, *layer: int) -> VariantT:
+        module = self._classes[axis](self.shape, self._options[axis], *layer)
+        assert isinstance(module, base)
+        return module

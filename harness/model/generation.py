@@ -1,4 +1,4 @@
-"""What a model's context allows of a request, and the decoding itself: the prompt in one pass, then token by token.
+"""Decode from a model: one pass over the prompt, then token by token with the KV cache.
 
 Legend of shapes: B samples, T positions, V vocabulary.
 """
@@ -15,59 +15,67 @@ from variants.base import Cache
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The part of the prompt that is used, how many tokens follow it, and how many positions a cache has room for.
+class GenerationPlan:
+    """The tokens of the prompt that are used, the number of new tokens, and the cache's length.
 
-    `cut` says why it is not the whole prompt, `stop` why fewer tokens follow than were asked for.
+    `truncation_note` says why the prompt is cut, `stop_note` why there are fewer new tokens than
+    requested.
     """
 
     prompt: Sequence[int]
     n_new: int
     n_cached: int
-    cut: str | None = None
-    stop: str | None = None
+    truncation_note: str | None = None
+    stop_note: str | None = None
 
 
-def plan(
+def plan_generation(
     prompt: Sequence[int], length: int, seq_len: int, extrapolates: bool, positional: str
-) -> Plan:
-    """Fit a prompt and `length` more tokens into a context of `seq_len` positions.
+) -> GenerationPlan:
+    """Fit a prompt and `length` new tokens into a context of `seq_len` positions.
 
-    Where the positional encoding `extrapolates`, the context slides on and always holds the last `seq_len` positions. Where
-    it does not, the token after the last position is the last one: it needs no position of its own.
+    If the positional encoding `extrapolates`, the context slides: it holds the last `seq_len`
+    positions. If not, generation ends when the context is full. The token after the last position
+    is still generated, since it needs no position of its own.
 
     Raises:
-        UserError: the prompt alone is longer than a context that cannot slide.
+        UserError: the prompt is longer than a context that cannot slide.
     """
-    n_prompt, n_cached = len(prompt), min(seq_len, len(prompt) + length)
+    n_prompt = len(prompt)
+    n_cached = min(seq_len, n_prompt + length)
     if extrapolates:
-        cut = f"of the prompt's {n_prompt} tokens, the last {seq_len} are used: so long is the context"
-        return Plan(prompt[-seq_len:], length, n_cached, cut if n_prompt > seq_len else None)
+        note = None
+        if n_prompt > seq_len:
+            note = f"the prompt has {n_prompt} tokens; only the last {seq_len} fit the context"
+        return GenerationPlan(prompt[-seq_len:], length, n_cached, truncation_note=note)
     if n_prompt > seq_len:
-        message = f"{n_prompt} tokens, but the model's context, with {positional} positions, ends after {seq_len}"
+        message = f"{n_prompt} tokens, but the context has {seq_len} {positional} positions"
         raise UserError([Problem("--prompt", message)])
     n_new = min(length, seq_len - n_prompt + 1)
-    stop = (
-        f"stopped after {n_new} of {length} tokens: the context of {seq_len} positions is full, and {positional} "
-        f"positions have none for the next one; a relative encoding would slide on"
-    )
-    return Plan(prompt, n_new, n_cached, stop=stop if n_new < length else None)
+    note = None
+    if n_new < length:
+        note = (
+            f"stopped after {n_new} of {length} tokens: the context of {seq_len} {positional} "
+            f"positions is full; a relative positional encoding would slide"
+        )
+    return GenerationPlan(prompt, n_new, n_cached, stop_note=note)
 
 
-@torch.no_grad()  # not inference_mode: in it, autocast casts all weights anew for each token
+@torch.no_grad()  # not inference_mode: autocast would cast all weights again for each token
 def decode(
     model: GPT,
     prompt_BT: Tensor,
     n_new: int,
     caches: Sequence[Cache],
-    draw: Callable[[Tensor], Tensor],
+    choose: Callable[[Tensor], Tensor],
 ) -> Iterator[list[int]]:
-    """Yield the next token of each sample, (B,), `n_new` times; `draw` maps logits (B, V) to it, the caches are empty.
+    """Yield the next token of each sample, (B,), `n_new` times.
 
-    The last token is not fed back.
+    `choose` maps logits (B, V) to tokens (B,). The caches must be empty. The last token is not fed
+    back.
     """
     tokens_BT = prompt_BT
     for _ in range(n_new):
-        tokens_B = draw(model.next_logits(tokens_BT, caches))
+        tokens_B = choose(model.next_logits(tokens_BT, caches))
         yield tokens_B.tolist()
         tokens_BT = tokens_B[:, None]

@@ -1,7 +1,8 @@
-"""The published layout of GPT-2 (Hugging Face's `GPT2LMHeadModel`): found, read safely, checked, translated, written.
+"""The published layout of GPT-2 (Hugging Face's `GPT2LMHeadModel`): read safely, check, convert.
 
-It differs from ours in two ways. Its linear layers are `Conv1D`s, which hold their weights as (in, out) where
-`nn.Linear` has (out, in); and its position table is called `wpe` where ours belongs to the positional variant.
+It differs from this project's layout in two ways. Its linear layers are `Conv1D`s, whose weights
+are (in, out) where those of `nn.Linear` are (out, in). Its position table is called `wpe`; here it
+belongs to the positional variant.
 """
 
 import json
@@ -10,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,47 +20,56 @@ from torch import Tensor
 from harness.errors import Problem, UserError
 from variants.base import ModelShape
 
-INDEX, SAFE, PICKLED = "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin"
+INDEX_FILE = "model.safetensors.index.json"
+SAFETENSORS_FILE = "model.safetensors"
+PICKLE_FILE = "pytorch_model.bin"
 TRANSPOSED = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
-NOT_WEIGHTS = re.compile(
-    r"h\.\d+\.attn\.(bias|masked_bias)"
-)  # causal masks that older versions saved
-RENAMED = {"wpe.weight": "positional.wpe.weight"}
-HEAD, EMBEDDING = "lm_head.weight", "wte.weight"
+CAUSAL_MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # saved by older versions
+HEAD = "lm_head.weight"
+EMBEDDING = "wte.weight"
+POSITIONS = "positional.wpe.weight"
+RENAMED = {"wpe.weight": POSITIONS}
+HEAD_DIM = 64  # of every published GPT-2
 
 Tensors = dict[str, Tensor]
+Json = dict[str, object]
 
 
-def read(source: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Return the weights of a published checkpoint under our names, and its config.json (empty where it has none).
+def read(source: Path) -> tuple[Tensors, Json]:
+    """Return the weights of a published checkpoint under this project's names, and its config.
 
-    `source` is a folder, or a weights file in one. Tensors are mapped or on the CPU, in the file's precision.
+    `source` is a folder or a weights file in one. Tensors are memory-mapped or on the CPU, in the
+    precision of the file. The config is empty if there is no config.json.
 
     Raises:
-        UserError: no checkpoint there, a shard is missing, a file is truncated or wants to run code, or the output
-            projection is not the embedding.
+        UserError: there is no checkpoint, a shard is missing, a file is truncated or would run
+            code, or the output projection is not the embedding.
     """
-    folder = source if source.is_dir() else source.parent
-    tensors = _stripped(_raw(source))
-    head = tensors.pop(HEAD, None)
-    if head is not None and EMBEDDING in tensors and not torch.equal(head, tensors[EMBEDDING]):
+    published = {
+        name.removeprefix("transformer."): tensor for name, tensor in _read_weights(source).items()
+    }
+    head = published.pop(HEAD, None)
+    if head is not None and EMBEDDING in published and not torch.equal(head, published[EMBEDDING]):
         raise UserError(
             f"{source}: {HEAD} differs from {EMBEDDING}; in GPT-2 they are one (tied) matrix"
         )
-    ours = {RENAMED.get(name, name): _transposed(name, tensor) for name, tensor in tensors.items()}
-    config = folder / "config.json"
-    return ours, _json(config) if config.exists() else {}
-
-
-def write(tensors: Mapping[str, Tensor], shape: ModelShape) -> tuple[Tensors, dict[str, Any]]:
-    """Return our weights in the published layout, and the config.json that goes with them."""
-    names = {ours: published for published, ours in RENAMED.items()}
-    theirs = {names.get(name, name): tensor for name, tensor in tensors.items()}
-    theirs = {
-        f"transformer.{name}": _transposed(name, tensor).contiguous()
-        for name, tensor in theirs.items()
+    tensors = {
+        RENAMED.get(name, name): _transpose(name, tensor)
+        for name, tensor in published.items()
+        if not CAUSAL_MASKS.fullmatch(name)
     }
-    config = {
+    config = (source if source.is_dir() else source.parent) / "config.json"
+    return tensors, _read_json(config) if config.exists() else {}
+
+
+def write(tensors: Mapping[str, Tensor], shape: ModelShape) -> tuple[Tensors, Json]:
+    """Return weights in the published layout, and the content of their config.json."""
+    published_names = {name: published for published, name in RENAMED.items()}
+    published = {}
+    for name, tensor in tensors.items():
+        published_name = published_names.get(name, name)
+        published[f"transformer.{published_name}"] = _transpose(name, tensor).contiguous()
+    config: Json = {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
         "activation_function": "gelu_new",
@@ -76,123 +85,115 @@ def write(tensors: Mapping[str, Tensor], shape: ModelShape) -> tuple[Tensors, di
         "layer_norm_epsilon": 1e-5,
         "tie_word_embeddings": True,
     }
-    return theirs, config
+    return published, config
 
 
-def shape_of(tensors: Mapping[str, Tensor], config: Mapping[str, Any], source: Path) -> ModelShape:
-    """Return the shape that weights and config.json tell; heads of 64 where there is no config, as in all of GPT-2.
+def shape_of(
+    tensors: Mapping[str, Tensor], config: Mapping[str, object], source: Path
+) -> ModelShape:
+    """Return the shape of a model from its weights and config.
+
+    Without a config, heads have 64 channels, as in every published GPT-2.
 
     Raises:
-        UserError: the embeddings are missing, the two contradict each other, or the heads do not divide the width.
+        UserError: the embeddings are missing, weights and config disagree, or the number of heads
+            does not divide the width.
     """
-    missing = [name for name in (EMBEDDING, RENAMED["wpe.weight"]) if name not in tensors]
+    missing = [name for name in (EMBEDDING, POSITIONS) if name not in tensors]
     if missing:
-        raise UserError(f"{source}: no GPT-2 checkpoint: {', '.join(missing)} missing")
+        raise UserError(f"{source}: not a GPT-2 checkpoint: {', '.join(missing)} missing")
     vocab_size, n_embd = tensors[EMBEDDING].shape
     layers = {int(name.split(".")[1]) for name in tensors if re.match(r"h\.\d+\.", name)}
     shape = ModelShape(
         n_layer=max(layers, default=-1) + 1,
-        n_head=int(config.get("n_head", max(1, n_embd // 64))),
+        n_head=int(str(config.get("n_head", max(1, n_embd // HEAD_DIM)))),
         n_embd=n_embd,
-        seq_len=len(tensors[RENAMED["wpe.weight"]]),
+        seq_len=len(tensors[POSITIONS]),
         vocab_size=vocab_size,
     )
-    told = asdict(shape) | {"n_positions": shape.seq_len}
-    wrong = [
-        Problem(
-            f"{source}: config.json: {key}", f"{config[key]}, but the weights are of {told[key]}"
-        )
-        for key in ("n_layer", "n_embd", "n_positions", "vocab_size")
-        if key in config and config[key] != told[key]
-    ]
+    expected = asdict(shape) | {"n_positions": shape.seq_len}
+    problems = []
+    for key in ("n_layer", "n_embd", "n_positions", "vocab_size"):
+        if key in config and config[key] != expected[key]:
+            message = f"{config[key]}, but the weights have {expected[key]}"
+            problems.append(Problem(f"{source}: config.json: {key}", message))
     if shape.n_head < 1 or shape.n_embd % shape.n_head:
-        wrong.append(
-            Problem(
-                f"{source}: config.json: n_head",
-                f"{shape.n_head} does not divide n_embd = {shape.n_embd}",
-            )
-        )
+        message = f"{shape.n_head} does not divide n_embd = {shape.n_embd}"
+        problems.append(Problem(f"{source}: config.json: n_head", message))
     if config.get("activation_function", "gelu_new") not in ("gelu_new", "gelu_pytorch_tanh"):
-        wrong.append(Problem(f"{source}: config.json: activation_function", "GPT-2's is gelu_new"))
-    if wrong:
-        raise UserError(wrong)
+        message = f"'{config['activation_function']}': must be gelu_new, as in GPT-2"
+        problems.append(Problem(f"{source}: config.json: activation_function", message))
+    if problems:
+        raise UserError(problems)
     return shape
 
 
 def incompatible_tensors(
     tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size], source: Path
 ) -> list[Problem]:
-    """Return what keeps weights from being those of a model: missing, extra and misshapen tensors, each by name."""
-    problems = [
-        Problem(f"{source}: {name}", "missing") for name in expected.keys() - tensors.keys()
-    ]
-    problems += [
-        Problem(f"{source}: {name}", "no such tensor in the model")
-        for name in tensors.keys() - expected.keys()
-    ]
-    problems += [
-        Problem(
-            f"{source}: {name}",
-            f"has shape {tuple(tensors[name].shape)}, the model's is {tuple(expected[name])}",
-        )
-        for name in expected.keys() & tensors.keys()
-        if tensors[name].shape != expected[name]
-    ]
-    return sorted(problems, key=str)
+    """Return every tensor that is missing, unexpected or of another shape than expected."""
+    problems = []
+    for name in sorted(expected.keys() | tensors.keys()):
+        place = f"{source}: {name}"
+        if name not in tensors:
+            problems.append(Problem(place, "missing"))
+        elif name not in expected:
+            problems.append(Problem(place, "no such tensor in the model"))
+        elif tensors[name].shape != expected[name]:
+            shapes = f"{tuple(tensors[name].shape)}, the model's is {tuple(expected[name])}"
+            problems.append(Problem(place, f"has shape {shapes}"))
+    return problems
 
 
-def _raw(source: Path) -> Tensors:
-    if source.is_dir():
-        found = next(
-            (source / name for name in (INDEX, SAFE, PICKLED) if (source / name).exists()), None
-        )
-        if found is None:
-            raise UserError(f"{source}: no checkpoint: must hold {SAFE}, {INDEX} or {PICKLED}")
-        source = found
-    if not source.is_file():
-        raise UserError(f"{source}: no such file or folder")
-    if source.name.endswith(".index.json"):
-        weights = _json(source).get("weight_map")
-        if not isinstance(weights, dict):
-            raise UserError(f"{source}: no index of shards: has no weight_map")
-        shards = sorted({source.parent / str(name) for name in weights.values()})
-        return {name: tensor for shard in shards for name, tensor in _raw(shard).items()}
-    return load_weights(source)
-
-
-def load_weights(file: Path) -> Tensors:
-    """Read one weights file, by name, without running any code that it may hold.
+def read_weights_file(file: Path) -> Tensors:
+    """Return the tensors of one weights file by name, without running code that it may contain.
 
     Raises:
-        UserError: it is truncated, holds something else, or would run code.
+        UserError: it is truncated, is not a weights file, or would run code.
     """
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{file}: refused: it holds more than weights, and loading it could run code"
-        ) from error
+        message = "refused: it holds more than weights, and loading it could run code"
+        raise UserError(f"{file}: {message}") from error
     except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise UserError(f"{file}: truncated or no weights file: {error}") from error
-    if not isinstance(loaded, dict) or not all(
-        isinstance(value, Tensor) for value in loaded.values()
+        raise UserError(f"{file}: truncated or not a weights file: {error}") from error
+    if not isinstance(tensors, dict) or not all(
+        isinstance(value, Tensor) for value in tensors.values()
     ):
-        raise UserError(f"{file}: no weights file: must map names to tensors")
-    return loaded
+        raise UserError(f"{file}: not a weights file: must map names to tensors")
+    return tensors
 
 
-def _stripped(tensors: Tensors) -> Tensors:
-    plain = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
-    return {name: tensor for name, tensor in plain.items() if not NOT_WEIGHTS.fullmatch(name)}
+def _read_weights(source: Path) -> Tensors:
+    """Return the tensors of a folder, of an index of shards, or of a single file."""
+    if source.is_dir():
+        candidates = [source / name for name in (INDEX_FILE, SAFETENSORS_FILE, PICKLE_FILE)]
+        existing = [file for file in candidates if file.exists()]
+        if not existing:
+            names = f"{SAFETENSORS_FILE}, {INDEX_FILE} or {PICKLE_FILE}"
+            raise UserError(f"{source}: not a checkpoint: must hold {names}")
+        source = existing[0]
+    if not source.is_file():
+        raise UserError(f"{source}: no such file or folder")
+    if not source.name.endswith(".index.json"):
+        return read_weights_file(source)
+    weight_map = _read_json(source).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise UserError(f"{source}: not an index of shards: has no weight_map")
+    tensors: Tensors = {}
+    for shard in sorted({source.parent / str(name) for name in weight_map.values()}):
+        tensors |= _read_weights(shard)
+    return tensors
 
 
-def _transposed(name: str, tensor: Tensor) -> Tensor:
+def _transpose(name: str, tensor: Tensor) -> Tensor:
     return tensor.t() if TRANSPOSED.fullmatch(name) and tensor.dim() == 2 else tensor
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> Json:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Initial values as a function of (seed, parameter name, shape), however the model is sharded or what else it has."""
+"""Initial values as a function of (seed, parameter name, shape), independent of sharding."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -18,51 +18,56 @@ class UndeclaredError(Exception):
 
 
 class IncompatibleWeightsError(Exception):
-    """A checkpoint's weights do not fit the model; `problems` names each tensor that does not, with both shapes."""
+    """The weights of a checkpoint do not fit the model; `problems` names each tensor and shape."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
         super().__init__("; ".join(problems))
 
 
-def declared(model: nn.Module) -> dict[str, InitSpec]:
-    """Return how each parameter starts: as the nearest module above it declares (`init_specs()`), else as GPT-2 does.
+def init_specs(model: nn.Module) -> dict[str, InitSpec]:
+    """Return how each parameter is initialized: as its variant declares, else as in GPT-2.
 
-    GPT-2: linear and embedding weights normal with 0.02, biases 0, LayerNorm's weights 1 (Radford et al. 2019, 2.3).
+    If several modules that contain a parameter declare it (`init_specs()`), the innermost counts.
+    GPT-2: linear and embedding weights are normal with standard deviation 0.02, biases 0,
+    LayerNorm weights 1 (Radford et al. 2019, 2.3).
 
     Raises:
-        UndeclaredError: a parameter of a module of another kind that nobody declares.
+        UndeclaredError: no module declares a parameter, and GPT-2 has no module of that type.
     """
-    own: dict[str, InitSpec] = {}
-    for (
-        prefix,
-        module,
-    ) in model.named_modules():  # outer before inner, so that the nearest has the last word
-        for name, initial in (module.init_specs() if isinstance(module, Part) else {}).items():
-            own[f"{prefix}.{name}".lstrip(".")] = initial
-    return {name: own.get(name) or _gpt2(model, name) for name, _ in model.named_parameters()}
+    declared: dict[str, InitSpec] = {}
+    for prefix, module in model.named_modules():  # outer modules come before inner ones
+        specs = module.init_specs() if isinstance(module, Part) else {}
+        for name, spec in specs.items():
+            declared[f"{prefix}.{name}".lstrip(".")] = spec
+    names = [name for name, _ in model.named_parameters()]
+    return {name: declared.get(name) or _gpt2_spec(model, name) for name in names}
 
 
-def _gpt2(model: nn.Module, name: str) -> InitSpec:
-    owner, _, kind = name.rpartition(".")
-    module = model.get_submodule(owner)
+def _gpt2_spec(model: nn.Module, name: str) -> InitSpec:
+    path, _, kind = name.rpartition(".")
+    module = model.get_submodule(path)
     if isinstance(module, nn.Linear | nn.Embedding):
         return InitSpec(std=0.02) if kind == "weight" else InitSpec(value=0.0)
     if isinstance(module, nn.LayerNorm):
         return InitSpec(value=1.0 if kind == "weight" else 0.0)
     raise UndeclaredError(
-        f"parameter {name} of {type(module).__name__}: its variant must declare `init_specs()`, e.g. "
+        f"parameter {name} of {type(module).__name__}: its variant must declare `init_specs()`, "
+        f"e.g. "
         f"{{'{kind}': InitSpec(std=0.02)}}"
     )
 
 
-def draw(initial: InitSpec, seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return the values of one parameter, float32, from a counter-based generator keyed by what identifies it."""
-    if initial.std is None:
-        return np.full(shape, initial.value, dtype=np.float32)
-    rows = initial.blocks or (("", shape[0]),)
-    parts = [_normal(seed, f"{name}/{block}", (n, *shape[1:])) for block, n in rows]
-    return initial.std * np.concatenate(parts)
+def sample_init(spec: InitSpec, seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the initial values of one parameter, float32.
+
+    The generator is counter-based; its key is a hash of seed, name, block and shape.
+    """
+    if spec.std is None:
+        return np.full(shape, spec.value, dtype=np.float32)
+    blocks = spec.blocks or (("", shape[0]),)
+    values = [_normal(seed, f"{name}/{block}", (n, *shape[1:])) for block, n in blocks]
+    return spec.std * np.concatenate(values)
 
 
 def _normal(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -72,113 +77,124 @@ def _normal(seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @torch.no_grad()
-def fill(
+def init_parameters(
     model: nn.Module,
     seed: int,
-    theirs: Mapping[str, Tensor] | None = None,
-    whole: nn.Module | None = None,
+    source_tensors: Mapping[str, Tensor] | None = None,
+    full_model: nn.Module | None = None,
 ) -> dict[str, str]:
-    """Give every parameter its initial values; one that is divided takes its part of them. No communication.
+    """Set every parameter to its initial values; a sharded one to its shard of them.
 
-    `theirs` are the whole weights of a checkpoint, by name; `whole` is the model as it was before its parts were
-    divided, also on the meta device. Returns where each parameter's values came from: "fresh", "loaded", or how they
-    were converted.
+    `source_tensors` are the whole weights of a checkpoint, by name. `full_model` is the model
+    before it was sharded, also on the meta device. Does not communicate.
+
+    Returns the origin of each parameter: "fresh", "loaded", or how it was converted.
 
     Raises:
-        IncompatibleWeightsError: the checkpoint's weights do not fit the model.
+        IncompatibleWeightsError: the weights of the checkpoint do not fit the model.
     """
-    whole = whole or model
-    initials, origin, of = declared(whole), {}, shards.shard_specs(model)
+    full_model = full_model or model
+    specs = init_specs(full_model)
+    shard_specs = shards.shard_specs(model)
+    parameters = dict(model.named_parameters())
+    origin = {}
 
     def fresh(name: str, shape: torch.Size) -> Tensor:
-        return torch.from_numpy(draw(initials[name], seed, name, tuple(shape)))
+        return torch.from_numpy(sample_init(specs[name], seed, name, tuple(shape)))
 
-    parameters = dict(model.named_parameters())
-    for name, adopted in initial_tensors(whole, fresh, theirs):
-        shards.copy_local_shard(parameters[name], adopted.values, of.get(name))
-        origin[name] = adopted.origin
+    for name, tensor in initial_tensors(full_model, fresh, source_tensors):
+        shards.copy_local_shard(parameters[name], tensor.values, shard_specs.get(name))
+        origin[name] = tensor.origin
     return origin
 
 
 def initial_tensors(
     model: nn.Module,
     fresh: Callable[[str, torch.Size], Tensor],
-    theirs: Mapping[str, Tensor] | None,
+    source_tensors: Mapping[str, Tensor] | None,
 ) -> Iterator[tuple[str, ConvertedTensor]]:
-    """Yield each parameter's whole first values, one part of the model after the other.
+    """Yield the whole initial values of each parameter, one part of the model after the other.
 
-    A variant decides for itself what it makes of a checkpoint's tensors; all else must be there as it is.
+    `fresh` maps a parameter's name and shape to its values without a checkpoint. A variant
+    converts the tensors of a checkpoint itself (`load_from`); every other parameter needs a tensor
+    of its name and shape.
 
     Raises:
-        IncompatibleWeightsError: the checkpoint's weights do not fit the model; the message names each tensor that does not.
+        IncompatibleWeightsError: the weights of the checkpoint do not fit the model.
     """
     problems = []
-    for prefix, part, names in _parts(model):
-        own = {name: fresh(prefix + name, shape) for name, shape in names.items()}
-        found = {name: ConvertedTensor(values, "fresh") for name, values in own.items()}
-        if theirs is not None:
-            given = {
+    for prefix, part, shapes in _parts(model):
+        initial = {name: fresh(prefix + name, shape) for name, shape in shapes.items()}
+        tensors = {name: ConvertedTensor(values, "fresh") for name, values in initial.items()}
+        if source_tensors is not None:
+            source = {
                 name.removeprefix(prefix): value
-                for name, value in theirs.items()
+                for name, value in source_tensors.items()
                 if name.startswith(prefix)
             }
             try:
-                found |= part.load_from(given, own) if part is not None else _loaded(given, own)
+                tensors |= part.load_from(source, initial) if part else _loaded(source, initial)
             except ValueError as error:
                 problems.append(f"{prefix}{error}")
-        yield from ((prefix + name, adopted) for name, adopted in found.items())
+        for name, tensor in tensors.items():
+            yield prefix + name, tensor
     if problems:
         raise IncompatibleWeightsError(problems)
 
 
 def _parts(model: nn.Module) -> Iterator[tuple[str, Part | None, dict[str, torch.Size]]]:
-    """Yield prefix, variant and parameters' shapes of each variant, and each remaining parameter by itself."""
-    left = {name: parameter.shape for name, parameter in model.named_parameters()}
+    """Yield prefix, variant and parameter shapes of each variant, then each other parameter."""
+    remaining = {name: parameter.shape for name, parameter in model.named_parameters()}
     for path, module in model.named_modules():
         if isinstance(module, Part):
             names = [name for name, _ in module.named_parameters()]
-            yield f"{path}.", module, {name: left.pop(f"{path}.{name}") for name in names}
-    for name, shape in left.items():
+            yield f"{path}.", module, {name: remaining.pop(f"{path}.{name}") for name in names}
+    for name, shape in remaining.items():
         yield "", None, {name: shape}
 
 
-def _loaded(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, ConvertedTensor]:
-    for name, values in own.items():
-        if name not in theirs:
-            raise ValueError(f"{name}: missing there")
-        if theirs[name].shape != values.shape:
-            raise ValueError(
-                f"{name}: {tuple(theirs[name].shape)} there, {tuple(values.shape)} here"
-            )
-    return {name: ConvertedTensor(theirs[name]) for name in own}
+def _loaded(
+    source: Mapping[str, Tensor], initial: Mapping[str, Tensor]
+) -> dict[str, ConvertedTensor]:
+    for name, values in initial.items():
+        if name not in source:
+            raise ValueError(f"{name}: missing in the checkpoint")
+        if source[name].shape != values.shape:
+            shapes = f"{tuple(source[name].shape)} in the checkpoint, {tuple(values.shape)} here"
+            raise ValueError(f"{name}: {shapes}")
+    return {name: ConvertedTensor(source[name]) for name in initial}
 
 
-def parameter_hashes(model: nn.Module, ranks: DistributedContext) -> list[str]:
-    """Return for each rank the SHA-256 of all parameters, put together from their shards where they are divided.
+def parameter_hashes(model: nn.Module, context: DistributedContext) -> list[str]:
+    """Return for each rank the SHA-256 of all parameters, assembled from their shards.
 
-    A few are whole at a time. Ranks that hold the same place of a parameter with different values have other hashes.
+    Parameters are gathered in batches to bound memory. The hashes differ if ranks disagree on a
+    replicated value.
     """
-    of, found, sha = shards.shard_specs(model), shards.gather_shards(model, ranks), hashlib.sha256()
+    shard_specs = shards.shard_specs(model)
+    gathered = shards.gather_shards(model, context)
+    sha = hashlib.sha256()
     for name, value in shards.named_local_parameters(model):
-        piece = of.get(name)
+        shard_spec = shard_specs.get(name)
         sha.update(name.encode())
-        if shards.is_sharded(value, piece):
-            parts = next(found)[-1]
-            value = shards.assemble(value, piece, parts)
-            if not shards.shard_matches(value, parts[ranks.rank]):
-                sha.update(f"other values on rank {ranks.rank}".encode())
-        # A copy: NumPy pins the memory that it sees, and FSDP frees what an evaluation has left whole.
+        if shards.is_sharded(value, shard_spec):
+            rank_shards = next(gathered)[-1]
+            value = shards.assemble(value, shard_spec, rank_shards)
+            if not shards.shard_matches(value, rank_shards[context.rank]):
+                sha.update(f"other values on rank {context.rank}".encode())
+        # A copy: NumPy pins the memory that it sees, and FSDP frees parameters that an evaluation
+        # has left gathered.
         sha.update(value.to("cpu", copy=True).numpy().tobytes())
-    return ranks.gather(sha.hexdigest())
+    return context.gather(sha.hexdigest())
 
 
-def check_same_parameters(model: nn.Module, ranks: DistributedContext) -> str:
-    """Return the SHA-256 of all parameters, which is the same on all ranks.
+def check_same_parameters(model: nn.Module, context: DistributedContext) -> str:
+    """Return the SHA-256 of all parameters.
 
     Raises:
-        RuntimeError: the ranks do not hold the same values.
+        RuntimeError: it differs between ranks.
     """
-    found = parameter_hashes(model, ranks)
-    if len(set(found)) != 1:
-        raise RuntimeError(f"ranks start from different parameters: hashes {found}")
-    return found[0]
+    hashes = parameter_hashes(model, context)
+    if len(set(hashes)) != 1:
+        raise RuntimeError(f"ranks start from different parameters: hashes {hashes}")
+    return hashes[0]

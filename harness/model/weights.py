@@ -1,4 +1,4 @@
-"""The harness's own folder of weights: `model.safetensors` under our names, and `checkpoint.json` that describes it."""
+"""Checkpoint folders: `model.safetensors`, and `checkpoint.json` that describes it."""
 
 import hashlib
 import os
@@ -7,25 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from harness.errors import UserError, choices
-from harness.model import hf_gpt2 as published
+from harness.model import hf_gpt2
 from harness.model.builder import ModelBuilder
-from harness.model.hf_gpt2 import Tensors
-from harness.results.records import VariantChoice
-from harness.results.store import SCHEMA_VERSION, StoreError, read_json, write_json
+from harness.model.hf_gpt2 import SAFETENSORS_FILE, Json, Tensors
+from harness.results.files import StoreError, read_json, write_json
+from harness.results.records import SCHEMA_VERSION, VariantChoice
 from variants import registry
 from variants.base import AXES, ModelShape
 
-DESCRIPTION = "checkpoint.json"
+DESCRIPTION_FILE = "checkpoint.json"
 HUB = {
     name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 }
-GPT2_TOKENS = 50_257  # of its tokenizer
+GPT2_VOCAB_SIZE = 50_257  # of its tokenizer
 GPT2 = {
     axis: VariantChoice(name=about.default, label=about.default, options={})
     for axis, about in AXES.items()
@@ -34,9 +33,10 @@ GPT2 = {
 
 @dataclass(frozen=True)
 class Weights:
-    """A model's weights; `origin` tells where each tensor came from, `variant_paths` where the user's variants lie.
+    """The weights of a model, by parameter name.
 
-    `tokenizer` is the one of the text that they were trained on, None where that is not known.
+    `origin` states where each tensor came from, `variant_paths` the folders of the user's own
+    variants, `tokenizer` the one of the training text (None if unknown).
     """
 
     shape: ModelShape
@@ -61,66 +61,69 @@ class Weights:
         return sha.hexdigest()
 
 
-def import_published(source: str, dest: Path) -> Weights:
-    """Read a published checkpoint (a folder, a file, or a name on the hub), check all of it, and save it as ours.
+def import_gpt2(source: str, dest: Path) -> Weights:
+    """Read and check a published GPT-2 (a folder, a file or a name on the hub); save it in `dest`.
 
     Raises:
-        UserError: it is none, is not whole, or does not fit the model; nothing is left half-written.
+        UserError: it is not a checkpoint, is incomplete, or does not fit GPT-2. `dest` is not
+            created then.
     """
-    _must_be_new(dest)
+    _check_absent(dest)
     path = Path(source)
-    if not path.exists() and source in HUB:
+    if not path.exists():
+        if source not in HUB:
+            message = "no such file or folder, and not a name on the hub"
+            raise UserError(f"{source}: {message}; {choices(source, HUB)}")
         path = _download(source)
-    elif not path.exists():
-        raise UserError(
-            f"{source}: no such file or folder, and no name on the hub; {choices(source, HUB)}"
-        )
-    tensors, config = published.read(path)
-    shape = published.shape_of(tensors, config, path)
-    problems = published.incompatible_tensors(tensors, _expected(shape, GPT2, ()), path)
+    tensors, config = hf_gpt2.read(path)
+    shape = hf_gpt2.shape_of(tensors, config, path)
+    problems = hf_gpt2.incompatible_tensors(tensors, _parameter_shapes(shape, GPT2, ()), path)
     if problems:
         raise UserError(problems)
-    tokenizer = "gpt2" if shape.vocab_size == GPT2_TOKENS else None
     weights = Weights(
-        shape, GPT2, tensors, dict.fromkeys(tensors, f"loaded from {source}"), tokenizer=tokenizer
+        shape=shape,
+        axes=GPT2,
+        tensors=tensors,
+        origin=dict.fromkeys(tensors, f"loaded from {source}"),
+        tokenizer="gpt2" if shape.vocab_size == GPT2_VOCAB_SIZE else None,
     )
-    save(weights, dest)
+    save_weights(weights, dest)
     return weights
 
 
-def export_published(source: Path, dest: Path) -> None:
-    """Write our weights as the folder that `transformers.GPT2LMHeadModel.from_pretrained` loads.
+def export_gpt2(source: Path, dest: Path) -> None:
+    """Write a checkpoint as a folder that `transformers.GPT2LMHeadModel.from_pretrained` loads.
 
     Raises:
-        UserError: `source` is none of ours, or has variants that the published GPT-2 has not.
+        UserError: `source` is not a checkpoint folder, or has variants other than GPT-2's.
     """
-    weights = load(source)
+    weights = load_weights(source)
     others = [
         f"{axis} = {choice.name}"
         for axis, choice in weights.axes.items()
-        if not _is_gpt2s(axis, choice)
+        if axis != "parallelism" and choice.name != AXES[axis].default
     ]
     if others:
-        raise UserError(f"{source}: the published layout has no place for {', '.join(others)}")
-    tensors, config = published.write(weights.tensors, weights.shape)
-    with beside(dest) as folder:
+        raise UserError(f"{source}: the published layout does not support {', '.join(others)}")
+    tensors, config = hf_gpt2.write(weights.tensors, weights.shape)
+    with atomic_folder(dest) as folder:
         _write_files(folder, tensors, "config.json", config)
 
 
-def save(weights: Weights, dest: Path) -> None:
-    """Write a folder of our own; `dest` is whole or absent."""
-    with beside(dest) as folder:
-        write(weights, folder)
+def save_weights(weights: Weights, dest: Path) -> None:
+    """Write a checkpoint folder; afterwards `dest` is complete or absent."""
+    with atomic_folder(dest) as folder:
+        write_weights(weights, folder)
 
 
 @contextmanager
-def beside(dest: Path) -> Iterator[Path]:
-    """Give an empty folder beside `dest` to fill, and rename it if the body ends well; else nothing of it is left.
+def atomic_folder(dest: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder; rename it to `dest` on success, remove it on failure.
 
     Raises:
         UserError: `dest` exists already.
     """
-    _must_be_new(dest)
+    _check_absent(dest)
     dest.parent.mkdir(parents=True, exist_ok=True)
     folder = dest.with_name(f".{dest.name}.{os.getpid()}.tmp")
     try:
@@ -131,9 +134,9 @@ def beside(dest: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write(weights: Weights, folder: Path) -> None:
-    """Write the files of a folder of our own into one that is there."""
-    about = {
+def write_weights(weights: Weights, folder: Path) -> None:
+    """Write the files of a checkpoint into an existing folder."""
+    description: Json = {
         "schema_version": SCHEMA_VERSION,
         "shape": asdict(weights.shape),
         "axes": {axis: choice.model_dump() for axis, choice in weights.axes.items()},
@@ -141,92 +144,71 @@ def write(weights: Weights, folder: Path) -> None:
         "variant_paths": list(weights.variant_paths),
         "tokenizer": weights.tokenizer,
     }
-    _write_files(
-        folder,
-        {name: tensor.contiguous() for name, tensor in weights.tensors.items()},
-        DESCRIPTION,
-        about,
-    )
+    tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
+    _write_files(folder, tensors, DESCRIPTION_FILE, description)
 
 
-def load(source: Path) -> Weights:
-    """Read a folder of our own.
+def load_weights(source: Path) -> Weights:
+    """Read a checkpoint folder.
 
     Raises:
-        UserError: it is none, or its tensors are not those of the model that it describes.
+        UserError: it is not a checkpoint folder, or its tensors do not fit its description.
     """
+    description = source / DESCRIPTION_FILE
     try:
-        about = read_json(source / DESCRIPTION)
-        shape = ModelShape(**about["shape"])
-        axes = GPT2 | {
-            axis: VariantChoice.model_validate(choice) for axis, choice in about["axes"].items()
-        }
-        origin, variant_paths, tokenizer = (
-            about["origin"],
-            about["variant_paths"],
-            about["tokenizer"],
-        )
+        content = read_json(description)
+        shape = ModelShape(**content["shape"])
+        axes = GPT2.copy()
+        for axis, choice in content["axes"].items():
+            axes[axis] = VariantChoice.model_validate(choice)
+        origin = content["origin"]
+        variant_paths = content["variant_paths"]
+        tokenizer = content["tokenizer"]
     except StoreError as error:
-        raise UserError(
-            f"{source}: no checkpoint of this harness: {DESCRIPTION} is missing or unreadable"
-        ) from error
+        message = f"not a checkpoint folder: {DESCRIPTION_FILE} is missing or unreadable"
+        raise UserError(f"{source}: {message}") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{source / DESCRIPTION}: lacks or mistakes {error}; was it written by hand?"
-        ) from error
+        raise UserError(f"{description}: invalid or missing field: {error}") from error
     try:
-        expected = _expected(shape, axes, variant_paths)
+        expected = _parameter_shapes(shape, axes, variant_paths)
     except (KeyError, registry.VariantError) as error:
-        where = ", ".join(variant_paths) or "the project's own folders"
-        raise UserError(
-            f"{source}: made with a variant that is not there now: {error}, looked for in {where}"
-        ) from error
-    tensors = published.load_weights(source / published.SAFE)
-    problems = published.incompatible_tensors(tensors, expected, source)
+        folders = ", ".join(variant_paths) or "the project's own folders"
+        message = f"needs a variant that cannot be loaded: {error}; searched: {folders}"
+        raise UserError(f"{source}: {message}") from error
+    tensors = hf_gpt2.read_weights_file(source / SAFETENSORS_FILE)
+    problems = hf_gpt2.incompatible_tensors(tensors, expected, source)
     if problems:
         raise UserError(problems)
     return Weights(shape, axes, tensors, origin, variant_paths, tokenizer)
 
 
-def _expected(
+def _parameter_shapes(
     shape: ModelShape, axes: Mapping[str, VariantChoice], variant_paths: Sequence[str]
 ) -> dict[str, torch.Size]:
-    return {
-        name: parameter.shape
-        for name, parameter in ModelBuilder(shape, axes, variant_paths).model().named_parameters()
-    }
+    model = ModelBuilder(shape, axes, variant_paths).model()
+    return {name: parameter.shape for name, parameter in model.named_parameters()}
 
 
-def _is_gpt2s(axis: str, choice: VariantChoice) -> bool:
-    return (
-        axis == "parallelism" or choice.name == AXES[axis].default
-    )  # how it was trained leaves no trace in weights
-
-
-def _must_be_new(dest: Path) -> None:
+def _check_absent(dest: Path) -> None:
     if dest.exists():
-        raise UserError(f"{dest}: exists already; nothing is overwritten, name another folder")
+        raise UserError(f"{dest}: exists already and is not overwritten; name another folder")
 
 
-def _write_files(folder: Path, tensors: Tensors, description: str, about: dict[str, Any]) -> None:
-    save_file(tensors, folder / published.SAFE, metadata={"format": "pt"})
-    with open(folder / published.SAFE, "rb") as file:
+def _write_files(folder: Path, tensors: Tensors, name: str, description: Json) -> None:
+    save_file(tensors, folder / SAFETENSORS_FILE, metadata={"format": "pt"})
+    with open(folder / SAFETENSORS_FILE, "rb") as file:
         os.fsync(file.fileno())
-    write_json(folder / description, about)
+    write_json(folder / name, description)
 
 
 def _download(name: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise UserError(
-            f"{name}: to fetch it from the hub, first: pip install 'ablations[hub]'"
-        ) from error
+        message = "downloading from the hub needs: pip install 'ablations[hub]'"
+        raise UserError(f"{name}: {message}") from error
     try:
-        return Path(
-            snapshot_download(HUB[name], allow_patterns=["config.json", "model.safetensors"])
-        )
-    except Exception as error:  # the hub's client has errors of many kinds
-        raise UserError(
-            f"{name}: cannot be fetched from {HUB[name]}: {type(error).__name__}: {error}"
-        ) from error
+        return Path(snapshot_download(HUB[name], allow_patterns=["config.json", SAFETENSORS_FILE]))
+    except Exception as error:  # the hub's client raises errors of many types
+        message = f"cannot be fetched from {HUB[name]}: {type(error).__name__}: {error}"
+        raise UserError(f"{name}: {message}") from error

@@ -1,53 +1,56 @@
-"""Turn the results of a study into a report: pages, summary, tables, figures. Never imports torch."""
+"""Turn the results of a study into a report: report.md, index.html, summary.json, tables and figures.
+
+Neither imports torch nor, until a report is written, pandas or matplotlib.
+"""
 
 from pathlib import Path
 
 from harness.analysis import dataset as accounting
 from harness.analysis import summary
-from harness.report import page
-from harness.results.store import Store, now, write_bytes, write_json, write_text
+from harness.results.files import write_bytes, write_json, write_text
+from harness.results.records import now
+from harness.results.store import Store
 
 __all__ = ["write"]
 
 
 def write(store: Store, study: str, out: Path, refresh_s: int | None = None) -> Path:
-    """Write the report of a study to `out/<study>/`, in whatever state the study is, and return that folder.
+    """Write the report of a study to `out/<study>/` and return that folder.
 
-    A page that is opened in a browser reads itself again every `refresh_s` seconds, where that is given.
+    The study may be incomplete. The page reloads itself every `refresh_s` seconds if that is given.
 
     Raises:
         UserError: the study has no results.
     """
-    work = summary.summarise(accounting.read(store, study), now())
     from harness.analysis import tables
-    from harness.report import (  # import matplotlib, which is slow, and which other commands do without
-        charts as figures,
-    )
-    from harness.report import html
+    from harness.report import charts, study_report
+    from harness.report.charts import mpl, plotly
+    from harness.report.render import html, markdown
 
+    results = summary.summarize(accounting.read(store, study), now())
     folder = out / study
-    drawn = figures.draw_all(work, page.floor_nats_per_token(work.study))
-    written = {
+    specs = charts.build(results)
+    files = {
         folder / "tables" / f"{name}.csv": tables.to_csv(table).encode("utf-8")
-        for name, table in work.tables.items()
+        for name, table in results.tables.items()
     }
-    for figure in drawn:
-        written |= {
-            folder / "figures" / f"{figure.name}.{suffix}": data
-            for suffix, data in figure.files.items()
-        }
-    for path, content in written.items():
+    for spec in specs:
+        for suffix, image in mpl.render(spec).items():
+            files[folder / "figures" / f"{spec.name}.{suffix}"] = image
+    for path, content in files.items():
         write_bytes(path, content)
-    for old in [
-        *folder.glob("tables/*.csv"),
-        *folder.glob("figures/*.png"),
-        *folder.glob("figures/*.svg"),
-    ]:
-        if old not in written:
-            old.unlink()  # of an earlier report, and of nothing that this one tells
-    write_json(folder / "summary.json", summary.as_json(work))
-    write_text(folder / "index.html", html.render(work, refresh_s))
-    write_text(
-        folder / "report.md", page.render(work, {figure.name: figure.caption for figure in drawn})
-    )
+    _remove_other_files(folder, files)
+    document = study_report.build(results, specs)
+    figures = {spec.name: plotly.render(spec) for spec in specs}
+    write_json(folder / "summary.json", summary.as_json(results))
+    write_text(folder / "index.html", html.render(document, figures, refresh_s))
+    write_text(folder / "report.md", markdown.render(document))
     return folder
+
+
+def _remove_other_files(folder: Path, files: dict[Path, bytes]) -> None:
+    """Remove the tables and figures of an earlier report."""
+    for pattern in ("tables/*.csv", "figures/*.png", "figures/*.svg"):
+        for path in folder.glob(pattern):
+            if path not in files:
+                path.unlink()

@@ -1,240 +1,215 @@
-"""Read one run from the store, whole and checked; what cannot be read is named with the reason, never raised."""
+"""Read one run from the store into arrays; a run that cannot be read is named with the reason, never raised."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from harness.results.checks import check
-from harness.results.store import Json, Run, Steps, StoreError
+from harness.results.files import StoreError
+from harness.results.records import (
+    PHASES,
+    DecodeRecord,
+    Environment,
+    EvalRecord,
+    FailureReason,
+    LengthRecord,
+    Phase,
+    ProbeResults,
+    RankPhases,
+    RunSpec,
+    RunState,
+)
+from harness.results.store import Run, Steps
 
-LOG_LINES = 20
+FloatArray = NDArray[np.float64]
 
-PHASES = ("forward", "backward", "optimizer", "waiting", "other")  # of a step
-Place = tuple[
-    int, int
-]  # of the decode probe: sequences at once (batch), positions in the cache (context)
+
+class DecodeSetting(NamedTuple):
+    """One point of the decode probe's grid: number of sequences, positions in the KV cache."""
+
+    batch: int
+    context: int
 
 
 @dataclass(frozen=True)
 class Evals:
-    """The evaluations of a run as columns, each of shape (n_evals,)."""
+    """The evaluations of a run as columns of shape (n_evals,)."""
 
-    step: np.ndarray
-    val_loss: np.ndarray
-    bits_per_byte: np.ndarray
-    train_s: np.ndarray
+    step: NDArray[np.int64]
+    val_loss: FloatArray
+    bits_per_byte: FloatArray
+    train_s: FloatArray
 
 
 @dataclass(frozen=True)
 class DecodeSamples:
-    """What the decode probe measured at one place, times of shape (n_samples,); where there is a `reason`, nothing."""
+    """Samples of the decode probe at one setting, seconds, of shape (n_samples,); empty if there is a `reason`."""
 
-    prefill_s: np.ndarray
-    decode_s: np.ndarray
+    prefill_s: FloatArray
+    decode_s: FloatArray
     cache_bytes: int
     reason: str | None
 
 
 @dataclass(frozen=True)
 class LengthLosses:
-    """What the length probe measured at one length, nats per token; where there is a `reason`, nothing.
+    """Losses of the length probe at one length, nats per token; NaN and empty if there is a `reason`.
 
     `by_position` has the means of n equal bins, (n,), one position each if n is the length.
     """
 
     val_loss: float
-    by_position: np.ndarray
+    by_position: FloatArray
     windows: int
     reason: str | None
 
 
 @dataclass(frozen=True)
 class RunData:
-    """One run: what it was asked for, how it ended, and all that it recorded. Only a done run has results.
+    """One run: its spec, its outcome and everything that it recorded. Only a run that is done has `probes`.
 
-    `decoding` is by batch and context, `lengths` by length; they are empty where the study asked for none. `phases` has
-    for each rank the median seconds of each phase of a step (None where it is not known), and is empty where they were
-    not measured.
+    `decoding` is by setting and `lengths` by length; both are empty if the study requests no such probe. `phases` has
+    for each rank the median seconds of each phase of a step (None if unknown); it is empty if phases were not measured.
     """
 
     run_id: str
-    spec: Json
-    env: Json
-    probes: Json
-    status: str
-    reason: str | None
+    spec: RunSpec
+    env: Environment | None
+    probes: ProbeResults | None
+    status: RunState
+    reason: FailureReason | None
     message: str | None
     started_at: str | None
     steps: Steps
     evals: Evals
-    decoding: dict[Place, DecodeSamples]
+    decoding: dict[DecodeSetting, DecodeSamples]
     lengths: dict[int, LengthLosses]
-    phases: tuple[dict[str, float | None], ...]
+    phases: tuple[dict[Phase, float | None], ...]
     log_tail: list[str]
 
     @property
     def seed(self) -> int:
         """The seed, by which entries are paired."""
-        return int(self.spec["seed"])
+        return self.spec.seed
 
     @property
     def order_seed(self) -> int:
-        """The seed of the data's order; another than `seed` in runs that tell the two apart."""
-        data_seed = self.spec.get("data_seed")
-        return self.seed if data_seed is None else int(data_seed)
+        """The seed of the data order."""
+        return self.spec.order_seed
 
     @property
     def labels(self) -> dict[str, str]:
         """The label of the variant on each axis."""
-        return {axis: choice["label"] for axis, choice in self.spec["axes"].items()}
+        return self.spec.labels
 
     @property
-    def timed_step_s(self) -> np.ndarray:
-        """The slowest rank's time of each step that is timed, warm-up left out; shape (n_timed,)."""
+    def measured(self) -> ProbeResults:
+        """The probes of a run that is done."""
+        assert self.probes is not None, f"{self.run_id} is {self.status}"
+        return self.probes
+
+    @property
+    def timed_step_s(self) -> FloatArray:
+        """The slowest rank's time of each timed step, without warm-up; shape (n_timed,)."""
         return self.steps.step_s[~self.steps.warmup]
 
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A run's folder (or a file of the study) that cannot be read, and why."""
+    """A run's folder, or a file of the study, that cannot be read, and the reason."""
 
     name: str
     why: str
 
 
 def read_run(run: Run) -> RunData | Unreadable:
-    """Read all of a run, or say why that is not possible."""
+    """Read a whole run, or return why that is not possible."""
     try:
-        status, spec = run.status, run.spec
-        with _damage("eval.jsonl"):
-            evals = run.evals()
-            columns = {
-                name: np.array(
-                    [np.nan if line[name] is None else line[name] for line in evals], dtype=float
-                )
-                for name in ("step", "val_loss", "bits_per_byte", "train_s")
-            }
-        with _damage("steps.rank*.jsonl"):
-            steps = run.steps()
-        with _damage("probes.json"):
-            decoding = dict(_decoded(record) for record in run.probes.get("decoding") or ())
-            lengths = dict(_at_length(record) for record in run.probes.get("lengths") or ())
-            phases = tuple(_medians(rank) for rank in run.probes.get("phases") or ())
-        data = RunData(
-            run_id=run.run_id,
-            spec=spec,
-            env=run.env,
-            probes=run.probes,
-            status=status["status"],
-            reason=status["reason"],
-            message=status["message"],
-            started_at=status["started_at"],
-            steps=steps,
-            evals=Evals(**columns),
-            decoding=decoding,
-            lengths=lengths,
-            phases=phases,
-            log_tail=run.log_tail(LOG_LINES),
-        )
+        data = _read(run)
         _check(data)
-        return _without_nan(data)
-    except StoreError as error:
+    except (StoreError, OSError) as error:
         return Unreadable(run.run_id, str(error))
-    except OSError as error:
-        return Unreadable(run.run_id, str(error))
+    return _without_nan(data)
 
 
-@contextmanager
-def _damage(name: str) -> Iterator[None]:
-    """Name the file whose content is not what it should be."""
-    try:
-        yield
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise StoreError(f"{name}: {type(error).__name__}: {error}") from error
+def _read(run: Run) -> RunData:
+    status = run.status
+    probes = run.probes
+    decoding = probes.decoding if probes else []
+    lengths = probes.lengths if probes else []
+    phases = probes.phases if probes else []
+    return RunData(
+        run_id=run.run_id,
+        spec=run.spec,
+        env=run.env,
+        probes=probes,
+        status=status.status,
+        reason=status.reason,
+        message=status.message,
+        started_at=status.started_at,
+        steps=run.steps(),
+        evals=_eval_columns(run.evals()),
+        decoding={DecodeSetting(r.batch, r.context): _decode_samples(r) for r in decoding},
+        lengths={record.length: _length_losses(record) for record in lengths},
+        phases=tuple(_median_phases(rank) for rank in phases),
+        log_tail=run.log_tail(),
+    )
 
 
 def _check(run: RunData) -> None:
-    """See that a run has what every report needs, so that a damaged one is found here and named."""
-    check("spec.json", run.spec)
-    if run.status == "done":
-        check("probes.json", run.probes)
-        for name, found in (("eval.jsonl", run.evals.step), ("steps.rank*.jsonl", run.steps.step)):
-            if not len(found):
-                raise StoreError(f"{name}: it is done, but this is missing or empty")
-    for name, steps in (("eval.jsonl", run.evals.step), ("steps.rank*.jsonl", run.steps.step)):
-        if not (np.isfinite(steps).all() and (np.diff(steps) >= 0).all()):
-            raise StoreError(f"{name}: the steps are not in order")
-    if not (
-        np.isfinite(run.steps.step_s).all()
-        and (run.steps.step_s > 0).all()
-        and (run.steps.tokens > 0).all()
-    ):
-        raise StoreError("steps.rank*.jsonl: a step has no sound time or tokens")
+    """Check that the curves are in order and that a run that is done is complete."""
+    if (np.diff(run.evals.step) < 0).any():
+        raise StoreError("eval.jsonl: the steps are not in order")
+    if run.status != "done":
+        return
+    if run.probes is None:
+        raise StoreError("probes.json: the run is done, but the file is missing")
+    if not len(run.evals.step):
+        raise StoreError("eval.jsonl: the run is done, but the file is missing or empty")
+    if not len(run.steps):
+        raise StoreError("steps.rank*.jsonl: the run is done, but they are missing or empty")
 
 
-def _decoded(record: Json) -> tuple[Place, DecodeSamples]:
-    """Return the place of a record of the decode probe, and its samples, checked; a reason stands in for them."""
-    (batch, context), reason = _whole("decoding", record, "batch", "context"), record["reason"]
-    if reason is not None:
-        return (batch, context), DecodeSamples(
-            np.empty(0), np.empty(0), 0, str(reason) or "no reason given"
-        )
-    prefill_s, decode_s = (np.array(record[key], dtype=float) for key in ("prefill_s", "decode_s"))
-    for times_s in (prefill_s, decode_s):
-        if (
-            times_s.ndim != 1
-            or not len(times_s)
-            or not (np.isfinite(times_s) & (times_s > 0)).all()
-        ):
-            raise ValueError(
-                f"decoding: batch {batch}, context {context} has neither sound times nor a reason"
-            )
-    (cache_bytes,) = _whole("decoding", record, "cache_bytes")
-    return (batch, context), DecodeSamples(prefill_s, decode_s, cache_bytes, None)
+def _eval_columns(evals: list[EvalRecord]) -> Evals:
+    def column(values: list[float | None]) -> FloatArray:
+        return np.array(values, dtype=float)  # None becomes NaN
 
-
-def _at_length(record: Json) -> tuple[int, LengthLosses]:
-    """Return the length of a record of the length probe, and its losses, checked; a reason stands in for them."""
-    (length,), reason = _whole("lengths", record, "length"), record["reason"]
-    if reason is not None:
-        return length, LengthLosses(np.nan, np.empty(0), 0, str(reason) or "no reason given")
-    val_loss, by_position = (
-        float(record["val_loss"]),
-        np.array(record["loss_by_position"], dtype=float),
+    return Evals(
+        step=np.array([line.step for line in evals], dtype=np.int64),
+        val_loss=column([line.val_loss for line in evals]),
+        bits_per_byte=column([line.bits_per_byte for line in evals]),
+        train_s=column([line.train_s for line in evals]),
     )
-    if (
-        by_position.ndim != 1
-        or not 0 < len(by_position) <= length
-        or not np.isfinite([val_loss, *by_position]).all()
-    ):
-        raise ValueError(f"lengths: {length} has neither sound losses nor a reason")
-    (windows,) = _whole("lengths", record, "windows")
-    return length, LengthLosses(val_loss, by_position, windows, None)
 
 
-def _medians(rank: Json) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
+def _decode_samples(record: DecodeRecord) -> DecodeSamples:
+    if record.reason is not None:
+        reason = record.reason or "no reason given"
+        return DecodeSamples(np.empty(0), np.empty(0), 0, reason)
+    assert record.cache_bytes is not None
+    return DecodeSamples(
+        np.array(record.prefill_s), np.array(record.decode_s), record.cache_bytes, None
+    )
+
+
+def _length_losses(record: LengthRecord) -> LengthLosses:
+    if record.reason is not None:
+        return LengthLosses(np.nan, np.empty(0), 0, record.reason or "no reason given")
+    assert record.val_loss is not None
+    return LengthLosses(record.val_loss, np.array(record.loss_by_position), record.windows, None)
+
+
+def _median_phases(rank: RankPhases) -> dict[Phase, float | None]:
+    medians: dict[Phase, float | None] = {}
     for phase in PHASES:
-        samples = [value for value in rank[f"{phase}_s"] if value is not None]
-        if not np.isfinite(samples).all() or (not samples and phase != "waiting"):
-            raise ValueError(f"phases: {phase} has no sound times")
-        found[phase] = float(np.median(samples)) if samples else None
-    return found
-
-
-def _whole(probe: str, record: Json, *keys: str) -> list[int]:
-    values = [record[key] for key in keys]
-    if not all(isinstance(value, int) and value > 0 for value in values):
-        raise ValueError(
-            f"{probe}: {', '.join(keys)} must be whole and above zero, and not {values}"
-        )
-    return values
+        samples = [value for value in getattr(rank, f"{phase}_s") if value is not None]
+        medians[phase] = float(np.median(samples)) if samples else None
+    return medians
 
 
 def _without_nan(run: RunData) -> RunData:
-    """Turn a run whose last evaluation is not a finite number into a failed one: it has no result."""
+    """Turn a run whose last validation loss is not finite into a failed one: it has no result."""
     if run.status != "done" or np.isfinite(run.evals.val_loss[-1]):
         return run
     return replace(

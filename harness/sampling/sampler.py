@@ -1,4 +1,4 @@
-"""From logits to the next token: temperature, then top-k, then top-p, then a draw; or the likeliest.
+"""Choose the next token from logits: temperature, then top-k, then top-p, then a random draw.
 
 Legend of shapes: B samples, V vocabulary.
 """
@@ -14,67 +14,76 @@ from harness.errors import Problem
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How a token is chosen: temperature 0 takes the likeliest, `top_k` None and `top_p` 1 leave all to choose from."""
+    """How a token is chosen.
+
+    A temperature of 0 takes the likeliest token. `top_k` None and `top_p` 1 keep every token.
+    """
 
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float = 1.0
 
     def problems(self) -> list[Problem]:
-        """Return what is out of its range, by the command line's names."""
-        found = []
+        """Return the settings that are out of range, by their names on the command line."""
+        problems = []
         if not 0 <= self.temperature < float("inf"):
-            found.append(
-                Problem(
-                    "--temperature",
-                    f"{self.temperature}: must be 0 (the likeliest token) or positive",
-                )
-            )
+            message = f"{self.temperature}: must be 0 (the likeliest token) or positive"
+            problems.append(Problem("--temperature", message))
         if self.top_k is not None and self.top_k < 1:
-            found.append(Problem("--top-k", f"{self.top_k}: must be at least 1"))
+            problems.append(Problem("--top-k", f"{self.top_k}: must be at least 1"))
         if not 0 < self.top_p <= 1:
-            found.append(Problem("--top-p", f"{self.top_p}: must be more than 0 and at most 1"))
-        return found
+            message = f"{self.top_p}: must be more than 0 and at most 1"
+            problems.append(Problem("--top-p", message))
+        return problems
 
 
-def heated(logits_BV: Tensor, temperature: float) -> Tensor:
-    """Return logits / temperature, shifted so that the largest is 0 and no temperature is too small to divide by."""
+def apply_temperature(logits_BV: Tensor, temperature: float) -> Tensor:
+    """Return logits / temperature, shifted so that the largest is 0.
+
+    The shift keeps the division finite for every positive temperature.
+    """
     return (logits_BV - logits_BV.amax(-1, keepdim=True)) / temperature
 
 
 def top_k(logits_BV: Tensor, k: int) -> Tensor:
-    """Return the k largest logits, also among equals, and minus infinity in all other places."""
+    """Return the k largest logits, exactly k even with ties; minus infinity elsewhere."""
     kept_BK = logits_BV.topk(min(k, logits_BV.shape[-1]))
     return torch.full_like(logits_BV, -torch.inf).scatter(-1, kept_BK.indices, kept_BK.values)
 
 
 def top_p(logits_BV: Tensor, p: float) -> Tensor:
-    """Return the nucleus (Holtzman et al. 2020, 3.1), minus infinity elsewhere.
+    """Return the logits of the nucleus (Holtzman et al. 2020, 3.1); minus infinity elsewhere.
 
-    It is the smallest set of likeliest tokens whose probabilities sum to p or more, and never empty.
+    The nucleus is the smallest set of likeliest tokens whose probabilities sum to at least p. It
+    is never empty.
     """
-    falling_BV, order_BV = logits_BV.sort(descending=True, stable=True)
-    probability_BV = falling_BV.softmax(-1)
-    dropped_BV = probability_BV.cumsum(-1) - probability_BV >= p  # those before it reach p already
+    sorted_BV, order_BV = logits_BV.sort(descending=True, stable=True)
+    probability_BV = sorted_BV.softmax(-1)
+    dropped_BV = probability_BV.cumsum(-1) - probability_BV >= p  # the tokens before it reach p
     dropped_BV[:, 0] = False
-    return torch.empty_like(logits_BV).scatter(
-        -1, order_BV, falling_BV.masked_fill(dropped_BV, -torch.inf)
-    )
+    kept_BV = sorted_BV.masked_fill(dropped_BV, -torch.inf)
+    return torch.empty_like(logits_BV).scatter(-1, order_BV, kept_BV)
 
 
-def filtered(logits_BV: Tensor, sampling: Sampling) -> Tensor:
-    """Return the logits of what is drawn from at a positive temperature, float64, minus infinity for what is not."""
-    logits_BV = heated(logits_BV.double(), sampling.temperature)
+def filter_logits(logits_BV: Tensor, sampling: Sampling) -> Tensor:
+    """Return the logits that a token is drawn from, float64; minus infinity for excluded tokens.
+
+    The temperature must be positive.
+    """
+    logits_BV = apply_temperature(logits_BV.double(), sampling.temperature)
     if sampling.top_k is not None:
         logits_BV = top_k(logits_BV, sampling.top_k)
-    return top_p(logits_BV, sampling.top_p) if sampling.top_p < 1 else logits_BV
+    if sampling.top_p < 1:
+        logits_BV = top_p(logits_BV, sampling.top_p)
+    return logits_BV
 
 
-class Draw:
-    """Maps logits (B, V) to tokens (B,); sample i has a generator of its own, seeded from (seed, i).
+class Sampler:
+    """Maps logits (B, V) to tokens (B,); sample i has its own generator, seeded with (seed, i).
 
-    It takes the largest of logit + Gumbel noise, which is a draw from the softmax (Maddison et al. 2014, 2.1). So a
-    logit that is rounded otherwise, as it is in a batch of another size, hardly ever changes the token.
+    Takes the largest of logit + Gumbel noise, which draws from the softmax (Maddison et al. 2014,
+    2.1). So a logit that is rounded differently, as in a batch of another size, rarely changes the
+    token.
     """
 
     def __init__(self, sampling: Sampling, seed: int, n_samples: int) -> None:
@@ -85,8 +94,7 @@ class Draw:
         """Choose the next token of each sample."""
         if self._sampling.temperature == 0:
             return logits_BV.argmax(-1)
-        uniform_BV = np.stack(
-            [generator.random(logits_BV.shape[-1]) for generator in self._generators]
-        )
+        vocab_size = logits_BV.shape[-1]
+        uniform_BV = np.stack([generator.random(vocab_size) for generator in self._generators])
         gumbel_BV = -(-torch.from_numpy(uniform_BV).to(logits_BV.device).log()).log()
-        return (filtered(logits_BV, self._sampling) + gumbel_BV).argmax(-1)
+        return (filter_logits(logits_BV, self._sampling) + gumbel_BV).argmax(-1)

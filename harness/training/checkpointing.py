@@ -17,11 +17,12 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 
 from harness.distributed.process_group import DistributedContext
 from harness.distributed.shards import gather_weights, shard_specs, to_dcp_state
-from harness.model import weights as weights_folder
 from harness.model.gpt import GPT
+from harness.model.weights import Weights, atomic_folder, write_weights
 from harness.probes.timer import Timer
+from harness.results.files import StoreError, read_json, write_json
 from harness.results.records import RunSpec
-from harness.results.store import Run, StoreError, read_json, write_json
+from harness.results.store import Run
 from variants.base import ModelShape
 
 STATE = "state"  # folder within a checkpoint: parameters and optimizer state, one shard per rank
@@ -85,17 +86,17 @@ class Checkpoints:
         if self._context.is_first:
             self._remove_unlinked()
         dest = self._run.checkpoints / f"step-{step}"
-        writing = weights_folder.beside(dest) if self._context.is_first else nullcontext(dest)
+        writing = atomic_folder(dest) if self._context.is_first else nullcontext(dest)
         with writing as folder:
             if self._context.is_first:
-                weights_folder.write(weights, folder)
+                write_weights(weights, folder)
             shared_folder = self._context.gather(folder)[0]
             save_state(shared_folder, step, self._gpt, self._optimizer)
 
-    def _weights(self, step: int) -> weights_folder.Weights:
+    def _weights(self, step: int) -> Weights:
         spec = self._spec
         tensors = gather_weights(self._gpt, self._context)
-        return weights_folder.Weights(
+        return Weights(
             shape=ModelShape(**spec.model.model_dump()),
             axes=spec.axes,
             tensors=tensors,

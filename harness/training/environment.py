@@ -4,41 +4,42 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
 import torch
 import torch.distributed as dist
 
+import harness
 from harness.distributed.process_group import DistributedContext
-from harness.results.records import RunSpec
+from harness.results.records import Environment, RunSpec
 
 
-def describe(spec: RunSpec, ranks: DistributedContext) -> dict[str, Any]:
+def describe(spec: RunSpec, ranks: DistributedContext) -> Environment:
     """Return the content of env.json."""
     cuda = ranks.device.type == "cuda"
     commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-        "host": platform.node(),
-        "cpu": _cpu_name(),
-        "cores": psutil.cpu_count(logical=False) or os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "gpu": torch.cuda.get_device_name(ranks.device) if cuda else None,
-        "cuda": torch.version.cuda if cuda else None,
-        "threads": torch.get_num_threads(),
-        "world_size": ranks.world_size,
-        "backend": dist.get_backend(),
-        "precision": spec.train.precision,
-        "compile": spec.train.compile,
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "git_commit": commit or None,
-        "git_dirty": bool(changes),
-    }
+    return Environment(
+        version=harness.__version__,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        numpy=np.__version__,
+        platform=platform.platform(),
+        host=platform.node(),
+        cpu=_cpu_name(),
+        cores=psutil.cpu_count(logical=False) or os.cpu_count(),
+        memory_bytes=psutil.virtual_memory().total,
+        gpu=torch.cuda.get_device_name(ranks.device) if cuda else None,
+        cuda=torch.version.cuda if cuda else None,
+        threads=torch.get_num_threads(),
+        world_size=ranks.world_size,
+        backend=dist.get_backend(),
+        precision=spec.train.precision,
+        compile=spec.train.compile,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+        git_commit=commit or None,
+        git_dirty=bool(changes),
+    )
 
 
 def _cpu_name() -> str:

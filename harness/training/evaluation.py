@@ -1,5 +1,6 @@
 """Validation: the mean loss over one fixed list of windows, the same for every entry and every rank count."""
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,7 +11,7 @@ from harness.data import batches as data
 from harness.distributed.process_group import DistributedContext
 from harness.model.precision import autocast
 from harness.probes.timer import Timer
-from harness.results.records import RunSpec
+from harness.results.records import EvalRecord, RunSpec
 from harness.results.store import Run
 
 MAX_TOKENS = 16_384  # in one forward pass, so that logits stay small
@@ -67,13 +68,13 @@ class Evaluation:
         self.total_s += self._timer.seconds
         if self._file is not None:
             self._file.append(
-                {
-                    "step": step,
-                    "val_loss": nats / n_tokens,
-                    "bits_per_byte": nats / n_bytes / np.log(2),
-                    "train_s": train_s,
-                    "eval_s": self._timer.seconds,
-                }
+                EvalRecord(
+                    step=step,
+                    val_loss=nats / n_tokens,
+                    bits_per_byte=nats / n_bytes / math.log(2),
+                    train_s=train_s,
+                    eval_s=self._timer.seconds,
+                )
             )
         return nats / n_tokens
 
@@ -89,5 +90,5 @@ class Evaluation:
             n_tokens += float(weights.sum()) * targets_BT.shape[1]
             n_bytes += float(self._token_bytes[targets_BT.numpy()].sum(1) @ weights)
             if self._ranks.is_first:
-                self._run.beat()
+                self._run.touch()
         return self._ranks.sum(nats, n_tokens, n_bytes)

@@ -4,7 +4,6 @@ import math
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from harness.probes.memory import by_category
 from harness.probes.peak_flops import peak_flops
 from harness.probes.post_training import PostTrainingProbe
 from harness.probes.timer import Timer
-from harness.results.records import RunSpec
+from harness.results.records import ProbeResults, RunSpec, StepRecord
 from harness.results.store import Run
 from harness.training import optimizer as optim
 from harness.training.checkpointing import Checkpoints
@@ -40,7 +39,7 @@ N_WARMUP = (
 
 def train(
     run: Run, spec: RunSpec, context: DistributedContext, stop: StopRequest | None = None
-) -> dict[str, Any]:
+) -> ProbeResults:
     """Train one entry on this rank, from where an earlier attempt left it, and return what the probes measured.
 
     Raises:
@@ -118,16 +117,16 @@ def train(
         stop.acknowledged = n_stop > 0
         loss, grad_norm = loss_sum / context.world_size, norm.item()
         steps_file.append(
-            {
-                "step": step,
-                "loss": loss,
-                "step_s": timer.seconds,
-                "tokens": cfg.tokens_per_step,
-                "grad_norm": grad_norm,
-                "lr": lr,
-                "warmup": step < past.n_done + n_warmup,
-                "resumed": step == past.n_done > 0,
-            }
+            StepRecord(
+                step=step,
+                loss=loss,
+                step_s=timer.seconds,
+                tokens=cfg.tokens_per_step,
+                grad_norm=grad_norm,
+                lr=lr,
+                warmup=step < past.n_done + n_warmup,
+                resumed=step == past.n_done > 0,
+            )
         )
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
             raise NotFiniteError(f"step {step}: loss {loss}, gradient norm {grad_norm}")
@@ -142,34 +141,36 @@ def train(
 
     counted = sum(context.gather(first_step.flops)) / cfg.tokens_per_step
     n_parameters = sum(parameter.numel() for parameter in whole.parameters())
-    return {
-        "memory": context.gather(by_category(optimizer, first_step, device)),
-        "predicted_memory": optim.predicted_bytes(
-            n_parameters, parallelism.memory_fractions(whole)
-        ),
-        "flops_per_token": whole.flops_per_token(),
-        "flops_per_token_counted": None if parallelism.counters_unreliable else counted,
-        "parameters": n_parameters,
-        "initial_hash": initial_hash,
-        "final_hashes": parameter_hashes(gpt, context),
-        "start": init_report,
-        "attention_kernels": [] if parallelism.counters_unreliable else first_step.kernels,
-        "peak_flops": peak_flops(
-            context, cfg.precision, parallelism.n_devices // parallelism.world_size
-        ),
-        "decoding": decoding.measure(spec, parts, gpt, context),
-        "lengths": lengths.measure(spec, model, gpt, context),
-        "resumed_at": past.resumed_at,
-        "time": {
-            "train_s": train_s,
-            "eval_s": past.eval_s + evaluate.total_s,
-            "checkpoint_s": checkpoints.total_s,
-        },
-        "communication_dtype": parallelism.communication_dtype(cfg.precision),
-        "predicted_bytes_sent": parallelism.predicted_bytes_sent(
-            gpt, StepShape(cfg.precision, n_micro_batches, micro_batch)
-        ),
-        **PostTrainingProbe(model, context, forward_backward, update).measure(
-            cfg.steps, run, spec.launch.trace
-        ),  # trains on: last
-    }
+    return ProbeResults.model_validate(
+        {
+            "memory": context.gather(by_category(optimizer, first_step, device)),
+            "predicted_memory": optim.predicted_bytes(
+                n_parameters, parallelism.memory_fractions(whole)
+            ),
+            "flops_per_token": whole.flops_per_token(),
+            "flops_per_token_counted": None if parallelism.counters_unreliable else counted,
+            "parameters": n_parameters,
+            "initial_hash": initial_hash,
+            "final_hashes": parameter_hashes(gpt, context),
+            "init_report": init_report,
+            "attention_kernels": [] if parallelism.counters_unreliable else first_step.kernels,
+            "peak_flops": peak_flops(
+                context, cfg.precision, parallelism.n_devices // parallelism.world_size
+            ),
+            "decoding": decoding.measure(spec, parts, gpt, context),
+            "lengths": lengths.measure(spec, model, gpt, context),
+            "resumed_at": past.resumed_at,
+            "time": {
+                "train_s": train_s,
+                "eval_s": past.eval_s + evaluate.total_s,
+                "checkpoint_s": checkpoints.total_s,
+            },
+            "communication_dtype": parallelism.communication_dtype(cfg.precision),
+            "predicted_bytes_sent": parallelism.predicted_bytes_sent(
+                gpt, StepShape(cfg.precision, n_micro_batches, micro_batch)
+            ),
+            **PostTrainingProbe(model, context, forward_backward, update).measure(
+                cfg.steps, run, spec.launch.trace
+            ),  # trains on: last
+        }
+    )

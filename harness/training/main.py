@@ -8,8 +8,8 @@ from pathlib import Path
 
 from harness.distributed.process_group import DistributedContext, join
 from harness.errors import ExitCode
-from harness.results.records import RunSpec
-from harness.results.store import Reason, Run
+from harness.results.records import FailureReason, ProbeResults, RunSpec
+from harness.results.store import Run
 from harness.training.checkpointing import drop_state
 from harness.training.environment import describe
 from harness.training.errors import NotFiniteError, is_out_of_memory
@@ -30,22 +30,22 @@ def run_worker(run_path: Path, claim: bool) -> None:
     stop = StopRequest.on_signals()
     lock = run.claim() if claim and os.environ["RANK"] == "0" else None
     try:
-        spec = RunSpec.model_validate(run.spec)
+        spec = run.spec
         set_deterministic(spec.train.deterministic)
         with join(spec.train.device) as context:
             _check_world_size(run, spec, context)
             if claim and context.is_first:
                 if lock is None:
                     raise RuntimeError(f"{run.run_id} is locked by another process")
-                run.begin()
+                run.mark_running()
             _train(run, spec, context, stop, started)
     except TrainingInterrupted as error:
-        if run.status["status"] == "running":  # else the launcher has recorded why
-            run.end("interrupted", "killed", str(error))
+        if run.status.status == "running":  # else the launcher has recorded why
+            run.finish("interrupted", "killed", str(error))
     except Exception as error:
         traceback.print_exc()
         if _should_record(run, error, stop):
-            run.end("failed", _reason(error), f"{type(error).__name__}: {error}".splitlines()[0])
+            run.finish("failed", _reason(error), f"{type(error).__name__}: {error}".splitlines()[0])
         raise
     finally:
         stop.restore_handlers()
@@ -71,10 +71,14 @@ def _train(
     probes = train(run, spec, context, stop)
     context.barrier()  # all ranks have written their last step
     if context.is_first:
-        probes["time"]["total_s"] = time.time() - started
-        run.write_probes(probes)
-        run.end("done")
+        run.write_probes(_with_total_time(probes, time.time() - started))
+        run.finish("done")
         drop_state(run, spec.launch.keep_checkpoints)
+
+
+def _with_total_time(probes: ProbeResults, total_s: float) -> ProbeResults:
+    assert probes.time is not None
+    return probes.model_copy(update={"time": probes.time.model_copy(update={"total_s": total_s})})
 
 
 def _should_record(run: Run, error: Exception, stop: StopRequest) -> bool:
@@ -89,11 +93,11 @@ def _should_record(run: Run, error: Exception, stop: StopRequest) -> bool:
         and int(os.environ["WORLD_SIZE"]) > 1
     ):
         time.sleep(FAILURE_REPORT_DELAY_S)
-    exists = (run.path / "status.json").exists()
-    return exists and run.status["status"] == "running" and not stop.requested
+    exists = run.exists
+    return exists and run.status.status == "running" and not stop.requested
 
 
-def _reason(error: Exception) -> Reason:
+def _reason(error: Exception) -> FailureReason:
     if isinstance(error, NotFiniteError):
         return "nan"
     return "oom" if is_out_of_memory(error) else "error"

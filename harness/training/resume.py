@@ -9,8 +9,9 @@ from torch import nn
 from harness.distributed.process_group import DistributedContext
 from harness.model.gpt import GPT
 from harness.probes.first_step import FirstStep
-from harness.results.records import RunSpec
-from harness.results.store import Json, Run, read_valid_lines
+from harness.results.files import read_valid_lines
+from harness.results.records import EvalRecord, RunSpec, StepRecord
+from harness.results.store import Run
 from harness.training.checkpointing import (
     Checkpoints,
     StateError,
@@ -18,8 +19,6 @@ from harness.training.checkpointing import (
     resumable_checkpoints,
 )
 from harness.training.evaluation import Evaluation
-
-EVAL_KEYS = {"step", "val_loss", "eval_s"}
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,8 @@ def resume(
 
     Every rank calls this with initial parameters in place; `reset_parameters` initializes them again.
     """
-    steps = read_valid_lines(run.path / f"steps.rank{context.rank}.jsonl")
-    evals = read_valid_lines(run.path / "eval.jsonl")
+    steps = read_valid_lines(run.steps_path(context.rank), StepRecord)
+    evals = read_valid_lines(run.evals_path, EvalRecord)
     n_recorded = min(context.gather(_n_consecutive(steps)))
     folders = resumable_checkpoints(run) if context.is_first else []
     n_done = 0
@@ -85,7 +84,7 @@ def resume(
             optimizer.zero_grad()
             reset_parameters()
     steps = steps[:n_done]
-    evals = [line for line in evals if n_done and line["step"] <= n_done]
+    evals = [line for line in evals if n_done and line.step <= n_done]
     run.truncate_steps(context.rank, n_done)
     if context.is_first:
         run.truncate_evals(len(evals))
@@ -93,33 +92,33 @@ def resume(
         if n_done:
             print(f"resuming after {n_done} steps")
     context.barrier()  # no rank appends or saves before all files are truncated
-    resumed_at = [line["step"] for line in steps if line.get("resumed")]
+    resumed_at = [line.step for line in steps if line.resumed]
     if n_done:
         resumed_at.append(n_done)
     return ResumeState(
         n_done=n_done,
-        train_s=sum(line["step_s"] for line in steps),
-        eval_s=sum(line["eval_s"] for line in evals),
+        train_s=sum(line.step_s for line in steps),
+        eval_s=sum(line.eval_s for line in evals),
         resumed_at=resumed_at,
     )
 
 
-def _losses(evals: list[Json]) -> dict[int, float]:
-    return {line["step"]: line["val_loss"] for line in evals if line["val_loss"] is not None}
+def _losses(evals: list[EvalRecord]) -> dict[int, float]:
+    return {line.step: line.val_loss for line in evals if line.val_loss is not None}
 
 
-def _n_consecutive(steps: list[Json]) -> int:
+def _n_consecutive(steps: list[StepRecord]) -> int:
     """Return how many of the first lines are steps 0, 1, 2, ..."""
     for i, line in enumerate(steps):
-        if line.get("step") != i or "step_s" not in line:
+        if line.step != i:
             return i
     return len(steps)
 
 
-def _is_evaluated(evals: list[Json], n_done: int, spec: RunSpec) -> bool:
+def _is_evaluated(evals: list[EvalRecord], n_done: int, spec: RunSpec) -> bool:
     """Return whether all evaluations that a run makes in `n_done` steps are recorded."""
     every = spec.train.eval_every
     last = spec.train.steps
     expected = [n for n in range(n_done + 1) if n % every == 0 or n == last]
-    recorded = [line["step"] for line in evals if EVAL_KEYS <= line.keys()]
+    recorded = [line.step for line in evals]
     return recorded[: len(expected)] == expected

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from harness.model import weights as weights_folder
 from harness.model.gpt import GPT
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
+from harness.model.weights import load_weights
 from harness.results.records import InitSource, RunSpec
 from harness.results.store import Run
 
@@ -21,17 +21,17 @@ def initialize_parameters(gpt: GPT, whole: GPT, run: Run, spec: RunSpec) -> dict
         IncompatibleWeightsError: they do not fit the model.
     """
     if spec.init is None:
-        fill(gpt, spec.seed, whole=whole)
+        init_parameters(gpt, spec.seed, full_model=whole)
         return None
     folder = _checkpoint_folder(run, spec.init)
-    weights = weights_folder.load(folder)
+    weights = load_weights(folder)
     if spec.init.sha256 not in (None, weights.sha256):
         raise ValueError(
             f"{folder}: weights have SHA-256 {weights.sha256}, but the study was checked with {spec.init.sha256}"
         )
-    origins = fill(gpt, spec.seed, weights.tensors, whole)
+    origins = init_parameters(gpt, spec.seed, weights.tensors, whole)
     return {
-        "from": spec.init.run_id or str(folder),
+        "source": spec.init.run_id or str(folder),
         "sha256": weights.sha256,
         "tensors": origins,
         "dropped": sorted(weights.tensors.keys() - origins.keys()),

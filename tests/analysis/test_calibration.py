@@ -43,7 +43,8 @@ def studies(noise, n_seeds, effect=0.0, n=N):
 def test_families_without_an_effect_give_false_verdicts_in_at_most_one_of_twenty(noise, n_seeds):
     false = sum(
         any(
-            verdict.word in ("better", "worse") for verdict in verdicts.family(study, None).values()
+            verdict.verdict in ("better", "worse")
+            for verdict in verdicts.test_family(study, None).values()
         )
         for study in studies(noise, n_seeds)
     )
@@ -56,7 +57,10 @@ def test_entries_that_differ_by_the_whole_margin_are_called_equivalent_in_at_mos
     noise, n_seeds
 ):
     false = sum(
-        any(verdict.word == "equivalent" for verdict in verdicts.family(study, 0.02).values())
+        any(
+            verdict.verdict == "equivalent"
+            for verdict in verdicts.test_family(study, 0.02).values()
+        )
         for study in studies(noise, n_seeds, effect=0.02)
     )
     assert false / N <= 0.05 + (chance(0.05) if N < 2000 else 0.0)
@@ -96,7 +100,7 @@ def test_intervals_of_effects_hold_the_truth_nineteen_times_of_twenty(noise, n_s
 @pytest.mark.parametrize(("difference", "n_asked"), [(0.006, 1), (0.01, 8), (0.006, 8)])
 def test_the_planned_number_of_seeds_finds_the_difference_four_times_of_five(difference, n_asked):
     sd, alpha = NOISE * 2**0.5, verdicts.ALPHA / n_asked
-    n_seeds = verdicts.seeds_needed(lambda n: verdicts.paired_t_power(n, difference, sd, alpha))
+    n_seeds = verdicts.required_seeds(lambda n: verdicts.paired_t_power(n, difference, sd, alpha))
     draws = np.random.default_rng(2).normal(difference, sd, size=(max(N, 1000), n_seeds))
     found = np.mean([verdicts.paired_t_pvalue(values) < alpha for values in draws])
     assert found == pytest.approx(0.8, abs=0.03 + (chance(0.8) if N < 2000 else 0.0))

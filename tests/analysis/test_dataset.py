@@ -7,7 +7,8 @@ import pytest
 
 from harness.analysis import dataset as accounting
 from harness.errors import UserError
-from harness.results.store import read_lines, write_json
+from harness.results.files import read_lines, write_json
+from harness.results.records import LaunchRecord, StepRecord
 
 
 def test_entries_stand_in_the_order_of_the_axes_with_the_baseline_first(fake):
@@ -33,7 +34,7 @@ def test_the_slowest_rank_counts_and_warm_up_does_not(fake):
     folder = fake.store.runs("tiny")[0].path
     step_s = np.array(
         [
-            [line["step_s"] for line in read_lines(folder / f"steps.rank{rank}.jsonl")]
+            [line.step_s for line in read_lines(folder / f"steps.rank{rank}.jsonl", StepRecord)]
             for rank in (0, 1)
         ]
     )
@@ -48,7 +49,7 @@ def test_other_settings_are_left_out_and_counted(one_axis):
     one_axis.write()
     study = accounting.read(one_axis.store, "tiny")
     assert study.settings_hash == "new"
-    assert {run.spec["settings_hash"] for run in study.runs} == {"new"}
+    assert {run.spec.settings_hash for run in study.runs} == {"new"}
     assert (len(study.runs), study.left_out) == (2, 6)
 
 
@@ -57,16 +58,16 @@ def test_the_newest_launch_decides_and_not_the_newest_folder(one_axis):
     order_a = [run.run_id for run in one_axis.write().store.runs("tiny")]
     one_axis.settings_hash = "b"
     one_axis.write()
-    one_axis.store.record_launch("tiny", {"command": "again", "order": order_a[:1]})
+    one_axis.store.record_launch("tiny", LaunchRecord(command="again", order=order_a[:1]))
     assert accounting.read(one_axis.store, "tiny").settings_hash == "a"
 
 
 def test_a_launch_that_found_all_done_decides_too(one_axis):
     for one_axis.settings_hash in ("a", "b"):
         one_axis.write()
-    one_axis.store.record_launch("tiny", {"command": "again", "order": [], "settings_hash": "a"})
+    one_axis.store.record_launch("tiny", LaunchRecord(command="again", order=[], settings_hash="a"))
     study = accounting.read(one_axis.store, "tiny")
-    assert (study.settings_hash, {run.spec["settings_hash"] for run in study.runs}) == ("a", {"a"})
+    assert (study.settings_hash, {run.spec.settings_hash for run in study.runs}) == ("a", {"a"})
 
 
 def test_without_launches_the_newest_started_run_decides(one_axis):
@@ -80,16 +81,16 @@ def test_an_entry_with_other_options_under_the_same_label_is_superseded(one_axis
     """A study whose `local` window was changed must not average the old window's runs with the new one's."""
     one_axis.write()
     old = one_axis.store.runs("tiny")[0]
-    spec = old.spec | {"run_id": "newer", "seed": 0}
+    spec = old.spec.model_dump() | {"run_id": "newer", "seed": 0}
     spec["axes"] = spec["axes"] | {
         "attention": spec["axes"]["attention"] | {"options": {"window": 9}}
     }
     newer = one_axis.store.run("tiny", "newer")
     shutil.copytree(old.path, newer.path)
     write_json(newer.path / "spec.json", spec)
-    one_axis.store.record_launch("tiny", {"command": "again", "order": ["newer"]})
+    one_axis.store.record_launch("tiny", LaunchRecord(command="again", order=["newer"]))
     study = accounting.read(one_axis.store, "tiny")
-    entry = next(entry for entry in study.entries if entry.label == spec["entry_id"])
+    entry = next(entry for entry in study.entries if entry.label == spec["entry"])
     assert [run.run_id for run in entry.runs] == ["newer"]
     assert study.superseded == 3
 

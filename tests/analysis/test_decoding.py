@@ -4,17 +4,13 @@ import csv
 import itertools
 import json
 
-import numpy as np
 import pytest
 
 from harness import report
 from harness.analysis import dataset as accounting
 from harness.analysis.decoding import measures
-from harness.analysis.summary import summarise
-from harness.report.charts import decoding
-from harness.report.charts import mpl_setup as canvas
-from harness.report.charts.small_multiples import LINE_HEIGHT
-from harness.report.charts.style import look
+from harness.analysis.summary import summarize
+from harness.results.files import read_json, write_json
 
 MHA, GQA = "rope-mha-single", "rope-gqa2-single"
 MEASURES = (
@@ -45,10 +41,8 @@ def undefined(reason, **changed) -> dict:
 
 def plant(fake, entry, seed, records) -> None:
     run = next(run for run in fake.store.runs("tiny") if run.run_id.startswith(f"{entry}-s{seed}-"))
-    run.write_probes(
-        {key: value for key, value in run.probes.items() if key != "schema_version"}
-        | {"decoding": records}
-    )
+    path = run.path / "probes.json"
+    write_json(path, read_json(path) | {"decoding": records})
 
 
 def measured(fake, entry):
@@ -57,7 +51,7 @@ def measured(fake, entry):
 
 
 def summary_of(fake):
-    return summarise(accounting.read(fake.store, "tiny"), "now")
+    return summarize(accounting.read(fake.store, "tiny"), "now")
 
 
 def written(fake):
@@ -150,7 +144,7 @@ def test_a_run_that_is_not_done_has_no_decoding(pair):
         plant(pair, GQA, seed, [record([0.004])])
         next(
             run for run in pair.store.runs("tiny") if run.run_id.startswith(f"{GQA}-s{seed}-")
-        ).end("failed", "oom")
+        ).finish("failed", "oom")
     assert measured(pair, GQA) == []
 
 
@@ -178,15 +172,14 @@ def test_a_damaged_record_names_its_run_and_breaks_nothing(pair, no_figures, dam
     plant(pair, GQA, 1, [record([0.004])])
     _, summary, _ = written(pair)
     assert [item["name"][: len(GQA) + 3] for item in summary["unreadable"]] == [f"{GQA}-s0"]
-    entry = next(entry for entry in summary["entries"] if entry["label"] == GQA)
+    entry = next(entry for entry in summary["entries"] if entry["entry"] == GQA)
     assert entry["seeds"] == [1] and entry["decoding"][0]["seeds"] == [1]
 
 
-@pytest.mark.parametrize("records", [None, []])
-def test_a_study_that_asked_for_none_has_the_report_it_always_had(pair, records):
+def test_a_study_that_asked_for_none_has_the_report_it_always_had(pair):
     before, summary, folder = written(pair)
     for entry, seed in itertools.product((MHA, GQA), pair.seeds):
-        plant(pair, entry, seed, records)
+        plant(pair, entry, seed, [])
     page, _, _ = written(pair)
     assert page == before and "ecoding" not in page
     assert all(entry["decoding"] == [] for entry in summary["entries"])
@@ -196,7 +189,7 @@ def test_a_study_that_asked_for_none_has_the_report_it_always_had(pair, records)
 def test_page_summary_table_and_figures_of_a_whole_study(fake):
     fake.seeds, fake.steps, fake.decode = (0, 1), 4, ([1, 8], [128, 1024])
     page, summary, folder = written(fake.write())
-    entries = {entry["label"]: entry["decoding"] for entry in summary["entries"]}
+    entries = {entry["entry"]: entry["decoding"] for entry in summary["entries"]}
     assert all(len(found) == 4 for found in entries.values())
     assert entries["rope-gqa2-single"][3].keys() == {
         "batch",
@@ -226,7 +219,8 @@ def test_page_summary_table_and_figures_of_a_whole_study(fake):
     section = page.split("## Decoding")[1].split("\n## ")[0]
     assert "not defined: no positions beyond seq_len = 128" in section
     assert (
-        "differ in it alone measure the same" in section and "that of `single` is shown" in section
+        "differ only in the parallelism measure the same" in section
+        and "shown once, for single" in section
     )
     for name in ("decode_time", "decode_cache"):
         assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -236,7 +230,7 @@ def test_page_summary_table_and_figures_of_a_whole_study(fake):
 def test_with_one_parallelism_nothing_is_said_of_it(pair):
     plant(pair, GQA, 0, [record([0.004])])
     section = written(pair)[0].split("## Decoding")[1].split("\n## ")[0]
-    assert "parallelism" not in section and "no longer defined" not in section
+    assert "parallelism" not in section and "A line ends" not in section
 
 
 def test_where_nothing_is_defined_there_is_a_table_and_no_figure(pair):
@@ -246,66 +240,3 @@ def test_where_nothing_is_defined_there_is_a_table_and_no_figure(pair):
     assert (folder / "figures" / "memory.png").is_file() and not list(
         folder.glob("figures/decode*")
     )
-
-
-def test_of_entries_that_differ_in_the_parallelism_alone_the_baselines_is_drawn(fake):
-    fake.seeds, fake.steps, fake.decode = (0,), 4, ([1], [64])
-    fake.outcome = {"rope-mha-single-s0": ("failed", "oom", "no memory")}
-    labels = [entry.label for entry in decoding.shown(summary_of(fake.write()))]
-    assert labels == [
-        "learned-mha-single",
-        "learned-gqa2-single",
-        "learned-local64-single",
-        "rope-mha-ddp2",
-        "rope-mha-fsdp2",
-        "rope-gqa2-single",
-        "rope-local64-single",
-    ]
-
-
-@pytest.mark.parametrize("contexts", [[128], [32, 64], [32, 128, 256, 4096]])
-@pytest.mark.parametrize("kind", [decoding.TIME, decoding.CACHE])
-def test_names_do_not_cover_one_another_and_ticks_are_the_contexts(fake, contexts, kind):
-    """All but one of these attentions have caches of one size, so that their lines coincide."""
-    fake.axes = {
-        "positional": ["rope", "none"],
-        "attention": [f"mha{i}" for i in range(8)] + ["gqa2"],
-    }
-    fake.baseline, fake.seeds, fake.steps, fake.decode = {}, (0,), 2, ([1, 8], contexts)
-    summary = summary_of(fake.write())
-    with canvas.styled():
-        figure = decoding.draw(summary, look(summary.study), kind)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["batch 1", "batch 8"]
-    for axes in figure.axes:
-        assert axes.get_xticks().tolist() == contexts
-        heights = (
-            np.sort([text.get_position()[1] for text in axes.texts]) * axes.bbox.height / canvas.DPI
-        )
-        assert len(heights) == 18 and np.diff(heights).min() > LINE_HEIGHT - 1e-9
-        assert heights[0] > 0 and heights[-1] < axes.bbox.height / canvas.DPI
-
-
-def test_lines_end_where_decoding_is_no_longer_defined(fake):
-    fake.axes = {"positional": ["learned", "rope"], "attention": ["mha"]}
-    fake.baseline, fake.seeds, fake.steps, fake.decode = {}, (0,), 2, ([1, 8], [64, 128, 1024])
-    summary = summary_of(fake.write())
-    with canvas.styled():
-        panels = decoding.draw(summary, look(summary.study), decoding.CACHE).axes
-    for batch, axes in zip((1, 8), panels, strict=True):
-        learned, rope = (
-            line for line in axes.lines if line.get_transform().contains_branch(axes.transData)
-        )
-        near = {"rel": 2**decoding.AT_MOST - 1}  # marks of one context stand side by side
-        assert learned.get_xdata() == pytest.approx([64, 128], **near)
-        assert rope.get_xdata() == pytest.approx([64, 128, 1024], **near)
-        assert rope.get_ydata() == pytest.approx(
-            [2 * 4 * 64 * 4 * batch * context for context in (64, 128, 1024)]
-        )
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(512, "512 B"), (2**10, "1 KiB"), (2**19, "512 KiB"), (3 * 2**30, "3 GiB"), (0.5, "0.5 B")],
-)
-def test_sizes_are_written_in_a_readable_unit(size, text):
-    assert canvas.sizes()(size) == text

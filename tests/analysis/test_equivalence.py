@@ -43,7 +43,7 @@ def edit_json(fake, entry, seed, name, **fields) -> None:
 
 def checked(fake):
     rows = equivalence.equivalence(accounting.read(fake.store, "tiny"))
-    return {(row.label, row.seed): row for row in rows}
+    return {(row.entry, row.seed): row for row in rows}
 
 
 def factor(key, by, steps=(0,)):
@@ -60,26 +60,37 @@ def test_bitwise_is_told_from_a_deviation_and_that_is_sized(three):
         and ddp.initial_hash_equal
         and ddp.ranks_agree
     )
-    assert (ddp.loss_first_step, ddp.loss_last_step, ddp.loss_all_steps, ddp.val_loss) == (
+    assert (
+        ddp.abs_loss_dev_first,
+        ddp.abs_loss_dev_last,
+        ddp.max_abs_loss_dev,
+        ddp.abs_val_loss_dev,
+    ) == (
         0,
         0,
         0,
         0,
     )
-    assert (ddp.loss_first_steps, ddp.grad_norm_first_steps, ddp.reason) == (0, 0, None)
+    assert (ddp.max_rel_loss_dev_first5, ddp.max_rel_grad_norm_dev_first5, ddp.reason) == (
+        0,
+        0,
+        None,
+    )
     assert not fsdp.bitwise and fsdp.verdict == "within tolerance"
-    assert fsdp.loss_first_step == 0  # planted: 1e-7 per step
-    assert fsdp.loss_last_step == fsdp.loss_all_steps == pytest.approx(1e-7 * 11, rel=1e-6)
-    assert fsdp.val_loss == pytest.approx(1e-7 * 12, rel=1e-6)
+    assert fsdp.abs_loss_dev_first == 0  # planted: 1e-7 per step
+    assert fsdp.abs_loss_dev_last == fsdp.max_abs_loss_dev == pytest.approx(1e-7 * 11, rel=1e-6)
+    assert fsdp.abs_val_loss_dev == pytest.approx(1e-7 * 12, rel=1e-6)
     losses = run_of(three, SINGLE, 0).steps().loss[:N_FIRST]
-    assert fsdp.loss_first_steps == pytest.approx(max(1e-7 * np.arange(N_FIRST) / losses), rel=1e-6)
+    assert fsdp.max_rel_loss_dev_first5 == pytest.approx(
+        max(1e-7 * np.arange(N_FIRST) / losses), rel=1e-6
+    )
 
 
 def test_one_bit_in_the_middle_of_the_curve_is_not_bitwise(three):
     three.write()
     edit_steps(three, DDP, 0, lambda line: line.update(loss=float(np.nextafter(line["loss"], 9))))
     row = checked(three)[DDP, 0]
-    assert row.verdict == "within tolerance" and 0 < row.loss_all_steps < 1e-14
+    assert row.verdict == "within tolerance" and 0 < row.max_abs_loss_dev < 1e-14
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -88,8 +99,8 @@ def test_a_deviation_beyond_the_tolerance_of_the_precision_diverges(three, preci
     three.write()
     most = getattr(TOLERANCES[precision], key)
     for entry in (SINGLE, DDP, FSDP):
-        spec = run_of(three, entry, 0).spec
-        edit_json(three, entry, 0, "spec.json", train=spec["train"] | {"precision": precision})
+        train = run_of(three, entry, 0).spec.train.model_dump()
+        edit_json(three, entry, 0, "spec.json", train=train | {"precision": precision})
     edit_steps(three, DDP, 0, factor(key, 1 + 1.1 * most, steps=(N_FIRST - 1,)))
     edit_steps(three, FSDP, 0, factor(key, 1 + 0.9 * most, steps=(N_FIRST - 1,)))
     rows = checked(three)
@@ -108,14 +119,14 @@ def test_what_travels_in_bf16_may_deviate_as_far_as_that_rounds(three):
         edit_steps(three, entry, 0, factor("grad_norm", by))
     rows = checked(three)
     assert rows[DDP, 0].verdict != "DIVERGES" and rows[FSDP, 0].verdict == "DIVERGES"
-    assert rows[DDP, 0].grad_norm_tolerance == TOLERANCES["bf16"].grad_norm
+    assert rows[DDP, 0].rel_grad_norm_tolerance == TOLERANCES["bf16"].grad_norm
 
 
 def test_what_comes_after_the_first_steps_is_told_and_not_judged(three):
     three.write()
     edit_steps(three, DDP, 0, factor("loss", 1.01, steps=(N_FIRST,)))
     row = checked(three)[DDP, 0]
-    assert row.verdict == "within tolerance" and row.loss_all_steps > 0.01
+    assert row.verdict == "within tolerance" and row.max_abs_loss_dev > 0.01
 
 
 def test_a_norm_that_is_no_number_diverges(three):
@@ -155,7 +166,7 @@ def test_without_a_run_of_that_seed_on_one_process_nothing_is_checked_and_that_i
     assert {rows[label, 0].verdict for label in (DDP, FSDP)} == {"not checked"}
     assert (
         rows[DDP, 0].reason == f"{SINGLE} of seed 0 is not done"
-        and rows[DDP, 0].loss_all_steps is None
+        and rows[DDP, 0].max_abs_loss_dev is None
     )
     assert rows[DDP, 1].verdict == "bitwise"
 
@@ -172,7 +183,7 @@ def test_a_study_without_an_entry_on_one_process_says_so(three):
     )
     page = (folder / "report.md").read_text()
     assert (
-        "Does the parallelism" in page
+        "## Equivalence of parallelisms" in page
         and "not checked: no entry on one process in the study" in page
     )
     entry = json.loads((folder / "summary.json").read_text())["entries"][0]
@@ -198,7 +209,7 @@ def test_dropout_draws_other_masks_on_each_rank_so_only_the_start_is_compared(th
             entry,
             0,
             "spec.json",
-            model=run_of(three, entry, 0).spec["model"] | {"dropout": 0.1},
+            model=run_of(three, entry, 0).spec.model.model_dump() | {"dropout": 0.1},
         )
     edit_steps(three, DDP, 0, factor("loss", 1.02, steps=range(12)))
     edit_json(three, FSDP, 0, "probes.json", initial_hash="other")
@@ -218,30 +229,32 @@ def test_an_entry_that_diverges_keeps_its_row_and_loses_its_speed_everywhere(thr
     """The fastest parallelism is the one that forgets to communicate."""
     three.write()
     edit_steps(three, DDP, 0, factor("grad_norm", 1.3))
-    work = summary.summarise(accounting.read(three.store, "tiny"), "")
+    work = summary.summarize(accounting.read(three.store, "tiny"), "")
     result = work.results[DDP]
     assert result.val_loss and result.peak_memory_bytes and result.equivalence == "DIVERGES"
     assert result.tokens_per_s is None and result.step_s is None and result.mfu is None
     assert work.results[FSDP].tokens_per_s
-    ratios = {c.label: c for c in work.comparisons}
+    ratios = {c.entry: c for c in work.comparisons}
     assert ratios[DDP].tokens_per_s_ratio is None and ratios[DDP].speed_diverges
     assert ratios[FSDP].tokens_per_s_ratio and not ratios[FSDP].speed_diverges
 
     folder = report.write(three.store, "tiny", three.root.parent / "reports")
     page = (folder / "report.md").read_text()
     (row,) = (
-        line for line in page.split("## Against")[0].splitlines() if line.startswith(f"| {DDP} ")
+        line
+        for line in page.split("## Loss curves")[0].splitlines()
+        if line.startswith(f"| {DDP} ")
     )
     assert row.count("diverges") == 3 and "2 of 2 done" in row
     loss, costs = (
         line
-        for line in page.split("## Against")[1].split("##")[0].splitlines()
+        for line in page.split("## Comparison")[1].split("##")[0].splitlines()
         if line.startswith(f"| {DDP} ")
     )
     assert (
         loss.count("diverges") == 1 and costs.count("diverges") == 3
     )  # no verdict on what it did not train
-    assert f"> `{DDP}` trains another model than it says" in page
+    assert f"> `{DDP}` does not reproduce the single-process run" in page
     assert (
         f"- DIVERGES: gradient norm of the first 5 steps deviates by 3.0e-01, more than 1e-04: `{DDP}-s0`."
         in page
@@ -253,7 +266,7 @@ def test_an_entry_that_diverges_keeps_its_row_and_loses_its_speed_everywhere(thr
         table = {(row["entry"], row["seed"]): row for row in csv.DictReader(file)}
     assert table[DDP, "0"]["verdict"] == "DIVERGES" and table[DDP, "1"]["verdict"] == "bitwise"
     entries = {
-        entry["label"]: entry
+        entry["entry"]: entry
         for entry in json.loads((folder / "summary.json").read_text())["entries"]
     }
     assert entries[DDP]["equivalence"] == "DIVERGES" and entries[DDP]["tokens_per_s"] is None
@@ -263,6 +276,6 @@ def test_a_ratio_over_a_baseline_that_diverges_is_none(three):
     three.baseline = three.baseline | {"parallelism": "ddp2"}
     three.write()
     edit_steps(three, DDP, 0, factor("grad_norm", 1.3))
-    work = summary.summarise(accounting.read(three.store, "tiny"), "")
-    assert {c.label: c.speed_diverges for c in work.comparisons} == {SINGLE: True, FSDP: True}
+    work = summary.summarize(accounting.read(three.store, "tiny"), "")
+    assert {c.entry: c.speed_diverges for c in work.comparisons} == {SINGLE: True, FSDP: True}
     assert not any(c.tokens_per_s_ratio for c in work.comparisons)

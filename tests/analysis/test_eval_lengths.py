@@ -4,17 +4,13 @@ import csv
 import itertools
 import json
 
-import numpy as np
 import pytest
 
 from harness import report
 from harness.analysis import dataset as accounting
 from harness.analysis.eval_lengths import measures, positions
-from harness.analysis.summary import summarise
-from harness.report.charts import eval_lengths as lengths
-from harness.report.charts import mpl_setup as canvas
-from harness.report.charts.small_multiples import LINE_HEIGHT
-from harness.report.charts.style import look
+from harness.analysis.summary import summarize
+from harness.results.files import read_json, write_json
 
 MHA, GQA = "rope-mha-single", "rope-gqa2-single"
 
@@ -44,10 +40,8 @@ def undefined(reason, length=4) -> dict:
 
 def plant(fake, entry, seed, records) -> None:
     run = next(run for run in fake.store.runs("tiny") if run.run_id.startswith(f"{entry}-s{seed}-"))
-    run.write_probes(
-        {key: value for key, value in run.probes.items() if key != "schema_version"}
-        | {"lengths": records}
-    )
+    path = run.path / "probes.json"
+    write_json(path, read_json(path) | {"lengths": records})
 
 
 def measured(fake, entry):
@@ -56,7 +50,7 @@ def measured(fake, entry):
 
 
 def summary_of(fake):
-    return summarise(accounting.read(fake.store, "tiny"), "now")
+    return summarize(accounting.read(fake.store, "tiny"), "now")
 
 
 def written(fake):
@@ -69,7 +63,7 @@ def written(fake):
 
 
 def section(page) -> str:
-    return page.split("## Longer and shorter sequences")[1].split("\n## ")[0]
+    return page.split("## Other sequence lengths")[1].split("\n## ")[0]
 
 
 def rows(folder, table):
@@ -119,7 +113,7 @@ def test_what_is_not_defined_has_a_reason_and_no_number(pair, no_figures):
     assert found.val_loss is found.val_loss_difference is found.windows is None
     page, _, folder = written(pair)
     assert f"| {GQA} | 2.0000 ± 0.0000 | not defined |" in section(page)
-    assert f"- Not defined, no positions \\| beyond 4: `{GQA}`." in section(page)
+    assert f"- Not defined, no positions | beyond 4: `{GQA}`." in section(page)
     row = rows(folder, "lengths")[1]
     assert row["reason"] == found.reason and row["seeds"] == row["val_loss"] == row["windows"] == ""
 
@@ -137,7 +131,7 @@ def test_a_run_that_is_not_done_has_no_losses(pair):
         plant(pair, GQA, seed, [record(2.0)])
         next(
             run for run in pair.store.runs("tiny") if run.run_id.startswith(f"{GQA}-s{seed}-")
-        ).end("failed", "oom")
+        ).finish("failed", "oom")
     assert measured(pair, GQA) == []
 
 
@@ -166,7 +160,7 @@ def test_a_damaged_record_names_its_run_and_breaks_nothing(pair, no_figures, dam
     plant(pair, GQA, 1, [record(2.0)])
     _, summary, _ = written(pair)
     assert [item["name"][: len(GQA) + 3] for item in summary["unreadable"]] == [f"{GQA}-s0"]
-    entry = next(entry for entry in summary["entries"] if entry["label"] == GQA)
+    entry = next(entry for entry in summary["entries"] if entry["entry"] == GQA)
     assert entry["seeds"] == [1] and entry["lengths"][0]["seeds"] == [1]
 
 
@@ -186,13 +180,12 @@ def test_bins_of_positions_are_those_of_the_probe(length, n_bins, expected):
 # -- page, tables, figures -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("records", [None, []])
-def test_a_study_that_asked_for_none_has_the_report_it_always_had(pair, records):
+def test_a_study_that_asked_for_none_has_the_report_it_always_had(pair):
     before, _, folder = written(pair)
     for entry, seed in itertools.product((MHA, GQA), pair.seeds):
-        plant(pair, entry, seed, records)
+        plant(pair, entry, seed, [])
     page, summary, _ = written(pair)
-    assert page == before and "shorter" not in page
+    assert page == before and "sequence lengths" not in page
     assert all(entry["lengths"] == [] for entry in summary["entries"])
     assert not [*folder.glob("*/*length*"), *folder.glob("*/*position*")]
 
@@ -200,7 +193,7 @@ def test_a_study_that_asked_for_none_has_the_report_it_always_had(pair, records)
 def test_page_summary_tables_and_figures_of_a_whole_study(fake):
     fake.seeds, fake.steps, fake.lengths = (0, 1), 4, [64, 128, 2048]
     page, summary, folder = written(fake.write())
-    entries = {entry["label"]: entry["lengths"] for entry in summary["entries"]}
+    entries = {entry["entry"]: entry["lengths"] for entry in summary["entries"]}
     keys = {"length", "seeds", "val_loss", "val_loss_difference", "windows", "reason"}
     assert all([at["length"] for at in found] == [64, 128, 2048] for found in entries.values())
     assert entries[GQA][0].keys() == keys and entries[GQA][0]["val_loss"].keys() == {
@@ -248,7 +241,7 @@ def test_page_summary_tables_and_figures_of_a_whole_study(fake):
         "2,048",
     ]
     assert "Not defined, no positions beyond seq_len = 128: `learned-mha-single`" in text
-    assert "that of `single` is shown" in text
+    assert "shown once, for single" in text
     for name in ("length_loss", "position_loss"):
         assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert f"figures/{name}.png" in text
@@ -267,125 +260,3 @@ def test_where_nothing_is_defined_there_is_a_table_and_no_figure(pair):
     assert "Not defined, no room" in page
     names = [path.stem for path in folder.glob("figures/*.png")]
     assert "memory" in names and not {"length_loss", "position_loss"} & {*names}
-
-
-def test_of_entries_that_differ_in_the_parallelism_alone_the_baselines_is_drawn(fake):
-    fake.seeds, fake.steps, fake.lengths = (0,), 4, [64]
-    labels = [entry.label for entry in lengths.shown(summary_of(fake.write()))]
-    assert len(labels) == 6 and all(label.endswith("-single") for label in labels)
-
-
-def test_a_length_that_only_a_run_without_a_line_has_is_in_the_table_and_in_no_figure(fake):
-    """Sharded, a model may find room for a length that a single process has no memory for."""
-    fake.axes = {"positional": ["rope"], "parallelism": ["single", "fsdp2"]}
-    fake.baseline, fake.seeds, fake.steps, fake.lengths = (
-        {"parallelism": "single"},
-        (0,),
-        2,
-        [64, 512],
-    )
-    plant(fake.write(), "rope-single", 0, [record(2.0, 64), undefined("out of memory", 512)])
-    page, _, folder = written(fake)
-    assert (
-        "out of memory: `rope-single`" in section(page)
-        and (folder / "figures" / "length_loss.png").is_file()
-    )
-    assert lengths.defined(summary_of(fake)) == [64]
-
-
-@pytest.mark.parametrize(
-    ("asked", "panels"),
-    [
-        ([64], [64]),
-        ([128], [128]),
-        ([256, 512], [512]),
-        ([32, 64, 512], [64, 512]),
-        ([64, 128, 256], [128, 256]),
-    ],
-)
-def test_positions_are_shown_of_the_longest_within_the_training_and_the_longest_of_all(
-    fake, asked, panels
-):
-    fake.axes, fake.seeds, fake.steps, fake.lengths = {"positional": ["rope"]}, (0,), 2, asked
-    fake.baseline = {}
-    assert lengths.panel_lengths(summary_of(fake.write())) == panels
-
-
-def drawn(fake, draw):
-    summary = summary_of(fake.write())
-    with canvas.styled():
-        return draw(summary, look(summary.study), "how").axes
-
-
-def data_lines(axes):
-    return [
-        line
-        for line in axes.lines
-        if line.get_transform() == axes.transData and len(line.get_xdata()) > 1
-    ]
-
-
-@pytest.mark.parametrize("draw", [lengths.against_length, lengths.against_position])
-@pytest.mark.parametrize("asked", [[1], [256], [64, 128, 512, 2048]])
-def test_names_do_not_cover_one_another_and_the_trained_length_is_marked_where_it_is_in_sight(
-    fake, draw, asked
-):
-    fake.axes = {
-        "positional": ["rope", "none"],
-        "attention": [f"mha{i}" for i in range(8)] + ["gqa2"],
-    }
-    fake.baseline, fake.seeds, fake.steps, fake.lengths = {}, (0,), 2, asked
-    panels = drawn(fake, draw)
-    for axes in panels:
-        names = [text for text in axes.texts if not text.get_text().startswith("trained")]
-        heights = (
-            np.sort([text.get_position()[1] for text in names]) * axes.bbox.height / canvas.DPI
-        )
-        assert len(heights) == 18 and np.diff(heights).min() > LINE_HEIGHT - 1e-9
-        assert heights[0] > 0 and heights[-1] < axes.bbox.height / canvas.DPI
-    marks = [
-        text.get_text()
-        for axes in panels
-        for text in axes.texts
-        if text.get_text().startswith("trained")
-    ]
-    assert set(marks) == (
-        {"trained: 128"} if asked != [1] or draw is lengths.against_length else set()
-    )
-
-
-def test_a_line_is_the_mean_of_the_seeds_and_ends_where_the_loss_is_no_longer_defined(fake):
-    fake.axes, fake.baseline = {"positional": ["learned", "rope"]}, {}
-    fake.seeds, fake.steps, fake.lengths = (0, 1), 2, [512, 64, 128]
-    (axes,) = drawn(fake, lengths.against_length)
-    ends = {
-        tuple(line.get_xdata()): line.get_ydata()
-        for line in data_lines(axes)
-        if line.get_linestyle() == "-"
-    }
-    entries = accounting.read(fake.store, "tiny").entries
-    for entry, x in zip(entries, ((64, 128), (64, 128, 512)), strict=True):
-        expected = [np.mean([run.lengths[length].val_loss for run in entry.done]) for length in x]
-        assert ends[x] == pytest.approx(expected)
-    assert axes.get_xticks().tolist() == [64, 128, 512]
-
-
-def test_smoothing_keeps_the_mean_and_widens_with_the_position():
-    loss = np.random.default_rng(0).normal(size=64)
-    x, means = lengths.smooth(loss, 64)
-    assert (x[0], means[0]) == (1, loss[0]) and means[1] == loss[1]
-    assert means[-1] == pytest.approx(loss[45:].mean())  # from 64 / sqrt(2) = 45.3 on
-    assert means[-2] == pytest.approx(loss[32:45].mean()) and x[-2] == pytest.approx(
-        np.sqrt(33 * 45)
-    )
-    assert np.all(np.diff(x) > 0)
-
-
-def test_smoothing_of_bins_weighs_them_by_their_positions():
-    """8 positions in 3 bins of 2, 3 and 3: the last half doubling is the last bin, the one before it the second."""
-    x, means = lengths.smooth(np.array([1.0, 2.0, 4.0]), 8)
-    assert means.tolist() == [1, 2, 4] and x == pytest.approx(np.sqrt([1 * 2, 3 * 5, 6 * 8]))
-    _, means = lengths.smooth(
-        np.array([1.0, 2.0, 4.0, 8.0, 16.0]), 12
-    )  # last positions 2, 4, 7, 9, 12
-    assert means.tolist() == [1, 2, 4, pytest.approx((2 * 8 + 3 * 16) / 5)]

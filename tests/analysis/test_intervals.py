@@ -27,7 +27,7 @@ def test_pairs_are_of_the_same_seed_and_the_others_are_counted():
     pair = statistics.paired({0: 1.0, 1: 2.5, 2: 9.0}, {1: 2.0, 0: 1.2, 7: 0.0, 8: 0.0})
     assert pair.seeds == (0, 1)
     assert pair.difference.mean == pytest.approx((-0.2 + 0.5) / 2)  # variant minus baseline
-    assert pair.unpaired == 3
+    assert pair.n_unpaired == 3
     expected = stats.ttest_rel([1.0, 2.5], [1.2, 2.0]).confidence_interval(0.95)
     assert pair.difference.ci95 == pytest.approx(expected)
 

@@ -23,9 +23,7 @@ def run_of(fake, entry, seed):
 def test_final_loss_throughput_and_memory_of_an_entry(one_axis):
     found = measured(one_axis)["learned-mha-single"]
     runs = [run_of(one_axis, "learned-mha-single", seed) for seed in (0, 1, 2)]
-    assert found.val_loss.mean == pytest.approx(
-        np.mean([run.evals()[-1]["val_loss"] for run in runs])
-    )
+    assert found.val_loss.mean == pytest.approx(np.mean([run.evals()[-1].val_loss for run in runs]))
     assert found.val_loss.n == 3 and found.val_loss.ci95
     assert found.bits_per_byte.mean == pytest.approx(found.val_loss.mean / np.log(2))
     step_s = np.concatenate([run.steps().step_s[one_axis.n_warmup :] for run in runs])
@@ -34,16 +32,14 @@ def test_final_loss_throughput_and_memory_of_an_entry(one_axis):
     low, high = found.tokens_per_s.ci95
     assert (one_axis.tokens / high, one_axis.tokens / low) == pytest.approx(found.step_s.ci95)
     assert low <= found.tokens_per_s.median <= high
-    assert found.peak_memory_bytes == max(
-        rank["peak"] for run in runs for rank in run.probes["memory"]
-    )
+    assert found.peak_memory_bytes == max(rank.peak for run in runs for rank in run.probes.memory)
     assert found.mfu == pytest.approx(1.4e6 * found.tokens_per_s.median / 1e11)
 
 
 def test_the_fullest_rank_counts(fake):
     fake.axes, fake.seeds = {"parallelism": ["fsdp2"]}, (0,)
     found = measured(fake)["fsdp2"]
-    assert found.memory == run_of(fake, "fsdp2", 0).probes["memory"][1]
+    assert found.memory == run_of(fake, "fsdp2", 0).probes.memory[1].model_dump()
     assert found.peak_memory_bytes == found.memory["peak"]
 
 
@@ -76,7 +72,7 @@ def test_only_done_runs_count(one_axis):
     entry = "learned-gqa2-single"
     one_axis.outcome = {f"{entry}-s1": ("failed", "nan", "broke")}
     found = measured(one_axis)[entry]
-    expected = [run_of(one_axis, entry, seed).evals()[-1]["val_loss"] for seed in (0, 2)]
+    expected = [run_of(one_axis, entry, seed).evals()[-1].val_loss for seed in (0, 2)]
     assert found.seeds_done == [0, 2]
     assert found.val_loss.mean == pytest.approx(np.mean(expected)) and found.val_loss.n == 2
 
@@ -93,12 +89,12 @@ def test_comparison_pairs_seeds_and_counts_the_unpaired(one_axis):
     one_axis.outcome = {"learned-gqa2-single-s0": ("failed", "oom", "no memory")}
     (found,) = results.comparisons(accounting.read(one_axis.write().store, "tiny"))
     loss = {
-        (entry, seed): run_of(one_axis, f"learned-{entry}-single", seed).evals()[-1]["val_loss"]
+        (entry, seed): run_of(one_axis, f"learned-{entry}-single", seed).evals()[-1].val_loss
         for entry in ("mha", "gqa2")
         for seed in (1, 2)
     }
     expected = np.mean([loss["gqa2", seed] - loss["mha", seed] for seed in (1, 2)])
-    assert (found.label, found.against, found.differs) == (
+    assert (found.entry, found.against, found.differs) == (
         "learned-gqa2-single",
         "learned-mha-single",
         ["attention"],
@@ -148,7 +144,7 @@ def test_any_axis_is_compared_with_what_the_baseline_states(fake):
     fake.axes = {"norm": ["layer", "rms"], "mlp": ["gelu", "swiglu"]}
     fake.baseline, fake.seeds = {"norm": "layer"}, (0,)
     found = results.comparisons(accounting.read(fake.write().store, "tiny"))
-    assert [(c.label, c.against) for c in found] == [
+    assert [(c.entry, c.against) for c in found] == [
         ("rms-gelu", "layer-gelu"),
         ("rms-swiglu", "layer-swiglu"),
     ]

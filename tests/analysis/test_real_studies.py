@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from harness.analysis import dataset as accounting
-from harness.analysis import hypotheses as judge
+from harness.analysis import hypotheses
 from harness.results.store import Store
 from variants import registry
 from variants.base import ModelShape
@@ -130,7 +130,7 @@ def store(folder):
 
 @pytest.fixture(scope="module")
 def judged(store):
-    return judge.judge(accounting.read(store, "known"))
+    return hypotheses.test_hypotheses(accounting.read(store, "known"))
 
 
 def final_losses(store, entry):
@@ -145,13 +145,13 @@ def final_losses(store, entry):
 
 def test_the_same_variant_under_two_labels_is_equivalent_to_the_bit(store, judged):
     assert (final_losses(store, AGAIN) == final_losses(store, BASE)).all()
-    assert judged["val_loss"].entries[AGAIN].word == "equivalent"
-    assert judged["peak_memory"].entries[AGAIN].word == "equivalent"
+    assert judged["val_loss"].entries[AGAIN].verdict == "equivalent"
+    assert judged["peak_memory"].entries[AGAIN].verdict == "equivalent"
 
 
 def test_the_same_variant_with_other_first_values_gets_no_verdict(store, judged):
     assert (final_losses(store, RENAMED) != final_losses(store, BASE)).all()
-    assert judged["val_loss"].entries[RENAMED].word in ("equivalent", "unresolved")
+    assert judged["val_loss"].entries[RENAMED].verdict in ("equivalent", "unresolved")
 
 
 @pytest.mark.skipif(
@@ -160,7 +160,7 @@ def test_the_same_variant_with_other_first_values_gets_no_verdict(store, judged)
 )
 @pytest.mark.parametrize("entry", [AGAIN, RENAMED])
 def test_the_same_computation_is_neither_faster_nor_slower(judged, entry):
-    assert judged["tokens_per_s"].entries[entry].word in ("equivalent", "unresolved")
+    assert judged["tokens_per_s"].entries[entry].verdict in ("equivalent", "unresolved")
 
 
 def test_a_variant_that_trains_at_a_tenth_of_the_learning_rate_is_found_with_sign_and_size(
@@ -168,7 +168,7 @@ def test_a_variant_that_trains_at_a_tenth_of_the_learning_rate_is_found_with_sig
 ):
     differences = final_losses(store, SLOW) - final_losses(store, BASE)
     verdict = judged["val_loss"].entries[SLOW]
-    assert verdict.word == "worse" and verdict.difference.mean > 0
+    assert verdict.verdict == "worse" and verdict.difference.mean > 0
     assert verdict.difference.mean == pytest.approx(differences.mean(), rel=1e-12)
     assert verdict.difference.ci95[0] <= differences.mean() <= verdict.difference.ci95[1]
 

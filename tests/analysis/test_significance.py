@@ -9,7 +9,6 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
 from harness.analysis import significance as verdicts
-from harness.analysis.significance import family
 
 LOWER = [-0.031, -0.027, -0.035, -0.029]
 NOISE = [0.01, -0.012, 0.003, -0.002]
@@ -17,7 +16,10 @@ TINY = [0.0011, -0.0007, 0.0004, -0.0002]
 
 
 def words(differences, margin=None, **options):
-    return {name: verdict.word for name, verdict in family(differences, margin, **options).items()}
+    return {
+        name: verdict.verdict
+        for name, verdict in verdicts.test_family(differences, margin, **options).items()
+    }
 
 
 def test_each_word_where_it_belongs():
@@ -51,15 +53,15 @@ def test_what_is_certain_but_within_the_margin_is_equivalent_as_the_study_said_i
 
 
 def test_differences_without_noise_are_resolved_by_any_number_of_seeds():
-    found = family({"less memory": [-0.5, -0.5], "a byte": [1e-9, 1e-9]}, 0.01)
-    assert [v.word for v in found.values()] == ["better", "equivalent"]
+    found = verdicts.test_family({"less memory": [-0.5, -0.5], "a byte": [1e-9, 1e-9]}, 0.01)
+    assert [v.verdict for v in found.values()] == ["better", "equivalent"]
     assert found["less memory"].p == 0.0 and found["less memory"].effect_size is None
 
 
 def test_the_numbers_are_those_of_scipy_and_statsmodels():
     rng = np.random.default_rng(1)
     asked = {f"v{i}": rng.normal(0.02 * i, 0.03, size=5).tolist() for i in range(6)}
-    found, margin = family(asked, 0.02), 0.02
+    found, margin = verdicts.test_family(asked, 0.02), 0.02
     p = [stats.ttest_1samp(values, 0).pvalue for values in asked.values()]
     one_sided = [
         max(
@@ -83,8 +85,8 @@ def test_the_numbers_are_those_of_scipy_and_statsmodels():
 def test_correction_takes_back_what_twenty_questions_would_find_by_chance():
     rng = np.random.default_rng(3)
     asked = {f"v{i}": rng.normal(0, 0.01, size=3).tolist() for i in range(40)}
-    found = family(asked, None)
-    assert min(v.p for v in found.values()) < 0.05 and {v.word for v in found.values()} == {
+    found = verdicts.test_family(asked, None)
+    assert min(v.p for v in found.values()) < 0.05 and {v.verdict for v in found.values()} == {
         "unresolved"
     }
 
@@ -127,16 +129,16 @@ def test_the_number_of_seeds_is_the_smallest_that_is_enough(ratio):
     def power(n):
         return verdicts.paired_t_power(n, ratio, 1.0, 0.01)
 
-    n = verdicts.seeds_needed(power)
+    n = verdicts.required_seeds(power)
     assert power(n) >= 0.8 and (n == 2 or power(n - 1) < 0.8)
-    assert verdicts.seeds_needed(lambda n: 0.5) is None
+    assert verdicts.required_seeds(lambda n: 0.5) is None
 
 
 def test_what_seeds_can_detect_is_what_needs_so_many():
     for n in (3, 10, 50):
-        difference = verdicts.detectable(n, 0.02, 0.05)
+        difference = verdicts.minimum_detectable_effect(n, 0.02, 0.05)
         assert verdicts.paired_t_power(n, difference, 0.02, 0.05) == pytest.approx(0.8)
-    assert verdicts.detectable(1, 0.02, 0.05) == math.inf
+    assert verdicts.minimum_detectable_effect(1, 0.02, 0.05) == math.inf
 
 
 def test_the_power_to_equate_is_what_simulation_gives():
@@ -147,7 +149,7 @@ def test_the_power_to_equate_is_what_simulation_gives():
 
 
 def test_an_unresolved_difference_says_how_many_seeds_it_takes_and_that_many_resolve_it():
-    found = family({"noise": NOISE, "other": LOWER}, 0.01)["noise"]
+    found = verdicts.test_family({"noise": NOISE, "other": LOWER}, 0.01)["noise"]
     mean, sd = np.mean(NOISE), np.std(NOISE, ddof=1)
     n = found.seeds_to_resolve
     assert n > len(NOISE)

@@ -11,7 +11,7 @@ import statsmodels.formula.api as smf
 
 from harness import report
 from harness.analysis import dataset as accounting
-from harness.analysis import hypotheses as judge
+from harness.analysis import hypotheses
 from harness.analysis import variance_components as variance
 
 
@@ -33,7 +33,7 @@ def test_mean_squares_are_those_of_an_analysis_of_variance():
     assert init.sd**2 == pytest.approx((squares["i"] - squares["rest"]) / 4, rel=1e-9)
     assert data.sd**2 == pytest.approx((squares["j"] - squares["rest"]) / 4, rel=1e-9)
     assert rest.sd**2 == pytest.approx(squares["rest"], rel=1e-9)
-    assert init.share + data.share + rest.share == pytest.approx(1)
+    assert init.fraction + data.fraction + rest.fraction == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,9 @@ def crossed(fake):
         for name in ("learned", "rope")
     }
     for run in fake.store.runs(fake.name):
-        data_seed = run.spec["seed"] if run.spec["data_seed"] is None else run.spec["data_seed"]
-        loss = tables[run.spec["axes"]["positional"]["label"]][run.spec["seed"], data_seed]
-        lines = run.evals()
+        data_seed = run.spec.order_seed
+        loss = tables[run.spec.axes["positional"].label][run.spec.seed, data_seed]
+        lines = [line.model_dump() for line in run.evals()]
         lines[-1]["val_loss"] = loss
         (run.path / "eval.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return fake, tables
@@ -98,22 +98,22 @@ def test_the_report_tells_the_shares_and_rests_on_independent_runs_alone(crossed
         2,
         3,
     ]
-    assert loss["init"]["share"] > 0.8 > loss["data"]["share"]
+    assert loss["init"]["fraction"] > 0.8 > loss["data"]["fraction"]
     assert difference["entries"] == ["rope-mha-single"]
     assert (
-        "## Where the noise comes from" in page
-        and "24 runs (24 done) have the first values of one seed" in page
+        "## Sources of noise" in page
+        and "24 runs (24 done) combine the initialization of one seed" in page
     )
     assert "2 entries in 32 runs: 32 done" in page
     assert (folder / "tables" / "variance.csv").exists()
-    assert "Where the noise comes from" in (folder / "index.html").read_text()
+    assert "Sources of noise" in (folder / "index.html").read_text()
 
     entry = summary["entries"][0]
     assert entry["seeds"] == [0, 1, 2, 3] and len(entry["runs"]) == 16
     assert entry["val_loss"]["mean"] == pytest.approx(np.diag(tables["learned"]).mean(), rel=1e-12)
-    verdict = judge.judge(accounting.read(fake.store, fake.name))["val_loss"].entries[
-        "rope-mha-single"
-    ]
+    verdict = hypotheses.test_hypotheses(accounting.read(fake.store, fake.name))[
+        "val_loss"
+    ].entries["rope-mha-single"]
     assert verdict.difference.n == 4  # and not 16, which share seeds
     assert verdict.difference.mean == pytest.approx(
         np.diag(tables["rope"] - tables["learned"]).mean(), rel=1e-12
@@ -124,12 +124,12 @@ def test_an_entry_with_a_pair_missing_is_left_out_and_nothing_breaks(crossed, no
     fake, _ = crossed
     next(
         run for run in fake.store.runs(fake.name) if run.run_id.startswith("rope-mha-single-s1d2")
-    ).end("failed", "oom", "x")
+    ).finish("failed", "oom", "x")
     summary, page, _ = written(fake)
     assert [found["entries"] for found in summary["variance"]] == [["learned-mha-single"]]
-    assert "rope-mha-single-s1d2" in page.split("## Not done")[1]
+    assert "rope-mha-single-s1d2" in page.split("## Unfinished runs")[1]
 
 
 def test_a_study_that_crosses_nothing_says_nothing_of_it(one_axis, no_figures):
     summary, page, _ = written(one_axis.write())
-    assert summary["variance"] == [] and "Where the noise comes from" not in page
+    assert summary["variance"] == [] and "Sources of noise" not in page

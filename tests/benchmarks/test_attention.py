@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.model import weights as folder
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import Block
+from harness.model.weights import GPT2
 from variants import registry
 from variants.base import Attention, ModelShape, NoOptions, Positional
 
@@ -179,7 +179,7 @@ def test_block(compare, package, device, seq_len):
     )
     peer = transformers.models.gpt2.modeling_gpt2.GPT2Block(config, layer_idx=0).to(device)
     shape = shape_of(seq_len)
-    block = Block(ModelBuilder(shape, folder.GPT2, ()), 0).to(device)
+    block = Block(ModelBuilder(shape, GPT2, ()), 0).to(device)
     positional = registry.load("positional", "learned")(shape, NoOptions())
     positions_T = torch.arange(seq_len, device=device)
     x_BTC = torch.randn(4, seq_len, HEADS * HEAD_DIM, device=device, requires_grad=True)

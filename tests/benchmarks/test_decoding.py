@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.model import weights as folder
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
+from harness.model.weights import GPT2, import_gpt2, load_weights
 from variants import registry
 from variants.base import ModelShape, NoOptions
 
@@ -51,8 +51,8 @@ def test_greedy_decoding(compare, package, tmp_path, device, prompt_BT):
     torch.manual_seed(0)
     theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
     theirs.save_pretrained(tmp_path / "theirs")
-    folder.import_published(str(tmp_path / "theirs"), tmp_path / "ours")
-    weights = folder.load(tmp_path / "ours")
+    import_gpt2(str(tmp_path / "theirs"), tmp_path / "ours")
+    weights = load_weights(tmp_path / "ours")
     ours = ModelBuilder(weights.shape, weights.axes, ()).model()
     ours.load_state_dict(weights.tensors, assign=True)
     ours.to(device).eval()
@@ -80,8 +80,8 @@ def test_greedy_decoding(compare, package, tmp_path, device, prompt_BT):
 
 def test_decoding_step(compare, device, prompt_BT):
     """A token needs each weight once, of the position table a single row: no step is faster than reading them."""
-    model = ModelBuilder(GPT2_124M, folder.GPT2, ()).model().to_empty(device=device).eval()
-    fill(model, seed=0)
+    model = ModelBuilder(GPT2_124M, GPT2, ()).model().to_empty(device=device).eval()
+    init_parameters(model, seed=0)
     caches = model.caches(1, PROMPT + 1, torch.float32)
     model.next_logits(prompt_BT, caches)
 

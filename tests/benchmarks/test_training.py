@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.data.batches import Batches, Tokens
-from harness.model import weights as folder
 from harness.model.builder import ModelBuilder
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
 from harness.model.precision import autocast, dtype_of
+from harness.model.weights import GPT2
 from harness.probes.peak_flops import SIZE
 from harness.results.records import TokenSlice, TrainSettings, VariantChoice
 from harness.training import optimizer as optim
@@ -66,11 +66,11 @@ def our_step(
 ) -> Callable[[], object]:
     model = ModelBuilder(
         SHAPE,
-        folder.GPT2 | {"positional": VariantChoice(name=positional, label="", options={})},
+        GPT2 | {"positional": VariantChoice(name=positional, label="", options={})},
         (),
     ).model()
     model.to_empty(device=device)
-    fill(model, seed=0)
+    init_parameters(model, seed=0)
     if compiled:
         for block in model.h:
             block.compile()
@@ -108,7 +108,7 @@ def test_training_step(compare, package, device, batch, precision, compiled):
 @precisions
 def test_training_step_mfu(compare, device, batch, precision, compiled):
     """The ratio is the MFU: the step's FLOPs, as needed, at the speed of a plain matrix product of that precision."""
-    flops = ModelBuilder(SHAPE, folder.GPT2, ()).model().flops_per_token() * BATCH * SHAPE.seq_len
+    flops = ModelBuilder(SHAPE, GPT2, ()).model().flops_per_token() * BATCH * SHAPE.seq_len
     size = SIZE if device.type == "cpu" else 8192
     a = torch.ones(size, size, device=device, dtype=dtype_of(precision))
 

@@ -115,9 +115,7 @@ class Chaos:
         found = {}
         for run in self.runs(results):
             steps = run.steps()
-            evals = [
-                (line["step"], line["val_loss"], line["bits_per_byte"]) for line in run.evals()
-            ]
+            evals = [(line.step, line.val_loss, line.bits_per_byte) for line in run.evals()]
             found[run.run_id] = (
                 steps.loss.tolist(),
                 steps.grad_norm.tolist(),
@@ -136,7 +134,7 @@ class Chaos:
         """Kill up to `n_kills` times until the study is done, and return how often that was."""
         killed = 0
         while True:
-            failed = any(run.status["status"] == "failed" for run in self.runs(results))
+            failed = any(run.status.status == "failed" for run in self.runs(results))
             process = self.start(results, *(["--retry-failed"] if failed else []))
             while killed < n_kills and (victim := self._victim(results, process)) is not None:
                 kind, number, victims = victim
@@ -148,7 +146,7 @@ class Chaos:
                 if kind == "harness":
                     break
             process.wait(600)
-            statuses = [run.status["status"] for run in self.runs(results)]
+            statuses = [run.status.status for run in self.runs(results)]
             if statuses and set(statuses) == {"done"}:
                 return killed
 

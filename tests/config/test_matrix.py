@@ -10,7 +10,7 @@ from harness.results.records import RunSpec
 
 
 def ids(study):
-    return [spec.entry_id for spec in study.runs]
+    return [spec.entry for spec in study.runs]
 
 
 def test_the_matrix_is_the_product_of_axes_and_seeds_block_by_block(write_study):
@@ -153,11 +153,11 @@ def test_a_changed_variant_of_the_users_own_gets_another_run_id(write_study):
 def test_a_spec_survives_its_file(write_study):
     spec = load(write_study()).runs[-1]
     assert RunSpec.model_validate(json.loads(json.dumps(spec.model_dump()))) == spec
-    assert spec.entry_id == "rope-sliding_window4-ddp2"
+    assert spec.entry == "rope-sliding_window4-ddp2"
 
 
 def test_expected_costs_come_from_the_model(write_study):
-    by_id = {spec.entry_id: spec.expected for spec in load(write_study(), ["model.n_layer=1"]).runs}
+    by_id = {spec.entry: spec.expected for spec in load(write_study(), ["model.n_layer=1"]).runs}
     C, V, T = 32, 256, 16
     mha = V * C + T * C + (4 * C + 3 * C * C + 3 * C + C * C + C + 8 * C * C + 5 * C) + 2 * C
     assert by_id["learned-mha-single"].parameters == mha

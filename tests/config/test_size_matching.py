@@ -29,7 +29,7 @@ def test_every_entry_has_the_baselines_size_within_one_percent(write_study, meas
     assert count(plain.runs[0], measure) == target
     assert len(matched.runs) == 2 * 3 * 3 * 2 * 2
     for run in matched.runs:
-        assert abs(count(run, measure) - target) <= 0.01 * target, run.entry_id
+        assert abs(count(run, measure) - target) <= 0.01 * target, run.entry
         model = ModelBuilder(ModelShape(**run.model.model_dump()), run.axes, []).model()
         assert run.expected.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert any(abs(count(run, measure) - target) > 0.01 * target for run in plain.runs), (
@@ -41,7 +41,7 @@ def test_every_entry_has_the_baselines_size_within_one_percent(write_study, meas
 def test_a_width_that_was_found_is_part_of_the_runs_id_and_selection_by_name_goes_on(write_study):
     plain, matched = (load(write_study(AXES, *more)) for more in ((), (match("parameters"),)))
     ids = [
-        {run.run_id for run in study.runs if run.entry_id.startswith("rope-gqa2")}
+        {run.run_id for run in study.runs if run.entry.startswith("rope-gqa2")}
         for study in (plain, matched)
     ]
     assert not ids[0] & ids[1]

@@ -5,10 +5,9 @@ import pytest
 from harness.config import load
 from harness.errors import UserError
 from harness.launch.scheduler import randomize_within_seed
-from harness.model import weights as folder
 from harness.model.builder import ModelBuilder
-from harness.model.initialization import fill
-from harness.model.weights import Weights
+from harness.model.initialization import init_parameters
+from harness.model.weights import GPT2, Weights, save_weights
 from variants.base import ModelShape
 
 FROM_RUN = """
@@ -22,10 +21,10 @@ def save_checkpoint(place, seed=0, **shape):
     shape = ModelShape(
         **{"n_layer": 2, "n_head": 4, "n_embd": 32, "seq_len": 16, "vocab_size": 256} | shape
     )
-    model = ModelBuilder(shape, folder.GPT2, []).model().to_empty(device="cpu")
-    fill(model, seed)
+    model = ModelBuilder(shape, GPT2, []).model().to_empty(device="cpu")
+    init_parameters(model, seed)
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    folder.save(Weights(shape, folder.GPT2, tensors, {}), place)
+    save_weights(Weights(shape, GPT2, tensors, {}), place)
     return place
 
 
@@ -41,7 +40,7 @@ def refusal(*arguments, **options):
 
 def test_every_entry_waits_for_the_run_of_its_seed_that_it_starts_from(write_study):
     study = load(write_study(more=FROM_RUN))
-    sources = {run.seed: run for run in study.runs if run.entry_id.startswith("start-")}
+    sources = {run.seed: run for run in study.runs if run.entry.startswith("start-")}
     others = [run for run in study.runs if run not in sources.values()]
     assert len(others) == 24 and sources.keys() == {0, 1}
     for run in others:
@@ -67,7 +66,7 @@ def test_a_selection_takes_along_what_it_starts_from_and_its_weights_are_kept_in
         seeds=[1],
         where=["attention=gqa2"],
     )
-    assert [run.entry_id.startswith("start-") for run in study.runs] == [
+    assert [run.entry.startswith("start-") for run in study.runs] == [
         True,
         False,
         False,
@@ -119,7 +118,7 @@ def test_a_longer_position_table_is_cut_and_one_that_rope_does_not_need_is_dropp
 
 
 BAD = {
-    "no folder": ({}, "nowhere", "init.from_checkpoint", "no checkpoint of this harness"),
+    "no folder": ({}, "nowhere", "init.from_checkpoint", "not a checkpoint folder"),
     "width": ({"n_embd": 64}, "start", "n_embd = 64 in", "32 here"),
     "layers": ({"n_layer": 3}, "start", "n_layer = 3 in", "2 here"),
     "heads": ({"n_head": 2}, "start", "n_head = 2 in", "4 here"),

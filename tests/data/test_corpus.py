@@ -139,13 +139,13 @@ def test_a_stand_in_is_used_only_where_named_and_is_announced(tmp_path, monkeypa
     monkeypatch.setattr(corpus, "SYNTHETIC_BYTES", 5000)
     with pytest.raises(
         UserError,
-        match=r"put it in a folder as tinyshakespeare.txt and name the folder in ABLATIONS_DATA",
+        match=r"save it as tinyshakespeare.txt in a folder and set ABLATIONS_DATA to that folder",
     ):
         prepare(tmp_path, corpus="tinyshakespeare")
     found = prepare(tmp_path, corpus="tinyshakespeare", fallback_corpus="synthetic")
     assert (
         found.name == "synthetic"
-        and "tinyshakespeare cannot be had here, synthetic stands in" in found.note
+        and "tinyshakespeare is not available, synthetic replaces it" in found.note
     )
     assert found.entropy is not None and 0.2 < found.entropy < 1.5
 

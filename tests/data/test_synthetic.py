@@ -109,7 +109,7 @@ def test_is_plain_text_of_middling_entropy(corpus: SyntheticCorpus, text: str) -
 
 
 def test_refuses_items_that_a_text_cannot_tell_apart() -> None:
-    with pytest.raises(ValueError, match="'cat' is the beginning of 'cats'"):
+    with pytest.raises(ValueError, match="'cat' is a prefix of 'cats'"):
         Options({"cat": 1, "dog": 1, "cats": 1})
 
 

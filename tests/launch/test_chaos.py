@@ -26,5 +26,5 @@ def test_after_a_few_kills_the_curves_are_those_of_an_undisturbed_study(tmp_path
         assert chaos.curves(f"round{n_rounds - 1}") == whole, f"seed {seed}, {dict(chaos.kills)}"
     assert sum(chaos.kills.values()) == N_KILLS, f"seed {seed}, {dict(chaos.kills)}"
     assert not chaos.left()
-    attempts = [run.status["attempts"] for i in range(n_rounds) for run in chaos.runs(f"round{i}")]
+    attempts = [run.status.attempts for i in range(n_rounds) for run in chaos.runs(f"round{i}")]
     assert max(attempts) > 1, "or the test says nothing"

@@ -58,14 +58,11 @@ def test_asked_to_end_it_saves_its_last_step_and_goes_on_from_it(new_harness, nu
     process.communicate()
     assert process.returncode == 130 and gone(started)
     n_done = len(run.steps())
-    assert (
-        run.status["status"] == "interrupted"
-        and f"after {n_done} of 8 steps" in run.status["message"]
-    )
+    assert run.status.status == "interrupted" and f"after {n_done} of 8 steps" in run.status.message
     fast.touch()
     assert "1 of 1 done" in new_harness("run", study, settings=["train.eval_every=100"]).stderr
-    assert run.probes["resumed_at"] == [n_done] and run.steps().step.tolist() == list(range(8))
-    assert [line["step"] for line in run.evals()] == [0, 8]
+    assert run.probes.resumed_at == [n_done] and run.steps().step.tolist() == list(range(8))
+    assert [line.step for line in run.evals()] == [0, 8]
 
 
 def test_a_killed_rank_is_told_as_such_also_where_the_others_only_lost_it(new_harness):
@@ -79,13 +76,13 @@ def test_a_killed_rank_is_told_as_such_also_where_the_others_only_lost_it(new_ha
     ranks[1].kill()
     process.communicate()
     assert process.returncode == 1 and gone(ranks)
-    assert (run.status["status"], run.status["reason"]) == (
+    assert (run.status.status, run.status.reason) == (
         "failed",
         "killed",
-    ) and "SIGKILL" in run.status["message"]
+    ) and "SIGKILL" in run.status.message
     fast.touch()
     assert "1 of 1 done" in new_harness("run", study, "--retry-failed", *EVERY).stderr
-    assert run.probes["resumed_at"] and run.status["attempts"] == 2
+    assert run.probes.resumed_at and run.status.attempts == 2
 
 
 def test_a_run_that_shows_no_sign_of_life_is_ended_and_says_where_each_rank_hangs(new_harness):
@@ -96,8 +93,8 @@ def test_a_run_that_shows_no_sign_of_life_is_ended_and_says_where_each_rank_hang
     )
     new_harness("run", study, settings=["launch.stall_timeout_s=10"], code=1)
     run = the_run(new_harness)
-    assert (run.status["status"], run.status["reason"]) == ("failed", "timeout")
-    assert "no sign of life for launch.stall_timeout_s = 10 s" in run.status["message"]
+    assert (run.status.status, run.status.reason) == ("failed", "timeout")
+    assert "no sign of life for launch.stall_timeout_s = 10 s" in run.status.message
     log = run.log_path.read_text()
     assert "rank 0 was asked to end" in log and "rank 1 was asked to end" in log
     assert "hangs.py" in log.partition("rank 1 was asked to end")[2]
@@ -118,9 +115,7 @@ def test_two_harnesses_share_a_study_and_run_nothing_twice(new_harness):
         _, err = process.communicate()
         assert process.returncode == 0 and "3 of 3 done" in err, err
     assert len(list(marks.iterdir())) == 3, "a process for each run"
-    assert {run.status["attempts"] for run in Store(new_harness.folder / "results").runs("s")} == {
-        1
-    }
+    assert {run.status.attempts for run in Store(new_harness.folder / "results").runs("s")} == {1}
 
 
 def test_what_a_harness_leaves_when_it_is_killed_another_takes_over(new_harness):
@@ -130,16 +125,14 @@ def test_what_a_harness_leaves_when_it_is_killed_another_takes_over(new_harness)
     run = wait_for_steps(new_harness, 2)
     second = new_harness.start("run", study, *EVERY)
     time.sleep(8)
-    assert run.status["pid"] == first.pid and run.status["attempts"] == 1
+    assert run.status.pid == first.pid and run.status.attempts == 1
     fast.touch()
     first.kill()
     first.communicate()
     _, err = second.communicate()
     assert second.returncode == 0 and "which another process runs" in err, err
     assert (
-        run.status["status"] == "done"
-        and run.status["attempts"] == 2
-        and run.probes["resumed_at"][0] >= 2
+        run.status.status == "done" and run.status.attempts == 2 and run.probes.resumed_at[0] >= 2
     )
 
 
@@ -157,9 +150,9 @@ def test_a_full_disk_fails_the_run_says_so_and_keeps_what_was_written(new_harnes
     new_harness.variant("fills", f"exec({body!r}, globals()) if self.training else None")
     err = new_harness("run", study, code=1).stderr
     run = the_run(new_harness)
-    assert (run.status["status"], run.status["reason"]) == ("failed", "error"), (
+    assert (run.status.status, run.status.reason) == ("failed", "error"), (
         err + run.log_path.read_text()
     )
-    assert "OSError" in run.status["message"]
+    assert "OSError" in run.status.message
     assert "(error: OSError" in new_harness("status").stdout
     new_harness("report", "s")

@@ -24,9 +24,7 @@ def results(harness):
     """Return what the run of a whole matrix printed, and its runs by entry."""
     study = harness.study('["learned", "rope"]', ATTENTION, PARALLELISM)
     printed = harness("run", study)
-    return printed, {
-        run.spec["entry_id"]: run for run in Store(harness.folder / "results").runs("s")
-    }
+    return printed, {run.spec.entry: run for run in Store(harness.folder / "results").runs("s")}
 
 
 def losses(run):
@@ -38,8 +36,8 @@ def test_every_entry_is_done_and_leaves_the_files_of_the_contract(results):
     assert len(runs) == 18 and printed.stdout == ""
     assert "18 of 18 done" in printed.stderr and "% of it training and evaluating" in printed.stderr
     for run in runs.values():
-        assert run.status["status"] == "done" and run.status["reason"] is None
-        world_size = run.spec["launch"]["world_size"]
+        assert run.status.status == "done" and run.status.reason is None
+        world_size = run.spec.launch.world_size
         names = {path.name for path in run.path.iterdir()}
         steps = {f"steps.rank{rank}.jsonl" for rank in range(world_size)}
         assert (
@@ -56,13 +54,11 @@ def test_every_entry_is_done_and_leaves_the_files_of_the_contract(results):
             | steps
         )
         assert (
-            run.env["world_size"] == world_size
-            and run.env["deterministic"]
-            and run.env["backend"] == "gloo"
+            run.env.world_size == world_size and run.env.deterministic and run.env.backend == "gloo"
         )
-        assert len(run.steps()) == 8 and [line["step"] for line in run.evals()] == [0, 4, 8]
+        assert len(run.steps()) == 8 and [line.step for line in run.evals()] == [0, 4, 8]
         assert np.isfinite(losses(run)).all() and losses(run)[-1] < losses(run)[0]
-        assert len(run.probes["memory"]) == world_size and len(run.probes["initial_hash"]) == 64
+        assert len(run.probes.memory) == world_size and len(run.probes.initial_hash) == 64
 
 
 def test_a_second_call_starts_nothing(harness, results):
@@ -75,15 +71,15 @@ def test_a_second_call_starts_nothing(harness, results):
     } == before
     first, second = Store(harness.folder / "results").launches("s")
     assert (
-        len(first["order"]) == 18
-        and second["order"] == []
-        and first["settings_hash"] == second["settings_hash"]
+        len(first.order) == 18
+        and second.order == []
+        and first.settings_hash == second.settings_hash
     )
 
 
 def test_the_order_is_recorded_and_not_that_of_the_study(results, harness):
     launch = Store(harness.folder / "results").launches("s")[0]
-    order, runs = launch["order"], [run.run_id for run in results[1].values()]
+    order, runs = launch.order, [run.run_id for run in results[1].values()]
     assert sorted(order) == sorted(runs)
     listed = json.loads(harness("list", harness.folder / "study.toml", "--json").stdout)["entries"]
     assert order != [entry["run_id"] for entry in listed]  # by chance once in 18! times
@@ -95,26 +91,22 @@ def test_parallelism_changes_nothing_but_where_it_is_computed(results, positiona
     single, ddp, fsdp = (
         results[1][f"{positional}-{attention}-{name}"] for name in ("single", "ddp2", "fsdp2")
     )
-    assert (
-        single.probes["initial_hash"] == ddp.probes["initial_hash"] == fsdp.probes["initial_hash"]
-    )
+    assert single.probes.initial_hash == ddp.probes.initial_hash == fsdp.probes.initial_hash
     for run in (ddp, fsdp):
-        val, expected = (
-            np.array([line["val_loss"] for line in one.evals()]) for one in (run, single)
-        )
+        val, expected = (np.array([line.val_loss for line in one.evals()]) for one in (run, single))
         assert abs(val[0] - expected[0]) <= 1e-6
     assert (
         abs(losses(ddp) - losses(fsdp)).max() < 1e-5
     )  # they add up the gradient's norm in another order
-    by_category = fsdp.probes["memory"][0]
+    by_category = fsdp.probes.memory[0]
     for category in ("parameters", "gradients", "optimizer"):
-        assert by_category[category] < 0.6 * ddp.probes["memory"][0][category]
+        assert getattr(by_category, category) < 0.6 * getattr(ddp.probes.memory[0], category)
 
 
 def test_the_command_torchrun_runs_one_entry_to_the_same_bits(results, harness, tmp_path):
     done = results[1]["rope-gqa2-ddp2"]
     copy = Run(tmp_path / done.run_id)
-    copy.plan(done.spec)
+    copy.create(done.spec)
     torchrun = [
         sys.executable,
         "-m",
@@ -127,7 +119,7 @@ def test_the_command_torchrun_runs_one_entry_to_the_same_bits(results, harness, 
     subprocess.run(
         command, env=harness.env | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True
     )
-    assert copy.status["status"] == "done"
+    assert copy.status.status == "done"
     assert (losses(copy) == losses(done)).all()
 
 
@@ -142,12 +134,10 @@ def test_the_same_study_gives_the_same_bits_again(results, harness):
     runs = Store(harness.folder / "again").runs("s")
     assert len(runs) == 3
     for run in runs:
-        first = results[1][run.spec["entry_id"]]
+        first = results[1][run.spec.entry]
         assert (losses(run) == losses(first)).all()
-        assert [line["val_loss"] for line in run.evals()] == [
-            line["val_loss"] for line in first.evals()
-        ]
-        assert run.probes["initial_hash"] == first.probes["initial_hash"]
+        assert [line.val_loss for line in run.evals()] == [line.val_loss for line in first.evals()]
+        assert run.probes.initial_hash == first.probes.initial_hash
 
 
 def test_without_dropout_all_parallelisms_train_alike(new_harness):
@@ -155,7 +145,7 @@ def test_without_dropout_all_parallelisms_train_alike(new_harness):
     new_harness("run", study, settings=["model.dropout=0.0", "train.steps=30"])
     single, *others = sorted(
         Store(new_harness.folder / "results").runs("s"),
-        key=lambda run: run.spec["launch"]["world_size"],
+        key=lambda run: run.spec.launch.world_size,
     )
     for run in others:
         difference = abs(losses(run) - losses(single))
@@ -168,7 +158,7 @@ def test_bf16_trains_close_to_fp32(new_harness):
     new_harness("run", study, settings=["model.dropout=0.0", "train.precision=bf16"])
     new_harness("run", study, settings=["model.dropout=0.0"], where=["parallelism=single"])
     runs = Store(new_harness.folder / "results").runs("s")
-    fp32 = next(run for run in runs if run.spec["train"]["precision"] == "fp32")
+    fp32 = next(run for run in runs if run.spec.train.precision == "fp32")
     assert len(runs) == 4
     for run in runs:
         assert abs(losses(run) - losses(fp32)).max() < 0.05
@@ -185,10 +175,10 @@ def test_a_failed_entry_stops_no_other_and_says_why(new_harness):
     printed = new_harness("run", study, "--where", quick, code=1)
     new_harness("run", study, "--where", "positional=hangs", "--set", "launch.timeout_s=8", code=1)
     runs = {
-        run.spec["axes"]["positional"]["name"]: run
+        run.spec.axes["positional"].name: run
         for run in Store(new_harness.folder / "results").runs("s")
     }
-    assert {name: (run.status["status"], run.status["reason"]) for name, run in runs.items()} == {
+    assert {name: (run.status.status, run.status.reason) for name, run in runs.items()} == {
         "learned": ("done", None),
         "raises": ("failed", "error"),
         "diverges": ("failed", "nan"),
@@ -197,7 +187,7 @@ def test_a_failed_entry_stops_no_other_and_says_why(new_harness):
         "greedy": ("failed", "oom"),
     }
     assert "ZeroDivisionError: planted" in printed.stderr and "1 of 5 done" in printed.stderr
-    assert "SIGKILL" in runs["dies"].status["message"]
+    assert "SIGKILL" in runs["dies"].status.message
     assert np.isnan(losses(runs["diverges"])[0])
 
     again = new_harness("run", study, code=1)
@@ -216,8 +206,7 @@ def test_retry_runs_what_failed_and_only_that(new_harness):
     printed = new_harness("run", study, "--retry-failed", code=1)  # rope is still to be run
     assert "1 to do" in printed.stderr
     states = {
-        run.spec["entry_id"]: run.status["status"]
-        for run in Store(new_harness.folder / "results").runs("s")
+        run.spec.entry: run.status.status for run in Store(new_harness.folder / "results").runs("s")
     }
     assert states == {"learned-mha-single": "done", "flaky-mha-single": "done"}
     new_harness("run", study)
@@ -247,7 +236,7 @@ def test_a_stopped_study_leaves_no_process_and_goes_on(new_harness, how, code):
     assert process.returncode == code
     _, alive = psutil.wait_procs(started, timeout=20)
     assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
-    assert run.status["status"] == "interrupted"
+    assert run.status.status == "interrupted"
     fast.touch()
     assert "1 of 1 done" in new_harness("run", study).stderr
     assert len(run.steps()) == 8
@@ -266,7 +255,7 @@ def test_compile_changes_speed_and_not_the_losses(new_harness):
     )
     new_harness("run", study, settings=["model.dropout=0.0", "model.n_layer=1"])
     compiled, eager = sorted(
-        Store(new_harness.folder / "results").runs("s"), key=lambda run: not run.env["compile"]
+        Store(new_harness.folder / "results").runs("s"), key=lambda run: not run.env.compile
     )
     assert abs(losses(compiled) - losses(eager)).max() < 1e-4
 
@@ -292,7 +281,7 @@ def test_no_model_trained_on_the_synthetic_language_falls_below_its_entropy(new_
         settings=[*settings, *(f"train.{key}={value}" for key, value in training.items())],
     )
     (run,) = Store(new_harness.folder / "results").runs("s")
-    floor, reached = run.spec["data"]["entropy_nats_per_byte"], run.evals()[-1]["val_loss"]
+    floor, reached = run.spec.data.entropy_nats_per_byte, run.evals()[-1].val_loss
     assert 0.4 < floor < 0.7
     assert floor < reached < 2.75  # it has learned something (letters alone: 2.9), and is not below
 
@@ -309,28 +298,25 @@ def test_entries_start_from_another_runs_checkpoint_which_runs_first(new_harness
         study.read_text() + init + "[probes]\ndecode = { batch = [2], context = [8] }\n"
     )
     new_harness("run", "study.toml", "--where", "positional=learned")
-    runs = {run.spec["entry_id"]: run for run in Store(new_harness.folder / "results").runs("s")}
-    assert len(runs) == 5 and all(run.status["status"] == "done" for run in runs.values())
+    runs = {run.spec.entry: run for run in Store(new_harness.folder / "results").runs("s")}
+    assert len(runs) == 5 and all(run.status.status == "done" for run in runs.values())
     source = runs.pop("start-learned-mha-fsdp2")
     assert len(source.steps()) == 4
     for name, run in runs.items():
-        start = run.probes["start"]
-        assert start["from"] == source.run_id
-        converted = {
-            tensor for tensor, how in start["tensors"].items() if how.startswith("converted")
-        }
+        start = run.probes.init_report
+        assert start.source == source.run_id
+        converted = {tensor for tensor, how in start.tensors.items() if how.startswith("converted")}
         heads = {f"h.{layer}.attn.c_attn.{kind}" for layer in (0, 1) for kind in ("weight", "bias")}
         assert converted == (heads if "gqa" in name else set())
         if "mha" in name:
-            assert abs(run.evals()[0]["val_loss"] - source.evals()[-1]["val_loss"]) < 1e-6
-        (decoded,) = run.probes["decoding"]
+            assert abs(run.evals()[0].val_loss - source.evals()[-1].val_loss) < 1e-6
+        (decoded,) = run.probes.decoding
         assert (
-            decoded["cache_bytes"] == 2 * 2 * 2 * 8 * (16 if "gqa" in name else 32) * 4
-            and decoded["decode_s"]
+            decoded.cache_bytes == 2 * 2 * 2 * 8 * (16 if "gqa" in name else 32) * 4
+            and decoded.decode_s
         )
-    assert (
-        runs["learned-gqa_n_kv_head2_kvfirst-single"].probes["initial_hash"]
-        == (runs["learned-gqa_n_kv_head2_kvfirst-fsdp2"].probes["initial_hash"])
+    assert runs["learned-gqa_n_kv_head2_kvfirst-single"].probes.initial_hash == (
+        runs["learned-gqa_n_kv_head2_kvfirst-fsdp2"].probes.initial_hash
     )
     assert "0 to do" in new_harness("run", "study.toml", "--where", "positional=learned").stderr
     new_harness("report", "s")
@@ -346,7 +332,6 @@ def test_what_waits_for_a_run_that_failed_stays_pending_and_says_so(new_harness)
         and "not started: waits for start-breaks-mha-single-s0-" in err
     )
     found = {
-        run.spec["entry_id"]: run.status["status"]
-        for run in Store(new_harness.folder / "results").runs("s")
+        run.spec.entry: run.status.status for run in Store(new_harness.folder / "results").runs("s")
     }
     assert found == {"start-breaks-mha-single": "failed", "learned-mha-single": "pending"}

@@ -48,7 +48,7 @@ def test_a_stuck_run_is_ended_from_another_thread(new_harness):
     limit = ["launch.stall_timeout_s=8"]
     new_harness("run", study, settings=limit, program=("-c", IN_A_THREAD), code=1)
     (run,) = Store(new_harness.folder / "results").runs("s")
-    assert (run.status["status"], run.status["reason"]) == ("failed", "timeout")
-    assert "launch.stall_timeout_s = 8 s" in run.status["message"]
+    assert (run.status.status, run.status.reason) == ("failed", "timeout")
+    assert "launch.stall_timeout_s = 8 s" in run.status.message
     ranks = [int(path.name) for path in pids.iterdir()]
     assert len(ranks) == 2 and not any(psutil.pid_exists(rank) for rank in ranks)

@@ -45,7 +45,7 @@ def runs(harness):
         settings=["train.steps=2", "train.micro_batch_size=8", "train.precision=bf16"],
     )
     return {
-        run.spec["axes"]["parallelism"]["name"]: run
+        run.spec.axes["parallelism"].name: run
         for run in Store(harness.folder / "results").runs("s")
     }
 
@@ -54,8 +54,8 @@ def runs(harness):
 def test_who_is_early_waits_and_who_is_late_computes(runs, name):
     """A wait that counted as computation would blame the model for a slow neighbour."""
     early, late = (
-        {phase: median(samples) for phase, samples in rank.items()}
-        for rank in runs[name].probes["phases"]
+        {phase: median(samples) for phase, samples in rank.model_dump().items()}
+        for rank in runs[name].probes.phases
     )
     assert early["waiting_s"] > 0.7 * LATE_S > 0.5 * LATE_S > late["waiting_s"]
     assert late["forward_s"] > LATE_S > 0.5 * LATE_S > early["forward_s"]

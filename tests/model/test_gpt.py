@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness.model.builder import ModelBuilder
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
 from harness.results.records import VariantChoice
 from variants import registry
 from variants.base import ModelShape
@@ -36,7 +36,7 @@ def meta(shape=SHAPE, attention="mha", positional="learned", **options):
 
 def make(shape=SHAPE, **variants):
     model = meta(shape, **variants).to_empty(device="cpu")
-    fill(model, seed=0)
+    init_parameters(model, seed=0)
     return model
 
 

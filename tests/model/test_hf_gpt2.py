@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from harness.errors import UserError
-from harness.model import weights as folder
 from harness.model.builder import ModelBuilder
+from harness.model.weights import GPT2, export_gpt2, import_gpt2, load_weights
 
 L, H, C, T, V = 2, 2, 16, 12, 31
 
@@ -77,7 +77,7 @@ def write(path, weights=None, config=CONFIG, how="safetensors"):
 
 
 def logits(checkpoint, tokens):
-    weights = folder.load(checkpoint)
+    weights = load_weights(checkpoint)
     model = ModelBuilder(weights.shape, weights.axes, []).model()
     model.load_state_dict(weights.tensors, assign=True)
     return model.eval().logits(tokens)
@@ -112,7 +112,7 @@ def published_formula(w, tokens):
 @pytest.mark.parametrize("how", ["safetensors", "sharded", "bin"])
 @pytest.mark.parametrize("prefix", ["transformer.", ""])
 def test_an_imported_model_computes_what_the_published_one_does(tmp_path, how, prefix):
-    weights = folder.import_published(
+    weights = import_gpt2(
         str(write(tmp_path / "theirs", tensors(prefix), how=how)), tmp_path / "ours"
     )
     tokens = torch.randint(V, (2, T), generator=torch.Generator().manual_seed(1))
@@ -122,8 +122,8 @@ def test_an_imported_model_computes_what_the_published_one_does(tmp_path, how, p
 
 
 def test_export_gives_back_every_tensor_bit_for_bit(tmp_path):
-    folder.import_published(str(write(tmp_path / "theirs")), tmp_path / "ours")
-    folder.export_published(tmp_path / "ours", tmp_path / "back")
+    import_gpt2(str(write(tmp_path / "theirs")), tmp_path / "ours")
+    export_gpt2(tmp_path / "ours", tmp_path / "back")
     back = load_file(tmp_path / "back/model.safetensors")
     expected = {
         name: tensor for name, tensor in tensors().items() if not name.endswith(".attn.bias")
@@ -141,11 +141,11 @@ def test_transformers_says_the_same_and_loads_what_we_export(tmp_path):
         transformers.GPT2Config(**CONFIG | {"n_embd": 32, "n_head": 4})
     ).eval()
     theirs.save_pretrained(tmp_path / "theirs")
-    folder.import_published(str(tmp_path / "theirs"), tmp_path / "ours")
+    import_gpt2(str(tmp_path / "theirs"), tmp_path / "ours")
     tokens = torch.randint(V, (3, T))
     with torch.no_grad():
         assert (logits(tmp_path / "ours", tokens) - theirs(tokens).logits).abs().max() < 1e-5
-    folder.export_published(tmp_path / "ours", tmp_path / "back")
+    export_gpt2(tmp_path / "ours", tmp_path / "back")
     again = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "back")
     for name, parameter in theirs.named_parameters():
         assert torch.equal(again.get_parameter(name), parameter), name
@@ -178,7 +178,7 @@ def test_what_is_wrong_is_named_and_nothing_is_left(tmp_path):
         change(weights)
         source = write(tmp_path / change.__name__, weights)
         with pytest.raises(UserError, match=message):
-            folder.import_published(str(source), tmp_path / "ours")
+            import_gpt2(str(source), tmp_path / "ours")
 
     pickled = write(tmp_path / "pickled", how="bin")
     (pickled / "pytorch_model.bin").write_bytes(
@@ -193,31 +193,31 @@ def test_what_is_wrong_is_named_and_nothing_is_left(tmp_path):
     (tmp_path / "empty").mkdir()
     for source, message in (
         (pickled, "could run code"),
-        (truncated, "model.safetensors: truncated or no weights file"),
+        (truncated, "model.safetensors: truncated or not a weights file"),
         (sharded, "b.safetensors: no such file"),
         (untied, "lm_head.weight differs from wte.weight"),
-        (tmp_path / "empty", "no checkpoint: must hold model.safetensors"),
+        (tmp_path / "empty", "not a checkpoint: must hold model.safetensors"),
         (
             write(tmp_path / "heads", config=CONFIG | {"n_head": 3}),
             "n_head: 3 does not divide n_embd = 16",
         ),
         (
             write(tmp_path / "other", config=CONFIG | {"n_layer": 5}),
-            "n_layer: 5, but the weights are of 2",
+            "n_layer: 5, but the weights have 2",
         ),
-        (tmp_path / "gpt3", "no such file or folder, and no name on the hub"),
+        (tmp_path / "gpt3", "no such file or folder, and not a name on the hub"),
     ):
         with pytest.raises(UserError, match=message):
-            folder.import_published(str(source), tmp_path / "ours")
+            import_gpt2(str(source), tmp_path / "ours")
     assert not (tmp_path / "it-ran").exists()
     assert not (tmp_path / "ours").exists() and not list(tmp_path.glob(".*"))
 
 
 def test_nothing_is_overwritten(tmp_path):
     source = str(write(tmp_path / "theirs"))
-    folder.import_published(source, tmp_path / "ours")
+    import_gpt2(source, tmp_path / "ours")
     with pytest.raises(UserError, match="exists already"):
-        folder.import_published(source, tmp_path / "ours")
+        import_gpt2(source, tmp_path / "ours")
 
 
 @pytest.mark.parametrize(
@@ -236,9 +236,7 @@ def test_the_published_shapes_are_told_from_their_tensors(n_layer, n_head, n_emb
     shape = ModelShape(
         n_layer=n_layer, n_head=n_head, n_embd=n_embd, seq_len=1024, vocab_size=50257
     )
-    weights = dict(
-        ModelBuilder(shape, folder.GPT2, []).model().named_parameters()
-    )  # on the meta device
+    weights = dict(ModelBuilder(shape, GPT2, []).model().named_parameters())  # on the meta device
     theirs, config = published.write(weights, shape)
     assert sum(tensor.numel() for tensor in theirs.values()) == parameters
     assert (
@@ -255,7 +253,7 @@ def test_the_command_line(tmp_path):
 
     source = write(tmp_path / "theirs")
     imported = harness("import", source, tmp_path / "ours")
-    sha256 = folder.load(tmp_path / "ours").sha256
+    sha256 = load_weights(tmp_path / "ours").sha256
     assert imported.returncode == 0 and sha256 in imported.stdout
     shown = harness("show", tmp_path / "ours").stdout
     assert (

@@ -12,12 +12,12 @@ from harness.model.builder import ModelBuilder
 from harness.model.initialization import (
     UndeclaredError,
     check_same_parameters,
-    declared,
-    draw,
-    fill,
+    init_parameters,
+    init_specs,
+    sample_init,
 )
 from harness.results.records import VariantChoice
-from variants.base import InitSpec, ModelShape
+from variants.base import InitSpec, ModelShape, Part
 
 SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=16, vocab_size=29)
 
@@ -28,21 +28,21 @@ def make(seed=0, shape=SHAPE, attention="mha", positional="learned", **options):
         "attention": VariantChoice(name=attention, label=attention, options=options),
     }
     model = ModelBuilder(shape, axes, []).model().to_empty(device="cpu")
-    fill(model, seed)
+    init_parameters(model, seed)
     return dict(model.named_parameters())
 
 
 def test_values_depend_on_seed_name_and_shape_and_on_nothing_else():
     initial = InitSpec(std=0.02)
-    value = draw(initial, 0, "h.0.mlp.c_fc.weight", (8, 4))
-    draw(initial, 5, "something else", (100,))
+    value = sample_init(initial, 0, "h.0.mlp.c_fc.weight", (8, 4))
+    sample_init(initial, 5, "something else", (100,))
     np.random.seed(1)
     torch.manual_seed(1)
-    assert np.array_equal(draw(initial, 0, "h.0.mlp.c_fc.weight", (8, 4)), value)
+    assert np.array_equal(sample_init(initial, 0, "h.0.mlp.c_fc.weight", (8, 4)), value)
     others = [
-        draw(initial, 1, "h.0.mlp.c_fc.weight", (8, 4)),
-        draw(initial, 0, "h.1.mlp.c_fc.weight", (8, 4)),
-        draw(initial, 0, "h.0.mlp.c_fc.weight", (4, 8)).reshape(8, 4),
+        sample_init(initial, 1, "h.0.mlp.c_fc.weight", (8, 4)),
+        sample_init(initial, 0, "h.1.mlp.c_fc.weight", (8, 4)),
+        sample_init(initial, 0, "h.0.mlp.c_fc.weight", (4, 8)).reshape(8, 4),
     ]
     for other in others:
         assert abs(np.corrcoef(other.ravel(), value.ravel())[0, 1]) < 0.6
@@ -51,7 +51,7 @@ def test_values_depend_on_seed_name_and_shape_and_on_nothing_else():
 
 def test_values_are_the_ones_that_earlier_results_were_made_with():
     """If these change, no result can be continued or compared with one from before."""
-    value = draw(
+    value = sample_init(
         InitSpec(std=0.02, blocks=(("q", 3), ("k", 2))), 42, "h.0.attn.c_attn.weight", (5, 7)
     )
     assert value.dtype == np.float32 and value.shape == (5, 7)
@@ -62,7 +62,9 @@ def test_values_are_the_ones_that_earlier_results_were_made_with():
 
 
 def test_a_constant_is_that_constant():
-    assert np.array_equal(draw(InitSpec(value=1.0), 0, "ln_f.weight", (3,)), np.ones(3, np.float32))
+    assert np.array_equal(
+        sample_init(InitSpec(value=1.0), 0, "ln_f.weight", (3,)), np.ones(3, np.float32)
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ def test_seeds_and_layers_and_blocks_differ():
 def test_a_parameter_that_nobody_declares_is_refused_by_name():
     """Left as memory had it, it would start from garbage, another one on each rank."""
 
-    class Scaled(nn.Module):
+    class Scaled(Part):
         def __init__(self):
             super().__init__()
             self.gain = nn.Parameter(torch.empty(3))
@@ -105,22 +107,22 @@ def test_a_parameter_that_nobody_declares_is_refused_by_name():
     model = nn.ModuleDict({"attn": Scaled()})
     with pytest.raises(
         UndeclaredError,
-        match=r"parameter attn\.gain of Scaled: its variant must declare `initial\(\)`",
+        match=r"parameter attn\.gain of Scaled: its variant must declare `init_specs\(\)`",
     ):
-        fill(model, 0)
-    Scaled.initial = lambda self: {"gain": InitSpec(value=2.0)}
-    fill(model, 0)
+        init_parameters(model, 0)
+    Scaled.init_specs = lambda self: {"gain": InitSpec(value=2.0)}
+    init_parameters(model, 0)
     assert torch.equal(model["attn"].gain, torch.full((3,), 2.0))
 
 
 def test_the_nearest_declaration_counts():
     """A variant inside a variant keeps its word on its own parameters; the outer one speaks for the rest."""
 
-    class Inner(nn.Linear):
+    class Inner(Part, nn.Linear):
         def init_specs(self):
             return {"weight": InitSpec(value=1.0)}
 
-    class Outer(nn.Module):
+    class Outer(Part):
         def __init__(self):
             super().__init__()
             self.inner, self.plain = Inner(2, 2), nn.Linear(2, 2)
@@ -128,17 +130,17 @@ def test_the_nearest_declaration_counts():
         def init_specs(self):
             return {"inner.weight": InitSpec(value=3.0), "plain.weight": InitSpec(value=3.0)}
 
-    found = declared(nn.ModuleDict({"outer": Outer()}))
+    found = init_specs(nn.ModuleDict({"outer": Outer()}))
     assert found["outer.inner.weight"] == InitSpec(value=1.0)
     assert found["outer.plain.weight"] == InitSpec(value=3.0)
     assert found["outer.plain.bias"] == InitSpec(value=0.0)
-    assert declared(Outer())["inner.weight"] == InitSpec(value=1.0)
+    assert init_specs(Outer())["inner.weight"] == InitSpec(value=1.0)
 
 
 def test_hash_covers_names_and_values(ranks):
     def linear():
         module = nn.Linear(2, 2)
-        fill(module, 0)
+        init_parameters(module, 0)
         return module
 
     one, two = linear(), linear()

@@ -5,7 +5,7 @@ import torch
 
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
 from harness.probes import decode as decoding
 from harness.results.records import DecodeProbeSettings, ProbeSettings, VariantChoice
 from variants.base import ModelShape
@@ -30,7 +30,7 @@ def measure(ranks, spec, positional="learned", attention="mha", **options):
     }
     parts = ModelBuilder(SHAPE, axes, [])
     model = parts.model().to_empty(device="cpu")
-    fill(model, 0)
+    init_parameters(model, 0)
     return decoding.measure(spec, parts, model, ranks)
 
 

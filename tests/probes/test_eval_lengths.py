@@ -9,7 +9,7 @@ from torch import nn
 
 from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
 from harness.probes import eval_lengths as lengths
 from harness.results.records import (
     LaunchSpec,
@@ -74,7 +74,7 @@ def gpt(positional="rope", attention="mha", **options):
         "attention": VariantChoice(name=attention, label="", options=options),
     }
     model = ModelBuilder(SHAPE, axes, []).model().to_empty(device="cpu")
-    fill(model, 0)
+    init_parameters(model, 0)
     return model
 
 

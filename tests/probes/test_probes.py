@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
 from harness.probes import peak_flops as peak
 from harness.probes.activations import Activations, held_bytes
 from harness.probes.first_step import FirstStep
@@ -31,7 +31,7 @@ def make(attention="mha", positional="learned", **options):
         "attention": VariantChoice(name=attention, label=attention, options=options),
     }
     model = ModelBuilder(SHAPE, axes, []).model().to_empty(device="cpu")
-    fill(model, 0)
+    init_parameters(model, 0)
     return model
 
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from harness import report
-from harness.analysis import budgets
+from harness.analysis import budgets, hypotheses
 from harness.analysis import dataset as accounting
-from harness.analysis import hypotheses as judge
 from harness.analysis import power as planning
 from harness.analysis import significance as verdicts
 from harness.cli import app as cli
@@ -32,40 +31,42 @@ def page(fake):
 def test_losses_of_one_architecture_are_one_question_however_many_parallelisms_repeat_it(read):
     """Else bitwise equal runs would make every p-value larger, or the noise of effects smaller."""
     study = read()
-    found = judge.judge(study)["val_loss"]
+    found = hypotheses.test_hypotheses(study)["val_loss"]
     alone = {
-        e.label: judge._differences(study, e, judge.QUESTIONS["val_loss"]) for e in study.entries
+        e.label: hypotheses._differences(study, e, hypotheses.METRICS["val_loss"])
+        for e in study.entries
     }
     single = {
         label: values for label, values in alone.items() if label.endswith("single") and values
     }
     assert len(single) == 5
-    expected = verdicts.family(single, None)
+    expected = verdicts.test_family(single, None)
     assert all(found.entries[label] == verdict for label, verdict in expected.items())
-    words = {label: verdict.word for label, verdict in found.entries.items()}
+    words = {label: verdict.verdict for label, verdict in found.entries.items()}
     for label in single:
         ddp2 = label.replace("single", "ddp2")
         assert alone[ddp2] == alone[label] and words[ddp2] == words[label]
     assert (
-        found.design.n_runs == 6 * 3 and judge.judge(study)["tokens_per_s"].design.n_runs == 18 * 3
+        found.design.n_runs == 6 * 3
+        and hypotheses.test_hypotheses(study)["tokens_per_s"].design.n_runs == 18 * 3
     )
 
 
 def test_what_was_planted_is_found_with_its_sign(read):
     study = read(seeds=tuple(range(8)))
-    found = judge.judge(study)
-    assert found["val_loss"].entries["rope-mha-single"].word == "better"
+    found = hypotheses.test_hypotheses(study)
+    assert found["val_loss"].entries["rope-mha-single"].verdict == "better"
     main = {tuple(level.effect.levels.values()): level for level in found["val_loss"].main}
-    assert main["rope",].word == "better" and main["rope",].effect.estimate < 0
+    assert main["rope",].verdict == "better" and main["rope",].effect.estimate < 0
     speed = {tuple(level.effect.levels.values()): level for level in found["tokens_per_s"].main}
-    assert speed["ddp2",].word == "worse" and np.exp(
+    assert speed["ddp2",].verdict == "worse" and np.exp(
         speed["ddp2",].effect.estimate
     ) == pytest.approx(0.62, rel=0.1)
 
 
 def test_a_diverging_entry_is_asked_nothing(read):
     study = read()
-    found = judge.judge(study, diverging={"rope-mha-ddp2"})
+    found = hypotheses.test_hypotheses(study, diverging={"rope-mha-ddp2"})
     assert all("rope-mha-ddp2" not in judged.entries for judged in found.values())
 
 
@@ -80,13 +81,17 @@ def test_the_margin_is_that_of_the_newest_launch(fake, read):
     )
     study = accounting.read(fake.store, "tiny")
     assert study.margins == {"val_loss": 2.0}
-    assert {v.word for v in judge.judge(study)["val_loss"].entries.values()} == {"equivalent"}
+    assert {v.verdict for v in hypotheses.test_hypotheses(study)["val_loss"].entries.values()} == {
+        "equivalent"
+    }
     assert "the study's margin (2 nats)" in page(fake)
 
 
 def test_one_seed_gets_no_verdict_and_is_told_why(fake, read):
     study = read(seeds=(0,))
-    assert all(v.word is None for v in judge.judge(study)["val_loss"].entries.values())
+    assert all(
+        v.verdict is None for v in hypotheses.test_hypotheses(study)["val_loss"].entries.values()
+    )
     assert "No verdict: every difference comes from a single seed" in page(fake)
 
 
@@ -96,18 +101,22 @@ def test_the_answer_says_by_how_much_and_at_what_cost(fake, read):
     loss = {entry.label: [run.evals.val_loss[-1] for run in entry.done] for entry in study.entries}
     gain = np.mean(np.subtract(loss["learned-mha-single"], loss["rope-mha-single"]))
     answer = page(fake).split("## Results")[0]
-    assert f"Most is gained by `rope-mha-single`: {gain:.4f} [" in answer
-    assert "times the throughput and 0.9" in answer or "times the throughput and 1.0" in answer
-    assert "times fewer tokens" in answer
+    assert f"Largest improvement: `rope-mha-single`, {gain:.4f} nats per token [" in answer
+    assert "x throughput and 0.9" in answer or "x throughput and 1.0" in answer
+    assert "x fewer tokens" in answer
 
 
 def test_an_entry_alone_of_its_size_is_ranked_with_nobody(fake, read):
     study = read(axes={"positional": ["learned", "rope"]}, baseline={"positional": "learned"})
     same = budgets.rankings(study)
-    assert [ranking.kind for ranking in same] == ["tokens", "flops", "train_s", "parameters"]
+    assert [ranking.budget_kind for ranking in same] == ["tokens", "flops", "train_s", "parameters"]
     for run in study.find({"positional": "rope"}).done:
-        run.probes["parameters"] *= 2
-    assert [ranking.kind for ranking in budgets.rankings(study)] == ["tokens", "flops", "train_s"]
+        run.probes.parameters *= 2
+    assert [ranking.budget_kind for ranking in budgets.rankings(study)] == [
+        "tokens",
+        "flops",
+        "train_s",
+    ]
 
 
 def test_the_page_answers_first_and_shows_effects_and_budgets(fake, read):
@@ -117,7 +126,7 @@ def test_the_page_answers_first_and_shows_effects_and_budgets(fake, read):
     for part in (
         "## Effects",
         "positional rope with attention gqa2",
-        "## At equal budgets",
+        "## Equal budgets",
         "equal training time",
     ):
         assert part in text
@@ -128,7 +137,7 @@ def test_the_page_answers_first_and_shows_effects_and_budgets(fake, read):
 
 def test_slow_entries_lose_at_equal_time_what_they_gain_at_equal_tokens(read):
     study = read()
-    found = {ranking.kind: ranking for ranking in budgets.rankings(study)}
+    found = {ranking.budget_kind: ranking for ranking in budgets.rankings(study)}
     by_tokens, by_time = found["tokens"].val_loss, found["train_s"].val_loss
     assert set(by_tokens) == {label for label in by_time if label.endswith("single")}, (
         "the others repeat them"
@@ -145,23 +154,25 @@ def test_a_loss_is_reached_on_the_straight_line_between_two_evaluations(read):
         study.find({"positional": "learned", "attention": "mha", "parallelism": "single"}),
     )
     run, other = entry.done[0], base.done[0]
-    step = budgets.crossing(run, other)
+    step = budgets.step_reaching_baseline(run, other)
     assert np.interp(step, run.evals.step, run.evals.val_loss) == pytest.approx(
         other.evals.val_loss[-1]
     )
-    one = next(s for s in budgets.savings(study) if s.label == "rope-mha-single")
+    one = next(s for s in budgets.savings(study) if s.entry == "rope-mha-single")
     factors = [
-        b.evals.step[-1] / budgets.crossing(r, b)
+        b.evals.step[-1] / budgets.step_reaching_baseline(r, b)
         for r, b in zip(entry.done, base.done, strict=True)
     ]
-    assert one.tokens == pytest.approx(np.exp(np.mean(np.log(factors)))) and one.tokens > 1
-    assert one.tokens_ci95[0] < one.tokens < one.tokens_ci95[1]
+    assert (
+        one.tokens_ratio == pytest.approx(np.exp(np.mean(np.log(factors)))) and one.tokens_ratio > 1
+    )
+    assert one.tokens_ratio_ci95[0] < one.tokens_ratio < one.tokens_ratio_ci95[1]
 
 
 def test_what_never_gets_there_saves_nothing(read):
     study = read()
-    one = next(s for s in budgets.savings(study) if s.label == "learned-local64-single")
-    assert one.seeds == [] and one.not_reached == [0, 1, 2] and one.tokens is None
+    one = next(s for s in budgets.savings(study) if s.entry == "learned-local64-single")
+    assert one.seeds == [] and one.not_reached == [0, 1, 2] and one.tokens_ratio is None
 
 
 # -- planning --------------------------------------------------------------------------------------------------------
@@ -170,7 +181,9 @@ def test_what_never_gets_there_saves_nothing(read):
 def test_a_plan_is_made_from_the_noise_at_hand(read):
     study = read()
     found = planning.plan(study, 0.01)
-    groups = [judge._differences(study, e, judge.QUESTIONS["val_loss"]) for e in study.entries]
+    groups = [
+        hypotheses._differences(study, e, hypotheses.METRICS["val_loss"]) for e in study.entries
+    ]
     groups = [values for values in groups if values and np.ptp(values) > 0]
     assert found.noise == pytest.approx(
         np.sqrt(np.mean([np.var(values, ddof=1) for values in groups]))
@@ -178,7 +191,9 @@ def test_a_plan_is_made_from_the_noise_at_hand(read):
     assert found.seeds_low <= found.seeds <= found.seeds_high and found.seeds_at_hand == 3
     alpha = 0.05 / found.n_compared
     assert verdicts.paired_t_power(found.seeds, 0.01, found.noise, alpha) >= 0.8
-    assert verdicts.paired_t_power(3, found.detectable, found.noise, alpha) == pytest.approx(0.8)
+    assert verdicts.paired_t_power(
+        3, found.minimum_detectable_effect, found.noise, alpha
+    ) == pytest.approx(0.8)
     assert found.hours == pytest.approx(found.hours_per_seed * (found.seeds - 3))
 
 
@@ -202,7 +217,7 @@ def test_plan_prints_it_and_refuses_what_it_cannot_know(fake, read, capsys):
 @pytest.mark.parametrize("size", [5, 6, 9, 12])
 def test_a_fraction_holds_the_baseline_and_tells_all_main_effects_apart(size):
     levels = {"p": ["a", "b"], "q": ["a", "b", "c"], "r": ["a", "b"]}
-    chosen = planning.fraction(levels, {"p": "a", "q": "a"}, size)
+    chosen = planning.fractional_design(levels, {"p": "a", "q": "a"}, size)
     assert len(chosen) == size == len({tuple(cell.values()) for cell in chosen})
     assert any(cell["p"] == cell["q"] == "a" for cell in chosen)
     rows = [
@@ -215,4 +230,4 @@ def test_a_fraction_holds_the_baseline_and_tells_all_main_effects_apart(size):
 
 def test_a_fraction_too_small_for_its_effects_is_refused():
     with pytest.raises(ValueError, match="4: must be 5"):
-        planning.fraction({"p": ["a", "b"], "q": ["a", "b", "c"], "r": ["a", "b"]}, {}, 4)
+        planning.fractional_design({"p": ["a", "b"], "q": ["a", "b", "c"], "r": ["a", "b"]}, {}, 4)

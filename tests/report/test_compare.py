@@ -53,19 +53,19 @@ def test_the_same_code_twice_is_the_same_to_the_bit_and_no_faster(before, tmp_pa
     other = after(before, timing())
     found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
     assert [pair["bitwise"] for pair in found["pairs"]] == [True, True]
-    assert {pair["tokens_per_s"]["word"] for pair in found["pairs"]} == {"unresolved"}
-    assert "Losses: the same to the bit in all 2 entries. Throughput: 2 unresolved" in page
-    assert "Peak memory: 2 equivalent (1.000 to 1.000 times)" in page
+    assert {pair["tokens_per_s"]["verdict"] for pair in found["pairs"]} == {"unresolved"}
+    assert "Losses: bitwise identical in all 2 entries. Throughput: 2 unresolved" in page
+    assert "Peak memory: 2 equivalent (1.000x to 1.000x)" in page
 
 
 def test_a_slower_commit_is_found_with_its_size(before, tmp_path):
     other = after(before, timing(1.1), env={"learned-mha-single": {"git_commit": "feedface" * 5}})
     found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
     for pair in found["pairs"]:
-        assert pair["tokens_per_s"]["word"] == "worse"
+        assert pair["tokens_per_s"]["verdict"] == "worse"
         assert pair["tokens_per_s_ratio"]["ratio"] == pytest.approx(1 / 1.1, rel=0.02)
     assert "Throughput: 2 worse: `learned-mha-single`, `rope-mha-single` (0.9" in page
-    assert "git_commit" in found["surroundings"] and "not run on the same machine" not in page
+    assert "git_commit" in found["environment_diff"] and "not run on the same machine" not in page
 
 
 def test_one_bit_of_one_loss_is_seen(before, tmp_path):
@@ -76,11 +76,11 @@ def test_one_bit_of_one_loss_is_seen(before, tmp_path):
     found, page = compared(
         before.root / "tiny", after(before, nudge).root / "tiny", out=tmp_path / "out"
     )
-    assert {pair["label"]: pair["bitwise"] for pair in found["pairs"]} == {
+    assert {pair["entry"]: pair["bitwise"] for pair in found["pairs"]} == {
         "learned-mha-single": True,
         "rope-mha-single": False,
     }
-    assert "the same to the bit in 1 of 2 entries; of the others 1 equivalent" in page
+    assert "bitwise identical in 1 of 2 entries; of the others 1 equivalent" in page
 
 
 def test_another_machine_and_other_settings_are_said_before_anyone_believes_the_numbers(
@@ -92,10 +92,11 @@ def test_another_machine_and_other_settings_are_said_before_anyone_believes_the_
     found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
     assert (
         "did not run on the same machine" in page
-        and found["surroundings"]["cpu"][1][0] == "Another CPU"
+        and found["environment_diff"]["cpu"][1][0] == "Another CPU"
     )
     assert (
-        found["settings"] == {"train.tokens_per_step": [1024, 2048]} and "Settings differ" in page
+        found["settings_diff"] == {"train.tokens_per_step": [1024, 2048]}
+        and "Settings differ" in page
     )
     assert all(pair["val_loss"] for pair in found["pairs"])
 
@@ -103,7 +104,9 @@ def test_another_machine_and_other_settings_are_said_before_anyone_believes_the_
 def test_losses_of_other_tokens_are_not_compared(before, tmp_path):
     other = after(before, tokenizer="gpt2", settings_hash="beef")
     found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
-    assert not found["losses_compare"] and {pair["val_loss"] for pair in found["pairs"]} == {None}
+    assert not found["losses_comparable"] and {pair["val_loss"] for pair in found["pairs"]} == {
+        None
+    }
     assert "their losses are not comparable" in page and found["pairs"][0]["tokens_per_s"]
 
 
@@ -113,7 +116,7 @@ def test_what_is_in_one_alone_and_what_ended_otherwise_is_listed(before, tmp_pat
         before, axes=axes, outcome={"learned-mha-single-s0": ("failed", "oom", "too large")}
     )
     found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
-    assert (found["only_a"], found["only_b"]) == (["rope-mha-single"], ["alibi-mha-single"])
+    assert (found["only_in_a"], found["only_in_b"]) == (["rope-mha-single"], ["alibi-mha-single"])
     assert found["pairs"][0]["seeds"] == [1, 2, 3, 4, 5] and "5 done, 1 failed" in page
 
 
@@ -123,18 +126,18 @@ def test_an_axis_that_one_lacks_counts_as_the_others_baseline(before, tmp_path):
         before, name="wide", axes=wider, baseline=before.baseline | {"norm": "layernorm"}
     ).write()
     found, _ = compared("tiny", "wide", out=tmp_path / "out", results=other.root)
-    assert [pair["label"] for pair in found["pairs"]] == [
+    assert [pair["entry"] for pair in found["pairs"]] == [
         "learned-mha-single-layernorm",
         "rope-mha-single-layernorm",
     ]
-    assert len(found["only_b"]) == 2 and not found["only_a"]
+    assert len(found["only_in_b"]) == 2 and not found["only_in_a"]
 
 
 def test_two_commits_of_one_results_folder(before, tmp_path, capsys):
     newer = {"git_commit": "feedface" * 5}
     for run in Store(before.root).runs("tiny"):
         if run.run_id.split("-")[3] in ("s3", "s4", "s5"):
-            run.write_env(run.env | newer)
+            run.write_env(run.env.model_copy(update=newer))
     with pytest.raises(SystemExit) as stop:
         cli.main(
             [
@@ -152,7 +155,7 @@ def test_two_commits_of_one_results_folder(before, tmp_path, capsys):
         "tiny@0123456", "tiny@feedface", out=tmp_path / "out", results=before.root
     )
     assert found["pairs"][0]["seeds"] == [] and "no seed" not in page
-    assert "nothing to compare yet" in page
+    assert "there is no comparison yet" in page
 
 
 @pytest.mark.parametrize("second", ["tiny", "{root}/tiny"])

@@ -11,8 +11,9 @@ import pytest
 from harness import report
 from harness.analysis import dataset as accounting
 from harness.analysis import summary
-from harness.report import html
-from harness.report.html.markup import to_html
+from harness.report import charts, study_report
+from harness.report.charts import plotly
+from harness.report.render import html
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 VOID = {"meta", "link", "br", "img", "input"}
@@ -90,7 +91,7 @@ def test_the_page_is_one_file_that_asks_for_nothing(whole):
 
 
 def test_every_entry_stands_in_the_table_with_its_verdict_in_words(whole, fake):
-    study = summary.summarise(accounting.read(fake.store, fake.name), "now")
+    study = summary.summarize(accounting.read(fake.store, fake.name), "now")
     _, body = next((a, text) for a, text in whole.all("table") if a.get("id") == "table")
     names = [
         text
@@ -99,9 +100,9 @@ def test_every_entry_stands_in_the_table_with_its_verdict_in_words(whole, fake):
         for text in ["".join(parts)]
     ]
     assert names[: len(study.results)] == list(study.results)
-    loss = study.judgements["val_loss"].entries
-    assert {verdict.word for verdict in loss.values()} >= {"better", "worse"}
-    for word in {verdict.word for verdict in loss.values() if verdict.word}:
+    loss = study.metric_tests["val_loss"].entries
+    assert {verdict.verdict for verdict in loss.values()} >= {"better", "worse"}
+    for word in {verdict.verdict for verdict in loss.values() if verdict.verdict}:
         assert word in body
     assert "0 of 3; 3 failed (nan)" in body and "within tolerance" in body
 
@@ -110,26 +111,28 @@ def test_all_that_was_asked_for_is_drawn_and_told(whole):
     data = whole.data()
     plots = {a["data-chart"]: a["aria-label"] for a, _ in whole.all("div") if "data-chart" in a}
     assert list(plots) == [
-        "tradeoff",
+        "throughput_loss",
+        "throughput",
         "differences",
         "effects_val_loss",
         "effects_tokens_per_s",
         "effects_peak_memory",
-        "memory",
+        "length_loss",
+        "position_loss",
+        "phases",
         "traffic",
+        "scaling",
+        "memory",
         "decode_time",
         "decode_cache",
-        "lengths",
-        "phases",
-        "scaling",
     ]
     assert plots.keys() == data["charts"].keys() and all(plots.values())
     titles = [text for _, text in whole.all("h2")]
     for title in (
-        "Not done",
-        "At equal budgets",
-        "Does the parallelism change the result?",
-        "Machine and versions",
+        "Unfinished runs",
+        "Equal budgets",
+        "Equivalence of parallelisms",
+        "Environment",
         "Settings",
         "Order of runs",
     ):
@@ -199,10 +202,12 @@ def test_ten_thousand_runs_stay_a_file_that_opens(fake):
         "attention": ["mha", "gqa2"],
         "parallelism": ["single"],
     }
-    few = summary.summarise(accounting.read(fake.write().store, fake.name), "now")
+    few = summary.summarize(accounting.read(fake.write().store, fake.name), "now")
     many = multiplied(few, 2500)
     assert len(many.study.runs) == 10_000
-    page = html.render(many)
+    specs = charts.build(many)
+    figures = {spec.name: plotly.render(spec) for spec in specs}
+    page = html.render(study_report.build(many, specs), figures)
     assert len(page.encode()) < 15e6
     data = json.loads(
         re.search('<script type="application/json" id="data">(.*?)</script>', page)[1]
@@ -227,41 +232,26 @@ def multiplied(few, times):
         few,
         study=dataclasses.replace(few.study, entries=copies),
         results={
-            label: dataclasses.replace(result, label=label)
+            label: dataclasses.replace(result, entry=label)
             for label, result in named(few.results).items()
         },
         comparisons=[
-            dataclasses.replace(c, label=f"{c.label}-{i}")
+            dataclasses.replace(c, entry=f"{c.entry}-{i}")
             for c in few.comparisons
             for i in range(times)
         ],
-        judgements={
+        metric_tests={
             quantity: dataclasses.replace(judged, entries=named(judged.entries))
-            for quantity, judged in few.judgements.items()
+            for quantity, judged in few.metric_tests.items()
         },
         rankings=[dataclasses.replace(r, val_loss=named(r.val_loss)) for r in few.rankings],
         savings=[
-            dataclasses.replace(s, label=f"{s.label}-{i}")
+            dataclasses.replace(s, entry=f"{s.entry}-{i}")
             for s in few.savings
             for i in range(times)
         ],
         **{
             name: named(getattr(few, name))
-            for name in ("decoding", "lengths", "phases", "traffic", "held")
+            for name in ("decoding", "lengths", "phases", "traffic", "predicted_memory")
         },
     )
-
-
-def test_the_report_s_own_markdown_and_nothing_else_becomes_html():
-    text = (
-        "A `<b>` and **more**.\n\n| a | n |\n|---|---|\n| x \\| y | **+3 %** |\n\n> careful\n> - `one`\n\n"
-        "````text\n```\n</code>\n````\n\n1. `run`\n\n[link](http://x)"
-    )
-    page = str(to_html(text, "T"))
-    assert "<p>A <code>&lt;b&gt;</code> and <strong>more</strong>.</p>" in page
-    assert '<th scope="row">x | y</th><td class="n"><strong>+3 %</strong></td>' in page
-    assert '<div class="note"><p>careful</p>\n<ul><li><code>one</code></li></ul></div>' in page
-    assert (
-        "<code>```\n&lt;/code&gt;</code>" in page and "<ol><li><code>run</code></li></ol>" in page
-    )
-    assert "<p>[link](http://x)</p>" in page

@@ -153,7 +153,7 @@ def test_a_page_that_is_watched_reads_itself_again_and_keeps_what_was_chosen(bro
         sync_api.expect(page.locator("h1")).to_have_text("newer", timeout=10_000)
         assert page.get_by_label("Search").input_value() == "gqa2"
         sync_api.expect(page.locator("#count")).to_have_text("1 of 2 entries")
-        page.get_by_label("Read this page again").uncheck()
+        page.get_by_label("Reload this page").uncheck()
         (folder / "index.html").write_text("")
         page.wait_for_timeout(1500)
         assert page.locator("h1").inner_text() == "newer"

@@ -12,7 +12,7 @@ import pytest
 from harness import report
 from harness.analysis import dataset as accounting
 from harness.errors import UserError
-from harness.report.page import floor_nats_per_token
+from harness.report.charts.curves import lowest_reachable_loss
 
 FIGURES = (
     "val_loss_steps",
@@ -23,10 +23,8 @@ FIGURES = (
     "memory",
 )
 ENTRY_KEYS = {
-    "positional",
-    "attention",
-    "parallelism",
-    "label",
+    "axes",
+    "entry",
     "seeds",
     "status",
     "val_loss",
@@ -81,7 +79,7 @@ def test_the_whole_study(fake):
         and summary["settings_hash"] == "c0ffee"
     )
     assert summary["runs"] == {"done": 49, "failed": 4, "running": 1}
-    entries = {entry["label"]: entry for entry in summary["entries"]}
+    entries = {entry["entry"]: entry for entry in summary["entries"]}
     assert len(entries) == 18 and len(summary["comparisons"]) == 17
     assert all(entry.keys() >= ENTRY_KEYS for entry in entries.values())
     assert entries["learned-mha-single"]["status"] == "done"
@@ -90,10 +88,10 @@ def test_the_whole_study(fake):
     assert entries["rope-local64-fsdp2"]["val_loss"] is None
     assert entries["learned-mha-single"]["val_loss"].keys() >= {"mean", "ci95"}
     assert entries["learned-mha-single"]["tokens_per_s"].keys() >= {"median", "ci95"}
-    assert {row["bitwise"] for row in summary["equivalence"] if row["label"].endswith("ddp2")} == {
+    assert {row["bitwise"] for row in summary["equivalence"] if row["entry"].endswith("ddp2")} == {
         True
     }
-    assert {row["bitwise"] for row in summary["equivalence"] if row["label"].endswith("fsdp2")} == {
+    assert {row["bitwise"] for row in summary["equivalence"] if row["entry"].endswith("fsdp2")} == {
         False
     }
 
@@ -109,7 +107,10 @@ def test_the_whole_study(fake):
         "python -m harness run ablations.toml --set train.steps=12",
     ):
         assert text in page, text
-    assert "nan," not in page.lower() and "inf" not in page.split("## Not done")[0].lower().split()
+    assert (
+        "nan," not in page.lower()
+        and "inf" not in page.split("## Unfinished runs")[0].lower().split()
+    )
 
     assert len(rows(folder, "entries")) == 18 and len(rows(folder, "comparisons")) == 17
     failed = next(row for row in rows(folder, "entries") if row["entry"] == "rope-local64-fsdp2")
@@ -120,7 +121,7 @@ def test_the_whole_study(fake):
     assert (
         len([row for row in rows(folder, "memory") if row["entry"] == "learned-mha-ddp2"]) == 6
     )  # seeds x ranks
-    exact = fake.store.runs("tiny")[0].evals()[-1]["val_loss"]
+    exact = fake.store.runs("tiny")[0].evals()[-1].val_loss
     assert str(exact) in (folder / "tables" / "val_curves.csv").read_text()  # unrounded
 
 
@@ -136,7 +137,7 @@ def test_one_entry_of_one_seed(fake):
     )
     assert (folder / "figures" / "val_loss_steps.png").is_file()
     assert not (folder / "figures" / "throughput_loss.png").exists()  # one point is no trade-off
-    assert "±" not in page.split("`±`")[0]
+    assert "±" not in page.split("± is half")[0]
 
 
 def test_one_seed_has_no_intervals(one_axis, no_figures):
@@ -152,7 +153,7 @@ def test_a_study_with_nothing_done_has_a_page_and_no_numbers(one_axis, status):
         f"learned-{a}-single-s{s}": (status, None, None) for a in ("mha", "gqa2") for s in (0, 1, 2)
     }
     page, summary, folder = written(one_axis.write())
-    assert f"6 {status}" in page and "Nothing is done yet" in page
+    assert f"6 {status}" in page and "No run is done yet" in page
     assert all(entry["val_loss"] is None for entry in summary["entries"])
     assert not list(folder.glob("figures/*"))
 
@@ -176,8 +177,8 @@ def test_any_number_of_axes(fake):
     }
     fake.baseline, fake.seeds = {axis: labels[0] for axis, labels in fake.axes.items()}, (0, 1)
     page, summary, _ = written(fake.write())
-    assert summary["entries"][0]["norm"] == "layer"
-    assert "Does the parallelism" not in page
+    assert summary["entries"][0]["axes"]["norm"] == "layer"
+    assert "Equivalence of parallelisms" not in page
     assert "norm, mlp, positional" in page
 
 
@@ -212,9 +213,11 @@ def test_the_floor_is_drawn_only_where_a_token_is_a_byte(one_axis, no_figures):
     one_axis.tokenizer = "gpt2"
     page, _, _ = written(one_axis.write())
     assert "1.3100 nats per byte" in page
-    assert floor_nats_per_token(accounting.read(one_axis.store, "tiny")) is None
+    assert lowest_reachable_loss(accounting.read(one_axis.store, "tiny")) is None
     one_axis.tokenizer, one_axis.settings_hash = "bytes", "other"
-    assert floor_nats_per_token(accounting.read(one_axis.write().store, "tiny")) == one_axis.entropy
+    assert (
+        lowest_reachable_loss(accounting.read(one_axis.write().store, "tiny")) == one_axis.entropy
+    )
 
 
 def test_a_log_that_holds_fences_and_colours_stays_in_its_block(one_axis, no_figures):
@@ -222,7 +225,10 @@ def test_a_log_that_holds_fences_and_colours_stays_in_its_block(one_axis, no_fig
         "learned-gqa2-single-s0": ("failed", "error", "bad | ```` \x1b[31mred\x1b[0m")
     }
     page, _, _ = written(one_axis.write())
-    assert "`````text" in page and "\x1b" not in page.split("## Not done")[1].split("`````text")[1]
+    assert (
+        "`````text" in page
+        and "\x1b" not in page.split("## Unfinished runs")[1].split("`````text")[1]
+    )
     assert "bad \\| " in page
 
 

@@ -1,47 +1,48 @@
 """What has been measured is not lost, and nothing else is read than what has been measured."""
 
-import json
 import math
 import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
+from synthetic_results import SyntheticStudy
 
-from harness.results import store
-from harness.results.store import (
-    Lines,
-    Run,
-    Store,
+from harness.results.files import (
+    JsonLinesWriter,
     StoreError,
     read_json,
     read_lines,
+    read_record,
     write_bytes,
     write_json,
     write_text,
 )
+from harness.results.records import Environment, EvalRecord, LaunchRecord, RunSpec, StepRecord
+from harness.results.store import Run, Store
 
 
 @pytest.fixture
 def run(tmp_path):
     """A run that is planned and has not started."""
     run = Store(tmp_path / "results").run("study", "learned-mha-single-s0-12345678")
-    run.plan({"schema_version": 1, "seed": 0})
+    run.create(spec())
     return run
 
 
+def spec(**changes):
+    study = SyntheticStudy(Path("results"))
+    return study.spec("a", ("learned", "mha", "single"), 0, None, "a-s0", 1).model_copy(
+        update=changes
+    )
+
+
 def line(step, **changes):
-    return {
-        "step": step,
-        "loss": 2.0,
-        "step_s": 0.1,
-        "tokens": 64,
-        "grad_norm": 1.0,
-        "lr": 1e-3,
-        "warmup": False,
-    } | changes
+    values = {"loss": 2.0, "step_s": 0.1, "tokens": 64, "grad_norm": 1.0, "lr": 1e-3}
+    return StepRecord(**{"step": step, "warmup": False} | values | changes)
 
 
 def append(run, rank, *records):
@@ -125,14 +126,14 @@ def test_a_missing_file_is_named(tmp_path):
         read_json(tmp_path / "gone.json")
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_another_schema_version_is_refused_by_name(tmp_path, version):
     """Read as if it were this version's, a file's numbers would mean something else."""
     write_json(tmp_path / "spec.json", {"schema_version": version})
     with pytest.raises(
-        StoreError, match=rf"spec\.json: schema_version {version}, this version reads 1"
+        StoreError, match=rf"spec\.json: schema_version {version}, this version reads 1 to 2"
     ):
-        read_json(tmp_path / "spec.json")
+        read_record(tmp_path / "spec.json", RunSpec)
 
 
 # -- lines -----------------------------------------------------------------------------------------------------------
@@ -140,48 +141,48 @@ def test_another_schema_version_is_refused_by_name(tmp_path, version):
 
 def test_a_line_is_there_at_once(tmp_path):
     """What a killed process had measured is kept."""
-    lines = Lines(tmp_path / "a.jsonl")
-    lines.append({"step": 0})
-    assert list(read_lines(tmp_path / "a.jsonl")) == [{"step": 0}]
-    lines.append({"step": 1, "loss": math.nan})
-    assert list(read_lines(tmp_path / "a.jsonl")) == [{"step": 0}, {"step": 1, "loss": None}]
+    lines = JsonLinesWriter(tmp_path / "a.jsonl")
+    lines.append(line(0))
+    assert read_lines(tmp_path / "a.jsonl", StepRecord) == [line(0)]
+    lines.append(line(1, loss=math.nan))
+    assert read_lines(tmp_path / "a.jsonl", StepRecord) == [line(0), line(1, loss=None)]
     lines.close()
 
 
-@pytest.mark.parametrize("torn", ["{", '{"step": 2', '{"step": 2, "loss": 1.0}'])
+@pytest.mark.parametrize("torn", ["{", '{"step": 2', line(2).model_dump_json()])
 def test_a_torn_last_line_is_passed_over(tmp_path, torn):
     """A machine that dies while it writes costs one step and not the run."""
     path = tmp_path / "a.jsonl"
-    path.write_text('{"step": 0}\n{"step": 1}\n' + torn)
-    assert [record["step"] for record in read_lines(path)] == [0, 1]
+    path.write_text(f"{line(0).model_dump_json()}\n{line(1).model_dump_json()}\n{torn}")
+    assert [record.step for record in read_lines(path, StepRecord)] == [0, 1]
 
 
 def test_no_file_has_no_lines(tmp_path):
-    assert list(read_lines(tmp_path / "none.jsonl")) == []
+    assert read_lines(tmp_path / "none.jsonl", StepRecord) == []
 
 
 # -- status ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_goes_from_pending_to_running_to_done(run):
-    assert run.status["status"] == "pending"
-    run.begin()
+    assert run.status.status == "pending"
+    run.mark_running()
     running = run.status
-    assert (running["status"], running["pid"], running["host"]) == (
+    assert (running.status, running.pid, running.host) == (
         "running",
         os.getpid(),
         platform.node(),
     )
-    run.end("done")
+    run.finish("done")
     done = run.status
-    assert (done["status"], done["reason"]) == ("done", None)
-    assert done["started_at"] == running["started_at"] <= done["ended_at"]
+    assert (done.status, done.reason) == ("done", None)
+    assert done.started_at == running.started_at <= done.ended_at
 
 
 def test_a_failure_keeps_its_reason(run):
-    run.begin()
-    run.end("failed", "nan", "step 3: loss nan")
-    assert {key: run.status[key] for key in ("status", "reason", "message")} == {
+    run.mark_running()
+    run.finish("failed", "nan", "step 3: loss nan")
+    assert run.status.model_dump(include={"status", "reason", "message"}) == {
         "status": "failed",
         "reason": "nan",
         "message": "step 3: loss nan",
@@ -190,84 +191,84 @@ def test_a_failure_keeps_its_reason(run):
 
 def test_a_run_whose_process_is_gone_reads_as_interrupted(run):
     """It would stand as running for ever, and `run` would never take it up again."""
-    run.begin()
+    run.mark_running()
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     write_json(run.path / "status.json", read_json(run.path / "status.json") | {"pid": gone.pid})
-    assert (run.status["status"], run.status["reason"]) == ("interrupted", "killed")
+    assert (run.status.status, run.status.reason) == ("interrupted", "killed")
 
 
 def test_a_dead_process_that_nobody_has_waited_for_is_gone(run):
     """In a container without an init, a killed run stays in the process table for ever."""
-    run.begin()
+    run.mark_running()
     zombie = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     process = {"pid": zombie.pid, "pid_started": psutil.Process(zombie.pid).create_time()}
     write_json(run.path / "status.json", read_json(run.path / "status.json") | process)
-    alive = run.status["status"]
+    alive = run.status.status
     zombie.kill()
     os.waitid(os.P_PID, zombie.pid, os.WEXITED | os.WNOWAIT)
-    dead = run.status["status"]
+    dead = run.status.status
     zombie.communicate()
     assert (alive, dead) == ("running", "interrupted")
 
 
 def test_another_process_with_the_same_number_is_not_the_run(run):
-    run.begin()
+    run.mark_running()
     status = read_json(run.path / "status.json")
     write_json(
         run.path / "status.json", status | {"pid_started": psutil.Process().create_time() - 3600}
     )
-    assert run.status["status"] == "interrupted"
+    assert run.status.status == "interrupted"
 
 
 def test_of_another_machines_process_nothing_is_known(run):
     """On a shared file system, a run on another node must not be started a second time."""
-    run.begin()
+    run.mark_running()
     status = read_json(run.path / "status.json")
     write_json(run.path / "status.json", status | {"host": "another-node", "pid": 2**30})
-    assert run.status["status"] == "running"
+    assert run.status.status == "running"
 
 
 def test_what_is_done_stays_done_though_its_process_is_gone(run):
-    run.begin()
-    run.end("done")
+    run.mark_running()
+    run.finish("done")
     write_json(run.path / "status.json", read_json(run.path / "status.json") | {"pid": 2**30})
-    assert run.status["status"] == "done"
+    assert run.status.status == "done"
 
 
 def test_planning_again_changes_nothing_of_what_is_known(run):
-    run.begin()
-    run.end("done")
+    run.mark_running()
+    run.finish("done")
     before = run.status
-    run.plan({"schema_version": 1, "seed": 99})
+    run.create(spec(seed=99))
     assert run.status == before
     assert read_json(run.path / "spec.json")["seed"] == 0
 
 
 def test_a_run_that_starts_again_is_started_as_was_asked_last(run):
     """Another time limit, or a trace; what it computes is in its id."""
-    run.begin()
-    run.end("failed", "timeout", "too long")
-    run.update_spec({"schema_version": 1, "seed": 0, "launch": {"timeout_s": 9}})
+    run.mark_running()
+    run.finish("failed", "timeout", "too long")
+    run.update_spec(spec(launch=spec().launch.model_copy(update={"timeout_s": 9.0})))
     assert (
-        run.status["status"] == "failed"
+        run.status.status == "failed"
         and read_json(run.path / "spec.json")["launch"]["timeout_s"] == 9
     )
 
 
 def test_a_new_attempt_starts_from_an_empty_folder(run):
     """Steps of an earlier attempt before those of this one would be one curve with a fold."""
-    run.begin()
+    run.mark_running()
     append(run, 0, line(0))
     append(run, 1, line(0))
-    run.write_env({"torch": "1"})
+    run.write_env(Environment(torch="1"))
     (run.path / "checkpoint").mkdir()
     (run.path / "checkpoint" / "model").write_text("x")
-    run.end("failed", "error", "x")
-    run.begin()
+    run.finish("failed", "error", "x")
+    run.mark_running()
     assert {path.name for path in run.path.iterdir()} == {"spec.json", "status.json"}
-    assert run.status["status"] == "running" and run.status["message"] is None
-    assert run.spec == {"schema_version": 1, "seed": 0}
+    assert run.status.status == "running" and run.status.message is None
+    assert run.spec == spec()
 
 
 def test_what_is_not_there_yet_is_empty(run):
@@ -279,8 +280,8 @@ def test_what_is_not_there_yet_is_empty(run):
         run.last_step(),
         len(run.steps()),
     ) == (
-        {},
-        {},
+        None,
+        None,
         [],
         [],
         None,
@@ -306,7 +307,7 @@ def test_only_steps_that_every_rank_has_recorded_count(run):
     append(run, 0, line(0), line(1), line(2))
     append(run, 1, line(0), line(1))
     (run.path / "steps.rank2.jsonl").write_text(
-        json.dumps(line(0)) + "\n" + json.dumps(line(1))[:20]
+        line(0).model_dump_json() + "\n" + line(1).model_dump_json()[:20]
     )
     assert run.steps().step.tolist() == [0]
     append(run, 3)
@@ -323,18 +324,18 @@ def test_a_loss_that_is_no_number_reads_back_as_nan(run):
 
 def test_more_than_ten_ranks_keep_their_order(run):
     for rank in range(12):
-        append(run, rank, line(0, step_s=float(rank), loss=2.0))
-    assert run.steps().step_s.tolist() == [11.0]
+        append(run, rank, line(0, step_s=float(rank + 1), loss=2.0))
+    assert run.steps().step_s.tolist() == [12.0]
 
 
 def test_the_last_step_is_the_newest_whole_line(run):
     """What `status` and the progress line show; they look often, and files get long."""
     append(run, 0, *(line(step) for step in range(200)))
     assert (run.path / "steps.rank0.jsonl").stat().st_size > 3 * 4096
-    assert run.last_step()["step"] == 199
+    assert run.last_step().step == 199
     with open(run.path / "steps.rank0.jsonl", "a") as file:
         file.write('{"step": 200, "loss"')
-    assert run.last_step()["step"] == 199
+    assert run.last_step().step == 199
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"step": 0'])
@@ -346,9 +347,10 @@ def test_before_the_first_whole_line_there_is_no_last_step(run, text):
 def test_evaluations_come_in_order(run):
     file = run.eval_file()
     for step in (0, 10, 20):
-        file.append({"step": step, "val_loss": 3.0 - step / 100})
+        record = EvalRecord(step=step, val_loss=3.0, bits_per_byte=4.3, train_s=1.0, eval_s=0.1)
+        file.append(record)
     file.close()
-    assert [record["step"] for record in run.evals()] == [0, 10, 20]
+    assert [record.step for record in run.evals()] == [0, 10, 20]
 
 
 def test_the_logs_tail_is_its_last_lines_whatever_bytes_it_holds(run):
@@ -365,18 +367,18 @@ def test_forgetting_what_is_no_longer_asked_for_never_drops_what_has_started(tmp
     results = Store(tmp_path)
     for name in ("pending", "kept", "running", "done", "failed", "interrupted"):
         run = results.run("study", name)
-        run.plan({"schema_version": 1})
+        run.create(spec())
         if name not in ("pending", "kept"):
-            run.begin()
+            run.mark_running()
         if name in ("done", "failed", "interrupted"):
-            run.end(name)
+            run.finish(name)
     killed = results.run("study", "killed")
-    killed.plan({"schema_version": 1})
-    killed.begin()
+    killed.create(spec())
+    killed.mark_running()
     status = read_json(killed.path / "status.json")
     write_json(killed.path / "status.json", status | {"pid_started": 0.0})
     other = results.run("another", "pending")
-    other.plan({"schema_version": 1})
+    other.create(spec())
 
     results.prune_pending("study", keep={"kept"})
 
@@ -395,17 +397,17 @@ def test_launches_are_kept_in_order_and_name_the_studies(tmp_path):
     results = Store(tmp_path)
     assert results.studies() == [] and results.launches("b") == []
     for study, order in (("b", ["x"]), ("a", ["y"]), ("b", ["x", "z"])):
-        results.record_launch(study, {"command": "run", "order": order})
+        results.record_launch(study, LaunchRecord(command="run", order=order))
     assert results.studies() == ["a", "b"]
     first, second = results.launches("b")
-    assert (first["order"], second["order"]) == (["x"], ["x", "z"])
-    assert first["at"] <= second["at"]
+    assert (first.order, second.order) == (["x"], ["x", "z"])
+    assert first.at <= second.at
 
 
 def test_runs_are_those_that_were_planned(tmp_path):
     results = Store(tmp_path)
-    results.run("study", "b").plan({"schema_version": 1})
-    results.run("study", "a").plan({"schema_version": 1})
+    results.run("study", "b").create(spec())
+    results.run("study", "a").create(spec())
     (tmp_path / "study" / "stray").mkdir()
     assert results.runs("study") == [Run(tmp_path / "study" / "a"), Run(tmp_path / "study" / "b")]
 
@@ -414,7 +416,6 @@ def test_the_store_needs_no_torch():
     """Results are read and reported on any machine, at once."""
     code = "import sys, harness.results.store; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    assert store.SCHEMA_VERSION == 1
 
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"status": "do', "null"])

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from harness.model import weights as folder
 from harness.model.builder import ModelBuilder
-from harness.model.weights import Weights
+from harness.model.weights import Weights, save_weights
 from harness.results.records import VariantChoice
 from variants.base import ModelShape
 
@@ -40,7 +39,7 @@ def save(tmp_path):
             parameter: (torch.randn(expected.shape, generator=generator) * std(parameter)).to(dtype)
             for parameter, expected in ModelBuilder(shape, axes, []).model().named_parameters()
         }
-        folder.save(Weights(shape, axes, tensors, {}, tokenizer=tokenizer), tmp_path / name)
+        save_weights(Weights(shape, axes, tensors, {}, tokenizer=tokenizer), tmp_path / name)
         return tmp_path / name
 
     return save

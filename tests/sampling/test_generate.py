@@ -12,8 +12,8 @@ import torch
 
 from harness.cli import app as cli
 from harness.data.tokenizers import Tokenizer
-from harness.model import weights as folder
-from harness.sampling.generate import Text, stream
+from harness.model.weights import export_gpt2, import_gpt2, load_weights
+from harness.sampling.generate import TextStream, write_texts
 
 TEXT = "Größe 漢字 🙂 e"
 
@@ -35,8 +35,8 @@ def refused(capsys, *arguments):
 
 def written(rows, prompt="", tokenizer=None):
     """Stream some samples, given as their tokens, and return what was written, write by write."""
-    texts, writes = [Text(prompt, tokenizer or Tokenizer("bytes")) for _ in rows], []
-    stream(zip(*rows, strict=True), texts, 7, writes.append)
+    texts, writes = [TextStream(prompt, tokenizer or Tokenizer("bytes")) for _ in rows], []
+    write_texts(zip(*rows, strict=True), texts, 7, writes.append)
     return writes, texts
 
 
@@ -71,8 +71,8 @@ def test_a_text_ends_where_its_end_of_text_comes_and_all_when_every_one_has():
             n_asked.append(tokens)
             yield tokens
 
-    texts, writes = [Text("", tokenizer) for _ in range(2)], []
-    stream(steps(), texts, 0, writes.append)
+    texts, writes = [TextStream("", tokenizer) for _ in range(2)], []
+    write_texts(steps(), texts, 0, writes.append)
     assert [text.text for text in texts] == ["ab", ""] and [text.n_tokens for text in texts] == [
         3,
         1,
@@ -100,7 +100,7 @@ def test_the_command_line(save):
     assert result.returncode == 0
     assert result.stdout.startswith(b"O") and result.stdout.endswith(b"\n")
     assert re.fullmatch(
-        r"40 tokens, [\d,.]+ tokens/s, key-value cache 0\.01 MiB\n", result.stderr.decode()
+        r"40 tokens, [\d,.]+ tokens/s, KV cache 0\.01 MiB\n", result.stderr.decode()
     )
 
 
@@ -130,14 +130,15 @@ def test_a_context_that_is_full_is_no_failure_and_is_told(save, capsys):
     out, err = capsys.readouterr()
     assert out.startswith("abc")
     assert err.startswith(
-        "stopped after 14 of 200 tokens: the context of 16 positions is full, and learned positions"
+        "stopped after 14 of 200 tokens: the context of 16 learned positions is full"
     )
     assert "\n14 tokens, " in err
     assert sample(save("rope", positional="rope"), "--prompt", "x" * 20, "--length", 5) == 0
     out, err = capsys.readouterr()
     assert out.startswith("x" * 20)
     assert (
-        err.startswith("of the prompt's 20 tokens, the last 16 are used") and "\n5 tokens, " in err
+        err.startswith("the prompt has 20 tokens; only the last 16 fit the context")
+        and "\n5 tokens, " in err
     )
 
 
@@ -171,12 +172,12 @@ def test_bf16_halves_the_cache_and_weights_of_any_precision_are_taken(save, caps
     ):
         model = save(f"{number}", positional="rope", seq_len=1024, dtype=dtype)
         assert sample(model, "--prompt", "O" * 1020, "--length", 4, "--precision", precision) == 0
-        assert f"key-value cache {mib} MiB" in capsys.readouterr().err
+        assert f"KV cache {mib} MiB" in capsys.readouterr().err
 
 
 def test_the_tokenizer_is_the_checkpoints_or_the_one_that_is_named(save, capsys):
     unknown, model = save("unknown", tokenizer=None), save()
-    assert folder.load(unknown).tokenizer is None and folder.load(model).tokenizer == "bytes"
+    assert load_weights(unknown).tokenizer is None and load_weights(model).tokenizer == "bytes"
     assert sample(model, "--prompt", "a", "--temperature", 0) == 0
     text = capsys.readouterr().out
     assert sample(unknown, "--prompt", "a", "--temperature", 0, "--tokenizer", "bytes") == 0
@@ -193,15 +194,15 @@ def test_the_tokenizer_is_the_checkpoints_or_the_one_that_is_named(save, capsys)
 def test_gpt2s_tokenizer_is_that_of_50257_tokens(tmp_path, save):
     """An imported GPT-2 must not need --tokenizer, and a model of another vocabulary must."""
     for vocab_size, tokenizer in ((50257, "gpt2"), (50304, None)):
-        folder.export_published(
+        export_gpt2(
             save(f"{vocab_size}", vocab_size=vocab_size), tmp_path / f"published-{vocab_size}"
         )
-        imported = folder.import_published(
+        imported = import_gpt2(
             str(tmp_path / f"published-{vocab_size}"), tmp_path / f"ours-{vocab_size}"
         )
         assert (
             imported.tokenizer
-            == folder.load(tmp_path / f"ours-{vocab_size}").tokenizer
+            == load_weights(tmp_path / f"ours-{vocab_size}").tokenizer
             == tokenizer
         )
 
@@ -248,7 +249,7 @@ def test_all_settings_that_cannot_be_are_told_at_once(save, capsys):
 
 def test_a_device_that_is_not_there_is_refused(save, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "--device: cuda: none is available here" in refused(
+    assert "--device: cuda: not available here; use cpu" in refused(
         capsys, save(), "--prompt", "a", "--device", "cuda"
     )
     assert sample(save("other"), "--prompt", "a") == 0
@@ -260,11 +261,15 @@ def test_a_path_beside_the_right_one_is_answered_with_that(given, save, tmp_path
     (run / "checkpoint").mkdir(parents=True)
     save().rename(run / "checkpoint/newest")
     error = refused(capsys, run / given, "--prompt", "a")
-    assert error.endswith(f"is no checkpoint itself; give {run / 'checkpoint/newest'}\n")
+    assert error.endswith(
+        f"is not a checkpoint folder; did you mean {run / 'checkpoint/newest'}?\n"
+    )
     save("best").rename(run / "checkpoint/best")
     if given != "checkpoint/newest/model.safetensors":
         error = refused(capsys, run / given, "--prompt", "a")
-        assert error.endswith(f"give {run / 'checkpoint/newest'} or {run / 'checkpoint/best'}\n")
+        assert error.endswith(
+            f"did you mean {run / 'checkpoint/newest'} or {run / 'checkpoint/best'}?\n"
+        )
 
 
 def test_what_is_no_checkpoint_is_told_apart(tmp_path, save, capsys):
@@ -278,11 +283,11 @@ def test_what_is_no_checkpoint_is_told_apart(tmp_path, save, capsys):
         ("nothing", "nothing: no such folder"),
         (
             "run",
-            "a run that has kept no checkpoint; its study says in launch.keep_checkpoints what is kept",
+            "a run without a checkpoint; launch.keep_checkpoints in its study sets which are kept",
         ),
-        ("published", "first: python -m harness checkpoint import"),
-        ("empty", "no checkpoint of this harness: has no checkpoint.json"),
-        ("torn", "truncated or no weights file"),
+        ("published", "import it first: python -m harness checkpoint import"),
+        ("empty", "not a checkpoint folder: has no checkpoint.json"),
+        ("torn", "truncated or not a weights file"),
     ):
         assert message in refused(capsys, tmp_path / name, "--prompt", "a")
 

@@ -4,18 +4,18 @@ import pytest
 import torch
 
 from harness.errors import UserError
-from harness.model import weights as folder
 from harness.model.builder import ModelBuilder
-from harness.model.generation import Plan, decode, plan
+from harness.model.generation import GenerationPlan, decode, plan_generation
+from harness.model.weights import import_gpt2, load_weights
 from harness.results.records import VariantChoice
-from harness.sampling.sampler import Draw, Sampling
+from harness.sampling.sampler import Sampler, Sampling
 
 PROMPT = [7, 200, 31]
 
 
 def load(path, **changed):
     """Build the model that a folder describes, with other options of attention if there are any."""
-    weights = folder.load(path)
+    weights = load_weights(path)
     axes = weights.axes | {
         axis: VariantChoice(label="", **choice) for axis, choice in changed.items()
     }
@@ -29,7 +29,7 @@ def greedy(model, prompt, n_new, length=None, n_samples=1):
     caches = model.caches(n_samples, length or len(prompt) + n_new, torch.float32)
     prompt_BT = torch.tensor(prompt).expand(n_samples, -1)
     return list(
-        decode(model, prompt_BT, n_new, caches, Draw(Sampling(temperature=0), 0, n_samples))
+        decode(model, prompt_BT, n_new, caches, Sampler(Sampling(temperature=0), 0, n_samples))
     )
 
 
@@ -70,28 +70,35 @@ def test_past_the_context_each_token_sees_the_last_seq_len_positions(save, posit
 
 
 def test_a_context_that_extends_slides_on():
-    assert plan([1, 2, 3], 5, 16, True, "rope") == Plan([1, 2, 3], 5, 8)
-    assert plan([1, 2, 3], 500, 16, True, "rope") == Plan([1, 2, 3], 500, 16)
-    assert plan(list(range(16)), 500, 16, True, "rope") == Plan(list(range(16)), 500, 16)
-    long = plan(list(range(20)), 500, 16, True, "rope")
-    assert (long.prompt, long.n_new, long.n_cached, long.stop) == (
+    assert plan_generation([1, 2, 3], 5, 16, True, "rope") == GenerationPlan([1, 2, 3], 5, 8)
+    assert plan_generation([1, 2, 3], 500, 16, True, "rope") == GenerationPlan([1, 2, 3], 500, 16)
+    assert plan_generation(list(range(16)), 500, 16, True, "rope") == GenerationPlan(
+        list(range(16)), 500, 16
+    )
+    long = plan_generation(list(range(20)), 500, 16, True, "rope")
+    assert (long.prompt, long.n_new, long.n_cached, long.stop_note) == (
         list(range(4, 20)),
         500,
         16,
         None,
     )
-    assert long.cut == "of the prompt's 20 tokens, the last 16 are used: so long is the context"
+    assert long.truncation_note == ("the prompt has 20 tokens; only the last 16 fit the context")
 
 
 @pytest.mark.parametrize(("n_prompt", "n_new"), [(1, 16), (3, 14), (15, 2), (16, 1)])
 def test_one_that_does_not_ends_with_the_token_after_its_last_position(save, n_prompt, n_new):
     prompt = list(range(n_prompt))
-    assert plan(prompt, n_new, 16, False, "learned") == Plan(prompt, n_new, 16)
-    longer = plan(prompt, 200, 16, False, "learned")
-    assert (longer.prompt, longer.n_new, longer.n_cached, longer.cut) == (prompt, n_new, 16, None)
-    assert longer.stop == (
-        f"stopped after {n_new} of 200 tokens: the context of 16 positions is full, and learned positions have none "
-        "for the next one; a relative encoding would slide on"
+    assert plan_generation(prompt, n_new, 16, False, "learned") == GenerationPlan(prompt, n_new, 16)
+    longer = plan_generation(prompt, 200, 16, False, "learned")
+    assert (longer.prompt, longer.n_new, longer.n_cached, longer.truncation_note) == (
+        prompt,
+        n_new,
+        16,
+        None,
+    )
+    assert longer.stop_note == (
+        f"stopped after {n_new} of 200 tokens: the context of 16 learned positions is full; "
+        "a relative positional encoding would slide"
     )
     model = load(save())
     assert len(greedy(model, prompt, n_new)) == n_new
@@ -101,9 +108,9 @@ def test_one_that_does_not_ends_with_the_token_after_its_last_position(save, n_p
 
 def test_a_prompt_beyond_it_is_refused_with_both_numbers():
     with pytest.raises(
-        UserError, match=r"--prompt: 17 tokens, .* with learned positions, ends after 16"
+        UserError, match=r"--prompt: 17 tokens, but the context has 16 learned positions"
     ):
-        plan(list(range(17)), 1, 16, False, "learned")
+        plan_generation(list(range(17)), 1, 16, False, "learned")
 
 
 def test_a_sample_is_the_same_however_many_there_are(save):
@@ -111,8 +118,8 @@ def test_a_sample_is_the_same_however_many_there_are(save):
 
     def samples(n, seed=5):
         prompt_BT = torch.tensor(PROMPT).expand(n, -1)
-        draw = Draw(Sampling(temperature=0.8, top_k=100, top_p=0.95), seed, n)
-        steps = decode(model, prompt_BT, 60, model.caches(n, 16, torch.float32), draw)
+        sampler = Sampler(Sampling(temperature=0.8, top_k=100, top_p=0.95), seed, n)
+        steps = decode(model, prompt_BT, 60, model.caches(n, 16, torch.float32), sampler)
         return [list(sample) for sample in zip(*steps, strict=True)]
 
     three = samples(3)
@@ -136,7 +143,7 @@ def test_transformers_generates_the_same_tokens(tmp_path):
     )
     theirs = transformers.GPT2LMHeadModel(config).eval()
     theirs.save_pretrained(tmp_path / "theirs")
-    weights = folder.import_published(str(tmp_path / "theirs"), tmp_path / "ours")
+    weights = import_gpt2(str(tmp_path / "theirs"), tmp_path / "ours")
     prompt = torch.tensor([[5, 17, 80]])
     mask = torch.ones_like(prompt)
     expected = theirs.generate(prompt, attention_mask=mask, do_sample=False, max_new_tokens=100)[

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from harness.sampling.sampler import Draw, Sampling, filtered, heated, top_k, top_p
+from harness.sampling.sampler import (
+    Sampler,
+    Sampling,
+    apply_temperature,
+    filter_logits,
+    top_k,
+    top_p,
+)
 
 NO = -math.inf
 
@@ -19,13 +26,15 @@ def kept(logits_BV):
 
 
 def drawn(logits_1V, sampling, seed=0, n_samples=4000):
-    return Draw(sampling, seed, n_samples)(logits_1V.expand(n_samples, -1))
+    return Sampler(sampling, seed, n_samples)(logits_1V.expand(n_samples, -1))
 
 
 def test_temperature_divides_and_the_smallest_does_not_overflow():
-    assert heated(torch.tensor([[4.0, 2.0, 0.0]]), 2.0).tolist() == [[0, -1, -2]]
-    assert heated(torch.tensor([[4.0, 2.0, 0.0]]), 0.5).tolist() == [[0, -4, -8]]
-    assert heated(torch.tensor([[4.0, 2.0, 4.0]]).double(), 5e-324).tolist() == [[0, NO, 0]]
+    assert apply_temperature(torch.tensor([[4.0, 2.0, 0.0]]), 2.0).tolist() == [[0, -1, -2]]
+    assert apply_temperature(torch.tensor([[4.0, 2.0, 0.0]]), 0.5).tolist() == [[0, -4, -8]]
+    assert apply_temperature(torch.tensor([[4.0, 2.0, 4.0]]).double(), 5e-324).tolist() == [
+        [0, NO, 0]
+    ]
 
 
 def test_top_k_keeps_exactly_k_of_the_largest_each_in_its_place():
@@ -79,7 +88,7 @@ def test_top_p_stops_where_the_mass_is_p_exactly():
     ],
 )
 def test_temperature_then_top_k_then_top_p(settings, tokens):
-    assert kept(filtered(logits(0.4, 0.3, 0.2, 0.1), Sampling(**settings))) == [tokens]
+    assert kept(filter_logits(logits(0.4, 0.3, 0.2, 0.1), Sampling(**settings))) == [tokens]
 
 
 @pytest.mark.parametrize(
@@ -114,8 +123,8 @@ def test_a_seed_gives_its_draws_again_and_another_seed_others():
 
 
 def test_successive_draws_differ():
-    draw = Draw(Sampling(), 0, 1)
-    assert len({draw(torch.zeros(1, 1000)).item() for _ in range(8)}) == 8
+    sampler = Sampler(Sampling(), 0, 1)
+    assert len({sampler(torch.zeros(1, 1000)).item() for _ in range(8)}) == 8
 
 
 def test_rounding_hardly_ever_changes_a_draw():

@@ -19,9 +19,10 @@ from torch.distributed.tensor import DTensor
 
 from harness.distributed.process_group import DistributedContext, join
 from harness.errors import UserError
-from harness.model import weights as folder
+from harness.model import weights as weights_module
 from harness.model.builder import ModelBuilder
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
+from harness.model.weights import atomic_folder, export_gpt2, load_weights
 from harness.results.records import (
     LaunchSpec,
     PredictedCost,
@@ -73,7 +74,7 @@ def spec(
     return RunSpec(
         study="study",
         run_id="run",
-        entry_id="run",
+        entry="run",
         seed=0,
         settings_hash="",
         baseline=variants,
@@ -105,7 +106,7 @@ def make(run_spec, ranks, seed=0):
     parts = ModelBuilder(ModelShape(**run_spec.model.model_dump()), run_spec.axes, [])
     gpt = parts.model()
     model = parts.parallelism().wrap(gpt, ranks.device, "fp32")
-    fill(gpt, seed)
+    init_parameters(gpt, seed)
     return gpt, model, optim.adamw(gpt, run_spec.train)
 
 
@@ -183,8 +184,8 @@ def test_the_newest_and_the_best_are_kept_and_no_other(tmp_path, run, ranks):
         "step-8": None,
         "step-12": None,
     }
-    assert same(folder.load(run.newest_checkpoint).tensors, made[12])
-    assert same(folder.load(run.best_checkpoint).tensors, made[8])
+    assert same(load_weights(run.newest_checkpoint).tensors, made[12])
+    assert same(load_weights(run.best_checkpoint).tensors, made[8])
     assert save(14, 1.0) == {"newest": "step-14", "best": "step-14", "step-14": None}
 
 
@@ -193,7 +194,7 @@ def test_what_others_have_put_beside_them_stays(tmp_path, run, ranks):
     gpt, _, optimizer = make(run_spec, ranks)
     checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
     checkpoints.save(1, 1.0)
-    folder.export_published(run.best_checkpoint, run.checkpoints / "exported")
+    export_gpt2(run.best_checkpoint, run.checkpoints / "exported")
     checkpoints.save(2, 0.5)
     assert set(listing(run)) == {"newest", "best", "step-2", "exported"}
 
@@ -223,7 +224,7 @@ def test_no_more_is_kept_than_was_asked_for(tmp_path, run, ranks, keep):
 
 def val_loss(tmp_path, run_spec, ranks, place):
     """Evaluate a checkpoint's weights as anyone would who has nothing but its folder."""
-    found = folder.load(place)
+    found = load_weights(place)
     model = ModelBuilder(found.shape, found.axes, []).model()
     model.load_state_dict(found.tensors, assign=True)
     (tmp_path / "again").mkdir(exist_ok=True)
@@ -234,7 +235,7 @@ def test_the_loop_keeps_the_weights_that_it_ends_with_and_those_that_did_best(tm
     """The rate rises until it breaks what was learned; a "best" of another step would be worth nothing then."""
     run_spec = spec(tmp_path, lr=0.3, warmup_steps=9, steps=9)
     probes = train(run, run_spec, ranks)
-    losses = {line["step"]: line["val_loss"] for line in run.evals() if line["step"] > 0}
+    losses = {line.step: line.val_loss for line in run.evals() if line.step > 0}
     best = min(losses, key=losses.get)
     assert best < 9, "or the test says nothing"
     assert listing(run) == {
@@ -245,13 +246,13 @@ def test_the_loop_keeps_the_weights_that_it_ends_with_and_those_that_did_best(tm
     }
     assert val_loss(tmp_path, run_spec, ranks, run.newest_checkpoint) == losses[9]
     assert val_loss(tmp_path, run_spec, ranks, run.best_checkpoint) == losses[best]
-    assert probes["time"]["checkpoint_s"] > 0
+    assert probes.time.checkpoint_s > 0
 
 
 def test_a_checkpoint_says_what_made_it(tmp_path, run, ranks):
     run_spec = spec(tmp_path)
     train(run, run_spec, ranks)
-    found = folder.load(run.newest_checkpoint)
+    found = load_weights(run.newest_checkpoint)
     assert (
         found.shape == ModelShape(**run_spec.model.model_dump())
         and run_spec.axes.items() <= found.axes.items()
@@ -277,7 +278,7 @@ def test_checkpoints_are_written_as_often_as_asked_and_at_the_end(
     calls = []
     monkeypatch.setattr(Checkpoints, "save", lambda self, *args: calls.append(args))
     train(run, spec(tmp_path, checkpoint_every=every, steps=8, eval_every=3), ranks)
-    losses = {line["step"]: line["val_loss"] for line in run.evals()}
+    losses = {line.step: line.val_loss for line in run.evals()}
     assert calls == [(n, losses[n] if known else None) for n, known in saved]
 
 
@@ -287,7 +288,7 @@ def test_what_is_kept_changes_nothing_in_the_training(tmp_path, ranks):
         run = Run(tmp_path / keep)
         run.path.mkdir()
         train(run, spec(tmp_path, keep, checkpoint_every=1), ranks)
-        losses.append((run.steps().loss.tolist(), [line["val_loss"] for line in run.evals()]))
+        losses.append((run.steps().loss.tolist(), [line.val_loss for line in run.evals()]))
     assert losses[0] == losses[1]
 
 
@@ -358,7 +359,7 @@ def fail_at(n, function):
 
 
 CRASHES = {  # which call of what fails, and whether the new checkpoint counts already
-    "while weights are written": (folder, "save_file", 1, False),
+    "while weights are written": (weights_module, "save_file", 1, False),
     "while they are put on disk": (os, "fsync", 1, False),
     "while they are described": (os, "fsync", 2, False),
     "while the state is written": (os, "fsync", 3, False),
@@ -395,13 +396,15 @@ def test_a_crash_leaves_a_whole_checkpoint_and_the_next_save_leaves_no_litter(
         ):
             patch.setattr(place, name, fail_at(n_calls, getattr(place, name)))
             if how == "a power cut":
-                patch.setattr(folder, "shutil", SimpleNamespace(rmtree=lambda *_, **__: None))
+                patch.setattr(
+                    weights_module, "shutil", SimpleNamespace(rmtree=lambda *_, **__: None)
+                )
             checkpoints.save(n, 1.0)
 
     newest = 2 if is_new else 1
-    found = folder.load(run.newest_checkpoint).tensors
+    found = load_weights(run.newest_checkpoint).tensors
     assert all(torch.equal(found[name], made[newest][name]) for name in found)
-    assert folder.load(run.best_checkpoint).parameters > 0
+    assert load_weights(run.best_checkpoint).parameters > 0
     again, _, fresh = make(run_spec, ranks, seed=1)
     assert load_state(run.newest_checkpoint, again, fresh) == newest
     assert same(values(again, fresh), made[newest])
@@ -424,7 +427,7 @@ def test_a_full_disk_while_a_state_is_written_is_an_error_that_can_be_caught(
 
 def test_a_folder_is_never_written_over(tmp_path):
     (tmp_path / "mine").mkdir()
-    with pytest.raises(UserError, match="exists already"), folder.beside(tmp_path / "mine"):
+    with pytest.raises(UserError, match="exists already"), atomic_folder(tmp_path / "mine"):
         raise AssertionError("is not reached")
 
 
@@ -518,7 +521,7 @@ def test_a_state_crosses_from_one_parallelism_to_another_bit_for_bit(relayed, ra
 @pytest.mark.distributed
 def test_the_weights_of_two_ranks_are_those_of_one_model(relayed, name):
     root, _ = relayed
-    found = folder.load(Run(root / name).newest_checkpoint).tensors
+    found = load_weights(Run(root / name).newest_checkpoint).tensors
     saved = records(root, name)[0]["saved"]
     assert all(torch.equal(found[name], saved[name]) for name in found)
 

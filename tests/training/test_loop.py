@@ -10,7 +10,7 @@ import torch
 from harness.data.batches import Tokens, evaluation_offsets
 from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
 from harness.probes.phases import PHASES
 from harness.probes.post_training import N_TIMED
 from harness.results.records import (
@@ -51,7 +51,7 @@ def spec(folder, dropout=0.0, seed=0, **changes):
     return RunSpec(
         study="study",
         run_id="run",
-        entry_id="run",
+        entry="run",
         seed=seed,
         settings_hash="",
         baseline=variants,
@@ -90,19 +90,17 @@ def test_every_step_and_evaluation_is_written_down(tmp_path, ranks):
     assert (steps.tokens == 64).all() and (steps.step_s > 0).all() and (steps.grad_norm > 0).all()
     assert steps.lr[0] == 1e-2 and (np.diff(steps.lr) < 0).all()
     assert steps.warmup.tolist() == [True] * 3 + [False] * 3
-    assert [line["step"] for line in run.evals()] == [0, 4, 6]
-    assert [line["train_s"] for line in run.evals()] == pytest.approx(
+    assert [line.step for line in run.evals()] == [0, 4, 6]
+    assert [line.train_s for line in run.evals()] == pytest.approx(
         [0, steps.step_s[:4].sum(), steps.step_s.sum()]
     )
-    assert probes["time"]["train_s"] == pytest.approx(steps.step_s.sum())
+    assert probes.time.train_s == pytest.approx(steps.step_s.sum())
     assert (
-        probes["memory"][0]["parameters"]
-        == 4 * probes["parameters"]
-        == probes["predicted_memory"]["parameters"]
+        probes.memory[0].parameters == 4 * probes.parameters == probes.predicted_memory.parameters
     )
-    assert probes["predicted_memory"]["optimizer"] == 8 * probes["parameters"]
-    assert probes["attention_kernels"] == ["_scaled_dot_product_flash_attention_for_cpu"]
-    assert probes["decoding"] == probes["lengths"] == []
+    assert probes.predicted_memory.optimizer == 8 * probes.parameters
+    assert probes.attention_kernels == ["_scaled_dot_product_flash_attention_for_cpu"]
+    assert probes.decoding == probes.lengths == []
 
 
 def test_first_values_follow_one_seed_and_the_order_of_the_data_another(tmp_path, ranks):
@@ -111,7 +109,7 @@ def test_first_values_follow_one_seed_and_the_order_of_the_data_another(tmp_path
         run.path.mkdir()
         asked = spec(tmp_path, seed=seed).model_copy(update={"data_seed": data_seed})
         probes = train(run, asked, ranks)
-        return probes["initial_hash"], run.steps().loss.tolist(), run.evals()[0]["val_loss"]
+        return probes.initial_hash, run.steps().loss.tolist(), run.evals()[0].val_loss
 
     both_0, both_1, crossed = starts("0", 0), starts("1", 1), starts("0d1", 0, 1)
     assert crossed[0] == both_0[0] != both_1[0] and crossed[2] == both_0[2]
@@ -123,8 +121,8 @@ def test_the_model_learns(tmp_path, ranks):
     """From a guess, ln 17, to text that it can foresee."""
     run, steps, _ = trained(tmp_path, ranks, steps=40, eval_every=40)
     assert steps.loss[0] == pytest.approx(math.log(VOCAB), abs=0.05)
-    assert run.evals()[0]["val_loss"] == pytest.approx(math.log(VOCAB), abs=0.05)
-    assert run.evals()[-1]["val_loss"] < 1.0
+    assert run.evals()[0].val_loss == pytest.approx(math.log(VOCAB), abs=0.05)
+    assert run.evals()[-1].val_loss < 1.0
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
@@ -137,9 +135,9 @@ def test_the_same_spec_gives_the_same_bits_and_another_seed_does_not(tmp_path, r
     assert (
         one.loss.tolist() == two.loss.tolist() and one.grad_norm.tolist() == two.grad_norm.tolist()
     )
-    assert first["initial_hash"] == second["initial_hash"] != third["initial_hash"]
+    assert first.initial_hash == second.initial_hash != third.initial_hash
     assert one.loss.tolist() != other.loss.tolist()
-    assert attempts[0][0].evals()[-1]["val_loss"] == attempts[1][0].evals()[-1]["val_loss"]
+    assert attempts[0][0].evals()[-1].val_loss == attempts[1][0].evals()[-1].val_loss
 
 
 def test_micro_batches_change_memory_and_not_the_result(tmp_path, ranks):
@@ -148,10 +146,8 @@ def test_micro_batches_change_memory_and_not_the_result(tmp_path, ranks):
     _, parts, narrow = trained(tmp_path, ranks, "parts", micro_batch_size=2)
     assert parts.loss.tolist() == pytest.approx(whole.loss.tolist(), rel=1e-5)
     assert parts.grad_norm.tolist() == pytest.approx(whole.grad_norm.tolist(), rel=1e-4)
-    assert narrow["memory"][0]["activations"] * 4 == pytest.approx(
-        wide["memory"][0]["activations"], rel=0.01
-    )
-    assert narrow["flops_per_token_counted"] == wide["flops_per_token_counted"]
+    assert narrow.memory[0].activations * 4 == pytest.approx(wide.memory[0].activations, rel=0.01)
+    assert narrow.flops_per_token_counted == wide.flops_per_token_counted
 
 
 def test_how_often_it_is_evaluated_changes_nothing(tmp_path, ranks):
@@ -166,7 +162,7 @@ def test_the_first_loss_is_that_of_the_untrained_model_on_the_steps_tokens(tmp_p
     _, steps, probes = trained(tmp_path, ranks, steps=1)
     _, again, _ = trained(tmp_path, ranks, "again", steps=1, lr=10.0)
     assert steps.loss[0] == again.loss[0]
-    assert len(probes["initial_hash"]) == len(hashlib.sha256().hexdigest())
+    assert len(probes.initial_hash) == len(hashlib.sha256().hexdigest())
 
 
 def test_a_run_that_breaks_stops_and_keeps_the_step_that_broke_it(tmp_path, ranks):
@@ -210,17 +206,12 @@ def test_the_steps_that_are_only_measured_come_after_all_that_is_kept(tmp_path, 
 
 def test_the_phases_of_a_step_are_measured_and_add_up(tmp_path, ranks):
     _, _, probes = trained(tmp_path, ranks)
-    (phases,) = probes["phases"]
-    assert set(phases) == {f"{phase}_s" for phase in PHASES}
-    for name, seconds in phases.items():
+    (phases,) = probes.phases
+    for name, seconds in phases.model_dump().items():
         assert len(seconds) == N_TIMED and min(seconds) >= 0, name
-    assert (
-        min(phases["forward_s"]) > 0
-        and min(phases["backward_s"]) > 0
-        and min(phases["optimizer_s"]) > 0
-    )
-    assert phases["waiting_s"] == [0] * N_TIMED, "one process waits for nobody"
-    assert probes["traffic"] == [{}] and probes["predicted_bytes_sent"] == 0
+    assert min(phases.forward_s) > 0 and min(phases.backward_s) > 0 and min(phases.optimizer_s) > 0
+    assert phases.waiting_s == [0] * N_TIMED, "one process waits for nobody"
+    assert probes.traffic == [{}] and probes.predicted_bytes_sent == 0
 
 
 # -- evaluation ------------------------------------------------------------------------------------------------------
@@ -232,7 +223,7 @@ def model(run_spec):
         .model()
         .to_empty(device="cpu")
     )
-    fill(made, 0)
+    init_parameters(made, 0)
     return made
 
 
@@ -256,9 +247,9 @@ def test_validation_loss_is_the_mean_over_all_windows_and_in_bits_per_byte(tmp_p
     assert targets.numel() == 96
     nats = net.eval()(inputs, targets).double().sum().item()
     n_bytes = (1 + targets % 3).sum().item()
-    assert (line["step"], line["train_s"]) == (3, 1.5)
-    assert line["val_loss"] == pytest.approx(nats / 96, rel=1e-6)
-    assert line["bits_per_byte"] == pytest.approx(nats / n_bytes / math.log(2), rel=1e-6)
+    assert (line.step, line.train_s) == (3, 1.5)
+    assert line.val_loss == pytest.approx(nats / 96, rel=1e-6)
+    assert line.bits_per_byte == pytest.approx(nats / n_bytes / math.log(2), rel=1e-6)
 
 
 @pytest.mark.parametrize("world_size", [2, 5, 7])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from harness.model.builder import ModelBuilder
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
 from harness.results.records import TrainSettings, VariantChoice
 from harness.training import optimizer as optim
 from variants.base import ModelShape
@@ -21,7 +21,7 @@ def make():
         for axis, use in (("positional", "learned"), ("attention", "mha"))
     }
     model = ModelBuilder(SHAPE, axes, []).model().to_empty(device="cpu")
-    fill(model, 0)
+    init_parameters(model, 0)
     return model
 
 

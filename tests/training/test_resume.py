@@ -62,7 +62,7 @@ def spec(root, keep="weights", every=2, **changes):
     return RunSpec(
         study="study",
         run_id="run",
-        entry_id="run",
+        entry="run",
         seed=0,
         settings_hash="",
         baseline=variants,
@@ -90,15 +90,15 @@ def spec(root, keep="weights", every=2, **changes):
 
 def begun(path, root, **changes):
     run = Run(path)
-    run.plan(spec(root, **changes).model_dump())
-    run.begin()
+    run.create(spec(root, **changes))
+    run.mark_running()
     return run
 
 
 def attempt(run, ranks, stop_at=None, stop=None):
     """Train to the end and return what the probes measured; or break off while step `stop_at` is made, for None."""
     calls, clip = iter(range(1000)), optim.clip
-    run_spec = RunSpec.model_validate(run.spec)
+    run_spec = run.spec
 
     def breaking(model, max_norm):
         if stop_at is not None and next(calls) == stop_at:
@@ -116,7 +116,7 @@ def attempt(run, ranks, stop_at=None, stop=None):
 def curve(run):
     """Return all of the curves but times and flags."""
     steps = run.steps()
-    evals = [(line["step"], line["val_loss"], line["bits_per_byte"]) for line in run.evals()]
+    evals = [(line.step, line.val_loss, line.bits_per_byte) for line in run.evals()]
     return [
         *zip(
             steps.step.tolist(),
@@ -140,7 +140,7 @@ def whole(root, tmp_path_factory):
     run = begun(root / "whole", root)
     probes = train(run, spec(root), DistributedContext(0, 1, torch.device("cpu")))
     dist.destroy_process_group()
-    assert len(run.steps()) == STEPS and [line["step"] for line in run.evals()] == [0, 3, 6, 9]
+    assert len(run.steps()) == STEPS and [line.step for line in run.evals()] == [0, 3, 6, 9]
     return curve(run), probes, (run.newest_checkpoint / "model.safetensors").read_bytes()
 
 
@@ -149,21 +149,27 @@ def test_an_interrupted_curve_is_bit_for_bit_the_one_that_was_not(tmp_path, root
     """At any step: between two checkpoints, right behind one, before the first."""
     run = begun(tmp_path / "run", root)
     assert attempt(run, ranks, at) is None
-    run.end("interrupted", "killed", "x")
-    run.begin()
+    run.finish("interrupted", "killed", "x")
+    run.mark_running()
     probes = attempt(run, ranks)
     expected, measured, weights = whole
     assert curve(run) == expected
-    for key in measured.keys() - {"time", "phases", "peak_flops", "resumed_at", "memory"}:
-        assert probes[key] == measured[key], key
-    known = measured["memory"][0].keys() - {"resident_peak"}
-    assert [probes["memory"][0][key] for key in known] == [
-        measured["memory"][0][key] for key in known
+    for key in type(measured).model_fields.keys() - {
+        "time",
+        "phases",
+        "peak_flops",
+        "resumed_at",
+        "memory",
+    }:
+        assert getattr(probes, key) == getattr(measured, key), key
+    known = measured.memory[0].model_dump().keys() - {"resident_peak"}
+    assert [getattr(probes.memory[0], key) for key in known] == [
+        getattr(measured.memory[0], key) for key in known
     ]
     assert (run.newest_checkpoint / "model.safetensors").read_bytes() == weights
     n_done = at // 2 * 2
-    assert probes["resumed_at"] == [n_done] * (n_done > 0) and run.status["attempts"] == 2
-    assert probes["time"]["train_s"] == pytest.approx(run.steps().step_s.sum())
+    assert probes.resumed_at == [n_done] * (n_done > 0) and run.status.attempts == 2
+    assert probes.time.train_s == pytest.approx(run.steps().step_s.sum())
     flagged = run.steps().warmup.tolist()
     n_warmup = STEPS // 2
     assert (
@@ -182,10 +188,10 @@ def test_a_run_that_is_interrupted_again_and_again_still_has_that_curve_and_reme
         run_stop.requested = True
         with pytest.raises(TrainingInterrupted, match=rf"after {n + 1} of 9 steps"):
             attempt(run, ranks, stop=run_stop)
-        run.begin()
+        run.mark_running()
     probes = attempt(run, ranks)
     assert curve(run) == whole[0]
-    assert probes["resumed_at"] == list(range(1, STEPS + 1)) and run.status["attempts"] == STEPS + 1
+    assert probes.resumed_at == list(range(1, STEPS + 1)) and run.status.attempts == STEPS + 1
 
 
 def test_who_is_asked_to_end_saves_first_wherever_it_is(tmp_path, root, ranks, whole):
@@ -194,8 +200,8 @@ def test_who_is_asked_to_end_saves_first_wherever_it_is(tmp_path, root, ranks, w
     with pytest.raises(TrainingInterrupted):
         attempt(run, ranks, stop=StopRequest(requested=True))
     assert [place.name for place in resumable_checkpoints(run)] == ["step-1"]
-    run.begin()
-    assert attempt(run, ranks)["resumed_at"] == [1]
+    run.mark_running()
+    assert attempt(run, ranks).resumed_at == [1]
     assert curve(run) == whole[0]
 
 
@@ -227,8 +233,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_an_older_whole_one(
         attempt(begun(tmp_path / "other", root), ranks, 5)
         shutil.copytree(tmp_path / "other/checkpoint/step-4", older)
     DAMAGE[damage](run.newest_checkpoint)
-    run.begin()
-    assert attempt(run, ranks)["resumed_at"] == [4]
+    run.mark_running()
+    assert attempt(run, ranks).resumed_at == [4]
     assert curve(run) == whole[0]
 
 
@@ -237,8 +243,8 @@ def test_with_nothing_whole_left_it_starts_again(tmp_path, root, ranks, whole):
     attempt(run, ranks, 7)
     for place in resumable_checkpoints(run):
         flip(next((place / "state").glob("*.distcp")))
-    run.begin()
-    assert attempt(run, ranks)["resumed_at"] == [] and curve(run) == whole[0]
+    run.mark_running()
+    assert attempt(run, ranks).resumed_at == [] and curve(run) == whole[0]
 
 
 def test_a_state_whose_loading_breaks_off_leaves_no_trace(
@@ -247,14 +253,14 @@ def test_a_state_whose_loading_breaks_off_leaves_no_trace(
     """Half loaded, it has changed parameters and moments."""
     run = begun(tmp_path / "run", root)
     attempt(run, ranks, 7)
-    run.begin()
+    run.mark_running()
 
     def breaks_off(*args):
         load_state(*args)
         raise StateError("planted")
 
     monkeypatch.setattr(resume, "load_state", breaks_off)
-    assert attempt(run, ranks)["resumed_at"] == [] and curve(run) == whole[0]
+    assert attempt(run, ranks).resumed_at == [] and curve(run) == whole[0]
 
 
 @pytest.mark.parametrize("name", ["steps.rank0.jsonl", "eval.jsonl"])
@@ -273,17 +279,17 @@ def test_a_state_ahead_of_its_curve_is_passed_over(tmp_path, root, ranks, whole,
             "cut": "".join(lines[:1]) + "}{\n" + text,
         }[harm]
     )
-    run.begin()
-    assert attempt(run, ranks)["resumed_at"] == [] and curve(run) == whole[0]
+    run.mark_running()
+    assert attempt(run, ranks).resumed_at == [] and curve(run) == whole[0]
 
 
 @pytest.mark.parametrize("keep", ["none", "weights", "full"])
 def test_at_the_end_no_more_is_kept_than_was_asked_for(tmp_path, root, ranks, whole, keep):
     run = begun(tmp_path / "run", root, keep=keep)
     attempt(run, ranks, 7)
-    run.begin()
+    run.mark_running()
     n_done = 0 if keep == "none" else 6  # what keeps nothing starts again
-    assert attempt(run, ranks)["resumed_at"] == [n_done] * (n_done > 0)
+    assert attempt(run, ranks).resumed_at == [n_done] * (n_done > 0)
     drop_state(run, keep)
     assert curve(run) == whole[0]
     assert [path.parent.name for path in run.checkpoints.glob("step-*/state")] == ["step-9"] * (
@@ -299,7 +305,7 @@ def test_the_best_checkpoint_is_the_best_of_all_attempts(tmp_path, root, ranks):
         run = begun(tmp_path / f"run{len(stops)}", root, **changes)
         for at in stops:
             attempt(run, ranks, at)
-            run.begin()
+            run.mark_running()
         attempt(run, ranks)
         names.append(run.best_checkpoint.resolve().name)
     assert names[0] == names[1] < "step-8"
@@ -321,11 +327,11 @@ def test_what_the_machine_ended_goes_on_and_what_ended_by_itself_starts_anew(
     tmp_path, root, status, reason, goes_on
 ):
     run = begun(tmp_path / "run", root)
-    run.steps_file(0).append({"step": 0})
+    run.steps_path(0).touch()
     run.checkpoints.mkdir()
     run.log_path.write_text("x")
-    run.end(status, reason, "m")
-    run.begin()
+    run.finish(status, reason, "m")
+    run.mark_running()
     left = {path.name for path in run.path.iterdir()} - {"spec.json", "status.json"}
     assert left == ({"steps.rank0.jsonl", "checkpoint", "log.txt"} if goes_on else set())
-    assert run.status["attempts"] == 1 + goes_on
+    assert run.status.attempts == 1 + goes_on

@@ -11,7 +11,7 @@ import torch
 
 from harness.distributed.process_group import DistributedContext, join
 from harness.model.builder import ModelBuilder
-from harness.model.initialization import check_same_parameters, fill
+from harness.model.initialization import check_same_parameters, init_parameters
 from harness.results.records import TrainSettings, VariantChoice
 from harness.training import optimizer as optim
 from harness.training.checkpointing import load_state, save_state
@@ -59,7 +59,7 @@ def make(ranks, parallelism="single", seed=0):
     parts = ModelBuilder(SHAPE, axes, [])
     gpt, spread = parts.model(), parts.parallelism()
     model = spread.wrap(gpt, ranks.device, "fp32")
-    fill(gpt, seed, whole=parts.model())
+    init_parameters(gpt, seed, full_model=parts.model())
     return (
         gpt,
         model,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from harness.model.builder import ModelBuilder
-from harness.model.initialization import IncompatibleWeightsError, fill
+from harness.model.initialization import IncompatibleWeightsError, init_parameters
 from harness.model.weights import GPT2
 from harness.results.records import VariantChoice
 from variants.base import ModelShape
@@ -19,7 +19,7 @@ def make(positional="learned", attention="mha", seed=0, theirs=None, shape=SHAPE
         "attention": VariantChoice(name=attention, label="", options=options),
     }
     model = ModelBuilder(shape, axes, []).model().to_empty(device="cpu")
-    return model, fill(model, seed, theirs)
+    return model, init_parameters(model, seed, theirs)
 
 
 def weights(model):
@@ -141,7 +141,7 @@ def test_all_that_does_not_fit_is_named_at_once(theirs):
         make(theirs=wrong)
     assert sorted(raised.value.problems) == [
         "h.0.mlp.c_fc.weight: (2, 2) there, (128, 32) here, and no conversion is defined",
-        "wte.weight: (9, 32) there, (17, 32) here",
+        "wte.weight: (9, 32) in the checkpoint, (17, 32) here",
     ]
 
 

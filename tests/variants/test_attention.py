@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
 from variants import registry
 from variants.base import ModelShape
 
@@ -91,7 +91,7 @@ def test_normalised_queries_and_keys_have_no_size_of_their_own():
 def test_the_gain_of_the_norm_is_trained_begins_at_one_and_starts_all_else_with_the_same_bits():
     plain, normed = make("mha"), make("mha", qk_norm=True)
     for layer in (plain, normed):
-        fill(nn.ModuleDict({"attn": layer}), seed=0)
+        init_parameters(nn.ModuleDict({"attn": layer}), seed=0)
     assert normed.state_dict().keys() - plain.state_dict().keys() == {
         "q_norm.weight",
         "k_norm.weight",

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
 from harness.probes.first_step import CPU_KERNELS
 from variants import registry
 from variants.attention.mha import MultiHead
@@ -318,7 +318,7 @@ def test_no_output_sees_a_later_token_and_each_sees_what_its_layers_reach(attent
 def test_logits_have_their_shape_and_all_gradients_are_finite(attention, positional):
     """A parameter without a gradient never trains; a NaN in one ends the run."""
     model = make_gpt(attention, positional)
-    fill(model, seed=0)
+    init_parameters(model, seed=0)
     tokens = torch.randint(SHAPE.vocab_size, (B, T))
     assert model.logits(tokens).shape == (B, T, SHAPE.vocab_size)
     model(tokens, tokens.roll(-1, 1)).mean().backward()
@@ -373,7 +373,7 @@ def test_same_seed_gives_the_same_bits(attention, positional):
     attempts = []
     for _ in range(2):
         model = make_gpt(attention, positional)
-        fill(model, seed=7)
+        init_parameters(model, seed=7)
         tokens = torch.randint(SHAPE.vocab_size, (B, T), generator=torch.Generator().manual_seed(8))
         losses = model(tokens, tokens.roll(-1, 1))
         attempts.append([losses, *torch.autograd.grad(losses.mean(), list(model.parameters()))])
@@ -598,7 +598,7 @@ def test_a_whole_model_sees_no_later_token_and_trains_all_it_has(attention, posi
     )
 
     model, tokens = make_gpt(attention, positional, norm, mlp), tokens_of(T)
-    fill(model, seed=0)
+    init_parameters(model, seed=0)
     model(tokens, tokens.roll(-1, 1)).mean().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -614,7 +614,7 @@ def test_a_whole_model_has_the_same_bits_for_the_same_seed_and_decodes_what_it_i
     tokens = tokens_of(T)
     with torch.no_grad():
         for model in (first, second):
-            fill(model, seed=7)
+            init_parameters(model, seed=7)
         full = first.logits(tokens)
         assert torch.equal(full, second.logits(tokens))
         torch.testing.assert_close(decode(first, tokens, 3), full[:, 2:], atol=1e-5, rtol=1e-5)
@@ -645,7 +645,7 @@ def acts_on_each_position_alone(part):
 def test_a_norm_acts_on_each_position_alone_and_begins_without_a_gain(norm):
     norm = norm.make()
     acts_on_each_position_alone(randomise(norm))
-    fill(nn.ModuleDict({"it": norm}), seed=0)
+    init_parameters(nn.ModuleDict({"it": norm}), seed=0)
     assert norm(100 * inputs()).square().mean(-1).sqrt().sub(1).abs().max() < 1e-3
 
 
@@ -791,7 +791,7 @@ every_part = pytest.mark.parametrize(
 
 def part_of(axis, case, seed):
     part = case.make(**({"layer": 0} if axis == "attention" else {}))
-    fill(nn.ModuleDict({"it": part}), seed)
+    init_parameters(nn.ModuleDict({"it": part}), seed)
     return part, {name: value.detach().clone() for name, value in part.named_parameters()}
 
 

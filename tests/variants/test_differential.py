@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
 from harness.probes.first_step import CPU_KERNELS
 from variants import registry
 from variants.base import ModelShape, Positional
@@ -272,7 +272,7 @@ def test_flops_and_parameters_are_those_of_multi_head_attention_but_for_a_few():
 def test_what_it_shares_with_multi_head_attention_starts_from_the_same_bits():
     layer, mha = make(), make("mha")
     for module in (layer, mha):
-        fill(nn.ModuleDict({"attn": module}), seed=3)
+        init_parameters(nn.ModuleDict({"attn": module}), seed=3)
     for name, values in mha.named_parameters():
         assert torch.equal(layer.get_parameter(name), values), name
     vectors = torch.stack(

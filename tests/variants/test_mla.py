@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.model.initialization import fill
+from harness.model.initialization import init_parameters
 from harness.probes.first_step import CPU_KERNELS
 from variants import registry
 from variants.base import ModelShape, Positional
@@ -274,7 +274,7 @@ def test_what_it_shares_with_multi_head_attention_starts_from_the_same_bits():
     """Else a difference between the two would in part be one of luck."""
     mla, mha = make(), make("mha")
     for layer in (mla, mha):
-        fill(nn.ModuleDict({"attn": layer}), seed=3)
+        init_parameters(nn.ModuleDict({"attn": layer}), seed=3)
     assert torch.equal(mla.c_attn.weight[:C], mha.c_attn.weight[:C]), "queries"
     assert torch.equal(mla.c_proj.weight, mha.c_proj.weight)
     assert torch.equal(mla.kv_gain, torch.ones(4 * D))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from harness.model.builder import ModelBuilder
-from harness.model.initialization import IncompatibleWeightsError, fill
+from harness.model.initialization import IncompatibleWeightsError, init_parameters
 from harness.results.records import VariantChoice
 from variants import registry
 from variants.base import ModelShape
@@ -204,7 +204,7 @@ def begin(norm="layernorm", mlp="gelu", seed=0, theirs=None, **options):
         "mlp": VariantChoice(name=mlp, label=mlp, options=options),
     }
     model = ModelBuilder(SHAPE, axes, []).model().to_empty(device="cpu")
-    origin = fill(model, seed, theirs)
+    origin = init_parameters(model, seed, theirs)
     return {name: p.detach() for name, p in model.named_parameters()}, origin
 
 

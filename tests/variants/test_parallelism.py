@@ -64,13 +64,15 @@ with join("cpu") as ranks:
         patch = MonkeyPatch()
         exec(faults.get(folder.name, ""))
         try:
-            probes = loop.train(run, RunSpec.model_validate(run.spec), ranks)
-            probes["final_hash"] = check_same_parameters(models[-1], ranks)
+            probes = loop.train(run, run.spec, ranks)
+            outcome = {"error": None, "final_hash": check_same_parameters(models[-1], ranks)}
+            if ranks.is_first:
+                run.write_probes(probes)
         except RuntimeError as error:
-            probes = {"error": str(error)}
+            outcome = {"error": str(error), "final_hash": None}
         patch.undo()
         if ranks.is_first:
-            run.write_probes(probes)
+            (folder / "outcome.json").write_text(json.dumps(outcome))
 os._exit(0)  # what a fault left half-way must not abort Python's own end
 """
 
@@ -166,7 +168,7 @@ def plan(folder, label, how, parts=GPT2, steps=50, **train):
     spec = RunSpec(
         study="study",
         run_id=label,
-        entry_id=label,
+        entry=label,
         seed=0,
         settings_hash="",
         baseline={axis: use for axis, (use, _) in axes.items()},
@@ -201,7 +203,7 @@ def plan(folder, label, how, parts=GPT2, steps=50, **train):
         expected=PredictedCost(parameters=0, flops_per_token=0, memory_bytes=0),
     )
     run = Run(folder / label)
-    run.plan(json.loads(spec.model_dump_json()))
+    run.create(spec)
     return run
 
 
@@ -248,19 +250,22 @@ def runs(tmp_path_factory):
     return found
 
 
+def outcome(run):
+    """Return the error that ended the training, or the hash of the parameters at its end."""
+    return json.loads((run.path / "outcome.json").read_text())
+
+
 def same_training(one, two, rel=1e-5):
-    assert two.probes.get("error") is None
-    assert two.probes["initial_hash"] == one.probes["initial_hash"]
-    assert two.probes["parameters"] == one.probes["parameters"], (
-        "as many as when the embeddings are tied"
-    )
-    assert two.probes["flops_per_token"] == one.probes["flops_per_token"]
+    assert outcome(two)["error"] is None
+    assert two.probes.initial_hash == one.probes.initial_hash
+    assert two.probes.parameters == one.probes.parameters, "as many as when the embeddings are tied"
+    assert two.probes.flops_per_token == one.probes.flops_per_token
     assert two.steps().loss.tolist() == pytest.approx(one.steps().loss.tolist(), rel=rel)
     assert two.steps().grad_norm.tolist() == pytest.approx(one.steps().grad_norm.tolist(), rel=rel)
     for mine, right in zip(two.evals(), one.evals(), strict=True):
-        assert mine["val_loss"] == pytest.approx(right["val_loss"], rel=rel)
-        assert mine["bits_per_byte"] == pytest.approx(right["bits_per_byte"], rel=rel)
-    assert two.probes["final_hash"], "the ranks agree at the end as well"
+        assert mine.val_loss == pytest.approx(right.val_loss, rel=rel)
+        assert mine.bits_per_byte == pytest.approx(right.bits_per_byte, rel=rel)
+    assert outcome(two)["final_hash"], "the ranks agree at the end as well"
 
 
 @pytest.mark.parametrize("label", EXACT)
@@ -271,10 +276,8 @@ def test_several_processes_train_what_one_does(runs, label):
     assert runs[label].steps().grad_norm.min() > 0.5, (
         "clipped, or the test says nothing of clipping"
     )
-    for mine, right in zip(
-        runs[label].probes["lengths"], runs["single"].probes["lengths"], strict=True
-    ):
-        assert mine["val_loss"] == pytest.approx(right["val_loss"], rel=1e-5)
+    for mine, right in zip(runs[label].probes.lengths, runs["single"].probes.lengths, strict=True):
+        assert mine.val_loss == pytest.approx(right.val_loss, rel=1e-5)
 
 
 FITTING = [
@@ -302,14 +305,12 @@ def test_the_parts_are_different_models(runs):
 def test_what_is_counted_is_what_is_executed(runs):
     """Processes that compute a model together each compute the output projection by themselves, and no more."""
     output = 6 * SHAPE.n_embd * SHAPE.vocab_size
-    one = runs["single"].probes["flops_per_token_counted"]
+    one = runs["single"].probes.flops_per_token_counted
     for label, (name, options) in ALL.items():
         cls = registry.load("parallelism", name)
         parallelism = cls(cls.Options(**options))
         replication = parallelism.world_size // parallelism.data_parallel_size
-        assert runs[label].probes["flops_per_token_counted"] == one + (replication - 1) * output, (
-            label
-        )
+        assert runs[label].probes.flops_per_token_counted == one + (replication - 1) * output, label
 
 
 @pytest.mark.parametrize("label", ALL)
@@ -322,28 +323,28 @@ def test_a_rank_holds_the_part_that_is_stated(runs, label):
     assert (
         next(model.parameters()).device.type == "meta" and model.h[0].attn.n_head == SHAPE.n_head
     ), "as it was"
-    (one,), many = runs["single"].probes["memory"], runs[label].probes["memory"]
+    (one,), many = runs["single"].probes.memory, runs[label].probes.memory
     assert len(many) == options["nproc"]
     for category in ("parameters", "gradients", "optimizer"):
-        assert max(rank[category] for rank in many) == pytest.approx(
-            one[category] * shares[category], rel=0.05
+        assert max(getattr(rank, category) for rank in many) == pytest.approx(
+            getattr(one, category) * shares[category], rel=0.05
         )
-        assert min(rank[category] for rank in many) == pytest.approx(
-            one[category] * shares[category], rel=0.1
+        assert min(getattr(rank, category) for rank in many) == pytest.approx(
+            getattr(one, category) * shares[category], rel=0.1
         )
     for rank in many:
-        assert rank["other"] == pytest.approx(one["parameters"] * shares["gathered"], rel=0.05), (
+        assert rank.other == pytest.approx(one.parameters * shares["gathered"], rel=0.05), (
             "made whole at once"
         )
 
 
 def held(rank):
-    return rank["parameters"] + rank["gradients"] + rank["optimizer"]
+    return rank.parameters + rank.gradients + rank.optimizer
 
 
 def test_four_shards_are_a_quarter_each(runs):
     """A rank that holds more than its share in silence is the one that runs out of memory."""
-    (one,), four = runs["single"].probes["memory"], runs["fsdp-four"].probes["memory"]
+    (one,), four = runs["single"].probes.memory, runs["fsdp-four"].probes.memory
     assert [held(rank) for rank in four] == pytest.approx([held(one) / 4] * 4, rel=0.02)
 
 
@@ -355,13 +356,13 @@ def test_gradients_that_travel_in_half_the_bytes_are_near_and_not_the_same(runs)
 
 def test_dividing_a_model_keeps_what_the_others_do_not_need(runs):
     """What is kept for the backward pass is divided with the heads; data parallelism keeps as much as one process."""
-    (one,) = runs["single"].probes["memory"]
+    (one,) = runs["single"].probes.memory
     for label in EXACT:
-        for rank in runs[label].probes["memory"]:
+        for rank in runs[label].probes.memory:
             if label in ("tp", "fsdp_tp"):
-                assert rank["activations"] < 0.9 * one["activations"]
+                assert rank.activations < 0.9 * one.activations
             else:
-                assert rank["activations"] == pytest.approx(one["activations"], rel=0.1), (
+                assert rank.activations == pytest.approx(one.activations, rel=0.1), (
                     "of equal micro-batches"
                 )
 
@@ -370,8 +371,9 @@ def test_dividing_a_model_keeps_what_the_others_do_not_need(runs):
 
 OTHER_SEED = """
 from harness.training import warm_start as start
-fill = start.fill
-patch.setattr(start, "fill", lambda gpt, seed, *more, **named: fill(gpt, seed + ranks.rank, *more, **named))
+right = start.init_parameters
+wrong = lambda gpt, seed, *more, **named: right(gpt, seed + ranks.rank, *more, **named)
+patch.setattr(start, "init_parameters", wrong)
 """
 NO_SUM_OF_SHARED = """
 from variants.parallelism import _tensor
@@ -429,7 +431,7 @@ def test_a_fault_is_caught_by_what_is_compared_here(faulty, fault):
 def test_replicas_that_start_apart_are_stopped_before_the_first_step(faulty):
     _, found = faulty
     for fault in ("seed of a replica", "seed of a piece"):
-        assert "ranks start from different parameters" in found[fault].probes["error"]
+        assert "ranks start from different parameters" in outcome(found[fault])["error"]
         assert not list(found[fault].path.glob("steps.*.jsonl")) or not len(found[fault].steps())
 
 
@@ -440,31 +442,31 @@ def test_replicas_that_start_apart_are_stopped_before_the_first_step(faulty):
 def test_a_rank_sends_what_theory_predicts(runs, name):
     """Traffic is what a parallelism costs; what is sent twice, or whole where a part would do, shows here alone."""
     probes = runs[name].probes
-    assert len(probes["traffic"]) == ALL[name][1]["nproc"]
-    for rank in probes["traffic"]:
-        sent = sum(calls["sent_bytes"] for calls in rank.values())
-        assert sent > 0 and all(calls["calls"] > 0 for calls in rank.values())
-        if probes["predicted_bytes_sent"] is not None:
-            assert sent == pytest.approx(probes["predicted_bytes_sent"], rel=0.02)
+    assert len(probes.traffic) == ALL[name][1]["nproc"]
+    for rank in probes.traffic:
+        sent = sum(calls.sent_bytes for calls in rank.values())
+        assert sent > 0 and all(calls.calls > 0 for calls in rank.values())
+        if probes.predicted_bytes_sent is not None:
+            assert sent == pytest.approx(probes.predicted_bytes_sent, rel=0.02)
 
 
 def test_traffic_by_hand(runs):
     """Two ranks: DDP's all-reduce sends each gradient once; FSDP gathers a block twice in each micro-batch."""
-    numel = runs["single"].probes["parameters"]
-    (all_reduce,) = runs["ddp"].probes["traffic"][0].values()
-    assert all_reduce["payload_bytes"] == all_reduce["sent_bytes"] == 4 * numel
-    fsdp = runs["fsdp"].probes["traffic"][0]
+    numel = runs["single"].probes.parameters
+    (all_reduce,) = runs["ddp"].probes.traffic[0].values()
+    assert all_reduce.payload_bytes == all_reduce.sent_bytes == 4 * numel
+    fsdp = runs["fsdp"].probes.traffic[0]
     padded, root = (
         numel + 16,
         17 * 16 + 16 + 8 * 16 + 2 * 16,
     )  # a row for wte's seventeenth; wte, wpe, the last norm
-    assert fsdp["reduce_scatter"] == {
+    assert fsdp["reduce_scatter"].model_dump() == {
         "calls": 3,
         "payload_bytes": 4 * padded,
         "sent_bytes": 2 * padded,
     }
     gathered = 2 * (2 * padded - root)  # in two micro-batches: all, and the blocks once more
-    assert fsdp["all_gather"] == {
+    assert fsdp["all_gather"].model_dump() == {
         "calls": 10,
         "payload_bytes": 4 * gathered,
         "sent_bytes": 2 * gathered,
@@ -473,13 +475,9 @@ def test_traffic_by_hand(runs):
 
 @pytest.mark.parametrize("name", ALL)
 def test_each_rank_tells_where_its_time_goes(runs, name):
-    for rank in runs[name].probes["phases"]:
-        assert all(min(seconds) >= 0 for seconds in rank.values())
-        assert (
-            min(rank["forward_s"]) > 0
-            and min(rank["backward_s"]) > 0
-            and max(rank["waiting_s"]) > 0
-        )
+    for rank in runs[name].probes.phases:
+        assert all(min(seconds) >= 0 for seconds in rank.model_dump().values())
+        assert min(rank.forward_s) > 0 and min(rank.backward_s) > 0 and max(rank.waiting_s) > 0
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------

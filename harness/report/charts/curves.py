@@ -1,180 +1,217 @@
-"""Loss against steps and against time: a panel per parallelism, a line per entry, named at its end."""
+"""Loss against steps and against time: one line per entry, one panel per parallelism."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from harness.analysis.dataset import Entry
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import running_mean
-from harness.report.charts.mpl_setup import FAINT, INK, MIN_SPAN
-from harness.report.charts.small_multiples import MAX_COLUMNS, End, grid, name_ends, name_missing
-from harness.report.charts.style import Look
+from harness.analysis.summary import Summary
+from harness.report.charts.spec import (
+    Axis,
+    ChartSpec,
+    Interval,
+    Line,
+    Lines,
+    Panel,
+    ReferenceLine,
+)
+from harness.report.charts.style import Style, choose_style
+from harness.report.charts.text import lines_alt, seeds_note
 
-SETTLED = 0.3  # the y axis shows all that happens from this share of the steps on; what is higher before is cut off
-MINUTES_FROM, HOURS_FROM = 600.0, 3 * 3600.0  # seconds from which on time is shown in these
+SETTLED = 0.3  # the y axis covers each curve from this fraction of its steps on
+MIN_SPAN = 0.01  # nats that a loss axis covers at least, so that rounding errors stay invisible
+MINUTES_FROM = 600.0  # seconds
+HOURS_FROM = 3 * 3600.0  # seconds
 MAX_POINTS = 400
+MAX_COLUMNS = 4
+LOSS_LABEL = "loss, nats per token"
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The mean over an entry's done seeds with the lowest and highest of them, arrays of shape (n_points,)."""
+    """The mean over an entry's completed seeds with their range; arrays of shape (n_points,).
+
+    `time` is the mean training time in seconds.
+    """
 
     entry: Entry
-    step: np.ndarray
-    x: np.ndarray
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    step: NDArray[np.int64]
+    time: Array
+    mean: Array
+    low: Array
+    high: Array
 
 
-Kind = Callable[[Entry, bool], Curve]
+def validation(entry: Entry) -> Curve:
+    """Return the curve of the evaluations."""
+    evals = [run.evals for run in entry.done]
+    n = min(len(run.step) for run in evals)
+    losses = np.array([run.val_loss[:n] for run in evals])
+    time = np.mean([run.train_s[:n] for run in evals], axis=0)
+    return _curve(entry, evals[0].step[:n], time, losses)
 
 
-def validation(entry: Entry, against_time: bool) -> Curve:
-    """Return the curve of the evaluations; against time, x is the seeds' mean time at each of them."""
-    runs = [run.evals for run in entry.done]
-    n = min(len(run.step) for run in runs)
-    x = np.mean([run.train_s[:n] for run in runs], axis=0)
-    return _curve(
-        entry,
-        runs[0].step[:n],
-        x if against_time else None,
-        np.array([run.val_loss[:n] for run in runs]),
-    )
+def training(entry: Entry) -> Curve:
+    """Return the curve of the training loss, each seed smoothed by a running mean."""
+    steps = [run.steps for run in entry.done]
+    n = min(len(run) for run in steps)
+    losses = np.array([running_mean(run.loss[:n], smoothing_window(n)) for run in steps])
+    time = np.mean([np.cumsum(run.step_s[:n]) for run in steps], axis=0)
+    return _curve(entry, steps[0].step[:n] + 1, time, losses)  # completed steps, as in evaluations
 
 
-def training(entry: Entry, against_time: bool) -> Curve:
-    """Return the curve of the training loss, each seed's smoothed by a running mean over `smoothing` steps."""
-    runs = [run.steps for run in entry.done]
-    n = min(len(run) for run in runs)
-    losses = np.array([running_mean(run.loss[:n], smoothing(n)) for run in runs])
-    time = np.mean([np.cumsum(run.step_s[:n]) for run in runs], axis=0)
-    return _curve(
-        entry, runs[0].step[:n] + 1, time if against_time else None, losses
-    )  # steps done, as in evaluations
-
-
-def smoothing(n_steps: int) -> int:
-    """Return the odd number of steps over which a training curve of that length is averaged for view."""
+def smoothing_window(n_steps: int) -> int:
+    """Return the odd number of steps over which a training curve of `n_steps` is averaged."""
     return n_steps // 40 // 2 * 2 + 1
 
 
+def thin(n: int, n_points: int) -> NDArray[np.int64]:
+    """Return evenly spaced indices of at most `n_points` of `n` points, with the first and last."""
+    return np.unique(np.linspace(0, n - 1, min(n, n_points)).round().astype(np.int64))
+
+
+def _curve(entry: Entry, step: NDArray[np.int64], time: Array, losses: Array) -> Curve:
+    kept = thin(len(step), MAX_POINTS)
+    losses = losses[:, kept]
+    return Curve(
+        entry, step[kept], time[kept], losses.mean(axis=0), losses.min(axis=0), losses.max(axis=0)
+    )
+
+
+@dataclass(frozen=True)
+class _Loss:
+    name: str
+    title: str
+    curve: Callable[[Entry], Curve]
+
+
+VALIDATION = _Loss("val_loss", "Validation loss", validation)
+TRAINING = _Loss("train_loss", "Training loss", training)
+
+
+def build(summary: Summary) -> list[ChartSpec]:
+    """Return validation and training loss, each against steps and against training time.
+
+    Entries whose parallelism diverges have no valid time and are left out of the latter.
+    """
+    entries = summary.study.entries
+    timed = [entry for entry in entries if entry.label not in summary.diverging]
+    charts = []
+    for loss in (VALIDATION, TRAINING):
+        charts.append(_chart(summary.study, entries, loss, against_time=False))
+        if any(entry.done for entry in timed):
+            charts.append(_chart(summary.study, timed, loss, against_time=True))
+    return charts
+
+
+def lowest_reachable_loss(study: StudyResults) -> float | None:
+    """Return the corpus entropy in nats per token; None if unknown or if a token is not a byte."""
+    if study.spec is None or study.spec.data.tokenizer != "bytes":
+        return None
+    return study.spec.data.entropy_nats_per_byte
+
+
+def _chart(
+    study: StudyResults, entries: Sequence[Entry], loss: _Loss, against_time: bool
+) -> ChartSpec:
+    done = [entry for entry in entries if entry.done]
+    curves = [loss.curve(entry) for entry in done]
+    style = choose_style(study)
+    x = Axis("steps", (0, max(float(curve.step[-1]) for curve in curves) or 1))
+    unit_s = None
+    if against_time:
+        longest_s = max(float(curve.time[-1]) for curve in curves)
+        unit_s, unit = time_unit(longest_s)
+        x = Axis(f"training time, {unit}", (0, longest_s / unit_s or 1))
+    subtitle = seeds_note(done)
+    window = smoothing_window(max(len(entry.done[0].steps) for entry in done))
+    if loss is TRAINING and window > 1:
+        subtitle = f"running mean over {window} steps; {subtitle}"
+    floor = lowest_reachable_loss(study) if loss is VALIDATION else None
+    lines = [_line(curve, style, unit_s) for curve in curves]
+    y = Axis(LOSS_LABEL, loss_limits(lines, floor))
+    references: tuple[ReferenceLine, ...] = ()
+    if floor is not None:
+        references = (ReferenceLine("y", floor, f"corpus entropy: {floor:.3f}"),)
+    panels = _panels(entries, lines, style, Panel("", x, y, (), references))
+    title = f"{loss.title} against {'training time' if against_time else 'steps'}"
+    return ChartSpec(
+        name=f"{loss.name}_{'time' if against_time else 'steps'}",
+        title=title,
+        subtitle=subtitle,
+        caption=f"{title}: {subtitle}. The y axis omits the high initial loss.",
+        alt=lines_alt(title, lines, "lowest at the end", "nats per token"),
+        plot=Lines(panels, _columns(style, len(panels)), shared_axes=True),
+    )
+
+
 def time_unit(longest_s: float) -> tuple[float, str]:
-    """Return the unit in which to show times up to `longest_s`: its seconds and its name."""
+    """Return the unit for times up to `longest_s`: its length in seconds and its name."""
     if longest_s < MINUTES_FROM:
         return 1.0, "s"
     return (60.0, "min") if longest_s < HOURS_FROM else (3600.0, "h")
 
 
-def _curve(entry: Entry, step: np.ndarray, time: np.ndarray | None, losses: np.ndarray) -> Curve:
-    keep = np.unique(np.linspace(0, len(step) - 1, min(len(step), MAX_POINTS)).round().astype(int))
-    losses, x = losses[:, keep], (step if time is None else time)[keep]
-    return Curve(entry, step[keep], x, losses.mean(axis=0), losses.min(axis=0), losses.max(axis=0))
+def loss_limits(lines: Iterable[Line], floor: float | None, settled: float = SETTLED) -> Interval:
+    """Return y limits that cover each line from the fraction `settled` of its length on.
 
-
-def draw(
-    entries: Sequence[Entry],
-    kind: Kind,
-    look: Look,
-    title: str,
-    subtitle: str,
-    against_time: bool,
-    floor: float | None,
-) -> Figure:
-    """Draw the curves of the entries that have any, in panels with shared axes; `floor` is a loss to mark."""
-    curves = [kind(entry, against_time) for entry in entries if entry.done]
-    x_label = "steps"
-    if against_time:
-        unit, name = time_unit(max(float(curve.x[-1]) for curve in curves))
-        curves, x_label = (
-            [replace(curve, x=curve.x / unit) for curve in curves],
-            f"training time, {name}",
-        )
-    panels: dict[str, list[Curve]] = {}
-    for curve in curves:
-        panels.setdefault(look.panel(curve.entry), []).append(curve)
-    names = {
-        title: [look.within_panel(curve.entry) for curve in members]
-        for title, members in panels.items()
-    }
-    y_label = "loss, nats per token"
-    figure, all_axes = grid(names, _columns(look, len(panels)), title, subtitle, x_label, y_label)
-    limits = y_limits(curves, floor)
-    right = max(float(curve.x[-1]) for curve in curves)
-
-    for axes, (panel, members) in zip(all_axes, panels.items(), strict=True):
-        axes.set_xlim(0, right or 1)
-        axes.set_ylim(*limits)
-        axes.locator_params(axis="x", nbins=5)
-        for curve in members:
-            line(axes, curve, look)
-        if floor is not None:
-            _mark_floor(axes, floor)
-        missing = [entry for entry in entries if not entry.done and look.panel(entry) == panel]
-        name_missing(axes, [look.within_panel(entry) for entry in missing], "no result")
-        name_ends(axes, [end(curve, look) for curve in members], look)
-    return figure
-
-
-def _columns(look: Look, n_panels: int) -> int:
-    last = len(look.levels[look.panel_axes[-1]]) if look.panel_axes else 1
-    return min(n_panels, last if last <= MAX_COLUMNS else MAX_COLUMNS - 1)
-
-
-def y_limits(
-    curves: Iterable[Curve], floor: float | None, settled: float = SETTLED
-) -> tuple[float, float]:
-    """Return limits within which all lies that happens from the share `settled` of a curve's steps on."""
-    late = [(curve, curve.step >= settled * curve.step[-1]) for curve in curves]
-    shown = [(curve.low[at].min(), curve.high[at].max()) for curve, at in late]
-    low, high = min(low for low, _ in shown), max(high for _, high in shown)
-    spare = max(0.0, MIN_SPAN - (high - low)) / 2
-    low, high = low - spare, high + spare
+    They include `floor` if that does not flatten the lines.
+    """
+    lows = []
+    highs = []
+    for line in lines:
+        late = np.array(line.x) >= settled * line.x[-1]
+        lows.append(float(np.array(line.bottom)[late].min()))
+        highs.append(float(np.array(line.top)[late].max()))
+    spare = max(0.0, MIN_SPAN - (max(highs) - min(lows))) / 2
+    low = min(lows) - spare
+    high = max(highs) + spare
     span = high - low
     if floor is not None and low - span < floor < low:
-        low = floor  # near enough to be shown without squeezing the curves
-    return float(low - 0.09 * span), float(high + 0.04 * span)
+        low = floor
+    return low - 0.09 * span, high + 0.04 * span
 
 
-def line(axes: Axes, curve: Curve, look: Look) -> None:
-    """Draw a curve, and the band of its seeds where there are several."""
-    colour = look.colour(curve.entry)
-    if len(curve.entry.done) > 1:
-        axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.14, linewidth=0)
-    every = max(1, len(curve.x) // 8)
-    axes.plot(
-        curve.x,
-        curve.mean,
-        color=colour,
-        linestyle=look.dash(curve.entry),
-        linewidth=1.5,
-        marker=look.line_marker(curve.entry),
-        markersize=4,
-        markevery=every,
+def _panels(
+    entries: Sequence[Entry],
+    lines: Sequence[Line],
+    style: Style,
+    empty: Panel,
+) -> tuple[Panel, ...]:
+    """Return the `empty` panel with the lines of each group of entries that has any."""
+    by_entry = {line.entry: line for line in lines}
+    by_panel: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_panel.setdefault(style.panel(entry), []).append(entry)
+    panels = []
+    for title, members in by_panel.items():
+        shown = tuple(by_entry[entry.label] for entry in members if entry.done)
+        missing = tuple(style.within_panel(entry) for entry in members if not entry.done)
+        if shown:
+            panels.append(replace(empty, title=title, lines=shown, missing=missing))
+    return tuple(panels)
+
+
+def _line(curve: Curve, style: Style, unit_s: float | None) -> Line:
+    several = len(curve.entry.done) > 1
+    x = curve.step if unit_s is None else curve.time / unit_s
+    return Line(
+        name=style.within_panel(curve.entry),
+        entry=curve.entry.label,
+        style=style.mark(curve.entry),
+        x=tuple(x.tolist()),
+        y=tuple(curve.mean.tolist()),
+        low=tuple(curve.low.tolist()) if several else (),
+        high=tuple(curve.high.tolist()) if several else (),
+        markers=style.markers(curve.entry),
     )
 
 
-def end(curve: Curve, look: Look) -> End:
-    """Return where a curve's name is led from."""
-    return End(
-        curve.entry, float(curve.x[-1]), float(curve.mean[-1]), look.line_marker(curve.entry)
-    )
-
-
-def _mark_floor(axes: Axes, loss: float) -> None:
-    low, high = axes.get_ylim()
-    if low <= loss <= high:
-        axes.axhline(loss, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
-        axes.annotate(
-            f"lowest reachable: {loss:.3f}",
-            (0.0, loss),
-            (4, 2.5),
-            va="bottom",
-            fontsize=7,
-            color=FAINT,
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-        )
+def _columns(style: Style, n_panels: int) -> int:
+    last = len(style.levels[style.panel_axes[-1]]) if style.panel_axes else 1
+    return min(n_panels, last if last <= MAX_COLUMNS else MAX_COLUMNS - 1)

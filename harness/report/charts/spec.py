@@ -5,6 +5,7 @@ A `ChartSpec` holds the data of one chart in the units of its axes, and the styl
 layout.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,10 @@ Marker = Literal[
 ]
 Values = tuple[float, ...]
 Interval = tuple[float, float]  # low, high
+
+MAX_MISSING = 3  # names of missing entries in a panel
+MAX_TICKS = 8  # on an axis in powers of two
+BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,21 @@ class Axis:
     binary: bool = False
 
 
+def powers_of_two(low: float, high: float) -> Values:
+    """Return the powers of two within the bounds; of more than `MAX_TICKS`, every second, ..."""
+    powers = range(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)
+    stride = -(-len(powers) // MAX_TICKS)
+    return tuple(2.0**power for power in powers[:: stride or 1])
+
+
+def tick_label(axis: Axis, value: float) -> str:
+    """Return 12,000, or 512 KiB on a binary axis."""
+    if not axis.binary:
+        return f"{value:,.10g}"
+    power = min(max(int(math.log2(value) // 10), 0), len(BINARY_UNITS) - 1)
+    return f"{value / 1024**power:,.4g} {BINARY_UNITS[power]}"
+
+
 @dataclass(frozen=True)
 class Line:
     """A line of one entry; `low` and `high` are empty without an interval.
@@ -66,6 +86,16 @@ class Line:
     high: Values = ()
     spread: Literal["band", "bars"] = "band"
     markers: Literal["all", "few", "none"] = "none"
+
+    @property
+    def bottom(self) -> Values:
+        """The lower end of the interval at each point, or the point itself without an interval."""
+        return self.low or self.y
+
+    @property
+    def top(self) -> Values:
+        """The upper end of the interval at each point, or the point itself without an interval."""
+        return self.high or self.y
 
 
 @dataclass(frozen=True)
@@ -91,6 +121,15 @@ class Panel:
     references: tuple[ReferenceLine, ...] = ()
     missing: tuple[str, ...] = ()
     missing_reason: str = "no result"
+
+    @property
+    def missing_note(self) -> str:
+        """The reason and the names of the missing entries, one a line; of many their number."""
+        if not self.missing:
+            return ""
+        if len(self.missing) > MAX_MISSING:
+            return f"{self.missing_reason}: {len(self.missing)} entries"
+        return "\n".join([f"{self.missing_reason}:", *self.missing])
 
 
 @dataclass(frozen=True)

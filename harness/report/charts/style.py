@@ -1,87 +1,113 @@
-"""How a variant looks in all figures: one colour per level of one axis, one dash and mark per level of another."""
+"""Colours, dashes and markers: one colour per level of one axis, one dash per level of another."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from harness.analysis.dataset import Entry, Study
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import PARALLELISM
+from harness.report.charts.spec import Dash, Marker, MarkStyle
 
-# Okabe and Ito's palette, which people with any colour vision tell apart; the pale yellow comes last.
+# Okabe and Ito's palette for any colour vision; the pale yellow comes last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
-DASHES: tuple[Any, ...] = (
-    "solid",
-    (0, (4, 1.5)),
-    (0, (1, 1.1)),
-    (0, (5, 1.3, 1, 1.3)),
-    (0, (8, 2, 2, 2)),
+DASHES: tuple[Dash, ...] = ("solid", "dash", "dot", "dashdot", "longdash")
+MARKERS: tuple[Marker, ...] = (
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "triangle-down",
+    "cross",
+    "x",
+    "triangle-left",
+    "triangle-right",
 )
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+GREY = "#767676"
+PREDICTED = "#D55E00"
+# Shades of one hue for the parts of a bar, so that no part is mistaken for a variant.
+SHADES = ("#3f5a76", "#6781a0", "#93a9c0", "#bfccd9", "#e4eaf0")
+VERDICTS = {
+    "better": MarkStyle(COLOURS[0], marker="circle"),
+    "worse": MarkStyle(COLOURS[1], marker="square"),
+    "equivalent": MarkStyle(COLOURS[2], marker="diamond"),
+    "unresolved": MarkStyle(GREY, marker="circle-open"),
+}
 LINES_PER_PANEL = 8
 SEPARATOR = " · "
 
 
 @dataclass(frozen=True)
-class Look:
-    """The axes that colour, dash and panels stand for, and each one's levels."""
+class Style:
+    """The levels of each axis, and which axes set the colour, the dash and the panel of an entry."""
 
     levels: dict[str, tuple[str, ...]]
     colour_axis: str | None
-    style_axis: str | None
+    dash_axis: str | None
     panel_axes: tuple[str, ...]
 
-    def colour(self, entry: Entry) -> str:
-        """Return the colour of the entry's variant on the colour axis."""
-        return COLOURS[self._index(entry, self.colour_axis) % len(COLOURS)]
+    def mark(self, entry: Entry) -> MarkStyle:
+        """Return the style of the entry's marks.
 
-    def dash(self, entry: Entry) -> Any:
-        """Return the line style of the entry's variant on the style axis, unless panels tell its variants apart."""
-        if self.style_axis in self.panel_axes:
-            return DASHES[0]
-        return DASHES[self._index(entry, self.style_axis) % len(DASHES)]
+        The dash is solid if panels separate the levels of the dashed axis.
+        """
+        colour = self._index(entry, self.colour_axis)
+        dash = self._index(entry, self.dash_axis)
+        # 4 and the number of markers have no common factor: repeated colours get other markers
+        marker = dash + 4 * (colour // len(COLOURS))
+        return MarkStyle(
+            colour=COLOURS[colour % len(COLOURS)],
+            dash="solid" if self.dash_axis in self.panel_axes else DASHES[dash % len(DASHES)],
+            marker=MARKERS[marker % len(MARKERS)],
+        )
 
-    def line_marker(self, entry: Entry) -> str:
-        """Return the mark that tells variants of the same colour apart; none while there are colours enough."""
-        turn = self._index(entry, self.colour_axis) // len(COLOURS)
-        return MARKERS[(turn - 1) % len(MARKERS)] if turn else ""
-
-    def point_marker(self, entry: Entry) -> str:
-        """Return the mark of the entry's variant on the style axis."""
-        turn = self._index(entry, self.colour_axis) // len(COLOURS)
-        return MARKERS[(self._index(entry, self.style_axis) + 3 * turn) % len(MARKERS)]
+    def markers(self, entry: Entry) -> Literal["few", "none"]:
+        """Return whether a dense line needs markers, because another variant has the same colour."""
+        return "few" if self._index(entry, self.colour_axis) >= len(COLOURS) else "none"
 
     def _index(self, entry: Entry, axis: str | None) -> int:
         return self.levels[axis].index(entry.axes[axis]) if axis else 0
 
     def panel(self, entry: Entry) -> str:
-        """Return the title of the panel in which the entry is drawn."""
+        """Return the title of the entry's panel."""
         return SEPARATOR.join(entry.axes[axis] for axis in self.panel_axes)
 
+    def group(self, entry: Entry) -> str:
+        """Return which rows of a bar chart the entry belongs to."""
+        return self.within_panel(entry) if self.panel_axes else ""
+
     def within_panel(self, entry: Entry) -> str:
-        """Return what tells the entry from the others of its panel."""
-        named = [
+        """Return the name that distinguishes the entry from others in its panel."""
+        axes = [
             axis
-            for axis in self.levels
-            if len(self.levels[axis]) > 1 and axis not in self.panel_axes
+            for axis, levels in self.levels.items()
+            if len(levels) > 1 and axis not in self.panel_axes
         ]
-        return SEPARATOR.join(entry.axes[axis] for axis in named) or entry.label
+        return SEPARATOR.join(entry.axes[axis] for axis in axes) or entry.label
+
+    def in_one_panel(self, entries: Iterable[Entry]) -> "Style":
+        """Return the style of a chart whose panels do not group entries.
+
+        The names of entries omit the parallelism if all have the same.
+        """
+        parallelisms = {entry.axes.get(PARALLELISM) for entry in entries}
+        return replace(self, panel_axes=(PARALLELISM,) if len(parallelisms) == 1 else ())
 
 
-def look(study: Study) -> Look:
-    """Choose: colour for the axis with most levels, dashes for the next, panels for parallelism and all others.
+def choose_style(study: StudyResults) -> Style:
+    """Choose the axis with most levels for colours, the next for dashes, and panels for all others.
 
-    Where that would crowd a panel, the dashed axis gets panels as well. Parallelism, whose curves should coincide,
-    has panels first of all.
+    A dashed axis that would crowd a panel gets panels, too. Parallelism always gets panels, since
+    its curves should coincide.
     """
     varying = study.varying()
-    others = sorted(
-        (axis for axis in varying if axis != PARALLELISM), key=lambda axis: -len(study.levels[axis])
-    )
+    others = [axis for axis in varying if axis != PARALLELISM]
+    others.sort(key=lambda axis: -len(study.levels[axis]))
     if not others:
-        return Look(study.levels, varying[0] if varying else None, None, ())
-    colour, style = others[0], others[1] if len(others) > 1 else None
-    crowded = style and len(study.levels[colour]) * len(study.levels[style]) > LINES_PER_PANEL
-    panels = [axis for axis in varying if axis not in (colour, style)] + (
-        [style] if style and crowded else []
-    )
+        return Style(study.levels, varying[0] if varying else None, None, ())
+    colour = others[0]
+    dash = others[1] if len(others) > 1 else None
+    panels = [axis for axis in varying if axis not in (colour, dash)]
+    if dash and len(study.levels[colour]) * len(study.levels[dash]) > LINES_PER_PANEL:
+        panels.append(dash)
     panels.sort(key=lambda axis: (axis == PARALLELISM, varying.index(axis)))
-    return Look(study.levels, colour, style, tuple(panels))
+    return Style(study.levels, colour, dash, tuple(panels))

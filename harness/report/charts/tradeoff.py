@@ -1,130 +1,93 @@
-"""Throughput against final loss, with the entries that no other beats in both."""
+"""Throughput against final validation loss, with the Pareto front."""
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
-
-from harness.analysis import intervals as statistics
-from harness.analysis.dataset import Entry
+from harness.analysis.intervals import pareto
 from harness.analysis.metrics import Result
 from harness.analysis.summary import Summary
-from harness.report.charts.label_placement import place
-from harness.report.charts.mpl_setup import (
-    DPI,
-    FAINT,
-    HEAD,
-    MIN_SPAN,
-    SMALL,
-    add_axes,
-    new_figure,
-    text_sizes,
-    thousands,
-)
-from harness.report.charts.style import Look
+from harness.report.charts.entries import MAX_ENTRIES, MAX_POINTS
+from harness.report.charts.spec import Axis, ChartSpec, Point, Scatter
+from harness.report.charts.style import choose_style
+from harness.report.charts.text import count
 
-WIDTH, LEFT, BOTTOM, RIGHT = 7.6, 0.75, 0.55, 0.25
-CLEARANCE = 0.06  # inches that a label keeps from a point
-LOSS_DIGITS = 4  # what the report shows; a difference below that puts no entry before another
+MIB = 2**20
+LOSS_DIGITS = 4  # as in the tables: a smaller difference does not put an entry on the front
 
 
-def front(results: list[Result]) -> list[bool]:
-    """Tell which results are on the Pareto front of throughput and final loss."""
-    return statistics.pareto(
+def build(summary: Summary) -> list[ChartSpec]:
+    """Return a point per entry that has a throughput, at least two; size shows the peak memory."""
+    results = _timed(summary)
+    if len(results) < 2:
+        return []
+    style = choose_style(summary.study)
+    entries = {entry.label: entry for entry in summary.study.entries}
+    largest = max(result.peak_memory_bytes or 0 for result in results) or 1
+    points = []
+    for result, on_front in zip(results, pareto_front(results), strict=True):
+        assert result.tokens_per_s
+        assert result.val_loss
+        memory = result.peak_memory_bytes or 0
+        points.append(
+            Point(
+                name=result.entry,
+                x=result.tokens_per_s.median,
+                y=result.val_loss.mean,
+                interval=result.tokens_per_s.ci95,
+                style=style.mark(entries[result.entry]),
+                group=result.axes.get(style.colour_axis or "", result.entry),
+                size=memory / largest,
+                detail=f"{memory / MIB:,.1f} MiB",
+                on_front=on_front,
+            )
+        )
+    caption = (
+        "Throughput against final validation loss: right and down is better. Ringed entries are "
+        "on the Pareto front: no other entry is better in both. Lines: 95 % intervals of the "
+        "throughput; larger markers: more peak memory."
+    )
+    if len(results) > MAX_ENTRIES:
+        caption += f" The figure shows the front and the lowest losses, {MAX_ENTRIES} entries; "
+        caption += f"the page shows the {count(len(results), 'entry', 'entries')} of lowest loss."
+    return [
+        ChartSpec(
+            name="throughput_loss",
+            title="Throughput against final validation loss",
+            subtitle="right and down is better; ringed: Pareto front; "
+            "line: 95 % interval of the throughput; size: peak memory",
+            caption=caption,
+            alt=_alt(points),
+            plot=Scatter(
+                Axis("tokens per second"),
+                Axis("final validation loss, nats per token"),
+                tuple(points),
+            ),
+        )
+    ]
+
+
+def _alt(points: list[Point]) -> str:
+    front = [point for point in points if point.on_front]
+    lowest = min(front, key=lambda point: point.y)
+    fastest = max(front, key=lambda point: point.x)
+    return (
+        f"Throughput against final validation loss for {count(len(points), 'entry', 'entries')}; "
+        f"{len(front)} on the Pareto front, from the lowest loss, {lowest.name}, "
+        f"to the highest throughput, {fastest.name}."
+    )
+
+
+def pareto_front(results: list[Result]) -> list[bool]:
+    """Return which results are on the Pareto front of throughput and final loss."""
+    return pareto(
         [
-            (r.tokens_per_s.median, round(r.val_loss.mean, LOSS_DIGITS))
-            for r in results
-            if r.tokens_per_s and r.val_loss
+            (result.tokens_per_s.median, round(result.val_loss.mean, LOSS_DIGITS))
+            for result in results
+            if result.tokens_per_s and result.val_loss
         ]
     )
 
 
-def draw(summary: Summary, look: Look) -> Figure:
-    """Draw a point per entry with the interval of its throughput; the front's points are ringed and joined."""
-    results = [result for result in summary.with_results if result.tokens_per_s]
-    entries = {entry.label: entry for entry in summary.study.entries}
-    best = front(results)
-    height = 3.6 + 0.11 * len(results)
-    subtitle = "right and down is better; ringed: beaten by no entry in both; lines: 95 % interval of the throughput"
-    figure = new_figure(
-        LEFT + WIDTH + RIGHT,
-        HEAD + height + BOTTOM,
-        "Throughput against final validation loss",
-        subtitle,
-    )
-    axes = add_axes(figure, LEFT, HEAD, WIDTH, height)
-    axes.set_xlabel("tokens per second")
-    axes.set_ylabel("final validation loss, nats per token")
-    axes.xaxis.set_major_formatter(thousands())
-    for result, on_front in zip(results, best, strict=True):
-        _point(axes, result, entries[result.label], look, on_front)
-    axes.margins(0.09, 0.09)
-    axes.autoscale_view()
-    low, high = axes.get_ylim()
-    spare = max(0.0, MIN_SPAN - (high - low)) / 2
-    limits = axes.get_xlim(), (low - spare, high + spare)
-    axes.set_ylim(*limits[1])
-    _front_line(axes, [result for result, on_front in zip(results, best, strict=True) if on_front])
-    axes.set_xlim(*limits[0])
-    axes.set_ylim(*limits[1])
-    _name(figure, axes, results, best)
-    return figure
-
-
-def _point(axes: Axes, result: Result, entry: Entry, look: Look, on_front: bool) -> None:
-    assert result.tokens_per_s and result.val_loss
-    x, y, colour = result.tokens_per_s.median, result.val_loss.mean, look.colour(entry)
-    axes.plot(result.tokens_per_s.ci95, [y, y], color=colour, linewidth=0.9, alpha=0.5)
-    size, edge, edge_width = (7, "black", 1.4) if on_front else (6, "white", 0.6)
-    axes.plot(
-        [x],
-        [y],
-        marker=look.point_marker(entry),
-        color=colour,
-        markersize=size,
-        markeredgecolor=edge,
-        markeredgewidth=edge_width,
-        zorder=3,
-    )
-
-
-def _front_line(axes: Axes, results: list[Result]) -> None:
-    points = sorted(
-        (r.tokens_per_s.median, r.val_loss.mean) for r in results if r.tokens_per_s and r.val_loss
-    )
-    low_x, high_y = axes.get_xlim()[0], axes.get_ylim()[1]
-    xs = [low_x, *(x for x, _ in points), points[-1][0]]
-    ys = [points[0][1], *(y for _, y in points), high_y]
-    axes.step(xs, ys, where="pre", color=FAINT, linewidth=1.0, linestyle=(0, (3, 2)), zorder=1)
-
-
-def _name(figure: Figure, axes: Axes, results: list[Result], best: list[bool]) -> None:
-    """Write every point's entry beside it, the front's in bold and first; a far label is led to by a line."""
-    order = sorted(range(len(results)), key=lambda i: not best[i])
-    at, sizes = [], []
-    for i in order:
-        tokens_per_s, val_loss = results[i].tokens_per_s, results[i].val_loss
-        assert tokens_per_s and val_loss
-        x, y = axes.transData.transform((tokens_per_s.median, val_loss.mean))
-        at.append((float(x) / DPI, float(y) / DPI))
-        sizes += text_sizes([results[i].label], weight="bold" if best[i] else "normal")
-    across, up = figure.get_size_inches()
-    bounds = (LEFT, BOTTOM, LEFT + WIDTH, up - HEAD)
-    for i, (x, y), (left, bottom), (width, height) in zip(
-        order, at, place(at, sizes, bounds, CLEARANCE), sizes, strict=True
-    ):
-        near_x, near_y = min(max(x, left), left + width), min(max(y, bottom), bottom + height)
-        if abs(near_x - x) + abs(near_y - y) > 2.5 * CLEARANCE:
-            leader = Line2D(
-                [x / across, near_x / across], [y / up, near_y / up], color=FAINT, linewidth=0.5
-            )
-            figure.add_artist(leader)
-        figure.text(
-            left / across,
-            bottom / up,
-            results[i].label,
-            fontsize=SMALL,
-            va="bottom",
-            fontweight="bold" if best[i] else "normal",
-            path_effects=[withStroke(linewidth=2.5, foreground="white")],
-        )
+def _timed(summary: Summary) -> list[Result]:
+    """Return the results with a throughput in the study's order, at most the lowest losses."""
+    timed = [result for result in summary.with_results if result.tokens_per_s]
+    timed.sort(key=lambda result: result.val_loss.mean if result.val_loss else 0.0)
+    kept = {result.entry for result in timed[:MAX_POINTS]}
+    return [result for result in summary.with_results if result.entry in kept]

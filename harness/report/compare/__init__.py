@@ -1,31 +1,40 @@
-"""Two studies side by side, or one at two commits: what changed, what is the same to the bit, what cannot be told."""
+"""Compare two studies, or one study at two commits: what changed and what is bitwise identical."""
 
 import re
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.report.compare import differences, page
+from harness.report.compare import comparison
 from harness.report.compare.sources import Source, read
-from harness.results.store import now, write_json, write_text
+from harness.results.files import write_json, write_text
+from harness.results.records import now
 
 __all__ = ["Source", "read", "write"]
 
 
 def write(a: Source, b: Source, out: Path) -> Path:
-    """Write the comparison of B with A to `out/<A>-vs-<B>/`, and return that folder.
+    """Write the comparison of B with A to `out/<A>-vs-<B>/` and return that folder.
 
     Raises:
-        UserError: no entry is in both.
+        UserError: A and B have no entry in common.
     """
-    found = differences.versus(a, b, now())
-    if not found.pairs:
+    result = comparison.compare(a, b, now())
+    if not result.pairs:
         raise UserError(
-            f"{a.label} and {b.label} have no entry in common: {found.only_a[:3]} and {found.only_b[:3]} ..."
+            f"{a.label} and {b.label} have no entry in common: the former has "
+            f"{_first(result.only_in_a)}, the latter {_first(result.only_in_b)}"
         )
-    from harness.report import html
+    from harness.report.compare import document
+    from harness.report.render import html, markdown
 
     folder = out / re.sub(r"[^\w.@-]+", "-", f"{a.label}-vs-{b.label}").strip("-.")
-    write_json(folder / "summary.json", differences.as_json(found))
-    write_text(folder / "index.html", html.render_versus(found))
-    write_text(folder / "report.md", page.render(found))
+    page = document.build(result)
+    write_json(folder / "summary.json", comparison.as_json(result))
+    write_text(folder / "index.html", html.render(page))
+    write_text(folder / "report.md", markdown.render(page))
     return folder
+
+
+def _first(labels: list[str], limit: int = 3) -> str:
+    more = ", ..." if len(labels) > limit else ""
+    return ", ".join(labels[:limit]) + more if labels else "no entry"

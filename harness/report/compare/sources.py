@@ -1,24 +1,24 @@
-"""What `compare A B` compares: a study by name or file, a folder of a study's results, either at one commit."""
+"""What `compare A B` reads: a study by name or file, or a folder of results; either at one commit."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.analysis import dataset as accounting
-from harness.analysis.dataset import Study
+from harness.analysis.dataset import StudyResults
 from harness.errors import UserError, choices
 from harness.results.run_data import RunData
 from harness.results.store import Store
 
-FEWEST = 4  # characters of a commit
+MIN_COMMIT_LENGTH = 4  # characters
 
 
 @dataclass(frozen=True)
 class Source:
-    """Runs to compare, and what they are called on the page and in the folder's name."""
+    """The runs of one side and the label by which the report calls them."""
 
     label: str
-    study: Study
+    study: StudyResults
 
 
 def read(
@@ -27,42 +27,49 @@ def read(
     """Read both sides; `name_of` turns a study's file or name into its name.
 
     Raises:
-        UserError: one of them has no results, or none of that commit, or both are the same runs.
+        UserError: a side has no results, or none of its commit, or both sides are the same runs.
     """
-    a, b = (_read(text, store, name_of) for text in (first, second))
-    if a.label == b.label or _places(a) == _places(b):
+    a = _read(first, store, name_of)
+    b = _read(second, store, name_of)
+    if a.label == b.label or _runs(a) == _runs(b):
         raise UserError(
-            f"{first} and {second} are the same runs; name another study, results folder or NAME@COMMIT"
+            f"{first} and {second} are the same runs; name another study, results folder or "
+            "NAME@COMMIT"
         )
     return a, b
 
 
-def _places(source: Source) -> set[tuple[str, str | None]]:
+def _runs(source: Source) -> set[tuple[str, str | None]]:
     return {(run.run_id, run.started_at) for run in source.study.runs}
 
 
-def _read(text: str, store: Store, name_of: Callable[[str], str]) -> Source:
-    place, at, commit = text.partition("@") if not Path(text).exists() else (text, "", "")
-    if at and len(commit) < FEWEST:
-        raise UserError(f"{text}: a commit has {FEWEST} characters or more after the @")
-    folder = Path(place)
+def _read(argument: str, store: Store, name_of: Callable[[str], str]) -> Source:
+    path = argument
+    commit = ""
+    if "@" in argument and not Path(argument).exists():
+        path, _, commit = argument.partition("@")
+        if len(commit) < MIN_COMMIT_LENGTH:
+            raise UserError(
+                f"{argument}: the commit after the @ needs at least {MIN_COMMIT_LENGTH} characters"
+            )
+    folder = Path(path)
     if (folder / "launches.jsonl").exists():
-        store, name = Store(folder.parent), folder.name
+        store = Store(folder.parent)
+        name = folder.name
         label = str(folder)
     else:
-        label = name = name_of(place)
-
-    def of_commit(run: RunData) -> bool:
-        return str(run.env.get("git_commit") or "").startswith(commit)
-
-    study = accounting.read(store, name, of_commit if commit else None)
-    if commit and not study.entries:
-        known = {
-            str(run.env["git_commit"])[:8]
-            for run in accounting.read(store, name).runs
-            if run.env.get("git_commit")
-        }
+        name = name_of(path)
+        label = name
+    if not commit:
+        return Source(label, accounting.read(store, name))
+    study = accounting.read(store, name, lambda run: _commit(run).startswith(commit))
+    if not study.entries:
+        known = {_commit(run)[:8] for run in accounting.read(store, name).runs} - {""}
         raise UserError(
-            f"{text}: no run of '{name}' was made at that commit; {choices(commit, known)}"
+            f"{argument}: no run of '{name}' was made at that commit; {choices(commit, known)}"
         )
-    return Source(label + (f"@{commit}" if commit else ""), study)
+    return Source(f"{label}@{commit}", study)
+
+
+def _commit(run: RunData) -> str:
+    return (run.env and run.env.git_commit) or ""

@@ -1,0 +1,269 @@
+"""Small multiples: a panel per plot, each line named at its end."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from harness.report.charts.mpl.label_placement import spread
+from harness.report.charts.mpl.setup import (
+    DASHES,
+    DPI,
+    FAINT,
+    HEAD,
+    INK,
+    MARKERS,
+    SMALL,
+    add_axes,
+    new_figure,
+    set_scale,
+    text_sizes,
+    widest,
+)
+from harness.report.charts.spec import Axis, ChartSpec, Interval, Line, Lines, Panel
+
+PANEL_WIDTH = 2.7  # inches, as all that follow
+PANEL_HEIGHT = 2.5
+LEFT = 0.62
+WIDE_LEFT = 0.84  # if each panel has its own y axis
+BOTTOM = 0.5
+TITLE = 0.24
+BETWEEN = 0.22
+LEADER = 0.2  # between a panel's edge and the names of its lines
+LINE_HEIGHT = 0.145
+NOTE_SIZE = 7.0  # points
+LABEL_HEADROOM = 0.09  # of the panel's height, for the label of a vertical line
+LABEL_ROOM = 0.3  # of the panel's width, from which a label fits left of its line
+SHIFT = 0.02  # of the gap between x values, from one line's bars to the next line's
+MAX_SHIFT = 0.12  # of the gap between x values, over all lines
+LONE_WIDTH = 0.8  # powers of two over which bars at a single x value are spread
+HALO = withStroke(linewidth=2, foreground="white")
+LONE_MARGIN = math.sqrt(2)  # factor between a single x value and the limits
+
+
+@dataclass(frozen=True)
+class LineEnd:
+    """A line and its last point, in the panel's data."""
+
+    line: Line
+    x: float
+    y: float
+
+
+def draw(spec: ChartSpec, plot: Lines) -> Figure:
+    """Draw all panels."""
+    figure, all_axes = _grid(spec, plot)
+    for axes, panel in zip(all_axes, plot.panels, strict=True):
+        _draw_panel(axes, panel, expand=not plot.shared_axes)
+    return figure
+
+
+def _grid(spec: ChartSpec, plot: Lines) -> tuple[Figure, list[Axes]]:
+    """Return a figure with empty axes per panel and room for the names of the lines."""
+    left, between = (LEFT, BETWEEN) if plot.shared_axes else (WIDE_LEFT, WIDE_LEFT)
+    names = [line.name for panel in plot.panels for line in panel.lines]
+    most_lines = max(len(panel.lines) for panel in plot.panels)
+    height = max(PANEL_HEIGHT, most_lines * LINE_HEIGHT + 0.3)
+    head = HEAD + (TITLE if any(panel.title for panel in plot.panels) else 0.0)
+    step_x = PANEL_WIDTH + widest(names) + LEADER + between
+    step_y = height + TITLE + 0.32
+    n_rows = -(-len(plot.panels) // plot.columns)
+    figure = new_figure(
+        left + plot.columns * step_x - between + BETWEEN,
+        head + n_rows * step_y + BOTTOM - 0.44,
+        spec.title,
+        spec.subtitle,
+    )
+    all_axes = []
+    for i, panel in enumerate(plot.panels):
+        row, column = divmod(i, plot.columns)
+        axes = add_axes(figure, left + column * step_x, head + row * step_y, PANEL_WIDTH, height)
+        axes.set_title(panel.title, loc="left", fontsize=9, fontweight="bold", pad=5)
+        if i + plot.columns >= len(plot.panels):
+            axes.set_xlabel(panel.x.label)
+        if column == 0:
+            axes.set_ylabel(panel.y.label)
+        axes.tick_params(labelleft=column == 0 or not plot.shared_axes)
+        all_axes.append(axes)
+    return figure, all_axes
+
+
+def _draw_panel(axes: Axes, panel: Panel, expand: bool) -> None:
+    set_scale(axes, "x", panel.x)
+    set_scale(axes, "y", panel.y)
+    if not panel.x.ticks:
+        axes.locator_params(axis="x", nbins=5)
+    axes.set_xlim(panel.x.limits or _tick_limits(panel.x.ticks))
+    note_height = _note_missing(axes, panel)
+    has_label = any(reference.axis == "x" for reference in panel.references)
+    if panel.y.limits:
+        headroom = max(note_height, LABEL_HEADROOM * has_label) if expand else 0.0
+        axes.set_ylim(_with_headroom(panel.y, panel.y.limits, headroom))
+    ends = []
+    for line, factor in zip(panel.lines, _shifts(panel), strict=True):
+        x = np.array(line.x) * factor
+        _draw_line(axes, line, x)
+        ends.append(LineEnd(line, float(x[-1]), line.y[-1]))
+    for reference in panel.references:
+        if reference.axis == "x":
+            _mark_x(axes, reference.value, reference.label, note_height)
+        else:
+            _mark_y(axes, reference.value, reference.label)
+    _name_ends(axes, ends)
+
+
+def _tick_limits(ticks: Sequence[float]) -> Interval:
+    """Return x limits with a margin around the ticks of an axis in powers of two."""
+    margin = LONE_MARGIN if len(ticks) == 1 else (ticks[-1] / ticks[0]) ** 0.08
+    return ticks[0] / margin, ticks[-1] * margin
+
+
+def _with_headroom(axis: Axis, limits: Interval, fraction: float) -> Interval:
+    """Return the limits with a fraction of the axis added at the top."""
+    low, high = limits
+    if axis.log2:
+        return low, low * (high / low) ** (1 / (1 - fraction))
+    return low, low + (high - low) / (1 - fraction)
+
+
+def _shifts(panel: Panel) -> list[float]:
+    """Return the factor on each line's x values that keeps bars at the same x value apart."""
+    barred = [line for line in panel.lines if line.spread == "bars"]
+    if not panel.x.log2 or not barred:
+        return [1.0] * len(panel.lines)
+    ticks = np.log2(panel.x.ticks)
+    gap = float(np.diff(ticks).min()) if len(ticks) > 1 else LONE_WIDTH
+    width = gap * min(SHIFT * len(barred), MAX_SHIFT) if len(ticks) > 1 else gap
+    factors = []
+    for line in panel.lines:
+        place = (barred.index(line) + 0.5) / len(barred) - 0.5 if line in barred else 0.0
+        factors.append(2.0 ** (width * place))
+    return factors
+
+
+def _draw_line(axes: Axes, line: Line, x: np.ndarray) -> None:
+    colour = line.style.colour
+    if line.low and line.spread == "band":
+        axes.fill_between(x, line.low, line.high, color=colour, alpha=0.14, linewidth=0)
+    elif line.low:
+        axes.vlines(x, line.low, line.high, color=colour, linewidth=1.0)
+    axes.plot(
+        x,
+        line.y,
+        color=colour,
+        linestyle=DASHES[line.style.dash],
+        linewidth=1.5,
+        marker=_marker(line),
+        markersize=4,
+        markevery=1 if line.markers == "all" else max(1, len(x) // 8),
+    )
+
+
+def _marker(line: Line) -> str:
+    return "" if line.markers == "none" else MARKERS[line.style.marker]
+
+
+def _note_missing(axes: Axes, panel: Panel) -> float:
+    """Name the missing entries; return the fraction of the panel's height that this takes."""
+    text = panel.missing_note
+    if not text:
+        return 0.0
+    axes.text(
+        0.97,
+        0.96,
+        text,
+        transform=axes.transAxes,
+        ha="right",
+        va="top",
+        fontsize=NOTE_SIZE,
+        fontstyle="italic",
+        color=FAINT,
+        path_effects=[HALO],
+    )
+    return 0.06 + text_sizes([text], NOTE_SIZE)[0][1] * DPI / axes.bbox.height
+
+
+def _mark_x(axes: Axes, value: float, label: str, taken: float) -> None:
+    """Mark a value on the x axis; its label goes below what takes a fraction of the top."""
+    across = float((axes.transData - axes.transAxes).transform((value, axes.get_ylim()[1]))[0])
+    offset, side = (-3, "right") if across > LABEL_ROOM else (3, "left")
+    axes.axvline(value, color=INK, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
+    axes.annotate(
+        label,
+        (value, 0.96 - taken),
+        (offset, 0),
+        ha=side,
+        va="top",
+        fontsize=NOTE_SIZE,
+        color=FAINT,
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        path_effects=[HALO],
+    )
+
+
+def _mark_y(axes: Axes, value: float, label: str) -> None:
+    """Mark a value on the y axis if it is within the limits."""
+    low, high = axes.get_ylim()
+    if not low <= value <= high:
+        return
+    axes.axhline(value, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
+    axes.annotate(
+        label,
+        (0.0, value),
+        (4, 2.5),
+        va="bottom",
+        fontsize=NOTE_SIZE,
+        color=FAINT,
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+    )
+
+
+def _name_ends(axes: Axes, ends: Sequence[LineEnd]) -> None:
+    """Write the names of the lines right of the panel, connected to their ends, without overlap."""
+    height = axes.bbox.height / DPI
+    to_axes = axes.transData - axes.transAxes
+    ends_xy = to_axes.transform([(end.x, end.y) for end in ends]).clip(0, 1)
+    margin = text_sizes(["Ag"])[0][1] / 2
+    wanted = (ends_xy[:, 1] * height).tolist()
+    places = spread(wanted, LINE_HEIGHT, margin, height - margin)
+    bend = 1 + 0.6 * LEADER / PANEL_WIDTH
+    tip = 1 + 0.9 * LEADER / PANEL_WIDTH
+    text = 1 + (LEADER + 0.05) / PANEL_WIDTH
+    for end, (x, y), inches in zip(ends, ends_xy, places, strict=True):
+        place = inches / height
+        colour = end.line.style.colour
+        if x < 0.995:
+            axes.plot(
+                [x, 1],
+                [y, y],
+                color=colour,
+                linewidth=0.6,
+                alpha=0.55,
+                linestyle=(0, (1, 2)),
+                transform=axes.transAxes,
+            )
+        axes.plot(
+            [1, bend, tip],
+            [y, place, place],
+            color=colour,
+            linewidth=1.0,
+            clip_on=False,
+            markersize=4,
+            marker=_marker(end.line),
+            markevery=[2],
+            transform=axes.transAxes,
+        )
+        axes.text(
+            text,
+            place,
+            end.line.name,
+            fontsize=SMALL,
+            va="center_baseline",
+            transform=axes.transAxes,
+        )

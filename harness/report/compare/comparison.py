@@ -1,0 +1,274 @@
+"""Compare two studies entry by entry, paired by seed. Field names are those of summary.json."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.analysis import equivalence, significance
+from harness.analysis.dataset import Entry, StudyResults
+from harness.analysis.hypotheses import METRICS, Quantity, margin_of, values
+from harness.analysis.intervals import Ratio, ratio_of_medians
+from harness.analysis.metrics import DIVERGES, PARALLELISM, timed
+from harness.analysis.significance import SignificanceResult
+from harness.report.compare.sources import Source
+from harness.results.records import SCHEMA_VERSION
+from harness.results.run_data import RunData
+from harness.results.upgrade import Json
+
+# Keys of env.json on which the time of a step depends, apart from the code.
+MACHINE_KEYS = ("host", "cpu", "cores", "memory_bytes", "gpu", "platform", "cuda", "threads")
+# Settings that must be equal for two validation losses to refer to the same text.
+VALIDATION_KEYS = ("data.sha256", "data.tokenizer", "model.vocab_size")
+
+Status = str | dict[str, int]
+Difference = tuple[object, object]  # the values of A and B
+
+
+@dataclass(frozen=True)
+class EntryPair:
+    """An entry of B and that of A with the same labels, over the seeds that both have done.
+
+    `bitwise`: every training and validation loss is identical; None without a common seed. Verdicts
+    are B against A; `val_loss` is None if the two were validated on different texts. Ratios are B
+    over A. There is no speed if one of the two diverges from its single-process run.
+    """
+
+    entry: str
+    seeds: list[int]
+    bitwise: bool | None
+    val_loss: SignificanceResult | None
+    tokens_per_s: SignificanceResult | None
+    peak_memory: SignificanceResult | None
+    tokens_per_s_ratio: Ratio | None
+    peak_memory_ratio: float | None
+    parameters: tuple[int, int]
+    flops_per_token: tuple[float, float]
+    status: tuple[Status, Status]
+
+    def verdict(self, metric: Quantity) -> SignificanceResult | None:
+        """Return the verdict on one metric."""
+        return {
+            "val_loss": self.val_loss,
+            "tokens_per_s": self.tokens_per_s,
+            "peak_memory": self.peak_memory,
+        }[metric]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """B against A: the entries of both, the entries of only one, and what else differs.
+
+    `settings_diff` and `environment_diff` have the values of A and B for each key that differs.
+    """
+
+    a: str
+    b: str
+    created_at: str
+    pairs: list[EntryPair]
+    only_in_a: list[str]
+    only_in_b: list[str]
+    settings_diff: dict[str, Difference]
+    environment_diff: dict[str, Difference]
+    losses_comparable: bool
+    margins: dict[str, float]
+
+    @property
+    def same_machine(self) -> bool:
+        """Whether both ran on the same machine with the same number of threads."""
+        return not any(key in self.environment_diff for key in MACHINE_KEYS)
+
+
+def compare(a: Source, b: Source, created_at: str) -> Comparison:
+    """Compare B with A, with the equivalence margins that B's study states."""
+    matched = _matched_entries(a.study, b.study)
+    settings_diff = _diff(_settings(a.study), _settings(b.study))
+    losses_comparable = not any(key in settings_diff for key in VALIDATION_KEYS)
+    diverging_in_a = _diverging(a.study)
+    diverging_in_b = _diverging(b.study)
+    sound = {
+        label: (of_a, of_b)
+        for label, (of_a, of_b) in matched.items()
+        if of_a.label not in diverging_in_a and of_b.label not in diverging_in_b
+    }
+    verdicts = {
+        metric: _verdicts(sound if metric == "tokens_per_s" else matched, metric, b.study)
+        for metric in METRICS
+    }
+    if not losses_comparable:
+        verdicts["val_loss"] = {}
+    return Comparison(
+        a=a.label,
+        b=b.label,
+        created_at=created_at,
+        pairs=[
+            _pair(label, of_a, of_b, verdicts, has_speed=label in sound)
+            for label, (of_a, of_b) in matched.items()
+        ],
+        only_in_a=_unmatched(a.study, [of_a for of_a, _ in matched.values()]),
+        only_in_b=_unmatched(b.study, [of_b for _, of_b in matched.values()]),
+        settings_diff=settings_diff,
+        environment_diff=_diff(_environment(a.study), _environment(b.study)),
+        losses_comparable=losses_comparable,
+        margins=b.study.margins,
+    )
+
+
+def as_json(comparison: Comparison) -> Json:
+    """Return the content of summary.json."""
+    return {"schema_version": SCHEMA_VERSION, **vars(comparison)}
+
+
+def _diverging(study: StudyResults) -> set[str]:
+    """Return the labels of the entries that do not reproduce the single-process run."""
+    checks = equivalence.verdicts(equivalence.equivalence(study))
+    return {label for label, verdict in checks.items() if verdict == DIVERGES}
+
+
+def _settings(study: StudyResults) -> dict[str, object]:
+    settings: dict[str, object] = {}
+    for section in ("model", "data", "train"):
+        for key, value in getattr(study.spec, section).model_dump().items():
+            settings[f"{section}.{key}"] = value
+    return settings
+
+
+def _environment(study: StudyResults) -> dict[str, object]:
+    """Return the value of each key of env.json, or the sorted list of values if runs differ."""
+    values_by_key: dict[str, list[object]] = {}
+    for run in study.runs:
+        for key, value in run.env.model_dump().items() if run.env else ():
+            known = values_by_key.setdefault(key, [])
+            if value not in known:
+                known.append(value)
+    environment: dict[str, object] = {}
+    for key, known in values_by_key.items():
+        environment[key] = known[0] if len(known) == 1 else sorted(map(str, known))
+    return environment
+
+
+def _diff(a: Mapping[str, object], b: Mapping[str, object]) -> dict[str, Difference]:
+    return {
+        key: (a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)
+    }
+
+
+def _matched_entries(a: StudyResults, b: StudyResults) -> dict[str, tuple[Entry, Entry]]:
+    """Return the entries with the same labels in both studies, by B's label.
+
+    An axis that one study lacks matches the baseline's label of the other.
+    """
+    entries_of_a = {_distinct_labels(entry, a, b): entry for entry in a.entries}
+    matched = {}
+    for entry in b.entries:
+        labels = _distinct_labels(entry, b, a)
+        if labels in entries_of_a:
+            matched[entry.label] = (entries_of_a[labels], entry)
+    return matched
+
+
+def _distinct_labels(
+    entry: Entry, study: StudyResults, other: StudyResults
+) -> frozenset[tuple[str, str]]:
+    return frozenset(
+        (axis, label)
+        for axis, label in entry.axes.items()
+        if axis in other.levels or label != study.baseline.get(axis)
+    )
+
+
+def _unmatched(study: StudyResults, matched: Sequence[Entry]) -> list[str]:
+    labels = {entry.label for entry in matched}
+    return [entry.label for entry in study.entries if entry.label not in labels]
+
+
+def _verdicts(
+    matched: Mapping[str, tuple[Entry, Entry]], metric: Quantity, study: StudyResults
+) -> dict[str, SignificanceResult]:
+    """Test all entries as one family; losses under another parallelism are a family of their own.
+
+    They repeat the same comparison, so they must not weigh on the correction.
+    """
+    question = METRICS[metric]
+    families: dict[str, dict[str, list[float]]] = {}
+    for label, (of_a, of_b) in matched.items():
+        values_of_a = values(of_a, question)
+        values_of_b = values(of_b, question)
+        seeds = sorted(values_of_a.keys() & values_of_b.keys())
+        if seeds:
+            family = of_b.axes.get(PARALLELISM, "") if metric == "val_loss" else ""
+            differences = [values_of_b[seed] - values_of_a[seed] for seed in seeds]
+            families.setdefault(family, {})[label] = differences
+    margin = margin_of(study, metric)
+    verdicts: dict[str, SignificanceResult] = {}
+    for differences_by_label in families.values():
+        verdicts |= significance.test_family(differences_by_label, margin, question.lower_is_better)
+    return verdicts
+
+
+def _pair(
+    label: str,
+    a: Entry,
+    b: Entry,
+    verdicts: Mapping[Quantity, Mapping[str, SignificanceResult]],
+    has_speed: bool,
+) -> EntryPair:
+    runs_of_a = {run.seed: run for run in a.done}
+    runs_of_b = {run.seed: run for run in b.done}
+    seeds = sorted(runs_of_a.keys() & runs_of_b.keys())
+    pairs = [(runs_of_a[seed], runs_of_b[seed]) for seed in seeds]
+    return EntryPair(
+        entry=label,
+        seeds=seeds,
+        bitwise=all(_same_bits(of_a, of_b) for of_a, of_b in pairs) if pairs else None,
+        val_loss=verdicts["val_loss"].get(label),
+        tokens_per_s=verdicts["tokens_per_s"].get(label),
+        peak_memory=verdicts["peak_memory"].get(label),
+        tokens_per_s_ratio=_speed_ratio(pairs) if has_speed else None,
+        peak_memory_ratio=_memory_ratio(pairs),
+        parameters=(_parameters(a), _parameters(b)),
+        flops_per_token=(_flops_per_token(a), _flops_per_token(b)),
+        status=(a.status, b.status),
+    )
+
+
+def _speed_ratio(pairs: Sequence[tuple[RunData, RunData]]) -> Ratio | None:
+    """Return the throughput of B over A, from the seeds for which both have timed steps."""
+    timed_pairs = [(of_a, of_b) for of_a, of_b in pairs if timed([of_a]) and timed([of_b])]
+    if not timed_pairs:
+        return None
+    steps_of_a = timed(of_a for of_a, _ in timed_pairs)
+    steps_of_b = timed(of_b for _, of_b in timed_pairs)
+    return ratio_of_medians(steps_of_a, steps_of_b)
+
+
+def _memory_ratio(pairs: Sequence[tuple[RunData, RunData]]) -> float | None:
+    if not pairs:
+        return None
+    peak_of_a = max(_peak_bytes(of_a) for of_a, _ in pairs)
+    peak_of_b = max(_peak_bytes(of_b) for _, of_b in pairs)
+    return peak_of_b / peak_of_a
+
+
+def _peak_bytes(run: RunData) -> int:
+    return max(rank.peak for rank in run.measured.memory)
+
+
+def _parameters(entry: Entry) -> int:
+    if entry.done:
+        return entry.done[0].measured.parameters
+    return entry.runs[0].spec.expected.parameters
+
+
+def _flops_per_token(entry: Entry) -> float:
+    if entry.done:
+        return entry.done[0].measured.flops_per_token
+    return entry.runs[0].spec.expected.flops_per_token
+
+
+def _same_bits(a: RunData, b: RunData) -> bool:
+    return (
+        np.array_equal(a.steps.loss, b.steps.loss)
+        and np.array_equal(a.evals.step, b.evals.step)
+        and np.array_equal(a.evals.val_loss, b.evals.val_loss)
+    )

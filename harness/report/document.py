@@ -1,0 +1,210 @@
+"""A report as data: sections of paragraphs, tables and charts that `render` writes as Markdown or HTML.
+
+All text is plain. A renderer escapes it for its format, so a label that holds markup is shown and never interpreted.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.report.charts import ChartSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.report.curve_explorer import CurveData
+
+MAX_ROWS = 250  # of a table in the report; the CSV files have all rows
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text in a fixed-width font: the label of an entry, a path, a command."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Emphasis:
+    """Text in bold."""
+
+    text: str
+
+
+Inline = str | Code | Emphasis
+Text = tuple[Inline, ...]
+Cell = Inline | Text
+
+
+def text(*parts: Cell) -> Text:
+    """Join parts to one text, without the empty ones."""
+    joined: list[Inline] = []
+    for part in parts:
+        joined += part if isinstance(part, tuple) else (part,)
+    return tuple(part for part in joined if part != "")
+
+
+def join(texts: Iterable[Cell], separator: str) -> Text:
+    """Join texts with a separator between them."""
+    parts: list[Cell] = []
+    for item in texts:
+        parts += [separator, item] if parts else [item]
+    return text(*parts)
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading within a section."""
+
+    text: Text
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A paragraph of text."""
+
+    text: Text
+
+
+@dataclass(frozen=True)
+class BulletList:
+    """A list without an order."""
+
+    items: tuple[Text, ...]
+
+
+@dataclass(frozen=True)
+class NumberedList:
+    """A list whose items are counted from 1."""
+
+    items: tuple[Text, ...]
+
+
+@dataclass(frozen=True)
+class Note:
+    """A warning that is set apart from the text."""
+
+    blocks: tuple["Block", ...]
+
+
+@dataclass(frozen=True)
+class CodeBlock:
+    """Lines of a log or of commands, shown as they are."""
+
+    text: str
+    language: str = "text"
+
+
+@dataclass(frozen=True)
+class Details:
+    """Blocks that are folded under a summary."""
+
+    summary: str
+    blocks: tuple["Block", ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of cells that are formatted already.
+
+    `caption` names the table for readers who do not see it. Columns in `numeric` are aligned to the right. The frame
+    holds the first `MAX_ROWS` of `n_rows` rows. A page folds a table that is `folded`, by default a long one.
+    """
+
+    caption: str
+    frame: "pd.DataFrame"
+    numeric: frozenset[str]
+    n_rows: int
+    folded: bool | None = None
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart and its caption. A page leaves out what is `static`: it has an interactive chart of the same data."""
+
+    spec: ChartSpec
+    static: bool = False
+
+
+@dataclass(frozen=True)
+class EntryColumn:
+    """A column of the entry table; `levels` are the labels to filter by if the column is an axis."""
+
+    title: str
+    numeric: bool = True
+    levels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EntryCell:
+    """A cell of the entry table: its text, its sort key and the verdict that it marks.
+
+    A cell without a sort key (None) sorts by its text, one with an empty key sorts last.
+    """
+
+    text: str
+    sort_key: float | str | None = None
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class EntryTable:
+    """All entries, to sort and filter in a browser; Markdown has the tables of the sections instead."""
+
+    columns: tuple[EntryColumn, ...]
+    rows: tuple[tuple[EntryCell, ...], ...]
+
+
+@dataclass(frozen=True)
+class CurveExplorer:
+    """The loss curves of the entries that the entry table shows; Markdown has the static charts instead."""
+
+    data: "CurveData"
+
+
+Block = (
+    Heading
+    | Paragraph
+    | BulletList
+    | NumberedList
+    | Note
+    | CodeBlock
+    | Details
+    | Table
+    | Chart
+    | EntryTable
+    | CurveExplorer
+)
+
+
+@dataclass(frozen=True)
+class Section:
+    """Blocks under a heading; `id` is the anchor on the page."""
+
+    id: str
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole report: the question, the answer, the state of the runs, the sections and a footer."""
+
+    title: str
+    question: Text
+    answer: Text
+    status: tuple[Block, ...]
+    sections: tuple[Section, ...]
+    footer: Text
+
+
+def paragraph(*parts: Cell) -> Paragraph:
+    """Return a paragraph of these parts."""
+    return Paragraph(text(*parts))
+
+
+def code_list(labels: Sequence[str], limit: int = 4) -> Text:
+    """Return labels as code, at most `limit` of them and the number of the others."""
+    shown = join([Code(label) for label in labels[:limit]], ", ")
+    more = len(labels) - limit
+    return text(shown, f" and {more:,} more" if more > 0 else "")

@@ -1,0 +1,129 @@
+"""Render a document as GitHub Markdown, with links to the files of its figures."""
+
+import html
+import re
+from collections.abc import Iterable
+from typing import assert_never
+
+from harness.report.document import (
+    Block,
+    BulletList,
+    Cell,
+    Chart,
+    Code,
+    CodeBlock,
+    CurveExplorer,
+    Details,
+    Document,
+    Emphasis,
+    EntryTable,
+    Heading,
+    Inline,
+    Note,
+    NumberedList,
+    Paragraph,
+    Section,
+    Table,
+    text,
+)
+
+
+def render(document: Document) -> str:
+    """Return the document as Markdown, without the footer: the same results give the same text."""
+    opening = [
+        f"# {_escape(document.title)}",
+        _text(document.question),
+        _text(document.answer),
+        _blocks(document.status),
+    ]
+    sections = [_section(section) for section in document.sections]
+    return _join([*opening, *sections]) + "\n"
+
+
+def _join(parts: Iterable[str]) -> str:
+    return "\n\n".join(part for part in parts if part)
+
+
+def _section(section: Section) -> str:
+    return _join([f"## {_escape(section.title)}", _blocks(section.blocks)])
+
+
+def _blocks(blocks: Iterable[Block]) -> str:
+    return _join(_block(block) for block in blocks)
+
+
+def _block(block: Block) -> str:
+    match block:
+        case Heading(content):
+            return f"### {_text(content)}"
+        case Paragraph(content):
+            return _text(content)
+        case BulletList(items):
+            return "\n".join(f"- {_text(item)}" for item in items)
+        case NumberedList(items):
+            return "\n".join(f"{i}. {_text(item)}" for i, item in enumerate(items, start=1))
+        case Note(blocks):
+            return "\n".join(f"> {line}".rstrip() for line in _blocks(blocks).split("\n"))
+        case CodeBlock(lines, language):
+            fence = "`" * max(3, _longest_backticks(lines) + 1)
+            return f"{fence}{language}\n{lines}\n{fence}"
+        case Details(summary, blocks):
+            escaped = html.escape(summary, quote=False)
+            return f"<details><summary>{escaped}</summary>\n\n{_blocks(blocks)}\n\n</details>"
+        case Table():
+            return _table(block)
+        case Chart(spec):
+            alt = _escape(spec.alt).replace("[", "\\[").replace("]", "\\]")
+            return f"![{alt}](figures/{spec.name}.png)\n\n*{_escape(spec.caption)}*"
+        case EntryTable() | CurveExplorer():
+            return ""
+    assert_never(block)
+
+
+def _table(table: Table) -> str:
+    cells = table.frame.map(lambda cell: _text(cell).replace("|", "\\|"))
+    cells.columns = [_text(name).replace("|", "\\|") for name in table.frame.columns]
+    align = ["right" if name in table.numeric else "left" for name in table.frame.columns]
+    rendered = cells.to_markdown(
+        index=False,
+        tablefmt="github",
+        disable_numparse=True,
+        colalign=align if len(cells) else None,
+    )
+    n_shown = len(table.frame)
+    if n_shown == table.n_rows:
+        return rendered
+    note = f"The first {n_shown:,} of {table.n_rows:,} rows; the CSV files in `tables` have all."
+    return _join([rendered, note])
+
+
+def _text(content: Cell) -> str:
+    return "".join(_inline(part) for part in text(content))
+
+
+def _inline(part: Inline) -> str:
+    if isinstance(part, Code):
+        return _code(part.text)
+    if isinstance(part, Emphasis):
+        return f"**{_escape(part.text)}**"
+    return _escape(part)
+
+
+def _escape(plain: str) -> str:
+    """Return text on one line in which no character is markup."""
+    plain = re.sub(r"\s+", " ", plain)
+    plain = re.sub(r"&(?=#?\w+;)", "&amp;", plain)
+    plain = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", plain)
+    plain = re.sub(r"[\\`*]|(?<![^\W_])_|_(?![^\W_])|~", r"\\\g<0>", plain)
+    return plain.replace("](", "]\\(")
+
+
+def _code(content: str) -> str:
+    content = re.sub(r"\s+", " ", content)
+    marks = "`" * (_longest_backticks(content) + 1)
+    padding = " " if "`" in content else ""
+    return f"{marks}{padding}{content}{padding}{marks}"
+
+
+def _longest_backticks(content: str) -> int:
+    return max((len(ticks) for ticks in re.findall("`+", content)), default=0)

@@ -1,0 +1,208 @@
+"""All entries: what each run reached, what the difference from the baseline means, and what it costs."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from harness.analysis.dataset import Entry
+from harness.analysis.metrics import DIVERGES
+from harness.analysis.summary import Summary
+from harness.report import formatting
+from harness.report.document import (
+    Block,
+    EntryCell,
+    EntryColumn,
+    EntryTable,
+    Section,
+    Table,
+    paragraph,
+)
+from harness.report.formatting import MISSING
+from harness.report.sections import Charts, chart_blocks
+from harness.report.sections.comparison import verdict_words
+from harness.report.sections.overview import baseline_labels
+from harness.report.tables import (
+    Column,
+    Record,
+    count_column,
+    display,
+    interval_column,
+    number_column,
+    records,
+    text_column,
+)
+
+VERDICT_ORDER = ("better", "equivalent", "unresolved", "worse")  # in which verdicts sort
+DEFINITIONS = (
+    "± is half the width of the 95 % t interval of the mean over seeds. Throughput is tokens per "
+    "step over the median time of the timed steps of the slowest rank; warm-up steps are not "
+    "timed. Its interval is a bootstrap over seeds and their steps; with one seed it does not "
+    "include the variation between runs. Memory is the peak of the fullest rank. Runs that are "
+    "not done have no results."
+)
+INTERRUPTED = (
+    "† A run of this entry was interrupted and resumed. The first steps after each interruption "
+    "are not timed."
+)
+
+
+def build(summary: Summary, charts: Charts) -> Section | None:
+    """Return the results of all entries, to sort and filter on the page."""
+    if not summary.results:
+        return None
+    blocks: list[Block] = [_entry_table(summary), _results(summary), paragraph(DEFINITIONS)]
+    if any(_is_interrupted(entry) for entry in summary.study.entries):
+        blocks.append(paragraph(INTERRUPTED))
+    sources = _peak_sources(summary)
+    if sources:
+        blocks.append(
+            paragraph(
+                "MFU = FLOPs per token × tokens per second ÷ peak FLOP/s of all devices of the "
+                f"run; peak: {sources}."
+            )
+        )
+    blocks += chart_blocks(charts, "throughput_loss", "throughput")
+    return Section("entries", "Results", tuple(blocks))
+
+
+def _results(summary: Summary) -> Table:
+    entries = {entry.label: entry for entry in summary.study.entries}
+
+    def tokens_per_s(record: Record) -> str:
+        shown = formatting.median(
+            record["tokens_per_s"], record["tokens_per_s_low"], record["tokens_per_s_high"]
+        )
+        return _speed(record, shown + _interruption_mark(entries[record["entry"]]))
+
+    def step_ms(record: Record) -> str:
+        times = (record["step_s"], record["step_s_low"], record["step_s_high"])
+        return _speed(record, formatting.median(*times, scale=formatting.SECONDS_TO_MS))
+
+    columns = [
+        text_column("entry", "entry"),
+        Column("runs", lambda record: _runs(entries[record["entry"]]), numeric=False),
+        interval_column("val loss", "val_loss", formatting.mean),
+        interval_column("bits per byte", "bits_per_byte", formatting.mean),
+        Column("tokens/s", tokens_per_s),
+        Column("step, ms", step_ms),
+        number_column("peak memory, MiB", "peak_memory_bytes", formatting.mib),
+        Column("MFU", lambda record: _speed(record, formatting.percent(record["mfu"]))),
+        count_column("parameters", "parameters"),
+    ]
+    return display("Results of each entry", summary.tables["entries"], columns, folded=True)
+
+
+def _speed(record: Record, shown: str) -> str:
+    """Return a speed, or what replaces it if the entry diverges from the single-process run."""
+    return formatting.NO_SPEED if record["equivalence"] == DIVERGES else shown
+
+
+def _is_interrupted(entry: Entry) -> bool:
+    return any(run.measured.resumed_at for run in entry.done)
+
+
+def _interruption_mark(entry: Entry) -> str:
+    return " †" if _is_interrupted(entry) else ""
+
+
+def _runs(entry: Entry) -> str:
+    """Return how many runs are done, and the status of the others with its reason."""
+    others = Counter(
+        f"{run.status} ({run.reason})" if run.reason else run.status
+        for run in entry.runs
+        if run.status != "done"
+    )
+    done = f"{len(entry.done)} of {len(entry.runs)} done"
+    return "; ".join([done, *(f"{n} {status}" for status, n in sorted(others.items()))])
+
+
+def _peak_sources(summary: Summary) -> str:
+    """Return the peak FLOP/s that MFU refers to, by their source."""
+    peaks: dict[str, list[float]] = {}
+    for entry in summary.study.entries:
+        for run in entry.done:
+            peak = run.measured.peak_flops
+            values = peaks.setdefault(peak.source, [])
+            if peak.value:
+                values.append(peak.value)
+    return "; ".join(
+        f"{_teraflops(values)} ({source})" if values else f"unknown ({source})"
+        for source, values in peaks.items()
+    )
+
+
+def _teraflops(values: list[float]) -> str:
+    low = f"{min(values) / 1e12:.3g}"
+    high = f"{max(values) / 1e12:.3g}"
+    return f"{low} TFLOP/s" if low == high else f"{low} to {high} TFLOP/s"
+
+
+def _entry_table(summary: Summary) -> EntryTable:
+    study = summary.study
+    axes = study.varying()
+    columns = [
+        EntryColumn("entry", numeric=False),
+        EntryColumn("val loss"),
+        EntryColumn("difference"),
+        EntryColumn("verdict"),
+        EntryColumn("tokens/s"),
+        EntryColumn("throughput"),
+        EntryColumn("peak memory, MiB"),
+        EntryColumn("MFU"),
+        EntryColumn("parameters"),
+        EntryColumn("equivalence", numeric=False),
+        EntryColumn("runs done"),
+        *(EntryColumn(axis, numeric=False, levels=study.levels[axis]) for axis in axes),
+    ]
+    return EntryTable(tuple(columns), tuple(_rows(summary, axes)))
+
+
+def _rows(summary: Summary, axes: list[str]) -> Iterator[tuple[EntryCell, ...]]:
+    comparisons = {row["entry"]: row for row in records(summary.tables["comparisons"])}
+    baselines = set(baseline_labels(summary))
+    loss_verdicts = verdict_words(summary, "val_loss")
+    speed_verdicts = verdict_words(summary, "tokens_per_s")
+    entries = summary.tables["entries"]
+    for entry, record in zip(summary.study.entries, records(entries), strict=True):
+        label = entry.label
+        uncompared = "baseline" if label in baselines else MISSING
+        loss = (record["val_loss"], record["val_loss_low"], record["val_loss_high"])
+        speed = (record["tokens_per_s"], record["tokens_per_s_low"], record["tokens_per_s_high"])
+        equivalence = record["equivalence"] or ""
+        yield (
+            EntryCell(label),
+            EntryCell(formatting.mean(*loss), _sort_key(loss[0])),
+            _difference(comparisons.get(label)),
+            _verdict(loss_verdicts.get(label), uncompared),
+            EntryCell(_speed(record, formatting.median(*speed)), _sort_key(speed[0])),
+            _verdict(speed_verdicts.get(label), uncompared),
+            _number(formatting.mib(record["peak_memory_bytes"]), record["peak_memory_bytes"]),
+            _number(_speed(record, formatting.percent(record["mfu"])), record["mfu"]),
+            EntryCell(f"{record['parameters']:,}", record["parameters"]),
+            EntryCell(equivalence or MISSING, None, equivalence),
+            EntryCell(_runs(entry).replace(" done", "", 1), len(entry.done)),
+            *(EntryCell(entry.axes[axis]) for axis in axes),
+        )
+
+
+def _difference(comparison: Record | None) -> EntryCell:
+    if comparison is None:
+        return EntryCell(MISSING, "")
+    name = "val_loss_difference"
+    value = comparison[name]
+    shown = formatting.difference(value, comparison[f"{name}_low"], comparison[f"{name}_high"])
+    return EntryCell(shown, _sort_key(value))
+
+
+def _verdict(word: str | None, uncompared: str) -> EntryCell:
+    if word is None:
+        return EntryCell(uncompared, "")
+    return EntryCell(word, VERDICT_ORDER.index(word) if word in VERDICT_ORDER else "", word)
+
+
+def _number(shown: str, value: float | None) -> EntryCell:
+    return EntryCell(shown, _sort_key(value))
+
+
+def _sort_key(value: float | None) -> float | str:
+    """Return a value to sort by, with as many digits as that takes."""
+    return "" if value is None else float(f"{value:.8g}")

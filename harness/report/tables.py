@@ -1,0 +1,81 @@
+"""Turn frames of numbers into tables of formatted cells."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.report import formatting
+from harness.report.document import MAX_ROWS, Cell, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Record = Mapping[str, Any]  # a row of a frame: column -> value, None if missing
+Formatter = Callable[[Any], Cell]
+IntervalFormatter = Callable[[Any, Any, Any], Cell]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its title, and how to format its cell of a row."""
+
+    title: str
+    cell: Callable[[Record], Cell]
+    numeric: bool = True
+
+
+def display(
+    caption: str, frame: "pd.DataFrame", columns: Sequence[Column], folded: bool | None = None
+) -> Table:
+    """Return a table with one row for each of the first rows of a frame."""
+    rows = [[column.cell(record) for column in columns] for record in records(frame, MAX_ROWS)]
+    numeric = [column.title for column in columns if column.numeric]
+    return table(caption, [column.title for column in columns], rows, numeric, len(frame), folded)
+
+
+def table(
+    caption: str,
+    titles: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    numeric: Sequence[str] = (),
+    n_rows: int | None = None,
+    folded: bool | None = None,
+) -> Table:
+    """Return a table of cells that are formatted already; it shows the first of them if there are very many."""
+    import pandas as pd
+
+    frame = pd.DataFrame(list(rows)[:MAX_ROWS], columns=list(titles), dtype=object)
+    total = len(rows) if n_rows is None else n_rows
+    return Table(caption, frame, frozenset(numeric), total, folded)
+
+
+def records(frame: "pd.DataFrame", limit: int | None = None) -> list[Record]:
+    """Return the rows of a frame, at most `limit`, with None for every missing value."""
+    head = frame if limit is None else frame.head(limit)
+    cells = head.astype(object)
+    return [
+        {str(name): value for name, value in record.items()}
+        for record in cells.where(head.notna(), None).to_dict("records")
+    ]
+
+
+def text_column(title: str, name: str) -> Column:
+    """Return a column of text."""
+    return Column(title, lambda record: record[name] or formatting.MISSING, numeric=False)
+
+
+def number_column(title: str, name: str, show: Formatter) -> Column:
+    """Return a column of numbers without intervals."""
+    return Column(title, lambda record: show(record[name]))
+
+
+def count_column(title: str, name: str) -> Column:
+    """Return a column of whole numbers."""
+    return number_column(title, name, lambda n: formatting.MISSING if n is None else f"{n:,}")
+
+
+def interval_column(title: str, name: str, show: IntervalFormatter) -> Column:
+    """Return a column of values with their 95 % intervals, in the columns `name`, `name_low`, `name_high`."""
+    return Column(
+        title, lambda record: show(record[name], record[f"{name}_low"], record[f"{name}_high"])
+    )

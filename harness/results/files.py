@@ -1,0 +1,172 @@
+"""Atomic writes, JSON files and files of JSON lines, all read into records.
+
+A file is either replaced whole (written to a temporary file, flushed, renamed) or grows by whole lines, so that a
+reader sees the old or the new content. A torn last line, which a crash leaves behind, is ignored.
+"""
+
+import os
+from pathlib import Path
+from typing import TypeVar
+
+import orjson
+from pydantic import BaseModel, ValidationError
+
+from harness.errors import StoreError as StoreError
+from harness.results.records import Versioned
+from harness.results.upgrade import Json, upgrade
+
+REMEDY = "remove its folder to run that entry again"
+
+_JSON = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+
+RecordT = TypeVar("RecordT", bound=BaseModel)
+VersionedT = TypeVar("VersionedT", bound=Versioned)
+
+
+# -- whole files -------------------------------------------------------------------------------------------------
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` with `content`; after a crash it holds either the old or the new content, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` with `text` as UTF-8."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Replace `path` with `value` as JSON; numbers keep every digit, NaN and infinities become null.
+
+    Records and dataclasses are written as their fields.
+    """
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
+    write_bytes(path, orjson.dumps(value, default=_default, option=_JSON | orjson.OPT_INDENT_2))
+
+
+def _default(value: object) -> Json:
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def read_json(path: Path) -> Json:
+    """Read one JSON object.
+
+    Raises:
+        StoreError: the file is missing or not a JSON object.
+    """
+    try:
+        value = orjson.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: unreadable ({error}); {REMEDY}") from error
+    if not isinstance(value, dict):
+        raise StoreError(f"{path}: unreadable (not a JSON object); {REMEDY}")
+    return value
+
+
+def read_record(path: Path, record: type[VersionedT]) -> VersionedT:
+    """Read a JSON file into its record, of this version or an older one.
+
+    Raises:
+        StoreError: the file is missing, is not JSON, or does not have the form of its version.
+    """
+    content = read_json(path)
+    try:
+        return record.model_validate(upgrade(content, record))
+    except ValidationError as error:
+        raise StoreError(f"{path}: {_first_problem(error)}; {REMEDY}") from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise StoreError(f"{path}: damaged ({type(error).__name__}: {error}); {REMEDY}") from error
+    except ValueError as error:
+        raise StoreError(f"{path}: {error}") from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    location = ".".join(str(key) for key in problem["loc"])
+    return f"{location}: {problem['msg']}" if location else problem["msg"]
+
+
+# -- files of lines ----------------------------------------------------------------------------------------------
+
+
+class JsonLinesWriter:
+    """Append records to a file of JSON lines; each is one whole line, written at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def append(self, record: BaseModel) -> None:
+        """Write one record; readers see it from now on.
+
+        Raises:
+            OSError: the line cannot be written whole, as on a full disk.
+        """
+        line = orjson.dumps(record.model_dump(), option=_JSON)
+        n_written = os.write(self._fd, line)
+        if n_written < len(line):
+            os.write(self._fd, line[n_written:])  # raises the reason
+
+    def close(self) -> None:
+        """Close the file; there is no buffer to flush."""
+        os.close(self._fd)
+
+
+def truncate_lines(path: Path, n_lines: int) -> None:
+    """Keep the first `n_lines` lines of a file, if it exists."""
+    if path.exists():
+        lines = path.read_bytes().splitlines(keepends=True)
+        write_bytes(path, b"".join(lines[:n_lines]))
+
+
+def split_lines(path: Path) -> list[bytes]:
+    """Return the whole lines of a file; none if it does not exist. A torn last line is ignored."""
+    try:
+        return path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+
+
+def read_lines(path: Path, record: type[RecordT]) -> list[RecordT]:
+    """Read JSON lines into records; none if the file does not exist. A torn last line is ignored.
+
+    Raises:
+        StoreError: a whole line is damaged.
+    """
+    records = []
+    for number, line in enumerate(split_lines(path), start=1):
+        try:
+            records.append(_parse(line, record))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{path}: line {number} is unreadable; {REMEDY}") from error
+    return records
+
+
+def read_valid_lines(path: Path, record: type[RecordT]) -> list[RecordT]:
+    """Read JSON lines into records, up to the first that is damaged or torn."""
+    records = []
+    for line in split_lines(path):
+        try:
+            records.append(_parse(line, record))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            break
+    return records
+
+
+def _parse(line: bytes, record: type[RecordT]) -> RecordT:
+    content = orjson.loads(line)
+    if issubclass(record, Versioned):
+        content = upgrade(content, record)
+    return record.model_validate(content)

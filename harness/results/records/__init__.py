@@ -1,0 +1,83 @@
+"""Records: one frozen pydantic model for each file of a run and of a study, used by writer and reader."""
+
+from harness.results.records.base import SCHEMA_VERSION, Positive, Seed, StrictModel, Versioned, now
+from harness.results.records.checkpoint import CheckpointInfo
+from harness.results.records.lines import EvalRecord, LaunchRecord, StepRecord
+from harness.results.records.probes import (
+    PHASES,
+    CollectiveTraffic,
+    DecodeRecord,
+    InitReport,
+    LengthRecord,
+    MemoryPrediction,
+    PeakFlops,
+    Phase,
+    ProbeResults,
+    RankMemory,
+    RankPhases,
+    RunTime,
+)
+from harness.results.records.run_spec import (
+    InitSource,
+    LaunchSpec,
+    PredictedCost,
+    ResolvedData,
+    ResolvedModel,
+    RunSpec,
+    TokenSlice,
+    VariantChoice,
+)
+from harness.results.records.settings import (
+    DataSettings,
+    DecodeProbeSettings,
+    EquivalenceMargin,
+    ModelSettings,
+    ProbeSettings,
+    TrainSettings,
+)
+from harness.results.records.status import Environment, FailureReason, RunState, RunStatus
+from harness.results.records.study_summary import StudySummary
+
+__all__ = [
+    "PHASES",
+    "SCHEMA_VERSION",
+    "CheckpointInfo",
+    "CollectiveTraffic",
+    "DataSettings",
+    "DecodeProbeSettings",
+    "DecodeRecord",
+    "Environment",
+    "EquivalenceMargin",
+    "EvalRecord",
+    "FailureReason",
+    "InitReport",
+    "InitSource",
+    "LaunchRecord",
+    "LaunchSpec",
+    "LengthRecord",
+    "MemoryPrediction",
+    "ModelSettings",
+    "PeakFlops",
+    "Phase",
+    "Positive",
+    "PredictedCost",
+    "ProbeResults",
+    "ProbeSettings",
+    "RankMemory",
+    "RankPhases",
+    "ResolvedData",
+    "ResolvedModel",
+    "RunSpec",
+    "RunState",
+    "RunStatus",
+    "RunTime",
+    "Seed",
+    "StepRecord",
+    "StrictModel",
+    "StudySummary",
+    "TokenSlice",
+    "TrainSettings",
+    "VariantChoice",
+    "Versioned",
+    "now",
+]

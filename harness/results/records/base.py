@@ -1,0 +1,32 @@
+"""Base class and value types of the records."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 2
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Duration = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=1_000_000)]
+
+
+def now() -> str:
+    """Return the time in UTC as ISO 8601 with microseconds."""
+    return datetime.now(UTC).isoformat()
+
+
+class StrictModel(BaseModel):
+    """A frozen record that rejects unknown keys and wrong types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Versioned(StrictModel):
+    """The content of a JSON file."""
+
+    schema_version: int = Field(default=SCHEMA_VERSION, description="version of the file's form")

@@ -1,0 +1,16 @@
+"""checkpoint.json: which model a checkpoint's weights belong to."""
+
+from pydantic import Field
+
+from harness.results.records.base import Versioned
+from harness.results.records.run_spec import ResolvedModel, VariantChoice
+
+
+class CheckpointInfo(Versioned):
+    """The model whose weights lie in model.safetensors."""
+
+    shape: ResolvedModel = Field(description="model shape")
+    axes: dict[str, VariantChoice] = Field(description="variant on each axis")
+    origin: dict[str, str] = Field(description="origin of each tensor")
+    variant_paths: list[str] = Field(description="folders of the user's own variants")
+    tokenizer: str | None = Field(description="tiktoken encoding; null if unknown")

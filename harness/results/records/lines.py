@@ -1,0 +1,58 @@
+"""Lines of steps.rank<k>.jsonl, eval.jsonl and launches.jsonl."""
+
+from pydantic import Field
+
+from harness.results.records.base import (
+    Count,
+    Duration,
+    Positive,
+    Seconds,
+    StrictModel,
+    Versioned,
+    now,
+)
+from harness.results.records.settings import EquivalenceMargin
+
+
+class StepRecord(StrictModel):
+    """One training step of one rank. A value that is not finite is written as null."""
+
+    step: Count = Field(description="step number, from 0")
+    loss: float | None = Field(
+        description="mean training loss over the step's global tokens, nats per token"
+    )
+    step_s: Duration = Field(description="synchronized wall time of this rank, seconds")
+    tokens: Positive = Field(description="tokens of the step over all processes")
+    grad_norm: float | None = Field(description="global gradient norm before clipping")
+    lr: float = Field(description="learning rate")
+    warmup: bool = Field(description="whether the step is recorded but not timed")
+    resumed: bool = Field(default=False, description="whether an attempt resumed at this step")
+
+
+class EvalRecord(StrictModel):
+    """One evaluation. A value that is not finite is written as null."""
+
+    step: Count = Field(description="number of steps done")
+    val_loss: float | None = Field(
+        description="mean validation loss over the fixed windows, nats per token"
+    )
+    bits_per_byte: float | None = Field(description="the same loss in bits per byte of text")
+    train_s: Seconds = Field(description="sum of the step times so far, seconds")
+    eval_s: Seconds = Field(description="wall time of this evaluation, seconds")
+
+
+class LaunchRecord(Versioned):
+    """One call of `run`."""
+
+    at: str = Field(default_factory=now, description="time of the call, ISO 8601, UTC")
+    command: str | None = Field(default=None, description="command line")
+    order: list[str] = Field(description="run ids in the order in which they are started")
+    settings_hash: str | None = Field(
+        default=None, description="hash of the settings that were requested"
+    )
+    note: str | None = Field(
+        default=None, description="note if a fallback corpus replaces the requested one"
+    )
+    equivalence_margin: EquivalenceMargin | None = Field(
+        default=None, description="equivalence margins of the study"
+    )

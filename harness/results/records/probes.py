@@ -1,0 +1,224 @@
+"""probes.json: everything that a run measured besides its curves."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from harness.results.records.base import (
+    Count,
+    Duration,
+    Finite,
+    Positive,
+    Seconds,
+    StrictModel,
+    Versioned,
+)
+
+Phase = Literal["forward", "backward", "optimizer", "waiting", "other"]
+PHASES: tuple[Phase, ...] = ("forward", "backward", "optimizer", "waiting", "other")
+
+
+class RankMemory(StrictModel):
+    """Memory of one rank by category, bytes."""
+
+    parameters: Count = Field(description="parameters, bytes")
+    gradients: Count = Field(description="gradients, bytes")
+    optimizer: Count = Field(description="optimizer state, bytes")
+    activations: Count = Field(
+        description="activations saved for the backward pass of the largest micro-batch, bytes"
+    )
+    other: Count = Field(
+        description="the rest, bytes; on a CPU: parameters that sharding gathers during a pass"
+    )
+    peak: Positive = Field(
+        description="peak, bytes: the allocator's on CUDA, else the sum of the categories"
+    )
+    resident_peak: int | None = Field(
+        default=None, description="peak resident set size of the whole process, bytes; null on CUDA"
+    )
+
+
+class MemoryPrediction(StrictModel):
+    """Predicted memory of one rank: the parallelism's fraction of fp32 parameters and optimizer state."""
+
+    parameters: Finite = Field(description="parameters, bytes")
+    gradients: Finite = Field(description="gradients, bytes")
+    optimizer: Finite = Field(description="optimizer state, bytes")
+
+
+class RankPhases(StrictModel):
+    """Seconds that one rank spent in each phase of a step, one value for each of three steps after the last."""
+
+    forward_s: Annotated[list[Finite], Field(min_length=1)] = Field(
+        description="forward pass, seconds"
+    )
+    backward_s: Annotated[list[Finite], Field(min_length=1)] = Field(
+        description="backward pass, seconds"
+    )
+    optimizer_s: Annotated[list[Finite], Field(min_length=1)] = Field(
+        description="clipping and optimizer step, seconds"
+    )
+    waiting_s: list[Finite | None] = Field(
+        description="exposed communication: time that the rank blocks in a collective, on data or "
+        "on a slower rank, seconds; not part of the other phases. Null on CUDA, where it cannot be "
+        "measured and waits are part of each phase"
+    )
+    other_s: Annotated[list[Finite], Field(min_length=1)] = Field(
+        description="the rest of the step, seconds"
+    )
+
+
+class CollectiveTraffic(StrictModel):
+    """Calls and bytes of one collective in one step of one rank."""
+
+    calls: Count = Field(description="number of calls")
+    payload_bytes: Count = Field(
+        description="bytes of the whole buffers: what is reduced, scattered or broadcast, or the "
+        "result of an all-gather"
+    )
+    sent_bytes: Finite = Field(
+        description="bytes that a rank of n sends with a bandwidth-optimal algorithm: "
+        "2 (n - 1) / n of the payload in an all-reduce, (n - 1) / n in the others. Computed, not "
+        "measured"
+    )
+
+
+class PeakFlops(StrictModel):
+    """Peak throughput of all devices of the run together."""
+
+    value: Annotated[Finite, Field(gt=0)] | None = Field(
+        description="peak, FLOP/s; null on unknown hardware"
+    )
+    source: str = Field(
+        description="vendor's dense figure and device names, or how it was measured"
+    )
+
+
+class DecodeRecord(StrictModel):
+    """Decoding times at one batch size and context length."""
+
+    batch: Positive = Field(description="number of sequences")
+    context: Positive = Field(description="positions in the KV cache, the new one included")
+    prefill_s: list[Duration] = Field(
+        description="time of one pass over the whole prompt, seconds, one value per repeat"
+    )
+    decode_s: list[Duration] = Field(
+        description="time of one new token for every sequence, seconds, one value per repeat"
+    )
+    cache_bytes: Positive | None = Field(
+        description="KV cache of all layers and sequences, bytes, as allocated"
+    )
+    reason: str | None = Field(
+        default=None, description="why it is not defined, with no samples; null if it was measured"
+    )
+
+    @model_validator(mode="after")
+    def _check_samples(self) -> Self:
+        measured = bool(self.prefill_s and self.decode_s and self.cache_bytes)
+        if self.reason is None and not measured:
+            raise ValueError("has neither times and cache size nor a reason")
+        return self
+
+
+class LengthRecord(StrictModel):
+    """Validation loss at one sequence length."""
+
+    length: Positive = Field(description="sequence length, tokens")
+    val_loss: Finite | None = Field(
+        description="mean loss, nats per token; null if it is not defined"
+    )
+    loss_by_position: list[Finite] = Field(
+        description="mean loss at each position, nats per token; beyond 1,024 positions the means "
+        "of 1,024 equal bins, of which bin i starts at position i * length // 1024"
+    )
+    windows: Count = Field(description="number of validation windows")
+    reason: str | None = Field(
+        default=None, description="why it is not defined; null if it was measured"
+    )
+
+    @model_validator(mode="after")
+    def _check_losses(self) -> Self:
+        measured = self.val_loss is not None and self.windows > 0
+        if self.reason is None and not (measured and self.loss_by_position):
+            raise ValueError("has neither losses and windows nor a reason")
+        if len(self.loss_by_position) > self.length:
+            raise ValueError("has more positions than tokens")
+        return self
+
+
+class InitReport(StrictModel):
+    """What was loaded from the checkpoint that the run started from."""
+
+    source: str = Field(description="folder or run id of the checkpoint")
+    sha256: str = Field(description="SHA-256 of its weights")
+    tensors: dict[str, str] = Field(
+        description="origin of each parameter: `loaded`, `fresh`, or how it was converted"
+    )
+    dropped: list[str] = Field(description="tensors of the checkpoint that the model does not use")
+
+
+class RunTime(StrictModel):
+    """Wall time of a run, seconds."""
+
+    train_s: Seconds = Field(description="sum of all step times, seconds")
+    eval_s: Seconds = Field(description="sum of all evaluation times, seconds")
+    checkpoint_s: Seconds = Field(
+        default=0.0, description="checkpoints of the last attempt, seconds"
+    )
+    total_s: Seconds | None = Field(
+        default=None, description="last attempt, from the process's start to its end, seconds"
+    )
+
+
+class ProbeResults(Versioned):
+    """Measurements of a run that is done."""
+
+    memory: Annotated[list[RankMemory], Field(min_length=1)] = Field(
+        description="memory of each rank"
+    )
+    predicted_memory: MemoryPrediction | None = Field(
+        None, description="predicted memory of one rank"
+    )
+    parameters: Positive = Field(description="number of parameters")
+    flops_per_token: Finite = Field(
+        description="FLOPs per training token by the variants' stated formulas"
+    )
+    flops_per_token_counted: Finite | None = Field(
+        None,
+        description="FLOPs per token that all ranks executed, counted by PyTorch; null if they "
+        "cannot be counted",
+    )
+    initial_hash: str | None = Field(
+        description="hash of all parameters before the first step, equal on all ranks"
+    )
+    final_hashes: list[str] | None = Field(
+        default=None, description="hash of all parameters after the last step, one for each rank"
+    )
+    init_report: InitReport | None = Field(
+        default=None, description="loaded checkpoint; null after random initialization"
+    )
+    attention_kernels: list[str] = Field(
+        default=[], description="attention kernels that were executed"
+    )
+    peak_flops: PeakFlops = Field(description="peak of all devices")
+    decoding: list[DecodeRecord] = Field(default=[], description="results of the decode probe")
+    lengths: list[LengthRecord] = Field(default=[], description="results of the length probe")
+    resumed_at: list[Count] = Field(
+        default=[],
+        description="step counts at which training resumed; empty if it was never interrupted",
+    )
+    phases: list[RankPhases] = Field(
+        default=[], description="times of the phases of a step, for each rank"
+    )
+    traffic: list[dict[str, CollectiveTraffic]] = Field(
+        default=[], description="communication of one step by collective, for each rank"
+    )
+    communication_dtype: Literal["fp32", "bf16"] | None = Field(
+        default=None, description="coarsest type of any tensor, also in communication between ranks"
+    )
+    predicted_bytes_sent: Finite | None = Field(
+        default=None,
+        description="bytes that a rank sends in a step by the parallelism's formula; null "
+        "without a formula",
+    )
+    time: RunTime | None = Field(default=None, description="wall time")

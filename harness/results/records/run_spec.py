@@ -1,0 +1,137 @@
+"""spec.json: everything that decides what a run computes, with every default filled in."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from harness.results.records.base import Finite, Positive, Seed, StrictModel, Versioned
+from harness.results.records.settings import ModelSettings, ProbeSettings, TrainSettings
+
+
+class VariantChoice(StrictModel):
+    """The variant on one axis."""
+
+    name: str = Field(description="file stem of the variant, or the key of the varied setting")
+    label: str = Field(description="short name in tables")
+    options: dict[str, Any] = Field(description="the variant's options, with every default")
+    source_sha256: str | None = Field(
+        default=None, description="SHA-256 of the source of a user's own variant"
+    )
+
+
+class ResolvedModel(ModelSettings):
+    """Model shape with the tokenizer's vocabulary size."""
+
+    vocab_size: Positive = Field(description="number of tokens of the vocabulary")
+
+
+class ResolvedData(StrictModel):
+    """The text that the run reads."""
+
+    corpus: str = Field(description="name or path of the text")
+    tokenizer: str = Field(description="tiktoken encoding")
+    sha256: str = Field(description="SHA-256 of the text")
+    entropy_nats_per_byte: Finite | None = Field(
+        default=None, description="lowest reachable validation loss, nats per byte; null if unknown"
+    )
+
+
+class TokenSlice(StrictModel):
+    """A slice of a file of uint16 tokens."""
+
+    file: str = Field(description="path of the file")
+    start: int = Field(description="first token")
+    stop: int = Field(description="token after the last")
+
+
+class LaunchSpec(StrictModel):
+    """Where and on how many processes the run is executed; not part of its hash."""
+
+    world_size: Positive = Field(description="number of processes")
+    timeout_s: float | None = Field(description="wall time limit, seconds; null: no limit")
+    stall_timeout_s: float | None = Field(
+        default=None, description="limit of the time without progress, seconds; null: no limit"
+    )
+    checkpoint_every: int | None = Field(
+        default=None, description="steps between checkpoints; null: at each evaluation"
+    )
+    keep_checkpoints: Literal["none", "weights", "full"] = Field(
+        default="none",
+        description="kept of the newest and the best checkpoint: `none`, the `weights`, or `full`: "
+        "also the optimizer state of the newest",
+    )
+    trace: bool = Field(
+        default=False, description="whether each rank writes a Chrome trace of one step"
+    )
+    variant_paths: list[str] = Field(description="folders of the user's own variants")
+    train_tokens: list[TokenSlice] = Field(description="training tokens")
+    val_tokens: list[TokenSlice] = Field(description="validation tokens")
+    token_bytes: str = Field(
+        description="path of a .npy file with the number of bytes of each token of the vocabulary"
+    )
+
+
+class InitSource(StrictModel):
+    """The checkpoint that a run starts from: a folder of weights, or the newest checkpoint of a run."""
+
+    sha256: str | None = Field(default=None, description="SHA-256 of the folder's weights")
+    folder: str | None = Field(default=None, description="folder of the weights")
+    run_id: str | None = Field(default=None, description="run whose newest checkpoint is loaded")
+
+
+class PredictedCost(StrictModel):
+    """Costs that follow from the model before it runs."""
+
+    parameters: int = Field(description="number of parameters")
+    flops_per_token: Finite = Field(
+        description="FLOPs per training token, forward and backward, by the variants' formulas"
+    )
+    memory_bytes: Finite | None = Field(
+        description="estimated peak memory of one rank, bytes; null if unknown"
+    )
+
+
+class RunSpec(Versioned):
+    """The resolved specification of one run."""
+
+    study: str = Field(description="name of the study")
+    run_id: str = Field(description="labels of the axes, seed, and hash of this specification")
+    entry: str = Field(description="labels of the axes")
+    seed: Seed = Field(description="seed of the initial parameters")
+    data_seed: Seed | None = Field(
+        default=None, description="seed of the data order and of dropout; null: `seed`"
+    )
+    settings_hash: str = Field(
+        description="hash of the settings that all entries of one table share: model, data, train, "
+        "init, probes"
+    )
+    baseline: dict[str, str] = Field(description="label of the baseline on each axis")
+    axes: dict[str, VariantChoice] = Field(description="variant on each axis")
+    model: ResolvedModel = Field(description="model shape")
+    data: ResolvedData = Field(description="text")
+    train: TrainSettings = Field(description="training and evaluation")
+    init: InitSource | None = Field(
+        default=None, description="checkpoint that the run starts from; null: random initialization"
+    )
+    probes: ProbeSettings = Field(default=ProbeSettings(), description="optional measurements")
+    launch: LaunchSpec = Field(description="execution; not part of the hash")
+    expected: PredictedCost = Field(description="predicted costs")
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of the data order."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+    @property
+    def seed_name(self) -> str:
+        """The seeds as run ids state them: `0`, or `0d1` if the data seed differs."""
+        return f"{self.seed}" if self.data_seed is None else f"{self.seed}d{self.data_seed}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The label of the variant on each axis."""
+        return {axis: choice.label for axis, choice in self.axes.items()}
+
+    def traced(self) -> "RunSpec":
+        """Return the same run with a trace of one step per rank."""
+        return self.model_copy(update={"launch": self.launch.model_copy(update={"trace": True})})

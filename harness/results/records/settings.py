@@ -1,0 +1,101 @@
+"""Settings that a study file states and that spec.json repeats."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from harness.results.records.base import Positive, StrictModel
+
+
+class ModelSettings(StrictModel):
+    """Shape of the GPT-2 that all entries share."""
+
+    n_layer: Positive = Field(description="number of transformer blocks")
+    n_head: Positive = Field(description="number of query heads")
+    n_embd: Positive = Field(description="width of the residual stream")
+    seq_len: Positive = Field(description="training sequence length, tokens")
+    dropout: Annotated[float, Field(ge=0, lt=1, description="dropout probability")] = 0.0
+
+
+class DataSettings(StrictModel):
+    """The text: `tinyshakespeare`, `synthetic`, or a path to a UTF-8 text file or to `.bin` token shards."""
+
+    corpus: str = Field(description="name or path of the text")
+    tokenizer: str = Field(default="bytes", description="tiktoken encoding: `bytes` or `gpt2`")
+    fallback_corpus: str | None = Field(
+        default=None, description="corpus that replaces `corpus` if it cannot be downloaded"
+    )
+
+
+class TrainSettings(StrictModel):
+    """Training and evaluation, equal for every entry unless an axis varies them."""
+
+    steps: Positive = Field(description="number of optimizer steps")
+    tokens_per_step: Positive = Field(description="tokens per step over all processes")
+    micro_batch_size: Positive | None = Field(
+        default=None, description="maximum sequences per forward pass on each rank; null: no limit"
+    )
+    lr: Annotated[float, Field(gt=0, description="peak learning rate")] = 1e-3
+    min_lr: Annotated[float, Field(ge=0, description="learning rate at the last step")] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0, description="steps of linear lr warm-up")] = 0
+    beta1: Annotated[float, Field(ge=0, lt=1, description="Adam's beta1")] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1, description="Adam's beta2")] = 0.95
+    weight_decay: Annotated[float, Field(ge=0, description="decoupled weight decay")] = 0.1
+    grad_clip: Annotated[
+        float, Field(ge=0, description="maximum global gradient norm; 0: no clipping")
+    ] = 1.0
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="type of the computation"
+    )
+    compile: bool = Field(
+        default=False, description="whether blocks are compiled by `torch.compile`"
+    )
+    eval_every: Positive = Field(default=100, description="steps between evaluations")
+    eval_tokens: Positive | Literal["all"] = Field(
+        default="all", description="validation tokens of an evaluation"
+    )
+    deterministic: bool = Field(
+        default=True, description="whether only deterministic kernels are used"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="device of each rank"
+    )
+
+
+def _distinct(values: list[int]) -> list[int]:
+    return list(dict.fromkeys(values))
+
+
+class DecodeProbeSettings(StrictModel):
+    """Grid of the decode probe: each batch size with each context length."""
+
+    batch: Annotated[list[Positive], Field(min_length=1), AfterValidator(_distinct)] = Field(
+        description="numbers of sequences decoded at once"
+    )
+    context: Annotated[
+        list[Annotated[int, Field(ge=2)]], Field(min_length=1), AfterValidator(_distinct)
+    ] = Field(description="numbers of positions in the KV cache")
+
+
+class ProbeSettings(StrictModel):
+    """Optional measurements after training."""
+
+    decode: DecodeProbeSettings | None = Field(default=None, description="grid of the decode probe")
+    eval_lengths: (
+        Annotated[list[Positive], Field(min_length=1), AfterValidator(_distinct)] | None
+    ) = Field(default=None, description="sequence lengths at which the validation loss is measured")
+
+
+class EquivalenceMargin(StrictModel):
+    """Differences from the baseline below these count as equivalent."""
+
+    val_loss: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="margin of the validation loss, nats per token"
+    )
+    tokens_per_s: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="margin of the throughput, relative to the baseline's (0.05 = 5 %)",
+    )
+    peak_memory: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="margin of the peak memory, relative to the baseline's"
+    )

@@ -1,0 +1,71 @@
+"""status.json and env.json: the state of a run, and the machine and software it ran on."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from harness.results.records.base import Count, Versioned
+
+RunState = Literal["pending", "running", "done", "failed", "interrupted"]
+FailureReason = Literal["oom", "nan", "timeout", "killed", "error"]
+
+
+class RunStatus(Versioned):
+    """The state of a run. A `running` run whose process has ended reads as `interrupted`."""
+
+    status: RunState = Field(description="`pending`, `running`, `done`, `failed` or `interrupted`")
+    reason: FailureReason | None = Field(
+        default=None,
+        description="why it failed or was interrupted: `oom`, `nan`, `timeout`, `killed` or `error`",
+    )
+    message: str | None = Field(default=None, description="one line that explains the reason")
+    started_at: str | None = Field(
+        default=None, description="start of the newest attempt, ISO 8601, UTC"
+    )
+    ended_at: str | None = Field(
+        default=None, description="end of the newest attempt, ISO 8601, UTC"
+    )
+    host: str | None = Field(default=None, description="host name")
+    pid: int | None = Field(default=None, description="process id of rank 0 or of the launcher")
+    pid_started: float | None = Field(
+        default=None, description="start of that process, seconds since the epoch"
+    )
+    attempts: Count = Field(
+        default=0, description="number of attempts since the run last started from step 0"
+    )
+
+    @model_validator(mode="after")
+    def _check_process(self) -> Self:
+        if self.status == "running" and (self.pid is None or self.pid_started is None):
+            raise ValueError("a running run needs `pid` and `pid_started`")
+        return self
+
+
+class Environment(Versioned):
+    """Machine, software and commit of a run."""
+
+    version: str | None = Field(default=None, description="version of this package")
+    python: str | None = Field(default=None, description="version of Python")
+    torch: str | None = Field(default=None, description="version of PyTorch")
+    numpy: str | None = Field(default=None, description="version of NumPy")
+    platform: str | None = Field(default=None, description="operating system")
+    host: str | None = Field(default=None, description="host name")
+    cpu: str | None = Field(default=None, description="processor name")
+    cores: int | None = Field(default=None, description="number of physical cores")
+    memory_bytes: int | None = Field(default=None, description="main memory, bytes")
+    gpu: str | None = Field(default=None, description="GPU name; null on a CPU")
+    cuda: str | None = Field(default=None, description="version of CUDA; null on a CPU")
+    threads: int | None = Field(default=None, description="threads per process")
+    world_size: int | None = Field(default=None, description="number of processes")
+    backend: str | None = Field(default=None, description="`torch.distributed` backend")
+    precision: str | None = Field(default=None, description="type of the computation")
+    compile: bool | None = Field(default=None, description="whether the model was compiled")
+    deterministic: bool | None = Field(
+        default=None, description="whether only deterministic kernels were used"
+    )
+    git_commit: str | None = Field(
+        default=None, description="commit of the code; null outside of git"
+    )
+    git_dirty: bool | None = Field(
+        default=None, description="whether the code had uncommitted changes"
+    )

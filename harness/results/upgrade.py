@@ -1,0 +1,103 @@
+"""Convert the content of files of schema version 1 to the present version."""
+
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+from harness.results.records import (
+    SCHEMA_VERSION,
+    CheckpointInfo,
+    Environment,
+    LaunchRecord,
+    LaunchSpec,
+    ProbeResults,
+    RunSpec,
+    Versioned,
+)
+
+Json = dict[str, Any]
+
+
+def upgrade(content: Json, record: type[Versioned]) -> Json:
+    """Return the content of a file in the form of the present version of `record`.
+
+    Raises:
+        ValueError: the version is unknown.
+        AttributeError, KeyError, TypeError: the content has not the form of its version.
+    """
+    version = content.get("schema_version", 1)
+    if version == SCHEMA_VERSION:
+        return content
+    if version != 1:
+        raise ValueError(
+            f"schema_version {version}, this version reads 1 to {SCHEMA_VERSION}; "
+            "use the version that wrote it, or another --results folder"
+        )
+    converted = UPGRADES.get(record, dict)(content)
+    return converted | {"schema_version": SCHEMA_VERSION}
+
+
+def _rename(content: Json, names: dict[str, str]) -> Json:
+    return {names.get(key, key): value for key, value in content.items()}
+
+
+def _known(content: Json, record: type[Versioned] | type[LaunchSpec]) -> Json:
+    return {key: value for key, value in content.items() if key in record.model_fields}
+
+
+def _axes(axes: Json) -> Json:
+    return {axis: _rename(choice, {"use": "name"}) for axis, choice in axes.items()}
+
+
+def _spec(content: Json) -> Json:
+    spec = _rename(content, {"entry_id": "entry", "comparable": "settings_hash"})
+    launch: Json = {"train_tokens": [], "val_tokens": [], "token_bytes": ""}
+    launch_names = {"nproc": "world_size", "keep": "keep_checkpoints"}
+    launch |= _known(_rename(spec["launch"], launch_names), LaunchSpec)
+    kept = launch.get("keep_checkpoints", "nothing")
+    launch["keep_checkpoints"] = {"nothing": "none", "state": "full"}.get(kept, kept)
+    return spec | {
+        "axes": _axes(spec["axes"]),
+        "train": _rename(spec["train"], {"micro_batch": "micro_batch_size"}),
+        "probes": _rename(spec.get("probes", {}), {"lengths": "eval_lengths"}),
+        "launch": launch,
+    }
+
+
+def _environment(content: Json) -> Json:
+    return _known(_rename(content, {"nproc": "world_size"}), Environment)
+
+
+def _probes(content: Json) -> Json:
+    probes = _rename(
+        content,
+        {
+            "memory_predicted": "predicted_memory",
+            "traffic_predicted_bytes": "predicted_bytes_sent",
+            "rounds_to": "communication_dtype",
+            "start": "init_report",
+        },
+    )
+    if probes.get("init_report"):
+        probes["init_report"] = _rename(probes["init_report"], {"from": "source"})
+    return probes
+
+
+def _launch(content: Json) -> Json:
+    launch = _rename(content, {"comparable": "settings_hash", "margin": "equivalence_margin"})
+    if isinstance(launch.get("command"), list):
+        launch["command"] = shlex.join(launch["command"])
+    return launch
+
+
+def _checkpoint(content: Json) -> Json:
+    return content | {"axes": _axes(content["axes"])}
+
+
+UPGRADES: dict[type[Versioned], Callable[[Json], Json]] = {
+    CheckpointInfo: _checkpoint,
+    Environment: _environment,
+    LaunchRecord: _launch,
+    ProbeResults: _probes,
+    RunSpec: _spec,
+}

@@ -1,0 +1,93 @@
+"""If these failed, loss curves would show other values than the runs', or a useless part of them."""
+
+import numpy as np
+import pytest
+
+from harness.analysis import dataset
+from harness.report.charts import curves
+from harness.report.charts.spec import Line, MarkStyle
+
+
+@pytest.fixture
+def entries(one_axis):
+    """The entries of a study of 40 steps."""
+    one_axis.steps = 40
+    return dataset.read(one_axis.write().store, "tiny").entries
+
+
+def test_bands_span_the_seeds_and_time_is_their_mean(entries):
+    curve = curves.validation(entries[0])
+    losses = np.array([run.evals.val_loss for run in entries[0].done])
+    assert curve.mean == pytest.approx(losses.mean(axis=0))
+    assert curve.low == pytest.approx(losses.min(axis=0))
+    assert curve.high == pytest.approx(losses.max(axis=0))
+    times = [run.evals.train_s for run in entries[0].done]
+    assert curve.time == pytest.approx(np.mean(times, axis=0))
+    total = np.mean([run.steps.step_s.sum() for run in entries[0].done])
+    assert curves.training(entries[0]).time[-1] == pytest.approx(total)
+
+
+def test_the_high_initial_loss_does_not_flatten_the_rest(one_axis, build):
+    one_axis.steps = 40
+    (panel,) = build(one_axis)["val_loss_steps"].plot.panels
+    low, high = panel.y.limits
+    assert high < 3 < panel.lines[0].y[0]
+    for line in panel.lines:
+        late = np.array(line.x) >= curves.SETTLED * line.x[-1]
+        assert low < np.array(line.low)[late].min()
+        assert np.array(line.high)[late].max() < high
+
+
+def flat_line(spread):
+    return Line(
+        name="a",
+        entry="a",
+        style=MarkStyle("#000000"),
+        x=(0.0, 1.0, 2.0),
+        y=(2.0, 2.0, 2.0),
+        low=(2.0 - spread,) * 3,
+        high=(2.0 + spread,) * 3,
+    )
+
+
+def test_a_distant_floor_does_not_flatten_the_curves():
+    lines = [flat_line(0.1)]
+    without = curves.loss_limits(lines, None)
+    assert curves.loss_limits(lines, -100.0) == without
+    assert curves.loss_limits(lines, 1.89)[0] < without[0]
+
+
+def test_rounding_errors_do_not_look_like_differences():
+    low, high = curves.loss_limits([flat_line(1e-7)], None)
+    assert high - low >= curves.MIN_SPAN
+    assert low < 2 < high
+
+
+@pytest.mark.parametrize(
+    ("seconds", "unit"), [(5.0, (1.0, "s")), (700.0, (60.0, "min")), (20_000.0, (3600.0, "h"))]
+)
+def test_times_are_shown_in_a_readable_unit(seconds, unit):
+    assert curves.time_unit(seconds) == unit
+
+
+@pytest.mark.parametrize("n", [1, 2, 39, 40, 300, 5000])
+def test_smoothing_is_an_odd_number_of_steps_within_the_curve(n):
+    assert curves.smoothing_window(n) % 2 == 1
+    assert curves.smoothing_window(n) <= n
+
+
+def test_diverging_entries_have_no_curve_against_time(fake, build):
+    fake.seeds = (0,)
+    fake.write()
+    for run in fake.store.runs("tiny"):
+        if "-ddp2-" in run.run_id:
+            probes = {key: value for key, value in run.probes.items() if key != "schema_version"}
+            run.write_probes(probes | {"final_hashes": ["a", "b"]})
+    fake.write = lambda: fake
+    charts = build(fake)
+    titles = {
+        name: [panel.title for panel in charts[name].plot.panels]
+        for name in ("val_loss_steps", "val_loss_time", "train_loss_time")
+    }
+    assert titles["val_loss_steps"] == ["single", "ddp2", "fsdp2"]
+    assert titles["val_loss_time"] == titles["train_loss_time"] == ["single", "fsdp2"]
