@@ -118,22 +118,29 @@ def test_two_harnesses_share_a_study_and_run_nothing_twice(new_harness):
     assert {run.status.attempts for run in Store(new_harness.folder / "results").runs("s")} == {1}
 
 
-def test_what_a_harness_leaves_when_it_is_killed_another_takes_over(new_harness):
+def test_a_run_of_a_killed_harness_is_taken_over(new_harness):
+    """The first harness is killed in the middle of a run while the second one waits for it."""
     study = new_harness.study('["slow"]')
-    fast = slow(new_harness, 1.0)
+    fast = new_harness.folder / "fast"
+    new_harness.variant(
+        "slow",
+        "self.calls = getattr(self, 'calls', 0) + self.training\n"
+        f"        while self.calls > 12 and not os.path.exists({str(fast)!r}):  # in step 3\n"
+        "            time.sleep(0.05)",
+    )
     first = new_harness.start("run", study, *EVERY)
-    run = wait_for_steps(new_harness, 2)
+    run = wait_for_steps(new_harness, 3)
     second = new_harness.start("run", study, *EVERY)
-    time.sleep(8)
+    assert second.stderr is not None
+    assert any("which another process runs" in line for line in second.stderr)  # it waits by now
     assert run.status.pid == first.pid and run.status.attempts == 1
-    fast.touch()
     first.kill()
     first.communicate()
-    _, err = second.communicate()
-    assert second.returncode == 0 and "which another process runs" in err, err
-    assert (
-        run.status.status == "done" and run.status.attempts == 2 and run.probes.resumed_at[0] >= 2
-    )
+    fast.touch()
+    second.communicate()
+    assert second.returncode == 0
+    assert run.status.status == "done" and run.status.attempts == 2
+    assert run.probes.resumed_at[0] >= 2
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(new_harness):
