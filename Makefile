@@ -7,7 +7,7 @@ bin := .venv/bin
 installed := .venv/.installed
 pytest := $(bin)/python -m pytest
 
-.PHONY: help install run test test-all check prose bench calibrate chaos scale clean
+.PHONY: help install run test test-all check prose faults bench calibrate chaos scale docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -30,6 +30,9 @@ check: $(installed)  ## check style and types
 prose: $(installed)  ## list words to avoid (tools/wordlist.toml) with their places
 	@$(bin)/python tools/prose.py
 
+faults: $(installed)  ## plant the faults of tests/faults/ one by one and check that a test fails
+	@$(bin)/python tools/faults.py --jobs $(WORKERS)
+
 bench: .venv/.peers  ## time operations against their usual alternatives; ONLY=pattern, BASELINE=ratios.json
 	@mkdir -p reports/bench
 	@$(pytest) tests/benchmarks -W default --benchmark-quiet \
@@ -45,6 +48,9 @@ chaos: $(installed)  ## kill runs at random (KILLS=50, SEED=n repeats one) and t
 
 scale: $(installed)  ## measure a report of RUNS=10000 synthetic runs: time, memory, page size
 	@SCALE=$(or $(RUNS),10000) $(pytest) tests/report/test_scale.py -s
+
+docs: $(installed)  ## write results/README.md and reports/README.md from the records and columns
+	@$(bin)/python docs/formats.py
 
 clean:  ## remove .venv; results/ and reports/ are kept
 	rm -rf .venv

@@ -1,1 +1,1 @@
-"""The variants: a folder is an axis, a file is a variant, its stem is the name that a study uses."""
+"""The variants: a folder for each axis, a file for each variant, whose stem is its name."""

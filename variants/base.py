@@ -1,7 +1,8 @@
-"""The contracts between the model and its variants: the shape of the model, and one base class for each axis.
+"""The contracts between the model and its variants: one base class for each axis.
 
-A variant is one file `variants/<axis>/<name>.py` that defines exactly one subclass of the axis's base class. If it has
-options, they are a frozen dataclass, its class attribute `Options`. Variants are found by file name, not registered.
+A variant is one file `variants/<axis>/<name>.py` that defines exactly one subclass of the axis's
+base class. If it has options, they are a frozen dataclass, its class attribute `Options`. Variants
+are found by file name, not registered.
 
 Shapes: B batch, T sequence, C channels (`n_embd`), H query heads, G key-value heads, D `head_dim`.
 """
@@ -25,7 +26,7 @@ OptionsT = TypeVar("OptionsT", default=Any)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelShape:
-    """The shape of a GPT-2 model (Radford et al. 2019). `dropout` is the probability of all its dropout layers."""
+    """The shape of a GPT-2 model (Radford et al. 2019). `dropout` applies to all dropout layers."""
 
     n_layer: int
     n_head: int
@@ -42,10 +43,11 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class InitSpec:
-    """The initial values of one parameter: normal with mean 0 and `std`, or the constant `value` if `std` is None.
+    """Initial values of a parameter: normal with mean 0 and `std`, or constant if `std` is None.
 
-    `blocks` lists the logical blocks of a matrix as (name, rows). Each block is sampled independently by its name, so
-    that two variants with a block q start from the same q even if the rest of their matrices differs.
+    `blocks` lists the logical blocks of a matrix as (name, rows). Each block is sampled
+    independently by its name, so that two variants with a block q start from the same q even if the
+    rest of their matrices differs.
     """
 
     std: float | None = None
@@ -65,23 +67,24 @@ class Variant(Generic[OptionsT]):
 
     @classmethod
     def check(cls, shape: ModelShape, options: OptionsT) -> Mapping[str, str]:
-        """Return invalid options as {option: reason}; the key is empty if the model's shape is the reason."""
+        """Return invalid options as {option: reason}; the key is "" if the shape is invalid."""
         return {}
 
 
 class Part(Variant[OptionsT], nn.Module):
     """A variant that is a module of the model."""
 
-    # Set by tensor parallelism: shards of parameters, and full parameters whose gradients are summed over processes.
+    # Set by tensor parallelism: shards of parameters, and full parameters whose gradients are
+    # summed over processes.
     shards: Mapping[str, ShardSpec] = {}
     replicated: Sequence[str] = ()
 
     def init_specs(self) -> Mapping[str, InitSpec]:
-        """Return the initial values of parameters by name; a parameter left out is initialized as in GPT-2."""
+        """Return initial values by parameter name; the others are initialized as in GPT-2."""
         return {}
 
     def tensor_parallel_plan(self, rank: int, world_size: int) -> TensorParallelPlan:
-        """Reduce this module to the heads or channels of one rank; return how its parameters are sharded.
+        """Reduce this module to the shard of one rank; return how its parameters are sharded.
 
         The linear layers that the plan names are replaced by the caller.
 
@@ -104,14 +107,15 @@ class Part(Variant[OptionsT], nn.Module):
     def load_from(
         self, source_tensors: Mapping[str, Tensor], initial_tensors: Mapping[str, Tensor]
     ) -> dict[str, ConvertedTensor]:
-        """Convert the parameters of the corresponding part of another model to initial values of this part.
+        """Convert the tensors of another model's corresponding part to initial values of this one.
 
-        Both arguments map parameter names within the part to full tensors. `initial_tensors` are this part's own
-        initial values; a name missing from the result keeps them. Source tensors that are not used are dropped. By
-        default, tensors of equal name and shape are loaded.
+        Both arguments map parameter names within the part to full tensors. `initial_tensors` are
+        this part's own initial values; a name missing from the result keeps them. Source tensors
+        that are not used are dropped. By default, tensors of equal name and shape are loaded.
 
         Raises:
-            ValueError: a tensor does not fit and no conversion is defined; the message gives both shapes.
+            ValueError: a tensor does not fit and no conversion is defined; the message gives both
+            shapes.
         """
         loaded = {}
         for name, initial in initial_tensors.items():
@@ -128,8 +132,8 @@ class Part(Variant[OptionsT], nn.Module):
 class Positional(Part[OptionsT]):
     """Positional encoding. Override `embed`, `rotate` or `bias`; each defaults to the identity.
 
-    Each is a function of explicit positions, never of a length, so that blocks of a sequence, a KV cache and longer
-    sequences share the same code.
+    Each is a function of explicit positions, never of a length, so that blocks of a sequence, a KV
+    cache and longer sequences share the same code.
     """
 
     has_bias: ClassVar[bool] = False  # whether `bias` returns a tensor
@@ -139,7 +143,7 @@ class Positional(Part[OptionsT]):
         super().__init__()
 
     def tensor_parallel_plan(self, rank: int, world_size: int) -> TensorParallelPlan:
-        """Return an empty plan if only embeddings are changed, which are replicated; else a variant must override."""
+        """Return an empty plan if only `embed` is overridden; embeddings are replicated."""
         cls = type(self)
         if cls.rotate is not Positional.rotate or cls.bias is not Positional.bias:
             return super().tensor_parallel_plan(rank, world_size)
@@ -155,15 +159,15 @@ class Positional(Part[OptionsT]):
         return {}
 
     def rotate(self, q_BHTD: Tensor, k_BGTD: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode positions in the queries and keys of one layer; D is the `rotary_dim` of the attention."""
+        """Encode positions in queries and keys; D is the `rotary_dim` of the attention."""
         return q_BHTD, k_BGTD
 
     def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor | None:
-        """Return the bias of the scores: (..., Tq) and (..., Tk) to (..., H or 1, Tq, Tk), or None."""
+        """Return the bias of scores: (..., Tq) and (..., Tk) to (..., H or 1, Tq, Tk), or None."""
         return None
 
     def causal_bias(self, positions_T: Tensor) -> Tensor | None:
-        """Return the bias between all pairs of positions, minus infinity for later keys, or None without a bias."""
+        """Return the bias of all pairs of positions, minus infinity for later keys, or None."""
         bias = self.bias(positions_T, positions_T)
         if bias is None:
             return None
@@ -173,7 +177,8 @@ class Positional(Part[OptionsT]):
 class Cache(Protocol):
     """KV cache of one attention layer."""
 
-    # Positions seen. Subtract k to forget the last k, provided that they have not overwritten older ones.
+    # Positions seen. Subtract k to forget the last k, provided that they have not overwritten older
+    # ones.
     n_seen: int
 
     @property
@@ -193,7 +198,7 @@ class Attention(Part[OptionsT]):
     def load_from(
         self, source_tensors: Mapping[str, Tensor], initial_tensors: Mapping[str, Tensor]
     ) -> dict[str, ConvertedTensor]:
-        """Load tensors of equal name and shape; reject source tensors that have no counterpart here."""
+        """Load tensors of equal name and shape; reject source tensors without a counterpart."""
         if dropped := source_tensors.keys() - initial_tensors.keys():
             raise ValueError(
                 f"{min(dropped)}: has no counterpart here, and no conversion is defined"
@@ -208,23 +213,24 @@ class Attention(Part[OptionsT]):
     def forward(
         self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: Any = None
     ) -> Tensor:
-        """Attend from each position to itself and to all earlier ones, including those in the cache.
+        """Attend from each position to itself and all earlier ones, including those in the cache.
 
-        An empty cache accepts a prompt of any length T at positions 0 to T - 1, then one position at a time.
+        An empty cache accepts a prompt of any length T at positions 0 to T - 1, then one position
+        at a time.
         """
         raise NotImplementedError
 
     def cache(self, batch: int, length: int, device: torch.device, dtype: torch.dtype) -> Cache:
-        """Return an empty cache of the last `length` positions, as far as a query attends to them."""
+        """Return an empty cache for up to `length` positions that a query attends to."""
         raise NotImplementedError(f"{type(self).__name__} defines no cache for decoding")
 
     def flops_per_token(self, seq_len: int) -> float:
-        """Return the required forward FLOPs per token: 2 per multiply-add, counting visible keys only."""
+        """Return the required forward FLOPs per token: 2 per multiply-add, visible keys only."""
         raise NotImplementedError
 
 
 class Norm(Part[OptionsT]):
-    """Normalization of the residual stream, before each part of a block and after the last: (..., C) to (..., C)."""
+    """Normalization before attention, before the MLP and after all blocks: (..., C) to (..., C)."""
 
     def __init__(self, shape: ModelShape, options: OptionsT) -> None:
         super().__init__()
@@ -251,7 +257,7 @@ class FeedForward(Part[OptionsT]):
 
 @dataclass(frozen=True)
 class StepShape:
-    """One training step of a rank: the precision, the number of micro-batches and the sequences in each."""
+    """One training step of a rank: precision, number of micro-batches, and sequences in each."""
 
     precision: Precision
     n_micro_batches: int
@@ -297,11 +303,14 @@ class Parallelism(Variant[ProcessOptionsT]):
         return self.world_size
 
     def why_unsupported(self, make_model: Callable[[], nn.Module]) -> str:
-        """Return why a model cannot be parallelized like this, or ""; `make_model` builds it on the meta device."""
+        """Return why the model cannot be parallelized like this, or "".
+
+        `make_model` builds it on the meta device.
+        """
         return ""
 
     def wrap(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
-        """Parallelize a model that is on the meta device; return it with allocated, uninitialized parameters."""
+        """Parallelize a model on the meta device; return it with uninitialized parameters."""
         raise NotImplementedError
 
     def optimizer(self, groups: ParameterGroups, make: OptimizerFactory) -> torch.optim.Optimizer:
@@ -309,14 +318,14 @@ class Parallelism(Variant[ProcessOptionsT]):
         return make(groups)
 
     def gradient_sync(self, model: nn.Module, enabled: bool) -> AbstractContextManager[object]:
-        """Enclose forward and backward of a micro-batch; gradients are reduced only if `enabled` (the last one)."""
+        """Enclose a micro-batch; reduce gradients only if `enabled`, in the last one."""
         return nullcontext()
 
     def memory_fractions(self, model: nn.Module) -> Mapping[str, float]:
-        """Return the fraction of parameters, gradients and optimizer state on the rank that holds the most.
+        """Return the fractions of parameters, gradients and optimizer state on the fullest rank.
 
-        `model` is the full model on the meta device. `gathered` is the largest fraction of all parameters that is
-        all-gathered at once.
+        `model` is the full model on the meta device. `gathered` is the largest fraction of all
+        parameters that is all-gathered at once.
         """
         return {"parameters": 1.0, "gradients": 1.0, "optimizer": 1.0, "gathered": 0.0}
 
@@ -328,10 +337,11 @@ class Parallelism(Variant[ProcessOptionsT]):
         return precision
 
     def predicted_bytes_sent(self, model: nn.Module, step: StepShape) -> float | None:
-        """Return the bytes that theory says each rank sends in a step, or None without a prediction.
+        """Return the bytes that each rank sends in a step in theory, or None without a prediction.
 
-        `model` is the wrapped model with parameters of full shape. `variants.communication` defines "sent". Transfers
-        that are smaller by orders of magnitude, such as that of the gradient norm, are left out.
+        `model` is the wrapped model with parameters of full shape. `variants.communication` defines
+        "sent". Transfers that are smaller by orders of magnitude, such as that of the gradient
+        norm, are left out.
         """
         return None
 
@@ -358,5 +368,6 @@ AXES: Mapping[str, Axis] = {
 
 
 def residual_std(shape: ModelShape) -> float:
-    """Return the initial standard deviation of residual projections (Radford et al. 2019, section 2.3)."""
-    return 0.02 / (2 * shape.n_layer) ** 0.5
+    """Return the initial standard deviation of residual projections (Radford et al. 2019, 2.3)."""
+    std: float = 0.02 / (2 * shape.n_layer) ** 0.5
+    return std

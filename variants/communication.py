@@ -1,13 +1,14 @@
-"""What a collective sends: the one rule by which predictions and counts are turned into bytes on the wire.
+"""Bytes that a collective sends, the one rule that predictions and measurements share.
 
-No backend tells what it really sends. Stated is what a bandwidth-optimal algorithm does (a ring; Patarasuk & Yuan
-2009), which gloo and NCCL come close to with large buffers; headers and what small buffers need more are left out.
+No backend reports the bytes that it sends. This is the count of a bandwidth-optimal algorithm (a
+ring; Patarasuk & Yuan 2009), which gloo and NCCL approach with large buffers. Headers and the
+overhead of small buffers are not counted.
 """
 
 from collections.abc import Callable, Mapping
 
-# The mean bytes that a rank of n sends, over those of the whole buffer: of what is reduced, scattered or broadcast, and
-# in an all-gather of what is put together.
+# Mean bytes sent by one of n ranks, as a fraction of the full buffer: the buffer that is reduced,
+# scattered or broadcast, or the gathered result.
 BANDWIDTH_FACTORS: Mapping[str, Callable[[int], float]] = {
     "all_reduce": lambda n: 2 * (n - 1) / n,
     "all_gather": lambda n: (n - 1) / n,
@@ -22,5 +23,5 @@ BANDWIDTH_FACTORS: Mapping[str, Callable[[int], float]] = {
 
 
 def sent_bytes(collective: str, payload_bytes: float, world_size: int) -> float:
-    """Return the mean bytes that each of `world_size` sends in one collective; `payload_bytes` are of the whole buffer."""
+    """Return the mean bytes a rank sends in a collective with a full buffer of `payload_bytes`."""
     return payload_bytes * BANDWIDTH_FACTORS[collective](world_size)

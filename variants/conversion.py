@@ -1,4 +1,4 @@
-"""Start a variant from the weights of another model: the converted tensors, and options that control the conversion."""
+"""Start a variant from the weights of another model: converted tensors and their options."""
 
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -10,13 +10,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ConvertedTensor:
-    """The initial values of a parameter that were made from a checkpoint, and how they were made."""
+    """Initial values of a parameter made from a checkpoint, and how they were made."""
 
     values: Tensor
     origin: str = "loaded"
 
 
 def conversion(default: T) -> T:
-    """Return the default of a dataclass field that only acts when a run starts from a checkpoint."""
+    """Return the default of an option that only acts when a run starts from a checkpoint."""
     option: T = field(default=default, metadata={"conversion": True})
     return option

@@ -1,4 +1,4 @@
-"""How the parameters of a module are sharded by tensor parallelism (Shoeybi et al. 2019, section 3)."""
+"""How tensor parallelism shards the parameters of a module (Shoeybi et al. 2019, section 3)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +11,8 @@ import torch.distributed as dist
 class ShardSpec:
     """The shard of one parameter on this rank.
 
-    `size` is the shape of the full parameter. The shard concatenates the `ranges` (start, stop) of dimension `dim`.
-    `group` holds the processes that share the parameter.
+    `size` is the shape of the full parameter. The shard concatenates the `ranges` (start, stop) of
+    dimension `dim`. `group` holds the processes that share the parameter.
     """
 
     size: torch.Size
@@ -25,11 +25,12 @@ class ShardSpec:
 class TensorParallelPlan:
     """How a module is computed by several processes, each with some of its heads or channels.
 
-    `column_parallel` and `row_parallel` name linear layers. A column-parallel layer keeps some outputs, an equal slice
-    of each logical block (`Part.init_specs`); a row-parallel layer keeps some inputs, and its outputs are summed over
-    the processes. `replicated` names parameters that every process holds in full and uses for its own slice, so that
-    their gradients are summed. `shards` states the shards of parameters that the module has sharded itself. The plan
-    must cover every parameter.
+    `column_parallel` and `row_parallel` name linear layers. A column-parallel layer keeps some
+    outputs, an equal slice of each logical block (`Part.init_specs`); a row-parallel layer keeps
+    some inputs, and its outputs are summed over the processes. `replicated` names parameters (if
+    they exist) that every process holds in full and uses for its own slice, so that their gradients
+    are summed. `shards` states the shards of parameters that the module has sharded itself. The
+    plan must cover every parameter.
     """
 
     column_parallel: Sequence[str] = ()

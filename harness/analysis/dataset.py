@@ -10,12 +10,13 @@ from multiprocessing import get_context
 
 from harness.errors import UserError, choices
 from harness.results.files import StoreError
+from harness.results.frames import ABSENT
 from harness.results.records import LaunchRecord, RunSpec, VariantChoice
 from harness.results.run_data import RunData, Unreadable, read_run
 from harness.results.store import Run, Store
 
 MANY = 1000  # runs
-ABSENT = "–"  # stands for an axis that a run does not have
+
 
 Age = Callable[[RunData], tuple[int, str]]  # sorts runs
 

@@ -5,7 +5,6 @@ A missing value is missing (NaN or `<NA>`) in a frame and empty in a CSV file.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -16,25 +15,11 @@ from harness.analysis.intervals import Bounds, Mean, Median, Ratio
 from harness.analysis.metrics import CATEGORIES
 from harness.analysis.significance import MAX_SEEDS
 from harness.analysis.summary import Summary
+from harness.results.frames import FLAG, INTEGER, LIST, NUMBER, TEXT, Column
 from harness.results.records import PHASES
 from harness.results.run_data import RunData
 
 Row = Mapping[str, object]
-
-TEXT = "string"
-INTEGER = "Int64"
-NUMBER = "float64"
-FLAG = "boolean"
-LIST = "object"  # of tuples; their items are separated by blanks in a CSV file
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table: its name, its pandas dtype, and its meaning with the unit."""
-
-    name: str
-    dtype: str
-    meaning: str
 
 
 def _interval(name: str, meaning: str) -> list[Column]:

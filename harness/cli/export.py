@@ -14,7 +14,7 @@ from harness.cli.common import (
     study_name,
 )
 
-Format = Literal["csv", "parquet", "tensorboard", "wandb", "mlflow"]
+Format = Literal["csv", "latex", "parquet", "tensorboard", "wandb", "mlflow"]
 
 
 def export(

@@ -81,5 +81,5 @@ class CostEstimator:
         with contextlib.suppress(Exception):  # of a user's variant: the run will report it in full
             with Activations(model) as activations:
                 model(tokens, tokens)
-            activation_bytes = activations.activation_bytes
+            activation_bytes = activations.saved_bytes
         return ModelCost(parameters, flops_per_token, activation_bytes, model)

@@ -1,20 +1,23 @@
-"""Results in the form that other tools read: one file per tool, its name that of `--to`. Never imports torch."""
+"""Export results to other tools; one module per tool, named as in `--to`. Never imports torch."""
 
 import importlib
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from harness.analysis.dataset import StudyResults
+from harness.analysis.study_frames import StudyFrames
 from harness.errors import UserError
-from harness.export.frames import Record, records
 
-Writer = Callable[[str, Sequence[Record], Path, Path], str | None]
+# A writer gets the study, the folder to write to, and the path that the folder will have later.
+# It returns the command that opens the export, if there is one.
+Writer = Callable[[StudyFrames, Path, Path], str | None]
 
-NEEDS = {  # module: what pip calls the extra that brings it
+REQUIREMENTS: dict[str, dict[str, str]] = {  # tool: module -> extra of this package with it
     "csv": {},
+    "latex": {},
     "parquet": {"pyarrow": "parquet"},
     "tensorboard": {"tensorboard": "tensorboard"},
     "wandb": {"wandb": "wandb"},
@@ -23,29 +26,29 @@ NEEDS = {  # module: what pip calls the extra that brings it
 
 
 def export(study: StudyResults, to: str, out: Path) -> tuple[Path, str | None]:
-    """Write a study's runs, all that have recorded a step, to `out/<study>/<to>/`; return that and what to do with it.
+    """Write all runs that have recorded a step to `out/<study>/<to>/`.
 
-    An earlier export there is replaced, as soon as the new one is whole.
+    Return the folder and the command that opens it, if any. An earlier export there is replaced
+    once the new one is complete.
 
     Raises:
-        UserError: what it needs is not installed, or nothing is recorded.
+        UserError: a required package is not installed, or no run has recorded a step.
     """
-    missing = [name for name in NEEDS[to] if importlib.util.find_spec(name) is None]
+    missing = [name for name in REQUIREMENTS[to] if importlib.util.find_spec(name) is None]
     if missing:
-        extra = NEEDS[to][missing[0]]
+        extra = REQUIREMENTS[to][missing[0]]
         raise UserError(f"--to {to} needs {', '.join(missing)}: pip install 'ablations[{extra}]'")
-    found = records(study)
-    if not found:
+    if not any(len(run.steps) for run in study.runs):
         raise UserError(f"study '{study.name}' has no run that has recorded a step")
     folder = out / study.name / to
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{to}.", dir=folder.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{to}.", dir=folder.parent))
     try:
         write: Writer = importlib.import_module(f"harness.export.{to}").write
-        then = write(study.name, found, beside, folder.absolute())
+        open_command = write(StudyFrames(study), temporary, folder.absolute())
         shutil.rmtree(folder, ignore_errors=True)
-        beside.rename(folder)
-        folder.chmod(0o755)  # not for this user alone, as a temporary one is
+        temporary.rename(folder)
+        folder.chmod(0o755)  # temporary folders are private
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return folder, then
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder, open_command

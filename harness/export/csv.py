@@ -1,31 +1,17 @@
-"""Three CSV files: runs, steps, evals; unrounded, and empty where there is nothing."""
+"""Three CSV files: runs, steps, evals. A missing value is an empty cell."""
 
-import csv
-import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from harness.analysis.study_frames import StudyFrames
 
-from harness.export.frames import Record, tables
-
-
-def write(study: str, records: Sequence[Record], folder: Path, place: Path) -> None:
-    """Write `runs.csv`, `steps.csv` and `evals.csv`."""
-    for name, kinds, parts in tables(records):
-        with open(folder / f"{name}.csv", "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(kinds)
-            for part in parts:
-                columns = [_cells(part[key], kind is int) for key, kind in kinds.items()]
-                writer.writerows(zip(*columns, strict=True))
+ROWS_PER_CHUNK = 100_000
 
 
-def _cells(column: np.ndarray | list[Any], whole: bool) -> list[Any]:
-    values = column.tolist() if isinstance(column, np.ndarray) else column
-    cells = [
-        "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
-        for value in values
-    ]
-    return [int(cell) if whole and cell != "" else cell for cell in cells]
+def write(study: StudyFrames, folder: Path, target: Path) -> None:
+    """Write `runs.csv`, `steps.csv` and `evals.csv`, with every digit and lower-case booleans."""
+    for name, frame in study.recorded_frames().items():
+        flags = frame.select_dtypes("bool").columns
+        lower = {flag: frame[flag].map({True: "true", False: "false"}) for flag in flags}
+        frame.assign(**lower).to_csv(
+            folder / f"{name}.csv", index=False, lineterminator="\n", chunksize=ROWS_PER_CHUNK
+        )

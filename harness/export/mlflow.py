@@ -1,46 +1,59 @@
-"""An MLflow store in one SQLite file; its store of plain files is no longer maintained."""
+"""An MLflow store in one SQLite file; MLflow no longer maintains its store of plain files."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from harness.export.frames import Record, shown
+from harness.analysis.study_frames import StudyFrames
+from harness.export.runs import ExportedRun, recorded_runs, with_progress
 
-METRICS_AT_ONCE, PARAMS_AT_ONCE = 1000, 100  # what MLflow takes in one call
-ENDED = {"done": "FINISHED", "failed": "FAILED", "running": "RUNNING", "interrupted": "KILLED"}
+# Limits of one call.
+MAX_METRICS = 1000
+MAX_PARAMS = 100
+
+STATUS = {
+    "done": "FINISHED",
+    "failed": "FAILED",
+    "running": "RUNNING",
+    "interrupted": "KILLED",
+}
 
 
-def write(study: str, records: Sequence[Record], folder: Path, place: Path) -> str:
+def write(study: StudyFrames, folder: Path, target: Path) -> str:
     """Write `mlflow.db`, with the study as experiment and a run for each run."""
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # not how its tables are made
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # hides the creation of its tables
     client = MlflowClient(tracking_uri=f"sqlite:///{folder.absolute() / 'mlflow.db'}")
-    experiment = client.create_experiment(study, artifact_location=(place / "artifacts").as_uri())
-    for record in shown(records):
-        began = record.began
-        tags = {"run_id": record.run.run_id, "entry": record.entry, "status": record.run.status}
-        run_id = client.create_run(
-            experiment, start_time=_ms(began), run_name=record.run.run_id, tags=tags
-        ).info.run_id
-        metrics, at = [], 0.0
-        for step, at, values in record.points():
-            metrics += [
-                Metric(name, value, _ms(began + at), step) for name, value in values.items()
-            ]
-        metrics += [
-            Metric(f"result/{name}", value, _ms(began + at), 0)
-            for name, value in record.metrics.items()
-        ]
-        params = [Param(key, str(value)) for key, value in record.settings.items()]
-        for i in range(0, len(metrics), METRICS_AT_ONCE):
-            client.log_batch(run_id, metrics=metrics[i : i + METRICS_AT_ONCE])
-        for i in range(0, len(params), PARAMS_AT_ONCE):
-            client.log_batch(run_id, params=params[i : i + PARAMS_AT_ONCE])
-        client.set_terminated(run_id, ENDED[record.run.status], end_time=_ms(began + at))
-    return f"mlflow ui --backend-store-uri sqlite:///{place}/mlflow.db"
+    artifacts = (target / "artifacts").as_uri()
+    experiment = client.create_experiment(study.name, artifact_location=artifacts)
+    for run in with_progress(recorded_runs(study)):
+        _write_run(client, experiment, run)
+    return f"mlflow ui --backend-store-uri sqlite:///{target}/mlflow.db"
 
 
-def _ms(seconds: float) -> int:
+def _write_run(client: MlflowClient, experiment: str, run: ExportedRun) -> None:
+    tags = {"run_id": run.run_id, "entry": run.entry, "status": run.data.status}
+    start_s = run.started_s
+    created = client.create_run(
+        experiment, start_time=_milliseconds(start_s), run_name=run.run_id, tags=tags
+    )
+    run_id = created.info.run_id
+    metrics = []
+    end_s = start_s
+    for point in run.points():
+        end_s = start_s + point.time_s
+        for name, value in point.values.items():
+            metrics.append(Metric(name, value, _milliseconds(end_s), point.step))
+    for name, value in run.results.items():
+        metrics.append(Metric(f"result/{name}", value, _milliseconds(end_s), 0))
+    params = [Param(key, str(value)) for key, value in run.settings.items()]
+    for i in range(0, len(metrics), MAX_METRICS):
+        client.log_batch(run_id, metrics=metrics[i : i + MAX_METRICS])
+    for i in range(0, len(params), MAX_PARAMS):
+        client.log_batch(run_id, params=params[i : i + MAX_PARAMS])
+    client.set_terminated(run_id, STATUS[run.data.status], end_time=_milliseconds(end_s))
+
+
+def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000)

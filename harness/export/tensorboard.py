@@ -1,9 +1,9 @@
-"""A folder of TensorBoard events for each run: curves at the times they were recorded, and the HParams tab.
+"""TensorBoard events: a folder for each run, with curves at their recorded times and the HParams tab.
 
-TensorBoard keeps scalars as 32-bit floats.
+TensorBoard stores scalars as 32-bit floats.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event
@@ -11,28 +11,32 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import summary_v2
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from harness.export.frames import Record, shown
+from harness.analysis.study_frames import StudyFrames
+from harness.export.runs import ExportedRun, recorded_runs, with_progress
 
 
-def write(study: str, records: Sequence[Record], folder: Path, place: Path) -> str:
+def write(study: StudyFrames, folder: Path, target: Path) -> str:
     """Write a folder for each run id."""
-    for record in shown(records):
-        writer = EventFileWriter(str(folder / record.run.run_id))
-        began, last = record.began, 0
-        asked = summary_v2.hparams_pb(
-            record.settings, trial_id=record.run.run_id, start_time_secs=began
-        )
-        writer.add_event(Event(wall_time=began, summary=asked))
-        for step, at, values in record.points():
-            writer.add_event(
-                Event(wall_time=began + at, step=step, summary=_scalars(values.items()))
-            )
-            last = step
-        results = ((f"result/{name}", value) for name, value in record.metrics.items())
-        writer.add_event(Event(wall_time=began, step=last, summary=_scalars(results)))
-        writer.close()
-    return f"tensorboard --logdir {place}"
+    for run in with_progress(recorded_runs(study)):
+        _write_run(run, folder / run.run_id)
+    return f"tensorboard --logdir {target}"
 
 
-def _scalars(values: Iterable[tuple[str, float]]) -> Summary:
-    return Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values])
+def _write_run(run: ExportedRun, folder: Path) -> None:
+    writer = EventFileWriter(str(folder))
+    start_s = run.started_s
+    settings = summary_v2.hparams_pb(run.settings, trial_id=run.run_id, start_time_secs=start_s)
+    writer.add_event(Event(wall_time=start_s, summary=settings))
+    last_step = 0
+    for point in run.points():
+        scalars = _scalars(point.values)
+        writer.add_event(Event(wall_time=start_s + point.time_s, step=point.step, summary=scalars))
+        last_step = point.step
+    results = {f"result/{name}": value for name, value in run.results.items()}
+    writer.add_event(Event(wall_time=start_s, step=last_step, summary=_scalars(results)))
+    writer.close()
+
+
+def _scalars(values: Mapping[str, float]) -> Summary:
+    scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+    return Summary(value=scalars)

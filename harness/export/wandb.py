@@ -1,15 +1,15 @@
-"""Runs for Weights & Biases, in its offline mode: nothing is sent until `wandb sync`."""
+"""Weights & Biases runs in offline mode: no data is sent until `wandb sync`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import wandb
 
-from harness.export.frames import Record, shown
+from harness.analysis.study_frames import StudyFrames
+from harness.export.runs import recorded_runs, with_progress
 
 
-def write(study: str, records: Sequence[Record], folder: Path, place: Path) -> str:
-    """Write an offline run for each run; its id is the run's own, so that a second sync doubles nothing."""
+def write(study: StudyFrames, folder: Path, target: Path) -> str:
+    """Write an offline run for each run; the shared id keeps a second sync from adding duplicates."""
     settings = wandb.Settings(
         silent=True,
         console="off",
@@ -19,23 +19,23 @@ def write(study: str, records: Sequence[Record], folder: Path, place: Path) -> s
         x_disable_stats=True,
         x_disable_machine_info=True,
     )
-    for record in shown(records):
-        run = wandb.init(
+    for run in with_progress(recorded_runs(study)):
+        tracked = wandb.init(
             mode="offline",
             dir=str(folder),
-            project=study,
-            id=record.run.run_id,
-            name=record.run.run_id,
-            group=record.entry,
-            tags=[record.run.status, *record.axes.values()],
-            config=record.settings,
+            project=study.name,
+            id=run.run_id,
+            name=run.run_id,
+            group=run.entry,
+            tags=[run.data.status, *run.axes.values()],
+            config=run.settings,
             settings=settings,
         )
-        for step, at, values in record.points():
-            run.log(values | {"train_s": at}, step=step)
-        run.summary.update(record.metrics | {"status": record.run.status})
-        run.finish(exit_code=0 if record.run.status == "done" else 1)
+        for point in run.points():
+            tracked.log(point.values | {"train_s": point.time_s}, step=point.step)
+        tracked.summary.update(run.results | {"status": run.data.status})
+        tracked.finish(exit_code=0 if run.data.status == "done" else 1)
     for link in (folder / "wandb").iterdir():
         if link.is_symlink():
-            link.unlink()  # to the last run, at the place where this folder was written
-    return f"wandb sync {place}/wandb/offline-run-*"
+            link.unlink()  # to the newest run, in a folder that is renamed afterwards
+    return f"wandb sync {target}/wandb/offline-run-*"

@@ -1,1 +1,1 @@
-"""What is measured beside the loss: time, memory, FLOPs. A probe never touches a timed step."""
+"""Measurements besides the loss: time, memory, FLOPs, communication. No probe is active during a timed step."""

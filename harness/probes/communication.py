@@ -1,18 +1,23 @@
-"""What the ranks tell each other in a step: calls and bytes of each collective, seen where PyTorch dispatches them."""
+"""Communication of a step: calls and bytes of each collective, counted where PyTorch dispatches them."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from harness.distributed.torch_internals import (
+    DispatchMode,
+    OpOverload,
+    process_group_size,
+)
+from harness.results.records import CollectiveTraffic
 from variants.communication import BANDWIDTH_FACTORS, sent_bytes
 
-# The collective that an operator is, and the argument that holds (or names) its whole buffer. DDP's reducer, FSDP2 and
-# `torch.distributed`'s functions call those of c10d, DTensor those of _c10d_functional.
+# Operator: its collective, and the position of the argument that is (or contains) the buffer. DDP's reducer, FSDP2 and
+# `torch.distributed` call the operators of c10d, DTensor those of _c10d_functional.
 OPERATORS = {
     "c10d::allreduce_": ("all_reduce", 0),
     "c10d::allreduce_coalesced_": ("all_reduce", 0),
@@ -44,51 +49,8 @@ OPERATORS = {
     "_c10d_functional::broadcast": ("broadcast", 0),
     "_c10d_functional::broadcast_": ("broadcast", 0),
 }
-
-
-class Traffic(TorchDispatchMode):
-    """`with Traffic() as traffic: ...` round a step that is not timed and not compiled, on every rank.
-
-    Afterwards `calls` has for each collective {`calls`, `payload_bytes`, `sent_bytes`}: how often this rank took part,
-    the bytes of the whole buffers (what is reduced, scattered or broadcast; for an all-gather what is put together),
-    and what a rank sends of them (`variants.communication`). An operator that is none of the known counts under its
-    own name, as if it sent all that it is given.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: dict[str, dict[str, float]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if any(issubclass(kind, DTensor) for kind in types):
-            return NotImplemented  # it is taken apart first, and what that calls comes by here
-        name = func._schema.name
-        if name in OPERATORS or (
-            func.namespace in ("c10d", "_c10d_functional") and func._schema.name not in SILENT
-        ):
-            self._count(name, args, kwargs or {})
-        return func(*args, **(kwargs or {}))
-
-    def _count(self, name: str, args: Any, kwargs: Any) -> None:
-        given = [*args, *kwargs.values()]
-        collective, place = OPERATORS.get(name, (name, None))
-        payload = sum(
-            tensor.nbytes for tensor in _tensors(given if place is None else given[place])
-        )
-        n = _group_size(given)
-        if collective == "all_gather" and name.startswith("_c10d_functional"):
-            payload *= n  # the functional one is given its part
-        entry = self.calls.setdefault(
-            collective, {"calls": 0, "payload_bytes": 0, "sent_bytes": 0.0}
-        )
-        entry["calls"] += 1
-        entry["payload_bytes"] += payload
-        entry["sent_bytes"] += (
-            sent_bytes(collective, payload, n) if collective in BANDWIDTH_FACTORS else payload
-        )
-
-
-SILENT = {  # these send nothing, or what their counterpart on another rank counts
+NAMESPACES = ("c10d", "_c10d_functional")
+SILENT = {  # operators that send nothing, or whose counterpart on another rank is counted
     "c10d::barrier",
     "c10d::monitored_barrier_",
     "c10d::recv_",
@@ -98,7 +60,67 @@ SILENT = {  # these send nothing, or what their counterpart on another rank coun
 }
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+@dataclass
+class _Totals:
+    calls: int = 0
+    payload_bytes: int = 0
+    sent_bytes: float = 0.0
+
+
+class CommunicationCounter(DispatchMode):
+    """Count the collectives of an uncompiled, untimed step on every rank: `with CommunicationCounter() as counter: ...`.
+
+    The payload of a collective is the bytes of its whole buffers: what is reduced, scattered or broadcast, or the
+    result of an all-gather. `variants.communication` gives the bytes that a rank sends of it. An unknown operator is
+    counted under its own name, as if it sent all its arguments.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._totals: dict[str, _Totals] = {}
+
+    def traffic(self) -> dict[str, CollectiveTraffic]:
+        """Return calls and bytes of each collective."""
+        return {
+            collective: CollectiveTraffic(
+                calls=totals.calls,
+                payload_bytes=totals.payload_bytes,
+                sent_bytes=totals.sent_bytes,
+            )
+            for collective, totals in self._totals.items()
+        }
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload[..., object],
+        types: Iterable[type],
+        args: Sequence[object] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        if any(issubclass(tensor_type, DTensor) for tensor_type in types):
+            return NotImplemented  # DTensor dispatches it again, on local tensors
+        name, _, _ = func.name().partition(".")
+        if name in OPERATORS or (func.namespace in NAMESPACES and name not in SILENT):
+            self._count(name, [*args, *(kwargs or {}).values()])
+        return func(*args, **(kwargs or {}))
+
+    def _count(self, name: str, arguments: list[object]) -> None:
+        collective, position = OPERATORS.get(name, (name, None))
+        buffer = arguments if position is None else arguments[position]
+        payload_bytes = sum(tensor.nbytes for tensor in _tensors(buffer))
+        group_size = _group_size(arguments)
+        if collective == "all_gather" and name.startswith("_c10d_functional"):
+            payload_bytes *= group_size  # the functional operator takes the local part
+        totals = self._totals.setdefault(collective, _Totals())
+        totals.calls += 1
+        totals.payload_bytes += payload_bytes
+        if collective in BANDWIDTH_FACTORS:
+            totals.sent_bytes += sent_bytes(collective, payload_bytes, group_size)
+        else:
+            totals.sent_bytes += payload_bytes
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, list | tuple):
@@ -106,12 +128,11 @@ def _tensors(value: Any) -> Iterator[Tensor]:
             yield from _tensors(item)
 
 
-def _group_size(given: Iterable[Any]) -> int:
-    """Return the number of ranks of the group among an operator's arguments; all ranks where none is found."""
-    resolve: Any = dist.distributed_c10d._resolve_process_group  # type: ignore[attr-defined]
-    for value in reversed(list(given)):
-        if isinstance(value, str):  # the group's name comes after that of the reduction
-            return int(resolve(value).size())
+def _group_size(arguments: list[object]) -> int:
+    """Return the size of the process group among an operator's arguments, by default the world size."""
+    for value in reversed(arguments):
+        if isinstance(value, str):  # the group's name follows that of the reduction
+            return process_group_size(value)
         if isinstance(value, torch.ScriptObject):
             try:
                 return int(dist.ProcessGroup.unbox(value).size())

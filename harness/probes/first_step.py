@@ -1,8 +1,7 @@
-"""Count, in the first step, which is never timed: FLOPs, the attention kernels that ran, and bytes."""
+"""Measure the first step, which is not timed: FLOPs, attention kernels, bytes of parameters and gradients."""
 
 import math
 from contextlib import ExitStack
-from typing import Any
 
 import torch
 from torch import nn
@@ -10,24 +9,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.probes.activations import Activations, held_bytes
 
-KERNEL = "_scaled_dot_product"
-Size = torch.Size
+ATTENTION_OPERATOR = "_scaled_dot_product"
 _aten = torch.ops.aten
 
 
-def _forward_flops(q: Size, k: Size, *_: Any, **__: Any) -> int:
-    return (
-        4 * math.prod(q) * k[-2]
-    )  # two products of (Tq, D) with (D, Tk), 2 FLOPs a multiply-add, for each head
+def _forward_flops(q: torch.Size, k: torch.Size, *_: object, **__: object) -> int:
+    """Return the FLOPs of two products of (Tq, D) and (D, Tk) for each head, 2 per multiply-add."""
+    return 4 * math.prod(q) * k[-2]
 
 
-def _backward_flops(grad_out: Size, q: Size, k: Size, *_: Any, **__: Any) -> int:
-    return (
-        10 * math.prod(q) * k[-2]
-    )  # five products: the scores once more, and the gradients of q, k, v and scores
+def _backward_flops(
+    grad_out: torch.Size, q: torch.Size, k: torch.Size, *_: object, **__: object
+) -> int:
+    """Return the FLOPs of five products: the scores, recomputed, and the gradients of q, k, v and the scores."""
+    return 10 * math.prod(q) * k[-2]
 
 
-# PyTorch's counter knows the kernels of CUDA, and not the CPU's.
+# PyTorch's counter knows CUDA's attention kernels but not the CPU's.
 CPU_KERNELS = {
     _aten._scaled_dot_product_flash_attention_for_cpu: _forward_flops,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _backward_flops,
@@ -35,44 +33,44 @@ CPU_KERNELS = {
 
 
 class FirstStep:
-    """`with FirstStep(model, optimizer): ...` round a whole step, which then runs without compilation.
+    """Measure one whole step, which runs uncompiled: `with FirstStep(model, optimizer) as first_step: ...`.
 
-    Afterwards: `flops` (of this rank, as executed: a causal kernel counts the full square), `kernels` (names of the
-    attention kernels; `math` if there was no fused one), `parameter_bytes` and `gradient_bytes` (as the optimizer finds
-    them) and `kept`.
+    Afterwards: `flops` (executed by this rank; a causal kernel counts the full square), `kernels` (names of the
+    attention kernels; `math` if no fused kernel ran), `parameter_bytes` and `gradient_bytes` (at the optimizer step)
+    and `activations`.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self._model, self._optimizer = model, optimizer
-        self.kept = Activations(model)
+        self._model = model
+        self._optimizer = optimizer
+        self.activations = Activations(model)
         self.flops = 0
         self.kernels: list[str] = []
-        self.parameter_bytes = self.gradient_bytes = 0
+        self.parameter_bytes = 0
+        self.gradient_bytes = 0
 
     def __enter__(self) -> "FirstStep":
         self._stack = ExitStack()
-        self._stack.callback(self._optimizer.register_step_pre_hook(self.record_parameters).remove)
-        self._counter = self._stack.enter_context(
-            FlopCounterMode(display=False, custom_mapping=CPU_KERNELS)
-        )
-        self._stack.enter_context(self.kept)
+        hook = self._optimizer.register_step_pre_hook(self.record_parameters)
+        self._stack.callback(hook.remove)
+        self._counter = FlopCounterMode(display=False, custom_mapping=CPU_KERNELS)
+        self._stack.enter_context(self._counter)
+        self._stack.enter_context(self.activations)
         self._stack.enter_context(torch.compiler.set_stance("force_eager"))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-        counts: dict[Any, int] = self._counter.get_flop_counts().get("Global", {})
+        counts = self._counter.get_flop_counts().get("Global", {})
         self.flops = sum(counts.values())
-        names = {str(op).removeprefix("aten.") for op in counts}
-        self.kernels = sorted(
-            name for name in names if KERNEL in name and "backward" not in name
-        ) or ["math"]
+        operators = {str(operator).removeprefix("aten.") for operator in counts}
+        attention = {name for name in operators if ATTENTION_OPERATOR in name}
+        self.kernels = sorted(name for name in attention if "backward" not in name) or ["math"]
         if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()  # what the counting took is no part of the run's peak
+            torch.cuda.reset_peak_memory_stats()  # excludes the probe's own memory from the run's peak
 
-    def record_parameters(self, *_: Any) -> None:
-        """Count what the optimizer finds: parameters and gradients as they are when it begins."""
+    def record_parameters(self, *_: object) -> None:
+        """Record the bytes of parameters and gradients, as they are when the optimizer step begins."""
+        gradients = [parameter.grad for parameter in self._model.parameters()]
         self.parameter_bytes = held_bytes(self._model.parameters())
-        self.gradient_bytes = held_bytes(
-            p.grad for p in self._model.parameters() if p.grad is not None
-        )
+        self.gradient_bytes = held_bytes(grad for grad in gradients if grad is not None)

@@ -1,4 +1,4 @@
-"""Memory of one rank by category, counted from the tensors themselves, and the peak."""
+"""Memory of one rank by category, counted from the tensors themselves, and its peak."""
 
 import resource
 import sys
@@ -8,39 +8,54 @@ from torch import Tensor
 
 from harness.probes.activations import held_bytes
 from harness.probes.first_step import FirstStep
+from harness.results.records import RankMemory
+
+RSS_UNIT_BYTES = (
+    1 if sys.platform == "darwin" else 1024
+)  # of getrusage: bytes on macOS, KiB on Linux
 
 
-def by_category(
-    optimizer: torch.optim.Optimizer, first: FirstStep, device: torch.device
-) -> dict[str, int | None]:
-    """Return bytes of parameters, gradients, optimizer, activations, other, and peak and resident_peak.
+def measure_memory(
+    optimizer: torch.optim.Optimizer, first_step: FirstStep, device: torch.device
+) -> RankMemory:
+    """Return this rank's memory by category, in bytes.
 
-    On CUDA `peak` is the allocator's and `other` what it holds beyond the categories; on a CPU, where the resident
-    set is noise, `other` is what sharding gathers for a while and `peak` the sum of the categories.
+    On CUDA the peak is the allocator's, and `other` is the part of it outside the categories. On a CPU, where the
+    resident set is too noisy, `other` is the gathered parameters, and the peak is the sum of the categories.
     """
-    state = [
-        value
-        for entry in optimizer.state.values()
-        for value in entry.values()
-        if isinstance(value, Tensor)
-    ]
-    categories: dict[str, int | None] = {
-        "parameters": first.parameter_bytes,
-        "gradients": first.gradient_bytes,
-        "optimizer": held_bytes(state),
-        "activations": first.kept.activation_bytes,
-    }
-    known = sum(size for size in categories.values() if size)
+    parameters = first_step.parameter_bytes
+    gradients = first_step.gradient_bytes
+    optimizer_state = held_bytes(_state_tensors(optimizer))
+    activations = first_step.activations.saved_bytes
+    known = parameters + gradients + optimizer_state + activations
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
-        return categories | {"other": max(0, peak - known), "peak": peak, "resident_peak": None}
-    gathered = first.kept.gathered_bytes
-    unit = (
-        1 if sys.platform == "darwin" else 1024
-    )  # getrusage counts in bytes there, in KiB on Linux
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return categories | {
-        "other": gathered,
-        "peak": known + gathered,
-        "resident_peak": resident,
-    }
+        other = max(0, peak - known)
+        resident_peak = None
+    else:
+        other = first_step.activations.gathered_bytes
+        peak = known + other
+        resident_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT_BYTES
+    return RankMemory(
+        parameters=parameters,
+        gradients=gradients,
+        optimizer=optimizer_state,
+        activations=activations,
+        other=other,
+        peak=peak,
+        resident_peak=resident_peak,
+    )
+
+
+def _state_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    tensors: list[Tensor] = []
+    for state in optimizer.state.values():
+        tensors.extend(value for value in state.values() if isinstance(value, Tensor))
+    return tensors
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory ran out; on a CPU PyTorch raises a plain RuntimeError."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return "can't allocate memory" in str(error)

@@ -1,17 +1,17 @@
-"""The most that the hardware could do, FLOP/s: the vendor's dense figure by name, or a measured matrix product."""
+"""Peak FLOP/s of the hardware: the vendor's dense figure by device name, or a measured matrix product on a CPU."""
 
 import time
 from collections import Counter
-from typing import Any
 
 import torch
 
 from harness.distributed.process_group import DistributedContext
 from harness.model.precision import dtype_of
+from harness.results.records import PeakFlops
 
-# Dense tensor-core (bf16) and plain (fp32, no TF32) TFLOP/s from the vendors' data sheets, by the device's whole name
-# after "NVIDIA" and "GeForce": a laptop's part, a Ti and a MIG slice are other devices under names that begin the same.
-# An unknown device gives no figure rather than a guess.
+# Dense tensor-core (bf16) and plain (fp32, no TF32) TFLOP/s from the vendors' data sheets, by the whole device name after
+# "NVIDIA" and "GeForce": laptop GPUs, Ti models and MIG slices are other devices whose names begin the same. An unknown
+# device gets no figure instead of a guess.
 DENSE_TFLOPS: dict[str, dict[str, float]] = {
     "B200": {"bf16": 2250, "fp32": 75},
     "H200": {"bf16": 989, "fp32": 67},
@@ -29,33 +29,35 @@ DENSE_TFLOPS: dict[str, dict[str, float]] = {
 }
 
 
-SIZE, REPEATS = 768, 8  # of the matrix product that is timed on a CPU
+SIZE = 768  # of the matrices that are multiplied on a CPU
+REPEATS = 8
 
 
-def peak_flops(ranks: DistributedContext, precision: str, n_devices: int = 1) -> dict[str, Any]:
-    """Return {value, source} for all the run's devices together; value is None where nothing is known.
+def peak_flops(context: DistributedContext, precision: str, n_devices: int = 1) -> PeakFlops:
+    """Return the peak of all devices of the run together; its value is None if a device is unknown.
 
-    A rank has `n_devices` GPUs, of one kind.
+    Each rank uses `n_devices` GPUs of one model.
     """
-    if ranks.device.type == "cpu":
-        value = sum(ranks.gather(measured(precision)))
-        return {
-            "value": value,
-            "source": f"measured: the best of {REPEATS} products of {SIZE}x{SIZE}, {precision}",
-        }
-    names = n_devices * ranks.gather(torch.cuda.get_device_name(ranks.device))
-    known = [
-        DENSE_TFLOPS.get(name.removeprefix("NVIDIA ").removeprefix("GeForce ")) for name in names
-    ]
-    if None in known:
-        return {"value": None, "source": f"unknown device among {sorted(set(names))}"}
+    if context.device.type == "cpu":
+        value = sum(context.gather(measure_cpu_flops(precision)))
+        source = f"measured: the best of {REPEATS} products of {SIZE}x{SIZE}, {precision}"
+        return PeakFlops(value=value, source=source)
+    names = n_devices * context.gather(torch.cuda.get_device_name(context.device))
+    figures = [_vendor_flops(name, precision) for name in names]
+    known = [figure for figure in figures if figure is not None]
+    if len(known) < len(figures):
+        return PeakFlops(value=None, source=f"unknown device among {sorted(set(names))}")
     devices = " + ".join(f"{n} x {name}" for name, n in Counter(names).items())
-    value = sum(figures[precision] * 1e12 for figures in known if figures)
-    return {"value": value, "source": f"vendor, dense {precision}: {devices}"}
+    return PeakFlops(value=sum(known), source=f"vendor, dense {precision}: {devices}")
 
 
-def measured(precision: str) -> float:
-    """Return the FLOP/s of the best of a few matrix products with the threads that this rank has; takes some 50 ms."""
+def _vendor_flops(name: str, precision: str) -> float | None:
+    figures = DENSE_TFLOPS.get(name.removeprefix("NVIDIA ").removeprefix("GeForce "))
+    return None if figures is None else figures[precision] * 1e12
+
+
+def measure_cpu_flops(precision: str) -> float:
+    """Return the FLOP/s of the fastest of several matrix products, with this rank's threads; takes about 50 ms."""
     dtype = dtype_of(precision)
     a = torch.ones(SIZE, SIZE, dtype=dtype)
     seconds = []

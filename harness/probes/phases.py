@@ -1,108 +1,97 @@
-"""Where the time of a step goes: forward, backward, optimizer, and what stands still for communication."""
+"""Time of a step by phase: forward, backward, optimizer, and exposed communication."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
-from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import _functional_collectives as functional
 
-FORWARD, BACKWARD, OPTIMIZER, WAITING, OTHER = PHASES = (
-    "forward",
-    "backward",
-    "optimizer",
-    "waiting",
-    "other",
-)
+from harness.distributed.torch_internals import observe_waits
+from harness.probes.timer import StepTimer, synchronized_time
+from harness.results.records import PHASES, Phase
 
 
-class Phases:
-    """`phases.step(forward_backward, update)` makes one step and returns the seconds of each phase; they sum to it all.
+class PhaseTimer(StepTimer):
+    """Measure one step: `with timer: step(timer)`; then `timer.seconds` maps each phase to seconds.
 
-    `waiting` is the exposed wait: the time in which the rank's own thread does nothing but wait for a collective, for
-    slower ranks as well as for bytes. Communication that computation hides is not in it. It is measured where the
-    thread waits: in `Work.wait` and `wait_tensor`, which end what FSDP2, DTensor and `torch.distributed` begin, and,
-    for DDP, whose reducer waits in C++, from the last gradient's arrival to the end of the backward pass. The other
-    phases are less their waits; `other` is what lies between them, such as the copy of a batch. On CUDA no thread waits
-    but the device's queue does; there `waiting` is None, not known, and a phase holds what it waits for.
+    The phases sum to the step's time. `other` is the time outside the scopes, such as copying a batch to the device.
+    `waiting` is the exposed communication: the time that the rank's thread blocks in a collective, on data or on a
+    slower rank. Overlapped communication is not counted, and the other phases exclude their waits. Waits are observed
+    in `Work.wait` and `wait_tensor`. DDP's reducer waits in C++ instead; its wait lasts from the arrival of the last
+    gradient to the end of the backward pass. On CUDA the device's queue waits, not the thread: `waiting` is None if
+    there are several ranks, and waits are part of each phase.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
-        self._model, self._device = model, device
-        self._cuda = device.type == "cuda"
-        self._several = dist.get_world_size() > 1
+        self._model = model
+        self._device = device
+        self._is_distributed = dist.get_world_size() > 1
+        self._observes_waits = self._is_distributed and device.type != "cuda"
+        self.seconds: dict[Phase, float | None] = {}
 
-    def _now(self) -> float:
-        if self._cuda:
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
-
-    def step(
-        self, forward_backward: Callable[[], object], update: Callable[[], object]
-    ) -> dict[str, float | None]:
-        """Make one step of two parts, and return {phase: seconds}."""
-        self._seconds = dict.fromkeys(PHASES, 0.0)
-        with ExitStack() as stack:
-            self._hook(stack)
-            self._phase, self._since, self._waited = OTHER, self._now(), 0.0
-            forward_backward()
-            self._enter(OPTIMIZER)
-            update()
-            self._enter(OTHER)
-        return self._seconds | ({WAITING: None} if self._cuda and self._several else {})
-
-    def _enter(self, phase: str) -> None:
-        now = self._now()
-        self._seconds[self._phase] += now - self._since - self._waited
-        self._seconds[WAITING] += self._waited
-        self._phase, self._since, self._waited = phase, now, 0.0
-
-    def _hook(self, stack: ExitStack) -> None:
-        before = self._model.register_forward_pre_hook(
-            lambda *_: self._enter(FORWARD), prepend=True
-        )
-        after = self._model.register_forward_hook(lambda *_: self._enter(OTHER))
-        stack.callback(before.remove)
-        stack.callback(after.remove)
-        stack.enter_context(patch.object(Tensor, "backward", self._backward(Tensor.backward)))
-        if self._several and not self._cuda:
-            stack.enter_context(patch.object(dist.Work, "wait", self._wait(dist.Work.wait)))
-            stack.enter_context(
-                patch.object(functional, "wait_tensor", self._wait(functional.wait_tensor))
-            )
+    def __enter__(self) -> "PhaseTimer":
+        self._stack = ExitStack()
+        if self._observes_waits:
+            self._stack.enter_context(observe_waits(self._wait))
             for parameter in self._model.parameters():
-                stack.callback(
-                    parameter.register_post_accumulate_grad_hook(self._see_gradient).remove
-                )
+                hook = parameter.register_post_accumulate_grad_hook(self._note_gradient)
+                self._stack.callback(hook.remove)
+        self._totals: dict[Phase, float] = dict.fromkeys(PHASES, 0.0)
+        self._phase: Phase = "other"
+        self._waited_s = 0.0  # in the current phase
+        self._phase_start = synchronized_time(self._device)
+        return self
 
-    def _backward(self, backward: Callable[..., None]) -> Callable[..., None]:
-        def timed(*args: Any, **kwargs: Any) -> None:
-            self._enter(BACKWARD)
-            self._last: float | None = None
-            backward(*args, **kwargs)
-            if self._last is not None:
-                # A wait that was seen since is a part of it.
-                self._waited = self._waited_at_last + time.perf_counter() - self._last
-            self._enter(OTHER)
-
-        return timed
-
-    def _see_gradient(self, _: Tensor) -> None:
-        self._last, self._waited_at_last = time.perf_counter(), self._waited
-
-    def _wait(self, wait: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            with self._waiting():
-                return wait(*args, **kwargs)
-
-        return timed
+    def __exit__(self, *_: object) -> None:
+        self._enter("other")
+        self._stack.close()
+        self.seconds = dict(self._totals)
+        if self._is_distributed and not self._observes_waits:
+            self.seconds["waiting"] = None
 
     @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        start, before = time.perf_counter(), self._waited
+    def forward(self) -> Iterator[None]:
+        """Enclose the forward pass of one micro-batch."""
+        self._enter("forward")
         yield
-        self._waited = before + time.perf_counter() - start  # one wait may end by way of another
+        self._enter("other")
+
+    @contextmanager
+    def backward(self) -> Iterator[None]:
+        """Enclose the backward pass of one micro-batch."""
+        self._enter("backward")
+        self._last_gradient: float | None = None  # time of its arrival
+        yield
+        if self._last_gradient is not None:
+            # Replaces the waits that were observed since then, which are part of it.
+            self._waited_s = self._waited_before + time.perf_counter() - self._last_gradient
+        self._enter("other")
+
+    @contextmanager
+    def optimizer(self) -> Iterator[None]:
+        """Enclose clipping and the optimizer step."""
+        self._enter("optimizer")
+        yield
+        self._enter("other")
+
+    def _enter(self, phase: Phase) -> None:
+        now = synchronized_time(self._device)
+        self._totals[self._phase] += now - self._phase_start - self._waited_s
+        self._totals["waiting"] += self._waited_s
+        self._phase = phase
+        self._phase_start = now
+        self._waited_s = 0.0
+
+    def _note_gradient(self, _: Tensor) -> None:
+        self._last_gradient = time.perf_counter()
+        self._waited_before = self._waited_s
+
+    @contextmanager
+    def _wait(self) -> Iterator[None]:
+        start = time.perf_counter()
+        waited_before = self._waited_s
+        yield
+        # Not `+=`: a wait may call another, which is part of it.
+        self._waited_s = waited_before + time.perf_counter() - start

@@ -1,62 +1,70 @@
-"""A few steps more, after all that is kept was written: where the time goes, and what the ranks tell each other."""
+"""Measure a few more steps after everything that the run keeps has been written: phases, communication, a trace."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any
 
 import torch
 from torch import nn
 
 from harness.distributed.process_group import DistributedContext
-from harness.probes.communication import Traffic
-from harness.probes.phases import PHASES, Phases
+from harness.probes.communication import CommunicationCounter
+from harness.probes.phases import PhaseTimer
+from harness.probes.timer import UNTIMED, StepTimer
+from harness.results.records import PHASES, CollectiveTraffic, Phase, RankPhases
 from harness.results.store import Run
 
 N_TIMED = 3
 
 
 @dataclass(frozen=True)
-class PostTrainingProbe:
-    """The run's own step, in the two parts of which it is made, for `measure` to repeat.
+class PostTrainingResults:
+    """Phase times and communication of a step, one item for each rank."""
 
-    It goes on training the run's model, so that it costs no memory: nothing may read the parameters afterwards.
+    phases: list[RankPhases]
+    traffic: list[dict[str, CollectiveTraffic]]
+
+
+@dataclass(frozen=True)
+class PostTrainingProbe:
+    """Repeat the run's own training step, so that measuring needs no additional memory.
+
+    The steps change the model: its parameters must not be read afterwards.
     """
 
     model: nn.Module
-    ranks: DistributedContext
-    forward_backward: Callable[[int], object]  # of the step of that number
-    update: Callable[[int], object]
+    context: DistributedContext
+    train_step: Callable[[int, StepTimer], object]  # makes the step of that number
 
-    def measure(self, first: int, run: Run, trace: bool) -> dict[str, Any]:
-        """Make steps from `first` on; return `phases` and `traffic`, lists with an item for each rank.
-
-        With `trace`, each rank also writes one step as a Chrome trace.
-        """
-        steps = iter(range(first, first + N_TIMED + 3))
-        self._step(next(steps))  # what came before was no training: memory and caches settle
-        timed = [self._timed(step) for step in islice(steps, N_TIMED)]
-        with torch.compiler.set_stance("force_eager"), Traffic() as traffic:
-            self._step(next(steps))
+    def measure(self, first: int, run: Run, trace: bool) -> PostTrainingResults:
+        """Make steps from `first` on and measure them. With `trace`, each rank also writes a Chrome trace of one."""
+        self.train_step(first, UNTIMED)  # memory and caches settle after the probes before
+        first_timed = first + 1
+        seconds = [self._time_phases(first_timed + i) for i in range(N_TIMED)]
+        counted = first_timed + N_TIMED
+        with torch.compiler.set_stance("force_eager"), CommunicationCounter() as counter:
+            self.train_step(counted, UNTIMED)
         if trace:
-            self._trace(next(steps), run)
-        phases = {f"{phase}_s": [seconds[phase] for seconds in timed] for phase in PHASES}
-        return {"phases": self.ranks.gather(phases), "traffic": self.ranks.gather(traffic.calls)}
-
-    def _step(self, step: int) -> None:
-        self.forward_backward(step)
-        self.update(step)
-
-    def _timed(self, step: int) -> dict[str, float | None]:
-        self.ranks.gather(None)  # as the loop does after each step: all begin together
-        return Phases(self.model, self.ranks.device).step(
-            lambda: self.forward_backward(step), lambda: self.update(step)
+            self._trace(counted + 1, run)
+        return PostTrainingResults(
+            phases=self.context.gather(_by_phase(seconds)),
+            traffic=self.context.gather(counter.traffic()),
         )
+
+    def _time_phases(self, step: int) -> dict[Phase, float | None]:
+        self.context.barrier()  # as the loop does after each step: all ranks start together
+        with PhaseTimer(self.model, self.context.device) as timer:
+            self.train_step(step, timer)
+        return timer.seconds
 
     def _trace(self, step: int, run: Run) -> None:
         activities = [torch.profiler.ProfilerActivity.CPU]
-        if self.ranks.device.type == "cuda":
+        if self.context.device.type == "cuda":
             activities.append(torch.profiler.ProfilerActivity.CUDA)
         with torch.profiler.profile(activities=activities, record_shapes=True) as profile:
-            self._step(step)
-        profile.export_chrome_trace(str(run.trace_path(self.ranks.rank)))
+            self.train_step(step, UNTIMED)
+        profile.export_chrome_trace(str(run.trace_path(self.context.rank)))
+
+
+def _by_phase(steps: list[dict[Phase, float | None]]) -> RankPhases:
+    columns = {f"{phase}_s": [seconds[phase] for seconds in steps] for phase in PHASES}
+    return RankPhases.model_validate(columns)

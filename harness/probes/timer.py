@@ -1,25 +1,47 @@
-"""Synchronised wall time: a GPU's queue is empty when the clock starts and when it stops."""
+"""Synchronized wall time, and the scopes that a training step opens around its phases."""
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
 
+def synchronized_time(device: torch.device) -> float:
+    """Return the clock, in seconds, after the device has finished all queued work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
 class Timer:
-    """`with timer: ...` sets `timer.seconds`."""
+    """Measure synchronized wall time: `with timer: ...` sets `timer.seconds`."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.seconds = 0.0
 
-    def _now(self) -> float:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        return time.perf_counter()
-
     def __enter__(self) -> "Timer":
-        self._start = self._now()
+        self._start = synchronized_time(self._device)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.seconds = self._now() - self._start
+        self.seconds = synchronized_time(self._device) - self._start
+
+
+class StepTimer:
+    """The scopes that a training step opens around its phases. Here they do nothing; `PhaseTimer` measures them."""
+
+    def forward(self) -> AbstractContextManager[None]:
+        """Enclose the forward pass of one micro-batch."""
+        return nullcontext()
+
+    def backward(self) -> AbstractContextManager[None]:
+        """Enclose the backward pass of one micro-batch."""
+        return nullcontext()
+
+    def optimizer(self) -> AbstractContextManager[None]:
+        """Enclose clipping and the optimizer step."""
+        return nullcontext()
+
+
+UNTIMED = StepTimer()

@@ -1,6 +1,6 @@
-"""Turn the results of a study into a report: report.md, index.html, summary.json, tables and figures.
+"""Write the report of a study: report.md, index.html, summary.json, tables and figures.
 
-Neither imports torch nor, until a report is written, pandas or matplotlib.
+Never imports torch, and imports pandas and matplotlib only when a report is written.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ def write(store: Store, study: str, out: Path, refresh_s: int | None = None) -> 
     """
     from harness.analysis import tables
     from harness.report import charts, study_report
-    from harness.report.charts import mpl, plotly
+    from harness.report.charts import mpl
     from harness.report.render import html, markdown
 
     results = summary.summarize(accounting.read(store, study), now())
@@ -41,9 +41,8 @@ def write(store: Store, study: str, out: Path, refresh_s: int | None = None) -> 
         write_bytes(path, content)
     _remove_other_files(folder, files)
     document = study_report.build(results, specs)
-    figures = {spec.name: plotly.render(spec) for spec in specs}
     write_json(folder / "summary.json", summary.as_json(results))
-    write_text(folder / "index.html", html.render(document, figures, refresh_s))
+    write_text(folder / "index.html", html.render(document, refresh_s))
     write_text(folder / "report.md", markdown.render(document))
     return folder
 

@@ -71,10 +71,13 @@ def curve_data(summary: Summary) -> CurveData:
 
 def _points(curve: Curve, n_points: int, with_time: bool, with_range: bool) -> CurvePoints:
     kept = thin(len(curve.step), n_points)
-    points: CurvePoints = {"x": curve.step[kept].tolist(), "y": rounded(curve.mean[kept])}
+    points: CurvePoints = {
+        "x": curve.step[kept].tolist(),
+        "y": rounded(curve.losses.mean(axis=0)[kept]),
+    }
     if with_time:
-        points["time"] = rounded(curve.time[kept])
+        points["time"] = rounded(curve.time_s[kept])
     if with_range and len(curve.entry.done) > 1:
-        points["low"] = rounded(curve.low[kept])
-        points["high"] = rounded(curve.high[kept])
+        points["low"] = rounded(curve.losses.min(axis=0)[kept])
+        points["high"] = rounded(curve.losses.max(axis=0)[kept])
     return points

@@ -1,13 +1,14 @@
-"""A report as data: sections of paragraphs, tables and charts that `render` writes as Markdown or HTML.
+"""A report as data: sections of paragraphs, tables and charts.
 
-All text is plain. A renderer escapes it for its format, so a label that holds markup is shown and never interpreted.
+`render` writes a document as Markdown or HTML. All text is plain: a renderer escapes it for its
+format, so a label that contains markup is shown and never interpreted.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.report.charts import ChartSpec
+from harness.report.charts.spec import ChartSpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,8 +108,9 @@ class Details:
 class Table:
     """A table of cells that are formatted already.
 
-    `caption` names the table for readers who do not see it. Columns in `numeric` are aligned to the right. The frame
-    holds the first `MAX_ROWS` of `n_rows` rows. A page folds a table that is `folded`, by default a long one.
+    `caption` names the table for screen readers. Columns in `numeric` are aligned to the right. The
+    frame holds the first `MAX_ROWS` of `n_rows` rows. A page folds the table if `folded`; by
+    default it folds long tables.
     """
 
     caption: str
@@ -120,7 +122,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart and its caption. A page leaves out what is `static`: it has an interactive chart of the same data."""
+    """A chart and its caption. A `static` chart is not on the page, which has an interactive one."""
 
     spec: ChartSpec
     static: bool = False
@@ -128,7 +130,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class EntryColumn:
-    """A column of the entry table; `levels` are the labels to filter by if the column is an axis."""
+    """A column of the entry table; an axis has `levels`, the labels to filter by."""
 
     title: str
     numeric: bool = True
@@ -149,7 +151,7 @@ class EntryCell:
 
 @dataclass(frozen=True)
 class EntryTable:
-    """All entries, to sort and filter in a browser; Markdown has the tables of the sections instead."""
+    """All entries, to sort and filter in a browser. Markdown has no such table."""
 
     columns: tuple[EntryColumn, ...]
     rows: tuple[tuple[EntryCell, ...], ...]
@@ -157,7 +159,7 @@ class EntryTable:
 
 @dataclass(frozen=True)
 class CurveExplorer:
-    """The loss curves of the entries that the entry table shows; Markdown has the static charts instead."""
+    """The loss curves of the entries that the entry table shows. Markdown has static charts."""
 
     data: "CurveData"
 
@@ -188,7 +190,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A whole report: the question, the answer, the state of the runs, the sections and a footer."""
+    """A report: the question, the answer, the state of the runs, the sections and a footer."""
 
     title: str
     question: Text

@@ -1,7 +1,7 @@
 """Format numbers for the report. Only this module rounds.
 
-A value that is missing (None or NaN) is shown as a dash. `low` and `high` are the ends of its 95 % interval, missing if
-it has none.
+A missing value (None or NaN) is shown as a dash. `low` and `high` are the ends of the 95 % interval,
+missing if there is none.
 """
 
 import math

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from harness.analysis.summary import Summary
-from harness.report.charts import ChartSpec
+from harness.report.charts.spec import ChartSpec
 from harness.report.document import Code, Document, Section, text
 from harness.report.sections import (
     Builder,

@@ -41,7 +41,7 @@ def table(
     n_rows: int | None = None,
     folded: bool | None = None,
 ) -> Table:
-    """Return a table of cells that are formatted already; it shows the first of them if there are very many."""
+    """Return a table of formatted cells, with the first `MAX_ROWS` rows."""
     import pandas as pd
 
     frame = pd.DataFrame(list(rows)[:MAX_ROWS], columns=list(titles), dtype=object)
@@ -75,7 +75,7 @@ def count_column(title: str, name: str) -> Column:
 
 
 def interval_column(title: str, name: str, show: IntervalFormatter) -> Column:
-    """Return a column of values with their 95 % intervals, in the columns `name`, `name_low`, `name_high`."""
+    """Return a column of values with 95 % intervals, from `name`, `name_low` and `name_high`."""
     return Column(
         title, lambda record: show(record[name], record[f"{name}_low"], record[f"{name}_high"])
     )

@@ -1,7 +1,8 @@
 """Atomic writes, JSON files and files of JSON lines, all read into records.
 
-A file is either replaced whole (written to a temporary file, flushed, renamed) or grows by whole lines, so that a
-reader sees the old or the new content. A torn last line, which a crash leaves behind, is ignored.
+A file is either replaced whole (written to a temporary file, flushed, renamed) or grows by whole
+lines, so that a reader sees the old or the new content. A torn last line, which a crash leaves
+behind, is ignored.
 """
 
 import os

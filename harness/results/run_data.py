@@ -69,8 +69,9 @@ class LengthLosses:
 class RunData:
     """One run: its spec, its outcome and everything that it recorded. Only a run that is done has `probes`.
 
-    `decoding` is by setting and `lengths` by length; both are empty if the study requests no such probe. `phases` has
-    for each rank the median seconds of each phase of a step (None if unknown); it is empty if phases were not measured.
+    `decoding` is by setting and `lengths` by length; both are empty if the study requests no such
+    probe. `phases` has for each rank the median seconds of each phase of a step (None if unknown);
+    it is empty if phases were not measured.
     """
 
     run_id: str

@@ -1,6 +1,7 @@
 """The folder `results/`: studies and runs. This module is its only reader and writer and never imports torch.
 
-`results/README.md` states layout and meaning of each file; `harness.results.records` has the model of each.
+`results/README.md` states layout and meaning of each file; `harness.results.records` has the model
+of each.
 """
 
 import contextlib
@@ -55,8 +56,9 @@ _step_values = itemgetter(*_STEP_COLUMNS)
 class Steps:
     """The steps of a run as columns of shape (n_steps,), merged over its ranks.
 
-    `step_s` is the time of the slowest rank, for which all wait. `loss` is the mean over the step's global tokens, NaN
-    where it was not finite. `warmup` marks steps that are recorded but not timed.
+    `step_s` is the time of the slowest rank, for which all wait. `loss` is the mean over the step's
+    global tokens, NaN where it was not finite. `warmup` marks steps that are recorded but not
+    timed.
     """
 
     step: NDArray[np.int64]
@@ -147,7 +149,8 @@ class Run:
     def claim(self, wait_s: float = 0) -> FileLock | None:
         """Reserve the run for this process until `release()` or its death; None if another process holds it.
 
-        The claim also holds between machines that share the folder, if the file system supports `flock`.
+        The claim also holds between machines that share the folder, if the file system supports
+        `flock`.
         """
         folder = self.path.parent / ".claims"
         folder.mkdir(parents=True, exist_ok=True)
@@ -161,8 +164,8 @@ class Run:
     def mark_running(self) -> None:
         """Mark the run as running in this process.
 
-        Files of an attempt that was interrupted or that failed for a transient reason are kept, so that training can
-        resume from them. Files of any other attempt are removed.
+        Files of an attempt that was interrupted or that failed for a transient reason are kept, so
+        that training can resume from them. Files of any other attempt are removed.
         """
         before = self._stored_status
         resumes = before.status in ("running", "interrupted") or before.reason in TRANSIENT_FAILURES

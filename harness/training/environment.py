@@ -1,4 +1,4 @@
-"""What a run runs on: versions, machine, threads and commit, for env.json."""
+"""Software versions, machine, threads and commit of a run, for env.json."""
 
 import os
 import platform
@@ -15,10 +15,11 @@ from harness.distributed.process_group import DistributedContext
 from harness.results.records import Environment, RunSpec
 
 
-def describe(spec: RunSpec, ranks: DistributedContext) -> Environment:
+def describe(spec: RunSpec, context: DistributedContext) -> Environment:
     """Return the content of env.json."""
-    cuda = ranks.device.type == "cuda"
-    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain")
+    cuda = context.device.type == "cuda"
+    commit = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain")
     return Environment(
         version=harness.__version__,
         python=platform.python_version(),
@@ -29,10 +30,10 @@ def describe(spec: RunSpec, ranks: DistributedContext) -> Environment:
         cpu=_cpu_name(),
         cores=psutil.cpu_count(logical=False) or os.cpu_count(),
         memory_bytes=psutil.virtual_memory().total,
-        gpu=torch.cuda.get_device_name(ranks.device) if cuda else None,
+        gpu=torch.cuda.get_device_name(context.device) if cuda else None,
         cuda=torch.version.cuda if cuda else None,
         threads=torch.get_num_threads(),
-        world_size=ranks.world_size,
+        world_size=context.world_size,
         backend=dist.get_backend(),
         precision=spec.train.precision,
         compile=spec.train.compile,
@@ -45,16 +46,18 @@ def describe(spec: RunSpec, ranks: DistributedContext) -> Environment:
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _git(*arguments: str) -> str:
+    """Return the output of a git command on this source tree; empty outside of a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return ""

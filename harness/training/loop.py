@@ -1,176 +1,286 @@
-"""THE loop: train one entry as its spec says, evaluate it, and write each step down as it happens."""
+"""The training loop: set up one run, train and evaluate it, record every step, and collect the probes."""
 
 import math
 from contextlib import nullcontext
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from harness.data.batches import Batches, Tokens, micro_batch_size
 from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
+from harness.model.gpt import GPT
 from harness.model.initialization import check_same_parameters, parameter_hashes
-from harness.model.precision import autocast
-from harness.probes import decode as decoding
-from harness.probes import eval_lengths as lengths
+from harness.probes import decode, eval_lengths
 from harness.probes.first_step import FirstStep
-from harness.probes.memory import by_category
+from harness.probes.memory import measure_memory
 from harness.probes.peak_flops import peak_flops
 from harness.probes.post_training import PostTrainingProbe
 from harness.probes.timer import Timer
-from harness.results.records import ProbeResults, RunSpec, StepRecord
+from harness.results.records import (
+    InitReport,
+    MemoryPrediction,
+    ProbeResults,
+    RunSpec,
+    RunTime,
+    StepRecord,
+)
 from harness.results.store import Run
 from harness.training import optimizer as optim
 from harness.training.checkpointing import Checkpoints
-from harness.training.errors import NotFiniteError
 from harness.training.evaluation import Evaluation
-from harness.training.resume import replay_first_step, resume
+from harness.training.resume import ResumeState, replay_first_step, resume
 from harness.training.seeding import seed_step
 from harness.training.signals import StopRequest, TrainingInterrupted
+from harness.training.step import StepResult, TrainStep
 from harness.training.warm_start import initialize_parameters
-from variants.base import ModelShape, StepShape
+from variants.base import ModelShape, Parallelism, StepShape
 
 N_WARMUP = (
-    5  # steps that are recorded and not timed: the first ones allocate, choose kernels and compile
+    5  # steps that are recorded but not timed: the first ones allocate, choose kernels and compile
 )
+
+
+class NotFiniteError(Exception):
+    """The loss or the gradient norm is NaN or infinite; the message names the step."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The objects of one run on this rank.
+
+    `model` is `gpt` as the parallelism wrapped it; `whole` is the unsharded model on the meta device.
+    """
+
+    run: Run
+    spec: RunSpec
+    context: DistributedContext
+    builder: ModelBuilder
+    parallelism: Parallelism
+    gpt: GPT
+    whole: GPT
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    train_step: TrainStep
+    init_report: InitReport | None
+    initial_hash: str
+
+    def reset_parameters(self) -> None:
+        """Initialize the parameters again."""
+        initialize_parameters(self.gpt, self.whole, self.run, self.spec)
 
 
 def train(
     run: Run, spec: RunSpec, context: DistributedContext, stop: StopRequest | None = None
 ) -> ProbeResults:
-    """Train one entry on this rank, from where an earlier attempt left it, and return what the probes measured.
+    """Train one run on this rank, resuming an earlier attempt, and return the measurements of the probes.
 
     Raises:
-        NotFiniteError: loss or gradient norm stopped being finite; the step in question is recorded.
-        TrainingInterrupted: a rank was asked to end; its state is saved as far as the run keeps anything.
+        NotFiniteError: loss or gradient norm is not finite; the step is recorded.
+        TrainingInterrupted: a rank was asked to end; the state is saved if the run keeps checkpoints.
     """
-    cfg, device, seq_len = spec.train, context.device, spec.model.seq_len
-    parts = ModelBuilder(
-        ModelShape(**spec.model.model_dump()), spec.axes, spec.launch.variant_paths
+    setup = set_up(run, spec, context)
+    checkpoints = Checkpoints(run, spec, setup.context, setup.gpt, setup.optimizer)
+    past = resume(
+        run,
+        spec,
+        setup.context,
+        setup.gpt,
+        setup.optimizer,
+        checkpoints,
+        setup.reset_parameters,
     )
-    parallelism, gpt, whole = parts.parallelism(), parts.model(), parts.model()
-    context = replace(
-        context, model_parallel_size=context.world_size // parallelism.data_parallel_size
+    evaluate = Evaluation(run, spec, setup.context)
+    first_step = FirstStep(setup.model, setup.optimizer)
+    if past.n_done == 0:
+        evaluate(setup.model, step=0, train_s=0.0)
+    else:
+        replay_first_step(
+            setup.model, setup.optimizer, evaluate, first_step, setup.train_step.forward_backward
+        )
+    loop = Loop(setup, past, evaluate, checkpoints, first_step, stop or StopRequest())
+    loop.run_steps()
+    time = RunTime(
+        train_s=loop.train_s,
+        eval_s=past.eval_s + evaluate.total_s,
+        checkpoint_s=checkpoints.total_s,
     )
-    if cfg.compile:
+    return collect_probes(setup, first_step, past.resumed_at, time)
+
+
+def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
+    """Build the model and the optimizer, shard them, and initialize the parameters.
+
+    Raises:
+        RuntimeError: the ranks do not start from the same parameters.
+    """
+    settings = spec.train
+    shape = ModelShape(**spec.model.model_dump())
+    builder = ModelBuilder(shape, spec.axes, spec.launch.variant_paths)
+    parallelism = builder.parallelism()
+    gpt = builder.model()
+    whole = builder.model()
+    model_parallel_size = context.world_size // parallelism.data_parallel_size
+    context = replace(context, model_parallel_size=model_parallel_size)
+    if settings.compile:
         for block in gpt.h:
             block.compile()
-    model = parallelism.wrap(gpt, device, cfg.precision)
-    reset_parameters = partial(initialize_parameters, gpt, whole, run, spec)
-    init_report = reset_parameters()
+    model = parallelism.wrap(gpt, context.device, settings.precision)
+    init_report = initialize_parameters(gpt, whole, run, spec)
     initial_hash = check_same_parameters(gpt, context)
-    optimizer = optim.adamw(gpt, cfg, parallelism)
+    optimizer = optim.adamw(gpt, settings, parallelism)
 
-    n_sequences = cfg.tokens_per_step // seq_len
-    micro_batch = micro_batch_size(n_sequences // context.data_parallel_size, cfg.micro_batch_size)
-    n_micro_batches = n_sequences // context.data_parallel_size // micro_batch
-    batches = Batches(Tokens(spec.launch.train_tokens), seq_len, n_sequences, spec.order_seed)
-    checkpoints = Checkpoints(run, spec, context, gpt, optimizer)
-    past = resume(run, spec, context, gpt, optimizer, checkpoints, reset_parameters)
-    stop = stop or StopRequest()
-    evaluate = Evaluation(run, spec, context)
-
-    def forward_backward(step: int) -> Tensor:
-        """Leave the step's gradients in the parameters; return the mean loss over this rank's tokens."""
-        micro_batches = batches.micro_batches(
-            step, context.data_parallel_rank, context.data_parallel_size, micro_batch
-        )
-        total = torch.zeros((), device=device)
-        for i, (tokens_BT, targets_BT) in enumerate(micro_batches, start=1):
-            with parallelism.gradient_sync(model, enabled=i == len(micro_batches)):
-                with autocast(device, cfg.precision):
-                    losses_BT = model(tokens_BT.to(device), targets_BT.to(device))
-                loss = losses_BT.mean() / len(micro_batches)
-                loss.backward()
-            total += loss.detach()
-        return total
-
-    def update(step: int) -> tuple[float, Tensor]:
-        """Go where the gradients lead and drop them; return the learning rate and their norm."""
-        lr = optim.set_learning_rate(optimizer, step, cfg)
-        norm = optim.clip(gpt, cfg.grad_clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        return lr, norm
-
-    steps_file, timer, first_step = (
-        run.steps_file(context.rank),
-        Timer(device),
-        FirstStep(model, optimizer),
+    n_sequences = settings.tokens_per_step // shape.seq_len
+    n_local_sequences = n_sequences // context.data_parallel_size
+    train_step = TrainStep(
+        gpt=gpt,
+        model=model,
+        parallelism=parallelism,
+        optimizer=optimizer,
+        batches=Batches(
+            Tokens(spec.launch.train_tokens), shape.seq_len, n_sequences, spec.order_seed
+        ),
+        context=context,
+        settings=settings,
+        micro_batch_size=micro_batch_size(n_local_sequences, settings.micro_batch_size),
     )
-    n_warmup = min(N_WARMUP, max(1, cfg.steps // 2))
-    checkpoint_every, train_s = spec.launch.checkpoint_every or cfg.eval_every, past.train_s
-    if past.n_done == 0:
-        evaluate(model, step=0, train_s=train_s)
-    else:
-        replay_first_step(model, optimizer, evaluate, first_step, forward_backward)
-    for step in range(past.n_done, cfg.steps):
-        seed_step(spec.order_seed, step, context.data_parallel_rank)
-        with timer, first_step if step == 0 else nullcontext():
-            rank_loss = forward_backward(step)
-            lr, norm = update(step)
-        train_s += timer.seconds
+    return Setup(
+        run=run,
+        spec=spec,
+        context=context,
+        builder=builder,
+        parallelism=parallelism,
+        gpt=gpt,
+        whole=whole,
+        model=model,
+        optimizer=optimizer,
+        train_step=train_step,
+        init_report=init_report,
+        initial_hash=initial_hash,
+    )
 
-        loss_sum, n_stop = context.sum(rank_loss.item(), stop.requested)
-        stop.acknowledged = n_stop > 0
-        loss, grad_norm = loss_sum / context.world_size, norm.item()
-        steps_file.append(
-            StepRecord(
-                step=step,
-                loss=loss,
-                step_s=timer.seconds,
-                tokens=cfg.tokens_per_step,
-                grad_norm=grad_norm,
-                lr=lr,
-                warmup=step < past.n_done + n_warmup,
-                resumed=step == past.n_done > 0,
-            )
+
+class Loop:
+    """The steps of one attempt, with their evaluations and checkpoints. `train_s` is the time of all steps so far."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        past: ResumeState,
+        evaluate: Evaluation,
+        checkpoints: Checkpoints,
+        first_step: FirstStep,
+        stop: StopRequest,
+    ) -> None:
+        self._setup = setup
+        self._settings = setup.spec.train
+        self._past = past
+        self._evaluate = evaluate
+        self._checkpoints = checkpoints
+        self._first_step = first_step
+        self._stop = stop
+        self._checkpoint_every = setup.spec.launch.checkpoint_every or self._settings.eval_every
+        self._n_warmup = min(N_WARMUP, max(1, self._settings.steps // 2))
+        self._steps_file = setup.run.steps_file(setup.context.rank)
+        self._timer = Timer(setup.context.device)
+        self.train_s = past.train_s
+
+    def run_steps(self) -> None:
+        """Train to the last step.
+
+        Raises:
+            NotFiniteError: loss or gradient norm is not finite.
+            TrainingInterrupted: a rank was asked to end.
+        """
+        settings = self._settings
+        context = self._setup.context
+        for step in range(self._past.n_done, settings.steps):
+            seed_step(self._setup.spec.order_seed, step, context.data_parallel_rank)
+            with self._timer, self._first_step if step == 0 else nullcontext():
+                result = self._setup.train_step(step)
+            self.train_s += self._timer.seconds
+            loss_sum, n_stop = context.sum(result.rank_loss.item(), self._stop.requested)
+            self._stop.acknowledged = n_stop > 0
+            self._record(step, loss_sum / context.world_size, result)
+
+            n_done = step + 1
+            is_last = n_done == settings.steps
+            val_loss = None
+            if n_done % settings.eval_every == 0 or is_last:
+                val_loss = self._evaluate(self._setup.model, step=n_done, train_s=self.train_s)
+            if n_done % self._checkpoint_every == 0 or is_last or self._stop.acknowledged:
+                self._checkpoints.save(n_done, val_loss)
+            if self._stop.acknowledged:
+                raise TrainingInterrupted(f"asked to end, after {n_done} of {settings.steps} steps")
+
+    def _record(self, step: int, loss: float, result: StepResult) -> None:
+        grad_norm = result.grad_norm.item()
+        n_done_before = self._past.n_done
+        record = StepRecord(
+            step=step,
+            loss=loss,
+            step_s=self._timer.seconds,
+            tokens=self._settings.tokens_per_step,
+            grad_norm=grad_norm,
+            lr=result.lr,
+            warmup=step < n_done_before + self._n_warmup,
+            resumed=step == n_done_before > 0,
         )
+        self._steps_file.append(record)
         if not math.isfinite(loss) or not math.isfinite(grad_norm):
             raise NotFiniteError(f"step {step}: loss {loss}, gradient norm {grad_norm}")
 
-        n_done, val_loss = step + 1, None
-        if n_done % cfg.eval_every == 0 or n_done == cfg.steps:
-            val_loss = evaluate(model, step=n_done, train_s=train_s)
-        if n_done % checkpoint_every == 0 or n_done == cfg.steps or n_stop:
-            checkpoints.save(n_done, val_loss)
-        if n_stop:
-            raise TrainingInterrupted(f"asked to end, after {n_done} of {cfg.steps} steps")
 
-    counted = sum(context.gather(first_step.flops)) / cfg.tokens_per_step
-    n_parameters = sum(parameter.numel() for parameter in whole.parameters())
-    return ProbeResults.model_validate(
-        {
-            "memory": context.gather(by_category(optimizer, first_step, device)),
-            "predicted_memory": optim.predicted_bytes(
-                n_parameters, parallelism.memory_fractions(whole)
-            ),
-            "flops_per_token": whole.flops_per_token(),
-            "flops_per_token_counted": None if parallelism.counters_unreliable else counted,
-            "parameters": n_parameters,
-            "initial_hash": initial_hash,
-            "final_hashes": parameter_hashes(gpt, context),
-            "init_report": init_report,
-            "attention_kernels": [] if parallelism.counters_unreliable else first_step.kernels,
-            "peak_flops": peak_flops(
-                context, cfg.precision, parallelism.n_devices // parallelism.world_size
-            ),
-            "decoding": decoding.measure(spec, parts, gpt, context),
-            "lengths": lengths.measure(spec, model, gpt, context),
-            "resumed_at": past.resumed_at,
-            "time": {
-                "train_s": train_s,
-                "eval_s": past.eval_s + evaluate.total_s,
-                "checkpoint_s": checkpoints.total_s,
-            },
-            "communication_dtype": parallelism.communication_dtype(cfg.precision),
-            "predicted_bytes_sent": parallelism.predicted_bytes_sent(
-                gpt, StepShape(cfg.precision, n_micro_batches, micro_batch)
-            ),
-            **PostTrainingProbe(model, context, forward_backward, update).measure(
-                cfg.steps, run, spec.launch.trace
-            ),  # trains on: last
-        }
+def collect_probes(
+    setup: Setup, first_step: FirstStep, resumed_at: list[int], time: RunTime
+) -> ProbeResults:
+    """Return the measurements of the run. Every rank calls this; the parameters must not be used afterwards."""
+    spec = setup.spec
+    context = setup.context
+    parallelism = setup.parallelism
+    precision = spec.train.precision
+    counts_operations = not parallelism.counters_unreliable
+
+    n_flops = sum(context.gather(first_step.flops))
+    memory = context.gather(measure_memory(setup.optimizer, first_step, context.device))
+    n_parameters = sum(parameter.numel() for parameter in setup.whole.parameters())
+    fractions = parallelism.memory_fractions(setup.whole)
+    final_hashes = parameter_hashes(setup.gpt, context)
+    peak = peak_flops(context, precision, parallelism.n_devices // parallelism.world_size)
+    decoding = decode.measure(spec, setup.builder, setup.gpt, context)
+    lengths = eval_lengths.measure(spec, setup.model, setup.gpt, context)
+    predicted_bytes_sent = parallelism.predicted_bytes_sent(setup.gpt, _step_shape(setup))
+    # Trains on, so it comes after everything that reads the parameters.
+    post_training = PostTrainingProbe(setup.model, context, setup.train_step).measure(
+        spec.train.steps, setup.run, spec.launch.trace
     )
+    return ProbeResults(
+        memory=memory,
+        predicted_memory=MemoryPrediction(**optim.predicted_bytes(n_parameters, fractions)),
+        parameters=n_parameters,
+        flops_per_token=setup.whole.flops_per_token(),
+        flops_per_token_counted=(
+            n_flops / spec.train.tokens_per_step if counts_operations else None
+        ),
+        initial_hash=setup.initial_hash,
+        final_hashes=final_hashes,
+        init_report=setup.init_report,
+        attention_kernels=first_step.kernels if counts_operations else [],
+        peak_flops=peak,
+        decoding=decoding,
+        lengths=lengths,
+        resumed_at=resumed_at,
+        phases=post_training.phases,
+        traffic=post_training.traffic,
+        communication_dtype=parallelism.communication_dtype(precision),
+        predicted_bytes_sent=predicted_bytes_sent,
+        time=time,
+    )
+
+
+def _step_shape(setup: Setup) -> StepShape:
+    size = setup.train_step.micro_batch_size
+    n_sequences = setup.train_step.batches.n_sequences
+    n_micro_batches = n_sequences // setup.context.data_parallel_size // size
+    return StepShape(setup.spec.train.precision, n_micro_batches, size)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from harness.distributed.process_group import DistributedContext, join
 from harness.errors import ExitCode
+from harness.probes.memory import is_out_of_memory
 from harness.results.records import FailureReason, ProbeResults, RunSpec
 from harness.results.store import Run
 from harness.training.checkpointing import drop_state
 from harness.training.environment import describe
-from harness.training.errors import NotFiniteError, is_out_of_memory
-from harness.training.loop import train
+from harness.training.loop import NotFiniteError, train
 from harness.training.seeding import set_deterministic
 from harness.training.signals import StopRequest, TrainingInterrupted
 
@@ -58,7 +58,8 @@ def run_worker(run_path: Path, claim: bool) -> None:
 def _check_world_size(run: Run, spec: RunSpec, context: DistributedContext) -> None:
     if context.world_size != spec.launch.world_size:
         raise ValueError(
-            f"{run.run_id} needs {spec.launch.world_size} processes, torchrun started {context.world_size}"
+            f"{run.run_id} needs {spec.launch.world_size} processes, torchrun started "
+            f"{context.world_size}"
         )
 
 
@@ -78,7 +79,8 @@ def _train(
 
 def _with_total_time(probes: ProbeResults, total_s: float) -> ProbeResults:
     assert probes.time is not None
-    return probes.model_copy(update={"time": probes.time.model_copy(update={"total_s": total_s})})
+    run_time = probes.time.model_copy(update={"total_s": total_s})
+    return probes.model_copy(update={"time": run_time})
 
 
 def _should_record(run: Run, error: Exception, stop: StopRequest) -> bool:
@@ -93,8 +95,7 @@ def _should_record(run: Run, error: Exception, stop: StopRequest) -> bool:
         and int(os.environ["WORLD_SIZE"]) > 1
     ):
         time.sleep(FAILURE_REPORT_DELAY_S)
-    exists = run.exists
-    return exists and run.status.status == "running" and not stop.requested
+    return run.exists and run.status.status == "running" and not stop.requested
 
 
 def _reason(error: Exception) -> FailureReason:

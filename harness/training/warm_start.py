@@ -1,17 +1,16 @@
 """Initial parameters of a run: random, from a folder of weights, or from another run's newest checkpoint."""
 
 from pathlib import Path
-from typing import Any
 
 from harness.model.gpt import GPT
 from harness.model.initialization import init_parameters
 from harness.model.weights import load_weights
-from harness.results.records import InitSource, RunSpec
+from harness.results.records import InitReport, InitSource, RunSpec
 from harness.results.store import Run
 
 
-def initialize_parameters(gpt: GPT, whole: GPT, run: Run, spec: RunSpec) -> dict[str, Any] | None:
-    """Initialize every parameter; return the origin of each for probes.json, None for a random start.
+def initialize_parameters(gpt: GPT, whole: GPT, run: Run, spec: RunSpec) -> InitReport | None:
+    """Initialize every parameter; return the origin of each, None for a random start.
 
     `whole` is the same model on the meta device, unsharded; `gpt` may hold a shard of it.
 
@@ -27,15 +26,16 @@ def initialize_parameters(gpt: GPT, whole: GPT, run: Run, spec: RunSpec) -> dict
     weights = load_weights(folder)
     if spec.init.sha256 not in (None, weights.sha256):
         raise ValueError(
-            f"{folder}: weights have SHA-256 {weights.sha256}, but the study was checked with {spec.init.sha256}"
+            f"{folder}: weights have SHA-256 {weights.sha256}, but the study was checked with "
+            f"{spec.init.sha256}"
         )
     origins = init_parameters(gpt, spec.seed, weights.tensors, whole)
-    return {
-        "source": spec.init.run_id or str(folder),
-        "sha256": weights.sha256,
-        "tensors": origins,
-        "dropped": sorted(weights.tensors.keys() - origins.keys()),
-    }
+    return InitReport(
+        source=spec.init.run_id or str(folder),
+        sha256=weights.sha256,
+        tensors=origins,
+        dropped=sorted(weights.tensors.keys() - origins.keys()),
+    )
 
 
 def _checkpoint_folder(run: Run, source: InitSource) -> Path:

@@ -1,4 +1,4 @@
-"""How much faster than a peer: pure arithmetic on rounds in which both ran, and the file that keeps it, ratios.json."""
+"""Speed relative to a peer, from rounds in which both ran, and the file ratios.json."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,12 +9,13 @@ import numpy as np
 
 from harness.analysis import intervals as statistics
 
-BETWEEN_RUNS = 0.05  # by so much the ratio of unchanged code may differ from run to run; an interval knows one run only
+# The ratio of unchanged code may differ this much between runs; an interval covers one run only.
+RUN_TO_RUN = 0.05
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """One benchmark beside its peer: median seconds of both, and `ratio`, peer / ours: above 1 where ours is faster."""
+    """One benchmark and its peer: median seconds of both, and `ratio`, peer / ours."""
 
     benchmark: str
     ours_s: float
@@ -25,9 +26,9 @@ class Ratio:
 
 
 def ratio(benchmark: str, ours_s: Sequence[float], peer: str, peer_s: Sequence[float]) -> Ratio:
-    """Return the median of peer / ours over the rounds, with its bootstrap interval; the i-th of both are one round.
+    """Return the median of peer / ours over the rounds with its bootstrap interval.
 
-    Rounds are drawn as pairs: what slows the machine down slows both sides of a round, and counts for neither.
+    Rounds are resampled as pairs: a slow phase of the machine slows both sides of a round.
     """
     rounds = statistics.median([np.asarray(peer_s) / np.asarray(ours_s)])
     return Ratio(
@@ -41,35 +42,37 @@ def ratio(benchmark: str, ours_s: Sequence[float], peer: str, peer_s: Sequence[f
 
 
 def verdict(now: Ratio, before: Ratio | None) -> str:
-    """Tell whether ours became "slower" or "faster" beside its peer: what neither the intervals nor noise explain.
+    """Return "slower" or "faster" if neither the intervals nor run-to-run noise explain the change.
 
-    Else "same", and "new" where there is nothing to compare it with.
+    Otherwise return "same", or "new" without an earlier ratio for the same peer.
     """
     if before is None or before.peer != now.peer:
         return "new"
-    if now.ci95[1] < before.ci95[0] and now.ratio < before.ratio * (1 - BETWEEN_RUNS):
+    if now.ci95[1] < before.ci95[0] and now.ratio < before.ratio * (1 - RUN_TO_RUN):
         return "slower"
-    if now.ci95[0] > before.ci95[1] and now.ratio > before.ratio * (1 + BETWEEN_RUNS):
+    if now.ci95[0] > before.ci95[1] and now.ratio > before.ratio * (1 + RUN_TO_RUN):
         return "faster"
     return "same"
 
 
 def verdicts(now: Iterable[Ratio], before: Mapping[str, Ratio]) -> dict[str, str]:
-    """Return by benchmark the verdict on each of this run."""
-    return {one.benchmark: verdict(one, before.get(one.benchmark)) for one in now}
+    """Return the verdict of each benchmark of this run by name."""
+    return {ratio.benchmark: verdict(ratio, before.get(ratio.benchmark)) for ratio in now}
 
 
 def write(file: Path, ratios: Iterable[Ratio]) -> None:
-    """Write a list of objects, one for each benchmark, in seconds and unrounded."""
+    """Write a list of objects, one for each benchmark, in seconds, unrounded."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps([asdict(one) for one in ratios], indent=1) + "\n", encoding="utf-8")
+    file.write_text(
+        json.dumps([asdict(ratio) for ratio in ratios], indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def read(file: Path) -> dict[str, Ratio]:
-    """Return by benchmark what `write` has written.
+    """Read the ratios that `write` has written, by benchmark.
 
     Raises:
-        ValueError: it is no such file; the message says why.
+        ValueError: the file is missing or invalid; the message gives the reason.
     """
     try:
         records = json.loads(file.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Attention, forward and backward, beside full causal attention and what one would install; the rotary embedding."""
+"""Attention, forward and backward, and rotary embedding, against the usual alternatives."""
 
 from collections.abc import Callable
 
@@ -99,7 +99,7 @@ def test_window_against_local_attention(compare, package, device):
 
 
 class Copy(torch.nn.Module):
-    """Stands for a projection."""
+    """Replaces a projection by the identity."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.clone()
@@ -107,7 +107,7 @@ class Copy(torch.nn.Module):
 
 @pytest.mark.parametrize("part", ["attention", "layer"])
 def test_window_against_longformer(compare, package, device, part):
-    """Longformer's window looks to both sides. A layer has the projections to q, k and v, and ours also that back."""
+    """Longformer's window is two-sided; only our layer has the output projection."""
     transformers = package("transformers")
     width, seq_len = HEADS * HEAD_DIM, 8192
     config = transformers.LongformerConfig(

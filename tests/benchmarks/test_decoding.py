@@ -1,6 +1,6 @@
-"""Decoding: GPT-2 124M beside transformers and beside the memory's bandwidth, variants of attention beside multi-head.
+"""Decoding: GPT-2 124M against transformers and memory bandwidth, attentions against mha.
 
-Legend of shapes: B batch, T sequence.
+Shapes: B batch, T sequence.
 """
 
 import time
@@ -38,7 +38,7 @@ def prompt_BT(device):
 
 
 def greedy(model: GPT, prompt_BT: Tensor, n_new: int) -> Tensor:
-    """Return the prompt and the likeliest continuation."""
+    """Return the prompt and its greedy continuation."""
     caches = model.caches(len(prompt_BT), prompt_BT.shape[1] + n_new, model.wte.weight.dtype)
     tokens_BT = [prompt_BT]
     for _ in range(n_new):
@@ -79,7 +79,7 @@ def test_greedy_decoding(compare, package, tmp_path, device, prompt_BT):
 
 
 def test_decoding_step(compare, device, prompt_BT):
-    """A token needs each weight once, of the position table a single row: no step is faster than reading them."""
+    """A token reads each weight once, and one row of the position table: a bound on its speed."""
     model = ModelBuilder(GPT2_124M, GPT2, ()).model().to_empty(device=device).eval()
     init_parameters(model, seed=0)
     caches = model.caches(1, PROMPT + 1, torch.float32)
@@ -98,7 +98,7 @@ def test_decoding_step(compare, device, prompt_BT):
 
 
 def fastest_read(buffer: Tensor) -> Callable[[], object]:
-    """Return the fastest of several kernels that read all of a buffer and write next to nothing."""
+    """Return the fastest of several kernels that read a buffer and write almost nothing."""
     rows, half = buffer.view(-1, GPT2_124M.n_embd), len(buffer) // 2
     vector = torch.ones_like(rows[0])
     kernels: list[Callable[[], object]] = [
@@ -136,7 +136,7 @@ def test_attention_step(compare, device, use, options):
 
 
 def attention_step(use: str, device: torch.device, **options: int) -> Callable[[], object]:
-    """Return a layer's decoding step at the last position of its context, all before it being in the cache."""
+    """Return a layer's decoding step at the last position, with all others in the cache."""
     cls, positional = (
         registry.load("attention", use),
         registry.load("positional", "none")(LAYER, NoOptions()),

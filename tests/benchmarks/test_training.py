@@ -1,6 +1,6 @@
-"""A whole training step beside transformers' GPT-2 and beside the machine's matrix products; rope's share; the batches.
+"""A training step against transformers' GPT-2 and plain matrix products; rope; batches.
 
-The setting is 6 layers x 384, T = 256, batch 8, vocabulary 65: nanoGPT's small one, on any device.
+The model is nanoGPT's small one on any device: 6 layers x 384, T = 256, batch 8, vocabulary 65.
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ def batch(device):
 def whole_step(
     model: nn.Module, losses: Callable[[], torch.Tensor], device, precision="fp32"
 ) -> Callable[[], object]:
-    """Return a step as the loop makes it: forward, backward, clipping, AdamW, fused."""
+    """Return a step of the loop: forward, backward, clipping, fused AdamW."""
     optimizer = optim.adamw(model, CFG)
 
     def step() -> None:
@@ -107,7 +107,7 @@ def test_training_step(compare, package, device, batch, precision, compiled):
 
 @precisions
 def test_training_step_mfu(compare, device, batch, precision, compiled):
-    """The ratio is the MFU: the step's FLOPs, as needed, at the speed of a plain matrix product of that precision."""
+    """The ratio is the MFU: required FLOPs relative to a matrix product of that precision."""
     flops = ModelBuilder(SHAPE, GPT2, ()).model().flops_per_token() * BATCH * SHAPE.seq_len
     size = SIZE if device.type == "cpu" else 8192
     a = torch.ones(size, size, device=device, dtype=dtype_of(precision))
@@ -126,13 +126,13 @@ def test_training_step_mfu(compare, device, batch, precision, compiled):
 
 
 def test_rope_in_a_training_step(compare, device, batch):
-    """The ratio is what rope leaves of learned positions' speed."""
+    """The ratio is the speed of rope relative to learned positions."""
     ours, learned = (our_step(device, batch, positional=name) for name in ("rope", "learned"))
     compare(ours=ours, peer="learned positions", theirs=learned, rounds=16)
 
 
 def test_batches(compare, tmp_path):
-    """A step's batch as a function of (seed, step), beside PyTorch's own way to draw random windows."""
+    """A batch as a function of (seed, step), against PyTorch's way to sample random windows."""
     file = tmp_path / "tokens.bin"
     (np.arange(1_000_000) % 50257).astype(np.uint16).tofile(file)
     tokens = Tokens([TokenSlice(file=str(file), start=0, stop=1_000_000)])

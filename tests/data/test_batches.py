@@ -1,4 +1,4 @@
-"""Which tokens a rank sees is a function of (seed, step): for every variant, on any ranks, after any pause."""
+"""The tokens of a rank are a function of (seed, step), for every variant and world size."""
 
 import hashlib
 
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 
 def write(folder, *lengths):
-    """Write the tokens 0, 1, 2 ... in files of these lengths, each with another file's tokens round its own part."""
+    """Write tokens 0, 1, 2 ... to files of these lengths, with other tokens around each part."""
     slices, start = [], 0
     for index, length in enumerate(lengths):
         file = folder / f"{'-'.join(map(str, lengths))}.{index}.bin"
@@ -38,13 +38,13 @@ def write(folder, *lengths):
     return Tokens(slices)
 
 
-# -- tokens ----------------------------------------------------------------------------------------------------------
+# -- tokens ----------------------------------------------------------------------------------------
 
 
 @quick
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), data=st.data())
-def test_a_window_reads_on_over_the_ends_of_files(folder, lengths, data):
-    """A seam that loses or repeats a token trains on text that is not there."""
+def test_a_window_crosses_the_ends_of_files(folder, lengths, data):
+    """A lost or repeated token at a boundary would train on text that does not exist."""
     tokens, total = write(folder, *lengths), sum(lengths)
     assert len(tokens) == total
     start = data.draw(st.integers(0, total - 1))
@@ -67,15 +67,15 @@ def test_tokens_above_32767_stay_positive(tmp_path):
     assert tokens.windows(np.array([0]), 1)[1].tolist() == [[65_535]]
 
 
-# -- batches ---------------------------------------------------------------------------------------------------------
+# -- batches ---------------------------------------------------------------------------------------
 
 
 def batches(folder, seed=0, n_sequences=12, n_tokens=500, seq_len=8):
     return Batches(write(folder, n_tokens), seq_len, n_sequences, seed)
 
 
-def test_a_batch_is_a_function_of_seed_and_step_alone(folder):
-    """Resumed at step 7, a run goes on with the batch of step 7, whatever was drawn before or elsewhere."""
+def test_a_batch_depends_only_on_seed_and_step(folder):
+    """A run resumed at step 7 continues with the batch of step 7, whatever was drawn before."""
     fresh = batches(folder).offsets(7)
     used = batches(folder)
     for step in range(7):
@@ -85,12 +85,12 @@ def test_a_batch_is_a_function_of_seed_and_step_alone(folder):
     assert not np.array_equal(used.offsets(8), fresh)
     assert not np.array_equal(batches(folder, seed=1).offsets(7), fresh)
     assert not np.array_equal(batches(folder, seed=7).offsets(0), fresh), (
-        "seed and step must not be added up"
+        "seed and step must not be added"
     )
 
 
-def test_batches_are_the_ones_that_earlier_results_were_made_with(folder):
-    """If these change, a paused run goes on with other data, and new seeds do not pair with old ones."""
+def test_batches_are_those_of_earlier_results(folder):
+    """If they change, a resumed run gets other data, and new seeds do not pair with old ones."""
     offsets = batches(folder, seed=3, n_sequences=16, n_tokens=5000).offsets(11)
     assert (
         hashlib.sha256(offsets.astype("<i8").tobytes()).hexdigest()
@@ -98,7 +98,7 @@ def test_batches_are_the_ones_that_earlier_results_were_made_with(folder):
     )
 
 
-def test_windows_begin_anywhere_that_leaves_room_for_them(folder):
+def test_windows_begin_at_every_possible_offset(folder):
     """A first or last token that is never drawn, or a window over the end, is an off-by-one."""
     drawn = batches(folder, n_sequences=400, n_tokens=20, seq_len=8).offsets(0)
     assert set(drawn.tolist()) == set(range(20 - 8))
@@ -114,10 +114,10 @@ def test_windows_begin_anywhere_that_leaves_room_for_them(folder):
     micro_batch=st.integers(1, 4),
     step=st.integers(0, 10_000),
 )
-def test_the_ranks_share_the_steps_sequences_among_them(
+def test_the_ranks_partition_the_sequences_of_a_step(
     folder, world_size, per_rank, micro_batch, step
 ):
-    """Two ranks that train on the same sequences would be half a batch, reported as a whole one."""
+    """Two ranks with the same sequences would train on half a batch, reported as a whole one."""
     source = batches(folder, n_sequences=world_size * per_rank * micro_batch)
     whole, _ = source.tokens.windows(source.offsets(step), 8)
     parts = [
@@ -130,41 +130,42 @@ def test_the_ranks_share_the_steps_sequences_among_them(
     assert all(torch.equal(tokens + 1, targets) for part in parts for tokens, targets in part)
 
 
-# -- micro-batches ---------------------------------------------------------------------------------------------------
+# -- micro-batches ---------------------------------------------------------------------------------
 
 
 @quick
-@given(share=st.integers(1, 400), cap=st.none() | st.integers(1, 400))
-def test_a_micro_batch_divides_the_share_or_is_refused_with_the_nearest_that_do(share, cap):
-    """Rounded in silence, the step would have other tokens than the study says."""
-    if cap is None or cap >= share:
-        assert micro_batch_size(share, cap) == share
-    elif share % cap == 0:
-        assert micro_batch_size(share, cap) == cap
+@given(local_sequences=st.integers(1, 400), limit=st.none() | st.integers(1, 400))
+def test_a_micro_batch_divides_the_local_sequences_or_is_rejected(local_sequences, limit):
+    """Rounded without notice, the step would have another number of tokens than the study."""
+    if limit is None or limit >= local_sequences:
+        assert micro_batch_size(local_sequences, limit) == local_sequences
+    elif local_sequences % limit == 0:
+        assert micro_batch_size(local_sequences, limit) == limit
     else:
-        divisors = [n for n in range(1, share + 1) if share % n == 0]
-        below, above = max(n for n in divisors if n < cap), min(n for n in divisors if n > cap)
+        divisors = [n for n in range(1, local_sequences + 1) if local_sequences % n == 0]
+        below = max(n for n in divisors if n < limit)
+        above = min(n for n in divisors if n > limit)
         with pytest.raises(
             ValueError,
-            match=rf"^{cap} does not divide the {share} .* nearest that do: {below}, {above}$",
+            match=rf"^{limit} does not divide the {local_sequences} .*: {below}, {above}$",
         ):
-            micro_batch_size(share, cap)
+            micro_batch_size(local_sequences, limit)
 
 
-def test_the_refusal_of_a_micro_batch_reads_well():
+def test_the_error_names_the_nearest_divisors():
     with pytest.raises(
         ValueError, match="5 does not divide the 12 sequences of a rank; the nearest that do: 4, 6"
     ):
         micro_batch_size(12, 5)
 
 
-# -- evaluation ------------------------------------------------------------------------------------------------------
+# -- evaluation ------------------------------------------------------------------------------------
 
 
 @quick
 @given(n_tokens=st.integers(2, 5000), seq_len=st.integers(1, 64))
 def test_evaluation_covers_the_validation_part_without_overlap(n_tokens, seq_len):
-    """Each token is predicted once: none twice, none left out but what fills no window at the end."""
+    """Each token is predicted exactly once, except for an incomplete window at the end."""
     if n_tokens <= seq_len:
         return
     offsets = evaluation_offsets(n_tokens, seq_len, None)
@@ -181,7 +182,7 @@ def test_evaluation_covers_the_validation_part_without_overlap(n_tokens, seq_len
     eval_tokens=st.integers(1, 9000),
 )
 def test_fewer_evaluation_tokens_are_spread_evenly(n_windows, seq_len, rest, eval_tokens):
-    """Only the beginning of the validation part would be one scene of the play."""
+    """The beginning of the validation part would be only one scene of the play."""
     n_tokens = n_windows * seq_len + 1 + min(rest, seq_len - 1)
     offsets = evaluation_offsets(n_tokens, seq_len, eval_tokens)
     assert len(offsets) == min(n_windows, max(1, eval_tokens // seq_len))
@@ -192,10 +193,8 @@ def test_fewer_evaluation_tokens_are_spread_evenly(n_windows, seq_len, rest, eva
 
 @quick
 @given(n_windows=st.integers(1, 120), world_size=st.integers(1, 8), batch=st.integers(1, 20))
-def test_every_window_counts_once_and_every_rank_has_equally_many_batches(
-    n_windows, world_size, batch
-):
-    """A rank without a batch would wait for ever; a window that counts twice would tie the loss to the rank count."""
+def test_each_window_counts_once_and_ranks_have_equal_batches(n_windows, world_size, batch):
+    """A rank without a batch would deadlock; a window counted twice would change the loss."""
     offsets = np.arange(n_windows) * 64
     shares = [shard_eval_windows(offsets, rank, world_size, batch) for rank in range(world_size)]
     assert len({tuple(len(chunk) for chunk, _ in share) for share in shares}) == 1

@@ -1,4 +1,4 @@
-"""A text that is not the one it is said to be, or is cut wrongly, makes every loss incomparable, without a sign."""
+"""A wrong text or a wrong split makes losses incomparable without any error."""
 
 import functools
 import hashlib
@@ -26,7 +26,7 @@ def surroundings(tmp_path, monkeypatch):
 
 @pytest.fixture
 def web(tmp_path):
-    """Serve a folder on this machine; return the folder and its address."""
+    """Serve a folder over HTTP; return the folder and its address."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_):
@@ -53,7 +53,7 @@ def prepare(folder, **data):
     return corpus.prepare(DataSettings(**data), folder, "study.toml")
 
 
-def test_a_text_is_cut_into_its_first_nine_tenths_and_the_rest(tmp_path):
+def test_a_text_is_split_into_nine_tenths_and_the_rest(tmp_path):
     text = "".join(chr(97 + i % 26) for i in range(1000)) + "é"
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
     found = prepare(tmp_path, corpus="text.txt")
@@ -65,12 +65,12 @@ def test_a_text_is_cut_into_its_first_nine_tenths_and_the_rest(tmp_path):
     assert (np.load(found.token_bytes) == 1).all()
 
 
-def test_tokenising_is_done_once(tmp_path, monkeypatch):
+def test_a_text_is_tokenized_once(tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("to be or not to be " * 50)
     first = prepare(tmp_path, corpus="text.txt")
     monkeypatch.setattr(Tokenizer, "encode", None)
     assert prepare(tmp_path, corpus="text.txt") == first
-    Path(first.train[0].file).write_bytes(b"torn")  # a half-written cache is no cache
+    Path(first.train[0].file).write_bytes(b"torn")  # an incomplete cache is not used
     with pytest.raises(TypeError):
         prepare(tmp_path, corpus="text.txt")
 
@@ -96,7 +96,7 @@ def test_shards_are_mapped_in_place(tmp_path, as_folder):
     assert {Path(part.file).parent for part in found.train} == {folder}
 
 
-def test_shards_that_do_not_fit_are_refused(tmp_path):
+def test_invalid_shards_are_rejected(tmp_path):
     np.array([0, 300], np.uint16).tofile(tmp_path / "large.bin")
     (tmp_path / "odd.bin").write_bytes(b"abc")
     (tmp_path / "half").mkdir()
@@ -110,19 +110,19 @@ def test_shards_that_do_not_fit_are_refused(tmp_path):
             prepare(tmp_path, corpus=name)
 
 
-def test_a_download_of_the_wrong_bytes_is_refused_and_not_kept(tmp_path, web, monkeypatch):
+def test_a_download_with_a_wrong_hash_is_rejected_and_removed(tmp_path, web, monkeypatch):
     folder, address = web
     (folder / "input.txt").write_text("something else")
     monkeypatch.setattr(corpus, "URL", f"{address}/input.txt")
     with pytest.raises(UserError, match="not the file expected and was not kept") as error:
         prepare(
             tmp_path, corpus="tinyshakespeare", fallback_corpus="synthetic"
-        )  # no stand-in for a wrong file
+        )  # the fallback does not replace a wrong file
     assert not isinstance(error.value, corpus.UnavailableError)
     assert not list((tmp_path / "cache").rglob("tinyshakespeare*"))
 
 
-def test_a_download_of_the_right_bytes_is_kept(tmp_path, web, monkeypatch):
+def test_a_valid_download_is_kept(tmp_path, web, monkeypatch):
     folder, address = web
     text = "What say you of this? " * 100
     (folder / "input.txt").write_text(text)
@@ -134,8 +134,8 @@ def test_a_download_of_the_right_bytes_is_kept(tmp_path, web, monkeypatch):
     assert prepare(tmp_path, corpus="tinyshakespeare") == found
 
 
-def test_a_stand_in_is_used_only_where_named_and_is_announced(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "URL", "http://127.0.0.1:9/nothing")
+def test_a_fallback_is_used_only_if_named_and_is_announced(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "URL", "http://127.0.0.1:9/missing")
     monkeypatch.setattr(corpus, "SYNTHETIC_BYTES", 5000)
     with pytest.raises(
         UserError,
@@ -150,7 +150,7 @@ def test_a_stand_in_is_used_only_where_named_and_is_announced(tmp_path, monkeypa
     assert found.entropy is not None and 0.2 < found.entropy < 1.5
 
 
-def test_a_local_copy_that_was_changed_is_refused(tmp_path, monkeypatch):
+def test_a_changed_local_copy_is_rejected(tmp_path, monkeypatch):
     (tmp_path / "tinyshakespeare.txt").write_text("First Citizen: we were changed")
     monkeypatch.setenv("ABLATIONS_DATA", str(tmp_path))
     with pytest.raises(UserError, match=f"expected {corpus.SHA256}"):
@@ -158,9 +158,9 @@ def test_a_local_copy_that_was_changed_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(
-    not (REAL / "tinyshakespeare.txt").exists(), reason="tiny Shakespeare is not at hand"
+    not (REAL / "tinyshakespeare.txt").exists(), reason="tiny Shakespeare is not available"
 )
-def test_tiny_shakespeare_in_gpt2_tokens_has_nanogpts_counts(tmp_path, monkeypatch):
+def test_tiny_shakespeare_has_the_token_counts_of_nanogpt(tmp_path, monkeypatch):
     monkeypatch.setenv("ABLATIONS_DATA", str(REAL))
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(REAL / "tiktoken_cache"))
     found = prepare(tmp_path, corpus="tinyshakespeare", tokenizer="gpt2")
@@ -172,7 +172,7 @@ def test_tiny_shakespeare_in_gpt2_tokens_has_nanogpts_counts(tmp_path, monkeypat
     assert n_bytes[tokens(found.train + found.val)].sum() == 1_115_394 and found.vocab_size == 50257
 
 
-def test_bytes_are_tiktokens_own_encoding_of_them():
+def test_bytes_equal_their_encoding_by_tiktoken():
     text = "Ünïcode and ascii\n"
     tokenizer = Tokenizer("bytes")
     assert (
@@ -180,7 +180,7 @@ def test_bytes_are_tiktokens_own_encoding_of_them():
     )
 
 
-def test_a_tokenizer_that_cannot_be_had_says_how_to_get_it(monkeypatch):
+def test_the_error_says_how_to_get_a_tokenizer(monkeypatch):
     import tiktoken
 
     def offline(name):

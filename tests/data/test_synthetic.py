@@ -1,4 +1,4 @@
-"""The offline corpus: its entropy must be a true floor, or a line in the figures lies; its text must need attention."""
+"""The synthetic corpus: its entropy is a true lower bound, and its text requires attention."""
 
 import hashlib
 import math
@@ -32,7 +32,7 @@ class EndOfTextError(Exception):
 
 
 def derive(text: str) -> Iterator[tuple[Options, str]]:
-    """Yield each choice and what was chosen, told from the text alone: no random numbers, no surprisal."""
+    """Yield each choice and the chosen item, derived only from the text."""
     choices: list[tuple[Options, str]] = []
 
     def choose(options: Options) -> str:
@@ -71,19 +71,19 @@ def choices(text: str) -> list[tuple[Options, str]]:
 
 @pytest.fixture(scope="module")
 def unquoted(text: str) -> str:
-    """The text with quotations blanked out and all else in place."""
+    """Return the text with quotations replaced by dashes."""
     return re.sub(r'"[^"]*"?', lambda quote: '"' + "-" * (len(quote[0]) - 1), text)
 
 
 @pytest.mark.parametrize("n_bytes", [1, 100, 12_345])
-def test_has_the_length_asked_for(n_bytes: int) -> None:
+def test_the_text_has_the_requested_length(n_bytes: int) -> None:
     corpus = generate(n_bytes)
     assert len(corpus.text) == n_bytes
     assert corpus.surprisal.shape == (n_bytes,) and corpus.surprisal.dtype == np.float64
     assert np.isfinite(corpus.surprisal).all() and (corpus.surprisal >= 0).all()
 
 
-def test_is_a_function_of_length_and_seed() -> None:
+def test_the_text_is_a_function_of_length_and_seed() -> None:
     first, again, other = (
         generate(20_000, seed=3),
         generate(20_000, seed=3),
@@ -94,21 +94,21 @@ def test_is_a_function_of_length_and_seed() -> None:
     assert generate(500, seed=3).text == first.text[:500]
 
 
-def test_is_the_same_on_every_machine() -> None:
-    # Who changes the language on purpose puts the new hash here; losses on the old and the new do not compare.
+def test_the_text_is_the_same_on_every_machine() -> None:
+    # If the language is changed on purpose, put the new hash here. Losses on both do not compare.
     assert (
         hashlib.sha256(generate(100_000).text).hexdigest()
         == "ef5f1c754244cfe8fc6b4403d24cbe1c128d22519ebc3ad6b6cd4306f5accd0d"
     )
 
 
-def test_is_plain_text_of_middling_entropy(corpus: SyntheticCorpus, text: str) -> None:
+def test_the_text_is_plain_and_of_medium_entropy(corpus: SyntheticCorpus, text: str) -> None:
     assert corpus.text.isascii() and "\n" in text and max(map(len, text.split("\n"))) < 5_000
     assert re.fullmatch(r'[A-Za-z .:"\n]+', text)
     assert 0.45 < corpus.surprisal.mean() < 1.1
 
 
-def test_refuses_items_that_a_text_cannot_tell_apart() -> None:
+def test_ambiguous_items_are_rejected() -> None:
     with pytest.raises(ValueError, match="'cat' is a prefix of 'cats'"):
         Options({"cat": 1, "dog": 1, "cats": 1})
 
@@ -125,10 +125,10 @@ def test_options_share_their_mass_byte_by_byte() -> None:
     assert drawn == ["ab", "acd", "acd", "ace", "ace", "ace", "b", "b"]
 
 
-def test_surprisal_is_the_text_s_own_probability(
+def test_surprisal_is_the_probability_of_the_text(
     corpus: SyntheticCorpus, choices: list[tuple[Options, str]]
 ) -> None:
-    """The text has one derivation, whose probability, made of whole items, is that of the bytes."""
+    """The text has one derivation; the probability of its items equals that of the bytes."""
     lengths = [len(item) for _, item in choices]
     assert sum(lengths) > len(corpus.text) - 1_000
     items = [
@@ -141,8 +141,8 @@ def test_surprisal_is_the_text_s_own_probability(
     )
 
 
-def test_forecasts_come_true(choices: list[tuple[Options, str]]) -> None:
-    """Of all the times that a byte was given the probability p, it came in a share p."""
+def test_forecasts_are_calibrated(choices: list[tuple[Options, str]]) -> None:
+    """Bytes with a forecast probability p occur with frequency p."""
     expected, variance, happened, n = (defaultdict[int, float](float) for _ in range(4))
     for options, item in choices[: len(choices) // 2]:
         for at, byte in enumerate(item):
@@ -164,7 +164,7 @@ def test_forecasts_come_true(choices: list[tuple[Options, str]]) -> None:
 
 
 def test_items_are_drawn_as_often_as_weighted(choices: list[tuple[Options, str]]) -> None:
-    """Over all choices of which it was one, an item's count is the sum of its probabilities."""
+    """The count of an item is, within chance, the sum of its probabilities over all choices."""
     expected, variance = defaultdict[str, float](float), defaultdict[str, float](float)
     for options, _ in choices:
         total = sum(options.weights.values())
@@ -186,7 +186,7 @@ def test_items_are_drawn_as_often_as_weighted(choices: list[tuple[Options, str]]
 def test_mean_surprisal_is_the_entropy_of_the_choices(
     corpus: SyntheticCorpus, choices: list[tuple[Options, str]]
 ) -> None:
-    """What the choices cost differs from what they cost on average by no more than chance."""
+    """The surprisal of the choices differs from its expectation by no more than chance."""
     entropy = variance = 0.0
     for options, _ in choices:
         weights = np.array(list(options.weights.values()))
@@ -197,10 +197,10 @@ def test_mean_surprisal_is_the_entropy_of_the_choices(
     assert abs(corpus.surprisal[:n_bytes].sum() - entropy) < 4 * variance**0.5
 
 
-def test_a_predictor_told_the_grammar_comes_down_to_the_entropy(
+def test_a_predictor_with_the_grammar_reaches_the_entropy(
     corpus: SyntheticCorpus, choices: list[tuple[Options, str]]
 ) -> None:
-    """It learns the weights from nine tenths of the choices; on the last, what it has not learned costs a little."""
+    """It learns the weights from nine tenths of the choices and is tested on the last tenth."""
 
     def kind(item: str) -> str:
         is_name = re.fullmatch("([bdfgklmnprstvz][aeiou]){2,3}[ .]", item.lower())
@@ -224,8 +224,8 @@ def test_a_predictor_told_the_grammar_comes_down_to_the_entropy(
     assert entropy < loss < 1.01 * entropy
 
 
-def test_a_strong_predictor_that_knows_no_grammar_stays_above(corpus: SyntheticCorpus) -> None:
-    """Contexts of up to six bytes, each backing off to the next shorter one, and copies from the last 550 bytes."""
+def test_a_strong_predictor_without_the_grammar_stays_above(corpus: SyntheticCorpus) -> None:
+    """It backs off from contexts of six bytes to shorter ones; it copies from the last 550."""
     text = corpus.text
     cut = len(text) * 9 // 10
     counts = Counter(text[at : at + n] for n in range(1, 8) for at in range(cut - n))
@@ -252,23 +252,24 @@ def test_a_strong_predictor_that_knows_no_grammar_stays_above(corpus: SyntheticC
         loss -= math.log(probability)
     loss /= len(text) - cut
     entropy = corpus.surprisal[cut:].mean()
-    assert entropy < loss < 1.6 * entropy, "the second: a predictor too weak would prove nothing"
+    assert entropy < loss < 1.6 * entropy, "a weaker predictor would not test the bound"
 
 
 PHRASE = rf"(?:(?:{'|'.join(ADJECTIVES)}) )?"
 NOUN = rf"(?:{'|'.join(GENDERS)})s?"
 NAME = r"[A-Z][a-z]{3,5}"
 SENTENCE = re.compile(
-    rf"(?:(?P<determiner>The|Every|Most) {PHRASE}(?P<noun>{NOUN})|A {PHRASE}(?P<person>{NOUN}) called (?P<new>{NAME})"
-    rf"|(?P<pronoun>He|She|It|They)|(?P<name>{NAME}))"
+    rf"(?:(?P<determiner>The|Every|Most) {PHRASE}(?P<noun>{NOUN})|A {PHRASE}(?P<person>{NOUN}) "
+    rf"called (?P<new>{NAME})|(?P<pronoun>He|She|It|They)|(?P<name>{NAME}))"
     rf"(?: (?:near|who (?P<who>\w+)) the {PHRASE}{NOUN})? (?P<verb>\w+)"
     rf"(?:: \"-+|(?: (?P<quality>{'|'.join(ADJECTIVES)})\.)"
-    rf"|(?: (?:the {PHRASE}{NOUN}|(?P<reflexive>\w+sel(?:f|ves))|{NAME}))?(?:\.| (?:{'|'.join(TAILS)})))"
+    rf"|(?: (?:the {PHRASE}{NOUN}|(?P<reflexive>\w+sel(?:f|ves))|{NAME}))?"
+    rf"(?:\.| (?:{'|'.join(TAILS)})))"
 )
 
 
 def test_subjects_verbs_pronouns_and_reflexives_agree(unquoted: str) -> None:
-    """Each sentence is parsed with an expression of its own; a name has the gender it was introduced with."""
+    """Sentences are parsed independently; a name keeps the gender of its introduction."""
     plural_verbs = {"are", "repeat", *TRANSITIVE, *INTRANSITIVE}
     singular_verbs = {"is", "repeats", *(f"{verb}s" for verb in (*TRANSITIVE, *INTRANSITIVE))}
     names: dict[str, str] = {}
@@ -299,7 +300,7 @@ def test_subjects_verbs_pronouns_and_reflexives_agree(unquoted: str) -> None:
     assert min(parsed[kind] for kind in SENTENCE.groupindex) > 50, parsed
 
 
-def test_names_come_up_again_near_and_far(unquoted: str) -> None:
+def test_names_are_repeated_near_and_far(unquoted: str) -> None:
     seen: dict[str, int] = {}
     distances, introductions = [], 0
     for mention in re.finditer(
@@ -320,7 +321,7 @@ def test_names_come_up_again_near_and_far(unquoted: str) -> None:
 
 
 def test_repeats_are_verbatim(corpus: SyntheticCorpus, text: str, unquoted: str) -> None:
-    """What is quoted was a sentence begun in the last `FARTHEST` bytes, and its second half comes almost for free."""
+    """A quoted sentence began in the last `FARTHEST` bytes; its second half costs little."""
     costs = []
     quotations = list(re.finditer(r'[A-Z][\w ]*: "([^"]+)"', text))
     for quotation in quotations:

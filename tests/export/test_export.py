@@ -13,7 +13,7 @@ from harness.analysis import dataset as accounting
 from harness.analysis import metrics as results
 from harness.cli import app as cli
 from harness.errors import UserError
-from harness.export import NEEDS, export
+from harness.export import REQUIREMENTS, export
 
 FAILED, PENDING = "rope-gqa2-single-s1", "rope-mha-single-s0"
 
@@ -59,7 +59,7 @@ def test_csv_has_every_number_as_it_was_recorded(study, tmp_path):
         steps = [row for row in tables["steps"] if row["run_id"] == run_id]
         for name in ("step", "loss", "step_s", "tokens", "grad_norm", "lr"):
             same([row[name] for row in steps], getattr(run.steps, name).tolist())
-        assert [row["warmup"] == "True" for row in steps] == run.steps.warmup.tolist()
+        assert [row["warmup"] == "true" for row in steps] == run.steps.warmup.tolist()
         evals = [row for row in tables["evals"] if row["run_id"] == run_id]
         same([row["val_loss"] for row in evals], run.evals.val_loss.tolist())
         row = next(row for row in tables["runs"] if row["run_id"] == run_id)
@@ -191,7 +191,7 @@ def test_exporting_again_replaces_what_was_there_and_nothing_else(study, tmp_pat
 def test_what_fails_half_way_leaves_the_last_export(study, tmp_path, monkeypatch):
     folder, _ = export(study, "csv", tmp_path / "out")
     before = (folder / "steps.csv").read_bytes()
-    monkeypatch.setattr("harness.export.csv.csv.writer", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("pandas.DataFrame.to_csv", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export(study, "csv", tmp_path / "out")
     assert (folder / "steps.csv").read_bytes() == before and len(list(folder.parent.iterdir())) == 1
@@ -210,7 +210,7 @@ def test_a_speed_that_does_not_count_in_the_report_is_not_exported_as_one(
     assert {row["tokens_per_s"] == "" for row in rows if row["entry"] != label} == {False}
 
 
-@pytest.mark.parametrize("to", [name for name in NEEDS if NEEDS[name]])
+@pytest.mark.parametrize("to", [name for name in REQUIREMENTS if REQUIREMENTS[name]])
 def test_a_tool_that_is_not_there_is_named_with_what_installs_it(study, tmp_path, monkeypatch, to):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=rf"pip install 'ablations\[{to}\]'"):

@@ -1,4 +1,4 @@
-"""The model is GPT-2: the published formulas, names, sizes and initial values. Else its baseline is somebody else's."""
+"""The model is GPT-2: the published formulas, names, sizes and initial values."""
 
 import math
 from dataclasses import replace
@@ -41,7 +41,7 @@ def make(shape=SHAPE, **variants):
 
 
 def randomised(shape=SHAPE):
-    """A model whose every parameter matters: biases and gains too, and scores far from uniform."""
+    """Return a model in which every parameter matters, with scores far from uniform."""
     model, generator = make(shape), torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         nn.init.normal_(
@@ -60,7 +60,10 @@ def tokens(n_batch=2, seed=2, shape=SHAPE):
 
 
 def reference_logits(p, tokens_T, shape, unembedding=None):
-    """GPT-2 for one sequence in float64, from the papers (Radford et al. 2018, 2019) and a dict of parameters."""
+    """Return the logits of one sequence in float64 by the formulas of the papers.
+
+    Radford et al. 2018, 2019; `p` maps parameter names to values.
+    """
 
     def norm(x, name):
         centred = x - x.mean(-1, keepdim=True)
@@ -100,7 +103,7 @@ def published(model):
     }
 
 
-def test_logits_are_those_of_the_papers_formulas():
+def test_logits_follow_the_formulas_of_the_papers():
     model = randomised()
     expected = torch.stack([reference_logits(published(model), row, SHAPE) for row in tokens()])
     torch.testing.assert_close(model.logits(tokens()).double(), expected, atol=1e-4, rtol=1e-4)
@@ -108,7 +111,7 @@ def test_logits_are_those_of_the_papers_formulas():
     torch.testing.assert_close(exact, expected, atol=1e-10, rtol=1e-10)
 
 
-def test_loss_is_the_negative_log_probability_of_each_target_in_nats():
+def test_loss_is_the_negative_log_probability_in_nats():
     model, targets = randomised(), tokens(seed=3)
     losses = model(tokens(), targets)
     assert losses.shape == targets.shape and losses.dtype == torch.float32
@@ -119,8 +122,8 @@ def test_loss_is_the_negative_log_probability_of_each_target_in_nats():
     torch.testing.assert_close(losses.double(), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_parameters_have_the_names_of_the_published_checkpoints():
-    """Loading and exporting a checkpoint is a matter of these names."""
+def test_parameters_have_the_published_names():
+    """Loading and exporting checkpoints depends on these names."""
     names = {name.removeprefix("positional.") for name, _ in meta().named_parameters()}
     blocks = {
         f"h.{i}.{module}.{kind}"
@@ -138,8 +141,8 @@ def test_gpt2_small_has_its_124_million_parameters():
     assert sum(parameter.numel() for parameter in model.parameters()) == 124_439_808
 
 
-def test_embeddings_are_tied_and_their_gradient_has_both_parts():
-    """Untied, the model has a third more parameters at 124M and is no GPT-2."""
+def test_the_tied_embedding_has_both_parts_of_its_gradient():
+    """Untied, the 124M model would have a third more parameters."""
     model, targets = randomised().double(), tokens(seed=3)
     logits = model.logits(tokens())
     (tied,) = torch.autograd.grad(
@@ -156,8 +159,8 @@ def test_embeddings_are_tied_and_their_gradient_has_both_parts():
     torch.testing.assert_close(tied, sum(parts), atol=1e-10, rtol=1e-8)
 
 
-def test_initial_values_are_gpt2s():
-    """Radford et al. 2019, 2.3: normal with 0.02, residual projections scaled by 1 / sqrt(N) for N residual layers."""
+def test_initial_values_are_those_of_gpt2():
+    """Radford et al. 2019, 2.3: std 0.02, 0.02 / sqrt(N) for projections of N residual layers."""
     shape = ModelShape(n_layer=8, n_head=4, n_embd=128, seq_len=128, vocab_size=256)
     for name, value in make(shape).named_parameters():
         if name.endswith("bias"):
@@ -170,14 +173,14 @@ def test_initial_values_are_gpt2s():
             assert abs(value.mean().item()) < 5 * expected / value.numel() ** 0.5, name
 
 
-def test_an_untrained_model_knows_nothing():
-    """Its loss is that of a guess, ln V; anything else at step 0 is a leak or a wrong scale."""
+def test_an_untrained_model_guesses():
+    """Its loss is ln V; another loss at step 0 means a leak or a wrong scale."""
     assert make().eval()(tokens(), tokens(seed=3)).mean().item() == pytest.approx(
         math.log(29), abs=0.05
     )
 
 
-def test_dropout_acts_in_training_alone_and_in_all_its_places():
+def test_dropout_acts_in_training_only_and_in_all_places():
     dropping, plain = (make(replace(SHAPE, dropout=rate)) for rate in (0.5, 0.0))
     assert torch.equal(dropping.eval().logits(tokens()), plain.eval().logits(tokens()))
     dropping.train()
@@ -202,7 +205,7 @@ def test_dropout_acts_in_training_alone_and_in_all_its_places():
     ],
 )
 def test_training_flops_per_token_by_hand(attention, options, c_attn, visible):
-    """2 FLOPs a weight of matrix products and 4 C for a visible key, three times for forward and backward."""
+    """2 FLOPs per weight, 4 C per visible key, times three for forward and backward."""
     layer = 2 * (c_attn * 32 + 32 * 32 + 2 * 4 * 32 * 32) + 4 * 32 * visible
     expected = 3 * (3 * layer + 2 * 29 * 32)
     assert meta(attention=attention, **options).flops_per_token() == pytest.approx(
@@ -210,7 +213,7 @@ def test_training_flops_per_token_by_hand(attention, options, c_attn, visible):
     )
 
 
-def test_a_model_is_built_without_memory_from_the_variants_that_a_run_names():
+def test_a_model_is_built_on_the_meta_device_from_its_variants():
     model = meta(attention="gqa", n_kv_head=2, positional="rope")
     assert isinstance(model.positional, registry.load("positional", "rope"))
     assert [type(block.attn).__name__ for block in model.h] == ["GroupedQuery"] * 3

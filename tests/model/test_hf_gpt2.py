@@ -1,4 +1,4 @@
-"""A checkpoint that is read wrongly still produces text, only worse; one that is refused late has cost a day."""
+"""A wrongly converted checkpoint still generates text, only worse; errors must come early."""
 
 import json
 import math
@@ -19,7 +19,7 @@ L, H, C, T, V = 2, 2, 16, 12, 31
 
 
 def tensors(prefix="transformer."):
-    """Return random weights in the published layout, with the causal masks that old files hold."""
+    """Return random weights in the published layout, with the causal masks of old files."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape):
@@ -84,7 +84,7 @@ def logits(checkpoint, tokens):
 
 
 def published_formula(w, tokens):
-    """GPT-2 as its authors' code computes it: x W + b, with W as (in, out)."""
+    """Return the logits as the authors' code computes them: x W + b, with W as (in, out)."""
 
     def norm(x, name):
         return F.layer_norm(x, (C,), w[f"{name}.weight"], w[f"{name}.bias"])
@@ -111,7 +111,7 @@ def published_formula(w, tokens):
 
 @pytest.mark.parametrize("how", ["safetensors", "sharded", "bin"])
 @pytest.mark.parametrize("prefix", ["transformer.", ""])
-def test_an_imported_model_computes_what_the_published_one_does(tmp_path, how, prefix):
+def test_an_imported_model_computes_the_published_logits(tmp_path, how, prefix):
     weights = import_gpt2(
         str(write(tmp_path / "theirs", tensors(prefix), how=how)), tmp_path / "ours"
     )
@@ -121,7 +121,7 @@ def test_an_imported_model_computes_what_the_published_one_does(tmp_path, how, p
     assert set(weights.origin.values()) == {f"loaded from {tmp_path / 'theirs'}"}
 
 
-def test_export_gives_back_every_tensor_bit_for_bit(tmp_path):
+def test_export_restores_every_tensor_bit_for_bit(tmp_path):
     import_gpt2(str(write(tmp_path / "theirs")), tmp_path / "ours")
     export_gpt2(tmp_path / "ours", tmp_path / "back")
     back = load_file(tmp_path / "back/model.safetensors")
@@ -134,7 +134,7 @@ def test_export_gives_back_every_tensor_bit_for_bit(tmp_path):
     assert CONFIG.items() <= config.items()
 
 
-def test_transformers_says_the_same_and_loads_what_we_export(tmp_path):
+def test_transformers_agrees_and_loads_the_export(tmp_path):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     theirs = transformers.GPT2LMHeadModel(
@@ -159,7 +159,7 @@ class Evil:
         return (open, (str(self.target), "w"))
 
 
-def test_what_is_wrong_is_named_and_nothing_is_left(tmp_path):
+def test_a_broken_checkpoint_is_rejected_without_leftovers(tmp_path):
     def missing(w):
         del w["transformer.h.1.mlp.c_fc.bias"]
 
@@ -213,7 +213,7 @@ def test_what_is_wrong_is_named_and_nothing_is_left(tmp_path):
     assert not (tmp_path / "ours").exists() and not list(tmp_path.glob(".*"))
 
 
-def test_nothing_is_overwritten(tmp_path):
+def test_an_existing_folder_is_not_overwritten(tmp_path):
     source = str(write(tmp_path / "theirs"))
     import_gpt2(source, tmp_path / "ours")
     with pytest.raises(UserError, match="exists already"):
@@ -229,7 +229,7 @@ def test_nothing_is_overwritten(tmp_path):
         (48, 25, 1600, 1_557_611_200),
     ],
 )
-def test_the_published_shapes_are_told_from_their_tensors(n_layer, n_head, n_embd, parameters):
+def test_the_published_shapes_are_read_from_their_tensors(n_layer, n_head, n_embd, parameters):
     from harness.model import hf_gpt2 as published
     from variants.base import ModelShape
 
@@ -246,7 +246,7 @@ def test_the_published_shapes_are_told_from_their_tensors(n_layer, n_head, n_emb
     )
 
 
-def test_the_command_line(tmp_path):
+def test_import_show_and_export_from_the_command_line(tmp_path):
     def harness(*arguments):
         command = [sys.executable, "-m", "harness", "checkpoint", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True)
@@ -262,7 +262,7 @@ def test_the_command_line(tmp_path):
         and f"loaded from {source}" in shown
     )
     assert harness("export", tmp_path / "ours", tmp_path / "back").returncode == 0
-    wrong = harness("import", tmp_path / "nothing", tmp_path / "x")
+    wrong = harness("import", tmp_path / "missing", tmp_path / "x")
     assert (
         wrong.returncode == 2
         and "no such file or folder" in wrong.stderr

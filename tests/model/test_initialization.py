@@ -1,4 +1,4 @@
-"""Two variants that share a parameter start from the same bits; so do one process and many."""
+"""Parameters that two variants share start bit-identical, on any number of processes."""
 
 import hashlib
 
@@ -32,7 +32,7 @@ def make(seed=0, shape=SHAPE, attention="mha", positional="learned", **options):
     return dict(model.named_parameters())
 
 
-def test_values_depend_on_seed_name_and_shape_and_on_nothing_else():
+def test_values_depend_only_on_seed_name_and_shape():
     initial = InitSpec(std=0.02)
     value = sample_init(initial, 0, "h.0.mlp.c_fc.weight", (8, 4))
     sample_init(initial, 5, "something else", (100,))
@@ -49,8 +49,8 @@ def test_values_depend_on_seed_name_and_shape_and_on_nothing_else():
         assert not np.isin(other, value).any()
 
 
-def test_values_are_the_ones_that_earlier_results_were_made_with():
-    """If these change, no result can be continued or compared with one from before."""
+def test_values_are_those_of_earlier_results():
+    """If they change, results can neither be resumed nor compared with earlier ones."""
     value = sample_init(
         InitSpec(std=0.02, blocks=(("q", 3), ("k", 2))), 42, "h.0.attn.c_attn.weight", (5, 7)
     )
@@ -61,7 +61,7 @@ def test_values_are_the_ones_that_earlier_results_were_made_with():
     )
 
 
-def test_a_constant_is_that_constant():
+def test_a_constant_init_has_that_value():
     assert np.array_equal(
         sample_init(InitSpec(value=1.0), 0, "ln_f.weight", (3,)), np.ones(3, np.float32)
     )
@@ -71,8 +71,8 @@ def test_a_constant_is_that_constant():
     ("attention", "options"),
     [("gqa", {"n_kv_head": 2}), ("mqa", {}), ("sliding_window", {"window": 4})],
 )
-def test_a_variant_shares_the_bits_of_all_that_it_shares_with_the_baseline(attention, options):
-    """Paired differences are about the variant, not about another draw: q too, though its matrix has another shape."""
+def test_a_variant_shares_initial_values_with_the_baseline(attention, options):
+    """Paired differences measure the variant, not another draw; q counts in any matrix."""
     baseline, variant = make(), make(attention=attention, **options)
     assert baseline.keys() == variant.keys()
     for name, value in baseline.items():
@@ -82,13 +82,13 @@ def test_a_variant_shares_the_bits_of_all_that_it_shares_with_the_baseline(atten
             assert torch.equal(value, variant[name]), name
 
 
-def test_another_positional_leaves_the_other_parameters_as_they_are():
+def test_another_positional_leaves_other_parameters_unchanged():
     learned, rope = make(), make(positional="rope")
     assert learned.keys() - rope.keys() == {"positional.wpe.weight"}
     assert all(torch.equal(learned[name], value) for name, value in rope.items())
 
 
-def test_seeds_and_layers_and_blocks_differ():
+def test_seeds_layers_and_blocks_differ():
     one, two = make(0), make(1)
     assert not torch.equal(one["wte.weight"], two["wte.weight"])
     assert not torch.equal(one["h.0.attn.c_attn.weight"], one["h.1.attn.c_attn.weight"])
@@ -96,8 +96,8 @@ def test_seeds_and_layers_and_blocks_differ():
     assert not torch.equal(q, k) and not torch.equal(k, v)
 
 
-def test_a_parameter_that_nobody_declares_is_refused_by_name():
-    """Left as memory had it, it would start from garbage, another one on each rank."""
+def test_an_undeclared_parameter_is_rejected_by_name():
+    """It would start from uninitialized memory, different on each rank."""
 
     class Scaled(Part):
         def __init__(self):
@@ -115,8 +115,8 @@ def test_a_parameter_that_nobody_declares_is_refused_by_name():
     assert torch.equal(model["attn"].gain, torch.full((3,), 2.0))
 
 
-def test_the_nearest_declaration_counts():
-    """A variant inside a variant keeps its word on its own parameters; the outer one speaks for the rest."""
+def test_the_innermost_declaration_counts():
+    """An inner variant declares its own parameters, the outer one the others."""
 
     class Inner(Part, nn.Linear):
         def init_specs(self):
@@ -125,7 +125,8 @@ def test_the_nearest_declaration_counts():
     class Outer(Part):
         def __init__(self):
             super().__init__()
-            self.inner, self.plain = Inner(2, 2), nn.Linear(2, 2)
+            self.inner = Inner(2, 2)
+            self.plain = nn.Linear(2, 2)
 
         def init_specs(self):
             return {"inner.weight": InitSpec(value=3.0), "plain.weight": InitSpec(value=3.0)}
@@ -137,7 +138,7 @@ def test_the_nearest_declaration_counts():
     assert init_specs(Outer())["inner.weight"] == InitSpec(value=1.0)
 
 
-def test_hash_covers_names_and_values(ranks):
+def test_the_hash_covers_names_and_values(ranks):
     def linear():
         module = nn.Linear(2, 2)
         init_parameters(module, 0)
@@ -151,8 +152,8 @@ def test_hash_covers_names_and_values(ranks):
     assert check_same_parameters(renamed, ranks) != check_same_parameters(one, ranks)
 
 
-def test_ranks_that_start_apart_are_stopped(ranks, monkeypatch):
-    """Otherwise the loss still falls, and what was trained is no model at all."""
+def test_ranks_with_different_parameters_are_stopped(ranks, monkeypatch):
+    """Otherwise the loss still falls, although the ranks train different models."""
 
     def gather(hashes, own):
         hashes[:] = [own, "f" * 64]

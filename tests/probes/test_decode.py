@@ -1,4 +1,6 @@
-"""The decode probe times what it says: a prompt of the context's length, and one token with it in the cache."""
+"""The decode probe times a whole prompt, and single tokens with exactly the stated context in the cache."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,21 +8,17 @@ import torch
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.model.initialization import init_parameters
-from harness.probes import decode as decoding
+from harness.probes import decode
 from harness.results.records import DecodeProbeSettings, ProbeSettings, VariantChoice
 from variants.base import ModelShape
 
 SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=17)
 
 
-class Spec:
-    """As much of a run's spec as the probe reads."""
-
-    def __init__(self, batch, context, precision="fp32"):
-        self.probes = ProbeSettings(
-            decode=DecodeProbeSettings(batch=batch, context=context) if batch else None
-        )
-        self.train = type("Train", (), {"precision": precision})
+def spec(batch, context, precision="fp32"):
+    """The part of a run's spec that the probe reads."""
+    settings = ProbeSettings(decode=DecodeProbeSettings(batch=batch, context=context))
+    return SimpleNamespace(probes=settings, train=SimpleNamespace(precision=precision))
 
 
 def measure(ranks, spec, positional="learned", attention="mha", **options):
@@ -28,84 +26,86 @@ def measure(ranks, spec, positional="learned", attention="mha", **options):
         "positional": VariantChoice(name=positional, label="", options={}),
         "attention": VariantChoice(name=attention, label="", options=options),
     }
-    parts = ModelBuilder(SHAPE, axes, [])
-    model = parts.model().to_empty(device="cpu")
+    builder = ModelBuilder(SHAPE, axes, [])
+    model = builder.model().to_empty(device="cpu")
     init_parameters(model, 0)
-    return decoding.measure(spec, parts, model, ranks)
+    return decode.measure(spec, builder, model, ranks)
 
 
-def test_each_batch_and_context_is_measured_with_raw_times_and_the_bytes_that_the_formula_gives(
-    ranks,
-):
-    records = measure(ranks, Spec([1, 3], [8, 24]), attention="gqa", n_kv_head=2)
-    assert [(r["batch"], r["context"]) for r in records] == [(1, 8), (1, 24), (3, 8), (3, 24)]
-    for r in records:
-        kv_width = 2 * SHAPE.head_dim
-        assert r["cache_bytes"] == SHAPE.n_layer * 2 * kv_width * r["context"] * r["batch"] * 4
-        assert len(r["prefill_s"]) == decoding.N_PREFILLS and len(r["decode_s"]) == decoding.N_STEPS
-        assert all(seconds > 0 for seconds in r["prefill_s"] + r["decode_s"])
-        assert r["reason"] is None
+def test_each_batch_and_context_has_raw_times_and_cache_bytes(ranks):
+    records = measure(ranks, spec([1, 3], [8, 24]), attention="gqa", n_kv_head=2)
+    settings = [(record.batch, record.context) for record in records]
+    assert settings == [(1, 8), (1, 24), (3, 8), (3, 24)]
+    kv_width = 2 * SHAPE.head_dim
+    for record in records:
+        n_positions = record.context * record.batch
+        assert record.cache_bytes == SHAPE.n_layer * 2 * kv_width * n_positions * 4
+        assert len(record.prefill_s) == decode.N_PREFILLS
+        assert len(record.decode_s) == decode.N_STEPS
+        assert min(record.prefill_s + record.decode_s) > 0
+        assert record.reason is None
 
 
-def test_a_windows_cache_does_not_grow_and_bf16_takes_half(ranks):
-    window = measure(
-        ranks, Spec([1], [8, 24]), positional="rope", attention="sliding_window", window=8
-    )
-    assert window[0]["cache_bytes"] == window[1]["cache_bytes"]
-    half = measure(
-        ranks, Spec([1], [8], "bf16"), positional="rope", attention="sliding_window", window=8
-    )
-    assert 2 * half[0]["cache_bytes"] == window[0]["cache_bytes"]
+def test_sliding_window_cache_is_constant_and_bf16_halves_it(ranks):
+    variants = {"positional": "rope", "attention": "sliding_window", "window": 8}
+    short, long = measure(ranks, spec([1], [8, 24]), **variants)
+    assert short.cache_bytes == long.cache_bytes
+    (bf16,) = measure(ranks, spec([1], [8], "bf16"), **variants)
+    assert 2 * bf16.cache_bytes == short.cache_bytes
 
 
-def test_beyond_the_trained_length_learned_positions_are_not_defined_and_relative_ones_are(ranks):
-    (learned,) = measure(ranks, Spec([1], [25]))
-    assert learned["reason"] == "no positions beyond seq_len = 24"
-    assert learned["decode_s"] == learned["prefill_s"] == [] and learned["cache_bytes"] is None
-    (rope,) = measure(ranks, Spec([1], [25]), positional="rope")
-    assert rope["reason"] is None and rope["decode_s"]
+def test_only_extrapolating_positions_decode_beyond_seq_len(ranks):
+    (learned,) = measure(ranks, spec([1], [25]))
+    assert learned.reason == "no positions beyond seq_len = 24"
+    assert learned.decode_s == []
+    assert learned.prefill_s == []
+    assert learned.cache_bytes is None
+    (rope,) = measure(ranks, spec([1], [25]), positional="rope")
+    assert rope.reason is None
+    assert rope.decode_s
 
 
-def test_every_timed_step_sees_exactly_its_context(ranks, monkeypatch):
-    """A step that is timed while the cache still grows, or on an empty one, flatters what it measures."""
-    seen = []
+def test_every_timed_step_attends_to_exactly_its_context(ranks, monkeypatch):
+    """A step that is timed while the cache grows, or with an empty cache, would be too fast."""
+    passes = set()
     next_logits = GPT.next_logits
 
-    def watched(self, tokens_BT, caches):
+    def observed(self, tokens_BT, caches):
         before = caches[0].n_seen
         logits = next_logits(self, tokens_BT, caches)
-        seen.append((before, tokens_BT.shape[1], caches[0].n_seen))
+        passes.add((before, tokens_BT.shape[1], caches[0].n_seen))
         return logits
 
-    monkeypatch.setattr(GPT, "next_logits", watched)
-    measure(ranks, Spec([2], [10]))
-    assert set(seen) == {(0, 10, 10), (9, 1, 10)}
+    monkeypatch.setattr(GPT, "next_logits", observed)
+    measure(ranks, spec([2], [10]))
+    assert passes == {(0, 10, 10), (9, 1, 10)}
 
 
-def test_an_attention_without_a_cache_says_so(ranks, monkeypatch):
+def test_attention_without_a_cache_gives_a_reason(ranks, monkeypatch):
     def no_cache(self, *_):
         raise NotImplementedError("Odd defines no cache for decoding")
 
     monkeypatch.setattr(GPT, "caches", no_cache)
-    (record,) = measure(ranks, Spec([1], [8]))
-    assert record["reason"] == "Odd defines no cache for decoding"
+    (record,) = measure(ranks, spec([1], [8]))
+    assert record.reason == "Odd defines no cache for decoding"
 
 
-def test_nothing_is_measured_where_nothing_is_asked_for_and_threads_are_put_back(
-    ranks, monkeypatch
-):
-    assert measure(ranks, Spec(None, None)) == []
+def test_probe_is_optional_and_restores_the_thread_count(ranks, monkeypatch):
+    assert measure(ranks, SimpleNamespace(probes=ProbeSettings())) == []
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     threads = []
-    monkeypatch.setattr(decoding, "_measure", lambda *_: threads.append(torch.get_num_threads()))
+    monkeypatch.setattr(decode, "_measure", lambda *_: threads.append(torch.get_num_threads()))
     before = torch.get_num_threads()
-    measure(ranks, Spec([1], [8]))
-    assert threads == [2 * before] and torch.get_num_threads() == before
+    measure(ranks, spec([1], [8]))
+    assert threads == [2 * before]
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.parametrize(
-    "probe", [{"batch": []}, {"batch": [0]}, {"context": [1]}, {"contxt": [4]}]
+    "changes", [{"batch": []}, {"batch": [0]}, {"context": [1]}, {"contxt": [4]}]
 )
-def test_what_cannot_be_measured_is_refused(probe):
-    with pytest.raises(ValueError):
-        ProbeSettings.model_validate({"decode": {"batch": [1], "context": [4]} | probe})
+def test_invalid_decode_settings_are_rejected(changes):
+    settings = {"batch": [1], "context": [4]}
+    ProbeSettings.model_validate({"decode": settings})
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        ProbeSettings.model_validate({"decode": settings | changes})

@@ -1,20 +1,24 @@
-"""What the probes say is what can be counted by hand."""
+"""The probes' results equal what can be counted by hand."""
 
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from harness.distributed import torch_internals
 from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import init_parameters
-from harness.probes import peak_flops as peak
 from harness.probes.activations import Activations, held_bytes
 from harness.probes.first_step import FirstStep
-from harness.probes.memory import by_category
+from harness.probes.memory import measure_memory
+from harness.probes.peak_flops import peak_flops
+from harness.probes.phases import PhaseTimer
 from harness.probes.timer import Timer
 from harness.results.records import TrainSettings, VariantChoice
 from harness.training import optimizer as optim
@@ -48,46 +52,46 @@ def first_step(model, n_micro=1):
     return probe, optimizer
 
 
-# -- bytes -----------------------------------------------------------------------------------------------------------
+# -- bytes ---------------------------------------------------------------------------------------
 
 
-def test_what_is_kept_for_the_backward_pass_is_counted_by_hand():
-    """Linear keeps its input, ReLU its output; weights are parameters and not activations. 4 bytes a number."""
+def test_activation_bytes_by_hand():
+    """Linear saves its input, ReLU its output; weights are parameters, not activations. 4 bytes per number."""
     model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
-    with Activations(model) as kept:
+    with Activations(model) as activations:
         model(torch.randn(7, 3)).sum().backward()
-    assert kept.activation_bytes == 4 * (7 * 3 + 7 * 5)
-    assert kept.gathered_bytes == 0
+    assert activations.saved_bytes == 4 * (7 * 3 + 7 * 5)
+    assert activations.gathered_bytes == 0
 
 
-def test_memory_that_is_kept_twice_counts_once():
+def test_shared_activations_count_once():
     class Square(nn.Module):
         def forward(self, x):
             return x * x.view(-1).view_as(x)
 
     model = Square()
-    with Activations(model) as kept:
+    with Activations(model) as activations:
         model(torch.ones(4, 4, requires_grad=True)).sum().backward()
-    assert kept.activation_bytes == 4 * 16
+    assert activations.saved_bytes == 4 * 16
 
 
-def test_of_several_micro_batches_the_largest_counts():
-    """They follow one another and use the same memory: their sum would say that accumulation saves nothing."""
+def test_largest_micro_batch_counts():
+    """They reuse the same memory: their sum would hide that gradient accumulation saves memory."""
     model = nn.Linear(3, 5)
-    with Activations(model) as kept:
+    with Activations(model) as activations:
         for n in (2, 7, 4):
             model(torch.randn(n, 3)).sum().backward()
-    assert kept.activation_bytes == 4 * 7 * 3
+    assert activations.saved_bytes == 4 * 7 * 3
 
 
-def test_hooks_are_gone_after_counting():
-    """A probe that stays on would slow down every step that is timed."""
+def test_hooks_are_removed_after_counting():
+    """A probe that stays active would slow down every timed step."""
     model = nn.Linear(3, 5)
-    with Activations(model) as kept:
+    with Activations(model) as activations:
         model(torch.randn(2, 3)).sum().backward()
-    before = kept.activation_bytes
+    before = activations.saved_bytes
     model(torch.randn(100, 3)).sum().backward()
-    assert kept.activation_bytes == before
+    assert activations.saved_bytes == before
     assert not model._forward_pre_hooks
 
 
@@ -97,7 +101,7 @@ def test_held_bytes_count_shared_memory_once():
         held_bytes([whole, whole[:10], whole.view(10, 10), torch.zeros(3, dtype=torch.int64)])
         == 400 + 24
     )
-    assert held_bytes([whole[:10]]) == 400, "a view keeps all of the memory behind it"
+    assert held_bytes([whole[:10]]) == 400, "a view keeps its whole storage"
     assert held_bytes([torch.zeros(6, device="meta")]) == 24
     assert held_bytes([]) == 0
 
@@ -107,43 +111,41 @@ def test_memory_by_category_of_a_tiny_model():
     n = sum(parameter.numel() for parameter in model.parameters())
     n_tensors = len(list(model.parameters()))
     probe, optimizer = first_step(model)
-    memory = by_category(optimizer, probe, CPU)
-    assert memory["parameters"] == memory["gradients"] == 4 * n
-    assert (
-        memory["optimizer"] == 2 * 4 * n + 4 * n_tensors
-    )  # two moments, and a step count for each
-    assert memory["activations"] == probe.kept.activation_bytes > 0
-    assert memory["other"] == 0
-    assert memory["peak"] == sum(
-        memory[key] for key in ("parameters", "gradients", "optimizer", "activations")
+    memory = measure_memory(optimizer, probe, CPU)
+    assert memory.parameters == memory.gradients == 4 * n
+    assert memory.optimizer == 2 * 4 * n + 4 * n_tensors  # two moments, and a step count for each
+    assert memory.activations == probe.activations.saved_bytes > 0
+    assert memory.other == 0
+    assert memory.peak == sum(
+        getattr(memory, key) for key in ("parameters", "gradients", "optimizer", "activations")
     )
-    assert 10**7 < memory["resident_peak"] < 10**11, "bytes, not KiB"
+    assert 10**7 < memory.resident_peak < 10**11, "bytes, not KiB"
 
 
-def test_gradients_are_counted_before_they_are_dropped():
+def test_gradients_are_counted_before_zero_grad():
     model = make()
     probe, _ = first_step(model)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert probe.gradient_bytes == 4 * sum(parameter.numel() for parameter in model.parameters())
 
 
-# -- FLOPs and kernels -----------------------------------------------------------------------------------------------
+# -- FLOPs and kernels ---------------------------------------------------------------------------
 
 
 def weights():
-    """Weights of matrix products: four of C x C in attention and eight in the MLP of each layer, and the output's."""
+    """Weights of matrix products: 4 C x C in attention and 8 C x C in the MLP of each layer, and the output's."""
     return SHAPE.n_layer * 12 * 16 * 16 + 11 * 16
 
 
 @pytest.mark.parametrize("n_micro", [1, 2])
 def test_flops_of_a_first_step_by_hand(n_micro):
-    """Else the check of the stated formula against what was executed checks nothing."""
+    """The stated formulas are checked against these counts."""
     probe, _ = first_step(make(), n_micro)
     n_tokens = N_BATCH * SHAPE.seq_len
     linear = 3 * 2 * n_tokens * weights()
     attention = (
         (4 + 10) * SHAPE.n_layer * n_tokens * SHAPE.seq_len * 16
-    )  # backward computes the scores once more
+    )  # the backward pass recomputes the scores
     assert probe.flops == n_micro * (linear + attention)
 
 
@@ -157,8 +159,8 @@ def test_flops_of_the_slow_kernel_by_hand():
     )
 
 
-def test_stated_flops_are_executed_flops_but_for_the_hidden_half_and_the_scores_done_twice():
-    """What is needed differs from what is executed by the causal half (8 of 4.5) and by 14 instead of 12 per pair."""
+def test_stated_flops_exclude_masked_pairs_and_recomputation():
+    """Causal attention needs 4.5 of 8 pairs per token, and 12 FLOPs per pair instead of the executed 14."""
     model = make()
     probe, _ = first_step(model)
     n_tokens, per_pair = N_BATCH * SHAPE.seq_len, SHAPE.n_layer * 16
@@ -172,8 +174,8 @@ def test_stated_flops_are_executed_flops_but_for_the_hidden_half_and_the_scores_
     ("attention", "options"),
     [("mha", {}), ("gqa", {"n_kv_head": 1}), ("sliding_window", {"window": 3})],
 )
-def test_the_kernel_that_ran_is_named(attention, options):
-    """Whether a variant fell to the slow kernel has to be seen in the results, not guessed."""
+def test_executed_attention_kernel_is_reported(attention, options):
+    """The results show whether a variant fell back to the slow kernel."""
     probe, _ = first_step(make(attention, **options))
     assert probe.kernels == ["_scaled_dot_product_flash_attention_for_cpu"]
     with sdpa_kernel(SDPBackend.MATH):
@@ -182,7 +184,7 @@ def test_the_kernel_that_ran_is_named(attention, options):
 
 
 def test_counting_changes_no_value():
-    """The first step is a step like all others."""
+    """The first step trains like every other step."""
     parameters = []
     for counted in (True, False):
         torch.manual_seed(0)
@@ -198,7 +200,7 @@ def test_counting_changes_no_value():
     assert all(torch.equal(a, b) for a, b in zip(*parameters, strict=True))
 
 
-def test_the_first_step_runs_without_compilation_and_the_next_one_with_it():
+def test_only_the_first_step_runs_uncompiled():
     """Compiled code would hide its matrix products from the counter; but only the first step may be slow."""
     seen = []
 
@@ -215,13 +217,13 @@ def test_the_first_step_runs_without_compilation_and_the_next_one_with_it():
     assert seen == ["compiled"]
 
 
-# -- peak ------------------------------------------------------------------------------------------------------------
+# -- peak ----------------------------------------------------------------------------------------
 
 
 def vendor(monkeypatch, *names, precision="bf16"):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[0])
     monkeypatch.setattr(DistributedContext, "gather", lambda self, value: list(names))
-    return peak.peak_flops(DistributedContext(0, len(names), torch.device("cuda", 0)), precision)
+    return peak_flops(DistributedContext(0, len(names), torch.device("cuda", 0)), precision)
 
 
 @pytest.mark.parametrize(
@@ -237,10 +239,10 @@ def vendor(monkeypatch, *names, precision="bf16"):
         ("NVIDIA B200", 2250, 75),
     ],
 )
-def test_the_peak_of_a_known_gpu_is_its_vendors_dense_figure(monkeypatch, name, bf16, fp32):
-    """With another card's figure, or the sparse one, MFU is off by a factor and nobody sees it."""
-    assert vendor(monkeypatch, name)["value"] == bf16 * 1e12
-    assert vendor(monkeypatch, name, precision="fp32")["value"] == fp32 * 1e12
+def test_peak_of_a_known_gpu_is_the_vendors_dense_figure(monkeypatch, name, bf16, fp32):
+    """With another GPU's figure, or the sparse one, MFU would be wrong by a factor, without any sign of it."""
+    assert vendor(monkeypatch, name).value == bf16 * 1e12
+    assert vendor(monkeypatch, name, precision="fp32").value == fp32 * 1e12
 
 
 @pytest.mark.parametrize(
@@ -258,30 +260,30 @@ def test_the_peak_of_a_known_gpu_is_its_vendors_dense_figure(monkeypatch, name, 
         "NVIDIA H20",
     ],
 )
-def test_an_unknown_gpu_has_no_peak_rather_than_that_of_one_with_a_similar_name(monkeypatch, name):
-    found = vendor(monkeypatch, name)
-    assert found["value"] is None
-    assert name in found["source"]
+def test_gpu_with_a_similar_name_has_no_peak(monkeypatch, name):
+    peak = vendor(monkeypatch, name)
+    assert peak.value is None
+    assert name in peak.source
 
 
-def test_the_peak_is_that_of_all_ranks_together(monkeypatch):
-    found = vendor(monkeypatch, "NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3")
-    assert found["value"] == 2 * 989e12
-    assert found["source"] == "vendor, dense bf16: 2 x NVIDIA H100 80GB HBM3"
-    assert vendor(monkeypatch, "NVIDIA H100 80GB HBM3", "Tesla T4")["value"] is None
+def test_peak_sums_over_all_ranks(monkeypatch):
+    peak = vendor(monkeypatch, "NVIDIA H100 80GB HBM3", "NVIDIA H100 80GB HBM3")
+    assert peak.value == 2 * 989e12
+    assert peak.source == "vendor, dense bf16: 2 x NVIDIA H100 80GB HBM3"
+    assert vendor(monkeypatch, "NVIDIA H100 80GB HBM3", "Tesla T4").value is None
 
 
-def test_the_peak_of_a_cpu_is_measured(monkeypatch):
+def test_peak_of_a_cpu_is_measured(monkeypatch):
     monkeypatch.setattr(DistributedContext, "gather", lambda self, value: [value, value])
-    found = peak.peak_flops(DistributedContext(0, 2, CPU), "fp32")
-    assert 1e8 < found["value"] < 1e14
-    assert "measured" in found["source"]
+    peak = peak_flops(DistributedContext(0, 2, CPU), "fp32")
+    assert 1e8 < peak.value < 1e14
+    assert "measured" in peak.source
 
 
-# -- time ------------------------------------------------------------------------------------------------------------
+# -- time ----------------------------------------------------------------------------------------
 
 
-def test_the_timer_measures_wall_time_each_time_anew():
+def test_timer_measures_each_block_separately():
     timer = Timer(CPU)
     with timer:
         time.sleep(0.03)
@@ -291,11 +293,82 @@ def test_the_timer_measures_wall_time_each_time_anew():
     assert timer.seconds < 0.03
 
 
-def test_the_timer_empties_a_gpus_queue_before_it_looks_at_the_clock(monkeypatch):
-    """Without it, the time is that of handing out the work, not of doing it."""
+def test_timer_synchronizes_the_gpu_before_reading_the_clock(monkeypatch):
+    """Without it, the time would be that of queueing the work."""
     events, device = [], torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: events.append("synchronize"))
     monkeypatch.setattr(time, "perf_counter", lambda: events.append("clock") or 0.0)
     with Timer(device):
         events.append("work")
     assert events == ["synchronize", "clock", "work", "synchronize", "clock"]
+
+
+# -- phases ----------------------------------------------------------------------------------------
+
+
+class Clock:
+    """A clock that a test advances."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    def advance(self, seconds):
+        self.now += seconds
+
+
+def test_phases_exclude_waits_and_sum_to_the_step(monkeypatch):
+    """Two micro-batches; a collective waits within another, and one wait belongs to no scope."""
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    collectives = torch_internals.functional_collectives
+
+    def wait_tensor(seconds, inner=0.0):
+        if inner:
+            collectives.wait_tensor(inner)
+        clock.advance(seconds)
+
+    monkeypatch.setattr(collectives, "wait_tensor", wait_tensor)
+    with PhaseTimer(nn.Linear(1, 1), CPU) as timer:
+        for _ in range(2):
+            clock.advance(1)
+            with timer.forward():
+                clock.advance(2)
+                collectives.wait_tensor(3, inner=4)
+            with timer.backward():
+                clock.advance(8)
+        collectives.wait_tensor(16)
+        with timer.optimizer():
+            clock.advance(32)
+    assert timer.seconds == {
+        "forward": 4,
+        "backward": 16,
+        "optimizer": 32,
+        "waiting": 2 * 7 + 16,
+        "other": 2,
+    }
+    assert sum(timer.seconds.values()) == clock.now
+
+
+def test_ddp_waits_from_the_last_gradient_to_the_end(monkeypatch):
+    """DDP's reducer waits in C++, where no Python function can be observed."""
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    model = nn.Linear(1, 1)
+    with PhaseTimer(model, CPU) as timer, timer.backward():
+        clock.advance(1)
+        model(torch.ones(1, 1)).sum().backward()
+        clock.advance(5)
+    assert timer.seconds["backward"] == 1
+    assert timer.seconds["waiting"] == 5
+
+
+def test_observed_functions_are_restored():
+    work_wait = vars(dist.Work)["wait"]
+    wait_tensor = torch_internals.functional_collectives.wait_tensor
+    with pytest.raises(ZeroDivisionError), torch_internals.observe_waits(nullcontext):
+        assert vars(dist.Work)["wait"] is not work_wait
+        assert torch_internals.functional_collectives.wait_tensor is not wait_tensor
+        raise ZeroDivisionError
+    assert vars(dist.Work)["wait"] is work_wait
+    assert torch_internals.functional_collectives.wait_tensor is wait_tensor

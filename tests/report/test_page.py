@@ -12,7 +12,6 @@ from harness import report
 from harness.analysis import dataset as accounting
 from harness.analysis import summary
 from harness.report import charts, study_report
-from harness.report.charts import plotly
 from harness.report.render import html
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -206,8 +205,7 @@ def test_ten_thousand_runs_stay_a_file_that_opens(fake):
     many = multiplied(few, 2500)
     assert len(many.study.runs) == 10_000
     specs = charts.build(many)
-    figures = {spec.name: plotly.render(spec) for spec in specs}
-    page = html.render(study_report.build(many, specs), figures)
+    page = html.render(study_report.build(many, specs))
     assert len(page.encode()) < 15e6
     data = json.loads(
         re.search('<script type="application/json" id="data">(.*?)</script>', page)[1]

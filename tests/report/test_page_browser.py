@@ -127,11 +127,11 @@ def test_a_phone_scrolls_down_only_and_every_text_stands_out(opened, scheme):
 def test_of_many_rows_the_first_show_until_all_are_asked_for(browser, fake):
     folder = report.write(fake.write().store, fake.name, fake.root.parent / "reports")
     page = folder / "index.html"
-    page.write_text(page.read_text().replace("const MANY = 500;", "const MANY = 5;"))
+    page.write_text(page.read_text().replace("const MAX_ROWS = 500;", "const MAX_ROWS = 5;"))
     with browser.new_context() as context:
         opened = context.new_page()
         opened.goto(page.as_uri())
-        assert opened.locator("#count").inner_text() == "18 of 18 entries; the first 5 rows show"
+        assert opened.locator("#count").inner_text() == "18 of 18 entries; the first 5 are shown"
         assert len(names(opened)) == 5
         opened.get_by_role("button", name="Show all rows").click()
         assert (
@@ -151,7 +151,7 @@ def test_a_page_that_is_watched_reads_itself_again_and_keeps_what_was_chosen(bro
             (folder / "index.html").read_text().replace("<h1>tiny", "<h1>newer")
         )
         sync_api.expect(page.locator("h1")).to_have_text("newer", timeout=10_000)
-        assert page.get_by_label("Search").input_value() == "gqa2"
+        sync_api.expect(page.get_by_label("Search")).to_have_value("gqa2")
         sync_api.expect(page.locator("#count")).to_have_text("1 of 2 entries")
         page.get_by_label("Reload this page").uncheck()
         (folder / "index.html").write_text("")

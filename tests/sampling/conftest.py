@@ -1,4 +1,4 @@
-"""Small random models in folders of their own."""
+"""Checkpoints of small random models."""
 
 import pytest
 import torch
@@ -10,13 +10,13 @@ from variants.base import ModelShape
 
 
 def std(parameter):
-    """Return how large its values are: large, with GPT-2's own a model only repeats its last token."""
+    """Return the scale of a parameter; with that of GPT-2 a model repeats its last token."""
     return 0.1 if parameter.endswith("bias") or parameter == "wte.weight" else 0.5
 
 
 @pytest.fixture
 def save(tmp_path):
-    """Save a random model and return its folder; the same arguments give the same model."""
+    """Return a function that saves a random model, a function of its arguments, in a folder."""
 
     def save(
         name="model",

@@ -1,4 +1,4 @@
-"""What comes out is text, whole characters at a time, and what is asked for wrongly is told before anything starts."""
+"""Text comes in whole characters, and invalid requests are rejected before the model runs."""
 
 import os
 import re
@@ -26,7 +26,7 @@ def sample(*arguments):
 
 
 def refused(capsys, *arguments):
-    """Return what the command says when it refuses."""
+    """Return the error message of a rejected request."""
     assert sample(*arguments) == 2
     out, err = capsys.readouterr()
     assert out == "" and "Traceback" not in err
@@ -34,35 +34,37 @@ def refused(capsys, *arguments):
 
 
 def written(rows, prompt="", tokenizer=None):
-    """Stream some samples, given as their tokens, and return what was written, write by write."""
+    """Write samples, given as their tokens; return the single writes and the texts."""
     texts, writes = [TextStream(prompt, tokenizer or Tokenizer("bytes")) for _ in rows], []
     write_texts(zip(*rows, strict=True), texts, 7, writes.append)
     return writes, texts
 
 
-# -- text ------------------------------------------------------------------------------------------------------------
+# -- text ------------------------------------------------------------------------------------------
 
 
-def test_a_character_is_written_when_it_is_whole():
+def test_a_character_is_written_when_it_is_complete():
     writes, _ = written([TEXT.encode()], "Wie? ")
     assert writes == ["Wie? ", *TEXT, "\n"]
 
 
-def test_what_is_no_utf8_is_replaced_and_never_waited_for():
+def test_invalid_utf8_is_replaced_immediately():
     writes, _ = written([b"a\xff\xf0\x9f\x99b\xc3"])
     assert writes == ["", "a", "�", "�b", "�\n"]
     assert "".join(writes) == b"a\xff\xf0\x9f\x99b\xc3".decode("utf-8", "replace") + "\n"
 
 
-def test_several_samples_come_one_after_the_other_under_headers():
+def test_several_samples_follow_each_other_with_headers():
     writes, _ = written([b"ab", b"c\xc3", "ß".encode()], "x")
     assert "".join(writes) == (
-        "--- sample 1 of 3 (seed 7)\nxab\n--- sample 2 of 3 (seed 7)\nxc�\n--- sample 3 of 3 (seed 7)\nxß\n"
+        "--- sample 1 of 3 (seed 7)\nxab\n"
+        "--- sample 2 of 3 (seed 7)\nxc�\n"
+        "--- sample 3 of 3 (seed 7)\nxß\n"
     )
     assert writes[:3] == ["--- sample 1 of 3 (seed 7)\nx", "a", "b"]  # the first as it comes
 
 
-def test_a_text_ends_where_its_end_of_text_comes_and_all_when_every_one_has():
+def test_a_text_ends_at_its_end_of_text_token():
     tokenizer = SimpleNamespace(end_of_text=0, decode_bytes=bytes)
     n_asked = []
 
@@ -81,11 +83,11 @@ def test_a_text_ends_where_its_end_of_text_comes_and_all_when_every_one_has():
     assert written([b"a\xc3\0\0"], tokenizer=tokenizer)[0] == ["", "a", "�\n"]
 
 
-# -- the command -----------------------------------------------------------------------------------------------------
+# -- the command -----------------------------------------------------------------------------------
 
 
-def test_the_command_line(save):
-    """As a user calls it: text on stdout, all else on stderr."""
+def test_text_goes_to_stdout_and_the_rest_to_stderr(save):
+    """Otherwise the text could not be piped."""
     command = [
         sys.executable,
         "-m",
@@ -104,7 +106,7 @@ def test_the_command_line(save):
     )
 
 
-def test_the_same_seed_writes_the_same_text_and_the_number_of_samples_does_not_matter(save, capsys):
+def test_a_seed_gives_the_same_text_for_any_number_of_samples(save, capsys):
     def text(*arguments):
         assert sample(model, "--prompt", "O", "--length", 60, *arguments) == 0
         return capsys.readouterr().out
@@ -125,7 +127,7 @@ def test_the_same_seed_writes_the_same_text_and_the_number_of_samples_does_not_m
     )
 
 
-def test_a_context_that_is_full_is_no_failure_and_is_told(save, capsys):
+def test_a_full_context_ends_the_text_with_a_note(save, capsys):
     assert sample(save(), "--prompt", "abc") == 0
     out, err = capsys.readouterr()
     assert out.startswith("abc")
@@ -142,8 +144,8 @@ def test_a_context_that_is_full_is_no_failure_and_is_told(save, capsys):
     )
 
 
-def test_an_empty_prompt_begins_a_text(save, capsys):
-    """For bytes after a new line, which is not written; for a tokenizer with an end of text after that."""
+def test_an_empty_prompt_begins_after_a_line_break(save, capsys):
+    """The line break itself is not written."""
     model = save(positional="rope")
     assert sample(model, "--prompt", "", "--temperature", 0) == 0
     unprompted = capsys.readouterr().out
@@ -151,9 +153,7 @@ def test_an_empty_prompt_begins_a_text(save, capsys):
     assert capsys.readouterr().out == "\n" + unprompted
 
 
-def test_an_empty_prompt_of_a_tokenizer_with_an_end_of_text_begins_with_that(
-    monkeypatch, save, capsys
-):
+def test_an_empty_prompt_begins_after_the_end_of_text_token(monkeypatch, save, capsys):
     monkeypatch.setattr(Tokenizer, "end_of_text", ord("Z"))
     model = save(positional="rope")
     assert sample(model, "--prompt", "", "--temperature", 0, "--length", 8) == 0
@@ -162,7 +162,7 @@ def test_an_empty_prompt_of_a_tokenizer_with_an_end_of_text_begins_with_that(
     assert capsys.readouterr().out == "Z" + unprompted
 
 
-def test_bf16_halves_the_cache_and_weights_of_any_precision_are_taken(save, capsys):
+def test_bf16_halves_the_cache_for_weights_of_any_precision(save, capsys):
     for number, (dtype, precision, mib) in enumerate(
         (
             (torch.float32, "fp32", "0.50"),
@@ -175,7 +175,7 @@ def test_bf16_halves_the_cache_and_weights_of_any_precision_are_taken(save, caps
         assert f"KV cache {mib} MiB" in capsys.readouterr().err
 
 
-def test_the_tokenizer_is_the_checkpoints_or_the_one_that_is_named(save, capsys):
+def test_the_tokenizer_is_the_checkpoints_or_the_named_one(save, capsys):
     unknown, model = save("unknown", tokenizer=None), save()
     assert load_weights(unknown).tokenizer is None and load_weights(model).tokenizer == "bytes"
     assert sample(model, "--prompt", "a", "--temperature", 0) == 0
@@ -191,7 +191,7 @@ def test_the_tokenizer_is_the_checkpoints_or_the_one_that_is_named(save, capsys)
     )
 
 
-def test_gpt2s_tokenizer_is_that_of_50257_tokens(tmp_path, save):
+def test_only_a_vocabulary_of_50257_implies_gpt2s_tokenizer(tmp_path, save):
     """An imported GPT-2 must not need --tokenizer, and a model of another vocabulary must."""
     for vocab_size, tokenizer in ((50257, "gpt2"), (50304, None)):
         export_gpt2(
@@ -207,7 +207,7 @@ def test_gpt2s_tokenizer_is_that_of_50257_tokens(tmp_path, save):
         )
 
 
-def test_all_settings_that_cannot_be_are_told_at_once(save, capsys):
+def test_all_invalid_settings_are_reported_together(save, capsys):
     error = refused(
         capsys,
         save(),
@@ -247,7 +247,7 @@ def test_all_settings_that_cannot_be_are_told_at_once(save, capsys):
     assert "--prompt: 17 tokens" in refused(capsys, save("short"), "--prompt", "x" * 17)
 
 
-def test_a_device_that_is_not_there_is_refused(save, capsys, monkeypatch):
+def test_a_missing_device_is_rejected(save, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "--device: cuda: not available here; use cpu" in refused(
         capsys, save(), "--prompt", "a", "--device", "cuda"
@@ -256,7 +256,7 @@ def test_a_device_that_is_not_there_is_refused(save, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("given", [".", "checkpoint", "checkpoint/newest/model.safetensors"])
-def test_a_path_beside_the_right_one_is_answered_with_that(given, save, tmp_path, capsys):
+def test_a_path_near_a_checkpoint_gets_a_suggestion(given, save, tmp_path, capsys):
     run = tmp_path / "results/study/run"
     (run / "checkpoint").mkdir(parents=True)
     save().rename(run / "checkpoint/newest")
@@ -272,7 +272,7 @@ def test_a_path_beside_the_right_one_is_answered_with_that(given, save, tmp_path
         )
 
 
-def test_what_is_no_checkpoint_is_told_apart(tmp_path, save, capsys):
+def test_each_kind_of_wrong_folder_has_its_own_message(tmp_path, save, capsys):
     for name in ("run", "published", "empty"):
         (tmp_path / name).mkdir()
     (tmp_path / "run/spec.json").write_text("{}")
@@ -280,7 +280,7 @@ def test_what_is_no_checkpoint_is_told_apart(tmp_path, save, capsys):
     torn = save("torn")
     (torn / "model.safetensors").write_bytes((torn / "model.safetensors").read_bytes()[:1000])
     for name, message in (
-        ("nothing", "nothing: no such folder"),
+        ("missing", "missing: no such folder"),
         (
             "run",
             "a run without a checkpoint; launch.keep_checkpoints in its study sets which are kept",
@@ -292,7 +292,7 @@ def test_what_is_no_checkpoint_is_told_apart(tmp_path, save, capsys):
         assert message in refused(capsys, tmp_path / name, "--prompt", "a")
 
 
-def test_an_attention_without_a_cache_is_refused(save, capsys, monkeypatch):
+def test_an_attention_without_a_cache_is_rejected(save, capsys, monkeypatch):
     from variants.attention.mha import MultiHead
     from variants.base import Attention
 
@@ -300,12 +300,12 @@ def test_an_attention_without_a_cache_is_refused(save, capsys, monkeypatch):
     assert "MultiHead defines no cache for decoding" in refused(capsys, save(), "--prompt", "a")
 
 
-# -- who reads it ----------------------------------------------------------------------------------------------------
+# -- interruptions ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def endless(save):
-    """Start a sample that would take hours, and wait for its first text."""
+    """Start a sample that would take hours and wait for its first character."""
     command = [
         sys.executable,
         "-m",
@@ -323,7 +323,7 @@ def endless(save):
         stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(
             signal.SIGINT, signal.SIG_DFL
-        ),  # where tests run in the background, it is off
+        ),  # a background shell ignores it
     )
     assert process.stdout.read(1) == b"O"
     yield process
@@ -333,18 +333,18 @@ def endless(save):
     process.wait()
 
 
-def test_a_reader_that_has_enough_ends_it_quietly(endless):
+def test_a_closed_pipe_ends_it_without_a_traceback(endless):
     endless.stdout.close()
     assert endless.wait() == 0 and endless.stderr.read() == b""
 
 
-def test_ctrl_c_ends_it_quietly(endless):
+def test_ctrl_c_ends_it_without_a_traceback(endless):
     endless.send_signal(signal.SIGINT)
     endless.stdout.read()
     assert endless.wait() == 130 and endless.stderr.read() == b""
 
 
-def test_a_terminal_without_the_characters_gets_others(save):
+def test_characters_unknown_to_the_terminal_are_replaced(save):
     command = [sys.executable, "-m", "harness", "sample", save(), "--prompt", "漢", "--length", "1"]
     result = subprocess.run(
         command, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}

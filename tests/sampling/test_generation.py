@@ -1,4 +1,4 @@
-"""The cache, the ring and the end of the context change how fast a text comes, and never what it says."""
+"""The KV cache and the end of the context change the speed and never the text."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ PROMPT = [7, 200, 31]
 
 
 def load(path, **changed):
-    """Build the model that a folder describes, with other options of attention if there are any."""
+    """Return the model of a checkpoint folder, with some of its variants replaced."""
     weights = load_weights(path)
     axes = weights.axes | {
         axis: VariantChoice(label="", **choice) for axis, choice in changed.items()
@@ -25,7 +25,7 @@ def load(path, **changed):
 
 
 def greedy(model, prompt, n_new, length=None, n_samples=1):
-    """Decode with the cache."""
+    """Decode with the KV cache."""
     caches = model.caches(n_samples, length or len(prompt) + n_new, torch.float32)
     prompt_BT = torch.tensor(prompt).expand(n_samples, -1)
     return list(
@@ -35,7 +35,7 @@ def greedy(model, prompt, n_new, length=None, n_samples=1):
 
 @torch.no_grad()
 def full_forward(model, prompt, n_new):
-    """Decode without one: all of the text through the model for each token."""
+    """Decode without a cache: the whole text through the model for each token."""
     tokens = list(prompt)
     for _ in range(n_new):
         tokens.append(model.logits(torch.tensor([tokens]))[0, -1].argmax().item())
@@ -52,7 +52,7 @@ def full_forward(model, prompt, n_new):
         {"attention": "sliding_window", "window": 5},
     ],
 )
-def test_greedy_is_the_argmax_of_the_full_forward_pass_step_by_step(save, variants):
+def test_greedy_decoding_is_the_argmax_of_full_forward_passes(save, variants):
     model = load(save(**variants))
     expected = full_forward(model, PROMPT, 14)  # up to the last token that a context of 16 defines
     assert greedy(model, PROMPT, 14, n_samples=2) == [[token, token] for token in expected]
@@ -61,7 +61,7 @@ def test_greedy_is_the_argmax_of_the_full_forward_pass_step_by_step(save, varian
 
 @pytest.mark.parametrize("prompt", [PROMPT, list(range(40, 56))], ids=["short", "full"])
 @pytest.mark.parametrize("positional", ["rope", "sinusoidal", "none"])
-def test_past_the_context_each_token_sees_the_last_seq_len_positions(save, positional, prompt):
+def test_beyond_the_context_tokens_see_the_last_positions(save, positional, prompt):
     path = save(positional=positional)
     window = load(path, attention={"name": "sliding_window", "options": {"window": 16}})
     expected = full_forward(window, prompt, 50)
@@ -69,7 +69,7 @@ def test_past_the_context_each_token_sees_the_last_seq_len_positions(save, posit
     assert expected != full_forward(load(path), prompt, 50)
 
 
-def test_a_context_that_extends_slides_on():
+def test_a_context_with_extrapolation_slides():
     assert plan_generation([1, 2, 3], 5, 16, True, "rope") == GenerationPlan([1, 2, 3], 5, 8)
     assert plan_generation([1, 2, 3], 500, 16, True, "rope") == GenerationPlan([1, 2, 3], 500, 16)
     assert plan_generation(list(range(16)), 500, 16, True, "rope") == GenerationPlan(
@@ -86,7 +86,7 @@ def test_a_context_that_extends_slides_on():
 
 
 @pytest.mark.parametrize(("n_prompt", "n_new"), [(1, 16), (3, 14), (15, 2), (16, 1)])
-def test_one_that_does_not_ends_with_the_token_after_its_last_position(save, n_prompt, n_new):
+def test_without_extrapolation_one_token_follows_the_context(save, n_prompt, n_new):
     prompt = list(range(n_prompt))
     assert plan_generation(prompt, n_new, 16, False, "learned") == GenerationPlan(prompt, n_new, 16)
     longer = plan_generation(prompt, 200, 16, False, "learned")
@@ -106,14 +106,14 @@ def test_one_that_does_not_ends_with_the_token_after_its_last_position(save, n_p
         greedy(model, prompt, n_new + 1)
 
 
-def test_a_prompt_beyond_it_is_refused_with_both_numbers():
+def test_a_prompt_longer_than_the_context_is_rejected():
     with pytest.raises(
         UserError, match=r"--prompt: 17 tokens, but the context has 16 learned positions"
     ):
         plan_generation(list(range(17)), 1, 16, False, "learned")
 
 
-def test_a_sample_is_the_same_however_many_there_are(save):
+def test_a_sample_does_not_depend_on_the_number_of_samples(save):
     model = load(save(positional="rope"))
 
     def samples(n, seed=5):

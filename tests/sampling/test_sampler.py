@@ -1,4 +1,4 @@
-"""A filter that keeps one token too many or too few still gives text, only not that of the settings in its caption."""
+"""A filter that keeps one token too many or too few still generates text, but a wrong one."""
 
 import math
 
@@ -29,7 +29,7 @@ def drawn(logits_1V, sampling, seed=0, n_samples=4000):
     return Sampler(sampling, seed, n_samples)(logits_1V.expand(n_samples, -1))
 
 
-def test_temperature_divides_and_the_smallest_does_not_overflow():
+def test_temperature_divides_without_overflow():
     assert apply_temperature(torch.tensor([[4.0, 2.0, 0.0]]), 2.0).tolist() == [[0, -1, -2]]
     assert apply_temperature(torch.tensor([[4.0, 2.0, 0.0]]), 0.5).tolist() == [[0, -4, -8]]
     assert apply_temperature(torch.tensor([[4.0, 2.0, 4.0]]).double(), 5e-324).tolist() == [
@@ -37,7 +37,7 @@ def test_temperature_divides_and_the_smallest_does_not_overflow():
     ]
 
 
-def test_top_k_keeps_exactly_k_of_the_largest_each_in_its_place():
+def test_top_k_keeps_exactly_the_k_largest():
     logits_BV = torch.tensor([[1.0, 3.0, 2.0, 0.0], [9.0, 6.0, 7.0, 8.0]])
     assert top_k(logits_BV, 2).tolist() == [[NO, 3, 2, NO], [9, NO, NO, 8]]
     assert torch.equal(top_k(logits_BV, 4), logits_BV) and torch.equal(
@@ -45,7 +45,7 @@ def test_top_k_keeps_exactly_k_of_the_largest_each_in_its_place():
     )
     assert [len(row) for row in kept(top_k(torch.zeros(1, 5), 2))] == [
         2
-    ]  # equals, as bf16 makes many
+    ]  # ties, which are frequent in bf16
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_top_k_keeps_exactly_k_of_the_largest_each_in_its_place():
         (0.97, [0, 1, 2, 3]),
     ],
 )
-def test_top_p_keeps_the_smallest_set_that_reaches_p_and_never_nothing(p, tokens):
+def test_top_p_keeps_the_smallest_set_that_reaches_p(p, tokens):
     logits_BV = logits(0.1, 0.5, 0.25, 0.15)
     result = top_p(logits_BV, p)
     assert kept(result) == [tokens]
     assert torch.equal(result[0, tokens], logits_BV[0, tokens])
 
 
-def test_top_p_stops_where_the_mass_is_p_exactly():
+def test_top_p_stops_at_a_mass_of_exactly_p():
     assert kept(top_p(torch.zeros(1, 4), 0.5)) == [[0, 1]]
     assert kept(top_p(torch.zeros(1, 4), 0.75)) == [[0, 1, 2]]
 
@@ -102,7 +102,7 @@ def test_temperature_then_top_k_then_top_p(settings, tokens):
         ({"temperature": 1e-300}, [0, 1, 0, 0]),
     ],
 )
-def test_tokens_come_as_often_as_their_probabilities_say(settings, expected):
+def test_tokens_are_drawn_with_their_probabilities(settings, expected):
     n = 4000
     counts = drawn(logits(0.1, 0.4, 0.2, 0.3).float(), Sampling(**settings), n_samples=n).bincount(
         minlength=4
@@ -111,7 +111,7 @@ def test_tokens_come_as_often_as_their_probabilities_say(settings, expected):
         assert abs(count - n * p) <= 4 * math.sqrt(n * p * (1 - p))
 
 
-def test_a_seed_gives_its_draws_again_and_another_seed_others():
+def test_draws_are_a_function_of_the_seed():
     flat = torch.zeros(1, 1000)
     first = drawn(flat, Sampling(), seed=3, n_samples=8)
     assert torch.equal(drawn(flat, Sampling(), seed=3, n_samples=8), first)
@@ -127,8 +127,8 @@ def test_successive_draws_differ():
     assert len({sampler(torch.zeros(1, 1000)).item() for _ in range(8)}) == 8
 
 
-def test_rounding_hardly_ever_changes_a_draw():
-    """Else the same seed would give another text in a batch of another size, whose sums are rounded otherwise."""
+def test_rounding_rarely_changes_a_draw():
+    """Otherwise a seed would give another text in a batch of another size, by its rounding."""
     generator = torch.Generator().manual_seed(0)
     exact = torch.randn(1, 1000, generator=generator)
     rounded = exact + 1e-6 * torch.randn(1, 1000, generator=generator)

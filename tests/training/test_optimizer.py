@@ -1,4 +1,4 @@
-"""The optimizer does what the papers say, and clips and decays what it should."""
+"""Optimizer steps, weight decay, learning rate and clipping follow their papers."""
 
 import math
 
@@ -35,46 +35,42 @@ def give_gradients(model, scale=1.0, seed=1):
         parameter.grad = scale * torch.randn(parameter.shape, generator=generator)
 
 
-def test_matrices_decay_and_nothing_else_does():
-    """Decayed gains and biases are another recipe than GPT-2's, and cost loss."""
+def test_only_matrices_decay():
+    """GPT-2's recipe does not decay gains and biases; decaying them raises the loss."""
     model = make()
     groups = optim.adamw(model, train(weight_decay=0.3)).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    decay = {
-        names[id(parameter)]: group["weight_decay"]
-        for group in groups
-        for parameter in group["params"]
-    }
+    decay = {}
+    for group in groups:
+        for parameter in group["params"]:
+            decay[names[id(parameter)]] = group["weight_decay"]
     assert decay.keys() == set(names.values())
     for name, value in decay.items():
-        matrix = name.endswith("weight") and "ln_" not in name
-        assert value == (0.3 if matrix else 0.0), name
+        is_matrix = name.endswith("weight") and "ln_" not in name
+        assert value == (0.3 if is_matrix else 0.0), name
 
 
-def test_a_frozen_parameter_is_left_alone():
+def test_frozen_parameter_is_not_optimized():
     model = make()
     model.wte.weight.requires_grad_(False)
-    optimizer = optim.adamw(model, train())
-    assert all(
-        parameter is not model.wte.weight
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    )
+    for group in optim.adamw(model, train()).param_groups:
+        assert all(parameter is not model.wte.weight for parameter in group["params"])
 
 
-def test_a_model_of_vectors_alone_can_be_optimised():
+def test_model_of_vectors_only_can_be_optimized():
     assert len(optim.adamw(nn.LayerNorm(4), train()).param_groups) == 1
 
 
-def test_steps_are_adamws():
-    """Loshchilov & Hutter 2019, algorithm 2, in float64, over a few steps with a rate that changes."""
+def test_steps_match_adamw_in_float64():
+    """Loshchilov & Hutter 2019, algorithm 2, over six steps with a changing learning rate."""
     cfg = train(
         lr=3e-2, min_lr=1e-3, warmup_steps=2, steps=6, weight_decay=0.2, beta1=0.8, beta2=0.9
     )
     model = make()
     optimizer = optim.adamw(model, cfg)
     expected = {name: p.detach().double() for name, p in model.named_parameters()}
-    m, v = ({name: torch.zeros_like(x) for name, x in expected.items()} for _ in range(2))
+    m = {name: torch.zeros_like(value) for name, value in expected.items()}
+    v = {name: torch.zeros_like(value) for name, value in expected.items()}
     for step in range(6):
         give_gradients(model, seed=step)
         lr = optim.set_learning_rate(optimizer, step, cfg)
@@ -82,11 +78,11 @@ def test_steps_are_adamws():
             g = parameter.grad.double()
             m[name] = 0.8 * m[name] + 0.2 * g
             v[name] = 0.9 * v[name] + 0.1 * g**2
-            m_hat, v_hat = m[name] / (1 - 0.8 ** (step + 1)), v[name] / (1 - 0.9 ** (step + 1))
+            m_hat = m[name] / (1 - 0.8 ** (step + 1))
+            v_hat = v[name] / (1 - 0.9 ** (step + 1))
             decay = 0.2 if parameter.dim() == 2 else 0.0
-            expected[name] = expected[name] - lr * (
-                m_hat / (v_hat.sqrt() + 1e-8) + decay * expected[name]
-            )
+            update = m_hat / (v_hat.sqrt() + 1e-8) + decay * expected[name]
+            expected[name] = expected[name] - lr * update
         optimizer.step()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(
@@ -97,14 +93,14 @@ def test_steps_are_adamws():
 @pytest.mark.parametrize(
     ("step", "lr"),
     [
-        (0, 0.2),  # a fifth, as step -1 would be 0
+        (0, 0.2),  # a fifth: step -1 would have rate 0
         (1, 0.4),
         (3, 0.8),
-        (4, 1.0),  # all
-        (8, 0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2),  # a quarter of the way down
-        (12, 0.55),  # half of the way
+        (4, 1.0),  # peak
+        (8, 0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2),  # a quarter of the decay
+        (12, 0.55),  # half of the decay
         (16, 0.1 + 0.9 * (1 - math.sqrt(0.5)) / 2),
-        (20, 0.1),  # where it would end
+        (20, 0.1),  # the end of the decay
     ],
 )
 def test_learning_rate_by_hand(step, lr):
@@ -112,13 +108,15 @@ def test_learning_rate_by_hand(step, lr):
     assert optim.learning_rate(step, cfg) == pytest.approx(lr, rel=1e-12)
 
 
-def test_learning_rate_without_warmup_starts_whole_and_never_rises():
+def test_learning_rate_without_warmup_never_rises():
     cfg = train(steps=10, lr=0.5)
     rates = [optim.learning_rate(step, cfg) for step in range(10)]
-    assert rates[0] == 0.5 and rates == sorted(rates, reverse=True) and rates[-1] > 0
+    assert rates[0] == 0.5
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] > 0
 
 
-def test_a_warmup_over_the_whole_run_is_no_division_by_zero():
+def test_warmup_over_the_whole_run():
     cfg = train(steps=4, warmup_steps=4, lr=1.0)
     assert [optim.learning_rate(step, cfg) for step in range(4)] == pytest.approx(
         [0.2, 0.4, 0.6, 0.8]
@@ -133,10 +131,8 @@ def test_all_groups_get_the_rate_of_the_step():
 
 
 @pytest.mark.parametrize(("max_norm", "factor"), [(1.0, 1 / 13), (26.0, 1.0), (0.0, 1.0)])
-def test_clipping_scales_all_gradients_by_the_global_norm_and_tells_the_norm_before(
-    max_norm, factor
-):
-    """Clipped layer by layer, the step would point elsewhere; a norm after clipping would hide every spike."""
+def test_clipping_uses_the_global_norm_and_returns_it(max_norm, factor):
+    """Clipping by layer would change the step's direction; the norm after clipping would hide spikes."""
     model = nn.Linear(2, 2)
     model.weight.grad = torch.tensor([[3.0, 0.0], [4.0, 0.0]])
     model.bias.grad = torch.tensor([12.0, 0.0])
@@ -145,8 +141,8 @@ def test_clipping_scales_all_gradients_by_the_global_norm_and_tells_the_norm_bef
     torch.testing.assert_close(model.bias.grad, torch.tensor([12.0, 0.0]) * factor)
 
 
-def test_a_gradient_that_is_not_finite_shows_in_the_norm():
-    """The loop stops a broken run by this number."""
+def test_non_finite_gradient_shows_in_the_norm():
+    """The loop detects divergence by this number."""
     model = nn.Linear(2, 2)
     give_gradients(model)
     model.weight.grad[0, 0] = math.nan

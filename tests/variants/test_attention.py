@@ -1,4 +1,4 @@
-"""Attention: the variants meet where they should, options do what they say, FLOPs are those counted by hand."""
+"""Attention variants: relations between them, options, and FLOPs counted by hand."""
 
 import pytest
 import torch
@@ -41,8 +41,8 @@ with_and_without_options = pytest.mark.parametrize(
 
 @with_and_without_options
 @pytest.mark.parametrize(("one", "other"), [("gqa", "mha"), ("mqa", "gqa")])
-def test_grouped_queries_span_from_multi_query_to_multi_head(one, other, shared):
-    """The ends of the scale are the other two variants, bit for bit: the same points, measured once or twice."""
+def test_gqa_spans_mqa_to_mha(one, other, shared):
+    """With 1 and n_head key-value heads, gqa is mqa and mha bit for bit."""
     options = {"mha": {}, "mqa": {}, "gqa": {"n_kv_head": H if one == "gqa" else 1}}
     first, second = make(one, **options[one], **shared), make(other, **options[other], **shared)
     second.load_state_dict(first.state_dict())
@@ -52,8 +52,8 @@ def test_grouped_queries_span_from_multi_query_to_multi_head(one, other, shared)
 
 @with_and_without_options
 @pytest.mark.parametrize("n_kv_head", [1, 2])
-def test_a_group_shares_the_keys_and_values_of_its_head(n_kv_head, shared):
-    """Heads h G // H .. share a key-value head: what converted checkpoints and the paper's figure 2 assume."""
+def test_group_shares_the_keys_and_values_of_its_head(n_kv_head, shared):
+    """Query head h uses head h G // H, as converted checkpoints and the paper's figure 2 do."""
     grouped, full = make("gqa", n_kv_head=n_kv_head, **shared), make("mha", **shared)
     full.load_state_dict(
         {k: v for k, v in grouped.state_dict().items() if "norm" in k}, strict=False
@@ -72,11 +72,11 @@ def test_a_group_shares_the_keys_and_values_of_its_head(n_kv_head, shared):
     torch.testing.assert_close(run(grouped)[0], run(full)[0], atol=1e-6, rtol=1e-6)
 
 
-# -- normalised q and k, bounded scores ------------------------------------------------------------------------------
+# -- qk_norm and logit_softcap ---------------------------------------------------------------------
 
 
-def test_normalised_queries_and_keys_have_no_size_of_their_own():
-    """It is chosen against scores that grow without bound: ever larger weights of q and k must change nothing."""
+def test_qk_norm_makes_scores_independent_of_weight_scale():
+    """`qk_norm` bounds the scores: larger weights of q and k must change nothing."""
     for name, changes in (("mha", False), ("mha", True), ("sliding_window", True), ("gqa", True)):
         options = {"sliding_window": {"window": 5}, "gqa": {"n_kv_head": 2}}.get(name, {})
         layer = make(name, **options, qk_norm=changes)
@@ -88,7 +88,7 @@ def test_normalised_queries_and_keys_have_no_size_of_their_own():
         assert torch.allclose(after, before, atol=1e-4) == changes
 
 
-def test_the_gain_of_the_norm_is_trained_begins_at_one_and_starts_all_else_with_the_same_bits():
+def test_qk_norm_gain_starts_at_one_and_is_trained():
     plain, normed = make("mha"), make("mha", qk_norm=True)
     for layer in (plain, normed):
         init_parameters(nn.ModuleDict({"attn": layer}), seed=0)
@@ -104,14 +104,14 @@ def test_the_gain_of_the_norm_is_trained_begins_at_one_and_starts_all_else_with_
     assert grads["q_norm.weight"].any() and grads["k_norm.weight"].any()
 
 
-def test_normalised_queries_and_keys_keep_the_precision_of_their_layer():
-    """In fp32 they would leave bf16 attention's fused kernel, and take twice the memory until the backward pass."""
+def test_qk_norm_keeps_precision():
+    """In fp32, q and k would leave the fused bf16 kernel and take twice the memory."""
     layer = make("mha", qk_norm=True)
     for norm in (layer.q_norm, layer.k_norm):
         assert norm(torch.randn(2, H, T, D, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
-def test_a_large_bound_is_none_and_a_small_one_evens_scores_out():
+def test_softcap_is_neutral_if_large_and_flattens_if_small():
     plain, large, small = (
         make("mha"),
         make("mha", logit_softcap=1e4),
@@ -127,7 +127,7 @@ def test_a_large_bound_is_none_and_a_small_one_evens_scores_out():
 
 
 @pytest.mark.parametrize("n_kv_head", [1, 2, 4])
-def test_bounded_scores_are_gemmas(n_kv_head):
+def test_softcap_equals_gemma2(n_kv_head):
     """The bound lies on scores that are scaled already, and the mask is added after it."""
     gemma = pytest.importorskip("transformers.models.gemma2.modeling_gemma2")
     layer = make("gqa", n_kv_head=n_kv_head, logit_softcap=5.0).eval()
@@ -142,13 +142,13 @@ def test_bounded_scores_are_gemmas(n_kv_head):
         torch.testing.assert_close(found, theirs, atol=1e-5, rtol=1e-5)
 
 
-# -- FLOPs and refusals ----------------------------------------------------------------------------------------------
+# -- FLOPs and rejected options --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "options", "flops"),
     [
-        # 2 FLOPs per weight: c_attn has C rows of q and D of k and v for each key-value head; c_proj C x C.
+        # 2 FLOPs per weight: c_attn has C rows of q and 2 D per key-value head; c_proj is C x C.
         # 4 C FLOPs for each visible key, of which there are 12.5 in the mean over 24 positions.
         ("mha", {}, 2 * (96 * 32 + 32 * 32) + 4 * 32 * 12.5),
         ("mha", {"qk_norm": True, "logit_softcap": 5.0}, 2 * (96 * 32 + 32 * 32) + 4 * 32 * 12.5),
@@ -188,20 +188,20 @@ def test_flops_per_token_by_hand(name, options, flops):
         ("sliding_window", {"window": -1}, "window", "-1: must be at least 1"),
     ],
 )
-def test_what_cannot_work_is_refused_with_the_reason(name, options, key, reason):
+def test_invalid_options_are_rejected_with_the_reason(name, options, key, reason):
     cls = registry.load("attention", name)
     assert cls.check(SHAPE, cls.Options(**options)) == {key: reason}
 
 
-# -- what decoding keeps ---------------------------------------------------------------------------------------------
+# -- cache -----------------------------------------------------------------------------------------
 
 
 def cache_bytes(name, length, **options):
     return make(name, **options).cache(2, length, torch.device("cpu"), torch.float32).nbytes
 
 
-def test_a_cache_holds_keys_and_values_of_the_key_value_heads_and_nothing_else():
-    """This is what grouped queries were invented for: their cache is smaller in proportion to their heads."""
+def test_cache_size_is_that_of_the_key_value_heads():
+    """The purpose of grouped queries: the cache shrinks with the number of key-value heads."""
     mha = cache_bytes("mha", 24)
     assert mha == 2 * 2 * SHAPE.n_embd * 24 * 4
     for n in (1, 2):
@@ -209,15 +209,15 @@ def test_a_cache_holds_keys_and_values_of_the_key_value_heads_and_nothing_else()
     assert cache_bytes("mqa", 24) * SHAPE.n_head == mha
 
 
-def test_a_window_keeps_as_much_however_long_the_text():
+def test_window_cache_does_not_grow_with_the_text():
     sizes = {cache_bytes("sliding_window", length, window=5) for length in (5, 24, 1000, 100_000)}
     assert sizes == {cache_bytes("mha", 5)}
     assert cache_bytes("sliding_window", 3, window=5) == cache_bytes("mha", 3)
 
 
 @torch.no_grad()
-def test_a_full_cache_slides_on_as_a_window_of_its_length():
-    """Past its context a model with relative positions goes on writing: it sees the last `length` positions."""
+def test_full_cache_equals_a_window_of_its_length():
+    """Beyond its context, a model with relative positions sees the last `length` positions."""
     full, sliding, positional = make("mha"), make("sliding_window", window=7), rope()
     x, cache = (
         torch.randn(2, 40, SHAPE.n_embd),

@@ -1,4 +1,4 @@
-"""Differential attention: the paper's formula, with multi-head attention's projections and cache."""
+"""Differential attention: the paper's formula, with mha's projections and cache."""
 
 import math
 
@@ -95,8 +95,8 @@ def formula(p, number, options, x_BTC, rotate, bias_HTT):
 @pytest.mark.parametrize(
     ("name", "rotate"), [("rope", turned), ("none", same), ("alibi", same), ("t5", same)]
 )
-def test_it_is_the_formula_of_the_paper_and_so_are_its_gradients(layer, options, name, rotate):
-    """Halves that meet the wrong keys, another scale or another lambda would be another attention."""
+def test_output_and_gradients_equal_the_formula(layer, options, name, rotate):
+    """Halves with the wrong keys, another scale or another lambda would be another attention."""
     attention, positional, x, probe = (
         make(layer=layer, **options),
         position(name),
@@ -122,7 +122,7 @@ def test_it_is_the_formula_of_the_paper_and_so_are_its_gradients(layer, options,
 
 
 @pytest.mark.parametrize("name", ["rope", "t5"])
-def test_gradients_are_those_of_finite_differences(name):
+def test_gradients_equal_finite_differences(name):
     shape = ModelShape(n_layer=1, n_head=2, n_embd=8, seq_len=4, vocab_size=3)
     layer, positional = make(shape=shape).double(), position(name, shape).double()
     x, names = (
@@ -138,7 +138,7 @@ def test_gradients_are_those_of_finite_differences(name):
 
 
 @torch.no_grad()
-def test_what_both_maps_see_alike_cancels():
+def test_equal_maps_cancel():
     """The one property for which it was made: what a second map attends to as well is noise."""
     layer, x = make(), inputs()
     for values in (layer.c_attn.weight, layer.c_attn.bias):
@@ -156,7 +156,7 @@ def test_what_both_maps_see_alike_cancels():
 @pytest.mark.parametrize(
     ("layer", "value"), [(0, 0.2), (1, 0.8 - 0.6 * math.exp(-0.3)), (100, 0.8)]
 )
-def test_lambda_begins_larger_in_deeper_layers(layer, value):
+def test_initial_lambda_grows_with_depth(layer, value):
     assert make(layer=layer).lambda_init == pytest.approx(value, abs=1e-9)
 
 
@@ -170,8 +170,8 @@ class Recorder(Positional):
         return q_BHTD, k_BGTD
 
 
-def test_each_half_is_turned_as_a_head_of_its_own_width():
-    """Turned as one, both halves would meet other frequencies, and the second none of the fast ones."""
+def test_each_half_is_rotated_as_a_head():
+    """Rotated as one head, the second half would get only the slow frequencies."""
     cls, positional = registry.load("attention", "differential"), Recorder()
     make()(inputs(), POSITIONS, positional)
     width = cls.rotary_dim(SHAPE, cls.Options())
@@ -179,7 +179,7 @@ def test_each_half_is_turned_as_a_head_of_its_own_width():
     assert positional.seen == [(2, H, T, width)] * 4
 
 
-# -- decoding --------------------------------------------------------------------------------------------------------
+# -- decoding --------------------------------------------------------------------------------------
 
 
 def decode(layer, x, positional, prompt, length, dtype=torch.float32):
@@ -196,7 +196,7 @@ def decode(layer, x, positional, prompt, length, dtype=torch.float32):
 @pytest.mark.parametrize("options", [{}, {"qk_norm": True, "logit_softcap": 2.0}], ids=str)
 @pytest.mark.parametrize("name", ["rope", "none", "alibi", "t5"])
 @torch.no_grad()
-def test_decoding_gives_what_the_full_forward_pass_gives(options, name):
+def test_decoding_equals_the_full_forward_pass(options, name):
     layer, positional, x = make(layer=1, **options), position(name), inputs()
     full = layer(x, POSITIONS, positional)
     for prompt in (1, 5, T - 1):
@@ -206,7 +206,7 @@ def test_decoding_gives_what_the_full_forward_pass_gives(options, name):
 
 
 @torch.no_grad()
-def test_a_full_cache_sees_the_last_positions_alone():
+def test_full_cache_sees_only_the_last_positions():
     layer, positional, x, length = make(), position("rope"), inputs(), 7
     found = decode(layer, x, positional, 4, length)
     for t in range(4, T):
@@ -215,7 +215,7 @@ def test_a_full_cache_sees_the_last_positions_alone():
         torch.testing.assert_close(found[:, t], expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_cache_is_that_of_multi_head_attention():
+def test_cache_is_that_of_multi_head_attention():
     sizes = {
         make(name).cache(3, 100, CPU, torch.float32).nbytes for name in ("differential", "mha")
     }
@@ -223,7 +223,7 @@ def test_a_cache_is_that_of_multi_head_attention():
 
 
 @torch.no_grad()
-def test_bf16_is_the_same_but_for_rounding():
+def test_bf16_is_close_to_fp32():
     layer, positional, x = make(), position("rope"), inputs()
     full = layer(x, POSITIONS, positional).double()
     with torch.autocast("cpu", torch.bfloat16):
@@ -233,10 +233,10 @@ def test_bf16_is_the_same_but_for_rounding():
     assert (steps - full).norm() < 0.03 * full.norm()
 
 
-# -- costs, values, options ------------------------------------------------------------------------------------------
+# -- costs, initial values, options ----------------------------------------------------------------
 
 
-def test_both_maps_take_the_fused_kernel_and_none_is_held():
+def test_both_maps_use_the_fused_kernel():
     """Whole maps of T x T are what the definition asks for and no long sequence has room for."""
     shape = ModelShape(n_layer=1, n_head=4, n_embd=32, seq_len=512, vocab_size=13)
     layer, x = make(shape=shape), inputs(1, shape).requires_grad_()
@@ -257,7 +257,7 @@ def test_both_maps_take_the_fused_kernel_and_none_is_held():
     assert max(held) < 512**2
 
 
-def test_flops_and_parameters_are_those_of_multi_head_attention_but_for_a_few():
+def test_flops_and_parameters_match_multi_head_attention():
     """Equal parameters and FLOPs are what makes the comparison with it a fair one."""
     layer, mha = make(), make("mha")
     assert (
@@ -269,7 +269,7 @@ def test_flops_and_parameters_are_those_of_multi_head_attention_but_for_a_few():
     assert n - n_mha == 4 * (D // 2) + D
 
 
-def test_what_it_shares_with_multi_head_attention_starts_from_the_same_bits():
+def test_projections_start_as_in_multi_head_attention():
     layer, mha = make(), make("mha")
     for module in (layer, mha):
         init_parameters(nn.ModuleDict({"attn": module}), seed=3)
@@ -291,13 +291,13 @@ def test_what_it_shares_with_multi_head_attention_starts_from_the_same_bits():
         (32, {"logit_softcap": -1.0}, {"logit_softcap": "-1.0: must be positive, or 0 for none"}),
     ],
 )
-def test_what_cannot_work_is_refused_with_the_reason(n_embd, options, problems):
+def test_invalid_options_are_rejected_with_the_reason(n_embd, options, problems):
     cls = registry.load("attention", "differential")
     shape = ModelShape(n_layer=1, n_head=4, n_embd=n_embd, seq_len=8, vocab_size=13)
     assert cls.check(shape, cls.Options(**options)) == problems
 
 
-def test_rope_refuses_halves_of_odd_width():
+def test_rope_rejects_halves_of_odd_width():
     """Heads of 6 are even, and their halves cannot turn in pairs."""
     cls, rope = registry.load("attention", "differential"), registry.load("positional", "rope")
     shape = ModelShape(n_layer=1, n_head=4, n_embd=24, seq_len=8, vocab_size=13)
@@ -308,7 +308,7 @@ def test_rope_refuses_halves_of_odd_width():
     )
 
 
-# -- starting from a checkpoint --------------------------------------------------------------------------------------
+# -- conversion ------------------------------------------------------------------------------------
 
 
 def tensors(layer):
@@ -318,7 +318,7 @@ def tensors(layer):
 @pytest.mark.parametrize(
     ("name", "options"), [("mha", {}), ("gqa", {"n_kv_head": 2}), ("sliding_window", {"window": 5})]
 )
-def test_projections_that_were_trained_for_one_map_are_refused(name, options):
+def test_projections_trained_for_one_map_are_rejected(name, options):
     """They have the very same names and shapes, and halved they mean nothing."""
     layer, other = make(), make(name, **options)
     with pytest.raises(
@@ -327,7 +327,7 @@ def test_projections_that_were_trained_for_one_map_are_refused(name, options):
         layer.load_from(tensors(other), tensors(layer))
 
 
-def test_its_own_like_is_loaded_whole():
+def test_same_attention_is_loaded_completely():
     layer, other = make(), make()
     adopted = layer.load_from(tensors(other), tensors(layer))
     assert {name: a.origin for name, a in adopted.items()} == dict.fromkeys(

@@ -1,4 +1,4 @@
-"""Whatever kernel computes attention, the numbers are those of the formula."""
+"""Every kernel computes the formula of attention."""
 
 import pytest
 import torch
@@ -61,7 +61,7 @@ def kernels(dtype, n_queries, trained):
     return any("flash" in event.name for event in profile.events())
 
 
-def test_a_cpu_trains_short_sequences_in_bf16_without_the_fused_kernel_that_is_slow_there_and_all_else_with_it():
+def test_fused_kernel_is_avoided_only_where_it_is_slow():
     assert not kernels(torch.bfloat16, FUSED_BF16_MIN_QUERIES, trained=True)
     assert kernels(torch.bfloat16, FUSED_BF16_MIN_QUERIES + 1, trained=True)
     assert kernels(torch.bfloat16, FUSED_BF16_MIN_QUERIES, trained=False)

@@ -1,4 +1,4 @@
-"""Latent attention: the paper's formula, and a cache that holds latents and nothing else."""
+"""Latent attention: the paper's formula, and a cache that holds only latents."""
 
 import math
 
@@ -66,7 +66,7 @@ def normed(x, gain):
 
 
 def formula(p, options, x_BTC, rotate, bias_HTT):
-    """Equations 9 to 19 of DeepSeek-V2 (with the norms of 3.1.2), position by position and head by head."""
+    """Equations 9 to 19 of DeepSeek-V2 (with the norms of 3.1.2), by position and head."""
     L, R = options.get("kv_rank", 4 * D), options.get("rope_dim", D // 2)
     down = p["c_attn.weight"]
     W_Q, W_DKV, W_KR = down[: -L - R], down[-L - R : -R], down[-R:]
@@ -99,8 +99,8 @@ def formula(p, options, x_BTC, rotate, bias_HTT):
 @pytest.mark.parametrize(
     ("name", "rotate"), [("rope", turned), ("none", same), ("alibi", same), ("t5", same)]
 )
-def test_it_is_the_formula_of_the_paper_and_so_are_its_gradients(options, name, rotate):
-    """A fused kernel on padded values, a mask or an order of blocks must not make it another attention."""
+def test_output_and_gradients_equal_the_formula(options, name, rotate):
+    """Padded values, masks and the order of blocks must not change the attention."""
     layer, positional, x, probe = (
         make(**options),
         position(name),
@@ -121,7 +121,7 @@ def test_it_is_the_formula_of_the_paper_and_so_are_its_gradients(options, name, 
 
 
 @pytest.mark.parametrize("name", ["rope", "t5"])
-def test_gradients_are_those_of_finite_differences(name):
+def test_gradients_equal_finite_differences(name):
     shape = ModelShape(n_layer=1, n_head=2, n_embd=8, seq_len=4, vocab_size=3)
     layer, positional = (
         make(shape=shape, kv_rank=3, q_rank=5, rope_dim=2).double(),
@@ -139,7 +139,7 @@ def test_gradients_are_those_of_finite_differences(name):
     assert torch.autograd.gradcheck(output, (x, *layer.parameters()))
 
 
-def test_all_heads_share_one_turned_key_and_another_rotation_is_another_model():
+def test_all_heads_share_one_rotated_key():
     """With position in no other place, rope's only way in is the decoupled part."""
     layer, x = make(), inputs()
     with_rope, without = (layer(x, POSITIONS, position(name)) for name in ("rope", "none"))
@@ -148,7 +148,7 @@ def test_all_heads_share_one_turned_key_and_another_rotation_is_another_model():
     torch.testing.assert_close(shifted, with_rope, atol=1e-4, rtol=1e-4)
 
 
-# -- decoding --------------------------------------------------------------------------------------------------------
+# -- decoding --------------------------------------------------------------------------------------
 
 
 def decode(layer, x, positional, prompt, length, dtype=torch.float32):
@@ -165,8 +165,8 @@ def decode(layer, x, positional, prompt, length, dtype=torch.float32):
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("name", ["rope", "none", "alibi", "t5"])
 @torch.no_grad()
-def test_decoding_from_latents_gives_what_the_full_forward_pass_gives(options, name):
-    """The matrices that are taken to the query and to the output must be those that make keys and values."""
+def test_decoding_equals_the_full_forward_pass(options, name):
+    """The matrices absorbed into query and output must be those that make keys and values."""
     layer, positional, x = make(**options), position(name), inputs()
     full = layer(x, POSITIONS, positional)
     for prompt in (1, 5, T - 1):
@@ -176,7 +176,7 @@ def test_decoding_from_latents_gives_what_the_full_forward_pass_gives(options, n
 
 
 @torch.no_grad()
-def test_a_full_cache_sees_the_last_positions_alone():
+def test_full_cache_sees_only_the_last_positions():
     layer, positional, x, length = make(), position("rope"), inputs(), 7
     found = decode(layer, x, positional, 4, length)
     for t in range(4, T):
@@ -189,7 +189,7 @@ def test_a_full_cache_sees_the_last_positions_alone():
     ("options", "numbers"), [({}, 32 + 4), ({"q_rank": 12}, 36), ({"kv_rank": 6, "rope_dim": 2}, 8)]
 )
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
-def test_a_cache_holds_a_latent_and_one_turned_key_of_each_position(options, numbers, dtype, size):
+def test_cache_holds_a_latent_and_one_rotated_key(options, numbers, dtype, size):
     """This is what latents were invented for; multi-head attention keeps 2 C numbers."""
     assert make(**options).cache(3, 100, CPU, dtype).nbytes == 3 * 100 * numbers * size
     assert make("mha").cache(3, 100, CPU, dtype).nbytes == 3 * 100 * 2 * C * size
@@ -217,7 +217,7 @@ class LargestTensor(TorchDispatchMode):
 
 @pytest.mark.parametrize("name", ["rope", "alibi"])
 @torch.no_grad()
-def test_decoding_makes_no_keys_or_values_of_what_lies_behind(name):
+def test_decoding_does_not_project_cached_positions(name):
     """Else a step would cost as much memory and time as if the cache held them."""
     layer, positional, length = make(kv_rank=6, rope_dim=2), position(name), 1000
     cache = layer.cache(1, length, CPU, torch.float32)
@@ -228,7 +228,7 @@ def test_decoding_makes_no_keys_or_values_of_what_lies_behind(name):
 
 
 @torch.no_grad()
-def test_decoding_in_bf16_is_the_same_but_for_rounding():
+def test_bf16_decoding_is_close_to_fp32():
     layer, positional, x = make(q_rank=12), position("rope"), inputs()
     full = layer(x, POSITIONS, positional).double()
     with torch.autocast("cpu", torch.bfloat16):
@@ -238,10 +238,10 @@ def test_decoding_in_bf16_is_the_same_but_for_rounding():
     assert (steps - full).norm() < 0.03 * full.norm()
 
 
-# -- costs, values, options ------------------------------------------------------------------------------------------
+# -- costs, initial values, options ----------------------------------------------------------------
 
 
-def test_training_takes_the_fused_kernel_and_holds_no_square_of_scores():
+def test_training_uses_the_fused_kernel():
     shape = ModelShape(n_layer=1, n_head=4, n_embd=32, seq_len=1024, vocab_size=13)
     layer, x = make(shape=shape), inputs(1, shape).requires_grad_()
     counter, seen = FlopCounterMode(display=False, custom_mapping=CPU_KERNELS), LargestTensor()
@@ -261,7 +261,7 @@ def test_training_takes_the_fused_kernel_and_holds_no_square_of_scores():
     ],
 )
 def test_flops_per_token_by_hand(options, weights):
-    """2 for each weight; for each of 12.5 visible keys and 4 heads, 2 (D + R) for the score and 2 D for the value."""
+    """2 per weight; for 12.5 visible keys and 4 heads, 2 (D + R) per score and 2 D per value."""
     R = options.get("rope_dim", 4)
     layer = make(**options)
     assert layer.flops_per_token(24) == pytest.approx(
@@ -270,7 +270,7 @@ def test_flops_per_token_by_hand(options, weights):
     assert sum(p.numel() for p in layer.parameters() if p.dim() == 2) == weights
 
 
-def test_what_it_shares_with_multi_head_attention_starts_from_the_same_bits():
+def test_queries_start_as_in_multi_head_attention():
     """Else a difference between the two would in part be one of luck."""
     mla, mha = make(), make("mha")
     for layer in (mla, mha):
@@ -299,12 +299,12 @@ def test_what_it_shares_with_multi_head_attention_starts_from_the_same_bits():
         ({"rope_dim": 20, "q_rank": 100, "kv_rank": 100}, {}),
     ],
 )
-def test_what_cannot_work_is_refused_with_the_reason(options, problems):
+def test_invalid_options_are_rejected_with_the_reason(options, problems):
     cls = registry.load("attention", "mla")
     assert cls.check(SHAPE, cls.Options(**options)) == problems
 
 
-def test_a_positional_is_told_the_width_that_turns():
+def test_rotary_dim_is_checked_by_the_positional():
     """Rope at the width of a head would turn what is not there."""
     mla, mha = (registry.load("attention", name) for name in ("mla", "mha"))
     assert mla.rotary_dim(SHAPE, mla.Options()) == 4
@@ -318,13 +318,13 @@ class Recorder(Positional):
         return q_BHTD, k_BGTD
 
 
-def test_what_turns_is_of_that_width_and_its_key_is_one_for_all_heads():
+def test_rotated_part_has_the_stated_width():
     positional = Recorder(SHAPE, None)
     make(rope_dim=6)(inputs(), POSITIONS, positional)
     assert positional.seen == ((2, H, T, 6), (2, 1, T, 6))
 
 
-# -- starting from a checkpoint --------------------------------------------------------------------------------------
+# -- conversion ------------------------------------------------------------------------------------
 
 
 def tensors(layer):
@@ -343,15 +343,15 @@ def tensors(layer):
         ),
     ],
 )
-def test_what_another_attention_learned_is_refused_and_never_dropped(theirs, reason):
-    """A run that says it goes on from a checkpoint and starts attention afresh would be believed."""
+def test_weights_of_another_attention_are_rejected(theirs, reason):
+    """A run that claims to start from a checkpoint must not re-initialize its attention."""
     layer, other = make(), make(theirs[0], **theirs[1])
     with pytest.raises(ValueError, match=reason):
         layer.load_from(tensors(other), tensors(layer))
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_its_own_like_is_loaded_whole(options):
+def test_same_attention_is_loaded_completely(options):
     layer, other = make(**options), make(**options)
     adopted = layer.load_from(tensors(other), tensors(layer))
     assert {name: a.origin for name, a in adopted.items()} == dict.fromkeys(

@@ -1,4 +1,4 @@
-"""Norms and MLPs against their papers' formulas, written a second time in float64, and the sizes that they state."""
+"""Norms and MLPs: the papers' formulas in float64, and the stated sizes."""
 
 import math
 
@@ -34,7 +34,7 @@ def values(part):
 
 
 def agree(part, formula, x):
-    """Compare outputs and all gradients with those of a formula of float64 parameters and inputs."""
+    """Compare outputs and all gradients with those of a formula in float64."""
     x.requires_grad_()
     y, expected = part(x), formula(values(part), x.double())
     torch.testing.assert_close(y.double(), expected, atol=1e-5, rtol=1e-5)
@@ -44,7 +44,7 @@ def agree(part, formula, x):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-# -- norms -----------------------------------------------------------------------------------------------------------
+# -- norms -----------------------------------------------------------------------------------------
 
 
 def layernorm(p, x):
@@ -61,7 +61,7 @@ def rmsnorm(p, x):
     "scale", [1.0, 1e-3, 100.0]
 )  # at 1e-3, epsilon is ten times what it is added to
 @pytest.mark.parametrize(("name", "formula"), [("layernorm", layernorm), ("rmsnorm", rmsnorm)])
-def test_a_norm_is_its_formula(name, formula, scale):
+def test_norm_equals_its_formula(name, formula, scale):
     """Epsilon too: another one is another model wherever activations are small."""
     with torch.no_grad():
         x = scale * (inputs() + 0.5)
@@ -73,8 +73,8 @@ def test_a_norm_is_its_formula(name, formula, scale):
         agree(part, formula, x)
 
 
-def test_layernorm_takes_off_the_mean_and_rmsnorm_keeps_it():
-    """That is their whole difference: without its bias, one is the other behind the removal of the mean."""
+def test_only_layernorm_removes_the_mean():
+    """The only difference: without its bias, layernorm is rmsnorm after removing the mean."""
     layer, rms = make("norm", "layernorm"), make("norm", "rmsnorm")
     rms.load_state_dict({"weight": layer.weight})
     nn.init.zeros_(layer.bias)
@@ -85,7 +85,7 @@ def test_layernorm_takes_off_the_mean_and_rmsnorm_keeps_it():
     assert (rms(x + 3) - rms(x)).abs().max() > 0.1
 
 
-def test_rmsnorm_is_llamas():
+def test_rmsnorm_equals_llama():
     llama = pytest.importorskip("transformers.models.llama.modeling_llama")
     part = make("norm", "rmsnorm")
     theirs = llama.LlamaRMSNorm(C, eps=1e-5)
@@ -93,7 +93,7 @@ def test_rmsnorm_is_llamas():
     torch.testing.assert_close(part(inputs()), theirs(inputs()), atol=1e-6, rtol=1e-6)
 
 
-# -- MLPs ------------------------------------------------------------------------------------------------------------
+# -- MLPs ------------------------------------------------------------------------------------------
 
 
 def two_layers(activation):
@@ -123,11 +123,11 @@ def swiglu(x):
 @pytest.mark.parametrize(
     ("name", "activation"), [("gelu", gelu), ("relu2", relu2), ("swiglu", swiglu)]
 )
-def test_an_mlp_is_its_formula(name, activation, width):
+def test_mlp_equals_its_formula(name, activation, width):
     agree(make("mlp", name, width=width), two_layers(activation), inputs())
 
 
-def test_swiglu_is_llamas():
+def test_swiglu_equals_llama():
     """Which half gates is what a converted checkpoint hangs on."""
     llama = pytest.importorskip("transformers.models.llama.modeling_llama")
     part = make("mlp", "swiglu", width=24)
@@ -159,7 +159,7 @@ def test_swiglu_is_llamas():
         ("swiglu", 24, 48, 24),
     ],
 )
-def test_an_mlp_is_as_wide_as_stated_and_costs_what_its_matrices_do(name, width, rows, columns):
+def test_mlp_width_and_flops_are_as_stated(name, width, rows, columns):
     part = make("mlp", name, width=width)
     assert {n: tuple(p.shape) for n, p in part.named_parameters()} == {
         "c_fc.weight": (rows, C),
@@ -171,8 +171,8 @@ def test_an_mlp_is_as_wide_as_stated_and_costs_what_its_matrices_do(name, width,
 
 
 @pytest.mark.parametrize("n_embd", [32, 64, 100, 384, 768, 1600])
-def test_a_gated_mlp_has_as_many_parameters_as_the_one_it_is_compared_with(n_embd):
-    """Else it wins or loses by size, which is what Shazeer 2020 takes care to rule out (section 3.1)."""
+def test_gated_mlp_has_the_baseline_parameter_count(n_embd):
+    """Otherwise it would win or lose by size, which Shazeer 2020 rules out (section 3.1)."""
     shape = ModelShape(n_layer=2, n_head=4, n_embd=n_embd, seq_len=24, vocab_size=13)
     with torch.device("meta"):
         counts, flops = {}, {}
@@ -189,13 +189,13 @@ def test_a_gated_mlp_has_as_many_parameters_as_the_one_it_is_compared_with(n_emb
 
 
 @pytest.mark.parametrize("name", sorted(registry.files("mlp")))
-def test_a_width_that_cannot_work_is_refused(name):
+def test_invalid_width_is_rejected(name):
     cls = registry.load("mlp", name)
     assert cls.check(SHAPE, cls.Options(width=-1)) == {"width": "-1: must be at least 1"}
     assert cls.check(SHAPE, cls.Options(width=1)) == cls.check(SHAPE, cls.Options()) == {}
 
 
-# -- where they begin ------------------------------------------------------------------------------------------------
+# -- initial values --------------------------------------------------------------------------------
 
 
 def begin(norm="layernorm", mlp="gelu", seed=0, theirs=None, **options):
@@ -208,7 +208,7 @@ def begin(norm="layernorm", mlp="gelu", seed=0, theirs=None, **options):
     return {name: p.detach() for name, p in model.named_parameters()}, origin
 
 
-def test_another_norm_or_mlp_starts_from_the_same_bits_of_all_that_it_shares():
+def test_shared_parameters_start_from_the_same_bits():
     """Paired differences are about the variant, not about another draw."""
     baseline = begin()[0]
     rms, squared, gated = begin("rmsnorm")[0], begin(mlp="relu2")[0], begin(mlp="swiglu")[0]
@@ -222,7 +222,7 @@ def test_another_norm_or_mlp_starts_from_the_same_bits_of_all_that_it_shares():
 
 
 @pytest.mark.parametrize("norm", sorted(registry.files("norm")))
-def test_norms_begin_with_a_gain_of_one_and_no_bias(norm):
+def test_norms_start_with_gain_one_and_bias_zero(norm):
     for name, value in begin(norm)[0].items():
         if "ln_" in name:
             assert torch.equal(value, torch.full((C,), 1.0 if name.endswith("weight") else 0.0)), (
@@ -231,23 +231,23 @@ def test_norms_begin_with_a_gain_of_one_and_no_bias(norm):
 
 
 @pytest.mark.parametrize("mlp", sorted(registry.files("mlp")))
-def test_mlps_begin_as_gpt2s(mlp):
-    """0.02, the residual projection scaled down by depth, and no biases: or depth changes what is compared."""
+def test_mlps_are_initialized_as_in_gpt2(mlp):
+    """0.02, residual projections scaled down by depth, no biases."""
     p = begin(mlp=mlp)[0]
     assert p["h.1.mlp.c_fc.weight"].std().item() == pytest.approx(0.02, rel=0.05)
     assert p["h.1.mlp.c_proj.weight"].std().item() == pytest.approx(0.02 / math.sqrt(4), rel=0.05)
     assert not p["h.1.mlp.c_fc.bias"].any() and not p["h.1.mlp.c_proj.bias"].any()
 
 
-def test_gate_and_value_are_drawn_apart_and_each_is_a_draw_of_its_own():
-    """Drawn alike, swish(a) * a would be a squared unit; drawn as one, they would change with each other's width."""
+def test_gate_and_value_are_initialized_independently():
+    """As one block, the values of each would depend on the width of both."""
     gate, up = begin(mlp="swiglu")[0]["h.0.mlp.c_fc.weight"].chunk(2)
     assert abs(torch.corrcoef(torch.stack((gate.flatten(), up.flatten())))[0, 1]) < 0.1
     other = begin(mlp="swiglu", seed=1)[0]["h.0.mlp.c_fc.weight"]
     assert not torch.isin(other, torch.cat((gate, up))).any()
 
 
-def test_a_norm_goes_on_from_the_other_with_its_gain():
+def test_norm_loads_the_gain_of_the_other_norm():
     layer, rms = begin(seed=1)[0], begin("rmsnorm", seed=1)[0]
     for gain in (layer["h.0.ln_1.weight"], rms["h.0.ln_1.weight"]):
         nn.init.normal_(gain)
@@ -275,7 +275,7 @@ def test_a_norm_goes_on_from_the_other_with_its_gain():
         ({"mlp": "relu2"}, {"mlp": "relu2", "width": 24}),
     ],
 )
-def test_an_mlp_of_other_matrices_is_refused_with_both_shapes(one, other):
+def test_incompatible_mlp_is_rejected_with_both_shapes(one, other):
     with pytest.raises(
         IncompatibleWeightsError,
         match=r"h.0.mlp.c_(fc|proj).*: \(.*\) there, \(.*\) here, and no conversion",

@@ -1,4 +1,4 @@
-"""Every parallelism that lies in the folder, on several processes, trains the very model that one process trains."""
+"""Every parallelism trains the same model on several processes as on one."""
 
 import dataclasses
 import itertools
@@ -36,11 +36,12 @@ SHAPE = ModelShape(
     n_layer=2, n_head=4, n_embd=16, seq_len=8, vocab_size=17
 )  # ranks have unequal shares of 17 rows
 
+# All ranks of all runs are forked from one process, so that torch is imported once. A fault may
+# leave a process group in any state: its runs are the last, and ranks end without clean-up.
 SCRIPT = """
-import json, os, sys
+import json, os, signal, socket, sys, threading, traceback
 from pathlib import Path
 from pytest import MonkeyPatch
-from harness.results.records import RunSpec
 from harness.results.store import Run
 from harness.training import loop
 from harness.model.initialization import check_same_parameters
@@ -57,34 +58,64 @@ def hash_of(gpt, ranks):
 
 
 loop.check_same_parameters = hash_of
-faults = json.loads(os.environ["FAULTS"])
-with join("cpu") as ranks:
-    for folder in map(Path, sys.argv[1:]):
-        run = Run(folder)
-        patch = MonkeyPatch()
-        exec(faults.get(folder.name, ""))
-        try:
-            probes = loop.train(run, run.spec, ranks)
-            outcome = {"error": None, "final_hash": check_same_parameters(models[-1], ranks)}
+
+
+def train_all(folders, faults):
+    with join("cpu") as ranks:
+        for folder in map(Path, folders):
+            run = Run(folder)
+            patch = MonkeyPatch()
+            exec(faults.get(folder.name, ""), {"patch": patch, "ranks": ranks})
+            try:
+                probes = loop.train(run, run.spec, ranks)
+                outcome = {"error": None, "final_hash": check_same_parameters(models[-1], ranks)}
+                if ranks.is_first:
+                    run.write_probes(probes)
+            except RuntimeError as error:
+                outcome = {"error": str(error), "final_hash": None}
+            patch.undo()
             if ranks.is_first:
-                run.write_probes(probes)
-        except RuntimeError as error:
-            outcome = {"error": str(error), "final_hash": None}
-        patch.undo()
-        if ranks.is_first:
-            (folder / "outcome.json").write_text(json.dumps(outcome))
-os._exit(0)  # what a fault left half-way must not abort Python's own end
+                (folder / "outcome.json").write_text(json.dumps(outcome))
+
+
+def fork_ranks(world_size, folders, faults):
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        port = listener.getsockname()[1]
+    group = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(world_size)}
+    for rank in range(world_size):
+        if os.fork() == 0:
+            os.environ.update(group, RANK=str(rank), LOCAL_RANK=str(rank))
+            try:
+                train_all(folders, faults)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+    for _ in range(world_size):
+        if os.wait()[1] != 0:
+            os.killpg(0, signal.SIGKILL)
+
+
+def end_with_pytest():
+    os.read(0, 1)  # until pytest closes the pipe, or ends
+    os.killpg(0, signal.SIGKILL)
+
+
+threading.Thread(target=end_with_pytest, daemon=True).start()
+for world_size, folders, faults in json.loads(Path(sys.argv[1]).read_text()):
+    fork_ranks(world_size, folders, faults)
 """
 
 NAMES = sorted(registry.files("parallelism"))
-HOW = {  # what is tried of each parallelism beside its defaults, on two processes or as many as it takes, four
+VARIED = {  # options other than the defaults, on the fewest processes that the variant accepts
     "ddp-small_buckets": ("ddp", {"bucket_mb": 1}),
     "fsdp-small_units": ("fsdp", {"wrap": {"min_params": 300}}),
     "fsdp-zero2": ("fsdp", {"reshard": False}),
     "fsdp-zero2-small_units": ("fsdp", {"wrap": {"min_params": 300}, "reshard": False}),
     "fsdp-cpu_offload": ("fsdp", {"cpu_offload": True}),
 }
-COARSE = {"ddp-bf16": ("ddp", {"compression": "bf16"})}  # is not to give the same
+COARSE = {"ddp-bf16": ("ddp", {"compression": "bf16"})}  # not equal to single
 
 
 def takes(name, nproc):
@@ -98,7 +129,7 @@ def on(nproc):
     mine = [name for name in NAMES if takes(name, nproc) and not any(takes(name, n) for n in fewer)]
     return {name: (name, {"nproc": nproc}) for name in mine} | {
         label: (name, options | {"nproc": nproc})
-        for label, (name, options) in {**HOW, **COARSE}.items()
+        for label, (name, options) in {**VARIED, **COARSE}.items()
         if name in mine
     }
 
@@ -155,7 +186,7 @@ def why_unsupported(how, parts):
 
 
 def plan(folder, label, how, parts=GPT2, steps=50, **train):
-    """Write the spec of steps of 8 sequences, in micro-batches of 2, that keep the gradient clipped."""
+    """Write a spec with steps of 8 sequences in micro-batches of 2 and clipped gradients."""
     tokens = (np.arange(600) ** 2 % SHAPE.vocab_size).astype(np.uint16)
     tokens.tofile(folder / "tokens.bin")
     np.save(folder / "bytes.npy", np.ones(SHAPE.vocab_size, dtype=np.int64))
@@ -207,47 +238,58 @@ def plan(folder, label, how, parts=GPT2, steps=50, **train):
     return run
 
 
-def torchrun(folder, nproc, runs, faults=None):
-    """Train one run after the other: a start costs more than any of them."""
+def train_in_processes(folder, jobs):
+    """Train the runs of each job, (world size, runs, code of faults by run folder)."""
     (folder / "script.py").write_text(SCRIPT)
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={nproc}",
+    jobs = [
+        (world_size, [str(run.path) for run in runs], faults) for world_size, runs, faults in jobs
     ]
-    command += [str(folder / "script.py"), *(str(run.path) for run in runs)]
-    env = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "FAULTS": json.dumps(faults or {}),
-    }
-    ended = subprocess.run(
-        command, env=env, capture_output=True, text=True, timeout=600, check=False
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    process = subprocess.Popen(
+        [sys.executable, str(folder / "script.py"), str(folder / "jobs.json")],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    errors = process.stderr.read()
+    process.communicate()
+    assert process.returncode == 0, errors[-3000:]
 
 
-def trained(folder, nproc, hows):
-    """Train GPT-2 in 50 steps and all else in two."""
+def planned(folder, hows):
+    """Plan 50 steps of GPT-2 and two steps of all other models."""
     runs = {}
     for label, how in hows.items():
         runs[label] = plan(folder, label, how)
         for of, parts in PARTS.items():
             if label in NAMES and not why_unsupported(how, parts):
                 runs[label, of] = plan(folder, f"{label}-{of}", how, parts, steps=2)
-    torchrun(folder, nproc, runs.values())
     return runs
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """`single` on one process, all others on two or four."""
-    found = trained(tmp_path_factory.mktemp("one"), 1, {"single": ("single", {"nproc": 1})})
-    for nproc, hows in RUNS.items():
-        found |= trained(tmp_path_factory.mktemp(f"on{nproc}"), nproc, hows)
-    return found
+def all_runs(tmp_path_factory):
+    """Return the runs of all parallelisms, and the runs with planted faults."""
+    folder = tmp_path_factory.mktemp("runs")
+    single = planned(folder, {"single": ("single", {"nproc": 1})})
+    on_two = planned(folder, RUNS[2])
+    on_four = planned(folder, RUNS[4])
+    faulty = {
+        fault: plan(folder, fault.replace(" ", "_"), (name, {"nproc": 2}), FAULTY_PARTS, steps=2)
+        for fault, (name, _) in FAULTS.items()
+    }
+    codes = {fault.replace(" ", "_"): code for fault, (_, code) in FAULTS.items()}
+    jobs = [(1, single.values(), {}), (4, on_four.values(), {})]
+    jobs.append((2, [*on_two.values(), *faulty.values()], codes))
+    train_in_processes(folder, jobs)
+    return single | on_two | on_four, faulty
+
+
+@pytest.fixture(scope="module")
+def runs(all_runs):
+    return all_runs[0]
 
 
 def outcome(run):
@@ -269,8 +311,8 @@ def same_training(one, two, rel=1e-5):
 
 
 @pytest.mark.parametrize("label", EXACT)
-def test_several_processes_train_what_one_does(runs, label):
-    """A speed-up from a model that has silently become another one is none."""
+def test_parallel_training_equals_single_process(runs, label):
+    """A speed-up of a model that has silently become another one is worthless."""
     same_training(runs["single"], runs[label])
     assert len(runs[label].steps()) == 50
     assert runs[label].steps().grad_norm.min() > 0.5, (
@@ -290,20 +332,20 @@ FITTING = [
 
 
 @pytest.mark.parametrize(("label", "of"), FITTING)
-def test_several_processes_train_every_part_as_one_does(runs, label, of):
-    """A parallelism knows nothing of what the model is made of; a part of another shape must be spread as well."""
+def test_parallel_training_of_every_part_equals_single(runs, label, of):
+    """A parallelism does not know the model's parts; parts of other shapes are sharded too."""
     same_training(runs["single", of], runs[label, of])
     assert len(runs[label, of].steps()) == 2
 
 
-def test_the_parts_are_different_models(runs):
-    """Else the above says nothing of them."""
+def test_parts_are_different_models(runs):
+    """Otherwise the previous test would check a single model."""
     losses = {tuple(runs["single", of].steps().loss) for of in PARTS}
     assert len(losses) == len(PARTS)
 
 
-def test_what_is_counted_is_what_is_executed(runs):
-    """Processes that compute a model together each compute the output projection by themselves, and no more."""
+def test_counted_flops_equal_the_executed(runs):
+    """Tensor-parallel processes each compute the output projection, and nothing else, in full."""
     output = 6 * SHAPE.n_embd * SHAPE.vocab_size
     one = runs["single"].probes.flops_per_token_counted
     for label, (name, options) in ALL.items():
@@ -314,8 +356,8 @@ def test_what_is_counted_is_what_is_executed(runs):
 
 
 @pytest.mark.parametrize("label", ALL)
-def test_a_rank_holds_the_part_that_is_stated(runs, label):
-    """The memory estimate of `list` is made from it, and sharding is chosen for it."""
+def test_rank_memory_equals_memory_fractions(runs, label):
+    """`list` estimates memory from the fractions, and users choose sharding for it."""
     name, options = ALL[label]
     cls = registry.load("parallelism", name)
     model = ModelBuilder(SHAPE, {}, []).model()
@@ -343,19 +385,19 @@ def held(rank):
 
 
 def test_four_shards_are_a_quarter_each(runs):
-    """A rank that holds more than its share in silence is the one that runs out of memory."""
+    """A rank that holds more than its shard runs out of memory."""
     (one,), four = runs["single"].probes.memory, runs["fsdp-four"].probes.memory
     assert [held(rank) for rank in four] == pytest.approx([held(one) / 4] * 4, rel=0.02)
 
 
-def test_gradients_that_travel_in_half_the_bytes_are_near_and_not_the_same(runs):
-    """What is saved is paid for, by as much as bf16's eight bits tell."""
+def test_bf16_gradients_are_close_but_not_equal(runs):
+    """Compression costs the precision of bf16's eight bits, and no more."""
     one, two = (runs[label].steps().grad_norm[0] for label in ("single", "ddp-bf16"))
     assert two != one and two == pytest.approx(one, rel=0.01)
 
 
-def test_dividing_a_model_keeps_what_the_others_do_not_need(runs):
-    """What is kept for the backward pass is divided with the heads; data parallelism keeps as much as one process."""
+def test_tensor_parallelism_shards_activations(runs):
+    """Activations are sharded with the heads; data parallelism stores as much as one process."""
     (one,) = runs["single"].probes.memory
     for label in EXACT:
         for rank in runs[label].probes.memory:
@@ -367,7 +409,7 @@ def test_dividing_a_model_keeps_what_the_others_do_not_need(runs):
                 )
 
 
-# -- what is caught --------------------------------------------------------------------------------------------------
+# -- planted faults --------------------------------------------------------------------------------
 
 OTHER_SEED = """
 from harness.training import warm_start as start
@@ -377,11 +419,11 @@ patch.setattr(start, "init_parameters", wrong)
 """
 NO_SUM_OF_SHARED = """
 from variants.parallelism import _tensor
-patch.setattr(_tensor, "add_up", lambda *_: None)
+patch.setattr(_tensor, "reduce_gradients", lambda *_: None)
 """
 NO_SUM_OF_PARTS = """
 from variants.parallelism import _collective
-patch.setattr(_collective, "_sum", lambda x, group: x.clone())
+patch.setattr(_collective, "all_reduce", lambda x, group: x.clone())
 """
 NO_SUM_OF_REPLICAS = """
 from torch.nn.parallel import DistributedDataParallel
@@ -390,8 +432,9 @@ patch.setattr(DistributedDataParallel, "forward", lambda wrapped, *given: wrappe
 UNTIED = """
 import torch
 from harness.model.gpt import GPT
-linear = torch.nn.functional.linear
-patch.setattr(GPT, "logits", lambda gpt, tokens: linear(gpt.hidden(tokens), gpt.wte.weight.detach()))
+def logits(gpt, tokens):
+    return torch.nn.functional.linear(gpt.hidden(tokens), gpt.wte.weight.detach())
+patch.setattr(GPT, "logits", logits)
 """
 FAULTS = {
     "seed of a replica": ("ddp", OTHER_SEED),
@@ -406,41 +449,36 @@ FAULTS = {
 }
 
 
+FAULTY_PARTS = PARTS["t5-differential"]
+
+
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory):
-    """Two steps with each fault, and the same without any on one process."""
-    folder, parts = tmp_path_factory.mktemp("faulty"), PARTS["t5-differential"]
-    one = plan(folder, "single", ("single", {"nproc": 1}), parts, steps=2)
-    torchrun(folder, 1, [one])
-    codes = {fault.replace(" ", "_"): code for fault, (_, code) in FAULTS.items()}
-    found = {
-        fault: plan(folder, fault.replace(" ", "_"), (name, {"nproc": 2}), parts, steps=2)
-        for fault, (name, _) in FAULTS.items()
-    }
-    torchrun(folder, 2, found.values(), codes)
-    return one, found
+def faulty(all_runs):
+    """Return two steps on one process, and two steps with each fault on two."""
+    runs, with_faults = all_runs
+    return runs["single", "t5-differential"], with_faults
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_caught_by_what_is_compared_here(faulty, fault):
+def test_comparison_detects_every_planted_fault(faulty, fault):
     one, found = faulty
     with nullcontext() if fault == "none" else pytest.raises(AssertionError):
         same_training(one, found[fault])
 
 
-def test_replicas_that_start_apart_are_stopped_before_the_first_step(faulty):
+def test_different_initial_parameters_stop_the_run(faulty):
     _, found = faulty
     for fault in ("seed of a replica", "seed of a piece"):
         assert "ranks start from different parameters" in outcome(found[fault])["error"]
         assert not list(found[fault].path.glob("steps.*.jsonl")) or not len(found[fault].steps())
 
 
-# -- where bytes and time go ----------------------------------------------------------------------------------------
+# -- communication and time ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_rank_sends_what_theory_predicts(runs, name):
-    """Traffic is what a parallelism costs; what is sent twice, or whole where a part would do, shows here alone."""
+def test_sent_bytes_equal_the_prediction(runs, name):
+    """Only this test shows tensors sent twice, or sent whole although a shard would do."""
     probes = runs[name].probes
     assert len(probes.traffic) == ALL[name][1]["nproc"]
     for rank in probes.traffic:
@@ -450,8 +488,8 @@ def test_a_rank_sends_what_theory_predicts(runs, name):
             assert sent == pytest.approx(probes.predicted_bytes_sent, rel=0.02)
 
 
-def test_traffic_by_hand(runs):
-    """Two ranks: DDP's all-reduce sends each gradient once; FSDP gathers a block twice in each micro-batch."""
+def test_sent_bytes_by_hand(runs):
+    """Two ranks: DDP all-reduces each gradient once; FSDP gathers a block twice per micro-batch."""
     numel = runs["single"].probes.parameters
     (all_reduce,) = runs["ddp"].probes.traffic[0].values()
     assert all_reduce.payload_bytes == all_reduce.sent_bytes == 4 * numel
@@ -474,24 +512,26 @@ def test_traffic_by_hand(runs):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_each_rank_tells_where_its_time_goes(runs, name):
+def test_each_rank_reports_its_phases(runs, name):
     for rank in runs[name].probes.phases:
         assert all(min(seconds) >= 0 for seconds in rank.model_dump().values())
         assert min(rank.forward_s) > 0 and min(rank.backward_s) > 0 and max(rank.waiting_s) > 0
 
 
-# -- what is refused -------------------------------------------------------------------------------------------------
+# -- rejected options ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_number_of_processes_that_cannot_work_is_refused(name):
+def test_invalid_nproc_is_rejected(name):
     cls = registry.load("parallelism", name)
     assert cls.check(SHAPE, cls.Options()) == {}
     assert "nproc" in cls.check(SHAPE, cls.Options(nproc=0))
 
 
 WRAP = "must be 'block' or { min_params = N }, N at least 1"
-GROUPS = "no two groups of two at least; one group is fsdp, groups of one are ddp"
+GROUPS = (
+    "needs at least 2 groups of at least 2 processes; use fsdp for one group, ddp for groups of one"
+)
 
 
 @pytest.mark.parametrize(
@@ -513,40 +553,43 @@ GROUPS = "no two groups of two at least; one group is fsdp, groups of one are dd
         (
             "fsdp_tp",
             {"tp": 4},
-            {"tp": "4: no two groups of two at least; one group is tp, groups of one are fsdp"},
+            {
+                "tp": "4: needs at least 2 groups of at least 2 processes; use tp for one group, "
+                "fsdp for groups of one"
+            },
         ),
     ],
 )
-def test_options_that_cannot_work_are_refused_with_the_reason(name, options, told):
+def test_invalid_options_are_rejected_with_the_reason(name, options, told):
     cls = registry.load("parallelism", name)
     assert cls.check(SHAPE, cls.Options(**options)) == told
 
 
 @pytest.mark.parametrize("name", ["dp", "tp", "fsdp_tp"])
-def test_dropout_that_would_not_be_the_models_is_refused(name):
+def test_dropout_with_equal_masks_is_rejected(name):
     cls = registry.load("parallelism", name)
     (told,) = cls.check(dataclasses.replace(SHAPE, dropout=0.1), cls.Options()).values()
-    assert told.startswith("dropout = 0.1: ") and "would drop the same places" in told
+    assert told.startswith("dropout = 0.1: ") and "would apply the same dropout mask" in told
 
 
 REFUSED = {  # of what is tried here; all else is trained
     "mqa": "MultiQuery at h.0.attn: 1 key-value heads do not divide over 2 processes",
-    "mla": "LatentAttention at h.0.attn: without q_rank, one matrix holds the queries of each head and the latents",
+    "mla": "LatentAttention at h.0.attn: without q_rank, one matrix holds the queries of each head",
     "layernorm-swiglu": "SwiGLU at h.0.mlp: gate: its width of 43 does not divide over 2 processes",
     "rmsnorm-swiglu": "SwiGLU at h.0.mlp: gate: its width of 43 does not divide over 2 processes",
 }
 
 
 @pytest.mark.parametrize("label", ["tp", "fsdp_tp"])
-def test_what_does_not_divide_is_refused_and_nothing_else_is(label):
-    """A key-value head that two processes share would be trained twice, and nobody would see it."""
+def test_only_indivisible_parts_are_rejected(label):
+    """Two processes that share a key-value head would train it twice, without an error."""
     told = {of: why_unsupported(ALL[label], parts) for of, parts in PARTS.items()}
     assert {of for of in told if told[of]} == REFUSED.keys()
     assert all(told[of].startswith(reason) for of, reason in REFUSED.items())
 
 
-def test_a_part_that_does_not_say_how_it_divides_is_refused():
-    """A user's own attention, whose parameters the shipped one knows nothing of, or a bias of all heads."""
+def test_part_without_a_sharding_plan_is_rejected():
+    """A user's attention with further parameters, or a bias by head, needs a plan of its own."""
 
     def make(attention=None, positional=None):
         parts = ModelBuilder(SHAPE, {}, [])
@@ -572,10 +615,7 @@ def test_a_part_that_does_not_say_how_it_divides_is_refused():
         def embed(self, x_BTC, positions_T):
             return x_BTC + positions_T[:, None]
 
-    assert (
-        make(Scaled)
-        == "Scaled at h.0.attn: `tensor_parallel_plan` does not say what becomes of scale"
-    )
+    assert make(Scaled) == "Scaled at h.0.attn: `tensor_parallel_plan` does not cover scale"
     assert make(positional=Biased).startswith(
         "Biased at positional: does not define how it is sharded"
     )

@@ -1,4 +1,4 @@
-"""Positional encodings against their papers' formulas, written a second time, and against others' implementations."""
+"""Positional encodings: the papers' formulas, and other implementations."""
 
 import math
 
@@ -11,7 +11,7 @@ from variants.base import ModelShape
 SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=24, vocab_size=13)
 T, C, H, D = SHAPE.seq_len, SHAPE.n_embd, SHAPE.n_head, SHAPE.head_dim
 TURNS, EVEN = (
-    "rope turns pairs of dimensions: fraction * head_dim =",
+    "rope rotates pairs of dimensions: fraction * head_dim =",
     "must be even, above 0 and at most head_dim",
 )
 SCALED = "must be above 1 with a scaling, 1 without one"
@@ -27,8 +27,8 @@ def heads(seed, head_dim=D):
 
 
 @pytest.mark.parametrize("theta", [10000.0, 100.0])
-def test_rope_turns_each_pair_as_a_complex_number(theta):
-    """Another base, pairing or direction is another encoding, and no checkpoint of the field fits it."""
+def test_rope_rotates_each_pair_as_a_complex_number(theta):
+    """Another base, pairing or direction is another encoding, which no checkpoint fits."""
     q, k = heads(1), heads(2)
     positions = torch.tensor([*range(T - 1), 5000])
     turned = make("rope", theta=theta).rotate(q, k, positions)
@@ -45,8 +45,8 @@ def test_rope_turns_each_pair_as_a_complex_number(theta):
                 )
 
 
-def test_rope_makes_scores_depend_on_distance_alone():
-    """The one property for which it is chosen (Su et al. 2021, eq. 11)."""
+def test_rope_scores_depend_only_on_distance():
+    """The property for which it is used (Su et al. 2021, eq. 11)."""
     q, k, rope = heads(1), heads(2), make("rope")
     scores = []
     for shift in (0, 17, 1000):
@@ -57,11 +57,11 @@ def test_rope_makes_scores_depend_on_distance_alone():
     assert (scores[0] - q @ k.mT).abs().max() > 0.1
 
 
-# -- rope's options --------------------------------------------------------------------------------------------------
+# -- options of rope -------------------------------------------------------------------------------
 
 
 def turns(rope, head_dim):
-    """Return by how much each pair of halves turns from position 0 to 1, and by how much it becomes longer."""
+    """Return the angle of each pair between positions 0 and 1, and the factor of its length."""
     width = round(rope.options.fraction * head_dim)
     x = torch.zeros(1, 1, 1, head_dim, dtype=torch.float64)
     x[..., : width // 2] = 1.0
@@ -72,10 +72,8 @@ def turns(rope, head_dim):
 
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize(("fraction", "n"), [(0.25, 2), (0.5, 4), (0.75, 6), (1.0, 8)])
-def test_a_fraction_turns_the_first_dimensions_as_a_narrower_head_and_leaves_the_others(
-    fraction, n, interleaved
-):
-    """Wavelengths span the part that turns (GPT-NeoX, GPT-J), not the head: the other reading fits no checkpoint."""
+def test_fraction_rotates_only_the_first_dimensions(fraction, n, interleaved):
+    """Wavelengths span the rotated part (GPT-NeoX, GPT-J), not the head."""
     q, k, positions = heads(1), heads(2), torch.arange(T) + 5
     turned = make("rope", fraction=fraction, interleaved=interleaved).rotate(q, k, positions)
     narrow = make("rope", interleaved=interleaved).rotate(q[..., :n], k[..., :n], positions)
@@ -84,7 +82,7 @@ def test_a_fraction_turns_the_first_dimensions_as_a_narrower_head_and_leaves_the
         assert torch.equal(y[..., :n], part)
 
 
-def test_the_two_pairings_are_one_rotation_of_reordered_dimensions():
+def test_pairings_are_equal_after_reordering():
     """So what a model can learn is the same, and a checkpoint converts by reordering rows."""
     q, k = heads(1), heads(2)
     order = torch.arange(D).view(2, D // 2).T.flatten()  # 0, D/2, 1, D/2 + 1, ...
@@ -100,7 +98,7 @@ LONG = ModelShape(n_layer=1, n_head=2, n_embd=128, seq_len=4096, vocab_size=13) 
 @pytest.mark.parametrize("fraction", [1.0, 0.5])
 @pytest.mark.parametrize("factor", [1.5, 2.0, 8.0])
 def test_scaled_rope_by_hand(factor, fraction):
-    """What each promises: positions divided; the slowest pair divided and the fastest kept; each pair between both."""
+    """Linear divides positions; ntk divides only the slowest pair; yarn interpolates by pair."""
     R, head_dim = round(fraction * 64), LONG.head_dim
     plain = 10000.0 ** (-torch.arange(0, R, 2, dtype=torch.float64) / R)
     kinds = {
@@ -141,7 +139,7 @@ def test_scaled_rope_by_hand(factor, fraction):
         ({"scaling": "ntk", "factor": 3.0}, {"theta_rescale_factor": 3.0}),
     ],
 )
-def test_interleaved_rope_is_that_of_rotary_embedding_torch(options, theirs):
+def test_interleaved_rope_equals_rotary_embedding_torch(options, theirs):
     package = pytest.importorskip("rotary_embedding_torch")
     rotary = package.RotaryEmbedding(**{"dim": D, **theirs})
     q, k = heads(1), heads(2)
@@ -169,8 +167,8 @@ def llama(shape, scaling, factor, theta=10000.0, fraction=1.0):
 
 
 @pytest.mark.parametrize(("scaling", "factor"), [("none", 1.0), ("linear", 2.0), ("yarn", 4.0)])
-def test_rope_is_llamas(scaling, factor):
-    """Pairing, direction, wavelengths and scaling at once: weights of that family go on as they were trained."""
+def test_rope_equals_llama(scaling, factor):
+    """Pairing, direction, wavelengths and scaling: weights of that family can be used unchanged."""
     modeling, config = llama(SHAPE, scaling, factor)
     q, k, positions = heads(1), heads(2), torch.arange(T) + 3
     cos, sin = modeling.LlamaRotaryEmbedding(config)(q, positions[None])
@@ -184,7 +182,7 @@ def test_rope_is_llamas(scaling, factor):
 @pytest.mark.parametrize(
     ("seq_len", "factor"), [(24, 1.5), (256, 2.0), (4096, 1.25), (4096, 4.0), (131072, 32.0)]
 )
-def test_scaled_frequencies_are_those_of_transformers(seq_len, factor, theta, fraction):
+def test_scaled_frequencies_equal_transformers(seq_len, factor, theta, fraction):
     utils = pytest.importorskip("transformers.modeling_rope_utils")
     shape = ModelShape(n_layer=1, n_head=2, n_embd=128, seq_len=seq_len, vocab_size=13)
     theirs = {
@@ -200,7 +198,7 @@ def test_scaled_frequencies_are_those_of_transformers(seq_len, factor, theta, fr
         torch.testing.assert_close(mine[1], torch.full_like(mine[1], longer), atol=1e-6, rtol=0)
 
 
-def test_a_model_that_goes_on_at_its_own_length_with_linear_scaling_sees_the_distances_that_it_knows():
+def test_linear_scaling_keeps_trained_distances():
     """At `factor` times a distance, scores are those of the unscaled model at that distance."""
     q, k = heads(1), heads(2)
     plain = make("rope").rotate(q, k, torch.arange(T))
@@ -209,7 +207,7 @@ def test_a_model_that_goes_on_at_its_own_length_with_linear_scaling_sees_the_dis
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
-# -- biases on scores ------------------------------------------------------------------------------------------------
+# -- biases ----------------------------------------------------------------------------------------
 
 HEADS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 20, 25, 32, 40, 71, 112)
 
@@ -219,7 +217,7 @@ def with_heads(n_head):
 
 
 def get_slopes(n):
-    """Return the slopes as the authors' code does, where n is no power of two by a call of itself."""
+    """Return the slopes of the authors' code, which is recursive if n is not a power of two."""
     if math.log2(n).is_integer():
         start = 2 ** (-(2 ** -(math.log2(n) - 3)))
         return [start * start**i for i in range(n)]
@@ -235,21 +233,21 @@ def alibi_slopes(n_head):
 
 
 @pytest.mark.parametrize("n_head", HEADS)
-def test_alibis_slopes_are_its_authors(n_head):
+def test_alibi_slopes_equal_the_authors(n_head):
     torch.testing.assert_close(
         alibi_slopes(n_head), torch.tensor(get_slopes(n_head)), atol=0, rtol=1e-6
     )
 
 
-def test_alibis_slopes_by_hand():
+def test_alibi_slopes_by_hand():
     """The paper's example: 8 heads, 1/2 to 1/256 (section 3)."""
     assert alibi_slopes(8).tolist() == [2.0**-i for i in range(1, 9)]
     assert alibi_slopes(3).tolist() == [2.0**-4, 2.0**-8, 2.0**-2]
 
 
 @pytest.mark.parametrize("n_head", HEADS)
-def test_alibi_is_blooms(n_head):
-    """BLOOM adds slope * key position, which differs by the same number for all keys: nothing to a softmax."""
+def test_alibi_equals_bloom(n_head):
+    """BLOOM adds slope * key position, which differs by a constant that softmax ignores."""
     bloom = pytest.importorskip("transformers.models.bloom.modeling_bloom")
     positions = torch.arange(1001)
     theirs_H1K = bloom.build_alibi_tensor(torch.ones(1, 1001), n_head, torch.float32)
@@ -262,7 +260,7 @@ def test_alibi_is_blooms(n_head):
 @pytest.mark.parametrize(
     ("n_buckets", "max_distance"), [(2, 2), (8, 20), (32, 128), (33, 100), (32, 1000), (64, 256)]
 )
-def test_t5_looks_distances_up_as_transformers_does(n_buckets, max_distance):
+def test_t5_buckets_equal_transformers(n_buckets, max_distance):
     """One bucket off and a T5 table would say something else of every distance."""
     t5 = pytest.importorskip("transformers.models.t5.modeling_t5")
     part = make("t5", n_buckets=n_buckets, max_distance=max_distance)
@@ -278,7 +276,7 @@ def test_t5_looks_distances_up_as_transformers_does(n_buckets, max_distance):
 
 
 def test_t5_buckets_by_hand():
-    """32 buckets up to 128: 16 of one distance each, 16 that widen by 128/16 to the 16th, the last without end."""
+    """32 buckets up to 128: 16 of one distance each, 16 that widen logarithmically."""
     part = make("t5")
     assert part.table.weight.shape == (32, H)
     distances = torch.tensor([0, 1, 15, 16, 17, 18, 19, 20, 21, 112, 113, 127, 128, 1000, 100_000])
@@ -286,10 +284,10 @@ def test_t5_buckets_by_hand():
     assert part.bucket(distances).tolist() == expected
 
 
-# -- the others ------------------------------------------------------------------------------------------------------
+# -- other encodings -------------------------------------------------------------------------------
 
 
-def test_sinusoidal_is_the_formula_of_the_paper():
+def test_sinusoidal_equals_the_formula():
     x = torch.randn(2, T, C, generator=torch.Generator().manual_seed(3))
     encoding = make("sinusoidal", scale=0.5, theta=1000.0).embed(x, torch.arange(T)) - x
     for t in range(T):
@@ -301,8 +299,8 @@ def test_sinusoidal_is_the_formula_of_the_paper():
             )
 
 
-def test_sinusoidal_starts_as_large_as_learned_vectors():
-    """At an amplitude of 1 it would drown the token embeddings, and lose against learned for no good reason."""
+def test_sinusoidal_has_the_scale_of_learned_vectors():
+    """With an amplitude of 1 it would dominate the embeddings, and lose for that reason."""
     encoding = make("sinusoidal").embed(torch.zeros(1, T, C), torch.arange(T))
     assert encoding.square().mean().sqrt().item() == pytest.approx(0.02, rel=1e-5)
 
@@ -313,7 +311,7 @@ def test_learned_adds_its_row():
     assert torch.equal(learned.embed(x, positions), x + learned.wpe.weight[[4, 0, 23]])
 
 
-def test_none_does_nothing():
+def test_none_is_the_identity():
     none, x = make("none"), torch.randn(2, T, C)
     assert none.embed(x, torch.arange(T)) is x
     q, k = heads(1), heads(2)
@@ -346,7 +344,7 @@ def test_none_does_nothing():
         ("t5", 32, {"max_distance": 16}, "max_distance", "16: must be more than n_buckets / 2"),
     ],
 )
-def test_what_cannot_work_is_refused_with_the_reason(name, n_embd, options, key, reason):
+def test_invalid_options_are_rejected_with_the_reason(name, n_embd, options, key, reason):
     cls = registry.load("positional", name)
     shape = ModelShape(n_layer=1, n_head=4, n_embd=n_embd, seq_len=8, vocab_size=13)
     assert cls.check(shape, cls.Options(**options)) == {key: reason}
@@ -355,10 +353,8 @@ def test_what_cannot_work_is_refused_with_the_reason(name, n_embd, options, key,
 @pytest.mark.parametrize(
     ("head_dim", "fraction"), [(100, 0.58), (25, 0.56), (64, 0.25), (128, 0.75)]
 )
-def test_a_fraction_that_gives_whole_pairs_is_taken_though_floats_do_not_multiply_exactly(
-    head_dim, fraction
-):
-    """0.58 * 100 is 57.99999999999999, and "= 58 must be even" would leave the user with a riddle."""
+def test_fraction_is_rounded_before_the_parity_check(head_dim, fraction):
+    """0.58 * 100 is 57.99999999999999, and "58 must be even" would confuse the user."""
     cls = registry.load("positional", "rope")
     shape = ModelShape(n_layer=1, n_head=2, n_embd=2 * head_dim, seq_len=8, vocab_size=13)
     options = cls.Options(fraction=fraction)
@@ -368,8 +364,8 @@ def test_a_fraction_that_gives_whole_pairs_is_taken_though_floats_do_not_multipl
     assert changed.sum() == round(head_dim * fraction)
 
 
-def test_yarn_needs_wavelengths_that_differ():
-    """It asks which pair turns once in the trained length: with theta = 1 all do, and a logarithm divides by zero."""
+def test_yarn_rejects_theta_one():
+    """With theta = 1 all pairs have the same wavelength, and a logarithm divides by zero."""
     cls = registry.load("positional", "rope")
     assert cls.check(SHAPE, cls.Options(theta=1.0)) == {}
     assert cls.check(SHAPE, cls.Options(theta=1.0, scaling="yarn", factor=2.0)).keys() == {"theta"}

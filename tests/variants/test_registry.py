@@ -1,4 +1,4 @@
-"""Variants are found by file name, the user's own before the shipped ones, and a bad file is named."""
+"""Variants are found by file name, users' files first; unusable files are named."""
 
 import hashlib
 import os
@@ -10,7 +10,11 @@ from variants import registry
 from variants.base import AXES
 from variants.registry import VariantError
 
-MINE = "from variants.attention.mha import MultiHead\n\n\nclass Mine(MultiHead):\n    marker = {marker!r}\n"
+MINE = """from variants.attention.mha import MultiHead
+
+class Mine(MultiHead):
+    marker = {marker!r}
+"""
 
 
 def write(folder, name, text, axis="attention"):
@@ -19,7 +23,8 @@ def write(folder, name, text, axis="attention"):
     return folder
 
 
-def test_every_shipped_variant_loads_and_the_folder_is_the_only_list():
+def test_every_shipped_variant_loads():
+    """The folder is the only list of variants."""
     for axis in AXES:
         names = {file.stem for file in (registry.SHIPPED / axis).glob("[!_]*.py")}
         assert set(registry.files(axis)) == names
@@ -28,21 +33,21 @@ def test_every_shipped_variant_loads_and_the_folder_is_the_only_list():
         }
 
 
-def test_a_users_file_hides_a_shipped_variant_of_that_name(tmp_path):
+def test_user_file_overrides_a_shipped_variant(tmp_path):
     folder = write(tmp_path, "mha", MINE.format(marker="user"))
     assert registry.load("attention", "mha", [folder]).marker == "user"
     assert not hasattr(registry.load("attention", "mha"), "marker")
     assert registry.load("attention", "gqa", [folder]) is registry.load("attention", "gqa")
 
 
-def test_the_first_of_several_folders_wins(tmp_path):
+def test_first_of_several_folders_wins(tmp_path):
     one, two = (write(tmp_path / name, "mine", MINE.format(marker=name)) for name in ("one", "two"))
     assert registry.load("attention", "mine", [one, two]).marker == "one"
     assert registry.load("attention", "mine", [two, one]).marker == "two"
 
 
-def test_an_edited_file_is_loaded_anew(tmp_path):
-    """In one session, a variant is edited and tried again."""
+def test_edited_file_is_reloaded(tmp_path):
+    """A user edits a variant and tries it again in one session."""
     write(tmp_path, "mine", MINE.format(marker="before"))
     assert registry.load("attention", "mine", [tmp_path]).marker == "before"
     write(tmp_path, "mine", MINE.format(marker="after"))
@@ -51,13 +56,13 @@ def test_an_edited_file_is_loaded_anew(tmp_path):
     assert registry.load("attention", "mine", [tmp_path]).marker == "after"
 
 
-def test_a_folder_without_that_axis_and_a_private_file_are_no_variants(tmp_path):
+def test_private_files_are_not_variants(tmp_path):
     write(tmp_path, "_helpers", "")
     assert registry.files("positional", [tmp_path]) == registry.files("positional")
     assert "_helpers" not in registry.files("attention", [tmp_path])
 
 
-def test_an_unknown_name_is_a_key_error():
+def test_unknown_name_is_a_key_error():
     with pytest.raises(KeyError):
         registry.load("attention", "no_such_attention")
 
@@ -80,8 +85,8 @@ def test_an_unknown_name_is_a_key_error():
         (MINE.format(marker=1) + "\n\nclass Second(Mine): ...\n", "defines Mine, Second"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_named_with_the_reason(tmp_path, text, reason):
-    """The user's own file is at fault and has to be found, among all that a study names."""
+def test_unusable_file_is_named_with_the_reason(tmp_path, text, reason):
+    """The user must find the file at fault among all that a study names."""
     folder = write(tmp_path, "broken", text)
     with pytest.raises(VariantError) as caught:
         registry.load("attention", "broken", [folder])
@@ -90,8 +95,8 @@ def test_a_file_that_cannot_be_used_is_named_with_the_reason(tmp_path, text, rea
     assert reason in message
 
 
-def test_source_hash_tells_edits_of_a_users_variant_apart(tmp_path):
-    """Runs of two states of a user's file must not share a run id; a shipped file's state is the commit."""
+def test_source_hash_changes_with_user_edits(tmp_path):
+    """Runs of two states of a user's file must not share a run id."""
     text = MINE.format(marker=1)
     write(tmp_path, "mine", text)
     assert (

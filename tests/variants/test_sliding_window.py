@@ -1,4 +1,4 @@
-"""Sliding window: what lies outside is not seen, what lies inside is, and the saving is real, with every option."""
+"""Sliding window: visibility, gradients, cache and costs, with every option."""
 
 import dataclasses
 import math
@@ -23,7 +23,8 @@ from harness.model.gpt import GPT
 from harness.probes.first_step import CPU_KERNELS
 from variants import registry
 from variants.attention import _block_sparse as _blocks
-from variants.attention._block_sparse import MAX_BLOCK_ELEMENTS, attend_blocks, attend_tiles, tiles
+from variants.attention._block_sparse import MAX_BLOCK_ELEMENTS, attend_blocks
+from variants.attention._flex_tiles import attend_tiles, tiles
 from variants.attention._window import Window
 from variants.base import ModelShape, Positional
 
@@ -92,13 +93,13 @@ positionals = pytest.mark.parametrize(
 )
 
 
-# -- what is seen ----------------------------------------------------------------------------------------------------
+# -- visibility ------------------------------------------------------------------------------------
 
 
 @positionals
 @pytest.mark.parametrize("options", [*({"window": w} for w in (1, 2, 5, 8, 23)), *OPTIONS], ids=str)
-def test_a_token_outside_the_window_changes_no_bit_and_one_inside_does(options, positional):
-    """A window that is silently ignored, or is off by one, would be reported as a result about windows."""
+def test_only_tokens_in_the_window_change_the_output(options, positional):
+    """A window that is ignored, or off by one, would be reported as a result about windows."""
     layer, x, sees = make("sliding_window", **options), 0.3 * inputs(), seen(T, **options)
     heads = []
     layer.c_proj.register_forward_pre_hook(
@@ -124,7 +125,7 @@ def test_a_token_outside_the_window_changes_no_bit_and_one_inside_does(options, 
     ],
     ids=str,
 )
-def test_a_window_over_the_whole_sequence_is_full_attention_bit_for_bit(options, positional):
+def test_covering_window_equals_full_attention_bitwise(options, positional):
     """Else a study over window sizes would not meet its own baseline at the end of the scale."""
     results = []
     for layer in (make("mha"), make("sliding_window", layer=1, **options)):
@@ -162,8 +163,8 @@ def test_a_window_over_the_whole_sequence_is_full_attention_bit_for_bit(options,
     ],
     ids=str,
 )
-def test_each_layer_sees_what_is_its_own(options, expected):
-    """A pattern that is off by one layer, or a list read for heads, trains another model than the one reported."""
+def test_each_layer_and_head_has_its_own_window(options, expected):
+    """A pattern that is off by one layer trains another model than the one reported."""
     shape = dataclasses.replace(SHAPE, n_layer=4)
     for layer, own in enumerate(expected):
         attention = make("sliding_window", shape, layer, **options)
@@ -175,7 +176,7 @@ def test_each_layer_sees_what_is_its_own(options, expected):
             )
 
 
-# -- agreement with the plain formula --------------------------------------------------------------------------------
+# -- agreement with masked attention ---------------------------------------------------------------
 
 
 def scores(q, k, v, mask, is_causal):
@@ -190,7 +191,7 @@ def plain(q, k, v, mask, softcap):
 
 @st.composite
 def cases(draw):
-    """Return (options, T, B): everything that can be combined, small, so that parts, blocks and padding all occur."""
+    """Return (options, T, B), small, so that chunks, blocks and padding all occur."""
     options = {
         "window": draw(st.integers(1, 12)),
         "logit_softcap": draw(st.sampled_from([0.0, 0.0, 2.0])),
@@ -210,8 +211,8 @@ def cases(draw):
     part=st.sampled_from([1, 1000, MAX_BLOCK_ELEMENTS]),
     seed=st.integers(0, 1000),
 )
-def test_all_options_together_are_the_plain_formula_under_a_mask(case, biased, part, seed):
-    """Blocks, residues, padding and prefixes are only ways to be quick; they must not be ways to be different."""
+def test_all_options_equal_masked_attention(case, biased, part, seed):
+    """Blocks, residues, padding and prefixes only change the speed."""
     options, seq_len, n_batch = case
     attention = make("sliding_window", **options).double()
     positional = DistanceBias(SHAPE, None) if biased else Positional(SHAPE, None)
@@ -236,7 +237,7 @@ def test_all_options_together_are_the_plain_formula_under_a_mask(case, biased, p
     "window", [Window(4), Window(3, 2), Window(2, 1, 2), Window(2, 2, 3)], ids=str
 )
 @pytest.mark.parametrize("part", [1, MAX_BLOCK_ELEMENTS])
-def test_gradients_are_those_of_the_function(window, part, monkeypatch):
+def test_gradients_equal_finite_differences(window, part, monkeypatch):
     """Where blocks overlap, their gradients are added up by hand."""
     monkeypatch.setattr(_blocks, "MAX_BLOCK_ELEMENTS", part)
     generator = torch.Generator().manual_seed(3)
@@ -250,8 +251,8 @@ def test_gradients_are_those_of_the_function(window, part, monkeypatch):
     "ignore:.*torch.autograd.function.Function.*should not be instantiated:DeprecationWarning"
 )
 @pytest.mark.parametrize("options", [OPTIONS[0], OPTIONS[4], OPTIONS[-1]], ids=str)
-def test_it_compiles_whole_and_stays_what_it_is(options):
-    """Where compilation gives up on an option, a study of compiled runs would tell of that and not of the option."""
+def test_compiled_attention_equals_the_uncompiled(options):
+    """A graph break on an option would make a compiled study measure that and not the option."""
     layer, outcomes = make("sliding_window", **options), []
     torch._dynamo.reset()
     for run in (layer, torch.compile(layer, backend="aot_eager", fullgraph=True, dynamic=False)):
@@ -268,7 +269,7 @@ def test_it_compiles_whole_and_stays_what_it_is(options):
     n_global=st.integers(0, 9),
     seq_len=st.integers(1, 40),
 )
-def test_visible_keys_are_those_that_are_seen(window, dilations, n_global, seq_len):
+def test_visible_keys_equal_the_counted(window, dilations, n_global, seq_len):
     """FLOPs follow from them, and from FLOPs what a window is said to save."""
     options = {"window": window, "head_dilation": dilations, "global_tokens": n_global}
     layer = make("sliding_window", **options)
@@ -277,7 +278,7 @@ def test_visible_keys_are_those_that_are_seen(window, dilations, n_global, seq_l
     )
 
 
-# -- decoding --------------------------------------------------------------------------------------------------------
+# -- decoding --------------------------------------------------------------------------------------
 
 
 def decode(model, tokens, prompt, length):
@@ -298,8 +299,8 @@ def decode(model, tokens, prompt, length):
     ids=str,
 )
 @torch.no_grad()
-def test_the_cache_gives_the_logits_of_the_full_forward_pass(options, positional):
-    """Text that a cache makes must be the model's, when the ring has turned and the first tokens lie far behind."""
+def test_cached_logits_equal_the_full_forward_pass(options, positional):
+    """Sampled text must be the model's, also after the ring wraps."""
     parts = ModelBuilder(SHAPE, {}, [])
     parts.positional = lambda: positional
     parts.attention = lambda layer: make("sliding_window", layer=layer, **options)
@@ -326,12 +327,12 @@ def test_the_cache_gives_the_logits_of_the_full_forward_pass(options, positional
     ],
     ids=str,
 )
-def test_a_cache_keeps_what_can_be_seen_again_and_no_more(options, kept):
+def test_cache_keeps_only_visible_positions(options, kept):
     cache = make("sliding_window", **options).cache(3, 1000, torch.device("cpu"), torch.float32)
     assert cache.nbytes == 2 * 3 * SHAPE.n_embd * kept * 4
 
 
-# -- what it costs ---------------------------------------------------------------------------------------------------
+# -- costs -----------------------------------------------------------------------------------------
 
 
 class LargestTensor(TorchDispatchMode):
@@ -351,7 +352,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 def cost(name, seq_len, positional=None, **options):
-    """Return the attention kernels' FLOPs and the largest tensor's elements of a forward and backward pass."""
+    """Return the kernels' FLOPs and the elements of the largest tensor, forward and backward."""
     shape = ModelShape(n_layer=1, n_head=4, n_embd=32, seq_len=seq_len, vocab_size=13)
     layer, x = make(name, shape, **options), inputs(1, shape).requires_grad_()
     counter, largest = FlopCounterMode(display=False, custom_mapping=CPU_KERNELS), LargestTensor()
@@ -363,7 +364,7 @@ def cost(name, seq_len, positional=None, **options):
 
 @pytest.mark.parametrize("window", [32, 100, 512])
 def test_flops_grow_with_sequence_times_window(window):
-    """The promise of a window: without it one pays for full attention and loses quality for nothing."""
+    """Otherwise a window costs as much as full attention and only loses quality."""
     per_pair = (
         14 * SHAPE.n_embd
     )  # 4 forward, 10 backward, by the fused kernels: others are not counted
@@ -386,8 +387,8 @@ def test_flops_grow_with_sequence_times_window(window):
     ],
     ids=str,
 )
-def test_memory_grows_with_the_sequence_and_not_with_its_square(options, kind):
-    """Long sequences are what a window is for; one T x T tensor, if only in the backward pass, and they do not fit."""
+def test_memory_grows_linearly_with_the_sequence(options, kind):
+    """One T x T tensor, even in the backward pass, and long sequences do not fit."""
     positional = DistanceBias(SHAPE, None) if kind == "bias" else None
     largest = [
         cost("sliding_window", n, positional, window=32, **options)[1] for n in (1024, 2048, 4096)
@@ -397,7 +398,9 @@ def test_memory_grows_with_the_sequence_and_not_with_its_square(options, kind):
     assert cost("mha", 1024, DistanceBias(SHAPE, None))[1] == 4 * 1024**2
 
 
-# -- what is refused -------------------------------------------------------------------------------------------------
+# -- rejected options ------------------------------------------------------------------------------
+
+LETTERS = "must be letters S (the window) and L (all earlier positions), at least one S"
 
 
 @pytest.mark.parametrize(
@@ -429,15 +432,11 @@ def test_memory_grows_with_the_sequence_and_not_with_its_square(options, kind):
         ({"window": 4, "global_tokens": -1}, {"global_tokens": "-1: must be at least 0"}),
         (
             {"window": 4, "layer_pattern": "sl"},
-            {
-                "layer_pattern": "'sl': must be letters S (the window) and L (all that came before), at least one of them S"
-            },
+            {"layer_pattern": "'sl': " + LETTERS},
         ),
         (
             {"window": 4, "layer_pattern": "L"},
-            {
-                "layer_pattern": "'L': must be letters S (the window) and L (all that came before), at least one of them S"
-            },
+            {"layer_pattern": "'L': " + LETTERS},
         ),
         (
             {"window": 4, "layer_pattern": "SSSL"},
@@ -445,7 +444,10 @@ def test_memory_grows_with_the_sequence_and_not_with_its_square(options, kind):
         ),
         (
             {"window": [4, 8], "layer_pattern": "SL"},
-            {"layer_pattern": "'SL': window = [4, 8] tells each layer's already: give one of them"},
+            {
+                "layer_pattern": "'SL': window = [4, 8] already sets each layer's window: "
+                "give one of them"
+            },
         ),
         (
             {"window": 0, "dilation": -2},
@@ -454,7 +456,7 @@ def test_memory_grows_with_the_sequence_and_not_with_its_square(options, kind):
     ],
     ids=str,
 )
-def test_what_cannot_work_is_refused_with_the_reason(options, problems):
+def test_invalid_options_are_rejected_with_the_reason(options, problems):
     cls = registry.load("attention", "sliding_window")
     assert cls.check(SHAPE, cls.Options(**options)) == problems
 
@@ -469,23 +471,23 @@ def test_what_cannot_work_is_refused_with_the_reason(options, problems):
     ],
     ids=str,
 )
-def test_a_study_file_may_say_it(options):
-    """A list, as TOML reads it, reaches the variant as it stands, under a label that a folder may have."""
+def test_study_file_may_list_windows(options):
+    """A list from TOML reaches the variant unchanged, under a label that is a valid folder name."""
     axes = Axes("study.toml", SHAPE, [])
-    choice = axes.choose("attention", {"name": "sliding_window", **options}, "axes.attention[0]")
+    choice = axes.choose("attention", {"variant": "sliding_window", **options}, "axes.attention[0]")
     assert not axes.problems
     assert {name: choice.options[name] for name in options} == options
     assert re.fullmatch(r"[A-Za-z0-9._+]+", choice.label)
 
 
-# -- flex_attention --------------------------------------------------------------------------------------------------
+# -- flex_attention --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("window", "n_global"), [(1, 0), (100, 0), (128, 0), (256, 0), (300, 5), (130, 130)]
 )
 @pytest.mark.parametrize("seq_len", [128, 512, 700])
-def test_tiles_are_those_that_pytorch_finds_pair_by_pair(window, n_global, seq_len):
+def test_tiles_equal_those_of_pytorch(window, n_global, seq_len):
     """A tile too few, and keys go missing; full tiles are not masked at all."""
     mine = tiles(Window(window, 1, n_global), seq_len, torch.device("cpu"))
     theirs = create_block_mask(mine.mask_mod, None, None, seq_len, seq_len, device="cpu")
@@ -520,7 +522,7 @@ FLEX = [Window(100), Window(30, 3), Window(20, 1, 7)]
 
 
 @pytest.mark.parametrize("window", FLEX, ids=str)
-def test_flex_attention_gives_what_the_blocks_give(window):
+def test_flex_attention_equals_blocks(window):
     """What it computes, without its kernel, for which there is no gradient on a CPU."""
     compare_with_flex(window, "cpu", "aot_eager", gradients=False)
 
@@ -531,7 +533,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 @pytest.mark.cuda
 @needs_gpu
 @pytest.mark.parametrize("window", FLEX, ids=str)
-def test_flex_attentions_kernel_gives_what_the_blocks_give(window):
+def test_flex_attention_kernel_equals_blocks(window):
     compare_with_flex(window, "cuda", "inductor", gradients=True)
 
 
@@ -540,7 +542,7 @@ def test_flex_attentions_kernel_gives_what_the_blocks_give(window):
 @pytest.mark.parametrize(
     "options", [{}, {"dilation": 2}, {"global_tokens": 3}, {"logit_softcap": 5.0}], ids=str
 )
-def test_a_compiled_layer_on_a_gpu_is_the_uncompiled_one(options):
+def test_compiled_layer_on_gpu_equals_the_uncompiled(options):
     """Compiled it takes another path, and under autocast with operands of several precisions."""
     shape = ModelShape(n_layer=1, n_head=4, n_embd=64, seq_len=300, vocab_size=13)
     layer, x = (

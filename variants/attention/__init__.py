@@ -1,1 +1,1 @@
-"""Attention: which keys a query sees, and how many key-value heads there are."""
+"""Attention variants, which differ in visible keys and in the form of the key-value heads."""

@@ -1,25 +1,43 @@
-"""A sliding window block by block, or tile by tile: nothing grows faster than T x window, gradients neither.
+"""Sliding window in blocks of queries: time and memory grow with T x window, also of gradients.
 
-Legend of shapes: R residues of positions modulo the dilation, S positions of each, Z sequences of them (B x H x R),
-N blocks, Q queries of a block, K keys of a block, the global ones included.
+Shapes: R residues of positions modulo the dilation, S positions of each residue, Z = B x H x R
+sequences, N blocks, Q queries of a block, K keys of a block, including the global keys.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from variants.attention._window import Window
+from variants.base import Positional
 
-Bias = Callable[[Tensor, Tensor], Tensor]
-MAX_BLOCK_ELEMENTS = (
-    1 << 23
-)  # elements of the keys of blocks that a CPU attends to at once; its memory allocator is slow above it
-TILE = 128  # queries, and keys, of a tile of flex_attention
+Scores = Callable[..., Tensor]
+# Elements of the keys of the blocks that a CPU processes at once; its memory allocator is slow for
+# larger tensors.
+MAX_BLOCK_ELEMENTS = 1 << 23
+
+
+@dataclass(frozen=True)
+class HeadBias:
+    """The bias of some heads between indices of positions. Indices beyond T are padding."""
+
+    positional: Positional
+    positions_T: Tensor
+    heads: slice
+
+    def __call__(self, q_index: Tensor, k_index: Tensor) -> Tensor:
+        """Return the bias of (..., Tq) and (..., Tk), (..., H or 1, Tq, Tk)."""
+        last = len(self.positions_T) - 1
+        q_positions = self.positions_T[q_index.clamp(max=last)]
+        k_positions = self.positions_T[k_index.clamp(max=last)]
+        bias = self.positional.bias(q_positions, k_positions)
+        assert bias is not None
+        return bias if bias.shape[-3] == 1 else bias[..., self.heads, :, :]
 
 
 def attend_blocks(
@@ -27,102 +45,109 @@ def attend_blocks(
     q_BHTD: Tensor,
     k_BHTD: Tensor,
     v_BHTD: Tensor,
-    bias: Bias | None,
-    scores: Callable[..., Tensor],
+    bias: HeadBias | None,
+    scores: Scores,
 ) -> Tensor:
-    """Attend from the first positions of each residue at once, and from all others in blocks of Q that share one mask.
+    """Attend from the first positions of each residue at once, from the others in blocks of Q.
 
-    `bias` takes the indices of queries (..., Tq) and keys (..., Tk) and returns what to add, (..., H or 1, Tq, Tk).
+    Blocks after the first share one mask, unless there is a bias. `scores` is `MultiHead.scores`.
     """
-    (B, H, T, D), R, n_global, (size, reach) = (
-        q_BHTD.shape,
-        window.dilation,
-        window.n_global,
-        block(window),
-    )
+    B, H, T, D = q_BHTD.shape
+    R = window.dilation
+    size, reach = block_size(window)
     S = -(-T // R)
-    # What comes first is so much that no block has a global key among its own.
-    n_first = S - max(0, (S - reach - -(-n_global // R)) // size) * size
-    n_part = MAX_BLOCK_ELEMENTS // (B * H * R * D * (size + reach)) * size or size
-    starts = (0, *range(n_first, S, S if q_BHTD.is_cuda else n_part), S)
+    # The first block is so long that the windows of the others contain no global key.
+    n_first = S - max(0, (S - reach - -(-window.n_global // R)) // size) * size
+    n_chunk = MAX_BLOCK_ELEMENTS // (B * H * R * D * (size + reach)) * size or size
+    if q_BHTD.is_cuda:
+        n_chunk = S
+    starts = (0, *range(n_first, S, n_chunk), S)
     index_11T1 = torch.arange(S * R, device=q_BHTD.device)[None, None, :, None]
-    q, q_index = (cut(x, window, starts, 0) for x in (q_BHTD, index_11T1))
-    k, v, k_index = (cut(x, window, starts, reach) for x in (k_BHTD, v_BHTD, index_11T1))
-    parts = []
-    for n, (q_ZNQD, k_ZNKD, v_ZNKD) in enumerate(zip(q, k, v, strict=True)):
-        shared = bias is None and (n > 0 or not n_global)
+    q = cut(q_BHTD, window, starts, 0)
+    k = cut(k_BHTD, window, starts, reach)
+    v = cut(v_BHTD, window, starts, reach)
+    q_index = cut(index_11T1, window, starts, 0)
+    k_index = cut(index_11T1, window, starts, reach)
+    outputs = []
+    for n in range(len(q)):
+        shared = bias is None and (n > 0 or not window.n_global)
         is_causal = shared and n == 0 and n_first <= window.width
-        mask = (
-            None
-            if is_causal
-            else masks(window, q_index[n][..., 0], k_index[n][..., 0], bias, (B, H), shared)
-        )
-        parts.append(scores(q_ZNQD, k_ZNKD, v_ZNKD, mask, is_causal=is_causal).flatten(1, 2))
-    y_ZSD = torch.cat(parts, dim=1)
-    return y_ZSD.unflatten(0, (B, H, R)).transpose(2, 3).flatten(2, 3)[:, :, :T]
+        mask = None
+        if not is_causal:
+            mask = masks(window, q_index[n][..., 0], k_index[n][..., 0], bias, (B, H), shared)
+        outputs.append(scores(q[n], k[n], v[n], mask, is_causal=is_causal).flatten(1, 2))
+    return join_residues(torch.cat(outputs, dim=1).unflatten(0, (B, H, R)), T)
 
 
-def block(window: Window) -> tuple[int, int]:
-    """Return Q, and how many keys before its own a block needs, a multiple of Q.
+def block_size(window: Window) -> tuple[int, int]:
+    """Return Q and the number of keys before its own that a block needs, a multiple of Q.
 
-    Small blocks look at few keys in vain, large ones are few; a half to a quarter of the window was fastest on a CPU.
+    Small blocks compute fewer hidden pairs, large blocks need fewer kernels; a half to a quarter of
+    the window was fastest on a CPU.
     """
     size = -(-window.width // min(4, max(2, -(-window.width // 128))))
     return size, -(-window.width // size) * size
 
 
 def split_by_residue(x_BHTD: Tensor, dilation: int) -> Tensor:
-    """Return (Z, S, D): positions with the same residue side by side, padded to the same length."""
-    if pad := -x_BHTD.shape[2] % dilation:
-        x_BHTD = F.pad(x_BHTD, (0, 0, 0, pad))
-    return x_BHTD.unflatten(2, (-1, dilation)).transpose(2, 3).flatten(0, 2)
+    """Return (Z, S, D): the positions of each residue as one sequence, padded to equal length."""
+    if padding := -x_BHTD.shape[2] % dilation:
+        x_BHTD = F.pad(x_BHTD, (0, 0, 0, padding))
+    x_BHSRD: Tensor = x_BHTD.unflatten(2, (-1, dilation))
+    return x_BHSRD.transpose(2, 3).flatten(0, 2)
+
+
+def join_residues(x_BHRSD: Tensor, length: int) -> Tensor:
+    """Return (B, H, T, D): the positions of all residues in order, without padding."""
+    return x_BHRSD.transpose(2, 3).flatten(2, 3)[:, :, :length]
 
 
 def cut(x_BHTD: Tensor, window: Window, starts: Sequence[int], reach: int) -> list[Tensor]:
-    """Return (Z, N, K, D) for each part: what comes first is one block, all others are blocks of Q and `reach` before.
+    """Return (Z, N, K, D) for each range of `starts`: one block first, then blocks of Q.
 
-    With a reach, these are keys or values, and the global ones come before them in each block.
+    With a reach, x are keys or values: each block is preceded by `reach` more positions and by the
+    global positions.
     """
-    first_ZSD, *others = Slices.apply(split_by_residue(x_BHTD, window.dilation), starts, reach)
-    parts = [first_ZSD[:, None], *(Windows.apply(x, block(window)[0], reach) for x in others)]
+    x_ZSD = split_by_residue(x_BHTD, window.dilation)
+    first_ZSD, *others = _slices(x_ZSD, starts, reach)
+    size, _ = block_size(window)
+    chunks = [first_ZSD[:, None], *(_blocks(x, size, reach) for x in others)]
     if not reach or not window.n_global:
-        return parts
-    global_ZGD = (
-        x_BHTD[:, :, None, : window.n_global].expand(-1, -1, window.dilation, -1, -1).flatten(0, 2)
-    )
-    return [
-        torch.cat((global_ZGD[:, None].expand(-1, x.shape[1], -1, -1), x), dim=2) for x in parts
-    ]
+        return chunks
+    global_BH1GD = x_BHTD[:, :, None, : window.n_global]
+    global_Z1GD = global_BH1GD.expand(-1, -1, window.dilation, -1, -1).flatten(0, 2)[:, None]
+    return [torch.cat((global_Z1GD.expand(-1, x.shape[1], -1, -1), x), dim=2) for x in chunks]
 
 
 def masks(
     window: Window,
-    i_RNQ: Tensor,
-    j_RNK: Tensor,
-    bias: Bias | None,
+    q_RNQ: Tensor,
+    k_RNK: Tensor,
+    bias: HeadBias | None,
     size_BH: tuple[int, int],
     shared: bool,
 ) -> Tensor:
-    """Return what queries see, or the bias of it: (1, 1, Q, K), for all blocks, if `shared`, else (Z, N, Q, K)."""
+    """Return the masks or biases of the blocks, (Z, N, Q, K), or (1, 1, Q, K) if `shared`."""
     if shared:
-        i_RNQ, j_RNK = i_RNQ[:1, :1], j_RNK[:1, :1]
-    seen_RNQK = window.sees(i_RNQ[..., None], j_RNK[..., None, :])
-    seen_RNQK[..., window.n_global :] &= (
-        j_RNK[..., None, window.n_global :] >= window.n_global
-    )  # each key once
+        q_RNQ = q_RNQ[:1, :1]
+        k_RNK = k_RNK[:1, :1]
+    seen_RNQK = window.sees(q_RNQ[..., None], k_RNK[..., None, :])
+    # A global key that is also in the window counts once.
+    not_global = k_RNK[..., None, window.n_global :] >= window.n_global
+    seen_RNQK[..., window.n_global :] &= not_global
     if shared:
         return seen_RNQK
-    biased = (
-        None
-        if bias is None
-        else bias(i_RNQ, j_RNK).movedim(2, 0).masked_fill(~seen_RNQK, -torch.inf)
-    )
-    mask_HRNQK = seen_RNQK[None] if biased is None else biased
+    mask_HRNQK = seen_RNQK[None]
+    if bias is not None:
+        mask_HRNQK = bias(q_RNQ, k_RNK).movedim(2, 0).masked_fill(~seen_RNQK, -torch.inf)
     return mask_HRNQK[None].expand(*size_BH, *mask_HRNQK.shape[1:]).flatten(0, 2)
 
 
 class Slices(torch.autograd.Function):
-    """Views of (Z, S, D) from each start to the next, and `reach` positions before it. Their gradients add up."""
+    """Views of (Z, S, D) from each start to the next, with `reach` positions before it.
+
+    The gradients of overlapping positions are added.
+    """
 
     @staticmethod
     def forward(ctx: Any, x_ZSD: Tensor, starts: Sequence[int], reach: int) -> tuple[Tensor, ...]:
@@ -138,54 +163,29 @@ class Slices(torch.autograd.Function):
         return grad_ZSD, None, None
 
 
-class Windows(torch.autograd.Function):
-    """Views of (Z, S, D): blocks of Q, each with `reach` positions before it, (Z, N, K, D).
+class Blocks(torch.autograd.Function):
+    """Views of (Z, S, D) as blocks of Q, each with `reach` positions before it, (Z, N, K, D).
 
-    The gradient adds up what overlaps, a Q at a time; autograd's own, of `unfold`, takes longer.
+    The gradient adds the overlaps Q positions at a time, which is faster than the gradient of
+    `unfold`.
     """
 
     @staticmethod
     def forward(ctx: Any, x_ZSD: Tensor, size: int, reach: int) -> Tensor:
-        ctx.size, ctx.reach = size, reach
+        ctx.size = size
+        ctx.reach = reach
         return x_ZSD.unfold(1, reach + size, size).transpose(-1, -2)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (grad_ZNKD,), size, reach = grads, ctx.size, ctx.reach
+        (grad_ZNKD,) = grads
+        size = ctx.size
+        reach = ctx.reach
         grad_ZSD = F.pad(grad_ZNKD[:, :, reach:].flatten(1, 2), (0, 0, reach, 0))
         for i in range(0, reach, size):
             grad_ZSD[:, i : i - reach].unflatten(1, (-1, size)).add_(grad_ZNKD[:, :, i : i + size])
         return grad_ZSD, None, None
 
 
-def attend_tiles(window: Window, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTD: Tensor) -> Tensor:
-    """Attend by flex_attention (Dong et al. 2024), which skips tiles that are not seen; only compilation makes it so.
-
-    Autocast does not reach it, so that q and k take the precision of v, in which no norm has changed it.
-    """
-    (B, H, T, _), R = q_BHTD.shape, window.dilation
-    q, k, v = (
-        split_by_residue(x.to(v_BHTD.dtype), R).unflatten(0, (B, H * R))
-        for x in (q_BHTD, k_BHTD, v_BHTD)
-    )
-    y = flex_attention(
-        q, k, v, block_mask=tiles(Window(window.width, 1, window.n_global), q.shape[2], q.device)
-    )
-    return y.unflatten(1, (H, R)).transpose(2, 3).flatten(2, 3)[:, :, :T]
-
-
-def tiles(window: Window, seq_len: int, device: torch.device) -> BlockMask:
-    """Return which tiles hold pairs that are seen, and which no others, by their corners rather than pair by pair."""
-    k = torch.arange(0, seq_len, TILE, device=device)
-    q, end = k[:, None], TILE - 1
-    some = (k <= q + end) & ((k + end > q - window.width) | (k < window.n_global))
-    every = (
-        (k + end <= q)
-        & ((k > q + end - window.width) | (k + end < window.n_global))
-        & (q + end < seq_len)
-    )
-    ordered = (x.int().sort(dim=-1, descending=True, stable=True) for x in (some & ~every, every))
-    partial, full = ((x.sum(-1)[None, None].int(), order[None, None].int()) for x, order in ordered)
-    return BlockMask.from_kv_blocks(
-        *partial, *full, TILE, lambda b, h, q, k: window.sees(q, k), (seq_len, seq_len)
-    )
+_slices: Callable[[Tensor, Sequence[int], int], tuple[Tensor, ...]] = Slices.apply
+_blocks: Callable[[Tensor, int, int], Tensor] = Blocks.apply

@@ -1,4 +1,4 @@
-"""What decoding keeps of the past, shared by the variants that look back at single positions."""
+"""Ring buffers for decoding, shared by the variants that attend to single earlier positions."""
 
 from collections.abc import Sequence
 
@@ -7,9 +7,10 @@ from torch import Tensor
 
 
 class Ring:
-    """The last L positions of some tensors: (B, G, L, D) each, allocated once, a ring once L have been seen.
+    """The last L positions of some tensors, (B, G, L, D) each, in buffers allocated once.
 
-    The first `n_kept` positions stay, and the ring is of the L - n_kept slots behind them.
+    The first `n_kept` positions are never overwritten; the other L - n_kept slots are a ring
+    buffer.
     """
 
     def __init__(
@@ -19,44 +20,53 @@ class Ring:
         dtype: torch.dtype,
         n_kept: int = 0,
     ) -> None:
-        self._rings = [torch.empty(size, device=device, dtype=dtype) for size in sizes_BGLD]
-        self._length, self._n_kept = sizes_BGLD[0][2], n_kept
-        self._turn = self._length - n_kept
+        self._buffers = [torch.empty(size, device=device, dtype=dtype) for size in sizes_BGLD]
+        self._length = sizes_BGLD[0][2]
+        self._n_kept = n_kept
+        self._ring_length = self._length - n_kept
         self.n_seen = 0
 
     @property
     def nbytes(self) -> int:
-        """Return the bytes of all."""
-        return sum(ring.nbytes for ring in self._rings)
+        """Return the bytes of all buffers."""
+        return sum(buffer.nbytes for buffer in self._buffers)
 
     def append(self, *new_BGTD: Tensor) -> None:
-        """Take T more positions of each, of which the kept ones and the ring's last count."""
-        first = start = self.n_seen
-        self.n_seen += new_BGTD[0].shape[2]
-        while (
-            first < self.n_seen
-        ):  # once, and once more where it goes on from the kept ones or over the ring's end
-            slot, end = first, self._n_kept
-            if first >= self._n_kept:
-                first = max(first, self.n_seen - self._turn)
-                slot, end = self._n_kept + (first - self._n_kept) % self._turn, self._length
+        """Write T more positions of each tensor, as far as they are kept.
+
+        Raises:
+            ValueError: the cache is not empty and T is not 1.
+        """
+        n_new = new_BGTD[0].shape[2]
+        if self.n_seen and n_new != 1:
+            raise ValueError(f"after its prompt a cache takes one position at a time, got {n_new}")
+        start = self.n_seen
+        self.n_seen += n_new
+        first = start
+        while first < self.n_seen:  # a second pass after the kept positions or the end of the ring
+            if first < self._n_kept:
+                slot = first
+                end = self._n_kept
+            else:
+                first = max(first, self.n_seen - self._ring_length)
+                slot = self._n_kept + (first - self._n_kept) % self._ring_length
+                end = self._length
             n = min(self.n_seen - first, end - slot)
-            for ring, new in zip(self._rings, new_BGTD, strict=True):
-                ring[:, :, slot : slot + n] = new[:, :, first - start :][:, :, :n]
+            for buffer, new in zip(self._buffers, new_BGTD, strict=True):
+                buffer[:, :, slot : slot + n] = new[:, :, first - start :][:, :, :n]
             first += n
 
     def visible(self) -> tuple[Tensor, ...]:
-        """Return what is there of each, (B, G, min(n_seen, L), D), in the ring's order."""
+        """Return the filled slots of each buffer in their order, (B, G, min(n_seen, L), D)."""
         n = min(self.n_seen, self._length)
-        return tuple(ring[:, :, :n] for ring in self._rings)
+        return tuple(buffer[:, :, :n] for buffer in self._buffers)
 
     def positions(self) -> Tensor:
-        """Return the positions of those, (min(n_seen, L),)."""
-        slot, last = (
-            torch.arange(min(self.n_seen, self._length), device=self._rings[0].device),
-            self.n_seen - 1,
-        )
-        return torch.where(slot < self._n_kept, slot, last - (last - slot) % self._turn)
+        """Return the positions in the filled slots, (min(n_seen, L),)."""
+        n = min(self.n_seen, self._length)
+        slot = torch.arange(n, device=self._buffers[0].device)
+        last = self.n_seen - 1
+        return torch.where(slot < self._n_kept, slot, last - (last - slot) % self._ring_length)
 
 
 class KeyValueCache(Ring):

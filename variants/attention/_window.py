@@ -1,4 +1,4 @@
-"""What a query of a sliding window sees: one definition for training, decoding and counting."""
+"""The visible keys of a sliding window, one definition for training, decoding and FLOPs."""
 
 import sys
 from collections.abc import Sequence
@@ -12,36 +12,37 @@ from variants.base import Positional
 
 @dataclass(frozen=True)
 class Window:
-    """The query at p sees p, p - dilation, ... (`width` of them) and the first `n_global` positions, none after p."""
+    """The query at p sees p, p - dilation, ... (`width` keys) and the first `n_global` keys."""
 
     width: int
     dilation: int = 1
     n_global: int = 0
 
     def sees(self, q: Tensor, k: Tensor) -> Tensor:
-        """Tell whether the query at position q sees the key at position k."""
-        back = q - k
-        near = (back < self.width * self.dilation) & (back % self.dilation == 0)
-        return (back >= 0) & (near | (k < self.n_global))
+        """Return whether the query at position q sees the key at position k."""
+        distance = q - k
+        in_window = (distance < self.width * self.dilation) & (distance % self.dilation == 0)
+        return (distance >= 0) & (in_window | (k < self.n_global))
 
     def n_pairs(self, seq_len: int) -> int:
-        """Return how many pairs of a query and a key that it sees there are: with global keys, and with others."""
+        """Return the number of visible (query, key) pairs."""
         n_global = min(self.n_global, seq_len)
-        n_rounds, n_more = divmod(
-            seq_len - n_global, self.dilation
-        )  # in each round, every residue gains a key
+        global_pairs = n_global * (n_global + 1) // 2 + n_global * (seq_len - n_global)
+        # Other keys by residue modulo the dilation: in each full round, every residue gains one
+        # key.
+        n_rounds, n_more = divmod(seq_len - n_global, self.dilation)
         n_growing = min(self.width, n_rounds)
-        others = n_growing * (n_growing + 1) // 2 + (n_rounds - n_growing) * self.width
-        of_global = n_global * (n_global + 1) // 2 + n_global * (seq_len - n_global)
-        return of_global + self.dilation * others + n_more * min(self.width, n_rounds + 1)
+        per_residue = n_growing * (n_growing + 1) // 2 + (n_rounds - n_growing) * self.width
+        last_round = n_more * min(self.width, n_rounds + 1)
+        return global_pairs + self.dilation * per_residue + last_round
 
     def covers(self, seq_len: int) -> bool:
-        """Tell whether all queries see all that is not later."""
+        """Return whether every query sees all earlier positions, as in full attention."""
         return self.n_pairs(seq_len) == seq_len * (seq_len + 1) // 2
 
     @property
     def span(self) -> int:
-        """Return over how many positions it reaches, the query's own included."""
+        """Return the number of positions from the start of the window to the query, inclusive."""
         return (self.width - 1) * self.dilation + 1
 
 
@@ -49,18 +50,18 @@ FULL = Window(sys.maxsize)
 
 
 class MaskedPositional(Positional):
-    """A positional that also hides from each head what its window does not see."""
+    """A positional whose bias also hides the keys outside the window of each head."""
 
     has_bias = True
 
     def __init__(self, positional: Positional, windows: Sequence[Window]) -> None:
         nn.Module.__init__(self)
-        self.positional, self.windows = positional, windows
+        self.positional = positional
+        self.windows = windows
 
     def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
-        """Return the bias of (Tq,) and (Tk,) positions, (H, Tq, Tk), minus infinity where nothing is seen."""
-        seen_HQK = torch.stack(
-            [window.sees(q_positions[:, None], k_positions) for window in self.windows]
-        )
+        """Return (H, Tq, Tk) for positions (Tq,) and (Tk,), minus infinity for hidden keys."""
+        queries = q_positions[:, None]
+        seen_HQK = torch.stack([window.sees(queries, k_positions) for window in self.windows])
         bias = self.positional.bias(q_positions, k_positions)
         return torch.where(seen_HQK, 0.0 if bias is None else bias, -torch.inf)

@@ -1,90 +1,93 @@
-"""Multi-head attention: every head has its own queries, keys and values (Vaswani et al. 2017, 3.2; GPT-2's own)."""
+"""Multi-head attention, as in GPT-2: each head has its q, k and v (Vaswani et al. 2017, 3.2)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from variants.attention._cache import KeyValueCache
-from variants.attention._head_norm import EPSILON, HeadNorm
+from variants.attention._head_norm import HeadNorm
 from variants.attention._kernels import attend
 from variants.base import Attention, InitSpec, ModelShape, Positional, residual_std
 from variants.linear import Linear
 from variants.tensor_parallel import TensorParallelPlan
 
 
-class MultiHead(Attention):
-    """One projection `c_attn` to q, k and v, scaled dot products, one projection `c_proj` back.
+@dataclass(frozen=True, kw_only=True)
+class MultiHeadOptions:
+    """Normalization of q and k, and a bound of the scores (0 is none).
 
-    Variants that differ in the number of key-value heads or in what a query sees derive from this class.
+    `qk_norm` gives q and k of each head unit root mean square, times a trained gain (Henry et al.
+    2020; Dehghani et al. 2023). `logit_softcap` maps scores s to cap * tanh(s / cap) (Gemma Team
+    2024, 2.1).
     """
 
-    @dataclass(frozen=True, kw_only=True)
-    class Options:
-        """Parameters: whether q and k are normalised, and a bound for scores (0 is none).
+    qk_norm: bool = False
+    logit_softcap: float = 0.0
 
-        `qk_norm` gives each head's q and k unit root mean square, times a trained gain (Henry et al. 2020; Dehghani et
-        al. 2023). `logit_softcap` keeps scores s below it as cap * tanh(s / cap) (Gemma Team 2024, 2.1).
-        """
 
-        qk_norm: bool = False
-        logit_softcap: float = 0.0
+OptionsT = TypeVar("OptionsT", bound=MultiHeadOptions, default=MultiHeadOptions)
 
-    def __init__(self, shape: ModelShape, options: Any, layer: int) -> None:
+
+class MultiHead(Attention[OptionsT]):
+    """Projection `c_attn` to q, k and v, scaled dot-product attention, projection `c_proj` back.
+
+    Variants that differ in the number of key-value heads or in the visible keys derive from this
+    class.
+    """
+
+    Options: ClassVar[type] = MultiHeadOptions
+
+    def __init__(self, shape: ModelShape, options: OptionsT, layer: int) -> None:
         super().__init__(shape, options, layer)
-        self.n_head, self.n_kv_head, self.head_dim = (
-            shape.n_head,
-            self.kv_heads(shape, options),
-            shape.head_dim,
-        )
-        self.q_width, self.kv_width = shape.n_embd, self.n_kv_head * shape.head_dim
+        self.n_head = shape.n_head
+        self.n_kv_head = self.kv_heads(shape, options)
+        self.head_dim = shape.head_dim
+        self.q_width = shape.n_embd
+        self.kv_width = self.n_kv_head * shape.head_dim
         self.c_attn = Linear(shape.n_embd, self.q_width + 2 * self.kv_width)
         self.c_proj = Linear(shape.n_embd, shape.n_embd)
-        self.dropout, self.proj_std = shape.dropout, residual_std(shape)
+        self.dropout = shape.dropout
+        self.proj_std = residual_std(shape)
         self.softcap = options.logit_softcap
-        self.q_norm, self.k_norm = (
-            HeadNorm(shape.head_dim, EPSILON) if options.qk_norm else nn.Identity()
-            for _ in range(2)
-        )
+        self.q_norm = HeadNorm(shape.head_dim) if options.qk_norm else nn.Identity()
+        self.k_norm = HeadNorm(shape.head_dim) if options.qk_norm else nn.Identity()
 
     @classmethod
-    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
-        """A bound is positive."""
+    def check(cls, shape: ModelShape, options: OptionsT) -> Mapping[str, str]:
+        """`logit_softcap` must not be negative."""
         cap = options.logit_softcap
         return {} if cap >= 0 else {"logit_softcap": f"{cap}: must be positive, or 0 for none"}
 
     @staticmethod
-    def kv_heads(shape: ModelShape, options: Any) -> int:
+    def kv_heads(shape: ModelShape, options: OptionsT) -> int:
         """Return the number of key-value heads, a divisor of `n_head`."""
         return shape.n_head
 
     def init_specs(self) -> Mapping[str, InitSpec]:
-        """q, k and v are drawn each on its own; the residual projection is scaled down by depth."""
+        """Initialize q, k and v independently; scale down the residual projection by depth."""
         blocks = (("q", self.q_width), ("k", self.kv_width), ("v", self.kv_width))
-        gains = {f"{name}.weight": InitSpec(value=1.0) for name in ("q_norm", "k_norm")}
-        weights = {
+        return {
+            "q_norm.weight": InitSpec(value=1.0),
+            "k_norm.weight": InitSpec(value=1.0),
             "c_attn.weight": InitSpec(std=0.02, blocks=blocks),
             "c_proj.weight": InitSpec(std=self.proj_std),
         }
-        return gains | weights
 
-    def tensor_parallel_plan(self, rank: int, n: int) -> TensorParallelPlan:
-        """Compute some heads, and the key-value heads that they read."""
-        self.rank_slice(self.n_head, "heads", rank, n)
-        self.rank_slice(self.n_kv_head, "key-value heads", rank, n)
-        self.n_head, self.n_kv_head = self.n_head // n, self.n_kv_head // n
-        self.q_width, self.kv_width = self.q_width // n, self.kv_width // n
-        shared = [
-            name
-            for name, _ in self.named_parameters()
-            if name in ("q_norm.weight", "k_norm.weight")
-        ]
-        return TensorParallelPlan(
-            column_parallel=("c_attn",), row_parallel=("c_proj",), replicated=shared
-        )
+    def tensor_parallel_plan(self, rank: int, world_size: int) -> TensorParallelPlan:
+        """Compute some heads, and the key-value heads that they attend with."""
+        self.rank_slice(self.n_head, "heads", rank, world_size)
+        self.rank_slice(self.n_kv_head, "key-value heads", rank, world_size)
+        self.n_head //= world_size
+        self.n_kv_head //= world_size
+        self.q_width //= world_size
+        self.kv_width //= world_size
+        gains = ("q_norm.weight", "k_norm.weight")
+        return TensorParallelPlan(("c_attn",), ("c_proj",), replicated=gains)
 
     def forward(
         self,
@@ -118,48 +121,40 @@ class MultiHead(Attention):
         positions_T: Tensor,
         positional: Positional,
     ) -> Tensor:
-        """Attend to all that is not later, with the positional's bias if there is one."""
+        """Attend causally, with the positional's bias if it has one."""
         bias = positional.causal_bias(positions_T)
         return self.scores(q_BHTD, k_BGTD, v_BGTD, bias, is_causal=bias is None)
 
     def cache(
         self, batch: int, length: int, device: torch.device, dtype: torch.dtype
     ) -> KeyValueCache:
-        """Return a cache of the key-value heads alone; beyond `length` positions the oldest give way."""
+        """Return a cache of `length` positions; beyond these the oldest are overwritten."""
         return KeyValueCache((batch, self.n_kv_head, length, self.head_dim), device, dtype)
 
     def attend_cache(
         self, q_BH1D: Tensor, cache: KeyValueCache, position_1: Tensor, positional: Positional
     ) -> Tensor:
-        """Attend from one position to all that the cache holds; the R heads of a group read its keys together."""
-        if q_BH1D.shape[2] != 1:
-            raise ValueError(
-                f"after its prompt a cache takes one position at a time, got {q_BH1D.shape[2]}"
-            )
+        """Attend from one position to the cache; the R query heads of a group share its keys."""
         k_BGLD, v_BGLD = cache.visible()
         bias = positional.bias(position_1, cache.positions()) if positional.has_bias else None
         if bias is not None:
-            bias = (
-                bias.expand(self.n_head, 1, -1)
-                .view(self.n_kv_head, -1, k_BGLD.shape[2])
-                .to(q_BH1D.dtype)
-            )
+            bias_H1L = bias.expand(self.n_head, 1, -1)
+            bias = bias_H1L.view(self.n_kv_head, -1, k_BGLD.shape[2]).to(q_BH1D.dtype)
         q_BGRD = q_BH1D.reshape(len(q_BH1D), self.n_kv_head, -1, self.head_dim)
-        y_BGRD = self.scores(q_BGRD, k_BGLD, v_BGLD, bias)
-        return y_BGRD.reshape(q_BH1D.shape)
+        return self.scores(q_BGRD, k_BGLD, v_BGLD, bias).reshape(q_BH1D.shape)
 
     def scores(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, is_causal: bool = False
     ) -> Tensor:
-        """softmax(q k / sqrt(D) + mask) v, a group of query heads for each key-value head where those are fewer."""
+        """Return softmax(q k / sqrt(D) + mask) v; query heads may share key-value heads."""
         dropout = self.dropout if self.training else 0.0
         return attend(q, k, v, mask, is_causal=is_causal, dropout=dropout, softcap=self.softcap)
 
     def visible_keys(self, seq_len: int) -> float:
-        """Return how many keys a query sees, in the mean over the sequence."""
+        """Return the number of keys that a query attends to, averaged over the sequence."""
         return (seq_len + 1) / 2
 
     def flops_per_token(self, seq_len: int) -> float:
-        """Projections, and for each visible key a product with q and one with v: 2 C FLOPs each."""
+        """Count the projections, and two products of 2 C FLOPs for each visible key."""
         weights = 2.0 * (self.c_attn.weight.numel() + self.c_proj.weight.numel())
         return weights + 4.0 * self.q_width * self.visible_keys(seq_len)

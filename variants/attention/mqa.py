@@ -1,30 +1,30 @@
 """Multi-query attention: all query heads share one key-value head (Shazeer 2019)."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from variants.attention.gqa import GroupedQuery, Pooling
-from variants.attention.mha import MultiHead
+from variants.attention._kv_pooling import PooledMultiHead, Pooling
+from variants.attention.mha import MultiHeadOptions
 from variants.base import ModelShape
 from variants.conversion import conversion
 
 
-class MultiQuery(GroupedQuery):
-    """Grouped-query attention with a single key-value head."""
+@dataclass(frozen=True, kw_only=True)
+class MultiQueryOptions(MultiHeadOptions):
+    """How the key-value head is made from those of a checkpoint."""
 
-    @dataclass(frozen=True, kw_only=True)
-    class Options(MultiHead.Options):
-        """Parameters: how the head is made from a checkpoint's."""
+    kv_pooling: Pooling = conversion("mean")
 
-        kv_pooling: Pooling = conversion("mean")
 
-    @classmethod
-    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
-        """One head serves any number."""
-        return MultiHead.check(shape, options)
+class MultiQuery(PooledMultiHead[MultiQueryOptions]):
+    """Multi-head attention with a single key-value head."""
+
+    Options = MultiQueryOptions
+
+    def __init__(self, shape: ModelShape, options: MultiQueryOptions, layer: int) -> None:
+        super().__init__(shape, options, layer)
+        self.pooling = options.kv_pooling
 
     @staticmethod
-    def kv_heads(shape: ModelShape, options: Any) -> int:
+    def kv_heads(shape: ModelShape, options: MultiQueryOptions) -> int:
         """Return 1."""
         return 1

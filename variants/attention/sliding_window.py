@@ -1,85 +1,93 @@
-"""Sliding window: each position sees itself and the `window` - 1 before it (Beltagy et al. 2020, 3.1, made causal)."""
+"""Sliding window: a query sees the last `window` positions (Beltagy et al. 2020, 3.1)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from variants.attention._block_sparse import attend_blocks, attend_tiles
+from variants.attention._block_sparse import HeadBias, attend_blocks
 from variants.attention._cache import KeyValueCache
+from variants.attention._flex_tiles import attend_tiles, can_tile
 from variants.attention._window import FULL, MaskedPositional, Window
-from variants.attention.mha import MultiHead
+from variants.attention.mha import MultiHead, MultiHeadOptions
 from variants.base import ModelShape, Positional
 from variants.tensor_parallel import TensorParallelPlan
-from variants.validation import at_least_one
+from variants.validation import one_for_each
 
 
-class SlidingWindow(MultiHead):
-    """Computed block by block: a few queries see the keys of their own block and of a window before it.
+@dataclass(frozen=True, kw_only=True)
+class SlidingWindowOptions(MultiHeadOptions):
+    """The number of visible keys, including the query's own, by layer, and their distances.
 
-    Time and memory grow with T x W. A mask over full attention would cost as much as full attention and more. Where
-    the window covers the sequence, this *is* full causal attention, by the same path. Compiled for CUDA it is
-    flex_attention, unless there is a bias, a bound for scores or dropout, or global tokens beside dilation.
+    `window` and `dilation` are a number or a list with one number for each layer. `layer_pattern`
+    is a string of letters, repeated over the layers: layers S use the window, layers L full
+    attention ("SSSL"). The query at p sees p, p - dilation, p - 2 dilation ...; `head_dilation`
+    lists a dilation for each head instead. The first `global_tokens` positions are visible to all
+    later queries; unlike in Longformer, they have no projections of their own.
     """
 
-    @dataclass(frozen=True, kw_only=True)
-    class Options(MultiHead.Options):
-        """Parameters: how many keys a query sees, itself included; in which layers, how far apart, and which always.
+    window: int | list[int]
+    layer_pattern: str = ""
+    dilation: int | list[int] = 1
+    head_dilation: list[int] | None = None
+    global_tokens: int = 0
 
-        `window` and `dilation` are one number or a list with one for each layer. A `layer_pattern` of letters, repeated over
-        the layers, gives the window to layers S and lets layers L see everything ("SSSL"). The query at p sees p,
-        p - dilation, p - 2 dilation ...; `head_dilation` lists one for each head instead. The first `global_tokens`
-        positions are seen from everywhere behind them; unlike Longformer's, they have no projections of their own.
-        """
+    def head_windows(self, layer: int, n_head: int) -> list[Window]:
+        """Return the window of each head of a layer."""
+        if self.layer_pattern and self.layer_pattern[layer % len(self.layer_pattern)] == "L":
+            return [FULL] * n_head
+        width = self.window[layer] if isinstance(self.window, list) else self.window
+        dilation = self.dilation[layer] if isinstance(self.dilation, list) else self.dilation
+        dilations = self.head_dilation or [dilation] * n_head
+        return [Window(width, dilation, self.global_tokens) for dilation in dilations]
 
-        window: int | list[int]
-        layer_pattern: str = ""
-        dilation: int | list[int] = 1
-        head_dilation: list[int] | None = None
-        global_tokens: int = 0
 
-    def __init__(self, shape: ModelShape, options: Any, layer: int) -> None:
+class SlidingWindow(MultiHead[SlidingWindowOptions]):
+    """Attention in blocks: a block of queries attends to its own keys and the window before it.
+
+    Time and memory grow with T x W; a mask over full attention would cost more than full attention.
+    If the window covers the sequence, this is full causal attention with the same kernel. When
+    compiled for CUDA it uses flex_attention, unless there is a bias, a softcap, dropout, or global
+    tokens combined with dilation.
+    """
+
+    Options = SlidingWindowOptions
+
+    def __init__(self, shape: ModelShape, options: SlidingWindowOptions, layer: int) -> None:
         super().__init__(shape, options, layer)
-        self.windows = _windows(shape, options, layer)
+        self.windows = options.head_windows(layer, shape.n_head)
 
     @property
     def runs(self) -> list[slice]:
-        """Return the runs of heads that see the same."""
-        n_head, windows = len(self.windows), self.windows
-        starts = [0, *(h for h in range(1, n_head) if windows[h] != windows[h - 1]), n_head]
-        return [slice(*ends) for ends in pairwise(starts)]
+        """Return the maximal ranges of consecutive heads that have the same window."""
+        windows = self.windows
+        changes = [h for h in range(1, len(windows)) if windows[h] != windows[h - 1]]
+        return [slice(start, stop) for start, stop in pairwise([0, *changes, len(windows)])]
 
-    def tensor_parallel_plan(self, rank: int, n: int) -> TensorParallelPlan:
-        """Each head keeps what it sees."""
-        self.windows = self.windows[self.rank_slice(self.n_head, "heads", rank, n)]
-        return super().tensor_parallel_plan(rank, n)
+    def tensor_parallel_plan(self, rank: int, world_size: int) -> TensorParallelPlan:
+        """Keep the windows of this rank's heads."""
+        self.windows = self.windows[self.rank_slice(self.n_head, "heads", rank, world_size)]
+        return super().tensor_parallel_plan(rank, world_size)
 
     @classmethod
-    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
-        """A query sees itself; lists are as long as what they are for; nothing is given twice or for nothing."""
+    def check(cls, shape: ModelShape, options: SlidingWindowOptions) -> Mapping[str, str]:
+        """Numbers must be positive, lists of the right length, and options consistent."""
         problems = {
             **super().check(shape, options),
-            **_one_for_each("window", options.window, "n_layer", shape.n_layer),
-            **_one_for_each("dilation", options.dilation, "n_layer", shape.n_layer),
+            **one_for_each("window", options.window, "n_layer", shape.n_layer),
+            **one_for_each("dilation", options.dilation, "n_layer", shape.n_layer),
         }
         if options.head_dilation is not None:
-            problems |= _one_for_each(
-                "head_dilation", options.head_dilation, "n_head", shape.n_head
-            )
-        if options.head_dilation is not None and options.dilation != 1:
-            problems["head_dilation"] = (
-                f"dilation = {options.dilation} is given as well: give one of them"
-            )
+            problems |= one_for_each("head_dilation", options.head_dilation, "n_head", shape.n_head)
+            if options.dilation != 1:
+                reason = f"dilation = {options.dilation} is given as well: give one of them"
+                problems["head_dilation"] = reason
         if options.global_tokens < 0:
             problems["global_tokens"] = f"{options.global_tokens}: must be at least 0"
-        if options.layer_pattern and (
-            wrong := _wrong_pattern(options.layer_pattern, options.window, shape.n_layer)
-        ):
-            problems["layer_pattern"] = f"'{options.layer_pattern}': {wrong}"
+        if options.layer_pattern:
+            problems |= _check_pattern(options, shape.n_layer)
         return problems
 
     def attend(
@@ -90,105 +98,55 @@ class SlidingWindow(MultiHead):
         positions_T: Tensor,
         positional: Positional,
     ) -> Tensor:
-        """Attend with each run of heads by itself; where all of them see everything, as ever."""
+        """Attend with each run of heads, or with all at once if the windows cover the sequence."""
         T = q_BHTD.shape[2]
         if all(window.covers(T) for window in self.windows):
             return super().attend(q_BHTD, k_BGTD, v_BGTD, positions_T, positional)
-        parts = []
-        for heads in self.runs:
-            window, (q, k, v) = (
-                self.windows[heads.start],
-                (x[:, heads] for x in (q_BHTD, k_BGTD, v_BGTD)),
-            )
-            if self._tiled(window, q, positional):
-                parts.append(attend_tiles(window, q, k, v))
-            else:
-                bias = (
-                    partial(_bias, positional, positions_T, heads) if positional.has_bias else None
-                )
-                parts.append(
-                    attend_blocks(FULL if window.covers(T) else window, q, k, v, bias, self.scores)
-                )
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-
-    def _tiled(self, window: Window, q: Tensor, positional: Positional) -> bool:
-        """Tell whether flex_attention can be used: compiled, as otherwise it makes all T x T scores."""
         dropout = self.training and self.dropout > 0
-        plain = not (
-            positional.has_bias
-            or self.softcap
-            or dropout
-            or (window.dilation > 1 and window.n_global)
-        )
-        return (
-            plain and q.is_cuda and torch.compiler.is_compiling() and self.head_dim >= 16
-        )  # its smallest head
+        plain_scores = not (positional.has_bias or self.softcap or dropout)
+        outputs = []
+        for heads in self.runs:
+            window = self.windows[heads.start]
+            q, k, v = (x[:, heads] for x in (q_BHTD, k_BGTD, v_BGTD))
+            if plain_scores and can_tile(window, q):
+                outputs.append(attend_tiles(window, q, k, v))
+                continue
+            window = FULL if window.covers(T) else window
+            bias = HeadBias(positional, positions_T, heads) if positional.has_bias else None
+            outputs.append(attend_blocks(window, q, k, v, bias, self.scores))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
     def cache(
         self, batch: int, length: int, device: torch.device, dtype: torch.dtype
     ) -> KeyValueCache:
-        """Return a ring of (window - 1) * dilation + 1 positions, and the global ones, whatever the length."""
-        n_global, span = self.windows[0].n_global, max(window.span for window in self.windows)
-        if n_global + span >= length:
+        """Return a cache of the global positions and of the span of the widest window."""
+        n_global = self.windows[0].n_global
+        n_cached = n_global + max(window.span for window in self.windows)
+        if n_cached >= length:
             return super().cache(batch, length, device, dtype)
-        size = (batch, self.n_kv_head, n_global + span, self.head_dim)
+        size = (batch, self.n_kv_head, n_cached, self.head_dim)
         return KeyValueCache(size, device, dtype, n_kept=n_global)
 
     def attend_cache(
         self, q_BH1D: Tensor, cache: KeyValueCache, position_1: Tensor, positional: Positional
     ) -> Tensor:
-        """Attend to all that the cache holds, which may be more than is seen where keys are apart or kept."""
+        """Attend to the cache, except for keys that a dilated or global window hides."""
         if any(window.dilation > 1 or window.n_global for window in self.windows):
             positional = MaskedPositional(positional, self.windows)
         return super().attend_cache(q_BH1D, cache, position_1, positional)
 
     def visible_keys(self, seq_len: int) -> float:
-        """Return how many keys a query sees, in the mean over the sequence and the heads."""
+        """Return the number of keys that a query sees, averaged over the sequence and the heads."""
         return sum(window.n_pairs(seq_len) for window in self.windows) / seq_len / self.n_head
 
 
-def _windows(shape: ModelShape, options: Any, layer: int) -> list[Window]:
-    """Return what each head of a layer sees."""
-    if options.layer_pattern and options.layer_pattern[layer % len(options.layer_pattern)] == "L":
-        return [FULL] * shape.n_head
-    width, dilation = (
-        x[layer] if isinstance(x, list) else x for x in (options.window, options.dilation)
-    )
-    dilations = options.head_dilation or [dilation] * shape.n_head
-    return [Window(width, dilation, options.global_tokens) for dilation in dilations]
-
-
-def _bias(
-    positional: Positional, positions_T: Tensor, heads: slice, i: Tensor, j: Tensor
-) -> Tensor:
-    """Return the bias of some heads between indices; those beyond T are padding, and their bias is of no account."""
-    bias: Any = positional.bias(
-        *(positions_T[index.clamp(max=len(positions_T) - 1)] for index in (i, j))
-    )
-    return bias if bias.shape[-3] == 1 else bias[..., heads, :, :]
-
-
-def _one_for_each(name: str, value: int | list[int], of: str, n: int) -> dict[str, str]:
-    """Check one number, or a list of as many as there are layers or heads."""
-    if isinstance(value, int):
-        return at_least_one(name, value)
-    if len(value) != n:
-        return {name: f"{len(value)} numbers for {of} = {n}: give one for each"}
-    return {
-        key: problem
-        for i, x in enumerate(value)
-        for key, problem in at_least_one(f"{name}[{i}]", x).items()
-    }
-
-
-def _wrong_pattern(pattern: str, window: int | list[int], n_layer: int) -> str:
-    """Return what is wrong with a pattern, if anything."""
-    if not set(pattern) <= set("SL") or "S" not in pattern:
-        return "must be letters S (the window) and L (all that came before), at least one of them S"
+def _check_pattern(options: SlidingWindowOptions, n_layer: int) -> dict[str, str]:
+    pattern = options.layer_pattern
+    problem = ""
+    if not isinstance(options.window, int):
+        problem = f"window = {options.window} already sets each layer's window: give one of them"
     if len(pattern) > n_layer:
-        return f"has {len(pattern)} letters for n_layer = {n_layer}"
-    return (
-        ""
-        if isinstance(window, int)
-        else f"window = {window} tells each layer's already: give one of them"
-    )
+        problem = f"has {len(pattern)} letters for n_layer = {n_layer}"
+    if not set(pattern) <= set("SL") or "S" not in pattern:
+        problem = "must be letters S (the window) and L (all earlier positions), at least one S"
+    return {"layer_pattern": f"'{pattern}': {problem}"} if problem else {}

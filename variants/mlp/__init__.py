@@ -1,1 +1,1 @@
-"""MLP: what follows attention in a block, position by position."""
+"""MLPs, which follow attention in a block and transform each position independently."""

@@ -1,8 +1,7 @@
-"""Two linear layers with a GELU between (Hendrycks & Gimpel 2016, its tanh approximation; GPT-2's own)."""
+"""Two linear layers and a GELU, as in GPT-2 (Hendrycks & Gimpel 2016, tanh approximation)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,40 +12,43 @@ from variants.tensor_parallel import TensorParallelPlan
 from variants.validation import at_least_one
 
 
-class Gelu(FeedForward):
-    """Four times as wide inside, unless `width` says otherwise. Other activations derive from this class."""
+@dataclass(frozen=True)
+class MLPOptions:
+    """The width of the hidden layer; 0 is the default of the variant."""
 
-    @dataclass(frozen=True)
-    class Options:
-        """Parameters: the width inside; 0 is 4 * n_embd."""
+    width: int = 0
 
-        width: int = 0
 
-    def __init__(self, shape: ModelShape, options: Any) -> None:
+class Gelu(FeedForward[MLPOptions]):
+    """GPT-2's MLP, 4 * n_embd wide by default. Variants with other activations derive from it."""
+
+    Options = MLPOptions
+
+    def __init__(self, shape: ModelShape, options: MLPOptions) -> None:
         super().__init__(shape, options)
         width = options.width or 4 * shape.n_embd
         self.c_fc = Linear(shape.n_embd, width)
         self.c_proj = Linear(width, shape.n_embd)
-        self.dropout, self.proj_std = shape.dropout, residual_std(shape)
+        self.dropout = shape.dropout
+        self.proj_std = residual_std(shape)
 
     @classmethod
-    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
-        """Wide enough to be there."""
+    def check(cls, shape: ModelShape, options: MLPOptions) -> Mapping[str, str]:
+        """`width` must be positive, or 0."""
         return at_least_one("width", options.width) if options.width else {}
 
     def init_specs(self) -> Mapping[str, InitSpec]:
-        """The residual projection is scaled down by depth."""
+        """Scale down the residual projection by depth."""
         return {"c_proj.weight": InitSpec(std=self.proj_std)}
 
-    def tensor_parallel_plan(self, rank: int, n: int) -> TensorParallelPlan:
-        """Compute some of the inner channels."""
+    def tensor_parallel_plan(self, rank: int, world_size: int) -> TensorParallelPlan:
+        """Compute some hidden channels."""
         return TensorParallelPlan(column_parallel=("c_fc",), row_parallel=("c_proj",))
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        """Widen, activation, narrow."""
-        return F.dropout(
-            self.c_proj(self.activation(self.c_fc(x_BTC))), self.dropout, self.training
-        )
+        """Project up, apply the activation, project down."""
+        y_BTC = self.c_proj(self.activation(self.c_fc(x_BTC)))
+        return F.dropout(y_BTC, self.dropout, self.training)
 
     def activation(self, x: Tensor) -> Tensor:
         """Return GELU(x)."""

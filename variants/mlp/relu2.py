@@ -1,4 +1,4 @@
-"""The square of ReLU in place of GELU (Primer; So et al. 2021, section 4.2)."""
+"""The square of ReLU instead of GELU (Primer; So et al. 2021, section 4.2)."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,7 +7,7 @@ from variants.mlp.gelu import Gelu
 
 
 class SquaredRelu(Gelu):
-    """GPT-2's MLP, bent by max(x, 0)^2."""
+    """GPT-2's MLP with the activation max(x, 0)^2."""
 
     def activation(self, x: Tensor) -> Tensor:
         """Return max(x, 0)^2."""

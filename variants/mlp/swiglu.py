@@ -1,29 +1,29 @@
-"""One linear layer gates another: swish(x W) * (x V), then one back (Shazeer 2020, eq. 6)."""
+"""A gated linear layer, swish(x W) * (x V), and a projection back (Shazeer 2020, eq. 6)."""
 
-from typing import Any
+from collections.abc import Mapping
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from variants.base import InitSpec, ModelShape
 from variants.linear import Linear
-from variants.mlp.gelu import Gelu
+from variants.mlp.gelu import Gelu, MLPOptions
 
 
 class SwiGLU(Gelu):
-    """8/3 n_embd wide inside, so that three matrices hold what GPT-2's two do, unless `width` says otherwise.
+    """SwiGLU, by default 8/3 n_embd wide, with as many weights in three matrices as GPT-2 in two.
 
-    W and V are one matrix, so that one product makes both; they are drawn each on its own.
+    W and V are one matrix, computed by one product, but they are initialized independently.
     """
 
-    def __init__(self, shape: ModelShape, options: Any) -> None:
+    def __init__(self, shape: ModelShape, options: MLPOptions) -> None:
         super().__init__(shape, options)
         self.width = options.width or round(8 * shape.n_embd / 3)
         self.c_fc = Linear(shape.n_embd, 2 * self.width)
         self.c_proj = Linear(self.width, shape.n_embd)
 
-    def init_specs(self) -> dict[str, InitSpec]:
-        """As GPT-2's, W and V apart."""
+    def init_specs(self) -> Mapping[str, InitSpec]:
+        """Initialize as in GPT-2, W and V independently."""
         blocks = (("gate", self.width), ("up", self.width))
         return {**super().init_specs(), "c_fc.weight": InitSpec(std=0.02, blocks=blocks)}
 

@@ -1,1 +1,1 @@
-"""Norm: how the residual stream is normalised before each part of a block."""
+"""Normalization of the residual stream before each part of a block."""

@@ -1,1 +1,1 @@
-"""Parallelism: how a run is spread over processes. It changes speed and memory and nothing else."""
+"""Parallelisms, which distribute a run over processes without changing the trained model."""

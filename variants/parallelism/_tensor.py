@@ -1,50 +1,61 @@
-"""Divide the model's parts over processes that compute them together (Shoeybi et al. 2019, section 3).
+"""Shard attentions and MLPs over processes that compute them together (Shoeybi et al. 2019, 3).
 
-What enters an attention or an MLP is whole on every process; each computes some heads, or channels, and their results
-are added up. So a pass takes one sum at the end of each part, and one at its beginning on the way back.
+The input of an attention or MLP is replicated. Each process computes some heads or channels, and
+the outputs are summed: one all-reduce at the end of each part in the forward pass, and one at its
+beginning in the backward pass.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from variants.base import Attention, FeedForward, InitSpec, ModelShape, Part, Positional, StepShape
+from variants.base import Attention, FeedForward, ModelShape, Part, Positional, StepShape
 from variants.communication import sent_bytes
 from variants.linear import Linear
-from variants.parallelism._collective import ByInput, Enter
-from variants.tensor_parallel import ShardSpec
+from variants.parallelism._collective import Group, RowParallelLinear, sum_gradients
+from variants.tensor_parallel import ShardSpec, TensorParallelPlan
+
+Blocks = Sequence[tuple[str, int]]  # (name, rows), as in `InitSpec.blocks`
 
 
-def divide(model: nn.Module, rank: int, n: int, group: Any = None) -> None:
-    """Make a model on the meta device into what one of `n` processes holds of it; without a group it cannot compute.
+def shard_model(model: nn.Module, rank: int, world_size: int, group: Group = None) -> None:
+    """Reduce a model on the meta device to the shard of one rank. Without a group it can't compute.
 
     Raises:
-        ValueError: a part cannot be divided so; the message says which and why.
+        ValueError: a part cannot be sharded; the message gives its path and the reason.
     """
+
+    def sum_input_gradients(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (sum_gradients(args[0], group), *args[1:])
+
     for path, part in list(model.named_modules()):
         if isinstance(part, Attention | FeedForward | Positional):
-            _divide(path, part, rank, n, group)
+            try:
+                _shard_part(part, rank, world_size, group)
+            except ValueError as error:
+                raise ValueError(f"{type(part).__name__} at {path}: {error}") from error
         if isinstance(part, Attention | FeedForward):
-            part.register_forward_pre_hook(
-                lambda _, given: (Enter.apply(given[0], group), *given[1:])
-            )
+            part.register_forward_pre_hook(sum_input_gradients)
 
 
-def shared(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters of which each process knows a part of the gradient."""
-    parts = [module for module in model.modules() if isinstance(module, Part)]
-    return [part.get_parameter(name) for part in parts for name in part.replicated]
+def replicated_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters whose gradients must be summed over the processes."""
+    parameters = []
+    for part in model.modules():
+        if isinstance(part, Part):
+            parameters += [part.get_parameter(name) for name in part.replicated]
+    return parameters
 
 
-def add_up(parameters: Iterable[nn.Parameter], group: Any) -> None:
-    """Add up the gradients over the group, all in one message."""
-    found = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    grads = [grad.to_local() if isinstance(grad, DTensor) else grad for grad in found]
+def reduce_gradients(parameters: Iterable[nn.Parameter], group: Group) -> None:
+    """Sum the gradients over the group, in one all-reduce."""
+    grads = [_local(parameter.grad) for parameter in parameters if parameter.grad is not None]
     if not grads:
         return
     flat = torch.cat([grad.flatten() for grad in grads])
@@ -53,18 +64,19 @@ def add_up(parameters: Iterable[nn.Parameter], group: Any) -> None:
         grad.copy_(total.view_as(grad))
 
 
-def divided(model: nn.Module, n: int) -> nn.Module:
-    """Return what the first of `n` processes would hold of a model on the meta device, which stays as it is."""
+def rank_model(model: nn.Module, world_size: int) -> nn.Module:
+    """Return a copy of a model on the meta device, reduced to the shard of the first rank."""
     first = copy.deepcopy(model)
-    divide(first, 0, n)
+    shard_model(first, 0, world_size)
     return first
 
 
-def predicted_bytes_sent(model: nn.Module, step: StepShape, n: int) -> float | None:
-    """Return the bytes that each of `n` processes sends in a step of a model that was divided.
+def predicted_bytes_sent(model: nn.Module, step: StepShape, world_size: int) -> float | None:
+    """Return the bytes that each rank sends in a step of a sharded model, or None in bf16.
 
-    In each micro-batch one sum of activations for each attention and each MLP, and one on the way back (Shoeybi et al.
-    2019, fig. 4), and in the end the gradients of what all share. In bf16 not all sums are; there is no prediction.
+    Each micro-batch sums activations once forward and once backward for each attention and MLP
+    (Shoeybi et al. 2019, fig. 4); after the last, the gradients of replicated parameters are
+    summed.
     """
     if step.precision != "fp32":
         return None
@@ -72,109 +84,107 @@ def predicted_bytes_sent(model: nn.Module, step: StepShape, n: int) -> float | N
     assert isinstance(shape, ModelShape)
     n_parts = sum(isinstance(module, Attention | FeedForward) for module in model.modules())
     activations = step.micro_batch_size * shape.seq_len * shape.n_embd
-    sums = 2 * n_parts * step.n_micro_batches * activations + sum(
-        parameter.numel() for parameter in shared(model)
-    )
-    return sent_bytes("all_reduce", 4 * sums, n)
+    gradients = sum(parameter.numel() for parameter in replicated_parameters(model))
+    summed = 2 * n_parts * step.n_micro_batches * activations + gradients
+    return sent_bytes("all_reduce", 4 * summed, world_size)
 
 
-def why_unsupported(make: Callable[[], nn.Module], n: int) -> str:
-    """Return why a model cannot be divided over `n` processes, or nothing."""
+def why_unsupported(make_model: Callable[[], nn.Module], world_size: int) -> str:
+    """Return why a model cannot be sharded over `world_size` processes, or ""."""
     try:
-        divide(make(), 0, n)
+        shard_model(make_model(), 0, world_size)
     except ValueError as error:
         return str(error)
     return ""
 
 
-def no_dropout(shape: ModelShape, name: str) -> dict[str, str]:
-    """Return that there is dropout, where there is: heads on different processes would drop the same places."""
-    told = f"dropout = {shape.dropout:g}: {name}'s processes would drop the same places of different heads"
-    return {"": told} if shape.dropout else {}
+def check_dropout(shape: ModelShape, name: str) -> dict[str, str]:
+    """Reject dropout: ranks share the RNG, so different heads would get identical dropout masks."""
+    if not shape.dropout:
+        return {}
+    reason = f"{name}'s processes would apply the same dropout mask to different heads"
+    return {"": f"dropout = {shape.dropout:g}: {reason}"}
 
 
-def _divide(path: str, part: Part, rank: int, n: int, group: Any) -> None:
-    rows: Mapping[str, InitSpec] = part.init_specs()
+def _shard_part(part: Part, rank: int, world_size: int, group: Group) -> None:
+    specs = part.init_specs()
     sizes = {name: parameter.shape for name, parameter in part.named_parameters()}
-    try:
-        division = part.tensor_parallel_plan(rank, n)
-        pieces = dict(division.shards)
-        for name in division.column_parallel:
-            declared = rows.get(f"{name}.weight")
-            blocks = (
-                declared.blocks
-                if declared and declared.blocks
-                else (("", sizes[f"{name}.weight"][0]),)
-            )
-            ranges = _ranges(name, blocks, rank, n)
-            pieces |= {full: ShardSpec(sizes[full], 0, ranges) for full in _of(name, sizes)}
-        for name in division.row_parallel:
-            (width,) = sizes[f"{name}.weight"][1:]
-            pieces[f"{name}.weight"] = ShardSpec(
-                sizes[f"{name}.weight"], 1, _ranges(name, (("", width),), rank, n)
-            )
-        told = {
-            *pieces,
-            *division.replicated,
-            *(full for name in division.row_parallel for full in _of(name, sizes)),
-        }
-        if (unknown := sizes.keys() - told) and not isinstance(
-            part, Positional
-        ):  # its others act on embeddings
-            raise ValueError(
-                f"`tensor_parallel_plan` does not say what becomes of {', '.join(sorted(unknown))}"
-            )
-    except ValueError as error:
-        raise ValueError(f"{type(part).__name__} at {path}: {error}") from error
-    for name in (*division.column_parallel, *division.row_parallel):
-        old = part.get_submodule(name)
-        assert isinstance(old, nn.Linear)
-        out_features, in_features = (
-            _held(pieces.get(f"{name}.weight"), dim, size)
-            for dim, size in enumerate(old.weight.shape)
-        )
-        made = Linear if name in division.column_parallel else ByInput
-        new = made(
-            in_features,
-            out_features,
-            bias=old.bias is not None,
-            device="meta",
-            dtype=old.weight.dtype,
-        )
-        if isinstance(new, ByInput):
-            new.group = group
-        part.set_submodule(name, new)
-    part.shards = {
-        name: ShardSpec(piece.size, piece.dim, piece.ranges, group)
-        for name, piece in pieces.items()
-    }
-    part.replicated = [name for name in division.replicated if name in sizes]
+    plan = part.tensor_parallel_plan(rank, world_size)
+    shards = dict(plan.shards)
+    for layer in plan.column_parallel:
+        weight = f"{layer}.weight"
+        blocks = specs[weight].blocks if weight in specs else ()
+        ranges = _rank_ranges(layer, blocks or (("", sizes[weight][0]),), rank, world_size)
+        for name in _layer_parameters(layer, sizes):
+            shards[name] = ShardSpec(sizes[name], 0, ranges)
+    for layer in plan.row_parallel:
+        size = sizes[f"{layer}.weight"]
+        ranges = _rank_ranges(layer, (("", size[1]),), rank, world_size)
+        shards[f"{layer}.weight"] = ShardSpec(size, 1, ranges)
+    _check_plan_is_complete(part, plan, sizes, shards)
+    for layer in plan.column_parallel:
+        _replace_layer(part, layer, Linear, shards)
+    for layer in plan.row_parallel:
+        _replace_layer(part, layer, RowParallelLinear, shards).group = group
+    part.shards = {name: replace(shard, group=group) for name, shard in shards.items()}
+    part.replicated = [name for name in plan.replicated if name in sizes]
 
 
-def _of(layer: str, sizes: Mapping[str, torch.Size]) -> list[str]:
-    """Return the names of a linear layer's parameters."""
+def _check_plan_is_complete(
+    part: Part,
+    plan: TensorParallelPlan,
+    sizes: Mapping[str, torch.Size],
+    shards: Mapping[str, ShardSpec],
+) -> None:
+    covered = {*shards, *plan.replicated}
+    for layer in plan.row_parallel:
+        covered.update(_layer_parameters(layer, sizes))
+    missing = sizes.keys() - covered
+    if missing and not isinstance(part, Positional):  # others of a positional act on embeddings
+        names = ", ".join(sorted(missing))
+        raise ValueError(f"`tensor_parallel_plan` does not cover {names}")
+
+
+LinearT = TypeVar("LinearT", bound=nn.Linear)
+
+
+def _replace_layer(
+    part: Part, name: str, cls: type[LinearT], shards: Mapping[str, ShardSpec]
+) -> LinearT:
+    """Replace a linear layer by one of the size of this rank's shard, on the meta device."""
+    full = part.get_submodule(name)
+    assert isinstance(full, nn.Linear)
+    shard = shards[f"{name}.weight"]
+    sizes = list(full.weight.shape)
+    sizes[shard.dim] = sum(stop - start for start, stop in shard.ranges)
+    out_features, in_features = sizes
+    bias = full.bias is not None
+    layer = cls(in_features, out_features, bias, device="meta", dtype=full.weight.dtype)
+    part.set_submodule(name, layer)
+    return layer
+
+
+def _layer_parameters(layer: str, sizes: Mapping[str, torch.Size]) -> list[str]:
+    """Return the names of the parameters of a linear layer."""
     return [name for name in (f"{layer}.weight", f"{layer}.bias") if name in sizes]
 
 
-def _ranges(
-    layer: str, blocks: Iterable[tuple[str, int]], rank: int, n: int
+def _rank_ranges(
+    layer: str, blocks: Blocks, rank: int, world_size: int
 ) -> tuple[tuple[int, int], ...]:
-    """Return this process's share of each block."""
-    found, start = [], 0
+    """Return this rank's range of each block."""
+    ranges = []
+    start = 0
     for name, size in blocks:
-        if size % n:
+        if size % world_size:
             raise ValueError(
-                f"{name or layer}: its width of {size} does not divide over {n} processes"
+                f"{name or layer}: its width of {size} does not divide over {world_size} processes"
             )
-        found.append((start + rank * size // n, start + (rank + 1) * size // n))
+        part = size // world_size
+        ranges.append((start + rank * part, start + (rank + 1) * part))
         start += size
-    return tuple(found)
+    return tuple(ranges)
 
 
-def _held(piece: ShardSpec | None, dim: int, size: int) -> int:
-    """Return how much of a dimension is held."""
-    return (
-        sum(stop - start for start, stop in piece.ranges)
-        if piece is not None and piece.dim == dim
-        else size
-    )
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

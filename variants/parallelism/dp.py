@@ -1,12 +1,12 @@
-"""Data parallel by threads: one process copies the model to every GPU in each pass (PyTorch's `DataParallel`).
+"""Data parallel with threads: one process copies the model to each GPU in each pass.
 
-What PyTorch had before DistributedDataParallel, and advises against (Li et al. 2020, section 2.2): all threads share
-Python's lock, parameters are copied and gradients collected in every micro-batch, and the first GPU holds the most.
+PyTorch's `DataParallel`, the predecessor of DistributedDataParallel, which PyTorch advises against
+(Li et al. 2020, section 2.2): all threads share Python's lock, each micro-batch copies parameters
+and collects gradients, and the first GPU holds the most.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,40 +15,39 @@ from variants.base import ModelShape, Parallelism, Precision
 from variants.validation import at_least_one
 
 
-class DataParallel(Parallelism):
-    """`torch.nn.DataParallel`, which needs GPUs: on a CPU it would silently be `single`."""
+@dataclass(frozen=True)
+class DataParallelOptions:
+    """The number of GPUs, and of processes, which is 1."""
 
+    n_gpu: int = 2
+    nproc: int = 1
+
+
+class DataParallel(Parallelism[DataParallelOptions]):
+    """`torch.nn.DataParallel`. It needs GPUs: on a CPU it would silently be `single`."""
+
+    Options = DataParallelOptions
     devices = ("cuda",)
     counters_unreliable = True
 
-    @dataclass(frozen=True)
-    class Options:
-        """Parameters: the number of GPUs, and of processes, which is 1."""
-
-        n_gpu: int = 2
-        nproc: int = 1
-
     @classmethod
-    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
-        """One process; no dropout, as PyTorch seeds the generators of all GPUs alike."""
+    def check(cls, shape: ModelShape, options: DataParallelOptions) -> Mapping[str, str]:
+        """`nproc` must be 1, dropout 0: PyTorch seeds the generators of all GPUs identically."""
         problems = at_least_one("n_gpu", options.n_gpu)
         if options.nproc != 1:
-            problems["nproc"] = (
-                f"{options.nproc}: dp has one process, with a thread for each GPU; use ddp or fsdp"
-            )
+            reason = "dp has one process, with a thread for each GPU; use ddp or fsdp"
+            problems["nproc"] = f"{options.nproc}: {reason}"
         if shape.dropout:
-            problems[""] = (
-                f"dropout = {shape.dropout:g}: every GPU of dp would drop the same places; use ddp"
-            )
+            reason = "each GPU of dp would apply the same dropout mask; use ddp"
+            problems[""] = f"dropout = {shape.dropout:g}: {reason}"
         return problems
 
     @property
     def n_devices(self) -> int:
         """Return the number of GPUs."""
-        return int(self.options.n_gpu)
+        return self.options.n_gpu
 
     def wrap(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
-        """Keep the model on the first GPU, which divides each micro-batch over all."""
-        return nn.DataParallel(
-            model.to_empty(device=device), device_ids=list(range(self.n_devices))
-        )
+        """Keep the model on the first GPU and scatter each micro-batch over all."""
+        device_ids = list(range(self.n_devices))
+        return nn.DataParallel(model.to_empty(device=device), device_ids=device_ids)

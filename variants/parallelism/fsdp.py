@@ -1,8 +1,8 @@
-"""Fully sharded data parallel: parameters, gradients and optimizer state divided over the ranks (Zhao et al. 2023)."""
+"""Fully sharded data parallel: parameters, gradients and optimizer state (Zhao et al. 2023)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -13,37 +13,45 @@ from variants.parallelism._sharding import FSDPBase
 from variants.validation import at_least_one
 
 
-class FullySharded(FSDPBase):
-    """FSDP2: ZeRO-3 (Rajbhandari et al. 2020), or, with `reshard = false`, ZeRO-2."""
+@dataclass(frozen=True)
+class FSDPOptions:
+    """The number of processes, the units, when they are resharded, and where shards are stored.
 
-    @dataclass(frozen=True)
-    class Options:
-        """Parameters: the number of processes, what is made whole together, for how long, and where shards lie.
+    `wrap` is each block, or each smallest part of a block with at least { min_params = N }
+    parameters, not counting those of other units within it. With `reshard` a unit is gathered only
+    while it computes; without it, from its forward to its backward pass. With `cpu_offload`, shards
+    and optimizer state are in CPU memory.
+    """
 
-        `wrap` is each block, or each smallest part of a block with at least { min_params = N } parameters, not counting
-        those of such parts within it. With `reshard` a unit is whole only while it computes, without it from its
-        forward pass to its backward pass. With `cpu_offload` shards and optimizer lie on the CPU.
-        """
+    nproc: int = 2
+    wrap: Literal["block"] | dict[str, int] = "block"
+    reshard: bool = True
+    cpu_offload: bool = False
 
-        nproc: int = 2
-        wrap: Literal["block"] | dict[str, int] = "block"
-        reshard: bool = True
-        cpu_offload: bool = False
+
+class FullySharded(FSDPBase[FSDPOptions]):
+    """FSDP2: ZeRO-3 (Rajbhandari et al. 2020), or ZeRO-2 with `reshard = false`."""
+
+    Options = FSDPOptions
+
+    def __init__(self, options: FSDPOptions) -> None:
+        super().__init__(options)
+        if isinstance(options.wrap, dict):
+            self.min_unit_params = options.wrap["min_params"]
+        self.reshard_after_forward = options.reshard
+        self.cpu_offload = options.cpu_offload
 
     @classmethod
-    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
-        """At least one process; units have a size."""
+    def check(cls, shape: ModelShape, options: FSDPOptions) -> Mapping[str, str]:
+        """`nproc` and `min_params` must be positive."""
         problems = at_least_one("nproc", options.nproc)
-        if options.wrap != "block" and (
-            options.wrap.keys() != {"min_params"} or options.wrap["min_params"] < 1
-        ):
-            problems["wrap"] = (
-                f"{options.wrap}: must be 'block' or {{ min_params = N }}, N at least 1"
-            )
+        if isinstance(options.wrap, dict):
+            if options.wrap.keys() != {"min_params"} or options.wrap["min_params"] < 1:
+                reason = "must be 'block' or { min_params = N }, N at least 1"
+                problems["wrap"] = f"{options.wrap}: {reason}"
         return problems
 
     def wrap(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
         """Shard over all processes."""
-        return self.shard(
-            model, init_device_mesh(device.type, (self.world_size,)), device, precision
-        )
+        mesh = init_device_mesh(device.type, (self.world_size,))
+        return self.shard(model, mesh, device, precision)

@@ -1,8 +1,7 @@
-"""One process on one device: what all other parallelisms are compared with."""
+"""One process on one device, the reference of all other parallelisms."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -10,28 +9,29 @@ from torch import nn
 from variants.base import ModelShape, Parallelism, Precision, StepShape
 
 
-class Single(Parallelism):
-    """The model as it is."""
+@dataclass(frozen=True)
+class SingleOptions:
+    """The number of processes, 1."""
 
-    @dataclass(frozen=True)
-    class Options:
-        """Parameters: the number of processes, which is 1."""
+    nproc: int = 1
 
-        nproc: int = 1
+
+class Single(Parallelism[SingleOptions]):
+    """The unmodified model."""
+
+    Options = SingleOptions
 
     @classmethod
-    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
-        """One process is one process."""
-        return (
-            {}
-            if options.nproc == 1
-            else {"nproc": f"{options.nproc}: single has one process; use ddp or fsdp"}
-        )
+    def check(cls, shape: ModelShape, options: SingleOptions) -> Mapping[str, str]:
+        """`nproc` must be 1."""
+        if options.nproc == 1:
+            return {}
+        return {"nproc": f"{options.nproc}: single has one process; use ddp or fsdp"}
 
     def wrap(self, model: nn.Module, device: torch.device, precision: Precision) -> nn.Module:
         """Return the model itself."""
         return model.to_empty(device=device)
 
     def predicted_bytes_sent(self, model: nn.Module, step: StepShape) -> float:
-        """Nothing leaves the process."""
+        """Return 0: there is no communication."""
         return 0.0

@@ -1,4 +1,4 @@
-"""ZeRO stage 1: ddp, but each rank updates a part of the parameters, and holds its state (Rajbhandari et al. 2020)."""
+"""ZeRO stage 1: ddp with sharded optimizer state (Rajbhandari et al. 2020, 5.1)."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,85 +9,94 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
-from variants.base import Parallelism, ParameterGroups, StepShape
+from variants.base import OptimizerFactory, Parallelism, ParameterGroups, StepShape
 from variants.communication import sent_bytes
 from variants.parallelism.ddp import DDP
 
-Make = Callable[[ParameterGroups], torch.optim.Optimizer]
-
 
 class ShardedOptimizer(DDP):
-    """`ddp` with an optimizer that sees of each parameter and gradient one range of rows, in place."""
+    """`ddp` with an optimizer that updates one range of rows of each parameter, in place."""
 
-    def optimizer(self, groups: ParameterGroups, make: Make) -> torch.optim.Optimizer:
-        """Divide what `make` gives."""
+    def optimizer(self, groups: ParameterGroups, make: OptimizerFactory) -> torch.optim.Optimizer:
+        """Shard the optimizer that `make` returns."""
         device = groups[0]["params"][0].device
-        return _Divided(groups, make, init_device_mesh(device.type, (self.world_size,)))
+        return _Sharded(groups, make, init_device_mesh(device.type, (self.world_size,)))
 
     def memory_fractions(self, model: nn.Module) -> Mapping[str, float]:
-        """The optimizer's state is divided."""
+        """Only the optimizer state is sharded."""
         return {**Parallelism.memory_fractions(self, model), "optimizer": 1 / self.world_size}
 
     def predicted_bytes_sent(self, model: nn.Module, step: StepShape) -> float:
-        """As ddp, and every rank sends to all the parameters that it has updated."""
+        """As ddp, and each rank broadcasts the rows that it has updated."""
         parameters = sum(4 * parameter.numel() for parameter in model.parameters())
-        return super().predicted_bytes_sent(model, step) + sent_bytes(
-            "broadcast", parameters, self.world_size
-        )
+        broadcast = sent_bytes("broadcast", parameters, self.world_size)
+        return super().predicted_bytes_sent(model, step) + broadcast
 
 
-class _Divided(torch.optim.Optimizer):
-    """An optimizer of whole parameters; the one within has this rank's rows of them, in the same memory."""
+class _Sharded(torch.optim.Optimizer):
+    """An optimizer whose inner optimizer updates this rank's rows, which share the memory."""
 
-    def __init__(self, groups: ParameterGroups, make: Make, mesh: DeviceMesh) -> None:
-        self._mesh, self._rows = mesh, dict[Tensor, DTensor]()
-        for parameter in (parameter for group in groups for parameter in group["params"]):
-            self._rows[parameter] = self._mine(parameter)
-        self._inner = make(
-            [{**group, "params": [self._rows[p] for p in group["params"]]} for group in groups]
-        )
+    def __init__(self, groups: ParameterGroups, make: OptimizerFactory, mesh: DeviceMesh) -> None:
+        self._mesh = mesh
+        self._rows: dict[Tensor, DTensor] = {}
+        inner_groups = []
+        for group in groups:
+            for parameter in group["params"]:
+                self._rows[parameter] = self._local_rows(parameter)
+            inner_groups.append({**group, "params": [self._rows[p] for p in group["params"]]})
+        self._inner = make(inner_groups)
         super().__init__(groups, self._inner.defaults)
 
-    def _mine(self, value: Tensor) -> DTensor:
-        """Return this rank's rows as a part of the whole, which so finds its way into checkpoints."""
-        placement: Placement = Shard(0) if value.ndim else Replicate()
-        part, rank = value.detach(), self._mesh.get_local_rank()
+    def _local_rows(self, value: Tensor) -> DTensor:
+        """Return this rank's rows as a shard of the full tensor, as checkpoints store them."""
+        local = value.detach()
+        placement: Placement = Replicate()
         if value.ndim:
-            part = self._parts(value)[rank]
+            local = self._chunks(value)[self._mesh.get_local_rank()]
+            placement = Shard(0)
         return DTensor.from_local(
-            part, self._mesh, [placement], run_check=False, shape=value.shape, stride=value.stride()
+            local,
+            self._mesh,
+            [placement],
+            run_check=False,
+            shape=value.shape,
+            stride=value.stride(),
         )
 
-    def _parts(self, value: Tensor) -> list[Tensor]:
+    def _chunks(self, value: Tensor) -> list[Tensor]:
         """Return the rows of each rank; the last ranks may have none."""
         n = self._mesh.size()
-        parts = list(value.detach().chunk(n))
-        return parts + [value.detach()[:0]] * (n - len(parts))
+        chunks = list(value.detach().chunk(n))
+        return chunks + [value.detach()[:0]] * (n - len(chunks))
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """Update this rank's rows, and take the others' from them."""
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update this rank's rows and broadcast them."""
         for outer, inner in zip(self.param_groups, self._inner.param_groups, strict=True):
             inner.update({name: value for name, value in outer.items() if name != "params"})
         for parameter, rows in self._rows.items():
-            rows.grad = None if parameter.grad is None else self._mine(parameter.grad)
+            rows.grad = None if parameter.grad is None else self._local_rows(parameter.grad)
         self._inner.step()
         for parameter, rows in self._rows.items():
             rows.grad = None
             self.state[parameter] = self._inner.state[rows]
+        self._broadcast_rows()
+
+    def _broadcast_rows(self) -> None:
         group = self._mesh.get_group()
-        sent = [
-            dist.broadcast(part, group_src=rank, group=group, async_op=True)
-            for parameter in self._rows
-            if parameter.ndim
-            for rank, part in enumerate(self._parts(parameter))
-            if part.numel()
-        ]
-        for work in sent:
+        pending = []
+        for parameter in self._rows:
+            if not parameter.ndim:
+                continue
+            for rank, chunk in enumerate(self._chunks(parameter)):
+                if chunk.numel():
+                    work = dist.broadcast(chunk, group_src=rank, group=group, async_op=True)
+                    pending.append(work)
+        for work in pending:
             work.wait()
 
-    def load_state_dict(self, state_dict: Any) -> None:
-        """Take over a state that was saved, divided alike."""
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a state that was sharded in the same way."""
         super().load_state_dict(state_dict)
         for parameter, rows in self._rows.items():
             self._inner.state[rows] = self.state[parameter]

@@ -1,1 +1,1 @@
-"""Positional encodings: how the model knows of order."""
+"""Positional encodings."""

@@ -1,7 +1,7 @@
-"""No positional encoding: a causal mask alone lets a model tell order (Haviv et al. 2022; Kazemnejad et al. 2023)."""
+"""No positional encoding: the causal mask suffices to learn order (Haviv et al. 2022)."""
 
-from variants.base import Positional
+from variants.base import NoOptions, Positional
 
 
-class NoPosition(Positional):
-    """The identity in all three places."""
+class NoPosition(Positional[NoOptions]):
+    """The identity on embeddings, queries, keys and scores."""

@@ -1,7 +1,7 @@
-"""Rotary embedding: turn q and k by angles that grow with position, so that scores see distances (Su et al. 2021)."""
+"""Rotary embedding: rotate q and k by angles that grow with position (Su et al. 2021)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,112 +13,125 @@ from variants.base import ModelShape, Positional
 from variants.tensor_parallel import TensorParallelPlan
 
 
-class Rope(Positional):
-    """Pair i of R/2 pairs turns by position * theta^(-2i/R) (Su et al. 2021, eq. 34), R = `fraction` of head_dim.
+@dataclass(frozen=True)
+class RopeOptions:
+    """The base of wavelengths, the rotated fraction of a head, the pairing, and the scaling."""
 
-    Pairs are (i, i + R/2), as in GPT-NeoX and Llama, or (2i, 2i + 1), as in GPT-J, if `interleaved`. `scaling` by
-    `factor` is for a model that goes on from one trained at 1 / `factor` of this length: `linear` divides positions
-    (Chen et al. 2023, eq. 4), `ntk` raises theta to theta * factor^(R/(R-2)) (bloc97 2023), `yarn` divides the slow
-    pairs alone and makes scores sharper (Peng et al. 2023, 3.2 to 3.4).
+    theta: float = 10000.0
+    fraction: float = 1.0
+    interleaved: bool = False
+    scaling: Literal["none", "linear", "ntk", "yarn"] = "none"
+    factor: float = 1.0
+
+
+class Rope(Positional[RopeOptions]):
+    """Rotate pair i of R/2 by position * theta^(-2i/R) (Su et al. 2021, eq. 34).
+
+    R is `fraction` of head_dim. The pairs are (i, i + R/2), as in GPT-NeoX and Llama, or (2i, 2i +
+    1), as in GPT-J, if `interleaved`. `scaling` by `factor` extends a model that was trained at 1 /
+    `factor` of this length: `linear` divides positions (Chen et al. 2023, eq. 4), `ntk` raises
+    theta to theta * factor^(R/(R-2)) (bloc97 2023), `yarn` divides only the slow pairs and sharpens
+    the scores (Peng et al. 2023, 3.2 to 3.4).
     """
 
-    @dataclass(frozen=True)
-    class Options:
-        """Parameters: wavelengths' base, the part of each head that turns, which dimensions pair, and scaling."""
+    Options = RopeOptions
 
-        theta: float = 10000.0
-        fraction: float = 1.0
-        interleaved: bool = False
-        scaling: Literal["none", "linear", "ntk", "yarn"] = "none"
-        factor: float = 1.0
-
-    def __init__(self, shape: ModelShape, options: Any) -> None:
+    def __init__(self, shape: ModelShape, options: RopeOptions) -> None:
         super().__init__(shape, options)
-        self.options, self.trained_len = options, shape.seq_len / options.factor
+        self.options = options
+        self.trained_len = shape.seq_len / options.factor
 
     @classmethod
-    def check(cls, shape: ModelShape, options: Any) -> Mapping[str, str]:
-        """Dimensions turn in pairs; a factor is for a scaling and a scaling needs one."""
+    def check(cls, shape: ModelShape, options: RopeOptions) -> Mapping[str, str]:
+        """The rotated width must be even; `factor` and `scaling` must be given together."""
         problems = dict(cls.check_rotary(shape.head_dim, options))
         if options.theta <= 0:
             problems["theta"] = f"{options.theta}: must be positive"
         elif options.theta <= 1 and options.scaling == "yarn":
-            problems["theta"] = (
-                f"{options.theta}: must be above 1 with yarn, which tells pairs apart by wavelength"
-            )
+            reason = "must be above 1 with yarn, which distinguishes pairs by wavelength"
+            problems["theta"] = f"{options.theta}: {reason}"
         if options.factor < 1 or (options.factor > 1) != (options.scaling != "none"):
-            form = f"above 1 with a scaling, 1 without one; scaling is {options.scaling}"
-            problems["factor"] = f"{options.factor:g}: must be {form}"
+            reason = f"must be above 1 with a scaling, 1 without one; scaling is {options.scaling}"
+            problems["factor"] = f"{options.factor:g}: {reason}"
         return problems
 
     @classmethod
-    def check_rotary(cls, width: int, options: Any) -> Mapping[str, str]:
-        """Dimensions turn in pairs."""
-        problems, turned = {}, round(options.fraction * width, 6)  # 0.58 * 100 is 57.99999999999999
-        if not 0 < options.fraction <= 1 or turned % 2:
+    def check_rotary(cls, width: int, options: RopeOptions) -> Mapping[str, str]:
+        """The rotated width must be even, positive and at most `width`."""
+        problems = {}
+        rotated = round(options.fraction * width, 6)  # 0.58 * 100 is 57.99999999999999
+        if not 0 < options.fraction <= 1 or rotated % 2:
             problems["fraction" if options.fraction != 1 else ""] = (
-                f"rope turns pairs of dimensions: fraction * head_dim = {options.fraction:g} * {width} = "
-                f"{turned:g} must be even, above 0 and at most head_dim"
+                "rope rotates pairs of dimensions: fraction * head_dim = "
+                f"{options.fraction:g} * {width} = {rotated:g} "
+                "must be even, above 0 and at most head_dim"
             )
-        if options.scaling == "ntk" and turned <= 2:
+        if options.scaling == "ntk" and rotated <= 2:
             problems["scaling"] = "ntk needs more than one pair"
         return problems
 
     def frequencies(self, R: int, device: torch.device) -> Tensor:
-        """Return by how much each pair turns from one position to the next, (R/2,), radians, float32."""
-        o = self.options
-        theta = o.theta * o.factor ** (R / (R - 2)) if o.scaling == "ntk" else o.theta
-        plain = theta ** (-torch.arange(0, R, 2, device=device, dtype=torch.float32) / R)
-        if o.scaling == "linear":
-            return plain / o.factor
-        return self._yarn(R, plain) if o.scaling == "yarn" else plain
+        """Return the angle of each pair between two positions, (R/2,), radians, float32."""
+        options = self.options
+        theta = options.theta
+        if options.scaling == "ntk":
+            theta *= options.factor ** (R / (R - 2))
+        exponents = -torch.arange(0, R, 2, device=device, dtype=torch.float32) / R
+        unscaled: Tensor = theta**exponents
+        if options.scaling == "linear":
+            return unscaled / options.factor
+        if options.scaling == "yarn":
+            return self._yarn(R, unscaled)
+        return unscaled
 
-    def _yarn(self, R: int, plain: Tensor) -> Tensor:
-        """Keep pairs that turn more than 32 times in the trained length, divide those below once, blend between."""
+    def _yarn(self, R: int, unscaled: Tensor) -> Tensor:
+        """Keep pairs with over 32 turns in the trained length, divide those with under one.
 
-        def pair_that_turns(times: float) -> float:
-            return (
-                R
-                * math.log(self.trained_len / (times * 2 * math.pi))
-                / (2 * math.log(self.options.theta))
-            )
+        In between, interpolate.
+        """
 
-        low, high = (
-            max(math.floor(pair_that_turns(32)), 0),
-            min(math.ceil(pair_that_turns(1)), R - 1),
-        )
-        i = torch.arange(len(plain), device=plain.device, dtype=torch.float32)
+        def pair_with_turns(turns: float) -> float:
+            log_wavelength = math.log(self.trained_len / (turns * 2 * math.pi))
+            return R * log_wavelength / (2 * math.log(self.options.theta))
+
+        low = max(math.floor(pair_with_turns(32)), 0)
+        high = min(math.ceil(pair_with_turns(1)), R - 1)
+        i = torch.arange(len(unscaled), device=unscaled.device, dtype=torch.float32)
         slow = ((i - low) / max(high - low, 0.001)).clamp(0, 1)
-        return plain * (1 - slow) + plain / self.options.factor * slow
+        return unscaled * (1 - slow) + unscaled / self.options.factor * slow
 
-    def tensor_parallel_plan(self, rank: int, n: int) -> TensorParallelPlan:
-        """All heads turn alike."""
+    def tensor_parallel_plan(self, rank: int, world_size: int) -> TensorParallelPlan:
+        """Return an empty plan: all heads rotate by the same angles."""
         return TensorParallelPlan()
 
     def rotate(self, q_BHTD: Tensor, k_BGTD: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn both by the angles of their positions."""
+        """Rotate both by the angles of their positions."""
         D = q_BHTD.shape[-1]
         R = round(self.options.fraction * D)
         angle_TR = positions_T.to(torch.float32)[:, None] * self.frequencies(R, q_BHTD.device)
-        sharper = 1 + 0.1 * math.log(self.options.factor) if self.options.scaling == "yarn" else 1.0
-        cos_TR, sin_TR = ((sharper * x).to(q_BHTD.dtype) for x in (angle_TR.cos(), angle_TR.sin()))
+        yarn = self.options.scaling == "yarn"
+        sharpness = 1 + 0.1 * math.log(self.options.factor) if yarn else 1.0
+        cos_TR = (sharpness * angle_TR.cos()).to(q_BHTD.dtype)
+        sin_TR = (sharpness * angle_TR.sin()).to(q_BHTD.dtype)
         interleaved = self.options.interleaved
-        twice_TR = cos_TR.repeat_interleave(2, -1) if interleaved else cos_TR.repeat(1, 2)
-        cos_TD = F.pad(twice_TR, (0, D - R), value=1.0)  # what does not turn stays
-        return _Turn.apply(q_BHTD, cos_TD, sin_TR, interleaved), _Turn.apply(
-            k_BGTD, cos_TD, sin_TR, interleaved
-        )
+        pairs_TR = cos_TR.repeat_interleave(2, -1) if interleaved else cos_TR.repeat(1, 2)
+        cos_TD = F.pad(pairs_TR, (0, D - R), value=1.0)  # dimensions beyond R are not rotated
+        q_BHTD = _rotate(q_BHTD, cos_TD, sin_TR, interleaved)
+        k_BGTD = _rotate(k_BGTD, cos_TD, sin_TR, interleaved)
+        return q_BHTD, k_BGTD
 
 
-class _Turn(torch.autograd.Function):
-    """(x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin); its gradient turns back, which autograd alone would not see."""
+class _Rotate(torch.autograd.Function):
+    """(x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin). The gradient rotates back and needs no x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos_TD: Tensor, sin_TR: Tensor, interleaved: bool) -> Tensor:
         ctx.save_for_backward(cos_TD, sin_TR)
         ctx.interleaved = interleaved
-        y, width = x * cos_TD, 2 * sin_TR.shape[-1]
-        (x1, x2), (y1, y2) = (_pairs(z[..., :width], interleaved) for z in (x, y))
+        width = 2 * sin_TR.shape[-1]
+        y = x * cos_TD
+        x1, x2 = _pairs(x[..., :width], interleaved)
+        y1, y2 = _pairs(y[..., :width], interleaved)
         y1.addcmul_(x2, sin_TR, value=-1)
         y2.addcmul_(x1, sin_TR)
         return y
@@ -126,11 +139,14 @@ class _Turn(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         cos_TD, sin_TR = ctx.saved_tensors
-        return _Turn.apply(grads[0], cos_TD, -sin_TR, ctx.interleaved), None, None, None
+        return _rotate(grads[0], cos_TD, -sin_TR, ctx.interleaved), None, None, None
+
+
+_rotate: Callable[[Tensor, Tensor, Tensor, bool], Tensor] = _Rotate.apply
 
 
 def _pairs(x: Tensor, interleaved: bool) -> tuple[Tensor, Tensor]:
-    """Return views of the first and the second of each pair."""
+    """Return views of the first and the second dimension of each pair."""
     if interleaved:
         return x[..., 0::2], x[..., 1::2]
     half = x.shape[-1] // 2

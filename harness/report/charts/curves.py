@@ -34,17 +34,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Curve:
-    """The mean over an entry's completed seeds with their range; arrays of shape (n_points,).
-
-    `time` is the mean training time in seconds.
-    """
+    """The losses of an entry's completed seeds, shape (n_seeds, n_points), and their mean time."""
 
     entry: Entry
     step: NDArray[np.int64]
-    time: Array
-    mean: Array
-    low: Array
-    high: Array
+    time_s: Array
+    losses: Array
 
 
 def validation(entry: Entry) -> Curve:
@@ -52,8 +47,8 @@ def validation(entry: Entry) -> Curve:
     evals = [run.evals for run in entry.done]
     n = min(len(run.step) for run in evals)
     losses = np.array([run.val_loss[:n] for run in evals])
-    time = np.mean([run.train_s[:n] for run in evals], axis=0)
-    return _curve(entry, evals[0].step[:n], time, losses)
+    time_s = np.mean([run.train_s[:n] for run in evals], axis=0)
+    return _curve(entry, evals[0].step[:n], time_s, losses)
 
 
 def training(entry: Entry) -> Curve:
@@ -61,8 +56,10 @@ def training(entry: Entry) -> Curve:
     steps = [run.steps for run in entry.done]
     n = min(len(run) for run in steps)
     losses = np.array([running_mean(run.loss[:n], smoothing_window(n)) for run in steps])
-    time = np.mean([np.cumsum(run.step_s[:n]) for run in steps], axis=0)
-    return _curve(entry, steps[0].step[:n] + 1, time, losses)  # completed steps, as in evaluations
+    time_s = np.mean([np.cumsum(run.step_s[:n]) for run in steps], axis=0)
+    return _curve(
+        entry, steps[0].step[:n] + 1, time_s, losses
+    )  # completed steps, as in evaluations
 
 
 def smoothing_window(n_steps: int) -> int:
@@ -75,12 +72,9 @@ def thin(n: int, n_points: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, n - 1, min(n, n_points)).round().astype(np.int64))
 
 
-def _curve(entry: Entry, step: NDArray[np.int64], time: Array, losses: Array) -> Curve:
+def _curve(entry: Entry, step: NDArray[np.int64], time_s: Array, losses: Array) -> Curve:
     kept = thin(len(step), MAX_POINTS)
-    losses = losses[:, kept]
-    return Curve(
-        entry, step[kept], time[kept], losses.mean(axis=0), losses.min(axis=0), losses.max(axis=0)
-    )
+    return Curve(entry, step[kept], time_s[kept], losses[:, kept])
 
 
 @dataclass(frozen=True)
@@ -119,27 +113,29 @@ def lowest_reachable_loss(study: StudyResults) -> float | None:
 def _chart(
     study: StudyResults, entries: Sequence[Entry], loss: _Loss, against_time: bool
 ) -> ChartSpec:
-    done = [entry for entry in entries if entry.done]
-    curves = [loss.curve(entry) for entry in done]
     style = choose_style(study)
-    x = Axis("steps", (0, max(float(curve.step[-1]) for curve in curves) or 1))
-    unit_s = None
+    curves = [loss.curve(entry) for entry in entries if entry.done]
+    unit_s = 1.0
+    x_label = "steps"
     if against_time:
-        longest_s = max(float(curve.time[-1]) for curve in curves)
-        unit_s, unit = time_unit(longest_s)
-        x = Axis(f"training time, {unit}", (0, longest_s / unit_s or 1))
-    subtitle = seeds_note(done)
-    window = smoothing_window(max(len(entry.done[0].steps) for entry in done))
-    if loss is TRAINING and window > 1:
-        subtitle = f"running mean over {window} steps; {subtitle}"
+        unit_s, unit = time_unit(max(float(curve.time_s[-1]) for curve in curves))
+        x_label = f"training time, {unit}"
+    lines = []
+    for curve in curves:
+        x_values = curve.time_s / unit_s if against_time else curve.step.astype(float)
+        lines.append(line_of_seeds(curve.entry, style, x_values, curve.losses))
+    references = []
     floor = lowest_reachable_loss(study) if loss is VALIDATION else None
-    lines = [_line(curve, style, unit_s) for curve in curves]
-    y = Axis(LOSS_LABEL, loss_limits(lines, floor))
-    references: tuple[ReferenceLine, ...] = ()
     if floor is not None:
-        references = (ReferenceLine("y", floor, f"corpus entropy: {floor:.3f}"),)
+        references.append(ReferenceLine("y", floor, f"corpus entropy: {floor:.3f}"))
+    x = Axis(x_label, (0, max(line.x[-1] for line in lines) or 1))
+    y = Axis(LOSS_LABEL, loss_limits(lines, floor))
     panels = _panels(entries, lines, style, Panel("", x, y, (), references))
     title = f"{loss.title} against {'training time' if against_time else 'steps'}"
+    subtitle = seeds_note(entries)
+    window = smoothing_window(max(len(curve.entry.done[0].steps) for curve in curves))
+    if loss is TRAINING and window > 1:
+        subtitle = f"running mean over {window} steps; {subtitle}"
     return ChartSpec(
         name=f"{loss.name}_{'time' if against_time else 'steps'}",
         title=title,
@@ -178,11 +174,8 @@ def loss_limits(lines: Iterable[Line], floor: float | None, settled: float = SET
 
 
 def _panels(
-    entries: Sequence[Entry],
-    lines: Sequence[Line],
-    style: Style,
-    empty: Panel,
-) -> tuple[Panel, ...]:
+    entries: Sequence[Entry], lines: Sequence[Line], style: Style, empty: Panel
+) -> list[Panel]:
     """Return the `empty` panel with the lines of each group of entries that has any."""
     by_entry = {line.entry: line for line in lines}
     by_panel: dict[str, list[Entry]] = {}
@@ -190,25 +183,25 @@ def _panels(
         by_panel.setdefault(style.panel(entry), []).append(entry)
     panels = []
     for title, members in by_panel.items():
-        shown = tuple(by_entry[entry.label] for entry in members if entry.done)
-        missing = tuple(style.within_panel(entry) for entry in members if not entry.done)
+        shown = [by_entry[entry.label] for entry in members if entry.done]
+        missing = [style.within_panel(entry) for entry in members if not entry.done]
         if shown:
             panels.append(replace(empty, title=title, lines=shown, missing=missing))
-    return tuple(panels)
+    return panels
 
 
-def _line(curve: Curve, style: Style, unit_s: float | None) -> Line:
-    several = len(curve.entry.done) > 1
-    x = curve.step if unit_s is None else curve.time / unit_s
+def line_of_seeds(entry: Entry, style: Style, x: Array, losses: Array) -> Line:
+    """Return the mean of an entry's seeds with their range; losses of shape (n_seeds, n_points)."""
+    several = len(losses) > 1
     return Line(
-        name=style.within_panel(curve.entry),
-        entry=curve.entry.label,
-        style=style.mark(curve.entry),
-        x=tuple(x.tolist()),
-        y=tuple(curve.mean.tolist()),
-        low=tuple(curve.low.tolist()) if several else (),
-        high=tuple(curve.high.tolist()) if several else (),
-        markers=style.markers(curve.entry),
+        name=style.within_panel(entry),
+        entry=entry.label,
+        style=style.mark(entry),
+        x=x.tolist(),
+        y=losses.mean(axis=0).tolist(),
+        low=losses.min(axis=0).tolist() if several else (),
+        high=losses.max(axis=0).tolist() if several else (),
+        markers=style.markers(entry),
     )
 
 

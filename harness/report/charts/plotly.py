@@ -29,9 +29,12 @@ from harness.report.charts.style import PREDICTED, VERDICTS
 DIGITS = 6
 MIN_SIZE = 8  # pixels, of a marker
 MAX_SIZE = 26
+SMALL = {"size": 10}
 INK = "#000000"  # the page replaces it with the colour of its text
+GREY = "#808080"
 BAR_ROOM = 1.12  # the x axis over the longest bar, for the number after it
 MARGIN_FILL = "rgba(128,128,128,0.2)"
+TRANSPARENT = "rgba(0,0,0,0)"
 
 JsonDict = dict[str, object]
 
@@ -60,100 +63,19 @@ def rounded(values: Iterable[float]) -> list[float | None]:
     return [float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None for value in values]
 
 
-def _lines(plot: Lines) -> JsonDict:
-    """Return small multiples; a legend entry toggles a line in all panels."""
-    data: list[JsonDict] = []
-    shapes: list[JsonDict] = []
-    annotations: list[JsonDict] = []
-    layout: JsonDict = {"shapes": shapes, "annotations": annotations}
-    named: set[str] = set()
-    for i, panel in enumerate(plot.panels, start=1):
-        n = "" if i == 1 else str(i)
-        layout[f"xaxis{n}"] = _axis(panel.x)
-        layout[f"yaxis{n}"] = _axis(panel.y)
-        for line in panel.lines:
-            place = {"xaxis": f"x{n}", "yaxis": f"y{n}", "legendgroup": line.entry}
-            traces = _line(line, panel, show_legend=line.entry not in named)
-            data += [trace | place for trace in traces]
-            named.add(line.entry)
-        shapes += [_line_across(reference, n) for reference in panel.references]
-        annotations += [_label(reference, panel, n) for reference in panel.references]
-        annotations += _texts(panel, n)
-    if len(plot.panels) > 1:
-        n_rows = -(-len(plot.panels) // plot.columns)
-        layout["grid"] = {"rows": n_rows, "columns": plot.columns, "pattern": "independent"}
-    return {"data": data, "layout": layout, "rows": 0}
+def _trace(mode: str, name: str, x: Iterable[float], y: Iterable[float]) -> JsonDict:
+    """Return a scatter trace; its mode is made of lines, markers and text."""
+    trace: JsonDict = {"type": "scatter", "mode": mode, "name": plain(name)}
+    return trace | {"x": rounded(x), "y": rounded(y)}
 
 
-def _line(line: Line, panel: Panel, show_legend: bool) -> list[JsonDict]:
-    """Return the trace of a line, after that of its band if it has one."""
-    trace: JsonDict = {
-        "type": "scatter",
-        "mode": "lines" if line.markers == "none" else "lines+markers",
-        "name": plain(line.entry),
-        "x": rounded(line.x),
-        "y": rounded(line.y),
-        "line": {"color": line.style.colour, "dash": line.style.dash},
-        "marker": {"symbol": line.style.marker, "size": 8},
-        "text": [tick_label(panel.y, float(f"{value:.5g}")) for value in line.y],
-        "hovertemplate": "%{x:,.6~g}: %{text}<extra>%{fullData.name}</extra>",
-        "showlegend": show_legend,
-    }
-    if line.markers == "few":
-        trace["marker"] = {"symbol": line.style.marker, "size": 6, "maxdisplayed": 8}
-    if not line.low:
-        return [trace]
-    if line.spread == "bars":
-        return [trace | {"error_y": _error(line.y, line.low, line.high)}]
-    band: JsonDict = {
-        "type": "scatter",
-        "mode": "lines",
-        "x": rounded([*line.x, *reversed(line.x)]),
-        "y": rounded([*line.high, *reversed(line.low)]),
-        "fill": "toself",
-        "fillcolor": line.style.colour,
-        "opacity": 0.15,
-        "line": {"width": 0},
-        "hoverinfo": "skip",
-        "showlegend": False,
-    }
-    return [band, trace]
-
-
-def _line_across(reference: ReferenceLine, n: str) -> JsonDict:
-    shape: JsonDict = {"type": "line", "layer": "below"}
-    shape["line"] = {"color": INK, "width": 1, "dash": "dot"}
-    if reference.axis == "x":
-        ends = {"x0": reference.value, "x1": reference.value, "y0": 0, "y1": 1}
-        return shape | ends | {"xref": f"x{n}", "yref": f"y{n} domain"}
-    ends = {"x0": 0, "x1": 1, "y0": reference.value, "y1": reference.value}
-    return shape | ends | {"xref": f"x{n} domain", "yref": f"y{n}"}
-
-
-def _label(reference: ReferenceLine, panel: Panel, n: str) -> JsonDict:
-    """Return the label of a reference line, above a horizontal and at the foot of a vertical one."""
-    label: JsonDict = {"text": plain(reference.label), "showarrow": False, "font": {"size": 10}}
-    label |= {"xref": f"x{n}", "yref": f"y{n}", "yanchor": "bottom"}
-    if reference.axis == "y":
-        y = math.log10(reference.value) if panel.y.log2 else reference.value
-        return label | {"x": 0, "xref": f"x{n} domain", "y": y, "xanchor": "left"}
-    x = math.log10(reference.value) if panel.x.log2 else reference.value
-    is_first = reference.value <= min(panel.x.ticks, default=-math.inf)
-    anchor = "left" if is_first else "right"
-    return label | {"x": x, "y": 0, "yref": f"y{n} domain", "xanchor": anchor}
-
-
-def _texts(panel: Panel, n: str) -> list[JsonDict]:
-    """Return the panel's title above its left corner, and the note on missing entries within."""
-    corner = {"xref": f"x{n} domain", "yref": f"y{n} domain", "y": 1, "showarrow": False}
-    title = {"text": f"<b>{plain(panel.title)}</b>", "x": 0, "xanchor": "left"}
-    note = {"text": plain(panel.missing_note).replace("\n", "<br>"), "x": 1, "xanchor": "right"}
-    texts: list[JsonDict] = []
-    if panel.title:
-        texts.append(corner | title | {"yanchor": "bottom"})
-    if panel.missing_note:
-        texts.append(corner | note | {"yanchor": "top", "align": "right", "font": {"size": 10}})
-    return texts
+def _error(values: Sequence[float], intervals: Iterable[Interval], colour: str = "") -> JsonDict:
+    """Return plotly's error bars from the ends of intervals."""
+    ends = list(intervals)
+    error: JsonDict = {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3}
+    error["array"] = rounded(high - value for value, (_, high) in zip(values, ends, strict=True))
+    error["arrayminus"] = rounded(value - low for value, (low, _) in zip(values, ends, strict=True))
+    return error | ({"color": colour} if colour else {})
 
 
 def _axis(axis: Axis) -> JsonDict:
@@ -164,144 +86,182 @@ def _axis(axis: Axis) -> JsonDict:
         result["tickvals"] = list(axis.ticks)
         result["ticktext"] = [tick_label(axis, value) for value in axis.ticks]
     if axis.limits:
-        low, high = axis.limits
-        result["range"] = [math.log10(low), math.log10(high)] if axis.log2 else [low, high]
+        result["range"] = [_coordinate(axis, limit) for limit in axis.limits]
     return result
 
 
-def _error(values: Sequence[float], low: Sequence[float], high: Sequence[float]) -> JsonDict:
-    """Return plotly's error bars from the ends of intervals."""
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": rounded(end - value for value, end in zip(values, high, strict=True)),
-        "arrayminus": rounded(value - end for value, end in zip(values, low, strict=True)),
-        "thickness": 1.2,
-        "width": 3,
+def _coordinate(axis: Axis, value: float) -> float:
+    """Return a value as limits and annotations of an axis give it."""
+    return math.log10(value) if axis.log2 else value
+
+
+def _lines(plot: Lines) -> JsonDict:
+    """Return small multiples; a legend entry toggles a line in all panels."""
+    data: list[JsonDict] = []
+    shapes: list[JsonDict] = []
+    annotations: list[JsonDict] = []
+    layout: JsonDict = {"shapes": shapes, "annotations": annotations}
+    named: set[str] = set()
+    for i, panel in enumerate(plot.panels, start=1):
+        n = "" if i == 1 else str(i)  # plotly's suffix of the panel's axes
+        layout[f"xaxis{n}"] = _axis(panel.x)
+        layout[f"yaxis{n}"] = _axis(panel.y)
+        for line in panel.lines:
+            place = {"xaxis": f"x{n}", "yaxis": f"y{n}", "legendgroup": line.entry}
+            traces = _line(line, panel.y, show_legend=line.entry not in named)
+            data += [trace | place for trace in traces]
+            named.add(line.entry)
+        shapes += [_reference_line(reference, n) for reference in panel.references]
+        annotations += [_reference_label(reference, panel, n) for reference in panel.references]
+        annotations += _panel_texts(panel, n)
+    if len(plot.panels) > 1:
+        n_rows = -(-len(plot.panels) // plot.columns)
+        layout["grid"] = {"rows": n_rows, "columns": plot.columns, "pattern": "independent"}
+    return {"data": data, "layout": layout, "rows": 0}
+
+
+def _line(line: Line, y: Axis, show_legend: bool) -> list[JsonDict]:
+    """Return the trace of a line, after that of its band if it has one."""
+    marker: JsonDict = {"symbol": line.style.marker, "size": 8}
+    if line.markers == "few":
+        marker |= {"size": 6, "maxdisplayed": 8}
+    mode = "lines" if line.markers == "none" else "lines+markers"
+    trace = _trace(mode, line.entry, line.x, line.y) | {
+        "line": {"color": line.style.colour, "dash": line.style.dash},
+        "marker": marker,
+        "text": [tick_label(y, float(f"{value:.5g}")) for value in line.y],
+        "hovertemplate": "%{x:,.6~g}: %{text}<extra>%{fullData.name}</extra>",
+        "showlegend": show_legend,
     }
+    if not line.low:
+        return [trace]
+    if line.spread == "bars":
+        return [trace | {"error_y": _error(line.y, zip(line.low, line.high, strict=True))}]
+    outline = [*line.high, *reversed(line.low)]
+    band = _trace("lines", line.entry, [*line.x, *reversed(line.x)], outline) | {
+        "fill": "toself",
+        "fillcolor": line.style.colour,
+        "opacity": 0.15,
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+    return [band, trace]
 
 
-def _intervals_error(values: Sequence[float], intervals: Sequence[Interval]) -> JsonDict:
-    return _error(values, [low for low, _ in intervals], [high for _, high in intervals])
+def _reference_line(reference: ReferenceLine, n: str) -> JsonDict:
+    shape: JsonDict = {"type": "line", "layer": "below"}
+    shape["line"] = {"color": INK, "width": 1, "dash": "dot"}
+    value = reference.value
+    if reference.axis == "x":
+        ends = {"x0": value, "x1": value, "y0": 0, "y1": 1}
+        return shape | ends | {"xref": f"x{n}", "yref": f"y{n} domain"}
+    ends = {"x0": 0, "x1": 1, "y0": value, "y1": value}
+    return shape | ends | {"xref": f"x{n} domain", "yref": f"y{n}"}
 
 
-def _rows(data: list[JsonDict], x: Axis, names: Sequence[str]) -> JsonDict:
+def _reference_label(reference: ReferenceLine, panel: Panel, n: str) -> JsonDict:
+    """Return the label of a reference line, above a horizontal one, left of a vertical one."""
+    label = {"text": plain(reference.label), "showarrow": False, "font": SMALL, "yanchor": "bottom"}
+    if reference.axis == "y":
+        y = {"y": _coordinate(panel.y, reference.value), "yref": f"y{n}"}
+        return label | y | {"x": 0, "xref": f"x{n} domain", "xanchor": "left"}
+    x = {"x": _coordinate(panel.x, reference.value), "xref": f"x{n}"}
+    anchor = "left" if reference.value <= panel.x.ticks[0] else "right"
+    return label | x | {"y": 0, "yref": f"y{n} domain", "xanchor": anchor}
+
+
+def _panel_texts(panel: Panel, n: str) -> list[JsonDict]:
+    """Return the panel's title above its left corner, and the note on missing entries within."""
+    corner = {"xref": f"x{n} domain", "yref": f"y{n} domain", "y": 1, "showarrow": False}
+    title = {"text": f"<b>{plain(panel.title)}</b>", "x": 0, "xanchor": "left", "yanchor": "bottom"}
+    text = plain(panel.missing_note).replace("\n", "<br>")
+    note = {"text": text, "x": 1, "xanchor": "right", "yanchor": "top", "align": "right"}
+    texts: list[JsonDict] = []
+    if panel.title:
+        texts.append(corner | title)
+    if panel.missing_note:
+        texts.append(corner | note | {"font": SMALL})
+    return texts
+
+
+def _rows(
+    data: list[JsonDict], x: Axis, names: Sequence[str], shapes: Sequence[JsonDict] = ()
+) -> JsonDict:
     """Return a figure with a named row at each place 0, 1, ... of the y axis, the first on top."""
-    layout: JsonDict = {
-        "xaxis": _axis(x),
-        "yaxis": {
-            "tickvals": list(range(len(names))),
-            "ticktext": [plain(name) for name in names],
-            "zeroline": False,
-            "range": [len(names) - 0.4, -0.6],
-        },
-        "barmode": "stack",
-    }
+    y = {"tickvals": list(range(len(names))), "ticktext": [plain(name) for name in names]}
+    y |= {"zeroline": False, "range": [len(names) - 0.4, -0.6]}
+    layout = {"xaxis": _axis(x), "yaxis": y, "barmode": "stack", "shapes": list(shapes)}
     return {"data": data, "layout": layout, "rows": len(names)}
 
 
 def _bars(plot: Bars) -> JsonDict:
     data = [_part(plot, i, part) for i, part in enumerate(plot.parts)]
-    places = [place for place, row in enumerate(plot.rows) if row.predicted is not None]
-    if places:
-        predicted = [plot.rows[place].predicted or 0.0 for place in places]
+    predicted = {i: row.predicted for i, row in enumerate(plot.rows) if row.predicted is not None}
+    if predicted:
         line = {"color": PREDICTED, "width": 2.5}
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": "predicted",
-                "x": rounded(predicted),
-                "y": places,
-                "marker": {"symbol": "line-ns", "size": 18, "color": PREDICTED, "line": line},
-                "hovertemplate": f"%{{x:,.4g}} {plot.x.label}<extra>predicted</extra>",
-            }
-        )
+        marks = _trace("markers", "predicted", predicted.values(), predicted)
+        marks["marker"] = {"symbol": "line-ns", "size": 18, "color": PREDICTED, "line": line}
+        marks["hovertemplate"] = f"%{{x:,.4g}} {plot.x.label}<extra>predicted</extra>"
+        data.append(marks)
     ends = [max(sum(row.values), row.interval[1] if row.interval else 0.0) for row in plot.rows]
-    data.append(
-        {
-            "type": "scatter",
-            "mode": "text",
-            "x": rounded(ends),
-            "y": list(range(len(plot.rows))),
-            "text": [f" {plain(row.text or row.note)}" for row in plot.rows],
-            "textposition": "middle right",
-            "cliponaxis": False,
-            "hoverinfo": "skip",
-            "showlegend": False,
-        }
-    )
+    texts = _trace("text", "", ends, range(len(ends))) | {
+        "text": [f" {plain(row.text or row.note)}" for row in plot.rows],
+        "textposition": "middle right",
+        "cliponaxis": False,
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
     x = replace(plot.x, limits=(0.0, BAR_ROOM * max(ends) or 1.0))
-    return _rows(data, x, [row.name for row in plot.rows])
+    return _rows([*data, texts], x, [row.name for row in plot.rows])
 
 
 def _part(plot: Bars, i: int, part: Part) -> JsonDict:
     """Return the trace of one part of all bars."""
-    places = [place for place, row in enumerate(plot.rows) if row.values]
-    rows = [plot.rows[place] for place in places]
-    values = [row.values[i] for row in rows]
-    marker: JsonDict = {"color": part.colour or [row.colour for row in rows]}
+    rows = {place: row for place, row in enumerate(plot.rows) if row.values}
+    values = [row.values[i] for row in rows.values()]
+    intervals = [row.interval for row in rows.values() if row.interval]
+    marker: JsonDict = {"color": part.colour or [row.colour for row in rows.values()]}
     if part.hatched:
-        pattern = {"shape": "/", "fgcolor": INK, "bgcolor": "rgba(0,0,0,0)", "size": 6}
+        pattern = {"shape": "/", "fgcolor": INK, "bgcolor": TRANSPARENT, "size": 6}
         marker = {"color": INK, "pattern": pattern}
     trace: JsonDict = {
         "type": "bar",
         "orientation": "h",
         "name": part.name,
         "x": rounded(values),
-        "y": places,
+        "y": list(rows),
         "marker": marker,
-        "text": [plain(row.name) for row in rows],
+        "text": [plain(row.name) for row in rows.values()],
         "textposition": "none",
         "hovertemplate": f"%{{text}}<br>%{{x:,.4g}} {plot.x.label}<extra>{part.name}</extra>",
     }
-    intervals = [row.interval for row in rows if row.interval]
-    if intervals:
-        trace["error_x"] = _intervals_error(values, intervals) | {"color": INK}
-    return trace
+    return trace | ({"error_x": _error(values, intervals, INK)} if intervals else {})
 
 
 def _intervals(plot: Intervals) -> JsonDict:
     """Return a trace per verdict, so that the legend toggles them."""
     data: list[JsonDict] = []
     for verdict in VERDICTS:
-        places = [place for place, row in enumerate(plot.rows) if row.verdict == verdict]
-        rows = [plot.rows[place] for place in places]
+        rows = {place: row for place, row in enumerate(plot.rows) if row.verdict == verdict}
         if not rows:
             continue
-        style = rows[0].style
-        values = [row.value for row in rows]
-        error = _intervals_error(values, [row.interval for row in rows])
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": verdict,
-                "x": rounded(values),
-                "y": places,
-                "text": [plain(row.name) for row in rows],
-                "error_x": error | {"color": style.colour},
-                "marker": {"color": style.colour, "symbol": style.marker, "size": 9},
-                "hovertemplate": f"%{{text}}<br>%{{x}}<extra>{verdict}</extra>",
-            }
-        )
-    figure = _rows(data, plot.x, [f"{row.name}: {row.verdict}" for row in plot.rows])
+        style = next(iter(rows.values())).style
+        values = [row.value for row in rows.values()]
+        intervals = [row.interval for row in rows.values()]
+        trace = _trace("markers", verdict, values, rows)
+        trace["text"] = [plain(row.name) for row in rows.values()]
+        trace["error_x"] = _error(values, intervals, style.colour)
+        trace["marker"] = {"color": style.colour, "symbol": style.marker, "size": 9}
+        trace["hovertemplate"] = f"%{{text}}<br>%{{x}}<extra>{verdict}</extra>"
+        data.append(trace)
+    shapes: list[JsonDict] = []
     if plot.margin is not None:
-        band: JsonDict = {
-            "type": "rect",
-            "yref": "paper",
-            "x0": -plot.margin,
-            "x1": plot.margin,
-            "y0": 0,
-            "y1": 1,
-            "layer": "below",
-            "line": {"width": 0},
-            "fillcolor": MARGIN_FILL,
-        }
-        layout = figure["layout"]
-        assert isinstance(layout, dict)
-        layout["shapes"] = [band]
-    return figure
+        shapes.append({"type": "rect", "layer": "below", "x0": -plot.margin, "x1": plot.margin})
+        shapes[0] |= {"yref": "paper", "y0": 0, "y1": 1, "fillcolor": MARGIN_FILL}
+        shapes[0] |= {"line": {"width": 0}}
+    names = [f"{row.name}: {row.verdict}" for row in plot.rows]
+    return _rows(data, plot.x, names, shapes)
 
 
 def _scatter(plot: Scatter) -> JsonDict:
@@ -311,38 +271,26 @@ def _scatter(plot: Scatter) -> JsonDict:
         groups.setdefault(point.group, []).append(point)
     data = [_group(name, points) for name, points in groups.items()]
     front = sorted((point.x, point.y) for point in plot.points if point.on_front)
-    data.append(
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "Pareto front",
-            "x": rounded(x for x, _ in front),
-            "y": rounded(y for _, y in front),
-            "line": {"color": "#808080", "dash": "dash", "width": 1, "shape": "vh"},
-            "hoverinfo": "skip",
-        }
-    )
+    line = _trace("lines", "Pareto front", [x for x, _ in front], [y for _, y in front])
+    line["line"] = {"color": GREY, "dash": "dash", "width": 1, "shape": "vh"}
+    line["hoverinfo"] = "skip"
     layout = {"xaxis": _axis(plot.x), "yaxis": _axis(plot.y)}
-    return {"data": data, "layout": layout, "rows": 0}
+    return {"data": [*data, line], "layout": layout, "rows": 0}
 
 
 def _group(name: str, points: Sequence[Point]) -> JsonDict:
     """Return the trace of the points of a group; rings mark those on the front."""
     values = [point.x for point in points]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": plain(name),
-        "x": rounded(values),
-        "y": rounded(point.y for point in points),
-        "error_x": _intervals_error(values, [point.interval for point in points]),
+    sizes = (MIN_SIZE + (MAX_SIZE - MIN_SIZE) * point.size**0.5 for point in points)
+    return _trace("markers", name, values, [point.y for point in points]) | {
+        "error_x": _error(values, [point.interval for point in points]),
         "text": [f"{plain(point.name)}<br>{plain(point.detail)}" for point in points],
         "hovertemplate": "%{text}<br>%{x:,.0f} tokens/s<br>loss %{y:.4f}<extra></extra>",
         "marker": {
             "color": points[0].style.colour,
             "symbol": [point.style.marker for point in points],
             "opacity": 0.8,
-            "size": rounded(MIN_SIZE + (MAX_SIZE - MIN_SIZE) * point.size**0.5 for point in points),
+            "size": rounded(sizes),
             "line": {"color": INK, "width": [2 if point.on_front else 0 for point in points]},
         },
     }

@@ -6,6 +6,7 @@ layout.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +23,7 @@ Marker = Literal[
     "triangle-right",
     "circle-open",
 ]
-Values = tuple[float, ...]
+Values = Sequence[float]
 Interval = tuple[float, float]  # low, high
 
 MAX_MISSING = 3  # names of missing entries in a panel
@@ -54,10 +55,10 @@ class Axis:
 
 
 def powers_of_two(low: float, high: float) -> Values:
-    """Return the powers of two within the bounds; of more than `MAX_TICKS`, every second, ..."""
+    """Return the powers of two within the bounds, evenly thinned to at most `MAX_TICKS`."""
     powers = range(math.ceil(math.log2(low)), math.floor(math.log2(high)) + 1)
     stride = -(-len(powers) // MAX_TICKS)
-    return tuple(2.0**power for power in powers[:: stride or 1])
+    return [2.0**power for power in powers[:: stride or 1]]
 
 
 def tick_label(axis: Axis, value: float) -> str:
@@ -86,6 +87,27 @@ class Line:
     high: Values = ()
     spread: Literal["band", "bars"] = "band"
     markers: Literal["all", "few", "none"] = "none"
+
+    @classmethod
+    def with_bars(
+        cls,
+        name: str,
+        entry: str,
+        style: MarkStyle,
+        points: Sequence[tuple[float, float, Interval]],
+    ) -> "Line":
+        """Return a line through points (x, y, (low, high)) with a marker and a bar at each."""
+        return cls(
+            name=name,
+            entry=entry,
+            style=style,
+            x=[x for x, _, _ in points],
+            y=[y for _, y, _ in points],
+            low=[low for _, _, (low, _) in points],
+            high=[high for _, _, (_, high) in points],
+            spread="bars",
+            markers="all",
+        )
 
     @property
     def bottom(self) -> Values:
@@ -117,9 +139,9 @@ class Panel:
     title: str
     x: Axis
     y: Axis
-    lines: tuple[Line, ...]
-    references: tuple[ReferenceLine, ...] = ()
-    missing: tuple[str, ...] = ()
+    lines: Sequence[Line]
+    references: Sequence[ReferenceLine] = ()
+    missing: Sequence[str] = ()
     missing_reason: str = "no result"
 
     @property
@@ -136,7 +158,7 @@ class Panel:
 class Lines:
     """Small multiples, `columns` in a row; `shared_axes` if all panels have the same limits."""
 
-    panels: tuple[Panel, ...]
+    panels: Sequence[Panel]
     columns: int = 1
     shared_axes: bool = False
 
@@ -173,8 +195,8 @@ class Bars:
     """Horizontal stacked bars, one row per entry."""
 
     x: Axis
-    parts: tuple[Part, ...]
-    rows: tuple[BarRow, ...]
+    parts: Sequence[Part]
+    rows: Sequence[BarRow]
 
 
 @dataclass(frozen=True)
@@ -197,7 +219,7 @@ class Intervals:
     """
 
     x: Axis
-    rows: tuple[IntervalRow, ...]
+    rows: Sequence[IntervalRow]
     margin: float | None = None
 
 
@@ -229,7 +251,7 @@ class Scatter:
 
     x: Axis
     y: Axis
-    points: tuple[Point, ...]
+    points: Sequence[Point]
 
 
 @dataclass(frozen=True)

@@ -1,44 +1,38 @@
 """Time of a step by phase, and bytes that a rank sends in a step."""
 
+from harness.analysis.dataset import Entry
 from harness.analysis.summary import Summary
+from harness.report.charts.entries import bar_rows
 from harness.report.charts.spec import Axis, BarRow, Bars, ChartSpec, Part
-from harness.report.charts.style import SHADES, choose_style
-from harness.report.charts.text import bars_alt, status_note
+from harness.report.charts.style import SHADES
+from harness.report.charts.text import bars_alt
+from harness.report.formatting import MIB, SECONDS_TO_MS
 
-MIB = 2**20
 # Waiting comes last and is hatched, since it is not computation.
-PARTS = (
-    Part("forward", SHADES[0]),
-    Part("backward", SHADES[1]),
-    Part("optimizer", SHADES[2]),
-    Part("other", SHADES[3]),
+PHASES = [
+    *(
+        Part(name, SHADES[i])
+        for i, name in enumerate(("forward", "backward", "optimizer", "other"))
+    ),
     Part("waiting", hatched=True),
-)
+]
 
 
 def phases(summary: Summary) -> list[ChartSpec]:
-    """Return the mean time of each phase of a step."""
+    """Return the mean time of each phase of a step, if it was measured."""
     if not any(summary.phases.values()):
         return []
-    style = choose_style(summary.study)
-    rows = []
-    for entry in summary.study.entries:
-        breakdown = summary.phases[entry.label]
-        group = style.group(entry)
-        if breakdown is None:
-            note = status_note(entry, diverging=entry.label in summary.diverging)
-            rows.append(BarRow(entry.label, group=group, note=note))
-            continue
-        seconds = [breakdown.by_name[part.name] or 0.0 for part in PARTS]
-        waiting = breakdown.waiting_share
-        rows.append(
-            BarRow(
-                name=entry.label,
-                values=tuple(1e3 * value for value in seconds),
-                group=group,
-                text="unknown" if waiting is None else f"{waiting:.0%}",
-            )
-        )
+
+    def measure(entry: Entry) -> BarRow | None:
+        times = summary.phases[entry.label]
+        if times is None:
+            return None
+        milliseconds = [SECONDS_TO_MS * (times.by_name[part.name] or 0.0) for part in PHASES]
+        waiting = times.waiting_share
+        text = "unknown" if waiting is None else f"{waiting:.0%}"
+        return BarRow(entry.label, milliseconds, text=text)
+
+    rows = bar_rows(summary, measure, is_speed=True)
     return [
         ChartSpec(
             name="phases",
@@ -46,30 +40,24 @@ def phases(summary: Summary) -> list[ChartSpec]:
             subtitle="mean over ranks; number: fraction spent waiting for communication",
             caption="Step time by phase, mean over ranks; the number is the fraction spent "
             "waiting for communication.",
-            alt=bars_alt("Step time by phase", rows, "shortest step", "ms", highest=False),
-            plot=Bars(Axis("ms per step"), PARTS, tuple(rows)),
+            alt=bars_alt("Step time by phase", rows, "shortest step", "ms"),
+            plot=Bars(Axis("ms per step"), PHASES, rows),
         )
     ]
 
 
 def traffic(summary: Summary) -> list[ChartSpec]:
-    """Return the bytes that the busiest rank sends in a step, with the prediction."""
-    style = choose_style(summary.study)
-    rows = []
-    for entry in summary.study.entries:
+    """Return the bytes that the busiest rank sends in a step, of the entries that communicate."""
+
+    def measure(entry: Entry) -> BarRow | None:
         sent = summary.traffic[entry.label]
         if sent is None or not (sent.collectives or sent.predicted_bytes):
-            continue
-        predicted = sent.predicted_bytes
-        rows.append(
-            BarRow(
-                name=entry.label,
-                values=(sent.sent_bytes / MIB,),
-                group=style.group(entry),
-                predicted=None if predicted is None else predicted / MIB,
-                text=f"{sent.sent_bytes / MIB:,.2f}",
-            )
-        )
+            return None
+        predicted = None if sent.predicted_bytes is None else sent.predicted_bytes / MIB
+        size = sent.sent_bytes / MIB
+        return BarRow(entry.label, [size], predicted=predicted, text=f"{size:,.2f}")
+
+    rows = [row for row in bar_rows(summary, measure) if row.values]
     if not rows:
         return []
     return [
@@ -79,7 +67,7 @@ def traffic(summary: Summary) -> list[ChartSpec]:
             subtitle="by the busiest rank; line: predicted",
             caption="Bytes that the busiest rank sends in a step. The line across a bar is the "
             "prediction.",
-            alt=bars_alt("Bytes sent per step", rows, "fewest", "MiB", highest=False),
-            plot=Bars(Axis("MiB per step"), (Part("sent", SHADES[1]),), tuple(rows)),
+            alt=bars_alt("Bytes sent per step", rows, "fewest", "MiB"),
+            plot=Bars(Axis("MiB per step"), [Part("sent", SHADES[1])], rows),
         )
     ]

@@ -38,7 +38,7 @@ SEPARATOR = " · "
 
 @dataclass(frozen=True)
 class Style:
-    """The levels of each axis, and which axes set the colour, the dash and the panel of an entry."""
+    """The levels of each axis, and which axes set the colour, dash and panel of an entry."""
 
     levels: dict[str, tuple[str, ...]]
     colour_axis: str | None
@@ -61,7 +61,7 @@ class Style:
         )
 
     def markers(self, entry: Entry) -> Literal["few", "none"]:
-        """Return whether a dense line needs markers, because another variant has the same colour."""
+        """Return whether a line needs markers, because another variant has the same colour."""
         return "few" if self._index(entry, self.colour_axis) >= len(COLOURS) else "none"
 
     def _index(self, entry: Entry, axis: str | None) -> int:

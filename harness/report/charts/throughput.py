@@ -1,43 +1,34 @@
 """Throughput of each entry with its interval."""
 
+from harness.analysis.dataset import Entry
 from harness.analysis.summary import Summary
+from harness.report.charts.entries import bar_rows
 from harness.report.charts.spec import Axis, BarRow, Bars, ChartSpec, Part
-from harness.report.charts.style import choose_style
-from harness.report.charts.text import bars_alt, status_note
+from harness.report.charts.text import bars_alt
 
 
 def build(summary: Summary) -> list[ChartSpec]:
-    """Return the throughput of each entry; entries without one show their status."""
-    style = choose_style(summary.study)
-    rows = []
-    for entry in summary.study.entries:
+    """Return the throughput of each entry, if any has one."""
+
+    def measure(entry: Entry) -> BarRow | None:
         speed = summary.results[entry.label].tokens_per_s
-        group = style.group(entry)
         if speed is None:
-            note = status_note(entry, diverging=entry.label in summary.diverging)
-            rows.append(BarRow(entry.label, group=group, note=note))
-            continue
-        rows.append(
-            BarRow(
-                name=entry.label,
-                values=(speed.median,),
-                group=group,
-                colour=style.mark(entry).colour,
-                interval=speed.ci95,
-                text=f"{speed.median:,.0f}",
-            )
-        )
+            return None
+        text = f"{speed.median:,.0f}"
+        return BarRow(entry.label, [speed.median], interval=speed.ci95, text=text)
+
+    rows = bar_rows(summary, measure, is_speed=True)
     if not any(row.values for row in rows):
         return []
+    method = "tokens per step over the median step time"
     return [
         ChartSpec(
             name="throughput",
             title="Throughput",
-            subtitle="tokens per step over the median step time; "
-            "line: bootstrap 95 % interval over seeds and steps",
-            caption="Throughput of each entry: tokens per step over the median step time. "
-            "Lines: bootstrap 95 % intervals over seeds and steps.",
+            subtitle=f"{method}; line: bootstrap 95 % interval over seeds and steps",
+            caption=f"Throughput of each entry: {method}. Lines: bootstrap 95 % intervals over "
+            "seeds and steps.",
             alt=bars_alt("Throughput", rows, "highest", "tokens per second", highest=True),
-            plot=Bars(Axis("tokens per second"), (Part("throughput"),), tuple(rows)),
+            plot=Bars(Axis("tokens per second"), [Part("throughput")], rows),
         )
     ]

@@ -6,9 +6,8 @@ from harness.analysis.summary import Summary
 from harness.report.charts.entries import MAX_ENTRIES, MAX_POINTS
 from harness.report.charts.spec import Axis, ChartSpec, Point, Scatter
 from harness.report.charts.style import choose_style
-from harness.report.charts.text import count
+from harness.report.formatting import MIB, count
 
-MIB = 2**20
 LOSS_DIGITS = 4  # as in the tables: a smaller difference does not put an entry on the front
 
 
@@ -38,37 +37,29 @@ def build(summary: Summary) -> list[ChartSpec]:
                 on_front=on_front,
             )
         )
+    title = "Throughput against final validation loss"
+    subtitle = "right and down is better; ringed: Pareto front; "
+    subtitle += "line: 95 % interval of the throughput; size: peak memory"
     caption = (
-        "Throughput against final validation loss: right and down is better. Ringed entries are "
-        "on the Pareto front: no other entry is better in both. Lines: 95 % intervals of the "
-        "throughput; larger markers: more peak memory."
+        f"{title}: right and down is better. Ringed entries are on the Pareto front: no other "
+        "entry is better in both. Lines: 95 % intervals of the throughput; larger markers: more "
+        "peak memory."
     )
     if len(results) > MAX_ENTRIES:
         caption += f" The figure shows the front and the lowest losses, {MAX_ENTRIES} entries; "
         caption += f"the page shows the {count(len(results), 'entry', 'entries')} of lowest loss."
-    return [
-        ChartSpec(
-            name="throughput_loss",
-            title="Throughput against final validation loss",
-            subtitle="right and down is better; ringed: Pareto front; "
-            "line: 95 % interval of the throughput; size: peak memory",
-            caption=caption,
-            alt=_alt(points),
-            plot=Scatter(
-                Axis("tokens per second"),
-                Axis("final validation loss, nats per token"),
-                tuple(points),
-            ),
-        )
-    ]
+    plot = Scatter(Axis("tokens per second"), Axis("final validation loss, nats per token"), points)
+    return [ChartSpec("throughput_loss", title, subtitle, caption, _alt(title, points), plot)]
 
 
-def _alt(points: list[Point]) -> str:
+def _alt(title: str, points: list[Point]) -> str:
     front = [point for point in points if point.on_front]
     lowest = min(front, key=lambda point: point.y)
     fastest = max(front, key=lambda point: point.x)
+    if len(front) == 1:
+        return f"{title} for {count(len(points), 'entry', 'entries')}; best in both: {lowest.name}."
     return (
-        f"Throughput against final validation loss for {count(len(points), 'entry', 'entries')}; "
+        f"{title} for {count(len(points), 'entry', 'entries')}; "
         f"{len(front)} on the Pareto front, from the lowest loss, {lowest.name}, "
         f"to the highest throughput, {fastest.name}."
     )

@@ -1,4 +1,7 @@
-"""What `compare A B` reads: a study by name or file, or a folder of results; either at one commit."""
+"""Read the two sides of `compare A B`: a study by name or file, or a folder of its results.
+
+Either may be restricted to one commit, as in NAME@COMMIT.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,12 +1,12 @@
 """Render a document as a page: one HTML file that requests nothing from any network."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from importlib import resources
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from harness.report.charts import plotly
 from harness.report.document import (
     Block,
     Cell,
@@ -22,22 +22,17 @@ from harness.report.document import (
     text,
 )
 
-Figure = dict[str, Any]  # JSON
-
 MAX_OPEN_ROWS = 16  # a longer table is folded
 
 
-def render(
-    document: Document, figures: Mapping[str, Figure] | None = None, refresh_s: int | None = None
-) -> str:
-    """Return the document as HTML.
-
-    `figures` are the interactive charts by name, as plotly takes them. The page reloads itself
-    every `refresh_s` seconds if that is given.
-    """
+def render(document: Document, refresh_s: int | None = None) -> str:
+    """Return the document as HTML; the page reloads itself every `refresh_s` seconds if given."""
     blocks = list(_all_blocks(document))
-    shown = [block.spec.name for block in blocks if isinstance(block, Chart) and not block.static]
-    charts = {name: figure for name, figure in (figures or {}).items() if name in shown}
+    charts = {
+        block.spec.name: plotly.render(block.spec)
+        for block in blocks
+        if isinstance(block, Chart) and not block.static
+    }
     curves = next((block.data for block in blocks if isinstance(block, CurveExplorer)), None)
     scripts: list[Markup] = []
     if charts or curves is not None:

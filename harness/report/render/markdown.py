@@ -84,12 +84,10 @@ def _table(table: Table) -> str:
     cells = table.frame.map(lambda cell: _text(cell).replace("|", "\\|"))
     cells.columns = [_text(name).replace("|", "\\|") for name in table.frame.columns]
     align = ["right" if name in table.numeric else "left" for name in table.frame.columns]
-    rendered = cells.to_markdown(
-        index=False,
-        tablefmt="github",
-        disable_numparse=True,
-        colalign=align if len(cells) else None,
-    )
+    options = {"tablefmt": "github", "disable_numparse": True, "colalign": align}
+    if not len(cells):
+        options.pop("colalign")
+    rendered = str(cells.to_markdown(index=False, **options))
     n_shown = len(table.frame)
     if n_shown == table.n_rows:
         return rendered

@@ -1,9 +1,9 @@
-"""The sections of a report, one module each; each has `build(summary, charts) -> Section | None`."""
+"""The sections of a report: one module each, with `build(summary, charts) -> Section | None`."""
 
 from collections.abc import Callable, Iterator, Mapping
 
 from harness.analysis.summary import Summary
-from harness.report.charts import ChartSpec
+from harness.report.charts.spec import ChartSpec
 from harness.report.document import Chart, Section
 
 Charts = Mapping[str, ChartSpec]  # by name

@@ -1,4 +1,4 @@
-"""All entries: what each run reached, what the difference from the baseline means, and what it costs."""
+"""All entries: results, verdicts against the baseline, and costs."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from harness.analysis.summary import Summary
-from harness.report.document import Block, Code, CodeBlock, Section, paragraph
+from harness.report.document import Block, CodeBlock, Details, Section, paragraph
 from harness.report.formatting import MISSING, count
 from harness.report.sections import Charts
 from harness.report.tables import table
@@ -27,10 +27,8 @@ def build(summary: Summary, charts: Charts) -> Section | None:
     titles = ["run", "status", "reason", "message", "steps"]
     blocks: list[Block] = [table("Runs that are not done", titles, rows)]
     failed = [run for run in runs if run.status in ("failed", "interrupted") and run.log_tail]
-    if failed:
-        blocks.append(paragraph("Last lines of the logs:"))
     for run in failed[:MAX_LOGS]:
-        blocks += [paragraph(Code(run.run_id), ":"), CodeBlock(_plain(run.log_tail))]
+        blocks.append(Details(f"Last lines of the log of {run.run_id}", (_log(run.log_tail),)))
     if len(failed) > MAX_LOGS:
         n_more = count(len(failed) - MAX_LOGS, "further run")
         blocks.append(paragraph(f"The logs of {n_more} are in the results folder."))
@@ -41,6 +39,7 @@ def _progress(run: RunData) -> str:
     return f"{len(run.steps):,} of {run.spec.train.steps:,}"
 
 
-def _plain(lines: Iterable[str]) -> str:
+def _log(lines: Iterable[str]) -> CodeBlock:
     """Return the lines without control characters, cut to a width."""
-    return "\n".join(CONTROL_CHARACTERS.sub("", line)[:MAX_WIDTH] for line in lines)
+    plain = [CONTROL_CHARACTERS.sub("", line)[:MAX_WIDTH] for line in lines]
+    return CodeBlock("\n".join(plain))

@@ -116,9 +116,10 @@ def _costs(comparison: BaselineComparison) -> str:
     costs = []
     if comparison.tokens_per_s_ratio is not None:
         speed = comparison.tokens_per_s_ratio
-        costs.append(f"{formatting.ratio(speed.ratio, *speed.ci95)}x throughput")
+        low, high = speed.ci95
+        costs.append(f"{speed.ratio:.3f}x throughput [{low:.3f}, {high:.3f}]")
     if comparison.peak_memory_ratio is not None:
-        costs.append(f"{formatting.ratio(comparison.peak_memory_ratio)}x peak memory")
+        costs.append(f"{comparison.peak_memory_ratio:.3f}x peak memory")
     return f", at {' and '.join(costs)}" if costs else ""
 
 

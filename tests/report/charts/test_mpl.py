@@ -1,4 +1,4 @@
-"""If these failed, names in figures would overlap, or figures would change without a change of data."""
+"""If these failed, texts in figures would overlap, or equal data would give other figures."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_names_of_lines_do_not_overlap(crowd, build, sizes, name):
     spec = build(crowd)[name]
     for panel, axes in zip(spec.plot.panels, draw(spec).axes, strict=True):
         texts = names_at_ends(axes, spec)
-        heights = np.sort([text.get_position()[1] for text in texts]) * axes.bbox.height / DPI
+        heights = np.sort([text.xy[1] for text in texts]) * axes.bbox.height / DPI
         assert len(heights) == 18
         assert np.diff(heights).min() > LINE_HEIGHT - 1e-9
         assert heights[0] > 0

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
 from harness.report.charts.mpl.label_placement import spread
 from harness.report.charts.mpl.setup import (
@@ -17,12 +16,13 @@ from harness.report.charts.mpl.setup import (
     HEAD,
     INK,
     MARKERS,
-    SMALL,
+    Coords,
     add_axes,
     new_figure,
     set_scale,
     text_sizes,
     widest,
+    write,
 )
 from harness.report.charts.spec import Axis, ChartSpec, Interval, Line, Lines, Panel
 
@@ -41,7 +41,8 @@ LABEL_ROOM = 0.3  # of the panel's width, from which a label fits left of its li
 SHIFT = 0.02  # of the gap between x values, from one line's bars to the next line's
 MAX_SHIFT = 0.12  # of the gap between x values, over all lines
 LONE_WIDTH = 0.8  # powers of two over which bars at a single x value are spread
-HALO = withStroke(linewidth=2, foreground="white")
+DOTTED = (0, (2, 2))
+FRACTIONS: tuple[Coords, Coords] = ("axes fraction", "axes fraction")
 LONE_MARGIN = math.sqrt(2)  # factor between a single x value and the limits
 
 
@@ -172,56 +173,43 @@ def _note_missing(axes: Axes, panel: Panel) -> float:
     text = panel.missing_note
     if not text:
         return 0.0
-    axes.text(
-        0.97,
-        0.96,
-        text,
-        transform=axes.transAxes,
-        ha="right",
-        va="top",
-        fontsize=NOTE_SIZE,
-        fontstyle="italic",
-        color=FAINT,
-        path_effects=[HALO],
-    )
+    write(axes, text, (0.97, 0.96), FRACTIONS, (0, 0), NOTE_SIZE, FAINT, "right", "top", True)
     return 0.06 + text_sizes([text], NOTE_SIZE)[0][1] * DPI / axes.bbox.height
 
 
 def _mark_x(axes: Axes, value: float, label: str, taken: float) -> None:
     """Mark a value on the x axis; its label goes below what takes a fraction of the top."""
     across = float((axes.transData - axes.transAxes).transform((value, axes.get_ylim()[1]))[0])
-    offset, side = (-3, "right") if across > LABEL_ROOM else (3, "left")
-    axes.axvline(value, color=INK, linewidth=0.9, linestyle=(0, (2, 2)), zorder=1)
-    axes.annotate(
+    on_left = across > LABEL_ROOM
+    axes.axvline(value, color=INK, linewidth=0.9, linestyle=DOTTED, zorder=1)
+    write(
+        axes,
         label,
         (value, 0.96 - taken),
-        (offset, 0),
-        ha=side,
+        ("data", "axes fraction"),
+        (-3 if on_left else 3, 0),
+        NOTE_SIZE,
+        FAINT,
+        ha="right" if on_left else "left",
         va="top",
-        fontsize=NOTE_SIZE,
-        color=FAINT,
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        path_effects=[HALO],
     )
 
 
 def _mark_y(axes: Axes, value: float, label: str) -> None:
     """Mark a value on the y axis if it is within the limits."""
     low, high = axes.get_ylim()
-    if not low <= value <= high:
-        return
-    axes.axhline(value, color=INK, linewidth=0.9, linestyle=(0, (2, 2)))
-    axes.annotate(
-        label,
-        (0.0, value),
-        (4, 2.5),
-        va="bottom",
-        fontsize=NOTE_SIZE,
-        color=FAINT,
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-    )
+    if low <= value <= high:
+        axes.axhline(value, color=INK, linewidth=0.9, linestyle=DOTTED)
+        write(
+            axes,
+            label,
+            (0, value),
+            ("axes fraction", "data"),
+            (4, 2.5),
+            NOTE_SIZE,
+            FAINT,
+            va="bottom",
+        )
 
 
 def _name_ends(axes: Axes, ends: Sequence[LineEnd]) -> None:
@@ -235,35 +223,11 @@ def _name_ends(axes: Axes, ends: Sequence[LineEnd]) -> None:
     bend = 1 + 0.6 * LEADER / PANEL_WIDTH
     tip = 1 + 0.9 * LEADER / PANEL_WIDTH
     text = 1 + (LEADER + 0.05) / PANEL_WIDTH
+    panel = axes.transAxes
     for end, (x, y), inches in zip(ends, ends_xy, places, strict=True):
         place = inches / height
         colour = end.line.style.colour
-        if x < 0.995:
-            axes.plot(
-                [x, 1],
-                [y, y],
-                color=colour,
-                linewidth=0.6,
-                alpha=0.55,
-                linestyle=(0, (1, 2)),
-                transform=axes.transAxes,
-            )
-        axes.plot(
-            [1, bend, tip],
-            [y, place, place],
-            color=colour,
-            linewidth=1.0,
-            clip_on=False,
-            markersize=4,
-            marker=_marker(end.line),
-            markevery=[2],
-            transform=axes.transAxes,
-        )
-        axes.text(
-            text,
-            place,
-            end.line.name,
-            fontsize=SMALL,
-            va="center_baseline",
-            transform=axes.transAxes,
-        )
+        axes.plot([x, 1], [y, y], c=colour, lw=0.6, alpha=0.55, ls=(0, (1, 2)), transform=panel)
+        (leader,) = axes.plot([1, bend, tip], [y, place, place], c=colour, lw=1, transform=panel)
+        leader.set(clip_on=False, marker=_marker(end.line), markevery=[2], markersize=4)
+        write(axes, end.line.name, (text, place), FRACTIONS)

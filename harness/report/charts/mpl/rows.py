@@ -13,11 +13,11 @@ from harness.report.charts.mpl.setup import (
     HEAD,
     INK,
     MARKERS,
-    SMALL,
     add_axes,
     new_figure,
     set_scale,
     widest,
+    write,
 )
 from harness.report.charts.spec import BarRow, Bars, ChartSpec, Intervals, Part
 from harness.report.charts.style import PREDICTED
@@ -39,11 +39,11 @@ def draw_bars(spec: ChartSpec, plot: Bars) -> Figure:
     ends = [0.0]
     for row, place in zip(plot.rows, places, strict=True):
         if not row.values:
-            _write(axes, (0, place), row.note, "data", FAINT)
+            write(axes, row.note, (0, place), offset=(5, 0), colour=FAINT, italic=True)
             continue
         _stack(axes, row, place, plot.parts)
         end = max(sum(row.values), row.interval[1] if row.interval else 0.0)
-        _write(axes, (end, place), row.text, "data", INK)
+        write(axes, row.text, (end, place), offset=(5, 0))
         ends += [end, row.predicted or 0.0]
     axes.set_xlim(0, max(ends) / (1 - texts / BARS_WIDTH) or 1)
     if has_legend:
@@ -70,7 +70,7 @@ def draw_intervals(spec: ChartSpec, plot: Intervals) -> Figure:
             markerfacecolor="white" if is_open else colour,
             markersize=4.5,
         )
-        _write(axes, (1, place), row.verdict, "axes fraction", colour)
+        write(axes, row.verdict, (1, place), ("axes fraction", "data"), (5, 0), colour=colour)
     return figure
 
 
@@ -140,36 +140,10 @@ def _draw_interval(axes: Axes, interval: tuple[float, float], place: float) -> N
         axes.plot([end, end], cap, color="black", linewidth=1.2)
 
 
-def _write(axes: Axes, xy: tuple[float, float], text: str, x_coords: str, colour: str) -> None:
-    """Write a text right of a point, in italics if it is faint."""
-    axes.annotate(
-        text,
-        xy,
-        (5, 0),
-        xycoords=(x_coords, "data"),
-        textcoords="offset points",
-        va="center_baseline",
-        fontsize=SMALL,
-        fontstyle="italic" if colour == FAINT else "normal",
-        color=colour,
-    )
-
-
 def _legend(figure: Figure, axes: Axes, parts: Sequence[Part]) -> None:
     """Name the parts of the bars above the axes."""
     height = axes.get_position().height * figure.get_size_inches()[1]
-    axes.legend(
-        [_box(part, INK) for part in parts],
-        [part.name for part in parts],
-        ncols=len(parts),
-        loc="lower left",
-        bbox_to_anchor=(0, 1 + 0.04 / height),
-        frameon=False,
-        fontsize=SMALL,
-        handlelength=1.0,
-        handleheight=1.0,
-        handletextpad=0.4,
-        columnspacing=1.2,
-        borderaxespad=0,
-        borderpad=0.2,
-    )
+    handles = [_box(part, INK) for part in parts]
+    names = [part.name for part in parts]
+    anchor = (0, 1 + 0.04 / height)
+    axes.legend(handles, names, ncols=len(parts), loc="lower left", bbox_to_anchor=anchor)

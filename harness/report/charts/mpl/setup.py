@@ -9,6 +9,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, ScalarFormatter
 
 from harness.report.charts.spec import Axis, Dash, Marker, tick_label
@@ -40,8 +41,18 @@ RC: dict[str, Any] = {
     "ytick.labelsize": SMALL,
     "xtick.major.size": 3,
     "ytick.major.size": 3,
+    "legend.frameon": False,
+    "legend.fontsize": SMALL,
+    "legend.handlelength": 1.0,
+    "legend.handleheight": 1.0,
+    "legend.handletextpad": 0.4,
+    "legend.columnspacing": 1.2,
+    "legend.borderaxespad": 0,
+    "legend.borderpad": 0.2,
     "svg.hashsalt": "ablations",
 }
+HALO = withStroke(linewidth=2, foreground="white")
+Coords = Literal["data", "axes fraction"]
 LineStyle = str | tuple[int, tuple[float, ...]]
 DASHES: dict[Dash, LineStyle] = {
     "solid": "solid",
@@ -106,6 +117,34 @@ def set_scale(axes: Axes, which: Literal["x", "y"], axis: Axis) -> None:
     if axis.ticks:
         mpl_axis.set_major_locator(FixedLocator(axis.ticks))
         mpl_axis.set_major_formatter(FuncFormatter(lambda value, _: tick_label(axis, value)))
+
+
+def write(
+    axes: Axes,
+    text: str,
+    xy: tuple[float, float],
+    coords: tuple[Coords, Coords] = ("data", "data"),
+    offset: tuple[float, float] = (0.0, 0.0),
+    size: float = SMALL,
+    colour: str = INK,
+    ha: Literal["left", "right"] = "left",
+    va: Literal["top", "bottom", "center_baseline"] = "center_baseline",
+    italic: bool = False,
+) -> None:
+    """Write a text at a place in data coordinates or fractions of the axes, `offset` in points."""
+    axes.annotate(
+        text,
+        xy,
+        offset,
+        xycoords=coords,
+        textcoords="offset points",
+        fontsize=size,
+        fontstyle="italic" if italic else "normal",
+        color=colour,
+        ha=ha,
+        va=va,
+        path_effects=[HALO],
+    )
 
 
 def text_sizes(

@@ -1,28 +1,34 @@
 "use strict";
-// Reads the page again while a study runs, and keeps what its reader has chosen and where they are.
+// Reload the page while a study runs, and restore the inputs and the scroll position.
 (() => {
-  const box = document.getElementById("refresh");
+  const checkbox = document.getElementById("refresh");
   const fields = [...document.querySelectorAll("input, select")];
   const key = `report of ${location.pathname}`;
+  const RESTORE_DELAY_MS = 300; // until the charts have their height
   const value = (field) => (field.type === "checkbox" ? field.checked : field.value);
+
+  function restore(field, saved) {
+    if (value(field) === saved) return;
+    if (field.type === "checkbox") field.checked = saved;
+    else field.value = saved;
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+    field.dispatchEvent(new Event("change", { bubbles: true }));
+  }
+
   try {
-    const kept = JSON.parse(sessionStorage.getItem(key) || "null");
-    if (kept && kept.values.length === fields.length) {
-      fields.forEach((field, i) => {
-        if (value(field) === kept.values[i]) return;
-        if (field.type === "checkbox") field.checked = kept.values[i];
-        else field.value = kept.values[i];
-        field.dispatchEvent(new Event("input", { bubbles: true }));
-        field.dispatchEvent(new Event("change", { bubbles: true }));
-      });
-      setTimeout(() => scrollTo(0, kept.top), 300);
+    const saved = JSON.parse(sessionStorage.getItem(key) || "null");
+    if (saved && saved.values.length === fields.length) {
+      fields.forEach((field, i) => restore(field, saved.values[i]));
+      setTimeout(() => scrollTo(0, saved.top), RESTORE_DELAY_MS);
     }
-  } catch { /* a browser that keeps nothing for files */ }
+  } catch { /* some browsers have no storage for local files */ }
+
   setInterval(() => {
-    if (!box.checked || document.hidden) return;
+    if (!checkbox.checked || document.hidden) return;
     try {
-      sessionStorage.setItem(key, JSON.stringify({ values: fields.map(value), top: scrollY }));
+      const state = { values: fields.map(value), top: scrollY };
+      sessionStorage.setItem(key, JSON.stringify(state));
     } catch { /* as above */ }
     location.reload();
-  }, 1000 * Number(box.dataset.seconds));
+  }, 1000 * Number(checkbox.dataset.seconds));
 })();

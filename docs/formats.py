@@ -1,0 +1,215 @@
+"""Write results/README.md and reports/README.md from the descriptions of records and columns.
+
+`python docs/formats.py` writes them (`make docs`); a test fails if they are out of step.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from harness.analysis.tables import COLUMNS
+from harness.results import records
+from harness.results.frames import EVAL_COLUMNS, KEY_COLUMNS, RUN_COLUMNS, STEP_COLUMNS, Column
+
+ROOT = Path(__file__).parent.parent
+
+FILES: Mapping[str, type[BaseModel]] = {
+    "spec.json": records.RunSpec,
+    "status.json": records.RunStatus,
+    "env.json": records.Environment,
+    "steps.rank<k>.jsonl": records.StepRecord,
+    "eval.jsonl": records.EvalRecord,
+    "probes.json": records.ProbeResults,
+    "checkpoint/step-<n>/checkpoint.json": records.CheckpointInfo,
+    "launches.jsonl": records.LaunchRecord,
+}
+
+RESULTS = """# results/
+
+<!-- Written by `make docs` from the records in harness/results/records/. -->
+
+`python -m harness run` writes this folder. `harness/results/store.py` is its only reader and
+writer. It is not under version control. In Python, `harness.load()` returns it as DataFrames.
+
+    results/<study>/launches.jsonl       a line per call of `run`
+    results/<study>/.claims/             locks of the runs that a process executes
+    results/<study>/<run_id>/            run id: labels of the axes, seed, hash of the spec
+      spec.json                          what the run was started with, every default filled in
+      status.json                        pending, running, done, failed or interrupted, and why
+      env.json                           machine, software and commit
+      steps.rank<k>.jsonl                a line per step and rank
+      eval.jsonl                         a line per evaluation
+      probes.json                        all other measurements of a run that is done
+      log.txt                            output of all ranks
+      trace.rank<k>.json.gz              a Chrome trace of one step, after `run --trace`
+      checkpoint/                        newest and best checkpoint, as far as the study keeps them
+
+JSON files are replaced atomically (temporary file, flush, rename). `.jsonl` files grow by whole
+lines; a torn last line is ignored. Numbers are raw, in base units, never rounded. A number that is
+not finite is `null`.
+
+`schema_version` is {version}. Files of version 1 are read as well.
+
+## Resuming
+
+An interrupted run resumes from its newest undamaged checkpoint with training state, to the same
+bits as without the interruption; its curves are truncated to that step. Without such a checkpoint
+it starts at step 0. `run` resumes interrupted runs, and with `--retry-failed` also runs that failed
+as `oom`, `timeout` or `killed`. Runs that failed as `nan` or `error` start at step 0. A running run
+whose process has ended reads as interrupted.
+
+## checkpoint/
+
+`step-<n>/` holds the state after n steps. `newest` and `best` (lowest validation loss) are links;
+folders without a link are removed. `model.safetensors` holds all weights, unsharded, under the
+model's names. `state/`, written by `torch.distributed.checkpoint`, holds each rank's shard of
+parameters and optimizer state, and `checksums.json` the CRC-32 of each file. It can be read under
+any parallelism. It is removed when the run is done, unless the study keeps full checkpoints.
+Folders are written under a temporary name, flushed and renamed, so that a crash at any moment
+leaves an undamaged checkpoint.
+
+"""
+
+REPORTS = """# reports/
+
+<!-- Written by `make docs` from the columns in harness/analysis/tables.py. -->
+
+`python -m harness report` writes this folder from `results/`, without torch. It is not under
+version control.
+
+    reports/<study>/report.md            the report, for a pull request or a terminal
+    reports/<study>/index.html           the same as an interactive page, one file without network
+    reports/<study>/summary.json         the same for programs
+    reports/<study>/tables/*.csv         every table, unrounded
+    reports/<study>/figures/*.png,*.svg  every figure
+
+A report covers the runs of one settings hash (the same model, data and training): that of the
+newest launch, or of the newest started run if no launch is recorded. Runs that are left out are
+counted. Only runs that are done contribute numbers. A missing value is `null` in JSON and empty in
+CSV. A value X with a 95 % interval has the columns `X`, `X_low` and `X_high`.
+
+`harness.load("results", study)` returns every table as a DataFrame with these columns.
+
+## compare A B
+
+`python -m harness compare A B` writes `reports/<A>-vs-<B>/report.md`, `index.html` and
+`summary.json`: B against A, entries matched by their labels, runs by their seeds. An axis that one
+study lacks counts as the other's baseline. The verdicts use the margins of B.
+
+## Exports
+
+`python -m harness export STUDY --to TOOL` writes `exports/<study>/<tool>/` from the same runs as the
+report that have recorded a step. An export replaces the earlier one of that tool. No data leaves
+the machine. All tools but csv and latex need `pip install 'ablations[TOOL]'`.
+
+- `csv`, `parquet`: the tables `runs`, `steps` and `evals` below.
+- `latex`: the tables of the report as booktabs tables for `\\input{}`, rounded.
+- `tensorboard`, `wandb`, `mlflow`: a run for each run, named by its id, with the curves `train/loss`,
+  `train/grad_norm`, `train/lr`, `train/step_s`, `val/loss` and `val/bits_per_byte` by steps done, the
+  settings as parameters, and the results as its summary. `wandb` runs are offline, for `wandb sync`;
+  `mlflow` writes one SQLite file.
+
+"""
+
+
+def results_readme() -> str:
+    """Return the content of results/README.md."""
+    text = RESULTS.replace("{version}", str(records.SCHEMA_VERSION))
+    return text + "\n".join(_record_section(name, record) for name, record in FILES.items())
+
+
+def reports_readme() -> str:
+    """Return the content of reports/README.md."""
+    recorded = {
+        "runs": [*KEY_COLUMNS, *RUN_COLUMNS],
+        "steps": [*KEY_COLUMNS, *STEP_COLUMNS],
+        "evals": [*KEY_COLUMNS, *EVAL_COLUMNS],
+    }
+    parts = [REPORTS + _record_section("summary.json", records.StudySummary)]
+    parts += [_table_section(f"tables/{name}.csv", columns) for name, columns in COLUMNS.items()]
+    parts.append("## DataFrames and exports\n\nAfter `entry` there is a column per axis.\n")
+    parts += [_table_section(name, columns) for name, columns in recorded.items()]
+    return "\n".join(parts)
+
+
+def _record_section(name: str, record: type[BaseModel]) -> str:
+    sections = [f"## {name}\n\n{_record_text(record)}"]
+    for nested in _nested(record):
+        sections.append(f"### {nested.__name__}\n\n{_record_text(nested)}")
+    return "\n".join(sections)
+
+
+def _record_text(record: type[BaseModel]) -> str:
+    doc = "\n".join(line.strip() for line in (record.__doc__ or "").splitlines()).strip()
+    rows = [
+        (f"`{name}`", _type_name(field.annotation), field.description or "")
+        for name, field in record.model_fields.items()
+    ]
+    return f"{doc}\n\n" + _markdown(("field", "type", "meaning"), rows)
+
+
+def _table_section(name: str, columns: Sequence[Column]) -> str:
+    rows = [(f"`{column.name}`", column.meaning) for column in columns]
+    return f"### {name}\n\n" + _markdown(("column", "meaning"), rows)
+
+
+def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "".join("| " + " | ".join(_cell(cell) for cell in line) + " |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _nested(record: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """Yield the records that the fields of a record hold, each once, in their order."""
+    seen: dict[type[BaseModel], None] = {}
+    pending = [record]
+    while pending:
+        for field in pending.pop(0).model_fields.values():
+            for nested in _records_in(field.annotation):
+                if nested not in seen:
+                    seen[nested] = None
+                    pending.append(nested)
+    yield from seen
+
+
+def _records_in(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _records_in(argument)
+
+
+def _type_name(annotation: object) -> str:
+    origin = get_origin(annotation)
+    arguments = get_args(annotation)
+    if origin is Annotated:
+        return _type_name(arguments[0])
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join(_type_name(argument) for argument in arguments)
+    if origin is list:
+        return f"list of {_type_name(arguments[0])}"
+    if origin is dict:
+        is_open = arguments[1] in (object, Any)
+        return "object" if is_open else f"object of {_type_name(arguments[1])}"
+    names = {str: "string", int: "integer", float: "number", bool: "boolean", NoneType: "null"}
+    if isinstance(annotation, type):
+        return names.get(annotation, annotation.__name__)
+    return "any"
+
+
+def main() -> None:
+    """Write both files."""
+    (ROOT / "results/README.md").write_text(results_readme(), encoding="utf-8")
+    (ROOT / "reports/README.md").write_text(reports_readme(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,305 @@
+"""The public Python API: the results of one study as pandas DataFrames.
+
+The examples below run as tests, in a folder with the results of a study `tiny`.
+
+>>> import harness
+>>> study = harness.load("results", study="tiny")
+>>> study
+StudyFrames('tiny': 18 entries, 54 runs)
+
+The final loss of each entry and of each run:
+
+>>> study.entries[["entry", "val_loss", "val_loss_low", "val_loss_high"]].shape
+(18, 4)
+>>> study.runs.groupby("attention", observed=True)["val_loss"].mean().idxmin()
+'mha'
+
+Paired differences from the baseline, with their verdicts:
+
+>>> losses = study.verdicts.query("quantity == 'val_loss'")
+>>> losses[["entry", "difference", "p_holm", "verdict"]].shape
+(17, 4)
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from harness.analysis import dataset, equivalence
+from harness.analysis.dataset import StudyResults
+from harness.analysis.metrics import DIVERGES
+from harness.analysis.summary import Summary, summarize
+from harness.analysis.tables import COLUMNS
+from harness.errors import UserError, choices
+from harness.results import frames
+from harness.results.frames import Column
+from harness.results.records import now
+from harness.results.run_data import RunData
+from harness.results.store import Store
+
+EQUIVALENCE = Column("equivalence", "string", "verdict of the entry's equivalence check")
+
+
+class StudyFrames:
+    """The results of one study as DataFrames, each built at its first use.
+
+    `runs`, `steps` and `evals` hold what was recorded; the others are the tables of the report,
+    with the columns of the CSV files of the same names. `columns` documents each of them. Every
+    frame's `attrs` hold the study's name, its settings and its baseline.
+
+    >>> study = harness.load("results", study="tiny")
+    >>> study.runs.attrs["baseline"]["attention"]
+    'mha'
+    >>> study.columns("steps").loc["step_s", "meaning"]
+    'time of the step of the slowest rank, seconds'
+    """
+
+    def __init__(self, study: StudyResults) -> None:
+        self._study = study
+
+    def __repr__(self) -> str:
+        n_entries = len(self._study.entries)
+        return f"StudyFrames('{self.name}': {n_entries} entries, {len(self._study.runs)} runs)"
+
+    @property
+    def name(self) -> str:
+        """The name of the study."""
+        return self._study.name
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """The settings that all entries share: `model`, `data`, `train`."""
+        spec = self._study.spec
+        if spec is None:
+            return {}
+        return {
+            "model": spec.model.model_dump(),
+            "data": spec.data.model_dump(),
+            "train": spec.train.model_dump(),
+        }
+
+    @property
+    def axes(self) -> dict[str, list[str]]:
+        """The labels of each axis, the baseline's first."""
+        return {axis: list(labels) for axis, labels in self._study.levels.items()}
+
+    # -- recorded values ---------------------------------------------------------------------------------------
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """A row per run: its keys, status and results.
+
+        Runs of an entry that diverges from the single-process run have no speed, as in the report.
+
+        >>> study = harness.load("results", study="tiny")
+        >>> study.runs["status"].value_counts().loc["done"].item()
+        54
+        """
+        frame = frames.runs(self._study.runs, self._study.levels)
+        verdicts = equivalence.verdicts(equivalence.equivalence(self._study))
+        frame["equivalence"] = frame["entry"].astype("string").map(verdicts).astype("string")
+        diverges = (frame["equivalence"] == DIVERGES).fillna(False)
+        frame.loc[diverges, list(frames.SPEED_COLUMNS)] = float("nan")
+        return self._with_attrs(frame)
+
+    @property
+    def steps(self) -> pd.DataFrame:
+        """A row per training step of each run; `read_steps` reads single columns of large studies."""
+        return self.read_steps()
+
+    @property
+    def evals(self) -> pd.DataFrame:
+        """A row per evaluation of each run."""
+        return self.read_evals()
+
+    def read_steps(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return the given columns of `steps` (default: all).
+
+        Raises:
+            KeyError: there is no such column.
+
+        >>> study = harness.load("results", study="tiny")
+        >>> losses = study.read_steps(["entry", "seed", "step", "loss"])
+        >>> losses.groupby(["entry", "step"], observed=True)["loss"].mean().shape
+        (216,)
+        """
+        return self._with_attrs(frames.steps(self._study.runs, self._study.levels, columns))
+
+    def read_evals(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Return the given columns of `evals` (default: all).
+
+        Raises:
+            KeyError: there is no such column.
+        """
+        return self._with_attrs(frames.evals(self._study.runs, self._study.levels, columns))
+
+    @property
+    def recorded(self) -> list[RunData]:
+        """The runs that have recorded a step, in the study's order."""
+        return [run for run in self._study.runs if len(run.steps)]
+
+    def recorded_frames(self) -> dict[str, pd.DataFrame]:
+        """Return `runs`, `steps` and `evals` of the runs that have recorded a step."""
+        levels = self._study.levels
+        is_recorded = self.runs["steps_recorded"] > 0
+        return {
+            "runs": self.runs[is_recorded],
+            "steps": frames.steps(self.recorded, levels),
+            "evals": frames.evals(self.recorded, levels),
+        }
+
+    # -- tables of the report ----------------------------------------------------------------------------------
+
+    @property
+    def entries(self) -> pd.DataFrame:
+        """A row per entry: means over seeds, with 95 % intervals."""
+        return self.table("entries")
+
+    @property
+    def comparisons(self) -> pd.DataFrame:
+        """A row per entry: paired differences from the baseline, with 95 % intervals."""
+        return self.table("comparisons")
+
+    @property
+    def verdicts(self) -> pd.DataFrame:
+        """A row per metric and entry: the tests against the baseline and the verdict."""
+        return self.table("verdicts")
+
+    @property
+    def effects(self) -> pd.DataFrame:
+        """A row per metric and effect: main effects of the axes and their interactions."""
+        return self.table("effects")
+
+    @property
+    def rankings(self) -> pd.DataFrame:
+        """A row per budget and entry: the loss at an equal budget."""
+        return self.table("rankings")
+
+    @property
+    def savings(self) -> pd.DataFrame:
+        """A row per entry: the cost to reach the baseline's final loss."""
+        return self.table("savings")
+
+    @property
+    def variance(self) -> pd.DataFrame:
+        """A row per quantity and source of noise; empty unless seeds are crossed."""
+        return self.table("variance")
+
+    @property
+    def equivalence(self) -> pd.DataFrame:
+        """A row per parallel run: its deviation from the single-process run."""
+        return self.table("equivalence")
+
+    @property
+    def memory(self) -> pd.DataFrame:
+        """A row per run and rank: memory by category, bytes."""
+        return self.table("memory")
+
+    @property
+    def phases(self) -> pd.DataFrame:
+        """A row per run, rank and sample: the seconds of each phase of a step."""
+        return self.table("phases")
+
+    @property
+    def traffic(self) -> pd.DataFrame:
+        """A row per run, rank and collective: calls and bytes of one step."""
+        return self.table("traffic")
+
+    @property
+    def scaling(self) -> pd.DataFrame:
+        """A row per entry of a scaling group: speedup over fewer processes."""
+        return self.table("scaling")
+
+    @property
+    def decoding(self) -> pd.DataFrame:
+        """A row per entry and setting of the decode probe."""
+        return self.table("decoding")
+
+    @property
+    def lengths(self) -> pd.DataFrame:
+        """A row per entry and sequence length of the length probe."""
+        return self.table("lengths")
+
+    @property
+    def loss_by_position(self) -> pd.DataFrame:
+        """A row per run, sequence length and position: the mean loss there."""
+        return self.table("loss_by_position")
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Return a table of the report by name; it is empty if the study has no such results.
+
+        Raises:
+            KeyError: there is no such table.
+        """
+        if name not in COLUMNS:
+            raise KeyError(f"no table '{name}'; allowed: {', '.join(COLUMNS)}")
+        frame = self._summary.tables.get(name)
+        if frame is None:
+            columns = COLUMNS[name]
+            frame = pd.DataFrame(columns=[column.name for column in columns])
+            frame = frame.astype({column.name: column.dtype for column in columns})
+        labels = [entry.label for entry in self._study.entries]
+        categories = {"entry": labels, **self._study.levels} if "entry" in frame else {}
+        dtypes = {
+            column: pd.CategoricalDtype(list(values))
+            for column, values in categories.items()
+            if column in frame
+        }
+        return self._with_attrs(frame.astype(dtypes))
+
+    def columns(self, table: str) -> pd.DataFrame:
+        """Return dtype and meaning, with the unit, of each column of a frame.
+
+        Raises:
+            KeyError: there is no such table.
+        """
+        axes = [Column(axis, "category", f"label on the axis {axis}") for axis in self.axes]
+        keys = [*frames.KEY_COLUMNS[:2], *axes, *frames.KEY_COLUMNS[2:]]
+        recorded = {
+            "runs": [*keys, *frames.RUN_COLUMNS, EQUIVALENCE],
+            "steps": [*keys, *frames.STEP_COLUMNS],
+            "evals": [*keys, *frames.EVAL_COLUMNS],
+            "entries": [COLUMNS["entries"][0], *axes, *COLUMNS["entries"][1:]],
+        }
+        documented = {**COLUMNS, **recorded}
+        if table not in documented:
+            raise KeyError(f"no table '{table}'; allowed: {', '.join(documented)}")
+        rows = [(column.name, column.dtype, column.meaning) for column in documented[table]]
+        return pd.DataFrame(rows, columns=["name", "dtype", "meaning"]).set_index("name")
+
+    @cached_property
+    def _summary(self) -> Summary:
+        return summarize(self._study, now())
+
+    def _with_attrs(self, frame: pd.DataFrame) -> pd.DataFrame:
+        frame.attrs = {
+            "study": self.name,
+            "settings_hash": self._study.settings_hash,
+            "baseline": dict(self._study.baseline),
+            **self.settings,
+        }
+        return frame
+
+
+def load(results: str | Path = "results", study: str | None = None) -> StudyFrames:
+    """Return the results of a study as DataFrames.
+
+    `results` is the results folder. `study` may be omitted if the folder holds only one.
+
+    Raises:
+        UserError: there are no results, or several studies and none is named.
+
+    >>> study = harness.load("results")
+    >>> study.name
+    'tiny'
+    """
+    store = Store(Path(results))
+    if study is None:
+        names = store.studies()
+        if len(names) != 1:
+            found = choices("", names) if names else "no studies"
+            raise UserError(f"{results}: holds {len(names)} studies, name one: {found}")
+        study = names[0]
+    return StudyFrames(dataset.read(store, study))

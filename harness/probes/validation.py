@@ -1,0 +1,51 @@
+"""Per-token losses of a model on the validation windows of one sequence length."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness.data import batches as data
+from harness.distributed.process_group import DistributedContext
+from harness.model.precision import autocast
+from harness.results.records import RunSpec
+
+MAX_TOKENS = 16_384  # per forward pass, to limit the memory of the logits
+
+
+class ValidationWindows:
+    """Evenly spaced validation windows of one length, about `train.eval_tokens` tokens in all, sharded over the ranks.
+
+    `n_windows` is their number on all ranks together.
+    """
+
+    def __init__(self, spec: RunSpec, context: DistributedContext, length: int) -> None:
+        eval_tokens = spec.train.eval_tokens
+        self._device = context.device
+        self._precision = spec.train.precision
+        self._length = length
+        self._tokens = data.Tokens(spec.launch.val_tokens)
+        limit = None if eval_tokens == "all" else eval_tokens
+        offsets = data.evaluation_offsets(len(self._tokens), length, limit)
+        self._batches = data.shard_eval_windows(
+            offsets,
+            context.data_parallel_rank,
+            context.data_parallel_size,
+            max(1, MAX_TOKENS // length),
+        )
+        self.n_windows = len(offsets)
+
+    @torch.no_grad()
+    def losses(self, model: nn.Module) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
+        """Yield for each batch the losses (B, T), nats, float64, the targets (B, T) and the windows' weights (B,).
+
+        The model is in evaluation mode until the last batch.
+        """
+        model.eval()
+        for offsets, weights in self._batches:
+            tokens_BT, targets_BT = self._tokens.windows(offsets, self._length)
+            with autocast(self._device, self._precision):
+                losses_BT = model(tokens_BT.to(self._device), targets_BT.to(self._device))
+            yield losses_BT.double(), targets_BT, weights
+        model.train()

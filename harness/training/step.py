@@ -1,0 +1,71 @@
+"""One training step: gradients of all micro-batches, clipping, and the optimizer step."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from harness.data.batches import Batches
+from harness.distributed.process_group import DistributedContext
+from harness.model.gpt import GPT
+from harness.model.precision import autocast
+from harness.probes.timer import UNTIMED, StepTimer
+from harness.results.records import TrainSettings
+from harness.training import optimizer as optim
+from variants.base import Parallelism
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Mean loss over this rank's tokens, learning rate, and the gradient norm before clipping, as scalars."""
+
+    rank_loss: Tensor
+    lr: float
+    grad_norm: Tensor
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """`train_step(step)` trains on the batch of that number. `model` is `gpt` as the parallelism wrapped it."""
+
+    gpt: GPT
+    model: nn.Module
+    parallelism: Parallelism
+    optimizer: torch.optim.Optimizer
+    batches: Batches
+    context: DistributedContext
+    settings: TrainSettings
+    micro_batch_size: int
+
+    def __call__(self, step: int, timer: StepTimer = UNTIMED) -> StepResult:
+        """Make one step; `timer` sees its phases."""
+        rank_loss = self.forward_backward(step, timer)
+        with timer.optimizer():
+            lr = optim.set_learning_rate(self.optimizer, step, self.settings)
+            grad_norm = optim.clip(self.gpt, self.settings.grad_clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return StepResult(rank_loss, lr, grad_norm)
+
+    def forward_backward(self, step: int, timer: StepTimer = UNTIMED) -> Tensor:
+        """Accumulate the step's gradients in the parameters; return the mean loss over this rank's tokens."""
+        device = self.context.device
+        micro_batches = self.batches.micro_batches(
+            step,
+            self.context.data_parallel_rank,
+            self.context.data_parallel_size,
+            self.micro_batch_size,
+        )
+        n = len(micro_batches)
+        total = torch.zeros((), device=device)
+        for i, (tokens_BT, targets_BT) in enumerate(micro_batches, start=1):
+            tokens_BT = tokens_BT.to(device)
+            targets_BT = targets_BT.to(device)
+            with self.parallelism.gradient_sync(self.model, enabled=i == n):
+                with autocast(device, self.settings.precision), timer.forward():
+                    losses_BT = self.model(tokens_BT, targets_BT)
+                loss = losses_BT.mean() / n
+                with timer.backward():
+                    loss.backward()
+            total += loss.detach()
+        return total

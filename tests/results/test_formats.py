@@ -1,0 +1,71 @@
+"""The stated formats are those that are written: READMEs, summary.json, and old versions."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from harness import report
+from harness.results import records
+from harness.results.files import StoreError, read_record, write_json
+from harness.results.records import RunStatus, StepRecord, StudySummary
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def formats():
+    spec = importlib.util.spec_from_file_location("formats", ROOT / "docs/formats.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("folder", ["results", "reports"])
+def test_the_readme_is_in_step(formats, folder):
+    """`make docs` writes it."""
+    stated = (ROOT / folder / "README.md").read_text(encoding="utf-8")
+    assert stated == getattr(formats, f"{folder}_readme")()
+
+
+RECORDS = [
+    record
+    for record in vars(records).values()
+    if isinstance(record, type) and issubclass(record, BaseModel)
+]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
+def test_every_field_has_a_description_and_no_record_can_change(record):
+    missing = [name for name, field in record.model_fields.items() if not field.description]
+    assert (
+        not missing and record.model_config["frozen"] and record.model_config["extra"] == "forbid"
+    )
+
+
+def test_summary_json_has_the_stated_form(one_axis, no_figures, tmp_path):
+    folder = report.write(one_axis.write().store, "tiny", tmp_path / "reports")
+    StudySummary.model_validate(json.loads((folder / "summary.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("step_s", 0.0), ("step_s", float("inf")), ("tokens", 0), ("step", -1), ("los", 1.0)],
+)
+def test_a_value_out_of_range_is_rejected(field, value):
+    line = {"step": 0, "loss": 2.0, "step_s": 0.1, "tokens": 64, "grad_norm": 1.0, "lr": 0.1}
+    StepRecord(**line, warmup=False)
+    with pytest.raises(ValidationError, match=field):
+        StepRecord(**line | {"warmup": False, field: value})
+
+
+def test_a_damaged_record_is_named_with_field_and_remedy(tmp_path):
+    path = tmp_path / "status.json"
+    write_json(path, RunStatus(status="done").model_dump() | {"attempts": "two"})
+    with pytest.raises(StoreError, match=r"status\.json: attempts: .*; remove its folder to run"):
+        read_record(path, RunStatus)
+    write_json(path, {"schema_version": 2, "status": "running"})
+    with pytest.raises(StoreError, match="`pid` and `pid_started`"):
+        read_record(path, RunStatus)
