@@ -1,4 +1,4 @@
-"""Sort a study's runs into entries; nothing is measured or drawn here."""
+"""Read a study and group its runs into entries."""
 
 import re
 from collections import Counter
@@ -15,18 +15,18 @@ from harness.results.records import LaunchRecord, RunSpec, VariantChoice
 from harness.results.run_data import RunData, Unreadable, read_run
 from harness.results.store import Run, Store
 
-MANY = 1000  # runs
+# runs: fewer are read faster in one process, as starting others takes a second
+PARALLEL_FROM = 1000
 
-
-Age = Callable[[RunData], tuple[int, str]]  # sorts runs
+Age = Callable[[RunData], tuple[int, str]]  # sort key of runs, the oldest first
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The runs that differ in nothing but the seed.
+    """The runs that differ only in the seed.
 
-    `crossed` have the first values of one seed and the order of the data of another. They are not independent of the
-    others, so that all but the shares of the noise is worked out without them.
+    `crossed` runs combine the initialization of one seed with the data order of another. They are
+    not independent of the others, and are used for the variance components only.
     """
 
     label: str
@@ -41,17 +41,18 @@ class Entry:
 
     @property
     def status(self) -> str | dict[str, int]:
-        """The status that all runs share, or else how many have which."""
+        """The status of all runs if it is the same, else the number of runs by status."""
         counts = Counter(run.status for run in self.runs)
         return self.runs[0].status if len(counts) == 1 else dict(sorted(counts.items()))
 
 
 @dataclass(frozen=True)
 class StudyResults:
-    """The runs of a study that may stand in one table: those with one and the same model, data and training.
+    """The runs of a study that may be compared: those with the same model, data and training.
 
-    `levels` lists each axis's labels, the baseline's first. `left_out` counts runs of other settings, `superseded`
-    those that a newer run of the same entry and seed replaces.
+    `levels` has the labels of each axis, the baseline's first. `left_out` is the number of runs
+    with other settings, `superseded` that of runs replaced by a newer run of the same entry and
+    seed. `spec` is that of the newest run, None without runs.
     """
 
     name: str
@@ -67,12 +68,12 @@ class StudyResults:
 
     @property
     def runs(self) -> list[RunData]:
-        """All runs that the report tells of."""
+        """All runs of all entries, crossed ones included."""
         return [run for entry in self.entries for run in (*entry.runs, *entry.crossed)]
 
     @property
     def margins(self) -> dict[str, float]:
-        """How much makes no difference, by quantity, as the newest launch of these settings states it."""
+        """The equivalence margins by metric, from the newest launch with these settings."""
         for launch in reversed(self.launches):
             if launch.settings_hash == self.settings_hash and launch.equivalence_margin is not None:
                 return launch.equivalence_margin.model_dump(exclude_none=True)
@@ -83,7 +84,7 @@ class StudyResults:
         return [axis for axis, levels in self.levels.items() if len(levels) > 1]
 
     def find(self, axes: dict[str, str]) -> Entry | None:
-        """Return the entry with these labels, if there is one."""
+        """Return the entry with these labels, None if there is none."""
         return self._by_labels.get(frozenset(axes.items()))
 
     @cached_property
@@ -92,34 +93,34 @@ class StudyResults:
 
 
 def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = None) -> StudyResults:
-    """Read the runs of the newest launch's settings; what cannot be read is named, not raised.
+    """Read the runs with the newest launch's settings; files that cannot be read are listed.
 
-    Where it is said which are `wanted`, the others count as not there.
+    If `wanted` is given, all other runs are ignored.
 
     Raises:
         UserError: the study has no results.
     """
     found = _read_all(store.runs(study))
     if not found:
-        others = choices(study, store.studies())
         raise UserError(
             f"study '{study}' has no results in {store.root}; run it first: "
-            f"python -m harness run STUDY.toml ({others})"
+            f"python -m harness run STUDY.toml ({choices(study, store.studies())})"
         )
     unreadable = [run for run in found if isinstance(run, Unreadable)]
     runs = [run for run in found if isinstance(run, RunData) and (wanted is None or wanted(run))]
+    launches: list[LaunchRecord] = []
     try:
         launches = store.launches(study)
     except StoreError as error:
-        launches, unreadable = [], [*unreadable, Unreadable("launches.jsonl", str(error))]
+        unreadable.append(Unreadable("launches.jsonl", str(error)))
     if not runs:
         return StudyResults(study, "", None, {}, {}, (), 0, 0, tuple(unreadable), tuple(launches))
 
-    age = _ages(launches)
-    settings_hash = _asked_for(runs, launches, age)
-    group = [run for run in runs if run.spec.settings_hash == settings_hash]
-    newest = max(group, key=age)
-    current = _current(group, age)
+    age = _age_key(launches)
+    settings_hash = _newest_settings(runs, launches, age)
+    comparable = [run for run in runs if run.spec.settings_hash == settings_hash]
+    newest = max(comparable, key=age)
+    current = _current(comparable, age)
     levels = _levels(current, newest.spec.baseline)
     return StudyResults(
         name=study,
@@ -128,79 +129,80 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
         levels=levels,
         baseline=newest.spec.baseline,
         entries=_entries(current, levels),
-        left_out=len(runs) - len(group),
-        superseded=len(group) - len(current),
+        left_out=len(runs) - len(comparable),
+        superseded=len(comparable) - len(current),
         unreadable=tuple(unreadable),
         launches=tuple(launches),
     )
 
 
 def _read_all(runs: list[Run]) -> list[RunData | Unreadable]:
-    """Read the runs; very many on all cores, since starting processes takes a second."""
-    if len(runs) < MANY:
+    """Read the runs, in several processes if there are many."""
+    if len(runs) < PARALLEL_FROM:
         return [read_run(run) for run in runs]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as readers:
         return list(readers.map(read_run, runs, chunksize=50))
 
 
-def _asked_for(runs: list[RunData], launches: list[LaunchRecord], age: Age) -> str:
-    """Return the settings of the newest launch, also of one that found all done; without launches the newest run's."""
-    newest = max(runs, key=age)
+def _newest_settings(runs: list[RunData], launches: list[LaunchRecord], age: Age) -> str:
+    """Return the settings hash of the newest launch that has runs, else that of the newest run.
+
+    The newest launch counts even if it started no run because all were done.
+    """
     known = {run.spec.settings_hash for run in runs}
-    named = [launch.settings_hash for launch in launches if launch.settings_hash in known]
-    return str(named[-1] if named else newest.spec.settings_hash)
+    for launch in reversed(launches):
+        if launch.settings_hash in known:
+            return str(launch.settings_hash)
+    return max(runs, key=age).spec.settings_hash
 
 
-def _ages(launches: list[LaunchRecord]) -> Age:
-    """Return what sorts runs by age: the newest launch that names the run, then when it started."""
-    named = {run_id: i for i, launch in enumerate(launches) for run_id in launch.order}
-    return lambda run: (named.get(run.run_id, -1), run.started_at or "")
+def _age_key(launches: list[LaunchRecord]) -> Age:
+    """Return a sort key: the newest launch that names the run, then the time of its start."""
+    launch_of = {run_id: i for i, launch in enumerate(launches) for run_id in launch.order}
+    return lambda run: (launch_of.get(run.run_id, -1), run.started_at or "")
 
 
 def _current(runs: list[RunData], age: Age) -> list[RunData]:
-    """Keep one run of each entry and seed, and in an entry only runs with the newest one's options."""
+    """Keep the newest run of each entry and seed, and only runs with the entry's newest options."""
     options: dict[str, dict[str, VariantChoice]] = {}
     kept: dict[tuple[str, int, int], RunData] = {}
     for run in sorted(runs, key=age, reverse=True):
-        entry_id = run.spec.entry
-        if options.setdefault(entry_id, run.spec.axes) == run.spec.axes:
-            kept.setdefault((entry_id, run.seed, run.order_seed), run)
+        entry = run.spec.entry
+        if options.setdefault(entry, run.spec.axes) == run.spec.axes:
+            kept.setdefault((entry, run.seed, run.order_seed), run)
     return list(kept.values())
 
 
 def _levels(runs: Iterable[RunData], baseline: dict[str, str]) -> dict[str, tuple[str, ...]]:
-    axes = list(dict.fromkeys(axis for run in runs for axis in run.labels))
+    all_labels = [run.labels for run in runs]
+    labels_by_axis: dict[str, set[str]] = {axis: set() for labels in all_labels for axis in labels}
+    for labels in all_labels:
+        for axis, names in labels_by_axis.items():
+            names.add(labels.get(axis, ABSENT))
     return {
-        axis: tuple(
-            sorted(
-                {run.labels.get(axis, ABSENT) for run in runs},
-                key=lambda label: (label != baseline.get(axis), natural(label)),
-            )
-        )
-        for axis in axes
+        axis: tuple(sorted(names, key=lambda label: (label != baseline.get(axis), natural(label))))
+        for axis, names in labels_by_axis.items()
     }
 
 
 def natural(text: str) -> list[tuple[int, str]]:
-    """Return a sort key that puts gqa2 before gqa10."""
+    """Return a sort key that sorts gqa2 before gqa10."""
     return [(int(digits or 0), other) for digits, other in re.findall(r"(\d+)|(\D+)", text)]
 
 
 def _entries(runs: list[RunData], levels: dict[str, tuple[str, ...]]) -> tuple[Entry, ...]:
-    by_id: dict[str, list[RunData]] = {}
+    by_entry: dict[str, list[RunData]] = {}
     for run in sorted(runs, key=lambda run: (run.seed, run.order_seed)):
-        by_id.setdefault(run.spec.entry, []).append(run)
-    entries = [
-        Entry(
-            label,
-            {axis: group[0].labels.get(axis, ABSENT) for axis in levels},
-            tuple(run for run in group if run.order_seed == run.seed),
-            tuple(run for run in group if run.order_seed != run.seed),
-        )
-        for label, group in by_id.items()
-        if any(run.order_seed == run.seed for run in group)
-    ]
-    place = {axis: {label: i for i, label in enumerate(labels)} for axis, labels in levels.items()}
-    return tuple(
-        sorted(entries, key=lambda e: [place[axis][label] for axis, label in e.axes.items()])
-    )
+        by_entry.setdefault(run.spec.entry, []).append(run)
+    entries = []
+    for label, group in by_entry.items():
+        axes = {axis: group[0].labels.get(axis, ABSENT) for axis in levels}
+        paired = tuple(run for run in group if run.order_seed == run.seed)
+        crossed = tuple(run for run in group if run.order_seed != run.seed)
+        if paired:
+            entries.append(Entry(label, axes, paired, crossed))
+    position = {
+        axis: {label: i for i, label in enumerate(labels)} for axis, labels in levels.items()
+    }
+    entries.sort(key=lambda entry: [position[axis][label] for axis, label in entry.axes.items()])
+    return tuple(entries)

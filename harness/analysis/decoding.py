@@ -1,8 +1,9 @@
-"""What decoding takes with each entry, from the samples of the decode probe. Field names are those of summary.json."""
+"""Speed and memory of decoding for each entry, from the samples of the decode probe."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.analysis import intervals as statistics
+from harness.analysis import intervals
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import Median, Ratio
 from harness.analysis.metrics import baseline_of
@@ -11,10 +12,10 @@ from harness.results.run_data import DecodeSamples, DecodeSetting
 
 @dataclass(frozen=True)
 class Decoding:
-    """An entry's measures at one batch and context over the seeds that have them; None where none has.
+    """An entry's decoding at one batch and context, over the seeds that have it; None if none has.
 
-    `decode_step_s` is the time in which every sequence of the batch gets one token. The ratio is variant over baseline,
-    from the seeds that both have. `reason` is why it is not defined, for the done seeds that are not among `seeds`.
+    `decode_step_s` is the time of one token for every sequence of the batch. The ratio is variant
+    over baseline, over the seeds that both have. `reason` is why other seeds have no value.
     """
 
     batch: int
@@ -29,41 +30,44 @@ class Decoding:
 
 
 def measures(study: StudyResults, entry: Entry) -> list[Decoding]:
-    """Return an entry's measures by batch and context; none where the study asked for none."""
-    places = sorted({place for run in entry.done for place in run.decoding})
-    return [_measure(entry, baseline_of(study, entry), place) for place in places]
+    """Return an entry's decoding by batch and context; empty if the study has no decode probe."""
+    settings = sorted({setting for run in entry.done for setting in run.decoding})
+    base = baseline_of(study, entry)
+    return [_measure(entry, base, setting) for setting in settings]
 
 
-def _measure(entry: Entry, base: Entry | None, place: DecodeSetting) -> Decoding:
-    (batch, context), found = place, _defined(entry, place)
-    prefill_s = (
-        statistics.median([samples.prefill_s for samples in found.values()]) if found else None
-    )
-    decode_s = (
-        statistics.median([samples.decode_s for samples in found.values()]) if found else None
-    )
-    reasons = {run.decoding[place].reason for run in entry.done if place in run.decoding}
+def _measure(entry: Entry, base: Entry | None, setting: DecodeSetting) -> Decoding:
+    batch, context = setting
+    samples = _samples(entry, setting)
+    reasons = {run.decoding[setting].reason for run in entry.done if setting in run.decoding}
+    reason = "; ".join(sorted(filter(None, reasons))) or None
+    if not samples:
+        return Decoding(batch, context, [], None, None, None, None, None, reason)
+    prefill_s = intervals.median([one.prefill_s for one in samples.values()])
+    decode_s = intervals.median([one.decode_s for one in samples.values()])
     return Decoding(
         batch=batch,
         context=context,
-        seeds=list(found),
-        prefill_tokens_per_s=statistics.rate(batch * context, prefill_s) if prefill_s else None,
+        seeds=list(samples),
+        prefill_tokens_per_s=intervals.rate(batch * context, prefill_s),
         decode_step_s=decode_s,
-        decode_tokens_per_s=statistics.rate(batch, decode_s) if decode_s else None,
-        decode_tokens_per_s_ratio=_ratio(found, _defined(base, place)) if base else None,
-        cache_bytes=max((samples.cache_bytes for samples in found.values()), default=None),
-        reason="; ".join(sorted(filter(None, reasons))) or None,
+        decode_tokens_per_s=intervals.rate(batch, decode_s),
+        decode_tokens_per_s_ratio=_ratio(samples, _samples(base, setting)) if base else None,
+        cache_bytes=max(one.cache_bytes for one in samples.values()),
+        reason=reason,
     )
 
 
-def _defined(entry: Entry, place: DecodeSetting) -> dict[int, DecodeSamples]:
-    """Return what was measured at a place, by seed."""
-    found = {run.seed: run.decoding[place] for run in entry.done if place in run.decoding}
-    return {seed: samples for seed, samples in found.items() if samples.reason is None}
+def _samples(entry: Entry, setting: DecodeSetting) -> dict[int, DecodeSamples]:
+    """Return the samples of each run that has them, by seed."""
+    samples = {run.seed: run.decoding[setting] for run in entry.done if setting in run.decoding}
+    return {seed: one for seed, one in samples.items() if one.reason is None}
 
 
-def _ratio(found: dict[int, DecodeSamples], of_base: dict[int, DecodeSamples]) -> Ratio | None:
-    pairs = [(found[seed].decode_s, of_base[seed].decode_s) for seed in found if seed in of_base]
-    return (
-        statistics.ratio_of_medians([b for _, b in pairs], [a for a, _ in pairs]) if pairs else None
+def _ratio(samples: Mapping[int, DecodeSamples], base: Mapping[int, DecodeSamples]) -> Ratio | None:
+    seeds = [seed for seed in samples if seed in base]
+    if not seeds:
+        return None
+    return intervals.ratio_of_medians(
+        [base[seed].decode_s for seed in seeds], [samples[seed].decode_s for seed in seeds]
     )

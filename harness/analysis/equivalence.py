@@ -1,9 +1,9 @@
-"""Before a speed counts: whether a run on several processes trains the model that one process trains.
+"""Check that a run on several processes trains the same model as the single-process run.
 
-Compared are runs of the same seed that differ in the parallelism alone. What must agree: the parameters before the
-first step, to the bit; loss and gradient norm of the first steps, within the precision's tolerance; and, at the end,
-the ranks' parameters among themselves, to the bit. How far the rest of the curve deviates is told and not judged:
-training amplifies rounding errors.
+Runs of the same seed that differ only in parallelism are compared. These must agree: the parameters
+before the first step, bitwise; the loss and gradient norm of the first steps, within the tolerance
+of the precision; and the final parameters of all ranks, bitwise. Deviations of later steps are
+reported only, since training amplifies rounding errors.
 """
 
 from collections.abc import Iterable
@@ -20,44 +20,49 @@ from harness.analysis.metrics import (
 )
 from harness.results.run_data import RunData
 
-N_FIRST = 5  # steps: long enough for a wrong update to show, too short for rounding errors to grow
+N_FIRST = 5  # steps: enough to expose a wrong update, too few for rounding errors to grow
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The largest relative deviation of loss and of gradient norm in the first steps that is put down to rounding."""
+    """The largest relative deviations in the first steps that rounding explains."""
 
     loss: float
     grad_norm: float
 
 
-# Ranks add up the same numbers in another order. In fp32 (unit roundoff 6e-8) the sums of a loss then differ by some
-# 1e-7, and by up to 1e-6 after a few steps of Adam, which divides by the size of a gradient and so lifts the noise of
-# those near zero; a gradient's norm is less well conditioned than a loss. In bf16 (unit roundoff 4e-3) sharding rounds
-# embeddings and gains that one process keeps in fp32, and each gradient is rounded once for each micro-batch: measured
-# in a small model, 4e-4 of the loss and 1.5e-3 of the norm. A fault is larger: a forgotten all-reduce, another batch on
-# a rank, or an untied output projection changes the first gradient's norm by a tenth and more.
+# Ranks add the same numbers in another order. In fp32 (unit roundoff 6e-8) the losses then differ
+# by about 1e-7, and by up to 1e-6 after a few steps of Adam, which divides by the gradient's
+# magnitude and so amplifies noise in gradients near zero. Gradient norms are less well conditioned.
+# In bf16 (unit roundoff 4e-3) sharding rounds embeddings and gains that one process keeps in fp32,
+# and each gradient is rounded once per micro-batch: measured in a small model, 4e-4 of the loss and
+# 1.5e-3 of the norm. Faults are larger: a missing all-reduce, another batch on a rank, or an untied
+# output projection changes the first gradient norm by 10 % and more.
 TOLERANCES = {"fp32": Tolerance(1e-5, 1e-4), "bf16": Tolerance(2e-3, 2e-2)}
+
+# from the best to the worst
+STATUSES: tuple[EquivalenceStatus, ...] = ("not checked", "bitwise", "within tolerance", DIVERGES)
 
 
 @dataclass(frozen=True)
 class Equivalence:
-    """One seed of an entry beside the same on one process (else under the baseline's parallelism).
+    """The check of one run against the run of the same seed of the reference entry.
 
-    The deviations are the largest: relative ones of loss and gradient norm over the first `N_FIRST` steps, else
-    absolute ones of the loss, nats per token. `bitwise` means that every training loss is identical;
-    `initial_hash_equal` and `ranks_agree` (at the end) are None where a hash is missing. `reason` tells why the verdict
-    is `DIVERGES` or `not checked`; numbers are None where there is nothing to compare with.
+    `max_rel_...` are the largest relative deviations over the first `N_FIRST` steps; the other
+    deviations are absolute, nats per token. `bitwise` means that all training losses are identical.
+    `initial_hash_equal` and `ranks_agree` (after the last step) are None if a hash is missing.
+    `reason` explains the verdicts `DIVERGES` and `not checked`. Numbers are None without a
+    reference run.
     """
 
     entry: str
     against: str | None
     seed: int
-    verdict: EquivalenceStatus
-    reason: str | None
-    bitwise: bool | None
-    initial_hash_equal: bool | None
-    ranks_agree: bool | None
+    verdict: EquivalenceStatus = "not checked"
+    reason: str | None = None
+    bitwise: bool | None = None
+    initial_hash_equal: bool | None = None
+    ranks_agree: bool | None = None
     max_rel_loss_dev_first5: float | None = None
     max_rel_grad_norm_dev_first5: float | None = None
     rel_loss_tolerance: float | None = None
@@ -68,127 +73,120 @@ class Equivalence:
     abs_val_loss_dev: float | None = None
 
 
-def equivalence(study: StudyResults) -> list[Equivalence]:
-    """Check each done run that has something to be equivalent to, or that several processes trained."""
+def check(study: StudyResults) -> list[Equivalence]:
+    """Check each run that is done and has a reference entry or several processes."""
     rows = []
     for entry in study.entries:
         base = reference(study, entry)
         if base is None and world_size(entry) == 1:
             continue
-        by_seed = {run.seed: run for run in base.done} if base else {}
-        rows += [_check(entry, run, base, by_seed.get(run.seed)) for run in entry.done]
+        base_runs = {run.seed: run for run in base.done} if base else {}
+        rows += [_check(entry, run, base, base_runs.get(run.seed)) for run in entry.done]
     return rows
 
 
-def verdicts(rows: Iterable[Equivalence]) -> dict[str, EquivalenceStatus]:
-    """Return each entry's verdict: the worst of the seeds that were checked, `not checked` if none was."""
-    order: tuple[EquivalenceStatus, ...] = ("not checked", "bitwise", "within tolerance", DIVERGES)
-    found: dict[str, EquivalenceStatus] = {}
+def by_entry(rows: Iterable[Equivalence]) -> dict[str, EquivalenceStatus]:
+    """Return each entry's verdict: the worst of its seeds, `not checked` if none was checked."""
+    worst: dict[str, EquivalenceStatus] = {}
     for row in rows:
-        found[row.entry] = max(found.get(row.entry, order[0]), row.verdict, key=order.index)
-    return found
+        worst[row.entry] = max(worst.get(row.entry, STATUSES[0]), row.verdict, key=STATUSES.index)
+    return worst
 
 
 def world_size(entry: Entry) -> int:
-    """Return on how many processes the entry runs; 1 where its spec does not say."""
+    """Return the number of processes of an entry."""
     return entry.runs[0].spec.launch.world_size
 
 
 def reference(study: StudyResults, entry: Entry) -> Entry | None:
-    """Return what the entry must be equivalent to; None for that one itself, and where there is none.
+    """Return the entry that this one must be equivalent to; None if it is itself the reference.
 
-    It has the same labels but for the parallelism, and one process, or, where there is no such entry, the baseline's
-    parallelism. Of several with one process it is the baseline's, else the first.
+    It has the same labels except for the parallelism, and one process; the baseline's parallelism
+    is preferred. If no such entry exists, it is the entry with the baseline's parallelism.
     """
-    base = under_baseline_parallelism(study, entry)
-    alike = [
+    others = [
         study.find(entry.axes | {PARALLELISM: label}) for label in study.levels.get(PARALLELISM, ())
     ]
+    single = [other for other in others if other and world_size(other) == 1]
+    if not single:
+        return under_baseline_parallelism(study, entry)
     baseline = study.baseline.get(PARALLELISM)
-    single = [other for other in alike if other and world_size(other) == 1]
-    single.sort(key=lambda other: other.axes[PARALLELISM] != baseline)
-    if single:
-        return None if single[0] is entry else single[0]
-    return base
+    preferred = min(single, key=lambda other: other.axes[PARALLELISM] != baseline)
+    return None if preferred is entry else preferred
 
 
 def _check(entry: Entry, run: RunData, base: Entry | None, other: RunData | None) -> Equivalence:
-    final = run.probes.final_hashes if run.probes else None
-    ranks_agree = len(set(final)) == 1 if final else None
+    final_hashes = run.measured.final_hashes
     row = Equivalence(
-        entry.label,
-        base.label if base else None,
-        run.seed,
-        "not checked",
-        None,
-        None,
-        None,
-        ranks_agree,
+        entry=entry.label,
+        against=base.label if base else None,
+        seed=run.seed,
+        ranks_agree=len(set(final_hashes)) == 1 if final_hashes else None,
     )
     if other is not None:
-        row = _compared(row, run, other)
+        row = _compare(row, run, other)
     faults = _faults(row)
     if faults:
         return replace(row, verdict=DIVERGES, reason="; ".join(faults))
     if other is None:
-        what = (
-            f"{base.label} of seed {run.seed} is not done"
-            if base
-            else "no entry on one process in the study"
-        )
-        return replace(row, reason=what)
+        missing = "no single-process entry in the study"
+        if base:
+            missing = f"{base.label} of seed {run.seed} is not done"
+        return replace(row, reason=missing)
     if row.bitwise:
         return replace(row, verdict="bitwise")
-    if _dropout(run):
-        return replace(
-            row, reason="dropout: each rank drops other activations, so only the start was compared"
-        )
+    if run.spec.model.dropout:
+        reason = "dropout: ranks draw different masks, so only the initial parameters were compared"
+        return replace(row, reason=reason)
     return replace(row, verdict="within tolerance")
 
 
-def _compared(row: Equivalence, run: RunData, other: RunData) -> Equivalence:
-    n, first = min(len(run.steps), len(other.steps)), slice(0, N_FIRST)
-    losses, losses_base = run.steps.loss[:n], other.steps.loss[:n]
-    norms, norms_base = run.steps.grad_norm[:n], other.steps.grad_norm[:n]
-    deviation = np.abs(losses - losses_base)
-    hashes = (run.measured.initial_hash, other.measured.initial_hash)
+def _compare(row: Equivalence, run: RunData, other: RunData) -> Equivalence:
+    n_steps = min(len(run.steps), len(other.steps))
+    losses = run.steps.loss[:n_steps]
+    base_losses = other.steps.loss[:n_steps]
+    grad_norms = run.steps.grad_norm[:N_FIRST]
+    base_grad_norms = other.steps.grad_norm[:N_FIRST]
+    deviations = np.abs(losses - base_losses)
+    initial_hash = run.measured.initial_hash
+    base_hash = other.measured.initial_hash
     precision = run.measured.communication_dtype or run.spec.train.precision
-    tolerance = None if _dropout(run) else TOLERANCES[precision]
+    tolerance = None if run.spec.model.dropout else TOLERANCES[precision]
+    n_first = min(n_steps, N_FIRST)
     return replace(
         row,
-        bitwise=len(run.steps) == len(other.steps) and bool(np.array_equal(losses, losses_base)),
-        initial_hash_equal=hashes[0] == hashes[1] if all(hashes) else None,
-        max_rel_loss_dev_first5=_relative(losses[first], losses_base[first]),
-        max_rel_grad_norm_dev_first5=_relative(norms[first], norms_base[first]),
+        bitwise=len(run.steps) == len(other.steps) and bool(np.array_equal(losses, base_losses)),
+        initial_hash_equal=initial_hash == base_hash if initial_hash and base_hash else None,
+        max_rel_loss_dev_first5=_relative(losses[:n_first], base_losses[:n_first]),
+        max_rel_grad_norm_dev_first5=_relative(grad_norms[:n_first], base_grad_norms[:n_first]),
         rel_loss_tolerance=tolerance.loss if tolerance else None,
         rel_grad_norm_tolerance=tolerance.grad_norm if tolerance else None,
-        abs_loss_dev_first=float(deviation[0]),
-        abs_loss_dev_last=float(deviation[-1]),
-        max_abs_loss_dev=float(deviation.max()),
+        abs_loss_dev_first=float(deviations[0]),
+        abs_loss_dev_last=float(deviations[-1]),
+        max_abs_loss_dev=float(deviations.max()),
         abs_val_loss_dev=float(abs(run.evals.val_loss[-1] - other.evals.val_loss[-1])),
     )
 
 
-def _relative(values: np.ndarray, right: np.ndarray) -> float:
-    return float(np.max(np.abs(values - right) / np.maximum(np.abs(right), np.finfo(float).tiny)))
-
-
-def _dropout(run: RunData) -> bool:
-    return bool(run.spec.model.dropout)
+def _relative(values: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest relative deviation."""
+    scale = np.maximum(np.abs(expected), np.finfo(float).tiny)
+    return float(np.max(np.abs(values - expected) / scale))
 
 
 def _faults(row: Equivalence) -> list[str]:
-    """Return what keeps a run from being the same training; a deviation that is no number is one."""
+    """Return the reasons why a run diverges. A deviation that is NaN is one."""
     faults = []
     if row.initial_hash_equal is False:
-        faults.append("it starts from other parameters")
-    for what, found, most in (
+        faults.append("its initial parameters differ")
+    for quantity, deviation, tolerance in (
         ("loss", row.max_rel_loss_dev_first5, row.rel_loss_tolerance),
         ("gradient norm", row.max_rel_grad_norm_dev_first5, row.rel_grad_norm_tolerance),
     ):
-        if found is not None and most is not None and not found <= most:
+        if deviation is not None and tolerance is not None and not deviation <= tolerance:
             faults.append(
-                f"{what} of the first {N_FIRST} steps deviates by {found:.1e}, more than {most:.0e}"
+                f"{quantity} of the first {N_FIRST} steps deviates by {deviation:.1e}, "
+                f"more than {tolerance:.0e}"
             )
     if row.ranks_agree is False:
         faults.append("its ranks ended with different parameters")

@@ -1,8 +1,8 @@
-"""The loss at lengths that were not trained, from the length probe. Field names are those of summary.json."""
+"""The loss at sequence lengths other than the trained one, from the length probe."""
 
 from dataclasses import dataclass
 
-from harness.analysis import intervals as statistics
+from harness.analysis import intervals
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import Mean
 from harness.analysis.metrics import baseline_of
@@ -11,10 +11,10 @@ from harness.results.run_data import LengthLosses
 
 @dataclass(frozen=True)
 class LengthLoss:
-    """An entry's loss at one length over the seeds that have it; None where none has.
+    """An entry's loss at one length, over the seeds that have it; None if none has.
 
-    The difference is variant minus baseline, from the seeds that both have. `reason` is why it is not defined, for the
-    done seeds that are not among `seeds`.
+    The difference is variant minus baseline, over the seeds that both have. `reason` is why other
+    seeds have no value.
     """
 
     length: int
@@ -26,35 +26,37 @@ class LengthLoss:
 
 
 def measures(study: StudyResults, entry: Entry) -> list[LengthLoss]:
-    """Return an entry's losses by length; none where the study asked for none."""
+    """Return an entry's losses by length; empty if the study has no length probe."""
     lengths = sorted({length for run in entry.done for length in run.lengths})
-    return [_measure(entry, baseline_of(study, entry), length) for length in lengths]
+    base = baseline_of(study, entry)
+    return [_measure(entry, base, length) for length in lengths]
 
 
 def _measure(entry: Entry, base: Entry | None, length: int) -> LengthLoss:
-    found = _losses(entry, length)
-    pair = statistics.paired(found, _losses(base, length)) if base else None
-    asked = [run.lengths[length] for run in entry.done if length in run.lengths]
+    losses = _losses(entry, length)
+    pair = intervals.paired(losses, _losses(base, length)) if base else None
+    probed = [run.lengths[length] for run in entry.done if length in run.lengths]
+    reasons = {probe.reason for probe in probed if probe.reason}
     return LengthLoss(
         length=length,
-        seeds=list(found),
-        val_loss=statistics.mean(list(found.values())) if found else None,
+        seeds=list(losses),
+        val_loss=intervals.mean(list(losses.values())) if losses else None,
         val_loss_difference=pair.difference if pair else None,
-        windows=max(at.windows for at in asked) or None,
-        reason="; ".join(sorted({at.reason for at in asked if at.reason})) or None,
+        windows=max(probe.windows for probe in probed) or None,
+        reason="; ".join(sorted(reasons)) or None,
     )
 
 
 def defined(entry: Entry, length: int) -> dict[int, LengthLosses]:
-    """Return what was measured at a length, by seed."""
-    found = {run.seed: run.lengths[length] for run in entry.done if length in run.lengths}
-    return {seed: at for seed, at in found.items() if at.reason is None}
+    """Return the losses of each run that has them at this length, by seed."""
+    losses = {run.seed: run.lengths[length] for run in entry.done if length in run.lengths}
+    return {seed: one for seed, one in losses.items() if one.reason is None}
 
 
 def _losses(entry: Entry, length: int) -> dict[int, float]:
-    return {seed: at.val_loss for seed, at in defined(entry, length).items()}
+    return {seed: losses.val_loss for seed, losses in defined(entry, length).items()}
 
 
 def positions(length: int, n_bins: int) -> list[tuple[int, int]]:
-    """Return the first and the last position, counted from 1, of each of the length probe's equal bins."""
+    """Return the first and the last position, counted from 1, of each of the probe's equal bins."""
     return [(i * length // n_bins + 1, (i + 1) * length // n_bins) for i in range(n_bins)]

@@ -1,7 +1,8 @@
-"""The matrix as a factorial design: what each axis does by itself, and whether two axes do more together.
+"""The matrix as a factorial design: main effects of each axis and interactions of two axes.
 
-A linear model with the seed as a block: value = seed + what each level does + what each pair of levels does beyond that
-+ noise (Montgomery 2017, chapters 4 and 5). What three axes do together counts as noise. Pure functions of numbers.
+A linear model with the seed as a block: value = seed + effect of each level + effect of each pair
+of levels + noise (Montgomery 2017, chapters 4 and 5). Interactions of three axes count as noise.
+All functions are pure functions of numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,84 +13,92 @@ import numpy as np
 
 from harness.analysis.intervals import TAIL, Bounds
 
-Levels = Mapping[str, Sequence[str]]  # of each axis, the baseline's first
-Cell = tuple[str, ...]  # a level of each axis, in the axes' order
-ROUNDING = 1e-9  # of nats, or of logarithms
+Levels = Mapping[str, Sequence[str]]  # axis -> its levels, the baseline's first
+Cell = tuple[str, ...]  # one level of each axis, in the order of the axes
+Level = tuple[str, str]  # axis and label
+ROUNDING = 1e-9  # nats, or logarithms: smaller standard errors count as 0
+ESTIMABLE = 1e-6  # largest deviation of an estimable contrast from its projection
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What `levels` change against the baseline's levels on their axes, in the mean over all levels of other axes.
+    """The effect of `levels` relative to the baseline's levels, averaged over the other axes.
 
-    Of one axis it is a main effect. Of two it is the interaction: what both levels do beyond the sum of what each does.
-    `ci95` and `p` are None where nothing tells of the noise; all is None where the runs cannot tell it from others.
-    `se` is the standard error of the estimate.
+    One axis gives a main effect; two give their interaction: the effect of both levels beyond the
+    sum of each. `se` is the standard error. `se`, `ci95` and `p` are None if no degrees of freedom
+    remain for the noise; all are None if the effect is confounded with others.
     """
 
     levels: dict[str, str]
-    estimate: float | None
-    se: float | None
-    ci95: Bounds | None
-    p: float | None
+    estimate: float | None = None
+    se: float | None = None
+    ci95: Bounds | None = None
+    p: float | None = None
 
 
 @dataclass(frozen=True)
 class Effects:
-    """All effects, and what they rest on; `missing` are cells of the matrix that have no runs."""
+    """All effects of a design; `missing` are cells of the matrix without a run.
+
+    `noise` is the residual standard deviation of a run, without the part of its seed.
+    """
 
     main: list[Effect]
     interactions: list[Effect]
     n_runs: int
     degrees_of_freedom: int
-    noise: float | None  # standard deviation of a run, seeds' own part taken off
+    noise: float | None
     missing: list[Cell]
 
 
 def estimate(values: Mapping[Cell, Mapping[int, float]], levels: Levels) -> Effects:
-    """Fit the values of each cell by seed, and read the effects off the fit; cells and seeds may be missing."""
+    """Fit the model to each cell's values by seed, by least squares; values may be missing."""
     axes = {axis: list(names) for axis, names in levels.items() if len(names) > 1}
-    places = [i for i, axis in enumerate(levels) if axis in axes]
-    observed = [
-        (tuple(cell[i] for i in places), seed, y)
-        for cell, by_seed in values.items()
-        for seed, y in by_seed.items()
-    ]
-    seeds = sorted({seed for _, seed, _ in observed})
+    varying = [i for i, axis in enumerate(levels) if axis in axes]
+    cells: list[Cell] = []
+    seeds_of_rows: list[int] = []
+    observed: list[float] = []
+    for cell, by_seed in values.items():
+        for seed, value in by_seed.items():
+            cells.append(tuple(cell[i] for i in varying))
+            seeds_of_rows.append(seed)
+            observed.append(value)
+    y = np.array(observed)
+    seeds = sorted(set(seeds_of_rows))
     design = _Design(axes)
-    x = np.zeros((len(observed), design.n_columns + len(seeds)))
-    x[:, : design.n_columns] = design.rows([cell for cell, *_ in observed])
-    x[range(len(observed)), [design.n_columns + seeds.index(seed) for _, seed, _ in observed]] = 1
-    y = np.array([value for *_, value in observed])
-    inverse, rank = _inverse(x.T @ x)
-    known = inverse @ x.T @ x  # a contrast that this leaves as it is can be told from the runs
+    n_terms = design.n_columns
+
+    x = np.zeros((len(y), n_terms + len(seeds)))
+    x[:, :n_terms] = design.matrix(cells)
+    column_of_seed = {seed: n_terms + i for i, seed in enumerate(seeds)}
+    x[np.arange(len(y)), [column_of_seed[seed] for seed in seeds_of_rows]] = 1
+    inverse, rank = _pseudo_inverse(x.T @ x)
+    projection = inverse @ x.T @ x  # leaves estimable contrasts unchanged
     fitted = inverse @ x.T @ y
     df = len(y) - rank
     variance = float(((y - x @ fitted) ** 2).sum() / df) if df > 0 else None
 
-    contrasts = np.hstack([design.contrasts(), np.zeros((design.n_columns, len(seeds)))])
+    contrasts = np.hstack([design.contrasts(), np.zeros((n_terms, len(seeds)))])
     estimates = contrasts @ fitted
-    unknown = (
-        np.abs(contrasts - contrasts @ known).max(axis=1, initial=0) > 1e-6
-    )  # other effects would explain the same runs
+    deviations = np.abs(contrasts - contrasts @ projection).max(axis=1, initial=0)
     variances = np.einsum("ij,jk,ik->i", contrasts, inverse, contrasts, optimize=True)
 
-    def effect(*levels: tuple[str, str]) -> Effect:
-        i = design.place[levels]
-        if not len(y) or unknown[i]:
-            return Effect(dict(levels), None, None, None, None)
-        value = float(estimates[i])
+    def effect(column: int, *term: Level) -> Effect:
+        if not len(y) or deviations[column] > ESTIMABLE:
+            return Effect(dict(term))
+        value = float(estimates[column])
         if variance is None:
-            return Effect(dict(levels), value, None, None, None)
-        se = float(np.sqrt(variance * variances[i]))
-        return Effect(dict(levels), value, se, *_interval(value, se, df))
+            return Effect(dict(term), value)
+        se = float(np.sqrt(variance * variances[column]))
+        bounds, p = _t_interval(value, se, df)
+        return Effect(dict(term), value, se, bounds, p)
 
-    seen = {cell for cell, *_ in observed}
+    seen = set(cells)
     return Effects(
-        main=[effect((axis, name)) for axis, names in axes.items() for name in names[1:]],
+        main=[effect(i, level) for i, level in enumerate(design.levels)],
         interactions=[
-            effect((a, one), (b, other))
-            for a, b in combinations(axes, 2)
-            for one, other in product(axes[a][1:], axes[b][1:])
+            effect(column, design.levels[i], design.levels[j])
+            for column, i, j in design.pairs_by_axes()
         ],
         n_runs=len(y),
         degrees_of_freedom=df,
@@ -98,58 +107,59 @@ def estimate(values: Mapping[Cell, Mapping[int, float]], levels: Levels) -> Effe
     )
 
 
-def _inverse(gram: np.ndarray) -> tuple[np.ndarray, int]:
+def _pseudo_inverse(gram: np.ndarray) -> tuple[np.ndarray, int]:
     """Return the pseudo-inverse of a symmetric matrix, and its rank."""
     values, vectors = np.linalg.eigh(gram)
     kept = values > np.finfo(float).eps * len(values) * values.max(initial=0.0)
     return (vectors[:, kept] / values[kept]) @ vectors[:, kept].T, int(kept.sum())
 
 
-def _interval(value: float, se: float, df: int) -> tuple[Bounds, float]:
+def _t_interval(value: float, se: float, df: int) -> tuple[Bounds, float]:
+    """Return the 95 % interval of an estimate, and the p-value of the t test that it is 0."""
     from scipy.special import stdtr, stdtrit
 
-    if se <= ROUNDING:  # there is no noise
+    if se <= ROUNDING:
         return (value, value), 0.0 if abs(value) > ROUNDING else 1.0
     half = float(stdtrit(df, 1 - TAIL)) * se
     return (value - half, value + half), 2 * float(stdtr(df, -abs(value) / se))
 
 
 class _Design:
-    """Columns of the model: 1 for each level beyond the baseline's, and for each pair of them on two axes."""
+    """The columns of the model: each level but the baseline's, then each pair on two axes."""
 
     def __init__(self, axes: Levels) -> None:
-        self.axes = axes
-        self.singles = [(axis, name) for axis, names in axes.items() for name in names[1:]]
-        self.pairs = [(a, b) for a, b in combinations(self.singles, 2) if a[0] != b[0]]
-        self.place = {
-            term: i for i, term in enumerate([*((level,) for level in self.singles), *self.pairs])
-        }
-        self.n_columns = len(self.place)
+        self.axes = list(axes)
+        self.n_levels = {axis: len(names) for axis, names in axes.items()}
+        self.levels = [(axis, name) for axis, names in axes.items() for name in names[1:]]
+        pairs = combinations(range(len(self.levels)), 2)
+        self.pairs = [(i, j) for i, j in pairs if self.levels[i][0] != self.levels[j][0]]
+        self.n_columns = len(self.levels) + len(self.pairs)
 
-    def rows(self, cells: Sequence[Cell]) -> np.ndarray:
-        """Return the columns of each cell, (n_cells, n_columns)."""
-        has = np.array(
-            [
-                [
-                    cell[i] == name
-                    for i, names in enumerate(self.axes.values())
-                    for name in names[1:]
-                ]
-                for cell in cells
-            ],
-            dtype=float,
-        ).reshape(len(cells), len(self.singles))
-        a, b = ([self.place[pair[side],] for pair in self.pairs] for side in (0, 1))
-        return np.hstack([has, has[:, a] * has[:, b]])
+    def pairs_by_axes(self) -> list[tuple[int, int, int]]:
+        """Return the column and the two levels of each pair, grouped by their axes."""
+        columns = [(len(self.levels) + k, i, j) for k, (i, j) in enumerate(self.pairs)]
+        order = {pair: k for k, pair in enumerate(combinations(self.axes, 2))}
+        return sorted(columns, key=lambda c: order[self.levels[c[1]][0], self.levels[c[2]][0]])
+
+    def matrix(self, cells: Sequence[Cell]) -> np.ndarray:
+        """Return the columns of each cell, (n_cells, n_columns), of zeros and ones."""
+        has_level = np.zeros((len(cells), len(self.levels)))
+        for row, cell in enumerate(cells):
+            labels = dict(zip(self.axes, cell, strict=True))
+            has_level[row] = [labels[axis] == name for axis, name in self.levels]
+        first = [i for i, _ in self.pairs]
+        second = [j for _, j in self.pairs]
+        return np.hstack([has_level, has_level[:, first] * has_level[:, second]])
 
     def contrasts(self) -> np.ndarray:
-        """Return what tells each term from the baseline's levels, in the mean over all levels of the other axes.
+        """Return each term's contrast with the baseline's levels, averaged over the other axes.
 
-        Of one level, that is its own column and, for each level of another axis, its share of the pair's column; of
-        two, only what they do beyond their sum. A row for each term, in the order of the columns.
+        The contrast of a level is its own column plus, for each level of another axis, that level's
+        fraction of the pair's column. The contrast of a pair is its own column. One row per column.
         """
-        found = np.eye(self.n_columns)
-        for pair in self.pairs:
-            for level, (axis, _) in (pair, reversed(pair)):
-                found[self.place[level,], self.place[pair]] = 1 / len(self.axes[axis])
-        return found
+        contrasts = np.eye(self.n_columns)
+        for k, (i, j) in enumerate(self.pairs):
+            column = len(self.levels) + k
+            contrasts[i, column] = 1 / self.n_levels[self.levels[j][0]]
+            contrasts[j, column] = 1 / self.n_levels[self.levels[i][0]]
+        return contrasts

@@ -1,6 +1,6 @@
-"""The questions that a study asks of its runs, put to `verdicts` and `effects`: loss, throughput and memory.
+"""Test the hypotheses of a study: each entry against its baseline and each effect, in each metric.
 
-Throughput and memory are compared as logarithms, so that a factor of two up is as far as one down.
+Throughput and memory are compared as logarithms, so that a factor of 2 counts the same up and down.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -9,16 +9,15 @@ from typing import Literal
 
 import numpy as np
 
-from harness.analysis import factorial as effects
-from harness.analysis import significance as verdicts
+from harness.analysis import factorial, significance
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.factorial import Effect, Effects
+from harness.analysis.intervals import paired_differences
 from harness.analysis.metrics import PARALLELISM, baseline_of
 from harness.analysis.significance import SignificanceResult, VerdictName
 from harness.results.run_data import RunData
 
 Quantity = Literal["val_loss", "tokens_per_s", "peak_memory"]
-
 
 METRIC_NAMES: Mapping[Quantity, str] = {
     "val_loss": "validation loss",
@@ -29,29 +28,34 @@ METRIC_NAMES: Mapping[Quantity, str] = {
 
 @dataclass(frozen=True)
 class Metric:
-    """A quantity of a run, None where the run has none; and which way is better."""
+    """A quantity to test: its value for a run (None if the run has none) and its direction."""
 
-    of: Callable[[RunData], float | None]
+    value: Callable[[RunData], float | None]
     lower_is_better: bool
+
+
+def _final_loss(run: RunData) -> float:
+    return float(run.evals.val_loss[-1])
 
 
 def _log_speed(run: RunData) -> float | None:
     return -float(np.log(np.median(run.timed_step_s))) if len(run.timed_step_s) else None
 
 
+def _log_peak_memory(run: RunData) -> float:
+    return float(np.log(max(rank.peak for rank in run.measured.memory)))
+
+
 METRICS: Mapping[Quantity, Metric] = {
-    "val_loss": Metric(lambda run: float(run.evals.val_loss[-1]), lower_is_better=True),
+    "val_loss": Metric(_final_loss, lower_is_better=True),
     "tokens_per_s": Metric(_log_speed, lower_is_better=False),
-    "peak_memory": Metric(
-        lambda run: float(np.log(max(rank.peak for rank in run.measured.memory))),
-        lower_is_better=True,
-    ),
+    "peak_memory": Metric(_log_peak_memory, lower_is_better=True),
 }
 
 
 @dataclass(frozen=True)
 class TestedEffect:
-    """An effect of the design, with its verdict; `p_holm` is corrected for all main effects, or all interactions."""
+    """An effect and its verdict; `p_holm` is adjusted for all main effects, or all interactions."""
 
     effect: Effect
     p_holm: float | None
@@ -60,7 +64,10 @@ class TestedEffect:
 
 @dataclass(frozen=True)
 class MetricTests:
-    """All that is asked about one quantity: every entry against its baseline, and every effect of the design."""
+    """All tests of one metric: entries against their baseline, and the effects of the design.
+
+    `margin` is the equivalence margin in the metric's unit: nats per token, or a logarithm.
+    """
 
     quantity: Quantity
     margin: float | None
@@ -73,113 +80,119 @@ class MetricTests:
 def test_hypotheses(
     study: StudyResults, diverging: Collection[str] = ()
 ) -> dict[Quantity, MetricTests]:
-    """Answer what a study asks; entries that are `diverging` train another model and are asked nothing."""
-    return {
-        quantity: _judgement(study, diverging, quantity, question, margin_of(study, quantity))
-        for quantity, question in METRICS.items()
-    }
+    """Test all metrics. Entries that are `diverging` (by label) are omitted."""
+    entries = [entry for entry in study.entries if entry.label not in diverging]
+    return {quantity: _test_metric(study, entries, quantity) for quantity in METRICS}
 
 
 def margin_of(study: StudyResults, quantity: Quantity) -> float | None:
-    """Return how much makes no difference, in nats or as a logarithm; None where the study does not say."""
+    """Return the equivalence margin, in nats or as a logarithm; None if the study states none."""
     margin = study.margins.get(quantity)
     return margin if margin is None or quantity == "val_loss" else float(np.log1p(margin))
 
 
-def _judgement(
-    study: StudyResults,
-    diverging: Collection[str],
-    quantity: Quantity,
-    question: Metric,
-    margin: float | None,
-) -> MetricTests:
-    entries = [entry for entry in study.entries if entry.label not in diverging]
-    found: dict[str, SignificanceResult] = {}
-    for group in _families(study, entries) if quantity == "val_loss" else [entries]:
-        differences = {entry.label: _differences(study, entry, question) for entry in group}
-        asked = {label: values for label, values in differences.items() if values}
-        found |= verdicts.test_family(asked, margin, question.lower_is_better)
-    design = _design(study, entries, quantity, question)
+def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) -> MetricTests:
+    metric = METRICS[quantity]
+    margin = margin_of(study, quantity)
+    results: dict[str, SignificanceResult] = {}
+    for family in _families(study, entries) if quantity == "val_loss" else [entries]:
+        differences = {entry.label: _differences(study, entry, metric) for entry in family}
+        tested = {label: values for label, values in differences.items() if values}
+        results |= significance.test_family(tested, margin, metric.lower_is_better)
+    design = _design(study, entries, quantity)
+    df = design.degrees_of_freedom
     return MetricTests(
         quantity=quantity,
         margin=margin,
-        entries=found,
+        entries=results,
         design=design,
-        main=_levels(design.main, margin, question, design.degrees_of_freedom),
-        interactions=_levels(design.interactions, margin, question, design.degrees_of_freedom),
+        main=_test_effects(design.main, margin, metric, df),
+        interactions=_test_effects(design.interactions, margin, metric, df),
     )
 
 
 def _families(study: StudyResults, entries: list[Entry]) -> list[list[Entry]]:
-    """Return whose losses are asked about together: under another parallelism that is the same question once more.
+    """Return the families of tests of the loss, one for each parallelism.
 
-    Whether the parallelism by itself changes the loss is a question of its own.
+    The same variant under another parallelism repeats a hypothesis. Entries that differ from the
+    baseline only in parallelism form a family of their own.
     """
-    groups: dict[str, list[Entry]] = {}
+    families: dict[str, list[Entry]] = {}
     for entry in entries:
         base = baseline_of(study, entry)
-        alone = base is not None and {**entry.axes, PARALLELISM: ""} == {
-            **base.axes,
-            PARALLELISM: "",
-        }
-        groups.setdefault("" if alone else entry.axes.get(PARALLELISM, ""), []).append(entry)
-    return list(groups.values())
+        only_parallelism = base is not None and _without_parallelism(entry) == _without_parallelism(
+            base
+        )
+        name = "" if only_parallelism else entry.axes.get(PARALLELISM, "")
+        families.setdefault(name, []).append(entry)
+    return list(families.values())
 
 
-def values(entry: Entry, question: Metric) -> dict[int, float]:
-    """Return the quantity of each done run that has it, by seed."""
-    return {run.seed: value for run in entry.done if (value := question.of(run)) is not None}
+def _without_parallelism(entry: Entry) -> dict[str, str]:
+    return {axis: label for axis, label in entry.axes.items() if axis != PARALLELISM}
 
 
-def _differences(study: StudyResults, entry: Entry, question: Metric) -> list[float]:
+def values(entry: Entry, metric: Metric) -> dict[int, float]:
+    """Return the metric of each run that is done and has it, by seed."""
+    by_seed = {}
+    for run in entry.done:
+        value = metric.value(run)
+        if value is not None:
+            by_seed[run.seed] = value
+    return by_seed
+
+
+def _differences(study: StudyResults, entry: Entry, metric: Metric) -> list[float]:
     base = baseline_of(study, entry)
     if base is None:
         return []
-    own, other = values(entry, question), values(base, question)
-    return [own[seed] - other[seed] for seed in sorted(own.keys() & other.keys())]
+    return list(paired_differences(values(entry, metric), values(base, metric)).values())
 
 
-def _design(
-    study: StudyResults, entries: list[Entry], quantity: Quantity, question: Metric
-) -> Effects:
-    """Estimate the effects. Of losses one parallelism counts: the others repeat its runs, and tell nothing of noise."""
+def _design(study: StudyResults, entries: list[Entry], quantity: Quantity) -> Effects:
+    """Estimate the effects on a metric.
+
+    Those on the loss use the baseline's parallelism only: the other entries repeat its runs, and
+    would make the noise look smaller than it is.
+    """
     levels = {axis: list(names) for axis, names in study.levels.items()}
-    usual = study.baseline.get(PARALLELISM)
-    if quantity == "val_loss" and usual in levels.get(PARALLELISM, ()):
-        entries = [entry for entry in entries if entry.axes[PARALLELISM] == usual]
-        levels[PARALLELISM] = [name for name in levels[PARALLELISM] if name == usual]
-    cells = {
-        tuple(entry.axes[axis] for axis in levels): values(entry, question) for entry in entries
-    }
-    return effects.estimate({cell: values for cell, values in cells.items() if values}, levels)
+    baseline = study.baseline.get(PARALLELISM)
+    if quantity == "val_loss" and baseline in levels.get(PARALLELISM, ()):
+        entries = [entry for entry in entries if entry.axes[PARALLELISM] == baseline]
+        levels[PARALLELISM] = [name for name in levels[PARALLELISM] if name == baseline]
+    cells = {}
+    for entry in entries:
+        cell = tuple(entry.axes[axis] for axis in levels)
+        cells[cell] = values(entry, METRICS[quantity])
+    return factorial.estimate({cell: found for cell, found in cells.items() if found}, levels)
 
 
-def _levels(
-    found: list[Effect], margin: float | None, question: Metric, df: int
+def _test_effects(
+    effects: list[Effect], margin: float | None, metric: Metric, df: int
 ) -> list[TestedEffect]:
-    keys = range(len(found))
-    p = {i: one.p for i, one in zip(keys, found, strict=True) if one.p is not None}
-    equivalent = {i: _p_within(found[i], margin, df) for i in p}
-    holm, holm_equivalent = verdicts.holm_adjust(p), verdicts.holm_adjust(equivalent)
-
-    def level(i: int) -> TestedEffect:
-        one = found[i]
-        if i not in p or one.estimate is None:
-            return TestedEffect(one, None, None)
-        word = verdicts.classify(
-            one.estimate, holm[i], holm_equivalent[i], question.lower_is_better
+    p = {i: effect.p for i, effect in enumerate(effects) if effect.p is not None}
+    p_equivalent = {i: _equivalence_pvalue(effects[i], margin, df) for i in p}
+    p_holm = significance.holm_adjust(p)
+    p_equivalent_holm = significance.holm_adjust(p_equivalent)
+    tested = []
+    for i, effect in enumerate(effects):
+        if i not in p or effect.estimate is None:
+            tested.append(TestedEffect(effect, None, None))
+            continue
+        verdict = significance.classify(
+            effect.estimate, p_holm[i], p_equivalent_holm[i], metric.lower_is_better
         )
-        return TestedEffect(one, holm[i], word)
+        tested.append(TestedEffect(effect, p_holm[i], verdict))
+    return tested
 
-    return [level(i) for i in keys]
 
-
-def _p_within(effect: Effect, margin: float | None, df: int) -> float:
+def _equivalence_pvalue(effect: Effect, margin: float | None, df: int) -> float:
+    """Return the p-value of two one-sided t tests that an effect is within the margin."""
     from scipy.special import stdtr
 
     if margin is None or effect.se is None or effect.estimate is None:
         return 1.0
-    beyond = abs(effect.estimate) - margin
-    return (
-        float(stdtr(df, beyond / effect.se)) if effect.se > effects.ROUNDING else float(beyond >= 0)
-    )
+    excess = abs(effect.estimate) - margin
+    if effect.se <= factorial.ROUNDING:
+        return float(excess >= 0)
+    return float(stdtr(df, excess / effect.se))

@@ -1,6 +1,6 @@
-"""What the runs of a study amount to, unrounded: results of each entry, comparisons with the baseline.
+"""Measure each entry of a study and compare it with the baseline. Only runs that are done count.
 
-Only runs that are done count. Field names are those of summary.json.
+Numbers are unrounded. The fields of the records are keys of summary.json and columns of the tables.
 """
 
 from collections.abc import Container, Iterable
@@ -9,22 +9,24 @@ from typing import Literal
 
 import numpy as np
 
-from harness.analysis import intervals as statistics
+from harness.analysis import intervals
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import Mean, Median, Ratio
+from harness.results.records import RankMemory
 from harness.results.run_data import RunData
 
 PARALLELISM = "parallelism"  # the axis whose variants must train the same model
 EquivalenceStatus = Literal["bitwise", "within tolerance", "DIVERGES", "not checked"]
 DIVERGES: EquivalenceStatus = "DIVERGES"
-CATEGORIES = ("parameters", "gradients", "optimizer", "activations", "other")
+CATEGORIES = ("parameters", "gradients", "optimizer", "activations", "other")  # of memory
 
 
 @dataclass(frozen=True)
 class Result:
-    """An entry's measures over its done runs; None where there is none. `memory` is that of the fullest rank.
+    """The measurements of an entry; None if it has none. `memory` is that of the fullest rank.
 
-    Where `equivalence` is `DIVERGES`, the entry trains another model than it says, and its speed is no measure of it.
+    If `equivalence` is `DIVERGES`, the entry does not reproduce the single-process run, and the
+    report omits its speed.
     """
 
     entry: str
@@ -38,7 +40,7 @@ class Result:
     tokens_per_s: Median | None
     step_s: Median | None
     peak_memory_bytes: int | None
-    memory: dict[str, int | None] | None
+    memory: RankMemory | None
     parameters: int
     flops_per_token: float
     peak_flops: float | None
@@ -47,11 +49,12 @@ class Result:
 
 @dataclass(frozen=True)
 class BaselineComparison:
-    """An entry beside its baseline, over the seeds that both have done; `differs` names the axes on which they differ.
+    """An entry compared with its baseline, over the seeds that both have done.
 
-    `val_loss_difference` is variant minus baseline; the ratios are variant over baseline. `excludes_zero` is None
-    where a single seed gives no interval. Where `speed_diverges`, one of the two trains another model than it says, and
-    there is no ratio of speeds.
+    `differs` names the axes on which they differ. `val_loss_difference` is variant minus baseline;
+    the ratios are variant over baseline. `excludes_zero` is None for a single seed, which has no
+    interval. `speed_diverges` means that one of the two fails the equivalence check; the ratio
+    of speeds is then None.
     """
 
     entry: str
@@ -66,110 +69,119 @@ class BaselineComparison:
     peak_memory_ratio: float | None
 
 
-def result(entry: Entry, verdict: EquivalenceStatus | None = None) -> Result:
-    """Measure one entry; `verdict` is that of its equivalence, None where there is nothing to be equivalent to."""
-    done, expected = entry.done, entry.runs[0].spec.expected
-    step_s = timed(done) if verdict != DIVERGES else []
-    median = statistics.median(step_s) if step_s else None
-    tokens_per_s = statistics.rate(int(done[0].steps.tokens[0]), median) if median else None
-    flops = done[0].measured.flops_per_token if done else expected.flops_per_token
+def result(entry: Entry, status: EquivalenceStatus | None = None) -> Result:
+    """Measure one entry; `status` is that of its equivalence check, None without a reference."""
+    done = entry.done
+    cost = done[0].measured if done else entry.runs[0].spec.expected
+    step_samples = timed(done) if status != DIVERGES else []
+    step_s = intervals.median(step_samples) if step_samples else None
+    tokens_per_s = intervals.rate(int(done[0].steps.tokens[0]), step_s) if step_s else None
     peak = peak_flops(done)
     fullest = max(
         (rank for run in done for rank in run.measured.memory),
         key=lambda rank: rank.peak,
         default=None,
     )
+    val_losses = [float(run.evals.val_loss[-1]) for run in done]
+    bits_per_byte = [float(run.evals.bits_per_byte[-1]) for run in done]
     return Result(
         entry=entry.label,
         axes=entry.axes,
         seeds=[run.seed for run in entry.runs],
         seeds_done=[run.seed for run in done],
         status=entry.status,
-        equivalence=verdict,
-        val_loss=statistics.mean([float(run.evals.val_loss[-1]) for run in done]) if done else None,
-        bits_per_byte=statistics.mean([float(run.evals.bits_per_byte[-1]) for run in done])
-        if done
-        else None,
+        equivalence=status,
+        val_loss=intervals.mean(val_losses) if done else None,
+        bits_per_byte=intervals.mean(bits_per_byte) if done else None,
         tokens_per_s=tokens_per_s,
-        step_s=median,
+        step_s=step_s,
         peak_memory_bytes=fullest.peak if fullest else None,
-        memory=fullest.model_dump() if fullest else None,
-        parameters=done[0].measured.parameters if done else expected.parameters,
-        flops_per_token=flops,
+        memory=fullest,
+        parameters=cost.parameters,
+        flops_per_token=cost.flops_per_token,
         peak_flops=peak,
-        mfu=flops * tokens_per_s.median / peak if tokens_per_s and peak else None,
+        mfu=cost.flops_per_token * tokens_per_s.median / peak if tokens_per_s and peak else None,
     )
 
 
 def timed(runs: Iterable[RunData]) -> list[np.ndarray]:
-    """Return each run's timed steps, of those that have any."""
+    """Return the timed steps of each run that has any, seconds."""
     return [run.timed_step_s for run in runs if len(run.timed_step_s)]
 
 
 def peak_flops(runs: Iterable[RunData]) -> float | None:
-    """Return the median over runs of the peak of all their devices, FLOP/s; None where it is unknown for any."""
+    """Return the median over runs of the peak of all devices, FLOP/s; None if any is unknown."""
     values = [run.measured.peak_flops.value for run in runs]
-    known = [value for value in values if value is not None]
+    known = [value for value in values if value]
     return float(np.median(known)) if known and len(known) == len(values) else None
 
 
 def comparisons(study: StudyResults, diverging: Container[str] = ()) -> list[BaselineComparison]:
-    """Compare each entry with its baseline; those whose labels are `diverging` have no ratio of speeds."""
+    """Compare each entry with its baseline; `diverging` labels have no ratio of speeds."""
     pairs = [(entry, baseline_of(study, entry)) for entry in study.entries]
     return [_compare(entry, base, diverging) for entry, base in pairs if base]
 
 
 def baseline_of(study: StudyResults, entry: Entry) -> Entry | None:
-    """Return the entry with the study's baseline labels on the axes that state one; None for that entry itself."""
+    """Return the entry with the baseline's label on each axis that has one; None for that entry."""
     base = study.find(entry.axes | study.baseline)
     return None if base is entry else base
 
 
 def under_baseline_parallelism(study: StudyResults, entry: Entry) -> Entry | None:
-    """Return the entry with the same labels but the baseline's parallelism; None for that entry itself."""
+    """Return the entry that differs in having the baseline's parallelism; None for that entry."""
     label = study.baseline.get(PARALLELISM)
     base = study.find(entry.axes | {PARALLELISM: label}) if label else None
     return None if base is entry else base
 
 
 def _compare(entry: Entry, base: Entry, diverging: Container[str]) -> BaselineComparison:
-    pair = statistics.paired(_final_loss(entry), _final_loss(base))
+    pair = intervals.paired(final_losses(entry), final_losses(base))
     seeds = list(pair.seeds) if pair else []
-    of_entry, of_base = ([run for run in e.done if run.seed in seeds] for e in (entry, base))
-    step_s = [(a.timed_step_s, b.timed_step_s) for a, b in zip(of_entry, of_base, strict=True)]
-    step_s = [(a, b) for a, b in step_s if len(a) and len(b)]
-    diverges = entry.label in diverging or base.label in diverging
     difference = pair.difference if pair else None
-    ratio = (
-        statistics.ratio_of_medians([b for _, b in step_s], [a for a, _ in step_s])
-        if step_s
-        else None
-    )
+    diverges = entry.label in diverging or base.label in diverging
+    all_seeds = {run.seed for run in entry.runs + base.runs}
+    runs = [run for run in entry.done if run.seed in seeds]
+    base_runs = [run for run in base.done if run.seed in seeds]
     return BaselineComparison(
         entry=entry.label,
         against=base.label,
         differs=[axis for axis, label in entry.axes.items() if label != base.axes[axis]],
         seeds=seeds,
-        seeds_unpaired=len({run.seed for run in entry.runs + base.runs}) - len(seeds),
+        seeds_unpaired=len(all_seeds) - len(seeds),
         val_loss_difference=difference,
         excludes_zero=excludes_zero(difference),
-        tokens_per_s_ratio=None if diverges else ratio,
+        tokens_per_s_ratio=None if diverges else _speed_ratio(runs, base_runs),
         speed_diverges=diverges,
-        peak_memory_ratio=_peak(of_entry) / _peak(of_base) if seeds else None,
+        peak_memory_ratio=_peak_bytes(runs) / _peak_bytes(base_runs) if seeds else None,
+    )
+
+
+def _speed_ratio(runs: list[RunData], base_runs: list[RunData]) -> Ratio | None:
+    """Return the ratio of throughputs of paired runs, None without timed steps."""
+    pairs = [
+        (run.timed_step_s, base.timed_step_s) for run, base in zip(runs, base_runs, strict=True)
+    ]
+    both = [(steps, base_steps) for steps, base_steps in pairs if len(steps) and len(base_steps)]
+    if not both:
+        return None
+    return intervals.ratio_of_medians(
+        [base_steps for _, base_steps in both], [steps for steps, _ in both]
     )
 
 
 def excludes_zero(difference: Mean | None) -> bool | None:
-    """Tell whether the interval lies on one side of zero; None where there is no interval."""
+    """Return whether the interval excludes zero; None without an interval."""
     if difference is None or difference.ci95 is None:
         return None
     low, high = difference.ci95
     return low > 0 or high < 0
 
 
-def _final_loss(entry: Entry) -> dict[int, float]:
+def final_losses(entry: Entry) -> dict[int, float]:
+    """Return the final validation loss of each run that is done, nats per token, by seed."""
     return {run.seed: float(run.evals.val_loss[-1]) for run in entry.done}
 
 
-def _peak(runs: Iterable[RunData]) -> int:
+def _peak_bytes(runs: Iterable[RunData]) -> int:
     return max(rank.peak for run in runs for rank in run.measured.memory)

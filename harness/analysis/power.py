@@ -1,4 +1,4 @@
-"""How many seeds a difference needs, what the seeds at hand can show, and what that costs; from results at hand."""
+"""Plan a study from finished runs: required seeds, their cost, and fractional designs."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,26 +8,31 @@ from itertools import product
 
 import numpy as np
 
-from harness.analysis import significance as verdicts
-from harness.analysis.dataset import StudyResults
-from harness.analysis.metrics import baseline_of
-from harness.results.run_data import RunData
+from harness.analysis import significance
+from harness.analysis.dataset import Entry, StudyResults
+from harness.analysis.intervals import TAIL, Bounds, paired_differences
+from harness.analysis.metrics import baseline_of, final_losses
+
+SECONDS_PER_HOUR = 3600
+MIN_GAIN = 1e-9  # of the log determinant, for which two cells are exchanged
+RIDGE = 1e-6  # keeps the information matrix of the first few cells regular
 
 
 @dataclass(frozen=True)
 class SeedPlan:
-    """What finding a difference of `detect` nats takes, if the noise stays what it was.
+    """The seeds that detect a difference of `min_difference` nats, if the noise stays the same.
 
-    `noise` is the standard deviation of paired differences, pooled over the entries, with `degrees_of_freedom`; its
-    own uncertainty moves the number of seeds by `seeds_low` to `seeds_high` (95 % interval of a chi-squared variance).
-    `minimum_detectable_effect` is what the `seeds_at_hand` find with 80 % power. Hours are those of one run after the other.
+    `noise` is the standard deviation of paired differences, pooled over entries, with
+    `degrees_of_freedom`. `seeds_low` to `seeds_high` is the number of seeds at the ends of its 95 %
+    interval (of a chi-squared variance). `minimum_detectable_effect` is the difference that the
+    `seeds_done` detect with 80 % power. Hours are those of all runs, one after the other.
     """
 
-    detect: float
+    min_difference: float
     n_compared: int
     noise: float
     degrees_of_freedom: int
-    seeds_at_hand: int
+    seeds_done: int
     minimum_detectable_effect: float
     seeds: int | None
     seeds_low: int | None
@@ -36,110 +41,112 @@ class SeedPlan:
     hours: float | None
 
 
-def plan(study: StudyResults, detect: float) -> SeedPlan | None:
-    """Plan from what is done; None where no entry shares two seeds with its baseline, which tells of no noise."""
+def plan_seeds(study: StudyResults, min_difference: float) -> SeedPlan | None:
+    """Plan from the runs that are done; None if no entry shares two seeds with its baseline.
+
+    Entries whose differences are constant, such as a bitwise equal parallelism, have no noise and
+    are not pooled.
+    """
     pairs = [(entry, base) for entry in study.entries if (base := baseline_of(study, entry))]
-    groups, shared = [], 0
-    for entry, base in pairs:
-        own, other = (
-            {run.seed: float(run.evals.val_loss[-1]) for run in e.done} for e in (entry, base)
-        )
-        values = [own[seed] - other[seed] for seed in own.keys() & other.keys()]
-        shared = max(shared, len(values))
-        if (
-            len(values) > 1 and np.ptp(values) > 0
-        ):  # a parallelism that changes no bit has no noise to tell of
-            groups.append(values)
-    if not groups:
+    differences = [
+        list(paired_differences(final_losses(entry), final_losses(base)).values())
+        for entry, base in pairs
+    ]
+    seeds_done = max(map(len, differences), default=0)
+    noisy = [values for values in differences if len(values) > 1 and np.ptp(values) > 0]
+    if not noisy:
         return None
-    noise, df = pooled(groups)
-    alpha = verdicts.ALPHA / len(pairs)
-    low, high = _interval(noise, df)
-    seeds, fewest, most = (_seeds(detect, sd, alpha) for sd in (noise, low, high))
-    hours = sum(np.mean([_total_s(run) for run in e.done]) for e in study.entries if e.done) / 3600
+    noise, df = pooled(noisy)
+    alpha = significance.ALPHA / len(pairs)
+    low, high = _noise_interval(noise, df)
+    seeds = _seeds(min_difference, noise, alpha)
+    hours = sum(map(_mean_run_s, study.entries)) / SECONDS_PER_HOUR
     return SeedPlan(
-        detect=detect,
+        min_difference=min_difference,
         n_compared=len(pairs),
         noise=noise,
         degrees_of_freedom=df,
-        seeds_at_hand=shared,
-        minimum_detectable_effect=verdicts.minimum_detectable_effect(shared, noise, alpha),
+        seeds_done=seeds_done,
+        minimum_detectable_effect=significance.minimum_detectable_effect(seeds_done, noise, alpha),
         seeds=seeds,
-        seeds_low=fewest,
-        seeds_high=most,
+        seeds_low=_seeds(min_difference, low, alpha),
+        seeds_high=_seeds(min_difference, high, alpha),
         hours_per_seed=float(hours),
-        hours=None if seeds is None else float(hours * max(0, seeds - shared)),
+        hours=None if seeds is None else float(hours * max(0, seeds - seeds_done)),
     )
-
-
-def _total_s(run: RunData) -> float:
-    return (run.measured.time and run.measured.time.total_s) or 0.0
 
 
 def pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """Return the standard deviation that groups of differences share, each about its own mean, and its df."""
+    """Return the pooled standard deviation of groups of differences, and its degrees of freedom."""
     df = sum(len(values) - 1 for values in groups)
-    return math.sqrt(sum(float(np.var(values, ddof=0)) * len(values) for values in groups) / df), df
+    squares = sum(float(np.var(values, ddof=0)) * len(values) for values in groups)
+    return math.sqrt(squares / df), df
 
 
-def _seeds(detect: float, sd: float, alpha: float) -> int | None:
-    return verdicts.required_seeds(
-        partial(verdicts.paired_t_power, difference=detect, sd=sd, alpha=alpha)
+def _seeds(difference: float, sd: float, alpha: float) -> int | None:
+    return significance.required_seeds(
+        partial(significance.paired_t_power, difference=difference, sd=sd, alpha=alpha)
     )
 
 
-def _interval(sd: float, df: int) -> tuple[float, float]:
+def _noise_interval(sd: float, df: int) -> Bounds:
     from scipy.special import chdtri
 
-    return sd * math.sqrt(df / float(chdtri(df, 0.025))), sd * math.sqrt(
-        df / float(chdtri(df, 0.975))
-    )
+    low = sd * math.sqrt(df / float(chdtri(df, TAIL)))
+    high = sd * math.sqrt(df / float(chdtri(df, 1 - TAIL)))
+    return low, high
+
+
+def _mean_run_s(entry: Entry) -> float:
+    """Return the mean total time of the runs that recorded it, seconds; 0 if there are none."""
+    times = [run.measured.time for run in entry.done]
+    totals = [time.total_s for time in times if time and time.total_s is not None]
+    return float(np.mean(totals)) if totals else 0.0
 
 
 def fractional_design(
     levels: Mapping[str, Sequence[str]], baseline: Mapping[str, str], size: int
 ) -> list[dict[str, str]]:
-    """Return `size` cells of a matrix, the baseline among them, that still tell all main effects from one another.
+    """Return `size` cells of a matrix, with the baseline's, that keep main effects estimable.
 
-    They are chosen one at a time such that the determinant of the main effects' information grows most (Mitchell 1974's
-    first stage), then exchanged as long as that helps; levels come out as balanced as the size allows.
+    A D-optimal design: cells are added one at a time such that the determinant of the main effects'
+    information matrix grows most (Mitchell 1974, first stage), then exchanged while that helps.
 
     Raises:
-        ValueError: the size is too small for that, or larger than the matrix.
+        ValueError: the size is below the number of main effects plus one, or above the matrix's.
     """
     axes = {axis: list(names) for axis, names in levels.items()}
     cells = [dict(zip(axes, cell, strict=True)) for cell in product(*axes.values())]
-    n_unknown = 1 + sum(len(names) - 1 for names in axes.values())
-    if not n_unknown <= size <= len(cells):
+    effects = [(axis, name) for axis, names in axes.items() for name in names[1:]]
+    smallest = 1 + len(effects)
+    if not smallest <= size <= len(cells):
         raise ValueError(
-            f"{size}: must be {n_unknown} (one for each level beyond the first, and one) to {len(cells)}"
+            f"{size}: must be {smallest} (one for each level beyond the first of an axis, "
+            f"and one more) to {len(cells)} (the whole matrix)"
         )
     rows = np.array(
-        [[1.0, *(float(c[a] == n) for a, names in axes.items() for n in names[1:])] for c in cells]
+        [[1.0, *(float(cell[axis] == name) for axis, name in effects)] for cell in cells]
     )
-    first = next((i for i, cell in enumerate(cells) if cell == {**cell, **baseline}), 0)
 
     def information(chosen: Sequence[int]) -> float:
         x = rows[list(chosen)]
-        return float(np.linalg.slogdet(x.T @ x + 1e-6 * np.eye(x.shape[1]))[1])
+        return float(np.linalg.slogdet(x.T @ x + RIDGE * np.eye(x.shape[1]))[1])
 
+    def best_addition(chosen: Sequence[int]) -> int:
+        others = [i for i in range(len(cells)) if i not in chosen]
+        return max(others, key=lambda i: information([*chosen, i]))
+
+    first = next((i for i, cell in enumerate(cells) if cell == {**cell, **baseline}), 0)
     chosen = [first]
     while len(chosen) < size:
-        chosen.append(
-            max(
-                (i for i in range(len(cells)) if i not in chosen),
-                key=lambda i: information([*chosen, i]),
-            )
-        )
+        chosen.append(best_addition(chosen))
     improved = True
     while improved:
         improved = False
-        for place in range(1, size):
-            rest = [c for i, c in enumerate(chosen) if i != place]
-            best = max(
-                (i for i in range(len(cells)) if i not in rest),
-                key=lambda i: information([*rest, i]),
-            )
-            if information([*rest, best]) > information(chosen) + 1e-9:
-                chosen[place], improved = best, True
+        for position in range(1, size):
+            rest = chosen[:position] + chosen[position + 1 :]
+            best = best_addition(rest)
+            if information([*rest, best]) > information(chosen) + MIN_GAIN:
+                chosen[position] = best
+                improved = True
     return [cells[i] for i in sorted(chosen)]

@@ -1,6 +1,7 @@
-"""Verdicts: what differences that are paired by seed allow one to say, corrected for how many are asked at once.
+"""Verdicts on differences that are paired by seed, corrected for the number of tests in a family.
 
-A *test_family* is all that one table asks: every entry against the baseline, in one quantity. Pure functions of numbers.
+A *family* is the set of tests of one table: every entry against the baseline, in one metric.
+All functions are pure functions of numbers.
 """
 
 import math
@@ -16,81 +17,84 @@ from harness.analysis.intervals import Bounds, Mean, mean
 Key = TypeVar("Key")
 VerdictName = Literal["better", "worse", "equivalent", "unresolved"]
 
-ALPHA = 0.05  # the chance of a false verdict in a whole test_family
-POWER = 0.8  # with which a stated number of seeds would resolve a difference
-BOOTSTRAP_FROM = 20  # seeds: below, BCa intervals of means hold the true one in 73 to 91 % of cases rather than 95 %
-MAX_SEEDS = 10_000  # seeds, beyond which nobody goes
+ALPHA = 0.05  # familywise error rate
+POWER = 0.8  # power at which a number of seeds is stated
+MAX_SEEDS = 10_000  # larger numbers of seeds are not stated
+# With fewer seeds, BCa intervals cover the true mean in 73 to 91 % of cases instead of 95 %.
+BOOTSTRAP_FROM = 20
+ROUNDING = 1e-12  # relative: differences that vary by less are constant
 
 
 @dataclass(frozen=True)
 class SignificanceResult:
-    """One difference, variant minus baseline; None stands for what a single seed cannot tell.
+    """The test of one difference, variant minus baseline; a single seed gives `difference` only.
 
-    `p_holm` is corrected such that a test_family without any effect gives a false verdict in at most 5 % of cases (Holm
-    1979), `p_bh` such that at most 5 % of what is found is false (Benjamini & Hochberg 1995); verdicts use Holm's.
-    `p_equivalent_holm` is of two one-sided tests against the margin (Schuirmann 1987). `effect_size` is Hedges' g of
-    the paired differences: their mean over their standard deviation, unbiased (Hedges 1981).
+    `p` is the p-value of the paired t test. `p_holm` controls the familywise error rate (Holm
+    1979), `p_bh` the false discovery rate (Benjamini & Hochberg 1995); verdicts use Holm's.
+    `p_equivalent_holm` is that of two one-sided tests against the margin (Schuirmann 1987).
+    `effect_size` is Hedges' g of the paired differences: their mean over their standard deviation,
+    bias-corrected (Hedges 1981). `seeds_to_resolve` is set for `unresolved` only.
     """
 
     verdict: VerdictName | None
     difference: Mean
-    bootstrap95: Bounds | None
-    p: float | None
-    p_holm: float | None
-    p_bh: float | None
-    p_equivalent_holm: float | None
-    effect_size: float | None
-    seeds_to_resolve: int | None
+    bootstrap95: Bounds | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    p_bh: float | None = None
+    p_equivalent_holm: float | None = None
+    effect_size: float | None = None
+    seeds_to_resolve: int | None = None
 
 
 def test_family(
     differences: Mapping[str, Sequence[float]], margin: float | None, lower_is_better: bool = True
 ) -> dict[str, SignificanceResult]:
-    """Judge each of a test_family of paired differences by seed; `margin` is how much makes no difference to the study.
+    """Test each paired difference of a family; the values of each are one difference per seed.
 
-    What lies within the margin for certain is `equivalent`, be it zero or not: the study has said that so little does
-    not count. Without a margin only differences that are exactly 0 in every seed are equivalent.
+    A difference that is significantly within `margin` is `equivalent`, even if it is significantly
+    different from 0. Without a margin, only differences that are exactly 0 in every seed are
+    equivalent.
     """
-    several = {
+    tested = {
         name: np.asarray(values, dtype=float)
         for name, values in differences.items()
         if len(values) > 1
     }
-    p = {name: paired_t_pvalue(values) for name, values in several.items()}
-    p_equivalent = {name: tost_pvalue(values, margin) for name, values in several.items()}
-    p_holm, p_bh, p_equivalent_holm = (
-        holm_adjust(p),
-        benjamini_hochberg_adjust(p),
-        holm_adjust(p_equivalent),
-    )
-    found = {}
+    p = {name: paired_t_pvalue(values) for name, values in tested.items()}
+    p_equivalent = {name: tost_pvalue(values, margin) for name, values in tested.items()}
+    p_holm = holm_adjust(p)
+    p_bh = benjamini_hochberg_adjust(p)
+    p_equivalent_holm = holm_adjust(p_equivalent)
+
+    results = {}
     for name, values in differences.items():
-        if name not in several:
-            found[name] = SignificanceResult(
-                None, mean(values), None, None, None, None, None, None, None
-            )
+        difference = mean(values)
+        if name not in tested:
+            results[name] = SignificanceResult(None, difference)
             continue
-        word = classify(mean(values).mean, p_holm[name], p_equivalent_holm[name], lower_is_better)
-        found[name] = SignificanceResult(
-            verdict=word,
-            difference=mean(values),
-            bootstrap95=bootstrap(several[name]),
+        verdict = classify(difference.mean, p_holm[name], p_equivalent_holm[name], lower_is_better)
+        unresolved = verdict == "unresolved"
+        results[name] = SignificanceResult(
+            verdict=verdict,
+            difference=difference,
+            bootstrap95=bootstrap(tested[name]),
             p=p[name],
             p_holm=p_holm[name],
             p_bh=p_bh[name],
             p_equivalent_holm=None if margin is None else p_equivalent_holm[name],
-            effect_size=effect_size(several[name]),
-            seeds_to_resolve=seeds_to_resolve(several[name], margin, len(several))
-            if word == "unresolved"
+            effect_size=effect_size(tested[name]),
+            seeds_to_resolve=seeds_to_resolve(tested[name], margin, len(tested))
+            if unresolved
             else None,
         )
-    return found
+    return results
 
 
 def classify(
     difference: float, p: float, p_equivalent: float, lower_is_better: bool
 ) -> VerdictName:
-    """Return what two p-values, corrected for all that is asked, say of a difference."""
+    """Return the verdict that the two adjusted p-values give at level `ALPHA`."""
     if p_equivalent < ALPHA:
         return "equivalent"
     if p >= ALPHA:
@@ -99,47 +103,50 @@ def classify(
 
 
 def paired_t_pvalue(values: np.ndarray) -> float:
-    """Return the two-sided p-value of Student's t test that the mean is 0; exact differences leave no doubt."""
+    """Return the two-sided p-value of Student's t test that the mean is 0."""
     if _constant(values):
         return 1.0 if values[0] == 0 else 0.0
-    return 2 * _below(-abs(values.mean()), values)
+    return 2 * _t_cdf(-abs(values.mean()), values)
 
 
 def tost_pvalue(values: np.ndarray, margin: float | None) -> float:
-    """Return the larger p-value of two one-sided t tests that the mean lies above -margin and below margin."""
+    """Return the larger p-value of the one-sided t tests against -margin and margin."""
     if _constant(values):
         return 0.0 if abs(values[0]) < (margin or 0.0) or values[0] == 0 else 1.0
-    return 1.0 if margin is None else _below(abs(values.mean()) - margin, values)
+    return 1.0 if margin is None else _t_cdf(abs(values.mean()) - margin, values)
 
 
-def _below(difference: float, values: np.ndarray) -> float:
-    """Return the chance of a t statistic below that of a difference, if it is as noisy as these values."""
+def _t_cdf(difference: float, values: np.ndarray) -> float:
+    """Return the t distribution's CDF at `difference` over the standard error of the mean."""
     from scipy.special import stdtr
 
     return float(stdtr(len(values) - 1, difference / (values.std(ddof=1) / math.sqrt(len(values)))))
 
 
 def _constant(values: np.ndarray) -> bool:
-    """Tell whether nothing but rounding is between the differences: memory, or losses that are bitwise equal."""
-    return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
+    """Return whether the values vary by rounding only, as those of bitwise equal losses do."""
+    return bool(np.ptp(values) <= ROUNDING * np.abs(values).max())
 
 
 def holm_adjust(p: Mapping[Key, float]) -> dict[Key, float]:
-    """Return p-values such that the chance of any false one below a level is at most that level (Holm 1979)."""
+    """Return p-values adjusted to control the familywise error rate (Holm 1979)."""
     order = sorted(p, key=lambda key: p[key])
     stepped = np.maximum.accumulate([(len(p) - i) * p[key] for i, key in enumerate(order)])
     return {key: min(1.0, float(value)) for key, value in zip(order, stepped, strict=True)}
 
 
 def benjamini_hochberg_adjust(p: Mapping[Key, float]) -> dict[Key, float]:
-    """Return p-values such that of those below a level, at most that share is false (Benjamini & Hochberg 1995)."""
+    """Return p-values adjusted to control the false discovery rate (Benjamini & Hochberg 1995).
+
+    The same as `scipy.stats.false_discovery_control`, which takes a second to import.
+    """
     order = sorted(p, key=lambda key: p[key], reverse=True)
     stepped = np.minimum.accumulate([len(p) / (len(p) - i) * p[key] for i, key in enumerate(order)])
     return {key: min(1.0, float(value)) for key, value in zip(order, stepped, strict=True)}
 
 
 def bootstrap(values: np.ndarray) -> Bounds | None:
-    """Return the bias-corrected and accelerated bootstrap interval of the mean (Efron 1987), where seeds allow one."""
+    """Return the BCa interval of the mean (Efron 1987); None below `BOOTSTRAP_FROM` seeds."""
     if len(values) < BOOTSTRAP_FROM or _constant(values):
         return None
     from scipy import stats
@@ -151,81 +158,100 @@ def bootstrap(values: np.ndarray) -> Bounds | None:
 
 
 def effect_size(values: np.ndarray) -> float | None:
-    """Return Hedges' g of paired differences; None where they do not vary, and from two seeds, which give none."""
+    """Return Hedges' g of paired differences; None if they are constant, or fewer than three."""
     df = len(values) - 1
     if _constant(values) or df < 2:
         return None
-    unbiased = math.exp(math.lgamma(df / 2) - math.lgamma((df - 1) / 2)) / math.sqrt(df / 2)
-    return float(values.mean() / values.std(ddof=1)) * unbiased
+    correction = math.exp(math.lgamma(df / 2) - math.lgamma((df - 1) / 2)) / math.sqrt(df / 2)
+    return float(values.mean() / values.std(ddof=1)) * correction
 
 
-# -- how many seeds --------------------------------------------------------------------------------------------------
+# -- power and number of seeds ------------------------------------------------------------------
 
 
 def paired_t_power(n: int, difference: float, sd: float, alpha: float) -> float:
-    """Return the chance that n paired seeds find a true mean difference, two-sided; `sd` is of single differences."""
+    """Return the power of the two-sided paired t test with n seeds.
+
+    `difference` is the true mean difference, `sd` the standard deviation of single differences.
+    """
     from scipy.special import stdtrit
 
-    shift, critical = abs(difference) / sd * math.sqrt(n), float(stdtrit(n - 1, 1 - alpha / 2))
-    return 1 - _noncentral(n - 1, shift, critical) + _noncentral(n - 1, shift, -critical)
+    shift = abs(difference) / sd * math.sqrt(n)
+    critical = float(stdtrit(n - 1, 1 - alpha / 2))
+    return (
+        1 - _noncentral_t_cdf(n - 1, shift, critical) + _noncentral_t_cdf(n - 1, shift, -critical)
+    )
 
 
 def tost_power(n: int, difference: float, sd: float, margin: float, alpha: float) -> float:
-    """Return the chance that n paired seeds show a true mean difference to lie within the margin (Phillips 1990)."""
+    """Return the power of the two one-sided tests against `margin` with n seeds (Phillips 1990)."""
     from scipy.special import stdtrit
 
-    se, critical = sd / math.sqrt(n), float(stdtrit(n - 1, 1 - alpha))
-    below = _noncentral(n - 1, (difference - margin) / se, -critical)
-    return max(0.0, below - _noncentral(n - 1, (difference + margin) / se, critical))
+    se = sd / math.sqrt(n)
+    critical = float(stdtrit(n - 1, 1 - alpha))
+    upper = _noncentral_t_cdf(n - 1, (difference - margin) / se, -critical)
+    return max(0.0, upper - _noncentral_t_cdf(n - 1, (difference + margin) / se, critical))
 
 
-def _noncentral(df: int, shift: float, t: float) -> float:
-    """Return the chance of a noncentral t statistic below `t`, by the normal distribution where scipy gives none."""
+def _noncentral_t_cdf(df: int, shift: float, t: float) -> float:
+    """Return the noncentral t distribution's CDF, or its normal approximation if that is NaN."""
     from scipy.special import nctdtr, ndtr
 
-    chance = float(nctdtr(df, shift, t))
-    return chance if math.isfinite(chance) else float(ndtr(t - shift))
+    probability = float(nctdtr(df, shift, t))
+    return probability if math.isfinite(probability) else float(ndtr(t - shift))
 
 
 def required_seeds(power: Callable[[int], float]) -> int | None:
-    """Return the fewest seeds that reach `POWER`, at least 2; None beyond `MAX_SEEDS`. More seeds have more power."""
+    """Return the smallest number of seeds with power `POWER`, at least 2; None beyond `MAX_SEEDS`.
+
+    `power` maps a number of seeds to the power and must increase with it.
+    """
     if power(MAX_SEEDS) < POWER:
         return None
-    low, high = 2, 2
+    low = high = 2
     while power(high) < POWER:
-        low, high = high + 1, min(2 * high, MAX_SEEDS)
+        low = high + 1
+        high = min(2 * high, MAX_SEEDS)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if power(middle) >= POWER else (middle + 1, high)
+        if power(middle) >= POWER:
+            high = middle
+        else:
+            low = middle + 1
     return high
 
 
-def seeds_to_resolve(values: np.ndarray, margin: float | None, n_asked: int) -> int | None:
-    """Return how many seeds would resolve a difference if it were as large and as noisy as seen so far.
+def seeds_to_resolve(values: np.ndarray, margin: float | None, n_tests: int) -> int | None:
+    """Return the number of seeds that resolves a difference if its mean and noise are accurate.
 
-    Either way of resolving it counts: that it is not 0, or that it lies within the margin. The share of the error that
-    each of a test_family may make is taken for the smallest of Holm's, so that the number is rather too large.
+    Resolved means different from 0 or within the margin, whichever needs fewer seeds. Uses
+    alpha / family size (Bonferroni), which overestimates the number slightly.
     """
-    alpha, difference, sd = ALPHA / n_asked, float(values.mean()), float(values.std(ddof=1))
-    ways: list[Callable[[int], float]] = [
+    alpha = ALPHA / n_tests
+    difference = float(values.mean())
+    sd = float(values.std(ddof=1))
+    powers: list[Callable[[int], float]] = [
         partial(paired_t_power, difference=difference, sd=sd, alpha=alpha)
     ]
     if margin is not None and abs(difference) < margin:
-        ways.append(partial(tost_power, difference=difference, sd=sd, margin=margin, alpha=alpha))
-    found = [n for n in map(required_seeds, ways) if n is not None]
-    return max(min(found), len(values) + 1) if found else None
+        powers.append(partial(tost_power, difference=difference, sd=sd, margin=margin, alpha=alpha))
+    numbers = [n for n in map(required_seeds, powers) if n is not None]
+    return max(min(numbers), len(values) + 1) if numbers else None
 
 
 def minimum_detectable_effect(n: int, sd: float, alpha: float) -> float:
-    """Return the smallest true difference that n paired seeds find with `POWER`; infinite for a single seed."""
+    """Return the smallest true difference that n seeds detect with `POWER`; inf for one seed."""
     if n < 2:
         return math.inf
-    low, high = 0.0, sd
+    low = 0.0
+    high = sd
     while paired_t_power(n, high, sd, alpha) < POWER:
-        low, high = high, 2 * high
+        low = high
+        high = 2 * high
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (
-            (low, middle) if paired_t_power(n, middle, sd, alpha) >= POWER else (middle, high)
-        )
+        if paired_t_power(n, middle, sd, alpha) >= POWER:
+            high = middle
+        else:
+            low = middle
     return high

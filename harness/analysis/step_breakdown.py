@@ -1,6 +1,6 @@
-"""Where the bytes and the time of an entry go, beside what theory predicts. Field names are those of summary.json."""
+"""Time of a step by phase, communication and memory of an entry, with their predictions."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,14 +9,15 @@ from harness.analysis.dataset import Entry
 from harness.analysis.metrics import DIVERGES, EquivalenceStatus
 from harness.results.records import PHASES, CollectiveTraffic
 
-TOLERANCE = 0.02  # a larger deviation from what is predicted is said
+TOLERANCE = 0.02  # relative: larger deviations from a prediction are reported
 
 
 @dataclass(frozen=True)
 class PhaseTimes:
-    """Seconds of a step's phases, the mean over ranks and seeds of each rank's median; they need not sum to `step_s`.
+    """Seconds of each phase of a step: the mean over ranks and seeds of each rank's median.
 
-    `waiting_by_rank_s` has each rank's exposed wait, the mean over seeds. On CUDA waits are not known: None and [].
+    They need not add up to `step_s`. `waiting_by_rank_s` is the exposed communication of each rank,
+    the mean over seeds. CUDA does not expose waits: None and [].
     """
 
     forward_s: float
@@ -28,47 +29,52 @@ class PhaseTimes:
 
     @property
     def by_name(self) -> dict[str, float | None]:
-        """The phases' seconds, by phase."""
+        """The seconds of each phase."""
         return {phase: getattr(self, f"{phase}_s") for phase in PHASES}
 
     @property
-    def waiting_share(self) -> float | None:
-        """The part of all phases together that is spent waiting."""
+    def waiting_fraction(self) -> float | None:
+        """The fraction of all phases that is exposed communication."""
         total = sum(seconds or 0.0 for seconds in self.by_name.values())
         return self.waiting_s / total if self.waiting_s is not None and total else None
 
 
 @dataclass(frozen=True)
 class TrafficTotals:
-    """What the rank that sends most sends in a step, by collective: {`calls`, `payload_bytes`, `sent_bytes`}.
+    """Communication in one step of the rank that sends most.
 
-    `deviation` is how much more is sent than predicted, over what is predicted; None without a prediction.
+    `deviation` is bytes sent minus predicted, over predicted; None without a prediction.
     """
 
-    collectives: dict[str, dict[str, float]]
+    collectives: Mapping[str, CollectiveTraffic]
     sent_bytes: float
     predicted_bytes: float | None
     deviation: float | None
 
 
 @dataclass(frozen=True)
-class MemoryPrediction:
-    """What the fullest rank holds between steps beside what theory predicts, bytes by category, and the deviations."""
+class MemoryComparison:
+    """Memory that the fullest rank holds between steps: the prediction, and the deviation from it.
+
+    Both are by category. `predicted` is in bytes; `deviation` is measured minus predicted, over
+    predicted.
+    """
 
     predicted: dict[str, float]
     deviation: dict[str, float]
 
 
-def phases(entry: Entry, verdict: EquivalenceStatus | None) -> PhaseTimes | None:
-    """Return where an entry's time goes; None where it was not measured, or another model is trained."""
+def phase_times(entry: Entry, status: EquivalenceStatus | None) -> PhaseTimes | None:
+    """Return the times of an entry's phases; None if not measured, or if the entry diverges."""
     runs = [run.phases for run in entry.done if run.phases]
-    if not runs or verdict == DIVERGES:
+    if not runs or status == DIVERGES:
         return None
-    mean = {
+    mean_s = {
         f"{phase}_s": _mean(rank[phase] for ranks in runs for rank in ranks) for phase in PHASES
     }
-    waits = [_mean(rank["waiting"] for rank in same) for same in zip(*runs, strict=True)]
-    return PhaseTimes(**mean, waiting_by_rank_s=[wait for wait in waits if wait is not None])  # type: ignore[arg-type]
+    waits = [_mean(rank["waiting"] for rank in same_rank) for same_rank in zip(*runs, strict=True)]
+    known_waits = [wait for wait in waits if wait is not None]
+    return PhaseTimes(**mean_s, waiting_by_rank_s=known_waits)  # type: ignore[arg-type]
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -76,37 +82,40 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def traffic(entry: Entry) -> TrafficTotals | None:
-    """Return what an entry sends; None where it was not counted."""
-    counted = [(run.measured, rank) for run in entry.done for rank in run.measured.traffic]
-    if not counted:
+def traffic_totals(entry: Entry) -> TrafficTotals | None:
+    """Return the communication of an entry; None if it was not counted."""
+    ranks = [(rank, run) for run in entry.done for rank in run.measured.traffic]
+    if not ranks:
         return None
-    probes, most = max(counted, key=lambda found: _sent(found[1]))
-    sent, predicted = _sent(most), probes.predicted_bytes_sent
-    collectives = {name: calls.model_dump() for name, calls in most.items()}
-    return TrafficTotals(collectives, sent, predicted, _deviation(sent, predicted))
+    collectives, run = max(ranks, key=lambda pair: _sent_bytes(pair[0]))
+    sent = _sent_bytes(collectives)
+    predicted = run.measured.predicted_bytes_sent
+    deviation = None if predicted is None else _deviation(sent, predicted)
+    return TrafficTotals(collectives, sent, predicted, deviation)
 
 
-def memory_prediction(entry: Entry) -> MemoryPrediction | None:
-    """Return an entry's memory between steps beside what is predicted; None where there is no prediction."""
-    runs = [run.measured for run in entry.done if run.measured.predicted_memory]
-    if not runs:
+def memory_comparison(entry: Entry) -> MemoryComparison | None:
+    """Return an entry's memory between steps and its prediction; None without a prediction."""
+    ranks = [
+        (rank, run.measured.predicted_memory)
+        for run in entry.done
+        if run.measured.predicted_memory
+        for rank in run.measured.memory
+    ]
+    if not ranks:
         return None
-    probes = max(runs, key=lambda probes: max(rank.peak for rank in probes.memory))
-    assert probes.predicted_memory is not None
-    fullest = max(probes.memory, key=lambda rank: rank.peak)
-    predicted = probes.predicted_memory.model_dump()
-    return MemoryPrediction(
-        predicted,
-        {name: _deviation(getattr(fullest, name), size) or 0.0 for name, size in predicted.items()},
-    )
+    fullest, predicted = max(ranks, key=lambda pair: pair[0].peak)
+    sizes = dict(predicted)
+    deviation = {name: _deviation(getattr(fullest, name), size) for name, size in sizes.items()}
+    return MemoryComparison(sizes, deviation)
 
 
-def _sent(rank: dict[str, CollectiveTraffic]) -> float:
-    return float(sum(calls.sent_bytes for calls in rank.values()))
+def _sent_bytes(rank: Mapping[str, CollectiveTraffic]) -> float:
+    return float(sum(collective.sent_bytes for collective in rank.values()))
 
 
-def _deviation(found: float, predicted: float | None) -> float | None:
-    if predicted is None:
-        return None
-    return (found - predicted) / predicted if predicted else 0.0 if not found else float("inf")
+def _deviation(measured: float, predicted: float) -> float:
+    """Return the relative deviation from a prediction; infinite if only the prediction is 0."""
+    if predicted:
+        return (measured - predicted) / predicted
+    return float("inf") if measured else 0.0

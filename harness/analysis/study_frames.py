@@ -98,7 +98,7 @@ class StudyFrames:
         54
         """
         frame = frames.runs(self._study.runs, self._study.levels)
-        verdicts = equivalence.verdicts(equivalence.equivalence(self._study))
+        verdicts = equivalence.by_entry(equivalence.check(self._study))
         frame["equivalence"] = frame["entry"].astype("string").map(verdicts).astype("string")
         diverges = (frame["equivalence"] == DIVERGES).fillna(False)
         frame.loc[diverges, list(frames.SPEED_COLUMNS)] = float("nan")

@@ -1,16 +1,22 @@
-"""The report for programs: the content of summary.json, whose keys `reports/README.md` states."""
+"""All results of a study, computed once for the report, its tables and summary.json."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
-from harness.analysis import budgets, decoding, equivalence, hypotheses, scaling
-from harness.analysis import eval_lengths as lengths
-from harness.analysis import metrics as results
-from harness.analysis import step_breakdown as where
-from harness.analysis import variance_components as variance
+from harness.analysis import (
+    budgets,
+    decoding,
+    equivalence,
+    eval_lengths,
+    hypotheses,
+    metrics,
+    scaling,
+    step_breakdown,
+    variance_components,
+)
 from harness.analysis.budgets import CostToBaselineLoss, Ranking
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.decoding import Decoding
@@ -19,39 +25,41 @@ from harness.analysis.eval_lengths import LengthLoss
 from harness.analysis.hypotheses import MetricTests, Quantity
 from harness.analysis.metrics import DIVERGES, BaselineComparison, Result
 from harness.analysis.scaling import ScalingRow
-from harness.analysis.step_breakdown import MemoryPrediction, PhaseTimes, TrafficTotals
+from harness.analysis.step_breakdown import MemoryComparison, PhaseTimes, TrafficTotals
 from harness.analysis.variance_components import VarianceComponents
-from harness.results.records import SCHEMA_VERSION
+from harness.results.records import SCHEMA_VERSION, Environment
 from harness.results.run_data import RunData
-from harness.results.upgrade import Json
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Value = TypeVar("Value")
+JsonObject = dict[str, object]
+
 
 @dataclass(frozen=True)
 class Summary:
-    """A study and all that was worked out from it; what tables, figures and page are made of."""
+    """A study and all results computed from it. Mappings are by the label of the entry."""
 
     study: StudyResults
     created_at: str
-    results: dict[str, Result]
+    results: Mapping[str, Result]
     comparisons: list[BaselineComparison]
-    metric_tests: dict[Quantity, MetricTests]
+    metric_tests: Mapping[Quantity, MetricTests]
     rankings: list[Ranking]
     savings: list[CostToBaselineLoss]
     variance: list[VarianceComponents]
     equivalence: list[Equivalence]
-    decoding: dict[str, list[Decoding]]
-    lengths: dict[str, list[LengthLoss]]
-    phases: dict[str, PhaseTimes | None]
-    traffic: dict[str, TrafficTotals | None]
-    predicted_memory: dict[str, MemoryPrediction | None]
+    decoding: Mapping[str, list[Decoding]]
+    lengths: Mapping[str, list[LengthLoss]]
+    phases: Mapping[str, PhaseTimes | None]
+    traffic: Mapping[str, TrafficTotals | None]
+    predicted_memory: Mapping[str, MemoryComparison | None]
     scaling: list[ScalingRow]
 
     @cached_property
     def with_results(self) -> list[Result]:
-        """The results of the entries that have some run done, in the study's order."""
+        """The results of the entries that have a run that is done, in the study's order."""
         return [result for result in self.results.values() if result.val_loss]
 
     @cached_property
@@ -63,60 +71,70 @@ class Summary:
 
     @cached_property
     def diverging(self) -> set[str]:
-        """The labels of the entries that train another model than they say, and so have no speed."""
+        """The labels of the entries that do not reproduce the single-process run."""
         return {label for label, result in self.results.items() if result.equivalence == DIVERGES}
 
     def restricted_to(self, entries: Sequence[Entry]) -> "Summary":
-        """Return the part that tells of these entries alone; verdicts and effects stay those of the whole study."""
-        levels = {
-            axis: tuple(
-                level for level in names if any(entry.axes[axis] == level for entry in entries)
-            )
-            for axis, names in self.study.levels.items()
-        }
-        labels = {entry.label for entry in entries}
-        fields: dict[str, Any] = {
-            name: {label: found for label, found in getattr(self, name).items() if label in labels}
-            for name in ("results", "decoding", "lengths", "phases", "traffic", "predicted_memory")
-        }
-        for name in ("comparisons", "equivalence"):
-            fields[name] = [found for found in getattr(self, name) if found.entry in labels]
+        """Return the results of these entries; verdicts and effects remain the whole study's."""
+        kept = {entry.label for entry in entries}
+        levels = {}
+        for axis, labels in self.study.levels.items():
+            used = {entry.axes[axis] for entry in entries}
+            levels[axis] = tuple(label for label in labels if label in used)
+
+        def restrict(by_entry: Mapping[str, Value]) -> dict[str, Value]:
+            return {label: value for label, value in by_entry.items() if label in kept}
+
         return replace(
-            self, study=replace(self.study, entries=tuple(entries), levels=levels), **fields
+            self,
+            study=replace(self.study, entries=tuple(entries), levels=levels),
+            results=restrict(self.results),
+            comparisons=[row for row in self.comparisons if row.entry in kept],
+            equivalence=[row for row in self.equivalence if row.entry in kept],
+            decoding=restrict(self.decoding),
+            lengths=restrict(self.lengths),
+            phases=restrict(self.phases),
+            traffic=restrict(self.traffic),
+            predicted_memory=restrict(self.predicted_memory),
         )
 
 
 def summarize(study: StudyResults, created_at: str) -> Summary:
-    """Work out all numbers of the report, once."""
-    equivalent = equivalence.equivalence(study)
-    verdicts = equivalence.verdicts(equivalent)
-    diverging = {label for label, verdict in verdicts.items() if verdict == DIVERGES}
+    """Compute all results of a study."""
+    checks = equivalence.check(study)
+    statuses = equivalence.by_entry(checks)
+    diverging = {label for label, status in statuses.items() if status == DIVERGES}
+    entries = {entry.label: entry for entry in study.entries}
     return Summary(
         study=study,
         created_at=created_at,
         results={
-            entry.label: results.result(entry, verdicts.get(entry.label)) for entry in study.entries
+            label: metrics.result(entry, statuses.get(label)) for label, entry in entries.items()
         },
-        comparisons=results.comparisons(study, diverging),
+        comparisons=metrics.comparisons(study, diverging),
         metric_tests=hypotheses.test_hypotheses(study, diverging),
         rankings=budgets.rankings(study),
         savings=budgets.savings(study),
-        variance=variance.shares(study),
-        equivalence=equivalent,
-        decoding={entry.label: decoding.measures(study, entry) for entry in study.entries},
-        lengths={entry.label: lengths.measures(study, entry) for entry in study.entries},
+        variance=variance_components.variance_components(study),
+        equivalence=checks,
+        decoding={label: decoding.measures(study, entry) for label, entry in entries.items()},
+        lengths={label: eval_lengths.measures(study, entry) for label, entry in entries.items()},
         phases={
-            entry.label: where.phases(entry, verdicts.get(entry.label)) for entry in study.entries
+            label: step_breakdown.phase_times(entry, statuses.get(label))
+            for label, entry in entries.items()
         },
-        traffic={entry.label: where.traffic(entry) for entry in study.entries},
-        predicted_memory={entry.label: where.memory_prediction(entry) for entry in study.entries},
-        scaling=scaling.scaling(study, verdicts),
+        traffic={label: step_breakdown.traffic_totals(entry) for label, entry in entries.items()},
+        predicted_memory={
+            label: step_breakdown.memory_comparison(entry) for label, entry in entries.items()
+        },
+        scaling=scaling.scaling(study, statuses),
     )
 
 
-def as_json(summary: Summary) -> Json:
+def as_json(summary: Summary) -> JsonObject:
     """Return the content of summary.json."""
     study = summary.study
+    runs = Counter(run.status for run in study.runs)
     return {
         "schema_version": SCHEMA_VERSION,
         "study": study.name,
@@ -125,16 +143,15 @@ def as_json(summary: Summary) -> Json:
         "axes": {axis: list(levels) for axis, levels in study.levels.items()},
         "baseline": study.baseline,
         "settings": {
-            section: getattr(study.spec, section).model_dump() if study.spec else None
-            for section in ("model", "data", "train")
+            section: getattr(study.spec, section, None) for section in ("model", "data", "train")
         },
-        "runs": dict(sorted(Counter(run.status for run in study.runs).items())),
+        "runs": dict(sorted(runs.items())),
         "left_out": {"other_settings": study.left_out, "superseded": study.superseded},
         "unreadable": study.unreadable,
         "entries": [_entry(summary, entry) for entry in study.entries],
         "comparisons": summary.comparisons,
         "verdicts": {
-            quantity: _judgement(found) for quantity, found in summary.metric_tests.items()
+            quantity: _metric_tests(tests) for quantity, tests in summary.metric_tests.items()
         },
         "rankings": summary.rankings,
         "savings": summary.savings,
@@ -142,43 +159,41 @@ def as_json(summary: Summary) -> Json:
         "equivalence": summary.equivalence,
         "scaling": summary.scaling,
         "environments": _environments(study.runs),
-        "launches": [launch.model_dump() for launch in study.launches],
+        "launches": list(study.launches),
     }
 
 
-def _judgement(found: MetricTests) -> Json:
-    levels = {
-        name: [
-            vars(level.effect) | {"p_holm": level.p_holm, "verdict": level.verdict}
-            for level in levels
+def _metric_tests(tests: MetricTests) -> JsonObject:
+    content: JsonObject = {
+        "margin": tests.margin,
+        "entries": tests.entries,
+        "design": {
+            "runs": tests.design.n_runs,
+            "degrees_of_freedom": tests.design.degrees_of_freedom,
+            "noise": tests.design.noise,
+            "missing": tests.design.missing,
+        },
+    }
+    for name, effects in (("main_effects", tests.main), ("interactions", tests.interactions)):
+        content[name] = [
+            vars(tested.effect) | {"p_holm": tested.p_holm, "verdict": tested.verdict}
+            for tested in effects
         ]
-        for name, levels in (("main_effects", found.main), ("interactions", found.interactions))
-    }
-    design: Json = {
-        "runs": found.design.n_runs,
-        "degrees_of_freedom": found.design.degrees_of_freedom,
-    }
-    design |= {
-        "noise": found.design.noise,
-        "missing": [list(cell) for cell in found.design.missing],
-    }
-    return {"margin": found.margin, "entries": found.entries, "design": design} | levels
+    return content
 
 
-def _entry(summary: Summary, entry: Entry) -> Json:
-    fields = vars(summary.results[entry.label])
-    probed = {
+def _entry(summary: Summary, entry: Entry) -> JsonObject:
+    return vars(summary.results[entry.label]) | {
         "decoding": summary.decoding[entry.label],
         "lengths": summary.lengths[entry.label],
         "phases": summary.phases[entry.label],
         "traffic": summary.traffic[entry.label],
         "predicted_memory": summary.predicted_memory[entry.label],
+        "runs": [_run(run) for run in (*entry.runs, *entry.crossed)],
     }
-    runs = [_run(run) for run in (*entry.runs, *entry.crossed)]
-    return fields | probed | {"runs": runs}
 
 
-def _run(run: RunData) -> Json:
+def _run(run: RunData) -> JsonObject:
     probes = run.probes
     return {
         "run_id": run.run_id,
@@ -191,16 +206,16 @@ def _run(run: RunData) -> Json:
         "initial_hash": probes and probes.initial_hash,
         "final_hashes": probes and probes.final_hashes,
         "attention_kernels": probes and probes.attention_kernels,
-        "peak_flops": probes and probes.peak_flops.model_dump(),
+        "peak_flops": probes and probes.peak_flops,
         "flops_per_token_counted": probes and probes.flops_per_token_counted,
     }
 
 
-def _environments(runs: list[RunData]) -> list[Json]:
-    """Return each distinct env.json, with the runs that ran so."""
-    found: dict[str, Json] = {}
+def _environments(runs: list[RunData]) -> list[JsonObject]:
+    """Return each distinct env.json, with the ids of its runs."""
+    by_content: dict[str, tuple[Environment, list[str]]] = {}
     for run in runs:
         if run.env:
-            environment = found.setdefault(repr(run.env), {"env": run.env.model_dump(), "runs": []})
-            environment["runs"].append(run.run_id)
-    return list(found.values())
+            _, run_ids = by_content.setdefault(repr(run.env), (run.env, []))
+            run_ids.append(run.run_id)
+    return [{"env": env, "runs": run_ids} for env, run_ids in by_content.values()]

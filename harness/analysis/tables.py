@@ -1,23 +1,28 @@
-"""The tables of the report as DataFrames: one for each file of `tables/`, with every number unrounded.
+"""The tables of the report as DataFrames, one for each file of `tables/`, unrounded.
 
-`COLUMNS` documents the tables. A value X with a 95 % interval has three columns: `X`, `X_low` and `X_high`.
-A missing value is missing (NaN or `<NA>`) in a frame and empty in a CSV file.
+`COLUMNS` documents the tables. A value X with a 95 % interval has three columns: `X`, `X_low` and
+`X_high`. A missing value is missing (NaN or `<NA>`) in a frame and empty in a CSV file.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from harness.analysis.equivalence import Equivalence
+from harness.analysis.budgets import BudgetKind
 from harness.analysis.eval_lengths import positions
-from harness.analysis.intervals import Bounds, Mean, Median, Ratio
+from harness.analysis.intervals import Mean, Median, Ratio
 from harness.analysis.metrics import CATEGORIES
 from harness.analysis.significance import MAX_SEEDS
 from harness.analysis.summary import Summary
 from harness.results.frames import FLAG, INTEGER, LIST, NUMBER, TEXT, Column
 from harness.results.records import PHASES
 from harness.results.run_data import RunData
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Row = Mapping[str, object]
 
@@ -109,7 +114,7 @@ COLUMNS: Mapping[str, list[Column]] = {
         Column("p_holm", NUMBER, "p adjusted for all main effects, or all interactions"),
     ],
     "rankings": [
-        Column("budget_kind", TEXT, "what is equal: `tokens`, `flops`, `train_s`, `parameters`"),
+        Column("budget_kind", TEXT, "equal quantity: `tokens`, `flops`, `train_s`, `parameters`"),
         Column("budget", NUMBER, "its amount: the smallest total of any entry"),
         Column("budget_unit", TEXT, "unit of the amount"),
         Column("rank", INTEGER, "1 has the lowest loss"),
@@ -215,7 +220,7 @@ COLUMNS: Mapping[str, list[Column]] = {
     ],
     "scaling": [
         ENTRY,
-        Column("group", TEXT, "what the compared entries share"),
+        Column("group", TEXT, "common labels of the compared entries"),
         Column("world_size", INTEGER, "number of processes"),
         *_interval("tokens_per_s", "throughput"),
         AGAINST,
@@ -226,28 +231,33 @@ COLUMNS: Mapping[str, list[Column]] = {
 }
 
 OPTIONAL = ("variance", "decoding", "phases", "traffic", "scaling", "lengths", "loss_by_position")
-BUDGET_UNITS = {"tokens": "tokens", "flops": "FLOPs", "train_s": "s", "parameters": "parameters"}
+BUDGET_UNITS: Mapping[BudgetKind, str] = {
+    "tokens": "tokens",
+    "flops": "FLOPs",
+    "train_s": "s",
+    "parameters": "parameters",
+}
 
 
 def build_tables(summary: Summary) -> dict[str, pd.DataFrame]:
-    """Return all tables by name; those of optional probes only where the study has their results."""
+    """Return all tables by name; those of optional probes only if the study has their results."""
     rows: dict[str, Iterable[Row]] = {
         "entries": _entries(summary),
         "runs": _runs(summary),
-        "comparisons": _comparisons(summary),
+        "comparisons": map(_row, summary.comparisons),
         "verdicts": _verdicts(summary),
         "effects": _effects(summary),
         "rankings": _rankings(summary),
-        "savings": _savings(summary),
+        "savings": map(_row, summary.savings),
         "variance": _variance(summary),
-        "equivalence": map(_equivalence, summary.equivalence),
+        "equivalence": map(_row, summary.equivalence),
         "memory": _memory(summary),
         "val_curves": _val_curves(summary),
-        "decoding": _decoding(summary),
+        "decoding": _by_entry(summary.decoding),
         "phases": _phases(summary),
         "traffic": _traffic(summary),
-        "scaling": _scaling(summary),
-        "lengths": _lengths(summary),
+        "scaling": map(_row, summary.scaling),
+        "lengths": _by_entry(summary.lengths),
         "loss_by_position": _loss_by_position(summary),
     }
     axes = [Column(axis, TEXT, f"label on the axis {axis}") for axis in summary.study.levels]
@@ -262,7 +272,7 @@ def build_tables(summary: Summary) -> dict[str, pd.DataFrame]:
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """Return a table as CSV: all digits, lower-case booleans, lists joined by blanks, else empty."""
+    """Return a table as CSV: all digits, lower-case booleans, lists joined by blanks."""
     cells = {name: _cells(column) for name, column in table.items()}
     return str(pd.DataFrame(cells).to_csv(index=False, lineterminator="\n"))
 
@@ -278,43 +288,52 @@ def _cells(column: pd.Series) -> pd.Series:
 
 
 def _frame(columns: list[Column], rows: Iterable[Row]) -> pd.DataFrame:
-    frame = pd.DataFrame(list(rows), columns=[column.name for column in columns], dtype=object)
+    names = [column.name for column in columns]
+    frame = pd.DataFrame(list(rows), columns=names, dtype=object)
     return frame.astype({column.name: column.dtype for column in columns})
 
 
-def _estimate(name: str, value: Mean | Median | Ratio | None) -> Row:
-    """Return a value and its interval as the columns `name`, `name_low` and `name_high`."""
-    if isinstance(value, Mean):
-        return _bounded(name, value.mean, value.ci95)
-    if isinstance(value, Median):
-        return _bounded(name, value.median, value.ci95)
-    return _bounded(name, value.ratio, value.ci95) if value else {}
+def _row(record: "DataclassInstance") -> dict[str, object]:
+    """Return a record as columns.
+
+    A field X that is an estimate gives `X`, `X_low` and `X_high`, a field `X_ci95` gives `X_low`
+    and `X_high`, and a list becomes a tuple.
+    """
+    row: dict[str, object] = {}
+    for field in fields(record):
+        name = field.name
+        value = getattr(record, name)
+        if isinstance(value, Mean | Median | Ratio):
+            row[name] = _center(value)
+            row |= _bounds(name, value.ci95)
+        elif name == "ci95" or name.endswith("_ci95"):
+            row |= _bounds(name.removesuffix("ci95").removesuffix("_"), value)
+        else:
+            row[name] = tuple(value) if isinstance(value, list) else value
+    return row
 
 
-def _bounded(name: str, value: float | None, bounds: Bounds | None) -> Row:
+def _center(estimate: Mean | Median | Ratio) -> float:
+    if isinstance(estimate, Mean):
+        return estimate.mean
+    return estimate.median if isinstance(estimate, Median) else estimate.ratio
+
+
+def _bounds(name: str, bounds: tuple[float, float] | None) -> Row:
     low, high = bounds or (None, None)
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
+    return {f"{name}_low": low, f"{name}_high": high}
 
 
 def _entries(summary: Summary) -> Iterator[Row]:
     for result in summary.results.values():
-        yield {
-            "entry": result.entry,
-            **result.axes,
-            "seeds": tuple(result.seeds),
-            "seeds_done": tuple(result.seeds_done),
-            "status": result.status if isinstance(result.status, str) else "mixed",
-            "equivalence": result.equivalence,
-            **_estimate("val_loss", result.val_loss),
-            **_estimate("bits_per_byte", result.bits_per_byte),
-            **_estimate("tokens_per_s", result.tokens_per_s),
-            **_estimate("step_s", result.step_s),
-            "peak_memory_bytes": result.peak_memory_bytes,
-            "parameters": result.parameters,
-            "flops_per_token": result.flops_per_token,
-            "peak_flops": result.peak_flops,
-            "mfu": result.mfu,
-        }
+        status = result.status if isinstance(result.status, str) else "mixed"
+        yield {**_row(result), **result.axes, "status": status}
+
+
+def _by_entry(records: Mapping[str, Iterable["DataclassInstance"]]) -> Iterator[Row]:
+    for entry, found in records.items():
+        for record in found:
+            yield {"entry": entry, **_row(record)}
 
 
 def _runs(summary: Summary) -> Iterator[Row]:
@@ -332,53 +351,27 @@ def _runs(summary: Summary) -> Iterator[Row]:
             }
 
 
-def _comparisons(summary: Summary) -> Iterator[Row]:
-    for comparison in summary.comparisons:
-        yield {
-            "entry": comparison.entry,
-            "against": comparison.against,
-            "differs": tuple(comparison.differs),
-            "seeds": tuple(comparison.seeds),
-            "seeds_unpaired": comparison.seeds_unpaired,
-            **_estimate("val_loss_difference", comparison.val_loss_difference),
-            "excludes_zero": comparison.excludes_zero,
-            **_estimate("tokens_per_s_ratio", comparison.tokens_per_s_ratio),
-            "speed_diverges": comparison.speed_diverges,
-            "peak_memory_ratio": comparison.peak_memory_ratio,
-        }
-
-
 def _verdicts(summary: Summary) -> Iterator[Row]:
     for quantity, tests in summary.metric_tests.items():
         for entry, test in tests.entries.items():
-            yield {
-                "quantity": quantity,
-                "entry": entry,
-                "verdict": test.verdict,
-                **_estimate("difference", test.difference),
-                "n_seeds": test.difference.n,
-                "p": test.p,
-                "p_holm": test.p_holm,
-                "p_bh": test.p_bh,
-                "p_equivalent_holm": test.p_equivalent_holm,
-                "effect_size": test.effect_size,
-                "seeds_to_resolve": test.seeds_to_resolve,
-            }
+            n_seeds = test.difference.n
+            yield {"quantity": quantity, "entry": entry, **_row(test), "n_seeds": n_seeds}
 
 
 def _effects(summary: Summary) -> Iterator[Row]:
     for quantity, tests in summary.metric_tests.items():
-        for name, effects in (("main", tests.main), ("interaction", tests.interactions)):
+        for kind, effects in (("main", tests.main), ("interaction", tests.interactions)):
             for tested in effects:
-                levels = tested.effect.levels.items()
+                effect = tested.effect
                 yield {
                     "quantity": quantity,
-                    "effect": name,
-                    "levels": tuple(f"{axis}={label}" for axis, label in levels),
+                    "effect": kind,
+                    "levels": tuple(f"{axis}={label}" for axis, label in effect.levels.items()),
                     "verdict": tested.verdict,
-                    **_bounded("estimate", tested.effect.estimate, tested.effect.ci95),
-                    "se": tested.effect.se,
-                    "p": tested.effect.p,
+                    "estimate": effect.estimate,
+                    "se": effect.se,
+                    **_bounds("estimate", effect.ci95),
+                    "p": effect.p,
                     "p_holm": tested.p_holm,
                 }
 
@@ -392,55 +385,24 @@ def _rankings(summary: Summary) -> Iterator[Row]:
                 "budget_unit": BUDGET_UNITS[ranking.budget_kind],
                 "rank": rank,
                 "entry": entry,
-                **_estimate("val_loss", loss),
+                "val_loss": loss.mean,
+                **_bounds("val_loss", loss.ci95),
             }
-
-
-def _savings(summary: Summary) -> Iterator[Row]:
-    for cost in summary.savings:
-        yield {
-            "entry": cost.entry,
-            "against": cost.against,
-            "seeds": tuple(cost.seeds),
-            "not_reached": tuple(cost.not_reached),
-            **_bounded("tokens_ratio", cost.tokens_ratio, cost.tokens_ratio_ci95),
-            **_bounded("train_time_ratio", cost.train_time_ratio, cost.train_time_ratio_ci95),
-        }
 
 
 def _variance(summary: Summary) -> Iterator[Row]:
-    for shares in summary.variance:
-        for source in ("init", "data", "rest"):
-            part = getattr(shares, source)
+    for components in summary.variance:
+        sources = (("init", components.init), ("data", components.data), ("rest", components.rest))
+        for source, component in sources:
             yield {
-                "quantity": shares.quantity,
+                "quantity": components.quantity,
                 "source": source,
-                **_bounded("sd", part.sd, part.ci95),
-                "fraction": part.fraction,
-                "entries": tuple(shares.entries),
-                "seeds": tuple(shares.seeds),
+                "sd": component.sd,
+                **_bounds("sd", component.ci95),
+                "fraction": component.fraction,
+                "entries": tuple(components.entries),
+                "seeds": tuple(components.seeds),
             }
-
-
-def _equivalence(row: Equivalence) -> Row:
-    return {
-        "entry": row.entry,
-        "against": row.against,
-        "seed": row.seed,
-        "verdict": row.verdict,
-        "reason": row.reason,
-        "bitwise": row.bitwise,
-        "initial_hash_equal": row.initial_hash_equal,
-        "ranks_agree": row.ranks_agree,
-        "max_rel_loss_dev_first5": row.max_rel_loss_dev_first5,
-        "max_rel_grad_norm_dev_first5": row.max_rel_grad_norm_dev_first5,
-        "rel_loss_tolerance": row.rel_loss_tolerance,
-        "rel_grad_norm_tolerance": row.rel_grad_norm_tolerance,
-        "abs_loss_dev_first": row.abs_loss_dev_first,
-        "abs_loss_dev_last": row.abs_loss_dev_last,
-        "max_abs_loss_dev": row.max_abs_loss_dev,
-        "abs_val_loss_dev": row.abs_val_loss_dev,
-    }
 
 
 def _done(summary: Summary) -> Iterator[tuple[str, RunData]]:
@@ -453,23 +415,22 @@ def _done(summary: Summary) -> Iterator[tuple[str, RunData]]:
 def _memory(summary: Summary) -> Iterator[Row]:
     for entry, run in _done(summary):
         for rank, memory in enumerate(run.measured.memory):
-            yield {"entry": entry, "seed": run.seed, "rank": rank, **memory.model_dump()}
+            yield {"entry": entry, "seed": run.seed, "rank": rank, **dict(memory)}
 
 
 def _phases(summary: Summary) -> Iterator[Row]:
-    names = [f"{phase}_s" for phase in PHASES]
     for entry, run in _done(summary):
         if entry in summary.diverging:
             continue
         for rank, times in enumerate(run.measured.phases):
-            samples = zip(*(getattr(times, name) for name in names), strict=True)
-            for sample, seconds in enumerate(samples):
+            columns = dict(times)
+            for sample, seconds in enumerate(zip(*columns.values(), strict=True)):
                 yield {
                     "entry": entry,
                     "seed": run.seed,
                     "rank": rank,
                     "sample": sample,
-                    **dict(zip(names, seconds, strict=True)),
+                    **dict(zip(columns, seconds, strict=True)),
                 }
 
 
@@ -482,54 +443,9 @@ def _traffic(summary: Summary) -> Iterator[Row]:
                     "seed": run.seed,
                     "rank": rank,
                     "collective": collective,
-                    **counts.model_dump(),
+                    **dict(counts),
                     "predicted_total_bytes": run.measured.predicted_bytes_sent,
                 }
-
-
-def _scaling(summary: Summary) -> Iterator[Row]:
-    for row in summary.scaling:
-        yield {
-            "entry": row.entry,
-            "group": row.group,
-            "world_size": row.world_size,
-            **_estimate("tokens_per_s", row.tokens_per_s),
-            "against": row.against,
-            "against_world_size": row.against_world_size,
-            **_estimate("speedup", row.speedup),
-            "efficiency": row.efficiency,
-        }
-
-
-def _decoding(summary: Summary) -> Iterator[Row]:
-    for entry, settings in summary.decoding.items():
-        for row in settings:
-            yield {
-                "entry": entry,
-                "batch": row.batch,
-                "context": row.context,
-                "seeds": tuple(row.seeds),
-                **_estimate("prefill_tokens_per_s", row.prefill_tokens_per_s),
-                **_estimate("decode_step_s", row.decode_step_s),
-                **_estimate("decode_tokens_per_s", row.decode_tokens_per_s),
-                **_estimate("decode_tokens_per_s_ratio", row.decode_tokens_per_s_ratio),
-                "cache_bytes": row.cache_bytes,
-                "reason": row.reason,
-            }
-
-
-def _lengths(summary: Summary) -> Iterator[Row]:
-    for entry, lengths in summary.lengths.items():
-        for row in lengths:
-            yield {
-                "entry": entry,
-                "length": row.length,
-                "seeds": tuple(row.seeds),
-                **_estimate("val_loss", row.val_loss),
-                **_estimate("val_loss_difference", row.val_loss_difference),
-                "windows": row.windows,
-                "reason": row.reason,
-            }
 
 
 def _loss_by_position(summary: Summary) -> Iterator[Row]:

@@ -1,9 +1,9 @@
-"""Where the noise comes from: first values, the order of the data, or neither. Field names are those of summary.json.
+"""Split the noise of a loss between initialization, data order and the rest.
 
-Two-way crossed random effects (Searle, Casella & McCulloch 1992, chapter 4): the loss of first values i under order j
-is mean + i's part + j's part + rest, and the rest holds what the two do together and what repeats nowhere. Which of
-them matters decides what a study must repeat (Bouthillier et al. 2021, "Accounting for variance in machine learning
-benchmarks").
+Two-way crossed random effects (Searle, Casella & McCulloch 1992, chapter 4): the loss of
+initialization i under data order j is mean + a_i + b_j + rest; the rest contains their interaction.
+A study must repeat the source with the largest component (Bouthillier et al. 2021, "Accounting
+for variance in machine learning benchmarks").
 """
 
 import math
@@ -14,19 +14,20 @@ from typing import Literal
 import numpy as np
 
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.intervals import Bounds
+from harness.analysis.intervals import TAIL, Bounds
 from harness.analysis.metrics import PARALLELISM, baseline_of
 
-Of = Literal["val_loss", "val_loss_difference"]
-TAIL = 0.025
+NoisyQuantity = Literal["val_loss", "val_loss_difference"]
+CrossedLosses = dict[tuple[int, int], float]  # (seed, data seed) -> final validation loss
 
 
 @dataclass(frozen=True)
 class Component:
-    """One source's standard deviation, its 95 % interval, and its share of the variance; 0 where it shows none.
+    """One source's standard deviation, its 95 % interval, and its fraction of the variance.
 
-    The rest's interval is that of a chi-squared variance; a source's is Williams's (1962), which holds the true value
-    in at least 95 % of cases. Both take the seeds that entries share for one sample, not for several.
+    The interval of the rest is that of a chi-squared variance. That of a source is Williams's
+    (1962), which is conservative. Both assume independent seeds: seeds that entries share count
+    once.
     """
 
     sd: float
@@ -36,12 +37,12 @@ class Component:
 
 @dataclass(frozen=True)
 class VarianceComponents:
-    """The parts of the noise of a final validation loss, or of its difference from the baseline's, nats per token.
+    """The components of a final validation loss, or of its difference from the baseline's.
 
-    Pooled over the `entries` of which every pair of seeds is done.
+    In nats per token, pooled over `entries`, of which every pair of seeds is done.
     """
 
-    quantity: Of
+    quantity: NoisyQuantity
     entries: list[str]
     seeds: list[int]
     init: Component
@@ -49,61 +50,69 @@ class VarianceComponents:
     rest: Component
 
 
-def shares(study: StudyResults) -> list[VarianceComponents]:
-    """Return the shares of the noise, where first values and orders were crossed and at least one entry is whole."""
-    usual = study.baseline.get(PARALLELISM)
-    tables = {
-        entry.label: (entry, table)
+def variance_components(study: StudyResults) -> list[VarianceComponents]:
+    """Return the components of the loss and its difference, of entries with all pairs of seeds."""
+    baseline_parallelism = study.baseline.get(PARALLELISM)
+    losses: dict[str, CrossedLosses] = {}
+    differences: dict[str, CrossedLosses] = {}
+    crossed = [
+        entry
         for entry in study.entries
-        if entry.axes.get(PARALLELISM, usual) == usual and (table := _table(entry))
-    }
-    losses = {label: table for label, (_, table) in tables.items()}
-    differences = {}
-    for label, (entry, table) in tables.items():
+        if entry.axes.get(PARALLELISM, baseline_parallelism) == baseline_parallelism
+    ]
+    for entry in crossed:
+        if table := _crossed_losses(entry):
+            losses[entry.label] = table
+    for entry in crossed:
         base = baseline_of(study, entry)
-        if base and base.label in losses and losses[base.label].keys() == table.keys():
-            differences[label] = {
-                pair: loss - losses[base.label][pair] for pair, loss in table.items()
-            }
-    wanted: tuple[tuple[Of, dict[str, dict[tuple[int, int], float]]], ...] = (
-        ("val_loss", losses),
-        ("val_loss_difference", differences),
-    )
-    return [_shares(of, found) for of, found in wanted if found]
+        own = losses.get(entry.label)
+        other = losses.get(base.label) if base else None
+        if own and other and own.keys() == other.keys():
+            differences[entry.label] = {pair: loss - other[pair] for pair, loss in own.items()}
+    components = [_pooled("val_loss", losses)] if losses else []
+    if differences:
+        components.append(_pooled("val_loss_difference", differences))
+    return components
 
 
-def _table(entry: Entry) -> dict[tuple[int, int], float] | None:
-    """Return the final loss of each pair of seeds; None where one is missing, or nothing was crossed."""
-    done = [run for run in (*entry.runs, *entry.crossed) if run.status == "done"]
-    found = {(run.seed, run.order_seed): float(run.evals.val_loss[-1]) for run in done}
-    seeds = {run.seed for run in (*entry.runs, *entry.crossed)}
-    return found if len(seeds) > 1 and len(found) == len(seeds) ** 2 else None
+def _crossed_losses(entry: Entry) -> CrossedLosses | None:
+    """Return the loss of each pair of seeds; None if one is missing or seeds are not crossed."""
+    runs = [*entry.runs, *entry.crossed]
+    losses = {
+        (run.seed, run.order_seed): float(run.evals.val_loss[-1])
+        for run in runs
+        if run.status == "done"
+    }
+    n_seeds = len({run.seed for run in runs})
+    return losses if n_seeds > 1 and len(losses) == n_seeds**2 else None
 
 
-def _shares(of: Of, tables: Mapping[str, Mapping[tuple[int, int], float]]) -> VarianceComponents:
+def _pooled(quantity: NoisyQuantity, tables: Mapping[str, CrossedLosses]) -> VarianceComponents:
     """Pool the entries that have the same seeds as the first."""
     seeds = sorted({seed for seed, _ in next(iter(tables.values()))})
-    alike = {
+    pairs = {(i, j) for i in seeds for j in seeds}
+    pooled = {
         label: np.array([[table[i, j] for j in seeds] for i in seeds])
         for label, table in tables.items()
-        if table.keys() == {(i, j) for i in seeds for j in seeds}
+        if table.keys() == pairs
     }
-    init, data, rest = components(list(alike.values()))
-    return VarianceComponents(of, list(alike), seeds, init, data, rest)
+    init, data, rest = estimate_components(list(pooled.values()))
+    return VarianceComponents(quantity, list(pooled), seeds, init, data, rest)
 
 
-def components(tables: Sequence[np.ndarray]) -> tuple[Component, Component, Component]:
-    """Return the parts of rows, of columns, and the rest, from tables of shape (n, n) with the same n of each."""
+def estimate_components(tables: Sequence[np.ndarray]) -> tuple[Component, Component, Component]:
+    """Return the components of rows, of columns, and the rest, of tables of one shape (n, n)."""
     n = len(tables[0])
     squares = np.mean([_mean_squares(table) for table in tables], axis=0)
-    rest = float(squares[2])
-    variances = [max(0.0, (float(square) - rest) / n) for square in squares[:2]] + [rest]
+    of_rows, of_columns, rest = (float(square) for square in squares)
+    variances = (max(0.0, (of_rows - rest) / n), max(0.0, (of_columns - rest) / n), rest)
     total = sum(variances) or 1.0
-    df, df_rest = n - 1, (n - 1) ** 2
-    bounds = [_williams(float(square), rest, n, df, df_rest) for square in squares[:2]]
-    bounds.append(
-        (rest * df_rest / _chi2(1 - TAIL, df_rest), rest * df_rest / _chi2(TAIL, df_rest))
+    df_rest = (n - 1) ** 2
+    rest_bounds = (
+        rest * df_rest / _chi2_quantile(1 - TAIL, df_rest),
+        rest * df_rest / _chi2_quantile(TAIL, df_rest),
     )
+    bounds = (_williams(of_rows, rest, n), _williams(of_columns, rest, n), rest_bounds)
     init, data, other = (
         Component(math.sqrt(variance), (math.sqrt(low), math.sqrt(high)), variance / total)
         for variance, (low, high) in zip(variances, bounds, strict=True)
@@ -112,28 +121,36 @@ def components(tables: Sequence[np.ndarray]) -> tuple[Component, Component, Comp
 
 
 def _mean_squares(table: np.ndarray) -> tuple[float, float, float]:
-    """Return the mean squares of rows, of columns, and of what neither explains."""
-    n, mean = len(table), table.mean()
-    rows, columns = table.mean(axis=1) - mean, table.mean(axis=0) - mean
-    rest = table - mean - rows[:, None] - columns
+    """Return the mean squares of rows, of columns, and of the residuals."""
+    n = len(table)
+    mean = table.mean()
+    rows = table.mean(axis=1) - mean
+    columns = table.mean(axis=0) - mean
+    residuals = table - mean - rows[:, None] - columns
     return (
         n * (rows**2).sum() / (n - 1),
         n * (columns**2).sum() / (n - 1),
-        (rest**2).sum() / (n - 1) ** 2,
+        (residuals**2).sum() / (n - 1) ** 2,
     )
 
 
-def _williams(square: float, rest: float, n: int, df: int, df_rest: int) -> Bounds:
-    """Return Williams's interval of the variance of a source with that mean square (1962, Biometrika 49: 278)."""
+def _williams(square: float, rest: float, n: int) -> Bounds:
+    """Return Williams's interval of a source's variance, from its mean square and that of the rest.
+
+    Source: Williams (1962), Biometrika 49: 278.
+    """
     from scipy.special import fdtri
 
-    f_high, f_low = float(fdtri(df, df_rest, 1 - TAIL)), float(fdtri(df, df_rest, TAIL))
-    low = df * (square - f_high * rest) / (n * _chi2(1 - TAIL, df))
-    high = df * (square - f_low * rest) / (n * _chi2(TAIL, df))
+    df = n - 1
+    df_rest = (n - 1) ** 2
+    f_high = float(fdtri(df, df_rest, 1 - TAIL))
+    f_low = float(fdtri(df, df_rest, TAIL))
+    low = df * (square - f_high * rest) / (n * _chi2_quantile(1 - TAIL, df))
+    high = df * (square - f_low * rest) / (n * _chi2_quantile(TAIL, df))
     return max(0.0, low), max(0.0, high)
 
 
-def _chi2(p: float, df: int) -> float:
+def _chi2_quantile(p: float, df: int) -> float:
     from scipy.special import chdtri
 
-    return float(chdtri(df, 1 - p))  # scipy's counts from above
+    return float(chdtri(df, 1 - p))  # chdtri takes the upper tail

@@ -37,7 +37,7 @@ def plan(
     if not effect_size > 0:
         raise UserError(f"--effect-size {effect_size:g}: must be above 0, in nats per token")
     data = dataset.read(Store(results), study_name(study))
-    estimate = power.plan(data, effect_size)
+    estimate = power.plan_seeds(data, effect_size)
     if estimate is None:
         raise UserError(
             f"{data.name}: no entry shares two seeds with its baseline, so the noise cannot be "
@@ -66,9 +66,9 @@ def _print_estimate(estimate: "SeedPlan") -> None:
     print(
         f"noise: paired differences have a standard deviation of {estimate.noise:.4g} nats "
         f"({estimate.degrees_of_freedom} degrees of freedom, {estimate.n_compared} comparisons)",
-        f"available: {estimate.seeds_at_hand} seeds detect {estimate.minimum_detectable_effect:.4g} nats "
+        f"available: {estimate.seeds_done} seeds detect {estimate.minimum_detectable_effect:.4g} nats "
         "with 80 % power",
-        f"needed: {seeds} seeds detect {estimate.detect:g} nats with 80 % power "
+        f"needed: {seeds} seeds detect {estimate.min_difference:g} nats with 80 % power "
         f"({low} to {high}, because the noise is itself an estimate)",
         f"cost: {cost}",
         sep="\n",

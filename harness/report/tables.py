@@ -28,9 +28,12 @@ def display(
     caption: str, frame: "pd.DataFrame", columns: Sequence[Column], folded: bool | None = None
 ) -> Table:
     """Return a table with one row for each of the first rows of a frame."""
-    rows = [[column.cell(record) for column in columns] for record in records(frame, MAX_ROWS)]
+    rows = []
+    for record in records(frame, MAX_ROWS):
+        rows.append([column.cell(record) for column in columns])
+    titles = [column.title for column in columns]
     numeric = [column.title for column in columns if column.numeric]
-    return table(caption, [column.title for column in columns], rows, numeric, len(frame), folded)
+    return table(caption, titles, rows, numeric, len(frame), folded)
 
 
 def table(
@@ -52,11 +55,9 @@ def table(
 def records(frame: "pd.DataFrame", limit: int | None = None) -> list[Record]:
     """Return the rows of a frame, at most `limit`, with None for every missing value."""
     head = frame if limit is None else frame.head(limit)
-    cells = head.astype(object)
-    return [
-        {str(name): value for name, value in record.items()}
-        for record in cells.where(head.notna(), None).to_dict("records")
-    ]
+    names = [str(name) for name in head.columns]
+    rows = head.astype(object).where(head.notna(), None).itertuples(index=False, name=None)
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def text_column(title: str, name: str) -> Column:

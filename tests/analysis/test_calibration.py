@@ -1,4 +1,4 @@
-"""Statistics are held to what they promise, on simulated studies whose truth is known; `make calibrate` takes 2,000."""
+"""Coverage and error rates of the statistics on simulated studies; `make calibrate` takes 2,000."""
 
 import os
 from itertools import product
@@ -6,15 +6,14 @@ from itertools import product
 import numpy as np
 import pytest
 
-from harness.analysis import factorial as effects
-from harness.analysis import significance as verdicts
+from harness.analysis import factorial, significance
 
 N = int(os.environ.get("CALIBRATE", "300"))  # studies
 SEED_NOISE, NOISE, N_ENTRIES = (
     0.05,
     0.01,
     8,
-)  # nats: what a seed does to all entries alike, and to each by itself
+)  # nats: noise that a seed adds to all entries, and to each separately
 
 DRAWS = {
     "normal": lambda rng, size: rng.normal(size=size),
@@ -25,12 +24,12 @@ seed_counts = pytest.mark.parametrize("n_seeds", [3, 5, 10])
 
 
 def chance(rate: float, n: int = N) -> float:
-    """Return how far a rate that is counted in n studies may lie off by chance alone, in one test of a thousand."""
+    """Return the deviation of a rate over n studies that chance exceeds once in 1,000 tests."""
     return 3.3 * (rate * (1 - rate) / n) ** 0.5
 
 
 def studies(noise, n_seeds, effect=0.0, n=N):
-    """Yield the paired differences of every entry: final losses in blocks of seeds, less the baseline's."""
+    """Yield the paired differences of every entry: final loss minus the baseline's, by seed."""
     rng = np.random.default_rng(0)
     for _ in range(n):
         seeds = rng.normal(2.0, SEED_NOISE, size=n_seeds)
@@ -40,11 +39,11 @@ def studies(noise, n_seeds, effect=0.0, n=N):
 
 @noises
 @seed_counts
-def test_families_without_an_effect_give_false_verdicts_in_at_most_one_of_twenty(noise, n_seeds):
+def test_familywise_error_rate_is_at_most_5_percent(noise, n_seeds):
     false = sum(
         any(
             verdict.verdict in ("better", "worse")
-            for verdict in verdicts.test_family(study, None).values()
+            for verdict in significance.test_family(study, None).values()
         )
         for study in studies(noise, n_seeds)
     )
@@ -53,13 +52,11 @@ def test_families_without_an_effect_give_false_verdicts_in_at_most_one_of_twenty
 
 @noises
 @seed_counts
-def test_entries_that_differ_by_the_whole_margin_are_called_equivalent_in_at_most_one_study_of_twenty(
-    noise, n_seeds
-):
+def test_false_equivalence_rate_is_at_most_5_percent(noise, n_seeds):
     false = sum(
         any(
             verdict.verdict == "equivalent"
-            for verdict in verdicts.test_family(study, 0.02).values()
+            for verdict in significance.test_family(study, 0.02).values()
         )
         for study in studies(noise, n_seeds, effect=0.02)
     )
@@ -68,9 +65,9 @@ def test_entries_that_differ_by_the_whole_margin_are_called_equivalent_in_at_mos
 
 @noises
 @seed_counts
-def test_intervals_of_differences_hold_the_truth_nineteen_times_of_twenty(noise, n_seeds):
+def test_difference_intervals_have_95_percent_coverage(noise, n_seeds):
     held = [
-        verdicts.mean(study["v1"]).ci95[0] <= 0.03 <= verdicts.mean(study["v1"]).ci95[1]
+        significance.mean(study["v1"]).ci95[0] <= 0.03 <= significance.mean(study["v1"]).ci95[1]
         for study in studies(noise, n_seeds, effect=0.03, n=max(N, 2000))
     ]
     assert 0.93 <= np.mean(held) <= 0.97
@@ -78,7 +75,7 @@ def test_intervals_of_differences_hold_the_truth_nineteen_times_of_twenty(noise,
 
 @noises
 @seed_counts
-def test_intervals_of_effects_hold_the_truth_nineteen_times_of_twenty(noise, n_seeds):
+def test_effect_intervals_have_95_percent_coverage(noise, n_seeds):
     rng, levels = np.random.default_rng(1), {"a": ["a0", "a1"], "b": ["b0", "b1", "b2"]}
     held = []
     for _ in range(N):
@@ -87,7 +84,7 @@ def test_intervals_of_effects_hold_the_truth_nineteen_times_of_twenty(noise, n_s
         for cell in product(*levels.values()):
             true = 0.02 * (cell[0] == "a1") + 0.03 * (cell == ("a1", "b2"))
             values[cell] = dict(enumerate(seeds + true + NOISE * DRAWS[noise](rng, n_seeds)))
-        found = effects.estimate(values, levels)
+        found = factorial.estimate(values, levels)
         low, high = found.main[0].ci95
         pair = next(effect for effect in found.interactions if effect.levels["b"] == "b2")
         held.append((low <= 0.03 <= high, pair.ci95[0] <= 0.03 <= pair.ci95[1]))
@@ -98,9 +95,11 @@ def test_intervals_of_effects_hold_the_truth_nineteen_times_of_twenty(noise, n_s
 
 
 @pytest.mark.parametrize(("difference", "n_asked"), [(0.006, 1), (0.01, 8), (0.006, 8)])
-def test_the_planned_number_of_seeds_finds_the_difference_four_times_of_five(difference, n_asked):
-    sd, alpha = NOISE * 2**0.5, verdicts.ALPHA / n_asked
-    n_seeds = verdicts.required_seeds(lambda n: verdicts.paired_t_power(n, difference, sd, alpha))
+def test_planned_seeds_reach_80_percent_power(difference, n_asked):
+    sd, alpha = NOISE * 2**0.5, significance.ALPHA / n_asked
+    n_seeds = significance.required_seeds(
+        lambda n: significance.paired_t_power(n, difference, sd, alpha)
+    )
     draws = np.random.default_rng(2).normal(difference, sd, size=(max(N, 1000), n_seeds))
-    found = np.mean([verdicts.paired_t_pvalue(values) < alpha for values in draws])
+    found = np.mean([significance.paired_t_pvalue(values) < alpha for values in draws])
     assert found == pytest.approx(0.8, abs=0.03 + (chance(0.8) if N < 2000 else 0.0))

@@ -1,20 +1,20 @@
-"""If these failed, runs would be mixed, dropped in silence or taken for what they are not."""
+"""If these failed, runs would be mixed, silently dropped or assigned to another entry."""
 
 import shutil
 
 import numpy as np
 import pytest
 
-from harness.analysis import dataset as accounting
+from harness.analysis import dataset
 from harness.errors import UserError
 from harness.results.files import read_lines, write_json
 from harness.results.records import LaunchRecord, StepRecord
 
 
-def test_entries_stand_in_the_order_of_the_axes_with_the_baseline_first(fake):
+def test_entries_are_sorted_by_axes_baseline_first(fake):
     fake.axes = {"attention": ["gqa10", "gqa2", "mha"], "parallelism": ["fsdp2", "single"]}
     fake.baseline, fake.seeds = {"attention": "mha", "parallelism": "single"}, (1, 0)
-    study = accounting.read(fake.write().store, "tiny")
+    study = dataset.read(fake.write().store, "tiny")
     assert study.levels == {
         "attention": ("mha", "gqa2", "gqa10"),
         "parallelism": ("single", "fsdp2"),
@@ -30,7 +30,7 @@ def test_entries_stand_in_the_order_of_the_axes_with_the_baseline_first(fake):
 def test_the_slowest_rank_counts_and_warm_up_does_not(fake):
     fake.axes = {"parallelism": ["ddp2"]}
     fake.write()
-    run = accounting.read(fake.store, "tiny").entries[0].runs[0]
+    run = dataset.read(fake.store, "tiny").entries[0].runs[0]
     folder = fake.store.runs("tiny")[0].path
     step_s = np.array(
         [
@@ -47,26 +47,26 @@ def test_other_settings_are_left_out_and_counted(one_axis):
     one_axis.write()
     one_axis.settings_hash, one_axis.seeds = "new", (0,)
     one_axis.write()
-    study = accounting.read(one_axis.store, "tiny")
+    study = dataset.read(one_axis.store, "tiny")
     assert study.settings_hash == "new"
     assert {run.spec.settings_hash for run in study.runs} == {"new"}
     assert (len(study.runs), study.left_out) == (2, 6)
 
 
-def test_the_newest_launch_decides_and_not_the_newest_folder(one_axis):
+def test_newest_launch_selects_the_settings(one_axis):
     one_axis.settings_hash = "a"
     order_a = [run.run_id for run in one_axis.write().store.runs("tiny")]
     one_axis.settings_hash = "b"
     one_axis.write()
     one_axis.store.record_launch("tiny", LaunchRecord(command="again", order=order_a[:1]))
-    assert accounting.read(one_axis.store, "tiny").settings_hash == "a"
+    assert dataset.read(one_axis.store, "tiny").settings_hash == "a"
 
 
 def test_a_launch_that_found_all_done_decides_too(one_axis):
     for one_axis.settings_hash in ("a", "b"):
         one_axis.write()
     one_axis.store.record_launch("tiny", LaunchRecord(command="again", order=[], settings_hash="a"))
-    study = accounting.read(one_axis.store, "tiny")
+    study = dataset.read(one_axis.store, "tiny")
     assert (study.settings_hash, {run.spec.settings_hash for run in study.runs}) == ("a", {"a"})
 
 
@@ -74,11 +74,11 @@ def test_without_launches_the_newest_started_run_decides(one_axis):
     for one_axis.settings_hash in ("z", "a"):
         one_axis.write()
     (one_axis.root / "tiny" / "launches.jsonl").unlink()
-    assert accounting.read(one_axis.store, "tiny").settings_hash == "a"
+    assert dataset.read(one_axis.store, "tiny").settings_hash == "a"
 
 
-def test_an_entry_with_other_options_under_the_same_label_is_superseded(one_axis):
-    """A study whose `local` window was changed must not average the old window's runs with the new one's."""
+def test_same_label_with_other_options_is_superseded(one_axis):
+    """Runs of a changed `local` window must not be averaged with those of the old one."""
     one_axis.write()
     old = one_axis.store.runs("tiny")[0]
     spec = old.spec.model_dump() | {"run_id": "newer", "seed": 0}
@@ -89,7 +89,7 @@ def test_an_entry_with_other_options_under_the_same_label_is_superseded(one_axis
     shutil.copytree(old.path, newer.path)
     write_json(newer.path / "spec.json", spec)
     one_axis.store.record_launch("tiny", LaunchRecord(command="again", order=["newer"]))
-    study = accounting.read(one_axis.store, "tiny")
+    study = dataset.read(one_axis.store, "tiny")
     entry = next(entry for entry in study.entries if entry.label == spec["entry"])
     assert [run.run_id for run in entry.runs] == ["newer"]
     assert study.superseded == 3
@@ -113,7 +113,7 @@ def test_a_damaged_run_is_named_and_the_others_are_read(one_axis, file, content)
     one_axis.write()
     damaged = one_axis.store.runs("tiny")[0]
     (damaged.path / file).write_text(content)
-    study = accounting.read(one_axis.store, "tiny")
+    study = dataset.read(one_axis.store, "tiny")
     assert [item.name for item in study.unreadable] == [damaged.run_id]
     assert study.unreadable[0].why
     assert len(study.runs) == 5
@@ -121,7 +121,7 @@ def test_a_damaged_run_is_named_and_the_others_are_read(one_axis, file, content)
 
 def test_damaged_launches_are_named(one_axis):
     (one_axis.write().root / "tiny" / "launches.jsonl").write_text("no json\n")
-    study = accounting.read(one_axis.store, "tiny")
+    study = dataset.read(one_axis.store, "tiny")
     assert [item.name for item in study.unreadable] == ["launches.jsonl"]
     assert len(study.runs) == 6
 
@@ -132,19 +132,19 @@ def test_a_last_loss_that_is_not_finite_is_a_failure(one_axis):
         file.write(
             '{"step": 12, "val_loss": null, "bits_per_byte": null, "train_s": 1.0, "eval_s": 0.1}\n'
         )
-    study = accounting.read(one_axis.store, "tiny")
+    study = dataset.read(one_axis.store, "tiny")
     broken = next(found for found in study.runs if found.run_id == run.run_id)
     assert (broken.status, broken.reason) == ("failed", "nan")
 
 
 def test_status_is_one_word_or_counts(one_axis):
     one_axis.outcome = {"learned-gqa2-single-s1": ("failed", "oom", "no memory")}
-    mha, gqa = accounting.read(one_axis.write().store, "tiny").entries
+    mha, gqa = dataset.read(one_axis.write().store, "tiny").entries
     assert mha.status == "done"
     assert gqa.status == {"done": 2, "failed": 1}
 
 
-def test_no_results_tell_what_to_run(fake):
+def test_missing_results_name_the_command(fake):
     fake.write()
     with pytest.raises(UserError, match=r"'tyny' has no results.*harness run.*did you mean 'tiny'"):
-        accounting.read(fake.store, "tyny")
+        dataset.read(fake.store, "tyny")

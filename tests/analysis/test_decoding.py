@@ -1,4 +1,4 @@
-"""If these failed, the report would state times and sizes of decoding that were not measured, or break over them."""
+"""If these failed, the report would state decoding speeds that were not measured, or fail."""
 
 import csv
 import itertools
@@ -7,7 +7,7 @@ import json
 import pytest
 
 from harness import report
-from harness.analysis import dataset as accounting
+from harness.analysis import dataset
 from harness.analysis.decoding import measures
 from harness.analysis.summary import summarize
 from harness.results.files import read_json, write_json
@@ -46,12 +46,12 @@ def plant(fake, entry, seed, records) -> None:
 
 
 def measured(fake, entry):
-    study = accounting.read(fake.store, "tiny")
+    study = dataset.read(fake.store, "tiny")
     return measures(study, next(found for found in study.entries if found.label == entry))
 
 
 def summary_of(fake):
-    return summarize(accounting.read(fake.store, "tiny"), "now")
+    return summarize(dataset.read(fake.store, "tiny"), "now")
 
 
 def written(fake):
@@ -103,7 +103,7 @@ def test_each_batch_and_context_has_its_own_measures(pair):
     ]
 
 
-def test_the_ratio_is_variant_over_baseline_from_seeds_that_both_have(pair):
+def test_ratio_is_variant_over_baseline_of_shared_seeds(pair):
     plant(pair, GQA, 0, [record([0.004])])
     plant(pair, GQA, 1, [record([0.004])])
     plant(pair, MHA, 1, [record([0.012])])
@@ -131,7 +131,7 @@ def test_what_is_not_defined_has_a_reason_and_no_number(pair, no_figures):
     )
 
 
-def test_a_seed_for_which_it_is_not_defined_is_told_beside_the_others_numbers(pair, no_figures):
+def test_seeds_without_a_value_are_reported_with_the_reason(pair, no_figures):
     plant(pair, GQA, 0, [undefined("out of memory")])
     plant(pair, GQA, 1, [record([0.004])])
     (found,) = measured(pair, GQA)
@@ -176,7 +176,7 @@ def test_a_damaged_record_names_its_run_and_breaks_nothing(pair, no_figures, dam
     assert entry["seeds"] == [1] and entry["decoding"][0]["seeds"] == [1]
 
 
-def test_a_study_that_asked_for_none_has_the_report_it_always_had(pair):
+def test_study_without_the_probe_has_no_section(pair):
     before, summary, folder = written(pair)
     for entry, seed in itertools.product((MHA, GQA), pair.seeds):
         plant(pair, entry, seed, [])
@@ -227,13 +227,13 @@ def test_page_summary_table_and_figures_of_a_whole_study(fake):
         assert f"figures/{name}.png" in section
 
 
-def test_with_one_parallelism_nothing_is_said_of_it(pair):
+def test_single_parallelism_has_no_equivalence_section(pair):
     plant(pair, GQA, 0, [record([0.004])])
     section = written(pair)[0].split("## Decoding")[1].split("\n## ")[0]
     assert "parallelism" not in section and "A line ends" not in section
 
 
-def test_where_nothing_is_defined_there_is_a_table_and_no_figure(pair):
+def test_probe_without_values_has_a_table_and_no_figure(pair):
     plant(pair, GQA, 0, [undefined("no room")])
     page, _, folder = written(pair)
     assert "not defined: no room" in page

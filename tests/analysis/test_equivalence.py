@@ -1,4 +1,4 @@
-"""If these failed, a speed would be shown of a model that was not asked for, or a sound one be withheld."""
+"""If these failed, the report would show the speed of a faulty parallelism, or omit a valid one."""
 
 import csv
 import json
@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from harness import report
-from harness.analysis import dataset as accounting
-from harness.analysis import equivalence, summary
+from harness.analysis import dataset, equivalence, summary
 from harness.analysis.equivalence import N_FIRST, TOLERANCES
 
 SINGLE, DDP, FSDP = (f"learned-mha-{name}" for name in ("single", "ddp2", "fsdp2"))
@@ -42,7 +41,7 @@ def edit_json(fake, entry, seed, name, **fields) -> None:
 
 
 def checked(fake):
-    rows = equivalence.equivalence(accounting.read(fake.store, "tiny"))
+    rows = equivalence.check(dataset.read(fake.store, "tiny"))
     return {(row.entry, row.seed): row for row in rows}
 
 
@@ -50,7 +49,7 @@ def factor(key, by, steps=(0,)):
     return lambda line: line.update({key: line[key] * by}) if line["step"] in steps else None
 
 
-def test_bitwise_is_told_from_a_deviation_and_that_is_sized(three):
+def test_bitwise_and_deviating_runs_are_distinguished(three):
     rows = checked(three.write())
     assert set(rows) == {(label, seed) for label in (DDP, FSDP) for seed in (0, 1)}
     ddp, fsdp = rows[DDP, 0], rows[FSDP, 0]
@@ -86,7 +85,7 @@ def test_bitwise_is_told_from_a_deviation_and_that_is_sized(three):
     )
 
 
-def test_one_bit_in_the_middle_of_the_curve_is_not_bitwise(three):
+def test_one_different_bit_is_not_bitwise(three):
     three.write()
     edit_steps(three, DDP, 0, lambda line: line.update(loss=float(np.nextafter(line["loss"], 9))))
     row = checked(three)[DDP, 0]
@@ -95,7 +94,7 @@ def test_one_bit_in_the_middle_of_the_curve_is_not_bitwise(three):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("key", "name"), [("loss", "loss"), ("grad_norm", "gradient norm")])
-def test_a_deviation_beyond_the_tolerance_of_the_precision_diverges(three, precision, key, name):
+def test_deviation_beyond_the_tolerance_diverges(three, precision, key, name):
     three.write()
     most = getattr(TOLERANCES[precision], key)
     for entry in (SINGLE, DDP, FSDP):
@@ -110,8 +109,8 @@ def test_a_deviation_beyond_the_tolerance_of_the_precision_diverges(three, preci
     assert rows[FSDP, 0].verdict == "within tolerance" and rows[FSDP, 0].reason is None
 
 
-def test_what_travels_in_bf16_may_deviate_as_far_as_that_rounds(three):
-    """Compressed gradients deviate from those of one process, and that is no fault."""
+def test_bf16_communication_has_the_bf16_tolerance(three):
+    """Compressed gradients deviate from those of one process, which is not a fault."""
     three.write()
     by = 1 + 0.5 * TOLERANCES["bf16"].grad_norm
     edit_json(three, DDP, 0, "probes.json", communication_dtype="bf16")
@@ -122,32 +121,32 @@ def test_what_travels_in_bf16_may_deviate_as_far_as_that_rounds(three):
     assert rows[DDP, 0].rel_grad_norm_tolerance == TOLERANCES["bf16"].grad_norm
 
 
-def test_what_comes_after_the_first_steps_is_told_and_not_judged(three):
+def test_later_deviations_are_reported_and_do_not_diverge(three):
     three.write()
     edit_steps(three, DDP, 0, factor("loss", 1.01, steps=(N_FIRST,)))
     row = checked(three)[DDP, 0]
     assert row.verdict == "within tolerance" and row.max_abs_loss_dev > 0.01
 
 
-def test_a_norm_that_is_no_number_diverges(three):
+def test_nan_gradient_norm_diverges(three):
     three.write()
     edit_steps(three, DDP, 0, lambda line: line.update(grad_norm=None))
     assert checked(three)[DDP, 0].verdict == "DIVERGES"
 
 
-def test_another_start_diverges_and_a_missing_hash_does_not(three):
+def test_other_initial_hash_diverges_missing_hash_does_not(three):
     three.write()
     edit_json(three, DDP, 0, "probes.json", initial_hash="other")
     edit_json(three, DDP, 1, "probes.json", initial_hash=None)
     rows = checked(three)
     assert (
         rows[DDP, 0].verdict == "DIVERGES"
-        and rows[DDP, 0].reason == "it starts from other parameters"
+        and rows[DDP, 0].reason == "its initial parameters differ"
     )
     assert rows[DDP, 1].verdict == "bitwise" and rows[DDP, 1].initial_hash_equal is None
 
 
-def test_ranks_that_end_with_other_parameters_diverge_also_where_there_is_nothing_to_compare_with(
+def test_ranks_with_different_final_parameters_diverge(
     three,
 ):
     three.outcome = {f"{SINGLE}-s1": ("failed", "oom", "no memory")}
@@ -160,7 +159,7 @@ def test_ranks_that_end_with_other_parameters_diverge_also_where_there_is_nothin
         assert rows[DDP, seed].reason == "its ranks ended with different parameters"
 
 
-def test_without_a_run_of_that_seed_on_one_process_nothing_is_checked_and_that_is_said(three):
+def test_run_without_reference_run_is_not_checked(three):
     three.outcome = {f"{SINGLE}-s0": ("running", None, None)}
     rows = checked(three.write())
     assert {rows[label, 0].verdict for label in (DDP, FSDP)} == {"not checked"}
@@ -178,13 +177,13 @@ def test_a_study_without_an_entry_on_one_process_says_so(three):
     row = checked(three)[DDP, 0]
     assert (row.verdict, row.reason, row.against) == (
         "not checked",
-        "no entry on one process in the study",
+        "no single-process entry in the study",
         None,
     )
     page = (folder / "report.md").read_text()
     assert (
         "## Equivalence of parallelisms" in page
-        and "not checked: no entry on one process in the study" in page
+        and "not checked: no single-process entry in the study" in page
     )
     entry = json.loads((folder / "summary.json").read_text())["entries"][0]
     assert entry["equivalence"] == "not checked" and entry["tokens_per_s"], (
@@ -192,7 +191,7 @@ def test_a_study_without_an_entry_on_one_process_says_so(three):
     )
 
 
-def test_one_process_is_the_judge_whatever_the_baseline_is(three):
+def test_reference_is_the_single_process_entry(three):
     three.baseline = three.baseline | {"parallelism": "ddp2"}
     rows = checked(three.write())
     assert {row.against for row in rows.values()} == {SINGLE} and {label for label, _ in rows} == {
@@ -201,7 +200,7 @@ def test_one_process_is_the_judge_whatever_the_baseline_is(three):
     }
 
 
-def test_dropout_draws_other_masks_on_each_rank_so_only_the_start_is_compared(three):
+def test_dropout_compares_initial_parameters_only(three):
     three.write()
     for entry in (SINGLE, DDP, FSDP):
         edit_json(
@@ -221,15 +220,15 @@ def test_dropout_draws_other_masks_on_each_rank_so_only_the_start_is_compared(th
 def test_the_worst_seed_is_the_entrys_verdict(three):
     three.write()
     edit_steps(three, DDP, 1, factor("grad_norm", 2.0))
-    verdicts = equivalence.verdicts(checked(three).values())
+    verdicts = equivalence.by_entry(checked(three).values())
     assert verdicts == {DDP: "DIVERGES", FSDP: "within tolerance"}
 
 
-def test_an_entry_that_diverges_keeps_its_row_and_loses_its_speed_everywhere(three):
+def test_diverging_entry_keeps_its_row_without_speed(three):
     """The fastest parallelism is the one that forgets to communicate."""
     three.write()
     edit_steps(three, DDP, 0, factor("grad_norm", 1.3))
-    work = summary.summarize(accounting.read(three.store, "tiny"), "")
+    work = summary.summarize(dataset.read(three.store, "tiny"), "")
     result = work.results[DDP]
     assert result.val_loss and result.peak_memory_bytes and result.equivalence == "DIVERGES"
     assert result.tokens_per_s is None and result.step_s is None and result.mfu is None
@@ -253,12 +252,10 @@ def test_an_entry_that_diverges_keeps_its_row_and_loses_its_speed_everywhere(thr
     )
     assert (
         loss.count("diverges") == 1 and costs.count("diverges") == 3
-    )  # no verdict on what it did not train
+    )  # no verdict on a diverging entry
     assert f"> `{DDP}` does not reproduce the single-process run" in page
-    assert (
-        f"- DIVERGES: gradient norm of the first 5 steps deviates by 3.0e-01, more than 1e-04: `{DDP}-s0`."
-        in page
-    )
+    reason = "gradient norm of the first 5 steps deviates by 3.0e-01, more than 1e-04"
+    assert f"- DIVERGES: {reason}: `{DDP}-s0`." in page
     for name in ("throughput_loss", "val_loss_time"):
         assert DDP not in (folder / "figures" / f"{name}.svg").read_text()
     assert "diverges" in (folder / "figures" / "throughput.svg").read_text()
@@ -276,6 +273,6 @@ def test_a_ratio_over_a_baseline_that_diverges_is_none(three):
     three.baseline = three.baseline | {"parallelism": "ddp2"}
     three.write()
     edit_steps(three, DDP, 0, factor("grad_norm", 1.3))
-    work = summary.summarize(accounting.read(three.store, "tiny"), "")
+    work = summary.summarize(dataset.read(three.store, "tiny"), "")
     assert {c.entry: c.speed_diverges for c in work.comparisons} == {SINGLE: True, FSDP: True}
     assert not any(c.tokens_per_s_ratio for c in work.comparisons)

@@ -1,4 +1,4 @@
-"""If these failed, the report would state losses at lengths at which nothing was measured, or break over them."""
+"""If these failed, the report would state losses at lengths that were not measured, or fail."""
 
 import csv
 import itertools
@@ -7,7 +7,7 @@ import json
 import pytest
 
 from harness import report
-from harness.analysis import dataset as accounting
+from harness.analysis import dataset
 from harness.analysis.eval_lengths import measures, positions
 from harness.analysis.summary import summarize
 from harness.results.files import read_json, write_json
@@ -17,7 +17,7 @@ MHA, GQA = "rope-mha-single", "rope-gqa2-single"
 
 @pytest.fixture
 def pair(fake):
-    """A study of two entries that differ in attention, of two seeds, trained at length 128, and no other length yet."""
+    """Two entries that differ in attention, two seeds, trained at length 128, not yet probed."""
     fake.axes = {"positional": ["rope"], "attention": ["mha", "gqa2"], "parallelism": ["single"]}
     fake.baseline, fake.seeds, fake.steps = {"attention": "mha"}, (0, 1), 4
     return fake.write()
@@ -45,12 +45,12 @@ def plant(fake, entry, seed, records) -> None:
 
 
 def measured(fake, entry):
-    study = accounting.read(fake.store, "tiny")
+    study = dataset.read(fake.store, "tiny")
     return measures(study, next(found for found in study.entries if found.label == entry))
 
 
 def summary_of(fake):
-    return summarize(accounting.read(fake.store, "tiny"), "now")
+    return summarize(dataset.read(fake.store, "tiny"), "now")
 
 
 def written(fake):
@@ -71,7 +71,7 @@ def rows(folder, table):
         return list(csv.DictReader(file))
 
 
-# -- numbers ---------------------------------------------------------------------------------------------------------
+# -- numbers ------------------------------------------------------------------------------------
 
 
 def test_means_and_differences_of_a_hand_case(pair):
@@ -87,7 +87,7 @@ def test_means_and_differences_of_a_hand_case(pair):
     assert measured(pair, MHA)[0].val_loss_difference is None
 
 
-def test_each_length_has_its_own_measures_the_shortest_first(pair):
+def test_lengths_are_measured_shortest_first(pair):
     plant(pair, GQA, 0, [record(1.0, 16), record(2.0, 4), record(3.0, 100)])
     assert [(at.length, at.val_loss.mean) for at in measured(pair, GQA)] == [
         (4, 2),
@@ -96,7 +96,7 @@ def test_each_length_has_its_own_measures_the_shortest_first(pair):
     ]
 
 
-def test_the_difference_is_of_seeds_and_lengths_that_both_have(pair):
+def test_difference_uses_shared_seeds_and_lengths(pair):
     plant(pair, GQA, 0, [record(2.0)])
     plant(pair, GQA, 1, [record(2.0), record(5.0, 8)])
     plant(pair, MHA, 1, [record(1.5), undefined("no room", 8)])
@@ -118,7 +118,7 @@ def test_what_is_not_defined_has_a_reason_and_no_number(pair, no_figures):
     assert row["reason"] == found.reason and row["seeds"] == row["val_loss"] == row["windows"] == ""
 
 
-def test_a_seed_for_which_it_is_not_defined_is_told_beside_the_others_numbers(pair, no_figures):
+def test_seeds_without_a_value_are_reported_with_the_reason(pair, no_figures):
     plant(pair, GQA, 0, [undefined("out of memory")])
     plant(pair, GQA, 1, [record(2.0)])
     (found,) = measured(pair, GQA)
@@ -177,10 +177,10 @@ def test_bins_of_positions_are_those_of_the_probe(length, n_bins, expected):
     assert positions(length, n_bins) == expected
 
 
-# -- page, tables, figures -------------------------------------------------------------------------------------------
+# -- page, tables, figures ----------------------------------------------------------------------
 
 
-def test_a_study_that_asked_for_none_has_the_report_it_always_had(pair):
+def test_study_without_the_probe_has_no_section(pair):
     before, _, folder = written(pair)
     for entry, seed in itertools.product((MHA, GQA), pair.seeds):
         plant(pair, entry, seed, [])
@@ -254,7 +254,7 @@ def test_the_table_of_differences_has_no_column_without_any(pair, no_figures):
     assert " 3.0000 |" in losses and "+0.5000" in differences and " 8 |" not in differences
 
 
-def test_where_nothing_is_defined_there_is_a_table_and_no_figure(pair):
+def test_probe_without_values_has_a_table_and_no_figure(pair):
     plant(pair, GQA, 0, [undefined("no room")])
     page, _, folder = written(pair)
     assert "Not defined, no room" in page

@@ -1,4 +1,4 @@
-"""A matrix answers more than "which entry is best": what each axis does, and whether two of them need each other."""
+"""If these failed, main effects and interactions of the matrix would be wrong."""
 
 from itertools import product
 
@@ -7,7 +7,7 @@ import pandas
 import pytest
 import statsmodels.formula.api as smf
 
-from harness.analysis import factorial as effects
+from harness.analysis import factorial
 
 LEVELS = {
     "positional": ["learned", "rope"],
@@ -18,7 +18,7 @@ TRUE = {"rope": -0.05, "gqa2": 0.02, "window": 0.03, ("rope", "window"): -0.04}
 
 
 def values(seeds=(0, 1, 2), noise=0.0, without=()):
-    """What the truth above gives, with a part for each seed, and noise."""
+    """Values of the effects above, plus a part for each seed, plus noise."""
     rng, found = np.random.default_rng(0), {}
     for cell in product(*LEVELS.values()):
         value = sum(
@@ -37,7 +37,7 @@ def by_levels(found):
 
 
 def test_effects_are_the_truth_where_there_is_no_noise():
-    found = by_levels(effects.estimate(values(), LEVELS))
+    found = by_levels(factorial.estimate(values(), LEVELS))
     assert found["rope",].estimate == pytest.approx(
         -0.05 - 0.04 / 3
     )  # in the mean over three attentions
@@ -56,9 +56,9 @@ def frame(observed):
 @pytest.mark.parametrize(
     "without", [(), ((("rope", "gqa2", "single"), 1), (("learned", "mha", "single"), 0))], ids=str
 )
-def test_intervals_are_those_of_statsmodels_also_where_runs_failed(without):
+def test_effect_intervals_match_statsmodels_with_failures(without):
     observed = values(noise=0.02, without=without)
-    found = by_levels(effects.estimate(observed, LEVELS))
+    found = by_levels(factorial.estimate(observed, LEVELS))
     model = 'y ~ C(p, Treatment("learned")) * C(a, Treatment("mha")) + C(seed)'
     fit = smf.ols(model, frame(observed)).fit()
     pair, rope, windows = (
@@ -80,8 +80,8 @@ def test_intervals_are_those_of_statsmodels_also_where_runs_failed(without):
     )
 
 
-def test_one_seed_of_a_full_matrix_gives_estimates_and_no_intervals():
-    found = effects.estimate(values(seeds=[0], noise=0.02), LEVELS)
+def test_one_seed_gives_estimates_without_intervals():
+    found = factorial.estimate(values(seeds=[0], noise=0.02), LEVELS)
     assert found.degrees_of_freedom == 0 and found.noise is None
     assert all(
         effect.estimate is not None and effect.ci95 is None and effect.p is None
@@ -89,10 +89,10 @@ def test_one_seed_of_a_full_matrix_gives_estimates_and_no_intervals():
     )
 
 
-def test_a_pair_that_never_ran_is_named_and_makes_up_no_effect():
+def test_missing_cell_is_listed_without_an_effect():
     observed = values(noise=0.02)
     del observed["rope", "window", "single"]
-    found = effects.estimate(observed, LEVELS)
+    found = factorial.estimate(observed, LEVELS)
     assert found.missing == [("rope", "window")]
     of = by_levels(found)
     assert of["rope", "window"].estimate is None and of["rope",].estimate is None
@@ -100,7 +100,7 @@ def test_a_pair_that_never_ran_is_named_and_makes_up_no_effect():
 
 
 def test_nothing_done_gives_nothing():
-    found = effects.estimate({}, LEVELS)
+    found = factorial.estimate({}, LEVELS)
     assert found.n_runs == 0 and all(
         effect.estimate is None for effect in [*found.main, *found.interactions]
     )

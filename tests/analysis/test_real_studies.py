@@ -1,6 +1,6 @@
 """Verdicts on real runs whose truth is known; `make calibrate` takes 20 seeds of each.
 
-If these failed, the report would find an effect where there is none, or miss one that is there.
+If these failed, the report would find a missing effect, or miss an existing one.
 """
 
 import json
@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.analysis import dataset as accounting
-from harness.analysis import hypotheses
+from harness.analysis import dataset, hypotheses
 from harness.results.store import Store
 from variants import registry
 from variants.base import ModelShape
@@ -57,7 +56,7 @@ mlp = "renamed"
 mlp = "tenth"
 """
 
-# The same as gelu under other names, hence with other first values: these are functions of seed, name and shape.
+# The same as gelu under other names. Initial values depend on the name, so they differ.
 MINE = {
     "renamed": """
 from variants.base import InitSpec, residual_std
@@ -69,7 +68,8 @@ class Renamed(Gelu):
     def __init__(self, shape, options):
         super().__init__(shape, options)
         del self.c_fc, self.c_proj
-        self.up, self.down = Linear(shape.n_embd, 4 * shape.n_embd), Linear(4 * shape.n_embd, shape.n_embd)
+        self.up = Linear(shape.n_embd, 4 * shape.n_embd)
+        self.down = Linear(4 * shape.n_embd, shape.n_embd)
 
     def init_specs(self):
         return {"down.weight": InitSpec(std=self.proj_std)}
@@ -77,8 +77,8 @@ class Renamed(Gelu):
     def forward(self, x_BTC):
         return self.down(self.activation(self.up(x_BTC)))
 """,
-    # Weights are kept ten times as large as they act, so a step of AdamW, which is the learning rate whatever the
-    # gradient's size, moves them by a tenth.
+    # Weights are stored ten times as large as they are applied. A step of AdamW has the size of the
+    # learning rate for any gradient, so it changes the applied weights by a tenth of it.
     "tenth": """
 import torch.nn.functional as F
 
@@ -114,7 +114,7 @@ def folder(tmp_path_factory):
     random.Random(0).shuffle(lines)
     (folder / "text.txt").write_text(
         "".join(lines)
-    )  # what comes next takes more than the last character to tell
+    )  # the next character depends on more than the last one
     return folder
 
 
@@ -130,7 +130,7 @@ def store(folder):
 
 @pytest.fixture(scope="module")
 def judged(store):
-    return hypotheses.test_hypotheses(accounting.read(store, "known"))
+    return hypotheses.test_hypotheses(dataset.read(store, "known"))
 
 
 def final_losses(store, entry):
@@ -143,29 +143,27 @@ def final_losses(store, entry):
     return np.array([found[seed] for seed in SEEDS])
 
 
-def test_the_same_variant_under_two_labels_is_equivalent_to_the_bit(store, judged):
+def test_one_variant_under_two_labels_is_equivalent(store, judged):
     assert (final_losses(store, AGAIN) == final_losses(store, BASE)).all()
     assert judged["val_loss"].entries[AGAIN].verdict == "equivalent"
     assert judged["peak_memory"].entries[AGAIN].verdict == "equivalent"
 
 
-def test_the_same_variant_with_other_first_values_gets_no_verdict(store, judged):
+def test_other_initial_values_give_no_false_verdict(store, judged):
     assert (final_losses(store, RENAMED) != final_losses(store, BASE)).all()
     assert judged["val_loss"].entries[RENAMED].verdict in ("equivalent", "unresolved")
 
 
 @pytest.mark.skipif(
     "CALIBRATE" not in os.environ,
-    reason="make calibrate: one time in twenty, chance alone fails it",
+    reason="make calibrate: chance makes it fail one time in twenty",
 )
 @pytest.mark.parametrize("entry", [AGAIN, RENAMED])
-def test_the_same_computation_is_neither_faster_nor_slower(judged, entry):
+def test_same_computation_has_no_speed_verdict(judged, entry):
     assert judged["tokens_per_s"].entries[entry].verdict in ("equivalent", "unresolved")
 
 
-def test_a_variant_that_trains_at_a_tenth_of_the_learning_rate_is_found_with_sign_and_size(
-    store, judged
-):
+def test_a_tenth_of_the_learning_rate_is_detected(store, judged):
     differences = final_losses(store, SLOW) - final_losses(store, BASE)
     verdict = judged["val_loss"].entries[SLOW]
     assert verdict.verdict == "worse" and verdict.difference.mean > 0
@@ -173,8 +171,8 @@ def test_a_variant_that_trains_at_a_tenth_of_the_learning_rate_is_found_with_sig
     assert verdict.difference.ci95[0] <= differences.mean() <= verdict.difference.ci95[1]
 
 
-def test_the_slow_variant_is_as_slow_as_it_says(folder):
-    """From the same function, a step of AdamW moves it to where a tenth of the learning rate moves the plain one."""
+def test_slow_variant_is_measured_as_slow_as_it_is(folder):
+    """A step of AdamW moves it as far as a tenth of the learning rate moves the plain one."""
     shape = ModelShape(n_layer=1, n_head=2, n_embd=8, seq_len=4, dropout=0.0, vocab_size=11)
     x = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(0))
     outputs = []

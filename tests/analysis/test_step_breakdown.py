@@ -1,4 +1,4 @@
-"""If these failed, the report would blame the wrong thing for a slow run, or hide that theory and count differ."""
+"""If these failed, the report would attribute time wrongly, or hide wrong predictions."""
 
 import csv
 import json
@@ -6,8 +6,7 @@ import json
 import pytest
 
 from harness import report
-from harness.analysis import dataset as accounting
-from harness.analysis import summary
+from harness.analysis import dataset, summary
 from harness.report.charts.scaling import physical_cores
 
 SINGLE, DDP, FSDP = (f"learned-mha-{name}" for name in ("single", "ddp2", "fsdp2"))
@@ -23,7 +22,7 @@ def three(fake):
 
 @pytest.fixture
 def scaled(three):
-    """DDP on two and on four processes beside one process."""
+    """DDP on two and on four processes, and one process."""
     three.axes["parallelism"] = ["single", "ddp2", "ddp4", "fsdp2"]
     return three
 
@@ -38,7 +37,7 @@ def edit_probes(fake, entry, change) -> None:
 
 
 def work(fake):
-    return summary.summarize(accounting.read(fake.store, "tiny"), "")
+    return summary.summarize(dataset.read(fake.store, "tiny"), "")
 
 
 def written(fake):
@@ -59,18 +58,18 @@ def rows(folder, table):
         return list(csv.DictReader(file))
 
 
-def test_phases_are_the_mean_of_the_ranks_medians_and_waits_are_kept_apart(three):
+def test_phases_are_means_of_rank_medians_without_waits(three):
     found = work(three.write()).phases
     assert found[DDP].by_name == pytest.approx(
         {"forward": 12e-3, "backward": 22.5e-3, "optimizer": 3e-3, "waiting": 1.5e-3, "other": 1e-3}
     )
     assert found[DDP].waiting_by_rank_s == pytest.approx([1e-3, 2e-3])
-    assert found[DDP].waiting_share == pytest.approx(1.5 / 40)
-    assert found[SINGLE].waiting_share == 0 and found[SINGLE].waiting_by_rank_s == [0.0]
+    assert found[DDP].waiting_fraction == pytest.approx(1.5 / 40)
+    assert found[SINGLE].waiting_fraction == 0 and found[SINGLE].waiting_by_rank_s == [0.0]
 
 
 def test_waits_that_are_not_known_are_not_shown_as_none(three):
-    """On CUDA; a share of 0 % would praise what was not measured."""
+    """On CUDA waits are not measured; 0 % would be a false claim."""
     three.write()
     unknown = [
         {phase: [1e-3] * 3 for phase in ("forward_s", "backward_s", "optimizer_s", "other_s")}
@@ -83,7 +82,7 @@ def test_waits_that_are_not_known_are_not_shown_as_none(three):
     found = work(three).phases[DDP]
     assert (
         found.waiting_s is None
-        and found.waiting_share is None
+        and found.waiting_fraction is None
         and found.forward_s == pytest.approx(1e-3)
     )
     page, _, _ = written(three)
@@ -95,7 +94,7 @@ def test_waits_that_are_not_known_are_not_shown_as_none(three):
     assert [cell.strip() for cell in row.split("|")[5:-1]] == ["–", "1.000", "–", "–"]
 
 
-def test_phases_stand_on_the_page_in_a_table_and_in_a_figure(three):
+def test_phases_are_reported_in_a_table_and_a_figure(three):
     page, found, folder = written(three.write())
     (row,) = (
         line
@@ -151,11 +150,11 @@ def test_traffic_that_is_not_what_theory_predicts_is_said(three, factor):
     told = section(page, "Communication")
     assert f"**{100 * factor - 100:+.2f} %**" in told and "+0.00 %" in told
     assert f"off the prediction**: the communication volume of `{FSDP}`" in told
-    assert SINGLE not in told, "it sends nothing and should not"
+    assert SINGLE not in told, "one process sends no bytes"
     assert {row["collective"] for row in rows(folder, "traffic")} == {"all_reduce"}
 
 
-def test_traffic_as_predicted_is_no_news(three):
+def test_traffic_as_predicted_has_no_warning(three):
     page, _, _ = written(three.write())
     assert "off the prediction" not in page
 
@@ -170,7 +169,7 @@ def test_one_process_that_sends_something_deviates(three):
     assert found["entries"][0]["traffic"]["deviation"] is None
 
 
-def test_a_parallelism_without_a_prediction_is_counted_and_not_judged(three):
+def test_traffic_without_prediction_is_counted(three):
     three.write()
     edit_probes(three, DDP, lambda probes: probes.update(predicted_bytes_sent=None))
     found = work(three).traffic[DDP]
@@ -227,7 +226,7 @@ def test_results_of_an_older_version_have_no_such_sections(three):
     assert found["entries"][0]["phases"] is found["entries"][0]["traffic"] is None
 
 
-def test_scaling_compares_with_one_process_and_shares_it_among_the_cores(scaled):
+def test_scaling_reference_is_the_single_process_entry(scaled):
     found = {scale.entry: scale for scale in work(scaled.write()).scaling}
     assert set(found) == {SINGLE, DDP, "learned-mha-ddp4"}, "fsdp has one number of processes"
     result = work(scaled).results
@@ -251,7 +250,7 @@ def test_its_own_kind_on_one_process_comes_before_another(scaled):
     assert {scale.against for scale in work(scaled.write()).scaling} == {"learned-mha-ddp1"}
 
 
-def test_without_one_process_the_fewest_are_what_is_compared_with(scaled):
+def test_scaling_reference_without_one_process_is_smallest(scaled):
     scaled.axes["parallelism"], scaled.baseline = ["ddp2", "ddp4"], {}
     found = {scale.entry: scale for scale in work(scaled.write()).scaling}
     assert {scale.against_world_size for scale in found.values()} == {2}
@@ -259,7 +258,7 @@ def test_without_one_process_the_fewest_are_what_is_compared_with(scaled):
     assert four.efficiency == pytest.approx(four.speedup.ratio / 2)
 
 
-def test_what_diverges_is_left_out_of_scaling(scaled):
+def test_diverging_entries_are_omitted_from_scaling(scaled):
     scaled.write()
     edit_probes(
         scaled, "learned-mha-ddp4", lambda probes: probes.update(final_hashes=["a", "b", "b", "b"])
@@ -267,7 +266,7 @@ def test_what_diverges_is_left_out_of_scaling(scaled):
     assert work(scaled).scaling == []
 
 
-def test_scaling_stands_on_the_page_with_the_ideal_and_the_physical_cores(scaled):
+def test_scaling_is_reported_with_ideal_and_core_count(scaled):
     page, found, folder = written(scaled.write())
     assert "## Scaling" in page and "figures/scaling.png" in page and len(found["scaling"]) == 3
     drawn = (folder / "figures/scaling.svg").read_text()
@@ -284,8 +283,8 @@ def test_one_number_of_processes_is_no_scaling(three):
     )
 
 
-def test_cores_are_marked_only_where_all_ran_on_the_same_and_on_no_gpu(three):
-    study = accounting.read(three.write().store, "tiny")
+def test_core_count_is_shown_for_one_cpu_machine_only(three):
+    study = dataset.read(three.write().store, "tiny")
     assert physical_cores(study) == 2
     three.settings_hash, three.env = "other", {DDP: {"gpu": "NVIDIA H200"}}
-    assert physical_cores(accounting.read(three.write().store, "tiny")) is None
+    assert physical_cores(dataset.read(three.write().store, "tiny")) is None

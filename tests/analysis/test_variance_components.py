@@ -1,4 +1,4 @@
-"""If these failed, a report would blame the wrong source for the noise, or count runs twice that share a seed."""
+"""If these failed, noise would be attributed wrongly, or runs of one seed be counted twice."""
 
 import json
 from itertools import product
@@ -10,9 +10,7 @@ import statsmodels.api as sm
 import statsmodels.formula.api as smf
 
 from harness import report
-from harness.analysis import dataset as accounting
-from harness.analysis import hypotheses
-from harness.analysis import variance_components as variance
+from harness.analysis import dataset, hypotheses, variance_components
 
 
 def drawn(rng, n, init, data, rest):
@@ -27,8 +25,8 @@ def test_mean_squares_are_those_of_an_analysis_of_variance():
         [{"i": f"{i}", "j": f"{j}", "y": table[i, j]} for i, j in product(range(4), range(4))]
     )
     expected = sm.stats.anova_lm(smf.ols("y ~ C(i) + C(j)", rows).fit())["mean_sq"].tolist()
-    assert variance._mean_squares(table) == pytest.approx(expected, rel=1e-9)
-    init, data, rest = variance.components([table])
+    assert variance_components._mean_squares(table) == pytest.approx(expected, rel=1e-9)
+    init, data, rest = variance_components.estimate_components([table])
     squares = dict(zip(("i", "j", "rest"), expected, strict=True))
     assert init.sd**2 == pytest.approx((squares["i"] - squares["rest"]) / 4, rel=1e-9)
     assert data.sd**2 == pytest.approx((squares["j"] - squares["rest"]) / 4, rel=1e-9)
@@ -39,11 +37,11 @@ def test_mean_squares_are_those_of_an_analysis_of_variance():
 @pytest.mark.parametrize(
     ("init", "data", "rest"), [(0.03, 0.01, 0.01), (0.0, 0.03, 0.02), (0.02, 0.02, 0.02)]
 )
-def test_sources_are_found_without_bias_and_intervals_hold_the_truth(init, data, rest):
+def test_components_are_unbiased_with_95_percent_coverage(init, data, rest):
     rng, n = np.random.default_rng(1), 1000
     truth, found, held = (init, data, rest), [], []
     for _ in range(n):
-        parts = variance.components([drawn(rng, 5, *truth)])
+        parts = variance_components.estimate_components([drawn(rng, 5, *truth)])
         found.append([part.sd**2 for part in parts])
         held.append(
             [part.ci95[0] <= sd <= part.ci95[1] for part, sd in zip(parts, truth, strict=True)]
@@ -88,7 +86,7 @@ def written(fake):
     )
 
 
-def test_the_report_tells_the_shares_and_rests_on_independent_runs_alone(crossed, no_figures):
+def test_crossed_runs_count_for_variance_components_only(crossed, no_figures):
     fake, tables = crossed
     summary, page, folder = written(fake)
     loss, difference = summary["variance"]
@@ -111,16 +109,16 @@ def test_the_report_tells_the_shares_and_rests_on_independent_runs_alone(crossed
     entry = summary["entries"][0]
     assert entry["seeds"] == [0, 1, 2, 3] and len(entry["runs"]) == 16
     assert entry["val_loss"]["mean"] == pytest.approx(np.diag(tables["learned"]).mean(), rel=1e-12)
-    verdict = hypotheses.test_hypotheses(accounting.read(fake.store, fake.name))[
-        "val_loss"
-    ].entries["rope-mha-single"]
+    verdict = hypotheses.test_hypotheses(dataset.read(fake.store, fake.name))["val_loss"].entries[
+        "rope-mha-single"
+    ]
     assert verdict.difference.n == 4  # and not 16, which share seeds
     assert verdict.difference.mean == pytest.approx(
         np.diag(tables["rope"] - tables["learned"]).mean(), rel=1e-12
     )
 
 
-def test_an_entry_with_a_pair_missing_is_left_out_and_nothing_breaks(crossed, no_figures):
+def test_entry_with_a_missing_pair_is_omitted(crossed, no_figures):
     fake, _ = crossed
     next(
         run for run in fake.store.runs(fake.name) if run.run_id.startswith("rope-mha-single-s1d2")

@@ -202,7 +202,7 @@ def test_a_speed_that_does_not_count_in_the_report_is_not_exported_as_one(
 ):
     label = study.entries[-1].label
     monkeypatch.setattr(
-        "harness.analysis.equivalence.verdicts", lambda _: {label: results.DIVERGES}
+        "harness.analysis.equivalence.by_entry", lambda _: {label: results.DIVERGES}
     )
     folder, _ = export(study, "csv", tmp_path / "out")
     rows = [row for row in read(folder / "runs.csv") if row["status"] == "done"]

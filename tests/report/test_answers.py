@@ -1,4 +1,4 @@
-"""From results to answers: the right runs are compared, in the right families, and the page says what they allow."""
+"""Verdicts compare the right runs in the right families, and the report states them."""
 
 import re
 
@@ -11,6 +11,7 @@ from harness.analysis import dataset as accounting
 from harness.analysis import power as planning
 from harness.analysis import significance as verdicts
 from harness.cli import app as cli
+from harness.results.records import EquivalenceMargin, LaunchRecord
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def page(fake):
     ).read_text()
 
 
-def test_losses_of_one_architecture_are_one_question_however_many_parallelisms_repeat_it(read):
+def test_parallelisms_that_repeat_a_loss_are_one_comparison(read):
     """Else bitwise equal runs would make every p-value larger, or the noise of effects smaller."""
     study = read()
     found = hypotheses.test_hypotheses(study)["val_loss"]
@@ -54,7 +55,7 @@ def test_losses_of_one_architecture_are_one_question_however_many_parallelisms_r
     )
 
 
-def test_what_was_planted_is_found_with_its_sign(read):
+def test_planted_effects_are_found_with_their_sign(read):
     study = read(seeds=tuple(range(8)))
     found = hypotheses.test_hypotheses(study)
     assert found["val_loss"].entries["rope-mha-single"].verdict == "better"
@@ -66,21 +67,24 @@ def test_what_was_planted_is_found_with_its_sign(read):
     ) == pytest.approx(0.62, rel=0.1)
 
 
-def test_a_diverging_entry_is_asked_nothing(read):
+def test_a_diverging_entry_is_not_tested(read):
     study = read()
     found = hypotheses.test_hypotheses(study, diverging={"rope-mha-ddp2"})
     assert all("rope-mha-ddp2" not in judged.entries for judged in found.values())
 
 
+def record(fake, settings_hash, val_loss):
+    """Record a launch with an equivalence margin."""
+    margin = EquivalenceMargin(val_loss=val_loss)
+    launch = LaunchRecord(order=[], settings_hash=settings_hash, equivalence_margin=margin)
+    fake.store.record_launch("tiny", launch)
+
+
 def test_the_margin_is_that_of_the_newest_launch(fake, read):
     read()
     for value in (0.5, 2.0):
-        fake.store.record_launch(
-            "tiny", {"settings_hash": "c0ffee", "order": [], "margin": {"val_loss": value}}
-        )
-    fake.store.record_launch(
-        "tiny", {"settings_hash": "other", "order": [], "margin": {"val_loss": 9.0}}
-    )
+        record(fake, "c0ffee", value)
+    record(fake, "other", 9.0)
     study = accounting.read(fake.store, "tiny")
     assert study.margins == {"val_loss": 2.0}
     assert {v.verdict for v in hypotheses.test_hypotheses(study)["val_loss"].entries.values()} == {
@@ -89,7 +93,7 @@ def test_the_margin_is_that_of_the_newest_launch(fake, read):
     assert "the study's margin (2 nats)" in page(fake)
 
 
-def test_one_seed_gets_no_verdict_and_is_told_why(fake, read):
+def test_one_seed_gets_no_verdict_and_a_reason(fake, read):
     study = read(seeds=(0,))
     assert all(
         v.verdict is None for v in hypotheses.test_hypotheses(study)["val_loss"].entries.values()
@@ -110,12 +114,12 @@ def test_the_answer_says_by_how_much_and_at_what_cost(fake, read):
     assert "x fewer tokens" in answer
 
 
-def test_an_entry_alone_of_its_size_is_ranked_with_nobody(fake, read):
+def test_an_entry_of_a_unique_size_has_no_size_ranking(fake, read):
     study = read(axes={"positional": ["learned", "rope"]}, baseline={"positional": "learned"})
     same = budgets.rankings(study)
     assert [ranking.budget_kind for ranking in same] == ["tokens", "flops", "train_s", "parameters"]
     for run in study.find({"positional": "rope"}).done:
-        run.probes.parameters *= 2
+        run.probes.__dict__["parameters"] *= 2  # records are frozen
     assert [ranking.budget_kind for ranking in budgets.rankings(study)] == [
         "tokens",
         "flops",
@@ -139,7 +143,7 @@ def test_the_page_answers_first_and_shows_effects_and_budgets(fake, read):
 # -- budgets ---------------------------------------------------------------------------------------------------------
 
 
-def test_slow_entries_lose_at_equal_time_what_they_gain_at_equal_tokens(read):
+def test_slow_entries_rank_lower_at_equal_time(read):
     study = read()
     found = {ranking.budget_kind: ranking for ranking in budgets.rankings(study)}
     by_tokens, by_time = found["tokens"].val_loss, found["train_s"].val_loss
@@ -151,7 +155,7 @@ def test_slow_entries_lose_at_equal_time_what_they_gain_at_equal_tokens(read):
     assert found["train_s"].budget == min(run.evals.train_s[-1] for run in study.runs)
 
 
-def test_a_loss_is_reached_on_the_straight_line_between_two_evaluations(read):
+def test_the_step_that_reaches_a_loss_is_interpolated(read):
     study = read()
     entry, base = (
         study.find({"positional": "rope", "attention": "mha", "parallelism": "single"}),
@@ -173,7 +177,7 @@ def test_a_loss_is_reached_on_the_straight_line_between_two_evaluations(read):
     assert one.tokens_ratio_ci95[0] < one.tokens_ratio < one.tokens_ratio_ci95[1]
 
 
-def test_what_never_gets_there_saves_nothing(read):
+def test_an_entry_that_never_reaches_the_loss_has_no_saving(read):
     study = read()
     one = next(s for s in budgets.savings(study) if s.entry == "learned-local64-single")
     assert one.seeds == [] and one.not_reached == [0, 1, 2] and one.tokens_ratio is None
@@ -182,9 +186,9 @@ def test_what_never_gets_there_saves_nothing(read):
 # -- planning --------------------------------------------------------------------------------------------------------
 
 
-def test_a_plan_is_made_from_the_noise_at_hand(read):
+def test_a_plan_uses_the_measured_noise(read):
     study = read()
-    found = planning.plan(study, 0.01)
+    found = planning.plan_seeds(study, 0.01)
     groups = [
         hypotheses._differences(study, e, hypotheses.METRICS["val_loss"]) for e in study.entries
     ]
@@ -192,7 +196,7 @@ def test_a_plan_is_made_from_the_noise_at_hand(read):
     assert found.noise == pytest.approx(
         np.sqrt(np.mean([np.var(values, ddof=1) for values in groups]))
     )
-    assert found.seeds_low <= found.seeds <= found.seeds_high and found.seeds_at_hand == 3
+    assert found.seeds_low <= found.seeds <= found.seeds_high and found.seeds_done == 3
     alpha = 0.05 / found.n_compared
     assert verdicts.paired_t_power(found.seeds, 0.01, found.noise, alpha) >= 0.8
     assert verdicts.paired_t_power(
@@ -201,7 +205,7 @@ def test_a_plan_is_made_from_the_noise_at_hand(read):
     assert found.hours == pytest.approx(found.hours_per_seed * (found.seeds - 3))
 
 
-def test_plan_prints_it_and_refuses_what_it_cannot_know(fake, read, capsys):
+def test_plan_prints_seeds_and_refuses_a_single_seed(fake, read, capsys):
     read(seeds=(0,))
     with pytest.raises(SystemExit) as left:
         cli.main(["plan", "tiny", "--effect-size", "0.01", "--results", str(fake.root)])
@@ -219,7 +223,7 @@ def test_plan_prints_it_and_refuses_what_it_cannot_know(fake, read, capsys):
 
 
 @pytest.mark.parametrize("size", [5, 6, 9, 12])
-def test_a_fraction_holds_the_baseline_and_tells_all_main_effects_apart(size):
+def test_a_fractional_design_identifies_all_main_effects(size):
     levels = {"p": ["a", "b"], "q": ["a", "b", "c"], "r": ["a", "b"]}
     chosen = planning.fractional_design(levels, {"p": "a", "q": "a"}, size)
     assert len(chosen) == size == len({tuple(cell.values()) for cell in chosen})
@@ -232,6 +236,6 @@ def test_a_fraction_holds_the_baseline_and_tells_all_main_effects_apart(size):
         assert all([c["q"] for c in chosen].count(name) == size // 3 for name in levels["q"])
 
 
-def test_a_fraction_too_small_for_its_effects_is_refused():
+def test_a_fractional_design_that_is_too_small_is_refused():
     with pytest.raises(ValueError, match="4: must be 5"):
         planning.fractional_design({"p": ["a", "b"], "q": ["a", "b", "c"], "r": ["a", "b"]}, {}, 4)

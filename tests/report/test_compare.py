@@ -1,4 +1,4 @@
-"""If these failed, a regression between two commits would go unseen, or one would be told where there is none."""
+"""A comparison finds regressions between two commits and reports none without a difference."""
 
 import json
 import math
@@ -49,7 +49,7 @@ def timing(factor=1.0):
     )
 
 
-def test_the_same_code_twice_is_the_same_to_the_bit_and_no_faster(before, tmp_path):
+def test_the_same_code_is_bitwise_identical_and_not_faster(before, tmp_path):
     other = after(before, timing())
     found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
     assert [pair["bitwise"] for pair in found["pairs"]] == [True, True]
@@ -83,9 +83,7 @@ def test_one_bit_of_one_loss_is_seen(before, tmp_path):
     assert "bitwise identical in 1 of 2 entries; of the others 1 equivalent" in page
 
 
-def test_another_machine_and_other_settings_are_said_before_anyone_believes_the_numbers(
-    before, tmp_path
-):
+def test_a_different_machine_or_setting_is_a_warning(before, tmp_path):
     other = after(
         before, env={"rope-mha-single": {"cpu": "Another CPU"}}, tokens=2048, settings_hash="beef"
     )
@@ -101,7 +99,7 @@ def test_another_machine_and_other_settings_are_said_before_anyone_believes_the_
     assert all(pair["val_loss"] for pair in found["pairs"])
 
 
-def test_losses_of_other_tokens_are_not_compared(before, tmp_path):
+def test_losses_on_different_tokens_are_not_compared(before, tmp_path):
     other = after(before, tokenizer="gpt2", settings_hash="beef")
     found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
     assert not found["losses_comparable"] and {pair["val_loss"] for pair in found["pairs"]} == {
@@ -110,7 +108,7 @@ def test_losses_of_other_tokens_are_not_compared(before, tmp_path):
     assert "their losses are not comparable" in page and found["pairs"][0]["tokens_per_s"]
 
 
-def test_what_is_in_one_alone_and_what_ended_otherwise_is_listed(before, tmp_path):
+def test_unmatched_entries_and_statuses_are_listed(before, tmp_path):
     axes = AXES | {"positional": ["learned", "alibi"]}
     other = after(
         before, axes=axes, outcome={"learned-mha-single-s0": ("failed", "oom", "too large")}
@@ -120,7 +118,7 @@ def test_what_is_in_one_alone_and_what_ended_otherwise_is_listed(before, tmp_pat
     assert found["pairs"][0]["seeds"] == [1, 2, 3, 4, 5] and "5 done, 1 failed" in page
 
 
-def test_an_axis_that_one_lacks_counts_as_the_others_baseline(before, tmp_path):
+def test_an_axis_that_one_lacks_matches_the_baseline(before, tmp_path):
     wider = AXES | {"norm": ["layernorm", "rmsnorm"]}
     other = replace(
         before, name="wide", axes=wider, baseline=before.baseline | {"norm": "layernorm"}

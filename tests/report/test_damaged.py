@@ -1,4 +1,4 @@
-"""A damaged file costs its run and nothing else: `status` and `report` name it and tell of all the others."""
+"""A damaged file is named and excludes only its own run from `status` and `report`."""
 
 import contextlib
 import io
@@ -78,7 +78,7 @@ def harm(data: bytes, where: float, how: str, junk: bytes) -> bytes:
     junk=st.binary(min_size=1, max_size=8)
     | st.sampled_from([b"null", b"[]", b"{}", b"-1", b'"', b"\n", b"1e999"]),
 )
-def test_whatever_happens_to_a_file_nothing_crashes(healthy, name, where, how, junk):
+def test_no_damage_to_a_file_crashes_a_command(healthy, name, where, how, junk):
     run = next(run for run in healthy.store.runs("tiny") if "gqa2" in run.run_id)
     path = (run.path.parent if name == "launches.jsonl" else run.path) / name
     before = path.read_bytes()

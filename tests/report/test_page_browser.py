@@ -1,4 +1,4 @@
-"""If these failed, the page would break in a browser, fetch something there, or not sort, filter and draw."""
+"""The page works in a browser: sorting, filtering, charts, dark mode, phones; no requests."""
 
 import shutil
 
@@ -58,7 +58,7 @@ def curves(page):
     )
 
 
-def test_sorts_filters_and_draws_what_it_shows_without_a_network(opened):
+def test_sorting_and_filtering_work_without_a_network(opened):
     everything = names(opened)
     assert len(everything) == 18 and opened.locator("#count").inner_text() == "18 of 18 entries"
     assert len(curves(opened)) == 18
@@ -89,7 +89,7 @@ def test_sorts_filters_and_draws_what_it_shows_without_a_network(opened):
     assert opened.evaluate("typeof hacked") == "undefined"
 
 
-def test_curves_are_toggled_by_the_legend_and_the_axes_by_their_controls(opened):
+def test_legend_and_controls_change_the_curves(opened):
     opened.locator("#plot-curves .legendtoggle").first.click()
     sync_api.expect(opened.locator("#plot-curves .scatterlayer .trace.scatter")).to_have_count(
         2 * 18 - 2
@@ -101,7 +101,7 @@ def test_curves_are_toggled_by_the_legend_and_the_axes_by_their_controls(opened)
     assert opened.wrong == []
 
 
-def test_hovering_over_a_curve_tells_its_name_and_value(opened):
+def test_hovering_over_a_curve_shows_its_name_and_value(opened):
     opened.get_by_label("Search").fill("rope-mha-single")
     sync_api.expect(opened.locator("#count")).to_have_text("1 of 18 entries")
     opened.locator("#plot-curves").scroll_into_view_if_needed()
@@ -116,7 +116,7 @@ def test_hovering_over_a_curve_tells_its_name_and_value(opened):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_scrolls_down_only_and_every_text_stands_out(opened, scheme):
+def test_a_phone_scrolls_vertically_with_enough_contrast(opened, scheme):
     opened.emulate_media(color_scheme=scheme)
     opened.set_viewport_size({"width": 390, "height": 844})
     assert opened.evaluate("document.documentElement.scrollWidth") <= 390
@@ -124,7 +124,7 @@ def test_a_phone_scrolls_down_only_and_every_text_stands_out(opened, scheme):
     assert opened.wrong == []
 
 
-def test_of_many_rows_the_first_show_until_all_are_asked_for(browser, fake):
+def test_many_rows_are_cut_until_all_are_requested(browser, fake):
     folder = report.write(fake.write().store, fake.name, fake.root.parent / "reports")
     page = folder / "index.html"
     page.write_text(page.read_text().replace("const MAX_ROWS = 500;", "const MAX_ROWS = 5;"))
@@ -139,7 +139,7 @@ def test_of_many_rows_the_first_show_until_all_are_asked_for(browser, fake):
         )
 
 
-def test_a_page_that_is_watched_reads_itself_again_and_keeps_what_was_chosen(browser, one_axis):
+def test_a_watched_page_reloads_and_keeps_the_inputs(browser, one_axis):
     folder = report.write(
         one_axis.write().store, one_axis.name, one_axis.root.parent / "reports", refresh_s=1
     )

@@ -81,7 +81,7 @@ def test_code_is_shown_as_it_is(render, hostile):
 
 @RENDERERS
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_a_cell_stays_in_its_cell(render, hostile):
+def test_text_stays_in_its_cell(render, hostile):
     page = render(table("C", ["entry", hostile], [[hostile, "1"], ["x", Code(hostile)]]))
     assert shown(page).count(hostile) >= 3
     assert len(re.findall("<t[dh][ >]", page)) == 6

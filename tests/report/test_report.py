@@ -1,4 +1,4 @@
-"""If these failed, `harness report` would break, mix things up, or say what the results do not."""
+"""The report is complete, consistent with the results, and free of stale files."""
 
 import csv
 import json
@@ -148,7 +148,7 @@ def test_one_seed_has_no_intervals(one_axis, no_figures):
 
 
 @pytest.mark.parametrize("status", ["pending", "running", "failed", "interrupted"])
-def test_a_study_with_nothing_done_has_a_page_and_no_numbers(one_axis, status):
+def test_a_study_without_results_has_a_page_and_no_numbers(one_axis, status):
     one_axis.outcome = {
         f"learned-{a}-single-s{s}": (status, None, None) for a in ("mha", "gqa2") for s in (0, 1, 2)
     }
@@ -158,7 +158,7 @@ def test_a_study_with_nothing_done_has_a_page_and_no_numbers(one_axis, status):
     assert not list(folder.glob("figures/*"))
 
 
-def test_a_study_that_is_running_shows_progress_and_what_is_done(one_axis, no_figures):
+def test_a_running_study_shows_progress_and_results(one_axis, no_figures):
     one_axis.outcome = {"learned-gqa2-single-s2": ("running", None, None)}
     page, summary, _ = written(one_axis.write())
     assert "6 of 12" in page and "1 running" in page
@@ -182,7 +182,7 @@ def test_any_number_of_axes(fake):
     assert "norm, mlp, positional" in page
 
 
-def test_what_is_left_out_is_said(one_axis, no_figures):
+def test_runs_that_are_left_out_are_counted(one_axis, no_figures):
     one_axis.settings_hash = "old"
     one_axis.write()
     one_axis.settings_hash = "new"
@@ -195,21 +195,21 @@ def test_what_is_left_out_is_said(one_axis, no_figures):
     assert f"`{damaged.run_id}`" in page and summary["unreadable"][0]["name"] == damaged.run_id
 
 
-def test_a_study_that_cannot_be_read_at_all_is_reported_so(one_axis):
+def test_a_study_without_readable_runs_is_reported(one_axis):
     for run in one_axis.write().store.runs("tiny"):
         (run.path / "spec.json").write_text("{")
     page, summary, _ = written(one_axis)
     assert "6 folders could not be read" in page and summary["entries"] == []
 
 
-def test_other_machines_and_threads_are_set_apart(one_axis, no_figures):
+def test_different_machines_and_threads_are_listed(one_axis, no_figures):
     one_axis.env = {"learned-gqa2-single": {"host": "node-2", "threads": 8}}
     page, summary, _ = written(one_axis.write())
     assert "2 machines" in page and "node-1" in page and "node-2" in page
     assert {item["env"]["host"] for item in summary["environments"]} == {"node-1", "node-2"}
 
 
-def test_the_floor_is_drawn_only_where_a_token_is_a_byte(one_axis, no_figures):
+def test_the_floor_is_drawn_only_if_a_token_is_a_byte(one_axis, no_figures):
     one_axis.tokenizer = "gpt2"
     page, _, _ = written(one_axis.write())
     assert "1.3100 nats per byte" in page
@@ -220,7 +220,7 @@ def test_the_floor_is_drawn_only_where_a_token_is_a_byte(one_axis, no_figures):
     )
 
 
-def test_a_log_that_holds_fences_and_colours_stays_in_its_block(one_axis, no_figures):
+def test_a_log_with_fences_and_colours_stays_in_its_block(one_axis, no_figures):
     one_axis.outcome = {
         "learned-gqa2-single-s0": ("failed", "error", "bad | ```` \x1b[31mred\x1b[0m")
     }
@@ -232,7 +232,7 @@ def test_a_log_that_holds_fences_and_colours_stays_in_its_block(one_axis, no_fig
     assert "bad \\| " in page
 
 
-def test_a_second_report_is_the_same_and_leaves_nothing_old(one_axis):
+def test_a_second_report_is_identical_and_removes_old_files(one_axis):
     one_axis.seeds = (0,)
     _, _, folder = written(one_axis.write())
     before = {path: path.read_bytes() for path in folder.glob("*/*")}
@@ -242,12 +242,12 @@ def test_a_second_report_is_the_same_and_leaves_nothing_old(one_axis):
     assert {path: path.read_bytes() for path in folder.glob("*/*")} == before
 
 
-def test_no_results_is_the_users_error(fake):
+def test_a_study_without_runs_is_a_user_error(fake):
     with pytest.raises(UserError, match="harness run"):
         report.write(fake.store, "tiny", fake.root)
 
 
-def test_neither_import_nor_report_needs_torch_and_import_is_quick(one_axis, tmp_path):
+def test_a_report_never_imports_torch(one_axis, tmp_path):
     one_axis.seeds = (0, 1)
     one_axis.write()
     code = (
@@ -259,7 +259,7 @@ def test_neither_import_nor_report_needs_torch_and_import_is_quick(one_axis, tmp
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_fifty_four_runs_of_three_hundred_steps_take_seconds(fake):
+def test_54_runs_of_300_steps_take_seconds(fake):
     fake.steps, fake.eval_every = 300, 25
     fake.write()
     start = time.process_time()

@@ -1,4 +1,4 @@
-"""If these failed, a report would stand still while a study runs, or never end."""
+"""`report --watch` updates the report while a study runs, and ends with it."""
 
 import threading
 import time
@@ -16,9 +16,7 @@ def watch(fake, out):
     return stop.value.code
 
 
-def test_a_report_is_written_again_as_runs_end_and_the_last_one_stands_still(
-    one_axis, tmp_path, no_figures, capsys
-):
+def test_the_report_is_rewritten_until_all_runs_end(one_axis, tmp_path, no_figures, capsys):
     one_axis.outcome = {"learned-gqa2-single-s1": ("pending", None, None)}
     one_axis.write()
     pages = []
@@ -40,7 +38,7 @@ def test_a_report_is_written_again_as_runs_end_and_the_last_one_stands_still(
     assert 'id="refresh"' not in last and "location.reload" not in last
 
 
-def test_what_has_not_changed_is_not_written_again(one_axis, tmp_path, monkeypatch):
+def test_an_unchanged_report_is_not_rewritten(one_axis, tmp_path, monkeypatch):
     one_axis.outcome = {"learned-gqa2-single-s1": ("pending", None, None)}
     one_axis.write()
     written, slept = [], []
@@ -64,7 +62,7 @@ def test_an_interval_below_a_second_is_refused(one_axis, capsys):
     assert stop.value.code == 2 and "--interval" in capsys.readouterr().err
 
 
-def test_a_run_that_cannot_be_read_ends_no_watch(one_axis, tmp_path, no_figures):
+def test_an_unreadable_run_does_not_end_the_watch(one_axis, tmp_path, no_figures):
     one_axis.write()
     one_axis.store.runs("tiny")[0].path.joinpath("status.json").write_text("{")
     assert watch(one_axis, tmp_path / "out") == 0

@@ -26,9 +26,9 @@ def build(summary: Summary) -> list[ChartSpec]:
             return None
         return BarRow(
             name=entry.label,
-            values=[(memory.get(category) or 0) / unit for category in CATEGORIES],
+            values=[getattr(memory, category) / unit for category in CATEGORIES],
             predicted=sum(prediction.predicted.values()) / unit if prediction else None,
-            text=f"{(memory['peak'] or 0) / unit:,.1f}",
+            text=f"{memory.peak / unit:,.1f}",
         )
 
     rows = bar_rows(summary, measure)

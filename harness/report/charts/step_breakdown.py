@@ -28,7 +28,7 @@ def phases(summary: Summary) -> list[ChartSpec]:
         if times is None:
             return None
         milliseconds = [SECONDS_TO_MS * (times.by_name[part.name] or 0.0) for part in PHASES]
-        waiting = times.waiting_share
+        waiting = times.waiting_fraction
         text = "unknown" if waiting is None else f"{waiting:.0%}"
         return BarRow(entry.label, milliseconds, text=text)
 

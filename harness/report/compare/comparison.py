@@ -121,7 +121,7 @@ def as_json(comparison: Comparison) -> Json:
 
 def _diverging(study: StudyResults) -> set[str]:
     """Return the labels of the entries that do not reproduce the single-process run."""
-    checks = equivalence.verdicts(equivalence.equivalence(study))
+    checks = equivalence.by_entry(equivalence.check(study))
     return {label for label, verdict in checks.items() if verdict == DIVERGES}
 
 

@@ -63,10 +63,10 @@ def _leaders(rankings: list[Ranking]) -> Paragraph:
     leaders = budgets.leaders(rankings)
     if len(leaders) == 1:
         return paragraph(Code(next(iter(leaders))), " leads under every budget.")
-    by_leader = [
-        text(Code(label), f" at {', '.join(BUDGETS[kind] for kind in kinds)}")
-        for label, kinds in leaders.items()
-    ]
+    by_leader = []
+    for label, kinds in leaders.items():
+        budget_names = ", ".join(BUDGETS[kind] for kind in kinds)
+        by_leader.append(text(Code(label), f" at {budget_names}"))
     return paragraph(Emphasis("The leader depends on the budget:"), " ", join(by_leader, "; "), ".")
 
 

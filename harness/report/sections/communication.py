@@ -27,7 +27,7 @@ def build(summary: Summary, charts: Charts) -> Section | None:
         if traffic is None or not (traffic.collectives or traffic.predicted_bytes):
             continue
         calls = [
-            f"{name} {int(counts['calls']):,} × ({_mib(counts['payload_bytes'])})"
+            f"{name} {counts.calls:,} × ({_mib(counts.payload_bytes)})"
             for name, counts in traffic.collectives.items()
         ]
         rows.append(

@@ -30,10 +30,10 @@ def build(summary: Summary, charts: Charts) -> Section | None:
     blocks: list[Block] = [table("Environment of all runs", ["setting", "value"], rows)]
     if distinct:
         keys = list(distinct[0].values)
-        rows_of_sets: list[list[Cell]] = [
-            [*(shown_value(key, item.values[key]) for key in keys), code_list(item.entries)]
-            for item in distinct
-        ]
+        rows_of_sets: list[list[Cell]] = []
+        for item in distinct:
+            shown = [shown_value(key, item.values[key]) for key in keys]
+            rows_of_sets.append([*shown, code_list(item.entries)])
         blocks += [
             paragraph("These settings differ between runs:"),
             table("Settings that differ between runs", [*keys, "entries"], rows_of_sets),

@@ -56,16 +56,15 @@ def _checks(summary: Summary) -> Table:
         by_entry.setdefault(record["entry"], []).append(record)
     rows = []
     for entry, checks in by_entry.items():
+        references = [check["against"] for check in checks if check["against"]]
         n_checked = sum(check["verdict"] != "not checked" for check in checks)
         rows.append(
             [
                 entry,
-                next(
-                    (check["against"] for check in checks if check["against"]), formatting.MISSING
-                ),
+                references[0] if references else formatting.MISSING,
                 f"{n_checked} of {len(checks)}",
                 summary.results[entry].equivalence or formatting.MISSING,
-                *(_largest(check[name] for check in checks) for name in DEVIATIONS),
+                *(_largest(checks, name) for name in DEVIATIONS),
                 _all(check["initial_hash_equal"] for check in checks),
                 _all(check["ranks_agree"] for check in checks),
             ]
@@ -75,8 +74,8 @@ def _checks(summary: Summary) -> Table:
     return table(TITLE, titles, rows, numeric=list(DEVIATIONS.values()))
 
 
-def _largest(deviations: Iterable[float | None]) -> str:
-    known = [deviation for deviation in deviations if deviation is not None]
+def _largest(checks: Iterable[Record], name: str) -> str:
+    known = [check[name] for check in checks if check[name] is not None]
     return formatting.deviation(max(known, default=None))
 
 

@@ -53,10 +53,9 @@ def _by_length(caption: str, rows: Sequence[Record], cells: Sequence[str], train
     for row, cell in zip(rows, cells, strict=True):
         by_entry.setdefault(row["entry"], {})[row["length"]] = cell
     titles = [f"{n:,} (trained)" if n == trained else f"{n:,}" for n in lengths]
-    table_rows = [
-        [entry, *(of_entry.get(n, formatting.MISSING) for n in lengths)]
-        for entry, of_entry in by_entry.items()
-    ]
+    table_rows = []
+    for entry, by_length in by_entry.items():
+        table_rows.append([entry, *(by_length.get(n, formatting.MISSING) for n in lengths)])
     return table(caption, ["entry", *titles], table_rows, numeric=titles)
 
 

@@ -32,10 +32,9 @@ def build(summary: Summary, charts: Charts) -> Section | None:
         return None
     keys = [*CATEGORIES, "peak", "resident_peak"]
     titles = [key.replace("_", " ") for key in keys]
-    rows = [
-        [label, *(formatting.mib(memory.get(key)) for key in keys)]
-        for label, memory in measured.items()
-    ]
+    rows = []
+    for label, memory in measured.items():
+        rows.append([label, *(formatting.mib(getattr(memory, key)) for key in keys)])
     return Section(
         "memory",
         "Memory",

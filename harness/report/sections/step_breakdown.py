@@ -27,7 +27,7 @@ def build(summary: Summary, charts: Charts) -> Section | None:
             rows.append([label, *[formatting.NO_SPEED] * (len(PHASES) + 2)])
         elif phases:
             times = [_ms(seconds) for seconds in phases.by_name.values()]
-            share = formatting.percent(phases.waiting_share)
+            share = formatting.percent(phases.waiting_fraction)
             rows.append([label, *times, share, _range(phases)])
     titles = ["entry", *PHASES, "waiting, fraction", "waiting, by rank"]
     return Section(

@@ -16,7 +16,9 @@ QUANTITIES = {
 
 def build(summary: Summary, charts: Charts) -> Section | None:
     """Return the variance components, if initialization and data seeds are crossed."""
-    statuses = [run.status for entry in summary.study.entries for run in entry.crossed]
+    statuses: list[str] = []
+    for entry in summary.study.entries:
+        statuses += [run.status for run in entry.crossed]
     if not statuses:
         return None
     method = paragraph(
