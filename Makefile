@@ -49,8 +49,9 @@ chaos: $(installed)  ## kill runs at random (KILLS=50, SEED=n repeats one) and t
 scale: $(installed)  ## measure a report of RUNS=10000 synthetic runs: time, memory, page size
 	@SCALE=$(or $(RUNS),10000) $(pytest) tests/report/test_scale.py -s
 
-docs: $(installed)  ## write results/README.md and reports/README.md from the records and columns
+docs: $(installed)  ## write the READMEs of results/ and reports/, and the example notebook
 	@$(bin)/python docs/formats.py
+	@$(bin)/python docs/notebook.py
 
 clean:  ## remove .venv; results/ and reports/ are kept
 	rm -rf .venv

@@ -101,16 +101,16 @@ study lacks counts as the other's baseline. The verdicts use the margins of B.
 
 ## Exports
 
-`python -m harness export STUDY --to TOOL` writes `exports/<study>/<tool>/` from the same runs as the
+`python -m harness export STUDY --to TOOL` writes `exports/<study>/<tool>/` from the runs of the
 report that have recorded a step. An export replaces the earlier one of that tool. No data leaves
 the machine. All tools but csv and latex need `pip install 'ablations[TOOL]'`.
 
 - `csv`, `parquet`: the tables `runs`, `steps` and `evals` below.
 - `latex`: the tables of the report as booktabs tables for `\\input{}`, rounded.
-- `tensorboard`, `wandb`, `mlflow`: a run for each run, named by its id, with the curves `train/loss`,
-  `train/grad_norm`, `train/lr`, `train/step_s`, `val/loss` and `val/bits_per_byte` by steps done, the
-  settings as parameters, and the results as its summary. `wandb` runs are offline, for `wandb sync`;
-  `mlflow` writes one SQLite file.
+- `tensorboard`, `wandb`, `mlflow`: a run for each run, named by its id, with the curves
+  `train/loss`, `train/grad_norm`, `train/lr`, `train/step_s`, `val/loss` and `val/bits_per_byte` by
+  steps done, the settings as parameters, and the results as its summary. `wandb` runs are offline,
+  for `wandb sync`; `mlflow` writes one SQLite file.
 
 """
 

@@ -1,4 +1,4 @@
-"""The spec of a tiny run on a predictable text, and the fixture-like helpers that training tests share."""
+"""The spec of a tiny run on a predictable text, shared by the training tests."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def tiny_spec(
     checkpoint_every: int | None = None,
     **train: object,
 ) -> RunSpec:
-    """Return the resolved spec of a run on tokens that count up by 3, of which the last ones validate."""
+    """Return the spec of a run on tokens that count up by 3, of which the last ones validate."""
     tokens = np.arange(N_TRAIN_TOKENS + N_VAL_TOKENS) * 3 % VOCAB
     tokens.astype(np.uint16).tofile(folder / "tokens.bin")
     np.save(folder / "bytes.npy", 1 + np.arange(VOCAB) % 3)

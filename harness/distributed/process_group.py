@@ -60,8 +60,9 @@ class DistributedContext:
 def join(device: str) -> Iterator[DistributedContext]:
     """Join the process group that torchrun's environment describes.
 
-    CUDA uses NCCL with one GPU per rank, and gloo for tensors that a parallelism keeps on the CPU. A CPU run uses gloo.
-    `OMP_NUM_THREADS` sets the number of threads even if torch was imported before the variable was set.
+    CUDA uses NCCL with one GPU per rank, and gloo for tensors that a parallelism keeps on the CPU.
+    A CPU run uses gloo. `OMP_NUM_THREADS` sets the number of threads even if torch was imported
+    before the variable was set.
     """
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))

@@ -1,4 +1,4 @@
-"""Shards of parameters: which slice of each parameter a rank holds, and how to assemble the whole parameter."""
+"""Shards of parameters: which slice of each a rank holds, and how to assemble the whole."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -36,7 +36,7 @@ def shard_specs(model: nn.Module) -> dict[str, ShardSpec]:
 
 
 def global_shape(value: Tensor, spec: ShardSpec | None) -> torch.Size:
-    """Return the shape of the whole parameter, or of the whole optimizer state, that `value` is a shard of."""
+    """Return the shape of the whole parameter or optimizer state that `value` is a shard of."""
     return value.shape if spec is None else spec.size
 
 
@@ -51,10 +51,10 @@ def local(value: Tensor) -> Tensor:
 
 
 def shard_slices(value: Tensor, spec: ShardSpec | None) -> list[tuple[Slices, Slices]]:
-    """Return for each contiguous range on this rank its slices of the local tensor and of the whole.
+    """Return for each contiguous range on this rank its local slices and its slices of the whole.
 
-    A `DTensor` is a range of rows: of the whole, or, with a `spec`, of the rank's tensor-parallel shard, which consists
-    of one or more ranges of the whole.
+    A `DTensor` is a range of rows: of the whole, or, with a `spec`, of the rank's tensor-parallel
+    shard, which consists of one or more ranges of the whole.
     """
     sizes = tuple(value.shape)
     offsets = (0,) * value.ndim
@@ -96,8 +96,8 @@ def gather_shards(
 ) -> Iterator[tuple[str, Tensor, list[LocalShard]]]:
     """Yield name, local value and the shards of all ranks for each sharded parameter.
 
-    Shards are gathered in batches, because a small model's ranks would otherwise spend most of the time waiting for
-    each other, and as NumPy arrays, which pickle ten times faster than tensors.
+    Shards are gathered in batches, because a small model's ranks would otherwise spend most of the
+    time waiting for each other, and as NumPy arrays, which pickle ten times faster than tensors.
     """
     specs = shard_specs(model)
     sharded = {}
@@ -138,7 +138,7 @@ def shard_matches(whole: Tensor, shard: LocalShard) -> bool:
 
 
 def gather_weights(gpt: nn.Module, context: DistributedContext) -> dict[str, Tensor]:
-    """Return all whole weights, on the CPU, on rank 0; the other ranks send their shards and get an empty dict."""
+    """Return all whole weights, on the CPU, on rank 0, and an empty dict on the other ranks."""
     specs = shard_specs(gpt)
     assembled = {}
     for name, value, shards in gather_shards(gpt, context):
@@ -155,7 +155,8 @@ def gather_weights(gpt: nn.Module, context: DistributedContext) -> dict[str, Ten
 def named_local_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield name and value of each parameter as this rank stores it.
 
-    FSDP is asked to reshard first: after an evaluation it leaves some parameters whole, in the compute precision.
+    FSDP is asked to reshard first: after an evaluation it leaves some parameters whole, in the
+    compute precision.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -164,10 +165,11 @@ def named_local_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 class MultiRangeTensor(Tensor):
-    """A whole parameter of which this rank holds several ranges, for `torch.distributed.checkpoint` (DCP).
+    """A parameter of which this rank holds several ranges, for `torch.distributed.checkpoint`.
 
-    It has the whole's size and no memory. DCP writes and reads its ranges through the three methods with dunder names,
-    the protocol that `DTensor` implements too; no public tensor type can describe several ranges of one dimension.
+    It has the whole's size and no memory. `torch.distributed.checkpoint` (DCP) writes and reads its
+    ranges through the three methods with dunder names, the protocol that `DTensor` implements too;
+    no public tensor type can describe several ranges of one dimension.
     """
 
     value: Tensor
@@ -219,7 +221,10 @@ class MultiRangeTensor(Tensor):
 def to_dcp_state(
     state: Mapping[str, Any], specs: Mapping[str, ShardSpec], name: str = ""
 ) -> dict[str, Any]:
-    """Return a state dict whose tensor-parallel shards, found by parameter name, are `MultiRangeTensor`s."""
+    """Return a state dict whose tensor-parallel shards are `MultiRangeTensor`s.
+
+    `specs` are by parameter name.
+    """
     converted: dict[str, Any] = {}
     for key, value in state.items():
         spec = specs.get(key) or specs.get(name)

@@ -1,8 +1,9 @@
 """The private PyTorch API that this package and the probes use, in one place.
 
-PyTorch has no public equivalent for: the layout of a `DTensor` shard, a tensor that describes several ranges of a
-checkpoint, the identity of a storage without memory, the process group that an operator names, a mode that sees every
-dispatched operator, and the time that a thread waits for collectives.
+PyTorch has no public equivalent for: the layout of a `DTensor` shard, a tensor that describes
+several ranges of a checkpoint, the identity of a storage without memory, the process group that an
+operator names, a mode that sees every dispatched operator, and the time that a thread waits for
+collectives.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,18 +49,18 @@ def local_chunk(value: DTensor) -> ChunkStorageMetadata:
 
 
 def storageless(cls: type[TensorT], size: torch.Size, like: Tensor) -> TensorT:
-    """Return an instance of a tensor subclass with this size, the dtype and device of `like`, and no memory."""
+    """Return a tensor of a subclass with this size, dtype and device of `like`, and no memory."""
     made: TensorT = Tensor._make_wrapper_subclass(cls, size, dtype=like.dtype, device=like.device)
     return made
 
 
 def storage_id(storage: UntypedStorage) -> int:
-    """Return a number that identifies a storage; the data pointer does not, being 0 on the meta device."""
+    """Return a number that identifies a storage; its data pointer is 0 on the meta device."""
     return int(storage._cdata)
 
 
 def process_group_size(name: str) -> int:
-    """Return the number of ranks of the process group that functional collectives know by this name."""
+    """Return the size of the process group that functional collectives know by this name."""
     resolve: Any = dist.distributed_c10d._resolve_process_group  # type: ignore[attr-defined]
     return int(resolve(name).size())
 
@@ -68,8 +69,9 @@ def process_group_size(name: str) -> int:
 def observe_waits(scope: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
     """Enter `scope` around every wait of a thread for a collective.
 
-    Replaces `Work.wait` and `wait_tensor`, through which FSDP2, DTensor and `torch.distributed` wait, for the duration
-    of the body. PyTorch offers no hook for waits, and its profiler slows down the step that is to be timed.
+    Replaces `Work.wait` and `wait_tensor`, through which FSDP2, DTensor and `torch.distributed`
+    wait, for the duration of the body. PyTorch offers no hook for waits, and its profiler slows
+    down the step that is to be timed.
     """
 
     def observed(wait: Callable[..., Any]) -> Callable[..., Any]:

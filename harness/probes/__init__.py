@@ -1,1 +1,1 @@
-"""Measurements besides the loss: time, memory, FLOPs, communication. No probe is active during a timed step."""
+"""Measurements besides the loss. No probe is active during a timed step."""

@@ -13,8 +13,9 @@ from harness.distributed.torch_internals import storage_id
 class Activations:
     """Count during forward passes: `with Activations(model) as activations: ...`.
 
-    Afterwards `saved_bytes` is what the largest pass saved, without parameters; memory that several tensors share
-    counts once. `gathered_bytes` is the peak bytes of parameters all-gathered at once during a pass.
+    Afterwards `saved_bytes` is what the largest pass saved, without parameters; memory that several
+    tensors share counts once. `gathered_bytes` is the peak bytes of parameters all-gathered at once
+    during a pass.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -68,7 +69,7 @@ def held_bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def _storage_size(tensor: Tensor) -> tuple[int, int]:
-    """Return id and bytes of a tensor's storage, also on the meta device; of a `DTensor`, the local shard's."""
+    """Return id and bytes of a tensor's storage; of a `DTensor`, those of the local shard."""
     storage = _storage(tensor)
     return storage_id(storage), storage.nbytes()
 

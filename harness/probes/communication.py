@@ -1,4 +1,4 @@
-"""Communication of a step: calls and bytes of each collective, counted where PyTorch dispatches them."""
+"""Communication of a step: calls and bytes of each collective, counted at dispatch."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,9 @@ from harness.distributed.torch_internals import (
 from harness.results.records import CollectiveTraffic
 from variants.communication import BANDWIDTH_FACTORS, sent_bytes
 
-# Operator: its collective, and the position of the argument that is (or contains) the buffer. DDP's reducer, FSDP2 and
-# `torch.distributed` call the operators of c10d, DTensor those of _c10d_functional.
+# Operator: its collective, and the position of the argument that is (or contains) the buffer. DDP's
+# reducer, FSDP2 and `torch.distributed` call the operators of c10d, DTensor those of
+# _c10d_functional.
 OPERATORS = {
     "c10d::allreduce_": ("all_reduce", 0),
     "c10d::allreduce_coalesced_": ("all_reduce", 0),
@@ -68,11 +69,11 @@ class _Totals:
 
 
 class CommunicationCounter(DispatchMode):
-    """Count the collectives of an uncompiled, untimed step on every rank: `with CommunicationCounter() as counter: ...`.
+    """Count the collectives of an uncompiled, untimed step, as a context manager.
 
-    The payload of a collective is the bytes of its whole buffers: what is reduced, scattered or broadcast, or the
-    result of an all-gather. `variants.communication` gives the bytes that a rank sends of it. An unknown operator is
-    counted under its own name, as if it sent all its arguments.
+    The payload of a collective is the bytes of its whole buffers: what is reduced, scattered or
+    broadcast, or the result of an all-gather. `variants.communication` gives the bytes that a rank
+    sends of it. An unknown operator is counted under its own name, as if it sent all its arguments.
     """
 
     def __init__(self) -> None:
@@ -129,7 +130,7 @@ def _tensors(value: object) -> Iterator[Tensor]:
 
 
 def _group_size(arguments: list[object]) -> int:
-    """Return the size of the process group among an operator's arguments, by default the world size."""
+    """Return the size of the group among an operator's arguments, by default the world size."""
     for value in reversed(arguments):
         if isinstance(value, str):  # the group's name follows that of the reduction
             return process_group_size(value)

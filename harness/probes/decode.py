@@ -26,11 +26,11 @@ N_STEPS = 40
 def measure(
     spec: RunSpec, builder: ModelBuilder, gpt: GPT, context: DistributedContext
 ) -> list[DecodeRecord]:
-    """Return raw prefill and decode times in seconds, and the bytes of the cache, by batch size and context length.
+    """Return raw prefill and decode times, in seconds, and cache bytes, by batch size and context.
 
-    Every timed decoding step has exactly `context` positions in the cache, the new one included. A record that could
-    not be measured has a `reason`. Rank 0 measures with the whole model and with the threads of all ranks of its
-    machine; the other ranks return an empty list.
+    Every timed decoding step has exactly `context` positions in the cache, the new one included. A
+    record that could not be measured has a `reason`. Rank 0 measures with the whole model and with
+    the threads of all ranks of its machine; the other ranks return an empty list.
     """
     probe = spec.probes.decode
     if probe is None:

@@ -1,4 +1,4 @@
-"""Validation loss of sequences shorter and longer than the training length, and by position within them."""
+"""Validation loss of sequences shorter and longer than in training, and by position."""
 
 import numpy as np
 import torch
@@ -18,9 +18,9 @@ def measure(
 ) -> list[LengthRecord]:
     """Return validation loss and loss by position, in nats per token, for each length of the study.
 
-    Evaluates as during training, on all ranks, with about as many tokens at each length. `model` is `gpt` as the
-    parallelism wrapped it. Compiled models run uncompiled, because every length would be compiled again. A record
-    whose loss is undefined has a `reason`.
+    Evaluates as during training, on all ranks, with about as many tokens at each length. `model` is
+    `gpt` as the parallelism wrapped it. Compiled models run uncompiled, because every length would
+    be compiled again. A record whose loss is undefined has a `reason`.
     """
     lengths = spec.probes.eval_lengths or []
     with torch.compiler.set_stance("force_eager"):
@@ -67,7 +67,7 @@ def _loss_by_position(
 
 
 def bin_positions(loss_T: np.ndarray) -> list[float]:
-    """Return the means of at most `MAX_BINS` equal bins; bin i of n starts at position i * T // n, from 0."""
+    """Return the means of up to `MAX_BINS` equal bins; bin i of n starts at position i * T // n."""
     n_bins = min(len(loss_T), MAX_BINS)
     starts = np.arange(n_bins) * len(loss_T) // n_bins
     sums = np.add.reduceat(loss_T, starts)

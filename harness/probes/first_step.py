@@ -1,4 +1,4 @@
-"""Measure the first step, which is not timed: FLOPs, attention kernels, bytes of parameters and gradients."""
+"""Measure the first step, which is not timed: FLOPs, attention kernels and memory."""
 
 import math
 from contextlib import ExitStack
@@ -21,7 +21,7 @@ def _forward_flops(q: torch.Size, k: torch.Size, *_: object, **__: object) -> in
 def _backward_flops(
     grad_out: torch.Size, q: torch.Size, k: torch.Size, *_: object, **__: object
 ) -> int:
-    """Return the FLOPs of five products: the scores, recomputed, and the gradients of q, k, v and the scores."""
+    """Return the FLOPs of five products: recomputed scores, and gradients of q, k, v, scores."""
     return 10 * math.prod(q) * k[-2]
 
 
@@ -33,11 +33,11 @@ CPU_KERNELS = {
 
 
 class FirstStep:
-    """Measure one whole step, which runs uncompiled: `with FirstStep(model, optimizer) as first_step: ...`.
+    """Measure one whole step, which runs uncompiled: `with FirstStep(model, optimizer) as probe:`.
 
-    Afterwards: `flops` (executed by this rank; a causal kernel counts the full square), `kernels` (names of the
-    attention kernels; `math` if no fused kernel ran), `parameter_bytes` and `gradient_bytes` (at the optimizer step)
-    and `activations`.
+    Afterwards: `flops` (executed by this rank; a causal kernel counts the full square), `kernels`
+    (names of the attention kernels; `math` if no fused kernel ran), `parameter_bytes` and
+    `gradient_bytes` (at the optimizer step) and `activations`.
     """
 
     def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -67,10 +67,10 @@ class FirstStep:
         attention = {name for name in operators if ATTENTION_OPERATOR in name}
         self.kernels = sorted(name for name in attention if "backward" not in name) or ["math"]
         if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()  # excludes the probe's own memory from the run's peak
+            torch.cuda.reset_peak_memory_stats()  # the run's peak excludes the probe's memory
 
     def record_parameters(self, *_: object) -> None:
-        """Record the bytes of parameters and gradients, as they are when the optimizer step begins."""
+        """Record the bytes of parameters and gradients at the beginning of the optimizer step."""
         gradients = [parameter.grad for parameter in self._model.parameters()]
         self.parameter_bytes = held_bytes(self._model.parameters())
         self.gradient_bytes = held_bytes(grad for grad in gradients if grad is not None)

@@ -20,8 +20,9 @@ def measure_memory(
 ) -> RankMemory:
     """Return this rank's memory by category, in bytes.
 
-    On CUDA the peak is the allocator's, and `other` is the part of it outside the categories. On a CPU, where the
-    resident set is too noisy, `other` is the gathered parameters, and the peak is the sum of the categories.
+    On CUDA the peak is the allocator's, and `other` is the part of it outside the categories. On a
+    CPU, where the resident set is too noisy, `other` is the gathered parameters, and the peak is
+    the sum of the categories.
     """
     parameters = first_step.parameter_bytes
     gradients = first_step.gradient_bytes

@@ -1,4 +1,4 @@
-"""Peak FLOP/s of the hardware: the vendor's dense figure by device name, or a measured matrix product on a CPU."""
+"""Peak FLOP/s of the hardware: the vendor's dense figure, or a matrix product timed on a CPU."""
 
 import time
 from collections import Counter
@@ -9,9 +9,9 @@ from harness.distributed.process_group import DistributedContext
 from harness.model.precision import dtype_of
 from harness.results.records import PeakFlops
 
-# Dense tensor-core (bf16) and plain (fp32, no TF32) TFLOP/s from the vendors' data sheets, by the whole device name after
-# "NVIDIA" and "GeForce": laptop GPUs, Ti models and MIG slices are other devices whose names begin the same. An unknown
-# device gets no figure instead of a guess.
+# Dense tensor-core (bf16) and plain (fp32, no TF32) TFLOP/s from the vendors' data sheets, by the
+# whole device name after "NVIDIA" and "GeForce": laptop GPUs, Ti models and MIG slices are other
+# devices whose names begin the same. An unknown device gets no figure instead of a guess.
 DENSE_TFLOPS: dict[str, dict[str, float]] = {
     "B200": {"bf16": 2250, "fp32": 75},
     "H200": {"bf16": 989, "fp32": 67},
@@ -57,7 +57,7 @@ def _vendor_flops(name: str, precision: str) -> float | None:
 
 
 def measure_cpu_flops(precision: str) -> float:
-    """Return the FLOP/s of the fastest of several matrix products, with this rank's threads; takes about 50 ms."""
+    """Return the FLOP/s of the fastest of `REPEATS` matrix products; takes about 50 ms."""
     dtype = dtype_of(precision)
     a = torch.ones(SIZE, SIZE, dtype=dtype)
     seconds = []

@@ -16,11 +16,12 @@ from harness.results.records import PHASES, Phase
 class PhaseTimer(StepTimer):
     """Measure one step: `with timer: step(timer)`; then `timer.seconds` maps each phase to seconds.
 
-    The phases sum to the step's time. `other` is the time outside the scopes, such as copying a batch to the device.
-    `waiting` is the exposed communication: the time that the rank's thread blocks in a collective, on data or on a
-    slower rank. Overlapped communication is not counted, and the other phases exclude their waits. Waits are observed
-    in `Work.wait` and `wait_tensor`. DDP's reducer waits in C++ instead; its wait lasts from the arrival of the last
-    gradient to the end of the backward pass. On CUDA the device's queue waits, not the thread: `waiting` is None if
+    The phases sum to the step's time. `other` is the time outside the scopes, such as copying a
+    batch to the device. `waiting` is the exposed communication: the time that the rank's thread
+    blocks in a collective, on data or on a slower rank. Overlapped communication is not counted,
+    and the other phases exclude their waits. Waits are observed in `Work.wait` and `wait_tensor`.
+    DDP's reducer waits in C++ instead; its wait lasts from the arrival of the last gradient to the
+    end of the backward pass. On CUDA the device's queue waits, not the thread: `waiting` is None if
     there are several ranks, and waits are part of each phase.
     """
 

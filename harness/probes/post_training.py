@@ -1,4 +1,4 @@
-"""Measure a few more steps after everything that the run keeps has been written: phases, communication, a trace."""
+"""Measure a few more steps after training: phases, communication, and a trace on request."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class PostTrainingProbe:
     train_step: Callable[[int, StepTimer], object]  # makes the step of that number
 
     def measure(self, first: int, run: Run, trace: bool) -> PostTrainingResults:
-        """Make steps from `first` on and measure them. With `trace`, each rank also writes a Chrome trace of one."""
+        """Measure steps from `first` on; with `trace`, each rank writes a Chrome trace of one."""
         self.train_step(first, UNTIMED)  # memory and caches settle after the probes before
         first_timed = first + 1
         seconds = [self._time_phases(first_timed + i) for i in range(N_TIMED)]

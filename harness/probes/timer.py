@@ -29,7 +29,7 @@ class Timer:
 
 
 class StepTimer:
-    """The scopes that a training step opens around its phases. Here they do nothing; `PhaseTimer` measures them."""
+    """Scopes of the phases of a training step. Here they do nothing; `PhaseTimer` measures them."""
 
     def forward(self) -> AbstractContextManager[None]:
         """Enclose the forward pass of one micro-batch."""

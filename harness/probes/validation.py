@@ -15,9 +15,9 @@ MAX_TOKENS = 16_384  # per forward pass, to limit the memory of the logits
 
 
 class ValidationWindows:
-    """Evenly spaced validation windows of one length, about `train.eval_tokens` tokens in all, sharded over the ranks.
+    """Evenly spaced validation windows of one length, sharded over the ranks.
 
-    `n_windows` is their number on all ranks together.
+    They hold about `train.eval_tokens` tokens. `n_windows` is their number on all ranks together.
     """
 
     def __init__(self, spec: RunSpec, context: DistributedContext, length: int) -> None:
@@ -38,9 +38,10 @@ class ValidationWindows:
 
     @torch.no_grad()
     def losses(self, model: nn.Module) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
-        """Yield for each batch the losses (B, T), nats, float64, the targets (B, T) and the windows' weights (B,).
+        """Yield losses (B, T), targets (B, T) and window weights (B,) of each batch.
 
-        The model is in evaluation mode until the last batch.
+        Losses are in nats, float64; windows that pad a batch have weight 0. The model is in
+        evaluation mode until the last batch.
         """
         model.eval()
         for offsets, weights in self._batches:

@@ -1,4 +1,7 @@
-"""Keep a run's newest and best checkpoint. Writes are atomic: a crash never corrupts an existing checkpoint."""
+"""Keep a run's newest and best checkpoint.
+
+Writes are atomic: a crash never corrupts an existing checkpoint.
+"""
 
 import math
 import os
@@ -33,15 +36,16 @@ CHUNK_BYTES = 1 << 22  # read at once for a checksum
 
 
 class StateError(Exception):
-    """A run's state cannot be written or read; the message names the folder and each rank's error."""
+    """A run's state cannot be written or read; the message has the folder and each rank's error."""
 
 
 class Checkpoints:
     """Write checkpoints and keep the newest one and the one with the lowest validation loss.
 
-    Checkpoints that neither the `newest` nor the `best` link names are removed. While a run that keeps checkpoints is
-    unfinished, both hold the full state, so that it can resume; `drop_state` removes what the finished run does not
-    keep. `total_s` is the time that all saves took, in seconds.
+    Checkpoints that neither the `newest` nor the `best` link names are removed. While a run that
+    keeps checkpoints is unfinished, both hold the full state, so that it can resume; `drop_state`
+    removes what the finished run does not keep. `total_s` is the time of all saves, in
+    seconds.
     """
 
     def __init__(
@@ -62,9 +66,10 @@ class Checkpoints:
         self.total_s = 0.0
 
     def save(self, step: int, val_loss: float | None) -> None:
-        """Write a checkpoint after `step` steps, if the run keeps any. Every rank calls this and waits for all.
+        """Write a checkpoint after `step` steps, if the run keeps any.
 
-        `val_loss` is in nats per token, None if this step was not evaluated.
+        Every rank calls this and waits for all. `val_loss` is in nats per token, None if this step
+        was not evaluated.
 
         Raises:
             OSError, SafetensorError: the weights cannot be written, on rank 0.
@@ -108,8 +113,8 @@ class Checkpoints:
     def restore_links(self, step: int, losses: Mapping[int, float]) -> None:
         """Restore the `newest` and `best` links after resuming at `step`. Rank 0 calls this.
 
-        `losses` maps the evaluated steps up to `step` to validation losses. Checkpoints later than `step` are damaged
-        and are removed.
+        `losses` maps the evaluated steps up to `step` to validation losses. Checkpoints later than
+        `step` are damaged and are removed.
         """
         newest = self._run.newest_checkpoint
         best = self._run.best_checkpoint
@@ -140,7 +145,7 @@ class Checkpoints:
 
 
 def drop_state(run: Run, keep: str) -> None:
-    """Remove the states that a finished run does not keep: all, or all but the newest if it keeps the state."""
+    """Remove the states of a finished run, except the newest one if `keep` is "full"."""
     newest = run.newest_checkpoint.resolve()
     for path in run.checkpoints.glob(f"step-*/{STATE}"):
         if keep != "full" or path.parent != newest:
@@ -176,19 +181,20 @@ def _crc32(path: Path) -> int:
 
 
 def _n_steps(folder: Path) -> int:
-    """Return the number of steps that a checkpoint's folder name states; 0 if it is not a checkpoint."""
+    """Return the number of steps in a checkpoint folder's name; 0 for any other folder."""
     number = folder.name.removeprefix("step-")
     return int(number) if folder.name.startswith("step-") and number.isdecimal() else 0
 
 
 def save_state(folder: Path, step: int, gpt: GPT, optimizer: torch.optim.Optimizer) -> None:
-    """Write parameters, optimizer state and the number of completed steps into `folder`, each rank its own shard.
+    """Write parameters, optimizer state and the completed steps, each rank its own shard.
 
     Raises:
         StateError: a rank cannot write its shard; raised on all ranks.
     """
     state_folder = folder / STATE
-    # PyTorch reports a full disk as "unexpected pos 704 vs 598", so the message states the free space.
+    # PyTorch reports a full disk as "unexpected pos 704 vs 598", so the message states the free
+    # space.
     free_bytes = shutil.disk_usage(folder.parent).free
     with _one_line_errors(f"{state_folder} cannot be written ({free_bytes} bytes were free)"):
         state = to_dcp_state(_state(gpt, optimizer, step), shard_specs(gpt))
@@ -198,10 +204,11 @@ def save_state(folder: Path, step: int, gpt: GPT, optimizer: torch.optim.Optimiz
 
 
 def load_state(folder: Path, gpt: GPT, optimizer: torch.optim.Optimizer) -> int:
-    """Load parameters and optimizer state on all ranks, however they were sharded; return the completed steps.
+    """Load parameters and optimizer state, however they were sharded; return the completed steps.
 
     Raises:
-        StateError: the state is incomplete or of another model; model and optimizer are undefined afterwards.
+        StateError: the state is incomplete or of another model; model and optimizer are undefined
+        afterwards.
     """
     state = _state(gpt, optimizer, 0)
     with _one_line_errors(f"{folder / STATE} cannot be read"):
@@ -220,7 +227,7 @@ def _state(gpt: GPT, optimizer: torch.optim.Optimizer, step: int) -> dict[str, A
 
 @contextmanager
 def _one_line_errors(problem: str) -> Iterator[None]:
-    """Convert DCP's exception, which is not an `Exception` and holds pages of tracebacks, to a `StateError`."""
+    """Convert DCP's exception, which is not an `Exception` and very long, to a `StateError`."""
     try:
         yield
     except CheckpointException as error:

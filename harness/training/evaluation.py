@@ -1,4 +1,4 @@
-"""Validation: the mean loss over one fixed list of windows, the same for every entry and every world size."""
+"""Validation: the mean loss over one fixed list of windows, for every entry and world size."""
 
 import math
 
@@ -13,9 +13,10 @@ from harness.results.store import Run
 
 
 class Evaluation:
-    """`evaluate(model, step, train_s)` appends a line to the run's eval.jsonl and returns the validation loss.
+    """`evaluate(model, step, train_s)` records and returns the validation loss.
 
-    `evaluate.loss(model)` returns the loss only. `total_s` is the time of all recorded evaluations, in seconds.
+    `evaluate.loss(model)` returns the loss only. `total_s` is the time of all recorded evaluations,
+    in seconds.
     """
 
     def __init__(self, run: Run, spec: RunSpec, context: DistributedContext) -> None:
@@ -28,7 +29,7 @@ class Evaluation:
         self.total_s = 0.0
 
     def __call__(self, model: nn.Module, step: int, train_s: float) -> float:
-        """Evaluate after `step` steps; record nats per token and bits per byte, summed in float64."""
+        """Append nats per token and bits per byte to the run's eval.jsonl, summed in float64."""
         with self._timer:
             nats, n_tokens, n_bytes = self._sums(model)
         self.total_s += self._timer.seconds

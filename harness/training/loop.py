@@ -1,4 +1,4 @@
-"""The training loop: set up one run, train and evaluate it, record every step, and collect the probes."""
+"""The training loop: set up a run, train and evaluate it, record it, and collect the probes."""
 
 import math
 from contextlib import nullcontext
@@ -50,7 +50,8 @@ class NotFiniteError(Exception):
 class Setup:
     """The objects of one run on this rank.
 
-    `model` is `gpt` as the parallelism wrapped it; `whole` is the unsharded model on the meta device.
+    `model` is `gpt` as the parallelism wrapped it; `whole` is the unsharded model on the meta
+    device.
     """
 
     run: Run
@@ -74,11 +75,12 @@ class Setup:
 def train(
     run: Run, spec: RunSpec, context: DistributedContext, stop: StopRequest | None = None
 ) -> ProbeResults:
-    """Train one run on this rank, resuming an earlier attempt, and return the measurements of the probes.
+    """Train one run on this rank, resuming an earlier attempt, and return the probes' results.
 
     Raises:
         NotFiniteError: loss or gradient norm is not finite; the step is recorded.
-        TrainingInterrupted: a rank was asked to end; the state is saved if the run keeps checkpoints.
+        TrainingInterrupted: a rank was asked to end; the state is saved if the run keeps
+        checkpoints.
     """
     setup = set_up(run, spec, context)
     checkpoints = Checkpoints(run, spec, setup.context, setup.gpt, setup.optimizer)
@@ -162,7 +164,10 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
 
 
 class Loop:
-    """The steps of one attempt, with their evaluations and checkpoints. `train_s` is the time of all steps so far."""
+    """The steps of one attempt, with their evaluations and checkpoints.
+
+    `train_s` is the time of all steps so far, in seconds.
+    """
 
     def __init__(
         self,
@@ -235,7 +240,10 @@ class Loop:
 def collect_probes(
     setup: Setup, first_step: FirstStep, resumed_at: list[int], time: RunTime
 ) -> ProbeResults:
-    """Return the measurements of the run. Every rank calls this; the parameters must not be used afterwards."""
+    """Return the measurements of the run.
+
+    Every rank calls this. The parameters must not be used afterwards.
+    """
     spec = setup.spec
     context = setup.context
     parallelism = setup.parallelism

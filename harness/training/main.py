@@ -23,7 +23,8 @@ FAILURE_REPORT_DELAY_S = 1.0  # for the failing peer, or the launcher, to record
 def run_worker(run_path: Path, claim: bool) -> None:
     """Train one run in the process that torchrun started, and record in its status how it ended.
 
-    With `claim`, rank 0 locks the run and marks it as running first; otherwise the launcher has done so.
+    With `claim`, rank 0 locks the run and marks it as running first; otherwise the launcher has
+    done so.
     """
     started = time.time()
     run = Run(run_path)
@@ -86,8 +87,8 @@ def _with_total_time(probes: ProbeResults, total_s: float) -> ProbeResults:
 def _should_record(run: Run, error: Exception, stop: StopRequest) -> bool:
     """Return whether this rank should record the failure.
 
-    Ranks that fail because a peer died wait, so that the peer can report the cause; if the peer was killed, the launcher
-    reports it.
+    Ranks that fail because a peer died wait, so that the peer can report the cause; if the peer was
+    killed, the launcher reports it.
     """
     if (
         isinstance(error, RuntimeError)

@@ -32,9 +32,10 @@ def predicted_bytes(n_parameters: int, fractions: Mapping[str, float]) -> dict[s
 def adamw(
     model: nn.Module, cfg: TrainSettings, parallelism: Parallelism | None = None
 ) -> torch.optim.Optimizer:
-    """Return fused AdamW (Loshchilov & Hutter 2019); weight decay applies to matrices only, not to biases and gains.
+    """Return fused AdamW (Loshchilov & Hutter 2019).
 
-    A parallelism may shard the optimizer's work and state over the ranks.
+    Weight decay applies to matrices only, not to biases and gains. A parallelism may shard the
+    optimizer's work and state over the ranks.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in parameters if parameter.dim() >= 2]
@@ -52,7 +53,7 @@ def adamw(
 
 
 def learning_rate(step: int, cfg: TrainSettings) -> float:
-    """Return the rate of `step` (from 0): linear warmup over `warmup_steps`, then cosine decay to `min_lr`."""
+    """Return the rate of `step` (from 0): linear warmup, then cosine decay to `min_lr`."""
     if step < cfg.warmup_steps:
         return cfg.lr * (step + 1) / (cfg.warmup_steps + 1)
     progress = (step - cfg.warmup_steps) / max(1, cfg.steps - cfg.warmup_steps)
@@ -68,9 +69,10 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, cfg: TrainSet
 
 
 def clip(model: nn.Module, max_norm: float) -> Tensor:
-    """Scale all gradients such that their global L2 norm, over all shards, is at most `max_norm`; 0 does not scale.
+    """Scale all gradients such that their global L2 norm is at most `max_norm`.
 
-    Returns the norm before clipping, a scalar on the device (Pascanu et al. 2013, algorithm 1).
+    The norm covers all shards; with `max_norm` 0 nothing is scaled. Returns the norm before
+    clipping, a scalar on the device (Pascanu et al. 2013, algorithm 1).
     """
     specs = shard_specs(model)
     replicated: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Resume an interrupted run bit for bit: optimizer and model state, recorded curves, and loop counters."""
+"""Resume an interrupted run bit for bit: state, recorded curves, and loop counters."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,8 +23,9 @@ from harness.training.evaluation import Evaluation
 
 @dataclass(frozen=True)
 class ResumeState:
-    """Counters of the earlier attempts: completed steps, and the seconds that training and evaluation took.
+    """Counters of the earlier attempts.
 
+    `n_done` steps are completed; training and evaluation took `train_s` and `eval_s` seconds.
     `resumed_at` lists the step counts at which an attempt resumed, this one included.
     """
 
@@ -43,8 +44,9 @@ def replay_first_step(
 ) -> None:
     """Run the first step once and discard its result.
 
-    The probe of the first step measures it. DDP rebuilds its buckets after the first backward pass, and a compiler
-    specializes on the shapes that it has seen; without the replay the next step could differ in its last bits.
+    The probe of the first step measures it. DDP rebuilds its buckets after the first backward pass,
+    and a compiler specializes on the shapes that it has seen; without the replay the next step
+    could differ in its last bits.
     """
     evaluate.loss(model)
     with first_step:
@@ -62,9 +64,10 @@ def resume(
     checkpoints: Checkpoints,
     reset_parameters: Callable[[], object],
 ) -> ResumeState:
-    """Load the newest undamaged state whose curve is recorded, and truncate the curves to it; else start at step 0.
+    """Load the newest undamaged state whose curve is recorded, or start at step 0.
 
-    Every rank calls this with initial parameters in place; `reset_parameters` initializes them again.
+    The recorded curves are truncated to that state. Every rank calls this with initial parameters
+    in place; `reset_parameters` initializes them again.
     """
     steps = read_valid_lines(run.steps_path(context.rank), StepRecord)
     evals = read_valid_lines(run.evals_path, EvalRecord)

@@ -1,4 +1,4 @@
-"""Determinism: the settings that make two executions of the same run agree bit for bit, and the seeds of each step."""
+"""Settings and seeds that make two executions of the same run agree bit for bit."""
 
 import os
 
@@ -16,5 +16,5 @@ def set_deterministic(deterministic: bool) -> None:
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed the random numbers of a step (dropout) from seed, step and rank, so that a resumed run draws the same."""
+    """Seed the random numbers of a step (dropout), so that a resumed run draws the same ones."""
     torch.manual_seed((seed * 1_000_003 + step) * 1_000_003 + rank)

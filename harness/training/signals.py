@@ -1,4 +1,4 @@
-"""Graceful interruption: SIGTERM or Ctrl-C ends a run after its current step, with its state saved."""
+"""Graceful interruption: SIGTERM or Ctrl-C ends a run after its current step, state saved."""
 
 import faulthandler
 import os
@@ -22,7 +22,7 @@ class TrainingInterrupted(Exception):
 
 @dataclass
 class StopRequest:
-    """`requested`: this rank received a signal. `acknowledged`: all ranks know and stop after this step."""
+    """A request to stop: `requested` on this rank, `acknowledged` once all ranks know of it."""
 
     requested: bool = False
     acknowledged: bool = False
@@ -31,7 +31,8 @@ class StopRequest:
     def on_signals(cls) -> "StopRequest":
         """Return a request that SIGTERM and SIGINT set from now on, until `restore_handlers`.
 
-        A thread receives the signals. A Python signal handler would not run while the main thread waits in a collective.
+        A thread receives the signals. A Python signal handler would not run while the main thread
+        waits in a collective.
         """
         stop = cls()
         reader, writer = socket.socketpair()

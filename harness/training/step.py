@@ -17,7 +17,7 @@ from variants.base import Parallelism
 
 @dataclass(frozen=True)
 class StepResult:
-    """Mean loss over this rank's tokens, learning rate, and the gradient norm before clipping, as scalars."""
+    """Mean loss over this rank's tokens, learning rate, and gradient norm before clipping."""
 
     rank_loss: Tensor
     lr: float
@@ -26,7 +26,10 @@ class StepResult:
 
 @dataclass(frozen=True)
 class TrainStep:
-    """`train_step(step)` trains on the batch of that number. `model` is `gpt` as the parallelism wrapped it."""
+    """`train_step(step)` trains on the batch of that step.
+
+    `model` is `gpt` as the parallelism wrapped it.
+    """
 
     gpt: GPT
     model: nn.Module
@@ -48,7 +51,7 @@ class TrainStep:
         return StepResult(rank_loss, lr, grad_norm)
 
     def forward_backward(self, step: int, timer: StepTimer = UNTIMED) -> Tensor:
-        """Accumulate the step's gradients in the parameters; return the mean loss over this rank's tokens."""
+        """Accumulate the step's gradients; return the mean loss over this rank's tokens."""
         device = self.context.device
         micro_batches = self.batches.micro_batches(
             step,
@@ -59,11 +62,11 @@ class TrainStep:
         n = len(micro_batches)
         total = torch.zeros((), device=device)
         for i, (tokens_BT, targets_BT) in enumerate(micro_batches, start=1):
-            tokens_BT = tokens_BT.to(device)
-            targets_BT = targets_BT.to(device)
+            inputs_BT = tokens_BT.to(device)
+            labels_BT = targets_BT.to(device)
             with self.parallelism.gradient_sync(self.model, enabled=i == n):
                 with autocast(device, self.settings.precision), timer.forward():
-                    losses_BT = self.model(tokens_BT, targets_BT)
+                    losses_BT = self.model(inputs_BT, labels_BT)
                 loss = losses_BT.mean() / n
                 with timer.backward():
                     loss.backward()

@@ -1,4 +1,4 @@
-"""Initial parameters of a run: random, from a folder of weights, or from another run's newest checkpoint."""
+"""Initial parameters of a run: random, from a folder of weights, or from another run."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The decode probe times a whole prompt, and single tokens with exactly the stated context in the cache."""
+"""The decode probe times a whole prompt, and tokens with exactly the stated context."""
 
 from types import SimpleNamespace
 

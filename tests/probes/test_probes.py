@@ -56,7 +56,7 @@ def first_step(model, n_micro=1):
 
 
 def test_activation_bytes_by_hand():
-    """Linear saves its input, ReLU its output; weights are parameters, not activations. 4 bytes per number."""
+    """Linear saves its input, ReLU its output, in 4 bytes per number; weights do not count."""
     model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
     with Activations(model) as activations:
         model(torch.randn(7, 3)).sum().backward()
@@ -133,7 +133,7 @@ def test_gradients_are_counted_before_zero_grad():
 
 
 def weights():
-    """Weights of matrix products: 4 C x C in attention and 8 C x C in the MLP of each layer, and the output's."""
+    """Return the number of weights in matrix products: 12 C x C in each layer, and the output's."""
     return SHAPE.n_layer * 12 * 16 * 16 + 11 * 16
 
 
@@ -160,7 +160,7 @@ def test_flops_of_the_slow_kernel_by_hand():
 
 
 def test_stated_flops_exclude_masked_pairs_and_recomputation():
-    """Causal attention needs 4.5 of 8 pairs per token, and 12 FLOPs per pair instead of the executed 14."""
+    """Causal attention needs 4.5 of 8 pairs per token, and 12 of the executed 14 FLOPs per pair."""
     model = make()
     probe, _ = first_step(model)
     n_tokens, per_pair = N_BATCH * SHAPE.seq_len, SHAPE.n_layer * 16
@@ -201,7 +201,7 @@ def test_counting_changes_no_value():
 
 
 def test_only_the_first_step_runs_uncompiled():
-    """Compiled code would hide its matrix products from the counter; but only the first step may be slow."""
+    """Compiled code hides its matrix products from the counter; only the first step may be slow."""
     seen = []
 
     @torch.compile(backend=lambda graph, example: seen.append("compiled") or graph.forward)
@@ -240,7 +240,7 @@ def vendor(monkeypatch, *names, precision="bf16"):
     ],
 )
 def test_peak_of_a_known_gpu_is_the_vendors_dense_figure(monkeypatch, name, bf16, fp32):
-    """With another GPU's figure, or the sparse one, MFU would be wrong by a factor, without any sign of it."""
+    """With another GPU's figure, or the sparse one, MFU would be wrong without any sign of it."""
     assert vendor(monkeypatch, name).value == bf16 * 1e12
     assert vendor(monkeypatch, name, precision="fp32").value == fp32 * 1e12
 

@@ -1,4 +1,4 @@
-"""Checkpoints survive the run: undamaged whenever it is interrupted, and loadable by any parallelism."""
+"""Checkpoints survive interruptions undamaged, and any parallelism can load them."""
 
 import errno
 import itertools
@@ -97,7 +97,7 @@ def run(tmp_path):
 
 
 def listing(run):
-    """Return the entries of the checkpoint folder: names, with the targets of links and None for folders."""
+    """Return the entries of the checkpoint folder: targets of links, None for folders."""
     paths = run.checkpoints.iterdir()
     return {path.name: str(path.readlink()) if path.is_symlink() else None for path in paths}
 
@@ -171,7 +171,7 @@ def evaluate_folder(tmp_path, run_spec, ranks, folder):
 
 
 def test_loop_keeps_the_last_and_the_best_weights(tmp_path, run, ranks):
-    """The rate rises until training diverges; the best checkpoint must not be that of another step."""
+    """The rate rises until training diverges, so that the last weights are not the best."""
     run_spec = spec(tmp_path, lr=0.3, warmup_steps=9, steps=9)
     probes = train(run, run_spec, ranks)
     losses = {line.step: line.val_loss for line in run.evals() if line.step > 0}
@@ -234,7 +234,7 @@ def assert_tied(gpt):
 
 
 def test_training_from_a_state_equals_uninterrupted_training(tmp_path, ranks):
-    """Parameter groups too: weight decay on the wrong parameters would silently train another model."""
+    """Weight decay on the wrong parameters, for example, would silently train another model."""
     run_spec = spec(tmp_path, weight_decay=0.5)
     gpt, model, optimizer = make(run_spec, ranks)
     train_steps(model, optimizer, 3)
@@ -297,7 +297,8 @@ def fail_at(n, function):
     return failing
 
 
-CRASHES = {  # module, function, number of the failing call, and whether the new checkpoint counts already
+# Module, function, number of the failing call, and whether the new checkpoint counts already.
+CRASHES = {
     "while weights are written": (weights_module, "save_file", 1, False),
     "while weights are flushed": (os, "fsync", 1, False),
     "while the description is flushed": (os, "fsync", 2, False),
@@ -368,7 +369,7 @@ def test_existing_folder_is_never_overwritten(tmp_path):
 
 
 def relay(root):
-    """On two ranks: load the state of one process with ddp, and ddp's with fsdp; train, and save again."""
+    """On two ranks, load the state of one process with ddp, and ddp's with fsdp; save again."""
     with join("cpu") as ranks:
         folder = Run(root / "single").newest_checkpoint
         for name in ("ddp", "fsdp"):
@@ -398,7 +399,7 @@ def relay(root):
 
 @pytest.fixture(scope="module")
 def relayed(tmp_path_factory):
-    """Train two steps on one process, then `relay`; return the folder and the state of the one process."""
+    """Train on one process, then `relay`; return the folder and the state of the one process."""
     root = tmp_path_factory.mktemp("relay")
     join_alone(root)
     ranks = DistributedContext(0, 1, torch.device("cpu"))

@@ -101,7 +101,7 @@ def test_micro_batches_change_memory_but_not_the_result(tmp_path, ranks):
 
 
 def test_evaluation_interval_does_not_change_training(tmp_path, ranks):
-    """Random numbers that an evaluation draws, or a model left in evaluation mode, would change the training."""
+    """An evaluation must not draw random numbers or leave the model in evaluation mode."""
     _, seldom, _ = train_tiny(tmp_path, ranks, "seldom", eval_every=100, dropout=0.2)
     _, often, _ = train_tiny(tmp_path, ranks, "often", eval_every=1, dropout=0.2)
     assert seldom.loss.tolist() == often.loss.tolist()
@@ -125,7 +125,7 @@ def test_diverged_run_stops_and_records_the_failing_step(tmp_path, ranks):
 
 
 def test_measured_steps_follow_everything_that_is_kept(tmp_path, ranks, monkeypatch):
-    """They change the model: a checkpoint, a hash or a probe after them would describe another model."""
+    """They change the model: a checkpoint or a hash after them would describe another model."""
     events = []
 
     def note(owner, name):

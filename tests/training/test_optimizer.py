@@ -132,7 +132,7 @@ def test_all_groups_get_the_rate_of_the_step():
 
 @pytest.mark.parametrize(("max_norm", "factor"), [(1.0, 1 / 13), (26.0, 1.0), (0.0, 1.0)])
 def test_clipping_uses_the_global_norm_and_returns_it(max_norm, factor):
-    """Clipping by layer would change the step's direction; the norm after clipping would hide spikes."""
+    """Clipping by layer changes the step's direction; the norm after clipping hides spikes."""
     model = nn.Linear(2, 2)
     model.weight.grad = torch.tensor([[3.0, 0.0], [4.0, 0.0]])
     model.bias.grad = torch.tensor([12.0, 0.0])

@@ -1,4 +1,4 @@
-"""An interruption costs a few steps and changes no bit: the resumed curve equals the uninterrupted one."""
+"""An interruption costs a few steps and changes no bit of the curves."""
 
 import os
 import shutil
@@ -47,7 +47,7 @@ def start(path, **changes):
 
 
 def attempt(run, ranks, stop_at=None, stop=None):
-    """Train to the end and return the probes' results; or fail within step `stop_at` and return None."""
+    """Train and return the probes' results; or fail within step `stop_at` and return None."""
     n_calls = 0
     clip = optim.clip
 
@@ -132,7 +132,7 @@ def test_repeatedly_interrupted_run_has_the_same_curve(tmp_path, ranks, whole):
 
 
 def test_stop_request_saves_before_it_ends(tmp_path, ranks, whole):
-    """Checkpoints are due every 100 steps; a stop request after the first step still loses nothing."""
+    """Checkpoints are due every 100 steps; a stop request at the first step still saves one."""
     run = start(tmp_path / "run", checkpoint_every=100)
     with pytest.raises(TrainingInterrupted):
         attempt(run, ranks, stop=StopRequest(requested=True))
@@ -206,7 +206,7 @@ def test_partly_loaded_state_is_reset(tmp_path, ranks, whole, monkeypatch):
 @pytest.mark.parametrize("name", ["steps.rank0.jsonl", "eval.jsonl"])
 @pytest.mark.parametrize("damage", ["lost", "torn", "garbled"])
 def test_state_ahead_of_its_curve_is_skipped(tmp_path, ranks, whole, name, damage):
-    """A power cut may lose lines that were written before the checkpoint; the curve would keep a gap forever."""
+    """A power cut may lose lines that were written before the checkpoint."""
     run = start(tmp_path / "run")
     attempt(run, ranks, 7)
     path = run.path / name
@@ -233,7 +233,7 @@ def test_resumed_run_keeps_only_the_requested_files(tmp_path, ranks, whole, keep
 
 
 def test_best_checkpoint_is_the_best_of_all_attempts(tmp_path, ranks):
-    """The rate rises until training diverges; with the lowest loss forgotten, a worse checkpoint would be the best."""
+    """The rate rises until training diverges, so that no later checkpoint is the best."""
     changes = {"lr": 0.3, "warmup_steps": STEPS, "eval_every": 1, "checkpoint_every": 1}
     uninterrupted = start(tmp_path / "uninterrupted", **changes)
     attempt(uninterrupted, ranks)

@@ -1,4 +1,4 @@
-"""A state passes through every parallelism, one after the other, and each continues training from it."""
+"""A state passes through every parallelism, and each continues training from it."""
 
 import json
 import os
@@ -37,7 +37,7 @@ AXES = {
 
 
 def runnable_parallelisms():
-    """Return the parallelisms that run on CPUs, each with the fewest processes above one that it supports."""
+    """Return the parallelisms that run on CPUs, each with its fewest processes above one."""
     parallelisms = {}
     for name in registry.files("parallelism"):
         cls = registry.load("parallelism", name)
@@ -53,7 +53,7 @@ PARALLELISMS = runnable_parallelisms()
 
 
 def make(ranks, name="single", seed=0):
-    """Return the model, the model as its parallelism wraps it, the optimizer, and the parallelism."""
+    """Return the model, the wrapped model, the optimizer, and the parallelism."""
     options = {"nproc": ranks.world_size}
     choice = VariantChoice(name=name, label=name, options=options)
     builder = ModelBuilder(SHAPE, AXES | {"parallelism": choice}, [])
@@ -80,7 +80,7 @@ def train_steps(model, optimizer, parallelism, n):
 
 
 def relay(root, names):
-    """With each parallelism in turn: load the state that the one before saved, save it, and train on."""
+    """With each parallelism in turn, load the state of the one before, save it, and train on."""
     with join("cpu") as ranks:
         for name in names:
             gpt, model, optimizer, parallelism = make(ranks, name, seed=1)
@@ -144,7 +144,7 @@ def relayed(tmp_path_factory):
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", PARALLELISMS)
 def test_state_is_loaded_bit_for_bit_by_every_parallelism(relayed, name):
-    """However the ranks' shards divide the parameters, and in whatever order they hold the rows of q, k and v."""
+    """However the parameters are sharded, and in whatever order ranks hold rows of q, k and v."""
     root, parameter_hash, _ = relayed
     record = json.loads((root / f"{name}.json").read_text())
     assert record["hash"] == parameter_hash
@@ -155,7 +155,7 @@ def test_state_is_loaded_bit_for_bit_by_every_parallelism(relayed, name):
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", PARALLELISMS)
 def test_training_continues_from_the_optimizer_state(relayed, name):
-    """With new moments the next steps would be as long as the first ones, without any sign of the cause."""
+    """With new moments, the next steps would be as long as the first ones."""
     root, _, losses = relayed
     record = json.loads((root / f"{name}.json").read_text())
     assert record["losses"] == pytest.approx(losses, rel=1e-5)

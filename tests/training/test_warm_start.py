@@ -1,4 +1,4 @@
-"""A model that starts from a checkpoint equals its source where it can, and reports where it does not."""
+"""A model that starts from a checkpoint equals its source, or reports where it does not."""
 
 import pytest
 import torch
@@ -74,7 +74,7 @@ def test_longer_position_table_is_truncated(source):
 
 @pytest.mark.parametrize("kv", ["mean", "first"])
 def test_pooling_equal_heads_keeps_the_logits(source, kv):
-    """Query heads must read the key-value head of their own group, and k must not be confused with v."""
+    """Query heads must read the key-value head of their own group, and k must not become v."""
     for name in (
         "h.0.attn.c_attn.weight",
         "h.0.attn.c_attn.bias",

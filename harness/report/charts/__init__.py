@@ -17,10 +17,10 @@ from harness.report.charts import (
     throughput,
     tradeoff,
 )
-from harness.report.charts.entries import MAX_ENTRIES, limit_entries
+from harness.report.charts.entries import limit_entries
 from harness.report.charts.spec import ChartSpec
 
-__all__ = ["MAX_ENTRIES", "ChartSpec", "build"]
+__all__ = ["ChartSpec", "build"]
 
 
 def build(summary: Summary) -> list[ChartSpec]:

@@ -5,7 +5,7 @@ import pytest
 
 from harness.analysis import dataset
 from harness.analysis.decoding import measures
-from harness.report.charts import MAX_ENTRIES
+from harness.report.charts.entries import MAX_ENTRIES
 from harness.report.charts.eval_lengths import smooth
 
 
