@@ -12,7 +12,7 @@ from typing import TypeVar
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from harness.errors import StoreError as StoreError
+from harness.errors import StoreError
 from harness.results.records import Versioned
 from harness.results.upgrade import Json, upgrade
 
