@@ -122,7 +122,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart and its caption. A `static` chart is not on the page, which has an interactive one."""
+    """A chart and its caption. The page omits `static` charts: it has an interactive one."""
 
     spec: ChartSpec
     static: bool = False

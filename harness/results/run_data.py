@@ -24,6 +24,8 @@ from harness.results.store import Run, Steps
 
 FloatArray = NDArray[np.float64]
 
+ABSENT = "–"  # label on an axis that a run does not have
+
 
 class DecodeSetting(NamedTuple):
     """One point of the decode probe's grid: number of sequences, positions in the KV cache."""

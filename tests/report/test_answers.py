@@ -140,7 +140,7 @@ def test_the_page_answers_first_and_shows_effects_and_budgets(fake, read):
         assert part in text
 
 
-# -- budgets ---------------------------------------------------------------------------------------------------------
+# -- budgets --
 
 
 def test_slow_entries_rank_lower_at_equal_time(read):
@@ -183,7 +183,7 @@ def test_an_entry_that_never_reaches_the_loss_has_no_saving(read):
     assert one.seeds == [] and one.not_reached == [0, 1, 2] and one.tokens_ratio is None
 
 
-# -- planning --------------------------------------------------------------------------------------------------------
+# -- planning --
 
 
 def test_a_plan_uses_the_measured_noise(read):

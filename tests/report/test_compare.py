@@ -20,7 +20,7 @@ def before(fake):
 
 
 def after(before, edit=lambda run, line: line, **changes):
-    """Write the same study once more, each step as `edit` makes it of (run id, step), in another results folder."""
+    """Write the study again to another folder, with each step changed by `edit(run_id, step)`."""
     other = replace(before, root=before.root.with_name("after"), **changes).write()
     for run in other.store.runs(other.name):
         for path in run.path.glob("steps.*"):

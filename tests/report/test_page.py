@@ -20,7 +20,7 @@ HOSTILE = "</script><script>alert(1)</script>"
 
 
 class Page(HTMLParser):
-    """The elements of a page in order, each with its attributes, the text within, and those around it."""
+    """The elements of a page in order: tag, attributes, text and enclosing tags."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -176,10 +176,19 @@ CONTRAST = """() => {
   const channel = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
   const light = (c) => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number).map(channel);
     return .2126 * r + .7152 * g + .0722 * b; };
-  const paper = (e) => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
-    if (!/, 0\\)|transparent/.test(c)) return c; } return 'rgb(255,255,255)'; };
-  const texts = [...document.querySelectorAll('h1,h2,p,a,td,th,button,label,input,select,figcaption,.mark,code')]
+  const background = (e) => {
+    for (; e; e = e.parentElement) {
+      const c = getComputedStyle(e).backgroundColor;
+      if (!/, 0\\)|transparent/.test(c)) return c;
+    }
+    return 'rgb(255,255,255)';
+  };
+  const tags = 'h1,h2,p,a,td,th,button,label,input,select,figcaption,.mark,code';
+  const texts = [...document.querySelectorAll(tags)]
     .filter((e) => e.offsetParent && !e.closest('.plot'));
-  return Math.min(...texts.map((e) => { const a = light(getComputedStyle(e).color), b = light(paper(e));
-    return (Math.max(a, b) + .05) / (Math.min(a, b) + .05); }));
+  return Math.min(...texts.map((e) => {
+    const a = light(getComputedStyle(e).color);
+    const b = light(background(e));
+    return (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+  }));
 }"""

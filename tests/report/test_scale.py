@@ -46,7 +46,8 @@ def test_time_is_linear_and_memory_and_page_stay_small(fake, tmp_path, n_seeds):
         status_s, _ = measured("status", name, "--results", fake.root)
         took[name] = seconds / n_runs
         print(
-            f"\n{n_runs:,} runs, {n_seeds} of an entry: report {seconds:.1f} s, {peak / 2**20:,.0f} MiB; "
+            f"\n{n_runs:,} runs, {n_seeds} per entry: "
+            f"report {seconds:.1f} s, {peak / 2**20:,.0f} MiB; "
             f"page {page / 1e6:.1f} MB; status {status_s:.1f} s"
         )
         assert peak < MOST_MEMORY and page < MOST_PAGE
@@ -54,7 +55,7 @@ def test_time_is_linear_and_memory_and_page_stay_small(fake, tmp_path, n_seeds):
 
 
 def many(study, n_entries, n_seeds):
-    """Make it a study of so many entries over four axes, of which the last but one has what the others leave."""
+    """Give the study this many entries over four axes and this many seeds."""
     sides = [max(1, round(n_entries ** (1 / 3)))] * 2
     sides += [-(-n_entries // (sides[0] * sides[1])), 1]
     study.axes = {
@@ -67,7 +68,7 @@ def many(study, n_entries, n_seeds):
 
 
 def measured(*arguments):
-    """Run a command; return its seconds and the largest resident memory of its main process, bytes."""
+    """Run a command; return its seconds and its peak resident memory, bytes."""
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, "-m", "harness", *map(str, arguments)], stdout=subprocess.DEVNULL
