@@ -24,11 +24,11 @@ RecordT = TypeVar("RecordT", bound=BaseModel)
 VersionedT = TypeVar("VersionedT", bound=Versioned)
 
 
-# -- whole files -------------------------------------------------------------------------------------------------
+# -- whole files ----------------------------------------------------------------------------------
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` with `content`; after a crash it holds either the old or the new content, whole."""
+    """Replace `path` with `content`; after a crash it holds the old or the new content, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -47,7 +47,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Replace `path` with `value` as JSON; numbers keep every digit, NaN and infinities become null.
+    """Replace `path` with `value` as JSON; numbers keep every digit, others become null.
 
     Records and dataclasses are written as their fields.
     """
@@ -100,7 +100,7 @@ def _first_problem(error: ValidationError) -> str:
     return f"{location}: {problem['msg']}" if location else problem["msg"]
 
 
-# -- files of lines ----------------------------------------------------------------------------------------------
+# -- files of lines -------------------------------------------------------------------------------
 
 
 class JsonLinesWriter:
@@ -121,7 +121,7 @@ class JsonLinesWriter:
             os.write(self._fd, line[n_written:])  # raises the reason
 
     def close(self) -> None:
-        """Close the file; there is no buffer to flush."""
+        """Close the file; lines are not buffered."""
         os.close(self._fd)
 
 
