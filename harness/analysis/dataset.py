@@ -10,9 +10,8 @@ from multiprocessing import get_context
 
 from harness.errors import UserError, choices
 from harness.results.files import StoreError
-from harness.results.frames import ABSENT
 from harness.results.records import LaunchRecord, RunSpec, VariantChoice
-from harness.results.run_data import RunData, Unreadable, read_run
+from harness.results.run_data import ABSENT, RunData, Unreadable, read_run
 from harness.results.store import Run, Store
 
 # runs: fewer are read faster in one process, as starting others takes a second

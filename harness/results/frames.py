@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from harness.results.run_data import RunData
+from harness.results.run_data import ABSENT, RunData
 
 TEXT = "string"
 CATEGORY = "category"
@@ -18,8 +18,6 @@ INTEGER = "Int64"
 NUMBER = "float64"
 FLAG = "boolean"
 LIST = "object"  # of tuples; their items are separated by blanks in a CSV file
-
-ABSENT = "–"  # label on an axis that a run does not have
 
 Levels = Mapping[str, Sequence[str]]  # labels of each axis, the baseline's first
 
