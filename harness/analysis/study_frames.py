@@ -85,7 +85,7 @@ class StudyFrames:
         """The labels of each axis, the baseline's first."""
         return {axis: list(labels) for axis, labels in self._study.levels.items()}
 
-    # -- recorded values ---------------------------------------------------------------------------------------
+    # -- recorded values ---------------------------------------------------------------------
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -106,7 +106,7 @@ class StudyFrames:
 
     @property
     def steps(self) -> pd.DataFrame:
-        """A row per training step of each run; `read_steps` reads single columns of large studies."""
+        """A row per training step of each run; `read_steps` reads single columns."""
         return self.read_steps()
 
     @property
@@ -150,7 +150,7 @@ class StudyFrames:
             "evals": frames.evals(self.recorded, levels),
         }
 
-    # -- tables of the report ----------------------------------------------------------------------------------
+    # -- tables of the report ----------------------------------------------------------------
 
     @property
     def entries(self) -> pd.DataFrame:
