@@ -37,7 +37,7 @@ writer. It is not under version control. In Python, `harness.load()` returns it 
     results/<study>/launches.jsonl       a line per call of `run`
     results/<study>/.claims/             locks of the runs that a process executes
     results/<study>/<run_id>/            run id: labels of the axes, seed, hash of the spec
-      spec.json                          what the run was started with, every default filled in
+      spec.json                          settings of the run, every default filled in
       status.json                        pending, running, done, failed or interrupted, and why
       env.json                           machine, software and commit
       steps.rank<k>.jsonl                a line per step and rank
@@ -99,11 +99,12 @@ Every chart of the page as PNG and SVG, of at most 40 entries (the baselines and
 A variant has the same colour in all of them.
 
 - `val_loss_steps`, `val_loss_time`, `train_loss_steps`, `train_loss_time`: mean and range of seeds.
-- `differences` from the baseline; `effects_val_loss`, `effects_tokens_per_s`, `effects_peak_memory`.
+- `differences` from the baseline, `effects_val_loss`, `effects_tokens_per_s`,
+  `effects_peak_memory`.
 - `throughput`, `memory` (with the prediction), `throughput_loss` (with the Pareto front).
-- If measured: `phases` (step time), `traffic` (bytes sent, with the prediction), `scaling` (with the
-  ideal and the physical cores), `decode_time`, `decode_cache`, `length_loss`, `position_loss`. The
-  last four show entries that differ only in the parallelism once, for the baseline's.
+- If measured: `phases` (step time), `traffic` (bytes sent, with the prediction), `scaling` (with
+  the ideal and the physical cores), `decode_time`, `decode_cache`, `length_loss`, `position_loss`.
+  The last four show entries that differ only in the parallelism once, for the baseline's.
 
 ## compare A B
 

@@ -7,7 +7,7 @@
 """
 
 # %% Load
-# `runs`, `steps` and `evals` hold what was recorded; the other frames are the tables of the report.
+# `runs`, `steps` and `evals` hold recorded values; the other frames are tables of the report.
 import sys
 from pathlib import Path
 

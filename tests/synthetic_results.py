@@ -1,4 +1,4 @@
-"""A generator of made-up results: studies of any shape, written through the store as a worker writes them."""
+"""Synthetic results: studies of any shape, written through the store as training writes them."""
 
 import itertools
 from dataclasses import dataclass, field
@@ -304,7 +304,7 @@ class SyntheticStudy:
         ]
 
     def decoded(self, labels, seed, batch, context) -> dict:
-        """Return a record of the decode probe: learned positions end at 128, gqa2 keeps half of the keys and values."""
+        """Return a decode record: learned positions end at 128, gqa2 halves the KV cache."""
         record = {"batch": batch, "context": context}
         if "learned" in labels and context > 128:
             undefined = {"prefill_s": [], "decode_s": [], "cache_bytes": None}
@@ -320,7 +320,7 @@ class SyntheticStudy:
         return record | times | {"cache_bytes": cache_bytes, "reason": None}
 
     def at_length(self, labels, seed, length) -> dict:
-        """Return a record of the length probe: learned positions end at 128, beyond which rope's loss rises again."""
+        """Return a length record: learned positions end at 128, beyond which rope's loss rises."""
         record = {"length": length, "val_loss": None, "loss_by_position": [], "windows": 0}
         if "learned" in labels and length > 128:
             return record | {"reason": "no positions beyond seq_len = 128"}

@@ -35,8 +35,9 @@ def load(axis: str, name: str, paths: Sequence[Path] = ()) -> type[Any]:
     """Return the class of a variant.
 
     Raises:
-        KeyError: there is no file of that name. VariantError: importing the file fails, or it does
-        not define exactly one subclass of the axis's base class.
+        KeyError: there is no file of that name.
+        VariantError: the file does not import, or does not define exactly one subclass of the
+            axis's base class.
     """
     file = files(axis, paths)[name]
     return _load_class(axis, file, file.stat().st_mtime_ns)

@@ -1,4 +1,4 @@
-r"""LaTeX tables of the report, for `\input{}` into a paper: booktabs rules, captions, rounded numbers."""
+r"""Tables of the report in LaTeX, for `\input{}` into a paper: booktabs, captions, rounded."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ EMPTY = "--"
 
 
 def write(study: StudyFrames, folder: Path, target: Path) -> str:
-    r"""Write `<table>.tex` for each table that has rows; the preamble needs `\usepackage{booktabs}`."""
+    r"""Write `<table>.tex` for each table with rows; the paper needs `\usepackage{booktabs}`."""
     for name, caption in TABLES.items():
         table = study.table(name)
         if len(table):

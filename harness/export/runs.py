@@ -20,7 +20,7 @@ RESULTS = [column.name for column in RUN_COLUMNS if column.dtype in ("int64", "I
 
 @dataclass(frozen=True)
 class Point:
-    """Values at one step: the number of steps done, the training time in seconds, values by name."""
+    """Values at one step: number of steps done, training time in seconds, values by name."""
 
     step: int
     time_s: float

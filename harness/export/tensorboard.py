@@ -1,4 +1,4 @@
-"""TensorBoard events: a folder for each run, with curves at their recorded times and the HParams tab.
+"""TensorBoard events: a folder for each run, with curves by recorded time and the HParams tab.
 
 TensorBoard stores scalars as 32-bit floats.
 """

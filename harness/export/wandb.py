@@ -9,7 +9,7 @@ from harness.export.runs import recorded_runs, with_progress
 
 
 def write(study: StudyFrames, folder: Path, target: Path) -> str:
-    """Write an offline run for each run; the shared id keeps a second sync from adding duplicates."""
+    """Write an offline run for each run; the id keeps a second sync from adding duplicates."""
     settings = wandb.Settings(
         silent=True,
         console="off",

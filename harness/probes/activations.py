@@ -13,7 +13,7 @@ from harness.distributed.torch_internals import storage_id
 class Activations:
     """Count during forward passes: `with Activations(model) as activations: ...`.
 
-    Afterwards `saved_bytes` is what the largest pass saved, without parameters; memory that several
+    Afterwards `saved_bytes` is the most that a pass saved, without parameters; memory that several
     tensors share counts once. `gathered_bytes` is the peak bytes of parameters all-gathered at once
     during a pass.
     """

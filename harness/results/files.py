@@ -27,11 +27,11 @@ class StoreError(Exception):
     """A file of the store cannot be read; the message names the file, the fault and the remedy."""
 
 
-# -- whole files -------------------------------------------------------------------------------------------------
+# -- whole files ----------------------------------------------------------------------------------
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` with `content`; after a crash it holds either the old or the new content, whole."""
+    """Replace `path` with `content`; after a crash it holds the old or the new content, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -50,7 +50,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Replace `path` with `value` as JSON; numbers keep every digit, NaN and infinities become null.
+    """Replace `path` with `value` as JSON; numbers keep every digit, others become null.
 
     Records and dataclasses are written as their fields.
     """
@@ -103,7 +103,7 @@ def _first_problem(error: ValidationError) -> str:
     return f"{location}: {problem['msg']}" if location else problem["msg"]
 
 
-# -- files of lines ----------------------------------------------------------------------------------------------
+# -- files of lines -------------------------------------------------------------------------------
 
 
 class JsonLinesWriter:
@@ -124,7 +124,7 @@ class JsonLinesWriter:
             os.write(self._fd, line[n_written:])  # raises the reason
 
     def close(self) -> None:
-        """Close the file; there is no buffer to flush."""
+        """Close the file; lines are not buffered."""
         os.close(self._fd)
 
 

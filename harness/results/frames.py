@@ -1,7 +1,8 @@
 """Recorded values of runs as tidy DataFrames: a row per run, per training step, per evaluation.
 
-`RUN_COLUMNS`, `STEP_COLUMNS` and `EVAL_COLUMNS` document the columns. Each frame starts with the keys of the run:
-`run_id`, `entry`, a column per axis, `seed` and `data_seed`; names and labels are categorical.
+`RUN_COLUMNS`, `STEP_COLUMNS` and `EVAL_COLUMNS` document the columns. Each frame starts with the
+keys of the run: `run_id`, `entry`, a column per axis, `seed` and `data_seed`; names and labels are
+categorical.
 """
 
 from collections.abc import Mapping, Sequence

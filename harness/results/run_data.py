@@ -1,4 +1,4 @@
-"""Read one run from the store into arrays; a run that cannot be read is named with the reason, never raised."""
+"""Read one run into arrays; a run that cannot be read is named with the reason, never raised."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -21,6 +21,8 @@ from harness.results.records import (
     RunState,
 )
 from harness.results.store import Run, Steps
+
+ABSENT = "–"  # label on an axis that a run does not have
 
 FloatArray = NDArray[np.float64]
 
@@ -46,7 +48,7 @@ class Evals:
 
 @dataclass(frozen=True)
 class DecodeSamples:
-    """Samples of the decode probe at one setting, seconds, of shape (n_samples,); empty if there is a `reason`."""
+    """Decoding times at one setting, seconds, (n_samples,); empty if there is a `reason`."""
 
     prefill_s: FloatArray
     decode_s: FloatArray
@@ -56,7 +58,7 @@ class DecodeSamples:
 
 @dataclass(frozen=True)
 class LengthLosses:
-    """Losses of the length probe at one length, nats per token; NaN and empty if there is a `reason`.
+    """Losses at one length, nats per token; NaN and empty if there is a `reason`.
 
     `by_position` has the means of n equal bins, (n,), one position each if n is the length.
     """
@@ -69,7 +71,7 @@ class LengthLosses:
 
 @dataclass(frozen=True)
 class RunData:
-    """One run: its spec, its outcome and everything that it recorded. Only a run that is done has `probes`.
+    """One run: its spec, outcome and records. Only a run that is done has `probes`.
 
     `decoding` is by setting and `lengths` by length; both are empty if the study requests no such
     probe. `phases` has for each rank the median seconds of each phase of a step (None if unknown);

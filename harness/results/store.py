@@ -1,4 +1,4 @@
-"""The folder `results/`: studies and runs. This module is its only reader and writer and never imports torch.
+"""The folder `results/`: studies and runs. Only this module reads and writes it, without torch.
 
 `results/README.md` states layout and meaning of each file; `harness.results.records` has the model
 of each.
@@ -101,7 +101,7 @@ class Run:
         path = self.path / "probes.json"
         return read_record(path, ProbeResults) if path.exists() else None
 
-    # -- status ------------------------------------------------------------------------------------------------
+    # -- status -----------------------------------------------------------------------------------
 
     @property
     def exists(self) -> bool:
@@ -110,7 +110,7 @@ class Run:
 
     @property
     def status(self) -> RunStatus:
-        """The content of status.json; a running run whose process has ended reads as interrupted."""
+        """The content of status.json; a running run whose process ended reads as interrupted."""
         status = self._stored_status
         if status.status == "running" and not _is_alive(status):
             return status.model_copy(
@@ -131,7 +131,7 @@ class Run:
         return read_record(self._status_path, RunStatus)
 
     def create(self, spec: RunSpec) -> None:
-        """Write the spec and mark the run as pending, unless this or another process has created it already."""
+        """Write the spec and mark the run as pending, unless it has been created already."""
         if self.exists:
             return
         write_json(self.path / "spec.json", spec)
@@ -142,12 +142,14 @@ class Run:
         temporary.unlink()
 
     def update_spec(self, spec: RunSpec) -> None:
-        """Replace the spec before a start: settings that are not part of the run's id, such as paths, may differ."""
+        """Replace the spec before a start; settings outside the run's id, as paths, may differ."""
         write_json(self.path / "spec.json", spec)
         self.create(spec)
 
     def claim(self, wait_s: float = 0) -> FileLock | None:
-        """Reserve the run for this process until `release()` or its death; None if another process holds it.
+        """Reserve the run for this process; None if another process holds it.
+
+        The claim ends with `release()` or with the process.
 
         The claim also holds between machines that share the folder, if the file system supports
         `flock`.
@@ -189,7 +191,7 @@ class Run:
         write_json(self._status_path, status)
 
     def touch(self) -> None:
-        """Show that the run is alive while none of its files grow: set the status's modification time to now."""
+        """Show that the run is alive while its files do not grow: update the status's time."""
         with contextlib.suppress(FileNotFoundError):
             os.utime(self._status_path)
 
@@ -208,7 +210,7 @@ class Run:
         outcome = {"status": status, "reason": reason, "message": message, "ended_at": now()}
         write_json(self._status_path, self._stored_status.model_copy(update=outcome))
 
-    # -- files that the run writes -----------------------------------------------------------------------------
+    # -- files that the run writes ----------------------------------------------------------------
 
     def steps_path(self, rank: int) -> Path:
         """The file of the steps of `rank`."""
@@ -260,7 +262,7 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of the run's checkpoints: `step-<n>/`, and links to the newest and the best of them."""
+        """The folder of the checkpoints: `step-<n>/`, and links to the newest and the best."""
         return self.path / "checkpoint"
 
     @property
@@ -270,10 +272,10 @@ class Run:
 
     @property
     def best_checkpoint(self) -> Path:
-        """The link to the checkpoint with the lowest validation loss; missing if no loss was known."""
+        """The link to the checkpoint with the lowest validation loss; missing without a loss."""
         return self.checkpoints / "best"
 
-    # -- files that the report reads ---------------------------------------------------------------------------
+    # -- files that the report reads --------------------------------------------------------------
 
     def steps(self) -> Steps:
         """Merge the ranks' step files; only steps that every rank has recorded.
@@ -381,7 +383,7 @@ def _merge_steps(ranks: list[list[StepLine]]) -> Steps:
 
 @dataclass(frozen=True)
 class Store:
-    """The results folder: `results/<study>/<run_id>/`, and the launches in `results/<study>/launches.jsonl`."""
+    """The results folder: `<study>/<run_id>/`, and `<study>/launches.jsonl`."""
 
     root: Path
 
@@ -398,14 +400,14 @@ class Store:
         return [Run(path.parent) for path in sorted((self.root / study).glob("[!.]*/status.json"))]
 
     def last_change(self, study: str) -> float:
-        """Return when any file of a study last changed, seconds since the epoch; 0 if there is none."""
+        """Return when a file of a study last changed, seconds since the epoch; 0 without files."""
         times = [run.last_activity() for run in self.runs(study)]
         with contextlib.suppress(FileNotFoundError):
             times.append((self.root / study / "launches.jsonl").stat().st_mtime)
         return max(times, default=0.0)
 
     def record_launch(self, study: str, launch: LaunchRecord) -> None:
-        """Append a launch: what was requested and in which order it runs."""
+        """Append a launch: the request and the order of its runs."""
         (self.root / study).mkdir(parents=True, exist_ok=True)
         lines = JsonLinesWriter(self.root / study / "launches.jsonl")
         lines.append(launch)
@@ -416,7 +418,7 @@ class Store:
         return read_lines(self.root / study / "launches.jsonl", LaunchRecord)
 
     def prune_pending(self, study: str, keep: set[str]) -> None:
-        """Remove pending runs that the study no longer requests; a run that has started is never removed."""
+        """Remove pending runs that the study no longer requests, never one that has started."""
         for run in self.runs(study):
             if run.run_id not in keep and run.status.status == "pending":
                 shutil.rmtree(run.path)

@@ -44,7 +44,7 @@ class Checkpoints:
 
     Checkpoints that neither the `newest` nor the `best` link names are removed. While a run that
     keeps checkpoints is unfinished, both hold the full state, so that it can resume; `drop_state`
-    removes what the finished run does not keep. `total_s` is the time of all saves, in
+    removes the files that the finished run does not keep. `total_s` is the time of all saves, in
     seconds.
     """
 

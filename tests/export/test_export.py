@@ -1,4 +1,4 @@
-"""If these failed, other tools would show other numbers than the store has, or runs twice, or none of them."""
+"""Other tools get the numbers of the store, each run once."""
 
 import csv
 import importlib.util
@@ -138,7 +138,7 @@ def test_mlflow_reads_curves_settings_and_how_a_run_ended(study, tmp_path):
 
 
 def logged(content):
-    """Yield the records of a log in LevelDB's format: blocks of 32 KiB, records in parts that say where they stand."""
+    """Yield the records of a LevelDB log: blocks of 32 KiB, records split into marked parts."""
     place, parts = 7, []  # after the file's own head
     while place + 7 <= len(content):
         left = 32768 - place % 32768

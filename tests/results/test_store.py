@@ -52,7 +52,7 @@ def append(run, rank, *records):
     file.close()
 
 
-# -- files -----------------------------------------------------------------------------------------------------------
+# -- files ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("breaking", ["fsync", "replace"])
@@ -104,7 +104,7 @@ def test_folders_are_made_on_the_way(tmp_path):
 
 
 def test_numbers_keep_every_digit_and_what_is_no_number_is_null(tmp_path):
-    """Rounded or written as a bare NaN, results are wrong, or unreadable for every other JSON reader."""
+    """Rounded numbers are wrong; a bare NaN is unreadable for every other JSON reader."""
     path, value = tmp_path / "a.json", 0.1 + 0.2
     write_json(path, {"x": value, "nan": math.nan, "deep": [{"inf": -math.inf}, (1, math.nan)]})
     assert read_json(path) == {"x": value, "nan": None, "deep": [{"inf": None}, [1, None]]}
@@ -136,7 +136,7 @@ def test_another_schema_version_is_refused_by_name(tmp_path, version):
         read_record(tmp_path / "spec.json", RunSpec)
 
 
-# -- lines -----------------------------------------------------------------------------------------------------------
+# -- lines ----------------------------------------------------------------------------------------
 
 
 def test_a_line_is_there_at_once(tmp_path):
@@ -161,7 +161,7 @@ def test_no_file_has_no_lines(tmp_path):
     assert read_lines(tmp_path / "none.jsonl", StepRecord) == []
 
 
-# -- status ----------------------------------------------------------------------------------------------------------
+# -- status ---------------------------------------------------------------------------------------
 
 
 def test_a_run_goes_from_pending_to_running_to_done(run):
@@ -289,11 +289,11 @@ def test_what_is_not_there_yet_is_empty(run):
     )
 
 
-# -- steps -----------------------------------------------------------------------------------------------------------
+# -- steps ----------------------------------------------------------------------------------------
 
 
 def test_a_steps_time_is_the_slowest_ranks(run):
-    """All wait for it. A mean, or both ranks' times one after the other, would be a speed that nobody has."""
+    """All ranks wait for it; a mean or a sum would be a speed that no run has."""
     append(run, 0, line(0, step_s=0.1, warmup=True), line(1, step_s=0.4))
     append(run, 1, line(0, step_s=0.3, warmup=True), line(1, step_s=0.2))
     steps = run.steps()
@@ -359,7 +359,7 @@ def test_the_logs_tail_is_its_last_lines_whatever_bytes_it_holds(run):
     assert [text.split()[1] for text in tail] == ["47", "48", "49"]
 
 
-# -- the whole store -------------------------------------------------------------------------------------------------
+# -- the whole store ------------------------------------------------------------------------------
 
 
 def test_forgetting_what_is_no_longer_asked_for_never_drops_what_has_started(tmp_path):
@@ -425,3 +425,13 @@ def test_a_damaged_file_is_named_with_the_remedy(tmp_path, content):
         StoreError, match=r"status\.json: unreadable .*; remove its folder to run that entry again"
     ):
         read_json(tmp_path / "status.json")
+
+
+def test_a_claimed_run_cannot_be_claimed_again(tmp_path):
+    """Otherwise two processes would train the same run."""
+    path = tmp_path / "study/run"
+    claim = Run(path).claim()
+    assert claim is not None
+    assert Run(path).claim() is None
+    claim.release()
+    assert Run(path).claim() is not None

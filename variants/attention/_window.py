@@ -65,3 +65,18 @@ class MaskedPositional(Positional):
         seen_HQK = torch.stack([window.sees(queries, k_positions) for window in self.windows])
         bias = self.positional.bias(q_positions, k_positions)
         return torch.where(seen_HQK, 0.0 if bias is None else bias, -torch.inf)
+
+
+def check_pattern(pattern: str, window: int | list[int], n_layer: int) -> dict[str, str]:
+    """Check `layer_pattern`, in the form of `Variant.check`."""
+    if not pattern:
+        return {}
+    if not set(pattern) <= set("SL") or "S" not in pattern:
+        problem = "must be letters S (the window) and L (all earlier positions), at least one S"
+    elif len(pattern) > n_layer:
+        problem = f"has {len(pattern)} letters for n_layer = {n_layer}"
+    elif not isinstance(window, int):
+        problem = f"window = {window} already sets each layer's window: give one of them"
+    else:
+        return {}
+    return {"layer_pattern": f"'{pattern}': {problem}"}

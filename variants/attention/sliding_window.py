@@ -10,7 +10,7 @@ from torch import Tensor
 from variants.attention._block_sparse import HeadBias, attend_blocks
 from variants.attention._cache import KeyValueCache
 from variants.attention._flex_tiles import attend_tiles, can_tile
-from variants.attention._window import FULL, MaskedPositional, Window
+from variants.attention._window import FULL, MaskedPositional, Window, check_pattern
 from variants.attention.mha import MultiHead, MultiHeadOptions
 from variants.base import ModelShape, Positional
 from variants.tensor_parallel import TensorParallelPlan
@@ -86,9 +86,8 @@ class SlidingWindow(MultiHead[SlidingWindowOptions]):
                 problems["head_dilation"] = reason
         if options.global_tokens < 0:
             problems["global_tokens"] = f"{options.global_tokens}: must be at least 0"
-        if options.layer_pattern:
-            problems |= _check_pattern(options, shape.n_layer)
-        return problems
+        pattern = options.layer_pattern
+        return problems | check_pattern(pattern, options.window, shape.n_layer)
 
     def attend(
         self,
@@ -138,15 +137,3 @@ class SlidingWindow(MultiHead[SlidingWindowOptions]):
     def visible_keys(self, seq_len: int) -> float:
         """Return the number of keys that a query sees, averaged over the sequence and the heads."""
         return sum(window.n_pairs(seq_len) for window in self.windows) / seq_len / self.n_head
-
-
-def _check_pattern(options: SlidingWindowOptions, n_layer: int) -> dict[str, str]:
-    pattern = options.layer_pattern
-    problem = ""
-    if not isinstance(options.window, int):
-        problem = f"window = {options.window} already sets each layer's window: give one of them"
-    if len(pattern) > n_layer:
-        problem = f"has {len(pattern)} letters for n_layer = {n_layer}"
-    if not set(pattern) <= set("SL") or "S" not in pattern:
-        problem = "must be letters S (the window) and L (all earlier positions), at least one S"
-    return {"layer_pattern": f"'{pattern}': {problem}"} if problem else {}

@@ -1,15 +1,16 @@
 """Rotary embedding: rotate q and k by angles that grow with position (Su et al. 2021)."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from variants.base import ModelShape, Positional
+from variants.positional._rotation import rotate_pairs
 from variants.tensor_parallel import TensorParallelPlan
 
 
@@ -116,38 +117,6 @@ class Rope(Positional[RopeOptions]):
         interleaved = self.options.interleaved
         pairs_TR = cos_TR.repeat_interleave(2, -1) if interleaved else cos_TR.repeat(1, 2)
         cos_TD = F.pad(pairs_TR, (0, D - R), value=1.0)  # dimensions beyond R are not rotated
-        q_BHTD = _rotate(q_BHTD, cos_TD, sin_TR, interleaved)
-        k_BGTD = _rotate(k_BGTD, cos_TD, sin_TR, interleaved)
+        q_BHTD = rotate_pairs(q_BHTD, cos_TD, sin_TR, interleaved)
+        k_BGTD = rotate_pairs(k_BGTD, cos_TD, sin_TR, interleaved)
         return q_BHTD, k_BGTD
-
-
-class _Rotate(torch.autograd.Function):
-    """(x1, x2) -> (x1 cos - x2 sin, x2 cos + x1 sin). The gradient rotates back and needs no x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos_TD: Tensor, sin_TR: Tensor, interleaved: bool) -> Tensor:
-        ctx.save_for_backward(cos_TD, sin_TR)
-        ctx.interleaved = interleaved
-        width = 2 * sin_TR.shape[-1]
-        y = x * cos_TD
-        x1, x2 = _pairs(x[..., :width], interleaved)
-        y1, y2 = _pairs(y[..., :width], interleaved)
-        y1.addcmul_(x2, sin_TR, value=-1)
-        y2.addcmul_(x1, sin_TR)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        cos_TD, sin_TR = ctx.saved_tensors
-        return _rotate(grads[0], cos_TD, -sin_TR, ctx.interleaved), None, None, None
-
-
-_rotate: Callable[[Tensor, Tensor, Tensor, bool], Tensor] = _Rotate.apply
-
-
-def _pairs(x: Tensor, interleaved: bool) -> tuple[Tensor, Tensor]:
-    """Return views of the first and the second dimension of each pair."""
-    if interleaved:
-        return x[..., 0::2], x[..., 1::2]
-    half = x.shape[-1] // 2
-    return x[..., :half], x[..., half:]

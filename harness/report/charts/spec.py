@@ -1,4 +1,4 @@
-"""What a chart shows, independent of what draws it.
+"""The data of a chart, independent of the library that draws it.
 
 A `ChartSpec` holds the data of one chart in the units of its axes, and the style of each mark.
 `mpl.render` draws it for print, `plotly.render` for the page. Neither computes anything but the
@@ -259,7 +259,7 @@ class ChartSpec:
     """One chart.
 
     `name` is the stem of its files, `subtitle` explains its marks in a line, `caption` in a
-    sentence. `alt` says in a sentence what the chart shows, with its main finding.
+    sentence. `alt` describes the chart in a sentence, with its main finding.
     """
 
     name: str

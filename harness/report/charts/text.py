@@ -17,7 +17,7 @@ def parallelism_note(study: StudyResults, n_shown: int, n_entries: int) -> str:
 
 
 def seeds_note(entries: Iterable[Entry]) -> str:
-    """Return what the lines of the entries are: one seed, or the mean and range of several."""
+    """Return the meaning of the entries' lines: one seed, or the mean and range of several."""
     if any(len(entry.done) > 1 for entry in entries):
         return "mean over seeds; band: lowest to highest seed"
     return "one seed"

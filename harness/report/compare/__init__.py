@@ -1,4 +1,4 @@
-"""Compare two studies, or one study at two commits: what changed and what is bitwise identical."""
+"""Compare two studies, or one study at two commits: list changes and bitwise equal results."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Records: one frozen pydantic model for each file of a run and of a study, used by writer and reader."""
+"""Records: one frozen pydantic model for each file, used by its writer and its reader."""
 
 from harness.results.records.base import SCHEMA_VERSION, Positive, Seed, StrictModel, Versioned, now
 from harness.results.records.checkpoint import CheckpointInfo

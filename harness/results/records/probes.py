@@ -39,7 +39,7 @@ class RankMemory(StrictModel):
 
 
 class MemoryPrediction(StrictModel):
-    """Predicted memory of one rank: the parallelism's fraction of fp32 parameters and optimizer state."""
+    """Predicted memory of one rank: its fraction of fp32 parameters and optimizer state."""
 
     parameters: Finite = Field(description="parameters, bytes")
     gradients: Finite = Field(description="gradients, bytes")
@@ -47,7 +47,7 @@ class MemoryPrediction(StrictModel):
 
 
 class RankPhases(StrictModel):
-    """Seconds that one rank spent in each phase of a step, one value for each of three steps after the last."""
+    """Seconds of each phase of a step of one rank, for each of three steps after the last."""
 
     forward_s: Annotated[list[Finite], Field(min_length=1)] = Field(
         description="forward pass, seconds"
@@ -60,8 +60,8 @@ class RankPhases(StrictModel):
     )
     waiting_s: list[Finite | None] = Field(
         description="exposed communication: time that the rank blocks in a collective, on data or "
-        "on a slower rank, seconds; not part of the other phases. Null on CUDA, where it cannot be "
-        "measured and waits are part of each phase"
+        "on a slower rank, seconds; not part of the other phases. Null on CUDA, because it cannot "
+        "be measured and waits are part of each phase"
     )
     other_s: Annotated[list[Finite], Field(min_length=1)] = Field(
         description="the rest of the step, seconds"
@@ -73,8 +73,8 @@ class CollectiveTraffic(StrictModel):
 
     calls: Count = Field(description="number of calls")
     payload_bytes: Count = Field(
-        description="bytes of the whole buffers: what is reduced, scattered or broadcast, or the "
-        "result of an all-gather"
+        description="bytes of the whole buffers that are reduced, scattered or broadcast, or of "
+        "the result of an all-gather"
     )
     sent_bytes: Finite = Field(
         description="bytes that a rank of n sends with a bandwidth-optimal algorithm: "
@@ -147,7 +147,7 @@ class LengthRecord(StrictModel):
 
 
 class InitReport(StrictModel):
-    """What was loaded from the checkpoint that the run started from."""
+    """The tensors that were loaded from the checkpoint that the run started from."""
 
     source: str = Field(description="folder or run id of the checkpoint")
     sha256: str = Field(description="SHA-256 of its weights")

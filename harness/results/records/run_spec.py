@@ -1,4 +1,4 @@
-"""spec.json: everything that decides what a run computes, with every default filled in."""
+"""spec.json: the settings that determine a run, with every default filled in."""
 
 from typing import Any, Literal
 
@@ -72,7 +72,7 @@ class LaunchSpec(StrictModel):
 
 
 class InitSource(StrictModel):
-    """The checkpoint that a run starts from: a folder of weights, or the newest checkpoint of a run."""
+    """The checkpoint that a run starts from: a folder, or the newest of another run."""
 
     sha256: str | None = Field(default=None, description="SHA-256 of the folder's weights")
     folder: str | None = Field(default=None, description="folder of the weights")

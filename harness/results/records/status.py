@@ -16,7 +16,7 @@ class RunStatus(Versioned):
     status: RunState = Field(description="`pending`, `running`, `done`, `failed` or `interrupted`")
     reason: FailureReason | None = Field(
         default=None,
-        description="why it failed or was interrupted: `oom`, `nan`, `timeout`, `killed` or `error`",
+        description="cause of a failure or interruption: oom, nan, timeout, killed or error",
     )
     message: str | None = Field(default=None, description="one line that explains the reason")
     started_at: str | None = Field(

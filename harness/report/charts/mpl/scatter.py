@@ -69,7 +69,7 @@ def _draw_point(axes: Axes, point: Point) -> None:
 
 
 def _join_front(axes: Axes, front: Sequence[Point]) -> None:
-    """Draw the border of what the front's points beat, within the limits of the axes."""
+    """Draw the border of the region that the front's points beat, within the limits of the axes."""
     x_limits = axes.get_xlim()
     y_limits = axes.get_ylim()
     points = sorted((point.x, point.y) for point in front)
