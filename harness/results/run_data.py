@@ -22,6 +22,8 @@ from harness.results.records import (
 )
 from harness.results.store import Run, Steps
 
+ABSENT = "–"  # label on an axis that a run does not have
+
 FloatArray = NDArray[np.float64]
 
 ABSENT = "–"  # label on an axis that a run does not have
