@@ -45,7 +45,7 @@ EQUIVALENCE = Column("equivalence", "string", "verdict of the entry's equivalenc
 class StudyFrames:
     """The results of one study as DataFrames, each built at its first use.
 
-    `runs`, `steps` and `evals` hold what was recorded; the others are the tables of the report,
+    `runs`, `steps` and `evals` hold the recorded values; the others are the tables of the report,
     with the columns of the CSV files of the same names. `columns` documents each of them. Every
     frame's `attrs` hold the study's name, its settings and its baseline.
 

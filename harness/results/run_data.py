@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.results.files import StoreError
+from harness.errors import StoreError
 from harness.results.records import (
     PHASES,
     DecodeRecord,
@@ -21,6 +21,8 @@ from harness.results.records import (
     RunState,
 )
 from harness.results.store import Run, Steps
+
+ABSENT = "–"  # label on an axis that a run does not have
 
 FloatArray = NDArray[np.float64]
 
