@@ -1,4 +1,4 @@
-"""What the user can put right: reported whole, with the place and the remedy, exit code 2, no traceback."""
+"""Errors that the user can fix: reported completely, with location and remedy, exit code 2, no traceback."""
 
 import difflib
 from collections.abc import Iterable
@@ -17,26 +17,30 @@ class ExitCode(IntEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong: `place` says where (file and key path), `message` what is wrong and what is allowed."""
+    """One problem: `location` is a file and key path, `message` says what is wrong and allowed."""
 
-    place: str
+    location: str
     message: str
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.message}" if self.place else self.message
+        return f"{self.location}: {self.message}" if self.location else self.message
 
 
 class UserError(Exception):
-    """Something in the study, the command line or the surroundings is wrong; nothing has been started."""
+    """The study, the command line or the environment is invalid; nothing has been started."""
 
     def __init__(self, problems: Iterable[Problem] | str) -> None:
         self.problems = [Problem("", problems)] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(map(str, self.problems)))
 
 
+class StoreError(Exception):
+    """A result file cannot be read by this version; the message names the file and the remedy."""
+
+
 def choices(name: str, allowed: Iterable[str]) -> str:
-    """Tell the nearest right name, if there is one, and all that are allowed."""
-    allowed = sorted(allowed)
-    near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
-    guess = f"did you mean '{near[0]}'? " if near else ""
-    return f"{guess}allowed: {', '.join(allowed) or 'nothing'}"
+    """Return the nearest allowed name, if one is close, and all allowed names."""
+    names = sorted(allowed)
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean '{nearest[0]}'? " if nearest else ""
+    return f"{hint}allowed: {', '.join(names) or 'none'}"

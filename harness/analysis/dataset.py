@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from multiprocessing import get_context
 
-from harness.errors import UserError, choices
-from harness.results.files import StoreError
+from harness.errors import StoreError, UserError, choices
 from harness.results.records import LaunchRecord, RunSpec, VariantChoice
 from harness.results.run_data import ABSENT, RunData, Unreadable, read_run
 from harness.results.store import Run, Store

@@ -1,5 +1,5 @@
-"""WHAT to run: the study file, read strictly, and the matrix of entries that it spans."""
+"""The study file, validated strictly, and the matrix of runs that it defines."""
 
-from harness.config.matrix import Study, load
+from harness.config.matrix import PlannedStudy, load
 
-__all__ = ["Study", "load"]
+__all__ = ["PlannedStudy", "load"]

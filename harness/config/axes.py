@@ -1,4 +1,4 @@
-"""From the elements of an axis to checked choices: which variant, with which options, under which label."""
+"""Read the axes of a study: the variants on each, with their options and labels."""
 
 import dataclasses
 import re
@@ -9,59 +9,59 @@ from typing import Any, get_type_hints
 
 from pydantic import ValidationError, create_model
 
-from harness.config.study_file import Element, Rule, describe
+from harness.config.study_file import Element, Rule, describe_errors
 from harness.errors import Problem, UserError, choices
 from harness.results.records import StrictModel, VariantChoice
 from variants import registry
 from variants.base import AXES, ModelShape
 
-Entry = dict[str, VariantChoice]  # the choice on each axis, in the order of AXES
+VariantSelection = dict[str, VariantChoice]  # one choice for each axis, in the order of AXES
+
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+]{0,39}")
 
 
 @dataclasses.dataclass
 class Axes:
-    """What a study chooses on each axis; `problems` gathers what is wrong with it, all of it."""
+    """The choices on each axis of a study. `problems` collects all that is invalid.
 
-    place: str
+    `location` is the study file, `shape` the shape that options are checked against, and `paths`
+    the user's folders of variants.
+    """
+
+    location: str
     shape: ModelShape
     paths: Sequence[Path]
     problems: list[Problem] = dataclasses.field(default_factory=list)
+    choices: dict[str, list[VariantChoice]] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.on: dict[str, list[VariantChoice]] = {}
-
-    def complain(self, key: str, message: str) -> None:
+    def add_problem(self, key: str, message: str) -> None:
         """Add a problem at a key path of the study file."""
-        self.problems.append(Problem(f"{self.place}: {key}", message))
+        self.problems.append(Problem(f"{self.location}: {key}", message))
 
-    def read(self, axes: dict[str, list[Element]]) -> None:
-        """Choose on every axis; one that the study leaves out gets GPT-2's own variant."""
+    def read(self, axes: Mapping[str, Sequence[Element]]) -> None:
+        """Read the choices of every axis; an axis that is left out gets GPT-2's variant."""
         for axis in axes.keys() - AXES.keys():
-            self.complain(f"axes.{axis}", f"no such axis; {choices(axis, AXES)}")
+            self.add_problem(f"axes.{axis}", f"no such axis; {choices(axis, AXES)}")
         for axis, about in AXES.items():
-            elements = axes.get(axis, [about.default])
-            found = [
-                self.choose(axis, element, f"axes.{axis}[{i}]")
-                for i, element in enumerate(elements)
-            ]
-            named = [isinstance(element, dict) and "label" in element for element in elements]
-            self.on[axis] = self._distinct(
-                axis, [(c, own) for c, own in zip(found, named, strict=True) if c is not None]
-            )
+            self.choices[axis] = self._read_axis(axis, axes.get(axis, [about.default]))
 
-    def _distinct(self, axis: str, found: list[tuple[VariantChoice, bool]]) -> list[VariantChoice]:
-        """Collapse what is the same, unless it was given a label of its own; refuse one label for two things.
+    def _read_axis(self, axis: str, elements: Sequence[Element]) -> list[VariantChoice]:
+        """Read an axis without its duplicates.
 
-        The same under two labels is how a study asks what its own noise is (an A/A test).
+        A duplicate with its own label is kept: two entries that are the same measure the noise (an
+        A/A test). Different choices with one label are a problem.
         """
         kept: list[VariantChoice] = []
-        for choice, has_own_label in found:
-            alike = [other for other in kept if same(choice, other)]
-            if any(not has_own_label or choice.label == other.label for other in alike):
+        for i, element in enumerate(elements):
+            choice = self.choose(axis, element, f"axes.{axis}[{i}]")
+            if choice is None:
                 continue
-            if any(choice.label == other.label for other in kept):
-                self.complain(
+            has_own_label = isinstance(element, dict) and "label" in element
+            duplicates = [other for other in kept if same_variant(choice, other)]
+            if any(not has_own_label or other.label == choice.label for other in duplicates):
+                continue
+            if any(other.label == choice.label for other in kept):
+                self.add_problem(
                     f"axes.{axis}",
                     f"two different choices are labelled '{choice.label}'; give one a `label`",
                 )
@@ -69,7 +69,7 @@ class Axes:
         return kept
 
     def choose(self, axis: str, element: Element, key: str) -> VariantChoice | None:
-        """Return the choice that an element states, or None where it states a problem."""
+        """Return the choice that an element describes, or None if it is invalid."""
         try:
             return self._choose(axis, element, key)
         except UserError as error:
@@ -77,123 +77,132 @@ class Axes:
             return None
 
     def _choose(self, axis: str, element: Element, key: str) -> VariantChoice:
-        def problem(key: str, message: str) -> Problem:
-            return Problem(f"{self.place}: {key}", message)
-
-        table = {"variant": element} if isinstance(element, str) else dict(element)
-        name, label = table.pop("variant", None), table.pop("label", None)
-        available = registry.files(axis, self.paths)
-        if not isinstance(name, str):
-            form = f'must be a name or a table with `variant = "NAME"`; allowed: {", ".join(available)}'
-            raise UserError([problem(key, form)])
-        if name not in available:
-            raise UserError(
-                [problem(key, f"'{name}': no such {axis} variant; {choices(name, available)}")]
-            )
+        given = {"variant": element} if isinstance(element, str) else dict(element)
+        name = self._variant_name(axis, given.pop("variant", None), key)
+        label = given.pop("label", None)
         if label is not None and not (isinstance(label, str) and LABEL.fullmatch(label)):
             form = "must be up to 40 letters, digits and any of . _ +"
-            raise UserError([problem(f"{key}.label", f"{label!r}: {form}")])
-        try:
-            cls = registry.load(axis, name, self.paths)
-            model = _options_model(cls.Options)
-            options = model.model_validate(table).model_dump()
-        except registry.VariantError as error:
-            raise UserError([problem(key, str(error))]) from error
-        except ValidationError as error:
-            told = describe(error, model)
-            raise UserError(
-                [problem(f"{key}.{field}", message) for field, message in told]
-            ) from error
-        wrong = cls.check(self.shape, cls.Options(**options))
-        if wrong:
-            raise UserError(
-                [
-                    problem(f"{key}.{field}" if field else key, message)
-                    for field, message in wrong.items()
-                ]
-            )
+            raise self._error(f"{key}.label", f"{label!r}: {form}")
+        options = self._options(axis, name, given, key)
+        given_options = {option: options[option] for option in options if option in given}
         return VariantChoice(
             name=name,
-            label=label
-            or _label(name, {name: value for name, value in options.items() if name in table}),
+            label=label or _default_label(name, given_options),
             options=options,
             source_sha256=registry.source_sha256(axis, name, self.paths),
         )
 
-    def named(self, axis: str, name: str) -> list[VariantChoice]:
+    def _variant_name(self, axis: str, name: object, key: str) -> str:
+        available = registry.files(axis, self.paths)
+        if not isinstance(name, str):
+            form = 'must be a name or a table with `variant = "NAME"`'
+            raise self._error(key, f"{form}; allowed: {', '.join(available)}")
+        if name not in available:
+            raise self._error(key, f"'{name}': no such {axis} variant; {choices(name, available)}")
+        return name
+
+    def _options(self, axis: str, name: str, given: dict[str, Any], key: str) -> dict[str, Any]:
+        """Validate the given options of a variant; return all of its options."""
+        try:
+            cls = registry.load(axis, name, self.paths)
+        except registry.VariantError as error:
+            raise self._error(key, str(error)) from error
+        model = _options_model(cls.Options)
+        try:
+            options = model.model_validate(given).model_dump()
+        except ValidationError as error:
+            problems = [
+                self._problem(f"{key}.{option}", message)
+                for option, message in describe_errors(error, model)
+            ]
+            raise UserError(problems) from error
+        invalid = cls.check(self.shape, cls.Options(**options))
+        if invalid:
+            raise UserError(
+                self._problem(f"{key}.{option}" if option else key, message)
+                for option, message in invalid.items()
+            )
+        return options
+
+    def _problem(self, key: str, message: str) -> Problem:
+        return Problem(f"{self.location}: {key}", message)
+
+    def _error(self, key: str, message: str) -> UserError:
+        return UserError([self._problem(key, message)])
+
+    def matching(self, axis: str, name: str) -> list[VariantChoice]:
         """Return the choices of an axis whose label or variant is `name`."""
-        return [choice for choice in self.on[axis] if name in (choice.label, choice.name)]
+        return [choice for choice in self.choices[axis] if name in (choice.label, choice.name)]
 
-    def baseline(self, stated: dict[str, str]) -> dict[str, VariantChoice]:
-        """Return the choice on each axis that the others are compared with: as stated, else GPT-2's, else the first."""
-        result = {}
+    def baseline(self, stated: Mapping[str, str]) -> VariantSelection:
+        """Return the baseline's choice on each axis: as stated, else GPT-2's, else the first."""
         for axis in stated.keys() - AXES.keys():
-            self.complain(f"study.baseline.{axis}", f"no such axis; {choices(axis, AXES)}")
+            self.add_problem(f"study.baseline.{axis}", f"no such axis; {choices(axis, AXES)}")
+        baseline = {}
         for axis, about in AXES.items():
-            if axis in stated and not self.named(axis, stated[axis]):
-                self.complain(f"study.baseline.{axis}", self._no_match(axis, stated[axis]))
-            found = self.named(axis, stated.get(axis, about.default)) or self.on[axis]
-            if found:
-                result[axis] = found[0]
-        return result
+            if axis in stated and not self.matching(axis, stated[axis]):
+                self.add_problem(f"study.baseline.{axis}", self._no_match(axis, stated[axis]))
+            name = stated.get(axis, about.default)
+            candidates = self.matching(axis, name) or self.choices[axis]
+            if candidates:
+                baseline[axis] = candidates[0]
+        return baseline
 
-    def rule(self, rule: Rule, key: str) -> dict[str, list[VariantChoice]]:
-        """Return which choices of each axis an `exclude` rule names; an axis that it leaves out is not restricted."""
-        result = {}
+    def resolve_rule(self, rule: Rule, key: str) -> dict[str, list[VariantChoice]]:
+        """Return the choices that an `exclude` rule names, for each axis that it names."""
+        resolved = {}
         for axis, names in rule.items():
             if axis not in AXES:
-                self.complain(f"{key}.{axis}", f"no such axis; {choices(axis, [*AXES, 'reason'])}")
+                message = f"no such axis; {choices(axis, [*AXES, 'reason'])}"
+                self.add_problem(f"{key}.{axis}", message)
                 continue
-            names = names if isinstance(names, list) else [names]
-            for name in names:
-                if not isinstance(name, str) or not self.named(axis, name):
-                    self.complain(f"{key}.{axis}", self._no_match(axis, name))
-            result[axis] = [
-                choice
-                for choice in self.on[axis]
-                if {choice.label, choice.name} & set(map(str, names))
-            ]
-        return result
+            resolved[axis] = self._resolve(axis, names, f"{key}.{axis}")
+        return resolved
 
-    def _no_match(self, axis: str, name: Any) -> str:
-        return f"{name!r} matches nothing; {choices(str(name), [choice.label for choice in self.on[axis]])}"
+    def _resolve(self, axis: str, names: Any, key: str) -> list[VariantChoice]:
+        listed = names if isinstance(names, list) else [names]
+        for name in listed:
+            if not isinstance(name, str) or not self.matching(axis, name):
+                self.add_problem(key, self._no_match(axis, name))
+        wanted = set(map(str, listed))
+        return [c for c in self.choices[axis] if not wanted.isdisjoint((c.label, c.name))]
+
+    def _no_match(self, axis: str, name: object) -> str:
+        labels = [choice.label for choice in self.choices[axis]]
+        return f"{name!r} matches nothing; {choices(str(name), labels)}"
 
     def select(self, conditions: Sequence[str]) -> dict[str, list[VariantChoice]]:
-        """Return what `AXIS=NAME` conditions of the command line leave of each axis.
+        """Return the choices that `AXIS=NAME` conditions of the command line select, by axis.
 
         Raises:
-            UserError: no such axis, or nothing on it has that label or is that variant.
+            UserError: no such axis, or no choice on it has that label or variant.
         """
-        kept: dict[str, list[VariantChoice]] = {}
+        selected: dict[str, list[VariantChoice]] = {}
         for condition in conditions:
             axis, equals, names = condition.partition("=")
             if not equals or axis not in AXES:
                 raise UserError(f"--where {condition}: must be AXIS=NAME; {choices(axis, AXES)}")
             for name in names.split(","):
-                if not self.named(axis, name):
+                if not self.matching(axis, name):
                     raise UserError(f"--where {condition}: {self._no_match(axis, name)}")
-                kept.setdefault(axis, []).extend(self.named(axis, name))
-        return kept
+                selected.setdefault(axis, []).extend(self.matching(axis, name))
+        return selected
 
 
-def architecture(entry: Mapping[str, VariantChoice]) -> str:
-    """Return what tells an entry's model from others: all but labels and how it is spread over processes."""
-    return str(
-        [
-            (axis, choice.name, choice.options)
-            for axis, choice in entry.items()
-            if axis != "parallelism"
-        ]
-    )
+def architecture_key(entry: Mapping[str, VariantChoice]) -> str:
+    """Return a key of an entry's model: it ignores labels and the parallelism."""
+    parts = [(a, c.name, c.options) for a, c in entry.items() if a != "parallelism"]
+    return str(parts)
 
 
-def same(one: VariantChoice, other: VariantChoice) -> bool:
-    """Tell whether two choices differ in nothing but their label."""
-    return (one.name, one.options) == (other.name, other.options)
+def same_variant(a: VariantChoice, b: VariantChoice) -> bool:
+    """Return whether two choices differ in their label only, or not at all."""
+    return (a.name, a.options) == (b.name, b.options)
 
 
 @cache
 def _options_model(options: type) -> type[StrictModel]:
+    """Return a model that validates the options dataclass of a variant strictly."""
     types = get_type_hints(options)
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(options):
@@ -202,19 +211,18 @@ def _options_model(options: type) -> type[StrictModel]:
     return create_model(options.__qualname__, __base__=StrictModel, **fields)
 
 
-def _label(name: str, given: dict[str, Any]) -> str:
-    """Return a readable name: gqa2, or, with several options, rope_theta5000_fraction0.5."""
-    values = {name: _text(value) for name, value in given.items()}
-    parts = (
-        list(values.values())
-        if len(values) == 1
-        else [f"_{name}{value}" for name, value in values.items()]
-    )
-    return re.sub(r"[^A-Za-z0-9._+]", "", name + "".join(parts).replace("-", "m"))
+def _default_label(name: str, given: Mapping[str, Any]) -> str:
+    """Return a readable label: gqa2, or, with several options, rope_theta5000_fraction0.5."""
+    values = {option: _format_option(value) for option, value in given.items()}
+    if len(values) == 1:
+        suffix = next(iter(values.values()))
+    else:
+        suffix = "".join(f"_{option}{value}" for option, value in values.items())
+    return re.sub(r"[^A-Za-z0-9._+]", "", name + suffix.replace("-", "m"))
 
 
-def _text(value: Any) -> str:
-    """Return an option's value as a part of a name: a list's numbers stay apart, 4.8.16."""
+def _format_option(value: Any) -> str:
+    """Return an option's value as a part of a label; the items of a list are joined: 4.8.16."""
     if isinstance(value, list):
-        return ".".join(map(_text, value))
+        return ".".join(map(_format_option, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

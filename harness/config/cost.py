@@ -1,11 +1,12 @@
-"""What an entry will cost, told before it runs by the model itself, on the meta device: shapes without memory."""
+"""Predict the cost of an entry by running its model on the meta device: shapes without memory."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from harness.config.axes import architecture
+from harness.config.axes import architecture_key
 from harness.errors import UserError
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
@@ -17,59 +18,68 @@ from variants.base import ModelShape
 
 
 @dataclass(frozen=True)
-class Cost:
-    """Of one model: its parameters, training FLOPs per token, and what a micro-batch keeps for the backward pass."""
+class ModelCost:
+    """The cost of a model on one process, and the model on the meta device.
+
+    `activation_bytes` is what one micro-batch stores for the backward pass; None if the forward
+    pass depends on values.
+    """
 
     parameters: int
     flops_per_token: float
-    activation_bytes: int | None  # None where the forward pass needs values and not only shapes
-    model: GPT  # on the meta device
+    activation_bytes: int | None
+    model: GPT
 
 
-class Costs:
-    """Asks each model once, however many seeds and parallelisms share it."""
+class CostEstimator:
+    """Estimate costs; each architecture is built once for all seeds and parallelisms."""
 
     def __init__(
-        self, model: ResolvedModel, train: TrainSettings, variant_paths: list[str]
+        self, model: ResolvedModel, train: TrainSettings, variant_paths: Sequence[str]
     ) -> None:
         self._shape = ModelShape(**model.model_dump())
         self._dtype = dtype_of(train.precision)
-        self._paths = variant_paths
-        self._known: dict[object, Cost] = {}
+        self._variant_paths = variant_paths
+        self._models: dict[tuple[int, str], ModelCost] = {}
 
-    def of(self, axes: Mapping[str, VariantChoice], micro_batch: int) -> PredictedCost:
-        """Return parameters, FLOPs per token, and the memory of one rank with all that it holds in a step, in bytes."""
-        parts = ModelBuilder(self._shape, axes, self._paths)
-        parallelism = parts.parallelism()
-        key = micro_batch, architecture(axes)
-        if key not in self._known:
-            self._known[key] = self._ask(parts, micro_batch)
-        cost = self._known[key]
-        shares = parallelism.memory_fractions(cost.model)
-        gathered = 4 * cost.parameters * shares["gathered"]
-        held = sum(predicted_bytes(cost.parameters, shares).values()) + gathered
+    def estimate(self, axes: Mapping[str, VariantChoice], micro_batch_size: int) -> PredictedCost:
+        """Return parameters, training FLOPs per token, and the peak memory of one rank in bytes.
+
+        Raises:
+            UserError: the model cannot be built.
+        """
+        builder = ModelBuilder(self._shape, axes, self._variant_paths)
+        parallelism = builder.parallelism()
+        key = (micro_batch_size, architecture_key(axes))
+        if key not in self._models:
+            self._models[key] = self._measure(builder, micro_batch_size)
+        cost = self._models[key]
+        memory_bytes = None
+        if cost.activation_bytes is not None:
+            fractions = parallelism.memory_fractions(cost.model)
+            gathered_bytes = 4 * cost.parameters * fractions["gathered"]
+            state_bytes = sum(predicted_bytes(cost.parameters, fractions).values())
+            memory_bytes = state_bytes + gathered_bytes + cost.activation_bytes
         return PredictedCost(
             parameters=cost.parameters,
             flops_per_token=cost.flops_per_token,
-            memory_bytes=None if cost.activation_bytes is None else held + cost.activation_bytes,
+            memory_bytes=memory_bytes,
         )
 
-    def _ask(self, parts: ModelBuilder, micro_batch: int) -> Cost:
+    def _measure(self, builder: ModelBuilder, micro_batch_size: int) -> ModelCost:
         try:
-            model = parts.model()
-            parameters, flops = (
-                sum(parameter.numel() for parameter in model.parameters()),
-                model.flops_per_token(),
-            )
+            model = builder.model()
+            parameters = sum(parameter.numel() for parameter in model.parameters())
+            flops_per_token = model.flops_per_token()
         except Exception as error:
-            raise UserError(
-                f"the model of {parts.names} cannot be built: {type(error).__name__}: {error}"
-            ) from error
-        model.to(self._dtype)  # autocast does not know the meta device; this comes close
-        tokens = torch.zeros(micro_batch, self._shape.seq_len, dtype=torch.long, device="meta")
-        try:
+            message = f"the model of {builder.names} cannot be built"
+            raise UserError(f"{message}: {type(error).__name__}: {error}") from error
+        model.to(self._dtype)  # autocast does not support the meta device; this is close to it
+        size = (micro_batch_size, self._shape.seq_len)
+        tokens = torch.zeros(size, dtype=torch.long, device="meta")
+        activation_bytes = None
+        with contextlib.suppress(Exception):  # of a user's variant: the run will report it in full
             with Activations(model) as activations:
                 model(tokens, tokens)
-        except Exception:  # a user's variant; when it runs, its error will be told in full
-            return Cost(parameters, flops, None, model)
-        return Cost(parameters, flops, activations.saved_bytes, model)
+            activation_bytes = activations.saved_bytes
+        return ModelCost(parameters, flops_per_token, activation_bytes, model)

@@ -1,96 +1,93 @@
-"""Give entries equal sizes: the MLP is made as wide as it takes, so that a variant is not better for being larger."""
+"""Match the size of entries by the width of their MLPs, so that no variant wins by being larger."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
-from harness.config.axes import Entry, architecture
+from harness.config.axes import VariantSelection, architecture_key
 from harness.errors import Problem
 from harness.model.builder import ModelBuilder
-from harness.model.gpt import GPT
 from variants import registry
 from variants.base import ModelShape
 
 Measure = Literal["parameters", "flops"]
-AXIS, OPTION = "mlp", "width"
-TOLERANCE = 0.01  # of the baseline's size
-ROUND = (
-    64,
-    32,
-    16,
-    8,
-    4,
-    2,
-    1,
-)  # multiples that kernels like, the best first, as far as half the tolerance allows
-COUNT: dict[Measure, Callable[[GPT], float]] = {
-    "parameters": lambda model: float(sum(parameter.numel() for parameter in model.parameters())),
-    "flops": lambda model: model.flops_per_token(),
-}
+
+AXIS = "mlp"
+OPTION = "width"
+TOLERANCE = 0.01  # relative to the baseline's size
+# Multiples that kernels prefer, the best first; used if they stay within half of the tolerance.
+MULTIPLES = (64, 32, 16, 8, 4, 2, 1)
 
 
-class Sizer:
-    """Widens or narrows the MLP of entries to the size of the baseline; `problems` gathers where that cannot be."""
+class WidthMatcher:
+    """Set the MLP width of entries to match the baseline's size; `problems` collects failures."""
 
     def __init__(
         self,
-        place: str,
+        location: str,
         measure: Measure,
-        baseline: Entry,
+        baseline: VariantSelection,
         shape: ModelShape,
         variant_paths: Sequence[str],
     ) -> None:
-        self._place, self._measure, self._shape, self._paths = place, measure, shape, variant_paths
-        self._known: dict[str, int | None] = {}
-        self._target = self._size(baseline)
         self.problems: list[Problem] = []
+        self._location = location
+        self._measure = measure
+        self._shape = shape
+        self._variant_paths = variant_paths
+        self._widths: dict[str, int | None] = {}
+        self._target = self._size(baseline)
 
-    def sized(self, entry: Entry) -> Entry:
-        """Return the entry with the width that gives it the baseline's size, or as it is where there is none."""
-        key = architecture(entry)
-        if key not in self._known:
-            self._known[key] = self._width(entry)
-        width = self._known[key]
+    def match(self, entry: VariantSelection) -> VariantSelection:
+        """Return the entry with the width that matches the baseline's size.
+
+        An entry that has the baseline's size already, or for which there is no such width, is
+        returned unchanged.
+        """
+        key = architecture_key(entry)
+        if key not in self._widths:
+            self._widths[key] = self._find_width(entry)
+        width = self._widths[key]
         return entry if width is None else _with_width(entry, width)
 
-    def _width(self, entry: Entry) -> int | None:
+    def _find_width(self, entry: VariantSelection) -> int | None:
         choice = entry[AXIS]
-        cls = registry.load(AXIS, choice.name, [Path(path) for path in self._paths])
+        cls = registry.load(AXIS, choice.name, [Path(path) for path in self._variant_paths])
         if OPTION not in {field.name for field in fields(cls.Options)}:
-            self._complain(
-                entry, f"{choice.name} has no option `{OPTION}` by which it could be sized"
-            )
+            self._add_problem(entry, f"{choice.name} has no option `{OPTION}` to set its size")
             return None
         if self._size(entry) == self._target:
             return None
         if choice.options[OPTION]:
-            self._complain(
-                entry, f"{choice.label} states its {OPTION}, which `match` is to find; leave it out"
+            self._add_problem(
+                entry,
+                f"{choice.label} sets its {OPTION}, which `match_size` determines; remove it",
             )
             return None
-        one, two = (self._size(_with_width(entry, n)) for n in (1, 2))
-        exact = 1 + (self._target - one) / (
-            two - one
-        )  # sizes grow by the same for each unit of width
-        for multiple in ROUND:
-            width = max(1, round(exact / multiple)) * multiple
-            off = abs(one + (width - 1) * (two - one) - self._target) / self._target
-            if off <= TOLERANCE / 2 or (multiple == 1 and off <= TOLERANCE):
+        size_1 = self._size(_with_width(entry, 1))
+        slope = self._size(_with_width(entry, 2)) - size_1  # sizes are linear in the width
+        exact_width = 1 + (self._target - size_1) / slope
+        for multiple in MULTIPLES:
+            width = max(1, round(exact_width / multiple)) * multiple
+            error = abs(size_1 + (width - 1) * slope - self._target) / self._target
+            if error <= TOLERANCE / 2 or (multiple == 1 and error <= TOLERANCE):
                 return width
-        self._complain(
-            entry, f"no {OPTION} gives it the baseline's {self._target:,.0f} {self._measure}"
-        )
+        target = f"{self._target:,.0f} {self._measure}"
+        self._add_problem(entry, f"no {OPTION} gives it the baseline's {target}")
         return None
 
-    def _size(self, entry: Entry) -> float:
-        return COUNT[self._measure](ModelBuilder(self._shape, entry, self._paths).model())
+    def _size(self, entry: VariantSelection) -> float:
+        model = ModelBuilder(self._shape, entry, self._variant_paths).model()
+        if self._measure == "flops":
+            return model.flops_per_token()
+        return float(sum(parameter.numel() for parameter in model.parameters()))
 
-    def _complain(self, entry: Entry, message: str) -> None:
+    def _add_problem(self, entry: VariantSelection, message: str) -> None:
         labels = "-".join(choice.label for axis, choice in entry.items() if axis != "parallelism")
-        self.problems.append(Problem(f"{self._place}: study.match_size", f"{labels}: {message}"))
+        self.problems.append(Problem(f"{self._location}: study.match_size", f"{labels}: {message}"))
 
 
-def _with_width(entry: Entry, width: int) -> Entry:
+def _with_width(entry: VariantSelection, width: int) -> VariantSelection:
     choice = entry[AXIS]
     return entry | {AXIS: choice.model_copy(update={"options": choice.options | {OPTION: width}})}

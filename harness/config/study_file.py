@@ -1,7 +1,7 @@
-"""Read a study file: TOML to typed sections, with every error of the file at once."""
+"""The schema of a study file, and its reader, which reports all errors of a file at once."""
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -20,19 +20,18 @@ from harness.results.records import (
     TrainSettings,
 )
 
-Element = (
-    str | dict[str, Any]
-)  # of an axis: a variant's name, or a table with `use`, its options and a `label`
-Rule = dict[str, Any]
-RawTable = dict[str, Any]  # of TOML; checked when its axes are known
+RawTable = dict[str, Any]  # of TOML; validated when the variants are known
+Element = str | RawTable  # of an axis: a variant's name, or a table with `variant` and its options
+Rule = RawTable
 
 
 class StudySection(StrictModel):
-    """What the study is called, which seeds it pairs, what it compares with, and where the user's own variants lie.
+    """The study's name, its seeds, its baseline, and the folders of the user's variants.
 
-    `match_size` gives all entries the baseline's number of parameters, or of FLOPs per token, by the width of their MLPs.
-    Within `equivalence_margin`, entries are equivalent. `cross_seeds` adds to the runs of each seed those with its
-    initial values and every other seed's data order, to separate the two sources of variance.
+    `match_size` gives all entries the baseline's number of parameters, or of FLOPs per token, by
+    the width of their MLPs. Differences within `equivalence_margin` count as equivalent.
+    `cross_seeds` adds runs that combine the initialization of each seed with the data order of
+    every other seed, to separate the two sources of variance.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -45,12 +44,13 @@ class StudySection(StrictModel):
 
 
 class LaunchSettings(StrictModel):
-    """How a run is started and what is kept of it; says nothing of what it computes and is no part of its hash.
+    """How a run is started and which checkpoints it keeps; not part of a run's id.
 
-    Checkpoints are written every `checkpoint_every` steps (None: at each evaluation); of the newest and the best by
-    validation loss, `keep_checkpoints` keeps none, the weights, or the newest one's whole state. A run that keeps anything goes
-    on from its newest checkpoint when it was interrupted. One that shows no sign of life for `stall_timeout_s` (no
-    step, evaluation, checkpoint or printed line; None: for as long as you like) is ended.
+    Checkpoints are written every `checkpoint_every` steps (None: at each evaluation). Of the newest
+    and the best by validation loss, `keep_checkpoints` keeps none, the weights, or the weights and
+    the newest one's full state. An interrupted run resumes from its newest checkpoint, unless none
+    are kept. A run without activity for `stall_timeout_s` (no step, evaluation, checkpoint or
+    printed line; None: no limit) is ended.
     """
 
     timeout_s: Annotated[float, Field(gt=0)] | None = None
@@ -60,24 +60,24 @@ class LaunchSettings(StrictModel):
 
 
 class InitSettings(StrictModel):
-    """Where the initial parameters of every entry come from: exactly one of the two.
+    """The source of every entry's initial parameters: exactly one of the two.
 
-    `from_checkpoint` is a folder of weights. `from_run` is another run of the same study and seed: the baseline with
-    the given axes, and under `train` the training settings that differ.
+    `from_checkpoint` is a folder of weights. `from_run` is another run of the same study and seed:
+    the baseline with the given axes, and under `train` the training settings that differ.
     """
 
     from_checkpoint: str | None = None
     from_run: RawTable | None = None
 
     @model_validator(mode="after")
-    def _one_source(self) -> Self:
+    def _check_one_source(self) -> Self:
         if (self.from_checkpoint is None) == (self.from_run is None):
             raise ValueError("must have either `from_checkpoint` or `from_run`")
         return self
 
 
 class StudyFile(StrictModel):
-    """A study file as it stands; `matrix` makes entries of it."""
+    """The content of a study file; `matrix` expands it to entries and runs."""
 
     study: StudySection
     model: ModelSettings
@@ -91,26 +91,27 @@ class StudyFile(StrictModel):
     include: list[Rule] = []
 
 
-def read(path: Path, settings: Iterable[str] = (), seeds: list[int] | None = None) -> StudyFile:
-    """Read a study; `settings` are `section.key=value` from the command line, and `seeds` replace the study's.
+def read(path: Path, settings: Iterable[str] = (), seeds: Sequence[int] | None = None) -> StudyFile:
+    """Read a study file; `settings` are `section.key=value` overrides, `seeds` replace the study's.
 
     Raises:
-        UserError: the file is missing, is no TOML, or breaks the form; every problem with file, key path and remedy.
+        UserError: the file is missing, is not TOML, or violates the schema; it names every problem
+            with file, key path and remedy.
     """
-    raw = _toml(path)
+    raw = _read_toml(path)
     for setting in settings:
-        _set(raw, setting)
+        _override(raw, setting)
     if seeds is not None and isinstance(raw.setdefault("study", {}), dict):
-        raw["study"]["seeds"] = seeds
+        raw["study"]["seeds"] = list(seeds)
     try:
         return StudyFile.model_validate(raw)
     except ValidationError as error:
         raise UserError(
-            [Problem(f"{path}: {key}", told) for key, told in describe(error, StudyFile)]
+            Problem(f"{path}: {key}", message) for key, message in describe_errors(error, StudyFile)
         ) from error
 
 
-def _toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path) -> RawTable:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -121,7 +122,8 @@ def _toml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not TOML: {error}") from error
 
 
-def _set(raw: dict[str, Any], setting: str) -> None:
+def _override(raw: RawTable, setting: str) -> None:
+    """Set one key of the study to the value that `--set` gives it."""
     path, equals, text = setting.partition("=")
     keys = [key.strip() for key in path.split(".")]
     if not equals or len(keys) < 2 or not all(keys):
@@ -129,57 +131,56 @@ def _set(raw: dict[str, Any], setting: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text  # a bare word, as shells make it easy to write
+        value = text  # a string without quotes, which the shell would remove
     table = raw
     for key in keys[:-1]:
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
-            raise UserError(f"--set {setting}: {key} is no table")
+            raise UserError(f"--set {setting}: {key} is not a table")
     table[keys[-1]] = value
 
 
-def describe(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:
-    """Return the key path of all that pydantic complains about, and what is wrong and allowed there.
+def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:
+    """Return each invalid key path, with what is wrong and what is allowed.
 
-    Where a value may be of several types, it complains once for each; that is put together.
+    For a value of several allowed types, pydantic reports one error per type; they are merged.
     """
-    told: dict[str, str] = {}
-    for key, message in (_describe(detail, model) for detail in error.errors()):
-        start = ": input should be "
-        told[key] = (
-            f"{told[key]}, or {message.partition(start)[2]}"
-            if start in told.get(key, "")
-            else message
-        )
-    return list(told.items())
+    separator = ": input should be "
+    messages: dict[str, str] = {}
+    for detail in error.errors():
+        key, message = _describe(detail, model)
+        if separator in messages.get(key, ""):
+            message = f"{messages[key]}, or {message.partition(separator)[2]}"
+        messages[key] = message
+    return list(messages.items())
 
 
 def _describe(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
     keys = [key for key in detail["loc"] if key not in _UNION_TAGS]
-    place = key_path(keys)
+    location = key_path(keys)
     if detail["type"] == "extra_forbidden":
-        return place, f"unknown key; {choices(str(keys[-1]), _fields(model, keys[:-1]))}"
+        return location, f"unknown key; {choices(str(keys[-1]), _fields(model, keys[:-1]))}"
     if detail["type"] == "missing":
-        return place, "missing, and has no default"
+        return location, "missing, and has no default"
     message = detail["msg"].removeprefix("Value error, ")
-    return place, f"{detail['input']!r}: {message[:1].lower()}{message[1:]}"
+    return location, f"{detail['input']!r}: {message[:1].lower()}{message[1:]}"
 
 
-# pydantic's, in its key paths
+# Names of types that pydantic inserts into the key path of a value that may have several types.
 _UNION_TAGS = ("str", "dict[str,any]", "int", "list[int]", "constrained-int", "literal['all']")
 
 
-def _fields(model: type[BaseModel], keys: Iterable[Any]) -> list[str]:
-    """Return the keys that the section at `keys` may hold."""
+def _fields(model: type[BaseModel], keys: Iterable[int | str]) -> list[str]:
+    """Return the keys that the section at `keys` may have."""
     for key in keys:
-        annotation = model.model_fields[key].annotation
-        types = get_args(annotation) or (annotation,)  # a section, or one that may be left out
-        model = next(one for one in types if isinstance(one, type) and issubclass(one, BaseModel))
-    return [field.alias or name for name, field in model.model_fields.items()]
+        annotation = model.model_fields[str(key)].annotation
+        types = get_args(annotation) or (annotation,)  # a section, or an optional one
+        model = next(t for t in types if isinstance(t, type) and issubclass(t, BaseModel))
+    return list(model.model_fields)
 
 
-def key_path(keys: Iterable[Any]) -> str:
-    """Write a key path as TOML's users know it: axes.attention[2].window."""
+def key_path(keys: Iterable[int | str]) -> str:
+    """Format a key path as in TOML: axes.attention[2].window."""
     text = ""
     for key in keys:
         text += f"[{key}]" if isinstance(key, int) else f".{key}"

@@ -1,17 +1,16 @@
-"""What the runs of a study start from where not from first values: a checkpoint, or what another run learned."""
+"""Read and check `[init]`: the checkpoint, or the other run, that the runs of a study start from."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
 from torch import Size, Tensor
 
-from harness.config.axes import Axes, Entry
-from harness.config.study_file import InitSettings, describe
+from harness.config.axes import Axes, VariantSelection
+from harness.config.study_file import InitSettings, RawTable, describe_errors
 from harness.errors import Problem, UserError, choices
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import IncompatibleWeightsError, initial_tensors
@@ -22,7 +21,8 @@ from variants.base import AXES, ModelShape
 
 CHECKPOINT_KEY = "init.from_checkpoint"
 RUN_KEY = "init.from_run"
-MOST_TOLD = 3  # tensors of an entry: what does not fit in one layer does not in all
+SHAPE_FIELDS = ("n_layer", "n_head", "n_embd", "vocab_size")
+MAX_REPORTED_TENSORS = 3  # per entry: tensors of the other layers have the same problem
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class SourceRun:
-    """A run of the study's own that others start from, one for each seed: its choices, and how it is trained."""
+    """A run of the study itself, one per seed, from which the other runs start."""
 
-    entry: Entry
+    entry: VariantSelection
     train: TrainSettings
 
 
@@ -45,100 +45,113 @@ Source = Checkpoint | SourceRun
 
 
 def read(
-    init: InitSettings, axes: Axes, baseline: Entry, train: TrainSettings, beside: Path
+    init: InitSettings, axes: Axes, baseline: VariantSelection, train: TrainSettings, folder: Path
 ) -> Source | None:
-    """Return what `[init]` names, or None where it states a problem, which `axes` then holds."""
-    if init.from_checkpoint is not None:
-        try:
-            folder = (beside / init.from_checkpoint).resolve()
-            return Checkpoint(folder, load_weights(folder))
-        except UserError as error:
-            axes.problems += [
-                Problem(f"{axes.place}: {CHECKPOINT_KEY}", str(problem))
-                for problem in error.problems
-            ]
-            return None
-    stated = init.from_run or {}
-    n_before = len(axes.problems)
+    """Return the source that `[init]` names, or None if it is invalid, with problems in `axes`.
+
+    A checkpoint's path is relative to `folder`.
+    """
+    if init.from_run is not None:
+        return _read_run(init.from_run, axes, baseline, train)
+    try:
+        path = (folder / str(init.from_checkpoint)).resolve()
+        return Checkpoint(path, load_weights(path))
+    except UserError as error:
+        for problem in error.problems:
+            axes.add_problem(CHECKPOINT_KEY, str(problem))
+        return None
+
+
+def _read_run(
+    stated: RawTable, axes: Axes, baseline: VariantSelection, train: TrainSettings
+) -> SourceRun | None:
+    n_problems = len(axes.problems)
     for axis in stated.keys() - AXES.keys() - {"train"}:
-        axes.complain(f"{RUN_KEY}.{axis}", f"no such axis; {choices(axis, [*AXES, 'train'])}")
-    chosen = {
-        axis: axes.choose(axis, stated[axis], f"{RUN_KEY}.{axis}")
-        for axis in AXES
-        if axis in stated
-    }
-    entry = {axis: choice for axis in AXES if (choice := chosen.get(axis, baseline.get(axis)))}
-    trained = _changed(train, stated.get("train", {}), axes)
-    return None if trained is None or len(axes.problems) > n_before else SourceRun(entry, trained)
+        axes.add_problem(f"{RUN_KEY}.{axis}", f"no such axis; {choices(axis, [*AXES, 'train'])}")
+    entry = dict(baseline)
+    for axis in AXES:
+        if axis in stated:
+            choice = axes.choose(axis, stated[axis], f"{RUN_KEY}.{axis}")
+            if choice is not None:
+                entry[axis] = choice
+    changed = _override_train(train, stated.get("train", {}), axes)
+    if changed is None or len(axes.problems) > n_problems:
+        return None
+    return SourceRun({axis: entry[axis] for axis in AXES if axis in entry}, changed)
 
 
-def _changed(train: TrainSettings, changes: Any, axes: Axes) -> TrainSettings | None:
+def _override_train(train: TrainSettings, changes: object, axes: Axes) -> TrainSettings | None:
     if not isinstance(changes, dict):
-        axes.complain(f"{RUN_KEY}.train", f"{changes!r}: must be a table, e.g. {{ steps = 500 }}")
+        example = "{ steps = 500 }"
+        axes.add_problem(f"{RUN_KEY}.train", f"{changes!r}: must be a table, e.g. {example}")
         return None
     try:
         return TrainSettings.model_validate(train.model_dump() | changes)
     except ValidationError as error:
-        for key, message in describe(error, TrainSettings):
-            axes.complain(f"{RUN_KEY}.train.{key}", message)
+        for key, message in describe_errors(error, TrainSettings):
+            axes.add_problem(f"{RUN_KEY}.train.{key}", message)
         return None
 
 
-def idle_conversions(
-    place: str, entries: Iterable[Entry], paths: Sequence[Path]
-) -> Iterable[Problem]:
-    """An option that says how to start from a checkpoint says nothing where there is none."""
-    distinct = {(axis, choice.label): choice for entry in entries for axis, choice in entry.items()}
-    for (axis, _), choice in distinct.items():
+def unused_conversion_options(
+    location: str, entries: Iterable[VariantSelection], paths: Sequence[Path]
+) -> Iterator[Problem]:
+    """Yield options that control the conversion of a checkpoint, for a study without `[init]`."""
+    chosen = {}
+    for entry in entries:
+        for axis, choice in entry.items():
+            chosen[axis, choice.label] = choice
+    for (axis, label), choice in chosen.items():
         for field in dataclasses.fields(registry.load(axis, choice.name, paths).Options):
             if field.metadata.get("conversion") and choice.options[field.name] != field.default:
-                message = f"{choice.label}: `{field.name}` says how to start from a checkpoint, and there is no [init]"
-                yield Problem(f"{place}: axes.{axis}", message)
+                yield Problem(
+                    f"{location}: axes.{axis}",
+                    f"{label}: `{field.name}` controls how a checkpoint is converted, and the "
+                    "study has no [init]",
+                )
 
 
 def incompatible_tensors(
-    place: str, source: Source, entries: Iterable[Entry], shape: ModelShape, paths: Sequence[str]
-) -> Iterable[Problem]:
-    """Every entry's model must be able to start from the source's weights; told by shapes, without values."""
-    key = CHECKPOINT_KEY if isinstance(source, Checkpoint) else RUN_KEY
+    location: str,
+    source: Source,
+    entries: Iterable[VariantSelection],
+    shape: ModelShape,
+    variant_paths: Sequence[str],
+) -> Iterator[Problem]:
+    """Yield the tensors that an entry's model cannot load from the source; compares shapes only."""
     if isinstance(source, Checkpoint):
-        theirs, there = (
-            {name: tensor.shape for name, tensor in source.weights.tensors.items()},
-            source.weights.shape,
-        )
-        differ = [
-            Problem(
-                f"{place}: {key}",
-                f"{name} = {getattr(there, name)} in {source.folder}, {getattr(shape, name)} here",
-            )
-            for name in ("n_layer", "n_head", "n_embd", "vocab_size")
-            if getattr(there, name) != getattr(shape, name)
-        ]
-        if differ:
-            yield from differ
+        key = f"{location}: {CHECKPOINT_KEY}"
+        mismatches = list(_shape_mismatches(key, source, shape))
+        if mismatches:
+            yield from mismatches
             return
+        sizes = {name: tensor.shape for name, tensor in source.weights.tensors.items()}
     else:
-        theirs = _shapes(ModelBuilder(shape, source.entry, paths))
-    meta = {name: _meta(size) for name, size in theirs.items()}
-    models = {(entry["positional"].label, entry["attention"].label): entry for entry in entries}
-    for labels, entry in models.items():
+        key = f"{location}: {RUN_KEY}"
+        model = ModelBuilder(shape, source.entry, variant_paths).model()
+        sizes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    tensors = {name: _meta_tensor("", size) for name, size in sizes.items()}
+    distinct = {(entry["positional"].label, entry["attention"].label): entry for entry in entries}
+    for labels, entry in distinct.items():
+        model = ModelBuilder(shape, entry, variant_paths).model()
         try:
-            list(
-                initial_tensors(
-                    ModelBuilder(shape, entry, paths).model(), lambda _, size: _meta(size), meta
-                )
-            )
+            list(initial_tensors(model, _meta_tensor, tensors))
         except IncompatibleWeightsError as error:
-            told, more = error.problems[:MOST_TOLD], len(error.problems) - MOST_TOLD
-            told += [f"and {more} more"] if more > 0 else []
-            yield from (
-                Problem(f"{place}: {key}", f"{'-'.join(labels)}: {problem}") for problem in told
-            )
+            messages = error.problems[:MAX_REPORTED_TENSORS]
+            n_more = len(error.problems) - len(messages)
+            if n_more:
+                messages.append(f"and {n_more} more")
+            for message in messages:
+                yield Problem(key, f"{'-'.join(labels)}: {message}")
 
 
-def _shapes(parts: ModelBuilder) -> dict[str, Size]:
-    return {name: parameter.shape for name, parameter in parts.model().named_parameters()}
+def _shape_mismatches(key: str, source: Checkpoint, shape: ModelShape) -> Iterator[Problem]:
+    for field in SHAPE_FIELDS:
+        there = getattr(source.weights.shape, field)
+        here = getattr(shape, field)
+        if there != here:
+            yield Problem(key, f"{field} = {there} in {source.folder}, {here} here")
 
 
-def _meta(size: Size) -> Tensor:
+def _meta_tensor(_name: str, size: Size) -> Tensor:
     return torch.empty(size, device="meta")

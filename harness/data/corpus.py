@@ -15,8 +15,8 @@ import pooch
 
 from harness.data import synthetic
 from harness.data.tokenizers import Tokenizer
-from harness.errors import Problem, UserError
-from harness.results.files import StoreError, read_json, write_bytes, write_json
+from harness.errors import Problem, StoreError, UserError
+from harness.results.files import read_json, write_bytes, write_json
 from harness.results.records import DataSettings, TokenSlice
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"

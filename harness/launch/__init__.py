@@ -1,1 +1,1 @@
-"""HOW runs are started and watched: a queue that feeds one way of starting, and what the user sees meanwhile."""
+"""Start runs, watch them and show progress: a scheduler that uses one way of starting a run."""

@@ -1,117 +1,165 @@
-"""Which runs are due and in which order, and running them one after the other; one that fails stops no other."""
+"""Select the runs that are due, order them, and run one after the other; a failure stops no other run."""
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
+
+from filelock import FileLock
 
 from harness.launch.progress import ProgressReporter
 from harness.results.records import LaunchSpec, RunSpec
 from harness.results.store import Run, Store
 
-LOG_LINES = 12  # of a failed run's log, shown at once
+FAILURE_LOG_LINES = 12  # of a failed run's log, shown at once
 
-Start = Callable[[Run, LaunchSpec], None]
+StartRun = Callable[[Run, LaunchSpec], None]
 
 
 @dataclass(frozen=True)
 class RunSelection:
-    """The selected runs by what is to be done with them."""
+    """The selected runs, by their state."""
 
-    todo: list[RunSpec]
-    done: list[RunSpec]
-    failed: list[RunSpec]  # earlier, and not asked to be tried again
-    running: list[RunSpec]  # in another process
+    todo: list[RunSpec] = field(default_factory=list)
+    done: list[RunSpec] = field(default_factory=list)
+    failed: list[RunSpec] = field(default_factory=list)  # earlier, and not to be retried
+    running: list[RunSpec] = field(default_factory=list)  # in another process
 
 
-def due(store: Store, specs: Sequence[RunSpec], retry_failed: bool = False) -> RunSelection:
-    """Look up what each run has come to; with `retry_failed`, what failed is due and nothing else."""
-    result = RunSelection([], [], [], [])
+def select_runs(store: Store, specs: Sequence[RunSpec], retry_failed: bool = False) -> RunSelection:
+    """Sort the runs by their state. With `retry_failed`, only the failed runs are to do."""
+    selection = RunSelection()
     for spec in specs:
         run = store.run(spec.study, spec.run_id)
         status = run.status.status if run.exists else "pending"
         if status == "done":
-            result.done.append(spec)
+            selection.done.append(spec)
         elif status == "running":
-            result.running.append(spec)
+            selection.running.append(spec)
         elif (status == "failed") == retry_failed:
-            result.todo.append(spec)
+            selection.todo.append(spec)
         elif status == "failed":
-            result.failed.append(spec)
-    return result
+            selection.failed.append(spec)
+    return selection
 
 
 def randomize_within_seed(specs: Sequence[RunSpec]) -> list[RunSpec]:
-    """Return the runs in a random order inside each seed's block, so that a slowing machine slows no variant.
+    """Shuffle the runs within the block of each seed, so that a machine that slows down affects all variants.
 
-    What others start from comes before them.
+    Runs that others start from come first in their block.
     """
-    blocks = [list(block) for _, block in groupby(specs, key=lambda spec: spec.seed)]
-    for block in blocks:
-        random.shuffle(block)
-        block.sort(key=lambda spec: _source(spec) is not None)
-    return [spec for block in blocks for spec in block]
+    ordered: list[RunSpec] = []
+    for _, block in groupby(specs, key=lambda spec: spec.seed):
+        shuffled = list(block)
+        random.shuffle(shuffled)
+        shuffled.sort(key=_has_source)
+        ordered += shuffled
+    return ordered
 
 
-def _source(spec: RunSpec) -> str | None:
-    """Return the id of the run that this one starts from, if it does."""
-    return spec.init.run_id if spec.init else None
+def plan_runs(store: Store, study: str, specs: Sequence[RunSpec], all_run_ids: set[str]) -> None:
+    """Record the runs as pending, and drop pending runs that the study no longer contains."""
+    store.prune_pending(study, keep=all_run_ids)
+    for spec in specs:
+        store.run(study, spec.run_id).create(spec)
 
 
-def run_all(store: Store, specs: Sequence[RunSpec], start: Start, fail_fast: bool) -> None:
+def run_all(
+    store: Store, specs: Sequence[RunSpec], start: StartRun, fail_fast: bool = False
+) -> None:
     """Start each run in the given order and wait for its end; `fail_fast` stops at the first that fails.
 
-    Other processes may work on the same results: what one of them has claimed is passed over, and at the end waited
-    for; it is taken over should that process die. A run whose source is not done stays pending.
+    Runs claimed by another process are skipped, then awaited at the end and taken over if that process dies. A run
+    whose source run is not done stays pending.
     """
-    runs = [store.run(spec.study, spec.run_id) for spec in specs]
-    started = {run.run_id: run.status.started_at for run in runs}
-    with ProgressReporter(specs) as watch:
-        left = list(specs)
-        for wait in (False, True):
-            specs, left = sorted(left, key=lambda spec: wait and _source(spec) is not None), []
-            for spec in specs:
-                run = store.run(spec.study, spec.run_id)
-                if not wait and _is_running(store, spec):
-                    left.append(spec)
-                    continue
-                claim = run.claim()
-                if claim is None and wait:
-                    watch.say(f"waits for {run.run_id}, which another process runs")
-                    claim = run.claim(wait_s=-1)
-                if claim is None:
-                    left.append(spec)
-                    continue
-                try:
-                    _work(store, spec, start, watch, started[spec.run_id])
-                finally:
-                    claim.release()
-                if fail_fast and run.status.status == "failed":
-                    return
+    if not specs:
+        return
+    started_at = {
+        spec.run_id: store.run(spec.study, spec.run_id).status.started_at for spec in specs
+    }
+    with ProgressReporter(specs) as progress:
+        deferred: list[RunSpec] = []
+        for spec in specs:
+            run = store.run(spec.study, spec.run_id)
+            claim = None if _source_is_running(store, spec) else run.claim()
+            if claim is None:
+                deferred.append(spec)
+                continue
+            _run_claimed(store, spec, claim, start, progress, started_at[spec.run_id])
+            if fail_fast and _has_failed(run):
+                return
+        for spec in sorted(deferred, key=_has_source):
+            run = store.run(spec.study, spec.run_id)
+            claim = run.claim() or _wait_for_claim(run, progress)
+            _run_claimed(store, spec, claim, start, progress, started_at[spec.run_id])
+            if fail_fast and _has_failed(run):
+                return
 
 
-def _is_running(store: Store, spec: RunSpec) -> bool:
-    """Tell whether another process runs what this run starts from."""
-    source = _source(spec)
-    return source is not None and store.run(spec.study, source).status.status == "running"
+def _wait_for_claim(run: Run, progress: ProgressReporter) -> FileLock:
+    progress.log(f"waiting for {run.run_id}, which another process runs")
+    claim = run.claim(wait_s=-1)
+    assert claim is not None  # a claim without a time limit always succeeds
+    return claim
 
 
-def _work(
-    store: Store, spec: RunSpec, start: Start, watch: ProgressReporter, started: str | None
+def _run_claimed(
+    store: Store,
+    spec: RunSpec,
+    claim: FileLock,
+    start: StartRun,
+    progress: ProgressReporter,
+    started_at: str | None,
 ) -> None:
-    """Run what is ours by now, unless another process has ended it meanwhile or what it starts from is not done."""
-    run, source = store.run(spec.study, spec.run_id), _source(spec)
+    try:
+        _run_one(store, spec, start, progress, started_at)
+    finally:
+        claim.release()
+
+
+def _run_one(
+    store: Store,
+    spec: RunSpec,
+    start: StartRun,
+    progress: ProgressReporter,
+    started_at: str | None,
+) -> None:
+    """Run a claimed run, unless another process has ended it since `started_at` or its source is not done."""
+    run = store.run(spec.study, spec.run_id)
     run.update_spec(spec)
     status = run.status
-    if status.status == "done" or (status.status == "failed" and status.started_at != started):
-        watch.skip(run, f"{status.status} by another process")
+    failed_elsewhere = status.status == "failed" and status.started_at != started_at
+    if status.status == "done" or failed_elsewhere:
+        progress.skip_run(run, f"{status.status} by another process")
         return
-    if source is not None and store.run(spec.study, source).status.status != "done":
-        watch.skip(run, f"waits for {source}, which is not done")
+    source = _source_run(store, spec)
+    if source is not None and source.status.status != "done":
+        progress.skip_run(run, f"waits for {source.run_id}, which is not done")
         return
-    watch.begin(run, spec)
+    progress.start_run(run, spec)
     start(run, spec.launch)
-    watch.end(run)
-    if run.status.status == "failed":
-        watch.say("\n".join(f"    {line}" for line in run.log_tail(LOG_LINES)))
-        watch.say(f"    the whole log: {run.log_path}")
+    progress.end_run(run)
+    if _has_failed(run):
+        progress.log("\n".join(f"    {line}" for line in run.log_tail(FAILURE_LOG_LINES)))
+        progress.log(f"    the whole log: {run.log_path}")
+
+
+def _has_failed(run: Run) -> bool:
+    return run.status.status == "failed"
+
+
+def _has_source(spec: RunSpec) -> bool:
+    """Return whether the run starts from another run's checkpoint."""
+    return spec.init is not None and spec.init.run_id is not None
+
+
+def _source_run(store: Store, spec: RunSpec) -> Run | None:
+    """Return the run whose checkpoint this one starts from, if there is one."""
+    if spec.init is None or spec.init.run_id is None:
+        return None
+    return store.run(spec.study, spec.init.run_id)
+
+
+def _source_is_running(store: Store, spec: RunSpec) -> bool:
+    source = _source_run(store, spec)
+    return source is not None and source.status.status == "running"

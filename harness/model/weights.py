@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from harness.errors import UserError, choices
+from harness.errors import StoreError, UserError, choices
 from harness.model import hf_gpt2
 from harness.model.builder import ModelBuilder
 from harness.model.hf_gpt2 import SAFETENSORS_FILE, Json, Tensors
-from harness.results.files import StoreError, read_json, write_json
+from harness.results.files import read_json, write_json
 from harness.results.records import SCHEMA_VERSION, VariantChoice
 from variants import registry
 from variants.base import AXES, ModelShape

@@ -12,6 +12,7 @@ from typing import TypeVar
 import orjson
 from pydantic import BaseModel, ValidationError
 
+from harness.errors import StoreError
 from harness.results.records import Versioned
 from harness.results.upgrade import Json, upgrade
 
@@ -21,10 +22,6 @@ _JSON = orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALI
 
 RecordT = TypeVar("RecordT", bound=BaseModel)
 VersionedT = TypeVar("VersionedT", bound=Versioned)
-
-
-class StoreError(Exception):
-    """A file of the store cannot be read; the message names the file, the fault and the remedy."""
 
 
 # -- whole files ----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.results.files import StoreError
+from harness.errors import StoreError
 from harness.results.records import (
     PHASES,
     DecodeRecord,

@@ -20,9 +20,9 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from harness.errors import StoreError
 from harness.results.files import (
     JsonLinesWriter,
-    StoreError,
     read_lines,
     read_record,
     split_lines,

@@ -20,10 +20,11 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 
 from harness.distributed.process_group import DistributedContext
 from harness.distributed.shards import gather_weights, shard_specs, to_dcp_state
+from harness.errors import StoreError
 from harness.model.gpt import GPT
 from harness.model.weights import Weights, atomic_folder, write_weights
 from harness.probes.timer import Timer
-from harness.results.files import StoreError, read_json, write_json
+from harness.results.files import read_json, write_json
 from harness.results.records import RunSpec
 from harness.results.store import Run
 from variants.base import ModelShape

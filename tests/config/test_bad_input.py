@@ -71,7 +71,7 @@ CASES = {
     "processes": (("nproc = 2", "nproc = 0"), "axes.parallelism[1].nproc: 0: must be at least 1"),
     "tokens": (
         ("per_step = 128", "per_step = 100"),
-        "100 is no multiple of seq_len = 16; the nearest that do: 96, 112",
+        "100 is not a multiple of seq_len = 16; the nearest that do: 96, 112",
     ),
     "tokens and ranks": (
         ("nproc = 2", "nproc = 3"),
@@ -129,7 +129,7 @@ RULES = {
     "only a reason": (RULE + 'reason = "r"\n', "exclude[0]: matches no entry"),
     "everything": (
         RULE + 'positional = ["learned", "rope"]\nreason = "r"\n',
-        "nothing is left to run",
+        "all entries are excluded",
     ),
     "include": (
         '\n[[include]]\nattention = "mhaa"\n',
@@ -290,7 +290,7 @@ def test_a_rotation_that_does_not_fit_the_attentions_width_is_refused(write_stud
     with pytest.raises(UserError) as raised:
         load(path)
     (problem,) = {str(problem) for problem in raised.value.problems}
-    assert "axes: rope turns a width of 3 in differential: " in problem
+    assert "axes: rope rotates a width of 3 in differential: " in problem
 
 
 def test_a_parallelism_that_needs_gpus_is_refused_without(write_study):

@@ -54,7 +54,7 @@ def test_a_width_that_is_stated_and_one_that_cannot_be_found_are_refused(write_s
         'attention = ["mha"',
         'mlp = ["gelu", { variant = "relu2", width = 7 }]\nattention = ["mha"',
     )
-    with pytest.raises(UserError, match="learned-mha-layernorm-relu27: relu27 states its width"):
+    with pytest.raises(UserError, match="learned-mha-layernorm-relu27: relu27 sets its width"):
         load(write_study(stated, match("parameters")))
     with pytest.raises(
         UserError, match=r"study\.match_size: 'size': input should be 'parameters' or 'flops'"
@@ -75,5 +75,5 @@ def test_an_mlp_that_has_no_width_is_refused(write_study):
         "        self.one = nn.Linear(shape.n_embd, shape.n_embd)\n"
         "    def forward(self, x):\n        return self.one(x)\n"
     )
-    with pytest.raises(UserError, match="stiff has no option `width` by which it could be sized"):
+    with pytest.raises(UserError, match="stiff has no option `width` to set its size"):
         load(path)

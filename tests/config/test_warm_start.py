@@ -176,7 +176,7 @@ WRONG = {
     ),
     "tokens": (
         "from_run = { train = { tokens_per_step = 100 } }",
-        "init.from_run: train.tokens_per_step: 100 is no",
+        "init.from_run: train.tokens_per_step: 100 is not a multiple",
     ),
     "empty": ("", "init: {}: must have either `from_checkpoint` or `from_run`"),
     "former key": (
@@ -197,6 +197,6 @@ def test_a_conversion_without_a_checkpoint_is_refused(write_study):
     """It would be ignored, and two entries that are the same would seem to differ."""
     message = refusal(write_study((GQA, GQA[:-1] + ', kv_pooling = "first" }')))
     assert (
-        "axes.attention: gqa_n_kv_head2_kv_poolingfirst: `kv_pooling` says how to start from a checkpoint, and there is no [init]"
+        "axes.attention: gqa_n_kv_head2_kv_poolingfirst: `kv_pooling` controls how a checkpoint is converted, and the study has no [init]"
         in message
     )

@@ -234,4 +234,4 @@ def test_from_the_command_line(study, tmp_path, capsys):
         )
     printed = capsys.readouterr()
     assert stop.value.code == 0 and printed.out.strip() == str(tmp_path / "o" / "tiny" / "csv")
-    assert "left out: 1 runs that have recorded nothing" in printed.err
+    assert "left out: 1 runs without recorded steps" in printed.err

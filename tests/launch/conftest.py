@@ -1,9 +1,14 @@
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+Finished = subprocess.CompletedProcess
 
 STUDY = """
 [study]
@@ -30,9 +35,6 @@ eval_every = 4
 deterministic = true
 device = "cpu"
 
-[launch]
-timeout_s = 120
-
 [axes]
 positional = {positional}
 attention = {attention}
@@ -41,11 +43,12 @@ parallelism = {parallelism}
 
 
 class Harness:
-    """The command line in a folder of its own."""
+    """The command line in a folder of its own; `stop` ends the processes that it started."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.env = os.environ | {"ABLATIONS_CACHE": str(folder / "cache"), "COLUMNS": "200"}
+        self.processes: list[subprocess.Popen] = []
 
     def study(
         self, positional: str, attention: str = '["mha"]', parallelism: str = '["single"]'
@@ -69,30 +72,49 @@ class Harness:
         text += f"    def embed(self, x, positions):\n        if x.is_meta: return x\n        {body}\n        return x\n"
         (self.folder / f"mine/positional/{name}.py").write_text(text)
 
-    def start(self, *arguments: object) -> subprocess.Popen:
-        command = [sys.executable, "-m", "harness", *map(str, arguments)]
-        return subprocess.Popen(
+    def start(
+        self, *arguments: object, settings=(), where=(), program=("-m", "harness")
+    ) -> subprocess.Popen:
+        """Start a command in a process group of its own, with an option for each override."""
+        overrides = [f"--set={setting}" for setting in settings]
+        overrides += [f"--where={condition}" for condition in where]
+        command = [sys.executable, *program, *map(str, arguments), *overrides]
+        process = subprocess.Popen(
             command,
             cwd=self.folder,
             env=self.env,
             stderr=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
+        self.processes.append(process)
+        return process
 
-    def __call__(self, *arguments: object, code: int = 0) -> subprocess.CompletedProcess:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=300)
+    def __call__(self, *arguments: object, code: int = 0, **options) -> Finished:
+        process = self.start(*arguments, **options)
+        out, err = process.communicate()
         assert process.returncode == code, err
         assert "Traceback" not in err or code == 1, err
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        return Finished(process.args, process.returncode, out, err)
+
+    def stop(self) -> None:
+        """Kill the process groups that are left, e.g. after Ctrl-C in pytest."""
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
 
 @pytest.fixture(scope="module")
-def harness(tmp_path_factory) -> Harness:
-    return Harness(tmp_path_factory.mktemp("harness"))
+def harness(tmp_path_factory) -> Iterator[Harness]:
+    harness = Harness(tmp_path_factory.mktemp("harness"))
+    yield harness
+    harness.stop()
 
 
 @pytest.fixture
-def new_harness(tmp_path) -> Harness:
-    return Harness(tmp_path)
+def new_harness(tmp_path) -> Iterator[Harness]:
+    harness = Harness(tmp_path)
+    yield harness
+    harness.stop()

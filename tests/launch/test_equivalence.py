@@ -50,7 +50,7 @@ def checked(harness):
     for name, text in FAULTS.items():
         (harness.folder / f"mine/parallelism/{name}.py").write_text(text)
     settings = ("model.dropout=0.0", "model.n_layer=1", "train.micro_batch_size=4")
-    harness("run", study, "--set", *settings, code=1)  # of one fault the run itself fails
+    harness("run", study, settings=settings, code=1)  # of one fault the run itself fails
     found = accounting.read(Store(harness.folder / "results"), "s")
     rows = {row.entry.removeprefix("learned-mha-"): row for row in equivalence.check(found)}
     return {run.labels["parallelism"]: run for run in found.runs}, rows

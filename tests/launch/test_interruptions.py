@@ -50,17 +50,17 @@ def test_asked_to_end_it_saves_its_last_step_and_goes_on_from_it(new_harness, nu
     """Ctrl-C reaches the ranks twice, from the terminal and from the launcher; no checkpoint was due yet."""
     study = new_harness.study('["slow"]', '["mha"]', TWO)
     fast = slow(new_harness)
-    process = new_harness.start("run", study, "--set", "train.eval_every=100")
+    process = new_harness.start("run", study, settings=["train.eval_every=100"])
     run = wait_for_steps(new_harness)
     started = psutil.Process(process.pid).children(recursive=True)
     for one in [process, *started] if number == signal.SIGINT else [process]:
         one.send_signal(number)
-    process.communicate(timeout=60)
+    process.communicate()
     assert process.returncode == 130 and gone(started)
     n_done = len(run.steps())
     assert run.status.status == "interrupted" and f"after {n_done} of 8 steps" in run.status.message
     fast.touch()
-    assert "1 of 1 done" in new_harness("run", study, "--set", "train.eval_every=100").stderr
+    assert "1 of 1 done" in new_harness("run", study, settings=["train.eval_every=100"]).stderr
     assert run.probes.resumed_at == [n_done] and run.steps().step.tolist() == list(range(8))
     assert [line.step for line in run.evals()] == [0, 8]
 
@@ -74,7 +74,7 @@ def test_a_killed_rank_is_told_as_such_also_where_the_others_only_lost_it(new_ha
     ranks = [rank for child in psutil.Process(process.pid).children() for rank in child.children()]
     assert len(ranks) == 2
     ranks[1].kill()
-    process.communicate(timeout=60)
+    process.communicate()
     assert process.returncode == 1 and gone(ranks)
     assert (run.status.status, run.status.reason) == (
         "failed",
@@ -91,7 +91,7 @@ def test_a_run_that_shows_no_sign_of_life_is_ended_and_says_where_each_rank_hang
     new_harness.variant(
         "hangs", "time.sleep(600) if self.training and os.environ['RANK'] == '1' else None"
     )
-    new_harness("run", study, "--set", "launch.stall_timeout_s=10", code=1)
+    new_harness("run", study, settings=["launch.stall_timeout_s=10"], code=1)
     run = the_run(new_harness)
     assert (run.status.status, run.status.reason) == ("failed", "timeout")
     assert "no sign of life for launch.stall_timeout_s = 10 s" in run.status.message
@@ -112,28 +112,35 @@ def test_two_harnesses_share_a_study_and_run_nothing_twice(new_harness):
     new_harness.variant("slow", mark)
     first, second = new_harness.start("run", study), new_harness.start("run", study)
     for process in (first, second):
-        _, err = process.communicate(timeout=200)
+        _, err = process.communicate()
         assert process.returncode == 0 and "3 of 3 done" in err, err
     assert len(list(marks.iterdir())) == 3, "a process for each run"
     assert {run.status.attempts for run in Store(new_harness.folder / "results").runs("s")} == {1}
 
 
-def test_what_a_harness_leaves_when_it_is_killed_another_takes_over(new_harness):
+def test_a_run_of_a_killed_harness_is_taken_over(new_harness):
+    """The first harness is killed in the middle of a run while the second one waits for it."""
     study = new_harness.study('["slow"]')
-    fast = slow(new_harness, 1.0)
-    first = new_harness.start("run", study, *EVERY)
-    run = wait_for_steps(new_harness, 2)
-    second = new_harness.start("run", study, *EVERY)
-    time.sleep(8)
-    assert run.status.pid == first.pid and run.status.attempts == 1
-    fast.touch()
-    first.kill()
-    first.communicate(timeout=60)
-    _, err = second.communicate(timeout=200)
-    assert second.returncode == 0 and "which another process runs" in err, err
-    assert (
-        run.status.status == "done" and run.status.attempts == 2 and run.probes.resumed_at[0] >= 2
+    fast = new_harness.folder / "fast"
+    new_harness.variant(
+        "slow",
+        "self.calls = getattr(self, 'calls', 0) + self.training\n"
+        f"        while self.calls > 12 and not os.path.exists({str(fast)!r}):  # in step 3\n"
+        "            time.sleep(0.05)",
     )
+    first = new_harness.start("run", study, *EVERY)
+    run = wait_for_steps(new_harness, 3)
+    second = new_harness.start("run", study, *EVERY)
+    assert second.stderr is not None
+    assert any("which another process runs" in line for line in second.stderr)  # it waits by now
+    assert run.status.pid == first.pid and run.status.attempts == 1
+    first.kill()
+    first.communicate()
+    fast.touch()
+    second.communicate()
+    assert second.returncode == 0
+    assert run.status.status == "done" and run.status.attempts == 2
+    assert run.probes.resumed_at[0] >= 2
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(new_harness):

@@ -42,10 +42,7 @@ def runs(harness):
         "run",
         study,
         "--trace",
-        "--set",
-        "train.steps=2",
-        "train.micro_batch_size=8",
-        "train.precision=bf16",
+        settings=["train.steps=2", "train.micro_batch_size=8", "train.precision=bf16"],
     )
     return {
         run.spec.axes["parallelism"].name: run

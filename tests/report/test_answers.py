@@ -208,15 +208,17 @@ def test_a_plan_uses_the_measured_noise(read):
 def test_plan_prints_seeds_and_refuses_a_single_seed(fake, read, capsys):
     read(seeds=(0,))
     with pytest.raises(SystemExit) as left:
-        cli.main(["plan", "tiny", "--detect", "0.01", "--results", str(fake.root)])
+        cli.main(["plan", "tiny", "--effect-size", "0.01", "--results", str(fake.root)])
     assert left.value.code == 2 and "run a pilot" in capsys.readouterr().err
     read(seeds=(0, 1, 2))
     for arguments, told in (
-        ([], "seeds find 0.01 nats with 80 % power"),
-        (["--fraction", "7"], "7 entries that tell"),
+        ([], "seeds detect 0.01 nats with 80 % power"),
+        (["--fractional-design", "7"], "7 entries that identify"),
     ):
         with pytest.raises(SystemExit) as left:
-            cli.main(["plan", "tiny", "--detect", "0.01", "--results", str(fake.root), *arguments])
+            cli.main(
+                ["plan", "tiny", "--effect-size", "0.01", "--results", str(fake.root), *arguments]
+            )
         assert left.value.code == 0 and told in capsys.readouterr().out
 
 

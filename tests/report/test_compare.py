@@ -34,7 +34,7 @@ def after(before, edit=lambda run, line: line, **changes):
 
 def compared(*sides, out, results="results"):
     with pytest.raises(SystemExit) as stop:
-        cli.main(["report", *map(str, sides), "--out", str(out), "--results", str(results)])
+        cli.main(["compare", *map(str, sides), "--out", str(out), "--results", str(results)])
     assert stop.value.code == 0
     (folder,) = out.iterdir()
     assert {path.name for path in folder.iterdir()} == {"report.md", "index.html", "summary.json"}
@@ -139,7 +139,7 @@ def test_two_commits_of_one_results_folder(before, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(
             [
-                "report",
+                "compare",
                 "tiny@0123",
                 "tiny@nope",
                 "--results",
@@ -161,7 +161,7 @@ def test_a_study_with_itself_is_refused(before, tmp_path, capsys, second):
     with pytest.raises(SystemExit) as stop:
         cli.main(
             [
-                "report",
+                "compare",
                 "tiny",
                 second.format(root=before.root),
                 "--results",

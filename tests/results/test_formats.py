@@ -8,8 +8,9 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from harness import report
+from harness.errors import StoreError
 from harness.results import records
-from harness.results.files import StoreError, read_record, write_json
+from harness.results.files import read_record, write_json
 from harness.results.records import RunStatus, StepRecord, StudySummary
 
 ROOT = Path(__file__).parents[2]

@@ -11,9 +11,9 @@ import psutil
 import pytest
 from synthetic_results import SyntheticStudy
 
+from harness.errors import StoreError
 from harness.results.files import (
     JsonLinesWriter,
-    StoreError,
     read_json,
     read_lines,
     read_record,

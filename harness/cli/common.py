@@ -1,0 +1,99 @@
+"""Options and helpers that several commands share."""
+
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.config import PlannedStudy
+
+StudyFileArgument = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="A study file.")]
+StudyArgument = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A study file, or the name of a study.")
+]
+ResultsOption = Annotated[
+    Path, typer.Option("--results", metavar="DIR", help="The folder of the results.")
+]
+OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write to.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable."),
+]
+SeedsOption = Annotated[
+    str | None, typer.Option("--seeds", metavar="0,1", help="Use these seeds, not the study's.")
+]
+WhereOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        metavar="AXIS=NAME",
+        help="Select entries by a label or variant, or by several: AXIS=NAME,NAME; repeatable.",
+    ),
+]
+
+DEFAULT_RESULTS = Path("results")
+
+
+def load_study(
+    path: Path, settings: list[str] | None, seeds: str | None, where: list[str] | None
+) -> "PlannedStudy":
+    """Read and check a study file with the overrides of the command line.
+
+    Raises:
+        UserError: the study is invalid.
+        typer.BadParameter: `seeds` are not integers.
+    """
+    from harness import config
+
+    planned = config.load(path, settings or (), _parse_seeds(seeds), where or ())
+    if planned.note:
+        log(planned.note)
+    return planned
+
+
+def _parse_seeds(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError as error:
+        message = f"{text!r}: must be integers with commas between them, e.g. 0,1,2"
+        raise typer.BadParameter(message, param_hint="--seeds") from error
+
+
+def study_name(text: str) -> str:
+    """Return the name of a study that is given by its file or by its name.
+
+    Raises:
+        UserError: the file cannot be read, or states no name.
+    """
+    if not text.endswith(".toml"):
+        return text
+    try:
+        name = tomllib.loads(Path(text).read_text(encoding="utf-8"))["study"]["name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{text}: cannot read study.name: {error}") from error
+    return str(name)
+
+
+def no_results(results: Path, study: str | None = None) -> UserError:
+    """Return the error that a study, or any, has no results yet."""
+    file = study if study and study.endswith(".toml") else "ablations.toml"
+    return UserError(
+        f"no results of {study or 'any study'} in {results}; first run: python -m harness run {file}"
+    )
+
+
+def example(arguments: str) -> str:
+    """Return the line with an example that ends the help of a command."""
+    return f"Example: python -m harness {arguments}"
+
+
+def log(*lines: str) -> None:
+    """Print lines to stderr, which keeps stdout clean for results."""
+    print(*lines, sep="\n", file=sys.stderr)

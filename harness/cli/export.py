@@ -1,0 +1,44 @@
+"""`export`: write results in the format of other tools."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from harness.cli.common import (
+    DEFAULT_RESULTS,
+    OutOption,
+    ResultsOption,
+    StudyArgument,
+    log,
+    study_name,
+)
+
+Format = Literal["csv", "latex", "parquet", "tensorboard", "wandb", "mlflow"]
+
+
+def export(
+    study: StudyArgument,
+    to: Annotated[Format, typer.Option("--to", help="The format.")],
+    results: ResultsOption = DEFAULT_RESULTS,
+    out: OutOption = Path("exports"),
+) -> None:
+    """Write the results for other tools. Print the folder and how to open it."""
+    from harness.analysis import dataset
+    from harness.export import export as write
+    from harness.results.store import Store
+
+    data = dataset.read(Store(results), study_name(study))
+    folder, instructions = write(data, to, out)
+    omitted = {
+        "runs with other settings": data.left_out,
+        "runs replaced by newer ones": data.superseded,
+        "unreadable folders": len(data.unreadable),
+        "runs without recorded steps": sum(not len(run.steps) for run in data.runs),
+    }
+    for kind, count in omitted.items():
+        if count:
+            log(f"left out: {count:,} {kind}")
+    print(folder)
+    if instructions:
+        print(instructions)

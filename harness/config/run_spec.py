@@ -1,0 +1,177 @@
+"""Build the resolved spec of each run, and its id from all that determines the result."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.config.axes import VariantSelection
+from harness.config.cost import CostEstimator
+from harness.config.study_file import StudyFile
+from harness.config.validate import load_parallelism, resolved_device
+from harness.data.batches import micro_batch_size
+from harness.data.corpus import Corpus
+from harness.results.records import (
+    SCHEMA_VERSION,
+    InitSource,
+    LaunchSpec,
+    PredictedCost,
+    ProbeSettings,
+    ResolvedData,
+    ResolvedModel,
+    RunSpec,
+    TrainSettings,
+)
+from variants.base import AXES
+
+SOURCE_PREFIX = "start-"  # of the names of runs that others start from
+
+
+@dataclass(frozen=True)
+class StudyContext:
+    """What all runs of a study share."""
+
+    file: StudyFile
+    corpus: Corpus
+    variant_paths: list[str]
+    baseline: VariantSelection
+
+    def for_source_runs(self) -> "StudyContext":
+        """Return the context of the runs that others start from: weights are kept, no probes."""
+        kept = self.file.launch.keep_checkpoints
+        launch = self.file.launch.model_copy(
+            update={"keep_checkpoints": "weights" if kept == "none" else kept}
+        )
+        file = self.file.model_copy(update={"probes": ProbeSettings(), "launch": launch})
+        return dataclasses.replace(self, file=file)
+
+
+class RunSpecBuilder:
+    """Build the specs of runs that differ in their variants and seeds only.
+
+    `init_content` is the hash of the weights that the runs start from, None for new parameters.
+    `prefix` precedes the names of entries and runs. `settings_hash` is the hash of the settings
+    that the runs share.
+    """
+
+    def __init__(
+        self,
+        context: StudyContext,
+        train: TrainSettings,
+        init_content: str | None = None,
+        prefix: str = "",
+    ) -> None:
+        file = context.file
+        corpus = context.corpus
+        self._context = context
+        self._prefix = prefix
+        self._train = train.model_copy(update={"device": resolved_device(train)})
+        self._model = ResolvedModel(**file.model.model_dump(), vocab_size=corpus.vocab_size)
+        self._data = ResolvedData(
+            corpus=corpus.name,
+            tokenizer=file.data.tokenizer,
+            sha256=corpus.sha256,
+            entropy_nats_per_byte=corpus.entropy,
+        )
+        self._baseline = {axis: choice.label for axis, choice in context.baseline.items()}
+        self._estimator = CostEstimator(self._model, self._train, context.variant_paths)
+        self._costs: dict[str, tuple[PredictedCost, int]] = {}
+        self.settings_hash = _hash(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "model": self._model.model_dump(),
+                "train": self._train.model_dump(),
+                "probes": file.probes.model_dump(exclude_none=True),
+                "data": self._data.model_dump(),
+                "init": init_content,
+            }
+        )
+
+    def content_hash(self, entry: VariantSelection) -> str:
+        """Return the hash of all that determines the results of an entry, except for the seeds."""
+        axes = {axis: choice.model_dump(exclude={"label"}) for axis, choice in entry.items()}
+        return _hash({"shared": self.settings_hash, "axes": axes})
+
+    def run_id(self, entry: VariantSelection, seed: int, data_seed: int | None = None) -> str:
+        """Return a readable name with the hash of all that determines the result of the run."""
+        content: dict[str, str | int] = {"content": self.content_hash(entry), "seed": seed}
+        seeds = f"{seed}"
+        if data_seed is not None:
+            content["data_seed"] = data_seed
+            seeds = f"{seed}d{data_seed}"
+        return f"{self._entry_name(entry)}-s{seeds}-{_hash(content)}"
+
+    def build(
+        self,
+        entry: VariantSelection,
+        seed: int,
+        data_seed: int | None = None,
+        init: InitSource | None = None,
+    ) -> RunSpec:
+        """Return the spec of one run.
+
+        Raises:
+            UserError: the model of the entry cannot be built.
+        """
+        file = self._context.file
+        corpus = self._context.corpus
+        expected, world_size = self._cost(entry)
+        return RunSpec.model_construct(  # without validation: every part has been validated
+            schema_version=SCHEMA_VERSION,
+            study=file.study.name,
+            run_id=self.run_id(entry, seed, data_seed),
+            entry=self._entry_name(entry),
+            seed=seed,
+            data_seed=data_seed,
+            settings_hash=self.settings_hash,
+            baseline=self._baseline,
+            axes=entry,
+            model=self._model,
+            data=self._data,
+            train=self._train,
+            init=init,
+            probes=file.probes,
+            launch=LaunchSpec(
+                world_size=world_size,
+                **file.launch.model_dump(),
+                variant_paths=self._context.variant_paths,
+                train_tokens=corpus.train,
+                val_tokens=corpus.val,
+                token_bytes=corpus.token_bytes,
+            ),
+            expected=expected,
+        )
+
+    def _entry_name(self, entry: VariantSelection) -> str:
+        return self._prefix + entry_id(entry, self._context.file)
+
+    def _cost(self, entry: VariantSelection) -> tuple[PredictedCost, int]:
+        """Return the predicted cost and the number of processes of an entry."""
+        name = self._entry_name(entry)
+        if name not in self._costs:
+            paths = [Path(path) for path in self._context.variant_paths]
+            parallelism = load_parallelism(entry["parallelism"], paths)
+            n_sequences = self._train.tokens_per_step // self._model.seq_len
+            size = micro_batch_size(
+                n_sequences // parallelism.data_parallel_size, self._train.micro_batch_size
+            )
+            cost = self._estimator.estimate(entry, size)
+            self._costs[name] = (cost, parallelism.world_size)
+        return self._costs[name]
+
+
+def entry_id(entry: VariantSelection, file: StudyFile) -> str:
+    """Return the joined labels of an entry, without axes that the study does not mention."""
+    mentioned = set(file.axes).union(*file.include)
+    labels = [
+        choice.label
+        for axis, choice in entry.items()
+        if AXES[axis].in_every_name or axis in mentioned
+    ]
+    return "-".join(labels)
+
+
+def _hash(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,189 @@
+"""Check the entries of a study before anything starts; each check yields what is invalid."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from harness.config.axes import Axes, VariantSelection
+from harness.config.study_file import StudyFile
+from harness.data.batches import micro_batch_size
+from harness.data.corpus import Corpus
+from harness.errors import Problem
+from harness.model.builder import ModelBuilder
+from harness.results.records import ModelSettings, TrainSettings, VariantChoice
+from variants import registry
+from variants.base import AXES, ModelShape, Parallelism
+
+
+def check_variant_paths(location: str, folders: Sequence[Path]) -> Iterator[Problem]:
+    """Each folder of the user's variants contains a folder for an axis."""
+    for i, folder in enumerate(folders):
+        if not any((folder / axis).is_dir() for axis in AXES):
+            yield Problem(
+                f"{location}: study.variant_paths[{i}]",
+                f"{folder}: must be a folder with one for each axis, e.g. attention/",
+            )
+
+
+def check_model(location: str, model: ModelSettings) -> Iterator[Problem]:
+    """The heads divide the width of the model."""
+    if model.n_embd % model.n_head:
+        divisors = [n for n in range(1, model.n_embd + 1) if model.n_embd % n == 0]
+        yield Problem(
+            f"{location}: model.n_head",
+            f"{model.n_head} does not divide n_embd = {model.n_embd}; "
+            f"allowed: {', '.join(map(str, divisors))}",
+        )
+
+
+def check_entries(
+    location: str, entries: Sequence[VariantSelection], train: TrainSettings, axes: Axes
+) -> Iterator[Problem]:
+    """Run all checks that need neither the corpus nor the models."""
+    yield from _check_tokens(location, entries, train, axes)
+    yield from _check_positionals(location, entries, axes)
+
+
+def _check_tokens(
+    location: str, entries: Sequence[VariantSelection], train: TrainSettings, axes: Axes
+) -> Iterator[Problem]:
+    """The tokens of a step are whole sequences that divide over the ranks into micro-batches."""
+    seq_len = axes.shape.seq_len
+    if train.tokens_per_step % seq_len:
+        nearest = _nearest_multiples(train.tokens_per_step, seq_len)
+        yield Problem(
+            f"{location}: train.tokens_per_step",
+            f"{train.tokens_per_step} is not a multiple of seq_len = {seq_len}; {nearest}",
+        )
+        return
+    choices = {entry["parallelism"].label: entry["parallelism"] for entry in entries}
+    for choice in choices.values():
+        parallelism = load_parallelism(choice, axes.paths)
+        yield from _check_device(location, choice.label, parallelism, train)
+        yield from _check_division(location, choice.label, parallelism, train, seq_len)
+
+
+def _check_device(
+    location: str, label: str, parallelism: Parallelism, train: TrainSettings
+) -> Iterator[Problem]:
+    device = resolved_device(train)
+    if device not in parallelism.devices:
+        allowed = " or ".join(parallelism.devices)
+        yield Problem(
+            f"{location}: axes.parallelism",
+            f"{label} runs on {allowed}, and train.device is {device}; exclude it",
+        )
+    elif device == "cuda" and torch.cuda.device_count() < parallelism.n_devices:
+        yield Problem(
+            f"{location}: train.device",
+            f"{label} needs {parallelism.n_devices} GPUs, and this machine has "
+            f'{torch.cuda.device_count()}; exclude it, or set device = "cpu"',
+        )
+
+
+def _check_division(
+    location: str, label: str, parallelism: Parallelism, train: TrainSettings, seq_len: int
+) -> Iterator[Problem]:
+    n_sequences = train.tokens_per_step // seq_len
+    n_groups = parallelism.data_parallel_size
+    if n_sequences % n_groups:
+        nearest = _nearest_multiples(train.tokens_per_step, seq_len * n_groups)
+        yield Problem(
+            f"{location}: train.tokens_per_step",
+            f"{train.tokens_per_step} gives {n_sequences} sequences of {seq_len}, which do not "
+            f"divide over {n_groups} ranks of {label}; {nearest}",
+        )
+        return
+    try:
+        micro_batch_size(n_sequences // n_groups, train.micro_batch_size)
+    except ValueError as error:
+        yield Problem(f"{location}: train.micro_batch_size", f"{error} ({label})")
+
+
+def _nearest_multiples(value: int, unit: int) -> str:
+    below = value // unit * unit
+    multiples = [n for n in (below, below + unit) if n > 0]
+    return f"the nearest that do: {', '.join(map(str, multiples))}"
+
+
+def resolved_device(train: TrainSettings) -> Literal["cpu", "cuda"]:
+    """Return the device of the runs; `auto` is a GPU if there is one."""
+    if train.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return train.device
+
+
+def load_parallelism(choice: VariantChoice, paths: Sequence[Path]) -> Parallelism:
+    """Return the parallelism that a choice names."""
+    cls = registry.load("parallelism", choice.name, paths)
+    parallelism: Parallelism = cls(cls.Options(**choice.options))
+    return parallelism
+
+
+def _check_positionals(
+    location: str, entries: Sequence[VariantSelection], axes: Axes
+) -> Iterator[Problem]:
+    """The attention supports the bias of its positional, which supports the attention's width."""
+    for entry in entries:
+        positional = registry.load("positional", entry["positional"].name, axes.paths)
+        attention = registry.load("attention", entry["attention"].name, axes.paths)
+        positional_label = entry["positional"].label
+        attention_label = entry["attention"].label
+        if positional.has_bias and not attention.supports_bias:
+            yield Problem(
+                f"{location}: axes",
+                f"{positional_label} adds a bias to the scores, which {attention_label} does not "
+                f'support; add [[exclude]] with positional = "{positional_label}", '
+                f'attention = "{attention_label}"',
+            )
+        width = attention.rotary_dim(axes.shape, attention.Options(**entry["attention"].options))
+        if width == axes.shape.head_dim:
+            continue  # the options are checked for this width already
+        options = positional.Options(**entry["positional"].options)
+        for reason in positional.check_rotary(width, options).values():
+            yield Problem(
+                f"{location}: axes",
+                f"{positional_label} rotates a width of {width} in {attention_label}: {reason}",
+            )
+
+
+def check_corpus(location: str, corpus: Corpus, file: StudyFile) -> Iterator[Problem]:
+    """Both parts of the corpus hold a sequence, and the validation part each evaluated length."""
+    seq_len = file.model.seq_len
+    for part, split in (("training", corpus.train), ("validation", corpus.val)):
+        n_tokens = Corpus.n_tokens(split)
+        if n_tokens <= seq_len:
+            yield Problem(
+                f"{location}: data.corpus",
+                f"'{corpus.name}': its {part} part has {n_tokens} tokens, a sequence needs "
+                f"{seq_len + 1}; use a longer text or a smaller model.seq_len",
+            )
+    n_tokens = Corpus.n_tokens(corpus.val)
+    if n_tokens <= seq_len:
+        return
+    for length in file.probes.eval_lengths or ():
+        if length >= n_tokens:
+            yield Problem(
+                f"{location}: probes.eval_lengths",
+                f"{length}: such a sequence needs {length + 1} tokens, the validation part of "
+                f"'{corpus.name}' has {n_tokens}; allowed: at most {n_tokens - 1}",
+            )
+
+
+def check_parallelism(
+    location: str,
+    entries: Iterable[VariantSelection],
+    shape: ModelShape,
+    variant_paths: Sequence[str],
+) -> Iterator[Problem]:
+    """Each entry's parallelism supports its model, which is built on the meta device."""
+    for entry in entries:
+        builder = ModelBuilder(shape, entry, variant_paths)
+        reason = builder.parallelism().why_unsupported(builder.model)
+        if reason:
+            labels = [choice.label for axis, choice in entry.items() if AXES[axis].in_every_name]
+            yield Problem(
+                f"{location}: axes", f"{', '.join(labels)}: {reason}; add [[exclude]] with these"
+            )

@@ -1,0 +1,87 @@
+"""Without these, a command could lose its help, its exit code, or its clean stdout."""
+
+import json
+from importlib.metadata import version
+
+import pytest
+
+from harness.cli.app import main
+from harness.data.tokenizers import NAMES
+
+COMMANDS = ["list", "run", "status", "plan", "report", "compare", "export", "sample"]
+SUBCOMMANDS = ["checkpoint import", "checkpoint export", "checkpoint show"]
+
+
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def call(capsys):
+    """Return a function that runs a command and returns its exit code, stdout and stderr."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments])
+        return end.value.code, *capsys.readouterr()
+
+    return run
+
+
+def test_help_lists_every_command_but_the_hidden_one(call):
+    code, out, _ = call("--help")
+    assert code == 0
+    for command in [*COMMANDS, "checkpoint"]:
+        assert f" {command} " in out
+    assert "_worker" not in out
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS, "_worker"])
+def test_help_of_a_command_shows_an_example(call, command):
+    code, out, _ = call(*command.split(), "--help")
+    assert code == 0 and f"Example: python -m harness {command} " in out
+
+
+def test_help_names_every_tokenizer(call):
+    _, out, _ = call("sample", "--help")
+    assert all(name in out for name in NAMES)
+
+
+def test_version_is_that_of_the_package(call):
+    assert call("--version") == (0, version("ablations") + "\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nope"], "No such command"),
+        (["run"], "Missing argument"),
+        (["run", "study.toml", "--where", "a=b", "c=d"], "c=d"),
+        (["list", "study.toml", "--seeds", "0,x"], "must be integers"),
+        (["plan", "study"], "--effect-size"),
+        (["plan", "study", "--effect-size", "0"], "must be above 0"),
+        (["export", "study", "--to", "excel"], "excel"),
+        (["compare", "a"], "Missing argument"),
+        (["list", "nowhere.toml"], "no such study file"),
+    ],
+)
+def test_an_invalid_command_line_ends_with_code_2(call, arguments, message):
+    code, out, err = call(*arguments)
+    assert code == 2 and out == "" and message in err and "Traceback" not in err
+
+
+def test_stdout_of_list_as_json_is_nothing_but_json(call, tmp_path, monkeypatch):
+    monkeypatch.setenv("ABLATIONS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text.txt").write_text("To be, or not to be, that is the question.\n" * 40)
+    study = tmp_path / "study.toml"
+    study.write_text(
+        '[study]\nname = "s"\nseeds = [0]\n'
+        "[model]\nn_layer = 1\nn_head = 2\nn_embd = 16\nseq_len = 16\n"
+        '[data]\ncorpus = "text.txt"\n[train]\nsteps = 1\ntokens_per_step = 32\n'
+        '[axes]\npositional = ["learned", "rope"]\nattention = ["mha", "mqa"]\n'
+    )
+    where = ["--where", "positional=rope", "--where", "attention=mha"]
+    code, out, _ = call("list", study, "--json", *where, "--set", "train.steps=2", "--seeds", "3,4")
+    assert code == 0
+    assert [entry["seed"] for entry in json.loads(out)["entries"]] == [3, 4]

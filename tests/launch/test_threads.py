@@ -1,0 +1,54 @@
+"""Without these, a run could not start from a notebook or a thread, or would hang there forever."""
+
+import psutil
+import pytest
+
+from harness.results.store import Store
+
+pytestmark = pytest.mark.distributed
+
+IN_A_THREAD = """
+import sys
+import threading
+
+from harness.cli.app import main
+
+codes = []
+
+
+def run():
+    try:
+        main(sys.argv[1:])
+    except SystemExit as end:
+        codes.append(end.code)
+
+
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+sys.exit(codes[0])
+"""
+TWO_PROCESSES = '[{ variant = "ddp", nproc = 2 }]'
+
+
+def test_a_study_runs_from_another_thread(new_harness):
+    study = new_harness.study('["learned"]', parallelism=TWO_PROCESSES)
+    finished = new_harness("run", study, program=("-c", IN_A_THREAD))
+    (run,) = Store(new_harness.folder / "results").runs("s")
+    assert "1 of 1 done" in finished.stderr and len(run.steps()) == 8
+
+
+def test_a_stuck_run_is_ended_from_another_thread(new_harness):
+    """Both ranks wait, and no signal reaches the thread that started them."""
+    study = new_harness.study('["hangs"]', parallelism=TWO_PROCESSES)
+    pids = new_harness.folder / "pids"
+    pids.mkdir()
+    mark = f"open({str(pids)!r} + f'/{{os.getpid()}}', 'w').close()"
+    new_harness.variant("hangs", f"{mark}; time.sleep(600) if self.training else None")
+    limit = ["launch.stall_timeout_s=8"]
+    new_harness("run", study, settings=limit, program=("-c", IN_A_THREAD), code=1)
+    (run,) = Store(new_harness.folder / "results").runs("s")
+    assert (run.status.status, run.status.reason) == ("failed", "timeout")
+    assert "launch.stall_timeout_s = 8 s" in run.status.message
+    ranks = [int(path.name) for path in pids.iterdir()]
+    assert len(ranks) == 2 and not any(psutil.pid_exists(rank) for rank in ranks)
