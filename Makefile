@@ -24,8 +24,9 @@ test: $(installed)  ## run the tests; those that start several processes run one
 
 test-all: test calibrate chaos scale  ## run the tests, and the long ones in their full size
 
-check: $(installed)  ## check style and types
-	@$(bin)/ruff check . && $(bin)/ruff format --check . && $(bin)/mypy
+check: $(installed)  ## check style, types and the words of tools/wordlist.toml
+	@$(bin)/ruff check . && $(bin)/ruff format --check . && $(bin)/mypy && \
+	$(bin)/python tools/prose.py --over
 
 prose: $(installed)  ## list words to avoid (tools/wordlist.toml) with their places
 	@$(bin)/python tools/prose.py

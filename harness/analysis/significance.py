@@ -166,7 +166,7 @@ def effect_size(values: np.ndarray) -> float | None:
     return float(values.mean() / values.std(ddof=1)) * correction
 
 
-# -- power and number of seeds ------------------------------------------------------------------
+# -- power and number of seeds ---------------------------------------------------------------------
 
 
 def paired_t_power(n: int, difference: float, sd: float, alpha: float) -> float:

@@ -71,7 +71,7 @@ def rows(folder, table):
         return list(csv.DictReader(file))
 
 
-# -- numbers ------------------------------------------------------------------------------------
+# -- numbers ---------------------------------------------------------------------------------------
 
 
 def test_means_and_differences_of_a_hand_case(pair):
@@ -177,7 +177,7 @@ def test_bins_of_positions_are_those_of_the_probe(length, n_bins, expected):
     assert positions(length, n_bins) == expected
 
 
-# -- page, tables, figures ----------------------------------------------------------------------
+# -- page, tables, figures -------------------------------------------------------------------------
 
 
 def test_study_without_the_probe_has_no_section(pair):

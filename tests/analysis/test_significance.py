@@ -109,7 +109,7 @@ def test_bca_interval_is_scipys_and_needs_20_seeds():
     assert significance.bootstrap(many) == (expected.low, expected.high)
 
 
-# -- number of seeds ----------------------------------------------------------------------------
+# -- number of seeds -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def first_step(model, n_micro=1):
     return probe, optimizer
 
 
-# -- bytes ---------------------------------------------------------------------------------------
+# -- bytes -----------------------------------------------------------------------------------------
 
 
 def test_activation_bytes_by_hand():
@@ -129,7 +129,7 @@ def test_gradients_are_counted_before_zero_grad():
     assert probe.gradient_bytes == 4 * sum(parameter.numel() for parameter in model.parameters())
 
 
-# -- FLOPs and kernels ---------------------------------------------------------------------------
+# -- FLOPs and kernels -----------------------------------------------------------------------------
 
 
 def weights():
@@ -217,7 +217,7 @@ def test_only_the_first_step_runs_uncompiled():
     assert seen == ["compiled"]
 
 
-# -- peak ----------------------------------------------------------------------------------------
+# -- peak ------------------------------------------------------------------------------------------
 
 
 def vendor(monkeypatch, *names, precision="bf16"):
@@ -280,7 +280,7 @@ def test_peak_of_a_cpu_is_measured(monkeypatch):
     assert "measured" in peak.source
 
 
-# -- time ----------------------------------------------------------------------------------------
+# -- time ------------------------------------------------------------------------------------------
 
 
 def test_timer_measures_each_block_separately():
