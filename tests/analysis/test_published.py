@@ -65,7 +65,7 @@ def test_students_sleep_data():
 
 
 def test_benjamini_and_hochbergs_fifteen_p_values():
-    """Four are where false discoveries are limited; three where any false one is (Holm's steps as Bonferroni's)."""
+    """Four are significant at a limited false discovery rate, three at a familywise error rate."""
     p = dict(enumerate(P))
     for ours, method, n_found in (
         (verdicts.holm_adjust(p), "holm", 3),

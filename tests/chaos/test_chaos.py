@@ -9,7 +9,7 @@ from harness.report import write
 from harness.results.store import Store
 
 
-def test_however_often_something_dies_the_curves_are_those_of_an_undisturbed_study(tmp_path):
+def test_many_kills_leave_the_curves_unchanged(tmp_path):
     n_kills = int(os.environ.get("KILLS", "50"))
     chaos = Chaos(tmp_path, int(os.environ.get("SEED", random.randrange(1_000_000))))
     whole, left, n_rounds = chaos.whole(), n_kills, 0

@@ -170,7 +170,7 @@ def test_a_text_shorter_than_a_sequence_is_refused(write_study):
     assert "its validation part has 120 tokens, a sequence needs 129" in problems(path)[0]
 
 
-def test_a_length_that_the_validation_part_is_too_short_for_is_refused(write_study):
+def test_an_eval_length_beyond_the_validation_part_is_refused(write_study):
     text = "To be, or not to be, that is the question.\n" * 40  # of which the last tenth validates
     n_tokens = len(text) - len(text) * 9 // 10
     path = write_study(
@@ -243,7 +243,7 @@ def test_a_bias_in_a_kernel_without_one_is_refused(write_study):
     assert len(found) == 1 and 'positional = "biased", attention = "rigid"' in found[0]
 
 
-def test_the_command_ends_with_code_2_and_no_traceback_and_writes_nothing(write_study, tmp_path):
+def test_an_invalid_study_ends_with_code_2_and_writes_nothing(write_study, tmp_path):
     path = write_study(('"rope"]', '"rpoe"]'))
     command = [
         sys.executable,
@@ -263,7 +263,7 @@ def test_the_command_ends_with_code_2_and_no_traceback_and_writes_nothing(write_
     )
 
 
-def test_a_model_that_cannot_be_built_is_refused_and_one_that_shapes_cannot_run_is_not(write_study):
+def test_only_a_model_that_cannot_be_built_is_refused(write_study):
     path = write_study(("seeds =", 'variant_paths = ["mine"]\nseeds ='), ('"rope"]', '"ours"]'))
     file = path.parent / "mine/positional/ours.py"
     file.parent.mkdir(parents=True)
@@ -281,7 +281,7 @@ def test_a_model_that_cannot_be_built_is_refused_and_one_that_shapes_cannot_run_
     )
 
 
-def test_a_rotation_that_does_not_fit_the_attentions_width_is_refused(write_study):
+def test_a_rotation_of_an_unsupported_width_is_refused(write_study):
     """Else it would be found out in the middle of the first forward pass."""
     path = write_study(
         ("n_embd = 32", "n_embd = 24"),
@@ -301,7 +301,7 @@ def test_a_parallelism_that_needs_gpus_is_refused_without(write_study):
     ]
 
 
-def test_heads_that_do_not_divide_over_processes_are_refused_entry_by_entry(write_study):
+def test_heads_that_do_not_divide_are_refused_by_entry(write_study):
     path = write_study(
         ('variant = "ddp"', 'variant = "tp"'),
         ('["mha", { variant = "gqa", n_kv_head = 2 }', '["mha", "mqa"'),

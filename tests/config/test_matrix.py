@@ -13,7 +13,7 @@ def ids(study):
     return [spec.entry for spec in study.runs]
 
 
-def test_the_matrix_is_the_product_of_axes_and_seeds_block_by_block(write_study):
+def test_the_matrix_is_the_product_of_axes_and_seeds(write_study):
     study = load(write_study())
     assert len(study.runs) == 2 * 3 * 2 * 2
     assert [spec.seed for spec in study.runs] == [0] * 12 + [1] * 12
@@ -96,7 +96,7 @@ def test_the_command_line_narrows_and_changes(write_study):
     assert len(study.all_run_ids) == 12  # the rest is not forgotten
 
 
-def test_the_run_id_covers_all_that_decides_the_result_and_nothing_else(write_study):
+def test_the_run_id_covers_all_that_determines_the_result(write_study):
     path = write_study()
 
     def run_id(*settings, seeds=None):
@@ -117,7 +117,7 @@ def test_the_run_id_covers_all_that_decides_the_result_and_nothing_else(write_st
     assert len({before, run_id(), *changed}) == len(changed) + 2
 
 
-def test_crossing_adds_the_pairs_of_seeds_and_leaves_what_was_run_before_as_it_is(write_study):
+def test_cross_seeds_adds_runs_and_keeps_the_others(write_study):
     plain = load(write_study())
     crossed = load(write_study(("seeds = [0, 1]", "seeds = [0, 1, 2]\ncross_seeds = true")))
     pairs = {(spec.seed, spec.order_seed) for spec in crossed.runs}

@@ -38,7 +38,7 @@ def test_every_entry_has_the_baselines_size_within_one_percent(write_study, meas
     assert matched.runs[0].axes["mlp"].options == {"width": 0}, "the baseline stays as it is"
 
 
-def test_a_width_that_was_found_is_part_of_the_runs_id_and_selection_by_name_goes_on(write_study):
+def test_a_matched_width_is_part_of_the_run_id(write_study):
     plain, matched = (load(write_study(AXES, *more)) for more in ((), (match("parameters"),)))
     ids = [
         {run.run_id for run in study.runs if run.entry.startswith("rope-gqa2")}
@@ -49,7 +49,7 @@ def test_a_width_that_was_found_is_part_of_the_runs_id_and_selection_by_name_goe
     assert len(some.runs) == 2 * 2 * 2 and {run.run_id for run in some.runs} <= matched.all_run_ids
 
 
-def test_a_width_that_is_stated_and_one_that_cannot_be_found_are_refused(write_study):
+def test_a_stated_width_and_an_unknown_measure_are_refused(write_study):
     stated = (
         'attention = ["mha"',
         'mlp = ["gelu", { variant = "relu2", width = 7 }]\nattention = ["mha"',

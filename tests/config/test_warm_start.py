@@ -38,7 +38,7 @@ def refusal(*arguments, **options):
     return str(raised.value)
 
 
-def test_every_entry_waits_for_the_run_of_its_seed_that_it_starts_from(write_study):
+def test_every_entry_runs_after_the_source_of_its_seed(write_study):
     study = load(write_study(more=FROM_RUN))
     sources = {run.seed: run for run in study.runs if run.entry.startswith("start-")}
     others = [run for run in study.runs if run not in sources.values()]
@@ -58,7 +58,7 @@ def test_every_entry_waits_for_the_run_of_its_seed_that_it_starts_from(write_stu
             assert order.index(run.init.run_id) < order.index(run.run_id)
 
 
-def test_a_selection_takes_along_what_it_starts_from_and_its_weights_are_kept_in_any_case(
+def test_a_selection_includes_its_source_and_keeps_its_weights(
     write_study,
 ):
     study = load(
@@ -110,9 +110,7 @@ def test_how_heads_are_pooled_is_part_of_the_id(write_study, tmp_path):
     ] == [8, 8, 8]
 
 
-def test_a_longer_position_table_is_cut_and_one_that_rope_does_not_need_is_dropped(
-    write_study, tmp_path
-):
+def test_a_longer_or_unneeded_position_table_is_accepted(write_study, tmp_path):
     save_checkpoint(tmp_path / "start", seq_len=64)
     assert load(write_study(more=from_path())).runs
 
@@ -132,7 +130,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_checkpoint_that_does_not_fit_is_refused_with_both_figures(name, write_study, tmp_path):
+def test_an_incompatible_checkpoint_is_refused_with_both_sizes(name, write_study, tmp_path):
     shape, place, *told = BAD[name]
     save_checkpoint(tmp_path / "start", **shape)
     message = refusal(write_study(more=from_path(place)))

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.distributed
 N_KILLS = 4
 
 
-def test_after_a_few_kills_the_curves_are_those_of_an_undisturbed_study(tmp_path):
+def test_a_few_kills_leave_the_curves_unchanged(tmp_path):
     """Under ddp and fsdp, whose ranks have each a part of the state, and whose gradients meet in buckets."""
     seed = int(os.environ.get("SEED", random.randrange(1_000_000)))
     chaos = Chaos(

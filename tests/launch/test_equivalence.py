@@ -77,7 +77,7 @@ def test_a_faulty_one_diverges_although_its_loss_falls(checked, name):
     assert rows[name].ranks_agree == (name != "forgets_the_all_reduce")
 
 
-def test_ranks_that_drift_apart_after_the_first_steps_are_caught_at_the_end(checked):
+def test_ranks_that_drift_apart_late_are_detected(checked):
     _, rows = checked
     row = rows["drifts_late"]
     assert row.verdict == "DIVERGES" and row.reason == "its ranks ended with different parameters"

@@ -46,7 +46,7 @@ def slow(harness, seconds=0.3):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_end_it_saves_its_last_step_and_goes_on_from_it(new_harness, number):
+def test_a_stopped_run_resumes_from_its_last_step(new_harness, number):
     """Ctrl-C reaches the ranks twice, from the terminal and from the launcher; no checkpoint was due yet."""
     study = new_harness.study('["slow"]', '["mha"]', TWO)
     fast = slow(new_harness)
@@ -65,7 +65,7 @@ def test_asked_to_end_it_saves_its_last_step_and_goes_on_from_it(new_harness, nu
     assert [line.step for line in run.evals()] == [0, 8]
 
 
-def test_a_killed_rank_is_told_as_such_also_where_the_others_only_lost_it(new_harness):
+def test_a_killed_rank_is_reported_as_killed(new_harness):
     """The rank that is left sees a broken connection; that is not the reason."""
     study = new_harness.study('["slow"]', '["mha"]', TWO)
     fast = slow(new_harness)
@@ -85,7 +85,7 @@ def test_a_killed_rank_is_told_as_such_also_where_the_others_only_lost_it(new_ha
     assert run.probes.resumed_at and run.status.attempts == 2
 
 
-def test_a_run_that_shows_no_sign_of_life_is_ended_and_says_where_each_rank_hangs(new_harness):
+def test_a_stalled_run_is_ended_with_the_stack_of_each_rank(new_harness):
     """Rank 1 hangs, rank 0 waits for it inside of a collective, where Python sees no signal."""
     study = new_harness.study('["hangs"]', '["mha"]', TWO)
     new_harness.variant(
@@ -151,7 +151,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(new_harness):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk_fails_the_run_says_so_and_keeps_what_was_written(new_harness):
+def test_a_full_disk_fails_the_run_and_keeps_its_records(new_harness):
     study = new_harness.study('["fills"]')
     body = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600)); signal.signal(25, signal.SIG_IGN)"
     new_harness.variant("fills", f"exec({body!r}, globals()) if self.training else None")

@@ -31,7 +31,7 @@ def losses(run):
     return run.steps().loss
 
 
-def test_every_entry_is_done_and_leaves_the_files_of_the_contract(results):
+def test_every_entry_is_done_and_leaves_its_files(results):
     printed, runs = results
     assert len(runs) == 18 and printed.stdout == ""
     assert "18 of 18 done" in printed.stderr and "% of it training and evaluating" in printed.stderr
@@ -260,7 +260,7 @@ def test_compile_changes_speed_and_not_the_losses(new_harness):
     assert abs(losses(compiled) - losses(eager)).max() < 1e-4
 
 
-def test_no_model_trained_on_the_synthetic_language_falls_below_its_entropy(new_harness):
+def test_no_loss_falls_below_the_entropy_of_the_corpus(new_harness):
     study = new_harness.study('["rope"]')
     settings = [
         "data.corpus=synthetic",
@@ -286,7 +286,7 @@ def test_no_model_trained_on_the_synthetic_language_falls_below_its_entropy(new_
     assert floor < reached < 2.75  # it has learned something (letters alone: 2.9), and is not below
 
 
-def test_entries_start_from_another_runs_checkpoint_which_runs_first(new_harness):
+def test_entries_start_from_another_runs_checkpoint(new_harness):
     """Uptraining as one study: what the source run ended with is what the others begin with, whole or converted."""
     study = new_harness.study(
         '["learned", "rope"]',
@@ -322,7 +322,7 @@ def test_entries_start_from_another_runs_checkpoint_which_runs_first(new_harness
     new_harness("report", "s")
 
 
-def test_what_waits_for_a_run_that_failed_stays_pending_and_says_so(new_harness):
+def test_a_run_whose_source_failed_stays_pending(new_harness):
     study = new_harness.study('["learned"]')
     new_harness.variant("breaks", 'raise ValueError("planted")')
     study.write_text(study.read_text() + '\n[init]\nfrom_run = { positional = "breaks" }\n')
