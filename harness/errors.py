@@ -1,4 +1,4 @@
-"""Errors that the user can fix: reported completely, with location and remedy, exit code 2, no traceback."""
+"""Errors that the user can fix: all reported at once, with location and remedy, exit code 2."""
 
 import difflib
 from collections.abc import Iterable

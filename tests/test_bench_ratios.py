@@ -1,4 +1,4 @@
-"""`make bench` guards the speed of this project only as far as its arithmetic is right; by hand, on made-up seconds."""
+"""The ratios of `make bench`, worked out by hand on invented seconds."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Read and check `[init]`: the checkpoint, or the other run, that the runs of a study start from."""
+"""Read and check `[init]`: the checkpoint or the run that the runs of a study start from."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence

@@ -50,7 +50,7 @@ def start_fork_server() -> None:
 
 
 def start(run: Run, launch: LaunchSpec) -> None:
-    """Run one entry until it ends, and record in the run's status how it ended. Works in any thread.
+    """Run one entry until it ends and record its status. Works in any thread.
 
     Raises:
         KeyboardInterrupt, SignalException: the user stopped it; the run is marked as interrupted.

@@ -1,4 +1,4 @@
-"""Select the runs that are due, order them, and run one after the other; a failure stops no other run."""
+"""Select and order the runs to do, and run them in turn; a failure does not stop the others."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ def select_runs(store: Store, specs: Sequence[RunSpec], retry_failed: bool = Fal
 
 
 def randomize_within_seed(specs: Sequence[RunSpec]) -> list[RunSpec]:
-    """Shuffle the runs within the block of each seed, so that a machine that slows down affects all variants.
+    """Shuffle the runs within each seed, so that a slower machine affects all variants.
 
     Runs that others start from come first in their block.
     """
@@ -67,10 +67,10 @@ def plan_runs(store: Store, study: str, specs: Sequence[RunSpec], all_run_ids: s
 def run_all(
     store: Store, specs: Sequence[RunSpec], start: StartRun, fail_fast: bool = False
 ) -> None:
-    """Start each run in the given order and wait for its end; `fail_fast` stops at the first that fails.
+    """Start each run in the given order and wait for it; `fail_fast` stops at the first failure.
 
-    Runs claimed by another process are skipped, then awaited at the end and taken over if that process dies. A run
-    whose source run is not done stays pending.
+    Runs claimed by another process are skipped, then awaited at the end and taken over if that
+    process dies. A run whose source run is not done stays pending.
     """
     if not specs:
         return
@@ -124,7 +124,7 @@ def _run_one(
     progress: ProgressReporter,
     started_at: str | None,
 ) -> None:
-    """Run a claimed run, unless another process has ended it since `started_at` or its source is not done."""
+    """Run a claimed run, unless it has ended since `started_at` or its source is not done."""
     run = store.run(spec.study, spec.run_id)
     run.update_spec(spec)
     status = run.status

@@ -1,4 +1,4 @@
-"""The report's statistics on data that textbooks and R's manual work out: to their printed digits, and to 1e-9."""
+"""The statistics of the report on worked examples of textbooks and of R's manual."""
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from harness.analysis import significance as verdicts
 
 EXACT = {"rel": 1e-9, "abs": 1e-12}
 
-# Hours of sleep gained by ten patients under two drugs (Cushny & Peebles 1905; "Student" 1908; R: ?sleep).
+# Hours of sleep gained by ten patients under two drugs (Cushny & Peebles 1905; R: ?sleep).
 DRUG_1 = np.array([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0])
 DRUG_2 = np.array([1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4])
 
@@ -37,7 +37,7 @@ P = [
     1.0,
 ]
 
-# Peas, pounds per plot, in six blocks of four plots with nitrogen, phosphate, potassium or not (Yates 1935; R: ?npk).
+# Pounds of peas per plot, in six blocks of four, by fertilizer (Yates 1935; R: ?npk).
 NPK = {
     1: {"011": 49.5, "110": 62.8, "000": 46.8, "101": 57.0},
     2: {"100": 59.8, "111": 58.5, "001": 55.5, "010": 56.0},
@@ -49,7 +49,7 @@ NPK = {
 
 
 def test_students_sleep_data():
-    """R: t.test(extra ~ group, paired = TRUE): p 0.002833, interval -2.4598858 to -0.7001142, mean -1.58."""
+    """R: t.test(extra ~ group, paired = TRUE): p 0.002833, -1.58 [-2.4598858, -0.7001142]."""
     pair = statistics.paired(dict(enumerate(DRUG_1)), dict(enumerate(DRUG_2)))
     low, high = pair.difference.ci95
     assert (pair.difference.mean, low, high) == pytest.approx(

@@ -1,4 +1,4 @@
-"""Kill the processes of a study at random moments, start it again, and hold it against one that nothing disturbed."""
+"""Kill the processes of a study at random, start it again, compare with an undisturbed one."""
 
 import contextlib
 import os
@@ -88,7 +88,7 @@ class Chaos:
         (self.folder / "study.toml").write_text(text)
 
     def start(self, results: str, *options: str) -> subprocess.Popen:
-        """Start the command line on one results folder; its output goes to a file, which nobody has to read."""
+        """Start the command line on one results folder; its output goes to a file."""
         command = [
             sys.executable,
             "-m",
@@ -153,7 +153,7 @@ class Chaos:
     def _victim(
         self, results: str, harness: subprocess.Popen
     ) -> tuple[str, int, list[psutil.Process]] | None:
-        """Wait for a random moment and choose a process; None where the harness has ended by then."""
+        """Wait for a random time and choose a process; None if the harness has ended by then."""
         in_checkpoint = self.draw.random() < 0.3
         wait_s, end = self.draw.uniform(0.0, 1.0), time.monotonic() + PATIENCE_S
         while harness.poll() is None and time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""`make chaos`: many random kills, and not a bit of the curves is another. KILLS and SEED from the environment."""
+"""`make chaos`: many random kills do not change a bit of the curves (KILLS, SEED)."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""The Python API gives the numbers of the store and of the report, in tidy frames, at little cost."""
+"""The Python API gives the numbers of the store and of the report in tidy frames."""
 
 import doctest
 import subprocess
