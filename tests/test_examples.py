@@ -49,7 +49,7 @@ def test_the_notebook_runs(folder, monkeypatch):
     check_output(folder, "".join(output.get("text", "") for output in outputs))
 
 
-def test_the_notebook_is_in_step_with_the_script_and_holds_no_outputs():
+def test_the_notebook_matches_its_script_without_outputs():
     """`make docs` writes it."""
     spec = importlib.util.spec_from_file_location("notebook", ROOT / "docs/notebook.py")
     module = importlib.util.module_from_spec(spec)

@@ -2,11 +2,16 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from harness.analysis import intervals
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import Mean
 from harness.analysis.metrics import baseline_of
 from harness.results.run_data import LengthLosses
+
+Positions = NDArray[np.int64]  # (n_bins,)
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ def _losses(entry: Entry, length: int) -> dict[int, float]:
     return {seed: losses.val_loss for seed, losses in defined(entry, length).items()}
 
 
-def positions(length: int, n_bins: int) -> list[tuple[int, int]]:
+def positions(length: int, n_bins: int) -> tuple[Positions, Positions]:
     """Return the first and the last position, counted from 1, of each of the probe's equal bins."""
-    return [(i * length // n_bins + 1, (i + 1) * length // n_bins) for i in range(n_bins)]
+    ends = np.arange(n_bins + 1) * length // max(n_bins, 1)
+    return ends[:-1] + 1, ends[1:]

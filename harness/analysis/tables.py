@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Row = Mapping[str, object]
+# some rows of a table: its columns that are constant in them, and the others, each (n_rows,)
+Block = tuple[Mapping[str, object], Mapping[str, np.ndarray]]
 
 
 def _interval(name: str, meaning: str) -> list[Column]:
@@ -252,17 +254,17 @@ def build_tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "variance": _variance(summary),
         "equivalence": map(_row, summary.equivalence),
         "memory": _memory(summary),
-        "val_curves": _val_curves(summary),
         "decoding": _by_entry(summary.decoding),
         "phases": _phases(summary),
         "traffic": _traffic(summary),
         "scaling": map(_row, summary.scaling),
         "lengths": _by_entry(summary.lengths),
-        "loss_by_position": _loss_by_position(summary),
     }
     axes = [Column(axis, TEXT, f"label on the axis {axis}") for axis in summary.study.levels]
     columns = {**COLUMNS, "entries": [ENTRY, *axes, *COLUMNS["entries"][1:]]}
     tables = {name: _frame(columns[name], found) for name, found in rows.items()}
+    tables["val_curves"] = _val_curves(summary)
+    tables["loss_by_position"] = _loss_by_position(summary)
     counted = any(summary.traffic.values())
     return {
         name: table
@@ -291,6 +293,23 @@ def _frame(columns: list[Column], rows: Iterable[Row]) -> pd.DataFrame:
     names = [column.name for column in columns]
     frame = pd.DataFrame(list(rows), columns=names, dtype=object)
     return frame.astype({column.name: column.dtype for column in columns})
+
+
+def _stack(columns: list[Column], blocks: list[Block]) -> pd.DataFrame:
+    """Return the rows of all blocks, built column by column: such tables have millions of rows."""
+    if not blocks:
+        return _frame(columns, [])
+    n_rows = [len(next(iter(arrays.values()))) for _, arrays in blocks]
+    frame = {}
+    for column in columns:
+        name = column.name
+        if name in blocks[0][1]:
+            values = np.concatenate([arrays[name] for _, arrays in blocks])
+        else:
+            constants = [constants[name] for constants, _ in blocks]
+            values = np.repeat(np.array(constants, dtype=object), n_rows)
+        frame[name] = pd.Series(values).astype(column.dtype)
+    return pd.DataFrame(frame)
 
 
 def _row(record: "DataclassInstance") -> dict[str, object]:
@@ -448,32 +467,25 @@ def _traffic(summary: Summary) -> Iterator[Row]:
                 }
 
 
-def _loss_by_position(summary: Summary) -> Iterator[Row]:
+def _loss_by_position(summary: Summary) -> pd.DataFrame:
+    blocks: list[Block] = []
     for entry, run in _done(summary):
         for length, losses in sorted(run.lengths.items()):
-            bins = positions(length, len(losses.by_position))
-            for (first, last), loss in zip(bins, losses.by_position.tolist(), strict=True):
-                yield {
-                    "entry": entry,
-                    "seed": run.seed,
-                    "length": length,
-                    "first_position": first,
-                    "last_position": last,
-                    "loss": loss,
-                }
+            first, last = positions(length, len(losses.by_position))
+            constants = {"entry": entry, "seed": run.seed, "length": length}
+            arrays = {
+                "first_position": first,
+                "last_position": last,
+                "loss": losses.by_position,
+            }
+            blocks.append((constants, arrays))
+    return _stack(COLUMNS["loss_by_position"], blocks)
 
 
-def _val_curves(summary: Summary) -> Iterator[Row]:
+def _val_curves(summary: Summary) -> pd.DataFrame:
+    blocks: list[Block] = []
     for entry in summary.study.entries:
         for run in entry.runs:
-            evals = run.evals
-            for i, step in enumerate(evals.step.tolist()):
-                yield {
-                    "entry": entry.label,
-                    "seed": run.seed,
-                    "step": int(step),
-                    "val_loss": evals.val_loss[i],
-                    "bits_per_byte": evals.bits_per_byte[i],
-                    "train_s": evals.train_s[i],
-                    "status": run.status,
-                }
+            constants = {"entry": entry.label, "seed": run.seed, "status": run.status}
+            blocks.append((constants, vars(run.evals)))
+    return _stack(COLUMNS["val_curves"], blocks)

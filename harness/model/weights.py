@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from harness.errors import StoreError, UserError, choices
 from harness.model import hf_gpt2
 from harness.model.builder import ModelBuilder
-from harness.model.hf_gpt2 import SAFETENSORS_FILE, Json, Tensors
-from harness.results.files import read_json, write_json
-from harness.results.records import SCHEMA_VERSION, VariantChoice
+from harness.model.hf_gpt2 import SAFETENSORS_FILE, Tensors
+from harness.results.files import FormError, parse_record, read_json, write_json
+from harness.results.records import CheckpointInfo, ResolvedModel, VariantChoice
 from variants import registry
 from variants.base import AXES, ModelShape
 
@@ -136,14 +136,13 @@ def atomic_folder(dest: Path) -> Iterator[Path]:
 
 def write_weights(weights: Weights, folder: Path) -> None:
     """Write the files of a checkpoint into an existing folder."""
-    description: Json = {
-        "schema_version": SCHEMA_VERSION,
-        "shape": asdict(weights.shape),
-        "axes": {axis: choice.model_dump() for axis, choice in weights.axes.items()},
-        "origin": dict(weights.origin),
-        "variant_paths": list(weights.variant_paths),
-        "tokenizer": weights.tokenizer,
-    }
+    description = CheckpointInfo(
+        shape=ResolvedModel(**asdict(weights.shape)),
+        axes=dict(weights.axes),
+        origin=dict(weights.origin),
+        variant_paths=list(weights.variant_paths),
+        tokenizer=weights.tokenizer,
+    )
     tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
     _write_files(folder, tensors, DESCRIPTION_FILE, description)
 
@@ -156,30 +155,25 @@ def load_weights(source: Path) -> Weights:
     """
     description = source / DESCRIPTION_FILE
     try:
-        content = read_json(description)
-        shape = ModelShape(**content["shape"])
-        axes = GPT2.copy()
-        for axis, choice in content["axes"].items():
-            axes[axis] = VariantChoice.model_validate(choice)
-        origin = content["origin"]
-        variant_paths = content["variant_paths"]
-        tokenizer = content["tokenizer"]
+        info = parse_record(read_json(description), CheckpointInfo)
     except StoreError as error:
         message = f"not a checkpoint folder: {DESCRIPTION_FILE} is missing or unreadable"
         raise UserError(f"{source}: {message}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (FormError, ValueError) as error:
         raise UserError(f"{description}: invalid or missing field: {error}") from error
+    shape = ModelShape(**info.shape.model_dump())
+    axes = GPT2 | info.axes
     try:
-        expected = _parameter_shapes(shape, axes, variant_paths)
+        expected = _parameter_shapes(shape, axes, info.variant_paths)
     except (KeyError, registry.VariantError) as error:
-        folders = ", ".join(variant_paths) or "the project's own folders"
+        folders = ", ".join(info.variant_paths) or "the project's own folders"
         message = f"needs a variant that cannot be loaded: {error}; searched: {folders}"
         raise UserError(f"{source}: {message}") from error
     tensors = hf_gpt2.read_weights_file(source / SAFETENSORS_FILE)
     problems = hf_gpt2.incompatible_tensors(tensors, expected, source)
     if problems:
         raise UserError(problems)
-    return Weights(shape, axes, tensors, origin, variant_paths, tokenizer)
+    return Weights(shape, axes, tensors, info.origin, info.variant_paths, info.tokenizer)
 
 
 def _parameter_shapes(
@@ -194,7 +188,7 @@ def _check_absent(dest: Path) -> None:
         raise UserError(f"{dest}: exists already and is not overwritten; name another folder")
 
 
-def _write_files(folder: Path, tensors: Tensors, name: str, description: Json) -> None:
+def _write_files(folder: Path, tensors: Tensors, name: str, description: object) -> None:
     save_file(tensors, folder / SAFETENSORS_FILE, metadata={"format": "pt"})
     with open(folder / SAFETENSORS_FILE, "rb") as file:
         os.fsync(file.fileno())

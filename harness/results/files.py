@@ -83,21 +83,34 @@ def read_record(path: Path, record: type[VersionedT]) -> VersionedT:
     Raises:
         StoreError: the file is missing, is not JSON, or does not have the form of its version.
     """
-    content = read_json(path)
     try:
-        return record.model_validate(upgrade(content, record))
-    except ValidationError as error:
-        raise StoreError(f"{path}: {_first_problem(error)}; {REMEDY}") from error
-    except (AttributeError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: damaged ({type(error).__name__}: {error}); {REMEDY}") from error
+        return parse_record(read_json(path), record)
+    except FormError as error:
+        raise StoreError(f"{path}: {error}; {REMEDY}") from error
     except ValueError as error:
         raise StoreError(f"{path}: {error}") from error
 
 
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    location = ".".join(str(key) for key in problem["loc"])
-    return f"{location}: {problem['msg']}" if location else problem["msg"]
+class FormError(Exception):
+    """The content of a file does not have the form of its version."""
+
+
+def parse_record(content: Json, record: type[VersionedT]) -> VersionedT:
+    """Return the content of a file, of this version or an older one, as its record.
+
+    Raises:
+        FormError: it does not have the form of its version; names the first field.
+        ValueError: its version is unknown.
+    """
+    try:
+        return record.model_validate(upgrade(content, record))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        location = ".".join(str(key) for key in problem["loc"])
+        message = f"{location}: {problem['msg']}" if location else problem["msg"]
+        raise FormError(message) from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise FormError(f"damaged ({type(error).__name__}: {error})") from error
 
 
 # -- files of lines -------------------------------------------------------------------------------

@@ -17,6 +17,12 @@ from harness.results.records import (
 
 Json = dict[str, Any]
 
+OPTION_NAMES = {  # variant -> old name of an option -> its present name
+    "gqa": {"kv": "kv_pooling"},
+    "mqa": {"kv": "kv_pooling"},
+    "sliding_window": {"pattern": "layer_pattern"},
+}
+
 
 def upgrade(content: Json, record: type[Versioned]) -> Json:
     """Return the content of a file in the form of the present version of `record`.
@@ -46,7 +52,12 @@ def _known(content: Json, record: type[Versioned] | type[LaunchSpec]) -> Json:
 
 
 def _axes(axes: Json) -> Json:
-    return {axis: _rename(choice, {"use": "name"}) for axis, choice in axes.items()}
+    converted = {}
+    for axis, old_choice in axes.items():
+        choice = _rename(old_choice, {"use": "name"})
+        options = _rename(choice["options"], OPTION_NAMES.get(choice["name"], {}))
+        converted[axis] = choice | {"options": options}
+    return converted
 
 
 def _spec(content: Json) -> Json:

@@ -174,7 +174,8 @@ def test_a_damaged_record_names_its_run_and_breaks_nothing(pair, no_figures, dam
     ],
 )
 def test_bins_of_positions_are_those_of_the_probe(length, n_bins, expected):
-    assert positions(length, n_bins) == expected
+    first, last = positions(length, n_bins)
+    assert list(zip(first.tolist(), last.tolist(), strict=True)) == expected
 
 
 # -- page, tables, figures -------------------------------------------------------------------------

@@ -89,6 +89,14 @@ def study(request, golden):
     return golden / "expected" / request.param, summary.summarize(read, "now")
 
 
+def test_old_specs_name_the_options_as_the_variants_do(golden):
+    store = Store(golden / "results")
+    specs = [run.spec for name in STUDIES for run in store.runs(name)]
+    choices = [spec.axes["attention"] for spec in specs if "attention" in spec.axes]
+    pooled = [choice.options for choice in choices if choice.name == "gqa" and choice.options]
+    assert pooled and all(options["kv_pooling"] == "mean" for options in pooled)
+
+
 def test_every_old_cell_is_in_the_tables(study):
     expected, made = study
     for path in sorted((expected / "tables").glob("*.csv")):

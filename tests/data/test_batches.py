@@ -135,7 +135,7 @@ def test_the_ranks_partition_the_sequences_of_a_step(
 
 @quick
 @given(local_sequences=st.integers(1, 400), limit=st.none() | st.integers(1, 400))
-def test_a_micro_batch_divides_the_local_sequences_or_is_rejected(local_sequences, limit):
+def test_a_micro_batch_must_divide_the_local_sequences(local_sequences, limit):
     """Rounded without notice, the step would have another number of tokens than the study."""
     if limit is None or limit >= local_sequences:
         assert micro_batch_size(local_sequences, limit) == local_sequences

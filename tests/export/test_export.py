@@ -177,7 +177,7 @@ def test_wandb_keeps_an_offline_run_for_each_run(study, tmp_path, monkeypatch):
     "to", ["csv", pytest.param("mlflow", marks=needing("mlflow", "sqlalchemy", "alembic"))]
 )
 @pytest.mark.filterwarnings("ignore")
-def test_exporting_again_replaces_what_was_there_and_nothing_else(study, tmp_path, to):
+def test_exporting_again_replaces_only_that_export(study, tmp_path, to):
     other = tmp_path / "out" / study.name / "mine.txt"
     folder, _ = export(study, to, tmp_path / "out")
     other.write_text("mine")
@@ -197,9 +197,7 @@ def test_what_fails_half_way_leaves_the_last_export(study, tmp_path, monkeypatch
     assert (folder / "steps.csv").read_bytes() == before and len(list(folder.parent.iterdir())) == 1
 
 
-def test_a_speed_that_does_not_count_in_the_report_is_not_exported_as_one(
-    study, tmp_path, monkeypatch
-):
+def test_a_speed_that_the_report_omits_is_not_exported(study, tmp_path, monkeypatch):
     label = study.entries[-1].label
     monkeypatch.setattr(
         "harness.analysis.equivalence.by_entry", lambda _: {label: results.DIVERGES}

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ValidationError
 from harness import report
 from harness.errors import StoreError
 from harness.results import records
-from harness.results.files import read_record, write_json
-from harness.results.records import RunStatus, StepRecord, StudySummary
+from harness.results.files import parse_record, read_record, write_json
+from harness.results.records import CheckpointInfo, RunStatus, StepRecord, StudySummary
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,3 +70,21 @@ def test_a_damaged_record_is_named_with_field_and_remedy(tmp_path):
     write_json(path, {"schema_version": 2, "status": "running"})
     with pytest.raises(StoreError, match="`pid` and `pid_started`"):
         read_record(path, RunStatus)
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "present"),
+    [
+        ("gqa", {"n_kv_head": 2, "kv": "first"}, {"n_kv_head": 2, "kv_pooling": "first"}),
+        ("mqa", {"kv": "mean"}, {"kv_pooling": "mean"}),
+        ("sliding_window", {"pattern": "LS"}, {"layer_pattern": "LS"}),
+        ("mine", {"kv": 1, "pattern": 2}, {"kv": 1, "pattern": 2}),
+    ],
+)
+def test_options_of_version_1_get_their_present_names(name, old, present):
+    shape = {"n_layer": 1, "n_head": 4, "n_embd": 16, "seq_len": 8, "vocab_size": 32}
+    attention = {"use": name, "label": "a", "options": old}
+    content = {"schema_version": 1, "shape": shape, "axes": {"attention": attention}}
+    content |= {"origin": {}, "variant_paths": [], "tokenizer": None}
+    choice = parse_record(content, CheckpointInfo).axes["attention"]
+    assert (choice.name, choice.options) == (name, present)

@@ -71,7 +71,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypa
     assert [file.name for file in tmp_path.iterdir()] == ["status.json"]
 
 
-def test_new_content_is_on_disk_before_it_takes_the_old_ones_place(tmp_path, monkeypatch):
+def test_new_content_is_on_disk_before_it_replaces_the_old(tmp_path, monkeypatch):
     """The other order leaves an empty file after a power cut, on common file systems."""
     events, path = [], tmp_path / "file"
     fsync, replace = os.fsync, os.replace
@@ -362,7 +362,7 @@ def test_the_logs_tail_is_its_last_lines_whatever_bytes_it_holds(run):
 # -- the whole store ------------------------------------------------------------------------------
 
 
-def test_forgetting_what_is_no_longer_asked_for_never_drops_what_has_started(tmp_path):
+def test_pruning_never_removes_a_run_that_has_started(tmp_path):
     """An edited study must not delete hours of results."""
     results = Store(tmp_path)
     for name in ("pending", "kept", "running", "done", "failed", "interrupted"):

@@ -128,7 +128,7 @@ def smooth(by_position: Array, length: int) -> tuple[Array, Array]:
     Returns the geometric middle of each bin and its mean, both of shape (n_bins,). Bins are counted
     from the end, where the last one is complete.
     """
-    first, last = np.array(eval_lengths.positions(length, len(by_position))).T
+    first, last = eval_lengths.positions(length, len(by_position))
     bins = np.floor(np.log2(length / last) * BINS_PER_DOUBLING)
     starts = np.flatnonzero(np.diff(bins, prepend=np.inf))
     n = last - first + 1
