@@ -95,20 +95,11 @@ class Line:
         name: str,
         entry: str,
         style: MarkStyle,
-        points: Sequence[tuple[float, float, Interval]],
+        points: Sequence[Sequence[float]],
     ) -> "Line":
-        """Return a line through points (x, y, (low, high)) with a marker and a bar at each."""
-        return cls(
-            name=name,
-            entry=entry,
-            style=style,
-            x=[x for x, _, _ in points],
-            y=[y for _, y, _ in points],
-            low=[low for _, _, (low, _) in points],
-            high=[high for _, _, (_, high) in points],
-            spread="bars",
-            markers="all",
-        )
+        """Return a line through points (x, y, low, high) with a marker and a bar at each."""
+        x, y, low, high = zip(*points, strict=True) if points else [()] * 4
+        return cls(name, entry, style, x, y, low, high, spread="bars", markers="all")
 
     @property
     def bottom(self) -> Values:
@@ -259,13 +250,18 @@ class Scatter:
 class ChartSpec:
     """One chart.
 
-    `name` is the stem of its files, `subtitle` explains its marks in a line, `caption` in a
-    sentence. `alt` describes the chart in a sentence, with its main finding.
+    `name` is the stem of its files, `subtitle` explains its marks, `note` has further sentences
+    for the caption. `alt` describes the chart in a sentence, with its main finding.
     """
 
     name: str
     title: str
     subtitle: str
-    caption: str
     alt: str
     plot: Lines | Bars | Intervals | Scatter
+    note: str = ""
+
+    @property
+    def caption(self) -> str:
+        """The explanation in sentences."""
+        return f"{self.title}: {self.subtitle}.{self.note}"
