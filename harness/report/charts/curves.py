@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import running_mean
 from harness.analysis.summary import Summary
+from harness.report.charts.entries import lines_alt, seeds_note
 from harness.report.charts.spec import (
     Axis,
     ChartSpec,
@@ -19,7 +20,6 @@ from harness.report.charts.spec import (
     ReferenceLine,
 )
 from harness.report.charts.style import Style, choose_style
-from harness.report.charts.text import lines_alt, seeds_note
 
 SETTLED = 0.3  # the y axis covers each curve from this fraction of its steps on
 MIN_SPAN = 0.01  # nats that a loss axis covers at least, so that rounding errors stay invisible

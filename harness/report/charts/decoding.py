@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from harness.analysis.dataset import Entry
 from harness.analysis.decoding import Decoding
 from harness.analysis.summary import Summary
-from harness.report.charts.entries import single_parallelism
+from harness.report.charts.entries import lines_alt, single_parallelism
 from harness.report.charts.spec import Axis, ChartSpec, Line, Lines, Panel, powers_of_two
 from harness.report.charts.style import choose_style
-from harness.report.charts.text import lines_alt
 from harness.report.formatting import SECONDS_TO_MS
 
 MAX_COLUMNS = 4

@@ -55,11 +55,12 @@ def effects(summary: Summary) -> Iterator[ChartSpec]:
 def _clearest(effects: Sequence[TestedEffect]) -> list[TestedEffect]:
     """Return the main effects and the smallest p, `MAX_EFFECTS` in all."""
 
-    def rank(i: int) -> tuple[int, float]:
-        effect = effects[i].effect
+    def rank(tested: TestedEffect) -> tuple[int, float]:
+        effect = tested.effect
         return len(effect.levels), 1.0 if effect.p is None else effect.p
 
-    return [effects[i] for i in sorted(sorted(range(len(effects)), key=rank)[:MAX_EFFECTS])]
+    clearest = sorted(effects, key=rank)[:MAX_EFFECTS]
+    return [tested for tested in effects if tested in clearest]
 
 
 def _effects(tests: MetricTests, known: Sequence[TestedEffect]) -> ChartSpec:
@@ -86,9 +87,9 @@ def _row(tested: TestedEffect, is_loss: bool) -> IntervalRow:
     effect = tested.effect
     assert effect.estimate is not None
     assert effect.ci95 is not None
-    value, low, high = effect.estimate, *effect.ci95
-    if not is_loss:
-        value, low, high = _percent(value), _percent(low), _percent(high)
+    value, low, high = (
+        number if is_loss else _percent(number) for number in (effect.estimate, *effect.ci95)
+    )
     name = " with ".join(f"{axis} {label}" for axis, label in effect.levels.items())
     verdict = tested.verdict or "unresolved"
     group = "main effect" if len(effect.levels) == 1 else "interaction"

@@ -8,7 +8,7 @@ from harness.analysis import eval_lengths
 from harness.analysis.dataset import Entry
 from harness.analysis.summary import Summary
 from harness.report.charts.curves import LOSS_LABEL, Array, line_of_seeds, loss_limits
-from harness.report.charts.entries import single_parallelism
+from harness.report.charts.entries import lines_alt, seeds_note, single_parallelism
 from harness.report.charts.spec import (
     Axis,
     ChartSpec,
@@ -19,7 +19,6 @@ from harness.report.charts.spec import (
     powers_of_two,
 )
 from harness.report.charts.style import Style, choose_style
-from harness.report.charts.text import lines_alt, seeds_note
 
 BINS_PER_DOUBLING = 2  # of the position
 SETTLED_POSITION = 0.05  # the y axis covers each line from this fraction of the sequence on

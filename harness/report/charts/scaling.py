@@ -7,6 +7,8 @@ from harness.analysis.scaling import ScalingRow
 from harness.analysis.summary import Summary
 from harness.report.charts.entries import MAX_ENTRIES
 from harness.report.charts.spec import (
+    DASHES,
+    MARKERS,
     Axis,
     ChartSpec,
     Line,
@@ -16,7 +18,7 @@ from harness.report.charts.spec import (
     ReferenceLine,
     powers_of_two,
 )
-from harness.report.charts.style import COLOURS, DASHES, GREY, MARKERS
+from harness.report.charts.style import COLOURS, GREY
 from harness.report.formatting import count, significant_figures
 
 MARGIN = 1.15  # factor between the outermost values and the limits

@@ -8,7 +8,7 @@ layout.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Dash = Literal["solid", "dash", "dot", "dashdot", "longdash"]
 Marker = Literal[
@@ -23,6 +23,8 @@ Marker = Literal[
     "triangle-right",
     "circle-open",
 ]
+DASHES: tuple[Dash, ...] = get_args(Dash)
+MARKERS: tuple[Marker, ...] = get_args(Marker)[:-1]  # the open one is for unresolved verdicts
 JsonDict = dict[str, object]
 Values = Sequence[float]
 Interval = tuple[float, float]  # low, high
