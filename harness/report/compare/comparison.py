@@ -7,12 +7,13 @@ import numpy as np
 
 from harness.analysis import equivalence, significance
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.hypotheses import METRICS, Quantity, margin_of, values
-from harness.analysis.intervals import Ratio, ratio_of_medians
+from harness.analysis.hypotheses import METRICS, margin_of, values
+from harness.analysis.intervals import ratio_of_medians
 from harness.analysis.metrics import DIVERGES, PARALLELISM, timed
-from harness.analysis.significance import SignificanceResult
 from harness.report.compare.sources import Source
 from harness.results.records import SCHEMA_VERSION
+from harness.results.records.estimates import Ratio
+from harness.results.records.study_summary import EntryStatus, Quantity, SignificanceResult
 from harness.results.run_data import RunData
 from harness.results.upgrade import Json
 
@@ -20,8 +21,6 @@ from harness.results.upgrade import Json
 MACHINE_KEYS = ("host", "cpu", "cores", "memory_bytes", "gpu", "platform", "cuda", "threads")
 # Settings that must be equal for two validation losses to refer to the same text.
 VALIDATION_KEYS = ("data.sha256", "data.tokenizer", "model.vocab_size")
-
-Status = str | dict[str, int]
 Difference = tuple[object, object]  # the values of A and B
 
 
@@ -44,7 +43,7 @@ class EntryPair:
     peak_memory_ratio: float | None
     parameters: tuple[int, int]
     flops_per_token: tuple[float, float]
-    status: tuple[Status, Status]
+    status: tuple[EntryStatus, EntryStatus]
 
     def verdict(self, metric: Quantity) -> SignificanceResult | None:
         """Return the verdict on one metric."""

@@ -3,10 +3,9 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from harness.analysis.hypotheses import METRIC_NAMES, Quantity
-from harness.analysis.significance import SignificanceResult
+from harness.analysis.hypotheses import METRIC_NAMES
 from harness.report import formatting
-from harness.report.compare.comparison import Comparison, Difference, EntryPair, Status
+from harness.report.compare.comparison import Comparison, Difference, EntryPair
 from harness.report.document import (
     Block,
     Code,
@@ -24,6 +23,7 @@ from harness.report.formatting import MISSING, count, yes_no
 from harness.report.sections.comparison import NO_INTERVAL
 from harness.report.sections.overview import VERDICTS
 from harness.report.tables import table
+from harness.results.records.study_summary import EntryStatus, Quantity, SignificanceResult
 
 MAX_UNMATCHED = 20  # entries that are named
 HASH = re.compile("[0-9a-f]{40,}")
@@ -221,7 +221,7 @@ def _statuses(comparison: Comparison) -> tuple[Table, ...]:
     return _side_by_side(comparison, "Different status", "entry", rows)
 
 
-def _status(status: Status) -> str:
+def _status(status: EntryStatus) -> str:
     if isinstance(status, str):
         return status
     return ", ".join(f"{n} {name}" for name, n in status.items())

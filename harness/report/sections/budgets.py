@@ -1,7 +1,6 @@
 """Comparison at equal budgets, and the cost of reaching the baseline's final loss."""
 
 from harness.analysis import budgets
-from harness.analysis.budgets import BudgetKind, Ranking
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import (
@@ -17,6 +16,7 @@ from harness.report.document import (
 )
 from harness.report.sections import Charts
 from harness.report.tables import Column, Record, display, interval_column, records, table
+from harness.results.records.study_summary import BudgetKind, Ranking
 
 BUDGETS: dict[BudgetKind, str] = {
     "tokens": "equal tokens",

@@ -23,7 +23,8 @@ def build(summary: Summary, charts: Charts) -> Section | None:
     """Return what each entry's ranks send, if they communicate."""
     rows: list[list[Cell]] = []
     deviating = []
-    for label, traffic in summary.traffic.items():
+    for label, result in summary.results.items():
+        traffic = result.traffic
         if traffic is None or not (traffic.collectives or traffic.predicted_bytes):
             continue
         calls = [

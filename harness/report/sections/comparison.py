@@ -1,6 +1,5 @@
 """Comparison of each entry with the baseline: verdicts on the loss, throughput and memory."""
 
-from harness.analysis.hypotheses import Quantity
 from harness.analysis.significance import MAX_SEEDS
 from harness.analysis.summary import Summary
 from harness.report import formatting
@@ -17,6 +16,7 @@ from harness.report.tables import (
     records,
     text_column,
 )
+from harness.results.records.study_summary import Quantity
 
 NO_INTERVAL = "no interval"  # of a single seed
 TITLE = "Comparison with the baseline"

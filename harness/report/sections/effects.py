@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterator
 
-from harness.analysis.hypotheses import METRIC_NAMES, MetricTests, Quantity
+from harness.analysis.hypotheses import METRIC_NAMES
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Block, Heading, Section, paragraph, text
 from harness.report.formatting import count
 from harness.report.sections import Charts, chart_blocks
 from harness.report.tables import Column, Record, display, number_column, text_column
+from harness.results.records.study_summary import MetricTests, Quantity
 
 MAX_MISSING = 6  # combinations without runs that are named
 METHOD = (
@@ -25,7 +26,7 @@ METHOD = (
 
 def build(summary: Summary, charts: Charts) -> Section | None:
     """Return the main effects and interactions on each metric."""
-    tested = {metric: tests for metric, tests in summary.metric_tests.items() if tests.main}
+    tested = {metric: tests for metric, tests in summary.metric_tests.items() if tests.main_effects}
     if len(summary.study.varying()) < 2 or not tested:
         return None
     blocks: list[Block] = [paragraph(METHOD)]
@@ -44,7 +45,7 @@ def _metric(summary: Summary, metric: Quantity, tests: MetricTests) -> Iterator[
     if design.noise is not None:
         noise = f"; the noise of a run is {_change(design.noise, metric)}"
     yield paragraph(
-        f"Estimated from {count(design.n_runs, 'run')} with {design.degrees_of_freedom} degrees of "
+        f"Estimated from {count(design.runs, 'run')} with {design.degrees_of_freedom} degrees of "
         f"freedom{noise}."
     )
 

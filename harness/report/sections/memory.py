@@ -49,7 +49,11 @@ def build(summary: Summary, charts: Charts) -> Section | None:
 
 def _predictions(summary: Summary) -> Iterator[Block]:
     """Return the memory between steps that theory predicts, and entries that deviate from it."""
-    predicted = {label: held for label, held in summary.predicted_memory.items() if held}
+    predicted = {
+        label: result.predicted_memory
+        for label, result in summary.results.items()
+        if result.predicted_memory
+    }
     if not predicted:
         return
     categories = list(next(iter(predicted.values())).predicted)

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from harness.analysis.dataset import StudyResults
-from harness.analysis.metrics import DIVERGES, PARALLELISM, BaselineComparison, Result
-from harness.analysis.significance import MAX_SEEDS, SignificanceResult, VerdictName
+from harness.analysis.metrics import DIVERGES, PARALLELISM
+from harness.analysis.significance import MAX_SEEDS
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import (
@@ -23,6 +23,12 @@ from harness.report.document import (
 )
 from harness.report.formatting import count
 from harness.results.records import ResolvedData
+from harness.results.records.study_summary import (
+    BaselineComparison,
+    EntryResult,
+    SignificanceResult,
+    VerdictName,
+)
 
 VERDICTS: tuple[VerdictName, ...] = ("better", "worse", "equivalent", "unresolved")
 
@@ -187,17 +193,17 @@ def _leaders(summary: Summary) -> Text:
     )
 
 
-def _rounded_loss(result: Result) -> float:
+def _rounded_loss(result: EntryResult) -> float:
     return round(result.val_loss.mean, 4) if result.val_loss else math.inf
 
 
-def _mean_loss(result: Result) -> str:
+def _mean_loss(result: EntryResult) -> str:
     if result.val_loss is None:
         return formatting.MISSING
     return formatting.mean(result.val_loss.mean, *(result.val_loss.ci95 or ()))
 
 
-def _fastest(timed: list[Result]) -> Text:
+def _fastest(timed: list[EntryResult]) -> Text:
     speeds = {result.entry: result.tokens_per_s for result in timed if result.tokens_per_s}
     label, speed = max(speeds.items(), key=lambda item: item[1].median)
     shown = formatting.median(speed.median, *speed.ci95)

@@ -1,12 +1,12 @@
 """Breakdown of the step time into phases."""
 
-from harness.analysis.step_breakdown import PhaseTimes
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Section, paragraph
 from harness.report.sections import Charts, chart_blocks
 from harness.report.tables import table
 from harness.results.records import PHASES
+from harness.results.records.study_summary import PhaseTimes
 
 METHOD = (
     "Milliseconds of a step, mean over ranks, measured on a few extra steps after the last one "
@@ -19,10 +19,13 @@ METHOD = (
 
 def build(summary: Summary, charts: Charts) -> Section | None:
     """Return the phases of a step, if they were measured."""
-    if not any(summary.phases.values()):
+    results = summary.results.values()
+    if not any(result.phases for result in results):
         return None
     rows = []
-    for label, phases in summary.phases.items():
+    for result in results:
+        label = result.entry
+        phases = result.phases
         if label in summary.diverging:
             rows.append([label, *[formatting.NO_SPEED] * (len(PHASES) + 2)])
         elif phases:
