@@ -6,6 +6,7 @@ import numpy as np
 
 from harness.analysis import intervals
 from harness.analysis.dataset import Entry, StudyResults
+from harness.results.records import PredictedCost, ProbeResults
 from harness.results.records.estimates import Mean, Ratio
 from harness.results.records.study_summary import (
     BaselineComparison,
@@ -22,7 +23,7 @@ CATEGORIES = ("parameters", "gradients", "optimizer", "activations", "other")  #
 def result(entry: Entry, status: EquivalenceStatus | None = None) -> EntryMetrics:
     """Measure one entry; `status` is that of its equivalence check, None without a reference."""
     done = entry.done
-    cost = done[0].measured if done else entry.runs[0].spec.expected
+    size = model_size(entry)
     step_samples = timed(done) if status != DIVERGES else []
     step_s = intervals.median(step_samples) if step_samples else None
     tokens_per_s = intervals.rate(int(done[0].steps.tokens[0]), step_s) if step_s else None
@@ -47,11 +48,16 @@ def result(entry: Entry, status: EquivalenceStatus | None = None) -> EntryMetric
         step_s=step_s,
         peak_memory_bytes=fullest.peak if fullest else None,
         memory=fullest,
-        parameters=cost.parameters,
-        flops_per_token=cost.flops_per_token,
+        parameters=size.parameters,
+        flops_per_token=size.flops_per_token,
         peak_flops=peak,
-        mfu=cost.flops_per_token * tokens_per_s.median / peak if tokens_per_s and peak else None,
+        mfu=size.flops_per_token * tokens_per_s.median / peak if tokens_per_s and peak else None,
     )
+
+
+def model_size(entry: Entry) -> ProbeResults | PredictedCost:
+    """Return the record of an entry's parameters and FLOPs per token, expected if not measured."""
+    return entry.done[0].measured if entry.done else entry.runs[0].spec.expected
 
 
 def timed(runs: Iterable[RunData]) -> list[np.ndarray]:
@@ -101,13 +107,13 @@ def _compare(entry: Entry, base: Entry, diverging: Container[str]) -> BaselineCo
         seeds_unpaired=len(all_seeds) - len(seeds),
         val_loss_difference=difference,
         excludes_zero=excludes_zero(difference),
-        tokens_per_s_ratio=None if diverges else _speed_ratio(runs, base_runs),
+        tokens_per_s_ratio=None if diverges else speed_ratio(runs, base_runs),
         speed_diverges=diverges,
-        peak_memory_ratio=_peak_bytes(runs) / _peak_bytes(base_runs) if seeds else None,
+        peak_memory_ratio=peak_bytes(runs) / peak_bytes(base_runs) if seeds else None,
     )
 
 
-def _speed_ratio(runs: list[RunData], base_runs: list[RunData]) -> Ratio | None:
+def speed_ratio(runs: list[RunData], base_runs: list[RunData]) -> Ratio | None:
     """Return the ratio of throughputs of paired runs, None without timed steps."""
     pairs = [
         (run.timed_step_s, base.timed_step_s) for run, base in zip(runs, base_runs, strict=True)
@@ -133,5 +139,6 @@ def final_losses(entry: Entry) -> dict[int, float]:
     return {run.seed: float(run.evals.val_loss[-1]) for run in entry.done}
 
 
-def _peak_bytes(runs: Iterable[RunData]) -> int:
+def peak_bytes(runs: Iterable[RunData]) -> int:
+    """Return the peak memory of the fullest rank of all runs, bytes."""
     return max(rank.peak for run in runs for rank in run.measured.memory)

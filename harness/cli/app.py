@@ -1,7 +1,7 @@
 """Build the command line: `python -m harness` and the console script `ablations`.
 
-Each command is a module that imports its dependencies when it runs, so that `--help` and `status` start at once and
-the commands that only read results never load torch.
+Each command is a module that imports its dependencies when it runs, so that `--help` and `status`
+start at once and the commands that only read results never load torch.
 """
 
 import sys

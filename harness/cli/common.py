@@ -84,9 +84,8 @@ def study_name(text: str) -> str:
 def no_results(results: Path, study: str | None = None) -> UserError:
     """Return the error that a study, or any, has no results yet."""
     file = study if study and study.endswith(".toml") else "ablations.toml"
-    return UserError(
-        f"no results of {study or 'any study'} in {results}; first run: python -m harness run {file}"
-    )
+    command = f"python -m harness run {file}"
+    return UserError(f"no results of {study or 'any study'} in {results}; first run: {command}")
 
 
 def example(arguments: str) -> str:

@@ -66,8 +66,8 @@ def _print_estimate(estimate: "SeedPlan") -> None:
     print(
         f"noise: paired differences have a standard deviation of {estimate.noise:.4g} nats "
         f"({estimate.degrees_of_freedom} degrees of freedom, {estimate.n_compared} comparisons)",
-        f"available: {estimate.seeds_done} seeds detect {estimate.minimum_detectable_effect:.4g} nats "
-        "with 80 % power",
+        f"available: {estimate.seeds_done} seeds detect "
+        f"{estimate.minimum_detectable_effect:.4g} nats with 80 % power",
         f"needed: {seeds} seeds detect {estimate.min_difference:g} nats with 80 % power "
         f"({low} to {high}, because the noise is itself an estimate)",
         f"cost: {cost}",

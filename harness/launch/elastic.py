@@ -1,7 +1,8 @@
 """Start a run on this machine with torchrun's engine, on processes forked from a preloaded server.
 
-The `torchrun` command spends seconds of each start on importing torch. Its engine, `elastic_launch`, with a fork server
-takes a tenth of that: same rendezvous, same environment, same supervision of the ranks.
+The `torchrun` command spends seconds of each start on importing torch. Its engine,
+`elastic_launch`, with a fork server takes a tenth of that: same rendezvous, same environment, same
+supervision of the ranks.
 """
 
 import importlib

@@ -35,7 +35,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def write_study(tmp_path):
-    """Write the study above with some text in it replaced, beside a small corpus; return its path."""
+    """Return a function that writes STUDY with replacements, and a small corpus next to it."""
 
     def write(*replacements: tuple[str, str], more: str = "") -> Path:
         text = STUDY

@@ -1,4 +1,4 @@
-"""A wrong study never starts a process: each mistake is told with file, key path, value and what is allowed."""
+"""An invalid study starts no process: each error names file, key path, value and allowed values."""
 
 import subprocess
 import sys
@@ -237,7 +237,8 @@ def test_a_bias_in_a_kernel_without_one_is_refused(write_study):
         "from variants.base import Positional\nclass Biased(Positional):\n    has_bias = True\n"
     )
     (mine / "attention/rigid.py").write_text(
-        "from variants.attention.mha import MultiHead\nclass Rigid(MultiHead):\n    supports_bias = False\n"
+        "from variants.attention.mha import MultiHead\n"
+        "class Rigid(MultiHead):\n    supports_bias = False\n"
     )
     found = problems(path)
     assert len(found) == 1 and 'positional = "biased", attention = "rigid"' in found[0]

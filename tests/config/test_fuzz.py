@@ -1,4 +1,7 @@
-"""No study file, however mistyped, ends in a traceback or starts a process. `FUZZ=2000` for as many of them."""
+"""No invalid study file ends in a traceback or starts a process.
+
+`FUZZ=2000` tries 2,000 files.
+"""
 
 import contextlib
 import io
@@ -45,7 +48,7 @@ WORDS = st.sampled_from(
 
 @st.composite
 def mutations(draw):
-    """Return a function that damages a text: words put in, put in place of others, taken out, lines moved."""
+    """Return a function that damages a text: it adds, replaces, removes or moves lines."""
     edits = draw(
         st.lists(
             st.tuples(st.floats(0, 0.999), st.integers(0, 3), WORDS | st.text(max_size=4)),

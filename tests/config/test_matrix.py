@@ -63,7 +63,10 @@ def test_what_is_the_same_is_run_once(write_study):
 
 
 def test_a_list_of_options_stays_readable_in_a_runs_name(write_study):
-    elements = '{ variant = "sliding_window", window = [4, 16] }, { variant = "sliding_window", window = [41, 6] }]'
+    elements = (
+        '{ variant = "sliding_window", window = [4, 16] }, '
+        '{ variant = "sliding_window", window = [41, 6] }]'
+    )
     study = load(write_study(('{ variant = "sliding_window", window = 4 }]', elements)))
     labels = {spec.axes["attention"].label for spec in study.runs}
     assert labels == {"mha", "gqa2", "sliding_window4.16", "sliding_window41.6"}

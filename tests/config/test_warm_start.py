@@ -1,4 +1,7 @@
-"""A study that starts from a checkpoint: wrong ones are refused before a day of training, and no two share a run id."""
+"""Without these, a study could start from an incompatible checkpoint.
+
+Runs from different checkpoints could also share a run id.
+"""
 
 import pytest
 
@@ -195,6 +198,6 @@ def test_a_conversion_without_a_checkpoint_is_refused(write_study):
     """It would be ignored, and two entries that are the same would seem to differ."""
     message = refusal(write_study((GQA, GQA[:-1] + ', kv_pooling = "first" }')))
     assert (
-        "axes.attention: gqa_n_kv_head2_kv_poolingfirst: `kv_pooling` controls how a checkpoint is converted, and the study has no [init]"
-        in message
+        "axes.attention: gqa_n_kv_head2_kv_poolingfirst: `kv_pooling` controls how a checkpoint is "
+        "converted, and the study has no [init]" in message
     )

@@ -67,10 +67,17 @@ class Harness:
         return path
 
     def variant(self, name: str, body: str) -> None:
-        """Add a positional variant whose `embed` has this body, except where only shapes are asked for."""
-        text = "import os, signal, time\nimport torch\nfrom variants.base import Positional\n\n\nclass V(Positional):\n"
-        text += f"    def embed(self, x, positions):\n        if x.is_meta: return x\n        {body}\n        return x\n"
-        (self.folder / f"mine/positional/{name}.py").write_text(text)
+        """Add a positional variant whose `embed` has this body, except on meta tensors."""
+        (self.folder / f"mine/positional/{name}.py").write_text(
+            "import os, signal, time\n"
+            "import torch\n"
+            "from variants.base import Positional\n\n\n"
+            "class V(Positional):\n"
+            "    def embed(self, x, positions):\n"
+            "        if x.is_meta: return x\n"
+            f"        {body}\n"
+            "        return x\n"
+        )
 
     def start(
         self, *arguments: object, settings=(), where=(), program=("-m", "harness")

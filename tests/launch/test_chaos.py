@@ -12,7 +12,7 @@ N_KILLS = 4
 
 
 def test_a_few_kills_leave_the_curves_unchanged(tmp_path):
-    """Under ddp and fsdp, whose ranks have each a part of the state, and whose gradients meet in buckets."""
+    """Under ddp, which reduces gradients in buckets, and fsdp, whose ranks shard the state."""
     seed = int(os.environ.get("SEED", random.randrange(1_000_000)))
     chaos = Chaos(
         tmp_path,

@@ -1,59 +1,104 @@
-"""Faults of a parallelism that keep the loss falling, planted in runs on two processes: the gate catches each."""
+"""Without these, a parallelism that trains another model could pass the equivalence check.
+
+Each planted fault keeps the loss falling.
+"""
+
+from textwrap import dedent
 
 import pytest
 
-from harness.analysis import dataset as accounting
-from harness.analysis import equivalence
+from harness.analysis import dataset, equivalence
 from harness.results.store import Store
 
 pytestmark = pytest.mark.distributed
 
-DDP = "from variants.parallelism.ddp import DDP\n\n\nclass V(DDP):\n"
-WRAP = "    def wrap(self, model, device, precision):\n"
 FAULTS = {
-    "forgets_the_all_reduce": DDP
-    + "    def gradient_sync(self, model, enabled):\n        return model.no_sync()\n",
-    "another_batch": "from dataclasses import replace\n\nimport torch.distributed as dist\n\n"
-    "from harness.data.batches import Batches\n" + DDP + WRAP + "        right = Batches.offsets\n"
-    "        if dist.get_rank() == 1:\n"
-    "            Batches.offsets = lambda self, step: right(replace(self, seed=self.seed + 1), step)\n"
-    "        return super().wrap(model, device, precision)\n",
-    "untied": "import types\n\nimport torch.nn.functional as F\n"
-    + DDP
-    + WRAP
-    + "        def logits(self, tokens):\n"
-    "            return F.linear(self.hidden(tokens), self.wte.weight.detach().clone())\n\n"
-    "        model.logits = types.MethodType(logits, model)\n"
-    "        return super().wrap(model, device, precision)\n",
-    "another_start": "import torch.distributed as dist\n\nfrom harness.training import warm_start as start\n"
-    + DDP
-    + WRAP
-    + "        right = start.init_parameters\n"
-    "        start.init_parameters = lambda gpt, seed, **more: right(gpt, seed + dist.get_rank(), **more)\n"
-    "        return super().wrap(model, device, precision)\n",
-    "drifts_late": "import torch.distributed as dist\n" + DDP + "    n_calls = 0\n\n"
-    "    def gradient_sync(self, model, enabled):\n"
-    "        self.n_calls += 1  # two micro-batches a step: only the last step forgets\n"
-    "        return model.no_sync() if self.n_calls > 14 else super().gradient_sync(model, enabled)\n",
+    "forgets_the_all_reduce": """
+        from variants.parallelism.ddp import DDP
+
+        class V(DDP):
+            def gradient_sync(self, model, enabled):
+                return model.no_sync()
+    """,
+    "another_batch": """
+        from dataclasses import replace
+
+        import torch.distributed as dist
+
+        from harness.data.batches import Batches
+        from variants.parallelism.ddp import DDP
+
+        class V(DDP):
+            def wrap(self, model, device, precision):
+                offsets = Batches.offsets
+                if dist.get_rank() == 1:
+                    Batches.offsets = lambda self, step: offsets(
+                        replace(self, seed=self.seed + 1), step
+                    )
+                return super().wrap(model, device, precision)
+    """,
+    "untied": """
+        import types
+
+        import torch.nn.functional as F
+
+        from variants.parallelism.ddp import DDP
+
+        class V(DDP):
+            def wrap(self, model, device, precision):
+                def logits(self, tokens):
+                    return F.linear(self.hidden(tokens), self.wte.weight.detach().clone())
+
+                model.logits = types.MethodType(logits, model)
+                return super().wrap(model, device, precision)
+    """,
+    "another_start": """
+        import torch.distributed as dist
+
+        from harness.training import warm_start
+        from variants.parallelism.ddp import DDP
+
+        class V(DDP):
+            def wrap(self, model, device, precision):
+                init = warm_start.init_parameters
+                warm_start.init_parameters = lambda gpt, seed, **more: init(
+                    gpt, seed + dist.get_rank(), **more
+                )
+                return super().wrap(model, device, precision)
+    """,
+    "drifts_late": """
+        import torch.distributed as dist
+
+        from variants.parallelism.ddp import DDP
+
+        class V(DDP):
+            n_calls = 0
+
+            def gradient_sync(self, model, enabled):
+                self.n_calls += 1  # two micro-batches a step: only the last step forgets
+                if self.n_calls > 14:
+                    return model.no_sync()
+                return super().gradient_sync(model, enabled)
+    """,
 }
 
 
 @pytest.fixture(scope="module")
 def checked(harness):
-    """Return the runs and the verdicts of a study of sound and faulty parallelisms, by the parallelism's label."""
-    use = ", ".join(
+    """Return the runs and the verdicts of correct and faulty parallelisms, by label."""
+    variants = ", ".join(
         f'{{ variant = "{name}", nproc = 2, label = "{name}" }}'
         for name in ("ddp", "fsdp", *FAULTS)
     )
-    study = harness.study('["learned"]', parallelism=f'["single", {use}]')
+    study = harness.study('["learned"]', parallelism=f'["single", {variants}]')
     (harness.folder / "mine/parallelism").mkdir(parents=True)
     for name, text in FAULTS.items():
-        (harness.folder / f"mine/parallelism/{name}.py").write_text(text)
+        (harness.folder / f"mine/parallelism/{name}.py").write_text(dedent(text))
     settings = ("model.dropout=0.0", "model.n_layer=1", "train.micro_batch_size=4")
-    harness("run", study, settings=settings, code=1)  # of one fault the run itself fails
-    found = accounting.read(Store(harness.folder / "results"), "s")
-    rows = {row.entry.removeprefix("learned-mha-"): row for row in equivalence.check(found)}
-    return {run.labels["parallelism"]: run for run in found.runs}, rows
+    harness("run", study, settings=settings, code=1)  # one faulty run fails
+    results = dataset.read(Store(harness.folder / "results"), "s")
+    rows = {row.entry.removeprefix("learned-mha-"): row for row in equivalence.check(results)}
+    return {run.labels["parallelism"]: run for run in results.runs}, rows
 
 
 def test_sound_parallelisms_pass(checked):

@@ -1,4 +1,4 @@
-"""Whatever ends a run or a harness: it is told rightly, no process is left, and the next call goes on."""
+"""Without these, an interrupted run could be reported wrongly, leak processes, or not resume."""
 
 import contextlib
 import os
@@ -47,7 +47,10 @@ def slow(harness, seconds=0.3):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_resumes_from_its_last_step(new_harness, number):
-    """Ctrl-C reaches the ranks twice, from the terminal and from the launcher; no checkpoint was due yet."""
+    """Ctrl-C reaches the ranks twice: from the terminal and from the launcher.
+
+    No checkpoint was due yet.
+    """
     study = new_harness.study('["slow"]', '["mha"]', TWO)
     fast = slow(new_harness)
     process = new_harness.start("run", study, settings=["train.eval_every=100"])
@@ -153,7 +156,10 @@ def test_a_folder_that_cannot_be_written_is_one_line(new_harness):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_fails_the_run_and_keeps_its_records(new_harness):
     study = new_harness.study('["fills"]')
-    body = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600)); signal.signal(25, signal.SIG_IGN)"
+    body = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600)); "
+        "signal.signal(25, signal.SIG_IGN)"
+    )
     new_harness.variant("fills", f"exec({body!r}, globals()) if self.training else None")
     err = new_harness("run", study, code=1).stderr
     run = the_run(new_harness)

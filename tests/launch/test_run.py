@@ -287,13 +287,14 @@ def test_no_loss_falls_below_the_entropy_of_the_corpus(new_harness):
 
 
 def test_entries_start_from_another_runs_checkpoint(new_harness):
-    """Uptraining as one study: what the source run ended with is what the others begin with, whole or converted."""
+    """Uptraining as one study: the other runs start from the source's weights, some converted."""
     study = new_harness.study(
         '["learned", "rope"]',
         '["mha", { variant = "gqa", n_kv_head = 2, kv_pooling = "first" }]',
         '["single", { variant = "fsdp", nproc = 2 }]',
     )
-    init = '\n[init]\nfrom_run = { parallelism = { variant = "fsdp", nproc = 2 }, train = { steps = 4 } }\n'
+    parallelism = '{ variant = "fsdp", nproc = 2 }'
+    init = f"\n[init]\nfrom_run = {{ parallelism = {parallelism}, train = {{ steps = 4 }} }}\n"
     study.write_text(
         study.read_text() + init + "[probes]\ndecode = { batch = [2], context = [8] }\n"
     )

@@ -74,6 +74,6 @@ def test_a_trace_of_each_rank_is_kept_where_it_was_asked_for(runs, name):
 
 
 def test_weights_are_stored_in_full_precision(runs):
-    """Sharding leaves parameters in bf16 after a pass without a backward; a checkpoint of those is another model."""
+    """Sharding leaves parameters in bf16 after a forward pass; a checkpoint must not keep those."""
     with safe_open(runs["fsdp_late"].newest_checkpoint / "model.safetensors", "np") as weights:
         assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"F32"}  # noqa: SIM118
