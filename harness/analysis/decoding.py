@@ -1,32 +1,13 @@
 """Speed and memory of decoding for each entry, from the samples of the decode probe."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from harness.analysis import intervals
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.intervals import Median, Ratio
 from harness.analysis.metrics import baseline_of
+from harness.results.records.estimates import Ratio
+from harness.results.records.study_summary import Decoding
 from harness.results.run_data import DecodeSamples, DecodeSetting
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """An entry's decoding at one batch and context, over the seeds that have it; None if none has.
-
-    `decode_step_s` is the time of one token for every sequence of the batch. The ratio is variant
-    over baseline, over the seeds that both have. `reason` is why other seeds have no value.
-    """
-
-    batch: int
-    context: int
-    seeds: list[int]
-    prefill_tokens_per_s: Median | None
-    decode_step_s: Median | None
-    decode_tokens_per_s: Median | None
-    decode_tokens_per_s_ratio: Ratio | None
-    cache_bytes: int | None
-    reason: str | None
 
 
 def measures(study: StudyResults, entry: Entry) -> list[Decoding]:
@@ -42,7 +23,7 @@ def _measure(entry: Entry, base: Entry | None, setting: DecodeSetting) -> Decodi
     reasons = {run.decoding[setting].reason for run in entry.done if setting in run.decoding}
     reason = "; ".join(sorted(filter(None, reasons))) or None
     if not samples:
-        return Decoding(batch, context, [], None, None, None, None, None, reason)
+        return Decoding(batch=batch, context=context, seeds=[], reason=reason)
     prefill_s = intervals.median([one.prefill_s for one in samples.values()])
     decode_s = intervals.median([one.decode_s for one in samples.values()])
     return Decoding(

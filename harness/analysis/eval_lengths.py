@@ -1,33 +1,15 @@
 """The loss at sequence lengths other than the trained one, from the length probe."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis import intervals
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.intervals import Mean
 from harness.analysis.metrics import baseline_of
+from harness.results.records.study_summary import LengthLoss
 from harness.results.run_data import LengthLosses
 
 Positions = NDArray[np.int64]  # (n_bins,)
-
-
-@dataclass(frozen=True)
-class LengthLoss:
-    """An entry's loss at one length, over the seeds that have it; None if none has.
-
-    The difference is variant minus baseline, over the seeds that both have. `reason` is why other
-    seeds have no value.
-    """
-
-    length: int
-    seeds: list[int]
-    val_loss: Mean | None
-    val_loss_difference: Mean | None
-    windows: int | None
-    reason: str | None
 
 
 def measures(study: StudyResults, entry: Entry) -> list[LengthLoss]:

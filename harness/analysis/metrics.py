@@ -1,75 +1,26 @@
-"""Measure each entry of a study and compare it with the baseline. Only runs that are done count.
-
-Numbers are unrounded. The fields of the records are keys of summary.json and columns of the tables.
-"""
+"""Measure each entry of a study and compare it with the baseline. Only runs that are done count."""
 
 from collections.abc import Container, Iterable
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from harness.analysis import intervals
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.intervals import Mean, Median, Ratio
-from harness.results.records import PredictedCost, ProbeResults, RankMemory
+from harness.results.records import PredictedCost, ProbeResults
+from harness.results.records.estimates import Mean, Ratio
+from harness.results.records.study_summary import (
+    BaselineComparison,
+    EntryMetrics,
+    EquivalenceStatus,
+)
 from harness.results.run_data import RunData
 
 PARALLELISM = "parallelism"  # the axis whose variants must train the same model
-EquivalenceStatus = Literal["bitwise", "within tolerance", "DIVERGES", "not checked"]
 DIVERGES: EquivalenceStatus = "DIVERGES"
 CATEGORIES = ("parameters", "gradients", "optimizer", "activations", "other")  # of memory
 
 
-@dataclass(frozen=True)
-class Result:
-    """The measurements of an entry; None if it has none. `memory` is that of the fullest rank.
-
-    If `equivalence` is `DIVERGES`, the entry does not reproduce the single-process run, and the
-    report omits its speed.
-    """
-
-    entry: str
-    axes: dict[str, str]
-    seeds: list[int]
-    seeds_done: list[int]
-    status: str | dict[str, int]
-    equivalence: EquivalenceStatus | None
-    val_loss: Mean | None
-    bits_per_byte: Mean | None
-    tokens_per_s: Median | None
-    step_s: Median | None
-    peak_memory_bytes: int | None
-    memory: RankMemory | None
-    parameters: int
-    flops_per_token: float
-    peak_flops: float | None
-    mfu: float | None
-
-
-@dataclass(frozen=True)
-class BaselineComparison:
-    """An entry compared with its baseline, over the seeds that both have done.
-
-    `differs` names the axes on which they differ. `val_loss_difference` is variant minus baseline;
-    the ratios are variant over baseline. `excludes_zero` is None for a single seed, which has no
-    interval. `speed_diverges` means that one of the two fails the equivalence check; the ratio
-    of speeds is then None.
-    """
-
-    entry: str
-    against: str
-    differs: list[str]
-    seeds: list[int]
-    seeds_unpaired: int
-    val_loss_difference: Mean | None
-    excludes_zero: bool | None
-    tokens_per_s_ratio: Ratio | None
-    speed_diverges: bool
-    peak_memory_ratio: float | None
-
-
-def result(entry: Entry, status: EquivalenceStatus | None = None) -> Result:
+def result(entry: Entry, status: EquivalenceStatus | None = None) -> EntryMetrics:
     """Measure one entry; `status` is that of its equivalence check, None without a reference."""
     done = entry.done
     size = model_size(entry)
@@ -84,7 +35,7 @@ def result(entry: Entry, status: EquivalenceStatus | None = None) -> Result:
     )
     val_losses = [float(run.evals.val_loss[-1]) for run in done]
     bits_per_byte = [float(run.evals.bits_per_byte[-1]) for run in done]
-    return Result(
+    return EntryMetrics(
         entry=entry.label,
         axes=entry.axes,
         seeds=[run.seed for run in entry.runs],

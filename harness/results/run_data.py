@@ -20,9 +20,8 @@ from harness.results.records import (
     RunSpec,
     RunState,
 )
+from harness.results.records.study_summary import Unreadable
 from harness.results.store import Run, Steps
-
-ABSENT = "–"  # label on an axis that a run does not have
 
 FloatArray = NDArray[np.float64]
 
@@ -120,21 +119,13 @@ class RunData:
         return self.steps.step_s[~self.steps.warmup]
 
 
-@dataclass(frozen=True)
-class Unreadable:
-    """A run's folder, or a file of the study, that cannot be read, and the reason."""
-
-    name: str
-    why: str
-
-
 def read_run(run: Run) -> RunData | Unreadable:
     """Read a whole run, or return why that is not possible."""
     try:
         data = _read(run)
         _check(data)
     except (StoreError, OSError) as error:
-        return Unreadable(run.run_id, str(error))
+        return Unreadable(name=run.run_id, why=str(error))
     return _without_nan(data)
 
 

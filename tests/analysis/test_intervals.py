@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from harness.analysis import intervals
+from harness.results.records.estimates import Mean, Median, Ratio
 
 
 def test_mean_has_the_t_interval():
@@ -20,7 +21,7 @@ def test_mean_has_the_t_interval():
 
 
 def test_one_value_has_no_interval():
-    assert intervals.mean([1.5]) == intervals.Mean(1.5, None, 1)
+    assert intervals.mean([1.5]) == Mean(mean=1.5, ci95=None, n=1)
 
 
 def test_pairs_share_a_seed_and_others_are_counted():
@@ -69,8 +70,8 @@ def test_median_interval_resamples_seeds_before_steps():
 
 
 def test_median_of_one_and_of_two_samples():
-    assert intervals.median([np.array([2.0])]) == intervals.Median(2.0, (2.0, 2.0))
-    assert intervals.median([np.array([1.0, 3.0])]) == intervals.Median(2.0, (1.0, 3.0))
+    assert intervals.median([np.array([2.0])]) == Median(median=2.0, ci95=(2.0, 2.0))
+    assert intervals.median([np.array([1.0, 3.0])]) == Median(median=2.0, ci95=(1.0, 3.0))
 
 
 def test_the_same_samples_give_the_same_interval():
@@ -112,4 +113,4 @@ def test_running_mean_is_centred_and_keeps_the_ends():
 
 def test_ratio_interval_includes_variation_between_seeds():
     ratio = intervals.ratio_of_medians([np.full(50, x) for x in (1.0, 2.0, 3.0)], [np.ones(50)] * 3)
-    assert ratio == intervals.Ratio(2.0, (1.0, 3.0))
+    assert ratio == Ratio(ratio=2.0, ci95=(1.0, 3.0))

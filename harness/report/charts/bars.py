@@ -49,7 +49,7 @@ def memory(summary: Summary) -> Iterator[ChartSpec]:
 
     def measure(entry: Entry) -> BarRow | None:
         memory = summary.results[entry.label].memory
-        prediction = summary.predicted_memory[entry.label]
+        prediction = summary.results[entry.label].predicted_memory
         if memory is None:
             return None
         return BarRow(
@@ -74,11 +74,11 @@ def memory(summary: Summary) -> Iterator[ChartSpec]:
 
 def phases(summary: Summary) -> Iterator[ChartSpec]:
     """Return the mean time of each phase of a step, if it was measured."""
-    if not any(summary.phases.values()):
+    if not any(result.phases for result in summary.results.values()):
         return
 
     def measure(entry: Entry) -> BarRow | None:
-        times = summary.phases[entry.label]
+        times = summary.results[entry.label].phases
         if times is None:
             return None
         milliseconds = [SECONDS_TO_MS * (times.by_name[part.name] or 0.0) for part in PHASE_PARTS]
@@ -101,7 +101,7 @@ def traffic(summary: Summary) -> Iterator[ChartSpec]:
     """Return the bytes that the busiest rank sends in a step, of the entries that communicate."""
 
     def measure(entry: Entry) -> BarRow | None:
-        sent = summary.traffic[entry.label]
+        sent = summary.results[entry.label].traffic
         if sent is None or not (sent.collectives or sent.predicted_bytes):
             return None
         predicted = None if sent.predicted_bytes is None else sent.predicted_bytes / MIB

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from harness.analysis.hypotheses import METRIC_NAMES, MetricTests, TestedEffect
+from harness.analysis.hypotheses import METRIC_NAMES
 from harness.analysis.summary import Summary
 from harness.report.charts.entries import MAX_EFFECTS
 from harness.report.charts.spec import Axis, ChartSpec, IntervalRow, Intervals
 from harness.report.charts.style import VERDICTS, choose_style
 from harness.report.formatting import count, significant_figures
+from harness.results.records.study_summary import Effect, MetricTests
 
 HOW = " Colour, marker and word: the verdict."
 NATS = "nats per token"
@@ -47,26 +48,25 @@ def effects(summary: Summary) -> Iterator[ChartSpec]:
     if len(summary.study.varying()) < 2:
         return
     for tests in summary.metric_tests.values():
-        known = [tested for tested in (*tests.main, *tests.interactions) if tested.effect.ci95]
+        known = [effect for effect in (*tests.main_effects, *tests.interactions) if effect.ci95]
         if known:
             yield _effects(tests, known)
 
 
-def _clearest(effects: Sequence[TestedEffect]) -> list[TestedEffect]:
+def _clearest(effects: Sequence[Effect]) -> list[Effect]:
     """Return the main effects and the smallest p, `MAX_EFFECTS` in all."""
 
-    def rank(tested: TestedEffect) -> tuple[int, float]:
-        effect = tested.effect
+    def rank(effect: Effect) -> tuple[int, float]:
         return len(effect.levels), 1.0 if effect.p is None else effect.p
 
     clearest = sorted(effects, key=rank)[:MAX_EFFECTS]
-    return [tested for tested in effects if tested in clearest]
+    return [effect for effect in effects if effect in clearest]
 
 
-def _effects(tests: MetricTests, known: Sequence[TestedEffect]) -> ChartSpec:
+def _effects(tests: MetricTests, known: Sequence[Effect]) -> ChartSpec:
     is_loss = tests.quantity == "val_loss"
     unit = NATS if is_loss else "%"
-    rows = [_row(tested, is_loss) for tested in _clearest(known)]
+    rows = [_row(effect, is_loss) for effect in _clearest(known)]
     margin = tests.margin if is_loss or tests.margin is None else _percent(tests.margin)
     metric = METRIC_NAMES[tests.quantity]
     note = f" Each row is the change for a level or a pair of levels.{HOW}"
@@ -83,15 +83,14 @@ def _effects(tests: MetricTests, known: Sequence[TestedEffect]) -> ChartSpec:
     )
 
 
-def _row(tested: TestedEffect, is_loss: bool) -> IntervalRow:
-    effect = tested.effect
+def _row(effect: Effect, is_loss: bool) -> IntervalRow:
     assert effect.estimate is not None
     assert effect.ci95 is not None
     value, low, high = (
         number if is_loss else _percent(number) for number in (effect.estimate, *effect.ci95)
     )
     name = " with ".join(f"{axis} {label}" for axis, label in effect.levels.items())
-    verdict = tested.verdict or "unresolved"
+    verdict = effect.verdict or "unresolved"
     group = "main effect" if len(effect.levels) == 1 else "interaction"
     return IntervalRow(name, value, (low, high), verdict, VERDICTS[verdict], group)
 

@@ -1,13 +1,14 @@
 """Which entries a chart shows, and the phrases with which line charts describe them."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from harness.analysis.dataset import Entry
 from harness.analysis.metrics import PARALLELISM, under_baseline_parallelism
 from harness.analysis.summary import Summary
 from harness.report.charts.spec import Line
 from harness.report.formatting import count, significant_figures
+from harness.results.records.study_summary import EntryResult
 
 MAX_ENTRIES = 40  # rows, lines, or points that a figure can name
 MAX_POINTS = 1000  # of a scatter plot on the page, where they are named on hover
@@ -30,7 +31,7 @@ def limit_entries(summary: Summary) -> Summary:
 
 
 def single_parallelism(
-    summary: Summary, measurements: Mapping[str, Sequence[object]]
+    summary: Summary, is_measured: Callable[[EntryResult], bool]
 ) -> tuple[list[Entry], str]:
     """Return one measured entry of those that differ only in the parallelism, and a note on it.
 
@@ -38,7 +39,9 @@ def single_parallelism(
     left out.
     """
     study = summary.study
-    measured = {entry.label: entry for entry in study.entries if measurements[entry.label]}
+    measured = {
+        entry.label: entry for entry in study.entries if is_measured(summary.results[entry.label])
+    }
     kept = []
     for entry in measured.values():
         base = under_baseline_parallelism(study, entry)

@@ -26,8 +26,8 @@ SETTLED_POSITION = 0.05  # the y axis covers each line from this fraction of the
 
 def build(summary: Summary) -> Iterator[ChartSpec]:
     """Return loss against length and loss by position, if the length probe measured any."""
-    entries, note = single_parallelism(summary, summary.lengths)
-    losses = [loss for entry in entries for loss in summary.lengths[entry.label]]
+    entries, note = single_parallelism(summary, lambda result: bool(result.lengths))
+    losses = [loss for entry in entries for loss in summary.results[entry.label].lengths]
     lengths = sorted({loss.length for loss in losses if loss.val_loss})
     if summary.study.spec is None or not lengths:
         return
@@ -47,7 +47,7 @@ def _against_length(
     lines = []
     for entry in entries:
         points = []
-        for loss in summary.lengths[entry.label]:
+        for loss in summary.results[entry.label].lengths:
             if loss.val_loss:
                 mean = loss.val_loss.mean
                 points.append((loss.length, mean, *(loss.val_loss.ci95 or (mean, mean))))

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from harness.analysis.dataset import StudyResults
-from harness.analysis.scaling import ScalingRow
 from harness.analysis.summary import Summary
 from harness.report.charts.entries import MAX_ENTRIES
 from harness.report.charts.spec import (
@@ -20,6 +19,7 @@ from harness.report.charts.spec import (
 )
 from harness.report.charts.style import COLOURS, GREY
 from harness.report.formatting import count, significant_figures
+from harness.results.records.study_summary import ScalingRow
 
 MARGIN = 1.15  # factor between the outermost values and the limits
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from harness.analysis import equivalence, significance
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.hypotheses import METRICS, Quantity, margin_of, values
-from harness.analysis.intervals import Ratio, paired_differences
+from harness.analysis.hypotheses import METRICS, margin_of, values
+from harness.analysis.intervals import paired_differences
 from harness.analysis.metrics import (
     DIVERGES,
     PARALLELISM,
@@ -16,9 +16,10 @@ from harness.analysis.metrics import (
     peak_bytes,
     speed_ratio,
 )
-from harness.analysis.significance import SignificanceResult
 from harness.report.compare.sources import Source
 from harness.results.records import SCHEMA_VERSION
+from harness.results.records.estimates import Ratio
+from harness.results.records.study_summary import EntryStatus, Quantity, SignificanceResult
 from harness.results.run_data import RunData
 from harness.results.upgrade import Json
 
@@ -26,8 +27,6 @@ from harness.results.upgrade import Json
 MACHINE_KEYS = ("host", "cpu", "cores", "memory_bytes", "gpu", "platform", "cuda", "threads")
 # Settings that must be equal for two validation losses to refer to the same text.
 VALIDATION_KEYS = ("data.sha256", "data.tokenizer", "model.vocab_size")
-
-Status = str | dict[str, int]
 Difference = tuple[object, object]  # the values of A and B
 
 
@@ -50,7 +49,7 @@ class EntryPair:
     peak_memory_ratio: float | None
     parameters: tuple[int, int]
     flops_per_token: tuple[float, float]
-    status: tuple[Status, Status]
+    status: tuple[EntryStatus, EntryStatus]
 
     def verdict(self, metric: Quantity) -> SignificanceResult | None:
         """Return the verdict on one metric."""

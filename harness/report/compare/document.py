@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from harness.analysis.hypotheses import METRIC_NAMES, Quantity
-from harness.analysis.significance import SignificanceResult
+from harness.analysis.hypotheses import METRIC_NAMES
 from harness.report import formatting
-from harness.report.compare.comparison import Comparison, Difference, EntryPair, Status
+from harness.report.compare.comparison import Comparison, Difference, EntryPair
 from harness.report.document import (
     Block,
     Code,
@@ -23,6 +22,7 @@ from harness.report.formatting import MISSING, count
 from harness.report.sections.comparison import NO_INTERVAL
 from harness.report.sections.overview import VERDICTS
 from harness.report.tables import table
+from harness.results.records.study_summary import EntryStatus, Quantity, SignificanceResult
 
 MAX_UNMATCHED = 20  # entries that are named
 
@@ -193,7 +193,7 @@ def _statuses(comparison: Comparison) -> Iterator[Block]:
         yield table("Different status", titles, rows, folded=False)
 
 
-def _status(status: Status) -> str:
+def _status(status: EntryStatus) -> str:
     if isinstance(status, str):
         return status
     return ", ".join(f"{n} {name}" for name, n in status.items())

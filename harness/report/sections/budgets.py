@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from harness.analysis import budgets
-from harness.analysis.budgets import BudgetKind
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Block, Code, Emphasis, Table, join, paragraph, text
@@ -19,6 +18,7 @@ from harness.report.tables import (
     table,
     text_column,
 )
+from harness.results.records.study_summary import BudgetKind
 
 BUDGETS: dict[BudgetKind, str] = {
     "tokens": "equal tokens",

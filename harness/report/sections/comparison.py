@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from harness.analysis.hypotheses import Quantity
 from harness.analysis.significance import MAX_SEEDS
 from harness.analysis.summary import Summary
 from harness.report import formatting
@@ -20,6 +19,7 @@ from harness.report.tables import (
     records,
     text_column,
 )
+from harness.results.records.study_summary import Quantity
 
 NO_INTERVAL = "no interval"  # of a single seed
 

@@ -55,10 +55,11 @@ FLOPS_METHOD = (
 
 def step_breakdown(summary: Summary, charts: Charts) -> Iterator[Block]:
     """Return the phases of a step, if they were measured."""
-    if not any(summary.phases.values()):
+    if not any(result.phases for result in summary.results.values()):
         return
     rows = []
-    for label, phases in summary.phases.items():
+    for label, result in summary.results.items():
+        phases = result.phases
         if label in summary.diverging:
             rows.append([label, *[formatting.NO_SPEED] * (len(PHASES) + 2)])
         elif phases:
@@ -86,7 +87,8 @@ def communication(summary: Summary, charts: Charts) -> Iterator[Block]:
     """Return what each entry's ranks send, if they communicate."""
     rows: list[list[Cell]] = []
     deviations = {}
-    for label, traffic in summary.traffic.items():
+    for label, result in summary.results.items():
+        traffic = result.traffic
         if traffic is None or not (traffic.collectives or traffic.predicted_bytes):
             continue
         calls = [
@@ -153,7 +155,8 @@ def _predicted_memory(summary: Summary) -> Iterator[Block]:
     titles: dict[str, None] = {}
     rows: list[list[Cell]] = []
     deviations = {}
-    for label, held in summary.predicted_memory.items():
+    for label, result in summary.results.items():
+        held = result.predicted_memory
         if held:
             row: list[Cell] = [label]
             for category, size in held.predicted.items():

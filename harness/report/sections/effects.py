@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from harness.analysis.hypotheses import METRIC_NAMES, MetricTests
+from harness.analysis.hypotheses import METRIC_NAMES
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Block, Heading, paragraph
@@ -17,6 +17,7 @@ from harness.report.tables import (
     number_column,
     text_column,
 )
+from harness.results.records.study_summary import MetricTests
 
 SOURCES = {"init": "initialization", "data": "data order", "rest": "their interaction and the rest"}
 QUANTITIES = {
@@ -37,7 +38,7 @@ METHOD = (
 
 def effects(summary: Summary, charts: Charts) -> Iterator[Block]:
     """Return the main effects and interactions on each metric."""
-    tested = [tests for tests in summary.metric_tests.values() if tests.main]
+    tested = [tests for tests in summary.metric_tests.values() if tests.main_effects]
     if len(summary.study.varying()) < 2 or not tested:
         return
     yield paragraph(METHOD)
@@ -56,7 +57,7 @@ def _metric(summary: Summary, tests: MetricTests) -> Iterator[Block]:
         shown = f"{design.noise:.4f}" if is_loss else f"{100 * math.expm1(design.noise):.2f} %"
         noise = f"; the noise of a run is {shown}"
     yield paragraph(
-        f"Estimated from {formatting.count(design.n_runs, 'run')} with "
+        f"Estimated from {formatting.count(design.runs, 'run')} with "
         f"{design.degrees_of_freedom} degrees of freedom{noise}."
     )
 

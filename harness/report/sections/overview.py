@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from harness.analysis.dataset import StudyResults
-from harness.analysis.metrics import DIVERGES, PARALLELISM, Result
-from harness.analysis.significance import MAX_SEEDS, SignificanceResult, VerdictName
+from harness.analysis.metrics import DIVERGES, PARALLELISM
+from harness.analysis.significance import MAX_SEEDS
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import (
@@ -22,6 +22,7 @@ from harness.report.document import (
     text,
 )
 from harness.report.formatting import MISSING, count
+from harness.results.records.study_summary import EntryResult, SignificanceResult, VerdictName
 
 VERDICTS: tuple[VerdictName, ...] = ("better", "worse", "equivalent", "unresolved")
 
@@ -196,7 +197,7 @@ def _leaders(summary: Summary) -> Text:
     )
 
 
-def _rounded_loss(result: Result) -> float:
+def _rounded_loss(result: EntryResult) -> float:
     return round(result.val_loss.mean, 4) if result.val_loss else math.inf
 
 
