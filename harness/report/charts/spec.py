@@ -100,7 +100,10 @@ class Line:
         points: Sequence[Sequence[float]],
     ) -> "Line":
         """Return a line through points (x, y, low, high) with a marker and a bar at each."""
-        x, y, low, high = zip(*points, strict=True) if points else [()] * 4
+        x = [point[0] for point in points]
+        y = [point[1] for point in points]
+        low = [point[2] for point in points]
+        high = [point[3] for point in points]
         return cls(name, entry, style, x, y, low, high, spread="bars", markers="all")
 
     @property
