@@ -92,9 +92,10 @@ def under_baseline_parallelism(study: StudyResults, entry: Entry) -> Entry | Non
 
 
 def _compare(entry: Entry, base: Entry, diverging: Container[str]) -> BaselineComparison:
-    pair = intervals.paired(final_losses(entry), final_losses(base))
-    seeds = list(pair.seeds) if pair else []
-    difference = pair.difference if pair else None
+    losses = final_losses(entry)
+    base_losses = final_losses(base)
+    seeds = sorted(losses.keys() & base_losses.keys())
+    difference = intervals.mean_difference(losses, base_losses)
     diverges = entry.label in diverging or base.label in diverging
     all_seeds = {run.seed for run in entry.runs + base.runs}
     runs = [run for run in entry.done if run.seed in seeds]

@@ -368,12 +368,12 @@ def _loss_by_position(summary: Summary) -> pd.DataFrame:
     blocks: list[Block] = []
     for entry, run in _done(summary):
         for length, losses in sorted(run.lengths.items()):
-            first, last = positions(length, len(losses.by_position))
+            first, last = positions(length, len(losses.loss_by_position))
             constants = {"entry": entry, "seed": run.seed, "length": length}
             arrays = {
                 "first_position": first,
                 "last_position": last,
-                "loss": losses.by_position,
+                "loss": np.array(losses.loss_by_position),
             }
             blocks.append((constants, arrays))
     return _stack(COLUMNS["loss_by_position"], blocks)
