@@ -64,6 +64,7 @@ def test_version_is_that_of_the_package(call):
         (["export", "study", "--to", "excel"], "excel"),
         (["compare", "a"], "Missing argument"),
         (["list", "nowhere.toml"], "no such study file"),
+        (["status", "absent", "--results", "nowhere"], "run it first"),
     ],
 )
 def test_an_invalid_command_line_ends_with_code_2(call, arguments, message):
