@@ -10,8 +10,9 @@ import numpy as np
 
 from harness.analysis import significance
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.intervals import TAIL, Bounds, paired_differences
+from harness.analysis.intervals import TAIL, paired_differences
 from harness.analysis.metrics import baseline_of, final_losses
+from harness.results.records.estimates import Bounds
 
 SECONDS_PER_HOUR = 3600
 MIN_GAIN = 1e-9  # of the log determinant, for which two cells are exchanged

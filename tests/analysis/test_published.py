@@ -83,8 +83,8 @@ def test_yates_peas():
         for cell, pounds in plots.items():
             values.setdefault(tuple(cell), {})[block] = pounds
     found = effects.estimate(values, {"N": ["0", "1"], "P": ["0", "1"], "K": ["0", "1"]})
-    assert found.degrees_of_freedom == 12 and found.n_runs == 24
-    assert found.noise**2 * 12 == pytest.approx(185.29, abs=0.005)
+    assert found.design.degrees_of_freedom == 12 and found.design.runs == 24
+    assert found.design.noise**2 * 12 == pytest.approx(185.29, abs=0.005)
     assert [24 / 4 * one.estimate**2 for one in found.main] == pytest.approx(
         [189.28, 8.40, 95.20], abs=0.005
     )
