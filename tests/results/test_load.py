@@ -143,5 +143,5 @@ def test_a_study_must_be_named_if_there_are_several(folder, tmp_path):
     (tmp_path / "b").mkdir()
     for name in "ab":
         (tmp_path / name / "launches.jsonl").touch()
-    with pytest.raises(UserError, match="2 studies; name one: .*allowed: a, b"):
+    with pytest.raises(UserError, match=r"2 studies; name one: .*allowed: a, b"):
         harness.load(tmp_path)
