@@ -91,6 +91,16 @@ class RunData:
         return self.probes
 
     @property
+    def final_loss(self) -> float:
+        """The last validation loss of a run that is done, nats per token."""
+        return float(self.evals.val_loss[-1])
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """The peak memory of the fullest rank of a run that is done."""
+        return max(rank.peak for rank in self.measured.memory)
+
+    @property
     def timed_step_s(self) -> FloatArray:
         """The slowest rank's time of each timed step, without warm-up; shape (n_timed,)."""
         return self.steps.step_s[~self.steps.warmup]
