@@ -256,8 +256,16 @@ def load(results: str | Path = "results", study: str | None = None) -> StudyFram
     store = Store(Path(results))
     if study is None:
         names = store.studies()
-        if len(names) != 1:
-            found = choices("", names) if names else "no studies"
-            raise UserError(f"{results}: holds {len(names)} studies, name one: {found}")
+        if not names:
+            message = "no such folder" if not Path(results).is_dir() else "holds no results"
+            raise UserError(
+                f"{results}: {message}; run a study first (python -m harness run STUDY.toml) "
+                f"or give its results folder: load(results=FOLDER)"
+            )
+        if len(names) > 1:
+            raise UserError(
+                f"{results}: holds {len(names)} studies; name one: load(study=NAME); "
+                f"{choices('', names)}"
+            )
         study = names[0]
     return StudyFrames(dataset.read(store, study))

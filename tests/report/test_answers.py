@@ -35,12 +35,12 @@ def test_parallelisms_that_repeat_a_loss_are_one_comparison(read):
     """Else bitwise equal runs would make every p-value larger, or the noise of effects smaller."""
     study = read()
     found = hypotheses.test_hypotheses(study)["val_loss"]
-    alone = {
+    paired = {
         e.label: hypotheses._differences(study, e, hypotheses.METRICS["val_loss"])
         for e in study.entries
     }
     single = {
-        label: values for label, values in alone.items() if label.endswith("single") and values
+        label: values for label, values in paired.items() if label.endswith("single") and values
     }
     assert len(single) == 5
     expected = verdicts.test_family(single, None)
@@ -48,7 +48,7 @@ def test_parallelisms_that_repeat_a_loss_are_one_comparison(read):
     words = {label: verdict.verdict for label, verdict in found.entries.items()}
     for label in single:
         ddp2 = label.replace("single", "ddp2")
-        assert alone[ddp2] == alone[label] and words[ddp2] == words[label]
+        assert paired[ddp2] == paired[label] and words[ddp2] == words[label]
     assert (
         found.design.runs == 6 * 3
         and hypotheses.test_hypotheses(study)["tokens_per_s"].design.runs == 18 * 3
@@ -211,7 +211,7 @@ def test_plan_prints_seeds_and_refuses_a_single_seed(fake, read, capsys):
         cli.main(["plan", "tiny", "--effect-size", "0.01", "--results", str(fake.root)])
     assert left.value.code == 2 and "run a pilot" in capsys.readouterr().err
     read(seeds=(0, 1, 2))
-    for arguments, told in (
+    for arguments, expected in (
         ([], "seeds detect 0.01 nats with 80 % power"),
         (["--fractional-design", "7"], "7 entries that identify"),
     ):
@@ -219,7 +219,7 @@ def test_plan_prints_seeds_and_refuses_a_single_seed(fake, read, capsys):
             cli.main(
                 ["plan", "tiny", "--effect-size", "0.01", "--results", str(fake.root), *arguments]
             )
-        assert left.value.code == 0 and told in capsys.readouterr().out
+        assert left.value.code == 0 and expected in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("size", [5, 6, 9, 12])
@@ -237,5 +237,5 @@ def test_a_fractional_design_identifies_all_main_effects(size):
 
 
 def test_a_fractional_design_that_is_too_small_is_refused():
-    with pytest.raises(ValueError, match="4: must be 5"):
+    with pytest.raises(ValueError, match="4: must be at least 5"):
         planning.fractional_design({"p": ["a", "b"], "q": ["a", "b", "c"], "r": ["a", "b"]}, {}, 4)
