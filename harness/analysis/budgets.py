@@ -125,7 +125,7 @@ def step_reaching_baseline(run: RunData, baseline: RunData) -> float | None:
 
     None if it never does, or if it does so before the first step.
     """
-    target = float(baseline.evals.val_loss[-1])
+    target = baseline.final_loss
     loss = run.evals.val_loss
     step = run.evals.step
     reached = np.flatnonzero(loss <= target)

@@ -138,7 +138,7 @@ def _deviations(run: RunData, other: RunData) -> dict[str, float | bool | None]:
         "abs_loss_dev_first": float(deviations[0]),
         "abs_loss_dev_last": float(deviations[-1]),
         "max_abs_loss_dev": float(deviations.max()),
-        "abs_val_loss_dev": float(abs(run.evals.val_loss[-1] - other.evals.val_loss[-1])),
+        "abs_val_loss_dev": abs(run.final_loss - other.final_loss),
     }
 
 

@@ -31,22 +31,14 @@ class Metric:
     lower_is_better: bool
 
 
-def _final_loss(run: RunData) -> float:
-    return float(run.evals.val_loss[-1])
-
-
 def _log_speed(run: RunData) -> float | None:
     return -float(np.log(np.median(run.timed_step_s))) if len(run.timed_step_s) else None
 
 
-def _log_peak_memory(run: RunData) -> float:
-    return float(np.log(max(rank.peak for rank in run.measured.memory)))
-
-
 METRICS: Mapping[Quantity, Metric] = {
-    "val_loss": Metric(_final_loss, lower_is_better=True),
+    "val_loss": Metric(lambda run: run.final_loss, lower_is_better=True),
     "tokens_per_s": Metric(_log_speed, lower_is_better=False),
-    "peak_memory": Metric(_log_peak_memory, lower_is_better=True),
+    "peak_memory": Metric(lambda run: float(np.log(run.peak_memory_bytes)), lower_is_better=True),
 }
 
 

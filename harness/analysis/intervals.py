@@ -1,7 +1,6 @@
 """Estimates with 95 % intervals: pure functions of numbers, each small enough to check by hand."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -11,15 +10,6 @@ from harness.results.records.estimates import Bounds, Mean, Median, Ratio
 RESAMPLES = 1000
 MAX_MIXTURE_VALUES = 500_000  # values of mixed distributions in memory at once
 TAIL = 0.025  # probability on each side of a 95 % interval
-
-
-@dataclass(frozen=True)
-class Paired:
-    """The mean difference of two entries over `seeds`; only one has `n_unpaired` other seeds."""
-
-    seeds: tuple[int, ...]
-    difference: Mean
-    n_unpaired: int
 
 
 def mean(values: Sequence[float]) -> Mean:
@@ -42,13 +32,10 @@ def paired_differences(
     return {seed: variant[seed] - baseline[seed] for seed in seeds}
 
 
-def paired(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Paired | None:
+def mean_difference(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Mean | None:
     """Return the mean difference over the seeds (the keys) that both have, None without any."""
     differences = paired_differences(variant, baseline)
-    if not differences:
-        return None
-    n_unpaired = len(variant.keys() ^ baseline.keys())
-    return Paired(tuple(differences), mean(list(differences.values())), n_unpaired)
+    return mean(list(differences.values())) if differences else None
 
 
 def median(groups: Sequence[np.ndarray]) -> Median:

@@ -33,7 +33,7 @@ def result(entry: Entry, status: EquivalenceStatus | None = None) -> EntryMetric
         key=lambda rank: rank.peak,
         default=None,
     )
-    val_losses = [float(run.evals.val_loss[-1]) for run in done]
+    val_losses = [run.final_loss for run in done]
     bits_per_byte = [float(run.evals.bits_per_byte[-1]) for run in done]
     return EntryMetrics(
         entry=entry.label,
@@ -92,9 +92,10 @@ def under_baseline_parallelism(study: StudyResults, entry: Entry) -> Entry | Non
 
 
 def _compare(entry: Entry, base: Entry, diverging: Container[str]) -> BaselineComparison:
-    pair = intervals.paired(final_losses(entry), final_losses(base))
-    seeds = list(pair.seeds) if pair else []
-    difference = pair.difference if pair else None
+    losses = final_losses(entry)
+    base_losses = final_losses(base)
+    seeds = sorted(losses.keys() & base_losses.keys())
+    difference = intervals.mean_difference(losses, base_losses)
     diverges = entry.label in diverging or base.label in diverging
     all_seeds = {run.seed for run in entry.runs + base.runs}
     runs = [run for run in entry.done if run.seed in seeds]
@@ -136,9 +137,9 @@ def excludes_zero(difference: Mean | None) -> bool | None:
 
 def final_losses(entry: Entry) -> dict[int, float]:
     """Return the final validation loss of each run that is done, nats per token, by seed."""
-    return {run.seed: float(run.evals.val_loss[-1]) for run in entry.done}
+    return {run.seed: run.final_loss for run in entry.done}
 
 
 def peak_bytes(runs: Iterable[RunData]) -> int:
     """Return the peak memory of the fullest rank of all runs, bytes."""
-    return max(rank.peak for run in runs for rank in run.measured.memory)
+    return max(run.peak_memory_bytes for run in runs)

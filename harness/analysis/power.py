@@ -122,8 +122,8 @@ def fractional_design(
     smallest = 1 + len(effects)
     if not smallest <= size <= len(cells):
         raise ValueError(
-            f"{size}: must be {smallest} (one for each level beyond the first of an axis, "
-            f"and one more) to {len(cells)} (the whole matrix)"
+            f"{size}: must be at least {smallest} (one for each level beyond the first of an axis, "
+            f"and one more) and at most {len(cells)} (the whole matrix)"
         )
     rows = np.array(
         [[1.0, *(float(cell[axis] == name) for axis, name in effects)] for cell in cells]

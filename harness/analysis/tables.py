@@ -54,7 +54,7 @@ def _bounds_columns(name: str) -> list[Column]:
     ]
 
 
-def _columns(record: type[BaseModel]) -> list[Column]:
+def _columns(record: type[BaseModel], center: str = "") -> list[Column]:
     """Return the columns of a record, as `_row` fills them; other fields have no column."""
     columns = []
     for name, field in record.model_fields.items():
@@ -62,6 +62,8 @@ def _columns(record: type[BaseModel]) -> list[Column]:
         value_type = _value_type(field.annotation)
         if value_type in (Mean, Median, Ratio):
             columns += _interval(name, meaning)
+        elif name == "ci95":
+            columns += _bounds_columns(center)
         elif name.endswith("_ci95"):
             columns += _bounds_columns(name.removesuffix("_ci95"))
         elif value_type in DTYPES:
@@ -93,15 +95,14 @@ COLUMNS: Mapping[str, list[Column]] = {
     "verdicts": [
         METRIC,
         ENTRY,
-        *_columns(SignificanceResult),
         Column("n_seeds", INTEGER, "number of paired seeds"),
+        *_columns(SignificanceResult),
     ],
     "effects": [
         METRIC,
         Column("effect", TEXT, "`main` effect of one axis, or `interaction` of two"),
         Column("levels", LIST, "levels compared with the baseline's, as AXIS=LABEL"),
-        *_columns(Effect),
-        *_bounds_columns("estimate"),
+        *_columns(Effect, center="estimate"),
     ],
     "rankings": [
         *_columns(Ranking),
@@ -112,10 +113,9 @@ COLUMNS: Mapping[str, list[Column]] = {
     ],
     "savings": _columns(CostToBaselineLoss),
     "variance": [
-        Column("source", TEXT, "`init`ial values, `data` order, or the `rest`"),
-        *_columns(Component),
-        *_bounds_columns("sd"),
         *_columns(VarianceComponents),
+        Column("source", TEXT, "`init`ial values, `data` order, or the `rest`"),
+        *_columns(Component, center="sd"),
     ],
     "equivalence": _columns(Equivalence),
     "memory": [ENTRY, SEED, RANK, *_columns(RankMemory)],
@@ -233,17 +233,19 @@ def _stack(columns: list[Column], blocks: list[Block]) -> pd.DataFrame:
     return pd.DataFrame(frame)
 
 
-def _row(record: BaseModel) -> dict[str, object]:
+def _row(record: BaseModel, center: str = "") -> dict[str, object]:
     """Return a record as columns.
 
     A field X that is an estimate gives `X`, `X_low` and `X_high`, a field `X_ci95` gives `X_low`
-    and `X_high`, and a list becomes a tuple.
+    and `X_high`, and a list becomes a tuple. A field `ci95` is the interval of the field `center`.
     """
     row: dict[str, object] = {}
     for name, value in record:
         if isinstance(value, Mean | Median | Ratio):
             row[name] = _center(value)
             row |= _bounds(name, value.ci95)
+        elif name == "ci95":
+            row |= _bounds(center, value)
         elif name.endswith("_ci95"):
             row |= _bounds(name.removesuffix("_ci95"), value)
         else:
@@ -288,8 +290,7 @@ def _effects(summary: Summary) -> Iterator[Row]:
         for kind, effects in kinds:
             for effect in effects:
                 yield {
-                    **_row(effect),
-                    **_bounds("estimate", effect.ci95),
+                    **_row(effect, center="estimate"),
                     "quantity": quantity,
                     "effect": kind,
                     "levels": tuple(f"{axis}={label}" for axis, label in effect.levels.items()),
@@ -316,8 +317,7 @@ def _variance(summary: Summary) -> Iterator[Row]:
             yield {
                 **_row(components),
                 "source": source,
-                **_row(component),
-                **_bounds("sd", component.ci95),
+                **_row(component, center="sd"),
             }
 
 
@@ -368,12 +368,12 @@ def _loss_by_position(summary: Summary) -> pd.DataFrame:
     blocks: list[Block] = []
     for entry, run in _done(summary):
         for length, losses in sorted(run.lengths.items()):
-            first, last = positions(length, len(losses.by_position))
+            first, last = positions(length, len(losses.loss_by_position))
             constants = {"entry": entry, "seed": run.seed, "length": length}
             arrays = {
                 "first_position": first,
                 "last_position": last,
-                "loss": losses.by_position,
+                "loss": np.array(losses.loss_by_position),
             }
             blocks.append((constants, arrays))
     return _stack(COLUMNS["loss_by_position"], blocks)

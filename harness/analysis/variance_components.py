@@ -48,11 +48,7 @@ def variance_components(study: StudyResults) -> list[VarianceComponents]:
 def _crossed_losses(entry: Entry) -> CrossedLosses | None:
     """Return the loss of each pair of seeds; None if one is missing or seeds are not crossed."""
     runs = [*entry.runs, *entry.crossed]
-    losses = {
-        (run.seed, run.order_seed): float(run.evals.val_loss[-1])
-        for run in runs
-        if run.status == "done"
-    }
+    losses = {(run.seed, run.order_seed): run.final_loss for run in runs if run.status == "done"}
     n_seeds = len({run.seed for run in runs})
     return losses if n_seeds > 1 and len(losses) == n_seeds**2 else None
 

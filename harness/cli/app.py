@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def build_app(completion: bool = False) -> typer.Typer:
     """Return the application with all commands; `completion` adds the options that install it."""
     app = typer.Typer(
-        help=harness.__doc__,
+        help=(harness.__doc__ or "").partition("\n")[0],
         no_args_is_help=True,
         add_completion=completion,
         pretty_exceptions_enable=False,
@@ -77,9 +77,7 @@ def build_app(completion: bool = False) -> typer.Typer:
 
 def _print_version(requested: bool) -> None:
     if requested:
-        from importlib.metadata import version
-
-        print(version("ablations"))
+        print(harness.__version__)
         raise typer.Exit
 
 

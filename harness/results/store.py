@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from harness.errors import StoreError
 from harness.results.files import (
+    REMEDY,
     JsonLinesWriter,
     read_lines,
     read_record,
@@ -348,9 +349,7 @@ def _read_step_lines(path: Path) -> list[StepLine]:
         except ValueError:
             line = None
         if not isinstance(line, dict):
-            raise StoreError(
-                f"{path}: line {number} is unreadable; remove its folder to run that entry again"
-            )
+            raise StoreError(f"{path}: line {number} is unreadable; {REMEDY}")
         lines.append(line)
     return lines
 

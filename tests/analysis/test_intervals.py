@@ -24,23 +24,25 @@ def test_one_value_has_no_interval():
     assert intervals.mean([1.5]) == Mean(mean=1.5, ci95=None, n=1)
 
 
-def test_pairs_share_a_seed_and_others_are_counted():
-    pair = intervals.paired({0: 1.0, 1: 2.5, 2: 9.0}, {1: 2.0, 0: 1.2, 7: 0.0, 8: 0.0})
-    assert pair.seeds == (0, 1)
-    assert pair.difference.mean == pytest.approx((-0.2 + 0.5) / 2)  # variant minus baseline
-    assert pair.n_unpaired == 3
+def test_differences_are_of_the_seeds_that_both_have():
+    variant = {0: 1.0, 1: 2.5, 2: 9.0}
+    baseline = {1: 2.0, 0: 1.2, 7: 0.0, 8: 0.0}
+    assert list(intervals.paired_differences(variant, baseline)) == [0, 1]
+    difference = intervals.mean_difference(variant, baseline)
+    assert difference.mean == pytest.approx((-0.2 + 0.5) / 2)  # variant minus baseline
+    assert difference.n == 2
     expected = stats.ttest_rel([1.0, 2.5], [1.2, 2.0]).confidence_interval(0.95)
-    assert pair.difference.ci95 == pytest.approx(expected)
+    assert difference.ci95 == pytest.approx(expected)
 
 
 def test_without_a_common_seed_there_is_no_difference():
-    assert intervals.paired({0: 1.0}, {1: 1.0}) is None
+    assert intervals.mean_difference({0: 1.0}, {1: 1.0}) is None
 
 
 def test_noise_that_seeds_share_cancels_in_pairs():
     shared = np.random.default_rng(1).normal(0, 10, 5)
-    pair = intervals.paired(dict(enumerate(shared + 0.3)), dict(enumerate(shared)))
-    low, high = pair.difference.ci95
+    difference = intervals.mean_difference(dict(enumerate(shared + 0.3)), dict(enumerate(shared)))
+    low, high = difference.ci95
     assert low == pytest.approx(0.3) and high == pytest.approx(0.3)
 
 

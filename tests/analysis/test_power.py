@@ -63,5 +63,5 @@ def test_a_fractional_design_identifies_all_main_effects(size):
 
 
 def test_a_fractional_design_that_is_too_small_is_refused():
-    with pytest.raises(ValueError, match="4: must be 5"):
+    with pytest.raises(ValueError, match="4: must be at least 5"):
         power.fractional_design(LEVELS, {}, 4)

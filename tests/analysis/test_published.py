@@ -50,11 +50,9 @@ NPK = {
 
 def test_students_sleep_data():
     """R: t.test(extra ~ group, paired = TRUE): p 0.002833, -1.58 [-2.4598858, -0.7001142]."""
-    pair = statistics.paired(dict(enumerate(DRUG_1)), dict(enumerate(DRUG_2)))
-    low, high = pair.difference.ci95
-    assert (pair.difference.mean, low, high) == pytest.approx(
-        (-1.58, -2.4598858, -0.7001142), abs=5e-8
-    )
+    difference = statistics.mean_difference(dict(enumerate(DRUG_1)), dict(enumerate(DRUG_2)))
+    low, high = difference.ci95
+    assert (difference.mean, low, high) == pytest.approx((-1.58, -2.4598858, -0.7001142), abs=5e-8)
     p = verdicts.paired_t_pvalue(DRUG_1 - DRUG_2)
     assert p == pytest.approx(0.002833, abs=5e-7)
     expected = stats.ttest_rel(DRUG_1, DRUG_2)

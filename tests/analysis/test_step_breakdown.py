@@ -150,10 +150,10 @@ def test_traffic_that_is_not_what_theory_predicts_is_said(three, factor):
     found = {label: result.traffic for label, result in results.items()}
     assert found[DDP].deviation == 0 and found[FSDP].deviation == pytest.approx(factor - 1)
     page, _, folder = written(three)
-    told = section(page, "Communication")
-    assert f"**{100 * factor - 100:+.2f} %**" in told and "+0.00 %" in told
-    assert f"off the prediction**: the communication volume of `{FSDP}`" in told
-    assert SINGLE not in told, "one process sends no bytes"
+    text = section(page, "Communication")
+    assert f"**{100 * factor - 100:+.2f} %**" in text and "+0.00 %" in text
+    assert f"off the prediction**: the communication volume of `{FSDP}`" in text
+    assert SINGLE not in text, "one process sends no bytes"
     assert {row["collective"] for row in rows(folder, "traffic")} == {"all_reduce"}
 
 

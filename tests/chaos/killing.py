@@ -63,7 +63,7 @@ PATIENCE_S = 120  # for something to happen at all
 
 @dataclass
 class Chaos:
-    """A folder with a study; `disturb` kills, and `curves` tell what came of it."""
+    """A folder with a study; `disturb` kills its runs, and `curves` returns their losses."""
 
     folder: Path
     seed: int

@@ -307,9 +307,9 @@ def test_heads_that_do_not_divide_are_refused_by_entry(write_study):
         ('variant = "ddp"', 'variant = "tp"'),
         ('["mha", { variant = "gqa", n_kv_head = 2 }', '["mha", "mqa"'),
     )
-    told = "1 key-value heads do not divide over 2 processes; add [[exclude]] with these"
+    reason = "1 key-value heads do not divide over 2 processes; add [[exclude]] with these"
     assert problems(path) == [
-        f"{path}: axes: {positional}, mqa, tp2: MultiQuery at h.0.attn: {told}"
+        f"{path}: axes: {positional}, mqa, tp2: MultiQuery at h.0.attn: {reason}"
         for positional in ("learned", "rope")
     ]
     rule = (

@@ -95,8 +95,8 @@ def test_a_mutated_study_is_a_matrix_or_an_error_on_one_screen(write_study, muta
             patch.setattr(subprocess, "Popen", refuse)
             with pytest.raises(SystemExit) as end:
                 main(command)
-        told = err.getvalue()
-        assert end.value.code in (0, 2), told
-        assert "Traceback" not in told and len(told.splitlines()) <= 50
-        assert end.value.code == 0 or told.startswith("error"), told
+        errors = err.getvalue()
+        assert end.value.code in (0, 2), errors
+        assert "Traceback" not in errors and len(errors.splitlines()) <= 50
+        assert end.value.code == 0 or errors.startswith("error"), errors
         assert end.value.code == 2 or out.getvalue()

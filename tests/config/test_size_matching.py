@@ -1,4 +1,4 @@
-"""Entries of equal size: a variant that is larger is better for that alone."""
+"""Entries of equal size: a larger variant would be better only because of its size."""
 
 import pytest
 

@@ -134,10 +134,10 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_an_incompatible_checkpoint_is_refused_with_both_sizes(name, write_study, tmp_path):
-    shape, place, *told = BAD[name]
+    shape, place, *texts = BAD[name]
     save_checkpoint(tmp_path / "start", **shape)
     message = refusal(write_study(more=from_path(place)))
-    for text in told:
+    for text in texts:
         assert text in message
 
 
@@ -182,7 +182,8 @@ WRONG = {
     "empty": ("", "init: {}: must have either `from_checkpoint` or `from_run`"),
     "former key": (
         'from = "start"',
-        "init.from: unknown key; did you mean 'from_run'? allowed: from_checkpoint, from_run",
+        "init.from: unknown key; did you mean 'from_checkpoint' or 'from_run'? "
+        "allowed: from_checkpoint, from_run",
     ),
 }
 
@@ -190,8 +191,8 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_init_names_its_place(name, write_study, tmp_path):
     save_checkpoint(tmp_path / "start")
-    line, told = WRONG[name]
-    assert told in refusal(write_study(more=f"\n[init]\n{line}\n"))
+    line, expected = WRONG[name]
+    assert expected in refusal(write_study(more=f"\n[init]\n{line}\n"))
 
 
 def test_a_conversion_without_a_checkpoint_is_refused(write_study):

@@ -114,7 +114,7 @@ def _panel(title: str, x: Axis, lines: Sequence[Line], trained: int, settled: fl
 
 def _by_position(entry: Entry, length: int, style: Style) -> Line:
     """Return the line of an entry; without points if no seed defines the loss at this length."""
-    seeds = [losses.by_position for losses in eval_lengths.defined(entry, length).values()]
+    seeds = [np.array(at.loss_by_position) for _, at in eval_lengths.defined(entry, length)]
     smoothed = [smooth(losses, length) for losses in seeds if len(losses) == len(seeds[0])]
     if not smoothed:
         return line_of_seeds(entry, style, np.empty(0), np.empty((1, 0)))

@@ -36,7 +36,9 @@ class EntryMetrics(StrictModel):
     axes: dict[str, str] = Field(description="label of the variant on each axis")
     seeds: list[int] = Field(description="seeds of all runs")
     seeds_done: list[int] = Field(description="seeds of the runs that are done")
-    status: EntryStatus = Field(description="status of all runs, or the number of runs by status")
+    status: EntryStatus = Field(
+        description="status of all runs, or the number of runs by status (`mixed` in CSV files)"
+    )
     equivalence: EquivalenceStatus | None = Field(
         description="worst verdict of its seeds in `equivalence`; null without a reference"
     )
