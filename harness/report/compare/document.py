@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from harness.analysis.hypotheses import METRIC_NAMES
 from harness.report import formatting
+from harness.report.charts.style import VERDICTS
 from harness.report.compare.comparison import Comparison, Difference, EntryPair
 from harness.report.document import (
     Block,
@@ -20,7 +21,6 @@ from harness.report.document import (
 )
 from harness.report.formatting import MISSING, count
 from harness.report.sections.comparison import NO_INTERVAL
-from harness.report.sections.overview import VERDICTS
 from harness.report.tables import table
 from harness.results.records.study_summary import EntryStatus, Quantity, SignificanceResult
 

@@ -1,6 +1,5 @@
 """Render a document as a page: one HTML file that requests nothing from any network."""
 
-from collections.abc import Iterable, Iterator
 from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -8,29 +7,27 @@ from markupsafe import Markup, escape
 
 from harness.report.charts import plotly
 from harness.report.document import (
-    Block,
     Cell,
     Chart,
     Code,
     CurveExplorer,
-    Details,
     Document,
     Emphasis,
     Inline,
-    Note,
     text,
 )
 
 
 def render(document: Document, refresh_s: int | None = None) -> str:
     """Return the document as HTML; the page reloads itself every `refresh_s` seconds if given."""
-    blocks = list(_all_blocks(document))
-    charts = {
-        block.spec.name: plotly.render(block.spec)
-        for block in blocks
-        if isinstance(block, Chart) and not block.static
-    }
-    curves = next((block.data for block in blocks if isinstance(block, CurveExplorer)), None)
+    charts = {}
+    curves = None
+    for section in document.sections:
+        for block in section.blocks:
+            if isinstance(block, Chart) and not block.static:
+                charts[block.spec.name] = plotly.render(block.spec)
+            if isinstance(block, CurveExplorer):
+                curves = block.data
     scripts: list[Markup] = []
     if charts or curves is not None:
         scripts = [_asset("table.js"), _plotly_js(), _asset("charts.js")]
@@ -52,19 +49,6 @@ def render(document: Document, refresh_s: int | None = None) -> str:
         scripts=scripts,
         refresh_s=refresh_s,
     )
-
-
-def _all_blocks(document: Document) -> Iterator[Block]:
-    yield from _nested(document.status)
-    for section in document.sections:
-        yield from _nested(section.blocks)
-
-
-def _nested(blocks: Iterable[Block]) -> Iterator[Block]:
-    for block in blocks:
-        yield block
-        if isinstance(block, Note | Details):
-            yield from _nested(block.blocks)
 
 
 def _inline_html(content: Cell) -> Markup:

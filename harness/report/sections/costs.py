@@ -133,20 +133,16 @@ def scaling(summary: Summary, charts: Charts) -> Iterator[Block]:
 
 def memory(summary: Summary, charts: Charts) -> Iterator[Block]:
     """Return the memory of the entries that have results, measured and predicted."""
-    keys = [*CATEGORIES, "peak", "resident_peak"]
-    titles = [key.replace("_", " ") for key in keys]
-    rows = []
-    for result in summary.with_results:
-        if result.memory:
-            sizes = [getattr(result.memory, key) for key in keys]
-            rows.append(
-                [result.entry, *(formatting.number(size, formatting.mib) for size in sizes)]
-            )
-    if not rows:
+    ranks = summary.tables["memory"]
+    if ranks.empty:
         return
+    columns = [text_column("entry")]
+    for name in (*CATEGORIES, "peak", "resident_peak"):
+        columns.append(number_column(name.replace("_", " "), name, formatting.mib))
+    fullest = ranks.loc[ranks.groupby("entry", sort=False)["peak"].idxmax()]
     yield from chart_blocks(charts, "memory")
     yield paragraph(MEMORY_METHOD)
-    yield table("Memory by category, MiB", ["entry", *titles], rows, titles)
+    yield display("Memory by category, MiB", fullest, columns)
     yield from _predicted_memory(summary)
 
 

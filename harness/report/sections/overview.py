@@ -9,6 +9,7 @@ from harness.analysis.metrics import DIVERGES, PARALLELISM
 from harness.analysis.significance import MAX_SEEDS
 from harness.analysis.summary import Summary
 from harness.report import formatting
+from harness.report.charts.style import VERDICTS
 from harness.report.document import (
     Block,
     Code,
@@ -22,9 +23,7 @@ from harness.report.document import (
     text,
 )
 from harness.report.formatting import MISSING, count
-from harness.results.records.study_summary import EntryResult, SignificanceResult, VerdictName
-
-VERDICTS: tuple[VerdictName, ...] = ("better", "worse", "equivalent", "unresolved")
+from harness.results.records.study_summary import EntryResult, SignificanceResult
 
 
 def question(summary: Summary) -> Text:
