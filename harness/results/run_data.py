@@ -20,9 +20,8 @@ from harness.results.records import (
     RunSpec,
     RunState,
 )
-from harness.results.store import Run, Steps
-
-ABSENT = "–"  # label on an axis that a run does not have
+from harness.results.steps import Steps
+from harness.results.store import Run
 
 FloatArray = NDArray[np.float64]
 
