@@ -14,9 +14,10 @@ AT_EVERY_STEP = ["launch.checkpoint_every=1"]
 
 
 def slow_variant(harness, seconds=0.3):
-    """Add the variant `slow`, which sleeps until the returned file exists."""
+    """Add the variant `slow`, which sleeps in training until the returned file exists."""
     fast = harness.folder / "fast"
-    harness.variant("slow", f"time.sleep(0.0 if os.path.exists({str(fast)!r}) else {seconds})")
+    is_slow = f"self.training and not os.path.exists({str(fast)!r})"
+    harness.variant("slow", f"time.sleep({seconds} if {is_slow} else 0.0)")
     return fast
 
 
@@ -101,7 +102,7 @@ def test_two_harnesses_share_a_study_and_run_nothing_twice(new_harness):
     )
     marks = new_harness.folder / "marks"
     marks.mkdir()
-    mark = f"open({str(marks)!r} + f'/{{os.getpid()}}', 'w').close(); time.sleep(0.05)"
+    mark = f"open({str(marks)!r} + f'/{{os.getpid()}}', 'w').close(); time.sleep(0.01)"
     new_harness.variant("slow", mark)
     first = new_harness.start("run", study)
     second = new_harness.start("run", study)
