@@ -18,7 +18,8 @@ from harness.export.latex import latex
 
 is_script = Path(sys.argv[0]).name == "analysis.py"
 name = sys.argv[1] if is_script and len(sys.argv) > 1 else None
-study = harness.load("results", study=name)
+folder = Path("results") if Path("results").is_dir() else Path("../results")  # from examples/
+study = harness.load(folder, study=name)
 print(study)
 print(study.columns("evals"))
 

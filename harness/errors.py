@@ -39,8 +39,13 @@ class StoreError(Exception):
 
 
 def choices(name: str, allowed: Iterable[str]) -> str:
-    """Return the nearest allowed name, if one is close, and all allowed names."""
+    """Return the nearest allowed names, if any are close, and all allowed names.
+
+    Names that begin with the whole of `name` are the nearest: `keep` means `keep_checkpoints`.
+    """
     names = sorted(allowed)
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean '{nearest[0]}'? " if nearest else ""
+    nearest = [other for other in names if len(name) > 2 and other.startswith(f"{name}_")]
+    nearest = nearest or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    quoted = " or ".join(f"'{other}'" for other in nearest)
+    hint = f"did you mean {quoted}? " if nearest else ""
     return f"{hint}allowed: {', '.join(names) or 'none'}"

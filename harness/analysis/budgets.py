@@ -5,52 +5,18 @@ Losses between two evaluations are interpolated linearly.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from harness.analysis import intervals
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.intervals import Bounds, Mean
 from harness.analysis.metrics import PARALLELISM, baseline_of, final_losses
+from harness.results.records.estimates import Bounds, Mean
+from harness.results.records.study_summary import BudgetKind, CostToBaselineLoss, Ranking
 from harness.results.run_data import RunData
 
-BudgetKind = Literal["tokens", "flops", "train_s", "parameters"]
 Spent = Callable[[RunData], np.ndarray]  # amount spent until each evaluation, (n_evals,)
 SAME_SIZE = 0.01  # relative: entries whose parameters differ by no more have equal size
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Entries by their validation loss at an equal budget, the lowest first.
-
-    `budget` is the smallest total of any entry, in tokens, FLOPs or seconds of training. For
-    `parameters` it is the baseline's number, and entries of another size are omitted. Entries that
-    differ from others only in parallelism are ranked by time only.
-    """
-
-    budget_kind: BudgetKind
-    budget: float
-    val_loss: dict[str, Mean]
-
-
-@dataclass(frozen=True)
-class CostToBaselineLoss:
-    """The cost of reaching the baseline's final loss: the baseline's over the entry's, by seed.
-
-    A ratio of 1.12 means that the baseline needs 1.12 times as much. The ratios are geometric means
-    over `seeds`, with the t interval of their logarithm. The seeds in `not_reached` never reach it.
-    """
-
-    entry: str
-    against: str
-    seeds: list[int]
-    not_reached: list[int]
-    tokens_ratio: float | None
-    tokens_ratio_ci95: Bounds | None
-    train_time_ratio: float | None
-    train_time_ratio_ci95: Bounds | None
 
 
 def _tokens(run: RunData) -> np.ndarray:
@@ -91,7 +57,7 @@ def _at_equal(kind: BudgetKind, spent: Spent, entries: list[Entry]) -> Ranking:
     for entry in entries:
         values = [float(np.interp(budget, spent(run), run.evals.val_loss)) for run in entry.done]
         losses[entry.label] = intervals.mean(values)
-    return Ranking(kind, budget, _sorted(losses))
+    return Ranking(budget_kind=kind, budget=budget, val_loss=_sorted(losses))
 
 
 def _of_equal_size(base: Entry, entries: list[Entry]) -> Ranking:
@@ -101,7 +67,7 @@ def _of_equal_size(base: Entry, entries: list[Entry]) -> Ranking:
         for entry in entries
         if abs(entry.done[0].measured.parameters / size - 1) <= SAME_SIZE
     }
-    return Ranking("parameters", size, _sorted(losses))
+    return Ranking(budget_kind="parameters", budget=size, val_loss=_sorted(losses))
 
 
 def _sorted(losses: dict[str, Mean]) -> dict[str, Mean]:
@@ -159,7 +125,7 @@ def step_reaching_baseline(run: RunData, baseline: RunData) -> float | None:
 
     None if it never does, or if it does so before the first step.
     """
-    target = float(baseline.evals.val_loss[-1])
+    target = baseline.final_loss
     loss = run.evals.val_loss
     step = run.evals.step
     reached = np.flatnonzero(loss <= target)

@@ -10,7 +10,8 @@ from multiprocessing import get_context
 
 from harness.errors import StoreError, UserError, choices
 from harness.results.records import LaunchRecord, RunSpec, VariantChoice
-from harness.results.run_data import ABSENT, RunData, Unreadable, read_run
+from harness.results.records.study_summary import EntryStatus, Unreadable
+from harness.results.run_data import ABSENT, RunData, read_run
 from harness.results.store import Run, Store
 
 # runs: fewer are read faster in one process, as starting others takes a second
@@ -38,7 +39,7 @@ class Entry:
         return tuple(run for run in self.runs if run.status == "done")
 
     @property
-    def status(self) -> str | dict[str, int]:
+    def status(self) -> EntryStatus:
         """The status of all runs if it is the same, else the number of runs by status."""
         counts = Counter(run.status for run in self.runs)
         return self.runs[0].status if len(counts) == 1 else dict(sorted(counts.items()))
@@ -110,7 +111,7 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
     try:
         launches = store.launches(study)
     except StoreError as error:
-        unreadable.append(Unreadable("launches.jsonl", str(error)))
+        unreadable.append(Unreadable(name="launches.jsonl", why=str(error)))
     if not runs:
         return StudyResults(study, "", None, {}, {}, (), 0, 0, tuple(unreadable), tuple(launches))
 

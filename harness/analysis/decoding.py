@@ -1,32 +1,16 @@
 """Speed and memory of decoding for each entry, from the samples of the decode probe."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import numpy as np
 
 from harness.analysis import intervals
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.intervals import Median, Ratio
 from harness.analysis.metrics import baseline_of
-from harness.results.run_data import DecodeSamples, DecodeSetting
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """An entry's decoding at one batch and context, over the seeds that have it; None if none has.
-
-    `decode_step_s` is the time of one token for every sequence of the batch. The ratio is variant
-    over baseline, over the seeds that both have. `reason` is why other seeds have no value.
-    """
-
-    batch: int
-    context: int
-    seeds: list[int]
-    prefill_tokens_per_s: Median | None
-    decode_step_s: Median | None
-    decode_tokens_per_s: Median | None
-    decode_tokens_per_s_ratio: Ratio | None
-    cache_bytes: int | None
-    reason: str | None
+from harness.results.records import DecodeRecord
+from harness.results.records.estimates import Ratio
+from harness.results.records.study_summary import Decoding
+from harness.results.run_data import DecodeSetting
 
 
 def measures(study: StudyResults, entry: Entry) -> list[Decoding]:
@@ -42,9 +26,9 @@ def _measure(entry: Entry, base: Entry | None, setting: DecodeSetting) -> Decodi
     reasons = {run.decoding[setting].reason for run in entry.done if setting in run.decoding}
     reason = "; ".join(sorted(filter(None, reasons))) or None
     if not samples:
-        return Decoding(batch, context, [], None, None, None, None, None, reason)
-    prefill_s = intervals.median([one.prefill_s for one in samples.values()])
-    decode_s = intervals.median([one.decode_s for one in samples.values()])
+        return Decoding(batch=batch, context=context, seeds=[], reason=reason)
+    prefill_s = intervals.median([np.array(record.prefill_s) for record in samples.values()])
+    decode_s = intervals.median([np.array(record.decode_s) for record in samples.values()])
     return Decoding(
         batch=batch,
         context=context,
@@ -53,21 +37,22 @@ def _measure(entry: Entry, base: Entry | None, setting: DecodeSetting) -> Decodi
         decode_step_s=decode_s,
         decode_tokens_per_s=intervals.rate(batch, decode_s),
         decode_tokens_per_s_ratio=_ratio(samples, _samples(base, setting)) if base else None,
-        cache_bytes=max(one.cache_bytes for one in samples.values()),
+        cache_bytes=max(record.cache_bytes or 0 for record in samples.values()),
         reason=reason,
     )
 
 
-def _samples(entry: Entry, setting: DecodeSetting) -> dict[int, DecodeSamples]:
+def _samples(entry: Entry, setting: DecodeSetting) -> dict[int, DecodeRecord]:
     """Return the samples of each run that has them, by seed."""
-    samples = {run.seed: run.decoding[setting] for run in entry.done if setting in run.decoding}
-    return {seed: one for seed, one in samples.items() if one.reason is None}
+    records = {run.seed: run.decoding[setting] for run in entry.done if setting in run.decoding}
+    return {seed: record for seed, record in records.items() if record.reason is None}
 
 
-def _ratio(samples: Mapping[int, DecodeSamples], base: Mapping[int, DecodeSamples]) -> Ratio | None:
+def _ratio(samples: Mapping[int, DecodeRecord], base: Mapping[int, DecodeRecord]) -> Ratio | None:
     seeds = [seed for seed in samples if seed in base]
     if not seeds:
         return None
     return intervals.ratio_of_medians(
-        [base[seed].decode_s for seed in seeds], [samples[seed].decode_s for seed in seeds]
+        [np.array(base[seed].decode_s) for seed in seeds],
+        [np.array(samples[seed].decode_s) for seed in seeds],
     )

@@ -7,17 +7,13 @@ reported only, since training amplifies rounding errors.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.metrics import (
-    DIVERGES,
-    PARALLELISM,
-    EquivalenceStatus,
-    under_baseline_parallelism,
-)
+from harness.analysis.metrics import DIVERGES, PARALLELISM, under_baseline_parallelism
+from harness.results.records.study_summary import Equivalence, EquivalenceStatus
 from harness.results.run_data import RunData
 
 N_FIRST = 5  # steps: enough to expose a wrong update, too few for rounding errors to grow
@@ -42,35 +38,6 @@ TOLERANCES = {"fp32": Tolerance(1e-5, 1e-4), "bf16": Tolerance(2e-3, 2e-2)}
 
 # from the best to the worst
 STATUSES: tuple[EquivalenceStatus, ...] = ("not checked", "bitwise", "within tolerance", DIVERGES)
-
-
-@dataclass(frozen=True)
-class Equivalence:
-    """The check of one run against the run of the same seed of the reference entry.
-
-    `max_rel_...` are the largest relative deviations over the first `N_FIRST` steps; the other
-    deviations are absolute, nats per token. `bitwise` means that all training losses are identical.
-    `initial_hash_equal` and `ranks_agree` (after the last step) are None if a hash is missing.
-    `reason` explains the verdicts `DIVERGES` and `not checked`. Numbers are None without a
-    reference run.
-    """
-
-    entry: str
-    against: str | None
-    seed: int
-    verdict: EquivalenceStatus = "not checked"
-    reason: str | None = None
-    bitwise: bool | None = None
-    initial_hash_equal: bool | None = None
-    ranks_agree: bool | None = None
-    max_rel_loss_dev_first5: float | None = None
-    max_rel_grad_norm_dev_first5: float | None = None
-    rel_loss_tolerance: float | None = None
-    rel_grad_norm_tolerance: float | None = None
-    abs_loss_dev_first: float | None = None
-    abs_loss_dev_last: float | None = None
-    max_abs_loss_dev: float | None = None
-    abs_val_loss_dev: float | None = None
 
 
 def check(study: StudyResults) -> list[Equivalence]:
@@ -124,24 +91,32 @@ def _check(entry: Entry, run: RunData, base: Entry | None, other: RunData | None
         ranks_agree=len(set(final_hashes)) == 1 if final_hashes else None,
     )
     if other is not None:
-        row = _compare(row, run, other)
+        row = row.model_copy(update=_deviations(run, other))
+    verdict, reason = _verdict(row, run, other)
+    return row.model_copy(update={"verdict": verdict, "reason": reason})
+
+
+def _verdict(
+    row: Equivalence, run: RunData, other: RunData | None
+) -> tuple[EquivalenceStatus, str | None]:
+    """Return the verdict and its reason."""
     faults = _faults(row)
     if faults:
-        return replace(row, verdict=DIVERGES, reason="; ".join(faults))
+        return DIVERGES, "; ".join(faults)
     if other is None:
-        missing = "no single-process entry in the study"
-        if base:
-            missing = f"{base.label} of seed {run.seed} is not done"
-        return replace(row, reason=missing)
+        if row.against is None:
+            return "not checked", "no single-process entry in the study"
+        return "not checked", f"{row.against} of seed {run.seed} is not done"
     if row.bitwise:
-        return replace(row, verdict="bitwise")
+        return "bitwise", None
     if run.spec.model.dropout:
         reason = "dropout: ranks draw different masks, so only the initial parameters were compared"
-        return replace(row, reason=reason)
-    return replace(row, verdict="within tolerance")
+        return "not checked", reason
+    return "within tolerance", None
 
 
-def _compare(row: Equivalence, run: RunData, other: RunData) -> Equivalence:
+def _deviations(run: RunData, other: RunData) -> dict[str, float | bool | None]:
+    """Return the fields of `Equivalence` that compare two runs."""
     n_steps = min(len(run.steps), len(other.steps))
     losses = run.steps.loss[:n_steps]
     base_losses = other.steps.loss[:n_steps]
@@ -153,19 +128,18 @@ def _compare(row: Equivalence, run: RunData, other: RunData) -> Equivalence:
     precision = run.measured.communication_dtype or run.spec.train.precision
     tolerance = None if run.spec.model.dropout else TOLERANCES[precision]
     n_first = min(n_steps, N_FIRST)
-    return replace(
-        row,
-        bitwise=len(run.steps) == len(other.steps) and bool(np.array_equal(losses, base_losses)),
-        initial_hash_equal=initial_hash == base_hash if initial_hash and base_hash else None,
-        max_rel_loss_dev_first5=_relative(losses[:n_first], base_losses[:n_first]),
-        max_rel_grad_norm_dev_first5=_relative(grad_norms[:n_first], base_grad_norms[:n_first]),
-        rel_loss_tolerance=tolerance.loss if tolerance else None,
-        rel_grad_norm_tolerance=tolerance.grad_norm if tolerance else None,
-        abs_loss_dev_first=float(deviations[0]),
-        abs_loss_dev_last=float(deviations[-1]),
-        max_abs_loss_dev=float(deviations.max()),
-        abs_val_loss_dev=float(abs(run.evals.val_loss[-1] - other.evals.val_loss[-1])),
-    )
+    return {
+        "bitwise": len(run.steps) == len(other.steps) and bool(np.array_equal(losses, base_losses)),
+        "initial_hash_equal": initial_hash == base_hash if initial_hash and base_hash else None,
+        "max_rel_loss_dev_first5": _relative(losses[:n_first], base_losses[:n_first]),
+        "max_rel_grad_norm_dev_first5": _relative(grad_norms[:n_first], base_grad_norms[:n_first]),
+        "rel_loss_tolerance": tolerance.loss if tolerance else None,
+        "rel_grad_norm_tolerance": tolerance.grad_norm if tolerance else None,
+        "abs_loss_dev_first": float(deviations[0]),
+        "abs_loss_dev_last": float(deviations[-1]),
+        "max_abs_loss_dev": float(deviations.max()),
+        "abs_val_loss_dev": abs(run.final_loss - other.final_loss),
+    }
 
 
 def _relative(values: np.ndarray, expected: np.ndarray) -> float:

@@ -1,33 +1,15 @@
 """The loss at sequence lengths other than the trained one, from the length probe."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis import intervals
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.intervals import Mean
 from harness.analysis.metrics import baseline_of
-from harness.results.run_data import LengthLosses
+from harness.results.records import LengthRecord
+from harness.results.records.study_summary import LengthLoss
 
 Positions = NDArray[np.int64]  # (n_bins,)
-
-
-@dataclass(frozen=True)
-class LengthLoss:
-    """An entry's loss at one length, over the seeds that have it; None if none has.
-
-    The difference is variant minus baseline, over the seeds that both have. `reason` is why other
-    seeds have no value.
-    """
-
-    length: int
-    seeds: list[int]
-    val_loss: Mean | None
-    val_loss_difference: Mean | None
-    windows: int | None
-    reason: str | None
 
 
 def measures(study: StudyResults, entry: Entry) -> list[LengthLoss]:
@@ -39,27 +21,29 @@ def measures(study: StudyResults, entry: Entry) -> list[LengthLoss]:
 
 def _measure(entry: Entry, base: Entry | None, length: int) -> LengthLoss:
     losses = _losses(entry, length)
-    pair = intervals.paired(losses, _losses(base, length)) if base else None
     probed = [run.lengths[length] for run in entry.done if length in run.lengths]
     reasons = {probe.reason for probe in probed if probe.reason}
     return LengthLoss(
         length=length,
         seeds=list(losses),
         val_loss=intervals.mean(list(losses.values())) if losses else None,
-        val_loss_difference=pair.difference if pair else None,
-        windows=max(probe.windows for probe in probed) or None,
+        val_loss_difference=intervals.mean_difference(losses, _losses(base, length))
+        if base
+        else None,
+        windows=max((probe.windows for probe in probed if probe.reason is None), default=None),
         reason="; ".join(sorted(reasons)) or None,
     )
 
 
-def defined(entry: Entry, length: int) -> dict[int, LengthLosses]:
-    """Return the losses of each run that has them at this length, by seed."""
-    losses = {run.seed: run.lengths[length] for run in entry.done if length in run.lengths}
-    return {seed: one for seed, one in losses.items() if one.reason is None}
+def defined(entry: Entry, length: int) -> list[tuple[int, LengthRecord]]:
+    """Return seed and losses of each run that has losses at this length."""
+    records = [(run.seed, run.lengths[length]) for run in entry.done if length in run.lengths]
+    return [(seed, record) for seed, record in records if record.reason is None]
 
 
 def _losses(entry: Entry, length: int) -> dict[int, float]:
-    return {seed: losses.val_loss for seed, losses in defined(entry, length).items()}
+    losses = {seed: record.val_loss for seed, record in defined(entry, length)}
+    return {seed: loss for seed, loss in losses.items() if loss is not None}
 
 
 def positions(length: int, n_bins: int) -> tuple[Positions, Positions]:

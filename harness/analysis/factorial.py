@@ -11,44 +11,23 @@ from itertools import combinations, product
 
 import numpy as np
 
-from harness.analysis.intervals import TAIL, Bounds
+from harness.analysis.intervals import TAIL
+from harness.results.records.estimates import Bounds
+from harness.results.records.study_summary import Cell, Design, Effect
 
 Levels = Mapping[str, Sequence[str]]  # axis -> its levels, the baseline's first
-Cell = tuple[str, ...]  # one level of each axis, in the order of the axes
 Level = tuple[str, str]  # axis and label
 ROUNDING = 1e-9  # nats, or logarithms: smaller standard errors count as 0
 ESTIMABLE = 1e-6  # largest deviation of an estimable contrast from its projection
 
 
 @dataclass(frozen=True)
-class Effect:
-    """The effect of `levels` relative to the baseline's levels, averaged over the other axes.
-
-    One axis gives a main effect; two give their interaction: the effect of both levels beyond the
-    sum of each. `se` is the standard error. `se`, `ci95` and `p` are None if no degrees of freedom
-    remain for the noise; all are None if the effect is confounded with others.
-    """
-
-    levels: dict[str, str]
-    estimate: float | None = None
-    se: float | None = None
-    ci95: Bounds | None = None
-    p: float | None = None
-
-
-@dataclass(frozen=True)
 class Effects:
-    """All effects of a design; `missing` are cells of the matrix without a run.
-
-    `noise` is the residual standard deviation of a run, without the part of its seed.
-    """
+    """All effects of a design."""
 
     main: list[Effect]
     interactions: list[Effect]
-    n_runs: int
-    degrees_of_freedom: int
-    noise: float | None
-    missing: list[Cell]
+    design: Design
 
 
 def estimate(values: Mapping[Cell, Mapping[int, float]], levels: Levels) -> Effects:
@@ -65,11 +44,11 @@ def estimate(values: Mapping[Cell, Mapping[int, float]], levels: Levels) -> Effe
             observed.append(value)
     y = np.array(observed)
     seeds = sorted(set(seeds_of_rows))
-    design = _Design(axes)
-    n_terms = design.n_columns
+    columns = _Columns(axes)
+    n_terms = columns.n_columns
 
     x = np.zeros((len(y), n_terms + len(seeds)))
-    x[:, :n_terms] = design.matrix(cells)
+    x[:, :n_terms] = columns.matrix(cells)
     column_of_seed = {seed: n_terms + i for i, seed in enumerate(seeds)}
     x[np.arange(len(y)), [column_of_seed[seed] for seed in seeds_of_rows]] = 1
     inverse, rank = _pseudo_inverse(x.T @ x)
@@ -78,32 +57,34 @@ def estimate(values: Mapping[Cell, Mapping[int, float]], levels: Levels) -> Effe
     df = len(y) - rank
     variance = float(((y - x @ fitted) ** 2).sum() / df) if df > 0 else None
 
-    contrasts = np.hstack([design.contrasts(), np.zeros((n_terms, len(seeds)))])
+    contrasts = np.hstack([columns.contrasts(), np.zeros((n_terms, len(seeds)))])
     estimates = contrasts @ fitted
     deviations = np.abs(contrasts - contrasts @ projection).max(axis=1, initial=0)
     variances = np.einsum("ij,jk,ik->i", contrasts, inverse, contrasts, optimize=True)
 
     def effect(column: int, *term: Level) -> Effect:
         if not len(y) or deviations[column] > ESTIMABLE:
-            return Effect(dict(term))
+            return Effect(levels=dict(term))
         value = float(estimates[column])
         if variance is None:
-            return Effect(dict(term), value)
+            return Effect(levels=dict(term), estimate=value)
         se = float(np.sqrt(variance * variances[column]))
         bounds, p = _t_interval(value, se, df)
-        return Effect(dict(term), value, se, bounds, p)
+        return Effect(levels=dict(term), estimate=value, se=se, ci95=bounds, p=p)
 
     seen = set(cells)
     return Effects(
-        main=[effect(i, level) for i, level in enumerate(design.levels)],
+        main=[effect(i, level) for i, level in enumerate(columns.levels)],
         interactions=[
-            effect(column, design.levels[i], design.levels[j])
-            for column, i, j in design.pairs_by_axes()
+            effect(column, columns.levels[i], columns.levels[j])
+            for column, i, j in columns.pairs_by_axes()
         ],
-        n_runs=len(y),
-        degrees_of_freedom=df,
-        noise=None if variance is None else float(np.sqrt(variance)),
-        missing=[cell for cell in product(*axes.values()) if cell not in seen],
+        design=Design(
+            runs=len(y),
+            degrees_of_freedom=df,
+            noise=None if variance is None else float(np.sqrt(variance)),
+            missing=[cell for cell in product(*axes.values()) if cell not in seen],
+        ),
     )
 
 
@@ -124,7 +105,7 @@ def _t_interval(value: float, se: float, df: int) -> tuple[Bounds, float]:
     return (value - half, value + half), 2 * float(stdtr(df, -abs(value) / se))
 
 
-class _Design:
+class _Columns:
     """The columns of the model: each level but the baseline's, then each pair on two axes."""
 
     def __init__(self, axes: Levels) -> None:

@@ -5,19 +5,16 @@ Throughput and memory are compared as logarithms, so that a factor of 2 counts t
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from harness.analysis import factorial, significance
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.factorial import Effect, Effects
+from harness.analysis.factorial import Effects
 from harness.analysis.intervals import paired_differences
 from harness.analysis.metrics import PARALLELISM, baseline_of
-from harness.analysis.significance import SignificanceResult, VerdictName
+from harness.results.records.study_summary import Effect, MetricTests, Quantity, SignificanceResult
 from harness.results.run_data import RunData
-
-Quantity = Literal["val_loss", "tokens_per_s", "peak_memory"]
 
 METRIC_NAMES: Mapping[Quantity, str] = {
     "val_loss": "validation loss",
@@ -34,47 +31,15 @@ class Metric:
     lower_is_better: bool
 
 
-def _final_loss(run: RunData) -> float:
-    return float(run.evals.val_loss[-1])
-
-
 def _log_speed(run: RunData) -> float | None:
     return -float(np.log(np.median(run.timed_step_s))) if len(run.timed_step_s) else None
 
 
-def _log_peak_memory(run: RunData) -> float:
-    return float(np.log(max(rank.peak for rank in run.measured.memory)))
-
-
 METRICS: Mapping[Quantity, Metric] = {
-    "val_loss": Metric(_final_loss, lower_is_better=True),
+    "val_loss": Metric(lambda run: run.final_loss, lower_is_better=True),
     "tokens_per_s": Metric(_log_speed, lower_is_better=False),
-    "peak_memory": Metric(_log_peak_memory, lower_is_better=True),
+    "peak_memory": Metric(lambda run: float(np.log(run.peak_memory_bytes)), lower_is_better=True),
 }
-
-
-@dataclass(frozen=True)
-class TestedEffect:
-    """An effect and its verdict; `p_holm` is adjusted for all main effects, or all interactions."""
-
-    effect: Effect
-    p_holm: float | None
-    verdict: VerdictName | None
-
-
-@dataclass(frozen=True)
-class MetricTests:
-    """All tests of one metric: entries against their baseline, and the effects of the design.
-
-    `margin` is the equivalence margin in the metric's unit: nats per token, or a logarithm.
-    """
-
-    quantity: Quantity
-    margin: float | None
-    entries: dict[str, SignificanceResult]
-    design: Effects
-    main: list[TestedEffect]
-    interactions: list[TestedEffect]
 
 
 def test_hypotheses(
@@ -99,15 +64,15 @@ def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) 
         differences = {entry.label: _differences(study, entry, metric) for entry in family}
         tested = {label: values for label, values in differences.items() if values}
         results |= significance.test_family(tested, margin, metric.lower_is_better)
-    design = _design(study, entries, quantity)
-    df = design.degrees_of_freedom
+    effects = _effects(study, entries, quantity)
+    df = effects.design.degrees_of_freedom
     return MetricTests(
         quantity=quantity,
         margin=margin,
         entries=results,
-        design=design,
-        main=_test_effects(design.main, margin, metric, df),
-        interactions=_test_effects(design.interactions, margin, metric, df),
+        main_effects=_test_effects(effects.main, margin, metric, df),
+        interactions=_test_effects(effects.interactions, margin, metric, df),
+        design=effects.design,
     )
 
 
@@ -149,7 +114,7 @@ def _differences(study: StudyResults, entry: Entry, metric: Metric) -> list[floa
     return list(paired_differences(values(entry, metric), values(base, metric)).values())
 
 
-def _design(study: StudyResults, entries: list[Entry], quantity: Quantity) -> Effects:
+def _effects(study: StudyResults, entries: list[Entry], quantity: Quantity) -> Effects:
     """Estimate the effects on a metric.
 
     Those on the loss use the baseline's parallelism only: the other entries repeat its runs, and
@@ -169,7 +134,8 @@ def _design(study: StudyResults, entries: list[Entry], quantity: Quantity) -> Ef
 
 def _test_effects(
     effects: list[Effect], margin: float | None, metric: Metric, df: int
-) -> list[TestedEffect]:
+) -> list[Effect]:
+    """Return the effects with their verdicts."""
     p = {i: effect.p for i, effect in enumerate(effects) if effect.p is not None}
     p_equivalent = {i: _equivalence_pvalue(effects[i], margin, df) for i in p}
     p_holm = significance.holm_adjust(p)
@@ -177,12 +143,12 @@ def _test_effects(
     tested = []
     for i, effect in enumerate(effects):
         if i not in p or effect.estimate is None:
-            tested.append(TestedEffect(effect, None, None))
+            tested.append(effect)
             continue
         verdict = significance.classify(
             effect.estimate, p_holm[i], p_equivalent_holm[i], metric.lower_is_better
         )
-        tested.append(TestedEffect(effect, p_holm[i], verdict))
+        tested.append(effect.model_copy(update={"p_holm": p_holm[i], "verdict": verdict}))
     return tested
 
 

@@ -1,50 +1,15 @@
 """Estimates with 95 % intervals: pure functions of numbers, each small enough to check by hand."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
+from harness.results.records.estimates import Bounds, Mean, Median, Ratio
+
 RESAMPLES = 1000
 MAX_MIXTURE_VALUES = 500_000  # values of mixed distributions in memory at once
 TAIL = 0.025  # probability on each side of a 95 % interval
-
-Bounds = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Mean:
-    """The mean of `n` values with its t interval, which is None for a single value."""
-
-    mean: float
-    ci95: Bounds | None
-    n: int
-
-
-@dataclass(frozen=True)
-class Median:
-    """The median of pooled samples with its bootstrap percentile interval."""
-
-    median: float
-    ci95: Bounds
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """The ratio of two medians with its bootstrap percentile interval."""
-
-    ratio: float
-    ci95: Bounds
-
-
-@dataclass(frozen=True)
-class Paired:
-    """The mean difference of two entries over `seeds`; only one has `n_unpaired` other seeds."""
-
-    seeds: tuple[int, ...]
-    difference: Mean
-    n_unpaired: int
 
 
 def mean(values: Sequence[float]) -> Mean:
@@ -52,11 +17,11 @@ def mean(values: Sequence[float]) -> Mean:
     center = float(np.mean(values))
     n = len(values)
     if n < 2:
-        return Mean(center, None, n)
+        return Mean(mean=center, ci95=None, n=n)
     from scipy.special import stdtrit  # imported here because scipy is slow to import
 
     half = float(stdtrit(n - 1, 1 - TAIL) * np.std(values, ddof=1) / np.sqrt(n))
-    return Mean(center, (center - half, center + half), n)
+    return Mean(mean=center, ci95=(center - half, center + half), n=n)
 
 
 def paired_differences(
@@ -67,13 +32,10 @@ def paired_differences(
     return {seed: variant[seed] - baseline[seed] for seed in seeds}
 
 
-def paired(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Paired | None:
+def mean_difference(variant: Mapping[int, float], baseline: Mapping[int, float]) -> Mean | None:
     """Return the mean difference over the seeds (the keys) that both have, None without any."""
     differences = paired_differences(variant, baseline)
-    if not differences:
-        return None
-    n_unpaired = len(variant.keys() ^ baseline.keys())
-    return Paired(tuple(differences), mean(list(differences.values())), n_unpaired)
+    return mean(list(differences.values())) if differences else None
 
 
 def median(groups: Sequence[np.ndarray]) -> Median:
@@ -83,13 +45,14 @@ def median(groups: Sequence[np.ndarray]) -> Median:
     therefore includes the variation between runs, not only the variation between steps.
     """
     medians = _resampled_medians(groups, np.random.default_rng(1))
-    return Median(float(np.median(np.concatenate(groups))), _percentiles(medians))
+    center = float(np.median(np.concatenate(groups)))
+    return Median(median=center, ci95=_percentiles(medians))
 
 
 def rate(amount: float, time: Median) -> Median:
     """Return the amount per unit of time, given the time that `amount` takes with its interval."""
     low, high = time.ci95
-    return Median(amount / time.median, (amount / high, amount / low))
+    return Median(median=amount / time.median, ci95=(amount / high, amount / low))
 
 
 def ratio_of_medians(numerator: Sequence[np.ndarray], denominator: Sequence[np.ndarray]) -> Ratio:
@@ -97,7 +60,7 @@ def ratio_of_medians(numerator: Sequence[np.ndarray], denominator: Sequence[np.n
     rng = np.random.default_rng(1)
     ratios = _resampled_medians(numerator, rng) / _resampled_medians(denominator, rng)
     ratio = np.median(np.concatenate(numerator)) / np.median(np.concatenate(denominator))
-    return Ratio(float(ratio), _percentiles(ratios))
+    return Ratio(ratio=float(ratio), ci95=_percentiles(ratios))
 
 
 @lru_cache

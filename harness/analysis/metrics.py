@@ -1,78 +1,29 @@
-"""Measure each entry of a study and compare it with the baseline. Only runs that are done count.
-
-Numbers are unrounded. The fields of the records are keys of summary.json and columns of the tables.
-"""
+"""Measure each entry of a study and compare it with the baseline. Only runs that are done count."""
 
 from collections.abc import Container, Iterable
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from harness.analysis import intervals
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.intervals import Mean, Median, Ratio
-from harness.results.records import RankMemory
+from harness.results.records import PredictedCost, ProbeResults
+from harness.results.records.estimates import Mean, Ratio
+from harness.results.records.study_summary import (
+    BaselineComparison,
+    EntryMetrics,
+    EquivalenceStatus,
+)
 from harness.results.run_data import RunData
 
 PARALLELISM = "parallelism"  # the axis whose variants must train the same model
-EquivalenceStatus = Literal["bitwise", "within tolerance", "DIVERGES", "not checked"]
 DIVERGES: EquivalenceStatus = "DIVERGES"
 CATEGORIES = ("parameters", "gradients", "optimizer", "activations", "other")  # of memory
 
 
-@dataclass(frozen=True)
-class Result:
-    """The measurements of an entry; None if it has none. `memory` is that of the fullest rank.
-
-    If `equivalence` is `DIVERGES`, the entry does not reproduce the single-process run, and the
-    report omits its speed.
-    """
-
-    entry: str
-    axes: dict[str, str]
-    seeds: list[int]
-    seeds_done: list[int]
-    status: str | dict[str, int]
-    equivalence: EquivalenceStatus | None
-    val_loss: Mean | None
-    bits_per_byte: Mean | None
-    tokens_per_s: Median | None
-    step_s: Median | None
-    peak_memory_bytes: int | None
-    memory: RankMemory | None
-    parameters: int
-    flops_per_token: float
-    peak_flops: float | None
-    mfu: float | None
-
-
-@dataclass(frozen=True)
-class BaselineComparison:
-    """An entry compared with its baseline, over the seeds that both have done.
-
-    `differs` names the axes on which they differ. `val_loss_difference` is variant minus baseline;
-    the ratios are variant over baseline. `excludes_zero` is None for a single seed, which has no
-    interval. `speed_diverges` means that one of the two fails the equivalence check; the ratio
-    of speeds is then None.
-    """
-
-    entry: str
-    against: str
-    differs: list[str]
-    seeds: list[int]
-    seeds_unpaired: int
-    val_loss_difference: Mean | None
-    excludes_zero: bool | None
-    tokens_per_s_ratio: Ratio | None
-    speed_diverges: bool
-    peak_memory_ratio: float | None
-
-
-def result(entry: Entry, status: EquivalenceStatus | None = None) -> Result:
+def result(entry: Entry, status: EquivalenceStatus | None = None) -> EntryMetrics:
     """Measure one entry; `status` is that of its equivalence check, None without a reference."""
     done = entry.done
-    cost = done[0].measured if done else entry.runs[0].spec.expected
+    size = model_size(entry)
     step_samples = timed(done) if status != DIVERGES else []
     step_s = intervals.median(step_samples) if step_samples else None
     tokens_per_s = intervals.rate(int(done[0].steps.tokens[0]), step_s) if step_s else None
@@ -82,9 +33,9 @@ def result(entry: Entry, status: EquivalenceStatus | None = None) -> Result:
         key=lambda rank: rank.peak,
         default=None,
     )
-    val_losses = [float(run.evals.val_loss[-1]) for run in done]
+    val_losses = [run.final_loss for run in done]
     bits_per_byte = [float(run.evals.bits_per_byte[-1]) for run in done]
-    return Result(
+    return EntryMetrics(
         entry=entry.label,
         axes=entry.axes,
         seeds=[run.seed for run in entry.runs],
@@ -97,11 +48,16 @@ def result(entry: Entry, status: EquivalenceStatus | None = None) -> Result:
         step_s=step_s,
         peak_memory_bytes=fullest.peak if fullest else None,
         memory=fullest,
-        parameters=cost.parameters,
-        flops_per_token=cost.flops_per_token,
+        parameters=size.parameters,
+        flops_per_token=size.flops_per_token,
         peak_flops=peak,
-        mfu=cost.flops_per_token * tokens_per_s.median / peak if tokens_per_s and peak else None,
+        mfu=size.flops_per_token * tokens_per_s.median / peak if tokens_per_s and peak else None,
     )
+
+
+def model_size(entry: Entry) -> ProbeResults | PredictedCost:
+    """Return the record of an entry's parameters and FLOPs per token, expected if not measured."""
+    return entry.done[0].measured if entry.done else entry.runs[0].spec.expected
 
 
 def timed(runs: Iterable[RunData]) -> list[np.ndarray]:
@@ -136,9 +92,10 @@ def under_baseline_parallelism(study: StudyResults, entry: Entry) -> Entry | Non
 
 
 def _compare(entry: Entry, base: Entry, diverging: Container[str]) -> BaselineComparison:
-    pair = intervals.paired(final_losses(entry), final_losses(base))
-    seeds = list(pair.seeds) if pair else []
-    difference = pair.difference if pair else None
+    losses = final_losses(entry)
+    base_losses = final_losses(base)
+    seeds = sorted(losses.keys() & base_losses.keys())
+    difference = intervals.mean_difference(losses, base_losses)
     diverges = entry.label in diverging or base.label in diverging
     all_seeds = {run.seed for run in entry.runs + base.runs}
     runs = [run for run in entry.done if run.seed in seeds]
@@ -151,13 +108,13 @@ def _compare(entry: Entry, base: Entry, diverging: Container[str]) -> BaselineCo
         seeds_unpaired=len(all_seeds) - len(seeds),
         val_loss_difference=difference,
         excludes_zero=excludes_zero(difference),
-        tokens_per_s_ratio=None if diverges else _speed_ratio(runs, base_runs),
+        tokens_per_s_ratio=None if diverges else speed_ratio(runs, base_runs),
         speed_diverges=diverges,
-        peak_memory_ratio=_peak_bytes(runs) / _peak_bytes(base_runs) if seeds else None,
+        peak_memory_ratio=peak_bytes(runs) / peak_bytes(base_runs) if seeds else None,
     )
 
 
-def _speed_ratio(runs: list[RunData], base_runs: list[RunData]) -> Ratio | None:
+def speed_ratio(runs: list[RunData], base_runs: list[RunData]) -> Ratio | None:
     """Return the ratio of throughputs of paired runs, None without timed steps."""
     pairs = [
         (run.timed_step_s, base.timed_step_s) for run, base in zip(runs, base_runs, strict=True)
@@ -180,8 +137,9 @@ def excludes_zero(difference: Mean | None) -> bool | None:
 
 def final_losses(entry: Entry) -> dict[int, float]:
     """Return the final validation loss of each run that is done, nats per token, by seed."""
-    return {run.seed: float(run.evals.val_loss[-1]) for run in entry.done}
+    return {run.seed: run.final_loss for run in entry.done}
 
 
-def _peak_bytes(runs: Iterable[RunData]) -> int:
-    return max(rank.peak for run in runs for rank in run.measured.memory)
+def peak_bytes(runs: Iterable[RunData]) -> int:
+    """Return the peak memory of the fullest rank of all runs, bytes."""
+    return max(run.peak_memory_bytes for run in runs)

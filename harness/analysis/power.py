@@ -10,8 +10,9 @@ import numpy as np
 
 from harness.analysis import significance
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.intervals import TAIL, Bounds, paired_differences
+from harness.analysis.intervals import TAIL, paired_differences
 from harness.analysis.metrics import baseline_of, final_losses
+from harness.results.records.estimates import Bounds
 
 SECONDS_PER_HOUR = 3600
 MIN_GAIN = 1e-9  # of the log determinant, for which two cells are exchanged
@@ -121,8 +122,8 @@ def fractional_design(
     smallest = 1 + len(effects)
     if not smallest <= size <= len(cells):
         raise ValueError(
-            f"{size}: must be {smallest} (one for each level beyond the first of an axis, "
-            f"and one more) to {len(cells)} (the whole matrix)"
+            f"{size}: must be at least {smallest} (one for each level beyond the first of an axis, "
+            f"and one more) and at most {len(cells)} (the whole matrix)"
         )
     rows = np.array(
         [[1.0, *(float(cell[axis] == name) for axis, name in effects)] for cell in cells]

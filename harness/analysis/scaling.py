@@ -2,35 +2,17 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from harness.analysis import intervals
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.equivalence import reference, world_size
-from harness.analysis.intervals import Median, Ratio
-from harness.analysis.metrics import DIVERGES, PARALLELISM, EquivalenceStatus, timed
+from harness.analysis.metrics import DIVERGES, PARALLELISM, timed
+from harness.results.records.estimates import Ratio
+from harness.results.records.study_summary import EquivalenceStatus, ScalingRow
 
-NO_SPEEDUP = Ratio(1.0, (1.0, 1.0))  # of the entry that others are compared with
-
-
-@dataclass(frozen=True)
-class ScalingRow:
-    """One entry of a group of entries that differ only in the number of processes.
-
-    `group` names their common labels. `speedup` is the throughput over that of `against`, which has
-    `against_world_size` processes. `efficiency` is the speedup over the ratio of processes.
-    """
-
-    group: str
-    entry: str
-    world_size: int
-    tokens_per_s: Median
-    against: str
-    against_world_size: int
-    speedup: Ratio
-    efficiency: float
+NO_SPEEDUP = Ratio(ratio=1.0, ci95=(1.0, 1.0))  # of the entry that others are compared with
 
 
 def scaling(study: StudyResults, statuses: Mapping[str, EquivalenceStatus]) -> list[ScalingRow]:

@@ -6,16 +6,16 @@ All functions are pure functions of numbers.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from harness.analysis.intervals import Bounds, Mean, mean
+from harness.analysis.intervals import mean
+from harness.results.records.estimates import Bounds
+from harness.results.records.study_summary import SignificanceResult, VerdictName
 
 Key = TypeVar("Key")
-VerdictName = Literal["better", "worse", "equivalent", "unresolved"]
 
 ALPHA = 0.05  # familywise error rate
 POWER = 0.8  # power at which a number of seeds is stated
@@ -23,28 +23,6 @@ MAX_SEEDS = 10_000  # larger numbers of seeds are not stated
 # With fewer seeds, BCa intervals cover the true mean in 73 to 91 % of cases instead of 95 %.
 BOOTSTRAP_FROM = 20
 ROUNDING = 1e-12  # relative: differences that vary by less are constant
-
-
-@dataclass(frozen=True)
-class SignificanceResult:
-    """The test of one difference, variant minus baseline; a single seed gives `difference` only.
-
-    `p` is the p-value of the paired t test. `p_holm` controls the familywise error rate (Holm
-    1979), `p_bh` the false discovery rate (Benjamini & Hochberg 1995); verdicts use Holm's.
-    `p_equivalent_holm` is that of two one-sided tests against the margin (Schuirmann 1987).
-    `effect_size` is Hedges' g of the paired differences: their mean over their standard deviation,
-    bias-corrected (Hedges 1981). `seeds_to_resolve` is set for `unresolved` only.
-    """
-
-    verdict: VerdictName | None
-    difference: Mean
-    bootstrap95: Bounds | None = None
-    p: float | None = None
-    p_holm: float | None = None
-    p_bh: float | None = None
-    p_equivalent_holm: float | None = None
-    effect_size: float | None = None
-    seeds_to_resolve: int | None = None
 
 
 def test_family(
@@ -71,7 +49,7 @@ def test_family(
     for name, values in differences.items():
         difference = mean(values)
         if name not in tested:
-            results[name] = SignificanceResult(None, difference)
+            results[name] = SignificanceResult(verdict=None, difference=difference)
             continue
         verdict = classify(difference.mean, p_holm[name], p_equivalent_holm[name], lower_is_better)
         unresolved = verdict == "unresolved"

@@ -1,67 +1,20 @@
 """Time of a step by phase, communication and memory of an entry, with their predictions."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from harness.analysis.dataset import Entry
-from harness.analysis.metrics import DIVERGES, EquivalenceStatus
+from harness.analysis.metrics import DIVERGES
 from harness.results.records import PHASES, CollectiveTraffic
+from harness.results.records.study_summary import (
+    EquivalenceStatus,
+    MemoryComparison,
+    PhaseTimes,
+    TrafficTotals,
+)
 
 TOLERANCE = 0.02  # relative: larger deviations from a prediction are reported
-
-
-@dataclass(frozen=True)
-class PhaseTimes:
-    """Seconds of each phase of a step: the mean over ranks and seeds of each rank's median.
-
-    They need not add up to `step_s`. `waiting_by_rank_s` is the exposed communication of each rank,
-    the mean over seeds. CUDA does not expose waits: None and [].
-    """
-
-    forward_s: float
-    backward_s: float
-    optimizer_s: float
-    waiting_s: float | None
-    other_s: float
-    waiting_by_rank_s: list[float]
-
-    @property
-    def by_name(self) -> dict[str, float | None]:
-        """The seconds of each phase."""
-        return {phase: getattr(self, f"{phase}_s") for phase in PHASES}
-
-    @property
-    def waiting_fraction(self) -> float | None:
-        """The fraction of all phases that is exposed communication."""
-        total = sum(seconds or 0.0 for seconds in self.by_name.values())
-        return self.waiting_s / total if self.waiting_s is not None and total else None
-
-
-@dataclass(frozen=True)
-class TrafficTotals:
-    """Communication in one step of the rank that sends most.
-
-    `deviation` is bytes sent minus predicted, over predicted; None without a prediction.
-    """
-
-    collectives: Mapping[str, CollectiveTraffic]
-    sent_bytes: float
-    predicted_bytes: float | None
-    deviation: float | None
-
-
-@dataclass(frozen=True)
-class MemoryComparison:
-    """Memory that the fullest rank holds between steps: the prediction, and the deviation from it.
-
-    Both are by category. `predicted` is in bytes; `deviation` is measured minus predicted, over
-    predicted.
-    """
-
-    predicted: dict[str, float]
-    deviation: dict[str, float]
 
 
 def phase_times(entry: Entry, status: EquivalenceStatus | None) -> PhaseTimes | None:
@@ -74,7 +27,7 @@ def phase_times(entry: Entry, status: EquivalenceStatus | None) -> PhaseTimes | 
     }
     waits = [_mean(rank["waiting"] for rank in same_rank) for same_rank in zip(*runs, strict=True)]
     known_waits = [wait for wait in waits if wait is not None]
-    return PhaseTimes(**mean_s, waiting_by_rank_s=known_waits)  # type: ignore[arg-type]
+    return PhaseTimes.model_validate(mean_s | {"waiting_by_rank_s": known_waits})
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -91,7 +44,12 @@ def traffic_totals(entry: Entry) -> TrafficTotals | None:
     sent = _sent_bytes(collectives)
     predicted = run.measured.predicted_bytes_sent
     deviation = None if predicted is None else _deviation(sent, predicted)
-    return TrafficTotals(collectives, sent, predicted, deviation)
+    return TrafficTotals(
+        collectives=collectives,
+        sent_bytes=sent,
+        predicted_bytes=predicted,
+        deviation=deviation,
+    )
 
 
 def memory_comparison(entry: Entry) -> MemoryComparison | None:
@@ -107,7 +65,7 @@ def memory_comparison(entry: Entry) -> MemoryComparison | None:
     fullest, predicted = max(ranks, key=lambda pair: pair[0].peak)
     sizes = dict(predicted)
     deviation = {name: _deviation(getattr(fullest, name), size) for name, size in sizes.items()}
-    return MemoryComparison(sizes, deviation)
+    return MemoryComparison(predicted=sizes, deviation=deviation)
 
 
 def _sent_bytes(rank: Mapping[str, CollectiveTraffic]) -> float:

@@ -42,6 +42,19 @@ from harness.results.store import Store
 EQUIVALENCE = Column("equivalence", "string", "verdict of the entry's equivalence check")
 
 
+class _Table:
+    """A table of the report, by the name of the attribute."""
+
+    def __init__(self, doc: str) -> None:
+        self.__doc__ = doc
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, study: "StudyFrames", owner: type) -> pd.DataFrame:
+        return study.table(self._name)
+
+
 class StudyFrames:
     """The results of one study as DataFrames, each built at its first use.
 
@@ -152,80 +165,25 @@ class StudyFrames:
 
     # -- tables of the report ----------------------------------------------------------------
 
-    @property
-    def entries(self) -> pd.DataFrame:
-        """A row per entry: means over seeds, with 95 % intervals."""
-        return self.table("entries")
-
-    @property
-    def comparisons(self) -> pd.DataFrame:
-        """A row per entry: paired differences from the baseline, with 95 % intervals."""
-        return self.table("comparisons")
-
-    @property
-    def verdicts(self) -> pd.DataFrame:
-        """A row per metric and entry: the tests against the baseline and the verdict."""
-        return self.table("verdicts")
-
-    @property
-    def effects(self) -> pd.DataFrame:
-        """A row per metric and effect: main effects of the axes and their interactions."""
-        return self.table("effects")
-
-    @property
-    def rankings(self) -> pd.DataFrame:
-        """A row per budget and entry: the loss at an equal budget."""
-        return self.table("rankings")
-
-    @property
-    def savings(self) -> pd.DataFrame:
-        """A row per entry: the cost to reach the baseline's final loss."""
-        return self.table("savings")
-
-    @property
-    def variance(self) -> pd.DataFrame:
-        """A row per quantity and source of noise; empty unless seeds are crossed."""
-        return self.table("variance")
-
-    @property
-    def equivalence(self) -> pd.DataFrame:
-        """A row per parallel run: its deviation from the single-process run."""
-        return self.table("equivalence")
-
-    @property
-    def memory(self) -> pd.DataFrame:
-        """A row per run and rank: memory by category, bytes."""
-        return self.table("memory")
-
-    @property
-    def phases(self) -> pd.DataFrame:
-        """A row per run, rank and sample: the seconds of each phase of a step."""
-        return self.table("phases")
-
-    @property
-    def traffic(self) -> pd.DataFrame:
-        """A row per run, rank and collective: calls and bytes of one step."""
-        return self.table("traffic")
-
-    @property
-    def scaling(self) -> pd.DataFrame:
-        """A row per entry of a scaling group: speedup over fewer processes."""
-        return self.table("scaling")
-
-    @property
-    def decoding(self) -> pd.DataFrame:
-        """A row per entry and setting of the decode probe."""
-        return self.table("decoding")
-
-    @property
-    def lengths(self) -> pd.DataFrame:
-        """A row per entry and sequence length of the length probe."""
-        return self.table("lengths")
-
-    @property
-    def loss_by_position(self) -> pd.DataFrame:
-        """A row per run, sequence length and position: the mean loss there."""
-        return self.table("loss_by_position")
+    entries = _Table("A row per entry: means over seeds, with 95 % intervals.")
+    comparisons = _Table(
+        "A row per entry: paired differences from the baseline, with 95 % intervals."
+    )
+    verdicts = _Table("A row per metric and entry: the tests against the baseline and the verdict.")
+    effects = _Table(
+        "A row per metric and effect: main effects of the axes and their interactions."
+    )
+    rankings = _Table("A row per budget and entry: the loss at an equal budget.")
+    savings = _Table("A row per entry: the cost to reach the baseline's final loss.")
+    variance = _Table("A row per quantity and source of noise; empty unless seeds are crossed.")
+    equivalence = _Table("A row per parallel run: its deviation from the single-process run.")
+    memory = _Table("A row per run and rank: memory by category, bytes.")
+    phases = _Table("A row per run, rank and sample: the seconds of each phase of a step.")
+    traffic = _Table("A row per run, rank and collective: calls and bytes of one step.")
+    scaling = _Table("A row per entry of a scaling group: speedup over fewer processes.")
+    decoding = _Table("A row per entry and setting of the decode probe.")
+    lengths = _Table("A row per entry and sequence length of the length probe.")
+    loss_by_position = _Table("A row per run, sequence length and position: the mean loss there.")
 
     def table(self, name: str) -> pd.DataFrame:
         """Return a table of the report by name; it is empty if the study has no such results.
@@ -298,8 +256,16 @@ def load(results: str | Path = "results", study: str | None = None) -> StudyFram
     store = Store(Path(results))
     if study is None:
         names = store.studies()
-        if len(names) != 1:
-            found = choices("", names) if names else "no studies"
-            raise UserError(f"{results}: holds {len(names)} studies, name one: {found}")
+        if not names:
+            message = "no such folder" if not Path(results).is_dir() else "holds no results"
+            raise UserError(
+                f"{results}: {message}; run a study first (python -m harness run STUDY.toml) "
+                f"or give its results folder: load(results=FOLDER)"
+            )
+        if len(names) > 1:
+            raise UserError(
+                f"{results}: holds {len(names)} studies; name one: load(study=NAME); "
+                f"{choices('', names)}"
+            )
         study = names[0]
     return StudyFrames(dataset.read(store, study))

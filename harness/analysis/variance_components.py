@@ -8,46 +8,16 @@ for variance in machine learning benchmarks").
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.intervals import TAIL, Bounds
+from harness.analysis.intervals import TAIL
 from harness.analysis.metrics import PARALLELISM, baseline_of
+from harness.results.records.estimates import Bounds
+from harness.results.records.study_summary import Component, NoisyQuantity, VarianceComponents
 
-NoisyQuantity = Literal["val_loss", "val_loss_difference"]
 CrossedLosses = dict[tuple[int, int], float]  # (seed, data seed) -> final validation loss
-
-
-@dataclass(frozen=True)
-class Component:
-    """One source's standard deviation, its 95 % interval, and its fraction of the variance.
-
-    The interval of the rest is that of a chi-squared variance. That of a source is Williams's
-    (1962), which is conservative. Both assume independent seeds: seeds that entries share count
-    once.
-    """
-
-    sd: float
-    ci95: Bounds
-    fraction: float
-
-
-@dataclass(frozen=True)
-class VarianceComponents:
-    """The components of a final validation loss, or of its difference from the baseline's.
-
-    In nats per token, pooled over `entries`, of which every pair of seeds is done.
-    """
-
-    quantity: NoisyQuantity
-    entries: list[str]
-    seeds: list[int]
-    init: Component
-    data: Component
-    rest: Component
 
 
 def variance_components(study: StudyResults) -> list[VarianceComponents]:
@@ -78,11 +48,7 @@ def variance_components(study: StudyResults) -> list[VarianceComponents]:
 def _crossed_losses(entry: Entry) -> CrossedLosses | None:
     """Return the loss of each pair of seeds; None if one is missing or seeds are not crossed."""
     runs = [*entry.runs, *entry.crossed]
-    losses = {
-        (run.seed, run.order_seed): float(run.evals.val_loss[-1])
-        for run in runs
-        if run.status == "done"
-    }
+    losses = {(run.seed, run.order_seed): run.final_loss for run in runs if run.status == "done"}
     n_seeds = len({run.seed for run in runs})
     return losses if n_seeds > 1 and len(losses) == n_seeds**2 else None
 
@@ -97,7 +63,9 @@ def _pooled(quantity: NoisyQuantity, tables: Mapping[str, CrossedLosses]) -> Var
         if table.keys() == pairs
     }
     init, data, rest = estimate_components(list(pooled.values()))
-    return VarianceComponents(quantity, list(pooled), seeds, init, data, rest)
+    return VarianceComponents(
+        quantity=quantity, entries=list(pooled), seeds=seeds, init=init, data=data, rest=rest
+    )
 
 
 def estimate_components(tables: Sequence[np.ndarray]) -> tuple[Component, Component, Component]:
@@ -114,7 +82,11 @@ def estimate_components(tables: Sequence[np.ndarray]) -> tuple[Component, Compon
     )
     bounds = (_williams(of_rows, rest, n), _williams(of_columns, rest, n), rest_bounds)
     init, data, other = (
-        Component(math.sqrt(variance), (math.sqrt(low), math.sqrt(high)), variance / total)
+        Component(
+            sd=math.sqrt(variance),
+            ci95=(math.sqrt(low), math.sqrt(high)),
+            fraction=variance / total,
+        )
         for variance, (low, high) in zip(variances, bounds, strict=True)
     )
     return init, data, other

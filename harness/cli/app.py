@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def build_app(completion: bool = False) -> typer.Typer:
     """Return the application with all commands; `completion` adds the options that install it."""
     app = typer.Typer(
-        help=harness.__doc__,
+        help=(harness.__doc__ or "").partition("\n")[0],
         no_args_is_help=True,
         add_completion=completion,
         pretty_exceptions_enable=False,

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+import harness
+
 DEFAULT_RESULTS = Path("results")
 
 StudyFileArgument = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="A study file.")]
@@ -34,9 +36,7 @@ WhereOption = Annotated[
 
 def _print_version(requested: bool) -> None:
     if requested:
-        from importlib.metadata import version
-
-        print(version("ablations"))
+        print(harness.__version__)
         raise typer.Exit
 
 

@@ -24,7 +24,7 @@ def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS
     store = Store(results)
     names = [study_name(study)] if study else store.studies()
     if not any(store.runs(name) for name in names):
-        raise no_results(results, study)
+        raise no_results(results, study, store.studies())
     for name in names:
         runs = [(run, run.outcome) for run in store.runs(name)]
         counts = Counter(outcome.status for _, outcome in runs)

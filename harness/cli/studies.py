@@ -1,13 +1,14 @@
 """Read the study that a command names."""
 
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from harness.cli.output import log
-from harness.errors import UserError
+from harness.errors import UserError, choices
 
 if TYPE_CHECKING:
     from harness.config import PlannedStudy
@@ -55,8 +56,11 @@ def study_name(text: str) -> str:
     return str(name)
 
 
-def no_results(results: Path, study: str | None = None) -> UserError:
-    """Return the error that a study, or any, has no results yet."""
-    file = study if study and study.endswith(".toml") else "ablations.toml"
-    command = f"python -m harness run {file}"
-    return UserError(f"no results of {study or 'any study'} in {results}; first run: {command}")
+def no_results(results: Path, study: str | None = None, known: Iterable[str] = ()) -> UserError:
+    """Return the error that a study, or any, has no results; `known` are the studies that have."""
+    file = study if study and study.endswith(".toml") else "STUDY.toml"
+    hint = f" ({choices(study_name(study), known)})" if study else ""
+    return UserError(
+        f"no results of {study or 'any study'} in {results}; "
+        f"run it first: python -m harness run {file}{hint}"
+    )

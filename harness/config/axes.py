@@ -159,7 +159,7 @@ class Axes:
             resolved[axis] = self._resolve(axis, names, f"{key}.{axis}")
         return resolved
 
-    def _resolve(self, axis: str, names: Any, key: str) -> list[VariantChoice]:
+    def _resolve(self, axis: str, names: object, key: str) -> list[VariantChoice]:
         listed = names if isinstance(names, list) else [names]
         for name in listed:
             if not isinstance(name, str) or not self.matching(axis, name):
@@ -211,7 +211,7 @@ def _options_model(options: type) -> type[StrictModel]:
     return create_model(options.__qualname__, __base__=StrictModel, **fields)
 
 
-def _default_label(name: str, given: Mapping[str, Any]) -> str:
+def _default_label(name: str, given: Mapping[str, object]) -> str:
     """Return a readable label: gqa2, or, with several options, rope_theta5000_fraction0.5."""
     values = {option: _format_option(value) for option, value in given.items()}
     if len(values) == 1:
@@ -221,7 +221,7 @@ def _default_label(name: str, given: Mapping[str, Any]) -> str:
     return re.sub(r"[^A-Za-z0-9._+]", "", name + suffix.replace("-", "m"))
 
 
-def _format_option(value: Any) -> str:
+def _format_option(value: object) -> str:
     """Return an option's value as a part of a label; the items of a list are joined: 4.8.16."""
     if isinstance(value, list):
         return ".".join(map(_format_option, value))

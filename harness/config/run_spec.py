@@ -3,9 +3,9 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.config.axes import VariantSelection
 from harness.config.cost import CostEstimator
@@ -173,5 +173,5 @@ def entry_id(entry: VariantSelection, file: StudyFile) -> str:
     return "-".join(labels)
 
 
-def _hash(value: dict[str, Any]) -> str:
+def _hash(value: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]

@@ -55,7 +55,7 @@ class Corpus:
 
 
 class UnavailableError(UserError):
-    """A corpus is not available; the fallback corpus may replace it."""
+    """A corpus cannot be downloaded; the fallback corpus may replace it."""
 
 
 def cache_folder() -> Path:
@@ -69,8 +69,9 @@ def prepare(data: DataSettings, folder: Path, study_file: str) -> Corpus:
     Paths are relative to `folder`. `study_file` is named in errors.
 
     Raises:
-        UserError: the corpus is not available and there is no `fallback_corpus`, its hash is not
-            the expected one, it is not UTF-8, or its tokens exceed the tokenizer's vocabulary.
+        UserError: the corpus does not exist, or it cannot be downloaded and there is no
+            `fallback_corpus`; its hash is not the expected one, it is not UTF-8, or its tokens
+            exceed the tokenizer's vocabulary.
     """
     tokenizer = Tokenizer(data.tokenizer, f"{study_file}: data.tokenizer")
     try:
@@ -97,9 +98,9 @@ def _find(name: str, tokenizer: Tokenizer, folder: Path, place: str) -> Corpus:
     if not path.is_file():
         message = (
             f"'{name}': no such file ({path.resolve()}); "
-            f"allowed: tinyshakespeare, synthetic, or a path"
+            f"allowed: tinyshakespeare, synthetic, or a path relative to the study file"
         )
-        raise UnavailableError([Problem(place, message)])
+        raise UserError([Problem(place, message)])
     text = path.read_bytes()
     try:
         text.decode("utf-8")
@@ -225,7 +226,7 @@ def _token_shards(name: str, path: Path, tokenizer: Tokenizer, place: str) -> Co
         train_files = [path]
         val_files = []
     else:
-        raise UnavailableError([Problem(place, f"'{name}': no such file ({path.resolve()})")])
+        raise UserError([Problem(place, f"'{name}': no such file ({path.resolve()})")])
     sha = hashlib.sha256()
     problems = []
     for file in train_files + val_files:

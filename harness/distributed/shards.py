@@ -190,7 +190,9 @@ class MultiRangeTensor(Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(cls, func: object, *_: object, **__: object) -> object:  # type: ignore[override]
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: object, *_: object, **__: object
+    ) -> object:
         """Reject every operation."""
         raise NotImplementedError(f"{func}: not defined for a tensor sharded over several ranks")
 

@@ -8,7 +8,7 @@ collectives.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 TensorT = TypeVar("TensorT", bound=Tensor)
+ResultT = TypeVar("ResultT")
+P = ParamSpec("P")
 
 
 class DispatchMode(_python_dispatch.TorchDispatchMode):
@@ -74,8 +76,8 @@ def observe_waits(scope: Callable[[], AbstractContextManager[None]]) -> Iterator
     down the step that is to be timed.
     """
 
-    def observed(wait: Callable[..., Any]) -> Callable[..., Any]:
-        def observed_wait(*args: Any, **kwargs: Any) -> Any:
+    def observed(wait: Callable[P, ResultT]) -> Callable[P, ResultT]:
+        def observed_wait(*args: P.args, **kwargs: P.kwargs) -> ResultT:
             with scope():
                 return wait(*args, **kwargs)
 

@@ -157,7 +157,10 @@ def load_weights(source: Path) -> Weights:
     try:
         info = parse_record(read_json(description), CheckpointInfo)
     except StoreError as error:
-        message = f"not a checkpoint folder: {DESCRIPTION_FILE} is missing or unreadable"
+        message = (
+            f"not a checkpoint folder: {DESCRIPTION_FILE} is missing or unreadable; name a folder "
+            f"such as results/STUDY/RUN_ID/checkpoint/best"
+        )
         raise UserError(f"{source}: {message}") from error
     except (FormError, ValueError) as error:
         raise UserError(f"{description}: invalid or missing field: {error}") from error

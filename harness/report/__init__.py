@@ -41,7 +41,7 @@ def write(store: Store, study: str, out: Path, refresh_s: int | None = None) -> 
         write_bytes(path, content)
     _remove_other_files(folder, files)
     document = study_report.build(results, specs)
-    write_json(folder / "summary.json", summary.as_json(results))
+    write_json(folder / "summary.json", summary.as_record(results))
     write_text(folder / "index.html", html.render(document, refresh_s))
     write_text(folder / "report.md", markdown.render(document))
     return folder

@@ -6,15 +6,12 @@ format, so a label that contains markup is shown and never interpreted.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from harness.report.charts.spec import ChartSpec
+import pandas as pd
 
-if TYPE_CHECKING:
-    import pandas as pd
+from harness.report.charts.spec import ChartSpec, JsonDict
 
-    from harness.report.curve_explorer import CurveData
-
+MAX_OPEN_ROWS = 16  # a longer table is folded
 MAX_ROWS = 250  # of a table in the report; the CSV files have all rows
 
 
@@ -57,7 +54,7 @@ def join(texts: Iterable[Cell], separator: str) -> Text:
 class Heading:
     """A heading within a section."""
 
-    text: Text
+    text: str
 
 
 @dataclass(frozen=True)
@@ -68,24 +65,18 @@ class Paragraph:
 
 
 @dataclass(frozen=True)
-class BulletList:
-    """A list without an order."""
+class ItemList:
+    """A list with bullets; if it is ordered, its items are counted from 1."""
 
-    items: tuple[Text, ...]
-
-
-@dataclass(frozen=True)
-class NumberedList:
-    """A list whose items are counted from 1."""
-
-    items: tuple[Text, ...]
+    items: Sequence[Text]
+    ordered: bool = False
 
 
 @dataclass(frozen=True)
 class Note:
     """A warning that is set apart from the text."""
 
-    blocks: tuple["Block", ...]
+    blocks: Sequence["Block"]
 
 
 @dataclass(frozen=True)
@@ -101,7 +92,7 @@ class Details:
     """Blocks that are folded under a summary."""
 
     summary: str
-    blocks: tuple["Block", ...]
+    blocks: Sequence["Block"]
 
 
 @dataclass(frozen=True)
@@ -109,15 +100,14 @@ class Table:
     """A table of cells that are formatted already.
 
     `caption` names the table for screen readers. Columns in `numeric` are aligned to the right. The
-    frame holds the first `MAX_ROWS` of `n_rows` rows. A page folds the table if `folded`; by
-    default it folds long tables.
+    frame holds the first `MAX_ROWS` of `n_rows` rows. A page folds the table if `folded`.
     """
 
     caption: str
-    frame: "pd.DataFrame"
+    frame: pd.DataFrame
     numeric: frozenset[str]
     n_rows: int
-    folded: bool | None = None
+    folded: bool
 
 
 @dataclass(frozen=True)
@@ -153,22 +143,21 @@ class EntryCell:
 class EntryTable:
     """All entries, to sort and filter in a browser. Markdown has no such table."""
 
-    columns: tuple[EntryColumn, ...]
-    rows: tuple[tuple[EntryCell, ...], ...]
+    columns: Sequence[EntryColumn]
+    rows: Sequence[Sequence[EntryCell]]
 
 
 @dataclass(frozen=True)
 class CurveExplorer:
     """The loss curves of the entries that the entry table shows. Markdown has static charts."""
 
-    data: "CurveData"
+    data: JsonDict
 
 
 Block = (
     Heading
     | Paragraph
-    | BulletList
-    | NumberedList
+    | ItemList
     | Note
     | CodeBlock
     | Details
@@ -185,7 +174,7 @@ class Section:
 
     id: str
     title: str
-    blocks: tuple[Block, ...]
+    blocks: Sequence[Block]
 
 
 @dataclass(frozen=True)
@@ -195,14 +184,19 @@ class Document:
     title: str
     question: Text
     answer: Text
-    status: tuple[Block, ...]
-    sections: tuple[Section, ...]
+    status: Sequence[Block]
+    sections: Sequence[Section]
     footer: Text
 
 
 def paragraph(*parts: Cell) -> Paragraph:
     """Return a paragraph of these parts."""
     return Paragraph(text(*parts))
+
+
+def note(*parts: Cell) -> Note:
+    """Return a note of one paragraph."""
+    return Note([paragraph(*parts)])
 
 
 def code_list(labels: Sequence[str], limit: int = 4) -> Text:

@@ -1,72 +1,63 @@
 """The report of a study as a document."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from harness.analysis.summary import Summary
 from harness.report.charts.spec import ChartSpec
-from harness.report.document import Code, Document, Section, text
+from harness.report.document import Block, Code, Document, Section, text
 from harness.report.sections import (
-    Builder,
+    Charts,
     budgets,
-    communication,
     comparison,
+    costs,
     curves,
-    decoding,
     effects,
     entries,
-    environment,
     equivalence,
-    eval_lengths,
-    failures,
-    flops,
-    initialization,
-    launches,
-    memory,
     overview,
-    scaling,
-    settings,
-    step_breakdown,
+    probes,
+    runs,
     variance,
 )
 
-BUILDERS: tuple[Builder, ...] = (
-    entries.build,
-    curves.build,
-    comparison.build,
-    effects.build,
-    budgets.build,
-    variance.build,
-    equivalence.build,
-    eval_lengths.build,
-    step_breakdown.build,
-    communication.build,
-    scaling.build,
-    memory.build,
-    flops.build,
-    decoding.build,
-    failures.build,
-    environment.build,
-    initialization.build,
-    settings.build,
-    launches.build,
-)
+SECTIONS: dict[tuple[str, str], Callable[[Summary, Charts], Iterator[Block]]] = {
+    ("entries", "Results"): entries.build,
+    ("curves", "Loss curves"): curves.build,
+    ("comparison", "Comparison with the baseline"): comparison.build,
+    ("effects", "Effects"): effects.build,
+    ("budgets", "Equal budgets"): budgets.build,
+    ("variance", "Sources of noise"): variance.build,
+    ("equivalence", equivalence.TITLE): equivalence.build,
+    ("eval-lengths", "Other sequence lengths"): probes.eval_lengths,
+    ("step-breakdown", "Step time breakdown"): costs.step_breakdown,
+    ("communication", "Communication"): costs.communication,
+    ("scaling", "Scaling"): costs.scaling,
+    ("memory", "Memory"): costs.memory,
+    ("flops", "FLOPs"): costs.flops,
+    ("decoding", "Decoding"): probes.decoding,
+    ("failures", "Unfinished runs"): runs.failures,
+    ("environment", "Environment"): runs.environment,
+    ("initialization", "Initialization"): runs.initialization,
+    ("settings", "Settings"): runs.settings,
+    ("launches", "Order of runs"): runs.launches,
+}  # by anchor on the page and title
 
 
 def build(summary: Summary, charts: Iterable[ChartSpec]) -> Document:
     """Return the report of a study; sections without content are left out."""
     by_name = {chart.name: chart for chart in charts}
-    sections: list[Section] = []
-    for build_section in BUILDERS:
-        section = build_section(summary, by_name)
-        if section:
-            sections.append(section)
+    sections = []
+    for (anchor, title), build_blocks in SECTIONS.items():
+        blocks = list(build_blocks(summary, by_name))
+        if blocks:
+            sections.append(Section(anchor, title, blocks))
     name = summary.study.name
     return Document(
         title=name,
         question=overview.question(summary),
         answer=overview.headline(summary),
-        status=overview.status_paragraph(summary),
-        sections=tuple(sections),
+        status=list(overview.status(summary)),
+        sections=sections,
         footer=text(
             f"Generated at {summary.created_at} from the results of ",
             Code(name),

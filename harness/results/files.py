@@ -153,8 +153,10 @@ def split_lines(path: Path) -> list[bytes]:
         return []
 
 
-def read_lines(path: Path, record: type[RecordT]) -> list[RecordT]:
+def read_lines(path: Path, record: type[RecordT], until_damaged: bool = False) -> list[RecordT]:
     """Read JSON lines into records; none if the file does not exist. A torn last line is ignored.
+
+    With `until_damaged`, the lines before the first damaged one are returned.
 
     Raises:
         StoreError: a whole line is damaged.
@@ -164,18 +166,9 @@ def read_lines(path: Path, record: type[RecordT]) -> list[RecordT]:
         try:
             records.append(_parse(line, record))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
+            if until_damaged:
+                break
             raise StoreError(f"{path}: line {number} is unreadable; {REMEDY}") from error
-    return records
-
-
-def read_valid_lines(path: Path, record: type[RecordT]) -> list[RecordT]:
-    """Read JSON lines into records, up to the first that is damaged or torn."""
-    records = []
-    for line in split_lines(path):
-        try:
-            records.append(_parse(line, record))
-        except (AttributeError, KeyError, TypeError, ValueError):
-            break
     return records
 
 

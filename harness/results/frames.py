@@ -112,9 +112,9 @@ def _outcome(run: RunData) -> dict[str, object]:
 def _results(run: RunData) -> dict[str, object]:
     probes = run.measured
     results: dict[str, object] = {
-        "val_loss": float(run.evals.val_loss[-1]),
+        "val_loss": run.final_loss,
         "bits_per_byte": float(run.evals.bits_per_byte[-1]),
-        "peak_memory_bytes": max(rank.peak for rank in probes.memory),
+        "peak_memory_bytes": run.peak_memory_bytes,
         "parameters": probes.parameters,
         "flops_per_token": probes.flops_per_token,
     }

@@ -20,6 +20,7 @@ from harness.results.records import (
     RunSpec,
     RunState,
 )
+from harness.results.records.study_summary import Unreadable
 from harness.results.steps import Steps
 from harness.results.store import Run
 
@@ -46,29 +47,6 @@ class Evals:
 
 
 @dataclass(frozen=True)
-class DecodeSamples:
-    """Decoding times at one setting, seconds, (n_samples,); empty if there is a `reason`."""
-
-    prefill_s: FloatArray
-    decode_s: FloatArray
-    cache_bytes: int
-    reason: str | None
-
-
-@dataclass(frozen=True)
-class LengthLosses:
-    """Losses at one length, nats per token; NaN and empty if there is a `reason`.
-
-    `by_position` has the means of n equal bins, (n,), one position each if n is the length.
-    """
-
-    val_loss: float
-    by_position: FloatArray
-    windows: int
-    reason: str | None
-
-
-@dataclass(frozen=True)
 class RunData:
     """One run: its spec, outcome and records. Only a run that is done has `probes`.
 
@@ -87,8 +65,8 @@ class RunData:
     started_at: str | None
     steps: Steps
     evals: Evals
-    decoding: dict[DecodeSetting, DecodeSamples]
-    lengths: dict[int, LengthLosses]
+    decoding: dict[DecodeSetting, DecodeRecord]
+    lengths: dict[int, LengthRecord]
     phases: tuple[dict[Phase, float | None], ...]
     log_tail: list[str]
 
@@ -114,17 +92,19 @@ class RunData:
         return self.probes
 
     @property
+    def final_loss(self) -> float:
+        """The last validation loss of a run that is done, nats per token."""
+        return float(self.evals.val_loss[-1])
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """The peak memory of the fullest rank of a run that is done."""
+        return max(rank.peak for rank in self.measured.memory)
+
+    @property
     def timed_step_s(self) -> FloatArray:
         """The slowest rank's time of each timed step, without warm-up; shape (n_timed,)."""
         return self.steps.step_s[~self.steps.warmup]
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A run's folder, or a file of the study, that cannot be read, and the reason."""
-
-    name: str
-    why: str
 
 
 def read_run(run: Run) -> RunData | Unreadable:
@@ -133,7 +113,7 @@ def read_run(run: Run) -> RunData | Unreadable:
         data = _read(run)
         _check(data)
     except (StoreError, OSError) as error:
-        return Unreadable(run.run_id, str(error))
+        return Unreadable(name=run.run_id, why=str(error))
     return _without_nan(data)
 
 
@@ -154,8 +134,8 @@ def _read(run: Run) -> RunData:
         started_at=status.started_at,
         steps=run.steps(),
         evals=_eval_columns(run.evals()),
-        decoding={DecodeSetting(r.batch, r.context): _decode_samples(r) for r in decoding},
-        lengths={record.length: _length_losses(record) for record in lengths},
+        decoding={DecodeSetting(r.batch, r.context): r for r in decoding},
+        lengths={record.length: record for record in lengths},
         phases=tuple(_median_phases(rank) for rank in phases),
         log_tail=run.log_tail(),
     )
@@ -185,23 +165,6 @@ def _eval_columns(evals: list[EvalRecord]) -> Evals:
         bits_per_byte=column([line.bits_per_byte for line in evals]),
         train_s=column([line.train_s for line in evals]),
     )
-
-
-def _decode_samples(record: DecodeRecord) -> DecodeSamples:
-    if record.reason is not None:
-        reason = record.reason or "no reason given"
-        return DecodeSamples(np.empty(0), np.empty(0), 0, reason)
-    assert record.cache_bytes is not None
-    return DecodeSamples(
-        np.array(record.prefill_s), np.array(record.decode_s), record.cache_bytes, None
-    )
-
-
-def _length_losses(record: LengthRecord) -> LengthLosses:
-    if record.reason is not None:
-        return LengthLosses(np.nan, np.empty(0), 0, record.reason or "no reason given")
-    assert record.val_loss is not None
-    return LengthLosses(record.val_loss, np.array(record.loss_by_position), record.windows, None)
 
 
 def _median_phases(rank: RankPhases) -> dict[Phase, float | None]:

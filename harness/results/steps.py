@@ -10,7 +10,7 @@ import orjson
 from numpy.typing import NDArray
 
 from harness.errors import StoreError
-from harness.results.files import split_lines
+from harness.results.files import REMEDY, split_lines
 
 _STEP_COLUMNS = ("step", "loss", "tokens", "grad_norm", "lr", "warmup")
 _step_values = itemgetter(*_STEP_COLUMNS)
@@ -63,9 +63,7 @@ def _read_step_lines(path: Path) -> list[StepLine]:
         except ValueError:
             line = None
         if not isinstance(line, dict):
-            raise StoreError(
-                f"{path}: line {number} is unreadable; remove its folder to run that entry again"
-            )
+            raise StoreError(f"{path}: line {number} is unreadable; {REMEDY}")
         lines.append(line)
     return lines
 

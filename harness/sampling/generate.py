@@ -181,7 +181,10 @@ def _checkpoint(path: Path) -> Path:
             f"python -m harness checkpoint import {path} DEST"
         )
     else:
-        message = f"not a checkpoint folder: has no {DESCRIPTION_FILE}"
+        message = (
+            f"not a checkpoint folder: has no {DESCRIPTION_FILE}; name a folder such as "
+            f"results/STUDY/RUN_ID/checkpoint/best"
+        )
     raise UserError([Problem(str(path), message)])
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from harness.distributed.process_group import DistributedContext
 from harness.model.gpt import GPT
 from harness.probes.first_step import FirstStep
-from harness.results.files import read_valid_lines
+from harness.results.files import read_lines
 from harness.results.records import EvalRecord, RunSpec, StepRecord
 from harness.results.store import Run
 from harness.training.checkpointing import (
@@ -69,8 +69,8 @@ def resume(
     The recorded curves are truncated to that state. Every rank calls this with initial parameters
     in place; `reset_parameters` initializes them again.
     """
-    steps = read_valid_lines(run.steps_path(context.rank), StepRecord)
-    evals = read_valid_lines(run.evals_path, EvalRecord)
+    steps = read_lines(run.steps_path(context.rank), StepRecord, until_damaged=True)
+    evals = read_lines(run.evals_path, EvalRecord, until_damaged=True)
     n_recorded = min(context.gather(_n_consecutive(steps)))
     folders = resumable_checkpoints(run) if context.is_first else []
     n_done = 0

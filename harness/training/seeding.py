@@ -11,7 +11,8 @@ def set_deterministic(deterministic: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     # Filling new memory costs time and only helps to find code that reads uninitialized memory.
-    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 (not in the stub)
+    # The stub of torch lacks this attribute.
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
     torch.backends.cudnn.benchmark = not deterministic
 
 

@@ -82,7 +82,7 @@ def test_effect_intervals_match_statsmodels_with_failures(without):
 
 def test_one_seed_gives_estimates_without_intervals():
     found = factorial.estimate(values(seeds=[0], noise=0.02), LEVELS)
-    assert found.degrees_of_freedom == 0 and found.noise is None
+    assert found.design.degrees_of_freedom == 0 and found.design.noise is None
     assert all(
         effect.estimate is not None and effect.ci95 is None and effect.p is None
         for effect in found.main
@@ -93,7 +93,7 @@ def test_missing_cell_is_listed_without_an_effect():
     observed = values(noise=0.02)
     del observed["rope", "window", "single"]
     found = factorial.estimate(observed, LEVELS)
-    assert found.missing == [("rope", "window")]
+    assert found.design.missing == [("rope", "window")]
     of = by_levels(found)
     assert of["rope", "window"].estimate is None and of["rope",].estimate is None
     assert of["rope", "gqa2"].estimate is not None and of["gqa2",].estimate is not None
@@ -101,6 +101,6 @@ def test_missing_cell_is_listed_without_an_effect():
 
 def test_nothing_done_gives_nothing():
     found = factorial.estimate({}, LEVELS)
-    assert found.n_runs == 0 and all(
+    assert found.design.runs == 0 and all(
         effect.estimate is None for effect in [*found.main, *found.interactions]
     )

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from harness.analysis import dataset, summary, tables
-from harness.results.files import write_json
+from harness.results.files import read_record, write_json
+from harness.results.records import StudySummary
 from harness.results.store import Store
 
 ARCHIVE = Path(__file__).parents[1] / "golden" / "schema1.tar.xz"
@@ -128,13 +129,16 @@ def is_number(cell):
 
 def test_every_old_value_is_in_the_summary(study, tmp_path):
     expected, made = study
-    write_json(tmp_path / "summary.json", summary.as_json(made))
+    write_json(tmp_path / "summary.json", summary.as_record(made))
     content = json.loads((expected / "summary.json").read_bytes())
     for launch in content["launches"]:
         if isinstance(launch["command"], list):
             launch["command"] = shlex.join(launch["command"])
     old = flat(content)
-    new = flat(json.loads((tmp_path / "summary.json").read_bytes()))
+    written = (tmp_path / "summary.json").read_bytes()
+    write_json(tmp_path / "again.json", read_record(tmp_path / "summary.json", StudySummary))
+    assert (tmp_path / "again.json").read_bytes() == written
+    new = flat(json.loads(written))
     for path, value in old.items():
         if path in UNEQUAL:
             continue

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from harness.analysis import dataset, equivalence, metrics
-from harness.analysis.metrics import Result
+from harness.results.records.estimates import Mean
+from harness.results.records.study_summary import EntryMetrics
 
 
-def measured(fake) -> dict[str, Result]:
+def measured(fake) -> dict[str, EntryMetrics]:
     study = dataset.read(fake.write().store, "tiny")
     return {entry.label: metrics.result(entry) for entry in study.entries}
 
@@ -122,7 +123,7 @@ def test_comparison_of_one_seed_has_no_interval(one_axis):
     [((-2.0, -1.0), True), ((1.0, 2.0), True), ((-1.0, 1.0), False), ((0.0, 0.0), False)],
 )
 def test_excludes_zero(bounds, expected):
-    assert metrics.excludes_zero(metrics.Mean(0.0, bounds, 3)) is expected
+    assert metrics.excludes_zero(Mean(mean=0.0, ci95=bounds, n=3)) is expected
 
 
 def test_a_failed_baseline_leaves_no_difference(one_axis):

@@ -50,11 +50,9 @@ NPK = {
 
 def test_students_sleep_data():
     """R: t.test(extra ~ group, paired = TRUE): p 0.002833, -1.58 [-2.4598858, -0.7001142]."""
-    pair = statistics.paired(dict(enumerate(DRUG_1)), dict(enumerate(DRUG_2)))
-    low, high = pair.difference.ci95
-    assert (pair.difference.mean, low, high) == pytest.approx(
-        (-1.58, -2.4598858, -0.7001142), abs=5e-8
-    )
+    difference = statistics.mean_difference(dict(enumerate(DRUG_1)), dict(enumerate(DRUG_2)))
+    low, high = difference.ci95
+    assert (difference.mean, low, high) == pytest.approx((-1.58, -2.4598858, -0.7001142), abs=5e-8)
     p = verdicts.paired_t_pvalue(DRUG_1 - DRUG_2)
     assert p == pytest.approx(0.002833, abs=5e-7)
     expected = stats.ttest_rel(DRUG_1, DRUG_2)
@@ -83,8 +81,8 @@ def test_yates_peas():
         for cell, pounds in plots.items():
             values.setdefault(tuple(cell), {})[block] = pounds
     found = effects.estimate(values, {"N": ["0", "1"], "P": ["0", "1"], "K": ["0", "1"]})
-    assert found.degrees_of_freedom == 12 and found.n_runs == 24
-    assert found.noise**2 * 12 == pytest.approx(185.29, abs=0.005)
+    assert found.design.degrees_of_freedom == 12 and found.design.runs == 24
+    assert found.design.noise**2 * 12 == pytest.approx(185.29, abs=0.005)
     assert [24 / 4 * one.estimate**2 for one in found.main] == pytest.approx(
         [189.28, 8.40, 95.20], abs=0.005
     )

@@ -53,7 +53,7 @@ def recorded(
 def test_recording_a_step(compare, benchmark, device, batch, ranks, tmp_path):  # noqa: F811
     """The ratio is the relative speed with recording, which is too cheap to measure like this."""
     step, run = our_step(device, batch), Run(tmp_path)
-    compare(ours=recorded(step, run, ranks), peer="the step alone", theirs=step, rounds=16)
+    compare(ours=recorded(step, run, ranks), peer="the same step", theirs=step, rounds=16)
     if benchmark.enabled:
         alone_s, bookkeeping = [], recorded(lambda: None, run, ranks)
         for _ in range(200):

@@ -1,10 +1,10 @@
 """Without these, a command could lose its help, its exit code, or its clean stdout."""
 
 import json
-from importlib.metadata import version
 
 import pytest
 
+import harness
 from harness.cli.app import main
 from harness.data.tokenizers import NAMES
 
@@ -34,7 +34,7 @@ def test_help_lists_every_command_except_the_hidden_one(call):
     assert code == 0
     for command in [*COMMANDS, "checkpoint"]:
         assert f" {command} " in out
-    assert "_worker" not in out
+    assert "_worker" not in out and ">>>" not in out
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS, "_worker"])
@@ -49,7 +49,7 @@ def test_help_names_every_tokenizer(call):
 
 
 def test_version_is_that_of_the_package(call):
-    assert call("--version") == (0, version("ablations") + "\n", "")
+    assert call("--version") == (0, harness.__version__ + "\n", "")
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,7 @@ def test_version_is_that_of_the_package(call):
         (["export", "study", "--to", "excel"], "excel"),
         (["compare", "a"], "Missing argument"),
         (["list", "nowhere.toml"], "no such study file"),
+        (["status", "absent", "--results", "nowhere"], "run it first"),
     ],
 )
 def test_an_invalid_command_line_ends_with_code_2(call, arguments, message):

@@ -166,7 +166,8 @@ WRONG = {
     "empty": ("", "init: {}: must have either `from_checkpoint` or `from_run`"),
     "former key": (
         'from = "start"',
-        "init.from: unknown key; did you mean 'from_run'? allowed: from_checkpoint, from_run",
+        "init.from: unknown key; did you mean 'from_checkpoint' or 'from_run'? "
+        "allowed: from_checkpoint, from_run",
     ),
 }
 

@@ -150,6 +150,13 @@ def test_a_fallback_is_used_only_if_named_and_is_announced(tmp_path, monkeypatch
     assert found.entropy is not None and 0.2 < found.entropy < 1.5
 
 
+@pytest.mark.parametrize("name", ["shakespear.txt", "shards.bin"])
+def test_a_missing_file_is_not_replaced_by_the_fallback(tmp_path, name):
+    """A typo in a path would train on another text."""
+    with pytest.raises(UserError, match="no such file"):
+        prepare(tmp_path, corpus=name, fallback_corpus="synthetic")
+
+
 def test_a_changed_local_copy_is_rejected(tmp_path, monkeypatch):
     (tmp_path / "tinyshakespeare.txt").write_text("First Citizen: we were changed")
     monkeypatch.setenv("ABLATIONS_DATA", str(tmp_path))

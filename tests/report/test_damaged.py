@@ -30,7 +30,7 @@ def healthy(fake, no_figures):
     return fake
 
 
-def told(command, root):
+def output_of(command, root):
     out = io.StringIO()
     options = ["--out", str(root.parent / "reports")] if command == "report" else []
     with (
@@ -49,9 +49,9 @@ def test_a_damaged_file_is_named_and_the_other_run_is_reported(healthy, name, te
     broken = next(run for run in store.runs("tiny") if "gqa2" in run.run_id)
     path = broken.path / name
     path.write_text(text + ("\n" if name.endswith("l") and text else ""))
-    out, code = told("status", healthy.root)
+    out, code = output_of("status", healthy.root)
     assert code == 0 and (name != "status.json" or (broken.run_id in out and name in out))
-    out, code = told("report", healthy.root)
+    out, code = output_of("report", healthy.root)
     assert code == 0, out
     page = (healthy.root.parent / "reports/tiny/report.md").read_text()
     assert "learned-mha-single" in page
@@ -85,7 +85,7 @@ def test_no_damage_to_a_file_crashes_a_command(healthy, name, where, how, junk):
     path.write_bytes(harm(before, where, how, junk))
     try:
         for command in ("status", "report"):
-            out, code = told(command, healthy.root)
+            out, code = output_of(command, healthy.root)
             assert code == 0 or (code == 2 and "error" in out), out
     finally:
         path.write_bytes(before)

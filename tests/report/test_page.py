@@ -230,26 +230,22 @@ def multiplied(few, times):
         few,
         study=dataclasses.replace(few.study, entries=copies),
         results={
-            label: dataclasses.replace(result, entry=label)
+            label: result.model_copy(update={"entry": label})
             for label, result in named(few.results).items()
         },
         comparisons=[
-            dataclasses.replace(c, entry=f"{c.entry}-{i}")
+            c.model_copy(update={"entry": f"{c.entry}-{i}"})
             for c in few.comparisons
             for i in range(times)
         ],
         metric_tests={
-            quantity: dataclasses.replace(judged, entries=named(judged.entries))
+            quantity: judged.model_copy(update={"entries": named(judged.entries)})
             for quantity, judged in few.metric_tests.items()
         },
-        rankings=[dataclasses.replace(r, val_loss=named(r.val_loss)) for r in few.rankings],
+        rankings=[r.model_copy(update={"val_loss": named(r.val_loss)}) for r in few.rankings],
         savings=[
-            dataclasses.replace(s, entry=f"{s.entry}-{i}")
+            s.model_copy(update={"entry": f"{s.entry}-{i}"})
             for s in few.savings
             for i in range(times)
         ],
-        **{
-            name: named(getattr(few, name))
-            for name in ("decoding", "lengths", "phases", "traffic", "predicted_memory")
-        },
     )

@@ -106,12 +106,12 @@ def test_hovering_over_a_curve_shows_its_name_and_value(opened):
     sync_api.expect(opened.locator("#count")).to_have_text("1 of 18 entries")
     opened.locator("#plot-curves").scroll_into_view_if_needed()
     opened.locator("#plot-curves .scatterlayer .point").last.hover(force=True)
-    told = opened.locator("#plot-curves .hoverlayer .hovertext").first
-    sync_api.expect(told).to_contain_text("rope-mha-single")
+    tooltip = opened.locator("#plot-curves .hoverlayer .hovertext").first
+    sync_api.expect(tooltip).to_contain_text("rope-mha-single")
     value = opened.evaluate(
         "document.getElementById('plot-curves').data.find(t => !t.fill).y.at(-1)"
     )
-    assert f"{value:.4f}" in told.text_content()
+    assert f"{value:.4f}" in tooltip.text_content()
     assert opened.wrong == []
 
 

@@ -6,15 +6,14 @@ import pytest
 from markdown_it import MarkdownIt
 
 from harness.report.document import (
-    BulletList,
     Code,
     CodeBlock,
     Details,
     Document,
     Emphasis,
     Heading,
+    ItemList,
     Note,
-    NumberedList,
     Section,
     paragraph,
     text,
@@ -97,9 +96,9 @@ def test_a_code_block_holds_fences_and_tags(render):
 @RENDERERS
 def test_each_kind_of_block_keeps_its_structure(render):
     page = render(
-        Heading(text("H")),
-        Note((paragraph("careful"), BulletList((text(Code("one"), ": why"),)))),
-        NumberedList((text("first"), text("second"))),
+        Heading("H"),
+        Note([paragraph("careful"), ItemList([text(Code("one"), ": why")])]),
+        ItemList([text("first"), text("second")], ordered=True),
         Details("more", (paragraph(Emphasis("inside")),)),
     )
     assert "<h3>H</h3>" in page

@@ -133,13 +133,15 @@ def test_losses_keep_every_digit(probed):
 
 
 def test_a_study_must_be_named_if_there_are_several(folder, tmp_path):
-    with pytest.raises(UserError, match="0 studies"):
+    with pytest.raises(UserError, match="holds no results; run a study first"):
         harness.load(tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        harness.load(tmp_path / "absent")
     with pytest.raises(UserError, match="no results"):
         harness.load(folder / "results", study="absent")
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     for name in "ab":
         (tmp_path / name / "launches.jsonl").touch()
-    with pytest.raises(UserError, match="2 studies"):
+    with pytest.raises(UserError, match=r"2 studies; name one: .*allowed: a, b"):
         harness.load(tmp_path)

@@ -190,7 +190,7 @@ def test_a_failure_keeps_its_reason(run):
 
 
 def test_a_run_whose_process_is_gone_reads_as_interrupted(run):
-    """It would stand as running for ever, and `run` would never take it up again."""
+    """It would be shown as running forever, and `run` would never resume it."""
     run.mark_running()
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

@@ -11,7 +11,7 @@ ADDED = torch.linspace(-2, 0, 24 * 24).view(24, 24).masked_fill(~CAUSAL, -torch.
 
 
 def formula(q, k, v, mask, scale, softcap):
-    """In float64, as it stands in the papers."""
+    """Return attention in float64, as the papers define it."""
     q, k, v = (x.double() for x in (q, k, v))
     k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     scores = q @ k.mT * scale

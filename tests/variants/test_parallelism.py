@@ -535,7 +535,7 @@ GROUPS = (
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "told"),
+    ("name", "options", "reasons"),
     [
         ("single", {"nproc": 2}, {"nproc": "2: single has one process; use ddp or fsdp"}),
         (
@@ -560,16 +560,16 @@ GROUPS = (
         ),
     ],
 )
-def test_invalid_options_are_rejected_with_the_reason(name, options, told):
+def test_invalid_options_are_rejected_with_the_reason(name, options, reasons):
     cls = registry.load("parallelism", name)
-    assert cls.check(SHAPE, cls.Options(**options)) == told
+    assert cls.check(SHAPE, cls.Options(**options)) == reasons
 
 
 @pytest.mark.parametrize("name", ["dp", "tp", "fsdp_tp"])
 def test_dropout_with_equal_masks_is_rejected(name):
     cls = registry.load("parallelism", name)
-    (told,) = cls.check(dataclasses.replace(SHAPE, dropout=0.1), cls.Options()).values()
-    assert told.startswith("dropout = 0.1: ") and "would apply the same dropout mask" in told
+    (reason,) = cls.check(dataclasses.replace(SHAPE, dropout=0.1), cls.Options()).values()
+    assert reason.startswith("dropout = 0.1: ") and "would apply the same dropout mask" in reason
 
 
 REFUSED = {  # of what is tried here; all else is trained
@@ -583,9 +583,9 @@ REFUSED = {  # of what is tried here; all else is trained
 @pytest.mark.parametrize("label", ["tp", "fsdp_tp"])
 def test_only_indivisible_parts_are_rejected(label):
     """Two processes that share a key-value head would train it twice, without an error."""
-    told = {of: why_unsupported(ALL[label], parts) for of, parts in PARTS.items()}
-    assert {of for of in told if told[of]} == REFUSED.keys()
-    assert all(told[of].startswith(reason) for of, reason in REFUSED.items())
+    reasons = {of: why_unsupported(ALL[label], parts) for of, parts in PARTS.items()}
+    assert {of for of in reasons if reasons[of]} == REFUSED.keys()
+    assert all(reasons[of].startswith(reason) for of, reason in REFUSED.items())
 
 
 def test_part_without_a_sharding_plan_is_rejected():

@@ -226,7 +226,7 @@ def get_slopes(n):
 
 
 def alibi_slopes(n_head):
-    """Return what alibi adds per position of distance, as its bias tells."""
+    """Return the slope of each head per position of distance, from the bias of alibi."""
     bias = make("alibi", with_heads(n_head)).bias(torch.tensor([1]), torch.tensor([0, 1]))
     assert not bias[..., 1].any()
     return -bias[:, 0, 0]

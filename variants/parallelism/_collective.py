@@ -46,11 +46,11 @@ class _SumOutputs(torch.autograd.Function):
     """The sum over the processes. The gradient is already complete on each process."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
+    def forward(ctx: object, x: Tensor, group: Group) -> Tensor:
         return all_reduce(x, group)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: object, *grads: Tensor) -> tuple[Tensor, None]:
         return grads[0], None
 
 

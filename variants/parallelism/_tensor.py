@@ -8,7 +8,7 @@ beginning in the backward pass.
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -31,7 +31,7 @@ def shard_model(model: nn.Module, rank: int, world_size: int, group: Group = Non
         ValueError: a part cannot be sharded; the message gives its path and the reason.
     """
 
-    def sum_input_gradients(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def sum_input_gradients(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (sum_gradients(args[0], group), *args[1:])
 
     for path, part in list(model.named_modules()):

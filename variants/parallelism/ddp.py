@@ -65,7 +65,10 @@ class DDP(Parallelism[DDPOptions]):
         return sent_bytes("all_reduce", gradients, self.world_size)
 
 
-def _average_in_bf16(state: object, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:  # type: ignore[name-defined]
+def _average_in_bf16(
+    state: object,
+    bucket: dist.GradBucket,  # type: ignore[name-defined]
+) -> torch.futures.Future[Tensor]:
     """Average a bucket in bf16, as PyTorch's `bf16_compress_hook`, which does not support gloo."""
     buffer = bucket.buffer()
     compressed = buffer.to(torch.bfloat16).div_(dist.get_world_size())

@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable, Sequence
 
 from harness.analysis.dataset import Entry
-from harness.analysis.decoding import Decoding
 from harness.analysis.summary import Summary
 from harness.report.charts.entries import single_parallelism
 from harness.report.charts.spec import Axis, ChartSpec, Interval, Line, Lines, Panel, powers_of_two
 from harness.report.charts.style import choose_style
 from harness.report.charts.text import lines_alt, parallelism_note
 from harness.report.formatting import SECONDS_TO_MS
+from harness.results.records.study_summary import Decoding
 
 MAX_COLUMNS = 4
 LARGEST = "at the largest batch and context"
@@ -18,9 +18,9 @@ LARGEST = "at the largest batch and context"
 
 def build(summary: Summary) -> list[ChartSpec]:
     """Return the charts of time per token and cache size, if the decode probe measured any."""
-    measured = [entry for entry in summary.study.entries if summary.decoding[entry.label]]
+    measured = [entry for entry in summary.study.entries if summary.results[entry.label].decoding]
     entries = single_parallelism(summary.study, measured)
-    places = [place for entry in entries for place in summary.decoding[entry.label]]
+    places = [place for entry in entries for place in summary.results[entry.label].decoding]
     if not any(place.seeds for place in places):
         return []
     note = parallelism_note(summary.study, len(entries), len(measured))
@@ -76,7 +76,9 @@ def _panels(
 ) -> list[Panel]:
     """Return a panel per batch size with a line per entry that is defined there."""
     style = choose_style(summary.study).in_one_panel(entries)
-    places = [place for entry in entries for place in summary.decoding[entry.label] if place.seeds]
+    places = [
+        place for entry in entries for place in summary.results[entry.label].decoding if place.seeds
+    ]
     x = Axis("context, positions", log2=True, ticks=sorted({place.context for place in places}))
     panels = []
     for batch in sorted({place.batch for place in places}):
@@ -84,7 +86,7 @@ def _panels(
         missing = []
         for entry in entries:
             points = []
-            for place in summary.decoding[entry.label]:
+            for place in summary.results[entry.label].decoding:
                 if place.batch == batch and place.seeds:
                     points.append((place.context, *measure(place)))
             name = style.within_panel(entry)

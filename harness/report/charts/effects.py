@@ -3,12 +3,13 @@
 import math
 from collections.abc import Sequence
 
-from harness.analysis.hypotheses import METRIC_NAMES, MetricTests, TestedEffect
+from harness.analysis.hypotheses import METRIC_NAMES
 from harness.analysis.summary import Summary
 from harness.report.charts.entries import MAX_EFFECTS
 from harness.report.charts.spec import Axis, ChartSpec, IntervalRow, Intervals
 from harness.report.charts.style import VERDICTS, choose_style
 from harness.report.formatting import count, significant_figures
+from harness.results.records.study_summary import Effect, MetricTests
 
 HOW = "Lines: 95 % intervals; colour, marker and word: the verdict."
 NATS = "nats per token"
@@ -52,16 +53,16 @@ def effects(summary: Summary) -> list[ChartSpec]:
     return [_effects(tests) for tests in summary.metric_tests.values() if _known(tests)]
 
 
-def _known(tests: MetricTests) -> list[TestedEffect]:
+def _known(tests: MetricTests) -> list[Effect]:
     """Return the effects that have an interval, main effects first."""
-    return [tested for tested in (*tests.main, *tests.interactions) if tested.effect.ci95]
+    return [effect for effect in (*tests.main_effects, *tests.interactions) if effect.ci95]
 
 
-def _clearest(effects: Sequence[TestedEffect]) -> list[TestedEffect]:
+def _clearest(effects: Sequence[Effect]) -> list[Effect]:
     """Return the main effects and the smallest p, `MAX_EFFECTS` in all."""
 
     def rank(i: int) -> tuple[int, float]:
-        effect = effects[i].effect
+        effect = effects[i]
         return len(effect.levels), 1.0 if effect.p is None else effect.p
 
     return [effects[i] for i in sorted(sorted(range(len(effects)), key=rank)[:MAX_EFFECTS])]
@@ -70,7 +71,7 @@ def _clearest(effects: Sequence[TestedEffect]) -> list[TestedEffect]:
 def _effects(tests: MetricTests) -> ChartSpec:
     is_loss = tests.quantity == "val_loss"
     known = _known(tests)
-    rows = [_row(tested, is_loss) for tested in _clearest(known)]
+    rows = [_row(effect, is_loss) for effect in _clearest(known)]
     margin = tests.margin if is_loss or tests.margin is None else _percent(tests.margin)
     metric = METRIC_NAMES[tests.quantity]
     caption = f"Change in {metric} for each level and each pair of levels, averaged over the "
@@ -89,15 +90,14 @@ def _effects(tests: MetricTests) -> ChartSpec:
     )
 
 
-def _row(tested: TestedEffect, is_loss: bool) -> IntervalRow:
-    effect = tested.effect
+def _row(effect: Effect, is_loss: bool) -> IntervalRow:
     assert effect.estimate is not None
     assert effect.ci95 is not None
     value, low, high = effect.estimate, *effect.ci95
     if not is_loss:
         value, low, high = _percent(value), _percent(low), _percent(high)
     name = " with ".join(f"{axis} {label}" for axis, label in effect.levels.items())
-    verdict = tested.verdict or "unresolved"
+    verdict = effect.verdict or "unresolved"
     group = "main effect" if len(effect.levels) == 1 else "interaction"
     return IntervalRow(name, value, (low, high), verdict, VERDICTS[verdict], group)
 

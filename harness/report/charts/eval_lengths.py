@@ -27,9 +27,9 @@ SETTLED_POSITION = 0.05  # the y axis covers each line from this fraction of the
 
 def build(summary: Summary) -> list[ChartSpec]:
     """Return loss against length and loss by position, if the length probe measured any."""
-    measured = [entry for entry in summary.study.entries if summary.lengths[entry.label]]
+    measured = [entry for entry in summary.study.entries if summary.results[entry.label].lengths]
     entries = single_parallelism(summary.study, measured)
-    losses = [loss for entry in entries for loss in summary.lengths[entry.label]]
+    losses = [loss for entry in entries for loss in summary.results[entry.label].lengths]
     lengths = sorted({loss.length for loss in losses if loss.val_loss})
     if not lengths:
         return []
@@ -106,7 +106,7 @@ def _panel(title: str, x: Axis, lines: Sequence[Line], trained: int, settled: fl
 
 def _by_length(summary: Summary, entry: Entry, style: Style) -> Line:
     points = []
-    for loss in summary.lengths[entry.label]:
+    for loss in summary.results[entry.label].lengths:
         if loss.val_loss:
             mean = loss.val_loss.mean
             points.append((loss.length, mean, loss.val_loss.ci95 or (mean, mean)))
@@ -115,7 +115,7 @@ def _by_length(summary: Summary, entry: Entry, style: Style) -> Line:
 
 def _by_position(entry: Entry, length: int, style: Style) -> Line:
     """Return the line of an entry; without points if no seed defines the loss at this length."""
-    seeds = [losses.by_position for losses in eval_lengths.defined(entry, length).values()]
+    seeds = [np.array(at.loss_by_position) for _, at in eval_lengths.defined(entry, length)]
     smoothed = [smooth(losses, length) for losses in seeds if len(losses) == len(seeds[0])]
     if not smoothed:
         return line_of_seeds(entry, style, np.empty(0), np.empty((1, 0)))

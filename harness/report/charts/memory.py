@@ -21,7 +21,7 @@ def build(summary: Summary) -> list[ChartSpec]:
 
     def measure(entry: Entry) -> BarRow | None:
         memory = summary.results[entry.label].memory
-        prediction = summary.predicted_memory[entry.label]
+        prediction = summary.results[entry.label].predicted_memory
         if memory is None:
             return None
         return BarRow(

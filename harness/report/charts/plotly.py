@@ -15,6 +15,7 @@ from harness.report.charts.spec import (
     ChartSpec,
     Interval,
     Intervals,
+    JsonDict,
     Line,
     Lines,
     Panel,
@@ -35,8 +36,6 @@ GREY = "#808080"
 BAR_ROOM = 1.12  # the x axis over the longest bar, for the number after it
 MARGIN_FILL = "rgba(128,128,128,0.2)"
 TRANSPARENT = "rgba(0,0,0,0)"
-
-JsonDict = dict[str, object]
 
 
 def render(spec: ChartSpec) -> JsonDict:

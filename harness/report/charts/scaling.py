@@ -1,7 +1,6 @@
 """Speed-up against the number of processes, with the ideal."""
 
 from harness.analysis.dataset import StudyResults
-from harness.analysis.scaling import ScalingRow
 from harness.analysis.summary import Summary
 from harness.report.charts.entries import MAX_ENTRIES
 from harness.report.charts.spec import (
@@ -16,6 +15,7 @@ from harness.report.charts.spec import (
 )
 from harness.report.charts.style import COLOURS, DASHES, GREY, MARKERS
 from harness.report.formatting import count, significant_figures
+from harness.results.records.study_summary import ScalingRow
 
 MARGIN = 1.15  # factor between the outermost values and the limits
 

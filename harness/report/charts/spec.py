@@ -23,6 +23,7 @@ Marker = Literal[
     "triangle-right",
     "circle-open",
 ]
+JsonDict = dict[str, object]
 Values = Sequence[float]
 Interval = tuple[float, float]  # low, high
 

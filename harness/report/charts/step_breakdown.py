@@ -20,11 +20,11 @@ PHASES = [
 
 def phases(summary: Summary) -> list[ChartSpec]:
     """Return the mean time of each phase of a step, if it was measured."""
-    if not any(summary.phases.values()):
+    if not any(result.phases for result in summary.results.values()):
         return []
 
     def measure(entry: Entry) -> BarRow | None:
-        times = summary.phases[entry.label]
+        times = summary.results[entry.label].phases
         if times is None:
             return None
         milliseconds = [SECONDS_TO_MS * (times.by_name[part.name] or 0.0) for part in PHASES]
@@ -50,7 +50,7 @@ def traffic(summary: Summary) -> list[ChartSpec]:
     """Return the bytes that the busiest rank sends in a step, of the entries that communicate."""
 
     def measure(entry: Entry) -> BarRow | None:
-        sent = summary.traffic[entry.label]
+        sent = summary.results[entry.label].traffic
         if sent is None or not (sent.collectives or sent.predicted_bytes):
             return None
         predicted = None if sent.predicted_bytes is None else sent.predicted_bytes / MIB

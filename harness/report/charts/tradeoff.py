@@ -1,12 +1,12 @@
 """Throughput against final validation loss, with the Pareto front."""
 
 from harness.analysis.intervals import pareto
-from harness.analysis.metrics import Result
 from harness.analysis.summary import Summary
 from harness.report.charts.entries import MAX_ENTRIES, MAX_POINTS
 from harness.report.charts.spec import Axis, ChartSpec, Point, Scatter
 from harness.report.charts.style import choose_style
 from harness.report.formatting import MIB, count
+from harness.results.records.study_summary import EntryResult
 
 LOSS_DIGITS = 4  # as in the tables: a smaller difference does not put an entry on the front
 
@@ -65,7 +65,7 @@ def _alt(title: str, points: list[Point]) -> str:
     )
 
 
-def pareto_front(results: list[Result]) -> list[bool]:
+def pareto_front(results: list[EntryResult]) -> list[bool]:
     """Return which results are on the Pareto front of throughput and final loss."""
     return pareto(
         [
@@ -76,7 +76,7 @@ def pareto_front(results: list[Result]) -> list[bool]:
     )
 
 
-def _timed(summary: Summary) -> list[Result]:
+def _timed(summary: Summary) -> list[EntryResult]:
     """Return the results with a throughput in the study's order, at most the lowest losses."""
     timed = [result for result in summary.with_results if result.tokens_per_s]
     timed.sort(key=lambda result: result.val_loss.mean if result.val_loss else 0.0)

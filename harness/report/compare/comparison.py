@@ -7,12 +7,19 @@ import numpy as np
 
 from harness.analysis import equivalence, significance
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.hypotheses import METRICS, Quantity, margin_of, values
-from harness.analysis.intervals import Ratio, ratio_of_medians
-from harness.analysis.metrics import DIVERGES, PARALLELISM, timed
-from harness.analysis.significance import SignificanceResult
+from harness.analysis.hypotheses import METRICS, margin_of, values
+from harness.analysis.intervals import paired_differences
+from harness.analysis.metrics import (
+    DIVERGES,
+    PARALLELISM,
+    model_size,
+    peak_bytes,
+    speed_ratio,
+)
 from harness.report.compare.sources import Source
 from harness.results.records import SCHEMA_VERSION
+from harness.results.records.estimates import Ratio
+from harness.results.records.study_summary import EntryStatus, Quantity, SignificanceResult
 from harness.results.run_data import RunData
 from harness.results.upgrade import Json
 
@@ -20,8 +27,6 @@ from harness.results.upgrade import Json
 MACHINE_KEYS = ("host", "cpu", "cores", "memory_bytes", "gpu", "platform", "cuda", "threads")
 # Settings that must be equal for two validation losses to refer to the same text.
 VALIDATION_KEYS = ("data.sha256", "data.tokenizer", "model.vocab_size")
-
-Status = str | dict[str, int]
 Difference = tuple[object, object]  # the values of A and B
 
 
@@ -44,15 +49,12 @@ class EntryPair:
     peak_memory_ratio: float | None
     parameters: tuple[int, int]
     flops_per_token: tuple[float, float]
-    status: tuple[Status, Status]
+    status: tuple[EntryStatus, EntryStatus]
 
     def verdict(self, metric: Quantity) -> SignificanceResult | None:
         """Return the verdict on one metric."""
-        return {
-            "val_loss": self.val_loss,
-            "tokens_per_s": self.tokens_per_s,
-            "peak_memory": self.peak_memory,
-        }[metric]
+        verdict: SignificanceResult | None = getattr(self, metric)
+        return verdict
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,11 @@ class Comparison:
     environment_diff: dict[str, Difference]
     losses_comparable: bool
     margins: dict[str, float]
+
+    @property
+    def shared(self) -> list[EntryPair]:
+        """The pairs with a seed that both have done."""
+        return [pair for pair in self.pairs if pair.seeds]
 
     @property
     def same_machine(self) -> bool:
@@ -192,13 +199,10 @@ def _verdicts(
     question = METRICS[metric]
     families: dict[str, dict[str, list[float]]] = {}
     for label, (of_a, of_b) in matched.items():
-        values_of_a = values(of_a, question)
-        values_of_b = values(of_b, question)
-        seeds = sorted(values_of_a.keys() & values_of_b.keys())
-        if seeds:
+        differences = paired_differences(values(of_b, question), values(of_a, question))
+        if differences:
             family = of_b.axes.get(PARALLELISM, "") if metric == "val_loss" else ""
-            differences = [values_of_b[seed] - values_of_a[seed] for seed in seeds]
-            families.setdefault(family, {})[label] = differences
+            families.setdefault(family, {})[label] = list(differences.values())
     margin = margin_of(study, metric)
     verdicts: dict[str, SignificanceResult] = {}
     for differences_by_label in families.values():
@@ -213,57 +217,24 @@ def _pair(
     verdicts: Mapping[Quantity, Mapping[str, SignificanceResult]],
     has_speed: bool,
 ) -> EntryPair:
-    runs_of_a = {run.seed: run for run in a.done}
-    runs_of_b = {run.seed: run for run in b.done}
-    seeds = sorted(runs_of_a.keys() & runs_of_b.keys())
-    pairs = [(runs_of_a[seed], runs_of_b[seed]) for seed in seeds]
+    seeds = sorted({run.seed for run in a.done} & {run.seed for run in b.done})
+    runs_of_a = [run for run in a.done if run.seed in seeds]
+    runs_of_b = [run for run in b.done if run.seed in seeds]
+    size_of_a = model_size(a)
+    size_of_b = model_size(b)
     return EntryPair(
         entry=label,
         seeds=seeds,
-        bitwise=all(_same_bits(of_a, of_b) for of_a, of_b in pairs) if pairs else None,
+        bitwise=all(map(_same_bits, runs_of_a, runs_of_b)) if seeds else None,
         val_loss=verdicts["val_loss"].get(label),
         tokens_per_s=verdicts["tokens_per_s"].get(label),
         peak_memory=verdicts["peak_memory"].get(label),
-        tokens_per_s_ratio=_speed_ratio(pairs) if has_speed else None,
-        peak_memory_ratio=_memory_ratio(pairs),
-        parameters=(_parameters(a), _parameters(b)),
-        flops_per_token=(_flops_per_token(a), _flops_per_token(b)),
+        tokens_per_s_ratio=speed_ratio(runs_of_b, runs_of_a) if has_speed else None,
+        peak_memory_ratio=peak_bytes(runs_of_b) / peak_bytes(runs_of_a) if seeds else None,
+        parameters=(size_of_a.parameters, size_of_b.parameters),
+        flops_per_token=(size_of_a.flops_per_token, size_of_b.flops_per_token),
         status=(a.status, b.status),
     )
-
-
-def _speed_ratio(pairs: Sequence[tuple[RunData, RunData]]) -> Ratio | None:
-    """Return the throughput of B over A, from the seeds for which both have timed steps."""
-    timed_pairs = [(of_a, of_b) for of_a, of_b in pairs if timed([of_a]) and timed([of_b])]
-    if not timed_pairs:
-        return None
-    steps_of_a = timed(of_a for of_a, _ in timed_pairs)
-    steps_of_b = timed(of_b for _, of_b in timed_pairs)
-    return ratio_of_medians(steps_of_a, steps_of_b)
-
-
-def _memory_ratio(pairs: Sequence[tuple[RunData, RunData]]) -> float | None:
-    if not pairs:
-        return None
-    peak_of_a = max(_peak_bytes(of_a) for of_a, _ in pairs)
-    peak_of_b = max(_peak_bytes(of_b) for _, of_b in pairs)
-    return peak_of_b / peak_of_a
-
-
-def _peak_bytes(run: RunData) -> int:
-    return max(rank.peak for rank in run.measured.memory)
-
-
-def _parameters(entry: Entry) -> int:
-    if entry.done:
-        return entry.done[0].measured.parameters
-    return entry.runs[0].spec.expected.parameters
-
-
-def _flops_per_token(entry: Entry) -> float:
-    if entry.done:
-        return entry.done[0].measured.flops_per_token
-    return entry.runs[0].spec.expected.flops_per_token
 
 
 def _same_bits(a: RunData, b: RunData) -> bool:

@@ -1,60 +1,55 @@
 """The report on a comparison: the answer first, then every entry, then what else differs."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from harness.analysis.hypotheses import METRIC_NAMES, Quantity
-from harness.analysis.significance import SignificanceResult
+from harness.analysis.hypotheses import METRIC_NAMES
 from harness.report import formatting
-from harness.report.compare.comparison import Comparison, Difference, EntryPair, Status
+from harness.report.compare.comparison import Comparison, Difference, EntryPair
 from harness.report.document import (
     Block,
     Code,
     Document,
     Note,
     Section,
-    Table,
     Text,
     code_list,
     join,
+    note,
     paragraph,
     text,
 )
-from harness.report.formatting import MISSING, count, yes_no
+from harness.report.formatting import MISSING, count
 from harness.report.sections.comparison import NO_INTERVAL
 from harness.report.sections.overview import VERDICTS
 from harness.report.tables import table
+from harness.results.records.study_summary import EntryStatus, Quantity, SignificanceResult
 
 MAX_UNMATCHED = 20  # entries that are named
-HASH = re.compile("[0-9a-f]{40,}")
 
 
 def build(comparison: Comparison) -> Document:
     """Return the report on a comparison; sections without content are left out."""
     a = comparison.a
     b = comparison.b
-    sections = (
-        Section("entries", "Entries", _entries(comparison)),
-        Section(
-            "settings",
-            "Different settings",
-            _differences(comparison, "Different settings", comparison.settings_diff),
+    sections = {
+        ("entries", "Entries"): _entries(comparison),
+        ("settings", "Different settings"): _differences(
+            comparison, "Different settings", comparison.settings_diff
         ),
-        Section(
-            "environment",
-            "Different environment",
-            _differences(comparison, "Different environment", comparison.environment_diff),
+        ("environment", "Different environment"): _differences(
+            comparison, "Different environment", comparison.environment_diff
         ),
-        Section("status", "Different status", _statuses(comparison)),
-        Section("models", "Different models", _models(comparison)),
-        Section("unmatched", "Entries of only one", _unmatched(comparison)),
-    )
+        ("status", "Different status"): _statuses(comparison),
+        ("models", "Different models"): _models(comparison),
+        ("unmatched", "Entries of only one"): _unmatched(comparison),
+    }
+    filled = [Section(anchor, title, list(blocks)) for (anchor, title), blocks in sections.items()]
     return Document(
         title=f"{b} against {a}",
         question=text("What changed from ", Code(a), " to ", Code(b), ", and what did not?"),
         answer=_answer(comparison),
-        status=_notes(comparison),
-        sections=tuple(section for section in sections if section.blocks),
+        status=list(_notes(comparison)),
+        sections=[section for section in filled if section.blocks],
         footer=text(
             f"Generated at {comparison.created_at}. All numbers are available unrounded in ",
             Code("summary.json"),
@@ -63,13 +58,9 @@ def build(comparison: Comparison) -> Document:
     )
 
 
-def _shared(comparison: Comparison) -> list[EntryPair]:
-    return [pair for pair in comparison.pairs if pair.seeds]
-
-
 def _answer(comparison: Comparison) -> Text:
     """Return what changed in a few sentences."""
-    pairs = _shared(comparison)
+    pairs = comparison.shared
     if not pairs:
         return text("No entry has a seed that is done in both, so there is no comparison yet.")
     sentences = [
@@ -101,12 +92,11 @@ def _metric(pairs: Sequence[EntryPair], metric: Quantity) -> Text:
         return text(f"{name}: a single seed gives no verdict.")
     ratios = []
     for pair in pairs:
-        if pair.verdict(metric) is None:
-            continue
-        if metric == "peak_memory" and pair.peak_memory_ratio:
-            ratios.append(pair.peak_memory_ratio)
-        if metric == "tokens_per_s" and pair.tokens_per_s_ratio:
-            ratios.append(pair.tokens_per_s_ratio.ratio)
+        ratio = pair.peak_memory_ratio
+        if metric == "tokens_per_s":
+            ratio = pair.tokens_per_s_ratio.ratio if pair.tokens_per_s_ratio else None
+        if ratio and pair.verdict(metric):
+            ratios.append(ratio)
     ends = f" ({min(ratios):.3f}x to {max(ratios):.3f}x)" if ratios else ""
     return text(f"{name}: ", counts, f"{ends}.")
 
@@ -126,60 +116,56 @@ def _counts(pairs: Sequence[EntryPair], metric: Quantity) -> Text:
     return join(counts, ", ")
 
 
-def _notes(comparison: Comparison) -> tuple[Block, ...]:
-    if not _shared(comparison):
-        return ()
-    sentences = []
+def _notes(comparison: Comparison) -> Iterator[Note]:
+    if not comparison.shared:
+        return
     if not comparison.same_machine:
-        sentences.append(
+        yield note(
             "The two did not run on the same machine with the same number of threads (see "
             "below), so differences in speed are also differences between the machines."
         )
     if not comparison.losses_comparable:
-        sentences.append(
+        yield note(
             "They were validated on different texts or tokens, so their losses are not comparable."
         )
     elif comparison.settings_diff:
-        sentences.append("Settings differ (see below) and may explain differences in the loss.")
-    return tuple(Note((paragraph(sentence),)) for sentence in sentences)
+        yield note("Settings differ (see below) and may explain differences in the loss.")
 
 
-def _entries(comparison: Comparison) -> tuple[Block, ...]:
-    if not comparison.pairs:
-        return ()
-    stated = [
+def _entries(comparison: Comparison) -> Iterator[Block]:
+    margins = [
         f"{name} {comparison.margins[metric]:g}"
         for metric, name in METRIC_NAMES.items()
         if metric in comparison.margins
     ]
-    method = paragraph(
+    yield paragraph(
         Code(comparison.b),
         " against ",
         Code(comparison.a),
         ", paired by seed: differences are the former minus the latter, ratios the former over the "
         "latter, intervals 95 %. Verdicts are determined as in the report of a study, corrected "
         "(Holm) over all entries; losses under other parallelisms repeat the same comparison. "
-        f"Margins: {', '.join(stated) or 'none'}.",
+        f"Margins: {', '.join(margins) or 'none'}.",
     )
+    rows = []
+    for pair in comparison.pairs:
+        difference = MISSING
+        if pair.val_loss:
+            loss = pair.val_loss.difference
+            low, high = loss.ci95 or (None, None)
+            difference = formatting.interval(loss.mean, low, high, formatting.signed)
+        ratio = MISSING
+        if pair.tokens_per_s_ratio:
+            speed = pair.tokens_per_s_ratio
+            ratio = formatting.interval(speed.ratio, *speed.ci95, formatting.ratio)
+        words = [_word(pair.val_loss), _word(pair.tokens_per_s), _word(pair.peak_memory)]
+        if pair.bitwise:
+            words[0] = "bitwise"
+        memory = formatting.number(pair.peak_memory_ratio, formatting.ratio)
+        rows.append([pair.entry, f"{len(pair.seeds)}", *words, difference, ratio, memory])
     numeric = ["difference in val loss", "tokens/s ×", "peak memory ×"]
     titles = ["entry", "seeds", "loss", "throughput", "memory", *numeric]
-    rows = [_row(pair) for pair in comparison.pairs]
-    return (method, table("Comparison of each entry", titles, rows, numeric, folded=False))
-
-
-def _row(pair: EntryPair) -> list[str]:
-    loss = pair.val_loss.difference if pair.val_loss else None
-    speed = pair.tokens_per_s_ratio
-    return [
-        pair.entry,
-        f"{len(pair.seeds)}",
-        "bitwise" if pair.bitwise else _word(pair.val_loss),
-        _word(pair.tokens_per_s),
-        _word(pair.peak_memory),
-        formatting.difference(loss.mean, *(loss.ci95 or ())) if loss else MISSING,
-        formatting.ratio(speed.ratio, *speed.ci95) if speed else MISSING,
-        formatting.ratio(pair.peak_memory_ratio),
-    ]
+    yield table("Comparison of each entry", titles, rows, numeric, folded=False)
 
 
 def _word(verdict: SignificanceResult | None) -> str:
@@ -188,66 +174,46 @@ def _word(verdict: SignificanceResult | None) -> str:
 
 def _differences(
     comparison: Comparison, caption: str, differences: Mapping[str, Difference]
-) -> tuple[Table, ...]:
-    rows = [[key, _value(of_a), _value(of_b)] for key, (of_a, of_b) in differences.items()]
-    return _side_by_side(comparison, caption, "setting", rows)
+) -> Iterator[Block]:
+    rows = []
+    for key, values in differences.items():
+        rows.append([key, *(formatting.setting(key, value) for value in values)])
+    if rows:
+        titles = ["setting", comparison.a, comparison.b]
+        yield table(caption, titles, rows, folded=False)
 
 
-def _side_by_side(
-    comparison: Comparison, caption: str, title: str, rows: Sequence[Sequence[str]]
-) -> tuple[Table, ...]:
-    if not rows:
-        return ()
-    return (table(caption, [title, comparison.a, comparison.b], rows, folded=False),)
+def _statuses(comparison: Comparison) -> Iterator[Block]:
+    rows = []
+    for pair in comparison.pairs:
+        if pair.status[0] != pair.status[1]:
+            rows.append([pair.entry, *map(_status, pair.status)])
+    if rows:
+        titles = ["entry", comparison.a, comparison.b]
+        yield table("Different status", titles, rows, folded=False)
 
 
-def _value(value: object) -> str:
-    if value is None:
-        return MISSING
-    if isinstance(value, list):
-        return ", ".join(_value(item) for item in value)
-    if isinstance(value, bool):
-        return yes_no(value)
-    shown = str(value)
-    return shown[:12] if HASH.fullmatch(shown) else shown
-
-
-def _statuses(comparison: Comparison) -> tuple[Table, ...]:
-    rows = [
-        [pair.entry, *map(_status, pair.status)]
-        for pair in comparison.pairs
-        if pair.status[0] != pair.status[1]
-    ]
-    return _side_by_side(comparison, "Different status", "entry", rows)
-
-
-def _status(status: Status) -> str:
+def _status(status: EntryStatus) -> str:
     if isinstance(status, str):
         return status
     return ", ".join(f"{n} {name}" for name, n in status.items())
 
 
-def _models(comparison: Comparison) -> tuple[Table, ...]:
+def _models(comparison: Comparison) -> Iterator[Block]:
     rows = []
     for pair in comparison.pairs:
-        parameters = [f"{n:,}" for n in pair.parameters]
-        flops = [f"{n:,.0f}" for n in pair.flops_per_token]
         if len(set(pair.parameters)) > 1 or len(set(pair.flops_per_token)) > 1:
-            rows.append([pair.entry, *parameters, *flops])
-    if not rows:
-        return ()
-    sides = (comparison.a, comparison.b)
-    numeric = [f"parameters, {side}" for side in sides]
-    numeric += [f"FLOPs per token, {side}" for side in sides]
-    return (table("Different models", ["entry", *numeric], rows, numeric, folded=False),)
+            sizes = [*pair.parameters, *pair.flops_per_token]
+            rows.append([pair.entry, *(f"{size:,.0f}" for size in sizes)])
+    if rows:
+        sides = (comparison.a, comparison.b)
+        numeric = [f"parameters, {side}" for side in sides]
+        numeric += [f"FLOPs per token, {side}" for side in sides]
+        yield table("Different models", ["entry", *numeric], rows, numeric, folded=False)
 
 
-def _unmatched(comparison: Comparison) -> tuple[Block, ...]:
-    return tuple(
-        paragraph("Only in ", Code(side), ": ", code_list(labels, MAX_UNMATCHED), ".")
-        for side, labels in (
-            (comparison.a, comparison.only_in_a),
-            (comparison.b, comparison.only_in_b),
-        )
-        if labels
-    )
+def _unmatched(comparison: Comparison) -> Iterator[Block]:
+    only_in = {comparison.a: comparison.only_in_a, comparison.b: comparison.only_in_b}
+    for side, labels in only_in.items():
+        if labels:
+            yield paragraph("Only in ", Code(side), ": ", code_list(labels, MAX_UNMATCHED), ".")

@@ -18,11 +18,8 @@ from harness.report.document import (
     Emphasis,
     Inline,
     Note,
-    Table,
     text,
 )
-
-MAX_OPEN_ROWS = 16  # a longer table is folded
 
 
 def render(document: Document, refresh_s: int | None = None) -> str:
@@ -47,7 +44,6 @@ def render(document: Document, refresh_s: int | None = None) -> str:
         lstrip_blocks=True,
     )
     environment.filters["inline"] = _inline_html
-    environment.filters["is_folded"] = _is_folded
     environment.filters["kind"] = lambda block: type(block).__name__
     return environment.get_template("page.html.j2").render(
         document=document,
@@ -81,10 +77,6 @@ def _part(part: Inline) -> Markup:
     if isinstance(part, Emphasis):
         return Markup("<strong>%s</strong>") % part.text
     return escape(part)
-
-
-def _is_folded(table: Table) -> bool:
-    return len(table.frame) > MAX_OPEN_ROWS if table.folded is None else table.folded
 
 
 def _asset(name: str) -> Markup:

@@ -7,7 +7,6 @@ from typing import assert_never
 
 from harness.report.document import (
     Block,
-    BulletList,
     Cell,
     Chart,
     Code,
@@ -19,8 +18,8 @@ from harness.report.document import (
     EntryTable,
     Heading,
     Inline,
+    ItemList,
     Note,
-    NumberedList,
     Paragraph,
     Section,
     Table,
@@ -58,10 +57,11 @@ def _block(block: Block) -> str:
             return f"### {_text(content)}"
         case Paragraph(content):
             return _text(content)
-        case BulletList(items):
-            return "\n".join(f"- {_text(item)}" for item in items)
-        case NumberedList(items):
-            return "\n".join(f"{i}. {_text(item)}" for i, item in enumerate(items, start=1))
+        case ItemList(items, ordered):
+            marks = [f"{i}." if ordered else "-" for i in range(1, len(items) + 1)]
+            return "\n".join(
+                f"{mark} {_text(item)}" for mark, item in zip(marks, items, strict=True)
+            )
         case Note(blocks):
             return "\n".join(f"> {line}".rstrip() for line in _blocks(blocks).split("\n"))
         case CodeBlock(lines, language):

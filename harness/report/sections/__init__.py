@@ -1,13 +1,11 @@
-"""The sections of a report: one module each, with `build(summary, charts) -> Section | None`."""
+"""The sections of a report: generators of their blocks; a section without blocks is left out."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from harness.analysis.summary import Summary
 from harness.report.charts.spec import ChartSpec
-from harness.report.document import Chart, Section
+from harness.report.document import Chart, ItemList, code_list, text
 
 Charts = Mapping[str, ChartSpec]  # by name
-Builder = Callable[[Summary, Charts], Section | None]
 
 
 def chart_blocks(charts: Charts, *names: str, static: bool = False) -> Iterator[Chart]:
@@ -15,3 +13,14 @@ def chart_blocks(charts: Charts, *names: str, static: bool = False) -> Iterator[
     for name in names:
         if name in charts:
             yield Chart(charts[name], static)
+
+
+def reason_list(reasons: Iterable[tuple[str, str]]) -> Iterator[ItemList]:
+    """Return a list of reasons, each with its labels, from pairs of a reason and a label."""
+    labels: dict[str, dict[str, None]] = {}  # in order, without repetitions
+    for reason, label in reasons:
+        labels.setdefault(reason, {})[label] = None
+    if labels:
+        yield ItemList(
+            [text(f"{reason}: ", code_list(list(named)), ".") for reason, named in labels.items()]
+        )

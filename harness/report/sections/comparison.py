@@ -1,11 +1,12 @@
 """Comparison of each entry with the baseline: verdicts on the loss, throughput and memory."""
 
-from harness.analysis.hypotheses import Quantity
+from collections.abc import Iterator
+
 from harness.analysis.significance import MAX_SEEDS
 from harness.analysis.summary import Summary
 from harness.report import formatting
-from harness.report.document import Section, Table, code_list, paragraph, text
-from harness.report.formatting import MISSING
+from harness.report.document import Block, Table, code_list, paragraph
+from harness.report.formatting import MISSING, NO_SPEED
 from harness.report.sections import Charts, chart_blocks
 from harness.report.sections.overview import baseline_labels
 from harness.report.tables import (
@@ -13,28 +14,30 @@ from harness.report.tables import (
     Record,
     display,
     interval_column,
+    interval_of,
     number_column,
     records,
     text_column,
 )
+from harness.results.records.study_summary import Quantity
 
 NO_INTERVAL = "no interval"  # of a single seed
-TITLE = "Comparison with the baseline"
 
 
-def build(summary: Summary, charts: Charts) -> Section | None:
+def build(summary: Summary, charts: Charts) -> Iterator[Block]:
     """Return the paired comparisons with the baseline."""
     study = summary.study
     if not study.entries:
-        return None
+        return
     if not summary.comparisons:
         labels = ", ".join(f"{axis} {label}" for axis, label in study.baseline.items())
-        nothing = paragraph(
+        yield paragraph(
             "No entry can be compared with a baseline entry "
             f"(labels of the baseline: {labels or 'none stated'})."
         )
-        return Section("comparison", TITLE, (nothing,))
-    method = text(
+        return
+    yield from chart_blocks(charts, "differences")
+    yield paragraph(
         "Against ",
         code_list(baseline_labels(summary)),
         ". The difference is variant minus baseline between runs of the same seed, with the 95 % t "
@@ -49,22 +52,13 @@ def build(summary: Summary, charts: Charts) -> Section | None:
         "Entries that differ only in the parallelism repeat the same losses and count as one "
         "comparison.",
     )
-    costs = (
+    yield _losses(summary)
+    yield paragraph(
         "Costs: ratios are variant over baseline, from the same seeds. Their verdicts use the "
         "logarithms, paired by seed, as above (margins: throughput "
         f"{_margin(summary, 'tokens_per_s')}, memory {_margin(summary, 'peak_memory')})."
     )
-    return Section(
-        "comparison",
-        TITLE,
-        (
-            *chart_blocks(charts, "differences"),
-            paragraph(method),
-            _losses(summary),
-            paragraph(costs),
-            _costs(summary),
-        ),
-    )
+    yield _costs(summary)
 
 
 def verdict_words(summary: Summary, metric: Quantity) -> dict[str, str]:
@@ -80,43 +74,40 @@ def verdict_words(summary: Summary, metric: Quantity) -> dict[str, str]:
     }
     words = {}
     for row in records(summary.tables["comparisons"]):
-        untested = formatting.NO_SPEED if row["seeds"] else MISSING
+        untested = NO_SPEED if row["seeds"] else MISSING
         words[row["entry"]] = tested.get(row["entry"], untested)
         if metric == "tokens_per_s" and row["speed_diverges"]:
-            words[row["entry"]] = formatting.NO_SPEED
+            words[row["entry"]] = NO_SPEED
     return words
 
 
+def _verdict_column(title: str, summary: Summary, metric: Quantity) -> Column:
+    words = verdict_words(summary, metric)
+    return Column(title, lambda row: words[row["entry"]], numeric=False)
+
+
 def _losses(summary: Summary) -> Table:
-    words = verdict_words(summary, "val_loss")
     verdicts = summary.tables["verdicts"]
-    columns = ["entry", "verdict", "p_holm", "p_bh", "effect_size", "seeds_to_resolve"]
-    tests = verdicts.loc[verdicts["quantity"] == "val_loss", columns]
+    names = ["entry", "verdict", "p_holm", "p_bh", "effect_size", "seeds_to_resolve"]
+    tests = verdicts.loc[verdicts["quantity"] == "val_loss", names]
+    columns = [
+        text_column("entry"),
+        Column("differs in", lambda row: ", ".join(row["differs"]), numeric=False),
+        Column("seeds", _seeds, numeric=False),
+        _verdict_column("verdict", summary, "val_loss"),
+        interval_column("difference in val loss", "val_loss_difference", formatting.signed),
+        number_column("p (Holm)", "p_holm", formatting.p_value),
+        number_column("p (BH)", "p_bh", formatting.p_value),
+        number_column("effect size", "effect_size", "{:+.2f}".format),
+        Column("seeds needed", _seeds_needed),
+    ]
     frame = summary.tables["comparisons"].merge(tests, on="entry", how="left")
-    return display(
-        "Validation loss against the baseline",
-        frame,
-        [
-            text_column("entry", "entry"),
-            Column("differs in", lambda row: ", ".join(row["differs"]), numeric=False),
-            Column("seeds", _seeds, numeric=False),
-            Column("verdict", lambda row: words[row["entry"]], numeric=False),
-            interval_column("difference in val loss", "val_loss_difference", formatting.difference),
-            number_column("p (Holm)", "p_holm", formatting.p_value),
-            number_column("p (BH)", "p_bh", formatting.p_value),
-            number_column("effect size", "effect_size", _effect_size),
-            Column("seeds needed", _seeds_needed),
-        ],
-    )
+    return display("Validation loss against the baseline", frame, columns)
 
 
 def _seeds(row: Record) -> str:
     unpaired = f" (+{row['seeds_unpaired']} unpaired)" if row["seeds_unpaired"] else ""
     return f"{len(row['seeds'])}{unpaired}"
-
-
-def _effect_size(hedges_g: float | None) -> str:
-    return MISSING if hedges_g is None else f"{hedges_g:+.2f}"
 
 
 def _seeds_needed(row: Record) -> str:
@@ -134,23 +125,18 @@ def _margin(summary: Summary, metric: Quantity) -> str:
 
 
 def _costs(summary: Summary) -> Table:
-    speed = verdict_words(summary, "tokens_per_s")
-    memory = verdict_words(summary, "peak_memory")
+    columns = [
+        text_column("entry"),
+        _verdict_column("throughput", summary, "tokens_per_s"),
+        _verdict_column("memory", summary, "peak_memory"),
+        Column("tokens/s ×", _speed_ratio),
+        number_column("peak memory ×", "peak_memory_ratio", formatting.ratio),
+    ]
+    caption = "Throughput and memory against the baseline"
+    return display(caption, summary.tables["comparisons"], columns)
 
-    def speed_ratio(row: Record) -> str:
-        if row["speed_diverges"]:
-            return formatting.NO_SPEED
-        name = "tokens_per_s_ratio"
-        return formatting.ratio(row[name], row[f"{name}_low"], row[f"{name}_high"])
 
-    return display(
-        "Throughput and memory against the baseline",
-        summary.tables["comparisons"],
-        [
-            text_column("entry", "entry"),
-            Column("throughput", lambda row: speed[row["entry"]], numeric=False),
-            Column("memory", lambda row: memory[row["entry"]], numeric=False),
-            Column("tokens/s ×", speed_ratio),
-            number_column("peak memory ×", "peak_memory_ratio", formatting.ratio),
-        ],
-    )
+def _speed_ratio(row: Record) -> str:
+    if row["speed_diverges"]:
+        return NO_SPEED
+    return formatting.interval(*interval_of(row, "tokens_per_s_ratio"), formatting.ratio)

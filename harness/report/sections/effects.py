@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterator
 
-from harness.analysis.hypotheses import METRIC_NAMES, MetricTests, Quantity
+from harness.analysis.hypotheses import METRIC_NAMES
 from harness.analysis.summary import Summary
 from harness.report import formatting
-from harness.report.document import Block, Heading, Section, paragraph, text
-from harness.report.formatting import count
+from harness.report.document import Block, Heading, paragraph
 from harness.report.sections import Charts, chart_blocks
-from harness.report.tables import Column, Record, display, number_column, text_column
+from harness.report.tables import Column, Record, display, interval_of, number_column, text_column
+from harness.results.records.study_summary import MetricTests
 
 MAX_MISSING = 6  # combinations without runs that are named
 METHOD = (
@@ -23,53 +23,46 @@ METHOD = (
 )
 
 
-def build(summary: Summary, charts: Charts) -> Section | None:
+def build(summary: Summary, charts: Charts) -> Iterator[Block]:
     """Return the main effects and interactions on each metric."""
-    tested = {metric: tests for metric, tests in summary.metric_tests.items() if tests.main}
+    tested = [tests for tests in summary.metric_tests.values() if tests.main_effects]
     if len(summary.study.varying()) < 2 or not tested:
-        return None
-    blocks: list[Block] = [paragraph(METHOD)]
-    for metric, tests in tested.items():
-        blocks += _metric(summary, metric, tests)
-        blocks += chart_blocks(charts, f"effects_{metric}")
-    return Section("effects", "Effects", tuple(blocks))
+        return
+    yield paragraph(METHOD)
+    for tests in tested:
+        yield from _metric(summary, tests)
+        yield from chart_blocks(charts, f"effects_{tests.quantity}")
 
 
-def _metric(summary: Summary, metric: Quantity, tests: MetricTests) -> Iterator[Block]:
-    name = METRIC_NAMES[metric].capitalize()
-    unit = "nats per token" if metric == "val_loss" else "%"
-    yield Heading(text(f"{name} ({unit})"))
+def _metric(summary: Summary, tests: MetricTests) -> Iterator[Block]:
+    is_loss = tests.quantity == "val_loss"
+    name = METRIC_NAMES[tests.quantity]
+    yield Heading(f"{name.capitalize()} ({'nats per token' if is_loss else '%'})")
     design = tests.design
     noise = ""
     if design.noise is not None:
-        noise = f"; the noise of a run is {_change(design.noise, metric)}"
+        shown = f"{design.noise:.4f}" if is_loss else f"{100 * math.expm1(design.noise):.2f} %"
+        noise = f"; the noise of a run is {shown}"
     yield paragraph(
-        f"Estimated from {count(design.n_runs, 'run')} with {design.degrees_of_freedom} degrees of "
-        f"freedom{noise}."
+        f"Estimated from {formatting.count(design.runs, 'run')} with "
+        f"{design.degrees_of_freedom} degrees of freedom{noise}."
     )
 
     def change(row: Record) -> str:
         if row["estimate"] is None:
             return "not identifiable"
-        shown = _signed_change(row["estimate"], metric)
-        if row["estimate_low"] is None:
-            return shown
-        low = _signed_change(row["estimate_low"], metric)
-        high = _signed_change(row["estimate_high"], metric)
-        return f"{shown} [{low}, {high}]"
+        show = formatting.signed if is_loss else _signed_percent
+        return formatting.interval(*interval_of(row, "estimate"), show)
 
     effects = summary.tables["effects"]
-    yield display(
-        f"Effects on {METRIC_NAMES[metric]}",
-        effects[effects["quantity"] == metric],
-        [
-            Column("effect", _levels, numeric=False),
-            text_column("kind", "effect"),
-            text_column("verdict", "verdict"),
-            Column("change", change),
-            number_column("p (Holm)", "p_holm", formatting.p_value),
-        ],
-    )
+    columns = [
+        Column("effect", _levels, numeric=False),
+        text_column("kind", "effect"),
+        text_column("verdict"),
+        Column("change", change),
+        number_column("p (Holm)", "p_holm", formatting.p_value),
+    ]
+    yield display(f"Effects on {name}", effects[effects["quantity"] == tests.quantity], columns)
     if design.missing:
         cells = ", ".join(" × ".join(cell) for cell in design.missing[:MAX_MISSING])
         yield paragraph(f"No runs of {cells}. Effects that need them are not estimated.")
@@ -79,11 +72,5 @@ def _levels(row: Record) -> str:
     return " with ".join(level.replace("=", " ", 1) for level in row["levels"])
 
 
-def _change(value: float, metric: Quantity) -> str:
-    return f"{value:.4f}" if metric == "val_loss" else f"{100 * math.expm1(value):.2f} %"
-
-
-def _signed_change(value: float, metric: Quantity) -> str:
-    if metric == "val_loss":
-        return formatting.signed(value)
-    return f"{100 * math.expm1(value):+.2f} %"
+def _signed_percent(log_ratio: float) -> str:
+    return f"{100 * math.expm1(log_ratio):+.2f} %"

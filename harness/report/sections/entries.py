@@ -7,25 +7,17 @@ from harness.analysis.dataset import Entry
 from harness.analysis.metrics import DIVERGES
 from harness.analysis.summary import Summary
 from harness.report import formatting
-from harness.report.document import (
-    Block,
-    EntryCell,
-    EntryColumn,
-    EntryTable,
-    Section,
-    Table,
-    paragraph,
-)
-from harness.report.formatting import MISSING
+from harness.report.document import Block, EntryCell, EntryColumn, EntryTable, Table, paragraph
+from harness.report.formatting import MISSING, NO_SPEED
 from harness.report.sections import Charts, chart_blocks
 from harness.report.sections.comparison import verdict_words
 from harness.report.sections.overview import baseline_labels
 from harness.report.tables import (
     Column,
     Record,
-    count_column,
     display,
-    interval_column,
+    interval_of,
+    mean_column,
     number_column,
     records,
     text_column,
@@ -45,63 +37,63 @@ INTERRUPTED = (
 )
 
 
-def build(summary: Summary, charts: Charts) -> Section | None:
+def build(summary: Summary, charts: Charts) -> Iterator[Block]:
     """Return the results of all entries, to sort and filter on the page."""
     if not summary.results:
-        return None
-    blocks: list[Block] = [_entry_table(summary), _results(summary), paragraph(DEFINITIONS)]
+        return
+    yield _entry_table(summary)
+    yield _results(summary)
+    yield paragraph(DEFINITIONS)
     if any(_is_interrupted(entry) for entry in summary.study.entries):
-        blocks.append(paragraph(INTERRUPTED))
+        yield paragraph(INTERRUPTED)
     sources = _peak_sources(summary)
     if sources:
-        blocks.append(
-            paragraph(
-                "MFU = FLOPs per token × tokens per second ÷ peak FLOP/s of all devices of the "
-                f"run; peak: {sources}."
-            )
+        yield paragraph(
+            "MFU = FLOPs per token × tokens per second ÷ peak FLOP/s of all devices of the run; "
+            f"peak: {sources}."
         )
-    blocks += chart_blocks(charts, "throughput_loss", "throughput")
-    return Section("entries", "Results", tuple(blocks))
+    yield from chart_blocks(charts, "throughput_loss", "throughput")
 
 
 def _results(summary: Summary) -> Table:
     entries = {entry.label: entry for entry in summary.study.entries}
 
     def tokens_per_s(record: Record) -> str:
-        shown = formatting.median(
-            record["tokens_per_s"], record["tokens_per_s_low"], record["tokens_per_s_high"]
+        interrupted = _is_interrupted(entries[record["entry"]])
+        shown = formatting.interval(
+            *interval_of(record, "tokens_per_s"), formatting.significant_figures
         )
-        return _speed(record, shown + _interruption_mark(entries[record["entry"]]))
+        return _speed(record, f"{shown} †" if interrupted else shown)
 
     def step_ms(record: Record) -> str:
-        times = (record["step_s"], record["step_s_low"], record["step_s_high"])
-        return _speed(record, formatting.median(*times, scale=formatting.SECONDS_TO_MS))
+        step_s = interval_of(record, "step_s")
+        return _speed(record, formatting.interval(*step_s, formatting.milliseconds))
 
     columns = [
-        text_column("entry", "entry"),
+        text_column("entry"),
         Column("runs", lambda record: _runs(entries[record["entry"]]), numeric=False),
-        interval_column("val loss", "val_loss", formatting.mean),
-        interval_column("bits per byte", "bits_per_byte", formatting.mean),
+        mean_column("val loss", "val_loss"),
+        mean_column("bits per byte", "bits_per_byte"),
         Column("tokens/s", tokens_per_s),
         Column("step, ms", step_ms),
         number_column("peak memory, MiB", "peak_memory_bytes", formatting.mib),
-        Column("MFU", lambda record: _speed(record, formatting.percent(record["mfu"]))),
-        count_column("parameters", "parameters"),
+        Column("MFU", _mfu),
+        number_column("parameters", "parameters"),
     ]
     return display("Results of each entry", summary.tables["entries"], columns, folded=True)
 
 
 def _speed(record: Record, shown: str) -> str:
     """Return a speed, or what replaces it if the entry diverges from the single-process run."""
-    return formatting.NO_SPEED if record["equivalence"] == DIVERGES else shown
+    return NO_SPEED if record["equivalence"] == DIVERGES else shown
+
+
+def _mfu(record: Record) -> str:
+    return _speed(record, formatting.number(record["mfu"], formatting.percent))
 
 
 def _is_interrupted(entry: Entry) -> bool:
     return any(run.measured.resumed_at for run in entry.done)
-
-
-def _interruption_mark(entry: Entry) -> str:
-    return " †" if _is_interrupted(entry) else ""
 
 
 def _runs(entry: Entry) -> str:
@@ -153,44 +145,41 @@ def _entry_table(summary: Summary) -> EntryTable:
         EntryColumn("runs done"),
         *(EntryColumn(axis, numeric=False, levels=study.levels[axis]) for axis in axes),
     ]
-    return EntryTable(tuple(columns), tuple(_rows(summary, axes)))
+    return EntryTable(columns, list(_rows(summary, axes)))
 
 
-def _rows(summary: Summary, axes: list[str]) -> Iterator[tuple[EntryCell, ...]]:
-    comparisons = {row["entry"]: row for row in records(summary.tables["comparisons"])}
-    baselines = set(baseline_labels(summary))
+def _rows(summary: Summary, axes: list[str]) -> Iterator[list[EntryCell]]:
+    differences = {
+        row["entry"]: interval_of(row, "val_loss_difference")
+        for row in records(summary.tables["comparisons"])
+    }
+    baselines = baseline_labels(summary)
     loss_verdicts = verdict_words(summary, "val_loss")
     speed_verdicts = verdict_words(summary, "tokens_per_s")
     entries = summary.tables["entries"]
     for entry, record in zip(summary.study.entries, records(entries), strict=True):
         label = entry.label
         uncompared = "baseline" if label in baselines else MISSING
-        loss = (record["val_loss"], record["val_loss_low"], record["val_loss_high"])
-        speed = (record["tokens_per_s"], record["tokens_per_s_low"], record["tokens_per_s_high"])
+        loss = interval_of(record, "val_loss")
+        difference = differences.get(label, (None, None, None))
+        speed = interval_of(record, "tokens_per_s")
+        shown_speed = formatting.interval(*speed, formatting.significant_figures)
+        memory = record["peak_memory_bytes"]
         equivalence = record["equivalence"] or ""
-        yield (
+        yield [
             EntryCell(label),
-            EntryCell(formatting.mean(*loss), _sort_key(loss[0])),
-            _difference(comparisons.get(label)),
+            _number(formatting.mean(*loss), loss[0]),
+            _number(formatting.interval(*difference, formatting.signed), difference[0]),
             _verdict(loss_verdicts.get(label), uncompared),
-            EntryCell(_speed(record, formatting.median(*speed)), _sort_key(speed[0])),
+            _number(_speed(record, shown_speed), speed[0]),
             _verdict(speed_verdicts.get(label), uncompared),
-            _number(formatting.mib(record["peak_memory_bytes"]), record["peak_memory_bytes"]),
-            _number(_speed(record, formatting.percent(record["mfu"])), record["mfu"]),
+            _number(formatting.number(memory, formatting.mib), memory),
+            _number(_mfu(record), record["mfu"]),
             EntryCell(f"{record['parameters']:,}", record["parameters"]),
             EntryCell(equivalence or MISSING, None, equivalence),
             EntryCell(_runs(entry).replace(" done", "", 1), len(entry.done)),
             *(EntryCell(entry.axes[axis]) for axis in axes),
-        )
-
-
-def _difference(comparison: Record | None) -> EntryCell:
-    if comparison is None:
-        return EntryCell(MISSING, "")
-    name = "val_loss_difference"
-    value = comparison[name]
-    shown = formatting.difference(value, comparison[f"{name}_low"], comparison[f"{name}_high"])
-    return EntryCell(shown, _sort_key(value))
+        ]
 
 
 def _verdict(word: str | None, uncompared: str) -> EntryCell:
@@ -200,9 +189,5 @@ def _verdict(word: str | None, uncompared: str) -> EntryCell:
 
 
 def _number(shown: str, value: float | None) -> EntryCell:
-    return EntryCell(shown, _sort_key(value))
-
-
-def _sort_key(value: float | None) -> float | str:
-    """Return a value to sort by, with as many digits as that takes."""
-    return "" if value is None else float(f"{value:.8g}")
+    """Return a cell that sorts by a value, with as many digits as that takes."""
+    return EntryCell(shown, "" if value is None else float(f"{value:.8g}"))

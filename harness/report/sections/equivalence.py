@@ -1,14 +1,16 @@
 """Whether each parallelism reproduces the training of a single process."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+
+import pandas as pd
 
 from harness.analysis.equivalence import N_FIRST, TOLERANCES, world_size
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.summary import Summary
 from harness.report import formatting
-from harness.report.document import BulletList, Code, Section, Table, code_list, paragraph, text
-from harness.report.sections import Charts
-from harness.report.tables import Record, records, table
+from harness.report.document import Block, Code, paragraph
+from harness.report.sections import Charts, reason_list
+from harness.report.tables import Column, display, number_column, records, text_column
 
 TITLE = "Equivalence of parallelisms"
 DEVIATIONS = {  # column of equivalence.csv -> title
@@ -17,20 +19,20 @@ DEVIATIONS = {  # column of equivalence.csv -> title
     "max_abs_loss_dev": "loss, all steps",
     "abs_val_loss_dev": "final val loss",
 }
+FLAGS = {"initial_hash_equal": "same initialization", "ranks_agree": "ranks end equal"}
 
 
-def build(summary: Summary, charts: Charts) -> Section | None:
+def build(summary: Summary, charts: Charts) -> Iterator[Block]:
     """Return the equivalence checks, if any entry uses several processes."""
     study = summary.study
     several = any(world_size(entry) > 1 for entry in study.entries)
-    if len(study.levels.get(PARALLELISM, ())) < 2 and not several:
-        return None
+    if study.spec is None or (len(study.levels.get(PARALLELISM, ())) < 2 and not several):
+        return
     if not summary.equivalence:
-        nothing = paragraph("No two runs that differ only in the parallelism are done yet.")
-        return Section("equivalence", TITLE, (nothing,))
-    assert study.spec is not None
+        yield paragraph("No two runs that differ only in the parallelism are done yet.")
+        return
     tolerance = TOLERANCES[study.spec.train.precision]
-    method = paragraph(
+    yield paragraph(
         "Each parallel run is compared with the run of the same seed that differs only in the "
         "parallelism: with a single process if there is one, else with the baseline's parallelism. "
         "Throughput is reported only if the initial parameters are bitwise identical, the loss and "
@@ -45,56 +47,36 @@ def build(summary: Summary, charts: Charts) -> Section | None:
         "deviations are the largest over the seeds, relative for the first steps, else in nats per "
         "token.",
     )
-    reasons = _reasons(records(summary.tables["equivalence"]))
-    blocks = (method, _checks(summary), *((reasons,) if reasons.items else ()))
-    return Section("equivalence", TITLE, blocks)
-
-
-def _checks(summary: Summary) -> Table:
-    by_entry: dict[str, list[Record]] = {}
-    for record in records(summary.tables["equivalence"]):
-        by_entry.setdefault(record["entry"], []).append(record)
-    rows = []
-    for entry, checks in by_entry.items():
-        references = [check["against"] for check in checks if check["against"]]
-        n_checked = sum(check["verdict"] != "not checked" for check in checks)
-        rows.append(
-            [
-                entry,
-                references[0] if references else formatting.MISSING,
-                f"{n_checked} of {len(checks)}",
-                summary.results[entry].equivalence or formatting.MISSING,
-                *(_largest(checks, name) for name in DEVIATIONS),
-                _all(check["initial_hash_equal"] for check in checks),
-                _all(check["ranks_agree"] for check in checks),
-            ]
-        )
-    titles = ["entry", "against", "seeds", "verdict", *DEVIATIONS.values()]
-    titles += ["same initialization", "ranks end equal"]
-    return table(TITLE, titles, rows, numeric=list(DEVIATIONS.values()))
-
-
-def _largest(checks: Iterable[Record], name: str) -> str:
-    known = [check[name] for check in checks if check[name] is not None]
-    return formatting.deviation(max(known, default=None))
-
-
-def _all(flags: Iterable[bool | None]) -> str:
-    values = set(flags)
-    if False in values:
-        return "no"
-    return "not recorded" if None in values else "yes"
-
-
-def _reasons(checks: list[Record]) -> BulletList:
-    """List why runs diverge or were not checked, with the runs of each reason."""
-    runs: dict[tuple[str, str], list[str]] = {}
-    for check in checks:
-        if check["reason"]:
-            names = runs.setdefault((check["verdict"], check["reason"]), [])
-            names.append(f"{check['entry']}-s{check['seed']}")
-    items = (
-        text(f"{verdict}: {reason}: ", code_list(list(dict.fromkeys(names))), ".")
-        for (verdict, reason), names in runs.items()
+    checks = summary.tables["equivalence"]
+    columns = [
+        text_column("entry"),
+        text_column("against"),
+        Column("seeds", lambda row: f"{row['checked']} of {row['size']}", numeric=False),
+        Column("verdict", lambda row: summary.results[row["entry"]].equivalence or "", False),
+        *(number_column(title, name, formatting.deviation) for name, title in DEVIATIONS.items()),
+        *(text_column(title, name) for name, title in FLAGS.items()),
+    ]
+    yield display(TITLE, _worst(checks), columns)
+    yield from reason_list(
+        (f"{row['verdict']}: {row['reason']}", f"{row['entry']}-s{row['seed']}")
+        for row in records(checks)
+        if row["reason"]
     )
-    return BulletList(tuple(items))
+
+
+def _worst(checks: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per entry: the number of checks, the largest deviations, and common flags."""
+    checked = checks["verdict"] != "not checked"
+    by_entry = checks.assign(checked=checked).groupby("entry", sort=False)
+    worst = by_entry.agg(
+        {"against": "first", "checked": "sum"}
+        | dict.fromkeys(DEVIATIONS, "max")
+        | dict.fromkeys(FLAGS, _all)
+    )
+    return worst.assign(size=by_entry.size()).reset_index()
+
+
+def _all(flags: pd.Series) -> str:
+    if not flags.all():
+        return "no"
+    return "not recorded" if flags.isna().any() else "yes"

@@ -1,50 +1,485 @@
-"""summary.json: the results of a study."""
+"""summary.json: the results of a study, computed by `harness.analysis`."""
 
-from pydantic import Field
+from typing import Annotated, Literal
 
-from harness.results.records.base import Versioned
+from pydantic import Field, Strict
+
+from harness.results.records.base import StrictModel, Versioned
+from harness.results.records.estimates import Bounds, Mean, Median, Number, Ratio
 from harness.results.records.lines import LaunchRecord
+from harness.results.records.probes import PHASES, CollectiveTraffic, PeakFlops, RankMemory
+from harness.results.records.run_spec import ResolvedData, ResolvedModel
+from harness.results.records.settings import TrainSettings
+from harness.results.records.status import Environment, FailureReason, RunState
 
-Item = dict[str, object]
+BudgetKind = Literal["tokens", "flops", "train_s", "parameters"]
+EquivalenceStatus = Literal["bitwise", "within tolerance", "DIVERGES", "not checked"]
+NoisyQuantity = Literal["val_loss", "val_loss_difference"]
+Quantity = Literal["val_loss", "tokens_per_s", "peak_memory"]
+EntryStatus = RunState | dict[RunState, int]  # of all runs, or the number by status
+VerdictName = Literal["better", "worse", "equivalent", "unresolved"]
+
+Cell = Annotated[tuple[str, ...], Strict(False)]  # one level of each axis; a list in a file
+
+
+# -- entries --------------------------------------------------------------------------------------
+
+
+class EntryMetrics(StrictModel):
+    """The measurements of an entry over the runs that are done; null if it has none.
+
+    If `equivalence` is `DIVERGES`, the entry does not reproduce the single-process run, and its
+    speed is omitted.
+    """
+
+    entry: str = Field(description="the entry: its variants' labels, joined by hyphens")
+    axes: dict[str, str] = Field(description="label of the variant on each axis")
+    seeds: list[int] = Field(description="seeds of all runs")
+    seeds_done: list[int] = Field(description="seeds of the runs that are done")
+    status: EntryStatus = Field(
+        description="status of all runs, or the number of runs by status (`mixed` in CSV files)"
+    )
+    equivalence: EquivalenceStatus | None = Field(
+        description="worst verdict of its seeds in `equivalence`; null without a reference"
+    )
+    val_loss: Mean | None = Field(
+        description="final validation loss, nats per token: mean over seeds"
+    )
+    bits_per_byte: Mean | None = Field(
+        description="final validation loss, bits per byte: mean over seeds"
+    )
+    tokens_per_s: Median | None = Field(description="tokens per step over the median step time")
+    step_s: Median | None = Field(
+        description="median time of the timed steps of the slowest rank, seconds"
+    )
+    peak_memory_bytes: int | None = Field(description="peak memory of the fullest rank, bytes")
+    memory: RankMemory | None = Field(description="memory of that rank")
+    parameters: int = Field(description="number of parameters")
+    flops_per_token: Number = Field(description="FLOPs per token, forward and backward")
+    peak_flops: Number | None = Field(
+        description="peak of all devices of a run, FLOP/s; null if unknown"
+    )
+    mfu: Number | None = Field(
+        description="model FLOPs utilization: flops_per_token x tokens_per_s / peak"
+    )
+
+
+class Decoding(StrictModel):
+    """Decoding at one batch and context, over the seeds that have it; null if none has."""
+
+    batch: int = Field(description="sequences that are decoded together")
+    context: int = Field(description="positions in the KV cache")
+    seeds: list[int] = Field(description="seeds that the row rests on")
+    prefill_tokens_per_s: Median | None = Field(
+        default=None, description="throughput of one pass over the context"
+    )
+    decode_step_s: Median | None = Field(
+        default=None, description="time of one token for every sequence, seconds"
+    )
+    decode_tokens_per_s: Median | None = Field(default=None, description="batch over decode_step_s")
+    decode_tokens_per_s_ratio: Ratio | None = Field(
+        default=None, description="the same over that of the baseline, over the common seeds"
+    )
+    cache_bytes: int | None = Field(default=None, description="size of the KV cache, bytes")
+    reason: str | None = Field(description="why the seeds that are not in `seeds` have no value")
+
+
+class LengthLoss(StrictModel):
+    """The loss at one sequence length, over the seeds that have it; null if none has."""
+
+    length: int = Field(description="sequence length of the evaluation, tokens")
+    seeds: list[int] = Field(description="seeds that the row rests on")
+    val_loss: Mean | None = Field(description="validation loss, nats per token")
+    val_loss_difference: Mean | None = Field(description="mean paired difference from the baseline")
+    windows: int | None = Field(description="number of sequences evaluated")
+    reason: str | None = Field(description="why the seeds that are not in `seeds` have no value")
+
+
+class PhaseTimes(StrictModel):
+    """Seconds of each phase of a step: the mean over ranks and seeds of each rank's median.
+
+    They need not add up to `step_s`. CUDA does not expose waits: null and empty.
+    """
+
+    forward_s: Number = Field(description="forward pass, seconds")
+    backward_s: Number = Field(description="backward pass, seconds")
+    optimizer_s: Number = Field(description="clipping and optimizer step, seconds")
+    waiting_s: Number | None = Field(description="exposed communication, seconds")
+    other_s: Number = Field(description="the rest of the step, seconds")
+    waiting_by_rank_s: list[Number] = Field(
+        description="exposed communication of each rank, seconds: the mean over seeds"
+    )
+
+    @property
+    def by_name(self) -> dict[str, float | None]:
+        """The seconds of each phase."""
+        return {phase: getattr(self, f"{phase}_s") for phase in PHASES}
+
+    @property
+    def waiting_fraction(self) -> float | None:
+        """The fraction of all phases that is exposed communication."""
+        total = sum(seconds or 0.0 for seconds in self.by_name.values())
+        return self.waiting_s / total if self.waiting_s is not None and total else None
+
+
+class TrafficTotals(StrictModel):
+    """Communication in one step of the rank that sends most."""
+
+    collectives: dict[str, CollectiveTraffic] = Field(description="counts of each collective")
+    sent_bytes: Number = Field(description="bytes sent by bandwidth-optimal algorithms")
+    predicted_bytes: Number | None = Field(
+        description="predicted bytes sent; null without a prediction"
+    )
+    deviation: Number | None = Field(
+        description="bytes sent minus predicted, over predicted; null without a prediction"
+    )
+
+
+class MemoryComparison(StrictModel):
+    """Memory that the fullest rank holds between steps, by category, and its prediction."""
+
+    predicted: dict[str, Number] = Field(description="predicted bytes")
+    deviation: dict[str, Number] = Field(description="measured minus predicted, over predicted")
+
+
+class RunOutcome(StrictModel):
+    """The outcome of one run."""
+
+    run_id: str = Field(description="folder of the run")
+    seed: int = Field(description="seed of the run")
+    data_seed: int = Field(description="seed of the data order")
+    status: RunState = Field(description="status of the run")
+    reason: FailureReason | None = Field(description="category of the failure")
+    message: str | None = Field(description="message of the failure")
+    steps_recorded: int = Field(description="steps that every rank recorded")
+
+
+class RunSummary(RunOutcome):
+    """The outcome of one run, and some of its probes; null unless it is done."""
+
+    initial_hash: str | None = Field(description="hash of all parameters before the first step")
+    final_hashes: list[str] | None = Field(
+        description="hash of all parameters after the last step, one for each rank"
+    )
+    attention_kernels: list[str] | None = Field(description="attention kernels that were executed")
+    peak_flops: PeakFlops | None = Field(description="peak of all devices")
+    flops_per_token_counted: Number | None = Field(
+        description="FLOPs per token that all ranks executed, counted by PyTorch"
+    )
+
+
+class EntryResult(EntryMetrics):
+    """The results of an entry, with those of the optional probes."""
+
+    decoding: list[Decoding] = Field(description="results of the decode probe")
+    lengths: list[LengthLoss] = Field(description="results of the length probe")
+    phases: PhaseTimes | None = Field(description="phases of a step; null if not measured")
+    traffic: TrafficTotals | None = Field(description="communication; null if not counted")
+    predicted_memory: MemoryComparison | None = Field(
+        description="memory against its prediction; null without a prediction"
+    )
+    runs: list[RunSummary] = Field(description="its runs, those with crossed seeds included")
+
+
+# -- comparisons ----------------------------------------------------------------------------------
+
+
+class BaselineComparison(StrictModel):
+    """An entry compared with its baseline, over the seeds that both have done."""
+
+    entry: str = Field(description="the entry: its variants' labels, joined by hyphens")
+    against: str = Field(description="the entry that it is compared with")
+    differs: list[str] = Field(description="axes on which the two entries differ")
+    seeds: list[int] = Field(description="seeds that both have done")
+    seeds_unpaired: int = Field(description="number of seeds that only one of the two has done")
+    val_loss_difference: Mean | None = Field(
+        description="mean paired difference of final loss, variant minus baseline, nats per token"
+    )
+    excludes_zero: bool | None = Field(
+        description="whether that interval excludes 0; null for a single seed"
+    )
+    tokens_per_s_ratio: Ratio | None = Field(description="throughput over that of the baseline")
+    speed_diverges: bool = Field(
+        description="whether one of the two fails the equivalence check, so that there is no ratio"
+    )
+    peak_memory_ratio: Number | None = Field(description="peak memory over that of the baseline")
+
+
+class SignificanceResult(StrictModel):
+    """The test of one difference, variant minus baseline; a single seed gives `difference` only.
+
+    `p_holm` controls the familywise error rate (Holm 1979), `p_bh` the false discovery rate;
+    verdicts use Holm's. `p_equivalent_holm` is that of two one-sided tests against the margin
+    (Schuirmann 1987). `effect_size` is the mean of the differences over their standard deviation,
+    bias-corrected (Hedges 1981).
+    """
+
+    verdict: VerdictName | None = Field(
+        description="`better`, `worse`, `equivalent` or `unresolved`; null for a single seed"
+    )
+    difference: Mean = Field(description="mean paired difference, variant minus baseline")
+    bootstrap95: Bounds | None = Field(
+        default=None, description="BCa interval of the difference; null below 20 seeds"
+    )
+    p: Number | None = Field(default=None, description="p-value of the paired t test")
+    p_holm: Number | None = Field(
+        default=None, description="p adjusted for the family by Holm (1979)"
+    )
+    p_bh: Number | None = Field(
+        default=None, description="p adjusted for the family by Benjamini and Hochberg (1995)"
+    )
+    p_equivalent_holm: Number | None = Field(
+        default=None, description="Holm-adjusted p of the equivalence test (TOST)"
+    )
+    effect_size: Number | None = Field(
+        default=None, description="Hedges' g of the paired differences"
+    )
+    seeds_to_resolve: int | None = Field(
+        default=None,
+        description="seeds for 80 % power if the verdict is `unresolved`; null beyond 10,000",
+    )
+
+
+class Effect(StrictModel):
+    """The effect of `levels` relative to the baseline's levels, averaged over the other axes.
+
+    One axis gives a main effect; two give their interaction: the effect of both levels beyond the
+    sum of each. All numbers are null if the effect is confounded with others.
+    """
+
+    levels: dict[str, str] = Field(description="axes and the labels that are compared")
+    estimate: Number | None = Field(
+        default=None, description="estimated effect, averaged over the other axes"
+    )
+    se: Number | None = Field(
+        default=None,
+        description="standard error; null if no degrees of freedom remain for the noise",
+    )
+    ci95: Bounds | None = Field(default=None, description="95 % interval of the estimate")
+    p: Number | None = Field(default=None, description="p-value of the t test")
+    p_holm: Number | None = Field(
+        default=None, description="p adjusted for all main effects, or all interactions"
+    )
+    verdict: VerdictName | None = Field(
+        default=None, description="`better`, `worse`, `equivalent` or `unresolved`"
+    )
+
+
+class Design(StrictModel):
+    """The linear model that the effects are estimated with."""
+
+    runs: int = Field(description="number of runs")
+    degrees_of_freedom: int = Field(description="degrees of freedom of the noise")
+    noise: Number | None = Field(
+        description="residual standard deviation of a run, without the part of its seed"
+    )
+    missing: list[Cell] = Field(description="cells of the matrix without a run")
+
+
+class MetricTests(StrictModel):
+    """All tests of one metric: entries against their baseline, and the effects of the design."""
+
+    quantity: Quantity = Field(description="the metric")
+    margin: Number | None = Field(
+        description="equivalence margin, nats per token or a logarithm; null if none is stated"
+    )
+    entries: dict[str, SignificanceResult] = Field(description="test of each entry")
+    main_effects: list[Effect] = Field(description="effects of the levels of each axis")
+    interactions: list[Effect] = Field(description="effects of two axes")
+    design: Design = Field(description="the linear model")
+
+
+class Ranking(StrictModel):
+    """Entries by their validation loss at an equal budget, the lowest first.
+
+    Entries that differ from others only in parallelism are ranked by time only.
+    """
+
+    budget_kind: BudgetKind = Field(
+        description="equal quantity: `tokens`, `flops`, `train_s`, `parameters`"
+    )
+    budget: Number = Field(
+        description="its amount: the smallest total of any entry; for `parameters`, the "
+        "baseline's number, and entries of another size are omitted"
+    )
+    val_loss: dict[str, Mean] = Field(
+        description="validation loss of each entry at the budget, nats per token"
+    )
+
+
+class CostToBaselineLoss(StrictModel):
+    """The cost of reaching the baseline's final loss: the baseline's over the entry's, by seed.
+
+    A ratio of 1.12 means that the baseline needs 1.12 times as much. The ratios are geometric means
+    over `seeds`, with the t interval of their logarithm.
+    """
+
+    entry: str = Field(description="the entry: its variants' labels, joined by hyphens")
+    against: str = Field(description="the entry that it is compared with")
+    seeds: list[int] = Field(description="seeds that reach the baseline's final loss")
+    not_reached: list[int] = Field(description="seeds that do not")
+    tokens_ratio: Number | None = Field(
+        description="the baseline's tokens over those the entry needs"
+    )
+    tokens_ratio_ci95: Bounds | None = Field(description="its 95 % interval")
+    train_time_ratio: Number | None = Field(
+        description="the baseline's training time over that the entry needs"
+    )
+    train_time_ratio_ci95: Bounds | None = Field(description="its 95 % interval")
+
+
+class Component(StrictModel):
+    """One source of noise.
+
+    The interval of the rest is that of a chi-squared variance. That of a source is Williams's
+    (1962), which is conservative. Both assume independent seeds: seeds that entries share count
+    once.
+    """
+
+    sd: Number = Field(description="standard deviation, nats per token")
+    ci95: Bounds = Field(description="its 95 % interval")
+    fraction: Number = Field(description="fraction of the variance")
+
+
+class VarianceComponents(StrictModel):
+    """The components of a final validation loss, or of its difference from the baseline's."""
+
+    quantity: NoisyQuantity = Field(
+        description="`val_loss`, or `val_loss_difference` from the baseline"
+    )
+    entries: list[str] = Field(
+        description="entries that are pooled: those of which every pair of seeds is done"
+    )
+    seeds: list[int] = Field(description="seeds that are crossed")
+    init: Component = Field(description="noise of the initial values")
+    data: Component = Field(description="noise of the data order")
+    rest: Component = Field(description="the rest, with their interaction")
+
+
+# -- parallel runs --------------------------------------------------------------------------------
+
+
+class Equivalence(StrictModel):
+    """The check of one run against the run of the same seed of the reference entry.
+
+    Numbers are null without a reference run.
+    """
+
+    entry: str = Field(description="the entry: its variants' labels, joined by hyphens")
+    against: str | None = Field(
+        description="the reference: one process, else the baseline's parallelism"
+    )
+    seed: int = Field(description="seed of the run")
+    verdict: EquivalenceStatus = Field(
+        default="not checked",
+        description="`bitwise`, `within tolerance`, `DIVERGES` or `not checked`",
+    )
+    reason: str | None = Field(default=None, description="why the run diverges or was not checked")
+    bitwise: bool | None = Field(
+        default=None, description="whether all training losses are identical"
+    )
+    initial_hash_equal: bool | None = Field(
+        default=None, description="whether the initial parameters are identical"
+    )
+    ranks_agree: bool | None = Field(
+        default=None, description="whether all ranks end with the same parameters"
+    )
+    max_rel_loss_dev_first5: Number | None = Field(
+        default=None, description="largest relative loss deviation, 5 steps"
+    )
+    max_rel_grad_norm_dev_first5: Number | None = Field(
+        default=None, description="the same of the gradient norm"
+    )
+    rel_loss_tolerance: Number | None = Field(
+        default=None, description="tolerance of the loss deviation"
+    )
+    rel_grad_norm_tolerance: Number | None = Field(
+        default=None, description="tolerance of the gradient norm deviation"
+    )
+    abs_loss_dev_first: Number | None = Field(
+        default=None, description="loss deviation of the first step, nats per token"
+    )
+    abs_loss_dev_last: Number | None = Field(
+        default=None, description="loss deviation of the last step, nats per token"
+    )
+    max_abs_loss_dev: Number | None = Field(
+        default=None, description="largest loss deviation, nats per token"
+    )
+    abs_val_loss_dev: Number | None = Field(
+        default=None, description="deviation of final validation loss, nats per token"
+    )
+
+
+class ScalingRow(StrictModel):
+    """One entry of a group of entries that differ only in the number of processes."""
+
+    entry: str = Field(description="the entry: its variants' labels, joined by hyphens")
+    group: str = Field(description="common labels of the compared entries")
+    world_size: int = Field(description="number of processes")
+    tokens_per_s: Median = Field(description="throughput")
+    against: str = Field(description="the entry that it is compared with")
+    against_world_size: int = Field(description="number of processes of that entry")
+    speedup: Ratio = Field(description="throughput over that of `against`")
+    efficiency: Number = Field(description="speedup over the ratio of the numbers of processes")
+
+
+# -- the study ------------------------------------------------------------------------------------
+
+
+class SharedSettings(StrictModel):
+    """The sections of spec.json that all entries share; null if the study has no runs."""
+
+    model: ResolvedModel | None = Field(default=None, description="model shape")
+    data: ResolvedData | None = Field(default=None, description="text")
+    train: TrainSettings | None = Field(default=None, description="training and evaluation")
+
+
+class LeftOut(StrictModel):
+    """Numbers of runs that the report does not cover."""
+
+    other_settings: int = Field(description="runs with a different settings hash")
+    superseded: int = Field(description="runs replaced by a newer run of the same entry and seed")
+
+
+class Unreadable(StrictModel):
+    """A run's folder, or a file of the study, that cannot be read."""
+
+    name: str = Field(description="name of the folder or file")
+    why: str = Field(description="the reason")
+
+
+class EnvironmentRuns(StrictModel):
+    """An environment and the runs that have it."""
+
+    env: Environment = Field(description="content of env.json")
+    runs: list[str] = Field(description="run ids")
 
 
 class StudySummary(Versioned):
-    """Results of one study.
-
-    The items of each list have the keys of the CSV table of the same name. A value with an
-    interval is an object: the value (`mean`, `median` or `ratio`), `ci95` (low and high end), and
-    `n`, the number of seeds, if it is a mean.
-    """
+    """Results of one study. A number that is not finite is null."""
 
     study: str = Field(description="name of the study")
     created_at: str = Field(description="time of the report, ISO 8601, UTC")
     settings_hash: str | None = Field(description="hash of the settings that all entries share")
     axes: dict[str, list[str]] = Field(description="labels of each axis, the baseline's first")
     baseline: dict[str, str] = Field(description="label of the baseline on each axis")
-    settings: dict[str, Item | None] = Field(
-        description="sections `model`, `data` and `train` of spec.json"
+    settings: SharedSettings = Field(description="settings that all entries share")
+    runs: dict[RunState, int] = Field(description="number of runs by status")
+    left_out: LeftOut = Field(description="number of runs that are left out")
+    unreadable: list[Unreadable] = Field(description="damaged folders and files")
+    entries: list[EntryResult] = Field(description="results of each entry")
+    comparisons: list[BaselineComparison] = Field(
+        description="paired differences from the baseline"
     )
-    runs: dict[str, int] = Field(description="number of runs per status")
-    left_out: dict[str, int] = Field(
-        description="`other_settings`: number of runs with a different settings hash; "
-        "`superseded`: number of runs replaced by a newer run of the same entry and seed"
+    verdicts: dict[Quantity, MetricTests] = Field(description="tests of each metric")
+    rankings: list[Ranking] = Field(description="validation loss at an equal budget")
+    savings: list[CostToBaselineLoss] = Field(description="cost to reach the baseline's final loss")
+    variance: list[VarianceComponents] = Field(
+        description="sources of the noise; empty unless seeds are crossed"
     )
-    unreadable: list[Item] = Field(description="`name` of each damaged folder or file, and `why`")
-    entries: list[Item] = Field(
-        description="results of each entry, with its runs and, if they were measured, `memory`, "
-        "`predicted_memory`, `phases`, `traffic`, `decoding` and `lengths`"
-    )
-    comparisons: list[Item] = Field(description="paired differences from the baseline")
-    verdicts: dict[str, Item] = Field(
-        description="tests of `val_loss`, `tokens_per_s` and `peak_memory`: `margin`, `entries`, "
-        "`main_effects`, `interactions`, and the `design` of the linear model"
-    )
-    rankings: list[Item] = Field(description="validation loss at an equal budget")
-    savings: list[Item] = Field(description="cost to reach the baseline's final loss")
-    variance: list[Item] = Field(description="sources of the noise; empty unless seeds are crossed")
-    equivalence: list[Item] = Field(
+    equivalence: list[Equivalence] = Field(
         description="deviation of each parallel run from the single-process run"
     )
-    scaling: list[Item] = Field(description="speedup over fewer processes")
-    environments: list[Item] = Field(description="each distinct `env` with its `runs`")
+    scaling: list[ScalingRow] = Field(description="speedup over fewer processes")
+    environments: list[EnvironmentRuns] = Field(description="each distinct env.json")
     launches: list[LaunchRecord] = Field(description="lines of launches.jsonl")

@@ -56,7 +56,7 @@ def need_reference(module):
         name for name, _ in module.named_parameters()
     } - known - {f"{x}_norm.weight" for x in "qk"}:
         pytest.skip(
-            "has other parameters than GPT-2's attention: write its own reference beside it"
+            "has other parameters than GPT-2's attention: write its own reference next to it"
         )
 
 

@@ -1,4 +1,4 @@
-"""Norms and MLPs act on each position independently, alone and in a model."""
+"""Norms and MLPs act on each position independently, by themselves and in a model."""
 
 import dataclasses
 

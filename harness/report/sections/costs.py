@@ -1,0 +1,215 @@
+"""What a step costs: its time by phase, communication, scaling, memory and FLOPs."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from harness.analysis.metrics import CATEGORIES
+from harness.analysis.step_breakdown import TOLERANCE
+from harness.analysis.summary import Summary
+from harness.report import formatting
+from harness.report.document import (
+    Block,
+    Cell,
+    Emphasis,
+    Paragraph,
+    code_list,
+    paragraph,
+)
+from harness.report.formatting import MIB, MISSING
+from harness.report.sections import Charts, chart_blocks
+from harness.report.tables import display, interval_column, number_column, table, text_column
+from harness.results.records import PHASES
+
+PHASE_METHOD = (
+    "Milliseconds of a step, mean over ranks, measured on a few extra steps after the last one "
+    "(their results are discarded). Waiting is exposed communication: time a rank blocks in a "
+    "collective, whether on data or on a slower rank. Overlapped communication is not counted. "
+    "Waiting is excluded from the other phases. It cannot be measured on CUDA, where waits are "
+    "part of each phase."
+)
+TRAFFIC_METHOD = (
+    "Collectives per step on the busiest rank: number of calls, payload (MiB of the whole "
+    "buffers), and MiB that a rank sends assuming a bandwidth-optimal algorithm: 2 (n - 1) / n of "
+    "the payload for an all-reduce over n ranks, (n - 1) / n for the others. The prediction is the "
+    "formula of the parallelism, computed from the sizes of the parameters only."
+)
+SCALING_METHOD = (
+    "Speedup is the throughput over that of the reference entry. Efficiency is the speedup over "
+    "the ratio of the numbers of processes. All entries train the same number of tokens per step "
+    "(strong scaling). Processes beyond the number of physical cores share cores."
+)
+MEMORY_METHOD = (
+    "MiB of the fullest rank. On CUDA the peak is the allocator's. On a CPU it is the sum of the "
+    "categories, which are computed from the tensors. The resident peak covers the whole process "
+    "and is listed separately."
+)
+MEMORY_PREDICTION = (
+    "In theory a rank holds its shard of the parameters and of the gradients, 4 bytes each, and of "
+    "the two states of Adam. Predicted MiB, and the relative deviation of the measurement:"
+)
+FLOPS_METHOD = (
+    "The formula gives the FLOPs that the variant needs, the counter the FLOPs that were executed. "
+    "A ratio above 1 is work of the kernel that the variant does not need."
+)
+
+
+def step_breakdown(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return the phases of a step, if they were measured."""
+    if not any(result.phases for result in summary.results.values()):
+        return
+    rows = []
+    for label, result in summary.results.items():
+        phases = result.phases
+        if label in summary.diverging:
+            rows.append([label, *[formatting.NO_SPEED] * (len(PHASES) + 2)])
+        elif phases:
+            times = [_ms(seconds) for seconds in phases.by_name.values()]
+            share = formatting.number(phases.waiting_fraction, formatting.percent)
+            rows.append([label, *times, share, _waiting_range(phases.waiting_by_rank_s)])
+    titles = ["entry", *PHASES, "waiting, fraction", "waiting, by rank"]
+    yield paragraph(PHASE_METHOD)
+    yield table("Milliseconds of a step by phase", titles, rows, titles[1:])
+    yield from chart_blocks(charts, "phases")
+
+
+def _ms(seconds: float | None) -> str:
+    return formatting.number(seconds, formatting.milliseconds)
+
+
+def _waiting_range(waits: Sequence[float]) -> str:
+    """Return the shortest and longest waiting time of a rank."""
+    shortest = _ms(min(waits, default=None))
+    longest = _ms(max(waits, default=None))
+    return shortest if shortest == longest else f"{shortest} to {longest}"
+
+
+def communication(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return what each entry's ranks send, if they communicate."""
+    rows: list[list[Cell]] = []
+    deviations = {}
+    for label, result in summary.results.items():
+        traffic = result.traffic
+        if traffic is None or not (traffic.collectives or traffic.predicted_bytes):
+            continue
+        calls = [
+            f"{name} {counts.calls:,} × ({_payload(counts.payload_bytes)})"
+            for name, counts in traffic.collectives.items()
+        ]
+        sizes = [traffic.sent_bytes, traffic.predicted_bytes]
+        shown = [formatting.number(size, _payload) for size in sizes]
+        deviations[label] = [traffic.deviation]
+        rows.append([label, ", ".join(calls) or MISSING, *shown, _deviation(traffic.deviation)])
+    if not rows:
+        return
+    numeric = ["sent per rank, MiB", "predicted, MiB", "deviation"]
+    yield paragraph(TRAFFIC_METHOD)
+    titles = ["entry", "collectives (payload, MiB)", *numeric]
+    yield table("Communication of a step", titles, rows, numeric)
+    yield from _deviation_warning(deviations, "communication volume")
+    yield from chart_blocks(charts, "traffic")
+
+
+def _payload(size_bytes: float) -> str:
+    return f"{size_bytes / MIB:,.4g}"
+
+
+def scaling(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return the speedups, if some parallelism has several numbers of processes."""
+    if "scaling" not in summary.tables:
+        return
+    columns = [
+        text_column("parallelism", "group"),
+        text_column("entry"),
+        number_column("processes", "world_size"),
+        interval_column("tokens/s", "tokens_per_s", formatting.significant_figures),
+        interval_column("speedup", "speedup", formatting.ratio),
+        number_column("efficiency", "efficiency", formatting.percent),
+        text_column("reference", "against"),
+    ]
+    yield paragraph(SCALING_METHOD)
+    yield display("Strong scaling", summary.tables["scaling"], columns)
+    yield from chart_blocks(charts, "scaling")
+
+
+def memory(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return the memory of the entries that have results, measured and predicted."""
+    keys = [*CATEGORIES, "peak", "resident_peak"]
+    titles = [key.replace("_", " ") for key in keys]
+    rows = []
+    for result in summary.with_results:
+        if result.memory:
+            sizes = [getattr(result.memory, key) for key in keys]
+            rows.append(
+                [result.entry, *(formatting.number(size, formatting.mib) for size in sizes)]
+            )
+    if not rows:
+        return
+    yield from chart_blocks(charts, "memory")
+    yield paragraph(MEMORY_METHOD)
+    yield table("Memory by category, MiB", ["entry", *titles], rows, titles)
+    yield from _predicted_memory(summary)
+
+
+def _predicted_memory(summary: Summary) -> Iterator[Block]:
+    """Return the memory between steps that theory predicts, and entries that deviate from it."""
+    titles: dict[str, None] = {}
+    rows: list[list[Cell]] = []
+    deviations = {}
+    for label, result in summary.results.items():
+        held = result.predicted_memory
+        if held:
+            row: list[Cell] = [label]
+            for category, size in held.predicted.items():
+                row += [formatting.mib(size), _deviation(held.deviation[category])]
+                titles |= {category: None, f"{category}, deviation": None}
+            rows.append(row)
+            deviations[label] = list(held.deviation.values())
+    if rows:
+        yield paragraph(MEMORY_PREDICTION)
+        yield table("Predicted memory, MiB", ["entry", *titles], rows, titles)
+        yield from _deviation_warning(deviations, "memory")
+
+
+def _exceeds_tolerance(deviation: float | None) -> bool:
+    return deviation is not None and abs(deviation) > TOLERANCE
+
+
+def _deviation(deviation: float | None) -> Cell:
+    """Return +1.23 %, emphasized if it exceeds the tolerance."""
+    if deviation is None:
+        return MISSING
+    shown = "none predicted" if math.isinf(deviation) else f"{100 * deviation:+.2f} %"
+    return Emphasis(shown) if _exceeds_tolerance(deviation) else shown
+
+
+def _deviation_warning(
+    deviations: Mapping[str, Sequence[float | None]], measurement: str
+) -> Iterator[Paragraph]:
+    """Return a warning on the entries that deviate from the prediction, if there are any."""
+    labels = [label for label, values in deviations.items() if any(map(_exceeds_tolerance, values))]
+    if labels:
+        yield paragraph(
+            Emphasis(f"More than {TOLERANCE:.0%} off the prediction"),
+            f": the {measurement} of ",
+            code_list(labels),
+            ".",
+        )
+
+
+def flops(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return the FLOPs per token by formula and as counted, and the attention kernels that ran."""
+    rows = []
+    for entry in summary.study.entries:
+        if not entry.done:
+            continue
+        kernels: set[str] = set()
+        for run in entry.done:
+            kernels.update(run.measured.attention_kernels)
+        formula = entry.done[0].measured.flops_per_token
+        counted = entry.done[0].measured.flops_per_token_counted
+        ratios = [f"{counted:.4g}", f"{counted / formula:.3f}"] if counted else [MISSING, MISSING]
+        rows.append([entry.label, ", ".join(sorted(kernels)) or MISSING, f"{formula:.4g}", *ratios])
+    if rows:
+        numeric = ["FLOPs per token, by formula", "as counted", "counted ÷ formula"]
+        yield paragraph(FLOPS_METHOD)
+        yield table("FLOPs per token", ["entry", "attention kernels", *numeric], rows, numeric)

@@ -1,0 +1,119 @@
+"""Measurements of trained models: decoding, and the loss at other sequence lengths."""
+
+from collections.abc import Iterator, Sequence
+
+from harness.analysis.metrics import PARALLELISM
+from harness.analysis.summary import Summary
+from harness.report import formatting
+from harness.report.document import Block, Table, paragraph
+from harness.report.formatting import MIB, MISSING
+from harness.report.sections import Charts, chart_blocks, reason_list
+from harness.report.tables import (
+    Column,
+    Record,
+    display,
+    interval_column,
+    interval_of,
+    number_column,
+    records,
+    table,
+    text_column,
+)
+
+DECODING_METHOD = (
+    "Prefill processes the prompts of the whole batch in one pass; the context is their length in "
+    "tokens. Decoding then adds one token to every sequence, with that many positions in the cache "
+    "(including the new one). The cache size is the memory allocated for the keys and values of "
+    "all layers and sequences. Times are medians with bootstrap intervals over seeds and their "
+    "samples; × is the ratio to the baseline on the same seeds."
+)
+ONE_DEVICE = (
+    " Decoding is measured on one device with all threads of the machine, whatever the "
+    "parallelism: entries that differ only in the parallelism measure the same."
+)
+
+
+def decoding(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return prefill and decoding throughput and the cache size, if the study asks for them."""
+    if "decoding" not in summary.tables:
+        return
+    several = len(summary.study.levels.get(PARALLELISM, ())) > 1
+    columns = [
+        text_column("entry"),
+        Column("seeds", _seeds, numeric=False),
+        number_column("batch", "batch"),
+        number_column("context", "context"),
+        interval_column(
+            "prefill, tokens/s", "prefill_tokens_per_s", formatting.significant_figures
+        ),
+        interval_column("decode, ms per token", "decode_step_s", formatting.milliseconds),
+        interval_column("decode, tokens/s", "decode_tokens_per_s", formatting.significant_figures),
+        interval_column("tokens/s ×", "decode_tokens_per_s_ratio", formatting.ratio),
+        number_column("cache, MiB", "cache_bytes", _cache_mib),
+    ]
+    yield paragraph(DECODING_METHOD, ONE_DEVICE if several else "")
+    yield display("Decoding", summary.tables["decoding"], columns)
+    yield from chart_blocks(charts, "decode_time", "decode_cache")
+
+
+def _seeds(row: Record) -> str:
+    n_seeds = str(len(row["seeds"]) or "")
+    undefined = f"not defined: {row['reason']}" if row["reason"] else ""
+    return "; ".join(filter(None, [n_seeds, undefined]))
+
+
+def _cache_mib(size_bytes: float) -> str:
+    return formatting.significant_figures(size_bytes / MIB)
+
+
+def eval_lengths(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return the losses by length, if the study evaluates other lengths."""
+    spec = summary.study.spec
+    if spec is None or "lengths" not in summary.tables:
+        return
+    trained = spec.model.seq_len
+    rows = records(summary.tables["lengths"])
+    yield paragraph(
+        "Loss of the trained model, nats per token, on sequences of each length; training used "
+        f"sequences of {trained:,} tokens. Every length covers about the same number of "
+        "validation tokens, in windows that do not overlap. Each window starts without "
+        "context, so tokens of longer windows have more context on average."
+    )
+    losses = [_loss(row) for row in rows]
+    yield _by_length("Validation loss by sequence length", rows, losses, trained)
+    yield from reason_list(
+        (f"Not defined, {row['reason']}", row["entry"]) for row in rows if row["reason"]
+    )
+    compared = [row for row in rows if row["val_loss_difference"] is not None]
+    if compared:
+        yield paragraph(
+            "Difference from the baseline at the same length, paired by seed, where both are "
+            "defined, with the 95 % t interval:"
+        )
+        differences = [
+            formatting.interval(*interval_of(row, "val_loss_difference"), formatting.signed)
+            for row in compared
+        ]
+        caption = "Difference from the baseline by sequence length"
+        yield _by_length(caption, compared, differences, trained)
+    yield from chart_blocks(charts, "length_loss", "position_loss")
+
+
+def _by_length(caption: str, rows: Sequence[Record], cells: Sequence[str], trained: int) -> Table:
+    """Return a table with one row per entry and one column per length; a cell for each row."""
+    lengths = sorted({row["length"] for row in rows})
+    by_entry: dict[str, dict[int, str]] = {}
+    for row, cell in zip(rows, cells, strict=True):
+        by_entry.setdefault(row["entry"], {})[row["length"]] = cell
+    titles = [f"{n:,} (trained)" if n == trained else f"{n:,}" for n in lengths]
+    table_rows = []
+    for entry, by_length in by_entry.items():
+        table_rows.append([entry, *(by_length.get(n, MISSING) for n in lengths)])
+    return table(caption, ["entry", *titles], table_rows, titles)
+
+
+def _loss(row: Record) -> str:
+    if row["val_loss"] is None:
+        return "not defined"
+    loss = formatting.mean(*interval_of(row, "val_loss"))
+    return f"{loss} (of {formatting.count(len(row['seeds']), 'seed')})" if row["reason"] else loss

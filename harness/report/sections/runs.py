@@ -1,0 +1,129 @@
+"""How the runs took place: failures, environment, initialization, settings and launches."""
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+
+from harness.analysis.summary import Summary
+from harness.report.document import (
+    Block,
+    Cell,
+    Code,
+    CodeBlock,
+    Details,
+    Heading,
+    ItemList,
+    code_list,
+    paragraph,
+    text,
+)
+from harness.report.formatting import MISSING, count, setting
+from harness.report.sections import Charts
+from harness.report.tables import table
+
+MAX_LOGS = 10
+MAX_WIDTH = 300  # characters of a line of a log
+CONTROL_CHARACTERS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f]")
+SETTINGS = {"model": "Model", "data": "Data", "train": "Training"}
+NO_COMMAND = "# the command was not recorded"
+
+
+def failures(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return every run that is not done, and the logs of those that failed."""
+    rows = []
+    failed = []
+    for run in summary.study.runs:
+        if run.status != "done":
+            steps = f"{len(run.steps):,} of {run.spec.train.steps:,}"
+            reasons = [run.reason or MISSING, run.message or MISSING]
+            rows.append([run.run_id, run.status, *reasons, steps])
+        if run.status in ("failed", "interrupted") and run.log_tail:
+            failed.append(run)
+    if not rows:
+        return
+    titles = ["run", "status", "reason", "message", "steps"]
+    yield table("Runs that are not done", titles, rows)
+    for run in failed[:MAX_LOGS]:
+        lines = [CONTROL_CHARACTERS.sub("", line)[:MAX_WIDTH] for line in run.log_tail]
+        yield Details(f"Last lines of the log of {run.run_id}", [CodeBlock("\n".join(lines))])
+    if len(failed) > MAX_LOGS:
+        n_more = count(len(failed) - MAX_LOGS, "further run")
+        yield paragraph(f"The logs of {n_more} are in the results folder.")
+
+
+def environment(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return the environment that all runs have in common, and each distinct set of the rest."""
+    environments = {}  # by their content
+    entries: dict[str, dict[str, None]] = {}
+    for run in summary.study.runs:
+        if run.env:
+            values = run.env.model_dump(exclude={"schema_version"})
+            shown = {key: setting(key, value) for key, value in values.items()}
+            environments[repr(shown)] = shown
+            entries.setdefault(repr(shown), {})[run.spec.entry] = None
+    if not environments:
+        return
+    keys = list(next(iter(environments.values())))
+    values_by_key = {key: {env[key] for env in environments.values()} for key in keys}
+    differing = [key for key in keys if len(values_by_key[key]) > 1]
+    shared = [[key, *values_by_key[key]] for key in keys if key not in differing]
+    yield table("Environment of all runs", ["setting", "value"], shared)
+    if differing:
+        rows: list[list[Cell]] = []
+        for content, env in environments.items():
+            rows.append([*(env[key] for key in differing), code_list(list(entries[content]))])
+        yield paragraph("These settings differ between runs:")
+        yield table("Settings that differ between runs", [*differing, "entries"], rows)
+
+
+def initialization(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return the tensors that each entry loaded from a checkpoint, if the study starts from one."""
+    rows = []
+    for entry in summary.study.entries:
+        report = entry.done[0].measured.init_report if entry.done else None
+        if report:
+            origins = Counter(report.tensors.values())
+            converted = [
+                f"{n}: {origin.removeprefix('converted: ')}"
+                for origin, n in origins.items()
+                if ":" in origin
+            ]
+            row = [entry.label, report.source, report.sha256[:12]]
+            row += ["; ".join(converted) or MISSING, ", ".join(report.dropped) or MISSING]
+            rows.append([*row, str(origins["loaded"]), str(origins["fresh"])])
+    if rows:
+        numeric = ["loaded", "newly initialized"]
+        titles = ["entry", "checkpoint (of the first seed)", "SHA-256", "converted", "dropped"]
+        yield paragraph("The runs start from a checkpoint. Numbers count tensors.")
+        yield table("Initialization from a checkpoint", [*titles, *numeric], rows, numeric)
+
+
+def settings(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return the resolved settings that all entries share: model, data and training."""
+    for section, title in SETTINGS.items():
+        values = getattr(summary.study.spec, section, None)
+        if values is not None:
+            yield Heading(title)
+            yield table(title, ["setting", "value"], [[key, setting(key, x)] for key, x in values])
+
+
+def launches(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return the order in which runs were started, and the commands that reproduce the report."""
+    run_ids = {run.run_id for run in summary.study.runs}
+    commands: dict[str, None] = {}
+    for launch in summary.study.launches:
+        if not run_ids & set(launch.order):
+            continue
+        if not commands:
+            yield paragraph(
+                "Runs are shuffled within each seed, so that a drift of the machine's speed "
+                "affects all variants alike."
+            )
+        order = ItemList([text(Code(run_id)) for run_id in launch.order], ordered=True)
+        yield Details(f"{launch.at}: {count(len(launch.order), 'run')}", [order])
+        commands[launch.command or NO_COMMAND] = None
+    if commands:
+        commands[f"python -m harness report {shlex.quote(summary.study.name)}"] = None
+        yield Heading("Reproduce")
+        yield CodeBlock("\n".join(commands), "sh")

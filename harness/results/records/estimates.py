@@ -1,0 +1,38 @@
+"""Estimates with 95 % intervals. A number that is not finite is null in a file, and read as NaN."""
+
+import math
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, Strict
+
+from harness.results.records.base import StrictModel
+
+
+def _null_as_nan(value: object) -> object:
+    return math.nan if value is None else value
+
+
+Number = Annotated[float, BeforeValidator(_null_as_nan)]
+Bounds = Annotated[tuple[Number, Number], Strict(False)]  # a list in a file
+
+
+class Mean(StrictModel):
+    """The mean over seeds."""
+
+    mean: Number = Field(description="mean")
+    ci95: Bounds | None = Field(description="t interval; null for a single seed")
+    n: int = Field(description="number of seeds")
+
+
+class Median(StrictModel):
+    """The median of the samples of all seeds."""
+
+    median: Number = Field(description="median")
+    ci95: Bounds = Field(description="bootstrap percentile interval")
+
+
+class Ratio(StrictModel):
+    """The ratio of two medians."""
+
+    ratio: Number = Field(description="ratio")
+    ci95: Bounds = Field(description="bootstrap percentile interval")
