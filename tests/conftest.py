@@ -5,6 +5,7 @@ import torch
 import torch.distributed as dist
 from synthetic_results import SyntheticStudy
 
+from harness.analysis import dataset
 from harness.distributed.process_group import DistributedContext
 
 
@@ -38,6 +39,12 @@ def one_axis(fake) -> SyntheticStudy:
     """Return a synthetic study of two entries that differ in attention only."""
     fake.axes = {"positional": ["learned"], "attention": ["mha", "gqa2"], "parallelism": ["single"]}
     return fake
+
+
+@pytest.fixture
+def read_study():
+    """Return a function that writes a synthetic study and reads it."""
+    return lambda study: dataset.read(study.write().store, study.name)
 
 
 @pytest.fixture

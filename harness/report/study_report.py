@@ -17,16 +17,15 @@ from harness.report.sections import (
     overview,
     probes,
     runs,
-    variance,
 )
 
 SECTIONS: dict[tuple[str, str], Callable[[Summary, Charts], Iterator[Block]]] = {
     ("entries", "Results"): entries.build,
     ("curves", "Loss curves"): curves.build,
     ("comparison", "Comparison with the baseline"): comparison.build,
-    ("effects", "Effects"): effects.build,
+    ("effects", "Effects"): effects.effects,
     ("budgets", "Equal budgets"): budgets.build,
-    ("variance", "Sources of noise"): variance.build,
+    ("variance", "Sources of noise"): effects.variance,
     ("equivalence", equivalence.TITLE): equivalence.build,
     ("eval-lengths", "Other sequence lengths"): probes.eval_lengths,
     ("step-breakdown", "Step time breakdown"): costs.step_breakdown,

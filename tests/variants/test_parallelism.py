@@ -312,7 +312,7 @@ def same_training(one, two, rel=1e-5):
 
 @pytest.mark.parametrize("label", EXACT)
 def test_parallel_training_equals_single_process(runs, label):
-    """A speed-up of a model that has silently become another one is worthless."""
+    """A speedup of a model that has silently become another one is worthless."""
     same_training(runs["single"], runs[label])
     assert len(runs[label].steps()) == 50
     assert runs[label].steps().grad_norm.min() > 0.5, (

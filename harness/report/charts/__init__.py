@@ -7,14 +7,12 @@ from dataclasses import replace
 
 from harness.analysis.summary import Summary
 from harness.report.charts import (
+    bars,
     curves,
     decoding,
     effects,
     eval_lengths,
-    memory,
     scaling,
-    step_breakdown,
-    throughput,
     tradeoff,
 )
 from harness.report.charts.entries import limit_entries
@@ -31,16 +29,16 @@ def build(summary: Summary) -> list[ChartSpec]:
     charts = [
         *curves.build(shown),
         *effects.differences(shown),
-        *memory.build(shown),
-        *throughput.build(shown),
-        *step_breakdown.phases(shown),
-        *step_breakdown.traffic(shown),
+        *bars.memory(shown),
+        *bars.throughput(shown),
+        *bars.phases(shown),
+        *bars.traffic(shown),
         *eval_lengths.build(shown),
         *decoding.build(shown),
     ]
     if shown is not summary:
         note = f" Of {len(summary.study.entries):,} entries, the baselines and the lowest losses."
-        charts = [replace(chart, caption=chart.caption + note) for chart in charts]
+        charts = [replace(chart, note=chart.note + note) for chart in charts]
     return [
         *charts,
         *tradeoff.build(summary),

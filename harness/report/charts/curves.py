@@ -1,6 +1,6 @@
 """Loss against steps and against time: one line per entry, one panel per parallelism."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import running_mean
 from harness.analysis.summary import Summary
+from harness.report.charts.entries import lines_alt, seeds_note
 from harness.report.charts.spec import (
     Axis,
     ChartSpec,
@@ -19,7 +20,6 @@ from harness.report.charts.spec import (
     ReferenceLine,
 )
 from harness.report.charts.style import Style, choose_style
-from harness.report.charts.text import lines_alt, seeds_note
 
 SETTLED = 0.3  # the y axis covers each curve from this fraction of its steps on
 MIN_SPAN = 0.01  # nats that a loss axis covers at least, so that rounding errors stay invisible
@@ -57,9 +57,8 @@ def training(entry: Entry) -> Curve:
     n = min(len(run) for run in steps)
     losses = np.array([running_mean(run.loss[:n], smoothing_window(n)) for run in steps])
     time_s = np.mean([np.cumsum(run.step_s[:n]) for run in steps], axis=0)
-    return _curve(
-        entry, steps[0].step[:n] + 1, time_s, losses
-    )  # completed steps, as in evaluations
+    completed_steps = steps[0].step[:n] + 1  # as in evaluations
+    return _curve(entry, completed_steps, time_s, losses)
 
 
 def smoothing_window(n_steps: int) -> int:
@@ -77,30 +76,20 @@ def _curve(entry: Entry, step: NDArray[np.int64], time_s: Array, losses: Array) 
     return Curve(entry, step[kept], time_s[kept], losses[:, kept])
 
 
-@dataclass(frozen=True)
-class _Loss:
-    name: str
-    title: str
-    curve: Callable[[Entry], Curve]
+LOSSES = {"Validation loss": validation, "Training loss": training}
 
 
-VALIDATION = _Loss("val_loss", "Validation loss", validation)
-TRAINING = _Loss("train_loss", "Training loss", training)
-
-
-def build(summary: Summary) -> list[ChartSpec]:
+def build(summary: Summary) -> Iterator[ChartSpec]:
     """Return validation and training loss, each against steps and against training time.
 
     Entries whose parallelism diverges have no valid time and are left out of the latter.
     """
     entries = summary.study.entries
     timed = [entry for entry in entries if entry.label not in summary.diverging]
-    charts = []
-    for loss in (VALIDATION, TRAINING):
-        charts.append(_chart(summary.study, entries, loss, against_time=False))
+    for loss in LOSSES:
+        yield _chart(summary, entries, loss, against_time=False)
         if any(entry.done for entry in timed):
-            charts.append(_chart(summary.study, timed, loss, against_time=True))
-    return charts
+            yield _chart(summary, timed, loss, against_time=True)
 
 
 def lowest_reachable_loss(study: StudyResults) -> float | None:
@@ -110,11 +99,10 @@ def lowest_reachable_loss(study: StudyResults) -> float | None:
     return study.spec.data.entropy_nats_per_byte
 
 
-def _chart(
-    study: StudyResults, entries: Sequence[Entry], loss: _Loss, against_time: bool
-) -> ChartSpec:
-    style = choose_style(study)
-    curves = [loss.curve(entry) for entry in entries if entry.done]
+def _chart(summary: Summary, entries: Sequence[Entry], loss: str, against_time: bool) -> ChartSpec:
+    style = choose_style(summary.study)
+    is_validation = loss == "Validation loss"
+    curves = [LOSSES[loss](entry) for entry in entries if entry.done]
     unit_s = 1.0
     x_label = "steps"
     if against_time:
@@ -124,24 +112,25 @@ def _chart(
     for curve in curves:
         x_values = curve.time_s / unit_s if against_time else curve.step.astype(float)
         lines.append(line_of_seeds(curve.entry, style, x_values, curve.losses))
+    floor = lowest_reachable_loss(summary.study) if is_validation else None
     references = []
-    floor = lowest_reachable_loss(study) if loss is VALIDATION else None
     if floor is not None:
         references.append(ReferenceLine("y", floor, f"corpus entropy: {floor:.3f}"))
     x = Axis(x_label, (0, max(line.x[-1] for line in lines) or 1))
     y = Axis(LOSS_LABEL, loss_limits(lines, floor))
     panels = _panels(entries, lines, style, Panel("", x, y, (), references))
-    title = f"{loss.title} against {'training time' if against_time else 'steps'}"
+    title = f"{loss} against {'training time' if against_time else 'steps'}"
     subtitle = seeds_note(entries)
     window = smoothing_window(max(len(curve.entry.done[0].steps) for curve in curves))
-    if loss is TRAINING and window > 1:
+    if not is_validation and window > 1:
         subtitle = f"running mean over {window} steps; {subtitle}"
+    stem = "val_loss" if is_validation else "train_loss"
     return ChartSpec(
-        name=f"{loss.name}_{'time' if against_time else 'steps'}",
+        name=f"{stem}_{'time' if against_time else 'steps'}",
         title=title,
         subtitle=subtitle,
-        caption=f"{title}: {subtitle}. The y axis omits the high initial loss.",
-        alt=lines_alt(title, lines, "lowest at the end", "nats per token"),
+        note=" The y axis omits the high initial loss.",
+        alt=lines_alt(summary, title, lines, "lowest at the end", "nats per token"),
         plot=Lines(panels, _columns(style, len(panels)), shared_axes=True),
     )
 

@@ -1,7 +1,7 @@
 """Differences from the baseline and effects of each level, with intervals and verdicts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from harness.analysis.hypotheses import METRIC_NAMES
 from harness.analysis.summary import Summary
@@ -11,11 +11,11 @@ from harness.report.charts.style import VERDICTS, choose_style
 from harness.report.formatting import count, significant_figures
 from harness.results.records.study_summary import Effect, MetricTests
 
-HOW = "Lines: 95 % intervals; colour, marker and word: the verdict."
+HOW = " Colour, marker and word: the verdict."
 NATS = "nats per token"
 
 
-def differences(summary: Summary) -> list[ChartSpec]:
+def differences(summary: Summary) -> Iterator[ChartSpec]:
     """Return the difference of each entry's validation loss from the baseline's."""
     tests = summary.metric_tests["val_loss"]
     chosen = choose_style(summary.study)
@@ -28,74 +28,67 @@ def differences(summary: Summary) -> list[ChartSpec]:
             style = VERDICTS[test.verdict]
             group = chosen.group(entry)
             rows.append(IntervalRow(entry.label, value, interval, test.verdict, style, group))
-    if not rows:
-        return []
-    return [
-        ChartSpec(
+    if rows:
+        title = "Validation loss minus the baseline's"
+        yield ChartSpec(
             name="differences",
-            title="Validation loss minus the baseline's",
+            title=title,
             subtitle="paired by seed, left is better; line: 95 % interval" + _band(tests.margin),
-            caption=f"Validation loss minus the baseline's, paired by seed: left is better. {HOW}",
-            alt="Validation loss minus the baseline's: "
-            + _alt(rows, count(len(rows), "entry", "entries"), NATS),
+            note=HOW,
+            alt=f"{title}: {_finding(rows, count(len(rows), 'entry', 'entries'), NATS)}",
             plot=Intervals(Axis(f"difference, {NATS}"), rows, tests.margin),
         )
-    ]
 
 
-def effects(summary: Summary) -> list[ChartSpec]:
+def effects(summary: Summary) -> Iterator[ChartSpec]:
     """Return one chart per metric: the effects of levels and pairs of levels.
 
     A study with one axis has none, because the effects would be the differences.
     """
     if len(summary.study.varying()) < 2:
-        return []
-    return [_effects(tests) for tests in summary.metric_tests.values() if _known(tests)]
-
-
-def _known(tests: MetricTests) -> list[Effect]:
-    """Return the effects that have an interval, main effects first."""
-    return [effect for effect in (*tests.main_effects, *tests.interactions) if effect.ci95]
+        return
+    for tests in summary.metric_tests.values():
+        known = [effect for effect in (*tests.main_effects, *tests.interactions) if effect.ci95]
+        if known:
+            yield _effects(tests, known)
 
 
 def _clearest(effects: Sequence[Effect]) -> list[Effect]:
     """Return the main effects and the smallest p, `MAX_EFFECTS` in all."""
 
-    def rank(i: int) -> tuple[int, float]:
-        effect = effects[i]
+    def rank(effect: Effect) -> tuple[int, float]:
         return len(effect.levels), 1.0 if effect.p is None else effect.p
 
-    return [effects[i] for i in sorted(sorted(range(len(effects)), key=rank)[:MAX_EFFECTS])]
+    clearest = sorted(effects, key=rank)[:MAX_EFFECTS]
+    return [effect for effect in effects if effect in clearest]
 
 
-def _effects(tests: MetricTests) -> ChartSpec:
+def _effects(tests: MetricTests, known: Sequence[Effect]) -> ChartSpec:
     is_loss = tests.quantity == "val_loss"
-    known = _known(tests)
+    unit = NATS if is_loss else "%"
     rows = [_row(effect, is_loss) for effect in _clearest(known)]
     margin = tests.margin if is_loss or tests.margin is None else _percent(tests.margin)
     metric = METRIC_NAMES[tests.quantity]
-    caption = f"Change in {metric} for each level and each pair of levels, averaged over the "
-    caption += f"other axes. {HOW}"
+    note = f" Each row is the change for a level or a pair of levels.{HOW}"
     if len(known) > len(rows):
-        caption += f" {len(rows)} of {len(known):,} effects: main effects, then the smallest p."
+        note += f" {len(rows)} of {len(known):,} effects: main effects, then the smallest p."
     return ChartSpec(
         name=f"effects_{tests.quantity}",
         title=f"Effects on {metric}",
         subtitle="against the baseline's level, averaged over the other axes; line: 95 % interval"
         + _band(margin),
-        caption=caption,
-        alt=f"Effects on {metric}: "
-        + _alt(rows, count(len(rows), "effect"), NATS if is_loss else "%"),
-        plot=Intervals(Axis(f"change in {NATS if is_loss else '%'}"), rows, margin),
+        note=note,
+        alt=f"Effects on {metric}: {_finding(rows, count(len(rows), 'effect'), unit)}",
+        plot=Intervals(Axis(f"change in {unit}"), rows, margin),
     )
 
 
 def _row(effect: Effect, is_loss: bool) -> IntervalRow:
     assert effect.estimate is not None
     assert effect.ci95 is not None
-    value, low, high = effect.estimate, *effect.ci95
-    if not is_loss:
-        value, low, high = _percent(value), _percent(low), _percent(high)
+    value, low, high = (
+        number if is_loss else _percent(number) for number in (effect.estimate, *effect.ci95)
+    )
     name = " with ".join(f"{axis} {label}" for axis, label in effect.levels.items())
     verdict = effect.verdict or "unresolved"
     group = "main effect" if len(effect.levels) == 1 else "interaction"
@@ -110,7 +103,7 @@ def _percent(log_ratio: float) -> float:
     return 100 * math.expm1(log_ratio)
 
 
-def _alt(rows: Sequence[IntervalRow], counted: str, unit: str) -> str:
+def _finding(rows: Sequence[IntervalRow], counted: str, unit: str) -> str:
     """Return how many rows have which verdict, and the largest resolved change."""
     verdicts = [row.verdict for row in rows]
     counts = [f"{verdicts.count(name)} {name}" for name in VERDICTS if name in verdicts]

@@ -1,15 +1,14 @@
-"""Which entries a chart shows, and the rows of those with and without a result."""
+"""Which entries a chart shows, and the phrases with which line charts describe them."""
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
 
-from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.metrics import under_baseline_parallelism
+from harness.analysis.dataset import Entry
+from harness.analysis.metrics import PARALLELISM, under_baseline_parallelism
 from harness.analysis.summary import Summary
-from harness.report.charts.spec import BarRow
-from harness.report.charts.style import choose_style
-from harness.report.formatting import NO_SPEED
+from harness.report.charts.spec import Line
+from harness.report.formatting import count, significant_figures
+from harness.results.records.study_summary import EntryResult
 
 MAX_ENTRIES = 40  # rows, lines, or points that a figure can name
 MAX_POINTS = 1000  # of a scatter plot on the page, where they are named on hover
@@ -31,35 +30,55 @@ def limit_entries(summary: Summary) -> Summary:
     return summary.restricted_to([entry for entry in entries if entry.label in best])
 
 
-def single_parallelism(study: StudyResults, entries: Iterable[Entry]) -> list[Entry]:
-    """Return one entry of those that differ only in the parallelism: the baseline's if there."""
-    by_label = {entry.label: entry for entry in entries}
-    kept = []
-    for entry in by_label.values():
-        base = under_baseline_parallelism(study, entry)
-        if base is None or base.label not in by_label:
-            kept.append(entry)
-    return kept
+def single_parallelism(
+    summary: Summary, is_measured: Callable[[EntryResult], bool]
+) -> tuple[list[Entry], str]:
+    """Return one measured entry of those that differ only in the parallelism, and a note on it.
 
-
-def bar_rows(
-    summary: Summary, measure: Callable[[Entry], BarRow | None], is_speed: bool = False
-) -> list[BarRow]:
-    """Return a row per entry; one without a measurement shows its status.
-
-    If the measurement is a speed, entries that diverge from the single-process run have none.
+    It is that of the baseline's parallelism if that was measured. The note is empty if no entry is
+    left out.
     """
-    style = choose_style(summary.study)
-    rows = []
-    for entry in summary.study.entries:
-        diverges = is_speed and entry.label in summary.diverging
-        row = measure(entry)
-        if row is None:
-            row = BarRow(entry.label, note=NO_SPEED if diverges else _status(entry))
-        rows.append(replace(row, group=style.group(entry), colour=style.mark(entry).colour))
-    return rows
+    study = summary.study
+    measured = {
+        entry.label: entry for entry in study.entries if is_measured(summary.results[entry.label])
+    }
+    kept = []
+    for entry in measured.values():
+        base = under_baseline_parallelism(study, entry)
+        if base is None or base.label not in measured:
+            kept.append(entry)
+    if len(kept) == len(measured):
+        return kept, ""
+    label = study.baseline[PARALLELISM]
+    return kept, f" Entries that differ only in the parallelism are shown once, for {label}."
 
 
-def _status(entry: Entry) -> str:
-    statuses = {f"{run.status}: {run.reason}" if run.reason else run.status for run in entry.runs}
-    return ", ".join(sorted(statuses))
+def seeds_note(entries: Iterable[Entry]) -> str:
+    """Return the meaning of the entries' lines: one seed, or the mean and range of several."""
+    if any(len(entry.done) > 1 for entry in entries):
+        return "mean over seeds; band: lowest to highest seed"
+    return "one seed"
+
+
+def lines_alt(
+    summary: Summary,
+    title: str,
+    lines: Sequence[Line],
+    finding: str,
+    unit: str,
+    of_longest: bool = False,
+) -> str:
+    """Return the alternative text of a line chart; its finding is the lowest end of a line.
+
+    Entries that diverge from the single-process run do not count. With `of_longest`, only the lines
+    that reach furthest do.
+    """
+    n = len({line.entry for line in lines})
+    text = f"{title} for {count(n, 'entry', 'entries')}"
+    sound = [line for line in lines if line.entry not in summary.diverging]
+    if not sound:
+        return f"{text}; all diverge from the single-process run."
+    furthest = max(line.x[-1] for line in sound)
+    ends = [line for line in sound if line.x[-1] == furthest or not of_longest]
+    lowest = min(ends, key=lambda line: line.y[-1])
+    return f"{text}; {finding}: {lowest.entry}, {significant_figures(lowest.y[-1])} {unit}."

@@ -1,6 +1,6 @@
 """Loss against the length of sequences, and against the position in them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from harness.analysis import eval_lengths
 from harness.analysis.dataset import Entry
 from harness.analysis.summary import Summary
 from harness.report.charts.curves import LOSS_LABEL, Array, line_of_seeds, loss_limits
-from harness.report.charts.entries import single_parallelism
+from harness.report.charts.entries import lines_alt, seeds_note, single_parallelism
 from harness.report.charts.spec import (
     Axis,
     ChartSpec,
@@ -19,52 +19,62 @@ from harness.report.charts.spec import (
     powers_of_two,
 )
 from harness.report.charts.style import Style, choose_style
-from harness.report.charts.text import lines_alt, parallelism_note, seeds_note
 
 BINS_PER_DOUBLING = 2  # of the position
 SETTLED_POSITION = 0.05  # the y axis covers each line from this fraction of the sequence on
 
 
-def build(summary: Summary) -> list[ChartSpec]:
+def build(summary: Summary) -> Iterator[ChartSpec]:
     """Return loss against length and loss by position, if the length probe measured any."""
-    measured = [entry for entry in summary.study.entries if summary.results[entry.label].lengths]
-    entries = single_parallelism(summary.study, measured)
+    entries, note = single_parallelism(summary, lambda result: bool(result.lengths))
     losses = [loss for entry in entries for loss in summary.results[entry.label].lengths]
     lengths = sorted({loss.length for loss in losses if loss.val_loss})
-    if not lengths:
-        return []
-    note = parallelism_note(summary.study, len(entries), len(measured))
-    by_position = _against_position(summary, entries, lengths, note)
+    if summary.study.spec is None or not lengths:
+        return
+    trained = summary.study.spec.model.seq_len
+    ends = ""
     if any(loss.reason for loss in losses):
-        note = f" A line ends at the last length at which the loss is defined.{note}"
-    return [_against_length(summary, entries, lengths, note), by_position]
+        ends = " A line ends at the last length at which the loss is defined."
+    yield _against_length(summary, entries, lengths, trained, ends + note)
+    yield _against_position(summary, entries, lengths, trained, note)
 
 
 def _against_length(
-    summary: Summary, entries: Sequence[Entry], lengths: Sequence[int], note: str
+    summary: Summary, entries: Sequence[Entry], lengths: Sequence[int], trained: int, note: str
 ) -> ChartSpec:
     """Return the mean loss of each entry at each length, with its interval over seeds."""
     style = choose_style(summary.study).in_one_panel(entries)
-    trained = _trained_length(summary)
+    lines = []
+    for entry in entries:
+        points = []
+        for loss in summary.results[entry.label].lengths:
+            if loss.val_loss:
+                mean = loss.val_loss.mean
+                points.append((loss.length, mean, *(loss.val_loss.ci95 or (mean, mean))))
+        mark = style.mark(entry)
+        lines.append(Line.with_bars(style.within_panel(entry), entry.label, mark, points))
     x = Axis("length of the sequences, tokens", log2=True, ticks=sorted({*lengths, trained}))
-    panel = _panel("", x, [_by_length(summary, entry, style) for entry in entries], trained, 0.0)
+    panel = _panel("", x, lines, trained, 0.0)
     title = "Validation loss against sequence length"
-    subtitle = "mean over seeds; bars: 95 % t interval over seeds"
     finding = f"lowest at length {lengths[-1]:,}"
-    alt = lines_alt(title, panel.lines, finding, "nats per token", of_longest=True)
-    caption = f"{title}: {subtitle}.{note}"
-    return ChartSpec("length_loss", title, subtitle, caption, alt, Lines([panel]))
+    return ChartSpec(
+        name="length_loss",
+        title=title,
+        subtitle="mean over seeds; bars: 95 % t interval over seeds",
+        note=note,
+        alt=lines_alt(summary, title, panel.lines, finding, "nats per token", of_longest=True),
+        plot=Lines([panel]),
+    )
 
 
 def _against_position(
-    summary: Summary, entries: Sequence[Entry], lengths: Sequence[int], note: str
+    summary: Summary, entries: Sequence[Entry], lengths: Sequence[int], trained: int, note: str
 ) -> ChartSpec:
     """Return the loss along the sequence, for two lengths.
 
     These are the longest length up to the trained one, and the longest of all.
     """
     style = choose_style(summary.study).in_one_panel(entries)
-    trained = _trained_length(summary)
     within = [length for length in lengths if length <= trained]
     panels = []
     for length in sorted({*within[-1:], lengths[-1]}):
@@ -73,18 +83,16 @@ def _against_position(
         lines = [_by_position(entry, length, style) for entry in entries]
         panels.append(_panel(f"length {length:,}", x, lines, trained, SETTLED_POSITION))
     title = "Validation loss against position in the sequence"
-    subtitle = f"averaged over {BINS_PER_DOUBLING} bins per doubling of the position; "
-    subtitle += seeds_note(entries)
-    caption = f"{title}: {subtitle}. The y axis omits the high loss of the first positions.{note}"
     finding = f"lowest at the end of length {lengths[-1]:,}"
-    alt = lines_alt(title, panels[-1].lines, finding, "nats per token")
-    plot = Lines(panels, len(panels))
-    return ChartSpec("position_loss", title, subtitle, caption, alt, plot)
-
-
-def _trained_length(summary: Summary) -> int:
-    assert summary.study.spec is not None
-    return summary.study.spec.model.seq_len
+    return ChartSpec(
+        name="position_loss",
+        title=title,
+        subtitle=f"averaged over {BINS_PER_DOUBLING} bins per doubling of the position; "
+        + seeds_note(entries),
+        note=f" The y axis omits the high loss of the first positions.{note}",
+        alt=lines_alt(summary, title, panels[-1].lines, finding, "nats per token"),
+        plot=Lines(panels, len(panels)),
+    )
 
 
 def _panel(title: str, x: Axis, lines: Sequence[Line], trained: int, settled: float) -> Panel:
@@ -102,15 +110,6 @@ def _panel(title: str, x: Axis, lines: Sequence[Line], trained: int, settled: fl
         missing=[line.name for line in lines if not line.x],
         missing_reason="not defined",
     )
-
-
-def _by_length(summary: Summary, entry: Entry, style: Style) -> Line:
-    points = []
-    for loss in summary.results[entry.label].lengths:
-        if loss.val_loss:
-            mean = loss.val_loss.mean
-            points.append((loss.length, mean, loss.val_loss.ci95 or (mean, mean)))
-    return Line.with_bars(style.within_panel(entry), entry.label, style.mark(entry), points)
 
 
 def _by_position(entry: Entry, length: int, style: Style) -> Line:

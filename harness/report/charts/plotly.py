@@ -110,8 +110,10 @@ def _lines(plot: Lines) -> JsonDict:
             traces = _line(line, panel.y, show_legend=line.entry not in named)
             data += [trace | place for trace in traces]
             named.add(line.entry)
-        shapes += [_reference_line(reference, n) for reference in panel.references]
-        annotations += [_reference_label(reference, panel, n) for reference in panel.references]
+        for reference in panel.references:
+            shape, label = _reference(reference, panel, n)
+            shapes.append(shape)
+            annotations.append(label)
         annotations += _panel_texts(panel, n)
     if len(plot.panels) > 1:
         n_rows = -(-len(plot.panels) // plot.columns)
@@ -148,26 +150,21 @@ def _line(line: Line, y: Axis, show_legend: bool) -> list[JsonDict]:
     return [band, trace]
 
 
-def _reference_line(reference: ReferenceLine, n: str) -> JsonDict:
-    shape: JsonDict = {"type": "line", "layer": "below"}
-    shape["line"] = {"color": INK, "width": 1, "dash": "dot"}
+def _reference(reference: ReferenceLine, panel: Panel, n: str) -> tuple[JsonDict, JsonDict]:
+    """Return a dotted line and its label, at the start of the line."""
+    along = reference.axis
+    across = "y" if along == "x" else "x"
     value = reference.value
-    if reference.axis == "x":
-        ends = {"x0": value, "x1": value, "y0": 0, "y1": 1}
-        return shape | ends | {"xref": f"x{n}", "yref": f"y{n} domain"}
-    ends = {"x0": 0, "x1": 1, "y0": value, "y1": value}
-    return shape | ends | {"xref": f"x{n} domain", "yref": f"y{n}"}
-
-
-def _reference_label(reference: ReferenceLine, panel: Panel, n: str) -> JsonDict:
-    """Return the label of a reference line, above a horizontal one, left of a vertical one."""
-    label = {"text": plain(reference.label), "showarrow": False, "font": SMALL, "yanchor": "bottom"}
-    if reference.axis == "y":
-        y = {"y": _coordinate(panel.y, reference.value), "yref": f"y{n}"}
-        return label | y | {"x": 0, "xref": f"x{n} domain", "xanchor": "left"}
-    x = {"x": _coordinate(panel.x, reference.value), "xref": f"x{n}"}
-    anchor = "left" if reference.value <= panel.x.ticks[0] else "right"
-    return label | x | {"y": 0, "yref": f"y{n} domain", "xanchor": anchor}
+    axis = panel.x if along == "x" else panel.y
+    refs: JsonDict = {f"{along}ref": f"{along}{n}", f"{across}ref": f"{across}{n} domain"}
+    line: JsonDict = {"type": "line", "layer": "below"}
+    line["line"] = {"color": INK, "width": 1, "dash": "dot"}
+    line |= {f"{along}0": value, f"{along}1": value, f"{across}0": 0, f"{across}1": 1}
+    label: JsonDict = {"text": plain(reference.label), "showarrow": False, "font": SMALL}
+    is_left = along == "y" or value <= axis.ticks[0]
+    label |= {"xanchor": "left" if is_left else "right", "yanchor": "bottom"}
+    label |= {along: _coordinate(axis, value), across: 0}
+    return line | refs, label | refs
 
 
 def _panel_texts(panel: Panel, n: str) -> list[JsonDict]:
@@ -256,9 +253,8 @@ def _intervals(plot: Intervals) -> JsonDict:
         data.append(trace)
     shapes: list[JsonDict] = []
     if plot.margin is not None:
-        shapes.append({"type": "rect", "layer": "below", "x0": -plot.margin, "x1": plot.margin})
-        shapes[0] |= {"yref": "paper", "y0": 0, "y1": 1, "fillcolor": MARGIN_FILL}
-        shapes[0] |= {"line": {"width": 0}}
+        band = {"type": "rect", "layer": "below", "fillcolor": MARGIN_FILL, "line": {"width": 0}}
+        shapes = [band | {"x0": -plot.margin, "x1": plot.margin, "yref": "paper", "y0": 0, "y1": 1}]
     names = [f"{row.name}: {row.verdict}" for row in plot.rows]
     return _rows(data, plot.x, names, shapes)
 

@@ -8,7 +8,7 @@ layout.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Dash = Literal["solid", "dash", "dot", "dashdot", "longdash"]
 Marker = Literal[
@@ -23,6 +23,8 @@ Marker = Literal[
     "triangle-right",
     "circle-open",
 ]
+DASHES: tuple[Dash, ...] = get_args(Dash)
+MARKERS: tuple[Marker, ...] = get_args(Marker)[:-1]  # the open one is for unresolved verdicts
 JsonDict = dict[str, object]
 Values = Sequence[float]
 Interval = tuple[float, float]  # low, high
@@ -95,20 +97,14 @@ class Line:
         name: str,
         entry: str,
         style: MarkStyle,
-        points: Sequence[tuple[float, float, Interval]],
+        points: Sequence[Sequence[float]],
     ) -> "Line":
-        """Return a line through points (x, y, (low, high)) with a marker and a bar at each."""
-        return cls(
-            name=name,
-            entry=entry,
-            style=style,
-            x=[x for x, _, _ in points],
-            y=[y for _, y, _ in points],
-            low=[low for _, _, (low, _) in points],
-            high=[high for _, _, (_, high) in points],
-            spread="bars",
-            markers="all",
-        )
+        """Return a line through points (x, y, low, high) with a marker and a bar at each."""
+        x = [point[0] for point in points]
+        y = [point[1] for point in points]
+        low = [point[2] for point in points]
+        high = [point[3] for point in points]
+        return cls(name, entry, style, x, y, low, high, spread="bars", markers="all")
 
     @property
     def bottom(self) -> Values:
@@ -259,13 +255,18 @@ class Scatter:
 class ChartSpec:
     """One chart.
 
-    `name` is the stem of its files, `subtitle` explains its marks in a line, `caption` in a
-    sentence. `alt` describes the chart in a sentence, with its main finding.
+    `name` is the stem of its files, `subtitle` explains its marks, `note` has further sentences
+    for the caption. `alt` describes the chart in a sentence, with its main finding.
     """
 
     name: str
     title: str
     subtitle: str
-    caption: str
     alt: str
     plot: Lines | Bars | Intervals | Scatter
+    note: str = ""
+
+    @property
+    def caption(self) -> str:
+        """The explanation in sentences."""
+        return f"{self.title}: {self.subtitle}.{self.note}"

@@ -6,22 +6,10 @@ from typing import Literal
 
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import PARALLELISM
-from harness.report.charts.spec import Dash, Marker, MarkStyle
+from harness.report.charts.spec import DASHES, MARKERS, MarkStyle
 
 # Okabe and Ito's palette for any colour vision; the pale yellow comes last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
-DASHES: tuple[Dash, ...] = ("solid", "dash", "dot", "dashdot", "longdash")
-MARKERS: tuple[Marker, ...] = (
-    "circle",
-    "square",
-    "triangle-up",
-    "diamond",
-    "triangle-down",
-    "cross",
-    "x",
-    "triangle-left",
-    "triangle-right",
-)
 GREY = "#767676"
 PREDICTED = "#D55E00"
 # Shades of one hue for the parts of a bar, so that no part is mistaken for a variant.

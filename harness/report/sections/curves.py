@@ -1,4 +1,4 @@
-"""The loss curves."""
+"""The loss curves of all entries, thinned so that the page stays small."""
 
 from collections.abc import Iterator
 
@@ -6,20 +6,28 @@ import numpy as np
 
 from harness.analysis.summary import Summary
 from harness.report import formatting
-from harness.report.curve_explorer import curve_data
+from harness.report.charts.curves import Curve, thin, training, validation
+from harness.report.charts.plotly import plain, rounded
+from harness.report.charts.spec import JsonDict
+from harness.report.charts.style import choose_style
 from harness.report.document import Block, CurveExplorer, paragraph
 from harness.report.sections import Charts, chart_blocks
 from harness.report.tables import table
 
 FRACTIONS = ("first", "at 25 %", "at 50 %", "at 75 %", "last")  # of the evaluations
 STATIC_CHARTS = ("val_loss_steps", "val_loss_time", "train_loss_steps", "train_loss_time")
+MAX_TOTAL_POINTS = 120_000  # of all curves of one loss, some 2 MB
+MAX_POINTS = 300  # of a curve
+MIN_POINTS = 8
+MAX_ENTRIES_WITH_BANDS = 200  # more entries have no training curves, times and seed ranges
+MAX_SHOWN = 24  # curves that are drawn at once
 
 
 def build(summary: Summary, charts: Charts) -> Iterator[Block]:
     """Return the loss curves against steps and training time."""
     if not summary.results:
         return
-    yield CurveExplorer(curve_data(summary))
+    yield CurveExplorer(_explorer_data(summary))
     rows = []
     for entry in summary.study.entries:
         if entry.done:
@@ -33,3 +41,41 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
     else:
         yield paragraph("No run is done yet, so there are no curves.")
     yield from chart_blocks(charts, *STATIC_CHARTS, static=True)
+
+
+def _explorer_data(summary: Summary) -> JsonDict:
+    """Return the curves of all entries in the order of the study.
+
+    Each of `entries` has its label, its colour, dash and symbol, and its `curves` by loss; an entry
+    without results has none. At most `shown` are drawn at once.
+    """
+    entries = summary.study.entries
+    style = choose_style(summary.study)
+    few_entries = len(entries) <= MAX_ENTRIES_WITH_BANDS
+    n_points = max(MIN_POINTS, min(MAX_POINTS, MAX_TOTAL_POINTS // max(1, len(entries))))
+    losses = {"validation": validation}
+    if few_entries:
+        losses["training"] = training
+    data = []
+    for entry in entries:
+        with_time = few_entries and entry.label not in summary.diverging
+        curves = {}
+        for name, loss in losses.items() if entry.done else ():
+            curves[name] = _points(loss(entry), n_points, with_time, few_entries)
+        mark = style.mark(entry)
+        look = {"colour": mark.colour, "dash": mark.dash, "symbol": mark.marker}
+        data.append({"label": plain(entry.label), **look, "curves": curves})
+    return {"shown": MAX_SHOWN, "entries": data}
+
+
+def _points(curve: Curve, n_points: int, with_time: bool, with_range: bool) -> JsonDict:
+    """Return the points of a curve: `x` and `y`, `time` in seconds, `low` and `high` of seeds."""
+    kept = thin(len(curve.step), n_points)
+    losses = curve.losses[:, kept]
+    points: JsonDict = {"x": curve.step[kept].tolist(), "y": rounded(losses.mean(axis=0))}
+    if with_time:
+        points["time"] = rounded(curve.time_s[kept])
+    if with_range and len(losses) > 1:
+        points["low"] = rounded(losses.min(axis=0))
+        points["high"] = rounded(losses.max(axis=0))
+    return points

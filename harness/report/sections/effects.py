@@ -1,4 +1,4 @@
-"""Factorial analysis: the effect of each axis and the interactions of pairs of axes."""
+"""Sources of differences: the effects of the axes, and the noise between seeds."""
 
 import math
 from collections.abc import Iterator
@@ -8,9 +8,22 @@ from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Block, Heading, paragraph
 from harness.report.sections import Charts, chart_blocks
-from harness.report.tables import Column, Record, display, interval_of, number_column, text_column
+from harness.report.tables import (
+    Column,
+    Record,
+    display,
+    interval_column,
+    interval_of,
+    number_column,
+    text_column,
+)
 from harness.results.records.study_summary import MetricTests
 
+SOURCES = {"init": "initialization", "data": "data order", "rest": "their interaction and the rest"}
+QUANTITIES = {
+    "val_loss": "final validation loss",
+    "val_loss_difference": "difference from the baseline",
+}
 MAX_MISSING = 6  # combinations without runs that are named
 METHOD = (
     "The study is analyzed as a factorial design: a linear model with each seed as a block, an "
@@ -23,7 +36,7 @@ METHOD = (
 )
 
 
-def build(summary: Summary, charts: Charts) -> Iterator[Block]:
+def effects(summary: Summary, charts: Charts) -> Iterator[Block]:
     """Return the main effects and interactions on each metric."""
     tested = [tests for tests in summary.metric_tests.values() if tests.main_effects]
     if len(summary.study.varying()) < 2 or not tested:
@@ -54,7 +67,7 @@ def _metric(summary: Summary, tests: MetricTests) -> Iterator[Block]:
         show = formatting.signed if is_loss else _signed_percent
         return formatting.interval(*interval_of(row, "estimate"), show)
 
-    effects = summary.tables["effects"]
+    frame = summary.tables["effects"]
     columns = [
         Column("effect", _levels, numeric=False),
         text_column("kind", "effect"),
@@ -62,7 +75,7 @@ def _metric(summary: Summary, tests: MetricTests) -> Iterator[Block]:
         Column("change", change),
         number_column("p (Holm)", "p_holm", formatting.p_value),
     ]
-    yield display(f"Effects on {name}", effects[effects["quantity"] == tests.quantity], columns)
+    yield display(f"Effects on {name}", frame[frame["quantity"] == tests.quantity], columns)
     if design.missing:
         cells = ", ".join(" × ".join(cell) for cell in design.missing[:MAX_MISSING])
         yield paragraph(f"No runs of {cells}. Effects that need them are not estimated.")
@@ -74,3 +87,36 @@ def _levels(row: Record) -> str:
 
 def _signed_percent(log_ratio: float) -> str:
     return f"{100 * math.expm1(log_ratio):+.2f} %"
+
+
+def variance(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return the variance components, if initialization and data seeds are crossed."""
+    statuses: list[str] = []
+    for entry in summary.study.entries:
+        statuses += [run.status for run in entry.crossed]
+    if not statuses:
+        return
+    yield paragraph(
+        f"{formatting.count(len(statuses), 'run')} ({statuses.count('done')} done) combine the "
+        "initialization of one seed with the data order of another. They are not independent of "
+        "the other runs, so only this section uses them. Standard deviations are in nats per "
+        "token, from a two-way crossed random-effects model with 95 % intervals (Williams 1962), "
+        "pooled over the entries under the baseline's parallelism for which every pair of seeds is "
+        "done."
+    )
+    if "variance" not in summary.tables:
+        yield paragraph("No entry has every pair of seeds done yet.")
+        return
+    columns = [
+        Column("noise of", lambda row: QUANTITIES[row["quantity"]], numeric=False),
+        Column("source", lambda row: SOURCES[row["source"]], numeric=False),
+        number_column("fraction of the variance", "fraction", _whole_percent),
+        interval_column("standard deviation", "sd", formatting.fixed),
+        Column("entries", lambda row: f"{len(row['entries'])}"),
+        Column("seeds", lambda row: f"{len(row['seeds'])} × {len(row['seeds'])}"),
+    ]
+    yield display("Variance components", summary.tables["variance"], columns)
+
+
+def _whole_percent(fraction: float) -> str:
+    return f"{100 * fraction:.0f} %"

@@ -76,16 +76,36 @@ def test_smoothing_is_an_odd_number_of_steps_within_the_curve(n):
     assert curves.smoothing_window(n) <= n
 
 
-def test_diverging_entries_have_no_curve_against_time(fake, build):
+@pytest.fixture
+def diverging(fake):
+    """Return a function that writes the study; runs whose id contains the text diverge."""
+
+    def write(text):
+        fake.seeds = (0,)
+        fake.write()
+        for run in fake.store.runs("tiny"):
+            if text in run.run_id:
+                path = run.path / "probes.json"
+                probes = json.loads(path.read_text()) | {"final_hashes": ["a", "b"]}
+                path.write_text(json.dumps(probes))
+        fake.write = lambda: fake
+        return fake
+
+    return write
+
+
+def test_a_diverging_entry_is_not_named_as_the_lowest(fake, build, diverging):
+    fake.axes["parallelism"] = ["ddp2", "single"]
+    fake.baseline["parallelism"] = "ddp2"
     fake.seeds = (0,)
-    fake.write()
-    for run in fake.store.runs("tiny"):
-        if "-ddp2-" in run.run_id:
-            path = run.path / "probes.json"
-            probes = json.loads(path.read_text()) | {"final_hashes": ["a", "b"]}
-            path.write_text(json.dumps(probes))
-    fake.write = lambda: fake
-    charts = build(fake)
+    assert "lowest at the end: rope-mha-ddp2" in build(fake)["val_loss_steps"].alt
+    charts = build(diverging("-ddp2-"))
+    for name in ("val_loss_steps", "train_loss_steps"):
+        assert "lowest at the end: rope-mha-single" in charts[name].alt
+
+
+def test_diverging_entries_have_no_curve_against_time(build, diverging):
+    charts = build(diverging("-ddp2-"))
     titles = {
         name: [panel.title for panel in charts[name].plot.panels]
         for name in ("val_loss_steps", "val_loss_time", "train_loss_time")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -44,15 +44,6 @@ LONE_WIDTH = 0.8  # powers of two over which bars at a single x value are spread
 DOTTED = (0, (2, 2))
 FRACTIONS: tuple[Coords, Coords] = ("axes fraction", "axes fraction")
 LONE_MARGIN = math.sqrt(2)  # factor between a single x value and the limits
-
-
-@dataclass(frozen=True)
-class LineEnd:
-    """A line and its last point, in the panel's data."""
-
-    line: Line
-    x: float
-    y: float
 
 
 def draw(spec: ChartSpec, plot: Lines) -> Figure:
@@ -108,13 +99,13 @@ def _draw_panel(axes: Axes, panel: Panel, expand: bool) -> None:
     for line, factor in zip(panel.lines, _shifts(panel), strict=True):
         x = np.array(line.x) * factor
         _draw_line(axes, line, x)
-        ends.append(LineEnd(line, float(x[-1]), line.y[-1]))
+        ends.append((x[-1], line.y[-1]))
     for reference in panel.references:
         if reference.axis == "x":
             _mark_x(axes, reference.value, reference.label, note_height)
         else:
             _mark_y(axes, reference.value, reference.label)
-    _name_ends(axes, ends)
+    _name_ends(axes, panel.lines, ends)
 
 
 def _tick_limits(ticks: Sequence[float]) -> Interval:
@@ -179,20 +170,13 @@ def _note_missing(axes: Axes, panel: Panel) -> float:
 
 def _mark_x(axes: Axes, value: float, label: str, taken: float) -> None:
     """Mark a value on the x axis; its label goes below what takes a fraction of the top."""
-    across = float((axes.transData - axes.transAxes).transform((value, axes.get_ylim()[1]))[0])
-    on_left = across > LABEL_ROOM
+    to_axes = axes.transData - axes.transAxes
+    on_left = to_axes.transform((value, axes.get_ylim()[1]))[0] > LABEL_ROOM
     axes.axvline(value, color=INK, linewidth=0.9, linestyle=DOTTED, zorder=1)
-    write(
-        axes,
-        label,
-        (value, 0.96 - taken),
-        ("data", "axes fraction"),
-        (-3 if on_left else 3, 0),
-        NOTE_SIZE,
-        FAINT,
-        ha="right" if on_left else "left",
-        va="top",
-    )
+    place = (value, 0.96 - taken)
+    ha: Literal["left", "right"] = "right" if on_left else "left"
+    offset = (-3 if on_left else 3, 0)
+    write(axes, label, place, ("data", "axes fraction"), offset, NOTE_SIZE, FAINT, ha, "top")
 
 
 def _mark_y(axes: Axes, value: float, label: str) -> None:
@@ -200,23 +184,15 @@ def _mark_y(axes: Axes, value: float, label: str) -> None:
     low, high = axes.get_ylim()
     if low <= value <= high:
         axes.axhline(value, color=INK, linewidth=0.9, linestyle=DOTTED)
-        write(
-            axes,
-            label,
-            (0, value),
-            ("axes fraction", "data"),
-            (4, 2.5),
-            NOTE_SIZE,
-            FAINT,
-            va="bottom",
-        )
+        coords: tuple[Coords, Coords] = ("axes fraction", "data")
+        write(axes, label, (0, value), coords, (4, 2.5), NOTE_SIZE, FAINT, va="bottom")
 
 
-def _name_ends(axes: Axes, ends: Sequence[LineEnd]) -> None:
+def _name_ends(axes: Axes, lines: Sequence[Line], ends: Sequence[tuple[float, float]]) -> None:
     """Write the names of the lines right of the panel, connected to their ends, without overlap."""
     height = axes.bbox.height / DPI
     to_axes = axes.transData - axes.transAxes
-    ends_xy = to_axes.transform([(end.x, end.y) for end in ends]).clip(0, 1)
+    ends_xy = to_axes.transform(ends).clip(0, 1)
     margin = text_sizes(["Ag"])[0][1] / 2
     wanted = (ends_xy[:, 1] * height).tolist()
     places = spread(wanted, LINE_HEIGHT, margin, height - margin)
@@ -224,10 +200,10 @@ def _name_ends(axes: Axes, ends: Sequence[LineEnd]) -> None:
     tip = 1 + 0.9 * LEADER / PANEL_WIDTH
     text = 1 + (LEADER + 0.05) / PANEL_WIDTH
     panel = axes.transAxes
-    for end, (x, y), inches in zip(ends, ends_xy, places, strict=True):
+    for line, (x, y), inches in zip(lines, ends_xy, places, strict=True):
         place = inches / height
-        colour = end.line.style.colour
+        colour = line.style.colour
         axes.plot([x, 1], [y, y], c=colour, lw=0.6, alpha=0.55, ls=(0, (1, 2)), transform=panel)
         (leader,) = axes.plot([1, bend, tip], [y, place, place], c=colour, lw=1, transform=panel)
-        leader.set(clip_on=False, marker=_marker(end.line), markevery=[2], markersize=4)
-        write(axes, end.line.name, (text, place), FRACTIONS)
+        leader.set(clip_on=False, marker=_marker(line), markevery=[2], markersize=4)
+        write(axes, line.name, (text, place), FRACTIONS)

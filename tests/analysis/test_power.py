@@ -1,0 +1,67 @@
+"""If these failed, a plan would ask for too few seeds, or leave out a main effect."""
+
+import numpy as np
+import pytest
+
+from harness.analysis import hypotheses, power, significance
+from harness.cli import app as cli
+
+LEVELS = {"p": ["a", "b"], "q": ["a", "b", "c"], "r": ["a", "b"]}
+
+
+def test_a_plan_uses_the_measured_noise(fake, read_study):
+    study = read_study(fake)
+    plan = power.plan_seeds(study, 0.01)
+    variances = []
+    for entry in study.entries:
+        differences = hypotheses._differences(study, entry, hypotheses.METRICS["val_loss"])
+        if differences and np.ptp(differences) > 0:
+            variances.append(np.var(differences, ddof=1))
+    assert plan.noise == pytest.approx(np.sqrt(np.mean(variances)))
+    assert plan.seeds_low <= plan.seeds <= plan.seeds_high
+    assert plan.seeds_done == 3
+    alpha = 0.05 / plan.n_compared
+    assert significance.paired_t_power(plan.seeds, 0.01, plan.noise, alpha) >= 0.8
+    smallest = plan.minimum_detectable_effect
+    assert significance.paired_t_power(3, smallest, plan.noise, alpha) == pytest.approx(0.8)
+    assert plan.hours == pytest.approx(plan.hours_per_seed * (plan.seeds - 3))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "arguments", "code", "text"),
+    [
+        ((0,), [], 2, "run a pilot"),
+        ((0, 1, 2), [], 0, "seeds detect 0.01 nats with 80 % power"),
+        ((0, 1, 2), ["--fractional-design", "7"], 0, "7 entries that identify"),
+    ],
+)
+def test_plan_prints_seeds_and_refuses_a_single_seed(fake, capsys, seeds, arguments, code, text):
+    fake.seeds = seeds
+    root = str(fake.write().root)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["plan", "tiny", "--effect-size", "0.01", "--results", root, *arguments])
+    assert end.value.code == code
+    printed = capsys.readouterr()
+    assert text in (printed.err if code else printed.out)
+
+
+@pytest.mark.parametrize("size", [5, 6, 9, 12])
+def test_a_fractional_design_identifies_all_main_effects(size):
+    chosen = power.fractional_design(LEVELS, {"p": "a", "q": "a"}, size)
+    assert len(chosen) == size == len({tuple(cell.values()) for cell in chosen})
+    assert any(cell["p"] == cell["q"] == "a" for cell in chosen)
+    rows = []
+    for cell in chosen:
+        row = [1.0]
+        for axis, labels in LEVELS.items():
+            row += [float(cell[axis] == label) for label in labels[1:]]
+        rows.append(row)
+    assert np.linalg.matrix_rank(rows) == 5
+    if size in (6, 12):
+        labels = [cell["q"] for cell in chosen]
+        assert all(labels.count(label) == size // 3 for label in LEVELS["q"])
+
+
+def test_a_fractional_design_that_is_too_small_is_refused():
+    with pytest.raises(ValueError, match="4: must be at least 5"):
+        power.fractional_design(LEVELS, {}, 4)
