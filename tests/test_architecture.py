@@ -103,7 +103,7 @@ def test_without_results_the_command_names_the_next_step(command, tmp_path):
     command = [sys.executable, "-m", "harness", command]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 2
-    assert "python -m harness run ablations.toml" in result.stderr
+    assert "python -m harness run STUDY.toml" in result.stderr
 
 
 def test_no_variant_is_named_outside_its_folder():

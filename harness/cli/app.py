@@ -7,14 +7,14 @@ start at once and the commands that only read results never load torch.
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 import harness
 from harness.cli import checkpoint, compare, export, plan, report, run, sample, status, worker
 from harness.cli import list as list_command
-from harness.cli.common import example
+from harness.cli.options import VersionOption
+from harness.cli.output import example, report_error
 from harness.errors import ExitCode, StoreError, UserError
 
 SCRIPT = "ablations"
@@ -34,13 +34,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     app = build_app(completion=is_script)  # shells complete by the command's name
     try:
         app(args=argv, prog_name=SCRIPT if is_script else "python -m harness")
-    except UserError as error:
-        n_problems = len(error.problems)
-        title = f"error: {n_problems} problems" if n_problems > 1 else "error:"
-        print(title, *error.problems, sep="\n  ", file=sys.stderr)
-        sys.exit(ExitCode.INVALID)
-    except (StoreError, OSError) as error:  # e.g. a full disk; completed writes stay readable
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, StoreError, OSError) as error:  # OSError: e.g. a full disk
+        report_error(error)  # the files that were written before stay readable
         sys.exit(ExitCode.INVALID)
 
 
@@ -75,18 +70,5 @@ def build_app(completion: bool = False) -> typer.Typer:
     return app
 
 
-def _print_version(requested: bool) -> None:
-    if requested:
-        print(harness.__version__)
-        raise typer.Exit
-
-
-def common_options(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", help="Print the version.", is_eager=True, callback=_print_version
-        ),
-    ] = False,
-) -> None:
+def common_options(version: VersionOption = False) -> None:
     """Declare the options that precede a command."""

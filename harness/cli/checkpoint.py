@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.common import example
+from harness.cli.output import example
 
 Source = Annotated[
     str,

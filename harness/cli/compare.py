@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.common import DEFAULT_RESULTS, OutOption, ResultsOption, study_name
+from harness.cli.options import DEFAULT_RESULTS, OutOption, ResultsOption
+from harness.cli.studies import study_name
 
 SIDE_HELP = "A study's name or file, a folder results/STUDY, or STUDY@COMMIT."
 

@@ -5,14 +5,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from harness.cli.common import (
-    DEFAULT_RESULTS,
-    OutOption,
-    ResultsOption,
-    StudyArgument,
-    log,
-    study_name,
-)
+from harness.cli.options import DEFAULT_RESULTS, OutOption, ResultsOption, StudyArgument
+from harness.cli.output import log
+from harness.cli.studies import study_name
 
 Format = Literal["csv", "latex", "parquet", "tensorboard", "wandb", "mlflow"]
 

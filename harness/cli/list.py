@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.common import SeedsOption, SetOption, StudyFileArgument, WhereOption, load_study
+from harness.cli.options import SeedsOption, SetOption, StudyFileArgument, WhereOption
+from harness.cli.studies import load_study
 
 if TYPE_CHECKING:
     from harness.config import PlannedStudy

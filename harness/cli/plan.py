@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.common import DEFAULT_RESULTS, ResultsOption, StudyArgument, study_name
+from harness.cli.options import DEFAULT_RESULTS, ResultsOption, StudyArgument
+from harness.cli.studies import study_name
 from harness.errors import UserError
 
 if TYPE_CHECKING:

@@ -1,27 +1,21 @@
 """`run`: train the runs of a study that are not done."""
 
-import shlex
-import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from harness.cli.common import (
+from harness.cli.options import (
     DEFAULT_RESULTS,
     ResultsOption,
     SeedsOption,
     SetOption,
     StudyFileArgument,
     WhereOption,
-    load_study,
-    log,
 )
+from harness.cli.output import command_line, log
+from harness.cli.studies import load_study
 from harness.errors import ExitCode
-
-if TYPE_CHECKING:
-    from harness.config import PlannedStudy
-    from harness.results.records import LaunchRecord, RunSpec
 
 
 def run(
@@ -60,14 +54,12 @@ def run(
     if dry_run:
         print(*(spec.run_id for spec in todo), sep="\n")
         return
-    for spec in selection.running:
-        log(f"{spec.run_id}: runs in another process; awaited at the end")
-    if selection.failed:
-        log(f"{len(selection.failed)} failed earlier and are skipped; --retry-failed retries them")
+    for note in selection.notes():
+        log(note)
     if trace:
         todo = [spec.traced() for spec in todo]
     scheduler.plan_runs(store, planned.name, todo, planned.all_run_ids)
-    store.record_launch(planned.name, _launch_record(planned, todo))
+    store.record_launch(planned.name, planned.launch_record(command_line(), todo))
     try:
         scheduler.run_all(store, [*todo, *selection.running], elastic.start, fail_fast)
     except elastic.STOP_EXCEPTIONS as error:
@@ -79,16 +71,3 @@ def run(
         log(time_summary(store, todo, time.monotonic() - started))
     if n_done < n_runs:
         raise typer.Exit(ExitCode.SOME_FAILED)
-
-
-def _launch_record(planned: "PlannedStudy", todo: "list[RunSpec]") -> "LaunchRecord":
-    from harness.results.records import LaunchRecord
-
-    command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
-    return LaunchRecord(
-        command=command.encode(errors="replace").decode(),
-        order=[spec.run_id for spec in todo],
-        settings_hash=planned.settings_hash,
-        note=planned.note,
-        equivalence_margin=planned.equivalence_margin,
-    )

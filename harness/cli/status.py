@@ -1,30 +1,20 @@
 """`status`: show the state of the runs."""
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.common import DEFAULT_RESULTS, ResultsOption, no_results, study_name
-from harness.errors import StoreError
+from harness.cli.options import DEFAULT_RESULTS, ResultsOption
+from harness.cli.studies import no_results, study_name
 
 if TYPE_CHECKING:
-    from harness.results.store import Run
+    from harness.results.store import Outcome, Run
 
 OptionalStudy = Annotated[
     str | None,
     typer.Argument(metavar="[STUDY]", help="A study file, or the name of a study; default: all."),
 ]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The status of a run, or `unreadable`, with the reason."""
-
-    status: str
-    reason: str | None
-    message: str | None
 
 
 def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS) -> None:
@@ -36,7 +26,7 @@ def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS
     if not any(store.runs(name) for name in names):
         raise no_results(results, study, store.studies())
     for name in names:
-        runs = [(run, status_of(run)) for run in store.runs(name)]
+        runs = [(run, run.outcome) for run in store.runs(name)]
         counts = Counter(outcome.status for _, outcome in runs)
         summary = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
         print(f"{name}: {len(runs)} runs: {summary}")
@@ -45,16 +35,7 @@ def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS
                 print(f"  {_describe(run, outcome)}")
 
 
-def status_of(run: "Run") -> Outcome:
-    """Return the status of a run, also of one whose files cannot be read."""
-    try:
-        status = run.status
-    except StoreError as error:
-        return Outcome("unreadable", "error", str(error))
-    return Outcome(status.status, status.reason, status.message)
-
-
-def _describe(run: "Run", outcome: Outcome) -> str:
+def _describe(run: "Run", outcome: "Outcome") -> str:
     last = run.last_step()
     step = f" at step {last.step + 1}" if last else ""
     reason = f" ({outcome.reason}: {outcome.message})" if outcome.reason else ""

@@ -13,7 +13,13 @@ from harness.config.study_file import StudyFile
 from harness.config.warm_start import RUN_KEY, Checkpoint, Source, SourceRun
 from harness.data.corpus import Corpus, prepare
 from harness.errors import Problem, UserError
-from harness.results.records import EquivalenceMargin, InitSource, RunSpec, VariantChoice
+from harness.results.records import (
+    EquivalenceMargin,
+    InitSource,
+    LaunchRecord,
+    RunSpec,
+    VariantChoice,
+)
 from variants.base import AXES, ModelShape
 
 
@@ -31,6 +37,16 @@ class PlannedStudy:
     excluded: list[tuple[str, str]]  # entry and reason
     note: str | None  # on the corpus
     equivalence_margin: EquivalenceMargin
+
+    def launch_record(self, command: str, order: Sequence[RunSpec]) -> LaunchRecord:
+        """Return the record of a launch of these runs, in this order."""
+        return LaunchRecord(
+            command=command,
+            order=[spec.run_id for spec in order],
+            settings_hash=self.settings_hash,
+            note=self.note,
+            equivalence_margin=self.equivalence_margin,
+        )
 
 
 @dataclass(frozen=True)

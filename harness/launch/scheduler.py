@@ -25,6 +25,16 @@ class RunSelection:
     failed: list[RunSpec] = field(default_factory=list)  # earlier, and not to be retried
     running: list[RunSpec] = field(default_factory=list)  # in another process
 
+    def notes(self) -> list[str]:
+        """Return a line for each reason why runs are not started at once."""
+        lines = [
+            f"{spec.run_id}: runs in another process; awaited at the end" for spec in self.running
+        ]
+        if self.failed:
+            n_failed = len(self.failed)
+            lines.append(f"{n_failed} failed earlier and are skipped; --retry-failed retries them")
+        return lines
+
 
 def select_runs(store: Store, specs: Sequence[RunSpec], retry_failed: bool = False) -> RunSelection:
     """Sort the runs by their state. With `retry_failed`, only the failed runs are to do."""

@@ -21,7 +21,8 @@ from harness.results.records import (
     RunState,
 )
 from harness.results.records.study_summary import Unreadable
-from harness.results.store import Run, Steps
+from harness.results.steps import Steps
+from harness.results.store import Run
 
 FloatArray = NDArray[np.float64]
 

@@ -10,23 +10,18 @@ import platform
 import shutil
 from dataclasses import dataclass
 from functools import cached_property
-from operator import itemgetter
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import orjson
 import psutil
-from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from harness.errors import StoreError
 from harness.results.files import (
-    REMEDY,
     JsonLinesWriter,
     read_lines,
     read_record,
-    split_lines,
     truncate_lines,
     write_json,
 )
@@ -43,35 +38,25 @@ from harness.results.records import (
     now,
 )
 
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+    from harness.results.steps import Steps
+
 # Failures that the environment caused, not the run itself: safe to retry.
 TRANSIENT_FAILURES = ("oom", "timeout", "killed")
 
 LOG_TAIL_LINES = 20
 LAST_LINE_BYTES = 4096  # more than a line of the step file takes
 
-_STEP_COLUMNS = ("step", "loss", "tokens", "grad_norm", "lr", "warmup")
-_step_values = itemgetter(*_STEP_COLUMNS)
-
 
 @dataclass(frozen=True)
-class Steps:
-    """The steps of a run as columns of shape (n_steps,), merged over its ranks.
+class Outcome:
+    """The status of a run, or `unreadable`, with the reason."""
 
-    `step_s` is the time of the slowest rank, for which all wait. `loss` is the mean over the step's
-    global tokens, NaN where it was not finite. `warmup` marks steps that are recorded but not
-    timed.
-    """
-
-    step: NDArray[np.int64]
-    loss: NDArray[np.float64]
-    step_s: NDArray[np.float64]
-    tokens: NDArray[np.int64]
-    grad_norm: NDArray[np.float64]
-    lr: NDArray[np.float64]
-    warmup: NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.step)
+    status: RunState | Literal["unreadable"]
+    reason: FailureReason | None
+    message: str | None
 
 
 @dataclass(frozen=True)
@@ -124,6 +109,15 @@ class Run:
         return status
 
     @property
+    def outcome(self) -> Outcome:
+        """The status, also of a run whose files cannot be read."""
+        try:
+            status = self.status
+        except StoreError as error:
+            return Outcome("unreadable", "error", str(error))
+        return Outcome(status.status, status.reason, status.message)
+
+    @property
     def _status_path(self) -> Path:
         return self.path / "status.json"
 
@@ -147,7 +141,7 @@ class Run:
         write_json(self.path / "spec.json", spec)
         self.create(spec)
 
-    def claim(self, wait_s: float = 0) -> FileLock | None:
+    def claim(self, wait_s: float = 0) -> "FileLock | None":
         """Reserve the run for this process; None if another process holds it.
 
         The claim ends with `release()` or with the process.
@@ -155,6 +149,8 @@ class Run:
         The claim also holds between machines that share the folder, if the file system supports
         `flock`.
         """
+        from filelock import FileLock, Timeout
+
         folder = self.path.parent / ".claims"
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f"{self.run_id}.lock")
@@ -278,20 +274,15 @@ class Run:
 
     # -- files that the report reads --------------------------------------------------------------
 
-    def steps(self) -> Steps:
+    def steps(self) -> "Steps":
         """Merge the ranks' step files; only steps that every rank has recorded.
-
-        The lines are not read into records one by one: a report reads millions of them.
 
         Raises:
             StoreError: a line is damaged, or a value is out of its range.
         """
-        ranks = [_read_step_lines(path) for path in sorted(self.path.glob("steps.rank*.jsonl"))]
-        n_steps = min((len(lines) for lines in ranks), default=0)
-        try:
-            return _merge_steps([lines[:n_steps] for lines in ranks])
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise StoreError(f"steps.rank*.jsonl: {type(error).__name__}: {error}") from error
+        from harness.results.steps import read_steps  # loads numpy, which takes 0.1 s
+
+        return read_steps(sorted(self.path.glob("steps.rank*.jsonl")))
 
     def evals(self) -> list[EvalRecord]:
         """Return the evaluations in order."""
@@ -336,48 +327,6 @@ def _is_alive(status: RunStatus) -> bool:
         return is_same and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.NoSuchProcess, ValueError, OverflowError):
         return False
-
-
-StepLine = dict[str, float | None]
-
-
-def _read_step_lines(path: Path) -> list[StepLine]:
-    lines = []
-    for number, text in enumerate(split_lines(path), start=1):
-        try:
-            line = orjson.loads(text)
-        except ValueError:
-            line = None
-        if not isinstance(line, dict):
-            raise StoreError(f"{path}: line {number} is unreadable; {REMEDY}")
-        lines.append(line)
-    return lines
-
-
-def _merge_steps(ranks: list[list[StepLine]]) -> Steps:
-    first_rank = ranks[0] if ranks else []
-    rows = np.array([_step_values(line) for line in first_rank], dtype=float)  # None becomes NaN
-    columns = rows.reshape(-1, len(_STEP_COLUMNS)).T
-    step, loss, tokens, grad_norm, lr, warmup = (column.copy() for column in columns)
-    step_s = np.zeros(len(first_rank))
-    for lines in ranks:
-        rank_step_s = np.array([line["step_s"] for line in lines], dtype=float)
-        step_s = np.maximum(step_s, rank_step_s)  # keeps NaN
-    if not np.isfinite([step, tokens]).all():
-        raise ValueError("a step has no number or no tokens")
-    if (np.diff(step) < 0).any():
-        raise ValueError("the steps are not in order")
-    if not (np.isfinite(step_s).all() and (step_s > 0).all() and (tokens > 0).all()):
-        raise ValueError("step_s and tokens must be finite and above zero")
-    return Steps(
-        step=step.astype(int),
-        loss=loss,
-        step_s=step_s,
-        tokens=tokens.astype(int),
-        grad_norm=grad_norm,
-        lr=lr,
-        warmup=warmup.astype(bool),
-    )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Entry point of each rank: join the process group, train, and record how the run ended."""
 
+import contextlib
 import os
 import sys
 import time
@@ -44,10 +45,11 @@ def run_worker(run_path: Path, claim: bool) -> None:
         if run.status.status == "running":  # else the launcher has recorded why
             run.finish("interrupted", "killed", str(error))
     except Exception as error:
-        traceback.print_exc()
+        with contextlib.suppress(OSError):  # the disk may be full
+            traceback.print_exc()
         if _should_record(run, error, stop):
             run.finish("failed", _reason(error), f"{type(error).__name__}: {error}".splitlines()[0])
-        raise
+        sys.exit(ExitCode.SOME_FAILED)  # torchrun would write an exception to the disk
     finally:
         stop.restore_handlers()
         if lock is not None:

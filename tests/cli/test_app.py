@@ -29,7 +29,7 @@ def call(capsys):
     return run
 
 
-def test_help_lists_every_command_but_the_hidden_one(call):
+def test_help_lists_every_command_except_the_hidden_one(call):
     code, out, _ = call("--help")
     assert code == 0
     for command in [*COMMANDS, "checkpoint"]:
@@ -72,7 +72,7 @@ def test_an_invalid_command_line_ends_with_code_2(call, arguments, message):
     assert code == 2 and out == "" and message in err and "Traceback" not in err
 
 
-def test_stdout_of_list_as_json_is_nothing_but_json(call, tmp_path, monkeypatch):
+def test_list_as_json_prints_only_json(call, tmp_path, monkeypatch):
     monkeypatch.setenv("ABLATIONS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "text.txt").write_text("To be, or not to be, that is the question.\n" * 40)
     study = tmp_path / "study.toml"

@@ -141,27 +141,27 @@ RULES = {
 def problems(path, *args, **kwargs):
     with pytest.raises(UserError) as error:
         load(path, *args, **kwargs)
-    found = [str(problem) for problem in error.value.problems]
-    assert len(found) == len(set(found))
-    return found
+    messages = [str(problem) for problem in error.value.problems]
+    assert len(messages) == len(set(messages))
+    return messages
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_mistake_is_named_with_place_and_remedy(write_study, case):
+def test_an_error_names_its_place_and_remedy(write_study, case):
     replacement, *expected = CASES[case]
     path = write_study(replacement)
-    found = problems(path)
-    assert len(found) == len(expected), found
+    messages = problems(path)
+    assert len(messages) == len(expected), messages
     for text in expected:
-        assert any(text in problem for problem in found), (text, found)
-    assert all(problem.startswith(str(path)) for problem in found)
+        assert any(text in message for message in messages), (text, messages)
+    assert all(message.startswith(str(path)) for message in messages)
 
 
 @pytest.mark.parametrize("case", RULES)
-def test_a_mistaken_rule_is_named(write_study, case):
+def test_an_invalid_rule_is_named(write_study, case):
     rule, expected = RULES[case]
-    found = problems(write_study(more=rule))
-    assert len(found) == 1 and expected in found[0], found
+    (message,) = problems(write_study(more=rule))
+    assert expected in message
 
 
 def test_a_text_shorter_than_a_sequence_is_refused(write_study):
@@ -171,14 +171,15 @@ def test_a_text_shorter_than_a_sequence_is_refused(write_study):
 
 
 def test_an_eval_length_beyond_the_validation_part_is_refused(write_study):
-    text = "To be, or not to be, that is the question.\n" * 40  # of which the last tenth validates
+    text = "To be, or not to be, that is the question.\n" * 40  # the last tenth validates
     n_tokens = len(text) - len(text) * 9 // 10
     path = write_study(
         more=f"\n[probes]\neval_lengths = [8, {n_tokens - 1}, {n_tokens}, {n_tokens}]\n"
     )
-    (found,) = problems(path)
-    assert f"probes.eval_lengths: {n_tokens}: such a sequence needs {n_tokens + 1} tokens" in found
-    assert f"has {n_tokens}; allowed: at most {n_tokens - 1}" in found
+    (message,) = problems(path)
+    needed = f"probes.eval_lengths: {n_tokens}: such a sequence needs {n_tokens + 1} tokens"
+    assert needed in message
+    assert f"has {n_tokens}; allowed: at most {n_tokens - 1}" in message
     path.write_text(path.read_text().replace(f" {n_tokens}, {n_tokens}]", "]"))
     assert load(path).runs[0].probes.eval_lengths == [8, n_tokens - 1]
 
@@ -189,7 +190,7 @@ def test_text_that_is_not_utf8_is_refused_with_the_place(write_study):
     assert "data.corpus: 'text.txt': not UTF-8 at byte 3" in problems(path)[0]
 
 
-def test_all_mistakes_of_a_file_are_told_at_once(write_study):
+def test_all_errors_of_a_file_are_reported_at_once(write_study):
     path = write_study(
         ("n_head = 4", "n_head = 5"),
         ('"rope"]', '"rpoe"]'),
@@ -199,7 +200,7 @@ def test_all_mistakes_of_a_file_are_told_at_once(write_study):
     assert len(problems(path)) == 5
 
 
-def test_no_toml_is_told_with_line_and_column(write_study):
+def test_invalid_toml_is_reported_with_line_and_column(write_study):
     path = write_study(("steps = 4", "steps = = 4"))
     assert "line 17, column 9" in problems(path)[0]
 
@@ -220,7 +221,7 @@ def test_no_toml_is_told_with_line_and_column(write_study):
         ({"seeds": [-1]}, "study.seeds[0]: -1: input should be greater than or equal to 0"),
     ],
 )
-def test_a_mistaken_command_line_is_told(write_study, arguments, expected):
+def test_an_invalid_option_is_reported(write_study, arguments, expected):
     assert expected in problems(write_study(), **arguments)[0]
 
 
@@ -240,28 +241,18 @@ def test_a_bias_in_a_kernel_without_one_is_refused(write_study):
         "from variants.attention.mha import MultiHead\n"
         "class Rigid(MultiHead):\n    supports_bias = False\n"
     )
-    found = problems(path)
-    assert len(found) == 1 and 'positional = "biased", attention = "rigid"' in found[0]
+    (message,) = problems(path)
+    assert 'positional = "biased", attention = "rigid"' in message
 
 
 def test_an_invalid_study_ends_with_code_2_and_writes_nothing(write_study, tmp_path):
     path = write_study(('"rope"]', '"rpoe"]'))
-    command = [
-        sys.executable,
-        "-m",
-        "harness",
-        "run",
-        str(path),
-        "--results",
-        str(tmp_path / "results"),
-    ]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 2 and "did you mean 'rope'?" in result.stderr
-    assert (
-        "Traceback" not in result.stderr
-        and result.stdout == ""
-        and not (tmp_path / "results").exists()
-    )
+    results = tmp_path / "results"
+    command = [sys.executable, "-m", "harness", "run", str(path), "--results", str(results)]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 2 and "did you mean 'rope'?" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert finished.stdout == "" and not results.exists()
 
 
 def test_only_a_model_that_cannot_be_built_is_refused(write_study):
@@ -283,7 +274,7 @@ def test_only_a_model_that_cannot_be_built_is_refused(write_study):
 
 
 def test_a_rotation_of_an_unsupported_width_is_refused(write_study):
-    """Else it would be found out in the middle of the first forward pass."""
+    """Otherwise the first forward pass would fail."""
     path = write_study(
         ("n_embd = 32", "n_embd = 24"),
         ('["mha", { variant = "gqa", n_kv_head = 2 }', '["mha", "differential"'),

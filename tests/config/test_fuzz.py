@@ -59,14 +59,14 @@ def mutations(draw):
     def apply(text):
         for where, kind, word in edits:
             lines = text.split("\n")
-            at = int(where * len(lines))
-            key, equals, _ = lines[at].partition("=")
+            row = int(where * len(lines))
+            key, equals, _ = lines[row].partition("=")
             if kind == 0 and equals:
-                lines[at] = f"{key}= {word}"
+                lines[row] = f"{key}= {word}"
             elif kind == 1:
-                lines.insert(at, word)
+                lines.insert(row, word)
             elif kind == 2:
-                lines.append(lines.pop(at))
+                lines.append(lines.pop(row))
             else:
                 cut = int(where * len(text))
                 lines = (text[:cut] + word + text[cut + len(word) :]).split("\n")
@@ -95,8 +95,8 @@ def test_a_mutated_study_is_a_matrix_or_an_error_on_one_screen(write_study, muta
             patch.setattr(subprocess, "Popen", refuse)
             with pytest.raises(SystemExit) as end:
                 main(command)
-        errors = err.getvalue()
-        assert end.value.code in (0, 2), errors
-        assert "Traceback" not in errors and len(errors.splitlines()) <= 50
-        assert end.value.code == 0 or errors.startswith("error"), errors
+        message = err.getvalue()
+        assert end.value.code in (0, 2), message
+        assert "Traceback" not in message and len(message.splitlines()) <= 50
+        assert end.value.code == 0 or message.startswith("error"), message
         assert end.value.code == 2 or out.getvalue()

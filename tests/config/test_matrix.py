@@ -1,4 +1,4 @@
-"""A matrix that silently holds too little, too much, or the wrong thing wastes days of training."""
+"""Without these, a study could train entries that nobody requested, or miss some."""
 
 import json
 
@@ -18,20 +18,18 @@ def test_the_matrix_is_the_product_of_axes_and_seeds(write_study):
     assert len(study.runs) == 2 * 3 * 2 * 2
     assert [spec.seed for spec in study.runs] == [0] * 12 + [1] * 12
     assert ids(study)[:3] == ["learned-mha-single", "learned-mha-ddp2", "learned-gqa2-single"]
-    assert len({spec.run_id.rsplit("-", 1)[1] for spec in study.runs}) == len(
-        study.runs
-    )  # the hash covers the seed
+    hashes = {spec.run_id.rsplit("-", 1)[1] for spec in study.runs}
+    assert len(hashes) == len(study.runs)  # the hash covers the seed
 
 
-def test_an_axis_that_is_left_out_gets_gpt2s_own_variant(write_study):
+def test_a_missing_axis_gets_the_variant_of_gpt2(write_study):
     text = write_study().read_text()
-    study = load(
-        write_study((text[text.index("positional = [") : text.index("parallelism = [")], ""))
-    )
+    axes = text[text.index("positional = [") : text.index("parallelism = [")]
+    study = load(write_study((axes, "")))
     assert ids(study) == ["learned-mha-single", "learned-mha-ddp2"] * 2
 
 
-def test_exclude_takes_away_and_tells_why_and_include_adds(write_study):
+def test_exclude_removes_with_its_reason_and_include_adds(write_study):
     rules = """
 [[exclude]]
 attention = ["sliding_window", "gqa2"]
@@ -44,10 +42,10 @@ attention = { variant = "gqa", n_kv_head = 1 }
     study = load(write_study(more=rules))
     assert len(study.runs) == 2 * (12 - 4 + 1)
     assert study.excluded[0] == ("learned-gqa2-ddp2", "known") and len(study.excluded) == 4
-    assert ids(study)[8] == "none-gqa1-single"  # what a rule leaves out is the baseline's
+    assert ids(study)[8] == "none-gqa1-single"  # a missing axis gets the baseline's variant
 
 
-def test_what_is_the_same_is_run_once(write_study):
+def test_equal_entries_are_run_once(write_study):
     same = (
         'positional = ["learned", "rope"]',
         'positional = ["rope", "rope", { variant = "rope", theta = 10000.0 }]',
@@ -72,7 +70,7 @@ def test_a_list_of_options_stays_readable_in_a_runs_name(write_study):
     assert labels == {"mha", "gqa2", "sliding_window4.16", "sliding_window41.6"}
 
 
-def test_one_label_for_two_things_is_refused(write_study):
+def test_one_label_for_two_choices_is_refused(write_study):
     two = (
         '"rope"]',
         '{ variant = "rope", label = "x" }, { variant = "rope", theta = 5.0, label = "x" }]',
@@ -81,14 +79,10 @@ def test_one_label_for_two_things_is_refused(write_study):
         load(write_study(two))
 
 
-def test_the_command_line_narrows_and_changes(write_study):
+def test_the_command_line_selects_and_overrides(write_study):
     path = write_study()
-    study = load(
-        path,
-        ["train.steps=7", "data.tokenizer=bytes"],
-        [5],
-        ["attention=gqa", "parallelism=single,ddp2"],
-    )
+    settings = ["train.steps=7", "data.tokenizer=bytes"]
+    study = load(path, settings, [5], ["attention=gqa", "parallelism=single,ddp2"])
     assert ids(study) == [
         "learned-gqa2-single",
         "learned-gqa2-ddp2",
@@ -96,7 +90,7 @@ def test_the_command_line_narrows_and_changes(write_study):
         "rope-gqa2-ddp2",
     ]
     assert {spec.seed for spec in study.runs} == {5} and study.runs[0].train.steps == 7
-    assert len(study.all_run_ids) == 12  # the rest is not forgotten
+    assert len(study.all_run_ids) == 12  # also those that are not selected
 
 
 def test_the_run_id_covers_all_that_determines_the_result(write_study):
@@ -125,20 +119,15 @@ def test_cross_seeds_adds_runs_and_keeps_the_others(write_study):
     crossed = load(write_study(("seeds = [0, 1]", "seeds = [0, 1, 2]\ncross_seeds = true")))
     pairs = {(spec.seed, spec.order_seed) for spec in crossed.runs}
     assert pairs == {(i, j) for i in range(3) for j in range(3)} and len(crossed.runs) == 9 * 12
-    assert (
-        {spec.run_id for spec in plain.runs}
-        <= {spec.run_id for spec in crossed.runs}
-        == crossed.all_run_ids
-    )
+    crossed_ids = {spec.run_id for spec in crossed.runs}
+    assert {spec.run_id for spec in plain.runs} <= crossed_ids == crossed.all_run_ids
     assert {spec.settings_hash for spec in crossed.runs} == {plain.settings_hash}
-    one = next(spec for spec in crossed.runs if (spec.seed, spec.order_seed) == (0, 2))
-    assert one.run_id.startswith("learned-mha-single-s0d2-")
-    assert [spec.seed for spec in crossed.runs] == [0] * 36 + [1] * 36 + [
-        2
-    ] * 36  # a block for each
+    spec = next(spec for spec in crossed.runs if (spec.seed, spec.order_seed) == (0, 2))
+    assert spec.run_id.startswith("learned-mha-single-s0d2-")
+    assert [spec.seed for spec in crossed.runs] == [0] * 36 + [1] * 36 + [2] * 36
 
 
-def test_a_changed_variant_of_the_users_own_gets_another_run_id(write_study):
+def test_a_changed_user_variant_gets_another_run_id(write_study):
     path = write_study(
         ("seeds =", 'variant_paths = ["mine"]\nseeds ='),
         ('"rope"]', '"ours"]'),
@@ -160,19 +149,18 @@ def test_a_spec_survives_its_file(write_study):
 
 
 def test_expected_costs_come_from_the_model(write_study):
-    by_id = {spec.entry: spec.expected for spec in load(write_study(), ["model.n_layer=1"]).runs}
+    runs = load(write_study(), ["model.n_layer=1"]).runs
+    costs = {spec.entry: spec.expected for spec in runs}
+    mha = costs["learned-mha-single"]
     C, V, T = 32, 256, 16
-    mha = V * C + T * C + (4 * C + 3 * C * C + 3 * C + C * C + C + 8 * C * C + 5 * C) + 2 * C
-    assert by_id["learned-mha-single"].parameters == mha
-    assert by_id["learned-gqa2-single"].parameters == mha - (
-        C * C + C
-    )  # half of the keys and values
-    assert by_id["rope-mha-single"].parameters == mha - T * C
-    flops = 3 * (2 * (12 * C * C + V * C) + 4 * C * (T + 1) / 2)
-    assert by_id["learned-mha-single"].flops_per_token == flops
-    assert by_id["learned-sliding_window4-single"].flops_per_token == flops - 3 * 4 * C * (
-        (T + 1) / 2 - (4 - 12 / 32)
-    )
-    assert (
-        by_id["learned-mha-ddp2"].memory_bytes < by_id["learned-mha-single"].memory_bytes
-    )  # half of the sequences
+    block = 4 * C + 3 * C * C + 3 * C + C * C + C + 8 * C * C + 5 * C
+    assert mha.parameters == V * C + T * C + block + 2 * C
+    half_of_keys_and_values = C * C + C
+    assert costs["learned-gqa2-single"].parameters == mha.parameters - half_of_keys_and_values
+    assert costs["rope-mha-single"].parameters == mha.parameters - T * C
+    assert mha.flops_per_token == 3 * (2 * (12 * C * C + V * C) + 4 * C * (T + 1) / 2)
+    fewer_keys = (T + 1) / 2 - (4 - 12 / 32)  # per query, in a window of 4
+    window = costs["learned-sliding_window4-single"]
+    assert window.flops_per_token == mha.flops_per_token - 3 * 4 * C * fewer_keys
+    # Each of two ranks has half of the sequences.
+    assert costs["learned-mha-ddp2"].memory_bytes < mha.memory_bytes

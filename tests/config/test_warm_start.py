@@ -20,19 +20,19 @@ from_run = { attention = "mha", train = { steps = 9 } }
 GQA = '{ variant = "gqa", n_kv_head = 2 }'
 
 
-def save_checkpoint(place, seed=0, **shape):
+def save_checkpoint(folder, seed=0, **shape):
     shape = ModelShape(
         **{"n_layer": 2, "n_head": 4, "n_embd": 32, "seq_len": 16, "vocab_size": 256} | shape
     )
     model = ModelBuilder(shape, GPT2, []).model().to_empty(device="cpu")
     init_parameters(model, seed)
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    save_weights(Weights(shape, GPT2, tensors, {}), place)
-    return place
+    save_weights(Weights(shape, GPT2, tensors, {}), folder)
+    return folder
 
 
-def from_path(place="start"):
-    return f'\n[init]\nfrom_checkpoint = "{place}"\n'
+def from_path(folder="start"):
+    return f'\n[init]\nfrom_checkpoint = "{folder}"\n'
 
 
 def refusal(*arguments, **options):
@@ -61,36 +61,24 @@ def test_every_entry_runs_after_the_source_of_its_seed(write_study):
             assert order.index(run.init.run_id) < order.index(run.run_id)
 
 
-def test_a_selection_includes_its_source_and_keeps_its_weights(
-    write_study,
-):
-    study = load(
-        write_study(more=FROM_RUN + '[launch]\nkeep_checkpoints = "none"\n'),
-        seeds=[1],
-        where=["attention=gqa2"],
-    )
-    assert [run.entry.startswith("start-") for run in study.runs] == [
-        True,
-        False,
-        False,
-        False,
-        False,
-    ]
+def test_a_selection_includes_its_source_and_keeps_its_weights(write_study):
+    path = write_study(more=FROM_RUN + '[launch]\nkeep_checkpoints = "none"\n')
+    study = load(path, seeds=[1], where=["attention=gqa2"])
+    assert [run.entry.startswith("start-") for run in study.runs] == [True] + [False] * 4
     assert [run.launch.keep_checkpoints for run in study.runs] == ["weights"] + ["none"] * 4
 
 
-def test_what_a_run_starts_from_is_part_of_its_id(write_study, tmp_path):
-    """Else a run from other weights would pass for done."""
+def test_the_initial_weights_are_part_of_the_run_id(write_study, tmp_path):
+    """Otherwise a run from other weights would count as done."""
 
     def ids(more):
         return {run.run_id for run in load(write_study(more=more)).runs}
 
-    (
-        save_checkpoint(tmp_path / "start"),
-        save_checkpoint(tmp_path / "copy"),
-        save_checkpoint(tmp_path / "other", seed=1),
-    )
-    fresh, start = ids(""), ids(from_path())
+    save_checkpoint(tmp_path / "start")
+    save_checkpoint(tmp_path / "copy")
+    save_checkpoint(tmp_path / "other", seed=1)
+    fresh = ids("")
+    start = ids(from_path())
     assert len(start) == 24 and not start & fresh
     assert ids(from_path("copy")) == start
     assert not ids(from_path("other")) & start
@@ -100,17 +88,13 @@ def test_what_a_run_starts_from_is_part_of_its_id(write_study, tmp_path):
 
 def test_how_heads_are_pooled_is_part_of_the_id(write_study, tmp_path):
     save_checkpoint(tmp_path / "start")
-    ids = [
-        load(
-            write_study(
-                (GQA, GQA[:-1] + f', kv_pooling = "{kv}", label = "gqa2" }}'), more=from_path()
-            )
-        ).all_run_ids
-        for kv in ("mean", "first", "random")
-    ]
-    assert [
-        len(one - other) for one, other in ((ids[0], ids[1]), (ids[1], ids[2]), (ids[2], ids[0]))
-    ] == [8, 8, 8]
+    ids = {}
+    for pooling in ("mean", "first", "random"):
+        gqa = GQA[:-1] + f', kv_pooling = "{pooling}", label = "gqa2" }}'
+        ids[pooling] = load(write_study((GQA, gqa), more=from_path())).all_run_ids
+    assert len(ids["mean"] - ids["first"]) == 8
+    assert len(ids["first"] - ids["random"]) == 8
+    assert len(ids["random"] - ids["mean"]) == 8
 
 
 def test_a_longer_or_unneeded_position_table_is_accepted(write_study, tmp_path):
@@ -134,15 +118,15 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_an_incompatible_checkpoint_is_refused_with_both_sizes(name, write_study, tmp_path):
-    shape, place, *texts = BAD[name]
+    shape, folder, *expected = BAD[name]
     save_checkpoint(tmp_path / "start", **shape)
-    message = refusal(write_study(more=from_path(place)))
-    for text in texts:
+    message = refusal(write_study(more=from_path(folder)))
+    for text in expected:
         assert text in message
 
 
 def test_heads_that_do_not_group_are_refused(write_study, tmp_path):
-    """Two key-value heads do not give four; what is not defined must not be guessed."""
+    """The conversion of two key-value heads to four is not defined."""
     gqa = FROM_RUN.replace('attention = "mha"', f"attention = {GQA}")
     message = refusal(write_study((GQA, '{ variant = "gqa", n_kv_head = 4 }'), more=gqa))
     assert "h.0.attn.c_attn: 2 key-value heads there do not group into 4 here" in message
@@ -196,7 +180,7 @@ def test_a_wrong_init_names_its_place(name, write_study, tmp_path):
 
 
 def test_a_conversion_without_a_checkpoint_is_refused(write_study):
-    """It would be ignored, and two entries that are the same would seem to differ."""
+    """It would be ignored, and two equal entries would seem to differ."""
     message = refusal(write_study((GQA, GQA[:-1] + ', kv_pooling = "first" }')))
     assert (
         "axes.attention: gqa_n_kv_head2_kv_poolingfirst: `kv_pooling` controls how a checkpoint is "

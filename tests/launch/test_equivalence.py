@@ -91,7 +91,6 @@ def checked(harness):
         for name in ("ddp", "fsdp", *FAULTS)
     )
     study = harness.study('["learned"]', parallelism=f'["single", {variants}]')
-    (harness.folder / "mine/parallelism").mkdir(parents=True)
     for name, text in FAULTS.items():
         (harness.folder / f"mine/parallelism/{name}.py").write_text(dedent(text))
     settings = ("model.dropout=0.0", "model.n_layer=1", "train.micro_batch_size=4")

@@ -1,47 +1,23 @@
 """Without these, an interrupted run could be reported wrongly, leak processes, or not resume."""
 
-import contextlib
 import os
 import signal
-import time
 
 import psutil
 import pytest
-
-from harness.results.store import Run, Store
+from command_line import all_end
 
 pytestmark = pytest.mark.distributed
 
-TWO = '[{ variant = "ddp", nproc = 2 }]'
-EVERY = ("--set", "launch.checkpoint_every=1")
+DDP = '[{ variant = "ddp", nproc = 2 }]'
+AT_EVERY_STEP = ["launch.checkpoint_every=1"]
 
 
-def the_run(harness) -> Run:
-    (run,) = Store(harness.folder / "results").runs("s")
-    return run
-
-
-def wait_for_steps(harness, n=1):
-    for _ in range(900):
-        found = [
-            run for run in Store(harness.folder / "results").runs("s") if len(run.steps()) >= n
-        ]
-        if found:
-            return found[0]
-        time.sleep(0.1)
-    raise AssertionError("no run has begun")
-
-
-def gone(processes):
-    _, alive = psutil.wait_procs(processes, timeout=30)
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE]
-    return True
-
-
-def slow(harness, seconds=0.3):
+def slow_variant(harness, seconds=0.3):
+    """Add the variant `slow`, which sleeps in training until the returned file exists."""
     fast = harness.folder / "fast"
-    harness.variant("slow", f"time.sleep(0.0 if os.path.exists({str(fast)!r}) else {seconds})")
+    is_slow = f"self.training and not os.path.exists({str(fast)!r})"
+    harness.variant("slow", f"time.sleep({seconds} if {is_slow} else 0.0)")
     return fast
 
 
@@ -51,15 +27,15 @@ def test_a_stopped_run_resumes_from_its_last_step(new_harness, number):
 
     No checkpoint was due yet.
     """
-    study = new_harness.study('["slow"]', '["mha"]', TWO)
-    fast = slow(new_harness)
+    study = new_harness.study('["slow"]', '["mha"]', DDP)
+    fast = slow_variant(new_harness)
     process = new_harness.start("run", study, settings=["train.eval_every=100"])
-    run = wait_for_steps(new_harness)
-    started = psutil.Process(process.pid).children(recursive=True)
-    for one in [process, *started] if number == signal.SIGINT else [process]:
-        one.send_signal(number)
+    run = new_harness.wait_for_steps(process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    for receiver in [process, *children] if number == signal.SIGINT else [process]:
+        receiver.send_signal(number)
     process.communicate()
-    assert process.returncode == 130 and gone(started)
+    assert process.returncode == 130 and all_end(children)
     n_done = len(run.steps())
     assert run.status.status == "interrupted" and f"after {n_done} of 8 steps" in run.status.message
     fast.touch()
@@ -68,34 +44,50 @@ def test_a_stopped_run_resumes_from_its_last_step(new_harness, number):
     assert [line.step for line in run.evals()] == [0, 8]
 
 
+def test_a_killed_study_leaves_no_process_and_resumes(new_harness):
+    study = new_harness.study('["slow"]', '["mha"]', DDP)
+    fast = slow_variant(new_harness)
+    process = new_harness.start("run", study)
+    run = new_harness.wait_for_steps(process)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 3  # the fork server and two ranks
+    assert "running at step" in new_harness("status").stdout
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL and all_end(children)
+    assert run.status.status == "interrupted"
+    fast.touch()
+    assert "1 of 1 done" in new_harness("run", study).stderr
+    assert len(run.steps()) == 8
+
+
 def test_a_killed_rank_is_reported_as_killed(new_harness):
-    """The rank that is left sees a broken connection; that is not the reason."""
-    study = new_harness.study('["slow"]', '["mha"]', TWO)
-    fast = slow(new_harness)
-    process = new_harness.start("run", study, *EVERY)
-    run = wait_for_steps(new_harness, 2)
+    """The other rank fails on a broken connection, which must not become the reason."""
+    study = new_harness.study('["slow"]', '["mha"]', DDP)
+    fast = slow_variant(new_harness)
+    process = new_harness.start("run", study, settings=AT_EVERY_STEP)
+    run = new_harness.wait_for_steps(process, 2)
     ranks = [rank for child in psutil.Process(process.pid).children() for rank in child.children()]
     assert len(ranks) == 2
     ranks[1].kill()
     process.communicate()
-    assert process.returncode == 1 and gone(ranks)
-    assert (run.status.status, run.status.reason) == (
-        "failed",
-        "killed",
-    ) and "SIGKILL" in run.status.message
+    assert process.returncode == 1 and all_end(ranks)
+    assert (run.status.status, run.status.reason) == ("failed", "killed")
+    assert "SIGKILL" in run.status.message
     fast.touch()
-    assert "1 of 1 done" in new_harness("run", study, "--retry-failed", *EVERY).stderr
+    retried = new_harness("run", study, "--retry-failed", settings=AT_EVERY_STEP)
+    assert "1 of 1 done" in retried.stderr
     assert run.probes.resumed_at and run.status.attempts == 2
 
 
 def test_a_stalled_run_is_ended_with_the_stack_of_each_rank(new_harness):
-    """Rank 1 hangs, rank 0 waits for it inside of a collective, where Python sees no signal."""
-    study = new_harness.study('["hangs"]', '["mha"]', TWO)
+    """Rank 0 waits for rank 1 inside a collective, where Python handles no signal."""
+    study = new_harness.study('["hangs"]', '["mha"]', DDP)
     new_harness.variant(
-        "hangs", "time.sleep(600) if self.training and os.environ['RANK'] == '1' else None"
+        "hangs", "time.sleep(3600) if self.training and os.environ['RANK'] == '1' else None"
     )
     new_harness("run", study, settings=["launch.stall_timeout_s=10"], code=1)
-    run = the_run(new_harness)
+    (run,) = new_harness.runs()
     assert (run.status.status, run.status.reason) == ("failed", "timeout")
     assert "no sign of life for launch.stall_timeout_s = 10 s" in run.status.message
     log = run.log_path.read_text()
@@ -104,21 +96,21 @@ def test_a_stalled_run_is_ended_with_the_stack_of_each_rank(new_harness):
 
 
 def test_two_harnesses_share_a_study_and_run_nothing_twice(new_harness):
-    """What both start is done once; a claim of one that dies is taken over by the other."""
     study = new_harness.study(
         '["slow"]',
         '["mha", { variant = "gqa", n_kv_head = 2 }, { variant = "gqa", n_kv_head = 1 }]',
     )
     marks = new_harness.folder / "marks"
     marks.mkdir()
-    mark = f"open({str(marks)!r} + f'/{{os.getpid()}}', 'w').close(); time.sleep(0.05)"
+    mark = f"open({str(marks)!r} + f'/{{os.getpid()}}', 'w').close(); time.sleep(0.01)"
     new_harness.variant("slow", mark)
-    first, second = new_harness.start("run", study), new_harness.start("run", study)
+    first = new_harness.start("run", study)
+    second = new_harness.start("run", study)
     for process in (first, second):
         _, err = process.communicate()
         assert process.returncode == 0 and "3 of 3 done" in err, err
     assert len(list(marks.iterdir())) == 3, "a process for each run"
-    assert {run.status.attempts for run in Store(new_harness.folder / "results").runs("s")} == {1}
+    assert {run.status.attempts for run in new_harness.runs()} == {1}
 
 
 def test_a_run_of_a_killed_harness_is_taken_over(new_harness):
@@ -131,9 +123,9 @@ def test_a_run_of_a_killed_harness_is_taken_over(new_harness):
         f"        while self.calls > 12 and not os.path.exists({str(fast)!r}):  # in step 3\n"
         "            time.sleep(0.05)",
     )
-    first = new_harness.start("run", study, *EVERY)
-    run = wait_for_steps(new_harness, 3)
-    second = new_harness.start("run", study, *EVERY)
+    first = new_harness.start("run", study, settings=AT_EVERY_STEP)
+    run = new_harness.wait_for_steps(first, 3)
+    second = new_harness.start("run", study, settings=AT_EVERY_STEP)
     assert second.stderr is not None
     assert any("which another process runs" in line for line in second.stderr)  # it waits by now
     assert run.status.pid == first.pid and run.status.attempts == 1
@@ -162,7 +154,7 @@ def test_a_full_disk_fails_the_run_and_keeps_its_records(new_harness):
     )
     new_harness.variant("fills", f"exec({body!r}, globals()) if self.training else None")
     err = new_harness("run", study, code=1).stderr
-    run = the_run(new_harness)
+    (run,) = new_harness.runs()
     assert (run.status.status, run.status.reason) == ("failed", "error"), (
         err + run.log_path.read_text()
     )

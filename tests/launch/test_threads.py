@@ -1,9 +1,7 @@
-"""Without these, a run could not start from a notebook or a thread, or would hang there forever."""
+"""Without these, a run could not start from a thread, or would hang there forever."""
 
 import psutil
 import pytest
-
-from harness.results.store import Store
 
 pytestmark = pytest.mark.distributed
 
@@ -33,8 +31,8 @@ TWO_PROCESSES = '[{ variant = "ddp", nproc = 2 }]'
 
 def test_a_study_runs_from_another_thread(new_harness):
     study = new_harness.study('["learned"]', parallelism=TWO_PROCESSES)
-    finished = new_harness("run", study, program=("-c", IN_A_THREAD))
-    (run,) = Store(new_harness.folder / "results").runs("s")
+    finished = new_harness.process("run", study, program=("-c", IN_A_THREAD))
+    (run,) = new_harness.runs()
     assert "1 of 1 done" in finished.stderr and len(run.steps()) == 8
 
 
@@ -44,10 +42,10 @@ def test_a_stuck_run_is_ended_from_another_thread(new_harness):
     pids = new_harness.folder / "pids"
     pids.mkdir()
     mark = f"open({str(pids)!r} + f'/{{os.getpid()}}', 'w').close()"
-    new_harness.variant("hangs", f"{mark}; time.sleep(600) if self.training else None")
+    new_harness.variant("hangs", f"{mark}; time.sleep(3600) if self.training else None")
     limit = ["launch.stall_timeout_s=8"]
-    new_harness("run", study, settings=limit, program=("-c", IN_A_THREAD), code=1)
-    (run,) = Store(new_harness.folder / "results").runs("s")
+    new_harness.process("run", study, settings=limit, program=("-c", IN_A_THREAD), code=1)
+    (run,) = new_harness.runs()
     assert (run.status.status, run.status.reason) == ("failed", "timeout")
     assert "launch.stall_timeout_s = 8 s" in run.status.message
     ranks = [int(path.name) for path in pids.iterdir()]

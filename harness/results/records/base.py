@@ -23,7 +23,12 @@ def now() -> str:
 class StrictModel(BaseModel):
     """A frozen record that rejects unknown keys and wrong types."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        defer_build=True,  # most commands read few of the records
+    )
 
 
 class Versioned(StrictModel):

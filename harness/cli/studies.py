@@ -1,43 +1,17 @@
-"""Options and helpers that several commands share."""
+"""Read the study that a command names."""
 
-import sys
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
+from harness.cli.output import log
 from harness.errors import UserError, choices
 
 if TYPE_CHECKING:
     from harness.config import PlannedStudy
-
-StudyFileArgument = Annotated[Path, typer.Argument(metavar="STUDY.toml", help="A study file.")]
-StudyArgument = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A study file, or the name of a study.")
-]
-ResultsOption = Annotated[
-    Path, typer.Option("--results", metavar="DIR", help="The folder of the results.")
-]
-OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write to.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a setting; repeatable."),
-]
-SeedsOption = Annotated[
-    str | None, typer.Option("--seeds", metavar="0,1", help="Use these seeds, not the study's.")
-]
-WhereOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--where",
-        metavar="AXIS=NAME",
-        help="Select entries by a label or variant, or by several: AXIS=NAME,NAME; repeatable.",
-    ),
-]
-
-DEFAULT_RESULTS = Path("results")
 
 
 def load_study(
@@ -90,13 +64,3 @@ def no_results(results: Path, study: str | None = None, known: Iterable[str] = (
         f"no results of {study or 'any study'} in {results}; "
         f"run it first: python -m harness run {file}{hint}"
     )
-
-
-def example(arguments: str) -> str:
-    """Return the line with an example that ends the help of a command."""
-    return f"Example: python -m harness {arguments}"
-
-
-def log(*lines: str) -> None:
-    """Print lines to stderr, which keeps stdout clean for results."""
-    print(*lines, sep="\n", file=sys.stderr)

@@ -1,0 +1,32 @@
+"""Texts that several commands print."""
+
+import shlex
+import sys
+
+from harness.errors import StoreError, UserError
+
+
+def example(arguments: str) -> str:
+    """Return the line with an example that ends the help of a command."""
+    return f"Example: python -m harness {arguments}"
+
+
+def command_line() -> str:
+    """Return the command line of this process, to be recorded."""
+    command = shlex.join(["python", "-m", "harness", *sys.argv[1:]])
+    return command.encode(errors="replace").decode()  # arguments need not be UTF-8
+
+
+def report_error(error: UserError | StoreError | OSError) -> None:
+    """Print an error of the user or of a file to stderr, without a traceback."""
+    if not isinstance(error, UserError):
+        log(f"error: {error}")
+        return
+    n_problems = len(error.problems)
+    title = f"error: {n_problems} problems" if n_problems > 1 else "error:"
+    print(title, *error.problems, sep="\n  ", file=sys.stderr)
+
+
+def log(*lines: str) -> None:
+    """Print lines to stderr, which keeps stdout clean for results."""
+    print(*lines, sep="\n", file=sys.stderr)
