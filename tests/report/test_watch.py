@@ -9,7 +9,7 @@ from harness.cli import app as cli
 
 
 def watch(fake, out):
-    """ProgressReporter in this thread until it ends; return the exit code."""
+    """Watch in this thread until all runs end; return the exit code."""
     with pytest.raises(SystemExit) as stop:
         folders = ["--results", str(fake.root), "--out", str(out)]
         cli.main(["report", fake.name, *folders, "--watch", "--interval", "1"])
@@ -43,7 +43,7 @@ def test_an_unchanged_report_is_not_rewritten(one_axis, tmp_path, monkeypatch):
     one_axis.write()
     written, slept = [], []
     monkeypatch.setattr(
-        "harness.report.write", lambda *arguments: written.append(arguments) or tmp_path
+        "harness.report.watch.write", lambda *arguments: written.append(arguments) or tmp_path
     )
 
     def sleep(seconds):
