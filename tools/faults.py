@@ -79,8 +79,13 @@ def main() -> int:
         ["git", "-C", str(ROOT), "ls-files"], check=True, capture_output=True, text=True
     )
     files = [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+    outcomes = []
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        outcomes = list(pool.map(lambda fault: outcome(fault, files), faults))
+        results = pool.map(lambda fault: outcome(fault, files), faults)
+        for fault, result in zip(faults, results, strict=True):
+            outcomes.append(result)
+            progress = f"[{len(outcomes)}/{len(faults)}]"
+            print(f"{progress} {fault.patch.stem}: {result}", file=sys.stderr, flush=True)
     rows = [
         (fault.patch.stem, fault.description, result)
         for fault, result in zip(faults, outcomes, strict=True)
