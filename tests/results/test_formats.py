@@ -12,7 +12,7 @@ from harness import report
 from harness.errors import StoreError
 from harness.results import records
 from harness.results.files import parse_record, read_record, write_json
-from harness.results.records import CheckpointInfo, RunStatus, StepRecord, StudySummary
+from harness.results.records import CheckpointInfo, RunSpec, RunStatus, StepRecord, StudySummary
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,3 +91,14 @@ def test_options_of_version_1_get_their_present_names(name, old, present):
     content |= {"origin": {}, "variant_paths": [], "tokenizer": None}
     choice = parse_record(content, CheckpointInfo).axes["attention"]
     assert (choice.name, choice.options) == (name, present)
+
+
+@pytest.mark.parametrize(
+    ("old", "present"), [("nothing", "none"), ("weights", "weights"), ("state", "full")]
+)
+def test_version_1_keeps_the_same_checkpoints(fake, old, present):
+    run = fake.write().store.runs(fake.name)[0]
+    content = run.spec.model_dump() | {"schema_version": 1}
+    launch = {"nproc": 1, "keep": old, "timeout_s": None, "variant_paths": []}
+    spec = parse_record(content | {"launch": launch}, RunSpec)
+    assert (spec.launch.keep_checkpoints, spec.launch.world_size) == (present, 1)
