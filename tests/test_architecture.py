@@ -58,8 +58,8 @@ def package_of(module: str) -> str | None:
 
 
 def test_every_package_has_a_row():
-    entries = [path for path in (ROOT / "harness").iterdir() if path.name != "__pycache__"]
-    packages = {path.stem for path in entries if path.is_dir() or path.suffix == ".py"}
+    entries = (ROOT / "harness").iterdir()
+    packages = {path.stem for path in entries if path.suffix == ".py" or any(path.rglob("*.py"))}
     assert packages | {"variants"} == set(IMPORTS)
 
 
