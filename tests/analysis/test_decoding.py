@@ -2,15 +2,12 @@
 
 import csv
 import itertools
-import json
 
 import pytest
+from reported import plant, written
 
-from harness import report
 from harness.analysis import dataset
 from harness.analysis.decoding import measures
-from harness.analysis.summary import summarize
-from harness.results.files import read_json, write_json
 
 MHA, GQA = "rope-mha-single", "rope-gqa2-single"
 MEASURES = (
@@ -39,33 +36,14 @@ def undefined(reason, **changed) -> dict:
     return record([], prefill_s=[], cache_bytes=None, reason=reason, **changed)
 
 
-def plant(fake, entry, seed, records) -> None:
-    run = next(run for run in fake.store.runs("tiny") if run.run_id.startswith(f"{entry}-s{seed}-"))
-    path = run.path / "probes.json"
-    write_json(path, read_json(path) | {"decoding": records})
-
-
 def measured(fake, entry):
     study = dataset.read(fake.store, "tiny")
     return measures(study, next(found for found in study.entries if found.label == entry))
 
 
-def summary_of(fake):
-    return summarize(dataset.read(fake.store, "tiny"), "now")
-
-
-def written(fake):
-    folder = report.write(fake.store, fake.name, fake.root.parent / "reports")
-    return (
-        (folder / "report.md").read_text(),
-        json.loads((folder / "summary.json").read_text()),
-        folder,
-    )
-
-
 def test_rates_and_times_of_a_hand_case(pair):
-    plant(pair, GQA, 0, [record([0.002, 0.004])])
-    plant(pair, GQA, 1, [record([0.004, 0.008, 0.008])])
+    plant(pair, GQA, 0, decoding=[record([0.002, 0.004])])
+    plant(pair, GQA, 1, decoding=[record([0.004, 0.008, 0.008])])
     (found,) = measured(pair, GQA)
     assert (found.batch, found.context, found.seeds, found.cache_bytes, found.reason) == (
         2,
@@ -91,7 +69,9 @@ def test_each_batch_and_context_has_its_own_measures(pair):
         pair,
         GQA,
         0,
-        [record([1e-3 * batch + 1e-6 * context], batch, context) for batch, context in at][::-1],
+        decoding=[record([1e-3 * batch + 1e-6 * context], batch, context) for batch, context in at][
+            ::-1
+        ],
     )
     found = measured(pair, GQA)
     assert [(d.batch, d.context) for d in found] == [(1, 16), (1, 128), (8, 16), (8, 128)]
@@ -104,20 +84,25 @@ def test_each_batch_and_context_has_its_own_measures(pair):
 
 
 def test_ratio_is_variant_over_baseline_of_shared_seeds(pair):
-    plant(pair, GQA, 0, [record([0.004])])
-    plant(pair, GQA, 1, [record([0.004])])
-    plant(pair, MHA, 1, [record([0.012])])
+    plant(pair, GQA, 0, decoding=[record([0.004])])
+    plant(pair, GQA, 1, decoding=[record([0.004])])
+    plant(pair, MHA, 1, decoding=[record([0.012])])
     (found,) = measured(pair, GQA)
     assert found.decode_tokens_per_s_ratio.ratio == pytest.approx(3)
     assert found.decode_tokens_per_s_ratio.ci95 == pytest.approx((3, 3))
     assert measured(pair, MHA)[0].decode_tokens_per_s_ratio is None
-    plant(pair, MHA, 1, [undefined("no room")])
+    plant(pair, MHA, 1, decoding=[undefined("no room")])
     assert measured(pair, GQA)[0].decode_tokens_per_s_ratio is None
 
 
 def test_what_is_not_defined_has_a_reason_and_no_number(pair, no_figures):
     for seed in pair.seeds:
-        plant(pair, GQA, seed, [record([0.004]), undefined("no positions | beyond 4", context=8)])
+        plant(
+            pair,
+            GQA,
+            seed,
+            decoding=[record([0.004]), undefined("no positions | beyond 4", context=8)],
+        )
     found = measured(pair, GQA)[1]
     assert (found.context, found.seeds, found.reason) == (8, [], "no positions | beyond 4")
     assert not any(getattr(found, name) for name in (*MEASURES, "cache_bytes"))
@@ -132,8 +117,8 @@ def test_what_is_not_defined_has_a_reason_and_no_number(pair, no_figures):
 
 
 def test_seeds_without_a_value_are_reported_with_the_reason(pair, no_figures):
-    plant(pair, GQA, 0, [undefined("out of memory")])
-    plant(pair, GQA, 1, [record([0.004])])
+    plant(pair, GQA, 0, decoding=[undefined("out of memory")])
+    plant(pair, GQA, 1, decoding=[record([0.004])])
     (found,) = measured(pair, GQA)
     assert (found.seeds, found.reason, found.decode_step_s.median) == ([1], "out of memory", 0.004)
     assert "| 1; not defined: out of memory |" in written(pair)[0]
@@ -141,7 +126,7 @@ def test_seeds_without_a_value_are_reported_with_the_reason(pair, no_figures):
 
 def test_a_run_that_is_not_done_has_no_decoding(pair):
     for seed in pair.seeds:
-        plant(pair, GQA, seed, [record([0.004])])
+        plant(pair, GQA, seed, decoding=[record([0.004])])
         next(
             run for run in pair.store.runs("tiny") if run.run_id.startswith(f"{GQA}-s{seed}-")
         ).finish("failed", "oom")
@@ -168,8 +153,8 @@ def test_a_run_that_is_not_done_has_no_decoding(pair):
     ],
 )
 def test_a_damaged_record_names_its_run_and_breaks_nothing(pair, no_figures, damaged):
-    plant(pair, GQA, 0, damaged)
-    plant(pair, GQA, 1, [record([0.004])])
+    plant(pair, GQA, 0, decoding=damaged)
+    plant(pair, GQA, 1, decoding=[record([0.004])])
     _, summary, _ = written(pair)
     assert [item["name"][: len(GQA) + 3] for item in summary["unreadable"]] == [f"{GQA}-s0"]
     entry = next(entry for entry in summary["entries"] if entry["entry"] == GQA)
@@ -179,7 +164,7 @@ def test_a_damaged_record_names_its_run_and_breaks_nothing(pair, no_figures, dam
 def test_study_without_the_probe_has_no_section(pair):
     before, summary, folder = written(pair)
     for entry, seed in itertools.product((MHA, GQA), pair.seeds):
-        plant(pair, entry, seed, [])
+        plant(pair, entry, seed, decoding=[])
     page, _, _ = written(pair)
     assert page == before and "ecoding" not in page
     assert all(entry["decoding"] == [] for entry in summary["entries"])
@@ -228,13 +213,13 @@ def test_page_summary_table_and_figures_of_a_whole_study(fake):
 
 
 def test_single_parallelism_has_no_equivalence_section(pair):
-    plant(pair, GQA, 0, [record([0.004])])
+    plant(pair, GQA, 0, decoding=[record([0.004])])
     section = written(pair)[0].split("## Decoding")[1].split("\n## ")[0]
     assert "parallelism" not in section and "A line ends" not in section
 
 
 def test_probe_without_values_has_a_table_and_no_figure(pair):
-    plant(pair, GQA, 0, [undefined("no room")])
+    plant(pair, GQA, 0, decoding=[undefined("no room")])
     page, _, folder = written(pair)
     assert "not defined: no room" in page
     assert (folder / "figures" / "memory.png").is_file() and not list(

@@ -2,15 +2,12 @@
 
 import csv
 import itertools
-import json
 
 import pytest
+from reported import plant, written
 
-from harness import report
 from harness.analysis import dataset
 from harness.analysis.eval_lengths import measures, positions
-from harness.analysis.summary import summarize
-from harness.results.files import read_json, write_json
 
 MHA, GQA = "rope-mha-single", "rope-gqa2-single"
 
@@ -38,28 +35,9 @@ def undefined(reason, length=4) -> dict:
     return record(None, length, loss_by_position=[], windows=0, reason=reason)
 
 
-def plant(fake, entry, seed, records) -> None:
-    run = next(run for run in fake.store.runs("tiny") if run.run_id.startswith(f"{entry}-s{seed}-"))
-    path = run.path / "probes.json"
-    write_json(path, read_json(path) | {"lengths": records})
-
-
 def measured(fake, entry):
     study = dataset.read(fake.store, "tiny")
     return measures(study, next(found for found in study.entries if found.label == entry))
-
-
-def summary_of(fake):
-    return summarize(dataset.read(fake.store, "tiny"), "now")
-
-
-def written(fake):
-    folder = report.write(fake.store, fake.name, fake.root.parent / "reports")
-    return (
-        (folder / "report.md").read_text(),
-        json.loads((folder / "summary.json").read_text()),
-        folder,
-    )
 
 
 def section(page) -> str:
@@ -76,8 +54,8 @@ def rows(folder, table):
 
 def test_means_and_differences_of_a_hand_case(pair):
     for seed, (base, variant) in enumerate(((2.0, 2.5), (3.0, 3.7))):
-        plant(pair, MHA, seed, [record(base)])
-        plant(pair, GQA, seed, [record(variant)])
+        plant(pair, MHA, seed, lengths=[record(base)])
+        plant(pair, GQA, seed, lengths=[record(variant)])
     (found,) = measured(pair, GQA)
     assert (found.length, found.seeds, found.windows, found.reason) == (4, [0, 1], 25, None)
     assert found.val_loss.mean == pytest.approx(3.1) and found.val_loss.n == 2
@@ -88,7 +66,7 @@ def test_means_and_differences_of_a_hand_case(pair):
 
 
 def test_lengths_are_measured_shortest_first(pair):
-    plant(pair, GQA, 0, [record(1.0, 16), record(2.0, 4), record(3.0, 100)])
+    plant(pair, GQA, 0, lengths=[record(1.0, 16), record(2.0, 4), record(3.0, 100)])
     assert [(at.length, at.val_loss.mean) for at in measured(pair, GQA)] == [
         (4, 2),
         (16, 1),
@@ -97,9 +75,9 @@ def test_lengths_are_measured_shortest_first(pair):
 
 
 def test_difference_uses_shared_seeds_and_lengths(pair):
-    plant(pair, GQA, 0, [record(2.0)])
-    plant(pair, GQA, 1, [record(2.0), record(5.0, 8)])
-    plant(pair, MHA, 1, [record(1.5), undefined("no room", 8)])
+    plant(pair, GQA, 0, lengths=[record(2.0)])
+    plant(pair, GQA, 1, lengths=[record(2.0), record(5.0, 8)])
+    plant(pair, MHA, 1, lengths=[record(1.5), undefined("no room", 8)])
     four, eight = measured(pair, GQA)
     assert (four.val_loss_difference.mean, four.val_loss_difference.n) == (0.5, 1)
     assert four.val_loss.n == 2 and eight.val_loss.mean == 5 and eight.val_loss_difference is None
@@ -107,7 +85,7 @@ def test_difference_uses_shared_seeds_and_lengths(pair):
 
 def test_what_is_not_defined_has_a_reason_and_no_number(pair, no_figures):
     for seed in pair.seeds:
-        plant(pair, GQA, seed, [record(2.0), undefined("no positions | beyond 4", 8)])
+        plant(pair, GQA, seed, lengths=[record(2.0), undefined("no positions | beyond 4", 8)])
     found = measured(pair, GQA)[1]
     assert (found.length, found.seeds, found.reason) == (8, [], "no positions | beyond 4")
     assert found.val_loss is found.val_loss_difference is found.windows is None
@@ -119,8 +97,8 @@ def test_what_is_not_defined_has_a_reason_and_no_number(pair, no_figures):
 
 
 def test_seeds_without_a_value_are_reported_with_the_reason(pair, no_figures):
-    plant(pair, GQA, 0, [undefined("out of memory")])
-    plant(pair, GQA, 1, [record(2.0)])
+    plant(pair, GQA, 0, lengths=[undefined("out of memory")])
+    plant(pair, GQA, 1, lengths=[record(2.0)])
     (found,) = measured(pair, GQA)
     assert (found.seeds, found.reason, found.val_loss.mean) == ([1], "out of memory", 2)
     assert "2.0000 (of 1 seed)" in written(pair)[0]
@@ -128,7 +106,7 @@ def test_seeds_without_a_value_are_reported_with_the_reason(pair, no_figures):
 
 def test_a_run_that_is_not_done_has_no_losses(pair):
     for seed in pair.seeds:
-        plant(pair, GQA, seed, [record(2.0)])
+        plant(pair, GQA, seed, lengths=[record(2.0)])
         next(
             run for run in pair.store.runs("tiny") if run.run_id.startswith(f"{GQA}-s{seed}-")
         ).finish("failed", "oom")
@@ -156,8 +134,8 @@ def test_a_run_that_is_not_done_has_no_losses(pair):
     ],
 )
 def test_a_damaged_record_names_its_run_and_breaks_nothing(pair, no_figures, damaged):
-    plant(pair, GQA, 0, damaged)
-    plant(pair, GQA, 1, [record(2.0)])
+    plant(pair, GQA, 0, lengths=damaged)
+    plant(pair, GQA, 1, lengths=[record(2.0)])
     _, summary, _ = written(pair)
     assert [item["name"][: len(GQA) + 3] for item in summary["unreadable"]] == [f"{GQA}-s0"]
     entry = next(entry for entry in summary["entries"] if entry["entry"] == GQA)
@@ -184,7 +162,7 @@ def test_bins_of_positions_are_those_of_the_probe(length, n_bins, expected):
 def test_study_without_the_probe_has_no_section(pair):
     before, _, folder = written(pair)
     for entry, seed in itertools.product((MHA, GQA), pair.seeds):
-        plant(pair, entry, seed, [])
+        plant(pair, entry, seed, lengths=[])
     page, summary, _ = written(pair)
     assert page == before and "sequence lengths" not in page
     assert all(entry["lengths"] == [] for entry in summary["entries"])
@@ -249,14 +227,14 @@ def test_page_summary_tables_and_figures_of_a_whole_study(fake):
 
 
 def test_the_table_of_differences_has_no_column_without_any(pair, no_figures):
-    plant(pair, MHA, 0, [record(2.0), undefined("no room", 8)])
-    plant(pair, GQA, 0, [record(2.5), record(3.0, 8)])
+    plant(pair, MHA, 0, lengths=[record(2.0), undefined("no room", 8)])
+    plant(pair, GQA, 0, lengths=[record(2.5), record(3.0, 8)])
     losses, differences = section(written(pair)[0]).split("paired by seed")
     assert " 3.0000 |" in losses and "+0.5000" in differences and " 8 |" not in differences
 
 
 def test_probe_without_values_has_a_table_and_no_figure(pair):
-    plant(pair, GQA, 0, [undefined("no room")])
+    plant(pair, GQA, 0, lengths=[undefined("no room")])
     page, _, folder = written(pair)
     assert "Not defined, no room" in page
     names = [path.stem for path in folder.glob("figures/*.png")]

@@ -4,8 +4,8 @@ import csv
 import json
 
 import pytest
+from reported import written
 
-from harness import report
 from harness.analysis import dataset, summary
 from harness.report.charts.scaling import physical_cores
 
@@ -38,15 +38,6 @@ def edit_probes(fake, entry, change) -> None:
 
 def work(fake):
     return summary.summarize(dataset.read(fake.store, "tiny"), "")
-
-
-def written(fake):
-    folder = report.write(fake.store, "tiny", fake.root.parent / "reports")
-    return (
-        (folder / "report.md").read_text(),
-        json.loads((folder / "summary.json").read_text()),
-        folder,
-    )
 
 
 def section(page, title):

@@ -1,13 +1,13 @@
 """The report is complete, consistent with the results, and free of stale files."""
 
 import csv
-import json
 import re
 import subprocess
 import sys
 import time
 
 import pytest
+from reported import written
 
 from harness import report
 from harness.analysis import dataset as accounting
@@ -38,16 +38,6 @@ ENTRY_KEYS = {
     "decoding",
     "equivalence",
 }
-
-
-def written(fake):
-    """Write the report; return its page, its summary and its folder."""
-    folder = report.write(fake.store, fake.name, fake.root.parent / "reports")
-    return (
-        (folder / "report.md").read_text(),
-        json.loads((folder / "summary.json").read_text()),
-        folder,
-    )
 
 
 def rows(folder, table):
