@@ -17,11 +17,13 @@ from harness.analysis import (
     step_breakdown,
     variance_components,
 )
+from harness.analysis.caveats import find_caveats
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.results.records import Environment
 from harness.results.records.study_summary import (
     BaselineComparison,
+    Caveat,
     CostToBaselineLoss,
     EntryResult,
     EnvironmentRuns,
@@ -57,6 +59,7 @@ class Summary:
     variance: list[VarianceComponents]
     equivalence: list[Equivalence]
     scaling: list[ScalingRow]
+    caveats: list[Caveat]
 
     @cached_property
     def with_results(self) -> list[EntryResult]:
@@ -109,6 +112,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
         variance=variance_components.variance_components(study),
         equivalence=checks,
         scaling=scaling.scaling(study, statuses),
+        caveats=find_caveats(study),
     )
 
 
@@ -159,6 +163,7 @@ def as_record(summary: Summary) -> StudySummary:
         runs=dict(sorted(runs.items())),
         left_out=LeftOut(other_settings=study.left_out, superseded=study.superseded),
         unreadable=list(study.unreadable),
+        caveats=summary.caveats,
         entries=list(summary.results.values()),
         comparisons=summary.comparisons,
         verdicts=dict(summary.metric_tests),
