@@ -120,7 +120,7 @@ def test_the_rate_rises_in_warmup_only_and_never_above_lr(lr, floor, steps, warm
     n_warmup = int(warmup * steps)
     cfg = train(steps=steps, warmup_steps=n_warmup, lr=lr, min_lr=floor * lr)
     rates = [optim.learning_rate(step, cfg) for step in range(steps)]
-    assert 0 < min(rates) and max(rates) <= lr
+    assert min(rates) > 0 and max(rates) <= lr
     assert rates[:n_warmup] == sorted(rates[:n_warmup])
     assert rates[n_warmup:] == sorted(rates[n_warmup:], reverse=True)
     assert n_warmup == steps or rates[n_warmup] == lr
