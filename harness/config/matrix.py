@@ -141,7 +141,7 @@ def _exclude(
         n_problems = len(axes.problems)
         allowed = axes.resolve_rule(conditions, f"exclude[{i}]")
         matched = [entry for entry in entries if allowed and _matches(entry, allowed)]
-        if not matched and len(axes.problems) == n_problems:
+        if not matched and len(axes.problems) == n_problems and not axes.has_invalid:
             axes.add_problem(f"exclude[{i}]", "matches no entry; remove the rule")
         for entry in matched:
             reasons[entry_id(entry, file)] = str(reason)

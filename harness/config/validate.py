@@ -10,8 +10,9 @@ from harness.config.axes import Axes, VariantSelection
 from harness.config.study_file import StudyFile
 from harness.data.batches import micro_batch_size
 from harness.data.corpus import Corpus
-from harness.errors import Problem
+from harness.errors import Problem, UserError
 from harness.model.builder import ModelBuilder
+from harness.model.part_check import describe_failure
 from harness.results.records import ModelSettings, TrainSettings, VariantChoice
 from variants import registry
 from variants.base import AXES, ModelShape, Parallelism
@@ -86,8 +87,8 @@ def _check_tokens(
             f"{train.tokens_per_step} is not a multiple of seq_len = {seq_len}; {nearest}",
         )
         return
-    choices = {entry["parallelism"].label: entry["parallelism"] for entry in entries}
-    for choice in choices.values():
+    choices = [entry["parallelism"] for entry in entries] or axes.choices["parallelism"]
+    for choice in {choice.label: choice for choice in choices}.values():
         parallelism = load_parallelism(choice, axes.paths)
         yield from _check_device(location, choice.label, parallelism, train)
         yield from _check_division(location, choice.label, parallelism, train, axes.shape)
@@ -188,7 +189,11 @@ def _check_positionals(
         if width == axes.shape.head_dim:
             continue  # the options are checked for this width already
         options = positional.Options(**entry["positional"].options)
-        for reason in positional.check_rotary(width, options).values():
+        try:
+            reasons = [*positional.check_rotary(width, options).values()]
+        except Exception as error:
+            reasons = [describe_failure(error, "check_rotary", positional)]
+        for reason in reasons:
             yield Problem(
                 f"{location}: axes",
                 f"{positional_label} rotates a width of {width} in {attention_label}: {reason}",
@@ -243,7 +248,16 @@ def check_parallelism(
     """Each entry's parallelism supports its model, which is built on the meta device."""
     for entry in entries:
         builder = ModelBuilder(shape, entry, variant_paths)
-        reason = builder.parallelism().why_unsupported(builder.model)
+        parallelism = builder.parallelism()
+        try:
+            reason = parallelism.why_unsupported(builder.model)
+        except UserError as error:
+            yield from error.problems
+            continue
+        except Exception as error:
+            failure = describe_failure(error, "why_unsupported", type(parallelism))
+            yield Problem(f"{location}: axes", failure)
+            continue
         if reason:
             labels = [choice.label for axis, choice in entry.items() if AXES[axis].in_every_name]
             yield Problem(
