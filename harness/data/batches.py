@@ -10,13 +10,15 @@ from torch import Tensor
 
 from harness.results.records import TokenSlice
 
+TOKEN_DTYPE = np.dtype("<u2")
+
 
 class Tokens:
     """The tokens of a split as one sequence over all its memory-mapped files."""
 
     def __init__(self, slices: Sequence[TokenSlice]) -> None:
         self._parts = [
-            np.memmap(part.file, dtype=np.uint16, mode="r")[part.start : part.stop]
+            np.memmap(part.file, dtype=TOKEN_DTYPE, mode="r")[part.start : part.stop]
             for part in slices
         ]
         self._ends = np.cumsum([len(part) for part in self._parts])
@@ -42,7 +44,7 @@ class Tokens:
 
         Both are (n, seq_len), int64: inputs and targets.
         """
-        rows = np.empty((len(offsets), seq_len + 1), dtype=np.uint16)
+        rows = np.empty((len(offsets), seq_len + 1), dtype=TOKEN_DTYPE)
         part_of = np.searchsorted(self._ends, offsets, side="right")
         in_one_file = offsets + seq_len < self._ends[part_of]
         # All windows of a file are copied at once; one by one takes ten times as long.

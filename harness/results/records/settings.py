@@ -37,7 +37,7 @@ class ModelSettings(StrictModel):
 
 
 class DataSettings(StrictModel):
-    """The text: `tinyshakespeare`, `synthetic`, or a path to a text file or `.bin` shards."""
+    """The text: `tinyshakespeare`, `synthetic`, or a path to a UTF-8 text or `.bin` shards."""
 
     corpus: str = Field(description="name or path of the text")
     tokenizer: str = Field(default="bytes", description="tiktoken encoding: `bytes` or `gpt2`")
