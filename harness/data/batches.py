@@ -63,19 +63,12 @@ def micro_batch_size(local_sequences: int, limit: int | None) -> int:
     """Return how many of a rank's `local_sequences` are in one forward pass: all, or `limit`.
 
     Raises:
-        ValueError: `limit` does not divide `local_sequences`; the message names the nearest
-            divisors.
+        ValueError: `limit` does not divide `local_sequences`.
     """
     if limit is None or local_sequences <= limit:
         return local_sequences
     if local_sequences % limit:
-        divisors = [n for n in range(1, local_sequences + 1) if local_sequences % n == 0]
-        below = max(n for n in divisors if n < limit)
-        above = min(n for n in divisors if n > limit)
-        raise ValueError(
-            f"{limit} does not divide the {local_sequences} sequences of a rank; "
-            f"the nearest that do: {below}, {above}"
-        )
+        raise ValueError(f"{limit} does not divide the {local_sequences} sequences of a rank")
     return limit
 
 
