@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.dataset import Entry, StudyResults
-from harness.results.records.study_summary import Spike, SpikeKind
+from harness.results.records.study_summary import Caveat, Spike, SpikeKind
 from harness.results.run_data import RunData
 
 MIN_STEPS = 5  # recorded steps, below which the noise of a run is unknown
@@ -142,12 +142,14 @@ def _peaks(
 
 def spikes(study: StudyResults) -> list[Spike]:
     """Return the loss spikes and gradient norm outliers of all runs, also of those that failed."""
-    found: list[Spike] = []
-    for entry in study.entries:
-        for run in (*entry.runs, *entry.crossed):
-            found += _spikes(run, entry.label, "loss", run.steps.loss)
-            found += _spikes(run, entry.label, "gradient norm", run.steps.grad_norm)
-    return found
+    return [spike for entry in study.entries for spike in entry_spikes(entry)]
+
+
+def entry_spikes(entry: Entry) -> Iterator[Spike]:
+    """Yield the spikes of all runs of an entry."""
+    for run in (*entry.runs, *entry.crossed):
+        yield from _spikes(run, entry.label, "loss", run.steps.loss)
+        yield from _spikes(run, entry.label, "gradient norm", run.steps.grad_norm)
 
 
 def _spikes(run: RunData, entry: str, kind: SpikeKind, values: FloatArray) -> Iterator[Spike]:
@@ -183,3 +185,26 @@ def of_entry(entry: Entry, spikes: Iterable[Spike]) -> EntryStability:
     unstable = {spike.run_id for spike in spikes}
     seeds = [run.seed for run in entry.done if run.run_id in unstable]
     return EntryStability(**vars(of_runs(entry.done, spikes)), unstable_seeds=seeds)
+
+
+def caveats(study: StudyResults) -> Iterator[Caveat]:
+    """Yield a caveat for each entry whose results rest on a run with a spike."""
+    for entry in study.entries:
+        done = {run.run_id for run in entry.done}
+        found = [spike for spike in entry_spikes(entry) if spike.run_id in done]
+        if not found:
+            continue
+        n_unstable = len({spike.run_id for spike in found})
+        highest = {spike.kind: spike for spike in sorted(found, key=lambda spike: spike.height)}
+        shown = []
+        if rise := highest.get("loss"):
+            place = f"seed {rise.seed}, step {rise.highest_step}"
+            shown.append(f"the loss rises by up to {rise.height:.2f} nats ({place})")
+        if norm := highest.get("gradient norm"):
+            place = f"seed {norm.seed}, step {norm.highest_step}"
+            shown.append(f"the gradient norm is up to {norm.height:.0f} times its median ({place})")
+        yield Caveat(
+            kind="unstable",
+            entry=entry.label,
+            message=f"{n_unstable} of {len(done)} runs spike: {'; '.join(shown)}",
+        )

@@ -18,11 +18,13 @@ from harness.analysis import (
     step_breakdown,
     variance_components,
 )
+from harness.analysis.caveats import find_caveats
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.results.records import Environment
 from harness.results.records.study_summary import (
     BaselineComparison,
+    Caveat,
     CostToBaselineLoss,
     EntryResult,
     EnvironmentRuns,
@@ -60,6 +62,7 @@ class Summary:
     equivalence: list[Equivalence]
     scaling: list[ScalingRow]
     spikes: list[Spike]
+    caveats: list[Caveat]
 
     @cached_property
     def with_results(self) -> list[EntryResult]:
@@ -121,6 +124,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
         equivalence=checks,
         scaling=scaling.scaling(study, statuses),
         spikes=spikes,
+        caveats=find_caveats(study),
     )
 
 
@@ -174,6 +178,7 @@ def as_record(summary: Summary) -> StudySummary:
         runs=dict(sorted(runs.items())),
         left_out=LeftOut(other_settings=study.left_out, superseded=study.superseded),
         unreadable=list(study.unreadable),
+        caveats=summary.caveats,
         entries=list(summary.results.values()),
         comparisons=summary.comparisons,
         verdicts=dict(summary.metric_tests),

@@ -10,13 +10,15 @@ from torch import Tensor
 
 from harness.results.records import TokenSlice
 
+TOKEN_DTYPE = np.dtype("<u2")
+
 
 class Tokens:
     """The tokens of a split as one sequence over all its memory-mapped files."""
 
     def __init__(self, slices: Sequence[TokenSlice]) -> None:
         self._parts = [
-            np.memmap(part.file, dtype=np.uint16, mode="r")[part.start : part.stop]
+            np.memmap(part.file, dtype=TOKEN_DTYPE, mode="r")[part.start : part.stop]
             for part in slices
         ]
         self._ends = np.cumsum([len(part) for part in self._parts])
@@ -42,7 +44,7 @@ class Tokens:
 
         Both are (n, seq_len), int64: inputs and targets.
         """
-        rows = np.empty((len(offsets), seq_len + 1), dtype=np.uint16)
+        rows = np.empty((len(offsets), seq_len + 1), dtype=TOKEN_DTYPE)
         part_of = np.searchsorted(self._ends, offsets, side="right")
         in_one_file = offsets + seq_len < self._ends[part_of]
         # All windows of a file are copied at once; one by one takes ten times as long.
@@ -61,19 +63,12 @@ def micro_batch_size(local_sequences: int, limit: int | None) -> int:
     """Return how many of a rank's `local_sequences` are in one forward pass: all, or `limit`.
 
     Raises:
-        ValueError: `limit` does not divide `local_sequences`; the message names the nearest
-            divisors.
+        ValueError: `limit` does not divide `local_sequences`.
     """
     if limit is None or local_sequences <= limit:
         return local_sequences
     if local_sequences % limit:
-        divisors = [n for n in range(1, local_sequences + 1) if local_sequences % n == 0]
-        below = max(n for n in divisors if n < limit)
-        above = min(n for n in divisors if n > limit)
-        raise ValueError(
-            f"{limit} does not divide the {local_sequences} sequences of a rank; "
-            f"the nearest that do: {below}, {above}"
-        )
+        raise ValueError(f"{limit} does not divide the {local_sequences} sequences of a rank")
     return limit
 
 

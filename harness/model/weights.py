@@ -17,8 +17,8 @@ from harness.model.builder import ModelBuilder
 from harness.model.hf_gpt2 import SAFETENSORS_FILE, Tensors
 from harness.results.files import FormError, parse_record, read_json, write_json
 from harness.results.records import CheckpointInfo, ResolvedModel, VariantChoice
-from variants import registry
 from variants.base import AXES, ModelShape
+from variants.errors import VariantError
 
 DESCRIPTION_FILE = "checkpoint.json"
 HUB = {
@@ -168,7 +168,7 @@ def load_weights(source: Path) -> Weights:
     axes = GPT2 | info.axes
     try:
         expected = _parameter_shapes(shape, axes, info.variant_paths)
-    except (KeyError, registry.VariantError) as error:
+    except (KeyError, VariantError) as error:
         folders = ", ".join(info.variant_paths) or "the project's own folders"
         message = f"needs a variant that cannot be loaded: {error}; searched: {folders}"
         raise UserError(f"{source}: {message}") from error

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from harness.data.batches import Batches, Tokens, micro_batch_size
+from harness.data.shards import verify
 from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
@@ -116,7 +117,9 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
 
     Raises:
         RuntimeError: the ranks do not start from the same parameters.
+        UserError: the token files have changed since the run was planned.
     """
+    verify([*spec.launch.train_tokens, *spec.launch.val_tokens])
     settings = spec.train
     shape = ModelShape(**spec.model.model_dump())
     builder = ModelBuilder(shape, spec.axes, spec.launch.variant_paths)

@@ -139,6 +139,11 @@ def test_the_report_counts_spikes_by_run_and_entry(one_axis, no_figures):
     assert [run["n_grad_norm_outliers"] for run in gqa["runs"]] == [0, 0, 1]
     assert [run["max_grad_norm"] for run in gqa["runs"]] == [1.0, 1.0, 50.0]
     assert "2 of 6 runs spike" in page
+    assert [(caveat["kind"], caveat["entry"]) for caveat in summary["caveats"]] == [
+        ("unstable", entry)
+    ]
+    assert "seed 1, step 30" in summary["caveats"][0]["message"]
+    assert f"{entry} [unstable]" in page.split("## Results")[0]
     assert (folder / "tables" / "spikes.csv").read_text().count("\n") == 3
 
 

@@ -142,21 +142,9 @@ def test_a_micro_batch_must_divide_the_local_sequences(local_sequences, limit):
     elif local_sequences % limit == 0:
         assert micro_batch_size(local_sequences, limit) == limit
     else:
-        divisors = [n for n in range(1, local_sequences + 1) if local_sequences % n == 0]
-        below = max(n for n in divisors if n < limit)
-        above = min(n for n in divisors if n > limit)
-        with pytest.raises(
-            ValueError,
-            match=rf"^{limit} does not divide the {local_sequences} .*: {below}, {above}$",
-        ):
+        message = f"^{limit} does not divide the {local_sequences} sequences of a rank$"
+        with pytest.raises(ValueError, match=message):
             micro_batch_size(local_sequences, limit)
-
-
-def test_the_error_names_the_nearest_divisors():
-    with pytest.raises(
-        ValueError, match="5 does not divide the 12 sequences of a rank; the nearest that do: 4, 6"
-    ):
-        micro_batch_size(12, 5)
 
 
 # -- evaluation ------------------------------------------------------------------------------------

@@ -37,11 +37,14 @@ class ResolvedData(StrictModel):
 
 
 class TokenSlice(StrictModel):
-    """A slice of a file of uint16 tokens."""
+    """A slice of a file of little-endian uint16 tokens."""
 
     file: str = Field(description="path of the file")
     start: int = Field(description="first token")
     stop: int = Field(description="token after the last")
+    sha256: str | None = Field(
+        default=None, description="SHA-256 of the whole file; null: not checked"
+    )
 
 
 class LaunchSpec(StrictModel):

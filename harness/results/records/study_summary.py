@@ -19,6 +19,15 @@ Quantity = Literal["val_loss", "tokens_per_s", "peak_memory"]
 SpikeKind = Literal["loss", "gradient norm"]
 EntryStatus = RunState | dict[RunState, int]  # of all runs, or the number by status
 VerdictName = Literal["better", "worse", "equivalent", "unresolved"]
+CaveatKind = Literal[
+    "non-causal",
+    "outdated",
+    "below-entropy",
+    "unstable",
+    "initial-loss",
+    "counted-flops",
+    "not-compiled",
+]
 
 Cell = Annotated[tuple[str, ...], Strict(False)]  # one level of each axis; a list in a file
 
@@ -490,6 +499,20 @@ class EnvironmentRuns(StrictModel):
     runs: list[str] = Field(description="run ids")
 
 
+class Caveat(StrictModel):
+    """A reason not to take a result at face value."""
+
+    kind: CaveatKind = Field(
+        description="`non-causal`: it sees later tokens, which the study allows; `outdated`: the "
+        "code has changed since the run; `below-entropy`: the loss is below the corpus's "
+        "entropy; `unstable`: loss spikes or outliers of the gradient norm; `initial-loss`: far "
+        "from ln(vocabulary); `counted-flops`: the variant's formula is wrong; `not-compiled`: the "
+        "compiler's limit was reached"
+    )
+    entry: str | None = Field(description="the entry; null if it concerns the whole study")
+    message: str = Field(description="what was observed, as one sentence")
+
+
 class StudySummary(Versioned):
     """Results of one study. A number that is not finite is null."""
 
@@ -502,6 +525,9 @@ class StudySummary(Versioned):
     runs: dict[RunState, int] = Field(description="number of runs by status")
     left_out: LeftOut = Field(description="number of runs that are left out")
     unreadable: list[Unreadable] = Field(description="damaged folders and files")
+    caveats: list[Caveat] = Field(
+        default=[], description="reasons not to take results at face value"
+    )
     entries: list[EntryResult] = Field(description="results of each entry")
     comparisons: list[BaselineComparison] = Field(
         description="paired differences from the baseline"
