@@ -36,7 +36,8 @@ class Weights:
     """The weights of a model, by parameter name.
 
     `origin` states where each tensor came from, `variant_paths` the folders of the user's own
-    variants, `tokenizer` the one of the training text (None if unknown).
+    variants, `tokenizer` the one of the training text (None if unknown), `data_steps` how many
+    steps of the data order the weights were trained on.
     """
 
     shape: ModelShape
@@ -45,6 +46,7 @@ class Weights:
     origin: Mapping[str, str]
     variant_paths: Sequence[str] = ()
     tokenizer: str | None = None
+    data_steps: int = 0
 
     @property
     def parameters(self) -> int:
@@ -142,6 +144,7 @@ def write_weights(weights: Weights, folder: Path) -> None:
         origin=dict(weights.origin),
         variant_paths=list(weights.variant_paths),
         tokenizer=weights.tokenizer,
+        data_steps=weights.data_steps,
     )
     tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
     _write_files(folder, tensors, DESCRIPTION_FILE, description)
@@ -176,7 +179,15 @@ def load_weights(source: Path) -> Weights:
     problems = hf_gpt2.incompatible_tensors(tensors, expected, source)
     if problems:
         raise UserError(problems)
-    return Weights(shape, axes, tensors, info.origin, info.variant_paths, info.tokenizer)
+    return Weights(
+        shape=shape,
+        axes=axes,
+        tensors=tensors,
+        origin=info.origin,
+        variant_paths=info.variant_paths,
+        tokenizer=info.tokenizer,
+        data_steps=info.data_steps,
+    )
 
 
 def _parameter_shapes(

@@ -111,6 +111,7 @@ class Checkpoints:
             origin=dict.fromkeys(tensors, f"trained by {spec.run_id}, {step} steps"),
             variant_paths=spec.launch.variant_paths,
             tokenizer=spec.data.tokenizer,
+            data_steps=spec.data_offset_steps + step,
         )
 
     def restore_links(self, step: int, losses: Mapping[int, float]) -> None:
