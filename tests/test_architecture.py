@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 IMPORTS = {
     "errors": "",
     "results": "errors",
+    "provenance": "errors results",
     "variants": "",
     "analysis": "errors results",
     "__init__": "analysis",
@@ -31,7 +32,7 @@ IMPORTS = {
     "cli": "errors results analysis report export model data sampling training config launch",
     "__main__": "cli",
 }
-TORCH_FREE = ("errors", "results", "__init__", "analysis", "report", "export")
+TORCH_FREE = ("errors", "results", "provenance", "__init__", "analysis", "report", "export")
 
 
 def source_files(package: str) -> list[Path]:

@@ -350,20 +350,22 @@ class Parallelism(Variant[ProcessOptionsT]):
 class Axis:
     """An axis: the base class of its variants, and GPT-2's own variant, the default of a study.
 
-    Run names include the axis always, or, if not `in_every_name`, only in studies that mention it.
+    Each variant defines the `required` methods. Run names include the axis always, or, if not
+    `in_every_name`, only in studies that mention it.
     """
 
     base: type[Variant]
     default: str
+    required: Sequence[str] = ()
     in_every_name: bool = True
 
 
 AXES: Mapping[str, Axis] = {
     "positional": Axis(Positional, "learned"),
-    "attention": Axis(Attention, "mha"),
-    "norm": Axis(Norm, "layernorm", in_every_name=False),
-    "mlp": Axis(FeedForward, "gelu", in_every_name=False),
-    "parallelism": Axis(Parallelism, "single"),
+    "attention": Axis(Attention, "mha", ("forward", "flops_per_token")),
+    "norm": Axis(Norm, "layernorm", ("forward",), in_every_name=False),
+    "mlp": Axis(FeedForward, "gelu", ("forward",), in_every_name=False),
+    "parallelism": Axis(Parallelism, "single", ("wrap",)),
 }
 
 

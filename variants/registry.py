@@ -1,24 +1,21 @@
 """Find and load variants by name, in the folders that a study names first, then in this package."""
 
+import dataclasses
 import functools
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 from variants.base import AXES, Variant
+from variants.errors import SHIPPED, VariantError, class_line, describe
 
-SHIPPED = Path(__file__).parent
 USER_PACKAGE = (
     "_user_variants"  # prefix of the module names of users' files; no such package exists
 )
-
-
-class VariantError(Exception):
-    """A variant's file cannot be used; the message names the file and the reason."""
 
 
 def files(axis: str, paths: Sequence[Path] = ()) -> dict[str, Path]:
@@ -36,8 +33,8 @@ def load(axis: str, name: str, paths: Sequence[Path] = ()) -> type[Any]:
 
     Raises:
         KeyError: there is no file of that name.
-        VariantError: the file does not import, or does not define exactly one subclass of the
-            axis's base class.
+        VariantError: the file does not import, does not define exactly one subclass of the axis's
+            base class, or the class lacks a method or has invalid options.
     """
     file = files(axis, paths)[name]
     return _load_class(axis, file, file.stat().st_mtime_ns)
@@ -55,29 +52,82 @@ def source_sha256(axis: str, name: str, paths: Sequence[Path]) -> str | None:
 def _load_class(axis: str, file: Path, mtime_ns: int) -> type[Variant]:
     """Return the class that a file defines; the cache key has `mtime_ns` to reload edited files."""
     module = _import(axis, file)
-    base = AXES[axis].base
     defined = [
         value
         for value in vars(module).values()
-        if isinstance(value, type)
-        and issubclass(value, base)
-        and value.__module__ == module.__name__
+        if isinstance(value, type) and value.__module__ == module.__name__
     ]
-    if len(defined) != 1:
-        names = ", ".join(cls.__name__ for cls in defined) or "none"
-        raise VariantError(
-            f"{file}: must define exactly one subclass of {base.__name__}, defines {names}"
-        )
-    return defined[0]
+    cls = _only_variant(axis, file, dict.fromkeys(defined))
+    problems = [*_missing_methods(axis, cls), *_option_problems(cls)]
+    if problems:
+        raise VariantError(problems)
+    return cls
+
+
+def _only_variant(axis: str, file: Path, defined: Iterable[type]) -> type[Variant]:
+    """Return the only class of a file that is a variant of the axis."""
+    base = AXES[axis].base
+    variants = [cls for cls in defined if issubclass(cls, base)]
+    if len(variants) == 1:
+        return variants[0]
+    rule = f"must define exactly one subclass of {base.__name__}"
+    if variants:
+        lines = ", ".join(f"{cls.__name__} ({class_line(cls)})" for cls in variants)
+        remedy = "move the others to files of their own; the name of a helper begins with _"
+        raise VariantError([f"{file}: {rule}, defines {lines}; {remedy}"])
+    others = [
+        f"{cls.__name__} ({class_line(cls)}), a {cls.__mro__[1].__name__}"
+        for cls in defined
+        if not dataclasses.is_dataclass(cls)
+    ]
+    found = f"defines only {'; '.join(others)}" if others else "defines none"
+    raise VariantError([f"{file}: {rule}, {found}"])
+
+
+def _missing_methods(axis: str, cls: type[Variant]) -> Iterator[str]:
+    base = AXES[axis].base
+    for name in AXES[axis].required:
+        if getattr(cls, name) is getattr(base, name):
+            contract = (getattr(base, name).__doc__ or "").partition("\n")[0]
+            yield (
+                f"{class_line(cls)}: {cls.__name__} must define `{name}` ({contract}); "
+                f"{base.__name__} in variants/base.py states its arguments"
+            )
+
+
+def _option_problems(cls: type[Variant]) -> Iterator[str]:
+    options: object = cls.Options
+    if not (isinstance(options, type) and dataclasses.is_dataclass(options)):
+        form = "must be a frozen dataclass; decorate it with @dataclass(frozen=True)"
+        place = class_line(options if isinstance(options, type) else cls)
+        yield f"{place}: {cls.__name__}.Options is {_kind(options)}: {form}"
+        return
+    if not options.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        remedy = "must be frozen: @dataclass(frozen=True)"
+        yield f"{class_line(options)}: the dataclass {cls.__name__}.Options {remedy}"
+    try:
+        get_type_hints(options)
+    except Exception as error:
+        action = f"a type of {cls.__name__}.Options"
+        yield describe(error, action, [], options)
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, type):
+        return "a class that is not a dataclass"
+    return f"{value!r}"
 
 
 def _import(axis: str, file: Path) -> ModuleType:
+    name = f"{USER_PACKAGE}.{axis}.{file.stem}"
     try:
         if file.is_relative_to(SHIPPED):
             return importlib.import_module(f"variants.{axis}.{file.stem}")
-        return _import_by_path(f"{USER_PACKAGE}.{axis}.{file.stem}", file)
-    except Exception as error:
-        raise VariantError(f"{file}: does not import: {type(error).__name__}: {error}") from error
+        return _import_by_path(name, file)
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(name, None)
+        problem = describe(error, f"the import of {file.name}", [file])
+        raise VariantError([f"{problem}; correct the file"]) from error
 
 
 def _import_by_path(name: str, file: Path) -> ModuleType:

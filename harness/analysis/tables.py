@@ -4,7 +4,7 @@
 `X_high`. A missing value is missing (NaN or `<NA>`) in a frame and empty in a CSV file.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin
 
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
+from harness.analysis.caveats import kinds_by_entry
 from harness.analysis.eval_lengths import positions
 from harness.analysis.summary import Summary
 from harness.results.frames import EVAL_COLUMNS, FLAG, INTEGER, LIST, NUMBER, TEXT, Column
@@ -20,6 +21,7 @@ from harness.results.records.estimates import Bounds, Mean, Median, Ratio
 from harness.results.records.study_summary import (
     BaselineComparison,
     BudgetKind,
+    CaveatKind,
     Component,
     CostToBaselineLoss,
     Decoding,
@@ -31,6 +33,7 @@ from harness.results.records.study_summary import (
     RunOutcome,
     ScalingRow,
     SignificanceResult,
+    Spike,
     VarianceComponents,
 )
 from harness.results.run_data import RunData
@@ -84,19 +87,21 @@ def _value_type(annotation: object) -> object:
 ENTRY = Column("entry", TEXT, "the entry: its variants' labels, joined by hyphens")
 SEED = Column("seed", INTEGER, "seed of the run")
 RANK = Column("rank", INTEGER, "rank of the process")
+CAVEATS = Column("caveats", LIST, "kinds of caveats of the entry, see `caveats` in summary.json")
 METRIC = Column(
     "quantity", TEXT, "`val_loss` (nats per token), `tokens_per_s` or `peak_memory` (logarithms)"
 )
 
 COLUMNS: Mapping[str, list[Column]] = {
-    "entries": _columns(EntryMetrics),
+    "entries": [*_columns(EntryMetrics), CAVEATS],
     "runs": [ENTRY, *_columns(RunOutcome)],
-    "comparisons": _columns(BaselineComparison),
+    "comparisons": [*_columns(BaselineComparison), CAVEATS],
     "verdicts": [
         METRIC,
         ENTRY,
         Column("n_seeds", INTEGER, "number of paired seeds"),
         *_columns(SignificanceResult),
+        CAVEATS,
     ],
     "effects": [
         METRIC,
@@ -110,8 +115,9 @@ COLUMNS: Mapping[str, list[Column]] = {
         Column("rank", INTEGER, "1 has the lowest loss"),
         ENTRY,
         *_interval("val_loss", "validation loss at the budget, nats per token"),
+        CAVEATS,
     ],
-    "savings": _columns(CostToBaselineLoss),
+    "savings": [*_columns(CostToBaselineLoss), CAVEATS],
     "variance": [
         *_columns(VarianceComponents),
         Column("source", TEXT, "`init`ial values, `data` order, or the `rest`"),
@@ -151,6 +157,7 @@ COLUMNS: Mapping[str, list[Column]] = {
         Column("predicted_total_bytes", NUMBER, "predicted bytes of all collectives of a step"),
     ],
     "scaling": _columns(ScalingRow),
+    "spikes": _columns(Spike),
 }
 
 OPTIONAL = ("variance", "decoding", "phases", "traffic", "scaling", "lengths", "loss_by_position")
@@ -179,11 +186,18 @@ def build_tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "phases": _phases(summary),
         "traffic": _traffic(summary),
         "scaling": map(_row, summary.scaling),
+        "spikes": map(_row, summary.spikes),
         "lengths": _nested(summary, "lengths"),
     }
     axes = [Column(axis, TEXT, f"label on the axis {axis}") for axis in summary.study.levels]
     columns = {**COLUMNS, "entries": [ENTRY, *axes, *COLUMNS["entries"][1:]]}
-    tables = {name: _frame(columns[name], found) for name, found in rows.items()}
+    kinds = kinds_by_entry(summary.caveats)
+    tables = {
+        name: _frame(
+            columns[name], _with_caveats(found, kinds) if CAVEATS in columns[name] else found
+        )
+        for name, found in rows.items()
+    }
     tables["val_curves"] = _val_curves(summary)
     tables["loss_by_position"] = _loss_by_position(summary)
     counted = any(result.traffic for result in summary.results.values())
@@ -192,6 +206,11 @@ def build_tables(summary: Summary) -> dict[str, pd.DataFrame]:
         for name, table in tables.items()
         if name not in OPTIONAL or len(table) or (name == "traffic" and counted)
     }
+
+
+def _with_caveats(rows: Iterable[Row], kinds: Mapping[str, Sequence[CaveatKind]]) -> Iterator[Row]:
+    for row in rows:
+        yield {**row, CAVEATS.name: tuple(kinds.get(str(row["entry"]), ()))}
 
 
 def to_csv(table: pd.DataFrame) -> str:

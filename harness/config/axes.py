@@ -5,18 +5,23 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pydantic import ValidationError, create_model
+from pydantic import Field, TypeAdapter, ValidationError, create_model
+from pydantic.errors import PydanticSchemaGenerationError
 
+from harness.config import variant_check
 from harness.config.study_file import Element, Rule, describe_errors
 from harness.errors import Problem, UserError, choices
 from harness.results.records import StrictModel, VariantChoice
 from variants import registry
 from variants.base import AXES, ModelShape
+from variants.errors import VariantError, class_line
 
 VariantSelection = dict[str, VariantChoice]  # one choice for each axis, in the order of AXES
 
+MAX_NUMBER = 2**31 - 1  # of options; larger ones overflow somewhere in PyTorch
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+]{0,39}")
 
 
@@ -33,6 +38,7 @@ class Axes:
     paths: Sequence[Path]
     problems: list[Problem] = dataclasses.field(default_factory=list)
     choices: dict[str, list[VariantChoice]] = dataclasses.field(default_factory=dict)
+    _invalid: set[tuple[str, str]] = dataclasses.field(default_factory=set)  # axis, name or label
 
     def add_problem(self, key: str, message: str) -> None:
         """Add a problem at a key path of the study file."""
@@ -55,6 +61,7 @@ class Axes:
         for i, element in enumerate(elements):
             choice = self.choose(axis, element, f"axes.{axis}[{i}]")
             if choice is None:
+                self._add_invalid(axis, element)
                 continue
             has_own_label = isinstance(element, dict) and "label" in element
             duplicates = [other for other in kept if same_variant(choice, other)]
@@ -67,6 +74,16 @@ class Axes:
                 )
             kept.append(choice)
         return kept
+
+    @property
+    def has_invalid(self) -> bool:
+        """Whether an axis lacks a choice of the study because it is invalid."""
+        return bool(self._invalid)
+
+    def _add_invalid(self, axis: str, element: Element) -> None:
+        """Remember the names of an invalid choice, which rules may refer to."""
+        names = (element,) if isinstance(element, str) else map(element.get, ("variant", "label"))
+        self._invalid.update((axis, name) for name in names if isinstance(name, str))
 
     def choose(self, axis: str, element: Element, key: str) -> VariantChoice | None:
         """Return the choice that an element describes, or None if it is invalid."""
@@ -102,26 +119,30 @@ class Axes:
         return name
 
     def _options(self, axis: str, name: str, given: dict[str, Any], key: str) -> dict[str, Any]:
-        """Validate the given options of a variant; return all of its options."""
+        """Validate the given options of a variant; return all of its options.
+
+        Raises:
+            UserError: the variant's file or the options are invalid, or it cannot be built.
+        """
         try:
             cls = registry.load(axis, name, self.paths)
-        except registry.VariantError as error:
-            raise self._error(key, str(error)) from error
-        model = _options_model(cls.Options)
+            model = _options_model(cls.Options)
+        except VariantError as error:
+            raise UserError(self._problem(key, problem) for problem in error.problems) from error
         try:
             options = model.model_validate(given).model_dump()
         except ValidationError as error:
             problems = [
-                self._problem(f"{key}.{option}", message)
+                self._problem(f"{key}.{option}" if option else key, message)
                 for option, message in describe_errors(error, model)
             ]
             raise UserError(problems) from error
-        invalid = cls.check(self.shape, cls.Options(**options))
-        if invalid:
-            raise UserError(
-                self._problem(f"{key}.{option}" if option else key, message)
-                for option, message in invalid.items()
-            )
+        problems = [
+            self._problem(f"{key}.{option}" if option else key, message)
+            for option, message in variant_check.option_problems(axis, cls, options, self.shape)
+        ]
+        if problems:
+            raise UserError(problems)
         return options
 
     def _problem(self, key: str, message: str) -> Problem:
@@ -140,7 +161,7 @@ class Axes:
             self.add_problem(f"study.baseline.{axis}", f"no such axis; {choices(axis, AXES)}")
         baseline = {}
         for axis, about in AXES.items():
-            if axis in stated and not self.matching(axis, stated[axis]):
+            if axis in stated and not self._is_known(axis, stated[axis]):
                 self.add_problem(f"study.baseline.{axis}", self._no_match(axis, stated[axis]))
             name = stated.get(axis, about.default)
             candidates = self.matching(axis, name) or self.choices[axis]
@@ -162,10 +183,14 @@ class Axes:
     def _resolve(self, axis: str, names: object, key: str) -> list[VariantChoice]:
         listed = names if isinstance(names, list) else [names]
         for name in listed:
-            if not isinstance(name, str) or not self.matching(axis, name):
+            if not isinstance(name, str) or not self._is_known(axis, name):
                 self.add_problem(key, self._no_match(axis, name))
         wanted = set(map(str, listed))
         return [c for c in self.choices[axis] if not wanted.isdisjoint((c.label, c.name))]
+
+    def _is_known(self, axis: str, name: str) -> bool:
+        """Return whether a name matches a choice, or one that is invalid and reported as such."""
+        return bool(self.matching(axis, name)) or (axis, name) in self._invalid
 
     def _no_match(self, axis: str, name: object) -> str:
         labels = [choice.label for choice in self.choices[axis]]
@@ -202,13 +227,53 @@ def same_variant(a: VariantChoice, b: VariantChoice) -> bool:
 
 @cache
 def _options_model(options: type) -> type[StrictModel]:
-    """Return a model that validates the options dataclass of a variant strictly."""
-    types = get_type_hints(options)
+    """Return a model that validates the options of a variant strictly.
+
+    Raises:
+        VariantError: a type or a default cannot be validated.
+    """
+    types = get_type_hints(options, include_extras=True)
     fields: dict[str, Any] = {}
+    problems = []
     for field in dataclasses.fields(options):
-        default = ... if field.default is dataclasses.MISSING else field.default
-        fields[field.name] = (types[field.name], default)
+        default: Any = Field(validate_default=True)
+        if field.default is not dataclasses.MISSING:
+            default = Field(default=field.default, validate_default=True)
+        elif field.default_factory is not dataclasses.MISSING:
+            default = Field(default_factory=field.default_factory, validate_default=True)
+        fields[field.name] = (_bounded(types[field.name]), default)
+        try:
+            TypeAdapter(types[field.name])
+        except PydanticSchemaGenerationError:
+            problems.append(
+                f"{class_line(options)}: the option {field.name} has the type "
+                f"{types[field.name]!r}, which a study file cannot state; allowed: bool, int, "
+                "float, str, Literal, and lists and tables of these"
+            )
+    if problems:
+        raise VariantError(problems)
     return create_model(options.__qualname__, __base__=StrictModel, **fields)
+
+
+def _bounded(annotation: Any) -> Any:
+    """Return the type of an option, in which every number is finite and at most MAX_NUMBER.
+
+    An option may have closer bounds of its own: `Annotated[int, Field(le=64)]`.
+    """
+    if annotation is int:
+        return Annotated[int, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
+    if annotation is float:
+        return Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
+    origin = get_origin(annotation)
+    if origin is None or origin is Literal:
+        return annotation
+    if origin is Annotated:
+        inner, *metadata = get_args(annotation)
+        return Annotated[_bounded(inner), *metadata]
+    arguments = tuple(_bounded(argument) for argument in get_args(annotation))
+    if origin in (Union, UnionType):
+        return Union[arguments]  # noqa: UP007
+    return origin[arguments]
 
 
 def _default_label(name: str, given: Mapping[str, object]) -> str:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from harness.config.axes import architecture_key
+from harness.config.validate import MAX_PARAMETERS
 from harness.errors import UserError
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
+from harness.model.part_check import describe_failure
 from harness.model.precision import dtype_of
 from harness.probes.activations import Activations
 from harness.results.records import PredictedCost, ResolvedModel, TrainSettings, VariantChoice
@@ -46,7 +48,7 @@ class CostEstimator:
         """Return parameters, training FLOPs per token, and the peak memory of one rank in bytes.
 
         Raises:
-            UserError: the model cannot be built.
+            UserError: the model cannot be built, or its parallelism fails.
         """
         builder = ModelBuilder(self._shape, axes, self._variant_paths)
         parallelism = builder.parallelism()
@@ -56,7 +58,11 @@ class CostEstimator:
         cost = self._models[key]
         memory_bytes = None
         if cost.activation_bytes is not None:
-            fractions = parallelism.memory_fractions(cost.model)
+            try:
+                fractions = parallelism.memory_fractions(cost.model)
+            except Exception as error:
+                failure = describe_failure(error, "memory_fractions", type(parallelism))
+                raise UserError(failure) from error
             gathered_bytes = 4 * cost.parameters * fractions["gathered"]
             state_bytes = sum(predicted_bytes(cost.parameters, fractions).values())
             memory_bytes = state_bytes + gathered_bytes + cost.activation_bytes
@@ -67,13 +73,14 @@ class CostEstimator:
         )
 
     def _measure(self, builder: ModelBuilder, micro_batch_size: int) -> ModelCost:
-        try:
-            model = builder.model()
-            parameters = sum(parameter.numel() for parameter in model.parameters())
-            flops_per_token = model.flops_per_token()
-        except Exception as error:
-            message = f"the model of {builder.names} cannot be built"
-            raise UserError(f"{message}: {type(error).__name__}: {error}") from error
+        model = builder.model()
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        flops_per_token = model.flops_per_token()
+        if parameters > MAX_PARAMETERS:
+            raise UserError(
+                f"the model of {builder.names} has {parameters:.3g} parameters; "
+                f"allowed: at most {MAX_PARAMETERS:.3g}"
+            )
         model.to(self._dtype)  # autocast does not support the meta device; this is close to it
         size = (micro_batch_size, self._shape.seq_len)
         tokens = torch.zeros(size, dtype=torch.long, device="meta")

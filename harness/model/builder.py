@@ -1,11 +1,13 @@
 """Build the model that a run's spec describes, from its variants."""
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
+from harness.errors import UserError
 from harness.model.gpt import GPT
 from harness.results.records import VariantChoice
 from variants import registry
@@ -19,6 +21,7 @@ from variants.base import (
     Positional,
     Variant,
 )
+from variants.errors import describe
 
 VariantT = TypeVar("VariantT", bound=Variant)
 
@@ -31,7 +34,7 @@ class ModelBuilder:
     ) -> None:
         self.shape = shape
         self.names = ", ".join(choice.label for choice in axes.values())
-        self._classes: dict[str, Callable[..., Variant]] = {}
+        self._classes: dict[str, type[Any]] = {}
         self._options: dict[str, object] = {}
         paths = [Path(path) for path in variant_paths]
         for axis, about in AXES.items():
@@ -42,9 +45,21 @@ class ModelBuilder:
             self._options[axis] = variant.Options(**choice.options)
 
     def model(self) -> GPT:
-        """Return the model on the meta device: shapes without memory."""
-        with torch.device("meta"):
-            return GPT(self.shape, self)
+        """Return the model on the meta device: shapes without memory.
+
+        Raises:
+            UserError: a variant fails; the message names the line of its code.
+        """
+        try:
+            with torch.device("meta"):
+                return GPT(self.shape, self)
+        except Exception as error:
+            raise UserError(self.describe(error, f"the model of {self.names}")) from error
+
+    def describe(self, error: BaseException, action: str) -> str:
+        """Return the line of the variants' code that failed, and the exception, in one line."""
+        files = [Path(inspect.getfile(cls)) for cls in self._classes.values()]
+        return describe(error, action, files)
 
     def positional(self) -> Positional:
         """Return a new positional encoding."""

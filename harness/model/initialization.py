@@ -1,7 +1,7 @@
 """Initial values as a function of (seed, parameter name, shape), independent of sharding."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from variants.conversion import ConvertedTensor
 
 
 class UndeclaredError(Exception):
-    """A parameter of a variant has no declared initial values; the message names it."""
+    """Parameters of a variant have no declared initial values; the message names them."""
 
 
 class IncompatibleWeightsError(Exception):
@@ -37,25 +37,40 @@ def init_specs(model: nn.Module) -> dict[str, InitSpec]:
     """
     declared: dict[str, InitSpec] = {}
     for prefix, module in model.named_modules():  # outer modules come before inner ones
-        specs = module.init_specs() if isinstance(module, Part) else {}
-        for name, spec in specs.items():
+        own_specs = module.init_specs() if isinstance(module, Part) else {}
+        for name, spec in own_specs.items():
             declared[f"{prefix}.{name}".lstrip(".")] = spec
-    names = [name for name, _ in model.named_parameters()]
-    return {name: declared.get(name) or _gpt2_spec(model, name) for name in names}
+    specs: dict[str, InitSpec] = {}
+    undeclared: list[str] = []
+    for name, _ in model.named_parameters():
+        parameter_spec = declared.get(name) or _gpt2_spec(model, name)
+        if parameter_spec is None:
+            undeclared.append(name)
+        else:
+            specs[name] = parameter_spec
+    if undeclared:
+        raise UndeclaredError(_undeclared_message(model, undeclared))
+    return specs
 
 
-def _gpt2_spec(model: nn.Module, name: str) -> InitSpec:
+def _gpt2_spec(model: nn.Module, name: str) -> InitSpec | None:
     path, _, kind = name.rpartition(".")
     module = model.get_submodule(path)
     if isinstance(module, nn.Linear | nn.Embedding):
         return InitSpec(std=0.02) if kind == "weight" else InitSpec(value=0.0)
     if isinstance(module, nn.LayerNorm):
         return InitSpec(value=1.0 if kind == "weight" else 0.0)
-    raise UndeclaredError(
-        f"parameter {name} of {type(module).__name__}: its variant must declare `init_specs()`, "
-        f"e.g. "
-        f"{{'{kind}': InitSpec(std=0.02)}}"
-    )
+    return None
+
+
+def _undeclared_message(model: nn.Module, names: Sequence[str]) -> str:
+    path, _, kind = names[0].rpartition(".")
+    module = type(model.get_submodule(path)).__name__
+    listed = f"parameter {names[0]} of {module}"
+    if len(names) > 1:
+        listed = f"parameters {', '.join(names)}"
+    example = f"{{'{kind}': InitSpec(std=0.02)}}"
+    return f"{listed}: no initial values; declare them in `init_specs()`, e.g. {example}"
 
 
 def sample_init(spec: InitSpec, seed: int, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -65,6 +80,8 @@ def sample_init(spec: InitSpec, seed: int, name: str, shape: tuple[int, ...]) ->
     """
     if spec.std is None:
         return np.full(shape, spec.value, dtype=np.float32)
+    if not shape:
+        return spec.std * _normal(seed, f"{name}/", shape)
     blocks = spec.blocks or (("", shape[0]),)
     values = [_normal(seed, f"{name}/{block}", (n, *shape[1:])) for block, n in blocks]
     return spec.std * np.concatenate(values)

@@ -107,7 +107,7 @@ def test_an_undeclared_parameter_is_rejected_by_name():
     model = nn.ModuleDict({"attn": Scaled()})
     with pytest.raises(
         UndeclaredError,
-        match=r"parameter attn\.gain of Scaled: its variant must declare `init_specs\(\)`",
+        match=r"parameter attn\.gain of Scaled: no initial values; declare them in",
     ):
         init_parameters(model, 0)
     Scaled.init_specs = lambda self: {"gain": InitSpec(value=2.0)}

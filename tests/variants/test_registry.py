@@ -71,18 +71,19 @@ def test_unknown_name_is_a_key_error():
     ("text", "reason"),
     [
         (
-            "import no_such_module_anywhere\n",
-            "does not import: ModuleNotFoundError: No module named",
+            "\nimport no_such_module_anywhere\n",
+            "2: the import of broken.py raises ModuleNotFoundError: No module named",
         ),
-        ("class Broken(\n", "does not import: SyntaxError"),
-        ("1 / 0\n", "does not import: ZeroDivisionError"),
-        ("", "must define exactly one subclass of Attention, defines none"),
+        ("class Broken(\n", "1: the import of broken.py raises SyntaxError"),
+        ("x = 1\nx / 0\n", "2: the import of broken.py raises ZeroDivisionError"),
+        ("import sys\n\nsys.exit('bye')\n", "3: the import of broken.py raises SystemExit: bye"),
+        ("", " must define exactly one subclass of Attention, defines none"),
         ("from variants.attention.mha import MultiHead\n", "defines none"),
         (
             "from variants.base import Positional\n\n\nclass Other(Positional): ...\n",
-            "defines none",
+            "defines only Other (",
         ),
-        (MINE.format(marker=1) + "\n\nclass Second(Mine): ...\n", "defines Mine, Second"),
+        (MINE.format(marker=1) + "\n\nclass Second(Mine): ...\n", "broken.py:7); move the others"),
     ],
 )
 def test_unusable_file_is_named_with_the_reason(tmp_path, text, reason):
@@ -91,7 +92,7 @@ def test_unusable_file_is_named_with_the_reason(tmp_path, text, reason):
     with pytest.raises(VariantError) as caught:
         registry.load("attention", "broken", [folder])
     message = str(caught.value)
-    assert message.startswith(f"{folder / 'attention' / 'broken.py'}: ")
+    assert message.startswith(f"{folder / 'attention' / 'broken.py'}:")
     assert reason in message
 
 

@@ -24,11 +24,13 @@ def write(a: Source, b: Source, out: Path) -> Path:
             f"{a.label} and {b.label} have no entry in common: the former has "
             f"{_first(result.only_in_a)}, the latter {_first(result.only_in_b)}"
         )
+    from harness.report import stamps
     from harness.report.compare import document
     from harness.report.render import html, markdown
 
     folder = out / re.sub(r"[^\w.@-]+", "-", f"{a.label}-vs-{b.label}").strip("-.")
-    page = document.build(result)
+    marks = stamps.find_stamps(result.caveats)
+    page = stamps.stamp_document(document.build(result), marks)
     write_json(folder / "summary.json", comparison.as_json(result))
     write_text(folder / "index.html", html.render(page))
     write_text(folder / "report.md", markdown.render(page))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.analysis import equivalence, significance
+from harness.analysis.caveats import find_caveats
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.hypotheses import METRICS, margin_of, values
 from harness.analysis.intervals import paired_differences
@@ -19,7 +20,12 @@ from harness.analysis.metrics import (
 from harness.report.compare.sources import Source
 from harness.results.records import SCHEMA_VERSION
 from harness.results.records.estimates import Ratio
-from harness.results.records.study_summary import EntryStatus, Quantity, SignificanceResult
+from harness.results.records.study_summary import (
+    Caveat,
+    EntryStatus,
+    Quantity,
+    SignificanceResult,
+)
 from harness.results.run_data import RunData
 from harness.results.upgrade import Json
 
@@ -74,6 +80,7 @@ class Comparison:
     environment_diff: dict[str, Difference]
     losses_comparable: bool
     margins: dict[str, float]
+    caveats: list[Caveat]
 
     @property
     def shared(self) -> list[EntryPair]:
@@ -118,12 +125,27 @@ def compare(a: Source, b: Source, created_at: str) -> Comparison:
         environment_diff=_diff(_environment(a.study), _environment(b.study)),
         losses_comparable=losses_comparable,
         margins=b.study.margins,
+        caveats=_caveats(a, b, {of_a.label: label for label, (of_a, _) in matched.items()}),
     )
+
+
+def _caveats(a: Source, b: Source, b_label_of: Mapping[str, str]) -> list[Caveat]:
+    """Return the caveats of both sides under B's labels of the entries."""
+    caveats = []
+    for caveat in find_caveats(a.study):
+        entry = b_label_of.get(caveat.entry, caveat.entry) if caveat.entry else None
+        message = f"in {a.label}: {caveat.message}"
+        caveats.append(caveat.model_copy(update={"entry": entry, "message": message}))
+    for caveat in find_caveats(b.study):
+        message = f"in {b.label}: {caveat.message}"
+        caveats.append(caveat.model_copy(update={"message": message}))
+    return caveats
 
 
 def as_json(comparison: Comparison) -> Json:
     """Return the content of summary.json."""
-    return {"schema_version": SCHEMA_VERSION, **vars(comparison)}
+    caveats = [caveat.model_dump() for caveat in comparison.caveats]
+    return {"schema_version": SCHEMA_VERSION, **vars(comparison), "caveats": caveats}
 
 
 def _diverging(study: StudyResults) -> set[str]:

@@ -21,6 +21,7 @@ from harness.report.document import (
 )
 from harness.report.formatting import MISSING, count
 from harness.report.sections.comparison import NO_INTERVAL
+from harness.report.sections.overview import caveat_notes
 from harness.report.tables import table
 from harness.results.records.study_summary import EntryStatus, Quantity, SignificanceResult
 
@@ -48,7 +49,7 @@ def build(comparison: Comparison) -> Document:
         title=f"{b} against {a}",
         question=text("What changed from ", Code(a), " to ", Code(b), ", and what did not?"),
         answer=_answer(comparison),
-        status=list(_notes(comparison)),
+        status=[*caveat_notes(comparison.caveats), *_notes(comparison)],
         sections=[section for section in filled if section.blocks],
         footer=text(
             f"Generated at {comparison.created_at}. All numbers are available unrounded in ",

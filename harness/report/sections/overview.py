@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from harness.analysis.dataset import StudyResults
 from harness.analysis.metrics import DIVERGES, PARALLELISM
@@ -13,6 +13,7 @@ from harness.report.charts.style import VERDICTS
 from harness.report.document import (
     Block,
     Code,
+    Emphasis,
     ItemList,
     Note,
     Text,
@@ -23,7 +24,23 @@ from harness.report.document import (
     text,
 )
 from harness.report.formatting import MISSING, count
-from harness.results.records.study_summary import EntryResult, SignificanceResult
+from harness.results.records.study_summary import (
+    Caveat,
+    CaveatKind,
+    EntryResult,
+    SignificanceResult,
+)
+
+MAX_CAVEATS = 6  # of one kind that are listed
+CAVEAT_TITLES: Mapping[CaveatKind, str] = {
+    "non-causal": "Not causal: these entries see later tokens. Their losses are not comparable.",
+    "outdated": "Outdated: the code has changed since these runs.",
+    "below-entropy": "Loss below the corpus's entropy, which no causal model reaches.",
+    "unstable": "Unstable training: results that rest on these runs may depend on the spikes.",
+    "initial-loss": "Unusual initial loss.",
+    "counted-flops": "FLOPs: the counted figure replaces the variant's formula.",
+    "not-compiled": "Not fully compiled: no speed is reported.",
+}
 
 
 def question(summary: Summary) -> Text:
@@ -166,7 +183,23 @@ def status(summary: Summary) -> Iterator[Block]:
             f" {verb} not reproduce the single-process run (see the equivalence of parallelisms), "
             "so no speed is reported.",
         )
+    yield from caveat_notes(summary.caveats)
     yield from _warnings(study)
+
+
+def caveat_notes(caveats: Sequence[Caveat]) -> Iterator[Note]:
+    """Return a note for each kind of caveat, with at most `MAX_CAVEATS` of its messages."""
+    by_kind: dict[CaveatKind, list[Caveat]] = {}
+    for caveat in caveats:
+        by_kind.setdefault(caveat.kind, []).append(caveat)
+    for kind, found in by_kind.items():
+        items = []
+        for caveat in found[:MAX_CAVEATS]:
+            subject = text(Code(caveat.entry), ": ") if caveat.entry else ()
+            items.append(text(subject, caveat.message))
+        if len(found) > MAX_CAVEATS:
+            items.append(text(f"{len(found) - MAX_CAVEATS} more; summary.json has all."))
+        yield Note([paragraph(Emphasis(CAVEAT_TITLES[kind])), ItemList(items)])
 
 
 def _leaders(summary: Summary) -> Text:

@@ -16,8 +16,18 @@ BudgetKind = Literal["tokens", "flops", "train_s", "parameters"]
 EquivalenceStatus = Literal["bitwise", "within tolerance", "DIVERGES", "not checked"]
 NoisyQuantity = Literal["val_loss", "val_loss_difference"]
 Quantity = Literal["val_loss", "tokens_per_s", "peak_memory"]
+SpikeKind = Literal["loss", "gradient norm"]
 EntryStatus = RunState | dict[RunState, int]  # of all runs, or the number by status
 VerdictName = Literal["better", "worse", "equivalent", "unresolved"]
+CaveatKind = Literal[
+    "non-causal",
+    "outdated",
+    "below-entropy",
+    "unstable",
+    "initial-loss",
+    "counted-flops",
+    "not-compiled",
+]
 
 Cell = Annotated[tuple[str, ...], Strict(False)]  # one level of each axis; a list in a file
 
@@ -61,6 +71,16 @@ class EntryMetrics(StrictModel):
     )
     mfu: Number | None = Field(
         description="model FLOPs utilization: flops_per_token x tokens_per_s / peak"
+    )
+    unstable_seeds: list[int] = Field(
+        default=[], description="seeds of the runs with a loss spike or an outlier in `spikes`"
+    )
+    n_loss_spikes: int = Field(default=0, description="number of loss spikes in `spikes`")
+    n_grad_norm_outliers: int = Field(
+        default=0, description="number of gradient norm outliers in `spikes`"
+    )
+    max_grad_norm: Number | None = Field(
+        default=None, description="largest gradient norm before clipping"
     )
 
 
@@ -152,6 +172,13 @@ class RunOutcome(StrictModel):
     reason: FailureReason | None = Field(description="category of the failure")
     message: str | None = Field(description="message of the failure")
     steps_recorded: int = Field(description="steps that every rank recorded")
+    n_loss_spikes: int = Field(default=0, description="number of loss spikes in `spikes`")
+    n_grad_norm_outliers: int = Field(
+        default=0, description="number of gradient norm outliers in `spikes`"
+    )
+    max_grad_norm: Number | None = Field(
+        default=None, description="largest gradient norm before clipping"
+    )
 
 
 class RunSummary(RunOutcome):
@@ -165,6 +192,23 @@ class RunSummary(RunOutcome):
     peak_flops: PeakFlops | None = Field(description="peak of all devices")
     flops_per_token_counted: Number | None = Field(
         description="FLOPs per token that all ranks executed, counted by PyTorch"
+    )
+
+
+class Spike(StrictModel):
+    """A loss spike or an outlier of the gradient norm, as `harness.analysis.stability` defines."""
+
+    run_id: str = Field(description="folder of the run")
+    entry: str = Field(description="the entry: its variants' labels, joined by hyphens")
+    seed: int = Field(description="seed of the run")
+    kind: SpikeKind = Field(description="`loss` or `gradient norm`")
+    step: int = Field(description="its first step")
+    highest_step: int = Field(description="step of the highest value")
+    last_step: int = Field(description="its last step")
+    value: Number = Field(description="the highest value: nats per token, or a norm")
+    height: Number = Field(
+        description="rise of the loss above the lowest running median before, nats per token; "
+        "ratio of the norm to the running median"
     )
 
 
@@ -455,6 +499,20 @@ class EnvironmentRuns(StrictModel):
     runs: list[str] = Field(description="run ids")
 
 
+class Caveat(StrictModel):
+    """A reason not to take a result at face value."""
+
+    kind: CaveatKind = Field(
+        description="`non-causal`: it sees later tokens, which the study allows; `outdated`: the "
+        "code has changed since the run; `below-entropy`: the loss is below the corpus's "
+        "entropy; `unstable`: loss spikes or outliers of the gradient norm; `initial-loss`: far "
+        "from ln(vocabulary); `counted-flops`: the variant's formula is wrong; `not-compiled`: the "
+        "compiler's limit was reached"
+    )
+    entry: str | None = Field(description="the entry; null if it concerns the whole study")
+    message: str = Field(description="what was observed, as one sentence")
+
+
 class StudySummary(Versioned):
     """Results of one study. A number that is not finite is null."""
 
@@ -467,6 +525,9 @@ class StudySummary(Versioned):
     runs: dict[RunState, int] = Field(description="number of runs by status")
     left_out: LeftOut = Field(description="number of runs that are left out")
     unreadable: list[Unreadable] = Field(description="damaged folders and files")
+    caveats: list[Caveat] = Field(
+        default=[], description="reasons not to take results at face value"
+    )
     entries: list[EntryResult] = Field(description="results of each entry")
     comparisons: list[BaselineComparison] = Field(
         description="paired differences from the baseline"
@@ -481,5 +542,8 @@ class StudySummary(Versioned):
         description="deviation of each parallel run from the single-process run"
     )
     scaling: list[ScalingRow] = Field(description="speedup over fewer processes")
+    spikes: list[Spike] = Field(
+        default=[], description="loss spikes and gradient norm outliers of all runs"
+    )
     environments: list[EnvironmentRuns] = Field(description="each distinct env.json")
     launches: list[LaunchRecord] = Field(description="lines of launches.jsonl")

@@ -1,0 +1,123 @@
+"""Parse source files: the hash of their syntax tree, and the names and strings that they use."""
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+# Fields that follow from others, or that only some versions of Python have.
+_IGNORED_FIELDS = frozenset(("ctx", "kind", "type_comment", "type_ignores"))
+_WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+@dataclass(frozen=True)
+class Import:
+    """An imported name: `level` is the number of leading dots of a relative import."""
+
+    level: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of code: SHA-256 of its syntax tree and of its bytes, what it imports, its strings.
+
+    A file that is not valid Python, such as a table of numbers, has the hash of its bytes as both.
+    """
+
+    syntax_sha256: str
+    content_sha256: str
+    imports: tuple[Import, ...] = ()
+    strings: frozenset[str] = frozenset()
+
+
+def syntax_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's syntax tree, without docstrings, comments and formatting.
+
+    It is the same under every version of Python that parses the file to the same tree.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return read(path).syntax_sha256
+
+
+def read(path: Path) -> Source:
+    """Return the hashes, imports and strings of a file; unchanged files are parsed once.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    status = path.stat()
+    return _read(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.cache
+def _read(path: Path, mtime_ns: int, n_bytes: int) -> Source:
+    content = path.read_bytes()
+    content_sha256 = hashlib.sha256(content).hexdigest()
+    if path.suffix != ".py":
+        return Source(content_sha256, content_sha256)
+    parts: list[str] = []
+    strings: set[str] = set()
+    try:
+        tree = ast.parse(content)
+        _dump(tree, parts, strings)
+    except (SyntaxError, ValueError, RecursionError):
+        return Source(content_sha256, content_sha256)
+    syntax = "\n".join(parts).encode(errors="surrogatepass")
+    return Source(
+        syntax_sha256=hashlib.sha256(syntax).hexdigest(),
+        content_sha256=content_sha256,
+        imports=tuple(dict.fromkeys(_imports(tree))),
+        strings=frozenset(strings),
+    )
+
+
+def _dump(node: object, parts: list[str], strings: set[str]) -> None:
+    """Append the types, fields and values of a tree to `parts`, and its strings to `strings`.
+
+    Fields without a value are left out, as newer versions of Python add such fields.
+    """
+    if isinstance(node, ast.AST):
+        parts.append(f"({type(node).__name__}")
+        for field in node._fields:
+            value = getattr(node, field, None)
+            if field == "body" and isinstance(node, _WITH_DOCSTRING):
+                value = _without_docstring(value)
+            if field in _IGNORED_FIELDS or value is None or value == []:
+                continue
+            parts.append(field)
+            _dump(value, parts, strings)
+        parts.append(")")
+    elif isinstance(node, list):
+        parts.append("[")
+        for element in node:
+            _dump(element, parts, strings)
+        parts.append("]")
+    else:
+        parts.append(repr(node))
+        if isinstance(node, str):
+            strings.add(node)
+
+
+def _without_docstring(body: object) -> object:
+    """Return the statements of a module, class or function without its docstring."""
+    if not isinstance(body, list) or not body or not isinstance(body[0], ast.Expr):
+        return body
+    value = body[0].value
+    is_docstring = isinstance(value, ast.Constant) and isinstance(value.value, str)
+    return body[1:] if is_docstring else body
+
+
+def _imports(tree: ast.Module) -> Iterator[Import]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(0, alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                module = f"{node.module}." if node.module else ""
+                yield Import(node.level, module + alias.name)

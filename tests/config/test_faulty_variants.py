@@ -1,0 +1,219 @@
+"""Every fault of a user's variant is named with its line, all at once, before anything starts."""
+
+import pytest
+
+from harness.config import load
+from harness.errors import UserError
+
+BASES = {
+    "positional": "learned import Learned",
+    "attention": "mha import MultiHead",
+    "norm": "layernorm import LayerNorm",
+    "mlp": "gelu import Gelu",
+    "parallelism": "single import Single",
+}
+CONTRACTS = {
+    "positional": "Positional",
+    "attention": "Attention",
+    "norm": "Norm",
+    "mlp": "FeedForward",
+    "parallelism": "Parallelism",
+}
+FILE = """from dataclasses import dataclass
+import torch
+from torch import nn
+from variants.{axis}.{base} as Base
+class V(Base):
+    {body}
+"""
+CLASS = 5  # its line
+PARTS = ("positional", "attention", "norm", "mlp")
+INIT = "def __init__(self, *args):\n        super().__init__(*args)\n        "
+FAULTS = {  # the body of the class, the axes, the line to be named, and what to say
+    "init": ("def __init__(self, *_):\n        1 / 0", BASES, 7, "ZeroDivisionError"),
+    "arguments": ("def __init__(self): pass", BASES, CLASS, "`__init__` of V raises TypeError"),
+    "check": (
+        "@classmethod\n    def check(cls, shape, options): shape.nothing",
+        BASES,
+        7,
+        "`check` of V raises AttributeError",
+    ),
+    "check returns None": (
+        "@classmethod\n    def check(cls, shape, options): pass",
+        BASES,
+        CLASS,
+        "`check` of V raises AttributeError",
+    ),
+    "check_rotary": (
+        "@classmethod\n    def check_rotary(cls, width, options): 1 / 0",
+        ["positional"],
+        7,
+        "`check_rotary` of V raises ZeroDivisionError",
+    ),
+    "rotary_dim": (
+        "@classmethod\n    def rotary_dim(cls, shape, options): 1 / 0",
+        ["attention"],
+        7,
+        "`rotary_dim` of V raises ZeroDivisionError",
+    ),
+    "not a dataclass": ("class Options:\n        x = 1", BASES, 6, "must be a frozen dataclass"),
+    "not a class": ("Options = 3", BASES, CLASS, "V.Options is 3"),
+    "not frozen": ("@dataclass\n    class Options:\n        x: int = 1", BASES, 6, "be frozen"),
+    "no such type": (
+        "@dataclass(frozen=True)\n    class Options:\n        x: 'Nothing' = 1",
+        BASES,
+        6,
+        "NameError: name 'Nothing' is not defined",
+    ),
+    "type that a file cannot state": (
+        "@dataclass(frozen=True)\n    class Options:\n        x: torch.Tensor = None",
+        BASES,
+        6,
+        "Tensor",
+    ),
+    "options raise": (
+        "@dataclass(frozen=True)\n    class Options:\n        x: int = 1\n"
+        "        def __post_init__(self): 1 / 0",
+        BASES,
+        9,
+        "`Options` of V raises ZeroDivisionError",
+    ),
+    "flops": ("def flops_per_token(self, *_): 1 / 0", ["attention", "mlp"], 6, "ZeroDivision"),
+    "flops without a number": (
+        "def flops_per_token(self, *_): pass",
+        ["attention", "mlp"],
+        CLASS,
+        "`flops_per_token` returns None; it must be a number",
+    ),
+    "no initial values": (
+        f"{INIT}self.a = nn.Parameter(torch.ones(3))\n        self.b = nn.Parameter(torch.ones(3))",
+        PARTS,
+        CLASS,
+        "parameters a, b: no initial values; declare them in `init_specs()`",
+    ),
+    "init_specs": ("def init_specs(self): 1 / 0", PARTS, 6, "`init_specs` of V raises"),
+    "buffer": (
+        f"{INIT}self.register_buffer('mask', torch.ones(3))",
+        PARTS,
+        CLASS,
+        "the buffer mask has no values",
+    ),
+    "tensor": (f"{INIT}self.s = torch.ones(3)", PARTS, CLASS, "the tensor `s` has no values"),
+    "processes": (
+        "@property\n    def world_size(self): return 0",
+        ["parallelism"],
+        CLASS,
+        "`world_size` is 0",
+    ),
+    "support": (
+        "def why_unsupported(self, make_model): 1 / 0",
+        ["parallelism"],
+        6,
+        "`why_unsupported` of V raises ZeroDivisionError",
+    ),
+    "memory": (
+        "def memory_fractions(self, model): 1 / 0",
+        ["parallelism"],
+        6,
+        "`memory_fractions` of V raises ZeroDivisionError",
+    ),
+}
+
+
+def write(path, axis, text, name="mine"):
+    file = path.parent / f"mine/{axis}/{name}.py"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def messages(path):
+    with pytest.raises(UserError) as raised:
+        load(path)
+    return [str(problem) for problem in raised.value.problems]
+
+
+@pytest.fixture
+def study(write_study):
+    """Return a study with a variant `mine` on each axis."""
+    path = write_study(
+        ("seeds =", 'variant_paths = ["mine"]\nseeds ='),
+        ('"rope"]', '"mine"]\nnorm = ["mine"]\nmlp = ["mine"]'),
+        ('["mha",', '["mha", "mine",'),
+        ('["single", {', '["mine", {'),
+        ('parallelism = "single"', 'parallelism = "mine"'),
+    )
+    for axis, base in BASES.items():
+        write(path, axis, FILE.format(axis=axis, base=base, body="pass"))
+    return path
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_fault_is_named_with_its_line_for_every_axis(study, fault):
+    """A user would have to find the line in a traceback, one variant after the other."""
+    body, axes, line, reason = FAULTS[fault]
+    places = {}
+    for axis in axes:
+        text = FILE.format(axis=axis, base=BASES[axis], body=body)
+        places[axis] = f"{write(study, axis, text)}:{line}: "
+    found = messages(study)
+    for place in places.values():
+        (message,) = [message for message in found if place in message]
+        assert reason in message and "\n" not in message
+    assert len(found) == len(places)
+
+
+def test_variants_without_a_fault_are_accepted(study):
+    load(study)
+
+
+@pytest.mark.parametrize("axis", CONTRACTS)
+def test_missing_methods_are_named_together(study, axis):
+    base = CONTRACTS[axis]
+    file = write(study, axis, f"from variants.base import {base}\nclass V({base}): ...\n")
+    required = {
+        "attention": ["forward", "flops_per_token"],
+        "norm": ["forward"],
+        "mlp": ["forward"],
+        "parallelism": ["wrap"],
+        "positional": [],
+    }[axis]
+    if not required:
+        load(study)  # each method has a default
+        return
+    found = messages(study)
+    assert len(found) == len(required)
+    for method, message in zip(required, found, strict=True):
+        assert f"{file}:2: V must define `{method}` (" in message
+
+
+def test_one_fault_does_not_hide_another(study):
+    """Each start would show one more fault."""
+    write(study, "positional", "import nowhere\n")
+    write(study, "norm", "x = (\n")
+    write(study, "mlp", "class Lone: ...\n")
+    body = "def __init__(self, *_): 1 / 0"
+    write(study, "attention", FILE.format(axis="attention", base=BASES["attention"], body=body))
+    write(study, "parallelism", "from variants.base import Norm\nclass Other(Norm): ...\n")
+    study.write_text(study.read_text().replace("steps = 4", "steps = 4\nmicro_batch_size = 3"))
+    found = messages(study)
+    reasons = ["ModuleNotFoundError", "ZeroDivisionError", "SyntaxError", "Lone (", "Other ("]
+    assert [next(r for r in reasons if r in message) for message in found[:5]] == reasons
+    assert any("micro_batch_size" in message for message in found[5:])
+
+
+def test_helper_of_a_variant_is_named_if_it_fails(study):
+    """The innermost line of the user's own code is where the correction is due."""
+    helper = write(study, "mlp", "def width():\n    return 1 / 0\n", "_helper")
+    file = write(
+        study,
+        "mlp",
+        "import importlib.util, pathlib\n"
+        "spec = importlib.util.spec_from_file_location(\n"
+        "    'helper', pathlib.Path(__file__).with_name('_helper.py'))\n"
+        "helper = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(helper)\n"
+        "helper.width()\n",
+    )
+    (message,) = messages(study)
+    assert f"{helper}:2: the import of {file.name} raises ZeroDivisionError" in message

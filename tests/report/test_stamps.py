@@ -1,0 +1,97 @@
+"""A reader of any table or figure would take the result of a leaking entry at face value."""
+
+import csv
+import re
+
+import pytest
+from reported import written
+
+from harness.analysis import caveats, dataset
+from harness.analysis.summary import summarize
+from harness.report import charts, compare, stamps, study_report
+from harness.report.charts.spec import Lines, Scatter
+from harness.report.compare import Source
+from harness.report.render import markdown
+from harness.results.records.study_summary import Caveat
+
+LEAK = "rope-mha-single"
+STAMPED = f"{LEAK} [non-causal]"
+
+
+@pytest.fixture
+def leak(monkeypatch):
+    caveat = Caveat(kind="non-causal", entry=LEAK, message="position 3 sees token 4.")
+    monkeypatch.setattr(caveats, "SOURCES", (lambda study: iter([caveat]),))
+    return caveat
+
+
+def test_every_table_and_the_first_screen_are_stamped(fake, leak):
+    page, summary, folder = written(fake.write())
+    opening = page.partition("\n## ")[0]
+    assert f"`{STAMPED}`" in opening and leak.message in opening
+    for section in page.split("\n## ")[1:]:
+        for table in section.split("\n\n"):
+            if table.startswith("|"):
+                after = section.partition(table)[2][:200]
+                assert STAMPED in table or "entries with caveats" in after, table[:300]
+    for line in page.splitlines():
+        assert f"`{LEAK}`" not in line and not re.search(rf"\| {LEAK} +\|", line)
+    assert summary["caveats"] == [leak.model_dump()]
+    assert STAMPED in (folder / "index.html").read_text()
+
+
+def test_tables_of_claims_have_the_kinds_of_caveats(fake, leak):
+    _, _, folder = written(fake.write())
+    for name in ("entries", "comparisons", "verdicts", "rankings", "savings"):
+        with open(folder / "tables" / f"{name}.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        kinds = {row["entry"]: row["caveats"] for row in rows}
+        assert kinds.pop(LEAK) == "non-causal", name
+        assert set(kinds.values()) == {""}, name
+
+
+def test_figures_are_stamped(fake, leak):
+    study = dataset.read(fake.write().store, fake.name)
+    marks = stamps.find_stamps(caveats.find_caveats(study))
+    n_named = 0
+    for spec in charts.build(summarize(study, "now")):
+        stamped = stamps.stamp(spec, marks)
+        assert STAMPED in stamped.caption
+        names = names_of(spec.plot)
+        if LEAK in names:
+            n_named += 1
+            assert STAMPED in names_of(stamped.plot), spec.name
+            assert LEAK not in names_of(stamped.plot), spec.name
+    assert n_named >= 5
+    curves = stamps.stamp(charts.build(summarize(study, "now"))[0], marks)
+    drawn = [line.name for panel in curves.plot.panels for line in panel.lines]
+    assert "rope · mha [non-causal]" in drawn
+
+
+def names_of(plot):
+    if isinstance(plot, Lines):
+        return [line.entry for panel in plot.panels for line in panel.lines]
+    return [row.name for row in (plot.points if isinstance(plot, Scatter) else plot.rows)]
+
+
+def test_comparison_is_stamped_on_either_side(fake, leak, tmp_path):
+    a = dataset.read(fake.write().store, fake.name)
+    fake.name = "other"
+    b = dataset.read(fake.write().store, fake.name)
+    folder = compare.write(Source("a", a), Source("b", b), tmp_path / "out")
+    page = (folder / "report.md").read_text()
+    assert STAMPED in page
+    assert "in a: position 3" in page and "in b: position 3" in page
+
+
+def test_report_without_caveats_has_no_stamp(fake):
+    page, summary, _ = written(fake.write())
+    assert "caveats" not in page and summary["caveats"] == []
+
+
+def test_stamp_keeps_what_it_does_not_change(fake, leak):
+    summary = summarize(dataset.read(fake.write().store, fake.name), "now")
+    document = study_report.build(summary, [])
+    other = {"no-such-entry": "no-such-entry [unstable]"}
+    assert stamps.stamp(document, other) is document
+    assert markdown.render(stamps.stamp_document(document, {})) == markdown.render(document)

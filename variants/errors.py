@@ -1,0 +1,61 @@
+"""Errors of variants' files, with the line of the user's code that is at fault."""
+
+import inspect
+import traceback
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+SHIPPED = Path(__file__).parent
+LIBRARIES = {"site-packages", "dist-packages", "harness"}  # folders of code that is not a variant's
+
+
+class VariantError(Exception):
+    """A variant cannot be used; each of `problems` names file, line, fault and remedy."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+def describe(
+    error: BaseException, action: str, files: Iterable[Path], cls: type | None = None
+) -> str:
+    """Return the line of the code at fault, what failed, and the exception, in one line.
+
+    `files` are the files of the variants in question. The place is the innermost line of the
+    traceback in a user's file or its helpers, else in a shipped variant, else the definition of
+    `cls`.
+    """
+    place = error_line(error, files) or (class_line(cls) if cls is not None else "")
+    reason = " ".join(str(error).split())
+    message = f"{action} raises {type(error).__name__}: {reason}".removesuffix(": ")
+    return f"{place}: {message}" if place else message
+
+
+def error_line(error: BaseException, files: Iterable[Path]) -> str:
+    """Return `file:line` of the innermost line of a traceback in a variant's code, or ""."""
+    roots = {file.parent.parent for file in files if not file.is_relative_to(SHIPPED)}
+    frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        frames.append((error.filename, error.lineno))
+    for root in (*roots, SHIPPED):
+        for file, line in reversed(frames):
+            if _is_below(Path(file), root):
+                return f"{file}:{line}"
+    return ""
+
+
+def class_line(cls: type) -> str:
+    """Return the file and the line of the definition of a class: `file:line`."""
+    try:
+        return f"{inspect.getfile(cls)}:{inspect.getsourcelines(cls)[1]}"
+    except (OSError, TypeError):  # defined without source
+        return cls.__qualname__
+
+
+def _is_below(file: Path, root: Path) -> bool:
+    """Return whether a file is in one of the folders below `root`, and not in a library."""
+    if not file.is_relative_to(root):
+        return False
+    folders = file.relative_to(root).parts[:-1]
+    return bool(folders) and LIBRARIES.isdisjoint(folders)
