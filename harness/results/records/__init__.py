@@ -1,8 +1,9 @@
 """Records: one frozen pydantic model for each file, used by its writer and its reader."""
 
+from harness.results.records.archive import ArchivedFile, CodeManifest
 from harness.results.records.base import SCHEMA_VERSION, Positive, Seed, StrictModel, Versioned, now
 from harness.results.records.checkpoint import CheckpointInfo
-from harness.results.records.lines import EvalRecord, LaunchRecord, StepRecord
+from harness.results.records.lines import EvalRecord, LaunchInputs, LaunchRecord, StepRecord
 from harness.results.records.probes import (
     PHASES,
     CollectiveTraffic,
@@ -41,7 +42,9 @@ from harness.results.records.study_summary import StudySummary
 __all__ = [
     "PHASES",
     "SCHEMA_VERSION",
+    "ArchivedFile",
     "CheckpointInfo",
+    "CodeManifest",
     "CollectiveTraffic",
     "DataSettings",
     "DecodeProbeSettings",
@@ -52,6 +55,7 @@ __all__ = [
     "FailureReason",
     "InitReport",
     "InitSource",
+    "LaunchInputs",
     "LaunchRecord",
     "LaunchSpec",
     "LengthRecord",
