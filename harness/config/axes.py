@@ -5,7 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError
@@ -20,6 +21,7 @@ from variants.errors import VariantError, class_line
 
 VariantSelection = dict[str, VariantChoice]  # one choice for each axis, in the order of AXES
 
+MAX_NUMBER = 2**31 - 1  # of options; larger ones overflow somewhere in PyTorch
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+]{0,39}")
 
 
@@ -229,7 +231,7 @@ def _options_model(options: type) -> type[StrictModel]:
     Raises:
         VariantError: a type or a default cannot be validated.
     """
-    types = get_type_hints(options)
+    types = get_type_hints(options, include_extras=True)
     fields: dict[str, Any] = {}
     problems = []
     for field in dataclasses.fields(options):
@@ -238,7 +240,7 @@ def _options_model(options: type) -> type[StrictModel]:
             default = Field(default=field.default, validate_default=True)
         elif field.default_factory is not dataclasses.MISSING:
             default = Field(default_factory=field.default_factory, validate_default=True)
-        fields[field.name] = (types[field.name], default)
+        fields[field.name] = (_bounded(types[field.name]), default)
         try:
             TypeAdapter(types[field.name])
         except PydanticSchemaGenerationError:
@@ -250,6 +252,27 @@ def _options_model(options: type) -> type[StrictModel]:
     if problems:
         raise VariantError(problems)
     return create_model(options.__qualname__, __base__=StrictModel, **fields)
+
+
+def _bounded(annotation: Any) -> Any:
+    """Return the type of an option, in which every number is finite and at most MAX_NUMBER.
+
+    An option may have closer bounds of its own: `Annotated[int, Field(le=64)]`.
+    """
+    if annotation is int:
+        return Annotated[int, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
+    if annotation is float:
+        return Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
+    origin = get_origin(annotation)
+    if origin is None or origin is Literal:
+        return annotation
+    if origin is Annotated:
+        inner, *metadata = get_args(annotation)
+        return Annotated[_bounded(inner), *metadata]
+    arguments = tuple(_bounded(argument) for argument in get_args(annotation))
+    if origin in (Union, UnionType):
+        return Union[arguments]  # noqa: UP007
+    return origin[arguments]
 
 
 def _default_label(name: str, given: Mapping[str, object]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from harness.config.axes import architecture_key
+from harness.config.validate import MAX_PARAMETERS
 from harness.errors import UserError
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
@@ -75,6 +76,11 @@ class CostEstimator:
         model = builder.model()
         parameters = sum(parameter.numel() for parameter in model.parameters())
         flops_per_token = model.flops_per_token()
+        if parameters > MAX_PARAMETERS:
+            raise UserError(
+                f"the model of {builder.names} has {parameters:.3g} parameters; "
+                f"allowed: at most {MAX_PARAMETERS:.3g}"
+            )
         model.to(self._dtype)  # autocast does not support the meta device; this is close to it
         size = (micro_batch_size, self._shape.seq_len)
         tokens = torch.zeros(size, dtype=torch.long, device="meta")

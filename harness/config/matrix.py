@@ -96,9 +96,9 @@ def load(
         UserError: the study is invalid; it names every problem with file, key path, value and what
             is allowed.
     """
-    file = study_file.read(path, settings, seeds)
+    file, problems = study_file.read(path, settings, seeds)
     matrix = _expand(file, path)
-    problems = _check_settings(matrix)
+    problems += _check_settings(matrix)
     corpus = None
     try:
         corpus = prepare(file.data, path.parent, str(path))
@@ -123,6 +123,7 @@ def _expand(file: StudyFile, path: Path) -> Matrix:
     axes = Axes(str(path), ModelShape(**file.model.model_dump(), vocab_size=1), folders)
     axes.problems += validate.check_variant_paths(str(path), folders)
     axes.problems += validate.check_model(str(path), file.model)
+    axes.problems += validate.check_probes(str(path), file)
     axes.read(file.axes)
     baseline = axes.baseline(file.study.baseline)
     entries = [
@@ -286,14 +287,19 @@ def _plan(
     context = StudyContext(matrix.file, corpus, matrix.variant_paths, matrix.baseline, sources)
     source_builder = None
     init_content = None
+    n_seen_steps = 0
     if isinstance(source, SourceRun):
         source_builder = RunSpecBuilder(
             context.for_source_runs(), source.train, prefix=SOURCE_PREFIX
         )
         init_content = source_builder.content_hash(source.entry)
+        n_seen_steps = source.train.steps
     elif isinstance(source, Checkpoint):
         init_content = source.weights.sha256
-    builder = RunSpecBuilder(context, matrix.file.train, init_content)
+        n_seen_steps = source.weights.data_steps
+    builder = RunSpecBuilder(
+        context, matrix.file.train, init_content, data_offset_steps=n_seen_steps
+    )
 
     runs: list[RunSpec] = []
     all_run_ids: set[str] = set()

@@ -1,7 +1,8 @@
 """The schema of a study file, and its reader, which reports all errors of a file at once."""
 
+import re
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -13,12 +14,19 @@ from harness.results.records import (
     DataSettings,
     EquivalenceMargin,
     ModelSettings,
-    Positive,
     ProbeSettings,
     Seed,
     StrictModel,
     TrainSettings,
 )
+from harness.results.records.settings import Steps, TimeLimit
+
+MAX_NAME = 100  # characters of a study's name, which is the name of a folder
+MAX_RUNS = 10_000  # seeds, or elements of an axis
+MAX_SHOWN = 100  # characters of a value in a message
+MAX_DEPTH = 20  # of tables and lists within each other
+# Python converts no integers of more digits; TOML's have at most 19.
+LONG_INTEGER = re.compile(r"\d[\d_]{1000,}")
 
 RawTable = dict[str, Any]  # of TOML; validated when the variants are known
 Element = str | RawTable  # of an axis: a variant's name, or a table with `variant` and its options
@@ -34,8 +42,8 @@ class StudySection(StrictModel):
     every other seed, to separate the two sources of variance.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    seeds: Annotated[list[Seed], Field(min_length=1)]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_NAME)]
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=MAX_RUNS)]
     baseline: dict[str, str] = {}
     variant_paths: list[str] = []
     match_size: Literal["parameters", "flops"] | None = None
@@ -53,9 +61,9 @@ class LaunchSettings(StrictModel):
     printed line; None: no limit) is ended.
     """
 
-    timeout_s: Annotated[float, Field(gt=0)] | None = None
-    stall_timeout_s: Annotated[float, Field(gt=0)] | None = 600.0
-    checkpoint_every: Positive | None = None
+    timeout_s: TimeLimit | None = None
+    stall_timeout_s: TimeLimit | None = 600.0
+    checkpoint_every: Steps | None = None
     keep_checkpoints: Literal["none", "weights", "full"] = "weights"
 
 
@@ -86,13 +94,17 @@ class StudyFile(StrictModel):
     init: InitSettings | None = None
     launch: LaunchSettings = LaunchSettings()
     probes: ProbeSettings = ProbeSettings()
-    axes: dict[str, Annotated[list[Element], Field(min_length=1)]] = {}
+    axes: dict[str, Annotated[list[Element], Field(min_length=1, max_length=MAX_RUNS)]] = {}
     exclude: list[Rule] = []
     include: list[Rule] = []
 
 
-def read(path: Path, settings: Iterable[str] = (), seeds: Sequence[int] | None = None) -> StudyFile:
-    """Read a study file; `settings` are `section.key=value` overrides, `seeds` replace the study's.
+def read(
+    path: Path, settings: Iterable[str] = (), seeds: Sequence[int] | None = None
+) -> tuple[StudyFile, list[Problem]]:
+    """Read a study file without its unknown keys, and return these as problems.
+
+    `settings` are `section.key=value` overrides, `seeds` replace the study's.
 
     Raises:
         UserError: the file is missing, is not TOML, or violates the schema; it names every problem
@@ -103,23 +115,76 @@ def read(path: Path, settings: Iterable[str] = (), seeds: Sequence[int] | None =
         _override(raw, setting)
     if seeds is not None and isinstance(raw.setdefault("study", {}), dict):
         raw["study"]["seeds"] = list(seeds)
+    problems = [Problem(f"{path}: {key}", message) for key, message in _out_of_range(raw)]
+    if problems:
+        raise UserError(problems)
     try:
-        return StudyFile.model_validate(raw)
+        return StudyFile.model_validate(raw), []
     except ValidationError as error:
-        raise UserError(
-            Problem(f"{path}: {key}", message) for key, message in describe_errors(error, StudyFile)
-        ) from error
+        problems = _problems(path, error)
+        unknown = [detail["loc"] for detail in error.errors() if _is_unknown(detail)]
+        if len(unknown) < error.error_count():
+            raise UserError(problems) from error
+    for keys in unknown:
+        _remove(raw, keys)
+    try:
+        return StudyFile.model_validate(raw), problems
+    except ValidationError as error:
+        raise UserError([*problems, *_problems(path, error)]) from error
+
+
+def _problems(path: Path, error: ValidationError) -> list[Problem]:
+    return [
+        Problem(f"{path}: {key}", message) for key, message in describe_errors(error, StudyFile)
+    ]
+
+
+def _is_unknown(detail: ErrorDetails) -> bool:
+    return detail["type"] == "extra_forbidden"
+
+
+def _remove(raw: RawTable, keys: Sequence[int | str]) -> None:
+    table: Any = raw
+    for key in keys[:-1]:
+        table = table[key]
+    del table[keys[-1]]
 
 
 def _read_toml(path: Path) -> RawTable:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such study file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not TOML: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: not a study: its tables are nested too deeply") from error
+
+
+def parse_toml(text: str) -> RawTable:
+    """Parse TOML; an integer that Python does not convert becomes one that TOML does not allow."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:
+        return tomllib.loads(LONG_INTEGER.sub(str(10**30), text))
+
+
+def _out_of_range(value: object, keys: tuple[int | str, ...] = ()) -> Iterator[tuple[str, str]]:
+    """Yield the key paths of integers that TOML does not allow, and of values nested too deeply."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield key_path(keys), "an integer must be at least -2^63 and less than 2^63"
+    elif isinstance(value, dict | list) and len(keys) > MAX_DEPTH:
+        yield key_path(keys[:3]), f"nested too deeply; allowed: {MAX_DEPTH} tables and lists"
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _out_of_range(item, (*keys, key))
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _out_of_range(item, (*keys, i))
 
 
 def _override(raw: RawTable, setting: str) -> None:
@@ -129,8 +194,8 @@ def _override(raw: RawTable, setting: str) -> None:
     if not equals or len(keys) < 2 or not all(keys):
         raise UserError(f"--set {setting}: must be SECTION.KEY=VALUE, e.g. train.steps=100")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text  # a string without quotes, which the shell would remove
     table = raw
     for key in keys[:-1]:
@@ -152,22 +217,33 @@ def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[tupl
         if separator in messages.get(key, ""):
             message = f"{messages[key]}, or {message.partition(separator)[2]}"
         messages[key] = message
-    return list(messages.items())
+    return [(key, message) for key, message in messages.items() if not _is_refined(key, messages)]
+
+
+def _is_refined(key: str, keys: Iterable[str]) -> bool:
+    """Return whether a problem lies within the value at `key`: then `key` itself is valid."""
+    return any(other.startswith((f"{key}[", f"{key}.")) for other in keys)
 
 
 def _describe(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
-    keys = [key for key in detail["loc"] if key not in _UNION_TAGS]
+    keys = [key for key in detail["loc"] if not _UNION_TAG.fullmatch(str(key))]
     location = key_path(keys)
     if detail["type"] == "extra_forbidden":
         return location, f"unknown key; {choices(str(keys[-1]), _fields(model, keys[:-1]))}"
     if detail["type"] == "missing":
         return location, "missing, and has no default"
     message = detail["msg"].removeprefix("Value error, ")
-    return location, f"{detail['input']!r}: {message[:1].lower()}{message[1:]}"
+    return location, f"{shown(detail['input'])}: {message[:1].lower()}{message[1:]}"
 
 
 # Names of types that pydantic inserts into the key path of a value that may have several types.
-_UNION_TAGS = ("str", "dict[str,any]", "int", "list[int]", "constrained-int", "literal['all']")
+_UNION_TAG = re.compile(r"(constrained-)?(str|int|float|bool)|(list|dict|literal)\[.*\]")
+
+
+def shown(value: object) -> str:
+    """Return a value as an error message shows it: shortened, if it is long."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
 def _fields(model: type[BaseModel], keys: Iterable[int | str]) -> list[str]:

@@ -16,6 +16,11 @@ from harness.model.part_check import describe_failure
 from harness.results.records import ModelSettings, TrainSettings, VariantChoice
 from variants import registry
 from variants.base import AXES, ModelShape, Parallelism
+from variants.validation import divisors
+
+FP32_BYTES = 4
+MAX_PARAMETERS = 10**12
+MAX_ACTIVATION_BYTES = 2**44
 
 
 def check_variant_paths(location: str, folders: Sequence[Path]) -> Iterator[Problem]:
@@ -29,13 +34,19 @@ def check_variant_paths(location: str, folders: Sequence[Path]) -> Iterator[Prob
 
 
 def check_model(location: str, model: ModelSettings) -> Iterator[Problem]:
-    """The heads divide the width of the model."""
+    """The heads divide the width of the model, and its size can be computed."""
     if model.n_embd % model.n_head:
-        divisors = [n for n in range(1, model.n_embd + 1) if model.n_embd % n == 0]
         yield Problem(
             f"{location}: model.n_head",
             f"{model.n_head} does not divide n_embd = {model.n_embd}; "
-            f"allowed: {', '.join(map(str, divisors))}",
+            f"allowed: {', '.join(map(str, divisors(model.n_embd)))}",
+        )
+    n_parameters = 12 * model.n_layer * model.n_embd**2  # of GPT-2, without embeddings
+    if n_parameters > MAX_PARAMETERS:
+        yield Problem(
+            f"{location}: model.n_embd",
+            f"{model.n_embd} with n_layer = {model.n_layer} gives {n_parameters:.3g} parameters; "
+            f"allowed: at most {MAX_PARAMETERS:.3g}",
         )
 
 
@@ -43,8 +54,25 @@ def check_entries(
     location: str, entries: Sequence[VariantSelection], train: TrainSettings, axes: Axes
 ) -> Iterator[Problem]:
     """Run all checks that need neither the corpus nor the models."""
+    yield from _check_schedule(location, train)
     yield from _check_tokens(location, entries, train, axes)
     yield from _check_positionals(location, entries, axes)
+
+
+def _check_schedule(location: str, train: TrainSettings) -> Iterator[Problem]:
+    """The learning rate rises during warm-up only, which ends within the run."""
+    if train.min_lr > train.lr:
+        yield Problem(
+            f"{location}: train.min_lr",
+            f"{train.min_lr:g} is above lr = {train.lr:g}, so that the rate would rise after the "
+            f"warm-up; allowed: at most lr",
+        )
+    if train.warmup_steps > train.steps:
+        yield Problem(
+            f"{location}: train.warmup_steps",
+            f"{train.warmup_steps}: the warm-up would not end within the run; "
+            f"allowed: at most steps = {train.steps}",
+        )
 
 
 def _check_tokens(
@@ -63,7 +91,7 @@ def _check_tokens(
     for choice in {choice.label: choice for choice in choices}.values():
         parallelism = load_parallelism(choice, axes.paths)
         yield from _check_device(location, choice.label, parallelism, train)
-        yield from _check_division(location, choice.label, parallelism, train, seq_len)
+        yield from _check_division(location, choice.label, parallelism, train, axes.shape)
 
 
 def _check_device(
@@ -85,8 +113,9 @@ def _check_device(
 
 
 def _check_division(
-    location: str, label: str, parallelism: Parallelism, train: TrainSettings, seq_len: int
+    location: str, label: str, parallelism: Parallelism, train: TrainSettings, shape: ModelShape
 ) -> Iterator[Problem]:
+    seq_len = shape.seq_len
     n_sequences = train.tokens_per_step // seq_len
     n_groups = parallelism.data_parallel_size
     if n_sequences % n_groups:
@@ -97,10 +126,27 @@ def _check_division(
             f"divide over {n_groups} ranks of {label}; {nearest}",
         )
         return
+    n_local = n_sequences // n_groups
     try:
-        micro_batch_size(n_sequences // n_groups, train.micro_batch_size)
+        size = micro_batch_size(n_local, train.micro_batch_size)
     except ValueError as error:
-        yield Problem(f"{location}: train.micro_batch_size", f"{error} ({label})")
+        nearest = _nearest_divisors(n_local, train.micro_batch_size or 1)
+        yield Problem(f"{location}: train.micro_batch_size", f"{error}; {nearest} ({label})")
+        return
+    n_bytes = FP32_BYTES * size * shape.seq_len * shape.n_embd * shape.n_layer
+    if n_bytes > MAX_ACTIVATION_BYTES:
+        yield Problem(
+            f"{location}: train.micro_batch_size",
+            f"a forward pass over {size} sequences of {shape.seq_len} tokens stores more than "
+            f"{n_bytes:.3g} bytes ({label}); allowed: at most {MAX_ACTIVATION_BYTES:.3g}",
+        )
+
+
+def _nearest_divisors(value: int, divisor: int) -> str:
+    allowed = divisors(value)
+    below = max(n for n in allowed if n < divisor)
+    above = min(n for n in allowed if n > divisor)
+    return f"the nearest that do: {below}, {above}"
 
 
 def _nearest_multiples(value: int, unit: int) -> str:
@@ -152,6 +198,22 @@ def _check_positionals(
                 f"{location}: axes",
                 f"{positional_label} rotates a width of {width} in {attention_label}: {reason}",
             )
+
+
+def check_probes(location: str, file: StudyFile) -> Iterator[Problem]:
+    """The KV caches of the decode probe have a possible size."""
+    decode = file.probes.decode
+    if decode is None:
+        return
+    batch = max(decode.batch)
+    context = max(decode.context)
+    n_bytes = 2 * FP32_BYTES * batch * context * file.model.n_embd * file.model.n_layer
+    if n_bytes > MAX_ACTIVATION_BYTES:
+        yield Problem(
+            f"{location}: probes.decode",
+            f"{batch} sequences of {context} positions need a KV cache of {n_bytes:.3g} bytes; "
+            f"allowed: at most {MAX_ACTIVATION_BYTES:.3g}",
+        )
 
 
 def check_corpus(location: str, corpus: Corpus, file: StudyFile) -> Iterator[Problem]:

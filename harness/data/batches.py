@@ -10,13 +10,15 @@ from torch import Tensor
 
 from harness.results.records import TokenSlice
 
+TOKEN_DTYPE = np.dtype("<u2")
+
 
 class Tokens:
     """The tokens of a split as one sequence over all its memory-mapped files."""
 
     def __init__(self, slices: Sequence[TokenSlice]) -> None:
         self._parts = [
-            np.memmap(part.file, dtype=np.uint16, mode="r")[part.start : part.stop]
+            np.memmap(part.file, dtype=TOKEN_DTYPE, mode="r")[part.start : part.stop]
             for part in slices
         ]
         self._ends = np.cumsum([len(part) for part in self._parts])
@@ -42,7 +44,7 @@ class Tokens:
 
         Both are (n, seq_len), int64: inputs and targets.
         """
-        rows = np.empty((len(offsets), seq_len + 1), dtype=np.uint16)
+        rows = np.empty((len(offsets), seq_len + 1), dtype=TOKEN_DTYPE)
         part_of = np.searchsorted(self._ends, offsets, side="right")
         in_one_file = offsets + seq_len < self._ends[part_of]
         # All windows of a file are copied at once; one by one takes ten times as long.
@@ -61,34 +63,32 @@ def micro_batch_size(local_sequences: int, limit: int | None) -> int:
     """Return how many of a rank's `local_sequences` are in one forward pass: all, or `limit`.
 
     Raises:
-        ValueError: `limit` does not divide `local_sequences`; the message names the nearest
-            divisors.
+        ValueError: `limit` does not divide `local_sequences`.
     """
     if limit is None or local_sequences <= limit:
         return local_sequences
     if local_sequences % limit:
-        divisors = [n for n in range(1, local_sequences + 1) if local_sequences % n == 0]
-        below = max(n for n in divisors if n < limit)
-        above = min(n for n in divisors if n > limit)
-        raise ValueError(
-            f"{limit} does not divide the {local_sequences} sequences of a rank; "
-            f"the nearest that do: {below}, {above}"
-        )
+        raise ValueError(f"{limit} does not divide the {local_sequences} sequences of a rank")
     return limit
 
 
 @dataclass(frozen=True)
 class Batches:
-    """The training sequences of every step: random windows of `seq_len` + 1 tokens."""
+    """The training sequences of every step: random windows of `seq_len` + 1 tokens.
+
+    Step 0 is step `offset_steps` of the data order, so that a run which continues another one
+    trains on other batches.
+    """
 
     tokens: Tokens
     seq_len: int
     n_sequences: int
     seed: int
+    offset_steps: int = 0
 
     def offsets(self, step: int) -> np.ndarray:
         """Return the starts of the step's windows, (n_sequences,), the same on every rank."""
-        key = np.array([self.seed, step], dtype=np.uint64)
+        key = np.array([self.seed, self.offset_steps + step], dtype=np.uint64)
         generator = np.random.Generator(np.random.Philox(key=key))
         return generator.integers(0, len(self.tokens) - self.seq_len, size=self.n_sequences)
 

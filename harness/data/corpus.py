@@ -13,19 +13,18 @@ from pathlib import Path
 import numpy as np
 import pooch
 
-from harness.data import synthetic
+from harness.data import formats, synthetic
+from harness.data.shards import cache_folder, read_shards, scan
 from harness.data.tokenizers import Tokenizer
 from harness.errors import Problem, StoreError, UserError
 from harness.results.files import read_json, write_bytes, write_json
-from harness.results.records import DataSettings, TokenSlice
+from harness.results.records import DataSettings, TokenizedText, TokenSlice
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 SYNTHETIC_BYTES = 1_000_000
 VALIDATION_FRACTION = 0.1  # the last part of a text
-# Of a larger .bin file, only the size and this many tokens at both ends are hashed.
-MAX_HASHED_BYTES = 1 << 28
-HASHED_END_TOKENS = 1 << 20
+TOKENIZATION = 2  # part of the key of tokenized texts; raise it when a text gets other tokens
 
 Split = list[TokenSlice]
 
@@ -56,11 +55,6 @@ class Corpus:
 
 class UnavailableError(UserError):
     """A corpus cannot be downloaded; the fallback corpus may replace it."""
-
-
-def cache_folder() -> Path:
-    """Return the folder of downloaded and tokenized texts."""
-    return Path(os.environ.get("ABLATIONS_CACHE") or pooch.os_cache("ablations"))
 
 
 def prepare(data: DataSettings, folder: Path, study_file: str) -> Corpus:
@@ -101,14 +95,17 @@ def _find(name: str, tokenizer: Tokenizer, folder: Path, place: str) -> Corpus:
             f"allowed: tinyshakespeare, synthetic, or a path relative to the study file"
         )
         raise UserError([Problem(place, message)])
-    text = path.read_bytes()
-    try:
-        text.decode("utf-8")
-    except UnicodeDecodeError as error:
-        message = (
-            f"'{name}': not UTF-8 at byte {error.start}; convert it, e.g. iconv -f latin1 -t utf-8"
-        )
-        raise UserError([Problem(place, message)]) from error
+    problem = formats.problem_of_suffix(path)
+    text = b""
+    if problem is None:
+        try:
+            text = path.read_bytes()
+        except OSError as error:
+            problem = f"cannot be read ({error.strerror})"
+        else:
+            problem = formats.problem_of_text(text)
+    if problem is not None:
+        raise UserError([Problem(place, f"'{name}': {problem}")])
     return _text(name, text, tokenizer)
 
 
@@ -170,78 +167,87 @@ def _tokenize(
 
     `make` returns the text and, if it is known, the surprisal of each of its bytes in nats.
     """
-    description = cache_folder() / "tokens" / f"{key}-{tokenizer.name}.json"
+    description = cache_folder() / "tokens" / f"{key}-{tokenizer.name}-{TOKENIZATION}.json"
     tokens_file = description.with_suffix(".bin")
     try:
-        cached = read_json(description)
-        n_bytes = 2 * (cached["n_train"] + cached["n_val"])
-        if tokens_file.stat().st_size == n_bytes:
+        cached = TokenizedText.model_validate(read_json(description))
+        if scan(tokens_file).sha256 == cached.tokens_sha256:
             return description
-    except (StoreError, OSError, KeyError):
+    except (StoreError, OSError, ValueError):  # not cached, or damaged
         pass
     text, surprisal = make()
-    cut = int(len(text) * (1 - VALIDATION_FRACTION))
+    cut = tokenizer.boundary(text, int(len(text) * (1 - VALIDATION_FRACTION)))
     train = tokenizer.encode(text[:cut])
     val = tokenizer.encode(text[cut:])
-    write_bytes(tokens_file, train.tobytes() + val.tobytes())
-    content = {
-        "sha256": hashlib.sha256(text.encode("utf-8")).hexdigest(),
-        "n_train": len(train),
-        "n_val": len(val),
-        "entropy": None if surprisal is None else float(surprisal[cut:].mean()),
-    }
+    tokens = train.tobytes() + val.tobytes()
+    write_bytes(tokens_file, tokens)
+    content = TokenizedText(
+        sha256=hashlib.sha256(text.encode("utf-8")).hexdigest(),
+        tokens_sha256=hashlib.sha256(tokens).hexdigest(),
+        n_train=len(train),
+        n_val=len(val),
+        entropy=None if surprisal is None else float(surprisal[cut:].mean()),
+    )
     write_json(description, content)
     return description
 
 
 def _read_description(name: str, description: Path, tokenizer: Tokenizer) -> Corpus:
-    content = read_json(description)
-    file = str(description.with_suffix(".bin"))
-    n_train = content["n_train"]
-    n_tokens = n_train + content["n_val"]
+    content = TokenizedText.model_validate(read_json(description))
+    whole = TokenSlice(
+        file=str(description.with_suffix(".bin")),
+        start=0,
+        stop=content.n_train + content.n_val,
+        sha256=content.tokens_sha256,
+    )
+    train, val = _split(whole, content.n_train)
     return Corpus(
         name=name,
-        sha256=content["sha256"],
+        sha256=content.sha256,
         vocab_size=tokenizer.vocab_size,
-        train=[TokenSlice(file=file, start=0, stop=n_train)],
-        val=[TokenSlice(file=file, start=n_train, stop=n_tokens)],
+        train=train,
+        val=val,
         token_bytes=str(tokenizer.byte_lengths(cache_folder())),
-        entropy=content["entropy"],
+        entropy=content.entropy,
     )
 
 
+def _split(whole: TokenSlice, n_train: int) -> tuple[Split, Split]:
+    """Return the first `n_train` tokens of a slice, and the others."""
+    cut = whole.start + n_train
+    train = whole.model_copy(update={"stop": cut})
+    val = whole.model_copy(update={"start": cut})
+    return [train], [val]
+
+
 def _token_shards(name: str, path: Path, tokenizer: Tokenizer, place: str) -> Corpus:
-    """Return the corpus of nanoGPT's token files: uint16 without a header.
+    """Return the corpus of token files (see `shards`).
 
     `path` is a folder with `*train*.bin` and `*val*.bin`, or one file, whose last part is for
     validation.
     """
     if path.is_dir():
-        train_files = sorted(path.glob("*train*.bin"))
-        val_files = sorted(path.glob("*val*.bin"))
-        if not train_files or not val_files:
-            message = f"'{name}': the folder must hold *train*.bin and *val*.bin files of uint16"
-            raise UserError([Problem(place, message)])
+        train_files, val_files = _shard_files(name, path, place)
     elif path.is_file():
         train_files = [path]
         val_files = []
     else:
         raise UserError([Problem(place, f"'{name}': no such file ({path.resolve()})")])
+    slices = read_shards(train_files + val_files, tokenizer, place)
+    train = slices[: len(train_files)]
+    val = slices[len(train_files) :]
+    repeated = {part.sha256 for part in train} & {part.sha256 for part in val}
+    if repeated:
+        files = [part.file for part in slices if part.sha256 in repeated]
+        message = f"'{name}': training and validation have the same content: {', '.join(files)}"
+        raise UserError([Problem(place, f"{message}; validate on other text")])
     sha = hashlib.sha256()
-    problems = []
-    for file in train_files + val_files:
-        problem = _hash_token_file(file, tokenizer, sha.update)
-        if problem:
-            problems.append(Problem(place, f"{file}: {problem}"))
-    if problems:
-        raise UserError(problems)
-    train = [_whole_file(file) for file in train_files]
-    val = [_whole_file(file) for file in val_files]
+    for split, parts in (("train", train), ("val", val)):
+        for part in parts:
+            sha.update(f"{split} {part.sha256}\n".encode())
     if not val:
         (whole,) = train
-        cut = int(whole.stop * (1 - VALIDATION_FRACTION))
-        train = [whole.model_copy(update={"stop": cut})]
-        val = [whole.model_copy(update={"start": cut})]
+        train, val = _split(whole, int((whole.stop - whole.start) * (1 - VALIDATION_FRACTION)))
     return Corpus(
         name=name,
         sha256=sha.hexdigest(),
@@ -252,25 +258,21 @@ def _token_shards(name: str, path: Path, tokenizer: Tokenizer, place: str) -> Co
     )
 
 
-def _hash_token_file(
-    file: Path, tokenizer: Tokenizer, update_hash: Callable[[bytes], object]
-) -> str | None:
-    """Add a file of tokens to a hash; return why it is invalid, None if it is valid."""
-    n_bytes = file.stat().st_size
-    n_tokens = n_bytes // 2
-    tokens = np.zeros(0, np.uint16)
-    if n_tokens:  # an empty file cannot be mapped
-        tokens = np.memmap(file, dtype=np.uint16, mode="r", shape=(n_tokens,))
-    if tokens.nbytes > MAX_HASHED_BYTES:
-        tokens = np.concatenate((tokens[:HASHED_END_TOKENS], tokens[-HASHED_END_TOKENS:]))
-    update_hash(f"{n_tokens}".encode() + tokens.tobytes())
-    if n_bytes % 2:
-        return f"{n_bytes} bytes; uint16 tokens take two each"
-    if len(tokens) and tokens.max() >= tokenizer.vocab_size:
-        vocabulary = f"the tokenizer '{tokenizer.name}' has {tokenizer.vocab_size}"
-        return f"holds token {tokens.max()}, {vocabulary}"
-    return None
-
-
-def _whole_file(file: Path) -> TokenSlice:
-    return TokenSlice(file=str(file.resolve()), start=0, stop=file.stat().st_size // 2)
+def _shard_files(name: str, folder: Path, place: str) -> tuple[list[Path], list[Path]]:
+    """Return the files of training and of validation tokens in a folder."""
+    train_files = sorted(folder.glob("*train*.bin"))
+    val_files = sorted(folder.glob("*val*.bin"))
+    message = None
+    both = set(train_files) & set(val_files)
+    if both:
+        names = ", ".join(sorted(file.name for file in both))
+        message = f"{names} matches *train*.bin and *val*.bin; rename it, so that it is one of them"
+    elif not train_files or not val_files:
+        message = "the folder must hold *train*.bin and *val*.bin files of uint16"
+        problems = filter(None, map(formats.problem_of_suffix, sorted(folder.iterdir())))
+        kind = next(problems, None)
+        if kind is not None:
+            message += f"; a file in it {kind}"
+    if message is not None:
+        raise UserError([Problem(place, f"'{name}': {message}")])
+    return train_files, val_files

@@ -56,17 +56,32 @@ class Tokenizer:
         return self._encoding.eot_token if self._encoding.special_tokens_set else None
 
     def encode(self, text: str) -> np.ndarray:
-        """Return the tokens, uint16; special tokens in the text are encoded as plain text."""
+        """Return the tokens, uint16; each special token in the text becomes one token.
+
+        `bytes` has no special tokens: `<|endoftext|>` in a text is 13 bytes like any other.
+        """
         if self.name == "bytes":  # the encoding gives the same, character by character
             return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.uint16)
-        return np.array(self._encoding.encode_ordinary(text), dtype=np.uint16)
+        return np.array(self._encoding.encode(text, allowed_special="all"), dtype=np.uint16)
+
+    def boundary(self, text: str, position: int) -> int:
+        """Return `position`, or the end of the special token of `text` that it lies in."""
+        for token in self._encoding.special_tokens_set:
+            start = text.find(token, max(0, position - len(token) + 1), position + len(token) - 1)
+            if 0 <= start < position:
+                return start + len(token)
+        return position
 
     def decode_bytes(self, tokens: Sequence[int]) -> bytes:
         """Return the UTF-8 of the tokens, which may begin or end inside a character."""
         return self._encoding.decode_bytes(list(tokens))
 
     def byte_lengths(self, folder: Path) -> Path:
-        """Return a .npy file with the bytes of each token, (vocab_size,), cached in `folder`."""
+        """Return a .npy file with the bytes of each token, (vocab_size,), cached in `folder`.
+
+        Special tokens separate texts and have no bytes. Bits per byte counts neither these tokens'
+        bytes nor their nats.
+        """
         file = folder / "tokens" / f"{self.name}.bytes.npy"
         if not file.exists():
             lengths = [self._n_bytes(token) for token in range(self.vocab_size)]

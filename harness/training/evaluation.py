@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import torch
 from torch import nn
 
 from harness.distributed.process_group import DistributedContext
@@ -29,15 +30,18 @@ class Evaluation:
         self.total_s = 0.0
 
     def __call__(self, model: nn.Module, step: int, train_s: float) -> float:
-        """Append nats per token and bits per byte to the run's eval.jsonl, summed in float64."""
+        """Append nats per token and bits per byte to the run's eval.jsonl, summed in float64.
+
+        Tokens without bytes, which separate texts, count in the former only.
+        """
         with self._timer:
-            nats, n_tokens, n_bytes = self._sums(model)
+            nats, text_nats, n_tokens, n_bytes = self._sums(model)
         self.total_s += self._timer.seconds
         if self._file is not None:
             record = EvalRecord(
                 step=step,
                 val_loss=nats / n_tokens,
-                bits_per_byte=nats / n_bytes / math.log(2),
+                bits_per_byte=text_nats / n_bytes / math.log(2) if n_bytes else None,
                 train_s=train_s,
                 eval_s=self._timer.seconds,
             )
@@ -46,18 +50,23 @@ class Evaluation:
 
     def loss(self, model: nn.Module) -> float:
         """Return the validation loss in nats per token."""
-        nats, n_tokens, _ = self._sums(model)
+        nats, _, n_tokens, _ = self._sums(model)
         return nats / n_tokens
 
     def _sums(self, model: nn.Module) -> list[float]:
-        """Return nats, tokens and bytes of all windows of all ranks."""
+        """Return nats, nats of the tokens that have bytes, tokens, and bytes, over all ranks."""
         nats = 0.0
         n_tokens = 0.0
+        text_nats = 0.0
         n_bytes = 0.0
         for losses_BT, targets_BT, weights in self._windows.losses(model):
-            nats += float(losses_BT.sum(1).cpu().numpy() @ weights)
+            losses_BT = losses_BT.cpu()
+            bytes_BT = self._token_bytes[targets_BT.numpy()]
+            is_text_BT = torch.from_numpy(bytes_BT > 0)
+            nats += float(losses_BT.sum(1).numpy() @ weights)
             n_tokens += float(weights.sum()) * targets_BT.shape[1]
-            n_bytes += float(self._token_bytes[targets_BT.numpy()].sum(1) @ weights)
+            text_nats += float((losses_BT * is_text_BT).sum(1).numpy() @ weights)
+            n_bytes += float(bytes_BT.sum(1) @ weights)
             if self._context.is_first:
                 self._run.touch()
-        return self._context.sum(nats, n_tokens, n_bytes)
+        return self._context.sum(nats, text_nats, n_tokens, n_bytes)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from harness.data.batches import Batches, Tokens, micro_batch_size
+from harness.data.shards import verify
 from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
@@ -116,7 +117,9 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
 
     Raises:
         RuntimeError: the ranks do not start from the same parameters.
+        UserError: the token files have changed since the run was planned.
     """
+    verify([*spec.launch.train_tokens, *spec.launch.val_tokens])
     settings = spec.train
     shape = ModelShape(**spec.model.model_dump())
     builder = ModelBuilder(shape, spec.axes, spec.launch.variant_paths)
@@ -141,7 +144,11 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
         parallelism=parallelism,
         optimizer=optimizer,
         batches=Batches(
-            Tokens(spec.launch.train_tokens), shape.seq_len, n_sequences, spec.order_seed
+            Tokens(spec.launch.train_tokens),
+            shape.seq_len,
+            n_sequences,
+            spec.order_seed,
+            spec.data_offset_steps,
         ),
         context=context,
         settings=settings,
@@ -200,8 +207,10 @@ class Loop:
         """
         settings = self._settings
         context = self._setup.context
+        spec = self._setup.spec
         for step in range(self._past.n_done, settings.steps):
-            seed_step(self._setup.spec.order_seed, step, context.data_parallel_rank)
+            data_step = spec.data_offset_steps + step
+            seed_step(spec.order_seed, data_step, context.data_parallel_rank)
             with self._timer, self._first_step if step == 0 else nullcontext():
                 result = self._setup.train_step(step)
             self.train_s += self._timer.seconds

@@ -57,7 +57,8 @@ def learning_rate(step: int, cfg: TrainSettings) -> float:
     if step < cfg.warmup_steps:
         return cfg.lr * (step + 1) / (cfg.warmup_steps + 1)
     progress = (step - cfg.warmup_steps) / max(1, cfg.steps - cfg.warmup_steps)
-    return cfg.min_lr + (cfg.lr - cfg.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+    lr = cfg.min_lr + (cfg.lr - cfg.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+    return min(lr, cfg.lr)  # the sum may round up
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, cfg: TrainSettings) -> float:

@@ -77,6 +77,18 @@ CASES = {
         ("nproc = 2", "nproc = 3"),
         "do not divide over 3 ranks of ddp3; the nearest that do: 96, 144",
     ),
+    "rising rate": (
+        ("steps = 4", "steps = 4\nlr = 1e-4\nmin_lr = 1e-3"),
+        "train.min_lr: 0.001 is above lr = 0.0001, so that the rate would rise",
+    ),
+    "warm-up": (
+        ("steps = 4", "steps = 4\nwarmup_steps = 5"),
+        "train.warmup_steps: 5: the warm-up would not end within the run; allowed: at most steps",
+    ),
+    "parameters": (
+        ("n_embd = 32", "n_embd = 1048576"),
+        "model.n_embd: 1048576 with n_layer = 2 gives 2.64e+13 parameters; allowed: at most 1e+12",
+    ),
     "micro-batch": (
         ("steps = 4", "steps = 4\nmicro_batch_size = 3"),
         "divide the 8 sequences of a rank; the nearest that do: 2, 4 (single)",

@@ -102,7 +102,7 @@ def test_invalid_shards_are_rejected(tmp_path):
     (tmp_path / "half").mkdir()
     np.zeros(4, np.uint16).tofile(tmp_path / "half/train.bin")
     for name, message in (
-        ("large.bin", "holds token 300, the tokenizer 'bytes' has 256"),
+        ("large.bin", "holds token 300 at position 1, the tokenizer 'bytes' has 256"),
         ("odd.bin", "3 bytes; uint16 tokens take two each"),
         ("half", r"must hold \*train\*.bin and \*val\*.bin"),
     ):

@@ -207,6 +207,25 @@ def test_validation_loss_is_the_mean_over_all_windows(tmp_path, ranks):
     assert line.bits_per_byte == pytest.approx(nats / n_bytes / math.log(2), rel=1e-6)
 
 
+def test_separators_count_in_the_loss_but_not_in_bits_per_byte(tmp_path, ranks):
+    """A separator has no bytes, so its nats would raise the bits per byte of the text."""
+    spec = tiny_spec(tmp_path)
+    run = Run(tmp_path)
+    n_bytes = np.load(spec.launch.token_bytes)
+    n_bytes[5] = 0
+    np.save(spec.launch.token_bytes, n_bytes)
+    model = make_model(spec)
+    Evaluation(run, spec, ranks)(model, step=0, train_s=0.0)
+    (line,) = run.evals()
+    offsets = evaluation_offsets(N_VAL_TOKENS, SEQ_LEN, None)
+    inputs, targets = Tokens(spec.launch.val_tokens).windows(offsets, SEQ_LEN)
+    losses = model.eval()(inputs, targets).double()
+    text_nats = losses[targets != 5].sum().item()
+    assert line.val_loss == pytest.approx(losses.mean().item(), rel=1e-6)
+    expected = text_nats / n_bytes[targets.numpy()].sum() / math.log(2)
+    assert line.bits_per_byte == pytest.approx(expected, rel=1e-6)
+
+
 @pytest.mark.parametrize("world_size", [2, 5, 7])
 def test_sums_do_not_depend_on_the_world_size(tmp_path, world_size):
     """12 windows on 5 or 7 ranks: the windows that pad a rank's batches must not count."""
@@ -214,7 +233,7 @@ def test_sums_do_not_depend_on_the_world_size(tmp_path, world_size):
     model = make_model(spec)
 
     def total(n_ranks):
-        totals = np.zeros(3)
+        totals = np.zeros(4)
         for rank in range(n_ranks):
             context = UnsummedContext(rank, n_ranks, torch.device("cpu"))
             Evaluation(Run(tmp_path), spec, context)(model, step=0, train_s=0.0)
@@ -224,4 +243,4 @@ def test_sums_do_not_depend_on_the_world_size(tmp_path, world_size):
     expected = total(1)
     sums = total(world_size)
     assert sums == pytest.approx(expected, rel=1e-6)
-    assert sums[1:] == expected[1:], "tokens and bytes are counted exactly"
+    assert sums[2:] == expected[2:], "tokens and bytes are counted exactly"

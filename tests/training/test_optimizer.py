@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from harness.model.builder import ModelBuilder
@@ -108,12 +110,20 @@ def test_learning_rate_by_hand(step, lr):
     assert optim.learning_rate(step, cfg) == pytest.approx(lr, rel=1e-12)
 
 
-def test_learning_rate_without_warmup_never_rises():
-    cfg = train(steps=10, lr=0.5)
-    rates = [optim.learning_rate(step, cfg) for step in range(10)]
-    assert rates[0] == 0.5
-    assert rates == sorted(rates, reverse=True)
-    assert rates[-1] > 0
+@given(
+    lr=st.floats(1e-12, 1e3),
+    floor=st.floats(0, 1),
+    steps=st.integers(1, 300),
+    warmup=st.floats(0, 1),
+)
+def test_the_rate_rises_in_warmup_only_and_never_above_lr(lr, floor, steps, warmup):
+    n_warmup = int(warmup * steps)
+    cfg = train(steps=steps, warmup_steps=n_warmup, lr=lr, min_lr=floor * lr)
+    rates = [optim.learning_rate(step, cfg) for step in range(steps)]
+    assert min(rates) > 0 and max(rates) <= lr
+    assert rates[:n_warmup] == sorted(rates[:n_warmup])
+    assert rates[n_warmup:] == sorted(rates[n_warmup:], reverse=True)
+    assert n_warmup == steps or rates[n_warmup] == lr
 
 
 def test_warmup_over_the_whole_run():

@@ -7,14 +7,14 @@ from variants.attention._kv_pooling import PooledMultiHead, Pooling
 from variants.attention.mha import MultiHeadOptions
 from variants.base import ModelShape
 from variants.conversion import conversion
-from variants.validation import divides
+from variants.validation import Width, divides
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupedQueryOptions(MultiHeadOptions):
     """The number of key-value heads, and how they are made from those of a checkpoint."""
 
-    n_kv_head: int
+    n_kv_head: Width
     kv_pooling: Pooling = conversion("mean")
 
 

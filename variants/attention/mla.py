@@ -14,7 +14,7 @@ from variants.base import Attention, InitSpec, ModelShape, Positional, residual_
 from variants.conversion import ConvertedTensor
 from variants.linear import Linear, linear_flops
 from variants.tensor_parallel import TensorParallelPlan
-from variants.validation import at_least_one
+from variants.validation import Width, at_least_one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,9 @@ class LatentOptions:
     By default, kv_rank is 4 * head_dim and rope_dim is head_dim / 2, as in the paper (3.1.2).
     """
 
-    kv_rank: int | None = None
-    q_rank: int = 0
-    rope_dim: int | None = None
+    kv_rank: Width | None = None
+    q_rank: Width = 0
+    rope_dim: Width | None = None
 
 
 class LatentAttention(Attention[LatentOptions]):

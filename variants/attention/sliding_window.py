@@ -14,7 +14,7 @@ from variants.attention._window import FULL, MaskedPositional, Window, check_pat
 from variants.attention.mha import MultiHead, MultiHeadOptions
 from variants.base import ModelShape, Positional
 from variants.tensor_parallel import TensorParallelPlan
-from variants.validation import one_for_each
+from variants.validation import Length, one_for_each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +28,11 @@ class SlidingWindowOptions(MultiHeadOptions):
     later queries; unlike in Longformer, they have no projections of their own.
     """
 
-    window: int | list[int]
+    window: Length | list[Length]
     layer_pattern: str = ""
-    dilation: int | list[int] = 1
-    head_dilation: list[int] | None = None
-    global_tokens: int = 0
+    dilation: Length | list[Length] = 1
+    head_dilation: list[Length] | None = None
+    global_tokens: Length = 0
 
     def head_windows(self, layer: int, n_head: int) -> list[Window]:
         """Return the window of each head of a layer."""
@@ -42,6 +42,17 @@ class SlidingWindowOptions(MultiHeadOptions):
         dilation = self.dilation[layer] if isinstance(self.dilation, list) else self.dilation
         dilations = self.head_dilation or [dilation] * n_head
         return [Window(width, dilation, self.global_tokens) for dilation in dilations]
+
+
+def _check_dilations(options: SlidingWindowOptions, seq_len: int) -> dict[str, str]:
+    problems = {}
+    for name in ("dilation", "head_dilation"):
+        value = getattr(options, name)
+        largest = max(value, default=1) if isinstance(value, list) else value or 1
+        if largest > seq_len:
+            reason = f"must be at most seq_len = {seq_len}: a query would see only its own position"
+            problems[name] = f"{largest}: {reason}"
+    return problems
 
 
 class SlidingWindow(MultiHead[SlidingWindowOptions]):
@@ -84,6 +95,7 @@ class SlidingWindow(MultiHead[SlidingWindowOptions]):
             if options.dilation != 1:
                 reason = f"dilation = {options.dilation} is given as well: give one of them"
                 problems["head_dilation"] = reason
+        problems |= _check_dilations(options, shape.seq_len)
         if options.global_tokens < 0:
             problems["global_tokens"] = f"{options.global_tokens}: must be at least 0"
         pattern = options.layer_pattern

@@ -9,14 +9,14 @@ from torch import Tensor
 from variants.base import FeedForward, InitSpec, ModelShape, residual_std
 from variants.linear import Linear
 from variants.tensor_parallel import TensorParallelPlan
-from variants.validation import at_least_one
+from variants.validation import Width, at_least_one
 
 
 @dataclass(frozen=True)
 class MLPOptions:
     """The width of the hidden layer; 0 is the default of the variant."""
 
-    width: int = 0
+    width: Width = 0
 
 
 class Gelu(FeedForward[MLPOptions]):

@@ -12,15 +12,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from variants.base import ModelShape, Parallelism, Precision, StepShape
 from variants.communication import sent_bytes
-from variants.validation import at_least_one
+from variants.validation import Megabytes, Processes, at_least_one
 
 
 @dataclass(frozen=True)
 class DDPOptions:
     """The number of processes, the bucket size in MB, and the compression of gradients."""
 
-    nproc: int = 2
-    bucket_mb: int = 25
+    nproc: Processes = 2
+    bucket_mb: Megabytes = 25
     compression: Literal["none", "bf16"] = "none"
 
 

@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from variants.base import ModelShape, Parallelism, Precision
-from variants.validation import at_least_one
+from variants.validation import Processes, at_least_one
 
 
 @dataclass(frozen=True)
 class DataParallelOptions:
     """The number of GPUs, and of processes, which is 1."""
 
-    n_gpu: int = 2
+    n_gpu: Processes = 2
     nproc: int = 1
 
 

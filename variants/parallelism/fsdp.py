@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from variants.base import ModelShape, Precision
 from variants.parallelism._sharding import FSDPBase
-from variants.validation import at_least_one
+from variants.validation import Processes, at_least_one
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class FSDPOptions:
     and optimizer state are in CPU memory.
     """
 
-    nproc: int = 2
+    nproc: Processes = 2
     wrap: Literal["block"] | dict[str, int] = "block"
     reshard: bool = True
     cpu_offload: bool = False

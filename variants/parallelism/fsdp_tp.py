@@ -16,14 +16,14 @@ from torch.distributed.fsdp import FSDPModule
 from variants.base import ModelShape, Precision, StepShape
 from variants.parallelism import _tensor
 from variants.parallelism._sharding import FSDPBase, count_parameters
-from variants.validation import at_least_one, divides
+from variants.validation import Processes, at_least_one, divides
 
 
 @dataclass(frozen=True)
 class ShardedTensorParallelOptions:
     """The number of processes, and how many of them compute each part together."""
 
-    nproc: int = 4
+    nproc: Processes = 4
     tp: int = 2
 
 

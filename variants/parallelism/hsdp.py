@@ -14,14 +14,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from variants.base import ModelShape, Precision, StepShape
 from variants.communication import sent_bytes
 from variants.parallelism._sharding import FSDPBase, padded_size
-from variants.validation import at_least_one, divides
+from variants.validation import Processes, at_least_one, divides
 
 
 @dataclass(frozen=True)
 class HybridShardOptions:
     """The number of processes, and the number of groups, each of which holds everything once."""
 
-    nproc: int = 4
+    nproc: Processes = 4
     replicas: int = 2
 
 

@@ -17,14 +17,14 @@ from torch.distributed.device_mesh import init_device_mesh
 from variants.base import ModelShape, Parallelism, Precision, StepShape
 from variants.parallelism import _tensor
 from variants.parallelism._sharding import count_parameters
-from variants.validation import at_least_one
+from variants.validation import Processes, at_least_one
 
 
 @dataclass(frozen=True)
 class TensorParallelOptions:
     """The number of processes."""
 
-    nproc: int = 2
+    nproc: Processes = 2
 
 
 class TensorParallel(Parallelism[TensorParallelOptions]):

@@ -12,13 +12,14 @@ from torch import Tensor
 from variants.base import ModelShape, Positional
 from variants.positional._rotation import rotate_pairs
 from variants.tensor_parallel import TensorParallelPlan
+from variants.validation import Wavelength
 
 
 @dataclass(frozen=True)
 class RopeOptions:
     """The base of wavelengths, the rotated fraction of a head, the pairing, and the scaling."""
 
-    theta: float = 10000.0
+    theta: Wavelength = 10000.0
     fraction: float = 1.0
     interleaved: bool = False
     scaling: Literal["none", "linear", "ntk", "yarn"] = "none"

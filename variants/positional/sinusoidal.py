@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from variants.base import ModelShape, Positional
+from variants.validation import Wavelength
 
 
 @dataclass(frozen=True)
 class SinusoidalOptions:
     """The base of the wavelengths, and the amplitude."""
 
-    theta: float = 10000.0
+    theta: Wavelength = 10000.0
     scale: float = 0.02 * 2**0.5
 
 

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from variants.base import ModelShape, Positional
 from variants.tensor_parallel import ShardSpec, TensorParallelPlan
+from variants.validation import Length
 
 
 @dataclass(frozen=True)
 class T5Options:
     """The number of buckets, and the distance from which on all distances share the last bucket."""
 
-    n_buckets: int = 32
+    n_buckets: Length = 32
     max_distance: int = 128
 
 

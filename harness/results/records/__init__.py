@@ -3,6 +3,7 @@
 from harness.results.records.archive import ArchivedFile, CodeManifest
 from harness.results.records.base import SCHEMA_VERSION, Positive, Seed, StrictModel, Versioned, now
 from harness.results.records.checkpoint import CheckpointInfo
+from harness.results.records.corpus import TokenFileScan, TokenizedText
 from harness.results.records.lines import EvalRecord, LaunchInputs, LaunchRecord, StepRecord
 from harness.results.records.probes import (
     PHASES,
@@ -79,7 +80,9 @@ __all__ = [
     "StepRecord",
     "StrictModel",
     "StudySummary",
+    "TokenFileScan",
     "TokenSlice",
+    "TokenizedText",
     "TrainSettings",
     "VariantChoice",
     "Versioned",

@@ -4,21 +4,40 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from harness.results.records.base import Positive, StrictModel
+from harness.results.records.base import Finite, Positive, StrictModel
+
+# Limits of settings, far above any use and far below what overflows or exhausts a machine.
+MAX_LAYERS = 1_000
+MAX_WIDTH = 2**20
+MAX_LENGTH = 2**20
+MAX_SECONDS = 1e8  # three years
+MAX_POINTS = 100  # of the grid of a probe, on each axis
+
+Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
+Length = Annotated[int, Field(ge=1, le=MAX_LENGTH)]
+Steps = Annotated[int, Field(ge=1, lt=2**31)]
+Tokens = Annotated[int, Field(ge=1, lt=2**31)]
+Sequences = Annotated[int, Field(ge=1, le=2**20)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Rate = Annotated[float, Field(le=1e3, allow_inf_nan=False)]
+TimeLimit = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
+Margin = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 
 
 class ModelSettings(StrictModel):
     """Shape of the GPT-2 that all entries share."""
 
-    n_layer: Positive = Field(description="number of transformer blocks")
-    n_head: Positive = Field(description="number of query heads")
-    n_embd: Positive = Field(description="width of the residual stream")
-    seq_len: Positive = Field(description="training sequence length, tokens")
-    dropout: Annotated[float, Field(ge=0, lt=1, description="dropout probability")] = 0.0
+    n_layer: Annotated[int, Field(ge=1, le=MAX_LAYERS)] = Field(
+        description="number of transformer blocks"
+    )
+    n_head: Width = Field(description="number of query heads")
+    n_embd: Width = Field(description="width of the residual stream")
+    seq_len: Length = Field(description="training sequence length, tokens")
+    dropout: Fraction = Field(default=0.0, description="dropout probability")
 
 
 class DataSettings(StrictModel):
-    """The text: `tinyshakespeare`, `synthetic`, or a path to a text file or `.bin` shards."""
+    """The text: `tinyshakespeare`, `synthetic`, or a path to a UTF-8 text or `.bin` shards."""
 
     corpus: str = Field(description="name or path of the text")
     tokenizer: str = Field(default="bytes", description="tiktoken encoding: `bytes` or `gpt2`")
@@ -30,19 +49,21 @@ class DataSettings(StrictModel):
 class TrainSettings(StrictModel):
     """Training and evaluation, equal for every entry unless an axis varies them."""
 
-    steps: Positive = Field(description="number of optimizer steps")
-    tokens_per_step: Positive = Field(description="tokens per step over all processes")
-    micro_batch_size: Positive | None = Field(
+    steps: Steps = Field(description="number of optimizer steps")
+    tokens_per_step: Tokens = Field(description="tokens per step over all processes")
+    micro_batch_size: Sequences | None = Field(
         default=None, description="maximum sequences per forward pass on each rank; null: no limit"
     )
-    lr: Annotated[float, Field(gt=0, description="peak learning rate")] = 1e-3
-    min_lr: Annotated[float, Field(ge=0, description="learning rate at the last step")] = 0.0
-    warmup_steps: Annotated[int, Field(ge=0, description="steps of linear lr warm-up")] = 0
-    beta1: Annotated[float, Field(ge=0, lt=1, description="Adam's beta1")] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1, description="Adam's beta2")] = 0.95
-    weight_decay: Annotated[float, Field(ge=0, description="decoupled weight decay")] = 0.1
+    lr: Annotated[Rate, Field(gt=0, description="peak learning rate")] = 1e-3
+    min_lr: Annotated[Rate, Field(ge=0, description="learning rate at the last step")] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        default=0, description="steps of linear lr warm-up"
+    )
+    beta1: Fraction = Field(default=0.9, description="Adam's beta1")
+    beta2: Fraction = Field(default=0.95, description="Adam's beta2")
+    weight_decay: Annotated[Rate, Field(ge=0, description="decoupled weight decay")] = 0.1
     grad_clip: Annotated[
-        float, Field(ge=0, description="maximum global gradient norm; 0: no clipping")
+        Finite, Field(ge=0, le=1e9, description="maximum global gradient norm; 0: no clipping")
     ] = 1.0
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="type of the computation"
@@ -50,7 +71,7 @@ class TrainSettings(StrictModel):
     compile: bool = Field(
         default=False, description="whether blocks are compiled by `torch.compile`"
     )
-    eval_every: Positive = Field(default=100, description="steps between evaluations")
+    eval_every: Steps = Field(default=100, description="steps between evaluations")
     eval_tokens: Positive | Literal["all"] = Field(
         default="all", description="validation tokens of an evaluation"
     )
@@ -69,11 +90,15 @@ def _distinct(values: list[int]) -> list[int]:
 class DecodeProbeSettings(StrictModel):
     """Grid of the decode probe: each batch size with each context length."""
 
-    batch: Annotated[list[Positive], Field(min_length=1), AfterValidator(_distinct)] = Field(
-        description="numbers of sequences decoded at once"
-    )
+    batch: Annotated[
+        list[Sequences],
+        Field(min_length=1, max_length=MAX_POINTS),
+        AfterValidator(_distinct),
+    ] = Field(description="numbers of sequences decoded at once")
     context: Annotated[
-        list[Annotated[int, Field(ge=2)]], Field(min_length=1), AfterValidator(_distinct)
+        list[Annotated[Length, Field(ge=2)]],
+        Field(min_length=1, max_length=MAX_POINTS),
+        AfterValidator(_distinct),
     ] = Field(description="numbers of positions in the KV cache")
 
 
@@ -82,20 +107,23 @@ class ProbeSettings(StrictModel):
 
     decode: DecodeProbeSettings | None = Field(default=None, description="grid of the decode probe")
     eval_lengths: (
-        Annotated[list[Positive], Field(min_length=1), AfterValidator(_distinct)] | None
+        Annotated[
+            list[Length], Field(min_length=1, max_length=MAX_POINTS), AfterValidator(_distinct)
+        ]
+        | None
     ) = Field(default=None, description="sequence lengths at which the validation loss is measured")
 
 
 class EquivalenceMargin(StrictModel):
     """Differences from the baseline below these count as equivalent."""
 
-    val_loss: Annotated[float, Field(gt=0)] | None = Field(
+    val_loss: Margin | None = Field(
         default=None, description="margin of the validation loss, nats per token"
     )
-    tokens_per_s: Annotated[float, Field(gt=0)] | None = Field(
+    tokens_per_s: Margin | None = Field(
         default=None,
         description="margin of the throughput, relative to the baseline's (0.05 = 5 %)",
     )
-    peak_memory: Annotated[float, Field(gt=0)] | None = Field(
+    peak_memory: Margin | None = Field(
         default=None, description="margin of the peak memory, relative to the baseline's"
     )

@@ -1,0 +1,303 @@
+"""Token files of another type, alphabet or length train on numbers that are not the text."""
+
+import os
+import pickle
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.data import corpus, shards
+from harness.errors import UserError
+from harness.results.records import DataSettings, TokenSlice
+
+VOCAB = {"bytes": 256, "gpt2": 50257}
+TEXT = "O Romeo, Romeo! wherefore art thou Romeo?\nDeny thy father and refuse thy name;\n" * 60
+
+
+class FakeTokenizer:
+    """A tokenizer that is only its name and size, for tests without GPT-2's files."""
+
+    def __init__(self, name, place=""):
+        self.name = name
+        self.vocab_size = VOCAB[name]
+
+    def byte_lengths(self, folder):
+        return folder / f"{self.name}.npy"
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path, monkeypatch):
+    monkeypatch.setenv("ABLATIONS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(corpus, "Tokenizer", FakeTokenizer)
+
+
+def tokens_of(tokenizer, n=None):
+    """Return tokens with frequencies like those of a text."""
+    if tokenizer == "bytes":
+        return np.frombuffer(TEXT.encode(), np.uint8)[:n]
+    ranks = np.random.default_rng(0).zipf(1.2, 60_000) - 1
+    return ranks[ranks < VOCAB["gpt2"]][: n or 20_000]
+
+
+def prepare(folder, tokens, tokenizer="bytes", name="all.bin"):
+    content = tokens if isinstance(tokens, bytes) else tokens.tobytes()
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(content)
+    return corpus.prepare(DataSettings(corpus=name, tokenizer=tokenizer), folder, "study.toml")
+
+
+def read(slices):
+    parts = [np.memmap(part.file, "<u2", "r")[part.start : part.stop] for part in slices]
+    return np.concatenate(parts)
+
+
+# -- types -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokenizer", VOCAB)
+@pytest.mark.parametrize("n", [200, None], ids=["short", "long"])
+@pytest.mark.parametrize("kind", ["u1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"])
+@pytest.mark.parametrize("order", "<>")
+def test_one_text_in_every_type_is_read_right_or_refused(tmp_path, order, kind, n, tokenizer):
+    tokens = tokens_of(tokenizer, n)
+    if kind == "u1":
+        tokens = tokens_of("bytes", n)
+    if kind in ("i2", "f2"):
+        tokens = tokens.astype(np.int64) % 2048
+    with np.errstate(over="ignore"):
+        written = tokens.astype(order + kind)
+    if order == "<" and kind in ("u2", "i2"):
+        found = prepare(tmp_path, written, tokenizer)
+        assert read(found.train + found.val).tolist() == tokens.tolist()
+    else:
+        with pytest.raises(UserError, match=r"all\.bin: holds "):
+            prepare(tmp_path, written, tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [("<u4", "int32"), (">i4", "big-endian int32"), ("<u8", "int64"), ("<f4", "float32")],
+)
+def test_the_type_and_the_conversion_are_named(tmp_path, kind, name):
+    with pytest.raises(UserError, match=rf"holds {name} values.*astype\('<u2'\)"):
+        prepare(tmp_path, tokens_of("gpt2").astype(kind), "gpt2")
+
+
+@pytest.mark.parametrize("text", [TEXT, "Déjà vu, naïve café. " * 400, "Привет, мир. " * 600])
+def test_a_text_that_is_named_bin_is_refused(tmp_path, text):
+    """Pairs of letters are valid tokens of GPT-2."""
+    with pytest.raises(UserError, match="text or 8-bit values"):
+        prepare(tmp_path, text.encode() + b" " * (len(text.encode()) % 2), "gpt2")
+
+
+@pytest.mark.parametrize("high", [1000, 20_000, 50_257])
+def test_uniform_tokens_are_not_mistaken(tmp_path, high):
+    tokens = np.random.default_rng(0).integers(0, high, 100_000, dtype=np.uint16)
+    found = prepare(tmp_path, tokens, "gpt2")
+    assert corpus.Corpus.n_tokens(found.train) == 90_000
+
+
+# -- headers ---------------------------------------------------------------------------------------
+
+
+def with_header(tokens, *numbers, dtype="<i4", size=1024):
+    header = np.zeros(size // 4, dtype)
+    header[: len(numbers)] = numbers
+    return header.tobytes() + tokens.astype("<u2").tobytes()
+
+
+def test_the_header_of_llm_c_is_not_read_as_tokens(tmp_path):
+    tokens = tokens_of("gpt2")
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for name, part in (("train_000001", tokens[:15_000]), ("val_000000", tokens[15_000:])):
+        (folder / f"x_{name}.bin").write_bytes(with_header(part, 20240520, 1, len(part)))
+    settings = DataSettings(corpus="shards", tokenizer="gpt2")
+    found = corpus.prepare(settings, tmp_path, "study.toml")
+    assert read(found.train).tolist() == tokens[:15_000].tolist()
+    assert read(found.val).tolist() == tokens[15_000:].tolist()
+    shards.verify(found.train + found.val)
+
+
+def test_one_file_with_a_header_is_split_after_it(tmp_path):
+    tokens = tokens_of("gpt2", 1000)
+    found = prepare(tmp_path, with_header(tokens, 20240520, 1, 1000), "gpt2")
+    assert read(found.train).tolist() == tokens[:900].tolist()
+    assert read(found.val).tolist() == tokens[900:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (with_header(tokens_of("gpt2"), 20240520, 2, 20_000), "unknown version 2"),
+        (with_header(tokens_of("gpt2"), 20240520, 1, 30_000), "states 30000 tokens"),
+        (with_header(tokens_of("gpt2"), 20240520, 1, 20_000)[:-2], "states 20000 tokens"),
+        (with_header(tokens_of("gpt2"), 20240520, 1, 20_000)[:500], "truncated"),
+        (with_header(tokens_of("gpt2"), 20240801, 7, 10_000), "Llama 3"),
+        (with_header(tokens_of("gpt2"), 20240520, 1, 20_000, dtype=">i4"), "big-endian"),
+        (with_header(tokens_of("gpt2"), 20240522, 1, 20_000), "unknown header .*20240522"),
+        (with_header(tokens_of("gpt2"), 77, 1), "unknown header .*77, 1, 0"),
+        (with_header(np.arange(70_000) % 50_000, 1, 70_000, size=16), "unknown header"),
+        (with_header(np.arange(70_000) % 50_000, 0, 70_000, dtype=">i4", size=64), "unknown head"),
+    ],
+)
+def test_an_unknown_header_is_refused_by_name(tmp_path, content, message):
+    with pytest.raises(UserError, match=message):
+        prepare(tmp_path, content, "gpt2")
+
+
+# -- alphabets -------------------------------------------------------------------------------------
+
+
+def characters(n):
+    return np.random.default_rng(0).integers(0, n, 4000).astype("<u2")
+
+
+@pytest.mark.parametrize("n_characters", [2, 27, 65, 127, 128, 200, 256, 1000, 5000])
+@pytest.mark.parametrize("tokenizer", VOCAB)
+def test_tokens_beside_a_meta_pkl_are_refused(tmp_path, n_characters, tokenizer):
+    """Characters are valid tokens, and samples of such a model print other characters."""
+    alphabet = {chr(0x4E00 + i): i for i in range(n_characters)}
+    meta = {"vocab_size": n_characters, "stoi": alphabet}
+    (tmp_path / "meta.pkl").write_bytes(pickle.dumps(meta))
+    with pytest.raises(UserError, match=r"has a meta\.pkl"):
+        prepare(tmp_path, characters(n_characters), tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "n_characters"),
+    [*(("bytes", n) for n in (2, 27, 65)), *(("gpt2", n) for n in (2, 27, 65, 128, 256))],
+)
+def test_character_tokens_alone_are_refused(tmp_path, tokenizer, n_characters):
+    with pytest.raises(UserError, match=r"control codes|below 256"):
+        prepare(tmp_path, characters(n_characters), tokenizer)
+
+
+class Evil:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_meta_pkl_is_never_executed(tmp_path):
+    (tmp_path / "meta.pkl").write_bytes(pickle.dumps(Evil(tmp_path / "it-ran")))
+    with pytest.raises(UserError, match=r"has a meta\.pkl"):
+        prepare(tmp_path, tokens_of("bytes").astype("<u2"))
+    assert not (tmp_path / "it-ran").exists()
+
+
+# -- the whole file --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("position", [0, 1, 4095, 4096, 25_000, 49_998, 49_999])
+def test_an_invalid_token_is_found_at_any_position(tmp_path, monkeypatch, position):
+    monkeypatch.setattr(shards, "CHUNK_BYTES", 8192)
+    tokens = np.resize(tokens_of("gpt2"), 50_000).astype("<u2")
+    tokens[position] = 60_000
+    message = f"holds token 60000 at position {position}, the tokenizer 'gpt2' has 50257"
+    with pytest.raises(UserError, match=message):
+        prepare(tmp_path, tokens, "gpt2")
+
+
+@pytest.mark.parametrize("position", [0, 4096, 25_000, 49_999])
+def test_a_change_at_any_position_is_another_corpus(tmp_path, monkeypatch, position):
+    monkeypatch.setattr(shards, "CHUNK_BYTES", 8192)
+    tokens = np.resize(tokens_of("gpt2"), 50_000).astype("<u2")
+    first = prepare(tmp_path, tokens, "gpt2")
+    shards.verify(first.train + first.val)
+    tokens[position] += 1
+    second = prepare(tmp_path, tokens, "gpt2")
+    assert second.sha256 != first.sha256
+    with pytest.raises(UserError, match=r"all\.bin: has changed since the run was planned"):
+        shards.verify(first.train + first.val)
+
+
+def test_an_unchanged_file_is_hashed_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1e12)
+    first = prepare(tmp_path, tokens_of("bytes").astype("<u2"))
+    monkeypatch.setattr(shards, "CHUNK_BYTES", None)
+    shards.verify(first.train + first.val)
+    os.utime(tmp_path / "all.bin", ns=(0, 0))  # another time: it is read again
+    monkeypatch.setattr(shards, "CHUNK_BYTES", 1 << 20)
+    shards.verify(first.train + first.val)
+
+
+def test_a_file_changed_a_moment_ago_is_hashed_again(tmp_path):
+    """Within the resolution of the times, a second change would not show."""
+    file = tmp_path / "tokens.bin"
+    file.write_bytes(b"aa")
+    shards.scan(file)
+    assert not list((tmp_path / "cache").rglob("*.json"))
+
+
+def test_a_damaged_scan_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1e12)
+    file = tmp_path / "tokens.bin"
+    file.write_bytes(b"aa")
+    first = shards.scan(file)
+    (cached,) = (tmp_path / "cache").rglob("*.json")
+    for content in ("", "{}", '{"path": 1}', cached.read_text().replace('"size": 2', '"size": 3')):
+        cached.write_text(content)
+        assert shards.scan(file) == first
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda file: file.unlink(), "cannot be read"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-2]), "has 3 tokens, the run reads 4"),
+        (lambda file: file.write_bytes(file.read_bytes() + b"ab"), "has changed"),
+        (lambda file: file.write_bytes(b"bbaabbaa"), "has changed"),
+    ],
+)
+def test_a_run_names_the_token_file_that_changed(tmp_path, damage, message):
+    file = tmp_path / "tokens.bin"
+    file.write_bytes(b"aabbaabb")
+    tokens = TokenSlice(file=str(file), start=0, stop=4, sha256=shards.scan(file).sha256)
+    shards.verify([tokens])
+    damage(file)
+    with pytest.raises(UserError, match=message):
+        shards.verify([tokens])
+
+
+# -- splits ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_validation_on_a_training_file_is_refused(tmp_path, link):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    content = tokens_of("bytes").astype("<u2").tobytes()
+    (folder / "train.bin").write_bytes(content)
+    if link:
+        (folder / "val.bin").symlink_to("train.bin")
+    else:
+        (folder / "val.bin").write_bytes(content)
+    with pytest.raises(UserError, match="training and validation have the same content"):
+        corpus.prepare(DataSettings(corpus="shards"), tmp_path, "study.toml")
+
+
+def test_a_file_of_both_splits_is_refused(tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for name in ("pretrain_val.bin", "train.bin"):
+        (folder / name).write_bytes(tokens_of("bytes").astype("<u2").tobytes())
+    with pytest.raises(UserError, match=r"pretrain_val\.bin matches"):
+        corpus.prepare(DataSettings(corpus="shards"), tmp_path, "study.toml")
+
+
+def test_moving_a_file_to_the_other_split_is_another_corpus(tmp_path):
+    hashes = set()
+    for names in (("train_0", "train_1", "val_0"), ("train_0", "val_0", "val_1")):
+        folder = tmp_path / names[1]
+        folder.mkdir()
+        for i, name in enumerate(names):
+            tokens = tokens_of("bytes")[i:].astype("<u2")
+            (folder / f"{name}.bin").write_bytes(tokens.tobytes())
+        found = corpus.prepare(DataSettings(corpus=names[1]), tmp_path, "study.toml")
+        hashes.add(found.sha256)
+    assert len(hashes) == 2
