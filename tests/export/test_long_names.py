@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import shutil
 
 import pytest
 
@@ -56,7 +55,8 @@ def test_a_command_takes_the_longest_names(longest, tmp_path):
     results = ("--results", longest.root)
     call("status", NAME, *results)
     call("report", NAME, *results, "--out", tmp_path / "reports")
-    other = longest.root / NAME.upper()
-    shutil.copytree(longest.root / NAME, other)
-    sides = (f"{NAME}@{'0123456789abcdef0123456789abcdef01234567'}", longest.root / NAME.upper())
+    longest.name = "m" * MAX_NAME
+    longest.write()
+    commit = longest.environment(1)["git_commit"]
+    sides = (f"{NAME}@{commit}", f"{longest.name}@{commit}")
     call("compare", *sides, *results, "--out", tmp_path / "reports")
