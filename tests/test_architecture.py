@@ -24,6 +24,7 @@ IMPORTS = {
     "model": "errors results variants distributed",
     "data": "errors results",
     "probes": "errors results variants distributed model data",
+    "contract": "errors results variants distributed model probes",
     "sampling": "errors results variants model data",
     "training": "errors results variants distributed model data probes",
     "config": "errors results variants model data probes training",
