@@ -192,7 +192,7 @@ def _include(
         if len(entry) < len(AXES) or any(_same_entry(entry, other) for other in present):
             continue
         name = entry_id(entry, file)
-        if name in (entry_id(other, file) for other in present):
+        if name.casefold() in (entry_id(other, file).casefold() for other in present):
             message = f"two different entries are labelled {name}; give one a `label`"
             axes.add_problem(f"include[{i}]", message)
         added.append(entry)

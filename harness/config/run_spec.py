@@ -9,6 +9,7 @@ from pathlib import Path
 
 from harness.config.axes import VariantSelection
 from harness.config.cost import CostEstimator
+from harness.config.names import MAX_ENTRY, shorten
 from harness.config.study_file import StudyFile
 from harness.config.validate import load_parallelism, resolved_device
 from harness.data.batches import micro_batch_size
@@ -106,7 +107,8 @@ class RunSpecBuilder:
         if data_seed is not None:
             content["data_seed"] = data_seed
             seeds = f"{seed}d{data_seed}"
-        return f"{self._entry_name(entry)}-s{seeds}-{_hash(content)}"
+        name = shorten(self._entry_name(entry), MAX_ENTRY)
+        return f"{name}-s{seeds}-{_hash(content)}"
 
     def build(
         self,
