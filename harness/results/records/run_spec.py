@@ -14,9 +14,6 @@ class VariantChoice(StrictModel):
     name: str = Field(description="file stem of the variant, or the key of the varied setting")
     label: str = Field(description="short name in tables")
     options: dict[str, Any] = Field(description="the variant's options, with every default")
-    source_sha256: str | None = Field(
-        default=None, description="SHA-256 of the source of a user's own variant"
-    )
 
 
 class ResolvedModel(ModelSettings):
@@ -129,6 +126,11 @@ class RunSpec(Versioned):
     probes: ProbeSettings = Field(default=ProbeSettings(), description="optional measurements")
     launch: LaunchSpec = Field(description="execution; not part of the hash")
     expected: PredictedCost = Field(description="predicted costs")
+    code_hash: str | None = Field(
+        default=None,
+        description="hash of the code that computes the run, archived under this name; null: "
+        "unknown; not part of the run's id",
+    )
 
     @property
     def order_seed(self) -> int:
