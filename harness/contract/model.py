@@ -21,7 +21,7 @@ from harness.model.gpt import GPT
 from variants.base import ModelShape
 
 # Work of a call with long sequences, in pairs of positions, for each head and layer.
-MAX_PAIRS = 1 << 24
+MAX_PAIRS = 1 << 23
 MAX_SPLITS = 64
 
 
