@@ -7,6 +7,7 @@ from harness.results.records.lines import EvalRecord, LaunchRecord, StepRecord
 from harness.results.records.probes import (
     PHASES,
     CollectiveTraffic,
+    CompileReport,
     DecodeRecord,
     InitReport,
     LengthRecord,
@@ -44,6 +45,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "CheckpointInfo",
     "CollectiveTraffic",
+    "CompileReport",
     "DataSettings",
     "DecodeProbeSettings",
     "DecodeRecord",
