@@ -2,12 +2,17 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from harness.analysis import stability
+from harness.analysis import compilation, flops, plausibility, stability
 from harness.analysis.dataset import StudyResults
 from harness.results.records.study_summary import Caveat, CaveatKind
 
 # Each returns the caveats of one kind, in the order of the entries.
-SOURCES: Sequence[Callable[[StudyResults], Iterator[Caveat]]] = (stability.caveats,)
+SOURCES: Sequence[Callable[[StudyResults], Iterator[Caveat]]] = (
+    plausibility.caveats,
+    stability.caveats,
+    compilation.caveats,
+    flops.caveats,
+)
 
 
 def find_caveats(study: StudyResults) -> list[Caveat]:

@@ -30,6 +30,8 @@ from harness.results.records import (
 from harness.results.store import Run
 from harness.training import optimizer as optim
 from harness.training.checkpointing import Checkpoints
+from harness.training.compilation import compile_blocks, compile_report
+from harness.training.diagnosis import diagnose
 from harness.training.evaluation import Evaluation
 from harness.training.resume import ResumeState, replay_first_step, resume
 from harness.training.seeding import seed_step
@@ -42,9 +44,11 @@ N_WARMUP = (
     5  # steps that are recorded but not timed: the first ones allocate, choose kernels and compile
 )
 
+COMPILER = "inductor"  # backend of `torch.compile`
+
 
 class NotFiniteError(Exception):
-    """The loss or the gradient norm is NaN or infinite; the message names the step."""
+    """The loss or the gradient norm is NaN or infinite; the message names step and module."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,7 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
     model_parallel_size = context.world_size // parallelism.data_parallel_size
     context = replace(context, model_parallel_size=model_parallel_size)
     if settings.compile:
-        for block in gpt.h:
-            block.compile()
+        compile_blocks(list(gpt.h), COMPILER)
     model = parallelism.wrap(gpt, context.device, settings.precision)
     init_report = initialize_parameters(gpt, whole, run, spec)
     initial_hash = check_same_parameters(gpt, context)
@@ -207,16 +210,20 @@ class Loop:
         """
         settings = self._settings
         context = self._setup.context
-        spec = self._setup.spec
         for step in range(self._past.n_done, settings.steps):
-            data_step = spec.data_offset_steps + step
-            seed_step(spec.order_seed, data_step, context.data_parallel_rank)
+            self._seed(step)
             with self._timer, self._first_step if step == 0 else nullcontext():
                 result = self._setup.train_step(step)
             self.train_s += self._timer.seconds
-            loss_sum, n_stop = context.sum(result.rank_loss.item(), self._stop.requested)
+            has_finite_norm = bool(result.grad_norm.isfinite())
+            loss_sum, n_stop, n_infinite = context.sum(
+                result.rank_loss.item(), self._stop.requested, not has_finite_norm
+            )
             self._stop.acknowledged = n_stop > 0
-            self._record(step, loss_sum / context.world_size, result)
+            loss = loss_sum / context.world_size
+            self._record(step, loss, result)
+            if n_infinite or not math.isfinite(loss):
+                raise NotFiniteError(self._diagnose(step, loss, result))
 
             n_done = step + 1
             is_last = n_done == settings.steps
@@ -228,22 +235,44 @@ class Loop:
             if self._stop.acknowledged:
                 raise TrainingInterrupted(f"asked to end, after {n_done} of {settings.steps} steps")
 
+    def _seed(self, step: int) -> None:
+        """Seed the random numbers of a step."""
+        spec = self._setup.spec
+        data_step = spec.data_offset_steps + step
+        seed_step(spec.order_seed, data_step, self._setup.context.data_parallel_rank)
+
     def _record(self, step: int, loss: float, result: StepResult) -> None:
-        grad_norm = result.grad_norm.item()
         n_done_before = self._past.n_done
         record = StepRecord(
             step=step,
             loss=loss,
             step_s=self._timer.seconds,
             tokens=self._settings.tokens_per_step,
-            grad_norm=grad_norm,
+            grad_norm=result.grad_norm.item(),
             lr=result.lr,
             warmup=step < n_done_before + self._n_warmup,
             resumed=step == n_done_before > 0,
         )
         self._steps_file.append(record)
-        if not math.isfinite(loss) or not math.isfinite(grad_norm):
-            raise NotFiniteError(f"step {step}: loss {loss}, gradient norm {grad_norm}")
+
+    def _diagnose(self, step: int, loss: float, result: StepResult) -> str:
+        """Return what was not finite in a step and where, and print it with details."""
+        setup = self._setup
+        values = (
+            f"step {step}: loss {loss:.4g}, gradient norm {result.grad_norm.item():.4g}, "
+            f"learning rate {result.lr:.4g}"
+        )
+        if setup.context.is_first:
+            print(f"{values}; repeating the step to find the first value that is not finite")
+
+        def repeat() -> None:
+            self._seed(step)
+            setup.train_step.forward_backward(step)
+
+        place, details = diagnose(setup.gpt, repeat, setup.context)
+        if setup.context.is_first:
+            print("\n".join([*details, place]))
+        return f"{values}; {place}"
 
 
 def collect_probes(
@@ -259,6 +288,10 @@ def collect_probes(
     precision = spec.train.precision
     counts_operations = not parallelism.counters_unreliable
 
+    compilation = None
+    if spec.train.compile:
+        reports = context.gather(compile_report())
+        compilation = max(reports, key=lambda report: (report.limit_reached, report.n_graphs))
     n_flops = sum(context.gather(first_step.flops))
     memory = context.gather(measure_memory(setup.optimizer, first_step, context.device))
     n_parameters = sum(parameter.numel() for parameter in setup.whole.parameters())
@@ -292,6 +325,7 @@ def collect_probes(
         traffic=post_training.traffic,
         communication_dtype=parallelism.communication_dtype(precision),
         predicted_bytes_sent=predicted_bytes_sent,
+        compilation=compilation,
         time=time,
     )
 
