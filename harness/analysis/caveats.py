@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from harness.analysis import flops, plausibility, stability
+from harness.analysis import compilation, flops, plausibility, stability
 from harness.analysis.dataset import StudyResults
 from harness.results.records.study_summary import Caveat, CaveatKind
 
@@ -10,6 +10,7 @@ from harness.results.records.study_summary import Caveat, CaveatKind
 SOURCES: Sequence[Callable[[StudyResults], Iterator[Caveat]]] = (
     plausibility.caveats,
     stability.caveats,
+    compilation.caveats,
     flops.caveats,
 )
 
