@@ -95,7 +95,7 @@ class ModelChecks:
             Check("causality", self.causality_by_gradient, (*runs, "finite", "batch")),
             Check("causality", self.causality_by_change, (*equal, "state", "batch", "causality")),
             Check("cache", self.cache, (*equal, "state", "causality")),
-            Check("flops", self.flops, runs),
+            Check("flops", self.flops, (*runs, "causality")),
         ]
 
     def build(self) -> list[Violation]:
