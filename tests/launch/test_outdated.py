@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.analysis import dataset
+from harness.analysis.outdated import caveats
 from harness.config import load
 from harness.launch import scheduler
 from harness.provenance import outdated
@@ -248,6 +250,20 @@ def test_status_names_the_runs_and_what_has_changed(study):
     run_id = study.entry("ours-mha-single").run_id
     assert "s: 2 runs: 1 done, 1 outdated" in printed.stdout
     assert f"{run_id}: done, outdated: {OURS_FILE} changed" in printed.stdout
+
+
+@pytest.mark.parametrize("is_accepted", [False, True])
+def test_the_report_marks_results_of_older_code(study, is_accepted):
+    study.run()
+    study.edit()
+    for spec in study.plan().runs if is_accepted else ():
+        study.store.run("s", spec.run_id).accept(spec)
+    for run in study.store.runs("s"):
+        run.finish("failed", "nan", "a result needs no training here")
+    found = list(caveats(dataset.read(study.store, "s")))
+    assert [(caveat.kind, caveat.entry) for caveat in found] == [("outdated", "ours-mha-single")]
+    assert f"{OURS_FILE} changed" in found[0].message
+    assert ("accepted by the user" in found[0].message) == is_accepted
 
 
 def test_a_worker_records_the_code_that_it_runs_with(study):
