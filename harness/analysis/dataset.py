@@ -54,7 +54,7 @@ class StudyResults:
     `levels` has the labels of each axis, the baseline's first. `left_out` is the number of runs
     with other settings, `superseded` that of runs replaced by a newer run of the same entry and
     seed. `spec` is that of the newest run, None without runs. `changes` has the changes of the code
-    since outdated runs, by run id.
+    since outdated runs, by run id; `folder` holds the results.
     """
 
     name: str
@@ -68,6 +68,7 @@ class StudyResults:
     unreadable: tuple[Unreadable, ...]
     launches: tuple[LaunchRecord, ...]
     changes: dict[str, CodeChange] = field(default_factory=dict)
+    folder: str = ""
 
     @property
     def runs(self) -> list[RunData]:
@@ -137,6 +138,7 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
         unreadable=tuple(unreadable),
         launches=tuple(launches),
         changes=_changes(store, study, runs),
+        folder=str(store.root / study),
     )
 
 
