@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from harness.analysis import outdated, plausibility, stability
+from harness.analysis import compilation, flops, outdated, plausibility, stability
 from harness.analysis.dataset import StudyResults
 from harness.results.records.study_summary import Caveat, CaveatKind
 
@@ -11,6 +11,8 @@ SOURCES: Sequence[Callable[[StudyResults], Iterator[Caveat]]] = (
     outdated.caveats,
     plausibility.caveats,
     stability.caveats,
+    compilation.caveats,
+    flops.caveats,
 )
 
 

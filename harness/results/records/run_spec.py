@@ -86,6 +86,11 @@ class PredictedCost(StrictModel):
     flops_per_token: Finite = Field(
         description="FLOPs per training token, forward and backward, by the variants' formulas"
     )
+    flops_per_token_counted: Finite | None = Field(
+        default=None,
+        description="FLOPs per training token as PyTorch counts them, which replace those of the "
+        "formulas; null if they are within 5 %",
+    )
     memory_bytes: Finite | None = Field(
         description="estimated peak memory of one rank, bytes; null if unknown"
     )
