@@ -91,14 +91,14 @@ class Harness:
         return path
 
     def variant(self, name: str, body: str) -> None:
-        """Add a positional variant whose `embed` has this body, except on meta tensors."""
+        """Add a positional variant whose `embed` has this body in the processes that train."""
         (self.folder / f"mine/positional/{name}.py").write_text(
             "import os, signal, time\n"
             "import torch\n"
             "from variants.base import Positional\n\n\n"
             "class V(Positional):\n"
             "    def embed(self, x, positions):\n"
-            "        if x.is_meta: return x\n"
+            "        if x.is_meta or 'RANK' not in os.environ: return x\n"
             f"        {body}\n"
             "        return x\n"
         )

@@ -27,8 +27,11 @@ IMPORTS = {
     "sampling": "errors results variants model data",
     "training": "errors results variants distributed model data probes",
     "config": "errors results variants model data probes training",
+    "contract": "errors results variants distributed model probes",
+    "preflight": "errors results variants data config contract provenance",
     "launch": "errors results",
-    "cli": "errors results analysis report export model data sampling training config launch",
+    "cli": "errors results analysis report export model data sampling training config preflight "
+    "launch",
     "__main__": "cli",
 }
 TORCH_FREE = ("errors", "results", "provenance", "__init__", "analysis", "report", "export")

@@ -14,7 +14,7 @@ from harness.cli.options import (
     WhereOption,
 )
 from harness.cli.output import command_line, log
-from harness.cli.studies import load_study
+from harness.cli.studies import load_checked_study
 from harness.errors import ExitCode
 
 
@@ -45,7 +45,7 @@ def run(
 
     if not dry_run:
         elastic.start_fork_server()
-    planned = load_study(study, settings, seeds, where)
+    planned = load_checked_study(study, settings, seeds, where)
     store = Store(results)
     selection = scheduler.select_runs(store, planned.runs, retry_failed)
     todo = scheduler.randomize_within_seed(selection.todo)
@@ -59,6 +59,7 @@ def run(
     if trace:
         todo = [spec.traced() for spec in todo]
     scheduler.plan_runs(store, planned.name, todo, planned.all_run_ids)
+    scheduler.record_allowed(store, selection.done)
     store.record_launch(planned.name, planned.launch_record(command_line(), todo))
     try:
         scheduler.run_all(store, [*todo, *selection.running], elastic.start, fail_fast)

@@ -27,7 +27,8 @@ from variants.base import AXES, ModelShape
 class PlannedStudy:
     """A checked study. `runs` are the selected runs, ordered by seed; `all_run_ids` covers all.
 
-    If entries start from another run's checkpoint, that run is the first of its seed.
+    If entries start from another run's checkpoint, that run is the first of its seed. `allow` names
+    the violations of the contract that the study permits.
     """
 
     name: str
@@ -37,6 +38,7 @@ class PlannedStudy:
     excluded: list[tuple[str, str]]  # entry and reason
     note: str | None  # on the corpus
     equivalence_margin: EquivalenceMargin
+    allow: Sequence[str] = ()
 
     def launch_record(self, command: str, order: Sequence[RunSpec]) -> LaunchRecord:
         """Return the record of a launch of these runs, in this order."""
@@ -298,4 +300,5 @@ def _plan(
         excluded=matrix.excluded,
         note=corpus.note,
         equivalence_margin=study.equivalence_margin,
+        allow=study.allow,
     )

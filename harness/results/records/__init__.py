@@ -19,6 +19,7 @@ from harness.results.records.probes import (
     RunTime,
 )
 from harness.results.records.run_spec import (
+    AllowedViolation,
     InitSource,
     LaunchSpec,
     PredictedCost,
@@ -42,6 +43,7 @@ from harness.results.records.study_summary import StudySummary
 __all__ = [
     "PHASES",
     "SCHEMA_VERSION",
+    "AllowedViolation",
     "CheckpointInfo",
     "CollectiveTraffic",
     "DataSettings",

@@ -1,0 +1,78 @@
+"""Refuse a study with a model that violates the contract, unless the study permits it."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
+
+from harness.config import PlannedStudy
+from harness.contract.violation import Violation
+from harness.errors import Problem, UserError
+from harness.preflight.models import CAUSALITY, CheckedModel, check_models
+from harness.results.records import AllowedViolation
+
+PERMISSION: Literal["non-causal"] = (
+    "non-causal"  # in `[study] allow`: a failed causality check
+)
+MAX_PROBLEMS = 10  # more do not fit on a screen
+
+
+def check_study(planned: PlannedStudy, location: str, log: Callable[[str], None]) -> PlannedStudy:
+    """Check the models of all selected runs; return the study with what it permits in its specs.
+
+    Violations that make only a figure wrong are logged as warnings.
+
+    Raises:
+        UserError: a model violates the contract; it names the models and the violations.
+    """
+    models = check_models(planned.runs, log)
+    refused = []
+    warnings = []
+    allowed: dict[str, list[AllowedViolation]] = {}
+    for model in models:
+        for violation in model.violations:
+            if is_refused(violation, planned.allow):
+                refused.append((model, violation))
+            elif violation.fatal:
+                permitted = AllowedViolation(kind=PERMISSION, message=str(violation))
+                allowed |= {run_id: [permitted] for run_id in model.run_ids}
+            else:
+                warnings.append((model, violation))
+    if refused:
+        raise UserError(_problems(location, refused))
+    for labels, violation in _merged(warnings):
+        log(f"warning: {labels}: {violation.check}: {violation}")
+    runs = [
+        spec.model_copy(update={"allowed": allowed.get(spec.run_id, [])}) for spec in planned.runs
+    ]
+    return replace(planned, runs=runs)
+
+
+def is_refused(violation: Violation, allow: Sequence[str]) -> bool:
+    """Return whether a violation refuses a study that allows these."""
+    return violation.fatal and not (violation.check == CAUSALITY and PERMISSION in allow)
+
+
+def _problems(
+    location: str, refused: Sequence[tuple[CheckedModel, Violation]]
+) -> Iterator[Problem]:
+    merged = list(_merged(refused))
+    for labels, violation in merged[:MAX_PROBLEMS]:
+        remedy = ""
+        if violation.check == CAUSALITY:
+            remedy = f'; correct it, or permit it by [study] allow = ["{PERMISSION}"]'
+        yield Problem(f"{location}: {labels}", f"{violation.check}: {violation}{remedy}")
+    n_more = len(merged) - MAX_PROBLEMS
+    if n_more > 0:
+        yield Problem(location, f"{n_more} more; python -m harness check {location} lists all")
+
+
+def _merged(found: Iterable[tuple[CheckedModel, Violation]]) -> Iterator[tuple[str, Violation]]:
+    """Yield each kind of violation once, with the models that have it."""
+    groups: dict[tuple[str, str], list[tuple[CheckedModel, Violation]]] = {}
+    for model, violation in found:
+        groups.setdefault((violation.check, violation.where), []).append((model, violation))
+    for group in groups.values():
+        model, violation = group[0]
+        n_more = len({other.label for other, _ in group}) - 1
+        more = f" and {n_more} more" if n_more else ""
+        yield f"{model.label}{more}", violation
