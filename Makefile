@@ -43,9 +43,10 @@ bench: .venv/.peers  ## time operations against their usual alternatives; ONLY=p
 calibrate: $(installed)  ## check coverage and false-positive rates on 2,000 simulated studies of each kind
 	@CALIBRATE=2000 $(pytest) tests/analysis/test_calibration.py tests/analysis/test_real_studies.py
 
-chaos: $(installed)  ## kill runs at random (KILLS=50, SEED=n repeats one) and try 2,000 invalid studies
+chaos: $(installed)  ## kill runs at random (KILLS=50, SEED=n repeats one), try 7,000 invalid studies
 	@$(pytest) tests/chaos -s
 	@FUZZ=2000 $(pytest) tests/config/test_fuzz.py
+	@FUZZ=5000 $(pytest) tests/config/test_numbers.py
 
 scale: $(installed)  ## measure a report of RUNS=10000 synthetic runs: time, memory, page size
 	@SCALE=$(or $(RUNS),10000) $(pytest) tests/report/test_scale.py -s

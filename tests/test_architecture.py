@@ -24,10 +24,10 @@ IMPORTS = {
     "model": "errors results variants distributed",
     "data": "errors results",
     "probes": "errors results variants distributed model data",
+    "contract": "errors results variants distributed model probes",
     "sampling": "errors results variants model data",
     "training": "errors results variants distributed model data probes",
     "config": "errors results variants model data probes training",
-    "contract": "errors results variants distributed model probes",
     "preflight": "errors results variants data config contract provenance",
     "launch": "errors results",
     "cli": "errors results analysis report export model data sampling training config preflight "

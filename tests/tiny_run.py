@@ -33,6 +33,7 @@ def tiny_spec(
     data_seed: int | None = None,
     keep_checkpoints: str = "none",
     checkpoint_every: int | None = None,
+    data_offset_steps: int = 0,
     **train: object,
 ) -> RunSpec:
     """Return the spec of a run on tokens that count up by 3, of which the last ones validate."""
@@ -51,6 +52,7 @@ def tiny_spec(
         entry="run",
         seed=seed,
         data_seed=data_seed,
+        data_offset_steps=data_offset_steps,
         settings_hash="",
         baseline=baseline,
         axes=axes,

@@ -181,6 +181,7 @@ class StudyFrames:
     phases = _Table("A row per run, rank and sample: the seconds of each phase of a step.")
     traffic = _Table("A row per run, rank and collective: calls and bytes of one step.")
     scaling = _Table("A row per entry of a scaling group: speedup over fewer processes.")
+    spikes = _Table("A row per loss spike or outlier of the gradient norm of each run.")
     decoding = _Table("A row per entry and setting of the decode probe.")
     lengths = _Table("A row per entry and sequence length of the length probe.")
     loss_by_position = _Table("A row per run, sequence length and position: the mean loss there.")

@@ -14,6 +14,7 @@ from harness.analysis import (
     hypotheses,
     metrics,
     scaling,
+    stability,
     step_breakdown,
     variance_components,
 )
@@ -36,6 +37,7 @@ from harness.results.records.study_summary import (
     RunSummary,
     ScalingRow,
     SharedSettings,
+    Spike,
     StudySummary,
     VarianceComponents,
 )
@@ -59,6 +61,7 @@ class Summary:
     variance: list[VarianceComponents]
     equivalence: list[Equivalence]
     scaling: list[ScalingRow]
+    spikes: list[Spike]
     caveats: list[Caveat]
 
     @cached_property
@@ -91,6 +94,7 @@ class Summary:
             results={entry.label: self.results[entry.label] for entry in entries},
             comparisons=[row for row in self.comparisons if row.entry in kept],
             equivalence=[row for row in self.equivalence if row.entry in kept],
+            spikes=[spike for spike in self.spikes if spike.entry in kept],
         )
 
 
@@ -99,11 +103,18 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
     checks = equivalence.check(study)
     statuses = equivalence.by_entry(checks)
     diverging = {label for label, status in statuses.items() if status == DIVERGES}
+    spikes = stability.spikes(study)
+    spikes_by_entry: dict[str, list[Spike]] = {entry.label: [] for entry in study.entries}
+    for spike in spikes:
+        spikes_by_entry[spike.entry].append(spike)
     return Summary(
         study=study,
         created_at=created_at,
         results={
-            entry.label: _result(study, entry, statuses.get(entry.label)) for entry in study.entries
+            entry.label: _result(
+                study, entry, statuses.get(entry.label), spikes_by_entry[entry.label]
+            )
+            for entry in study.entries
         },
         comparisons=metrics.comparisons(study, diverging),
         metric_tests=hypotheses.test_hypotheses(study, diverging),
@@ -112,23 +123,26 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
         variance=variance_components.variance_components(study),
         equivalence=checks,
         scaling=scaling.scaling(study, statuses),
+        spikes=spikes,
         caveats=find_caveats(study),
     )
 
 
-def _result(study: StudyResults, entry: Entry, status: EquivalenceStatus | None) -> EntryResult:
+def _result(
+    study: StudyResults, entry: Entry, status: EquivalenceStatus | None, spikes: list[Spike]
+) -> EntryResult:
     return EntryResult(
-        **dict(metrics.result(entry, status)),
+        **dict(metrics.result(entry, status)) | vars(stability.of_entry(entry, spikes)),
         decoding=decoding.measures(study, entry),
         lengths=eval_lengths.measures(study, entry),
         phases=step_breakdown.phase_times(entry, status),
         traffic=step_breakdown.traffic_totals(entry),
         predicted_memory=step_breakdown.memory_comparison(entry),
-        runs=[_run(run) for run in (*entry.runs, *entry.crossed)],
+        runs=[_run(run, spikes) for run in (*entry.runs, *entry.crossed)],
     )
 
 
-def _run(run: RunData) -> RunSummary:
+def _run(run: RunData, spikes: list[Spike]) -> RunSummary:
     probes = run.probes
     return RunSummary(
         run_id=run.run_id,
@@ -138,6 +152,7 @@ def _run(run: RunData) -> RunSummary:
         reason=run.reason,
         message=run.message,
         steps_recorded=len(run.steps),
+        **vars(stability.of_runs([run], spikes)),
         initial_hash=probes.initial_hash if probes else None,
         final_hashes=probes.final_hashes if probes else None,
         attention_kernels=probes.attention_kernels if probes else None,
@@ -172,6 +187,7 @@ def as_record(summary: Summary) -> StudySummary:
         variance=summary.variance,
         equivalence=summary.equivalence,
         scaling=summary.scaling,
+        spikes=summary.spikes,
         environments=_environments(study.runs),
         launches=list(study.launches),
     )

@@ -33,6 +33,7 @@ from harness.results.records.study_summary import (
     RunOutcome,
     ScalingRow,
     SignificanceResult,
+    Spike,
     VarianceComponents,
 )
 from harness.results.run_data import RunData
@@ -156,6 +157,7 @@ COLUMNS: Mapping[str, list[Column]] = {
         Column("predicted_total_bytes", NUMBER, "predicted bytes of all collectives of a step"),
     ],
     "scaling": _columns(ScalingRow),
+    "spikes": _columns(Spike),
 }
 
 OPTIONAL = ("variance", "decoding", "phases", "traffic", "scaling", "lengths", "loss_by_position")
@@ -184,6 +186,7 @@ def build_tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "phases": _phases(summary),
         "traffic": _traffic(summary),
         "scaling": map(_row, summary.scaling),
+        "spikes": map(_row, summary.spikes),
         "lengths": _nested(summary, "lengths"),
     }
     axes = [Column(axis, TEXT, f"label on the axis {axis}") for axis in summary.study.levels]

@@ -11,6 +11,9 @@ from harness.errors import UserError
 if TYPE_CHECKING:
     from harness.analysis.power import SeedPlan
 
+MAX_ENTRIES = 100_000
+MAX_EFFECT = 100.0  # nats; no loss is as large
+
 EffectSize = Annotated[
     float,
     typer.Option("--effect-size", metavar="NATS", help="The difference in validation loss."),
@@ -20,6 +23,8 @@ FractionalDesign = Annotated[
     typer.Option(
         "--fractional-design",
         metavar="N",
+        min=1,
+        max=MAX_ENTRIES,
         help="Also print N entries from which all main effects can be estimated.",
     ),
 ]
@@ -35,8 +40,9 @@ def plan(
     from harness.analysis import dataset, power
     from harness.results.store import Store
 
-    if not effect_size > 0:
-        raise UserError(f"--effect-size {effect_size:g}: must be above 0, in nats per token")
+    if not 0 < effect_size <= MAX_EFFECT:
+        allowed = f"must be above 0 and at most {MAX_EFFECT:g}, in nats per token"
+        raise UserError(f"--effect-size {effect_size:g}: {allowed}")
     data = dataset.read(Store(results), study_name(study))
     estimate = power.plan_seeds(data, effect_size)
     if estimate is None:

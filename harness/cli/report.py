@@ -18,7 +18,10 @@ WatchOption = Annotated[
     bool, typer.Option("--watch", help="Update the report until no run is pending or running.")
 ]
 IntervalOption = Annotated[
-    int, typer.Option("--interval", min=1, metavar="SECONDS", help="With --watch: check so often.")
+    int,
+    typer.Option(
+        "--interval", min=1, max=86_400, metavar="SECONDS", help="With --watch: check so often."
+    ),
 ]
 
 

@@ -46,13 +46,19 @@ def load_checked_study(
 
 
 def _parse_seeds(text: str | None) -> list[int] | None:
+    from harness.results.records.base import SEEDS_END
+
     if text is None:
         return None
     try:
-        return [int(seed) for seed in text.split(",")]
+        seeds = [int(seed) for seed in text.split(",")]
     except ValueError as error:
-        message = f"{text!r}: must be integers with commas between them, e.g. 0,1,2"
+        message = f"{text[:100]!r}: must be integers with commas between them, e.g. 0,1,2"
         raise typer.BadParameter(message, param_hint="--seeds") from error
+    if not all(0 <= seed < SEEDS_END for seed in seeds):
+        message = f"{text[:100]!r}: each must be at least 0 and less than {SEEDS_END:,}"
+        raise typer.BadParameter(message, param_hint="--seeds")
+    return seeds
 
 
 def study_name(text: str) -> str:
@@ -65,7 +71,7 @@ def study_name(text: str) -> str:
         return text
     try:
         name = tomllib.loads(Path(text).read_text(encoding="utf-8"))["study"]["name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{text}: cannot read study.name: {error}") from error
     return str(name)
 

@@ -267,14 +267,19 @@ def _plan(
     context = StudyContext(matrix.file, corpus, matrix.variant_paths, matrix.baseline)
     source_builder = None
     init_content = None
+    n_seen_steps = 0
     if isinstance(source, SourceRun):
         source_builder = RunSpecBuilder(
             context.for_source_runs(), source.train, prefix=SOURCE_PREFIX
         )
         init_content = source_builder.content_hash(source.entry)
+        n_seen_steps = source.train.steps
     elif isinstance(source, Checkpoint):
         init_content = source.weights.sha256
-    builder = RunSpecBuilder(context, matrix.file.train, init_content)
+        n_seen_steps = source.weights.data_steps
+    builder = RunSpecBuilder(
+        context, matrix.file.train, init_content, data_offset_steps=n_seen_steps
+    )
 
     runs: list[RunSpec] = []
     all_run_ids: set[str] = set()

@@ -51,7 +51,8 @@ class StudyContext:
 class RunSpecBuilder:
     """Build the specs of runs that differ in their variants and seeds only.
 
-    `init_content` is the hash of the weights that the runs start from, None for new parameters.
+    `init_content` is the hash of the weights that the runs start from, None for new parameters,
+    and `data_offset_steps` the number of steps of the data order that these have seen.
     `prefix` precedes the names of entries and runs. `settings_hash` is the hash of the settings
     that the runs share.
     """
@@ -62,11 +63,13 @@ class RunSpecBuilder:
         train: TrainSettings,
         init_content: str | None = None,
         prefix: str = "",
+        data_offset_steps: int = 0,
     ) -> None:
         file = context.file
         corpus = context.corpus
         self._context = context
         self._prefix = prefix
+        self._data_offset_steps = data_offset_steps
         self._train = train.model_copy(update={"device": resolved_device(train)})
         self._model = ResolvedModel(**file.model.model_dump(), vocab_size=corpus.vocab_size)
         self._data = ResolvedData(
@@ -86,6 +89,7 @@ class RunSpecBuilder:
                 "probes": file.probes.model_dump(exclude_none=True),
                 "data": self._data.model_dump(),
                 "init": init_content,
+                "data_offset_steps": data_offset_steps,
             }
         )
 
@@ -132,6 +136,7 @@ class RunSpecBuilder:
             data=self._data,
             train=self._train,
             init=init,
+            data_offset_steps=self._data_offset_steps,
             probes=file.probes,
             launch=LaunchSpec(
                 world_size=world_size,

@@ -74,16 +74,21 @@ def micro_batch_size(local_sequences: int, limit: int | None) -> int:
 
 @dataclass(frozen=True)
 class Batches:
-    """The training sequences of every step: random windows of `seq_len` + 1 tokens."""
+    """The training sequences of every step: random windows of `seq_len` + 1 tokens.
+
+    Step 0 is step `offset_steps` of the data order, so that a run which continues another one
+    trains on other batches.
+    """
 
     tokens: Tokens
     seq_len: int
     n_sequences: int
     seed: int
+    offset_steps: int = 0
 
     def offsets(self, step: int) -> np.ndarray:
         """Return the starts of the step's windows, (n_sequences,), the same on every rank."""
-        key = np.array([self.seed, step], dtype=np.uint64)
+        key = np.array([self.seed, self.offset_steps + step], dtype=np.uint64)
         generator = np.random.Generator(np.random.Philox(key=key))
         return generator.integers(0, len(self.tokens) - self.seq_len, size=self.n_sequences)
 

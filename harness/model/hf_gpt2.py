@@ -9,7 +9,6 @@ import json
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -29,7 +28,49 @@ HEAD = "lm_head.weight"
 EMBEDDING = "wte.weight"
 POSITIONS = "positional.wpe.weight"
 RENAMED = {"wpe.weight": POSITIONS}
-HEAD_DIM = 64  # of every published GPT-2
+HEAD_DIM = 64  # of every published GPT-2, which have these widths
+PUBLISHED_WIDTHS = (768, 1024, 1280, 1600)
+
+# Fields of config.json that change what the weights compute, and their values in GPT-2. Absent
+# fields have these values.
+COMPUTATION: Mapping[str, tuple[object, ...]] = {
+    "model_type": ("gpt2",),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "tie_word_embeddings": (True,),
+    "add_cross_attention": (False,),
+    "is_encoder_decoder": (False,),
+    "pruned_heads": ({}, None),
+    "quantization_config": (None,),
+    "auto_map": (None,),
+}
+SHAPE_ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+SHAPE = ("n_layer", "n_head", "n_embd", "n_positions", "n_inner", "vocab_size")
+# Fields that do not change the logits. Others are refused: they may be those of another model.
+WITHOUT_EFFECT = frozenset(
+    """
+    architectures attn_pdrop bad_words_ids begin_suppress_tokens bos_token_id
+    chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id diversity_penalty
+    do_sample dtype early_stopping embd_pdrop encoder_no_repeat_ngram_size eos_token_id
+    exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
+    gradient_checkpointing id2label initializer_range is_decoder label2id length_penalty max_length
+    min_length n_ctx no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences
+    output_attentions output_hidden_states output_past output_scores pad_token_id
+    predict_special_tokens prefix problem_type remove_invalid_values reorder_and_upcast_attn
+    repetition_penalty resid_pdrop return_dict return_dict_in_generate sep_token_id
+    summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
+    suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder
+    tokenizer_class top_k top_p torch_dtype torchscript transformers_version typical_p use_bfloat16
+    use_cache
+    """.split()
+)
 
 Tensors = dict[str, Tensor]
 Json = dict[str, object]
@@ -76,6 +117,7 @@ def write(tensors: Mapping[str, Tensor], shape: ModelShape) -> tuple[Tensors, Js
         "n_layer": shape.n_layer,
         "n_head": shape.n_head,
         "n_embd": shape.n_embd,
+        "n_inner": len(tensors["h.0.mlp.c_fc.weight"]),
         "n_positions": shape.seq_len,
         "n_ctx": shape.seq_len,
         "vocab_size": shape.vocab_size,
@@ -93,39 +135,84 @@ def shape_of(
 ) -> ModelShape:
     """Return the shape of a model from its weights and config.
 
-    Without a config, heads have 64 channels, as in every published GPT-2.
+    Without a config, heads have 64 channels if the width is that of a published GPT-2.
 
     Raises:
-        UserError: the embeddings are missing, weights and config disagree, or the number of heads
-            does not divide the width.
+        UserError: the embeddings are missing, weights and config disagree, the number of heads is
+            unknown or does not divide the width, or the config is not one of GPT-2.
     """
     missing = [name for name in (EMBEDDING, POSITIONS) if name not in tensors]
     if missing:
         raise UserError(f"{source}: not a GPT-2 checkpoint: {', '.join(missing)} missing")
     vocab_size, n_embd = tensors[EMBEDDING].shape
     layers = {int(name.split(".")[1]) for name in tensors if re.match(r"h\.\d+\.", name)}
-    shape = ModelShape(
-        n_layer=max(layers, default=-1) + 1,
-        n_head=int(str(config.get("n_head", max(1, n_embd // HEAD_DIM)))),
+    actual = {
+        "n_layer": max(layers, default=-1) + 1,
+        "n_embd": n_embd,
+        "n_positions": len(tensors[POSITIONS]),
+        "vocab_size": vocab_size,
+    }
+    stated, messages = _stated_shape(config)
+    for key, value in actual.items():
+        if key in stated and stated[key] != value:
+            messages[key] = f"{stated[key]}, but the weights have {value}"
+    if stated.get("n_inner", 4 * n_embd) != 4 * n_embd:
+        messages["n_inner"] = f"{stated['n_inner']}: must be 4 n_embd = {4 * n_embd} or null"
+    n_head = stated.get("n_head")
+    if n_head is None and n_embd in PUBLISHED_WIDTHS and "n_head" not in messages:
+        n_head = n_embd // HEAD_DIM
+    if n_head is None:
+        messages.setdefault("n_head", "missing; add it: the weights do not state it")
+    elif n_embd % n_head:
+        messages["n_head"] = f"{n_head} does not divide n_embd = {n_embd}"
+    dtype = str(tensors[EMBEDDING].dtype).removeprefix("torch.")
+    for key in ("dtype", "torch_dtype"):
+        if config.get(key) not in (None, "auto", dtype):
+            messages[key] = f"{config[key]}, but the weights are {dtype}"
+    messages |= _other_computations(config)
+    if messages:
+        location = f"{source}: config.json"
+        raise UserError(Problem(f"{location}: {key}", text) for key, text in messages.items())
+    assert n_head is not None
+    return ModelShape(
+        n_layer=actual["n_layer"],
+        n_head=n_head,
         n_embd=n_embd,
-        seq_len=len(tensors[POSITIONS]),
+        seq_len=actual["n_positions"],
         vocab_size=vocab_size,
     )
-    expected = asdict(shape) | {"n_positions": shape.seq_len}
-    problems = []
-    for key in ("n_layer", "n_embd", "n_positions", "vocab_size"):
-        if key in config and config[key] != expected[key]:
-            message = f"{config[key]}, but the weights have {expected[key]}"
-            problems.append(Problem(f"{source}: config.json: {key}", message))
-    if shape.n_head < 1 or shape.n_embd % shape.n_head:
-        message = f"{shape.n_head} does not divide n_embd = {shape.n_embd}"
-        problems.append(Problem(f"{source}: config.json: n_head", message))
-    if config.get("activation_function", "gelu_new") not in ("gelu_new", "gelu_pytorch_tanh"):
-        message = f"'{config['activation_function']}': must be gelu_new, as in GPT-2"
-        problems.append(Problem(f"{source}: config.json: activation_function", message))
-    if problems:
-        raise UserError(problems)
-    return shape
+
+
+def _stated_shape(config: Mapping[str, object]) -> tuple[dict[str, int], dict[str, str]]:
+    """Return the sizes that a config states, under their GPT-2 names, and its invalid ones."""
+    stated: dict[str, int] = {}
+    messages = {}
+    for key in (*SHAPE, *SHAPE_ALIASES):
+        value = config.get(key)
+        if value is None:
+            continue
+        name = SHAPE_ALIASES.get(key, key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            messages[key] = f"{value!r}: must be a positive integer"
+        elif stated.setdefault(name, value) != value:
+            messages[key] = f"{value}, but {name} = {stated[name]}; they mean the same"
+    return stated, messages
+
+
+def _other_computations(config: Mapping[str, object]) -> dict[str, str]:
+    """Return the fields of a config by which the weights compute something else than GPT-2."""
+    messages = {}
+    for key, value in config.items():
+        if key in COMPUTATION:
+            if value not in COMPUTATION[key]:
+                allowed = " or ".join(map(json.dumps, COMPUTATION[key]))
+                messages[key] = f"{json.dumps(value)}: must be {allowed}, as in GPT-2"
+        elif key not in WITHOUT_EFFECT and key not in (*SHAPE, *SHAPE_ALIASES):
+            if not key.startswith("_"):
+                messages[key] = (
+                    "not a field of GPT-2; remove it if it does not change what the model computes"
+                )
+    return messages
 
 
 def incompatible_tensors(

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from harness.model.builder import ModelBuilder
 from harness.model.hf_gpt2 import SAFETENSORS_FILE, Tensors
 from harness.results.files import FormError, parse_record, read_json, write_json
 from harness.results.records import CheckpointInfo, ResolvedModel, VariantChoice
+from variants import registry
 from variants.base import AXES, ModelShape
 from variants.errors import VariantError
 
@@ -36,7 +37,8 @@ class Weights:
     """The weights of a model, by parameter name.
 
     `origin` states where each tensor came from, `variant_paths` the folders of the user's own
-    variants, `tokenizer` the one of the training text (None if unknown).
+    variants, `tokenizer` the one of the training text (None if unknown), `data_steps` how many
+    steps of the data order the weights were trained on.
     """
 
     shape: ModelShape
@@ -45,6 +47,7 @@ class Weights:
     origin: Mapping[str, str]
     variant_paths: Sequence[str] = ()
     tokenizer: str | None = None
+    data_steps: int = 0
 
     @property
     def parameters(self) -> int:
@@ -95,19 +98,34 @@ def export_gpt2(source: Path, dest: Path) -> None:
     """Write a checkpoint as a folder that `transformers.GPT2LMHeadModel.from_pretrained` loads.
 
     Raises:
-        UserError: `source` is not a checkpoint folder, or has variants other than GPT-2's.
+        UserError: `source` is not a checkpoint folder, or is not a GPT-2: it has other variants or
+            options.
     """
     weights = load_weights(source)
-    others = [
-        f"{axis} = {choice.name}"
-        for axis, choice in weights.axes.items()
-        if axis != "parallelism" and choice.name != AXES[axis].default
-    ]
+    others = list(_differences_from_gpt2(weights))
     if others:
         raise UserError(f"{source}: the published layout does not support {', '.join(others)}")
     tensors, config = hf_gpt2.write(weights.tensors, weights.shape)
     with atomic_folder(dest) as folder:
         _write_files(folder, tensors, "config.json", config)
+
+
+def _differences_from_gpt2(weights: Weights) -> Iterator[str]:
+    """Yield the variants and options by which a model computes something else than GPT-2."""
+    paths = [Path(path) for path in weights.variant_paths]
+    for axis, choice in weights.axes.items():
+        if axis == "parallelism":
+            continue
+        if choice.name != AXES[axis].default:
+            yield f"{axis} = {choice.name}"
+            continue
+        if registry.source_sha256(axis, choice.name, paths) is not None:
+            yield f"{axis} = {choice.name}, a variant of your own with this name"
+        for field in fields(registry.load(axis, choice.name, paths).Options):
+            value = choice.options.get(field.name, field.default)
+            is_stated_in_config = (axis, field.name) == ("mlp", "width")  # as n_inner
+            if value != field.default and not is_stated_in_config:
+                yield f"{axis} = {choice.name} with {field.name} = {value}"
 
 
 def save_weights(weights: Weights, dest: Path) -> None:
@@ -142,6 +160,7 @@ def write_weights(weights: Weights, folder: Path) -> None:
         origin=dict(weights.origin),
         variant_paths=list(weights.variant_paths),
         tokenizer=weights.tokenizer,
+        data_steps=weights.data_steps,
     )
     tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
     _write_files(folder, tensors, DESCRIPTION_FILE, description)
@@ -176,7 +195,15 @@ def load_weights(source: Path) -> Weights:
     problems = hf_gpt2.incompatible_tensors(tensors, expected, source)
     if problems:
         raise UserError(problems)
-    return Weights(shape, axes, tensors, info.origin, info.variant_paths, info.tokenizer)
+    return Weights(
+        shape=shape,
+        axes=axes,
+        tensors=tensors,
+        origin=info.origin,
+        variant_paths=info.variant_paths,
+        tokenizer=info.tokenizer,
+        data_steps=info.data_steps,
+    )
 
 
 def _parameter_shapes(

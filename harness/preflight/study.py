@@ -10,9 +10,7 @@ from harness.errors import Problem, UserError
 from harness.preflight.models import CAUSALITY, CheckedModel, check_models
 from harness.results.records import AllowedViolation
 
-PERMISSION: Literal["non-causal"] = (
-    "non-causal"  # in `[study] allow`: a failed causality check
-)
+PERMISSION: Literal["non-causal"] = "non-causal"  # in `[study] allow`: a failed causality check
 MAX_PROBLEMS = 10  # more do not fit on a screen
 
 

@@ -17,11 +17,13 @@ from harness.report.sections import (
     overview,
     probes,
     runs,
+    stability,
 )
 
 SECTIONS: dict[tuple[str, str], Callable[[Summary, Charts], Iterator[Block]]] = {
     ("entries", "Results"): entries.build,
     ("curves", "Loss curves"): curves.build,
+    ("stability", "Stability"): stability.build,
     ("comparison", "Comparison with the baseline"): comparison.build,
     ("effects", "Effects"): effects.effects,
     ("budgets", "Equal budgets"): budgets.build,

@@ -17,11 +17,15 @@ from harness.model.generation import decode, plan_generation
 from harness.model.gpt import GPT
 from harness.model.precision import autocast, dtype_of
 from harness.model.weights import DESCRIPTION_FILE, Weights, load_weights
-from harness.sampling.sampler import Sampler, Sampling
+from harness.sampling.sampler import Sampler, Sampling, out_of_range
 from variants.base import Cache, Precision
 
 # Where a run keeps checkpoints, relative to its checkpoint folder and to its own folder.
 KEPT = ("newest", "best", "checkpoint/newest", "checkpoint/best")
+
+MAX_TOKENS = 2**20
+MAX_SAMPLES = 2**16
+MAX_SEED = 2**31 - 1
 
 Write = Callable[[str], None]
 
@@ -45,13 +49,9 @@ class GenerationRequest(Sampling):
     def problems(self) -> list[Problem]:
         """Return the problems that the request shows by itself."""
         problems = super().problems()
-        for option, value, minimum in (
-            ("--length", self.length, 1),
-            ("--samples", self.samples, 1),
-            ("--seed", self.seed, 0),
-        ):
-            if value < minimum:
-                problems.append(Problem(option, f"{value}: must be at least {minimum}"))
+        problems += out_of_range("--length", self.length, 1, MAX_TOKENS)
+        problems += out_of_range("--samples", self.samples, 1, MAX_SAMPLES)
+        problems += out_of_range("--seed", self.seed, 0, MAX_SEED)
         if self.device == "cuda" and not torch.cuda.is_available():
             problems.append(Problem("--device", "cuda: not available here; use cpu"))
         try:

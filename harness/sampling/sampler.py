@@ -11,6 +11,18 @@ from torch import Tensor
 
 from harness.errors import Problem
 
+MAX_TEMPERATURE = 1e6
+MAX_TOP_K = 2**31 - 1
+
+
+def out_of_range(option: str, value: int, minimum: int, maximum: int) -> list[Problem]:
+    """Return the problem of an option whose value is not from `minimum` to `maximum`, if any."""
+    if value < minimum:
+        return [Problem(option, f"{value}: must be at least {minimum}")]
+    if value > maximum:
+        return [Problem(option, f"{value}: must be at most {maximum}")]
+    return []
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -26,11 +38,13 @@ class Sampling:
     def problems(self) -> list[Problem]:
         """Return the settings that are out of range, by their names on the command line."""
         problems = []
-        if not 0 <= self.temperature < float("inf"):
+        if not 0 <= self.temperature <= MAX_TEMPERATURE:
             message = f"{self.temperature}: must be 0 (the likeliest token) or positive"
+            if self.temperature > 0:
+                message = f"{self.temperature}: must be at most {MAX_TEMPERATURE:g}"
             problems.append(Problem("--temperature", message))
-        if self.top_k is not None and self.top_k < 1:
-            problems.append(Problem("--top-k", f"{self.top_k}: must be at least 1"))
+        if self.top_k is not None:
+            problems += out_of_range("--top-k", self.top_k, 1, MAX_TOP_K)
         if not 0 < self.top_p <= 1:
             message = f"{self.top_p}: must be more than 0 and at most 1"
             problems.append(Problem("--top-p", message))

@@ -63,6 +63,8 @@ class Checkpoints:
         self._gpt = gpt
         self._optimizer = optimizer
         self._timer = Timer(context.device)
+        self._newest_step = _n_steps(run.newest_checkpoint.resolve())  # 0: none
+        self._best_step = _n_steps(run.best_checkpoint.resolve())
         self._lowest_loss = math.inf
         self.total_s = 0.0
 
@@ -109,48 +111,60 @@ class Checkpoints:
             origin=dict.fromkeys(tensors, f"trained by {spec.run_id}, {step} steps"),
             variant_paths=spec.launch.variant_paths,
             tokenizer=spec.data.tokenizer,
+            data_steps=spec.data_offset_steps + step,
         )
 
     def restore_links(self, step: int, losses: Mapping[int, float]) -> None:
         """Restore the `newest` and `best` links after resuming at `step`. Rank 0 calls this.
 
         `losses` maps the evaluated steps up to `step` to validation losses. Checkpoints later than
-        `step` are damaged and are removed.
+        `step` are damaged and are removed. The links may be missing or folders: some ways to copy
+        a run lose or follow them.
         """
         newest = self._run.newest_checkpoint
         best = self._run.best_checkpoint
-        self._lowest_loss = losses.get(_n_steps(best.resolve()), math.inf)
-        if self._lowest_loss == math.inf:
+        for link in (newest, best):
+            if not link.is_symlink():
+                _remove(link)
+        self._best_step = 0
+        for folder in sorted(self._run.checkpoints.glob("step-*"), key=_n_steps):
+            if _n_steps(folder) <= step:
+                self._link_best(_n_steps(folder), losses.get(_n_steps(folder)))
+        if self._best_step == 0:
             best.unlink(missing_ok=True)
         if step > 0:
             self._link(step, losses.get(step))
         else:
             newest.unlink(missing_ok=True)
+            self._newest_step = 0
             self._remove_unlinked()
 
     def _link(self, step: int, val_loss: float | None) -> None:
+        self._newest_step = step
         _point(self._run.newest_checkpoint, f"step-{step}")
+        self._link_best(step, val_loss)
+        self._remove_unlinked()
+
+    def _link_best(self, step: int, val_loss: float | None) -> None:
         if val_loss is not None and val_loss < self._lowest_loss:
             self._lowest_loss = val_loss
+            self._best_step = step
             _point(self._run.best_checkpoint, f"step-{step}")
-        self._remove_unlinked()
 
     def _remove_unlinked(self) -> None:
         """Remove checkpoints that neither link names, and partial files that a crash left."""
-        newest = self._run.newest_checkpoint.resolve()
-        best = self._run.best_checkpoint.resolve()
+        kept = (f"step-{self._newest_step}", f"step-{self._best_step}")
         for pattern in ("step-*", ".*.tmp"):
             for path in self._run.checkpoints.glob(pattern):
-                if path.name not in (newest.name, best.name):
+                if path.name not in kept:
                     _remove(path)
 
 
 def drop_state(run: Run, keep: str) -> None:
     """Remove the states of a finished run, except the newest one if `keep` is "full"."""
-    newest = run.newest_checkpoint.resolve()
-    for path in run.checkpoints.glob(f"step-*/{STATE}"):
-        if keep != "full" or path.parent != newest:
-            _remove(path)
+    states = sorted(run.checkpoints.glob(f"step-*/{STATE}"), key=lambda path: _n_steps(path.parent))
+    for path in states[:-1] if keep == "full" else states:
+        _remove(path)
 
 
 def resumable_checkpoints(run: Run) -> list[Path]:
@@ -240,9 +254,16 @@ def _one_line_errors(problem: str) -> Iterator[None]:
 
 
 def _point(link: Path, name: str) -> None:
-    """Point a link to a folder next to it, atomically: readers see the old or the new target."""
+    """Point a link to a folder next to it, atomically: readers see the old or the new target.
+
+    On a file system without links, it is a copy of the folder without its state.
+    """
     new_link = link.with_name(f".{link.name}.tmp")
-    new_link.symlink_to(name)
+    try:
+        new_link.symlink_to(name)
+    except OSError:
+        shutil.copytree(link.parent / name, new_link, ignore=shutil.ignore_patterns(STATE))
+        _remove(link)
     os.replace(new_link, link)
 
 

@@ -144,7 +144,11 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
         parallelism=parallelism,
         optimizer=optimizer,
         batches=Batches(
-            Tokens(spec.launch.train_tokens), shape.seq_len, n_sequences, spec.order_seed
+            Tokens(spec.launch.train_tokens),
+            shape.seq_len,
+            n_sequences,
+            spec.order_seed,
+            spec.data_offset_steps,
         ),
         context=context,
         settings=settings,
@@ -203,8 +207,10 @@ class Loop:
         """
         settings = self._settings
         context = self._setup.context
+        spec = self._setup.spec
         for step in range(self._past.n_done, settings.steps):
-            seed_step(self._setup.spec.order_seed, step, context.data_parallel_rank)
+            data_step = spec.data_offset_steps + step
+            seed_step(spec.order_seed, data_step, context.data_parallel_rank)
             with self._timer, self._first_step if step == 0 else nullcontext():
                 result = self._setup.train_step(step)
             self.train_s += self._timer.seconds

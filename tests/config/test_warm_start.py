@@ -20,14 +20,14 @@ from_run = { attention = "mha", train = { steps = 9 } }
 GQA = '{ variant = "gqa", n_kv_head = 2 }'
 
 
-def save_checkpoint(folder, seed=0, **shape):
+def save_checkpoint(folder, seed=0, data_steps=0, **shape):
     shape = ModelShape(
         **{"n_layer": 2, "n_head": 4, "n_embd": 32, "seq_len": 16, "vocab_size": 256} | shape
     )
     model = ModelBuilder(shape, GPT2, []).model().to_empty(device="cpu")
     init_parameters(model, seed)
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    save_weights(Weights(shape, GPT2, tensors, {}), folder)
+    save_weights(Weights(shape, GPT2, tensors, {}, data_steps=data_steps), folder)
     return folder
 
 
@@ -59,6 +59,23 @@ def test_every_entry_runs_after_the_source_of_its_seed(write_study):
         order = [run.run_id for run in randomize_within_seed(study.runs)]
         for run in others:
             assert order.index(run.init.run_id) < order.index(run.run_id)
+
+
+def test_the_data_order_continues_after_the_source(write_study, tmp_path):
+    """Otherwise a run sees all batches of its source again, and the second time they are easier."""
+    study = load(write_study(more=FROM_RUN))
+    for run in study.runs:
+        assert run.data_offset_steps == (9 if run.init else 0)
+    save_checkpoint(tmp_path / "start", data_steps=23)
+    assert {run.data_offset_steps for run in load(write_study(more=from_path())).runs} == {23}
+    assert {run.data_offset_steps for run in load(write_study()).runs} == {0}
+
+
+def test_the_data_order_is_part_of_the_run_id(write_study, tmp_path):
+    save_checkpoint(tmp_path / "start", data_steps=23)
+    save_checkpoint(tmp_path / "other", data_steps=24)
+    ids = [load(write_study(more=from_path(name))).all_run_ids for name in ("start", "other")]
+    assert not ids[0] & ids[1]
 
 
 def test_a_selection_includes_its_source_and_keeps_its_weights(write_study):

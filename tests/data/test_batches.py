@@ -89,6 +89,19 @@ def test_a_batch_depends_only_on_seed_and_step(folder):
     )
 
 
+@quick
+@given(offset=st.integers(0, 10_000), step=st.integers(0, 10_000), world_size=st.integers(1, 4))
+def test_an_offset_continues_the_order_of_the_data(folder, offset, step, world_size):
+    """A run that starts from another one would see its batches again."""
+    whole = batches(folder)
+    rest = Batches(whole.tokens, whole.seq_len, whole.n_sequences, whole.seed, offset)
+    assert np.array_equal(rest.offsets(step), whole.offsets(offset + step))
+    for rank in range(world_size):
+        expected = whole.micro_batches(offset + step, rank, world_size, 1)
+        found = rest.micro_batches(step, rank, world_size, 1)
+        assert all(torch.equal(a[1], b[1]) for a, b in zip(expected, found, strict=True))
+
+
 def test_batches_are_those_of_earlier_results(folder):
     """If they change, a resumed run gets other data, and new seeds do not pair with old ones."""
     offsets = batches(folder, seed=3, n_sequences=16, n_tokens=5000).offsets(11)

@@ -1,5 +1,6 @@
 """A wrongly converted checkpoint still generates text, only worse; errors must come early."""
 
+import dataclasses
 import json
 import math
 import pickle
@@ -13,7 +14,17 @@ from safetensors.torch import load_file, save_file
 
 from harness.errors import UserError
 from harness.model.builder import ModelBuilder
-from harness.model.weights import GPT2, export_gpt2, import_gpt2, load_weights
+from harness.model.weights import (
+    GPT2,
+    Weights,
+    export_gpt2,
+    import_gpt2,
+    load_weights,
+    save_weights,
+)
+from harness.results.records import VariantChoice
+from variants import registry
+from variants.base import AXES, ModelShape
 
 L, H, C, T, V = 2, 2, 16, 12, 31
 
@@ -151,6 +162,247 @@ def test_transformers_agrees_and_loads_the_export(tmp_path):
         assert torch.equal(again.get_parameter(name), parameter), name
 
 
+OTHER_COMPUTATIONS = {
+    "model_type": ["gpt_neo", "gpt2-xl", None],
+    "activation_function": ["gelu", "relu", "gelu_fast", "quick_gelu", "silu", None],
+    "layer_norm_epsilon": [1e-6, 1e-12, 0, None],
+    "scale_attn_weights": [False, None],
+    "scale_attn_by_inverse_layer_idx": [True],
+    "tie_word_embeddings": [False],
+    "add_cross_attention": [True],
+    "is_encoder_decoder": [True],
+    "pruned_heads": [{"0": [1]}],
+    "quantization_config": [{"load_in_8bit": True}],
+    "auto_map": [{"AutoModelForCausalLM": "modeling.Mine"}],
+    "n_layer": [1, 3, "2", 2.0, True, 0, -2],
+    "n_head": [3, "2", 2.5, True, 0, -2, None, [2]],
+    "n_embd": [8, "16", 0],
+    "n_positions": [6, 24, "12"],
+    "n_inner": [8, 63, 128, "64"],
+    "vocab_size": [30, 32, "31"],
+    "hidden_size": [8],
+    "num_attention_heads": [1, 4],
+    "num_hidden_layers": [1],
+    "max_position_embeddings": [6],
+    "dtype": ["float16", "bfloat16"],
+    "torch_dtype": ["float16"],
+    "n_kv_head": [1],
+    "rope_theta": [10000.0],
+    "rms_norm": [False],
+    "sliding_window": [4],
+}
+
+
+@pytest.mark.parametrize("key", OTHER_COMPUTATIONS)
+def test_a_config_of_another_computation_is_refused(tmp_path, key):
+    """The weights fit, and the logits would be others."""
+    for i, value in enumerate(OTHER_COMPUTATIONS[key]):
+        source = write(tmp_path / f"theirs{i}", config=CONFIG | {key: value})
+        with pytest.raises(UserError, match=rf"config\.json: {key}: "):
+            import_gpt2(str(source), tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
+WITHOUT_EFFECT = {
+    "n_ctx": 3,
+    "n_inner": 4 * C,
+    "reorder_and_upcast_attn": True,
+    "resid_pdrop": 0.5,
+    "use_cache": False,
+    "initializer_range": 1.0,
+    "summary_type": "mean",
+    "bos_token_id": 0,
+    "architectures": ["GPT2LMHeadModel"],
+    "task_specific_params": {"text-generation": {"max_length": 50}},
+    "torch_dtype": "float32",
+    "transformers_version": "9.0",
+    "_name_or_path": "gpt2",
+    "hidden_size": C,
+    "num_attention_heads": H,
+    "activation_function": "gelu_pytorch_tanh",
+}
+
+
+@pytest.mark.parametrize("key", WITHOUT_EFFECT)
+def test_a_field_without_effect_is_accepted(tmp_path, key):
+    source = write(tmp_path / "theirs", config=CONFIG | {key: WITHOUT_EFFECT[key]})
+    import_gpt2(str(source), tmp_path / "ours")
+    tokens = torch.arange(T)[None] % V
+    expected = published_formula(tensors(""), tokens)
+    assert (logits(tmp_path / "ours", tokens) - expected).abs().max() < 1e-5
+
+
+def test_all_wrong_fields_are_named_at_once(tmp_path):
+    config = CONFIG | {"n_layer": 7, "scale_attn_weights": False, "rope_theta": 1.0, "n_head": "x"}
+    with pytest.raises(UserError) as raised:
+        import_gpt2(str(write(tmp_path / "theirs", config=config)), tmp_path / "ours")
+    for key in ("n_layer", "scale_attn_weights", "rope_theta", "n_head"):
+        assert f"config.json: {key}: " in str(raised.value)
+
+
+@pytest.mark.parametrize("key", CONFIG)
+def test_a_missing_size_is_refused_or_read_from_the_weights(tmp_path, key):
+    config = {name: value for name, value in CONFIG.items() if name != key}
+    source = write(tmp_path / "theirs", config=config)
+    if key == "n_head":
+        with pytest.raises(UserError, match=r"config\.json: n_head: missing"):
+            import_gpt2(str(source), tmp_path / "ours")
+    else:
+        assert import_gpt2(str(source), tmp_path / "ours").shape.n_head == H
+
+
+def test_without_a_config_the_number_of_heads_is_not_guessed(tmp_path):
+    source = write(tmp_path / "theirs", config=None)
+    with pytest.raises(UserError, match=r"config\.json: n_head: missing"):
+        import_gpt2(str(source), tmp_path / "ours")
+
+
+def test_an_alias_of_a_size_is_read(tmp_path):
+    config = {name: value for name, value in CONFIG.items() if name != "n_head"}
+    source = write(tmp_path / "theirs", config=config | {"num_attention_heads": H})
+    assert import_gpt2(str(source), tmp_path / "ours").shape.n_head == H
+
+
+def test_every_field_of_transformers_is_refused_or_has_no_effect(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    defaults = CONFIG | {"n_embd": 32, "n_head": 4, "bos_token_id": 0, "eos_token_id": 0}
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**defaults)).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.data.mul_(6)  # so that attention is not uniform
+    model.save_pretrained(tmp_path / "theirs")
+    file = tmp_path / "theirs/config.json"
+    config = json.loads(file.read_text())
+    tokens = torch.arange(T)[None] % V
+    others = {bool: [True, False], int: [1, 2, 8], float: [0.5, 0.0], str: ["relu", "mean"]}
+    n_refused = 0
+    for key, default in transformers.GPT2Config(**defaults).to_dict().items():
+        for value in others.get(type(default), [True, 3, "x", {"0": [1]}]):
+            if value == config.get(key, default):
+                continue
+            file.write_text(json.dumps(config | {key: value}))
+            dest = tmp_path / f"{key}-{value}"
+            try:
+                import_gpt2(str(tmp_path / "theirs"), dest)
+            except UserError as error:
+                message = str(error)
+                n_refused += 1
+            else:
+                message = None
+            if message is not None:
+                assert f"config.json: {key}: " in message
+                continue
+            try:
+                theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "theirs")
+                with torch.no_grad():
+                    expected = theirs.eval()(tokens)[0]
+            except Exception:  # not a config that transformers loads
+                continue
+            assert (logits(dest, tokens) - expected).abs().max() < 1e-4, (key, value)
+    assert n_refused > 20
+
+
+# -- export ----------------------------------------------------------------------------------------
+
+SHAPE = ModelShape(n_layer=L, n_head=H, n_embd=C, seq_len=T, vocab_size=V)
+
+
+def save(folder, axis="mlp", name=None, variant_paths=(), **options):
+    """Save random weights of GPT-2 with another variant or other options on one axis."""
+    name = name or AXES[axis].default
+    axes = GPT2 | {axis: VariantChoice(name=name, label=name, options=options)}
+    model = ModelBuilder(SHAPE, axes, variant_paths).model()
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.randn(parameter.shape, generator=generator) * 0.3
+        for name, parameter in model.named_parameters()
+    }
+    save_weights(Weights(SHAPE, axes, weights, {}, variant_paths), folder)
+    return folder
+
+
+def other_values(field):
+    """Return values of an option other than its default."""
+    if isinstance(field.default, bool):
+        return [not field.default]
+    if isinstance(field.default, int | float):
+        return [field.default + 2]
+    return []
+
+
+OPTIONS = [
+    (axis, field.name, value)
+    for axis, about in AXES.items()
+    if axis != "parallelism"
+    for field in dataclasses.fields(registry.load(axis, about.default).Options)
+    for value in other_values(field)
+]
+VARIANTS = [
+    (axis, name)
+    for axis, about in AXES.items()
+    if axis != "parallelism"
+    for name in registry.files(axis)
+    if name != about.default
+]
+
+
+def test_the_options_of_gpt2_are_all_tried():
+    assert {name for _, name, _ in OPTIONS} >= {"width", "qk_norm", "logit_softcap"}
+
+
+@pytest.mark.parametrize(("axis", "option", "value"), OPTIONS)
+def test_an_option_is_refused_or_exported(tmp_path, axis, option, value):
+    """Another computation would load in transformers, and give other logits."""
+    source = save(tmp_path / "ours", axis, **{option: value})
+    if option != "width":
+        with pytest.raises(UserError, match=rf"{axis} = \w+ with {option} = {value}"):
+            export_gpt2(source, tmp_path / "theirs")
+        assert not (tmp_path / "theirs").exists()
+        return
+    export_gpt2(source, tmp_path / "theirs")
+    config = json.loads((tmp_path / "theirs/config.json").read_text())
+    weights = load_file(tmp_path / "theirs/model.safetensors")
+    assert config["n_inner"] == value == weights["transformer.h.0.mlp.c_fc.weight"].shape[1]
+    published = {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
+    tokens = torch.arange(T)[None] % V
+    assert (logits(source, tokens) - published_formula(published, tokens)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("axis", "name"), VARIANTS)
+def test_another_variant_is_refused(tmp_path, axis, name):
+    axes = GPT2 | {axis: VariantChoice(name=name, label=name, options={})}
+    weights = Weights(SHAPE, axes, {}, {})
+    with pytest.raises(UserError, match=f"{axis} = {name}"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("harness.model.weights.load_weights", lambda _: weights)
+        export_gpt2(tmp_path / "ours", tmp_path / "theirs")
+
+
+def test_a_variant_of_ones_own_is_refused(tmp_path):
+    """A user's file may have the name of a variant of GPT-2, and compute something else."""
+    (tmp_path / "variants/mlp").mkdir(parents=True)
+    (tmp_path / "variants/mlp/gelu.py").write_text(
+        "from variants.mlp.gelu import Gelu\n\n\n"
+        "class Mine(Gelu):\n"
+        "    def activation(self, x):\n        return x.relu()\n"
+    )
+    source = save(tmp_path / "ours", variant_paths=[str(tmp_path / "variants")])
+    with pytest.raises(UserError, match="mlp = gelu, a variant of your own"):
+        export_gpt2(source, tmp_path / "theirs")
+
+
+def test_an_export_with_options_computes_the_same_in_transformers(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    tokens = torch.arange(T)[None] % V
+    for width in (0, 4 * C, 20, 100):
+        source = save(tmp_path / f"ours{width}", width=width)
+        export_gpt2(source, tmp_path / f"theirs{width}")
+        theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / f"theirs{width}").eval()
+        with torch.no_grad():
+            expected = theirs(tokens).logits
+        assert (logits(source, tokens) - expected).abs().max() < 1e-4
+
+
 class Evil:
     def __init__(self, target):
         self.target = target
@@ -231,7 +483,6 @@ def test_an_existing_folder_is_not_overwritten(tmp_path):
 )
 def test_the_published_shapes_are_read_from_their_tensors(n_layer, n_head, n_embd, parameters):
     from harness.model import hf_gpt2 as published
-    from variants.base import ModelShape
 
     shape = ModelShape(
         n_layer=n_layer, n_head=n_head, n_embd=n_embd, seq_len=1024, vocab_size=50257

@@ -32,6 +32,7 @@ from harness.training.checkpointing import (
     StateError,
     drop_state,
     load_state,
+    resumable_checkpoints,
     save_state,
 )
 from harness.training.evaluation import Evaluation
@@ -156,6 +157,69 @@ def test_only_the_requested_files_are_kept(tmp_path, run, ranks, keep):
         assert {path.name for path in run.best_checkpoint.iterdir()} == files
         state = {"state"} if keep == "full" else set()
         assert {path.name for path in run.newest_checkpoint.iterdir()} == files | state
+
+
+def copy_with_links(source, dest):
+    shutil.copytree(source, dest, symlinks=True)
+
+
+def copy_following_links(source, dest):
+    shutil.copytree(source, dest)
+
+
+def copy_without_links(source, dest):
+    links = [path.name for path in source.rglob("*") if path.is_symlink()]
+    shutil.copytree(source, dest, ignore=shutil.ignore_patterns(*links))
+
+
+def copy_links_as_texts(source, dest):
+    copy_without_links(source, dest)
+    for path in source.rglob("*"):
+        if path.is_symlink():
+            (dest / path.relative_to(source)).write_text(str(path.readlink()))
+
+
+COPIES = [copy_with_links, copy_following_links, copy_without_links, copy_links_as_texts]
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_a_copied_run_keeps_its_checkpoints(tmp_path, run, ranks, copy):
+    """Links that became folders stopped the run; lost ones removed its best checkpoint."""
+    run_spec = spec(tmp_path)
+    gpt, model, optimizer = make(run_spec, ranks)
+    checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
+    for step, val_loss in ((2, 3.0), (4, 1.0), (6, 2.0)):
+        train_steps(model, optimizer)
+        checkpoints.save(step, val_loss)
+    copy(run.path, tmp_path / "copy")
+    copied = Run(tmp_path / "copy")
+    assert [folder.name for folder in resumable_checkpoints(copied)] == ["step-6", "step-4"]
+    resumed = Checkpoints(copied, run_spec, ranks, gpt, optimizer)
+    resumed.restore_links(6, {2: 3.0, 4: 1.0, 6: 2.0})
+    assert listing(copied) == listing(run)
+    resumed.save(8, 1.5)
+    folders = {"step-8": None, "step-4": None}
+    assert listing(copied) == {"newest": "step-8", "best": "step-4", **folders}
+
+
+def test_checkpoints_are_kept_on_a_file_system_without_links(tmp_path, run, ranks, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    run_spec = spec(tmp_path, "full")
+    gpt, model, optimizer = make(run_spec, ranks)
+    checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
+    weights = {}
+    for step, val_loss in ((2, 3.0), (4, 1.0), (6, 2.0), (8, 2.5)):
+        train_steps(model, optimizer)
+        weights[step] = gather_weights(gpt)
+        checkpoints.save(step, val_loss)
+    assert set(listing(run)) == {"newest", "best", "step-4", "step-8"}
+    assert equal(load_weights(run.newest_checkpoint).tensors, weights[8])
+    assert equal(load_weights(run.best_checkpoint).tensors, weights[4])
+    drop_state(run, "full")
+    assert [folder.name for folder in resumable_checkpoints(run)] == ["step-8"]
 
 
 # -- the loop --------------------------------------------------------------------------------------

@@ -6,9 +6,11 @@ import shutil
 import pytest
 import torch
 import torch.distributed as dist
-from tiny_run import join_alone, tiny_spec
+from tiny_run import SEQ_LEN, join_alone, tiny_spec
 
+from harness.data.batches import Batches, Tokens
 from harness.distributed.process_group import DistributedContext
+from harness.model.weights import load_weights
 from harness.results.records import StepRecord
 from harness.results.store import Run
 from harness.training import optimizer as optim
@@ -85,6 +87,30 @@ def whole(tmp_path_factory):
     assert len(run.steps()) == STEPS
     assert [line.step for line in run.evals()] == [0, 3, 6, 9]
     return curve(run), probes, (run.newest_checkpoint / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 5, None])
+def test_no_batch_is_seen_twice_along_a_chain(tmp_path, ranks, monkeypatch, stop_at):
+    """Each run continues the data order of the one that it starts from, also when resumed."""
+    offsets = Batches.offsets
+    n_data_steps = 0
+    for name in ("first", "second", "third"):
+        seen = {}
+
+        def record(batches, step, seen=seen):
+            seen[step] = offsets(batches, step).tolist()
+            return offsets(batches, step)
+
+        monkeypatch.setattr(Batches, "offsets", record)
+        run = start(tmp_path / name / "run", data_offset_steps=n_data_steps)
+        attempt(run, ranks, stop_at)
+        attempt(run, ranks)
+        tokens = Tokens(run.spec.launch.train_tokens)
+        order = Batches(tokens, SEQ_LEN, 8, run.spec.order_seed)
+        for step in range(STEPS):
+            assert seen[step] == offsets(order, n_data_steps + step).tolist()
+        n_data_steps += STEPS
+        assert load_weights(run.newest_checkpoint).data_steps == n_data_steps
 
 
 @pytest.mark.parametrize("stop_at", range(STEPS))

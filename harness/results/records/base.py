@@ -9,13 +9,14 @@ SCHEMA_VERSION = 2
 
 # The largest integer that a float64 holds exactly; tables convert counts to floats.
 MAX_COUNT = 2**53
+SEEDS_END = 1_000_000
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Duration = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
-Seed = Annotated[int, Field(ge=0, lt=1_000_000)]
+Seed = Annotated[int, Field(ge=0, lt=SEEDS_END)]
 
 
 def now() -> str:

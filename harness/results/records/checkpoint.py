@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from harness.results.records.base import Versioned
+from harness.results.records.base import Count, Versioned
 from harness.results.records.run_spec import ResolvedModel, VariantChoice
 
 
@@ -14,3 +14,8 @@ class CheckpointInfo(Versioned):
     origin: dict[str, str] = Field(description="origin of each tensor")
     variant_paths: list[str] = Field(description="folders of the user's own variants")
     tokenizer: str | None = Field(description="tiktoken encoding; null if unknown")
+    data_steps: Count = Field(
+        default=0,
+        description="steps of the data order that the weights were trained on, those of the "
+        "weights that training started from included; 0 for imported weights",
+    )

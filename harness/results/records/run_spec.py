@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from harness.results.records.base import Finite, Positive, Seed, StrictModel, Versioned
+from harness.results.records.base import Count, Finite, Positive, Seed, StrictModel, Versioned
 from harness.results.records.settings import ModelSettings, ProbeSettings, TrainSettings
 
 
@@ -124,6 +124,11 @@ class RunSpec(Versioned):
     train: TrainSettings = Field(description="training and evaluation")
     init: InitSource | None = Field(
         default=None, description="checkpoint that the run starts from; null: random initialization"
+    )
+    data_offset_steps: Count = Field(
+        default=0,
+        description="steps of the data order that the initial weights were trained on; the run "
+        "continues after them",
     )
     probes: ProbeSettings = Field(default=ProbeSettings(), description="optional measurements")
     launch: LaunchSpec = Field(description="execution; not part of the hash")

@@ -16,6 +16,7 @@ BudgetKind = Literal["tokens", "flops", "train_s", "parameters"]
 EquivalenceStatus = Literal["bitwise", "within tolerance", "DIVERGES", "not checked"]
 NoisyQuantity = Literal["val_loss", "val_loss_difference"]
 Quantity = Literal["val_loss", "tokens_per_s", "peak_memory"]
+SpikeKind = Literal["loss", "gradient norm"]
 EntryStatus = RunState | dict[RunState, int]  # of all runs, or the number by status
 VerdictName = Literal["better", "worse", "equivalent", "unresolved"]
 CaveatKind = Literal[
@@ -70,6 +71,16 @@ class EntryMetrics(StrictModel):
     )
     mfu: Number | None = Field(
         description="model FLOPs utilization: flops_per_token x tokens_per_s / peak"
+    )
+    unstable_seeds: list[int] = Field(
+        default=[], description="seeds of the runs with a loss spike or an outlier in `spikes`"
+    )
+    n_loss_spikes: int = Field(default=0, description="number of loss spikes in `spikes`")
+    n_grad_norm_outliers: int = Field(
+        default=0, description="number of gradient norm outliers in `spikes`"
+    )
+    max_grad_norm: Number | None = Field(
+        default=None, description="largest gradient norm before clipping"
     )
 
 
@@ -161,6 +172,13 @@ class RunOutcome(StrictModel):
     reason: FailureReason | None = Field(description="category of the failure")
     message: str | None = Field(description="message of the failure")
     steps_recorded: int = Field(description="steps that every rank recorded")
+    n_loss_spikes: int = Field(default=0, description="number of loss spikes in `spikes`")
+    n_grad_norm_outliers: int = Field(
+        default=0, description="number of gradient norm outliers in `spikes`"
+    )
+    max_grad_norm: Number | None = Field(
+        default=None, description="largest gradient norm before clipping"
+    )
 
 
 class RunSummary(RunOutcome):
@@ -174,6 +192,23 @@ class RunSummary(RunOutcome):
     peak_flops: PeakFlops | None = Field(description="peak of all devices")
     flops_per_token_counted: Number | None = Field(
         description="FLOPs per token that all ranks executed, counted by PyTorch"
+    )
+
+
+class Spike(StrictModel):
+    """A loss spike or an outlier of the gradient norm, as `harness.analysis.stability` defines."""
+
+    run_id: str = Field(description="folder of the run")
+    entry: str = Field(description="the entry: its variants' labels, joined by hyphens")
+    seed: int = Field(description="seed of the run")
+    kind: SpikeKind = Field(description="`loss` or `gradient norm`")
+    step: int = Field(description="its first step")
+    highest_step: int = Field(description="step of the highest value")
+    last_step: int = Field(description="its last step")
+    value: Number = Field(description="the highest value: nats per token, or a norm")
+    height: Number = Field(
+        description="rise of the loss above the lowest running median before, nats per token; "
+        "ratio of the norm to the running median"
     )
 
 
@@ -507,5 +542,8 @@ class StudySummary(Versioned):
         description="deviation of each parallel run from the single-process run"
     )
     scaling: list[ScalingRow] = Field(description="speedup over fewer processes")
+    spikes: list[Spike] = Field(
+        default=[], description="loss spikes and gradient norm outliers of all runs"
+    )
     environments: list[EnvironmentRuns] = Field(description="each distinct env.json")
     launches: list[LaunchRecord] = Field(description="lines of launches.jsonl")

@@ -1,0 +1,262 @@
+"""The architecture under test: the variants of one entry, built at a shape that a check chooses.
+
+Models are built as training builds them: on the meta device, then with initial values.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from harness.model.gpt import GPT
+from harness.model.initialization import UndeclaredError, init_parameters
+from harness.results.records import VariantChoice
+from variants import registry
+from variants.base import (
+    AXES,
+    Attention,
+    FeedForward,
+    ModelShape,
+    Norm,
+    Part,
+    Positional,
+)
+
+PartT = TypeVar("PartT", bound=Part)
+
+VOCABULARY = 31
+SHORT = 24  # tokens of the sequences that are tested at every position
+LONG = 512  # tokens of the longest sequences, unless an option names a larger number
+DEPTH = 4  # layers of the models with short sequences
+HEAD_DIMS = (4, 8, 16, 32, 64)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The class and the options of the variant on each axis of the model."""
+
+    variants: Mapping[str, tuple[type[Part], Any]]
+
+    @classmethod
+    def of_entry(
+        cls, axes: Mapping[str, VariantChoice], variant_paths: Sequence[str]
+    ) -> "Architecture":
+        """Return the architecture of an entry; axes that it leaves out get their default."""
+        variants = {}
+        paths = [Path(path) for path in variant_paths]
+        for axis, about in AXES.items():
+            if not issubclass(about.base, Part):
+                continue
+            name = axes[axis].name if axis in axes else about.default
+            options = axes[axis].options if axis in axes else {}
+            variant = registry.load(axis, name, paths)
+            variants[axis] = (variant, variant.Options(**options))
+        return cls(variants)
+
+    def problems(self, shape: ModelShape) -> dict[str, str]:
+        """Return why the variants do not support a shape, by axis and option."""
+        problems = {}
+        for axis, (variant, options) in self.variants.items():
+            for option, reason in variant.check(shape, options).items():
+                problems[f"{axis}.{option}"] = reason
+        attention, attention_options = self.variants["attention"]
+        positional, positional_options = self.variants["positional"]
+        if not problems and issubclass(attention, Attention) and issubclass(positional, Positional):
+            width = attention.rotary_dim(shape, attention_options)
+            for option, reason in positional.check_rotary(width, positional_options).items():
+                problems[f"positional.{option}"] = reason
+        return problems
+
+    def model(self, shape: ModelShape) -> GPT:
+        """Return the model on the meta device: shapes without memory."""
+        with torch.device("meta"):
+            return GPT(shape, Layers(self, shape))
+
+    def numbers(self) -> list[int]:
+        """Return all integers among the options, such as the width of a window."""
+        found: list[int] = []
+        remaining: list[Any] = [
+            options for _, options in self.variants.values() if is_dataclass(options)
+        ]
+        remaining = [astuple(options) for options in remaining]
+        while remaining:
+            value = remaining.pop()
+            if isinstance(value, list | tuple):
+                remaining.extend(value)
+            elif isinstance(value, int) and not isinstance(value, bool):
+                found.append(value)
+        return found
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Makes the modules of a model at a shape, as a `LayerFactory`."""
+
+    architecture: Architecture
+    shape: ModelShape
+
+    def positional(self) -> Positional:
+        """Return a new positional encoding."""
+        return self._make(Positional, "positional")
+
+    def attention(self, layer: int) -> Attention:
+        """Return the attention of a layer."""
+        return self._make(Attention, "attention", layer)
+
+    def norm(self) -> Norm:
+        """Return a new norm."""
+        return self._make(Norm, "norm")
+
+    def mlp(self) -> FeedForward:
+        """Return a new MLP."""
+        return self._make(FeedForward, "mlp")
+
+    def _make(self, base: type[PartT], axis: str, *layer: int) -> PartT:
+        variant, options = self.architecture.variants[axis]
+        module = variant(self.shape, options, *layer)
+        assert isinstance(module, base)
+        return module
+
+
+def short_shape(architecture: Architecture, shape: ModelShape) -> ModelShape:
+    """Return a narrow, shallow shape with short sequences, at which the options are valid.
+
+    The number of heads stays, because options count heads. If the options allow no smaller shape,
+    it is the study's own with a small vocabulary.
+    """
+    lengths = (min(SHORT, shape.seq_len), min(LONG, shape.seq_len), shape.seq_len)
+    return _smallest(architecture, shape, lengths, _depths(shape, DEPTH))
+
+
+def deep_shape(architecture: Architecture, shape: ModelShape) -> ModelShape:
+    """Return a narrow shape with the study's layers and very short sequences."""
+    lengths = (min(SHORT // 3, shape.seq_len), shape.seq_len)
+    return _smallest(architecture, shape, lengths, (shape.n_layer,))
+
+
+def long_shape(architecture: Architecture, shape: ModelShape) -> ModelShape | None:
+    """Return a narrow, shallow shape whose sequences exceed every window; None if all are short.
+
+    Its sequences have the study's length, up to LONG tokens or an eighth more than the largest
+    number among the options.
+    """
+    if shape.seq_len <= SHORT:
+        return None
+    largest = max((n for n in architecture.numbers() if n < shape.seq_len), default=0)
+    length = min(shape.seq_len, max(LONG, largest * 9 // 8 + 2))
+    return _smallest(architecture, shape, (length, shape.seq_len), _depths(shape, 2))
+
+
+def _depths(shape: ModelShape, least: int) -> list[int]:
+    """Return numbers of layers, the smallest first: options may state one for each layer."""
+    return [*range(min(least, shape.n_layer), shape.n_layer), shape.n_layer]
+
+
+def _smallest(
+    architecture: Architecture, shape: ModelShape, lengths: Sequence[int], depths: Sequence[int]
+) -> ModelShape:
+    head_dims = [width for width in HEAD_DIMS if width < shape.head_dim] + [shape.head_dim]
+    for length in lengths:
+        for depth in depths:
+            for head_dim in head_dims:
+                smaller = replace(
+                    shape,
+                    n_layer=depth,
+                    n_embd=head_dim * shape.n_head,
+                    seq_len=length,
+                    vocab_size=VOCABULARY,
+                )
+                if not architecture.problems(smaller):
+                    return smaller
+    return replace(shape, vocab_size=VOCABULARY)
+
+
+def initialized(architecture: Architecture, shape: ModelShape, seed: int = 0) -> GPT:
+    """Return a model with its initial values, as training starts from.
+
+    Raises:
+        UndeclaredError: a parameter has no declared initial values.
+    """
+    model = architecture.model(shape).to_empty(device="cpu")
+    init_parameters(model, seed)
+    return model
+
+
+def randomized(architecture: Architecture, shape: ModelShape, seed: int = 0) -> GPT:
+    """Return a model with large values: GPT-2's would hide a wrong scale, and zeros a whole path.
+
+    Matrices keep the scale of their input. The values become smaller until the outputs are finite.
+    """
+    model = architecture.model(shape).to_empty(device="cpu")
+    for scale in (1.0, 0.3, 0.1, 0.0):
+        try:
+            init_parameters(model, seed)
+        except UndeclaredError:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.zero_()
+        add_noise(model, scale, seed)
+        if _is_finite(copy.deepcopy(model), shape.seq_len):
+            break
+    return model
+
+
+def _is_finite(model: GPT, length: int) -> bool:
+    """Return whether the outputs are finite; True if there are none."""
+    try:
+        with torch.no_grad():
+            return bool(outputs(model, tokens_of(2, length)).isfinite().all())
+    except Exception:
+        return True
+
+
+@torch.no_grad()
+def add_noise(module: nn.Module, scale: float, seed: int) -> None:
+    """Add normal noise to all parameters, of standard deviation 1 / sqrt(inputs) for matrices."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        fan_in = parameter[0].numel() if parameter.ndim > 1 else 16
+        std = scale / math.sqrt(max(1, fan_in))
+        parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=std)
+
+
+def tokens_of(batch: int, length: int, seed: int = 9) -> Tensor:
+    """Return random tokens, (batch, length)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(VOCABULARY, (batch, length), generator=generator)
+
+
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Seed torch's random numbers on the CPU; restore their state afterwards."""
+    generator = torch.default_generator
+    state = generator.get_state()
+    generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        generator.set_state(state)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread, which is faster for small models."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def outputs(model: GPT, tokens_BT: Tensor, training: bool = False) -> Tensor:
+    """Return the logits in training or evaluation mode; equal calls draw equal dropout."""
+    model.train(training)
+    with seeded():
+        return model.logits(tokens_BT)
