@@ -30,8 +30,8 @@ IMPORTS = {
     "config": "errors results variants model data probes training",
     "preflight": "errors results variants data config contract provenance",
     "launch": "errors results",
-    "cli": "errors results analysis report export model data sampling training config preflight "
-    "launch",
+    "cli": "errors results analysis report export model data sampling training config contract "
+    "preflight launch",
     "__main__": "cli",
 }
 TORCH_FREE = ("errors", "results", "provenance", "__init__", "analysis", "report", "export")

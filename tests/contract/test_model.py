@@ -241,7 +241,7 @@ def test_leak_is_found_where_it_enters(cls, where):
     """A model that reads the next token would win every comparison."""
     (violation,) = check_model(architecture(cls), SHAPE)
     assert violation.check == "causality"
-    assert violation.where == f"{where} ({cls.__name__})"
+    assert violation.where.startswith(f"{where} ({cls.__name__}, {__file__}:")
     assert "depends on token" in violation.message
 
 
@@ -262,7 +262,7 @@ def test_leak_in_a_deep_layer_is_found():
     """Shallow models are fast, but do not have every layer."""
     deep = ModelShape(n_layer=12, n_head=4, n_embd=64, seq_len=80, vocab_size=256)
     (violation,) = check_model(architecture(LastLayer), deep)
-    assert violation.where == "h.9.attn (LastLayer)"
+    assert violation.where.startswith(f"h.9.attn (LastLayer, {__file__}:")
 
 
 FAULTS = [
@@ -270,7 +270,7 @@ FAULTS = [
     (BatchSize, "batch", "depend on the size of the batch"),
     (Unused, "gradients", "h.0.mlp.extra.weight and 5 more never receives a gradient"),
     (Detached, "gradients", "h.0.ln_2.weight and 11 more"),
-    (Undeclared, "initial values", "parameter h.0.mlp.gain"),
+    (Undeclared, "initial values", "h.0.mlp.gain"),
     (Buffer, "build", "the tensor `factor` of Buffer has no values"),
     (Counter, "reproducible", "two passes of one model have different losses"),
     (StaleMask, "state", "depends on earlier calls"),

@@ -64,5 +64,6 @@ def quiet(monkeypatch):
 @pytest.fixture
 def study(tmp_path) -> Iterator[Study]:
     harness = Harness(tmp_path)
+    harness.env["ABLATIONS_CACHE"] = str(tmp_path / "own_cache")
     yield Study(harness)
     harness.stop()

@@ -185,7 +185,7 @@ def test_a_damaged_or_read_only_cache_costs_only_time(study, n_checked, monkeypa
     write_variant(study, "mlp", "unused", LEAK)
     study.write("mine")
     study.run("--dry-run")
-    folder = study.harness.folder / "cache" / cache.FOLDER
+    folder = study.harness.folder / "own_cache" / cache.FOLDER
     for file in folder.iterdir():
         file.write_text("[{}")
     study.run("--dry-run")

@@ -1,6 +1,6 @@
 """A window whose mask forgets later keys at a distance.
 
-refused: causality, attn (HalfMasked)
+refused: causality, attn (HalfMasked, leak_beyond_window.py
 """
 
 from variants.attention.mha import MultiHead
