@@ -23,7 +23,7 @@ from harness.results.files import write_bytes
 from harness.results.records import RunSpec
 
 FOLDER = "preflight"
-# Folders and files of the code that runs in the checks, apart from users' variants.
+# Folders and files of the code that runs in the checks, except variants.
 HARNESS_CODE = ("contract", "model", "probes/activations.py")
 
 _results = TypeAdapter(list[CheckResult])

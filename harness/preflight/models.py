@@ -84,7 +84,7 @@ def _model_key(spec: RunSpec) -> str:
 
 
 def _shown_axes(specs: Sequence[RunSpec]) -> list[str]:
-    """Return the axes whose labels distinguish the models, apart from the parallelism."""
+    """Return the axes whose labels distinguish the models, without the parallelism."""
     shown = []
     for axis, about in AXES.items():
         labels = {spec.axes[axis].label for spec in specs}

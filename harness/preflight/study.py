@@ -15,7 +15,7 @@ MAX_PROBLEMS = 10  # more do not fit on a screen
 
 
 def check_study(planned: PlannedStudy, location: str, log: Callable[[str], None]) -> PlannedStudy:
-    """Check the models of all selected runs; return the study with what it permits in its specs.
+    """Check the models of all selected runs; return the study with what it permits.
 
     Violations that make only a figure wrong are logged as warnings.
 
