@@ -1,6 +1,11 @@
 """The ratios of `make bench`, worked out by hand on invented seconds."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import ratios
@@ -57,3 +62,63 @@ def test_another_file_is_refused(tmp_path, text):
         (tmp_path / "file.json").write_text(text)
     with pytest.raises(ValueError, match=r"file\.json: no ratios of an earlier run"):
         ratios.read(tmp_path / "file.json")
+
+
+BEFORE = {"a": made(1.0, 0.99, 1.01, benchmark="a"), "b": made(2.0, 1.99, 2.01, benchmark="b")}
+UNCHANGED = list(BEFORE.values())
+RENAMED = [BEFORE["a"], made(0.2, 0.19, 0.21, benchmark="c")]
+OTHER_PEER = [BEFORE["a"], made(0.2, 0.19, 0.21, benchmark="b", peer="another")]
+SLOWER = [BEFORE["a"], made(0.2, 0.19, 0.21, benchmark="b")]
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        (UNCHANGED, []),
+        ([*UNCHANGED, made(0.2, 0.19, 0.21, benchmark="new")], []),
+        (SLOWER, ["b: slower"]),
+        (RENAMED, ["b: only in the earlier run"]),
+        (UNCHANGED[:1], ["b: only in the earlier run"]),
+        (OTHER_PEER, ["b: compared with another, with peer before"]),
+        ([], ["a: only in the earlier run", "b: only in the earlier run"]),
+    ],
+    ids=["unchanged", "added", "slower", "renamed", "removed", "other peer", "empty"],
+)
+def test_no_benchmark_escapes_the_comparison(now, expected):
+    """A benchmark that was renamed and became ten times slower would pass."""
+    assert ratios.problems(now, BEFORE, lambda name: True) == expected
+
+
+def test_only_what_was_to_be_measured_is_missing():
+    assert ratios.problems(UNCHANGED[:1], BEFORE, lambda name: name == "a") == []
+    assert ratios.problems([], BEFORE, lambda name: False) == [
+        "this run has no benchmark in common with the earlier run"
+    ]
+    assert ratios.problems(UNCHANGED, {}, lambda name: True) == [
+        "the earlier run has no benchmarks to compare with"
+    ]
+
+
+def test_the_command_fails_by_name(tmp_path):
+    """`make bench BASELINE=` is what a pull request is judged by."""
+    folder = tmp_path / "tests/benchmarks"
+    folder.mkdir(parents=True)
+    for name in ("conftest.py", "ratios.py"):
+        shutil.copy(Path(ratios.__file__).with_name(name), folder)
+    (folder / "test_made.py").write_text(
+        "def test_decode(compare):\n"
+        "    compare(ours=lambda: None, peer='p', theirs=lambda: None, rounds=2)\n"
+    )
+    file = tmp_path / "ratios.json"
+    ratios.write(file, [made(1e-9, 1e-9, 1e-9, peer="p", benchmark="gone")])
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--rootdir", tmp_path]
+    finished = subprocess.run(
+        [*map(str, command), folder, "--baseline", file],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(ratios.__file__).parents[2])},
+    )
+    assert finished.returncode == 1, finished.stdout + finished.stderr
+    assert f"FAILED against {file}: gone: only in the earlier run" in finished.stdout
+    assert f"compared with {file}: 0 of 1 benchmarks" in finished.stdout

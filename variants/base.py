@@ -191,6 +191,8 @@ class Attention(Part[OptionsT]):
     """Causal self-attention with its projections. `forward` maps (B, T, C) to (B, T, C)."""
 
     supports_bias: ClassVar[bool] = True  # whether the kernel can add the bias of a positional
+    # Score FLOPs that the kernels execute for each required one: above 1 if they multiply padding.
+    kernel_overhead: float = 1.0
 
     def __init__(self, shape: ModelShape, options: OptionsT, layer: int) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from harness.analysis import stability
+from harness.analysis import flops, plausibility, stability
 from harness.analysis.dataset import StudyResults
 from harness.results.records.study_summary import Caveat, CaveatKind
 
@@ -22,7 +22,9 @@ def allowed_violations(study: StudyResults) -> Iterator[Caveat]:
 # Each returns the caveats of one kind, in the order of the entries.
 SOURCES: Sequence[Callable[[StudyResults], Iterator[Caveat]]] = (
     allowed_violations,
+    plausibility.caveats,
     stability.caveats,
+    flops.caveats,
 )
 
 

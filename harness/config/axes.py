@@ -1,7 +1,6 @@
 """Read the axes of a study: the variants on each, with their options and labels."""
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError
 
 from harness.config import variant_check
+from harness.config.names import LABEL, default_label
 from harness.config.study_file import Element, Rule, describe_errors
 from harness.errors import Problem, UserError, choices
 from harness.results.records import StrictModel, VariantChoice
@@ -22,7 +22,6 @@ from variants.errors import VariantError, class_line
 VariantSelection = dict[str, VariantChoice]  # one choice for each axis, in the order of AXES
 
 MAX_NUMBER = 2**31 - 1  # of options; larger ones overflow somewhere in PyTorch
-LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+]{0,39}")
 
 
 @dataclasses.dataclass
@@ -67,11 +66,10 @@ class Axes:
             duplicates = [other for other in kept if same_variant(choice, other)]
             if any(not has_own_label or other.label == choice.label for other in duplicates):
                 continue
-            if any(other.label == choice.label for other in kept):
-                self.add_problem(
-                    f"axes.{axis}",
-                    f"two different choices are labelled '{choice.label}'; give one a `label`",
-                )
+            for other in kept:
+                problem = _label_problem(choice.label, other.label)
+                if problem:
+                    self.add_problem(f"axes.{axis}", problem)
             kept.append(choice)
         return kept
 
@@ -104,9 +102,8 @@ class Axes:
         given_options = {option: options[option] for option in options if option in given}
         return VariantChoice(
             name=name,
-            label=label or _default_label(name, given_options),
+            label=label or default_label(name, given_options),
             options=options,
-            source_sha256=registry.source_sha256(axis, name, self.paths),
         )
 
     def _variant_name(self, axis: str, name: object, key: str) -> str:
@@ -220,6 +217,18 @@ def architecture_key(entry: Mapping[str, VariantChoice]) -> str:
     return str(parts)
 
 
+def _label_problem(label: str, other: str) -> str | None:
+    """Return why two choices cannot have these labels, None if they can."""
+    if label == other:
+        return f"two different choices are labelled '{label}'; give one a `label`"
+    if label.casefold() == other.casefold():
+        return (
+            f"the labels '{other}' and '{label}' differ in case only, which some file systems "
+            "ignore; give one another `label`"
+        )
+    return None
+
+
 def same_variant(a: VariantChoice, b: VariantChoice) -> bool:
     """Return whether two choices differ in their label only, or not at all."""
     return (a.name, a.options) == (b.name, b.options)
@@ -274,20 +283,3 @@ def _bounded(annotation: Any) -> Any:
     if origin in (Union, UnionType):
         return Union[arguments]  # noqa: UP007
     return origin[arguments]
-
-
-def _default_label(name: str, given: Mapping[str, object]) -> str:
-    """Return a readable label: gqa2, or, with several options, rope_theta5000_fraction0.5."""
-    values = {option: _format_option(value) for option, value in given.items()}
-    if len(values) == 1:
-        suffix = next(iter(values.values()))
-    else:
-        suffix = "".join(f"_{option}{value}" for option, value in values.items())
-    return re.sub(r"[^A-Za-z0-9._+]", "", name + suffix.replace("-", "m"))
-
-
-def _format_option(value: object) -> str:
-    """Return an option's value as a part of a label; the items of a list are joined: 4.8.16."""
-    if isinstance(value, list):
-        return ".".join(map(_format_option, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)

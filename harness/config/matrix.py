@@ -13,9 +13,11 @@ from harness.config.study_file import StudyFile
 from harness.config.warm_start import RUN_KEY, Checkpoint, Source, SourceRun
 from harness.data.corpus import Corpus, prepare
 from harness.errors import Problem, UserError
+from harness.provenance.sources import Code, Sources
 from harness.results.records import (
     EquivalenceMargin,
     InitSource,
+    LaunchInputs,
     LaunchRecord,
     RunSpec,
     VariantChoice,
@@ -38,9 +40,16 @@ class PlannedStudy:
     excluded: list[tuple[str, str]]  # entry and reason
     note: str | None  # on the corpus
     equivalence_margin: EquivalenceMargin
+    sources: Sources
     allow: Sequence[str] = ()
 
-    def launch_record(self, command: str, order: Sequence[RunSpec]) -> LaunchRecord:
+    def launch_record(
+        self,
+        command: str,
+        order: Sequence[RunSpec],
+        inputs: LaunchInputs,
+        accepted_outdated: Sequence[str] = (),
+    ) -> LaunchRecord:
         """Return the record of a launch of these runs, in this order."""
         return LaunchRecord(
             command=command,
@@ -48,7 +57,19 @@ class PlannedStudy:
             settings_hash=self.settings_hash,
             note=self.note,
             equivalence_margin=self.equivalence_margin,
+            accepted_outdated=list(accepted_outdated),
+            inputs=inputs,
         )
+
+    def codes(self) -> list[Code]:
+        """Return the distinct codes of the selected runs."""
+        specs = {spec.run_id: spec for spec in self.runs}
+        codes = {}
+        for spec in self.runs:
+            source_run = specs.get(spec.init.run_id or "") if spec.init else None
+            code = self.sources.code(spec, source_run)
+            codes[code.hash] = code
+        return list(codes.values())
 
 
 @dataclass(frozen=True)
@@ -173,7 +194,7 @@ def _include(
         if len(entry) < len(AXES) or any(_same_entry(entry, other) for other in present):
             continue
         name = entry_id(entry, file)
-        if name in (entry_id(other, file) for other in present):
+        if name.casefold() in (entry_id(other, file).casefold() for other in present):
             message = f"two different entries are labelled {name}; give one a `label`"
             axes.add_problem(f"include[{i}]", message)
         added.append(entry)
@@ -264,7 +285,8 @@ def _plan(
     """Build the specs of the selected entries for all seeds, and the ids of all entries' runs."""
     study = matrix.file.study
     source = matrix.source
-    context = StudyContext(matrix.file, corpus, matrix.variant_paths, matrix.baseline)
+    sources = Sources()
+    context = StudyContext(matrix.file, corpus, matrix.variant_paths, matrix.baseline, sources)
     source_builder = None
     init_content = None
     n_seen_steps = 0
@@ -284,18 +306,20 @@ def _plan(
     runs: list[RunSpec] = []
     all_run_ids: set[str] = set()
     seeds = list(dict.fromkeys(study.seeds))
+    checkpoint = None
+    if isinstance(source, Checkpoint):
+        checkpoint = InitSource(sha256=source.weights.sha256, folder=str(source.folder))
     for seed in seeds:
-        init = None
-        if isinstance(source, Checkpoint):
-            init = InitSource(sha256=source.weights.sha256, folder=str(source.folder))
-        elif source is not None and source_builder is not None:
+        source_run = None
+        if isinstance(source, SourceRun) and source_builder is not None:
             source_run = source_builder.build(source.entry, seed)
-            init = InitSource(run_id=source_run.run_id)
             runs.append(source_run)
             all_run_ids.add(source_run.run_id)
         data_seeds = [other for other in seeds if study.cross_seeds and other != seed]
         for data_seed in (None, *data_seeds):
-            runs += [builder.build(entry, seed, data_seed, init) for entry in selected]
+            runs += [
+                builder.build(entry, seed, data_seed, source_run, checkpoint) for entry in selected
+            ]
             all_run_ids.update(builder.run_id(entry, seed, data_seed) for entry in entries)
     return PlannedStudy(
         name=study.name,
@@ -305,5 +329,6 @@ def _plan(
         excluded=matrix.excluded,
         note=corpus.note,
         equivalence_margin=study.equivalence_margin,
+        sources=sources,
         allow=study.allow,
     )

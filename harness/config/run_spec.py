@@ -9,10 +9,12 @@ from pathlib import Path
 
 from harness.config.axes import VariantSelection
 from harness.config.cost import CostEstimator
+from harness.config.names import MAX_ENTRY, shorten
 from harness.config.study_file import StudyFile
 from harness.config.validate import load_parallelism, resolved_device
 from harness.data.batches import micro_batch_size
 from harness.data.corpus import Corpus
+from harness.provenance.sources import Sources
 from harness.results.records import (
     SCHEMA_VERSION,
     InitSource,
@@ -37,6 +39,7 @@ class StudyContext:
     corpus: Corpus
     variant_paths: list[str]
     baseline: VariantSelection
+    sources: Sources
 
     def for_source_runs(self) -> "StudyContext":
         """Return the context of the runs that others start from: weights are kept, no probes."""
@@ -83,7 +86,6 @@ class RunSpecBuilder:
         self._costs: dict[str, tuple[PredictedCost, int]] = {}
         self.settings_hash = _hash(
             {
-                "schema_version": SCHEMA_VERSION,
                 "model": self._model.model_dump(),
                 "train": self._train.model_dump(),
                 "probes": file.probes.model_dump(exclude_none=True),
@@ -105,16 +107,18 @@ class RunSpecBuilder:
         if data_seed is not None:
             content["data_seed"] = data_seed
             seeds = f"{seed}d{data_seed}"
-        return f"{self._entry_name(entry)}-s{seeds}-{_hash(content)}"
+        name = shorten(self._entry_name(entry), MAX_ENTRY)
+        return f"{name}-s{seeds}-{_hash(content)}"
 
     def build(
         self,
         entry: VariantSelection,
         seed: int,
         data_seed: int | None = None,
-        init: InitSource | None = None,
+        source_run: RunSpec | None = None,
+        checkpoint: InitSource | None = None,
     ) -> RunSpec:
-        """Return the spec of one run.
+        """Return the spec of one run, which starts from a `source_run`, a `checkpoint` or neither.
 
         Raises:
             UserError: the model of the entry cannot be built.
@@ -122,7 +126,8 @@ class RunSpecBuilder:
         file = self._context.file
         corpus = self._context.corpus
         expected, world_size = self._cost(entry)
-        return RunSpec.model_construct(  # without validation: every part has been validated
+        init = InitSource(run_id=source_run.run_id) if source_run else checkpoint
+        spec = RunSpec.model_construct(  # without validation: every part has been validated
             schema_version=SCHEMA_VERSION,
             study=file.study.name,
             run_id=self.run_id(entry, seed, data_seed),
@@ -148,6 +153,8 @@ class RunSpecBuilder:
             ),
             expected=expected,
         )
+        code = self._context.sources.code(spec, source_run)
+        return spec.model_copy(update={"code_hash": code.hash})
 
     def _entry_name(self, entry: VariantSelection) -> str:
         return self._prefix + entry_id(entry, self._context.file)

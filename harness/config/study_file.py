@@ -21,7 +21,7 @@ from harness.results.records import (
 )
 from harness.results.records.settings import Steps, TimeLimit
 
-MAX_NAME = 100  # characters of a study's name, which is the name of a folder
+MAX_NAME = 80  # characters of a study's name, which is the name of a folder
 MAX_RUNS = 10_000  # seeds, or elements of an axis
 MAX_SHOWN = 100  # characters of a value in a message
 MAX_DEPTH = 20  # of tables and lists within each other

@@ -15,6 +15,7 @@ from harness.contract.architecture import (
 )
 from harness.contract.causality import Setting
 from harness.contract.checks import Check, CheckResult, SkipCheck, run_checks
+from harness.contract.flops import wrong_flops
 from harness.contract.violation import Violation
 from harness.model.gpt import GPT
 from variants.base import ModelShape
@@ -94,6 +95,7 @@ class ModelChecks:
             Check("causality", self.causality_by_gradient, (*runs, "finite", "batch")),
             Check("causality", self.causality_by_change, (*equal, "state", "batch", "causality")),
             Check("cache", self.cache, (*equal, "state", "causality")),
+            Check("flops", self.flops, runs),
         ]
 
     def build(self) -> list[Violation]:
@@ -197,6 +199,10 @@ class ModelChecks:
         return decoding.cache_disagrees(
             self.long_model, decoding.prompts_of(length, self._windows(length))[1:]
         )
+
+    def flops(self) -> list[Violation]:
+        """Compare the stated FLOPs with the counted ones, at the study's shape."""
+        return wrong_flops(self.architecture, self.shape)
 
     def _windows(self, length: int) -> list[int]:
         """Return the integers among the options that may be a distance between positions."""

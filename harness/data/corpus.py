@@ -86,7 +86,14 @@ def _find(name: str, tokenizer: Tokenizer, folder: Path, place: str) -> Corpus:
         return _synthetic(tokenizer)
     if name == "tinyshakespeare":
         return _text(name, _read_tinyshakespeare(place), tokenizer)
-    path = folder / name
+    try:
+        return _read(name, folder / name, tokenizer, place)
+    except (OSError, ValueError) as error:  # of a path that is too long, or not permitted
+        raise UserError([Problem(place, f"'{name}': cannot be read ({error})")]) from error
+
+
+def _read(name: str, path: Path, tokenizer: Tokenizer, place: str) -> Corpus:
+    """Return the corpus in a file or folder."""
     if path.is_dir() or path.suffix == ".bin":
         return _token_shards(name, path, tokenizer, place)
     if not path.is_file():
@@ -98,12 +105,8 @@ def _find(name: str, tokenizer: Tokenizer, folder: Path, place: str) -> Corpus:
     problem = formats.problem_of_suffix(path)
     text = b""
     if problem is None:
-        try:
-            text = path.read_bytes()
-        except OSError as error:
-            problem = f"cannot be read ({error.strerror})"
-        else:
-            problem = formats.problem_of_text(text)
+        text = path.read_bytes()
+        problem = formats.problem_of_text(text)
     if problem is not None:
         raise UserError([Problem(place, f"'{name}': {problem}")])
     return _text(name, text, tokenizer)

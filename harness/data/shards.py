@@ -8,7 +8,7 @@ import codecs
 import hashlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("ABLATIONS_CACHE") or pooch.os_cache("ablations"))
 
 
-def read_shards(files: Iterable[Path], tokenizer: Tokenizer, place: str) -> list[TokenSlice]:
+def read_shards(files: Sequence[Path], tokenizer: Tokenizer, place: str) -> list[TokenSlice]:
     """Return the tokens of each file.
 
     Raises:
@@ -63,6 +63,16 @@ def read_shards(files: Iterable[Path], tokenizer: Tokenizer, place: str) -> list
     """
     slices = []
     problems = []
+    for meta in sorted({file.parent / "meta.pkl" for file in files}):
+        if meta.exists():
+            message = (
+                "describes the alphabet of character tokens, and the study has the tokenizer "
+                f"'{tokenizer.name}'; name the text itself as the corpus, or move this file away "
+                "if the tokens are the tokenizer's"
+            )
+            problems.append(Problem(place, f"{meta}: {message}"))
+    if problems:
+        raise UserError(problems)
     for file in files:
         try:
             problem = _problem(file, tokenizer)
@@ -161,12 +171,6 @@ def _problem(file: Path, tokenizer: Tokenizer) -> str | None:
     problem = formats.problem_of_magic(head) or _header_problem(head, n_bytes)
     if problem:
         return problem
-    if (file.parent / "meta.pkl").exists():
-        return (
-            "its folder has a meta.pkl, so the tokens are characters of its alphabet, not tokens "
-            f"of the tokenizer '{tokenizer.name}'; name the text itself as the corpus, or move "
-            "meta.pkl away if the tokens are the tokenizer's"
-        )
     start = HEADER_BYTES if _magic(file) == LLMC_MAGIC else 0
     sample = head[start:]
     problem = _dtype_problem(sample, tokenizer.vocab_size)
@@ -226,7 +230,10 @@ def _dtype_problem(sample: bytes, vocab_size: int) -> str | None:
             values = np.frombuffer(sample[: len(sample) // 8 * 8], dtype)
             if len(values) >= MIN_VALUES and _are_tokens(values, vocab_size):
                 order = "big-endian " if dtype.startswith(">") else ""
-                return f"holds {order}{name} values, not uint16; {REMEDY}"
+                return (
+                    f"holds {order}{name} values, not uint16; convert it: "
+                    f"numpy.fromfile(FILE, '{dtype}').astype('<u2').tofile(FILE)"
+                )
     if len(sample) >= 2 * MIN_SAMPLE and (_is_text(sample) or _is_8_bit(sample)):
         return (
             f"holds text or 8-bit values, not uint16; name a text with the suffix .txt, or {REMEDY}"
@@ -275,7 +282,10 @@ def _vocabulary_problem(file: Path, start: int, tokenizer: Tokenizer) -> str:
     message = f"holds token {tokens[position]} at position {position}, {vocabulary}"
     sample = tokens[: SAMPLE_BYTES // DTYPE.itemsize]
     if sample.byteswap().max() < tokenizer.vocab_size:
-        return f"{message}; its bytes are in big-endian order; {REMEDY}"
+        return (
+            f"{message}; its bytes are in big-endian order, convert it: "
+            "numpy.fromfile(FILE, '>u2').astype('<u2').tofile(FILE)"
+        )
     return f"{message}; use the tokenizer that wrote the file"
 
 

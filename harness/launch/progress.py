@@ -10,6 +10,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from harness.results.plausibility import implausible
 from harness.results.records import RunSpec
 from harness.results.store import Run, Store
 
@@ -141,12 +142,25 @@ def _outcome(run: Run) -> tuple[str, str]:
     if status.status != "done":
         return f"{status.status.upper()} ({status.reason})", str(status.message)
     evals = run.evals()
-    return "done", f"val loss {evals[-1].val_loss:.4f}" if evals else str(status.message)
+    if not evals:
+        return "done", str(status.message)
+    findings = implausible(
+        run.spec,
+        [line.step for line in evals],
+        [line.val_loss for line in evals],
+        [line.bits_per_byte for line in evals],
+    )
+    warnings = [f"; WARNING: {finding.message}" for finding in findings]
+    loss = evals[-1].val_loss
+    shown = "none" if loss is None else f"{loss:.4f}"
+    return "done", f"val loss {shown}{''.join(warnings)}"
 
 
 def _total_flops(spec: RunSpec) -> float:
     """Return the training FLOPs of a run, which estimate its time."""
-    return spec.train.steps * spec.train.tokens_per_step * spec.expected.flops_per_token
+    expected = spec.expected
+    per_token = expected.flops_per_token_counted or expected.flops_per_token
+    return spec.train.steps * spec.train.tokens_per_step * per_token
 
 
 def time_summary(store: Store, specs: Sequence[RunSpec], wall_s: float) -> str:

@@ -7,7 +7,8 @@ import contextlib
 import hashlib
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
@@ -26,7 +27,16 @@ FOLDER = "preflight"
 # Folders and files of the code that runs in the checks, except variants.
 HARNESS_CODE = ("contract", "model", "probes/activations.py")
 
-_results = TypeAdapter(list[CheckResult])
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of each check, and the counted FLOPs per token if the formulas are wrong."""
+
+    results: list[CheckResult]
+    flops_per_token: float | None = None
+
+
+_outcome = TypeAdapter(Outcome)
 
 
 class Cache:
@@ -55,17 +65,17 @@ class Cache:
         }
         return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
-    def read(self, key: str) -> list[CheckResult] | None:
-        """Return the outcomes of these checks; None if they are not known."""
+    def read(self, key: str) -> Outcome | None:
+        """Return the outcome of these checks; None if it is not known."""
         try:
-            return _results.validate_json(self._path(key).read_bytes())
+            return _outcome.validate_json(self._path(key).read_bytes())
         except (OSError, ValueError):
             return None
 
-    def write(self, key: str, results: Sequence[CheckResult]) -> None:
-        """Keep outcomes; without a writable folder, the checks run again at the next start."""
+    def write(self, key: str, outcome: Outcome) -> None:
+        """Keep an outcome; without a writable folder, the checks run again at the next start."""
         with contextlib.suppress(OSError):
-            write_bytes(self._path(key), _results.dump_json(list(results)))
+            write_bytes(self._path(key), _outcome.dump_json(outcome))
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key[:32]}.json"

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from harness.contract.architecture import Architecture
 from harness.contract.checks import CheckResult
+from harness.contract.flops import count_flops
 from harness.contract.model import Conditions, model_results
 from harness.contract.violation import Violation
-from harness.preflight.cache import Cache
+from harness.preflight.cache import Cache, Outcome
 from harness.results.records import RunSpec
 from variants.base import AXES, ModelShape
 
@@ -19,11 +20,12 @@ CAUSALITY = "causality"  # the check that a study may permit to fail
 
 @dataclass(frozen=True)
 class CheckedModel:
-    """The outcome of each check of a model, and the ids of the runs that train it."""
+    """A model: the outcome of each check, and the ids of the runs that train it."""
 
     label: str
     run_ids: frozenset[str]
     results: Sequence[CheckResult]
+    flops_per_token: float | None  # as counted, if the variants' formulas are wrong
 
     @property
     def violations(self) -> list[Violation]:
@@ -48,14 +50,15 @@ def check_models(specs: Sequence[RunSpec], log: Callable[[str], None]) -> list[C
     for n_checked, runs in enumerate(groups.values()):
         spec = runs[0]
         key = cache.key(spec)
-        results = cache.read(key)
-        if results is None:
+        outcome = cache.read(key)
+        if outcome is None:
             n_new += 1
-            results = _check(spec)
-            if not any(map(_is_a_fault, results)):
-                cache.write(key, results)
+            outcome = _check(spec)
+            if not any(map(_is_a_fault, outcome.results)):
+                cache.write(key, outcome)
         label = "-".join(spec.axes[axis].label for axis in axes)
-        models.append(CheckedModel(label, frozenset(run.run_id for run in runs), results))
+        run_ids = frozenset(run.run_id for run in runs)
+        models.append(CheckedModel(label, run_ids, outcome.results, outcome.flops_per_token))
         if time.monotonic() - started > QUIET_S and not announced and n_checked < len(groups) - 1:
             announced = True
             log(f"checking {len(groups)} models before the start; the outcomes are kept")
@@ -64,11 +67,16 @@ def check_models(specs: Sequence[RunSpec], log: Callable[[str], None]) -> list[C
     return models
 
 
-def _check(spec: RunSpec) -> list[CheckResult]:
+def _check(spec: RunSpec) -> Outcome:
     architecture = Architecture.of_entry(spec.axes, spec.launch.variant_paths)
     conditions = Conditions(spec.train.precision, spec.train.deterministic)
+    shape = ModelShape(**spec.model.model_dump())
     with warnings.catch_warnings(action="ignore"):  # of the user's code
-        return model_results(architecture, ModelShape(**spec.model.model_dump()), conditions)
+        results = model_results(architecture, shape, conditions)
+        if not any(v.check == "flops" for result in results for v in result.violations):
+            return Outcome(results)
+        flops = count_flops(architecture, shape)
+    return Outcome(results, flops.counted if flops.differs else None)
 
 
 def _is_a_fault(result: CheckResult) -> bool:

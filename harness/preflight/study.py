@@ -15,7 +15,7 @@ MAX_PROBLEMS = 10  # more do not fit on a screen
 
 
 def check_study(planned: PlannedStudy, location: str, log: Callable[[str], None]) -> PlannedStudy:
-    """Check the models of all selected runs; return the study with what it permits.
+    """Check the models of all selected runs; return the study with what it permits and counts.
 
     Violations that make only a figure wrong are logged as warnings.
 
@@ -26,7 +26,9 @@ def check_study(planned: PlannedStudy, location: str, log: Callable[[str], None]
     refused = []
     warnings = []
     allowed: dict[str, list[AllowedViolation]] = {}
+    counted_flops: dict[str, float | None] = {}
     for model in models:
+        counted_flops |= dict.fromkeys(model.run_ids, model.flops_per_token)
         for violation in model.violations:
             if is_refused(violation, planned.allow):
                 refused.append((model, violation))
@@ -39,9 +41,12 @@ def check_study(planned: PlannedStudy, location: str, log: Callable[[str], None]
         raise UserError(_problems(location, refused))
     for labels, violation in _merged(warnings):
         log(f"warning: {labels}: {violation.check}: {violation}")
-    runs = [
-        spec.model_copy(update={"allowed": allowed.get(spec.run_id, [])}) for spec in planned.runs
-    ]
+    runs = []
+    for spec in planned.runs:
+        counted = {"flops_per_token_counted": counted_flops[spec.run_id]}
+        expected = spec.expected.model_copy(update=counted)
+        update = {"allowed": allowed.get(spec.run_id, []), "expected": expected}
+        runs.append(spec.model_copy(update=update))
     return replace(planned, runs=runs)
 
 

@@ -87,6 +87,8 @@ def _dump(node: object, parts: list[str], strings: set[str]) -> None:
             value = getattr(node, field, None)
             if field == "body" and isinstance(node, _WITH_DOCSTRING):
                 value = _without_docstring(value)
+            if isinstance(node, ast.JoinedStr):
+                value = [part for part in node.values if not _is_empty(part)]
             if field in _IGNORED_FIELDS or value is None or value == []:
                 continue
             parts.append(field)
@@ -101,6 +103,11 @@ def _dump(node: object, parts: list[str], strings: set[str]) -> None:
         parts.append(repr(node))
         if isinstance(node, str):
             strings.add(node)
+
+
+def _is_empty(node: ast.expr) -> bool:
+    """Return whether a part of an f-string is an empty text, which Python 3.12 adds."""
+    return isinstance(node, ast.Constant) and node.value == ""
 
 
 def _without_docstring(body: object) -> object:

@@ -92,6 +92,15 @@ class RunData:
         return self.probes
 
     @property
+    def flops_per_token(self) -> float:
+        """The training FLOPs per token: by the formulas, or as counted if these are wrong."""
+        counted = self.spec.expected.flops_per_token_counted
+        if counted is not None:
+            return counted
+        stated = self.probes or self.spec.expected
+        return stated.flops_per_token
+
+    @property
     def final_loss(self) -> float:
         """The last validation loss of a run that is done, nats per token."""
         return float(self.evals.val_loss[-1])

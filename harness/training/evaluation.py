@@ -9,6 +9,7 @@ from torch import nn
 from harness.distributed.process_group import DistributedContext
 from harness.probes.timer import Timer
 from harness.probes.validation import ValidationWindows
+from harness.results.plausibility import implausible
 from harness.results.records import EvalRecord, RunSpec
 from harness.results.store import Run
 
@@ -22,6 +23,7 @@ class Evaluation:
 
     def __init__(self, run: Run, spec: RunSpec, context: DistributedContext) -> None:
         self._run = run
+        self._spec = spec
         self._context = context
         self._windows = ValidationWindows(spec, context, spec.model.seq_len)
         self._token_bytes = np.load(spec.launch.token_bytes)
@@ -46,7 +48,15 @@ class Evaluation:
                 eval_s=self._timer.seconds,
             )
             self._file.append(record)
+            self._warn(record)
         return nats / n_tokens
+
+    def _warn(self, record: EvalRecord) -> None:
+        """Print what is implausible in an evaluation."""
+        for finding in implausible(
+            self._spec, [record.step], [record.val_loss], [record.bits_per_byte]
+        ):
+            print(f"WARNING: after {record.step} steps: {finding.message}")
 
     def loss(self, model: nn.Module) -> float:
         """Return the validation loss in nats per token."""

@@ -30,6 +30,7 @@ from harness.results.records import (
 from harness.results.store import Run
 from harness.training import optimizer as optim
 from harness.training.checkpointing import Checkpoints
+from harness.training.diagnosis import diagnose
 from harness.training.evaluation import Evaluation
 from harness.training.resume import ResumeState, replay_first_step, resume
 from harness.training.seeding import seed_step
@@ -44,7 +45,7 @@ N_WARMUP = (
 
 
 class NotFiniteError(Exception):
-    """The loss or the gradient norm is NaN or infinite; the message names the step."""
+    """The loss or the gradient norm is NaN or infinite; the message names step and module."""
 
 
 @dataclass(frozen=True)
@@ -207,16 +208,20 @@ class Loop:
         """
         settings = self._settings
         context = self._setup.context
-        spec = self._setup.spec
         for step in range(self._past.n_done, settings.steps):
-            data_step = spec.data_offset_steps + step
-            seed_step(spec.order_seed, data_step, context.data_parallel_rank)
+            self._seed(step)
             with self._timer, self._first_step if step == 0 else nullcontext():
                 result = self._setup.train_step(step)
             self.train_s += self._timer.seconds
-            loss_sum, n_stop = context.sum(result.rank_loss.item(), self._stop.requested)
+            has_finite_norm = bool(result.grad_norm.isfinite())
+            loss_sum, n_stop, n_infinite = context.sum(
+                result.rank_loss.item(), self._stop.requested, not has_finite_norm
+            )
             self._stop.acknowledged = n_stop > 0
-            self._record(step, loss_sum / context.world_size, result)
+            loss = loss_sum / context.world_size
+            self._record(step, loss, result)
+            if n_infinite or not math.isfinite(loss):
+                raise NotFiniteError(self._diagnose(step, loss, result))
 
             n_done = step + 1
             is_last = n_done == settings.steps
@@ -228,22 +233,44 @@ class Loop:
             if self._stop.acknowledged:
                 raise TrainingInterrupted(f"asked to end, after {n_done} of {settings.steps} steps")
 
+    def _seed(self, step: int) -> None:
+        """Seed the random numbers of a step."""
+        spec = self._setup.spec
+        data_step = spec.data_offset_steps + step
+        seed_step(spec.order_seed, data_step, self._setup.context.data_parallel_rank)
+
     def _record(self, step: int, loss: float, result: StepResult) -> None:
-        grad_norm = result.grad_norm.item()
         n_done_before = self._past.n_done
         record = StepRecord(
             step=step,
             loss=loss,
             step_s=self._timer.seconds,
             tokens=self._settings.tokens_per_step,
-            grad_norm=grad_norm,
+            grad_norm=result.grad_norm.item(),
             lr=result.lr,
             warmup=step < n_done_before + self._n_warmup,
             resumed=step == n_done_before > 0,
         )
         self._steps_file.append(record)
-        if not math.isfinite(loss) or not math.isfinite(grad_norm):
-            raise NotFiniteError(f"step {step}: loss {loss}, gradient norm {grad_norm}")
+
+    def _diagnose(self, step: int, loss: float, result: StepResult) -> str:
+        """Return what was not finite in a step and where, and print it with details."""
+        setup = self._setup
+        values = (
+            f"step {step}: loss {loss:.4g}, gradient norm {result.grad_norm.item():.4g}, "
+            f"learning rate {result.lr:.4g}"
+        )
+        if setup.context.is_first:
+            print(f"{values}; repeating the step to find the first value that is not finite")
+
+        def repeat() -> None:
+            self._seed(step)
+            setup.train_step.forward_backward(step)
+
+        place, details = diagnose(setup.gpt, repeat, setup.context)
+        if setup.context.is_first:
+            print("\n".join([*details, place]))
+        return f"{values}; {place}"
 
 
 def collect_probes(

@@ -72,8 +72,8 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, cfg: TrainSet
 def clip(model: nn.Module, max_norm: float) -> Tensor:
     """Scale all gradients such that their global L2 norm is at most `max_norm`.
 
-    The norm covers all shards; with `max_norm` 0 nothing is scaled. Returns the norm before
-    clipping, a scalar on the device (Pascanu et al. 2013, algorithm 1).
+    The norm covers all shards; with `max_norm` 0, or if the norm is not finite, nothing is scaled.
+    Returns the norm before clipping, a scalar on the device (Pascanu et al. 2013, algorithm 1).
     """
     specs = shard_specs(model)
     replicated: list[Tensor] = []
@@ -87,7 +87,8 @@ def clip(model: nn.Module, max_norm: float) -> Tensor:
         square = _norm(sharded).square()
         dist.all_reduce(square, group=group)  # replicated gradients count once
         norm = (norm.square() + square).sqrt()
-    nn.utils.clip_grads_with_norm_(model.parameters(), max_norm if max_norm > 0 else math.inf, norm)
+    if max_norm > 0 and norm.isfinite():
+        nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
     return norm
 
 

@@ -41,12 +41,16 @@ class TrainStep:
     micro_batch_size: int
 
     def __call__(self, step: int, timer: StepTimer = UNTIMED) -> StepResult:
-        """Make one step; `timer` sees its phases."""
+        """Make one step; `timer` sees its phases.
+
+        If the gradient norm is not finite, parameters and optimizer state stay as they are.
+        """
         rank_loss = self.forward_backward(step, timer)
         with timer.optimizer():
             lr = optim.set_learning_rate(self.optimizer, step, self.settings)
             grad_norm = optim.clip(self.gpt, self.settings.grad_clip)
-            self.optimizer.step()
+            if grad_norm.isfinite():
+                self.optimizer.step()
             self.optimizer.zero_grad()
         return StepResult(rank_loss, lr, grad_norm)
 

@@ -19,6 +19,7 @@ REPORT = Path("reports/bench/ratios.json")  # from the repository's root
 WARMUP = 2  # rounds
 RATIOS = pytest.StashKey[list[ratios.Ratio]]()
 BASELINE = pytest.StashKey[dict[str, ratios.Ratio]]()
+DESELECTED = pytest.StashKey[set[str]]()
 
 
 def pytest_addoption(parser):
@@ -29,6 +30,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.stash[RATIOS] = []
+    config.stash[DESELECTED] = set()
     try:
         config.stash[BASELINE] = (
             ratios.read(config.option.baseline) if config.option.baseline else {}
@@ -38,18 +40,39 @@ def pytest_configure(config):
 
 
 def pytest_sessionfinish(session):
-    """Write the ratios, and fail if ours became slower."""
+    """Write the ratios, and fail if the comparison with the baseline does."""
     measured = session.config.stash[RATIOS]
-    baseline = session.config.stash[BASELINE]
     if measured:
         ratios.write(session.config.rootpath / REPORT, measured)
-    if "slower" in ratios.verdicts(measured, baseline).values():
+    if comparison_problems(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def comparison_problems(config) -> list[str]:
+    """Return why the comparison with the baseline fails; empty without a baseline."""
+    if config.option.baseline is None or config.option.collectonly:
+        return []
+    deselected = config.stash[DESELECTED]
+    return ratios.problems(
+        config.stash[RATIOS], config.stash[BASELINE], lambda name: name not in deselected
+    )
+
+
+def pytest_deselected(items):
+    """Note the benchmarks that `-k` leaves out."""
+    for item in items:
+        item.config.stash[DESELECTED].add(benchmark_name(item))
+
+
+def benchmark_name(item) -> str:
+    return item.name.removeprefix("test_")
 
 
 def pytest_terminal_summary(terminalreporter, config):
     measured = config.stash[RATIOS]
     baseline = config.stash[BASELINE]
+    for problem in comparison_problems(config):
+        terminalreporter.write_line(f"FAILED against {config.option.baseline}: {problem}")
     if not measured:
         return
     changes = ratios.verdicts(measured, baseline)
@@ -69,8 +92,10 @@ def pytest_terminal_summary(terminalreporter, config):
     terminalreporter.section("ratio = peer / ours; above 1, ours is faster")
     terminalreporter.write_line(tabulate(rows, headers="keys", disable_numparse=True))
     terminalreporter.write_line(f"written: {REPORT}")
-    if missing := sorted(baseline.keys() - changes.keys()):
-        terminalreporter.write_line(f"only in the baseline: {', '.join(missing)}")
+    if config.option.baseline:
+        n_compared = len(baseline.keys() & changes.keys())
+        counts = f"{n_compared} of {len(baseline)} benchmarks"
+        terminalreporter.write_line(f"compared with {config.option.baseline}: {counts}")
 
 
 def interval(ratio: ratios.Ratio | None) -> str:
@@ -122,7 +147,7 @@ def compare(benchmark, request):
             ours_s = benchmark.stats.stats.data
             peer_s = other.seconds[WARMUP:]
             benchmark.extra_info |= {"peer": peer, "peer_s": peer_s}
-            name = request.node.name.removeprefix("test_")
+            name = benchmark_name(request.node)
             request.config.stash[RATIOS].append(ratios.ratio(name, ours_s, peer, peer_s))
 
     return run

@@ -184,8 +184,14 @@ def test_an_unreadable_file_is_named(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("pathlib.Path.read_bytes", refuse)
-    with pytest.raises(UserError, match=r"cannot be read .Permission denied"):
+    with pytest.raises(UserError, match=r"cannot be read .*Permission denied"):
         prepare(tmp_path, "corpus.txt")
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b", "\ud800", "", "a\nb"])
+def test_an_impossible_path_is_named(tmp_path, name):
+    with pytest.raises(UserError, match=r"cannot be read|no such file|must hold"):
+        prepare(tmp_path, name)
 
 
 def test_a_folder_of_another_format_is_named(tmp_path):

@@ -162,7 +162,7 @@ def test_tokens_beside_a_meta_pkl_are_refused(tmp_path, n_characters, tokenizer)
     alphabet = {chr(0x4E00 + i): i for i in range(n_characters)}
     meta = {"vocab_size": n_characters, "stoi": alphabet}
     (tmp_path / "meta.pkl").write_bytes(pickle.dumps(meta))
-    with pytest.raises(UserError, match=r"has a meta\.pkl"):
+    with pytest.raises(UserError, match=r"meta\.pkl: describes"):
         prepare(tmp_path, characters(n_characters), tokenizer)
 
 
@@ -185,7 +185,7 @@ class Evil:
 
 def test_meta_pkl_is_never_executed(tmp_path):
     (tmp_path / "meta.pkl").write_bytes(pickle.dumps(Evil(tmp_path / "it-ran")))
-    with pytest.raises(UserError, match=r"has a meta\.pkl"):
+    with pytest.raises(UserError, match=r"meta\.pkl: describes"):
         prepare(tmp_path, tokens_of("bytes").astype("<u2"))
     assert not (tmp_path / "it-ran").exists()
 

@@ -71,7 +71,7 @@ def train_all(folders, faults):
                 outcome = {"error": None, "final_hash": check_same_parameters(models[-1], ranks)}
                 if ranks.is_first:
                     run.write_probes(probes)
-            except RuntimeError as error:
+            except (RuntimeError, loop.NotFiniteError) as error:
                 outcome = {"error": str(error), "final_hash": None}
             patch.undo()
             if ranks.is_first:
@@ -281,8 +281,16 @@ def all_runs(tmp_path_factory):
         for fault, (name, _) in FAULTS.items()
     }
     codes = {fault.replace(" ", "_"): code for fault, (_, code) in FAULTS.items()}
-    jobs = [(1, single.values(), {}), (4, on_four.values(), {})]
-    jobs.append((2, [*on_two.values(), *faulty.values()], codes))
+    jobs = [(1, single.values(), {})]
+    for nproc, hows in RUNS.items():
+        nans = {}
+        for label, how in hows.items():
+            nans[label, "nan"] = plan(folder, f"{label}-nan", how, steps=2)
+        codes |= {run.path.name: NAN_ON_LAST_RANK for run in nans.values()}
+        faulty |= nans
+        runs = {2: on_two, 4: on_four}[nproc]
+        jobs.append((nproc, [*runs.values(), *nans.values()], codes))
+    jobs[1][1].extend(run for fault, run in faulty.items() if fault in FAULTS)
     train_in_processes(folder, jobs)
     return single | on_two | on_four, faulty
 
@@ -436,6 +444,19 @@ def logits(gpt, tokens):
     return torch.nn.functional.linear(gpt.hidden(tokens), gpt.wte.weight.detach())
 patch.setattr(GPT, "logits", logits)
 """
+NAN_ON_LAST_RANK = """
+import torch
+from harness.model.gpt import GPT
+from harness.training import loop
+from variants.mlp.gelu import Gelu
+steps = []
+seed_step = loop.seed_step
+patch.setattr(loop, "seed_step", lambda seed, step, rank: steps.append(step))
+def activation(mlp, x):
+    is_last = ranks.rank == ranks.world_size - 1
+    return x * torch.nan if mlp.training and is_last and steps[-1:] == [1] else x.relu()
+patch.setattr(Gelu, "activation", activation)
+"""
 FAULTS = {
     "seed of a replica": ("ddp", OTHER_SEED),
     "seed of a shard": ("fsdp", OTHER_SEED),
@@ -471,6 +492,18 @@ def test_different_initial_parameters_stop_the_run(faulty):
     for fault in ("seed of a replica", "seed of a piece"):
         assert "ranks start from different parameters" in outcome(found[fault])["error"]
         assert not list(found[fault].path.glob("steps.*.jsonl")) or not len(found[fault].steps())
+
+
+@pytest.mark.parametrize("label", ALL)
+def test_nan_on_one_rank_is_located_by_all(all_runs, label):
+    """The ranks repeat the step together: if one did not, the others would wait for it."""
+    run = all_runs[1][label, "nan"]
+    error = outcome(run)["error"]
+    rank = ALL[label][1]["nproc"] - 1
+    assert error.startswith("step 1: loss nan, gradient norm nan, ")
+    assert "is the input of h.0.mlp.c_proj (" in error
+    assert error.endswith(f"on rank {rank}")
+    assert len(run.steps()) == 2
 
 
 # -- communication and time ------------------------------------------------------------------------

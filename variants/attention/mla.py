@@ -55,6 +55,8 @@ class LatentAttention(Attention[LatentOptions]):
         self.dropout = shape.dropout
         self.kv_rank = 4 * shape.head_dim if options.kv_rank is None else options.kv_rank
         self.rope_dim = self.rotary_dim(shape, options)
+        padded = 2 * (self.head_dim + self.rope_dim)  # values are as wide as keys
+        self.kernel_overhead = padded / (2 * self.head_dim + self.rope_dim)
         self.q_rank = options.q_rank
         self.q_widths = (C, shape.n_head * self.rope_dim)
         self.widths = (self.q_rank or sum(self.q_widths), self.kv_rank, self.rope_dim)

@@ -11,6 +11,8 @@ from harness.results.records import now
 
 __all__ = ["Source", "read", "write"]
 
+MAX_NAME = 250  # characters of a folder; two names of studies with commits fit
+
 
 def write(a: Source, b: Source, out: Path) -> Path:
     """Write the comparison of B with A to `out/<A>-vs-<B>/` and return that folder.
@@ -28,7 +30,8 @@ def write(a: Source, b: Source, out: Path) -> Path:
     from harness.report.compare import document
     from harness.report.render import html, markdown
 
-    folder = out / re.sub(r"[^\w.@-]+", "-", f"{a.label}-vs-{b.label}").strip("-.")
+    name = re.sub(r"[^\w.@-]+", "-", f"{a.label}-vs-{b.label}").strip("-.")
+    folder = out / name[:MAX_NAME]
     marks = stamps.find_stamps(result.caveats)
     page = stamps.stamp_document(document.build(result), marks)
     write_json(folder / "summary.json", comparison.as_json(result))

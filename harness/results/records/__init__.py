@@ -1,9 +1,10 @@
 """Records: one frozen pydantic model for each file, used by its writer and its reader."""
 
+from harness.results.records.archive import ArchivedFile, CodeManifest
 from harness.results.records.base import SCHEMA_VERSION, Positive, Seed, StrictModel, Versioned, now
 from harness.results.records.checkpoint import CheckpointInfo
 from harness.results.records.corpus import TokenFileScan, TokenizedText
-from harness.results.records.lines import EvalRecord, LaunchRecord, StepRecord
+from harness.results.records.lines import EvalRecord, LaunchInputs, LaunchRecord, StepRecord
 from harness.results.records.probes import (
     PHASES,
     CollectiveTraffic,
@@ -44,7 +45,9 @@ __all__ = [
     "PHASES",
     "SCHEMA_VERSION",
     "AllowedViolation",
+    "ArchivedFile",
     "CheckpointInfo",
+    "CodeManifest",
     "CollectiveTraffic",
     "DataSettings",
     "DecodeProbeSettings",
@@ -55,6 +58,7 @@ __all__ = [
     "FailureReason",
     "InitReport",
     "InitSource",
+    "LaunchInputs",
     "LaunchRecord",
     "LaunchSpec",
     "LengthRecord",

@@ -14,9 +14,6 @@ class VariantChoice(StrictModel):
     name: str = Field(description="file stem of the variant, or the key of the varied setting")
     label: str = Field(description="short name in tables")
     options: dict[str, Any] = Field(description="the variant's options, with every default")
-    source_sha256: str | None = Field(
-        default=None, description="SHA-256 of the source of a user's own variant"
-    )
 
 
 class ResolvedModel(ModelSettings):
@@ -89,6 +86,11 @@ class PredictedCost(StrictModel):
     flops_per_token: Finite = Field(
         description="FLOPs per training token, forward and backward, by the variants' formulas"
     )
+    flops_per_token_counted: Finite | None = Field(
+        default=None,
+        description="FLOPs per training token as PyTorch counts them, which replace those of the "
+        "formulas; null if they are within 5 %",
+    )
     memory_bytes: Finite | None = Field(
         description="estimated peak memory of one rank, bytes; null if unknown"
     )
@@ -135,6 +137,11 @@ class RunSpec(Versioned):
     expected: PredictedCost = Field(description="predicted costs")
     allowed: list[AllowedViolation] = Field(
         default=[], description="violations of the contract that the study permits; not in the hash"
+    )
+    code_hash: str | None = Field(
+        default=None,
+        description="hash of the code that computes the run, archived under this name; null: "
+        "unknown; not part of the run's id",
     )
 
     @property
