@@ -39,7 +39,7 @@ def check_study(planned: PlannedStudy, location: str, log: Callable[[str], None]
                 warnings.append((model, violation))
     if refused:
         raise UserError(_problems(location, refused))
-    for labels, violation in _merged(warnings):
+    for labels, violation in _merged(warnings, by_place=False):
         log(f"warning: {labels}: {violation.check}: {violation}")
     runs = []
     for spec in planned.runs:
@@ -58,7 +58,7 @@ def is_refused(violation: Violation, allow: Sequence[str]) -> bool:
 def _problems(
     location: str, refused: Sequence[tuple[CheckedModel, Violation]]
 ) -> Iterator[Problem]:
-    merged = list(_merged(refused))
+    merged = list(_merged(refused, by_place=True))
     for labels, violation in merged[:MAX_PROBLEMS]:
         remedy = ""
         if violation.check == CAUSALITY:
@@ -69,11 +69,14 @@ def _problems(
         yield Problem(location, f"{n_more} more; python -m harness check {location} lists all")
 
 
-def _merged(found: Iterable[tuple[CheckedModel, Violation]]) -> Iterator[tuple[str, Violation]]:
-    """Yield each kind of violation once, with the models that have it."""
+def _merged(
+    found: Iterable[tuple[CheckedModel, Violation]], by_place: bool
+) -> Iterator[tuple[str, Violation]]:
+    """Yield each kind of violation once, or once for each place, with the models that have it."""
     groups: dict[tuple[str, str], list[tuple[CheckedModel, Violation]]] = {}
     for model, violation in found:
-        groups.setdefault((violation.check, violation.where), []).append((model, violation))
+        place = violation.where if by_place else ""
+        groups.setdefault((violation.check, place), []).append((model, violation))
     for group in groups.values():
         model, violation = group[0]
         n_more = len({other.label for other, _ in group}) - 1
