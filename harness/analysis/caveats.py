@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from harness.analysis import flops, plausibility, stability
+from harness.analysis import compilation, flops, outdated, plausibility, stability
 from harness.analysis.dataset import StudyResults
 from harness.results.records.study_summary import Caveat, CaveatKind
 
@@ -22,8 +22,10 @@ def allowed_violations(study: StudyResults) -> Iterator[Caveat]:
 # Each returns the caveats of one kind, in the order of the entries.
 SOURCES: Sequence[Callable[[StudyResults], Iterator[Caveat]]] = (
     allowed_violations,
+    outdated.caveats,
     plausibility.caveats,
     stability.caveats,
+    compilation.caveats,
     flops.caveats,
 )
 

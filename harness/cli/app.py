@@ -18,6 +18,7 @@ from harness.cli import (
     export,
     plan,
     report,
+    reproduce,
     run,
     sample,
     status,
@@ -75,6 +76,7 @@ def build_app(completion: bool = False) -> typer.Typer:
     add("plan", plan.plan, STUDIES, "ablations --effect-size 0.01")
     add("report", report.report, RESULTS, "ablations")
     add("compare", compare.compare, RESULTS, "ablations@1a2b3c4 ablations@5d6e7f8")
+    add("reproduce", reproduce.reproduce, RESULTS, "results/ablations again")
     add("export", export.export, RESULTS, "ablations --to parquet")
     add("sample", sample.sample, MODELS, "results/STUDY/RUN_ID/checkpoint/best --prompt ROMEO:")
     app.add_typer(checkpoint.build_app(), name="checkpoint", rich_help_panel=MODELS)

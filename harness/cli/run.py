@@ -14,7 +14,7 @@ from harness.cli.options import (
     WhereOption,
 )
 from harness.cli.output import command_line, log
-from harness.cli.studies import load_checked_study
+from harness.cli.studies import load_study
 from harness.errors import ExitCode
 
 
@@ -33,6 +33,9 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run the failed runs again, and only those.")
     ] = False,
+    only: Annotated[
+        str | None, typer.Option("--run", metavar="RUN_ID", help="Train only this run.")
+    ] = None,
     accept_outdated: Annotated[
         bool,
         typer.Option("--accept-outdated", help="Keep results of older code; the report says so."),
@@ -45,13 +48,17 @@ def run(
     started = time.monotonic()
     from harness.launch import elastic, scheduler
     from harness.launch.progress import time_summary
+    from harness.preflight import check_study
     from harness.provenance.archive import archive_code, archive_inputs
     from harness.provenance.outdated import acceptable, find_changes
     from harness.results.store import Store
 
     if not dry_run:
         elastic.start_fork_server()
-    planned = load_checked_study(study, settings, seeds, where)
+    planned = load_study(study, settings, seeds, where)
+    if only is not None:
+        planned = planned.only(only)
+    planned = check_study(planned, str(study), log)
     store = Store(results)
     changes = find_changes(store, planned.name, planned.runs, planned.sources)
     accepted = acceptable(store, planned.name, changes) if accept_outdated else {}

@@ -31,20 +31,6 @@ def load_study(
     return planned
 
 
-def load_checked_study(
-    path: Path, settings: list[str] | None, seeds: str | None, where: list[str] | None
-) -> "PlannedStudy":
-    """Read and check a study file, and check the models of its runs.
-
-    Raises:
-        UserError: the study is invalid, or a model violates the contract of variants.
-        typer.BadParameter: `seeds` are not integers.
-    """
-    from harness import preflight
-
-    return preflight.check_study(load_study(path, settings, seeds, where), str(path), log)
-
-
 def _parse_seeds(text: str | None) -> list[int] | None:
     from harness.results.records.base import SEEDS_END
 

@@ -8,6 +8,7 @@ from harness.results.records.lines import EvalRecord, LaunchInputs, LaunchRecord
 from harness.results.records.probes import (
     PHASES,
     CollectiveTraffic,
+    CompileReport,
     DecodeRecord,
     InitReport,
     LengthRecord,
@@ -49,6 +50,7 @@ __all__ = [
     "CheckpointInfo",
     "CodeManifest",
     "CollectiveTraffic",
+    "CompileReport",
     "DataSettings",
     "DecodeProbeSettings",
     "DecodeRecord",
