@@ -33,6 +33,9 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run the failed runs again, and only those.")
     ] = False,
+    only: Annotated[
+        str | None, typer.Option("--run", metavar="RUN_ID", help="Train only this run.")
+    ] = None,
     accept_outdated: Annotated[
         bool,
         typer.Option("--accept-outdated", help="Keep results of older code; the report says so."),
@@ -45,6 +48,7 @@ def run(
     started = time.monotonic()
     from harness.launch import elastic, scheduler
     from harness.launch.progress import time_summary
+    from harness.preflight import check_study
     from harness.provenance.archive import archive_code, archive_inputs
     from harness.provenance.outdated import acceptable, find_changes
     from harness.results.store import Store
@@ -52,6 +56,9 @@ def run(
     if not dry_run:
         elastic.start_fork_server()
     planned = load_study(study, settings, seeds, where)
+    if only is not None:
+        planned = planned.only(only)
+    planned = check_study(planned, str(study), log)
     store = Store(results)
     changes = find_changes(store, planned.name, planned.runs, planned.sources)
     accepted = acceptable(store, planned.name, changes) if accept_outdated else {}
@@ -69,6 +76,7 @@ def run(
     if trace:
         todo = [spec.traced() for spec in todo]
     scheduler.plan_runs(store, planned.name, todo, planned.all_run_ids)
+    scheduler.record_allowed(store, selection.done)
     for spec in planned.runs:
         if spec.run_id in accepted:
             store.run(spec.study, spec.run_id).accept(spec)

@@ -1,5 +1,6 @@
 """Expand a study file to its runs: axes x seeds, without `exclude`, with `include`, all checked."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ from variants.base import AXES, ModelShape
 class PlannedStudy:
     """A checked study. `runs` are the selected runs, ordered by seed; `all_run_ids` covers all.
 
-    If entries start from another run's checkpoint, that run is the first of its seed.
+    If entries start from another run's checkpoint, that run is the first of its seed. `allow` names
+    the violations of the contract that the study permits.
     """
 
     name: str
@@ -40,6 +42,7 @@ class PlannedStudy:
     note: str | None  # on the corpus
     equivalence_margin: EquivalenceMargin
     sources: Sources
+    allow: Sequence[str] = ()
 
     def launch_record(
         self,
@@ -58,6 +61,23 @@ class PlannedStudy:
             accepted_outdated=list(accepted_outdated),
             inputs=inputs,
         )
+
+    def only(self, run_id: str) -> "PlannedStudy":
+        """Return the study with one run, and the run that it starts from.
+
+        Raises:
+            UserError: the study has no run of that id.
+        """
+        by_id = {spec.run_id: spec for spec in self.runs}
+        if run_id not in by_id:
+            raise UserError(
+                f"--run {run_id}: not a run of this study; the id covers the settings, the seed "
+                "and the content of the corpus. `run --dry-run` lists the runs"
+            )
+        spec = by_id[run_id]
+        source_run = by_id.get(spec.init.run_id or "") if spec.init else None
+        runs = [run for run in (source_run, spec) if run is not None]
+        return dataclasses.replace(self, runs=runs)
 
     def codes(self) -> list[Code]:
         """Return the distinct codes of the selected runs."""
@@ -328,4 +348,5 @@ def _plan(
         note=corpus.note,
         equivalence_margin=study.equivalence_margin,
         sources=sources,
+        allow=study.allow,
     )

@@ -96,6 +96,15 @@ class PredictedCost(StrictModel):
     )
 
 
+class AllowedViolation(StrictModel):
+    """A violation of the variants' contract that the study permits."""
+
+    kind: Literal["non-causal"] = Field(
+        description="`non-causal`: outputs depend on later tokens (`[study] allow`)"
+    )
+    message: str = Field(description="the evidence, and where in the model it enters")
+
+
 class RunSpec(Versioned):
     """The resolved specification of one run."""
 
@@ -126,6 +135,9 @@ class RunSpec(Versioned):
     probes: ProbeSettings = Field(default=ProbeSettings(), description="optional measurements")
     launch: LaunchSpec = Field(description="execution; not part of the hash")
     expected: PredictedCost = Field(description="predicted costs")
+    allowed: list[AllowedViolation] = Field(
+        default=[], description="violations of the contract that the study permits; not in the hash"
+    )
     code_hash: str | None = Field(
         default=None,
         description="hash of the code that computes the run, archived under this name; null: "
