@@ -25,6 +25,7 @@ FILES: Mapping[str, type[BaseModel]] = {
     "probes.json": records.ProbeResults,
     "checkpoint/step-<n>/checkpoint.json": records.CheckpointInfo,
     "launches.jsonl": records.LaunchRecord,
+    "archive/code/<code_hash>.json": records.CodeManifest,
 }
 
 RESULTS = """# results/
@@ -36,6 +37,9 @@ writer. It is not under version control. In Python, `harness.load()` returns it 
 
     results/<study>/launches.jsonl       a line per call of `run`
     results/<study>/.claims/             locks of the runs that a process executes
+    results/<study>/.outdated/           runs that were trained again because their code changed
+    results/<study>/archive/code/        a JSON file per code hash: the files of code of its runs
+    results/<study>/archive/files/       those files, study files and lists of packages, by SHA-256
     results/<study>/<run_id>/            run id: labels of the axes, seed, hash of the spec
       spec.json                          settings of the run, every default filled in
       status.json                        pending, running, done, failed or interrupted, and why
@@ -51,7 +55,7 @@ JSON files are replaced atomically (temporary file, flush, rename). `.jsonl` fil
 lines; a torn last line is ignored. Numbers are raw, in base units, never rounded. A number that is
 not finite is `null`.
 
-`schema_version` is {version}. Files of version 1 are read as well.
+`schema_version` is {version}. Files of versions 1 and 2 are read as well.
 
 ## Resuming
 
@@ -60,6 +64,15 @@ bits as without the interruption; its curves are truncated to that step. Without
 it starts at step 0. `run` resumes interrupted runs, and with `--retry-failed` also runs that failed
 as `oom`, `timeout` or `killed`. Runs that failed as `nan` or `error` start at step 0. A running run
 whose process has ended reads as interrupted.
+
+## Code
+
+A run's spec records the hash of its code: of the syntax trees, without docstrings, comments and
+formatting, of its variants and their helpers, the model, the training and the data. If the code
+changes, a run that has ended is outdated. `run` moves it to `.outdated/<run_id>-<code_hash>/` and
+trains it again, an interrupted one from step 0. With `--accept-outdated` it keeps finished runs,
+and the report marks them. Runs of files of versions 1 and 2 have no code hash and are never
+outdated.
 
 ## checkpoint/
 

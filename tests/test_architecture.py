@@ -16,7 +16,7 @@ IMPORTS = {
     "results": "errors",
     "provenance": "errors results",
     "variants": "",
-    "analysis": "errors results",
+    "analysis": "errors results provenance",
     "__init__": "analysis",
     "report": "errors results analysis",
     "export": "errors results analysis",
@@ -26,10 +26,12 @@ IMPORTS = {
     "probes": "errors results variants distributed model data",
     "contract": "errors results variants distributed model probes",
     "sampling": "errors results variants model data",
-    "training": "errors results variants distributed model data probes",
-    "config": "errors results variants model data probes training",
-    "launch": "errors results",
-    "cli": "errors results analysis report export model data sampling training config launch",
+    "training": "errors results provenance variants distributed model data probes",
+    "config": "errors results provenance variants model data probes training",
+    "preflight": "errors results provenance variants data config contract",
+    "launch": "errors results provenance",
+    "cli": "errors results provenance analysis report export model data sampling training config "
+    "contract preflight launch",
     "__main__": "cli",
 }
 TORCH_FREE = ("errors", "results", "provenance", "__init__", "analysis", "report", "export")

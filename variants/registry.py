@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import importlib.util
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,14 +37,6 @@ def load(axis: str, name: str, paths: Sequence[Path] = ()) -> type[Any]:
     """
     file = files(axis, paths)[name]
     return _load_class(axis, file, file.stat().st_mtime_ns)
-
-
-def source_sha256(axis: str, name: str, paths: Sequence[Path]) -> str | None:
-    """Return the hash of a user's variant, or None for a shipped one (its commit is recorded)."""
-    file = files(axis, paths)[name]
-    if file.is_relative_to(SHIPPED):
-        return None
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 @functools.cache

@@ -24,7 +24,7 @@ def _tokens(run: RunData) -> np.ndarray:
 
 
 def _flops(run: RunData) -> np.ndarray:
-    return _tokens(run) * run.measured.flops_per_token
+    return _tokens(run) * run.flops_per_token
 
 
 def _train_s(run: RunData) -> np.ndarray:

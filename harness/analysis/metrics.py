@@ -24,6 +24,8 @@ def result(entry: Entry, status: EquivalenceStatus | None = None) -> EntryMetric
     """Measure one entry; `status` is that of its equivalence check, None without a reference."""
     done = entry.done
     size = model_size(entry)
+    flops_per_token = model_flops(entry)
+    counted = entry.runs[0].spec.expected.flops_per_token_counted
     step_samples = timed(done) if status != DIVERGES else []
     step_s = intervals.median(step_samples) if step_samples else None
     tokens_per_s = intervals.rate(int(done[0].steps.tokens[0]), step_s) if step_s else None
@@ -49,15 +51,21 @@ def result(entry: Entry, status: EquivalenceStatus | None = None) -> EntryMetric
         peak_memory_bytes=fullest.peak if fullest else None,
         memory=fullest,
         parameters=size.parameters,
-        flops_per_token=size.flops_per_token,
+        flops_per_token=flops_per_token,
+        flops_source="formula" if counted is None else "counted",
         peak_flops=peak,
-        mfu=size.flops_per_token * tokens_per_s.median / peak if tokens_per_s and peak else None,
+        mfu=flops_per_token * tokens_per_s.median / peak if tokens_per_s and peak else None,
     )
 
 
 def model_size(entry: Entry) -> ProbeResults | PredictedCost:
     """Return the record of an entry's parameters and FLOPs per token, expected if not measured."""
     return entry.done[0].measured if entry.done else entry.runs[0].spec.expected
+
+
+def model_flops(entry: Entry) -> float:
+    """Return an entry's training FLOPs per token, counted if its formula is wrong."""
+    return (entry.done or entry.runs)[0].flops_per_token
 
 
 def timed(runs: Iterable[RunData]) -> list[np.ndarray]:

@@ -11,7 +11,19 @@ from pathlib import Path
 import typer
 
 import harness
-from harness.cli import checkpoint, compare, export, plan, report, run, sample, status, worker
+from harness.cli import (
+    check,
+    checkpoint,
+    compare,
+    export,
+    plan,
+    report,
+    reproduce,
+    run,
+    sample,
+    status,
+    worker,
+)
 from harness.cli import list as list_command
 from harness.cli.options import VersionOption
 from harness.cli.output import example, report_error
@@ -59,10 +71,12 @@ def build_app(completion: bool = False) -> typer.Typer:
 
     add("list", list_command.list_entries, STUDIES, "ablations.toml")
     add("run", run.run, STUDIES, "ablations.toml --seeds 0")
+    add("check", check.check, STUDIES, "variants/mlp/gelu.py")
     add("status", status.status, STUDIES, "ablations.toml")
     add("plan", plan.plan, STUDIES, "ablations --effect-size 0.01")
     add("report", report.report, RESULTS, "ablations")
     add("compare", compare.compare, RESULTS, "ablations@1a2b3c4 ablations@5d6e7f8")
+    add("reproduce", reproduce.reproduce, RESULTS, "results/ablations again")
     add("export", export.export, RESULTS, "ablations --to parquet")
     add("sample", sample.sample, MODELS, "results/STUDY/RUN_ID/checkpoint/best --prompt ROMEO:")
     app.add_typer(checkpoint.build_app(), name="checkpoint", rich_help_panel=MODELS)

@@ -9,6 +9,7 @@ from harness.cli.options import DEFAULT_RESULTS, ResultsOption
 from harness.cli.studies import no_results, study_name
 
 if TYPE_CHECKING:
+    from harness.provenance.outdated import CodeChange
     from harness.results.store import Outcome, Run
 
 OptionalStudy = Annotated[
@@ -19,6 +20,8 @@ OptionalStudy = Annotated[
 
 def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS) -> None:
     """Show which runs are done, running, failed and pending, and why."""
+    from harness.provenance.outdated import find_changes
+    from harness.provenance.sources import Sources
     from harness.results.store import Store
 
     store = Store(results)
@@ -27,16 +30,28 @@ def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS
         raise no_results(results, study, store.studies())
     for name in names:
         runs = [(run, run.outcome) for run in store.runs(name)]
-        counts = Counter(outcome.status for _, outcome in runs)
+        changes = find_changes(store, name, store.specs(name), Sources())
+        counts = Counter(
+            "outdated" if _is_outdated(changes.get(run.run_id)) else outcome.status
+            for run, outcome in runs
+        )
         summary = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
         print(f"{name}: {len(runs)} runs: {summary}")
         for run, outcome in runs:
-            if outcome.status not in ("done", "pending"):
-                print(f"  {_describe(run, outcome)}")
+            change = changes.get(run.run_id)
+            if outcome.status not in ("done", "pending") or change is not None:
+                print(f"  {_describe(run, outcome, change)}")
 
 
-def _describe(run: "Run", outcome: "Outcome") -> str:
+def _is_outdated(change: "CodeChange | None") -> bool:
+    return change is not None and not change.is_accepted
+
+
+def _describe(run: "Run", outcome: "Outcome", change: "CodeChange | None") -> str:
     last = run.last_step()
-    step = f" at step {last.step + 1}" if last else ""
+    step = f" at step {last.step + 1}" if last and outcome.status != "done" else ""
     reason = f" ({outcome.reason}: {outcome.message})" if outcome.reason else ""
-    return f"{run.run_id}: {outcome.status}{step}{reason}"
+    text = f"{run.run_id}: {outcome.status}{step}{reason}"
+    if change is None:
+        return text
+    return f"{text}, {'accepted although' if change.is_accepted else 'outdated:'} {change}"

@@ -104,7 +104,6 @@ class Axes:
             name=name,
             label=label or default_label(name, given_options),
             options=options,
-            source_sha256=registry.source_sha256(axis, name, self.paths),
         )
 
     def _variant_name(self, axis: str, name: object, key: str) -> str:

@@ -1,5 +1,6 @@
 """Expand a study file to its runs: axes x seeds, without `exclude`, with `include`, all checked."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from harness.config.study_file import StudyFile
 from harness.config.warm_start import RUN_KEY, Checkpoint, Source, SourceRun
 from harness.data.corpus import Corpus, prepare
 from harness.errors import Problem, UserError
+from harness.provenance.sources import Code, Sources
 from harness.results.records import (
     EquivalenceMargin,
     InitSource,
+    LaunchInputs,
     LaunchRecord,
     RunSpec,
     VariantChoice,
@@ -27,7 +30,8 @@ from variants.base import AXES, ModelShape
 class PlannedStudy:
     """A checked study. `runs` are the selected runs, ordered by seed; `all_run_ids` covers all.
 
-    If entries start from another run's checkpoint, that run is the first of its seed.
+    If entries start from another run's checkpoint, that run is the first of its seed. `allow` names
+    the violations of the contract that the study permits.
     """
 
     name: str
@@ -37,8 +41,16 @@ class PlannedStudy:
     excluded: list[tuple[str, str]]  # entry and reason
     note: str | None  # on the corpus
     equivalence_margin: EquivalenceMargin
+    sources: Sources
+    allow: Sequence[str] = ()
 
-    def launch_record(self, command: str, order: Sequence[RunSpec]) -> LaunchRecord:
+    def launch_record(
+        self,
+        command: str,
+        order: Sequence[RunSpec],
+        inputs: LaunchInputs,
+        accepted_outdated: Sequence[str] = (),
+    ) -> LaunchRecord:
         """Return the record of a launch of these runs, in this order."""
         return LaunchRecord(
             command=command,
@@ -46,7 +58,36 @@ class PlannedStudy:
             settings_hash=self.settings_hash,
             note=self.note,
             equivalence_margin=self.equivalence_margin,
+            accepted_outdated=list(accepted_outdated),
+            inputs=inputs,
         )
+
+    def only(self, run_id: str) -> "PlannedStudy":
+        """Return the study with one run, and the run that it starts from.
+
+        Raises:
+            UserError: the study has no run of that id.
+        """
+        by_id = {spec.run_id: spec for spec in self.runs}
+        if run_id not in by_id:
+            raise UserError(
+                f"--run {run_id}: not a run of this study; the id covers the settings, the seed "
+                "and the content of the corpus. `run --dry-run` lists the runs"
+            )
+        spec = by_id[run_id]
+        source_run = by_id.get(spec.init.run_id or "") if spec.init else None
+        runs = [run for run in (source_run, spec) if run is not None]
+        return dataclasses.replace(self, runs=runs)
+
+    def codes(self) -> list[Code]:
+        """Return the distinct codes of the selected runs."""
+        specs = {spec.run_id: spec for spec in self.runs}
+        codes = {}
+        for spec in self.runs:
+            source_run = specs.get(spec.init.run_id or "") if spec.init else None
+            code = self.sources.code(spec, source_run)
+            codes[code.hash] = code
+        return list(codes.values())
 
 
 @dataclass(frozen=True)
@@ -262,7 +303,8 @@ def _plan(
     """Build the specs of the selected entries for all seeds, and the ids of all entries' runs."""
     study = matrix.file.study
     source = matrix.source
-    context = StudyContext(matrix.file, corpus, matrix.variant_paths, matrix.baseline)
+    sources = Sources()
+    context = StudyContext(matrix.file, corpus, matrix.variant_paths, matrix.baseline, sources)
     source_builder = None
     init_content = None
     n_seen_steps = 0
@@ -282,18 +324,20 @@ def _plan(
     runs: list[RunSpec] = []
     all_run_ids: set[str] = set()
     seeds = list(dict.fromkeys(study.seeds))
+    checkpoint = None
+    if isinstance(source, Checkpoint):
+        checkpoint = InitSource(sha256=source.weights.sha256, folder=str(source.folder))
     for seed in seeds:
-        init = None
-        if isinstance(source, Checkpoint):
-            init = InitSource(sha256=source.weights.sha256, folder=str(source.folder))
-        elif source is not None and source_builder is not None:
+        source_run = None
+        if isinstance(source, SourceRun) and source_builder is not None:
             source_run = source_builder.build(source.entry, seed)
-            init = InitSource(run_id=source_run.run_id)
             runs.append(source_run)
             all_run_ids.add(source_run.run_id)
         data_seeds = [other for other in seeds if study.cross_seeds and other != seed]
         for data_seed in (None, *data_seeds):
-            runs += [builder.build(entry, seed, data_seed, init) for entry in selected]
+            runs += [
+                builder.build(entry, seed, data_seed, source_run, checkpoint) for entry in selected
+            ]
             all_run_ids.update(builder.run_id(entry, seed, data_seed) for entry in entries)
     return PlannedStudy(
         name=study.name,
@@ -303,4 +347,6 @@ def _plan(
         excluded=matrix.excluded,
         note=corpus.note,
         equivalence_margin=study.equivalence_margin,
+        sources=sources,
+        allow=study.allow,
     )

@@ -14,6 +14,7 @@ from harness.config.study_file import StudyFile
 from harness.config.validate import load_parallelism, resolved_device
 from harness.data.batches import micro_batch_size
 from harness.data.corpus import Corpus
+from harness.provenance.sources import Sources
 from harness.results.records import (
     SCHEMA_VERSION,
     InitSource,
@@ -38,6 +39,7 @@ class StudyContext:
     corpus: Corpus
     variant_paths: list[str]
     baseline: VariantSelection
+    sources: Sources
 
     def for_source_runs(self) -> "StudyContext":
         """Return the context of the runs that others start from: weights are kept, no probes."""
@@ -84,11 +86,10 @@ class RunSpecBuilder:
         self._costs: dict[str, tuple[PredictedCost, int]] = {}
         self.settings_hash = _hash(
             {
-                "schema_version": SCHEMA_VERSION,
                 "model": self._model.model_dump(),
                 "train": self._train.model_dump(),
                 "probes": file.probes.model_dump(exclude_none=True),
-                "data": self._data.model_dump(),
+                "data": self._data.model_dump(exclude={"corpus"}),  # its content counts
                 "init": init_content,
                 "data_offset_steps": data_offset_steps,
             }
@@ -114,9 +115,10 @@ class RunSpecBuilder:
         entry: VariantSelection,
         seed: int,
         data_seed: int | None = None,
-        init: InitSource | None = None,
+        source_run: RunSpec | None = None,
+        checkpoint: InitSource | None = None,
     ) -> RunSpec:
-        """Return the spec of one run.
+        """Return the spec of one run, which starts from a `source_run`, a `checkpoint` or neither.
 
         Raises:
             UserError: the model of the entry cannot be built.
@@ -124,7 +126,8 @@ class RunSpecBuilder:
         file = self._context.file
         corpus = self._context.corpus
         expected, world_size = self._cost(entry)
-        return RunSpec.model_construct(  # without validation: every part has been validated
+        init = InitSource(run_id=source_run.run_id) if source_run else checkpoint
+        spec = RunSpec.model_construct(  # without validation: every part has been validated
             schema_version=SCHEMA_VERSION,
             study=file.study.name,
             run_id=self.run_id(entry, seed, data_seed),
@@ -150,6 +153,8 @@ class RunSpecBuilder:
             ),
             expected=expected,
         )
+        code = self._context.sources.code(spec, source_run)
+        return spec.model_copy(update={"code_hash": code.hash})
 
     def _entry_name(self, entry: VariantSelection) -> str:
         return self._prefix + entry_id(entry, self._context.file)

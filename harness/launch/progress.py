@@ -158,7 +158,9 @@ def _outcome(run: Run) -> tuple[str, str]:
 
 def _total_flops(spec: RunSpec) -> float:
     """Return the training FLOPs of a run, which estimate its time."""
-    return spec.train.steps * spec.train.tokens_per_step * spec.expected.flops_per_token
+    expected = spec.expected
+    per_token = expected.flops_per_token_counted or expected.flops_per_token
+    return spec.train.steps * spec.train.tokens_per_step * per_token
 
 
 def time_summary(store: Store, specs: Sequence[RunSpec], wall_s: float) -> str:

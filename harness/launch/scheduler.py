@@ -1,14 +1,17 @@
 """Select and order the runs to do, and run them in turn; a failure does not stop the others."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
 from filelock import FileLock
 
 from harness.launch.progress import ProgressReporter
-from harness.results.records import LaunchSpec, RunSpec
+from harness.provenance.outdated import CodeChange, ComputedBy
+from harness.provenance.sources import Sources
+from harness.results.records import LaunchSpec, RunSpec, RunStatus
 from harness.results.store import Run, Store
 
 FAILURE_LOG_LINES = 12  # of a failed run's log, shown at once
@@ -24,28 +27,49 @@ class RunSelection:
     done: list[RunSpec] = field(default_factory=list)
     failed: list[RunSpec] = field(default_factory=list)  # earlier, and not to be retried
     running: list[RunSpec] = field(default_factory=list)  # in another process
+    changes: dict[str, CodeChange] = field(default_factory=dict)  # since outdated runs, by run id
 
     def notes(self) -> list[str]:
         """Return a line for each reason why runs are not started at once."""
         lines = [
             f"{spec.run_id}: runs in another process; awaited at the end" for spec in self.running
         ]
+        for change, n_runs in Counter(map(str, self.changes.values())).items():
+            lines.append(f"{n_runs} outdated: {change}")
+        if self.changes:
+            lines.append(
+                "outdated runs are trained again; their results are kept in .outdated/ of the "
+                "study's results; --accept-outdated keeps them as results instead"
+            )
         if self.failed:
             n_failed = len(self.failed)
             lines.append(f"{n_failed} failed earlier and are skipped; --retry-failed retries them")
         return lines
 
 
-def select_runs(store: Store, specs: Sequence[RunSpec], retry_failed: bool = False) -> RunSelection:
-    """Sort the runs by their state. With `retry_failed`, only the failed runs are to do."""
+def select_runs(
+    store: Store,
+    specs: Sequence[RunSpec],
+    changes: Mapping[str, CodeChange],
+    retry_failed: bool = False,
+) -> RunSelection:
+    """Sort the runs by their state. With `retry_failed`, only the failed runs are to do.
+
+    Runs that have `changes` in their code are to do again, unless the user accepts their results.
+    """
     selection = RunSelection()
     for spec in specs:
         run = store.run(spec.study, spec.run_id)
         status = run.status.status if run.exists else "pending"
-        if status == "done":
-            selection.done.append(spec)
-        elif status == "running":
+        change = changes.get(spec.run_id)
+        if status == "running":
             selection.running.append(spec)
+        elif change is not None and not change.is_accepted:
+            selection.changes[spec.run_id] = change
+            if not retry_failed or status == "failed":
+                selection.todo.append(spec)
+        elif status == "done":
+            selection.done.append(spec)
         elif (status == "failed") == retry_failed:
             selection.todo.append(spec)
         elif status == "failed":
@@ -74,6 +98,14 @@ def plan_runs(store: Store, study: str, specs: Sequence[RunSpec], all_run_ids: s
         store.run(study, spec.run_id).create(spec)
 
 
+def record_allowed(store: Store, done: Sequence[RunSpec]) -> None:
+    """Record in the specs of runs that are done what the study permits them now."""
+    for spec in done:
+        run = store.run(spec.study, spec.run_id)
+        if spec.allowed and run.spec.allowed != spec.allowed:
+            run.update_spec(run.spec.model_copy(update={"allowed": spec.allowed}))
+
+
 def run_all(
     store: Store, specs: Sequence[RunSpec], start: StartRun, fail_fast: bool = False
 ) -> None:
@@ -84,9 +116,7 @@ def run_all(
     """
     if not specs:
         return
-    started_at = {
-        spec.run_id: store.run(spec.study, spec.run_id).status.started_at for spec in specs
-    }
+    before = {spec.run_id: store.run(spec.study, spec.run_id).status for spec in specs}
     with ProgressReporter(specs) as progress:
         deferred: list[RunSpec] = []
         for spec in specs:
@@ -95,13 +125,13 @@ def run_all(
             if claim is None:
                 deferred.append(spec)
                 continue
-            _run_claimed(store, spec, claim, start, progress, started_at[spec.run_id])
+            _run_claimed(store, spec, claim, start, progress, before[spec.run_id])
             if fail_fast and _has_failed(run):
                 return
         for spec in sorted(deferred, key=_has_source):
             run = store.run(spec.study, spec.run_id)
             claim = run.claim() or _wait_for_claim(run, progress)
-            _run_claimed(store, spec, claim, start, progress, started_at[spec.run_id])
+            _run_claimed(store, spec, claim, start, progress, before[spec.run_id])
             if fail_fast and _has_failed(run):
                 return
 
@@ -119,10 +149,10 @@ def _run_claimed(
     claim: FileLock,
     start: StartRun,
     progress: ProgressReporter,
-    started_at: str | None,
+    before: RunStatus,
 ) -> None:
     try:
-        _run_one(store, spec, start, progress, started_at)
+        _run_one(store, spec, start, progress, before)
     finally:
         claim.release()
 
@@ -132,20 +162,30 @@ def _run_one(
     spec: RunSpec,
     start: StartRun,
     progress: ProgressReporter,
-    started_at: str | None,
+    before: RunStatus,
 ) -> None:
-    """Run a claimed run, unless it has ended since `started_at` or its source is not done."""
+    """Run a claimed run, unless it has ended since `before`, or cannot start now."""
     run = store.run(spec.study, spec.run_id)
-    run.update_spec(spec)
     status = run.status
-    failed_elsewhere = status.status == "failed" and status.started_at != started_at
-    if status.status == "done" or failed_elsewhere:
+    has_restarted = status.started_at != before.started_at
+    if (status.status == "done" and (has_restarted or before.status != "done")) or (
+        status.status == "failed" and has_restarted
+    ):
         progress.skip_run(run, f"{status.status} by another process")
         return
     source = _source_run(store, spec)
     if source is not None and source.status.status != "done":
         progress.skip_run(run, f"waits for {source.run_id}, which is not done")
         return
+    change = _change_since_planned(store, spec, source)
+    if change is not None:
+        progress.skip_run(run, f"{change} since this launch began; `run` again starts it")
+        return
+    if status.status != "pending" and run.spec.code_hash != spec.code_hash:
+        folder = run.set_aside()
+        progress.log(f"{run.run_id}: starts at step 0 with changed code; earlier files: {folder}")
+        run = store.run(spec.study, spec.run_id)
+    run.update_spec(spec)
     progress.start_run(run, spec)
     start(run, spec.launch)
     progress.end_run(run)
@@ -168,6 +208,15 @@ def _source_run(store: Store, spec: RunSpec) -> Run | None:
     if spec.init is None or spec.init.run_id is None:
         return None
     return store.run(spec.study, spec.init.run_id)
+
+
+def _change_since_planned(store: Store, spec: RunSpec, source: Run | None) -> CodeChange | None:
+    """Return the change of a run's code since its spec was made.
+
+    The ranks would compute with a mixture: they fork from a process with the older training code.
+    """
+    current = Sources().code(spec, source.spec if source else None)
+    return ComputedBy(spec.code_hash).change(current, store.archive(spec.study))
 
 
 def _source_is_running(store: Store, spec: RunSpec) -> bool:

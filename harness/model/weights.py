@@ -119,7 +119,7 @@ def _differences_from_gpt2(weights: Weights) -> Iterator[str]:
         if choice.name != AXES[axis].default:
             yield f"{axis} = {choice.name}"
             continue
-        if registry.source_sha256(axis, choice.name, paths) is not None:
+        if registry.files(axis, paths)[choice.name] != registry.files(axis)[choice.name]:
             yield f"{axis} = {choice.name}, a variant of your own with this name"
         for field in fields(registry.load(axis, choice.name, paths).Options):
             value = choice.options.get(field.name, field.default)

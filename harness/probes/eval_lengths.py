@@ -1,7 +1,6 @@
 """Validation loss of sequences shorter and longer than in training, and by position."""
 
 import numpy as np
-import torch
 from torch import nn
 
 from harness.distributed.process_group import DistributedContext
@@ -19,12 +18,10 @@ def measure(
     """Return validation loss and loss by position, in nats per token, for each length of the study.
 
     Evaluates as during training, on all ranks, with about as many tokens at each length. `model` is
-    `gpt` as the parallelism wrapped it. Compiled models run uncompiled, because every length would
-    be compiled again. A record whose loss is undefined has a `reason`.
+    `gpt` as the parallelism wrapped it. A record whose loss is undefined has a `reason`.
     """
     lengths = spec.probes.eval_lengths or []
-    with torch.compiler.set_stance("force_eager"):
-        return [_measure(spec, model, gpt, context, length) for length in lengths]
+    return [_measure(spec, model, gpt, context, length) for length in lengths]
 
 
 def _measure(

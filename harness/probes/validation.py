@@ -41,12 +41,14 @@ class ValidationWindows:
         """Yield losses (B, T), targets (B, T) and window weights (B,) of each batch.
 
         Losses are in nats, float64; windows that pad a batch have weight 0. The model is in
-        evaluation mode until the last batch.
+        evaluation mode until the last batch. It runs uncompiled: batches differ in shape from
+        those of training and from each other.
         """
         model.eval()
         for offsets, weights in self._batches:
             tokens_BT, targets_BT = self._tokens.windows(offsets, self._length)
-            with autocast(self._device, self._precision):
+            uncompiled = torch.compiler.set_stance("force_eager")
+            with uncompiled, autocast(self._device, self._precision):
                 losses_BT = model(tokens_BT.to(self._device), targets_BT.to(self._device))
             yield losses_BT.double(), targets_BT, weights
         model.train()

@@ -65,21 +65,23 @@ class Sources:
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or Path(harness.__file__).parent.parent
-        self._code: dict[tuple[object, ...], Code] = {}
+        self._code: dict[tuple[_CodeKey, ...], Code] = {}
         self._imported: dict[Import, tuple[str, ...]] = {}
 
-    def code(self, spec: RunSpec) -> Code:
-        """Return the code that determines the results of a run."""
-        skipped = tuple(_unused(spec))
-        names = tuple((axis, choice.name) for axis, choice in spec.axes.items())
-        paths = spec.launch.variant_paths
-        key = (skipped, names, *paths)
-        if key not in self._code:
-            files = self._closure(ENTRY_POINTS, skipped)
-            for axis, name in names:
-                files |= self.variant_files(axis, name, paths)
-            self._code[key] = Code.of(files)
-        return self._code[key]
+    def code(self, spec: RunSpec, source_run: RunSpec | None = None) -> Code:
+        """Return the code that determines the results of a run.
+
+        The code of the run that it starts from, if there is one, belongs to it.
+        """
+        keys = [_code_key(run) for run in (spec, source_run) if run is not None]
+        if tuple(keys) not in self._code:
+            files: CodeFiles = {}
+            for key in keys:
+                files |= self._closure(ENTRY_POINTS, key.skipped)
+                for axis, name in key.variants:
+                    files |= self.variant_files(axis, name, key.variant_paths)
+            self._code[tuple(keys)] = Code.of(files)
+        return self._code[tuple(keys)]
 
     def variant_files(
         self, axis: str, name: str, variant_paths: Sequence[str | Path] = ()
@@ -145,6 +147,20 @@ class Sources:
                     pending += _imported_files(imported, file, folder.path, helpers)
             pending += _named_files(source.strings, helpers)
         return files | self._closure(sorted(shipped))
+
+
+@dataclass(frozen=True)
+class _CodeKey:
+    """All of a spec that determines which code it uses."""
+
+    skipped: tuple[str, ...]
+    variants: tuple[tuple[str, str], ...]  # axis and name
+    variant_paths: tuple[str, ...]
+
+
+def _code_key(spec: RunSpec) -> _CodeKey:
+    variants = tuple((axis, choice.name) for axis, choice in spec.axes.items())
+    return _CodeKey(tuple(_unused(spec)), variants, tuple(spec.launch.variant_paths))
 
 
 def _unused(spec: RunSpec) -> Iterable[str]:

@@ -38,6 +38,7 @@ SECTIONS: dict[tuple[str, str], Callable[[Summary, Charts], Iterator[Block]]] = 
     ("decoding", "Decoding"): probes.decoding,
     ("failures", "Unfinished runs"): runs.failures,
     ("environment", "Environment"): runs.environment,
+    ("compilation", "Compilation"): runs.compilation,
     ("initialization", "Initialization"): runs.initialization,
     ("settings", "Settings"): runs.settings,
     ("launches", "Order of runs"): runs.launches,

@@ -51,7 +51,11 @@ RUN_COLUMNS = [
     Column("peak_memory_bytes", INTEGER, "peak memory of the fullest rank, bytes"),
     Column("mfu", NUMBER, "model FLOPs utilization: flops_per_token x tokens_per_s / peak"),
     Column("parameters", INTEGER, "number of parameters"),
-    Column("flops_per_token", NUMBER, "FLOPs per token, forward and backward"),
+    Column(
+        "flops_per_token",
+        NUMBER,
+        "FLOPs per token, forward and backward, counted if a formula is wrong",
+    ),
     Column("host", TEXT, "host name"),
     Column("git_commit", TEXT, "commit of the code"),
 ]
@@ -116,14 +120,14 @@ def _results(run: RunData) -> dict[str, object]:
         "bits_per_byte": float(run.evals.bits_per_byte[-1]),
         "peak_memory_bytes": run.peak_memory_bytes,
         "parameters": probes.parameters,
-        "flops_per_token": probes.flops_per_token,
+        "flops_per_token": run.flops_per_token,
     }
     if len(run.timed_step_s):
         step_s = float(np.median(run.timed_step_s))
         tokens_per_s = int(run.steps.tokens[0]) / step_s
         results |= {"step_s": step_s, "tokens_per_s": tokens_per_s}
         if probes.peak_flops.value:
-            results["mfu"] = probes.flops_per_token * tokens_per_s / probes.peak_flops.value
+            results["mfu"] = run.flops_per_token * tokens_per_s / probes.peak_flops.value
     return results
 
 

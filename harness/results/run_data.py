@@ -70,6 +70,7 @@ class RunData:
     lengths: dict[int, LengthRecord]
     phases: tuple[dict[Phase, float | None], ...]
     log_tail: list[str]
+    accepted_code_hash: str | None = None
 
     @property
     def seed(self) -> int:
@@ -93,6 +94,15 @@ class RunData:
         return self.probes
 
     @property
+    def flops_per_token(self) -> float:
+        """The training FLOPs per token: by the formulas, or as counted if these are wrong."""
+        counted = self.spec.expected.flops_per_token_counted
+        if counted is not None:
+            return counted
+        stated = self.probes or self.spec.expected
+        return stated.flops_per_token
+
+    @property
     def final_loss(self) -> float:
         """The last validation loss of a run that is done, nats per token."""
         return float(self.evals.val_loss[-1])
@@ -104,8 +114,21 @@ class RunData:
 
     @property
     def timed_step_s(self) -> FloatArray:
-        """The slowest rank's time of each timed step, without warm-up; shape (n_timed,)."""
-        return self.steps.step_s[~self.steps.warmup]
+        """The slowest rank's time of each timed step, without warm-up; shape (n_timed,).
+
+        Empty if the compiler gave up on parts of the model: the times are not those of a compiled
+        model.
+        """
+        is_timed = ~self.steps.warmup
+        if self.is_partly_compiled:
+            is_timed[:] = False
+        return self.steps.step_s[is_timed]
+
+    @property
+    def is_partly_compiled(self) -> bool:
+        """Whether the run should have been compiled, but the compiler's limit was reached."""
+        compilation = self.probes.compilation if self.probes else None
+        return compilation is not None and compilation.limit_reached
 
 
 def read_run(run: Run) -> RunData | Unreadable:
@@ -139,6 +162,7 @@ def _read(run: Run) -> RunData:
         lengths={record.length: record for record in lengths},
         phases=tuple(_median_phases(rank) for rank in phases),
         log_tail=run.log_tail(),
+        accepted_code_hash=status.accepted_code_hash,
     )
 
 

@@ -18,6 +18,7 @@ import psutil
 from pydantic import ValidationError
 
 from harness.errors import StoreError
+from harness.results.archive import Archive
 from harness.results.files import (
     JsonLinesWriter,
     read_lines,
@@ -87,6 +88,15 @@ class Run:
         path = self.path / "probes.json"
         return read_record(path, ProbeResults) if path.exists() else None
 
+    @property
+    def archive(self) -> Archive:
+        """The archive of the study."""
+        return Archive(self.path.parent / "archive")
+
+    def sibling(self, run_id: str) -> "Run":
+        """Return another run of the same study."""
+        return Run(self.path.parent / run_id)
+
     # -- status -----------------------------------------------------------------------------------
 
     @property
@@ -141,6 +151,24 @@ class Run:
         write_json(self.path / "spec.json", spec)
         self.create(spec)
 
+    def set_aside(self) -> Path:
+        """Move the run's folder to `.outdated/` of its study, which readers ignore; return it."""
+        folder = self.path.parent / ".outdated"
+        folder.mkdir(exist_ok=True)
+        name = f"{self.run_id}-{self.spec.code_hash or 'unknown'}"
+        target = folder / name
+        n_earlier = 0
+        while target.exists():
+            n_earlier += 1
+            target = folder / f"{name}-{n_earlier}"
+        self.path.rename(target)
+        return target
+
+    def accept(self, spec: RunSpec) -> None:
+        """Record that the result counts although a run of `spec` would use other code."""
+        accepted = {"accepted_code_hash": spec.code_hash}
+        write_json(self._status_path, self._stored_status.model_copy(update=accepted))
+
     def claim(self, wait_s: float = 0) -> "FileLock | None":
         """Reserve the run for this process; None if another process holds it.
 
@@ -160,14 +188,19 @@ class Run:
             return None
         return lock
 
-    def mark_running(self) -> None:
-        """Mark the run as running in this process.
+    def mark_running(self, code_hash: str | None = None) -> None:
+        """Mark the run as running in this process, with the spec's code or that of `code_hash`.
 
-        Files of an attempt that was interrupted or that failed for a transient reason are kept, so
-        that training can resume from them. Files of any other attempt are removed.
+        Files of an attempt of the same code that was interrupted or that failed for a transient
+        reason are kept, so that training can resume from them. Files of any other attempt are
+        removed.
         """
         before = self._stored_status
         resumes = before.status in ("running", "interrupted") or before.reason in TRANSIENT_FAILURES
+        if code_hash is not None and code_hash != self.spec.code_hash:
+            resumes = False
+            spec = self.spec.model_copy(update={"code_hash": code_hash})
+            write_json(self.path / "spec.json", spec)
         for path in self.path.iterdir():
             if path.name in ("spec.json", "status.json"):
                 continue
@@ -339,6 +372,10 @@ class Store:
         """Return the names of the studies that have results."""
         return sorted(path.parent.name for path in self.root.glob("*/launches.jsonl"))
 
+    def archive(self, study: str) -> Archive:
+        """Return the archive of the inputs and the code of a study's runs."""
+        return Archive(self.root / study / "archive")
+
     def run(self, study: str, run_id: str) -> Run:
         """Return the run of that id, created or not."""
         return Run(self.root / study / run_id)
@@ -346,6 +383,14 @@ class Store:
     def runs(self, study: str) -> list[Run]:
         """Return all runs of a study that have been created, by run id."""
         return [Run(path.parent) for path in sorted((self.root / study).glob("[!.]*/status.json"))]
+
+    def specs(self, study: str) -> list[RunSpec]:
+        """Return the specs of all runs of a study whose files can be read."""
+        specs = []
+        for run in self.runs(study):
+            with contextlib.suppress(StoreError):
+                specs.append(run.spec)
+        return specs
 
     def last_change(self, study: str) -> float:
         """Return when a file of a study last changed, seconds since the epoch; 0 without files."""

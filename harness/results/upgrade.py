@@ -1,4 +1,4 @@
-"""Convert the content of files of schema version 1 to the present version."""
+"""Convert the content of files of older schema versions to the present version."""
 
 import shlex
 from collections.abc import Callable
@@ -34,13 +34,14 @@ def upgrade(content: Json, record: type[Versioned]) -> Json:
     version = content.get("schema_version", 1)
     if version == SCHEMA_VERSION:
         return content
-    if version != 1:
+    if version not in range(1, SCHEMA_VERSION):
         raise ValueError(
             f"schema_version {version}, this version reads 1 to {SCHEMA_VERSION}; "
             "use the version that wrote it, or another --results folder"
         )
-    converted = UPGRADES.get(record, dict)(content)
-    return converted | {"schema_version": SCHEMA_VERSION}
+    for upgrades in (FROM_VERSION_1, FROM_VERSION_2)[version - 1 :]:
+        content = upgrades.get(record, dict)(content)
+    return content | {"schema_version": SCHEMA_VERSION}
 
 
 def _rename(content: Json, names: dict[str, str]) -> Json:
@@ -105,10 +106,21 @@ def _checkpoint(content: Json) -> Json:
     return content | {"axes": _axes(content["axes"])}
 
 
-UPGRADES: dict[type[Versioned], Callable[[Json], Json]] = {
+def _without_source_hashes(content: Json) -> Json:
+    axes = {}
+    for axis, choice in content["axes"].items():
+        axes[axis] = {key: value for key, value in choice.items() if key != "source_sha256"}
+    return content | {"axes": axes}
+
+
+FROM_VERSION_1: dict[type[Versioned], Callable[[Json], Json]] = {
     CheckpointInfo: _checkpoint,
     Environment: _environment,
     LaunchRecord: _launch,
     ProbeResults: _probes,
     RunSpec: _spec,
+}
+FROM_VERSION_2: dict[type[Versioned], Callable[[Json], Json]] = {
+    CheckpointInfo: _without_source_hashes,
+    RunSpec: _without_source_hashes,
 }

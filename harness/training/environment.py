@@ -2,7 +2,6 @@
 
 import os
 import platform
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,13 @@ import torch.distributed as dist
 
 import harness
 from harness.distributed.process_group import DistributedContext
+from harness.provenance import git
 from harness.results.records import Environment, RunSpec
 
 
 def describe(spec: RunSpec, context: DistributedContext) -> Environment:
     """Return the content of env.json."""
     cuda = context.device.type == "cuda"
-    commit = _git("rev-parse", "HEAD")
-    changes = _git("status", "--porcelain")
     return Environment(
         version=harness.__version__,
         python=platform.python_version(),
@@ -38,8 +36,8 @@ def describe(spec: RunSpec, context: DistributedContext) -> Environment:
         precision=spec.train.precision,
         compile=spec.train.compile,
         deterministic=torch.are_deterministic_algorithms_enabled(),
-        git_commit=commit or None,
-        git_dirty=bool(changes),
+        git_commit=git.commit(),
+        git_dirty=git.has_changes(),
     )
 
 
@@ -52,12 +50,3 @@ def _cpu_name() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _git(*arguments: str) -> str:
-    """Return the output of a git command on this source tree; empty outside of a repository."""
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""

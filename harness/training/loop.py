@@ -30,6 +30,7 @@ from harness.results.records import (
 from harness.results.store import Run
 from harness.training import optimizer as optim
 from harness.training.checkpointing import Checkpoints
+from harness.training.compilation import compile_blocks, compile_report
 from harness.training.diagnosis import diagnose
 from harness.training.evaluation import Evaluation
 from harness.training.resume import ResumeState, replay_first_step, resume
@@ -42,6 +43,8 @@ from variants.base import ModelShape, Parallelism, StepShape
 N_WARMUP = (
     5  # steps that are recorded but not timed: the first ones allocate, choose kernels and compile
 )
+
+COMPILER = "inductor"  # backend of `torch.compile`
 
 
 class NotFiniteError(Exception):
@@ -130,8 +133,7 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
     model_parallel_size = context.world_size // parallelism.data_parallel_size
     context = replace(context, model_parallel_size=model_parallel_size)
     if settings.compile:
-        for block in gpt.h:
-            block.compile()
+        compile_blocks(list(gpt.h), COMPILER)
     model = parallelism.wrap(gpt, context.device, settings.precision)
     init_report = initialize_parameters(gpt, whole, run, spec)
     initial_hash = check_same_parameters(gpt, context)
@@ -286,6 +288,10 @@ def collect_probes(
     precision = spec.train.precision
     counts_operations = not parallelism.counters_unreliable
 
+    compilation = None
+    if spec.train.compile:
+        reports = context.gather(compile_report())
+        compilation = max(reports, key=lambda report: (report.limit_reached, report.n_graphs))
     n_flops = sum(context.gather(first_step.flops))
     memory = context.gather(measure_memory(setup.optimizer, first_step, context.device))
     n_parameters = sum(parameter.numel() for parameter in setup.whole.parameters())
@@ -319,6 +325,7 @@ def collect_probes(
         traffic=post_training.traffic,
         communication_dtype=parallelism.communication_dtype(precision),
         predicted_bytes_sent=predicted_bytes_sent,
+        compilation=compilation,
         time=time,
     )
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from harness.distributed.process_group import DistributedContext, join
 from harness.errors import ExitCode
 from harness.probes.memory import is_out_of_memory
+from harness.provenance.archive import archive_code
+from harness.provenance.sources import Sources
 from harness.results.records import FailureReason, ProbeResults, RunSpec
 from harness.results.store import Run
 from harness.training.checkpointing import drop_state
@@ -39,7 +41,7 @@ def run_worker(run_path: Path, claim: bool) -> None:
             if claim and context.is_first:
                 if lock is None:
                     raise RuntimeError(f"{run.run_id} is locked by another process")
-                run.mark_running()
+                run.mark_running(_archive_code(run, spec))
             _train(run, spec, context, stop, started)
     except TrainingInterrupted as error:
         if run.status.status == "running":  # else the launcher has recorded why
@@ -56,6 +58,16 @@ def run_worker(run_path: Path, claim: bool) -> None:
             lock.release()
     if stop.requested:
         sys.exit(ExitCode.INTERRUPTED)
+
+
+def _archive_code(run: Run, spec: RunSpec) -> str:
+    """Archive the code of this process, which may be newer than the spec; return its hash."""
+    source_run = None
+    if spec.init is not None and spec.init.run_id is not None:
+        source_run = run.sibling(spec.init.run_id).spec
+    code = Sources().code(spec, source_run)
+    archive_code(run.archive, [code])
+    return code.hash
 
 
 def _check_world_size(run: Run, spec: RunSpec, context: DistributedContext) -> None:

@@ -127,7 +127,7 @@ def test_cross_seeds_adds_runs_and_keeps_the_others(write_study):
     assert [spec.seed for spec in crossed.runs] == [0] * 36 + [1] * 36 + [2] * 36
 
 
-def test_a_changed_user_variant_gets_another_run_id(write_study):
+def test_an_edited_variant_changes_the_code_not_the_run_id(write_study):
     path = write_study(
         ("seeds =", 'variant_paths = ["mine"]\nseeds ='),
         ('"rope"]', '"ours"]'),
@@ -138,7 +138,10 @@ def test_a_changed_user_variant_gets_another_run_id(write_study):
     file.write_text(source)
     first = load(path, where=["positional=ours"]).runs[0]
     file.write_text(source + "# changed\n")
-    assert first.run_id != load(path, where=["positional=ours"]).runs[0].run_id
+    assert load(path, where=["positional=ours"]).runs[0] == first
+    file.write_text(source + "x = 1\n")
+    edited = load(path, where=["positional=ours"]).runs[0]
+    assert edited.run_id == first.run_id and edited.code_hash != first.code_hash
     assert first.launch.variant_paths == [str(path.parent / "mine")]
 
 

@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+from reported import plant, written
 
 from harness import report
 from harness.results.records import EquivalenceMargin, LaunchRecord
@@ -47,3 +48,23 @@ def test_the_margin_of_the_newest_launch_is_stated(fake):
 def test_a_single_seed_is_no_verdict_with_its_reason(fake):
     fake.seeds = (0,)
     assert "No verdict: every difference comes from a single seed" in page(fake.write())
+
+
+def test_partly_compiled_entries_have_no_speed(one_axis, no_figures):
+    """A run whose compiler gave up trains uncompiled: its speed says nothing of the variant."""
+    one_axis.write()
+    report = {"n_graphs": 8, "n_graph_breaks": 0, "limit_reached": True}
+    entry = "learned-gqa2-single"
+    for seed in one_axis.seeds:
+        plant(one_axis, entry, seed, compilation=report)
+        plant(one_axis, "learned-mha-single", seed, compilation=report | {"limit_reached": False})
+    page, summary, _ = written(one_axis)
+    gqa = next(row for row in summary["entries"] if row["entry"] == entry)
+    assert gqa["tokens_per_s"] is gqa["step_s"] is gqa["mfu"] is None
+    assert summary["verdicts"]["tokens_per_s"]["entries"] == {}
+    assert summary["comparisons"][0]["tokens_per_s_ratio"] is None
+    assert [(item["kind"], item["entry"]) for item in summary["caveats"]] == [
+        ("not-compiled", entry)
+    ]
+    assert f"{entry} [not-compiled]" in page
+    assert "Highest throughput: `learned-mha-single`" in page

@@ -64,7 +64,7 @@ def test_the_whole_study(fake):
         assert (folder / image).is_file()
 
     assert (
-        summary["schema_version"] == 2
+        summary["schema_version"] == 3
         and summary["study"] == "tiny"
         and summary["settings_hash"] == "c0ffee"
     )

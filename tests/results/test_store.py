@@ -126,12 +126,12 @@ def test_a_missing_file_is_named(tmp_path):
         read_json(tmp_path / "gone.json")
 
 
-@pytest.mark.parametrize("version", [0, 3, "1", None])
+@pytest.mark.parametrize("version", [0, 4, "1", None])
 def test_another_schema_version_is_refused_by_name(tmp_path, version):
     """Read as if it were this version's, a file's numbers would mean something else."""
     write_json(tmp_path / "spec.json", {"schema_version": version})
     with pytest.raises(
-        StoreError, match=rf"spec\.json: schema_version {version}, this version reads 1 to 2"
+        StoreError, match=rf"spec\.json: schema_version {version}, this version reads 1 to 3"
     ):
         read_record(tmp_path / "spec.json", RunSpec)
 

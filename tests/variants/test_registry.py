@@ -1,6 +1,5 @@
 """Variants are found by file name, users' files first; unusable files are named."""
 
-import hashlib
 import os
 import time
 
@@ -94,19 +93,3 @@ def test_unusable_file_is_named_with_the_reason(tmp_path, text, reason):
     message = str(caught.value)
     assert message.startswith(f"{folder / 'attention' / 'broken.py'}:")
     assert reason in message
-
-
-def test_source_hash_changes_with_user_edits(tmp_path):
-    """Runs of two states of a user's file must not share a run id."""
-    text = MINE.format(marker=1)
-    write(tmp_path, "mine", text)
-    assert (
-        registry.source_sha256("attention", "mine", [tmp_path])
-        == hashlib.sha256(text.encode()).hexdigest()
-    )
-    write(tmp_path, "mine", text + "# edited\n")
-    assert (
-        registry.source_sha256("attention", "mine", [tmp_path])
-        != hashlib.sha256(text.encode()).hexdigest()
-    )
-    assert registry.source_sha256("attention", "mha", [tmp_path]) is None

@@ -13,6 +13,7 @@ from harness.analysis.intervals import paired_differences
 from harness.analysis.metrics import (
     DIVERGES,
     PARALLELISM,
+    model_flops,
     model_size,
     peak_bytes,
     speed_ratio,
@@ -254,7 +255,7 @@ def _pair(
         tokens_per_s_ratio=speed_ratio(runs_of_b, runs_of_a) if has_speed else None,
         peak_memory_ratio=peak_bytes(runs_of_b) / peak_bytes(runs_of_a) if seeds else None,
         parameters=(size_of_a.parameters, size_of_b.parameters),
-        flops_per_token=(size_of_a.flops_per_token, size_of_b.flops_per_token),
+        flops_per_token=(model_flops(a), model_flops(b)),
         status=(a.status, b.status),
     )
 

@@ -49,7 +49,9 @@ MEMORY_PREDICTION = (
 )
 FLOPS_METHOD = (
     "The formula gives the FLOPs that the variant needs, the counter the FLOPs that were executed. "
-    "A ratio above 1 is work of the kernel that the variant does not need."
+    "A ratio above 1 is work of the kernel that the variant does not need. If a formula is more "
+    "than 5 % off, the count of the required FLOPs replaces it in MFU and equal FLOPs, and the "
+    "entry is marked."
 )
 
 

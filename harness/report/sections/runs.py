@@ -77,6 +77,26 @@ def environment(summary: Summary, charts: Charts) -> Iterator[Block]:
         yield table("Settings that differ between runs", [*differing, "entries"], rows)
 
 
+def compilation(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return what the compiler did for each entry, if the study compiles models."""
+    rows = []
+    for entry in summary.study.entries:
+        reports = [run.measured.compilation for run in entry.done]
+        known = [report for report in reports if report is not None]
+        if known:
+            worst = max(known, key=lambda report: (report.limit_reached, report.n_graphs))
+            limit = "reached" if worst.limit_reached else "not reached"
+            rows.append([entry.label, str(worst.n_graphs), str(worst.n_graph_breaks), limit])
+    if rows:
+        yield paragraph(
+            "Training steps run compiled, evaluations uncompiled. Blocks that differ only in their "
+            "parameters share a graph. Where the compiler's limit of graphs is reached, the rest "
+            "of the model runs uncompiled, and no speed is reported."
+        )
+        numeric = ["graphs", "graph breaks"]
+        yield table("Compiled graphs", ["entry", *numeric, "limit"], rows, numeric)
+
+
 def initialization(summary: Summary, charts: Charts) -> Iterator[Block]:
     """Return the tensors that each entry loaded from a checkpoint, if the study starts from one."""
     rows = []
@@ -127,3 +147,13 @@ def launches(summary: Summary, charts: Charts) -> Iterator[Block]:
         commands[f"python -m harness report {shlex.quote(summary.study.name)}"] = None
         yield Heading("Reproduce")
         yield CodeBlock("\n".join(commands), "sh")
+        if any(launch.inputs is not None for launch in summary.study.launches):
+            folder = shlex.quote(summary.study.folder)
+            yield paragraph(
+                "The study file, the code of the runs and the list of packages are archived. If "
+                "any of them has changed since, this writes the recorded ones to DIR, with the "
+                "command that trains them again; ",
+                Code("--run RUN_ID"),
+                " selects one run:",
+            )
+            yield CodeBlock(f"python -m harness reproduce {folder} DIR", "sh")

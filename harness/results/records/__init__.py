@@ -1,12 +1,14 @@
 """Records: one frozen pydantic model for each file, used by its writer and its reader."""
 
+from harness.results.records.archive import ArchivedFile, CodeManifest
 from harness.results.records.base import SCHEMA_VERSION, Positive, Seed, StrictModel, Versioned, now
 from harness.results.records.checkpoint import CheckpointInfo
 from harness.results.records.corpus import TokenFileScan, TokenizedText
-from harness.results.records.lines import EvalRecord, LaunchRecord, StepRecord
+from harness.results.records.lines import EvalRecord, LaunchInputs, LaunchRecord, StepRecord
 from harness.results.records.probes import (
     PHASES,
     CollectiveTraffic,
+    CompileReport,
     DecodeRecord,
     InitReport,
     LengthRecord,
@@ -19,6 +21,7 @@ from harness.results.records.probes import (
     RunTime,
 )
 from harness.results.records.run_spec import (
+    AllowedViolation,
     InitSource,
     LaunchSpec,
     PredictedCost,
@@ -42,8 +45,12 @@ from harness.results.records.study_summary import StudySummary
 __all__ = [
     "PHASES",
     "SCHEMA_VERSION",
+    "AllowedViolation",
+    "ArchivedFile",
     "CheckpointInfo",
+    "CodeManifest",
     "CollectiveTraffic",
+    "CompileReport",
     "DataSettings",
     "DecodeProbeSettings",
     "DecodeRecord",
@@ -53,6 +60,7 @@ __all__ = [
     "FailureReason",
     "InitReport",
     "InitSource",
+    "LaunchInputs",
     "LaunchRecord",
     "LaunchSpec",
     "LengthRecord",

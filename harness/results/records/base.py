@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # The largest integer that a float64 holds exactly; tables convert counts to floats.
 MAX_COUNT = 2**53

@@ -41,6 +41,19 @@ class EvalRecord(StrictModel):
     eval_s: Seconds = Field(description="wall time of this evaluation, seconds")
 
 
+class LaunchInputs(StrictModel):
+    """The study and the overrides of a launch. Files are in `archive/files`, named by SHA-256."""
+
+    study_file: str = Field(description="archived study file")
+    folder: str = Field(description="folder of the study file, to which its paths are relative")
+    settings: list[str] = Field(description="values of `--set`")
+    seeds: str | None = Field(description="value of `--seeds`; null: those of the study")
+    where: list[str] = Field(description="values of `--where`")
+    packages: str = Field(description="archived list of the installed packages and versions")
+    git_commit: str | None = Field(description="commit of the harness; null outside of git")
+    data_folder: str | None = Field(description="value of ABLATIONS_DATA")
+
+
 class LaunchRecord(Versioned):
     """One call of `run`."""
 
@@ -51,8 +64,15 @@ class LaunchRecord(Versioned):
         default=None, description="hash of the settings that were requested"
     )
     note: str | None = Field(
-        default=None, description="note if a fallback corpus replaces the requested one"
+        default=None,
+        description="note on the corpus: it replaces another one, or headers are skipped",
     )
     equivalence_margin: EquivalenceMargin | None = Field(
         default=None, description="equivalence margins of the study"
+    )
+    accepted_outdated: list[str] = Field(
+        default=[], description="runs of older code that `--accept-outdated` kept"
+    )
+    inputs: LaunchInputs | None = Field(
+        default=None, description="what the runs were made of; null: not recorded"
     )

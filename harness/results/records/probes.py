@@ -176,6 +176,17 @@ class RunTime(StrictModel):
     )
 
 
+class CompileReport(StrictModel):
+    """What the compiler did in the training steps of a run, on the rank with most graphs."""
+
+    n_graphs: Count = Field(description="number of distinct graphs that were compiled")
+    n_graph_breaks: Count = Field(description="number of graph breaks")
+    limit_reached: bool = Field(
+        description="whether the compiler gave up because of too many graphs, so that parts of "
+        "the model ran uncompiled; such a run has no speed"
+    )
+
+
 class ProbeResults(Versioned):
     """Measurements of a run that is done."""
 
@@ -226,5 +237,8 @@ class ProbeResults(Versioned):
         default=None,
         description="bytes that a rank sends in a step by the parallelism's formula; null "
         "without a formula",
+    )
+    compilation: CompileReport | None = Field(
+        default=None, description="work of the compiler; null if the model was not compiled"
     )
     time: RunTime | None = Field(default=None, description="wall time")

@@ -14,9 +14,6 @@ class VariantChoice(StrictModel):
     name: str = Field(description="file stem of the variant, or the key of the varied setting")
     label: str = Field(description="short name in tables")
     options: dict[str, Any] = Field(description="the variant's options, with every default")
-    source_sha256: str | None = Field(
-        default=None, description="SHA-256 of the source of a user's own variant"
-    )
 
 
 class ResolvedModel(ModelSettings):
@@ -89,9 +86,23 @@ class PredictedCost(StrictModel):
     flops_per_token: Finite = Field(
         description="FLOPs per training token, forward and backward, by the variants' formulas"
     )
+    flops_per_token_counted: Finite | None = Field(
+        default=None,
+        description="FLOPs per training token as PyTorch counts them, which replace those of the "
+        "formulas; null if they are within 5 %",
+    )
     memory_bytes: Finite | None = Field(
         description="estimated peak memory of one rank, bytes; null if unknown"
     )
+
+
+class AllowedViolation(StrictModel):
+    """A violation of the variants' contract that the study permits."""
+
+    kind: Literal["non-causal"] = Field(
+        description="`non-causal`: outputs depend on later tokens (`[study] allow`)"
+    )
+    message: str = Field(description="the evidence, and where in the model it enters")
 
 
 class RunSpec(Versioned):
@@ -124,6 +135,14 @@ class RunSpec(Versioned):
     probes: ProbeSettings = Field(default=ProbeSettings(), description="optional measurements")
     launch: LaunchSpec = Field(description="execution; not part of the hash")
     expected: PredictedCost = Field(description="predicted costs")
+    allowed: list[AllowedViolation] = Field(
+        default=[], description="violations of the contract that the study permits; not in the hash"
+    )
+    code_hash: str | None = Field(
+        default=None,
+        description="hash of the code that computes the run, archived under this name; null: "
+        "unknown; not part of the run's id",
+    )
 
     @property
     def order_seed(self) -> int:

@@ -33,6 +33,10 @@ class RunStatus(Versioned):
     attempts: Count = Field(
         default=0, description="number of attempts since the run last started from step 0"
     )
+    accepted_code_hash: str | None = Field(
+        default=None,
+        description="hash of newer code under which the user kept the result of the older code",
+    )
 
     @model_validator(mode="after")
     def _check_process(self) -> Self:

@@ -66,6 +66,11 @@ class EntryMetrics(StrictModel):
     memory: RankMemory | None = Field(description="memory of that rank")
     parameters: int = Field(description="number of parameters")
     flops_per_token: Number = Field(description="FLOPs per token, forward and backward")
+    flops_source: Literal["formula", "counted"] = Field(
+        default="formula",
+        description="origin of flops_per_token: the variants' formulas, or, if these are more than "
+        "5 % off, PyTorch's counter",
+    )
     peak_flops: Number | None = Field(
         description="peak of all devices of a run, FLOP/s; null if unknown"
     )

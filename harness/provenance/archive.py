@@ -1,0 +1,50 @@
+"""Archive the inputs of a launch and the code of its runs, each file once, by its content."""
+
+import os
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from harness.provenance import git
+from harness.provenance.sources import Code
+from harness.provenance.syntax import syntax_hash
+from harness.results.archive import Archive
+from harness.results.records import ArchivedFile, CodeManifest, LaunchInputs
+
+
+def archive_code(archive: Archive, codes: Iterable[Code]) -> None:
+    """Store the files of code that is not stored yet."""
+    for code in codes:
+        if archive.has_code(code.hash):
+            continue
+        files = {}
+        for name, path in code.files.items():
+            stored = archive.add(path.read_bytes(), path.suffix)
+            files[name] = ArchivedFile(syntax_sha256=syntax_hash(path), file=stored)
+        archive.add_code(code.hash, CodeManifest(files=files))
+
+
+def archive_inputs(
+    archive: Archive,
+    study_file: Path,
+    settings: Sequence[str],
+    seeds: str | None,
+    where: Sequence[str],
+) -> LaunchInputs:
+    """Store the study file and the list of packages; return them with the overrides."""
+    return LaunchInputs(
+        study_file=archive.add(study_file.read_bytes(), study_file.suffix),
+        folder=str(study_file.parent.resolve()),
+        settings=list(settings),
+        seeds=seeds,
+        where=list(where),
+        packages=archive.add(installed_packages().encode(), ".txt"),
+        git_commit=git.commit(),
+        data_folder=os.environ.get("ABLATIONS_DATA"),
+    )
+
+
+def installed_packages() -> str:
+    """Return the installed packages and their versions, a line each, as pip's requirements."""
+    lines = {f"{package.name}=={package.version}" for package in metadata.distributions()}
+    return "".join(f"{line}\n" for line in sorted(lines, key=str.lower))

@@ -1,0 +1,43 @@
+"""Compile the blocks of a model, and count what the compiler did.
+
+Blocks that differ only in their parameters share one graph. Blocks that differ otherwise, for
+example in their window, need a graph each, and the compiler gives up beyond a limit that is lower
+than the number of layers of many models. Shapes are static, and only training steps are compiled:
+evaluations have other shapes, which would need more graphs.
+
+This is the only module that uses `torch._dynamo`, which is private: no public function raises the
+limit for all calls or counts graphs.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+from torch._dynamo import config
+from torch._dynamo.utils import counters
+
+from harness.results.records import CompileReport
+
+SPARE_GRAPHS = 8  # beyond one for each block, for parts of a block after a graph break
+
+
+def compile_blocks(blocks: Sequence[nn.Module], backend: str | Callable[..., object]) -> None:
+    """Compile each block in place at its first call in training; forget all earlier graphs."""
+    torch.compiler.reset()
+    counters.clear()
+    config.recompile_limit = max(config.recompile_limit, len(blocks) + SPARE_GRAPHS)
+    config.accumulated_recompile_limit = max(
+        config.accumulated_recompile_limit, config.recompile_limit
+    )
+    for block in blocks:
+        block.compile(backend=backend, dynamic=False)
+
+
+def compile_report() -> CompileReport:
+    """Return what the compiler has done in this process since `compile_blocks`."""
+    reasons = counters["unimplemented"]
+    return CompileReport(
+        n_graphs=counters["stats"]["unique_graphs"],
+        n_graph_breaks=sum(counters["graph_break"].values()),
+        limit_reached=any("recompile limit" in reason.lower() for reason in reasons),
+    )
