@@ -16,6 +16,7 @@ from harness.contract.architecture import VOCABULARY, outputs, seeded, tokens_of
 from harness.contract.violation import Violation
 from harness.model.gpt import GPT
 from variants.base import Part
+from variants.errors import class_line
 
 ROUNDING = 1e-4  # of the largest output; data-dependent shapes of products change rounding
 GRADIENT_ROUNDING = 1e-6  # of the largest gradient of the same sequence
@@ -295,4 +296,4 @@ def trace(model: GPT, tokens: Tensor, training: bool) -> Trace:
 
 def _source(model: GPT, name: str) -> str:
     module = model.positional if name == "positional.embed" else model.get_submodule(name)
-    return type(module).__name__
+    return f"{type(module).__name__}, {class_line(type(module))}"
