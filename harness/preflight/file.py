@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.config.axes import Axes
 from harness.contract.architecture import Architecture
 from harness.contract.checks import CheckResult
-from harness.contract.model import model_results
+from harness.contract.variant import run_all
 from harness.errors import UserError, choices
 from variants.base import AXES, ModelShape
 
@@ -36,9 +36,9 @@ def check_file(path: Path, options: Sequence[str]) -> list[CheckResult]:
     results = [CheckResult("file", "passed")]
     if axis == "parallelism":
         return results
-    architecture = Architecture.of_entry({axis: choice}, [str(root)])
+    cls, values = Architecture.of_entry({axis: choice}, [str(root)]).variants[axis]
     with warnings.catch_warnings(action="ignore"):  # of the user's code
-        return results + model_results(architecture, SHAPE)
+        return results + run_all(axis, cls, values, SHAPE)
 
 
 def _parse(options: Sequence[str]) -> dict[str, object]:
