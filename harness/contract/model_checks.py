@@ -230,17 +230,18 @@ def keeps_state(architecture: Architecture, shape: ModelShape) -> list[Violation
                     for name, output in first.items():
                         if not torch.equal(output, later[name]):
                             message = "the output depends on earlier calls: state is kept"
-                            return [Violation("state", message, name)]
+                            where = _path(model, model.get_submodule(name))
+                            return [Violation("state", message, where)]
     return []
 
 
 def _parts(model: GPT, tokens: Tensor, training: bool) -> dict[str, Tensor]:
     """Return the output of each part, by its path."""
     traced: dict[str, Tensor] = {}
-    names = {module: _path(model, module) for module in model.modules() if isinstance(module, Part)}
+    names = {module: name for name, module in model.named_modules()}
 
     def record(module: nn.Module, _: object, output: object) -> None:
-        if isinstance(output, Tensor) and isinstance(module, Part):
+        if isinstance(output, Tensor):
             traced[names[module]] = output.clone()
 
     with hooked(model, record):
