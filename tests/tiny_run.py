@@ -1,5 +1,6 @@
 """The spec of a tiny run on a predictable text, shared by the training tests."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,9 @@ def tiny_spec(
 
 
 def _slice(folder: Path, start: int, stop: int) -> TokenSlice:
-    return TokenSlice(file=str(folder / "tokens.bin"), start=start, stop=stop)
+    file = folder / "tokens.bin"
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    return TokenSlice(file=str(file), start=start, stop=stop, sha256=sha256)
 
 
 def join_alone(folder: Path) -> None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from harness.analysis import compilation, flops, plausibility, stability
+from harness.analysis import compilation, flops, outdated, plausibility, stability
 from harness.analysis.dataset import StudyResults
 from harness.results.records.study_summary import Caveat, CaveatKind
 
 # Each returns the caveats of one kind, in the order of the entries.
 SOURCES: Sequence[Callable[[StudyResults], Iterator[Caveat]]] = (
+    outdated.caveats,
     plausibility.caveats,
     stability.caveats,
     compilation.caveats,

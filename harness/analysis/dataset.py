@@ -4,11 +4,13 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from multiprocessing import get_context
 
 from harness.errors import StoreError, UserError, choices
+from harness.provenance.outdated import CodeChange, ComputedBy, changes_since
+from harness.provenance.sources import Sources
 from harness.results.records import LaunchRecord, RunSpec, VariantChoice
 from harness.results.records.study_summary import EntryStatus, Unreadable
 from harness.results.run_data import ABSENT, RunData, read_run
@@ -51,7 +53,8 @@ class StudyResults:
 
     `levels` has the labels of each axis, the baseline's first. `left_out` is the number of runs
     with other settings, `superseded` that of runs replaced by a newer run of the same entry and
-    seed. `spec` is that of the newest run, None without runs.
+    seed. `spec` is that of the newest run, None without runs. `changes` has the changes of the code
+    since outdated runs, by run id; `folder` holds the results.
     """
 
     name: str
@@ -64,6 +67,8 @@ class StudyResults:
     superseded: int
     unreadable: tuple[Unreadable, ...]
     launches: tuple[LaunchRecord, ...]
+    changes: dict[str, CodeChange] = field(default_factory=dict)
+    folder: str = ""
 
     @property
     def runs(self) -> list[RunData]:
@@ -132,7 +137,19 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
         superseded=len(comparable) - len(current),
         unreadable=tuple(unreadable),
         launches=tuple(launches),
+        changes=_changes(store, study, runs),
+        folder=str(store.root / study),
     )
+
+
+def _changes(store: Store, study: str, runs: list[RunData]) -> dict[str, CodeChange]:
+    """Return the changes of the present code since the code that computed the runs, by run id."""
+    computed_by = {}
+    for run in runs:
+        if run.status not in ("pending", "running"):
+            computed_by[run.run_id] = ComputedBy(run.spec.code_hash, run.accepted_code_hash)
+    specs = [run.spec for run in runs]
+    return changes_since(store.archive(study), specs, computed_by, Sources())
 
 
 def _read_all(runs: list[Run]) -> list[RunData | Unreadable]:

@@ -11,7 +11,18 @@ from pathlib import Path
 import typer
 
 import harness
-from harness.cli import checkpoint, compare, export, plan, report, run, sample, status, worker
+from harness.cli import (
+    checkpoint,
+    compare,
+    export,
+    plan,
+    report,
+    reproduce,
+    run,
+    sample,
+    status,
+    worker,
+)
 from harness.cli import list as list_command
 from harness.cli.options import VersionOption
 from harness.cli.output import example, report_error
@@ -63,6 +74,7 @@ def build_app(completion: bool = False) -> typer.Typer:
     add("plan", plan.plan, STUDIES, "ablations --effect-size 0.01")
     add("report", report.report, RESULTS, "ablations")
     add("compare", compare.compare, RESULTS, "ablations@1a2b3c4 ablations@5d6e7f8")
+    add("reproduce", reproduce.reproduce, RESULTS, "results/ablations again")
     add("export", export.export, RESULTS, "ablations --to parquet")
     add("sample", sample.sample, MODELS, "results/STUDY/RUN_ID/checkpoint/best --prompt ROMEO:")
     app.add_typer(checkpoint.build_app(), name="checkpoint", rich_help_panel=MODELS)

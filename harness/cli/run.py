@@ -33,6 +33,9 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run the failed runs again, and only those.")
     ] = False,
+    only: Annotated[
+        str | None, typer.Option("--run", metavar="RUN_ID", help="Train only this run.")
+    ] = None,
     accept_outdated: Annotated[
         bool,
         typer.Option("--accept-outdated", help="Keep results of older code; the report says so."),
@@ -52,6 +55,8 @@ def run(
     if not dry_run:
         elastic.start_fork_server()
     planned = load_study(study, settings, seeds, where)
+    if only is not None:
+        planned = planned.only(only)
     store = Store(results)
     changes = find_changes(store, planned.name, planned.runs, planned.sources)
     accepted = acceptable(store, planned.name, changes) if accept_outdated else {}

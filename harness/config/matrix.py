@@ -1,5 +1,6 @@
 """Expand a study file to its runs: axes x seeds, without `exclude`, with `include`, all checked."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,23 @@ class PlannedStudy:
             accepted_outdated=list(accepted_outdated),
             inputs=inputs,
         )
+
+    def only(self, run_id: str) -> "PlannedStudy":
+        """Return the study with one run, and the run that it starts from.
+
+        Raises:
+            UserError: the study has no run of that id.
+        """
+        by_id = {spec.run_id: spec for spec in self.runs}
+        if run_id not in by_id:
+            raise UserError(
+                f"--run {run_id}: not a run of this study; the id covers the settings, the seed "
+                "and the content of the corpus. `run --dry-run` lists the runs"
+            )
+        spec = by_id[run_id]
+        source_run = by_id.get(spec.init.run_id or "") if spec.init else None
+        runs = [run for run in (source_run, spec) if run is not None]
+        return dataclasses.replace(self, runs=runs)
 
     def codes(self) -> list[Code]:
         """Return the distinct codes of the selected runs."""

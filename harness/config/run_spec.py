@@ -89,7 +89,7 @@ class RunSpecBuilder:
                 "model": self._model.model_dump(),
                 "train": self._train.model_dump(),
                 "probes": file.probes.model_dump(exclude_none=True),
-                "data": self._data.model_dump(),
+                "data": self._data.model_dump(exclude={"corpus"}),  # its content counts
                 "init": init_content,
                 "data_offset_steps": data_offset_steps,
             }

@@ -59,6 +59,10 @@ class Architecture:
             variants[axis] = (variant, variant.Options(**options))
         return cls(variants)
 
+    def replaced(self, axis: str, variant: type[Part], options: object) -> "Architecture":
+        """Return the architecture with another variant on one axis."""
+        return Architecture({**self.variants, axis: (variant, options)})
+
     def problems(self, shape: ModelShape) -> dict[str, str]:
         """Return why the variants do not support a shape, by axis and option."""
         problems = {}

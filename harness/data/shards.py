@@ -5,6 +5,7 @@ file that has not changed is read once.
 """
 
 import codecs
+import contextlib
 import hashlib
 import os
 import time
@@ -144,7 +145,8 @@ def scan(file: Path) -> TokenFileScan:
         max_token=max_token,
     )
     if time.time() - stat.st_ctime > SETTLED_S:
-        write_json(cached, result)
+        with contextlib.suppress(OSError):  # a worker may not be permitted to write here
+            write_json(cached, result)
     return result
 
 
@@ -168,6 +170,8 @@ def _problem(file: Path, tokenizer: Tokenizer) -> str | None:
     with open(file, "rb") as stream:
         head = stream.read(SAMPLE_BYTES)
     n_bytes = file.stat().st_size
+    if n_bytes == 0:
+        return "is empty; remove it"
     problem = formats.problem_of_magic(head) or _header_problem(head, n_bytes)
     if problem:
         return problem

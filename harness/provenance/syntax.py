@@ -4,7 +4,7 @@ import ast
 import functools
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 # Fields that follow from others, or that only some versions of Python have.
@@ -60,49 +60,59 @@ def _read(path: Path, mtime_ns: int, n_bytes: int) -> Source:
     content_sha256 = hashlib.sha256(content).hexdigest()
     if path.suffix != ".py":
         return Source(content_sha256, content_sha256)
-    parts: list[str] = []
-    strings: set[str] = set()
+    dump = _Dump()
     try:
-        tree = ast.parse(content)
-        _dump(tree, parts, strings)
+        dump.add(ast.parse(content))
     except (SyntaxError, ValueError, RecursionError):
         return Source(content_sha256, content_sha256)
-    syntax = "\n".join(parts).encode(errors="surrogatepass")
+    syntax = "\n".join(dump.parts).encode(errors="surrogatepass")
     return Source(
         syntax_sha256=hashlib.sha256(syntax).hexdigest(),
         content_sha256=content_sha256,
-        imports=tuple(dict.fromkeys(_imports(tree))),
-        strings=frozenset(strings),
+        imports=tuple(dict.fromkeys(dump.imports)),
+        strings=frozenset(dump.strings),
     )
 
 
-def _dump(node: object, parts: list[str], strings: set[str]) -> None:
-    """Append the types, fields and values of a tree to `parts`, and its strings to `strings`.
+@dataclass
+class _Dump:
+    """The types, fields and values of a tree, and the strings and imports in it.
 
     Fields without a value are left out, as newer versions of Python add such fields.
     """
-    if isinstance(node, ast.AST):
-        parts.append(f"({type(node).__name__}")
-        for field in node._fields:
-            value = getattr(node, field, None)
-            if field == "body" and isinstance(node, _WITH_DOCSTRING):
+
+    parts: list[str] = field(default_factory=list)
+    strings: set[str] = field(default_factory=set)
+    imports: list[Import] = field(default_factory=list)
+
+    def add(self, node: object) -> None:
+        if isinstance(node, ast.AST):
+            self._add_node(node)
+        elif isinstance(node, list):
+            self.parts.append("[")
+            for element in node:
+                self.add(element)
+            self.parts.append("]")
+        else:
+            self.parts.append(repr(node))
+            if isinstance(node, str):
+                self.strings.add(node)
+
+    def _add_node(self, node: ast.AST) -> None:
+        self.parts.append(f"({type(node).__name__}")
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            self.imports += _imported(node)
+        for name in node._fields:
+            value = getattr(node, name, None)
+            if name == "body" and isinstance(node, _WITH_DOCSTRING):
                 value = _without_docstring(value)
-            if isinstance(node, ast.JoinedStr):
+            elif isinstance(node, ast.JoinedStr):
                 value = [part for part in node.values if not _is_empty(part)]
-            if field in _IGNORED_FIELDS or value is None or value == []:
+            if name in _IGNORED_FIELDS or value is None or value == []:
                 continue
-            parts.append(field)
-            _dump(value, parts, strings)
-        parts.append(")")
-    elif isinstance(node, list):
-        parts.append("[")
-        for element in node:
-            _dump(element, parts, strings)
-        parts.append("]")
-    else:
-        parts.append(repr(node))
-        if isinstance(node, str):
-            strings.add(node)
+            self.parts.append(name)
+            self.add(value)
+        self.parts.append(")")
 
 
 def _is_empty(node: ast.expr) -> bool:
@@ -119,12 +129,11 @@ def _without_docstring(body: object) -> object:
     return body[1:] if is_docstring else body
 
 
-def _imports(tree: ast.Module) -> Iterator[Import]:
-    for node in ast.walk(tree):
+def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[Import]:
+    """Yield the names that a statement imports."""
+    for alias in node.names:
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield Import(0, alias.name)
-        elif isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                module = f"{node.module}." if node.module else ""
-                yield Import(node.level, module + alias.name)
+            yield Import(0, alias.name)
+        else:
+            module = f"{node.module}." if node.module else ""
+            yield Import(node.level, module + alias.name)

@@ -69,6 +69,7 @@ class RunData:
     lengths: dict[int, LengthRecord]
     phases: tuple[dict[Phase, float | None], ...]
     log_tail: list[str]
+    accepted_code_hash: str | None = None
 
     @property
     def seed(self) -> int:
@@ -160,6 +161,7 @@ def _read(run: Run) -> RunData:
         lengths={record.length: record for record in lengths},
         phases=tuple(_median_phases(rank) for rank in phases),
         log_tail=run.log_tail(),
+        accepted_code_hash=status.accepted_code_hash,
     )
 
 

@@ -1,18 +1,16 @@
 """Each kind of fault of a variant is found by name and place, and a sound model has none."""
 
 import random
-from dataclasses import dataclass
 
 import pytest
 import torch
+from contract.planted import architecture
 from torch import nn
 
-from harness.contract.architecture import Architecture
 from harness.contract.model import Conditions, check_model
-from variants import registry
 from variants.attention.mha import MultiHead
 from variants.attention.sliding_window import SlidingWindow
-from variants.base import AXES, ModelShape
+from variants.base import ModelShape
 from variants.mlp.gelu import Gelu
 from variants.norm.layernorm import LayerNorm
 from variants.positional.learned import Learned
@@ -203,25 +201,6 @@ class WrongCache(MultiHead):
         return super().attend_cache(0.9 * q_BH1D, cache, position_1, positional)
 
 
-@dataclass(frozen=True)
-class Window:
-    window: int = 40
-    layer_pattern: str = ""
-    dilation: int = 1
-
-
-def architecture(cls=None, options=None):
-    """Return GPT-2's architecture with one class in the place of its axis's variant."""
-    variants = {}
-    for axis, about in AXES.items():
-        variant = registry.load(axis, about.default)
-        variants[axis] = (variant, variant.Options())
-        if cls is not None and issubclass(cls, about.base):
-            variants[axis] = (cls, cls.Options(**(options or {})))
-    variants.pop("parallelism")
-    return Architecture(variants)
-
-
 LEAKS = [
     (NextToken, "h.0.mlp"),
     (NextTokenInTraining, "h.0.mlp"),
@@ -270,7 +249,7 @@ FAULTS = [
     (BatchSize, "batch", "depend on the size of the batch"),
     (Unused, "gradients", "h.0.mlp.extra.weight and 5 more never receives a gradient"),
     (Detached, "gradients", "h.0.ln_2.weight and 11 more"),
-    (Undeclared, "initial values", "parameter h.0.mlp.gain"),
+    (Undeclared, "initial values", "h.0.mlp.gain"),
     (Buffer, "build", "the tensor `factor` of Buffer has no values"),
     (Counter, "reproducible", "two passes of one model have different losses"),
     (StaleMask, "state", "depends on earlier calls"),

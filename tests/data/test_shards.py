@@ -234,6 +234,14 @@ def test_a_file_changed_a_moment_ago_is_hashed_again(tmp_path):
     assert not list((tmp_path / "cache").rglob("*.json"))
 
 
+def test_without_a_cache_a_file_is_still_checked(tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("a file, so that no folder can be created in its place")
+    monkeypatch.setattr(time, "time", lambda: 1e12)
+    file = tmp_path / "tokens.bin"
+    file.write_bytes(b"aa")
+    assert shards.scan(file).max_token == 0x6161
+
+
 def test_a_damaged_scan_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1e12)
     file = tmp_path / "tokens.bin"
@@ -265,6 +273,12 @@ def test_a_run_names_the_token_file_that_changed(tmp_path, damage, message):
 
 
 # -- splits ----------------------------------------------------------------------------------------
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    """It cannot be mapped, so that the run would fail."""
+    with pytest.raises(UserError, match=r"all\.bin: is empty"):
+        prepare(tmp_path, b"")
 
 
 @pytest.mark.parametrize("link", [True, False])

@@ -2,99 +2,22 @@
 
 import subprocess
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
+from untrained_study import OURS_FILE, UntrainedStudy
 
-from harness.config import load
+from harness.analysis import dataset
+from harness.analysis.outdated import caveats
 from harness.launch import scheduler
 from harness.provenance import outdated
-from harness.provenance.archive import archive_code
-from harness.results.store import Run, Store
-
-STUDY = """
-[study]
-name = "s"
-seeds = [0]
-variant_paths = ["mine"]
-[model]
-n_layer = 1
-n_head = 2
-n_embd = 8
-seq_len = 8
-[data]
-corpus = "text.txt"
-[train]
-steps = 4
-tokens_per_step = 32
-[axes]
-positional = ["learned", "ours"]
-"""
-OURS = "from variants.base import Positional\nclass Ours(Positional):\n    factor = 1\n"
-OURS_FILE = "user/mine/positional/ours.py"
-
-
-@dataclass
-class Study:
-    """A study whose runs are started without training; `outcomes` are how they end."""
-
-    folder: Path
-
-    def __post_init__(self) -> None:
-        self.variant = self.folder / "mine/positional/ours.py"
-        self.variant.parent.mkdir(parents=True)
-        self.variant.write_text(OURS)
-        (self.folder / "text.txt").write_text("To be, or not to be.\n" * 40)
-        (self.folder / "study.toml").write_text(STUDY)
-        self.store = Store(self.folder / "results")
-        self.outcome = ("done", None)
-        self.started: list[str] = []
-        self.resumed: list[str] = []
-
-    def plan(self):
-        return load(self.folder / "study.toml")
-
-    def changes(self, planned):
-        return outdated.find_changes(self.store, "s", planned.runs, planned.sources)
-
-    def select(self, planned=None, **options):
-        planned = planned or self.plan()
-        return scheduler.select_runs(self.store, planned.runs, self.changes(planned), **options)
-
-    def run(self, planned=None, start=None) -> list[str]:
-        """Run what is to do; return the entries that were started."""
-        planned = planned or self.plan()
-        todo = self.select(planned).todo
-        archive_code(self.store.archive("s"), planned.codes())
-        scheduler.plan_runs(self.store, "s", todo, planned.all_run_ids)
-        self.started = []
-        self.resumed = []
-        scheduler.run_all(self.store, todo, start or self.start)
-        return self.started
-
-    def start(self, run: Run, launch: object) -> None:
-        run.mark_running()
-        self.started.append(run.spec.entry)
-        if (run.path / "eval.jsonl").exists():
-            self.resumed.append(run.spec.entry)
-        (run.path / "eval.jsonl").write_text("")
-        run.finish(*self.outcome)
-
-    def entry(self, name: str) -> Run:
-        return next(run for run in self.store.runs("s") if run.spec.entry == name)
-
-    def edit(self, old: str = "factor = 1", new: str = "factor = 10") -> None:
-        text = self.variant.read_text()
-        assert old in text
-        self.variant.write_text(text.replace(old, new))
+from harness.results.store import Run
 
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
     monkeypatch.setenv("ABLATIONS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("os.fsync", lambda fd: None)
-    return Study(tmp_path)
+    return UntrainedStudy(tmp_path)
 
 
 BOTH = ["learned-mha-single", "ours-mha-single"]
@@ -248,6 +171,20 @@ def test_status_names_the_runs_and_what_has_changed(study):
     run_id = study.entry("ours-mha-single").run_id
     assert "s: 2 runs: 1 done, 1 outdated" in printed.stdout
     assert f"{run_id}: done, outdated: {OURS_FILE} changed" in printed.stdout
+
+
+@pytest.mark.parametrize("is_accepted", [False, True])
+def test_the_report_marks_results_of_older_code(study, is_accepted):
+    study.run()
+    study.edit()
+    for spec in study.plan().runs if is_accepted else ():
+        study.store.run("s", spec.run_id).accept(spec)
+    for run in study.store.runs("s"):
+        run.finish("failed", "nan", "a result needs no training here")
+    found = list(caveats(dataset.read(study.store, "s")))
+    assert [(caveat.kind, caveat.entry) for caveat in found] == [("outdated", "ours-mha-single")]
+    assert f"{OURS_FILE} changed" in found[0].message
+    assert ("accepted by the user" in found[0].message) == is_accepted
 
 
 def test_a_worker_records_the_code_that_it_runs_with(study):

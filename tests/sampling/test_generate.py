@@ -315,7 +315,7 @@ def endless(save):
         "--prompt",
         "O",
         "--length",
-        "10000000",
+        "1000000",
     ]
     process = subprocess.Popen(
         command,

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from tiny_run import SEQ_LEN, join_alone, tiny_spec
 
 from harness.data.batches import Batches, Tokens
 from harness.distributed.process_group import DistributedContext
+from harness.errors import UserError
 from harness.model.weights import load_weights
 from harness.results.records import StepRecord
 from harness.results.store import Run
@@ -87,6 +89,24 @@ def whole(tmp_path_factory):
     assert len(run.steps()) == STEPS
     assert [line.step for line in run.evals()] == [0, 3, 6, 9]
     return curve(run), probes, (run.newest_checkpoint / "model.safetensors").read_bytes()
+
+
+def test_changed_tokens_fail_the_run_by_name(tmp_path, ranks):
+    """Both before the first step and when it resumes, it would train on another text."""
+    run = start(tmp_path / "resumed/run")
+    attempt(run, ranks, stop_at=5)
+    new = start(tmp_path / "new/run")
+    for unfinished in (run, new):
+        file = Path(unfinished.spec.launch.train_tokens[0].file)
+        original = file.read_bytes()
+        changed = bytearray(original)
+        changed[-1] ^= 1
+        file.write_bytes(changed)
+        with pytest.raises(UserError, match=r"tokens\.bin: has changed since the run"):
+            attempt(unfinished, ranks)
+        file.write_bytes(original)
+        attempt(unfinished, ranks)
+        assert len(unfinished.steps()) == STEPS
 
 
 @pytest.mark.parametrize("stop_at", [0, 1, 5, None])

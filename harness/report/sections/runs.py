@@ -147,3 +147,13 @@ def launches(summary: Summary, charts: Charts) -> Iterator[Block]:
         commands[f"python -m harness report {shlex.quote(summary.study.name)}"] = None
         yield Heading("Reproduce")
         yield CodeBlock("\n".join(commands), "sh")
+        if any(launch.inputs is not None for launch in summary.study.launches):
+            folder = shlex.quote(summary.study.folder)
+            yield paragraph(
+                "The study file, the code of the runs and the list of packages are archived. If "
+                "any of them has changed since, this writes the recorded ones to DIR, with the "
+                "command that trains them again; ",
+                Code("--run RUN_ID"),
+                " selects one run:",
+            )
+            yield CodeBlock(f"python -m harness reproduce {folder} DIR", "sh")
