@@ -20,6 +20,7 @@ OptionalStudy = Annotated[
 
 def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS) -> None:
     """Show which runs are done, running, failed and pending, and why."""
+    from harness.provenance.corpora import changed_corpora
     from harness.provenance.outdated import find_changes
     from harness.provenance.sources import Sources
     from harness.results.store import Store
@@ -37,6 +38,8 @@ def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS
         )
         summary = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
         print(f"{name}: {len(runs)} runs: {summary}")
+        for corpus, n in changed_corpora(store, name).items():
+            print(f"  the corpus {corpus} has changed since {n} of these runs")
         for run, outcome in runs:
             change = changes.get(run.run_id)
             if outcome.status not in ("done", "pending") or change is not None:
