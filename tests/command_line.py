@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,6 +50,9 @@ positional = {positional}
 attention = {attention}
 parallelism = {parallelism}
 """
+# Outcomes of the checks of models, by their content: tests need not repeat each other's.
+CHECKS = "preflight"
+SHARED_CHECKS = Path(tempfile.gettempdir(), f"ablations-tests-{os.getuid()}")
 LEAK_LIMIT_S = 300  # processes that live longer after their launcher are not going to end
 
 
@@ -70,6 +74,9 @@ class Harness:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.env = os.environ | {"ABLATIONS_CACHE": str(folder / "cache"), "COLUMNS": "200"}
+        SHARED_CHECKS.mkdir(exist_ok=True)
+        (folder / "cache").mkdir()
+        (folder / "cache" / CHECKS).symlink_to(SHARED_CHECKS)
         self.processes: list[subprocess.Popen] = []
 
     def study(
@@ -91,14 +98,14 @@ class Harness:
         return path
 
     def variant(self, name: str, body: str) -> None:
-        """Add a positional variant whose `embed` has this body, except on meta tensors."""
+        """Add a positional variant whose `embed` has this body in the processes that train."""
         (self.folder / f"mine/positional/{name}.py").write_text(
             "import os, signal, time\n"
             "import torch\n"
             "from variants.base import Positional\n\n\n"
             "class V(Positional):\n"
             "    def embed(self, x, positions):\n"
-            "        if x.is_meta: return x\n"
+            "        if x.is_meta or 'RANK' not in os.environ: return x\n"
             f"        {body}\n"
             "        return x\n"
         )

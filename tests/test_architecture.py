@@ -28,9 +28,10 @@ IMPORTS = {
     "sampling": "errors results variants model data",
     "training": "errors results provenance variants distributed model data probes",
     "config": "errors results provenance variants model data probes training",
+    "preflight": "errors results provenance variants data config contract",
     "launch": "errors results provenance",
     "cli": "errors results provenance analysis report export model data sampling training config "
-    "launch",
+    "contract preflight launch",
     "__main__": "cli",
 }
 TORCH_FREE = ("errors", "results", "provenance", "__init__", "analysis", "report", "export")

@@ -6,8 +6,22 @@ from harness.analysis import compilation, flops, outdated, plausibility, stabili
 from harness.analysis.dataset import StudyResults
 from harness.results.records.study_summary import Caveat, CaveatKind
 
+
+def allowed_violations(study: StudyResults) -> Iterator[Caveat]:
+    """Yield the violations of the variants' contract that the study permits."""
+    for entry in study.entries:
+        found = {
+            (violation.kind, violation.message)
+            for run in (*entry.runs, *entry.crossed)
+            for violation in run.spec.allowed
+        }
+        for kind, message in sorted(found):
+            yield Caveat(kind=kind, entry=entry.label, message=f"{message}; the study permits it")
+
+
 # Each returns the caveats of one kind, in the order of the entries.
 SOURCES: Sequence[Callable[[StudyResults], Iterator[Caveat]]] = (
+    allowed_violations,
     outdated.caveats,
     plausibility.caveats,
     stability.caveats,

@@ -12,6 +12,7 @@ import typer
 
 import harness
 from harness.cli import (
+    check,
     checkpoint,
     compare,
     export,
@@ -70,6 +71,7 @@ def build_app(completion: bool = False) -> typer.Typer:
 
     add("list", list_command.list_entries, STUDIES, "ablations.toml")
     add("run", run.run, STUDIES, "ablations.toml --seeds 0")
+    add("check", check.check, STUDIES, "variants/mlp/gelu.py")
     add("status", status.status, STUDIES, "ablations.toml")
     add("plan", plan.plan, STUDIES, "ablations --effect-size 0.01")
     add("report", report.report, RESULTS, "ablations")

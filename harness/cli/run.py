@@ -48,6 +48,7 @@ def run(
     started = time.monotonic()
     from harness.launch import elastic, scheduler
     from harness.launch.progress import time_summary
+    from harness.preflight import check_study
     from harness.provenance.archive import archive_code, archive_inputs
     from harness.provenance.corpora import replaced_corpora
     from harness.provenance.outdated import acceptable, find_changes
@@ -58,6 +59,7 @@ def run(
     planned = load_study(study, settings, seeds, where)
     if only is not None:
         planned = planned.only(only)
+    planned = check_study(planned, str(study), log)
     store = Store(results)
     changes = find_changes(store, planned.name, planned.runs, planned.sources)
     accepted = acceptable(store, planned.name, changes) if accept_outdated else {}
@@ -75,6 +77,7 @@ def run(
     if trace:
         todo = [spec.traced() for spec in todo]
     scheduler.plan_runs(store, planned.name, todo, planned.all_run_ids)
+    scheduler.record_allowed(store, selection.done)
     for spec in planned.runs:
         if spec.run_id in accepted:
             store.run(spec.study, spec.run_id).accept(spec)

@@ -30,7 +30,8 @@ from variants.base import AXES, ModelShape
 class PlannedStudy:
     """A checked study. `runs` are the selected runs, ordered by seed; `all_run_ids` covers all.
 
-    If entries start from another run's checkpoint, that run is the first of its seed.
+    If entries start from another run's checkpoint, that run is the first of its seed. `allow` names
+    the violations of the contract that the study permits.
     """
 
     name: str
@@ -41,6 +42,7 @@ class PlannedStudy:
     note: str | None  # on the corpus
     equivalence_margin: EquivalenceMargin
     sources: Sources
+    allow: Sequence[str] = ()
 
     def launch_record(
         self,
@@ -346,4 +348,5 @@ def _plan(
         note=corpus.note,
         equivalence_margin=study.equivalence_margin,
         sources=sources,
+        allow=study.allow,
     )

@@ -39,7 +39,8 @@ class StudySection(StrictModel):
     `match_size` gives all entries the baseline's number of parameters, or of FLOPs per token, by
     the width of their MLPs. Differences within `equivalence_margin` count as equivalent.
     `cross_seeds` adds runs that combine the initialization of each seed with the data order of
-    every other seed, to separate the two sources of variance.
+    every other seed, to separate the two sources of variance. `allow` permits violations of the
+    variants' contract, which the report then shows: `non-causal` outputs depend on later tokens.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_NAME)]
@@ -49,6 +50,7 @@ class StudySection(StrictModel):
     match_size: Literal["parameters", "flops"] | None = None
     equivalence_margin: EquivalenceMargin = EquivalenceMargin()
     cross_seeds: bool = False
+    allow: list[Literal["non-causal"]] = []
 
 
 class LaunchSettings(StrictModel):

@@ -11,7 +11,7 @@ from variants.errors import class_line
 def option_problems(
     axis: str, cls: type[Variant], values: Mapping[str, object], shape: ModelShape
 ) -> Iterator[tuple[str, str]]:
-    """Yield (option, message) of what is wrong with a variant and its options at this shape.
+    """Yield (option, message) of the faults of a variant and its options at this shape.
 
     The option is "" if the variant itself is at fault.
     """

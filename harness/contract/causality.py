@@ -16,6 +16,7 @@ from harness.contract.architecture import VOCABULARY, outputs, seeded, tokens_of
 from harness.contract.violation import Violation
 from harness.model.gpt import GPT
 from variants.base import Part
+from variants.errors import class_line
 
 ROUNDING = 1e-4  # of the largest output; data-dependent shapes of products change rounding
 GRADIENT_ROUNDING = 1e-6  # of the largest gradient of the same sequence
@@ -117,13 +118,15 @@ def splits_of(length: int, most: int, around: Sequence[int] = ()) -> list[int]:
 def _affected(model: GPT, tokens_1T: Tensor, splits: Sequence[int], setting: Setting) -> Tensor:
     """Return whether output t changes with the tokens from each split on, (splits, T), t < split.
 
-    In training mode both calls draw the same dropout, because their shapes are equal.
+    In training mode both calls draw the same dropout, because their shapes are equal. In evaluation
+    mode one sequence is as good as equal ones.
     """
     starts = torch.tensor(splits)[:, None]
     positions = torch.arange(tokens_1T.shape[1])
     changed = torch.where(positions >= starts, (tokens_1T + 7) % VOCABULARY, tokens_1T)
+    unchanged = tokens_1T.repeat(len(splits), 1) if setting.training else tokens_1T
     with torch.no_grad():
-        before = outputs(model, tokens_1T.repeat(len(splits), 1), setting.training)
+        before = outputs(model, unchanged, setting.training)
         after = outputs(model, changed, setting.training)
     difference = (after - before).abs().amax(dim=-1)
     return (difference > ROUNDING * before.abs().max()) & (positions < starts)
@@ -293,4 +296,4 @@ def trace(model: GPT, tokens: Tensor, training: bool) -> Trace:
 
 def _source(model: GPT, name: str) -> str:
     module = model.positional if name == "positional.embed" else model.get_submodule(name)
-    return type(module).__name__
+    return f"{type(module).__name__}, {class_line(type(module))}"

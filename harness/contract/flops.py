@@ -180,7 +180,7 @@ class AttentionCounter:
         required = projections + scores
         all_pairs = projections + scores_of_key * T
         counted = required
-        if per_token.sequence < (1 - TOLERANCE) * all_pairs:  # hidden pairs are partly skipped
+        if abs(per_token.sequence - all_pairs) > 0.01 * all_pairs:  # some hidden pairs are skipped
             highest = max(required, per_token.sequence)
             counted = min(max(stated, required), highest)
         return PartFlops(path, stated, counted), per_token.sequence

@@ -35,7 +35,7 @@ class Corpus:
 
     `token_bytes` is a .npy file with the number of bytes of each token. `entropy` (nats per byte,
     of the validation part) is known only for the synthetic corpus. `note` says why a corpus
-    replaces another.
+    replaces another, or that headers are skipped.
     """
 
     name: str
@@ -255,6 +255,8 @@ def _token_shards(name: str, path: Path, tokenizer: Tokenizer, place: str) -> Co
     for split, parts in (("train", train), ("val", val)):
         for part in parts:
             sha.update(f"{split} {part.sha256}\n".encode())
+    n_headers = sum(part.start > 0 for part in slices)
+    note = f"{name}: the header of llm.c is skipped in {n_headers} token files"
     if not val:
         (whole,) = train
         train, val = _split(whole, int((whole.stop - whole.start) * (1 - VALIDATION_FRACTION)))
@@ -265,6 +267,7 @@ def _token_shards(name: str, path: Path, tokenizer: Tokenizer, place: str) -> Co
         train=train,
         val=val,
         token_bytes=str(tokenizer.byte_lengths(cache_folder())),
+        note=note if n_headers else None,
     )
 
 

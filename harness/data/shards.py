@@ -44,8 +44,10 @@ OTHER_DTYPES = {  # the widest first: int64 is also a sequence of int32
     "float16": ("<f2", ">f2"),
 }
 MIN_VALUES = 8  # that must all be tokens of another type to refuse it
-MIN_SAMPLE = 64  # tokens; the checks by frequencies need MIN_FREQUENCIES
-MIN_FREQUENCIES = 1024
+# Tokens that a check needs: 32 low bytes below 128 by chance, an alphabet, two distributions.
+MIN_SAMPLE = 32
+MIN_ALPHABET_SAMPLE = 256
+MIN_DISTRIBUTION_SAMPLE = 4096
 MAX_CONTROL_FRACTION = 0.15  # of tokens of the tokenizer `bytes`; random bytes have 0.11
 MIN_DISTANCE = 0.15  # between the frequencies of low and high bytes; uniform tokens have 0.23
 
@@ -64,8 +66,9 @@ def read_shards(files: Sequence[Path], tokenizer: Tokenizer, place: str) -> list
     """
     slices = []
     problems = []
-    for meta in sorted({file.parent / "meta.pkl" for file in files}):
-        if meta.exists():
+    folders = {file.parent for file in files}
+    for folder in sorted(folders):
+        for meta in sorted(folder.glob("*meta*.pkl")):
             message = (
                 "describes the alphabet of character tokens, and the study has the tokenizer "
                 f"'{tokenizer.name}'; name the text itself as the corpus, or move this file away "
@@ -262,7 +265,7 @@ def _is_8_bit(sample: bytes) -> bool:
     low_frequencies = np.bincount(low, minlength=256) / len(low)
     high_frequencies = np.bincount(high, minlength=256) / len(high)
     distance = np.abs(low_frequencies - high_frequencies).sum() / 2
-    is_close = len(low) >= 4 * MIN_FREQUENCIES and distance < MIN_DISTANCE
+    is_close = len(low) >= MIN_DISTRIBUTION_SAMPLE and distance < MIN_DISTANCE
     return bool(low.max() < 128 or is_close)
 
 
@@ -295,7 +298,7 @@ def _vocabulary_problem(file: Path, start: int, tokenizer: Tokenizer) -> str:
 
 def _alphabet_problem(tokens: np.ndarray, tokenizer: Tokenizer) -> str | None:
     """Return why tokens are those of another alphabet, None if they may be the tokenizer's."""
-    if len(tokens) < MIN_FREQUENCIES:
+    if len(tokens) < MIN_ALPHABET_SAMPLE:
         return None
     remedy = "name the text itself as the corpus"
     if tokenizer.name != "bytes":

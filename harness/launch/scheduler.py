@@ -98,6 +98,14 @@ def plan_runs(store: Store, study: str, specs: Sequence[RunSpec], all_run_ids: s
         store.run(study, spec.run_id).create(spec)
 
 
+def record_allowed(store: Store, done: Sequence[RunSpec]) -> None:
+    """Record in the specs of runs that are done what the study permits them now."""
+    for spec in done:
+        run = store.run(spec.study, spec.run_id)
+        if spec.allowed and run.spec.allowed != spec.allowed:
+            run.update_spec(run.spec.model_copy(update={"allowed": spec.allowed}))
+
+
 def run_all(
     store: Store, specs: Sequence[RunSpec], start: StartRun, fail_fast: bool = False
 ) -> None:

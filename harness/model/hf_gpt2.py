@@ -218,7 +218,7 @@ def _other_computations(config: Mapping[str, object]) -> dict[str, str]:
 def incompatible_tensors(
     tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size], source: Path
 ) -> list[Problem]:
-    """Return every tensor that is missing, unexpected or of another shape than expected."""
+    """Return every tensor that is missing, unexpected, or of another shape or kind of number."""
     problems = []
     for name in sorted(expected.keys() | tensors.keys()):
         place = f"{source}: {name}"
@@ -229,6 +229,9 @@ def incompatible_tensors(
         elif tensors[name].shape != expected[name]:
             shapes = f"{tuple(tensors[name].shape)}, the model's is {tuple(expected[name])}"
             problems.append(Problem(place, f"has shape {shapes}"))
+        elif not tensors[name].is_floating_point():
+            message = f"has type {tensors[name].dtype}, must be floating-point"
+            problems.append(Problem(place, message))
     return problems
 
 

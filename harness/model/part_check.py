@@ -15,7 +15,7 @@ from variants.errors import class_line, describe
 
 
 def build_problems(cls: type[Any], options: object, shape: ModelShape) -> Iterator[str]:
-    """Yield what is wrong with a variant that is built with these options: line, fault, remedy."""
+    """Yield the faults of a variant that is built with these options: line, fault, remedy."""
     if issubclass(cls, Parallelism):
         yield from _parallelism_problems(cls, options)
         return

@@ -8,7 +8,7 @@ import harness
 from harness.cli.app import main
 from harness.data.tokenizers import NAMES
 
-COMMANDS = ["list", "run", "status", "plan", "report", "compare", "export", "sample"]
+COMMANDS = ["list", "run", "check", "status", "plan", "report", "compare", "export", "sample"]
 SUBCOMMANDS = ["checkpoint import", "checkpoint export", "checkpoint show"]
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from contract.test_model import architecture
+from contract.planted import architecture
 from torch import nn
 
 from harness.contract.flops import count_flops, wrong_flops

@@ -1,18 +1,16 @@
 """Each kind of fault of a variant is found by name and place, and a sound model has none."""
 
 import random
-from dataclasses import dataclass
 
 import pytest
 import torch
+from contract.planted import architecture
 from torch import nn
 
-from harness.contract.architecture import Architecture
 from harness.contract.model import Conditions, check_model
-from variants import registry
 from variants.attention.mha import MultiHead
 from variants.attention.sliding_window import SlidingWindow
-from variants.base import AXES, ModelShape
+from variants.base import ModelShape, Positional
 from variants.mlp.gelu import Gelu
 from variants.norm.layernorm import LayerNorm
 from variants.positional.learned import Learned
@@ -198,28 +196,18 @@ class RaisesInInit(Gelu):
         raise KeyError("missing")
 
 
+class UndeclaredBias(Positional):
+    def bias(self, q_positions, k_positions):
+        return -(q_positions[..., None] - k_positions[..., None, :]).abs()[None].float()
+
+
+class Extrapolating(Learned):
+    extrapolates = True
+
+
 class WrongCache(MultiHead):
     def attend_cache(self, q_BH1D, cache, position_1, positional):
         return super().attend_cache(0.9 * q_BH1D, cache, position_1, positional)
-
-
-@dataclass(frozen=True)
-class Window:
-    window: int = 40
-    layer_pattern: str = ""
-    dilation: int = 1
-
-
-def architecture(cls=None, options=None):
-    """Return GPT-2's architecture with one class in the place of its axis's variant."""
-    variants = {}
-    for axis, about in AXES.items():
-        variant = registry.load(axis, about.default)
-        variants[axis] = (variant, variant.Options())
-        if cls is not None and issubclass(cls, about.base):
-            variants[axis] = (cls, cls.Options(**(options or {})))
-    variants.pop("parallelism")
-    return Architecture(variants)
 
 
 LEAKS = [
@@ -239,9 +227,9 @@ LEAKS = [
 @pytest.mark.parametrize(("cls", "where"), LEAKS, ids=lambda value: getattr(value, "__name__", ""))
 def test_leak_is_found_where_it_enters(cls, where):
     """A model that reads the next token would win every comparison."""
-    (violation,) = check_model(architecture(cls), SHAPE)
+    (violation,) = [found for found in check_model(architecture(cls), SHAPE) if found.fatal]
     assert violation.check == "causality"
-    assert violation.where == f"{where} ({cls.__name__})"
+    assert violation.where.startswith(f"{where} ({cls.__name__}, {__file__}:")
     assert "depends on token" in violation.message
 
 
@@ -262,7 +250,7 @@ def test_leak_in_a_deep_layer_is_found():
     """Shallow models are fast, but do not have every layer."""
     deep = ModelShape(n_layer=12, n_head=4, n_embd=64, seq_len=80, vocab_size=256)
     (violation,) = check_model(architecture(LastLayer), deep)
-    assert violation.where == "h.9.attn (LastLayer)"
+    assert violation.where.startswith(f"h.9.attn (LastLayer, {__file__}:")
 
 
 FAULTS = [
@@ -270,7 +258,7 @@ FAULTS = [
     (BatchSize, "batch", "depend on the size of the batch"),
     (Unused, "gradients", "h.0.mlp.extra.weight and 5 more never receives a gradient"),
     (Detached, "gradients", "h.0.ln_2.weight and 11 more"),
-    (Undeclared, "initial values", "parameter h.0.mlp.gain"),
+    (Undeclared, "initial values", "h.0.mlp.gain"),
     (Buffer, "build", "the tensor `factor` of Buffer has no values"),
     (Counter, "reproducible", "two passes of one model have different losses"),
     (StaleMask, "state", "depends on earlier calls"),
@@ -283,6 +271,8 @@ FAULTS = [
     (NotFinite, "finite", "the output is not finite"),
     (RaisesInForward, "output", "TypeError: no such thing"),
     (RaisesInInit, "build", "KeyError: 'missing'"),
+    (UndeclaredBias, "has_bias", "`bias` returns a tensor"),
+    (Extrapolating, "extrapolates", "positions from seq_len on raise"),
     (WrongCache, "cache", "after a prompt of 1 tokens, the logits at position 1 differ"),
 ]
 
@@ -311,6 +301,37 @@ def test_sound_model_has_no_violation(dropout, precision):
     """A false alarm would refuse a study."""
     shape = ModelShape(n_layer=2, n_head=2, n_embd=32, seq_len=40, vocab_size=256, dropout=dropout)
     assert check_model(architecture(), shape, Conditions(precision)) == []
+
+
+class FixedWidth(Gelu):
+    """Works at one width, without a `check` that says so."""
+
+    def __init__(self, shape, options):
+        super().__init__(shape, options)
+        self.c_fc = nn.Linear(64, 256)
+        self.c_proj = nn.Linear(256, 64)
+
+    def forward(self, x_BTC):
+        return super().forward(x_BTC.unflatten(-1, (4, 16)).flatten(-2))
+
+
+def test_variant_of_one_width_is_checked_at_it():
+    """The small shape is the check's own, so that it must not refuse a study."""
+    assert check_model(architecture(FixedWidth), SHAPE) == []
+
+
+class NextTokenAtOnePosition(Gelu):
+    def forward(self, x_BTC):
+        y_BTC = super().forward(x_BTC)
+        if x_BTC.shape[1] > 62:
+            y_BTC = torch.cat((y_BTC[:, :61], y_BTC[:, 61:62] + x_BTC[:, 62:63], y_BTC[:, 62:]), 1)
+        return y_BTC
+
+
+def test_leak_at_one_position_is_found():
+    """Blocks of queries may see a later token at their last position only."""
+    (violation,) = check_model(architecture(NextTokenAtOnePosition), SHAPE)
+    assert "the output at position 61 depends on token 62" in violation.message
 
 
 def test_checks_restore_the_global_state():

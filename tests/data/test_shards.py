@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from harness.data import corpus, shards
+from harness.data.formats import MAGIC
 from harness.errors import UserError
 from harness.results.records import DataSettings, TokenSlice
 
@@ -22,6 +25,12 @@ class FakeTokenizer:
     def __init__(self, name, place=""):
         self.name = name
         self.vocab_size = VOCAB[name]
+
+    def boundary(self, text, position):
+        return position
+
+    def encode(self, text):
+        return np.frombuffer(text.encode(), np.uint8).astype("<u2")
 
     def byte_lengths(self, folder):
         return folder / f"{self.name}.npy"
@@ -49,7 +58,7 @@ def prepare(folder, tokens, tokenizer="bytes", name="all.bin"):
 
 
 def read(slices):
-    parts = [np.memmap(part.file, "<u2", "r")[part.start : part.stop] for part in slices]
+    parts = [np.fromfile(part.file, "<u2")[part.start : part.stop] for part in slices]
     return np.concatenate(parts)
 
 
@@ -99,6 +108,29 @@ def test_uniform_tokens_are_not_mistaken(tmp_path, high):
     assert corpus.Corpus.n_tokens(found.train) == 90_000
 
 
+@settings(
+    deadline=None,
+    max_examples=60,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    start=st.sampled_from([b"", b"{", b"PK", *MAGIC, (20240520).to_bytes(4, "little")]),
+    content=st.binary(max_size=3000) | st.text(max_size=2000).map(str.encode),
+    name=st.sampled_from(["a.bin", "a.txt", "a"]),
+    tokenizer=st.sampled_from(sorted(VOCAB)),
+)
+def test_any_file_is_refused_or_holds_tokens(tmp_path, start, content, name, tokenizer):
+    """A traceback names no file, and a token outside of the vocabulary fails the run."""
+    (tmp_path / name).write_bytes(start + content)
+    try:
+        found = corpus.prepare(DataSettings(corpus=name, tokenizer=tokenizer), tmp_path, "s.toml")
+    except UserError:
+        return
+    assert read(found.train + found.val).max(initial=0) < VOCAB[tokenizer]
+
+
 # -- headers ---------------------------------------------------------------------------------------
 
 
@@ -119,6 +151,7 @@ def test_the_header_of_llm_c_is_not_read_as_tokens(tmp_path):
     assert read(found.train).tolist() == tokens[:15_000].tolist()
     assert read(found.val).tolist() == tokens[15_000:].tolist()
     shards.verify(found.train + found.val)
+    assert found.note == "shards: the header of llm.c is skipped in 2 token files"
 
 
 def test_one_file_with_a_header_is_split_after_it(tmp_path):

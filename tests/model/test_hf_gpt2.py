@@ -421,7 +421,12 @@ def test_a_broken_checkpoint_is_rejected_without_leftovers(tmp_path):
     def misshapen(w):
         w["transformer.h.0.attn.c_proj.weight"] = torch.zeros(C, 2 * C)
 
+    def quantized(w):
+        name = "transformer.h.0.mlp.c_fc.weight"
+        w[name] = w[name].mul(100).to(torch.int8)
+
     for change, message in (
+        (quantized, r"h\.0\.mlp\.c_fc\.weight: has type torch.int8, must be floating-point"),
         (missing, r"h\.1\.mlp\.c_fc\.bias: missing"),
         (extra, r"h\.0\.attn\.q_norm: no such tensor"),
         (misshapen, r"h\.0\.attn\.c_proj\.weight: has shape \(32, 16\), the model's is \(16, 16\)"),

@@ -78,7 +78,7 @@ def environment(summary: Summary, charts: Charts) -> Iterator[Block]:
 
 
 def compilation(summary: Summary, charts: Charts) -> Iterator[Block]:
-    """Return what the compiler did for each entry, if the study compiles models."""
+    """Return the number of compiled graphs of each entry, if the study compiles models."""
     rows = []
     for entry in summary.study.entries:
         reports = [run.measured.compilation for run in entry.done]

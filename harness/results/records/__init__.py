@@ -21,6 +21,7 @@ from harness.results.records.probes import (
     RunTime,
 )
 from harness.results.records.run_spec import (
+    AllowedViolation,
     InitSource,
     LaunchSpec,
     PredictedCost,
@@ -44,6 +45,7 @@ from harness.results.records.study_summary import StudySummary
 __all__ = [
     "PHASES",
     "SCHEMA_VERSION",
+    "AllowedViolation",
     "ArchivedFile",
     "CheckpointInfo",
     "CodeManifest",

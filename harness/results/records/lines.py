@@ -64,7 +64,8 @@ class LaunchRecord(Versioned):
         default=None, description="hash of the settings that were requested"
     )
     note: str | None = Field(
-        default=None, description="note if a fallback corpus replaces the requested one"
+        default=None,
+        description="note on the corpus: it replaces another one, or headers are skipped",
     )
     equivalence_margin: EquivalenceMargin | None = Field(
         default=None, description="equivalence margins of the study"

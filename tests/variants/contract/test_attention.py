@@ -21,6 +21,8 @@ from contract.cases import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.contract.architecture import Architecture
+from harness.contract.flops import wrong_flops
 from harness.probes.first_step import CPU_KERNELS
 from variants.attention.mha import MultiHead
 from variants.base import Positional
@@ -76,3 +78,12 @@ def test_bias_keeps_the_fused_kernel(attention):
     assert ran[0] == ran[1]
     if str(attention) == "mha()":
         assert ran[0] == {"_scaled_dot_product_flash_attention_for_cpu"}
+
+
+@pytest.mark.parametrize("seq_len", [37, 200])
+@every_attention
+def test_comparison_of_flops_has_no_false_alarm(attention, seq_len):
+    """Windows in blocks, dilations and padding execute other products than the required ones."""
+    shape = dataclasses.replace(SHAPE, seq_len=seq_len)
+    gpt2 = Architecture.of_entry({}, [])
+    assert wrong_flops(gpt2.replaced("attention", attention.cls, attention.options), shape) == []

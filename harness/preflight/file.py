@@ -1,0 +1,54 @@
+"""Check the file of one variant, in a model whose other variants are GPT-2's."""
+
+import tomllib
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.config.axes import Axes
+from harness.contract.architecture import Architecture
+from harness.contract.checks import CheckResult
+from harness.contract.model import model_results
+from harness.errors import UserError, choices
+from variants.base import AXES, ModelShape
+
+SHAPE = ModelShape(n_layer=4, n_head=4, n_embd=128, seq_len=128, vocab_size=256)
+
+
+def check_file(path: Path, options: Sequence[str]) -> list[CheckResult]:
+    """Return the outcome of each check of the contract.
+
+    `options` are NAME=VALUE, the value as in a study file. Those without a default are required.
+
+    Raises:
+        UserError: the file is missing or invalid, or an option is; it names every problem.
+    """
+    file = path.resolve()
+    axis = file.parent.name
+    if axis not in AXES or not file.is_file():
+        form = f"must be the file AXIS/NAME.py of a variant; {choices(axis, AXES)}"
+        raise UserError(f"{path}: {form}")
+    root = file.parent.parent
+    axes = Axes(str(path), SHAPE, [root])
+    choice = axes.choose(axis, {"variant": file.stem} | _parse(options), "option")
+    if choice is None:
+        raise UserError(axes.problems)
+    results = [CheckResult("file", "passed")]
+    if axis == "parallelism":
+        return results
+    architecture = Architecture.of_entry({axis: choice}, [str(root)])
+    with warnings.catch_warnings(action="ignore"):  # of the user's code
+        return results + model_results(architecture, SHAPE)
+
+
+def _parse(options: Sequence[str]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for option in options:
+        name, equals, text = option.partition("=")
+        if not equals or not name:
+            raise UserError(f"--option {option}: must be NAME=VALUE, e.g. window=64")
+        try:
+            values[name] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[name] = text  # a string without quotes, which the shell would remove
+    return values

@@ -1,0 +1,10 @@
+"""Has a bias, which it does not declare: decoding leaves it out.
+
+refused: bias
+"""
+
+from variants.positional.alibi import Alibi
+
+
+class Undeclared(Alibi):
+    has_bias = False
