@@ -165,6 +165,11 @@ def _depths(shape: ModelShape, least: int) -> list[int]:
 def _smallest(
     architecture: Architecture, shape: ModelShape, lengths: Sequence[int], depths: Sequence[int]
 ) -> ModelShape:
+    """Return the smallest shape that the variants accept and that runs, else one they accept.
+
+    A variant may support few shapes and not say so, for example if it states a width as a number.
+    """
+    accepted = None
     head_dims = [width for width in HEAD_DIMS if width < shape.head_dim] + [shape.head_dim]
     for length in lengths:
         for depth in depths:
@@ -176,9 +181,25 @@ def _smallest(
                     seq_len=length,
                     vocab_size=VOCABULARY,
                 )
-                if not architecture.problems(smaller):
+                if architecture.problems(smaller):
+                    continue
+                if _runs(architecture, smaller):
                     return smaller
-    return replace(shape, vocab_size=VOCABULARY)
+                accepted = accepted or smaller
+    return accepted or replace(shape, vocab_size=VOCABULARY)
+
+
+def _runs(architecture: Architecture, shape: ModelShape) -> bool:
+    """Return whether a model of this shape can be built and called."""
+    try:
+        model = architecture.model(shape).to_empty(device="cpu")
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+            outputs(model, tokens_of(1, min(SHORT, shape.seq_len)))
+    except Exception:
+        return False
+    return True
 
 
 def initialized(architecture: Architecture, shape: ModelShape, seed: int = 0) -> GPT:

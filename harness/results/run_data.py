@@ -20,6 +20,7 @@ from harness.results.records import (
     RunSpec,
     RunState,
 )
+from harness.results.records.base import MAX_NUMBER
 from harness.results.records.study_summary import Unreadable
 from harness.results.steps import Steps
 from harness.results.store import Run
@@ -167,6 +168,9 @@ def _read(run: Run) -> RunData:
 
 def _check(run: RunData) -> None:
     """Check that the curves are in order and that a run that is done is complete."""
+    values = (run.evals.val_loss, run.evals.bits_per_byte, run.evals.train_s)
+    if (np.abs(values) > MAX_NUMBER).any():
+        raise StoreError(f"eval.jsonl: a value is above {MAX_NUMBER:g}")
     if (np.diff(run.evals.step) < 0).any():
         raise StoreError("eval.jsonl: the steps are not in order")
     if run.status != "done":

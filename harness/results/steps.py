@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from harness.errors import StoreError
 from harness.results.files import REMEDY, split_lines
+from harness.results.records.base import MAX_COUNT, MAX_NUMBER
 
 _STEP_COLUMNS = ("step", "loss", "tokens", "grad_norm", "lr", "warmup")
 _step_values = itemgetter(*_STEP_COLUMNS)
@@ -79,6 +80,10 @@ def _merge_steps(ranks: list[list[StepLine]]) -> Steps:
         step_s = np.maximum(step_s, rank_step_s)  # keeps NaN
     if not np.isfinite([step, tokens]).all():
         raise ValueError("a step has no number or no tokens")
+    if (np.abs([step, tokens]) > MAX_COUNT).any() or (np.mod([step, tokens], 1) != 0).any():
+        raise ValueError(f"step and tokens must be integers, at most {MAX_COUNT}")
+    if (np.abs([loss, grad_norm, lr, step_s]) > MAX_NUMBER).any():
+        raise ValueError(f"a value is above {MAX_NUMBER:g}")
     if (np.diff(step) < 0).any():
         raise ValueError("the steps are not in order")
     if not (np.isfinite(step_s).all() and (step_s > 0).all() and (tokens > 0).all()):

@@ -10,10 +10,12 @@ SCHEMA_VERSION = 3
 # The largest integer that a float64 holds exactly; tables convert counts to floats.
 MAX_COUNT = 2**53
 SEEDS_END = 1_000_000
+# Above what a float32 holds, and far below what overflows when statistics square it.
+MAX_NUMBER = 1e100
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Duration = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
+Seconds = Annotated[Finite, Field(ge=0)]
+Duration = Annotated[Finite, Field(gt=0)]
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Seed = Annotated[int, Field(ge=0, lt=SEEDS_END)]

@@ -33,7 +33,7 @@ class RankMemory(StrictModel):
     peak: Positive = Field(
         description="peak, bytes: the allocator's on CUDA, else the sum of the categories"
     )
-    resident_peak: int | None = Field(
+    resident_peak: Count | None = Field(
         default=None, description="peak resident set size of the whole process, bytes; null on CUDA"
     )
 
@@ -66,6 +66,12 @@ class RankPhases(StrictModel):
     other_s: Annotated[list[Finite], Field(min_length=1)] = Field(
         description="the rest of the step, seconds"
     )
+
+    @model_validator(mode="after")
+    def _check_samples(self) -> Self:
+        if len({len(getattr(self, f"{phase}_s")) for phase in PHASES}) > 1:
+            raise ValueError("its phases have different numbers of samples")
+        return self
 
 
 class CollectiveTraffic(StrictModel):
@@ -171,7 +177,7 @@ class RunTime(StrictModel):
 
 
 class CompileReport(StrictModel):
-    """What the compiler did in the training steps of a run, on the rank with most graphs."""
+    """The compiled graphs of the training steps of a run, on the rank that has most."""
 
     n_graphs: Count = Field(description="number of distinct graphs that were compiled")
     n_graph_breaks: Count = Field(description="number of graph breaks")

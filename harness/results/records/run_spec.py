@@ -37,8 +37,8 @@ class TokenSlice(StrictModel):
     """A slice of a file of little-endian uint16 tokens."""
 
     file: str = Field(description="path of the file")
-    start: int = Field(description="first token")
-    stop: int = Field(description="token after the last")
+    start: Count = Field(description="first token")
+    stop: Count = Field(description="token after the last")
     sha256: str | None = Field(
         default=None, description="SHA-256 of the whole file; null: not checked"
     )
@@ -48,11 +48,11 @@ class LaunchSpec(StrictModel):
     """Where and on how many processes the run is executed; not part of its hash."""
 
     world_size: Positive = Field(description="number of processes")
-    timeout_s: float | None = Field(description="wall time limit, seconds; null: no limit")
-    stall_timeout_s: float | None = Field(
+    timeout_s: Finite | None = Field(description="wall time limit, seconds; null: no limit")
+    stall_timeout_s: Finite | None = Field(
         default=None, description="limit of the time without progress, seconds; null: no limit"
     )
-    checkpoint_every: int | None = Field(
+    checkpoint_every: Positive | None = Field(
         default=None, description="steps between checkpoints; null: at each evaluation"
     )
     keep_checkpoints: Literal["none", "weights", "full"] = Field(
@@ -82,7 +82,7 @@ class InitSource(StrictModel):
 class PredictedCost(StrictModel):
     """Costs that follow from the model before it runs."""
 
-    parameters: int = Field(description="number of parameters")
+    parameters: Count = Field(description="number of parameters")
     flops_per_token: Finite = Field(
         description="FLOPs per training token, forward and backward, by the variants' formulas"
     )

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness.results.records.base import Count, Versioned
+from harness.results.records.base import Count, Finite, Versioned
 
 RunState = Literal["pending", "running", "done", "failed", "interrupted"]
 FailureReason = Literal["oom", "nan", "timeout", "killed", "error"]
@@ -26,8 +26,8 @@ class RunStatus(Versioned):
         default=None, description="end of the newest attempt, ISO 8601, UTC"
     )
     host: str | None = Field(default=None, description="host name")
-    pid: int | None = Field(default=None, description="process id of rank 0 or of the launcher")
-    pid_started: float | None = Field(
+    pid: Count | None = Field(default=None, description="process id of rank 0 or of the launcher")
+    pid_started: Finite | None = Field(
         default=None, description="start of that process, seconds since the epoch"
     )
     attempts: Count = Field(
@@ -55,12 +55,12 @@ class Environment(Versioned):
     platform: str | None = Field(default=None, description="operating system")
     host: str | None = Field(default=None, description="host name")
     cpu: str | None = Field(default=None, description="processor name")
-    cores: int | None = Field(default=None, description="number of physical cores")
-    memory_bytes: int | None = Field(default=None, description="main memory, bytes")
+    cores: Count | None = Field(default=None, description="number of physical cores")
+    memory_bytes: Count | None = Field(default=None, description="main memory, bytes")
     gpu: str | None = Field(default=None, description="GPU name; null on a CPU")
     cuda: str | None = Field(default=None, description="version of CUDA; null on a CPU")
-    threads: int | None = Field(default=None, description="threads per process")
-    world_size: int | None = Field(default=None, description="number of processes")
+    threads: Count | None = Field(default=None, description="threads per process")
+    world_size: Count | None = Field(default=None, description="number of processes")
     backend: str | None = Field(default=None, description="`torch.distributed` backend")
     precision: str | None = Field(default=None, description="type of the computation")
     compile: bool | None = Field(default=None, description="whether the model was compiled")
