@@ -86,8 +86,8 @@ def noise(loss: FloatArray) -> float:
 def loss_spikes(loss: FloatArray) -> list[Peak]:
     """Return the spikes of a training curve, shape (n_steps,); values that are not finite are none.
 
-    A spike ends when the loss is below half of the limit. Adding a constant to the loss changes
-    nothing.
+    A spike ends when the loss is below half of the limit. A constant that is added to the loss does
+    not change them.
     """
     steps = np.flatnonzero(np.isfinite(loss))
     if len(steps) < MIN_STEPS:
@@ -103,7 +103,7 @@ def loss_spikes(loss: FloatArray) -> list[Peak]:
 def gradient_outliers(grad_norm: FloatArray) -> list[Peak]:
     """Return the outliers of the gradient norms, shape (n_steps,).
 
-    Multiplying all norms by a constant changes nothing. Values that are not finite are none.
+    A constant factor of all norms does not change them. Values that are not finite are none.
     """
     steps = np.flatnonzero(np.isfinite(grad_norm))
     if len(steps) < MIN_STEPS:
@@ -111,7 +111,7 @@ def gradient_outliers(grad_norm: FloatArray) -> list[Peak]:
     norms = grad_norm[steps]
     lowest = np.minimum.accumulate(norms)
     ratios = np.zeros(len(norms))
-    # A norm that is no outlier against the lowest is none against a median: most runs end here.
+    # A median is at least the lowest norm, so few norms need one.
     for i in np.flatnonzero(norms > NORM_RATIO * lowest):
         median = np.median(norms[max(0, i - NORM_WINDOW) : i])
         if i >= NORM_MIN_HISTORY and median > 0:

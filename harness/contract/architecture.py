@@ -3,7 +3,6 @@
 Models are built as training builds them: on the meta device, then with initial values.
 """
 
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -165,6 +164,11 @@ def _depths(shape: ModelShape, least: int) -> list[int]:
 def _smallest(
     architecture: Architecture, shape: ModelShape, lengths: Sequence[int], depths: Sequence[int]
 ) -> ModelShape:
+    """Return the smallest shape that the variants accept and that runs, else one they accept.
+
+    A variant may support few shapes and not say so, for example if it states a width as a number.
+    """
+    accepted = None
     head_dims = [width for width in HEAD_DIMS if width < shape.head_dim] + [shape.head_dim]
     for length in lengths:
         for depth in depths:
@@ -176,9 +180,25 @@ def _smallest(
                     seq_len=length,
                     vocab_size=VOCABULARY,
                 )
-                if not architecture.problems(smaller):
+                if architecture.problems(smaller):
+                    continue
+                if _runs(architecture, smaller):
                     return smaller
-    return replace(shape, vocab_size=VOCABULARY)
+                accepted = accepted or smaller
+    return accepted or replace(shape, vocab_size=VOCABULARY)
+
+
+def _runs(architecture: Architecture, shape: ModelShape) -> bool:
+    """Return whether a model of this shape can be built and called."""
+    try:
+        model = architecture.model(shape).to_empty(device="cpu")
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+            outputs(model, tokens_of(1, min(SHORT, shape.seq_len)))
+    except Exception:
+        return False
+    return True
 
 
 def initialized(architecture: Architecture, shape: ModelShape, seed: int = 0) -> GPT:
@@ -196,18 +216,29 @@ def randomized(architecture: Architecture, shape: ModelShape, seed: int = 0) -> 
     """Return a model with large values: GPT-2's would hide a wrong scale, and zeros a whole path.
 
     Matrices keep the scale of their input. The values become smaller until the outputs are finite.
+    The model has not been called.
     """
-    model = architecture.model(shape).to_empty(device="cpu")
+    (model,) = twins(architecture, shape, 1, seed)
+    return model
+
+
+def twins(architecture: Architecture, shape: ModelShape, count: int, seed: int = 0) -> list[GPT]:
+    """Return models as of `randomized`, built one after the other from the same seed."""
     for scale in (1.0, 0.3, 0.1, 0.0):
-        try:
-            init_parameters(model, seed)
-        except UndeclaredError:
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter.zero_()
-        add_noise(model, scale, seed)
-        if _is_finite(copy.deepcopy(model), shape.seq_len):
+        if _is_finite(_noisy(architecture, shape, seed, scale), shape.seq_len):
             break
+    return [_noisy(architecture, shape, seed, scale) for _ in range(count)]
+
+
+def _noisy(architecture: Architecture, shape: ModelShape, seed: int, scale: float) -> GPT:
+    model = architecture.model(shape).to_empty(device="cpu")
+    try:
+        init_parameters(model, seed)
+    except UndeclaredError:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+    add_noise(model, scale, seed)
     return model
 
 

@@ -118,13 +118,15 @@ def splits_of(length: int, most: int, around: Sequence[int] = ()) -> list[int]:
 def _affected(model: GPT, tokens_1T: Tensor, splits: Sequence[int], setting: Setting) -> Tensor:
     """Return whether output t changes with the tokens from each split on, (splits, T), t < split.
 
-    In training mode both calls draw the same dropout, because their shapes are equal.
+    In training mode both calls draw the same dropout, because their shapes are equal. In evaluation
+    mode one sequence is as good as equal ones.
     """
     starts = torch.tensor(splits)[:, None]
     positions = torch.arange(tokens_1T.shape[1])
     changed = torch.where(positions >= starts, (tokens_1T + 7) % VOCABULARY, tokens_1T)
+    unchanged = tokens_1T.repeat(len(splits), 1) if setting.training else tokens_1T
     with torch.no_grad():
-        before = outputs(model, tokens_1T.repeat(len(splits), 1), setting.training)
+        before = outputs(model, unchanged, setting.training)
         after = outputs(model, changed, setting.training)
     difference = (after - before).abs().amax(dim=-1)
     return (difference > ROUNDING * before.abs().max()) & (positions < starts)

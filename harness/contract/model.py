@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from harness.contract import causality, decoding, model_checks
+from harness.contract import causality, decoding, model_checks, parts
 from harness.contract.architecture import (
     Architecture,
     deep_shape,
@@ -21,8 +21,8 @@ from harness.model.gpt import GPT
 from variants.base import ModelShape
 
 # Work of a call with long sequences, in pairs of positions, for each head and layer.
-MAX_PAIRS = 1 << 23
-MAX_SPLITS = 64
+MAX_PAIRS = 1 << 24
+MAX_SPLITS = 128
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,9 @@ class ModelChecks:
             Check("batch", self.batch, (*equal, "state")),
             Check("causality", self.causality_by_gradient, (*runs, "finite", "batch")),
             Check("causality", self.causality_by_change, (*equal, "state", "batch", "causality")),
-            Check("cache", self.cache, (*equal, "state", "causality")),
+            Check("has_bias", self.has_bias, runs),
+            Check("extrapolates", self.extrapolates, runs),
+            Check("cache", self.cache, (*equal, "state", "causality", "has_bias")),
             Check("flops", self.flops, (*runs, "causality")),
         ]
 
@@ -184,6 +186,14 @@ class ModelChecks:
             return []
         setting, long_splits = self._long_setting(1)
         return causality.by_change(self.long_model, setting, long_splits)
+
+    def has_bias(self) -> list[Violation]:
+        """Compare what the positional encoding declares about its bias with its bias."""
+        return parts.declares_bias_wrongly(self.model.positional, self.short)
+
+    def extrapolates(self) -> list[Violation]:
+        """Encode positions beyond the trained length."""
+        return parts.declares_extrapolation_wrongly(self.model.positional, self.short)
 
     def cache(self) -> list[Violation]:
         """Decode after prompts of several lengths."""

@@ -73,8 +73,6 @@ def part_checks(cls: type[Part], options: Any, shape: ModelShape) -> list[Check]
             *parts.depends_on_more_than_positions(part, shape),
             *parts.changes_precision(part, shape),
         ]
-        found["has_bias"] = lambda: parts.declares_bias_wrongly(part, shape)
-        found["extrapolates"] = lambda: parts.declares_extrapolation_wrongly(part, shape)
     else:
         found["bf16"] = lambda: parts.is_imprecise_in_bf16(part, x_BTC)
     short = replace(shape, seq_len=min(GRADIENT_LENGTH, shape.seq_len))

@@ -17,7 +17,7 @@ ENTROPY_TOLERANCE = 7.0  # nats per byte, times the root of the number of bytes
 
 
 class Finding(NamedTuple):
-    """An implausible loss: the kind of its caveat, and what was observed, without the run."""
+    """An implausible loss: the kind of its caveat, and the observation, without the run."""
 
     kind: CaveatKind
     message: str
@@ -29,7 +29,7 @@ def implausible(
     val_losses: Sequence[float | None],
     bits_per_byte: Sequence[float | None],
 ) -> list[Finding]:
-    """Return what is implausible in the evaluations of a run, an item of each argument for each.
+    """Return the implausible losses of a run; the sequences have an item for each evaluation.
 
     A new model guesses, so its loss is ln(vocabulary) within 10 %. No causal model has a loss below
     the entropy of its corpus, except by chance: a lower one means that the model sees the tokens
@@ -54,7 +54,7 @@ def implausible(
             message = (
                 f"a validation loss of {lowest:.4f} nats per byte is below the corpus's entropy of "
                 f"{entropy:.4f}, by more than chance explains ({tolerance:.4f}): the model sees "
-                "what it predicts"
+                "the tokens that it predicts"
             )
             findings.append(Finding("below-entropy", message))
     return findings

@@ -1,4 +1,4 @@
-"""Compile the blocks of a model, and count what the compiler did.
+"""Compile the blocks of a model, and count the compiled graphs.
 
 Blocks that differ only in their parameters share one graph. Blocks that differ otherwise, for
 example in their window, need a graph each, and the compiler gives up beyond a limit that is lower
@@ -34,7 +34,7 @@ def compile_blocks(blocks: Sequence[nn.Module], backend: str | Callable[..., obj
 
 
 def compile_report() -> CompileReport:
-    """Return what the compiler has done in this process since `compile_blocks`."""
+    """Return the counts of this process since `compile_blocks`."""
     reasons = counters["unimplemented"]
     return CompileReport(
         n_graphs=counters["stats"]["unique_graphs"],

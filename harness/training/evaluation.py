@@ -52,7 +52,7 @@ class Evaluation:
         return nats / n_tokens
 
     def _warn(self, record: EvalRecord) -> None:
-        """Print what is implausible in an evaluation."""
+        """Print a warning for each implausible loss of an evaluation."""
         for finding in implausible(
             self._spec, [record.step], [record.val_loss], [record.bits_per_byte]
         ):

@@ -256,7 +256,7 @@ class Loop:
         self._steps_file.append(record)
 
     def _diagnose(self, step: int, loss: float, result: StepResult) -> str:
-        """Return what was not finite in a step and where, and print it with details."""
+        """Return the values of a failed step and the place where they arose; print details."""
         setup = self._setup
         values = (
             f"step {step}: loss {loss:.4g}, gradient norm {result.grad_norm.item():.4g}, "

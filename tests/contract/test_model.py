@@ -10,7 +10,7 @@ from torch import nn
 from harness.contract.model import Conditions, check_model
 from variants.attention.mha import MultiHead
 from variants.attention.sliding_window import SlidingWindow
-from variants.base import ModelShape
+from variants.base import ModelShape, Positional
 from variants.mlp.gelu import Gelu
 from variants.norm.layernorm import LayerNorm
 from variants.positional.learned import Learned
@@ -196,6 +196,15 @@ class RaisesInInit(Gelu):
         raise KeyError("missing")
 
 
+class UndeclaredBias(Positional):
+    def bias(self, q_positions, k_positions):
+        return -(q_positions[..., None] - k_positions[..., None, :]).abs()[None].float()
+
+
+class Extrapolating(Learned):
+    extrapolates = True
+
+
 class WrongCache(MultiHead):
     def attend_cache(self, q_BH1D, cache, position_1, positional):
         return super().attend_cache(0.9 * q_BH1D, cache, position_1, positional)
@@ -262,6 +271,8 @@ FAULTS = [
     (NotFinite, "finite", "the output is not finite"),
     (RaisesInForward, "output", "TypeError: no such thing"),
     (RaisesInInit, "build", "KeyError: 'missing'"),
+    (UndeclaredBias, "has_bias", "`bias` returns a tensor"),
+    (Extrapolating, "extrapolates", "positions from seq_len on raise"),
     (WrongCache, "cache", "after a prompt of 1 tokens, the logits at position 1 differ"),
 ]
 
@@ -290,6 +301,37 @@ def test_sound_model_has_no_violation(dropout, precision):
     """A false alarm would refuse a study."""
     shape = ModelShape(n_layer=2, n_head=2, n_embd=32, seq_len=40, vocab_size=256, dropout=dropout)
     assert check_model(architecture(), shape, Conditions(precision)) == []
+
+
+class FixedWidth(Gelu):
+    """Works at one width, without a `check` that says so."""
+
+    def __init__(self, shape, options):
+        super().__init__(shape, options)
+        self.c_fc = nn.Linear(64, 256)
+        self.c_proj = nn.Linear(256, 64)
+
+    def forward(self, x_BTC):
+        return super().forward(x_BTC.unflatten(-1, (4, 16)).flatten(-2))
+
+
+def test_variant_of_one_width_is_checked_at_it():
+    """The small shape is the check's own, so that it must not refuse a study."""
+    assert check_model(architecture(FixedWidth), SHAPE) == []
+
+
+class NextTokenAtOnePosition(Gelu):
+    def forward(self, x_BTC):
+        y_BTC = super().forward(x_BTC)
+        if x_BTC.shape[1] > 62:
+            y_BTC = torch.cat((y_BTC[:, :61], y_BTC[:, 61:62] + x_BTC[:, 62:63], y_BTC[:, 62:]), 1)
+        return y_BTC
+
+
+def test_leak_at_one_position_is_found():
+    """Blocks of queries may see a later token at their last position only."""
+    (violation,) = check_model(architecture(NextTokenAtOnePosition), SHAPE)
+    assert "the output at position 61 depends on token 62" in violation.message
 
 
 def test_checks_restore_the_global_state():

@@ -185,7 +185,7 @@ def why_unsupported(how, parts):
     return cls(cls.Options(**options)).why_unsupported(ModelBuilder(SHAPE, axes, []).model)
 
 
-def plan(folder, label, how, parts=GPT2, steps=50, **train):
+def plan(folder, label, how, parts=GPT2, steps=50, dropout=0.0, **train):
     """Write a spec with steps of 8 sequences in micro-batches of 2 and clipped gradients."""
     tokens = (np.arange(600) ** 2 % SHAPE.vocab_size).astype(np.uint16)
     tokens.tofile(folder / "tokens.bin")
@@ -195,7 +195,7 @@ def plan(folder, label, how, parts=GPT2, steps=50, **train):
         TokenSlice(file=str(folder / "tokens.bin"), start=start, stop=stop)
         for start, stop in ((0, 500), (500, 600))
     ]
-    shape = dataclasses.asdict(SHAPE)
+    shape = dataclasses.asdict(SHAPE) | {"dropout": dropout}
     spec = RunSpec(
         study="study",
         run_id=label,
@@ -284,12 +284,16 @@ def all_runs(tmp_path_factory):
     jobs = [(1, single.values(), {})]
     for nproc, hows in RUNS.items():
         nans = {}
+        dropouts = {}
         for label, how in hows.items():
             nans[label, "nan"] = plan(folder, f"{label}-nan", how, steps=2)
+            for again in ("", "-again"):
+                name = f"{label}-dropout{again}"
+                dropouts[name] = plan(folder, name, how, steps=4, dropout=0.3)
         codes |= {run.path.name: NAN_ON_LAST_RANK for run in nans.values()}
-        faulty |= nans
+        faulty |= nans | dropouts
         runs = {2: on_two, 4: on_four}[nproc]
-        jobs.append((nproc, [*runs.values(), *nans.values()], codes))
+        jobs.append((nproc, [*runs.values(), *nans.values(), *dropouts.values()], codes))
     jobs[1][1].extend(run for fault, run in faulty.items() if fault in FAULTS)
     train_in_processes(folder, jobs)
     return single | on_two | on_four, faulty
@@ -506,6 +510,17 @@ def test_nan_on_one_rank_is_located_by_all(all_runs, label):
     assert len(run.steps()) == 2
 
 
+@pytest.mark.parametrize("label", ALL)
+def test_dropout_repeats_and_keeps_the_ranks_equal(all_runs, label):
+    """Masks that differ in replicated activations would train other parameters on each rank."""
+    one = all_runs[1][f"{label}-dropout"]
+    two = all_runs[1][f"{label}-dropout-again"]
+    assert outcome(one) == outcome(two)
+    assert outcome(one)["error"] is None
+    assert one.steps().loss.tolist() == two.steps().loss.tolist()
+    assert one.steps().loss[0] != all_runs[0][label].steps().loss[0]
+
+
 # -- communication and time ------------------------------------------------------------------------
 
 
@@ -598,9 +613,8 @@ def test_invalid_options_are_rejected_with_the_reason(name, options, reasons):
     assert cls.check(SHAPE, cls.Options(**options)) == reasons
 
 
-@pytest.mark.parametrize("name", ["dp", "tp", "fsdp_tp"])
-def test_dropout_with_equal_masks_is_rejected(name):
-    cls = registry.load("parallelism", name)
+def test_dropout_with_equal_masks_is_rejected():
+    cls = registry.load("parallelism", "dp")
     (reason,) = cls.check(dataclasses.replace(SHAPE, dropout=0.1), cls.Options()).values()
     assert reason.startswith("dropout = 0.1: ") and "would apply the same dropout mask" in reason
 

@@ -19,6 +19,7 @@ from variants.base import Attention, FeedForward, ModelShape, Part, Positional, 
 from variants.communication import sent_bytes
 from variants.linear import Linear
 from variants.parallelism._collective import Group, RowParallelLinear, sum_gradients
+from variants.parallelism._random import RankRandom
 from variants.tensor_parallel import ShardSpec, TensorParallelPlan
 
 Blocks = Sequence[tuple[str, int]]  # (name, rows), as in `InitSpec.blocks`
@@ -34,14 +35,21 @@ def shard_model(model: nn.Module, rank: int, world_size: int, group: Group = Non
     def sum_input_gradients(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (sum_gradients(args[0], group), *args[1:])
 
+    random = RankRandom(rank)
+    shape = model.shape
+    assert isinstance(shape, ModelShape)
     for path, part in list(model.named_modules()):
         if isinstance(part, Attention | FeedForward | Positional):
             try:
-                _shard_part(part, rank, world_size, group)
+                plan = _shard_part(part, rank, world_size, group)
             except ValueError as error:
                 raise ValueError(f"{type(part).__name__} at {path}: {error}") from error
         if isinstance(part, Attention | FeedForward):
             part.register_forward_pre_hook(sum_input_gradients)
+            if shape.dropout:
+                column_parallel = [part.get_submodule(name) for name in plan.column_parallel]
+                row_parallel = [part.get_submodule(name) for name in plan.row_parallel]
+                random.surround(part, column_parallel, row_parallel)
 
 
 def replicated_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -98,15 +106,7 @@ def why_unsupported(make_model: Callable[[], nn.Module], world_size: int) -> str
     return ""
 
 
-def check_dropout(shape: ModelShape, name: str) -> dict[str, str]:
-    """Reject dropout: ranks share the RNG, so different heads would get identical dropout masks."""
-    if not shape.dropout:
-        return {}
-    reason = f"{name}'s processes would apply the same dropout mask to different heads"
-    return {"": f"dropout = {shape.dropout:g}: {reason}"}
-
-
-def _shard_part(part: Part, rank: int, world_size: int, group: Group) -> None:
+def _shard_part(part: Part, rank: int, world_size: int, group: Group) -> TensorParallelPlan:
     specs = part.init_specs()
     sizes = {name: parameter.shape for name, parameter in part.named_parameters()}
     plan = part.tensor_parallel_plan(rank, world_size)
@@ -128,6 +128,7 @@ def _shard_part(part: Part, rank: int, world_size: int, group: Group) -> None:
         _replace_layer(part, layer, RowParallelLinear, shards).group = group
     part.shards = {name: replace(shard, group=group) for name, shard in shards.items()}
     part.replicated = [name for name in plan.replicated if name in sizes]
+    return plan
 
 
 def _check_plan_is_complete(

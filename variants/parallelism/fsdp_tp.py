@@ -34,7 +34,7 @@ class ShardedTensorParallel(FSDPBase[ShardedTensorParallelOptions]):
 
     @classmethod
     def check(cls, shape: ModelShape, options: ShardedTensorParallelOptions) -> Mapping[str, str]:
-        """There must be at least 2 groups of at least 2 processes, and no dropout."""
+        """There must be at least 2 groups of at least 2 processes."""
         problems = at_least_one("nproc", options.nproc)
         if not problems:
             problems = divides("tp", options.tp, "nproc", options.nproc)
@@ -45,7 +45,7 @@ class ShardedTensorParallel(FSDPBase[ShardedTensorParallelOptions]):
                 "fsdp for groups of one"
             )
             problems[key] = f"{getattr(options, key)}: {reason}"
-        return {**problems, **_tensor.check_dropout(shape, "fsdp_tp")}
+        return problems
 
     @property
     def data_parallel_size(self) -> int:

@@ -34,8 +34,8 @@ class TensorParallel(Parallelism[TensorParallelOptions]):
 
     @classmethod
     def check(cls, shape: ModelShape, options: TensorParallelOptions) -> Mapping[str, str]:
-        """`nproc` must be positive and dropout 0; `why_unsupported` checks the parts."""
-        return {**at_least_one("nproc", options.nproc), **_tensor.check_dropout(shape, "tp")}
+        """`nproc` must be positive; `why_unsupported` checks the parts."""
+        return at_least_one("nproc", options.nproc)
 
     @property
     def data_parallel_size(self) -> int:

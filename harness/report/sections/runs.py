@@ -78,7 +78,7 @@ def environment(summary: Summary, charts: Charts) -> Iterator[Block]:
 
 
 def compilation(summary: Summary, charts: Charts) -> Iterator[Block]:
-    """Return what the compiler did for each entry, if the study compiles models."""
+    """Return the number of compiled graphs of each entry, if the study compiles models."""
     rows = []
     for entry in summary.study.entries:
         reports = [run.measured.compilation for run in entry.done]
@@ -115,7 +115,12 @@ def initialization(summary: Summary, charts: Charts) -> Iterator[Block]:
     if rows:
         numeric = ["loaded", "newly initialized"]
         titles = ["entry", "checkpoint (of the first seed)", "SHA-256", "converted", "dropped"]
-        yield paragraph("The runs start from a checkpoint. Numbers count tensors.")
+        spec = summary.study.spec
+        n_seen = spec.data_offset_steps if spec else 0
+        yield paragraph(
+            f"The runs start from a checkpoint. They continue the data order after its first "
+            f"{n_seen} steps, on which the weights were trained. Numbers count tensors."
+        )
         yield table("Initialization from a checkpoint", [*titles, *numeric], rows, numeric)
 
 

@@ -177,7 +177,7 @@ class RunTime(StrictModel):
 
 
 class CompileReport(StrictModel):
-    """What the compiler did in the training steps of a run, on the rank with most graphs."""
+    """The compiled graphs of the training steps of a run, on the rank that has most."""
 
     n_graphs: Count = Field(description="number of distinct graphs that were compiled")
     n_graph_breaks: Count = Field(description="number of graph breaks")
