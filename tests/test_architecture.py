@@ -22,7 +22,7 @@ IMPORTS = {
     "export": "errors results analysis",
     "distributed": "variants",
     "model": "errors results variants distributed",
-    "data": "errors results",
+    "data": "errors results provenance",
     "probes": "errors results variants distributed model data",
     "contract": "errors results variants distributed model probes",
     "sampling": "errors results variants model data",

@@ -50,6 +50,7 @@ def run(
     from harness.launch.progress import time_summary
     from harness.preflight import check_study
     from harness.provenance.archive import archive_code, archive_inputs
+    from harness.provenance.corpora import replaced_corpora
     from harness.provenance.outdated import acceptable, find_changes
     from harness.results.store import Store
 
@@ -66,7 +67,7 @@ def run(
     todo = scheduler.randomize_within_seed(selection.todo)
     n_runs = len(planned.runs)
     log(f"{planned.name}: {n_runs} runs, {len(selection.done)} done, {len(todo)} to do")
-    for note in selection.notes():
+    for note in (*replaced_corpora(store, planned.name, planned.runs), *selection.notes()):
         log(note)
     if accepted:
         log(f"{len(accepted)} outdated runs are kept as results; the report marks them")

@@ -20,6 +20,7 @@ OptionalStudy = Annotated[
 
 def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS) -> None:
     """Show which runs are done, running, failed and pending, and why."""
+    from harness.provenance.corpora import changed_corpora
     from harness.provenance.outdated import find_changes
     from harness.provenance.sources import Sources
     from harness.results.store import Store
@@ -30,13 +31,19 @@ def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS
         raise no_results(results, study, store.studies())
     for name in names:
         runs = [(run, run.outcome) for run in store.runs(name)]
-        changes = find_changes(store, name, store.specs(name), Sources())
+        specs = store.specs(name)
+        changes = find_changes(store, name, specs, Sources())
         counts = Counter(
             "outdated" if _is_outdated(changes.get(run.run_id)) else outcome.status
             for run, outcome in runs
         )
         summary = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
         print(f"{name}: {len(runs)} runs: {summary}")
+        n_unknown = [spec.code_hash for spec in specs].count(None)
+        if n_unknown:
+            print(f"  {n_unknown} runs of an earlier version, whose code is unknown")
+        for corpus, n in changed_corpora(store, name).items():
+            print(f"  the corpus {corpus} has changed since {n} of these runs")
         for run, outcome in runs:
             change = changes.get(run.run_id)
             if outcome.status not in ("done", "pending") or change is not None:

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pooch
 
-from harness.data import formats, synthetic
+from harness.data import formats, synthetic, tokenizers
 from harness.data.shards import cache_folder, read_shards, scan
 from harness.data.tokenizers import Tokenizer
 from harness.errors import Problem, StoreError, UserError
+from harness.provenance.sources import Code, syntax_hash
 from harness.results.files import read_json, write_bytes, write_json
 from harness.results.records import DataSettings, TokenizedText, TokenSlice
 
@@ -24,7 +25,6 @@ URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshake
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 SYNTHETIC_BYTES = 1_000_000
 VALIDATION_FRACTION = 0.1  # the last part of a text
-TOKENIZATION = 2  # part of the key of tokenized texts; raise it when a text gets other tokens
 
 Split = list[TokenSlice]
 
@@ -94,7 +94,7 @@ def _find(name: str, tokenizer: Tokenizer, folder: Path, place: str) -> Corpus:
 
 def _read(name: str, path: Path, tokenizer: Tokenizer, place: str) -> Corpus:
     """Return the corpus in a file or folder."""
-    if path.is_dir() or path.suffix == ".bin":
+    if path.is_dir() or path.suffix.lower() == ".bin":
         return _token_shards(name, path, tokenizer, place)
     if not path.is_file():
         message = (
@@ -153,7 +153,7 @@ def _text(name: str, text: bytes, tokenizer: Tokenizer) -> Corpus:
 
 
 def _synthetic(tokenizer: Tokenizer) -> Corpus:
-    source_sha256 = hashlib.sha256(Path(synthetic.__file__).read_bytes()).hexdigest()
+    source_sha256 = syntax_hash(Path(synthetic.__file__))
 
     def make() -> tuple[str, np.ndarray]:
         corpus = synthetic.generate(SYNTHETIC_BYTES)
@@ -170,7 +170,8 @@ def _tokenize(
 
     `make` returns the text and, if it is known, the surprisal of each of its bytes in nats.
     """
-    description = cache_folder() / "tokens" / f"{key}-{tokenizer.name}-{TOKENIZATION}.json"
+    name = f"{key}-{tokenizer.name}-{_tokenization_hash()}.json"
+    description = cache_folder() / "tokens" / name
     tokens_file = description.with_suffix(".bin")
     try:
         cached = TokenizedText.model_validate(read_json(description))
@@ -193,6 +194,12 @@ def _tokenize(
     )
     write_json(description, content)
     return description
+
+
+def _tokenization_hash() -> str:
+    """Return the hash of the code that turns a text into tokens, which a cache must not outlive."""
+    files = [Path(__file__), Path(tokenizers.__file__)]
+    return Code.of({file.name: file for file in files}).hash
 
 
 def _read_description(name: str, description: Path, tokenizer: Tokenizer) -> Corpus:

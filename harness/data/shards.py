@@ -205,7 +205,7 @@ def _header_problem(head: bytes, n_bytes: int) -> str | None:
             return f"its header has magic {magic} and the unknown version {values[1]}; {known}"
         if values[2] != n_tokens:
             return (
-                f"its header states {values[2]} tokens, the file holds {n_tokens:g}; copy it anew"
+                f"its header states {values[2]} tokens, the file holds {n_tokens:g}; copy it again"
             )
         return None
     if magic == LLAMA_MAGIC:

@@ -1,5 +1,6 @@
 """Convert the content of files of older schema versions to the present version."""
 
+import re
 import shlex
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ OPTION_NAMES = {  # variant -> old name of an option -> its present name
     "mqa": {"kv": "kv_pooling"},
     "sliding_window": {"pattern": "layer_pattern"},
 }
+TRAINED = re.compile(r"trained by .+, (\d+) steps")
 
 
 def upgrade(content: Json, record: type[Versioned]) -> Json:
@@ -113,6 +115,13 @@ def _without_source_hashes(content: Json) -> Json:
     return content | {"axes": axes}
 
 
+def _with_data_steps(content: Json) -> Json:
+    """Add the steps that the weights were trained on, which version 2 states as their origin."""
+    trained = [TRAINED.fullmatch(text) for text in content["origin"].values()]
+    steps = [int(match[1]) for match in trained if match]
+    return _without_source_hashes(content) | {"data_steps": max(steps, default=0)}
+
+
 FROM_VERSION_1: dict[type[Versioned], Callable[[Json], Json]] = {
     CheckpointInfo: _checkpoint,
     Environment: _environment,
@@ -121,6 +130,6 @@ FROM_VERSION_1: dict[type[Versioned], Callable[[Json], Json]] = {
     RunSpec: _spec,
 }
 FROM_VERSION_2: dict[type[Versioned], Callable[[Json], Json]] = {
-    CheckpointInfo: _without_source_hashes,
+    CheckpointInfo: _with_data_steps,
     RunSpec: _without_source_hashes,
 }

@@ -1,5 +1,7 @@
 """A separator that is split into ordinary tokens teaches the model to spell its name."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiktoken
@@ -94,11 +96,13 @@ def test_end_of_text_is_one_token_of_each_encoding(name):
     assert tokenizer.encode(text).tolist() == [*parts[0], 50256, *parts[1]]
 
 
-def test_tokens_of_an_earlier_tokenization_are_not_used(tokenizer, tmp_path, monkeypatch):
+def test_tokens_of_other_code_are_not_used(tokenizer, tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text(f"One.{SPECIAL[0]}" * 100)
     settings = DataSettings(corpus="text.txt", tokenizer="gpt2")
     new = corpus.prepare(settings, tmp_path, "study.toml")
-    monkeypatch.setattr(corpus, "TOKENIZATION", corpus.TOKENIZATION - 1)
+    edited = tmp_path / "tokenizers.py"
+    edited.write_text(Path(corpus.tokenizers.__file__).read_text() + "x = 1\n")
+    monkeypatch.setattr(corpus.tokenizers, "__file__", str(edited))
     old = corpus.prepare(settings, tmp_path, "study.toml")
     assert old.train[0].file != new.train[0].file
 

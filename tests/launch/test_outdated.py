@@ -166,11 +166,20 @@ def test_a_result_of_another_process_is_not_computed_again(study):
 def test_status_names_the_runs_and_what_has_changed(study):
     study.run()
     study.edit()
-    command = [sys.executable, "-m", "harness", "status", "s"]
+    command = [sys.executable, "-m", "harness", "status"]
     printed = subprocess.run(command, cwd=study.folder, capture_output=True, text=True, check=True)
     run_id = study.entry("ours-mha-single").run_id
     assert "s: 2 runs: 1 done, 1 outdated" in printed.stdout
     assert f"{run_id}: done, outdated: {OURS_FILE} changed" in printed.stdout
+
+
+def test_status_counts_runs_of_unknown_code(study):
+    study.run()
+    run = study.entry("ours-mha-single")
+    run.update_spec(run.spec.model_copy(update={"code_hash": None}))
+    command = [sys.executable, "-m", "harness", "status"]
+    printed = subprocess.run(command, cwd=study.folder, capture_output=True, text=True, check=True)
+    assert "1 runs of an earlier version, whose code is unknown" in printed.stdout
 
 
 @pytest.mark.parametrize("is_accepted", [False, True])

@@ -59,6 +59,22 @@ def test_a_checkpoint_of_version_1_loads(saved):
 
 
 @pytest.mark.parametrize(
+    ("origin", "data_steps"), [("trained by learned-mha-s0-1, 40 steps", 40), ("loaded", 0)]
+)
+def test_an_older_checkpoint_states_its_steps(saved, origin, data_steps):
+    """A run that starts from it would see its batches again."""
+
+    def to_version_2(content):
+        content["schema_version"] = 2
+        del content["data_steps"]
+        content["origin"] = dict.fromkeys(content["origin"], origin)
+
+    _, folder = saved
+    rewrite(folder, to_version_2)
+    assert load_weights(folder).data_steps == data_steps
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda content: content.pop("origin"), "origin: Field required"),

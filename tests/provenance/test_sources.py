@@ -12,6 +12,7 @@ import pytest
 from tiny_run import tiny_spec
 
 from harness.provenance.sources import COMPUTING, ENTRY_POINTS, Sources
+from harness.provenance.syntax import read
 from harness.results.records import DecodeProbeSettings, InitSource, RunSpec, VariantChoice
 
 ROOT = Path(__file__).parents[2]
@@ -154,6 +155,19 @@ def test_all_that_python_loads_for_a_variant_counts(loaded):
     for name in VARIANTS:
         _, axis, stem = name.split("/")
         assert loaded[name] <= set(Sources().variant_files(axis, stem)), name
+
+
+def test_all_that_the_training_imports_counts_or_only_records():
+    """A new package that computes must be added to `COMPUTING`."""
+    recording = {"errors", "results", "provenance"}
+    imported = set()
+    for package in COMPUTING:
+        for file in (ROOT / "harness" / package).rglob("*.py"):
+            for statement in read(file).imports:
+                top, _, rest = statement.name.partition(".")
+                if top == "harness" and "." in rest:
+                    imported.add(rest.partition(".")[0])
+    assert imported <= recording | set(COMPUTING)
 
 
 HELPERS = {

@@ -1,0 +1,84 @@
+"""Find runs whose corpus has another content now."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from harness.errors import StoreError
+from harness.results.records import RunSpec
+from harness.results.store import Store
+
+
+def replaced_corpora(store: Store, study: str, planned: Sequence[RunSpec]) -> list[str]:
+    """Return a line for each corpus of `planned` that had another content for stored runs."""
+    content = {(spec.data.corpus, spec.data.tokenizer): spec.data.sha256 for spec in planned}
+    n_runs: Counter[str] = Counter()
+    for spec in store.specs(study):
+        key = (spec.data.corpus, spec.data.tokenizer)
+        if content.get(key, spec.data.sha256) != spec.data.sha256:
+            n_runs[spec.data.corpus] += 1
+    return [
+        f"the corpus {corpus} has changed since {n} runs, which stay under their ids; runs with "
+        "the present content are new"
+        for corpus, n in n_runs.items()
+    ]
+
+
+def changed_corpora(store: Store, study: str) -> dict[str, int]:
+    """Return the number of runs by corpus whose file has changed since they started.
+
+    Only files that were written after the start of a run are read.
+    """
+    folders = _study_folders(store, study)
+    hashes: dict[Path, str] = {}
+    n_runs: Counter[str] = Counter()
+    for run in store.runs(study):
+        try:
+            spec = run.spec
+            started_at = run.status.started_at
+        except StoreError:
+            continue
+        files = dict(_files(spec, folders.get(spec.run_id)))
+        if started_at and _any_changed(files, datetime.fromisoformat(started_at), hashes):
+            n_runs[spec.data.corpus] += 1
+    return dict(n_runs)
+
+
+def _study_folders(store: Store, study: str) -> dict[str, str]:
+    """Return the folder of the study file by run id."""
+    folders = {}
+    try:
+        launches = store.launches(study)
+    except StoreError:
+        return {}
+    for launch in launches:
+        if launch.inputs is not None:
+            folders.update(dict.fromkeys(launch.order, launch.inputs.folder))
+    return folders
+
+
+def _files(spec: RunSpec, folder: str | None) -> Iterator[tuple[Path, str]]:
+    """Yield the user's files of a corpus with the SHA-256 that they had."""
+    if folder is None:
+        return
+    corpus = Path(folder, spec.data.corpus)
+    for part in (*spec.launch.train_tokens, *spec.launch.val_tokens):
+        if part.sha256 is not None and Path(part.file).is_relative_to(corpus.resolve()):
+            yield Path(part.file), part.sha256
+    if corpus.is_file() and corpus.suffix != ".bin":
+        yield corpus, spec.data.sha256
+
+
+def _any_changed(files: dict[Path, str], started: datetime, hashes: dict[Path, str]) -> bool:
+    """Return whether a file has another SHA-256; `hashes` keeps those that were computed."""
+    for path, sha256 in files.items():
+        if not path.is_file() or path.stat().st_mtime < started.timestamp():
+            continue
+        if path not in hashes:
+            with open(path, "rb") as file:
+                hashes[path] = hashlib.file_digest(file, "sha256").hexdigest()
+        if hashes[path] != sha256:
+            return True
+    return False
