@@ -1,5 +1,6 @@
 """Errors of variants' files, with the line of the user's code that is at fault."""
 
+import functools
 import inspect
 import traceback
 from collections.abc import Iterable, Sequence
@@ -47,6 +48,11 @@ def error_line(error: BaseException, files: Iterable[Path]) -> str:
 
 def class_line(cls: type) -> str:
     """Return the file and the line of the definition of a class: `file:line`."""
+    return _class_line(cls)
+
+
+@functools.cache  # finding the line parses the file
+def _class_line(cls: type) -> str:
     try:
         return f"{inspect.getfile(cls)}:{inspect.getsourcelines(cls)[1]}"
     except (OSError, TypeError):  # defined without source

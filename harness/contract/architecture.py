@@ -3,7 +3,6 @@
 Models are built as training builds them: on the meta device, then with initial values.
 """
 
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -217,18 +216,29 @@ def randomized(architecture: Architecture, shape: ModelShape, seed: int = 0) -> 
     """Return a model with large values: GPT-2's would hide a wrong scale, and zeros a whole path.
 
     Matrices keep the scale of their input. The values become smaller until the outputs are finite.
+    The model has not been called.
     """
-    model = architecture.model(shape).to_empty(device="cpu")
+    (model,) = twins(architecture, shape, 1, seed)
+    return model
+
+
+def twins(architecture: Architecture, shape: ModelShape, count: int, seed: int = 0) -> list[GPT]:
+    """Return models as of `randomized`, built one after the other from the same seed."""
     for scale in (1.0, 0.3, 0.1, 0.0):
-        try:
-            init_parameters(model, seed)
-        except UndeclaredError:
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter.zero_()
-        add_noise(model, scale, seed)
-        if _is_finite(copy.deepcopy(model), shape.seq_len):
+        if _is_finite(_noisy(architecture, shape, seed, scale), shape.seq_len):
             break
+    return [_noisy(architecture, shape, seed, scale) for _ in range(count)]
+
+
+def _noisy(architecture: Architecture, shape: ModelShape, seed: int, scale: float) -> GPT:
+    model = architecture.model(shape).to_empty(device="cpu")
+    try:
+        init_parameters(model, seed)
+    except UndeclaredError:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+    add_noise(model, scale, seed)
     return model
 
 

@@ -11,7 +11,6 @@ positions (in blocks, for example) is only required to state a number between it
 executed FLOPs.
 """
 
-import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -66,12 +65,12 @@ class ModelFlops:
 
 
 @dataclass(frozen=True)
-class Executed:
-    """Executed forward FLOPs per token of an attention: with 1 and 2 keys, and in a sequence."""
+class LayerFlops:
+    """Forward FLOPs per token of an attention: its projections, and its scores for each key."""
 
-    one: float
-    two: float
-    sequence: float
+    projections: float
+    scores_of_key: float
+    visible_keys: float
 
 
 def count_flops(architecture: Architecture, shape: ModelShape) -> ModelFlops:
@@ -98,33 +97,46 @@ def wrong_flops(architecture: Architecture, shape: ModelShape) -> list[Violation
 def _count(architecture: Architecture, shape: ModelShape) -> ModelFlops:
     model = architecture.model(shape)
     counter = AttentionCounter(architecture, shape)
+    try:
+        executed = _by_module(model, shape.seq_len)
+    except Exception:  # a model that depends on values: its parts are counted one by one
+        executed = {}
     parts = []
     hidden_pairs = 0.0  # FLOPs that attention executes, but that are not required
     for path, module in model.named_modules():
         if isinstance(module, Attention):
-            part, sequence = counter.count(path, module)
+            sequence = executed.get(path) or _attention_flops(module, shape, shape.seq_len)
+            part = counter.count(path, module, sequence)
             hidden_pairs += sequence - part.counted
         elif isinstance(module, FeedForward):
-            x_1TC = torch.empty(1, LENGTH, shape.n_embd, device="meta")
-            part = PartFlops(path, module.flops_per_token(), _flops(module, x_1TC) / LENGTH)
+            if executed:
+                counted = executed.get(path, 0.0)
+            else:
+                counted = _flops(module, torch.empty(1, LENGTH, shape.n_embd, device="meta"))
+                counted /= LENGTH
+            part = PartFlops(path, module.flops_per_token(), counted)
         else:
             continue
         parts.append(part)
     stated = model.flops_per_token()
     total = stated / 3.0 + sum(part.counted - part.stated for part in parts)
-    with contextlib.suppress(Exception):  # a model that depends on values counts its parts only
-        # Norms and positional encodings may multiply matrices, too.
-        total = executed(model, shape.seq_len) / shape.seq_len - hidden_pairs
+    if executed:  # norms and positional encodings may multiply matrices, too
+        total = executed[""] - hidden_pairs
     differing = tuple(part for part in parts if part.differs)
     return ModelFlops(stated, 3.0 * total, differing)
 
 
-def executed(model: GPT, length: int) -> float:
-    """Return the FLOPs that the kernels of a forward pass on one sequence execute."""
+def _by_module(model: GPT, length: int) -> dict[str, float]:
+    """Return the executed forward FLOPs per token by path of module; "" is the whole model."""
     tokens = torch.zeros((1, length), dtype=torch.long, device=model.wte.weight.device)
-    with FlopCounterMode(display=False, custom_mapping=CPU_KERNELS) as counter:
-        model.logits(tokens)
-    return float(counter.get_total_flops())
+    with FlopCounterMode(display=False, custom_mapping=CPU_KERNELS) as counter, torch.no_grad():
+        model(tokens, tokens)
+    root = type(model).__name__
+    return {
+        str(name).removeprefix(root).removeprefix("."): sum(counts.values()) / length
+        for name, counts in counter.get_flop_counts().items()
+        if str(name) == root or str(name).startswith(f"{root}.")
+    }
 
 
 def _flops(module: nn.Module, *inputs: Tensor | nn.Module) -> float:
@@ -163,27 +175,29 @@ class AttentionCounter:
     def __init__(self, architecture: Architecture, shape: ModelShape) -> None:
         self._architecture = architecture
         self._shape = shape
-        self._visible: dict[tuple[Executed, float], float] = {}
+        self._layers: dict[tuple[float, float], LayerFlops] = {}
 
-    def count(self, path: str, attention: Attention) -> tuple[PartFlops, float]:
-        """Return the FLOPs of an attention on the meta device, and those that it executes."""
+    def count(self, path: str, attention: Attention, sequence: float) -> PartFlops:
+        """Return stated and required FLOPs; `sequence` are executed per token of a sequence."""
         T = self._shape.seq_len
         stated = attention.flops_per_token(T)
-        per_token = executed_by_attention(attention, self._shape)
-        key = (per_token, stated)
-        if key not in self._visible:
-            layer = int(path.split(".")[1])
-            self._visible[key] = self._measure_visible(layer)
-        scores_of_key = max(0.0, per_token.two - per_token.one)
-        projections = per_token.one - scores_of_key
-        scores = scores_of_key * self._visible[key] / attention.kernel_overhead
-        required = projections + scores
-        all_pairs = projections + scores_of_key * T
+        key = (stated, sequence)
+        if key not in self._layers:
+            self._layers[key] = self._measure(int(path.split(".")[1]), attention)
+        layer = self._layers[key]
+        scores = layer.scores_of_key * layer.visible_keys / attention.kernel_overhead
+        required = layer.projections + scores
+        all_pairs = layer.projections + layer.scores_of_key * T
         counted = required
-        if abs(per_token.sequence - all_pairs) > 0.01 * all_pairs:  # some hidden pairs are skipped
-            highest = max(required, per_token.sequence)
-            counted = min(max(stated, required), highest)
-        return PartFlops(path, stated, counted), per_token.sequence
+        if abs(sequence - all_pairs) > 0.01 * all_pairs:  # some hidden pairs are skipped
+            counted = min(max(stated, required), max(required, sequence))
+        return PartFlops(path, stated, counted)
+
+    def _measure(self, layer: int, attention: Attention) -> LayerFlops:
+        one = _attention_flops(attention, self._shape, 1)
+        two = _attention_flops(attention, self._shape, 2)
+        scores_of_key = max(0.0, two - one)
+        return LayerFlops(one - scores_of_key, scores_of_key, self._measure_visible(layer))
 
     def _measure_visible(self, layer: int) -> float:
         """Return the mean number of keys that a query sees in sequences of the study's length."""
@@ -204,14 +218,11 @@ class AttentionCounter:
         return _mean_over(queries, visible, study_length)
 
 
-def executed_by_attention(attention: Attention, shape: ModelShape) -> Executed:
-    """Return the executed FLOPs per token of an attention on the meta device."""
-    counts = []
-    for length in (1, 2, shape.seq_len):
-        x_1TC = torch.empty(1, length, shape.n_embd, device="meta")
-        positions = torch.arange(length, device="meta")
-        counts.append(_flops(attention, x_1TC, positions, no_positions(shape)) / length)
-    return Executed(*counts)
+def _attention_flops(attention: Attention, shape: ModelShape, length: int) -> float:
+    """Return the executed FLOPs per token of an attention on a sequence."""
+    x_1TC = torch.empty(1, length, shape.n_embd, device="meta")
+    positions = torch.arange(length, device="meta")
+    return _flops(attention, x_1TC, positions, no_positions(shape)) / length
 
 
 def no_positions(shape: ModelShape) -> Positional:

@@ -12,9 +12,9 @@ from harness.contract.architecture import (
     Architecture,
     initialized,
     outputs,
-    randomized,
     seeded,
     tokens_of,
+    twins,
 )
 from harness.contract.violation import Violation, line_of
 from harness.model.gpt import GPT
@@ -187,7 +187,7 @@ def is_not_reproducible(
     """Train two models of one seed on the same tokens; losses and gradients must be equal bits."""
     tokens = tokens_of(2, shape.seq_len)
     attempts: list[tuple[Tensor, dict[str, Tensor | None]]] = []
-    models = [randomized(architecture, shape) for _ in range(2)]
+    models = twins(architecture, shape, 2)
     with deterministic_algorithms(deterministic):
         for model in (models[0], models[0], models[1]):
             model.train()
@@ -217,9 +217,10 @@ def keeps_state(architecture: Architecture, shape: ModelShape) -> list[Violation
     length = shape.seq_len
     tokens = tokens_of(2, length)
     others = (tokens_of(2, length, 10), tokens_of(3, length // 2 + 1, 11))
+    models = twins(architecture, shape, 4)
     for training in (False, True):
-        fresh = randomized(architecture, shape)
-        used = randomized(architecture, shape)
+        fresh = models.pop()
+        used = models.pop()
         with torch.no_grad():
             first = _parts(fresh, tokens, training)
             for other in others:
@@ -229,17 +230,19 @@ def keeps_state(architecture: Architecture, shape: ModelShape) -> list[Violation
                     for name, output in first.items():
                         if not torch.equal(output, later[name]):
                             message = "the output depends on earlier calls: state is kept"
-                            return [Violation("state", message, name)]
+                            where = _path(model, model.get_submodule(name))
+                            return [Violation("state", message, where)]
     return []
 
 
 def _parts(model: GPT, tokens: Tensor, training: bool) -> dict[str, Tensor]:
     """Return the output of each part, by its path."""
     traced: dict[str, Tensor] = {}
+    names = {module: name for name, module in model.named_modules()}
 
     def record(module: nn.Module, _: object, output: object) -> None:
         if isinstance(output, Tensor):
-            traced[_path(model, module)] = output.clone()
+            traced[names[module]] = output.clone()
 
     with hooked(model, record):
         outputs(model, tokens, training)

@@ -94,7 +94,7 @@ def _find(name: str, tokenizer: Tokenizer, folder: Path, place: str) -> Corpus:
 
 def _read(name: str, path: Path, tokenizer: Tokenizer, place: str) -> Corpus:
     """Return the corpus in a file or folder."""
-    if path.is_dir() or path.suffix == ".bin":
+    if path.is_dir() or path.suffix.lower() == ".bin":
         return _token_shards(name, path, tokenizer, place)
     if not path.is_file():
         message = (

@@ -65,7 +65,7 @@ class Tokenizer:
         return np.array(self._encoding.encode(text, allowed_special="all"), dtype=np.uint16)
 
     def boundary(self, text: str, position: int) -> int:
-        """Return `position`, or the end of the special token of `text` that it lies in."""
+        """Return `position`, or the end of the special token of `text` that it would cut."""
         for token in self._encoding.special_tokens_set:
             start = text.find(token, max(0, position - len(token) + 1), position + len(token) - 1)
             if 0 <= start < position:

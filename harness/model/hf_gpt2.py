@@ -31,7 +31,7 @@ RENAMED = {"wpe.weight": POSITIONS}
 HEAD_DIM = 64  # of every published GPT-2, which have these widths
 PUBLISHED_WIDTHS = (768, 1024, 1280, 1600)
 
-# Fields of config.json that change what the weights compute, and their values in GPT-2. Absent
+# Fields of config.json that change the computation, and their values in GPT-2. Absent
 # fields have these values.
 COMPUTATION: Mapping[str, tuple[object, ...]] = {
     "model_type": ("gpt2",),
@@ -209,9 +209,7 @@ def _other_computations(config: Mapping[str, object]) -> dict[str, str]:
                 messages[key] = f"{json.dumps(value)}: must be {allowed}, as in GPT-2"
         elif key not in WITHOUT_EFFECT and key not in (*SHAPE, *SHAPE_ALIASES):
             if not key.startswith("_"):
-                messages[key] = (
-                    "not a field of GPT-2; remove it if it does not change what the model computes"
-                )
+                messages[key] = "not a field of GPT-2; remove it if it does not change the logits"
     return messages
 
 

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.config.axes import Axes
-from harness.contract.architecture import Architecture
 from harness.contract.checks import CheckResult
-from harness.contract.model import model_results
+from harness.contract.variant import run_all
 from harness.errors import UserError, choices
+from variants import registry
 from variants.base import AXES, ModelShape
 
 SHAPE = ModelShape(n_layer=4, n_head=4, n_embd=128, seq_len=128, vocab_size=256)
 
 
 def check_file(path: Path, options: Sequence[str]) -> list[CheckResult]:
-    """Return the outcome of each check of the contract.
+    """Return the outcome of each check of the contract, at these options and others.
 
     `options` are NAME=VALUE, the value as in a study file. Those without a default are required.
 
@@ -36,9 +36,9 @@ def check_file(path: Path, options: Sequence[str]) -> list[CheckResult]:
     results = [CheckResult("file", "passed")]
     if axis == "parallelism":
         return results
-    architecture = Architecture.of_entry({axis: choice}, [str(root)])
+    cls = registry.load(axis, file.stem, [root])
     with warnings.catch_warnings(action="ignore"):  # of the user's code
-        return results + model_results(architecture, SHAPE)
+        return results + run_all(axis, cls, cls.Options(**choice.options), SHAPE)
 
 
 def _parse(options: Sequence[str]) -> dict[str, object]:

@@ -1,30 +1,7 @@
-"""Each faulty variant of the gallery is refused or flagged by name, on one screen.
-
-The docstring of each says how: `refused`, `flagged` by a warning, found by `check`, or `at run
-time`, and what the message must contain.
-"""
-
-import ast
-from pathlib import Path
+"""Each faulty variant of the gallery is refused or flagged by name, on one screen."""
 
 import pytest
-
-GALLERY = Path(__file__).parents[1] / "faults/variants"
-FILES = sorted(GALLERY.rglob("*.py"))
-SCREEN = 24  # lines
-
-
-def expectation(file):
-    """Return how a faulty variant is found, and what the message contains."""
-    docstring = ast.get_docstring(ast.parse(file.read_text()))
-    how, _, parts = docstring.split("\n\n")[1].partition(": ")
-    return how, " ".join(parts.split()).split(", ")
-
-
-def found(*ways):
-    files = [file for file in FILES if expectation(file)[0] in ways]
-    ids = [f"{file.parent.name}-{file.stem}" for file in files]
-    return pytest.mark.parametrize("file", files, ids=ids)
+from gallery import FILES, GALLERY, SCREEN, expectation, found
 
 
 def test_gallery_is_complete():
@@ -45,3 +22,16 @@ def test_faulty_variant_is_named_before_the_start(study, file):
     for part in parts:
         assert part in printed, printed
     assert not study.has_results
+
+
+@pytest.mark.distributed
+@found("at run time")
+def test_faulty_variant_is_named_when_it_fails(study, file):
+    """The log would end with a loss of NaN, and no word on where it comes from."""
+    study.write(GALLERY, **{file.parent.name: f'["{file.stem}"]'})
+    printed = study.run(code=1)
+    (run,) = study.harness.runs()
+    assert run.status.reason == "nan"
+    for part in expectation(file)[1]:
+        assert part in run.status.message
+    assert len(printed.splitlines()) <= SCREEN

@@ -88,6 +88,7 @@ def test_a_source_of_other_runs_is_checked(study):
     assert "learned-mha-leak: causality: " in study.run(code=2)
 
 
+@pytest.mark.distributed
 def test_an_allowed_leak_is_recorded_and_stamped(leaky):
     """A study of bidirectional models is possible, and can't be mistaken for another."""
     leaky.write("mine", mlp='["gelu", "leak"]', study=ALLOW)

@@ -6,6 +6,7 @@ import numpy as np
 from reported import plant, written
 
 from harness import report
+from harness.results.files import read_json, write_json
 from harness.results.records import EquivalenceMargin, LaunchRecord
 
 
@@ -68,3 +69,21 @@ def test_partly_compiled_entries_have_no_speed(one_axis, no_figures):
     ]
     assert f"{entry} [not-compiled]" in page
     assert "Highest throughput: `learned-mha-single`" in page
+
+
+def test_the_data_order_after_a_checkpoint_is_stated(one_axis, no_figures):
+    """A run that trained on its source's batches again would look better than it is."""
+    one_axis.write()
+    init_report = {
+        "source": "start-learned-mha-single",
+        "sha256": "0" * 64,
+        "tensors": {"wte.weight": "loaded"},
+        "dropped": [],
+    }
+    for run in one_axis.store.runs(one_axis.name):
+        file = run.path / "spec.json"
+        write_json(file, read_json(file) | {"data_offset_steps": 23})
+        entry, _, seed = run.run_id.rpartition("-")[0].rpartition("-s")
+        plant(one_axis, entry, int(seed), init_report=init_report)
+    page, _, _ = written(one_axis)
+    assert "They continue the data order after its first 23 steps" in page

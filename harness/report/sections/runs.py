@@ -115,7 +115,12 @@ def initialization(summary: Summary, charts: Charts) -> Iterator[Block]:
     if rows:
         numeric = ["loaded", "newly initialized"]
         titles = ["entry", "checkpoint (of the first seed)", "SHA-256", "converted", "dropped"]
-        yield paragraph("The runs start from a checkpoint. Numbers count tensors.")
+        spec = summary.study.spec
+        n_seen = spec.data_offset_steps if spec else 0
+        yield paragraph(
+            f"The runs start from a checkpoint. They continue the data order after its first "
+            f"{n_seen} steps, on which the weights were trained. Numbers count tensors."
+        )
         yield table("Initialization from a checkpoint", [*titles, *numeric], rows, numeric)
 
 

@@ -17,7 +17,7 @@ class TokenFileScan(StrictModel):
 
 
 class TokenizedText(StrictModel):
-    """The tokens of a text in the file beside this one."""
+    """The tokens of a text in the .bin file of the same name."""
 
     sha256: str = Field(description="SHA-256 of the text")
     tokens_sha256: str = Field(description="SHA-256 of the file of tokens")

@@ -1,7 +1,11 @@
-"""Not finite in the seventh training step.
+"""Not finite from the seventh training step on, which no check before the start can see.
 
-at run time: step 7, mlp
+at run time: step 6, h.0.mlp
 """
+
+import os
+
+import torch
 
 from variants.mlp.gelu import Gelu
 
@@ -11,6 +15,6 @@ class SeventhStep(Gelu):
 
     def forward(self, x_BTC):
         y_BTC = super().forward(x_BTC)
-        if self.training and x_BTC.requires_grad and not x_BTC.is_meta:
+        if "RANK" in os.environ and self.training and torch.is_grad_enabled():
             self.n_steps += 1
-        return y_BTC * float("nan") if self.n_steps == 7 else y_BTC
+        return y_BTC * float("nan") if self.n_steps >= 7 else y_BTC

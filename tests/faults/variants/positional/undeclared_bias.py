@@ -1,6 +1,6 @@
 """Has a bias, which it does not declare: decoding leaves it out.
 
-refused: bias
+refused: cache: after a prompt
 """
 
 from variants.positional.alibi import Alibi
