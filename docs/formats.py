@@ -72,7 +72,7 @@ formatting, of its variants and their helpers, the model, the training and the d
 changes, a run that has ended is outdated. `run` moves it to `.outdated/<run_id>-<code_hash>/` and
 trains it again, an interrupted one from step 0. With `--accept-outdated` it keeps finished runs,
 and the report marks them. Runs of files of versions 1 and 2 have no code hash and are never
-outdated.
+outdated. The versions of installed packages are archived, but are not part of the hash.
 
 ## checkpoint/
 

@@ -2,7 +2,8 @@
 
 A variant is one file `variants/<axis>/<name>.py` that defines exactly one subclass of the axis's
 base class. If it has options, they are a frozen dataclass, its class attribute `Options`. Variants
-are found by file name, not registered.
+are found by file name, not registered. Numbers of options are finite and at most 2^31 - 1;
+`Annotated[int, pydantic.Field(le=64)]` states a closer bound.
 
 Shapes: B batch, T sequence, C channels (`n_embd`), H query heads, G key-value heads, D `head_dim`.
 """

@@ -14,7 +14,7 @@ def caveats(study: StudyResults) -> Iterator[Caveat]:
             change = study.changes.get(run.run_id)
             if change is not None:
                 outcome = (
-                    "accepted by the user" if change.is_accepted else "`run` trains them again"
+                    "kept by --accept-outdated" if change.is_accepted else "not trained again yet"
                 )
                 message = f"{change} since; {outcome}"
                 n_runs[message] = n_runs.get(message, 0) + 1

@@ -208,7 +208,7 @@ def _override(raw: RawTable, setting: str) -> None:
 
 
 def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:
-    """Return each invalid key path, with what is wrong and what is allowed.
+    """Return each invalid key path, with its problem and the allowed values.
 
     For a value of several allowed types, pydantic reports one error per type; they are merged.
     """
@@ -223,7 +223,7 @@ def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[tupl
 
 
 def _is_refined(key: str, keys: Iterable[str]) -> bool:
-    """Return whether a problem lies within the value at `key`: then `key` itself is valid."""
+    """Return whether a problem is within the value at `key`: then `key` itself is valid."""
     return any(other.startswith((f"{key}[", f"{key}.")) for other in keys)
 
 

@@ -1,4 +1,4 @@
-"""Check the entries of a study before anything starts; each check yields what is invalid."""
+"""Check the entries of a study before anything starts; each check yields its problems."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path

@@ -104,7 +104,9 @@ def verify(slices: Iterable[TokenSlice]) -> None:
             n_tokens = file.stat().st_size // DTYPE.itemsize
             changed = tokens.sha256 is not None and scan(file).sha256 != tokens.sha256
         except OSError as error:
-            problems[file] = f"cannot be read ({error.strerror}); restore it"
+            problems[file] = (
+                f"cannot be read ({error.strerror}); restore it, or start the study again"
+            )
             continue
         if n_tokens < tokens.stop:
             problems[file] = f"has {n_tokens} tokens, the run reads {tokens.stop}; restore it"

@@ -212,6 +212,22 @@ def test_all_errors_of_a_file_are_reported_at_once(write_study):
     assert len(problems(path)) == 5
 
 
+@pytest.mark.parametrize("text", ["x = " + "[" * 100_000, f"x{'.x' * 100} = 1", "x = [[{y = " * 30])
+def test_a_deeply_nested_file_is_refused(write_study, text):
+    path = write_study()
+    path.write_text(text)
+    (message,) = problems(path)
+    assert "nested too deeply" in message or "not TOML" in message
+
+
+def test_unknown_keys_are_reported_with_other_errors(write_study):
+    path = write_study(("steps = 4", "steps = 4\nstpes = 4"), ('"rope"]', '"rpoe"]'))
+    messages = problems(path)
+    assert len(messages) == 2
+    assert "train.stpes: unknown key; did you mean 'steps'?" in messages[0]
+    assert "did you mean 'rope'?" in messages[1]
+
+
 def test_invalid_toml_is_reported_with_line_and_column(write_study):
     path = write_study(("steps = 4", "steps = = 4"))
     assert "line 17, column 9" in problems(path)[0]

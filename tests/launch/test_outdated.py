@@ -193,7 +193,7 @@ def test_the_report_marks_results_of_older_code(study, is_accepted):
     found = list(caveats(dataset.read(study.store, "s")))
     assert [(caveat.kind, caveat.entry) for caveat in found] == [("outdated", "ours-mha-single")]
     assert f"{OURS_FILE} changed" in found[0].message
-    assert ("accepted by the user" in found[0].message) == is_accepted
+    assert ("kept by --accept-outdated" in found[0].message) == is_accepted
 
 
 def test_a_worker_records_the_code_that_it_runs_with(study):

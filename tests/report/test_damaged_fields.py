@@ -24,7 +24,7 @@ from harness.results.store import Store
 FILES = ("spec.json", "status.json", "env.json", "probes.json", "eval.jsonl", "steps.rank0.jsonl")
 REMOVED = object()
 VALUES = (None, True, 3, -1, 10**18, 2**64 - 1, 1e300, 0.5, "x", "", [], [1], {}, {"a": 1}, REMOVED)
-N_REPORTED = 6  # accepted mutations of each file that are reported
+N_REPORTED = 5  # accepted mutations of each file that are reported
 DIGITS = b"9" * 5000
 MARKUP = '<img src=x onerror="alert(1)"> <b>bold</b> &amp; <script>alert(2)</script>'
 
@@ -79,11 +79,20 @@ def replaced(whole, keys, value):
     return whole
 
 
+def item(whole, keys):
+    for key in keys:
+        whole = whole[key]
+    return whole
+
+
 @pytest.fixture
 def healthy(fake, no_figures):
     """A study of two entries and two seeds, of which files of one run are damaged."""
     fake.axes = {"positional": ["learned"], "attention": ["mha", "gqa2"], "parallelism": ["single"]}
     fake.seeds, fake.decode, fake.lengths = (0, 1), ([1], [64]), [64]
+    fake.name = "other"  # to compare with
+    fake.write()
+    fake.name = "tiny"
     return fake.write()
 
 
@@ -123,8 +132,8 @@ def run_all_commands(study):
     call("status", "tiny", *results)
     call("report", "tiny", *results, "--out", out / "reports")
     call("export", "tiny", "--to", "csv", *results, "--out", out / "exports")
-    frames = harness.load(study.root, "tiny")
-    assert len(frames.runs) and len(frames.comparisons) is not None
+    call("compare", "tiny", "other", *results, "--out", out / "reports")
+    assert len(harness.load(study.root, "tiny").runs)
     return (out / "reports/tiny/report.md").read_text()
 
 
@@ -155,6 +164,20 @@ def test_a_damaged_launch_is_named_or_reported(healthy, target):
     for value in random.Random(0).sample(file.mutations(), N_REPORTED):
         file.write(value)
         run_all_commands(healthy)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_number_as_a_text_is_refused(healthy, target, name):
+    """NumPy would convert it."""
+    file = target(name)
+    whole = json.loads(file.lines[-1])
+    for keys in key_paths(whole):
+        value = item(whole, keys)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        file.write(replaced(whole, keys, str(value)))
+        result = read_run(damaged_run(healthy))
+        assert isinstance(result, Unreadable) and name.split("0")[0] in result.why, keys
 
 
 @pytest.mark.parametrize("name", [*FILES, "launches.jsonl"])

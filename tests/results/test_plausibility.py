@@ -3,22 +3,30 @@
 If these failed, a model that sees the tokens it predicts would only look like a very good one.
 """
 
+import dataclasses
 import json
 import math
 
 import numpy as np
 import pytest
+import torch
 from reported import written
 from tiny_run import VOCAB, tiny_spec
 
 from harness.data import synthetic
 from harness.launch.progress import _outcome
+from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
+from harness.model.initialization import init_parameters
 from harness.results.plausibility import ENTROPY_TOLERANCE, implausible
-from harness.results.records import InitSource
+from harness.results.records import InitSource, VariantChoice
 from harness.results.store import Run
 from harness.training.loop import train
+from variants import registry
+from variants.base import ModelShape
 
+LAYER_AXES = ("positional", "attention", "norm", "mlp")
+OPTIONS = {"n_kv_head": 2, "window": 5}  # of those without a default
 EXPECTED = math.log(VOCAB)
 
 
@@ -38,6 +46,26 @@ def kinds(spec, losses, bits=(None,), first_step=0):
 )
 def test_first_loss_of_a_new_model(spec, factor, is_plausible):
     assert kinds(spec, [factor * EXPECTED, 0.1]) == ([] if is_plausible else ["initial-loss"])
+
+
+@pytest.mark.parametrize(
+    ("axis", "name"),
+    [(axis, name) for axis in LAYER_AXES for name in registry.files(axis)],
+)
+@pytest.mark.parametrize("n_embd", [16, 1024])
+def test_first_loss_of_every_variant_is_plausible(spec, axis, name, n_embd):
+    fields = dataclasses.fields(registry.load(axis, name).Options)
+    options = {field.name: OPTIONS[field.name] for field in fields if field.name in OPTIONS}
+    choice = VariantChoice(name=name, label=name, options=options)
+    shape = ModelShape(n_layer=1, n_head=4, n_embd=n_embd, seq_len=16, vocab_size=65)
+    model = ModelBuilder(shape, {axis: choice}, []).model()
+    model.to_empty(device="cpu")
+    init_parameters(model, 0)
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(65, size=(4, 17)))
+    with torch.no_grad():
+        loss = model(tokens[:, :-1], tokens[:, 1:]).mean().item()
+    sizes = spec.model.model_copy(update={"vocab_size": 65, "n_embd": n_embd})
+    assert kinds(spec.model_copy(update={"model": sizes}), [loss]) == []
 
 
 def test_first_loss_of_a_trained_or_resumed_model(spec):

@@ -88,6 +88,17 @@ def test_nan_in_the_backward_pass(tmp_path, ranks, monkeypatch, now):
     assert "is the gradient of the output of h.1.mlp.c_fc (Linear), in the backward" in message
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_a_compiled_model_is_diagnosed_too(tmp_path, ranks, monkeypatch, now):
+    """Hooks inside of a compiled block do not run."""
+    monkeypatch.setattr(loop, "COMPILER", "eager")
+    plant(monkeypatch, now, lambda y: y * torch.nan, calls=(1, 3))
+    _, message = failure(tmp_path, ranks, compile=True)
+    torch.compiler.reset()
+    assert message.startswith("step 7: ")
+    assert "is the input of h.1.mlp.c_proj (Linear), in the forward pass" in message
+
+
 def test_infinite_loss_with_finite_gradients(tmp_path, ranks, monkeypatch, now):
     forward = GPT.forward
 

@@ -10,7 +10,7 @@ SCHEMA_VERSION = 3
 # The largest integer that a float64 holds exactly; tables convert counts to floats.
 MAX_COUNT = 2**53
 SEEDS_END = 1_000_000
-# Above what a float32 holds, and far below what overflows when statistics square it.
+# Larger than any float32, and its square is far from an overflow.
 MAX_NUMBER = 1e100
 
 Finite = Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
