@@ -35,16 +35,21 @@ SPENT: dict[BudgetKind, Spent] = {"tokens": _tokens, "flops": _flops, "train_s":
 
 
 def rankings(study: StudyResults) -> list[Ranking]:
-    """Return a ranking for each budget that has at least two entries that are done."""
+    """Return a ranking for each budget that has at least two entries that are done.
+
+    Entries on which the compiler gave up are not ranked by time.
+    """
     done = [entry for entry in study.entries if entry.done]
     if len(done) < 2:
         return []
     parallelism = study.baseline.get(PARALLELISM)
     distinct = [entry for entry in done if entry.axes.get(PARALLELISM) == parallelism] or done
-    ranked = [
-        _at_equal(kind, spent, done if kind == "train_s" else distinct)
-        for kind, spent in SPENT.items()
-    ]
+    timed = [entry for entry in done if not any(run.is_partly_compiled for run in entry.done)]
+    ranked = []
+    for kind, spent in SPENT.items():
+        entries = timed if kind == "train_s" else distinct
+        if entries:
+            ranked.append(_at_equal(kind, spent, entries))
     base = study.find(done[0].axes | study.baseline)
     if base is not None and base.done:
         ranked.append(_of_equal_size(base, distinct))
@@ -107,7 +112,8 @@ def _cost(entry: Entry, base: Entry) -> CostToBaselineLoss | None:
         ]
 
     tokens_ratio, tokens_bounds = _geometric_mean(ratios(_tokens))
-    time_ratio, time_bounds = _geometric_mean(ratios(_train_s))
+    partly_compiled = any(run.is_partly_compiled for pair in pairs for run in pair)
+    time_ratio, time_bounds = _geometric_mean([] if partly_compiled else ratios(_train_s))
     return CostToBaselineLoss(
         entry=entry.label,
         against=base.label,

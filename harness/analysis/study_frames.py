@@ -27,7 +27,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.analysis import dataset, equivalence
+from harness.analysis import dataset, equivalence, stability
 from harness.analysis.dataset import StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.analysis.summary import Summary, summarize
@@ -36,10 +36,16 @@ from harness.errors import UserError, choices
 from harness.results import frames
 from harness.results.frames import Column
 from harness.results.records import now
+from harness.results.records.study_summary import Spike
 from harness.results.run_data import RunData
 from harness.results.store import Store
 
-EQUIVALENCE = Column("equivalence", "string", "verdict of the entry's equivalence check")
+ADDED_RUN_COLUMNS = [
+    Column("equivalence", "string", "verdict of the entry's equivalence check"),
+    Column("n_loss_spikes", "int64", "number of loss spikes"),
+    Column("n_grad_norm_outliers", "int64", "number of gradient norm outliers"),
+    Column("max_grad_norm", "float64", "largest gradient norm before clipping"),
+]
 
 
 class _Table:
@@ -115,6 +121,15 @@ class StudyFrames:
         frame["equivalence"] = frame["entry"].astype("string").map(verdicts).astype("string")
         diverges = (frame["equivalence"] == DIVERGES).fillna(False)
         frame.loc[diverges, list(frames.SPEED_COLUMNS)] = float("nan")
+        spikes: dict[str, list[Spike]] = {}
+        for spike in stability.spikes(self._study):
+            spikes.setdefault(spike.run_id, []).append(spike)
+        stabilities = []
+        for run in self._study.runs:
+            stabilities.append(vars(stability.of_runs([run], spikes.get(run.run_id, []))))
+        for column in ADDED_RUN_COLUMNS[1:]:
+            values = [values[column.name] for values in stabilities]
+            frame[column.name] = pd.Series(values, index=frame.index, dtype=column.dtype)
         return self._with_attrs(frame)
 
     @property
@@ -217,7 +232,7 @@ class StudyFrames:
         axes = [Column(axis, "category", f"label on the axis {axis}") for axis in self.axes]
         keys = [*frames.KEY_COLUMNS[:2], *axes, *frames.KEY_COLUMNS[2:]]
         recorded = {
-            "runs": [*keys, *frames.RUN_COLUMNS, EQUIVALENCE],
+            "runs": [*keys, *frames.RUN_COLUMNS, *ADDED_RUN_COLUMNS],
             "steps": [*keys, *frames.STEP_COLUMNS],
             "evals": [*keys, *frames.EVAL_COLUMNS],
             "entries": [COLUMNS["entries"][0], *axes, *COLUMNS["entries"][1:]],

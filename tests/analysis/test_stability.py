@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from reported import written
 
+import harness
 from harness.analysis.stability import LOSS_HEIGHT, gradient_outliers, loss_spikes
 from harness.results.files import read_lines
 from harness.results.records import StepRecord
@@ -165,3 +166,17 @@ def change_step(run, step, loss, factor):
             line = line.model_copy(update=changes)
         file.append(line)
     file.close()
+
+
+def test_loaded_runs_have_the_counts(one_axis):
+    one_axis.steps = 40
+    one_axis.write()
+    for run in one_axis.store.runs("tiny"):
+        if run.run_id.startswith("learned-gqa2-single-s1"):
+            change_step(run, 30, 3.0, 20.0)
+    frame = harness.load(one_axis.root, study="tiny").runs
+    unstable = frame.query("n_loss_spikes > 0")
+    assert unstable[["n_loss_spikes", "n_grad_norm_outliers", "max_grad_norm"]].values.tolist() == [
+        [1, 1, 20.0]
+    ]
+    assert unstable["seed"].tolist() == [1]

@@ -217,3 +217,11 @@ def test_helper_of_a_variant_is_named_if_it_fails(study):
     )
     (message,) = messages(study)
     assert f"{helper}:2: the import of {file.name} raises ZeroDivisionError" in message
+
+
+def test_line_is_the_users_if_shipped_code_raises(study):
+    """The shipped variant that the user's derives from is not at fault."""
+    body = "def __init__(self, shape, options):\n        super().__init__(shape, None)"
+    file = write(study, "mlp", FILE.format(axis="mlp", base=BASES["mlp"], body=body))
+    (message,) = messages(study)
+    assert f"{file}:7: `__init__` of V raises AttributeError" in message

@@ -67,6 +67,8 @@ def test_partly_compiled_entries_have_no_speed(one_axis, no_figures):
     assert [(item["kind"], item["entry"]) for item in summary["caveats"]] == [
         ("not-compiled", entry)
     ]
+    assert [ranking["budget_kind"] for ranking in summary["rankings"]].count("train_s") == 0
+    assert [row["train_time_ratio"] for row in summary["savings"]] == [None]
     assert f"{entry} [not-compiled]" in page
     assert "Highest throughput: `learned-mha-single`" in page
 
