@@ -1,6 +1,6 @@
 """Find the files whose code computes a run, from their imports, without importing them.
 
-A file has a name that is independent of the location of the project and of the study: the harness's own
+A file's name is independent of the location of the project and of the study: the harness's own
 files are `harness/...` and `variants/...`, a user's files `user/FOLDER/...`, where FOLDER is the
 last part of the study's `variant_paths`.
 """
