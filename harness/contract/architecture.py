@@ -261,6 +261,14 @@ def add_noise(module: nn.Module, scale: float, seed: int) -> None:
         parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=std)
 
 
+@torch.no_grad()
+def fill_with_noise(module: nn.Module, seed: int) -> None:
+    """Set all parameters to normal noise, whatever their values are."""
+    for parameter in module.parameters():
+        parameter.zero_()
+    add_noise(module, 1.0, seed)
+
+
 def tokens_of(batch: int, length: int, seed: int = 9) -> Tensor:
     """Return random tokens, (batch, length)."""
     generator = torch.Generator().manual_seed(seed)

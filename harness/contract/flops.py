@@ -22,8 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.contract.architecture import (
     Architecture,
     Layers,
-    add_noise,
     deep_shape,
+    fill_with_noise,
     one_thread,
 )
 from harness.contract.violation import Violation
@@ -145,10 +145,7 @@ def _flops(module: nn.Module, *inputs: Tensor | nn.Module) -> float:
         return _counted(module, inputs)
     except Exception:
         module = copy.deepcopy(module).to_empty(device="cpu")
-        with torch.no_grad():
-            for parameter in module.parameters():
-                parameter.zero_()
-        add_noise(module, 1.0, seed=0)
+        fill_with_noise(module, seed=0)
         generator = torch.Generator().manual_seed(3)
         on_cpu: list[Tensor | nn.Module] = []
         for value in inputs:
@@ -208,10 +205,7 @@ class AttentionCounter:
         with torch.device("meta"):
             attention = Layers(self._architecture, shape).attention(layer)
         attention = attention.to_empty(device="cpu")
-        with torch.no_grad():
-            for parameter in attention.parameters():
-                parameter.zero_()
-        add_noise(attention, 1.0, seed=0)
+        fill_with_noise(attention, seed=0)
         n_queries = max(4, min(length, MAX_PAIRS // (length**2 * shape.n_head)))
         queries = torch.linspace(0, length - 1, n_queries).round().long().unique()
         visible = visible_keys(attention, shape, queries)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 
-from harness.contract.architecture import add_noise, seeded
+from harness.contract.architecture import fill_with_noise, seeded
 from harness.contract.violation import Violation
 from variants.base import Attention, ModelShape, NoOptions, Part, Positional
 
@@ -36,10 +36,7 @@ class PartFactory:
     def randomized(self, shape: ModelShape) -> Part:
         """Return the variant with large values."""
         part = self(shape)
-        with torch.no_grad():
-            for parameter in part.parameters():
-                parameter.zero_()
-        add_noise(part, 1.0, seed=1)
+        fill_with_noise(part, seed=1)
         return part
 
 
@@ -89,7 +86,7 @@ def drops_out_wrongly(make: Callable[[ModelShape], Part], shape: ModelShape) -> 
     """Report dropout in evaluation mode, without `dropout`, or not of all outputs in training."""
     plain = make(replace(shape, dropout=0.0))
     dropping = make(replace(shape, dropout=0.5))
-    add_noise(plain, 1.0, seed=1)
+    fill_with_noise(plain, seed=1)
     dropping.load_state_dict(plain.state_dict())
     x_BTC = random_input(3, shape.seq_len, shape.n_embd)
     with torch.no_grad(), seeded():
@@ -105,8 +102,13 @@ def drops_out_wrongly(make: Callable[[ModelShape], Part], shape: ModelShape) -> 
     return []
 
 
-def has_wrong_gradients(part: Part, shape: ModelShape) -> list[Violation]:
-    """Compare all gradients, those of the parameters too, with differences in float64."""
+def has_wrong_gradients(
+    part: Part, shape: ModelShape, positional: Positional | None = None
+) -> list[Violation]:
+    """Compare all gradients, those of the parameters too, with differences in float64.
+
+    An attention is called with `positional`, or without positional encoding.
+    """
     part = copy.deepcopy(part).double()
     T = shape.seq_len
     inputs = [random_input(2, T, shape.n_embd)]
@@ -124,7 +126,7 @@ def has_wrong_gradients(part: Part, shape: ModelShape) -> list[Violation]:
             parameters = {f"positional.{name}": value for name, value in parameters.items()}
         arguments: tuple[Any, ...] = given[: len(inputs)]
         if isinstance(part, Attention):
-            arguments = (*arguments, torch.arange(T), no_positional())
+            arguments = (*arguments, torch.arange(T), positional or no_positional())
         made = torch.func.functional_call(module, parameters, arguments)
         results = made if isinstance(made, tuple) else (made,)
         return tuple(y for y in results if y is not None and y.requires_grad)

@@ -63,7 +63,8 @@ def _read_step_lines(path: Path) -> list[StepLine]:
             line = orjson.loads(text)
         except ValueError:
             line = None
-        if not isinstance(line, dict):
+        # Values have no quotes: they are numbers, flags and nulls.
+        if not isinstance(line, dict) or text.count(b'"') != 2 * len(line):
             raise StoreError(f"{path}: line {number} is unreadable; {REMEDY}")
         lines.append(line)
     return lines

@@ -301,6 +301,18 @@ class Run:
         return self.checkpoints / "newest"
 
     @property
+    def newest_weights(self) -> Path:
+        """The folder of the newest checkpoint, also if a copy of the run has lost its links."""
+        if self.newest_checkpoint.is_dir():
+            return self.newest_checkpoint
+        folders = {}
+        for folder in self.checkpoints.glob("step-*"):
+            number = folder.name.removeprefix("step-")
+            if number.isdecimal():
+                folders[int(number)] = folder
+        return folders[max(folders)] if folders else self.newest_checkpoint
+
+    @property
     def best_checkpoint(self) -> Path:
         """The link to the checkpoint with the lowest validation loss; missing without a loss."""
         return self.checkpoints / "best"

@@ -40,6 +40,6 @@ def initialize_parameters(gpt: GPT, whole: GPT, run: Run, spec: RunSpec) -> Init
 
 def _checkpoint_folder(run: Run, source: InitSource) -> Path:
     if source.run_id is not None:
-        return run.sibling(source.run_id).newest_checkpoint
+        return run.sibling(source.run_id).newest_weights
     assert source.folder is not None
     return Path(source.folder)

@@ -110,6 +110,13 @@ class Detached(Gelu):
         return self.c_proj(self.activation(self.c_fc(x_BTC).detach()))
 
 
+class Zeroed(Gelu):
+    """Every parameter is used, but multiplied by zero."""
+
+    def forward(self, x_BTC):
+        return 0.0 * super().forward(x_BTC)
+
+
 class Undeclared(Gelu):
     def __init__(self, shape, options):
         super().__init__(shape, options)
@@ -258,6 +265,7 @@ FAULTS = [
     (BatchSize, "batch", "depend on the size of the batch"),
     (Unused, "gradients", "h.0.mlp.extra.weight and 5 more never receives a gradient"),
     (Detached, "gradients", "h.0.ln_2.weight and 11 more"),
+    (Zeroed, "gradients", "h.0.ln_2.weight and 17 more"),
     (Undeclared, "initial values", "h.0.mlp.gain"),
     (Buffer, "build", "the tensor `factor` of Buffer has no values"),
     (Counter, "reproducible", "two passes of one model have different losses"),

@@ -79,6 +79,12 @@ def replaced(whole, keys, value):
     return whole
 
 
+def item(whole, keys):
+    for key in keys:
+        whole = whole[key]
+    return whole
+
+
 @pytest.fixture
 def healthy(fake, no_figures):
     """A study of two entries and two seeds, of which files of one run are damaged."""
@@ -158,6 +164,20 @@ def test_a_damaged_launch_is_named_or_reported(healthy, target):
     for value in random.Random(0).sample(file.mutations(), N_REPORTED):
         file.write(value)
         run_all_commands(healthy)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_number_as_a_text_is_refused(healthy, target, name):
+    """NumPy would convert it."""
+    file = target(name)
+    whole = json.loads(file.lines[-1])
+    for keys in key_paths(whole):
+        value = item(whole, keys)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        file.write(replaced(whole, keys, str(value)))
+        result = read_run(damaged_run(healthy))
+        assert isinstance(result, Unreadable) and name.split("0")[0] in result.why, keys
 
 
 @pytest.mark.parametrize("name", [*FILES, "launches.jsonl"])

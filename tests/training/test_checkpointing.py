@@ -194,6 +194,7 @@ def test_a_copied_run_keeps_its_checkpoints(tmp_path, run, ranks, copy):
     copy(run.path, tmp_path / "copy")
     copied = Run(tmp_path / "copy")
     assert [folder.name for folder in resumable_checkpoints(copied)] == ["step-6", "step-4"]
+    assert equal(load_weights(copied.newest_weights).tensors, gather_weights(gpt))
     resumed = Checkpoints(copied, run_spec, ranks, gpt, optimizer)
     resumed.restore_links(6, {2: 3.0, 4: 1.0, 6: 2.0})
     assert listing(copied) == listing(run)

@@ -7,12 +7,13 @@ time: booleans and literals at all of their values, others at those of `VARIATIO
 
 import dataclasses
 import itertools
-import typing
 
 import pytest
 import torch
 from torch import nn
 
+from harness.contract.decoding import decode as decode_after
+from harness.contract.options import samples
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from variants import registry
@@ -115,27 +116,13 @@ def cases(axis):
         yield from valid or [Case(name, cls, problem=problem)]
 
 
-def other_values(option, hint):
-    """Return the values of an option by its type or `VARIATIONS`; conversions need a checkpoint."""
-    if option.metadata.get("conversion"):
-        return ()
-    if hint is bool:
-        values = (True, False)
-    else:
-        values = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
-    return (*values, *VARIATIONS.get(option.name, ()))
-
-
 def varied(axis):
     """Yield the first case of each variant with one option changed, if `check` accepts it."""
     for _, (case, *_) in itertools.groupby(cases(axis), key=lambda case: case.name):
-        hints = typing.get_type_hints(case.cls.Options)
-        for option in dataclasses.fields(case.cls.Options) if case.options else ():
-            for value in other_values(option, hints[option.name]):
-                changes = {**REQUIRES.get(option.name, {}), option.name: value}
-                options = dataclasses.replace(case.options, **changes)
-                if options != case.options and not case.cls.check(SHAPE, options):
-                    yield Case(case.name, case.cls, options)
+        if case.options is None:
+            continue
+        tried = list(samples(case.cls, case.options, SHAPE, VARIATIONS, REQUIRES))
+        yield from (Case(case.name, case.cls, options) for options in tried[1:])
 
 
 def compatible(attention, positional):
@@ -239,9 +226,7 @@ def tokens_of(length, batch=B):
 
 def decode(model, tokens, prompt, length=T, dtype=torch.float32):
     """Return the logits of the cache after the prompt and after each further token, (B, n, V)."""
-    caches = model.caches(len(tokens), length, dtype)
-    pieces = [tokens[:, :prompt], *tokens[:, prompt:].split(1, dim=1)]
-    return torch.stack([model.next_logits(piece, caches) for piece in pieces], dim=1)
+    return decode_after(model, tokens, prompt, length, dtype)
 
 
 def influence(outputs_of, x_1TC):

@@ -1,9 +1,9 @@
 """Dropout, stated FLOPs and kernels of every attention."""
 
 import dataclasses
+import functools
 
 import pytest
-import torch
 from contract.cases import (
     POSITIONALS,
     POSITIONS,
@@ -21,25 +21,17 @@ from contract.cases import (
 )
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.contract import parts
 from harness.contract.architecture import Architecture
 from harness.contract.flops import wrong_flops
 from harness.probes.first_step import CPU_KERNELS
 from variants.attention.mha import MultiHead
-from variants.base import Positional
 
 
 @every_attention
 def test_attention_dropout_acts_only_in_training(attention):
     """An evaluation with dropout would report a loss that the model does not have."""
-    dropping = attention.make(dataclasses.replace(SHAPE, dropout=0.5), layer=0)
-    plain = attention.make(layer=0)
-    dropping.load_state_dict(plain.state_dict())
-    positional, x = Positional(SHAPE, None), inputs()
-    expected = plain.eval()(x, POSITIONS, positional)
-    assert torch.equal(dropping.eval()(x, POSITIONS, positional), expected)
-    assert torch.equal(plain.train()(x, POSITIONS, positional), expected)
-    zeros = (dropping.train()(x, POSITIONS, positional) == 0).double().mean()
-    assert 0.4 < zeros < 0.6
+    assert parts.drops_out_wrongly(functools.partial(attention.make, layer=0), SHAPE) == []
 
 
 @every_attention

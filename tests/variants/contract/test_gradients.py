@@ -12,13 +12,11 @@ from contract.cases import (
     each_variant,
     every_attention,
     every_positional,
-    inputs,
     make_gpt,
     randomize,
 )
-from torch import nn
-from torch.autograd import gradcheck
 
+from harness.contract import parts
 from harness.model.initialization import init_parameters
 from variants.base import ModelShape, Positional
 
@@ -54,22 +52,6 @@ def test_same_seed_gives_the_same_bits(attention, positional):
         assert torch.equal(first, second)
 
 
-def check_gradients(module, call, *inputs):
-    """Compare all gradients, those of the parameters too, with differences in float64."""
-    names = [name for name, _ in module.named_parameters()]
-    point = [x.double() for x in inputs] + [p.detach().double() for p in module.parameters()]
-
-    def outputs(*values):
-        given, parameters = (
-            values[: len(inputs)],
-            dict(zip(names, values[len(inputs) :], strict=True)),
-        )
-        made = call(lambda *args: torch.func.functional_call(module, parameters, args), *given)
-        return tuple(y for y in made if y is not None and y.requires_grad)
-
-    assert gradcheck(outputs, [x.requires_grad_() for x in point], fast_mode=True)
-
-
 def make_small(case, **kwargs):
     if not case.problem and case.cls.check(SMALL, case.options):
         pytest.skip("check() refuses the small shape")
@@ -79,42 +61,19 @@ def make_small(case, **kwargs):
 @every_attention
 def test_attention_gradients_equal_differences(attention):
     """A backward pass with one wrong term still trains, only worse, and the variant is blamed."""
-    module, positions = make_small(attention, layer=0), torch.arange(SMALL.seq_len)
-    positional = (
-        DistanceBias(SMALL, None) if attention.cls.supports_bias else Positional(SMALL, None)
-    )
-    positional = randomize(positional).double().requires_grad_(False)
-    x = inputs(3, 2, SMALL.seq_len, SMALL.n_embd)
-    check_gradients(module, lambda call, x: [call(x, positions, positional)], x)
-
-
-class Places(nn.Module):
-    """Calls a positional in all three places, as a module so that its parameters can be given."""
-
-    def __init__(self, positional):
-        super().__init__()
-        self.positional = positional
-
-    def forward(self, x, q, k, positions):
-        it = self.positional
-        return it.embed(x, positions), *it.rotate(q, k, positions), it.bias(positions, positions)
+    module = make_small(attention, layer=0)
+    bias = DistanceBias if attention.cls.supports_bias else Positional
+    positional = randomize(bias(SMALL, None)).double().requires_grad_(False)
+    assert parts.has_wrong_gradients(module, SMALL, positional) == []
 
 
 @every_positional
 def test_positional_gradients_equal_differences(positional):
     """A custom backward pass must transform gradients as the forward pass transforms values."""
-    T, H, D = SMALL.seq_len, SMALL.n_head, SMALL.head_dim
-    sizes = (2, T, SMALL.n_embd), (2, H, T, D), (2, 2, T, D)
-    check_gradients(
-        Places(make_small(positional)),
-        lambda call, x, q, k: call(x, q, k, torch.arange(T)),
-        *(inputs(seed, *size) for seed, size in enumerate(sizes)),
-    )
+    assert parts.has_wrong_gradients(make_small(positional), SMALL) == []
 
 
 @pytest.mark.parametrize("part", [*NORMS, *MLPS], ids=str)
 def test_norm_and_mlp_gradients_equal_differences(part):
     """A backward pass with one wrong term still trains, only worse, and the variant is blamed."""
-    check_gradients(
-        make_small(part), lambda call, x: [call(x)], inputs(3, 2, SMALL.seq_len, SMALL.n_embd)
-    )
+    assert parts.has_wrong_gradients(make_small(part), SMALL) == []

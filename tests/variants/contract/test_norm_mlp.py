@@ -1,10 +1,7 @@
 """Norms and MLPs act on each position independently, by themselves and in a model."""
 
-import dataclasses
-
 import torch
 from contract.cases import (
-    POSITIONS,
     SHAPE,
     B,
     T,
@@ -21,6 +18,7 @@ from contract.cases import (
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from harness.contract import parts
 from harness.model.initialization import init_parameters
 
 
@@ -66,21 +64,11 @@ def test_model_in_bf16_is_close_to_fp32(attention, positional, norm, mlp):
     assert (rounded - full).norm() < 0.05 * full.norm()
 
 
-def assert_positionwise(part):
-    x = inputs()
-    whole = part(x)
-    assert whole.shape == x.shape
-    torch.testing.assert_close(part(x[1:2, 7:8]), whole[1:2, 7:8], atol=1e-5, rtol=1e-5)
-    x[:, 7] += 1.0
-    changed = (part(x) != whole).any(-1)
-    assert torch.equal(changed, (POSITIONS == 7).expand(B, T))
-
-
 @every_norm
 def test_norm_is_positionwise_and_starts_with_gain_one(norm):
     """A norm over positions leaks later tokens; another initial gain changes all learning rates."""
     norm = norm.make()
-    assert_positionwise(randomize(norm))
+    assert parts.is_not_positionwise(randomize(norm), inputs()) == []
     init_parameters(nn.ModuleDict({"it": norm}), seed=0)
     assert norm(100 * inputs()).square().mean(-1).sqrt().sub(1).abs().max() < 1e-3
 
@@ -88,12 +76,8 @@ def test_norm_is_positionwise_and_starts_with_gain_one(norm):
 @every_mlp
 def test_mlp_is_positionwise_and_drops_only_in_training(mlp):
     """An MLP over positions leaks later tokens; dropout in evaluation reports a wrong loss."""
-    assert_positionwise(randomize(mlp.make()))
-    dropping, plain, x = mlp.make(dataclasses.replace(SHAPE, dropout=0.5)), mlp.make(), inputs()
-    dropping.load_state_dict(plain.state_dict())
-    expected = plain.eval()(x)
-    assert torch.equal(dropping.eval()(x), expected) and torch.equal(plain.train()(x), expected)
-    assert 0.4 < (dropping.train()(x) == 0).double().mean() < 0.6
+    assert parts.is_not_positionwise(randomize(mlp.make()), inputs()) == []
+    assert parts.drops_out_wrongly(mlp.make, SHAPE) == []
 
 
 @every_mlp
