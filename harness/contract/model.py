@@ -172,7 +172,7 @@ class ModelChecks:
     def causality_by_change(self) -> list[Violation]:
         """Change the tokens after each split, at every length of short sequences."""
         T = self.short.seq_len
-        settings = [Setting(T, True), *(Setting(length, False) for length in range(T, 1, -1))]
+        settings = [*(Setting(length, False) for length in range(T, 1, -1)), Setting(T, True)]
         for setting in settings:
             splits = causality.splits_of(setting.length, setting.length)
             if found := causality.by_change(self.model, setting, splits):
