@@ -22,6 +22,8 @@ ROUNDING = 1e-4  # of the largest output; data-dependent shapes of products chan
 GRADIENT_ROUNDING = 1e-6  # of the largest gradient of the same sequence
 NEAREST = 16  # later tokens that are tried one by one
 
+MAX_CHANGES = 32  # with which the module is located where a leak enters
+
 Trace = dict[str, Tensor]
 
 
@@ -39,6 +41,8 @@ class Setting:
 
 def by_change(model: GPT, setting: Setting, splits: Sequence[int]) -> list[Violation]:
     """Change all tokens after each split; report the earliest output before it that changes."""
+    if not splits:  # a sequence of one token
+        return []
     tokens_1T = tokens_of(1, setting.length)
     affected = _affected(model, tokens_1T, splits, setting)
     if not affected.any():
@@ -50,6 +54,8 @@ def by_change(model: GPT, setting: Setting, splits: Sequence[int]) -> list[Viola
 
 def by_gradient(model: GPT, setting: Setting, splits: Sequence[int]) -> list[Violation]:
     """Report the earliest output that has a gradient with respect to a later token."""
+    if not splits:
+        return []
     tokens_1T = tokens_of(1, setting.length)
     gradient = _gradients(model, tokens_1T, splits, setting)
     later = torch.arange(setting.length) >= torch.tensor(splits)[:, None]
@@ -207,11 +213,19 @@ def embedded(model: GPT, tokens: Tensor) -> Iterator[Tensor]:
 def _violation(
     model: GPT, tokens_1T: Tensor, position: int, token: int, alone: bool, setting: Setting
 ) -> Violation:
-    changed = tokens_1T.clone()
-    changed[:, token : token + 1 if alone else None] += 7
-    where = first_difference(
-        model, tokens_1T, changed % VOCABULARY, lambda x: x[:, : position + 1], setting.training
-    )
+    # Changes from several tokens on, because one may not show a leak that depends on values.
+    splits = splits_of(setting.length, MAX_CHANGES)
+    starts = [split for split in splits if split > position]
+    tokens = tokens_1T.repeat(1 + len(starts), 1)
+    changed = tokens.clone()
+    changed[0, token : token + 1 if alone else None] += 7
+    for row, start in enumerate(starts, start=1):
+        changed[row, start:] += 7
+    changed %= VOCABULARY
+    for training in dict.fromkeys((setting.training, False)):
+        where = first_difference(model, tokens, changed, lambda x: x[:, : position + 1], training)
+        if where:
+            break
     later = f"token {token}" if alone else f"the tokens from {token} on"
     message = f"the output at position {position} depends on {later} ({setting})"
     return Violation("causality", message, where)

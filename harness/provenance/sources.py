@@ -1,6 +1,6 @@
 """Find the files whose code computes a run, from their imports, without importing them.
 
-A file has a name that does not depend on where the project or the study lies: the harness's own
+A file's name is independent of the location of the project and of the study: the harness's own
 files are `harness/...` and `variants/...`, a user's files `user/FOLDER/...`, where FOLDER is the
 last part of the study's `variant_paths`.
 """
@@ -53,7 +53,7 @@ class _UserFolder:
     prefix: str
 
     def name_of(self, file: Path) -> str:
-        """Return the name of a file in this folder or beside it."""
+        """Return the name of a file in this folder or next to it."""
         return self.prefix + os.path.relpath(file, self.path.parent)
 
 

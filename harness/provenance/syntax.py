@@ -22,7 +22,7 @@ class Import:
 
 @dataclass(frozen=True)
 class Source:
-    """A file of code: SHA-256 of its syntax tree and of its bytes, what it imports, its strings.
+    """A file of code: SHA-256 of its syntax tree and of its bytes, its imports, its strings.
 
     A file that is not valid Python, such as a table of numbers, has the hash of its bytes as both.
     """

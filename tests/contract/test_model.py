@@ -1,6 +1,7 @@
 """Each kind of fault of a variant is found by name and place, and a sound model has none."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,6 +51,15 @@ class NextTokenAtTrainedLength(NextToken):
 class DetachedNextToken(Gelu):
     def forward(self, x_BTC):
         return super().forward(x_BTC) + x_BTC.detach().roll(-1, 1)
+
+
+class ChosenTokens(Gelu):
+    """Tokens compete for the MLP, as experts that choose their tokens let them."""
+
+    def forward(self, x_BTC):
+        score_BT = x_BTC.detach().sum(-1)
+        least_B1 = score_BT.topk(x_BTC.shape[1] // 2 + 1, dim=1).values[:, -1:]
+        return super().forward(x_BTC) * (score_BT >= least_B1)[..., None]
 
 
 class FaintNextToken(Gelu):
@@ -238,6 +248,14 @@ def test_leak_is_found_where_it_enters(cls, where):
     assert violation.check == "causality"
     assert violation.where.startswith(f"{where} ({cls.__name__}, {__file__}:")
     assert "depends on token" in violation.message
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_leak_through_a_choice_is_located(dropout):
+    """A choice has no gradient, and few changes of tokens change it; dropout changes it, too."""
+    (violation,) = check_model(architecture(ChosenTokens), replace(SHAPE, dropout=dropout))
+    assert violation.check == "causality"
+    assert ".mlp (ChosenTokens" in violation.where
 
 
 def test_leak_names_the_smallest_evidence():

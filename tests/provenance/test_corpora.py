@@ -55,12 +55,12 @@ def test_a_touched_text_has_not_changed(study):
 @pytest.mark.parametrize("edited", ["train.bin", "val.bin"])
 def test_an_edited_token_file_is_named(study, edited):
     (study.folder / "shards").mkdir()
-    write_tokens(study.folder / "shards/train.bin", 3)
-    write_tokens(study.folder / "shards/val.bin", 5)
+    write_tokens(study.folder / "shards/train.bin", ord("a"))
+    write_tokens(study.folder / "shards/val.bin", ord("b"))
     set_corpus(study, "shards")
     study.run()
     assert changed_corpora(study.store, "s") == {}
-    write_tokens(study.folder / "shards" / edited, 4)
+    write_tokens(study.folder / "shards" / edited, ord("c"))
     assert changed_corpora(study.store, "s") == {"shards": 2}
     assert "shards has changed" in replaced_corpora(study.store, "s", study.plan().runs)[0]
 
