@@ -1,6 +1,6 @@
 """Has a bias, which it does not declare: decoding leaves it out.
 
-refused: has_bias, but `bias` returns a tensor
+refused: has_bias: Undeclared: `has_bias` is False
 """
 
 from variants.positional.alibi import Alibi
