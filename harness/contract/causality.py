@@ -41,6 +41,8 @@ class Setting:
 
 def by_change(model: GPT, setting: Setting, splits: Sequence[int]) -> list[Violation]:
     """Change all tokens after each split; report the earliest output before it that changes."""
+    if not splits:  # a sequence of one token
+        return []
     tokens_1T = tokens_of(1, setting.length)
     affected = _affected(model, tokens_1T, splits, setting)
     if not affected.any():
@@ -52,6 +54,8 @@ def by_change(model: GPT, setting: Setting, splits: Sequence[int]) -> list[Viola
 
 def by_gradient(model: GPT, setting: Setting, splits: Sequence[int]) -> list[Violation]:
     """Report the earliest output that has a gradient with respect to a later token."""
+    if not splits:
+        return []
     tokens_1T = tokens_of(1, setting.length)
     gradient = _gradients(model, tokens_1T, splits, setting)
     later = torch.arange(setting.length) >= torch.tensor(splits)[:, None]

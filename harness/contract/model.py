@@ -1,7 +1,7 @@
 """All checks of a whole model, on small shapes with the options of a study, in under a second."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from harness.contract import causality, decoding, model_checks, parts
@@ -22,6 +22,7 @@ from variants.base import ModelShape
 
 # Work of a call with long sequences, in pairs of positions, for each head and layer.
 MAX_PAIRS = 1 << 24
+MAX_DROPOUT = 0.5  # more would leave parameters without a gradient by chance
 MAX_SPLITS = 128
 
 
@@ -48,6 +49,7 @@ def model_results(
     architecture: Architecture, shape: ModelShape, conditions: Conditions | None = None
 ) -> list[CheckResult]:
     """Return the outcome of each check of a whole model; `shape` is the study's."""
+    shape = replace(shape, dropout=min(shape.dropout, MAX_DROPOUT))
     with one_thread():
         return run_checks(ModelChecks(architecture, shape, conditions or Conditions()).checks())
 

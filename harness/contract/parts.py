@@ -257,18 +257,20 @@ def declares_bias_wrongly(positional: Positional, shape: ModelShape) -> list[Vio
     T = shape.seq_len
     positions = torch.arange(T)
     with torch.no_grad():
-        bias = positional.bias(positions, positions[:5])
+        keys = positions[:5]
+        bias = positional.bias(positions, keys)
         if (bias is not None) != positional.has_bias:
             returned = "None" if bias is None else "a tensor"
             message = f"`has_bias` is {positional.has_bias}, but `bias` returns {returned}"
             return [_found("has_bias", message, positional)]
         if bias is None:
             return []
-        sizes = ((shape.n_head, T, 5), (1, T, 5))
+        sizes = ((shape.n_head, T, len(keys)), (1, T, len(keys)))
         if tuple(bias.shape) not in sizes:
             message = f"`bias` returns {tuple(bias.shape)}, not {sizes[0]} or {sizes[1]}"
             return [_found("has_bias", message, positional)]
-        blocks = positions[: T - T % 3].view(3, -1)
+        n_blocks = min(3, T)
+        blocks = positions[: T - T % n_blocks].view(n_blocks, -1)
         of_blocks = positional.bias(blocks, blocks)
         for n, block in enumerate(blocks):
             of_block = positional.bias(block, block)

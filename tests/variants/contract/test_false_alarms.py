@@ -45,3 +45,22 @@ def test_shipped_model_passes(model):
     shape = dataclasses.replace(SHAPE, vocab_size=31)
     results = model_results(architecture, shape, Conditions("bf16"))
     assert [result for result in results if result.outcome == "failed"] == []
+
+
+EXTREMES = [
+    {"seq_len": 1},
+    {"seq_len": 2},
+    {"seq_len": 3},
+    {"n_head": 1, "n_embd": 1},
+    {"n_layer": 1, "n_head": 4, "n_embd": 4},
+    {"dropout": 0.99},
+]
+
+
+@pytest.mark.parametrize("changes", EXTREMES, ids=str)
+def test_model_of_an_extreme_shape_passes(changes):
+    """Such a study is a smoke test of a machine."""
+    (alibi,) = [case for case in PARTS["positional"] if str(case) == "alibi()"]
+    architecture = Architecture.of_entry({}, []).replaced("positional", alibi.cls, alibi.options)
+    results = model_results(architecture, dataclasses.replace(SHAPE, **changes))
+    assert [result for result in results if result.outcome == "failed"] == []

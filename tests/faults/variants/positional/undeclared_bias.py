@@ -1,6 +1,6 @@
 """Has a bias, which it does not declare: decoding leaves it out.
 
-refused: cache: after a prompt
+refused: has_bias: Undeclared: `has_bias` is False
 """
 
 from variants.positional.alibi import Alibi
