@@ -40,6 +40,15 @@ def test_every_table_and_the_first_screen_are_stamped(fake, leak):
     assert STAMPED in (folder / "index.html").read_text()
 
 
+def test_answer_says_which_verdicts_rest_on_caveats(fake, leak, monkeypatch):
+    page, _, _ = written(fake.write())
+    assert f"Verdicts on entries with caveats (see below): `{STAMPED}`." in page
+    baseline = leak.model_copy(update={"entry": "learned-mha-single"})
+    monkeypatch.setattr(caveats, "SOURCES", (lambda study: iter([baseline]),))
+    page, _, _ = written(fake)
+    assert "Every verdict rests on `learned-mha-single [non-causal]`, which has a caveat." in page
+
+
 def test_tables_of_claims_have_the_kinds_of_caveats(fake, leak):
     _, _, folder = written(fake.write())
     for name in ("entries", "comparisons", "verdicts", "rankings", "savings"):

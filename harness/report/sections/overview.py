@@ -24,6 +24,7 @@ from harness.report.document import (
     text,
 )
 from harness.report.formatting import MISSING, count
+from harness.report.stamps import find_stamps
 from harness.results.records.study_summary import (
     Caveat,
     CaveatKind,
@@ -105,7 +106,20 @@ def headline(summary: Summary) -> Text:
         _largest_improvement(summary, results),
         _seeds_needed(results),
         no_margin if tests.margin is None else "",
+        _doubtful(summary, list(results)),
     )
+
+
+def _doubtful(summary: Summary, compared: Sequence[str]) -> Text:
+    """Say which verdicts rest on entries with caveats; a baseline with one affects them all."""
+    stamped = find_stamps(summary.caveats)
+    baselines = [label for label in baseline_labels(summary) if label in stamped]
+    if baselines:
+        return text(" Every verdict rests on ", code_list(baselines), ", which has a caveat.")
+    doubtful = [label for label in compared if label in stamped]
+    if not doubtful:
+        return ()
+    return text(" Verdicts on entries with caveats (see below): ", code_list(doubtful), ".")
 
 
 def _largest_improvement(summary: Summary, results: Mapping[str, SignificanceResult]) -> Text:
