@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 3
 
@@ -19,6 +19,15 @@ Duration = Annotated[Finite, Field(gt=0)]
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Seed = Annotated[int, Field(ge=0, lt=SEEDS_END)]
+
+
+def _check_time(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("must state its time zone")
+    return text
+
+
+Time = Annotated[str, AfterValidator(_check_time)]  # ISO 8601 with a time zone
 
 
 def now() -> str:

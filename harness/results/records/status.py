@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness.results.records.base import Count, Finite, Versioned
+from harness.results.records.base import Count, Finite, Time, Versioned
 
 RunState = Literal["pending", "running", "done", "failed", "interrupted"]
 FailureReason = Literal["oom", "nan", "timeout", "killed", "error"]
@@ -19,10 +19,10 @@ class RunStatus(Versioned):
         description="cause of a failure or interruption: oom, nan, timeout, killed or error",
     )
     message: str | None = Field(default=None, description="one line that explains the reason")
-    started_at: str | None = Field(
+    started_at: Time | None = Field(
         default=None, description="start of the newest attempt, ISO 8601, UTC"
     )
-    ended_at: str | None = Field(
+    ended_at: Time | None = Field(
         default=None, description="end of the newest attempt, ISO 8601, UTC"
     )
     host: str | None = Field(default=None, description="host name")
