@@ -168,9 +168,10 @@ def _run_one(
     run = store.run(spec.study, spec.run_id)
     status = run.status
     has_restarted = status.started_at != before.started_at
-    if (status.status == "done" and (has_restarted or before.status != "done")) or (
-        status.status == "failed" and has_restarted
-    ):
+    # Another process may have ended it before `before` was read, but after the runs were selected.
+    is_current = spec.code_hash is not None and run.code_hash == spec.code_hash
+    is_new = has_restarted or before.status != "done" or is_current
+    if (status.status == "done" and is_new) or (status.status == "failed" and has_restarted):
         progress.skip_run(run, f"{status.status} by another process")
         return
     source = _source_run(store, spec)
@@ -181,7 +182,7 @@ def _run_one(
     if change is not None:
         progress.skip_run(run, f"{change} since this launch began; `run` again starts it")
         return
-    if status.status != "pending" and run.spec.code_hash != spec.code_hash:
+    if status.status != "pending" and run.code_hash != spec.code_hash:
         folder = run.set_aside()
         progress.log(f"{run.run_id}: starts at step 0 with changed code; earlier files: {folder}")
         run = store.run(spec.study, spec.run_id)

@@ -71,9 +71,11 @@ class Sources:
     def code(self, spec: RunSpec, source_run: RunSpec | None = None) -> Code:
         """Return the code that determines the results of a run.
 
-        The code of the run that it starts from, if there is one, belongs to it.
+        The code of the run that it starts from, if there is one, belongs to it. Both are of one
+        study, so that its present folders of variants are those of `spec`.
         """
-        keys = [_code_key(run) for run in (spec, source_run) if run is not None]
+        paths = tuple(spec.launch.variant_paths)
+        keys = [_code_key(run, paths) for run in (spec, source_run) if run is not None]
         if tuple(keys) not in self._code:
             files: CodeFiles = {}
             for key in keys:
@@ -158,9 +160,9 @@ class _CodeKey:
     variant_paths: tuple[str, ...]
 
 
-def _code_key(spec: RunSpec) -> _CodeKey:
+def _code_key(spec: RunSpec, variant_paths: tuple[str, ...]) -> _CodeKey:
     variants = tuple((axis, choice.name) for axis, choice in spec.axes.items())
-    return _CodeKey(tuple(_unused(spec)), variants, tuple(spec.launch.variant_paths))
+    return _CodeKey(tuple(_unused(spec)), variants, variant_paths)
 
 
 def _unused(spec: RunSpec) -> Iterable[str]:

@@ -1,0 +1,83 @@
+"""Without these, a launch would stop at an earlier run, or compute or describe it wrongly."""
+
+import pytest
+from untrained_study import UntrainedStudy
+
+from harness.launch import scheduler
+from harness.provenance.archive import archive_code
+from harness.results import store
+from harness.results.store import Run
+
+DEPENDENT = "learned-mha-single"
+SOURCE = "start-ours-mha-single"
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    monkeypatch.setenv("ABLATIONS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+    return UntrainedStudy(tmp_path / "study")
+
+
+def set_in(study, old, new):
+    file = study.folder / "study.toml"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+
+
+def test_a_damaged_spec_does_not_stop_the_other_runs(study):
+    study.outcome = ("interrupted", "killed")
+    study.run()
+    damaged = study.entry(DEPENDENT)
+    (damaged.path / "spec.json").write_text("{")
+    assert sorted(study.run()) == [DEPENDENT, "ours-mha-single"]
+    assert study.resumed == ["ours-mha-single"]
+    assert (study.folder / f"results/s/.outdated/{damaged.run_id}-unknown").is_dir()
+
+
+def test_a_run_that_ends_before_the_launch_begins_is_not_computed_again(study):
+    """Another harness has trained the outdated run after this one selected it."""
+    study.run()
+    study.edit()
+    todo = study.select().todo
+    study.run()
+    started = study.entry("ours-mha-single").status.started_at
+    scheduler.run_all(study.store, todo, study.start)
+    assert study.entry("ours-mha-single").status.started_at == started
+
+
+def test_a_run_starts_from_a_run_of_a_study_that_has_moved(study):
+    set_in(study, '["learned", "ours"]', '["learned"]\n[init]\nfrom_run = { positional = "ours" }')
+    planned = study.plan()
+    source = next(spec.run_id for spec in planned.runs if spec.entry == SOURCE)
+    assert study.run(planned.only(source)) == [SOURCE]
+    (study.folder / "moved").mkdir()
+    (study.folder / "mine").rename(study.folder / "moved/mine")
+    set_in(study, '"mine"', '"moved/mine"')
+    assert study.run() == [DEPENDENT]
+
+
+def test_code_that_was_edited_after_its_hash_is_not_archived(study):
+    """`reproduce` would write the newer code as that of the older hash."""
+    planned = study.plan()
+    codes = {spec.entry: spec.code_hash for spec in planned.runs}
+    archive = study.store.archive("s")
+    study.edit()
+    archive_code(archive, planned.codes())
+    assert archive.has_code(codes[DEPENDENT]) and not archive.has_code(codes["ours-mha-single"])
+
+
+def test_files_of_older_code_never_get_the_newer_hash(study, monkeypatch):
+    """A worker that is killed here would resume from a state of other code."""
+    study.outcome = ("interrupted", "killed")
+    study.run()
+    run = study.entry(DEPENDENT)
+
+    def crash(*_):
+        raise RuntimeError("crash")
+
+    monkeypatch.setattr(store, "write_json", crash)
+    with pytest.raises(RuntimeError, match="crash"):
+        run.mark_running("other")
+    assert not (run.path / "eval.jsonl").exists()
+    assert Run(run.path).spec.code_hash != "other"
