@@ -36,6 +36,7 @@ def archive_inputs(
     where: Sequence[str],
 ) -> LaunchInputs:
     """Store the study file and the list of packages; return them with the overrides."""
+    data_folder = os.environ.get("ABLATIONS_DATA")
     return LaunchInputs(
         study_file=archive.add(study_file.read_bytes(), study_file.suffix),
         folder=str(study_file.parent.resolve()),
@@ -44,7 +45,7 @@ def archive_inputs(
         where=list(where),
         packages=archive.add(installed_packages().encode(), ".txt"),
         git_commit=git.commit(),
-        data_folder=os.environ.get("ABLATIONS_DATA"),
+        data_folder=str(Path(data_folder).resolve()) if data_folder else None,
     )
 
 
