@@ -33,16 +33,21 @@ CHECKPOINT_FORMAT = "harness/model/hf_gpt2.py"
 
 @dataclass(frozen=True)
 class Code:
-    """Files of code by name, and the hash of their names and of their syntax."""
+    """Files of code by name, and the hash of their names and of their syntax.
+
+    `is_complete` is False if a variant of the user is not found, as where only results are copied.
+    """
 
     files: CodeFiles
     hash: str
+    is_complete: bool = True
 
     @classmethod
-    def of(cls, files: CodeFiles) -> "Code":
+    def of(cls, files: CodeFiles, is_complete: bool = True) -> "Code":
         """Return the code of these files."""
         lines = [f"{name} {syntax_hash(path)}" for name, path in sorted(files.items())]
-        return cls(files, hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16])
+        digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+        return cls(files, digest, is_complete)
 
 
 @dataclass(frozen=True)
@@ -78,11 +83,15 @@ class Sources:
         keys = [_code_key(run, paths) for run in (spec, source_run) if run is not None]
         if tuple(keys) not in self._code:
             files: CodeFiles = {}
+            is_complete = True
             for key in keys:
                 files |= self._closure(ENTRY_POINTS, key.skipped)
                 for axis, name in key.variants:
-                    files |= self.variant_files(axis, name, key.variant_paths)
-            self._code[tuple(keys)] = Code.of(files)
+                    found = self.variant_files(axis, name, key.variant_paths)
+                    files |= found
+                    if key.variant_paths and not _has_variant(found, axis, name):
+                        is_complete = False
+            self._code[tuple(keys)] = Code.of(files, is_complete)
         return self._code[tuple(keys)]
 
     def variant_files(
@@ -163,6 +172,11 @@ class _CodeKey:
 def _code_key(spec: RunSpec, variant_paths: tuple[str, ...]) -> _CodeKey:
     variants = tuple((axis, choice.name) for axis, choice in spec.axes.items())
     return _CodeKey(tuple(_unused(spec)), variants, variant_paths)
+
+
+def _has_variant(files: CodeFiles, axis: str, name: str) -> bool:
+    """Return whether the file of a variant is among these."""
+    return any(file.endswith(f"/{axis}/{name}.py") for file in files)
 
 
 def _unused(spec: RunSpec) -> Iterable[str]:

@@ -4,7 +4,9 @@ import pytest
 from untrained_study import UntrainedStudy
 
 from harness.launch import scheduler
+from harness.provenance import outdated
 from harness.provenance.archive import archive_code
+from harness.provenance.sources import Sources
 from harness.results import store
 from harness.results.store import Run
 
@@ -55,6 +57,14 @@ def test_a_run_starts_from_a_run_of_a_study_that_has_moved(study):
     (study.folder / "mine").rename(study.folder / "moved/mine")
     set_in(study, '"mine"', '"moved/mine"')
     assert study.run() == [DEPENDENT]
+
+
+def test_results_without_the_users_variants_are_not_outdated(study):
+    """Results are copied to another machine to write their report there."""
+    study.run()
+    specs = study.store.specs("s")
+    (study.folder / "mine").rename(study.folder / "elsewhere")
+    assert outdated.find_changes(study.store, "s", specs, Sources()) == {}
 
 
 def test_code_that_was_edited_after_its_hash_is_not_archived(study):
