@@ -92,7 +92,8 @@ def changes_since(
 ) -> dict[str, CodeChange]:
     """Return the changes of the specs' code since the code that computed them, by run id.
 
-    Runs of which a user's variant is not found are left out: its present code is unknown.
+    Runs of which a user's variant or the source run is not found are left out: their present code
+    is unknown.
     """
     by_id = {spec.run_id: spec for spec in specs}
     changes = {}
@@ -100,7 +101,10 @@ def changes_since(
         if earlier.code_hash is None:
             continue
         spec = by_id[run_id]
-        source_run = by_id.get(spec.init.run_id or "") if spec.init else None
+        source_id = spec.init.run_id if spec.init else None
+        if source_id is not None and source_id not in by_id:
+            continue
+        source_run = None if source_id is None else by_id[source_id]
         current = sources.code(spec, source_run)
         change = earlier.change(current, archive) if current.is_complete else None
         if change is not None:

@@ -3,6 +3,7 @@
 import pytest
 from untrained_study import UntrainedStudy
 
+from harness.analysis import dataset
 from harness.launch import scheduler
 from harness.provenance import outdated
 from harness.provenance.archive import archive_code
@@ -12,6 +13,7 @@ from harness.results.store import Run
 
 DEPENDENT = "learned-mha-single"
 SOURCE = "start-ours-mha-single"
+FROM_OURS = '["learned"]\n[init]\nfrom_run = { positional = "ours" }'
 
 
 @pytest.fixture
@@ -49,7 +51,7 @@ def test_a_run_that_ends_before_the_launch_begins_is_not_computed_again(study):
 
 
 def test_a_run_starts_from_a_run_of_a_study_that_has_moved(study):
-    set_in(study, '["learned", "ours"]', '["learned"]\n[init]\nfrom_run = { positional = "ours" }')
+    set_in(study, '["learned", "ours"]', FROM_OURS)
     planned = study.plan()
     source = next(spec.run_id for spec in planned.runs if spec.entry == SOURCE)
     assert study.run(planned.only(source)) == [SOURCE]
@@ -65,6 +67,28 @@ def test_results_without_the_users_variants_are_not_outdated(study):
     specs = study.store.specs("s")
     (study.folder / "mine").rename(study.folder / "elsewhere")
     assert outdated.find_changes(study.store, "s", specs, Sources()) == {}
+
+
+def test_a_run_whose_source_cannot_be_read_is_not_outdated(study):
+    set_in(study, '["learned", "ours"]', FROM_OURS)
+    study.run()
+    specs = study.store.specs("s")
+    (study.entry(SOURCE).path / "spec.json").write_text("{")
+    assert len(study.store.specs("s")) == 1
+    readable = [spec for spec in specs if spec.entry == DEPENDENT]
+    assert outdated.find_changes(study.store, "s", readable, Sources()) == {}
+
+
+def test_a_report_of_one_commit_knows_the_source_runs_of_others(study):
+    set_in(study, '["learned", "ours"]', FROM_OURS)
+    study.run()
+    for run in study.store.runs("s"):
+        run.finish("failed", "nan", "a result needs no training here")
+    found = dataset.read(study.store, "s", lambda run: run.spec.entry == DEPENDENT)
+    assert found.changes == {}
+    study.edit()
+    found = dataset.read(study.store, "s", lambda run: run.spec.entry == DEPENDENT)
+    assert study.entry(DEPENDENT).run_id in found.changes
 
 
 def test_code_that_was_edited_after_its_hash_is_not_archived(study):
