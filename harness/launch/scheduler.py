@@ -65,8 +65,8 @@ def select_runs(
         if status == "running":
             selection.running.append(spec)
         elif change is not None and not change.is_accepted:
-            selection.changes[spec.run_id] = change
             if not retry_failed or status == "failed":
+                selection.changes[spec.run_id] = change
                 selection.todo.append(spec)
         elif status == "done":
             selection.done.append(spec)
@@ -178,6 +178,10 @@ def _run_one(
     if source is not None and source.status.status != "done":
         progress.skip_run(run, f"waits for {source.run_id}, which is not done")
         return
+    change = _change_of_source(store, spec, source)
+    if change is not None and not change.is_accepted:
+        progress.skip_run(run, f"it starts from an outdated run ({change}); `run` trains both")
+        return
     change = _change_since_planned(store, spec, source)
     if change is not None:
         progress.skip_run(run, f"{change} since this launch began; `run` again starts it")
@@ -218,6 +222,15 @@ def _change_since_planned(store: Store, spec: RunSpec, source: Run | None) -> Co
     """
     current = Sources().code(spec, source.spec if source else None)
     return ComputedBy(spec.code_hash).change(current, store.archive(spec.study))
+
+
+def _change_of_source(store: Store, spec: RunSpec, source: Run | None) -> CodeChange | None:
+    """Return the change of the source run's code since it was trained: it may not be retried."""
+    if source is None:
+        return None
+    launch = source.spec.launch.model_copy(update={"variant_paths": spec.launch.variant_paths})
+    current = Sources().code(source.spec.model_copy(update={"launch": launch}))
+    return ComputedBy.of(source).change(current, store.archive(spec.study))
 
 
 def _source_is_running(store: Store, spec: RunSpec) -> bool:

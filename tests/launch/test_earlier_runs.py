@@ -91,6 +91,23 @@ def test_a_report_of_one_commit_knows_the_source_runs_of_others(study):
     assert study.entry(DEPENDENT).run_id in found.changes
 
 
+def test_a_retried_run_does_not_start_from_an_outdated_run(study, capsys):
+    """Its weights would be those of older code, and its hash that of the newer."""
+    set_in(study, '["learned", "ours"]', FROM_OURS)
+    study.run()
+    study.entry(DEPENDENT).finish("failed", "nan", "x")
+    study.edit()
+    selection = study.select(retry_failed=True)
+    assert [spec.entry for spec in selection.todo] == [DEPENDENT]
+    assert list(selection.changes) == [study.entry(DEPENDENT).run_id]
+    started = study.entry(DEPENDENT).status.started_at
+    scheduler.run_all(study.store, selection.todo, study.start)
+    printed = capsys.readouterr().err
+    assert "starts from an outdated run (user/mine/positional/ours.py changed)" in printed
+    assert study.entry(DEPENDENT).status.started_at == started
+    assert study.run() == [SOURCE, DEPENDENT]
+
+
 def test_code_that_was_edited_after_its_hash_is_not_archived(study):
     """`reproduce` would write the newer code as that of the older hash."""
     planned = study.plan()
