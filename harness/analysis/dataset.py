@@ -137,7 +137,7 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
         superseded=len(comparable) - len(current),
         unreadable=tuple(unreadable),
         launches=tuple(launches),
-        changes=_changes(store, study, runs),
+        changes=_changes(store, study, [run for run in found if isinstance(run, RunData)]),
         folder=str(store.root / study),
     )
 

@@ -1,7 +1,7 @@
 """Checks on a whole model: outputs, gradients, reproducibility, and what forward must not touch."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -24,6 +24,7 @@ from variants.base import ModelShape, Part
 from variants.errors import class_line
 
 PRECISIONS = {"fp32": (torch.float32,), "bf16": (torch.float32, torch.bfloat16)}
+LARGE_BATCH = 64  # sequences with which parameters without a gradient are tried again
 
 
 def has_lost_tensors(model: GPT) -> list[Violation]:
@@ -142,8 +143,12 @@ def is_not_finite(model: GPT, length: int) -> list[Violation]:
     return violations
 
 
-def has_dead_parameters(model: GPT, length: int) -> list[Violation]:
-    """Report parameters without a gradient, or with one that is zero everywhere."""
+def has_dead_parameters(model: GPT, length: int, others: Iterable[GPT] = ()) -> list[Violation]:
+    """Report parameters without a gradient, or with one that is zero everywhere.
+
+    `others` are models with other values, with which these parameters are tried again on more
+    tokens: a mixture of experts sends tokens to few experts.
+    """
     tokens = tokens_of(4, length)
     model.train()
     with seeded():
@@ -154,9 +159,28 @@ def has_dead_parameters(model: GPT, length: int) -> list[Violation]:
             dead.append(name)
     if not dead or (_are_positional(dead) and not _mixes_positions(model, tokens)):
         return []
+    for other in others:
+        dead = _dead_with_more_tokens(other, dead, length)
+        if not dead:
+            return []
     more = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
     message = f"dead: {dead[0]}{more} never receives a gradient, so it is not trained"
     return [Violation("gradients", message, dead[0].rpartition(".")[0])]
+
+
+def _dead_with_more_tokens(model: GPT, names: Sequence[str], length: int) -> list[str]:
+    """Return those of the parameters that have no gradient on a large batch either."""
+    tokens = tokens_of(LARGE_BATCH, length)
+    model.train()
+    with seeded():
+        loss = model(tokens, tokens.roll(-1, 1)).mean()
+    gradients = _gradients(model, loss)
+    dead = []
+    for name in names:
+        gradient = gradients[name]
+        if gradient is None or not gradient.any():
+            dead.append(name)
+    return dead
 
 
 def _are_positional(names: list[str]) -> bool:

@@ -137,5 +137,5 @@ def _is_json(content: bytes) -> bool:
 def _parses(text: bytes) -> bool:
     try:
         return isinstance(json.loads(text), dict | list)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False

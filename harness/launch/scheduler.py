@@ -65,8 +65,8 @@ def select_runs(
         if status == "running":
             selection.running.append(spec)
         elif change is not None and not change.is_accepted:
-            selection.changes[spec.run_id] = change
             if not retry_failed or status == "failed":
+                selection.changes[spec.run_id] = change
                 selection.todo.append(spec)
         elif status == "done":
             selection.done.append(spec)
@@ -168,20 +168,25 @@ def _run_one(
     run = store.run(spec.study, spec.run_id)
     status = run.status
     has_restarted = status.started_at != before.started_at
-    if (status.status == "done" and (has_restarted or before.status != "done")) or (
-        status.status == "failed" and has_restarted
-    ):
+    # Another process may have ended it before `before` was read, but after the runs were selected.
+    is_current = spec.code_hash is not None and run.code_hash == spec.code_hash
+    is_new = has_restarted or before.status != "done" or is_current
+    if (status.status == "done" and is_new) or (status.status == "failed" and has_restarted):
         progress.skip_run(run, f"{status.status} by another process")
         return
     source = _source_run(store, spec)
     if source is not None and source.status.status != "done":
         progress.skip_run(run, f"waits for {source.run_id}, which is not done")
         return
+    change = _change_of_source(store, spec, source)
+    if change is not None and not change.is_accepted:
+        progress.skip_run(run, f"it starts from an outdated run ({change}); `run` trains both")
+        return
     change = _change_since_planned(store, spec, source)
     if change is not None:
         progress.skip_run(run, f"{change} since this launch began; `run` again starts it")
         return
-    if status.status != "pending" and run.spec.code_hash != spec.code_hash:
+    if status.status != "pending" and run.code_hash != spec.code_hash:
         folder = run.set_aside()
         progress.log(f"{run.run_id}: starts at step 0 with changed code; earlier files: {folder}")
         run = store.run(spec.study, spec.run_id)
@@ -217,6 +222,15 @@ def _change_since_planned(store: Store, spec: RunSpec, source: Run | None) -> Co
     """
     current = Sources().code(spec, source.spec if source else None)
     return ComputedBy(spec.code_hash).change(current, store.archive(spec.study))
+
+
+def _change_of_source(store: Store, spec: RunSpec, source: Run | None) -> CodeChange | None:
+    """Return the change of the source run's code since it was trained: it may not be retried."""
+    if source is None:
+        return None
+    launch = source.spec.launch.model_copy(update={"variant_paths": spec.launch.variant_paths})
+    current = Sources().code(source.spec.model_copy(update={"launch": launch}))
+    return ComputedBy.of(source).change(current, store.archive(spec.study))
 
 
 def _source_is_running(store: Store, spec: RunSpec) -> bool:

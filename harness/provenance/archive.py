@@ -13,7 +13,10 @@ from harness.results.records import ArchivedFile, CodeManifest, LaunchInputs
 
 
 def archive_code(archive: Archive, codes: Iterable[Code]) -> None:
-    """Store the files of code that is not stored yet."""
+    """Store the files of code that is not stored yet.
+
+    Code that has been edited since it was hashed is left out: no run starts with it.
+    """
     for code in codes:
         if archive.has_code(code.hash):
             continue
@@ -21,7 +24,8 @@ def archive_code(archive: Archive, codes: Iterable[Code]) -> None:
         for name, path in code.files.items():
             stored = archive.add(path.read_bytes(), path.suffix)
             files[name] = ArchivedFile(syntax_sha256=syntax_hash(path), file=stored)
-        archive.add_code(code.hash, CodeManifest(files=files))
+        if Code.of(code.files).hash == code.hash:
+            archive.add_code(code.hash, CodeManifest(files=files))
 
 
 def archive_inputs(
@@ -32,6 +36,7 @@ def archive_inputs(
     where: Sequence[str],
 ) -> LaunchInputs:
     """Store the study file and the list of packages; return them with the overrides."""
+    data_folder = os.environ.get("ABLATIONS_DATA")
     return LaunchInputs(
         study_file=archive.add(study_file.read_bytes(), study_file.suffix),
         folder=str(study_file.parent.resolve()),
@@ -40,7 +45,7 @@ def archive_inputs(
         where=list(where),
         packages=archive.add(installed_packages().encode(), ".txt"),
         git_commit=git.commit(),
-        data_folder=os.environ.get("ABLATIONS_DATA"),
+        data_folder=str(Path(data_folder).resolve()) if data_folder else None,
     )
 
 

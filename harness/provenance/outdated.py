@@ -90,15 +90,23 @@ def changes_since(
     computed_by: Mapping[str, ComputedBy],
     sources: Sources,
 ) -> dict[str, CodeChange]:
-    """Return the changes of the specs' code since the code that computed them, by run id."""
+    """Return the changes of the specs' code since the code that computed them, by run id.
+
+    Runs of which a user's variant or the source run is not found are left out: their present code
+    is unknown.
+    """
     by_id = {spec.run_id: spec for spec in specs}
     changes = {}
     for run_id, earlier in computed_by.items():
         if earlier.code_hash is None:
             continue
         spec = by_id[run_id]
-        source_run = by_id.get(spec.init.run_id or "") if spec.init else None
-        change = earlier.change(sources.code(spec, source_run), archive)
+        source_id = spec.init.run_id if spec.init else None
+        if source_id is not None and source_id not in by_id:
+            continue
+        source_run = None if source_id is None else by_id[source_id]
+        current = sources.code(spec, source_run)
+        change = earlier.change(current, archive) if current.is_complete else None
         if change is not None:
             changes[run_id] = change
     return changes

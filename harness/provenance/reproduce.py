@@ -84,13 +84,17 @@ class Reproduction:
         return arguments
 
     def _paths(self) -> Iterator[str]:
-        """Yield settings that replace paths relative to the folder of the study."""
+        """Yield settings that replace paths relative to the folder of the study.
+
+        The corpus is the one that was used, which may be the study's `fallback_corpus`.
+        """
         spec = self.specs[0]
         if spec.launch.variant_paths:
             yield f"study.variant_paths={_toml(_variant_paths(spec))}"
-        if spec.data.corpus not in NAMED_CORPORA:
-            corpus = Path(self.launch.folder, spec.data.corpus).resolve()
-            yield f"data.corpus={_toml(str(corpus))}"
+        corpus = spec.data.corpus
+        if corpus not in NAMED_CORPORA:
+            corpus = str(Path(self.launch.folder, corpus).resolve())
+        yield f"data.corpus={_toml(corpus)}"
         folders = {spec.init.folder for spec in self.specs if spec.init is not None}
         for folder in folders - {None}:
             yield f"init.from_checkpoint={_toml(str(Path(str(folder)).resolve()))}"

@@ -33,16 +33,21 @@ CHECKPOINT_FORMAT = "harness/model/hf_gpt2.py"
 
 @dataclass(frozen=True)
 class Code:
-    """Files of code by name, and the hash of their names and of their syntax."""
+    """Files of code by name, and the hash of their names and of their syntax.
+
+    `is_complete` is False if a variant of the user is not found, as where only results are copied.
+    """
 
     files: CodeFiles
     hash: str
+    is_complete: bool = True
 
     @classmethod
-    def of(cls, files: CodeFiles) -> "Code":
+    def of(cls, files: CodeFiles, is_complete: bool = True) -> "Code":
         """Return the code of these files."""
         lines = [f"{name} {syntax_hash(path)}" for name, path in sorted(files.items())]
-        return cls(files, hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16])
+        digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+        return cls(files, digest, is_complete)
 
 
 @dataclass(frozen=True)
@@ -71,16 +76,22 @@ class Sources:
     def code(self, spec: RunSpec, source_run: RunSpec | None = None) -> Code:
         """Return the code that determines the results of a run.
 
-        The code of the run that it starts from, if there is one, belongs to it.
+        The code of the run that it starts from, if there is one, belongs to it. Both are of one
+        study, so that its present folders of variants are those of `spec`.
         """
-        keys = [_code_key(run) for run in (spec, source_run) if run is not None]
+        paths = tuple(spec.launch.variant_paths)
+        keys = [_code_key(run, paths) for run in (spec, source_run) if run is not None]
         if tuple(keys) not in self._code:
             files: CodeFiles = {}
+            is_complete = True
             for key in keys:
                 files |= self._closure(ENTRY_POINTS, key.skipped)
                 for axis, name in key.variants:
-                    files |= self.variant_files(axis, name, key.variant_paths)
-            self._code[tuple(keys)] = Code.of(files)
+                    found = self.variant_files(axis, name, key.variant_paths)
+                    files |= found
+                    if key.variant_paths and not _has_variant(found, axis, name):
+                        is_complete = False
+            self._code[tuple(keys)] = Code.of(files, is_complete)
         return self._code[tuple(keys)]
 
     def variant_files(
@@ -158,9 +169,14 @@ class _CodeKey:
     variant_paths: tuple[str, ...]
 
 
-def _code_key(spec: RunSpec) -> _CodeKey:
+def _code_key(spec: RunSpec, variant_paths: tuple[str, ...]) -> _CodeKey:
     variants = tuple((axis, choice.name) for axis, choice in spec.axes.items())
-    return _CodeKey(tuple(_unused(spec)), variants, tuple(spec.launch.variant_paths))
+    return _CodeKey(tuple(_unused(spec)), variants, variant_paths)
+
+
+def _has_variant(files: CodeFiles, axis: str, name: str) -> bool:
+    """Return whether the file of a variant is among these."""
+    return any(file.endswith(f"/{axis}/{name}.py") for file in files)
 
 
 def _unused(spec: RunSpec) -> Iterable[str]:

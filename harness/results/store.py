@@ -77,6 +77,14 @@ class Run:
         return read_record(self.path / "spec.json", RunSpec)
 
     @property
+    def code_hash(self) -> str | None:
+        """The hash of the code that computes the run; None if it is unknown or cannot be read."""
+        try:
+            return self.spec.code_hash
+        except StoreError:
+            return None
+
+    @property
     def env(self) -> Environment | None:
         """Machine, software and commit; None before the run has started."""
         path = self.path / "env.json"
@@ -155,7 +163,7 @@ class Run:
         """Move the run's folder to `.outdated/` of its study, which readers ignore; return it."""
         folder = self.path.parent / ".outdated"
         folder.mkdir(exist_ok=True)
-        name = f"{self.run_id}-{self.spec.code_hash or 'unknown'}"
+        name = f"{self.run_id}-{self.code_hash or 'unknown'}"
         target = folder / name
         n_earlier = 0
         while target.exists():
@@ -197,10 +205,8 @@ class Run:
         """
         before = self._stored_status
         resumes = before.status in ("running", "interrupted") or before.reason in TRANSIENT_FAILURES
-        if code_hash is not None and code_hash != self.spec.code_hash:
-            resumes = False
-            spec = self.spec.model_copy(update={"code_hash": code_hash})
-            write_json(self.path / "spec.json", spec)
+        has_changed = code_hash is not None and code_hash != self.spec.code_hash
+        resumes = resumes and not has_changed
         for path in self.path.iterdir():
             if path.name in ("spec.json", "status.json"):
                 continue
@@ -210,6 +216,9 @@ class Run:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+        if has_changed:  # after its files are gone: a crash in between leaves none of other code
+            spec = self.spec.model_copy(update={"code_hash": code_hash})
+            write_json(self.path / "spec.json", spec)
         status = RunStatus(
             status="running",
             started_at=now(),

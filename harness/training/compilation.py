@@ -18,6 +18,7 @@ from torch._dynamo.utils import counters
 
 from harness.results.records import CompileReport
 
+LIMITS = ("recompile limit", "cache limit")  # in the reason that newer and older versions count
 SPARE_GRAPHS = 8  # beyond one for each block, for parts of a block after a graph break
 
 
@@ -35,9 +36,9 @@ def compile_blocks(blocks: Sequence[nn.Module], backend: str | Callable[..., obj
 
 def compile_report() -> CompileReport:
     """Return the counts of this process since `compile_blocks`."""
-    reasons = counters["unimplemented"]
+    reasons = [reason.lower() for reason in counters["unimplemented"]]
     return CompileReport(
         n_graphs=counters["stats"]["unique_graphs"],
         n_graph_breaks=sum(counters["graph_break"].values()),
-        limit_reached=any("recompile limit" in reason.lower() for reason in reasons),
+        limit_reached=any(limit in reason for reason in reasons for limit in LIMITS),
     )
