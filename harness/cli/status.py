@@ -41,7 +41,7 @@ def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS
         print(f"{name}: {len(runs)} runs: {summary}")
         n_unknown = [spec.code_hash for spec in specs].count(None)
         if n_unknown:
-            print(f"  {n_unknown} runs of an earlier version, whose code is unknown")
+            print(f"  without a record of their code: {n_unknown}")
         for corpus, n in changed_corpora(store, name).items():
             print(f"  the corpus {corpus} has changed since {n} of these runs")
         for run, outcome in runs:

@@ -163,7 +163,7 @@ def has_dead_parameters(model: GPT, length: int, others: Iterable[GPT] = ()) -> 
         dead = _dead_with_more_tokens(other, dead, length)
         if not dead:
             return []
-    more = f" and {len(dead) - 1} more" if len(dead) > 1 else ""
+    more = f" (and {len(dead) - 1} more)" if len(dead) > 1 else ""
     message = f"dead: {dead[0]}{more} never receives a gradient, so it is not trained"
     return [Violation("gradients", message, dead[0].rpartition(".")[0])]
 

@@ -1,5 +1,6 @@
 """Select and order the runs to do, and run them in turn; a failure does not stop the others."""
 
+import contextlib
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +9,7 @@ from itertools import groupby
 
 from filelock import FileLock
 
+from harness.errors import StoreError
 from harness.launch.progress import ProgressReporter
 from harness.provenance.outdated import CodeChange, ComputedBy
 from harness.provenance.sources import Sources
@@ -102,8 +104,9 @@ def record_allowed(store: Store, done: Sequence[RunSpec]) -> None:
     """Record in the specs of runs that are done what the study permits them now."""
     for spec in done:
         run = store.run(spec.study, spec.run_id)
-        if spec.allowed and run.spec.allowed != spec.allowed:
-            run.update_spec(run.spec.model_copy(update={"allowed": spec.allowed}))
+        with contextlib.suppress(StoreError):  # a damaged spec is reported when it is read
+            if spec.allowed and run.spec.allowed != spec.allowed:
+                run.update_spec(run.spec.model_copy(update={"allowed": spec.allowed}))
 
 
 def run_all(
@@ -179,8 +182,9 @@ def _run_one(
         progress.skip_run(run, f"waits for {source.run_id}, which is not done")
         return
     change = _change_of_source(store, spec, source)
-    if change is not None and not change.is_accepted:
-        progress.skip_run(run, f"it starts from an outdated run ({change}); `run` trains both")
+    if change is not None:
+        remedy = "`run` without --accept-outdated" if change.is_accepted else "`run`"
+        progress.skip_run(run, f"it starts from an outdated run ({change}); {remedy} trains both")
         return
     change = _change_since_planned(store, spec, source)
     if change is not None:

@@ -34,7 +34,8 @@ def check_study(planned: PlannedStudy, location: str, log: Callable[[str], None]
                 refused.append((model, violation))
             elif violation.fatal:
                 permitted = AllowedViolation(kind=PERMISSION, message=str(violation))
-                allowed |= {run_id: [permitted] for run_id in model.run_ids}
+                for run_id in model.run_ids:
+                    allowed.setdefault(run_id, []).append(permitted)
             else:
                 warnings.append((model, violation))
     if refused:

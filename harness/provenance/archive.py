@@ -1,5 +1,6 @@
 """Archive the inputs of a launch and the code of its runs, each file once, by its content."""
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from importlib import metadata
@@ -51,5 +52,15 @@ def archive_inputs(
 
 def installed_packages() -> str:
     """Return the installed packages and their versions, a line each, as pip's requirements."""
-    lines = {f"{package.name}=={package.version}" for package in metadata.distributions()}
+    lines = {_requirement(package) for package in metadata.distributions()}
     return "".join(f"{line}\n" for line in sorted(lines, key=str.lower))
+
+
+def _requirement(package: metadata.Distribution) -> str:
+    """Return name and version, or name and address if it was installed from a folder or by git."""
+    try:
+        origin = json.loads(package.read_text("direct_url.json") or "")
+        revision = origin.get("vcs_info", {}).get("commit_id")
+        return f"{package.name} @ {origin['url']}" + (f"@{revision}" if revision else "")
+    except (ValueError, KeyError, AttributeError):
+        return f"{package.name}=={package.version}"

@@ -22,7 +22,7 @@ class CodeChange:
     is_accepted: bool
 
     def __str__(self) -> str:
-        named = ", ".join(self.files[:MAX_FILES])
+        named = ", ".join(self.files[:MAX_FILES]) or "the code"
         n_more = len(self.files) - MAX_FILES
         more = f" and {n_more} more" if n_more > 0 else ""
         return f"{named}{more} changed"

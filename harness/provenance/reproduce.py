@@ -147,8 +147,9 @@ def find_reproduction(store: Store, study: str, run_id: str | None = None) -> Re
         specs = [spec for spec in specs if spec.run_id == run_id]
     else:
         specs = [spec for spec in specs if spec.settings_hash == launch.settings_hash]
+        specs = [spec for spec in specs if store.run(study, spec.run_id).outcome.status == "done"]
     if not specs:
-        raise UserError(f"{store.root / study}: no run of the newest launch has started")
+        raise UserError(f"{store.root / study}: no run of the newest launch is done")
     archive = store.archive(study)
     return Reproduction(archive, launch.inputs, specs, _code_files(archive, specs), run_id)
 

@@ -27,10 +27,13 @@ def run_worker(run_path: Path, claim: bool) -> None:
     """Train one run in the process that torchrun started, and record in its status how it ended.
 
     With `claim`, rank 0 locks the run and marks it as running first; otherwise the launcher has
-    done so.
+    done so. A run that is done is left as it is.
     """
     started = time.time()
     run = Run(run_path)
+    if claim and run.exists and run.status.status == "done":
+        print(f"{run.run_id} is done; remove its folder to train it again")
+        return
     stop = StopRequest.on_signals()
     lock = run.claim() if claim and os.environ["RANK"] == "0" else None
     try:

@@ -72,7 +72,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, cfg: TrainSet
 def clip(model: nn.Module, max_norm: float) -> Tensor:
     """Scale all gradients such that their global L2 norm is at most `max_norm`.
 
-    The norm covers all shards; with `max_norm` 0, or if the norm is not finite, nothing is scaled.
+    The norm covers all shards; with `max_norm` 0 nothing is scaled.
     Returns the norm before clipping, a scalar on the device (Pascanu et al. 2013, algorithm 1).
     """
     specs = shard_specs(model)
@@ -87,7 +87,7 @@ def clip(model: nn.Module, max_norm: float) -> Tensor:
         square = _norm(sharded).square()
         dist.all_reduce(square, group=group)  # replicated gradients count once
         norm = (norm.square() + square).sqrt()
-    if max_norm > 0 and norm.isfinite():
+    if max_norm > 0:
         nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
     return norm
 

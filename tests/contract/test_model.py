@@ -281,7 +281,7 @@ def test_leak_in_a_deep_layer_is_found():
 FAULTS = [
     (BatchMean, "batch", "the outputs of sequence 0 depend on sequence 1"),
     (BatchSize, "batch", "depend on the size of the batch"),
-    (Unused, "gradients", "h.0.mlp.extra.weight and 5 more never receives a gradient"),
+    (Unused, "gradients", "h.0.mlp.extra.weight (and 5 more) never receives a gradient"),
     (Detached, "gradients", "h.0.ln_2.weight and 11 more"),
     (Zeroed, "gradients", "h.0.ln_2.weight and 17 more"),
     (Undeclared, "initial values", "h.0.mlp.gain"),

@@ -179,7 +179,7 @@ def test_status_counts_runs_of_unknown_code(study):
     run.update_spec(run.spec.model_copy(update={"code_hash": None}))
     command = [sys.executable, "-m", "harness", "status"]
     printed = subprocess.run(command, cwd=study.folder, capture_output=True, text=True, check=True)
-    assert "1 runs of an earlier version, whose code is unknown" in printed.stdout
+    assert "without a record of their code: 1" in printed.stdout
 
 
 @pytest.mark.parametrize("is_accepted", [False, True])
