@@ -40,6 +40,16 @@ def test_every_table_and_the_first_screen_are_stamped(fake, leak):
     assert STAMPED in (folder / "index.html").read_text()
 
 
+def test_a_leak_is_never_the_best_entry(fake, leak):
+    """The harness exists to not be fooled by such a loss."""
+    page, _, _ = written(fake.write())
+    answer = page.split("\n\n")[2]
+    assert f"not comparable, as they see later tokens: `{STAMPED}`" in answer
+    assert LEAK not in answer.partition("worse: ")[0]
+    assert f"Largest improvement: `{STAMPED}`" not in answer
+    assert f"Lowest final validation loss: `{STAMPED}`" not in page
+
+
 def test_answer_says_which_verdicts_rest_on_caveats(fake, leak, monkeypatch):
     page, _, _ = written(fake.write())
     assert f"Verdicts on entries with caveats (see below): `{STAMPED}`." in page

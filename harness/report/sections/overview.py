@@ -32,6 +32,7 @@ from harness.results.records.study_summary import (
     SignificanceResult,
 )
 
+LEAKS: Sequence[CaveatKind] = ("non-causal", "below-entropy")
 MAX_CAVEATS = 6  # of one kind that are listed
 CAVEAT_TITLES: Mapping[CaveatKind, str] = {
     "non-causal": "Not causal: these entries see later tokens. Their losses are not comparable.",
@@ -80,11 +81,16 @@ def headline(summary: Summary) -> Text:
         for label, result in tests.entries.items()
         if label in distinct or not distinct
     }
+    leaking = _leaking(summary)
     by_verdict = []
     for verdict in VERDICTS:
         labels = [label for label, result in results.items() if result.verdict == verdict]
+        labels = [label for label in labels if label not in leaking]
         if labels:
             by_verdict.append(text(f"{verdict}: ", code_list(labels)))
+    leaks = [label for label in results if label in leaking]
+    if leaks:
+        by_verdict.append(text("not comparable, as they see later tokens: ", code_list(leaks)))
     if not by_verdict:
         return text(
             "No verdict: every difference comes from a single seed, which does not show how much "
@@ -103,11 +109,22 @@ def headline(summary: Summary) -> Text:
         ": ",
         join(by_verdict, "; "),
         ".",
-        _largest_improvement(summary, results),
+        _largest_improvement(
+            summary, {label: result for label, result in results.items() if label not in leaking}
+        ),
         _seeds_needed(results),
         no_margin if tests.margin is None else "",
         _doubtful(summary, list(results)),
     )
+
+
+def _leaking(summary: Summary) -> set[str]:
+    """Return the entries whose loss only a model that sees later tokens reaches."""
+    return {
+        caveat.entry
+        for caveat in summary.caveats
+        if caveat.entry is not None and caveat.kind in LEAKS
+    }
 
 
 def _doubtful(summary: Summary, compared: Sequence[str]) -> Text:
@@ -219,6 +236,8 @@ def caveat_notes(caveats: Sequence[Caveat]) -> Iterator[Note]:
 def _leaders(summary: Summary) -> Text:
     """Return the entries of lowest loss and highest throughput, of those with the most results."""
     results = summary.with_results
+    leaking = _leaking(summary)
+    results = [result for result in results if result.entry not in leaking] or results
     sound = [result for result in results if result.equivalence != DIVERGES] or results
     complete = [result for result in sound if result.seeds_done == result.seeds] or sound
     if not complete:
