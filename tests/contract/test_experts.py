@@ -52,4 +52,4 @@ def test_experts_without_tokens_by_chance_are_not_dead(n_experts):
 
 def test_an_expert_that_no_token_reaches_is_dead():
     (violation,) = violations(8, 7)
-    assert "dead: h.0.mlp.experts.7.weight and 3 more" in violation.message
+    assert "dead: h.0.mlp.experts.7.weight (and 3 more)" in violation.message
