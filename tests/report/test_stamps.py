@@ -51,8 +51,10 @@ def test_a_leak_is_never_the_best_entry(fake, leak):
 
 
 def test_answer_says_which_verdicts_rest_on_caveats(fake, leak, monkeypatch):
+    unstable = leak.model_copy(update={"kind": "unstable"})
+    monkeypatch.setattr(caveats, "SOURCES", (lambda study: iter([unstable]),))
     page, _, _ = written(fake.write())
-    assert f"Verdicts on entries with caveats (see below): `{STAMPED}`." in page
+    assert f"Verdicts on entries with caveats (see below): `{LEAK} [unstable]`." in page
     baseline = leak.model_copy(update={"entry": "learned-mha-single"})
     monkeypatch.setattr(caveats, "SOURCES", (lambda study: iter([baseline]),))
     page, _, _ = written(fake)

@@ -114,7 +114,7 @@ def headline(summary: Summary) -> Text:
         ),
         _seeds_needed(results),
         no_margin if tests.margin is None else "",
-        _doubtful(summary, list(results)),
+        _doubtful(summary, [label for label in results if label not in leaking]),
     )
 
 
