@@ -51,9 +51,17 @@ def archive_inputs(
 
 
 def installed_packages() -> str:
-    """Return the installed packages and their versions, a line each, as pip's requirements."""
-    lines = {_requirement(package) for package in metadata.distributions()}
-    return "".join(f"{line}\n" for line in sorted(lines, key=str.lower))
+    """Return the installed packages and their versions, a line each, as pip's requirements.
+
+    Of several with one name, the one with an origin counts, else the one that is imported: a
+    package in development is also found in its source folder, if that is on the search path.
+    """
+    lines: dict[str, str] = {}
+    for package in metadata.distributions():
+        line = _requirement(package)
+        if " @ " in line or package.name not in lines:
+            lines[package.name] = line
+    return "".join(f"{line}\n" for line in sorted(lines.values(), key=str.lower))
 
 
 def _requirement(package: metadata.Distribution) -> str:
