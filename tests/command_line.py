@@ -171,6 +171,19 @@ class Harness:
             process.communicate()
 
 
+def call(*command: object) -> str:
+    """Run a command in this process, which must succeed; return what it printed."""
+    out = io.StringIO()
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(out),
+        pytest.raises(SystemExit) as end,
+    ):
+        main([str(argument) for argument in command])
+    assert end.value.code == 0, out.getvalue()
+    return out.getvalue()
+
+
 def as_options(arguments, settings, where) -> list[str]:
     overrides = [f"--set={setting}" for setting in settings]
     overrides += [f"--where={condition}" for condition in where]

@@ -7,27 +7,22 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, is_dataclass, replace
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from harness.model.builder import VariantLayers, load_variants
 from harness.model.gpt import GPT
 from harness.model.initialization import UndeclaredError, init_parameters
 from harness.results.records import VariantChoice
-from variants import registry
 from variants.base import (
     AXES,
     Attention,
-    FeedForward,
     ModelShape,
-    Norm,
     Part,
     Positional,
 )
-
-PartT = TypeVar("PartT", bound=Part)
 
 VOCABULARY = 31
 SHORT = 24  # tokens of the sequences that are tested at every position
@@ -47,16 +42,8 @@ class Architecture:
         cls, axes: Mapping[str, VariantChoice], variant_paths: Sequence[str]
     ) -> "Architecture":
         """Return the architecture of an entry; axes that it leaves out get their default."""
-        variants = {}
-        paths = [Path(path) for path in variant_paths]
-        for axis, about in AXES.items():
-            if not issubclass(about.base, Part):
-                continue
-            name = axes[axis].name if axis in axes else about.default
-            options = axes[axis].options if axis in axes else {}
-            variant = registry.load(axis, name, paths)
-            variants[axis] = (variant, variant.Options(**options))
-        return cls(variants)
+        variants = load_variants(axes, variant_paths)
+        return cls({a: v for a, v in variants.items() if issubclass(AXES[a].base, Part)})
 
     def replaced(self, axis: str, variant: type[Part], options: object) -> "Architecture":
         """Return the architecture with another variant on one axis."""
@@ -79,7 +66,7 @@ class Architecture:
     def model(self, shape: ModelShape) -> GPT:
         """Return the model on the meta device: shapes without memory."""
         with torch.device("meta"):
-            return GPT(shape, Layers(self, shape))
+            return GPT(shape, VariantLayers(shape, self.variants))
 
     def numbers(self) -> list[int]:
         """Return all integers among the options, such as the width of a window."""
@@ -95,36 +82,6 @@ class Architecture:
             elif isinstance(value, int) and not isinstance(value, bool):
                 found.append(value)
         return found
-
-
-@dataclass(frozen=True)
-class Layers:
-    """Makes the modules of a model at a shape, as a `LayerFactory`."""
-
-    architecture: Architecture
-    shape: ModelShape
-
-    def positional(self) -> Positional:
-        """Return a new positional encoding."""
-        return self._make(Positional, "positional")
-
-    def attention(self, layer: int) -> Attention:
-        """Return the attention of a layer."""
-        return self._make(Attention, "attention", layer)
-
-    def norm(self) -> Norm:
-        """Return a new norm."""
-        return self._make(Norm, "norm")
-
-    def mlp(self) -> FeedForward:
-        """Return a new MLP."""
-        return self._make(FeedForward, "mlp")
-
-    def _make(self, base: type[PartT], axis: str, *layer: int) -> PartT:
-        variant, options = self.architecture.variants[axis]
-        module = variant(self.shape, options, *layer)
-        assert isinstance(module, base)
-        return module
 
 
 def short_shape(architecture: Architecture, shape: ModelShape) -> ModelShape:

@@ -21,12 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.contract.architecture import (
     Architecture,
-    Layers,
     deep_shape,
     fill_with_noise,
     one_thread,
 )
 from harness.contract.violation import Violation
+from harness.model.builder import VariantLayers
 from harness.model.gpt import GPT
 from harness.probes.first_step import CPU_KERNELS
 from variants.base import Attention, FeedForward, ModelShape, NoOptions, Positional
@@ -47,7 +47,7 @@ class PartFlops:
     @property
     def differs(self) -> bool:
         """Return whether the two are more than 5 % apart."""
-        return abs(self.stated - self.counted) > TOLERANCE * self.counted
+        return _differ(self.stated, self.counted)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,11 @@ class ModelFlops:
     @property
     def differs(self) -> bool:
         """Return whether the two are more than 5 % apart."""
-        return abs(self.stated - self.counted) > TOLERANCE * self.counted
+        return _differ(self.stated, self.counted)
+
+
+def _differ(stated: float, counted: float) -> bool:
+    return abs(stated - counted) > TOLERANCE * counted
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,7 @@ class AttentionCounter:
         length = min(study_length, max(LENGTH, max(numbers, default=0) * 9 // 8 + 2))
         shape = replace(deep_shape(self._architecture, self._shape), seq_len=length, dropout=0.0)
         with torch.device("meta"):
-            attention = Layers(self._architecture, shape).attention(layer)
+            attention = VariantLayers(shape, self._architecture.variants).attention(layer)
         attention = attention.to_empty(device="cpu")
         fill_with_noise(attention, seed=0)
         n_queries = max(4, min(length, MAX_PAIRS // (length**2 * shape.n_head)))

@@ -26,40 +26,27 @@ from variants.errors import describe
 VariantT = TypeVar("VariantT", bound=Variant)
 
 
-class ModelBuilder:
-    """Instantiates the variants of one entry; axes that it leaves out get their default."""
+Variants = dict[str, tuple[type[Any], Any]]  # class and options of the variant on each axis
 
-    def __init__(
-        self, shape: ModelShape, axes: Mapping[str, VariantChoice], variant_paths: Sequence[str]
-    ) -> None:
+
+def load_variants(axes: Mapping[str, VariantChoice], variant_paths: Sequence[str]) -> Variants:
+    """Return the variants of an entry; axes that it leaves out get their default."""
+    variants: Variants = {}
+    paths = [Path(path) for path in variant_paths]
+    for axis, about in AXES.items():
+        default = VariantChoice(name=about.default, label=about.default, options={})
+        choice = axes.get(axis, default)
+        variant = registry.load(axis, choice.name, paths)
+        variants[axis] = (variant, variant.Options(**choice.options))
+    return variants
+
+
+class VariantLayers:
+    """Makes the modules of a model from its variants at a shape, as a `LayerFactory`."""
+
+    def __init__(self, shape: ModelShape, variants: Mapping[str, tuple[type[Any], Any]]) -> None:
         self.shape = shape
-        self.names = ", ".join(choice.label for choice in axes.values())
-        self._classes: dict[str, type[Any]] = {}
-        self._options: dict[str, object] = {}
-        paths = [Path(path) for path in variant_paths]
-        for axis, about in AXES.items():
-            default = VariantChoice(name=about.default, label=about.default, options={})
-            choice = axes.get(axis, default)
-            variant = registry.load(axis, choice.name, paths)
-            self._classes[axis] = variant
-            self._options[axis] = variant.Options(**choice.options)
-
-    def model(self) -> GPT:
-        """Return the model on the meta device: shapes without memory.
-
-        Raises:
-            UserError: a variant fails; the message names the line of its code.
-        """
-        try:
-            with torch.device("meta"):
-                return GPT(self.shape, self)
-        except Exception as error:
-            raise UserError(self.describe(error, f"the model of {self.names}")) from error
-
-    def describe(self, error: BaseException, action: str) -> str:
-        """Return the line of the variants' code that failed, and the exception, in one line."""
-        files = [Path(inspect.getfile(cls)) for cls in self._classes.values()]
-        return describe(error, action, files)
+        self.variants = variants
 
     def positional(self) -> Positional:
         """Return a new positional encoding."""
@@ -77,13 +64,42 @@ class ModelBuilder:
         """Return a new MLP."""
         return self._make(FeedForward, "mlp")
 
-    def parallelism(self) -> Parallelism:
-        """Return the parallelism of the run."""
-        parallelism = self._classes["parallelism"](self._options["parallelism"])
-        assert isinstance(parallelism, Parallelism)
-        return parallelism
-
     def _make(self, base: type[VariantT], axis: str, *layer: int) -> VariantT:
-        module = self._classes[axis](self.shape, self._options[axis], *layer)
+        variant, options = self.variants[axis]
+        module = variant(self.shape, options, *layer)
         assert isinstance(module, base)
         return module
+
+
+class ModelBuilder(VariantLayers):
+    """Instantiates the variants of one entry; axes that it leaves out get their default."""
+
+    def __init__(
+        self, shape: ModelShape, axes: Mapping[str, VariantChoice], variant_paths: Sequence[str]
+    ) -> None:
+        super().__init__(shape, load_variants(axes, variant_paths))
+        self.names = ", ".join(choice.label for choice in axes.values())
+
+    def model(self) -> GPT:
+        """Return the model on the meta device: shapes without memory.
+
+        Raises:
+            UserError: a variant fails; the message names the line of its code.
+        """
+        try:
+            with torch.device("meta"):
+                return GPT(self.shape, self)
+        except Exception as error:
+            raise UserError(self.describe(error, f"the model of {self.names}")) from error
+
+    def describe(self, error: BaseException, action: str) -> str:
+        """Return the line of the variants' code that failed, and the exception, in one line."""
+        files = [Path(inspect.getfile(cls)) for cls, _ in self.variants.values()]
+        return describe(error, action, files)
+
+    def parallelism(self) -> Parallelism:
+        """Return the parallelism of the run."""
+        variant, options = self.variants["parallelism"]
+        parallelism = variant(options)
+        assert isinstance(parallelism, Parallelism)
+        return parallelism

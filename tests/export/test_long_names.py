@@ -1,11 +1,8 @@
 """The longest names that a study may have pass through every command and exporter."""
 
-import contextlib
-import io
-
 import pytest
+from command_line import call
 
-from harness.cli.app import main
 from harness.config.names import MAX_ENTRY, MAX_LABEL, shorten
 from harness.config.study_file import MAX_NAME
 
@@ -29,17 +26,6 @@ def longest(fake, no_figures, monkeypatch):
 
     monkeypatch.setattr(type(fake.store), "run", short_id)
     return fake.write()
-
-
-def call(*command):
-    out = io.StringIO()
-    with (
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(out),
-        pytest.raises(SystemExit) as end,
-    ):
-        main([str(argument) for argument in command])
-    assert end.value.code == 0, out.getvalue()
 
 
 @pytest.mark.filterwarnings("ignore")  # of the tools' own

@@ -6,16 +6,15 @@ reader accepts must pass through the commands, of which a sample is tried.
 
 import contextlib
 import copy
-import io
 import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from command_line import call
 
 import harness
-from harness.cli.app import main
 from harness.errors import StoreError
 from harness.results.records.study_summary import Unreadable
 from harness.results.run_data import read_run
@@ -110,19 +109,6 @@ def target(healthy):
 
 def damaged_run(study):
     return next(run for run in Store(study.root).runs("tiny") if "gqa2" in run.run_id)
-
-
-def call(*command):
-    """Run a command in this process; return what it printed."""
-    out = io.StringIO()
-    with (
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(out),
-        pytest.raises(SystemExit) as end,
-    ):
-        main([str(argument) for argument in command])
-    assert end.value.code == 0, out.getvalue()
-    return out.getvalue()
 
 
 def run_all_commands(study):
