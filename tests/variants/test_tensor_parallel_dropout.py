@@ -144,7 +144,8 @@ class InnerDropout(Gelu):
 def test_hidden_channels_of_an_mlp_differ(masks, monkeypatch, mlp):
     make_builder = builder("mha", {}, "gelu" if mlp == "inner" else mlp)
     if mlp == "inner":
-        monkeypatch.setitem(make_builder._classes, "mlp", InnerDropout)
+        _, options = make_builder.variants["mlp"]
+        monkeypatch.setitem(make_builder.variants, "mlp", (InnerDropout, options))
     replicated, sharded = zip(
         *(split(masks_of_rank(masks, make_builder.model, rank, 2)) for rank in range(2)),
         strict=True,
