@@ -354,13 +354,15 @@ class Axis:
     """An axis: the base class of its variants, and GPT-2's own variant, the default of a study.
 
     Each variant defines the `required` methods. Run names include the axis always, or, if not
-    `in_every_name`, only in studies that mention it.
+    `in_every_name`, only in studies that mention it. An axis that older versions lack is not
+    `in_hash_by_default`: its default variant with default options does not change a run's id.
     """
 
     base: type[Variant]
     default: str
     required: Sequence[str] = ()
     in_every_name: bool = True
+    in_hash_by_default: bool = True
 
 
 AXES: Mapping[str, Axis] = {

@@ -25,7 +25,9 @@ from harness.results.records import (
     ResolvedModel,
     RunSpec,
     TrainSettings,
+    VariantChoice,
 )
+from variants import registry
 from variants.base import AXES
 
 SOURCE_PREFIX = "start-"  # of the names of runs that others start from
@@ -86,10 +88,10 @@ class RunSpecBuilder:
         self._costs: dict[str, tuple[PredictedCost, int]] = {}
         self.settings_hash = _hash(
             {
-                "model": self._model.model_dump(),
-                "train": self._train.model_dump(),
+                "model": self._model.hashed(),
+                "train": self._train.hashed(),
                 "probes": file.probes.model_dump(exclude_none=True),
-                "data": self._data.model_dump(exclude={"corpus"}),  # its content counts
+                "data": _without(self._data.hashed(), "corpus"),  # its content counts
                 "init": init_content,
                 "data_offset_steps": data_offset_steps,
             }
@@ -97,8 +99,19 @@ class RunSpecBuilder:
 
     def content_hash(self, entry: VariantSelection) -> str:
         """Return the hash of all that determines the results of an entry, except for the seeds."""
-        axes = {axis: choice.model_dump(exclude={"label"}) for axis, choice in entry.items()}
+        axes = {}
+        for axis, choice in entry.items():
+            if AXES[axis].in_hash_by_default or not self._is_default(axis, choice):
+                axes[axis] = _without(choice.hashed(), "label")
         return _hash({"shared": self.settings_hash, "axes": axes})
+
+    def _is_default(self, axis: str, choice: VariantChoice) -> bool:
+        """Return whether a choice is the default variant of its axis, with default options."""
+        if choice.name != AXES[axis].default:
+            return False
+        paths = [Path(path) for path in self._context.variant_paths]
+        options = registry.load(axis, choice.name, paths).Options()
+        return choice.options == dataclasses.asdict(options)
 
     def run_id(self, entry: VariantSelection, seed: int, data_seed: int | None = None) -> str:
         """Return a readable name with the hash of all that determines the result of the run."""
@@ -183,6 +196,10 @@ def entry_id(entry: VariantSelection, file: StudyFile) -> str:
         if AXES[axis].in_every_name or axis in mentioned
     ]
     return "-".join(labels)
+
+
+def _without(content: Mapping[str, object], key: str) -> dict[str, object]:
+    return {name: value for name, value in content.items() if name != key}
 
 
 def _hash(value: Mapping[str, object]) -> str:

@@ -1,7 +1,7 @@
 """Base class and value types of the records."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -35,6 +35,14 @@ def now() -> str:
     return datetime.now(UTC).isoformat()
 
 
+_ADDED = "added"
+
+
+def added(default: object, description: str) -> Any:
+    """Declare a field that older versions lack: at its default it does not change a run's id."""
+    return Field(default=default, description=description, json_schema_extra={_ADDED: True})
+
+
 class StrictModel(BaseModel):
     """A frozen record that rejects unknown keys and wrong types."""
 
@@ -44,6 +52,16 @@ class StrictModel(BaseModel):
         strict=True,
         defer_build=True,  # most commands read few of the records
     )
+
+    def hashed(self) -> dict[str, object]:
+        """Return the content that identifies a run: without `added` fields at their default."""
+        content = self.model_dump()
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra
+            is_added = isinstance(extra, dict) and _ADDED in extra
+            if is_added and getattr(self, name) == field.default:
+                del content[name]
+        return content
 
 
 class Versioned(StrictModel):
