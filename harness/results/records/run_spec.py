@@ -6,6 +6,10 @@ from pydantic import Field
 
 from harness.results.records.base import Count, Finite, Positive, Seed, StrictModel, Versioned
 from harness.results.records.settings import ModelSettings, ProbeSettings, TrainSettings
+from harness.results.records.tuning import TuningTrial
+
+# Windows of the validation text: `all`, or the half on which the study tunes or compares.
+EvalWindows = Literal["all", "tuning", "final"]
 
 
 class VariantChoice(StrictModel):
@@ -133,6 +137,14 @@ class RunSpec(Versioned):
         "continues after them",
     )
     probes: ProbeSettings = Field(default=ProbeSettings(), description="optional measurements")
+    eval_windows: EvalWindows = Field(
+        default="all",
+        description="validation windows: `all`; of a study that tunes, every second one, for the "
+        "trials (`tuning`) or for the runs that are compared (`final`)",
+    )
+    tuning: TuningTrial | None = Field(
+        default=None, description="the trial that the run is; null: the run is compared"
+    )
     launch: LaunchSpec = Field(description="execution; not part of the hash")
     expected: PredictedCost = Field(description="predicted costs")
     allowed: list[AllowedViolation] = Field(
