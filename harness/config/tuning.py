@@ -4,9 +4,8 @@ import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from harness.config.names import default_label
 from harness.config.study_file import TuneSection, describe_errors, shown
@@ -15,14 +14,13 @@ from harness.results.records import (
     ModelSettings,
     Setting,
     Settings,
-    StrictModel,
     TrainSettings,
     TunedRange,
     TuneSettings,
     TuningMethod,
 )
+from harness.results.records.tuning import as_setting
 
-SECTIONS: Mapping[str, type[StrictModel]] = {"model": ModelSettings, "train": TrainSettings}
 # Of [model], all others change the size of the model and so the cost of its training.
 MODEL_KEYS = ("dropout", "init_std")
 # Every entry must train on the same tokens in the same way, and be evaluated on the same tokens.
@@ -289,6 +287,7 @@ def _value_at(key: str, values: list[Setting] | TunedRange, position: float) -> 
     """Return the value at a position in [0, 1) of a list or of a range."""
     if isinstance(values, list):
         return values[int(position * len(values))]
+    value: float
     if values.log:
         value = values.low * (values.high / values.low) ** position
     else:
@@ -306,24 +305,14 @@ def _validated(key: str, value: object) -> Setting:
         ValueError: the section does not allow it.
     """
     try:
-        validated: Setting = _type_adapter(key).validate_python(value)
-    except ValidationError as error:
-        messages = [detail["msg"] for detail in error.errors()]
-        text = ", or ".join(f"{message[:1].lower()}{message[1:]}" for message in messages)
-        raise ValueError(f"{shown(value)}: {text}") from error
-    return validated
+        return as_setting(key, value)
+    except ValueError as error:
+        raise ValueError(f"{shown(value)}: {error}") from error
 
 
 def _is_whole(key: str) -> bool:
     """Return whether the values of a key are integers."""
     try:
-        return isinstance(_type_adapter(key).validate_python(1), int)
-    except ValidationError:
+        return isinstance(as_setting(key, 1), int)
+    except ValueError:
         return False
-
-
-def _type_adapter(key: str) -> TypeAdapter[Setting]:
-    section, _, name = key.partition(".")
-    field = SECTIONS[section].model_fields[name]
-    annotation: Any = Annotated[(field.annotation, *field.metadata)]
-    return TypeAdapter(annotation, config=ConfigDict(strict=True))
