@@ -72,7 +72,7 @@ class LaunchRecord(Versioned):
     )
     compare: list[str] | None = Field(
         default=None,
-        description="asked axes (`[study] compare`); the other axes that vary are context; null: "
+        description="axes that the study asks about; the others that vary are its context; null: "
         "every axis is asked",
     )
     accepted_outdated: list[str] = Field(
