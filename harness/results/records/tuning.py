@@ -92,6 +92,7 @@ class TunedEntry(StrictModel):
 class TuningRecord(Versioned):
     """tuning.json: what each entry tried, and the settings that were chosen for the final runs."""
 
+    settings_hash: str = Field(description="hash of the settings that all entries share")
     settings: TuneSettings = Field(description="tuning of the study")
     entries: list[TunedEntry] = Field(description="each tuned entry")
 
