@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.model.loss import CROSS_ENTROPY, Objective, token_losses
 from variants.base import Attention, Cache, FeedForward, ModelShape, Norm, Positional
 from variants.linear import Linear, linear
 
@@ -58,9 +59,13 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The language model. `lm_head` is the output projection, None if it is the embedding."""
+    """The language model. `lm_head` is the output projection, None if it is the embedding.
+
+    `objective` is what training minimizes.
+    """
 
     lm_head: Linear | None
+    objective: Objective = CROSS_ENTROPY
 
     def __init__(self, shape: ModelShape, layers: LayerFactory) -> None:
         super().__init__()
@@ -117,10 +122,12 @@ class GPT(nn.Module):
         return linear(self.hidden(tokens_BT, caches)[:, -1], weight)
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """Return the cross-entropy of each target given the tokens up to it, (B, T), nats, fp32."""
-        logits_BTV = self.logits(tokens_BT).float()
-        losses = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none")
-        return losses.view_as(targets_BT)
+        """Return the cross-entropy of each target given the tokens up to it, (B, T), nats, fp32.
+
+        In training its gradient is that of the objective.
+        """
+        objective = self.objective if self.training else CROSS_ENTROPY
+        return token_losses(self.logits(tokens_BT).float(), targets_BT, objective)
 
     def flops_per_token(self) -> float:
         """Return the FLOPs of training on one token, without recomputation.

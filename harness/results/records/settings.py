@@ -73,6 +73,12 @@ class TrainSettings(StrictModel):
     grad_clip: Annotated[
         Finite, Field(ge=0, le=1e9, description="maximum global gradient norm; 0: no clipping")
     ] = 1.0
+    label_smoothing: Fraction = added(
+        0.0, "probability that training shares equally among all tokens; not in recorded losses"
+    )
+    z_loss: Annotated[Rate, Field(ge=0)] = added(
+        0.0, "coefficient of the squared log of the softmax's normalizer; not in recorded losses"
+    )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="type of the computation"
     )
