@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from harness.results.records.base import Finite, Positive, StrictModel
+from harness.results.records.base import Finite, Positive, StrictModel, added
 
 # Limits of settings, far above any use and far below what overflows or exhausts a machine.
 MAX_LAYERS = 1_000
@@ -34,6 +34,14 @@ class ModelSettings(StrictModel):
     n_embd: Width = Field(description="width of the residual stream")
     seq_len: Length = Field(description="training sequence length, tokens")
     dropout: Fraction = Field(default=0.0, description="dropout probability")
+    tie_embeddings: bool = added(
+        True, "whether the output projection is the token embedding; false: a matrix of its own"
+    )
+    bias: bool = added(True, "whether linear layers and norms have biases")
+    init_std: Annotated[Rate, Field(gt=0)] = added(
+        0.02,
+        "standard deviation of initial weights, of residual projections init_std / sqrt(2 n_layer)",
+    )
 
 
 class DataSettings(StrictModel):
