@@ -13,6 +13,7 @@ from harness.errors import Problem, UserError, choices
 from harness.results.records import (
     DataSettings,
     EquivalenceMargin,
+    LadderSettings,
     ModelSettings,
     ProbeSettings,
     Seed,
@@ -99,6 +100,7 @@ class StudyFile(StrictModel):
     init: InitSettings | None = None
     launch: LaunchSettings = LaunchSettings()
     probes: ProbeSettings = ProbeSettings()
+    ladder: LadderSettings | None = None
     axes: dict[str, Annotated[list[Element], Field(min_length=1, max_length=MAX_RUNS)]] = {}
     exclude: list[Rule] = []
     include: list[Rule] = []

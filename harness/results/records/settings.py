@@ -141,3 +141,16 @@ class EquivalenceMargin(StrictModel):
     peak_memory: Margin | None = Field(
         default=None, description="margin of the peak memory, relative to the baseline's"
     )
+
+
+class LadderSettings(StrictModel):
+    """Scaling laws of the loss over the levels of an axis that varies the size of the runs."""
+
+    axis: str = Field(description="axis of the sizes, at least three")
+    project_to: Annotated[Finite, Field(gt=0)] | None = Field(
+        default=None, description="training FLOPs to which the laws are extrapolated"
+    )
+    irreducible: Literal["shared", "per entry"] = Field(
+        default="shared",
+        description="whether the irreducible loss E is the same for all entries, or fitted to each",
+    )
