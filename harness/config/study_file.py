@@ -13,6 +13,7 @@ from harness.errors import Problem, UserError, choices
 from harness.results.records import (
     DataSettings,
     EquivalenceMargin,
+    LadderSettings,
     ModelSettings,
     ProbeSettings,
     Seed,
@@ -116,6 +117,7 @@ class StudyFile(StrictModel):
     launch: LaunchSettings = LaunchSettings()
     probes: ProbeSettings = ProbeSettings()
     tune: TuneSection | None = None
+    ladder: LadderSettings | None = None
     axes: dict[str, Annotated[list[Element], Field(min_length=1, max_length=MAX_RUNS)]] = {}
     exclude: list[Rule] = []
     include: list[Rule] = []
