@@ -14,7 +14,7 @@ from harness.analysis import intervals
 from harness.analysis.dataset import TUNED, TUNING, UNTUNED, Entry, StudyResults
 from harness.results.records import (
     Setting,
-    Settings,
+    SettingValues,
     TunedEntry,
     TunedRange,
     TuneSettings,
@@ -61,7 +61,7 @@ def rank_settings(trials: Sequence[RunData]) -> list[int]:
     return sorted(losses, key=lambda index: (losses[index], distances[index], index))
 
 
-def _distances(settings: Mapping[int, Settings]) -> dict[int, float]:
+def _distances(settings: Mapping[int, SettingValues]) -> dict[int, float]:
     """Return how far each setting is from the middle of the values, in places summed over keys."""
     distances = dict.fromkeys(settings, 0.0)
     for key in next(iter(settings.values()), {}):

@@ -47,7 +47,7 @@ def test_a_gain_from_untuned_lr_vanishes(tuned, no_figures):
     assert row["entry"] == "rope-single"
     assert (row["untuned_verdict"], row["tuned_verdict"]) == ("better", "equivalent")
     assert row["outcome"] == "vanishes"
-    assert "equal settings **vanishes when both are tuned" in report
+    assert "at equal settings **vanishes** when both are tuned" in report
     assert content["verdicts"]["val_loss"]["entries"]["rope-single-untuned"]["verdict"] == "better"
     assert (
         content["verdicts"]["val_loss"]["entries"]["rope-single-tuned"]["verdict"] == "equivalent"

@@ -10,7 +10,7 @@ from harness.results.records.estimates import Mean, Number
 from harness.results.records.settings import ModelSettings, Steps, TrainSettings
 
 Setting = bool | int | float | str  # value of a key of the study
-Settings = dict[str, Setting]  # by dotted key
+SettingValues = dict[str, Setting]  # by dotted key
 TuningMethod = Literal["grid", "random", "halving"]
 
 SECTIONS: Mapping[str, type[StrictModel]] = {"model": ModelSettings, "train": TrainSettings}
@@ -67,7 +67,7 @@ class TuningTrial(StrictModel):
     """The place of a run in the tuning of its entry."""
 
     entry: str = Field(description="entry that is tuned, without the axis `tuning`")
-    settings: Settings = Field(description="settings that are tried, by dotted key")
+    settings: SettingValues = Field(description="settings that are tried, by dotted key")
     index: Count = Field(description="number of the setting, from 0")
     rung: Count = Field(default=0, description="rung of successive halving, from 0")
 
@@ -76,9 +76,9 @@ class TunedEntry(StrictModel):
     """The tuning of one entry. Its results are null until all trials have ended."""
 
     entry: str = Field(description="the entry, without the axis `tuning`")
-    untuned: Settings = Field(description="the study's own settings, by dotted key")
+    untuned: SettingValues = Field(description="the study's own settings, by dotted key")
     trials: list[str] = Field(description="run ids of the trials")
-    chosen: Settings | None = Field(
+    chosen: SettingValues | None = Field(
         default=None, description="settings with the lowest mean loss over the tuning seeds"
     )
     val_loss: Finite | None = Field(
@@ -116,7 +116,7 @@ class SettingResult(StrictModel):
     rung: int = Field(description="rung of successive halving, from 0")
     steps: int = Field(description="steps of these trials")
     setting: str = Field(description="label of the settings")
-    settings: Settings = Field(description="settings, by dotted key")
+    settings: SettingValues = Field(description="settings, by dotted key")
     seeds: list[int] = Field(description="tuning seeds that are done")
     seeds_failed: list[int] = Field(description="tuning seeds that failed; the loss is infinite")
     val_loss: Mean | None = Field(
