@@ -33,16 +33,27 @@ class ModelCost:
     model: GPT
 
 
+# By shape, type of the computation, size of a micro-batch, and variants.
+ModelCosts = dict[tuple[ModelShape, torch.dtype, int, str], ModelCost]
+
+
 class CostEstimator:
-    """Estimate costs; each architecture is built once for all seeds and parallelisms."""
+    """Estimate costs; each architecture is built once for all seeds and parallelisms.
+
+    `models` keeps the costs of models for other estimators.
+    """
 
     def __init__(
-        self, model: ResolvedModel, train: TrainSettings, variant_paths: Sequence[str]
+        self,
+        model: ResolvedModel,
+        train: TrainSettings,
+        variant_paths: Sequence[str],
+        models: ModelCosts | None = None,
     ) -> None:
         self._shape = ModelShape(**model.model_dump())
         self._dtype = dtype_of(train.precision)
         self._variant_paths = variant_paths
-        self._models: dict[tuple[int, str], ModelCost] = {}
+        self._models = {} if models is None else models
 
     def estimate(self, axes: Mapping[str, VariantChoice], micro_batch_size: int) -> PredictedCost:
         """Return parameters, training FLOPs per token, and the peak memory of one rank in bytes.
@@ -52,7 +63,7 @@ class CostEstimator:
         """
         builder = ModelBuilder(self._shape, axes, self._variant_paths)
         parallelism = builder.parallelism()
-        key = (micro_batch_size, architecture_key(axes))
+        key = (self._shape, self._dtype, micro_batch_size, architecture_key(axes))
         if key not in self._models:
             self._models[key] = self._measure(builder, micro_batch_size)
         cost = self._models[key]
