@@ -28,6 +28,7 @@ from harness.results.records.run_spec import (
     ResolvedData,
     ResolvedModel,
     RunSpec,
+    SourceFile,
     TokenSlice,
     VariantChoice,
 )
@@ -37,6 +38,7 @@ from harness.results.records.settings import (
     EquivalenceMargin,
     ModelSettings,
     ProbeSettings,
+    TokenDtype,
     TrainSettings,
 )
 from harness.results.records.status import Environment, FailureReason, RunState, RunStatus
@@ -81,9 +83,11 @@ __all__ = [
     "RunStatus",
     "RunTime",
     "Seed",
+    "SourceFile",
     "StepRecord",
     "StrictModel",
     "StudySummary",
+    "TokenDtype",
     "TokenFileScan",
     "TokenSlice",
     "TokenizedText",

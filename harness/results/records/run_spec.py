@@ -5,7 +5,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from harness.results.records.base import Count, Finite, Positive, Seed, StrictModel, Versioned
-from harness.results.records.settings import ModelSettings, ProbeSettings, TrainSettings
+from harness.results.records.settings import (
+    ModelSettings,
+    ProbeSettings,
+    TokenDtype,
+    TrainSettings,
+)
 
 
 class VariantChoice(StrictModel):
@@ -34,14 +39,22 @@ class ResolvedData(StrictModel):
 
 
 class TokenSlice(StrictModel):
-    """A slice of a file of little-endian uint16 tokens."""
+    """A slice of a file of little-endian tokens."""
 
     file: str = Field(description="path of the file")
+    dtype: TokenDtype = Field(default="uint16", description="type of the tokens")
     start: Count = Field(description="first token")
     stop: Count = Field(description="token after the last")
     sha256: str | None = Field(
         default=None, description="SHA-256 of the whole file; null: not checked"
     )
+
+
+class SourceFile(StrictModel):
+    """A file of the user that the corpus is made of."""
+
+    file: str = Field(description="path of the file")
+    sha256: str = Field(description="SHA-256 of the file when the run was planned")
 
 
 class LaunchSpec(StrictModel):
@@ -66,6 +79,7 @@ class LaunchSpec(StrictModel):
     variant_paths: list[str] = Field(description="folders of the user's own variants")
     train_tokens: list[TokenSlice] = Field(description="training tokens")
     val_tokens: list[TokenSlice] = Field(description="validation tokens")
+    sources: list[SourceFile] = Field(default=[], description="the user's files of the corpus")
     token_bytes: str = Field(
         description="path of a .npy file with the number of bytes of each token of the vocabulary"
     )

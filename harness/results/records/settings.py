@@ -21,6 +21,7 @@ Sequences = Annotated[int, Field(ge=1, le=2**20)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Rate = Annotated[float, Field(le=1e3, allow_inf_nan=False)]
 TimeLimit = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
+TokenDtype = Literal["uint16", "uint32"]
 Margin = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 
 
@@ -37,12 +38,29 @@ class ModelSettings(StrictModel):
 
 
 class DataSettings(StrictModel):
-    """The text: `tinyshakespeare`, `synthetic`, or a path to a UTF-8 text or `.bin` shards."""
+    """The text: `tinyshakespeare`, `synthetic`, or a path or glob of texts or token files.
+
+    Of several files, the patterns `train` and `val` select those of each part.
+    """
 
     corpus: str = Field(description="name or path of the text")
     tokenizer: str = Field(default="bytes", description="tiktoken encoding: `bytes` or `gpt2`")
     fallback_corpus: str | None = Field(
         default=None, description="corpus that replaces `corpus` if it cannot be downloaded"
+    )
+    train: str | None = Field(
+        default=None,
+        description="pattern of the names of training files; null: `train` is part of their names",
+    )
+    val: str | None = Field(
+        default=None,
+        description="pattern of the names of validation files; null: `val` is part of their names",
+    )
+    text_column: str = Field(
+        default="text", description="column of JSON lines and Parquet tables that holds the text"
+    )
+    token_dtype: TokenDtype = Field(
+        default="uint16", description="type of the tokens in token files without a header"
     )
 
 
