@@ -13,6 +13,7 @@ MAX_LENGTH = 2**20
 MAX_SECONDS = 1e8  # three years
 MAX_POINTS = 100  # of the grid of a probe, on each axis
 
+TokenDtype = Literal["uint16", "uint32"]
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 Length = Annotated[int, Field(ge=1, le=MAX_LENGTH)]
 Steps = Annotated[int, Field(ge=1, lt=2**31)]
@@ -21,7 +22,6 @@ Sequences = Annotated[int, Field(ge=1, le=2**20)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Rate = Annotated[float, Field(le=1e3, allow_inf_nan=False)]
 TimeLimit = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
-TokenDtype = Literal["uint16", "uint32"]
 Margin = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 
 
