@@ -37,11 +37,16 @@ class CostEstimator:
     """Estimate costs; each architecture is built once for all seeds and parallelisms."""
 
     def __init__(
-        self, model: ResolvedModel, train: TrainSettings, variant_paths: Sequence[str]
+        self,
+        model: ResolvedModel,
+        train: TrainSettings,
+        variant_paths: Sequence[str],
+        separator: int | None = None,
     ) -> None:
         self._shape = ModelShape(**model.model_dump())
         self._dtype = dtype_of(train.precision)
         self._variant_paths = variant_paths
+        self._separator = separator
         self._models: dict[tuple[int, str], ModelCost] = {}
 
     def estimate(self, axes: Mapping[str, VariantChoice], micro_batch_size: int) -> PredictedCost:
@@ -50,7 +55,7 @@ class CostEstimator:
         Raises:
             UserError: the model cannot be built, or its parallelism fails.
         """
-        builder = ModelBuilder(self._shape, axes, self._variant_paths)
+        builder = ModelBuilder(self._shape, axes, self._variant_paths, self._separator)
         parallelism = builder.parallelism()
         key = (micro_batch_size, architecture_key(axes))
         if key not in self._models:

@@ -4,8 +4,16 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from harness.results.records.base import Count, Finite, Positive, Seed, StrictModel, Versioned
-from harness.results.records.settings import ModelSettings, ProbeSettings, TrainSettings
+from harness.results.records.base import (
+    Count,
+    Finite,
+    Positive,
+    Seed,
+    StrictModel,
+    Versioned,
+    added,
+)
+from harness.results.records.settings import Documents, ModelSettings, ProbeSettings, TrainSettings
 
 
 class VariantChoice(StrictModel):
@@ -30,6 +38,12 @@ class ResolvedData(StrictModel):
     sha256: str = Field(description="SHA-256 of the text")
     entropy_nats_per_byte: Finite | None = Field(
         default=None, description="lowest reachable validation loss, nats per byte; null if unknown"
+    )
+    documents: Documents = added(
+        "cross", "`cross`: attention crosses documents; `mask`: no attention to other documents"
+    )
+    separator: Count | None = added(
+        None, "token that begins a document, if attention is masked; null: it crosses documents"
     )
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from harness.results.records.base import Finite, Positive, StrictModel
+from harness.results.records.base import Finite, Positive, StrictModel, added
 
 # Limits of settings, far above any use and far below what overflows or exhausts a machine.
 MAX_LAYERS = 1_000
@@ -22,6 +22,8 @@ Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Rate = Annotated[float, Field(le=1e3, allow_inf_nan=False)]
 TimeLimit = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
 Margin = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+
+Documents = Literal["cross", "mask"]
 
 
 class ModelSettings(StrictModel):
@@ -43,6 +45,9 @@ class DataSettings(StrictModel):
     tokenizer: str = Field(default="bytes", description="tiktoken encoding: `bytes` or `gpt2`")
     fallback_corpus: str | None = Field(
         default=None, description="corpus that replaces `corpus` if it cannot be downloaded"
+    )
+    documents: Documents = added(
+        "cross", "`cross`: attention crosses documents; `mask`: no attention to other documents"
     )
 
 
