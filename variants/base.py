@@ -24,11 +24,17 @@ from variants.tensor_parallel import ShardSpec, TensorParallelPlan
 
 Precision = Literal["fp32", "bf16"]
 OptionsT = TypeVar("OptionsT", default=Any)
+GPT2_INIT_STD = 0.02  # of embeddings and linear layers (Radford et al. 2019, 2.3)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelShape:
-    """The shape of a GPT-2 model (Radford et al. 2019). `dropout` applies to all dropout layers."""
+    """The shape of a GPT-2 model (Radford et al. 2019). `dropout` applies to all dropout layers.
+
+    `tie_embeddings` makes the output projection the token embedding (Press & Wolf 2017). Without
+    `bias`, linear layers and norms have no biases; a variant that keeps its own still works.
+    `init_std` is the standard deviation of initial weights, which `residual_std` scales down.
+    """
 
     n_layer: int
     n_head: int
@@ -36,6 +42,9 @@ class ModelShape:
     seq_len: int
     vocab_size: int
     dropout: float = 0.0
+    tie_embeddings: bool = True
+    bias: bool = True
+    init_std: float = GPT2_INIT_STD
 
     @property
     def head_dim(self) -> int:
@@ -403,5 +412,5 @@ AXES: Mapping[str, Axis] = {
 
 def residual_std(shape: ModelShape) -> float:
     """Return the initial standard deviation of residual projections (Radford et al. 2019, 2.3)."""
-    std: float = 0.02 / (2 * shape.n_layer) ** 0.5
+    std: float = shape.init_std / (2 * shape.n_layer) ** 0.5
     return std

@@ -11,6 +11,7 @@ from harness.config.validate import MAX_PARAMETERS
 from harness.errors import UserError
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
+from harness.model.loss import Objective
 from harness.model.part_check import describe_failure
 from harness.model.precision import dtype_of
 from harness.probes.activations import Activations
@@ -44,6 +45,7 @@ class CostEstimator:
         separator: int | None = None,
     ) -> None:
         self._shape = ModelShape(**model.model_dump())
+        self._objective = Objective(train.label_smoothing, train.z_loss)
         self._dtype = dtype_of(train.precision)
         self._variant_paths = variant_paths
         self._separator = separator
@@ -86,6 +88,7 @@ class CostEstimator:
                 f"the model of {builder.names} has {parameters:.3g} parameters; "
                 f"allowed: at most {MAX_PARAMETERS:.3g}"
             )
+        model.objective = self._objective
         model.to(self._dtype)  # autocast does not support the meta device; this is close to it
         size = (micro_batch_size, self._shape.seq_len)
         tokens = torch.zeros(size, dtype=torch.long, device="meta")

@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al. 2019): pre-LayerNorm blocks, tied embeddings, tanh-GELU.
+"""GPT-2 (Radford et al. 2019): pre-LayerNorm blocks, tied or untied embeddings, tanh-GELU.
 
 Positional encoding, attention, norm and MLP come from a `LayerFactory`; the baseline variants make
 it GPT-2. The model is written for one device, a parallelism wraps it from outside. Parameters have
@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.model.loss import CROSS_ENTROPY, Objective, token_losses
 from variants.base import Attention, Cache, FeedForward, ModelShape, Norm, Positional
-from variants.linear import linear
+from variants.linear import Linear, linear
 
 
 class LayerFactory(Protocol):
@@ -65,11 +66,15 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """The language model.
+    """The language model. `lm_head` is the output projection, None if it is the embedding.
 
-    With a `separator`, the token that begins a document, no position attends to another document.
-    Positions count through the sequence, whatever its documents.
+    `objective` is what training minimizes. With a `separator`, the token that begins a document, no
+    position attends to another document. Positions count through the sequence, whatever its
+    documents.
     """
+
+    lm_head: Linear | None
+    objective: Objective = CROSS_ENTROPY
 
     def __init__(
         self, shape: ModelShape, layers: LayerFactory, separator: int | None = None
@@ -81,6 +86,9 @@ class GPT(nn.Module):
         self.positional = layers.positional()
         self.h = nn.ModuleList(Block(layers, layer) for layer in range(shape.n_layer))
         self.ln_f = layers.norm()
+        self.lm_head = None
+        if not shape.tie_embeddings:
+            self.lm_head = Linear(shape.n_embd, shape.vocab_size, bias=False)
 
     def hidden(self, tokens_BT: Tensor, caches: Sequence[Cache] | None = None) -> Tensor:
         """Return the output of the final norm, (B, T, C).
@@ -112,7 +120,11 @@ class GPT(nn.Module):
 
     def logits(self, tokens_BT: Tensor) -> Tensor:
         """Return the unnormalized log-probabilities of each next token, (B, T, V)."""
-        return F.linear(self.hidden(tokens_BT), self.wte.weight)
+        hidden_BTC = self.hidden(tokens_BT)
+        if self.lm_head is None:
+            return F.linear(hidden_BTC, self.wte.weight)
+        logits_BTV: Tensor = self.lm_head(hidden_BTC)
+        return logits_BTV
 
     def why_unsupported_length(self, length: int) -> str | None:
         """Return why the model cannot take sequences of this length; None if it can."""
@@ -132,18 +144,21 @@ class GPT(nn.Module):
         Either the caches are empty and `tokens_BT` is the prompt, or they have seen all earlier
         positions and T is 1.
         """
-        return linear(self.hidden(tokens_BT, caches)[:, -1], self.wte.weight)
+        weight = self.wte.weight if self.lm_head is None else self.lm_head.weight
+        return linear(self.hidden(tokens_BT, caches)[:, -1], weight)
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """Return the cross-entropy of each target given the tokens up to it, (B, T), nats, fp32."""
-        logits_BTV = self.logits(tokens_BT).float()
-        losses = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none")
-        return losses.view_as(targets_BT)
+        """Return the cross-entropy of each target given the tokens up to it, (B, T), nats, fp32.
+
+        In training its gradient is that of the objective.
+        """
+        objective = self.objective if self.training else CROSS_ENTROPY
+        return token_losses(self.logits(tokens_BT).float(), targets_BT, objective)
 
     def flops_per_token(self) -> float:
         """Return the FLOPs of training on one token, without recomputation.
 
-        Matrix products count 2 per multiply-add, the tied output projection included; each variant
+        Matrix products count 2 per multiply-add, the output projection included; each variant
         states its own (`flops_per_token` in `variants.base`). The backward pass costs twice the
         forward pass (Kaplan et al. 2020, 2.1).
         """

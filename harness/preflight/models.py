@@ -91,7 +91,7 @@ def _is_a_fault(result: CheckResult) -> bool:
 
 def _model_key(spec: RunSpec) -> str:
     """Return a key of all that the checks of a run depend on."""
-    choices = [(a, c.name, c.options) for a, c in spec.axes.items() if a != "parallelism"]
+    choices = [(a, c.name, c.options) for a, c in spec.variants.items() if a != "parallelism"]
     train = spec.train
     documents = spec.data.documents
     return str((choices, spec.model, train.precision, train.deterministic, documents))

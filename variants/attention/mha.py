@@ -50,9 +50,10 @@ class MultiHead(Attention[OptionsT]):
         self.head_dim = shape.head_dim
         self.q_width = shape.n_embd
         self.kv_width = self.n_kv_head * shape.head_dim
-        self.c_attn = Linear(shape.n_embd, self.q_width + 2 * self.kv_width)
-        self.c_proj = Linear(shape.n_embd, shape.n_embd)
+        self.c_attn = Linear(shape.n_embd, self.q_width + 2 * self.kv_width, shape.bias)
+        self.c_proj = Linear(shape.n_embd, shape.n_embd, shape.bias)
         self.dropout = shape.dropout
+        self.init_std = shape.init_std
         self.proj_std = residual_std(shape)
         self.softcap = options.logit_softcap
         self.q_norm = HeadNorm(shape.head_dim) if options.qk_norm else nn.Identity()
@@ -75,7 +76,7 @@ class MultiHead(Attention[OptionsT]):
         return {
             "q_norm.weight": InitSpec(value=1.0),
             "k_norm.weight": InitSpec(value=1.0),
-            "c_attn.weight": InitSpec(std=0.02, blocks=blocks),
+            "c_attn.weight": InitSpec(std=self.init_std, blocks=blocks),
             "c_proj.weight": InitSpec(std=self.proj_std),
         }
 

@@ -67,7 +67,8 @@ class LatentAttention(Attention[LatentOptions]):
             self.q_up = Linear(self.q_rank, sum(self.q_widths), bias=False)
         self.kv_gain = nn.Parameter(torch.ones(self.kv_rank))
         self.kv_up = Linear(self.kv_rank, 2 * C, bias=False)
-        self.c_proj = Linear(C, C)
+        self.c_proj = Linear(C, C, shape.bias)
+        self.init_std = shape.init_std
         self.proj_std = residual_std(shape)
 
     @classmethod
@@ -97,9 +98,9 @@ class LatentAttention(Attention[LatentOptions]):
         return {
             "q_gain": InitSpec(value=1.0),
             "kv_gain": InitSpec(value=1.0),
-            "c_attn.weight": InitSpec(std=0.02, blocks=down),
-            "q_up.weight": InitSpec(std=0.02, blocks=queries),
-            "kv_up.weight": InitSpec(std=0.02, blocks=k_and_v),
+            "c_attn.weight": InitSpec(std=self.init_std, blocks=down),
+            "q_up.weight": InitSpec(std=self.init_std, blocks=queries),
+            "kv_up.weight": InitSpec(std=self.init_std, blocks=k_and_v),
             "c_proj.weight": InitSpec(std=self.proj_std),
         }
 
