@@ -10,12 +10,13 @@ from harness.config.axes import Axes, VariantSelection
 from harness.config.study_file import StudyFile
 from harness.data.batches import micro_batch_size
 from harness.data.corpus import Corpus
-from harness.errors import Problem, UserError
+from harness.errors import Problem, UserError, choices
 from harness.model.builder import ModelBuilder
 from harness.model.part_check import describe_failure
-from harness.results.records import ModelSettings, TrainSettings, VariantChoice
+from harness.results.records import DataSettings, ModelSettings, TrainSettings, VariantChoice
 from variants import registry
 from variants.base import AXES, ModelShape, Parallelism
+from variants.errors import class_line
 from variants.validation import divisors
 
 FP32_BYTES = 4
@@ -31,6 +32,24 @@ def check_variant_paths(location: str, folders: Sequence[Path]) -> Iterator[Prob
                 f"{location}: study.variant_paths[{i}]",
                 f"{folder}: must be a folder with one for each axis, e.g. attention/",
             )
+
+
+def check_compare(
+    location: str, compare: Sequence[str] | None, entries: Sequence[VariantSelection]
+) -> Iterator[Problem]:
+    """The axes that a study asks about have at least two levels among its entries."""
+    levels: dict[str, set[str]] = {axis: set() for axis in AXES}
+    for entry in entries:
+        for axis, choice in entry.items():
+            levels.setdefault(axis, set()).add(choice.label)
+    varying = [axis for axis, labels in levels.items() if len(labels) > 1]
+    for i, axis in enumerate(compare or ()):
+        place = f"{location}: study.compare[{i}]"
+        if axis not in levels:
+            yield Problem(place, f"'{axis}': no such axis; {choices(axis, varying)}")
+        elif axis not in varying and entries:
+            reason = f"'{axis}' has one level in this study, so that nothing is compared"
+            yield Problem(place, f"{reason}; allowed: {', '.join(varying) or 'none'}")
 
 
 def check_model(location: str, model: ModelSettings) -> Iterator[Problem]:
@@ -57,6 +76,24 @@ def check_entries(
     yield from _check_schedule(location, train)
     yield from _check_tokens(location, entries, train, axes)
     yield from _check_positionals(location, entries, axes)
+
+
+def check_documents(
+    location: str, entries: Sequence[VariantSelection], data: DataSettings, axes: Axes
+) -> Iterator[Problem]:
+    """If documents are masked, each attention supports it."""
+    if data.documents == "cross":
+        return
+    choices = {entry["attention"].label: entry["attention"] for entry in entries}
+    for label, choice in choices.items():
+        attention = registry.load("attention", choice.name, axes.paths)
+        if not attention.supports_documents:
+            yield Problem(
+                f"{location}: data.documents",
+                f"mask: the attention {label} does not support masked documents "
+                f"({class_line(attention)}); exclude it, or let its `forward` accept "
+                "`documents_BT` and declare `supports_documents = True`",
+            )
 
 
 def _check_schedule(location: str, train: TrainSettings) -> Iterator[Problem]:
@@ -87,8 +124,8 @@ def _check_tokens(
             f"{train.tokens_per_step} is not a multiple of seq_len = {seq_len}; {nearest}",
         )
         return
-    choices = [entry["parallelism"] for entry in entries] or axes.choices["parallelism"]
-    for choice in {choice.label: choice for choice in choices}.values():
+    listed = [entry["parallelism"] for entry in entries] or axes.choices["parallelism"]
+    for choice in {choice.label: choice for choice in listed}.values():
         parallelism = load_parallelism(choice, axes.paths)
         yield from _check_device(location, choice.label, parallelism, train)
         yield from _check_division(location, choice.label, parallelism, train, axes.shape)

@@ -13,6 +13,8 @@ from pathlib import Path
 import pooch
 
 from harness.data import formats, synthetic, tables
+from harness.data.batches import Tokens
+from harness.data.documents import separator_of
 from harness.data.locate import CorpusFiles, Patterns, find_files
 from harness.data.shards import cache_folder, read_shards, scan
 from harness.data.text_cache import VALIDATION_FRACTION, Text, split, tokenize
@@ -35,8 +37,9 @@ class Corpus:
 
     `token_bytes` is a .npy file with the number of bytes of each token. `entropy` (nats per byte,
     of the validation part) is known only for the synthetic corpus. `note` says why a corpus
-    replaces another, that headers are skipped, or which files are not read. `sources` are the
-    user's files.
+    replaces another, that headers are skipped, or which files are not read. `separator` is the
+    token that begins a document, if attention is masked at the boundaries of documents. `sources`
+    are the user's files.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Corpus:
     token_bytes: str
     entropy: float | None = None
     note: str | None = None
+    separator: int | None = None
     sources: list[SourceFile] = field(default_factory=list)
 
     @staticmethod
@@ -78,10 +82,22 @@ def prepare(data: DataSettings, folder: Path, study_file: str) -> Corpus:
 
     Raises:
         UserError: the corpus does not exist, or it cannot be downloaded and there is no
-            `fallback_corpus`; its hash is not the expected one, a file is of another format, or its
-            tokens exceed the tokenizer's vocabulary.
+            `fallback_corpus`; its hash is not the expected one, a file is of another format, its
+            tokens exceed the tokenizer's vocabulary, or it has no documents to mask.
     """
     tokenizer = Tokenizer(data.tokenizer, f"{study_file}: data.tokenizer")
+    corpus = _find_or_replace(data, tokenizer, folder, study_file)
+    if data.documents == "cross":
+        return corpus
+    place = f"{study_file}: data.documents"
+    separator = separator_of(tokenizer, corpus.name, Tokens(corpus.train), place)
+    return replace(corpus, separator=separator)
+
+
+def _find_or_replace(
+    data: DataSettings, tokenizer: Tokenizer, folder: Path, study_file: str
+) -> Corpus:
+    """Return the corpus, or its fallback if it cannot be downloaded."""
     request = _Request(
         name=data.corpus,
         patterns=Patterns(data.train, data.val),

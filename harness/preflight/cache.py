@@ -49,7 +49,7 @@ class Cache:
 
     def key(self, spec: RunSpec) -> str:
         """Return the hash of all that determines the outcome of the checks of a run's model."""
-        choices = {axis: c for axis, c in spec.axes.items() if axis != "parallelism"}
+        choices = {axis: c for axis, c in spec.variants.items() if axis != "parallelism"}
         files: dict[str, Path] = {}
         for axis, choice in choices.items():
             files |= self._sources.variant_files(axis, choice.name, spec.launch.variant_paths)
@@ -59,6 +59,7 @@ class Cache:
             "model": spec.model.model_dump(),
             "precision": spec.train.precision,
             "deterministic": spec.train.deterministic,
+            "documents": spec.data.documents,
             "torch": torch.__version__,
             "python": sys.version,
             "machine": platform.machine(),

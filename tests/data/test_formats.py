@@ -179,7 +179,7 @@ def test_plain_text_of_any_kind_is_read(tmp_path, text):
 def test_a_parquet_table_of_another_name_is_named(tmp_path):
     for name in ("corpus.txt", "corpus", "train.bin"):
         (tmp_path / name).write_bytes(parquet())
-        with pytest.raises(UserError, match="is a Parquet table .*name it .parquet"):
+        with pytest.raises(UserError, match=r"is a Parquet table .*name it \.parquet"):
             prepare(tmp_path, name)
 
 
@@ -196,7 +196,7 @@ def test_an_unreadable_file_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["a" * 5000, "a\0b", "\ud800", "", "a\nb"])
 def test_an_impossible_path_is_named(tmp_path, name):
-    with pytest.raises(UserError, match="cannot be read|no such file|needs files"):
+    with pytest.raises(UserError, match=r"cannot be read|no such file|needs files"):
         prepare(tmp_path, name)
 
 

@@ -216,7 +216,7 @@ def test_a_truncated_file_is_refused(tmp_path, token_dtype, n_bytes):
     content = as_published(tokens_of("gpt2"), token_dtype)
     for cut in (content[:n_bytes], content[:-n_bytes]):
         if len(cut) >= 4:
-            with pytest.raises(UserError, match="truncated|states 20000 tokens"):
+            with pytest.raises(UserError, match=r"truncated|states 20000 tokens"):
                 prepare(tmp_path, cut, "gpt2")
 
 

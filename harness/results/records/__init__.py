@@ -22,6 +22,7 @@ from harness.results.records.probes import (
 )
 from harness.results.records.run_spec import (
     AllowedViolation,
+    EvalWindows,
     InitSource,
     LaunchSpec,
     PredictedCost,
@@ -36,6 +37,7 @@ from harness.results.records.settings import (
     DataSettings,
     DecodeProbeSettings,
     EquivalenceMargin,
+    LadderSettings,
     ModelSettings,
     ProbeSettings,
     TokenDtype,
@@ -43,6 +45,16 @@ from harness.results.records.settings import (
 )
 from harness.results.records.status import Environment, FailureReason, RunState, RunStatus
 from harness.results.records.study_summary import StudySummary
+from harness.results.records.tuning import (
+    Setting,
+    Settings,
+    TunedEntry,
+    TunedRange,
+    TuneSettings,
+    TuningMethod,
+    TuningRecord,
+    TuningTrial,
+)
 
 __all__ = [
     "PHASES",
@@ -59,9 +71,11 @@ __all__ = [
     "Environment",
     "EquivalenceMargin",
     "EvalRecord",
+    "EvalWindows",
     "FailureReason",
     "InitReport",
     "InitSource",
+    "LadderSettings",
     "LaunchInputs",
     "LaunchRecord",
     "LaunchSpec",
@@ -83,6 +97,8 @@ __all__ = [
     "RunStatus",
     "RunTime",
     "Seed",
+    "Setting",
+    "Settings",
     "SourceFile",
     "StepRecord",
     "StrictModel",
@@ -92,6 +108,12 @@ __all__ = [
     "TokenSlice",
     "TokenizedText",
     "TrainSettings",
+    "TuneSettings",
+    "TunedEntry",
+    "TunedRange",
+    "TuningMethod",
+    "TuningRecord",
+    "TuningTrial",
     "VariantChoice",
     "Versioned",
     "now",

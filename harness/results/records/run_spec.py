@@ -4,13 +4,26 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from harness.results.records.base import Count, Finite, Positive, Seed, StrictModel, Versioned
+from harness.results.records.base import (
+    Count,
+    Finite,
+    Positive,
+    Seed,
+    StrictModel,
+    Versioned,
+    added,
+)
 from harness.results.records.settings import (
+    Documents,
     ModelSettings,
     ProbeSettings,
     TokenDtype,
     TrainSettings,
 )
+from harness.results.records.tuning import TuningTrial
+
+# Windows of the validation text: `all`, or the half on which the study tunes or compares.
+EvalWindows = Literal["all", "tuning", "final"]
 
 
 class VariantChoice(StrictModel):
@@ -18,7 +31,14 @@ class VariantChoice(StrictModel):
 
     name: str = Field(description="file stem of the variant, or the key of the varied setting")
     label: str = Field(description="short name in tables")
-    options: dict[str, Any] = Field(description="the variant's options, with every default")
+    options: dict[str, Any] = Field(
+        description="the variant's options with every default, or the varied settings by dotted key"
+    )
+
+    @property
+    def is_setting(self) -> bool:
+        """Whether the level varies settings (`train.lr`) and is not a variant."""
+        return any("." in key for key in self.options)
 
 
 class ResolvedModel(ModelSettings):
@@ -35,6 +55,12 @@ class ResolvedData(StrictModel):
     sha256: str = Field(description="SHA-256 of the text")
     entropy_nats_per_byte: Finite | None = Field(
         default=None, description="lowest reachable validation loss, nats per byte; null if unknown"
+    )
+    documents: Documents = added(
+        "cross", "`cross`: attention crosses documents; `mask`: no attention to other documents"
+    )
+    separator: Count | None = added(
+        None, "token that begins a document, if attention is masked; null: it crosses documents"
     )
 
 
@@ -131,10 +157,12 @@ class RunSpec(Versioned):
     )
     settings_hash: str = Field(
         description="hash of the settings that all entries of one table share: model, data, train, "
-        "init, probes"
+        "init, probes, without those that an axis varies"
     )
     baseline: dict[str, str] = Field(description="label of the baseline on each axis")
-    axes: dict[str, VariantChoice] = Field(description="variant on each axis")
+    axes: dict[str, VariantChoice] = Field(
+        description="variant on each axis, then the level of each axis of settings"
+    )
     model: ResolvedModel = Field(description="model shape")
     data: ResolvedData = Field(description="text")
     train: TrainSettings = Field(description="training and evaluation")
@@ -147,6 +175,14 @@ class RunSpec(Versioned):
         "continues after them",
     )
     probes: ProbeSettings = Field(default=ProbeSettings(), description="optional measurements")
+    eval_windows: EvalWindows = Field(
+        default="all",
+        description="validation windows: `all`; of a study that tunes, every second one, for the "
+        "trials (`tuning`) or for the runs that are compared (`final`)",
+    )
+    tuning: TuningTrial | None = Field(
+        default=None, description="the trial that the run is; null: the run is compared"
+    )
     launch: LaunchSpec = Field(description="execution; not part of the hash")
     expected: PredictedCost = Field(description="predicted costs")
     allowed: list[AllowedViolation] = Field(
@@ -167,6 +203,11 @@ class RunSpec(Versioned):
     def seed_name(self) -> str:
         """The seeds as run ids state them: `0`, or `0d1` if the data seed differs."""
         return f"{self.seed}" if self.data_seed is None else f"{self.seed}d{self.data_seed}"
+
+    @property
+    def variants(self) -> dict[str, VariantChoice]:
+        """The variant on each axis, without the axes that vary settings."""
+        return {axis: choice for axis, choice in self.axes.items() if not choice.is_setting}
 
     @property
     def labels(self) -> dict[str, str]:
