@@ -16,6 +16,7 @@ from harness.analysis import (
     scaling,
     stability,
     step_breakdown,
+    tuning,
     variance_components,
 )
 from harness.analysis.caveats import find_caveats
@@ -41,6 +42,7 @@ from harness.results.records.study_summary import (
     StudySummary,
     VarianceComponents,
 )
+from harness.results.records.tuning import TuningResults
 from harness.results.run_data import RunData
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class Summary:
     scaling: list[ScalingRow]
     spikes: list[Spike]
     caveats: list[Caveat]
+    tuning: TuningResults | None = None
 
     @cached_property
     def with_results(self) -> list[EntryResult]:
@@ -107,6 +110,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
     spikes_by_entry: dict[str, list[Spike]] = {entry.label: [] for entry in study.entries}
     for spike in spikes:
         spikes_by_entry[spike.entry].append(spike)
+    metric_tests = hypotheses.test_hypotheses(study, diverging)
     return Summary(
         study=study,
         created_at=created_at,
@@ -117,7 +121,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
             for entry in study.entries
         },
         comparisons=metrics.comparisons(study, diverging),
-        metric_tests=hypotheses.test_hypotheses(study, diverging),
+        metric_tests=metric_tests,
         rankings=budgets.rankings(study),
         savings=budgets.savings(study),
         variance=variance_components.variance_components(study),
@@ -125,6 +129,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
         scaling=scaling.scaling(study, statuses),
         spikes=spikes,
         caveats=find_caveats(study),
+        tuning=tuning.results(study, metric_tests["val_loss"]),
     )
 
 
@@ -188,6 +193,7 @@ def as_record(summary: Summary) -> StudySummary:
         equivalence=summary.equivalence,
         scaling=summary.scaling,
         spikes=summary.spikes,
+        tuning=summary.tuning,
         environments=_environments(study.runs),
         launches=list(study.launches),
     )

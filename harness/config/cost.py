@@ -11,6 +11,7 @@ from harness.config.validate import MAX_PARAMETERS
 from harness.errors import UserError
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
+from harness.model.loss import Objective
 from harness.model.part_check import describe_failure
 from harness.model.precision import dtype_of
 from harness.probes.activations import Activations
@@ -33,8 +34,7 @@ class ModelCost:
     model: GPT
 
 
-# By shape, type of the computation, size of a micro-batch, and variants.
-ModelCosts = dict[tuple[ModelShape, torch.dtype, int, str], ModelCost]
+ModelCosts = dict[tuple[object, ...], ModelCost]  # by all that the cost depends on
 
 
 class CostEstimator:
@@ -48,11 +48,14 @@ class CostEstimator:
         model: ResolvedModel,
         train: TrainSettings,
         variant_paths: Sequence[str],
+        separator: int | None = None,
         models: ModelCosts | None = None,
     ) -> None:
         self._shape = ModelShape(**model.model_dump())
+        self._objective = Objective(train.label_smoothing, train.z_loss)
         self._dtype = dtype_of(train.precision)
         self._variant_paths = variant_paths
+        self._separator = separator
         self._models = {} if models is None else models
 
     def estimate(self, axes: Mapping[str, VariantChoice], micro_batch_size: int) -> PredictedCost:
@@ -61,9 +64,10 @@ class CostEstimator:
         Raises:
             UserError: the model cannot be built, or its parallelism fails.
         """
-        builder = ModelBuilder(self._shape, axes, self._variant_paths)
+        builder = ModelBuilder(self._shape, axes, self._variant_paths, self._separator)
         parallelism = builder.parallelism()
-        key = (self._shape, self._dtype, micro_batch_size, architecture_key(axes))
+        settings = (self._shape, self._objective, self._dtype, self._separator)
+        key = (*settings, micro_batch_size, architecture_key(axes))
         if key not in self._models:
             self._models[key] = self._measure(builder, micro_batch_size)
         cost = self._models[key]
@@ -92,6 +96,7 @@ class CostEstimator:
                 f"the model of {builder.names} has {parameters:.3g} parameters; "
                 f"allowed: at most {MAX_PARAMETERS:.3g}"
             )
+        model.objective = self._objective
         model.to(self._dtype)  # autocast does not support the meta device; this is close to it
         size = (micro_batch_size, self._shape.seq_len)
         tokens = torch.zeros(size, dtype=torch.long, device="meta")

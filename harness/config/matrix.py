@@ -10,6 +10,7 @@ from pathlib import Path
 from harness.config import study_file, validate, warm_start
 from harness.config.axes import Axes, VariantSelection, same_variant
 from harness.config.entries import EntryResolver, PlannedEntry
+from harness.config.ladder import check_ladder
 from harness.config.run_spec import SOURCE_PREFIX, RunSpecBuilder, StudyContext, entry_id
 from harness.config.schema_errors import quoted
 from harness.config.settings import Settings
@@ -21,6 +22,7 @@ from harness.provenance.sources import Code, Sources
 from harness.results.records import (
     EquivalenceMargin,
     InitSource,
+    LadderSettings,
     LaunchInputs,
     LaunchRecord,
     ModelSettings,
@@ -50,6 +52,7 @@ class PlannedStudy:
     sources: Sources
     allow: Sequence[str] = ()
     compare: list[str] | None = None  # the asked axes; None: all
+    ladder: LadderSettings | None = None
 
     def launch_record(
         self,
@@ -66,6 +69,7 @@ class PlannedStudy:
             note=self.note,
             equivalence_margin=self.equivalence_margin,
             compare=self.compare,
+            ladder=self.ladder,
             accepted_outdated=list(accepted_outdated),
             inputs=inputs,
         )
@@ -323,6 +327,7 @@ def _check_settings(
     compare = matrix.file.study.compare
     problems = [*axes.problems, *matrix.resolver.problems]
     problems += validate.check_compare(location, compare, matrix.selections, axes.names)
+    problems += check_ladder(location, matrix.file.ladder, compare, matrix.selections)
     if entries:
         problems += validate.check_entries(location, checked, axes)
     for entry in checked if not entries else ():
@@ -484,4 +489,5 @@ def _plan(
         sources=sources,
         allow=study.allow,
         compare=study.compare,
+        ladder=matrix.file.ladder,
     )

@@ -84,17 +84,20 @@ class RunSpecBuilder:
             tokenizer=settings.data.tokenizer,
             sha256=corpus.sha256,
             entropy_nats_per_byte=corpus.entropy,
+            documents=settings.data.documents,
+            separator=corpus.separator,
         )
         self._baseline = {axis: choice.label for axis, choice in context.baseline.items()}
         self._estimator = CostEstimator(
-            self._model, self._train, context.variant_paths, context.costs
+            self._model, self._train, context.variant_paths, corpus.separator, context.costs
         )
         self._costs: dict[str, tuple[PredictedCost, int]] = {}
+        # The content of the corpus counts. The separator follows from the tokenizer.
         content: dict[str, object] = {
             "model": self._model.hashed(),
             "train": self._train.hashed(),
             "probes": file.probes.model_dump(exclude_none=True),
-            "data": _without(self._data.hashed(), "corpus"),  # its content counts
+            "data": _without(self._data.hashed(), "corpus", "separator"),
             "init": init_content,
             "data_offset_steps": data_offset_steps,
         }
@@ -168,6 +171,7 @@ class RunSpecBuilder:
                 variant_paths=self._context.variant_paths,
                 train_tokens=corpus.train,
                 val_tokens=corpus.val,
+                sources=corpus.sources,
                 token_bytes=corpus.token_bytes,
             ),
             expected=expected,
@@ -211,9 +215,10 @@ def _shared(content: Mapping[str, object], varied: Iterable[str]) -> dict[str, o
     """
     dropped = set(varied)
     for key in varied:
+        section, _, name = key.partition(".")
         if key == "data.tokenizer":
             dropped |= {"model.vocab_size", "data.entropy_nats_per_byte"}
-        elif key.startswith("data."):
+        elif section == "data" and (name == "corpus" or name not in ResolvedData.model_fields):
             dropped |= {"data.sha256", "data.entropy_nats_per_byte"}
     shared = dict(content)
     for section in ("model", "data", "train"):
@@ -225,8 +230,8 @@ def _shared(content: Mapping[str, object], varied: Iterable[str]) -> dict[str, o
     return shared
 
 
-def _without(content: Mapping[str, object], key: str) -> dict[str, object]:
-    return {name: value for name, value in content.items() if name != key}
+def _without(content: Mapping[str, object], *keys: str) -> dict[str, object]:
+    return {name: value for name, value in content.items() if name not in keys}
 
 
 def _hash(value: Mapping[str, object]) -> str:

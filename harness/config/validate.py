@@ -17,6 +17,7 @@ from harness.model.part_check import describe_failure
 from harness.results.records import ModelSettings, ProbeSettings, TrainSettings, VariantChoice
 from variants import registry
 from variants.base import AXES, ModelShape, Parallelism
+from variants.errors import class_line
 from variants.validation import divisors
 
 FP32_BYTES = 4
@@ -83,6 +84,7 @@ def check_entries(location: str, entries: Sequence[PlannedEntry], axes: Axes) ->
         parallelisms = [entry.choices["parallelism"] for entry in group]
         yield from check_settings(location, group[0].settings, parallelisms, axes)
         yield from _check_positionals(location, group, axes)
+        yield from _check_documents(location, group, axes)
 
 
 def check_settings(
@@ -91,6 +93,25 @@ def check_settings(
     """The settings of some entries fit to each other and to the entries' parallelisms."""
     yield from _check_schedule(location, settings)
     yield from _check_tokens(location, settings, parallelisms, axes)
+
+
+def _check_documents(
+    location: str, entries: Sequence[PlannedEntry], axes: Axes
+) -> Iterator[Problem]:
+    """If documents are masked, each attention supports it. All entries have the same settings."""
+    settings = entries[0].settings
+    if settings.data.documents == "cross":
+        return
+    choices = {entry.choices["attention"].label: entry.choices["attention"] for entry in entries}
+    for label, choice in choices.items():
+        attention = registry.load("attention", choice.name, axes.paths)
+        if not attention.supports_documents:
+            yield Problem(
+                f"{location}: {settings.place('data.documents')}",
+                f"mask: the attention {label} does not support masked documents "
+                f"({class_line(attention)}); exclude it, or let its `forward` accept "
+                "`documents_BT` and declare `supports_documents = True`",
+            )
 
 
 def _check_schedule(location: str, settings: Settings) -> Iterator[Problem]:

@@ -22,7 +22,7 @@ from variants.base import AXES, ModelShape
 
 CHECKPOINT_KEY = "init.from_checkpoint"
 RUN_KEY = "init.from_run"
-SHAPE_FIELDS = ("n_layer", "n_head", "n_embd", "vocab_size")
+SHAPE_FIELDS = ("n_layer", "n_head", "n_embd", "vocab_size", "tie_embeddings", "bias")
 MAX_REPORTED_TENSORS = 3  # per entry: tensors of the other layers have the same problem
 
 
@@ -127,7 +127,9 @@ def incompatible_tensors(
     if isinstance(source, Checkpoint):
         key = f"{location}: {CHECKPOINT_KEY}"
         shapes = dict.fromkeys(shape for _, _, shape in distinct)
-        mismatches = [p for shape in shapes for p in _shape_mismatches(key, source, shape)]
+        mismatches: list[Problem] = []
+        for shape in shapes:
+            mismatches += _shape_mismatches(key, source, shape)
         if mismatches:
             yield from mismatches
             return
