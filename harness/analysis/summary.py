@@ -17,6 +17,7 @@ from harness.analysis import (
     scaling,
     stability,
     step_breakdown,
+    tuning,
     variance_components,
 )
 from harness.analysis.caveats import find_caveats
@@ -43,6 +44,7 @@ from harness.results.records.study_summary import (
     StudySummary,
     VarianceComponents,
 )
+from harness.results.records.tuning import TuningResults
 from harness.results.run_data import RunData
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class Summary:
     ladder: Ladder | None
     spikes: list[Spike]
     caveats: list[Caveat]
+    tuning: TuningResults | None = None
 
     @cached_property
     def with_results(self) -> list[EntryResult]:
@@ -110,6 +113,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
     spikes_by_entry: dict[str, list[Spike]] = {entry.label: [] for entry in study.entries}
     for spike in spikes:
         spikes_by_entry[spike.entry].append(spike)
+    metric_tests = hypotheses.test_hypotheses(study, diverging)
     return Summary(
         study=study,
         created_at=created_at,
@@ -120,7 +124,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
             for entry in study.entries
         },
         comparisons=metrics.comparisons(study, diverging),
-        metric_tests=hypotheses.test_hypotheses(study, diverging),
+        metric_tests=metric_tests,
         rankings=budgets.rankings(study),
         savings=budgets.savings(study),
         variance=variance_components.variance_components(study),
@@ -129,6 +133,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
         ladder=ladder.ladder(study, diverging),
         spikes=spikes,
         caveats=find_caveats(study),
+        tuning=tuning.results(study, metric_tests["val_loss"]),
     )
 
 
@@ -193,6 +198,7 @@ def as_record(summary: Summary) -> StudySummary:
         scaling=summary.scaling,
         ladder=summary.ladder,
         spikes=summary.spikes,
+        tuning=summary.tuning,
         environments=_environments(study.runs),
         launches=list(study.launches),
     )

@@ -243,7 +243,16 @@ def _check_settings(matrix: Matrix) -> list[Problem]:
     problems += validate.check_entries(
         matrix.location, matrix.entries, matrix.file.train, matrix.axes
     )
+    problems += validate.check_documents(
+        matrix.location, matrix.entries, matrix.file.data, matrix.axes
+    )
     if isinstance(matrix.source, SourceRun):
+        problems += validate.check_documents(
+            f"{matrix.location}: {RUN_KEY}",
+            [matrix.source.entry],
+            matrix.file.data,
+            matrix.axes,
+        )
         problems += validate.check_entries(
             f"{matrix.location}: {RUN_KEY}",
             [matrix.source.entry],

@@ -68,4 +68,6 @@ def _n_evaluated(spec: RunSpec) -> int:
     requested = spec.train.eval_tokens
     if isinstance(requested, int):
         available = min(available, requested) if available else requested
+    if spec.eval_windows != "all":
+        available //= 2
     return max(1, available)

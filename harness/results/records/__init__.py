@@ -22,12 +22,14 @@ from harness.results.records.probes import (
 )
 from harness.results.records.run_spec import (
     AllowedViolation,
+    EvalWindows,
     InitSource,
     LaunchSpec,
     PredictedCost,
     ResolvedData,
     ResolvedModel,
     RunSpec,
+    SourceFile,
     TokenSlice,
     VariantChoice,
 )
@@ -38,10 +40,21 @@ from harness.results.records.settings import (
     LadderSettings,
     ModelSettings,
     ProbeSettings,
+    TokenDtype,
     TrainSettings,
 )
 from harness.results.records.status import Environment, FailureReason, RunState, RunStatus
 from harness.results.records.study_summary import StudySummary
+from harness.results.records.tuning import (
+    Setting,
+    Settings,
+    TunedEntry,
+    TunedRange,
+    TuneSettings,
+    TuningMethod,
+    TuningRecord,
+    TuningTrial,
+)
 
 __all__ = [
     "PHASES",
@@ -58,6 +71,7 @@ __all__ = [
     "Environment",
     "EquivalenceMargin",
     "EvalRecord",
+    "EvalWindows",
     "FailureReason",
     "InitReport",
     "InitSource",
@@ -83,13 +97,23 @@ __all__ = [
     "RunStatus",
     "RunTime",
     "Seed",
+    "Setting",
+    "Settings",
+    "SourceFile",
     "StepRecord",
     "StrictModel",
     "StudySummary",
+    "TokenDtype",
     "TokenFileScan",
     "TokenSlice",
     "TokenizedText",
     "TrainSettings",
+    "TuneSettings",
+    "TunedEntry",
+    "TunedRange",
+    "TuningMethod",
+    "TuningRecord",
+    "TuningTrial",
     "VariantChoice",
     "Versioned",
     "now",
