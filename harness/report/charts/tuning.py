@@ -66,6 +66,12 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _number(trial: SettingResult, key: str) -> float:
+    value = trial.settings[key]
+    assert isinstance(value, int | float)
+    return float(value)
+
+
 def _styles(summary: Summary) -> dict[str, MarkStyle]:
     """Return the style of each entry, as in the other charts, by its name without `tuning`."""
     style = choose_style(summary.study)
@@ -83,7 +89,7 @@ def _panel(
     styles: dict[str, MarkStyle],
     has_rungs: bool,
 ) -> Panel:
-    values = sorted({float(trial.settings[key]) for trial in trials})
+    values = sorted({_number(trial, key) for trial in trials})
     lines = []
     for i, entry in enumerate(entries):
         own = [trial for trial in trials if trial.entry == entry]
@@ -105,7 +111,7 @@ def _line(key: str, entry: str, trials: Sequence[SettingResult], style: MarkStyl
     """Return the lowest mean loss at each value, over the settings that share it."""
     best: dict[float, tuple[float, SettingResult]] = {}
     for trial in trials:
-        value = float(trial.settings[key])
+        value = _number(trial, key)
         assert trial.val_loss is not None
         loss = trial.val_loss.mean
         if value not in best or loss < best[value][0]:

@@ -9,7 +9,11 @@ from harness.results.records.base import Count, Finite, Positive, Seed, StrictMo
 from harness.results.records.estimates import Mean, Number
 from harness.results.records.settings import ModelSettings, Steps, TrainSettings
 
-Setting = bool | int | float | str  # value of a key of the study
+TUNING = "tuning"  # axis of the settings before and after tuning
+UNTUNED = "untuned"  # its levels
+TUNED = "tuned"
+
+Setting = bool | int | float | str | None  # value of a key of the study
 SettingValues = dict[str, Setting]  # by dotted key
 TuningMethod = Literal["grid", "random", "halving"]
 
