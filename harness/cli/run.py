@@ -80,8 +80,9 @@ def run(
             break
         record_tuning(planned, store)
     if planned.tuning is not None:
-        progress = read_progress(planned.tuning, store)
-        missing = list(unfinished(planned, progress))
+        missing = list(unfinished(planned.tuning, read_progress(planned.tuning, store)))
+        if dry_run and missing:
+            log("the tuned runs follow when their settings are chosen:")
         log(*missing)
         is_done = is_done and not missing
     if not is_done and not dry_run:

@@ -1,7 +1,7 @@
 """The stages of a study that tunes: the trials, rung by rung, then the final runs."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from harness.analysis.tuning import choose, rank_settings
@@ -120,20 +120,15 @@ def record_tuning(planned: PlannedStudy, store: Store) -> TuningProgress | None:
 
 def all_runs(planned: PlannedStudy, store: Store) -> PlannedStudy:
     """Return a study with the runs of all stages that are known from the results."""
-    plan = planned.tuning
-    if plan is None:
+    if planned.tuning is None:
         return planned
-    progress = read_progress(plan, store)
-    runs = [spec for stage in stages(planned, store) for spec in stage.runs]
-    distinct = {spec.run_id: spec for spec in runs}
-    known = planned.stage(list(distinct.values()))
-    return replace(known, tuning=None) if progress.entries else planned
+    distinct = {spec.run_id: spec for stage in stages(planned, store) for spec in stage.runs}
+    return planned.stage(list(distinct.values()))
 
 
-def unfinished(planned: PlannedStudy, progress: TuningProgress) -> Iterator[str]:
+def unfinished(plan: TuningPlan, progress: TuningProgress) -> Iterator[str]:
     """Yield a line for each selected entry that has no chosen settings, with the reason."""
-    assert planned.tuning is not None
-    for name in planned.tuning.selected:
+    for name in plan.selected:
         entry = progress.entries[name]
         n_trials = len(entry.tuned.trials)
         if entry.tuned.chosen is None:
