@@ -16,7 +16,7 @@ from harness.config.study_file import Element, Rule, describe_errors
 from harness.errors import Problem, UserError, choices
 from harness.results.records import StrictModel, VariantChoice
 from variants import registry
-from variants.base import AXES, ModelShape
+from variants.base import AXES, ModelShape, is_part
 from variants.errors import VariantError, class_line
 
 VariantSelection = dict[str, VariantChoice]  # one choice for each axis, in the order of AXES
@@ -212,8 +212,8 @@ class Axes:
 
 
 def architecture_key(entry: Mapping[str, VariantChoice]) -> str:
-    """Return a key of an entry's model: it ignores labels and the parallelism."""
-    parts = [(a, c.name, c.options) for a, c in entry.items() if a != "parallelism"]
+    """Return a key of an entry's model: it ignores labels and all but its parts."""
+    parts = [(a, c.name, c.options) for a, c in entry.items() if is_part(a)]
     return str(parts)
 
 

@@ -263,10 +263,11 @@ def _check_models(matrix: Matrix, entries: list[VariantSelection], corpus: Corpu
     shape = _shape(matrix, corpus)
     paths = matrix.variant_paths
     source = matrix.source
-    problems = list(validate.check_parallelism(matrix.location, entries, shape, paths))
+    train = matrix.file.train
+    problems = list(validate.check_parallelism(matrix.location, entries, shape, train, paths))
     if isinstance(source, SourceRun):
         location = f"{matrix.location}: {RUN_KEY}"
-        problems += validate.check_parallelism(location, [source.entry], shape, paths)
+        problems += validate.check_parallelism(location, [source.entry], shape, source.train, paths)
     if source is not None:
         problems += warm_start.incompatible_tensors(matrix.location, source, entries, shape, paths)
     return problems

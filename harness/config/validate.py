@@ -14,8 +14,9 @@ from harness.errors import Problem, UserError
 from harness.model.builder import ModelBuilder
 from harness.model.part_check import describe_failure
 from harness.results.records import ModelSettings, TrainSettings, VariantChoice
+from harness.training.optimizer import decay_steps
 from variants import registry
-from variants.base import AXES, ModelShape, Parallelism
+from variants.base import AXES, ModelShape, Parallelism, Variant
 from variants.validation import divisors
 
 FP32_BYTES = 4
@@ -72,6 +73,13 @@ def _check_schedule(location: str, train: TrainSettings) -> Iterator[Problem]:
             f"{location}: train.warmup_steps",
             f"{train.warmup_steps}: the warm-up would not end within the run; "
             f"allowed: at most steps = {train.steps}",
+        )
+    elif train.schedule == "wsd" and train.warmup_steps + decay_steps(train) > train.steps:
+        yield Problem(
+            f"{location}: train.decay_fraction",
+            f"{train.decay_fraction:g}: the decay over {decay_steps(train)} of {train.steps} steps "
+            f"would begin within the warm-up; allowed: at most "
+            f"{1 - train.warmup_steps / train.steps:.4g}",
         )
 
 
@@ -243,23 +251,35 @@ def check_parallelism(
     location: str,
     entries: Iterable[VariantSelection],
     shape: ModelShape,
+    train: TrainSettings,
     variant_paths: Sequence[str],
 ) -> Iterator[Problem]:
-    """Each entry's parallelism supports its model, which is built on the meta device."""
+    """Each entry's parallelism supports its model and its optimizer.
+
+    The model is built on the meta device.
+    """
     for entry in entries:
         builder = ModelBuilder(shape, entry, variant_paths)
         parallelism = builder.parallelism()
+        optimizer = builder.optimizer(train)
+        at_fault: type[Variant] = type(parallelism)
         try:
             reason = parallelism.why_unsupported(builder.model)
+            at_fault = type(optimizer)
+            reason = reason or optimizer.why_unsupported(parallelism)
         except UserError as error:
             yield from error.problems
             continue
         except Exception as error:
-            failure = describe_failure(error, "why_unsupported", type(parallelism))
+            failure = describe_failure(error, "why_unsupported", at_fault)
             yield Problem(f"{location}: axes", failure)
             continue
         if reason:
-            labels = [choice.label for axis, choice in entry.items() if AXES[axis].in_every_name]
+            labels = [
+                choice.label
+                for axis, choice in entry.items()
+                if AXES[axis].in_every_name or choice.name != AXES[axis].default
+            ]
             yield Problem(
                 f"{location}: axes", f"{', '.join(labels)}: {reason}; add [[exclude]] with these"
             )

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from harness.results.records.base import Finite, Positive, StrictModel
+from harness.results.records.base import Finite, Positive, StrictModel, added
 
 # Limits of settings, far above any use and far below what overflows or exhausts a machine.
 MAX_LAYERS = 1_000
@@ -58,6 +58,12 @@ class TrainSettings(StrictModel):
     min_lr: Annotated[Rate, Field(ge=0, description="learning rate at the last step")] = 0.0
     warmup_steps: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         default=0, description="steps of linear lr warm-up"
+    )
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = added(
+        "cosine", "shape of the decay from `lr` to `min_lr` after the warm-up"
+    )
+    decay_fraction: Annotated[Fraction, Field(gt=0)] = added(
+        0.2, "fraction of the steps in which the schedule `wsd` decays, at the end of the run"
     )
     beta1: Fraction = Field(default=0.9, description="Adam's beta1")
     beta2: Fraction = Field(default=0.95, description="Adam's beta2")
