@@ -43,6 +43,7 @@ class PlannedStudy:
     equivalence_margin: EquivalenceMargin
     sources: Sources
     allow: Sequence[str] = ()
+    compare: list[str] | None = None  # the asked axes; None: all
 
     def launch_record(
         self,
@@ -58,6 +59,7 @@ class PlannedStudy:
             settings_hash=self.settings_hash,
             note=self.note,
             equivalence_margin=self.equivalence_margin,
+            compare=self.compare,
             accepted_outdated=list(accepted_outdated),
             inputs=inputs,
         )
@@ -230,6 +232,7 @@ def _same_entry(a: VariantSelection, b: VariantSelection) -> bool:
 def _check_settings(matrix: Matrix) -> list[Problem]:
     """Return the problems that show without the corpus and the models."""
     problems = list(matrix.axes.problems)
+    problems += validate.check_compare(matrix.location, matrix.file.study.compare, matrix.entries)
     problems += validate.check_entries(
         matrix.location, matrix.entries, matrix.file.train, matrix.axes
     )
@@ -350,4 +353,5 @@ def _plan(
         equivalence_margin=study.equivalence_margin,
         sources=sources,
         allow=study.allow,
+        compare=study.compare,
     )

@@ -41,6 +41,8 @@ class StudySection(StrictModel):
     `cross_seeds` adds runs that combine the initialization of each seed with the data order of
     every other seed, to separate the two sources of variance. `allow` permits violations of the
     variants' contract, which the report then shows: `non-causal` outputs depend on later tokens.
+    `compare` names the axes that the study asks about; the others that vary are its context: runs
+    are compared within each of their combinations. Without it, every axis is asked.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_NAME)]
@@ -51,6 +53,7 @@ class StudySection(StrictModel):
     equivalence_margin: EquivalenceMargin = EquivalenceMargin()
     cross_seeds: bool = False
     allow: list[Literal["non-causal"]] = []
+    compare: Annotated[list[str], Field(min_length=1)] | None = None
 
 
 class LaunchSettings(StrictModel):

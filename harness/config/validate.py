@@ -10,7 +10,7 @@ from harness.config.axes import Axes, VariantSelection
 from harness.config.study_file import StudyFile
 from harness.data.batches import micro_batch_size
 from harness.data.corpus import Corpus
-from harness.errors import Problem, UserError
+from harness.errors import Problem, UserError, choices
 from harness.model.builder import ModelBuilder
 from harness.model.part_check import describe_failure
 from harness.results.records import ModelSettings, TrainSettings, VariantChoice
@@ -32,6 +32,24 @@ def check_variant_paths(location: str, folders: Sequence[Path]) -> Iterator[Prob
                 f"{location}: study.variant_paths[{i}]",
                 f"{folder}: must be a folder with one for each axis, e.g. attention/",
             )
+
+
+def check_compare(
+    location: str, compare: Sequence[str] | None, entries: Sequence[VariantSelection]
+) -> Iterator[Problem]:
+    """The axes that a study asks about have at least two levels among its entries."""
+    levels: dict[str, set[str]] = {axis: set() for axis in AXES}
+    for entry in entries:
+        for axis, choice in entry.items():
+            levels.setdefault(axis, set()).add(choice.label)
+    varying = [axis for axis, labels in levels.items() if len(labels) > 1]
+    for i, axis in enumerate(compare or ()):
+        place = f"{location}: study.compare[{i}]"
+        if axis not in levels:
+            yield Problem(place, f"'{axis}': no such axis; {choices(axis, varying)}")
+        elif axis not in varying and entries:
+            reason = f"'{axis}' has one level in this study, so that nothing is compared"
+            yield Problem(place, f"{reason}; allowed: {', '.join(varying) or 'none'}")
 
 
 def check_model(location: str, model: ModelSettings) -> Iterator[Problem]:
@@ -95,8 +113,8 @@ def _check_tokens(
             f"{train.tokens_per_step} is not a multiple of seq_len = {seq_len}; {nearest}",
         )
         return
-    choices = [entry["parallelism"] for entry in entries] or axes.choices["parallelism"]
-    for choice in {choice.label: choice for choice in choices}.values():
+    listed = [entry["parallelism"] for entry in entries] or axes.choices["parallelism"]
+    for choice in {choice.label: choice for choice in listed}.values():
         parallelism = load_parallelism(choice, axes.paths)
         yield from _check_device(location, choice.label, parallelism, train)
         yield from _check_division(location, choice.label, parallelism, train, axes.shape)

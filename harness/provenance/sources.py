@@ -170,7 +170,7 @@ class _CodeKey:
 
 
 def _code_key(spec: RunSpec, variant_paths: tuple[str, ...]) -> _CodeKey:
-    variants = tuple((axis, choice.name) for axis, choice in spec.axes.items())
+    variants = tuple((axis, choice.name) for axis, choice in spec.variants.items())
     return _CodeKey(tuple(_unused(spec)), variants, variant_paths)
 
 

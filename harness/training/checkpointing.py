@@ -106,7 +106,7 @@ class Checkpoints:
         tensors = gather_weights(self._gpt, self._context)
         return Weights(
             shape=ModelShape(**spec.model.model_dump()),
-            axes=spec.axes,
+            axes=spec.variants,
             tensors=tensors,
             origin=dict.fromkeys(tensors, f"trained by {spec.run_id}, {step} steps"),
             variant_paths=spec.launch.variant_paths,

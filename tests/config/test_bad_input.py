@@ -335,3 +335,16 @@ def test_heads_that_do_not_divide_are_refused_by_entry(write_study):
     )
     path.write_text(path.read_text() + rule)
     assert len(load(path).runs) == 20
+
+
+@pytest.mark.parametrize(
+    ("compare", "expected"),
+    [
+        ('["atention"]', "study.compare[0]: 'atention': no such axis; did you mean 'attention'?"),
+        ('["attention", "norm"]', "study.compare[1]: 'norm' has one level in this study"),
+        ("[]", "study.compare: []: list should have at least 1"),
+    ],
+)
+def test_only_axes_that_vary_can_be_compared(write_study, compare, expected):
+    (message,) = problems(write_study(("seeds =", f"compare = {compare}\nseeds =")))
+    assert expected in message

@@ -6,7 +6,7 @@ import pytest
 
 from harness.config import load
 from harness.errors import UserError
-from harness.results.records import RunSpec
+from harness.results.records import LaunchInputs, RunSpec
 
 
 def ids(study):
@@ -104,6 +104,24 @@ def test_the_run_id_covers_settings_seed_and_corpus(write_study):
     changed = [run_id("train.lr=0.5", "probes.eval_lengths=[8]"), run_id(seeds=[1])]
     (path.parent / "text.txt").write_text("Something else entirely.\n" * 40)
     assert len({before, run_id(), *changed}) == 4
+
+
+def test_the_axes_that_are_asked_are_recorded_not_hashed(write_study):
+    plain = load(write_study())
+    asked = load(write_study(("seeds =", 'compare = ["attention"]\nseeds =')))
+    assert asked.all_run_ids == plain.all_run_ids
+    inputs = LaunchInputs(
+        study_file="",
+        folder="",
+        settings=[],
+        seeds=None,
+        where=[],
+        packages="",
+        git_commit=None,
+        data_folder=None,
+    )
+    assert asked.launch_record("run", asked.runs, inputs).compare == ["attention"]
+    assert plain.launch_record("run", plain.runs, inputs).compare is None
 
 
 def test_cross_seeds_adds_runs_and_keeps_the_others(write_study):

@@ -70,6 +70,11 @@ class LaunchRecord(Versioned):
     equivalence_margin: EquivalenceMargin | None = Field(
         default=None, description="equivalence margins of the study"
     )
+    compare: list[str] | None = Field(
+        default=None,
+        description="axes that the study asks about; the others that vary are its context; null: "
+        "every axis is asked",
+    )
     accepted_outdated: list[str] = Field(
         default=[], description="runs of older code that `--accept-outdated` kept"
     )

@@ -13,7 +13,14 @@ class VariantChoice(StrictModel):
 
     name: str = Field(description="file stem of the variant, or the key of the varied setting")
     label: str = Field(description="short name in tables")
-    options: dict[str, Any] = Field(description="the variant's options, with every default")
+    options: dict[str, Any] = Field(
+        description="the variant's options with every default, or the varied settings by dotted key"
+    )
+
+    @property
+    def is_setting(self) -> bool:
+        """Whether the level varies settings (`train.lr`) and is not a variant."""
+        return any("." in key for key in self.options)
 
 
 class ResolvedModel(ModelSettings):
@@ -117,10 +124,12 @@ class RunSpec(Versioned):
     )
     settings_hash: str = Field(
         description="hash of the settings that all entries of one table share: model, data, train, "
-        "init, probes"
+        "init, probes, without those that an axis varies"
     )
     baseline: dict[str, str] = Field(description="label of the baseline on each axis")
-    axes: dict[str, VariantChoice] = Field(description="variant on each axis")
+    axes: dict[str, VariantChoice] = Field(
+        description="variant on each axis, then the level of each axis of settings"
+    )
     model: ResolvedModel = Field(description="model shape")
     data: ResolvedData = Field(description="text")
     train: TrainSettings = Field(description="training and evaluation")
@@ -153,6 +162,11 @@ class RunSpec(Versioned):
     def seed_name(self) -> str:
         """The seeds as run ids state them: `0`, or `0d1` if the data seed differs."""
         return f"{self.seed}" if self.data_seed is None else f"{self.seed}d{self.data_seed}"
+
+    @property
+    def variants(self) -> dict[str, VariantChoice]:
+        """The variant on each axis, without the axes that vary settings."""
+        return {axis: choice for axis, choice in self.axes.items() if not choice.is_setting}
 
     @property
     def labels(self) -> dict[str, str]:
