@@ -65,7 +65,7 @@ def _decay(step: int, cfg: TrainSettings) -> float:
         return 1.0
     start = cfg.warmup_steps
     if cfg.schedule == "wsd":
-        start = cfg.steps - decay_steps(cfg)
+        start = max(start, cfg.steps - decay_steps(cfg))
     progress = max(0, step - start) / max(1, cfg.steps - start)
     if cfg.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * progress))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from variants.base import Optimizer
-from variants.optimizer._groups import decay_groups, stated_or
 from variants.optimizer._options import Beta, LearningRate, WeightDecay
+from variants.optimizer._step import decay_groups, stated_or
 from variants.parameters import ParameterInfo, StateBytes, TrainedParameter
 
 FP32_BYTES = 4
@@ -36,13 +36,10 @@ class AdamW(Optimizer[AdamWOptions]):
             stated_or(options.beta1, defaults.beta1),
             stated_or(options.beta2, defaults.beta2),
         )
+        lr = stated_or(options.lr, defaults.lr)
         weight_decay = stated_or(options.weight_decay, defaults.weight_decay)
-        return torch.optim.AdamW(
-            decay_groups(parameters, weight_decay),  # type: ignore[arg-type]
-            lr=stated_or(options.lr, defaults.lr),
-            betas=betas,
-            fused=True,
-        )
+        groups = decay_groups(parameters, lr, weight_decay)
+        return torch.optim.AdamW(groups, betas=betas, fused=True)  # type: ignore[arg-type]
 
     def state_bytes(self, parameter: ParameterInfo) -> StateBytes:
         """Return those of the running means of the gradient and of its square."""
