@@ -216,10 +216,11 @@ class StudyFrames:
             frame = frame.astype({column.name: column.dtype for column in columns})
         labels = [entry.label for entry in self._study.entries]
         categories = {"entry": labels, **self._study.levels} if "entry" in frame else {}
+        fixed = {column.name for column in COLUMNS[name]}  # others are axes
         dtypes = {
             column: pd.CategoricalDtype(list(values))
             for column, values in categories.items()
-            if column in frame
+            if column in frame and (column == "entry" or column not in fixed)
         }
         return self._with_attrs(frame.astype(dtypes))
 
