@@ -60,6 +60,10 @@ class SyntheticStudy:
     peak: float | None = 2e11
     decode: tuple[list[int], list[int]] | None = None  # batches and contexts of the decode probe
     lengths: list[int] | None = None  # of the length probe
+    # setting axis -> label -> the settings of that level, as dotted keys
+    settings: dict[str, dict[str, dict[str, object]]] = field(default_factory=dict)
+    compare: list[str] | None = None  # the axes that the study asks about
+    gain: dict[str, float] = field(default_factory=dict)  # entry -> added to its loss
     outcome: dict[str, tuple[str, str | None, str | None]] = field(
         default_factory=dict
     )  # "entry-s0" -> how it ends
@@ -84,7 +88,13 @@ class SyntheticStudy:
             ]
             order += [block[i] for i in rng.permutation(len(block))]
         command = "python -m harness run ablations.toml --set train.steps=12"
-        self.store.record_launch(self.name, LaunchRecord(command=command, order=order))
+        launch = LaunchRecord(
+            command=command,
+            order=order,
+            settings_hash=self.settings_hash if self.compare else None,
+            compare=self.compare,
+        )
+        self.store.record_launch(self.name, launch)
         return self
 
     def run(self, labels: tuple[str, ...], seed: int, data_seed: int | None = None) -> str:
@@ -93,15 +103,16 @@ class SyntheticStudy:
         nproc = next((NPROC[label] for label in labels if label in NPROC), 1)
         run = self.store.run(self.name, f"{entry}-s{name}-{self.settings_hash}")
         run.path.mkdir(parents=True, exist_ok=True)
-        run.create(self.spec(entry, labels, seed, data_seed, run.run_id, nproc))
+        spec = self.spec(entry, labels, seed, data_seed, run.run_id, nproc)
+        run.create(spec)
         status, reason, message = self.outcome.get(f"{entry}-s{name}", ("done", None, None))
         if status == "pending":
             return run.run_id
         run.mark_running()
         run.write_env(Environment(**self.environment(nproc) | self.env.get(entry, {})))
         run.log_path.write_text("".join(f"line {i}\n" for i in range(30)) + (message or "") + "\n")
-        n_steps = self.steps if status == "done" else self.steps // 2
-        self.curves(run, entry, labels, seed, n_steps, nproc)
+        n_steps = spec.train.steps if status == "done" else spec.train.steps // 2
+        self.curves(run, spec, labels, n_steps, nproc)
         if status == "done":
             run.write_probes(ProbeResults.model_validate(self.probes(labels, seed, nproc)))
         if status != "running":
@@ -118,7 +129,11 @@ class SyntheticStudy:
             "settings_hash": self.settings_hash,
             "baseline": self.baseline,
             "axes": {
-                axis: {"name": label.rstrip("0123456789"), "label": label, "options": {}}
+                axis: {
+                    "name": axis if axis in self.settings else label.rstrip("0123456789"),
+                    "label": label,
+                    "options": self.settings.get(axis, {}).get(label, {}),
+                }
                 for axis, label in zip(self.axes, labels, strict=True)
             },
             "model": {
@@ -153,6 +168,10 @@ class SyntheticStudy:
             },
             "expected": {"parameters": 222_222, "flops_per_token": 1.4e6, "memory_bytes": 9e6},
         }
+        for choice in spec["axes"].values():
+            for key, value in choice["options"].items():
+                section, name = key.split(".")
+                spec[section][name] = value
         return RunSpec.model_validate(spec)
 
     def environment(self, nproc) -> dict:
@@ -176,14 +195,15 @@ class SyntheticStudy:
             "git_dirty": False,
         }
 
-    def curves(self, run, entry, labels, seed, n_steps, nproc) -> None:
+    def curves(self, run, spec, labels, n_steps, nproc) -> None:
+        entry, seed = spec.entry, spec.seed
         rng = np.random.default_rng(
             [seed, 1]
         )  # data noise is that of the seed, as with paired seeds
         own = np.random.default_rng(
             [seed, *map(ord, "-".join(x for x in labels if x != "single" and x not in NPROC))]
         )
-        gain = sum(GAIN.get(label, 0.0) for label in labels)
+        gain = sum(GAIN.get(label, 0.0) for label in labels) + self.gain.get(entry, 0.0)
         t = np.arange(n_steps + 1)
 
         def level(at, sd):
@@ -191,7 +211,7 @@ class SyntheticStudy:
             floor = 1.45 + gain + drift + 0.004 * own.standard_normal()
             return (
                 floor
-                + (5.55 - floor) * np.exp(-at / (0.16 * self.steps))
+                + (5.55 - floor) * np.exp(-at / (0.16 * spec.train.steps))
                 + sd * rng.standard_normal(len(at))
             )
 
@@ -207,7 +227,7 @@ class SyntheticStudy:
         step_s[:, : self.n_warmup] *= 5
         files, evals = [run.steps_file(rank) for rank in range(nproc)], run.eval_file()
         for step in range(n_steps + 1):
-            if step % self.eval_every == 0 or step == self.steps:
+            if step % spec.train.eval_every == 0 or step == spec.train.steps:
                 evals.append(
                     EvalRecord(
                         step=step,
@@ -224,7 +244,7 @@ class SyntheticStudy:
                             step=step,
                             loss=loss[step],
                             step_s=step_s[rank, step],
-                            tokens=self.tokens,
+                            tokens=spec.train.tokens_per_step,
                             grad_norm=1.0,
                             lr=1e-3,
                             warmup=step < self.n_warmup,

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.analysis import intervals
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.metrics import PARALLELISM, baseline_of, final_losses
+from harness.analysis.metrics import PARALLELISM, final_losses
 from harness.results.records.estimates import Bounds, Mean
 from harness.results.records.study_summary import BudgetKind, CostToBaselineLoss, Ranking
 from harness.results.run_data import RunData
@@ -83,7 +83,7 @@ def savings(study: StudyResults) -> list[CostToBaselineLoss]:
     """Return each entry's cost to the baseline's loss, if the two share a seed that is done."""
     costs = []
     for entry in study.entries:
-        base = baseline_of(study, entry)
+        base = study.baseline_of(entry)
         cost = _cost(entry, base) if base else None
         if cost:
             costs.append(cost)

@@ -11,14 +11,18 @@ from multiprocessing import get_context
 from harness.errors import StoreError, UserError, choices
 from harness.provenance.outdated import CodeChange, ComputedBy, changes_since
 from harness.provenance.sources import Sources
-from harness.results.records import LaunchRecord, RunSpec, VariantChoice
+from harness.results.records import LaunchRecord, RunSpec, TuningRecord, VariantChoice
 from harness.results.records.study_summary import EntryStatus, Unreadable
 from harness.results.run_data import ABSENT, RunData, read_run
 from harness.results.store import Run, Store
 
 # runs: fewer are read faster in one process, as starting others takes a second
 PARALLEL_FROM = 1000
+TUNING = "tuning"  # the axis of the settings before and after tuning, which is always context
+UNTUNED = "untuned"
+TUNED = "tuned"
 
+SettingKey = list[tuple[float, str]]
 Age = Callable[[RunData], tuple[int, str]]  # sort key of runs, the oldest first
 
 
@@ -51,7 +55,9 @@ class Entry:
 class StudyResults:
     """The runs of a study that may be compared: those with the same model, data and training.
 
-    `levels` has the labels of each axis, the baseline's first. `left_out` is the number of runs
+    `levels` has the labels of each axis, the baseline's first; those of a context axis are ordered
+    by their settings. A verdict compares entries that differ on `asked` axes and agree on all
+    `contexts`. `left_out` is the number of runs
     with other settings, `superseded` that of runs replaced by a newer run of the same entry and
     seed. `spec` is that of the newest run, None without runs. `changes` has the changes of the code
     since outdated runs, by run id; `folder` holds the results.
@@ -69,6 +75,9 @@ class StudyResults:
     launches: tuple[LaunchRecord, ...]
     changes: dict[str, CodeChange] = field(default_factory=dict)
     folder: str = ""
+    compare: tuple[str, ...] | None = None  # axes that the newest launch asks about; None: all
+    trials: tuple[RunData, ...] = ()  # of the tuning; they are in no entry
+    tuning: TuningRecord | None = None  # what the entries tried and chose
 
     @property
     def runs(self) -> list[RunData]:
@@ -86,6 +95,36 @@ class StudyResults:
     def varying(self) -> list[str]:
         """Return the axes on which entries differ."""
         return [axis for axis, levels in self.levels.items() if len(levels) > 1]
+
+    @cached_property
+    def asked(self) -> list[str]:
+        """The varying axes whose levels are compared."""
+        return [axis for axis in self.varying() if not _is_context(axis, self.compare)]
+
+    @cached_property
+    def contexts(self) -> list[str]:
+        """The other varying axes: verdicts compare entries with equal labels on them."""
+        return [axis for axis in self.varying() if _is_context(axis, self.compare)]
+
+    def context_of(self, entry: Entry) -> dict[str, str]:
+        """Return the entry's label on each context axis."""
+        return {axis: entry.axes[axis] for axis in self.contexts}
+
+    def by_context(self) -> dict[tuple[str, ...], list[Entry]]:
+        """Return the entries of each context, by its labels in the order of `contexts`."""
+        groups: dict[tuple[str, ...], list[Entry]] = {}
+        for entry in self.entries:
+            groups.setdefault(tuple(self.context_of(entry).values()), []).append(entry)
+        return groups
+
+    def baseline_of(self, entry: Entry) -> Entry | None:
+        """Return the entry that this one is compared with; None for a baseline itself.
+
+        It has the baseline's label on each axis that has one, but the entry's own labels on context
+        axes.
+        """
+        base = self.find(entry.axes | self.baseline | self.context_of(entry))
+        return None if base is entry else base
 
     def find(self, axes: dict[str, str]) -> Entry | None:
         """Return the entry with these labels, None if there is none."""
@@ -123,9 +162,13 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
     age = _age_key(launches)
     settings_hash = _newest_settings(runs, launches, age)
     comparable = [run for run in runs if run.spec.settings_hash == settings_hash]
-    newest = max(comparable, key=age)
-    current = _current(comparable, age)
-    levels = _levels(current, newest.spec.baseline)
+    trials = [run for run in comparable if run.spec.tuning is not None]
+    compared = [run for run in comparable if run.spec.tuning is None]
+    newest = max(compared or trials, key=age)
+    current = _current(compared, age)
+    compare = _compare(launches, settings_hash)
+    levels = _levels(current, newest.spec.baseline, compare)
+    tuning = _tuning(store, study, settings_hash, unreadable)
     return StudyResults(
         name=study,
         settings_hash=settings_hash,
@@ -134,12 +177,27 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
         baseline=newest.spec.baseline,
         entries=_entries(current, levels),
         left_out=len(runs) - len(comparable),
-        superseded=len(comparable) - len(current),
+        superseded=len(compared) - len(current),
         unreadable=tuple(unreadable),
         launches=tuple(launches),
         changes=_changes(store, study, [run for run in found if isinstance(run, RunData)]),
         folder=str(store.root / study),
+        compare=compare,
+        trials=tuple(trials),
+        tuning=tuning,
     )
+
+
+def _tuning(
+    store: Store, study: str, settings_hash: str, unreadable: list[Unreadable]
+) -> TuningRecord | None:
+    """Return the record of the tuning of these settings; a damaged file is added to the list."""
+    try:
+        record = store.tuning(study)
+    except StoreError as error:
+        unreadable.append(Unreadable(name="tuning.json", why=str(error)))
+        return None
+    return record if record and record.settings_hash == settings_hash else None
 
 
 def _changes(store: Store, study: str, runs: list[RunData]) -> dict[str, CodeChange]:
@@ -189,16 +247,52 @@ def _current(runs: list[RunData], age: Age) -> list[RunData]:
     return list(kept.values())
 
 
-def _levels(runs: Iterable[RunData], baseline: dict[str, str]) -> dict[str, tuple[str, ...]]:
-    all_labels = [run.labels for run in runs]
-    labels_by_axis: dict[str, set[str]] = {axis: set() for labels in all_labels for axis in labels}
-    for labels in all_labels:
-        for axis, names in labels_by_axis.items():
-            names.add(labels.get(axis, ABSENT))
-    return {
-        axis: tuple(sorted(names, key=lambda label: (label != baseline.get(axis), natural(label))))
-        for axis, names in labels_by_axis.items()
+def _compare(launches: list[LaunchRecord], settings_hash: str) -> tuple[str, ...] | None:
+    """Return the axes that the newest launch of these settings asks about; None for all."""
+    for launch in reversed(launches):
+        if launch.settings_hash == settings_hash:
+            return None if launch.compare is None else tuple(launch.compare)
+    return None
+
+
+def _is_context(axis: str, compare: tuple[str, ...] | None) -> bool:
+    return axis == TUNING or (compare is not None and axis not in compare)
+
+
+def _levels(
+    runs: Iterable[RunData], baseline: dict[str, str], compare: tuple[str, ...] | None
+) -> dict[str, tuple[str, ...]]:
+    """Return the labels of each axis, by their settings and then by name.
+
+    The baseline's label is the first, except on context axes.
+    """
+    settings_by_axis: dict[str, dict[str, SettingKey]] = {
+        axis: {} for run in runs for axis in run.labels
     }
+    for run in runs:
+        for axis, settings in settings_by_axis.items():
+            choice = run.spec.axes.get(axis)
+            settings.setdefault(choice.label if choice else ABSENT, _setting_key(choice))
+    levels = {}
+    for axis, settings in settings_by_axis.items():
+        labels = sorted(settings, key=natural)
+        labels.sort(key=settings.__getitem__)
+        if axis == TUNING:
+            labels.sort(key=UNTUNED.__ne__)
+        elif not _is_context(axis, compare):
+            labels.sort(key=baseline.get(axis, "").__ne__)
+        levels[axis] = tuple(labels)
+    return levels
+
+
+def _setting_key(choice: VariantChoice | None) -> SettingKey:
+    """Return a sort key of the settings that a level states; empty for a variant."""
+    key = []
+    for name, value in choice.options.items() if choice else ():
+        if "." in name:
+            is_number = isinstance(value, int | float)
+            key.append((float(value), "") if is_number else (0.0, str(value)))
+    return key
 
 
 def natural(text: str) -> list[tuple[int, str]]:

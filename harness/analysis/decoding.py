@@ -6,7 +6,6 @@ import numpy as np
 
 from harness.analysis import intervals
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.metrics import baseline_of
 from harness.results.records import DecodeRecord
 from harness.results.records.estimates import Ratio
 from harness.results.records.study_summary import Decoding
@@ -16,7 +15,7 @@ from harness.results.run_data import DecodeSetting
 def measures(study: StudyResults, entry: Entry) -> list[Decoding]:
     """Return an entry's decoding by batch and context; empty if the study has no decode probe."""
     settings = sorted({setting for run in entry.done for setting in run.decoding})
-    base = baseline_of(study, entry)
+    base = study.baseline_of(entry)
     return [_measure(entry, base, setting) for setting in settings]
 
 

@@ -5,7 +5,6 @@ from numpy.typing import NDArray
 
 from harness.analysis import intervals
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.metrics import baseline_of
 from harness.results.records import LengthRecord
 from harness.results.records.study_summary import LengthLoss
 
@@ -15,7 +14,7 @@ Positions = NDArray[np.int64]  # (n_bins,)
 def measures(study: StudyResults, entry: Entry) -> list[LengthLoss]:
     """Return an entry's losses by length; empty if the study has no length probe."""
     lengths = sorted({length for run in entry.done for length in run.lengths})
-    base = baseline_of(study, entry)
+    base = study.baseline_of(entry)
     return [_measure(entry, base, length) for length in lengths]
 
 

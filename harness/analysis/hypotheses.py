@@ -12,7 +12,7 @@ from harness.analysis import factorial, significance
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.factorial import Effects
 from harness.analysis.intervals import paired_differences
-from harness.analysis.metrics import PARALLELISM, baseline_of
+from harness.analysis.metrics import PARALLELISM
 from harness.results.records.study_summary import Effect, MetricTests, Quantity, SignificanceResult
 from harness.results.run_data import RunData
 
@@ -84,7 +84,7 @@ def _families(study: StudyResults, entries: list[Entry]) -> list[list[Entry]]:
     """
     families: dict[str, list[Entry]] = {}
     for entry in entries:
-        base = baseline_of(study, entry)
+        base = study.baseline_of(entry)
         only_parallelism = base is not None and _without_parallelism(entry) == _without_parallelism(
             base
         )
@@ -108,7 +108,7 @@ def values(entry: Entry, metric: Metric) -> dict[int, float]:
 
 
 def _differences(study: StudyResults, entry: Entry, metric: Metric) -> list[float]:
-    base = baseline_of(study, entry)
+    base = study.baseline_of(entry)
     if base is None:
         return []
     return list(paired_differences(values(entry, metric), values(base, metric)).values())

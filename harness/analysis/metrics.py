@@ -82,14 +82,8 @@ def peak_flops(runs: Iterable[RunData]) -> float | None:
 
 def comparisons(study: StudyResults, diverging: Container[str] = ()) -> list[BaselineComparison]:
     """Compare each entry with its baseline; `diverging` labels have no ratio of speeds."""
-    pairs = [(entry, baseline_of(study, entry)) for entry in study.entries]
+    pairs = [(entry, study.baseline_of(entry)) for entry in study.entries]
     return [_compare(entry, base, diverging) for entry, base in pairs if base]
-
-
-def baseline_of(study: StudyResults, entry: Entry) -> Entry | None:
-    """Return the entry with the baseline's label on each axis that has one; None for that entry."""
-    base = study.find(entry.axes | study.baseline)
-    return None if base is entry else base
 
 
 def under_baseline_parallelism(study: StudyResults, entry: Entry) -> Entry | None:

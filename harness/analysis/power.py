@@ -11,7 +11,7 @@ import numpy as np
 from harness.analysis import significance
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import TAIL, paired_differences
-from harness.analysis.metrics import baseline_of, final_losses
+from harness.analysis.metrics import final_losses
 from harness.results.records.estimates import Bounds
 
 SECONDS_PER_HOUR = 3600
@@ -48,7 +48,7 @@ def plan_seeds(study: StudyResults, min_difference: float) -> SeedPlan | None:
     Entries whose differences are constant, such as a bitwise equal parallelism, have no noise and
     are not pooled.
     """
-    pairs = [(entry, base) for entry in study.entries if (base := baseline_of(study, entry))]
+    pairs = [(entry, base) for entry in study.entries if (base := study.baseline_of(entry))]
     differences = [
         list(paired_differences(final_losses(entry), final_losses(base)).values())
         for entry, base in pairs

@@ -28,7 +28,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.analysis import dataset, equivalence, stability
-from harness.analysis.dataset import StudyResults
+from harness.analysis.dataset import TUNING, StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.analysis.summary import Summary, summarize
 from harness.analysis.tables import COLUMNS
@@ -196,10 +196,20 @@ class StudyFrames:
     phases = _Table("A row per run, rank and sample: the seconds of each phase of a step.")
     traffic = _Table("A row per run, rank and collective: calls and bytes of one step.")
     scaling = _Table("A row per entry of a scaling group: speedup over fewer processes.")
+    ladder_points = _Table("A row per entry of a ladder and size: the loss and the scale.")
+    ladder_fits = _Table("A row per entry of a ladder and scale: the law E + A x^-alpha.")
+    ladder_speedups = _Table("A row per entry of a ladder and size: the effective speedup.")
+    ladder_trends = _Table("A row per entry of a ladder: the speedup over all sizes, its trend.")
+    ladder_projections = _Table("A row per entry of a ladder: its law at `project_to` FLOPs.")
+    ladder_curves = _Table("Points of the fitted laws, with intervals.")
     spikes = _Table("A row per loss spike or outlier of the gradient norm of each run.")
     decoding = _Table("A row per entry and setting of the decode probe.")
     lengths = _Table("A row per entry and sequence length of the length probe.")
     loss_by_position = _Table("A row per run, sequence length and position: the mean loss there.")
+    tuning = _Table("A row per entry and setting that it tried: the loss on the tuning windows.")
+    tuning_choices = _Table("A row per entry and tuned key: the chosen value, and if at an edge.")
+    tuning_costs = _Table("A row per entry: the cost of its trials.")
+    tuning_verdicts = _Table("A row per entry: the verdicts before and after tuning.")
 
     def table(self, name: str) -> pd.DataFrame:
         """Return a table of the report by name; it is empty if the study has no such results.
@@ -215,6 +225,8 @@ class StudyFrames:
             frame = pd.DataFrame(columns=[column.name for column in columns])
             frame = frame.astype({column.name: column.dtype for column in columns})
         labels = [entry.label for entry in self._study.entries]
+        if name.startswith(TUNING):  # their entries have no level on this axis
+            labels = list(frame["entry"].unique())
         categories = {"entry": labels, **self._study.levels} if "entry" in frame else {}
         fixed = {column.name for column in COLUMNS[name]}  # others are axes
         dtypes = {

@@ -12,16 +12,19 @@ from harness.analysis import (
     equivalence,
     eval_lengths,
     hypotheses,
+    ladder,
     metrics,
     scaling,
     stability,
     step_breakdown,
+    tuning,
     variance_components,
 )
 from harness.analysis.caveats import find_caveats
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.results.records import Environment
+from harness.results.records.ladder import Ladder
 from harness.results.records.study_summary import (
     BaselineComparison,
     Caveat,
@@ -41,6 +44,7 @@ from harness.results.records.study_summary import (
     StudySummary,
     VarianceComponents,
 )
+from harness.results.records.tuning import TuningResults
 from harness.results.run_data import RunData
 
 if TYPE_CHECKING:
@@ -61,8 +65,10 @@ class Summary:
     variance: list[VarianceComponents]
     equivalence: list[Equivalence]
     scaling: list[ScalingRow]
+    ladder: Ladder | None
     spikes: list[Spike]
     caveats: list[Caveat]
+    tuning: TuningResults | None = None
 
     @cached_property
     def with_results(self) -> list[EntryResult]:
@@ -107,6 +113,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
     spikes_by_entry: dict[str, list[Spike]] = {entry.label: [] for entry in study.entries}
     for spike in spikes:
         spikes_by_entry[spike.entry].append(spike)
+    metric_tests = hypotheses.test_hypotheses(study, diverging)
     return Summary(
         study=study,
         created_at=created_at,
@@ -117,14 +124,16 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
             for entry in study.entries
         },
         comparisons=metrics.comparisons(study, diverging),
-        metric_tests=hypotheses.test_hypotheses(study, diverging),
+        metric_tests=metric_tests,
         rankings=budgets.rankings(study),
         savings=budgets.savings(study),
         variance=variance_components.variance_components(study),
         equivalence=checks,
         scaling=scaling.scaling(study, statuses),
+        ladder=ladder.ladder(study, diverging),
         spikes=spikes,
         caveats=find_caveats(study),
+        tuning=tuning.results(study, metric_tests["val_loss"]),
     )
 
 
@@ -187,7 +196,9 @@ def as_record(summary: Summary) -> StudySummary:
         variance=summary.variance,
         equivalence=summary.equivalence,
         scaling=summary.scaling,
+        ladder=summary.ladder,
         spikes=summary.spikes,
+        tuning=summary.tuning,
         environments=_environments(study.runs),
         launches=list(study.launches),
     )

@@ -17,6 +17,7 @@ from harness.analysis.eval_lengths import positions
 from harness.analysis.summary import Summary
 from harness.results.frames import EVAL_COLUMNS, FLAG, INTEGER, LIST, NUMBER, TEXT, Column
 from harness.results.records import PHASES, CollectiveTraffic, RankMemory
+from harness.results.records import ladder as ladder_records
 from harness.results.records.estimates import Bounds, Mean, Median, Ratio
 from harness.results.records.study_summary import (
     BaselineComparison,
@@ -35,6 +36,13 @@ from harness.results.records.study_summary import (
     SignificanceResult,
     Spike,
     VarianceComponents,
+)
+from harness.results.records.tuning import (
+    SettingResult,
+    TunedKey,
+    TuningComparison,
+    TuningCost,
+    TuningResults,
 )
 from harness.results.run_data import RunData
 
@@ -80,6 +88,8 @@ def _value_type(annotation: object) -> object:
     if origin is Literal:
         return str
     if origin in (Annotated, Union, UnionType):
+        if bool in get_args(annotation)[1:-1] or get_args(annotation)[:2] == (bool, int):
+            return str  # the value of any setting
         return _value_type(get_args(annotation)[0])
     return origin or annotation
 
@@ -91,6 +101,15 @@ CAVEATS = Column("caveats", LIST, "kinds of caveats of the entry, see `caveats` 
 METRIC = Column(
     "quantity", TEXT, "`val_loss` (nats per token), `tokens_per_s` or `peak_memory` (logarithms)"
 )
+
+LADDER: Mapping[str, type[BaseModel]] = {
+    "points": ladder_records.LadderPoint,
+    "fits": ladder_records.LadderFit,
+    "speedups": ladder_records.LadderSpeedup,
+    "trends": ladder_records.LadderTrend,
+    "projections": ladder_records.LadderProjection,
+    "curves": ladder_records.LadderCurvePoint,
+}  # the lists of a ladder, each a table `ladder_<name>`
 
 COLUMNS: Mapping[str, list[Column]] = {
     "entries": [*_columns(EntryMetrics), CAVEATS],
@@ -157,10 +176,28 @@ COLUMNS: Mapping[str, list[Column]] = {
         Column("predicted_total_bytes", NUMBER, "predicted bytes of all collectives of a step"),
     ],
     "scaling": _columns(ScalingRow),
+    **{f"ladder_{name}": _columns(record) for name, record in LADDER.items()},
     "spikes": _columns(Spike),
+    "tuning": _columns(SettingResult),
+    "tuning_choices": _columns(TunedKey),
+    "tuning_costs": _columns(TuningCost),
+    "tuning_verdicts": _columns(TuningComparison),
 }
 
-OPTIONAL = ("variance", "decoding", "phases", "traffic", "scaling", "lengths", "loss_by_position")
+OPTIONAL = (
+    "variance",
+    "decoding",
+    "phases",
+    "traffic",
+    "scaling",
+    "lengths",
+    "loss_by_position",
+    *(f"ladder_{name}" for name in LADDER),
+    "tuning",
+    "tuning_choices",
+    "tuning_costs",
+    "tuning_verdicts",
+)
 BUDGET_UNITS: Mapping[BudgetKind, str] = {
     "tokens": "tokens",
     "flops": "FLOPs",
@@ -186,11 +223,17 @@ def build_tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "phases": _phases(summary),
         "traffic": _traffic(summary),
         "scaling": map(_row, summary.scaling),
+        **_ladder(summary),
         "spikes": map(_row, summary.spikes),
         "lengths": _nested(summary, "lengths"),
+        **_tuning(summary.tuning),
     }
     axes = [Column(axis, TEXT, f"label on the axis {axis}") for axis in summary.study.levels]
-    columns = {**COLUMNS, "entries": [ENTRY, *axes, *COLUMNS["entries"][1:]]}
+    columns = {
+        **COLUMNS,
+        "entries": [ENTRY, *axes, *COLUMNS["entries"][1:]],
+        "tuning": [*COLUMNS["tuning"], *_tuned_columns(summary.tuning)],
+    }
     kinds = kinds_by_entry(summary.caveats)
     tables = {
         name: _frame(
@@ -289,6 +332,14 @@ def _entries(summary: Summary) -> Iterator[Row]:
         yield {**_row(result), **result.axes, "status": status}
 
 
+def _ladder(summary: Summary) -> dict[str, Iterable[Row]]:
+    """Return the rows of each list of the ladder."""
+    return {
+        f"ladder_{name}": map(_row, getattr(summary.ladder, name) if summary.ladder else ())
+        for name in LADDER
+    }
+
+
 def _nested(summary: Summary, name: str) -> Iterator[Row]:
     """Return the rows of a list that each entry has."""
     for result in summary.results.values():
@@ -338,6 +389,27 @@ def _variance(summary: Summary) -> Iterator[Row]:
                 "source": source,
                 **_row(component, center="sd"),
             }
+
+
+def _tuning(tuning: TuningResults | None) -> dict[str, Iterable[Row]]:
+    if tuning is None:
+        return {"tuning": [], "tuning_choices": [], "tuning_costs": [], "tuning_verdicts": []}
+    return {
+        "tuning": ({**_row(trial), **trial.settings} for trial in tuning.trials),
+        "tuning_choices": map(_row, tuning.keys),
+        "tuning_costs": map(_row, tuning.costs),
+        "tuning_verdicts": map(_row, tuning.comparisons),
+    }
+
+
+def _tuned_columns(tuning: TuningResults | None) -> Iterator[Column]:
+    """Yield a column for each tuned key, of numbers if all of its values are."""
+    if tuning is None:
+        return
+    for key in tuning.settings.axes:
+        values = [trial.settings[key] for trial in tuning.trials]
+        is_text = any(isinstance(value, str | bool) for value in values)
+        yield Column(key, TEXT if is_text else NUMBER, "value of this setting")
 
 
 def _done(summary: Summary) -> Iterator[tuple[str, RunData]]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import TAIL
-from harness.analysis.metrics import PARALLELISM, baseline_of
+from harness.analysis.metrics import PARALLELISM
 from harness.results.records.estimates import Bounds
 from harness.results.records.study_summary import Component, NoisyQuantity, VarianceComponents
 
@@ -34,7 +34,7 @@ def variance_components(study: StudyResults) -> list[VarianceComponents]:
         if table := _crossed_losses(entry):
             losses[entry.label] = table
     for entry in crossed:
-        base = baseline_of(study, entry)
+        base = study.baseline_of(entry)
         own = losses.get(entry.label)
         other = losses.get(base.label) if base else None
         if own and other and own.keys() == other.keys():

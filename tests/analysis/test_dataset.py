@@ -149,3 +149,66 @@ def test_missing_results_name_the_command(fake):
     fake.write()
     with pytest.raises(UserError, match=r"'tyny' has no results.*harness run.*did you mean 'tiny'"):
         dataset.read(fake.store, "tyny")
+
+
+SIZES = {
+    "S": {"model.n_embd": 64, "train.lr": 1e-3},
+    "M": {"model.n_embd": 128, "train.lr": 5e-4},
+    "L": {"model.n_embd": 256, "train.lr": 2.5e-4},
+}
+
+
+@pytest.fixture
+def sizes(fake):
+    """Two positional variants in three sizes; the baseline's size is M."""
+    fake.axes = {"positional": ["learned", "rope"], "size": list(SIZES)}
+    fake.settings = {"size": SIZES}
+    fake.baseline = {"positional": "learned", "size": "M"}
+    return fake
+
+
+def test_without_compare_every_axis_is_asked(sizes):
+    study = dataset.read(sizes.write().store, "tiny")
+    assert (study.asked, study.contexts) == (["positional", "size"], [])
+    against = {entry.label: study.baseline_of(entry) for entry in study.entries}
+    assert against.pop("learned-M") is None
+    assert {base.label for base in against.values()} == {"learned-M"}
+    assert study.levels["size"] == ("M", "S", "L")
+
+
+def test_the_baseline_has_the_entrys_own_context(sizes):
+    sizes.compare = ["positional"]
+    study = dataset.read(sizes.write().store, "tiny")
+    assert (study.asked, study.contexts) == (["positional"], ["size"])
+    against = {}
+    for entry in study.entries:
+        assert study.context_of(entry) == {"size": entry.axes["size"]}
+        base = study.baseline_of(entry)
+        against[entry.label] = base.label if base else None
+    assert against == {
+        **{f"learned-{size}": None for size in SIZES},
+        **{f"rope-{size}": f"learned-{size}" for size in SIZES},
+    }
+    assert study.levels["size"] == ("S", "M", "L")  # by their settings, not by name
+    assert [len(entries) for entries in study.by_context().values()] == [2, 2, 2]
+
+
+def test_tuning_is_context_without_compare(fake):
+    fake.axes = {"positional": ["learned", "rope"], "tuning": ["untuned", "tuned"]}
+    fake.settings = {"tuning": {"untuned": {}, "tuned": {"train.lr": 3e-3}}}
+    fake.baseline = {"positional": "learned", "tuning": "untuned"}
+    study = dataset.read(fake.write().store, "tiny")
+    assert (study.asked, study.contexts) == (["positional"], ["tuning"])
+    tuned = study.find({"positional": "rope", "tuning": "tuned"})
+    assert study.baseline_of(tuned).label == "learned-tuned"
+
+
+def test_the_newest_launch_of_these_settings_names_the_asked_axes(sizes):
+    sizes.compare = ["positional"]
+    sizes.write()
+    launch = LaunchRecord(command="", order=[], settings_hash=sizes.settings_hash)
+    sizes.store.record_launch("tiny", launch.model_copy(update={"compare": ["size"]}))
+    other = launch.model_copy(update={"settings_hash": "other", "compare": ["positional"]})
+    sizes.store.record_launch("tiny", other)
+    study = dataset.read(sizes.store, "tiny")
+    assert (study.asked, study.contexts) == (["size"], ["positional"])

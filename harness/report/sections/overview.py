@@ -24,6 +24,7 @@ from harness.report.document import (
     text,
 )
 from harness.report.formatting import MISSING, count
+from harness.report.sections import tuning
 from harness.report.stamps import find_stamps
 from harness.results.records.study_summary import (
     Caveat,
@@ -115,7 +116,18 @@ def headline(summary: Summary) -> Text:
         _seeds_needed(results),
         no_margin if tests.margin is None else "",
         _doubtful(summary, [label for label in results if label not in leaking]),
+        _tuning(summary),
     )
+
+
+def _tuning(summary: Summary) -> Text:
+    """Say what the tuning of the entries changes, and where it may have ended too early."""
+    if summary.tuning is None:
+        return ()
+    changes = [tuning.sentence(row) for row in summary.tuning.comparisons if row.outcome]
+    parts = [text(" Tuning: ", join(changes, " "))] if changes else []
+    warning = tuning.edge_warning(summary.tuning)
+    return text(*parts, " " if warning else "", warning)
 
 
 def _leaking(summary: Summary) -> set[str]:

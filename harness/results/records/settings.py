@@ -13,6 +13,7 @@ MAX_LENGTH = 2**20
 MAX_SECONDS = 1e8  # three years
 MAX_POINTS = 100  # of the grid of a probe, on each axis
 
+TokenDtype = Literal["uint16", "uint32"]
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 Length = Annotated[int, Field(ge=1, le=MAX_LENGTH)]
 Steps = Annotated[int, Field(ge=1, lt=2**31)]
@@ -22,6 +23,8 @@ Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Rate = Annotated[float, Field(le=1e3, allow_inf_nan=False)]
 TimeLimit = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
 Margin = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+
+Documents = Literal["cross", "mask"]
 
 
 class ModelSettings(StrictModel):
@@ -34,15 +37,43 @@ class ModelSettings(StrictModel):
     n_embd: Width = Field(description="width of the residual stream")
     seq_len: Length = Field(description="training sequence length, tokens")
     dropout: Fraction = Field(default=0.0, description="dropout probability")
+    tie_embeddings: bool = added(
+        True, "whether the output projection is the token embedding; false: a matrix of its own"
+    )
+    bias: bool = added(True, "whether linear layers and norms have biases")
+    init_std: Annotated[Rate, Field(gt=0)] = added(
+        0.02,
+        "standard deviation of initial weights, of residual projections init_std / sqrt(2 n_layer)",
+    )
 
 
 class DataSettings(StrictModel):
-    """The text: `tinyshakespeare`, `synthetic`, or a path to a UTF-8 text or `.bin` shards."""
+    """The text: `tinyshakespeare`, `synthetic`, or a path or glob of texts or token files.
+
+    Of several files, the patterns `train` and `val` select those of each part.
+    """
 
     corpus: str = Field(description="name or path of the text")
     tokenizer: str = Field(default="bytes", description="tiktoken encoding: `bytes` or `gpt2`")
     fallback_corpus: str | None = Field(
         default=None, description="corpus that replaces `corpus` if it cannot be downloaded"
+    )
+    train: str | None = Field(
+        default=None,
+        description="pattern of the names of training files; null: `train` is part of their names",
+    )
+    val: str | None = Field(
+        default=None,
+        description="pattern of the names of validation files; null: `val` is part of their names",
+    )
+    text_column: str = Field(
+        default="text", description="column of JSON lines and Parquet tables that holds the text"
+    )
+    token_dtype: TokenDtype = Field(
+        default="uint16", description="type of the tokens in token files without a header"
+    )
+    documents: Documents = added(
+        "cross", "`cross`: attention crosses documents; `mask`: no attention to other documents"
     )
 
 
@@ -71,6 +102,12 @@ class TrainSettings(StrictModel):
     grad_clip: Annotated[
         Finite, Field(ge=0, le=1e9, description="maximum global gradient norm; 0: no clipping")
     ] = 1.0
+    label_smoothing: Fraction = added(
+        0.0, "probability that training shares equally among all tokens; not in recorded losses"
+    )
+    z_loss: Annotated[Rate, Field(ge=0)] = added(
+        0.0, "coefficient of the squared log of the softmax's normalizer; not in recorded losses"
+    )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="type of the computation"
     )
@@ -132,4 +169,17 @@ class EquivalenceMargin(StrictModel):
     )
     peak_memory: Margin | None = Field(
         default=None, description="margin of the peak memory, relative to the baseline's"
+    )
+
+
+class LadderSettings(StrictModel):
+    """Scaling laws of the loss over the levels of an axis that varies the size of the runs."""
+
+    axis: str = Field(description="axis of the sizes, at least three")
+    project_to: Annotated[Finite, Field(gt=0)] | None = Field(
+        default=None, description="training FLOPs to which the laws are extrapolated"
+    )
+    irreducible: Literal["shared", "per entry"] = Field(
+        default="shared",
+        description="whether the irreducible loss E is the same for all entries, or fitted to each",
     )

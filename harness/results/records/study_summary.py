@@ -6,11 +6,13 @@ from pydantic import Field, Strict
 
 from harness.results.records.base import StrictModel, Versioned
 from harness.results.records.estimates import Bounds, Mean, Median, Number, Ratio
+from harness.results.records.ladder import Ladder
 from harness.results.records.lines import LaunchRecord
 from harness.results.records.probes import PHASES, CollectiveTraffic, PeakFlops, RankMemory
 from harness.results.records.run_spec import ResolvedData, ResolvedModel
 from harness.results.records.settings import TrainSettings
 from harness.results.records.status import Environment, FailureReason, RunState
+from harness.results.records.tuning import TuningResults
 
 BudgetKind = Literal["tokens", "flops", "train_s", "parameters"]
 EquivalenceStatus = Literal["bitwise", "within tolerance", "DIVERGES", "not checked"]
@@ -547,8 +549,14 @@ class StudySummary(Versioned):
         description="deviation of each parallel run from the single-process run"
     )
     scaling: list[ScalingRow] = Field(description="speedup over fewer processes")
+    ladder: Ladder | None = Field(
+        default=None, description="scaling laws over the sizes of an axis; null without a ladder"
+    )
     spikes: list[Spike] = Field(
         default=[], description="loss spikes and gradient norm outliers of all runs"
+    )
+    tuning: TuningResults | None = Field(
+        default=None, description="tuning of the study; null if it does not tune"
     )
     environments: list[EnvironmentRuns] = Field(description="each distinct env.json")
     launches: list[LaunchRecord] = Field(description="lines of launches.jsonl")
