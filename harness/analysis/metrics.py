@@ -28,7 +28,7 @@ def result(entry: Entry, status: EquivalenceStatus | None = None) -> EntryMetric
     counted = entry.runs[0].spec.expected.flops_per_token_counted
     step_samples = timed(done) if status != DIVERGES else []
     step_s = intervals.median(step_samples) if step_samples else None
-    tokens_per_s = intervals.rate(int(done[0].steps.tokens[0]), step_s) if step_s else None
+    tokens_per_s = intervals.rate(done[0].tokens_per_step, step_s) if step_s else None
     peak = peak_flops(done)
     fullest = max(
         (rank for run in done for rank in run.measured.memory),

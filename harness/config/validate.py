@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from harness.config.axes import Axes, VariantSelection
+from harness.config.batch_ramp import check_ramp, check_ramp_division
 from harness.config.study_file import StudyFile
 from harness.data.batches import micro_batch_size
 from harness.data.corpus import Corpus
@@ -105,11 +106,13 @@ def _check_tokens(
             f"{train.tokens_per_step} is not a multiple of seq_len = {seq_len}; {nearest}",
         )
         return
+    yield from check_ramp(location, train, seq_len)
     listed = [entry["parallelism"] for entry in entries] or axes.choices["parallelism"]
     for choice in {choice.label: choice for choice in listed}.values():
         parallelism = load_parallelism(choice, axes.paths)
         yield from _check_device(location, choice.label, parallelism, train)
         yield from _check_division(location, choice.label, parallelism, train, axes.shape)
+        yield from check_ramp_division(location, choice.label, parallelism, train, seq_len)
 
 
 def _check_device(

@@ -113,8 +113,19 @@ class RunData:
         return max(rank.peak for rank in self.measured.memory)
 
     @property
+    def tokens_per_step(self) -> int:
+        """The tokens of a step over all processes, at the end of a ramp of the batch."""
+        return int(self.steps.tokens.max())
+
+    @property
+    def tokens_at_evals(self) -> FloatArray:
+        """The number of tokens trained on until each evaluation; shape (n_evals,)."""
+        n_tokens = np.concatenate(([0], np.cumsum(self.steps.tokens)))
+        return n_tokens[np.minimum(self.evals.step, len(self.steps))].astype(float)
+
+    @property
     def timed_step_s(self) -> FloatArray:
-        """The slowest rank's time of each timed step, without warm-up; shape (n_timed,).
+        """The slowest rank's time of each timed step, all with the same tokens; shape (n_timed,).
 
         Empty if the compiler gave up on parts of the model: the times are not those of a compiled
         model.
