@@ -10,6 +10,7 @@ from harness.config.run_spec import RunSpecBuilder, StudyContext
 from harness.data.corpus import Corpus
 from harness.provenance.sources import Sources
 from harness.results.records import (
+    BatchRamp,
     DecodeProbeSettings,
     ModelSettings,
     ProbeSettings,
@@ -21,6 +22,8 @@ from variants.base import AXES
 SECTIONS = {"model": ModelSettings, "train": TrainSettings, "probes": ProbeSettings}
 FIELDS = [(section, name) for section, record in SECTIONS.items() for name in record.model_fields]
 OTHER = {
+    "batch_ramp": BatchRamp(start_tokens=64, steps=2),
+    "ema_decay": 0.9,
     "micro_batch_size": 2,
     "eval_tokens": 64,
     "device": "cuda",

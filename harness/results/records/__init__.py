@@ -33,6 +33,7 @@ from harness.results.records.run_spec import (
     VariantChoice,
 )
 from harness.results.records.settings import (
+    BatchRamp,
     DataSettings,
     DecodeProbeSettings,
     EquivalenceMargin,
@@ -59,6 +60,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "AllowedViolation",
     "ArchivedFile",
+    "BatchRamp",
     "CheckpointInfo",
     "CodeManifest",
     "CollectiveTraffic",
