@@ -8,6 +8,7 @@ are found by file name, not registered. Numbers of options are finite and at mos
 Shapes: B batch, T sequence, C channels (`n_embd`), H query heads, G key-value heads, D `head_dim`.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -176,12 +177,22 @@ class Positional(Part[OptionsT]):
         """Return the bias of scores: (..., Tq) and (..., Tk) to (..., H or 1, Tq, Tk), or None."""
         return None
 
-    def causal_bias(self, positions_T: Tensor) -> Tensor | None:
-        """Return the bias of all pairs of positions, minus infinity for later keys, or None."""
+    def causal_bias(self, positions_T: Tensor, documents_BT: Tensor | None = None) -> Tensor | None:
+        """Return the bias of all pairs of positions, minus infinity for hidden keys.
+
+        Later keys are hidden, and keys of other documents if `documents_BT` is given; then the
+        result is (B, H or 1, T, T). None if there is neither a bias nor documents.
+        """
         bias = self.bias(positions_T, positions_T)
-        if bias is None:
+        if documents_BT is None and bias is None:
             return None
-        return bias.masked_fill(positions_T[:, None] < positions_T, -torch.inf)
+        hidden = positions_T[:, None] < positions_T
+        if documents_BT is not None:
+            hidden = hidden | (documents_BT[:, None, :, None] != documents_BT[:, None, None, :])
+        if bias is None:
+            bias = torch.zeros((), device=positions_T.device)
+            bias = bias.expand(hidden.shape)
+        return bias.masked_fill(hidden, -torch.inf)
 
 
 class Cache(Protocol):
@@ -201,8 +212,18 @@ class Attention(Part[OptionsT]):
     """Causal self-attention with its projections. `forward` maps (B, T, C) to (B, T, C)."""
 
     supports_bias: ClassVar[bool] = True  # whether the kernel can add the bias of a positional
+    # Whether `forward` accepts `documents_BT`. A class does not inherit the support if its own
+    # `forward` or `attend` lacks the argument.
+    supports_documents: ClassVar[bool] = False
     # Score FLOPs that the kernels execute for each required one: above 1 if they multiply padding.
     kernel_overhead: float = 1.0
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        own = [vars(cls)[name] for name in ("forward", "attend") if name in vars(cls)]
+        lacks = any("documents_BT" not in inspect.signature(method).parameters for method in own)
+        if lacks and "supports_documents" not in vars(cls):
+            cls.supports_documents = False
 
     def __init__(self, shape: ModelShape, options: OptionsT, layer: int) -> None:
         super().__init__()
@@ -223,12 +244,18 @@ class Attention(Part[OptionsT]):
         return shape.head_dim
 
     def forward(
-        self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: Any = None
+        self,
+        x_BTC: Tensor,
+        positions_T: Tensor,
+        positional: Positional,
+        cache: Any = None,
+        documents_BT: Tensor | None = None,
     ) -> Tensor:
         """Attend from each position to itself and all earlier ones, including those in the cache.
 
         An empty cache accepts a prompt of any length T at positions 0 to T - 1, then one position
-        at a time.
+        at a time. `documents_BT` is given only without a cache and to variants that declare
+        `supports_documents`: positions with another number are in another document and hidden.
         """
         raise NotImplementedError
 

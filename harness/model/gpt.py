@@ -50,10 +50,17 @@ class Block(nn.Module):
         self.mlp = layers.mlp()
 
     def forward(
-        self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: Cache | None = None
+        self,
+        x_BTC: Tensor,
+        positions_T: Tensor,
+        positional: Positional,
+        cache: Cache | None = None,
+        documents_BT: Tensor | None = None,
     ) -> Tensor:
         """Add the outputs of attention and of the MLP to the residual stream."""
-        x_BTC = x_BTC + self.attn(self.ln_1(x_BTC), positions_T, positional, cache)
+        # Variants that do not support documents lack the argument.
+        documents = {} if documents_BT is None else {"documents_BT": documents_BT}
+        x_BTC = x_BTC + self.attn(self.ln_1(x_BTC), positions_T, positional, cache, **documents)
         x_BTC = x_BTC + self.mlp(self.ln_2(x_BTC))
         return x_BTC
 
@@ -61,15 +68,20 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """The language model. `lm_head` is the output projection, None if it is the embedding.
 
-    `objective` is what training minimizes.
+    `objective` is what training minimizes. With a `separator`, the token that begins a document, no
+    position attends to another document. Positions count through the sequence, whatever its
+    documents.
     """
 
     lm_head: Linear | None
     objective: Objective = CROSS_ENTROPY
 
-    def __init__(self, shape: ModelShape, layers: LayerFactory) -> None:
+    def __init__(
+        self, shape: ModelShape, layers: LayerFactory, separator: int | None = None
+    ) -> None:
         super().__init__()
         self.shape = shape
+        self.separator = separator
         self.wte = nn.Embedding(shape.vocab_size, shape.n_embd)
         self.positional = layers.positional()
         self.h = nn.ModuleList(Block(layers, layer) for layer in range(shape.n_layer))
@@ -81,16 +93,30 @@ class GPT(nn.Module):
     def hidden(self, tokens_BT: Tensor, caches: Sequence[Cache] | None = None) -> Tensor:
         """Return the output of the final norm, (B, T, C).
 
-        With `caches`, the tokens continue the positions that the caches have seen.
+        With `caches`, the tokens continue the positions that the caches have seen, and all are one
+        document.
         """
+        documents_BT = None if caches else self.documents(tokens_BT)
         start = caches[0].n_seen if caches else 0
         positions_T = torch.arange(start, start + tokens_BT.shape[1], device=tokens_BT.device)
         x_BTC = self.positional.embed(self.wte(tokens_BT), positions_T)
         x_BTC = F.dropout(x_BTC, self.shape.dropout, self.training)
         for i, block in enumerate(self.h):
-            x_BTC = block(x_BTC, positions_T, self.positional, caches[i] if caches else None)
+            cache = caches[i] if caches else None
+            x_BTC = block(x_BTC, positions_T, self.positional, cache, documents_BT)
         hidden_BTC: Tensor = self.ln_f(x_BTC)
         return hidden_BTC
+
+    def documents(self, tokens_BT: Tensor) -> Tensor | None:
+        """Return the document of each token, counted from the start of its sequence, (B, T).
+
+        None without a `separator`. The separator is the first token of the document that follows
+        it: that document's first word is predicted from the separator only, and the separator from
+        the document that it ends.
+        """
+        if self.separator is None:
+            return None
+        return (tokens_BT == self.separator).cumsum(dim=1)
 
     def logits(self, tokens_BT: Tensor) -> Tensor:
         """Return the unnormalized log-probabilities of each next token, (B, T, V)."""

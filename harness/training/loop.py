@@ -133,7 +133,7 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
     verify([*spec.launch.train_tokens, *spec.launch.val_tokens])
     settings = spec.train
     shape = ModelShape(**spec.model.model_dump())
-    builder = ModelBuilder(shape, spec.axes, spec.launch.variant_paths)
+    builder = ModelBuilder(shape, spec.axes, spec.launch.variant_paths, spec.data.separator)
     parallelism = builder.parallelism()
     gpt = builder.model()
     gpt.objective = Objective(settings.label_smoothing, settings.z_loss)

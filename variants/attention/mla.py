@@ -46,6 +46,7 @@ class LatentAttention(Attention[LatentOptions]):
     """
 
     Options = LatentOptions
+    supports_documents = True
 
     def __init__(self, shape: ModelShape, options: LatentOptions, layer: int) -> None:
         super().__init__(shape, options, layer)
@@ -130,7 +131,12 @@ class LatentAttention(Attention[LatentOptions]):
         )
 
     def forward(
-        self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: Ring | None = None
+        self,
+        x_BTC: Tensor,
+        positions_T: Tensor,
+        positional: Positional,
+        cache: Ring | None = None,
+        documents_BT: Tensor | None = None,
     ) -> Tensor:
         """Project to queries and latents, attend, project back."""
         B, T, _ = x_BTC.shape
@@ -149,7 +155,7 @@ class LatentAttention(Attention[LatentOptions]):
             bias = positional.bias(positions_T, cache.positions())
             y_BHTD = self.attend_cache(q_BHTD, q_BHTR, bias, cache)
         else:
-            bias = positional.causal_bias(positions_T)
+            bias = positional.causal_bias(positions_T, documents_BT)
             y_BHTD = self.attend(q_BHTD, q_BHTR, c_B1TL, k_B1TR, bias)
         y_BTC = self.c_proj(y_BHTD.transpose(1, 2).reshape(B, T, -1))
         return F.dropout(y_BTC, self.dropout, self.training)

@@ -29,6 +29,7 @@ from harness.results.records.run_spec import (
     ResolvedData,
     ResolvedModel,
     RunSpec,
+    SourceFile,
     TokenSlice,
     VariantChoice,
 )
@@ -40,6 +41,7 @@ from harness.results.records.settings import (
     LadderSettings,
     ModelSettings,
     ProbeSettings,
+    TokenDtype,
     TrainSettings,
 )
 from harness.results.records.status import Environment, FailureReason, RunState, RunStatus
@@ -99,9 +101,11 @@ __all__ = [
     "Seed",
     "Setting",
     "Settings",
+    "SourceFile",
     "StepRecord",
     "StrictModel",
     "StudySummary",
+    "TokenDtype",
     "TokenFileScan",
     "TokenSlice",
     "TokenizedText",
