@@ -14,6 +14,7 @@ from harness.analysis import (
     hypotheses,
     metrics,
     scaling,
+    settings,
     stability,
     step_breakdown,
     variance_components,
@@ -172,6 +173,9 @@ def as_record(summary: Summary) -> StudySummary:
         settings_hash=study.settings_hash or None,
         axes={axis: list(levels) for axis, levels in study.levels.items()},
         baseline=study.baseline,
+        asked=study.asked,
+        contexts=study.contexts,
+        varied=settings.varied(study),
         settings=SharedSettings(model=spec.model, data=spec.data, train=spec.train)
         if spec
         else SharedSettings(),
