@@ -25,6 +25,7 @@ FILES: Mapping[str, type[BaseModel]] = {
     "probes.json": records.ProbeResults,
     "checkpoint/step-<n>/checkpoint.json": records.CheckpointInfo,
     "launches.jsonl": records.LaunchRecord,
+    "tuning.json": records.TuningRecord,
     "archive/code/<code_hash>.json": records.CodeManifest,
 }
 
@@ -36,6 +37,7 @@ RESULTS = """# results/
 writer. It is not under version control. In Python, `harness.load()` returns it as DataFrames.
 
     results/<study>/launches.jsonl       a line per call of `run`
+    results/<study>/tuning.json          what each entry tried and chose, if the study tunes
     results/<study>/.claims/             locks of the runs that a process executes
     results/<study>/.outdated/           runs that were trained again because their code changed
     results/<study>/archive/code/        a JSON file per code hash: the files of code of its runs

@@ -8,6 +8,7 @@ are found by file name, not registered. Numbers of options are finite and at mos
 Shapes: B batch, T sequence, C channels (`n_embd`), H query heads, G key-value heads, D `head_dim`.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -23,11 +24,17 @@ from variants.tensor_parallel import ShardSpec, TensorParallelPlan
 
 Precision = Literal["fp32", "bf16"]
 OptionsT = TypeVar("OptionsT", default=Any)
+GPT2_INIT_STD = 0.02  # of embeddings and linear layers (Radford et al. 2019, 2.3)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelShape:
-    """The shape of a GPT-2 model (Radford et al. 2019). `dropout` applies to all dropout layers."""
+    """The shape of a GPT-2 model (Radford et al. 2019). `dropout` applies to all dropout layers.
+
+    `tie_embeddings` makes the output projection the token embedding (Press & Wolf 2017). Without
+    `bias`, linear layers and norms have no biases; a variant that keeps its own still works.
+    `init_std` is the standard deviation of initial weights, which `residual_std` scales down.
+    """
 
     n_layer: int
     n_head: int
@@ -35,6 +42,9 @@ class ModelShape:
     seq_len: int
     vocab_size: int
     dropout: float = 0.0
+    tie_embeddings: bool = True
+    bias: bool = True
+    init_std: float = GPT2_INIT_STD
 
     @property
     def head_dim(self) -> int:
@@ -167,12 +177,22 @@ class Positional(Part[OptionsT]):
         """Return the bias of scores: (..., Tq) and (..., Tk) to (..., H or 1, Tq, Tk), or None."""
         return None
 
-    def causal_bias(self, positions_T: Tensor) -> Tensor | None:
-        """Return the bias of all pairs of positions, minus infinity for later keys, or None."""
+    def causal_bias(self, positions_T: Tensor, documents_BT: Tensor | None = None) -> Tensor | None:
+        """Return the bias of all pairs of positions, minus infinity for hidden keys.
+
+        Later keys are hidden, and keys of other documents if `documents_BT` is given; then the
+        result is (B, H or 1, T, T). None if there is neither a bias nor documents.
+        """
         bias = self.bias(positions_T, positions_T)
-        if bias is None:
+        if documents_BT is None and bias is None:
             return None
-        return bias.masked_fill(positions_T[:, None] < positions_T, -torch.inf)
+        hidden = positions_T[:, None] < positions_T
+        if documents_BT is not None:
+            hidden = hidden | (documents_BT[:, None, :, None] != documents_BT[:, None, None, :])
+        if bias is None:
+            bias = torch.zeros((), device=positions_T.device)
+            bias = bias.expand(hidden.shape)
+        return bias.masked_fill(hidden, -torch.inf)
 
 
 class Cache(Protocol):
@@ -192,8 +212,18 @@ class Attention(Part[OptionsT]):
     """Causal self-attention with its projections. `forward` maps (B, T, C) to (B, T, C)."""
 
     supports_bias: ClassVar[bool] = True  # whether the kernel can add the bias of a positional
+    # Whether `forward` accepts `documents_BT`. A class does not inherit the support if its own
+    # `forward` or `attend` lacks the argument.
+    supports_documents: ClassVar[bool] = False
     # Score FLOPs that the kernels execute for each required one: above 1 if they multiply padding.
     kernel_overhead: float = 1.0
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        own = [vars(cls)[name] for name in ("forward", "attend") if name in vars(cls)]
+        lacks = any("documents_BT" not in inspect.signature(method).parameters for method in own)
+        if lacks and "supports_documents" not in vars(cls):
+            cls.supports_documents = False
 
     def __init__(self, shape: ModelShape, options: OptionsT, layer: int) -> None:
         super().__init__()
@@ -214,12 +244,18 @@ class Attention(Part[OptionsT]):
         return shape.head_dim
 
     def forward(
-        self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: Any = None
+        self,
+        x_BTC: Tensor,
+        positions_T: Tensor,
+        positional: Positional,
+        cache: Any = None,
+        documents_BT: Tensor | None = None,
     ) -> Tensor:
         """Attend from each position to itself and all earlier ones, including those in the cache.
 
         An empty cache accepts a prompt of any length T at positions 0 to T - 1, then one position
-        at a time.
+        at a time. `documents_BT` is given only without a cache and to variants that declare
+        `supports_documents`: positions with another number are in another document and hidden.
         """
         raise NotImplementedError
 
@@ -376,5 +412,5 @@ AXES: Mapping[str, Axis] = {
 
 def residual_std(shape: ModelShape) -> float:
     """Return the initial standard deviation of residual projections (Radford et al. 2019, 2.3)."""
-    std: float = 0.02 / (2 * shape.n_layer) ** 0.5
+    std: float = shape.init_std / (2 * shape.n_layer) ** 0.5
     return std

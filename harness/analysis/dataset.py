@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from harness.errors import StoreError, UserError, choices
 from harness.provenance.outdated import CodeChange, ComputedBy, changes_since
 from harness.provenance.sources import Sources
-from harness.results.records import LaunchRecord, RunSpec, VariantChoice
+from harness.results.records import LaunchRecord, RunSpec, TuningRecord, VariantChoice
 from harness.results.records.study_summary import EntryStatus, Unreadable
 from harness.results.run_data import ABSENT, RunData, read_run
 from harness.results.store import Run, Store
@@ -20,6 +20,8 @@ from harness.results.store import Run, Store
 PARALLEL_FROM = 1000
 CONTEXT_SEPARATOR = " · "  # of the labels in the name of a context
 TUNING = "tuning"  # the axis of the settings before and after tuning, which is always context
+UNTUNED = "untuned"
+TUNED = "tuned"
 
 SettingKey = list[tuple[float, str]]
 Age = Callable[[RunData], tuple[int, str]]  # sort key of runs, the oldest first
@@ -75,6 +77,8 @@ class StudyResults:
     changes: dict[str, CodeChange] = field(default_factory=dict)
     folder: str = ""
     compare: tuple[str, ...] | None = None  # axes that the newest launch asks about; None: all
+    trials: tuple[RunData, ...] = ()  # of the tuning; they are in no entry
+    tuning: TuningRecord | None = None  # what the entries tried and chose
 
     @property
     def runs(self) -> list[RunData]:
@@ -171,10 +175,13 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
     age = _age_key(launches)
     settings_hash = _newest_settings(runs, launches, age)
     comparable = [run for run in runs if run.spec.settings_hash == settings_hash]
-    newest = max(comparable, key=age)
-    current = _current(comparable, age)
+    trials = [run for run in comparable if run.spec.tuning is not None]
+    compared = [run for run in comparable if run.spec.tuning is None]
+    newest = max(compared or trials, key=age)
+    current = _current(compared, age)
     compare = _compare(launches, settings_hash)
     levels = _levels(current, newest.spec.baseline, compare)
+    tuning = _tuning(store, study, settings_hash, unreadable)
     return StudyResults(
         name=study,
         settings_hash=settings_hash,
@@ -183,13 +190,27 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
         baseline=newest.spec.baseline,
         entries=_entries(current, levels),
         left_out=len(runs) - len(comparable),
-        superseded=len(comparable) - len(current),
+        superseded=len(compared) - len(current),
         unreadable=tuple(unreadable),
         launches=tuple(launches),
         changes=_changes(store, study, [run for run in found if isinstance(run, RunData)]),
         folder=str(store.root / study),
         compare=compare,
+        trials=tuple(trials),
+        tuning=tuning,
     )
+
+
+def _tuning(
+    store: Store, study: str, settings_hash: str, unreadable: list[Unreadable]
+) -> TuningRecord | None:
+    """Return the record of the tuning of these settings; a damaged file is added to the list."""
+    try:
+        record = store.tuning(study)
+    except StoreError as error:
+        unreadable.append(Unreadable(name="tuning.json", why=str(error)))
+        return None
+    return record if record and record.settings_hash == settings_hash else None
 
 
 def _changes(store: Store, study: str, runs: list[RunData]) -> dict[str, CodeChange]:
@@ -269,7 +290,9 @@ def _levels(
     for axis, settings in settings_by_axis.items():
         labels = sorted(settings, key=natural)
         labels.sort(key=settings.__getitem__)
-        if not _is_context(axis, compare):
+        if axis == TUNING:
+            labels.sort(key=UNTUNED.__ne__)
+        elif not _is_context(axis, compare):
             labels.sort(key=baseline.get(axis, "").__ne__)
         levels[axis] = tuple(labels)
     return levels

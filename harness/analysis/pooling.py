@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.analysis import repeated_measures, significance
-from harness.analysis.dataset import CONTEXT_SEPARATOR, StudyResults
+from harness.analysis.dataset import CONTEXT_SEPARATOR, TUNED, TUNING, StudyResults
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import LOSS_METRICS, Pair
 from harness.results.records.study_summary import (
@@ -58,7 +58,8 @@ def pool(
 ) -> list[PooledResult]:
     """Test the mean over contexts of each asked difference that at least two contexts have.
 
-    Losses under another parallelism repeat those under the baseline's, and are not pooled. The
+    Losses under another parallelism repeat those under the baseline's, and are not pooled. If
+    entries are tuned, only the tuned ones are pooled. The
     differences in a loss are in bits per byte if the tokenizers of the contexts differ.
     `results` has the tests within contexts, by the label of the entry.
     """
@@ -103,6 +104,8 @@ def _groups(study: StudyResults, pairs: Sequence[Pair]) -> list[_Group]:
     order = list(study.by_context())
     for pair in sorted(pairs, key=lambda pair: order.index(study.context_name(pair.entry))):
         if pair.unit and repeats and pair.entry.axes[PARALLELISM] != baseline:
+            continue
+        if TUNING in study.contexts and pair.entry.axes[TUNING] != TUNED:
             continue
         if pair.differences():
             levels = tuple(pair.entry.axes[axis] for axis in study.asked)

@@ -28,7 +28,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.analysis import dataset, equivalence, settings, stability
-from harness.analysis.dataset import StudyResults
+from harness.analysis.dataset import TUNING, StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.analysis.summary import Summary, summarize
 from harness.analysis.tables import COLUMNS
@@ -212,6 +212,10 @@ class StudyFrames:
     decoding = _Table("A row per entry and setting of the decode probe.")
     lengths = _Table("A row per entry and sequence length of the length probe.")
     loss_by_position = _Table("A row per run, sequence length and position: the mean loss there.")
+    tuning = _Table("A row per entry and setting that it tried: the loss on the tuning windows.")
+    tuning_choices = _Table("A row per entry and tuned key: the chosen value, and if at an edge.")
+    tuning_costs = _Table("A row per entry: the cost of its trials.")
+    tuning_verdicts = _Table("A row per entry: the verdicts before and after tuning.")
 
     def table(self, name: str) -> pd.DataFrame:
         """Return a table of the report by name; it is empty if the study has no such results.
@@ -227,6 +231,8 @@ class StudyFrames:
             frame = pd.DataFrame(columns=[column.name for column in columns])
             frame = frame.astype({column.name: column.dtype for column in columns})
         labels = [entry.label for entry in self._study.entries]
+        if name.startswith(TUNING):  # their entries have no level on this axis
+            labels = list(frame["entry"].unique())
         categories = {"entry": labels, **self._study.levels} if "entry" in frame else {}
         dtypes = {
             column: pd.CategoricalDtype(list(values))

@@ -17,6 +17,7 @@ from harness.analysis import (
     settings,
     stability,
     step_breakdown,
+    tuning,
     variance_components,
 )
 from harness.analysis.caveats import find_caveats
@@ -42,6 +43,7 @@ from harness.results.records.study_summary import (
     StudySummary,
     VarianceComponents,
 )
+from harness.results.records.tuning import TuningResults
 from harness.results.run_data import RunData
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ class Summary:
     scaling: list[ScalingRow]
     spikes: list[Spike]
     caveats: list[Caveat]
+    tuning: TuningResults | None = None
 
     @cached_property
     def with_results(self) -> list[EntryResult]:
@@ -108,6 +111,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
     spikes_by_entry: dict[str, list[Spike]] = {entry.label: [] for entry in study.entries}
     for spike in spikes:
         spikes_by_entry[spike.entry].append(spike)
+    metric_tests = hypotheses.test_hypotheses(study, diverging)
     return Summary(
         study=study,
         created_at=created_at,
@@ -118,7 +122,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
             for entry in study.entries
         },
         comparisons=metrics.comparisons(study, diverging),
-        metric_tests=hypotheses.test_hypotheses(study, diverging),
+        metric_tests=metric_tests,
         rankings=budgets.rankings(study),
         savings=budgets.savings(study),
         variance=variance_components.variance_components(study),
@@ -126,6 +130,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
         scaling=scaling.scaling(study, statuses),
         spikes=spikes,
         caveats=find_caveats(study),
+        tuning=tuning.results(study, metric_tests["val_loss"]),
     )
 
 
@@ -192,6 +197,7 @@ def as_record(summary: Summary) -> StudySummary:
         equivalence=summary.equivalence,
         scaling=summary.scaling,
         spikes=summary.spikes,
+        tuning=summary.tuning,
         environments=_environments(study.runs),
         launches=list(study.launches),
     )

@@ -37,6 +37,13 @@ from harness.results.records.study_summary import (
     Spike,
     VarianceComponents,
 )
+from harness.results.records.tuning import (
+    SettingResult,
+    TunedKey,
+    TuningComparison,
+    TuningCost,
+    TuningResults,
+)
 from harness.results.run_data import RunData
 
 Row = Mapping[str, object]
@@ -81,6 +88,8 @@ def _value_type(annotation: object) -> object:
     if origin is Literal:
         return str
     if origin in (Annotated, Union, UnionType):
+        if bool in get_args(annotation)[1:-1] or get_args(annotation)[:2] == (bool, int):
+            return str  # the value of any setting
         return _value_type(get_args(annotation)[0])
     return origin or annotation
 
@@ -172,6 +181,10 @@ COLUMNS: Mapping[str, list[Column]] = {
     ],
     "scaling": _columns(ScalingRow),
     "spikes": _columns(Spike),
+    "tuning": _columns(SettingResult),
+    "tuning_choices": _columns(TunedKey),
+    "tuning_costs": _columns(TuningCost),
+    "tuning_verdicts": _columns(TuningComparison),
 }
 
 OPTIONAL = (
@@ -183,6 +196,10 @@ OPTIONAL = (
     "scaling",
     "lengths",
     "loss_by_position",
+    "tuning",
+    "tuning_choices",
+    "tuning_costs",
+    "tuning_verdicts",
 )
 BUDGET_UNITS: Mapping[BudgetKind, str] = {
     "tokens": "tokens",
@@ -212,9 +229,14 @@ def build_tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "scaling": map(_row, summary.scaling),
         "spikes": map(_row, summary.spikes),
         "lengths": _nested(summary, "lengths"),
+        **_tuning(summary.tuning),
     }
     axes = [Column(axis, TEXT, f"label on the axis {axis}") for axis in summary.study.levels]
-    columns = {**COLUMNS, "entries": [ENTRY, *axes, *COLUMNS["entries"][1:]]}
+    columns = {
+        **COLUMNS,
+        "entries": [ENTRY, *axes, *COLUMNS["entries"][1:]],
+        "tuning": [*COLUMNS["tuning"], *_tuned_columns(summary.tuning)],
+    }
     kinds = kinds_by_entry(summary.caveats)
     tables = {
         name: _frame(
@@ -387,6 +409,27 @@ def _variance(summary: Summary) -> Iterator[Row]:
                 "source": source,
                 **_row(component, center="sd"),
             }
+
+
+def _tuning(tuning: TuningResults | None) -> dict[str, Iterable[Row]]:
+    if tuning is None:
+        return {"tuning": [], "tuning_choices": [], "tuning_costs": [], "tuning_verdicts": []}
+    return {
+        "tuning": ({**_row(trial), **trial.settings} for trial in tuning.trials),
+        "tuning_choices": map(_row, tuning.keys),
+        "tuning_costs": map(_row, tuning.costs),
+        "tuning_verdicts": map(_row, tuning.comparisons),
+    }
+
+
+def _tuned_columns(tuning: TuningResults | None) -> Iterator[Column]:
+    """Yield a column for each tuned key, of numbers if all of its values are."""
+    if tuning is None:
+        return
+    for key in tuning.settings.axes:
+        values = [trial.settings[key] for trial in tuning.trials]
+        is_text = any(isinstance(value, str | bool) for value in values)
+        yield Column(key, TEXT if is_text else NUMBER, "value of this setting")
 
 
 def _done(summary: Summary) -> Iterator[tuple[str, RunData]]:

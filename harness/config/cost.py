@@ -11,6 +11,7 @@ from harness.config.validate import MAX_PARAMETERS
 from harness.errors import UserError
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
+from harness.model.loss import Objective
 from harness.model.part_check import describe_failure
 from harness.model.precision import dtype_of
 from harness.probes.activations import Activations
@@ -37,11 +38,17 @@ class CostEstimator:
     """Estimate costs; each architecture is built once for all seeds and parallelisms."""
 
     def __init__(
-        self, model: ResolvedModel, train: TrainSettings, variant_paths: Sequence[str]
+        self,
+        model: ResolvedModel,
+        train: TrainSettings,
+        variant_paths: Sequence[str],
+        separator: int | None = None,
     ) -> None:
         self._shape = ModelShape(**model.model_dump())
+        self._objective = Objective(train.label_smoothing, train.z_loss)
         self._dtype = dtype_of(train.precision)
         self._variant_paths = variant_paths
+        self._separator = separator
         self._models: dict[tuple[int, str], ModelCost] = {}
 
     def estimate(self, axes: Mapping[str, VariantChoice], micro_batch_size: int) -> PredictedCost:
@@ -50,7 +57,7 @@ class CostEstimator:
         Raises:
             UserError: the model cannot be built, or its parallelism fails.
         """
-        builder = ModelBuilder(self._shape, axes, self._variant_paths)
+        builder = ModelBuilder(self._shape, axes, self._variant_paths, self._separator)
         parallelism = builder.parallelism()
         key = (micro_batch_size, architecture_key(axes))
         if key not in self._models:
@@ -81,6 +88,7 @@ class CostEstimator:
                 f"the model of {builder.names} has {parameters:.3g} parameters; "
                 f"allowed: at most {MAX_PARAMETERS:.3g}"
             )
+        model.objective = self._objective
         model.to(self._dtype)  # autocast does not support the meta device; this is close to it
         size = (micro_batch_size, self._shape.seq_len)
         tokens = torch.zeros(size, dtype=torch.long, device="meta")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.config import study_file, validate, warm_start
 from harness.config.axes import Axes, VariantSelection, same_variant
+from harness.config.ladder import check_ladder
 from harness.config.run_spec import SOURCE_PREFIX, RunSpecBuilder, StudyContext, entry_id
 from harness.config.size_matching import WidthMatcher
 from harness.config.study_file import StudyFile
@@ -18,6 +19,7 @@ from harness.provenance.sources import Code, Sources
 from harness.results.records import (
     EquivalenceMargin,
     InitSource,
+    LadderSettings,
     LaunchInputs,
     LaunchRecord,
     RunSpec,
@@ -44,6 +46,7 @@ class PlannedStudy:
     sources: Sources
     allow: Sequence[str] = ()
     compare: list[str] | None = None  # the asked axes; None: all
+    ladder: LadderSettings | None = None
 
     def launch_record(
         self,
@@ -60,6 +63,7 @@ class PlannedStudy:
             note=self.note,
             equivalence_margin=self.equivalence_margin,
             compare=self.compare,
+            ladder=self.ladder,
             accepted_outdated=list(accepted_outdated),
             inputs=inputs,
         )
@@ -233,10 +237,22 @@ def _check_settings(matrix: Matrix) -> list[Problem]:
     """Return the problems that show without the corpus and the models."""
     problems = list(matrix.axes.problems)
     problems += validate.check_compare(matrix.location, matrix.file.study.compare, matrix.entries)
+    problems += check_ladder(
+        matrix.location, matrix.file.ladder, matrix.file.study.compare, matrix.entries
+    )
     problems += validate.check_entries(
         matrix.location, matrix.entries, matrix.file.train, matrix.axes
     )
+    problems += validate.check_documents(
+        matrix.location, matrix.entries, matrix.file.data, matrix.axes
+    )
     if isinstance(matrix.source, SourceRun):
+        problems += validate.check_documents(
+            f"{matrix.location}: {RUN_KEY}",
+            [matrix.source.entry],
+            matrix.file.data,
+            matrix.axes,
+        )
         problems += validate.check_entries(
             f"{matrix.location}: {RUN_KEY}",
             [matrix.source.entry],
@@ -353,4 +369,5 @@ def _plan(
         sources=sources,
         allow=study.allow,
         compare=study.compare,
+        ladder=matrix.file.ladder,
     )

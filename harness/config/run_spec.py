@@ -82,16 +82,21 @@ class RunSpecBuilder:
             tokenizer=file.data.tokenizer,
             sha256=corpus.sha256,
             entropy_nats_per_byte=corpus.entropy,
+            documents=file.data.documents,
+            separator=corpus.separator,
         )
         self._baseline = {axis: choice.label for axis, choice in context.baseline.items()}
-        self._estimator = CostEstimator(self._model, self._train, context.variant_paths)
+        self._estimator = CostEstimator(
+            self._model, self._train, context.variant_paths, corpus.separator
+        )
         self._costs: dict[str, tuple[PredictedCost, int]] = {}
         self.settings_hash = _hash(
             {
                 "model": self._model.hashed(),
                 "train": self._train.hashed(),
                 "probes": file.probes.model_dump(exclude_none=True),
-                "data": _without(self._data.hashed(), "corpus"),  # its content counts
+                # The content of the corpus counts. The separator follows from the tokenizer.
+                "data": _without(self._data.hashed(), "corpus", "separator"),
                 "init": init_content,
                 "data_offset_steps": data_offset_steps,
             }
@@ -198,8 +203,8 @@ def entry_id(entry: VariantSelection, file: StudyFile) -> str:
     return "-".join(labels)
 
 
-def _without(content: Mapping[str, object], key: str) -> dict[str, object]:
-    return {name: value for name, value in content.items() if name != key}
+def _without(content: Mapping[str, object], *keys: str) -> dict[str, object]:
+    return {name: value for name, value in content.items() if name not in keys}
 
 
 def _hash(value: Mapping[str, object]) -> str:

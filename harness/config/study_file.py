@@ -13,11 +13,13 @@ from harness.errors import Problem, UserError, choices
 from harness.results.records import (
     DataSettings,
     EquivalenceMargin,
+    LadderSettings,
     ModelSettings,
     ProbeSettings,
     Seed,
     StrictModel,
     TrainSettings,
+    TuningMethod,
 )
 from harness.results.records.settings import Steps, TimeLimit
 
@@ -89,6 +91,21 @@ class InitSettings(StrictModel):
         return self
 
 
+class TuneSection(StrictModel):
+    """The settings that every entry tries before its final runs, and how many.
+
+    `axes` maps dotted keys to a list of values, or to a range: a table of `low`, `high` and `log`.
+    `budget` is the number of settings of each entry, by default those of the grid. `rungs` are the
+    numbers of steps of successive halving. The `seeds` are not those of the study.
+    """
+
+    axes: Annotated[dict[str, list[Any] | RawTable], Field(min_length=1, max_length=20)]
+    seeds: Annotated[list[Seed], Field(min_length=1, max_length=MAX_RUNS)]
+    budget: Annotated[int, Field(ge=2, lt=2**31)] | None = None
+    method: TuningMethod | None = None
+    rungs: Annotated[list[Steps], Field(max_length=20)] = []
+
+
 class StudyFile(StrictModel):
     """The content of a study file; `matrix` expands it to entries and runs."""
 
@@ -99,6 +116,8 @@ class StudyFile(StrictModel):
     init: InitSettings | None = None
     launch: LaunchSettings = LaunchSettings()
     probes: ProbeSettings = ProbeSettings()
+    tune: TuneSection | None = None
+    ladder: LadderSettings | None = None
     axes: dict[str, Annotated[list[Element], Field(min_length=1, max_length=MAX_RUNS)]] = {}
     exclude: list[Rule] = []
     include: list[Rule] = []

@@ -13,9 +13,10 @@ from harness.data.corpus import Corpus
 from harness.errors import Problem, UserError, choices
 from harness.model.builder import ModelBuilder
 from harness.model.part_check import describe_failure
-from harness.results.records import ModelSettings, TrainSettings, VariantChoice
+from harness.results.records import DataSettings, ModelSettings, TrainSettings, VariantChoice
 from variants import registry
 from variants.base import AXES, ModelShape, Parallelism
+from variants.errors import class_line
 from variants.validation import divisors
 
 FP32_BYTES = 4
@@ -75,6 +76,24 @@ def check_entries(
     yield from _check_schedule(location, train)
     yield from _check_tokens(location, entries, train, axes)
     yield from _check_positionals(location, entries, axes)
+
+
+def check_documents(
+    location: str, entries: Sequence[VariantSelection], data: DataSettings, axes: Axes
+) -> Iterator[Problem]:
+    """If documents are masked, each attention supports it."""
+    if data.documents == "cross":
+        return
+    choices = {entry["attention"].label: entry["attention"] for entry in entries}
+    for label, choice in choices.items():
+        attention = registry.load("attention", choice.name, axes.paths)
+        if not attention.supports_documents:
+            yield Problem(
+                f"{location}: data.documents",
+                f"mask: the attention {label} does not support masked documents "
+                f"({class_line(attention)}); exclude it, or let its `forward` accept "
+                "`documents_BT` and declare `supports_documents = True`",
+            )
 
 
 def _check_schedule(location: str, train: TrainSettings) -> Iterator[Problem]:

@@ -21,7 +21,7 @@ from variants.base import AXES, ModelShape
 
 CHECKPOINT_KEY = "init.from_checkpoint"
 RUN_KEY = "init.from_run"
-SHAPE_FIELDS = ("n_layer", "n_head", "n_embd", "vocab_size")
+SHAPE_FIELDS = ("n_layer", "n_head", "n_embd", "vocab_size", "tie_embeddings", "bias")
 MAX_REPORTED_TENSORS = 3  # per entry: tensors of the other layers have the same problem
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from harness.contract import causality, decoding, model_checks, parts
+from harness.contract import causality, decoding, documents, model_checks, parts
 from harness.contract.architecture import (
     Architecture,
     deep_shape,
@@ -34,6 +34,7 @@ class Conditions:
 
     precision: str = "fp32"
     deterministic: bool = True
+    masked_documents: bool = False
 
 
 def check_model(
@@ -82,6 +83,13 @@ class ModelChecks:
 
     def checks(self) -> list[Check]:
         """Return all checks in their order."""
+        checks = self._checks()
+        if self.conditions.masked_documents:
+            needed = ("build", "initial values", "output", "finite", "state", "batch", "causality")
+            checks.append(Check(documents.CHECK, self.documents, needed))
+        return checks
+
+    def _checks(self) -> list[Check]:
         runs = ("build", "initial values", "output")
         equal = (*runs, "finite", "reproducible", "random numbers")  # equal calls, equal outputs
         return [
@@ -192,6 +200,21 @@ class ModelChecks:
             return []
         setting, long_splits = self._long_setting(1)
         return causality.by_change(self.long_model, setting, long_splits)
+
+    def documents(self) -> list[Violation]:
+        """Change the words of each document, and those at its beginning."""
+        if not documents.supports_documents(self.model):
+            raise SkipCheck("masked documents are not supported")
+        T = self.short.seq_len
+        for setting in (Setting(T, False), Setting(T, True), Setting(T - 1, False)):
+            if found := documents.crosses_documents(self.model, setting):
+                return found
+        if found := documents.hides_own_document(self.model, Setting(T, False)):
+            return found
+        if self.long_model is None:
+            return []
+        setting = Setting(self.long_model.shape.seq_len, False)
+        return documents.crosses_documents(self.long_model, setting)
 
     def has_bias(self) -> list[Violation]:
         """Compare what the positional encoding declares about its bias with its bias."""

@@ -14,6 +14,8 @@ import numpy as np
 import pooch
 
 from harness.data import formats, synthetic, tokenizers
+from harness.data.batches import Tokens
+from harness.data.documents import separator_of
 from harness.data.shards import cache_folder, read_shards, scan
 from harness.data.tokenizers import Tokenizer
 from harness.errors import Problem, StoreError, UserError
@@ -35,7 +37,8 @@ class Corpus:
 
     `token_bytes` is a .npy file with the number of bytes of each token. `entropy` (nats per byte,
     of the validation part) is known only for the synthetic corpus. `note` says why a corpus
-    replaces another, or that headers are skipped.
+    replaces another, or that headers are skipped. `separator` is the token that begins a document,
+    if attention is masked at the boundaries of documents.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Corpus:
     token_bytes: str
     entropy: float | None = None
     note: str | None = None
+    separator: int | None = None
 
     @staticmethod
     def n_tokens(split: Split) -> int:
@@ -64,10 +68,22 @@ def prepare(data: DataSettings, folder: Path, study_file: str) -> Corpus:
 
     Raises:
         UserError: the corpus does not exist, or it cannot be downloaded and there is no
-            `fallback_corpus`; its hash is not the expected one, it is not UTF-8, or its tokens
-            exceed the tokenizer's vocabulary.
+            `fallback_corpus`; its hash is not the expected one, it is not UTF-8, its tokens exceed
+            the tokenizer's vocabulary, or it has no documents to mask.
     """
     tokenizer = Tokenizer(data.tokenizer, f"{study_file}: data.tokenizer")
+    corpus = _find_or_replace(data, tokenizer, folder, study_file)
+    if data.documents == "cross":
+        return corpus
+    place = f"{study_file}: data.documents"
+    separator = separator_of(tokenizer, corpus.name, Tokens(corpus.train), place)
+    return replace(corpus, separator=separator)
+
+
+def _find_or_replace(
+    data: DataSettings, tokenizer: Tokenizer, folder: Path, study_file: str
+) -> Corpus:
+    """Return the corpus, or its fallback if it cannot be downloaded."""
     try:
         return _find(data.corpus, tokenizer, folder, f"{study_file}: data.corpus")
     except UnavailableError as error:

@@ -72,12 +72,20 @@ class VariantLayers:
 
 
 class ModelBuilder(VariantLayers):
-    """Instantiates the variants of one entry; axes that it leaves out get their default."""
+    """Instantiates the variants of one entry; axes that it leaves out get their default.
+
+    With a `separator`, attention is masked at the boundaries of documents (see `GPT`).
+    """
 
     def __init__(
-        self, shape: ModelShape, axes: Mapping[str, VariantChoice], variant_paths: Sequence[str]
+        self,
+        shape: ModelShape,
+        axes: Mapping[str, VariantChoice],
+        variant_paths: Sequence[str],
+        separator: int | None = None,
     ) -> None:
         super().__init__(shape, load_variants(axes, variant_paths))
+        self.separator = separator
         self.names = ", ".join(choice.label for choice in axes.values())
 
     def model(self) -> GPT:
@@ -88,7 +96,7 @@ class ModelBuilder(VariantLayers):
         """
         try:
             with torch.device("meta"):
-                return GPT(self.shape, self)
+                return GPT(self.shape, self, self.separator)
         except Exception as error:
             raise UserError(self.describe(error, f"the model of {self.names}")) from error
 

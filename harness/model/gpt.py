@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al. 2019): pre-LayerNorm blocks, tied embeddings, tanh-GELU.
+"""GPT-2 (Radford et al. 2019): pre-LayerNorm blocks, tied or untied embeddings, tanh-GELU.
 
 Positional encoding, attention, norm and MLP come from a `LayerFactory`; the baseline variants make
 it GPT-2. The model is written for one device, a parallelism wraps it from outside. Parameters have
@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.model.loss import CROSS_ENTROPY, Objective, token_losses
 from variants.base import Attention, Cache, FeedForward, ModelShape, Norm, Positional
-from variants.linear import linear
+from variants.linear import Linear, linear
 
 
 class LayerFactory(Protocol):
@@ -49,42 +50,81 @@ class Block(nn.Module):
         self.mlp = layers.mlp()
 
     def forward(
-        self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: Cache | None = None
+        self,
+        x_BTC: Tensor,
+        positions_T: Tensor,
+        positional: Positional,
+        cache: Cache | None = None,
+        documents_BT: Tensor | None = None,
     ) -> Tensor:
         """Add the outputs of attention and of the MLP to the residual stream."""
-        x_BTC = x_BTC + self.attn(self.ln_1(x_BTC), positions_T, positional, cache)
+        # Variants that do not support documents lack the argument.
+        documents = {} if documents_BT is None else {"documents_BT": documents_BT}
+        x_BTC = x_BTC + self.attn(self.ln_1(x_BTC), positions_T, positional, cache, **documents)
         x_BTC = x_BTC + self.mlp(self.ln_2(x_BTC))
         return x_BTC
 
 
 class GPT(nn.Module):
-    """The language model."""
+    """The language model. `lm_head` is the output projection, None if it is the embedding.
 
-    def __init__(self, shape: ModelShape, layers: LayerFactory) -> None:
+    `objective` is what training minimizes. With a `separator`, the token that begins a document, no
+    position attends to another document. Positions count through the sequence, whatever its
+    documents.
+    """
+
+    lm_head: Linear | None
+    objective: Objective = CROSS_ENTROPY
+
+    def __init__(
+        self, shape: ModelShape, layers: LayerFactory, separator: int | None = None
+    ) -> None:
         super().__init__()
         self.shape = shape
+        self.separator = separator
         self.wte = nn.Embedding(shape.vocab_size, shape.n_embd)
         self.positional = layers.positional()
         self.h = nn.ModuleList(Block(layers, layer) for layer in range(shape.n_layer))
         self.ln_f = layers.norm()
+        self.lm_head = None
+        if not shape.tie_embeddings:
+            self.lm_head = Linear(shape.n_embd, shape.vocab_size, bias=False)
 
     def hidden(self, tokens_BT: Tensor, caches: Sequence[Cache] | None = None) -> Tensor:
         """Return the output of the final norm, (B, T, C).
 
-        With `caches`, the tokens continue the positions that the caches have seen.
+        With `caches`, the tokens continue the positions that the caches have seen, and all are one
+        document.
         """
+        documents_BT = None if caches else self.documents(tokens_BT)
         start = caches[0].n_seen if caches else 0
         positions_T = torch.arange(start, start + tokens_BT.shape[1], device=tokens_BT.device)
         x_BTC = self.positional.embed(self.wte(tokens_BT), positions_T)
         x_BTC = F.dropout(x_BTC, self.shape.dropout, self.training)
         for i, block in enumerate(self.h):
-            x_BTC = block(x_BTC, positions_T, self.positional, caches[i] if caches else None)
+            cache = caches[i] if caches else None
+            x_BTC = block(x_BTC, positions_T, self.positional, cache, documents_BT)
         hidden_BTC: Tensor = self.ln_f(x_BTC)
         return hidden_BTC
 
+    def documents(self, tokens_BT: Tensor) -> Tensor | None:
+        """Return the document of each token, counted from the start of its sequence, (B, T).
+
+        None without a `separator`. The separator is the first token of the document that follows
+        it: that document's first word is predicted from the separator only, and the separator from
+        the document that it ends.
+        """
+        if self.separator is None:
+            return None
+        return (tokens_BT == self.separator).cumsum(dim=1)
+
     def logits(self, tokens_BT: Tensor) -> Tensor:
         """Return the unnormalized log-probabilities of each next token, (B, T, V)."""
-        return F.linear(self.hidden(tokens_BT), self.wte.weight)
+        hidden_BTC = self.hidden(tokens_BT)
+        if self.lm_head is None:
+            return F.linear(hidden_BTC, self.wte.weight)
+        logits_BTV: Tensor = self.lm_head(hidden_BTC)
+        return logits_BTV
 
     def why_unsupported_length(self, length: int) -> str | None:
         """Return why the model cannot take sequences of this length; None if it can."""
@@ -104,18 +144,21 @@ class GPT(nn.Module):
         Either the caches are empty and `tokens_BT` is the prompt, or they have seen all earlier
         positions and T is 1.
         """
-        return linear(self.hidden(tokens_BT, caches)[:, -1], self.wte.weight)
+        weight = self.wte.weight if self.lm_head is None else self.lm_head.weight
+        return linear(self.hidden(tokens_BT, caches)[:, -1], weight)
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """Return the cross-entropy of each target given the tokens up to it, (B, T), nats, fp32."""
-        logits_BTV = self.logits(tokens_BT).float()
-        losses = F.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), reduction="none")
-        return losses.view_as(targets_BT)
+        """Return the cross-entropy of each target given the tokens up to it, (B, T), nats, fp32.
+
+        In training its gradient is that of the objective.
+        """
+        objective = self.objective if self.training else CROSS_ENTROPY
+        return token_losses(self.logits(tokens_BT).float(), targets_BT, objective)
 
     def flops_per_token(self) -> float:
         """Return the FLOPs of training on one token, without recomputation.
 
-        Matrix products count 2 per multiply-add, the tied output projection included; each variant
+        Matrix products count 2 per multiply-add, the output projection included; each variant
         states its own (`flops_per_token` in `variants.base`). The backward pass costs twice the
         forward pass (Kaplan et al. 2020, 2.1).
         """

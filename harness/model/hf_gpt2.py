@@ -23,8 +23,10 @@ INDEX_FILE = "model.safetensors.index.json"
 SAFETENSORS_FILE = "model.safetensors"
 PICKLE_FILE = "pytorch_model.bin"
 TRANSPOSED = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
+BIASED = re.compile(r"(h\.\d+\.(ln_1|ln_2|attn\.c_\w+|mlp\.c_\w+)|ln_f)\.weight")
 CAUSAL_MASKS = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # saved by older versions
 HEAD = "lm_head.weight"
+TIED = "tie_word_embeddings"  # a field of config.json
 EMBEDDING = "wte.weight"
 POSITIONS = "positional.wpe.weight"
 RENAMED = {"wpe.weight": POSITIONS}
@@ -39,7 +41,7 @@ COMPUTATION: Mapping[str, tuple[object, ...]] = {
     "layer_norm_epsilon": (1e-5,),
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
-    "tie_word_embeddings": (True,),
+    TIED: (True, False),
     "add_cross_attention": (False,),
     "is_encoder_decoder": (False,),
     "pruned_heads": ({}, None),
@@ -84,32 +86,40 @@ def read(source: Path) -> tuple[Tensors, Json]:
 
     Raises:
         UserError: there is no checkpoint, a shard is missing, a file is truncated or would run
-            code, or the output projection is not the embedding.
+            code, or the output projection is not the embedding although the config ties them.
     """
     published = {
         name.removeprefix("transformer."): tensor for name, tensor in _read_weights(source).items()
     }
-    head = published.pop(HEAD, None)
+    path = (source if source.is_dir() else source.parent) / "config.json"
+    config = _read_json(path) if path.exists() else {}
+    head = published.pop(HEAD, None) if config.get(TIED, True) else None
     if head is not None and EMBEDDING in published and not torch.equal(head, published[EMBEDDING]):
         raise UserError(
-            f"{source}: {HEAD} differs from {EMBEDDING}; in GPT-2 they are one (tied) matrix"
+            f"{source}: {HEAD} differs from {EMBEDDING}; in GPT-2 they are one (tied) matrix, "
+            f"unless config.json states {TIED} = false"
         )
     tensors = {
         RENAMED.get(name, name): _transpose(name, tensor)
         for name, tensor in published.items()
         if not CAUSAL_MASKS.fullmatch(name)
     }
-    config = (source if source.is_dir() else source.parent) / "config.json"
-    return tensors, _read_json(config) if config.exists() else {}
+    return tensors, config
 
 
 def write(tensors: Mapping[str, Tensor], shape: ModelShape) -> tuple[Tensors, Json]:
-    """Return weights in the published layout, and the content of their config.json."""
+    """Return weights in the published layout, and the content of their config.json.
+
+    The layout has no model without biases: biases of zero give the same logits.
+    """
     published_names = {name: published for published, name in RENAMED.items()}
     published = {}
     for name, tensor in tensors.items():
-        published_name = published_names.get(name, name)
-        published[f"transformer.{published_name}"] = _transpose(name, tensor).contiguous()
+        published_name = name if name == HEAD else f"transformer.{published_names.get(name, name)}"
+        published[published_name] = _transpose(name, tensor).contiguous()
+        if not shape.bias and BIASED.fullmatch(name):
+            bias = published_name.removesuffix("weight") + "bias"
+            published[bias] = torch.zeros(len(tensor), dtype=tensor.dtype)
     config: Json = {
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
@@ -125,7 +135,7 @@ def write(tensors: Mapping[str, Tensor], shape: ModelShape) -> tuple[Tensors, Js
         "embd_pdrop": shape.dropout,
         "attn_pdrop": shape.dropout,
         "layer_norm_epsilon": 1e-5,
-        "tie_word_embeddings": True,
+        TIED: shape.tie_embeddings,
     }
     return published, config
 
@@ -180,6 +190,7 @@ def shape_of(
         n_embd=n_embd,
         seq_len=actual["n_positions"],
         vocab_size=vocab_size,
+        tie_embeddings=bool(config.get(TIED, True)),
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from harness.distributed import shards
 from harness.distributed.process_group import DistributedContext
-from variants.base import InitSpec, Part
+from variants.base import GPT2_INIT_STD, InitSpec, ModelShape, Part
 from variants.conversion import ConvertedTensor
 
 
@@ -29,8 +29,8 @@ def init_specs(model: nn.Module) -> dict[str, InitSpec]:
     """Return how each parameter is initialized: as its variant declares, else as in GPT-2.
 
     If several modules that contain a parameter declare it (`init_specs()`), the innermost counts.
-    GPT-2: linear and embedding weights are normal with standard deviation 0.02, biases 0,
-    LayerNorm weights 1 (Radford et al. 2019, 2.3).
+    GPT-2: linear and embedding weights are normal with standard deviation 0.02 (`init_std` of the
+    model's shape), biases 0, LayerNorm weights 1 (Radford et al. 2019, 2.3).
 
     Raises:
         UndeclaredError: no module declares a parameter, and GPT-2 has no module of that type.
@@ -40,10 +40,12 @@ def init_specs(model: nn.Module) -> dict[str, InitSpec]:
         own_specs = module.init_specs() if isinstance(module, Part) else {}
         for name, spec in own_specs.items():
             declared[f"{prefix}.{name}".lstrip(".")] = spec
+    shape = getattr(model, "shape", None)
+    std = shape.init_std if isinstance(shape, ModelShape) else GPT2_INIT_STD
     specs: dict[str, InitSpec] = {}
     undeclared: list[str] = []
     for name, _ in model.named_parameters():
-        parameter_spec = declared.get(name) or _gpt2_spec(model, name)
+        parameter_spec = declared.get(name) or _gpt2_spec(model, name, std)
         if parameter_spec is None:
             undeclared.append(name)
         else:
@@ -53,11 +55,11 @@ def init_specs(model: nn.Module) -> dict[str, InitSpec]:
     return specs
 
 
-def _gpt2_spec(model: nn.Module, name: str) -> InitSpec | None:
+def _gpt2_spec(model: nn.Module, name: str, std: float) -> InitSpec | None:
     path, _, kind = name.rpartition(".")
     module = model.get_submodule(path)
     if isinstance(module, nn.Linear | nn.Embedding):
-        return InitSpec(std=0.02) if kind == "weight" else InitSpec(value=0.0)
+        return InitSpec(std=std) if kind == "weight" else InitSpec(value=0.0)
     if isinstance(module, nn.LayerNorm):
         return InitSpec(value=1.0 if kind == "weight" else 0.0)
     return None

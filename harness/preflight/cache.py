@@ -59,6 +59,7 @@ class Cache:
             "model": spec.model.model_dump(),
             "precision": spec.train.precision,
             "deterministic": spec.train.deterministic,
+            "documents": spec.data.documents,
             "torch": torch.__version__,
             "python": sys.version,
             "machine": platform.machine(),

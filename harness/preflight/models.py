@@ -69,7 +69,9 @@ def check_models(specs: Sequence[RunSpec], log: Callable[[str], None]) -> list[C
 
 def _check(spec: RunSpec) -> Outcome:
     architecture = Architecture.of_entry(spec.axes, spec.launch.variant_paths)
-    conditions = Conditions(spec.train.precision, spec.train.deterministic)
+    conditions = Conditions(
+        spec.train.precision, spec.train.deterministic, spec.data.documents == "mask"
+    )
     shape = ModelShape(**spec.model.model_dump())
     with warnings.catch_warnings(action="ignore"):  # of the user's code
         results = model_results(architecture, shape, conditions)
@@ -91,7 +93,8 @@ def _model_key(spec: RunSpec) -> str:
     """Return a key of all that the checks of a run depend on."""
     choices = [(a, c.name, c.options) for a, c in spec.variants.items() if a != "parallelism"]
     train = spec.train
-    return str((choices, spec.model, train.precision, train.deterministic))
+    documents = spec.data.documents
+    return str((choices, spec.model, train.precision, train.deterministic, documents))
 
 
 def _shown_axes(specs: Sequence[RunSpec]) -> list[str]:

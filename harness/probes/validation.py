@@ -1,6 +1,6 @@
 """Per-token losses of a model on the validation windows of one sequence length."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -9,15 +9,22 @@ from torch import Tensor, nn
 from harness.data import batches as data
 from harness.distributed.process_group import DistributedContext
 from harness.model.precision import autocast
-from harness.results.records import RunSpec
+from harness.results.records import EvalWindows, RunSpec
 
+# Of the windows in their order: every second one, so that both halves cover the whole text.
+HALVES: Mapping[EvalWindows, slice] = {
+    "all": slice(None),
+    "tuning": slice(1, None, 2),
+    "final": slice(0, None, 2),
+}
 MAX_TOKENS = 16_384  # per forward pass, to limit the memory of the logits
 
 
 class ValidationWindows:
     """Evenly spaced validation windows of one length, sharded over the ranks.
 
-    They hold about `train.eval_tokens` tokens. `n_windows` is their number on all ranks together.
+    They hold about `train.eval_tokens` tokens, and half of that in a study that tunes. `n_windows`
+    is their number on all ranks together.
     """
 
     def __init__(self, spec: RunSpec, context: DistributedContext, length: int) -> None:
@@ -28,6 +35,7 @@ class ValidationWindows:
         self._tokens = data.Tokens(spec.launch.val_tokens)
         limit = None if eval_tokens == "all" else eval_tokens
         offsets = data.evaluation_offsets(len(self._tokens), length, limit)
+        offsets = offsets[HALVES[spec.eval_windows]]
         self._batches = data.shard_eval_windows(
             offsets,
             context.data_parallel_rank,

@@ -19,6 +19,7 @@ from harness.report.sections import (
     probes,
     runs,
     stability,
+    tuning,
 )
 
 SECTIONS: dict[tuple[str, str], Callable[[Summary, Charts], Iterator[Block]]] = {
@@ -29,6 +30,7 @@ SECTIONS: dict[tuple[str, str], Callable[[Summary, Charts], Iterator[Block]]] = 
     ("pooled", "Pooled over contexts"): pooled.build,
     ("effects", "Effects"): effects.effects,
     ("budgets", "Equal budgets"): budgets.build,
+    ("tuning", "Tuning"): tuning.build,
     ("variance", "Sources of noise"): effects.variance,
     ("equivalence", equivalence.TITLE): equivalence.build,
     ("eval-lengths", "Other sequence lengths"): probes.eval_lengths,

@@ -12,7 +12,6 @@ from harness.results.records import RunSpec
 from harness.results.records.study_summary import CaveatKind
 
 INITIAL_LOSS_TOLERANCE = 0.1  # relative
-INITIAL_WEIGHT_SD = 0.02  # of the output projection (Radford et al. 2019, 2.3)
 # Six standard deviations of the mean surprisal of n bytes of the synthetic corpus, 1.1 / sqrt(n).
 ENTROPY_TOLERANCE = 7.0  # nats per byte, times the root of the number of bytes
 
@@ -33,7 +32,7 @@ def implausible(
     """Return the implausible losses of a run; the sequences have an item for each evaluation.
 
     A new model guesses, so its loss is ln(vocabulary) within 10 %; in a wide model, random logits
-    of variance n_embd * 0.02^2 add half of that. No causal model has a loss below
+    of variance n_embd * init_std^2 add half of that. No causal model has a loss below
     the entropy of its corpus, except by chance: a lower one means that the model sees the tokens
     that it predicts, or that the validation text was in its training text.
     """
@@ -41,7 +40,7 @@ def implausible(
     first = val_losses[0] if len(steps) and steps[0] == 0 else None
     expected = math.log(spec.model.vocab_size)
     if spec.init is None and first is not None and math.isfinite(first):
-        from_random_logits = spec.model.n_embd * INITIAL_WEIGHT_SD**2 / 2
+        from_random_logits = spec.model.n_embd * spec.model.init_std**2 / 2
         if abs(first - expected) > INITIAL_LOSS_TOLERANCE * expected + from_random_logits:
             message = (
                 f"the loss before the first step is {first:.3f}, not ln({spec.model.vocab_size}) = "
@@ -69,4 +68,6 @@ def _n_evaluated(spec: RunSpec) -> int:
     requested = spec.train.eval_tokens
     if isinstance(requested, int):
         available = min(available, requested) if available else requested
+    if spec.eval_windows != "all":
+        available //= 2
     return max(1, available)

@@ -36,6 +36,7 @@ from harness.results.records import (
     RunState,
     RunStatus,
     StepRecord,
+    TuningRecord,
     now,
 )
 
@@ -430,6 +431,20 @@ class Store:
     def launches(self, study: str) -> list[LaunchRecord]:
         """Return the launches of a study, oldest first."""
         return read_lines(self.root / study / "launches.jsonl", LaunchRecord)
+
+    def tuning(self, study: str) -> TuningRecord | None:
+        """Return what the entries of a study tried and chose; None if it does not tune.
+
+        Raises:
+            StoreError: the file is damaged.
+        """
+        path = self.root / study / "tuning.json"
+        return read_record(path, TuningRecord) if path.exists() else None
+
+    def record_tuning(self, study: str, tuning: TuningRecord) -> None:
+        """Replace the record of a study's tuning."""
+        (self.root / study).mkdir(parents=True, exist_ok=True)
+        write_json(self.root / study / "tuning.json", tuning)
 
     def prune_pending(self, study: str, keep: set[str]) -> None:
         """Remove pending runs that the study no longer requests, never one that has started."""

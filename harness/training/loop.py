@@ -13,6 +13,7 @@ from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.model.initialization import check_same_parameters, parameter_hashes
+from harness.model.loss import Objective
 from harness.probes import decode, eval_lengths
 from harness.probes.first_step import FirstStep
 from harness.probes.memory import measure_memory
@@ -126,9 +127,10 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
     verify([*spec.launch.train_tokens, *spec.launch.val_tokens])
     settings = spec.train
     shape = ModelShape(**spec.model.model_dump())
-    builder = ModelBuilder(shape, spec.axes, spec.launch.variant_paths)
+    builder = ModelBuilder(shape, spec.axes, spec.launch.variant_paths, spec.data.separator)
     parallelism = builder.parallelism()
     gpt = builder.model()
+    gpt.objective = Objective(settings.label_smoothing, settings.z_loss)
     whole = builder.model()
     model_parallel_size = context.world_size // parallelism.data_parallel_size
     context = replace(context, model_parallel_size=model_parallel_size)

@@ -203,3 +203,22 @@ def test_a_conversion_without_a_checkpoint_is_refused(write_study):
         "axes.attention: gqa_n_kv_head2_kv_poolingfirst: `kv_pooling` controls how a checkpoint is "
         "converted, and the study has no [init]" in message
     )
+
+
+@pytest.mark.parametrize("field", ["tie_embeddings", "bias"])
+def test_weights_without_a_counterpart_are_refused(write_study, tmp_path, field):
+    """Biases or an output projection would be dropped, or start fresh, without a word."""
+    save_checkpoint(tmp_path / "with")
+    save_checkpoint(tmp_path / "without", **{field: False})
+    setting = ("seq_len = 16", f"seq_len = 16\n{field} = false")
+    assert load(write_study(setting, more=from_path("without"))).runs
+    message = f"{field} = True in {tmp_path / 'with'}, False here"
+    assert message in refusal(write_study(setting, more=from_path("with")))
+    message = f"{field} = False in {tmp_path / 'without'}, True here"
+    assert message in refusal(write_study(more=from_path("without")))
+
+
+def test_pooled_heads_need_no_bias(write_study, tmp_path):
+    save_checkpoint(tmp_path / "start", bias=False)
+    setting = ("seq_len = 16", "seq_len = 16\nbias = false")
+    assert load(write_study(setting, more=from_path())).runs

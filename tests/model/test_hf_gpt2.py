@@ -168,7 +168,7 @@ OTHER_COMPUTATIONS = {
     "layer_norm_epsilon": [1e-6, 1e-12, 0, None],
     "scale_attn_weights": [False, None],
     "scale_attn_by_inverse_layer_idx": [True],
-    "tie_word_embeddings": [False],
+    "tie_word_embeddings": ["no", None],
     "add_cross_attention": [True],
     "is_encoder_decoder": [True],
     "pruned_heads": [{"0": [1]}],

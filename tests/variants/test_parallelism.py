@@ -167,7 +167,9 @@ PARTS = {  # what is trained besides GPT-2, by the name of its run
     "t5-differential": {"positional": "t5", "attention": ("differential", {"qk_norm": True})},
     "swiglu-even": GPT2 | {"mlp": ("swiglu", {"width": 40})},
     "mla-q_rank": {"positional": "rope", "attention": ("mla", {"q_rank": 6})},
+    "documents": {"positional": "alibi", "attention": attention("gqa")},
 }
+SEPARATOR = {"documents": 16}  # of the models with masked documents
 
 
 def chosen(parts):
@@ -185,7 +187,7 @@ def why_unsupported(how, parts):
     return cls(cls.Options(**options)).why_unsupported(ModelBuilder(SHAPE, axes, []).model)
 
 
-def plan(folder, label, how, parts=GPT2, steps=50, dropout=0.0, **train):
+def plan(folder, label, how, parts=GPT2, steps=50, dropout=0.0, separator=None, **train):
     """Write a spec with steps of 8 sequences in micro-batches of 2 and clipped gradients."""
     tokens = (np.arange(600) ** 2 % SHAPE.vocab_size).astype(np.uint16)
     tokens.tofile(folder / "tokens.bin")
@@ -208,7 +210,13 @@ def plan(folder, label, how, parts=GPT2, steps=50, dropout=0.0, **train):
             for axis, (use, options) in axes.items()
         },
         model=ResolvedModel(**shape),
-        data=ResolvedData(corpus="synthetic", tokenizer="bytes", sha256=""),
+        data=ResolvedData(
+            corpus="synthetic",
+            tokenizer="bytes",
+            sha256="",
+            documents="cross" if separator is None else "mask",
+            separator=separator,
+        ),
         train=TrainSettings(
             **{
                 "steps": steps,
@@ -265,7 +273,10 @@ def planned(folder, hows):
         runs[label] = plan(folder, label, how)
         for of, parts in PARTS.items():
             if label in NAMES and not why_unsupported(how, parts):
-                runs[label, of] = plan(folder, f"{label}-{of}", how, parts, steps=2)
+                separator = SEPARATOR.get(of)
+                runs[label, of] = plan(
+                    folder, f"{label}-{of}", how, parts, steps=2, separator=separator
+                )
     return runs
 
 

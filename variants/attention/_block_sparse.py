@@ -47,10 +47,12 @@ def attend_blocks(
     v_BHTD: Tensor,
     bias: HeadBias | None,
     scores: Scores,
+    documents_BT: Tensor | None = None,
 ) -> Tensor:
     """Attend from the first positions of each residue at once, from the others in blocks of Q.
 
-    Blocks after the first share one mask, unless there is a bias. `scores` is `MultiHead.scores`.
+    Blocks after the first share one mask, unless there is a bias or documents. `scores` is
+    `MultiHead.scores`.
     """
     B, H, T, D = q_BHTD.shape
     R = window.dilation
@@ -70,11 +72,12 @@ def attend_blocks(
     k_index = cut(index_11T1, window, starts, reach)
     outputs = []
     for n in range(len(q)):
-        shared = bias is None and (n > 0 or not window.n_global)
+        shared = bias is None and documents_BT is None and (n > 0 or not window.n_global)
         is_causal = shared and n == 0 and n_first <= window.width
         mask = None
         if not is_causal:
-            mask = masks(window, q_index[n][..., 0], k_index[n][..., 0], bias, (B, H), shared)
+            index = (q_index[n][..., 0], k_index[n][..., 0])
+            mask = masks(window, *index, bias, (B, H), shared, documents_BT)
         outputs.append(scores(q[n], k[n], v[n], mask, is_causal=is_causal).flatten(1, 2))
     return join_residues(torch.cat(outputs, dim=1).unflatten(0, (B, H, R)), T)
 
@@ -126,6 +129,7 @@ def masks(
     bias: HeadBias | None,
     size_BH: tuple[int, int],
     shared: bool,
+    documents_BT: Tensor | None = None,
 ) -> Tensor:
     """Return the masks or biases of the blocks, (Z, N, Q, K), or (1, 1, Q, K) if `shared`."""
     if shared:
@@ -137,10 +141,21 @@ def masks(
     seen_RNQK[..., window.n_global :] &= not_global
     if shared:
         return seen_RNQK
-    mask_HRNQK = seen_RNQK[None]
+    mask_BHRNQK = seen_RNQK[None, None]
+    if documents_BT is not None:
+        mask_BHRNQK = mask_BHRNQK & _same_document(documents_BT, q_RNQ, k_RNK)[:, None]
     if bias is not None:
-        mask_HRNQK = bias(q_RNQ, k_RNK).movedim(2, 0).masked_fill(~seen_RNQK, -torch.inf)
-    return mask_HRNQK[None].expand(*size_BH, *mask_HRNQK.shape[1:]).flatten(0, 2)
+        bias_HRNQK = bias(q_RNQ, k_RNK).movedim(2, 0)
+        mask_BHRNQK = bias_HRNQK.masked_fill(~mask_BHRNQK, -torch.inf)
+    return mask_BHRNQK.expand(*size_BH, *mask_BHRNQK.shape[2:]).flatten(0, 2)
+
+
+def _same_document(documents_BT: Tensor, q_RNQ: Tensor, k_RNK: Tensor) -> Tensor:
+    """Return whether query and key are in one document, (B, R, N, Q, K); padding is in the last."""
+    last = documents_BT.shape[1] - 1
+    q_BRNQ = documents_BT[:, q_RNQ.clamp(max=last)]
+    k_BRNK = documents_BT[:, k_RNK.clamp(max=last)]
+    return q_BRNQ[..., None] == k_BRNK[..., None, :]
 
 
 class Slices(torch.autograd.Function):

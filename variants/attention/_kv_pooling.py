@@ -26,7 +26,7 @@ class PooledMultiHead(MultiHead[OptionsT]):
         self, source_tensors: Mapping[str, Tensor], initial_tensors: Mapping[str, Tensor]
     ) -> dict[str, ConvertedTensor]:
         """Load equal tensors; pool k and v of the checkpoint's heads."""
-        rows = len(source_tensors.get("c_attn.bias", initial_tensors["c_attn.bias"]))
+        rows = len(source_tensors.get("c_attn.weight", initial_tensors["c_attn.weight"]))
         n_source = (rows - self.q_width) // (2 * self.head_dim)
         if n_source == self.n_kv_head:
             return super().load_from(source_tensors, initial_tensors)
@@ -35,7 +35,10 @@ class PooledMultiHead(MultiHead[OptionsT]):
                 f"c_attn: {n_source} key-value heads there do not group into {self.n_kv_head} here"
             )
         others = dict(source_tensors)
-        pooled = {name: others.pop(name) for name in ("c_attn.weight", "c_attn.bias")}
+        in_both = source_tensors.keys() & initial_tensors.keys()
+        pooled = {
+            name: others.pop(name) for name in ("c_attn.weight", "c_attn.bias") if name in in_both
+        }
         converted = super().load_from(others, initial_tensors)
         k_and_v = f"the {self.pooling} of each {n_source // self.n_kv_head} heads"
         if self.pooling == "random":

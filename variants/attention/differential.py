@@ -93,6 +93,7 @@ class Differential(MultiHead[DifferentialOptions]):
         positions_T: Tensor,
         positional: Positional,
         cache: KeyValueCache | None = None,
+        documents_BT: Tensor | None = None,
     ) -> Tensor:
         """Project, attend with both halves, subtract, normalize each head, project back."""
         B, T, _ = x_BTC.shape
@@ -117,8 +118,9 @@ class Differential(MultiHead[DifferentialOptions]):
             y = self.attend_cache(both, cache, positions_T, positional)
             y1, y2 = y.unflatten(1, (-1, 2)).unbind(2)
         else:
-            y1 = self.attend(q1_BHTD, k_BHTD, v_BHTD, positions_T, positional)
-            y2 = self.attend(q2_BHTD, k_BHTD, v_BHTD, positions_T, positional)
+            documents = () if documents_BT is None else (documents_BT,)
+            y1 = self.attend(q1_BHTD, k_BHTD, v_BHTD, positions_T, positional, *documents)
+            y2 = self.attend(q2_BHTD, k_BHTD, v_BHTD, positions_T, positional, *documents)
         y_BTC = self.c_proj(self.difference(y1, y2).transpose(1, 2).reshape(B, T, -1))
         return F.dropout(y_BTC, self.dropout, self.training)
 

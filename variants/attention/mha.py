@@ -41,6 +41,7 @@ class MultiHead(Attention[OptionsT]):
     """
 
     Options: ClassVar[type] = MultiHeadOptions
+    supports_documents = True
 
     def __init__(self, shape: ModelShape, options: OptionsT, layer: int) -> None:
         super().__init__(shape, options, layer)
@@ -49,9 +50,10 @@ class MultiHead(Attention[OptionsT]):
         self.head_dim = shape.head_dim
         self.q_width = shape.n_embd
         self.kv_width = self.n_kv_head * shape.head_dim
-        self.c_attn = Linear(shape.n_embd, self.q_width + 2 * self.kv_width)
-        self.c_proj = Linear(shape.n_embd, shape.n_embd)
+        self.c_attn = Linear(shape.n_embd, self.q_width + 2 * self.kv_width, shape.bias)
+        self.c_proj = Linear(shape.n_embd, shape.n_embd, shape.bias)
         self.dropout = shape.dropout
+        self.init_std = shape.init_std
         self.proj_std = residual_std(shape)
         self.softcap = options.logit_softcap
         self.q_norm = HeadNorm(shape.head_dim) if options.qk_norm else nn.Identity()
@@ -74,7 +76,7 @@ class MultiHead(Attention[OptionsT]):
         return {
             "q_norm.weight": InitSpec(value=1.0),
             "k_norm.weight": InitSpec(value=1.0),
-            "c_attn.weight": InitSpec(std=0.02, blocks=blocks),
+            "c_attn.weight": InitSpec(std=self.init_std, blocks=blocks),
             "c_proj.weight": InitSpec(std=self.proj_std),
         }
 
@@ -95,6 +97,7 @@ class MultiHead(Attention[OptionsT]):
         positions_T: Tensor,
         positional: Positional,
         cache: KeyValueCache | None = None,
+        documents_BT: Tensor | None = None,
     ) -> Tensor:
         """Project, attend, project back."""
         B, T, _ = x_BTC.shape
@@ -109,7 +112,8 @@ class MultiHead(Attention[OptionsT]):
         if cache is not None and decoding:
             y_BHTD = self.attend_cache(q_BHTD, cache, positions_T, positional)
         else:
-            y_BHTD = self.attend(q_BHTD, k_BGTD, v_BGTD, positions_T, positional)
+            documents = () if documents_BT is None else (documents_BT,)
+            y_BHTD = self.attend(q_BHTD, k_BGTD, v_BGTD, positions_T, positional, *documents)
         y_BTC = self.c_proj(y_BHTD.transpose(1, 2).reshape(B, T, -1))
         return F.dropout(y_BTC, self.dropout, self.training)
 
@@ -120,9 +124,10 @@ class MultiHead(Attention[OptionsT]):
         v_BGTD: Tensor,
         positions_T: Tensor,
         positional: Positional,
+        documents_BT: Tensor | None = None,
     ) -> Tensor:
-        """Attend causally, with the positional's bias if it has one."""
-        bias = positional.causal_bias(positions_T)
+        """Attend causally, with the positional's bias if it has one, within each document."""
+        bias = positional.causal_bias(positions_T, documents_BT)
         return self.scores(q_BHTD, k_BGTD, v_BGTD, bias, is_causal=bias is None)
 
     def cache(

@@ -46,6 +46,7 @@ class LatentAttention(Attention[LatentOptions]):
     """
 
     Options = LatentOptions
+    supports_documents = True
 
     def __init__(self, shape: ModelShape, options: LatentOptions, layer: int) -> None:
         super().__init__(shape, options, layer)
@@ -66,7 +67,8 @@ class LatentAttention(Attention[LatentOptions]):
             self.q_up = Linear(self.q_rank, sum(self.q_widths), bias=False)
         self.kv_gain = nn.Parameter(torch.ones(self.kv_rank))
         self.kv_up = Linear(self.kv_rank, 2 * C, bias=False)
-        self.c_proj = Linear(C, C)
+        self.c_proj = Linear(C, C, shape.bias)
+        self.init_std = shape.init_std
         self.proj_std = residual_std(shape)
 
     @classmethod
@@ -96,9 +98,9 @@ class LatentAttention(Attention[LatentOptions]):
         return {
             "q_gain": InitSpec(value=1.0),
             "kv_gain": InitSpec(value=1.0),
-            "c_attn.weight": InitSpec(std=0.02, blocks=down),
-            "q_up.weight": InitSpec(std=0.02, blocks=queries),
-            "kv_up.weight": InitSpec(std=0.02, blocks=k_and_v),
+            "c_attn.weight": InitSpec(std=self.init_std, blocks=down),
+            "q_up.weight": InitSpec(std=self.init_std, blocks=queries),
+            "kv_up.weight": InitSpec(std=self.init_std, blocks=k_and_v),
             "c_proj.weight": InitSpec(std=self.proj_std),
         }
 
@@ -129,7 +131,12 @@ class LatentAttention(Attention[LatentOptions]):
         )
 
     def forward(
-        self, x_BTC: Tensor, positions_T: Tensor, positional: Positional, cache: Ring | None = None
+        self,
+        x_BTC: Tensor,
+        positions_T: Tensor,
+        positional: Positional,
+        cache: Ring | None = None,
+        documents_BT: Tensor | None = None,
     ) -> Tensor:
         """Project to queries and latents, attend, project back."""
         B, T, _ = x_BTC.shape
@@ -148,7 +155,7 @@ class LatentAttention(Attention[LatentOptions]):
             bias = positional.bias(positions_T, cache.positions())
             y_BHTD = self.attend_cache(q_BHTD, q_BHTR, bias, cache)
         else:
-            bias = positional.causal_bias(positions_T)
+            bias = positional.causal_bias(positions_T, documents_BT)
             y_BHTD = self.attend(q_BHTD, q_BHTR, c_B1TL, k_B1TR, bias)
         y_BTC = self.c_proj(y_BHTD.transpose(1, 2).reshape(B, T, -1))
         return F.dropout(y_BTC, self.dropout, self.training)

@@ -60,8 +60,9 @@ class SlidingWindow(MultiHead[SlidingWindowOptions]):
 
     Time and memory grow with T x W; a mask over full attention would cost more than full attention.
     If the window covers the sequence, this is full causal attention with the same kernel. When
-    compiled for CUDA it uses flex_attention, unless there is a bias, a softcap, dropout, or global
-    tokens combined with dilation.
+    compiled for CUDA it uses flex_attention, unless there is a bias, a softcap, dropout, documents,
+    or global tokens combined with dilation. Distances and the global tokens, the first ones of the
+    sequence, do not depend on its documents; keys of other documents are hidden.
     """
 
     Options = SlidingWindowOptions
@@ -108,13 +109,16 @@ class SlidingWindow(MultiHead[SlidingWindowOptions]):
         v_BGTD: Tensor,
         positions_T: Tensor,
         positional: Positional,
+        documents_BT: Tensor | None = None,
     ) -> Tensor:
         """Attend with each run of heads, or with all at once if the windows cover the sequence."""
         T = q_BHTD.shape[2]
         if all(window.covers(T) for window in self.windows):
-            return super().attend(q_BHTD, k_BGTD, v_BGTD, positions_T, positional)
+            return super().attend(q_BHTD, k_BGTD, v_BGTD, positions_T, positional, documents_BT)
         dropout = self.training and self.dropout > 0
-        plain_scores = not (positional.has_bias or self.softcap or dropout)
+        plain_scores = not (
+            positional.has_bias or self.softcap or dropout or documents_BT is not None
+        )
         outputs = []
         for heads in self.runs:
             window = self.windows[heads.start]
@@ -124,7 +128,7 @@ class SlidingWindow(MultiHead[SlidingWindowOptions]):
                 continue
             window = FULL if window.covers(T) else window
             bias = HeadBias(positional, positions_T, heads) if positional.has_bias else None
-            outputs.append(attend_blocks(window, q, k, v, bias, self.scores))
+            outputs.append(attend_blocks(window, q, k, v, bias, self.scores, documents_BT))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
 
     def cache(

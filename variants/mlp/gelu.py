@@ -27,8 +27,8 @@ class Gelu(FeedForward[MLPOptions]):
     def __init__(self, shape: ModelShape, options: MLPOptions) -> None:
         super().__init__(shape, options)
         width = options.width or 4 * shape.n_embd
-        self.c_fc = Linear(shape.n_embd, width)
-        self.c_proj = Linear(width, shape.n_embd)
+        self.c_fc = Linear(shape.n_embd, width, shape.bias)
+        self.c_proj = Linear(width, shape.n_embd, shape.bias)
         self.dropout = shape.dropout
         self.proj_std = residual_std(shape)
 

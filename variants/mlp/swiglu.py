@@ -19,13 +19,14 @@ class SwiGLU(Gelu):
     def __init__(self, shape: ModelShape, options: MLPOptions) -> None:
         super().__init__(shape, options)
         self.width = options.width or round(8 * shape.n_embd / 3)
-        self.c_fc = Linear(shape.n_embd, 2 * self.width)
-        self.c_proj = Linear(self.width, shape.n_embd)
+        self.c_fc = Linear(shape.n_embd, 2 * self.width, shape.bias)
+        self.c_proj = Linear(self.width, shape.n_embd, shape.bias)
+        self.init_std = shape.init_std
 
     def init_specs(self) -> Mapping[str, InitSpec]:
         """Initialize as in GPT-2, W and V independently."""
         blocks = (("gate", self.width), ("up", self.width))
-        return {**super().init_specs(), "c_fc.weight": InitSpec(std=0.02, blocks=blocks)}
+        return {**super().init_specs(), "c_fc.weight": InitSpec(std=self.init_std, blocks=blocks)}
 
     def activation(self, x: Tensor) -> Tensor:
         """Return swish(gate) * up of the two halves of x."""

@@ -12,12 +12,14 @@ EPSILON = 1e-5  # GPT-2's `layer_norm_epsilon`
 
 
 class LayerNorm(Norm[NoOptions]):
-    """Layer normalization. The gain starts at 1, the bias at 0."""
+    """Layer normalization. The gain starts at 1, the bias at 0; `bias = false` leaves it out."""
+
+    bias: nn.Parameter | None
 
     def __init__(self, shape: ModelShape, options: NoOptions) -> None:
         super().__init__(shape, options)
         self.weight = nn.Parameter(torch.empty(shape.n_embd))
-        self.bias = nn.Parameter(torch.empty(shape.n_embd))
+        self.bias = nn.Parameter(torch.empty(shape.n_embd)) if shape.bias else None
 
     def init_specs(self) -> Mapping[str, InitSpec]:
         """Start with the identity after normalization."""

@@ -14,6 +14,7 @@ from harness.report.charts import (
     eval_lengths,
     scaling,
     tradeoff,
+    tuning,
 )
 from harness.report.charts.entries import limit_entries
 from harness.report.charts.spec import ChartSpec
@@ -44,4 +45,5 @@ def build(summary: Summary) -> list[ChartSpec]:
         *tradeoff.build(summary),
         *scaling.build(summary),
         *effects.effects(summary),
+        *tuning.build(summary),
     ]

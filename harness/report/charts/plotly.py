@@ -126,6 +126,9 @@ def _line(line: Line, y: Axis, show_legend: bool) -> list[JsonDict]:
     marker: JsonDict = {"symbol": line.style.marker, "size": 8}
     if line.markers == "few":
         marker |= {"size": 6, "maxdisplayed": 8}
+    if line.ringed:
+        widths = [2 if i in line.ringed else 0 for i in range(len(line.x))]
+        marker["line"] = {"color": INK, "width": widths}
     mode = "lines" if line.markers == "none" else "lines+markers"
     trace = _trace(mode, line.entry, line.x, line.y) | {
         "line": {"color": line.style.colour, "dash": line.style.dash},

@@ -78,7 +78,8 @@ class Line:
 
     `name` distinguishes the line from others in its panel, `entry` from all lines of the chart.
     `markers` says which points have one: all, a few (more variants than colours), or none. `spread`
-    draws low to high as a filled band or as a bar at each point.
+    draws low to high as a filled band or as a bar at each point. The points with the indices in
+    `ringed` are emphasized.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Line:
     high: Values = ()
     spread: Literal["band", "bars"] = "band"
     markers: Literal["all", "few", "none"] = "none"
+    ringed: Sequence[int] = ()
 
     @classmethod
     def with_bars(

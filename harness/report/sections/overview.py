@@ -25,7 +25,7 @@ from harness.report.document import (
     text,
 )
 from harness.report.formatting import count
-from harness.report.sections import pooled
+from harness.report.sections import pooled, tuning
 from harness.report.stamps import find_stamps
 from harness.results.records.study_summary import (
     Caveat,
@@ -133,6 +133,7 @@ def headline(summary: Summary) -> Text:
         _seeds_needed({**results, **tested}),
         NO_MARGIN if tests.margin is None else "",
         _doubtful(summary, [*sound, *covered]),
+        _tuning(summary),
     )
 
 
@@ -145,6 +146,16 @@ def _not_comparable(summary: Summary) -> list[Text]:
     return [
         text(f"not comparable, {reason}: ", code_list(named)) for reason, named in labels.items()
     ]
+
+
+def _tuning(summary: Summary) -> Text:
+    """Say what the tuning of the entries changes, and where it may have ended too early."""
+    if summary.tuning is None:
+        return ()
+    changes = [tuning.sentence(row) for row in summary.tuning.comparisons if row.outcome]
+    parts = [text(" Tuning: ", join(changes, " "))] if changes else []
+    warning = tuning.edge_warning(summary.tuning)
+    return text(*parts, " " if warning else "", warning)
 
 
 def _leaking(summary: Summary) -> set[str]:

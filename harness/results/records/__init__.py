@@ -22,6 +22,7 @@ from harness.results.records.probes import (
 )
 from harness.results.records.run_spec import (
     AllowedViolation,
+    EvalWindows,
     InitSource,
     LaunchSpec,
     PredictedCost,
@@ -35,12 +36,23 @@ from harness.results.records.settings import (
     DataSettings,
     DecodeProbeSettings,
     EquivalenceMargin,
+    LadderSettings,
     ModelSettings,
     ProbeSettings,
     TrainSettings,
 )
 from harness.results.records.status import Environment, FailureReason, RunState, RunStatus
 from harness.results.records.study_summary import StudySummary
+from harness.results.records.tuning import (
+    Setting,
+    Settings,
+    TunedEntry,
+    TunedRange,
+    TuneSettings,
+    TuningMethod,
+    TuningRecord,
+    TuningTrial,
+)
 
 __all__ = [
     "PHASES",
@@ -57,9 +69,11 @@ __all__ = [
     "Environment",
     "EquivalenceMargin",
     "EvalRecord",
+    "EvalWindows",
     "FailureReason",
     "InitReport",
     "InitSource",
+    "LadderSettings",
     "LaunchInputs",
     "LaunchRecord",
     "LaunchSpec",
@@ -81,6 +95,8 @@ __all__ = [
     "RunStatus",
     "RunTime",
     "Seed",
+    "Setting",
+    "Settings",
     "StepRecord",
     "StrictModel",
     "StudySummary",
@@ -88,6 +104,12 @@ __all__ = [
     "TokenSlice",
     "TokenizedText",
     "TrainSettings",
+    "TuneSettings",
+    "TunedEntry",
+    "TunedRange",
+    "TuningMethod",
+    "TuningRecord",
+    "TuningTrial",
     "VariantChoice",
     "Versioned",
     "now",

@@ -11,7 +11,7 @@ from harness.results.records.base import (
     Versioned,
     now,
 )
-from harness.results.records.settings import EquivalenceMargin
+from harness.results.records.settings import EquivalenceMargin, LadderSettings
 
 
 class StepRecord(StrictModel):
@@ -74,6 +74,9 @@ class LaunchRecord(Versioned):
         default=None,
         description="axes that the study asks about; the others that vary are its context; null: "
         "every axis is asked",
+    )
+    ladder: LadderSettings | None = Field(
+        default=None, description="axis of the sizes over which scaling laws are fitted"
     )
     accepted_outdated: list[str] = Field(
         default=[], description="runs of older code that `--accept-outdated` kept"

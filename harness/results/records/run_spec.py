@@ -4,8 +4,20 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from harness.results.records.base import Count, Finite, Positive, Seed, StrictModel, Versioned
-from harness.results.records.settings import ModelSettings, ProbeSettings, TrainSettings
+from harness.results.records.base import (
+    Count,
+    Finite,
+    Positive,
+    Seed,
+    StrictModel,
+    Versioned,
+    added,
+)
+from harness.results.records.settings import Documents, ModelSettings, ProbeSettings, TrainSettings
+from harness.results.records.tuning import TuningTrial
+
+# Windows of the validation text: `all`, or the half on which the study tunes or compares.
+EvalWindows = Literal["all", "tuning", "final"]
 
 
 class VariantChoice(StrictModel):
@@ -37,6 +49,12 @@ class ResolvedData(StrictModel):
     sha256: str = Field(description="SHA-256 of the text")
     entropy_nats_per_byte: Finite | None = Field(
         default=None, description="lowest reachable validation loss, nats per byte; null if unknown"
+    )
+    documents: Documents = added(
+        "cross", "`cross`: attention crosses documents; `mask`: no attention to other documents"
+    )
+    separator: Count | None = added(
+        None, "token that begins a document, if attention is masked; null: it crosses documents"
     )
 
 
@@ -142,6 +160,14 @@ class RunSpec(Versioned):
         "continues after them",
     )
     probes: ProbeSettings = Field(default=ProbeSettings(), description="optional measurements")
+    eval_windows: EvalWindows = Field(
+        default="all",
+        description="validation windows: `all`; of a study that tunes, every second one, for the "
+        "trials (`tuning`) or for the runs that are compared (`final`)",
+    )
+    tuning: TuningTrial | None = Field(
+        default=None, description="the trial that the run is; null: the run is compared"
+    )
     launch: LaunchSpec = Field(description="execution; not part of the hash")
     expected: PredictedCost = Field(description="predicted costs")
     allowed: list[AllowedViolation] = Field(

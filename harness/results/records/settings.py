@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from harness.results.records.base import Finite, Positive, StrictModel
+from harness.results.records.base import Finite, Positive, StrictModel, added
 
 # Limits of settings, far above any use and far below what overflows or exhausts a machine.
 MAX_LAYERS = 1_000
@@ -23,6 +23,8 @@ Rate = Annotated[float, Field(le=1e3, allow_inf_nan=False)]
 TimeLimit = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
 Margin = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 
+Documents = Literal["cross", "mask"]
+
 
 class ModelSettings(StrictModel):
     """Shape of the GPT-2 that all entries share."""
@@ -34,6 +36,14 @@ class ModelSettings(StrictModel):
     n_embd: Width = Field(description="width of the residual stream")
     seq_len: Length = Field(description="training sequence length, tokens")
     dropout: Fraction = Field(default=0.0, description="dropout probability")
+    tie_embeddings: bool = added(
+        True, "whether the output projection is the token embedding; false: a matrix of its own"
+    )
+    bias: bool = added(True, "whether linear layers and norms have biases")
+    init_std: Annotated[Rate, Field(gt=0)] = added(
+        0.02,
+        "standard deviation of initial weights, of residual projections init_std / sqrt(2 n_layer)",
+    )
 
 
 class DataSettings(StrictModel):
@@ -43,6 +53,9 @@ class DataSettings(StrictModel):
     tokenizer: str = Field(default="bytes", description="tiktoken encoding: `bytes` or `gpt2`")
     fallback_corpus: str | None = Field(
         default=None, description="corpus that replaces `corpus` if it cannot be downloaded"
+    )
+    documents: Documents = added(
+        "cross", "`cross`: attention crosses documents; `mask`: no attention to other documents"
     )
 
 
@@ -65,6 +78,12 @@ class TrainSettings(StrictModel):
     grad_clip: Annotated[
         Finite, Field(ge=0, le=1e9, description="maximum global gradient norm; 0: no clipping")
     ] = 1.0
+    label_smoothing: Fraction = added(
+        0.0, "probability that training shares equally among all tokens; not in recorded losses"
+    )
+    z_loss: Annotated[Rate, Field(ge=0)] = added(
+        0.0, "coefficient of the squared log of the softmax's normalizer; not in recorded losses"
+    )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="type of the computation"
     )
@@ -126,4 +145,17 @@ class EquivalenceMargin(StrictModel):
     )
     peak_memory: Margin | None = Field(
         default=None, description="margin of the peak memory, relative to the baseline's"
+    )
+
+
+class LadderSettings(StrictModel):
+    """Scaling laws of the loss over the levels of an axis that varies the size of the runs."""
+
+    axis: str = Field(description="axis of the sizes, at least three")
+    project_to: Annotated[Finite, Field(gt=0)] | None = Field(
+        default=None, description="training FLOPs to which the laws are extrapolated"
+    )
+    irreducible: Literal["shared", "per entry"] = Field(
+        default="shared",
+        description="whether the irreducible loss E is the same for all entries, or fitted to each",
     )

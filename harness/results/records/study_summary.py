@@ -11,6 +11,7 @@ from harness.results.records.probes import PHASES, CollectiveTraffic, PeakFlops,
 from harness.results.records.run_spec import ResolvedData, ResolvedModel
 from harness.results.records.settings import TrainSettings
 from harness.results.records.status import Environment, FailureReason, RunState
+from harness.results.records.tuning import TuningResults
 
 BudgetKind = Literal["tokens", "flops", "train_s", "parameters"]
 EquivalenceStatus = Literal["bitwise", "within tolerance", "DIVERGES", "not checked"]
@@ -611,6 +612,9 @@ class StudySummary(Versioned):
     scaling: list[ScalingRow] = Field(description="speedup over fewer processes")
     spikes: list[Spike] = Field(
         default=[], description="loss spikes and gradient norm outliers of all runs"
+    )
+    tuning: TuningResults | None = Field(
+        default=None, description="tuning of the study; null if it does not tune"
     )
     environments: list[EnvironmentRuns] = Field(description="each distinct env.json")
     launches: list[LaunchRecord] = Field(description="lines of launches.jsonl")

@@ -153,6 +153,9 @@ def _draw_line(axes: Axes, line: Line, x: np.ndarray) -> None:
         markersize=4,
         markevery=1 if line.markers == "all" else max(1, len(x) // 8),
     )
+    if line.ringed:
+        rings = (x[list(line.ringed)], np.array(line.y)[list(line.ringed)])
+        axes.plot(*rings, "o", markersize=9, markerfacecolor="none", markeredgecolor=INK)
 
 
 def _marker(line: Line) -> str:
