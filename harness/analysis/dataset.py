@@ -56,12 +56,12 @@ class Entry:
 class StudyResults:
     """The runs of a study that may be compared: those with the same model, data and training.
 
-    `levels` has the labels of each axis, the baseline's first; those of a context axis are ordered
-    by their settings. A verdict compares entries that differ on `asked` axes and agree on all
-    `contexts`. `left_out` is the number of runs
-    with other settings, `superseded` that of runs replaced by a newer run of the same entry and
-    seed. `spec` is that of the newest run, None without runs. `changes` has the changes of the code
-    since outdated runs, by run id; `folder` holds the results.
+    `levels` has the labels of each axis, the baseline's first; those of a context axis that varies
+    settings are ordered by these. A verdict compares entries that differ on `asked` axes and agree
+    on all `contexts`. `left_out` is the number of runs with other settings, `superseded` that of
+    runs replaced by a newer run of the same entry and seed. `spec` is that of the newest run, None
+    without runs. `changes` has the changes of the code since outdated runs, by run id; `folder`
+    holds the results.
     """
 
     name: str
@@ -277,7 +277,7 @@ def _levels(
 ) -> dict[str, tuple[str, ...]]:
     """Return the labels of each axis, by their settings and then by name.
 
-    The baseline's label is the first, except on context axes.
+    The baseline's label is the first, except on context axes that vary settings.
     """
     settings_by_axis: dict[str, dict[str, SettingKey]] = {
         axis: {} for run in runs for axis in run.labels
@@ -292,7 +292,7 @@ def _levels(
         labels.sort(key=settings.__getitem__)
         if axis == TUNING:
             labels.sort(key=UNTUNED.__ne__)
-        elif not _is_context(axis, compare):
+        elif not _is_context(axis, compare) or not any(settings.values()):
             labels.sort(key=baseline.get(axis, "").__ne__)
         levels[axis] = tuple(labels)
     return levels

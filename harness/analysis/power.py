@@ -65,13 +65,14 @@ def plan_seeds(study: StudyResults, min_difference: float) -> SeedPlan | None:
     if not noisy:
         return None
     noise, df = pooled(noisy)
-    alpha = significance.ALPHA / max(n_by_context.values())
+    n_compared = max(n_by_context.values())
+    alpha = significance.ALPHA / n_compared
     low, high = _noise_interval(noise, df)
     seeds = _seeds(min_difference, noise, alpha)
     hours = sum(map(_mean_run_s, study.entries)) / SECONDS_PER_HOUR
     return SeedPlan(
         min_difference=min_difference,
-        n_compared=len(pairs),
+        n_compared=n_compared,
         noise=noise,
         degrees_of_freedom=df,
         seeds_done=seeds_done,
