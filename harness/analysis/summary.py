@@ -12,6 +12,7 @@ from harness.analysis import (
     equivalence,
     eval_lengths,
     hypotheses,
+    ladder,
     metrics,
     scaling,
     settings,
@@ -24,6 +25,7 @@ from harness.analysis.caveats import find_caveats
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.results.records import Environment
+from harness.results.records.ladder import Ladder
 from harness.results.records.study_summary import (
     BaselineComparison,
     Caveat,
@@ -64,6 +66,7 @@ class Summary:
     variance: list[VarianceComponents]
     equivalence: list[Equivalence]
     scaling: list[ScalingRow]
+    ladder: Ladder | None
     spikes: list[Spike]
     caveats: list[Caveat]
     tuning: TuningResults | None = None
@@ -128,6 +131,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
         variance=variance_components.variance_components(study),
         equivalence=checks,
         scaling=scaling.scaling(study, statuses),
+        ladder=ladder.ladder(study, diverging),
         spikes=spikes,
         caveats=find_caveats(study),
         tuning=tuning.results(study, metric_tests["val_loss"]),
@@ -196,6 +200,7 @@ def as_record(summary: Summary) -> StudySummary:
         variance=summary.variance,
         equivalence=summary.equivalence,
         scaling=summary.scaling,
+        ladder=summary.ladder,
         spikes=summary.spikes,
         tuning=summary.tuning,
         environments=_environments(study.runs),

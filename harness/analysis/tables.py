@@ -17,6 +17,7 @@ from harness.analysis.eval_lengths import positions
 from harness.analysis.summary import Summary
 from harness.results.frames import EVAL_COLUMNS, FLAG, INTEGER, LIST, NUMBER, TEXT, Column
 from harness.results.records import PHASES, CollectiveTraffic, RankMemory
+from harness.results.records import ladder as ladder_records
 from harness.results.records.estimates import Bounds, Mean, Median, Ratio
 from harness.results.records.study_summary import (
     BaselineComparison,
@@ -102,6 +103,15 @@ METRIC = Column(
     "quantity", TEXT, "`val_loss` (nats per token), `tokens_per_s` or `peak_memory` (logarithms)"
 )
 
+LADDER: Mapping[str, type[BaseModel]] = {
+    "points": ladder_records.LadderPoint,
+    "fits": ladder_records.LadderFit,
+    "speedups": ladder_records.LadderSpeedup,
+    "trends": ladder_records.LadderTrend,
+    "projections": ladder_records.LadderProjection,
+    "curves": ladder_records.LadderCurvePoint,
+}  # the lists of a ladder, each a table `ladder_<name>`
+
 COLUMNS: Mapping[str, list[Column]] = {
     "entries": [*_columns(EntryMetrics), CAVEATS],
     "runs": [ENTRY, *_columns(RunOutcome)],
@@ -180,6 +190,7 @@ COLUMNS: Mapping[str, list[Column]] = {
         Column("predicted_total_bytes", NUMBER, "predicted bytes of all collectives of a step"),
     ],
     "scaling": _columns(ScalingRow),
+    **{f"ladder_{name}": _columns(record) for name, record in LADDER.items()},
     "spikes": _columns(Spike),
     "tuning": _columns(SettingResult),
     "tuning_choices": _columns(TunedKey),
@@ -196,6 +207,7 @@ OPTIONAL = (
     "scaling",
     "lengths",
     "loss_by_position",
+    *(f"ladder_{name}" for name in LADDER),
     "tuning",
     "tuning_choices",
     "tuning_costs",
@@ -227,6 +239,7 @@ def build_tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "phases": _phases(summary),
         "traffic": _traffic(summary),
         "scaling": map(_row, summary.scaling),
+        **_ladder(summary),
         "spikes": map(_row, summary.spikes),
         "lengths": _nested(summary, "lengths"),
         **_tuning(summary.tuning),
@@ -333,6 +346,14 @@ def _entries(summary: Summary) -> Iterator[Row]:
     for result in summary.results.values():
         status = result.status if isinstance(result.status, str) else "mixed"
         yield {**_row(result), **result.axes, "status": status}
+
+
+def _ladder(summary: Summary) -> dict[str, Iterable[Row]]:
+    """Return the rows of each list of the ladder."""
+    return {
+        f"ladder_{name}": map(_row, getattr(summary.ladder, name) if summary.ladder else ())
+        for name in LADDER
+    }
 
 
 def _nested(summary: Summary, name: str) -> Iterator[Row]:

@@ -6,6 +6,7 @@ from pydantic import Field, Strict
 
 from harness.results.records.base import StrictModel, Versioned
 from harness.results.records.estimates import Bounds, Mean, Median, Number, Ratio
+from harness.results.records.ladder import Ladder
 from harness.results.records.lines import LaunchRecord
 from harness.results.records.probes import PHASES, CollectiveTraffic, PeakFlops, RankMemory
 from harness.results.records.run_spec import ResolvedData, ResolvedModel
@@ -610,6 +611,9 @@ class StudySummary(Versioned):
         description="deviation of each parallel run from the single-process run"
     )
     scaling: list[ScalingRow] = Field(description="speedup over fewer processes")
+    ladder: Ladder | None = Field(
+        default=None, description="scaling laws over the sizes of an axis; null without a ladder"
+    )
     spikes: list[Spike] = Field(
         default=[], description="loss spikes and gradient norm outliers of all runs"
     )
