@@ -8,9 +8,12 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
-from harness.results.records import TokenSlice
+from harness.results.records import TokenDtype, TokenSlice
 
-TOKEN_DTYPE = np.dtype("<u2")
+DTYPES: dict[TokenDtype, np.dtype[np.unsignedinteger]] = {
+    "uint16": np.dtype("<u2"),
+    "uint32": np.dtype("<u4"),
+}
 
 
 class Tokens:
@@ -18,9 +21,10 @@ class Tokens:
 
     def __init__(self, slices: Sequence[TokenSlice]) -> None:
         self._parts = [
-            np.memmap(part.file, dtype=TOKEN_DTYPE, mode="r")[part.start : part.stop]
+            np.memmap(part.file, dtype=DTYPES[part.dtype], mode="r")[part.start : part.stop]
             for part in slices
         ]
+        self._dtype = np.result_type(*self._parts)
         self._ends = np.cumsum([len(part) for part in self._parts])
 
     def __len__(self) -> int:
@@ -44,7 +48,7 @@ class Tokens:
 
         Both are (n, seq_len), int64: inputs and targets.
         """
-        rows = np.empty((len(offsets), seq_len + 1), dtype=TOKEN_DTYPE)
+        rows = np.empty((len(offsets), seq_len + 1), dtype=self._dtype)
         part_of = np.searchsorted(self._ends, offsets, side="right")
         in_one_file = offsets + seq_len < self._ends[part_of]
         # All windows of a file are copied at once; one by one takes ten times as long.

@@ -1,4 +1,4 @@
-"""Find a corpus, identify it by its hash, and tokenize it into files that every rank maps.
+"""Find a corpus, identify it by its hash, and return where its tokens are.
 
 The launcher tokenizes once, into a cache: `$ABLATIONS_CACHE`, or the user's cache folder.
 """
@@ -6,27 +6,27 @@ The launcher tokenizes once, into a cache: `$ABLATIONS_CACHE`, or the user's cac
 import hashlib
 import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
 import pooch
 
-from harness.data import formats, synthetic, tokenizers
+from harness.data import formats, synthetic, tables
 from harness.data.batches import Tokens
 from harness.data.documents import separator_of
+from harness.data.locate import CorpusFiles, Patterns, find_files
 from harness.data.shards import cache_folder, read_shards, scan
+from harness.data.text_cache import VALIDATION_FRACTION, Text, split, tokenize
 from harness.data.tokenizers import Tokenizer
-from harness.errors import Problem, StoreError, UserError
-from harness.provenance.sources import Code, syntax_hash
-from harness.results.files import read_json, write_bytes, write_json
-from harness.results.records import DataSettings, TokenizedText, TokenSlice
+from harness.errors import Problem, UserError
+from harness.provenance.sources import syntax_hash
+from harness.results.records import DataSettings, SourceFile, TokenDtype, TokenSlice
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+NAMED = ("synthetic", "tinyshakespeare")
 SYNTHETIC_BYTES = 1_000_000
-VALIDATION_FRACTION = 0.1  # the last part of a text
 
 Split = list[TokenSlice]
 
@@ -37,8 +37,9 @@ class Corpus:
 
     `token_bytes` is a .npy file with the number of bytes of each token. `entropy` (nats per byte,
     of the validation part) is known only for the synthetic corpus. `note` says why a corpus
-    replaces another, or that headers are skipped. `separator` is the token that begins a document,
-    if attention is masked at the boundaries of documents.
+    replaces another, that headers are skipped, or which files are not read. `separator` is the
+    token that begins a document, if attention is masked at the boundaries of documents. `sources`
+    are the user's files.
     """
 
     name: str
@@ -50,11 +51,24 @@ class Corpus:
     entropy: float | None = None
     note: str | None = None
     separator: int | None = None
+    sources: list[SourceFile] = field(default_factory=list)
 
     @staticmethod
     def n_tokens(split: Split) -> int:
         """Return the number of tokens of a split."""
         return sum(part.stop - part.start for part in split)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A corpus as a study states it; `place` is named in errors."""
+
+    name: str
+    patterns: Patterns
+    text_column: str
+    token_dtype: TokenDtype
+    folder: Path
+    place: str
 
 
 class UnavailableError(UserError):
@@ -68,8 +82,8 @@ def prepare(data: DataSettings, folder: Path, study_file: str) -> Corpus:
 
     Raises:
         UserError: the corpus does not exist, or it cannot be downloaded and there is no
-            `fallback_corpus`; its hash is not the expected one, it is not UTF-8, its tokens exceed
-            the tokenizer's vocabulary, or it has no documents to mask.
+            `fallback_corpus`; its hash is not the expected one, a file is of another format, its
+            tokens exceed the tokenizer's vocabulary, or it has no documents to mask.
     """
     tokenizer = Tokenizer(data.tokenizer, f"{study_file}: data.tokenizer")
     corpus = _find_or_replace(data, tokenizer, folder, study_file)
@@ -84,48 +98,48 @@ def _find_or_replace(
     data: DataSettings, tokenizer: Tokenizer, folder: Path, study_file: str
 ) -> Corpus:
     """Return the corpus, or its fallback if it cannot be downloaded."""
+    request = _Request(
+        name=data.corpus,
+        patterns=Patterns(data.train, data.val),
+        text_column=data.text_column,
+        token_dtype=data.token_dtype,
+        folder=folder,
+        place=f"{study_file}: data.corpus",
+    )
+    if data.corpus in NAMED and not data.fallback_corpus and request.patterns != Patterns():
+        message = f"'{data.corpus}' has one text; remove train and val"
+        raise UserError([Problem(request.place, message)])
     try:
-        return _find(data.corpus, tokenizer, folder, f"{study_file}: data.corpus")
+        return _find(request, tokenizer)
     except UnavailableError as error:
         if data.fallback_corpus is None:
             raise
-        fallback = _find(
-            data.fallback_corpus, tokenizer, folder, f"{study_file}: data.fallback_corpus"
-        )
+        place = f"{study_file}: data.fallback_corpus"
+        fallback = _find(replace(request, name=data.fallback_corpus, place=place), tokenizer)
         reason = error.problems[0].message
         note = f"{data.corpus} is not available, {data.fallback_corpus} replaces it ({reason})"
         return replace(fallback, note=note)
 
 
-def _find(name: str, tokenizer: Tokenizer, folder: Path, place: str) -> Corpus:
+def _find(request: _Request, tokenizer: Tokenizer) -> Corpus:
+    name = request.name
     if name == "synthetic":
         return _synthetic(tokenizer)
     if name == "tinyshakespeare":
-        return _text(name, _read_tinyshakespeare(place), tokenizer)
+        content = _read_tinyshakespeare(request.place)
+        return _text(name, content, tokenizer)
     try:
-        return _read(name, folder / name, tokenizer, place)
+        files = find_files(name, request.folder, request.patterns, request.place)
+        kinds = {formats.kind_of(file) for file in files.all}
+        if "tokens" not in kinds:
+            return _read_texts(request, files, tokenizer)
+        if len(kinds) > 1:
+            message = f"'{name}': holds token files and texts; select one kind by a glob"
+            raise UserError([Problem(request.place, message)])
+        return _read_tokens(request, files, tokenizer)
     except (OSError, ValueError) as error:  # of a path that is too long, or not permitted
-        raise UserError([Problem(place, f"'{name}': cannot be read ({error})")]) from error
-
-
-def _read(name: str, path: Path, tokenizer: Tokenizer, place: str) -> Corpus:
-    """Return the corpus in a file or folder."""
-    if path.is_dir() or path.suffix.lower() == ".bin":
-        return _token_shards(name, path, tokenizer, place)
-    if not path.is_file():
-        message = (
-            f"'{name}': no such file ({path.resolve()}); "
-            f"allowed: tinyshakespeare, synthetic, or a path relative to the study file"
-        )
-        raise UserError([Problem(place, message)])
-    problem = formats.problem_of_suffix(path)
-    text = b""
-    if problem is None:
-        text = path.read_bytes()
-        problem = formats.problem_of_text(text)
-    if problem is not None:
-        raise UserError([Problem(place, f"'{name}': {problem}")])
-    return _text(name, text, tokenizer)
+        message = f"'{name}': cannot be read ({error})"
+        raise UserError([Problem(request.place, message)]) from error
 
 
 def _read_tinyshakespeare(place: str) -> bytes:
@@ -162,146 +176,125 @@ def _read_tinyshakespeare(place: str) -> bytes:
     return Path(downloaded).read_bytes()
 
 
-def _text(name: str, text: bytes, tokenizer: Tokenizer) -> Corpus:
-    sha256 = hashlib.sha256(text).hexdigest()
-    file = _tokenize(sha256[:32], tokenizer, lambda: (text.decode("utf-8"), None))
-    return _read_description(name, file, tokenizer)
+def _text(name: str, content: bytes, tokenizer: Tokenizer) -> Corpus:
+    """Return the corpus of a text in UTF-8."""
+    sha256 = hashlib.sha256(content).hexdigest()
+    return _tokenized(name, sha256[:32], tokenizer, lambda: Text(content.decode("utf-8")))
 
 
 def _synthetic(tokenizer: Tokenizer) -> Corpus:
     source_sha256 = syntax_hash(Path(synthetic.__file__))
 
-    def make() -> tuple[str, np.ndarray]:
+    def make() -> Text:
         corpus = synthetic.generate(SYNTHETIC_BYTES)
-        return corpus.text.decode("ascii"), corpus.surprisal
+        return Text(corpus.text.decode("ascii"), surprisal=corpus.surprisal)
 
-    file = _tokenize(f"synthetic-{source_sha256[:32]}", tokenizer, make)
-    return _read_description("synthetic", file, tokenizer)
-
-
-def _tokenize(
-    key: str, tokenizer: Tokenizer, make: Callable[[], tuple[str, np.ndarray | None]]
-) -> Path:
-    """Return the file that describes a tokenized text; create it if it is not in the cache.
-
-    `make` returns the text and, if it is known, the surprisal of each of its bytes in nats.
-    """
-    name = f"{key}-{tokenizer.name}-{_tokenization_hash()}.json"
-    description = cache_folder() / "tokens" / name
-    tokens_file = description.with_suffix(".bin")
-    try:
-        cached = TokenizedText.model_validate(read_json(description))
-        if scan(tokens_file).sha256 == cached.tokens_sha256:
-            return description
-    except (StoreError, OSError, ValueError):  # not cached, or damaged
-        pass
-    text, surprisal = make()
-    cut = tokenizer.boundary(text, int(len(text) * (1 - VALIDATION_FRACTION)))
-    train = tokenizer.encode(text[:cut])
-    val = tokenizer.encode(text[cut:])
-    tokens = train.tobytes() + val.tobytes()
-    write_bytes(tokens_file, tokens)
-    content = TokenizedText(
-        sha256=hashlib.sha256(text.encode("utf-8")).hexdigest(),
-        tokens_sha256=hashlib.sha256(tokens).hexdigest(),
-        n_train=len(train),
-        n_val=len(val),
-        entropy=None if surprisal is None else float(surprisal[cut:].mean()),
-    )
-    write_json(description, content)
-    return description
+    return _tokenized("synthetic", f"synthetic-{source_sha256[:32]}", tokenizer, make)
 
 
-def _tokenization_hash() -> str:
-    """Return the hash of the code that turns a text into tokens, which a cache must not outlive."""
-    files = [Path(__file__), Path(tokenizers.__file__)]
-    return Code.of({file.name: file for file in files}).hash
+def _read_texts(request: _Request, files: CorpusFiles, tokenizer: Tokenizer) -> Corpus:
+    """Return the corpus of the documents of text files, joined by the separator."""
+    name = request.name
+    if len(files.all) == 1 and formats.kind_of(files.train[0]) == "text":
+        text = tables.plain_text(files.train[0], request.place)
+        content = text.encode("utf-8")
+        corpus = _text(name, content, tokenizer)
+        source = SourceFile(file=str(files.train[0].resolve()), sha256=corpus.sha256)
+        return replace(corpus, sources=[source])
+    sources = _sources(files.all)
+    content_hash = hashlib.sha256(request.text_column.encode())
+    for i, source in enumerate(sources):
+        file_split = "train" if i < len(files.train) else "val"
+        content_hash.update(f"\n{file_split} {source.sha256}".encode())
+
+    def join(paths: Sequence[Path]) -> str:
+        documents: list[str] = []
+        for path in paths:
+            documents += tables.documents(path, request.text_column, request.place)
+        return tables.SEPARATOR.join(documents)
+
+    def make() -> Text:
+        return Text(join(files.train), join(files.val) if files.val else None)
+
+    corpus = _tokenized(name, f"files-{content_hash.hexdigest()[:32]}", tokenizer, make)
+    return replace(corpus, sources=sources, note=_unused_note(name, files))
 
 
-def _read_description(name: str, description: Path, tokenizer: Tokenizer) -> Corpus:
-    content = TokenizedText.model_validate(read_json(description))
-    whole = TokenSlice(
-        file=str(description.with_suffix(".bin")),
-        start=0,
-        stop=content.n_train + content.n_val,
-        sha256=content.tokens_sha256,
-    )
-    train, val = _split(whole, content.n_train)
+def _tokenized(name: str, key: str, tokenizer: Tokenizer, make: Callable[[], Text]) -> Corpus:
+    """Return the corpus of the text that `make` returns; `key` identifies it in the cache."""
+    tokenized = tokenize(key, tokenizer, make)
     return Corpus(
         name=name,
-        sha256=content.sha256,
+        sha256=tokenized.sha256,
         vocab_size=tokenizer.vocab_size,
-        train=train,
-        val=val,
+        train=[tokenized.train],
+        val=[tokenized.val],
         token_bytes=str(tokenizer.byte_lengths(cache_folder())),
-        entropy=content.entropy,
+        entropy=tokenized.entropy,
     )
 
 
-def _split(whole: TokenSlice, n_train: int) -> tuple[Split, Split]:
-    """Return the first `n_train` tokens of a slice, and the others."""
-    cut = whole.start + n_train
-    train = whole.model_copy(update={"stop": cut})
-    val = whole.model_copy(update={"start": cut})
-    return [train], [val]
+def _sources(files: Sequence[Path]) -> list[SourceFile]:
+    return [SourceFile(file=str(file.resolve()), sha256=scan(file).sha256) for file in files]
 
 
-def _token_shards(name: str, path: Path, tokenizer: Tokenizer, place: str) -> Corpus:
-    """Return the corpus of token files (see `shards`).
+def _unused_note(name: str, files: CorpusFiles) -> str | None:
+    if not files.unused:
+        return None
+    names = ", ".join(file.name for file in files.unused)
+    return f"{name}: neither training nor validation files, not read: {names}"
 
-    `path` is a folder with `*train*.bin` and `*val*.bin`, or one file, whose last part is for
-    validation.
-    """
-    if path.is_dir():
-        train_files, val_files = _shard_files(name, path, place)
-    elif path.is_file():
-        train_files = [path]
-        val_files = []
-    else:
-        raise UserError([Problem(place, f"'{name}': no such file ({path.resolve()})")])
-    slices = read_shards(train_files + val_files, tokenizer, place)
-    train = slices[: len(train_files)]
-    val = slices[len(train_files) :]
+
+def _read_tokens(request: _Request, files: CorpusFiles, tokenizer: Tokenizer) -> Corpus:
+    """Return the corpus of token files (see `token_files`)."""
+    name = request.name
+    slices = read_shards(files.all, tokenizer, request.token_dtype, request.place)
+    train = slices[: len(files.train)]
+    val = slices[len(files.train) :]
     repeated = {part.sha256 for part in train} & {part.sha256 for part in val}
     if repeated:
-        files = [part.file for part in slices if part.sha256 in repeated]
-        message = f"'{name}': training and validation have the same content: {', '.join(files)}"
-        raise UserError([Problem(place, f"{message}; validate on other text")])
-    sha = hashlib.sha256()
-    for split, parts in (("train", train), ("val", val)):
-        for part in parts:
-            sha.update(f"{split} {part.sha256}\n".encode())
+        paths = ", ".join(part.file for part in slices if part.sha256 in repeated)
+        message = f"'{name}': training and validation have the same content: {paths}"
+        raise UserError([Problem(request.place, f"{message}; validate on other text")])
+    sha256 = content_hash(train, val)
     n_headers = sum(part.start > 0 for part in slices)
-    note = f"{name}: the header of llm.c is skipped in {n_headers} token files"
+    notes = [_unused_note(name, files)]
+    if n_headers:
+        notes.append(f"{name}: the header of llm.c is skipped in {n_headers} token files")
+    sources = [SourceFile(file=part.file, sha256=str(part.sha256)) for part in slices]
     if not val:
-        (whole,) = train
-        train, val = _split(whole, int((whole.stop - whole.start) * (1 - VALIDATION_FRACTION)))
+        train, val = _split_last(train)
     return Corpus(
         name=name,
-        sha256=sha.hexdigest(),
+        sha256=sha256,
         vocab_size=tokenizer.vocab_size,
         train=train,
         val=val,
         token_bytes=str(tokenizer.byte_lengths(cache_folder())),
-        note=note if n_headers else None,
+        note="; ".join(filter(None, notes)) or None,
+        sources=sources,
     )
 
 
-def _shard_files(name: str, folder: Path, place: str) -> tuple[list[Path], list[Path]]:
-    """Return the files of training and of validation tokens in a folder."""
-    train_files = sorted(folder.glob("*train*.bin"))
-    val_files = sorted(folder.glob("*val*.bin"))
-    message = None
-    both = set(train_files) & set(val_files)
-    if both:
-        names = ", ".join(sorted(file.name for file in both))
-        message = f"{names} matches *train*.bin and *val*.bin; rename it, so that it is one of them"
-    elif not train_files or not val_files:
-        message = "the folder must hold *train*.bin and *val*.bin files of uint16"
-        problems = filter(None, map(formats.problem_of_suffix, sorted(folder.iterdir())))
-        kind = next(problems, None)
-        if kind is not None:
-            message += f"; a file in it {kind}"
-    if message is not None:
-        raise UserError([Problem(place, f"'{name}': {message}")])
-    return train_files, val_files
+def content_hash(train: Split, val: Split) -> str:
+    """Return the hash of the files and types of both parts."""
+    sha = hashlib.sha256()
+    for file_split, parts in (("train", train), ("val", val)):
+        for part in parts:
+            dtype = "" if part.dtype == "uint16" else f" {part.dtype}"
+            sha.update(f"{file_split} {part.sha256}{dtype}\n".encode())
+    return sha.hexdigest()
+
+
+def _split_last(slices: Split) -> tuple[Split, Split]:
+    """Return the first nine tenths of the tokens, and the others."""
+    n_left = int(Corpus.n_tokens(slices) * (1 - VALIDATION_FRACTION))
+    train: Split = []
+    val: Split = []
+    for part in slices:
+        n_train = min(n_left, part.stop - part.start)
+        n_left -= n_train
+        first, last = split(part, n_train)
+        train += [first] if first.start < first.stop else []
+        val += [last] if last.start < last.stop else []
+    return train, val

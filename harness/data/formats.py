@@ -1,4 +1,4 @@
-"""Recognize files that hold neither plain text nor tokens, and name the remedy."""
+"""Recognize the format of a file, and name the remedy if it cannot be read."""
 
 import json
 from pathlib import Path
@@ -13,9 +13,10 @@ TEXT_FROM_TABLE = (
     "e.g. '<|endoftext|>'.join(pandas.{reader}(FILE)['text'])"
 )
 REMEDIES = {
-    "JSON": TEXT_FROM_TABLE.format(reader="read_json") + "; for JSON lines add lines=True",
+    "JSON": "write one object per line, e.g. pandas.read_json(FILE).to_json('corpus.jsonl', "
+    "orient='records', lines=True); name a file of JSON lines .jsonl",
     "a CSV table": TEXT_FROM_TABLE.format(reader="read_csv"),
-    "a Parquet table": TEXT_FROM_TABLE.format(reader="read_parquet"),
+    "a Parquet table": "name it .parquet",
     "an Arrow table": TEXT_FROM_TABLE.format(reader="read_feather"),
     "an ORC table": TEXT_FROM_TABLE.format(reader="read_orc"),
     "compressed": "decompress it first, e.g. gunzip, unzip, unxz, bunzip2 or unzstd",
@@ -30,10 +31,20 @@ REMEDIES = {
     "UTF-16 or UTF-32": "convert it, e.g. iconv -f utf-16 -t utf-8",
     "binary": "name a UTF-8 text, or uint16 tokens with the suffix .bin",
 }
+# Formats that are read, by the end of a file's name. Any other file is read as plain text.
+READABLE = {
+    "tokens": (".bin",),
+    "JSON lines": tuple(
+        f".{name}{compression}"
+        for name in ("jsonl", "ndjson", "jsonlines")
+        for compression in ("", ".gz", ".zst", ".zstd")
+    ),
+    "Parquet": (".parquet", ".pq"),
+    "text": (".txt", ".text", ".md"),
+}
 SUFFIXES = {
-    "JSON": ".json .jsonl .ndjson .jsonlines .geojson .ipynb",
+    "JSON": ".json .geojson .ipynb",
     "a CSV table": ".csv .tsv .psv",
-    "a Parquet table": ".parquet .pq",
     "an Arrow table": ".arrow .feather .ipc",
     "an ORC table": ".orc",
     "compressed": ".gz .zst .zstd .xz .bz2 .lz4 .lzma .br .z .sz .snappy",
@@ -84,9 +95,23 @@ def describe(kind: str, by: str) -> str:
     return f"is {kind} ({by}), not plain text or tokens; {REMEDIES[kind]}"
 
 
+def kind_of(path: Path) -> str:
+    """Return the format of a file by its name, a key of `READABLE`."""
+    name = path.name.lower()
+    return next((kind for kind, ends in READABLE.items() if name.endswith(ends)), "text")
+
+
+def is_readable(path: Path) -> bool:
+    """Return whether a file of a folder is of a format that is read, by its name."""
+    ends = tuple(end for group in READABLE.values() for end in group)
+    return path.is_file() and path.name[0] != "." and path.name.lower().endswith(ends)
+
+
 def problem_of_suffix(path: Path) -> str | None:
-    """Return why a file cannot be read, by its suffix; None for a suffix of text or tokens."""
+    """Return why a file cannot be read, by its suffix; None for a suffix that is read."""
     suffix = path.suffix.lower()
+    if path.name.lower().endswith(READABLE["JSON lines"]):
+        return None
     for kind, suffixes in SUFFIXES.items():
         if suffix in suffixes.split():
             return describe(kind, f"by its suffix {suffix}")

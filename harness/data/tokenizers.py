@@ -8,8 +8,9 @@ import numpy as np
 
 from harness.errors import Problem, UserError, choices
 from harness.results.files import write_bytes
+from harness.results.records import TokenDtype
 
-NAMES = ("bytes", "gpt2", "r50k_base", "p50k_base")  # all whose tokens fit into uint16
+NAMES = ("bytes", "gpt2", "r50k_base", "p50k_base", "cl100k_base", "o200k_base")
 
 
 class Tokenizer:
@@ -51,18 +52,23 @@ class Tokenizer:
         return self._encoding.n_vocab
 
     @property
+    def dtype(self) -> TokenDtype:
+        """Return the smallest type that holds every token."""
+        return "uint16" if self.vocab_size <= 1 << 16 else "uint32"
+
+    @property
     def end_of_text(self) -> int | None:
         """Return the token that separates texts, None if there is none."""
         return self._encoding.eot_token if self._encoding.special_tokens_set else None
 
     def encode(self, text: str) -> np.ndarray:
-        """Return the tokens, uint16; each special token in the text becomes one token.
+        """Return the tokens, of `dtype`; each special token in the text becomes one token.
 
         `bytes` has no special tokens: `<|endoftext|>` in a text is 13 bytes like any other.
         """
         if self.name == "bytes":  # the encoding gives the same, character by character
             return np.frombuffer(text.encode("utf-8"), dtype=np.uint8).astype(np.uint16)
-        return np.array(self._encoding.encode(text, allowed_special="all"), dtype=np.uint16)
+        return np.array(self._encoding.encode(text, allowed_special="all"), dtype=self.dtype)
 
     def boundary(self, text: str, position: int) -> int:
         """Return `position`, or the end of the special token of `text` that it would cut."""

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -31,7 +31,6 @@ def changed_corpora(store: Store, study: str) -> dict[str, int]:
 
     Only files that were written after the start of a run are read.
     """
-    folders = _study_folders(store, study)
     hashes: dict[Path, str] = {}
     n_runs: Counter[str] = Counter()
     for run in store.runs(study):
@@ -40,35 +39,10 @@ def changed_corpora(store: Store, study: str) -> dict[str, int]:
             started_at = run.status.started_at
         except StoreError:
             continue
-        files = dict(_files(spec, folders.get(spec.run_id)))
+        files = {Path(source.file): source.sha256 for source in spec.launch.sources}
         if started_at and _any_changed(files, datetime.fromisoformat(started_at), hashes):
             n_runs[spec.data.corpus] += 1
     return dict(n_runs)
-
-
-def _study_folders(store: Store, study: str) -> dict[str, str]:
-    """Return the folder of the study file by run id."""
-    folders = {}
-    try:
-        launches = store.launches(study)
-    except StoreError:
-        return {}
-    for launch in launches:
-        if launch.inputs is not None:
-            folders.update(dict.fromkeys(launch.order, launch.inputs.folder))
-    return folders
-
-
-def _files(spec: RunSpec, folder: str | None) -> Iterator[tuple[Path, str]]:
-    """Yield the user's files of a corpus with the SHA-256 that they had."""
-    if folder is None:
-        return
-    corpus = Path(folder, spec.data.corpus)
-    for part in (*spec.launch.train_tokens, *spec.launch.val_tokens):
-        if part.sha256 is not None and Path(part.file).is_relative_to(corpus.resolve()):
-            yield Path(part.file), part.sha256
-    if corpus.is_file() and corpus.suffix != ".bin":
-        yield corpus, spec.data.sha256
 
 
 def _any_changed(files: dict[Path, str], started: datetime, hashes: dict[Path, str]) -> bool:

@@ -104,7 +104,7 @@ def test_invalid_shards_are_rejected(tmp_path):
     for name, message in (
         ("large.bin", "holds token 300 at position 1, the tokenizer 'bytes' has 256"),
         ("odd.bin", "3 bytes; uint16 tokens take two each"),
-        ("half", r"must hold \*train\*.bin and \*val\*.bin"),
+        ("half", "needs files with `train` and files with `val`.*found: train.bin"),
     ):
         with pytest.raises(UserError, match=message):
             prepare(tmp_path, corpus=name)

@@ -84,9 +84,8 @@ def database():
 
 # Suffix: content, and words of the remedy. The content is also recognized without the suffix.
 FILES = {
-    ".jsonl": (json_lines(), "read_json"),
-    ".json": (json.dumps([{"text": text} for text in TEXTS], indent=2).encode(), "read_json"),
-    ".parquet": (parquet(), "read_parquet"),
+    ".json": (json_lines(), "one object per line"),
+    ".ipynb": (json.dumps([{"text": text} for text in TEXTS], indent=2).encode(), "lines=True"),
     ".arrow": (feather(), "read_feather"),
     ".gz": (gzip.compress(TEXT.encode()), "gunzip"),
     ".xz": (lzma.compress(TEXT.encode()), "unxz"),
@@ -106,7 +105,7 @@ FILES = {
 def test_another_format_is_refused_with_its_remedy(tmp_path, suffix, lies):
     content, remedy = FILES[suffix]
     for name in ("corpus.txt", "corpus", "train.bin") if lies else (f"corpus{suffix}",):
-        if name == "train.bin" and suffix.startswith(".json"):
+        if name == "train.bin" and suffix in (".json", ".ipynb"):
             remedy = "text or 8-bit values"
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=remedy):
@@ -177,6 +176,13 @@ def test_plain_text_of_any_kind_is_read(tmp_path, text):
     assert corpus.Corpus.n_tokens(found.train + found.val) == len(text.encode())
 
 
+def test_a_parquet_table_of_another_name_is_named(tmp_path):
+    for name in ("corpus.txt", "corpus", "train.bin"):
+        (tmp_path / name).write_bytes(parquet())
+        with pytest.raises(UserError, match=r"is a Parquet table .*name it \.parquet"):
+            prepare(tmp_path, name)
+
+
 def test_an_unreadable_file_is_named(tmp_path, monkeypatch):
     (tmp_path / "corpus.txt").write_text(TEXT)
 
@@ -190,12 +196,12 @@ def test_an_unreadable_file_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["a" * 5000, "a\0b", "\ud800", "", "a\nb"])
 def test_an_impossible_path_is_named(tmp_path, name):
-    with pytest.raises(UserError, match=r"cannot be read|no such file|must hold"):
+    with pytest.raises(UserError, match=r"cannot be read|no such file|needs files"):
         prepare(tmp_path, name)
 
 
 def test_a_folder_of_another_format_is_named(tmp_path):
     (tmp_path / "shards").mkdir()
-    (tmp_path / "shards/train-00000.parquet").write_bytes(parquet())
-    with pytest.raises(UserError, match=r"must hold \*train\*.bin .*read_parquet"):
+    (tmp_path / "shards/train-00000.arrow").write_bytes(feather())
+    with pytest.raises(UserError, match=r"needs files with `train` .*read_feather"):
         prepare(tmp_path, "shards")

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.data import corpus, shards
+from harness.data import corpus, shards, token_files
+from harness.data.batches import Tokens
 from harness.data.formats import MAGIC
 from harness.errors import UserError
 from harness.results.records import DataSettings, TokenSlice
@@ -50,15 +51,16 @@ def tokens_of(tokenizer, n=None):
     return ranks[ranks < VOCAB["gpt2"]][: n or 20_000]
 
 
-def prepare(folder, tokens, tokenizer="bytes", name="all.bin"):
+def prepare(folder, tokens, tokenizer="bytes", name="all.bin", **data):
     content = tokens if isinstance(tokens, bytes) else tokens.tobytes()
     folder.mkdir(exist_ok=True)
     (folder / name).write_bytes(content)
-    return corpus.prepare(DataSettings(corpus=name, tokenizer=tokenizer), folder, "study.toml")
+    settings = DataSettings(corpus=name, tokenizer=tokenizer, **data)
+    return corpus.prepare(settings, folder, "study.toml")
 
 
 def read(slices):
-    parts = [np.fromfile(part.file, "<u2")[part.start : part.stop] for part in slices]
+    parts = [np.fromfile(part.file, part.dtype)[part.start : part.stop] for part in slices]
     return np.concatenate(parts)
 
 
@@ -77,21 +79,32 @@ def test_one_text_in_every_type_is_read_right_or_refused(tmp_path, order, kind, 
         tokens = tokens.astype(np.int64) % 2048
     with np.errstate(over="ignore"):
         written = tokens.astype(order + kind)
-    if order == "<" and kind in ("u2", "i2"):
-        found = prepare(tmp_path, written, tokenizer)
-        assert read(found.train + found.val).tolist() == tokens.tolist()
-    else:
-        with pytest.raises(UserError, match=r"all\.bin: holds "):
-            prepare(tmp_path, written, tokenizer)
+    for token_dtype, kinds in (("uint16", ("u2", "i2")), ("uint32", ("u4", "i4"))):
+        if order == "<" and kind in kinds:
+            found = prepare(tmp_path, written, tokenizer, token_dtype=token_dtype)
+            assert read(found.train + found.val).tolist() == tokens.tolist()
+            assert {part.dtype for part in found.train + found.val} == {token_dtype}
+        else:
+            with pytest.raises(UserError, match=r"all\.bin: holds "):
+                prepare(tmp_path, written, tokenizer, token_dtype=token_dtype)
 
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [("<u4", "int32"), (">i4", "big-endian int32"), ("<u8", "int64"), ("<f4", "float32")],
+    [(">i4", "big-endian int32"), ("<u8", "int64"), ("<f4", "float32"), (">f8", "big-endian fl")],
 )
 def test_the_type_and_the_conversion_are_named(tmp_path, kind, name):
-    with pytest.raises(UserError, match=rf"holds {name} values.*astype\('<u2'\)"):
+    with pytest.raises(UserError, match=rf"holds {name}.* values.*astype\('<u2'\)"):
         prepare(tmp_path, tokens_of("gpt2").astype(kind), "gpt2")
+
+
+@pytest.mark.parametrize(
+    ("kind", "token_dtype", "remedy"),
+    [("<u4", "uint16", 'set token_dtype = "uint32"'), ("<u2", "uint32", "remove token_dtype")],
+)
+def test_the_setting_of_the_type_is_named(tmp_path, kind, token_dtype, remedy):
+    with pytest.raises(UserError, match=remedy):
+        prepare(tmp_path, tokens_of("gpt2").astype(kind), "gpt2", token_dtype=token_dtype)
 
 
 @pytest.mark.parametrize("text", [TEXT, "Déjà vu, naïve café. " * 400, "Привет, мир. " * 600])
@@ -133,42 +146,90 @@ def test_any_file_is_refused_or_holds_tokens(tmp_path, start, content, name, tok
 
 # -- headers ---------------------------------------------------------------------------------------
 
+LLMC = {"uint16": (20240520, 1), "uint32": (20240801, 7)}  # dev/data/data_common.py of llm.c
 
-def with_header(tokens, *numbers, dtype="<i4", size=1024):
+
+def with_header(tokens, *numbers, dtype="<i4", size=1024, token_dtype="<u2"):
     header = np.zeros(size // 4, dtype)
     header[: len(numbers)] = numbers
-    return header.tobytes() + tokens.astype("<u2").tobytes()
+    return header.tobytes() + tokens.astype(token_dtype).tobytes()
 
 
-def test_the_header_of_llm_c_is_not_read_as_tokens(tmp_path):
+def as_published(tokens, token_dtype):
+    return with_header(tokens, *LLMC[token_dtype], len(tokens), token_dtype=token_dtype)
+
+
+@pytest.mark.parametrize("token_dtype", LLMC)
+def test_the_header_of_llm_c_is_not_read_as_tokens(tmp_path, token_dtype):
+    """The header decides the type, whatever type the study states for files without one."""
     tokens = tokens_of("gpt2")
     folder = tmp_path / "shards"
     folder.mkdir()
     for name, part in (("train_000001", tokens[:15_000]), ("val_000000", tokens[15_000:])):
-        (folder / f"x_{name}.bin").write_bytes(with_header(part, 20240520, 1, len(part)))
-    settings = DataSettings(corpus="shards", tokenizer="gpt2")
-    found = corpus.prepare(settings, tmp_path, "study.toml")
-    assert read(found.train).tolist() == tokens[:15_000].tolist()
-    assert read(found.val).tolist() == tokens[15_000:].tolist()
-    shards.verify(found.train + found.val)
-    assert found.note == "shards: the header of llm.c is skipped in 2 token files"
+        (folder / f"x_{name}.bin").write_bytes(as_published(part, token_dtype))
+    for stated in LLMC:
+        data = DataSettings(corpus="shards", tokenizer="gpt2", token_dtype=stated)
+        found = corpus.prepare(data, tmp_path, "study.toml")
+        assert read(found.train).tolist() == tokens[:15_000].tolist()
+        assert read(found.val).tolist() == tokens[15_000:].tolist()
+        windows, _ = Tokens(found.val).windows(np.array([0]), 100)
+        assert windows[0].tolist() == tokens[15_000:15_100].tolist()
+        shards.verify(found.train + found.val)
+        assert found.note == "shards: the header of llm.c is skipped in 2 token files"
 
 
-def test_one_file_with_a_header_is_split_after_it(tmp_path):
+@pytest.mark.parametrize("token_dtype", LLMC)
+def test_one_file_with_a_header_is_split_after_it(tmp_path, token_dtype):
     tokens = tokens_of("gpt2", 1000)
-    found = prepare(tmp_path, with_header(tokens, 20240520, 1, 1000), "gpt2")
+    found = prepare(tmp_path, as_published(tokens, token_dtype), "gpt2")
     assert read(found.train).tolist() == tokens[:900].tolist()
     assert read(found.val).tolist() == tokens[900:].tolist()
+
+
+def test_the_same_bytes_of_another_type_are_another_corpus(tmp_path):
+    """The runs of one would be taken for runs of the other."""
+    content = tokens_of("bytes").astype("<u4").tobytes()
+    found = prepare(tmp_path, content, name="a.bin", token_dtype="uint32")
+    slices = [part.model_copy(update={"dtype": "uint16"}) for part in found.train]
+    assert corpus.content_hash(slices, []) != found.sha256
+
+
+@pytest.mark.parametrize("token_dtype", LLMC)
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda magic, version, n: (magic, version + 1, n), "unknown version"),
+        (lambda magic, version, n: (magic, version, n + 1), "states 20001 tokens"),
+        (lambda magic, version, n: (magic + 2, version, n), "unknown header"),
+    ],
+)
+def test_a_damaged_header_is_refused_by_name(tmp_path, token_dtype, damage, message):
+    tokens = tokens_of("gpt2", 20_000)
+    numbers = damage(*LLMC[token_dtype], len(tokens))
+    with pytest.raises(UserError, match=rf"all\.bin: .*{message}"):
+        prepare(tmp_path, with_header(tokens, *numbers, token_dtype=token_dtype), "gpt2")
+
+
+@pytest.mark.parametrize("token_dtype", LLMC)
+@pytest.mark.parametrize("n_bytes", [1, 2, 3, 500, 1023])
+def test_a_truncated_file_is_refused(tmp_path, token_dtype, n_bytes):
+    content = as_published(tokens_of("gpt2"), token_dtype)
+    for cut in (content[:n_bytes], content[:-n_bytes]):
+        if len(cut) >= 4:
+            with pytest.raises(UserError, match=r"truncated|states 20000 tokens"):
+                prepare(tmp_path, cut, "gpt2")
+
+
+@pytest.mark.parametrize("token_dtype", LLMC)
+def test_a_header_without_tokens_is_refused(tmp_path, token_dtype):
+    content = as_published(tokens_of("gpt2", 1)[:0], token_dtype)
+    with pytest.raises(UserError, match=r"all\.bin: has a header and no tokens"):
+        prepare(tmp_path, content, "gpt2")
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (with_header(tokens_of("gpt2"), 20240520, 2, 20_000), "unknown version 2"),
-        (with_header(tokens_of("gpt2"), 20240520, 1, 30_000), "states 30000 tokens"),
-        (with_header(tokens_of("gpt2"), 20240520, 1, 20_000)[:-2], "states 20000 tokens"),
-        (with_header(tokens_of("gpt2"), 20240520, 1, 20_000)[:500], "truncated"),
-        (with_header(tokens_of("gpt2"), 20240801, 7, 10_000), "Llama 3"),
         (with_header(tokens_of("gpt2"), 20240520, 1, 20_000, dtype=">i4"), "big-endian"),
         (with_header(tokens_of("gpt2"), 20240522, 1, 20_000), "unknown header .*20240522"),
         (with_header(tokens_of("gpt2"), 77, 1), "unknown header .*77, 1, 0"),
@@ -226,14 +287,20 @@ def test_meta_pkl_is_never_executed(tmp_path):
 # -- the whole file --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("has_header", [False, True], ids=["plain", "header"])
+@pytest.mark.parametrize("token_dtype", LLMC)
 @pytest.mark.parametrize("position", [0, 1, 4095, 4096, 25_000, 49_998, 49_999])
-def test_an_invalid_token_is_found_at_any_position(tmp_path, monkeypatch, position):
-    monkeypatch.setattr(shards, "CHUNK_BYTES", 8192)
-    tokens = np.resize(tokens_of("gpt2"), 50_000).astype("<u2")
+def test_an_invalid_token_is_found_at_any_position(
+    tmp_path, monkeypatch, position, token_dtype, has_header
+):
+    for module in (shards, token_files):
+        monkeypatch.setattr(module, "CHUNK_BYTES", 8192)
+    tokens = np.resize(tokens_of("gpt2"), 50_000).astype(token_dtype)
     tokens[position] = 60_000
     message = f"holds token 60000 at position {position}, the tokenizer 'gpt2' has 50257"
+    content = as_published(tokens, token_dtype) if has_header else tokens
     with pytest.raises(UserError, match=message):
-        prepare(tmp_path, tokens, "gpt2")
+        prepare(tmp_path, content, "gpt2", token_dtype=token_dtype)
 
 
 @pytest.mark.parametrize("position", [0, 4096, 25_000, 49_999])
@@ -331,9 +398,9 @@ def test_validation_on_a_training_file_is_refused(tmp_path, link):
 def test_a_file_of_both_splits_is_refused(tmp_path):
     folder = tmp_path / "shards"
     folder.mkdir()
-    for name in ("pretrain_val.bin", "train.bin"):
+    for name in ("train_val.bin", "train.bin"):
         (folder / name).write_bytes(tokens_of("bytes").astype("<u2").tobytes())
-    with pytest.raises(UserError, match=r"pretrain_val\.bin matches"):
+    with pytest.raises(UserError, match=r"train_val\.bin names both train and val"):
         corpus.prepare(DataSettings(corpus="shards"), tmp_path, "study.toml")
 
 

@@ -7,7 +7,7 @@ import pytest
 import tiktoken
 import tiktoken_ext.openai_public as published
 
-from harness.data import corpus
+from harness.data import corpus, text_cache
 from harness.data.tokenizers import NAMES, Tokenizer
 from harness.errors import UserError
 from harness.results.records import DataSettings
@@ -101,8 +101,8 @@ def test_tokens_of_other_code_are_not_used(tokenizer, tmp_path, monkeypatch):
     settings = DataSettings(corpus="text.txt", tokenizer="gpt2")
     new = corpus.prepare(settings, tmp_path, "study.toml")
     edited = tmp_path / "tokenizers.py"
-    edited.write_text(Path(corpus.tokenizers.__file__).read_text() + "x = 1\n")
-    monkeypatch.setattr(corpus.tokenizers, "__file__", str(edited))
+    edited.write_text(Path(text_cache.tokenizers.__file__).read_text() + "x = 1\n")
+    monkeypatch.setattr(text_cache.tokenizers, "__file__", str(edited))
     old = corpus.prepare(settings, tmp_path, "study.toml")
     assert old.train[0].file != new.train[0].file
 

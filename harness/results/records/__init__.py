@@ -29,6 +29,7 @@ from harness.results.records.run_spec import (
     ResolvedData,
     ResolvedModel,
     RunSpec,
+    SourceFile,
     TokenSlice,
     VariantChoice,
 )
@@ -39,6 +40,7 @@ from harness.results.records.settings import (
     LadderSettings,
     ModelSettings,
     ProbeSettings,
+    TokenDtype,
     TrainSettings,
 )
 from harness.results.records.status import Environment, FailureReason, RunState, RunStatus
@@ -97,9 +99,11 @@ __all__ = [
     "Seed",
     "Setting",
     "Settings",
+    "SourceFile",
     "StepRecord",
     "StrictModel",
     "StudySummary",
+    "TokenDtype",
     "TokenFileScan",
     "TokenSlice",
     "TokenizedText",

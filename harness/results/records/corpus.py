@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from harness.results.records.base import Count, Finite, StrictModel
+from harness.results.records.settings import TokenDtype
 
 
 class TokenFileScan(StrictModel):
@@ -13,6 +14,9 @@ class TokenFileScan(StrictModel):
     mtime_ns: int = Field(description="time of its last change, ns")
     ctime_ns: int = Field(description="time of its last change of content or attributes, ns")
     sha256: str = Field(description="SHA-256 of the file")
+    dtype: TokenDtype = Field(
+        default="uint16", description="type of the tokens in a file without a header"
+    )
     max_token: Count = Field(description="largest token")
 
 
@@ -21,6 +25,7 @@ class TokenizedText(StrictModel):
 
     sha256: str = Field(description="SHA-256 of the text")
     tokens_sha256: str = Field(description="SHA-256 of the file of tokens")
+    dtype: TokenDtype = Field(default="uint16", description="type of the tokens")
     n_train: Count = Field(description="training tokens, which come first")
     n_val: Count = Field(description="validation tokens")
     entropy: Finite | None = Field(

@@ -13,7 +13,13 @@ from harness.results.records.base import (
     Versioned,
     added,
 )
-from harness.results.records.settings import Documents, ModelSettings, ProbeSettings, TrainSettings
+from harness.results.records.settings import (
+    Documents,
+    ModelSettings,
+    ProbeSettings,
+    TokenDtype,
+    TrainSettings,
+)
 from harness.results.records.tuning import TuningTrial
 
 # Windows of the validation text: `all`, or the half on which the study tunes or compares.
@@ -59,14 +65,22 @@ class ResolvedData(StrictModel):
 
 
 class TokenSlice(StrictModel):
-    """A slice of a file of little-endian uint16 tokens."""
+    """A slice of a file of little-endian tokens."""
 
     file: str = Field(description="path of the file")
+    dtype: TokenDtype = Field(default="uint16", description="type of the tokens")
     start: Count = Field(description="first token")
     stop: Count = Field(description="token after the last")
     sha256: str | None = Field(
         default=None, description="SHA-256 of the whole file; null: not checked"
     )
+
+
+class SourceFile(StrictModel):
+    """A file of the user that the corpus is made of."""
+
+    file: str = Field(description="path of the file")
+    sha256: str = Field(description="SHA-256 of the file when the run was planned")
 
 
 class LaunchSpec(StrictModel):
@@ -91,6 +105,7 @@ class LaunchSpec(StrictModel):
     variant_paths: list[str] = Field(description="folders of the user's own variants")
     train_tokens: list[TokenSlice] = Field(description="training tokens")
     val_tokens: list[TokenSlice] = Field(description="validation tokens")
+    sources: list[SourceFile] = Field(default=[], description="the user's files of the corpus")
     token_bytes: str = Field(
         description="path of a .npy file with the number of bytes of each token of the vocabulary"
     )

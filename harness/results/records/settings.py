@@ -13,6 +13,7 @@ MAX_LENGTH = 2**20
 MAX_SECONDS = 1e8  # three years
 MAX_POINTS = 100  # of the grid of a probe, on each axis
 
+TokenDtype = Literal["uint16", "uint32"]
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 Length = Annotated[int, Field(ge=1, le=MAX_LENGTH)]
 Steps = Annotated[int, Field(ge=1, lt=2**31)]
@@ -47,12 +48,29 @@ class ModelSettings(StrictModel):
 
 
 class DataSettings(StrictModel):
-    """The text: `tinyshakespeare`, `synthetic`, or a path to a UTF-8 text or `.bin` shards."""
+    """The text: `tinyshakespeare`, `synthetic`, or a path or glob of texts or token files.
+
+    Of several files, the patterns `train` and `val` select those of each part.
+    """
 
     corpus: str = Field(description="name or path of the text")
     tokenizer: str = Field(default="bytes", description="tiktoken encoding: `bytes` or `gpt2`")
     fallback_corpus: str | None = Field(
         default=None, description="corpus that replaces `corpus` if it cannot be downloaded"
+    )
+    train: str | None = Field(
+        default=None,
+        description="pattern of the names of training files; null: `train` is part of their names",
+    )
+    val: str | None = Field(
+        default=None,
+        description="pattern of the names of validation files; null: `val` is part of their names",
+    )
+    text_column: str = Field(
+        default="text", description="column of JSON lines and Parquet tables that holds the text"
+    )
+    token_dtype: TokenDtype = Field(
+        default="uint16", description="type of the tokens in token files without a header"
     )
     documents: Documents = added(
         "cross", "`cross`: attention crosses documents; `mask`: no attention to other documents"
