@@ -27,7 +27,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.analysis import dataset, equivalence, stability
+from harness.analysis import dataset, equivalence, settings, stability
 from harness.analysis.dataset import StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.analysis.summary import Summary, summarize
@@ -90,20 +90,28 @@ class StudyFrames:
 
     @property
     def settings(self) -> dict[str, object]:
-        """The settings that all entries share: `model`, `data`, `train`."""
-        spec = self._study.spec
-        if spec is None:
-            return {}
-        return {
-            "model": spec.model.model_dump(),
-            "data": spec.data.model_dump(),
-            "train": spec.train.model_dump(),
-        }
+        """The settings that all entries share, `model`, `data` and `train`, and those `varied`.
+
+        `varied` has the value of each other setting by the label of the axis that sets it.
+        """
+        varied = settings.varied(self._study)
+        found = settings.shared(self._study, varied)
+        return {**found, "varied": varied} if varied else found
 
     @property
     def axes(self) -> dict[str, list[str]]:
         """The labels of each axis, the baseline's first."""
         return {axis: list(labels) for axis, labels in self._study.levels.items()}
+
+    @property
+    def asked(self) -> list[str]:
+        """The varying axes whose levels are compared."""
+        return list(self._study.asked)
+
+    @property
+    def contexts(self) -> list[str]:
+        """The other varying axes, on which compared entries have the same label."""
+        return list(self._study.contexts)
 
     # -- recorded values ---------------------------------------------------------------------
 
@@ -186,6 +194,10 @@ class StudyFrames:
         "A row per entry: paired differences from the baseline, with 95 % intervals."
     )
     verdicts = _Table("A row per metric and entry: the tests against the baseline and the verdict.")
+    pooled = _Table(
+        "A row per metric and asked difference: its mean over contexts, and whether it depends on "
+        "them; empty without context axes."
+    )
     effects = _Table(
         "A row per metric and effect: main effects of the axes and their interactions."
     )
@@ -229,10 +241,11 @@ class StudyFrames:
         if name.startswith(TUNING):  # their entries have no level on this axis
             labels = list(frame["entry"].unique())
         categories = {"entry": labels, **self._study.levels} if "entry" in frame else {}
+        fixed = {column.name for column in COLUMNS[name]}  # others are axes
         dtypes = {
             column: pd.CategoricalDtype(list(values))
             for column, values in categories.items()
-            if column in frame
+            if column in frame and (column == "entry" or column not in fixed)
         }
         return self._with_attrs(frame.astype(dtypes))
 

@@ -15,6 +15,7 @@ from harness.analysis import (
     ladder,
     metrics,
     scaling,
+    settings,
     stability,
     step_breakdown,
     tuning,
@@ -181,6 +182,9 @@ def as_record(summary: Summary) -> StudySummary:
         settings_hash=study.settings_hash or None,
         axes={axis: list(levels) for axis, levels in study.levels.items()},
         baseline=study.baseline,
+        asked=study.asked,
+        contexts=study.contexts,
+        varied=settings.varied(study),
         settings=SharedSettings(model=spec.model, data=spec.data, train=spec.train)
         if spec
         else SharedSettings(),

@@ -30,6 +30,7 @@ from harness.results.records.study_summary import (
     EntryMetrics,
     Equivalence,
     LengthLoss,
+    PooledResult,
     Ranking,
     RunOutcome,
     ScalingRow,
@@ -120,11 +121,24 @@ COLUMNS: Mapping[str, list[Column]] = {
         ENTRY,
         Column("n_seeds", INTEGER, "number of paired seeds"),
         *_columns(SignificanceResult),
+        Column("not_comparable", TEXT, "why the losses are not compared"),
         CAVEATS,
+    ],
+    "pooled": [
+        METRIC,
+        Column("asked", TEXT, "labels of the asked axes that differ from the baseline's"),
+        Column("n_contexts", INTEGER, "number of contexts that are pooled"),
+        Column("n_seeds", INTEGER, "number of seeds that all contexts have done"),
+        *(column for column in _columns(PooledResult) if column.name != "asked"),
+        Column("verdicts", LIST, "verdict in each context, as CONTEXT=VERDICT"),
     ],
     "effects": [
         METRIC,
-        Column("effect", TEXT, "`main` effect of one axis, or `interaction` of two"),
+        Column(
+            "effect",
+            TEXT,
+            "`main` effect of one axis, `interaction` of two, or `context`: of context axes only",
+        ),
         Column("levels", LIST, "levels compared with the baseline's, as AXIS=LABEL"),
         *_columns(Effect, center="estimate"),
     ],
@@ -185,6 +199,7 @@ COLUMNS: Mapping[str, list[Column]] = {
 }
 
 OPTIONAL = (
+    "pooled",
     "variance",
     "decoding",
     "phases",
@@ -214,6 +229,7 @@ def build_tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "comparisons": map(_row, summary.comparisons),
         "verdicts": _verdicts(summary),
         "effects": _effects(summary),
+        "pooled": _pooled(summary),
         "rankings": _rankings(summary),
         "savings": map(_row, summary.savings),
         "variance": _variance(summary),
@@ -352,11 +368,36 @@ def _verdicts(summary: Summary) -> Iterator[Row]:
         for entry, test in tests.entries.items():
             n_seeds = test.difference.n
             yield {"quantity": quantity, "entry": entry, **_row(test), "n_seeds": n_seeds}
+        for row in summary.comparisons if quantity == "val_loss" else ():
+            if row.not_comparable:
+                yield {
+                    "quantity": quantity,
+                    "entry": row.entry,
+                    "n_seeds": len(row.seeds),
+                    "not_comparable": row.not_comparable,
+                }
+
+
+def _pooled(summary: Summary) -> Iterator[Row]:
+    for quantity, tests in summary.metric_tests.items():
+        for result in tests.pooled:
+            verdicts = result.verdicts.items()
+            yield {
+                **_row(result),
+                "quantity": quantity,
+                "n_contexts": len(result.contexts),
+                "n_seeds": len(result.seeds),
+                "verdicts": tuple(f"{context}={verdict}" for context, verdict in verdicts),
+            }
 
 
 def _effects(summary: Summary) -> Iterator[Row]:
     for quantity, tests in summary.metric_tests.items():
-        kinds = (("main", tests.main_effects), ("interaction", tests.interactions))
+        kinds = (
+            ("main", tests.main_effects),
+            ("interaction", tests.interactions),
+            ("context", tests.context_effects),
+        )
         for kind, effects in kinds:
             for effect in effects:
                 yield {

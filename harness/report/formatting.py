@@ -50,6 +50,11 @@ def significant_figures(value: float) -> str:
     return f"{value:,.{digits}f}"
 
 
+def compute(flops: float) -> str:
+    """Return a number of FLOPs as 1.2e15."""
+    return f"{flops:.3g}".replace("e+", "e")
+
+
 def milliseconds(seconds: float) -> str:
     """Return seconds as milliseconds with four significant figures."""
     return significant_figures(SECONDS_TO_MS * seconds)
@@ -63,6 +68,11 @@ def mib(size_bytes: float) -> str:
 def percent(fraction: float) -> str:
     """Return 12.3 %."""
     return f"{100 * fraction:.1f} %"
+
+
+def percent_change(log_ratio: float) -> str:
+    """Return +1.23 % for the logarithm of a ratio of 1.0123."""
+    return f"{100 * math.expm1(log_ratio):+.2f} %"
 
 
 def deviation(value: float) -> str:
