@@ -28,6 +28,7 @@ MODEL_KEYS = ("dropout", "init_std")
 UNTUNABLE_TRAIN_KEYS = (
     "steps",
     "tokens_per_step",
+    "batch_ramp",
     "micro_batch_size",
     "precision",
     "compile",

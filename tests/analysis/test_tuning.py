@@ -154,6 +154,7 @@ EDGES = [
     ("train.beta2", [0.9, 0.95, 0.99], 0.99, (None, None)),  # the next value would be above 1
     ("train.warmup_steps", [10, 20, 40], 40, ("highest", 80)),
     ("train.precision", ["fp32", "bf16"], "bf16", (None, None)),
+    ("train.schedule", ["cosine", "wsd"], "wsd", (None, None)),
 ]
 
 

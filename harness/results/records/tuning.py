@@ -28,7 +28,7 @@ def as_setting(key: str, value: object) -> Setting:
     """
     section, _, name = key.partition(".")
     field = SECTIONS[section].model_fields[name]
-    annotation: Any = Annotated[(field.annotation, *field.metadata)]
+    annotation: Any = Annotated[(field.annotation, Field(), *field.metadata)]
     adapter: TypeAdapter[Setting] = TypeAdapter(annotation, config=ConfigDict(strict=True))
     try:
         return adapter.validate_python(value)
