@@ -117,6 +117,11 @@ class RunData:
         """The tokens of a timed step of a run that is done."""
         return int(self.steps.tokens[-1])
 
+    def tokens_at(self, step: NDArray[np.int64]) -> FloatArray:
+        """Return the tokens that the run has trained on after each number of steps."""
+        trained = np.concatenate([[0.0], np.cumsum(self.steps.tokens)])
+        return trained[np.minimum(step, len(self.steps))]
+
     @property
     def timed_step_s(self) -> FloatArray:
         """The slowest rank's time of each timed step, without warm-up; shape (n_timed,).
