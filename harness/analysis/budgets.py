@@ -20,7 +20,7 @@ SAME_SIZE = 0.01  # relative: entries whose parameters differ by no more have eq
 
 
 def _tokens(run: RunData) -> np.ndarray:
-    return run.tokens_at(run.evals.step)
+    return run.tokens_at_evals
 
 
 def _flops(run: RunData) -> np.ndarray:

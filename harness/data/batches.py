@@ -97,13 +97,18 @@ class Batches:
         return generator.integers(0, len(self.tokens) - self.seq_len, size=self.n_sequences)
 
     def micro_batches(
-        self, step: int, rank: int, world_size: int, micro_batch: int
+        self,
+        step: int,
+        rank: int,
+        world_size: int,
+        micro_batch: int,
+        n_sequences: int | None = None,
     ) -> list[tuple[Tensor, Tensor]]:
         """Return a rank's micro-batches of the step as (tokens, targets).
 
-        Both are (micro_batch, seq_len), int64.
+        Both are (micro_batch, seq_len), int64. `n_sequences` limits the step to its first ones.
         """
-        local_offsets = self.offsets(step).reshape(world_size, -1, micro_batch)[rank]
+        local_offsets = self.offsets(step)[:n_sequences].reshape(world_size, -1, micro_batch)[rank]
         return [self.tokens.windows(offsets, self.seq_len) for offsets in local_offsets]
 
 

@@ -34,6 +34,7 @@ from harness.results.records.run_spec import (
     VariantChoice,
 )
 from harness.results.records.settings import (
+    BatchRamp,
     DataSettings,
     DecodeProbeSettings,
     EquivalenceMargin,
@@ -61,6 +62,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "AllowedViolation",
     "ArchivedFile",
+    "BatchRamp",
     "CheckpointInfo",
     "CodeManifest",
     "CollectiveTraffic",
