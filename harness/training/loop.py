@@ -154,6 +154,7 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
             n_sequences,
             spec.order_seed,
             spec.data_offset_steps,
+            spec.launch.weights,
         ),
         context=context,
         settings=settings,
