@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from harness.analysis import intervals
+from harness.analysis import comparability, intervals
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import PARALLELISM, final_losses
 from harness.results.records.estimates import Bounds, Mean
@@ -20,7 +20,8 @@ SAME_SIZE = 0.01  # relative: entries whose parameters differ by no more have eq
 
 
 def _tokens(run: RunData) -> np.ndarray:
-    return run.evals.step * float(run.steps.tokens[0])
+    trained = np.concatenate([[0.0], np.cumsum(run.steps.tokens)])
+    return trained[np.minimum(run.evals.step, len(run.steps))]
 
 
 def _flops(run: RunData) -> np.ndarray:
@@ -35,13 +36,22 @@ SPENT: dict[BudgetKind, Spent] = {"tokens": _tokens, "flops": _flops, "train_s":
 
 
 def rankings(study: StudyResults) -> list[Ranking]:
-    """Return a ranking for each budget that has at least two entries that are done.
+    """Return a ranking for each context and budget that has at least two entries that are done.
 
-    Entries on which the compiler gave up are not ranked by time.
+    Entries whose losses are not comparable in nats per token are not ranked. Entries on which the
+    compiler gave up are not ranked by time.
     """
-    done = [entry for entry in study.entries if entry.done]
-    if len(done) < 2:
-        return []
+    ranked = []
+    for context, entries in study.by_context().items():
+        done = [entry for entry in entries if entry.done]
+        if len(done) > 1:
+            ranked += _rankings(study, context, done)
+    return ranked
+
+
+def _rankings(study: StudyResults, context: str, done: list[Entry]) -> list[Ranking]:
+    base = study.baseline_in_context(done[0])
+    done = [entry for entry in done if comparability.in_nats(entry, base or done[0])]
     parallelism = study.baseline.get(PARALLELISM)
     distinct = [entry for entry in done if entry.axes.get(PARALLELISM) == parallelism] or done
     timed = [entry for entry in done if not any(run.is_partly_compiled for run in entry.done)]
@@ -50,10 +60,10 @@ def rankings(study: StudyResults) -> list[Ranking]:
         entries = timed if kind == "train_s" else distinct
         if entries:
             ranked.append(_at_equal(kind, spent, entries))
-    base = study.find(done[0].axes | study.baseline)
     if base is not None and base.done:
         ranked.append(_of_equal_size(base, distinct))
-    return [ranking for ranking in ranked if len(ranking.val_loss) > 1]
+    in_context = {"context": context}
+    return [row.model_copy(update=in_context) for row in ranked if len(row.val_loss) > 1]
 
 
 def _at_equal(kind: BudgetKind, spent: Spent, entries: list[Entry]) -> Ranking:
@@ -84,7 +94,9 @@ def savings(study: StudyResults) -> list[CostToBaselineLoss]:
     costs = []
     for entry in study.entries:
         base = study.baseline_of(entry)
-        cost = _cost(entry, base) if base else None
+        if base is None or not comparability.in_nats(entry, base):
+            continue
+        cost = _cost(entry, base)
         if cost:
             costs.append(cost)
     return costs

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from harness.analysis import compilation, flops, outdated, plausibility, stability
+from harness.analysis import comparability, compilation, flops, outdated, plausibility, stability
 from harness.analysis.dataset import StudyResults
 from harness.results.records.study_summary import Caveat, CaveatKind
 
@@ -27,6 +27,7 @@ SOURCES: Sequence[Callable[[StudyResults], Iterator[Caveat]]] = (
     stability.caveats,
     compilation.caveats,
     flops.caveats,
+    comparability.caveats,
 )
 
 

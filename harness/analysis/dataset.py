@@ -18,6 +18,7 @@ from harness.results.store import Run, Store
 
 # runs: fewer are read faster in one process, as starting others takes a second
 PARALLEL_FROM = 1000
+CONTEXT_SEPARATOR = " · "  # of the labels in the name of a context
 TUNING = "tuning"  # the axis of the settings before and after tuning, which is always context
 UNTUNED = "untuned"
 TUNED = "tuned"
@@ -55,12 +56,12 @@ class Entry:
 class StudyResults:
     """The runs of a study that may be compared: those with the same model, data and training.
 
-    `levels` has the labels of each axis, the baseline's first; those of a context axis are ordered
-    by their settings. A verdict compares entries that differ on `asked` axes and agree on all
-    `contexts`. `left_out` is the number of runs
-    with other settings, `superseded` that of runs replaced by a newer run of the same entry and
-    seed. `spec` is that of the newest run, None without runs. `changes` has the changes of the code
-    since outdated runs, by run id; `folder` holds the results.
+    `levels` has the labels of each axis, the baseline's first; those of a context axis that varies
+    settings are ordered by these. A verdict compares entries that differ on `asked` axes and agree
+    on all `contexts`. `left_out` is the number of runs with other settings, `superseded` that of
+    runs replaced by a newer run of the same entry and seed. `spec` is that of the newest run, None
+    without runs. `changes` has the changes of the code since outdated runs, by run id; `folder`
+    holds the results.
     """
 
     name: str
@@ -110,12 +111,16 @@ class StudyResults:
         """Return the entry's label on each context axis."""
         return {axis: entry.axes[axis] for axis in self.contexts}
 
-    def by_context(self) -> dict[tuple[str, ...], list[Entry]]:
-        """Return the entries of each context, by its labels in the order of `contexts`."""
-        groups: dict[tuple[str, ...], list[Entry]] = {}
-        for entry in self.entries:
-            groups.setdefault(tuple(self.context_of(entry).values()), []).append(entry)
+    def by_context(self) -> dict[str, list[Entry]]:
+        """Return the entries of each context by its name, in the order of its settings."""
+        groups: dict[str, list[Entry]] = {}
+        for entry in sorted(self.entries, key=self._context_position):
+            groups.setdefault(self.context_name(entry), []).append(entry)
         return groups
+
+    def _context_position(self, entry: Entry) -> list[int]:
+        labels = self.context_of(entry).items()
+        return [self.levels[axis].index(label) for axis, label in labels]
 
     def baseline_of(self, entry: Entry) -> Entry | None:
         """Return the entry that this one is compared with; None for a baseline itself.
@@ -123,8 +128,16 @@ class StudyResults:
         It has the baseline's label on each axis that has one, but the entry's own labels on context
         axes.
         """
-        base = self.find(entry.axes | self.baseline | self.context_of(entry))
+        base = self.baseline_in_context(entry)
         return None if base is entry else base
+
+    def baseline_in_context(self, entry: Entry) -> Entry | None:
+        """Return the baseline of the entry's context, which may be the entry itself."""
+        return self.find(entry.axes | self.baseline | self.context_of(entry))
+
+    def context_name(self, entry: Entry) -> str:
+        """Return the entry's labels on the context axes, as one name; empty without any."""
+        return CONTEXT_SEPARATOR.join(self.context_of(entry).values())
 
     def find(self, axes: dict[str, str]) -> Entry | None:
         """Return the entry with these labels, None if there is none."""
@@ -264,7 +277,7 @@ def _levels(
 ) -> dict[str, tuple[str, ...]]:
     """Return the labels of each axis, by their settings and then by name.
 
-    The baseline's label is the first, except on context axes.
+    The baseline's label is the first, except on context axes that vary settings.
     """
     settings_by_axis: dict[str, dict[str, SettingKey]] = {
         axis: {} for run in runs for axis in run.labels
@@ -279,7 +292,7 @@ def _levels(
         labels.sort(key=settings.__getitem__)
         if axis == TUNING:
             labels.sort(key=UNTUNED.__ne__)
-        elif not _is_context(axis, compare):
+        elif not _is_context(axis, compare) or not any(settings.values()):
             labels.sort(key=baseline.get(axis, "").__ne__)
         levels[axis] = tuple(labels)
     return levels

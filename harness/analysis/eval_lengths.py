@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis import intervals
+from harness.analysis import comparability, intervals
 from harness.analysis.dataset import Entry, StudyResults
 from harness.results.records import LengthRecord
 from harness.results.records.study_summary import LengthLoss
@@ -15,6 +15,8 @@ def measures(study: StudyResults, entry: Entry) -> list[LengthLoss]:
     """Return an entry's losses by length; empty if the study has no length probe."""
     lengths = sorted({length for run in entry.done for length in run.lengths})
     base = study.baseline_of(entry)
+    if base is not None and not comparability.in_nats(entry, base, equal_length=True):
+        base = None
     return [_measure(entry, base, length) for length in lengths]
 
 

@@ -1,45 +1,16 @@
 """Test the hypotheses of a study: each entry against its baseline and each effect, in each metric.
 
-Throughput and memory are compared as logarithms, so that a factor of 2 counts the same up and down.
+Entries with equal labels on all context axes form a family of tests.
 """
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
 
-import numpy as np
-
-from harness.analysis import factorial, significance
+from harness.analysis import comparability, factorial, pooling, significance
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.factorial import Effects
-from harness.analysis.intervals import paired_differences
 from harness.analysis.metrics import PARALLELISM
+from harness.analysis.pairs import METRICS, Metric, Pair, margin_of, pair_of, values
 from harness.results.records.study_summary import Effect, MetricTests, Quantity, SignificanceResult
-from harness.results.run_data import RunData
-
-METRIC_NAMES: Mapping[Quantity, str] = {
-    "val_loss": "validation loss",
-    "tokens_per_s": "throughput",
-    "peak_memory": "peak memory",
-}
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A quantity to test: its value for a run (None if the run has none) and its direction."""
-
-    value: Callable[[RunData], float | None]
-    lower_is_better: bool
-
-
-def _log_speed(run: RunData) -> float | None:
-    return -float(np.log(np.median(run.timed_step_s))) if len(run.timed_step_s) else None
-
-
-METRICS: Mapping[Quantity, Metric] = {
-    "val_loss": Metric(lambda run: run.final_loss, lower_is_better=True),
-    "tokens_per_s": Metric(_log_speed, lower_is_better=False),
-    "peak_memory": Metric(lambda run: float(np.log(run.peak_memory_bytes)), lower_is_better=True),
-}
 
 
 def test_hypotheses(
@@ -50,86 +21,120 @@ def test_hypotheses(
     return {quantity: _test_metric(study, entries, quantity) for quantity in METRICS}
 
 
-def margin_of(study: StudyResults, quantity: Quantity) -> float | None:
-    """Return the equivalence margin, in nats or as a logarithm; None if the study states none."""
-    margin = study.margins.get(quantity)
-    return margin if margin is None or quantity == "val_loss" else float(np.log1p(margin))
-
-
 def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) -> MetricTests:
     metric = METRICS[quantity]
     margin = margin_of(study, quantity)
     results: dict[str, SignificanceResult] = {}
-    for family in _families(study, entries) if quantity == "val_loss" else [entries]:
-        differences = {entry.label: _differences(study, entry, metric) for entry in family}
-        tested = {label: values for label, values in differences.items() if values}
-        results |= significance.test_family(tested, margin, metric.lower_is_better)
+    pairs: list[Pair] = []
+    for family in families(study, entries, quantity):
+        results |= _test_family(family, margin)
+        pairs += family
     effects = _effects(study, entries, quantity)
     df = effects.design.degrees_of_freedom
+    asked = [effect for effect in effects.main if not _is_context(study, effect)]
+    interactions = [effect for effect in effects.interactions if not _is_context(study, effect)]
     return MetricTests(
         quantity=quantity,
         margin=margin,
         entries=results,
-        main_effects=_test_effects(effects.main, margin, metric, df),
-        interactions=_test_effects(effects.interactions, margin, metric, df),
+        main_effects=_test_effects(asked, margin, metric, df),
+        interactions=_test_effects(interactions, margin, metric, df),
+        context_effects=_context_effects(study, effects, quantity),
+        pooled=pooling.pool(study, pairs, results, margin),
         design=effects.design,
     )
 
 
-def _families(study: StudyResults, entries: list[Entry]) -> list[list[Entry]]:
-    """Return the families of tests of the loss, one for each parallelism.
+def families(study: StudyResults, entries: list[Entry], quantity: Quantity) -> list[list[Pair]]:
+    """Return the families of tests, one for each context and, of the loss, each parallelism.
 
     The same variant under another parallelism repeats a hypothesis. Entries that differ from the
     baseline only in parallelism form a family of their own.
     """
-    families: dict[str, list[Entry]] = {}
+    by_key: dict[tuple[str, ...], list[Pair]] = {}
     for entry in entries:
-        base = study.baseline_of(entry)
-        only_parallelism = base is not None and _without_parallelism(entry) == _without_parallelism(
-            base
-        )
-        name = "" if only_parallelism else entry.axes.get(PARALLELISM, "")
-        families.setdefault(name, []).append(entry)
-    return list(families.values())
+        context = study.context_name(entry)
+        parallelism = ""
+        if quantity == "val_loss":
+            base = study.baseline_of(entry)
+            if base is None or _without_parallelism(entry) != _without_parallelism(base):
+                parallelism = entry.axes.get(PARALLELISM, "")
+        family = by_key.setdefault((context, parallelism), [])
+        pair = pair_of(study, entry, quantity)
+        if pair is not None:
+            family.append(pair)
+    return list(by_key.values())
+
+
+def _test_family(family: list[Pair], margin: float | None) -> dict[str, SignificanceResult]:
+    differences = {}
+    margins = {}
+    for pair in family:
+        by_seed = pair.differences()
+        if by_seed:
+            differences[pair.entry.label] = list(by_seed.values())
+            margins[pair.entry.label] = pair.margin(margin)
+    if not differences:
+        return {}
+    lower_is_better = family[0].metric.lower_is_better
+    results = significance.test_family(differences, margin, lower_is_better, margins)
+    for pair in family:
+        if pair.unit == "bits per byte" and pair.entry.label in results:
+            in_bits = {"unit": pair.unit}
+            results[pair.entry.label] = results[pair.entry.label].model_copy(update=in_bits)
+    return results
+
+
+def _is_context(study: StudyResults, effect: Effect) -> bool:
+    return all(axis in study.contexts for axis in effect.levels)
 
 
 def _without_parallelism(entry: Entry) -> dict[str, str]:
     return {axis: label for axis, label in entry.axes.items() if axis != PARALLELISM}
 
 
-def values(entry: Entry, metric: Metric) -> dict[int, float]:
-    """Return the metric of each run that is done and has it, by seed."""
-    by_seed = {}
-    for run in entry.done:
-        value = metric.value(run)
-        if value is not None:
-            by_seed[run.seed] = value
-    return by_seed
-
-
-def _differences(study: StudyResults, entry: Entry, metric: Metric) -> list[float]:
-    base = study.baseline_of(entry)
-    if base is None:
-        return []
-    return list(paired_differences(values(entry, metric), values(base, metric)).values())
-
-
 def _effects(study: StudyResults, entries: list[Entry], quantity: Quantity) -> Effects:
     """Estimate the effects on a metric.
 
     Those on the loss use the baseline's parallelism only: the other entries repeat its runs, and
-    would make the noise look smaller than it is.
+    would make the noise look smaller than it is. They use entries whose losses are comparable in
+    nats per token only.
     """
     levels = {axis: list(names) for axis, names in study.levels.items()}
     baseline = study.baseline.get(PARALLELISM)
-    if quantity == "val_loss" and baseline in levels.get(PARALLELISM, ()):
-        entries = [entry for entry in entries if entry.axes[PARALLELISM] == baseline]
-        levels[PARALLELISM] = [name for name in levels[PARALLELISM] if name == baseline]
+    if quantity == "val_loss":
+        if baseline in levels.get(PARALLELISM, ()):
+            entries = [entry for entry in entries if entry.axes[PARALLELISM] == baseline]
+            levels[PARALLELISM] = [name for name in levels[PARALLELISM] if name == baseline]
+        comparable = [entry for entry in entries if _has_nats(study, entry)]
+        if len(comparable) < len(entries):
+            entries = comparable
+            for axis, names in levels.items():
+                left = {entry.axes[axis] for entry in entries}
+                levels[axis] = [name for name in names if name in left]
     cells = {}
+    tokens = next((entry.done[0].tokens_per_step for entry in entries if entry.done), None)
     for entry in entries:
         cell = tuple(entry.axes[axis] for axis in levels)
-        cells[cell] = values(entry, METRICS[quantity])
+        cells[cell] = values(entry, METRICS[quantity], tokens)
     return factorial.estimate({cell: found for cell, found in cells.items() if found}, levels)
+
+
+def _has_nats(study: StudyResults, entry: Entry) -> bool:
+    """Return whether the entry's loss is comparable with its baseline's in nats per token."""
+    base = study.baseline_of(entry)
+    return base is None or comparability.in_nats(entry, base)
+
+
+def _context_effects(study: StudyResults, effects: Effects, quantity: Quantity) -> list[Effect]:
+    """Return the effects of context axes, without those on losses that are not comparable."""
+    if not study.contexts:
+        return []
+    if quantity == "val_loss":
+        first, *others = [entries[0] for entries in study.by_context().values()]
+        if not all(comparability.in_nats(other, first) for other in others):
+            return []
+    return [effect for effect in effects.main + effects.interactions if _is_context(study, effect)]
 
 
 def _test_effects(

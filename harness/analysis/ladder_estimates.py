@@ -18,7 +18,7 @@ from harness.results.records.estimates import Bounds
 
 Array = NDArray[np.float64]
 
-RESAMPLES = 1000
+RESAMPLES = 2000
 MAX_LOG = 20.0  # of a multiplier in a resample whose baseline never reaches the loss
 
 
@@ -28,13 +28,6 @@ class Estimate:
 
     value: float
     bounds: Bounds | None
-
-    def exp(self) -> "Estimate":
-        """Return the estimate of which this is the logarithm."""
-        bounds = None
-        if self.bounds is not None:
-            bounds = (float(np.exp(self.bounds[0])), float(np.exp(self.bounds[1])))
-        return Estimate(float(np.exp(self.value)), bounds)
 
 
 @dataclass(frozen=True)
@@ -80,14 +73,14 @@ class FittedLadder:
         samples = values(self.resampled) if self.resampled else None
         return _estimate(values(self.laws)[0], samples)
 
-    def loss(self, curve: int, x: float, new_run: bool = True) -> Estimate:
-        """Return the predicted loss at x with the prediction interval of a run, or of the curve."""
+    def loss(self, curve: int, x: float, n_seeds: int | None) -> Estimate:
+        """Return the loss at x with the interval of the law, or of the mean over new seeds."""
         at = np.array([x])
         samples = None
         if self.resampled is not None and self.draws is not None:
             samples = self.resampled.loss(curve, at)[:, 0]
-            if new_run:
-                samples = samples + self.draws.new_run
+            if n_seeds is not None:
+                samples = samples + self.draws.new_run / np.sqrt(n_seeds)
         return _estimate(self.laws.loss(curve, at)[0, 0], samples)
 
     def projected_log_multiplier(self, curve: int, baseline: int, x: float) -> Estimate:
@@ -107,13 +100,14 @@ class Speedups:
     """Logarithms of the compute multipliers of a curve over a baseline.
 
     `by_size` has None for sizes without a paired seed. `pooled` is the mean over the sizes,
-    weighted by precision; `slope` is its change per unit of log compute. Both are None below two
-    sizes.
+    weighted by precision (`weights`, (n_sizes,)); `slope` is its change per unit of log compute.
+    Both are None below two sizes.
     """
 
     by_size: list[Estimate | None]
     pooled: Estimate | None
     slope: Estimate | None
+    weights: Array
 
 
 def fit(data: LadderData, shared: bool, seed: int = 0, resamples: int = RESAMPLES) -> FittedLadder:
@@ -150,8 +144,9 @@ def speedups(fitted: FittedLadder, curve: int, baseline: int) -> Speedups:
     n_pairs = np.isfinite(differences).sum(axis=1)
     sizes = np.flatnonzero(n_pairs)
     by_size: list[Estimate | None] = [None] * len(n_pairs)
+    all_weights = np.zeros(len(n_pairs))
     if not len(sizes):
-        return Speedups(by_size, None, None)
+        return Speedups(by_size, None, None, all_weights)
     n_pairs = n_pairs[sizes]
     difference = np.nansum(differences[sizes], axis=1) / n_pairs
     x = data.x[curve, sizes]
@@ -171,14 +166,16 @@ def speedups(fitted: FittedLadder, curve: int, baseline: int) -> Speedups:
     for i, size in enumerate(sizes):
         by_size[size] = _estimate(center[i], None if samples is None else samples[:, i])
     if len(sizes) < 2:
-        return Speedups(by_size, None, None)
+        return Speedups(by_size, None, None, all_weights)
     local_slope = fitted.laws.exponent[0, baseline] * fitted.laws.reducible(baseline, x_baseline)[0]
     weights = local_slope**2 * n_pairs
-    pooled = _combine(center, samples, weights / weights.sum())
+    weights /= weights.sum()
+    all_weights[sizes] = weights
+    pooled = _combine(center, samples, weights)
     log_x = np.log(x)
     centered = log_x - np.average(log_x, weights=weights)
     slope = _combine(center, samples, weights * centered / (weights * centered**2).sum())
-    return Speedups(by_size, pooled, slope)
+    return Speedups(by_size, pooled, slope, all_weights)
 
 
 def _combine(center: Array, samples: Array | None, weights: Array) -> Estimate:

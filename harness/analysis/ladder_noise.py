@@ -21,13 +21,16 @@ class MeanSquare:
     df: int
 
     def draw(self, n: int, rng: np.random.Generator) -> Array:
-        """Return draws of the expected mean square given this one, (n,).
+        """Return draws of the expected mean square given this one, (n,), one per quantile.
 
         With them, the percentiles of a bootstrap are those of a t distribution, not of a normal.
         """
+        from scipy.special import chdtri
+
         if not self.df:
             return np.zeros(n)
-        return np.asarray(self.value * self.df / rng.chisquare(self.df, n))
+        quantiles = (rng.permutation(n) + 0.5) / n
+        return np.asarray(self.value * self.df / chdtri(self.df, quantiles))
 
 
 def _mean_square(deviations: Array, df: int) -> MeanSquare:
@@ -52,20 +55,38 @@ class Noise:
         return self.size.df > 0
 
     def draw(self, n: int, rng: np.random.Generator) -> "Draws":
-        """Return n draws of the errors of the means, and of the noise of one new run."""
+        """Return n draws (an even number) of the errors of the means, and of one new run's noise.
+
+        The second half repeats the first with the opposite sign, and the errors of a half are
+        uncorrelated, which takes most of the Monte Carlo error from standard errors.
+        """
         n_curves, n_sizes = self.counts.shape
-        run = self.run.draw(n, rng)
-        size = np.maximum(self.size.draw(n, rng) - run / n_curves, 0.0)
-        seed = np.maximum(self.seed.draw(n, rng) - self.size.draw(n, rng) / n_sizes, 0.0)
-        seeds = np.maximum(self.counts, 1)
-        run_errors = rng.standard_normal((n, n_curves, n_sizes)) / np.sqrt(seeds)
-        size_errors = rng.standard_normal((n, 1, n_sizes)) / np.sqrt(seeds.max(axis=0))
-        seed_errors = rng.standard_normal((n, 1, 1)) / np.sqrt(seeds.max())
-        own = np.sqrt(run)[:, None, None] * run_errors
-        shared = np.sqrt(size)[:, None, None] * size_errors
-        shared = shared + np.sqrt(seed)[:, None, None] * seed_errors
-        new_run = np.sqrt(run + size + seed) * rng.standard_normal(n)
-        return Draws(own, shared, new_run)
+        run = np.tile(self.run.draw(n // 2, rng), 2)
+        size_mean = np.tile(self.size.draw(n // 2, rng), 2)
+        seed_mean = np.tile(self.seed.draw(n // 2, rng), 2)
+        size = np.maximum(size_mean - run / n_curves, 0.0)
+        seed = np.maximum(seed_mean - size_mean / n_sizes, 0.0)
+        normal = _antithetic(n, n_curves * n_sizes + n_sizes + 2, rng)
+        run_errors = normal[:, : n_curves * n_sizes].reshape(n, n_curves, n_sizes)
+        size_errors = normal[:, None, n_curves * n_sizes : -2]
+        seed_errors = normal[:, None, -2:-1]
+        n_seeds = np.maximum(self.counts, 1)
+        own = np.sqrt(run)[:, None, None] * run_errors / np.sqrt(n_seeds)
+        shared = np.sqrt(size)[:, None, None] * size_errors / np.sqrt(n_seeds.max(axis=0))
+        shared = shared + np.sqrt(seed)[:, None, None] * seed_errors / np.sqrt(n_seeds.max())
+        return Draws(own, shared, np.sqrt(run + size + seed) * normal[:, -1])
+
+
+def _antithetic(n: int, n_columns: int, rng: np.random.Generator) -> Array:
+    """Return standard normal draws, (n, n_columns), of which the second half is minus the first.
+
+    The columns have unit variance and are uncorrelated.
+    """
+    half = rng.standard_normal((n // 2, n_columns))
+    if n // 2 > 2 * n_columns:
+        root = np.linalg.cholesky(half.T @ half / len(half))
+        half = np.linalg.solve(root, half.T).T
+    return np.concatenate([half, -half])
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from collections.abc import Container, Iterable
 
 import numpy as np
 
-from harness.analysis import intervals
+from harness.analysis import comparability, intervals
 from harness.analysis.dataset import Entry, StudyResults
+from harness.analysis.pairs import BITS_PER_BYTE, values
 from harness.results.records import PredictedCost, ProbeResults
 from harness.results.records.estimates import Mean, Ratio
 from harness.results.records.study_summary import (
@@ -28,7 +29,7 @@ def result(entry: Entry, status: EquivalenceStatus | None = None) -> EntryMetric
     counted = entry.runs[0].spec.expected.flops_per_token_counted
     step_samples = timed(done) if status != DIVERGES else []
     step_s = intervals.median(step_samples) if step_samples else None
-    tokens_per_s = intervals.rate(int(done[0].steps.tokens[0]), step_s) if step_s else None
+    tokens_per_s = intervals.rate(done[0].tokens_per_step, step_s) if step_s else None
     peak = peak_flops(done)
     fullest = max(
         (rank for run in done for rank in run.measured.memory),
@@ -82,8 +83,13 @@ def peak_flops(runs: Iterable[RunData]) -> float | None:
 
 def comparisons(study: StudyResults, diverging: Container[str] = ()) -> list[BaselineComparison]:
     """Compare each entry with its baseline; `diverging` labels have no ratio of speeds."""
-    pairs = [(entry, study.baseline_of(entry)) for entry in study.entries]
-    return [_compare(entry, base, diverging) for entry, base in pairs if base]
+    compared = []
+    for entry in study.entries:
+        base = study.baseline_of(entry)
+        if base is not None:
+            row = _compare(entry, base, diverging)
+            compared.append(row.model_copy(update={"context": study.context_name(entry)}))
+    return compared
 
 
 def under_baseline_parallelism(study: StudyResults, entry: Entry) -> Entry | None:
@@ -97,7 +103,15 @@ def _compare(entry: Entry, base: Entry, diverging: Container[str]) -> BaselineCo
     losses = final_losses(entry)
     base_losses = final_losses(base)
     seeds = sorted(losses.keys() & base_losses.keys())
-    difference = intervals.mean_difference(losses, base_losses)
+    comparison = comparability.of_entries(entry, base)
+    difference = None
+    bits_difference = None
+    if comparison.unit == "nats per token":
+        difference = intervals.mean_difference(losses, base_losses)
+    elif comparison.unit == "bits per byte":
+        bits_difference = intervals.mean_difference(
+            values(entry, BITS_PER_BYTE), values(base, BITS_PER_BYTE)
+        )
     diverges = entry.label in diverging or base.label in diverging
     all_seeds = {run.seed for run in entry.runs + base.runs}
     runs = [run for run in entry.done if run.seed in seeds]
@@ -109,7 +123,10 @@ def _compare(entry: Entry, base: Entry, diverging: Container[str]) -> BaselineCo
         seeds=seeds,
         seeds_unpaired=len(all_seeds) - len(seeds),
         val_loss_difference=difference,
-        excludes_zero=excludes_zero(difference),
+        excludes_zero=excludes_zero(difference or bits_difference),
+        bits_per_byte_difference=bits_difference,
+        loss_unit=comparison.unit,
+        not_comparable=comparison.reason,
         tokens_per_s_ratio=None if diverges else speed_ratio(runs, base_runs),
         speed_diverges=diverges,
         peak_memory_ratio=peak_bytes(runs) / peak_bytes(base_runs) if seeds else None,
@@ -124,8 +141,13 @@ def speed_ratio(runs: list[RunData], base_runs: list[RunData]) -> Ratio | None:
     both = [(steps, base_steps) for steps, base_steps in pairs if len(steps) and len(base_steps)]
     if not both:
         return None
-    return intervals.ratio_of_medians(
+    step_ratio = intervals.ratio_of_medians(
         [base_steps for _, base_steps in both], [steps for steps, _ in both]
+    )
+    tokens_ratio = runs[0].tokens_per_step / base_runs[0].tokens_per_step
+    low, high = step_ratio.ci95
+    return Ratio(
+        ratio=step_ratio.ratio * tokens_ratio, ci95=(low * tokens_ratio, high * tokens_ratio)
     )
 
 

@@ -1,6 +1,7 @@
 """Plan a study from finished runs: required seeds, their cost, and fractional designs."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +9,7 @@ from itertools import product
 
 import numpy as np
 
-from harness.analysis import significance
+from harness.analysis import comparability, significance
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import TAIL, paired_differences
 from harness.analysis.metrics import final_losses
@@ -48,7 +49,13 @@ def plan_seeds(study: StudyResults, min_difference: float) -> SeedPlan | None:
     Entries whose differences are constant, such as a bitwise equal parallelism, have no noise and
     are not pooled.
     """
-    pairs = [(entry, base) for entry in study.entries if (base := study.baseline_of(entry))]
+    pairs = []
+    n_by_context: Counter[str] = Counter()
+    for entry in study.entries:
+        base = study.baseline_of(entry)
+        if base and comparability.in_nats(entry, base):
+            pairs.append((entry, base))
+            n_by_context[study.context_name(entry)] += 1
     differences = [
         list(paired_differences(final_losses(entry), final_losses(base)).values())
         for entry, base in pairs
@@ -58,13 +65,14 @@ def plan_seeds(study: StudyResults, min_difference: float) -> SeedPlan | None:
     if not noisy:
         return None
     noise, df = pooled(noisy)
-    alpha = significance.ALPHA / len(pairs)
+    n_compared = max(n_by_context.values())
+    alpha = significance.ALPHA / n_compared
     low, high = _noise_interval(noise, df)
     seeds = _seeds(min_difference, noise, alpha)
     hours = sum(map(_mean_run_s, study.entries)) / SECONDS_PER_HOUR
     return SeedPlan(
         min_difference=min_difference,
-        n_compared=len(pairs),
+        n_compared=n_compared,
         noise=noise,
         degrees_of_freedom=df,
         seeds_done=seeds_done,

@@ -69,7 +69,7 @@ def _row(group: str, entry: Entry, base: Entry) -> ScalingRow:
         group=group,
         entry=entry.label,
         world_size=n_processes,
-        tokens_per_s=intervals.rate(int(entry.done[0].steps.tokens[0]), step_s),
+        tokens_per_s=intervals.rate(entry.done[0].tokens_per_step, step_s),
         against=base.label,
         against_world_size=n_base,
         speedup=speedup,

@@ -22,25 +22,30 @@ POWER = 0.8  # power at which a number of seeds is stated
 MAX_SEEDS = 10_000  # larger numbers of seeds are not stated
 # With fewer seeds, BCa intervals cover the true mean in 73 to 91 % of cases instead of 95 %.
 BOOTSTRAP_FROM = 20
+NO_MARGINS: Mapping[str, float | None] = {}
 ROUNDING = 1e-12  # relative: differences that vary by less are constant
 
 
 def test_family(
-    differences: Mapping[str, Sequence[float]], margin: float | None, lower_is_better: bool = True
+    differences: Mapping[str, Sequence[float]],
+    margin: float | None,
+    lower_is_better: bool = True,
+    margins: Mapping[str, float | None] = NO_MARGINS,
 ) -> dict[str, SignificanceResult]:
     """Test each paired difference of a family; the values of each are one difference per seed.
 
     A difference that is significantly within `margin` is `equivalent`, even if it is significantly
     different from 0. Without a margin, only differences that are exactly 0 in every seed are
-    equivalent.
+    equivalent. `margins` has those of single differences that are in another unit.
     """
+    own = {name: margins.get(name, margin) for name in differences}
     tested = {
         name: np.asarray(values, dtype=float)
         for name, values in differences.items()
         if len(values) > 1
     }
     p = {name: paired_t_pvalue(values) for name, values in tested.items()}
-    p_equivalent = {name: tost_pvalue(values, margin) for name, values in tested.items()}
+    p_equivalent = {name: tost_pvalue(values, own[name]) for name, values in tested.items()}
     p_holm = holm_adjust(p)
     p_bh = benjamini_hochberg_adjust(p)
     p_equivalent_holm = holm_adjust(p_equivalent)
@@ -60,9 +65,9 @@ def test_family(
             p=p[name],
             p_holm=p_holm[name],
             p_bh=p_bh[name],
-            p_equivalent_holm=None if margin is None else p_equivalent_holm[name],
+            p_equivalent_holm=None if own[name] is None else p_equivalent_holm[name],
             effect_size=effect_size(tested[name]),
-            seeds_to_resolve=seeds_to_resolve(tested[name], margin, len(tested))
+            seeds_to_resolve=seeds_to_resolve(tested[name], own[name], len(tested))
             if unresolved
             else None,
         )

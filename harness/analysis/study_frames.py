@@ -27,7 +27,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.analysis import dataset, equivalence, stability
+from harness.analysis import dataset, equivalence, settings, stability
 from harness.analysis.dataset import TUNING, StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.analysis.summary import Summary, summarize
@@ -89,20 +89,28 @@ class StudyFrames:
 
     @property
     def settings(self) -> dict[str, object]:
-        """The settings that all entries share: `model`, `data`, `train`."""
-        spec = self._study.spec
-        if spec is None:
-            return {}
-        return {
-            "model": spec.model.model_dump(),
-            "data": spec.data.model_dump(),
-            "train": spec.train.model_dump(),
-        }
+        """The settings that all entries share, `model`, `data` and `train`, and those `varied`.
+
+        `varied` has the value of each other setting by the label of the axis that sets it.
+        """
+        varied = settings.varied(self._study)
+        found = settings.shared(self._study, varied)
+        return {**found, "varied": varied} if varied else found
 
     @property
     def axes(self) -> dict[str, list[str]]:
         """The labels of each axis, the baseline's first."""
         return {axis: list(labels) for axis, labels in self._study.levels.items()}
+
+    @property
+    def asked(self) -> list[str]:
+        """The varying axes whose levels are compared."""
+        return list(self._study.asked)
+
+    @property
+    def contexts(self) -> list[str]:
+        """The other varying axes, on which compared entries have the same label."""
+        return list(self._study.contexts)
 
     # -- recorded values ---------------------------------------------------------------------
 
@@ -185,6 +193,10 @@ class StudyFrames:
         "A row per entry: paired differences from the baseline, with 95 % intervals."
     )
     verdicts = _Table("A row per metric and entry: the tests against the baseline and the verdict.")
+    pooled = _Table(
+        "A row per metric and asked difference: its mean over contexts, and whether it depends on "
+        "them; empty without context axes."
+    )
     effects = _Table(
         "A row per metric and effect: main effects of the axes and their interactions."
     )
@@ -196,6 +208,12 @@ class StudyFrames:
     phases = _Table("A row per run, rank and sample: the seconds of each phase of a step.")
     traffic = _Table("A row per run, rank and collective: calls and bytes of one step.")
     scaling = _Table("A row per entry of a scaling group: speedup over fewer processes.")
+    ladder_points = _Table("A row per entry of a ladder and size: the loss and the scale.")
+    ladder_fits = _Table("A row per entry of a ladder and scale: the law E + A x^-alpha.")
+    ladder_speedups = _Table("A row per entry of a ladder and size: the effective speedup.")
+    ladder_trends = _Table("A row per entry of a ladder: the speedup over all sizes, its trend.")
+    ladder_projections = _Table("A row per entry of a ladder: its law at `project_to` FLOPs.")
+    ladder_curves = _Table("Points of the fitted laws, with intervals.")
     spikes = _Table("A row per loss spike or outlier of the gradient norm of each run.")
     decoding = _Table("A row per entry and setting of the decode probe.")
     lengths = _Table("A row per entry and sequence length of the length probe.")

@@ -12,8 +12,10 @@ from harness.analysis import (
     equivalence,
     eval_lengths,
     hypotheses,
+    ladder,
     metrics,
     scaling,
+    settings,
     stability,
     step_breakdown,
     tuning,
@@ -23,6 +25,7 @@ from harness.analysis.caveats import find_caveats
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.results.records import Environment
+from harness.results.records.ladder import Ladder
 from harness.results.records.study_summary import (
     BaselineComparison,
     Caveat,
@@ -63,6 +66,7 @@ class Summary:
     variance: list[VarianceComponents]
     equivalence: list[Equivalence]
     scaling: list[ScalingRow]
+    ladder: Ladder | None
     spikes: list[Spike]
     caveats: list[Caveat]
     tuning: TuningResults | None = None
@@ -127,6 +131,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
         variance=variance_components.variance_components(study),
         equivalence=checks,
         scaling=scaling.scaling(study, statuses),
+        ladder=ladder.ladder(study, diverging),
         spikes=spikes,
         caveats=find_caveats(study),
         tuning=tuning.results(study, metric_tests["val_loss"]),
@@ -177,6 +182,9 @@ def as_record(summary: Summary) -> StudySummary:
         settings_hash=study.settings_hash or None,
         axes={axis: list(levels) for axis, levels in study.levels.items()},
         baseline=study.baseline,
+        asked=study.asked,
+        contexts=study.contexts,
+        varied=settings.varied(study),
         settings=SharedSettings(model=spec.model, data=spec.data, train=spec.train)
         if spec
         else SharedSettings(),
@@ -192,6 +200,7 @@ def as_record(summary: Summary) -> StudySummary:
         variance=summary.variance,
         equivalence=summary.equivalence,
         scaling=summary.scaling,
+        ladder=summary.ladder,
         spikes=summary.spikes,
         tuning=summary.tuning,
         environments=_environments(study.runs),

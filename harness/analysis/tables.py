@@ -17,6 +17,7 @@ from harness.analysis.eval_lengths import positions
 from harness.analysis.summary import Summary
 from harness.results.frames import EVAL_COLUMNS, FLAG, INTEGER, LIST, NUMBER, TEXT, Column
 from harness.results.records import PHASES, CollectiveTraffic, RankMemory
+from harness.results.records import ladder as ladder_records
 from harness.results.records.estimates import Bounds, Mean, Median, Ratio
 from harness.results.records.study_summary import (
     BaselineComparison,
@@ -29,6 +30,7 @@ from harness.results.records.study_summary import (
     EntryMetrics,
     Equivalence,
     LengthLoss,
+    PooledResult,
     Ranking,
     RunOutcome,
     ScalingRow,
@@ -101,6 +103,15 @@ METRIC = Column(
     "quantity", TEXT, "`val_loss` (nats per token), `tokens_per_s` or `peak_memory` (logarithms)"
 )
 
+LADDER: Mapping[str, type[BaseModel]] = {
+    "points": ladder_records.LadderPoint,
+    "fits": ladder_records.LadderFit,
+    "speedups": ladder_records.LadderSpeedup,
+    "trends": ladder_records.LadderTrend,
+    "projections": ladder_records.LadderProjection,
+    "curves": ladder_records.LadderCurvePoint,
+}  # the lists of a ladder, each a table `ladder_<name>`
+
 COLUMNS: Mapping[str, list[Column]] = {
     "entries": [*_columns(EntryMetrics), CAVEATS],
     "runs": [ENTRY, *_columns(RunOutcome)],
@@ -110,11 +121,24 @@ COLUMNS: Mapping[str, list[Column]] = {
         ENTRY,
         Column("n_seeds", INTEGER, "number of paired seeds"),
         *_columns(SignificanceResult),
+        Column("not_comparable", TEXT, "why the losses are not compared"),
         CAVEATS,
+    ],
+    "pooled": [
+        METRIC,
+        Column("asked", TEXT, "labels of the asked axes that differ from the baseline's"),
+        Column("n_contexts", INTEGER, "number of contexts that are pooled"),
+        Column("n_seeds", INTEGER, "number of seeds that all contexts have done"),
+        *(column for column in _columns(PooledResult) if column.name != "asked"),
+        Column("verdicts", LIST, "verdict in each context, as CONTEXT=VERDICT"),
     ],
     "effects": [
         METRIC,
-        Column("effect", TEXT, "`main` effect of one axis, or `interaction` of two"),
+        Column(
+            "effect",
+            TEXT,
+            "`main` effect of one axis, `interaction` of two, or `context`: of context axes only",
+        ),
         Column("levels", LIST, "levels compared with the baseline's, as AXIS=LABEL"),
         *_columns(Effect, center="estimate"),
     ],
@@ -166,6 +190,7 @@ COLUMNS: Mapping[str, list[Column]] = {
         Column("predicted_total_bytes", NUMBER, "predicted bytes of all collectives of a step"),
     ],
     "scaling": _columns(ScalingRow),
+    **{f"ladder_{name}": _columns(record) for name, record in LADDER.items()},
     "spikes": _columns(Spike),
     "tuning": _columns(SettingResult),
     "tuning_choices": _columns(TunedKey),
@@ -174,6 +199,7 @@ COLUMNS: Mapping[str, list[Column]] = {
 }
 
 OPTIONAL = (
+    "pooled",
     "variance",
     "decoding",
     "phases",
@@ -181,6 +207,7 @@ OPTIONAL = (
     "scaling",
     "lengths",
     "loss_by_position",
+    *(f"ladder_{name}" for name in LADDER),
     "tuning",
     "tuning_choices",
     "tuning_costs",
@@ -202,6 +229,7 @@ def build_tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "comparisons": map(_row, summary.comparisons),
         "verdicts": _verdicts(summary),
         "effects": _effects(summary),
+        "pooled": _pooled(summary),
         "rankings": _rankings(summary),
         "savings": map(_row, summary.savings),
         "variance": _variance(summary),
@@ -211,6 +239,7 @@ def build_tables(summary: Summary) -> dict[str, pd.DataFrame]:
         "phases": _phases(summary),
         "traffic": _traffic(summary),
         "scaling": map(_row, summary.scaling),
+        **_ladder(summary),
         "spikes": map(_row, summary.spikes),
         "lengths": _nested(summary, "lengths"),
         **_tuning(summary.tuning),
@@ -319,6 +348,14 @@ def _entries(summary: Summary) -> Iterator[Row]:
         yield {**_row(result), **result.axes, "status": status}
 
 
+def _ladder(summary: Summary) -> dict[str, Iterable[Row]]:
+    """Return the rows of each list of the ladder."""
+    return {
+        f"ladder_{name}": map(_row, getattr(summary.ladder, name) if summary.ladder else ())
+        for name in LADDER
+    }
+
+
 def _nested(summary: Summary, name: str) -> Iterator[Row]:
     """Return the rows of a list that each entry has."""
     for result in summary.results.values():
@@ -331,11 +368,36 @@ def _verdicts(summary: Summary) -> Iterator[Row]:
         for entry, test in tests.entries.items():
             n_seeds = test.difference.n
             yield {"quantity": quantity, "entry": entry, **_row(test), "n_seeds": n_seeds}
+        for row in summary.comparisons if quantity == "val_loss" else ():
+            if row.not_comparable:
+                yield {
+                    "quantity": quantity,
+                    "entry": row.entry,
+                    "n_seeds": len(row.seeds),
+                    "not_comparable": row.not_comparable,
+                }
+
+
+def _pooled(summary: Summary) -> Iterator[Row]:
+    for quantity, tests in summary.metric_tests.items():
+        for result in tests.pooled:
+            verdicts = result.verdicts.items()
+            yield {
+                **_row(result),
+                "quantity": quantity,
+                "n_contexts": len(result.contexts),
+                "n_seeds": len(result.seeds),
+                "verdicts": tuple(f"{context}={verdict}" for context, verdict in verdicts),
+            }
 
 
 def _effects(summary: Summary) -> Iterator[Row]:
     for quantity, tests in summary.metric_tests.items():
-        kinds = (("main", tests.main_effects), ("interaction", tests.interactions))
+        kinds = (
+            ("main", tests.main_effects),
+            ("interaction", tests.interactions),
+            ("context", tests.context_effects),
+        )
         for kind, effects in kinds:
             for effect in effects:
                 yield {

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from harness.analysis import comparability
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import TAIL
 from harness.analysis.metrics import PARALLELISM
@@ -35,6 +36,8 @@ def variance_components(study: StudyResults) -> list[VarianceComponents]:
             losses[entry.label] = table
     for entry in crossed:
         base = study.baseline_of(entry)
+        if base and not comparability.in_nats(entry, base):
+            base = None
         own = losses.get(entry.label)
         other = losses.get(base.label) if base else None
         if own and other and own.keys() == other.keys():

@@ -1,7 +1,7 @@
-"""Read the axes of a study: the variants on each, with their options and labels."""
+"""Read the axes of a study: the variants or settings on each, with their labels."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -10,16 +10,19 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import Field, TypeAdapter, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError
 
-from harness.config import variant_check
-from harness.config.names import LABEL, default_label
-from harness.config.study_file import Element, Rule, describe_errors
+from harness.config import setting_axes, variant_check
+from harness.config.names import LABEL, LABEL_FORM, default_label
+from harness.config.schema_errors import describe_errors, quoted
+from harness.config.settings import Change, RawTable
+from harness.config.study_file import Element, Rule
 from harness.errors import Problem, UserError, choices
 from harness.results.records import StrictModel, VariantChoice
 from variants import registry
 from variants.base import AXES, ModelShape
 from variants.errors import VariantError, class_line
 
-VariantSelection = dict[str, VariantChoice]  # one choice for each axis, in the order of AXES
+# One choice for each axis: those of AXES in their order, then those that vary settings.
+VariantSelection = dict[str, VariantChoice]
 
 MAX_NUMBER = 2**31 - 1  # of options; larger ones overflow somewhere in PyTorch
 
@@ -28,16 +31,23 @@ MAX_NUMBER = 2**31 - 1  # of options; larger ones overflow somewhere in PyTorch
 class Axes:
     """The choices on each axis of a study. `problems` collects all that is invalid.
 
-    `location` is the study file, `shape` the shape that options are checked against, and `paths`
-    the user's folders of variants.
+    `location` is the study file, `shape` the shape that options are checked against (None: shapes
+    differ by entry, `option_problems` checks them later), and `paths` the user's folders of
+    variants.
     """
 
     location: str
-    shape: ModelShape
+    shape: ModelShape | None
     paths: Sequence[Path]
     problems: list[Problem] = dataclasses.field(default_factory=list)
     choices: dict[str, list[VariantChoice]] = dataclasses.field(default_factory=dict)
     _invalid: set[tuple[str, str]] = dataclasses.field(default_factory=set)  # axis, name or label
+    _places: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)  # axis, label
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all axes, those that vary settings last."""
+        return [*AXES, *(axis for axis in self.choices if axis not in AXES)]
 
     def add_problem(self, key: str, message: str) -> None:
         """Add a problem at a key path of the study file."""
@@ -45,10 +55,22 @@ class Axes:
 
     def read(self, axes: Mapping[str, Sequence[Element]]) -> None:
         """Read the choices of every axis; an axis that is left out gets GPT-2's variant."""
-        for axis in axes.keys() - AXES.keys():
-            self.add_problem(f"axes.{axis}", f"no such axis; {choices(axis, AXES)}")
         for axis, about in AXES.items():
             self.choices[axis] = self._read_axis(axis, axes.get(axis, [about.default]))
+        for axis, elements in axes.items():
+            if axis in AXES:
+                continue
+            problem = f"no such axis; {choices(axis, AXES)}"
+            if setting_axes.is_setting_axis(axis, elements):
+                problem = setting_axes.axis_problem(axis) or ""
+            if problem:
+                self.add_problem(f"axes.{quoted(axis)}", problem)
+            else:
+                self.choices[axis] = self._read_axis(axis, elements)
+        levels = {axis: self.choices[axis] for axis in self.choices if axis not in AXES}
+        for axis, problem in setting_axes.structure_problems(levels):
+            if (axis, "") not in self._invalid:
+                self.add_problem(f"axes.{quoted(axis)}", problem)
 
     def _read_axis(self, axis: str, elements: Sequence[Element]) -> list[VariantChoice]:
         """Read an axis without its duplicates.
@@ -58,18 +80,21 @@ class Axes:
         """
         kept: list[VariantChoice] = []
         for i, element in enumerate(elements):
-            choice = self.choose(axis, element, f"axes.{axis}[{i}]")
+            key = f"axes.{quoted(axis)}[{i}]"
+            choice = self._new_choice(axis, element, key)
             if choice is None:
                 self._add_invalid(axis, element)
                 continue
             has_own_label = isinstance(element, dict) and "label" in element
             duplicates = [other for other in kept if same_variant(choice, other)]
-            if any(not has_own_label or other.label == choice.label for other in duplicates):
+            if axis in AXES and any(
+                not has_own_label or other.label == choice.label for other in duplicates
+            ):
                 continue
             for other in kept:
-                problem = _label_problem(choice.label, other.label)
+                problem = setting_axes.label_problem(choice.label, other.label)
                 if problem:
-                    self.add_problem(f"axes.{axis}", problem)
+                    self.add_problem(f"axes.{quoted(axis)}", problem)
             kept.append(choice)
         return kept
 
@@ -80,24 +105,50 @@ class Axes:
 
     def _add_invalid(self, axis: str, element: Element) -> None:
         """Remember the names of an invalid choice, which rules may refer to."""
-        names = (element,) if isinstance(element, str) else map(element.get, ("variant", "label"))
-        self._invalid.update((axis, name) for name in names if isinstance(name, str))
+        self._invalid.add((axis, ""))
+        names: list[object] = [element]
+        if isinstance(element, dict):
+            names = [element.get(key) for key in ("variant", "label", "value")]
+        self._invalid.update((axis, str(name)) for name in names if name is not None)
 
     def choose(self, axis: str, element: Element, key: str) -> VariantChoice | None:
-        """Return the choice that an element describes, or None if it is invalid."""
+        """Return the choice that an element describes, or None if it is invalid.
+
+        For an axis that varies settings, this may also be the name of one of its levels.
+        """
+        if axis not in AXES:
+            named = self.matching(axis, element)
+            if named:
+                return named[0]
+            if "." not in axis and not isinstance(element, dict):
+                self.add_problem(key, self._no_match(axis, element))
+                return None
+        choice = self._new_choice(axis, element, key)
+        if choice is not None and axis not in AXES:
+            for message in setting_axes.addition_problems(choice, self.choices[axis]):
+                self.add_problem(key, message)
+        return choice
+
+    def _new_choice(self, axis: str, element: Element, key: str) -> VariantChoice | None:
         try:
-            return self._choose(axis, element, key)
+            choice = self._read_choice(axis, element, key)
         except UserError as error:
             self.problems += error.problems
             return None
+        self._places.setdefault((axis, choice.label), key)
+        return choice
 
-    def _choose(self, axis: str, element: Element, key: str) -> VariantChoice:
-        given = {"variant": element} if isinstance(element, str) else dict(element)
+    def _read_choice(self, axis: str, element: Element, key: str) -> VariantChoice:
+        if axis not in AXES:
+            level, problems = setting_axes.read_level(axis, element)
+            if level is None:
+                raise UserError(self._problem(key + suffix, text) for suffix, text in problems)
+            return level
+        given = dict(element) if isinstance(element, dict) else {"variant": element}
         name = self._variant_name(axis, given.pop("variant", None), key)
         label = given.pop("label", None)
         if label is not None and not (isinstance(label, str) and LABEL.fullmatch(label)):
-            form = "must be up to 40 letters, digits and any of . _ +"
-            raise self._error(f"{key}.label", f"{label!r}: {form}")
+            raise self._error(f"{key}.label", f"{label!r}: {LABEL_FORM}")
         options = self._options(axis, name, given, key)
         given_options = {option: options[option] for option in options if option in given}
         return VariantChoice(
@@ -134,13 +185,34 @@ class Axes:
                 for option, message in describe_errors(error, model)
             ]
             raise UserError(problems) from error
-        problems = [
-            self._problem(f"{key}.{option}" if option else key, message)
-            for option, message in variant_check.option_problems(axis, cls, options, self.shape)
-        ]
-        if problems:
-            raise UserError(problems)
+        if self.shape is not None:
+            problems = [
+                self._problem(f"{key}.{option}" if option else key, message)
+                for option, message in variant_check.option_problems(axis, cls, options, self.shape)
+            ]
+            if problems:
+                raise UserError(problems)
         return options
+
+    def option_problems(self, entry: VariantSelection, shape: ModelShape) -> Iterator[Problem]:
+        """Yield the options of an entry's variants that are invalid at the shape of its model."""
+        for axis, choice in entry.items():
+            if axis not in AXES:
+                continue
+            cls = registry.load(axis, choice.name, self.paths)
+            place = self._places.get((axis, choice.label), f"axes.{axis}")
+            found = variant_check.option_problems(axis, cls, choice.options, shape)
+            for option, message in found:
+                yield self._problem(f"{place}.{option}" if option else place, message)
+
+    def changes(self, entry: VariantSelection) -> dict[str, Change]:
+        """Return the settings of an entry's levels, by dotted key, with their places."""
+        changes = {}
+        for axis, choice in entry.items():
+            place = self._places.get((axis, choice.label), f"axes.{quoted(axis)}")
+            for key, value in choice.options.items() if axis not in AXES else ():
+                changes[key] = Change(value, place if key == axis else f"{place}.{key}")
+        return changes
 
     def _problem(self, key: str, message: str) -> Problem:
         return Problem(f"{self.location}: {key}", message)
@@ -148,46 +220,62 @@ class Axes:
     def _error(self, key: str, message: str) -> UserError:
         return UserError([self._problem(key, message)])
 
-    def matching(self, axis: str, name: str) -> list[VariantChoice]:
-        """Return the choices of an axis whose label or variant is `name`."""
+    def matching(self, axis: str, name: object) -> list[VariantChoice]:
+        """Return the choices of an axis whose label, variant or value is `name`."""
+        if axis not in AXES:
+            return [level for level in self.choices[axis] if setting_axes.matches(level, name)]
         return [choice for choice in self.choices[axis] if name in (choice.label, choice.name)]
 
-    def baseline(self, stated: Mapping[str, str]) -> VariantSelection:
-        """Return the baseline's choice on each axis: as stated, else GPT-2's, else the first."""
-        for axis in stated.keys() - AXES.keys():
-            self.add_problem(f"study.baseline.{axis}", f"no such axis; {choices(axis, AXES)}")
+    def baseline(
+        self, stated: Mapping[str, object], sections: Mapping[str, RawTable]
+    ) -> VariantSelection:
+        """Return the baseline's choice on each axis.
+
+        It is the stated one, else GPT-2's variant or the level with the values of the sections,
+        else the first.
+        """
+        for axis in stated.keys() - set(self.names):
+            message = f"no such axis; {choices(axis, self.names)}"
+            self.add_problem(f"study.baseline.{quoted(axis)}", message)
         baseline = {}
-        for axis, about in AXES.items():
-            if axis in stated and not self._is_known(axis, stated[axis]):
-                self.add_problem(f"study.baseline.{axis}", self._no_match(axis, stated[axis]))
-            name = stated.get(axis, about.default)
-            candidates = self.matching(axis, name) or self.choices[axis]
-            if candidates:
-                baseline[axis] = candidates[0]
+        for axis in self.names:
+            if axis in stated:
+                if not self._is_known(axis, stated[axis]):
+                    key = f"study.baseline.{quoted(axis)}"
+                    self.add_problem(key, self._no_match(axis, stated[axis]))
+                candidates = self.matching(axis, stated[axis])
+            elif axis in AXES:
+                candidates = self.matching(axis, AXES[axis].default)
+            else:
+                candidates = setting_axes.unchanged(self.choices[axis], sections)
+            if candidates or self.choices[axis]:
+                baseline[axis] = [*candidates, *self.choices[axis]][0]
         return baseline
 
     def resolve_rule(self, rule: Rule, key: str) -> dict[str, list[VariantChoice]]:
         """Return the choices that an `exclude` rule names, for each axis that it names."""
         resolved = {}
         for axis, names in rule.items():
-            if axis not in AXES:
-                message = f"no such axis; {choices(axis, [*AXES, 'reason'])}"
-                self.add_problem(f"{key}.{axis}", message)
+            place = f"{key}.{quoted(axis)}"
+            if axis not in self.names:
+                message = f"no such axis; {choices(axis, [*self.names, 'reason'])}"
+                self.add_problem(place, message)
                 continue
-            resolved[axis] = self._resolve(axis, names, f"{key}.{axis}")
+            resolved[axis] = self._resolve(axis, names, place)
         return resolved
 
     def _resolve(self, axis: str, names: object, key: str) -> list[VariantChoice]:
         listed = names if isinstance(names, list) else [names]
+        matched: list[VariantChoice] = []
         for name in listed:
-            if not isinstance(name, str) or not self._is_known(axis, name):
+            if not self._is_known(axis, name):
                 self.add_problem(key, self._no_match(axis, name))
-        wanted = set(map(str, listed))
-        return [c for c in self.choices[axis] if not wanted.isdisjoint((c.label, c.name))]
+            matched += self.matching(axis, name)
+        return [choice for choice in self.choices[axis] if choice in matched]
 
-    def _is_known(self, axis: str, name: str) -> bool:
+    def _is_known(self, axis: str, name: object) -> bool:
         """Return whether a name matches a choice, or one that is invalid and reported as such."""
-        return bool(self.matching(axis, name)) or (axis, name) in self._invalid
+        return bool(self.matching(axis, name)) or (axis, str(name)) in self._invalid
 
     def _no_match(self, axis: str, name: object) -> str:
         labels = [choice.label for choice in self.choices[axis]]
@@ -202,8 +290,9 @@ class Axes:
         selected: dict[str, list[VariantChoice]] = {}
         for condition in conditions:
             axis, equals, names = condition.partition("=")
-            if not equals or axis not in AXES:
-                raise UserError(f"--where {condition}: must be AXIS=NAME; {choices(axis, AXES)}")
+            if not equals or axis not in self.names:
+                allowed = choices(axis, self.names)
+                raise UserError(f"--where {condition}: must be AXIS=NAME; {allowed}")
             for name in names.split(","):
                 if not self.matching(axis, name):
                     raise UserError(f"--where {condition}: {self._no_match(axis, name)}")
@@ -212,21 +301,13 @@ class Axes:
 
 
 def architecture_key(entry: Mapping[str, VariantChoice]) -> str:
-    """Return a key of an entry's model: it ignores labels and the parallelism."""
-    parts = [(a, c.name, c.options) for a, c in entry.items() if a != "parallelism"]
+    """Return a key of an entry's model at one shape: it ignores labels and the parallelism."""
+    parts = [
+        (axis, choice.name, choice.options)
+        for axis, choice in entry.items()
+        if axis in AXES and axis != "parallelism"
+    ]
     return str(parts)
-
-
-def _label_problem(label: str, other: str) -> str | None:
-    """Return why two choices cannot have these labels, None if they can."""
-    if label == other:
-        return f"two different choices are labelled '{label}'; give one a `label`"
-    if label.casefold() == other.casefold():
-        return (
-            f"the labels '{other}' and '{label}' differ in case only, which some file systems "
-            "ignore; give one another `label`"
-        )
-    return None
 
 
 def same_variant(a: VariantChoice, b: VariantChoice) -> bool:

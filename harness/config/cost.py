@@ -34,8 +34,14 @@ class ModelCost:
     model: GPT
 
 
+ModelCosts = dict[tuple[object, ...], ModelCost]  # by all that the cost depends on
+
+
 class CostEstimator:
-    """Estimate costs; each architecture is built once for all seeds and parallelisms."""
+    """Estimate costs; each architecture is built once for all seeds and parallelisms.
+
+    `models` keeps the costs of models for other estimators.
+    """
 
     def __init__(
         self,
@@ -43,13 +49,14 @@ class CostEstimator:
         train: TrainSettings,
         variant_paths: Sequence[str],
         separator: int | None = None,
+        models: ModelCosts | None = None,
     ) -> None:
         self._shape = ModelShape(**model.model_dump())
         self._objective = Objective(train.label_smoothing, train.z_loss)
         self._dtype = dtype_of(train.precision)
         self._variant_paths = variant_paths
         self._separator = separator
-        self._models: dict[tuple[int, str], ModelCost] = {}
+        self._models = {} if models is None else models
 
     def estimate(self, axes: Mapping[str, VariantChoice], micro_batch_size: int) -> PredictedCost:
         """Return parameters, training FLOPs per token, and the peak memory of one rank in bytes.
@@ -59,7 +66,8 @@ class CostEstimator:
         """
         builder = ModelBuilder(self._shape, axes, self._variant_paths, self._separator)
         parallelism = builder.parallelism()
-        key = (micro_batch_size, architecture_key(axes))
+        settings = (self._shape, self._objective, self._dtype, self._separator)
+        key = (*settings, micro_batch_size, architecture_key(axes))
         if key not in self._models:
             self._models[key] = self._measure(builder, micro_batch_size)
         cost = self._models[key]

@@ -2,17 +2,20 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.config import study_file, validate, warm_start
 from harness.config.axes import Axes, VariantSelection, same_variant
+from harness.config.entries import EntryResolver, PlannedEntry
 from harness.config.ladder import check_ladder
 from harness.config.run_spec import SOURCE_PREFIX, RunSpecBuilder, StudyContext, entry_id
-from harness.config.size_matching import WidthMatcher
+from harness.config.schema_errors import quoted
+from harness.config.settings import Settings
 from harness.config.study_file import StudyFile
-from harness.config.warm_start import RUN_KEY, Checkpoint, Source, SourceRun
+from harness.config.warm_start import Checkpoint, Source, SourceRun
 from harness.data.corpus import Corpus, prepare
 from harness.errors import Problem, UserError
 from harness.provenance.sources import Code, Sources
@@ -22,10 +25,13 @@ from harness.results.records import (
     LadderSettings,
     LaunchInputs,
     LaunchRecord,
+    ModelSettings,
     RunSpec,
     VariantChoice,
 )
-from variants.base import AXES, ModelShape
+from variants.base import ModelShape
+
+MAX_ENTRIES = 10_000  # of a study
 
 
 @dataclass(frozen=True)
@@ -100,14 +106,41 @@ class PlannedStudy:
 class Matrix:
     """The entries of a study file, before their models are checked."""
 
-    location: str
+    path: Path
     file: StudyFile
     axes: Axes
     variant_paths: list[str]
     baseline: VariantSelection
-    entries: list[VariantSelection]
+    selections: list[VariantSelection]
     excluded: list[tuple[str, str]]
-    source: Source | None
+    resolver: EntryResolver
+
+    @property
+    def location(self) -> str:
+        """The study file, as messages name it."""
+        return str(self.path)
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """The corpora of a study, by the [data] that names them."""
+
+    by_data: dict[str, Corpus]
+
+    def of(self, entry: PlannedEntry) -> Corpus:
+        """Return the corpus of an entry."""
+        return self.by_data[entry.settings.data.model_dump_json()]
+
+    def shape(self, entry: PlannedEntry) -> ModelShape:
+        """Return the shape of an entry's model."""
+        model = entry.settings.model.model_dump()
+        return ModelShape(**model, vocab_size=self.of(entry).vocab_size)
+
+    @property
+    def note(self) -> str | None:
+        """The notes on all corpora."""
+        notes = dict.fromkeys(corpus.note for corpus in self.by_data.values() if corpus.note)
+        return "; ".join(notes) or None
 
 
 def load(
@@ -124,53 +157,101 @@ def load(
     """
     file, problems = study_file.read(path, settings, seeds)
     matrix = _expand(file, path)
-    problems += _check_settings(matrix)
-    corpus = None
-    try:
-        corpus = prepare(file.data, path.parent, str(path))
-        problems += validate.check_corpus(str(path), corpus, file)
-    except UserError as error:
-        problems += error.problems
-    if corpus is None or problems:
+    problems += _check_shapes(matrix)
+    entries, source = _resolve(matrix)
+    checked = [*entries, *_source_entries(source)]
+    if not entries:  # an axis lacks valid choices: the settings are checked nevertheless
+        baseline = matrix.resolver.resolve(matrix.baseline)
+        checked += [baseline] if baseline is not None else []
+    problems += _check_settings(matrix, entries, checked)
+    corpora, corpus_problems = _prepare(matrix, checked)
+    problems += corpus_problems
+    if problems:
         raise UserError(dict.fromkeys(problems))
-    entries, problems = _match_sizes(matrix, corpus)
-    problems += _check_models(matrix, entries, corpus)
+    problems += _check_models(matrix, entries, source, corpora)
     if problems:
         raise UserError(dict.fromkeys(problems))
     if not entries:
         raise UserError(f"{path}: all entries are excluded")
     selected = _select(matrix, entries, where)
-    return _plan(matrix, entries, selected, corpus)
+    return _plan(matrix, entries, selected, source, corpora)
 
 
 def _expand(file: StudyFile, path: Path) -> Matrix:
     """Return the matrix of a study file; its `axes` collect the problems."""
     folders = [(path.parent / folder).resolve() for folder in file.study.variant_paths]
-    axes = Axes(str(path), ModelShape(**file.model.model_dump(), vocab_size=1), folders)
+    axes = Axes(str(path), None, folders)
+    variant_paths = [str(folder) for folder in folders]
+    resolver = EntryResolver(file, axes, variant_paths)
+    if not any(key.startswith("model.") for key in file.varied):
+        model = resolver.model({})
+        axes.shape = None if model is None else ModelShape(**model.model_dump(), vocab_size=1)
     axes.problems += validate.check_variant_paths(str(path), folders)
-    axes.problems += validate.check_model(str(path), file.model)
-    axes.problems += validate.check_probes(str(path), file)
     axes.read(file.axes)
-    baseline = axes.baseline(file.study.baseline)
+    baseline = axes.baseline(file.study.baseline, file.sections)
+    n_entries = math.prod(map(len, axes.choices.values()))
+    if n_entries > MAX_ENTRIES:
+        limit = f"allowed: at most {MAX_ENTRIES:,}"
+        axes.add_problem("axes", f"their product has {n_entries:,} entries; {limit}")
+        raise UserError(axes.problems)
     entries = [
-        dict(zip(AXES, choices, strict=True))
+        dict(zip(axes.choices, choices, strict=True))
         for choices in itertools.product(*axes.choices.values())
     ]
     entries, excluded = _exclude(file, axes, entries)
     entries += _include(file, axes, entries, baseline)
-    source = None
-    if file.init is not None:
-        source = warm_start.read(file.init, axes, baseline, file.train, path.parent)
     return Matrix(
-        location=str(path),
+        path=path,
         file=file,
         axes=axes,
-        variant_paths=[str(folder) for folder in folders],
+        variant_paths=variant_paths,
         baseline=baseline,
-        entries=entries,
+        selections=entries,
         excluded=excluded,
-        source=source,
+        resolver=resolver,
     )
+
+
+def _check_shapes(matrix: Matrix) -> list[Problem]:
+    """Return the problems of all models' shapes and options; without any, models can be built."""
+    axes = matrix.axes
+    resolver = matrix.resolver
+    problems: list[Problem] = []
+    checked: set[ModelSettings] = set()
+    for entry in matrix.selections or [matrix.baseline]:
+        changes = axes.changes(entry)
+        resolver.data(changes)
+        model = resolver.model(changes)
+        if model is None:
+            continue
+        if model not in checked:
+            checked.add(model)
+            problems += validate.check_model(matrix.location, model, changes)
+            probes = matrix.file.probes
+            problems += validate.check_probes(matrix.location, probes, model)
+        if axes.shape is None and model.n_embd % model.n_head == 0:
+            shape = ModelShape(**model.model_dump(), vocab_size=1)
+            problems += axes.option_problems(entry, shape)
+    resolver.can_build = not (problems or axes.problems or resolver.problems)
+    return problems
+
+
+def _resolve(matrix: Matrix) -> tuple[list[PlannedEntry], Source | None]:
+    """Return the entries with their settings, and the source of their initial weights."""
+    resolver = matrix.resolver
+    planned = [resolver.resolve(entry, matrix.baseline) for entry in matrix.selections]
+    entries = [entry for entry in planned if entry is not None]
+    source = None
+    if matrix.file.init is not None:
+        source = warm_start.read(
+            matrix.file.init, matrix.axes, matrix.baseline, resolver, matrix.path.parent
+        )
+    return entries, source
+
+
+def _source_entries(source: Source | None) -> list[PlannedEntry]:
+    """Return the entry that the others start from, if there is one."""
+    return [source.entry] if isinstance(source, SourceRun) else []
 
 
 def _exclude(
@@ -202,20 +283,21 @@ def _include(
     """Return the entries that `include` rules add; axes that a rule omits are the baseline's."""
     added: list[VariantSelection] = []
     for i, rule in enumerate(file.include):
-        for axis in rule.keys() - AXES.keys():
-            axes.add_problem(f"include[{i}].{axis}", f"no such axis; allowed: {', '.join(AXES)}")
+        for axis in rule.keys() - set(axes.names):
+            message = f"no such axis; allowed: {', '.join(axes.names)}"
+            axes.add_problem(f"include[{i}].{quoted(axis)}", message)
         chosen = {
-            axis: axes.choose(axis, rule[axis], f"include[{i}].{axis}")
-            for axis in AXES
+            axis: axes.choose(axis, rule[axis], f"include[{i}].{quoted(axis)}")
+            for axis in axes.names
             if axis in rule
         }
         entry: VariantSelection = {}
-        for axis in AXES:
+        for axis in axes.names:
             choice = chosen.get(axis, baseline.get(axis))
             if choice is not None:
                 entry[axis] = choice
         present = [*entries, *added]
-        if len(entry) < len(AXES) or any(_same_entry(entry, other) for other in present):
+        if len(entry) < len(axes.names) or any(_same_entry(entry, other) for other in present):
             continue
         name = entry_id(entry, file)
         if name.casefold() in (entry_id(other, file).casefold() for other in present):
@@ -230,81 +312,84 @@ def _matches(entry: VariantSelection, allowed: dict[str, list[VariantChoice]]) -
 
 
 def _same_entry(a: VariantSelection, b: VariantSelection) -> bool:
-    return all(same_variant(a[axis], b[axis]) for axis in AXES)
+    return all(same_variant(a[axis], b[axis]) for axis in a)
 
 
-def _check_settings(matrix: Matrix) -> list[Problem]:
-    """Return the problems that show without the corpus and the models."""
-    problems = list(matrix.axes.problems)
-    problems += validate.check_compare(matrix.location, matrix.file.study.compare, matrix.entries)
-    problems += check_ladder(
-        matrix.location, matrix.file.ladder, matrix.file.study.compare, matrix.entries
-    )
-    problems += validate.check_entries(
-        matrix.location, matrix.entries, matrix.file.train, matrix.axes
-    )
-    problems += validate.check_documents(
-        matrix.location, matrix.entries, matrix.file.data, matrix.axes
-    )
-    if isinstance(matrix.source, SourceRun):
-        problems += validate.check_documents(
-            f"{matrix.location}: {RUN_KEY}",
-            [matrix.source.entry],
-            matrix.file.data,
-            matrix.axes,
-        )
-        problems += validate.check_entries(
-            f"{matrix.location}: {RUN_KEY}",
-            [matrix.source.entry],
-            matrix.source.train,
-            matrix.axes,
-        )
+def _check_settings(
+    matrix: Matrix, entries: list[PlannedEntry], checked: list[PlannedEntry]
+) -> list[Problem]:
+    """Return the problems that show without the corpus and the models.
+
+    `checked` are the entries and all others whose settings must be valid.
+    """
+    axes = matrix.axes
+    location = matrix.location
+    compare = matrix.file.study.compare
+    problems = [*axes.problems, *matrix.resolver.problems]
+    problems += validate.check_compare(location, compare, matrix.selections, axes.names)
+    problems += check_ladder(location, matrix.file.ladder, compare, matrix.selections)
+    if entries:
+        problems += validate.check_entries(location, checked, axes)
+    for entry in checked if not entries else ():
+        parallelisms = axes.choices["parallelism"]
+        problems += validate.check_settings(location, entry.settings, parallelisms, axes)
     if matrix.file.init is None:
-        problems += warm_start.unused_conversion_options(
-            matrix.location, matrix.entries, matrix.axes.paths
+        problems += warm_start.unused_conversion_options(location, matrix.selections, axes.paths)
+    return problems
+
+
+def _prepare(matrix: Matrix, entries: list[PlannedEntry]) -> tuple[Corpora, list[Problem]]:
+    """Prepare each corpus once; return them, and the problems of those that are invalid."""
+    corpora: dict[str, Corpus] = {}
+    problems: list[Problem] = []
+    failed: set[str] = set()
+    for entry in entries:
+        settings = entry.settings
+        key = settings.data.model_dump_json()
+        if key in failed:
+            continue
+        try:
+            if key not in corpora:
+                corpora[key] = prepare(settings.data, matrix.path.parent, matrix.location)
+        except UserError as error:
+            failed.add(key)
+            problems += [_at_level(problem, matrix, settings) for problem in error.problems]
+            continue
+        problems += validate.check_corpus(
+            matrix.location, corpora[key], settings, matrix.file.probes
         )
-    return problems
+    return Corpora(corpora), problems
 
 
-def _match_sizes(matrix: Matrix, corpus: Corpus) -> tuple[list[VariantSelection], list[Problem]]:
-    """Return the entries with the MLP widths that `match_size` asks for, and its problems."""
-    measure = matrix.file.study.match_size
-    if measure is None:
-        return matrix.entries, []
-    matcher = WidthMatcher(
-        matrix.location, measure, matrix.baseline, _shape(matrix, corpus), matrix.variant_paths
-    )
-    return [matcher.match(entry) for entry in matrix.entries], matcher.problems
+def _at_level(problem: Problem, matrix: Matrix, settings: Settings) -> Problem:
+    """Return a problem of [data] at the level that sets the key."""
+    location, _, key = problem.location.rpartition(": ")
+    if location != matrix.location:
+        return problem
+    return Problem(f"{location}: {settings.place(key)}", problem.message)
 
 
-def _check_models(matrix: Matrix, entries: list[VariantSelection], corpus: Corpus) -> list[Problem]:
+def _check_models(
+    matrix: Matrix, entries: list[PlannedEntry], source: Source | None, corpora: Corpora
+) -> list[Problem]:
     """Return models that do not support their parallelism or cannot load the initial weights."""
-    shape = _shape(matrix, corpus)
     paths = matrix.variant_paths
-    source = matrix.source
-    problems = list(validate.check_parallelism(matrix.location, entries, shape, paths))
-    if isinstance(source, SourceRun):
-        location = f"{matrix.location}: {RUN_KEY}"
-        problems += validate.check_parallelism(location, [source.entry], shape, paths)
+    planned = [*entries, *_source_entries(source)]
+    models = [(entry.choices, corpora.shape(entry)) for entry in planned]
+    problems = list(validate.check_parallelism(matrix.location, models, paths))
     if source is not None:
-        problems += warm_start.incompatible_tensors(matrix.location, source, entries, shape, paths)
+        shape = None if isinstance(source, Checkpoint) else corpora.shape(source.entry)
+        targets = models[: len(entries)]
+        problems += warm_start.incompatible_tensors(matrix.location, source, shape, targets, paths)
     return problems
-
-
-def _shape(matrix: Matrix, corpus: Corpus) -> ModelShape:
-    return ModelShape(**matrix.file.model.model_dump(), vocab_size=corpus.vocab_size)
 
 
 def _select(
-    matrix: Matrix, entries: list[VariantSelection], where: Sequence[str]
-) -> list[VariantSelection]:
-    """Return the entries that match all conditions, of which `matrix` has the original choices."""
+    matrix: Matrix, entries: list[PlannedEntry], where: Sequence[str]
+) -> list[PlannedEntry]:
+    """Return the entries that match all conditions."""
     allowed = matrix.axes.select(where)
-    selected = [
-        entry
-        for entry, original in zip(entries, matrix.entries, strict=True)
-        if _matches(original, allowed)
-    ]
+    selected = [entry for entry in entries if _matches(entry.original, allowed)]
     if not selected:
         conditions = " ".join(where)
         raise UserError(
@@ -313,32 +398,63 @@ def _select(
     return selected
 
 
+class _Builders:
+    """A builder of specs for each of the study's settings."""
+
+    def __init__(
+        self,
+        context: StudyContext,
+        corpora: Corpora,
+        init_content: str | None = None,
+        data_offset_steps: int = 0,
+    ) -> None:
+        self._context = context
+        self._corpora = corpora
+        self._init_content = init_content
+        self._data_offset_steps = data_offset_steps
+        self._builders: dict[str, RunSpecBuilder] = {}
+
+    def of(self, entry: PlannedEntry) -> RunSpecBuilder:
+        """Return the builder for an entry's settings."""
+        key = entry.settings.key
+        if key not in self._builders:
+            self._builders[key] = RunSpecBuilder(
+                self._context,
+                entry.settings,
+                self._corpora.of(entry),
+                self._init_content,
+                data_offset_steps=self._data_offset_steps,
+            )
+        return self._builders[key]
+
+
 def _plan(
     matrix: Matrix,
-    entries: list[VariantSelection],
-    selected: list[VariantSelection],
-    corpus: Corpus,
+    entries: list[PlannedEntry],
+    selected: list[PlannedEntry],
+    source: Source | None,
+    corpora: Corpora,
 ) -> PlannedStudy:
     """Build the specs of the selected entries for all seeds, and the ids of all entries' runs."""
     study = matrix.file.study
-    source = matrix.source
     sources = Sources()
-    context = StudyContext(matrix.file, corpus, matrix.variant_paths, matrix.baseline, sources)
+    context = StudyContext(matrix.file, matrix.variant_paths, matrix.baseline, sources)
     source_builder = None
     init_content = None
     n_seen_steps = 0
     if isinstance(source, SourceRun):
         source_builder = RunSpecBuilder(
-            context.for_source_runs(), source.train, prefix=SOURCE_PREFIX
+            context.for_source_runs(),
+            source.entry.settings,
+            corpora.of(source.entry),
+            prefix=SOURCE_PREFIX,
         )
-        init_content = source_builder.content_hash(source.entry)
-        n_seen_steps = source.train.steps
+        init_content = source_builder.content_hash(source.entry.choices)
+        n_seen_steps = source.entry.settings.train.steps
     elif isinstance(source, Checkpoint):
         init_content = source.weights.sha256
         n_seen_steps = source.weights.data_steps
-    builder = RunSpecBuilder(
-        context, matrix.file.train, init_content, data_offset_steps=n_seen_steps
-    )
+    builders = _Builders(context, corpora, init_content, n_seen_steps)
 
     runs: list[RunSpec] = []
     all_run_ids: set[str] = set()
@@ -349,22 +465,26 @@ def _plan(
     for seed in seeds:
         source_run = None
         if isinstance(source, SourceRun) and source_builder is not None:
-            source_run = source_builder.build(source.entry, seed)
+            source_run = source_builder.build(source.entry.choices, seed)
             runs.append(source_run)
             all_run_ids.add(source_run.run_id)
         data_seeds = [other for other in seeds if study.cross_seeds and other != seed]
         for data_seed in (None, *data_seeds):
-            runs += [
-                builder.build(entry, seed, data_seed, source_run, checkpoint) for entry in selected
-            ]
-            all_run_ids.update(builder.run_id(entry, seed, data_seed) for entry in entries)
+            for entry in selected:
+                spec = builders.of(entry).build(
+                    entry.choices, seed, data_seed, source_run, checkpoint
+                )
+                runs.append(spec)
+            all_run_ids.update(
+                builders.of(entry).run_id(entry.choices, seed, data_seed) for entry in entries
+            )
     return PlannedStudy(
         name=study.name,
-        settings_hash=builder.settings_hash,
+        settings_hash=builders.of(entries[0]).settings_hash,
         runs=runs,
         all_run_ids=all_run_ids,
         excluded=matrix.excluded,
-        note=corpus.note,
+        note=corpora.note,
         equivalence_margin=study.equivalence_margin,
         sources=sources,
         allow=study.allow,

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from itertools import groupby
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+]{0,39}")  # of a user
+LABEL_FORM = "must be up to 40 letters, digits and any of . _ +"
 MAX_LABEL = 60
 MAX_ENTRY = 100  # within a run's id, which adds up to 30 characters for its seeds and hash
 MIN_RUN_LENGTH = 3  # equal items of a list from which on they are counted

@@ -3,13 +3,14 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.config.axes import VariantSelection
-from harness.config.cost import CostEstimator
+from harness.config.cost import CostEstimator, ModelCosts
 from harness.config.names import MAX_ENTRY, shorten
+from harness.config.settings import Settings
 from harness.config.study_file import StudyFile
 from harness.config.validate import load_parallelism, resolved_device
 from harness.data.batches import micro_batch_size
@@ -24,7 +25,6 @@ from harness.results.records import (
     ResolvedData,
     ResolvedModel,
     RunSpec,
-    TrainSettings,
     VariantChoice,
 )
 from variants import registry
@@ -38,10 +38,10 @@ class StudyContext:
     """What all runs of a study share."""
 
     file: StudyFile
-    corpus: Corpus
     variant_paths: list[str]
     baseline: VariantSelection
     sources: Sources
+    costs: ModelCosts = dataclasses.field(default_factory=dict)
 
     def for_source_runs(self) -> "StudyContext":
         """Return the context of the runs that others start from: weights are kept, no probes."""
@@ -54,61 +54,65 @@ class StudyContext:
 
 
 class RunSpecBuilder:
-    """Build the specs of runs that differ in their variants and seeds only.
+    """Build the specs of runs of the same settings, which differ in their variants and seeds.
 
     `init_content` is the hash of the weights that the runs start from, None for new parameters,
     and `data_offset_steps` the number of steps of the data order that these have seen.
     `prefix` precedes the names of entries and runs. `settings_hash` is the hash of the settings
-    that the runs share.
+    that all entries of the study share: those that no axis varies.
     """
 
     def __init__(
         self,
         context: StudyContext,
-        train: TrainSettings,
+        settings: Settings,
+        corpus: Corpus,
         init_content: str | None = None,
         prefix: str = "",
         data_offset_steps: int = 0,
     ) -> None:
         file = context.file
-        corpus = context.corpus
+        train = settings.train
         self._context = context
+        self._corpus = corpus
         self._prefix = prefix
         self._data_offset_steps = data_offset_steps
         self._train = train.model_copy(update={"device": resolved_device(train)})
-        self._model = ResolvedModel(**file.model.model_dump(), vocab_size=corpus.vocab_size)
+        self._model = ResolvedModel(**settings.model.model_dump(), vocab_size=corpus.vocab_size)
         self._data = ResolvedData(
             corpus=corpus.name,
-            tokenizer=file.data.tokenizer,
+            tokenizer=settings.data.tokenizer,
             sha256=corpus.sha256,
             entropy_nats_per_byte=corpus.entropy,
-            documents=file.data.documents,
+            documents=settings.data.documents,
             separator=corpus.separator,
         )
         self._baseline = {axis: choice.label for axis, choice in context.baseline.items()}
         self._estimator = CostEstimator(
-            self._model, self._train, context.variant_paths, corpus.separator
+            self._model, self._train, context.variant_paths, corpus.separator, context.costs
         )
         self._costs: dict[str, tuple[PredictedCost, int]] = {}
-        self.settings_hash = _hash(
-            {
-                "model": self._model.hashed(),
-                "train": self._train.hashed(),
-                "probes": file.probes.model_dump(exclude_none=True),
-                # The content of the corpus counts. The separator follows from the tokenizer.
-                "data": _without(self._data.hashed(), "corpus", "separator"),
-                "init": init_content,
-                "data_offset_steps": data_offset_steps,
-            }
-        )
+        # The content of the corpus counts. The separator follows from the tokenizer.
+        content: dict[str, object] = {
+            "model": self._model.hashed(),
+            "train": self._train.hashed(),
+            "probes": file.probes.model_dump(exclude_none=True),
+            "data": _without(self._data.hashed(), "corpus", "separator"),
+            "init": init_content,
+            "data_offset_steps": data_offset_steps,
+        }
+        self._content = _hash(content)
+        self.settings_hash = _hash(_shared(content, file.varied))
 
     def content_hash(self, entry: VariantSelection) -> str:
         """Return the hash of all that determines the results of an entry, except for the seeds."""
         axes = {}
         for axis, choice in entry.items():
+            if axis not in AXES:
+                continue  # the settings have its values
             if AXES[axis].in_hash_by_default or not self._is_default(axis, choice):
                 axes[axis] = _without(choice.hashed(), "label")
-        return _hash({"shared": self.settings_hash, "axes": axes})
+        return _hash({"shared": self._content, "axes": axes})
 
     def _is_default(self, axis: str, choice: VariantChoice) -> bool:
         """Return whether a choice is the default variant of its axis, with default options."""
@@ -142,7 +146,7 @@ class RunSpecBuilder:
             UserError: the model of the entry cannot be built.
         """
         file = self._context.file
-        corpus = self._context.corpus
+        corpus = self._corpus
         expected, world_size = self._cost(entry)
         init = InitSource(run_id=source_run.run_id) if source_run else checkpoint
         spec = RunSpec.model_construct(  # without validation: every part has been validated
@@ -200,9 +204,31 @@ def entry_id(entry: VariantSelection, file: StudyFile) -> str:
     labels = [
         choice.label
         for axis, choice in entry.items()
-        if AXES[axis].in_every_name or axis in mentioned
+        if axis not in AXES or AXES[axis].in_every_name or axis in mentioned
     ]
     return "-".join(labels)
+
+
+def _shared(content: Mapping[str, object], varied: Iterable[str]) -> dict[str, object]:
+    """Return the content of a run's settings without those that an axis varies.
+
+    What is known of a corpus and of a vocabulary varies with the settings that choose them.
+    """
+    dropped = set(varied)
+    for key in varied:
+        section, _, name = key.partition(".")
+        if key == "data.tokenizer":
+            dropped |= {"model.vocab_size", "data.entropy_nats_per_byte"}
+        elif section == "data" and (name == "corpus" or name not in ResolvedData.model_fields):
+            dropped |= {"data.sha256", "data.entropy_nats_per_byte"}
+    shared = dict(content)
+    for section in ("model", "data", "train"):
+        table = content[section]
+        assert isinstance(table, Mapping)
+        shared[section] = {
+            name: value for name, value in table.items() if f"{section}.{name}" not in dropped
+        }
+    return shared
 
 
 def _without(content: Mapping[str, object], *keys: str) -> dict[str, object]:

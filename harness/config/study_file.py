@@ -2,36 +2,37 @@
 
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from harness.errors import Problem, UserError, choices
+from harness.config.schema_errors import describe_errors, key_path, quoted
+from harness.config.settings import SECTIONS, RawTable, section_problems
+from harness.errors import Problem, UserError
 from harness.results.records import (
-    DataSettings,
     EquivalenceMargin,
     LadderSettings,
-    ModelSettings,
     ProbeSettings,
     Seed,
     StrictModel,
-    TrainSettings,
     TuningMethod,
 )
 from harness.results.records.settings import Steps, TimeLimit
+from variants.base import AXES
 
 MAX_NAME = 80  # characters of a study's name, which is the name of a folder
 MAX_RUNS = 10_000  # seeds, or elements of an axis
-MAX_SHOWN = 100  # characters of a value in a message
 MAX_DEPTH = 20  # of tables and lists within each other
 # Python converts no integers of more digits; TOML's have at most 19.
 LONG_INTEGER = re.compile(r"\d[\d_]{1000,}")
 
-RawTable = dict[str, Any]  # of TOML; validated when the variants are known
-Element = str | RawTable  # of an axis: a variant's name, or a table with `variant` and its options
+Scalar = str | bool | int | float
+# Of an axis: a variant's name, or a table with `variant` and its options; or the value of a
+# setting, or a table of settings. Tables are validated when the variants are known.
+Element = Scalar | RawTable
 Rule = RawTable
 
 
@@ -49,7 +50,7 @@ class StudySection(StrictModel):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_NAME)]
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=MAX_RUNS)]
-    baseline: dict[str, str] = {}
+    baseline: dict[str, Scalar] = {}
     variant_paths: list[str] = []
     match_size: Literal["parameters", "flops"] | None = None
     equivalence_margin: EquivalenceMargin = EquivalenceMargin()
@@ -107,12 +108,15 @@ class TuneSection(StrictModel):
 
 
 class StudyFile(StrictModel):
-    """The content of a study file; `matrix` expands it to entries and runs."""
+    """The content of a study file; `matrix` expands it to entries and runs.
+
+    `settings` resolves [model], [data] and [train] for each entry.
+    """
 
     study: StudySection
-    model: ModelSettings
-    data: DataSettings
-    train: TrainSettings
+    model: RawTable
+    data: RawTable
+    train: RawTable
     init: InitSettings | None = None
     launch: LaunchSettings = LaunchSettings()
     probes: ProbeSettings = ProbeSettings()
@@ -121,6 +125,16 @@ class StudyFile(StrictModel):
     axes: dict[str, Annotated[list[Element], Field(min_length=1, max_length=MAX_RUNS)]] = {}
     exclude: list[Rule] = []
     include: list[Rule] = []
+
+    @property
+    def sections(self) -> dict[str, RawTable]:
+        """The sections whose settings axes may vary."""
+        return {"model": self.model, "data": self.data, "train": self.train}
+
+    @property
+    def varied(self) -> dict[str, str]:
+        """The axis that varies each setting, by dotted key."""
+        return _varied_settings(self.axes)
 
 
 def read(
@@ -135,32 +149,91 @@ def read(
             with file, key path and remedy.
     """
     raw = _read_toml(path)
-    for setting in settings:
-        _override(raw, setting)
+    _join_setting_keys(raw)
+    overridden = [_override(raw, setting) for setting in settings]
     if seeds is not None and isinstance(raw.setdefault("study", {}), dict):
         raw["study"]["seeds"] = list(seeds)
     problems = [Problem(f"{path}: {key}", message) for key, message in _out_of_range(raw)]
     if problems:
         raise UserError(problems)
+    twice = [
+        Problem(f"{path}: {key}", "stated twice, as a dotted key and in a table; remove one")
+        for key in _join_setting_keys(raw)
+    ]
+    axes = raw.get("axes")
+    varied = _varied_settings(axes if isinstance(axes, dict) else {})
+    problems = [*twice, *_fixed_settings(str(path), overridden, varied)]
+    unknown, invalid = _section_problems(path, raw, set(varied))
+    problems += unknown
     try:
-        return StudyFile.model_validate(raw), []
+        file = StudyFile.model_validate(raw)
     except ValidationError as error:
-        problems = _problems(path, error)
-        unknown = [detail["loc"] for detail in error.errors() if _is_unknown(detail)]
-        if len(unknown) < error.error_count():
-            raise UserError(problems) from error
-    for keys in unknown:
-        _remove(raw, keys)
-    try:
-        return StudyFile.model_validate(raw), problems
-    except ValidationError as error:
-        raise UserError([*problems, *_problems(path, error)]) from error
+        problems += _problems(path, error)
+        keys = [detail["loc"] for detail in error.errors() if _is_unknown(detail)]
+        if len(keys) < error.error_count() or invalid:
+            raise UserError([*problems, *invalid]) from error
+        for unknown_key in keys:
+            _remove(raw, unknown_key)
+        try:
+            file = StudyFile.model_validate(raw)
+        except ValidationError as other:
+            raise UserError([*problems, *_problems(path, other)]) from other
+    if invalid:
+        raise UserError([*problems, *invalid])
+    return file, problems
 
 
 def _problems(path: Path, error: ValidationError) -> list[Problem]:
     return [
         Problem(f"{path}: {key}", message) for key, message in describe_errors(error, StudyFile)
     ]
+
+
+def _section_problems(
+    path: Path, raw: RawTable, varied: set[str]
+) -> tuple[list[Problem], list[Problem]]:
+    """Return the unknown keys of the sections, which are removed, and all other problems."""
+    unknown = []
+    invalid = []
+    for name, schema in SECTIONS.items():
+        table = raw.get(name)
+        if not isinstance(table, dict):
+            continue
+        for key, message in section_problems(name, table, varied):
+            problem = Problem(f"{path}: {name}.{key}", message)
+            if key in table and key not in schema.model_fields:
+                unknown.append(problem)
+                del table[key]
+            else:
+                invalid.append(problem)
+    return unknown, invalid
+
+
+def _varied_settings(axes: Mapping[str, object]) -> dict[str, str]:
+    """Return the axis that varies each setting, by dotted key."""
+    varied: dict[str, str] = {}
+    for axis, elements in axes.items():
+        if "." in axis:
+            varied.setdefault(axis, axis)
+        for element in elements if isinstance(elements, list) else ():
+            for key in element if isinstance(element, dict) else ():
+                if "." in key:
+                    varied.setdefault(key, axis)
+    return varied
+
+
+def _fixed_settings(
+    location: str, overridden: Iterable[str], varied: dict[str, str]
+) -> Iterator[Problem]:
+    """`--set` does not fix a setting that an axis varies."""
+    for key in overridden:
+        if key in varied:
+            axis = quoted(varied[key])
+            yield Problem(
+                f"{location}: axes.{axis}",
+                f"varies {key}, which --set {key} fixes; select levels by --where, or replace the "
+                f"axis by --set axes.{varied[key]}=[...]",
+            )
 
 
 def _is_unknown(detail: ErrorDetails) -> bool:
@@ -211,84 +284,59 @@ def _out_of_range(value: object, keys: tuple[int | str, ...] = ()) -> Iterator[t
             yield from _out_of_range(item, (*keys, i))
 
 
-def _override(raw: RawTable, setting: str) -> None:
-    """Set one key of the study to the value that `--set` gives it."""
+def _join_setting_keys(raw: RawTable) -> list[str]:
+    """Join dotted keys of settings that TOML reads as tables: `train.lr` without quotes.
+
+    Return the key paths of those that are stated twice.
+    """
+    tables: list[tuple[str, object]] = []
+    axes = raw.get("axes")
+    if isinstance(axes, dict):
+        tables.append(("axes", axes))
+        for axis, elements in axes.items():
+            if axis not in AXES and isinstance(elements, list):
+                tables += [(f"axes.{axis}[{i}]", element) for i, element in enumerate(elements)]
+    study = raw.get("study")
+    if isinstance(study, dict):
+        tables.append(("study.baseline", study.get("baseline")))
+    for name in ("exclude", "include"):
+        rules = raw.get(name)
+        if isinstance(rules, list):
+            tables += [(f"{name}[{i}]", rule) for i, rule in enumerate(rules)]
+    twice = []
+    for place, table in tables:
+        for section in SECTIONS if isinstance(table, dict) else ():
+            assert isinstance(table, dict)
+            nested = table.get(section)
+            if not isinstance(nested, dict):
+                continue
+            del table[section]
+            for key, value in nested.items():
+                dotted = f"{section}.{key}"
+                if dotted in table:
+                    twice.append(f"{place}.{quoted(dotted)}")
+                table[dotted] = value
+    return twice
+
+
+def _override(raw: RawTable, setting: str) -> str:
+    """Set one key of the study to the value that `--set` gives it; return its path."""
     path, equals, text = setting.partition("=")
-    keys = [key.strip() for key in path.split(".")]
+    keys = [key.strip() for key in path.replace('"', "").split(".")]
     if not equals or len(keys) < 2 or not all(keys):
         raise UserError(f"--set {setting}: must be SECTION.KEY=VALUE, e.g. train.steps=100")
     try:
         value = parse_toml(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
         value = text  # a string without quotes, which the shell would remove
+    for prefix in (["axes"], ["study", "baseline"]):
+        n = len(prefix)
+        if keys[:n] == prefix and len(keys) > n + 1 and keys[n] in SECTIONS:
+            keys[n : n + 2] = [".".join(keys[n : n + 2])]
     table = raw
     for key in keys[:-1]:
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
             raise UserError(f"--set {setting}: {key} is not a table")
     table[keys[-1]] = value
-
-
-def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[tuple[str, str]]:
-    """Return each invalid key path, with its problem and the allowed values.
-
-    For a value of several allowed types, pydantic reports one error per type; they are merged.
-    """
-    separator = ": input should be "
-    messages: dict[str, str] = {}
-    for detail in error.errors():
-        key, message = _describe(detail, model)
-        if separator in messages.get(key, "") and separator in message:
-            message = f"{messages[key]}, or {message.partition(separator)[2]}"
-        messages[key] = message
-    return [(key, message) for key, message in messages.items() if not _is_refined(key, messages)]
-
-
-def _is_refined(key: str, keys: Iterable[str]) -> bool:
-    """Return whether a problem is within the value at `key`: then `key` itself is valid."""
-    return any(other.startswith((f"{key}[", f"{key}.")) for other in keys)
-
-
-def _describe(detail: ErrorDetails, model: type[BaseModel]) -> tuple[str, str]:
-    keys = [key for key in detail["loc"] if not _UNION_TAG.fullmatch(str(key))]
-    location = key_path(keys)
-    if detail["type"] == "extra_forbidden":
-        return location, f"unknown key; {choices(str(keys[-1]), _fields(model, keys[:-1]))}"
-    if detail["type"] == "missing":
-        return location, "missing, and has no default"
-    message = detail["msg"].removeprefix("Value error, ")
-    return location, f"{shown(detail['input'])}: {message[:1].lower()}{message[1:]}"
-
-
-# Names of types that pydantic inserts into the key path of a value that may have several types.
-_UNION_TAG = re.compile(r"(constrained-)?(str|int|float|bool)|(list|dict|literal)\[.*\]")
-
-
-def shown(value: object) -> str:
-    """Return a value as an error message shows it: shortened, if it is long."""
-    text = repr(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
-
-
-def _fields(model: type[BaseModel], keys: Iterable[int | str]) -> list[str]:
-    """Return the keys that the section at `keys` may have."""
-    for key in keys:
-        if isinstance(key, str):
-            model = next(_models(model.model_fields[key].annotation))
-    return list(model.model_fields)
-
-
-def _models(annotation: object) -> Iterator[type[BaseModel]]:
-    """Yield the sections in a type: itself, or what it is optional, a list or a choice of."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models(argument)
-
-
-def key_path(keys: Iterable[int | str]) -> str:
-    """Format a key path as in TOML: axes.attention[2].window."""
-    text = ""
-    for key in keys:
-        text += f"[{key}]" if isinstance(key, int) else f".{key}"
-    return text.lstrip(".")
+    return ".".join(keys)

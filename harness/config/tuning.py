@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from harness.config.names import default_label
-from harness.config.study_file import TuneSection, describe_errors, shown
+from harness.config.schema_errors import describe_errors, shown
+from harness.config.study_file import TuneSection
 from harness.errors import Problem, choices
 from harness.results.records import (
     ModelSettings,

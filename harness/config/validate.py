@@ -6,14 +6,15 @@ from typing import Literal
 
 import torch
 
-from harness.config.axes import Axes, VariantSelection
-from harness.config.study_file import StudyFile
+from harness.config.axes import Axes, VariantSelection, architecture_key
+from harness.config.entries import PlannedEntry
+from harness.config.settings import Changes, Settings, place_of
 from harness.data.batches import micro_batch_size
 from harness.data.corpus import Corpus
 from harness.errors import Problem, UserError, choices
 from harness.model.builder import ModelBuilder
 from harness.model.part_check import describe_failure
-from harness.results.records import DataSettings, ModelSettings, TrainSettings, VariantChoice
+from harness.results.records import ModelSettings, ProbeSettings, TrainSettings, VariantChoice
 from variants import registry
 from variants.base import AXES, ModelShape, Parallelism
 from variants.errors import class_line
@@ -35,10 +36,13 @@ def check_variant_paths(location: str, folders: Sequence[Path]) -> Iterator[Prob
 
 
 def check_compare(
-    location: str, compare: Sequence[str] | None, entries: Sequence[VariantSelection]
+    location: str,
+    compare: Sequence[str] | None,
+    entries: Sequence[VariantSelection],
+    names: Sequence[str],
 ) -> Iterator[Problem]:
     """The axes that a study asks about have at least two levels among its entries."""
-    levels: dict[str, set[str]] = {axis: set() for axis in AXES}
+    levels: dict[str, set[str]] = {axis: set() for axis in names}
     for entry in entries:
         for axis, choice in entry.items():
             levels.setdefault(axis, set()).add(choice.label)
@@ -52,89 +56,104 @@ def check_compare(
             yield Problem(place, f"{reason}; allowed: {', '.join(varying) or 'none'}")
 
 
-def check_model(location: str, model: ModelSettings) -> Iterator[Problem]:
+def check_model(location: str, model: ModelSettings, changes: Changes) -> Iterator[Problem]:
     """The heads divide the width of the model, and its size can be computed."""
     if model.n_embd % model.n_head:
+        place = place_of(changes, "model.n_head", "model.n_embd")
         yield Problem(
-            f"{location}: model.n_head",
+            f"{location}: {place}",
             f"{model.n_head} does not divide n_embd = {model.n_embd}; "
             f"allowed: {', '.join(map(str, divisors(model.n_embd)))}",
         )
     n_parameters = 12 * model.n_layer * model.n_embd**2  # of GPT-2, without embeddings
     if n_parameters > MAX_PARAMETERS:
+        place = place_of(changes, "model.n_embd", "model.n_layer")
         yield Problem(
-            f"{location}: model.n_embd",
+            f"{location}: {place}",
             f"{model.n_embd} with n_layer = {model.n_layer} gives {n_parameters:.3g} parameters; "
             f"allowed: at most {MAX_PARAMETERS:.3g}",
         )
 
 
-def check_entries(
-    location: str, entries: Sequence[VariantSelection], train: TrainSettings, axes: Axes
-) -> Iterator[Problem]:
+def check_entries(location: str, entries: Sequence[PlannedEntry], axes: Axes) -> Iterator[Problem]:
     """Run all checks that need neither the corpus nor the models."""
-    yield from _check_schedule(location, train)
-    yield from _check_tokens(location, entries, train, axes)
-    yield from _check_positionals(location, entries, axes)
+    groups: dict[str, list[PlannedEntry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.settings.key, []).append(entry)
+    for group in groups.values():
+        parallelisms = [entry.choices["parallelism"] for entry in group]
+        yield from check_settings(location, group[0].settings, parallelisms, axes)
+        yield from _check_positionals(location, group, axes)
+        yield from _check_documents(location, group, axes)
 
 
-def check_documents(
-    location: str, entries: Sequence[VariantSelection], data: DataSettings, axes: Axes
+def check_settings(
+    location: str, settings: Settings, parallelisms: Sequence[VariantChoice], axes: Axes
 ) -> Iterator[Problem]:
-    """If documents are masked, each attention supports it."""
-    if data.documents == "cross":
+    """The settings of some entries fit to each other and to the entries' parallelisms."""
+    yield from _check_schedule(location, settings)
+    yield from _check_tokens(location, settings, parallelisms, axes)
+
+
+def _check_documents(
+    location: str, entries: Sequence[PlannedEntry], axes: Axes
+) -> Iterator[Problem]:
+    """If documents are masked, each attention supports it. All entries have the same settings."""
+    settings = entries[0].settings
+    if settings.data.documents == "cross":
         return
-    choices = {entry["attention"].label: entry["attention"] for entry in entries}
+    choices = {entry.choices["attention"].label: entry.choices["attention"] for entry in entries}
     for label, choice in choices.items():
         attention = registry.load("attention", choice.name, axes.paths)
         if not attention.supports_documents:
             yield Problem(
-                f"{location}: data.documents",
+                f"{location}: {settings.place('data.documents')}",
                 f"mask: the attention {label} does not support masked documents "
                 f"({class_line(attention)}); exclude it, or let its `forward` accept "
                 "`documents_BT` and declare `supports_documents = True`",
             )
 
 
-def _check_schedule(location: str, train: TrainSettings) -> Iterator[Problem]:
+def _check_schedule(location: str, settings: Settings) -> Iterator[Problem]:
     """The learning rate rises during warm-up only, which ends within the run."""
+    train = settings.train
     if train.min_lr > train.lr:
         yield Problem(
-            f"{location}: train.min_lr",
+            f"{location}: {settings.place('train.min_lr', 'train.lr')}",
             f"{train.min_lr:g} is above lr = {train.lr:g}, so that the rate would rise after the "
             f"warm-up; allowed: at most lr",
         )
     if train.warmup_steps > train.steps:
         yield Problem(
-            f"{location}: train.warmup_steps",
+            f"{location}: {settings.place('train.warmup_steps', 'train.steps')}",
             f"{train.warmup_steps}: the warm-up would not end within the run; "
             f"allowed: at most steps = {train.steps}",
         )
 
 
 def _check_tokens(
-    location: str, entries: Sequence[VariantSelection], train: TrainSettings, axes: Axes
+    location: str, settings: Settings, parallelisms: Sequence[VariantChoice], axes: Axes
 ) -> Iterator[Problem]:
     """The tokens of a step are whole sequences that divide over the ranks into micro-batches."""
-    seq_len = axes.shape.seq_len
-    if train.tokens_per_step % seq_len:
-        nearest = _nearest_multiples(train.tokens_per_step, seq_len)
+    seq_len = settings.model.seq_len
+    tokens_per_step = settings.train.tokens_per_step
+    if tokens_per_step % seq_len:
+        nearest = _nearest_multiples(tokens_per_step, seq_len)
         yield Problem(
-            f"{location}: train.tokens_per_step",
-            f"{train.tokens_per_step} is not a multiple of seq_len = {seq_len}; {nearest}",
+            f"{location}: {settings.place('train.tokens_per_step', 'model.seq_len')}",
+            f"{tokens_per_step} is not a multiple of seq_len = {seq_len}; {nearest}",
         )
         return
-    listed = [entry["parallelism"] for entry in entries] or axes.choices["parallelism"]
-    for choice in {choice.label: choice for choice in listed}.values():
+    for choice in {choice.label: choice for choice in parallelisms}.values():
         parallelism = load_parallelism(choice, axes.paths)
-        yield from _check_device(location, choice.label, parallelism, train)
-        yield from _check_division(location, choice.label, parallelism, train, axes.shape)
+        yield from _check_device(location, choice.label, parallelism, settings)
+        yield from _check_division(location, choice.label, parallelism, settings)
 
 
 def _check_device(
-    location: str, label: str, parallelism: Parallelism, train: TrainSettings
+    location: str, label: str, parallelism: Parallelism, settings: Settings
 ) -> Iterator[Problem]:
-    device = resolved_device(train)
+    device = resolved_device(settings.train)
     if device not in parallelism.devices:
         allowed = " or ".join(parallelism.devices)
         yield Problem(
@@ -143,22 +162,24 @@ def _check_device(
         )
     elif device == "cuda" and torch.cuda.device_count() < parallelism.n_devices:
         yield Problem(
-            f"{location}: train.device",
+            f"{location}: {settings.place('train.device')}",
             f"{label} needs {parallelism.n_devices} GPUs, and this machine has "
             f'{torch.cuda.device_count()}; exclude it, or set device = "cpu"',
         )
 
 
 def _check_division(
-    location: str, label: str, parallelism: Parallelism, train: TrainSettings, shape: ModelShape
+    location: str, label: str, parallelism: Parallelism, settings: Settings
 ) -> Iterator[Problem]:
-    seq_len = shape.seq_len
+    train = settings.train
+    model = settings.model
+    seq_len = model.seq_len
     n_sequences = train.tokens_per_step // seq_len
     n_groups = parallelism.data_parallel_size
     if n_sequences % n_groups:
         nearest = _nearest_multiples(train.tokens_per_step, seq_len * n_groups)
         yield Problem(
-            f"{location}: train.tokens_per_step",
+            f"{location}: {settings.place('train.tokens_per_step', 'model.seq_len')}",
             f"{train.tokens_per_step} gives {n_sequences} sequences of {seq_len}, which do not "
             f"divide over {n_groups} ranks of {label}; {nearest}",
         )
@@ -168,13 +189,14 @@ def _check_division(
         size = micro_batch_size(n_local, train.micro_batch_size)
     except ValueError as error:
         nearest = _nearest_divisors(n_local, train.micro_batch_size or 1)
-        yield Problem(f"{location}: train.micro_batch_size", f"{error}; {nearest} ({label})")
+        place = settings.place("train.micro_batch_size", "train.tokens_per_step", "model.seq_len")
+        yield Problem(f"{location}: {place}", f"{error}; {nearest} ({label})")
         return
-    n_bytes = FP32_BYTES * size * shape.seq_len * shape.n_embd * shape.n_layer
+    n_bytes = FP32_BYTES * size * seq_len * model.n_embd * model.n_layer
     if n_bytes > MAX_ACTIVATION_BYTES:
         yield Problem(
-            f"{location}: train.micro_batch_size",
-            f"a forward pass over {size} sequences of {shape.seq_len} tokens stores more than "
+            f"{location}: {settings.place('train.micro_batch_size', 'train.tokens_per_step')}",
+            f"a forward pass over {size} sequences of {seq_len} tokens stores more than "
             f"{n_bytes:.3g} bytes ({label}); allowed: at most {MAX_ACTIVATION_BYTES:.3g}",
         )
 
@@ -207,10 +229,14 @@ def load_parallelism(choice: VariantChoice, paths: Sequence[Path]) -> Parallelis
 
 
 def _check_positionals(
-    location: str, entries: Sequence[VariantSelection], axes: Axes
+    location: str, entries: Sequence[PlannedEntry], axes: Axes
 ) -> Iterator[Problem]:
-    """The attention supports the bias of its positional, which supports the attention's width."""
-    for entry in entries:
+    """The attention supports the bias of its positional, which supports the attention's width.
+
+    All entries have the same settings.
+    """
+    shape = ModelShape(**entries[0].settings.model.model_dump(), vocab_size=1)
+    for entry in (planned.choices for planned in entries):
         positional = registry.load("positional", entry["positional"].name, axes.paths)
         attention = registry.load("attention", entry["attention"].name, axes.paths)
         positional_label = entry["positional"].label
@@ -222,8 +248,8 @@ def _check_positionals(
                 f'support; add [[exclude]] with positional = "{positional_label}", '
                 f'attention = "{attention_label}"',
             )
-        width = attention.rotary_dim(axes.shape, attention.Options(**entry["attention"].options))
-        if width == axes.shape.head_dim:
+        width = attention.rotary_dim(shape, attention.Options(**entry["attention"].options))
+        if width == shape.head_dim:
             continue  # the options are checked for this width already
         options = positional.Options(**entry["positional"].options)
         try:
@@ -237,14 +263,14 @@ def _check_positionals(
             )
 
 
-def check_probes(location: str, file: StudyFile) -> Iterator[Problem]:
+def check_probes(location: str, probes: ProbeSettings, model: ModelSettings) -> Iterator[Problem]:
     """The KV caches of the decode probe have a possible size."""
-    decode = file.probes.decode
+    decode = probes.decode
     if decode is None:
         return
     batch = max(decode.batch)
     context = max(decode.context)
-    n_bytes = 2 * FP32_BYTES * batch * context * file.model.n_embd * file.model.n_layer
+    n_bytes = 2 * FP32_BYTES * batch * context * model.n_embd * model.n_layer
     if n_bytes > MAX_ACTIVATION_BYTES:
         yield Problem(
             f"{location}: probes.decode",
@@ -253,7 +279,9 @@ def check_probes(location: str, file: StudyFile) -> Iterator[Problem]:
         )
 
 
-def check_corpus(location: str, corpus: Corpus, file: StudyFile) -> Iterator[Problem]:
+def check_corpus(
+    location: str, corpus: Corpus, settings: Settings, probes: ProbeSettings
+) -> Iterator[Problem]:
     """Both parts of each corpus hold a sequence, and the validation part each evaluated length.
 
     The parts of a corpus of a mixture hold two, so that each half of the validation windows, with
@@ -261,18 +289,18 @@ def check_corpus(location: str, corpus: Corpus, file: StudyFile) -> Iterator[Pro
     """
     n_windows = 2 if corpus.mixture else 1
     sequence = "two sequences need" if corpus.mixture else "a sequence needs"
-    seq_len = file.model.seq_len
+    seq_len = settings.model.seq_len
     for part in corpus.parts():
         n_val = Corpus.n_tokens(part.val)
         for name, n_tokens in (("training", Corpus.n_tokens(part.train)), ("validation", n_val)):
             if n_tokens <= n_windows * seq_len:
                 yield Problem(
-                    f"{location}: data.corpus",
+                    f"{location}: {settings.place('data.corpus', 'model.seq_len')}",
                     f"'{part.name}': its {name} part has {n_tokens} tokens, {sequence} "
                     f"{n_windows * seq_len + 1}; use a longer text or a smaller model.seq_len",
                 )
         longest = (n_val - 1) // n_windows
-        for length in file.probes.eval_lengths or ():
+        for length in probes.eval_lengths or ():
             if n_val > n_windows * seq_len and length > longest:
                 yield Problem(
                     f"{location}: probes.eval_lengths",
@@ -282,14 +310,16 @@ def check_corpus(location: str, corpus: Corpus, file: StudyFile) -> Iterator[Pro
 
 
 def check_parallelism(
-    location: str,
-    entries: Iterable[VariantSelection],
-    shape: ModelShape,
-    variant_paths: Sequence[str],
+    location: str, entries: Iterable[tuple[VariantSelection, ModelShape]], paths: Sequence[str]
 ) -> Iterator[Problem]:
     """Each entry's parallelism supports its model, which is built on the meta device."""
-    for entry in entries:
-        builder = ModelBuilder(shape, entry, variant_paths)
+    checked: set[tuple[str, str, ModelShape]] = set()
+    for entry, shape in entries:
+        key = (architecture_key(entry), entry["parallelism"].label, shape)
+        if key in checked:
+            continue
+        checked.add(key)
+        builder = ModelBuilder(shape, entry, paths)
         parallelism = builder.parallelism()
         try:
             reason = parallelism.why_unsupported(builder.model)
@@ -301,7 +331,12 @@ def check_parallelism(
             yield Problem(f"{location}: axes", failure)
             continue
         if reason:
-            labels = [choice.label for axis, choice in entry.items() if AXES[axis].in_every_name]
+            labels = [c.label for axis, c in entry.items() if _is_named(axis)]
             yield Problem(
                 f"{location}: axes", f"{', '.join(labels)}: {reason}; add [[exclude]] with these"
             )
+
+
+def _is_named(axis: str) -> bool:
+    """Return whether messages name an entry's choice on an axis."""
+    return axis not in AXES or AXES[axis].in_every_name

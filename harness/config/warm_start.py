@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 from torch import Size, Tensor
 
 from harness.config.axes import Axes, VariantSelection
-from harness.config.study_file import InitSettings, RawTable, describe_errors
+from harness.config.entries import EntryResolver, PlannedEntry
+from harness.config.schema_errors import quoted
+from harness.config.settings import Change, RawTable
+from harness.config.study_file import InitSettings
 from harness.errors import Problem, UserError, choices
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import IncompatibleWeightsError, initial_tensors
 from harness.model.weights import Weights, load_weights
-from harness.results.records import TrainSettings
 from variants import registry
 from variants.base import AXES, ModelShape
 
@@ -37,22 +38,25 @@ class Checkpoint:
 class SourceRun:
     """A run of the study itself, one per seed, from which the other runs start."""
 
-    entry: VariantSelection
-    train: TrainSettings
+    entry: PlannedEntry
 
 
 Source = Checkpoint | SourceRun
 
 
 def read(
-    init: InitSettings, axes: Axes, baseline: VariantSelection, train: TrainSettings, folder: Path
+    init: InitSettings,
+    axes: Axes,
+    baseline: VariantSelection,
+    resolver: EntryResolver,
+    folder: Path,
 ) -> Source | None:
     """Return the source that `[init]` names, or None if it is invalid, with problems in `axes`.
 
     A checkpoint's path is relative to `folder`.
     """
     if init.from_run is not None:
-        return _read_run(init.from_run, axes, baseline, train)
+        return _read_run(init.from_run, axes, baseline, resolver)
     try:
         path = (folder / str(init.from_checkpoint)).resolve()
         return Checkpoint(path, load_weights(path))
@@ -63,34 +67,27 @@ def read(
 
 
 def _read_run(
-    stated: RawTable, axes: Axes, baseline: VariantSelection, train: TrainSettings
+    stated: RawTable, axes: Axes, baseline: VariantSelection, resolver: EntryResolver
 ) -> SourceRun | None:
     n_problems = len(axes.problems)
-    for axis in stated.keys() - AXES.keys() - {"train"}:
-        axes.add_problem(f"{RUN_KEY}.{axis}", f"no such axis; {choices(axis, [*AXES, 'train'])}")
+    for axis in stated.keys() - set(axes.names) - {"train"}:
+        message = f"no such axis; {choices(axis, [*axes.names, 'train'])}"
+        axes.add_problem(f"{RUN_KEY}.{quoted(axis)}", message)
     entry = dict(baseline)
-    for axis in AXES:
+    for axis in axes.names:
         if axis in stated:
-            choice = axes.choose(axis, stated[axis], f"{RUN_KEY}.{axis}")
+            choice = axes.choose(axis, stated[axis], f"{RUN_KEY}.{quoted(axis)}")
             if choice is not None:
                 entry[axis] = choice
-    changed = _override_train(train, stated.get("train", {}), axes)
-    if changed is None or len(axes.problems) > n_problems:
-        return None
-    return SourceRun({axis: entry[axis] for axis in AXES if axis in entry}, changed)
-
-
-def _override_train(train: TrainSettings, changes: object, axes: Axes) -> TrainSettings | None:
-    if not isinstance(changes, dict):
+    train = stated.get("train", {})
+    if not isinstance(train, dict):
         example = "{ steps = 500 }"
-        axes.add_problem(f"{RUN_KEY}.train", f"{changes!r}: must be a table, e.g. {example}")
+        axes.add_problem(f"{RUN_KEY}.train", f"{train!r}: must be a table, e.g. {example}")
+    if len(axes.problems) > n_problems or len(entry) < len(axes.names):
         return None
-    try:
-        return TrainSettings.model_validate(train.model_dump() | changes)
-    except ValidationError as error:
-        for key, message in describe_errors(error, TrainSettings):
-            axes.add_problem(f"{RUN_KEY}.train.{key}", message)
-        return None
+    more = {f"train.{key}": Change(train[key], f"{RUN_KEY}.train.{key}") for key in train}
+    planned = resolver.resolve(entry, more=more)
+    return None if planned is None else SourceRun(planned)
 
 
 def unused_conversion_options(
@@ -100,7 +97,8 @@ def unused_conversion_options(
     chosen = {}
     for entry in entries:
         for axis, choice in entry.items():
-            chosen[axis, choice.label] = choice
+            if axis in AXES:
+                chosen[axis, choice.label] = choice
     for (axis, label), choice in chosen.items():
         for field in dataclasses.fields(registry.load(axis, choice.name, paths).Options):
             if field.metadata.get("conversion") and choice.options[field.name] != field.default:
@@ -114,25 +112,36 @@ def unused_conversion_options(
 def incompatible_tensors(
     location: str,
     source: Source,
-    entries: Iterable[VariantSelection],
-    shape: ModelShape,
+    source_shape: ModelShape | None,
+    entries: Iterable[tuple[VariantSelection, ModelShape]],
     variant_paths: Sequence[str],
 ) -> Iterator[Problem]:
-    """Yield the tensors that an entry's model cannot load from the source; compares shapes only."""
+    """Yield the tensors that an entry's model cannot load from the source; compares shapes only.
+
+    `source_shape` is the shape of the source's model, if it is a run.
+    """
+    distinct = {
+        (entry["positional"].label, entry["attention"].label, shape): entry
+        for entry, shape in entries
+    }
     if isinstance(source, Checkpoint):
         key = f"{location}: {CHECKPOINT_KEY}"
-        mismatches = list(_shape_mismatches(key, source, shape))
+        shapes = dict.fromkeys(shape for _, _, shape in distinct)
+        mismatches: list[Problem] = []
+        for shape in shapes:
+            mismatches += _shape_mismatches(key, source, shape)
         if mismatches:
             yield from mismatches
             return
         sizes = {name: tensor.shape for name, tensor in source.weights.tensors.items()}
     else:
         key = f"{location}: {RUN_KEY}"
-        model = ModelBuilder(shape, source.entry, variant_paths).model()
+        assert source_shape is not None
+        model = ModelBuilder(source_shape, source.entry.choices, variant_paths).model()
         sizes = {name: parameter.shape for name, parameter in model.named_parameters()}
     tensors = {name: _meta_tensor("", size) for name, size in sizes.items()}
-    distinct = {(entry["positional"].label, entry["attention"].label): entry for entry in entries}
-    for labels, entry in distinct.items():
+    for (*labels, shape), entry in distinct.items():
+        labels += [c.label for axis, c in entry.items() if axis not in AXES]
         model = ModelBuilder(shape, entry, variant_paths).model()
         try:
             list(initial_tensors(model, _meta_tensor, tensors))

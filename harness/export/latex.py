@@ -10,6 +10,7 @@ TABLES = {
     "entries": "Results by entry: mean over seeds with 95\\,\\% interval.",
     "comparisons": "Paired differences from the baseline with 95\\,\\% interval.",
     "verdicts": "Tests against the baseline, paired by seed.",
+    "pooled": "Differences from the baseline, pooled over contexts.",
     "effects": "Main effects and interactions of the axes.",
     "rankings": "Validation loss at an equal budget.",
     "savings": "Cost to reach the baseline's final loss.",

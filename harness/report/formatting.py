@@ -65,6 +65,11 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
 
 
+def percent_change(log_ratio: float) -> str:
+    """Return +1.23 % for the logarithm of a ratio of 1.0123."""
+    return f"{100 * math.expm1(log_ratio):+.2f} %"
+
+
 def deviation(value: float) -> str:
     """Return 1.2e-07, or 0."""
     return "0" if value == 0 else f"{value:.1e}"

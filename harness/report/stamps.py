@@ -21,6 +21,7 @@ STAMPED: Sequence[CaveatKind] = (
     "below-entropy",
     "unstable",
     "not-compiled",
+    "other-budget",
 )
 MAX_LISTED = 4  # stamped entries below a table or chart
 Stamps = Mapping[str, str]  # the label of an entry -> its label with the stamp

@@ -124,7 +124,7 @@ def _results(run: RunData) -> dict[str, object]:
     }
     if len(run.timed_step_s):
         step_s = float(np.median(run.timed_step_s))
-        tokens_per_s = int(run.steps.tokens[0]) / step_s
+        tokens_per_s = run.tokens_per_step / step_s
         results |= {"step_s": step_s, "tokens_per_s": tokens_per_s}
         if probes.peak_flops.value:
             results["mfu"] = run.flops_per_token * tokens_per_s / probes.peak_flops.value

@@ -113,13 +113,20 @@ class RunData:
         return max(rank.peak for rank in self.measured.memory)
 
     @property
+    def tokens_per_step(self) -> int:
+        """The tokens of a timed step of a run that is done."""
+        return int(self.steps.tokens[-1])
+
+    @property
     def timed_step_s(self) -> FloatArray:
         """The slowest rank's time of each timed step, without warm-up; shape (n_timed,).
 
+        Only steps of the last step's number of tokens are timed, if it changes in training.
         Empty if the compiler gave up on parts of the model: the times are not those of a compiled
         model.
         """
         is_timed = ~self.steps.warmup
+        is_timed &= self.steps.tokens == self.steps.tokens[-1:]
         if self.is_partly_compiled:
             is_timed[:] = False
         return self.steps.step_s[is_timed]

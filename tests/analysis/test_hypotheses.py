@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from harness.analysis import dataset, hypotheses, significance
-from harness.analysis.hypotheses import METRICS, test_hypotheses
+from harness.analysis import dataset, significance
+from harness.analysis.hypotheses import test_hypotheses
+from harness.analysis.pairs import pair_of
 from harness.results.records import EquivalenceMargin, LaunchRecord
 
 test_hypotheses.__test__ = False  # it is the function under test
@@ -15,10 +16,10 @@ def test_parallelisms_that_repeat_a_loss_are_one_comparison(fake, read_study):
     study = read_study(fake)
     tests = test_hypotheses(study)
     losses = tests["val_loss"]
-    differences = {
-        entry.label: hypotheses._differences(study, entry, METRICS["val_loss"])
-        for entry in study.entries
-    }
+    differences = {}
+    for entry in study.entries:
+        pair = pair_of(study, entry, "val_loss")
+        differences[entry.label] = list(pair.differences().values()) if pair else []
     single = {
         label: values
         for label, values in differences.items()

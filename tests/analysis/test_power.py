@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from harness.analysis import hypotheses, power, significance
+from harness.analysis import power, significance
+from harness.analysis.pairs import pair_of
 from harness.cli import app as cli
 
 LEVELS = {"p": ["a", "b"], "q": ["a", "b", "c"], "r": ["a", "b"]}
@@ -14,7 +15,8 @@ def test_a_plan_uses_the_measured_noise(fake, read_study):
     plan = power.plan_seeds(study, 0.01)
     variances = []
     for entry in study.entries:
-        differences = hypotheses._differences(study, entry, hypotheses.METRICS["val_loss"])
+        pair = pair_of(study, entry, "val_loss")
+        differences = list(pair.differences().values()) if pair else []
         if differences and np.ptp(differences) > 0:
             variances.append(np.var(differences, ddof=1))
     assert plan.noise == pytest.approx(np.sqrt(np.mean(variances)))

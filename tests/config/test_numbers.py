@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from harness.cli.app import build_app, main
+from harness.config.settings import SECTIONS
 from harness.config.study_file import StudyFile
 from harness.results.records import TrainSettings
 from variants import registry
@@ -88,7 +89,16 @@ def numeric_flags():
 
 
 SOURCE_FIELDS = [f"init.from_run.train.{name}" for name in fields(TrainSettings)]
-FIELDS = [*fields(StudyFile), *(f"axes.{axis}" for axis in AXES), *SOURCE_FIELDS]
+SECTION_FIELDS = [
+    f"{section}.{name}" for section, model in SECTIONS.items() for name in fields(model)
+]
+FIELDS = [
+    *fields(StudyFile),
+    *SECTION_FIELDS,
+    *(f"axes.{axis}" for axis in AXES),
+    *(f"axes.{key}" for key in SECTION_FIELDS),
+    *SOURCE_FIELDS,
+]
 OPTIONS = list(numeric_options())
 FLAGS = [*numeric_flags(), ("list", "--seeds")]
 

@@ -7,9 +7,11 @@ import pytest
 
 from harness.config import study_file
 from harness.config.run_spec import RunSpecBuilder, StudyContext
+from harness.config.settings import Settings
 from harness.data.corpus import Corpus
 from harness.provenance.sources import Sources
 from harness.results.records import (
+    DataSettings,
     DecodeProbeSettings,
     ModelSettings,
     ProbeSettings,
@@ -31,21 +33,52 @@ ENTRY = {axis: VariantChoice(name="x", label="x", options={"a": 1}) for axis in 
 CORPUS = Corpus("text.txt", "ab", 256, [], [], "")
 
 
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What the id of a run follows from."""
+
+    context: StudyContext
+    settings: Settings
+    corpus: Corpus = CORPUS
+
+
 @pytest.fixture
-def context(write_study):
+def study(write_study):
     file, _ = study_file.read(write_study())
-    return StudyContext(file, CORPUS, [], ENTRY, Sources())
+    settings = Settings(
+        ModelSettings(**file.model), DataSettings(**file.data), TrainSettings(**file.train), {}
+    )
+    return Study(StudyContext(file, [], ENTRY, Sources()), settings)
 
 
-def run_id(context, entry=ENTRY, seed=0, data_seed=None, **arguments):
-    builder = RunSpecBuilder(context, context.file.train, **arguments)
-    return builder.run_id(entry, seed, data_seed)
+def builder(study, **arguments):
+    return RunSpecBuilder(study.context, study.settings, study.corpus, **arguments)
 
 
-def with_section(context, section, **update):
-    changed = getattr(context.file, section).model_copy(update=update)
-    file = context.file.model_copy(update={section: changed})
-    return dataclasses.replace(context, file=file)
+def run_id(study, entry=ENTRY, seed=0, data_seed=None, **arguments):
+    return builder(study, **arguments).run_id(entry, seed, data_seed)
+
+
+def sections(study):
+    settings = study.settings
+    file = study.context.file
+    return {
+        "model": settings.model,
+        "data": settings.data,
+        "train": settings.train,
+        "probes": file.probes,
+        "launch": file.launch,
+    }
+
+
+def with_section(study, section, **update):
+    changed = sections(study)[section].model_copy(update=update)
+    if section in ("model", "data", "train"):
+        return dataclasses.replace(
+            study, settings=dataclasses.replace(study.settings, **{section: changed})
+        )
+    file = study.context.file.model_copy(update={section: changed})
+    return dataclasses.replace(study, context=dataclasses.replace(study.context, file=file))
 
 
 def other_value(record, name, value):
@@ -60,50 +93,50 @@ def other_value(record, name, value):
 
 
 @pytest.mark.parametrize(("section", "name"), FIELDS)
-def test_every_setting_that_computes_is_in_the_id(section, name, context):
-    value = getattr(getattr(context.file, section), name)
+def test_every_setting_that_computes_is_in_the_id(section, name, study):
+    value = getattr(sections(study)[section], name)
     other = other_value(SECTIONS[section], name, value)
     assert other != value
-    assert run_id(with_section(context, section, **{name: other})) != run_id(context)
+    assert run_id(with_section(study, section, **{name: other})) != run_id(study)
 
 
-def test_how_a_run_is_started_is_not_in_the_id(context):
+def test_how_a_run_is_started_is_not_in_the_id(study):
     launch = {"timeout_s": 5.0, "keep_checkpoints": "none", "checkpoint_every": 3}
-    changed = with_section(context, "launch", stall_timeout_s=7.0, **launch)
-    assert run_id(changed) == run_id(context)
+    changed = with_section(study, "launch", stall_timeout_s=7.0, **launch)
+    assert run_id(changed) == run_id(study)
 
 
 @pytest.mark.parametrize("change", [{"sha256": "cd"}, {"entropy": 1.0}, {"vocab_size": 300}])
-def test_the_content_of_the_corpus_is_in_the_id(change, context):
+def test_the_content_of_the_corpus_is_in_the_id(change, study):
     corpus = dataclasses.replace(CORPUS, **change)
-    assert run_id(dataclasses.replace(context, corpus=corpus)) != run_id(context)
+    assert run_id(dataclasses.replace(study, corpus=corpus)) != run_id(study)
 
 
-def test_the_path_of_the_corpus_is_not_in_the_id(context):
+def test_the_path_of_the_corpus_is_not_in_the_id(study):
     corpus = dataclasses.replace(CORPUS, name="elsewhere.txt")
-    assert run_id(dataclasses.replace(context, corpus=corpus)) == run_id(context)
+    assert run_id(dataclasses.replace(study, corpus=corpus)) == run_id(study)
 
 
-def test_the_tokenizer_is_in_the_id(context):
-    assert run_id(with_section(context, "data", tokenizer="gpt2")) != run_id(context)
+def test_the_tokenizer_is_in_the_id(study):
+    assert run_id(with_section(study, "data", tokenizer="gpt2")) != run_id(study)
 
 
 @pytest.mark.parametrize("axis", AXES)
-def test_variant_and_options_of_every_axis_are_in_the_id(axis, context):
+def test_variant_and_options_of_every_axis_are_in_the_id(axis, study):
     for change in ({"name": "y"}, {"options": {"a": 2}}, {"options": {}}):
         entry = ENTRY | {axis: ENTRY[axis].model_copy(update=change)}
-        assert run_id(context, entry).split("-")[-1] != run_id(context).split("-")[-1]
+        assert run_id(study, entry).split("-")[-1] != run_id(study).split("-")[-1]
     entry = ENTRY | {axis: ENTRY[axis].model_copy(update={"label": "y"})}
-    assert run_id(context, entry).split("-")[-1] == run_id(context).split("-")[-1]
+    assert run_id(study, entry).split("-")[-1] == run_id(study).split("-")[-1]
 
 
-def test_seeds_and_initial_weights_are_in_the_id(context):
+def test_seeds_and_initial_weights_are_in_the_id(study):
     ids = [
-        run_id(context),
-        run_id(context, seed=1),
-        run_id(context, data_seed=1),
-        run_id(context, seed=1, data_seed=0),
-        run_id(context, init_content="ab"),
-        run_id(context, init_content="ab", data_offset_steps=4),
+        run_id(study),
+        run_id(study, seed=1),
+        run_id(study, data_seed=1),
+        run_id(study, seed=1, data_seed=0),
+        run_id(study, init_content="ab"),
+        run_id(study, init_content="ab", data_offset_steps=4),
     ]
     assert len(set(ids)) == len(ids)

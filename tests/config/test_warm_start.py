@@ -178,7 +178,7 @@ WRONG = {
     ),
     "tokens": (
         "from_run = { train = { tokens_per_step = 100 } }",
-        "init.from_run: train.tokens_per_step: 100 is not a multiple",
+        "init.from_run.train.tokens_per_step: 100 is not a multiple",
     ),
     "empty": ("", "init: {}: must have either `from_checkpoint` or `from_run`"),
     "former key": (

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 
-from harness.analysis.hypotheses import METRIC_NAMES
+from harness.analysis.pairs import METRIC_NAMES
 from harness.analysis.summary import Summary
 from harness.report.charts.entries import MAX_EFFECTS
 from harness.report.charts.spec import Axis, ChartSpec, IntervalRow, Intervals

@@ -8,7 +8,6 @@ import numpy as np
 from harness.analysis import equivalence, significance
 from harness.analysis.caveats import find_caveats
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.hypotheses import METRICS, margin_of, values
 from harness.analysis.intervals import paired_differences
 from harness.analysis.metrics import (
     DIVERGES,
@@ -18,6 +17,7 @@ from harness.analysis.metrics import (
     peak_bytes,
     speed_ratio,
 )
+from harness.analysis.pairs import METRICS, margin_of, values
 from harness.report.compare.sources import Source
 from harness.results.records import SCHEMA_VERSION
 from harness.results.records.estimates import Ratio

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from harness.analysis.hypotheses import METRIC_NAMES
+from harness.analysis.pairs import METRIC_NAMES
 from harness.report import formatting
 from harness.report.charts.style import VERDICTS
 from harness.report.compare.comparison import Comparison, Difference, EntryPair

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from harness.analysis import budgets
+from harness.analysis import budgets, comparability
 from harness.analysis.summary import Summary
 from harness.report import formatting
-from harness.report.document import Block, Code, Emphasis, Table, join, paragraph, text
+from harness.report.document import Block, Code, Emphasis, Heading, Table, join, paragraph, text
 from harness.report.formatting import MISSING
 from harness.report.sections import Charts
 from harness.report.tables import (
@@ -46,17 +46,25 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         "Entries that differ only in parallelism have the same loss at equal tokens, so they are "
         "compared by training time only.",
     )
-    leaders = budgets.leaders(summary.rankings)
-    if len(leaders) == 1:
-        yield paragraph(Code(next(iter(leaders))), " leads under every budget.")
-    else:
-        by_leader = []
-        for label, kinds in leaders.items():
-            budget_names = ", ".join(BUDGETS[kind] for kind in kinds)
-            by_leader.append(text(Code(label), f" at {budget_names}"))
-        depends = Emphasis("The leader depends on the budget:")
-        yield paragraph(depends, " ", join(by_leader, "; "), ".")
-    yield _ranks(summary)
+    if len({comparability.training_tokens(entry) for entry in summary.study.entries}) > 1:
+        yield paragraph(
+            "Entries train on different numbers of tokens. A loss in the middle of a longer "
+            "training is that of a learning rate that has not decayed yet."
+        )
+    for context in dict.fromkeys(ranking.context for ranking in summary.rankings):
+        if context:
+            yield Heading(context)
+        leaders = budgets.leaders([row for row in summary.rankings if row.context == context])
+        if len(leaders) == 1:
+            yield paragraph(Code(next(iter(leaders))), " leads under every budget.")
+        else:
+            by_leader = []
+            for label, kinds in leaders.items():
+                budget_names = ", ".join(BUDGETS[kind] for kind in kinds)
+                by_leader.append(text(Code(label), f" at {budget_names}"))
+            depends = Emphasis("The leader depends on the budget:")
+            yield paragraph(depends, " ", join(by_leader, "; "), ".")
+        yield _ranks(summary, context)
     if summary.savings:
         yield paragraph(
             "Cost of reaching the baseline's final loss: 1.12 means 1.12 times fewer tokens, "
@@ -73,17 +81,18 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         yield display(caption, summary.tables["savings"], columns)
 
 
-def _ranks(summary: Summary) -> Table:
+def _ranks(summary: Summary, context: str) -> Table:
     titles = {}
     cells: dict[str, dict[str, str]] = {}
-    for row in records(summary.tables["rankings"]):
+    frame = summary.tables["rankings"]
+    for row in records(frame[frame["context"].fillna("") == context]):
         kind = row["budget_kind"]
         titles[kind] = f"{BUDGETS[kind]} ({_budget(row)})"
         loss = formatting.mean(*interval_of(row, "val_loss"))
         cells.setdefault(row["entry"], {})[kind] = f"{row['rank']}. {loss}"
     rows = []
     for entry in summary.study.entries:
-        if entry.done:
+        if entry.done and summary.study.context_name(entry) == context:
             ranks = cells.get(entry.label, {})
             if "tokens" in ranks:
                 ranks.setdefault("parameters", "different size")

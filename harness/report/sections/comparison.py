@@ -7,13 +7,13 @@ from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Block, Table, code_list, paragraph
 from harness.report.formatting import MISSING, NO_SPEED
-from harness.report.sections import Charts, chart_blocks
+from harness.report.sections import Charts, chart_blocks, reason_list
 from harness.report.sections.overview import baseline_labels
+from harness.report.sections.pooled import with_unit
 from harness.report.tables import (
     Column,
     Record,
     display,
-    interval_column,
     interval_of,
     number_column,
     records,
@@ -22,6 +22,7 @@ from harness.report.tables import (
 from harness.results.records.study_summary import Quantity
 
 NO_INTERVAL = "no interval"  # of a single seed
+NOT_COMPARABLE = "not comparable"
 
 
 def build(summary: Summary, charts: Charts) -> Iterator[Block]:
@@ -52,13 +53,35 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         "Entries that differ only in the parallelism repeat the same losses and count as one "
         "comparison.",
     )
+    yield from _in_contexts(summary)
     yield _losses(summary)
+    yield from reason_list(
+        (f"Not comparable, {row.not_comparable}", row.entry)
+        for row in summary.comparisons
+        if row.not_comparable
+    )
     yield paragraph(
         "Costs: ratios are variant over baseline, from the same seeds. Their verdicts use the "
         "logarithms, paired by seed, as above (margins: throughput "
         f"{_margin(summary, 'tokens_per_s')}, memory {_margin(summary, 'peak_memory')})."
     )
     yield _costs(summary)
+
+
+def _in_contexts(summary: Summary) -> Iterator[Block]:
+    """Return how context axes and other tokenizers change the comparison."""
+    contexts = summary.study.contexts
+    if contexts:
+        yield paragraph(
+            f"{', '.join(contexts)}: context. Each entry is compared with the baseline that has "
+            "the same labels on these axes, and corrections cover the comparisons of one context."
+        )
+    if any(row.loss_unit == "bits per byte" for row in summary.comparisons):
+        yield paragraph(
+            "Losses under another tokenizer than the baseline's are compared in bits per byte, as "
+            "their tokens differ. The margin is converted by the baseline's ratio of bits per byte "
+            "to nats per token."
+        )
 
 
 def verdict_words(summary: Summary, metric: Quantity) -> dict[str, str]:
@@ -68,10 +91,10 @@ def verdict_words(summary: Summary, metric: Quantity) -> dict[str, str]:
     baseline.
     """
     frame = summary.tables["verdicts"]
-    tested = {
-        row["entry"]: row["verdict"] or NO_INTERVAL
-        for row in records(frame[frame["quantity"] == metric])
-    }
+    tested = {}
+    for row in records(frame[frame["quantity"] == metric]):
+        without = NOT_COMPARABLE if row["not_comparable"] else NO_INTERVAL
+        tested[row["entry"]] = row["verdict"] or without
     words = {}
     for row in records(summary.tables["comparisons"]):
         untested = NO_SPEED if row["seeds"] else MISSING
@@ -90,12 +113,14 @@ def _losses(summary: Summary) -> Table:
     verdicts = summary.tables["verdicts"]
     names = ["entry", "verdict", "p_holm", "p_bh", "effect_size", "seeds_to_resolve"]
     tests = verdicts.loc[verdicts["quantity"] == "val_loss", names]
+    context = [text_column("context")] if summary.study.contexts else []
     columns = [
         text_column("entry"),
+        *context,
         Column("differs in", lambda row: ", ".join(row["differs"]), numeric=False),
         Column("seeds", _seeds, numeric=False),
         _verdict_column("verdict", summary, "val_loss"),
-        interval_column("difference in val loss", "val_loss_difference", formatting.signed),
+        Column("difference in val loss", loss_difference),
         number_column("p (Holm)", "p_holm", formatting.p_value),
         number_column("p (BH)", "p_bh", formatting.p_value),
         number_column("effect size", "effect_size", "{:+.2f}".format),
@@ -103,6 +128,14 @@ def _losses(summary: Summary) -> Table:
     ]
     frame = summary.tables["comparisons"].merge(tests, on="entry", how="left")
     return display("Validation loss against the baseline", frame, columns)
+
+
+def loss_difference(row: Record) -> str:
+    """Return the difference in the loss; in bits per byte, with the unit, if tokenizers differ."""
+    if row["loss_unit"] == "bits per byte":
+        bits = interval_of(row, "bits_per_byte_difference")
+        return with_unit(formatting.interval(*bits, formatting.signed), row["loss_unit"])
+    return formatting.interval(*interval_of(row, "val_loss_difference"), formatting.signed)
 
 
 def _seeds(row: Record) -> str:

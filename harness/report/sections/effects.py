@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from harness.analysis.hypotheses import METRIC_NAMES
+from harness.analysis.pairs import METRIC_NAMES
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Block, Heading, paragraph
@@ -34,6 +34,12 @@ METHOD = (
     "main effects and over the interactions of each table. Losses are only those under the "
     "baseline's parallelism: other parallelisms repeat them, which would understate the noise."
 )
+CONTEXT_METHOD = (
+    "Verdicts over contexts are in the section on pooled differences, which does not assume that "
+    "all contexts have the same noise, as this model does. Effects of the context axes themselves, "
+    "relative to their first level, are listed apart and are not tested. They are left out if the losses of contexts are not "
+    "comparable."
+)
 
 
 def effects(summary: Summary, charts: Charts) -> Iterator[Block]:
@@ -42,6 +48,8 @@ def effects(summary: Summary, charts: Charts) -> Iterator[Block]:
     if len(summary.study.varying()) < 2 or not tested:
         return
     yield paragraph(METHOD)
+    if summary.study.contexts:
+        yield paragraph(CONTEXT_METHOD)
     for tests in tested:
         yield from _metric(summary, tests)
         yield from chart_blocks(charts, f"effects_{tests.quantity}")
@@ -64,10 +72,12 @@ def _metric(summary: Summary, tests: MetricTests) -> Iterator[Block]:
     def change(row: Record) -> str:
         if row["estimate"] is None:
             return "not identifiable"
-        show = formatting.signed if is_loss else _signed_percent
+        show = formatting.signed if is_loss else formatting.percent_change
         return formatting.interval(*interval_of(row, "estimate"), show)
 
     frame = summary.tables["effects"]
+    frame = frame[frame["quantity"] == tests.quantity]
+    of_context = frame["effect"] == "context"
     columns = [
         Column("effect", _levels, numeric=False),
         text_column("kind", "effect"),
@@ -75,7 +85,10 @@ def _metric(summary: Summary, tests: MetricTests) -> Iterator[Block]:
         Column("change", change),
         number_column("p (Holm)", "p_holm", formatting.p_value),
     ]
-    yield display(f"Effects on {name}", frame[frame["quantity"] == tests.quantity], columns)
+    yield display(f"Effects on {name}", frame[~of_context], columns)
+    if of_context.any():
+        columns = [columns[0], columns[3]]
+        yield display(f"Effects of the context on {name}", frame[of_context], columns)
     if design.missing:
         cells = ", ".join(" × ".join(cell) for cell in design.missing[:MAX_MISSING])
         yield paragraph(f"No runs of {cells}. Effects that need them are not estimated.")
@@ -83,10 +96,6 @@ def _metric(summary: Summary, tests: MetricTests) -> Iterator[Block]:
 
 def _levels(row: Record) -> str:
     return " with ".join(level.replace("=", " ", 1) for level in row["levels"])
-
-
-def _signed_percent(log_ratio: float) -> str:
-    return f"{100 * math.expm1(log_ratio):+.2f} %"
 
 
 def variance(summary: Summary, charts: Charts) -> Iterator[Block]:

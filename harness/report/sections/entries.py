@@ -10,7 +10,7 @@ from harness.report import formatting
 from harness.report.document import Block, EntryCell, EntryColumn, EntryTable, Table, paragraph
 from harness.report.formatting import MISSING, NO_SPEED
 from harness.report.sections import Charts, chart_blocks
-from harness.report.sections.comparison import verdict_words
+from harness.report.sections.comparison import loss_difference, verdict_words
 from harness.report.sections.overview import baseline_labels
 from harness.report.tables import (
     Column,
@@ -149,10 +149,12 @@ def _entry_table(summary: Summary) -> EntryTable:
 
 
 def _rows(summary: Summary, axes: list[str]) -> Iterator[list[EntryCell]]:
-    differences = {
-        row["entry"]: interval_of(row, "val_loss_difference")
-        for row in records(summary.tables["comparisons"])
-    }
+    differences = {}
+    for row in records(summary.tables["comparisons"]):
+        name = "val_loss_difference"
+        if row["loss_unit"] == "bits per byte":
+            name = "bits_per_byte_difference"
+        differences[row["entry"]] = (loss_difference(row), row[name])
     baselines = baseline_labels(summary)
     loss_verdicts = verdict_words(summary, "val_loss")
     speed_verdicts = verdict_words(summary, "tokens_per_s")
@@ -161,7 +163,7 @@ def _rows(summary: Summary, axes: list[str]) -> Iterator[list[EntryCell]]:
         label = entry.label
         uncompared = "baseline" if label in baselines else MISSING
         loss = interval_of(record, "val_loss")
-        difference = differences.get(label, (None, None, None))
+        difference = differences.get(label, (MISSING, None))
         speed = interval_of(record, "tokens_per_s")
         shown_speed = formatting.interval(*speed, formatting.significant_figures)
         memory = record["peak_memory_bytes"]
@@ -169,7 +171,7 @@ def _rows(summary: Summary, axes: list[str]) -> Iterator[list[EntryCell]]:
         yield [
             EntryCell(label),
             _number(formatting.mean(*loss), loss[0]),
-            _number(formatting.interval(*difference, formatting.signed), difference[0]),
+            _number(*difference),
             _verdict(loss_verdicts.get(label), uncompared),
             _number(_speed(record, shown_speed), speed[0]),
             _verdict(speed_verdicts.get(label), uncompared),

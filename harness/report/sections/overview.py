@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
+from harness.analysis import comparability, settings
 from harness.analysis.dataset import StudyResults
 from harness.analysis.metrics import DIVERGES, PARALLELISM
 from harness.analysis.significance import MAX_SEEDS
@@ -23,8 +24,8 @@ from harness.report.document import (
     paragraph,
     text,
 )
-from harness.report.formatting import MISSING, count
-from harness.report.sections import tuning
+from harness.report.formatting import count
+from harness.report.sections import pooled, tuning
 from harness.report.stamps import find_stamps
 from harness.results.records.study_summary import (
     Caveat,
@@ -42,24 +43,34 @@ CAVEAT_TITLES: Mapping[CaveatKind, str] = {
     "unstable": "Unstable training: results that rest on these runs may depend on the spikes.",
     "initial-loss": "Unusual initial loss.",
     "counted-flops": "FLOPs: the counted figure replaces the variant's formula.",
+    "other-budget": "Other training budget than the baseline's.",
     "not-compiled": "Not fully compiled: no speed is reported.",
 }
+
+
+NO_MARGIN = text(
+    " The study states no ",
+    Code("equivalence_margin"),
+    ", so only losses that are identical bit for bit count as equivalent.",
+)
 
 
 def question(summary: Summary) -> Text:
     """Return the question that the study asks."""
     baselines = baseline_labels(summary)
-    axes = summary.study.varying()
+    axes = summary.study.asked
     if not axes or not baselines:
         return text("What does each entry achieve, and at what cost?")
     n_compared = len(summary.comparisons)
     subject = f"Which of {n_compared:,} entries that differ in {', '.join(axes)} reach"
     if n_compared == 1:
         subject = f"Does the entry that differs in {', '.join(axes)} reach"
+    contexts = summary.study.contexts
+    where = f" at equal {' and '.join(contexts)}" if contexts else ""
     return text(
         f"{subject} a lower loss than ",
         code_list(baselines),
-        ", by how much, and at what cost?",
+        f"{where}, by how much, and at what cost?",
     )
 
 
@@ -83,41 +94,58 @@ def headline(summary: Summary) -> Text:
         if label in distinct or not distinct
     }
     leaking = _leaking(summary)
+    leaks = [label for label in results if label in leaking]
+    answer = pooled.answer(summary, leaking)
+    covered = pooled.covered(summary) if answer else set()
+    results = {label: result for label, result in results.items() if label not in covered}
     by_verdict = []
     for verdict in VERDICTS:
         labels = [label for label, result in results.items() if result.verdict == verdict]
         labels = [label for label in labels if label not in leaking]
         if labels:
             by_verdict.append(text(f"{verdict}: ", code_list(labels)))
-    leaks = [label for label in results if label in leaking]
+    by_verdict += _not_comparable(summary)
     if leaks:
         by_verdict.append(text("not comparable, as they see later tokens: ", code_list(leaks)))
-    if not by_verdict:
+    if not by_verdict and not answer:
         return text(
             "No verdict: every difference comes from a single seed, which does not show how much "
             "of it is noise. Give the study more ",
             Code("seeds"),
             ".",
         )
-    no_margin = text(
-        " The study states no ",
-        Code("equivalence_margin"),
-        ", so only losses that are identical bit for bit count as equivalent.",
-    )
+    sound = {label: result for label, result in results.items() if label not in leaking}
+    within: Text = ()
+    if by_verdict:
+        within = text(
+            " " if answer else "",
+            "Validation loss against ",
+            code_list(baseline_labels(summary)),
+            ": ",
+            join(by_verdict, "; "),
+            ".",
+            _largest_improvement(summary, sound),
+        )
+    tested = {result.asked: result for result in tests.pooled} if answer else {}
     return text(
-        "Validation loss against ",
-        code_list(baseline_labels(summary)),
-        ": ",
-        join(by_verdict, "; "),
-        ".",
-        _largest_improvement(
-            summary, {label: result for label, result in results.items() if label not in leaking}
-        ),
-        _seeds_needed(results),
-        no_margin if tests.margin is None else "",
-        _doubtful(summary, [label for label in results if label not in leaking]),
+        answer,
+        within,
+        _seeds_needed({**results, **tested}),
+        NO_MARGIN if tests.margin is None else "",
+        _doubtful(summary, [*sound, *covered]),
         _tuning(summary),
     )
+
+
+def _not_comparable(summary: Summary) -> list[Text]:
+    """Return the reasons why losses are not compared, each with its entries."""
+    labels: dict[str, list[str]] = {}
+    for row in summary.comparisons:
+        if row.not_comparable:
+            labels.setdefault(row.not_comparable, []).append(row.entry)
+    return [
+        text(f"not comparable, {reason}: ", code_list(named)) for reason, named in labels.items()
+    ]
 
 
 def _tuning(summary: Summary) -> Text:
@@ -143,16 +171,20 @@ def _doubtful(summary: Summary, compared: Sequence[str]) -> Text:
     """Say which verdicts rest on entries with caveats; a baseline with one affects them all."""
     stamped = find_stamps(summary.caveats)
     baselines = [label for label in baseline_labels(summary) if label in stamped]
-    if baselines:
+    if baselines and not summary.study.contexts:
         return text(" Every verdict rests on ", code_list(baselines), ", which has a caveat.")
-    doubtful = [label for label in compared if label in stamped]
+    doubtful = [label for label in [*baselines, *compared] if label in stamped]
     if not doubtful:
         return ()
     return text(" Verdicts on entries with caveats (see below): ", code_list(doubtful), ".")
 
 
 def _largest_improvement(summary: Summary, results: Mapping[str, SignificanceResult]) -> Text:
-    better = {label: result for label, result in results.items() if result.verdict == "better"}
+    better = {
+        label: result
+        for label, result in results.items()
+        if result.verdict == "better" and result.unit is None
+    }
     if not better:
         return ()
     best = min(better, key=lambda label: better[label].difference.mean)
@@ -208,8 +240,7 @@ def status(summary: Summary) -> Iterator[Block]:
     entries = count(len(study.entries), "entry", "entries")
     n_runs = count(len(study.runs), "run")
     yield paragraph(f"{entries} in {n_runs}: {by_status}. ", _leaders(summary))
-    if study.spec is not None:
-        data = study.spec.data
+    for data in settings.texts(study):
         corpus = (Code(data.corpus), " (SHA-256 ", Code(f"{data.sha256[:12]}…"), ")")
         yield paragraph(
             "Corpus: ",
@@ -255,9 +286,13 @@ def _leaders(summary: Summary) -> Text:
     if not complete:
         return text("No run is done yet, so there are no results.")
     best = min(complete, key=_rounded_loss)
-    loss = MISSING
-    if best.val_loss:
+    lowest: Text = ()
+    first, *others = summary.study.entries
+    if best.val_loss and all(comparability.in_nats(entry, first) for entry in others):
         loss = formatting.mean(best.val_loss.mean, *(best.val_loss.ci95 or ()))
+        lowest = text(
+            "Lowest final validation loss: ", Code(best.entry), f", {loss} nats per token."
+        )
     speeds = {result.entry: result.tokens_per_s for result in complete if result.tokens_per_s}
     fastest: Text = ()
     if speeds:
@@ -265,13 +300,7 @@ def _leaders(summary: Summary) -> Text:
         shown = formatting.interval(speed.median, *speed.ci95, formatting.significant_figures)
         fastest = text(" Highest throughput: ", Code(label), f", {shown} tokens per second.")
     caveat = " The paired differences below show whether such a lead exceeds the noise."
-    return text(
-        "Lowest final validation loss: ",
-        Code(best.entry),
-        f", {loss} nats per token.",
-        fastest,
-        caveat if len(complete) > 1 else "",
-    )
+    return text(lowest, fastest, caveat if len(complete) > 1 else "")
 
 
 def _rounded_loss(result: EntryResult) -> float:

@@ -5,6 +5,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator
 
+from harness.analysis import settings as resolved_settings
 from harness.analysis.summary import Summary
 from harness.report.document import (
     Block,
@@ -23,6 +24,7 @@ from harness.report.sections import Charts
 from harness.report.tables import table
 
 MAX_LOGS = 10
+MAX_LEVELS = 12  # values of a varied setting that are listed
 MAX_WIDTH = 300  # characters of a line of a log
 CONTROL_CHARACTERS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f]")
 SETTINGS = {"model": "Model", "data": "Data", "train": "Training"}
@@ -125,12 +127,27 @@ def initialization(summary: Summary, charts: Charts) -> Iterator[Block]:
 
 
 def settings(summary: Summary, charts: Charts) -> Iterator[Block]:
-    """Return the resolved settings that all entries share: model, data and training."""
+    """Return the settings that vary and those that all entries share: model, data and training."""
+    varied = resolved_settings.varied(summary.study)
+    if varied:
+        rows = []
+        for key, values in varied.items():
+            levels = [f"{setting(key, value)} ({label})" for label, value in values.items()]
+            more = len(levels) - MAX_LEVELS
+            shown = levels[:MAX_LEVELS] + ([f"{more} more"] if more > 0 else [])
+            rows.append([key, ", ".join(shown)])
+        yield Heading("Settings that vary")
+        yield table("Settings that vary", ["setting", "value (label)"], rows)
     for section, title in SETTINGS.items():
-        values = getattr(summary.study.spec, section, None)
-        if values is not None:
+        shared = getattr(summary.study.spec, section, None)
+        if shared is not None:
+            rows = [
+                [key, setting(key, value)]
+                for key, value in shared
+                if f"{section}.{key}" not in varied
+            ]
             yield Heading(title)
-            yield table(title, ["setting", "value"], [[key, setting(key, x)] for key, x in values])
+            yield table(title, ["setting", "value"], rows)
 
 
 def launches(summary: Summary, charts: Charts) -> Iterator[Block]:

@@ -6,6 +6,7 @@ from pydantic import Field, Strict
 
 from harness.results.records.base import StrictModel, Versioned
 from harness.results.records.estimates import Bounds, Mean, Median, Number, Ratio
+from harness.results.records.ladder import Ladder
 from harness.results.records.lines import LaunchRecord
 from harness.results.records.probes import PHASES, CollectiveTraffic, PeakFlops, RankMemory
 from harness.results.records.run_spec import ResolvedData, ResolvedModel
@@ -17,6 +18,7 @@ BudgetKind = Literal["tokens", "flops", "train_s", "parameters"]
 EquivalenceStatus = Literal["bitwise", "within tolerance", "DIVERGES", "not checked"]
 NoisyQuantity = Literal["val_loss", "val_loss_difference"]
 Quantity = Literal["val_loss", "tokens_per_s", "peak_memory"]
+LossUnit = Literal["nats per token", "bits per byte"]
 SpikeKind = Literal["loss", "gradient norm"]
 EntryStatus = RunState | dict[RunState, int]  # of all runs, or the number by status
 VerdictName = Literal["better", "worse", "equivalent", "unresolved"]
@@ -28,8 +30,10 @@ CaveatKind = Literal[
     "initial-loss",
     "counted-flops",
     "not-compiled",
+    "other-budget",
 ]
 
+Scalar = str | int | float | bool | None
 Cell = Annotated[tuple[str, ...], Strict(False)]  # one level of each axis; a list in a file
 
 
@@ -239,11 +243,24 @@ class BaselineComparison(StrictModel):
 
     entry: str = Field(description="the entry: its variants' labels, joined by hyphens")
     against: str = Field(description="the entry that it is compared with")
+    context: str = Field(default="", description="labels of the context axes; empty without any")
     differs: list[str] = Field(description="axes on which the two entries differ")
     seeds: list[int] = Field(description="seeds that both have done")
     seeds_unpaired: int = Field(description="number of seeds that only one of the two has done")
     val_loss_difference: Mean | None = Field(
-        description="mean paired difference of final loss, variant minus baseline, nats per token"
+        description="mean paired difference of final loss, variant minus baseline, nats per token; "
+        "null if `loss_unit` is another"
+    )
+    bits_per_byte_difference: Mean | None = Field(
+        default=None,
+        description="the same in bits per byte, if the tokenizers differ",
+    )
+    loss_unit: LossUnit | None = Field(
+        default="nats per token",
+        description="unit in which the losses are compared; null: they are not comparable",
+    )
+    not_comparable: str | None = Field(
+        default=None, description="why the losses are not comparable"
     )
     excludes_zero: bool | None = Field(
         description="whether that interval excludes 0; null for a single seed"
@@ -287,6 +304,33 @@ class SignificanceResult(StrictModel):
     seeds_to_resolve: int | None = Field(
         default=None,
         description="seeds for 80 % power if the verdict is `unresolved`; null beyond 10,000",
+    )
+    unit: LossUnit | None = Field(
+        default=None,
+        description="unit of a difference in the loss; null: the metric's own, nats per token",
+    )
+
+
+class PooledResult(SignificanceResult):
+    """The test of one difference over several contexts, from its mean over contexts per seed.
+
+    `interaction_p` is that of a repeated measures analysis of variance with the degrees of freedom
+    of Greenhouse & Geisser (1959): whether the difference depends on the context.
+    """
+
+    asked: str = Field(description="labels of the asked axes that differ from the baseline's")
+    levels: dict[str, str] = Field(description="label on each asked axis")
+    contexts: list[str] = Field(description="contexts that are pooled")
+    verdicts: dict[str, VerdictName | None] = Field(description="verdict in each context")
+    seeds: list[int] = Field(description="seeds that all contexts have done")
+    interaction_p: Number | None = Field(
+        default=None, description="p-value of the test that all contexts have the same difference"
+    )
+    interaction_p_holm: Number | None = Field(
+        default=None, description="that p adjusted for all pooled differences (Holm 1979)"
+    )
+    depends_on_context: bool | None = Field(
+        default=None, description="whether that p is below 0.05; null for a single seed"
     )
 
 
@@ -336,6 +380,12 @@ class MetricTests(StrictModel):
     entries: dict[str, SignificanceResult] = Field(description="test of each entry")
     main_effects: list[Effect] = Field(description="effects of the levels of each axis")
     interactions: list[Effect] = Field(description="effects of two axes")
+    context_effects: list[Effect] = Field(
+        default=[], description="effects of the levels of context axes, without verdicts"
+    )
+    pooled: list[PooledResult] = Field(
+        default=[], description="tests over several contexts; empty without context axes"
+    )
     design: Design = Field(description="the linear model")
 
 
@@ -345,6 +395,7 @@ class Ranking(StrictModel):
     Entries that differ from others only in parallelism are ranked by time only.
     """
 
+    context: str = Field(default="", description="labels of the context axes; empty without any")
     budget_kind: BudgetKind = Field(
         description="equal quantity: `tokens`, `flops`, `train_s`, `parameters`"
     )
@@ -513,7 +564,8 @@ class Caveat(StrictModel):
         "code has changed since the run; `below-entropy`: the loss is below the corpus's "
         "entropy; `unstable`: loss spikes or outliers of the gradient norm; `initial-loss`: far "
         "from ln(vocabulary); `counted-flops`: the variant's formula is wrong; `not-compiled`: the "
-        "compiler's limit was reached"
+        "compiler's limit was reached; `other-budget`: the baseline trains on another number of "
+        "tokens"
     )
     entry: str | None = Field(description="the entry; null if it concerns the whole study")
     message: str = Field(description="what was observed, as one sentence")
@@ -527,7 +579,18 @@ class StudySummary(Versioned):
     settings_hash: str | None = Field(description="hash of the settings that all entries share")
     axes: dict[str, list[str]] = Field(description="labels of each axis, the baseline's first")
     baseline: dict[str, str] = Field(description="label of the baseline on each axis")
-    settings: SharedSettings = Field(description="settings that all entries share")
+    asked: list[str] = Field(
+        default=[], description="varying axes whose levels are compared; the others are context"
+    )
+    contexts: list[str] = Field(default=[], description="context axes: compared entries agree here")
+    settings: SharedSettings = Field(
+        description="settings of the newest run, which all entries share except for `varied`"
+    )
+    varied: dict[str, dict[str, Scalar]] = Field(
+        default={},
+        description="value of each setting that differs between entries, by the label of the axis "
+        "that sets it, or by entry if it depends on several axes",
+    )
     runs: dict[RunState, int] = Field(description="number of runs by status")
     left_out: LeftOut = Field(description="number of runs that are left out")
     unreadable: list[Unreadable] = Field(description="damaged folders and files")
@@ -548,6 +611,9 @@ class StudySummary(Versioned):
         description="deviation of each parallel run from the single-process run"
     )
     scaling: list[ScalingRow] = Field(description="speedup over fewer processes")
+    ladder: Ladder | None = Field(
+        default=None, description="scaling laws over the sizes of an axis; null without a ladder"
+    )
     spikes: list[Spike] = Field(
         default=[], description="loss spikes and gradient norm outliers of all runs"
     )

@@ -1,0 +1,98 @@
+"""Whether the validation losses of two runs may be compared, and in which unit.
+
+Losses per token are comparable if both are means over the same windows of the same tokens. Under
+another tokenizer the tokens differ, but not the text, so that the loss per byte is comparable.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from harness.analysis.dataset import Entry, StudyResults
+from harness.results.records import RunSpec, TokenSlice
+from harness.results.records.study_summary import Caveat, LossUnit
+
+
+@dataclass(frozen=True)
+class LossComparison:
+    """The unit in which two losses are compared; None with the reason if they cannot be."""
+
+    unit: LossUnit | None
+    reason: str | None = None
+
+
+def compare_losses(spec: RunSpec, base: RunSpec, equal_length: bool = False) -> LossComparison:
+    """Return whether the losses of two runs may be compared. The reason names both settings.
+
+    With `equal_length`, the losses were measured at the same length, whatever that of training.
+    """
+    reasons = [*_differences(spec, base, equal_length)]
+    if reasons:
+        return LossComparison(None, "; ".join(reasons))
+    same_tokens = spec.data.tokenizer == base.data.tokenizer
+    if same_tokens and spec.model.vocab_size == base.model.vocab_size:
+        return LossComparison("nats per token")
+    if spec.train.eval_tokens != "all":
+        return LossComparison(
+            None,
+            f"other tokenizer ({spec.data.tokenizer}, {base.data.tokenizer}), under which "
+            f'{spec.train.eval_tokens} tokens are another text; `eval_tokens = "all"` covers the '
+            "same text",
+        )
+    return LossComparison("bits per byte")
+
+
+def of_entries(entry: Entry, base: Entry, equal_length: bool = False) -> LossComparison:
+    """Return whether the losses of two entries may be compared."""
+    return compare_losses(entry.runs[0].spec, base.runs[0].spec, equal_length)
+
+
+def in_nats(entry: Entry, base: Entry, equal_length: bool = False) -> bool:
+    """Return whether the losses of two entries may be compared in nats per token."""
+    return of_entries(entry, base, equal_length).unit == "nats per token"
+
+
+def _differences(spec: RunSpec, base: RunSpec, equal_length: bool) -> Iterator[str]:
+    """Yield the settings that determine the text, or the context of its tokens, if they differ."""
+    validated_on = _validation_tokens(spec)
+    same_text = validated_on is not None and validated_on == _validation_tokens(base)
+    if spec.data.sha256 != base.data.sha256 and not same_text:
+        names = [spec.data.corpus, base.data.corpus]
+        if names[0] == names[1]:
+            names = [spec.data.sha256[:12], base.data.sha256[:12]]
+        yield f"other corpus ({names[0]}, {names[1]})"
+    if spec.model.seq_len != base.model.seq_len and not equal_length:
+        yield f"other sequence length ({spec.model.seq_len}, {base.model.seq_len} tokens)"
+    if spec.train.eval_tokens != base.train.eval_tokens:
+        yield f"other eval_tokens ({spec.train.eval_tokens}, {base.train.eval_tokens})"
+
+
+def _validation_tokens(spec: RunSpec) -> list[TokenSlice] | None:
+    """Return the content of the validation tokens, wherever the files are; None if unknown."""
+    slices = spec.launch.val_tokens
+    if not slices or any(part.sha256 is None for part in slices):
+        return None
+    return [part.model_copy(update={"file": ""}) for part in slices]
+
+
+def caveats(study: StudyResults) -> Iterator[Caveat]:
+    """Yield a caveat for each entry that trains on more or fewer tokens than its baseline."""
+    for entry in study.entries:
+        base = study.baseline_of(entry)
+        if base is None or of_entries(entry, base).unit is None:
+            continue
+        n_tokens = training_tokens(entry)
+        n_base = training_tokens(base)
+        if n_tokens != n_base:
+            message = (
+                f"trained on {n_tokens:,} tokens, {base.label} on {n_base:,}: their difference "
+                "includes that of the training budgets"
+            )
+            yield Caveat(kind="other-budget", entry=entry.label, message=message)
+
+
+def training_tokens(entry: Entry) -> int:
+    """Return the number of tokens that each run of an entry trains on."""
+    if entry.done:
+        return int(entry.done[0].steps.tokens.sum())
+    train = entry.runs[0].spec.train
+    return train.steps * train.tokens_per_step

@@ -1,0 +1,462 @@
+"""Scaling laws of a study: the runs of each entry over the sizes of its ladder.
+
+Entries with equal labels on all axes but the ladder's form a curve. Curves of one context are
+fitted together; the baseline of a curve is that of its entries. Compute is FLOPs per token, which
+may differ between variants, times training tokens.
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.analysis import intervals, ladder_estimates, metrics
+from harness.analysis.dataset import Entry, StudyResults
+from harness.analysis.ladder_estimates import Estimate, FittedLadder, LadderData, Speedups
+from harness.results.records import LadderSettings
+from harness.results.records.estimates import Bounds
+from harness.results.records.ladder import (
+    Ladder,
+    LadderCurvePoint,
+    LadderFit,
+    LadderPoint,
+    LadderProjection,
+    LadderSpeedup,
+    LadderTrend,
+    Scale,
+    TrendVerdict,
+)
+from harness.results.run_data import RunData
+
+Array = NDArray[np.float64]
+
+MIN_SIZES = 3  # of a curve: a law has three parameters
+SAME_SIZE = 0.01  # relative: amounts that differ by no more are one size
+MARGIN = 1.1  # change of a multiplier per tenfold compute that counts as constant
+FAR = 10.0  # times the largest size, beyond which a projection is marked
+CURVE_POINTS = 50
+
+
+def _flops(run: RunData) -> float:
+    return run.flops_per_token * _tokens(run)
+
+
+def _tokens(run: RunData) -> float:
+    return float(run.steps.tokens.sum())
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The entries of one curve by size; `against` is the label of its baseline, None for one."""
+
+    label: str
+    entries: dict[str, Entry]
+    against: str | None
+
+    def amount(self, scale: Scale, size: str) -> float:
+        """Return the FLOPs, parameters or tokens at a size, NaN without a finished run."""
+        entry = self.entries.get(size)
+        if entry is None or not entry.done:
+            return math.nan
+        run = entry.done[0]
+        if scale == "parameters":
+            return float(run.measured.parameters)
+        return _flops(run) if scale == "flops" else _tokens(run)
+
+    @cached_property
+    def sizes(self) -> list[str]:
+        """The sizes that have a finished run."""
+        return [size for size, entry in self.entries.items() if entry.done]
+
+
+def settings(study: StudyResults) -> LadderSettings | None:
+    """Return the ladder of the newest launch, else that of the only context axis of sizes."""
+    for launch in reversed(study.launches):
+        if launch.settings_hash == study.settings_hash and launch.ladder is not None:
+            return launch.ladder
+    axes = [axis for axis in study.contexts if _is_ladder(study, axis)]
+    return LadderSettings(axis=axes[0]) if len(axes) == 1 else None
+
+
+def _is_ladder(study: StudyResults, axis: str) -> bool:
+    """Return whether an axis varies settings over three sizes or more."""
+    flops: dict[str, float] = {}
+    for entry in study.entries:
+        choice = entry.runs[0].spec.axes.get(axis)
+        if choice is None or not choice.is_setting:
+            return False
+        if entry.done:
+            flops.setdefault(entry.axes[axis], _flops(entry.done[0]))
+    return _n_distinct(list(flops.values())) >= MIN_SIZES
+
+
+def _n_distinct(amounts: list[float]) -> int:
+    """Return the number of amounts that differ by more than `SAME_SIZE`."""
+    ordered = np.sort(amounts)
+    return int((np.diff(np.log(ordered)) > math.log1p(SAME_SIZE)).sum()) + 1 if amounts else 0
+
+
+def ladder(study: StudyResults, diverging: Collection[str] = ()) -> Ladder | None:
+    """Return the laws of a study; None without a ladder, or if no curve has three sizes.
+
+    Entries that are `diverging` (by label) have no speed.
+    """
+    chosen = settings(study)
+    if chosen is None or chosen.axis not in study.levels:
+        return None
+    families = _families(study, chosen.axis)
+    fitted = []
+    unfitted = []
+    for family in families:
+        complete = [
+            curve
+            for curve in family
+            if _n_distinct([curve.amount("flops", s) for s in curve.sizes]) >= MIN_SIZES
+        ]
+        unfitted += [curve.label for curve in family if curve not in complete]
+        if complete:
+            fitted.append(_Family(complete, chosen, diverging))
+    if not fitted:
+        return None
+    result = Ladder(
+        axis=chosen.axis,
+        sizes=fitted[0].sizes,
+        irreducible=chosen.irreducible,
+        points=[],
+        fits=[],
+        speedups=[],
+        trends=[],
+        projections=[],
+        curves=[],
+        unfitted=unfitted,
+    )
+    for family_fit in fitted:
+        family_fit.add_to(result)
+    return result
+
+
+def _families(study: StudyResults, axis: str) -> list[list[Curve]]:
+    """Return the curves of each context."""
+    others = [name for name in study.varying() if name != axis]
+    contexts = [name for name in study.contexts if name != axis]
+    by_labels: dict[tuple[str, ...], dict[str, Entry]] = {}
+    for entry in study.entries:
+        labels = tuple(entry.axes[name] for name in others)
+        by_labels.setdefault(labels, {})[entry.axes[axis]] = entry
+    families: dict[tuple[str, ...], list[Curve]] = {}
+    for labels, entries in by_labels.items():
+        first = next(iter(entries.values()))
+        base = study.baseline_of(first)
+        against = None
+        if base is not None and base.axes[axis] == first.axes[axis]:
+            against = _name(study, [base.axes[name] for name in others])
+        context = tuple(first.axes[name] for name in contexts)
+        curve = Curve(_name(study, labels), entries, against)
+        families.setdefault(context, []).append(curve)
+    return list(families.values())
+
+
+def _name(study: StudyResults, labels: Collection[str]) -> str:
+    return "-".join(labels) or study.name
+
+
+class _Family:
+    """The curves of one context and their laws over each scale."""
+
+    def __init__(
+        self, curves: list[Curve], chosen: LadderSettings, diverging: Collection[str]
+    ) -> None:
+        self.curves = curves
+        self.diverging = diverging
+        self.project_to = chosen.project_to
+        self.is_shared = chosen.irreducible == "shared"
+        self.index = {curve.label: i for i, curve in enumerate(curves)}
+        self.sizes = _ordered_sizes(curves)
+        self.losses = _losses(curves, self.sizes)
+        self.fitted: dict[Scale, FittedLadder] = {}
+        for scale in ("flops", "parameters", "tokens"):
+            x = self._amounts(scale)
+            if all(_n_distinct(row[np.isfinite(row)].tolist()) >= MIN_SIZES for row in x):
+                self.fitted[scale] = self._fit(x, self.losses)
+
+    def _amounts(self, scale: Scale) -> Array:
+        """Return the amount of each curve at each size, (n_curves, n_sizes)."""
+        rows = [[curve.amount(scale, size) for size in self.sizes] for curve in self.curves]
+        return np.array(rows)
+
+    def _fit(self, x: Array, losses: Array) -> FittedLadder:
+        return ladder_estimates.fit(LadderData(x, losses), self.is_shared)
+
+    def add_to(self, result: Ladder) -> None:
+        """Append the results of all curves."""
+        by_flops = self.fitted["flops"]
+        for i, curve in enumerate(self.curves):
+            result.points.extend(self._points(curve))
+            for scale, fitted in self.fitted.items():
+                result.fits.append(self._law(curve, i, scale, fitted))
+                result.curves.extend(self._curve(curve, i, scale, fitted))
+            if curve.against in self.index:
+                self._add_speedups(result, curve, by_flops)
+            if self.project_to is not None:
+                fit = next(f for f in result.fits if (f.entry, f.over) == (curve.label, "flops"))
+                result.projections.append(self._project(curve, i, fit.leave_out_error))
+
+    def _points(self, curve: Curve) -> list[LadderPoint]:
+        points = []
+        for size in self.sizes:
+            if size not in curve.sizes:
+                continue
+            points.append(
+                LadderPoint(
+                    entry=curve.label,
+                    size=size,
+                    flops=curve.amount("flops", size),
+                    parameters=curve.amount("parameters", size),
+                    tokens=curve.amount("tokens", size),
+                    val_loss=intervals.mean(
+                        list(metrics.final_losses(curve.entries[size]).values())
+                    ),
+                )
+            )
+        return points
+
+    def _law(self, curve: Curve, i: int, scale: Scale, fitted: FittedLadder) -> LadderFit:
+        irreducible = fitted.parameter("irreducible", i)
+        exponent = fitted.parameter("exponent", i)
+        measured, predicted = self._left_out(i, scale)
+        return LadderFit(
+            entry=curve.label,
+            over=scale,
+            n_sizes=len(curve.sizes),
+            irreducible=irreducible.value,
+            irreducible_ci95=irreducible.bounds,
+            coefficient=fitted.parameter("coefficient", i).value,
+            exponent=exponent.value,
+            exponent_ci95=exponent.bounds,
+            largest_measured=measured,
+            largest_predicted=predicted.value if predicted else None,
+            largest_predicted_ci95=predicted.bounds if predicted else None,
+            leave_out_error=predicted.value - measured if predicted and measured else None,
+        )
+
+    @cached_property
+    def _smaller(self) -> dict[Scale, FittedLadder]:
+        """The fits without the largest size, where every curve has three others."""
+        fits: dict[Scale, FittedLadder] = {}
+        for scale, fitted in self.fitted.items():
+            x = fitted.data.x[:, :-1]
+            if all(_n_distinct(row[np.isfinite(row)].tolist()) >= MIN_SIZES for row in x):
+                fits[scale] = self._fit(x, self.losses[:, :-1])
+        return fits
+
+    def _left_out(self, i: int, scale: Scale) -> tuple[float | None, Estimate | None]:
+        """Return the mean loss at the largest size, and its prediction from the smaller ones."""
+        measured = float(self.fitted[scale].data.means[i, -1])
+        if math.isnan(measured):
+            return None, None
+        smaller = self._smaller.get(scale)
+        if smaller is None:
+            return measured, None
+        n_seeds = int(np.isfinite(self.losses[i, -1]).sum())
+        x = float(self.fitted[scale].data.x[i, -1])
+        return measured, smaller.loss(i, x, n_seeds)
+
+    def _add_speedups(self, result: Ladder, curve: Curve, fitted: FittedLadder) -> None:
+        i = self.index[curve.label]
+        against = str(curve.against)
+        base = self.curves[self.index[against]]
+        found = ladder_estimates.speedups(fitted, i, self.index[against])
+        ratios: list[Estimate | None] = []
+        for j, size in enumerate(self.sizes):
+            log_multiplier = found.by_size[j]
+            ratio = self._log_speed_ratio(curve, base, size)
+            ratios.append(ratio)
+            if log_multiplier is None:
+                continue
+            losses = self.losses[i, j] - self.losses[self.index[against], j]
+            compute, compute_ci95 = _factor(log_multiplier)
+            time, time_ci95 = _factor(_sum(log_multiplier, ratio))
+            result.speedups.append(
+                LadderSpeedup(
+                    entry=curve.label,
+                    against=against,
+                    size=size,
+                    flops=curve.amount("flops", size),
+                    val_loss_difference=float(np.nanmean(losses)),
+                    compute_multiplier=compute,
+                    compute_multiplier_ci95=compute_ci95,
+                    time_multiplier=time,
+                    time_multiplier_ci95=time_ci95,
+                )
+            )
+        if found.pooled is not None:
+            result.trends.append(_trend(curve.label, against, found, ratios))
+
+    def _log_speed_ratio(self, curve: Curve, base: Curve, size: str) -> Estimate | None:
+        """Return the logarithm of the ratio of FLOP/s at a size, None without timed steps."""
+        entry = curve.entries.get(size)
+        other = base.entries.get(size)
+        if entry is None or other is None or {entry.label, other.label} & set(self.diverging):
+            return None
+        by_seed = {run.seed: run for run in other.done}
+        runs = [run for run in entry.done if run.seed in by_seed]
+        if not runs:
+            return None
+        ratio = metrics.speed_ratio(runs, [by_seed[run.seed] for run in runs])
+        if ratio is None:
+            return None
+        run = runs[0]
+        base_run = by_seed[run.seed]
+        per_step = run.flops_per_token * float(run.steps.tokens[0])
+        base_per_step = base_run.flops_per_token * float(base_run.steps.tokens[0])
+        log_flops = math.log(per_step / base_per_step)
+        low, high = ratio.ci95
+        bounds = (math.log(low) + log_flops, math.log(high) + log_flops)
+        return Estimate(math.log(ratio.ratio) + log_flops, bounds)
+
+    def _project(self, curve: Curve, i: int, leave_out_error: float | None) -> LadderProjection:
+        fitted = self.fitted["flops"]
+        budget = float(self.project_to or 0.0)
+        largest = float(np.nanmax(fitted.data.x))
+        loss = fitted.loss(i, budget, 1)
+        multiplier = None
+        multiplier_ci95 = None
+        if curve.against in self.index:
+            projected = fitted.projected_log_multiplier(i, self.index[curve.against], budget)
+            multiplier, multiplier_ci95 = _factor(projected)
+        return LadderProjection(
+            entry=curve.label,
+            against=curve.against,
+            flops=budget,
+            times_largest=budget / largest,
+            is_far=budget > FAR * largest,
+            val_loss=loss.value,
+            val_loss_ci95=loss.bounds,
+            compute_multiplier=multiplier,
+            compute_multiplier_ci95=multiplier_ci95,
+            leave_out_error=leave_out_error,
+        )
+
+    def _curve(
+        self, curve: Curve, i: int, scale: Scale, fitted: FittedLadder
+    ) -> list[LadderCurvePoint]:
+        x = fitted.data.x[i][np.isfinite(fitted.data.x[i])]
+        largest = x.max()
+        if scale == "flops" and self.project_to is not None:
+            largest = max(largest, self.project_to)
+        points = []
+        for at in np.geomspace(x.min(), largest, CURVE_POINTS):
+            loss = fitted.loss(i, float(at), None)
+            points.append(
+                LadderCurvePoint(
+                    entry=curve.label,
+                    over=scale,
+                    x=float(at),
+                    val_loss=loss.value,
+                    val_loss_ci95=loss.bounds,
+                )
+            )
+        return points
+
+
+def _ordered_sizes(curves: list[Curve]) -> list[str]:
+    """Return the sizes that any curve has, by their FLOPs."""
+    flops: dict[str, float] = {}
+    for curve in curves:
+        for size in curve.sizes:
+            flops.setdefault(size, curve.amount("flops", size))
+    return sorted(flops, key=flops.__getitem__)
+
+
+def _losses(curves: list[Curve], sizes: list[str]) -> Array:
+    """Return the final losses, (n_curves, n_sizes, n_seeds), NaN without a finished run."""
+    seeds: set[int] = set()
+    for curve in curves:
+        for entry in curve.entries.values():
+            seeds.update(run.seed for run in entry.done)
+    column = {seed: k for k, seed in enumerate(sorted(seeds))}
+    losses = np.full((len(curves), len(sizes), len(seeds)), np.nan)
+    for i, curve in enumerate(curves):
+        for j, size in enumerate(sizes):
+            for run in curve.entries[size].done if size in curve.entries else ():
+                losses[i, j, column[run.seed]] = run.final_loss
+    return losses
+
+
+def _factor(log: Estimate | None) -> tuple[float | None, Bounds | None]:
+    """Return the exponential of an estimate; None, or NaN for an end, where it is infinite."""
+    if log is None or not math.isfinite(log.value):
+        return None, None
+    if log.bounds is None:
+        return math.exp(log.value), None
+    low, high = (math.exp(end) if math.isfinite(end) else math.nan for end in log.bounds)
+    return math.exp(log.value), (low, high)
+
+
+def _sum(log: Estimate, added: Estimate | None) -> Estimate | None:
+    """Return the sum of two independent estimates; half-widths add in quadrature on each side."""
+    if added is None:
+        return None
+    value = log.value + added.value
+    if log.bounds is None or added.bounds is None or not math.isfinite(value):
+        return Estimate(value, None)
+    below = math.hypot(log.value - log.bounds[0], added.value - added.bounds[0])
+    above = math.hypot(log.bounds[1] - log.value, added.bounds[1] - added.value)
+    return Estimate(value, (value - below, value + above))
+
+
+def _trend(label: str, against: str, found: Speedups, ratios: list[Estimate | None]) -> LadderTrend:
+    assert found.pooled is not None
+    compute, compute_ci95 = _factor(found.pooled)
+    time, time_ci95 = _factor(_sum(found.pooled, _mean_ratio(found.weights, ratios)))
+    change, change_ci95 = _factor(_per_decade(found.slope))
+    return LadderTrend(
+        entry=label,
+        against=against,
+        compute_multiplier=compute,
+        compute_multiplier_ci95=compute_ci95,
+        time_multiplier=time,
+        time_multiplier_ci95=time_ci95,
+        change_per_decade=change,
+        change_per_decade_ci95=change_ci95,
+        margin=MARGIN,
+        verdict=trend_verdict(change_ci95),
+    )
+
+
+def _per_decade(slope: Estimate | None) -> Estimate | None:
+    if slope is None:
+        return None
+    decade = math.log(10)
+    bounds = slope.bounds and (decade * slope.bounds[0], decade * slope.bounds[1])
+    return Estimate(decade * slope.value, bounds)
+
+
+def _mean_ratio(weights: Array, ratios: list[Estimate | None]) -> Estimate | None:
+    """Return the weighted mean of the estimates; None if one with a weight is missing."""
+    used = [(w, ratio) for w, ratio in zip(weights, ratios, strict=True) if w > 0]
+    value = 0.0
+    below = 0.0
+    above = 0.0
+    for weight, ratio in used:
+        if ratio is None or ratio.bounds is None:
+            return None
+        value += weight * ratio.value
+        below = math.hypot(below, weight * (ratio.value - ratio.bounds[0]))
+        above = math.hypot(above, weight * (ratio.bounds[1] - ratio.value))
+    return Estimate(value, (value - below, value + above))
+
+
+def trend_verdict(change_per_decade: Bounds | None, margin: float = MARGIN) -> TrendVerdict | None:
+    """Return the verdict on the change of a multiplier per tenfold compute, from its interval."""
+    if change_per_decade is None or any(map(math.isnan, change_per_decade)):
+        return None if change_per_decade is None else "unresolved"
+    low, high = change_per_decade
+    if 1 / margin < low and high < margin:
+        return "holds"
+    if low > 1:
+        return "grows"
+    return "shrinks" if high < 1 else "unresolved"

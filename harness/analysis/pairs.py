@@ -1,0 +1,117 @@
+"""Metrics, and the pairs of an entry and its baseline in which they are compared.
+
+Throughput and memory are compared as logarithms, so that a factor of 2 counts the same up and down.
+Losses under different tokenizers are compared in bits per byte. The margin in nats per token is
+converted by the baseline's ratio of the two.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.analysis import comparability
+from harness.analysis.dataset import Entry, StudyResults
+from harness.analysis.intervals import paired_differences
+from harness.results.records.study_summary import LossUnit, Quantity
+from harness.results.run_data import RunData
+
+METRIC_NAMES: Mapping[Quantity, str] = {
+    "val_loss": "validation loss",
+    "tokens_per_s": "throughput",
+    "peak_memory": "peak memory",
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A quantity to test: its value for a run (None if the run has none) and its direction."""
+
+    value: Callable[[RunData], float | None]
+    lower_is_better: bool
+    per_token: bool = False  # whether the value is per step and the logarithm of tokens is added
+
+
+def _log_steps_per_s(run: RunData) -> float | None:
+    return -float(np.log(np.median(run.timed_step_s))) if len(run.timed_step_s) else None
+
+
+def _bits_per_byte(run: RunData) -> float | None:
+    bits = float(run.evals.bits_per_byte[-1])
+    return bits if np.isfinite(bits) else None
+
+
+METRICS: Mapping[Quantity, Metric] = {
+    "val_loss": Metric(lambda run: run.final_loss, lower_is_better=True),
+    "tokens_per_s": Metric(_log_steps_per_s, lower_is_better=False, per_token=True),
+    "peak_memory": Metric(lambda run: float(np.log(run.peak_memory_bytes)), lower_is_better=True),
+}
+BITS_PER_BYTE = Metric(_bits_per_byte, lower_is_better=True)
+
+
+def values(entry: Entry, metric: Metric, tokens_per_step: int | None = None) -> dict[int, float]:
+    """Return the metric of each run that is done and has it, by seed.
+
+    A throughput is relative to steps of `tokens_per_step` tokens (default: the entry's own).
+    """
+    by_seed = {}
+    for run in entry.done:
+        value = metric.value(run)
+        if value is not None and metric.per_token and tokens_per_step is not None:
+            value += float(np.log(run.tokens_per_step / tokens_per_step))
+        if value is not None:
+            by_seed[run.seed] = value
+    return by_seed
+
+
+def paired_values(entry: Entry, base: Entry, metric: Metric) -> dict[int, float]:
+    """Return entry minus baseline by seed, of the seeds that both have done."""
+    tokens = base.done[0].tokens_per_step if base.done else None
+    return paired_differences(values(entry, metric, tokens), values(base, metric, tokens))
+
+
+def margin_of(study: StudyResults, quantity: Quantity) -> float | None:
+    """Return the equivalence margin, in nats or as a logarithm; None if the study states none."""
+    margin = study.margins.get(quantity)
+    return margin if margin is None or quantity == "val_loss" else float(np.log1p(margin))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An entry and its baseline in one metric; `unit` is that of a loss."""
+
+    entry: Entry
+    base: Entry
+    metric: Metric
+    unit: LossUnit | None = None
+
+    def differences(self) -> dict[int, float]:
+        """Return entry minus baseline by seed, of the seeds that both have done."""
+        return paired_values(self.entry, self.base, self.metric)
+
+    def margin(self, margin: float | None) -> float | None:
+        """Return the study's margin of the metric in the unit of this pair."""
+        if margin is None or self.unit != "bits per byte":
+            return margin
+        bits = values(self.base, BITS_PER_BYTE)
+        ratios = [bits[run.seed] / run.final_loss for run in self.base.done if run.seed in bits]
+        return margin * float(np.mean(ratios)) if ratios else None
+
+
+def pair_of(study: StudyResults, entry: Entry, quantity: Quantity) -> Pair | None:
+    """Return an entry with its baseline; None without one, or if their losses are incomparable."""
+    base = study.baseline_of(entry)
+    if base is None:
+        return None
+    if quantity != "val_loss":
+        return Pair(entry, base, METRICS[quantity])
+    unit = comparability.of_entries(entry, base).unit
+    if unit is None:
+        return None
+    return Pair(entry, base, LOSS_METRICS[unit], unit)
+
+
+LOSS_METRICS: Mapping[LossUnit, Metric] = {
+    "nats per token": METRICS["val_loss"],
+    "bits per byte": BITS_PER_BYTE,
+}

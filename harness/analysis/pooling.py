@@ -1,0 +1,160 @@
+"""Verdicts pooled over contexts: is there an effect on average, and does it depend on the context.
+
+The differences of each seed are averaged over contexts. Student's t test of these means over seeds
+is valid whatever the noise of single contexts.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from harness.analysis import repeated_measures, significance
+from harness.analysis.dataset import CONTEXT_SEPARATOR, TUNED, TUNING, StudyResults
+from harness.analysis.metrics import PARALLELISM
+from harness.analysis.pairs import LOSS_METRICS, Pair
+from harness.results.records.study_summary import (
+    LossUnit,
+    PooledResult,
+    SignificanceResult,
+    VerdictName,
+)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The pairs with the same asked labels, by context, and their seeds in common."""
+
+    levels: dict[str, str]
+    pairs: dict[str, Pair]
+    seeds: list[int]
+    differences: np.ndarray  # (n_seeds, n_contexts)
+
+    @property
+    def name(self) -> str:
+        """The labels that differ from the baseline's."""
+        pair = next(iter(self.pairs.values()))
+        base = pair.base.axes
+        return CONTEXT_SEPARATOR.join(
+            label for axis, label in self.levels.items() if label != base[axis]
+        )
+
+    @property
+    def unit(self) -> LossUnit | None:
+        return next(iter(self.pairs.values())).unit
+
+    def margin(self, margin: float | None) -> float | None:
+        """Return the mean margin over contexts."""
+        margins = [pair.margin(margin) for pair in self.pairs.values()]
+        known = [value for value in margins if value is not None]
+        return float(np.mean(known)) if len(known) == len(margins) else None
+
+
+def pool(
+    study: StudyResults,
+    pairs: Sequence[Pair],
+    results: Mapping[str, SignificanceResult],
+    margin: float | None,
+) -> list[PooledResult]:
+    """Test the mean over contexts of each asked difference that at least two contexts have.
+
+    Losses under another parallelism repeat those under the baseline's, and are not pooled. If
+    entries are tuned, only the tuned ones are pooled. The
+    differences in a loss are in bits per byte if the tokenizers of the contexts differ.
+    `results` has the tests within contexts, by the label of the entry.
+    """
+    if not study.contexts:
+        return []
+    groups = _groups(study, pairs)
+    pooled: list[PooledResult] = []
+    for family in _families(groups):
+        differences = {group.name: group.differences.mean(axis=1).tolist() for group in family}
+        margins = {group.name: group.margin(margin) for group in family}
+        lower_is_better = pairs[0].metric.lower_is_better
+        tests = significance.test_family(differences, margin, lower_is_better, margins)
+        interactions = {}
+        for group in family:
+            p = repeated_measures.interaction_pvalue(group.differences)
+            if p is not None:
+                interactions[group.name] = p
+        adjusted = significance.holm_adjust(interactions)
+        for group in family:
+            p_holm = adjusted.get(group.name)
+            pooled.append(
+                PooledResult(
+                    **dict(tests[group.name])
+                    | {"unit": group.unit if group.unit == "bits per byte" else None},
+                    asked=group.name,
+                    levels=group.levels,
+                    contexts=list(group.pairs),
+                    verdicts=_verdicts(group, results),
+                    seeds=group.seeds,
+                    interaction_p=interactions.get(group.name),
+                    interaction_p_holm=p_holm,
+                    depends_on_context=None if p_holm is None else p_holm < significance.ALPHA,
+                )
+            )
+    return pooled
+
+
+def _groups(study: StudyResults, pairs: Sequence[Pair]) -> list[_Group]:
+    baseline = study.baseline.get(PARALLELISM)
+    repeats = PARALLELISM in study.contexts and baseline in study.levels[PARALLELISM]
+    by_levels: dict[tuple[str, ...], dict[str, Pair]] = {}
+    order = list(study.by_context())
+    for pair in sorted(pairs, key=lambda pair: order.index(study.context_name(pair.entry))):
+        if pair.unit and repeats and pair.entry.axes[PARALLELISM] != baseline:
+            continue
+        if TUNING in study.contexts and pair.entry.axes[TUNING] != TUNED:
+            continue
+        if pair.differences():
+            levels = tuple(pair.entry.axes[axis] for axis in study.asked)
+            context = study.context_name(pair.entry)
+            by_levels.setdefault(levels, {})[context] = pair
+    groups = []
+    for levels, by_context in by_levels.items():
+        if len(by_context) < 2:
+            continue
+        in_one_unit = _in_one_unit(by_context)
+        by_seed = [pair.differences() for pair in in_one_unit.values()]
+        seeds = sorted(set.intersection(*(set(found) for found in by_seed)))
+        if seeds:
+            differences = np.array([[found[seed] for found in by_seed] for seed in seeds])
+            labels = dict(zip(study.asked, levels, strict=True))
+            groups.append(_Group(labels, in_one_unit, seeds, differences))
+    return groups
+
+
+def _in_one_unit(pairs: dict[str, Pair]) -> dict[str, Pair]:
+    """Return the pairs, in bits per byte if the tokens of the contexts differ."""
+    tokenizers = {pair.base.runs[0].spec.data.tokenizer for pair in pairs.values()}
+    units = {pair.unit for pair in pairs.values()}
+    if units == {None} or (len(tokenizers) == 1 and len(units) == 1):
+        return pairs
+    metric = LOSS_METRICS["bits per byte"]
+    return {
+        context: replace(pair, metric=metric, unit="bits per byte")
+        for context, pair in pairs.items()
+    }
+
+
+def _families(groups: Sequence[_Group]) -> list[list[_Group]]:
+    """Return the families of tests: losses under another parallelism repeat a hypothesis."""
+    families: dict[str, list[_Group]] = {}
+    for group in groups:
+        base = next(iter(group.pairs.values())).base.axes
+        changed = [axis for axis, label in group.levels.items() if label != base[axis]]
+        repeats = group.unit is not None and changed != [PARALLELISM]
+        own = group.levels.get(PARALLELISM, "") if repeats else ""
+        families.setdefault(own, []).append(group)
+    return list(families.values())
+
+
+def _verdicts(
+    group: _Group, results: Mapping[str, SignificanceResult]
+) -> dict[str, VerdictName | None]:
+    verdicts: dict[str, VerdictName | None] = {}
+    for context, pair in group.pairs.items():
+        result = results.get(pair.entry.label)
+        verdicts[context] = result.verdict if result else None
+    return verdicts

@@ -1,0 +1,192 @@
+"""Read the levels of an axis that varies settings.
+
+Such an axis is one setting, `"train.lr" = [1e-3, 3e-3]`, or a named one, whose levels are tables
+of settings: `size = [{ label = "S", "model.n_layer" = 3, "model.n_embd" = 128 }, ...]`.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from harness.config.names import LABEL, LABEL_FORM, default_label
+from harness.config.schema_errors import shown
+from harness.config.settings import (
+    SECTIONS,
+    RawTable,
+    setting_keys,
+    unknown_setting,
+    value_problems,
+)
+from harness.config.study_file import Element
+from harness.results.records import VariantChoice
+from variants.base import AXES
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
+# Keys of tables and columns that hold something else.
+RESERVED = frozenset({"reason", "variant", "label", "value", "tuning", "entry", "seed", "seeds"})
+
+Problems = list[tuple[str, str]]  # keys within an element, "" for the whole, and messages
+
+
+def is_setting_axis(axis: str, elements: Sequence[Element]) -> bool:
+    """Return whether an axis of a study varies settings: by its name, or by its levels."""
+    if axis in AXES:
+        return False
+    return "." in axis or any(_settings(element) for element in elements)
+
+
+def axis_problem(axis: str) -> str | None:
+    """Return why an axis of settings cannot have this name, None if it can."""
+    if "." in axis:
+        return None if axis in setting_keys() else unknown_setting(axis)
+    if axis in RESERVED or axis in SECTIONS or not NAME.fullmatch(axis):
+        return (
+            "not a name for an axis; allowed: up to 40 letters, digits and _, and not "
+            f"{', '.join(sorted(RESERVED | SECTIONS.keys()))}"
+        )
+    return None
+
+
+def read_level(axis: str, element: Element) -> tuple[VariantChoice | None, Problems]:
+    """Return the level that an element describes, None if it is invalid, and its problems."""
+    if "." in axis:
+        return _read_value(axis, element)
+    return _read_table(axis, element)
+
+
+def _read_value(axis: str, element: Element) -> tuple[VariantChoice | None, Problems]:
+    """Read a level of an axis of one setting: a value, or { value = ..., label = ... }."""
+    label: object = None
+    value: object = element
+    key = ""
+    if isinstance(element, dict):
+        key = ".value"
+        if "value" not in element or element.keys() - {"value", "label"}:
+            form = "must be a value, or a table of `value` and `label`"
+            return None, [("", f"{shown(element)}: {form}")]
+        value = element["value"]
+        label = element.get("label")
+    problems = _label_problems(label)
+    problems += [(key, message) for message in value_problems(axis, value)]
+    if problems:
+        return None, problems
+    name = axis.partition(".")[2]
+    return _level(axis, label or default_label(name, {name: value}), {axis: value}), []
+
+
+def _read_table(axis: str, element: Element) -> tuple[VariantChoice | None, Problems]:
+    """Read a level of a named axis: a table of a label and settings."""
+    settings = _settings(element)
+    if not isinstance(element, dict) or not settings:
+        form = 'must be a table of settings, e.g. { label = "S", "model.n_layer" = 3 }'
+        return None, [("", f"{shown(element)}: {form}")]
+    problems: Problems = []
+    if "label" not in element:
+        problems.append(("", "has no `label`, which names the level in tables and files"))
+    else:
+        problems += _label_problems(element["label"])
+    for key, value in element.items():
+        if key in setting_keys():
+            problems += [(f".{key}", message) for message in value_problems(key, value)]
+        elif key != "label":
+            problems.append((f".{key}", unknown_setting(key)))
+    if problems:
+        return None, problems
+    return _level(axis, element["label"], settings), []
+
+
+def _settings(element: Element) -> dict[str, object]:
+    """Return the settings of an element: its dotted keys."""
+    if not isinstance(element, dict):
+        return {}
+    return {key: value for key, value in element.items() if "." in key}
+
+
+def _label_problems(label: object) -> Problems:
+    if label is None or (isinstance(label, str) and LABEL.fullmatch(label)):
+        return []
+    return [(".label", f"{shown(label)}: {LABEL_FORM}")]
+
+
+def _level(axis: str, label: object, options: dict[str, object]) -> VariantChoice:
+    return VariantChoice(name=axis, label=str(label), options=options)
+
+
+def matches(level: VariantChoice, name: object) -> bool:
+    """Return whether a name, of a rule or of the command line, is a level's label or value."""
+    if name == level.label:
+        return True
+    values = list(level.options.values())
+    if len(values) != 1 or level.name not in level.options:
+        return False
+    return _same_value(values[0], name)
+
+
+def _same_value(value: object, name: object) -> bool:
+    if isinstance(value, bool) or isinstance(name, bool):
+        return value is name or (isinstance(name, str) and str(value).lower() == name.lower())
+    if isinstance(value, int | float) and isinstance(name, str):
+        try:
+            return float(name) == value
+        except ValueError:
+            return False
+    return value == name
+
+
+def structure_problems(
+    levels: Mapping[str, Sequence[VariantChoice]],
+) -> Iterator[tuple[str, str]]:
+    """Yield axes and messages: one level, levels of different keys, a key of two axes."""
+    owners: dict[str, str] = {}
+    for axis, choices in levels.items():
+        if len(choices) == 1:
+            yield axis, "has one level; an axis of settings has at least two. Set it in its section"
+        keys = [set(choice.options) for choice in choices]
+        for choice, present in zip(choices, keys, strict=True):
+            missing = set().union(*keys) - present
+            if missing:
+                listed = ", ".join(sorted(missing))
+                yield axis, f"the level {choice.label} does not set {listed}, and other levels do"
+        for key in sorted(set().union(*keys)):
+            if key in owners:
+                yield axis, f"varies {key}, which the axis {owners[key]} varies too"
+            owners.setdefault(key, axis)
+
+
+def unchanged(
+    levels: Sequence[VariantChoice], sections: Mapping[str, RawTable]
+) -> list[VariantChoice]:
+    """Return the levels that set what the sections of the study set."""
+    kept = []
+    for level in levels:
+        values = []
+        for key in level.options:
+            section, _, name = key.partition(".")
+            values.append(sections[section].get(name))
+        if values == list(level.options.values()):
+            kept.append(level)
+    return kept
+
+
+def label_problem(label: str, other: str) -> str | None:
+    """Return why two choices cannot have these labels, None if they can."""
+    if label == other:
+        return f"two different choices are labelled '{label}'; give one a `label`"
+    if label.casefold() == other.casefold():
+        return (
+            f"the labels '{other}' and '{label}' differ in case only, which some file systems "
+            "ignore; give one another `label`"
+        )
+    return None
+
+
+def addition_problems(level: VariantChoice, levels: Sequence[VariantChoice]) -> Iterator[str]:
+    """Yield why a level, which a rule adds to an axis, does not fit to its levels."""
+    for other in levels:
+        if level.options != other.options or level.label != other.label:
+            problem = label_problem(level.label, other.label)
+            if problem:
+                yield problem
+    missing = set(levels[0].options) ^ set(level.options) if levels else set()
+    if missing:
+        listed = ", ".join(sorted(missing))
+        yield f"the level {level.label} and the axis's other levels do not set the same: {listed}"

@@ -1,0 +1,184 @@
+"""Differences over several contexts: the answer of a study with context axes, and its section."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from harness.analysis.dataset import TUNING, StudyResults
+from harness.analysis.pairs import METRIC_NAMES
+from harness.analysis.summary import Summary
+from harness.report import formatting
+from harness.report.document import Block, Code, Emphasis, Heading, Text, join, paragraph
+from harness.report.document import text as parts
+from harness.report.formatting import MISSING
+from harness.report.sections import Charts
+from harness.report.tables import (
+    Column,
+    Record,
+    display,
+    interval_of,
+    number_column,
+    text_column,
+)
+from harness.results.records.study_summary import PooledResult, VerdictName
+
+METHOD = (
+    "The difference of each seed is averaged over the contexts, each weighted equally. Intervals "
+    "and verdicts are those of Student's t test of these means over seeds, corrected (Holm) over "
+    "the rows of one metric. The interaction tests whether the difference is the same in all "
+    "contexts: a repeated measures analysis of variance with seeds as blocks and the degrees of "
+    "freedom of Greenhouse and Geisser (1959), also corrected (Holm). With two or three seeds it "
+    "detects only large interactions."
+)
+LOSS_CHANGES: Mapping[VerdictName, str] = {
+    "better": "lowers the validation loss",
+    "worse": "raises the validation loss",
+    "equivalent": "leaves the validation loss equivalent",
+    "unresolved": "has no resolved effect on the validation loss",
+}
+
+
+def build(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return the pooled differences of each metric, if the study has contexts."""
+    if "pooled" not in summary.tables:
+        return
+    study = summary.study
+    levels = [f"{axis} ({', '.join(study.levels[axis])})" for axis in study.contexts]
+    yield paragraph(f"Contexts: {'; '.join(levels)}. {METHOD}")
+    frame = summary.tables["pooled"]
+    for quantity, tests in summary.metric_tests.items():
+        if not tests.pooled:
+            continue
+        yield Heading(METRIC_NAMES[quantity].capitalize())
+        for result in tests.pooled:
+            if result.depends_on_context:
+                yield paragraph(
+                    Emphasis("Depends on the context:"),
+                    " ",
+                    Code(result.asked),
+                    f" ({_verdicts_by_context(result)}; {_interaction(result)}). ",
+                    "The mean over contexts does not describe every context.",
+                )
+        columns = [
+            Column("difference", lambda row: row["asked"], numeric=False),
+            Column("contexts", lambda row: f"{row['n_contexts']}"),
+            Column("seeds", lambda row: f"{row['n_seeds']}"),
+            text_column("verdict"),
+            Column("verdict by context", _verdicts_cell, numeric=False),
+            Column("mean difference", _difference),
+            number_column("p (Holm)", "p_holm", formatting.p_value),
+            number_column("interaction, p (Holm)", "interaction_p_holm", formatting.p_value),
+        ]
+        caption = f"{METRIC_NAMES[quantity].capitalize()}, pooled over contexts"
+        yield display(caption, frame[frame["quantity"] == quantity], columns)
+
+
+def _difference(row: Record) -> str:
+    if row["quantity"] != "val_loss":
+        shown = formatting.interval(*interval_of(row, "difference"), formatting.percent_change)
+        return shown
+    shown = formatting.interval(*interval_of(row, "difference"), formatting.signed)
+    return with_unit(shown, row["unit"])
+
+
+def with_unit(shown: str, unit: str | None) -> str:
+    """Return a difference in the loss, with its unit if that is not nats per token."""
+    return shown if unit is None or shown == MISSING else f"{shown} {unit}"
+
+
+def _verdicts_cell(row: Record) -> str:
+    return ", ".join(item.replace("=", " ", 1) for item in row["verdicts"])
+
+
+def _verdicts_by_context(result: PooledResult) -> str:
+    """Return the contexts by their verdict: better in S, M; unresolved in L."""
+    contexts: dict[str, list[str]] = {}
+    for context, verdict in result.verdicts.items():
+        contexts.setdefault(verdict or "no verdict", []).append(context)
+    return "; ".join(f"{verdict} in {', '.join(names)}" for verdict, names in contexts.items())
+
+
+def contexts_phrase(study: StudyResults, names: Sequence[str]) -> str:
+    """Return the number of contexts with what they are: `3 sizes`, `6 contexts`."""
+    n = len(names)
+    if len(study.contexts) > 1:
+        return f"{n} contexts"
+    axis = study.contexts[0]
+    if axis == TUNING or not axis.isidentifier():
+        return f"{n} levels of {axis}"
+    return formatting.count(n, axis)
+
+
+def answer(summary: Summary, leaking: Collection[str] = ()) -> Text:
+    """Return a sentence for each asked difference in the loss that is pooled over contexts.
+
+    An effect that depends on the context is described by its verdicts within contexts, not by the
+    pooled one. Entries that are `leaking` have no sentence.
+    """
+    study = summary.study
+    sentences = []
+    for result in summary.metric_tests["val_loss"].pooled:
+        labels = entries_of(study, result)
+        if any(label in leaking for label in labels) or result.verdict is None:
+            continue
+        where = contexts_phrase(study, result.contexts)
+        verdicts = set(result.verdicts.values())
+        change = LOSS_CHANGES[result.verdict]
+        if result.depends_on_context:
+            sentences.append(
+                parts(
+                    "The effect of ",
+                    Code(result.asked),
+                    " on the validation loss depends on the context: ",
+                    f"{_verdicts_by_context(result)} ({_interaction(result)}).",
+                )
+            )
+        elif verdicts == {result.verdict}:
+            every = "both" if len(result.contexts) == 2 else "all"
+            in_all = where.replace("2 ", "", 1) if every == "both" else where
+            sentences.append(
+                parts(Code(result.asked), f" {change} in {every} {in_all}", _size(result), ".")
+            )
+        else:
+            sentences.append(
+                parts(
+                    Code(result.asked),
+                    f" {change} on average over {where}",
+                    _size(result),
+                    f" ({_verdicts_by_context(result)}).",
+                )
+            )
+    return join(sentences, " ")
+
+
+def covered(summary: Summary) -> set[str]:
+    """Return the labels of the entries whose differences in the loss have a pooled verdict."""
+    labels = []
+    for result in summary.metric_tests["val_loss"].pooled:
+        if result.verdict is not None:
+            labels += entries_of(summary.study, result)
+    return set(labels)
+
+
+def _size(result: PooledResult) -> str:
+    """Return by how much a loss changes, or the difference if its sign is not resolved."""
+    low, high = result.difference.ci95 or (None, None)
+    mean = result.difference.mean
+    unit = result.unit or "nats per token"
+    if result.verdict not in ("better", "worse"):
+        return f" (difference {formatting.interval(mean, low, high, formatting.signed)} {unit})"
+    if mean < 0:
+        mean, low, high = -mean, high and -high, low and -low
+    return f", by {formatting.interval(mean, low, high, formatting.fixed)} {unit}"
+
+
+def _interaction(result: PooledResult) -> str:
+    p = formatting.number(result.interaction_p_holm, formatting.p_value)
+    return f"interaction p {p}" if p.startswith("<") else f"interaction p = {p}"
+
+
+def entries_of(study: StudyResults, result: PooledResult) -> list[str]:
+    """Return the labels of the entries that a pooled result covers."""
+    return [
+        entry.label
+        for entry in study.entries
+        if all(entry.axes[axis] == label for axis, label in result.levels.items())
+    ]

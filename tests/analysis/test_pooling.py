@@ -1,0 +1,120 @@
+"""If these failed, a verdict over sizes would come from other runs, or hide that sizes differ."""
+
+import numpy as np
+import pytest
+
+from harness.analysis import significance, summary
+from harness.analysis.hypotheses import test_hypotheses
+
+test_hypotheses.__test__ = False  # it is the function under test
+
+SIZES = {
+    "S": {"model.n_embd": 64, "train.lr": 1e-3},
+    "M": {"model.n_embd": 128, "train.lr": 5e-4},
+    "L": {"model.n_embd": 256, "train.lr": 2.5e-4},
+}
+
+
+@pytest.fixture
+def sizes(fake):
+    """Three positional variants in three sizes, whose losses differ by size."""
+    fake.axes = {"positional": ["learned", "rope", "alibi"], "size": list(SIZES)}
+    fake.settings = {"size": SIZES}
+    fake.baseline = {"positional": "learned", "size": "M"}
+    fake.compare = ["positional"]
+    fake.seeds = tuple(range(5))
+    fake.gain = {f"{name}-L": -0.3 for name in ("learned", "rope", "alibi")}
+    return fake
+
+
+def losses_of(study, label):
+    entry = next(entry for entry in study.entries if entry.label == label)
+    return np.array([run.final_loss for run in sorted(entry.done, key=lambda run: run.seed)])
+
+
+def test_each_context_is_a_family_against_its_own_baseline(sizes, read_study):
+    study = read_study(sizes)
+    tests = test_hypotheses(study)["val_loss"]
+    for size in SIZES:
+        base = losses_of(study, f"learned-{size}")
+        differences = {
+            f"{name}-{size}": list(losses_of(study, f"{name}-{size}") - base)
+            for name in ("rope", "alibi")
+        }
+        expected = significance.test_family(differences, None)
+        assert {label: tests.entries[label] for label in expected} == expected
+    assert len(tests.entries) == 6
+
+
+def test_the_pooled_difference_is_the_mean_over_contexts_by_seed(sizes, read_study):
+    study = read_study(sizes)
+    pooled = {result.asked: result for result in test_hypotheses(study)["val_loss"].pooled}
+    by_name = {}
+    for name in ("rope", "alibi"):
+        by_name[name] = np.mean(
+            [losses_of(study, f"{name}-{s}") - losses_of(study, f"learned-{s}") for s in SIZES],
+            axis=0,
+        ).tolist()
+    expected = significance.test_family(by_name, None)
+    assert pooled.keys() == by_name.keys()
+    for name, result in pooled.items():
+        assert result.verdict == expected[name].verdict == "better"
+        assert result.difference.mean == pytest.approx(expected[name].difference.mean)
+        assert result.p_holm == pytest.approx(expected[name].p_holm)
+        assert (result.contexts, result.seeds) == (["S", "M", "L"], [0, 1, 2, 3, 4])
+        assert result.verdicts == dict.fromkeys(SIZES, "better")
+        assert result.depends_on_context is False
+
+
+def test_an_effect_that_depends_on_size_is_named(sizes, read_study):
+    sizes.gain["alibi-L"] = 0.1
+    pooled = {r.asked: r for r in test_hypotheses(read_study(sizes))["val_loss"].pooled}
+    assert pooled["alibi"].depends_on_context
+    assert pooled["alibi"].verdicts == {"S": "better", "M": "better", "L": "worse"}
+    assert not pooled["rope"].depends_on_context
+
+
+def test_only_seeds_of_all_contexts_are_pooled(sizes, read_study):
+    sizes.outcome = {"rope-L-s1": ("failed", "oom", "no memory")}
+    pooled = {r.asked: r for r in test_hypotheses(read_study(sizes))["val_loss"].pooled}
+    assert pooled["rope"].seeds == [0, 2, 3, 4]
+    assert pooled["alibi"].seeds == [0, 1, 2, 3, 4]
+
+
+def test_one_context_is_not_pooled(sizes, read_study):
+    for seed in sizes.seeds:
+        for size in ("M", "L"):
+            sizes.outcome[f"alibi-{size}-s{seed}"] = ("failed", "oom", "no memory")
+    tests = test_hypotheses(read_study(sizes))["val_loss"]
+    assert [result.asked for result in tests.pooled] == ["rope"]
+    assert tests.entries["alibi-S"].verdict == "better"
+
+
+def test_parallelisms_that_repeat_a_loss_are_not_pooled(fake, read_study):
+    """They would count the same training twice, and test rounding errors as an interaction."""
+    fake.axes = {"positional": ["learned", "rope"], "parallelism": ["single", "ddp2"]}
+    fake.baseline = {"positional": "learned", "parallelism": "single"}
+    fake.compare = ["positional"]
+    tests = test_hypotheses(read_study(fake))
+    assert tests["val_loss"].pooled == []
+    assert [result.contexts for result in tests["tokens_per_s"].pooled] == [["single", "ddp2"]]
+
+
+def test_without_contexts_nothing_is_pooled(fake, read_study):
+    tests = test_hypotheses(read_study(fake))
+    assert all(metric.pooled == metric.context_effects == [] for metric in tests.values())
+
+
+def test_rankings_and_savings_stay_within_a_context(sizes, read_study):
+    made = summary.summarize(read_study(sizes), "now")
+    assert {ranking.context for ranking in made.rankings} == set(SIZES)
+    for ranking in made.rankings:
+        assert all(label.endswith(f"-{ranking.context}") for label in ranking.val_loss)
+    assert {(row.entry[-1], row.against) for row in made.savings} == {
+        (size, f"learned-{size}") for size in SIZES
+    }
+    effects = made.metric_tests["val_loss"]
+    assert {axis for effect in effects.main_effects for axis in effect.levels} == {"positional"}
+    of_context = {tuple(effect.levels.values()): effect for effect in effects.context_effects}
+    assert of_context["L",].estimate == pytest.approx(-0.3, abs=0.02)
+    assert len(made.tables["pooled"]) == 6
