@@ -62,6 +62,7 @@ class SyntheticStudy:
     lengths: list[int] | None = None  # of the length probe
     # setting axis -> label -> the settings of that level, as dotted keys
     settings: dict[str, dict[str, dict[str, object]]] = field(default_factory=dict)
+    overrides: dict[str, object] = field(default_factory=dict)  # dotted keys of every run
     compare: list[str] | None = None  # the axes that the study asks about
     gain: dict[str, float] = field(default_factory=dict)  # entry -> added to its loss
     outcome: dict[str, tuple[str, str | None, str | None]] = field(
@@ -168,8 +169,8 @@ class SyntheticStudy:
             },
             "expected": {"parameters": 222_222, "flops_per_token": 1.4e6, "memory_bytes": 9e6},
         }
-        for choice in spec["axes"].values():
-            for key, value in choice["options"].items():
+        for settings in (self.overrides, *(axis["options"] for axis in spec["axes"].values())):
+            for key, value in settings.items():
                 section, name = key.split(".")
                 spec[section][name] = value
         return RunSpec.model_validate(spec)

@@ -31,12 +31,11 @@ def compare_losses(spec: RunSpec, base: RunSpec, equal_length: bool = False) -> 
     same_tokens = spec.data.tokenizer == base.data.tokenizer
     if same_tokens and spec.model.vocab_size == base.model.vocab_size:
         return LossComparison("nats per token")
-    if spec.train.eval_tokens != "all":
+    if spec.train.eval_tokens != "all" or spec.eval_windows != "all":
         return LossComparison(
             None,
-            f"other tokenizer ({spec.data.tokenizer}, {base.data.tokenizer}), under which "
-            f'{spec.train.eval_tokens} tokens are another text; `eval_tokens = "all"` covers the '
-            "same text",
+            f"other tokenizer ({spec.data.tokenizer}, {base.data.tokenizer}), under which a part "
+            "of the validation tokens is another text",
         )
     return LossComparison("bits per byte")
 
@@ -64,6 +63,8 @@ def _differences(spec: RunSpec, base: RunSpec, equal_length: bool) -> Iterator[s
         yield f"other sequence length ({spec.model.seq_len}, {base.model.seq_len} tokens)"
     if spec.train.eval_tokens != base.train.eval_tokens:
         yield f"other eval_tokens ({spec.train.eval_tokens}, {base.train.eval_tokens})"
+    if spec.eval_windows != base.eval_windows:
+        yield f"other validation windows ({spec.eval_windows}, {base.eval_windows})"
 
 
 def _validation_tokens(spec: RunSpec) -> list[TokenSlice] | None:
@@ -95,4 +96,4 @@ def training_tokens(entry: Entry) -> int:
     if entry.done:
         return int(entry.done[0].steps.tokens.sum())
     train = entry.runs[0].spec.train
-    return train.steps * train.tokens_per_step
+    return train.total_tokens

@@ -27,7 +27,7 @@ def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) 
     results: dict[str, SignificanceResult] = {}
     pairs: list[Pair] = []
     for family in families(study, entries, quantity):
-        results |= _test_family(family, margin)
+        results |= test_pairs(family, margin)
         pairs += family
     effects = _effects(study, entries, quantity)
     df = effects.design.degrees_of_freedom
@@ -66,22 +66,23 @@ def families(study: StudyResults, entries: list[Entry], quantity: Quantity) -> l
     return list(by_key.values())
 
 
-def _test_family(family: list[Pair], margin: float | None) -> dict[str, SignificanceResult]:
+def test_pairs(family: list[Pair], margin: float | None) -> dict[str, SignificanceResult]:
+    """Test the pairs of a family that share a seed, by the label of the pair."""
     differences = {}
     margins = {}
     for pair in family:
         by_seed = pair.differences()
         if by_seed:
-            differences[pair.entry.label] = list(by_seed.values())
-            margins[pair.entry.label] = pair.margin(margin)
+            differences[pair.label] = list(by_seed.values())
+            margins[pair.label] = pair.margin(margin)
     if not differences:
         return {}
     lower_is_better = family[0].metric.lower_is_better
     results = significance.test_family(differences, margin, lower_is_better, margins)
     for pair in family:
-        if pair.unit == "bits per byte" and pair.entry.label in results:
+        if pair.unit == "bits per byte" and pair.label in results:
             in_bits = {"unit": pair.unit}
-            results[pair.entry.label] = results[pair.entry.label].model_copy(update=in_bits)
+            results[pair.label] = results[pair.label].model_copy(update=in_bits)
     return results
 
 

@@ -348,7 +348,8 @@ class _Family:
         if scale == "flops" and self.project_to is not None:
             largest = max(largest, self.project_to)
         points = []
-        for at in np.geomspace(x.min(), largest, CURVE_POINTS):
+        grid = np.geomspace(x.min(), largest, CURVE_POINTS)
+        for at in np.unique(np.concatenate([grid, x])):
             loss = fitted.loss(i, float(at), None)
             points.append(
                 LadderCurvePoint(

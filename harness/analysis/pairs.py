@@ -83,7 +83,8 @@ class Pair:
     entry: Entry
     base: Entry
     metric: Metric
-    unit: LossUnit | None = None
+    unit: LossUnit | None
+    label: str
 
     def differences(self) -> dict[int, float]:
         """Return entry minus baseline by seed, of the seeds that both have done."""
@@ -104,11 +105,11 @@ def pair_of(study: StudyResults, entry: Entry, quantity: Quantity) -> Pair | Non
     if base is None:
         return None
     if quantity != "val_loss":
-        return Pair(entry, base, METRICS[quantity])
+        return Pair(entry, base, METRICS[quantity], None, entry.label)
     unit = comparability.of_entries(entry, base).unit
     if unit is None:
         return None
-    return Pair(entry, base, LOSS_METRICS[unit], unit)
+    return Pair(entry, base, LOSS_METRICS[unit], unit, entry.label)
 
 
 LOSS_METRICS: Mapping[LossUnit, Metric] = {

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from harness.config.axes import Axes, VariantSelection, architecture_key
+from harness.config.batch_ramp import check_ramp, check_ramp_division
 from harness.config.entries import PlannedEntry
 from harness.config.settings import Changes, Settings, place_of
 from harness.data.batches import micro_batch_size
@@ -144,10 +145,12 @@ def _check_tokens(
             f"{tokens_per_step} is not a multiple of seq_len = {seq_len}; {nearest}",
         )
         return
+    yield from check_ramp(location, settings)
     for choice in {choice.label: choice for choice in parallelisms}.values():
         parallelism = load_parallelism(choice, axes.paths)
         yield from _check_device(location, choice.label, parallelism, settings)
         yield from _check_division(location, choice.label, parallelism, settings)
+        yield from check_ramp_division(location, choice.label, parallelism, settings)
 
 
 def _check_device(

@@ -88,7 +88,9 @@ def micro_batch_size(local_sequences: int, limit: int | None) -> int:
 class Batches:
     """The training sequences of every step: random windows of `seq_len` + 1 tokens.
 
-    In a mixture, each window is of one corpus, which is drawn first, by the `weights`. Step 0 is step `offset_steps` of the data order, so that a run which continues another one
+    In a mixture, each window is of one corpus, which is drawn first, by the `weights`.
+
+    Step 0 is step `offset_steps` of the data order, so that a run which continues another one
     trains on other batches.
     """
 
@@ -114,13 +116,18 @@ class Batches:
         return offsets
 
     def micro_batches(
-        self, step: int, rank: int, world_size: int, micro_batch: int
+        self,
+        step: int,
+        rank: int,
+        world_size: int,
+        micro_batch: int,
+        n_sequences: int | None = None,
     ) -> list[tuple[Tensor, Tensor]]:
         """Return a rank's micro-batches of the step as (tokens, targets).
 
-        Both are (micro_batch, seq_len), int64.
+        Both are (micro_batch, seq_len), int64. `n_sequences` limits the step to its first ones.
         """
-        local_offsets = self.offsets(step).reshape(world_size, -1, micro_batch)[rank]
+        local_offsets = self.offsets(step)[:n_sequences].reshape(world_size, -1, micro_batch)[rank]
         return [self.tokens.windows(offsets, self.seq_len) for offsets in local_offsets]
 
 

@@ -99,13 +99,22 @@ def test_a_different_machine_or_setting_is_a_warning(before, tmp_path):
     assert all(pair["val_loss"] for pair in found["pairs"])
 
 
-def test_losses_on_different_tokens_are_not_compared(before, tmp_path):
+def test_losses_on_different_windows_are_not_compared(before, tmp_path):
+    """The weights may be the same bit for bit: a verdict would be one on the validation text."""
+    other = after(before, overrides={"train.eval_tokens": 512}, settings_hash="beef")
+    found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
+    assert not found["losses_comparable"]
+    assert {pair["val_loss"] for pair in found["pairs"]} == {None}
+    assert "Losses are not comparable, other eval_tokens (512, all)" in page
+    assert "| not comparable |" in page and found["pairs"][0]["tokens_per_s"]
+
+
+def test_other_tokenizers_are_compared_in_bits_per_byte(before, tmp_path):
     other = after(before, tokenizer="gpt2", settings_hash="beef")
     found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
-    assert not found["losses_comparable"] and {pair["val_loss"] for pair in found["pairs"]} == {
-        None
-    }
-    assert "their losses are not comparable" in page and found["pairs"][0]["tokens_per_s"]
+    assert found["losses_comparable"]
+    assert {pair["val_loss"]["unit"] for pair in found["pairs"]} == {"bits per byte"}
+    assert "compared in bits per byte" in page
 
 
 def test_unmatched_entries_and_statuses_are_listed(before, tmp_path):

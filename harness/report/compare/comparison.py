@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.analysis import equivalence, significance
+from harness.analysis import comparability, equivalence, settings
 from harness.analysis.caveats import find_caveats
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.intervals import paired_differences
+from harness.analysis.hypotheses import test_pairs
 from harness.analysis.metrics import (
     DIVERGES,
     PARALLELISM,
@@ -17,7 +17,7 @@ from harness.analysis.metrics import (
     peak_bytes,
     speed_ratio,
 )
-from harness.analysis.pairs import METRICS, margin_of, values
+from harness.analysis.pairs import LOSS_METRICS, METRICS, Pair, margin_of
 from harness.report.compare.sources import Source
 from harness.results.records import SCHEMA_VERSION
 from harness.results.records.estimates import Ratio
@@ -32,8 +32,6 @@ from harness.results.upgrade import Json
 
 # Keys of env.json on which the time of a step depends, apart from the code.
 MACHINE_KEYS = ("host", "cpu", "cores", "memory_bytes", "gpu", "platform", "cuda", "threads")
-# Settings that must be equal for two validation losses to refer to the same text.
-VALIDATION_KEYS = ("data.sha256", "data.tokenizer", "model.vocab_size")
 Difference = tuple[object, object]  # the values of A and B
 
 
@@ -42,7 +40,8 @@ class EntryPair:
     """An entry of B and that of A with the same labels, over the seeds that both have done.
 
     `bitwise`: every training and validation loss is identical; None without a common seed. Verdicts
-    are B against A; `val_loss` is None if the two were validated on different texts. Ratios are B
+    are B against A; `val_loss` is None, with the reason in `not_comparable`, if the two were
+    validated on different texts. Under different tokenizers it is in bits per byte. Ratios are B
     over A. There is no speed if one of the two diverges from its single-process run.
     """
 
@@ -50,6 +49,7 @@ class EntryPair:
     seeds: list[int]
     bitwise: bool | None
     val_loss: SignificanceResult | None
+    not_comparable: str | None
     tokens_per_s: SignificanceResult | None
     peak_memory: SignificanceResult | None
     tokens_per_s_ratio: Ratio | None
@@ -98,7 +98,6 @@ def compare(a: Source, b: Source, created_at: str) -> Comparison:
     """Compare B with A, with the equivalence margins that B's study states."""
     matched = _matched_entries(a.study, b.study)
     settings_diff = _diff(_settings(a.study), _settings(b.study))
-    losses_comparable = not any(key in settings_diff for key in VALIDATION_KEYS)
     diverging_in_a = _diverging(a.study)
     diverging_in_b = _diverging(b.study)
     sound = {
@@ -110,21 +109,20 @@ def compare(a: Source, b: Source, created_at: str) -> Comparison:
         metric: _verdicts(sound if metric == "tokens_per_s" else matched, metric, b.study)
         for metric in METRICS
     }
-    if not losses_comparable:
-        verdicts["val_loss"] = {}
+    pairs = [
+        _pair(label, of_a, of_b, verdicts, has_speed=label in sound)
+        for label, (of_a, of_b) in matched.items()
+    ]
     return Comparison(
         a=a.label,
         b=b.label,
         created_at=created_at,
-        pairs=[
-            _pair(label, of_a, of_b, verdicts, has_speed=label in sound)
-            for label, (of_a, of_b) in matched.items()
-        ],
+        pairs=pairs,
         only_in_a=_unmatched(a.study, [of_a for of_a, _ in matched.values()]),
         only_in_b=_unmatched(b.study, [of_b for _, of_b in matched.values()]),
         settings_diff=settings_diff,
         environment_diff=_diff(_environment(a.study), _environment(b.study)),
-        losses_comparable=losses_comparable,
+        losses_comparable=all(pair.not_comparable is None for pair in pairs),
         margins=b.study.margins,
         caveats=_caveats(a, b, {of_a.label: label for label, (of_a, _) in matched.items()}),
     )
@@ -156,11 +154,13 @@ def _diverging(study: StudyResults) -> set[str]:
 
 
 def _settings(study: StudyResults) -> dict[str, object]:
-    settings: dict[str, object] = {}
-    for section in ("model", "data", "train"):
-        for key, value in getattr(study.spec, section).model_dump().items():
-            settings[f"{section}.{key}"] = value
-    return settings
+    """Return each setting, or its values by label if entries differ."""
+    values: dict[str, object] = {}
+    if study.entries:
+        values |= settings.resolved(study.entries[0])
+    for key, by_label in settings.varied(study).items():
+        values[key] = [f"{value} ({label})" for label, value in by_label.items()]
+    return values
 
 
 def _environment(study: StudyResults) -> dict[str, object]:
@@ -219,17 +219,18 @@ def _verdicts(
 
     They repeat the same comparison, so they must not weigh on the correction.
     """
-    question = METRICS[metric]
-    families: dict[str, dict[str, list[float]]] = {}
+    families: dict[str, list[Pair]] = {}
     for label, (of_a, of_b) in matched.items():
-        differences = paired_differences(values(of_b, question), values(of_a, question))
-        if differences:
-            family = of_b.axes.get(PARALLELISM, "") if metric == "val_loss" else ""
-            families.setdefault(family, {})[label] = list(differences.values())
+        unit = comparability.of_entries(of_b, of_a).unit if metric == "val_loss" else None
+        if metric == "val_loss" and unit is None:
+            continue
+        question = LOSS_METRICS[unit] if unit else METRICS[metric]
+        family = of_b.axes.get(PARALLELISM, "") if metric == "val_loss" else ""
+        families.setdefault(family, []).append(Pair(of_b, of_a, question, unit, label))
     margin = margin_of(study, metric)
     verdicts: dict[str, SignificanceResult] = {}
-    for differences_by_label in families.values():
-        verdicts |= significance.test_family(differences_by_label, margin, question.lower_is_better)
+    for pairs in families.values():
+        verdicts |= test_pairs(pairs, margin)
     return verdicts
 
 
@@ -250,6 +251,7 @@ def _pair(
         seeds=seeds,
         bitwise=all(map(_same_bits, runs_of_a, runs_of_b)) if seeds else None,
         val_loss=verdicts["val_loss"].get(label),
+        not_comparable=comparability.of_entries(b, a).reason,
         tokens_per_s=verdicts["tokens_per_s"].get(label),
         peak_memory=verdicts["peak_memory"].get(label),
         tokens_per_s_ratio=speed_ratio(runs_of_b, runs_of_a) if has_speed else None,

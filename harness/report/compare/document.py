@@ -20,8 +20,9 @@ from harness.report.document import (
     text,
 )
 from harness.report.formatting import MISSING, count
-from harness.report.sections.comparison import NO_INTERVAL
+from harness.report.sections.comparison import NO_INTERVAL, NOT_COMPARABLE
 from harness.report.sections.overview import caveat_notes
+from harness.report.sections.pooled import with_unit
 from harness.report.tables import table
 from harness.results.records.study_summary import EntryStatus, Quantity, SignificanceResult
 
@@ -78,9 +79,11 @@ def _losses(comparison: Comparison, pairs: Sequence[EntryPair]) -> Text:
     if not changed:
         return text(f"Losses: bitwise identical in all {n_entries}.")
     identical = f"Losses: bitwise identical in {len(pairs) - len(changed)} of {n_entries}"
-    if not comparison.losses_comparable:
-        return text(identical, ".")
+    incomparable = [pair.entry for pair in changed if pair.not_comparable]
     counts = _counts(changed, "val_loss")
+    if incomparable:
+        others = text("; of the others ", counts) if counts else ()
+        return text(identical, others, "; not comparable: ", code_list(incomparable), ".")
     if not counts:
         return text(identical, "; a single seed gives no verdict on the others.")
     return text(identical, "; of the others ", counts, ".")
@@ -125,11 +128,15 @@ def _notes(comparison: Comparison) -> Iterator[Note]:
             "The two did not run on the same machine with the same number of threads (see "
             "below), so differences in speed are also differences between the machines."
         )
-    if not comparison.losses_comparable:
-        yield note(
-            "They were validated on different texts or tokens, so their losses are not comparable."
-        )
-    elif comparison.settings_diff:
+    reasons: dict[str, list[str]] = {}
+    for pair in comparison.shared:
+        if pair.not_comparable:
+            reasons.setdefault(pair.not_comparable, []).append(pair.entry)
+    for reason, entries in reasons.items():
+        yield note(f"Losses are not comparable, {reason}: ", code_list(entries, MAX_UNMATCHED))
+    if any(pair.val_loss and pair.val_loss.unit for pair in comparison.shared):
+        yield note("Losses under different tokenizers are compared in bits per byte.")
+    if not reasons and comparison.settings_diff:
         yield note("Settings differ (see below) and may explain differences in the loss.")
 
 
@@ -154,13 +161,16 @@ def _entries(comparison: Comparison) -> Iterator[Block]:
         if pair.val_loss:
             loss = pair.val_loss.difference
             low, high = loss.ci95 or (None, None)
-            difference = formatting.interval(loss.mean, low, high, formatting.signed)
+            shown = formatting.interval(loss.mean, low, high, formatting.signed)
+            difference = with_unit(shown, pair.val_loss.unit)
         ratio = MISSING
         if pair.tokens_per_s_ratio:
             speed = pair.tokens_per_s_ratio
             ratio = formatting.interval(speed.ratio, *speed.ci95, formatting.ratio)
         words = [_word(pair.val_loss), _word(pair.tokens_per_s), _word(pair.peak_memory)]
-        if pair.bitwise:
+        if pair.not_comparable:
+            words[0] = NOT_COMPARABLE
+        elif pair.bitwise:
             words[0] = "bitwise"
         memory = formatting.number(pair.peak_memory_ratio, formatting.ratio)
         rows.append([pair.entry, f"{len(pair.seeds)}", *words, difference, ratio, memory])

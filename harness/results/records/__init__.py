@@ -40,6 +40,7 @@ from harness.results.records.run_spec import (
     VariantChoice,
 )
 from harness.results.records.settings import (
+    BatchRamp,
     CorpusPart,
     DataSettings,
     DecodeProbeSettings,
@@ -68,6 +69,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "AllowedViolation",
     "ArchivedFile",
+    "BatchRamp",
     "CheckpointInfo",
     "CodeManifest",
     "CollectiveTraffic",

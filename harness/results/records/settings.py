@@ -18,6 +18,7 @@ TokenDtype = Literal["uint16", "uint32"]
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 Length = Annotated[int, Field(ge=1, le=MAX_LENGTH)]
 Steps = Annotated[int, Field(ge=1, lt=2**31)]
+RampSteps = Annotated[int, Field(ge=1, le=10**6)]
 Tokens = Annotated[int, Field(ge=1, lt=2**31)]
 Sequences = Annotated[int, Field(ge=1, le=2**20)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
@@ -97,11 +98,24 @@ class DataSettings(StrictModel):
     )
 
 
+class BatchRamp(StrictModel):
+    """Steps that grow from few tokens to `tokens_per_step`, in multiples of `start_tokens`."""
+
+    start_tokens: Tokens = Field(description="tokens of the first step over all processes")
+    steps: RampSteps = Field(description="number of steps before the first one with all tokens")
+    growth: Literal["linear", "doubling"] = Field(
+        default="linear", description="`linear`: by start_tokens at a time; `doubling`: by factors"
+    )
+
+
 class TrainSettings(StrictModel):
     """Training and evaluation, equal for every entry unless an axis varies them."""
 
     steps: Steps = Field(description="number of optimizer steps")
     tokens_per_step: Tokens = Field(description="tokens per step over all processes")
+    batch_ramp: BatchRamp | None = added(
+        None, "growth of the tokens per step; null: all steps have tokens_per_step"
+    )
     micro_batch_size: Sequences | None = Field(
         default=None, description="maximum sequences per forward pass on each rank; null: no limit"
     )
@@ -138,6 +152,33 @@ class TrainSettings(StrictModel):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="device of each rank"
     )
+
+    def tokens_at(self, step: int) -> int:
+        """Return the tokens of a step (from 0) over all processes."""
+        ramp = self.batch_ramp
+        if ramp is None or step >= ramp.steps:
+            return self.tokens_per_step
+        growth = self.tokens_per_step // ramp.start_tokens
+        if ramp.growth == "linear":
+            return ramp.start_tokens * (1 + (growth - 1) * step // ramp.steps)
+        n_doublings = growth.bit_length() - 1
+        return ramp.start_tokens << (n_doublings * step // ramp.steps)
+
+    @property
+    def first_full_step(self) -> int:
+        """The first step with all tokens: 0 without a ramp."""
+        return 0 if self.batch_ramp is None else self.batch_ramp.steps
+
+    @property
+    def ramp_tokens(self) -> list[int]:
+        """The tokens of each step before the first full one."""
+        return [self.tokens_at(step) for step in range(self.first_full_step)]
+
+    @property
+    def total_tokens(self) -> int:
+        """The tokens of all steps."""
+        ramp_tokens = self.ramp_tokens
+        return sum(ramp_tokens) + (self.steps - len(ramp_tokens)) * self.tokens_per_step
 
 
 def _distinct(values: list[int]) -> list[int]:

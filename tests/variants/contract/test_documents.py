@@ -26,6 +26,7 @@ from contract.cases import (
     tokens_of,
 )
 
+from harness.probes.activations import Activations
 from variants import registry
 
 SEPARATOR = SHAPE.vocab_size - 1
@@ -192,6 +193,22 @@ def test_long_sequences_are_masked_in_every_tile(attention, positional):
     assert before.isfinite().all() and after.isfinite().all()
     assert torch.equal(after[documents_1T != 1], before[documents_1T != 1])
     torch.testing.assert_close(before[:, 1000:], alone, atol=2e-5, rtol=2e-5)
+
+
+@every_model
+def test_predicted_activations_cover_the_mask(attention, positional):
+    """A run that was predicted to fit would be out of memory."""
+    saved = []
+    for device in ("meta", "cpu"):
+        with torch.device(device):
+            model = make_gpt(attention, positional)
+        model.separator = SEPARATOR
+        tokens_BT = document_tokens().to(device)
+        with Activations(model) as activations:
+            model(tokens_BT, tokens_BT)
+        saved.append(activations.saved_bytes)
+    predicted, counted = saved
+    assert predicted > 0.9 * counted
 
 
 def test_every_shipped_attention_supports_documents():
