@@ -48,7 +48,7 @@ class CostEstimator:
         model: ResolvedModel,
         train: TrainSettings,
         variant_paths: Sequence[str],
-        separator: int | None = None,
+        separator: Sequence[int] | None = None,
         models: ModelCosts | None = None,
     ) -> None:
         self._shape = ModelShape(**model.model_dump())
@@ -66,7 +66,7 @@ class CostEstimator:
         """
         builder = ModelBuilder(self._shape, axes, self._variant_paths, self._separator)
         parallelism = builder.parallelism()
-        settings = (self._shape, self._objective, self._dtype, self._separator)
+        settings = (self._shape, self._objective, self._dtype, tuple(self._separator or ()))
         key = (*settings, micro_batch_size, architecture_key(axes))
         if key not in self._models:
             self._models[key] = self._measure(builder, micro_batch_size)

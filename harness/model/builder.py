@@ -82,7 +82,7 @@ class ModelBuilder(VariantLayers):
         shape: ModelShape,
         axes: Mapping[str, VariantChoice],
         variant_paths: Sequence[str],
-        separator: int | None = None,
+        separator: Sequence[int] | None = None,
     ) -> None:
         super().__init__(shape, load_variants(axes, variant_paths))
         self.separator = separator

@@ -22,7 +22,7 @@ MAX_TOKENS = 16_384  # per forward pass, to limit the memory of the logits
 
 
 class WindowLosses(NamedTuple):
-    """Losses and targets (B, T), and for each window its weight and its corpus of a mixture (B,)."""
+    """Losses and targets (B, T), and the weight and the corpus of each window (B,)."""
 
     losses_BT: Tensor
     targets_BT: Tensor
