@@ -149,20 +149,20 @@ def read(
             with file, key path and remedy.
     """
     raw = _read_toml(path)
-    _join_setting_keys(raw)
+    twice = _join_setting_keys(raw)
     overridden = [_override(raw, setting) for setting in settings]
     if seeds is not None and isinstance(raw.setdefault("study", {}), dict):
         raw["study"]["seeds"] = list(seeds)
     problems = [Problem(f"{path}: {key}", message) for key, message in _out_of_range(raw)]
     if problems:
         raise UserError(problems)
-    twice = [
+    problems = [
         Problem(f"{path}: {key}", "stated twice, as a dotted key and in a table; remove one")
-        for key in _join_setting_keys(raw)
+        for key in (*twice, *_join_setting_keys(raw))
     ]
     axes = raw.get("axes")
     varied = _varied_settings(axes if isinstance(axes, dict) else {})
-    problems = [*twice, *_fixed_settings(str(path), overridden, varied)]
+    problems += _fixed_settings(str(path), overridden, varied)
     unknown, invalid = _section_problems(path, raw, set(varied))
     problems += unknown
     try:

@@ -1,6 +1,7 @@
 """Write a folder from which recorded runs can be trained again: study, variants and command."""
 
 import shlex
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ SCRIPT = "run.sh"
 RECORDED = "recorded"  # folder of the harness's own files that have changed since
 PACKAGES_OF_HARNESS = ("harness", "variants")
 NAMED_CORPORA = ("synthetic", "tinyshakespeare")
+VALUE_OF_CORPUS = ("value", "data.corpus")  # a level { value = ..., label = ... }
 
 SCRIPT_TEXT = """#!/bin/sh
 # Trains {subject} again. PYTHON is the interpreter of an environment with the harness.
@@ -91,13 +93,44 @@ class Reproduction:
         spec = self.specs[0]
         if spec.launch.variant_paths:
             yield f"study.variant_paths={_toml(_variant_paths(spec))}"
-        corpus = spec.data.corpus
-        if corpus not in NAMED_CORPORA:
-            corpus = str(Path(self.launch.folder, corpus).resolve())
-        yield f"data.corpus={_toml(corpus)}"
+        if any("data.corpus" in choice.options for choice in spec.axes.values()):
+            yield from self._axes_of_corpora()
+        else:
+            yield f"data.corpus={_toml(self._absolute(spec.data.corpus))}"
         folders = {spec.init.folder for spec in self.specs if spec.init is not None}
         for folder in folders - {None}:
             yield f"init.from_checkpoint={_toml(str(Path(str(folder)).resolve()))}"
+
+    def _axes_of_corpora(self) -> Iterator[str]:
+        """Yield the axes that vary the corpus, with absolute paths."""
+        study = tomllib.loads(self.archive.read(self.launch.study_file).decode())
+        axes: dict[str, object] = study["axes"]
+        nested = axes.pop("data", None)  # `data.corpus = [...]`, without quotes
+        if isinstance(nested, dict):
+            axes |= {f"data.{key}": elements for key, elements in nested.items()}
+        for axis, elements in axes.items():
+            changed = self._with_absolute(elements, axis)
+            if changed != elements:
+                yield f"axes.{axis}={_toml(changed)}"
+
+    def _with_absolute(self, value: object, key: str) -> object:
+        """Return a value of an axis, at this dotted key, with absolute paths of corpora."""
+        if isinstance(value, list):
+            return [self._with_absolute(item, key) for item in value]
+        if isinstance(value, dict):
+            changed = {}
+            for name, item in value.items():
+                is_nested = name == "corpus" and key == "data"
+                inner = "data.corpus" if is_nested or (name, key) == VALUE_OF_CORPUS else name
+                changed[name] = self._with_absolute(item, inner)
+            return changed
+        return self._absolute(value) if key == "data.corpus" and isinstance(value, str) else value
+
+    def _absolute(self, corpus: str) -> str:
+        """Return the absolute path of a corpus, or its name."""
+        return (
+            corpus if corpus in NAMED_CORPORA else str(Path(self.launch.folder, corpus).resolve())
+        )
 
     def changed_files(self) -> list[str]:
         """Return the recorded files of the harness that differ from the present ones."""
@@ -193,9 +226,15 @@ def _variant_paths(spec: RunSpec) -> list[str]:
     return paths
 
 
-def _toml(value: str | list[str]) -> str:
+def _toml(value: object) -> str:
     """Return a value as TOML."""
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{_toml(key)} = {_toml(item)}' for key, item in value.items())} }}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        return repr(value)
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
