@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from harness.config.schema_errors import describe_errors, key_path, quoted
-from harness.config.settings import SECTIONS, RawTable, section_problems
+from harness.config.settings import SECTIONS, RawTable, find_expression, section_problems
 from harness.errors import Problem, UserError
 from harness.results.records import (
     EquivalenceMargin,
@@ -135,6 +135,17 @@ class StudyFile(StrictModel):
     def varied(self) -> dict[str, str]:
         """The axis that varies each setting, by dotted key."""
         return _varied_settings(self.axes)
+
+    @property
+    def expressions(self) -> dict[str, str]:
+        """The expressions of the sections, by dotted key."""
+        texts = {}
+        for section, table in self.sections.items():
+            for name, value in table.items():
+                expression = find_expression(f"{section}.{name}", value)
+                if expression is not None:
+                    texts[f"{section}.{name}"] = expression.text
+        return texts
 
 
 def read(

@@ -60,17 +60,19 @@ def check_model(location: str, model: ModelSettings, changes: Changes) -> Iterat
     """The heads divide the width of the model, and its size can be computed."""
     if model.n_embd % model.n_head:
         place = place_of(changes, "model.n_head", "model.n_embd")
+        shown = _named("model.n_head", model.n_head, place)
         yield Problem(
             f"{location}: {place}",
-            f"{_named('model.n_head', model.n_head, place)} does not divide n_embd = {model.n_embd}; "
+            f"{shown} does not divide n_embd = {model.n_embd}; "
             f"allowed: {', '.join(map(str, divisors(model.n_embd)))}",
         )
     n_parameters = 12 * model.n_layer * model.n_embd**2  # of GPT-2, without embeddings
     if n_parameters > MAX_PARAMETERS:
         place = place_of(changes, "model.n_embd", "model.n_layer")
+        shown = _named("model.n_embd", model.n_embd, place)
         yield Problem(
             f"{location}: {place}",
-            f"{_named('model.n_embd', model.n_embd, place)} with n_layer = {model.n_layer} gives {n_parameters:.3g} parameters; "
+            f"{shown} with n_layer = {model.n_layer} gives {n_parameters:.3g} parameters; "
             f"allowed: at most {MAX_PARAMETERS:.3g}",
         )
 
@@ -125,16 +127,18 @@ def _check_schedule(location: str, settings: Settings) -> Iterator[Problem]:
     train = settings.train
     if train.min_lr > train.lr:
         place = settings.place("train.min_lr", "train.lr")
+        shown = _named("train.min_lr", f"{train.min_lr:g}", place)
         yield Problem(
             f"{location}: {place}",
-            f"{_named('train.min_lr', f'{train.min_lr:g}', place)} is above lr = {train.lr:g}, so that the rate would rise after the "
+            f"{shown} is above lr = {train.lr:g}, so that the rate would rise after the "
             f"warm-up; allowed: at most lr",
         )
     if train.warmup_steps > train.steps:
         place = settings.place("train.warmup_steps", "train.steps")
+        shown = _named("train.warmup_steps", train.warmup_steps, place)
         yield Problem(
             f"{location}: {place}",
-            f"{_named('train.warmup_steps', train.warmup_steps, place)}: the warm-up would not end within the run; "
+            f"{shown}: the warm-up would not end within the run; "
             f"allowed: at most steps = {train.steps}",
         )
 
@@ -148,9 +152,10 @@ def _check_tokens(
     if tokens_per_step % seq_len:
         nearest = _nearest_multiples(tokens_per_step, seq_len)
         place = settings.place("train.tokens_per_step", "model.seq_len")
+        shown = _named("train.tokens_per_step", tokens_per_step, place)
         yield Problem(
             f"{location}: {place}",
-            f"{_named('train.tokens_per_step', tokens_per_step, place)} is not a multiple of seq_len = {seq_len}; {nearest}",
+            f"{shown} is not a multiple of seq_len = {seq_len}; {nearest}",
         )
         return
     for choice in {choice.label: choice for choice in parallelisms}.values():
@@ -188,9 +193,10 @@ def _check_division(
     if n_sequences % n_groups:
         nearest = _nearest_multiples(train.tokens_per_step, seq_len * n_groups)
         place = settings.place("train.tokens_per_step", "model.seq_len")
+        shown = _named("train.tokens_per_step", train.tokens_per_step, place)
         yield Problem(
             f"{location}: {place}",
-            f"{_named('train.tokens_per_step', train.tokens_per_step, place)} gives {n_sequences} sequences of {seq_len}, which do not "
+            f"{shown} gives {n_sequences} sequences of {seq_len}, which do not "
             f"divide over {n_groups} ranks of {label}; {nearest}",
         )
         return
