@@ -20,8 +20,7 @@ SAME_SIZE = 0.01  # relative: entries whose parameters differ by no more have eq
 
 
 def _tokens(run: RunData) -> np.ndarray:
-    trained = np.concatenate([[0.0], np.cumsum(run.steps.tokens)])
-    return trained[np.minimum(run.evals.step, len(run.steps))]
+    return run.tokens_at_evals
 
 
 def _flops(run: RunData) -> np.ndarray:

@@ -96,4 +96,4 @@ def training_tokens(entry: Entry) -> int:
     if entry.done:
         return int(entry.done[0].steps.tokens.sum())
     train = entry.runs[0].spec.train
-    return train.steps * train.tokens_per_step
+    return train.total_tokens

@@ -160,7 +160,7 @@ def _total_flops(spec: RunSpec) -> float:
     """Return the training FLOPs of a run, which estimate its time."""
     expected = spec.expected
     per_token = expected.flops_per_token_counted or expected.flops_per_token
-    return spec.train.steps * spec.train.tokens_per_step * per_token
+    return spec.train.total_tokens * per_token
 
 
 def time_summary(store: Store, specs: Sequence[RunSpec], wall_s: float) -> str:

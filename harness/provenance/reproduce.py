@@ -13,7 +13,7 @@ from harness.provenance.archive import installed_packages
 from harness.provenance.syntax import syntax_hash
 from harness.results.archive import Archive
 from harness.results.files import write_bytes, write_text
-from harness.results.records import ArchivedFile, LaunchInputs, LaunchRecord, RunSpec
+from harness.results.records import ArchivedFile, CorpusPart, LaunchInputs, LaunchRecord, RunSpec
 from harness.results.store import Store
 
 STUDY = "study.toml"
@@ -21,8 +21,10 @@ PACKAGES = "packages.txt"
 SCRIPT = "run.sh"
 RECORDED = "recorded"  # folder of the harness's own files that have changed since
 PACKAGES_OF_HARNESS = ("harness", "variants")
+HUB_PREFIX = "hf:"
 NAMED_CORPORA = ("synthetic", "tinyshakespeare")
-VALUE_OF_CORPUS = ("value", "data.corpus")  # a level { value = ..., label = ... }
+# Of tables within an axis: { data = { corpus = ... } }, { value = ... } and [{ path = ... }].
+CORPUS_KEYS = (("data", "corpus"), ("data.corpus", "value"), ("data.corpus", "path"))
 
 SCRIPT_TEXT = """#!/bin/sh
 # Trains {subject} again. PYTHON is the interpreter of an environment with the harness.
@@ -95,8 +97,11 @@ class Reproduction:
             yield f"study.variant_paths={_toml(_variant_paths(spec))}"
         if any("data.corpus" in choice.options for choice in spec.axes.values()):
             yield from self._axes_of_corpora()
+        elif spec.launch.mixture:
+            parts = [self._corpus_table(part) for part in spec.launch.mixture]
+            yield f"data.corpus=[{', '.join(parts)}]"
         else:
-            yield f"data.corpus={_toml(self._absolute(spec.data.corpus))}"
+            yield f"data.corpus={_toml(self._corpus_path(spec.data.corpus))}"
         folders = {spec.init.folder for spec in self.specs if spec.init is not None}
         for folder in folders - {None}:
             yield f"init.from_checkpoint={_toml(str(Path(str(folder)).resolve()))}"
@@ -120,17 +125,24 @@ class Reproduction:
         if isinstance(value, dict):
             changed = {}
             for name, item in value.items():
-                is_nested = name == "corpus" and key == "data"
-                inner = "data.corpus" if is_nested or (name, key) == VALUE_OF_CORPUS else name
-                changed[name] = self._with_absolute(item, inner)
+                is_corpus = (key, name) in CORPUS_KEYS
+                changed[name] = self._with_absolute(item, "data.corpus" if is_corpus else name)
             return changed
-        return self._absolute(value) if key == "data.corpus" and isinstance(value, str) else value
+        is_corpus = key == "data.corpus" and isinstance(value, str)
+        return self._corpus_path(str(value)) if is_corpus else value
 
-    def _absolute(self, corpus: str) -> str:
-        """Return the absolute path of a corpus, or its name."""
-        return (
-            corpus if corpus in NAMED_CORPORA else str(Path(self.launch.folder, corpus).resolve())
-        )
+    def _corpus_path(self, corpus: str) -> str:
+        """Return the name of a corpus, or its path independent of the study's folder."""
+        is_named = corpus in NAMED_CORPORA or corpus.startswith(HUB_PREFIX)
+        return corpus if is_named else str(Path(self.launch.folder).resolve() / corpus)
+
+    def _corpus_table(self, part: CorpusPart) -> str:
+        """Return a corpus of a mixture as TOML."""
+        values = part.model_dump(exclude_none=True)
+        values["path"] = self._corpus_path(part.path)
+        weight = values.pop("weight")
+        texts = [f"{key} = {_toml(value)}" for key, value in values.items()]
+        return f"{{ {', '.join([*texts, f'weight = {weight!r}'])} }}"
 
     def changed_files(self) -> list[str]:
         """Return the recorded files of the harness that differ from the present ones."""

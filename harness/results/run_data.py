@@ -118,8 +118,18 @@ class RunData:
         return int(self.steps.tokens[-1])
 
     @property
+    def tokens_at_evals(self) -> FloatArray:
+        """The number of tokens trained on until each evaluation; shape (n_evals,)."""
+        return self.tokens_at(self.evals.step)
+
+    def tokens_at(self, step: NDArray[np.int64]) -> FloatArray:
+        """Return the number of tokens trained on after each number of completed steps."""
+        n_tokens = np.concatenate(([0], np.cumsum(self.steps.tokens)))
+        return n_tokens[np.minimum(step, len(self.steps))].astype(float)
+
+    @property
     def timed_step_s(self) -> FloatArray:
-        """The slowest rank's time of each timed step, without warm-up; shape (n_timed,).
+        """The slowest rank's time of each timed step, all with the same tokens; shape (n_timed,).
 
         Only steps of the last step's number of tokens are timed, if it changes in training.
         Empty if the compiler gave up on parts of the model: the times are not those of a compiled

@@ -22,11 +22,16 @@ LIMITS = ("recompile limit", "cache limit")  # in the reason that newer and olde
 SPARE_GRAPHS = 8  # beyond one for each block, for parts of a block after a graph break
 
 
-def compile_blocks(blocks: Sequence[nn.Module], backend: str | Callable[..., object]) -> None:
-    """Compile each block in place at its first call in training; forget all earlier graphs."""
+def compile_blocks(
+    blocks: Sequence[nn.Module], backend: str | Callable[..., object], n_shapes: int = 1
+) -> None:
+    """Compile each block in place at its first call in training; forget all earlier graphs.
+
+    Each of `n_shapes` shapes of micro-batches needs graphs of its own.
+    """
     torch.compiler.reset()
     counters.clear()
-    config.recompile_limit = max(config.recompile_limit, len(blocks) + SPARE_GRAPHS)
+    config.recompile_limit = max(config.recompile_limit, n_shapes * (len(blocks) + SPARE_GRAPHS))
     config.accumulated_recompile_limit = max(
         config.accumulated_recompile_limit, config.recompile_limit
     )

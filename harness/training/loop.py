@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from harness.data.batches import Batches, Tokens, micro_batch_size
+from harness.data.batches import Batches, Tokens
 from harness.data.shards import verify
 from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.model.initialization import check_same_parameters, parameter_hashes
 from harness.model.loss import Objective
+from harness.model.parameters import predicted_bytes
 from harness.probes import decode, eval_lengths
 from harness.probes.first_step import FirstStep
 from harness.probes.memory import measure_memory
@@ -34,12 +35,12 @@ from harness.training.checkpointing import Checkpoints
 from harness.training.compilation import compile_blocks, compile_report
 from harness.training.diagnosis import diagnose
 from harness.training.evaluation import Evaluation
-from harness.training.resume import ResumeState, replay_first_step, resume
+from harness.training.resume import ResumeState, replay_measured_step, resume
 from harness.training.seeding import seed_step
 from harness.training.signals import StopRequest, TrainingInterrupted
 from harness.training.step import StepResult, TrainStep
 from harness.training.warm_start import initialize_parameters
-from variants.base import ModelShape, Parallelism, StepShape
+from variants.base import ModelShape, Parallelism, Precision, StepShape
 
 N_WARMUP = (
     5  # steps that are recorded but not timed: the first ones allocate, choose kernels and compile
@@ -104,8 +105,14 @@ def train(
     if past.n_done == 0:
         evaluate(setup.model, step=0, train_s=0.0)
     else:
-        replay_first_step(
-            setup.model, setup.optimizer, evaluate, first_step, setup.train_step.forward_backward
+        replay_measured_step(
+            setup.model,
+            setup.optimizer,
+            evaluate,
+            first_step,
+            setup.train_step.forward_backward,
+            spec.train.first_full_step,
+            past.n_done,
         )
     loop = Loop(setup, past, evaluate, checkpoints, first_step, stop or StopRequest())
     loop.run_steps()
@@ -135,14 +142,13 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
     model_parallel_size = context.world_size // parallelism.data_parallel_size
     context = replace(context, model_parallel_size=model_parallel_size)
     if settings.compile:
-        compile_blocks(list(gpt.h), COMPILER)
+        compile_blocks(list(gpt.h), COMPILER, n_shapes=1 + len(set(settings.ramp_tokens)))
     model = parallelism.wrap(gpt, context.device, settings.precision)
     init_report = initialize_parameters(gpt, whole, run, spec)
     initial_hash = check_same_parameters(gpt, context)
-    optimizer = optim.adamw(gpt, settings, parallelism)
+    variant = builder.optimizer(settings)
+    optimizer = optim.make_optimizer(variant, gpt, whole, parallelism)
 
-    n_sequences = settings.tokens_per_step // shape.seq_len
-    n_local_sequences = n_sequences // context.data_parallel_size
     train_step = TrainStep(
         gpt=gpt,
         model=model,
@@ -151,13 +157,13 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
         batches=Batches(
             Tokens(spec.launch.train_tokens),
             shape.seq_len,
-            n_sequences,
+            settings.tokens_per_step // shape.seq_len,
             spec.order_seed,
             spec.data_offset_steps,
+            spec.launch.weights,
         ),
         context=context,
         settings=settings,
-        micro_batch_size=micro_batch_size(n_local_sequences, settings.micro_batch_size),
     )
     return Setup(
         run=run,
@@ -198,7 +204,10 @@ class Loop:
         self._first_step = first_step
         self._stop = stop
         self._checkpoint_every = setup.spec.launch.checkpoint_every or self._settings.eval_every
-        self._n_warmup = min(N_WARMUP, max(1, self._settings.steps // 2))
+        # Step times are those of full steps, which a ramp precedes.
+        self._first_full_step = self._settings.first_full_step
+        n_full = self._settings.steps - self._first_full_step
+        self._n_warmup = min(N_WARMUP, max(1, n_full // 2))
         self._steps_file = setup.run.steps_file(setup.context.rank)
         self._timer = Timer(setup.context.device)
         self.train_s = past.train_s
@@ -214,7 +223,8 @@ class Loop:
         context = self._setup.context
         for step in range(self._past.n_done, settings.steps):
             self._seed(step)
-            with self._timer, self._first_step if step == 0 else nullcontext():
+            is_measured = step == self._first_full_step
+            with self._timer, self._first_step if is_measured else nullcontext():
                 result = self._setup.train_step(step)
             self.train_s += self._timer.seconds
             has_finite_norm = bool(result.grad_norm.isfinite())
@@ -249,10 +259,10 @@ class Loop:
             step=step,
             loss=loss,
             step_s=self._timer.seconds,
-            tokens=self._settings.tokens_per_step,
+            tokens=self._settings.tokens_at(step),
             grad_norm=result.grad_norm.item(),
             lr=result.lr,
-            warmup=step < n_done_before + self._n_warmup,
+            warmup=step < max(n_done_before, self._first_full_step) + self._n_warmup,
             resumed=step == n_done_before > 0,
         )
         self._steps_file.append(record)
@@ -297,19 +307,23 @@ def collect_probes(
     n_flops = sum(context.gather(first_step.flops))
     memory = context.gather(measure_memory(setup.optimizer, first_step, context.device))
     n_parameters = sum(parameter.numel() for parameter in setup.whole.parameters())
-    fractions = parallelism.memory_fractions(setup.whole)
+    optimizer = setup.builder.optimizer(spec.train)
+    predicted_memory = predicted_bytes(setup.whole, optimizer, parallelism)
     final_hashes = parameter_hashes(setup.gpt, context)
     peak = peak_flops(context, precision, parallelism.n_devices // parallelism.world_size)
     decoding = decode.measure(spec, setup.builder, setup.gpt, context)
     lengths = eval_lengths.measure(spec, setup.model, setup.gpt, context)
     predicted_bytes_sent = parallelism.predicted_bytes_sent(setup.gpt, _step_shape(setup))
+    if predicted_bytes_sent is not None:
+        trained = optim.trained_parameters(setup.gpt, setup.whole)
+        predicted_bytes_sent += optimizer.predicted_bytes_sent(trained)
     # Trains on, so it comes after everything that reads the parameters.
     post_training = PostTrainingProbe(setup.model, context, setup.train_step).measure(
         spec.train.steps, setup.run, spec.launch.trace
     )
     return ProbeResults(
         memory=memory,
-        predicted_memory=MemoryPrediction(**optim.predicted_bytes(n_parameters, fractions)),
+        predicted_memory=MemoryPrediction(**predicted_memory),
         parameters=n_parameters,
         flops_per_token=setup.whole.flops_per_token(),
         flops_per_token_counted=(
@@ -325,15 +339,21 @@ def collect_probes(
         resumed_at=resumed_at,
         phases=post_training.phases,
         traffic=post_training.traffic,
-        communication_dtype=parallelism.communication_dtype(precision),
+        communication_dtype=_coarsest(
+            parallelism.communication_dtype(precision), optimizer.update_dtype(context.device)
+        ),
         predicted_bytes_sent=predicted_bytes_sent,
         compilation=compilation,
         time=time,
     )
 
 
+def _coarsest(*precisions: Precision) -> Precision:
+    return "bf16" if "bf16" in precisions else "fp32"
+
+
 def _step_shape(setup: Setup) -> StepShape:
-    size = setup.train_step.micro_batch_size
+    size = setup.train_step.micro_batch_size(setup.spec.train.first_full_step)
     n_sequences = setup.train_step.batches.n_sequences
     n_micro_batches = n_sequences // setup.context.data_parallel_size // size
     return StepShape(setup.spec.train.precision, n_micro_batches, size)

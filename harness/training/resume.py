@@ -35,23 +35,28 @@ class ResumeState:
     resumed_at: list[int]
 
 
-def replay_first_step(
+def replay_measured_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     evaluate: Evaluation,
     first_step: FirstStep,
     forward_backward: Callable[[int], object],
+    measured_step: int,
+    n_done: int,
 ) -> None:
-    """Run the first step once and discard its result.
+    """Run the first full step once and discard its result.
 
-    The probe of the first step measures it. DDP rebuilds its buckets after the first backward pass,
-    and a compiler specializes on the shapes that it has seen; without the replay the next step
-    could differ in its last bits.
+    The probe measures it, unless the next steps of the training include it. DDP rebuilds its
+    buckets after the first backward pass, and a compiler specializes on the shapes that it has
+    seen; without the replay the next step could differ in its last bits.
     """
     evaluate.loss(model)
-    with first_step:
-        forward_backward(0)
-        first_step.record_parameters()
+    if n_done > measured_step:
+        with first_step:
+            forward_backward(measured_step)
+            first_step.record_parameters()
+    else:
+        forward_backward(measured_step)
     optimizer.zero_grad()
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from harness.data.batches import Batches
+from harness.data.batches import Batches, micro_batch_size
 from harness.distributed.process_group import DistributedContext
 from harness.model.gpt import GPT
 from harness.model.precision import autocast
@@ -38,7 +38,14 @@ class TrainStep:
     batches: Batches
     context: DistributedContext
     settings: TrainSettings
-    micro_batch_size: int
+
+    def micro_batch_size(self, step: int) -> int:
+        """Return the number of sequences in each micro-batch of a step."""
+        n_local = self._n_sequences(step) // self.context.data_parallel_size
+        return micro_batch_size(n_local, self.settings.micro_batch_size)
+
+    def _n_sequences(self, step: int) -> int:
+        return self.settings.tokens_at(step) // self.batches.seq_len
 
     def __call__(self, step: int, timer: StepTimer = UNTIMED) -> StepResult:
         """Make one step; `timer` sees its phases.
@@ -61,7 +68,8 @@ class TrainStep:
             step,
             self.context.data_parallel_rank,
             self.context.data_parallel_size,
-            self.micro_batch_size,
+            self.micro_batch_size(step),
+            self._n_sequences(step),
         )
         n = len(micro_batches)
         total = torch.zeros((), device=device)

@@ -11,6 +11,7 @@ from harness.config.settings import Settings
 from harness.data.corpus import Corpus
 from harness.provenance.sources import Sources
 from harness.results.records import (
+    BatchRamp,
     DataSettings,
     DecodeProbeSettings,
     ModelSettings,
@@ -23,6 +24,8 @@ from variants.base import AXES
 SECTIONS = {"model": ModelSettings, "train": TrainSettings, "probes": ProbeSettings}
 FIELDS = [(section, name) for section, record in SECTIONS.items() for name in record.model_fields]
 OTHER = {
+    "batch_ramp": BatchRamp(start_tokens=64, steps=2),
+    "ema_decay": 0.9,
     "micro_batch_size": 2,
     "eval_tokens": 64,
     "device": "cuda",
@@ -89,7 +92,7 @@ def other_value(record, name, value):
         return next(choice for choice in get_args(annotation) if choice != value)
     if isinstance(value, bool):
         return not value
-    return value + 1 if isinstance(value, int) else value / 2 + 0.1
+    return value + 1 if isinstance(value, int) else value / 2 + 0.11
 
 
 @pytest.mark.parametrize(("section", "name"), FIELDS)

@@ -169,7 +169,7 @@ PARTS = {  # what is trained besides GPT-2, by the name of its run
     "mla-q_rank": {"positional": "rope", "attention": ("mla", {"q_rank": 6})},
     "documents": {"positional": "alibi", "attention": attention("gqa")},
 }
-SEPARATOR = {"documents": 16}  # of the models with masked documents
+SEPARATOR = {"documents": [16]}  # of the models with masked documents
 
 
 def chosen(parts):

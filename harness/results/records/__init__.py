@@ -4,7 +4,13 @@ from harness.results.records.archive import ArchivedFile, CodeManifest
 from harness.results.records.base import SCHEMA_VERSION, Positive, Seed, StrictModel, Versioned, now
 from harness.results.records.checkpoint import CheckpointInfo
 from harness.results.records.corpus import TokenFileScan, TokenizedText
-from harness.results.records.lines import EvalRecord, LaunchInputs, LaunchRecord, StepRecord
+from harness.results.records.lines import (
+    CorpusLoss,
+    EvalRecord,
+    LaunchInputs,
+    LaunchRecord,
+    StepRecord,
+)
 from harness.results.records.probes import (
     PHASES,
     CollectiveTraffic,
@@ -34,6 +40,8 @@ from harness.results.records.run_spec import (
     VariantChoice,
 )
 from harness.results.records.settings import (
+    BatchRamp,
+    CorpusPart,
     DataSettings,
     DecodeProbeSettings,
     EquivalenceMargin,
@@ -61,10 +69,13 @@ __all__ = [
     "SCHEMA_VERSION",
     "AllowedViolation",
     "ArchivedFile",
+    "BatchRamp",
     "CheckpointInfo",
     "CodeManifest",
     "CollectiveTraffic",
     "CompileReport",
+    "CorpusLoss",
+    "CorpusPart",
     "DataSettings",
     "DecodeProbeSettings",
     "DecodeRecord",

@@ -11,12 +11,14 @@ MAX_LAYERS = 1_000
 MAX_WIDTH = 2**20
 MAX_LENGTH = 2**20
 MAX_SECONDS = 1e8  # three years
+MAX_CORPORA = 100  # of a mixture
 MAX_POINTS = 100  # of the grid of a probe, on each axis
 
 TokenDtype = Literal["uint16", "uint32"]
 Width = Annotated[int, Field(ge=1, le=MAX_WIDTH)]
 Length = Annotated[int, Field(ge=1, le=MAX_LENGTH)]
 Steps = Annotated[int, Field(ge=1, lt=2**31)]
+RampSteps = Annotated[int, Field(ge=1, le=10**6)]
 Tokens = Annotated[int, Field(ge=1, lt=2**31)]
 Sequences = Annotated[int, Field(ge=1, le=2**20)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
@@ -47,13 +49,32 @@ class ModelSettings(StrictModel):
     )
 
 
+class CorpusPart(StrictModel):
+    """A corpus of a mixture. Settings that are null are those of `[data]`."""
+
+    path: str = Field(description="name, path or glob of the text")
+    weight: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] = Field(
+        description="share of the training tokens, relative to the other weights"
+    )
+    train: str | None = Field(default=None, description="pattern of the names of training files")
+    val: str | None = Field(default=None, description="pattern of the names of validation files")
+    text_column: str | None = Field(default=None, description="column that holds the text")
+    token_dtype: TokenDtype | None = Field(
+        default=None, description="type of the tokens in token files without a header"
+    )
+
+
 class DataSettings(StrictModel):
     """The text: `tinyshakespeare`, `synthetic`, or a path or glob of texts or token files.
 
-    Of several files, the patterns `train` and `val` select those of each part.
+    Of several files, the patterns `train` and `val` select those of each part. A list of corpora is
+    a mixture: each training sequence is of one of them, drawn by weight, and the validation loss is
+    the mean of theirs by weight.
     """
 
-    corpus: str = Field(description="name or path of the text")
+    corpus: str | Annotated[list[CorpusPart], Field(min_length=1, max_length=MAX_CORPORA)] = Field(
+        description="name or path of the text, or corpora with weights"
+    )
     tokenizer: str = Field(default="bytes", description="tiktoken encoding: `bytes` or `gpt2`")
     fallback_corpus: str | None = Field(
         default=None, description="corpus that replaces `corpus` if it cannot be downloaded"
@@ -77,11 +98,24 @@ class DataSettings(StrictModel):
     )
 
 
+class BatchRamp(StrictModel):
+    """Steps that grow from few tokens to `tokens_per_step`, in multiples of `start_tokens`."""
+
+    start_tokens: Tokens = Field(description="tokens of the first step over all processes")
+    steps: RampSteps = Field(description="number of steps before the first one with all tokens")
+    growth: Literal["linear", "doubling"] = Field(
+        default="linear", description="`linear`: by start_tokens at a time; `doubling`: by factors"
+    )
+
+
 class TrainSettings(StrictModel):
     """Training and evaluation, equal for every entry unless an axis varies them."""
 
     steps: Steps = Field(description="number of optimizer steps")
     tokens_per_step: Tokens = Field(description="tokens per step over all processes")
+    batch_ramp: BatchRamp | None = added(
+        None, "growth of the tokens per step; null: all steps have tokens_per_step"
+    )
     micro_batch_size: Sequences | None = Field(
         default=None, description="maximum sequences per forward pass on each rank; null: no limit"
     )
@@ -89,6 +123,12 @@ class TrainSettings(StrictModel):
     min_lr: Annotated[Rate, Field(ge=0, description="learning rate at the last step")] = 0.0
     warmup_steps: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         default=0, description="steps of linear lr warm-up"
+    )
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = added(
+        "cosine", "shape of the decay from `lr` to `min_lr` after the warm-up"
+    )
+    decay_fraction: Annotated[Fraction, Field(gt=0)] = added(
+        0.2, "fraction of the steps in which the schedule `wsd` decays, at the end of the run"
     )
     beta1: Fraction = Field(default=0.9, description="Adam's beta1")
     beta2: Fraction = Field(default=0.95, description="Adam's beta2")
@@ -118,6 +158,33 @@ class TrainSettings(StrictModel):
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="device of each rank"
     )
+
+    def tokens_at(self, step: int) -> int:
+        """Return the tokens of a step (from 0) over all processes."""
+        ramp = self.batch_ramp
+        if ramp is None or step >= ramp.steps:
+            return self.tokens_per_step
+        growth = self.tokens_per_step // ramp.start_tokens
+        if ramp.growth == "linear":
+            return ramp.start_tokens * (1 + (growth - 1) * step // ramp.steps)
+        n_doublings = growth.bit_length() - 1
+        return ramp.start_tokens << (n_doublings * step // ramp.steps)
+
+    @property
+    def first_full_step(self) -> int:
+        """The first step with all tokens: 0 without a ramp."""
+        return 0 if self.batch_ramp is None else self.batch_ramp.steps
+
+    @property
+    def ramp_tokens(self) -> list[int]:
+        """The tokens of each step before the first full one."""
+        return [self.tokens_at(step) for step in range(self.first_full_step)]
+
+    @property
+    def total_tokens(self) -> int:
+        """The tokens of all steps."""
+        ramp_tokens = self.ramp_tokens
+        return sum(ramp_tokens) + (self.steps - len(ramp_tokens)) * self.tokens_per_step
 
 
 def _distinct(values: list[int]) -> list[int]:

@@ -1,0 +1,75 @@
+"""Masked documents in a study: resolved, hashed, predicted, and refused where not supported."""
+
+import pytest
+import tiktoken
+
+from harness.config import load
+from harness.errors import UserError
+
+SEPARATOR = 256
+MASK = ('corpus = "text.txt"', 'corpus = "text.txt"\ntokenizer = "gpt2"\ndocuments = "mask"')
+PLAIN = ('corpus = "text.txt"', 'corpus = "text.txt"\ntokenizer = "gpt2"')
+CROSS = ('corpus = "text.txt"', 'corpus = "text.txt"\ntokenizer = "gpt2"\ndocuments = "cross"')
+MINE = (
+    ("seeds =", 'variant_paths = ["mine"]\nseeds ='),
+    ('["mha",', '["mha", "own",'),
+)
+
+
+@pytest.fixture(autouse=True)
+def encoding(monkeypatch):
+    """Replace GPT-2's encoding by bytes with a separator."""
+    made = tiktoken.Encoding(
+        "gpt2",
+        pat_str=r"(?s:.)",
+        mergeable_ranks={bytes([value]): value for value in range(256)},
+        special_tokens={"<|endoftext|>": SEPARATOR},
+    )
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda _: made)
+
+
+@pytest.fixture
+def load_study(write_study):
+    """Return a function that loads the study on a text of documents."""
+
+    def load_with(*replacements, attention=None):
+        path = write_study(*replacements)
+        (path.parent / "text.txt").write_text("To be.<|endoftext|>Or not to be.\n" * 40)
+        if attention is not None:
+            file = path.parent / "mine/attention/own.py"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("from variants.attention.mha import MultiHead\n" + attention)
+        return load(path)
+
+    return load_with
+
+
+def test_specs_state_the_separator_and_ids_only_the_mask(load_study):
+    """Runs of studies without masked documents would be trained again."""
+    plain = load_study(PLAIN).runs
+    cross = load_study(CROSS).runs
+    masked = load_study(MASK).runs
+    assert [run.run_id for run in cross] == [run.run_id for run in plain]
+    assert not {run.run_id for run in masked} & {run.run_id for run in plain}
+    assert {run.data.separator for run in plain} == {None}
+    assert {run.data.documents for run in masked} == {"mask"}
+    assert all(run.data.separator == [SEPARATOR] for run in masked)
+
+
+def test_attention_without_support_is_refused_by_name(load_study):
+    """It would attend across documents, and the report would say that it does not."""
+    own = "class Own(MultiHead):\n    supports_documents = False\n"
+    load_study(*MINE, PLAIN, attention=own)
+    with pytest.raises(UserError) as raised:
+        load_study(*MINE, MASK, attention=own)
+    (problem,) = raised.value.problems
+    assert problem.location.endswith("study.toml: data.documents")
+    assert "the attention own does not support masked documents" in problem.message
+    assert "mine/attention/own.py:2" in problem.message
+
+
+def test_unknown_kind_of_documents_is_refused(load_study):
+    unknown = ('corpus = "text.txt"', 'corpus = "text.txt"\ndocuments = "masked"')
+    with pytest.raises(UserError, match=r"data\.documents: 'masked'") as raised:
+        load_study(unknown)
+    assert "'cross' or 'mask'" in str(raised.value)
