@@ -171,6 +171,7 @@ class RunSpecBuilder:
                 variant_paths=self._context.variant_paths,
                 train_tokens=corpus.train,
                 val_tokens=corpus.val,
+                mixture=corpus.mixture,
                 sources=corpus.sources,
                 token_bytes=corpus.token_bytes,
             ),

@@ -16,9 +16,11 @@ from harness.errors import Problem, UserError, choices
 from harness.model.builder import ModelBuilder
 from harness.model.part_check import describe_failure
 from harness.results.records import ModelSettings, ProbeSettings, TrainSettings, VariantChoice
+from harness.training.optimizer import decay_steps
 from variants import registry
-from variants.base import AXES, ModelShape, Parallelism
+from variants.base import AXES, ModelShape, Optimizer, Parallelism, Variant
 from variants.errors import class_line
+from variants.parameters import OptimizerDefaults
 from variants.validation import divisors
 
 FP32_BYTES = 4
@@ -130,6 +132,13 @@ def _check_schedule(location: str, settings: Settings) -> Iterator[Problem]:
             f"{train.warmup_steps}: the warm-up would not end within the run; "
             f"allowed: at most steps = {train.steps}",
         )
+    elif train.schedule == "wsd" and train.warmup_steps + decay_steps(train) > train.steps:
+        yield Problem(
+            f"{location}: train.decay_fraction",
+            f"{train.decay_fraction:g}: the decay over {decay_steps(train)} of {train.steps} steps "
+            f"would begin within the warm-up; allowed: at most "
+            f"{1 - train.warmup_steps / train.steps:.4g}",
+        )
 
 
 def _check_tokens(
@@ -231,6 +240,13 @@ def load_parallelism(choice: VariantChoice, paths: Sequence[Path]) -> Parallelis
     return parallelism
 
 
+def load_optimizer(choice: VariantChoice, paths: Sequence[Path]) -> Optimizer:
+    """Return the optimizer that a choice names, with the defaults of `[train]`."""
+    cls = registry.load("optimizer", choice.name, paths)
+    optimizer: Optimizer = cls(cls.Options(**choice.options), OptimizerDefaults())
+    return optimizer
+
+
 def _check_positionals(
     location: str, entries: Sequence[PlannedEntry], axes: Axes
 ) -> Iterator[Problem]:
@@ -285,53 +301,70 @@ def check_probes(location: str, probes: ProbeSettings, model: ModelSettings) -> 
 def check_corpus(
     location: str, corpus: Corpus, settings: Settings, probes: ProbeSettings
 ) -> Iterator[Problem]:
-    """Both parts of the corpus hold a sequence, and the validation part each evaluated length."""
+    """Both parts of each corpus hold a sequence, and the validation part each evaluated length.
+
+    The parts of a corpus of a mixture hold two, so that each half of the validation windows, with
+    which a study may tune, has one.
+    """
+    n_windows = 2 if corpus.mixture else 1
+    sequence = "two sequences need" if corpus.mixture else "a sequence needs"
     seq_len = settings.model.seq_len
-    for part, split in (("training", corpus.train), ("validation", corpus.val)):
-        n_tokens = Corpus.n_tokens(split)
-        if n_tokens <= seq_len:
-            yield Problem(
-                f"{location}: {settings.place('data.corpus', 'model.seq_len')}",
-                f"'{corpus.name}': its {part} part has {n_tokens} tokens, a sequence needs "
-                f"{seq_len + 1}; use a longer text or a smaller model.seq_len",
-            )
-    n_tokens = Corpus.n_tokens(corpus.val)
-    if n_tokens <= seq_len:
-        return
-    for length in probes.eval_lengths or ():
-        if length >= n_tokens:
-            yield Problem(
-                f"{location}: probes.eval_lengths",
-                f"{length}: such a sequence needs {length + 1} tokens, the validation part of "
-                f"'{corpus.name}' has {n_tokens}; allowed: at most {n_tokens - 1}",
-            )
+    for part in corpus.parts():
+        n_val = Corpus.n_tokens(part.val)
+        for name, n_tokens in (("training", Corpus.n_tokens(part.train)), ("validation", n_val)):
+            if n_tokens <= n_windows * seq_len:
+                yield Problem(
+                    f"{location}: {settings.place('data.corpus', 'model.seq_len')}",
+                    f"'{part.name}': its {name} part has {n_tokens} tokens, {sequence} "
+                    f"{n_windows * seq_len + 1}; use a longer text or a smaller model.seq_len",
+                )
+        longest = (n_val - 1) // n_windows
+        for length in probes.eval_lengths or ():
+            if n_val > n_windows * seq_len and length > longest:
+                yield Problem(
+                    f"{location}: probes.eval_lengths",
+                    f"{length}: such a sequence needs {length + 1} tokens, the validation part of "
+                    f"'{part.name}' has {n_val}; allowed: at most {longest}",
+                )
 
 
 def check_parallelism(
     location: str, entries: Iterable[tuple[VariantSelection, ModelShape]], paths: Sequence[str]
 ) -> Iterator[Problem]:
-    """Each entry's parallelism supports its model, which is built on the meta device."""
-    checked: set[tuple[str, str, ModelShape]] = set()
+    """Each entry's parallelism supports its optimizer, and its model.
+
+    The model is built on the meta device.
+    """
+    checked: set[tuple[str, str, str, ModelShape]] = set()
     for entry, shape in entries:
-        key = (architecture_key(entry), entry["parallelism"].label, shape)
+        optimizer = load_optimizer(entry["optimizer"], [Path(path) for path in paths])
+        labels = (entry["optimizer"].label, entry["parallelism"].label)
+        key = (architecture_key(entry), *labels, shape)
         if key in checked:
             continue
         checked.add(key)
         builder = ModelBuilder(shape, entry, paths)
         parallelism = builder.parallelism()
+        at_fault: type[Variant] = type(parallelism)
         try:
             reason = parallelism.why_unsupported(builder.model)
+            at_fault = type(optimizer)
+            reason = reason or optimizer.why_unsupported(parallelism)
         except UserError as error:
             yield from error.problems
             continue
         except Exception as error:
-            failure = describe_failure(error, "why_unsupported", type(parallelism))
+            failure = describe_failure(error, "why_unsupported", at_fault)
             yield Problem(f"{location}: axes", failure)
             continue
         if reason:
-            labels = [c.label for axis, c in entry.items() if _is_named(axis)]
+            named = [
+                choice.label
+                for axis, choice in entry.items()
+                if _is_named(axis) or choice.name != AXES[axis].default
+            ]
             yield Problem(
-                f"{location}: axes", f"{', '.join(labels)}: {reason}; add [[exclude]] with these"
+                f"{location}: axes", f"{', '.join(named)}: {reason}; add [[exclude]] with these"
             )
 
 

@@ -24,9 +24,17 @@ class StepRecord(StrictModel):
     step_s: Duration = Field(description="synchronized wall time of this rank, seconds")
     tokens: Positive = Field(description="tokens of the step over all processes")
     grad_norm: float | None = Field(description="global gradient norm before clipping")
-    lr: float = Field(description="learning rate")
+    lr: float = Field(description="learning rate of the first parameter group: the matrices")
     warmup: bool = Field(description="whether the step is recorded but not timed")
     resumed: bool = Field(default=False, description="whether an attempt resumed at this step")
+
+
+class CorpusLoss(StrictModel):
+    """The validation loss on one corpus of a mixture."""
+
+    corpus: str = Field(description="name or path of the corpus")
+    val_loss: float | None = Field(description="mean validation loss, nats per token")
+    bits_per_byte: float | None = Field(description="the same loss in bits per byte of text")
 
 
 class EvalRecord(StrictModel):
@@ -39,6 +47,9 @@ class EvalRecord(StrictModel):
     bits_per_byte: float | None = Field(description="the same loss in bits per byte of text")
     train_s: Seconds = Field(description="sum of the step times so far, seconds")
     eval_s: Seconds = Field(description="wall time of this evaluation, seconds")
+    by_corpus: list[CorpusLoss] = Field(
+        default=[], description="losses on each corpus of a mixture, of which the others are means"
+    )
 
 
 class LaunchInputs(StrictModel):
