@@ -61,8 +61,10 @@ def in_separators(
 
     The targets of a window, (len(offsets), length) in all, begin one token after its offset.
     """
-    n = len(separator)
     inside = np.zeros((len(offsets), length), dtype=bool)
+    n = len(separator)
+    if n == 0:
+        return inside
     for row, first in enumerate((offsets + 1).tolist()):
         start = max(0, first - n + 1)
         stop = min(len(tokens), first + length + n - 1)

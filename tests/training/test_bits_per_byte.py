@@ -11,21 +11,23 @@ from tiny_run import tiny_spec
 from torch import nn
 
 from harness.data import corpus
-from harness.data.batches import Tokens
+from harness.data.batches import Tokens, evaluation_offsets
+from harness.data.tables import SEPARATOR
 from harness.data.tokenizers import Tokenizer
 from harness.errors import UserError
-from harness.results.records import DataSettings
+from harness.results.records import CorpusPart, DataSettings
 from harness.results.store import Run
 from harness.training.evaluation import Evaluation
 
 REAL = Path(os.environ.get("ABLATIONS_DATA") or Path(__file__).parents[3] / "shared/data").resolve()
 SEQ_LEN = 64
+# Without the characters of the separator, so that the model below knows where it is.
 DOCUMENTS = [
-    "Grüße aus Köln, 東京と大阪. " * 12,
-    "Naïve café 😀😀 for €5 — «très» bien. " * 9,
-    "Plain words, and nothing else. " * 11,
+    "GRÜßE AUS KÖLN, 東京と大阪. " * 2,
+    "ÇA VA? 😀😀 PÜR €5 — «½Ü» BIM. " * 2,
+    "PLAIN WÖRS, AN NÖHIG ELS. 0123456789 " * 2,
 ]
-SEPARATED = "<|endoftext|>".join(DOCUMENTS * 4)
+SEPARATED = SEPARATOR.join(DOCUMENTS * 24)
 LENGTHS = [None, 640]  # evaluated tokens
 
 
@@ -41,11 +43,14 @@ class Uniform(nn.Module):
 
 
 class Informed(nn.Module):
-    """Tokens of the text cost 1 nat for each byte, others 1000 nats."""
+    """Bytes of the text cost 1 nat each; separators, and the bytes that spell them, 1000 nats."""
 
     def __init__(self, token_bytes):
         super().__init__()
-        self.nats = torch.from_numpy(np.where(token_bytes > 0, token_bytes, 1000)).float()
+        nats = np.where(token_bytes > 0, token_bytes, 1000)
+        if len(nats) == 256:
+            nats[list(SEPARATOR.encode())] = 1000
+        self.nats = torch.from_numpy(nats).float()
 
     def forward(self, tokens_BT, targets_BT):
         return self.nats[targets_BT]
@@ -76,7 +81,7 @@ def prepared(tmp_path, monkeypatch):
     return prepare
 
 
-def evaluate(folder, ranks, prepared, tokenizer, model, split, eval_tokens):
+def evaluate(folder, ranks, prepared, tokenizer, model, split, eval_tokens, **launch):
     """Return the recorded evaluation of a model on a part of a corpus."""
     spec = tiny_spec(folder, eval_tokens=eval_tokens or "all")
     spec = spec.model_copy(
@@ -86,7 +91,7 @@ def evaluate(folder, ranks, prepared, tokenizer, model, split, eval_tokens):
             ),
             "data": spec.data.model_copy(update={"tokenizer": tokenizer}),
             "launch": spec.launch.model_copy(
-                update={"val_tokens": split, "token_bytes": prepared.token_bytes}
+                update={"val_tokens": split, "token_bytes": prepared.token_bytes, **launch}
             ),
         }
     )
@@ -135,3 +140,36 @@ def test_one_nat_per_byte_is_the_same_under_every_tokenizer(
     model = Informed(np.load(found.token_bytes))
     line = evaluate(tmp_path, ranks, found, tokenizer, model, found.train, eval_tokens)
     assert line.bits_per_byte == pytest.approx(1 / math.log(2), rel=1e-6)
+    assert line.val_loss > 1000 / SEQ_LEN
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "gpt2"])
+def test_all_windows_cover_the_same_text_but_for_one_window(prepared, tokenizer):
+    """Where windows are a sample, tokenizers are evaluated on other text; `all` covers all of it.
+
+    What is missing is the first token, which nothing predicts, and less than a window at the end.
+    """
+    found = prepared(tokenizer, SEPARATED)
+    tokens = Tokens(found.train)
+    stream = tokens.window(0, len(tokens))
+    offsets = evaluation_offsets(len(tokens), SEQ_LEN, None)
+    _, targets = tokens.windows(offsets, SEQ_LEN)
+    n_first = 1
+    assert targets.flatten().tolist() == stream[n_first : n_first + targets.numel()].tolist()
+    assert len(stream) - n_first - targets.numel() < SEQ_LEN
+
+
+def test_mixture_weights_its_corpora_equally_under_every_tokenizer(tmp_path, ranks, prepared):
+    """A corpus with many tokens per byte would count more, and the tokenizer decide how much."""
+    found = [prepared("bytes", DOCUMENTS[0] * 40), prepared("bytes", DOCUMENTS[2] * 40)]
+    parts = [CorpusPart(path="a", weight=3.0), CorpusPart(path="b", weight=1.0)]
+    slices = []
+    for i, each in enumerate(found):
+        slices += [part.model_copy(update={"part": i}) for part in each.val]
+    model = Informed(np.load(found[0].token_bytes))
+    model.nats[128:] = 3.0  # bytes of the first text only
+    mixture = {"mixture": parts}
+    line = evaluate(tmp_path, ranks, found[0], "bytes", model, slices, None, **mixture)
+    first, second = (part.bits_per_byte for part in line.by_corpus)
+    assert first > 1.2 * second
+    assert line.bits_per_byte == pytest.approx(0.75 * first + 0.25 * second)
