@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from harness.analysis.dataset import TUNING, StudyResults
+from harness.analysis.dataset import StudyResults
 from harness.analysis.pairs import METRIC_NAMES
 from harness.analysis.summary import Summary
 from harness.report import formatting
@@ -18,6 +18,7 @@ from harness.report.tables import (
     number_column,
 )
 from harness.results.records.study_summary import PooledResult, VerdictName
+from harness.results.records.tuning import TUNING
 
 METHOD = (
     "The difference of each seed is averaged over the contexts, each weighted equally. Intervals "

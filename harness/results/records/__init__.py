@@ -55,7 +55,7 @@ from harness.results.records.status import Environment, FailureReason, RunState,
 from harness.results.records.study_summary import StudySummary
 from harness.results.records.tuning import (
     Setting,
-    Settings,
+    SettingValues,
     TunedEntry,
     TunedRange,
     TuneSettings,
@@ -109,7 +109,7 @@ __all__ = [
     "RunTime",
     "Seed",
     "Setting",
-    "Settings",
+    "SettingValues",
     "SourceFile",
     "StepRecord",
     "StrictModel",
