@@ -147,8 +147,7 @@ def _code_hash() -> str:
 class _OpenShard:
     """The tokens of a split that are in no file yet."""
 
-    n_pieces_before: int = 0  # of the split, in finished shards
-    index: int = 0
+    index: int
     parts: list[np.ndarray] = field(default_factory=list)
     n_tokens: int = 0
 
@@ -164,9 +163,7 @@ class _Writer:
         self._dtype = dtype
         self._open: dict[Split, _OpenShard] = {}
         for split in ("train", "val"):
-            done = [shard for shard in manifest.shards if shard.split == split]
-            n_pieces = sum(shard.pieces for shard in done)
-            self._open[split] = _OpenShard(n_pieces, len(done))
+            self._open[split] = _OpenShard(sum(shard.split == split for shard in self.shards))
 
     @property
     def shards(self) -> list[TokenShard]:
@@ -181,7 +178,9 @@ class _Writer:
 
     def missing(self, all_pieces: Iterator[Piece], clock: "_Clock") -> Iterator[Piece]:
         """Yield the pieces that are in no finished shard."""
-        n_left = {split: shard.n_pieces_before for split, shard in self._open.items()}
+        n_left: dict[Split, int] = {"train": 0, "val": 0}
+        for shard in self.shards:
+            n_left[shard.split] += shard.pieces
         for piece in all_pieces:
             if n_left[piece.split] > 0:
                 n_left[piece.split] -= 1
@@ -225,7 +224,7 @@ class _Writer:
             pieces=len(shard.parts),
             sha256=hashlib.sha256(content).hexdigest(),
         )
-        self._open[split] = _OpenShard(shard.n_pieces_before + len(shard.parts), shard.index + 1)
+        self._open[split] = _OpenShard(shard.index + 1)
         shards = sorted([*self.shards, finished], key=lambda shard: shard.file)
         self._manifest = self._manifest.model_copy(update={"shards": shards})
         self._replace_manifest(complete=False)
