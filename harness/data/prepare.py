@@ -6,33 +6,26 @@ finished shards and tokenizes the rest, so that the files are the same as withou
 """
 
 import hashlib
-import multiprocessing
 import os
-import signal
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from harness.data import pieces
+from harness.data import pieces, workers
 from harness.data.batches import DTYPES
 from harness.data.pieces import Piece, Split, TextSource, find_source
 from harness.data.shards import MANIFEST, scan
 from harness.data.text_cache import tokenization_hash
 from harness.data.token_files import header
 from harness.data.tokenizers import Tokenizer
-from harness.errors import Problem, UserError
+from harness.errors import UserError
 from harness.provenance.sources import Code
 from harness.results.files import read_record, write_bytes, write_json
 from harness.results.records import ShardManifest, TokenDtype, TokenShard
 
-TASK_BYTES = 1 << 19  # of text that a worker tokenizes at once
-TASKS_AHEAD = 3  # for each worker
 SHARD_TOKENS = 100_000_000
 VAL_FRACTION = 0.01
 
@@ -57,7 +50,7 @@ class PrepareSettings:
     text_column: str = "text"
     shard_tokens: int = SHARD_TOKENS
     val_fraction: float = VAL_FRACTION
-    workers: int | None = None
+    n_workers: int | None = None
 
 
 def prepare_shards(
@@ -78,9 +71,9 @@ def prepare_shards(
     settings.out.mkdir(parents=True, exist_ok=True)
     writer = _Writer(settings, manifest, tokenizer.dtype)
     clock = _Clock(source.n_bytes)
-    workers = settings.workers or os.cpu_count() or 1
+    n_workers = settings.n_workers or os.cpu_count() or 1
     todo = writer.missing(source.pieces(settings.val_fraction), clock)
-    for batch, tokens in _tokenize(todo, settings.tokenizer, workers):
+    for batch, tokens in workers.tokenize(todo, settings.tokenizer, n_workers):
         for piece, piece_tokens in zip(batch, tokens, strict=True):
             writer.add(piece, piece_tokens)
         report(clock.progress(batch[-1].n_bytes, writer))
@@ -254,57 +247,3 @@ class _Clock:
         if n_done > 0:
             left_s = (time.monotonic() - self._start_s) * (total - n_bytes) / n_done
         return Progress(n_bytes / max(1, total), writer.n_tokens, len(writer.shards), left_s)
-
-
-# -- workers ---------------------------------------------------------------------------------------
-
-_tokenizer: Tokenizer | None = None  # of a worker process
-
-
-def _start_worker(tokenizer: str) -> None:
-    global _tokenizer  # noqa: PLW0603
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
-    _tokenizer = Tokenizer(tokenizer)
-
-
-def _encode(texts: Sequence[str]) -> list[np.ndarray]:
-    assert _tokenizer is not None
-    return [_tokenizer.encode(text) for text in texts]
-
-
-def _tokenize(
-    all_pieces: Iterator[Piece], tokenizer: str, workers: int
-) -> Iterator[tuple[list[Piece], list[np.ndarray]]]:
-    """Yield pieces with their tokens, in their order; a few batches are tokenized ahead."""
-    executor = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _start_worker, (tokenizer,)
-    )
-    pending: deque[tuple[list[Piece], Future[list[np.ndarray]]]] = deque()
-    try:
-        for batch in _batches(all_pieces):
-            pending.append((batch, executor.submit(_encode, [piece.text for piece in batch])))
-            if len(pending) > TASKS_AHEAD * workers:
-                first, future = pending.popleft()
-                yield first, future.result()
-        while pending:
-            first, future = pending.popleft()
-            yield first, future.result()
-    except BrokenProcessPool as error:
-        message = "a worker process has ended, perhaps for lack of memory; run the command again"
-        raise UserError([Problem("SOURCE", message)]) from error
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
-def _batches(all_pieces: Iterator[Piece]) -> Iterator[list[Piece]]:
-    batch: list[Piece] = []
-    size = 0
-    for piece in all_pieces:
-        batch.append(piece)
-        size += len(piece.text)
-        if size >= TASK_BYTES:
-            yield batch
-            batch = []
-            size = 0
-    if batch:
-        yield batch

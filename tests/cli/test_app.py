@@ -9,7 +9,7 @@ from harness.cli.app import main
 from harness.data.tokenizers import NAMES
 
 COMMANDS = ["list", "run", "check", "status", "plan", "report", "compare", "export", "sample"]
-SUBCOMMANDS = ["checkpoint import", "checkpoint export", "checkpoint show"]
+SUBCOMMANDS = ["checkpoint import", "checkpoint export", "checkpoint show", "data prepare"]
 
 
 @pytest.fixture(autouse=True)

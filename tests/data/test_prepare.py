@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.data import corpus, pieces, prepare
+from harness.data import corpus, pieces, workers
 from harness.data.pieces import cut, find_source
 from harness.data.prepare import PrepareSettings, prepare_shards
 from harness.data.tokenizers import Tokenizer
@@ -23,8 +23,8 @@ SHAKESPEARE = "First Citizen:\nBefore we proceed any further, hear me speak.\n\n
 class InProcess:
     """An executor that runs its tasks when they are submitted, in this process."""
 
-    def __init__(self, workers, context, initializer, arguments):
-        prepare._tokenizer = Tokenizer(*arguments)
+    def __init__(self, n_workers, context, initializer, arguments):
+        workers._tokenizer = Tokenizer(*arguments)
 
     def submit(self, function, *arguments):
         future = Future()
@@ -39,8 +39,8 @@ class InProcess:
 def surroundings(tmp_path, monkeypatch):
     monkeypatch.setenv("ABLATIONS_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(prepare, "ProcessPoolExecutor", InProcess)
-    monkeypatch.setattr(prepare, "TASK_BYTES", 300)
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", InProcess)
+    monkeypatch.setattr(workers, "TASK_CHARACTERS", 300)
     monkeypatch.setattr("os.fsync", lambda fd: None)
 
 
@@ -122,7 +122,7 @@ def test_an_interrupted_call_is_finished_with_the_same_files(stop_after):
 def test_finished_shards_are_not_tokenized_again(monkeypatch):
     write_documents()
     run()
-    monkeypatch.setattr(prepare, "_tokenize", None)
+    monkeypatch.setattr(workers, "tokenize", None)
     run()
 
 
@@ -267,8 +267,8 @@ def test_progress_states_the_time_left():
 def test_processes_tokenize_as_this_one_does(monkeypatch):
     write_documents()
     run(out="here")
-    monkeypatch.setattr(prepare, "ProcessPoolExecutor", ProcessPoolExecutor)
-    run(workers=2)
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", ProcessPoolExecutor)
+    run(n_workers=2)
     assert contents("out") == contents("here")
 
 

@@ -60,7 +60,7 @@ from harness.results.records.status import Environment, FailureReason, RunState,
 from harness.results.records.study_summary import StudySummary
 from harness.results.records.tuning import (
     Setting,
-    Settings,
+    SettingValues,
     TunedEntry,
     TunedRange,
     TuneSettings,
@@ -114,7 +114,7 @@ __all__ = [
     "RunTime",
     "Seed",
     "Setting",
-    "Settings",
+    "SettingValues",
     "ShardManifest",
     "SourceFile",
     "StepRecord",
