@@ -1,4 +1,4 @@
-"""Worker processes that tokenize texts. Only what they need is imported, so that they start fast."""
+"""Worker processes that tokenize texts, which import only what they need, to start fast."""
 
 import multiprocessing
 import signal
