@@ -296,9 +296,10 @@ def _join_setting_keys(raw: RawTable) -> list[str]:
         for axis, elements in axes.items():
             if axis not in AXES and isinstance(elements, list):
                 tables += [(f"axes.{axis}[{i}]", element) for i, element in enumerate(elements)]
-    study = raw.get("study")
-    if isinstance(study, dict):
-        tables.append(("study.baseline", study.get("baseline")))
+    for name, key in (("study", "baseline"), ("tune", "axes")):
+        table = raw.get(name)
+        if isinstance(table, dict):
+            tables.append((f"{name}.{key}", table.get(key)))
     for name in ("exclude", "include"):
         rules = raw.get(name)
         if isinstance(rules, list):

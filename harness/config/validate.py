@@ -301,26 +301,31 @@ def check_probes(location: str, probes: ProbeSettings, model: ModelSettings) -> 
 def check_corpus(
     location: str, corpus: Corpus, settings: Settings, probes: ProbeSettings
 ) -> Iterator[Problem]:
-    """Both parts of the corpus hold a sequence, and the validation part each evaluated length."""
+    """Both parts of each corpus hold a sequence, and the validation part each evaluated length.
+
+    The parts of a corpus of a mixture hold two, so that each half of the validation windows, with
+    which a study may tune, has one.
+    """
+    n_windows = 2 if corpus.mixture else 1
+    sequence = "two sequences need" if corpus.mixture else "a sequence needs"
     seq_len = settings.model.seq_len
-    for part, split in (("training", corpus.train), ("validation", corpus.val)):
-        n_tokens = Corpus.n_tokens(split)
-        if n_tokens <= seq_len:
-            yield Problem(
-                f"{location}: {settings.place('data.corpus', 'model.seq_len')}",
-                f"'{corpus.name}': its {part} part has {n_tokens} tokens, a sequence needs "
-                f"{seq_len + 1}; use a longer text or a smaller model.seq_len",
-            )
-    n_tokens = Corpus.n_tokens(corpus.val)
-    if n_tokens <= seq_len:
-        return
-    for length in probes.eval_lengths or ():
-        if length >= n_tokens:
-            yield Problem(
-                f"{location}: probes.eval_lengths",
-                f"{length}: such a sequence needs {length + 1} tokens, the validation part of "
-                f"'{corpus.name}' has {n_tokens}; allowed: at most {n_tokens - 1}",
-            )
+    for part in corpus.parts():
+        n_val = Corpus.n_tokens(part.val)
+        for name, n_tokens in (("training", Corpus.n_tokens(part.train)), ("validation", n_val)):
+            if n_tokens <= n_windows * seq_len:
+                yield Problem(
+                    f"{location}: {settings.place('data.corpus', 'model.seq_len')}",
+                    f"'{part.name}': its {name} part has {n_tokens} tokens, {sequence} "
+                    f"{n_windows * seq_len + 1}; use a longer text or a smaller model.seq_len",
+                )
+        longest = (n_val - 1) // n_windows
+        for length in probes.eval_lengths or ():
+            if n_val > n_windows * seq_len and length > longest:
+                yield Problem(
+                    f"{location}: probes.eval_lengths",
+                    f"{length}: such a sequence needs {length + 1} tokens, the validation part of "
+                    f"'{part.name}' has {n_val}; allowed: at most {longest}",
+                )
 
 
 def check_parallelism(

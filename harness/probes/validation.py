@@ -1,6 +1,7 @@
 """Per-token losses of a model on the validation windows of one sequence length."""
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +21,21 @@ HALVES: Mapping[EvalWindows, slice] = {
 MAX_TOKENS = 16_384  # per forward pass, to limit the memory of the logits
 
 
+class WindowLosses(NamedTuple):
+    """Losses and targets (B, T), and the weight and the corpus of each window (B,)."""
+
+    losses_BT: Tensor
+    targets_BT: Tensor
+    weights: np.ndarray
+    corpora: np.ndarray
+
+
 class ValidationWindows:
     """Evenly spaced validation windows of one length, sharded over the ranks.
 
     They hold about `train.eval_tokens` tokens, and half of that in a study that tunes. `n_windows`
-    is their number on all ranks together.
+    is their number on all ranks together. In a mixture, a window has the weight that gives each
+    corpus its share of their mean.
     """
 
     def __init__(self, spec: RunSpec, context: DistributedContext, length: int) -> None:
@@ -34,19 +45,21 @@ class ValidationWindows:
         self._length = length
         self._tokens = data.Tokens(spec.launch.val_tokens)
         limit = None if eval_tokens == "all" else eval_tokens
-        offsets = data.evaluation_offsets(len(self._tokens), length, limit)
-        offsets = offsets[HALVES[spec.eval_windows]]
+        offsets, weights = data.mixture_evaluation_offsets(
+            self._tokens, spec.launch.weights, length, limit, HALVES[spec.eval_windows]
+        )
         self._batches = data.shard_eval_windows(
             offsets,
             context.data_parallel_rank,
             context.data_parallel_size,
             max(1, MAX_TOKENS // length),
+            weights,
         )
         self.n_windows = len(offsets)
 
     @torch.no_grad()
-    def losses(self, model: nn.Module) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
-        """Yield losses (B, T), targets (B, T) and window weights (B,) of each batch.
+    def losses(self, model: nn.Module) -> Iterator["WindowLosses"]:
+        """Yield the losses of each batch.
 
         Losses are in nats, float64; windows that pad a batch have weight 0. The model is in
         evaluation mode until the last batch. It runs uncompiled: batches differ in shape from
@@ -58,5 +71,6 @@ class ValidationWindows:
             uncompiled = torch.compiler.set_stance("force_eager")
             with uncompiled, autocast(self._device, self._precision):
                 losses_BT = model(tokens_BT.to(self._device), targets_BT.to(self._device))
-            yield losses_BT.double(), targets_BT, weights
+            corpora = np.searchsorted(self._tokens.ranges[:, 1], offsets, side="right")
+            yield WindowLosses(losses_BT.double(), targets_BT, weights, corpora)
         model.train()

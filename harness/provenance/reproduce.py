@@ -12,7 +12,7 @@ from harness.provenance.archive import installed_packages
 from harness.provenance.syntax import syntax_hash
 from harness.results.archive import Archive
 from harness.results.files import write_bytes, write_text
-from harness.results.records import ArchivedFile, LaunchInputs, LaunchRecord, RunSpec
+from harness.results.records import ArchivedFile, CorpusPart, LaunchInputs, LaunchRecord, RunSpec
 from harness.results.store import Store
 
 STUDY = "study.toml"
@@ -20,6 +20,7 @@ PACKAGES = "packages.txt"
 SCRIPT = "run.sh"
 RECORDED = "recorded"  # folder of the harness's own files that have changed since
 PACKAGES_OF_HARNESS = ("harness", "variants")
+HUB_PREFIX = "hf:"
 NAMED_CORPORA = ("synthetic", "tinyshakespeare")
 
 SCRIPT_TEXT = """#!/bin/sh
@@ -91,13 +92,27 @@ class Reproduction:
         spec = self.specs[0]
         if spec.launch.variant_paths:
             yield f"study.variant_paths={_toml(_variant_paths(spec))}"
-        corpus = spec.data.corpus
-        if corpus not in NAMED_CORPORA:
-            corpus = str(Path(self.launch.folder, corpus).resolve())
-        yield f"data.corpus={_toml(corpus)}"
+        if spec.launch.mixture:
+            parts = [self._corpus_table(part) for part in spec.launch.mixture]
+            yield f"data.corpus=[{', '.join(parts)}]"
+        else:
+            yield f"data.corpus={_toml(self._corpus_path(spec.data.corpus))}"
         folders = {spec.init.folder for spec in self.specs if spec.init is not None}
         for folder in folders - {None}:
             yield f"init.from_checkpoint={_toml(str(Path(str(folder)).resolve()))}"
+
+    def _corpus_path(self, corpus: str) -> str:
+        """Return the name of a corpus, or its path independent of the study's folder."""
+        is_named = corpus in NAMED_CORPORA or corpus.startswith(HUB_PREFIX)
+        return corpus if is_named else str(Path(self.launch.folder).resolve() / corpus)
+
+    def _corpus_table(self, part: CorpusPart) -> str:
+        """Return a corpus of a mixture as TOML."""
+        values = part.model_dump(exclude_none=True)
+        values["path"] = self._corpus_path(part.path)
+        weight = values.pop("weight")
+        texts = [f"{key} = {_toml(value)}" for key, value in values.items()]
+        return f"{{ {', '.join([*texts, f'weight = {weight!r}'])} }}"
 
     def changed_files(self) -> list[str]:
         """Return the recorded files of the harness that differ from the present ones."""

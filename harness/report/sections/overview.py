@@ -298,9 +298,10 @@ def _leaders(summary: Summary) -> Text:
     if speeds:
         label, speed = max(speeds.items(), key=lambda item: item[1].median)
         shown = formatting.interval(speed.median, *speed.ci95, formatting.significant_figures)
-        fastest = text(" Highest throughput: ", Code(label), f", {shown} tokens per second.")
-    caveat = " The paired differences below show whether such a lead exceeds the noise."
-    return text(lowest, fastest, caveat if len(complete) > 1 else "")
+        fastest = text("Highest throughput: ", Code(label), f", {shown} tokens per second.")
+    caveat = "The paired differences below show whether such a lead exceeds the noise."
+    sentences = [lowest, fastest, text(caveat if len(complete) > 1 else "")]
+    return join([sentence for sentence in sentences if sentence], " ")
 
 
 def _rounded_loss(result: EntryResult) -> float:
