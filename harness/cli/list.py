@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from harness.results.records import RunSpec
 
 HEADERS = ("entry", "seeds", "processes", "parameters", "FLOPs/token", "MiB/rank, estimated")
-ALIGNMENT = ("left", "left", "right", "right", "right", "right")
+VARYING_HEADERS = ("steps", "tokens/step")  # shown if they differ by entry
 MAX_LISTED_SEEDS = 5
 
 
@@ -53,6 +53,8 @@ def _as_json(spec: "RunSpec") -> dict[str, object]:
         "seed": spec.seed,
         "data_seed": spec.order_seed,
         "world_size": spec.launch.world_size,
+        "steps": spec.train.steps,
+        "tokens_per_step": spec.train.tokens_per_step,
     }
     if spec.tuning is not None:
         run["settings"] = spec.tuning.settings
@@ -68,8 +70,16 @@ def _print_table(planned: "PlannedStudy") -> None:
     for spec in finals:
         specs.setdefault(spec.entry, []).append(spec)
     rows = [_row(entry, runs) for entry, runs in specs.items()]
-    print(tabulate(rows, HEADERS, colalign=ALIGNMENT, disable_numparse=True))
-    print(f"\n{len(rows)} entries, {len(finals)} runs")
+    lengths = {(spec.train.steps, spec.train.tokens_per_step) for spec in finals}
+    headers = [*HEADERS]
+    if len(lengths) > 1:
+        headers += VARYING_HEADERS
+        rows = [[*row, *_lengths(runs)] for row, runs in zip(rows, specs.values(), strict=True)]
+    alignment = ["left", "left"] + ["right"] * (len(headers) - 2)
+    print(tabulate(rows, headers, colalign=alignment, disable_numparse=True))
+    entries = "entry" if len(rows) == 1 else "entries"
+    runs = "run" if len(finals) == 1 else "runs"
+    print(f"\n{len(rows)} {entries}, {len(finals)} {runs}")
     if planned.tuning is not None:
         print(_tuning_line(planned.tuning, len(finals)))
     for entry, reason in planned.excluded:
@@ -87,17 +97,22 @@ def _tuning_line(plan: "TuningPlan", n_finals: int) -> str:
     )
 
 
-def _row(entry: str, runs: "list[RunSpec]") -> tuple[str | int, ...]:
+def _lengths(runs: "list[RunSpec]") -> list[str | int]:
+    train = runs[0].train
+    return [f"{train.steps:,}", f"{train.tokens_per_step:,}"]
+
+
+def _row(entry: str, runs: "list[RunSpec]") -> list[str | int]:
     seeds = " ".join(spec.seed_name for spec in runs)
     if len(runs) > MAX_LISTED_SEEDS:
         seeds = f"{len(runs)} runs"
     cost = runs[0].expected
     memory = "unknown" if cost.memory_bytes is None else f"{cost.memory_bytes / 2**20:,.1f}"
-    return (
+    return [
         entry,
         seeds,
         runs[0].launch.world_size,
         f"{cost.parameters:,}",
         f"{cost.flops_per_token:,.0f}",
         memory,
-    )
+    ]

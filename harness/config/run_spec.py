@@ -115,7 +115,7 @@ class RunSpecBuilder:
         self._content = _hash(content)
         trial_content = {"probes": None, "eval_windows": "tuning"}
         self._trial_content = _hash(content | trial_content)
-        self.settings_hash = _hash(_shared(content, varied))
+        self.settings_hash = _hash(_shared(content, varied, file.expressions))
 
     def content_hash(self, entry: VariantSelection, is_trial: bool = False) -> str:
         """Return the hash of all that determines the results of an entry, except for the seeds."""
@@ -241,10 +241,13 @@ def entry_id(entry: VariantSelection, file: StudyFile) -> str:
     return "-".join(labels)
 
 
-def _shared(content: Mapping[str, object], varied: Iterable[str]) -> dict[str, object]:
+def _shared(
+    content: Mapping[str, object], varied: Iterable[str], expressions: Mapping[str, str]
+) -> dict[str, object]:
     """Return the content of a run's settings without those that an axis varies.
 
-    What is known of a corpus and of a vocabulary varies with the settings that choose them.
+    What is known of a corpus and of a vocabulary varies with the settings that choose them. A
+    setting that follows from others counts by its expression.
     """
     dropped = set(varied)
     for key in varied:
@@ -258,7 +261,9 @@ def _shared(content: Mapping[str, object], varied: Iterable[str]) -> dict[str, o
         table = content[section]
         assert isinstance(table, Mapping)
         shared[section] = {
-            name: value for name, value in table.items() if f"{section}.{name}" not in dropped
+            name: expressions.get(f"{section}.{name}", value)
+            for name, value in table.items()
+            if f"{section}.{name}" not in dropped
         }
     return shared
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.data import batches as data
+from harness.data.documents import contains, in_separators, spelled_separator
 from harness.distributed.process_group import DistributedContext
 from harness.model.precision import autocast
 from harness.results.records import EvalWindows, RunSpec
@@ -22,12 +23,16 @@ MAX_TOKENS = 16_384  # per forward pass, to limit the memory of the logits
 
 
 class WindowLosses(NamedTuple):
-    """Losses and targets (B, T), and the weight and the corpus of each window (B,)."""
+    """Losses and targets (B, T), and the weight and the corpus of each window (B,).
+
+    `separators_BT` marks targets that spell a separator and are not text.
+    """
 
     losses_BT: Tensor
     targets_BT: Tensor
     weights: np.ndarray
     corpora: np.ndarray
+    separators_BT: np.ndarray
 
 
 class ValidationWindows:
@@ -56,6 +61,8 @@ class ValidationWindows:
             weights,
         )
         self.n_windows = len(offsets)
+        separator = spelled_separator(spec.data.tokenizer)
+        self._separator = separator if separator and contains(self._tokens, separator) else ()
 
     @torch.no_grad()
     def losses(self, model: nn.Module) -> Iterator["WindowLosses"]:
@@ -72,5 +79,6 @@ class ValidationWindows:
             with uncompiled, autocast(self._device, self._precision):
                 losses_BT = model(tokens_BT.to(self._device), targets_BT.to(self._device))
             corpora = np.searchsorted(self._tokens.ranges[:, 1], offsets, side="right")
-            yield WindowLosses(losses_BT.double(), targets_BT, weights, corpora)
+            separators_BT = in_separators(self._tokens, offsets, self._length, self._separator)
+            yield WindowLosses(losses_BT.double(), targets_BT, weights, corpora, separators_BT)
         model.train()

@@ -1,6 +1,7 @@
 """Validation: the mean loss over one fixed list of windows, for every entry and world size."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,7 +69,7 @@ class Evaluation:
     def __call__(self, model: nn.Module, step: int, train_s: float) -> float:
         """Append nats per token and bits per byte to the run's eval.jsonl, summed in float64.
 
-        Tokens without bytes, which separate texts, count in the former only.
+        Separators of texts count in the former only, also if several tokens spell one.
         """
         with self._timer:
             sums, *corpus_sums = self._sums(model)
@@ -77,7 +78,7 @@ class Evaluation:
             record = EvalRecord(
                 step=step,
                 val_loss=sums.val_loss,
-                bits_per_byte=sums.bits_per_byte,
+                bits_per_byte=self._bits_per_byte(sums, corpus_sums),
                 train_s=train_s,
                 eval_s=self._timer.seconds,
                 by_corpus=[
@@ -92,6 +93,20 @@ class Evaluation:
             self._file.append(record)
             self._warn(record)
         return sums.val_loss
+
+    def _bits_per_byte(self, sums: LossSums, corpora: Sequence[LossSums]) -> float | None:
+        """Return the mean of a mixture's corpora by their shares, whatever their tokens per byte.
+
+        The mean over all bytes would weight the corpora differently under each tokenizer.
+        """
+        if not corpora:
+            return sums.bits_per_byte
+        mean = 0.0
+        for part, share in zip(corpora, self._spec.launch.weights, strict=True):
+            if part.bits_per_byte is None:
+                return None
+            mean += share * part.bits_per_byte
+        return mean
 
     def _warn(self, record: EvalRecord) -> None:
         """Print a warning for each implausible loss of an evaluation."""
@@ -108,12 +123,13 @@ class Evaluation:
         """Return the sums over all ranks, by the weights of windows, and of each corpus."""
         n_corpora = len(self._spec.launch.mixture)
         sums = [LossSums() for _ in range(1 + n_corpora)]
-        for losses_BT, targets_BT, weights, corpora in self._windows.losses(model):
-            losses_BT = losses_BT.cpu()
-            bytes_BT = self._token_bytes[targets_BT.numpy()]
-            sums[0].add(losses_BT, bytes_BT, weights)
+        for batch in self._windows.losses(model):
+            losses_BT = batch.losses_BT.cpu()
+            bytes_BT = self._token_bytes[batch.targets_BT.numpy()]
+            bytes_BT[batch.separators_BT] = 0
+            sums[0].add(losses_BT, bytes_BT, batch.weights)
             for i in range(n_corpora):
-                sums[1 + i].add(losses_BT, bytes_BT, weights * (corpora == i))
+                sums[1 + i].add(losses_BT, bytes_BT, batch.weights * (batch.corpora == i))
             if self._context.is_first:
                 self._run.touch()
         values = self._context.sum(*(value for part in sums for value in part.values))

@@ -45,7 +45,7 @@ def spec(folder, lengths, **train):
         model=SHAPE,
         init=None,
         eval_windows="all",
-        data=SimpleNamespace(entropy_nats_per_byte=None),
+        data=SimpleNamespace(tokenizer="gpt2", entropy_nats_per_byte=None),
         probes=ProbeSettings(eval_lengths=lengths),
         train=TrainSettings(**{"steps": 1, "tokens_per_step": 1} | train),
         launch=launch,
