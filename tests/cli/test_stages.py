@@ -239,6 +239,17 @@ def test_status_shows_how_far_the_tuning_is(harness, planted):
     )
 
 
+def test_a_damaged_record_of_the_tuning_is_made_again(harness, planted):
+    harness("run", "study.toml")
+    record = harness.folder / "results/s/tuning.json"
+    content = record.read_text()
+    record.write_text(content[:40])
+    assert "tuning.json" in harness("status", "study.toml").stdout
+    harness("report", "s")
+    harness("run", "study.toml")
+    assert record.read_text() == content
+
+
 def test_a_final_run_can_be_named_once_its_settings_are_chosen(harness, planted):
     harness("run", "study.toml")
     (tuned, _) = finals(harness, "tuned")
