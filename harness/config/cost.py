@@ -16,6 +16,7 @@ from harness.model.part_check import describe_failure
 from harness.model.precision import dtype_of
 from harness.probes.activations import Activations
 from harness.results.records import PredictedCost, ResolvedModel, TrainSettings, VariantChoice
+from harness.training import averaging
 from harness.training.optimizer import predicted_bytes
 from variants.base import ModelShape
 
@@ -52,6 +53,7 @@ class CostEstimator:
         models: ModelCosts | None = None,
     ) -> None:
         self._shape = ModelShape(**model.model_dump())
+        self._has_average = train.ema_decay is not None
         self._objective = Objective(train.label_smoothing, train.z_loss)
         self._dtype = dtype_of(train.precision)
         self._variant_paths = variant_paths
@@ -80,6 +82,8 @@ class CostEstimator:
                 raise UserError(failure) from error
             gathered_bytes = 4 * cost.parameters * fractions["gathered"]
             state_bytes = sum(predicted_bytes(cost.parameters, fractions).values())
+            if self._has_average:
+                state_bytes += averaging.predicted_bytes(cost.parameters, fractions)
             memory_bytes = state_bytes + gathered_bytes + cost.activation_bytes
         return PredictedCost(
             parameters=cost.parameters,

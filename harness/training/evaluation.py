@@ -12,10 +12,11 @@ from harness.probes.validation import ValidationWindows
 from harness.results.plausibility import implausible
 from harness.results.records import EvalRecord, RunSpec
 from harness.results.store import Run
+from harness.training.averaging import ParameterAverage
 
 
 class Evaluation:
-    """`evaluate(model, step, train_s)` records and returns the validation loss.
+    """`evaluate(model, step, train_s, average)` records and returns the validation loss.
 
     `evaluate.loss(model)` returns the loss only. `total_s` is the time of all recorded evaluations,
     in seconds.
@@ -31,18 +32,30 @@ class Evaluation:
         self._timer = Timer(context.device)
         self.total_s = 0.0
 
-    def __call__(self, model: nn.Module, step: int, train_s: float) -> float:
+    def __call__(
+        self,
+        model: nn.Module,
+        step: int,
+        train_s: float,
+        average: ParameterAverage | None = None,
+    ) -> float:
         """Append nats per token and bits per byte to the run's eval.jsonl, summed in float64.
 
-        Tokens without bytes, which separate texts, count in the former only.
+        Tokens without bytes, which separate texts, count in the former only. The loss of the
+        `average` of the parameters is recorded beside that of the parameters.
         """
+        ema_val_loss = None
         with self._timer:
             nats, text_nats, n_tokens, n_bytes = self._sums(model)
+            if average is not None:
+                with average.applied():
+                    ema_val_loss = self.loss(model)
         self.total_s += self._timer.seconds
         if self._file is not None:
             record = EvalRecord(
                 step=step,
                 val_loss=nats / n_tokens,
+                ema_val_loss=ema_val_loss,
                 bits_per_byte=text_nats / n_bytes / math.log(2) if n_bytes else None,
                 train_s=train_s,
                 eval_s=self._timer.seconds,

@@ -1,6 +1,7 @@
 """The training loop: set up a run, train and evaluate it, record it, and collect the probes."""
 
 import math
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -29,7 +30,9 @@ from harness.results.records import (
     StepRecord,
 )
 from harness.results.store import Run
+from harness.training import averaging
 from harness.training import optimizer as optim
+from harness.training.averaging import ParameterAverage
 from harness.training.checkpointing import Checkpoints
 from harness.training.compilation import compile_blocks, compile_report
 from harness.training.diagnosis import diagnose
@@ -74,8 +77,10 @@ class Setup:
     initial_hash: str
 
     def reset_parameters(self) -> None:
-        """Initialize the parameters again."""
+        """Initialize the parameters and their average again."""
         initialize_parameters(self.gpt, self.whole, self.run, self.spec)
+        if self.train_step.average is not None:
+            self.train_step.average.reset()
 
 
 def train(
@@ -89,7 +94,9 @@ def train(
         checkpoints.
     """
     setup = set_up(run, spec, context)
-    checkpoints = Checkpoints(run, spec, setup.context, setup.gpt, setup.optimizer)
+    checkpoints = Checkpoints(
+        run, spec, setup.context, setup.gpt, setup.optimizer, setup.train_step.average
+    )
     past = resume(
         run,
         spec,
@@ -102,7 +109,7 @@ def train(
     evaluate = Evaluation(run, spec, setup.context)
     first_step = FirstStep(setup.model, setup.optimizer)
     if past.n_done == 0:
-        evaluate(setup.model, step=0, train_s=0.0)
+        evaluate(setup.model, 0, 0.0, setup.train_step.average)
     else:
         replay_measured_step(
             setup.model,
@@ -161,6 +168,7 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
         ),
         context=context,
         settings=settings,
+        average=None if settings.ema_decay is None else ParameterAverage(gpt, settings.ema_decay),
     )
     return Setup(
         run=run,
@@ -238,7 +246,8 @@ class Loop:
             is_last = n_done == settings.steps
             val_loss = None
             if n_done % settings.eval_every == 0 or is_last:
-                val_loss = self._evaluate(self._setup.model, step=n_done, train_s=self.train_s)
+                average = self._setup.train_step.average
+                val_loss = self._evaluate(self._setup.model, n_done, self.train_s, average)
             if n_done % self._checkpoint_every == 0 or is_last or self._stop.acknowledged:
                 self._checkpoints.save(n_done, val_loss)
             if self._stop.acknowledged:
@@ -302,7 +311,9 @@ def collect_probes(
         reports = context.gather(compile_report())
         compilation = max(reports, key=lambda report: (report.limit_reached, report.n_graphs))
     n_flops = sum(context.gather(first_step.flops))
-    memory = context.gather(measure_memory(setup.optimizer, first_step, context.device))
+    average = setup.train_step.average
+    averaged = [] if average is None else list(average.values.values())
+    memory = context.gather(measure_memory(setup.optimizer, first_step, context.device, averaged))
     n_parameters = sum(parameter.numel() for parameter in setup.whole.parameters())
     fractions = parallelism.memory_fractions(setup.whole)
     final_hashes = parameter_hashes(setup.gpt, context)
@@ -316,7 +327,7 @@ def collect_probes(
     )
     return ProbeResults(
         memory=memory,
-        predicted_memory=MemoryPrediction(**optim.predicted_bytes(n_parameters, fractions)),
+        predicted_memory=_predicted_memory(spec, n_parameters, fractions),
         parameters=n_parameters,
         flops_per_token=setup.whole.flops_per_token(),
         flops_per_token_counted=(
@@ -337,6 +348,15 @@ def collect_probes(
         compilation=compilation,
         time=time,
     )
+
+
+def _predicted_memory(
+    spec: RunSpec, n_parameters: int, fractions: Mapping[str, float]
+) -> MemoryPrediction:
+    n_bytes = optim.predicted_bytes(n_parameters, fractions)
+    if spec.train.ema_decay is not None:
+        n_bytes["optimizer"] += averaging.predicted_bytes(n_parameters, fractions)
+    return MemoryPrediction(**n_bytes)
 
 
 def _step_shape(setup: Setup) -> StepShape:
