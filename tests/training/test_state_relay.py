@@ -16,6 +16,7 @@ from harness.model.builder import ModelBuilder
 from harness.model.initialization import check_same_parameters, init_parameters
 from harness.results.records import TrainSettings, VariantChoice
 from harness.training import optimizer as optim
+from harness.training.averaging import ParameterAverage
 from harness.training.checkpointing import load_state, save_state
 from variants import registry
 from variants.base import ModelShape
@@ -85,12 +86,15 @@ def relay(root, names):
         for name in names:
             gpt, model, optimizer, parallelism = make(ranks, name, seed=1)
             before = (root / "newest").read_text()
-            n_done = load_state(root / before, gpt, optimizer)
+            average = ParameterAverage(gpt, decay=0.5)
+            n_done = load_state(root / before, gpt, optimizer, average)
             record = {"from": before, "n_done": n_done, "hash": check_same_parameters(gpt, ranks)}
+            with average.applied():
+                record["average"] = check_same_parameters(gpt, ranks)
             if ranks.is_first:
                 (root / name).mkdir()
             ranks.barrier()
-            save_state(root / name, n_done, gpt, optimizer)
+            save_state(root / name, n_done, gpt, optimizer, average)
             record["losses"] = train_steps(model, optimizer, parallelism, 3)
             if ranks.is_first:
                 (root / f"{name}.json").write_text(json.dumps(record))
@@ -123,31 +127,36 @@ def run_relay(root, n, names):
 def relayed(tmp_path_factory):
     """Train two steps on one process, then `relay` on two and on four.
 
-    Returns the folder, and the single process's parameter hash and next three losses.
+    Returns the folder, and the single process's hashes of the parameters and of their average,
+    and its next three losses.
     """
     root = tmp_path_factory.mktemp("relay")
     join_alone(root)
     ranks = DistributedContext(0, 1, torch.device("cpu"))
     gpt, model, optimizer, parallelism = make(ranks)
+    average = ParameterAverage(gpt, decay=0.5)
     train_steps(model, optimizer, parallelism, 2)
     (root / "first").mkdir()
-    save_state(root / "first", 2, gpt, optimizer)
+    save_state(root / "first", 2, gpt, optimizer, average)
     (root / "newest").write_text("first")
-    parameter_hash = check_same_parameters(gpt, ranks)
+    hashes = {"hash": check_same_parameters(gpt, ranks)}
+    with average.applied():
+        hashes["average"] = check_same_parameters(gpt, ranks)
     losses = train_steps(model, optimizer, parallelism, 3)
     dist.destroy_process_group()
     for n in (2, 4):
         run_relay(root, n, [name for name, fewest in PARALLELISMS.items() if fewest == n])
-    return root, parameter_hash, losses
+    assert len(set(hashes.values())) == 2
+    return root, hashes, losses
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", PARALLELISMS)
 def test_state_is_loaded_bit_for_bit_by_every_parallelism(relayed, name):
     """However the parameters are sharded, and in whatever order ranks hold rows of q, k and v."""
-    root, parameter_hash, _ = relayed
+    root, hashes, _ = relayed
     record = json.loads((root / f"{name}.json").read_text())
-    assert record["hash"] == parameter_hash
+    assert {key: record[key] for key in hashes} == hashes
     assert record["n_done"] == 2
     assert record["from"] != name
 
