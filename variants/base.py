@@ -20,6 +20,7 @@ from typing_extensions import TypeVar
 
 from variants.conversion import ConvertedTensor
 from variants.linear import linear_flops
+from variants.parameters import OptimizerDefaults, ParameterInfo, StateBytes, TrainedParameter
 from variants.tensor_parallel import ShardSpec, TensorParallelPlan
 
 Precision = Literal["fp32", "bf16"]
@@ -313,8 +314,7 @@ class ProcessOptions(Protocol):
 
 
 ProcessOptionsT = TypeVar("ProcessOptionsT", bound=ProcessOptions, default=Any)
-ParameterGroups = list[dict[str, Any]]  # of a torch optimizer
-OptimizerFactory = Callable[[ParameterGroups], torch.optim.Optimizer]
+OptimizerFactory = Callable[[Sequence[TrainedParameter]], torch.optim.Optimizer]
 
 
 class Parallelism(Variant[ProcessOptionsT]):
@@ -352,9 +352,11 @@ class Parallelism(Variant[ProcessOptionsT]):
         """Parallelize a model on the meta device; return it with uninitialized parameters."""
         raise NotImplementedError
 
-    def optimizer(self, groups: ParameterGroups, make: OptimizerFactory) -> torch.optim.Optimizer:
+    def optimizer(
+        self, parameters: Sequence[TrainedParameter], make: OptimizerFactory
+    ) -> torch.optim.Optimizer:
         """Return the optimizer of the wrapped model; its `state` is keyed by parameter."""
-        return make(groups)
+        return make(parameters)
 
     def gradient_sync(self, model: nn.Module, enabled: bool) -> AbstractContextManager[object]:
         """Enclose a micro-batch; reduce gradients only if `enabled`, in the last one."""
@@ -367,6 +369,11 @@ class Parallelism(Variant[ProcessOptionsT]):
         parameters that is all-gathered at once.
         """
         return {"parameters": 1.0, "gradients": 1.0, "optimizer": 1.0, "gathered": 0.0}
+
+    def state_fractions(self, model: nn.Module) -> Mapping[str, float]:
+        """Return the fraction of each parameter's optimizer state on the fullest rank, by name."""
+        fraction = self.memory_fractions(model)["optimizer"]
+        return {name: fraction for name, _ in model.named_parameters()}
 
     def communication_dtype(self, precision: Precision) -> Precision:
         """Return the coarsest type to which values are rounded, communication included.
@@ -383,6 +390,44 @@ class Parallelism(Variant[ProcessOptionsT]):
         norm, are left out.
         """
         return None
+
+
+class Optimizer(Variant[OptionsT]):
+    """Maps parameters to a torch optimizer.
+
+    Options replace the values of `defaults`. An update is a function of whole parameters: where it
+    is not elementwise, the optimizer gathers shards (`variants.optimizer._shards`).
+    """
+
+    def __init__(self, options: OptionsT, defaults: OptimizerDefaults) -> None:
+        self.options = options
+        self.defaults = defaults
+
+    def make(self, parameters: Sequence[TrainedParameter]) -> torch.optim.Optimizer:
+        """Return the optimizer of these parameters, as this rank holds them.
+
+        The `lr` of each group is its peak, which the schedule multiplies; `StepRecord.lr` is that
+        of the first group. State of a parameter's shape has the parameter's sharding
+        (`zeros_like`); all other state is equal on all ranks, and its tensors have fewer dimensions
+        than the parameter. A step at lr 0 must change no parameter.
+        """
+        raise NotImplementedError
+
+    def state_bytes(self, parameter: ParameterInfo) -> StateBytes:
+        """Return the bytes of a parameter's state, without scalars."""
+        raise NotImplementedError
+
+    def why_unsupported(self, parallelism: Parallelism) -> str:
+        """Return why the optimizer cannot run under this parallelism, or ""."""
+        return ""
+
+    def predicted_bytes_sent(self, parameters: Sequence[TrainedParameter]) -> float:
+        """Return the bytes that each rank sends in a step to gather what the update needs."""
+        return 0.0
+
+    def update_dtype(self, device: torch.device) -> Precision:
+        """Return the coarsest type to which updates are rounded on this device."""
+        return "fp32"
 
 
 @dataclass(frozen=True)
@@ -406,8 +451,20 @@ AXES: Mapping[str, Axis] = {
     "attention": Axis(Attention, "mha", ("forward", "flops_per_token")),
     "norm": Axis(Norm, "layernorm", ("forward",), in_every_name=False),
     "mlp": Axis(FeedForward, "gelu", ("forward",), in_every_name=False),
+    "optimizer": Axis(
+        Optimizer,
+        "adamw",
+        ("make", "state_bytes"),
+        in_every_name=False,
+        in_hash_by_default=False,
+    ),
     "parallelism": Axis(Parallelism, "single", ("wrap",)),
 }
+
+
+def is_part(axis: str) -> bool:
+    """Return whether the variants of an axis are parts of the model; those of settings are not."""
+    return axis in AXES and issubclass(AXES[axis].base, Part)
 
 
 def residual_std(shape: ModelShape) -> float:

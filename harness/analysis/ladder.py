@@ -180,15 +180,13 @@ class _Family:
         for scale in ("flops", "parameters", "tokens"):
             x = self._amounts(scale)
             if all(_n_distinct(row[np.isfinite(row)].tolist()) >= MIN_SIZES for row in x):
-                self.fitted[scale] = self._fit(x, self.losses)
+                data = LadderData(x, self.losses)
+                self.fitted[scale] = ladder_estimates.fit(data, self.is_shared)
 
     def _amounts(self, scale: Scale) -> Array:
         """Return the amount of each curve at each size, (n_curves, n_sizes)."""
         rows = [[curve.amount(scale, size) for size in self.sizes] for curve in self.curves]
         return np.array(rows)
-
-    def _fit(self, x: Array, losses: Array) -> FittedLadder:
-        return ladder_estimates.fit(LadderData(x, losses), self.is_shared)
 
     def add_to(self, result: Ladder) -> None:
         """Append the results of all curves."""
@@ -249,20 +247,16 @@ class _Family:
         for scale, fitted in self.fitted.items():
             x = fitted.data.x[:, :-1]
             if all(_n_distinct(row[np.isfinite(row)].tolist()) >= MIN_SIZES for row in x):
-                fits[scale] = self._fit(x, self.losses[:, :-1])
+                fits[scale] = ladder_estimates.without_largest(fitted, self.is_shared)
         return fits
 
     def _left_out(self, i: int, scale: Scale) -> tuple[float | None, Estimate | None]:
         """Return the mean loss at the largest size, and its prediction from the smaller ones."""
-        measured = float(self.fitted[scale].data.means[i, -1])
-        if math.isnan(measured):
-            return None, None
         smaller = self._smaller.get(scale)
         if smaller is None:
-            return measured, None
-        n_seeds = int(np.isfinite(self.losses[i, -1]).sum())
-        x = float(self.fitted[scale].data.x[i, -1])
-        return measured, smaller.loss(i, x, n_seeds)
+            measured = float(self.fitted[scale].data.means[i, -1])
+            return (None if math.isnan(measured) else measured), None
+        return ladder_estimates.predict_largest(self.fitted[scale], smaller, i) or (None, None)
 
     def _add_speedups(self, result: Ladder, curve: Curve, fitted: FittedLadder) -> None:
         i = self.index[curve.label]
@@ -348,7 +342,8 @@ class _Family:
         if scale == "flops" and self.project_to is not None:
             largest = max(largest, self.project_to)
         points = []
-        for at in np.geomspace(x.min(), largest, CURVE_POINTS):
+        grid = np.geomspace(x.min(), largest, CURVE_POINTS)
+        for at in np.unique(np.concatenate([grid, x])):
             loss = fitted.loss(i, float(at), None)
             points.append(
                 LadderCurvePoint(

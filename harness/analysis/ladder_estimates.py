@@ -133,6 +133,26 @@ def fit(data: LadderData, shared: bool, seed: int = 0, resamples: int = RESAMPLE
     return FittedLadder(data, laws, noise, power_laws.refit(points, losses, laws), draws)
 
 
+def without_largest(fitted: FittedLadder, shared: bool, resamples: int = 0) -> FittedLadder:
+    """Return the fit to all sizes but the largest."""
+    data = LadderData(fitted.data.x[:, :-1], fitted.data.losses[:, :-1])
+    return fit(data, shared, resamples=resamples or RESAMPLES)
+
+
+def predict_largest(
+    fitted: FittedLadder, smaller: FittedLadder, curve: int
+) -> tuple[float, Estimate] | None:
+    """Return the mean loss of a curve at the largest size, and its prediction from the others.
+
+    The interval of the prediction is that of the mean over the seeds. None if nothing is measured.
+    """
+    n_seeds = int(np.isfinite(fitted.data.losses[curve, -1]).sum())
+    if not n_seeds:
+        return None
+    predicted = smaller.loss(curve, float(fitted.data.x[curve, -1]), n_seeds)
+    return float(fitted.data.means[curve, -1]), predicted
+
+
 def speedups(fitted: FittedLadder, curve: int, baseline: int) -> Speedups:
     """Return the effective speedup of a curve at each size, pooled, and its trend.
 

@@ -240,10 +240,11 @@ class StudyFrames:
         if name.startswith(TUNING):  # their entries have no level on this axis
             labels = list(frame["entry"].unique())
         categories = {"entry": labels, **self._study.levels} if "entry" in frame else {}
+        fixed = {column.name for column in COLUMNS[name]}  # others are axes
         dtypes = {
             column: pd.CategoricalDtype(list(values))
             for column, values in categories.items()
-            if column in frame
+            if column in frame and (column == "entry" or column not in fixed)
         }
         return self._with_attrs(frame.astype(dtypes))
 

@@ -18,7 +18,7 @@ from harness.config.study_file import Element, Rule
 from harness.errors import Problem, UserError, choices
 from harness.results.records import StrictModel, VariantChoice
 from variants import registry
-from variants.base import AXES, ModelShape
+from variants.base import AXES, ModelShape, is_part
 from variants.errors import VariantError, class_line
 
 # One choice for each axis: those of AXES in their order, then those that vary settings.
@@ -301,12 +301,8 @@ class Axes:
 
 
 def architecture_key(entry: Mapping[str, VariantChoice]) -> str:
-    """Return a key of an entry's model at one shape: it ignores labels and the parallelism."""
-    parts = [
-        (axis, choice.name, choice.options)
-        for axis, choice in entry.items()
-        if axis in AXES and axis != "parallelism"
-    ]
+    """Return a key of an entry's model at one shape: it ignores labels and all but the parts."""
+    parts = [(a, c.name, c.options) for a, c in entry.items() if is_part(a)]
     return str(parts)
 
 

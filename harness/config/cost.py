@@ -12,12 +12,12 @@ from harness.errors import UserError
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.model.loss import Objective
+from harness.model.parameters import predicted_bytes
 from harness.model.part_check import describe_failure
 from harness.model.precision import dtype_of
 from harness.probes.activations import Activations
 from harness.results.records import PredictedCost, ResolvedModel, TrainSettings, VariantChoice
-from harness.training import averaging
-from harness.training.optimizer import predicted_bytes
+from harness.training.averaging import with_average
 from variants.base import ModelShape
 
 
@@ -49,11 +49,11 @@ class CostEstimator:
         model: ResolvedModel,
         train: TrainSettings,
         variant_paths: Sequence[str],
-        separator: int | None = None,
+        separator: Sequence[int] | None = None,
         models: ModelCosts | None = None,
     ) -> None:
         self._shape = ModelShape(**model.model_dump())
-        self._has_average = train.ema_decay is not None
+        self._train = train
         self._objective = Objective(train.label_smoothing, train.z_loss)
         self._dtype = dtype_of(train.precision)
         self._variant_paths = variant_paths
@@ -68,7 +68,8 @@ class CostEstimator:
         """
         builder = ModelBuilder(self._shape, axes, self._variant_paths, self._separator)
         parallelism = builder.parallelism()
-        settings = (self._shape, self._objective, self._dtype, self._separator)
+        optimizer = builder.optimizer(self._train)
+        settings = (self._shape, self._objective, self._dtype, tuple(self._separator or ()))
         key = (*settings, micro_batch_size, architecture_key(axes))
         if key not in self._models:
             self._models[key] = self._measure(builder, micro_batch_size)
@@ -77,13 +78,12 @@ class CostEstimator:
         if cost.activation_bytes is not None:
             try:
                 fractions = parallelism.memory_fractions(cost.model)
+                predicted = predicted_bytes(cost.model, optimizer, parallelism)
             except Exception as error:
                 failure = describe_failure(error, "memory_fractions", type(parallelism))
                 raise UserError(failure) from error
             gathered_bytes = 4 * cost.parameters * fractions["gathered"]
-            state_bytes = sum(predicted_bytes(cost.parameters, fractions).values())
-            if self._has_average:
-                state_bytes += averaging.predicted_bytes(cost.parameters, fractions)
+            state_bytes = sum(with_average(predicted, self._train).values())
             memory_bytes = state_bytes + gathered_bytes + cost.activation_bytes
         return PredictedCost(
             parameters=cost.parameters,

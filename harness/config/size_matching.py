@@ -9,7 +9,7 @@ from harness.config.axes import VariantSelection, architecture_key
 from harness.errors import Problem
 from harness.model.builder import ModelBuilder
 from variants import registry
-from variants.base import ModelShape
+from variants.base import ModelShape, is_part
 
 Measure = Literal["parameters", "flops"]
 
@@ -84,7 +84,7 @@ class WidthMatcher:
         return float(sum(parameter.numel() for parameter in model.parameters()))
 
     def _add_problem(self, entry: VariantSelection, message: str) -> None:
-        labels = "-".join(choice.label for axis, choice in entry.items() if axis != "parallelism")
+        labels = "-".join(choice.label for axis, choice in entry.items() if is_part(axis))
         self.problems.append(Problem(f"{self._location}: study.match_size", f"{labels}: {message}"))
 
 

@@ -16,9 +16,11 @@ from harness.errors import Problem, UserError, choices
 from harness.model.builder import ModelBuilder
 from harness.model.part_check import describe_failure
 from harness.results.records import ModelSettings, ProbeSettings, TrainSettings, VariantChoice
+from harness.training.optimizer import decay_steps
 from variants import registry
-from variants.base import AXES, ModelShape, Parallelism
+from variants.base import AXES, ModelShape, Optimizer, Parallelism, Variant
 from variants.errors import class_line
+from variants.parameters import OptimizerDefaults
 from variants.validation import divisors
 
 FP32_BYTES = 4
@@ -130,6 +132,13 @@ def _check_schedule(location: str, settings: Settings) -> Iterator[Problem]:
             f"{train.warmup_steps}: the warm-up would not end within the run; "
             f"allowed: at most steps = {train.steps}",
         )
+    elif train.schedule == "wsd" and train.warmup_steps + decay_steps(train) > train.steps:
+        yield Problem(
+            f"{location}: train.decay_fraction",
+            f"{train.decay_fraction:g}: the decay over {decay_steps(train)} of {train.steps} steps "
+            f"would begin within the warm-up; allowed: at most "
+            f"{1 - train.warmup_steps / train.steps:.4g}",
+        )
 
 
 def _check_tokens(
@@ -231,6 +240,13 @@ def load_parallelism(choice: VariantChoice, paths: Sequence[Path]) -> Parallelis
     return parallelism
 
 
+def load_optimizer(choice: VariantChoice, paths: Sequence[Path]) -> Optimizer:
+    """Return the optimizer that a choice names, with the defaults of `[train]`."""
+    cls = registry.load("optimizer", choice.name, paths)
+    optimizer: Optimizer = cls(cls.Options(**choice.options), OptimizerDefaults())
+    return optimizer
+
+
 def _check_positionals(
     location: str, entries: Sequence[PlannedEntry], axes: Axes
 ) -> Iterator[Problem]:
@@ -310,28 +326,40 @@ def check_corpus(
 def check_parallelism(
     location: str, entries: Iterable[tuple[VariantSelection, ModelShape]], paths: Sequence[str]
 ) -> Iterator[Problem]:
-    """Each entry's parallelism supports its model, which is built on the meta device."""
-    checked: set[tuple[str, str, ModelShape]] = set()
+    """Each entry's parallelism supports its optimizer, and its model.
+
+    The model is built on the meta device.
+    """
+    checked: set[tuple[str, str, str, ModelShape]] = set()
     for entry, shape in entries:
-        key = (architecture_key(entry), entry["parallelism"].label, shape)
+        optimizer = load_optimizer(entry["optimizer"], [Path(path) for path in paths])
+        labels = (entry["optimizer"].label, entry["parallelism"].label)
+        key = (architecture_key(entry), *labels, shape)
         if key in checked:
             continue
         checked.add(key)
         builder = ModelBuilder(shape, entry, paths)
         parallelism = builder.parallelism()
+        at_fault: type[Variant] = type(parallelism)
         try:
             reason = parallelism.why_unsupported(builder.model)
+            at_fault = type(optimizer)
+            reason = reason or optimizer.why_unsupported(parallelism)
         except UserError as error:
             yield from error.problems
             continue
         except Exception as error:
-            failure = describe_failure(error, "why_unsupported", type(parallelism))
+            failure = describe_failure(error, "why_unsupported", at_fault)
             yield Problem(f"{location}: axes", failure)
             continue
         if reason:
-            labels = [c.label for axis, c in entry.items() if _is_named(axis)]
+            named = [
+                choice.label
+                for axis, choice in entry.items()
+                if _is_named(axis) or choice.name != AXES[axis].default
+            ]
             yield Problem(
-                f"{location}: axes", f"{', '.join(labels)}: {reason}; add [[exclude]] with these"
+                f"{location}: axes", f"{', '.join(named)}: {reason}; add [[exclude]] with these"
             )
 
 

@@ -69,7 +69,7 @@ def hides_own_document(model: GPT, setting: Setting) -> list[Violation]:
 @contextmanager
 def masked(model: GPT) -> Iterator[None]:
     """Mask documents that begin with the token `SEPARATOR`."""
-    model.separator = SEPARATOR
+    model.separator = [SEPARATOR]
     try:
         yield
     finally:

@@ -37,9 +37,8 @@ class Corpus:
 
     `token_bytes` is a .npy file with the number of bytes of each token. `entropy` (nats per byte,
     of the validation part) is known only for the synthetic corpus. `note` says why a corpus
-    replaces another, that headers are skipped, or which files are not read. `separator` is the
-    token that begins a document, if attention is masked at the boundaries of documents. `sources`
-    are the user's files.
+    replaces another, that headers are skipped, or which files are not read. `separator` are
+    the tokens between two documents, if attention is masked there. `sources` are the user's files.
     """
 
     name: str
@@ -50,7 +49,7 @@ class Corpus:
     token_bytes: str
     entropy: float | None = None
     note: str | None = None
-    separator: int | None = None
+    separator: list[int] | None = None
     sources: list[SourceFile] = field(default_factory=list)
 
     @staticmethod

@@ -1,41 +1,47 @@
-"""Boundaries of documents: the separator token, with which each document begins."""
+"""Boundaries of documents: the separator `<|endoftext|>`, a token or the bytes that spell it."""
+
+import numpy as np
 
 from harness.data.batches import Tokens
-from harness.data.tokenizers import NAMES, Tokenizer
+from harness.data.tables import SEPARATOR
+from harness.data.tokenizers import Tokenizer
 from harness.errors import Problem, UserError
 
 CHUNK = 1 << 22  # tokens that are searched at once
 
 
-def separator_of(tokenizer: Tokenizer, corpus: str, train: Tokens, place: str) -> int:
-    """Return the token that separates the documents of a corpus.
+def separator_of(tokenizer: Tokenizer, corpus: str, train: Tokens, place: str) -> list[int]:
+    """Return the tokens of the separator, of which the last begins a document.
 
     Raises:
-        UserError: the tokenizer has no such token, or the training tokens do not contain it, so
-            that there is nothing to mask.
+        UserError: the training tokens do not contain it, so that there is nothing to mask.
     """
-    separator = tokenizer.end_of_text
-    if separator is None:
-        others = ", ".join(name for name in NAMES if name != tokenizer.name)
+    separator: list[int] = tokenizer.encode(SEPARATOR).tolist()
+    if not contains(train, separator):
         message = (
-            f"mask: the tokenizer '{tokenizer.name}' has no token that separates documents; "
-            f'allowed: data.tokenizer {others}, or data.documents = "cross"'
-        )
-        raise UserError([Problem(place, message)])
-    if not _contains(train, separator):
-        message = (
-            f"mask: the training part of '{corpus}' has no <|endoftext|> (token {separator} of "
-            f"'{tokenizer.name}'), so it is one document; separate its documents by <|endoftext|>, "
+            f"mask: the training part of '{corpus}' has no {SEPARATOR} (tokens {separator} of "
+            f"'{tokenizer.name}'), so it is one document; separate its documents by {SEPARATOR}, "
             'or set data.documents = "cross"'
         )
         raise UserError([Problem(place, message)])
     return separator
 
 
-def _contains(tokens: Tokens, token: int) -> bool:
-    """Return whether a token occurs; usually, the first chunk holds it."""
-    for start in range(0, len(tokens), CHUNK):
-        length = min(CHUNK, len(tokens) - start)
-        if (tokens.window(start, length) == token).any():
+def contains(tokens: Tokens, sequence: list[int]) -> bool:
+    """Return whether tokens occur in this order; usually, the first chunk holds them."""
+    n = len(sequence)
+    for start in range(0, len(tokens) - n + 1, CHUNK):
+        chunk = tokens.window(start, min(CHUNK + n - 1, len(tokens) - start))
+        if ends_of(chunk, sequence).any():
             return True
     return False
+
+
+def ends_of(tokens: np.ndarray, sequence: list[int]) -> np.ndarray:
+    """Return where a sequence of tokens ends in the last dimension, boolean of the same shape."""
+    *first, last = sequence
+    ends: np.ndarray = np.asarray(tokens) == last
+    for distance, token in enumerate(reversed(first), start=1):
+        ends[..., distance:] &= tokens[..., :-distance] == token
+        ends[..., :distance] = False
+    return ends

@@ -9,7 +9,7 @@ import torch
 
 from harness.errors import UserError
 from harness.model.gpt import GPT
-from harness.results.records import VariantChoice
+from harness.results.records import TrainSettings, VariantChoice
 from variants import registry
 from variants.base import (
     AXES,
@@ -17,11 +17,13 @@ from variants.base import (
     FeedForward,
     ModelShape,
     Norm,
+    Optimizer,
     Parallelism,
     Positional,
     Variant,
 )
 from variants.errors import describe
+from variants.parameters import OptimizerDefaults
 
 VariantT = TypeVar("VariantT", bound=Variant)
 
@@ -82,7 +84,7 @@ class ModelBuilder(VariantLayers):
         shape: ModelShape,
         axes: Mapping[str, VariantChoice],
         variant_paths: Sequence[str],
-        separator: int | None = None,
+        separator: Sequence[int] | None = None,
     ) -> None:
         super().__init__(shape, load_variants(axes, variant_paths))
         self.separator = separator
@@ -111,3 +113,16 @@ class ModelBuilder(VariantLayers):
         parallelism = variant(options)
         assert isinstance(parallelism, Parallelism)
         return parallelism
+
+    def optimizer(self, train: TrainSettings) -> Optimizer:
+        """Return the optimizer of the run."""
+        variant, options = self.variants["optimizer"]
+        defaults = OptimizerDefaults(
+            lr=train.lr,
+            beta1=train.beta1,
+            beta2=train.beta2,
+            weight_decay=train.weight_decay,
+        )
+        optimizer = variant(options, defaults)
+        assert isinstance(optimizer, Optimizer)
+        return optimizer

@@ -68,7 +68,7 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """The language model. `lm_head` is the output projection, None if it is the embedding.
 
-    `objective` is what training minimizes. With a `separator`, the token that begins a document, no
+    `objective` is what training minimizes. With a `separator`, the tokens between two documents, no
     position attends to another document. Positions count through the sequence, whatever its
     documents.
     """
@@ -77,7 +77,7 @@ class GPT(nn.Module):
     objective: Objective = CROSS_ENTROPY
 
     def __init__(
-        self, shape: ModelShape, layers: LayerFactory, separator: int | None = None
+        self, shape: ModelShape, layers: LayerFactory, separator: Sequence[int] | None = None
     ) -> None:
         super().__init__()
         self.shape = shape
@@ -110,13 +110,18 @@ class GPT(nn.Module):
     def documents(self, tokens_BT: Tensor) -> Tensor | None:
         """Return the document of each token, counted from the start of its sequence, (B, T).
 
-        None without a `separator`. The separator is the first token of the document that follows
-        it: that document's first word is predicted from the separator only, and the separator from
+        None without a `separator`, whose last token is the first of the document that follows:
+        that document's first word is predicted from this token only, and the separator itself from
         the document that it ends.
         """
         if self.separator is None:
             return None
-        return (tokens_BT == self.separator).cumsum(dim=1)
+        *first, last = self.separator
+        begins_BT = tokens_BT == last
+        for distance, token in enumerate(reversed(first), start=1):
+            earlier_BT = F.pad(tokens_BT, (distance, 0), value=-1)[:, : tokens_BT.shape[1]]
+            begins_BT = begins_BT & (earlier_BT == token)
+        return begins_BT.cumsum(dim=1)
 
     def logits(self, tokens_BT: Tensor) -> Tensor:
         """Return the unnormalized log-probabilities of each next token, (B, T, V)."""

@@ -10,14 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from harness.model.initialization import UndeclaredError, init_specs
-from variants.base import Attention, FeedForward, ModelShape, Parallelism, Part, Variant
+from variants.base import (
+    Attention,
+    FeedForward,
+    ModelShape,
+    Optimizer,
+    Parallelism,
+    Part,
+    Variant,
+)
 from variants.errors import class_line, describe
+from variants.parameters import OptimizerDefaults, ParameterInfo, TrainedParameter
 
 
 def build_problems(cls: type[Any], options: object, shape: ModelShape) -> Iterator[str]:
     """Yield the faults of a variant that is built with these options: line, fault, remedy."""
     if issubclass(cls, Parallelism):
         yield from _parallelism_problems(cls, options)
+        return
+    if issubclass(cls, Optimizer):
+        yield from _optimizer_problems(cls, options)
         return
     layers = (0, shape.n_layer - 1) if issubclass(cls, Attention) else (None,)
     problems: dict[str, None] = {}
@@ -115,3 +127,51 @@ def _parallelism_problems(cls: type[Parallelism], options: object) -> Iterator[s
             return
     if n_processes % n_groups:
         yield f"{place}: `data_parallel_size` {n_groups} does not divide world_size {n_processes}"
+
+
+def sample_parameters() -> list[TrainedParameter]:
+    """Return a parameter of each kind, on the CPU, with small random values."""
+    generator = torch.Generator().manual_seed(0)
+    infos = (
+        ParameterInfo("h.0.attn.c_attn.weight", "matrix", torch.Size((12, 4)), (4, 4, 4)),
+        ParameterInfo("h.0.mlp.c_proj.weight", "matrix", torch.Size((4, 16))),
+        ParameterInfo("wte.weight", "embedding", torch.Size((7, 4))),
+        ParameterInfo("ln_f.weight", "vector", torch.Size((4,))),
+    )
+    parameters = []
+    for info in infos:
+        values = 0.1 * torch.randn(info.size, generator=generator)
+        parameters.append(TrainedParameter(info, nn.Parameter(values)))
+    return parameters
+
+
+def _optimizer_problems(cls: type[Optimizer], options: object) -> Iterator[str]:
+    """Yield the faults of an optimizer that is made for a parameter of each kind."""
+    method = "__init__"
+    place = class_line(cls)
+    parameters = sample_parameters()
+    try:
+        optimizer = cls(options, OptimizerDefaults())
+        method = "make"
+        made: object = optimizer.make(parameters)
+        method = "state_bytes"
+        sizes = [optimizer.state_bytes(parameter.info) for parameter in parameters]
+        n_bytes: object = sum(size.sharded + size.replicated for size in sizes)
+    except Exception as error:
+        yield describe_failure(error, method, cls)
+        return
+    if not (isinstance(n_bytes, int | float) and math.isfinite(n_bytes) and n_bytes >= 0):
+        yield f"{place}: `state_bytes` returns {sizes}; it must return numbers of bytes, at least 0"
+    if not isinstance(made, torch.optim.Optimizer):
+        yield f"{place}: `make` returns {made!r}; it must return a torch.optim.Optimizer"
+        return
+    trained = [id(value) for group in made.param_groups for value in group["params"]]
+    for parameter in parameters:
+        n = trained.count(id(parameter.value))
+        if n != 1:
+            name = parameter.info.name
+            yield f"{place}: {name} is in {n} of the groups that `make` returns; it must be in one"
+    for group in made.param_groups:
+        lr = group.get("lr")
+        if not (isinstance(lr, float) and math.isfinite(lr) and lr > 0):
+            yield f"{place}: the lr of a group that `make` returns is {lr!r}; it must be above 0"

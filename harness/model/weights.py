@@ -18,7 +18,7 @@ from harness.model.hf_gpt2 import SAFETENSORS_FILE, Tensors
 from harness.results.files import FormError, parse_record, read_json, write_json
 from harness.results.records import CheckpointInfo, ResolvedModel, VariantChoice
 from variants import registry
-from variants.base import AXES, ModelShape
+from variants.base import AXES, ModelShape, is_part
 from variants.errors import VariantError
 
 DESCRIPTION_FILE = "checkpoint.json"
@@ -114,7 +114,7 @@ def _differences_from_gpt2(weights: Weights) -> Iterator[str]:
     """Yield the variants and options by which a model computes something else than GPT-2."""
     paths = [Path(path) for path in weights.variant_paths]
     for axis, choice in weights.axes.items():
-        if axis == "parallelism":
+        if not is_part(axis):
             continue
         if choice.name != AXES[axis].default:
             yield f"{axis} = {choice.name}"

@@ -22,6 +22,7 @@ from harness.data.shards import cache_folder
 from harness.provenance.sources import Sources
 from harness.results.files import write_bytes
 from harness.results.records import RunSpec
+from variants.base import is_part
 
 FOLDER = "preflight"
 # Folders and files of the code that runs in the checks, except variants.
@@ -49,7 +50,7 @@ class Cache:
 
     def key(self, spec: RunSpec) -> str:
         """Return the hash of all that determines the outcome of the checks of a run's model."""
-        choices = {axis: c for axis, c in spec.variants.items() if axis != "parallelism"}
+        choices = {axis: c for axis, c in spec.axes.items() if is_part(axis)}
         files: dict[str, Path] = {}
         for axis, choice in choices.items():
             files |= self._sources.variant_files(axis, choice.name, spec.launch.variant_paths)

@@ -12,7 +12,7 @@ from harness.contract.model import Conditions, model_results
 from harness.contract.violation import Violation
 from harness.preflight.cache import Cache, Outcome
 from harness.results.records import RunSpec
-from variants.base import AXES, ModelShape
+from variants.base import AXES, ModelShape, is_part
 
 QUIET_S = 2.0  # checks that take longer report their progress
 CAUSALITY = "causality"  # the check that a study may permit to fail
@@ -91,17 +91,17 @@ def _is_a_fault(result: CheckResult) -> bool:
 
 def _model_key(spec: RunSpec) -> str:
     """Return a key of all that the checks of a run depend on."""
-    choices = [(a, c.name, c.options) for a, c in spec.variants.items() if a != "parallelism"]
+    choices = [(a, c.name, c.options) for a, c in spec.axes.items() if is_part(a)]
     train = spec.train
     documents = spec.data.documents
     return str((choices, spec.model, train.precision, train.deterministic, documents))
 
 
 def _shown_axes(specs: Sequence[RunSpec]) -> list[str]:
-    """Return the axes whose labels distinguish the models, without the parallelism."""
+    """Return the axes whose labels distinguish the models."""
     shown = []
     for axis, about in AXES.items():
         labels = {spec.axes[axis].label for spec in specs}
-        if axis != "parallelism" and (about.in_every_name or labels != {about.default}):
+        if is_part(axis) and (about.in_every_name or labels != {about.default}):
             shown.append(axis)
     return shown

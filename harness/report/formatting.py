@@ -50,6 +50,11 @@ def significant_figures(value: float) -> str:
     return f"{value:,.{digits}f}"
 
 
+def compute(flops: float) -> str:
+    """Return a number of FLOPs as 1.2e15."""
+    return f"{flops:.3g}".replace("e+", "e")
+
+
 def milliseconds(seconds: float) -> str:
     """Return seconds as milliseconds with four significant figures."""
     return significant_figures(SECONDS_TO_MS * seconds)

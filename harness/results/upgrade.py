@@ -23,6 +23,14 @@ OPTION_NAMES = {  # variant -> old name of an option -> its present name
     "mqa": {"kv": "kv_pooling"},
     "sliding_window": {"pattern": "layer_pattern"},
 }
+# Axes that were added within a version, with their default variant and its default options.
+ADDED_AXES: dict[str, Json] = {
+    "optimizer": {
+        "name": "adamw",
+        "label": "adamw",
+        "options": {"lr": None, "beta1": None, "beta2": None, "weight_decay": None},
+    }
+}
 TRAINED = re.compile(r"trained by .+, (\d+) steps")
 
 
@@ -35,7 +43,7 @@ def upgrade(content: Json, record: type[Versioned]) -> Json:
     """
     version = content.get("schema_version", 1)
     if version == SCHEMA_VERSION:
-        return content
+        return _with_added_axes(content) if record is RunSpec else content
     if version not in range(1, SCHEMA_VERSION):
         raise ValueError(
             f"schema_version {version}, this version reads 1 to {SCHEMA_VERSION}; "
@@ -43,7 +51,33 @@ def upgrade(content: Json, record: type[Versioned]) -> Json:
         )
     for upgrades in (FROM_VERSION_1, FROM_VERSION_2)[version - 1 :]:
         content = upgrades.get(record, dict)(content)
+    if record is RunSpec:
+        content = _with_added_axes(content)
     return content | {"schema_version": SCHEMA_VERSION}
+
+
+def _with_added_axes(spec: Json) -> Json:
+    """Return a spec in which axes that its version lacks have the variant that it trained."""
+    axes = spec["axes"]
+    if ADDED_AXES.keys() <= axes.keys():
+        return spec
+    missing = {axis: choice for axis, choice in ADDED_AXES.items() if axis not in axes}
+    labels = {axis: choice["label"] for axis, choice in missing.items()}
+    return spec | {
+        "axes": _before_parallelism(axes, missing),
+        "baseline": _before_parallelism(spec["baseline"], labels),
+    }
+
+
+def _before_parallelism(values: Json, added: Json) -> Json:
+    """Return values by axis with further ones in their place in the order of axes."""
+    if "parallelism" not in values:
+        return values | added
+    before: Json = {}
+    after: Json = {}
+    for axis, value in values.items():
+        (after if after or axis == "parallelism" else before)[axis] = value
+    return before | added | after
 
 
 def _rename(content: Json, names: dict[str, str]) -> Json:

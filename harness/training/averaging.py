@@ -7,13 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from harness.distributed.shards import local, named_local_parameters
+from harness.results.records import TrainSettings
 
-FP32_BYTES = 4
 
-
-def predicted_bytes(n_parameters: int, fractions: Mapping[str, float]) -> float:
-    """Return one rank's bytes of the average, in fp32; it holds as many values as parameters."""
-    return FP32_BYTES * n_parameters * fractions["parameters"]
+def with_average(predicted: Mapping[str, float], settings: TrainSettings) -> dict[str, float]:
+    """Return predicted bytes by category; the optimizer's include an average, if there is one."""
+    n_bytes = dict(predicted)
+    if settings.ema_decay is not None:
+        n_bytes["optimizer"] += n_bytes["parameters"]
+    return n_bytes
 
 
 class ParameterAverage:

@@ -1,7 +1,6 @@
 """The training loop: set up a run, train and evaluate it, record it, and collect the probes."""
 
 import math
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.model.initialization import check_same_parameters, parameter_hashes
 from harness.model.loss import Objective
+from harness.model.parameters import predicted_bytes
 from harness.probes import decode, eval_lengths
 from harness.probes.first_step import FirstStep
 from harness.probes.memory import measure_memory
@@ -30,9 +30,8 @@ from harness.results.records import (
     StepRecord,
 )
 from harness.results.store import Run
-from harness.training import averaging
 from harness.training import optimizer as optim
-from harness.training.averaging import ParameterAverage
+from harness.training.averaging import ParameterAverage, with_average
 from harness.training.checkpointing import Checkpoints
 from harness.training.compilation import compile_blocks, compile_report
 from harness.training.diagnosis import diagnose
@@ -42,7 +41,7 @@ from harness.training.seeding import seed_step
 from harness.training.signals import StopRequest, TrainingInterrupted
 from harness.training.step import StepResult, TrainStep
 from harness.training.warm_start import initialize_parameters
-from variants.base import ModelShape, Parallelism, StepShape
+from variants.base import ModelShape, Parallelism, Precision, StepShape
 
 N_WARMUP = (
     5  # steps that are recorded but not timed: the first ones allocate, choose kernels and compile
@@ -152,7 +151,8 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
     model = parallelism.wrap(gpt, context.device, settings.precision)
     init_report = initialize_parameters(gpt, whole, run, spec)
     initial_hash = check_same_parameters(gpt, context)
-    optimizer = optim.adamw(gpt, settings, parallelism)
+    variant = builder.optimizer(settings)
+    optimizer = optim.make_optimizer(variant, gpt, whole, parallelism)
 
     train_step = TrainStep(
         gpt=gpt,
@@ -315,19 +315,23 @@ def collect_probes(
     averaged = [] if average is None else list(average.values.values())
     memory = context.gather(measure_memory(setup.optimizer, first_step, context.device, averaged))
     n_parameters = sum(parameter.numel() for parameter in setup.whole.parameters())
-    fractions = parallelism.memory_fractions(setup.whole)
+    optimizer = setup.builder.optimizer(spec.train)
+    predicted_memory = predicted_bytes(setup.whole, optimizer, parallelism)
     final_hashes = parameter_hashes(setup.gpt, context)
     peak = peak_flops(context, precision, parallelism.n_devices // parallelism.world_size)
     decoding = decode.measure(spec, setup.builder, setup.gpt, context)
     lengths = eval_lengths.measure(spec, setup.model, setup.gpt, context)
     predicted_bytes_sent = parallelism.predicted_bytes_sent(setup.gpt, _step_shape(setup))
+    if predicted_bytes_sent is not None:
+        trained = optim.trained_parameters(setup.gpt, setup.whole)
+        predicted_bytes_sent += optimizer.predicted_bytes_sent(trained)
     # Trains on, so it comes after everything that reads the parameters.
     post_training = PostTrainingProbe(setup.model, context, setup.train_step).measure(
         spec.train.steps, setup.run, spec.launch.trace
     )
     return ProbeResults(
         memory=memory,
-        predicted_memory=_predicted_memory(spec, n_parameters, fractions),
+        predicted_memory=MemoryPrediction(**with_average(predicted_memory, spec.train)),
         parameters=n_parameters,
         flops_per_token=setup.whole.flops_per_token(),
         flops_per_token_counted=(
@@ -343,20 +347,17 @@ def collect_probes(
         resumed_at=resumed_at,
         phases=post_training.phases,
         traffic=post_training.traffic,
-        communication_dtype=parallelism.communication_dtype(precision),
+        communication_dtype=_coarsest(
+            parallelism.communication_dtype(precision), optimizer.update_dtype(context.device)
+        ),
         predicted_bytes_sent=predicted_bytes_sent,
         compilation=compilation,
         time=time,
     )
 
 
-def _predicted_memory(
-    spec: RunSpec, n_parameters: int, fractions: Mapping[str, float]
-) -> MemoryPrediction:
-    n_bytes = optim.predicted_bytes(n_parameters, fractions)
-    if spec.train.ema_decay is not None:
-        n_bytes["optimizer"] += averaging.predicted_bytes(n_parameters, fractions)
-    return MemoryPrediction(**n_bytes)
+def _coarsest(*precisions: Precision) -> Precision:
+    return "bf16" if "bf16" in precisions else "fp32"
 
 
 def _step_shape(setup: Setup) -> StepShape:

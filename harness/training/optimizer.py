@@ -1,7 +1,7 @@
-"""AdamW, the learning rate schedule, and clipping by the global gradient norm."""
+"""The optimizer of a run, the learning rate schedule, and clipping by the global gradient norm."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
@@ -9,64 +9,79 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from harness.distributed.shards import shard_specs
+from harness.model.parameters import parameter_infos
 from harness.results.records import TrainSettings
-from variants.base import Parallelism, ParameterGroups
+from variants.base import Optimizer, Parallelism
+from variants.parameters import TrainedParameter
 
-FP32_BYTES = 4
-ADAM_STATES = 2  # running means of the gradient and of its square (Kingma & Ba 2015)
-
-
-def predicted_bytes(n_parameters: int, fractions: Mapping[str, float]) -> dict[str, float]:
-    """Return one rank's bytes of parameters, gradients and optimizer state, in fp32.
-
-    `fractions` gives the fraction of each that the rank holds.
-    """
-    whole = {
-        "parameters": FP32_BYTES * n_parameters,
-        "gradients": FP32_BYTES * n_parameters,
-        "optimizer": FP32_BYTES * ADAM_STATES * n_parameters,
-    }
-    return {category: size * fractions[category] for category, size in whole.items()}
+PEAK = "initial_lr"  # key of a parameter group: its peak rate, as PyTorch's schedulers name it
 
 
-def adamw(
-    model: nn.Module, cfg: TrainSettings, parallelism: Parallelism | None = None
+def make_optimizer(
+    optimizer: Optimizer, model: nn.Module, whole: nn.Module, parallelism: Parallelism
 ) -> torch.optim.Optimizer:
-    """Return fused AdamW (Loshchilov & Hutter 2019).
+    """Return the torch optimizer of a wrapped model; `whole` is the unsharded model.
 
-    Weight decay applies to matrices only, not to biases and gains. A parallelism may shard the
-    optimizer's work and state over the ranks.
+    A parallelism may shard the optimizer's work and state over the ranks. The present rate of each
+    parameter group becomes its peak rate.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in parameters if parameter.dim() >= 2]
-    vectors = [parameter for parameter in parameters if parameter.dim() < 2]
-    groups: ParameterGroups = []
-    if matrices:
-        groups.append({"params": matrices, "weight_decay": cfg.weight_decay})
-    if vectors:
-        groups.append({"params": vectors, "weight_decay": 0.0})
-
-    def make(groups: ParameterGroups) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(groups, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), fused=True)
-
-    return make(groups) if parallelism is None else parallelism.optimizer(groups, make)
+    made = parallelism.optimizer(trained_parameters(model, whole), optimizer.make)
+    for group in made.param_groups:
+        group[PEAK] = group["lr"]
+    return made
 
 
-def learning_rate(step: int, cfg: TrainSettings) -> float:
-    """Return the rate of `step` (from 0): linear warmup, then cosine decay to `min_lr`."""
+def trained_parameters(model: nn.Module, whole: nn.Module) -> list[TrainedParameter]:
+    """Return the parameters of a model that are trained, as this rank holds them."""
+    infos = parameter_infos(whole)
+    specs = shard_specs(model)
+    trained = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            trained.append(TrainedParameter(infos[name], parameter, specs.get(name)))
+    return trained
+
+
+def learning_rate(step: int, cfg: TrainSettings, peak: float | None = None) -> float:
+    """Return the rate of `step` (from 0): linear warm-up to the peak, then `cfg.schedule`.
+
+    `cosine` (Loshchilov & Hutter 2017) and `linear` decay from the warm-up's end to the end of the
+    run, `wsd` decays linearly in the last `decay_fraction` of the steps (Hu et al. 2024, 4.2;
+    Hägele et al. 2024), `constant` does not decay. The decay ends at `min_lr`. `peak` is that of a
+    parameter group, None for `cfg.lr`; `min_lr` is relative to it as it is to `cfg.lr`.
+    """
+    if peak is None:
+        peak = cfg.lr
     if step < cfg.warmup_steps:
-        return cfg.lr * (step + 1) / (cfg.warmup_steps + 1)
-    progress = (step - cfg.warmup_steps) / max(1, cfg.steps - cfg.warmup_steps)
-    lr = cfg.min_lr + (cfg.lr - cfg.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
-    return min(lr, cfg.lr)  # the sum may round up
+        return peak * (step + 1) / (cfg.warmup_steps + 1)
+    lowest = cfg.min_lr * (peak / cfg.lr)
+    rate = lowest + (peak - lowest) * _decay(step, cfg)
+    return min(rate, peak)  # the sum may round up
+
+
+def _decay(step: int, cfg: TrainSettings) -> float:
+    """Return the height of the rate between `min_lr` (0) and the peak (1), after the warm-up."""
+    if cfg.schedule == "constant":
+        return 1.0
+    start = cfg.warmup_steps
+    if cfg.schedule == "wsd":
+        start = max(start, cfg.steps - decay_steps(cfg))
+    progress = max(0, step - start) / max(1, cfg.steps - start)
+    if cfg.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return 1 - progress
+
+
+def decay_steps(cfg: TrainSettings) -> int:
+    """Return the number of steps in which `wsd` decays."""
+    return max(1, round(cfg.decay_fraction * cfg.steps))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, cfg: TrainSettings) -> float:
-    """Set the learning rate of `step` for all parameters, and return it."""
-    lr = learning_rate(step, cfg)
+    """Set the learning rate of `step` for all parameters, and return that of the first group."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
-    return lr
+        group["lr"] = learning_rate(step, cfg, group[PEAK])
+    return float(optimizer.param_groups[0]["lr"])
 
 
 def clip(model: nn.Module, max_norm: float) -> Tensor:

@@ -5,7 +5,12 @@ import pytest
 
 from harness.analysis import budgets
 
-ROPE = {"positional": "rope", "attention": "mha", "parallelism": "single"}
+ROPE = {
+    "positional": "rope",
+    "attention": "mha",
+    "optimizer": "adamw",
+    "parallelism": "single",
+}
 LEARNED = ROPE | {"positional": "learned"}
 
 
@@ -19,7 +24,7 @@ def test_an_entry_of_a_unique_size_has_no_size_ranking(fake, read_study):
     study = read_study(fake)
     kinds = [ranking.budget_kind for ranking in budgets.rankings(study)]
     assert kinds == ["tokens", "flops", "train_s", "parameters"]
-    for run in study.find({"positional": "rope"}).done:
+    for run in study.find({"positional": "rope", "optimizer": "adamw"}).done:
         run.probes.__dict__["parameters"] *= 2  # records are frozen
     kinds = [ranking.budget_kind for ranking in budgets.rankings(study)]
     assert kinds == ["tokens", "flops", "train_s"]

@@ -17,6 +17,7 @@ def test_entries_are_sorted_by_axes_baseline_first(fake):
     study = dataset.read(fake.write().store, "tiny")
     assert study.levels == {
         "attention": ("mha", "gqa2", "gqa10"),
+        "optimizer": ("adamw",),
         "parallelism": ("single", "fsdp2"),
     }
     assert [entry.label for entry in study.entries][:3] == [

@@ -20,6 +20,8 @@ from harness.probes.peak_flops import SIZE
 from harness.results.records import TokenSlice, TrainSettings, VariantChoice
 from harness.training import optimizer as optim
 from variants.base import ModelShape
+from variants.optimizer.adamw import AdamW, AdamWOptions
+from variants.parameters import OptimizerDefaults, ParameterInfo, TrainedParameter
 
 SHAPE = ModelShape(n_layer=6, n_head=6, n_embd=384, seq_len=256, vocab_size=65)
 BATCH = 8
@@ -48,7 +50,11 @@ def whole_step(
     model: nn.Module, losses: Callable[[], torch.Tensor], device, precision="fp32"
 ) -> Callable[[], object]:
     """Return a step of the loop: forward, backward, clipping, fused AdamW."""
-    optimizer = optim.adamw(model, CFG)
+    parameters = []
+    for name, value in model.named_parameters():
+        info = ParameterInfo(name, "matrix" if value.dim() > 1 else "vector", value.shape)
+        parameters.append(TrainedParameter(info, value))
+    optimizer = AdamW(AdamWOptions(), OptimizerDefaults()).make(parameters)
 
     def step() -> None:
         with autocast(device, precision):

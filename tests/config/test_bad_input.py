@@ -85,6 +85,27 @@ CASES = {
         ("steps = 4", "steps = 4\nwarmup_steps = 5"),
         "train.warmup_steps: 5: the warm-up would not end within the run; allowed: at most steps",
     ),
+    "decay": (
+        ("steps = 4", 'steps = 10\nwarmup_steps = 6\nschedule = "wsd"\ndecay_fraction = 0.5'),
+        "train.decay_fraction: 0.5: the decay over 5 of 10 steps would begin within the warm-up; "
+        "allowed: at most 0.4",
+    ),
+    "schedule": (
+        ("steps = 4", 'steps = 4\nschedule = "cosin"'),
+        "train.schedule: 'cosin': input should be 'cosine', 'linear', 'wsd' or 'constant'",
+    ),
+    "optimizer": (
+        ("[axes]", '[axes]\noptimizer = ["adam"]'),
+        "axes.optimizer[0]: 'adam': no such optimizer variant; did you mean 'adamw'?",
+    ),
+    "optimizer's option": (
+        ("[axes]", '[axes]\noptimizer = [{ variant = "muon", lr = 0.0 }]'),
+        "axes.optimizer[0].lr: 0.0: input should be greater than 0",
+    ),
+    "optimizer's options": (
+        ("[axes]", '[axes]\noptimizer = [{ variant = "sgd", momentum = 0.0, nesterov = true }]'),
+        "axes.optimizer[0].nesterov: true: needs a momentum above 0",
+    ),
     "parameters": (
         ("n_embd = 32", "n_embd = 1048576"),
         "model.n_embd: 1048576 with n_layer = 2 gives 2.64e+13 parameters; allowed: at most 1e+12",

@@ -92,7 +92,7 @@ def other_value(record, name, value):
         return next(choice for choice in get_args(annotation) if choice != value)
     if isinstance(value, bool):
         return not value
-    return value + 1 if isinstance(value, int) else value / 2 + 0.1
+    return value + 1 if isinstance(value, int) else value / 2 + 0.11
 
 
 @pytest.mark.parametrize(("section", "name"), FIELDS)

@@ -5,9 +5,11 @@ import pytest
 import tiktoken
 
 from harness.data import corpus, documents
+from harness.data.batches import Tokens
+from harness.data.documents import contains, ends_of
 from harness.data.tokenizers import NAMES
 from harness.errors import UserError
-from harness.results.records import DataSettings
+from harness.results.records import DataSettings, TokenSlice
 
 SEPARATOR = 256
 TEXT = "One.<|endoftext|>Two words.<|endoftext|>Three." * 20
@@ -37,19 +39,16 @@ def test_separator_of_the_tokenizer_is_stated_only_for_a_mask(tmp_path, tokenize
     found = {}
     for kind in ("cross", "mask"):
         found[kind] = prepare(tmp_path, corpus="text.txt", tokenizer=tokenizer, documents=kind)
-    assert found["mask"].separator == SEPARATOR
+    assert found["mask"].separator == [SEPARATOR]
     assert found["cross"].separator is None
     assert found["cross"].train == found["mask"].train
 
 
-def test_tokenizer_without_separator_is_refused(tmp_path):
-    """The mask would never apply, and the study would compare nothing."""
+def test_bytes_spell_the_separator(tmp_path):
+    """A study without a download must be able to mask, too."""
     (tmp_path / "text.txt").write_text(TEXT)
-    with pytest.raises(UserError, match="'bytes' has no token that separates documents") as raised:
-        prepare(tmp_path, corpus="text.txt", documents="mask")
-    (problem,) = raised.value.problems
-    assert problem.location == "study.toml: data.documents"
-    assert "gpt2" in problem.message and 'data.documents = "cross"' in problem.message
+    found = prepare(tmp_path, corpus="text.txt", documents="mask")
+    assert found.separator == list(b"<|endoftext|>")
 
 
 def test_text_without_separators_is_refused(tmp_path):
@@ -58,17 +57,35 @@ def test_text_without_separators_is_refused(tmp_path):
         prepare(tmp_path, corpus="text.txt", tokenizer="gpt2", documents="mask")
 
 
-@pytest.mark.parametrize("position", [0, 4, 5, 11, 12])
-def test_separator_is_found_in_any_shard_and_chunk(tmp_path, monkeypatch, position):
+@pytest.mark.parametrize("position", range(10))
+@pytest.mark.parametrize("n", [1, 3])
+def test_separator_is_found_in_any_shard_and_chunk(tmp_path, monkeypatch, n, position):
     """A large corpus would be refused if only its beginning were searched."""
     monkeypatch.setattr(documents, "CHUNK", 5)
-    folder = tmp_path / "shards"
-    folder.mkdir()
-    tokens = np.full(13, 300 - 60, np.uint16)
-    tokens[position] = SEPARATOR
-    tokens[:7].tofile(folder / "a_train.bin")
-    tokens[7:].tofile(folder / "b_train.bin")
-    np.arange(200, 216, dtype=np.uint16).tofile(folder / "a_val.bin")
-    monkeypatch.setattr("harness.data.shards._alphabet_problem", lambda *_: None)
-    found = prepare(tmp_path, corpus="shards", tokenizer="gpt2", documents="mask")
-    assert found.separator == SEPARATOR
+    separator = [7, 8, 9][:n]
+    tokens = np.full(13, 9, np.uint16)
+    tokens[0] = 7
+    slices = []
+    for kind in ("without", "with"):
+        if kind == "with":
+            tokens[position : position + n] = separator
+        tokens.tofile(tmp_path / f"{kind}.bin")
+        file = str(tmp_path / f"{kind}.bin")
+        ranges = ((0, 7), (7, 13))
+        slices.append([TokenSlice(file=file, start=a, stop=b) for a, b in ranges])
+    without, including = map(Tokens, slices)
+    assert contains(including, separator)
+    assert contains(without, separator) == (n == 1)
+
+
+def test_ends_of_sequences_are_those_that_a_search_finds():
+    """A boundary one token off would let words of one document into another."""
+    generator = np.random.default_rng(0)
+    text = generator.integers(0, 2, (20, 30)).astype(np.uint16)
+    for sequence in ([1], [0, 1], [1, 1, 0], [0] * 7):
+        expected = np.zeros(text.shape, bool)
+        for row, column in np.ndindex(text.shape):
+            before = text[row, max(0, column + 1 - len(sequence)) : column + 1]
+            expected[row, column] = before.tolist() == sequence
+        assert (ends_of(text, sequence) == expected).all()
+    assert not ends_of(text[:, :3], [0] * 7).any()

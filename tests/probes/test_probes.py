@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from optimizers import make_optimizer
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -21,7 +22,6 @@ from harness.probes.peak_flops import peak_flops
 from harness.probes.phases import PhaseTimer
 from harness.probes.timer import Timer
 from harness.results.records import TrainSettings, VariantChoice
-from harness.training import optimizer as optim
 from variants.base import ModelShape
 
 SHAPE = ModelShape(n_layer=2, n_head=2, n_embd=16, seq_len=8, vocab_size=11)
@@ -41,7 +41,7 @@ def make(attention="mha", positional="learned", **options):
 
 def first_step(model, n_micro=1):
     """Run a step as the loop does; return its probe and the optimizer."""
-    optimizer = optim.adamw(model, TrainSettings(steps=1, tokens_per_step=8))
+    optimizer = make_optimizer(model, TrainSettings(steps=1, tokens_per_step=8))
     probe = FirstStep(model, optimizer)
     with probe:
         for _ in range(n_micro):
@@ -192,7 +192,7 @@ def test_counting_changes_no_value():
         if counted:
             first_step(model)
         else:
-            optimizer = optim.adamw(model, TrainSettings(steps=1, tokens_per_step=8))
+            optimizer = make_optimizer(model, TrainSettings(steps=1, tokens_per_step=8))
             tokens = torch.randint(SHAPE.vocab_size, (N_BATCH, SHAPE.seq_len))
             model(tokens, tokens.roll(-1, 1)).mean().backward()
             optimizer.step()
@@ -209,7 +209,7 @@ def test_only_the_first_step_runs_uncompiled():
         return F.relu(x) * 2
 
     model = nn.Linear(2, 2)
-    probe = FirstStep(model, optim.adamw(model, TrainSettings(steps=1, tokens_per_step=8)))
+    probe = FirstStep(model, make_optimizer(model, TrainSettings(steps=1, tokens_per_step=8)))
     with probe:
         double(torch.ones(1, 2))
     assert not seen

@@ -1,5 +1,6 @@
 """The stated formats are those that are written: READMEs, summary.json, and old versions."""
 
+import dataclasses
 import importlib
 import importlib.util
 import pkgutil
@@ -9,10 +10,20 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from harness import report
+from harness.analysis import dataset
 from harness.errors import StoreError
 from harness.results import records
 from harness.results.files import parse_record, read_record, write_json
-from harness.results.records import CheckpointInfo, RunSpec, RunStatus, StepRecord, StudySummary
+from harness.results.records import (
+    CheckpointInfo,
+    RunSpec,
+    RunStatus,
+    StepRecord,
+    StudySummary,
+    VariantChoice,
+)
+from variants import registry
+from variants.base import AXES
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,3 +113,28 @@ def test_version_1_keeps_the_same_checkpoints(fake, old, present):
     launch = {"nproc": 1, "keep": old, "timeout_s": None, "variant_paths": []}
     spec = parse_record(content | {"launch": launch}, RunSpec)
     assert (spec.launch.keep_checkpoints, spec.launch.world_size) == (present, 1)
+
+
+@pytest.mark.parametrize("axis", [axis for axis in AXES if not AXES[axis].in_hash_by_default])
+def test_an_axis_that_a_spec_lacks_has_its_default(fake, axis):
+    """Other options would set old runs apart from new ones of the same study."""
+    spec = fake.write().store.runs(fake.name)[0].spec
+    content = spec.model_dump()
+    del content["axes"][axis], content["baseline"][axis]
+    read = parse_record(content, RunSpec)
+    default = AXES[axis].default
+    options = dataclasses.asdict(registry.load(axis, default).Options())
+    assert read.axes[axis] == VariantChoice(name=default, label=default, options=options)
+    assert read.baseline[axis] == default
+    present = [axis for axis in AXES if axis in read.axes]
+    assert list(read.axes) == list(read.baseline) == present
+
+
+def test_old_and_new_runs_are_in_one_table(fake):
+    """Seeds that are added to a study of an older version belong to the same entries."""
+    store = fake.write().store
+    for run in store.runs(fake.name):
+        if run.spec.seed == 0:
+            write_json(run.path / "spec.json", run.spec)  # as a new version writes it
+    for entry in dataset.read(store, fake.name).entries:
+        assert [run.seed for run in entry.runs] == list(fake.seeds)

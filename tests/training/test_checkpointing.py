@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from optimizers import make_optimizer
 from tiny_run import SEQ_LEN, VOCAB, join_alone, tiny_spec
 from torch.distributed.tensor import DTensor
 
@@ -26,7 +27,6 @@ from harness.model.initialization import init_parameters
 from harness.model.weights import atomic_folder, export_gpt2, load_weights
 from harness.results.store import Run
 from harness.training import checkpointing
-from harness.training import optimizer as optim
 from harness.training.checkpointing import (
     Checkpoints,
     StateError,
@@ -53,7 +53,7 @@ def make(run_spec, ranks, seed=0):
     gpt = builder.model()
     model = builder.parallelism().wrap(gpt, ranks.device, "fp32")
     init_parameters(gpt, seed)
-    return gpt, model, optim.adamw(gpt, run_spec.train)
+    return gpt, model, make_optimizer(gpt, run_spec.train, whole=builder.model())
 
 
 def train_steps(model, optimizer, n=1):

@@ -16,7 +16,7 @@ SEPARATOR = 6  # in every third window
 
 def masked_spec(folder, **settings):
     spec = tiny_spec(folder, **settings)
-    data = spec.data.model_copy(update={"documents": "mask", "separator": SEPARATOR})
+    data = spec.data.model_copy(update={"documents": "mask", "separator": [SEPARATOR]})
     probes = ProbeSettings(eval_lengths=[SEQ_LEN, 2 * SEQ_LEN])
     axes = spec.axes | {"positional": spec.axes["positional"].model_copy(update={"name": "rope"})}
     return spec.model_copy(update={"data": data, "probes": probes, "axes": axes})
@@ -82,7 +82,7 @@ def test_mask_changes_the_training_and_cross_does_not(tmp_path, ranks):
     absent = spec.model_copy(
         update={
             "run_id": "absent",
-            "data": spec.data.model_copy(update={"separator": 1000}),
+            "data": spec.data.model_copy(update={"separator": [1000]}),
         }
     )
     losses = {}

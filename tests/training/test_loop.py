@@ -116,7 +116,7 @@ def test_first_loss_is_that_of_the_untrained_model(tmp_path, ranks):
 
 
 def test_diverged_run_stops_and_records_the_failing_step(tmp_path, ranks, monkeypatch):
-    monkeypatch.setattr(loop.optim, "learning_rate", lambda step, settings: 1e30)
+    monkeypatch.setattr(loop.optim, "learning_rate", lambda step, settings, peak: 1e30)
     with pytest.raises(NotFiniteError, match=r"^step \d+: loss (nan|inf)"):
         train_tiny(tmp_path, ranks, steps=50, weight_decay=0.0)
     losses = Run(tmp_path / "run").steps().loss

@@ -1,18 +1,21 @@
 """Optimizer steps, weight decay, learning rate and clipping follow their papers."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from optimizers import make_optimizer
 from torch import nn
 
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import init_parameters
 from harness.results.records import TrainSettings, VariantChoice
 from harness.training import optimizer as optim
-from variants.base import ModelShape
+from variants.base import ModelShape, NoOptions
+from variants.norm.layernorm import LayerNorm
 
 SHAPE = ModelShape(n_layer=2, n_head=2, n_embd=16, seq_len=8, vocab_size=11)
 
@@ -40,7 +43,7 @@ def give_gradients(model, scale=1.0, seed=1):
 def test_only_matrices_decay():
     """GPT-2's recipe does not decay gains and biases; decaying them raises the loss."""
     model = make()
-    groups = optim.adamw(model, train(weight_decay=0.3)).param_groups
+    groups = make_optimizer(model, train(weight_decay=0.3)).param_groups
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decay = {}
     for group in groups:
@@ -55,12 +58,12 @@ def test_only_matrices_decay():
 def test_frozen_parameter_is_not_optimized():
     model = make()
     model.wte.weight.requires_grad_(False)
-    for group in optim.adamw(model, train()).param_groups:
+    for group in make_optimizer(model, train()).param_groups:
         assert all(parameter is not model.wte.weight for parameter in group["params"])
 
 
 def test_model_of_vectors_only_can_be_optimized():
-    assert len(optim.adamw(nn.LayerNorm(4), train()).param_groups) == 1
+    assert len(make_optimizer(LayerNorm(SHAPE, NoOptions()), train()).param_groups) == 1
 
 
 def test_steps_match_adamw_in_float64():
@@ -69,7 +72,7 @@ def test_steps_match_adamw_in_float64():
         lr=3e-2, min_lr=1e-3, warmup_steps=2, steps=6, weight_decay=0.2, beta1=0.8, beta2=0.9
     )
     model = make()
-    optimizer = optim.adamw(model, cfg)
+    optimizer = make_optimizer(model, cfg)
     expected = {name: p.detach().double() for name, p in model.named_parameters()}
     m = {name: torch.zeros_like(value) for name, value in expected.items()}
     v = {name: torch.zeros_like(value) for name, value in expected.items()}
@@ -115,15 +118,44 @@ def test_learning_rate_by_hand(step, lr):
     floor=st.floats(0, 1),
     steps=st.integers(1, 300),
     warmup=st.floats(0, 1),
+    schedule=st.sampled_from(["cosine", "linear", "wsd", "constant"]),
+    factor=st.sampled_from([1.0, 0.3, 20.0]),
 )
-def test_the_rate_rises_in_warmup_only_and_never_above_lr(lr, floor, steps, warmup):
+def test_the_rate_rises_in_warmup_only_and_never_above_lr(
+    lr, floor, steps, warmup, schedule, factor
+):
     n_warmup = int(warmup * steps)
-    cfg = train(steps=steps, warmup_steps=n_warmup, lr=lr, min_lr=floor * lr)
-    rates = [optim.learning_rate(step, cfg) for step in range(steps)]
+    cfg = train(steps=steps, warmup_steps=n_warmup, lr=lr, min_lr=floor * lr, schedule=schedule)
+    lr *= factor
+    rates = [optim.learning_rate(step, cfg, lr) for step in range(steps)]
     assert min(rates) > 0 and max(rates) <= lr
     assert rates[:n_warmup] == sorted(rates[:n_warmup])
     assert rates[n_warmup:] == sorted(rates[n_warmup:], reverse=True)
     assert n_warmup == steps or rates[n_warmup] == pytest.approx(lr, rel=1e-12)
+
+
+HEIGHTS = {  # after a warm-up of 4 of 20 steps: the height between min_lr and lr at some steps
+    "cosine": {4: 1.0, 8: (1 + math.sqrt(0.5)) / 2, 12: 0.5, 19: (1 - math.cos(math.pi / 16)) / 2},
+    "linear": {4: 1.0, 8: 0.75, 12: 0.5, 16: 0.25, 19: 1 / 16},
+    "wsd": {4: 1.0, 14: 1.0, 15: 1.0, 16: 0.8, 17: 0.6, 19: 0.2},  # 5 steps of decay
+    "constant": {4: 1.0, 12: 1.0, 19: 1.0},
+}
+
+
+def test_every_schedule_is_checked():
+    assert HEIGHTS.keys() == set(get_args(TrainSettings.model_fields["schedule"].annotation))
+
+
+@pytest.mark.parametrize("schedule", HEIGHTS)
+def test_schedules_by_hand(schedule):
+    """Hu et al. 2024, 4.2, for `wsd`, with the linear decay of Hägele et al. 2024."""
+    cfg = train(
+        steps=20, warmup_steps=4, lr=1.0, min_lr=0.1, schedule=schedule, decay_fraction=0.25
+    )
+    assert optim.learning_rate(1, cfg) == pytest.approx(0.4)
+    for step, height in HEIGHTS[schedule].items():
+        assert optim.learning_rate(step, cfg) == pytest.approx(0.1 + 0.9 * height, rel=1e-12)
+        assert optim.learning_rate(step, cfg, 2.0) == pytest.approx(0.2 + 1.8 * height, rel=1e-12)
 
 
 def test_warmup_over_the_whole_run():
@@ -135,7 +167,7 @@ def test_warmup_over_the_whole_run():
 
 def test_all_groups_get_the_rate_of_the_step():
     cfg = train(steps=20, warmup_steps=4, lr=1.0)
-    optimizer = optim.adamw(make(), cfg)
+    optimizer = make_optimizer(make(), cfg)
     assert optim.set_learning_rate(optimizer, 1, cfg) == pytest.approx(0.4)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.4, 0.4])
 

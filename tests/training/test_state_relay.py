@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from optimizers import make_optimizer
 from tiny_run import join_alone
 
 from harness.distributed.process_group import DistributedContext, join
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import check_same_parameters, init_parameters
 from harness.results.records import TrainSettings, VariantChoice
-from harness.training import optimizer as optim
 from harness.training.averaging import ParameterAverage
 from harness.training.checkpointing import load_state, save_state
 from variants import registry
@@ -63,7 +63,8 @@ def make(ranks, name="single", seed=0):
     model = parallelism.wrap(gpt, ranks.device, "fp32")
     init_parameters(gpt, seed, full_model=builder.model())
     settings = TrainSettings(steps=9, tokens_per_step=8, lr=1e-2)
-    return gpt, model, optim.adamw(gpt, settings, parallelism), parallelism
+    optimizer = make_optimizer(gpt, settings, whole=builder.model(), parallelism=parallelism)
+    return gpt, model, optimizer, parallelism
 
 
 def train_steps(model, optimizer, parallelism, n):

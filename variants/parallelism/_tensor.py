@@ -79,6 +79,13 @@ def rank_model(model: nn.Module, world_size: int) -> nn.Module:
     return first
 
 
+def rank_fractions(model: nn.Module, world_size: int) -> dict[str, float]:
+    """Return the fraction of each parameter, by name, that one of the processes holds."""
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    held = rank_model(model, world_size).named_parameters()
+    return {name: parameter.numel() / sizes[name] for name, parameter in held}
+
+
 def predicted_bytes_sent(model: nn.Module, step: StepShape, world_size: int) -> float | None:
     """Return the bytes that each rank sends in a step of a sharded model, or None in bf16.
 

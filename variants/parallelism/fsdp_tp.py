@@ -85,6 +85,11 @@ class ShardedTensorParallel(FSDPBase[ShardedTensorParallelOptions]):
         fractions = super().memory_fractions(rank_model)
         return {category: value * n_rank / n_total for category, value in fractions.items()}
 
+    def state_fractions(self, model: nn.Module) -> Mapping[str, float]:
+        """Each process holds a shard of the state of its tensor-parallel part."""
+        fractions = _tensor.rank_fractions(model, self.options.tp)
+        return {name: fraction / self.n_shards for name, fraction in fractions.items()}
+
     def predicted_bytes_sent(self, model: nn.Module, step: StepShape) -> float | None:
         """Shards of this rank's part across groups, and sums of activations within one."""
         sharding = super().predicted_bytes_sent(model, step)

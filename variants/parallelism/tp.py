@@ -70,6 +70,10 @@ class TensorParallel(Parallelism[TensorParallelOptions]):
         held = dict.fromkeys(("parameters", "gradients", "optimizer"), fraction)
         return {**held, "gathered": 0.0}
 
+    def state_fractions(self, model: nn.Module) -> Mapping[str, float]:
+        """Each process holds the state of its shards, and of all other parameters."""
+        return _tensor.rank_fractions(model, self.world_size)
+
     def predicted_bytes_sent(self, model: nn.Module, step: StepShape) -> float | None:
         """Count the all-reduces of activations and replicated gradients."""
         return _tensor.predicted_bytes_sent(model, step, self.world_size)

@@ -1,6 +1,7 @@
 """ZeRO stage 1: ddp with sharded optimizer state (Rajbhandari et al. 2020, 5.1)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,18 +10,21 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
-from variants.base import OptimizerFactory, Parallelism, ParameterGroups, StepShape
+from variants.base import OptimizerFactory, Parallelism, StepShape
 from variants.communication import sent_bytes
 from variants.parallelism.ddp import DDP
+from variants.parameters import TrainedParameter
 
 
 class ShardedOptimizer(DDP):
     """`ddp` with an optimizer that updates one range of rows of each parameter, in place."""
 
-    def optimizer(self, groups: ParameterGroups, make: OptimizerFactory) -> torch.optim.Optimizer:
+    def optimizer(
+        self, parameters: Sequence[TrainedParameter], make: OptimizerFactory
+    ) -> torch.optim.Optimizer:
         """Shard the optimizer that `make` returns."""
-        device = groups[0]["params"][0].device
-        return _Sharded(groups, make, init_device_mesh(device.type, (self.world_size,)))
+        device = parameters[0].value.device
+        return _Sharded(parameters, make, init_device_mesh(device.type, (self.world_size,)))
 
     def memory_fractions(self, model: nn.Module) -> Mapping[str, float]:
         """Only the optimizer state is sharded."""
@@ -36,15 +40,18 @@ class ShardedOptimizer(DDP):
 class _Sharded(torch.optim.Optimizer):
     """An optimizer whose inner optimizer updates this rank's rows, which share the memory."""
 
-    def __init__(self, groups: ParameterGroups, make: OptimizerFactory, mesh: DeviceMesh) -> None:
+    def __init__(
+        self, parameters: Sequence[TrainedParameter], make: OptimizerFactory, mesh: DeviceMesh
+    ) -> None:
         self._mesh = mesh
         self._rows: dict[Tensor, DTensor] = {}
-        inner_groups = []
-        for group in groups:
-            for parameter in group["params"]:
-                self._rows[parameter] = self._local_rows(parameter)
-            inner_groups.append({**group, "params": [self._rows[p] for p in group["params"]]})
-        self._inner = make(inner_groups)
+        for parameter in parameters:
+            self._rows[parameter.value] = self._local_rows(parameter.value)
+        self._inner = make([replace(p, value=self._rows[p.value]) for p in parameters])
+        whole = {rows: value for value, rows in self._rows.items()}
+        groups = []
+        for group in self._inner.param_groups:
+            groups.append({**group, "params": [whole[rows] for rows in group["params"]]})
         super().__init__(groups, self._inner.defaults)
 
     def _local_rows(self, value: Tensor) -> DTensor:

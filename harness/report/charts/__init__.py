@@ -12,6 +12,7 @@ from harness.report.charts import (
     decoding,
     effects,
     eval_lengths,
+    ladder,
     scaling,
     tradeoff,
     tuning,
@@ -44,6 +45,7 @@ def build(summary: Summary) -> list[ChartSpec]:
         *charts,
         *tradeoff.build(summary),
         *scaling.build(summary),
+        *ladder.build(summary),
         *effects.effects(summary),
         *tuning.build(summary),
     ]

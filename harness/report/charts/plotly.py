@@ -107,9 +107,9 @@ def _lines(plot: Lines) -> JsonDict:
         layout[f"yaxis{n}"] = _axis(panel.y)
         for line in panel.lines:
             place = {"xaxis": f"x{n}", "yaxis": f"y{n}", "legendgroup": line.entry}
-            traces = _line(line, panel.y, show_legend=line.entry not in named)
-            data += [trace | place for trace in traces]
-            named.add(line.entry)
+            show_legend = line.joined and line.entry not in named
+            data += [trace | place for trace in _line(line, panel.y, show_legend)]
+            named |= {line.entry} if line.joined else set()
         for reference in panel.references:
             shape, label = _reference(reference, panel, n)
             shapes.append(shape)
@@ -129,7 +129,7 @@ def _line(line: Line, y: Axis, show_legend: bool) -> list[JsonDict]:
     if line.ringed:
         widths = [2 if i in line.ringed else 0 for i in range(len(line.x))]
         marker["line"] = {"color": INK, "width": widths}
-    mode = "lines" if line.markers == "none" else "lines+markers"
+    mode = "lines" if line.markers == "none" else "lines+markers" if line.joined else "markers"
     trace = _trace(mode, line.entry, line.x, line.y) | {
         "line": {"color": line.style.colour, "dash": line.style.dash},
         "marker": marker,

@@ -30,7 +30,8 @@ Values = Sequence[float]
 Interval = tuple[float, float]  # low, high
 
 MAX_MISSING = 3  # names of missing entries in a panel
-MAX_TICKS = 8  # on an axis in powers of two
+MAX_TICKS = 8  # on a logarithmic axis
+PLAIN_BELOW = 1e7  # numbers on an axis from which on they are written as powers of ten
 BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -47,7 +48,8 @@ class MarkStyle:
 class Axis:
     """An axis. With `ticks`, only these are labelled; `binary` writes bytes as KiB, MiB, ...
 
-    `log2` is a scale in powers of two. `limits` are chosen by the renderer if None.
+    `log2` is a logarithmic scale; `ticks` need not be powers of two. `limits` are chosen by the
+    renderer if None.
     """
 
     label: str
@@ -64,10 +66,31 @@ def powers_of_two(low: float, high: float) -> Values:
     return [2.0**power for power in powers[:: stride or 1]]
 
 
+def log_ticks(low: float, high: float) -> Values:
+    """Return at least two round numbers within the bounds: powers of ten, else finer steps."""
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+        ticks = _multiples_of_powers(digits, low, high)
+        if len(ticks) > 2:
+            return ticks[:: -(-len(ticks) // MAX_TICKS)]
+    step = 10.0 ** math.floor(math.log10(high - low))
+    for fraction in (1, 0.5, 0.2, 0.1):
+        size = step * fraction
+        ticks = [i * size for i in range(math.ceil(low / size), math.floor(high / size) + 1)]
+        if len(ticks) > 2:
+            break
+    return [float(f"{tick:.10g}") for tick in ticks[:: -(-len(ticks) // MAX_TICKS) or 1]]
+
+
+def _multiples_of_powers(digits: Values, low: float, high: float) -> list[float]:
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    values = [float(f"{digit * 10.0**power:.10g}") for power in powers for digit in digits]
+    return [value for value in values if low <= value <= high]
+
+
 def tick_label(axis: Axis, value: float) -> str:
-    """Return 12,000, or 512 KiB on a binary axis."""
+    """Return 12,000, or 1e12 for larger numbers, or 512 KiB on a binary axis."""
     if not axis.binary:
-        return f"{value:,.10g}"
+        return f"{value:,.10g}" if value < PLAIN_BELOW else f"{value:.3g}".replace("e+", "e")
     power = min(max(int(math.log2(value) // 10), 0), len(BINARY_UNITS) - 1)
     return f"{value / 1024**power:,.4g} {BINARY_UNITS[power]}"
 
@@ -79,7 +102,7 @@ class Line:
     `name` distinguishes the line from others in its panel, `entry` from all lines of the chart.
     `markers` says which points have one: all, a few (more variants than colours), or none. `spread`
     draws low to high as a filled band or as a bar at each point. The points with the indices in
-    `ringed` are emphasized.
+    `ringed` are emphasized. Only a `joined` line has a line, and its name at the end.
     """
 
     name: str
@@ -92,6 +115,7 @@ class Line:
     spread: Literal["band", "bars"] = "band"
     markers: Literal["all", "few", "none"] = "none"
     ringed: Sequence[int] = ()
+    joined: bool = True
 
     @classmethod
     def with_bars(

@@ -24,7 +24,7 @@ class StepRecord(StrictModel):
     step_s: Duration = Field(description="synchronized wall time of this rank, seconds")
     tokens: Positive = Field(description="tokens of the step over all processes")
     grad_norm: float | None = Field(description="global gradient norm before clipping")
-    lr: float = Field(description="learning rate")
+    lr: float = Field(description="learning rate of the first parameter group: the matrices")
     warmup: bool = Field(description="whether the step is recorded but not timed")
     resumed: bool = Field(default=False, description="whether an attempt resumed at this step")
 

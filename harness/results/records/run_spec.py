@@ -59,8 +59,8 @@ class ResolvedData(StrictModel):
     documents: Documents = added(
         "cross", "`cross`: attention crosses documents; `mask`: no attention to other documents"
     )
-    separator: Count | None = added(
-        None, "token that begins a document, if attention is masked; null: it crosses documents"
+    separator: list[Count] | None = added(
+        None, "tokens between two documents, if attention is masked; null: it crosses documents"
     )
 
 

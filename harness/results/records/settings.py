@@ -104,6 +104,12 @@ class TrainSettings(StrictModel):
     warmup_steps: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         default=0, description="steps of linear lr warm-up"
     )
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = added(
+        "cosine", "shape of the decay from `lr` to `min_lr` after the warm-up"
+    )
+    decay_fraction: Annotated[Fraction, Field(gt=0)] = added(
+        0.2, "fraction of the steps in which the schedule `wsd` decays, at the end of the run"
+    )
     beta1: Fraction = Field(default=0.9, description="Adam's beta1")
     beta2: Fraction = Field(default=0.95, description="Adam's beta2")
     weight_decay: Annotated[Rate, Field(ge=0, description="decoupled weight decay")] = 0.1

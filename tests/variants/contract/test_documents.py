@@ -122,7 +122,7 @@ def test_document_equals_itself_alone(attention, positional):
 def test_loss_depends_only_on_its_document(attention, positional):
     """Words of one document would be predicted with the help of another one."""
     model = randomize(make_gpt(attention, positional))
-    model.separator = SEPARATOR
+    model.separator = [SEPARATOR]
     tokens_BT = document_tokens()
     targets_BT = tokens_BT.roll(-1, 1)
     with torch.no_grad():
@@ -140,10 +140,22 @@ def test_separator_begins_its_document():
     """A first word predicted after the whole earlier document would hide what the mask costs."""
     model = make_gpt(*pair(SHIPPED, BOTH_KINDS)[0])
     assert model.documents(document_tokens()) is None
-    model.separator = SEPARATOR
+    model.separator = [SEPARATOR]
     tokens_BT = torch.tensor([[3, 4, SEPARATOR, 5, SEPARATOR, SEPARATOR, 6]])
     assert model.documents(tokens_BT).tolist() == [[0, 0, 1, 1, 2, 3, 3]]
     assert torch.equal(model.documents(document_tokens()), DOCUMENTS)
+
+
+def test_separator_of_several_tokens_begins_a_document_at_its_end():
+    """Before its last token it is a guess: a boundary there would reveal the tokens after it."""
+    model = make_gpt(*pair(SHIPPED, BOTH_KINDS)[0])
+    model.separator = [7, 8, 9]
+    tokens_BT = torch.tensor([[8, 9, 7, 8, 9, 5, 7, 8], [7, 8, 9, 7, 8, 9, 9, 7]])
+    expected = [[0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 1, 2, 2, 2]]
+    assert model.documents(tokens_BT).tolist() == expected
+    for length in range(1, 8):
+        begun = model.documents(tokens_BT[:, :length]).tolist()
+        assert begun == [row[:length] for row in expected]
 
 
 def test_decoding_has_one_document():
@@ -151,7 +163,7 @@ def test_decoding_has_one_document():
     model = randomize(make_gpt(*pair(SHIPPED, BOTH_KINDS)[0])).eval()
     tokens_BT = document_tokens()
     unmasked = model.logits(tokens_BT)[:, -1]
-    model.separator = SEPARATOR
+    model.separator = [SEPARATOR]
     decoded = model.next_logits(tokens_BT, model.caches(B, T, torch.float32))
     torch.testing.assert_close(decoded, unmasked, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(model.logits(tokens_BT)[:, -1], unmasked, atol=1e-2)
@@ -202,7 +214,7 @@ def test_predicted_activations_cover_the_mask(attention, positional):
     for device in ("meta", "cpu"):
         with torch.device(device):
             model = make_gpt(attention, positional)
-        model.separator = SEPARATOR
+        model.separator = [SEPARATOR]
         tokens_BT = document_tokens().to(device)
         with Activations(model) as activations:
             model(tokens_BT, tokens_BT)

@@ -57,8 +57,8 @@ def draw(spec: ChartSpec, plot: Lines) -> Figure:
 def _grid(spec: ChartSpec, plot: Lines) -> tuple[Figure, list[Axes]]:
     """Return a figure with empty axes per panel and room for the names of the lines."""
     left, between = (LEFT, BETWEEN) if plot.shared_axes else (WIDE_LEFT, WIDE_LEFT)
-    names = [line.name for panel in plot.panels for line in panel.lines]
-    most_lines = max(len(panel.lines) for panel in plot.panels)
+    names = [line.name for panel in plot.panels for line in panel.lines if line.joined]
+    most_lines = max(sum(line.joined for line in panel.lines) for panel in plot.panels)
     height = max(PANEL_HEIGHT, most_lines * LINE_HEIGHT + 0.3)
     head = HEAD + (TITLE if any(panel.title for panel in plot.panels) else 0.0)
     step_x = PANEL_WIDTH + widest(names) + LEADER + between
@@ -99,13 +99,14 @@ def _draw_panel(axes: Axes, panel: Panel, expand: bool) -> None:
     for line, factor in zip(panel.lines, _shifts(panel), strict=True):
         x = np.array(line.x) * factor
         _draw_line(axes, line, x)
-        ends.append((x[-1], line.y[-1]))
+        if line.joined:
+            ends.append((x[-1], line.y[-1]))
     for reference in panel.references:
         if reference.axis == "x":
             _mark_x(axes, reference.value, reference.label, note_height)
         else:
             _mark_y(axes, reference.value, reference.label)
-    _name_ends(axes, panel.lines, ends)
+    _name_ends(axes, [line for line in panel.lines if line.joined], ends)
 
 
 def _tick_limits(ticks: Sequence[float]) -> Interval:
@@ -124,7 +125,7 @@ def _with_headroom(axis: Axis, limits: Interval, fraction: float) -> Interval:
 
 def _shifts(panel: Panel) -> list[float]:
     """Return the factor on each line's x values that keeps bars at the same x value apart."""
-    barred = [line for line in panel.lines if line.spread == "bars"]
+    barred = [line for line in panel.lines if line.spread == "bars" and line.joined]
     if not panel.x.log2 or not barred:
         return [1.0] * len(panel.lines)
     ticks = np.log2(panel.x.ticks)
@@ -147,7 +148,7 @@ def _draw_line(axes: Axes, line: Line, x: np.ndarray) -> None:
         x,
         line.y,
         color=colour,
-        linestyle=DASHES[line.style.dash],
+        linestyle=DASHES[line.style.dash] if line.joined else "none",
         linewidth=1.5,
         marker=_marker(line),
         markersize=4,

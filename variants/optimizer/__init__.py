@@ -1,0 +1,1 @@
+"""Optimizers, which map parameters to a torch optimizer."""
