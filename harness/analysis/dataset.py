@@ -13,15 +13,13 @@ from harness.provenance.outdated import CodeChange, ComputedBy, changes_since
 from harness.provenance.sources import Sources
 from harness.results.records import LaunchRecord, RunSpec, TuningRecord, VariantChoice
 from harness.results.records.study_summary import EntryStatus, Unreadable
+from harness.results.records.tuning import TUNING, UNTUNED
 from harness.results.run_data import ABSENT, RunData, read_run
 from harness.results.store import Run, Store
 
 # runs: fewer are read faster in one process, as starting others takes a second
 PARALLEL_FROM = 1000
 CONTEXT_SEPARATOR = " · "  # of the labels in the name of a context
-TUNING = "tuning"  # the axis of the settings before and after tuning, which is always context
-UNTUNED = "untuned"
-TUNED = "tuned"
 
 SettingKey = list[tuple[float, str]]
 Age = Callable[[RunData], tuple[int, str]]  # sort key of runs, the oldest first

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.analysis import repeated_measures, significance
-from harness.analysis.dataset import CONTEXT_SEPARATOR, TUNED, TUNING, StudyResults
+from harness.analysis.dataset import CONTEXT_SEPARATOR, StudyResults
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import LOSS_METRICS, Pair
 from harness.results.records.study_summary import (
@@ -19,6 +19,7 @@ from harness.results.records.study_summary import (
     SignificanceResult,
     VerdictName,
 )
+from harness.results.records.tuning import TUNED, TUNING
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.analysis import dataset, equivalence, settings, stability
-from harness.analysis.dataset import TUNING, StudyResults
+from harness.analysis.dataset import StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.analysis.summary import Summary, summarize
 from harness.analysis.tables import COLUMNS
@@ -37,6 +37,7 @@ from harness.results import frames
 from harness.results.frames import Column
 from harness.results.records import now
 from harness.results.records.study_summary import Spike
+from harness.results.records.tuning import TUNING
 from harness.results.run_data import RunData
 from harness.results.store import Store
 

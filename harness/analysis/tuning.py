@@ -11,10 +11,10 @@ from typing import Literal
 import numpy as np
 
 from harness.analysis import intervals
-from harness.analysis.dataset import TUNED, TUNING, UNTUNED, Entry, StudyResults
+from harness.analysis.dataset import Entry, StudyResults
 from harness.results.records import (
     Setting,
-    Settings,
+    SettingValues,
     TunedEntry,
     TunedRange,
     TuneSettings,
@@ -22,6 +22,9 @@ from harness.results.records import (
 )
 from harness.results.records.study_summary import MetricTests, SignificanceResult
 from harness.results.records.tuning import (
+    TUNED,
+    TUNING,
+    UNTUNED,
     SettingResult,
     TunedKey,
     TuningComparison,
@@ -61,7 +64,7 @@ def rank_settings(trials: Sequence[RunData]) -> list[int]:
     return sorted(losses, key=lambda index: (losses[index], distances[index], index))
 
 
-def _distances(settings: Mapping[int, Settings]) -> dict[int, float]:
+def _distances(settings: Mapping[int, SettingValues]) -> dict[int, float]:
     """Return how far each setting is from the middle of the values, in places summed over keys."""
     distances = dict.fromkeys(settings, 0.0)
     for key in next(iter(settings.values()), {}):
@@ -73,7 +76,7 @@ def _distances(settings: Mapping[int, Settings]) -> dict[int, float]:
 
 
 def _order(value: Setting) -> tuple[float, str]:
-    return (0.0, value) if isinstance(value, str) else (float(value), "")
+    return (float(value), "") if isinstance(value, int | float) else (0.0, str(value))
 
 
 def choose(tuned: TunedEntry, trials: Sequence[RunData]) -> TunedEntry:

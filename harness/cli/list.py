@@ -9,11 +9,11 @@ from harness.cli.options import SeedsOption, SetOption, StudyFileArgument, Where
 from harness.cli.studies import load_study
 
 if TYPE_CHECKING:
-    from harness.config import PlannedStudy
+    from harness.config import PlannedStudy, TuningPlan
     from harness.results.records import RunSpec
 
 HEADERS = ("entry", "seeds", "processes", "parameters", "FLOPs/token", "MiB/rank, estimated")
-ALIGNMENT = ("left", "left", "right", "right", "right", "right")
+VARYING_HEADERS = ("steps", "tokens/step")  # shown if they differ by entry
 MAX_LISTED_SEEDS = 5
 
 
@@ -33,45 +33,86 @@ def list_entries(
 
 
 def _print_json(planned: "PlannedStudy") -> None:
-    entries = []
-    for spec in planned.runs:
-        run = {
-            "run_id": spec.run_id,
-            "entry": spec.entry,
-            "seed": spec.seed,
-            "data_seed": spec.order_seed,
-            "world_size": spec.launch.world_size,
-        }
-        labels = {axis: choice.label for axis, choice in spec.axes.items()}
-        entries.append(run | labels | spec.expected.model_dump())
+    entries = [_as_json(spec) for spec in planned.runs if spec.tuning is None]
     excluded = [{"entry": entry, "reason": reason} for entry, reason in planned.excluded]
-    print(json.dumps({"study": planned.name, "entries": entries, "excluded": excluded}, indent=1))
+    content: dict[str, object] = {
+        "study": planned.name,
+        "entries": entries,
+        "excluded": excluded,
+    }
+    if planned.tuning is not None:
+        trials = [_as_json(spec) for spec in planned.runs if spec.tuning is not None]
+        content["tuning"] = planned.tuning.settings.model_dump() | {"trials": trials}
+    print(json.dumps(content, indent=1))
+
+
+def _as_json(spec: "RunSpec") -> dict[str, object]:
+    run = {
+        "run_id": spec.run_id,
+        "entry": spec.entry,
+        "seed": spec.seed,
+        "data_seed": spec.order_seed,
+        "world_size": spec.launch.world_size,
+        "steps": spec.train.steps,
+        "tokens_per_step": spec.train.tokens_per_step,
+    }
+    if spec.tuning is not None:
+        run["settings"] = spec.tuning.settings
+    labels = {axis: choice.label for axis, choice in spec.axes.items()}
+    return run | labels | spec.expected.model_dump()
 
 
 def _print_table(planned: "PlannedStudy") -> None:
     from tabulate import tabulate
 
     specs: dict[str, list[RunSpec]] = {}
-    for spec in planned.runs:
+    finals = [spec for spec in planned.runs if spec.tuning is None]
+    for spec in finals:
         specs.setdefault(spec.entry, []).append(spec)
     rows = [_row(entry, runs) for entry, runs in specs.items()]
-    print(tabulate(rows, HEADERS, colalign=ALIGNMENT, disable_numparse=True))
-    print(f"\n{len(rows)} entries, {len(planned.runs)} runs")
+    lengths = {(spec.train.steps, spec.train.tokens_per_step) for spec in finals}
+    headers = [*HEADERS]
+    if len(lengths) > 1:
+        headers += VARYING_HEADERS
+        rows = [[*row, *_lengths(runs)] for row, runs in zip(rows, specs.values(), strict=True)]
+    alignment = ["left", "left"] + ["right"] * (len(headers) - 2)
+    print(tabulate(rows, headers, colalign=alignment, disable_numparse=True))
+    entries = "entry" if len(rows) == 1 else "entries"
+    runs = "run" if len(finals) == 1 else "runs"
+    print(f"\n{len(rows)} {entries}, {len(finals)} {runs}")
+    if planned.tuning is not None:
+        print(_tuning_line(planned.tuning, len(finals)))
     for entry, reason in planned.excluded:
         print(f"excluded: {entry}: {reason}")
 
 
-def _row(entry: str, runs: "list[RunSpec]") -> tuple[str | int, ...]:
+def _tuning_line(plan: "TuningPlan", n_finals: int) -> str:
+    """Return how many runs the tuning adds, before and after the settings are chosen."""
+    settings = plan.settings
+    n_entries = len(plan.selected)
+    return (
+        f"tuning, before these: {settings.n_runs} trials of each entry, "
+        f"{n_entries * settings.n_runs} in all ({settings.method} of {', '.join(settings.axes)}); "
+        f"after it: {n_finals} tuned runs"
+    )
+
+
+def _lengths(runs: "list[RunSpec]") -> list[str | int]:
+    train = runs[0].train
+    return [f"{train.steps:,}", f"{train.tokens_per_step:,}"]
+
+
+def _row(entry: str, runs: "list[RunSpec]") -> list[str | int]:
     seeds = " ".join(spec.seed_name for spec in runs)
     if len(runs) > MAX_LISTED_SEEDS:
         seeds = f"{len(runs)} runs"
     cost = runs[0].expected
     memory = "unknown" if cost.memory_bytes is None else f"{cost.memory_bytes / 2**20:,.1f}"
-    return (
+    return [
         entry,
         seeds,
         runs[0].launch.world_size,
         f"{cost.parameters:,}",
         f"{cost.flops_per_token:,.0f}",
         memory,
-    )
+    ]

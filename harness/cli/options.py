@@ -29,7 +29,8 @@ WhereOption = Annotated[
     typer.Option(
         "--where",
         metavar="AXIS=NAME",
-        help="Select entries by a label or variant, or by several: AXIS=NAME,NAME; repeatable.",
+        help="Select entries by a label, variant or value of an axis, as in size=S or "
+        "train.lr=0.001, or by several: AXIS=NAME,NAME; repeatable.",
     ),
 ]
 

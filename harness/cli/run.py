@@ -1,6 +1,5 @@
 """`run`: train the runs of a study that are not done."""
 
-import time
 from typing import Annotated
 
 import typer
@@ -13,7 +12,7 @@ from harness.cli.options import (
     StudyFileArgument,
     WhereOption,
 )
-from harness.cli.output import command_line, log
+from harness.cli.output import log
 from harness.cli.studies import load_study
 from harness.errors import ExitCode
 
@@ -45,56 +44,46 @@ def run(
     ] = False,
 ) -> None:
     """Train every run that is not done. After an interruption, the same command resumes."""
-    started = time.monotonic()
-    from harness.launch import elastic, scheduler
-    from harness.launch.progress import time_summary
+    from harness.cli.launching import Launch
+    from harness.cli.stages import all_runs, read_progress, record_tuning, stages, unfinished
+    from harness.launch import elastic
     from harness.preflight import check_study
-    from harness.provenance.archive import archive_code, archive_inputs
-    from harness.provenance.corpora import replaced_corpora
-    from harness.provenance.outdated import acceptable, find_changes
     from harness.results.store import Store
 
     if not dry_run:
         elastic.start_fork_server()
     planned = load_study(study, settings, seeds, where)
-    if only is not None:
-        planned = planned.only(only)
-    planned = check_study(planned, str(study), log)
     store = Store(results)
-    changes = find_changes(store, planned.name, planned.runs, planned.sources)
-    accepted = acceptable(store, planned.name, changes) if accept_outdated else {}
-    selection = scheduler.select_runs(store, planned.runs, changes | accepted, retry_failed)
-    todo = scheduler.randomize_within_seed(selection.todo)
-    n_runs = len(planned.runs)
-    log(f"{planned.name}: {n_runs} runs, {len(selection.done)} done, {len(todo)} to do")
-    for note in (*replaced_corpora(store, planned.name, planned.runs), *selection.notes()):
-        log(note)
-    if accepted:
-        log(f"{len(accepted)} outdated runs are kept as results; the report marks them")
-    if dry_run:
-        print(*(spec.run_id for spec in todo), sep="\n")
-        return
-    if trace:
-        todo = [spec.traced() for spec in todo]
-    scheduler.plan_runs(store, planned.name, todo, planned.all_run_ids)
-    scheduler.record_allowed(store, selection.done)
-    for spec in planned.runs:
-        if spec.run_id in accepted:
-            store.run(spec.study, spec.run_id).accept(spec)
-    archive = store.archive(planned.name)
-    archive_code(archive, planned.codes())
-    inputs = archive_inputs(archive, study, settings or (), seeds, where or ())
-    launch = planned.launch_record(command_line(), todo, inputs, list(accepted))
-    store.record_launch(planned.name, launch)
-    try:
-        scheduler.run_all(store, [*todo, *selection.running], elastic.start, fail_fast)
-    except elastic.STOP_EXCEPTIONS as error:
-        log("stopped; the same command resumes")
-        raise typer.Exit(ExitCode.INTERRUPTED) from error
-    changes = find_changes(store, planned.name, planned.runs, planned.sources)
-    n_done = len(scheduler.select_runs(store, planned.runs, changes).done)
-    log(f"{n_done} of {n_runs} done")
-    if todo:
-        log(time_summary(store, todo, time.monotonic() - started))
-    if n_done < n_runs:
+    if only is not None:
+        planned = all_runs(planned, store).only(only)
+    launch = Launch(
+        study=study,
+        settings=settings or (),
+        seeds=seeds,
+        where=where or (),
+        retry_failed=retry_failed,
+        fail_fast=fail_fast,
+        accept_outdated=accept_outdated,
+        trace=trace,
+    )
+    check_study(planned, str(study), log)  # all models, before the first stage
+    is_done = True
+    for stage in stages(planned, store):
+        checked = check_study(stage, str(study), log)
+        if dry_run:
+            _, todo, _ = launch.select(checked, store)
+            print(*(spec.run_id for spec in todo), sep="\n")
+            continue
+        record_tuning(planned, store)
+        is_done = launch.start(checked, store) and is_done
+        if fail_fast and not is_done:
+            break
+        record_tuning(planned, store)
+    if planned.tuning is not None:
+        missing = list(unfinished(planned.tuning, read_progress(planned.tuning, store)))
+        if dry_run and missing:
+            log("the tuned runs follow when their settings are chosen:")
+        log(*missing)
+        is_done = is_done and not missing
+    if not is_done and not dry_run:
         raise typer.Exit(ExitCode.SOME_FAILED)

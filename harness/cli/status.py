@@ -1,6 +1,7 @@
 """`status`: show the state of the runs."""
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +11,7 @@ from harness.cli.studies import no_results, study_name
 
 if TYPE_CHECKING:
     from harness.provenance.outdated import CodeChange
-    from harness.results.store import Outcome, Run
+    from harness.results.store import Outcome, Run, Store
 
 OptionalStudy = Annotated[
     str | None,
@@ -44,10 +45,30 @@ def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS
             print(f"  without a record of their code: {n_unknown}")
         for corpus, n in changed_corpora(store, name).items():
             print(f"  the corpus {corpus} has changed since {n} of these runs")
+        for line in _tuning(store, name, {run.run_id: outcome for run, outcome in runs}):
+            print(f"  {line}")
         for run, outcome in runs:
             change = changes.get(run.run_id)
             if outcome.status not in ("done", "pending") or change is not None:
                 print(f"  {_describe(run, outcome, change)}")
+
+
+def _tuning(store: "Store", study: str, outcomes: "Mapping[str, Outcome]") -> Iterator[str]:
+    """Yield how far the tuning of a study is, if it tunes."""
+    record = store.tuning(study)
+    if record is None:
+        return
+    run_ids = [run_id for tuned in record.entries for run_id in tuned.trials]
+    ended = [run_id for run_id in run_ids if _has_ended(outcomes.get(run_id))]
+    chosen = [tuned for tuned in record.entries if tuned.chosen is not None]
+    yield (
+        f"tuning: {len(ended)} of {len(run_ids)} trials have ended, settings are chosen for "
+        f"{len(chosen)} of {len(record.entries)} entries"
+    )
+
+
+def _has_ended(outcome: "Outcome | None") -> bool:
+    return outcome is not None and outcome.status in ("done", "failed")
 
 
 def _is_outdated(change: "CodeChange | None") -> bool:

@@ -1,5 +1,6 @@
 """The study file, validated strictly, and the matrix of runs that it defines."""
 
 from harness.config.matrix import PlannedStudy, load
+from harness.config.trials import TunedLevels, TuningPlan
 
-__all__ = ["PlannedStudy", "load"]
+__all__ = ["PlannedStudy", "TunedLevels", "TuningPlan", "load"]

@@ -124,10 +124,12 @@ class Axes:
                 self.add_problem(key, self._no_match(axis, element))
                 return None
         choice = self._new_choice(axis, element, key)
-        if choice is not None and axis not in AXES:
-            for message in setting_axes.addition_problems(choice, self.choices[axis]):
-                self.add_problem(key, message)
-        return choice
+        if choice is None or axis in AXES:
+            return choice
+        messages = list(setting_axes.addition_problems(choice, self.choices[axis]))
+        for message in messages:
+            self.add_problem(key, message)
+        return None if messages else choice
 
     def _new_choice(self, axis: str, element: Element, key: str) -> VariantChoice | None:
         try:

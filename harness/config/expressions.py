@@ -82,7 +82,7 @@ def parse(text: str) -> Expression:
         with warnings.catch_warnings(action="ignore"):
             tree = ast.parse(stripped, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        offset = error.offset if isinstance(error, SyntaxError) and error.offset else 1
+        offset = getattr(error, "offset", None) or len(stripped) + 1  # at the end, if it is absent
         column = min(offset, len(stripped) + 1) + n_stripped
         raise ExpressionError(f"column {column}: not an expression; {ALLOWED}") from error
     names: set[str] = set()

@@ -11,17 +11,20 @@ from harness.config import study_file, validate, warm_start
 from harness.config.axes import Axes, VariantSelection, same_variant
 from harness.config.entries import EntryResolver, PlannedEntry
 from harness.config.ladder import check_ladder
-from harness.config.run_spec import SOURCE_PREFIX, RunSpecBuilder, StudyContext, entry_id
+from harness.config.run_spec import StudyContext, entry_id
+from harness.config.runs import Corpora, RunBuilder
 from harness.config.schema_errors import quoted
 from harness.config.settings import Settings
 from harness.config.study_file import StudyFile
+from harness.config.trials import MAX_TRIALS, TunedLevels, TuningPlan, check_windows, resolve_levels
+from harness.config.tuning import Tuning
+from harness.config.tuning import read as read_tuning
 from harness.config.warm_start import Checkpoint, Source, SourceRun
 from harness.data.corpus import Corpus, prepare
 from harness.errors import Problem, UserError
 from harness.provenance.sources import Code, Sources
 from harness.results.records import (
     EquivalenceMargin,
-    InitSource,
     LadderSettings,
     LaunchInputs,
     LaunchRecord,
@@ -53,6 +56,12 @@ class PlannedStudy:
     allow: Sequence[str] = ()
     compare: list[str] | None = None  # the asked axes; None: all
     ladder: LadderSettings | None = None
+    tuning: TuningPlan | None = None
+
+    def stage(self, runs: list[RunSpec]) -> "PlannedStudy":
+        """Return the study with these runs, of those that it has one after the other."""
+        run_ids = {spec.run_id for spec in runs}
+        return dataclasses.replace(self, runs=runs, all_run_ids=self.all_run_ids | run_ids)
 
     def launch_record(
         self,
@@ -89,7 +98,7 @@ class PlannedStudy:
         spec = by_id[run_id]
         source_run = by_id.get(spec.init.run_id or "") if spec.init else None
         runs = [run for run in (source_run, spec) if run is not None]
-        return dataclasses.replace(self, runs=runs)
+        return dataclasses.replace(self, runs=runs, tuning=None)
 
     def codes(self) -> list[Code]:
         """Return the distinct codes of the selected runs."""
@@ -114,33 +123,13 @@ class Matrix:
     selections: list[VariantSelection]
     excluded: list[tuple[str, str]]
     resolver: EntryResolver
+    tuning: Tuning | None
+    tuning_problems: list[Problem]
 
     @property
     def location(self) -> str:
         """The study file, as messages name it."""
         return str(self.path)
-
-
-@dataclass(frozen=True)
-class Corpora:
-    """The corpora of a study, by the [data] that names them."""
-
-    by_data: dict[str, Corpus]
-
-    def of(self, entry: PlannedEntry) -> Corpus:
-        """Return the corpus of an entry."""
-        return self.by_data[entry.settings.data.model_dump_json()]
-
-    def shape(self, entry: PlannedEntry) -> ModelShape:
-        """Return the shape of an entry's model."""
-        model = entry.settings.model.model_dump()
-        return ModelShape(**model, vocab_size=self.of(entry).vocab_size)
-
-    @property
-    def note(self) -> str | None:
-        """The notes on all corpora."""
-        notes = dict.fromkeys(corpus.note for corpus in self.by_data.values() if corpus.note)
-        return "; ".join(notes) or None
 
 
 def load(
@@ -159,7 +148,13 @@ def load(
     matrix = _expand(file, path)
     problems += _check_shapes(matrix)
     entries, source = _resolve(matrix)
-    checked = [*entries, *_source_entries(source)]
+    levels, tuning_problems = _tune(matrix, entries)
+    problems += tuning_problems
+    checked = [
+        *entries,
+        *_source_entries(source),
+        *(entry for tuned in levels for entry in tuned.all),
+    ]
     if not entries:  # an axis lacks valid choices: the settings are checked nevertheless
         baseline = matrix.resolver.resolve(matrix.baseline)
         checked += [baseline] if baseline is not None else []
@@ -174,7 +169,7 @@ def load(
     if not entries:
         raise UserError(f"{path}: all entries are excluded")
     selected = _select(matrix, entries, where)
-    return _plan(matrix, entries, selected, source, corpora)
+    return _plan(matrix, entries, selected, levels, source, corpora)
 
 
 def _expand(file: StudyFile, path: Path) -> Matrix:
@@ -200,6 +195,10 @@ def _expand(file: StudyFile, path: Path) -> Matrix:
     ]
     entries, excluded = _exclude(file, axes, entries)
     entries += _include(file, axes, entries, baseline)
+    tuning = None
+    tuning_problems: list[Problem] = []
+    if file.tune is not None:
+        tuning, tuning_problems = read_tuning(file.tune, str(path), file.study.seeds, file.varied)
     return Matrix(
         path=path,
         file=file,
@@ -209,6 +208,8 @@ def _expand(file: StudyFile, path: Path) -> Matrix:
         selections=entries,
         excluded=excluded,
         resolver=resolver,
+        tuning=tuning,
+        tuning_problems=tuning_problems,
     )
 
 
@@ -247,6 +248,24 @@ def _resolve(matrix: Matrix) -> tuple[list[PlannedEntry], Source | None]:
             matrix.file.init, matrix.axes, matrix.baseline, resolver, matrix.path.parent
         )
     return entries, source
+
+
+def _tune(
+    matrix: Matrix, entries: Sequence[PlannedEntry]
+) -> tuple[list[TunedLevels], list[Problem]]:
+    """Return the levels of each entry on the axis `tuning`; none if the study does not tune."""
+    if matrix.tuning is None:
+        return [], matrix.tuning_problems
+    n_trials = matrix.tuning.settings.n_runs * len(entries)
+    if n_trials > MAX_TRIALS:
+        problem = Problem(
+            f"{matrix.location}: tune",
+            f"{len(entries):,} entries have {n_trials:,} trials; allowed: at most {MAX_TRIALS:,}",
+        )
+        return [], [problem]
+    resolver = matrix.resolver
+    levels = [resolve_levels(entry, matrix.tuning, matrix.baseline, resolver) for entry in entries]
+    return [tuned for tuned in levels if tuned is not None], []
 
 
 def _source_entries(source: Source | None) -> list[PlannedEntry]:
@@ -358,6 +377,8 @@ def _prepare(matrix: Matrix, entries: list[PlannedEntry]) -> tuple[Corpora, list
         problems += validate.check_corpus(
             matrix.location, corpora[key], settings, matrix.file.probes
         )
+        if matrix.file.tune is not None:
+            problems += check_windows(matrix.location, corpora[key], settings)
     return Corpora(corpora), problems
 
 
@@ -398,91 +419,25 @@ def _select(
     return selected
 
 
-class _Builders:
-    """A builder of specs for each of the study's settings."""
-
-    def __init__(
-        self,
-        context: StudyContext,
-        corpora: Corpora,
-        init_content: str | None = None,
-        data_offset_steps: int = 0,
-    ) -> None:
-        self._context = context
-        self._corpora = corpora
-        self._init_content = init_content
-        self._data_offset_steps = data_offset_steps
-        self._builders: dict[str, RunSpecBuilder] = {}
-
-    def of(self, entry: PlannedEntry) -> RunSpecBuilder:
-        """Return the builder for an entry's settings."""
-        key = entry.settings.key
-        if key not in self._builders:
-            self._builders[key] = RunSpecBuilder(
-                self._context,
-                entry.settings,
-                self._corpora.of(entry),
-                self._init_content,
-                data_offset_steps=self._data_offset_steps,
-            )
-        return self._builders[key]
-
-
 def _plan(
     matrix: Matrix,
     entries: list[PlannedEntry],
     selected: list[PlannedEntry],
+    levels: Sequence[TunedLevels],
     source: Source | None,
     corpora: Corpora,
 ) -> PlannedStudy:
-    """Build the specs of the selected entries for all seeds, and the ids of all entries' runs."""
+    """Build the runs of the selected entries for all seeds, and the ids of all entries' runs."""
     study = matrix.file.study
     sources = Sources()
     context = StudyContext(matrix.file, matrix.variant_paths, matrix.baseline, sources)
-    source_builder = None
-    init_content = None
-    n_seen_steps = 0
-    if isinstance(source, SourceRun):
-        source_builder = RunSpecBuilder(
-            context.for_source_runs(),
-            source.entry.settings,
-            corpora.of(source.entry),
-            prefix=SOURCE_PREFIX,
-        )
-        init_content = source_builder.content_hash(source.entry.choices)
-        n_seen_steps = source.entry.settings.train.steps
-    elif isinstance(source, Checkpoint):
-        init_content = source.weights.sha256
-        n_seen_steps = source.weights.data_steps
-    builders = _Builders(context, corpora, init_content, n_seen_steps)
-
-    runs: list[RunSpec] = []
-    all_run_ids: set[str] = set()
+    builder = RunBuilder(context, corpora, source)
     seeds = list(dict.fromkeys(study.seeds))
-    checkpoint = None
-    if isinstance(source, Checkpoint):
-        checkpoint = InitSource(sha256=source.weights.sha256, folder=str(source.folder))
-    for seed in seeds:
-        source_run = None
-        if isinstance(source, SourceRun) and source_builder is not None:
-            source_run = source_builder.build(source.entry.choices, seed)
-            runs.append(source_run)
-            all_run_ids.add(source_run.run_id)
-        data_seeds = [other for other in seeds if study.cross_seeds and other != seed]
-        for data_seed in (None, *data_seeds):
-            for entry in selected:
-                spec = builders.of(entry).build(
-                    entry.choices, seed, data_seed, source_run, checkpoint
-                )
-                runs.append(spec)
-            all_run_ids.update(
-                builders.of(entry).run_id(entry.choices, seed, data_seed) for entry in entries
-            )
-    return PlannedStudy(
+    planned = PlannedStudy(
         name=study.name,
-        settings_hash=builders.of(entries[0]).settings_hash,
-        runs=runs,
-        all_run_ids=all_run_ids,
+        settings_hash=builder.settings_hash(entries[0]),
+        runs=[],
+        all_run_ids=set(),
         excluded=matrix.excluded,
         note=corpora.note,
         equivalence_margin=study.equivalence_margin,
@@ -491,3 +446,11 @@ def _plan(
         compare=study.compare,
         ladder=matrix.file.ladder,
     )
+    if matrix.tuning is None:
+        runs = builder.build([(entry, None) for entry in selected], seeds)
+        return dataclasses.replace(planned, runs=runs, all_run_ids=builder.ids(entries, seeds))
+    names = {entry_id(entry.choices, matrix.file) for entry in selected}
+    plan = TuningPlan(matrix.tuning, levels, names, seeds, builder.build)
+    planned = dataclasses.replace(planned, tuning=plan)
+    first = plan.trials(0, dict.fromkeys(names, range(len(plan.points))))
+    return planned.stage([*first, *plan.finals({})])

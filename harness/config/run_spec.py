@@ -18,6 +18,7 @@ from harness.data.corpus import Corpus
 from harness.provenance.sources import Sources
 from harness.results.records import (
     SCHEMA_VERSION,
+    EvalWindows,
     InitSource,
     LaunchSpec,
     PredictedCost,
@@ -25,12 +26,15 @@ from harness.results.records import (
     ResolvedData,
     ResolvedModel,
     RunSpec,
+    TuningTrial,
     VariantChoice,
 )
+from harness.results.records.tuning import TUNING, UNTUNED
 from variants import registry
 from variants.base import AXES
 
 SOURCE_PREFIX = "start-"  # of the names of runs that others start from
+TRIAL_PREFIX = "tune-"  # of the names of trials
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class StudyContext:
         launch = self.file.launch.model_copy(
             update={"keep_checkpoints": "weights" if kept == "none" else kept}
         )
-        file = self.file.model_copy(update={"probes": ProbeSettings(), "launch": launch})
+        update = {"probes": ProbeSettings(), "launch": launch, "tune": None}
+        file = self.file.model_copy(update=update)
         return dataclasses.replace(self, file=file)
 
 
@@ -88,6 +93,8 @@ class RunSpecBuilder:
             separator=corpus.separator,
         )
         self._baseline = {axis: choice.label for axis, choice in context.baseline.items()}
+        if file.tune is not None:
+            self._baseline[TUNING] = UNTUNED
         self._estimator = CostEstimator(
             self._model, self._train, context.variant_paths, corpus.separator, context.costs
         )
@@ -101,10 +108,16 @@ class RunSpecBuilder:
             "init": init_content,
             "data_offset_steps": data_offset_steps,
         }
+        varied = list(file.varied)
+        if file.tune is not None:
+            content["eval_windows"] = "final"
+            varied += file.tune.axes
         self._content = _hash(content)
-        self.settings_hash = _hash(_shared(content, file.varied))
+        trial_content = {"probes": None, "eval_windows": "tuning"}
+        self._trial_content = _hash(content | trial_content)
+        self.settings_hash = _hash(_shared(content, varied, file.expressions))
 
-    def content_hash(self, entry: VariantSelection) -> str:
+    def content_hash(self, entry: VariantSelection, is_trial: bool = False) -> str:
         """Return the hash of all that determines the results of an entry, except for the seeds."""
         axes = {}
         for axis, choice in entry.items():
@@ -112,7 +125,8 @@ class RunSpecBuilder:
                 continue  # the settings have its values
             if AXES[axis].in_hash_by_default or not self._is_default(axis, choice):
                 axes[axis] = _without(choice.hashed(), "label")
-        return _hash({"shared": self._content, "axes": axes})
+        shared = self._trial_content if is_trial else self._content
+        return _hash({"shared": shared, "axes": axes})
 
     def _is_default(self, axis: str, choice: VariantChoice) -> bool:
         """Return whether a choice is the default variant of its axis, with default options."""
@@ -122,14 +136,22 @@ class RunSpecBuilder:
         options = registry.load(axis, choice.name, paths).Options()
         return choice.options == dataclasses.asdict(options)
 
-    def run_id(self, entry: VariantSelection, seed: int, data_seed: int | None = None) -> str:
+    def run_id(
+        self,
+        entry: VariantSelection,
+        seed: int,
+        data_seed: int | None = None,
+        is_trial: bool = False,
+    ) -> str:
         """Return a readable name with the hash of all that determines the result of the run."""
-        content: dict[str, str | int] = {"content": self.content_hash(entry), "seed": seed}
+        content_hash = self.content_hash(entry, is_trial)
+        content: dict[str, str | int] = {"content": content_hash, "seed": seed}
         seeds = f"{seed}"
         if data_seed is not None:
             content["data_seed"] = data_seed
             seeds = f"{seed}d{data_seed}"
-        name = shorten(self._entry_name(entry), MAX_ENTRY)
+        prefix = TRIAL_PREFIX if is_trial else ""
+        name = shorten(prefix + self._entry_name(entry), MAX_ENTRY)
         return f"{name}-s{seeds}-{_hash(content)}"
 
     def build(
@@ -139,8 +161,11 @@ class RunSpecBuilder:
         data_seed: int | None = None,
         source_run: RunSpec | None = None,
         checkpoint: InitSource | None = None,
+        trial: TuningTrial | None = None,
     ) -> RunSpec:
         """Return the spec of one run, which starts from a `source_run`, a `checkpoint` or neither.
+
+        A `trial` has no probes.
 
         Raises:
             UserError: the model of the entry cannot be built.
@@ -152,7 +177,7 @@ class RunSpecBuilder:
         spec = RunSpec.model_construct(  # without validation: every part has been validated
             schema_version=SCHEMA_VERSION,
             study=file.study.name,
-            run_id=self.run_id(entry, seed, data_seed),
+            run_id=self.run_id(entry, seed, data_seed, trial is not None),
             entry=self._entry_name(entry),
             seed=seed,
             data_seed=data_seed,
@@ -164,13 +189,16 @@ class RunSpecBuilder:
             train=self._train,
             init=init,
             data_offset_steps=self._data_offset_steps,
-            probes=file.probes,
+            probes=file.probes if trial is None else ProbeSettings(),
+            eval_windows=self._eval_windows(trial),
+            tuning=trial,
             launch=LaunchSpec(
                 world_size=world_size,
                 **file.launch.model_dump(),
                 variant_paths=self._context.variant_paths,
                 train_tokens=corpus.train,
                 val_tokens=corpus.val,
+                mixture=corpus.mixture,
                 sources=corpus.sources,
                 token_bytes=corpus.token_bytes,
             ),
@@ -178,6 +206,11 @@ class RunSpecBuilder:
         )
         code = self._context.sources.code(spec, source_run)
         return spec.model_copy(update={"code_hash": code.hash})
+
+    def _eval_windows(self, trial: TuningTrial | None) -> EvalWindows:
+        if self._context.file.tune is None:
+            return "all"
+        return "final" if trial is None else "tuning"
 
     def _entry_name(self, entry: VariantSelection) -> str:
         return self._prefix + entry_id(entry, self._context.file)
@@ -208,10 +241,13 @@ def entry_id(entry: VariantSelection, file: StudyFile) -> str:
     return "-".join(labels)
 
 
-def _shared(content: Mapping[str, object], varied: Iterable[str]) -> dict[str, object]:
+def _shared(
+    content: Mapping[str, object], varied: Iterable[str], expressions: Mapping[str, str]
+) -> dict[str, object]:
     """Return the content of a run's settings without those that an axis varies.
 
-    What is known of a corpus and of a vocabulary varies with the settings that choose them.
+    What is known of a corpus and of a vocabulary varies with the settings that choose them. A
+    setting that follows from others counts by its expression.
     """
     dropped = set(varied)
     for key in varied:
@@ -225,7 +261,9 @@ def _shared(content: Mapping[str, object], varied: Iterable[str]) -> dict[str, o
         table = content[section]
         assert isinstance(table, Mapping)
         shared[section] = {
-            name: value for name, value in table.items() if f"{section}.{name}" not in dropped
+            name: expressions.get(f"{section}.{name}", value)
+            for name, value in table.items()
+            if f"{section}.{name}" not in dropped
         }
     return shared
 

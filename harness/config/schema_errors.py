@@ -1,7 +1,7 @@
 """Describe the errors of a schema: the key path, the value, and what is allowed."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import get_args
 
 from pydantic import BaseModel, ValidationError
@@ -21,7 +21,7 @@ def describe_errors(error: ValidationError, model: type[BaseModel]) -> list[tupl
     messages: dict[str, str] = {}
     for detail in error.errors():
         key, message = _describe(detail, model)
-        if separator in messages.get(key, ""):
+        if separator in messages.get(key, "") and separator in message:
             message = f"{messages[key]}, or {message.partition(separator)[2]}"
         messages[key] = message
     return [(key, message) for key, message in messages.items() if not _is_refined(key, messages)]
@@ -56,10 +56,17 @@ def shown(value: object) -> str:
 def _fields(model: type[BaseModel], keys: Iterable[int | str]) -> list[str]:
     """Return the keys that the section at `keys` may have."""
     for key in keys:
-        annotation = model.model_fields[str(key)].annotation
-        types = get_args(annotation) or (annotation,)  # a section, or an optional one
-        model = next(t for t in types if isinstance(t, type) and issubclass(t, BaseModel))
+        if isinstance(key, str):
+            model = next(_models(model.model_fields[key].annotation))
     return list(model.model_fields)
+
+
+def _models(annotation: object) -> Iterator[type[BaseModel]]:
+    """Yield the sections in a type: itself, or what it is optional, a list or a choice of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)
 
 
 def key_path(keys: Iterable[int | str]) -> str:

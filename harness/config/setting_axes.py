@@ -6,6 +6,7 @@ of settings: `size = [{ label = "S", "model.n_layer" = 3, "model.n_embd" = 128 }
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 
 from harness.config.names import LABEL, LABEL_FORM, default_label
 from harness.config.schema_errors import shown
@@ -21,8 +22,10 @@ from harness.results.records import VariantChoice
 from variants.base import AXES
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
-# Keys of tables and columns that hold something else.
-RESERVED = frozenset({"reason", "variant", "label", "value", "tuning", "entry", "seed", "seeds"})
+# Keys that hold something else in rules, levels and columns of tables.
+RESERVED = {"reason", "variant", "label", "value", "seeds", "tuning", "world_size"}
+
+CORPUS = "data.corpus"  # may be a path: its label has the name of the file only
 
 Problems = list[tuple[str, str]]  # keys within an element, "" for the whole, and messages
 
@@ -38,12 +41,28 @@ def axis_problem(axis: str) -> str | None:
     """Return why an axis of settings cannot have this name, None if it can."""
     if "." in axis:
         return None if axis in setting_keys() else unknown_setting(axis)
-    if axis in RESERVED or axis in SECTIONS or not NAME.fullmatch(axis):
-        return (
-            "not a name for an axis; allowed: up to 40 letters, digits and _, and not "
-            f"{', '.join(sorted(RESERVED | SECTIONS.keys()))}"
-        )
+    if not NAME.fullmatch(axis):
+        return "no name for an axis; allowed: a letter, and up to 39 letters, digits and _"
+    if axis in _reserved_names():
+        return "the name of a key or of a table's column; use another, e.g. size"
     return None
+
+
+def _reserved_names() -> set[str]:
+    """Return the names that an axis cannot have: its labels are a column beside others."""
+    from harness.results import frames  # pandas is slow to load
+    from harness.results.records import study_summary
+
+    columns = [
+        *frames.KEY_COLUMNS,
+        *frames.RUN_COLUMNS,
+        *frames.STEP_COLUMNS,
+        *frames.EVAL_COLUMNS,
+    ]
+    names = {column.name for column in columns}
+    for record in (study_summary.EntryMetrics, study_summary.RunOutcome):
+        names.update(record.model_fields)
+    return names | RESERVED | SECTIONS.keys()
 
 
 def read_level(axis: str, element: Element) -> tuple[VariantChoice | None, Problems]:
@@ -70,7 +89,8 @@ def _read_value(axis: str, element: Element) -> tuple[VariantChoice | None, Prob
     if problems:
         return None, problems
     name = axis.partition(".")[2]
-    return _level(axis, label or default_label(name, {name: value}), {axis: value}), []
+    shown_value = PurePath(value).name if axis == CORPUS and isinstance(value, str) else value
+    return _level(axis, label or default_label(name, {name: shown_value}), {axis: value}), []
 
 
 def _read_table(axis: str, element: Element) -> tuple[VariantChoice | None, Problems]:

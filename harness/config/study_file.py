@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from harness.config.schema_errors import describe_errors, key_path, quoted
-from harness.config.settings import SECTIONS, RawTable, section_problems
+from harness.config.settings import SECTIONS, RawTable, find_expression, section_problems
 from harness.errors import Problem, UserError
 from harness.results.records import (
     EquivalenceMargin,
@@ -136,6 +136,17 @@ class StudyFile(StrictModel):
         """The axis that varies each setting, by dotted key."""
         return _varied_settings(self.axes)
 
+    @property
+    def expressions(self) -> dict[str, str]:
+        """The expressions of the sections, by dotted key."""
+        texts = {}
+        for section, table in self.sections.items():
+            for name, value in table.items():
+                expression = find_expression(f"{section}.{name}", value)
+                if expression is not None:
+                    texts[f"{section}.{name}"] = expression.text
+        return texts
+
 
 def read(
     path: Path, settings: Iterable[str] = (), seeds: Sequence[int] | None = None
@@ -149,20 +160,20 @@ def read(
             with file, key path and remedy.
     """
     raw = _read_toml(path)
-    _join_setting_keys(raw)
+    twice = _join_setting_keys(raw)
     overridden = [_override(raw, setting) for setting in settings]
     if seeds is not None and isinstance(raw.setdefault("study", {}), dict):
         raw["study"]["seeds"] = list(seeds)
     problems = [Problem(f"{path}: {key}", message) for key, message in _out_of_range(raw)]
     if problems:
         raise UserError(problems)
-    twice = [
+    problems = [
         Problem(f"{path}: {key}", "stated twice, as a dotted key and in a table; remove one")
-        for key in _join_setting_keys(raw)
+        for key in (*twice, *_join_setting_keys(raw))
     ]
     axes = raw.get("axes")
     varied = _varied_settings(axes if isinstance(axes, dict) else {})
-    problems = [*twice, *_fixed_settings(str(path), overridden, varied)]
+    problems += _fixed_settings(str(path), overridden, varied)
     unknown, invalid = _section_problems(path, raw, set(varied))
     problems += unknown
     try:
@@ -296,9 +307,10 @@ def _join_setting_keys(raw: RawTable) -> list[str]:
         for axis, elements in axes.items():
             if axis not in AXES and isinstance(elements, list):
                 tables += [(f"axes.{axis}[{i}]", element) for i, element in enumerate(elements)]
-    study = raw.get("study")
-    if isinstance(study, dict):
-        tables.append(("study.baseline", study.get("baseline")))
+    for name, key in (("study", "baseline"), ("tune", "axes")):
+        table = raw.get(name)
+        if isinstance(table, dict):
+            tables.append((f"{name}.{key}", table.get(key)))
     for name in ("exclude", "include"):
         rules = raw.get(name)
         if isinstance(rules, list):

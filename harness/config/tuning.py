@@ -14,7 +14,7 @@ from harness.errors import Problem, choices
 from harness.results.records import (
     ModelSettings,
     Setting,
-    Settings,
+    SettingValues,
     TrainSettings,
     TunedRange,
     TuneSettings,
@@ -28,6 +28,7 @@ MODEL_KEYS = ("dropout", "init_std")
 UNTUNABLE_TRAIN_KEYS = (
     "steps",
     "tokens_per_step",
+    "batch_ramp",
     "micro_batch_size",
     "precision",
     "compile",
@@ -45,7 +46,7 @@ class Tuning:
     """The tuning of a study, and the settings that each of its entries tries."""
 
     settings: TuneSettings
-    points: Sequence[Settings]
+    points: Sequence[SettingValues]
 
     @property
     def keys(self) -> list[str]:
@@ -219,7 +220,7 @@ class _Reader:
                 "rungs", f"{rungs}: must be at least two rising numbers of steps, e.g. [100, 200]"
             )
 
-    def points(self) -> tuple[list[Settings], list[Problem]]:
+    def points(self) -> tuple[list[SettingValues], list[Problem]]:
         """Return the settings that each entry tries."""
         budget = self._section.budget
         is_grid = self.method != "random" and not self._has_range()
@@ -267,7 +268,7 @@ class _Reader:
                 f"the nearest that can: {', '.join(map(str, nearest))}",
             )
 
-    def _draw(self, n_settings: int) -> list[Settings]:
+    def _draw(self, n_settings: int) -> list[SettingValues]:
         """Return quasi-random settings: a scrambled Halton sequence (Owen 2017).
 
         The first settings of a larger budget are those of a smaller one.

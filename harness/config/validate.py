@@ -63,19 +63,27 @@ def check_model(location: str, model: ModelSettings, changes: Changes) -> Iterat
     """The heads divide the width of the model, and its size can be computed."""
     if model.n_embd % model.n_head:
         place = place_of(changes, "model.n_head", "model.n_embd")
+        shown = _named("model.n_head", model.n_head, place)
         yield Problem(
             f"{location}: {place}",
-            f"{model.n_head} does not divide n_embd = {model.n_embd}; "
+            f"{shown} does not divide n_embd = {model.n_embd}; "
             f"allowed: {', '.join(map(str, divisors(model.n_embd)))}",
         )
     n_parameters = 12 * model.n_layer * model.n_embd**2  # of GPT-2, without embeddings
     if n_parameters > MAX_PARAMETERS:
         place = place_of(changes, "model.n_embd", "model.n_layer")
+        shown = _named("model.n_embd", model.n_embd, place)
         yield Problem(
             f"{location}: {place}",
-            f"{model.n_embd} with n_layer = {model.n_layer} gives {n_parameters:.3g} parameters; "
+            f"{shown} with n_layer = {model.n_layer} gives {n_parameters:.3g} parameters; "
             f"allowed: at most {MAX_PARAMETERS:.3g}",
         )
+
+
+def _named(key: str, value: object, place: str) -> str:
+    """Return a value as a message at a place shows it: with its key, if the place has another."""
+    is_own = place.endswith(key) or f'"{key}"' in place
+    return str(value) if is_own else f"{key.partition('.')[2]} = {value}"
 
 
 def check_entries(location: str, entries: Sequence[PlannedEntry], axes: Axes) -> Iterator[Problem]:
@@ -121,15 +129,19 @@ def _check_schedule(location: str, settings: Settings) -> Iterator[Problem]:
     """The learning rate rises during warm-up only, which ends within the run."""
     train = settings.train
     if train.min_lr > train.lr:
+        place = settings.place("train.min_lr", "train.lr")
+        shown = _named("train.min_lr", f"{train.min_lr:g}", place)
         yield Problem(
-            f"{location}: {settings.place('train.min_lr', 'train.lr')}",
-            f"{train.min_lr:g} is above lr = {train.lr:g}, so that the rate would rise after the "
+            f"{location}: {place}",
+            f"{shown} is above lr = {train.lr:g}, so that the rate would rise after the "
             f"warm-up; allowed: at most lr",
         )
     if train.warmup_steps > train.steps:
+        place = settings.place("train.warmup_steps", "train.steps")
+        shown = _named("train.warmup_steps", train.warmup_steps, place)
         yield Problem(
-            f"{location}: {settings.place('train.warmup_steps', 'train.steps')}",
-            f"{train.warmup_steps}: the warm-up would not end within the run; "
+            f"{location}: {place}",
+            f"{shown}: the warm-up would not end within the run; "
             f"allowed: at most steps = {train.steps}",
         )
     elif train.schedule == "wsd" and train.warmup_steps + decay_steps(train) > train.steps:
@@ -149,9 +161,11 @@ def _check_tokens(
     tokens_per_step = settings.train.tokens_per_step
     if tokens_per_step % seq_len:
         nearest = _nearest_multiples(tokens_per_step, seq_len)
+        place = settings.place("train.tokens_per_step", "model.seq_len")
+        shown = _named("train.tokens_per_step", tokens_per_step, place)
         yield Problem(
-            f"{location}: {settings.place('train.tokens_per_step', 'model.seq_len')}",
-            f"{tokens_per_step} is not a multiple of seq_len = {seq_len}; {nearest}",
+            f"{location}: {place}",
+            f"{shown} is not a multiple of seq_len = {seq_len}; {nearest}",
         )
         return
     yield from check_ramp(location, settings)
@@ -190,9 +204,11 @@ def _check_division(
     n_groups = parallelism.data_parallel_size
     if n_sequences % n_groups:
         nearest = _nearest_multiples(train.tokens_per_step, seq_len * n_groups)
+        place = settings.place("train.tokens_per_step", "model.seq_len")
+        shown = _named("train.tokens_per_step", train.tokens_per_step, place)
         yield Problem(
-            f"{location}: {settings.place('train.tokens_per_step', 'model.seq_len')}",
-            f"{train.tokens_per_step} gives {n_sequences} sequences of {seq_len}, which do not "
+            f"{location}: {place}",
+            f"{shown} gives {n_sequences} sequences of {seq_len}, which do not "
             f"divide over {n_groups} ranks of {label}; {nearest}",
         )
         return
@@ -301,26 +317,31 @@ def check_probes(location: str, probes: ProbeSettings, model: ModelSettings) -> 
 def check_corpus(
     location: str, corpus: Corpus, settings: Settings, probes: ProbeSettings
 ) -> Iterator[Problem]:
-    """Both parts of the corpus hold a sequence, and the validation part each evaluated length."""
+    """Both parts of each corpus hold a sequence, and the validation part each evaluated length.
+
+    The parts of a corpus of a mixture hold two, so that each half of the validation windows, with
+    which a study may tune, has one.
+    """
+    n_windows = 2 if corpus.mixture else 1
+    sequence = "two sequences need" if corpus.mixture else "a sequence needs"
     seq_len = settings.model.seq_len
-    for part, split in (("training", corpus.train), ("validation", corpus.val)):
-        n_tokens = Corpus.n_tokens(split)
-        if n_tokens <= seq_len:
-            yield Problem(
-                f"{location}: {settings.place('data.corpus', 'model.seq_len')}",
-                f"'{corpus.name}': its {part} part has {n_tokens} tokens, a sequence needs "
-                f"{seq_len + 1}; use a longer text or a smaller model.seq_len",
-            )
-    n_tokens = Corpus.n_tokens(corpus.val)
-    if n_tokens <= seq_len:
-        return
-    for length in probes.eval_lengths or ():
-        if length >= n_tokens:
-            yield Problem(
-                f"{location}: probes.eval_lengths",
-                f"{length}: such a sequence needs {length + 1} tokens, the validation part of "
-                f"'{corpus.name}' has {n_tokens}; allowed: at most {n_tokens - 1}",
-            )
+    for part in corpus.parts():
+        n_val = Corpus.n_tokens(part.val)
+        for name, n_tokens in (("training", Corpus.n_tokens(part.train)), ("validation", n_val)):
+            if n_tokens <= n_windows * seq_len:
+                yield Problem(
+                    f"{location}: {settings.place('data.corpus', 'model.seq_len')}",
+                    f"'{part.name}': its {name} part has {n_tokens} tokens, {sequence} "
+                    f"{n_windows * seq_len + 1}; use a longer text or a smaller model.seq_len",
+                )
+        longest = (n_val - 1) // n_windows
+        for length in probes.eval_lengths or ():
+            if n_val > n_windows * seq_len and length > longest:
+                yield Problem(
+                    f"{location}: probes.eval_lengths",
+                    f"{length}: such a sequence needs {length + 1} tokens, the validation part of "
+                    f"'{part.name}' has {n_val}; allowed: at most {longest}",
+                )
 
 
 def check_parallelism(

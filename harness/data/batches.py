@@ -26,9 +26,17 @@ class Tokens:
         ]
         self._dtype = np.result_type(*self._parts)
         self._ends = np.cumsum([len(part) for part in self._parts])
+        corpora = np.array([part.part for part in slices])
+        self._corpus_ends = self._ends[np.append(corpora[1:] != corpora[:-1], True)]
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    @property
+    def ranges(self) -> np.ndarray:
+        """The first token of each corpus of a mixture and the one after its last, (n, 2)."""
+        starts = np.concatenate(([0], self._corpus_ends[:-1]))
+        return np.stack((starts, self._corpus_ends), axis=1)
 
     def window(self, start: int, length: int) -> np.ndarray:
         """Return `length` tokens from `start`, also across the end of a file."""
@@ -80,6 +88,8 @@ def micro_batch_size(local_sequences: int, limit: int | None) -> int:
 class Batches:
     """The training sequences of every step: random windows of `seq_len` + 1 tokens.
 
+    In a mixture, each window is of one corpus, which is drawn first, by the `weights`.
+
     Step 0 is step `offset_steps` of the data order, so that a run which continues another one
     trains on other batches.
     """
@@ -89,12 +99,21 @@ class Batches:
     n_sequences: int
     seed: int
     offset_steps: int = 0
+    weights: Sequence[float] = (1.0,)
 
     def offsets(self, step: int) -> np.ndarray:
         """Return the starts of the step's windows, (n_sequences,), the same on every rank."""
         key = np.array([self.seed, self.offset_steps + step], dtype=np.uint64)
         generator = np.random.Generator(np.random.Philox(key=key))
-        return generator.integers(0, len(self.tokens) - self.seq_len, size=self.n_sequences)
+        if len(self.weights) == 1:
+            n_starts = len(self.tokens) - self.seq_len
+            return generator.integers(0, n_starts, size=self.n_sequences)
+        ends = np.cumsum(self.weights) / np.sum(self.weights)
+        drawn = np.searchsorted(ends, generator.random(self.n_sequences), side="right")
+        corpora = np.minimum(drawn, len(ends) - 1)  # the last end may be below 1 by rounding
+        starts, stops = self.tokens.ranges[corpora].T
+        offsets: np.ndarray = generator.integers(starts, stops - self.seq_len)
+        return offsets
 
     def micro_batches(
         self,
@@ -123,18 +142,47 @@ def evaluation_offsets(n_tokens: int, seq_len: int, eval_tokens: int | None) -> 
     return np.arange(n) * n_all // n * seq_len
 
 
+def mixture_evaluation_offsets(
+    tokens: Tokens, weights: Sequence[float], seq_len: int, eval_tokens: int | None, half: slice
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the starts of the evaluation windows of all corpora, and the weight of each window.
+
+    Each corpus has its share of `eval_tokens`, at least two windows. The weights give each corpus
+    its share of the mean over all windows. `half` selects from the windows of each corpus.
+    """
+    offsets = []
+    for (start, stop), weight in zip(tokens.ranges.tolist(), weights, strict=True):
+        limit = eval_tokens
+        if eval_tokens is not None and len(weights) > 1:
+            limit = max(round(eval_tokens * weight), 2 * seq_len)
+        offsets.append(start + evaluation_offsets(stop - start, seq_len, limit)[half])
+    n_windows = sum(len(part) for part in offsets)
+    window_weights = [
+        np.full(len(part), weight * n_windows / max(1, len(part)))
+        for part, weight in zip(offsets, weights, strict=True)
+    ]
+    return np.concatenate(offsets), np.concatenate(window_weights)
+
+
 def shard_eval_windows(
-    offsets: np.ndarray, rank: int, world_size: int, batch: int
+    offsets: np.ndarray,
+    rank: int,
+    world_size: int,
+    batch: int,
+    window_weights: np.ndarray | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return a rank's batches of evaluation windows as (offsets, weights).
 
     Every rank gets the same number of batches; otherwise a collective in the forward pass would
-    deadlock. Windows that pad the last batch have weight 0.
+    deadlock. Windows that pad the last batch have weight 0, others 1 or their `window_weights`.
     """
     per_rank = -(-len(offsets) // world_size)
     index = np.arange(per_rank) * world_size + rank
     weights = (index < len(offsets)).astype(np.float64)
-    local_offsets = offsets[np.minimum(index, len(offsets) - 1)]
+    window = np.minimum(index, len(offsets) - 1)
+    local_offsets = offsets[window]
+    if window_weights is not None:
+        weights *= window_weights[window]
     starts = range(0, per_rank, batch)
     return [
         (local_offsets[start : start + batch], weights[start : start + batch]) for start in starts

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pooch
@@ -16,46 +16,20 @@ from harness.data import formats, synthetic, tables
 from harness.data.batches import Tokens
 from harness.data.documents import separator_of
 from harness.data.locate import CorpusFiles, Patterns, find_files
+from harness.data.mixture import Corpus, Split, mix
 from harness.data.shards import cache_folder, read_shards, scan
 from harness.data.text_cache import VALIDATION_FRACTION, Text, split, tokenize
 from harness.data.tokenizers import Tokenizer
 from harness.errors import Problem, UserError
 from harness.provenance.sources import syntax_hash
-from harness.results.records import DataSettings, SourceFile, TokenDtype, TokenSlice
+from harness.results.records import CorpusPart, DataSettings, SourceFile, TokenDtype
+
+__all__ = ["Corpus", "UnavailableError", "prepare"]
 
 URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 NAMED = ("synthetic", "tinyshakespeare")
 SYNTHETIC_BYTES = 1_000_000
-
-Split = list[TokenSlice]
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """A tokenized corpus.
-
-    `token_bytes` is a .npy file with the number of bytes of each token. `entropy` (nats per byte,
-    of the validation part) is known only for the synthetic corpus. `note` says why a corpus
-    replaces another, that headers are skipped, or which files are not read. `separator` are
-    the tokens between two documents, if attention is masked there. `sources` are the user's files.
-    """
-
-    name: str
-    sha256: str
-    vocab_size: int
-    train: Split
-    val: Split
-    token_bytes: str
-    entropy: float | None = None
-    note: str | None = None
-    separator: list[int] | None = None
-    sources: list[SourceFile] = field(default_factory=list)
-
-    @staticmethod
-    def n_tokens(split: Split) -> int:
-        """Return the number of tokens of a split."""
-        return sum(part.stop - part.start for part in split)
 
 
 @dataclass(frozen=True)
@@ -97,27 +71,61 @@ def _find_or_replace(
     data: DataSettings, tokenizer: Tokenizer, folder: Path, study_file: str
 ) -> Corpus:
     """Return the corpus, or its fallback if it cannot be downloaded."""
-    request = _Request(
-        name=data.corpus,
-        patterns=Patterns(data.train, data.val),
-        text_column=data.text_column,
-        token_dtype=data.token_dtype,
-        folder=folder,
-        place=f"{study_file}: data.corpus",
-    )
-    if data.corpus in NAMED and not data.fallback_corpus and request.patterns != Patterns():
-        message = f"'{data.corpus}' has one text; remove train and val"
-        raise UserError([Problem(request.place, message)])
+    place = f"{study_file}: data.corpus"
+    if not isinstance(data.corpus, str):
+        return _mixture(data, data.corpus, tokenizer, folder, place)
+    request = _request(data, CorpusPart(path=data.corpus, weight=1), folder, place)
     try:
         return _find(request, tokenizer)
     except UnavailableError as error:
         if data.fallback_corpus is None:
             raise
         place = f"{study_file}: data.fallback_corpus"
-        fallback = _find(replace(request, name=data.fallback_corpus, place=place), tokenizer)
+        fallback_request = replace(
+            request, name=data.fallback_corpus, patterns=Patterns(), place=place
+        )
+        fallback = _find(fallback_request, tokenizer)
         reason = error.problems[0].message
         note = f"{data.corpus} is not available, {data.fallback_corpus} replaces it ({reason})"
         return replace(fallback, note=note)
+
+
+def _mixture(
+    data: DataSettings, parts: list[CorpusPart], tokenizer: Tokenizer, folder: Path, place: str
+) -> Corpus:
+    """Return all corpora of a mixture as one."""
+    corpora = []
+    problems = []
+    for i, part in enumerate(parts):
+        request = _request(data, part, folder, f"{place}[{i}].path")
+        try:
+            corpora.append(_find(request, tokenizer))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    return mix(corpora, parts, place)
+
+
+def _request(data: DataSettings, part: CorpusPart, folder: Path, place: str) -> _Request:
+    """Return what to find, with the settings of `data` where `part` has none.
+
+    Raises:
+        UserError: patterns are set for a corpus that has one text.
+    """
+    patterns = Patterns(part.train or data.train, part.val or data.val)
+    if part.path in NAMED and (part.train or part.val or data.corpus in NAMED):
+        if patterns != Patterns() and not data.fallback_corpus:
+            message = f"'{part.path}' has one text; remove train and val"
+            raise UserError([Problem(place, message)])
+    return _Request(
+        name=part.path,
+        patterns=patterns,
+        text_column=part.text_column or data.text_column,
+        token_dtype=part.token_dtype or data.token_dtype,
+        folder=folder,
+        place=place,
+    )
 
 
 def _find(request: _Request, tokenizer: Tokenizer) -> Corpus:

@@ -1,5 +1,7 @@
 """Boundaries of documents: the separator `<|endoftext|>`, a token or the bytes that spell it."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from harness.data.batches import Tokens
@@ -27,7 +29,7 @@ def separator_of(tokenizer: Tokenizer, corpus: str, train: Tokens, place: str) -
     return separator
 
 
-def contains(tokens: Tokens, sequence: list[int]) -> bool:
+def contains(tokens: Tokens, sequence: Sequence[int]) -> bool:
     """Return whether tokens occur in this order; usually, the first chunk holds them."""
     n = len(sequence)
     for start in range(0, len(tokens) - n + 1, CHUNK):
@@ -37,7 +39,7 @@ def contains(tokens: Tokens, sequence: list[int]) -> bool:
     return False
 
 
-def ends_of(tokens: np.ndarray, sequence: list[int]) -> np.ndarray:
+def ends_of(tokens: np.ndarray, sequence: Sequence[int]) -> np.ndarray:
     """Return where a sequence of tokens ends in the last dimension, boolean of the same shape."""
     *first, last = sequence
     ends: np.ndarray = np.asarray(tokens) == last
@@ -45,3 +47,28 @@ def ends_of(tokens: np.ndarray, sequence: list[int]) -> np.ndarray:
         ends[..., distance:] &= tokens[..., :-distance] == token
         ends[..., :distance] = False
     return ends
+
+
+def spelled_separator(tokenizer: str) -> Sequence[int]:
+    """Return the tokens of a separator that is not a token of its own; none if it is one."""
+    return SEPARATOR.encode() if tokenizer == "bytes" else ()
+
+
+def in_separators(
+    tokens: Tokens, offsets: np.ndarray, length: int, separator: Sequence[int]
+) -> np.ndarray:
+    """Return which targets of windows are part of a separator, also of one that the window cuts.
+
+    The targets of a window, (len(offsets), length) in all, begin one token after its offset.
+    """
+    inside = np.zeros((len(offsets), length), dtype=bool)
+    n = len(separator)
+    if n == 0:
+        return inside
+    for row, first in enumerate((offsets + 1).tolist()):
+        start = max(0, first - n + 1)
+        stop = min(len(tokens), first + length + n - 1)
+        ends = np.flatnonzero(ends_of(tokens.window(start, stop - start), separator))
+        for end in (ends + start - first).tolist():
+            inside[row, max(0, end - n + 1) : max(0, end + 1)] = True
+    return inside

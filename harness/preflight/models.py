@@ -104,4 +104,7 @@ def _shown_axes(specs: Sequence[RunSpec]) -> list[str]:
         labels = {spec.axes[axis].label for spec in specs}
         if is_part(axis) and (about.in_every_name or labels != {about.default}):
             shown.append(axis)
+    for axis, choice in specs[0].axes.items() if specs else ():
+        if any(key.startswith("model.") for key in choice.options):
+            shown.append(axis)
     return shown

@@ -57,8 +57,8 @@ def _loss_by_position(
 ) -> np.ndarray:
     """Return the mean loss at each position over the windows of all ranks, (T,), float64."""
     nats_T = np.zeros(length)
-    for losses_BT, _, weights in windows.losses(model):
-        nats_T += weights @ losses_BT.cpu().numpy()
+    for batch in windows.losses(model):
+        nats_T += batch.weights @ batch.losses_BT.cpu().numpy()
     n_summed = windows.n_windows * context.model_parallel_size
     return np.array(context.sum(*nats_T.tolist())) / n_summed
 

@@ -1,12 +1,14 @@
 """Per-token losses of a model on the validation windows of one sequence length."""
 
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from harness.data import batches as data
+from harness.data.documents import contains, in_separators, spelled_separator
 from harness.distributed.process_group import DistributedContext
 from harness.model.precision import autocast
 from harness.results.records import EvalWindows, RunSpec
@@ -20,11 +22,25 @@ HALVES: Mapping[EvalWindows, slice] = {
 MAX_TOKENS = 16_384  # per forward pass, to limit the memory of the logits
 
 
+class WindowLosses(NamedTuple):
+    """Losses and targets (B, T), and the weight and the corpus of each window (B,).
+
+    `separators_BT` marks targets that spell a separator and are not text.
+    """
+
+    losses_BT: Tensor
+    targets_BT: Tensor
+    weights: np.ndarray
+    corpora: np.ndarray
+    separators_BT: np.ndarray
+
+
 class ValidationWindows:
     """Evenly spaced validation windows of one length, sharded over the ranks.
 
     They hold about `train.eval_tokens` tokens, and half of that in a study that tunes. `n_windows`
-    is their number on all ranks together.
+    is their number on all ranks together. In a mixture, a window has the weight that gives each
+    corpus its share of their mean.
     """
 
     def __init__(self, spec: RunSpec, context: DistributedContext, length: int) -> None:
@@ -34,19 +50,23 @@ class ValidationWindows:
         self._length = length
         self._tokens = data.Tokens(spec.launch.val_tokens)
         limit = None if eval_tokens == "all" else eval_tokens
-        offsets = data.evaluation_offsets(len(self._tokens), length, limit)
-        offsets = offsets[HALVES[spec.eval_windows]]
+        offsets, weights = data.mixture_evaluation_offsets(
+            self._tokens, spec.launch.weights, length, limit, HALVES[spec.eval_windows]
+        )
         self._batches = data.shard_eval_windows(
             offsets,
             context.data_parallel_rank,
             context.data_parallel_size,
             max(1, MAX_TOKENS // length),
+            weights,
         )
         self.n_windows = len(offsets)
+        separator = spelled_separator(spec.data.tokenizer)
+        self._separator = separator if separator and contains(self._tokens, separator) else ()
 
     @torch.no_grad()
-    def losses(self, model: nn.Module) -> Iterator[tuple[Tensor, Tensor, np.ndarray]]:
-        """Yield losses (B, T), targets (B, T) and window weights (B,) of each batch.
+    def losses(self, model: nn.Module) -> Iterator["WindowLosses"]:
+        """Yield the losses of each batch.
 
         Losses are in nats, float64; windows that pad a batch have weight 0. The model is in
         evaluation mode until the last batch. It runs uncompiled: batches differ in shape from
@@ -58,5 +78,7 @@ class ValidationWindows:
             uncompiled = torch.compiler.set_stance("force_eager")
             with uncompiled, autocast(self._device, self._precision):
                 losses_BT = model(tokens_BT.to(self._device), targets_BT.to(self._device))
-            yield losses_BT.double(), targets_BT, weights
+            corpora = np.searchsorted(self._tokens.ranges[:, 1], offsets, side="right")
+            separators_BT = in_separators(self._tokens, offsets, self._length, self._separator)
+            yield WindowLosses(losses_BT.double(), targets_BT, weights, corpora, separators_BT)
         model.train()

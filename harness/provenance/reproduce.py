@@ -1,6 +1,7 @@
 """Write a folder from which recorded runs can be trained again: study, variants and command."""
 
 import shlex
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from harness.provenance.archive import installed_packages
 from harness.provenance.syntax import syntax_hash
 from harness.results.archive import Archive
 from harness.results.files import write_bytes, write_text
-from harness.results.records import ArchivedFile, LaunchInputs, LaunchRecord, RunSpec
+from harness.results.records import ArchivedFile, CorpusPart, LaunchInputs, LaunchRecord, RunSpec
 from harness.results.store import Store
 
 STUDY = "study.toml"
@@ -20,7 +21,10 @@ PACKAGES = "packages.txt"
 SCRIPT = "run.sh"
 RECORDED = "recorded"  # folder of the harness's own files that have changed since
 PACKAGES_OF_HARNESS = ("harness", "variants")
+HUB_PREFIX = "hf:"
 NAMED_CORPORA = ("synthetic", "tinyshakespeare")
+# Of tables within an axis: { data = { corpus = ... } }, { value = ... } and [{ path = ... }].
+CORPUS_KEYS = (("data", "corpus"), ("data.corpus", "value"), ("data.corpus", "path"))
 
 SCRIPT_TEXT = """#!/bin/sh
 # Trains {subject} again. PYTHON is the interpreter of an environment with the harness.
@@ -91,13 +95,54 @@ class Reproduction:
         spec = self.specs[0]
         if spec.launch.variant_paths:
             yield f"study.variant_paths={_toml(_variant_paths(spec))}"
-        corpus = spec.data.corpus
-        if corpus not in NAMED_CORPORA:
-            corpus = str(Path(self.launch.folder, corpus).resolve())
-        yield f"data.corpus={_toml(corpus)}"
+        if any("data.corpus" in choice.options for choice in spec.axes.values()):
+            yield from self._axes_of_corpora()
+        elif spec.launch.mixture:
+            parts = [self._corpus_table(part) for part in spec.launch.mixture]
+            yield f"data.corpus=[{', '.join(parts)}]"
+        else:
+            yield f"data.corpus={_toml(self._corpus_path(spec.data.corpus))}"
         folders = {spec.init.folder for spec in self.specs if spec.init is not None}
         for folder in folders - {None}:
             yield f"init.from_checkpoint={_toml(str(Path(str(folder)).resolve()))}"
+
+    def _axes_of_corpora(self) -> Iterator[str]:
+        """Yield the axes that vary the corpus, with absolute paths."""
+        study = tomllib.loads(self.archive.read(self.launch.study_file).decode())
+        axes: dict[str, object] = study["axes"]
+        nested = axes.pop("data", None)  # `data.corpus = [...]`, without quotes
+        if isinstance(nested, dict):
+            axes |= {f"data.{key}": elements for key, elements in nested.items()}
+        for axis, elements in axes.items():
+            changed = self._with_absolute(elements, axis)
+            if changed != elements:
+                yield f"axes.{axis}={_toml(changed)}"
+
+    def _with_absolute(self, value: object, key: str) -> object:
+        """Return a value of an axis, at this dotted key, with absolute paths of corpora."""
+        if isinstance(value, list):
+            return [self._with_absolute(item, key) for item in value]
+        if isinstance(value, dict):
+            changed = {}
+            for name, item in value.items():
+                is_corpus = (key, name) in CORPUS_KEYS
+                changed[name] = self._with_absolute(item, "data.corpus" if is_corpus else name)
+            return changed
+        is_corpus = key == "data.corpus" and isinstance(value, str)
+        return self._corpus_path(str(value)) if is_corpus else value
+
+    def _corpus_path(self, corpus: str) -> str:
+        """Return the name of a corpus, or its path independent of the study's folder."""
+        is_named = corpus in NAMED_CORPORA or corpus.startswith(HUB_PREFIX)
+        return corpus if is_named else str(Path(self.launch.folder).resolve() / corpus)
+
+    def _corpus_table(self, part: CorpusPart) -> str:
+        """Return a corpus of a mixture as TOML."""
+        values = part.model_dump(exclude_none=True)
+        values["path"] = self._corpus_path(part.path)
+        weight = values.pop("weight")
+        texts = [f"{key} = {_toml(value)}" for key, value in values.items()]
+        return f"{{ {', '.join([*texts, f'weight = {weight!r}'])} }}"
 
     def changed_files(self) -> list[str]:
         """Return the recorded files of the harness that differ from the present ones."""
@@ -193,9 +238,15 @@ def _variant_paths(spec: RunSpec) -> list[str]:
     return paths
 
 
-def _toml(value: str | list[str]) -> str:
+def _toml(value: object) -> str:
     """Return a value as TOML."""
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{_toml(key)} = {_toml(item)}' for key, item in value.items())} }}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        return repr(value)
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

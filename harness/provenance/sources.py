@@ -185,7 +185,8 @@ def _unused(spec: RunSpec) -> Iterable[str]:
         yield DECODE_PROBE
     if spec.probes.eval_lengths is None:
         yield LENGTHS_PROBE
-    if spec.data.corpus != "synthetic":
+    corpora = {part.path for part in spec.launch.mixture} or {spec.data.corpus}
+    if "synthetic" not in corpora:
         yield SYNTHETIC_CORPUS
     if spec.init is None:
         yield CHECKPOINT_FORMAT

@@ -121,8 +121,12 @@ class RunData:
     @property
     def tokens_at_evals(self) -> FloatArray:
         """The number of tokens trained on until each evaluation; shape (n_evals,)."""
+        return self.tokens_at(self.evals.step)
+
+    def tokens_at(self, step: NDArray[np.int64]) -> FloatArray:
+        """Return the number of tokens trained on after each number of completed steps."""
         n_tokens = np.concatenate(([0], np.cumsum(self.steps.tokens)))
-        return n_tokens[np.minimum(self.evals.step, len(self.steps))].astype(float)
+        return n_tokens[np.minimum(step, len(self.steps))].astype(float)
 
     @property
     def timed_step_s(self) -> FloatArray:

@@ -160,6 +160,20 @@ class Run:
         write_json(self.path / "spec.json", spec)
         self.create(spec)
 
+    def copy_from(self, source: "Run", spec: RunSpec) -> None:
+        """Take over the files of a finished run that differs in its name only; `spec` names this.
+
+        This run must not have started.
+        """
+        temporary = self.path.parent / f".copy-{self.run_id}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(source.path, temporary, symlinks=True)
+        copied = spec.model_copy(update={"code_hash": source.code_hash})
+        write_json(temporary / "spec.json", copied)
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        temporary.rename(self.path)
+
     def set_aside(self) -> Path:
         """Move the run's folder to `.outdated/` of its study, which readers ignore; return it."""
         folder = self.path.parent / ".outdated"

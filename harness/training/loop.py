@@ -165,6 +165,7 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
             settings.tokens_per_step // shape.seq_len,
             spec.order_seed,
             spec.data_offset_steps,
+            spec.launch.weights,
         ),
         context=context,
         settings=settings,

@@ -47,7 +47,7 @@ def test_a_gain_from_untuned_lr_vanishes(tuned, no_figures):
     assert row["entry"] == "rope-single"
     assert (row["untuned_verdict"], row["tuned_verdict"]) == ("better", "equivalent")
     assert row["outcome"] == "vanishes"
-    assert "equal settings **vanishes when both are tuned" in report
+    assert "at equal settings **vanishes** when both are tuned" in report
     assert content["verdicts"]["val_loss"]["entries"]["rope-single-untuned"]["verdict"] == "better"
     assert (
         content["verdicts"]["val_loss"]["entries"]["rope-single-tuned"]["verdict"] == "equivalent"
@@ -154,6 +154,7 @@ EDGES = [
     ("train.beta2", [0.9, 0.95, 0.99], 0.99, (None, None)),  # the next value would be above 1
     ("train.warmup_steps", [10, 20, 40], 40, ("highest", 80)),
     ("train.precision", ["fp32", "bf16"], "bf16", (None, None)),
+    ("train.schedule", ["cosine", "wsd"], "wsd", (None, None)),
 ]
 
 

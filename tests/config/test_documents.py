@@ -73,3 +73,20 @@ def test_unknown_kind_of_documents_is_refused(load_study):
     with pytest.raises(UserError, match=r"data\.documents: 'masked'") as raised:
         load_study(unknown)
     assert "'cross' or 'mask'" in str(raised.value)
+
+
+def test_documents_are_an_axis_whose_runs_are_those_of_plain_studies(load_study):
+    """Both levels must be in one table, and a run of either study must serve in the other."""
+    axis = ("[axes]", '[axes]\n"data.documents" = ["cross", "mask"]')
+    few = ('positional = ["learned", "rope"]', 'positional = ["learned"]')
+    both = load_study(PLAIN, axis, few).runs
+    assert len({run.settings_hash for run in both}) == 1
+    contents = {"cross": set(), "mask": set()}
+    for run in both:
+        assert (run.data.separator is None) == (run.data.documents == "cross")
+        assert run.axes["data.documents"].options == {"data.documents": run.data.documents}
+        contents[run.data.documents].add(run.run_id.rpartition("-")[2])
+    assert len(contents["cross"]) == len(contents["mask"]) == len(both) / 2
+    for kind, settings in (("cross", PLAIN), ("mask", MASK)):
+        plain = {run.run_id.rpartition("-")[2] for run in load_study(settings, few).runs}
+        assert plain == contents[kind]

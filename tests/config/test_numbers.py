@@ -51,6 +51,22 @@ COMPANIONS = {
     "probes.decode.batch": {"probes.decode.context": "[8]"},
     "probes.decode.context": {"probes.decode.batch": "[1]"},
 }
+TUNE = {
+    "tune.axes": '{ "train.lr" = [1e-3, 1e-2] }',
+    "tune.seeds": "[100]",
+    "tune.rungs": "[1, 2]",
+}
+LADDER = {
+    "ladder.axis": '"size"',
+    "axes.attention": '["mha", { variant = "gqa", n_kv_head = 2 }]',
+    "axes.size": '[{ label = "S", "model.n_layer" = 1 }, { label = "M", "model.n_layer" = 2 }, '
+    '{ label = "L", "model.n_layer" = 3 }]',
+    "study.compare": '["attention"]',
+}
+for key in ("ladder.project_to", "ladder.irreducible"):
+    COMPANIONS[key] = LADDER
+for tuned in (*TUNE, "tune.budget", "tune.method"):
+    COMPANIONS[tuned] = {key: text for key, text in TUNE.items() if key != tuned}
 REQUIRED = {"gqa": {"n_kv_head": "2"}, "sliding_window": {"window": "4"}}
 
 
@@ -92,11 +108,13 @@ SOURCE_FIELDS = [f"init.from_run.train.{name}" for name in fields(TrainSettings)
 SECTION_FIELDS = [
     f"{section}.{name}" for section, model in SECTIONS.items() for name in fields(model)
 ]
+COMPANIONS |= {f"tune.axes.{key}": {"tune.seeds": "[100]"} for key in SECTION_FIELDS}
 FIELDS = [
     *fields(StudyFile),
     *SECTION_FIELDS,
     *(f"axes.{axis}" for axis in AXES),
     *(f"axes.{key}" for key in SECTION_FIELDS),
+    *(f"tune.axes.{key}" for key in SECTION_FIELDS),
     *SOURCE_FIELDS,
 ]
 OPTIONS = list(numeric_options())

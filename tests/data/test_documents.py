@@ -6,7 +6,7 @@ import tiktoken
 
 from harness.data import corpus, documents
 from harness.data.batches import Tokens
-from harness.data.documents import contains, ends_of
+from harness.data.documents import contains, ends_of, in_separators
 from harness.data.tokenizers import NAMES
 from harness.errors import UserError
 from harness.results.records import DataSettings, TokenSlice
@@ -89,3 +89,18 @@ def test_ends_of_sequences_are_those_that_a_search_finds():
             expected[row, column] = before.tolist() == sequence
         assert (ends_of(text, sequence) == expected).all()
     assert not ends_of(text[:, :3], [0] * 7).any()
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 11])
+def test_targets_in_separators_are_found_where_windows_cut_them(tmp_path, length):
+    """Half of a separator would count as text, with the nats of no text."""
+    separator = [1, 2, 1]
+    tokens = np.array([1, 2, 1, 2, 1, 5, 1, 2, 5, 1, 2, 1], np.uint16)
+    is_separator = [True] * 5 + [False] * 4 + [True] * 3
+    tokens.tofile(tmp_path / "tokens.bin")
+    file = str(tmp_path / "tokens.bin")
+    slices = [TokenSlice(file=file, start=a, stop=b) for a, b in ((0, 4), (4, 12))]
+    offsets = np.arange(len(tokens) - length)
+    found = in_separators(Tokens(slices), offsets, length, separator)
+    expected = [is_separator[offset + 1 : offset + 1 + length] for offset in offsets]
+    assert found.tolist() == expected

@@ -44,7 +44,8 @@ def spec(folder, lengths, **train):
     return SimpleNamespace(
         model=SHAPE,
         init=None,
-        data=SimpleNamespace(entropy_nats_per_byte=None),
+        eval_windows="all",
+        data=SimpleNamespace(tokenizer="gpt2", entropy_nats_per_byte=None),
         probes=ProbeSettings(eval_lengths=lengths),
         train=TrainSettings(**{"steps": 1, "tokens_per_step": 1} | train),
         launch=launch,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.analysis import settings
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import running_mean
 from harness.analysis.summary import Summary
@@ -34,10 +35,14 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Curve:
-    """The losses of an entry's completed seeds, shape (n_seeds, n_points), and their mean time."""
+    """The losses of an entry's completed seeds, shape (n_seeds, n_points), and their mean time.
+
+    `tokens` are those of the completed steps.
+    """
 
     entry: Entry
     step: NDArray[np.int64]
+    tokens: Array
     time_s: Array
     losses: Array
 
@@ -73,7 +78,8 @@ def thin(n: int, n_points: int) -> NDArray[np.int64]:
 
 def _curve(entry: Entry, step: NDArray[np.int64], time_s: Array, losses: Array) -> Curve:
     kept = thin(len(step), MAX_POINTS)
-    return Curve(entry, step[kept], time_s[kept], losses[:, kept])
+    tokens = entry.done[0].tokens_at(step[kept])
+    return Curve(entry, step[kept], tokens, time_s[kept], losses[:, kept])
 
 
 LOSSES = {"Validation loss": validation, "Training loss": training}
@@ -82,6 +88,7 @@ LOSSES = {"Validation loss": validation, "Training loss": training}
 def build(summary: Summary) -> Iterator[ChartSpec]:
     """Return validation and training loss, each against steps and against training time.
 
+    If the numbers of tokens of a step differ, the curves are against tokens instead of steps.
     Entries whose parallelism diverges have no valid time and are left out of the latter.
     """
     entries = summary.study.entries
@@ -92,11 +99,21 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
             yield _chart(summary, timed, loss, against_time=True)
 
 
+def counts_tokens(study: StudyResults) -> bool:
+    """Return whether curves are against tokens, because steps of entries have different numbers."""
+    numbers: set[int] = set()
+    for entry in study.entries:
+        for run in entry.done[:1]:
+            numbers.update(np.unique(run.steps.tokens).tolist())
+    return len(numbers) > 1
+
+
 def lowest_reachable_loss(study: StudyResults) -> float | None:
     """Return the corpus entropy in nats per token; None if unknown or if a token is not a byte."""
-    if study.spec is None or study.spec.data.tokenizer != "bytes":
+    texts = settings.texts(study)
+    if len(texts) != 1 or texts[0].tokenizer != "bytes":
         return None
-    return study.spec.data.entropy_nats_per_byte
+    return texts[0].entropy_nats_per_byte
 
 
 def _chart(summary: Summary, entries: Sequence[Entry], loss: str, against_time: bool) -> ChartSpec:
@@ -104,13 +121,16 @@ def _chart(summary: Summary, entries: Sequence[Entry], loss: str, against_time: 
     is_validation = loss == "Validation loss"
     curves = [LOSSES[loss](entry) for entry in entries if entry.done]
     unit_s = 1.0
-    x_label = "steps"
+    by_tokens = counts_tokens(summary.study)
+    x_label = "tokens" if by_tokens else "steps"
     if against_time:
         unit_s, unit = time_unit(max(float(curve.time_s[-1]) for curve in curves))
         x_label = f"training time, {unit}"
     lines = []
     for curve in curves:
-        x_values = curve.time_s / unit_s if against_time else curve.step.astype(float)
+        x_values = curve.tokens if by_tokens else curve.step.astype(float)
+        if against_time:
+            x_values = curve.time_s / unit_s
         lines.append(line_of_seeds(curve.entry, style, x_values, curve.losses))
     floor = lowest_reachable_loss(summary.study) if is_validation else None
     references = []
@@ -119,7 +139,7 @@ def _chart(summary: Summary, entries: Sequence[Entry], loss: str, against_time: 
     x = Axis(x_label, (0, max(line.x[-1] for line in lines) or 1))
     y = Axis(LOSS_LABEL, loss_limits(lines, floor))
     panels = _panels(entries, lines, style, Panel("", x, y, (), references))
-    title = f"{loss} against {'training time' if against_time else 'steps'}"
+    title = f"{loss} against {'training time' if against_time else x_label}"
     subtitle = seeds_note(entries)
     window = smoothing_window(max(len(curve.entry.done[0].steps) for curve in curves))
     if not is_validation and window > 1:

@@ -16,13 +16,13 @@ NATS = "nats per token"
 
 
 def differences(summary: Summary) -> Iterator[ChartSpec]:
-    """Return the difference of each entry's validation loss from the baseline's."""
+    """Return the difference of each entry's validation loss from the baseline's, in nats."""
     tests = summary.metric_tests["val_loss"]
     chosen = choose_style(summary.study)
     rows = []
     for entry in summary.study.entries:
         test = tests.entries.get(entry.label)
-        if test and test.verdict and test.difference.ci95:
+        if test and test.verdict and test.difference.ci95 and test.unit is None:
             value = test.difference.mean
             interval = test.difference.ci95
             style = VERDICTS[test.verdict]

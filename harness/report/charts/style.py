@@ -1,9 +1,10 @@
 """Colours, dashes and markers: one colour per level of one axis, one dash per level of another."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from harness.analysis import comparability
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import PARALLELISM
 from harness.report.charts.spec import DASHES, MARKERS, MarkStyle
@@ -84,11 +85,14 @@ class Style:
 def choose_style(study: StudyResults) -> Style:
     """Choose the axis with most levels for colours, the next for dashes, and panels for all others.
 
-    A dashed axis that would crowd a panel gets panels, too. Parallelism always gets panels, since
-    its curves should coincide.
+    A dashed axis that would crowd a panel gets panels, too. Context axes and axes whose levels have
+    incomparable losses get panels. Parallelism always does, since its curves should coincide.
     """
     varying = study.varying()
-    others = [axis for axis in varying if axis != PARALLELISM]
+    apart = {PARALLELISM, *study.contexts, *_incomparable_axes(study)}
+    others = [axis for axis in varying if axis not in apart]
+    if not others:
+        others = [axis for axis in varying if axis != PARALLELISM]
     others.sort(key=lambda axis: -len(study.levels[axis]))
     if not others:
         return Style(study.levels, varying[0] if varying else None, None, ())
@@ -99,3 +103,14 @@ def choose_style(study: StudyResults) -> Style:
         panels.append(dash)
     panels.sort(key=lambda axis: (axis == PARALLELISM, varying.index(axis)))
     return Style(study.levels, colour, dash, tuple(panels))
+
+
+def _incomparable_axes(study: StudyResults) -> Iterator[str]:
+    """Yield the axes on which two entries differ whose losses are not comparable per token."""
+    for axis in study.varying():
+        first: dict[tuple[str, ...], Entry] = {}
+        for entry in study.entries:
+            others = tuple(label for name, label in entry.axes.items() if name != axis)
+            if not comparability.in_nats(entry, first.setdefault(others, entry)):
+                yield axis
+                break

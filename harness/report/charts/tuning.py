@@ -38,25 +38,38 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
     panels = []
     for key in tuning.settings.axes:
         for rung in sorted({trial.rung for trial in tuning.trials}):
-            trials = [trial for trial in tuning.trials if trial.rung == rung and trial.val_loss]
+            trials = [trial for trial in tuning.trials if trial.rung == rung and _counts(trial)]
             if trials and all(_is_number(trial.settings[key]) for trial in trials):
                 panels.append(_panel(key, trials, entries, styles, len(tuning.settings.rungs) > 1))
     if not panels:
         return
     title = "Validation loss against tuned settings"
     others = "; the lowest loss over the other settings" if len(tuning.settings.axes) > 1 else ""
+    failed = any(trial.seeds_failed for trial in tuning.trials)
     seeds = count(len(tuning.settings.seeds), "tuning seed")
     yield ChartSpec(
         name="tuning",
         title=title,
         subtitle=f"mean over {seeds}{others}; bars: lowest to highest seed; ringed: chosen",
+        note=" A setting without a point has a trial that failed." if failed else "",
         alt=_alt(title, tuning, entries),
         plot=Lines(panels, min(len(panels), MAX_COLUMNS)),
     )
 
 
+def _counts(trial: SettingResult) -> bool:
+    """Return whether a setting has a loss: it is infinite if a seed failed."""
+    return trial.val_loss is not None and not trial.seeds_failed
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(trial: SettingResult, key: str) -> float:
+    value = trial.settings[key]
+    assert isinstance(value, int | float)
+    return float(value)
 
 
 def _styles(summary: Summary) -> dict[str, MarkStyle]:
@@ -76,7 +89,7 @@ def _panel(
     styles: dict[str, MarkStyle],
     has_rungs: bool,
 ) -> Panel:
-    values = sorted({float(trial.settings[key]) for trial in trials})
+    values = sorted({_number(trial, key) for trial in trials})
     lines = []
     for i, entry in enumerate(entries):
         own = [trial for trial in trials if trial.entry == entry]
@@ -98,7 +111,7 @@ def _line(key: str, entry: str, trials: Sequence[SettingResult], style: MarkStyl
     """Return the lowest mean loss at each value, over the settings that share it."""
     best: dict[float, tuple[float, SettingResult]] = {}
     for trial in trials:
-        value = float(trial.settings[key])
+        value = _number(trial, key)
         assert trial.val_loss is not None
         loss = trial.val_loss.mean
         if value not in best or loss < best[value][0]:

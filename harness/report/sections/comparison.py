@@ -80,7 +80,7 @@ def _in_contexts(summary: Summary) -> Iterator[Block]:
         yield paragraph(
             "Losses under another tokenizer than the baseline's are compared in bits per byte, as "
             "their tokens differ. The margin is converted by the baseline's ratio of bits per byte "
-            "to nats per token."
+            "to nats per token. Throughput counts the tokens of each entry's own tokenizer."
         )
 
 

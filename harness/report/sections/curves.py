@@ -6,7 +6,7 @@ import numpy as np
 
 from harness.analysis.summary import Summary
 from harness.report import formatting
-from harness.report.charts.curves import Curve, thin, training, validation
+from harness.report.charts.curves import Curve, counts_tokens, thin, training, validation
 from harness.report.charts.plotly import plain, rounded
 from harness.report.charts.spec import JsonDict
 from harness.report.charts.style import choose_style
@@ -46,11 +46,12 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
 def _explorer_data(summary: Summary) -> JsonDict:
     """Return the curves of all entries in the order of the study.
 
-    Each of `entries` has its label, its colour, dash and symbol, and its `curves` by loss; an entry
+    `unit` is that of their x: `steps` or `tokens`. Each of `entries` has its label, its colour, dash and symbol, and its `curves` by loss; an entry
     without results has none. At most `shown` are drawn at once.
     """
     entries = summary.study.entries
     style = choose_style(summary.study)
+    by_tokens = counts_tokens(summary.study)
     few_entries = len(entries) <= MAX_ENTRIES_WITH_BANDS
     n_points = max(MIN_POINTS, min(MAX_POINTS, MAX_TOTAL_POINTS // max(1, len(entries))))
     losses = {"validation": validation}
@@ -61,18 +62,21 @@ def _explorer_data(summary: Summary) -> JsonDict:
         with_time = few_entries and entry.label not in summary.diverging
         curves = {}
         for name, loss in losses.items() if entry.done else ():
-            curves[name] = _points(loss(entry), n_points, with_time, few_entries)
+            curves[name] = _points(loss(entry), n_points, by_tokens, with_time, few_entries)
         mark = style.mark(entry)
         look = {"colour": mark.colour, "dash": mark.dash, "symbol": mark.marker}
         data.append({"label": plain(entry.label), **look, "curves": curves})
-    return {"shown": MAX_SHOWN, "entries": data}
+    return {"shown": MAX_SHOWN, "unit": "tokens" if by_tokens else "steps", "entries": data}
 
 
-def _points(curve: Curve, n_points: int, with_time: bool, with_range: bool) -> JsonDict:
+def _points(
+    curve: Curve, n_points: int, by_tokens: bool, with_time: bool, with_range: bool
+) -> JsonDict:
     """Return the points of a curve: `x` and `y`, `time` in seconds, `low` and `high` of seeds."""
     kept = thin(len(curve.step), n_points)
     losses = curve.losses[:, kept]
-    points: JsonDict = {"x": curve.step[kept].tolist(), "y": rounded(losses.mean(axis=0))}
+    x = curve.tokens.astype(np.int64) if by_tokens else curve.step
+    points: JsonDict = {"x": x[kept].tolist(), "y": rounded(losses.mean(axis=0))}
     if with_time:
         points["time"] = rounded(curve.time_s[kept])
     if with_range and len(losses) > 1:

@@ -50,6 +50,11 @@ def effects(summary: Summary, charts: Charts) -> Iterator[Block]:
     yield paragraph(METHOD)
     if summary.study.contexts:
         yield paragraph(CONTEXT_METHOD)
+    if any(row.loss_unit != "nats per token" for row in summary.comparisons):
+        yield paragraph(
+            "Effects on the validation loss are those of the entries whose losses are comparable "
+            "with their baseline's in nats per token."
+        )
     for tests in tested:
         yield from _metric(summary, tests)
         yield from chart_blocks(charts, f"effects_{tests.quantity}")

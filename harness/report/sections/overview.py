@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from harness.analysis import comparability, settings
+from harness.analysis.caveats import LEAKS
 from harness.analysis.dataset import StudyResults
 from harness.analysis.metrics import DIVERGES, PARALLELISM
 from harness.analysis.significance import MAX_SEEDS
@@ -25,7 +26,7 @@ from harness.report.document import (
     text,
 )
 from harness.report.formatting import count
-from harness.report.sections import pooled, tuning
+from harness.report.sections import ladder, pooled, tuning
 from harness.report.stamps import find_stamps
 from harness.results.records.study_summary import (
     Caveat,
@@ -34,7 +35,7 @@ from harness.results.records.study_summary import (
     SignificanceResult,
 )
 
-LEAKS: Sequence[CaveatKind] = ("non-causal", "below-entropy")
+MAX_TRENDS = 3  # effective speedups that are stated
 MAX_CAVEATS = 6  # of one kind that are listed
 CAVEAT_TITLES: Mapping[CaveatKind, str] = {
     "non-causal": "Not causal: these entries see later tokens. Their losses are not comparable.",
@@ -134,7 +135,15 @@ def headline(summary: Summary) -> Text:
         NO_MARGIN if tests.margin is None else "",
         _doubtful(summary, [*sound, *covered]),
         _tuning(summary),
+        _ladder(summary),
     )
+
+
+def _ladder(summary: Summary) -> Text:
+    """Return the effective speedups of a ladder."""
+    trends = summary.ladder.trends[:MAX_TRENDS] if summary.ladder else []
+    sentences = [ladder.sentence(summary.ladder, trend) for trend in trends if summary.ladder]
+    return text(" With size: ", join(sentences, " ")) if sentences else ()
 
 
 def _not_comparable(summary: Summary) -> list[Text]:
@@ -298,9 +307,10 @@ def _leaders(summary: Summary) -> Text:
     if speeds:
         label, speed = max(speeds.items(), key=lambda item: item[1].median)
         shown = formatting.interval(speed.median, *speed.ci95, formatting.significant_figures)
-        fastest = text(" Highest throughput: ", Code(label), f", {shown} tokens per second.")
-    caveat = " The paired differences below show whether such a lead exceeds the noise."
-    return text(lowest, fastest, caveat if len(complete) > 1 else "")
+        fastest = text("Highest throughput: ", Code(label), f", {shown} tokens per second.")
+    caveat = "The paired differences below show whether such a lead exceeds the noise."
+    sentences = [lowest, fastest, text(caveat if len(complete) > 1 else "")]
+    return join([sentence for sentence in sentences if sentence], " ")
 
 
 def _rounded_loss(result: EntryResult) -> float:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from harness.analysis.dataset import TUNING, StudyResults
+from harness.analysis.dataset import StudyResults
 from harness.analysis.pairs import METRIC_NAMES
 from harness.analysis.summary import Summary
 from harness.report import formatting
@@ -16,9 +16,9 @@ from harness.report.tables import (
     display,
     interval_of,
     number_column,
-    text_column,
 )
 from harness.results.records.study_summary import PooledResult, VerdictName
+from harness.results.records.tuning import TUNING
 
 METHOD = (
     "The difference of each seed is averaged over the contexts, each weighted equally. Intervals "
@@ -28,6 +28,7 @@ METHOD = (
     "freedom of Greenhouse and Geisser (1959), also corrected (Holm). With two or three seeds it "
     "detects only large interactions."
 )
+DEPENDS = "depends on context"  # shown instead of a verdict
 LOSS_CHANGES: Mapping[VerdictName, str] = {
     "better": "lowers the validation loss",
     "worse": "raises the validation loss",
@@ -61,7 +62,7 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
             Column("difference", lambda row: row["asked"], numeric=False),
             Column("contexts", lambda row: f"{row['n_contexts']}"),
             Column("seeds", lambda row: f"{row['n_seeds']}"),
-            text_column("verdict"),
+            Column("verdict", _verdict, numeric=False),
             Column("verdict by context", _verdicts_cell, numeric=False),
             Column("mean difference", _difference),
             number_column("p (Holm)", "p_holm", formatting.p_value),
@@ -69,6 +70,10 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         ]
         caption = f"{METRIC_NAMES[quantity].capitalize()}, pooled over contexts"
         yield display(caption, frame[frame["quantity"] == quantity], columns)
+
+
+def _verdict(row: Record) -> str:
+    return DEPENDS if row["depends_on_context"] else row["verdict"] or MISSING
 
 
 def _difference(row: Record) -> str:
@@ -127,7 +132,7 @@ def answer(summary: Summary, leaking: Collection[str] = ()) -> Text:
                 parts(
                     "The effect of ",
                     Code(result.asked),
-                    " on the validation loss depends on the context: ",
+                    f" on the validation loss depends on {_what(study)}: ",
                     f"{_verdicts_by_context(result)} ({_interaction(result)}).",
                 )
             )
@@ -156,6 +161,10 @@ def covered(summary: Summary) -> set[str]:
         if result.verdict is not None:
             labels += entries_of(summary.study, result)
     return set(labels)
+
+
+def _what(study: StudyResults) -> str:
+    return study.contexts[0] if len(study.contexts) == 1 else "the context"
 
 
 def _size(result: PooledResult) -> str:

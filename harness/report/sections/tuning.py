@@ -64,6 +64,13 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
             Column("at the edge", _edge, numeric=False),
         ]
         yield display("Chosen settings", tables["tuning_choices"], columns)
+    unchanged = list(_unchanged(tuning))
+    if unchanged:
+        yield paragraph(
+            "The chosen settings are the study's own, and the tuned runs are the untuned ones: ",
+            code_list(unchanged),
+            ".",
+        )
     if tuning.comparisons:
         columns = [
             text_column("entry"),
@@ -120,18 +127,18 @@ def sentence(row: TuningComparison) -> Text:
     if row.outcome == "no difference shown":
         return text(names, f": no difference is shown, neither untuned nor tuned ({tuned}).")
     if row.outcome == "appears":
-        noun = NOUNS[row.tuned.mean < 0]
-        size = f"{abs(row.tuned.mean):.4f}"
-        return text(names, f": a {noun} of {size} appears only when both are tuned ({tuned}).")
+        size = f": a {NOUNS[row.tuned.mean < 0]} of {abs(row.tuned.mean):.4f} "
+        appears = Emphasis("appears only when both are tuned")
+        return text(names, size, appears, f" ({tuned}).")
     noun = NOUNS[row.untuned.mean < 0]
     at_equal = f": the {noun} of {abs(row.untuned.mean):.4f} at equal settings "
-    endings = {
-        "holds": f"holds when both are tuned ({tuned}).",
-        "vanishes": f"vanishes when both are tuned ({tuned}).",
-        "not shown": f"is not shown any more when both are tuned ({tuned}).",
-        "reverses": f"becomes a {NOUNS[row.tuned.mean < 0]} when both are tuned ({tuned}).",
+    changes = {
+        "holds": "holds",
+        "vanishes": "vanishes",
+        "not shown": "is not shown any more",
+        "reverses": f"becomes a {NOUNS[row.tuned.mean < 0]}",
     }
-    return text(names, at_equal, Emphasis(endings[row.outcome]))
+    return text(names, at_equal, Emphasis(changes[row.outcome]), f" when both are tuned ({tuned}).")
 
 
 def _interval(difference: Mean) -> str:
@@ -165,6 +172,14 @@ def _warnings(tuning: TuningResults) -> Iterator[Block]:
     unchosen = [cost.entry for cost in tuning.costs if not _is_chosen(tuning, cost.entry)]
     if unchosen:
         yield note("No setting is chosen yet for ", code_list(unchosen), ".")
+
+
+def _unchanged(tuning: TuningResults) -> Iterator[str]:
+    """Yield the entries whose chosen settings are those of the study."""
+    for cost in tuning.costs:
+        keys = [key for key in tuning.keys if key.entry == cost.entry]
+        if all(key.chosen == key.untuned for key in keys):
+            yield cost.entry
 
 
 def _is_chosen(tuning: TuningResults, entry: str) -> bool:

@@ -4,7 +4,13 @@ from harness.results.records.archive import ArchivedFile, CodeManifest
 from harness.results.records.base import SCHEMA_VERSION, Positive, Seed, StrictModel, Versioned, now
 from harness.results.records.checkpoint import CheckpointInfo
 from harness.results.records.corpus import TokenFileScan, TokenizedText
-from harness.results.records.lines import EvalRecord, LaunchInputs, LaunchRecord, StepRecord
+from harness.results.records.lines import (
+    CorpusLoss,
+    EvalRecord,
+    LaunchInputs,
+    LaunchRecord,
+    StepRecord,
+)
 from harness.results.records.probes import (
     PHASES,
     CollectiveTraffic,
@@ -35,6 +41,7 @@ from harness.results.records.run_spec import (
 )
 from harness.results.records.settings import (
     BatchRamp,
+    CorpusPart,
     DataSettings,
     DecodeProbeSettings,
     EquivalenceMargin,
@@ -48,7 +55,7 @@ from harness.results.records.status import Environment, FailureReason, RunState,
 from harness.results.records.study_summary import StudySummary
 from harness.results.records.tuning import (
     Setting,
-    Settings,
+    SettingValues,
     TunedEntry,
     TunedRange,
     TuneSettings,
@@ -67,6 +74,8 @@ __all__ = [
     "CodeManifest",
     "CollectiveTraffic",
     "CompileReport",
+    "CorpusLoss",
+    "CorpusPart",
     "DataSettings",
     "DecodeProbeSettings",
     "DecodeRecord",
@@ -100,7 +109,7 @@ __all__ = [
     "RunTime",
     "Seed",
     "Setting",
-    "Settings",
+    "SettingValues",
     "SourceFile",
     "StepRecord",
     "StrictModel",

@@ -29,6 +29,14 @@ class StepRecord(StrictModel):
     resumed: bool = Field(default=False, description="whether an attempt resumed at this step")
 
 
+class CorpusLoss(StrictModel):
+    """The validation loss on one corpus of a mixture."""
+
+    corpus: str = Field(description="name or path of the corpus")
+    val_loss: float | None = Field(description="mean validation loss, nats per token")
+    bits_per_byte: float | None = Field(description="the same loss in bits per byte of text")
+
+
 class EvalRecord(StrictModel):
     """One evaluation. A value that is not finite is written as null."""
 
@@ -44,6 +52,9 @@ class EvalRecord(StrictModel):
     )
     train_s: Seconds = Field(description="sum of the step times so far, seconds")
     eval_s: Seconds = Field(description="wall time of this evaluation, seconds")
+    by_corpus: list[CorpusLoss] = Field(
+        default=[], description="losses on each corpus of a mixture, of which the others are means"
+    )
 
 
 class LaunchInputs(StrictModel):

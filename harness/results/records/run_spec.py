@@ -14,6 +14,7 @@ from harness.results.records.base import (
     added,
 )
 from harness.results.records.settings import (
+    CorpusPart,
     Documents,
     ModelSettings,
     ProbeSettings,
@@ -69,6 +70,7 @@ class TokenSlice(StrictModel):
 
     file: str = Field(description="path of the file")
     dtype: TokenDtype = Field(default="uint16", description="type of the tokens")
+    part: Count = Field(default=0, description="index of its corpus in `mixture`")
     start: Count = Field(description="first token")
     stop: Count = Field(description="token after the last")
     sha256: str | None = Field(
@@ -105,10 +107,19 @@ class LaunchSpec(StrictModel):
     variant_paths: list[str] = Field(description="folders of the user's own variants")
     train_tokens: list[TokenSlice] = Field(description="training tokens")
     val_tokens: list[TokenSlice] = Field(description="validation tokens")
+    mixture: list[CorpusPart] = Field(
+        default=[], description="corpora of a mixture; empty for one corpus"
+    )
     sources: list[SourceFile] = Field(default=[], description="the user's files of the corpus")
     token_bytes: str = Field(
         description="path of a .npy file with the number of bytes of each token of the vocabulary"
     )
+
+    @property
+    def weights(self) -> list[float]:
+        """The share of each corpus in the training tokens; their sum is 1."""
+        total = sum(part.weight for part in self.mixture)
+        return [part.weight / total for part in self.mixture] or [1.0]
 
 
 class InitSource(StrictModel):

@@ -11,6 +11,7 @@ MAX_LAYERS = 1_000
 MAX_WIDTH = 2**20
 MAX_LENGTH = 2**20
 MAX_SECONDS = 1e8  # three years
+MAX_CORPORA = 100  # of a mixture
 MAX_POINTS = 100  # of the grid of a probe, on each axis
 
 TokenDtype = Literal["uint16", "uint32"]
@@ -48,13 +49,32 @@ class ModelSettings(StrictModel):
     )
 
 
+class CorpusPart(StrictModel):
+    """A corpus of a mixture. Settings that are null are those of `[data]`."""
+
+    path: str = Field(description="name, path or glob of the text")
+    weight: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] = Field(
+        description="share of the training tokens, relative to the other weights"
+    )
+    train: str | None = Field(default=None, description="pattern of the names of training files")
+    val: str | None = Field(default=None, description="pattern of the names of validation files")
+    text_column: str | None = Field(default=None, description="column that holds the text")
+    token_dtype: TokenDtype | None = Field(
+        default=None, description="type of the tokens in token files without a header"
+    )
+
+
 class DataSettings(StrictModel):
     """The text: `tinyshakespeare`, `synthetic`, or a path or glob of texts or token files.
 
-    Of several files, the patterns `train` and `val` select those of each part.
+    Of several files, the patterns `train` and `val` select those of each part. A list of corpora is
+    a mixture: each training sequence is of one of them, drawn by weight, and the validation loss is
+    the mean of theirs by weight.
     """
 
-    corpus: str = Field(description="name or path of the text")
+    corpus: str | Annotated[list[CorpusPart], Field(min_length=1, max_length=MAX_CORPORA)] = Field(
+        description="name or path of the text, or corpora with weights"
+    )
     tokenizer: str = Field(default="bytes", description="tiktoken encoding: `bytes` or `gpt2`")
     fallback_corpus: str | None = Field(
         default=None, description="corpus that replaces `corpus` if it cannot be downloaded"

@@ -9,8 +9,12 @@ from harness.results.records.base import Count, Finite, Positive, Seed, StrictMo
 from harness.results.records.estimates import Mean, Number
 from harness.results.records.settings import ModelSettings, Steps, TrainSettings
 
-Setting = bool | int | float | str  # value of a key of the study
-Settings = dict[str, Setting]  # by dotted key
+TUNING = "tuning"  # axis of the settings before and after tuning
+UNTUNED = "untuned"  # its levels
+TUNED = "tuned"
+
+Setting = bool | int | float | str | None  # value of a key of the study
+SettingValues = dict[str, Setting]  # by dotted key
 TuningMethod = Literal["grid", "random", "halving"]
 
 SECTIONS: Mapping[str, type[StrictModel]] = {"model": ModelSettings, "train": TrainSettings}
@@ -24,7 +28,7 @@ def as_setting(key: str, value: object) -> Setting:
     """
     section, _, name = key.partition(".")
     field = SECTIONS[section].model_fields[name]
-    annotation: Any = Annotated[(field.annotation, *field.metadata)]
+    annotation: Any = Annotated[(field.annotation, Field(), *field.metadata)]
     adapter: TypeAdapter[Setting] = TypeAdapter(annotation, config=ConfigDict(strict=True))
     try:
         return adapter.validate_python(value)
@@ -67,7 +71,7 @@ class TuningTrial(StrictModel):
     """The place of a run in the tuning of its entry."""
 
     entry: str = Field(description="entry that is tuned, without the axis `tuning`")
-    settings: Settings = Field(description="settings that are tried, by dotted key")
+    settings: SettingValues = Field(description="settings that are tried, by dotted key")
     index: Count = Field(description="number of the setting, from 0")
     rung: Count = Field(default=0, description="rung of successive halving, from 0")
 
@@ -76,9 +80,9 @@ class TunedEntry(StrictModel):
     """The tuning of one entry. Its results are null until all trials have ended."""
 
     entry: str = Field(description="the entry, without the axis `tuning`")
-    untuned: Settings = Field(description="the study's own settings, by dotted key")
+    untuned: SettingValues = Field(description="the study's own settings, by dotted key")
     trials: list[str] = Field(description="run ids of the trials")
-    chosen: Settings | None = Field(
+    chosen: SettingValues | None = Field(
         default=None, description="settings with the lowest mean loss over the tuning seeds"
     )
     val_loss: Finite | None = Field(
@@ -116,7 +120,7 @@ class SettingResult(StrictModel):
     rung: int = Field(description="rung of successive halving, from 0")
     steps: int = Field(description="steps of these trials")
     setting: str = Field(description="label of the settings")
-    settings: Settings = Field(description="settings, by dotted key")
+    settings: SettingValues = Field(description="settings, by dotted key")
     seeds: list[int] = Field(description="tuning seeds that are done")
     seeds_failed: list[int] = Field(description="tuning seeds that failed; the loss is infinite")
     val_loss: Mean | None = Field(

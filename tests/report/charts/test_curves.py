@@ -112,3 +112,17 @@ def test_diverging_entries_have_no_curve_against_time(build, diverging):
     }
     assert titles["val_loss_steps"] == ["single", "ddp2", "fsdp2"]
     assert titles["val_loss_time"] == titles["train_loss_time"] == ["single", "fsdp2"]
+
+
+def test_curves_are_against_tokens_if_steps_have_different_numbers(fake, build):
+    """Against steps, an entry of a larger batch would look better only because it read more."""
+    fake.axes = {"positional": ["learned", "rope"], "batch": ["1k", "4k"]}
+    fake.settings = {"batch": {f"{n}k": {"train.tokens_per_step": n * 1024} for n in (1, 4)}}
+    fake.baseline = {"positional": "learned", "batch": "1k"}
+    chart = build(fake)["val_loss_steps"]
+    assert chart.title == "Validation loss against tokens"
+    ends = {}
+    for panel in chart.plot.panels:
+        assert panel.x.label == "tokens"
+        ends |= {line.entry: line.x[-1] for line in panel.lines}
+    assert ends["rope-4k"] == 4 * ends["rope-1k"] == 4 * 1024 * fake.steps

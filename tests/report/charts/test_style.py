@@ -39,3 +39,24 @@ def test_crowded_panels_are_divided(fake):
     style = choose_style(dataset.read(fake.write().store, "tiny"))
     assert set(style.panel_axes) == {"positional", "parallelism"}
     assert len(style.levels["attention"]) <= LINES_PER_PANEL
+
+
+def test_contexts_and_other_texts_get_panels(fake):
+    """Losses of two sizes or tokenizers on one pair of axes look like differences of variants."""
+    fake.axes = {
+        "positional": ["learned", "rope"],
+        "attention": ["mha", "gqa2"],
+        "size": ["S", "M", "L"],
+        "data.tokenizer": ["bytes", "gpt2"],
+    }
+    fake.settings = {
+        "size": {name: {"model.n_embd": n} for name, n in (("S", 64), ("M", 128), ("L", 256))},
+        "data.tokenizer": {name: {"data.tokenizer": name} for name in ("bytes", "gpt2")},
+    }
+    fake.baseline = {axis: labels[0] for axis, labels in fake.axes.items()}
+    fake.compare = ["positional", "attention", "data.tokenizer"]
+    fake.seeds = (0,)
+    fake.steps = 4
+    style = choose_style(dataset.read(fake.write().store, "tiny"))
+    assert (style.colour_axis, style.dash_axis) == ("positional", "attention")
+    assert set(style.panel_axes) == {"size", "data.tokenizer"}

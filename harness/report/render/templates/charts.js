@@ -132,7 +132,7 @@
       const space = 0.06 * (high - low) || 0.1;
       yaxis.range = [low - space, high + space];
     }
-    const xTitle = xSelect.value === "x" ? "steps" : "training time, s";
+    const xTitle = xSelect.value === "x" ? curves.unit : "training time, s";
     const layout = { xaxis: { title: { text: xTitle } }, yaxis };
     return draw("curves", { data, layout, rows: 0 });
   }

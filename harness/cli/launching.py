@@ -1,0 +1,122 @@
+"""Start the runs of one stage of a study, and count those that are done."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from harness.cli.output import command_line, log
+from harness.config import PlannedStudy
+from harness.errors import ExitCode
+from harness.launch import elastic, scheduler
+from harness.launch.progress import time_summary
+from harness.launch.scheduler import RunSelection
+from harness.provenance.archive import archive_code, archive_inputs
+from harness.provenance.corpora import replaced_corpora
+from harness.provenance.outdated import CodeChange, acceptable, find_changes
+from harness.results.records import RunSpec
+from harness.results.records.tuning import TUNED, TUNING, UNTUNED
+from harness.results.store import Store
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The options of a call of `run`."""
+
+    study: Path
+    settings: Sequence[str]
+    seeds: str | None
+    where: Sequence[str]
+    retry_failed: bool
+    fail_fast: bool
+    accept_outdated: bool
+    trace: bool
+
+    def select(
+        self, stage: PlannedStudy, store: Store
+    ) -> tuple[RunSelection, list[RunSpec], Mapping[str, CodeChange]]:
+        """Log and return the runs of a stage by state, the runs to do in order, and acceptances."""
+        changes = find_changes(store, stage.name, stage.runs, stage.sources)
+        accepted = acceptable(store, stage.name, changes) if self.accept_outdated else {}
+        selection = scheduler.select_runs(store, stage.runs, changes | accepted, self.retry_failed)
+        todo = scheduler.randomize_within_seed(selection.todo)
+        title = f"{stage.name}, trials" if is_trials(stage) else stage.name
+        log(f"{title}: {len(stage.runs)} runs, {len(selection.done)} done, {len(todo)} to do")
+        for note in (*replaced_corpora(store, stage.name, stage.runs), *selection.notes()):
+            log(note)
+        if accepted:
+            log(f"{len(accepted)} outdated runs are kept as results; the report marks them")
+        return selection, todo, accepted
+
+    def start(self, stage: PlannedStudy, store: Store) -> bool:
+        """Start the runs of a stage that are to do; return whether all are done.
+
+        Raises:
+            typer.Exit: the user stopped it.
+        """
+        started = time.monotonic()
+        selection, todo, accepted = self.select(stage, store)
+        if self.trace:
+            todo = [spec.traced() for spec in todo]
+        scheduler.plan_runs(store, stage.name, todo, stage.all_run_ids)
+        scheduler.record_allowed(store, selection.done)
+        for spec in stage.runs:
+            if spec.run_id in accepted:
+                store.run(spec.study, spec.run_id).accept(spec)
+        archive = store.archive(stage.name)
+        archive_code(archive, stage.codes())
+        inputs = archive_inputs(archive, self.study, self.settings, self.seeds, self.where)
+        launch = stage.launch_record(command_line(), todo, inputs, list(accepted))
+        store.record_launch(stage.name, launch)
+        equal = equal_to_untuned(stage.runs)
+        trained = [spec for spec in todo if spec.run_id not in equal]
+        try:
+            scheduler.run_all(store, [*trained, *selection.running], elastic.start, self.fail_fast)
+        except elastic.STOP_EXCEPTIONS as error:
+            log("stopped; the same command resumes")
+            raise typer.Exit(ExitCode.INTERRUPTED) from error
+        copied = [spec for spec in todo if spec.run_id in equal]
+        if copied:
+            n_copied = scheduler.copy_runs(store, copied, equal)
+            log(f"{n_copied} tuned runs have the study's own settings: copies of the untuned runs")
+        changes = find_changes(store, stage.name, stage.runs, stage.sources)
+        after = scheduler.select_runs(store, stage.runs, changes)
+        diverged = [spec for spec in after.failed if is_diverged_trial(store, spec)]
+        log(f"{len(after.done)} of {len(stage.runs)} done")
+        if diverged:
+            log(f"{len(diverged)} trials diverged, which counts as an infinite loss")
+        if trained:
+            log(time_summary(store, trained, time.monotonic() - started))
+        return len(after.done) + len(diverged) == len(stage.runs)
+
+
+def is_trials(stage: PlannedStudy) -> bool:
+    """Return whether a stage has trials."""
+    return any(spec.tuning is not None for spec in stage.runs)
+
+
+def is_diverged_trial(store: Store, spec: RunSpec) -> bool:
+    """Return whether a run is a trial whose loss became infinite, which is its result."""
+    return spec.tuning is not None and store.run(spec.study, spec.run_id).status.reason == "nan"
+
+
+def equal_to_untuned(runs: Sequence[RunSpec]) -> dict[str, str]:
+    """Return the tuned runs whose settings are the study's own, with the untuned run of each."""
+    untuned = {}
+    for spec in runs:
+        if spec.labels.get(TUNING) == UNTUNED:
+            untuned[_key(spec)] = spec
+    equal = {}
+    for spec in runs:
+        other = untuned.get(_key(spec)) if spec.labels.get(TUNING) == TUNED else None
+        if other is not None and (spec.model, spec.train) == (other.model, other.train):
+            equal[spec.run_id] = other.run_id
+    return equal
+
+
+def _key(spec: RunSpec) -> tuple[str, str]:
+    """Return a key of the entry without its level on the axis `tuning`, and of the seeds."""
+    labels = {axis: label for axis, label in spec.labels.items() if axis != TUNING}
+    return str(labels), spec.seed_name

@@ -1,0 +1,258 @@
+"""`run` of a study that tunes: trials first, then final runs; resumed at any point."""
+
+import json
+
+import numpy as np
+import pytest
+from command_line import Harness
+
+from harness.errors import ExitCode
+from harness.results.records import EvalRecord, ProbeResults, StepRecord
+
+TUNE = """
+[tune]
+axes = { "train.lr" = [1e-3, 3e-3, 1e-2] }
+seeds = [100, 101]
+"""
+OPTIMA = {"learned": 3e-3, "rope": 1e-2}  # of the planted losses
+
+
+class PlantedRuns:
+    """Ends each run at once with a planted loss, in place of training."""
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.stop_after: int | None = None
+        self.failures: dict[str, str] = {}  # label of the axis `tuning` -> reason
+
+    def __call__(self, run, launch) -> None:
+        if len(self.started) == self.stop_after:
+            raise KeyboardInterrupt
+        spec = run.spec
+        self.started.append(spec.run_id)
+        run.mark_running()
+        reason = self.failures.get(spec.axes["tuning"].label)
+        if reason is not None:
+            run.finish("failed", reason, "as planted")
+            return
+        lr = spec.train.lr
+        distance = np.log10(lr / OPTIMA[spec.axes["positional"].label])
+        loss = 1.5 + distance**2 + 0.01 * (spec.seed % 10) + 1 / spec.train.steps
+        steps = run.steps_file(0)
+        steps.append(
+            StepRecord(step=0, loss=2.0, step_s=0.1, tokens=512, grad_norm=1.0, lr=lr, warmup=False)
+        )
+        steps.close()
+        evals = run.eval_file()
+        evals.append(EvalRecord(step=8, val_loss=loss, bits_per_byte=2.0, train_s=1.0, eval_s=0.1))
+        evals.close()
+        run.write_probes(ProbeResults.model_validate(PROBES))
+        run.finish("done")
+
+
+PROBES = {
+    "memory": [
+        {
+            "parameters": 1,
+            "gradients": 1,
+            "optimizer": 1,
+            "activations": 1,
+            "other": 0,
+            "peak": 4,
+            "resident_peak": 4,
+        }
+    ],
+    "flops_per_token": 1e6,
+    "flops_per_token_counted": 1e6,
+    "parameters": 1000,
+    "predicted_memory": {"parameters": 1.0, "gradients": 1.0, "optimizer": 1.0},
+    "phases": [],
+    "traffic": [],
+    "predicted_bytes_sent": 0.0,
+    "initial_hash": "a",
+    "final_hashes": ["a"],
+    "attention_kernels": ["flash"],
+    "peak_flops": {"value": None, "source": "unknown"},
+    "time": {"train_s": 1.0, "eval_s": 0.1, "total_s": 1.5},
+}
+
+
+@pytest.fixture
+def planted(monkeypatch) -> PlantedRuns:
+    runs = PlantedRuns()
+    monkeypatch.setattr("harness.launch.elastic.start", runs)
+    monkeypatch.setattr("harness.launch.elastic.start_fork_server", lambda: None)
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+    return runs
+
+
+@pytest.fixture
+def harness(tmp_path):
+    harness = Harness(tmp_path)
+    path = harness.study('["learned", "rope"]')
+    path.write_text(path.read_text() + TUNE)
+    yield harness
+    harness.stop()
+
+
+def stored(harness) -> dict[str, object]:
+    return {run.run_id: run for run in harness.runs()}
+
+
+def finals(harness, label: str) -> list:
+    specs = [run.spec for run in harness.runs()]
+    return [spec for spec in specs if spec.tuning is None and spec.axes["tuning"].label == label]
+
+
+def chosen(harness) -> dict[str, float | None]:
+    content = json.loads((harness.folder / "results/s/tuning.json").read_text())
+    return {entry["entry"]: (entry["chosen"] or {}).get("train.lr") for entry in content["entries"]}
+
+
+CHOSEN = {"learned-mha-single": 3e-3, "rope-mha-single": 1e-2}
+
+
+def test_trials_choose_the_settings_of_the_final_runs(harness, planted):
+    harness("run", "study.toml", settings=["train.lr=2e-3"])
+    first = planted.started[:12]
+    assert all(run_id.startswith("tune-") for run_id in first)
+    assert len(planted.started) == 12 + 4
+    assert chosen(harness) == CHOSEN
+    assert {spec.train.lr for spec in finals(harness, "untuned")} == {2e-3}
+    tuned = {spec.axes["positional"].label: spec.train.lr for spec in finals(harness, "tuned")}
+    assert tuned == OPTIMA
+    runs = [run.spec for run in harness.runs()]
+    windows = {(spec.eval_windows, spec.seed) for spec in runs}
+    assert windows == {("tuning", 100), ("tuning", 101), ("final", 0)}
+    assert len({spec.settings_hash for spec in runs}) == 1
+    assert {spec.baseline["tuning"] for spec in runs} == {"untuned"}
+    harness("run", "study.toml", settings=["train.lr=2e-3"])
+    assert len(planted.started) == 16
+
+
+@pytest.mark.parametrize("n_started", [1, 11, 12, 14])
+def test_an_interrupted_study_resumes_at_any_point(harness, planted, n_started):
+    planted.stop_after = n_started
+    with pytest.raises(KeyboardInterrupt):
+        harness("run", "study.toml", settings=["train.lr=2e-3"])
+    planted.stop_after = None
+    harness("run", "study.toml", settings=["train.lr=2e-3"])
+    assert len(planted.started) == len(set(planted.started)) == 16
+    assert chosen(harness) == CHOSEN
+
+
+def test_a_choice_of_the_own_settings_is_not_trained_twice(harness, planted):
+    finished = harness("run", "study.toml", settings=["train.lr=1e-2"])
+    assert "1 tuned runs have the study's own settings" in finished.stderr
+    assert len(planted.started) == 12 + 3
+    (tuned,) = (s for s in finals(harness, "tuned") if s.axes["positional"].label == "rope")
+    run = stored(harness)[tuned.run_id]
+    assert run.status.status == "done"
+    assert run.spec == tuned
+    assert tuned.run_id not in planted.started
+
+
+def test_a_longer_grid_keeps_the_trials_that_are_done(harness, planted):
+    harness("run", "study.toml")
+    n_before = len(planted.started)
+    axes = 'tune.axes={"train.lr"=[1e-3, 3e-3, 1e-2, 3e-2]}'
+    harness("run", "study.toml", settings=[axes])
+    added = planted.started[n_before:]
+    assert len(added) == 4
+    assert all("lr0.03-" in run_id for run_id in added)
+
+
+def test_a_diverged_trial_is_a_result(harness, planted):
+    planted.failures = {"lr0.01": "nan"}
+    finished = harness("run", "study.toml")
+    assert "4 trials diverged, which counts as an infinite loss" in finished.stderr
+    assert chosen(harness) == {"learned-mha-single": 3e-3, "rope-mha-single": 3e-3}
+
+
+def test_a_failed_trial_is_reported_and_may_change_the_choice(harness, planted):
+    planted.failures = {"lr0.01": "oom"}
+    harness("run", "study.toml", code=ExitCode.SOME_FAILED)
+    assert chosen(harness)["rope-mha-single"] == 3e-3
+    planted.failures = {}
+    harness("run", "study.toml", "--retry-failed", code=ExitCode.SOME_FAILED)
+    assert chosen(harness) == CHOSEN
+    harness("run", "study.toml")
+    report = harness("report", "s")
+    assert "index.html" in report.stdout or report
+
+
+def test_nothing_is_tuned_if_every_setting_failed(harness, planted):
+    planted.failures = dict.fromkeys(["lr0.001", "lr0.003", "lr0.01"], "nan")
+    finished = harness("run", "study.toml", code=ExitCode.SOME_FAILED)
+    assert "not tuned, each of its settings has a trial that failed" in finished.stderr
+    assert finals(harness, "tuned") == []
+    assert len(finals(harness, "untuned")) == 2
+
+
+def test_a_selection_tunes_and_trains_its_entries_only(harness, planted):
+    harness("run", "study.toml", where=["positional=rope"])
+    assert all("rope" in run_id for run_id in planted.started)
+    assert chosen(harness) == {"learned-mha-single": None, "rope-mha-single": 1e-2}
+    harness("run", "study.toml", "--seeds", "0,1", where=["positional=learned"])
+    assert chosen(harness) == CHOSEN
+    assert {spec.seed for spec in finals(harness, "tuned")} == {0, 1}
+
+
+def test_halving_gives_every_entry_the_same_rungs(harness, planted):
+    axes = 'tune.axes={"train.lr"=[1e-3, 3e-3, 1e-2, 3e-2]}'
+    harness("run", "study.toml", settings=[axes, "tune.rungs=[2, 4]"])
+    trials = [run.spec for run in harness.runs() if run.spec.tuning is not None]
+    for label, optimum in OPTIMA.items():
+        own = [spec for spec in trials if spec.axes["positional"].label == label]
+        steps = sorted(spec.train.steps for spec in own)
+        assert steps == [2] * 8 + [4] * 4
+        kept = {spec.train.lr for spec in own if spec.train.steps == 4}
+        assert optimum in kept
+    tuned = finals(harness, "tuned")
+    assert {spec.train.steps for spec in tuned} == {8}
+    assert chosen(harness) == CHOSEN
+
+
+def test_a_dry_run_and_the_list_show_both_stages(harness, planted):
+    dry = harness("run", "study.toml", "--dry-run")
+    run_ids = dry.stdout.split()
+    assert len(run_ids) == 12 + 2
+    assert "the tuned runs follow when their settings are chosen" in dry.stderr
+    assert planted.started == []
+    assert not (harness.folder / "results/s").exists()
+    table = harness("list", "study.toml").stdout
+    assert "2 entries, 2 runs" in table
+    assert "tuning, before these: 6 trials of each entry, 12 in all (grid of train.lr)" in table
+    content = json.loads(harness("list", "study.toml", "--json").stdout)
+    trials = content["tuning"]["trials"]
+    assert {trial["run_id"] for trial in trials} < set(run_ids)
+    assert len(content["entries"]) == 2
+
+
+def test_status_shows_how_far_the_tuning_is(harness, planted):
+    planted.stop_after = 3
+    with pytest.raises(KeyboardInterrupt):
+        harness("run", "study.toml")
+    assert (
+        "tuning: 3 of 12 trials have ended, settings are chosen for 0 of 2 entries"
+        in harness("status", "study.toml").stdout
+    )
+
+
+def test_a_final_run_can_be_named_once_its_settings_are_chosen(harness, planted):
+    harness("run", "study.toml")
+    (tuned, _) = finals(harness, "tuned")
+    n_before = len(planted.started)
+    harness("run", "study.toml", "--run", tuned.run_id)
+    assert len(planted.started) == n_before
+
+
+def test_a_study_that_cannot_hold_windows_back_is_refused(harness, planted):
+    refused = harness("run", "study.toml", settings=["train.eval_tokens=32"], code=2)
+    assert "train.eval_tokens: gives 1 validation window" in refused.stderr
+
+
+def test_an_invalid_trial_names_its_place(harness, planted):
+    settings = ["train.min_lr=2e-3", "train.lr=1e-2"]
+    refused = harness("run", "study.toml", settings=settings, code=2)
+    assert 'tune.axes."train.lr": 0.002 is above lr = 0.001' in refused.stderr

@@ -1,0 +1,104 @@
+"""If these failed, the answer would hide that an effect depends on the size, or what it is not."""
+
+import pytest
+from reported import written
+
+import harness
+from harness.export import latex
+from harness.export.runs import recorded_runs
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+SIZES = {
+    "S": {"model.n_embd": 64, "train.lr": 1e-3},
+    "M": {"model.n_embd": 128, "train.lr": 5e-4},
+    "L": {"model.n_embd": 256, "train.lr": 2.5e-4},
+}
+
+
+@pytest.fixture
+def sizes(fake):
+    fake.axes = {"positional": ["learned", "rope", "alibi"], "size": list(SIZES)}
+    fake.settings = {"size": SIZES}
+    fake.baseline = {"positional": "learned", "size": "M"}
+    fake.compare = ["positional"]
+    fake.seeds = tuple(range(5))
+    return fake
+
+
+def test_the_answer_names_all_sizes(sizes):
+    page, summary, _ = written(sizes.write())
+    answer = page.split("## Results")[0]
+    for name in ("rope", "alibi"):
+        assert f"`{name}` lowers the validation loss in all 3 sizes, by 0.0" in answer
+    assert "`learned-S`, `learned-M`, `learned-L` at equal size" in answer
+    assert summary["asked"] == ["positional"] and summary["contexts"] == ["size"]
+    assert summary["varied"] == {
+        "model.n_embd": {"S": 64, "M": 128, "L": 256},
+        "train.lr": {"S": 1e-3, "M": 5e-4, "L": 2.5e-4},
+    }
+    assert "| model.n_embd | 64 (S), 128 (M), 256 (L) " in page
+    model = page.split("### Model")[1].split("### Data")[0]
+    assert "n_layer" in model and "n_embd" not in model
+
+
+def test_an_interaction_replaces_the_pooled_verdict(sizes):
+    sizes.gain = {"alibi-L": 0.3}
+    page, _, folder = written(sizes.write())
+    answer = page.split("## Results")[0]
+    assert (
+        "effect of `alibi` on the validation loss depends on size: better in S, M; worse in L"
+        in answer
+    )
+    assert "`alibi` raises" not in answer
+    rows = page.split("## Pooled over contexts")[1].split("### Throughput")[0].splitlines()
+    by_name = {row.split("|")[1].strip(): row for row in rows if row.startswith("|")}
+    assert "| depends on context |" in by_name["alibi"]
+    assert "| S better, M better, L better |" in by_name["rope"]
+    assert "alibi,3,5," in (folder / "tables" / "pooled.csv").read_text()
+
+
+def test_mixed_verdicts_are_an_average_with_each_context(sizes):
+    sizes.gain = {"rope-M": 0.095, "rope-L": -0.02, "rope-S": 0.02}
+    sizes.axes["positional"] = ["learned", "rope"]
+    sizes.seeds = (0, 1, 2)
+    answer = written(sizes.write())[0].split("## Results")[0]
+    assert "`rope`" in answer and "M" in answer
+    assert "in all 3 sizes" not in answer
+
+
+def test_frames_and_exports_carry_the_setting_axes(sizes, tmp_path):
+    sizes.write()
+    study = harness.load(sizes.root, study="tiny")
+    assert (study.asked, study.contexts) == (["positional"], ["size"])
+    assert study.axes["size"] == ["S", "M", "L"]
+    assert set(study.runs["size"]) == set(study.entries["size"]) == {"S", "M", "L"}
+    pooled = study.pooled.query("quantity == 'val_loss'").set_index("asked")
+    assert pooled.loc["rope", "n_contexts"] == 3
+    assert list(pooled.columns) == [c for c in study.columns("pooled").index if c != "asked"]
+    assert "n_embd" not in study.settings["model"]
+    assert study.settings["varied"]["model.n_embd"] == {"S": 64, "M": 128, "L": 256}
+    run = next(run for run in recorded_runs(study) if run.entry == "rope-L")
+    assert (run.axes["size"], run.settings["model.n_embd"]) == ("L", 256)
+    latex.write(study, tmp_path, tmp_path)
+    assert "rope & 3 & 5 & better" in (tmp_path / "pooled.tex").read_text()
+
+
+def test_without_contexts_there_is_no_pooled_table(fake):
+    page, _, folder = written(fake.write())
+    assert "Pooled over contexts" not in page
+    assert not (folder / "tables" / "pooled.csv").exists()
+    assert len(harness.load(fake.root, study="tiny").pooled) == 0
+
+
+def test_losses_on_another_corpus_are_named_in_the_answer(fake):
+    other = {"data.corpus": "b.txt", "data.sha256": "cd" * 32}
+    fake.axes = {"positional": ["learned", "rope"], "text": ["a", "b"]}
+    fake.settings = {"text": {"a": {"data.corpus": "a.txt"}, "b": other}}
+    fake.baseline = {"positional": "learned", "text": "a"}
+    page, _, _ = written(fake.write())
+    answer = page.split("## Results")[0]
+    assert "not comparable, other corpus (b.txt, a.txt): `learned-b`, `rope-b`" in answer
+    assert "Lowest final validation loss" not in answer
+    assert "Corpus: `a.txt`" in answer and "Corpus: `b.txt`" in answer
+    rows = [row for row in page.splitlines() if row.startswith("| rope-b ")]
+    assert any("| not comparable |" in row for row in rows)
