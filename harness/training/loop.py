@@ -71,6 +71,7 @@ class Setup:
     whole: GPT
     model: nn.Module
     optimizer: torch.optim.Optimizer
+    optimizer_bytes_sent: float
     train_step: TrainStep
     init_report: InitReport | None
     initial_hash: str
@@ -152,7 +153,7 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
     init_report = initialize_parameters(gpt, whole, run, spec)
     initial_hash = check_same_parameters(gpt, context)
     variant = builder.optimizer(settings)
-    optimizer = optim.make_optimizer(variant, gpt, whole, parallelism)
+    optimizer, optimizer_bytes_sent = optim.make_optimizer(variant, gpt, whole, parallelism)
 
     train_step = TrainStep(
         gpt=gpt,
@@ -181,6 +182,7 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
         whole=whole,
         model=model,
         optimizer=optimizer,
+        optimizer_bytes_sent=optimizer_bytes_sent,
         train_step=train_step,
         init_report=init_report,
         initial_hash=initial_hash,
@@ -324,8 +326,7 @@ def collect_probes(
     lengths = eval_lengths.measure(spec, setup.model, setup.gpt, context)
     predicted_bytes_sent = parallelism.predicted_bytes_sent(setup.gpt, _step_shape(setup))
     if predicted_bytes_sent is not None:
-        trained = optim.trained_parameters(setup.gpt, setup.whole)
-        predicted_bytes_sent += optimizer.predicted_bytes_sent(trained)
+        predicted_bytes_sent += setup.optimizer_bytes_sent
     # Trains on, so it comes after everything that reads the parameters.
     post_training = PostTrainingProbe(setup.model, context, setup.train_step).measure(
         spec.train.steps, setup.run, spec.launch.trace

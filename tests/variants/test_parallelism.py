@@ -169,6 +169,18 @@ PARTS = {  # what is trained besides GPT-2, by the name of its run
     "mla-q_rank": {"positional": "rope", "attention": ("mla", {"q_rank": 6})},
     "documents": {"positional": "alibi", "attention": attention("gqa")},
 }
+OPTIMIZERS = {  # each but the default
+    "sgd": GPT2 | {"optimizer": ("sgd", {"nesterov": True})},
+    "lion": GPT2 | {"optimizer": ("lion", {"lr": 1e-3})},
+    "adafactor": GPT2 | {"attention": attention("gqa"), "optimizer": ("adafactor", {"lr": 0.2})},
+    "muon": GPT2
+    | {
+        "attention": attention("gqa"),
+        "mlp": ("swiglu", {"width": 40}),
+        "optimizer": ("muon", {"lr": 0.02}),
+    },
+}
+PARTS |= OPTIMIZERS
 SEPARATOR = {"documents": [16]}  # of the models with masked documents
 
 
@@ -416,6 +428,10 @@ def test_an_average_is_sharded_as_the_parameters(runs, label):
     assert max(rank.parameters for rank in probes.memory) == pytest.approx(added, rel=0.1)
 
 
+def test_every_optimizer_is_trained():
+    assert {"adamw", *OPTIMIZERS} == set(registry.files("optimizer"))
+
+
 def test_parts_are_different_models(runs):
     """Otherwise the previous test would check a single model."""
     losses = {tuple(runs["single", of].steps().loss) for of in PARTS}
@@ -431,6 +447,17 @@ def test_counted_flops_equal_the_executed(runs):
         parallelism = cls(cls.Options(**options))
         replication = parallelism.world_size // parallelism.data_parallel_size
         assert runs[label].probes.flops_per_token_counted == one + (replication - 1) * output, label
+
+
+@pytest.mark.parametrize(("label", "of"), [pair for pair in FITTING if pair[1] in OPTIMIZERS])
+def test_predictions_hold_for_every_optimizer(runs, label, of):
+    """Users choose an optimizer, and how to shard it, by its memory and traffic."""
+    probes = runs[label, of].probes
+    predicted = probes.predicted_memory.optimizer
+    assert max(rank.optimizer for rank in probes.memory) == pytest.approx(predicted, rel=0.1)
+    for rank in probes.traffic:
+        sent = sum(calls.sent_bytes for calls in rank.values())
+        assert sent == pytest.approx(probes.predicted_bytes_sent, rel=0.02)
 
 
 @pytest.mark.parametrize("label", ALL)
