@@ -84,6 +84,27 @@ def test_the_same_validation_tokens_of_another_corpus_are_compared(spec):
     assert compare_losses(other.model_copy(update={"launch": moved}), spec).unit is None
 
 
+def test_other_shares_of_a_mixture_are_not_compared(spec):
+    """The validation loss of a mixture is the mean of its corpora by their shares."""
+    parts = [
+        {"file": f"{name}.bin", "part": i, "start": 0, "stop": 90, "sha256": name * 64}
+        for i, name in enumerate("ab")
+    ]
+
+    def mixed(weights, sha256):
+        mixture = [
+            {"path": name, "weight": weight} for name, weight in zip("ab", weights, strict=True)
+        ]
+        launch = type(spec.launch).model_validate(
+            spec.launch.model_dump() | {"val_tokens": parts, "mixture": mixture}
+        )
+        return changed(spec, "data.sha256", sha256).model_copy(update={"launch": launch})
+
+    even = mixed((1.0, 1.0), "ab" * 32)
+    assert compare_losses(mixed((2.0, 2.0), "cd" * 32), even).unit == "nats per token"
+    assert compare_losses(mixed((1.0, 2.0), "cd" * 32), even).unit is None
+
+
 def asked(fake, axis, levels, margin=None):
     """Return a study that asks about one setting axis, beside an axis of variants."""
     fake.axes = {"positional": ["learned", "rope"], axis: list(levels)}
