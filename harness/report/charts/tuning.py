@@ -1,5 +1,6 @@
 """Loss against each tuned setting, with a line per entry."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -9,7 +10,6 @@ from harness.analysis.summary import Summary
 from harness.analysis.tuning import untuned_name
 from harness.report.charts.entries import MAX_ENTRIES
 from harness.report.charts.spec import (
-    MAX_TICKS,
     Axis,
     ChartSpec,
     Interval,
@@ -26,6 +26,7 @@ LOG_FROM = 4.0  # ratio of the highest to the lowest value from which an axis is
 SPREAD = 6.0  # the y axis ends this many times the median height above the lowest loss
 MARGIN = 0.08  # of an axis, beyond its values
 MAX_COLUMNS = 3
+MAX_LABELS = 6  # of the ticks of an axis
 
 
 def build(summary: Summary) -> Iterator[ChartSpec]:
@@ -139,15 +140,27 @@ def _line(key: str, entry: str, trials: Sequence[SettingResult], style: MarkStyl
 
 
 def _x_axis(key: str, values: Sequence[float]) -> Axis:
-    stride = -(-len(values) // MAX_TICKS)
-    ticks = values[::stride]
+    """Return an axis with the values as ticks, or with round numbers if there are many."""
     low = values[0]
     high = values[-1]
+    few = len(values) <= MAX_LABELS
     if low > 0 and high / low >= LOG_FROM:
         margin = (high / low) ** MARGIN
-        return Axis(key, (low / margin, high * margin), log2=True, ticks=ticks)
+        limits = (low / margin, high * margin)
+        return Axis(key, limits, log2=True, ticks=values if few else _decades(*limits))
     room = MARGIN * (high - low or 1.0)
-    return Axis(key, (low - room, high + room), ticks=ticks)
+    return Axis(key, (low - room, high + room), ticks=values if few else ())
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Return 1, 3, 10, 30 and so on between the bounds, or powers of ten if these are many."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1, 3), (1,)):
+        ticks = [float(f"{digit}e{exponent}") for exponent in exponents for digit in digits]
+        within = [tick for tick in ticks if low <= tick <= high]
+        if len(within) <= MAX_LABELS:
+            break
+    return within
 
 
 def _loss_limits(lines: Sequence[Line]) -> Interval:
