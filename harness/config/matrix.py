@@ -461,7 +461,7 @@ def _plan(
         runs = builder.build([(entry, None) for entry in selected], seeds)
         return dataclasses.replace(planned, runs=runs, all_run_ids=builder.ids(entries, seeds))
     names = {entry_id(entry.choices, matrix.file) for entry in selected}
-    plan = TuningPlan(matrix.tuning, levels, names, seeds, builder.build)
+    plan = TuningPlan(matrix.tuning, levels, names, seeds, builder.build, planned.settings_hash)
     planned = dataclasses.replace(planned, tuning=plan)
     first = plan.trials(0, dict.fromkeys(names, range(len(plan.points))))
     return planned.stage([*first, *plan.finals({})])

@@ -134,6 +134,7 @@ class TuningPlan:
     selected: Collection[str]
     seeds: Sequence[int]
     build: BuildRuns
+    settings_hash: str  # of the study: trials of fewer steps belong to it, too
 
     @property
     def settings(self) -> TuneSettings:
@@ -162,7 +163,11 @@ class TuningPlan:
                     entry=levels.name, settings=dict(self.points[index]), index=index, rung=rung
                 )
                 entries.append((levels.rungs[rung][index], trial))
-        return self.build(entries, self.settings.seeds)
+        runs = []
+        for spec in self.build(entries, self.settings.seeds):
+            update = {"settings_hash": self.settings_hash} if spec.tuning is not None else {}
+            runs.append(spec.model_copy(update=update))
+        return runs
 
     def finals(self, chosen: Mapping[str, SettingValues]) -> list[RunSpec]:
         """Return the final runs of the selected entries: untuned, and tuned if one has chosen."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from command_line import Harness
 
+from harness import load
 from harness.errors import ExitCode
 from harness.results.records import EvalRecord, ProbeResults, StepRecord
 
@@ -210,6 +211,9 @@ def test_halving_gives_every_entry_the_same_rungs(harness, planted):
     tuned = finals(harness, "tuned")
     assert {spec.train.steps for spec in tuned} == {8}
     assert chosen(harness) == CHOSEN
+    study = load(harness.folder / "results", "s")
+    assert study.tuning["steps"].tolist() == [2, 2, 2, 2, 4, 4] * 2
+    assert study.tuning_costs["n_done"].tolist() == [12, 12]
 
 
 def test_a_dry_run_and_the_list_show_both_stages(harness, planted):

@@ -37,9 +37,9 @@ from harness.results.records.tuning import (
 )
 
 METHODS = {
-    "grid": "all combinations of the values",
-    "random": "quasi-random settings",
-    "halving": "settings by successive halving",
+    "grid": "all combinations",
+    "random": "quasi-random",
+    "halving": "successive halving",
 }
 NOUNS: Mapping[bool, str] = {True: "gain", False: "loss"}  # of a difference below or above zero
 
@@ -109,7 +109,7 @@ def _procedure(settings: TuneSettings) -> Text:
         rungs = f" The better half continues at each rung of {steps} steps."
     seeds = ", ".join(map(str, settings.seeds))
     return text(
-        f"Every entry tried the same {settings.budget:,} settings, {METHODS[settings.method]} of ",
+        f"Every entry tried the same {settings.budget:,} settings ({METHODS[settings.method]}) of ",
         join(spaces, "; "),
         f", on the {count(len(settings.seeds), 'tuning seed')} {seeds}: "
         f"{count(settings.n_runs, 'run')} each.{rungs} The lowest mean loss is chosen. Trials are "
