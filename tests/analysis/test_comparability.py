@@ -16,9 +16,9 @@ IN_BITS = {"data.tokenizer": "gpt2", "model.vocab_size": 512}
 IN_NATS = {
     "model": "n_layer n_head n_embd dropout tie_embeddings bias init_std",
     "data": "corpus entropy_nats_per_byte documents separator",
-    "train": "steps tokens_per_step batch_ramp micro_batch_size lr min_lr warmup_steps schedule decay_fraction beta1 beta2 "
-    "weight_decay grad_clip label_smoothing z_loss precision compile eval_every deterministic "
-    "device",
+    "train": "steps tokens_per_step batch_ramp micro_batch_size lr min_lr warmup_steps schedule "
+    "decay_fraction beta1 beta2 weight_decay grad_clip ema_decay label_smoothing z_loss precision "
+    "compile eval_every deterministic device",
 }
 
 
