@@ -23,9 +23,10 @@ def make_optimizer(
     """Return the optimizer of a model; `whole` is the unsharded model if `model` is sharded."""
     choice = VariantChoice(name=name, label=name, options=options or {})
     builder = ModelBuilder(SHAPE, {"optimizer": choice}, [])
-    return optim.make_optimizer(
+    made, _ = optim.make_optimizer(
         builder.optimizer(train),
         model,
         model if whole is None else whole,
         parallelism or builder.parallelism(),
     )
+    return made

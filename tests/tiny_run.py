@@ -27,6 +27,7 @@ def tiny_spec(
     folder: Path,
     *,
     parallelism: str = "single",
+    optimizer: VariantChoice | None = None,
     nproc: int = 1,
     n_embd: int = 16,
     dropout: float = 0.0,
@@ -46,6 +47,8 @@ def tiny_spec(
     axes = {}
     for axis, name in baseline.items():
         axes[axis] = VariantChoice(name=name, label=name, options=options.get(axis, {}))
+    if optimizer is not None:
+        axes["optimizer"] = optimizer
     settings = {"steps": 6, "tokens_per_step": 8 * SEQ_LEN, "lr": 1e-2, "eval_every": 4}
     return RunSpec(
         study="study",

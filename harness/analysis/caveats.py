@@ -31,6 +31,9 @@ SOURCES: Sequence[Callable[[StudyResults], Iterator[Caveat]]] = (
 )
 
 
+LEAKS: Sequence[CaveatKind] = ("non-causal", "below-entropy")  # losses of no causal model
+
+
 def find_caveats(study: StudyResults) -> list[Caveat]:
     """Return all caveats of a study."""
     return [caveat for source in SOURCES for caveat in source(study)]

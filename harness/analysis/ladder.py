@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis import intervals, ladder_estimates, metrics
+from harness.analysis import comparability, intervals, ladder_estimates, metrics
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.ladder_estimates import Estimate, FittedLadder, LadderData, Speedups
 from harness.results.records import LadderSettings
@@ -21,6 +21,7 @@ from harness.results.records.estimates import Bounds
 from harness.results.records.ladder import (
     Ladder,
     LadderCurvePoint,
+    LadderExclusion,
     LadderFit,
     LadderPoint,
     LadderProjection,
@@ -99,26 +100,29 @@ def _n_distinct(amounts: list[float]) -> int:
     return int((np.diff(np.log(ordered)) > math.log1p(SAME_SIZE)).sum()) + 1 if amounts else 0
 
 
-def ladder(study: StudyResults, diverging: Collection[str] = ()) -> Ladder | None:
+def ladder(
+    study: StudyResults, diverging: Collection[str] = (), leaking: Collection[str] = ()
+) -> Ladder | None:
     """Return the laws of a study; None without a ladder, or if no curve has three sizes.
 
-    Entries that are `diverging` (by label) have no speed.
+    Entries that are `diverging` (by label) have no speed; those that are `leaking`, which see later
+    tokens, have no law.
     """
     chosen = settings(study)
     if chosen is None or chosen.axis not in study.levels:
         return None
-    families = _families(study, chosen.axis)
-    fitted = []
+    families: list[list[Curve]] = []
     unfitted = []
-    for family in families:
-        complete = [
-            curve
-            for curve in family
-            if _n_distinct([curve.amount("flops", s) for s in curve.sizes]) >= MIN_SIZES
-        ]
-        unfitted += [curve.label for curve in family if curve not in complete]
-        if complete:
-            fitted.append(_Family(complete, chosen, diverging))
+    for curves in _by_context(study, chosen.axis):
+        kept = []
+        for curve in curves:
+            reason = _exclusion(curve, leaking)
+            if reason is None:
+                kept.append(curve)
+            else:
+                unfitted.append(LadderExclusion(entry=curve.label, reason=reason))
+        families += _by_unit(kept)
+    fitted = [_Family(curves, chosen, diverging) for curves in families]
     if not fitted:
         return None
     result = Ladder(
@@ -132,13 +136,42 @@ def ladder(study: StudyResults, diverging: Collection[str] = ()) -> Ladder | Non
         projections=[],
         curves=[],
         unfitted=unfitted,
+        uncompared=[],
     )
     for family_fit in fitted:
         family_fit.add_to(result)
     return result
 
 
-def _families(study: StudyResults, axis: str) -> list[list[Curve]]:
+def _exclusion(curve: Curve, leaking: Collection[str]) -> str | None:
+    """Return why a curve has no law, None if it has one."""
+    done = [curve.entries[size] for size in curve.sizes]
+    if any(entry.label in leaking for entry in done):
+        return "it sees later tokens"
+    if _n_distinct([curve.amount("flops", size) for size in curve.sizes]) < MIN_SIZES:
+        return "fewer than three sizes are done"
+    for entry in done[1:]:
+        if not comparability.in_nats(entry, done[0]):
+            reason = comparability.of_entries(entry, done[0]).reason or "other tokenizer"
+            return f"the losses of its sizes are not comparable: {reason}"
+    return None
+
+
+def _by_unit(curves: list[Curve]) -> list[list[Curve]]:
+    """Return the curves grouped so that the losses in a group are comparable."""
+    groups: list[list[Curve]] = []
+    for curve in curves:
+        entry = curve.entries[curve.sizes[0]]
+        for group in groups:
+            if comparability.in_nats(entry, group[0].entries[group[0].sizes[0]]):
+                group.append(curve)
+                break
+        else:
+            groups.append([curve])
+    return groups
+
+
+def _by_context(study: StudyResults, axis: str) -> list[list[Curve]]:
     """Return the curves of each context."""
     others = [name for name in study.varying() if name != axis]
     contexts = [name for name in study.contexts if name != axis]
@@ -198,6 +231,9 @@ class _Family:
                 result.curves.extend(self._curve(curve, i, scale, fitted))
             if curve.against in self.index:
                 self._add_speedups(result, curve, by_flops)
+            elif curve.against is not None:
+                reason = f"no law of {curve.against} with comparable losses"
+                result.uncompared.append(LadderExclusion(entry=curve.label, reason=reason))
             if self.project_to is not None:
                 fit = next(f for f in result.fits if (f.entry, f.over) == (curve.label, "flops"))
                 result.projections.append(self._project(curve, i, fit.leave_out_error))

@@ -21,7 +21,7 @@ from harness.analysis import (
     tuning,
     variance_components,
 )
-from harness.analysis.caveats import find_caveats
+from harness.analysis.caveats import LEAKS, find_caveats
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.results.records import Environment
@@ -115,6 +115,8 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
     for spike in spikes:
         spikes_by_entry[spike.entry].append(spike)
     metric_tests = hypotheses.test_hypotheses(study, diverging)
+    caveats = find_caveats(study)
+    leaking = {caveat.entry for caveat in caveats if caveat.entry and caveat.kind in LEAKS}
     return Summary(
         study=study,
         created_at=created_at,
@@ -131,9 +133,9 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
         variance=variance_components.variance_components(study),
         equivalence=checks,
         scaling=scaling.scaling(study, statuses),
-        ladder=ladder.ladder(study, diverging),
+        ladder=ladder.ladder(study, diverging, leaking),
         spikes=spikes,
-        caveats=find_caveats(study),
+        caveats=caveats,
         tuning=tuning.results(study, metric_tests["val_loss"]),
     )
 

@@ -7,13 +7,8 @@ from harness.results.records import LadderSettings, VariantChoice
 
 MIN_SIZES = 3  # a law has three parameters
 # Settings that change the training FLOPs.
-SIZE_KEYS = (
-    "model.n_layer",
-    "model.n_embd",
-    "model.seq_len",
-    "train.steps",
-    "train.tokens_per_step",
-)
+SIZE_KEYS = ("model.n_layer", "model.n_embd", "train.steps", "train.tokens_per_step")
+# Not the sequence length: losses at different lengths are not comparable.
 
 
 def check_ladder(

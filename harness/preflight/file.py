@@ -7,6 +7,7 @@ from pathlib import Path
 
 from harness.config.axes import Axes
 from harness.contract.checks import CheckResult
+from harness.contract.optimizer import optimizer_results
 from harness.contract.variant import run_all
 from harness.errors import UserError, choices
 from variants import registry
@@ -37,6 +38,8 @@ def check_file(path: Path, options: Sequence[str]) -> list[CheckResult]:
     if axis == "parallelism":
         return results
     cls = registry.load(axis, file.stem, [root])
+    if axis == "optimizer":
+        return results + optimizer_results(cls, cls.Options(**choice.options))
     with warnings.catch_warnings(action="ignore"):  # of the user's code
         return results + run_all(axis, cls, cls.Options(**choice.options), SHAPE)
 

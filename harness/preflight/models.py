@@ -4,15 +4,19 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.contract.architecture import Architecture
 from harness.contract.checks import CheckResult
 from harness.contract.flops import count_flops
 from harness.contract.model import Conditions, model_results
+from harness.contract.optimizer import optimizer_results
 from harness.contract.violation import Violation
 from harness.preflight.cache import Cache, Outcome
 from harness.results.records import RunSpec
+from variants import registry
 from variants.base import AXES, ModelShape, is_part
+from variants.errors import SHIPPED
 
 QUIET_S = 2.0  # checks that take longer report their progress
 CAUSALITY = "causality"  # the check that a study may permit to fail
@@ -20,7 +24,7 @@ CAUSALITY = "causality"  # the check that a study may permit to fail
 
 @dataclass(frozen=True)
 class CheckedModel:
-    """A model: the outcome of each check, and the ids of the runs that train it."""
+    """A model, or an optimizer: the outcome of each check, and the ids of the runs that train it."""
 
     label: str
     run_ids: frozenset[str]
@@ -38,6 +42,7 @@ def check_models(specs: Sequence[RunSpec], log: Callable[[str], None]) -> list[C
 
     `log` takes lines about the progress, if the checks take long.
     """
+    checked = _check_optimizers(specs)
     cache = Cache()
     groups: dict[str, list[RunSpec]] = {}
     for spec in specs:
@@ -64,7 +69,29 @@ def check_models(specs: Sequence[RunSpec], log: Callable[[str], None]) -> list[C
             log(f"checking {len(groups)} models before the start; the outcomes are kept")
     if announced:
         log(f"checked {n_new} models in {time.monotonic() - started:.1f} s")
-    return models
+    return [*checked, *models]
+
+
+def _check_optimizers(specs: Sequence[RunSpec]) -> list[CheckedModel]:
+    """Return the outcomes of the checks of the user's own optimizers; the tests check the others.
+
+    They take milliseconds and are not kept.
+    """
+    groups: dict[str, list[RunSpec]] = {}
+    for spec in specs:
+        choice = spec.axes["optimizer"]
+        paths = [Path(path) for path in spec.launch.variant_paths]
+        if not registry.files("optimizer", paths)[choice.name].is_relative_to(SHIPPED):
+            groups.setdefault(str((choice.name, choice.options)), []).append(spec)
+    checked = []
+    for runs in groups.values():
+        choice = runs[0].axes["optimizer"]
+        paths = [Path(path) for path in runs[0].launch.variant_paths]
+        cls = registry.load("optimizer", choice.name, paths)
+        results = optimizer_results(cls, cls.Options(**choice.options))
+        run_ids = frozenset(run.run_id for run in runs)
+        checked.append(CheckedModel(choice.label, run_ids, results, None))
+    return checked
 
 
 def _check(spec: RunSpec) -> Outcome:

@@ -1,7 +1,7 @@
 """The optimizer of a run, the learning rate schedule, and clipping by the global gradient norm."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -19,19 +19,26 @@ PEAK = "initial_lr"  # key of a parameter group: its peak rate, as PyTorch's sch
 
 def make_optimizer(
     optimizer: Optimizer, model: nn.Module, whole: nn.Module, parallelism: Parallelism
-) -> torch.optim.Optimizer:
-    """Return the torch optimizer of a wrapped model; `whole` is the unsharded model.
+) -> tuple[torch.optim.Optimizer, float]:
+    """Return the torch optimizer of a wrapped model, and the bytes that it sends in a step.
 
-    A parallelism may shard the optimizer's work and state over the ranks. The present rate of each
-    parameter group becomes its peak rate.
+    `whole` is the unsharded model. A parallelism may shard the optimizer's work and state over the
+    ranks. The present rate of each parameter group becomes its peak rate.
     """
-    made = parallelism.optimizer(trained_parameters(model, whole), optimizer.make)
+    bytes_sent = 0.0
+
+    def make(parameters: Sequence[TrainedParameter]) -> torch.optim.Optimizer:
+        nonlocal bytes_sent
+        bytes_sent = optimizer.predicted_bytes_sent(parameters)
+        return optimizer.make(parameters)
+
+    made = parallelism.optimizer(_trained_parameters(model, whole), make)
     for group in made.param_groups:
         group[PEAK] = group["lr"]
-    return made
+    return made, bytes_sent
 
 
-def trained_parameters(model: nn.Module, whole: nn.Module) -> list[TrainedParameter]:
+def _trained_parameters(model: nn.Module, whole: nn.Module) -> list[TrainedParameter]:
     """Return the parameters of a model that are trained, as this rank holds them."""
     infos = parameter_infos(whole)
     specs = shard_specs(model)

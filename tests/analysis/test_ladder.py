@@ -124,7 +124,9 @@ def test_an_entry_of_two_sizes_is_named_without_a_law(fake_ladder):
         for seed in fake_ladder.seeds:
             fake_ladder.outcome[f"learned-gqa2-single-{size}-s{seed}"] = ("failed", "oom", "OOM")
     found = read(fake_ladder)
-    assert found.unfitted == ["gqa2"] and {fit.entry for fit in found.fits} == {"mha"}
+    (excluded,) = found.unfitted
+    assert (excluded.entry, excluded.reason) == ("gqa2", "fewer than three sizes are done")
+    assert {fit.entry for fit in found.fits} == {"mha"}
     assert found.speedups == []
 
 
@@ -191,3 +193,32 @@ def test_curves_cover_all_sizes_and_the_budget(fake_ladder):
     found = read(fake_ladder)
     x = np.array([p.x for p in found.curves if (p.entry, p.over) == ("mha", "flops")])
     assert x.max() == pytest.approx(1e13) and x.min() <= min(p.flops for p in found.points) * 1.001
+
+
+def test_entries_that_see_later_tokens_have_no_law(fake_ladder):
+    study = dataset.read(fake_ladder.write().store, fake_ladder.name)
+    found = ladder.ladder(study, leaking={"learned-gqa2-single-S2"})
+    assert found.unfitted[0].reason == "it sees later tokens"
+    assert {fit.entry for fit in found.fits} == {"mha"} and found.speedups == []
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_losses_of_other_tokens_share_no_law(fake_ladder, asked):
+    """Entries of another tokenizer have their own E, and no speedup in nats per token."""
+
+    class Tokenized(SyntheticLadder):
+        def spec(self, entry, labels, *args):
+            spec = super().spec(entry, labels, *args)
+            if labels[1] == "mha" or (not asked and labels[-1] != "S3"):
+                return spec
+            return spec.model_copy(
+                update={"data": spec.data.model_copy(update={"tokenizer": "gpt2"})}
+            )
+
+    found = read(Tokenized(**vars(fake_ladder)))
+    assert found.speedups == []
+    if asked:
+        assert {fit.entry for fit in found.fits} == {"mha", "gqa2"}
+        assert found.uncompared[0].entry == "gqa2"
+    else:
+        assert "the losses of its sizes are not comparable" in found.unfitted[0].reason

@@ -10,6 +10,7 @@ BASES = {
     "attention": "mha import MultiHead",
     "norm": "layernorm import LayerNorm",
     "mlp": "gelu import Gelu",
+    "optimizer": "adamw import AdamW",
     "parallelism": "single import Single",
 }
 CONTRACTS = {
@@ -17,6 +18,7 @@ CONTRACTS = {
     "attention": "Attention",
     "norm": "Norm",
     "mlp": "FeedForward",
+    "optimizer": "Optimizer",
     "parallelism": "Parallelism",
 }
 FILE = """from dataclasses import dataclass
@@ -111,6 +113,36 @@ FAULTS = {  # the body of the class, the axes, the line to be named, and what to
         6,
         "`why_unsupported` of V raises ZeroDivisionError",
     ),
+    "optimizer": (
+        "def make(self, parameters): 1 / 0",
+        ["optimizer"],
+        6,
+        "`make` of V raises ZeroDivisionError",
+    ),
+    "optimizer's type": (
+        "def make(self, parameters): return 3",
+        ["optimizer"],
+        CLASS,
+        "`make` returns 3; it must return a torch.optim.Optimizer",
+    ),
+    "optimizer's parameters": (
+        "def make(self, parameters): return super().make(parameters[1:])",
+        ["optimizer"],
+        CLASS,
+        "h.0.attn.c_attn.weight is in 0 of the groups that `make` returns; it must be in one",
+    ),
+    "optimizer's state": (
+        "def state_bytes(self, parameter): return 8",
+        ["optimizer"],
+        CLASS,
+        "`state_bytes` of V raises AttributeError",
+    ),
+    "optimizer's support": (
+        "def why_unsupported(self, parallelism): 1 / 0",
+        ["optimizer"],
+        6,
+        "`why_unsupported` of V raises ZeroDivisionError",
+    ),
     "memory": (
         "def memory_fractions(self, model): 1 / 0",
         ["parallelism"],
@@ -138,7 +170,7 @@ def study(write_study):
     """Return a study with a variant `mine` on each axis."""
     path = write_study(
         ("seeds =", 'variant_paths = ["mine"]\nseeds ='),
-        ('"rope"]', '"mine"]\nnorm = ["mine"]\nmlp = ["mine"]'),
+        ('"rope"]', '"mine"]\nnorm = ["mine"]\nmlp = ["mine"]\noptimizer = ["mine"]'),
         ('["mha",', '["mha", "mine",'),
         ('["single", {', '["mine", {'),
         ('parallelism = "single"', 'parallelism = "mine"'),
@@ -175,6 +207,7 @@ def test_missing_methods_are_named_together(study, axis):
         "attention": ["forward", "flops_per_token"],
         "norm": ["forward"],
         "mlp": ["forward"],
+        "optimizer": ["make", "state_bytes"],
         "parallelism": ["wrap"],
         "positional": [],
     }[axis]
@@ -225,3 +258,15 @@ def test_line_is_the_users_if_shipped_code_raises(study):
     file = write(study, "mlp", FILE.format(axis="mlp", base=BASES["mlp"], body=body))
     (message,) = messages(study)
     assert f"{file}:7: `__init__` of V raises AttributeError" in message
+
+
+def test_optimizer_refuses_a_parallelism_with_its_reason(study):
+    """A run would end in an error of PyTorch, or in wrong parameters, on some ranks only."""
+    body = 'def why_unsupported(self, parallelism): return "needs whole matrices"'
+    base = BASES["optimizer"]
+    write(study, "optimizer", FILE.format(axis="optimizer", base=base, body=body))
+    found = messages(study)
+    assert all(
+        "mine" in message and ": needs whole matrices; add [[exclude]]" in message
+        for message in found
+    )

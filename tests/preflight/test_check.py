@@ -25,6 +25,16 @@ def test_checklist_of_a_file_names_every_check(study):
     assert len(printed.splitlines()) <= SCREEN
 
 
+def test_checklist_of_an_optimizer(study):
+    """Every shipped optimizer passes, and a fault is named with its line."""
+    for name, file in registry.files("optimizer").items():
+        printed = study.harness("check", file).stdout
+        assert printed.startswith(f"{name}: 6 ok\n"), printed
+    file = GALLERY / "optimizer/hidden_state.py"
+    printed = study.harness("check", file, code=2).stdout
+    assert "FAILED   resume" in printed and f"{file}:11: " in printed
+
+
 def test_options_of_a_file_are_stated_or_missing(study):
     """A variant whose option has no default can be checked, too."""
     file = registry.files("attention")["gqa"]

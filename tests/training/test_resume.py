@@ -13,7 +13,7 @@ from harness.data.batches import Batches, Tokens
 from harness.distributed.process_group import DistributedContext
 from harness.errors import UserError
 from harness.model.weights import load_weights
-from harness.results.records import StepRecord
+from harness.results.records import StepRecord, VariantChoice
 from harness.results.store import Run
 from harness.training import optimizer as optim
 from harness.training import resume
@@ -25,6 +25,7 @@ from harness.training.checkpointing import (
 )
 from harness.training.loop import train
 from harness.training.signals import StopRequest, TrainingInterrupted
+from variants import registry
 
 STEPS = 9
 
@@ -131,6 +132,28 @@ def test_no_batch_is_seen_twice_along_a_chain(tmp_path, ranks, monkeypatch, stop
             assert seen[step] == offsets(order, n_data_steps + step).tolist()
         n_data_steps += STEPS
         assert load_weights(run.newest_checkpoint).data_steps == n_data_steps
+
+
+OPTIMIZERS = [*((name, {}) for name in registry.files("optimizer")), ("sgd", {"momentum": 0.0})]
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIMIZERS)
+def test_every_optimizer_resumes_bit_for_bit(tmp_path, ranks, name, options):
+    """Also one without any state, and in the midst of a decay."""
+    choice = VariantChoice(name=name, label=name, options=options)
+    changes = {"optimizer": choice, "schedule": "wsd", "decay_fraction": 0.6}
+    uninterrupted = start(tmp_path / "uninterrupted/run", **changes)
+    attempt(uninterrupted, ranks)
+    resumed = start(tmp_path / "resumed/run", **changes)
+    assert attempt(resumed, ranks, stop_at=7) is None
+    resumed.mark_running()
+    assert attempt(resumed, ranks).resumed_at == [6]
+    assert curve(resumed) == curve(uninterrupted)
+    weights = [
+        (run.newest_checkpoint / "model.safetensors").read_bytes()
+        for run in (uninterrupted, resumed)
+    ]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize("stop_at", range(STEPS))

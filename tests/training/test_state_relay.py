@@ -1,5 +1,6 @@
 """A state passes through every parallelism, and each continues training from it."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from harness.distributed.process_group import DistributedContext, join
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import check_same_parameters, init_parameters
 from harness.results.records import TrainSettings, VariantChoice
+from harness.training.averaging import ParameterAverage
 from harness.training.checkpointing import load_state, save_state
 from variants import registry
 from variants.base import ModelShape
@@ -50,9 +52,10 @@ def runnable_parallelisms():
 
 
 PARALLELISMS = runnable_parallelisms()
+OPTIMIZERS = sorted(registry.files("optimizer"))
 
 
-def make(ranks, name="single", seed=0):
+def make(ranks, optimizer, name="single", seed=0):
     """Return the model, the wrapped model, the optimizer, and the parallelism."""
     options = {"nproc": ranks.world_size}
     choice = VariantChoice(name=name, label=name, options=options)
@@ -62,8 +65,8 @@ def make(ranks, name="single", seed=0):
     model = parallelism.wrap(gpt, ranks.device, "fp32")
     init_parameters(gpt, seed, full_model=builder.model())
     settings = TrainSettings(steps=9, tokens_per_step=8, lr=1e-2)
-    optimizer = make_optimizer(gpt, settings, whole=builder.model(), parallelism=parallelism)
-    return gpt, model, optimizer, parallelism
+    made = make_optimizer(gpt, settings, optimizer, whole=builder.model(), parallelism=parallelism)
+    return gpt, model, made, parallelism
 
 
 def train_steps(model, optimizer, parallelism, n):
@@ -83,20 +86,27 @@ def train_steps(model, optimizer, parallelism, n):
 def relay(root, names):
     """With each parallelism in turn, load the state of the one before, save it, and train on."""
     with join("cpu") as ranks:
-        for name in names:
-            gpt, model, optimizer, parallelism = make(ranks, name, seed=1)
-            before = (root / "newest").read_text()
-            n_done = load_state(root / before, gpt, optimizer)
-            record = {"from": before, "n_done": n_done, "hash": check_same_parameters(gpt, ranks)}
-            if ranks.is_first:
-                (root / name).mkdir()
-            ranks.barrier()
-            save_state(root / name, n_done, gpt, optimizer)
-            record["losses"] = train_steps(model, optimizer, parallelism, 3)
-            if ranks.is_first:
-                (root / f"{name}.json").write_text(json.dumps(record))
-                (root / "newest").write_text(name)
-            ranks.barrier()
+        for optimizer, name in itertools.product(OPTIMIZERS, names):
+            pass_on(root / optimizer, ranks, optimizer, name)
+
+
+def pass_on(root, ranks, optimizer_name, name):
+    gpt, model, optimizer, parallelism = make(ranks, optimizer_name, name, seed=1)
+    before = (root / "newest").read_text()
+    average = ParameterAverage(gpt, decay=0.5)
+    n_done = load_state(root / before, gpt, optimizer, average)
+    record = {"from": before, "n_done": n_done, "hash": check_same_parameters(gpt, ranks)}
+    with average.applied():
+        record["average"] = check_same_parameters(gpt, ranks)
+    if ranks.is_first:
+        (root / name).mkdir()
+    ranks.barrier()
+    save_state(root / name, n_done, gpt, optimizer, average)
+    record["losses"] = train_steps(model, optimizer, parallelism, 3)
+    if ranks.is_first:
+        (root / f"{name}.json").write_text(json.dumps(record))
+        (root / "newest").write_text(name)
+    ranks.barrier()
 
 
 def run_relay(root, n, names):
@@ -124,55 +134,66 @@ def run_relay(root, n, names):
 def relayed(tmp_path_factory):
     """Train two steps on one process, then `relay` on two and on four.
 
-    Returns the folder, and the single process's parameter hash and next three losses.
+    Returns, by optimizer, the folder, and the single process's hashes of the parameters and of
+    their average, and its next losses.
     """
     root = tmp_path_factory.mktemp("relay")
     join_alone(root)
     ranks = DistributedContext(0, 1, torch.device("cpu"))
-    gpt, model, optimizer, parallelism = make(ranks)
-    train_steps(model, optimizer, parallelism, 2)
-    (root / "first").mkdir()
-    save_state(root / "first", 2, gpt, optimizer)
-    (root / "newest").write_text("first")
-    parameter_hash = check_same_parameters(gpt, ranks)
-    losses = train_steps(model, optimizer, parallelism, 3)
+    relays = {}
+    for name in OPTIMIZERS:
+        gpt, model, optimizer, parallelism = make(ranks, name)
+        average = ParameterAverage(gpt, decay=0.5)
+        train_steps(model, optimizer, parallelism, 2)
+        (root / name / "first").mkdir(parents=True)
+        save_state(root / name / "first", 2, gpt, optimizer, average)
+        (root / name / "newest").write_text("first")
+        hashes = {"hash": check_same_parameters(gpt, ranks)}
+        with average.applied():
+            hashes["average"] = check_same_parameters(gpt, ranks)
+        assert len(set(hashes.values())) == 2
+        losses = train_steps(model, optimizer, parallelism, 3)
+        relays[name] = (root / name, hashes, losses)
     dist.destroy_process_group()
     for n in (2, 4):
         run_relay(root, n, [name for name, fewest in PARALLELISMS.items() if fewest == n])
-    return root, parameter_hash, losses
+    return relays
 
 
 @pytest.mark.distributed
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", PARALLELISMS)
-def test_state_is_loaded_bit_for_bit_by_every_parallelism(relayed, name):
+def test_state_is_loaded_bit_for_bit_by_every_parallelism(relayed, name, optimizer):
     """However the parameters are sharded, and in whatever order ranks hold rows of q, k and v."""
-    root, parameter_hash, _ = relayed
+    root, hashes, _ = relayed[optimizer]
     record = json.loads((root / f"{name}.json").read_text())
-    assert record["hash"] == parameter_hash
+    assert {key: record[key] for key in hashes} == hashes
     assert record["n_done"] == 2
     assert record["from"] != name
 
 
 @pytest.mark.distributed
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", PARALLELISMS)
-def test_training_continues_from_the_optimizer_state(relayed, name):
+def test_training_continues_from_the_optimizer_state(relayed, name, optimizer):
     """With new moments, the next steps would be as long as the first ones."""
-    root, _, losses = relayed
+    root, _, losses = relayed[optimizer]
     record = json.loads((root / f"{name}.json").read_text())
     assert record["losses"] == pytest.approx(losses, rel=1e-5)
 
 
 @pytest.mark.distributed
-def test_state_returns_to_one_process_bit_for_bit(relayed, ranks):
-    """Each parameter, both moments, and the step count, after every form that a state can have."""
-    root, _, _ = relayed
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_state_returns_to_one_process_bit_for_bit(relayed, ranks, name):
+    """Each parameter, its state, and the step count, after every form that a state can have."""
+    root, _, _ = relayed[name]
     states = []
-    for name in ("first", (root / "newest").read_text()):
-        gpt, _, optimizer, _ = make(ranks, seed=1)
-        assert load_state(root / name, gpt, optimizer) == 2
+    for folder in ("first", (root / "newest").read_text()):
+        gpt, _, optimizer, _ = make(ranks, name, seed=1)
+        assert load_state(root / folder, gpt, optimizer) == 2
         tensors = list(gpt.parameters())
         for parameter in gpt.parameters():
             tensors.extend(optimizer.state[parameter].values())
-        assert len(tensors) == 4 * len(list(gpt.parameters()))
+        assert len(tensors) >= 2 * len(list(gpt.parameters()))
         states.append(tensors)
     assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from harness.analysis.ladder import FAR
 from harness.analysis.summary import Summary
 from harness.report import formatting
-from harness.report.document import Block, Code, ItemList, Text, code_list, note, paragraph, text
+from harness.report.document import Block, Code, ItemList, Text, note, paragraph, text
 from harness.report.formatting import MISSING, compute
-from harness.report.sections import Charts, chart_blocks
+from harness.report.sections import Charts, chart_blocks, reason_list
 from harness.report.tables import (
     Column,
     Record,
@@ -67,10 +67,8 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
     yield paragraph(LAW.format(shared=shared))
     yield from chart_blocks(charts, "ladder_loss")
     yield display("Fitted laws", summary.tables["ladder_fits"], FITS)
-    if ladder.unfitted:
-        yield note(
-            "Without a law, as fewer than three sizes are done: ", code_list(ladder.unfitted), "."
-        )
+    yield from reason_list((f"No law, {row.reason}", row.entry) for row in ladder.unfitted)
+    yield from reason_list((f"No speedup, {row.reason}", row.entry) for row in ladder.uncompared)
     yield from _projections(summary, ladder, charts)
 
 

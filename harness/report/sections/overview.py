@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from harness.analysis import comparability, settings
+from harness.analysis.caveats import LEAKS
 from harness.analysis.dataset import StudyResults
 from harness.analysis.metrics import DIVERGES, PARALLELISM
 from harness.analysis.significance import MAX_SEEDS
@@ -25,7 +26,7 @@ from harness.report.document import (
     text,
 )
 from harness.report.formatting import count
-from harness.report.sections import pooled, tuning
+from harness.report.sections import ladder, pooled, tuning
 from harness.report.stamps import find_stamps
 from harness.results.records.study_summary import (
     Caveat,
@@ -33,8 +34,9 @@ from harness.results.records.study_summary import (
     EntryResult,
     SignificanceResult,
 )
+from harness.results.records.tuning import TUNED, TUNING
 
-LEAKS: Sequence[CaveatKind] = ("non-causal", "below-entropy")
+MAX_TRENDS = 3  # effective speedups that are stated
 MAX_CAVEATS = 6  # of one kind that are listed
 CAVEAT_TITLES: Mapping[CaveatKind, str] = {
     "non-causal": "Not causal: these entries see later tokens. Their losses are not comparable.",
@@ -124,7 +126,7 @@ def headline(summary: Summary) -> Text:
             ": ",
             join(by_verdict, "; "),
             ".",
-            _largest_improvement(summary, sound),
+            _largest_improvement(summary, _tuned(summary, sound)),
         )
     tested = {result.asked: result for result in tests.pooled} if answer else {}
     return text(
@@ -134,7 +136,15 @@ def headline(summary: Summary) -> Text:
         NO_MARGIN if tests.margin is None else "",
         _doubtful(summary, [*sound, *covered]),
         _tuning(summary),
+        _ladder(summary),
     )
+
+
+def _ladder(summary: Summary) -> Text:
+    """Return the effective speedups of a ladder."""
+    trends = summary.ladder.trends[:MAX_TRENDS] if summary.ladder else []
+    sentences = [ladder.sentence(summary.ladder, trend) for trend in trends if summary.ladder]
+    return text(" With size: ", join(sentences, " ")) if sentences else ()
 
 
 def _not_comparable(summary: Summary) -> list[Text]:
@@ -146,6 +156,15 @@ def _not_comparable(summary: Summary) -> list[Text]:
     return [
         text(f"not comparable, {reason}: ", code_list(named)) for reason, named in labels.items()
     ]
+
+
+def _tuned(
+    summary: Summary, results: Mapping[str, SignificanceResult]
+) -> dict[str, SignificanceResult]:
+    """Return the results of tuned entries if there are any, else all."""
+    axes = {entry.label: entry.axes for entry in summary.study.entries}
+    tuned = {label: result for label, result in results.items() if axes[label].get(TUNING) == TUNED}
+    return tuned or dict(results)
 
 
 def _tuning(summary: Summary) -> Text:

@@ -123,6 +123,13 @@ class LadderCurvePoint(StrictModel):
     val_loss_ci95: Bounds | None = Field(description="its 95 % interval")
 
 
+class LadderExclusion(StrictModel):
+    """An entry without a law, or without a speedup."""
+
+    entry: str = Field(description=CURVE)
+    reason: str = Field(description="why")
+
+
 class Ladder(StrictModel):
     """Scaling laws over the sizes of an axis."""
 
@@ -137,4 +144,7 @@ class Ladder(StrictModel):
     trends: list[LadderTrend] = Field(description="effective speedups over all sizes")
     projections: list[LadderProjection] = Field(description="laws at `project_to`")
     curves: list[LadderCurvePoint] = Field(description="points of the laws, for figures")
-    unfitted: list[str] = Field(description="entries with fewer than three sizes that are done")
+    unfitted: list[LadderExclusion] = Field(description="entries without a law")
+    uncompared: list[LadderExclusion] = Field(
+        description="entries with a law whose losses are not comparable with the baseline's"
+    )
