@@ -248,14 +248,30 @@ def _age_key(launches: list[LaunchRecord]) -> Age:
 
 
 def _current(runs: list[RunData], age: Age) -> list[RunData]:
-    """Keep the newest run of each entry and seed, and only runs with the entry's newest options."""
-    options: dict[str, dict[str, VariantChoice]] = {}
+    """Keep the newest run of each entry and seed, and only runs with the entry's newest settings.
+
+    Settings that vary between entries are not in the settings hash, so that a study may have runs
+    of the same labels with others.
+    """
+    newest: dict[str, RunSpec] = {}
     kept: dict[tuple[str, int, int], RunData] = {}
     for run in sorted(runs, key=age, reverse=True):
         entry = run.spec.entry
-        if options.setdefault(entry, run.spec.axes) == run.spec.axes:
+        if _same_settings(newest.setdefault(entry, run.spec), run.spec):
             kept.setdefault((entry, run.seed, run.order_seed), run)
     return list(kept.values())
+
+
+def _same_settings(spec: RunSpec, other: RunSpec) -> bool:
+    """Return whether two runs differ only in their seeds; another name of a text is the same."""
+    not_hashed = {"corpus": other.data.corpus, "separator": other.data.separator}
+    data = spec.data.model_copy(update=not_hashed)
+    return (
+        spec.axes == other.axes
+        and spec.model == other.model
+        and spec.train == other.train
+        and data == other.data
+    )
 
 
 def _compare(launches: list[LaunchRecord], settings_hash: str) -> tuple[str, ...] | None:

@@ -22,14 +22,19 @@ CrossedLosses = dict[tuple[int, int], float]  # (seed, data seed) -> final valid
 
 
 def variance_components(study: StudyResults) -> list[VarianceComponents]:
-    """Return the components of the loss and its difference, of entries with all pairs of seeds."""
+    """Return the components of the loss and its difference, of entries with all pairs of seeds.
+
+    Only entries of the baseline's context are pooled: the noise depends on the size of the model.
+    """
     baseline_parallelism = study.baseline.get(PARALLELISM)
     losses: dict[str, CrossedLosses] = {}
     differences: dict[str, CrossedLosses] = {}
+    in_baseline_context = {axis: study.baseline.get(axis) for axis in study.contexts}
     crossed = [
         entry
         for entry in study.entries
         if entry.axes.get(PARALLELISM, baseline_parallelism) == baseline_parallelism
+        and study.context_of(entry) == in_baseline_context
     ]
     for entry in crossed:
         if table := _crossed_losses(entry):

@@ -16,7 +16,14 @@ from harness.config.runs import Corpora, RunBuilder
 from harness.config.schema_errors import quoted
 from harness.config.settings import Settings
 from harness.config.study_file import StudyFile
-from harness.config.trials import MAX_TRIALS, TunedLevels, TuningPlan, check_windows, resolve_levels
+from harness.config.trials import (
+    MAX_TRIALS,
+    TunedLevels,
+    TuningPlan,
+    check_options,
+    check_windows,
+    resolve_levels,
+)
 from harness.config.tuning import Tuning
 from harness.config.tuning import read as read_tuning
 from harness.config.warm_start import Checkpoint, Source, SourceRun
@@ -263,9 +270,10 @@ def _tune(
             f"{len(entries):,} entries have {n_trials:,} trials; allowed: at most {MAX_TRIALS:,}",
         )
         return [], [problem]
+    problems = list(check_options(matrix.location, entries, matrix.tuning))
     resolver = matrix.resolver
     levels = [resolve_levels(entry, matrix.tuning, matrix.baseline, resolver) for entry in entries]
-    return [tuned for tuned in levels if tuned is not None], []
+    return [tuned for tuned in levels if tuned is not None], problems
 
 
 def _source_entries(source: Source | None) -> list[PlannedEntry]:

@@ -45,6 +45,7 @@ class Evals:
     val_loss: FloatArray
     bits_per_byte: FloatArray
     train_s: FloatArray
+    ema_val_loss: FloatArray
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,12 @@ def _read(run: Run) -> RunData:
 
 def _check(run: RunData) -> None:
     """Check that the curves are in order and that a run that is done is complete."""
-    values = (run.evals.val_loss, run.evals.bits_per_byte, run.evals.train_s)
+    values = (
+        run.evals.val_loss,
+        run.evals.bits_per_byte,
+        run.evals.train_s,
+        run.evals.ema_val_loss,
+    )
     if (np.abs(values) > MAX_NUMBER).any():
         raise StoreError(f"eval.jsonl: a value is above {MAX_NUMBER:g}")
     if (np.diff(run.evals.step) < 0).any():
@@ -209,6 +215,7 @@ def _eval_columns(evals: list[EvalRecord]) -> Evals:
         val_loss=column([line.val_loss for line in evals]),
         bits_per_byte=column([line.bits_per_byte for line in evals]),
         train_s=column([line.train_s for line in evals]),
+        ema_val_loss=column([line.ema_val_loss for line in evals]),
     )
 
 

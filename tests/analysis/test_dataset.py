@@ -199,8 +199,8 @@ def test_tuning_is_context_without_compare(fake):
     fake.baseline = {"positional": "learned", "tuning": "untuned"}
     study = dataset.read(fake.write().store, "tiny")
     assert (study.asked, study.contexts) == (["positional"], ["tuning"])
-    tuned = study.find({"positional": "rope", "tuning": "tuned"})
-    assert study.baseline_of(tuned).label == "learned-tuned"
+    by_label = {entry.label: entry for entry in study.entries}
+    assert study.baseline_of(by_label["rope-tuned"]) is by_label["learned-tuned"]
 
 
 def test_the_newest_launch_of_these_settings_names_the_asked_axes(sizes):
@@ -212,3 +212,32 @@ def test_the_newest_launch_of_these_settings_names_the_asked_axes(sizes):
     sizes.store.record_launch("tiny", other)
     study = dataset.read(sizes.store, "tiny")
     assert (study.asked, study.contexts) == (["size"], ["positional"])
+
+
+def test_runs_of_a_label_with_other_settings_are_superseded(sizes):
+    """The settings hash omits what varies: an edited level must not be averaged with the old one."""
+    sizes.compare = ["positional"]
+    sizes.write()
+    other = sizes.settings["size"] | {"S": {"model.n_embd": 96, "train.lr": 1e-3}}
+    sizes.settings = {"size": other}
+    sizes.overrides = {"train.warmup_steps": 3}  # an expression that the sections state
+    sizes.seeds = (0, 1)
+    old = {run.run_id for run in sizes.store.runs("tiny")}
+    for seed in sizes.seeds:
+        for labels in (("learned", "S"), ("rope", "S"), ("rope", "M")):
+            shutil.rmtree(sizes.store.run("tiny", f"{'-'.join(labels)}-s{seed}-c0ffee").path)
+            sizes.run(labels, seed)
+    assert old == {run.run_id for run in sizes.store.runs("tiny")}
+    launch = LaunchRecord(
+        order=[f"{name}-s{seed}-c0ffee" for name in ("rope-S", "rope-M") for seed in (0, 1)],
+        settings_hash=sizes.settings_hash,
+        compare=["positional"],
+    )
+    sizes.store.record_launch("tiny", launch)
+    study = dataset.read(sizes.store, "tiny")
+    seeds = {entry.label: [run.seed for run in entry.runs] for entry in study.entries}
+    assert seeds["rope-S"] == seeds["rope-M"] == [0, 1]
+    assert seeds["rope-L"] == [0, 1, 2]
+    for label in ("rope-S", "rope-M"):
+        entry = next(entry for entry in study.entries if entry.label == label)
+        assert {run.spec.train.warmup_steps for run in entry.runs} == {3}

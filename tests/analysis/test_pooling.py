@@ -118,3 +118,24 @@ def test_rankings_and_savings_stay_within_a_context(sizes, read_study):
     of_context = {tuple(effect.levels.values()): effect for effect in effects.context_effects}
     assert of_context["L",].estimate == pytest.approx(-0.3, abs=0.02)
     assert len(made.tables["pooled"]) == 6
+
+
+def test_contexts_of_other_tokenizers_are_pooled_in_bits_per_byte(fake, read_study):
+    """A mean of nats per byte and nats per word piece has no unit."""
+    fake.axes = {"positional": ["learned", "rope"], "data.tokenizer": ["bytes", "gpt2"]}
+    fake.settings = {"data.tokenizer": {n: {"data.tokenizer": n} for n in ("bytes", "gpt2")}}
+    fake.baseline = {"positional": "learned", "data.tokenizer": "bytes"}
+    fake.compare = ["positional"]
+    study = read_study(fake)
+    tests = test_hypotheses(study)["val_loss"]
+    assert {test.unit for test in tests.entries.values()} == {None}
+    (rope,) = tests.pooled
+    in_nats = np.mean(
+        [
+            losses_of(study, f"rope-{n}") - losses_of(study, f"learned-{n}")
+            for n in fake.axes["data.tokenizer"]
+        ]
+    )
+    assert rope.unit == "bits per byte"
+    assert rope.difference.mean == pytest.approx(in_nats / np.log(2))
+    assert tests.context_effects == []

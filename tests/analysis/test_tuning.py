@@ -70,6 +70,15 @@ def test_each_change_of_a_verdict_is_named(tuned, expected):
     assert row.outcome == expected
 
 
+def test_the_largest_improvement_is_one_of_tuned_entries(tuned, no_figures):
+    tuned.loss = losses({"learned": 3e-3, "rope": 1e-3}, {"rope": -0.03})
+    report, _, _ = written(tuned.write())
+    assert "Largest improvement: `rope-single-tuned`" in report
+    plant_untuned_gain(tuned)
+    report, _, _ = written(tuned.write())
+    assert "Largest improvement" not in report
+
+
 def result(verdict: str, mean: float, half: float) -> SignificanceResult:
     difference = Mean(mean=mean, ci95=(mean - half, mean + half), n=3)
     return SignificanceResult(verdict=verdict, difference=difference)

@@ -252,6 +252,17 @@ def test_a_study_that_cannot_hold_windows_back_is_refused(harness, planted):
     assert "train.eval_tokens: gives 1 validation window" in refused.stderr
 
 
+@pytest.mark.parametrize(("option", "key"), [("lr", "lr"), ("beta1", "beta1")])
+def test_an_own_option_of_an_optimizer_is_not_tuned(harness, planted, option, key):
+    path = harness.folder / "study.toml"
+    own = '{ variant = "lion", lr = 1e-4 }' if option == "lr" else '"lion"'
+    path.write_text(path.read_text().replace("[axes]", f'[axes]\noptimizer = ["adamw", {own}]'))
+    axes = f'tune.axes={{"train.{key}"=[0.1, 0.2]}}'
+    refused = harness("run", "study.toml", settings=[axes], code=2)
+    assert f'tune.axes."train.{key}": the optimizer lion' in refused.stderr
+    assert f"of its own, which train.{key} does not change" in refused.stderr
+
+
 def test_an_invalid_trial_names_its_place(harness, planted):
     settings = ["train.min_lr=2e-3", "train.lr=1e-2"]
     refused = harness("run", "study.toml", settings=settings, code=2)

@@ -31,7 +31,8 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
     if not summary.equivalence:
         yield paragraph("No two runs that differ only in the parallelism are done yet.")
         return
-    tolerance = TOLERANCES[study.spec.train.precision]
+    precisions = {entry.runs[0].spec.train.precision for entry in study.entries}
+    tolerance = TOLERANCES["bf16" if "bf16" in precisions else "fp32"]
     yield paragraph(
         "Each parallel run is compared with the run of the same seed that differs only in the "
         "parallelism: with a single process if there is one, else with the baseline's parallelism. "

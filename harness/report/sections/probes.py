@@ -71,11 +71,15 @@ def eval_lengths(summary: Summary, charts: Charts) -> Iterator[Block]:
     spec = summary.study.spec
     if spec is None or "lengths" not in summary.tables:
         return
-    trained = spec.model.seq_len
+    lengths = {entry.runs[0].spec.model.seq_len for entry in summary.study.entries}
+    trained = spec.model.seq_len if len(lengths) == 1 else None
+    used = (
+        f"training used sequences of {trained:,} tokens" if trained else "training lengths differ"
+    )
     rows = records(summary.tables["lengths"])
     yield paragraph(
-        "Loss of the trained model, nats per token, on sequences of each length; training used "
-        f"sequences of {trained:,} tokens. Every length covers about the same number of "
+        f"Loss of the trained model, nats per token, on sequences of each length; {used}. Every "
+        "length covers about the same number of "
         "validation tokens, in windows that do not overlap. Each window starts without "
         "context, so tokens of longer windows have more context on average."
     )
@@ -99,7 +103,9 @@ def eval_lengths(summary: Summary, charts: Charts) -> Iterator[Block]:
     yield from chart_blocks(charts, "length_loss", "position_loss")
 
 
-def _by_length(caption: str, rows: Sequence[Record], cells: Sequence[str], trained: int) -> Table:
+def _by_length(
+    caption: str, rows: Sequence[Record], cells: Sequence[str], trained: int | None
+) -> Table:
     """Return a table with one row per entry and one column per length; a cell for each row."""
     lengths = sorted({row["length"] for row in rows})
     by_entry: dict[str, dict[int, str]] = {}

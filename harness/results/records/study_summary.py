@@ -63,6 +63,11 @@ class EntryMetrics(StrictModel):
     bits_per_byte: Mean | None = Field(
         description="final validation loss, bits per byte: mean over seeds"
     )
+    ema_val_loss: Mean | None = Field(
+        default=None,
+        description="final validation loss of the moving average of the parameters, nats per "
+        "token: mean over seeds; null without one. The verdicts are on `val_loss`",
+    )
     tokens_per_s: Median | None = Field(description="tokens per step over the median step time")
     step_s: Median | None = Field(
         description="median time of the timed steps of the slowest rank, seconds"
