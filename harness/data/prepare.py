@@ -72,7 +72,7 @@ def prepare_shards(
     writer = _Writer(settings, manifest, tokenizer.dtype)
     clock = _Clock(source.n_bytes)
     n_workers = settings.n_workers or os.cpu_count() or 1
-    todo = writer.missing(source.pieces(settings.val_fraction), clock)
+    todo = writer.missing(source.pieces(settings.val_fraction))
     for batch, tokens in workers.tokenize(todo, settings.tokenizer, n_workers):
         for piece, piece_tokens in zip(batch, tokens, strict=True):
             writer.add(piece, piece_tokens)
@@ -169,7 +169,7 @@ class _Writer:
         n_open = sum(shard.n_tokens for shard in self._open.values())
         return n_open + sum(shard.tokens for shard in self.shards)
 
-    def missing(self, all_pieces: Iterator[Piece], clock: "_Clock") -> Iterator[Piece]:
+    def missing(self, all_pieces: Iterator[Piece]) -> Iterator[Piece]:
         """Yield the pieces that are in no finished shard."""
         n_left: dict[Split, int] = {"train": 0, "val": 0}
         for shard in self.shards:
@@ -177,7 +177,6 @@ class _Writer:
         for piece in all_pieces:
             if n_left[piece.split] > 0:
                 n_left[piece.split] -= 1
-                clock.skip(piece.n_bytes)
             else:
                 yield piece
 
@@ -228,22 +227,19 @@ class _Writer:
 
 
 class _Clock:
-    """Estimate the time left from the bytes that were tokenized in this call."""
+    """Estimate the time left from the bytes that were tokenized since the first result."""
 
     def __init__(self, n_bytes: int) -> None:
         self._n_bytes = n_bytes
-        self._n_skipped = 0
-        self._start_s = time.monotonic()
-
-    def skip(self, n_bytes: int) -> None:
-        """Leave out the first bytes, which an earlier call has tokenized."""
-        self._n_skipped = n_bytes
+        self._first: tuple[int, float] | None = None
 
     def progress(self, n_bytes: int, writer: _Writer) -> Progress:
         """Return how far the tokenization is after `n_bytes`."""
         total = max(self._n_bytes, n_bytes)
-        n_done = n_bytes - self._n_skipped
+        now_s = time.monotonic()
+        n_before, start_s = self._first or (n_bytes, now_s)
+        self._first = (n_before, start_s)
         left_s = None
-        if n_done > 0:
-            left_s = (time.monotonic() - self._start_s) * (total - n_bytes) / n_done
+        if n_bytes > n_before:
+            left_s = (now_s - start_s) * (total - n_bytes) / (n_bytes - n_before)
         return Progress(n_bytes / max(1, total), writer.n_tokens, len(writer.shards), left_s)

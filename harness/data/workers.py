@@ -1,7 +1,10 @@
 """Worker processes that tokenize texts, which import only what they need, to start fast."""
 
 import multiprocessing
+import multiprocessing.connection
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -49,7 +52,16 @@ def tokenize(
 def _start(tokenizer: str) -> None:
     global _tokenizer  # noqa: PLW0603
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _tokenizer = Tokenizer(tokenizer)
+
+
+def _end_with_parent() -> None:
+    """End this process when the parent has ended, also if it was killed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _encode(texts: Sequence[str]) -> list[np.ndarray]:
