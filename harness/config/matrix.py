@@ -98,9 +98,12 @@ class PlannedStudy:
         """
         by_id = {spec.run_id: spec for spec in self.runs}
         if run_id not in by_id:
+            hint = ""
+            if self.tuning is not None:
+                hint = "; tuned runs have ids when their trials have ended"
             raise UserError(
                 f"--run {run_id}: not a run of this study; the id covers the settings, the seed "
-                "and the content of the corpus. `run --dry-run` lists the runs"
+                f"and the content of the corpus. `run --dry-run` lists the runs{hint}"
             )
         spec = by_id[run_id]
         source_run = by_id.get(spec.init.run_id or "") if spec.init else None

@@ -57,6 +57,8 @@ def test_a_gain_from_untuned_lr_vanishes(tuned, no_figures):
 
 PLANTED = {
     "holds": losses({"learned": 1e-3, "rope": 1e-3}, {"rope": -0.1}),
+    "shrinks": losses({"learned": 3e-3, "rope": 1e-3}, {"rope": -0.03}),
+    "grows": losses({"learned": 1e-3, "rope": 3e-3}, {"rope": -0.1}),
     "reverses": losses({"learned": 3e-3, "rope": 1e-3}, {"rope": 0.015}),
     "appears": losses({"learned": 1e-3, "rope": 1e-2}, {"rope": -0.12}),
     "no difference shown": losses({"learned": 1e-3, "rope": 1e-3}),
