@@ -67,12 +67,15 @@ def _differences(spec: RunSpec, base: RunSpec, equal_length: bool) -> Iterator[s
         yield f"other validation windows ({spec.eval_windows}, {base.eval_windows})"
 
 
-def _validation_tokens(spec: RunSpec) -> list[TokenSlice] | None:
-    """Return the content of the validation tokens, wherever the files are; None if unknown."""
+def _validation_tokens(spec: RunSpec) -> tuple[list[TokenSlice], list[float]] | None:
+    """Return the content of the validation tokens and the weight of each corpus of a mixture.
+
+    The files may be anywhere. None if the content is unknown.
+    """
     slices = spec.launch.val_tokens
     if not slices or any(part.sha256 is None for part in slices):
         return None
-    return [part.model_copy(update={"file": ""}) for part in slices]
+    return [part.model_copy(update={"file": ""}) for part in slices], spec.launch.weights
 
 
 def caveats(study: StudyResults) -> Iterator[Caveat]:

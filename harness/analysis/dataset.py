@@ -264,7 +264,8 @@ def _current(runs: list[RunData], age: Age) -> list[RunData]:
 
 def _same_settings(spec: RunSpec, other: RunSpec) -> bool:
     """Return whether two runs differ only in their seeds; another name of a text is the same."""
-    data = spec.data.model_copy(update={"corpus": other.data.corpus})
+    not_hashed = {"corpus": other.data.corpus, "separator": other.data.separator}
+    data = spec.data.model_copy(update=not_hashed)
     return (
         spec.axes == other.axes
         and spec.model == other.model

@@ -38,6 +38,8 @@ def result(entry: Entry, status: EquivalenceStatus | None = None) -> EntryMetric
     )
     val_losses = [run.final_loss for run in done]
     bits_per_byte = [float(run.evals.bits_per_byte[-1]) for run in done]
+    ema_losses = [float(run.evals.ema_val_loss[-1]) for run in done]
+    has_average = bool(np.isfinite(ema_losses).all()) and bool(done)
     return EntryMetrics(
         entry=entry.label,
         axes=entry.axes,
@@ -47,6 +49,7 @@ def result(entry: Entry, status: EquivalenceStatus | None = None) -> EntryMetric
         equivalence=status,
         val_loss=intervals.mean(val_losses) if done else None,
         bits_per_byte=intervals.mean(bits_per_byte) if done else None,
+        ema_val_loss=intervals.mean(ema_losses) if has_average else None,
         tokens_per_s=tokens_per_s,
         step_s=step_s,
         peak_memory_bytes=fullest.peak if fullest else None,

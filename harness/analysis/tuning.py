@@ -270,15 +270,21 @@ def outcome(
     """Return how a verdict changes when both entries are tuned; None without both verdicts.
 
     A difference `vanishes` if the tuned entries are equivalent, or if the interval of their
-    difference excludes the untuned difference; otherwise an unresolved one is `not shown`.
+    difference excludes the untuned difference; otherwise an unresolved one is `not shown`. A
+    difference that stays `shrinks` or `grows` if the interval excludes the untuned difference.
     """
     if before is None or after is None or before.verdict is None or after.verdict is None:
         return None
     differs_after = after.verdict in DIFFERENCES
     if before.verdict not in DIFFERENCES:
         return "appears" if differs_after else "no difference shown"
-    if differs_after:
-        return "holds" if after.verdict == before.verdict else "reverses"
     low, high = after.difference.ci95 or (-math.inf, math.inf)
     is_excluded = not low <= before.difference.mean <= high
+    if differs_after and after.verdict != before.verdict:
+        return "reverses"
+    if differs_after and is_excluded:
+        is_smaller = abs(after.difference.mean) < abs(before.difference.mean)
+        return "shrinks" if is_smaller else "grows"
+    if differs_after:
+        return "holds"
     return "vanishes" if after.verdict == "equivalent" or is_excluded else "not shown"

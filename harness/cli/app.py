@@ -15,6 +15,7 @@ from harness.cli import (
     check,
     checkpoint,
     compare,
+    data,
     export,
     plan,
     report,
@@ -79,6 +80,7 @@ def build_app(completion: bool = False) -> typer.Typer:
     add("reproduce", reproduce.reproduce, RESULTS, "results/ablations again")
     add("export", export.export, RESULTS, "ablations --to parquet")
     add("sample", sample.sample, MODELS, "results/STUDY/RUN_ID/checkpoint/best --prompt ROMEO:")
+    app.add_typer(data.build_app(), name="data", rich_help_panel=STUDIES)
     app.add_typer(checkpoint.build_app(), name="checkpoint", rich_help_panel=MODELS)
     add("_worker", worker.worker, STUDIES, "results/STUDY/RUN_ID/spec.json")
     return app

@@ -8,7 +8,9 @@ from typing import Annotated, Literal
 
 import typer
 
-TOKENIZER_HELP = "bytes, gpt2, r50k_base or p50k_base; default: the checkpoint's."
+TOKENIZER_HELP = (
+    "bytes, gpt2, r50k_base, p50k_base, cl100k_base or o200k_base; default: the checkpoint's."
+)
 
 Checkpoint = Annotated[
     Path,

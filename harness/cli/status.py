@@ -55,7 +55,13 @@ def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS
 
 def _tuning(store: "Store", study: str, outcomes: "Mapping[str, Outcome]") -> Iterator[str]:
     """Yield how far the tuning of a study is, if it tunes."""
-    record = store.tuning(study)
+    from harness.errors import StoreError
+
+    try:
+        record = store.tuning(study)
+    except StoreError as error:
+        yield str(error)
+        return
     if record is None:
         return
     run_ids = [run_id for tuned in record.entries for run_id in tuned.trials]

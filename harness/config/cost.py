@@ -17,6 +17,7 @@ from harness.model.part_check import describe_failure
 from harness.model.precision import dtype_of
 from harness.probes.activations import Activations
 from harness.results.records import PredictedCost, ResolvedModel, TrainSettings, VariantChoice
+from harness.training.averaging import with_average
 from variants.base import ModelShape
 
 
@@ -82,7 +83,7 @@ class CostEstimator:
                 failure = describe_failure(error, "memory_fractions", type(parallelism))
                 raise UserError(failure) from error
             gathered_bytes = 4 * cost.parameters * fractions["gathered"]
-            state_bytes = sum(predicted.values())
+            state_bytes = sum(with_average(predicted, self._train).values())
             memory_bytes = state_bytes + gathered_bytes + cost.activation_bytes
         return PredictedCost(
             parameters=cost.parameters,

@@ -16,7 +16,14 @@ from harness.config.runs import Corpora, RunBuilder
 from harness.config.schema_errors import quoted
 from harness.config.settings import Settings
 from harness.config.study_file import StudyFile
-from harness.config.trials import MAX_TRIALS, TunedLevels, TuningPlan, check_windows, resolve_levels
+from harness.config.trials import (
+    MAX_TRIALS,
+    TunedLevels,
+    TuningPlan,
+    check_options,
+    check_windows,
+    resolve_levels,
+)
 from harness.config.tuning import Tuning
 from harness.config.tuning import read as read_tuning
 from harness.config.warm_start import Checkpoint, Source, SourceRun
@@ -91,9 +98,12 @@ class PlannedStudy:
         """
         by_id = {spec.run_id: spec for spec in self.runs}
         if run_id not in by_id:
+            hint = ""
+            if self.tuning is not None:
+                hint = "; tuned runs have ids when their trials have ended"
             raise UserError(
                 f"--run {run_id}: not a run of this study; the id covers the settings, the seed "
-                "and the content of the corpus. `run --dry-run` lists the runs"
+                f"and the content of the corpus. `run --dry-run` lists the runs{hint}"
             )
         spec = by_id[run_id]
         source_run = by_id.get(spec.init.run_id or "") if spec.init else None
@@ -263,9 +273,10 @@ def _tune(
             f"{len(entries):,} entries have {n_trials:,} trials; allowed: at most {MAX_TRIALS:,}",
         )
         return [], [problem]
+    problems = list(check_options(matrix.location, entries, matrix.tuning))
     resolver = matrix.resolver
     levels = [resolve_levels(entry, matrix.tuning, matrix.baseline, resolver) for entry in entries]
-    return [tuned for tuned in levels if tuned is not None], []
+    return [tuned for tuned in levels if tuned is not None], problems
 
 
 def _source_entries(source: Source | None) -> list[PlannedEntry]:

@@ -91,6 +91,23 @@ def _at_level(entry: PlannedEntry, label: str, values: Mapping[str, object]) -> 
     return dataclasses.replace(entry, choices=entry.choices | {TUNING: choice})
 
 
+def check_options(
+    location: str, entries: Sequence[PlannedEntry], tuning: Tuning
+) -> Iterator[Problem]:
+    """No optimizer states an option of its own in place of a tuned setting of [train]."""
+    optimizers = {entry.choices["optimizer"].label: entry.choices["optimizer"] for entry in entries}
+    for key in tuning.keys:
+        section, _, name = key.partition(".")
+        for label, choice in optimizers.items():
+            value = choice.options.get(name) if section == "train" else None
+            if value is not None:
+                yield Problem(
+                    f'{location}: tune.axes."{key}"',
+                    f"the optimizer {label} has {name} = {value} of its own, which {key} does not "
+                    "change; remove the option or the tuned key",
+                )
+
+
 def check_windows(location: str, corpus: Corpus, settings: Settings) -> Iterator[Problem]:
     """There are validation windows for the trials, and others for the final runs."""
     train = settings.train

@@ -96,6 +96,7 @@ def check_entries(location: str, entries: Sequence[PlannedEntry], axes: Axes) ->
         yield from check_settings(location, group[0].settings, parallelisms, axes)
         yield from _check_positionals(location, group, axes)
         yield from _check_documents(location, group, axes)
+        yield from _check_own_options(location, group)
 
 
 def check_settings(
@@ -104,6 +105,21 @@ def check_settings(
     """The settings of some entries fit to each other and to the entries' parallelisms."""
     yield from _check_schedule(location, settings)
     yield from _check_tokens(location, settings, parallelisms, axes)
+
+
+def _check_own_options(location: str, entries: Sequence[PlannedEntry]) -> Iterator[Problem]:
+    """No optimizer states an option of its own in place of a setting that an axis varies."""
+    for entry in entries:
+        optimizer = entry.choices["optimizer"]
+        for axis in entry.choices:
+            section, _, name = axis.partition(".")
+            value = optimizer.options.get(name) if section == "train" else None
+            if value is not None:
+                yield Problem(
+                    f'{location}: axes."{axis}"',
+                    f"the optimizer {optimizer.label} has {name} = {value} of its own, which "
+                    f"{axis} does not change; remove the option, or exclude the combination",
+                )
 
 
 def _check_documents(

@@ -15,6 +15,7 @@ import pooch
 from harness.data import formats, synthetic, tables
 from harness.data.batches import Tokens
 from harness.data.documents import separator_of
+from harness.data.hub import PREFIX, UnavailableError, load_hub
 from harness.data.locate import CorpusFiles, Patterns, find_files
 from harness.data.mixture import Corpus, Split, mix
 from harness.data.shards import cache_folder, read_shards, scan
@@ -42,10 +43,6 @@ class _Request:
     token_dtype: TokenDtype
     folder: Path
     place: str
-
-
-class UnavailableError(UserError):
-    """A corpus cannot be downloaded; the fallback corpus may replace it."""
 
 
 def prepare(data: DataSettings, folder: Path, study_file: str) -> Corpus:
@@ -135,6 +132,8 @@ def _find(request: _Request, tokenizer: Tokenizer) -> Corpus:
     if name == "tinyshakespeare":
         content = _read_tinyshakespeare(request.place)
         return _text(name, content, tokenizer)
+    if name.startswith(PREFIX):
+        return _read_hub(request, tokenizer)
     try:
         files = find_files(name, request.folder, request.patterns, request.place)
         kinds = {formats.kind_of(file) for file in files.all}
@@ -225,6 +224,20 @@ def _read_texts(request: _Request, files: CorpusFiles, tokenizer: Tokenizer) -> 
 
     corpus = _tokenized(name, f"files-{content_hash.hexdigest()[:32]}", tokenizer, make)
     return replace(corpus, sources=sources, note=_unused_note(name, files))
+
+
+def _read_hub(request: _Request, tokenizer: Tokenizer) -> Corpus:
+    """Return the corpus of a data set's documents, joined by the separator."""
+    hub = load_hub(
+        request.name, request.folder, request.patterns, request.text_column, request.place
+    )
+
+    def make() -> Text:
+        train = tables.SEPARATOR.join(hub.documents(hub.train))
+        val = None if hub.val is None else tables.SEPARATOR.join(hub.documents(hub.val))
+        return Text(train, val)
+
+    return _tokenized(request.name, f"hub-{hub.key[:32]}", tokenizer, make)
 
 
 def _tokenized(name: str, key: str, tokenizer: Tokenizer, make: Callable[[], Text]) -> Corpus:

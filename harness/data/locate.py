@@ -63,8 +63,8 @@ def find_files(name: str, folder: Path, patterns: Patterns, place: str) -> Corpu
             raise UserError([Problem(place, f"'{name}': matches no file ({path.absolute()})")])
     else:
         message = (
-            f"'{name}': no such file ({path.resolve()}); allowed: tinyshakespeare, synthetic, "
-            "hf:OWNER/NAME, or a file, a folder or a glob relative to the study file"
+            f"'{name}': no such file ({path.resolve()}); allowed: a file, a folder, a glob, "
+            "hf:OWNER/NAME, and in a study tinyshakespeare or synthetic"
         )
         raise UserError([Problem(place, message)])
     if patterns == Patterns():
@@ -110,7 +110,7 @@ def _split_by_name(name: str, path: Path, files: Sequence[Path], place: str) -> 
         message = (
             "needs files with `train` and files with `val` as a part of their names, e.g. "
             "train_000.bin and val_000.bin, or the patterns train and val; found: "
-            f"{_names(files)}{_unreadable(path)}"
+            f"{_names(files) if files else 'none' + _unreadable(path)}"
         )
     if message is not None:
         raise UserError([Problem(place, f"'{name}': {message}")])

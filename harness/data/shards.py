@@ -8,7 +8,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +19,10 @@ from harness.data.batches import DTYPES
 from harness.data.token_files import SAMPLE_BYTES, layout
 from harness.data.tokenizers import Tokenizer
 from harness.errors import Problem, StoreError, UserError
-from harness.results.files import read_json, write_json
-from harness.results.records import TokenDtype, TokenFileScan, TokenSlice
+from harness.results.files import read_json, read_record, write_json
+from harness.results.records import ShardManifest, TokenDtype, TokenFileScan, TokenSlice
 
+MANIFEST = "manifest.json"  # of a folder that `data prepare` has written
 CHUNK_BYTES = 1 << 24
 # A file may change again within the resolution of its times; a younger scan is not cached.
 SETTLED_S = 2.0
@@ -52,6 +53,7 @@ def read_shards(
                 "if the tokens are the tokenizer's"
             )
             problems.append(Problem(place, f"{meta}: {message}"))
+        problems += _manifest_problems(folder, tokenizer, place)
     if problems:
         raise UserError(problems)
     for file in files:
@@ -66,6 +68,32 @@ def read_shards(
     if problems:
         raise UserError(problems)
     return slices
+
+
+def _manifest_problems(folder: Path, tokenizer: Tokenizer, place: str) -> Iterator[Problem]:
+    """Yield why the shards that `data prepare` has written in a folder cannot be read."""
+    file = folder / MANIFEST
+    try:
+        manifest = read_record(file, ShardManifest)
+    except StoreError:  # none, or of another program
+        return
+    if not manifest.complete:
+        message = "the shards are incomplete; run the same `data prepare` again to finish them"
+        yield Problem(place, f"{file}: {message}")
+        return
+    if manifest.tokenizer != tokenizer.name:
+        message = (
+            f"the shards hold tokens of '{manifest.tokenizer}', the study has the tokenizer "
+            f"'{tokenizer.name}'; set data.tokenizer, or prepare the text again"
+        )
+        yield Problem(place, f"{file}: {message}")
+    for shard in manifest.shards:
+        path = folder / shard.file
+        if not path.is_file():
+            yield Problem(place, f"{path}: is missing; run the same `data prepare` again")
+        elif scan(path).sha256 != shard.sha256:
+            message = "is not as `data prepare` has written it; run the same command again"
+            yield Problem(place, f"{path}: {message}")
 
 
 def verify(slices: Iterable[TokenSlice]) -> None:

@@ -6,17 +6,22 @@ file is an object, and each row of a Parquet table a record, whose text column i
 
 import gzip
 import io
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
 
 from harness.data import formats
 from harness.errors import Problem, UserError, choices
 
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
 SEPARATOR = "<|endoftext|>"
 PARQUET_HINT = "pip install 'ablations[parquet]'"
+COMPRESSION = 3  # bytes of text in a byte of a compressed file, about
 MAX_PROBLEMS = 5  # of one file that are reported
 
 
@@ -85,7 +90,7 @@ def _text_of(line: bytes, column: str) -> str | Problem:
     if not isinstance(row, dict):
         return Problem("", f"a JSON {_json_type(row)}; each line must be an object")
     if column not in row:
-        return Problem("", _no_column(column, list(row)))
+        return Problem("", no_column(column, list(row)))
     text = row[column]
     if not isinstance(text, str):
         return Problem("", f"'{column}' is a JSON {_json_type(text)}, not text; remove the line")
@@ -97,7 +102,8 @@ def _json_type(value: object) -> str:
     return names.get(type(value), "object" if isinstance(value, dict) else "null")
 
 
-def _no_column(column: str, columns: list[str]) -> str:
+def no_column(column: str, columns: list[str]) -> str:
+    """Return the message on a column that is not among `columns`."""
     return f"no column '{column}'; {choices(column, columns)}; set text_column"
 
 
@@ -116,7 +122,8 @@ def _open(file: Path) -> BinaryIO:
     return open(file, "rb")
 
 
-def _parquet(file: Path, column: str, place: str) -> Iterator[str]:
+def _open_parquet(file: Path, column: str, place: str) -> "ParquetFile":
+    """Return a table that has a column of text."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -130,11 +137,18 @@ def _parquet(file: Path, column: str, place: str) -> Iterator[str]:
         raise UserError([Problem(place, message)]) from error
     schema = table.schema_arrow
     if column not in schema.names:
-        raise UserError([Problem(place, f"{file}: {_no_column(column, schema.names)}")])
+        raise UserError([Problem(place, f"{file}: {no_column(column, schema.names)}")])
     dtype = schema.field(column).type
     if not (pyarrow.types.is_string(dtype) or pyarrow.types.is_large_string(dtype)):
         message = f"{file}: the column '{column}' is of type {dtype}, not string; set text_column"
         raise UserError([Problem(place, message)])
+    return table
+
+
+def _parquet(file: Path, column: str, place: str) -> Iterator[str]:
+    table = _open_parquet(file, column, place)
+    import pyarrow
+
     n_rows = 0
     try:
         for batch in table.iter_batches(columns=[column]):
@@ -148,3 +162,25 @@ def _parquet(file: Path, column: str, place: str) -> Iterator[str]:
     except pyarrow.ArrowException as error:
         message = f"{file}: damaged after row {n_rows} ({error}); copy it again"
         raise UserError([Problem(place, message)]) from error
+
+
+def text_bytes(file: Path, column: str, place: str) -> int:
+    """Return about how many bytes of text a file holds.
+
+    Raises:
+        UserError: the file is not a Parquet table that can be read.
+    """
+    n_bytes = file.stat().st_size
+    if formats.kind_of(file) == "Parquet":
+        metadata = _open_parquet(file, column, place).metadata
+        sizes = [
+            metadata.row_group(i).column(j).total_uncompressed_size
+            for i, j in itertools.product(
+                range(metadata.num_row_groups), range(metadata.num_columns)
+            )
+            if metadata.row_group(i).column(j).path_in_schema == column
+        ]
+        return sum(sizes)
+    if file.suffix.lower() in (".gz", ".zst", ".zstd"):
+        return COMPRESSION * n_bytes
+    return n_bytes

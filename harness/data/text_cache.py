@@ -54,7 +54,7 @@ class TokenizedSplits:
 
 def tokenize(key: str, tokenizer: Tokenizer, make: Callable[[], Text]) -> TokenizedSplits:
     """Return the tokens of a text; create them by `make` if `key` is not in the cache."""
-    name = f"{key}-{tokenizer.name}-{_tokenization_hash()}.json"
+    name = f"{key}-{tokenizer.name}-{tokenization_hash()}.json"
     description = cache_folder() / "tokens" / name
     tokens_file = description.with_suffix(".bin")
     try:
@@ -109,7 +109,7 @@ def split(whole: TokenSlice, n_train: int) -> tuple[TokenSlice, TokenSlice]:
     return whole.model_copy(update={"stop": cut}), whole.model_copy(update={"start": cut})
 
 
-def _tokenization_hash() -> str:
+def tokenization_hash() -> str:
     """Return the hash of the code that turns a text into tokens, which a cache must not outlive."""
     files = [Path(__file__), Path(tokenizers.__file__), Path(tables.__file__)]
     return Code.of({file.name: file for file in files}).hash

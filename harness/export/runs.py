@@ -87,6 +87,7 @@ class ExportedRun:
             point = points.setdefault(step, Point(step, float(evals.train_s[i]), {}))
             point.values["val/loss"] = float(evals.val_loss[i])
             point.values["val/bits_per_byte"] = float(evals.bits_per_byte[i])
+            point.values["val/ema_loss"] = float(evals.ema_val_loss[i])
         for step in sorted(points):
             point = points[step]
             finite = {name: value for name, value in point.values.items() if np.isfinite(value)}

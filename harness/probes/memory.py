@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,17 +17,21 @@ RSS_UNIT_BYTES = (
 
 
 def measure_memory(
-    optimizer: torch.optim.Optimizer, first_step: FirstStep, device: torch.device
+    optimizer: torch.optim.Optimizer,
+    first_step: FirstStep,
+    device: torch.device,
+    averaged: Sequence[Tensor] = (),
 ) -> RankMemory:
     """Return this rank's memory by category, in bytes.
 
+    `averaged` is the moving average of the parameters, which counts as optimizer state.
     On CUDA the peak is the allocator's, and `other` is the part of it outside the categories. On a
     CPU, where the resident set is too noisy, `other` is the gathered parameters, and the peak is
     the sum of the categories.
     """
     parameters = first_step.parameter_bytes
     gradients = first_step.gradient_bytes
-    optimizer_state = held_bytes(_state_tensors(optimizer))
+    optimizer_state = held_bytes([*_state_tensors(optimizer), *averaged])
     activations = first_step.activations.saved_bytes
     known = parameters + gradients + optimizer_state + activations
     if device.type == "cuda":

@@ -46,6 +46,11 @@ RUN_COLUMNS = [
     Column("steps_recorded", "int64", "number of steps that every rank recorded"),
     Column("val_loss", NUMBER, "final validation loss, nats per token"),
     Column("bits_per_byte", NUMBER, "final validation loss, bits per byte"),
+    Column(
+        "ema_val_loss",
+        NUMBER,
+        "final validation loss of the moving average of the parameters, nats per token",
+    ),
     Column("tokens_per_s", NUMBER, "tokens per step over the median step time"),
     Column("step_s", NUMBER, "median time of the timed steps of the slowest rank, seconds"),
     Column("peak_memory_bytes", INTEGER, "peak memory of the fullest rank, bytes"),
@@ -73,6 +78,11 @@ EVAL_COLUMNS = [
     Column("val_loss", NUMBER, "validation loss, nats per token"),
     Column("bits_per_byte", NUMBER, "validation loss, bits per byte"),
     Column("train_s", NUMBER, "training time until the evaluation, seconds"),
+    Column(
+        "ema_val_loss",
+        NUMBER,
+        "validation loss of the moving average of the parameters, nats per token",
+    ),
 ]
 SPEED_COLUMNS = ("tokens_per_s", "step_s", "mfu")
 
@@ -118,6 +128,7 @@ def _results(run: RunData) -> dict[str, object]:
     results: dict[str, object] = {
         "val_loss": run.final_loss,
         "bits_per_byte": float(run.evals.bits_per_byte[-1]),
+        "ema_val_loss": float(run.evals.ema_val_loss[-1]),
         "peak_memory_bytes": run.peak_memory_bytes,
         "parameters": probes.parameters,
         "flops_per_token": run.flops_per_token,

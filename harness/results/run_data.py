@@ -1,6 +1,6 @@
 """Read one run into arrays; a run that cannot be read is named with the reason, never raised."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from harness.errors import StoreError
 from harness.results.records import (
     PHASES,
+    CorpusLoss,
     DecodeRecord,
     Environment,
     EvalRecord,
@@ -39,12 +40,17 @@ class DecodeSetting(NamedTuple):
 
 @dataclass(frozen=True)
 class Evals:
-    """The evaluations of a run as columns of shape (n_evals,)."""
+    """The evaluations of a run as columns of shape (n_evals,).
+
+    `last_by_corpus` are the losses of the last one on each corpus of a mixture.
+    """
 
     step: NDArray[np.int64]
     val_loss: FloatArray
     bits_per_byte: FloatArray
     train_s: FloatArray
+    ema_val_loss: FloatArray
+    last_by_corpus: list[CorpusLoss] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -185,7 +191,12 @@ def _read(run: Run) -> RunData:
 
 def _check(run: RunData) -> None:
     """Check that the curves are in order and that a run that is done is complete."""
-    values = (run.evals.val_loss, run.evals.bits_per_byte, run.evals.train_s)
+    values = (
+        run.evals.val_loss,
+        run.evals.bits_per_byte,
+        run.evals.train_s,
+        run.evals.ema_val_loss,
+    )
     if (np.abs(values) > MAX_NUMBER).any():
         raise StoreError(f"eval.jsonl: a value is above {MAX_NUMBER:g}")
     if (np.diff(run.evals.step) < 0).any():
@@ -209,6 +220,8 @@ def _eval_columns(evals: list[EvalRecord]) -> Evals:
         val_loss=column([line.val_loss for line in evals]),
         bits_per_byte=column([line.bits_per_byte for line in evals]),
         train_s=column([line.train_s for line in evals]),
+        ema_val_loss=column([line.ema_val_loss for line in evals]),
+        last_by_corpus=evals[-1].by_corpus if evals else [],
     )
 
 

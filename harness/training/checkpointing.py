@@ -27,9 +27,11 @@ from harness.probes.timer import Timer
 from harness.results.files import read_json, write_json
 from harness.results.records import RunSpec
 from harness.results.store import Run
+from harness.training.averaging import ParameterAverage
 from variants.base import ModelShape
 
-STATE = "state"  # folder within a checkpoint: parameters and optimizer state, one shard per rank
+# Folder within a checkpoint: parameters, their average and optimizer state, one shard per rank.
+STATE = "state"
 CHECKSUMS = (
     "checksums.json"  # in the state folder: CRC-32 of its files, which PyTorch does not check
 )
@@ -56,12 +58,14 @@ class Checkpoints:
         context: DistributedContext,
         gpt: GPT,
         optimizer: torch.optim.Optimizer,
+        average: ParameterAverage | None = None,
     ) -> None:
         self._run = run
         self._spec = spec
         self._context = context
         self._gpt = gpt
         self._optimizer = optimizer
+        self.average = average
         self._timer = Timer(context.device)
         self._newest_step = _n_steps(run.newest_checkpoint.resolve())  # 0: none
         self._best_step = _n_steps(run.best_checkpoint.resolve())
@@ -99,7 +103,7 @@ class Checkpoints:
             if self._context.is_first:
                 write_weights(weights, folder)
             shared_folder = self._context.gather(folder)[0]
-            save_state(shared_folder, step, self._gpt, self._optimizer)
+            save_state(shared_folder, step, self._gpt, self._optimizer, self.average)
 
     def _weights(self, step: int) -> Weights:
         spec = self._spec
@@ -201,8 +205,14 @@ def _n_steps(folder: Path) -> int:
     return int(number) if folder.name.startswith("step-") and number.isdecimal() else 0
 
 
-def save_state(folder: Path, step: int, gpt: GPT, optimizer: torch.optim.Optimizer) -> None:
-    """Write parameters, optimizer state and the completed steps, each rank its own shard.
+def save_state(
+    folder: Path,
+    step: int,
+    gpt: GPT,
+    optimizer: torch.optim.Optimizer,
+    average: ParameterAverage | None = None,
+) -> None:
+    """Write parameters, their average, optimizer state and the completed steps, sharded by rank.
 
     Raises:
         StateError: a rank cannot write its shard; raised on all ranks.
@@ -212,20 +222,27 @@ def save_state(folder: Path, step: int, gpt: GPT, optimizer: torch.optim.Optimiz
     # space.
     free_bytes = shutil.disk_usage(folder.parent).free
     with _one_line_errors(f"{state_folder} cannot be written ({free_bytes} bytes were free)"):
-        state = to_dcp_state(_state(gpt, optimizer, step), shard_specs(gpt))
+        state = to_dcp_state(_state(gpt, optimizer, average, step), shard_specs(gpt))
         state_dict_saver.save(state, checkpoint_id=state_folder)
     if dist.get_rank() == 0:
         write_json(state_folder / CHECKSUMS, {"crc32": _checksums(state_folder)})
 
 
-def load_state(folder: Path, gpt: GPT, optimizer: torch.optim.Optimizer) -> int:
-    """Load parameters and optimizer state, however they were sharded; return the completed steps.
+def load_state(
+    folder: Path,
+    gpt: GPT,
+    optimizer: torch.optim.Optimizer,
+    average: ParameterAverage | None = None,
+) -> int:
+    """Load parameters, their average and optimizer state; return the completed steps.
+
+    They may have been sharded otherwise.
 
     Raises:
-        StateError: the state is incomplete or of another model; model and optimizer are undefined
-        afterwards.
+        StateError: the state is incomplete or of another model; model, average and optimizer are
+        undefined afterwards.
     """
-    state = _state(gpt, optimizer, 0)
+    state = _state(gpt, optimizer, average, 0)
     with _one_line_errors(f"{folder / STATE} cannot be read"):
         loaded = to_dcp_state(state, shard_specs(gpt))
         state_dict_loader.load(loaded, checkpoint_id=folder / STATE)
@@ -235,9 +252,12 @@ def load_state(folder: Path, gpt: GPT, optimizer: torch.optim.Optimizer) -> int:
     return int(loaded["step"])
 
 
-def _state(gpt: GPT, optimizer: torch.optim.Optimizer, step: int) -> dict[str, Any]:
+def _state(
+    gpt: GPT, optimizer: torch.optim.Optimizer, average: ParameterAverage | None, step: int
+) -> dict[str, Any]:
     model_state, optimizer_state = get_state_dict(gpt, optimizer)
-    return {"model": model_state, "optimizer": optimizer_state, "step": step}
+    state = {"model": model_state, "optimizer": optimizer_state, "step": step}
+    return state if average is None else state | {"average": average.values}
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from harness.probes.validation import ValidationWindows
 from harness.results.plausibility import implausible
 from harness.results.records import CorpusLoss, EvalRecord, RunSpec
 from harness.results.store import Run
+from harness.training.averaging import ParameterAverage
 
 
 @dataclass
@@ -50,7 +51,7 @@ class LossSums:
 
 
 class Evaluation:
-    """`evaluate(model, step, train_s)` records and returns the validation loss.
+    """`evaluate(model, step, train_s, average)` records and returns the validation loss.
 
     `evaluate.loss(model)` returns the loss only. `total_s` is the time of all recorded evaluations,
     in seconds.
@@ -66,18 +67,30 @@ class Evaluation:
         self._timer = Timer(context.device)
         self.total_s = 0.0
 
-    def __call__(self, model: nn.Module, step: int, train_s: float) -> float:
+    def __call__(
+        self,
+        model: nn.Module,
+        step: int,
+        train_s: float,
+        average: ParameterAverage | None = None,
+    ) -> float:
         """Append nats per token and bits per byte to the run's eval.jsonl, summed in float64.
 
-        Separators of texts count in the former only, also if several tokens spell one.
+        Separators of texts count in the former only, also if several tokens spell one. The loss of
+        the `average` of the parameters is recorded beside that of the parameters.
         """
+        ema_val_loss = None
         with self._timer:
             sums, *corpus_sums = self._sums(model)
+            if average is not None:
+                with average.applied():
+                    ema_val_loss = self.loss(model)
         self.total_s += self._timer.seconds
         if self._file is not None:
             record = EvalRecord(
                 step=step,
                 val_loss=sums.val_loss,
+                ema_val_loss=ema_val_loss,
                 bits_per_byte=self._bits_per_byte(sums, corpus_sums),
                 train_s=train_s,
                 eval_s=self._timer.seconds,

@@ -31,6 +31,7 @@ from harness.results.records import (
 )
 from harness.results.store import Run
 from harness.training import optimizer as optim
+from harness.training.averaging import ParameterAverage, with_average
 from harness.training.checkpointing import Checkpoints
 from harness.training.compilation import compile_blocks, compile_report
 from harness.training.diagnosis import diagnose
@@ -76,8 +77,10 @@ class Setup:
     initial_hash: str
 
     def reset_parameters(self) -> None:
-        """Initialize the parameters again."""
+        """Initialize the parameters and their average again."""
         initialize_parameters(self.gpt, self.whole, self.run, self.spec)
+        if self.train_step.average is not None:
+            self.train_step.average.reset()
 
 
 def train(
@@ -91,7 +94,9 @@ def train(
         checkpoints.
     """
     setup = set_up(run, spec, context)
-    checkpoints = Checkpoints(run, spec, setup.context, setup.gpt, setup.optimizer)
+    checkpoints = Checkpoints(
+        run, spec, setup.context, setup.gpt, setup.optimizer, setup.train_step.average
+    )
     past = resume(
         run,
         spec,
@@ -104,7 +109,7 @@ def train(
     evaluate = Evaluation(run, spec, setup.context)
     first_step = FirstStep(setup.model, setup.optimizer)
     if past.n_done == 0:
-        evaluate(setup.model, step=0, train_s=0.0)
+        evaluate(setup.model, 0, 0.0, setup.train_step.average)
     else:
         replay_measured_step(
             setup.model,
@@ -165,6 +170,7 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
         ),
         context=context,
         settings=settings,
+        average=None if settings.ema_decay is None else ParameterAverage(gpt, settings.ema_decay),
     )
     return Setup(
         run=run,
@@ -243,7 +249,8 @@ class Loop:
             is_last = n_done == settings.steps
             val_loss = None
             if n_done % settings.eval_every == 0 or is_last:
-                val_loss = self._evaluate(self._setup.model, step=n_done, train_s=self.train_s)
+                average = self._setup.train_step.average
+                val_loss = self._evaluate(self._setup.model, n_done, self.train_s, average)
             if n_done % self._checkpoint_every == 0 or is_last or self._stop.acknowledged:
                 self._checkpoints.save(n_done, val_loss)
             if self._stop.acknowledged:
@@ -307,7 +314,9 @@ def collect_probes(
         reports = context.gather(compile_report())
         compilation = max(reports, key=lambda report: (report.limit_reached, report.n_graphs))
     n_flops = sum(context.gather(first_step.flops))
-    memory = context.gather(measure_memory(setup.optimizer, first_step, context.device))
+    average = setup.train_step.average
+    averaged = [] if average is None else list(average.values.values())
+    memory = context.gather(measure_memory(setup.optimizer, first_step, context.device, averaged))
     n_parameters = sum(parameter.numel() for parameter in setup.whole.parameters())
     optimizer = setup.builder.optimizer(spec.train)
     predicted_memory = predicted_bytes(setup.whole, optimizer, parallelism)
@@ -324,7 +333,7 @@ def collect_probes(
     )
     return ProbeResults(
         memory=memory,
-        predicted_memory=MemoryPrediction(**predicted_memory),
+        predicted_memory=MemoryPrediction(**with_average(predicted_memory, spec.train)),
         parameters=n_parameters,
         flops_per_token=setup.whole.flops_per_token(),
         flops_per_token_counted=(

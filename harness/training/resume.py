@@ -84,7 +84,7 @@ def resume(
         if n_steps > n_recorded or not context.gather(_is_evaluated(evals, n_steps, spec))[0]:
             continue
         try:
-            n_done = load_state(folder, gpt, optimizer)
+            n_done = load_state(folder, gpt, optimizer, checkpoints.average)
             break
         except StateError as error:
             print(f"{error}; trying an older checkpoint")

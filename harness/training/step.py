@@ -12,6 +12,7 @@ from harness.model.precision import autocast
 from harness.probes.timer import UNTIMED, StepTimer
 from harness.results.records import TrainSettings
 from harness.training import optimizer as optim
+from harness.training.averaging import ParameterAverage
 from variants.base import Parallelism
 
 
@@ -38,6 +39,7 @@ class TrainStep:
     batches: Batches
     context: DistributedContext
     settings: TrainSettings
+    average: ParameterAverage | None = None
 
     def micro_batch_size(self, step: int) -> int:
         """Return the number of sequences in each micro-batch of a step."""
@@ -50,7 +52,7 @@ class TrainStep:
     def __call__(self, step: int, timer: StepTimer = UNTIMED) -> StepResult:
         """Make one step; `timer` sees its phases.
 
-        If the gradient norm is not finite, parameters and optimizer state stay as they are.
+        If the gradient norm is not finite, parameters, their average and optimizer state stay.
         """
         rank_loss = self.forward_backward(step, timer)
         with timer.optimizer():
@@ -58,6 +60,8 @@ class TrainStep:
             grad_norm = optim.clip(self.gpt, self.settings.grad_clip)
             if grad_norm.isfinite():
                 self.optimizer.step()
+                if self.average is not None:
+                    self.average.update(step + 1)
             self.optimizer.zero_grad()
         return StepResult(rank_loss, lr, grad_norm)
 

@@ -16,9 +16,9 @@ IN_BITS = {"data.tokenizer": "gpt2", "model.vocab_size": 512}
 IN_NATS = {
     "model": "n_layer n_head n_embd dropout tie_embeddings bias init_std",
     "data": "corpus entropy_nats_per_byte documents separator",
-    "train": "steps tokens_per_step batch_ramp micro_batch_size lr min_lr warmup_steps schedule decay_fraction beta1 beta2 "
-    "weight_decay grad_clip label_smoothing z_loss precision compile eval_every deterministic "
-    "device",
+    "train": "steps tokens_per_step batch_ramp micro_batch_size lr min_lr warmup_steps schedule "
+    "decay_fraction beta1 beta2 weight_decay grad_clip ema_decay label_smoothing z_loss precision "
+    "compile eval_every deterministic device",
 }
 
 
@@ -82,6 +82,27 @@ def test_the_same_validation_tokens_of_another_corpus_are_compared(spec):
         update={"val_tokens": [launch.val_tokens[0].model_copy(update={"start": 20})]}
     )
     assert compare_losses(other.model_copy(update={"launch": moved}), spec).unit is None
+
+
+def test_other_shares_of_a_mixture_are_not_compared(spec):
+    """The validation loss of a mixture is the mean of its corpora by their shares."""
+    parts = [
+        {"file": f"{name}.bin", "part": i, "start": 0, "stop": 90, "sha256": name * 64}
+        for i, name in enumerate("ab")
+    ]
+
+    def mixed(weights, sha256):
+        mixture = [
+            {"path": name, "weight": weight} for name, weight in zip("ab", weights, strict=True)
+        ]
+        launch = type(spec.launch).model_validate(
+            spec.launch.model_dump() | {"val_tokens": parts, "mixture": mixture}
+        )
+        return changed(spec, "data.sha256", sha256).model_copy(update={"launch": launch})
+
+    even = mixed((1.0, 1.0), "ab" * 32)
+    assert compare_losses(mixed((2.0, 2.0), "cd" * 32), even).unit == "nats per token"
+    assert compare_losses(mixed((1.0, 2.0), "cd" * 32), even).unit is None
 
 
 def asked(fake, axis, levels, margin=None):

@@ -57,6 +57,8 @@ def test_a_gain_from_untuned_lr_vanishes(tuned, no_figures):
 
 PLANTED = {
     "holds": losses({"learned": 1e-3, "rope": 1e-3}, {"rope": -0.1}),
+    "shrinks": losses({"learned": 3e-3, "rope": 1e-3}, {"rope": -0.03}),
+    "grows": losses({"learned": 1e-3, "rope": 3e-3}, {"rope": -0.1}),
     "reverses": losses({"learned": 3e-3, "rope": 1e-3}, {"rope": 0.015}),
     "appears": losses({"learned": 1e-3, "rope": 1e-2}, {"rope": -0.12}),
     "no difference shown": losses({"learned": 1e-3, "rope": 1e-3}),
@@ -68,6 +70,15 @@ def test_each_change_of_a_verdict_is_named(tuned, expected):
     tuned.loss = PLANTED[expected]
     (row,) = summary_of(tuned).tuning.comparisons
     assert row.outcome == expected
+
+
+def test_the_largest_improvement_is_one_of_tuned_entries(tuned, no_figures):
+    tuned.loss = losses({"learned": 3e-3, "rope": 1e-3}, {"rope": -0.03})
+    report, _, _ = written(tuned.write())
+    assert "Largest improvement: `rope-single-tuned`" in report
+    plant_untuned_gain(tuned)
+    report, _, _ = written(tuned.write())
+    assert "Largest improvement" not in report
 
 
 def result(verdict: str, mean: float, half: float) -> SignificanceResult:

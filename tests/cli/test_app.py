@@ -9,7 +9,7 @@ from harness.cli.app import main
 from harness.data.tokenizers import NAMES
 
 COMMANDS = ["list", "run", "check", "status", "plan", "report", "compare", "export", "sample"]
-SUBCOMMANDS = ["checkpoint import", "checkpoint export", "checkpoint show"]
+SUBCOMMANDS = ["checkpoint import", "checkpoint export", "checkpoint show", "data prepare"]
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +86,17 @@ def test_list_as_json_prints_only_json(call, tmp_path, monkeypatch):
     code, out, _ = call("list", study, "--json", *where, "--set", "train.steps=2", "--seeds", "3,4")
     assert code == 0
     assert [entry["seed"] for entry in json.loads(out)["entries"]] == [3, 4]
+
+
+def test_data_prepare_prints_what_a_study_needs(call, tmp_path, monkeypatch):
+    monkeypatch.setenv("ABLATIONS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text.txt").write_text("To be, or not to be, that is the question.\n" * 400)
+    out = tmp_path / "shards"
+    arguments = ("--tokenizer", "bytes", "--out", out, "--val-fraction", "0.1")
+    code, printed, err = call("data", "prepare", tmp_path / "text.txt", *arguments)
+    assert code == 0 and "Traceback" not in err
+    assert printed.startswith("train: 15,") and f'[data]\ncorpus = "{out}"' in printed
+    again = call("data", "prepare", tmp_path / "text.txt", *arguments)
+    assert again[:2] == (0, printed)
+    code, printed, err = call("data", "prepare", "absent.txt", *arguments)
+    assert code == 2 and printed == "" and "absent.txt': no such file" in err

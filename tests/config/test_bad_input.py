@@ -106,6 +106,11 @@ CASES = {
         ("[axes]", '[axes]\noptimizer = [{ variant = "sgd", momentum = 0.0, nesterov = true }]'),
         "axes.optimizer[0].nesterov: true: needs a momentum above 0",
     ),
+    "optimizer's own rate": (
+        ("[axes]", '[axes]\noptimizer = [{ variant = "lion", lr = 0.1 }]\n"train.lr" = [1.0, 2.0]'),
+        'axes."train.lr": the optimizer lion0.1 has lr = 0.1 of its own, which train.lr does not '
+        "change; remove the option, or exclude the combination",
+    ),
     "parameters": (
         ("n_embd = 32", "n_embd = 1048576"),
         "model.n_embd: 1048576 with n_layer = 2 gives 2.64e+13 parameters; allowed: at most 1e+12",

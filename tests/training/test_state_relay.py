@@ -17,6 +17,7 @@ from harness.distributed.process_group import DistributedContext, join
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import check_same_parameters, init_parameters
 from harness.results.records import TrainSettings, VariantChoice
+from harness.training.averaging import ParameterAverage
 from harness.training.checkpointing import load_state, save_state
 from variants import registry
 from variants.base import ModelShape
@@ -92,12 +93,15 @@ def relay(root, names):
 def pass_on(root, ranks, optimizer_name, name):
     gpt, model, optimizer, parallelism = make(ranks, optimizer_name, name, seed=1)
     before = (root / "newest").read_text()
-    n_done = load_state(root / before, gpt, optimizer)
+    average = ParameterAverage(gpt, decay=0.5)
+    n_done = load_state(root / before, gpt, optimizer, average)
     record = {"from": before, "n_done": n_done, "hash": check_same_parameters(gpt, ranks)}
+    with average.applied():
+        record["average"] = check_same_parameters(gpt, ranks)
     if ranks.is_first:
         (root / name).mkdir()
     ranks.barrier()
-    save_state(root / name, n_done, gpt, optimizer)
+    save_state(root / name, n_done, gpt, optimizer, average)
     record["losses"] = train_steps(model, optimizer, parallelism, 3)
     if ranks.is_first:
         (root / f"{name}.json").write_text(json.dumps(record))
@@ -130,7 +134,8 @@ def run_relay(root, n, names):
 def relayed(tmp_path_factory):
     """Train two steps on one process, then `relay` on two and on four.
 
-    Returns, by optimizer, the folder, and the single process's parameter hash and next losses.
+    Returns, by optimizer, the folder, and the single process's hashes of the parameters and of
+    their average, and its next losses.
     """
     root = tmp_path_factory.mktemp("relay")
     join_alone(root)
@@ -138,13 +143,17 @@ def relayed(tmp_path_factory):
     relays = {}
     for name in OPTIMIZERS:
         gpt, model, optimizer, parallelism = make(ranks, name)
+        average = ParameterAverage(gpt, decay=0.5)
         train_steps(model, optimizer, parallelism, 2)
         (root / name / "first").mkdir(parents=True)
-        save_state(root / name / "first", 2, gpt, optimizer)
+        save_state(root / name / "first", 2, gpt, optimizer, average)
         (root / name / "newest").write_text("first")
-        parameter_hash = check_same_parameters(gpt, ranks)
+        hashes = {"hash": check_same_parameters(gpt, ranks)}
+        with average.applied():
+            hashes["average"] = check_same_parameters(gpt, ranks)
+        assert len(set(hashes.values())) == 2
         losses = train_steps(model, optimizer, parallelism, 3)
-        relays[name] = (root / name, parameter_hash, losses)
+        relays[name] = (root / name, hashes, losses)
     dist.destroy_process_group()
     for n in (2, 4):
         run_relay(root, n, [name for name, fewest in PARALLELISMS.items() if fewest == n])
@@ -156,9 +165,9 @@ def relayed(tmp_path_factory):
 @pytest.mark.parametrize("name", PARALLELISMS)
 def test_state_is_loaded_bit_for_bit_by_every_parallelism(relayed, name, optimizer):
     """However the parameters are sharded, and in whatever order ranks hold rows of q, k and v."""
-    root, parameter_hash, _ = relayed[optimizer]
+    root, hashes, _ = relayed[optimizer]
     record = json.loads((root / f"{name}.json").read_text())
-    assert record["hash"] == parameter_hash
+    assert {key: record[key] for key in hashes} == hashes
     assert record["n_done"] == 2
     assert record["from"] != name
 

@@ -310,10 +310,13 @@ def test_muon_is_close_to_pytorchs_in_bf16():
     torch.testing.assert_close(given[0].value, theirs, atol=2e-3, rtol=0)
 
 
-def test_orthogonalized_matrices_have_equal_singular_values():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_orthogonalized_matrices_have_equal_singular_values(dtype):
     """Jordan 2024: between 0.7 and 1.2, however small those of the momentum are."""
     matrices = random((3, 24, 16), 0) @ torch.diag(torch.logspace(0, -1.5, 16))
-    values = torch.linalg.svdvals(orthogonalize(matrices, 5))
+    orthogonal = orthogonalize(matrices, 5, dtype)
+    assert orthogonal.dtype == torch.float32
+    values = torch.linalg.svdvals(orthogonal)
     assert values.min() > 0.6 and values.max() < 1.25
 
 

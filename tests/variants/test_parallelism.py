@@ -184,6 +184,25 @@ PARTS |= OPTIMIZERS
 SEPARATOR = {"documents": [16]}  # of the models with masked documents
 
 
+# Settings with which every parallelism trains the same model as one process, by the names of runs.
+MODEL_SETTINGS = ("tie_embeddings", "bias", "init_std")
+SETTINGS = {
+    "untied": {"tie_embeddings": False, "bias": False, "init_std": 0.05},
+    "objective": {"label_smoothing": 0.2, "z_loss": 0.01},
+    "average": {"ema_decay": 0.7},
+    "ramp": {"batch_ramp": {"start_tokens": 32, "steps": 1}},
+}
+SETTINGS["all"] = {key: value for settings in SETTINGS.values() for key, value in settings.items()}
+ONE_BY_ONE = ("ddp", "fsdp", "tp")  # all others train with all of them together
+
+
+def settings_of(label):
+    """Return the settings with which a parallelism trains, by the names of its runs."""
+    if label in ("single", *ONE_BY_ONE):
+        return SETTINGS
+    return {"all": SETTINGS["all"]} if label in NAMES else {}
+
+
 def chosen(parts):
     return {axis: part if isinstance(part, tuple) else (part, {}) for axis, part in parts.items()}
 
@@ -210,6 +229,7 @@ def plan(folder, label, how, parts=GPT2, steps=50, dropout=0.0, separator=None, 
         for start, stop in ((0, 500), (500, 600))
     ]
     shape = dataclasses.asdict(SHAPE) | {"dropout": dropout}
+    shape |= {name: train.pop(name) for name in MODEL_SETTINGS if name in train}
     spec = RunSpec(
         study="study",
         run_id=label,
@@ -289,6 +309,8 @@ def planned(folder, hows):
                 runs[label, of] = plan(
                     folder, f"{label}-{of}", how, parts, steps=2, separator=separator
                 )
+        for name, settings in settings_of(label).items():
+            runs[label, name] = plan(folder, f"{label}-{name}", how, steps=2, **settings)
     return runs
 
 
@@ -342,6 +364,8 @@ def same_training(one, two, rel=1e-5):
     for mine, right in zip(two.evals(), one.evals(), strict=True):
         assert mine.val_loss == pytest.approx(right.val_loss, rel=rel)
         assert mine.bits_per_byte == pytest.approx(right.bits_per_byte, rel=rel)
+        if right.ema_val_loss is not None:
+            assert mine.ema_val_loss == pytest.approx(right.ema_val_loss, rel=rel)
     assert outcome(two)["final_hash"], "the ranks agree at the end as well"
 
 
@@ -371,6 +395,37 @@ def test_parallel_training_of_every_part_equals_single(runs, label, of):
     """A parallelism does not know the model's parts; parts of other shapes are sharded too."""
     same_training(runs["single", of], runs[label, of])
     assert len(runs[label, of].steps()) == 2
+
+
+WITH_SETTINGS = [(label, name) for label in EXACT for name in settings_of(label)]
+
+
+@pytest.mark.parametrize(("label", "name"), WITH_SETTINGS)
+def test_settings_train_the_same_on_every_parallelism(runs, label, name):
+    """An average of other shards, or a ramp that shares sequences otherwise, is another model."""
+    one, many = runs["single", name], runs[label, name]
+    same_training(one, many)
+    assert many.steps().tokens.tolist() == one.steps().tokens.tolist()
+    averaged = many.evals()[-1].ema_val_loss
+    assert (averaged is not None) == ("ema_decay" in SETTINGS[name])
+    assert averaged != many.evals()[-1].val_loss
+
+
+def test_settings_are_different_models(runs):
+    losses = {tuple(runs["single", name].steps().loss) for name in SETTINGS}
+    assert len(losses) == len(SETTINGS)
+
+
+@pytest.mark.parametrize("label", ONE_BY_ONE)
+def test_an_average_is_sharded_as_the_parameters(runs, label):
+    """A whole average on each rank would take the memory that sharding saves."""
+    plain = runs[label, "layernorm-gelu"].probes
+    probes = runs[label, "average"].probes
+    for rank, plain_rank in zip(probes.memory, plain.memory, strict=True):
+        averaged = rank.optimizer - plain_rank.optimizer
+        assert averaged == pytest.approx(rank.parameters, rel=0.05)  # whose shards are padded
+    added = probes.predicted_memory.optimizer - plain.predicted_memory.optimizer
+    assert max(rank.parameters for rank in probes.memory) == pytest.approx(added, rel=0.1)
 
 
 def test_every_optimizer_is_trained():

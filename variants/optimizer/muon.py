@@ -109,7 +109,10 @@ class _Muon(ParameterOptimizer):
         whole = gather(direction, parameter.shard)
         sizes = parameter.info.blocks if options.separate_blocks else ()
         blocks = whole.split(list(sizes)) if sizes else (whole,)
-        orthogonal = [self._scaled(orthogonalize(b, options.n_iterations)) for b in blocks]
+        dtype = torch.bfloat16 if whole.device.type == "cuda" else torch.float32
+        orthogonal = []
+        for block in blocks:
+            orthogonal.append(self._scaled(orthogonalize(block, options.n_iterations, dtype)))
         return local_part(torch.cat(orthogonal), parameter) * lr
 
     def _scaled(self, orthogonal: Tensor) -> Tensor:
@@ -120,13 +123,13 @@ class _Muon(ParameterOptimizer):
         return orthogonal * scale
 
 
-def orthogonalize(matrices: Tensor, n_iterations: int) -> Tensor:
+def orthogonalize(matrices: Tensor, n_iterations: int, dtype: torch.dtype) -> Tensor:
     """Return matrices with the same singular vectors and singular values of about 0.7 to 1.2.
 
-    Newton-Schulz iterations of a quintic, on matrices in the last two dimensions; in bf16 on GPUs.
+    Newton-Schulz iterations of a quintic in `dtype`, on matrices in the last two dimensions.
     """
     a, b, c = COEFFICIENTS
-    x = matrices.bfloat16() if matrices.device.type == "cuda" else matrices.float()
+    x = matrices.to(dtype)
     is_tall = x.shape[-2] > x.shape[-1]
     if is_tall:
         x = x.mT

@@ -69,11 +69,16 @@ def _results(summary: Summary) -> Table:
         step_s = interval_of(record, "step_s")
         return _speed(record, formatting.interval(*step_s, formatting.milliseconds))
 
+    results = [summary.results[label] for label in entries]
+    averaged = []
+    if any(result.ema_val_loss for result in results):
+        averaged = [mean_column("EMA val loss", "ema_val_loss")]
     columns = [
         text_column("entry"),
         Column("runs", lambda record: _runs(entries[record["entry"]]), numeric=False),
         mean_column("val loss", "val_loss"),
         mean_column("bits per byte", "bits_per_byte"),
+        *averaged,
         Column("tokens/s", tokens_per_s),
         Column("step, ms", step_ms),
         number_column("peak memory, MiB", "peak_memory_bytes", formatting.mib),

@@ -34,6 +34,7 @@ from harness.results.records.study_summary import (
     EntryResult,
     SignificanceResult,
 )
+from harness.results.records.tuning import TUNED, TUNING
 
 MAX_TRENDS = 3  # effective speedups that are stated
 MAX_CAVEATS = 6  # of one kind that are listed
@@ -125,7 +126,7 @@ def headline(summary: Summary) -> Text:
             ": ",
             join(by_verdict, "; "),
             ".",
-            _largest_improvement(summary, sound),
+            _largest_improvement(summary, _tuned(summary, sound)),
         )
     tested = {result.asked: result for result in tests.pooled} if answer else {}
     return text(
@@ -155,6 +156,15 @@ def _not_comparable(summary: Summary) -> list[Text]:
     return [
         text(f"not comparable, {reason}: ", code_list(named)) for reason, named in labels.items()
     ]
+
+
+def _tuned(
+    summary: Summary, results: Mapping[str, SignificanceResult]
+) -> dict[str, SignificanceResult]:
+    """Return the results of tuned entries if there are any, else all."""
+    axes = {entry.label: entry.axes for entry in summary.study.entries}
+    tuned = {label: result for label, result in results.items() if axes[label].get(TUNING) == TUNED}
+    return tuned or dict(results)
 
 
 def _tuning(summary: Summary) -> Text:

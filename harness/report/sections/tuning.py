@@ -132,8 +132,11 @@ def sentence(row: TuningComparison) -> Text:
         return text(names, size, appears, f" ({tuned}).")
     noun = NOUNS[row.untuned.mean < 0]
     at_equal = f": the {noun} of {abs(row.untuned.mean):.4f} at equal settings "
+    size = f"{abs(row.tuned.mean):.4f}"
     changes = {
         "holds": "holds",
+        "shrinks": f"shrinks to {size}",
+        "grows": f"grows to {size}",
         "vanishes": "vanishes",
         "not shown": "is not shown any more",
         "reverses": f"becomes a {NOUNS[row.tuned.mean < 0]}",

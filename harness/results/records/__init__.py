@@ -3,7 +3,12 @@
 from harness.results.records.archive import ArchivedFile, CodeManifest
 from harness.results.records.base import SCHEMA_VERSION, Positive, Seed, StrictModel, Versioned, now
 from harness.results.records.checkpoint import CheckpointInfo
-from harness.results.records.corpus import TokenFileScan, TokenizedText
+from harness.results.records.corpus import (
+    ShardManifest,
+    TokenFileScan,
+    TokenizedText,
+    TokenShard,
+)
 from harness.results.records.lines import (
     CorpusLoss,
     EvalRecord,
@@ -110,12 +115,14 @@ __all__ = [
     "Seed",
     "Setting",
     "SettingValues",
+    "ShardManifest",
     "SourceFile",
     "StepRecord",
     "StrictModel",
     "StudySummary",
     "TokenDtype",
     "TokenFileScan",
+    "TokenShard",
     "TokenSlice",
     "TokenizedText",
     "TrainSettings",

@@ -1,8 +1,11 @@
 """Files of the cache of tokenized texts: their content is checked before it is used."""
 
+from typing import Literal
+
 from pydantic import Field
 
-from harness.results.records.base import Count, Finite, StrictModel
+from harness.results.records.base import Count, Finite, Positive, StrictModel, Versioned
+from harness.results.records.run_spec import SourceFile
 from harness.results.records.settings import TokenDtype
 
 
@@ -31,3 +34,27 @@ class TokenizedText(StrictModel):
     entropy: Finite | None = Field(
         description="entropy of the validation part, nats per byte; null if unknown"
     )
+
+
+class TokenShard(StrictModel):
+    """A file of tokens that `data prepare` has written."""
+
+    file: str = Field(description="name of the file")
+    split: Literal["train", "val"] = Field(description="training or validation tokens")
+    tokens: Positive = Field(description="number of tokens")
+    pieces: Positive = Field(description="number of documents, or parts of long ones")
+    sha256: str = Field(description="SHA-256 of the file")
+
+
+class ShardManifest(Versioned):
+    """manifest.json: what the token files of a folder are made of."""
+
+    source: str = Field(description="path, glob or name of the text")
+    sources: list[SourceFile] = Field(description="files of the text")
+    tokenizer: str = Field(description="tiktoken encoding")
+    text_column: str = Field(description="column of the documents in tables")
+    shard_tokens: Positive = Field(description="minimum number of tokens of a file but the last")
+    val_fraction: Finite = Field(description="share of the validation text")
+    code: str = Field(description="hash of the code of the tokenization")
+    complete: bool = Field(description="whether all tokens are written")
+    shards: list[TokenShard] = Field(description="files of tokens")

@@ -45,6 +45,11 @@ class EvalRecord(StrictModel):
         description="mean validation loss over the fixed windows, nats per token"
     )
     bits_per_byte: float | None = Field(description="the same loss in bits per byte of text")
+    ema_val_loss: float | None = Field(
+        default=None,
+        description="validation loss of the moving average of the parameters (`train.ema_decay`), "
+        "nats per token; null without one",
+    )
     train_s: Seconds = Field(description="sum of the step times so far, seconds")
     eval_s: Seconds = Field(description="wall time of this evaluation, seconds")
     by_corpus: list[CorpusLoss] = Field(

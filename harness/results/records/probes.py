@@ -23,7 +23,9 @@ class RankMemory(StrictModel):
 
     parameters: Count = Field(description="parameters, bytes")
     gradients: Count = Field(description="gradients, bytes")
-    optimizer: Count = Field(description="optimizer state, bytes")
+    optimizer: Count = Field(
+        description="optimizer state and the moving average of the parameters, bytes"
+    )
     activations: Count = Field(
         description="activations saved for the backward pass of the largest micro-batch, bytes"
     )
@@ -43,7 +45,9 @@ class MemoryPrediction(StrictModel):
 
     parameters: Finite = Field(description="parameters, bytes")
     gradients: Finite = Field(description="gradients, bytes")
-    optimizer: Finite = Field(description="optimizer state, bytes")
+    optimizer: Finite = Field(
+        description="optimizer state and the moving average of the parameters, bytes"
+    )
 
 
 class RankPhases(StrictModel):

@@ -136,6 +136,11 @@ class TrainSettings(StrictModel):
     grad_clip: Annotated[
         Finite, Field(ge=0, le=1e9, description="maximum global gradient norm; 0: no clipping")
     ] = 1.0
+    ema_decay: Annotated[Fraction, Field(gt=0)] | None = added(
+        None,
+        "decay per step of a moving average of the parameters, which is evaluated beside them; "
+        "null: no average",
+    )
     label_smoothing: Fraction = added(
         0.0, "probability that training shares equally among all tokens; not in recorded losses"
     )

@@ -109,7 +109,14 @@ class TuningRecord(Versioned):
 
 # How a verdict at the study's own settings changes when both entries are tuned.
 TuningOutcome = Literal[
-    "holds", "vanishes", "not shown", "reverses", "appears", "no difference shown"
+    "holds",
+    "shrinks",
+    "grows",
+    "vanishes",
+    "not shown",
+    "reverses",
+    "appears",
+    "no difference shown",
 ]
 
 
@@ -162,8 +169,8 @@ class TuningComparison(StrictModel):
     entry: str = Field(description="the entry, without the axis `tuning`")
     against: str = Field(description="the baseline, without the axis `tuning`")
     outcome: TuningOutcome | None = Field(
-        description="how the verdict changes: a difference `holds`, `vanishes`, is `not shown` any "
-        "more, `reverses` or `appears`; null without both verdicts"
+        description="how the verdict changes: a difference `holds`, `shrinks`, `grows`, "
+        "`vanishes`, is `not shown` any more, `reverses` or `appears`; null without both verdicts"
     )
     untuned: Mean | None = Field(
         description="mean paired difference of final loss at the study's own settings"
