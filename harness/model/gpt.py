@@ -69,8 +69,9 @@ class GPT(nn.Module):
     """The language model. `lm_head` is the output projection, None if it is the embedding.
 
     `objective` is what training minimizes. With a `separator`, the tokens between two documents, no
-    position attends to another document. Positions count through the sequence, whatever its
-    documents.
+    position attends to another document (Llama Team 2024, 3.2). Positions count through the
+    sequence, as in modded-nanogpt: relative encodings do not see where a document begins, and
+    absolute ones are trained at all positions.
     """
 
     lm_head: Linear | None
@@ -164,8 +165,9 @@ class GPT(nn.Module):
         """Return the FLOPs of training on one token, without recomputation.
 
         Matrix products count 2 per multiply-add, the output projection included; each variant
-        states its own (`flops_per_token` in `variants.base`). The backward pass costs twice the
-        forward pass (Kaplan et al. 2020, 2.1).
+        states its own (`flops_per_token` in `variants.base`), as if documents were not masked: the
+        kernels compute hidden pairs, too. The backward pass costs twice the forward pass (Kaplan et
+        al. 2020, 2.1).
         """
         flops = 2.0 * self.wte.weight.numel()
         for module in self.modules():

@@ -42,8 +42,35 @@ WORDS = st.sampled_from(
         '["rope", 3]',
         "é",
         "\x00",
+        '"train.lr" = [1e-3, 3e-3]',
+        '"train.lr" = ["2e-3 / n_layer", 1]',
+        '"train.lrr" = [1, 2]',
+        "model.n_layer = [1, 2]",
+        "train.steps = [2, 2]",
+        'size = [{ label = "S", "model.n_layer" = 1 }, { label = "L", model.n_layer = 3 }]',
+        '{ value = 1, label = "x" }',
+        '["n_layer", "parameters"]',
+        '"20 * parameters / tokens_per_step"',
+        '"9 ** 9 ** 9 ** 9"',
+        '"1 / (n_layer - 2)"',
+        '"(n_embd"',
+        "size",
+        '"model.n_embd"',
+        'compare = ["size"]',
     ]
 )
+# Axes of settings, added to the study: a mutation hits them as it hits the others.
+SETTING_AXES = """
+"train.lr" = [1e-3, { value = "3e-3 * (32 / n_embd)", label = "scaled" }]
+size = [
+    { label = "S", "model.n_layer" = 1, "train.steps" = "parameters // tokens_per_step" },
+    { label = "M", "model.n_layer" = 2, "train.steps" = 5 },
+]
+[[exclude]]
+size = "M"
+"train.lr" = 0.001
+reason = "slow"
+"""
 
 
 @st.composite
@@ -81,9 +108,9 @@ def refuse(*_, **__):
 
 
 @settings(max_examples=N, deadline=None, suppress_health_check=list(HealthCheck))
-@given(mutate=mutations())
-def test_a_mutated_study_is_a_matrix_or_an_error_on_one_screen(write_study, mutate):
-    path = write_study()
+@given(mutate=mutations(), varied=st.booleans())
+def test_a_mutated_study_is_a_matrix_or_an_error_on_one_screen(write_study, mutate, varied):
+    path = write_study(more=SETTING_AXES if varied else "")
     path.write_bytes(mutate(path.read_text()).encode("utf-8", "surrogatepass"))
     for command in (["list", str(path), "--json"], ["run", str(path), "--dry-run"]):
         out, err = io.StringIO(), io.StringIO()

@@ -24,7 +24,8 @@ from harness.model.weights import (
 )
 from harness.results.records import VariantChoice
 from variants import registry
-from variants.base import ModelShape
+from variants.base import InitSpec, ModelShape
+from variants.mlp.gelu import Gelu
 
 SHAPE = ModelShape(n_layer=2, n_head=4, n_embd=32, seq_len=16, vocab_size=29)
 OTHER = replace(SHAPE, tie_embeddings=False, bias=False, init_std=0.1)
@@ -195,3 +196,23 @@ def test_an_untied_config_needs_its_projection(tmp_path):
     assert config.read_text() != text
     with pytest.raises(UserError, match=r"lm_head\.weight: missing"):
         import_gpt2(str(tmp_path / "theirs"), tmp_path / "back")
+
+
+class OwnBias(Gelu):
+    """An MLP of a user, which has a bias and a scale of its own whatever the study says."""
+
+    def __init__(self, shape, options):
+        super().__init__(shape, options)
+        self.offset = torch.nn.Parameter(torch.empty(shape.n_embd))
+
+    def init_specs(self):
+        return {**super().init_specs(), "offset": InitSpec(std=0.3)}
+
+    def forward(self, x_BTC):
+        return super().forward(x_BTC) + self.offset
+
+
+def test_a_variant_that_ignores_the_settings_still_works():
+    """`bias` is in the shape that a variant is given; it need not read it."""
+    architecture = Architecture.of_entry(GPT2, []).replaced("mlp", OwnBias, OwnBias.Options())
+    assert check_model(architecture, replace(OTHER, seq_len=8)) == []
