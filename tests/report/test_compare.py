@@ -97,6 +97,7 @@ def test_a_different_machine_or_setting_is_a_warning(before, tmp_path):
         and "Settings differ" in page
     )
     assert all(pair["val_loss"] for pair in found["pairs"])
+    assert "Trained on 81,920 tokens in" in page and "on 40,960 in" in page
 
 
 def test_losses_on_different_windows_are_not_compared(before, tmp_path):

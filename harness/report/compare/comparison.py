@@ -54,6 +54,7 @@ class EntryPair:
     peak_memory: SignificanceResult | None
     tokens_per_s_ratio: Ratio | None
     peak_memory_ratio: float | None
+    training_tokens: tuple[int, int]
     parameters: tuple[int, int]
     flops_per_token: tuple[float, float]
     status: tuple[EntryStatus, EntryStatus]
@@ -256,6 +257,7 @@ def _pair(
         peak_memory=verdicts["peak_memory"].get(label),
         tokens_per_s_ratio=speed_ratio(runs_of_b, runs_of_a) if has_speed else None,
         peak_memory_ratio=peak_bytes(runs_of_b) / peak_bytes(runs_of_a) if seeds else None,
+        training_tokens=(comparability.training_tokens(a), comparability.training_tokens(b)),
         parameters=(size_of_a.parameters, size_of_b.parameters),
         flops_per_token=(model_flops(a), model_flops(b)),
         status=(a.status, b.status),

@@ -136,6 +136,19 @@ def _notes(comparison: Comparison) -> Iterator[Note]:
         yield note(f"Losses are not comparable, {reason}: ", code_list(entries, MAX_UNMATCHED))
     if any(pair.val_loss and pair.val_loss.unit for pair in comparison.shared):
         yield note("Losses under different tokenizers are compared in bits per byte.")
+    budgets: dict[tuple[int, int], list[str]] = {}
+    for pair in comparison.shared:
+        if len(set(pair.training_tokens)) > 1 and not pair.not_comparable:
+            budgets.setdefault(pair.training_tokens, []).append(pair.entry)
+    for (of_a, of_b), entries in budgets.items():
+        yield note(
+            f"Trained on {of_b:,} tokens in ",
+            Code(comparison.b),
+            f", on {of_a:,} in ",
+            Code(comparison.a),
+            ": differences in the loss include those of the training budgets: ",
+            code_list(entries, MAX_UNMATCHED),
+        )
     if not reasons and comparison.settings_diff:
         yield note("Settings differ (see below) and may explain differences in the loss.")
 

@@ -82,6 +82,8 @@ def _metric(summary: Summary, tests: MetricTests) -> Iterator[Block]:
 
     frame = summary.tables["effects"]
     frame = frame[frame["quantity"] == tests.quantity]
+    if summary.study.contexts and len(summary.study.asked) == 1:
+        frame = frame[frame["effect"] != "main"]  # they are the pooled differences
     of_context = frame["effect"] == "context"
     columns = [
         Column("effect", _levels, numeric=False),
