@@ -395,8 +395,8 @@ class Parallelism(Variant[ProcessOptionsT]):
 class Optimizer(Variant[OptionsT]):
     """Maps parameters to a torch optimizer.
 
-    Options replace the values of `defaults`. An update is a function of whole parameters: where it
-    is not elementwise, the optimizer gathers shards (`variants.optimizer._shards`).
+    Options replace the values of `defaults`. An update is a function of whole parameters: if it is
+    not elementwise, the optimizer gathers shards (`variants.optimizer._shards`).
     """
 
     def __init__(self, options: OptionsT, defaults: OptimizerDefaults) -> None:

@@ -155,10 +155,10 @@ def _minimize(points: Points, losses: Array, start: Array) -> tuple[Array, Array
         high = model.high[active]
         jacobian = model.jacobian(theta)
         weights = 1 / np.maximum(1, np.abs(r) / HUBER_DELTA)
-        weighted = jacobian * weights[:, :, None]
-        descent = np.einsum("bij,bi->bj", weighted, r)
+        transposed = (jacobian * weights[:, :, None]).transpose(0, 2, 1)
+        descent = (transposed @ r[:, :, None])[:, :, 0]
         held = ((theta <= low) & (descent < 0)) | ((theta >= high) & (descent > 0))
-        gram = np.einsum("bij,bik->bjk", weighted, jacobian)
+        gram = transposed @ jacobian
         gram = np.where(held[:, :, None] | held[:, None, :], 0.0, gram)
         diagonal = np.einsum("bjj->bj", gram)
         added = damping[active, None] * diagonal + 1e-14 + held

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.analysis import (
     budgets,
+    corpora,
     decoding,
     equivalence,
     eval_lengths,
@@ -147,6 +148,7 @@ def _result(
         **dict(metrics.result(entry, status)) | vars(stability.of_entry(entry, spikes)),
         decoding=decoding.measures(study, entry),
         lengths=eval_lengths.measures(study, entry),
+        corpora=corpora.measures(study, entry),
         phases=step_breakdown.phase_times(entry, status),
         traffic=step_breakdown.traffic_totals(entry),
         predicted_memory=step_breakdown.memory_comparison(entry),

@@ -24,6 +24,7 @@ from harness.results.records.study_summary import (
     BudgetKind,
     CaveatKind,
     Component,
+    CorpusResult,
     CostToBaselineLoss,
     Decoding,
     Effect,
@@ -166,6 +167,7 @@ COLUMNS: Mapping[str, list[Column]] = {
     ],
     "decoding": [ENTRY, *_columns(Decoding)],
     "lengths": [ENTRY, *_columns(LengthLoss)],
+    "corpora": [ENTRY, *_columns(CorpusResult)],
     "loss_by_position": [
         ENTRY,
         SEED,
@@ -206,6 +208,7 @@ OPTIONAL = (
     "traffic",
     "scaling",
     "lengths",
+    "corpora",
     "loss_by_position",
     *(f"ladder_{name}" for name in LADDER),
     "tuning",
@@ -242,6 +245,7 @@ def build_tables(summary: Summary) -> dict[str, pd.DataFrame]:
         **_ladder(summary),
         "spikes": map(_row, summary.spikes),
         "lengths": _nested(summary, "lengths"),
+        "corpora": _nested(summary, "corpora"),
         **_tuning(summary.tuning),
     }
     axes = [Column(axis, TEXT, f"label on the axis {axis}") for axis in summary.study.levels]

@@ -7,13 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.config import study_file, validate, warm_start
-from harness.config.axes import Axes, VariantSelection, same_variant
+from harness.config import rules, study_file, validate, warm_start
+from harness.config.axes import Axes, VariantSelection
 from harness.config.entries import EntryResolver, PlannedEntry
 from harness.config.ladder import check_ladder
 from harness.config.run_spec import StudyContext, entry_id
 from harness.config.runs import Corpora, RunBuilder
-from harness.config.schema_errors import quoted
 from harness.config.settings import Settings
 from harness.config.study_file import StudyFile
 from harness.config.trials import (
@@ -37,7 +36,6 @@ from harness.results.records import (
     LaunchRecord,
     ModelSettings,
     RunSpec,
-    VariantChoice,
 )
 from variants.base import ModelShape
 
@@ -178,7 +176,7 @@ def load(
         raise UserError(dict.fromkeys(problems))
     if not entries:
         raise UserError(f"{path}: all entries are excluded")
-    selected = _select(matrix, entries, where)
+    selected = rules.select(matrix.axes, entries, where)
     return _plan(matrix, entries, selected, levels, source, corpora)
 
 
@@ -203,8 +201,8 @@ def _expand(file: StudyFile, path: Path) -> Matrix:
         dict(zip(axes.choices, choices, strict=True))
         for choices in itertools.product(*axes.choices.values())
     ]
-    entries, excluded = _exclude(file, axes, entries)
-    entries += _include(file, axes, entries, baseline)
+    entries, excluded = rules.exclude(file, axes, entries)
+    entries += rules.include(file, axes, entries, baseline)
     tuning = None
     tuning_problems: list[Problem] = []
     if file.tune is not None:
@@ -284,67 +282,6 @@ def _source_entries(source: Source | None) -> list[PlannedEntry]:
     return [source.entry] if isinstance(source, SourceRun) else []
 
 
-def _exclude(
-    file: StudyFile, axes: Axes, entries: list[VariantSelection]
-) -> tuple[list[VariantSelection], list[tuple[str, str]]]:
-    """Return the entries that no `exclude` rule matches, and the excluded ones with the reason."""
-    reasons: dict[str, str] = {}
-    for i, rule in enumerate(file.exclude):
-        conditions = dict(rule)
-        reason = conditions.pop("reason", None)
-        if not isinstance(reason, str) or not reason.strip():
-            axes.add_problem(
-                f"exclude[{i}].reason", f"{reason!r}: an exclusion needs a reason, as text"
-            )
-        n_problems = len(axes.problems)
-        allowed = axes.resolve_rule(conditions, f"exclude[{i}]")
-        matched = [entry for entry in entries if allowed and _matches(entry, allowed)]
-        if not matched and len(axes.problems) == n_problems and not axes.has_invalid:
-            axes.add_problem(f"exclude[{i}]", "matches no entry; remove the rule")
-        for entry in matched:
-            reasons[entry_id(entry, file)] = str(reason)
-    kept = [entry for entry in entries if entry_id(entry, file) not in reasons]
-    return kept, list(reasons.items())
-
-
-def _include(
-    file: StudyFile, axes: Axes, entries: list[VariantSelection], baseline: VariantSelection
-) -> list[VariantSelection]:
-    """Return the entries that `include` rules add; axes that a rule omits are the baseline's."""
-    added: list[VariantSelection] = []
-    for i, rule in enumerate(file.include):
-        for axis in rule.keys() - set(axes.names):
-            message = f"no such axis; allowed: {', '.join(axes.names)}"
-            axes.add_problem(f"include[{i}].{quoted(axis)}", message)
-        chosen = {
-            axis: axes.choose(axis, rule[axis], f"include[{i}].{quoted(axis)}")
-            for axis in axes.names
-            if axis in rule
-        }
-        entry: VariantSelection = {}
-        for axis in axes.names:
-            choice = chosen.get(axis, baseline.get(axis))
-            if choice is not None:
-                entry[axis] = choice
-        present = [*entries, *added]
-        if len(entry) < len(axes.names) or any(_same_entry(entry, other) for other in present):
-            continue
-        name = entry_id(entry, file)
-        if name.casefold() in (entry_id(other, file).casefold() for other in present):
-            message = f"two different entries are labelled {name}; give one a `label`"
-            axes.add_problem(f"include[{i}]", message)
-        added.append(entry)
-    return added
-
-
-def _matches(entry: VariantSelection, allowed: dict[str, list[VariantChoice]]) -> bool:
-    return all(entry[axis] in choices for axis, choices in allowed.items())
-
-
-def _same_entry(a: VariantSelection, b: VariantSelection) -> bool:
-    return all(same_variant(a[axis], b[axis]) for axis in a)
-
-
 def _check_settings(
     matrix: Matrix, entries: list[PlannedEntry], checked: list[PlannedEntry]
 ) -> list[Problem]:
@@ -356,7 +293,7 @@ def _check_settings(
     location = matrix.location
     compare = matrix.file.study.compare
     problems = [*axes.problems, *matrix.resolver.problems]
-    problems += validate.check_compare(location, compare, matrix.selections, axes.names)
+    problems += rules.check_compare(location, compare, matrix.selections, axes.names)
     problems += check_ladder(location, matrix.file.ladder, compare, matrix.selections)
     if entries:
         problems += validate.check_entries(location, checked, axes)
@@ -414,20 +351,6 @@ def _check_models(
         targets = models[: len(entries)]
         problems += warm_start.incompatible_tensors(matrix.location, source, shape, targets, paths)
     return problems
-
-
-def _select(
-    matrix: Matrix, entries: list[PlannedEntry], where: Sequence[str]
-) -> list[PlannedEntry]:
-    """Return the entries that match all conditions."""
-    allowed = matrix.axes.select(where)
-    selected = [entry for entry in entries if _matches(entry.original, allowed)]
-    if not selected:
-        conditions = " ".join(where)
-        raise UserError(
-            f"--where {conditions}: no entry in {matrix.location} matches all of these conditions"
-        )
-    return selected
 
 
 def _plan(

@@ -12,7 +12,7 @@ from harness.config.entries import PlannedEntry
 from harness.config.settings import Changes, Settings, place_of
 from harness.data.batches import micro_batch_size
 from harness.data.corpus import Corpus
-from harness.errors import Problem, UserError, choices
+from harness.errors import Problem, UserError
 from harness.model.builder import ModelBuilder
 from harness.model.part_check import describe_failure
 from harness.results.records import ModelSettings, ProbeSettings, TrainSettings, VariantChoice
@@ -36,27 +36,6 @@ def check_variant_paths(location: str, folders: Sequence[Path]) -> Iterator[Prob
                 f"{location}: study.variant_paths[{i}]",
                 f"{folder}: must be a folder with one for each axis, e.g. attention/",
             )
-
-
-def check_compare(
-    location: str,
-    compare: Sequence[str] | None,
-    entries: Sequence[VariantSelection],
-    names: Sequence[str],
-) -> Iterator[Problem]:
-    """The axes that a study asks about have at least two levels among its entries."""
-    levels: dict[str, set[str]] = {axis: set() for axis in names}
-    for entry in entries:
-        for axis, choice in entry.items():
-            levels.setdefault(axis, set()).add(choice.label)
-    varying = [axis for axis, labels in levels.items() if len(labels) > 1]
-    for i, axis in enumerate(compare or ()):
-        place = f"{location}: study.compare[{i}]"
-        if axis not in levels:
-            yield Problem(place, f"'{axis}': no such axis; {choices(axis, varying)}")
-        elif axis not in varying and entries:
-            reason = f"'{axis}' has one level in this study, so that nothing is compared"
-            yield Problem(place, f"{reason}; allowed: {', '.join(varying) or 'none'}")
 
 
 def check_model(location: str, model: ModelSettings, changes: Changes) -> Iterator[Problem]:

@@ -91,7 +91,7 @@ class _Contract:
         return violations
 
     def state(self) -> list[Violation]:
-        """All state is finite, and where it has the parameter's dimensions, it has its shape.
+        """All state is finite, and has the parameter's shape or fewer dimensions.
 
         Checkpoints shard such state as the parameter.
         """

@@ -1,6 +1,6 @@
 """Read one run into arrays; a run that cannot be read is named with the reason, never raised."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from harness.errors import StoreError
 from harness.results.records import (
     PHASES,
+    CorpusLoss,
     DecodeRecord,
     Environment,
     EvalRecord,
@@ -39,13 +40,17 @@ class DecodeSetting(NamedTuple):
 
 @dataclass(frozen=True)
 class Evals:
-    """The evaluations of a run as columns of shape (n_evals,)."""
+    """The evaluations of a run as columns of shape (n_evals,).
+
+    `last_by_corpus` are the losses of the last one on each corpus of a mixture.
+    """
 
     step: NDArray[np.int64]
     val_loss: FloatArray
     bits_per_byte: FloatArray
     train_s: FloatArray
     ema_val_loss: FloatArray
+    last_by_corpus: list[CorpusLoss] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -216,6 +221,7 @@ def _eval_columns(evals: list[EvalRecord]) -> Evals:
         bits_per_byte=column([line.bits_per_byte for line in evals]),
         train_s=column([line.train_s for line in evals]),
         ema_val_loss=column([line.ema_val_loss for line in evals]),
+        last_by_corpus=evals[-1].by_corpus if evals else [],
     )
 
 

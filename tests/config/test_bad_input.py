@@ -94,6 +94,23 @@ CASES = {
         ("steps = 4", 'steps = 4\nschedule = "cosin"'),
         "train.schedule: 'cosin': input should be 'cosine', 'linear', 'wsd' or 'constant'",
     ),
+    "mixture's key": (
+        ('"text.txt"', '[{ path = "text.txt", weight = 1, wieght = 1 }]'),
+        "data.corpus[0].wieght: unknown key; did you mean 'weight'?",
+    ),
+    "mixture's weight": (
+        ('"text.txt"', '[{ path = "text.txt", weight = 0 }]'),
+        "data.corpus[0].weight: 0: input should be greater than 0",
+    ),
+    "mixture's corpus": (
+        ('"text.txt"', '[{ path = "text.txt", weight = 1 }, { path = "txet.txt", weight = 1 }]'),
+        "data.corpus[1].path: 'txet.txt': no such file",
+    ),
+    "empty mixture": (('"text.txt"', "[]"), "data.corpus: []: list should have at least 1 item"),
+    "token type": (
+        ('"text.txt"', '"text.txt"\ntoken_dtype = "int64"'),
+        "data.token_dtype: 'int64': input should be 'uint16' or 'uint32'",
+    ),
     "optimizer": (
         ("[axes]", '[axes]\noptimizer = ["adam"]'),
         "axes.optimizer[0]: 'adam': no such optimizer variant; did you mean 'adamw'?",

@@ -85,7 +85,7 @@ def shipped(tmp_path, monkeypatch):
 
 def test_the_shipped_ladder_trains_both_entries_on_equal_tokens(shipped):
     study = load(shipped)
-    assert study.ladder.axis == "size" and study.compare == ["positional"]
+    assert study.ladder.axis == "size" and study.compare == ["mlp"]
     tokens = {}
     for spec in study.runs:
         tokens.setdefault(spec.labels["size"], set()).add(spec.train.total_tokens)
@@ -102,9 +102,9 @@ def test_an_unfit_ladder_of_a_study_file_starts_nothing(shipped):
     for old, new, expected in (
         ('axis = "size"', 'axis = "sizes"', "ladder.axis: 'sizes': no such axis; did you mean"),
         ('axis = "size"', 'axs = "size"', "ladder.axs: unknown key; did you mean 'axis'?"),
-        ("project_to = 3e13", "project_to = 0.0", "ladder.project_to: 0.0: input should be"),
+        ("project_to = 1.5e13", "project_to = 0.0", "ladder.project_to: 0.0: input should be"),
         ('"shared"', '"same"', "ladder.irreducible: 'same': input should be 'shared' or"),
-        ('compare = ["positional"]', 'compare = ["size"]', "'size' is the ladder's axis"),
+        ('compare = ["mlp"]', 'compare = ["size"]', "'size' is the ladder's axis"),
     ):
         assert old in text
         shipped.write_text(text.replace(old, new))

@@ -67,6 +67,10 @@ for key in ("ladder.project_to", "ladder.irreducible"):
     COMPANIONS[key] = LADDER
 for tuned in (*TUNE, "tune.budget", "tune.method"):
     COMPANIONS[tuned] = {key: text for key, text in TUNE.items() if key != tuned}
+for ramp in ("train.batch_ramp", "init.from_run.train.batch_ramp"):
+    COMPANIONS[f"{ramp}.start_tokens"] = {f"{ramp}.steps": "2"}
+    COMPANIONS[f"{ramp}.steps"] = {f"{ramp}.start_tokens": "32"}
+    COMPANIONS[f"{ramp}.growth"] = {f"{ramp}.start_tokens": "32", f"{ramp}.steps": "2"}
 REQUIRED = {"gqa": {"n_kv_head": "2"}, "sliding_window": {"window": "4"}}
 
 
@@ -114,7 +118,7 @@ FIELDS = [
     *SECTION_FIELDS,
     *(f"axes.{axis}" for axis in AXES),
     *(f"axes.{key}" for key in SECTION_FIELDS),
-    *(f"tune.axes.{key}" for key in SECTION_FIELDS),
+    *(f"tune.axes.{key}" for key in SECTION_FIELDS if key.count(".") == 1),
     *SOURCE_FIELDS,
 ]
 OPTIONS = list(numeric_options())

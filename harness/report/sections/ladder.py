@@ -26,6 +26,7 @@ METHOD = (
     "The effective speedup of an entry at a size is the compute that the baseline's fitted law "
     "needs to reach the entry's loss, divided by the compute that the entry used. Compute is the "
     "training FLOPs: FLOPs per token, which may differ between variants, times training tokens. "
+    "Where an entry is better than the baseline's largest size, the law is extrapolated. "
     "The speedup in training time multiplies it by the ratio of the measured FLOP/s. The entry's "
     "loss is the baseline's law plus the difference on the seeds that both have, so that noise "
     "which a seed gives to both cancels. Intervals are 95 %, from a parametric bootstrap that "

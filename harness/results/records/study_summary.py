@@ -130,6 +130,19 @@ class LengthLoss(StrictModel):
     reason: str | None = Field(description="why the seeds that are not in `seeds` have no value")
 
 
+class CorpusResult(StrictModel):
+    """The final loss on one corpus of a mixture, over the seeds that have it; null if none has."""
+
+    corpus: str = Field(description="name or path of the corpus")
+    share: Number = Field(description="its share of the training tokens")
+    seeds: list[int] = Field(description="seeds that the row rests on")
+    val_loss: Mean | None = Field(description="validation loss on it, nats per token")
+    bits_per_byte: Mean | None = Field(description="the same loss in bits per byte")
+    val_loss_difference: Mean | None = Field(
+        description="mean paired difference from the baseline on the same windows"
+    )
+
+
 class PhaseTimes(StrictModel):
     """Seconds of each phase of a step: the mean over ranks and seeds of each rank's median.
 
@@ -232,6 +245,9 @@ class EntryResult(EntryMetrics):
 
     decoding: list[Decoding] = Field(description="results of the decode probe")
     lengths: list[LengthLoss] = Field(description="results of the length probe")
+    corpora: list[CorpusResult] = Field(
+        default=[], description="losses on each corpus of a mixture"
+    )
     phases: PhaseTimes | None = Field(description="phases of a step; null if not measured")
     traffic: TrafficTotals | None = Field(description="communication; null if not counted")
     predicted_memory: MemoryComparison | None = Field(
