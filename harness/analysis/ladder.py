@@ -418,7 +418,7 @@ def _losses(curves: list[Curve], sizes: list[str]) -> Array:
 
 
 def _factor(log: Estimate | None) -> tuple[float | None, Bounds | None]:
-    """Return the exponential of an estimate; None, or NaN for an end, where it is infinite."""
+    """Return the exponential of an estimate; None, or NaN for an end, if it is infinite."""
     if log is None or not math.isfinite(log.value):
         return None, None
     if log.bounds is None:

@@ -32,7 +32,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class LadderData:
-    """The runs of a ladder, NaN where there is none.
+    """The runs of a ladder, NaN for missing ones.
 
     `x` is the compute of each curve at each size, (n_curves, n_sizes), or another measure of scale;
     `losses` are by seed, (n_curves, n_sizes, n_seeds). Sizes are in ascending order.

@@ -34,7 +34,7 @@ def build_app() -> typer.Typer:
 def prepare(
     source: Source,
     out: Annotated[Path, typer.Option(help="The folder to write.")],
-    tokenizer: Annotated[str, typer.Option(help="The tokenizer, as in [data].")] = "gpt2",
+    tokenizer: Annotated[str, typer.Option(help="The tokenizer: bytes, gpt2, ...")] = "gpt2",
     text_column: Annotated[str, typer.Option(help="The column of the text in tables.")] = "text",
     shard_tokens: Annotated[
         int, typer.Option(min=1, max=2**31 - 1, help="Tokens of a shard, at least.")

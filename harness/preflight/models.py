@@ -24,7 +24,7 @@ CAUSALITY = "causality"  # the check that a study may permit to fail
 
 @dataclass(frozen=True)
 class CheckedModel:
-    """A model, or an optimizer: the outcome of each check, and the ids of the runs that train it."""
+    """A model or an optimizer: the outcome of each check, and the ids of its runs."""
 
     label: str
     run_ids: frozenset[str]

@@ -215,7 +215,7 @@ def test_the_newest_launch_of_these_settings_names_the_asked_axes(sizes):
 
 
 def test_runs_of_a_label_with_other_settings_are_superseded(sizes):
-    """The settings hash omits what varies: an edited level must not be averaged with the old one."""
+    """The settings hash omits what varies; an edited level is not averaged with the old one."""
     sizes.compare = ["positional"]
     sizes.write()
     other = sizes.settings["size"] | {"S": {"model.n_embd": 96, "train.lr": 1e-3}}

@@ -46,8 +46,9 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
 def _explorer_data(summary: Summary) -> JsonDict:
     """Return the curves of all entries in the order of the study.
 
-    `unit` is that of their x: `steps` or `tokens`. Each of `entries` has its label, its colour, dash and symbol, and its `curves` by loss; an entry
-    without results has none. At most `shown` are drawn at once.
+    `unit` is that of their x: `steps` or `tokens`. Each of `entries` has its label, its colour,
+    dash and symbol, and its `curves` by loss; an entry without results has none. At most `shown`
+    are drawn at once.
     """
     entries = summary.study.entries
     style = choose_style(summary.study)

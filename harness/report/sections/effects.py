@@ -37,8 +37,8 @@ METHOD = (
 CONTEXT_METHOD = (
     "Verdicts over contexts are in the section on pooled differences, which does not assume that "
     "all contexts have the same noise, as this model does. Effects of the context axes themselves, "
-    "relative to their first level, are listed apart and are not tested. They are left out if the losses of contexts are not "
-    "comparable."
+    "relative to their first level, are listed apart and are not tested. They are left out if the "
+    "losses of contexts are not comparable."
 )
 
 

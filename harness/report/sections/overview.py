@@ -168,7 +168,7 @@ def _tuned(
 
 
 def _tuning(summary: Summary) -> Text:
-    """Say what the tuning of the entries changes, and where it may have ended too early."""
+    """Say what the tuning of the entries changes, and which optima may lie beyond the range."""
     if summary.tuning is None:
         return ()
     changes = [tuning.sentence(row) for row in summary.tuning.comparisons if row.outcome]
