@@ -1,4 +1,4 @@
-"""What an optimizer is given: the parameters with their roles in the model, and `[train]`'s values.
+"""The input of an optimizer: parameters with their roles in the model, and values of `[train]`.
 
 A rank holds a parameter as a whole, as a `DTensor` (FSDP, ZeRO), or as the shard that a `ShardSpec`
 describes (tensor parallelism), or as both of the latter.

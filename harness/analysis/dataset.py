@@ -76,7 +76,7 @@ class StudyResults:
     folder: str = ""
     compare: tuple[str, ...] | None = None  # axes that the newest launch asks about; None: all
     trials: tuple[RunData, ...] = ()  # of the tuning; they are in no entry
-    tuning: TuningRecord | None = None  # what the entries tried and chose
+    tuning: TuningRecord | None = None  # settings tried and chosen
 
     @property
     def runs(self) -> list[RunData]:

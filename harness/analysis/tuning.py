@@ -1,4 +1,4 @@
-"""Equal tuning: choose the settings of each entry, and show what the choice changes.
+"""Equal tuning: choose the settings of each entry, and compare before and after.
 
 Every entry tries the same settings, on seeds and validation windows that no verdict uses. The best
 has the lowest mean loss over the tuning seeds. A trial that fails counts as an infinite loss.

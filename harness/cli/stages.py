@@ -105,7 +105,7 @@ def stages(planned: PlannedStudy, store: Store) -> Iterator[PlannedStudy]:
 
 
 def record_tuning(planned: PlannedStudy, store: Store) -> TuningProgress | None:
-    """Write what the entries of a study have tried and chosen; return it, None without tuning."""
+    """Write the settings that entries have tried and chosen; return them, None without tuning."""
     if planned.tuning is None:
         return None
     progress = read_progress(planned.tuning, store)

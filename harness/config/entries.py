@@ -42,7 +42,7 @@ class _UnknownParameters(Exception):
 
 @dataclass
 class EntryResolver:
-    """Resolves entries; `problems` collects what is invalid in their settings.
+    """Resolves entries; `problems` collects the invalid settings.
 
     `variant_paths` are the user's folders. Models are built only if `can_build`: if the axes and
     all shapes are valid.

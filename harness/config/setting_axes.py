@@ -49,7 +49,7 @@ def axis_problem(axis: str) -> str | None:
 
 
 def _reserved_names() -> set[str]:
-    """Return the names that an axis cannot have: its labels are a column beside others."""
+    """Return the names that an axis cannot have: its labels are a column of the tables."""
     from harness.results import frames  # pandas is slow to load
     from harness.results.records import study_summary
 
@@ -175,7 +175,7 @@ def structure_problems(
 def unchanged(
     levels: Sequence[VariantChoice], sections: Mapping[str, RawTable]
 ) -> list[VariantChoice]:
-    """Return the levels that set what the sections of the study set."""
+    """Return the levels whose settings equal those in the sections of the study."""
     kept = []
     for level in levels:
         values = []

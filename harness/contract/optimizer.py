@@ -112,7 +112,7 @@ class _Contract:
         return violations
 
     def state_bytes(self) -> list[Violation]:
-        """`state_bytes` is what the state takes, without scalars."""
+        """`state_bytes` is the size of the state, without scalars."""
         trial = self._trial()
         violations = []
         for parameter in trial.parameters:

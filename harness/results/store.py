@@ -447,7 +447,7 @@ class Store:
         return read_lines(self.root / study / "launches.jsonl", LaunchRecord)
 
     def tuning(self, study: str) -> TuningRecord | None:
-        """Return what the entries of a study tried and chose; None if it does not tune.
+        """Return the settings that entries tried and chose; None if the study does not tune.
 
         Raises:
             StoreError: the file is damaged.

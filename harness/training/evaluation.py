@@ -77,7 +77,7 @@ class Evaluation:
         """Append nats per token and bits per byte to the run's eval.jsonl, summed in float64.
 
         Separators of texts count in the former only, also if several tokens spell one. The loss of
-        the `average` of the parameters is recorded beside that of the parameters.
+        the `average` of the parameters is recorded as well.
         """
         ema_val_loss = None
         with self._timer:

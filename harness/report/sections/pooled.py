@@ -102,7 +102,7 @@ def _verdicts_by_context(result: PooledResult) -> str:
 
 
 def contexts_phrase(study: StudyResults, names: Sequence[str]) -> str:
-    """Return the number of contexts with what they are: `3 sizes`, `6 contexts`."""
+    """Return the number of contexts with their noun: `3 sizes`, `6 contexts`."""
     n = len(names)
     if len(study.contexts) > 1:
         return f"{n} contexts"

@@ -1,4 +1,4 @@
-"""Equal tuning: what each entry tried and chose, what it cost, and which verdicts it changes."""
+"""Equal tuning: settings tried and chosen, their cost, and the verdicts that change."""
 
 from collections.abc import Iterator, Mapping
 

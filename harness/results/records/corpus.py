@@ -47,7 +47,7 @@ class TokenShard(StrictModel):
 
 
 class ShardManifest(Versioned):
-    """manifest.json: what the token files of a folder are made of."""
+    """manifest.json: the sources of the token files of a folder."""
 
     source: str = Field(description="path, glob or name of the text")
     sources: list[SourceFile] = Field(description="files of the text")

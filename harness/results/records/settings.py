@@ -138,7 +138,7 @@ class TrainSettings(StrictModel):
     ] = 1.0
     ema_decay: Annotated[Fraction, Field(gt=0)] | None = added(
         None,
-        "decay per step of a moving average of the parameters, which is evaluated beside them; "
+        "decay per step of a moving average of the parameters, which is evaluated as well; "
         "null: no average",
     )
     label_smoothing: Fraction = added(

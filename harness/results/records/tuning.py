@@ -152,7 +152,7 @@ class TunedKey(StrictModel):
 
 
 class TuningCost(StrictModel):
-    """What the tuning of one entry cost."""
+    """The cost of the tuning of one entry."""
 
     entry: str = Field(description="the entry, without the axis `tuning`")
     n_settings: int = Field(description="number of settings that were tried")
