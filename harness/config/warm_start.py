@@ -126,17 +126,21 @@ def incompatible_tensors(
     }
     if isinstance(source, Checkpoint):
         key = f"{location}: {CHECKPOINT_KEY}"
-        shapes = dict.fromkeys(shape for _, _, shape in distinct)
-        mismatches: list[Problem] = []
-        for shape in shapes:
-            mismatches += _shape_mismatches(key, source, shape)
-        if mismatches:
-            yield from mismatches
-            return
-        sizes = {name: tensor.shape for name, tensor in source.weights.tensors.items()}
+        source_shape = source.weights.shape
+        name = str(source.folder)
     else:
         key = f"{location}: {RUN_KEY}"
-        assert source_shape is not None
+        name = "the source run"
+    assert source_shape is not None
+    mismatches: list[Problem] = []
+    for shape in dict.fromkeys(shape for _, _, shape in distinct):
+        mismatches += _shape_mismatches(key, name, source_shape, shape)
+    if mismatches:
+        yield from mismatches
+        return
+    if isinstance(source, Checkpoint):
+        sizes = {name: tensor.shape for name, tensor in source.weights.tensors.items()}
+    else:
         model = ModelBuilder(source_shape, source.entry.choices, variant_paths).model()
         sizes = {name: parameter.shape for name, parameter in model.named_parameters()}
     tensors = {name: _meta_tensor("", size) for name, size in sizes.items()}
@@ -154,12 +158,14 @@ def incompatible_tensors(
                 yield Problem(key, f"{'-'.join(labels)}: {message}")
 
 
-def _shape_mismatches(key: str, source: Checkpoint, shape: ModelShape) -> Iterator[Problem]:
+def _shape_mismatches(
+    key: str, name: str, source_shape: ModelShape, shape: ModelShape
+) -> Iterator[Problem]:
     for field in SHAPE_FIELDS:
-        there = getattr(source.weights.shape, field)
+        there = getattr(source_shape, field)
         here = getattr(shape, field)
         if there != here:
-            yield Problem(key, f"{field} = {there} in {source.folder}, {here} here")
+            yield Problem(key, f"{field} = {there} in {name}, {here} here")
 
 
 def _meta_tensor(_name: str, size: Size) -> Tensor:

@@ -218,6 +218,19 @@ def test_weights_without_a_counterpart_are_refused(write_study, tmp_path, field)
     assert message in refusal(write_study(more=from_path("without")))
 
 
+@pytest.mark.parametrize(
+    ("field", "here", "there"),
+    [("tie_embeddings", "true", "false"), ("n_head", "4", "2"), ("n_layer", "2", "1")],
+)
+def test_a_run_of_another_shape_is_no_source(write_study, field, here, there):
+    """Its output projection or layers would be dropped or start fresh, its heads be mixed."""
+    axis = f'\n"model.{field}" = [{there}, {here}]\n'
+    from_run = f'\n[init]\nfrom_run = {{ "model.{field}" = {there} }}\n'
+    message = refusal(write_study(more=axis + from_run))
+    stated = [value.capitalize() for value in (there, here)]
+    assert f"init.from_run: {field} = {stated[0]} in the source run, {stated[1]} here" in message
+
+
 def test_pooled_heads_need_no_bias(write_study, tmp_path):
     save_checkpoint(tmp_path / "start", bias=False)
     setting = ("seq_len = 16", "seq_len = 16\nbias = false")
