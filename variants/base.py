@@ -399,6 +399,8 @@ class Optimizer(Variant[OptionsT]):
     not elementwise, the optimizer gathers shards (`variants.optimizer._shards`).
     """
 
+    reads_betas: ClassVar[bool] = True  # whether it reads beta1 and beta2 of `defaults`
+
     def __init__(self, options: OptionsT, defaults: OptimizerDefaults) -> None:
         self.options = options
         self.defaults = defaults

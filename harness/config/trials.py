@@ -3,12 +3,14 @@
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.config.axes import VariantSelection
 from harness.config.entries import EntryResolver, PlannedEntry
 from harness.config.run_spec import entry_id
 from harness.config.settings import Change, Settings
 from harness.config.tuning import Tuning, setting_label
+from harness.config.unread import why_unread
 from harness.data.batches import evaluation_offsets
 from harness.data.corpus import Corpus
 from harness.errors import Problem
@@ -92,20 +94,19 @@ def _at_level(entry: PlannedEntry, label: str, values: Mapping[str, object]) -> 
 
 
 def check_options(
-    location: str, entries: Sequence[PlannedEntry], tuning: Tuning
+    location: str, entries: Sequence[PlannedEntry], tuning: Tuning, paths: Sequence[Path]
 ) -> Iterator[Problem]:
-    """No optimizer states an option of its own in place of a tuned setting of [train]."""
-    optimizers = {entry.choices["optimizer"].label: entry.choices["optimizer"] for entry in entries}
+    """Each entry reads the settings of [train] that are tuned."""
+    problems: dict[Problem, None] = {}
     for key in tuning.keys:
-        section, _, name = key.partition(".")
-        for label, choice in optimizers.items():
-            value = choice.options.get(name) if section == "train" else None
-            if value is not None:
-                yield Problem(
-                    f'{location}: tune.axes."{key}"',
-                    f"the optimizer {label} has {name} = {value} of its own, which {key} does not "
-                    "change; remove the option or the tuned key",
+        for entry in entries:
+            reason = why_unread(entry, key, paths)
+            if reason is not None:
+                problem = Problem(
+                    f'{location}: tune.axes."{key}"', f"{reason}, or remove the tuned key"
                 )
+                problems[problem] = None
+    yield from problems
 
 
 def check_windows(location: str, corpus: Corpus, settings: Settings) -> Iterator[Problem]:

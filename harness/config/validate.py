@@ -10,6 +10,7 @@ from harness.config.axes import Axes, VariantSelection, architecture_key
 from harness.config.batch_ramp import check_ramp, check_ramp_division
 from harness.config.entries import PlannedEntry
 from harness.config.settings import Changes, Settings, place_of
+from harness.config.unread import DECAY_FRACTION, check_read
 from harness.data.batches import micro_batch_size
 from harness.data.corpus import Corpus
 from harness.errors import Problem, UserError
@@ -75,7 +76,7 @@ def check_entries(location: str, entries: Sequence[PlannedEntry], axes: Axes) ->
         yield from check_settings(location, group[0].settings, parallelisms, axes)
         yield from _check_positionals(location, group, axes)
         yield from _check_documents(location, group, axes)
-        yield from _check_own_options(location, group)
+    yield from check_read(location, entries, axes.paths)
 
 
 def check_settings(
@@ -84,21 +85,6 @@ def check_settings(
     """The settings of some entries fit to each other and to the entries' parallelisms."""
     yield from _check_schedule(location, settings)
     yield from _check_tokens(location, settings, parallelisms, axes)
-
-
-def _check_own_options(location: str, entries: Sequence[PlannedEntry]) -> Iterator[Problem]:
-    """No optimizer states an option of its own in place of a setting that an axis varies."""
-    for entry in entries:
-        optimizer = entry.choices["optimizer"]
-        for axis in entry.choices:
-            section, _, name = axis.partition(".")
-            value = optimizer.options.get(name) if section == "train" else None
-            if value is not None:
-                yield Problem(
-                    f'{location}: axes."{axis}"',
-                    f"the optimizer {optimizer.label} has {name} = {value} of its own, which "
-                    f"{axis} does not change; remove the option, or exclude the combination",
-                )
 
 
 def _check_documents(
@@ -140,9 +126,11 @@ def _check_schedule(location: str, settings: Settings) -> Iterator[Problem]:
             f"allowed: at most steps = {train.steps}",
         )
     elif train.schedule == "wsd" and train.warmup_steps + decay_steps(train) > train.steps:
+        place = settings.place(DECAY_FRACTION, "train.warmup_steps", "train.steps")
+        shown = _named(DECAY_FRACTION, f"{train.decay_fraction:g}", place)
         yield Problem(
-            f"{location}: train.decay_fraction",
-            f"{train.decay_fraction:g}: the decay over {decay_steps(train)} of {train.steps} steps "
+            f"{location}: {place}",
+            f"{shown}: the decay over {decay_steps(train)} of {train.steps} steps "
             f"would begin within the warm-up; allowed: at most "
             f"{1 - train.warmup_steps / train.steps:.4g}",
         )

@@ -208,6 +208,7 @@ def _read_texts(request: _Request, files: CorpusFiles, tokenizer: Tokenizer) -> 
         source = SourceFile(file=str(files.train[0].resolve()), sha256=corpus.sha256)
         return replace(corpus, sources=[source])
     sources = _sources(files.all)
+    _refuse_repeated(request, sources, len(files.train))
     content_hash = hashlib.sha256(request.text_column.encode())
     for i, source in enumerate(sources):
         file_split = "train" if i < len(files.train) else "val"
@@ -258,6 +259,20 @@ def _sources(files: Sequence[Path]) -> list[SourceFile]:
     return [SourceFile(file=str(file.resolve()), sha256=scan(file).sha256) for file in files]
 
 
+def _refuse_repeated(request: _Request, sources: Sequence[SourceFile], n_train: int) -> None:
+    """Refuse validation files with the content of a training file; `n_train` files are for training.
+
+    Raises:
+        UserError: there are such files.
+    """
+    train = {source.sha256 for source in sources[:n_train]}
+    repeated = train & {source.sha256 for source in sources[n_train:]}
+    if repeated:
+        paths = ", ".join(source.file for source in sources if source.sha256 in repeated)
+        message = f"'{request.name}': training and validation have the same content: {paths}"
+        raise UserError([Problem(request.place, f"{message}; validate on other text")])
+
+
 def _unused_note(name: str, files: CorpusFiles) -> str | None:
     if not files.unused:
         return None
@@ -271,17 +286,13 @@ def _read_tokens(request: _Request, files: CorpusFiles, tokenizer: Tokenizer) ->
     slices = read_shards(files.all, tokenizer, request.token_dtype, request.place)
     train = slices[: len(files.train)]
     val = slices[len(files.train) :]
-    repeated = {part.sha256 for part in train} & {part.sha256 for part in val}
-    if repeated:
-        paths = ", ".join(part.file for part in slices if part.sha256 in repeated)
-        message = f"'{name}': training and validation have the same content: {paths}"
-        raise UserError([Problem(request.place, f"{message}; validate on other text")])
+    sources = [SourceFile(file=part.file, sha256=str(part.sha256)) for part in slices]
+    _refuse_repeated(request, sources, len(train))
     sha256 = content_hash(train, val)
     n_headers = sum(part.start > 0 for part in slices)
     notes = [_unused_note(name, files)]
     if n_headers:
         notes.append(f"{name}: the header of llm.c is skipped in {n_headers} token files")
-    sources = [SourceFile(file=part.file, sha256=str(part.sha256)) for part in slices]
     if not val:
         train, val = _split_last(train)
     return Corpus(

@@ -60,8 +60,11 @@ class TextSource:
                 yield ended, "train"
             elif self.is_whole:
                 n_train = _seam_after(ended, int(len(document) * (1 - val_fraction)))
+                if n_train >= len(document):  # validation would be the separator alone
+                    n_train = len(ended)
                 yield ended[:n_train], "train"
-                yield ended[n_train:], "val"
+                if n_train < len(ended):
+                    yield ended[n_train:], "val"
             else:  # every (1 / fraction)th document
                 is_val = int((i + 1) * val_fraction) > int(i * val_fraction)
                 yield ended, "val" if is_val else "train"

@@ -128,6 +128,30 @@ CASES = {
         'axes."train.lr": the optimizer lion0.1 has lr = 0.1 of its own, which train.lr does not '
         "change; remove the option, or exclude the combination",
     ),
+    "sgd without betas": (
+        ("[axes]", '[axes]\noptimizer = ["sgd"]\n"train.beta1" = [0.8, 0.9]'),
+        'axes."train.beta1": the optimizer sgd does not read beta1; use another optimizer, or '
+        "exclude the combination",
+    ),
+    "adafactor without betas": (
+        ("[axes]", '[axes]\noptimizer = ["adafactor"]\n"train.beta2" = [0.8, 0.9]'),
+        'axes."train.beta2": the optimizer adafactor does not read beta2; use another optimizer',
+    ),
+    "decay without wsd": (
+        ("steps = 4", "steps = 4\ndecay_fraction = 0.5"),
+        "train.decay_fraction: 0.5: only the schedule wsd reads it; set train.schedule",
+    ),
+    "varied decay without wsd": (
+        ("[axes]", '[axes]\n"train.decay_fraction" = [0.2, 0.4]'),
+        'axes."train.decay_fraction": the schedule cosine does not read decay_fraction; use wsd',
+    ),
+    "varied decay within the warm-up": (
+        (
+            "[axes]",
+            'schedule = "wsd"\nwarmup_steps = 2\n[axes]\n"train.decay_fraction" = [0.2, 0.9]',
+        ),
+        'axes."train.decay_fraction"[1]: 0.9: the decay over 4 of 4 steps would begin within',
+    ),
     "parameters": (
         ("n_embd = 32", "n_embd = 1048576"),
         "model.n_embd: 1048576 with n_layer = 2 gives 2.64e+13 parameters; allowed: at most 1e+12",

@@ -187,6 +187,15 @@ def test_a_folder_with_other_files_is_refused():
         run()
 
 
+def test_a_separator_alone_is_no_validation_text():
+    Path("a.txt").write_text("One line without a place to cut it.\n")
+    with pytest.raises(UserError, match="no text for val among 1 documents"):
+        run("a.txt")
+    Path("b.txt").write_text(SHAKESPEARE)
+    run("b.txt", out="b")
+    assert len(tokens_of("val", "b")[0]) > len(SEPARATOR)
+
+
 @pytest.mark.parametrize("documents", [DOCUMENTS[:3], []])
 def test_a_split_without_text_is_refused(documents):
     write_documents(documents)

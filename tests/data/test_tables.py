@@ -92,6 +92,15 @@ def test_splits_are_separate_files(tmp_path):
     assert moved.sha256 != found.sha256
 
 
+def test_validation_on_the_training_text_is_refused(tmp_path):
+    (tmp_path / "d").mkdir()
+    for name in ("train-0.jsonl", "train-1.jsonl", "val-0.jsonl"):
+        write(tmp_path / "d", name, documents=[f"text {name[-7]} " * 40])
+    message = r"data\.corpus: 'd': training and validation have the same content: \S*train-0\.jsonl"
+    with pytest.raises(UserError, match=message):
+        prepare(tmp_path, "d")
+
+
 def test_a_table_is_read_once(tmp_path, monkeypatch):
     name = write(tmp_path, "a.jsonl").name
     first = prepare(tmp_path, name)

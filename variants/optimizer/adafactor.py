@@ -54,6 +54,7 @@ class Adafactor(Optimizer[AdafactorOptions]):
     """Adafactor without momentum. The rate is at most 1 / sqrt(step)."""
 
     Options = AdafactorOptions
+    reads_betas = False
 
     def make(self, parameters: Sequence[TrainedParameter]) -> torch.optim.Optimizer:
         """Return Adafactor for all parameters."""

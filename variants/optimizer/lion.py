@@ -40,6 +40,7 @@ class Lion(Optimizer[LionOptions]):
     """Every element changes by the learning rate."""
 
     Options = LionOptions
+    reads_betas = False
 
     def make(self, parameters: Sequence[TrainedParameter]) -> torch.optim.Optimizer:
         """Return Lion for all parameters."""

@@ -39,6 +39,7 @@ class SGD(Optimizer[SGDOptions]):
     """m <- momentum * m + g; theta <- theta - lr * m, or with Nesterov's look-ahead."""
 
     Options = SGDOptions
+    reads_betas = False
 
     @classmethod
     def check(cls, shape: ModelShape, options: SGDOptions) -> Mapping[str, str]:
