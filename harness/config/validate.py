@@ -9,6 +9,7 @@ import torch
 from harness.config.axes import Axes, VariantSelection, architecture_key
 from harness.config.batch_ramp import check_ramp, check_ramp_division
 from harness.config.entries import PlannedEntry
+from harness.config.schema_errors import quoted
 from harness.config.settings import Changes, Settings, place_of
 from harness.data.batches import micro_batch_size
 from harness.data.corpus import Corpus
@@ -16,6 +17,7 @@ from harness.errors import Problem, UserError
 from harness.model.builder import ModelBuilder
 from harness.model.part_check import describe_failure
 from harness.results.records import ModelSettings, ProbeSettings, TrainSettings, VariantChoice
+from harness.results.records.tuning import TUNING
 from harness.training.optimizer import decay_steps
 from variants import registry
 from variants.base import AXES, ModelShape, Optimizer, Parallelism, Variant
@@ -90,13 +92,19 @@ def _check_own_options(location: str, entries: Sequence[PlannedEntry]) -> Iterat
     """No optimizer states an option of its own in place of a setting that an axis varies."""
     for entry in entries:
         optimizer = entry.choices["optimizer"]
-        for axis in entry.choices:
-            section, _, name = axis.partition(".")
-            value = optimizer.options.get(name) if section == "train" else None
-            if value is not None:
+        for axis, level in entry.choices.items():
+            if axis in AXES or axis == TUNING:
+                continue
+            own: dict[str, object] = {}
+            for key in level.options:
+                section, _, name = key.partition(".")
+                if section == "train" and optimizer.options.get(name) is not None:
+                    own[name] = optimizer.options[name]
+            if len(own) == len(level.options):  # of an axis that varies more, the others count
+                stated = ", ".join(f"{name} = {value}" for name, value in own.items())
                 yield Problem(
-                    f'{location}: axes."{axis}"',
-                    f"the optimizer {optimizer.label} has {name} = {value} of its own, which "
+                    f"{location}: axes.{quoted(axis)}",
+                    f"the optimizer {optimizer.label} has {stated} of its own, which "
                     f"{axis} does not change; remove the option, or exclude the combination",
                 )
 
