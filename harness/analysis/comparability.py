@@ -50,6 +50,15 @@ def in_nats(entry: Entry, base: Entry, equal_length: bool = False) -> bool:
     return of_entries(entry, base, equal_length).unit == "nats per token"
 
 
+def unit_of_all(study: StudyResults) -> LossUnit | None:
+    """Return the unit in which the losses of all entries are comparable, None without one."""
+    first, *others = study.entries
+    units = {of_entries(entry, first).unit for entry in others}
+    if None in units:
+        return None
+    return "bits per byte" if "bits per byte" in units else "nats per token"
+
+
 def _differences(spec: RunSpec, base: RunSpec, equal_length: bool) -> Iterator[str]:
     """Yield the settings that determine the text, or the context of its tokens, if they differ."""
     validated_on = _validation_tokens(spec)

@@ -242,8 +242,10 @@ def _newest_settings(runs: list[RunData], launches: list[LaunchRecord], age: Age
 
 
 def _age_key(launches: list[LaunchRecord]) -> Age:
-    """Return a sort key: the newest launch that names the run, then the time of its start."""
-    launch_of = {run_id: i for i, launch in enumerate(launches) for run_id in launch.order}
+    """Return a sort key: the newest launch that asks for the run, then the time of its start."""
+    launch_of: dict[str, int] = {}
+    for i, launch in enumerate(launches):
+        launch_of |= dict.fromkeys((*launch.order, *launch.not_started), i)
     return lambda run: (launch_of.get(run.run_id, -1), run.started_at or "")
 
 

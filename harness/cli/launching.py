@@ -61,7 +61,7 @@ class Launch:
         if self.trace:
             todo = [spec.traced() for spec in todo]
         scheduler.plan_runs(store, stage.name, todo, stage.all_run_ids)
-        scheduler.record_allowed(store, selection.done)
+        scheduler.record_place(store, [*selection.done, *selection.failed])
         for spec in stage.runs:
             if spec.run_id in accepted:
                 store.run(spec.study, spec.run_id).accept(spec)

@@ -45,7 +45,7 @@ def run(
 ) -> None:
     """Train every run that is not done. After an interruption, the same command resumes."""
     from harness.cli.launching import Launch
-    from harness.cli.stages import all_runs, read_progress, record_tuning, stages, unfinished
+    from harness.cli.stages import read_progress, record_tuning, stages, unfinished
     from harness.launch import elastic
     from harness.preflight import check_study
     from harness.results.store import Store
@@ -55,7 +55,7 @@ def run(
     planned = load_study(study, settings, seeds, where)
     store = Store(results)
     if only is not None:
-        planned = all_runs(planned, store).only(only)
+        planned = planned.only(only)
     launch = Launch(
         study=study,
         settings=settings or (),

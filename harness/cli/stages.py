@@ -1,7 +1,7 @@
 """The stages of a study that tunes: the trials, rung by rung, then the final runs."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from harness.analysis.tuning import choose, rank_settings
@@ -82,7 +82,10 @@ def _read_ended(store: Store, spec: RunSpec) -> RunData | None:
     if not run.exists or run.outcome.status not in ("done", "failed"):
         return None
     data = read_run(run)
-    return data if isinstance(data, RunData) else None
+    if not isinstance(data, RunData):
+        return None
+    # The study may have numbered its settings otherwise when it ran.
+    return replace(data, spec=data.spec.model_copy(update={"tuning": spec.tuning}))
 
 
 def stages(planned: PlannedStudy, store: Store) -> Iterator[PlannedStudy]:
@@ -116,14 +119,6 @@ def record_tuning(planned: PlannedStudy, store: Store) -> TuningProgress | None:
     )
     store.record_tuning(planned.name, record)
     return progress
-
-
-def all_runs(planned: PlannedStudy, store: Store) -> PlannedStudy:
-    """Return a study with the runs of all stages that are known from the results."""
-    if planned.tuning is None:
-        return planned
-    distinct = {spec.run_id: spec for stage in stages(planned, store) for spec in stage.runs}
-    return planned.stage(list(distinct.values()))
 
 
 def unfinished(plan: TuningPlan, progress: TuningProgress) -> Iterator[str]:

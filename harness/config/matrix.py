@@ -65,8 +65,7 @@ class PlannedStudy:
 
     def stage(self, runs: list[RunSpec]) -> "PlannedStudy":
         """Return the study with these runs, of those that it has one after the other."""
-        run_ids = {spec.run_id for spec in runs}
-        return dataclasses.replace(self, runs=runs, all_run_ids=self.all_run_ids | run_ids)
+        return dataclasses.replace(self, runs=runs)
 
     def launch_record(
         self,
@@ -75,10 +74,12 @@ class PlannedStudy:
         inputs: LaunchInputs,
         accepted_outdated: Sequence[str] = (),
     ) -> LaunchRecord:
-        """Return the record of a launch of these runs, in this order."""
+        """Return the record of a launch that starts these runs, in this order."""
+        started = dict.fromkeys(spec.run_id for spec in order)
         return LaunchRecord(
             command=command,
-            order=[spec.run_id for spec in order],
+            order=list(started),
+            not_started=[spec.run_id for spec in self.runs if spec.run_id not in started],
             settings_hash=self.settings_hash,
             note=self.note,
             equivalence_margin=self.equivalence_margin,
@@ -94,14 +95,12 @@ class PlannedStudy:
         Raises:
             UserError: the study has no run of that id.
         """
-        by_id = {spec.run_id: spec for spec in self.runs}
+        possible = self.runs if self.tuning is None else self.tuning.possible_runs()
+        by_id = {spec.run_id: spec for spec in possible}
         if run_id not in by_id:
-            hint = ""
-            if self.tuning is not None:
-                hint = "; tuned runs have ids when their trials have ended"
             raise UserError(
                 f"--run {run_id}: not a run of this study; the id covers the settings, the seed "
-                f"and the content of the corpus. `run --dry-run` lists the runs{hint}"
+                "and the content of the corpus. `run --dry-run` lists the runs"
             )
         spec = by_id[run_id]
         source_run = by_id.get(spec.init.run_id or "") if spec.init else None
@@ -385,6 +384,7 @@ def _plan(
         return dataclasses.replace(planned, runs=runs, all_run_ids=builder.ids(entries, seeds))
     names = {entry_id(entry.choices, matrix.file) for entry in selected}
     plan = TuningPlan(matrix.tuning, levels, names, seeds, builder.build, planned.settings_hash)
-    planned = dataclasses.replace(planned, tuning=plan)
+    possible_ids = {spec.run_id for spec in plan.possible_runs()}
+    planned = dataclasses.replace(planned, tuning=plan, all_run_ids=possible_ids)
     first = plan.trials(0, dict.fromkeys(names, range(len(plan.points))))
     return planned.stage([*first, *plan.finals({})])

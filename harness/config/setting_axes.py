@@ -175,13 +175,14 @@ def structure_problems(
 def unchanged(
     levels: Sequence[VariantChoice], sections: Mapping[str, RawTable]
 ) -> list[VariantChoice]:
-    """Return the levels whose settings equal those in the sections of the study."""
+    """Return the levels whose settings equal those of the study's sections, with their defaults."""
     kept = []
     for level in levels:
         values = []
         for key in level.options:
             section, _, name = key.partition(".")
-            values.append(sections[section].get(name))
+            default = SECTIONS[section].model_fields[name].default
+            values.append(sections[section].get(name, default))
         if values == list(level.options.values()):
             kept.append(level)
     return kept

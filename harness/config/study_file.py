@@ -341,7 +341,7 @@ def _override(raw: RawTable, setting: str) -> str:
         value = parse_toml(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
         value = text  # a string without quotes, which the shell would remove
-    for prefix in (["axes"], ["study", "baseline"]):
+    for prefix in (["axes"], ["study", "baseline"], ["tune", "axes"]):
         n = len(prefix)
         if keys[:n] == prefix and len(keys) > n + 1 and keys[n] in SECTIONS:
             keys[n : n + 2] = [".".join(keys[n : n + 2])]

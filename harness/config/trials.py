@@ -93,6 +93,11 @@ def _at_level(entry: PlannedEntry, label: str, values: Mapping[str, object]) -> 
     return dataclasses.replace(entry, choices=entry.choices | {TUNING: choice})
 
 
+def _tuned(levels: TunedLevels, values: SettingValues, index: int) -> PlannedEntry:
+    """Return the entry that has chosen the settings of this number."""
+    return _at_level(levels.tried[index], TUNED, values)
+
+
 def check_options(
     location: str, entries: Sequence[PlannedEntry], tuning: Tuning, paths: Sequence[Path]
 ) -> Iterator[Problem]:
@@ -100,7 +105,7 @@ def check_options(
     problems: dict[Problem, None] = {}
     for key in tuning.keys:
         for entry in entries:
-            reason = why_unread(entry, key, paths)
+            reason = why_unread(entry, key, key, paths)
             if reason is not None:
                 problem = Problem(
                     f'{location}: tune.axes."{key}"', f"{reason}, or remove the tuned key"
@@ -170,6 +175,16 @@ class TuningPlan:
             runs.append(spec.model_copy(update=update))
         return runs
 
+    def possible_runs(self) -> list[RunSpec]:
+        """Return the runs of all results that trials may have: each setting may be chosen."""
+        numbers = dict.fromkeys((levels.name for levels in self.levels), range(len(self.points)))
+        finals: list[EntryTrial] = []
+        for levels in self.levels:
+            finals.append((levels.untuned, None))
+            finals += [(_tuned(levels, point, i), None) for i, point in enumerate(self.points)]
+        trials = [spec for rung in range(self.n_rungs) for spec in self.trials(rung, numbers)]
+        return [*trials, *self.build(finals, self.seeds)]
+
     def finals(self, chosen: Mapping[str, SettingValues]) -> list[RunSpec]:
         """Return the final runs of the selected entries: untuned, and tuned if one has chosen."""
         entries: list[EntryTrial] = []
@@ -178,6 +193,6 @@ class TuningPlan:
                 entries.append((levels.untuned, None))
                 if levels.name in chosen:
                     values = chosen[levels.name]
-                    tried = levels.tried[[*self.points].index(values)]
-                    entries.append((_at_level(tried, TUNED, values), None))
+                    index = [*self.points].index(values)
+                    entries.append((_tuned(levels, values, index), None))
         return self.build(entries, self.seeds)

@@ -4,9 +4,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.config.entries import PlannedEntry
+from harness.config.schema_errors import quoted
 from harness.errors import Problem
 from harness.results.records import TrainSettings
+from harness.results.records.tuning import TUNING
 from variants import registry
+from variants.base import AXES
 
 DECAY_FRACTION = "train.decay_fraction"
 
@@ -16,15 +19,18 @@ def check_read(
 ) -> Iterator[Problem]:
     """Each entry reads the settings that axes vary; without an effect its runs would be equal."""
     for entry in entries:
-        for axis in entry.choices:
-            reason = why_unread(entry, axis, paths)
-            if reason is not None:
-                yield Problem(f'{location}: axes."{axis}"', f"{reason}, or exclude the combination")
+        for axis, level in entry.choices.items():
+            if axis in AXES or axis == TUNING:
+                continue
+            reasons = [why_unread(entry, key, axis, paths) for key in level.options]
+            if reasons and None not in reasons:  # of an axis that varies more, the others count
+                message = f"{reasons[0]}, or exclude the combination"
+                yield Problem(f"{location}: axes.{quoted(axis)}", message)
     yield from _check_decay_fraction(location, entries)
 
 
-def why_unread(entry: PlannedEntry, key: str, paths: Sequence[Path]) -> str | None:
-    """Return why an entry does not read a setting of [train], with a remedy; None if it does."""
+def why_unread(entry: PlannedEntry, key: str, axis: str, paths: Sequence[Path]) -> str | None:
+    """Return why an entry does not read a setting that an axis varies; None if it may."""
     section, _, name = key.partition(".")
     if section != "train":
         return None
@@ -32,7 +38,7 @@ def why_unread(entry: PlannedEntry, key: str, paths: Sequence[Path]) -> str | No
     value = optimizer.options.get(name)
     if value is not None:
         return (
-            f"the optimizer {optimizer.label} has {name} = {value} of its own, which {key} does "
+            f"the optimizer {optimizer.label} has {name} = {value} of its own, which {axis} does "
             "not change; remove the option"
         )
     if name in ("beta1", "beta2"):

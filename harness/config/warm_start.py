@@ -133,8 +133,10 @@ def incompatible_tensors(
         name = "the source run"
     assert source_shape is not None
     mismatches: list[Problem] = []
-    for shape in dict.fromkeys(shape for _, _, shape in distinct):
-        mismatches += _shape_mismatches(key, name, source_shape, shape)
+    for shape, entry in {shape: entry for (*_, shape), entry in distinct.items()}.items():
+        levels = [c.label for axis, c in entry.items() if axis not in AXES]
+        here = f"here ({'-'.join(levels)})" if levels else "here"
+        mismatches += _shape_mismatches(key, name, source_shape, shape, here)
     if mismatches:
         yield from mismatches
         return
@@ -159,13 +161,13 @@ def incompatible_tensors(
 
 
 def _shape_mismatches(
-    key: str, name: str, source_shape: ModelShape, shape: ModelShape
+    key: str, name: str, source_shape: ModelShape, shape: ModelShape, here: str
 ) -> Iterator[Problem]:
     for field in SHAPE_FIELDS:
         there = getattr(source_shape, field)
-        here = getattr(shape, field)
-        if there != here:
-            yield Problem(key, f"{field} = {there} in {name}, {here} here")
+        value = getattr(shape, field)
+        if there != value:
+            yield Problem(key, f"{field} = {there} in {name}, {value} {here}")
 
 
 def _meta_tensor(_name: str, size: Size) -> Tensor:

@@ -17,6 +17,8 @@ from harness.results.records import LaunchSpec, RunSpec, RunStatus
 from harness.results.store import Run, Store
 
 FAILURE_LOG_LINES = 12  # of a failed run's log, shown at once
+# Of a spec: what follows from the other entries of the study.
+PLACE = ("settings_hash", "baseline", "axes", "tuning")
 
 StartRun = Callable[[Run, LaunchSpec], None]
 
@@ -100,13 +102,20 @@ def plan_runs(store: Store, study: str, specs: Sequence[RunSpec], all_run_ids: s
         store.run(study, spec.run_id).create(spec)
 
 
-def record_allowed(store: Store, done: Sequence[RunSpec]) -> None:
-    """Record in the specs of runs that are done what the study permits them now."""
-    for spec in done:
+def record_place(store: Store, ended: Sequence[RunSpec]) -> None:
+    """Record in the specs of runs that have ended their place in the study as it is now.
+
+    It is not in their ids: a study may have got other levels, tuned settings or a new baseline.
+    """
+    for spec in ended:
         run = store.run(spec.study, spec.run_id)
+        update = {name: getattr(spec, name) for name in PLACE}
+        if spec.allowed:
+            update["allowed"] = spec.allowed
         with contextlib.suppress(StoreError):  # a damaged spec is reported when it is read
-            if spec.allowed and run.spec.allowed != spec.allowed:
-                run.update_spec(run.spec.model_copy(update={"allowed": spec.allowed}))
+            placed = run.spec.model_copy(update=update)
+            if placed != run.spec:
+                run.update_spec(placed)
 
 
 def run_all(

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from command_line import Harness
 
-from harness import load
+from harness import config, load
+from harness.analysis import dataset
+from harness.cli.stages import read_progress
 from harness.errors import ExitCode
 from harness.results.records import EvalRecord, ProbeResults, StepRecord
+from harness.results.store import Store
 
 TUNE = """
 [tune]
@@ -96,6 +99,10 @@ def harness(tmp_path):
     harness.stop()
 
 
+def store(harness) -> Store:
+    return Store(harness.folder / "results")
+
+
 def stored(harness) -> dict[str, object]:
     return {run.run_id: run for run in harness.runs()}
 
@@ -161,6 +168,88 @@ def test_a_longer_grid_keeps_the_trials_that_are_done(harness, planted):
     added = planted.started[n_before:]
     assert len(added) == 4
     assert all("lr0.03-" in run_id for run_id in added)
+
+
+def test_settings_before_the_first_keep_their_trials(harness, planted):
+    harness("run", "study.toml")
+    axes = 'tune.axes={"train.lr"=[3e-4, 1e-3, 3e-3, 1e-2]}'
+    harness("run", "study.toml", settings=[axes])
+    assert chosen(harness) == CHOSEN
+    trials = load(harness.folder / "results", "s").tuning
+    assert trials["train.lr"].tolist() == [3e-4, 1e-3, 3e-3, 1e-2] * 2
+    assert {tuple(seeds) for seeds in trials["seeds"]} == {(100, 101)}
+
+
+def test_old_numbers_of_settings_do_not_choose(harness, planted):
+    harness("run", "study.toml")
+    n_before = len(planted.started)
+    axes = 'tune.axes={"train.lr"=[1e-2, 3e-3, 1e-3]}'
+    harness("run", "study.toml", "--dry-run", settings=[axes])
+    assert len(planted.started) == n_before
+    progress = read_progress(
+        config.load(harness.folder / "study.toml", [axes]).tuning, store(harness)
+    )
+    assert progress.chosen == {name: {"train.lr": lr} for name, lr in CHOSEN.items()}
+    harness("run", "study.toml", settings=[axes])
+    assert chosen(harness) == CHOSEN
+
+
+def test_an_earlier_choice_is_reported_when_it_returns(harness, planted):
+    harness("run", "study.toml")
+    smaller = 'tune.axes={"train.lr"=[1e-3, 3e-3]}'
+    harness("run", "study.toml", settings=[smaller])
+    assert tuned_rates(harness)["rope-mha-single-tuned"] == 3e-3
+    harness("run", "study.toml")
+    assert tuned_rates(harness)["rope-mha-single-tuned"] == 1e-2
+
+
+def tuned_rates(harness) -> dict[str, float]:
+    study = dataset.read(store(harness), "s")
+    return {entry.label: entry.runs[0].spec.train.lr for entry in study.entries}
+
+
+def test_another_process_keeps_the_runs_of_later_stages(harness, planted):
+    planted.stop_after = 12
+    with pytest.raises(KeyboardInterrupt):
+        harness("run", "study.toml", settings=["train.lr=2e-3"])
+    before = {run.run_id for run in harness.runs()}
+    planned = config.load(harness.folder / "study.toml", ["train.lr=2e-3"])
+    assert len(before) == 16 and before <= planned.all_run_ids
+    with pytest.raises(KeyboardInterrupt):
+        harness("run", "study.toml", where=["positional=rope"], settings=["train.lr=2e-3"])
+    assert {run.run_id for run in harness.runs()} == before
+
+
+def test_a_tuned_run_is_repeated_without_its_trials(harness, planted, tmp_path):
+    harness("run", "study.toml", settings=["train.lr=2e-3"])
+    tuned = finals(harness, "tuned")[0]
+    harness("reproduce", "results/s", tmp_path / "again", "--run", tuned.run_id)
+    assert f"--run {tuned.run_id}" in (tmp_path / "again/run.sh").read_text()
+    n_before = len(planted.started)
+    arguments = ("run", "study.toml", "--run", tuned.run_id, "--results", "others")
+    harness(*arguments, settings=["train.lr=2e-3"])
+    assert planted.started[n_before:] == [tuned.run_id]
+
+
+def test_runs_that_are_done_stay_when_a_setting_is_stated_otherwise(harness, planted):
+    harness("run", "study.toml", settings=["train.min_lr=1e-4"])
+    n_before = len(planted.started)
+    same = ["train.min_lr=1e-4 * 1"]
+    harness("run", "study.toml", "--seeds", "0,1", settings=same)
+    assert len(planted.started) - n_before < 5
+    runs = load(harness.folder / "results", "s").runs
+    assert sorted(runs["seed"]) == [0] * 4 + [1] * 4
+
+
+def test_the_baseline_is_that_of_the_newest_launch(harness, planted):
+    for name in ("learned", "rope"):
+        harness("run", "study.toml", settings=[f"study.baseline.positional={name}"])
+        assert dataset.read(store(harness), "s").baseline["positional"] == name
+
+
+def test_tuned_values_are_overridden_without_quotes(harness, planted):
+    listed = harness("list", "study.toml", settings=["tune.axes.train.lr=[1e-3, 3e-3]"])
+    assert "4 trials of each entry" in listed.stdout
 
 
 def test_a_diverged_trial_is_a_result(harness, planted):

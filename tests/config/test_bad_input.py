@@ -123,6 +123,15 @@ CASES = {
         ("[axes]", '[axes]\noptimizer = [{ variant = "sgd", momentum = 0.0, nesterov = true }]'),
         "axes.optimizer[0].nesterov: true: needs a momentum above 0",
     ),
+    "optimizer's own rate on a named axis": (
+        (
+            "[axes]",
+            '[axes]\noptimizer = [{ variant = "lion", lr = 0.1 }]\nrate = [{ label = "low", '
+            '"train.lr" = 1.0 }, { label = "high", "train.lr" = 2.0 }]',
+        ),
+        "axes.rate: the optimizer lion0.1 has lr = 0.1 of its own, which rate does not change; "
+        "remove the option, or exclude the combination",
+    ),
     "optimizer's own rate": (
         ("[axes]", '[axes]\noptimizer = [{ variant = "lion", lr = 0.1 }]\n"train.lr" = [1.0, 2.0]'),
         'axes."train.lr": the optimizer lion0.1 has lr = 0.1 of its own, which train.lr does not '

@@ -126,6 +126,12 @@ size = "M"
     assert runs == product | {("mha", "M", 1e-3), ("mqa", "M", 1e-3), ("mqa", "M", 0.1)}
 
 
+@pytest.mark.parametrize("axis", ['"train.min_lr" = [1e-4, 0.0]', '"model.bias" = [false, true]'])
+def test_a_setting_that_the_section_omits_has_its_default_in_the_baseline(write, axis):
+    baseline = load(write(axis + "\n")).runs[0].baseline
+    assert set(baseline.values()) & {"min_lr0", "biasTrue"}
+
+
 @pytest.mark.parametrize(("lr", "baseline"), [("3e-3", "lr0.003"), ("5e-3", "lr0.001")])
 def test_the_baseline_is_the_sections_value_else_the_first(write, lr, baseline):
     path = change(write(LR), "steps = 4", f"steps = 4\nlr = {lr}")
@@ -187,7 +193,7 @@ def test_a_source_run_starts_all_levels_that_fit(write):
     chosen = init.replace("{ train", '{ "train.lr" = 3e-3, train')
     assert load(write(LR, more=chosen), seeds=[0]).runs[0].train.lr == 3e-3
     (message, *_) = problems(write(SIZE, more=init))
-    assert message.startswith("init.from_run: learned-mha-M: ") and "(16, 16)" in message
+    assert message == "init.from_run: n_layer = 1 in the source run, 2 here (M)"
 
 
 def test_options_are_checked_at_each_shape(write):

@@ -306,8 +306,7 @@ def _leaders(summary: Summary) -> Text:
         return text("No run is done yet, so there are no results.")
     best = min(complete, key=_rounded_loss)
     lowest: Text = ()
-    first, *others = summary.study.entries
-    if best.val_loss and all(comparability.in_nats(entry, first) for entry in others):
+    if best.val_loss and comparability.unit_of_all(summary.study) == "nats per token":
         loss = formatting.mean(best.val_loss.mean, *(best.val_loss.ci95 or ()))
         lowest = text(
             "Lowest final validation loss: ", Code(best.entry), f", {loss} nats per token."

@@ -76,6 +76,11 @@ class LaunchRecord(Versioned):
     at: str = Field(default_factory=now, description="time of the call, ISO 8601, UTC")
     command: str | None = Field(default=None, description="command line")
     order: list[str] = Field(description="run ids in the order in which they are started")
+    not_started: list[str] = Field(
+        default=[],
+        description="ids of the other runs that the launch asks for: they are done, have failed or "
+        "run elsewhere",
+    )
     settings_hash: str | None = Field(
         default=None, description="hash of the settings that were requested"
     )
