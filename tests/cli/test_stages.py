@@ -321,6 +321,12 @@ def test_a_dry_run_and_the_list_show_both_stages(harness, planted):
     assert len(content["entries"]) == 2
 
 
+def test_the_list_counts_no_start_as_a_tuned_run(harness, planted):
+    path = harness.folder / "study.toml"
+    path.write_text(path.read_text() + "[init]\nfrom_run = { train = { steps = 2 } }\n")
+    assert "after it: 2 tuned runs" in harness("list", "study.toml").stdout
+
+
 def test_status_shows_how_far_the_tuning_is(harness, planted):
     planted.stop_after = 3
     with pytest.raises(KeyboardInterrupt):
