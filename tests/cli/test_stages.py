@@ -184,7 +184,7 @@ def test_old_numbers_of_settings_do_not_choose(harness, planted):
     harness("run", "study.toml")
     n_before = len(planted.started)
     axes = 'tune.axes={"train.lr"=[1e-2, 3e-3, 1e-3]}'
-    harness("run", "study.toml", "--dry-run", settings=[axes])
+    assert harness("run", "study.toml", "--dry-run", settings=[axes]).stdout == ""
     assert len(planted.started) == n_before
     progress = read_progress(
         config.load(harness.folder / "study.toml", [axes]).tuning, store(harness)
