@@ -92,6 +92,13 @@ def test_an_effect_of_one_direction_differs_in_amount_only(sizes):
     assert changes in answer
 
 
+def test_no_context_resolves_the_effect(sizes):
+    sizes.axes["positional"] = ["learned", "rope"]
+    sizes.gain = {f"rope-{size}": 0.09 for size in SIZES}
+    answer = written(sizes.write())[0].split("## Results")[0]
+    assert "`rope` has no resolved effect on the validation loss in any of 3 sizes" in answer
+
+
 def test_frames_and_exports_carry_the_setting_axes(sizes, tmp_path):
     sizes.write()
     study = harness.load(sizes.root, study="tiny")
