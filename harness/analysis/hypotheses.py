@@ -99,7 +99,7 @@ def _effects(study: StudyResults, entries: list[Entry], quantity: Quantity) -> E
 
     Those on the loss use the baseline's parallelism only: the other entries repeat its runs, and
     would make the noise look smaller than it is. They use entries whose losses are comparable in
-    nats per token only.
+    nats per token only, and have the tokens of the study's first entry.
     """
     levels = {axis: list(names) for axis, names in study.levels.items()}
     baseline = study.baseline.get(PARALLELISM)
@@ -122,8 +122,13 @@ def _effects(study: StudyResults, entries: list[Entry], quantity: Quantity) -> E
 
 
 def _has_nats(study: StudyResults, entry: Entry) -> bool:
-    """Return whether the entry's loss is comparable with its baseline's in nats per token."""
+    """Return whether the entry's loss is comparable with its baseline's in nats per token.
+
+    Differences in nats per token have another unit if the tokens of a context are others.
+    """
     base = study.baseline_of(entry)
+    if entry.runs[0].spec.data.tokenizer != study.entries[0].runs[0].spec.data.tokenizer:
+        return False
     return base is None or comparability.in_nats(entry, base)
 
 

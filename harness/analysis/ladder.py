@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from harness.analysis import comparability, intervals, ladder_estimates, metrics
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.ladder_estimates import Estimate, FittedLadder, LadderData, Speedups
+from harness.analysis.ladder_estimates import (
+    MAX_LOG,
+    Estimate,
+    FittedLadder,
+    LadderData,
+    Speedups,
+)
+from harness.analysis.power_laws import EXPONENTS
 from harness.results.records import LadderSettings
 from harness.results.records.estimates import Bounds
 from harness.results.records.ladder import (
@@ -229,14 +236,28 @@ class _Family:
             for scale, fitted in self.fitted.items():
                 result.fits.append(self._law(curve, i, scale, fitted))
                 result.curves.extend(self._curve(curve, i, scale, fitted))
-            if curve.against in self.index:
-                self._add_speedups(result, curve, by_flops)
-            elif curve.against is not None:
-                reason = f"no law of {curve.against} with comparable losses"
+            reason = self._no_speedup(curve)
+            if reason is not None:
                 result.uncompared.append(LadderExclusion(entry=curve.label, reason=reason))
+            elif curve.against is not None:
+                self._add_speedups(result, curve, by_flops)
             if self.project_to is not None:
                 fit = next(f for f in result.fits if (f.entry, f.over) == (curve.label, "flops"))
                 result.projections.append(self._project(curve, i, fit.leave_out_error))
+
+    def _no_speedup(self, curve: Curve) -> str | None:
+        """Return why a curve has no speedup over its baseline, None if it has one, or no baseline.
+
+        Without a loss that falls with size, more compute is worth nothing, or any amount.
+        """
+        if curve.against is None:
+            return None
+        if curve.against not in self.index:
+            return f"no law of {curve.against} with comparable losses"
+        exponent = self.fitted["flops"].laws.exponent[0, self.index[curve.against]]
+        if exponent <= (1 + SAME_SIZE) * EXPONENTS[0]:
+            return f"the loss of {curve.against} does not fall with size"
+        return None
 
     def _points(self, curve: Curve) -> list[LadderPoint]:
         points = []
@@ -354,7 +375,7 @@ class _Family:
         loss = fitted.loss(i, budget, 1)
         multiplier = None
         multiplier_ci95 = None
-        if curve.against in self.index:
+        if curve.against is not None and self._no_speedup(curve) is None:
             projected = fitted.projected_log_multiplier(i, self.index[curve.against], budget)
             multiplier, multiplier_ci95 = _factor(projected)
         return LadderProjection(
@@ -418,13 +439,20 @@ def _losses(curves: list[Curve], sizes: list[str]) -> Array:
 
 
 def _factor(log: Estimate | None) -> tuple[float | None, Bounds | None]:
-    """Return the exponential of an estimate; None, or NaN for an end, if it is infinite."""
+    """Return the exponential of an estimate; None, or NaN for an end, if it is infinite.
+
+    Its logarithm is within `MAX_LOG`: a flat law gives factors beyond the range of numbers.
+    """
     if log is None or not math.isfinite(log.value):
         return None, None
     if log.bounds is None:
-        return math.exp(log.value), None
-    low, high = (math.exp(end) if math.isfinite(end) else math.nan for end in log.bounds)
-    return math.exp(log.value), (low, high)
+        return _exp(log.value), None
+    low, high = (_exp(end) if math.isfinite(end) else math.nan for end in log.bounds)
+    return _exp(log.value), (low, high)
+
+
+def _exp(log: float) -> float:
+    return math.exp(min(max(log, -MAX_LOG), MAX_LOG))
 
 
 def _sum(log: Estimate, added: Estimate | None) -> Estimate | None:

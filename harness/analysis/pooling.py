@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.analysis import repeated_measures, significance
-from harness.analysis.dataset import CONTEXT_SEPARATOR, StudyResults
+from harness.analysis.dataset import CONTEXT_SEPARATOR, Entry, StudyResults
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import LOSS_METRICS, Pair
 from harness.results.records.study_summary import (
@@ -24,11 +24,16 @@ from harness.results.records.tuning import TUNED, TUNING
 
 @dataclass(frozen=True)
 class _Group:
-    """The pairs with the same asked labels, by context, and their seeds in common."""
+    """The pairs with the same asked labels, by context, and their seeds in common.
+
+    `missing` are the contexts without a difference, `incomplete` the seeds of some contexts only.
+    """
 
     levels: dict[str, str]
     pairs: dict[str, Pair]
+    missing: list[str]
     seeds: list[int]
+    incomplete: list[int]
     differences: np.ndarray  # (n_seeds, n_contexts)
 
     @property
@@ -88,8 +93,10 @@ def pool(
                     asked=group.name,
                     levels=group.levels,
                     contexts=list(group.pairs),
+                    contexts_missing=group.missing,
                     verdicts=_verdicts(group, results),
                     seeds=group.seeds,
+                    seeds_incomplete=group.incomplete,
                     interaction_p=interactions.get(group.name),
                     interaction_p_holm=p_holm,
                     depends_on_context=None if p_holm is None else p_holm < significance.ALPHA,
@@ -99,16 +106,10 @@ def pool(
 
 
 def _groups(study: StudyResults, pairs: Sequence[Pair]) -> list[_Group]:
-    baseline = study.baseline.get(PARALLELISM)
-    repeats = PARALLELISM in study.contexts and baseline in study.levels[PARALLELISM]
     by_levels: dict[tuple[str, ...], dict[str, Pair]] = {}
     order = list(study.by_context())
     for pair in sorted(pairs, key=lambda pair: order.index(study.context_name(pair.entry))):
-        if pair.unit and repeats and pair.entry.axes[PARALLELISM] != baseline:
-            continue
-        if TUNING in study.contexts and pair.entry.axes[TUNING] != TUNED:
-            continue
-        if pair.differences():
+        if _is_pooled(study, pair.entry, pair.unit is not None) and pair.differences():
             levels = tuple(pair.entry.axes[axis] for axis in study.asked)
             context = study.context_name(pair.entry)
             by_levels.setdefault(levels, {})[context] = pair
@@ -122,8 +123,25 @@ def _groups(study: StudyResults, pairs: Sequence[Pair]) -> list[_Group]:
         if seeds:
             differences = np.array([[found[seed] for found in by_seed] for seed in seeds])
             labels = dict(zip(study.asked, levels, strict=True))
-            groups.append(_Group(labels, in_one_unit, seeds, differences))
+            is_loss = next(iter(in_one_unit.values())).unit is not None
+            planned = [
+                study.context_name(entry)
+                for entry in study.entries
+                if _is_pooled(study, entry, is_loss) and labels.items() <= entry.axes.items()
+            ]
+            missing = [context for context in order if context in {*planned} - {*in_one_unit}]
+            incomplete = sorted(set().union(*by_seed) - {*seeds})
+            groups.append(_Group(labels, in_one_unit, missing, seeds, incomplete, differences))
     return groups
+
+
+def _is_pooled(study: StudyResults, entry: Entry, is_loss: bool) -> bool:
+    """Return whether an entry's context counts: it repeats no loss, and is tuned if any is."""
+    if TUNING in study.contexts and entry.axes[TUNING] != TUNED:
+        return False
+    baseline = study.baseline.get(PARALLELISM)
+    repeats = PARALLELISM in study.contexts and baseline in study.levels[PARALLELISM]
+    return not (is_loss and repeats and entry.axes[PARALLELISM] != baseline)
 
 
 def _in_one_unit(pairs: dict[str, Pair]) -> dict[str, Pair]:

@@ -4,8 +4,11 @@ import pytest
 from reported import written
 
 import harness
+from harness.analysis import dataset
+from harness.analysis.summary import summarize
 from harness.export import latex
 from harness.export.runs import recorded_runs
+from harness.report import charts
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 SIZES = {
@@ -66,6 +69,56 @@ def test_mixed_verdicts_are_an_average_with_each_context(sizes):
     assert "in all 3 sizes" not in answer
 
 
+def test_a_context_without_results_is_named(sizes):
+    sizes.outcome = {f"rope-L-s{seed}": ("failed", "nan", "NotFiniteError") for seed in sizes.seeds}
+    sizes.outcome["alibi-S-s1"] = ("pending", None, None)
+    page, summary, folder = written(sizes.write())
+    answer = page.split("## Results")[0]
+    assert "`rope` lowers the validation loss in 2 of 3 sizes (no comparison in L), by" in answer
+    assert "`alibi` lowers the validation loss in all 3 sizes, by" in answer
+    assert "nats per token, on the 4 seeds that all contexts have." in answer
+    pooled = {row["asked"]: row for row in summary["verdicts"]["val_loss"]["pooled"]}
+    assert pooled["rope"]["contexts_missing"] == ["L"]
+    assert pooled["alibi"]["seeds_incomplete"] == [1]
+    rows = page.split("## Pooled over contexts")[1].split("### Throughput")[0]
+    assert "| 2 of 3 (not L) |" in rows and "| 4 (+1 incomplete) |" in rows
+    assert "L," in (folder / "tables" / "pooled.csv").read_text()
+
+
+def test_an_effect_of_one_direction_differs_in_amount_only(sizes):
+    sizes.gain = {"alibi-L": -0.3}
+    answer = written(sizes.write())[0].split("## Results")[0]
+    changes = "`alibi` lowers the validation loss in all 3 sizes, by an amount that depends on size"
+    assert changes in answer and "remaining comparisons" not in answer
+
+
+def test_no_context_resolves_the_effect(sizes):
+    sizes.axes["positional"] = ["learned", "rope"]
+    sizes.gain = {f"rope-{size}": 0.09 for size in SIZES}
+    answer = written(sizes.write())[0].split("## Results")[0]
+    assert "`rope` has no resolved effect on the validation loss in any of 3 sizes" in answer
+
+
+def test_entries_without_a_baseline_are_named(sizes):
+    sizes.outcome = {
+        f"learned-{size}-s{seed}": ("failed", "nan", "NotFiniteError")
+        for size in ("S", "M")
+        for seed in sizes.seeds
+    }
+    answer = written(sizes.write())[0].split("## Results")[0]
+    unpaired = "without a seed that the baseline has done: `alibi-S`, `alibi-M`, `rope-S`, `rope-M`"
+    assert "better: `alibi-L`, `rope-L`" in answer and unpaired in answer
+
+
+def test_a_failed_baseline_is_not_a_lack_of_seeds(fake):
+    fake.axes = {"positional": ["learned", "rope"]}
+    fake.baseline = {"positional": "learned"}
+    fake.outcome = {f"learned-s{seed}": ("failed", "nan", "NotFiniteError") for seed in fake.seeds}
+    answer = written(fake.write())[0].split("## Results")[0]
+    assert "single seed" not in answer
+    assert "without a seed that the baseline has done: `rope`" in answer
+
+
 def test_frames_and_exports_carry_the_setting_axes(sizes, tmp_path):
     sizes.write()
     study = harness.load(sizes.root, study="tiny")
@@ -102,3 +155,28 @@ def test_losses_on_another_corpus_are_named_in_the_answer(fake):
     assert "Corpus: `a.txt`" in answer and "Corpus: `b.txt`" in answer
     rows = [row for row in page.splitlines() if row.startswith("| rope-b ")]
     assert any("| not comparable |" in row for row in rows)
+
+
+def test_losses_in_other_tokens_share_no_estimate_and_no_axis(fake):
+    fake.axes = {"attention": ["mha", "gqa2"], "tokens": ["bytes", "gpt2"]}
+    gpt2 = {"data.tokenizer": "gpt2", "model.vocab_size": 50257}
+    fake.settings = {"tokens": {"bytes": {}, "gpt2": gpt2}}
+    fake.baseline = {"attention": "mha", "tokens": "bytes"}
+    fake.compare = ["attention"]
+    page = written(fake.write())[0]
+    effects = page.split("## Effects")[1].split("### Throughput")[0]
+    assert "Estimated from 6 runs" in effects and "with tokens gpt2" not in effects
+    assert "in nats per token of `bytes`" in effects
+    study = dataset.read(fake.store, fake.name)
+    specs = {spec.name: spec for spec in charts.build(summarize(study, "now"))}
+    assert specs["throughput_loss"].plot.y.label == "final validation loss, bits per byte"
+    assert "not comparable" in specs["val_loss_steps"].note
+
+
+def test_losses_on_other_texts_are_in_no_scatter(fake):
+    other = {"data.corpus": "b.txt", "data.sha256": "cd" * 32}
+    fake.axes = {"positional": ["learned", "rope"], "text": ["a", "b"]}
+    fake.settings = {"text": {"a": {"data.corpus": "a.txt"}, "b": other}}
+    fake.baseline = {"positional": "learned", "text": "a"}
+    page = written(fake.write())[0]
+    assert "Throughput against final validation loss" not in page

@@ -124,6 +124,37 @@ def test_a_multiplier_without_end_is_no_infinity(fake_ladder, no_figures):
     assert not any("inf" in text.replace("infty", "") for text in texts)
 
 
+@pytest.mark.parametrize("shift", [-0.3, 0.3])
+def test_a_baseline_that_size_does_not_help_gives_no_speedup(fake_ladder, no_figures, shift):
+    class Flat(SyntheticLadder):
+        def true_loss(self, labels):
+            size = int(labels[-1].removeprefix("S"))
+            return 2.0 + 0.01 * size + shift * (labels[1] == "gqa2")
+
+    fake_ladder.entropy = None
+    page, summary, _ = written(Flat(**vars(fake_ladder)).write())
+    section = page.partition("## Scaling with size")[2].partition("\n## ")[0]
+    assert "No speedup, the loss of mha does not fall with size: `gqa2`" in section
+    assert not summary["ladder"]["speedups"] and not summary["ladder"]["trends"]
+
+
+@pytest.mark.parametrize("shift", [-0.1, 0.02, 0.5])
+def test_factors_of_an_almost_flat_law_are_finite(fake_ladder, no_figures, shift):
+    class AlmostFlat(SyntheticLadder):
+        def true_loss(self, labels):
+            size = int(labels[-1].removeprefix("S"))
+            return 1.457 + 0.014 * 3.0**-size + shift * (labels[1] == "gqa2")
+
+    fake_ladder.n_sizes = 3
+    fake_ladder.entropy = None
+    fake = AlmostFlat(**vars(fake_ladder))
+    page, summary, folder = written(fake.write())
+    section = page.partition("## Scaling with size")[2].partition("\n## ")[0]
+    assert "`gqa2`" in section and summary["ladder"]["trends"]
+    texts = [section, *(file.read_text() for file in folder.glob("tables/ladder_*.csv"))]
+    assert not any("inf" in text.replace("infty", "") for text in texts)
+
+
 def test_a_study_without_sizes_has_no_such_section(fake_ladder, no_figures):
     fake_ladder.ladder = None
     fake_ladder.n_sizes = 2

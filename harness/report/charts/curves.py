@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis import settings
+from harness.analysis import comparability, settings
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import running_mean
 from harness.analysis.summary import Summary
@@ -149,10 +149,16 @@ def _chart(summary: Summary, entries: Sequence[Entry], loss: str, against_time: 
         name=f"{stem}_{'time' if against_time else 'steps'}",
         title=title,
         subtitle=subtitle,
-        note=" The y axis omits the high initial loss.",
+        note=f" The y axis omits the high initial loss.{_incomparable(summary.study)}",
         alt=lines_alt(summary, title, lines, "lowest at the end", "nats per token"),
         plot=Lines(panels, _columns(style, len(panels)), shared_axes=True),
     )
+
+
+def _incomparable(study: StudyResults) -> str:
+    if comparability.unit_of_all(study) == "nats per token":
+        return ""
+    return " Losses on other texts, or under other tokenizers, are not comparable."
 
 
 def time_unit(longest_s: float) -> tuple[float, str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from harness.analysis import comparability
 from harness.analysis.intervals import pareto
 from harness.analysis.summary import Summary
 from harness.report.charts.entries import MAX_ENTRIES, MAX_POINTS
@@ -14,18 +15,25 @@ LOSS_DIGITS = 4  # as in the tables: a smaller difference does not put an entry 
 
 
 def build(summary: Summary) -> Iterator[ChartSpec]:
-    """Return a point per entry that has a throughput, at least two; size shows the peak memory."""
+    """Return a point per entry that has a throughput, at least two; size shows the peak memory.
+
+    There is none if the losses are not comparable.
+    """
+    unit = comparability.unit_of_all(summary.study) if summary.study.entries else None
+    if unit is None:
+        return
     style = choose_style(summary.study)
     points = []
     for entry in summary.study.entries:
         result = summary.results[entry.label]
-        if result.tokens_per_s and result.val_loss:
+        loss = result.val_loss if unit == "nats per token" else result.bits_per_byte
+        if result.tokens_per_s and loss:
             memory = result.peak_memory_bytes or 0
             points.append(
                 Point(
                     name=entry.label,
                     x=result.tokens_per_s.median,
-                    y=result.val_loss.mean,
+                    y=loss.mean,
                     interval=result.tokens_per_s.ci95,
                     style=style.mark(entry),
                     group=entry.axes.get(style.colour_axis or "", entry.label),
@@ -56,9 +64,7 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
         "line: 95 % interval of the throughput; size: peak memory",
         note=note,
         alt=_alt(title, points),
-        plot=Scatter(
-            Axis("tokens per second"), Axis("final validation loss, nats per token"), points
-        ),
+        plot=Scatter(Axis("tokens per second"), Axis(f"final validation loss, {unit}"), points),
     )
 
 

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Iterator
 
+from harness.analysis import comparability
 from harness.analysis.pairs import METRIC_NAMES
 from harness.analysis.summary import Summary
 from harness.report import formatting
-from harness.report.document import Block, Heading, paragraph
+from harness.report.document import Block, Code, Heading, paragraph
 from harness.report.sections import Charts, chart_blocks
 from harness.report.tables import (
     Column,
@@ -50,10 +51,12 @@ def effects(summary: Summary, charts: Charts) -> Iterator[Block]:
     yield paragraph(METHOD)
     if summary.study.contexts:
         yield paragraph(CONTEXT_METHOD)
-    if any(row.loss_unit != "nats per token" for row in summary.comparisons):
+    if comparability.unit_of_all(summary.study) != "nats per token":
         yield paragraph(
             "Effects on the validation loss are those of the entries whose losses are comparable "
-            "with their baseline's in nats per token."
+            "with their baseline's, in nats per token of ",
+            Code(summary.study.entries[0].runs[0].spec.data.tokenizer),
+            ".",
         )
     for tests in tested:
         yield from _metric(summary, tests)

@@ -22,6 +22,7 @@ from harness.results.records.estimates import Bounds
 from harness.results.records.ladder import Ladder, LadderTrend
 
 NOT_REACHED = "not reached"
+LARGE = 1000  # factor above which only this is stated
 METHOD = (
     "The effective speedup of an entry at a size is the compute that the baseline's fitted law "
     "needs to reach the entry's loss, divided by the compute that the entry used. Compute is the "
@@ -149,7 +150,9 @@ def _advantage(entry: Code, against: Code, trend: LadderTrend) -> Text:
 
 
 def _times(value: float | None) -> str:
-    return NOT_REACHED if value is None or math.isnan(value) else f"{value:.2f}"
+    if value is None or math.isnan(value):
+        return NOT_REACHED
+    return f"{value:.2f}" if value < LARGE else f"> {LARGE:,}"
 
 
 def _interval(value: float | None, bounds: Bounds | None) -> str:

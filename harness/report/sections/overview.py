@@ -109,6 +109,13 @@ def headline(summary: Summary) -> Text:
     by_verdict += _not_comparable(summary)
     if leaks:
         by_verdict.append(text("not comparable, as they see later tokens: ", code_list(leaks)))
+    unpaired = [
+        row.entry
+        for row in summary.comparisons
+        if row.entry in distinct - covered and not row.seeds and not row.not_comparable
+    ]
+    if unpaired:
+        by_verdict.append(text("without a seed that the baseline has done: ", code_list(unpaired)))
     if not by_verdict and not answer:
         return text(
             "No verdict: every difference comes from a single seed, which does not show how much "
@@ -128,7 +135,8 @@ def headline(summary: Summary) -> Text:
             ".",
             _largest_improvement(summary, _tuned(summary, sound)),
         )
-    tested = {result.asked: result for result in tests.pooled} if answer else {}
+    pooled_tests = [result for result in tests.pooled if not result.depends_on_context]
+    tested = {result.asked: result for result in pooled_tests} if answer else {}
     return text(
         answer,
         within,
@@ -306,8 +314,7 @@ def _leaders(summary: Summary) -> Text:
         return text("No run is done yet, so there are no results.")
     best = min(complete, key=_rounded_loss)
     lowest: Text = ()
-    first, *others = summary.study.entries
-    if best.val_loss and all(comparability.in_nats(entry, first) for entry in others):
+    if best.val_loss and comparability.unit_of_all(summary.study) == "nats per token":
         loss = formatting.mean(best.val_loss.mean, *(best.val_loss.ci95 or ()))
         lowest = text(
             "Lowest final validation loss: ", Code(best.entry), f", {loss} nats per token."

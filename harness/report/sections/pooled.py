@@ -60,8 +60,8 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
                 )
         columns = [
             Column("difference", lambda row: row["asked"], numeric=False),
-            Column("contexts", lambda row: f"{row['n_contexts']}"),
-            Column("seeds", lambda row: f"{row['n_seeds']}"),
+            Column("contexts", _contexts),
+            Column("seeds", _seeds),
             Column("verdict", _verdict, numeric=False),
             Column("verdict by context", _verdicts_cell, numeric=False),
             Column("mean difference", _difference),
@@ -70,6 +70,17 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         ]
         caption = f"{METRIC_NAMES[quantity].capitalize()}, pooled over contexts"
         yield display(caption, frame[frame["quantity"] == quantity], columns)
+
+
+def _contexts(row: Record) -> str:
+    n = row["n_contexts"]
+    missing = row["contexts_missing"]
+    return f"{n} of {n + len(missing)} (not {', '.join(missing)})" if len(missing) else f"{n}"
+
+
+def _seeds(row: Record) -> str:
+    n_incomplete = len(row["seeds_incomplete"])
+    return f"{row['n_seeds']}" + (f" (+{n_incomplete} incomplete)" if n_incomplete else "")
 
 
 def _verdict(row: Record) -> str:
@@ -98,6 +109,8 @@ def _verdicts_by_context(result: PooledResult) -> str:
     contexts: dict[str, list[str]] = {}
     for context, verdict in result.verdicts.items():
         contexts.setdefault(verdict or "no verdict", []).append(context)
+    if result.contexts_missing:
+        contexts["no comparison"] = result.contexts_missing
     return "; ".join(f"{verdict} in {', '.join(names)}" for verdict, names in contexts.items())
 
 
@@ -116,7 +129,7 @@ def answer(summary: Summary, leaking: Collection[str] = ()) -> Text:
     """Return a sentence for each asked difference in the loss that is pooled over contexts.
 
     An effect that depends on the context is described by its verdicts within contexts, not by the
-    pooled one. Entries that are `leaking` have no sentence.
+    pooled one; if these agree, only its size depends on it. Entries that are `leaking` have no sentence.
     """
     study = summary.study
     sentences = []
@@ -127,7 +140,19 @@ def answer(summary: Summary, leaking: Collection[str] = ()) -> Text:
         where = contexts_phrase(study, result.contexts)
         verdicts = set(result.verdicts.values())
         change = LOSS_CHANGES[result.verdict]
-        if result.depends_on_context:
+        in_all = _in_all(study, result)
+        if verdicts == {"unresolved"}:
+            in_all = in_all.replace("in all", "in any of").replace("in both", "in either of 2")
+        if result.depends_on_context and verdicts in ({"better"}, {"worse"}):
+            change = LOSS_CHANGES["better" if "better" in verdicts else "worse"]
+            sentences.append(
+                parts(
+                    Code(result.asked),
+                    f" {change} {in_all}, by an amount that depends on {_what(study)} "
+                    f"({_interaction(result)}).",
+                )
+            )
+        elif result.depends_on_context:
             sentences.append(
                 parts(
                     "The effect of ",
@@ -137,11 +162,7 @@ def answer(summary: Summary, leaking: Collection[str] = ()) -> Text:
                 )
             )
         elif verdicts == {result.verdict}:
-            every = "both" if len(result.contexts) == 2 else "all"
-            in_all = where.replace("2 ", "", 1) if every == "both" else where
-            sentences.append(
-                parts(Code(result.asked), f" {change} in {every} {in_all}", _size(result), ".")
-            )
+            sentences.append(parts(Code(result.asked), f" {change} {in_all}", _size(result), "."))
         else:
             sentences.append(
                 parts(
@@ -152,6 +173,16 @@ def answer(summary: Summary, leaking: Collection[str] = ()) -> Text:
                 )
             )
     return join(sentences, " ")
+
+
+def _in_all(study: StudyResults, result: PooledResult) -> str:
+    """Return `in all 3 sizes`, `in both sizes`, or `in 2 of 3 sizes (no comparison in L)`."""
+    missing = result.contexts_missing
+    if missing:
+        planned = contexts_phrase(study, [*result.contexts, *missing])
+        return f"in {len(result.contexts)} of {planned} (no comparison in {', '.join(missing)})"
+    where = contexts_phrase(study, result.contexts)
+    return f"in both {where.removeprefix('2 ')}" if len(result.contexts) == 2 else f"in all {where}"
 
 
 def covered(summary: Summary) -> set[str]:
@@ -171,7 +202,9 @@ def _size(result: PooledResult) -> str:
     """Return by how much a loss changes, or the difference if its sign is not resolved."""
     low, high = result.difference.ci95 or (None, None)
     mean = result.difference.mean
-    unit = result.unit or "nats per token"
+    unit: str = result.unit or "nats per token"
+    if result.seeds_incomplete:
+        unit += f", on the {formatting.count(len(result.seeds), 'seed')} that all contexts have"
     if result.verdict not in ("better", "worse"):
         return f" (difference {formatting.interval(mean, low, high, formatting.signed)} {unit})"
     if mean < 0:

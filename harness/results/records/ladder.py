@@ -146,5 +146,5 @@ class Ladder(StrictModel):
     curves: list[LadderCurvePoint] = Field(description="points of the laws, for figures")
     unfitted: list[LadderExclusion] = Field(description="entries without a law")
     uncompared: list[LadderExclusion] = Field(
-        description="entries with a law whose losses are not comparable with the baseline's"
+        description="entries with a law, but no speedup over the baseline"
     )

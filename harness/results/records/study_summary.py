@@ -342,8 +342,14 @@ class PooledResult(SignificanceResult):
     asked: str = Field(description="labels of the asked axes that differ from the baseline's")
     levels: dict[str, str] = Field(description="label on each asked axis")
     contexts: list[str] = Field(description="contexts that are pooled")
+    contexts_missing: list[str] = Field(
+        default=[], description="other contexts that have the entry, but no difference"
+    )
     verdicts: dict[str, VerdictName | None] = Field(description="verdict in each context")
     seeds: list[int] = Field(description="seeds that all contexts have done")
+    seeds_incomplete: list[int] = Field(
+        default=[], description="seeds that some of the contexts have done"
+    )
     interaction_p: Number | None = Field(
         default=None, description="p-value of the test that all contexts have the same difference"
     )
@@ -586,7 +592,7 @@ class Caveat(StrictModel):
         "entropy; `unstable`: loss spikes or outliers of the gradient norm; `initial-loss`: far "
         "from ln(vocabulary); `counted-flops`: the variant's formula is wrong; `not-compiled`: the "
         "compiler's limit was reached; `other-budget`: the baseline trains on another number of "
-        "tokens"
+        "tokens, or another amount of text"
     )
     entry: str | None = Field(description="the entry; null if it concerns the whole study")
     message: str = Field(description="what was observed, as one sentence")
