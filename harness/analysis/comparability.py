@@ -4,12 +4,17 @@ Losses per token are comparable if both are means over the same windows of the s
 another tokenizer the tokens differ, but not the text, so that the loss per byte is comparable.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from harness.analysis.dataset import Entry, StudyResults
 from harness.results.records import RunSpec, TokenSlice
 from harness.results.records.study_summary import Caveat, LossUnit
+
+SAME_TEXT = 0.02  # relative: amounts of text that differ by no more are equal
 
 
 @dataclass(frozen=True)
@@ -88,10 +93,27 @@ def _validation_tokens(spec: RunSpec) -> tuple[list[TokenSlice], list[float]] | 
 
 
 def caveats(study: StudyResults) -> Iterator[Caveat]:
-    """Yield a caveat for each entry that trains on more or fewer tokens than its baseline."""
+    """Yield a caveat for each entry that trains on more or fewer tokens than its baseline.
+
+    Under another tokenizer, equal numbers of tokens are other amounts of text.
+    """
     for entry in study.entries:
         base = study.baseline_of(entry)
-        if base is None or of_entries(entry, base).unit is None:
+        if base is None:
+            continue
+        unit = of_entries(entry, base).unit
+        if unit is None:
+            continue
+        if unit == "bits per byte":
+            n_bytes = _training_bytes(entry)
+            n_base_bytes = _training_bytes(base)
+            if n_bytes and n_base_bytes and abs(n_bytes / n_base_bytes - 1) > SAME_TEXT:
+                message = (
+                    f"trained on about {_rounded(n_bytes)} bytes of text, {base.label} on "
+                    f"{_rounded(n_base_bytes)}: their difference includes that of the amounts of "
+                    "text"
+                )
+                yield Caveat(kind="other-budget", entry=entry.label, message=message)
             continue
         n_tokens = training_tokens(entry)
         n_base = training_tokens(base)
@@ -101,6 +123,17 @@ def caveats(study: StudyResults) -> Iterator[Caveat]:
                 "includes that of the training budgets"
             )
             yield Caveat(kind="other-budget", entry=entry.label, message=message)
+
+
+def _training_bytes(entry: Entry) -> float | None:
+    """Return about how many bytes of text an entry trains on, at the bytes per validation token."""
+    ratios = [run.final_loss / (run.evals.bits_per_byte[-1] * math.log(2)) for run in entry.done]
+    known = [ratio for ratio in ratios if math.isfinite(ratio)]
+    return training_tokens(entry) * float(np.mean(known)) if known else None
+
+
+def _rounded(number: float) -> str:
+    return f"{float(f'{number:.3g}'):,.0f}"
 
 
 def training_tokens(entry: Entry) -> int:

@@ -65,6 +65,8 @@ def _as_json(spec: "RunSpec") -> dict[str, object]:
 def _print_table(planned: "PlannedStudy") -> None:
     from tabulate import tabulate
 
+    from harness.results.records.tuning import TUNING
+
     specs: dict[str, list[RunSpec]] = {}
     finals = [spec for spec in planned.runs if spec.tuning is None]
     for spec in finals:
@@ -81,19 +83,20 @@ def _print_table(planned: "PlannedStudy") -> None:
     runs = "run" if len(finals) == 1 else "runs"
     print(f"\n{len(rows)} {entries}, {len(finals)} {runs}")
     if planned.tuning is not None:
-        print(_tuning_line(planned.tuning, len(finals)))
+        n_tuned = sum(TUNING in spec.axes for spec in finals)  # not the runs that others start from
+        print(_tuning_line(planned.tuning, n_tuned))
     for entry, reason in planned.excluded:
         print(f"excluded: {entry}: {reason}")
 
 
-def _tuning_line(plan: "TuningPlan", n_finals: int) -> str:
+def _tuning_line(plan: "TuningPlan", n_tuned: int) -> str:
     """Return how many runs the tuning adds, before and after the settings are chosen."""
     settings = plan.settings
     n_entries = len(plan.selected)
     return (
         f"tuning, before these: {settings.n_runs} trials of each entry, "
         f"{n_entries * settings.n_runs} in all ({settings.method} of {', '.join(settings.axes)}); "
-        f"after it: {n_finals} tuned runs"
+        f"after it: {n_tuned} tuned runs"
     )
 
 

@@ -72,7 +72,8 @@ def run(
         checked = check_study(stage, str(study), log)
         if dry_run:
             _, todo, _ = launch.select(checked, store)
-            print(*(spec.run_id for spec in todo), sep="\n")
+            for spec in todo:
+                print(spec.run_id)
             continue
         record_tuning(planned, store)
         is_done = launch.start(checked, store) and is_done

@@ -51,8 +51,11 @@ def include(
         entry: VariantSelection = {}
         for axis in axes.names:
             choice = chosen.get(axis, baseline.get(axis))
-            if choice is not None:
-                entry[axis] = choice
+            if choice is None:
+                continue
+            entry[axis] = choice
+            if choice not in axes.choices[axis]:
+                axes.choices[axis].append(choice)  # conditions of the command line may name it
         present = [*entries, *added]
         if len(entry) < len(axes.names) or any(_same_entry(entry, other) for other in present):
             continue

@@ -37,6 +37,7 @@ UNTUNABLE_TRAIN_KEYS = (
     "deterministic",
     "device",
 )
+AVERAGE = "train.ema_decay"
 MAX_SETTINGS = 1000  # of each entry
 SIGNIFICANT_DIGITS = 3  # of values that are drawn from a range
 
@@ -60,6 +61,7 @@ def tunable_keys() -> list[str]:
     for key in TrainSettings.model_fields:
         if key not in UNTUNABLE_TRAIN_KEYS:
             keys.append(f"train.{key}")
+    keys.remove(AVERAGE)
     return keys
 
 
@@ -148,6 +150,8 @@ class _Reader:
         section, _, name = key.partition(".")
         if key in self._varied:
             return "an axis of the study varies this key; tune it or vary it, not both"
+        if key == AVERAGE:
+            return "does not change the loss by which settings are chosen, that of the raw weights"
         if key in allowed:
             return None
         if section == "model" and name in ModelSettings.model_fields:

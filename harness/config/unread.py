@@ -6,7 +6,6 @@ from pathlib import Path
 from harness.config.entries import PlannedEntry
 from harness.config.schema_errors import quoted
 from harness.errors import Problem
-from harness.results.records import TrainSettings
 from harness.results.records.tuning import TUNING
 from variants import registry
 from variants.base import AXES
@@ -26,7 +25,6 @@ def check_read(
             if reasons and None not in reasons:  # of an axis that varies more, the others count
                 message = f"{reasons[0]}, or exclude the combination"
                 yield Problem(f"{location}: axes.{quoted(axis)}", message)
-    yield from _check_decay_fraction(location, entries)
 
 
 def why_unread(entry: PlannedEntry, key: str, axis: str, paths: Sequence[Path]) -> str | None:
@@ -48,19 +46,3 @@ def why_unread(entry: PlannedEntry, key: str, axis: str, paths: Sequence[Path]) 
     if name == "decay_fraction" and schedule != "wsd":
         return f"the schedule {schedule} does not read {name}; use wsd"
     return None
-
-
-def _check_decay_fraction(location: str, entries: Sequence[PlannedEntry]) -> Iterator[Problem]:
-    """`decay_fraction` is stated only in a study with the schedule that reads it."""
-    default = TrainSettings.model_fields["decay_fraction"].default
-    if any(entry.settings.train.schedule == "wsd" for entry in entries):
-        return
-    for entry in entries:
-        fraction = entry.settings.train.decay_fraction
-        if fraction != default and DECAY_FRACTION not in entry.choices:
-            yield Problem(
-                f"{location}: {entry.settings.place(DECAY_FRACTION)}",
-                f'{fraction:g}: only the schedule wsd reads it; set train.schedule = "wsd", or '
-                "remove it",
-            )
-            return

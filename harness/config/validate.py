@@ -71,6 +71,7 @@ def check_entries(location: str, entries: Sequence[PlannedEntry], axes: Axes) ->
     groups: dict[str, list[PlannedEntry]] = {}
     for entry in entries:
         groups.setdefault(entry.settings.key, []).append(entry)
+    yield from _check_decay_fraction(location, [group[0].settings for group in groups.values()])
     for group in groups.values():
         parallelisms = [entry.choices["parallelism"] for entry in group]
         yield from check_settings(location, group[0].settings, parallelisms, axes)
@@ -134,6 +135,20 @@ def _check_schedule(location: str, settings: Settings) -> Iterator[Problem]:
             f"would begin within the warm-up; allowed: at most "
             f"{1 - train.warmup_steps / train.steps:.4g}",
         )
+
+
+def _check_decay_fraction(location: str, distinct: Sequence[Settings]) -> Iterator[Problem]:
+    """A schedule of the study has the `decay_fraction` that it states."""
+    if any(settings.train.schedule == "wsd" for settings in distinct):
+        return
+    for settings in distinct:
+        fraction = settings.train.decay_fraction
+        if fraction != TrainSettings.model_fields["decay_fraction"].default:
+            yield Problem(
+                f"{location}: {settings.place('train.decay_fraction')}",
+                f"{fraction:g}: only the schedule 'wsd' has it, and the schedule is "
+                f"'{settings.train.schedule}'; remove it, or use schedule = \"wsd\"",
+            )
 
 
 def _check_tokens(

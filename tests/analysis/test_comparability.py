@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from harness.analysis import dataset, summary
+from harness.analysis import comparability, dataset, summary
 from harness.analysis.comparability import compare_losses
 from harness.analysis.hypotheses import test_hypotheses
 from harness.results.records import EquivalenceMargin, LaunchRecord
@@ -166,6 +166,18 @@ def test_other_training_budgets_are_a_caveat_with_both(fake):
     assert caveats.keys() == {"learned-long", "rope-long"}
     assert "24,576 tokens" in caveats["rope-long"] and "12,288" in caveats["rope-long"]
     assert made.metric_tests["val_loss"].entries["rope-long"].verdict
+
+
+def test_more_text_at_equal_tokens_is_a_caveat(fake):
+    levels = {"bytes": {"data.tokenizer": "bytes"}, "bpe": {"data.tokenizer": "gpt2"}}
+    study = asked(fake, "data.tokenizer", levels).study
+    assert not list(comparability.caveats(study))
+    for entry in study.entries:
+        for run in entry.done if entry.axes["data.tokenizer"] == "bpe" else ():
+            run.evals.bits_per_byte[:] /= 4  # a token of four bytes
+    messages = {caveat.entry: caveat.message for caveat in comparability.caveats(study)}
+    assert messages.keys() == {"learned-bpe", "rope-bpe"}
+    assert "about 49,200 bytes of text, learned-bytes on 12,300" in messages["rope-bpe"]
 
 
 def test_throughput_counts_tokens_not_steps(fake):

@@ -184,7 +184,7 @@ def test_old_numbers_of_settings_do_not_choose(harness, planted):
     harness("run", "study.toml")
     n_before = len(planted.started)
     axes = 'tune.axes={"train.lr"=[1e-2, 3e-3, 1e-3]}'
-    harness("run", "study.toml", "--dry-run", settings=[axes])
+    assert harness("run", "study.toml", "--dry-run", settings=[axes]).stdout == ""
     assert len(planted.started) == n_before
     progress = read_progress(
         config.load(harness.folder / "study.toml", [axes]).tuning, store(harness)
@@ -319,6 +319,12 @@ def test_a_dry_run_and_the_list_show_both_stages(harness, planted):
     trials = content["tuning"]["trials"]
     assert {trial["run_id"] for trial in trials} < set(run_ids)
     assert len(content["entries"]) == 2
+
+
+def test_the_list_counts_no_start_as_a_tuned_run(harness, planted):
+    path = harness.folder / "study.toml"
+    path.write_text(path.read_text() + "[init]\nfrom_run = { train = { steps = 2 } }\n")
+    assert "after it: 2 tuned runs" in harness("list", "study.toml").stdout
 
 
 def test_status_shows_how_far_the_tuning_is(harness, planted):

@@ -123,6 +123,14 @@ CASES = {
         ("[axes]", '[axes]\noptimizer = [{ variant = "sgd", momentum = 0.0, nesterov = true }]'),
         "axes.optimizer[0].nesterov: true: needs a momentum above 0",
     ),
+    "decay without its schedule": (
+        ("steps = 4", "steps = 4\ndecay_fraction = 0.5"),
+        "train.decay_fraction: 0.5: only the schedule 'wsd' has it, and the schedule is 'cosine'",
+    ),
+    "axis of decays without their schedule": (
+        ("[axes]", '[axes]\n"train.decay_fraction" = [0.2, 0.5]'),
+        "axes.\"train.decay_fraction\"[1]: 0.5: only the schedule 'wsd' has it",
+    ),
     "optimizer's own rate on a named axis": (
         (
             "[axes]",
@@ -145,10 +153,6 @@ CASES = {
     "adafactor without betas": (
         ("[axes]", '[axes]\noptimizer = ["adafactor"]\n"train.beta2" = [0.8, 0.9]'),
         'axes."train.beta2": the optimizer adafactor does not read beta2; use another optimizer',
-    ),
-    "decay without wsd": (
-        ("steps = 4", "steps = 4\ndecay_fraction = 0.5"),
-        "train.decay_fraction: 0.5: only the schedule wsd reads it; set train.schedule",
     ),
     "varied decay without wsd": (
         ("[axes]", '[axes]\n"train.decay_fraction" = [0.2, 0.4]'),

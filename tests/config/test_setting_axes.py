@@ -126,6 +126,13 @@ size = "M"
     assert runs == product | {("mha", "M", 1e-3), ("mqa", "M", 1e-3), ("mqa", "M", 0.1)}
 
 
+def test_a_condition_names_a_level_that_a_rule_adds(write):
+    path = write(LR, more='[[include]]\n"train.lr" = 0.1\nattention = "mla"\n')
+    for where in (["train.lr=0.1"], ["attention=mla"]):
+        (entry,) = {spec.entry for spec in load(path, where=where).runs}
+        assert entry == "learned-mla-single-lr0.1"
+
+
 @pytest.mark.parametrize("axis", ['"train.min_lr" = [1e-4, 0.0]', '"model.bias" = [false, true]'])
 def test_a_setting_that_the_section_omits_has_its_default_in_the_baseline(write, axis):
     baseline = load(write(axis + "\n")).runs[0].baseline

@@ -74,6 +74,10 @@ CASES = {
         "no such setting; did you mean 'train.lr'?",
     ),
     "unknown section": ({"axes": {"trian.lr": [1e-3, 1e-2]}}, "did you mean 'train.lr'?"),
+    "average": (
+        {"axes": {"train.ema_decay": [0.9, 0.99]}},
+        "does not change the loss by which settings are chosen",
+    ),
     "cost": ({"axes": {"train.steps": [10, 20]}}, "must be the same in all trials"),
     "size": ({"axes": {"model.n_layer": [1, 2]}}, "changes the cost of the model"),
     "varied": (

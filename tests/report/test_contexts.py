@@ -89,7 +89,34 @@ def test_an_effect_of_one_direction_differs_in_amount_only(sizes):
     sizes.gain = {"alibi-L": -0.3}
     answer = written(sizes.write())[0].split("## Results")[0]
     changes = "`alibi` lowers the validation loss in all 3 sizes, by an amount that depends on size"
-    assert changes in answer
+    assert changes in answer and "remaining comparisons" not in answer
+
+
+def test_no_context_resolves_the_effect(sizes):
+    sizes.axes["positional"] = ["learned", "rope"]
+    sizes.gain = {f"rope-{size}": 0.09 for size in SIZES}
+    answer = written(sizes.write())[0].split("## Results")[0]
+    assert "`rope` has no resolved effect on the validation loss in any of 3 sizes" in answer
+
+
+def test_entries_without_a_baseline_are_named(sizes):
+    sizes.outcome = {
+        f"learned-{size}-s{seed}": ("failed", "nan", "NotFiniteError")
+        for size in ("S", "M")
+        for seed in sizes.seeds
+    }
+    answer = written(sizes.write())[0].split("## Results")[0]
+    unpaired = "without a seed that the baseline has done: `alibi-S`, `alibi-M`, `rope-S`, `rope-M`"
+    assert "better: `alibi-L`, `rope-L`" in answer and unpaired in answer
+
+
+def test_a_failed_baseline_is_not_a_lack_of_seeds(fake):
+    fake.axes = {"positional": ["learned", "rope"]}
+    fake.baseline = {"positional": "learned"}
+    fake.outcome = {f"learned-s{seed}": ("failed", "nan", "NotFiniteError") for seed in fake.seeds}
+    answer = written(fake.write())[0].split("## Results")[0]
+    assert "single seed" not in answer
+    assert "without a seed that the baseline has done: `rope`" in answer
 
 
 def test_frames_and_exports_carry_the_setting_axes(sizes, tmp_path):

@@ -22,8 +22,10 @@ def test_the_report_is_rewritten_until_all_runs_end(one_axis, tmp_path, no_figur
     pages = []
 
     def finish():
-        time.sleep(1.5)
-        pages.append((tmp_path / "out" / "tiny" / "index.html").read_text())
+        page = tmp_path / "out" / "tiny" / "index.html"
+        while not page.exists():
+            time.sleep(0.1)
+        pages.append(page.read_text())
         one_axis.outcome = {}
         one_axis.run(("learned", "gqa2", "single"), 1)
 

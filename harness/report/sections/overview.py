@@ -109,6 +109,13 @@ def headline(summary: Summary) -> Text:
     by_verdict += _not_comparable(summary)
     if leaks:
         by_verdict.append(text("not comparable, as they see later tokens: ", code_list(leaks)))
+    unpaired = [
+        row.entry
+        for row in summary.comparisons
+        if row.entry in distinct - covered and not row.seeds and not row.not_comparable
+    ]
+    if unpaired:
+        by_verdict.append(text("without a seed that the baseline has done: ", code_list(unpaired)))
     if not by_verdict and not answer:
         return text(
             "No verdict: every difference comes from a single seed, which does not show how much "
@@ -128,7 +135,8 @@ def headline(summary: Summary) -> Text:
             ".",
             _largest_improvement(summary, _tuned(summary, sound)),
         )
-    tested = {result.asked: result for result in tests.pooled} if answer else {}
+    pooled_tests = [result for result in tests.pooled if not result.depends_on_context]
+    tested = {result.asked: result for result in pooled_tests} if answer else {}
     return text(
         answer,
         within,

@@ -141,6 +141,8 @@ def answer(summary: Summary, leaking: Collection[str] = ()) -> Text:
         verdicts = set(result.verdicts.values())
         change = LOSS_CHANGES[result.verdict]
         in_all = _in_all(study, result)
+        if verdicts == {"unresolved"}:
+            in_all = in_all.replace("in all", "in any of").replace("in both", "in either of 2")
         if result.depends_on_context and verdicts in ({"better"}, {"worse"}):
             change = LOSS_CHANGES["better" if "better" in verdicts else "worse"]
             sentences.append(

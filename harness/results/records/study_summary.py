@@ -592,7 +592,7 @@ class Caveat(StrictModel):
         "entropy; `unstable`: loss spikes or outliers of the gradient norm; `initial-loss`: far "
         "from ln(vocabulary); `counted-flops`: the variant's formula is wrong; `not-compiled`: the "
         "compiler's limit was reached; `other-budget`: the baseline trains on another number of "
-        "tokens"
+        "tokens, or another amount of text"
     )
     entry: str | None = Field(description="the entry; null if it concerns the whole study")
     message: str = Field(description="what was observed, as one sentence")
