@@ -42,7 +42,4 @@ def why_unread(entry: PlannedEntry, key: str, axis: str, paths: Sequence[Path]) 
     if name in ("beta1", "beta2"):
         if not registry.load("optimizer", optimizer.name, paths).reads_betas:
             return f"the optimizer {optimizer.label} does not read {name}; use another optimizer"
-    schedule = entry.settings.train.schedule
-    if name == "decay_fraction" and schedule != "wsd":
-        return f"the schedule {schedule} does not read {name}; use wsd"
     return None

@@ -154,10 +154,6 @@ CASES = {
         ("[axes]", '[axes]\noptimizer = ["adafactor"]\n"train.beta2" = [0.8, 0.9]'),
         'axes."train.beta2": the optimizer adafactor does not read beta2; use another optimizer',
     ),
-    "varied decay without wsd": (
-        ("[axes]", '[axes]\n"train.decay_fraction" = [0.2, 0.4]'),
-        'axes."train.decay_fraction": the schedule cosine does not read decay_fraction; use wsd',
-    ),
     "varied decay within the warm-up": (
         (
             "[axes]",
