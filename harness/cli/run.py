@@ -66,10 +66,10 @@ def run(
         accept_outdated=accept_outdated,
         trace=trace,
     )
-    check_study(planned, str(study), log)  # all models, before the first stage
+    planned = check_study(planned, str(study), log)  # all models, before the first stage
     is_done = True
     for stage in stages(planned, store):
-        checked = check_study(stage, str(study), log)
+        checked = stage if stage is planned else check_study(stage, str(study), log)
         if dry_run:
             _, todo, _ = launch.select(checked, store)
             for spec in todo:

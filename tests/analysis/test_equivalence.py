@@ -1,6 +1,7 @@
 """If these failed, the report would show the speed of a faulty parallelism, or omit a valid one."""
 
 import csv
+import itertools
 import json
 
 import numpy as np
@@ -98,9 +99,9 @@ def test_one_different_bit_is_not_bitwise(three):
 def test_deviation_beyond_the_tolerance_diverges(three, precision, key, name):
     three.write()
     most = getattr(TOLERANCES[precision], key)
-    for entry in (SINGLE, DDP, FSDP):
-        train = run_of(three, entry, 0).spec.train.model_dump()
-        edit_json(three, entry, 0, "spec.json", train=train | {"precision": precision})
+    for entry, seed in itertools.product((SINGLE, DDP, FSDP), three.seeds):
+        train = run_of(three, entry, seed).spec.train.model_dump()
+        edit_json(three, entry, seed, "spec.json", train=train | {"precision": precision})
     edit_steps(three, DDP, 0, factor(key, 1 + 1.1 * most, steps=(N_FIRST - 1,)))
     edit_steps(three, FSDP, 0, factor(key, 1 + 0.9 * most, steps=(N_FIRST - 1,)))
     rows = checked(three)
@@ -203,14 +204,9 @@ def test_reference_is_the_single_process_entry(three):
 
 def test_dropout_compares_initial_parameters_only(three):
     three.write()
-    for entry in (SINGLE, DDP, FSDP):
-        edit_json(
-            three,
-            entry,
-            0,
-            "spec.json",
-            model=run_of(three, entry, 0).spec.model.model_dump() | {"dropout": 0.1},
-        )
+    for entry, seed in itertools.product((SINGLE, DDP, FSDP), three.seeds):
+        model = run_of(three, entry, seed).spec.model.model_dump()
+        edit_json(three, entry, seed, "spec.json", model=model | {"dropout": 0.1})
     edit_steps(three, DDP, 0, factor("loss", 1.02, steps=range(12)))
     edit_json(three, FSDP, 0, "probes.json", initial_hash="other")
     rows = checked(three)

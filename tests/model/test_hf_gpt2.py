@@ -24,7 +24,7 @@ from harness.model.weights import (
 )
 from harness.results.records import VariantChoice
 from variants import registry
-from variants.base import AXES, ModelShape
+from variants.base import AXES, ModelShape, is_part
 
 L, H, C, T, V = 2, 2, 16, 12, 31
 
@@ -341,7 +341,7 @@ OPTIONS = [
 VARIANTS = [
     (axis, name)
     for axis, about in AXES.items()
-    if axis != "parallelism"
+    if is_part(axis)
     for name in registry.files(axis)
     if name != about.default
 ]

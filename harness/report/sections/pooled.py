@@ -129,7 +129,8 @@ def answer(summary: Summary, leaking: Collection[str] = ()) -> Text:
     """Return a sentence for each asked difference in the loss that is pooled over contexts.
 
     An effect that depends on the context is described by its verdicts within contexts, not by the
-    pooled one; if these agree, only its size depends on it. Entries that are `leaking` have no sentence.
+    pooled one; if these agree, only its size depends on it. Entries that are `leaking` have no
+    sentence.
     """
     study = summary.study
     sentences = []
