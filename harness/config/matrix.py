@@ -270,7 +270,7 @@ def _tune(
             f"{len(entries):,} entries have {n_trials:,} trials; allowed: at most {MAX_TRIALS:,}",
         )
         return [], [problem]
-    problems = list(check_options(matrix.location, entries, matrix.tuning, matrix.variant_paths))
+    problems = list(check_options(matrix.location, entries, matrix.tuning, matrix.axes.paths))
     resolver = matrix.resolver
     levels = [resolve_levels(entry, matrix.tuning, matrix.baseline, resolver) for entry in entries]
     return [tuned for tuned in levels if tuned is not None], problems

@@ -260,7 +260,7 @@ def _sources(files: Sequence[Path]) -> list[SourceFile]:
 
 
 def _refuse_repeated(request: _Request, sources: Sequence[SourceFile], n_train: int) -> None:
-    """Refuse validation files with the content of a training file; `n_train` files are for training.
+    """Refuse validation files with the content of one of the first `n_train`, which train.
 
     Raises:
         UserError: there are such files.
