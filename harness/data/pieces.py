@@ -60,7 +60,7 @@ class TextSource:
                 yield ended, "train"
             elif self.is_whole:
                 n_train = _seam_after(ended, int(len(document) * (1 - val_fraction)))
-                if n_train >= len(document):  # validation would be the separator alone
+                if n_train >= len(document):  # validation would be only the separator
                     n_train = len(ended)
                 yield ended[:n_train], "train"
                 if n_train < len(ended):
