@@ -10,7 +10,7 @@ SECTIONS = ("model", "data", "train")
 def varied(study: StudyResults) -> dict[str, dict[str, Scalar]]:
     """Return the values of each setting, as a dotted key, that differs between entries.
 
-    They are by the label of the axis that determines the setting, or by entry if no single one does.
+    They are by the label of the axis that determines the setting, else by entry.
     """
     values_by_key: dict[str, dict[str, Scalar]] = {}
     for entry in study.entries:
