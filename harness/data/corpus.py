@@ -262,11 +262,15 @@ def _sources(files: Sequence[Path]) -> list[SourceFile]:
 def _refuse_repeated(request: _Request, sources: Sequence[SourceFile], n_train: int) -> None:
     """Refuse validation files with the content of one of the first `n_train`, which train.
 
+    If all files train, the last part of their text validates, and no two may be the same.
+
     Raises:
         UserError: there are such files.
     """
-    train = {source.sha256 for source in sources[:n_train]}
-    repeated = train & {source.sha256 for source in sources[n_train:]}
+    train = [source.sha256 for source in sources[:n_train]]
+    repeated = set(train) & {source.sha256 for source in sources[n_train:]}
+    if n_train == len(sources):
+        repeated = {sha256 for sha256 in train if train.count(sha256) > 1}
     if repeated:
         paths = ", ".join(source.file for source in sources if source.sha256 in repeated)
         message = f"'{request.name}': training and validation have the same content: {paths}"

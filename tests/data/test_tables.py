@@ -92,6 +92,15 @@ def test_splits_are_separate_files(tmp_path):
     assert moved.sha256 != found.sha256
 
 
+def test_a_text_that_occurs_twice_is_refused(tmp_path):
+    """Without validation files the last tenth validates: training would have seen it."""
+    (tmp_path / "d").mkdir()
+    for name in ("a.jsonl", "b.jsonl"):
+        write(tmp_path / "d", name, documents=["the same text " * 40])
+    with pytest.raises(UserError, match=r"training and validation have the same content: .*b\.js"):
+        prepare(tmp_path, "d/*.jsonl")
+
+
 def test_validation_on_the_training_text_is_refused(tmp_path):
     (tmp_path / "d").mkdir()
     for name in ("train-0.jsonl", "train-1.jsonl", "val-0.jsonl"):
