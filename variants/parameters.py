@@ -12,6 +12,8 @@ from torch import Tensor
 
 from variants.tensor_parallel import ShardSpec
 
+FP32_BYTES = 4  # of parameters, gradients and state
+
 # `matrix`: weights of blocks. `embedding`: other weights with at least 2 dimensions, the output
 # projection included. `vector`: gains and biases.
 ParameterKind = Literal["matrix", "embedding", "vector"]

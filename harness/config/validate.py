@@ -21,10 +21,9 @@ from harness.training.optimizer import decay_steps
 from variants import registry
 from variants.base import AXES, ModelShape, Optimizer, Parallelism, Variant
 from variants.errors import class_line
-from variants.parameters import OptimizerDefaults
+from variants.parameters import FP32_BYTES, OptimizerDefaults
 from variants.validation import divisors
 
-FP32_BYTES = 4
 MAX_PARAMETERS = 10**12
 MAX_ACTIVATION_BYTES = 2**44
 

@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from harness.distributed.process_group import DistributedContext
 from harness.distributed.torch_internals import local_chunk, storageless
 from variants.base import Part
+from variants.dtensor import local
 from variants.tensor_parallel import ShardSpec
 
 BATCH_BYTES = 64 << 20  # of parameters whose shards are gathered at once
@@ -43,11 +44,6 @@ def global_shape(value: Tensor, spec: ShardSpec | None) -> torch.Size:
 def is_sharded(value: Tensor, spec: ShardSpec | None) -> bool:
     """Return whether this rank holds only a part of the parameter."""
     return spec is not None or isinstance(value, DTensor)
-
-
-def local(value: Tensor) -> Tensor:
-    """Return the part of a tensor on this rank, sharing its memory."""
-    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def shard_slices(value: Tensor, spec: ShardSpec | None) -> list[tuple[Slices, Slices]]:

@@ -6,9 +6,8 @@ from torch import nn
 
 from harness.model.initialization import init_specs
 from variants.base import Optimizer, Parallelism
-from variants.parameters import ParameterInfo, ParameterKind
+from variants.parameters import FP32_BYTES, ParameterInfo, ParameterKind
 
-FP32_BYTES = 4
 BLOCKS = "h."  # prefix of the names of the parameters of blocks
 
 

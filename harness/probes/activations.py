@@ -5,9 +5,9 @@ from contextlib import ExitStack
 
 from torch import Tensor, UntypedStorage, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.distributed.tensor import DTensor
 
 from harness.distributed.torch_internals import storage_id
+from variants.dtensor import local
 
 
 class Activations:
@@ -75,5 +75,4 @@ def _storage_size(tensor: Tensor) -> tuple[int, int]:
 
 
 def _storage(tensor: Tensor) -> UntypedStorage:
-    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    return local.untyped_storage()
+    return local(tensor).untyped_storage()

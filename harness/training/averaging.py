@@ -6,8 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from harness.distributed.shards import local, named_local_parameters
+from harness.distributed.shards import named_local_parameters
 from harness.results.records import TrainSettings
+from variants.dtensor import local
 
 
 def with_average(predicted: Mapping[str, float], settings: TrainSettings) -> dict[str, float]:

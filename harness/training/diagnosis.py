@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from harness.distributed.process_group import DistributedContext
 from harness.model.gpt import GPT
+from variants.dtensor import local
 
 N_LISTED = 5  # modules before the place, whose largest outputs are listed
 
@@ -149,5 +149,4 @@ def _tensors(value: object) -> Iterator[Tensor]:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    return bool(local.detach().isfinite().all())
+    return bool(local(tensor).detach().isfinite().all())

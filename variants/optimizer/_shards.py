@@ -6,15 +6,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from variants.communication import sent_bytes
-from variants.parameters import TrainedParameter
+from variants.parameters import FP32_BYTES, TrainedParameter
 from variants.tensor_parallel import ShardSpec
-
-FP32_BYTES = 4
-
-
-def local(value: Tensor) -> Tensor:
-    """Return the part of a tensor on this rank, sharing its memory."""
-    return value.to_local() if isinstance(value, DTensor) else value
 
 
 def gather(value: Tensor, shard: ShardSpec | None) -> Tensor:

@@ -1,16 +1,17 @@
 """The step of optimizers that PyTorch lacks: one parameter after the other, with weight decay."""
 
 from collections.abc import Callable, Sequence
-from typing import TypedDict
+from typing import Generic, Protocol, TypedDict, TypeVar
 
 import torch
 from torch import Tensor
 
-from variants.optimizer._shards import local
-from variants.parameters import TrainedParameter
+from variants.dtensor import local
+from variants.parameters import OptimizerDefaults, TrainedParameter
 
 ADAM_EPSILON = 1e-8
 State = dict[str, Tensor]
+OptionsT = TypeVar("OptionsT")
 
 
 class Group(TypedDict):
@@ -40,15 +41,43 @@ def stated_or(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-class ParameterOptimizer(torch.optim.Optimizer):
+class RateOptions(Protocol):
+    """Options with a learning rate and a weight decay, null for those of `[train]`."""
+
+    @property
+    def lr(self) -> float | None:
+        """Return the learning rate."""
+        ...
+
+    @property
+    def weight_decay(self) -> float | None:
+        """Return the weight decay."""
+        ...
+
+
+def rate_groups(
+    parameters: Sequence[TrainedParameter], options: RateOptions, defaults: OptimizerDefaults
+) -> list[Group]:
+    """Return the groups of parameters with the rate and the weight decay of the options."""
+    lr = stated_or(options.lr, defaults.lr)
+    return decay_groups(parameters, lr, stated_or(options.weight_decay, defaults.weight_decay))
+
+
+class ParameterOptimizer(torch.optim.Optimizer, Generic[OptionsT]):
     """Subtracts from each parameter its `change`, after decoupled weight decay.
 
     theta <- (1 - lr * weight_decay) * theta - change (Loshchilov & Hutter 2019).
     """
 
-    def __init__(self, groups: Sequence[Group], parameters: Sequence[TrainedParameter]) -> None:
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        parameters: Sequence[TrainedParameter],
+        options: OptionsT,
+    ) -> None:
         super().__init__(groups, {})  # type: ignore[arg-type]
         self._trained = {parameter.value: parameter for parameter in parameters}
+        self._options = options
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

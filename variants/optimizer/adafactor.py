@@ -13,20 +13,19 @@ from pydantic import Field
 from torch import Tensor
 
 from variants.base import Optimizer
+from variants.dtensor import local
 from variants.optimizer._options import LearningRate, WeightDecay
-from variants.optimizer._shards import gather, gather_bytes, local, local_part
+from variants.optimizer._shards import gather, gather_bytes, local_part
 from variants.optimizer._step import (
     Group,
     ParameterOptimizer,
     State,
     count_step,
-    decay_groups,
     moment,
-    stated_or,
+    rate_groups,
 )
-from variants.parameters import ParameterInfo, StateBytes, TrainedParameter
+from variants.parameters import FP32_BYTES, ParameterInfo, StateBytes, TrainedParameter
 
-FP32_BYTES = 4
 EPSILON_1 = torch.finfo(torch.float32).eps
 EPSILON_2 = 1e-3  # least scale of a parameter
 Scale = Literal["auto", "relative", "absolute"]
@@ -58,9 +57,7 @@ class Adafactor(Optimizer[AdafactorOptions]):
 
     def make(self, parameters: Sequence[TrainedParameter]) -> torch.optim.Optimizer:
         """Return Adafactor for all parameters."""
-        lr = stated_or(self.options.lr, self.defaults.lr)
-        weight_decay = stated_or(self.options.weight_decay, self.defaults.weight_decay)
-        groups = decay_groups(parameters, lr, weight_decay)
+        groups = rate_groups(parameters, self.options, self.defaults)
         return _Adafactor(groups, parameters, self.options)
 
     def state_bytes(self, parameter: ParameterInfo) -> StateBytes:
@@ -84,15 +81,14 @@ def _is_relative(options: AdafactorOptions) -> bool:
     return options.scale == "relative" or (options.scale == "auto" and options.lr is not None)
 
 
-class _Adafactor(ParameterOptimizer):
+class _Adafactor(ParameterOptimizer[AdafactorOptions]):
     def __init__(
         self,
         groups: list[Group],
         parameters: Sequence[TrainedParameter],
         options: AdafactorOptions,
     ) -> None:
-        super().__init__(groups, parameters)
-        self._options = options
+        super().__init__(groups, parameters, options)
         self._is_relative = _is_relative(options)
 
     def change(self, parameter: TrainedParameter, grad: Tensor, state: State, lr: float) -> Tensor:

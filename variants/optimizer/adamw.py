@@ -7,10 +7,8 @@ import torch
 
 from variants.base import Optimizer
 from variants.optimizer._options import Beta, LearningRate, WeightDecay
-from variants.optimizer._step import decay_groups, stated_or
-from variants.parameters import ParameterInfo, StateBytes, TrainedParameter
-
-FP32_BYTES = 4
+from variants.optimizer._step import rate_groups, stated_or
+from variants.parameters import FP32_BYTES, ParameterInfo, StateBytes, TrainedParameter
 
 
 @dataclass(frozen=True)
@@ -36,9 +34,7 @@ class AdamW(Optimizer[AdamWOptions]):
             stated_or(options.beta1, defaults.beta1),
             stated_or(options.beta2, defaults.beta2),
         )
-        lr = stated_or(options.lr, defaults.lr)
-        weight_decay = stated_or(options.weight_decay, defaults.weight_decay)
-        groups = decay_groups(parameters, lr, weight_decay)
+        groups = rate_groups(parameters, options, defaults)
         return torch.optim.AdamW(groups, betas=betas, fused=True)  # type: ignore[arg-type]
 
     def state_bytes(self, parameter: ParameterInfo) -> StateBytes:

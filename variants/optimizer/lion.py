@@ -7,19 +7,15 @@ import torch
 from torch import Tensor
 
 from variants.base import Optimizer
+from variants.dtensor import local
 from variants.optimizer._options import Beta, LearningRate, WeightDecay
-from variants.optimizer._shards import local
 from variants.optimizer._step import (
-    Group,
     ParameterOptimizer,
     State,
-    decay_groups,
     moment,
-    stated_or,
+    rate_groups,
 )
-from variants.parameters import ParameterInfo, StateBytes, TrainedParameter
-
-FP32_BYTES = 4
+from variants.parameters import FP32_BYTES, ParameterInfo, StateBytes, TrainedParameter
 
 
 @dataclass(frozen=True)
@@ -44,9 +40,7 @@ class Lion(Optimizer[LionOptions]):
 
     def make(self, parameters: Sequence[TrainedParameter]) -> torch.optim.Optimizer:
         """Return Lion for all parameters."""
-        lr = stated_or(self.options.lr, self.defaults.lr)
-        weight_decay = stated_or(self.options.weight_decay, self.defaults.weight_decay)
-        groups = decay_groups(parameters, lr, weight_decay)
+        groups = rate_groups(parameters, self.options, self.defaults)
         return _Lion(groups, parameters, self.options)
 
     def state_bytes(self, parameter: ParameterInfo) -> StateBytes:
@@ -54,13 +48,7 @@ class Lion(Optimizer[LionOptions]):
         return StateBytes(sharded=FP32_BYTES * parameter.size.numel())
 
 
-class _Lion(ParameterOptimizer):
-    def __init__(
-        self, groups: list[Group], parameters: Sequence[TrainedParameter], options: LionOptions
-    ) -> None:
-        super().__init__(groups, parameters)
-        self._options = options
-
+class _Lion(ParameterOptimizer[LionOptions]):
     def change(self, parameter: TrainedParameter, grad: Tensor, state: State, lr: float) -> Tensor:
         """Return lr * sign(beta1 * m + (1 - beta1) * g); then m decays with beta2."""
         m = local(moment(state, "momentum", parameter.value))

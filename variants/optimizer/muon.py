@@ -24,9 +24,14 @@ from variants.optimizer._step import (
     moment,
     stated_or,
 )
-from variants.parameters import OptimizerDefaults, ParameterInfo, StateBytes, TrainedParameter
+from variants.parameters import (
+    FP32_BYTES,
+    OptimizerDefaults,
+    ParameterInfo,
+    StateBytes,
+    TrainedParameter,
+)
 
-FP32_BYTES = 4
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic, which maximize its slope at 0
 Scale = Literal["auto", "original", "match_rms_adamw"]
 
@@ -83,7 +88,7 @@ class Muon(Optimizer[MuonOptions]):
         return "bf16" if device.type == "cuda" else "fp32"
 
 
-class _Muon(ParameterOptimizer):
+class _Muon(ParameterOptimizer[MuonOptions]):
     def __init__(
         self,
         groups: list[Group],
@@ -91,8 +96,7 @@ class _Muon(ParameterOptimizer):
         options: MuonOptions,
         defaults: OptimizerDefaults,
     ) -> None:
-        super().__init__(groups, parameters)
-        self._options = options
+        super().__init__(groups, parameters, options)
         self._betas = (defaults.beta1, defaults.beta2)
         self._is_original = options.scale == "original" or (
             options.scale == "auto" and options.lr is not None

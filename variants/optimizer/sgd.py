@@ -10,19 +10,15 @@ import torch
 from torch import Tensor
 
 from variants.base import ModelShape, Optimizer
+from variants.dtensor import local
 from variants.optimizer._options import Beta, LearningRate, WeightDecay
-from variants.optimizer._shards import local
 from variants.optimizer._step import (
-    Group,
     ParameterOptimizer,
     State,
-    decay_groups,
     moment,
-    stated_or,
+    rate_groups,
 )
-from variants.parameters import ParameterInfo, StateBytes, TrainedParameter
-
-FP32_BYTES = 4
+from variants.parameters import FP32_BYTES, ParameterInfo, StateBytes, TrainedParameter
 
 
 @dataclass(frozen=True)
@@ -50,9 +46,7 @@ class SGD(Optimizer[SGDOptions]):
 
     def make(self, parameters: Sequence[TrainedParameter]) -> torch.optim.Optimizer:
         """Return SGD for all parameters."""
-        lr = stated_or(self.options.lr, self.defaults.lr)
-        weight_decay = stated_or(self.options.weight_decay, self.defaults.weight_decay)
-        groups = decay_groups(parameters, lr, weight_decay)
+        groups = rate_groups(parameters, self.options, self.defaults)
         return _SGD(groups, parameters, self.options)
 
     def state_bytes(self, parameter: ParameterInfo) -> StateBytes:
@@ -61,13 +55,7 @@ class SGD(Optimizer[SGDOptions]):
         return StateBytes(sharded=n_states * FP32_BYTES * parameter.size.numel())
 
 
-class _SGD(ParameterOptimizer):
-    def __init__(
-        self, groups: list[Group], parameters: Sequence[TrainedParameter], options: SGDOptions
-    ) -> None:
-        super().__init__(groups, parameters)
-        self._options = options
-
+class _SGD(ParameterOptimizer[SGDOptions]):
     def change(self, parameter: TrainedParameter, grad: Tensor, state: State, lr: float) -> Tensor:
         """Return lr * m, or lr * (g + momentum * m) with Nesterov's look-ahead."""
         momentum = self._options.momentum

@@ -13,10 +13,10 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from variants.base import Attention, FeedForward, ModelShape, Part, Positional, StepShape
 from variants.communication import sent_bytes
+from variants.dtensor import local
 from variants.linear import Linear
 from variants.parallelism._collective import Group, RowParallelLinear, sum_gradients
 from variants.parallelism._random import RankRandom
@@ -63,7 +63,7 @@ def replicated_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 def reduce_gradients(parameters: Iterable[nn.Parameter], group: Group) -> None:
     """Sum the gradients over the group, in one all-reduce."""
-    grads = [_local(parameter.grad) for parameter in parameters if parameter.grad is not None]
+    grads = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
     if not grads:
         return
     flat = torch.cat([grad.flatten() for grad in grads])
@@ -192,7 +192,3 @@ def _rank_ranges(
         ranges.append((start + rank * part, start + (rank + 1) * part))
         start += size
     return tuple(ranges)
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
