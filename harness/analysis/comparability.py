@@ -139,6 +139,5 @@ def _rounded(number: float) -> str:
 def training_tokens(entry: Entry) -> int:
     """Return the number of tokens that each run of an entry trains on."""
     if entry.done:
-        return int(entry.done[0].steps.tokens.sum())
-    train = entry.runs[0].spec.train
-    return train.total_tokens
+        return entry.done[0].n_tokens
+    return entry.runs[0].spec.train.total_tokens

@@ -53,7 +53,7 @@ def _flops(run: RunData) -> float:
 
 
 def _tokens(run: RunData) -> float:
-    return float(run.steps.tokens.sum())
+    return float(run.n_tokens)
 
 
 @dataclass(frozen=True)
@@ -361,8 +361,8 @@ class _Family:
             return None
         run = runs[0]
         base_run = by_seed[run.seed]
-        per_step = run.flops_per_token * float(run.steps.tokens[0])
-        base_per_step = base_run.flops_per_token * float(base_run.steps.tokens[0])
+        per_step = run.flops_per_token * run.tokens_per_step
+        base_per_step = base_run.flops_per_token * base_run.tokens_per_step
         log_flops = math.log(per_step / base_per_step)
         low, high = ratio.ci95
         bounds = (math.log(low) + log_flops, math.log(high) + log_flops)

@@ -234,7 +234,7 @@ def _cost(tuned: TunedEntry, runs: Sequence[RunData]) -> TuningCost:
         n_runs=len(tuned.trials),
         n_done=len(done),
         n_failed=sum(run.status == "failed" for run in runs),
-        flops=float(sum(run.flops_per_token * int(run.steps.tokens.sum()) for run in done)),
+        flops=float(sum(run.flops_per_token * run.n_tokens for run in done)),
         train_s=float(sum(run.evals.train_s[-1] for run in done)),
     )
 

@@ -124,6 +124,11 @@ class RunData:
         return int(self.steps.tokens[-1])
 
     @property
+    def n_tokens(self) -> int:
+        """The tokens of all recorded steps."""
+        return int(self.steps.tokens.sum())
+
+    @property
     def tokens_at_evals(self) -> FloatArray:
         """The number of tokens trained on until each evaluation; shape (n_evals,)."""
         return self.tokens_at(self.evals.step)

@@ -1,5 +1,6 @@
 """If these failed, a reader would be promised a speedup at scale that the runs do not show."""
 
+import json
 import math
 
 import numpy as np
@@ -84,6 +85,20 @@ def test_time_is_saved_by_speed_and_by_learning(fake_ladder):
         assert row.time_multiplier == pytest.approx(1.2 * 1.5, rel=0.05)
         low, high = row.time_multiplier_ci95
         assert low < row.time_multiplier < high
+
+
+def test_the_smaller_steps_of_a_ramp_do_not_count_in_the_speed(fake_ladder):
+    """Step times are those of full steps: the first step of a ramp has other tokens."""
+    fake_ladder.speed = {"gqa2": 1.5}
+    without_noise(fake_ladder).write()
+    for path in fake_ladder.root.glob("ladder/*gqa2*/steps.rank0.jsonl"):
+        first, *others = path.read_text().splitlines()
+        step = json.loads(first)
+        step["tokens"] //= 2
+        path.write_text("\n".join([json.dumps(step), *others]) + "\n")
+    found = ladder.ladder(dataset.read(fake_ladder.store, fake_ladder.name))
+    for row in found.speedups:
+        assert row.time_multiplier / row.compute_multiplier == pytest.approx(1.5, rel=0.05)
 
 
 def test_a_loss_that_the_baseline_never_reaches_is_no_number(fake_ladder):
