@@ -67,6 +67,8 @@ def run(
         trace=trace,
     )
     planned = check_study(planned, str(study), log)  # all models, before the first stage
+    if not dry_run:
+        record_tuning(planned, store)
     is_done = True
     for stage in stages(planned, store):
         checked = stage if stage is planned else check_study(stage, str(study), log)
@@ -75,11 +77,10 @@ def run(
             for spec in todo:
                 print(spec.run_id)
             continue
-        record_tuning(planned, store)
         is_done = launch.start(checked, store) and is_done
+        record_tuning(planned, store)
         if fail_fast and not is_done:
             break
-        record_tuning(planned, store)
     if planned.tuning is not None:
         missing = list(unfinished(planned.tuning, read_progress(planned.tuning, store)))
         if dry_run and missing:

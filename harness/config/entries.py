@@ -7,13 +7,13 @@ from functools import cached_property
 
 from harness.config import settings as sections
 from harness.config.axes import Axes, VariantSelection, architecture_key
-from harness.config.settings import Change, Changes, Settings, SettingsError
+from harness.config.settings import Change, Changes, SectionT, Settings, SettingsError
 from harness.config.size_matching import WidthMatcher
 from harness.config.study_file import StudyFile
 from harness.data.tokenizers import Tokenizer
 from harness.errors import Problem, UserError
 from harness.model.builder import ModelBuilder
-from harness.results.records import DataSettings, ModelSettings, VariantChoice
+from harness.results.records import DataSettings, ModelSettings, TrainSettings, VariantChoice
 from variants.base import AXES, ModelShape
 
 
@@ -78,7 +78,8 @@ class EntryResolver:
         try:
             if self.file.study.match_size is not None and baseline is not None:
                 choices = self._match_size(entry, baseline, model, data)
-            train = sections.resolve_train(
+            train = sections.resolve(
+                TrainSettings,
                 self.file.sections,
                 changes,
                 lambda: self._count_parameters(choices, self._shape(model, data)),
@@ -96,25 +97,28 @@ class EntryResolver:
 
     def model(self, changes: Changes) -> ModelSettings | None:
         """Return [model] with these changes, None if it is invalid."""
-        key = _key("model", changes)
-        if key not in self._models:
-            try:
-                self._models[key] = sections.resolve_model(self.file.sections, changes)
-            except SettingsError as error:
-                self._add(error)
-                self._models[key] = None
-        return self._models[key]
+        return self._section(ModelSettings, "model", changes, self._models)
 
     def data(self, changes: Changes) -> DataSettings | None:
         """Return [data] with these changes, None if it is invalid."""
-        key = _key("data", changes)
-        if key not in self._data:
+        return self._section(DataSettings, "data", changes, self._data)
+
+    def _section(
+        self,
+        section: type[SectionT],
+        name: str,
+        changes: Changes,
+        known: dict[str, SectionT | None],
+    ) -> SectionT | None:
+        """Return a section with these changes, None if it is invalid; `known` keeps the results."""
+        key = _key(name, changes)
+        if key not in known:
+            known[key] = None
             try:
-                self._data[key] = sections.resolve_data(self.file.sections, changes)
+                known[key] = sections.resolve(section, self.file.sections, changes)
             except SettingsError as error:
                 self._add(error)
-                self._data[key] = None
-        return self._data[key]
+        return known[key]
 
     def _add(self, error: SettingsError) -> None:
         location = self.axes.location

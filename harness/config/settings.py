@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,6 +16,7 @@ from harness.errors import choices
 from harness.results.records import DataSettings, ModelSettings, TrainSettings
 
 RawTable = dict[str, Any]  # of TOML
+SectionT = TypeVar("SectionT", bound=BaseModel)
 
 SECTIONS: Mapping[str, type[BaseModel]] = {
     "model": ModelSettings,
@@ -152,39 +153,20 @@ def find_expression(key: str, value: object) -> Expression | None:
     return expression
 
 
-def resolve_model(sections: Mapping[str, RawTable], changes: Changes) -> ModelSettings:
-    """Return [model] with these changes.
+def resolve(
+    section: type[SectionT],
+    sections: Mapping[str, RawTable],
+    changes: Changes,
+    count_parameters: Callable[[], int] | None = None,
+) -> SectionT:
+    """Return a section with these changes.
+
+    `count_parameters` is called if an expression of [train] needs it.
 
     Raises:
         SettingsError: it is invalid.
     """
-    model = _Resolution(sections, changes).section("model")
-    assert isinstance(model, ModelSettings)
-    return model
-
-
-def resolve_data(sections: Mapping[str, RawTable], changes: Changes) -> DataSettings:
-    """Return [data] with these changes.
-
-    Raises:
-        SettingsError: it is invalid.
-    """
-    data = _Resolution(sections, changes).section("data")
-    assert isinstance(data, DataSettings)
-    return data
-
-
-def resolve_train(
-    sections: Mapping[str, RawTable], changes: Changes, count_parameters: Callable[[], int]
-) -> TrainSettings:
-    """Return [train] with these changes; `count_parameters` is called if an expression needs it.
-
-    Raises:
-        SettingsError: it is invalid.
-    """
-    train = _Resolution(sections, changes, count_parameters).section("train")
-    assert isinstance(train, TrainSettings)
-    return train
+    return _Resolution(sections, changes, count_parameters).section(section)
 
 
 class _Resolution:
@@ -202,8 +184,9 @@ class _Resolution:
         self._values: dict[str, object] = {}
         self._active: list[str] = []  # keys whose expressions are being evaluated
 
-    def section(self, name: str) -> BaseModel:
+    def section(self, model: type[SectionT]) -> SectionT:
         """Return a section with the values of its expressions."""
+        name = next(name for name, section in SECTIONS.items() if section is model)
         table: RawTable = {}
         problems = []
         changed = [key for key in self._changes if key.startswith(f"{name}.")]
@@ -220,7 +203,7 @@ class _Resolution:
                 problems.append((place, self._with_source(f"{name}.{first}", message)))
         if problems:
             raise SettingsError(list(dict.fromkeys(problems)))
-        return SECTIONS[name].model_validate(table)
+        return model.model_validate(table)
 
     def _stated(self, key: str) -> object:
         if key in self._changes:
@@ -259,7 +242,7 @@ class _Resolution:
     def _named(self, name: str) -> float:
         """Return the value of a name in an expression."""
         if name == "parameters":
-            assert self._count_parameters is not None  # not in [model]
+            assert self._count_parameters is not None  # only [train] may use it
             return self._count_parameters()
         value = self._value(NAMED_SETTINGS[name])
         if isinstance(value, bool) or not isinstance(value, int):

@@ -18,7 +18,7 @@ from harness.data.documents import separator_of
 from harness.data.hub import PREFIX, UnavailableError, load_hub
 from harness.data.locate import CorpusFiles, Patterns, find_files
 from harness.data.mixture import Corpus, Split, mix
-from harness.data.shards import cache_folder, read_shards, scan
+from harness.data.shards import cache_folder, read_shards, source_files
 from harness.data.text_cache import VALIDATION_FRACTION, Text, split, tokenize
 from harness.data.tokenizers import Tokenizer
 from harness.errors import Problem, UserError
@@ -207,7 +207,7 @@ def _read_texts(request: _Request, files: CorpusFiles, tokenizer: Tokenizer) -> 
         corpus = _text(name, content, tokenizer)
         source = SourceFile(file=str(files.train[0].resolve()), sha256=corpus.sha256)
         return replace(corpus, sources=[source])
-    sources = _sources(files.all)
+    sources = source_files(files.all)
     _refuse_repeated(request, sources, len(files.train))
     content_hash = hashlib.sha256(request.text_column.encode())
     for i, source in enumerate(sources):
@@ -253,10 +253,6 @@ def _tokenized(name: str, key: str, tokenizer: Tokenizer, make: Callable[[], Tex
         token_bytes=str(tokenizer.byte_lengths(cache_folder())),
         entropy=tokenized.entropy,
     )
-
-
-def _sources(files: Sequence[Path]) -> list[SourceFile]:
-    return [SourceFile(file=str(file.resolve()), sha256=scan(file).sha256) for file in files]
 
 
 def _refuse_repeated(request: _Request, sources: Sequence[SourceFile], n_train: int) -> None:

@@ -9,7 +9,7 @@ from typing import Literal
 from harness.data import formats, tables
 from harness.data.hub import PREFIX, load_hub
 from harness.data.locate import Patterns, find_files
-from harness.data.shards import scan
+from harness.data.shards import source_files
 from harness.errors import Problem, UserError
 from harness.results.records import SourceFile
 
@@ -112,7 +112,7 @@ def find_source(
 
     is_plain = kinds == {"text"} and len(found.train) < 2 / val_fraction
     return TextSource(
-        files=[SourceFile(file=str(f.resolve()), sha256=scan(f).sha256) for f in found.all],
+        files=source_files(found.all),
         n_bytes=sum(tables.text_bytes(file, column, place) for file in found.all),
         train=documents(found.train),
         val=documents(found.val) if found.val else None,
@@ -128,7 +128,7 @@ def _hub_source(name: str, folder: Path, column: str, place: str) -> TextSource:
     hub = load_hub(name, folder, Patterns(), column, place)
     val = hub.val
     return TextSource(
-        files=[SourceFile(file=str(file), sha256=scan(file).sha256) for file in hub.files],
+        files=source_files(hub.files),
         n_bytes=sum(file.stat().st_size for file in hub.files),
         train=lambda: hub.documents(hub.train),
         val=None if val is None else lambda: hub.documents(val),

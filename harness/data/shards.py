@@ -20,7 +20,13 @@ from harness.data.token_files import SAMPLE_BYTES, layout
 from harness.data.tokenizers import Tokenizer
 from harness.errors import Problem, StoreError, UserError
 from harness.results.files import read_json, read_record, write_json
-from harness.results.records import ShardManifest, TokenDtype, TokenFileScan, TokenSlice
+from harness.results.records import (
+    ShardManifest,
+    SourceFile,
+    TokenDtype,
+    TokenFileScan,
+    TokenSlice,
+)
 
 MANIFEST = "manifest.json"  # of a folder that `data prepare` has written
 CHUNK_BYTES = 1 << 24
@@ -31,6 +37,11 @@ SETTLED_S = 2.0
 def cache_folder() -> Path:
     """Return the folder of downloaded and tokenized texts, and of the hashes of token files."""
     return Path(os.environ.get("ABLATIONS_CACHE") or pooch.os_cache("ablations"))
+
+
+def source_files(files: Iterable[Path]) -> list[SourceFile]:
+    """Return files with the hash of their content."""
+    return [SourceFile(file=str(file.resolve()), sha256=scan(file).sha256) for file in files]
 
 
 def read_shards(
