@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.distributed as dist
-from synthetic_results import SyntheticStudy
+from synthetic_results import SIZES, SyntheticStudy
 
 from harness.analysis import dataset
 from harness.distributed.process_group import DistributedContext
@@ -39,6 +39,24 @@ def one_axis(fake) -> SyntheticStudy:
     """Return a synthetic study of two entries that differ in attention only."""
     fake.axes = {"positional": ["learned"], "attention": ["mha", "gqa2"], "parallelism": ["single"]}
     return fake
+
+
+@pytest.fixture
+def sizes(fake) -> SyntheticStudy:
+    """Return a synthetic study of two positional variants in three sizes, without `compare`."""
+    fake.axes = {"positional": ["learned", "rope"], "size": list(SIZES)}
+    fake.settings = {"size": SIZES}
+    fake.baseline = {"positional": "learned", "size": "M"}
+    return fake
+
+
+@pytest.fixture
+def asked_in_sizes(sizes) -> SyntheticStudy:
+    """Return three positional variants in three sizes, of which the study asks about the former."""
+    sizes.axes["positional"] = ["learned", "rope", "alibi"]
+    sizes.compare = ["positional"]
+    sizes.seeds = tuple(range(5))
+    return sizes
 
 
 @pytest.fixture

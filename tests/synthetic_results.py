@@ -34,6 +34,12 @@ SPEED = {
 }
 GAIN = {"rope": -0.09, "gqa2": 0.02, "local64": 0.05, "alibi": -0.05}
 ENTROPY = 1.31
+# Levels of an axis of settings, the baseline's is M.
+SIZES = {
+    "S": {"model.n_embd": 64, "train.lr": 1e-3},
+    "M": {"model.n_embd": 128, "train.lr": 5e-4},
+    "L": {"model.n_embd": 256, "train.lr": 2.5e-4},
+}
 
 
 @dataclass

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from synthetic_results import SIZES
 
 from harness.analysis import dataset
 from harness.errors import UserError
@@ -149,22 +150,6 @@ def test_missing_results_name_the_command(fake):
     fake.write()
     with pytest.raises(UserError, match=r"'tyny' has no results.*harness run.*did you mean 'tiny'"):
         dataset.read(fake.store, "tyny")
-
-
-SIZES = {
-    "S": {"model.n_embd": 64, "train.lr": 1e-3},
-    "M": {"model.n_embd": 128, "train.lr": 5e-4},
-    "L": {"model.n_embd": 256, "train.lr": 2.5e-4},
-}
-
-
-@pytest.fixture
-def sizes(fake):
-    """Two positional variants in three sizes; the baseline's size is M."""
-    fake.axes = {"positional": ["learned", "rope"], "size": list(SIZES)}
-    fake.settings = {"size": SIZES}
-    fake.baseline = {"positional": "learned", "size": "M"}
-    return fake
 
 
 def test_without_compare_every_axis_is_asked(sizes):

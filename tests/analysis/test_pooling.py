@@ -2,29 +2,19 @@
 
 import numpy as np
 import pytest
+from synthetic_results import SIZES
 
 from harness.analysis import significance, summary
 from harness.analysis.hypotheses import test_hypotheses
 
 test_hypotheses.__test__ = False  # it is the function under test
 
-SIZES = {
-    "S": {"model.n_embd": 64, "train.lr": 1e-3},
-    "M": {"model.n_embd": 128, "train.lr": 5e-4},
-    "L": {"model.n_embd": 256, "train.lr": 2.5e-4},
-}
-
 
 @pytest.fixture
-def sizes(fake):
+def sizes(asked_in_sizes):
     """Three positional variants in three sizes, whose losses differ by size."""
-    fake.axes = {"positional": ["learned", "rope", "alibi"], "size": list(SIZES)}
-    fake.settings = {"size": SIZES}
-    fake.baseline = {"positional": "learned", "size": "M"}
-    fake.compare = ["positional"]
-    fake.seeds = tuple(range(5))
-    fake.gain = {f"{name}-L": -0.3 for name in ("learned", "rope", "alibi")}
-    return fake
+    asked_in_sizes.gain = {f"{name}-L": -0.3 for name in ("learned", "rope", "alibi")}
+    return asked_in_sizes
 
 
 def losses_of(study, label):

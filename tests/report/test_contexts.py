@@ -2,6 +2,7 @@
 
 import pytest
 from reported import written
+from synthetic_results import SIZES
 
 import harness
 from harness.analysis import dataset
@@ -11,21 +12,11 @@ from harness.export.runs import recorded_runs
 from harness.report import charts
 
 pytestmark = pytest.mark.usefixtures("no_figures")
-SIZES = {
-    "S": {"model.n_embd": 64, "train.lr": 1e-3},
-    "M": {"model.n_embd": 128, "train.lr": 5e-4},
-    "L": {"model.n_embd": 256, "train.lr": 2.5e-4},
-}
 
 
 @pytest.fixture
-def sizes(fake):
-    fake.axes = {"positional": ["learned", "rope", "alibi"], "size": list(SIZES)}
-    fake.settings = {"size": SIZES}
-    fake.baseline = {"positional": "learned", "size": "M"}
-    fake.compare = ["positional"]
-    fake.seeds = tuple(range(5))
-    return fake
+def sizes(asked_in_sizes):
+    return asked_in_sizes
 
 
 def test_the_answer_names_all_sizes(sizes):
