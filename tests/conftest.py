@@ -1,6 +1,7 @@
 """Fixtures for all tests: single-threaded torch, a process group, synthetic results."""
 
 import pytest
+import tiktoken
 import torch
 import torch.distributed as dist
 from synthetic_results import SIZES, SyntheticStudy
@@ -57,6 +58,18 @@ def asked_in_sizes(sizes) -> SyntheticStudy:
     sizes.compare = ["positional"]
     sizes.seeds = tuple(range(5))
     return sizes
+
+
+@pytest.fixture
+def encoding_of_bytes(monkeypatch) -> None:
+    """Replace the encodings of tiktoken by bytes, and the token 256 as their separator."""
+    made = tiktoken.Encoding(
+        "gpt2",
+        pat_str=r"(?s:.)",
+        mergeable_ranks={bytes([value]): value for value in range(256)},
+        special_tokens={"<|endoftext|>": 256},
+    )
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda _: made)
 
 
 @pytest.fixture

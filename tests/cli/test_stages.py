@@ -82,12 +82,8 @@ PROBES = {
 
 
 @pytest.fixture
-def planted(monkeypatch) -> PlantedRuns:
-    runs = PlantedRuns()
-    monkeypatch.setattr("harness.launch.elastic.start", runs)
-    monkeypatch.setattr("harness.launch.elastic.start_fork_server", lambda: None)
-    monkeypatch.setattr("os.fsync", lambda fd: None)
-    return runs
+def planted(start_runs_by) -> PlantedRuns:
+    return start_runs_by(PlantedRuns())
 
 
 @pytest.fixture

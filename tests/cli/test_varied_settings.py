@@ -53,12 +53,8 @@ class RunsHere:
 
 
 @pytest.fixture
-def here(monkeypatch) -> RunsHere:
-    runs = RunsHere(monkeypatch)
-    monkeypatch.setattr("harness.launch.elastic.start", runs)
-    monkeypatch.setattr("harness.launch.elastic.start_fork_server", lambda: None)
-    monkeypatch.setattr("os.fsync", lambda fd: None)
-    return runs
+def here(start_runs_by, monkeypatch) -> RunsHere:
+    return start_runs_by(RunsHere(monkeypatch))
 
 
 @pytest.fixture

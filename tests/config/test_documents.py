@@ -1,11 +1,11 @@
 """Masked documents in a study: resolved, hashed, predicted, and refused where not supported."""
 
 import pytest
-import tiktoken
 
 from harness.config import load
 from harness.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("encoding_of_bytes")
 SEPARATOR = 256
 MASK = ('corpus = "text.txt"', 'corpus = "text.txt"\ntokenizer = "gpt2"\ndocuments = "mask"')
 PLAIN = ('corpus = "text.txt"', 'corpus = "text.txt"\ntokenizer = "gpt2"')
@@ -14,18 +14,6 @@ MINE = (
     ("seeds =", 'variant_paths = ["mine"]\nseeds ='),
     ('["mha",', '["mha", "own",'),
 )
-
-
-@pytest.fixture(autouse=True)
-def encoding(monkeypatch):
-    """Replace GPT-2's encoding by bytes with a separator."""
-    made = tiktoken.Encoding(
-        "gpt2",
-        pat_str=r"(?s:.)",
-        mergeable_ranks={bytes([value]): value for value in range(256)},
-        special_tokens={"<|endoftext|>": SEPARATOR},
-    )
-    monkeypatch.setattr(tiktoken, "get_encoding", lambda _: made)
 
 
 @pytest.fixture

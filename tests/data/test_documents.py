@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import tiktoken
 
 from harness.data import corpus, documents
 from harness.data.batches import Tokens
@@ -16,15 +15,7 @@ TEXT = "One.<|endoftext|>Two words.<|endoftext|>Three." * 20
 
 
 @pytest.fixture(autouse=True)
-def encoding(tmp_path, monkeypatch):
-    """Replace the encodings by bytes with a separator."""
-    made = tiktoken.Encoding(
-        "gpt2",
-        pat_str=r"(?s:.)",
-        mergeable_ranks={bytes([value]): value for value in range(256)},
-        special_tokens={"<|endoftext|>": SEPARATOR},
-    )
-    monkeypatch.setattr(tiktoken, "get_encoding", lambda _: made)
+def cache(encoding_of_bytes, tmp_path, monkeypatch):
     monkeypatch.setenv("ABLATIONS_CACHE", str(tmp_path / "cache"))
 
 

@@ -1,0 +1,16 @@
+"""Fixtures of the tests of commands."""
+
+import pytest
+
+
+@pytest.fixture
+def start_runs_by(monkeypatch):
+    """Return a function that makes `run` start runs by a function, and not in other processes."""
+
+    def replace(start):
+        monkeypatch.setattr("harness.launch.elastic.start", start)
+        monkeypatch.setattr("harness.launch.elastic.start_fork_server", lambda: None)
+        monkeypatch.setattr("os.fsync", lambda fd: None)
+        return start
+
+    return replace
