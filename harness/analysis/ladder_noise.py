@@ -78,7 +78,7 @@ class Noise:
 
 
 def _antithetic(n: int, n_columns: int, rng: np.random.Generator) -> Array:
-    """Return standard normal draws, (n, n_columns), of which the second half is minus the first.
+    """Return standard normal draws, (n, n_columns); the second half is minus the first.
 
     The columns have unit variance and are uncorrelated.
     """

@@ -47,6 +47,10 @@ METRICS: Mapping[Quantity, Metric] = {
     "peak_memory": Metric(lambda run: float(np.log(run.peak_memory_bytes)), lower_is_better=True),
 }
 BITS_PER_BYTE = Metric(_bits_per_byte, lower_is_better=True)
+LOSS_METRICS: Mapping[LossUnit, Metric] = {
+    "nats per token": METRICS["val_loss"],
+    "bits per byte": BITS_PER_BYTE,
+}
 
 
 def values(entry: Entry, metric: Metric, tokens_per_step: int | None = None) -> dict[int, float]:
@@ -110,9 +114,3 @@ def pair_of(study: StudyResults, entry: Entry, quantity: Quantity) -> Pair | Non
     if unit is None:
         return None
     return Pair(entry, base, LOSS_METRICS[unit], unit, entry.label)
-
-
-LOSS_METRICS: Mapping[LossUnit, Metric] = {
-    "nats per token": METRICS["val_loss"],
-    "bits per byte": BITS_PER_BYTE,
-}

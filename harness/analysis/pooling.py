@@ -65,9 +65,9 @@ def pool(
     """Test the mean over contexts of each asked difference that at least two contexts have.
 
     Losses under another parallelism repeat those under the baseline's, and are not pooled. If
-    entries are tuned, only the tuned ones are pooled. The
-    differences in a loss are in bits per byte if the tokenizers of the contexts differ.
-    `results` has the tests within contexts, by the label of the entry.
+    entries are tuned, only the tuned ones are pooled. Differences in a loss are in bits per byte if
+    the tokenizers of the contexts differ. `results` has the tests within contexts, by the label of
+    the entry.
     """
     if not study.contexts:
         return []

@@ -87,7 +87,7 @@ def _place(settings: Settings, name: str, *others: str) -> str:
 
 
 def _nearest(value: int, allowed: list[int]) -> str:
-    """Return the allowed numbers on both sides of a value, as part of a message."""
+    """Return the allowed numbers closest to a value, as part of a message."""
     if not allowed:
         return "no number does; remove batch_ramp, or change tokens_per_step"
     nearest = sorted(sorted(allowed, key=lambda n: abs(n - value))[:N_NEAREST])

@@ -94,7 +94,7 @@ def setting_keys() -> list[str]:
 
 
 def unknown_setting(key: str) -> str:
-    """Return the message on a dotted key that is no setting, with the nearest one."""
+    """Return the message on an unknown dotted key, with the nearest setting."""
     section, _, _ = key.partition(".")
     keys = [known for known in setting_keys() if known.startswith(f"{section}.")]
     return f"no such setting; {choices(key, keys or setting_keys())}"

@@ -10,8 +10,6 @@ from harness.results.records.tuning import TUNING
 from variants import registry
 from variants.base import AXES
 
-DECAY_FRACTION = "train.decay_fraction"
-
 
 def check_read(
     location: str, entries: Sequence[PlannedEntry], paths: Sequence[Path]

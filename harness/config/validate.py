@@ -10,7 +10,7 @@ from harness.config.axes import Axes, VariantSelection, architecture_key
 from harness.config.batch_ramp import check_ramp, check_ramp_division
 from harness.config.entries import PlannedEntry
 from harness.config.settings import Changes, Settings, place_of
-from harness.config.unread import DECAY_FRACTION, check_read
+from harness.config.unread import check_read
 from harness.data.batches import micro_batch_size
 from harness.data.corpus import Corpus
 from harness.errors import Problem, UserError
@@ -24,6 +24,7 @@ from variants.errors import class_line
 from variants.parameters import FP32_BYTES, OptimizerDefaults
 from variants.validation import divisors
 
+DECAY_FRACTION = "train.decay_fraction"
 MAX_PARAMETERS = 10**12
 MAX_ACTIVATION_BYTES = 2**44
 

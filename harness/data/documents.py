@@ -13,7 +13,7 @@ CHUNK = 1 << 22  # tokens that are searched at once
 
 
 def separator_of(tokenizer: Tokenizer, corpus: str, train: Tokens, place: str) -> list[int]:
-    """Return the tokens of the separator, of which the last begins a document.
+    """Return the tokens of the separator; the last one begins a document.
 
     Raises:
         UserError: the training tokens do not contain it, so that there is nothing to mask.

@@ -46,7 +46,7 @@ def find_files(name: str, folder: Path, patterns: Patterns, place: str) -> Corpu
     a glob has such a part, the files are one text in the order of their names.
 
     Raises:
-        UserError: there is no such file, or the split is unclear. `place` is named.
+        UserError: there is no such file, or the split is unclear. The message begins with `place`.
     """
     path = folder / name
     if path.is_dir():

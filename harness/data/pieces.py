@@ -35,7 +35,7 @@ class Piece:
 class TextSource:
     """The documents of each split. Without `val`, a fraction of `train` is for validation.
 
-    `is_whole` is True if the documents are few plain texts, of which the last part of each is for
+    `is_whole` is True if the documents are few plain texts; the last part of each is for
     validation. `n_bytes` is an estimate of the size of the text.
     """
 
@@ -46,7 +46,7 @@ class TextSource:
     is_whole: bool
 
     def pieces(self, val_fraction: float) -> Iterator[Piece]:
-        """Yield the pieces of all documents, each of which a separator ends."""
+        """Yield the pieces of all documents; each document ends with a separator."""
         n_bytes = 0
         for text, split in self._texts(val_fraction):
             for part in cut(text, PIECE_CHARACTERS):
@@ -93,7 +93,7 @@ def find_source(
     """Return the text that `name` states, as `[data] corpus` does.
 
     Raises:
-        UserError: there is no such text, or it is not text. `place` is named.
+        UserError: there is no such text, or it is not text. The message begins with `place`.
     """
     if name.startswith(PREFIX):
         return _hub_source(name, folder, column, place)

@@ -51,7 +51,7 @@ def read_shards(
 
     Raises:
         UserError: a file is unreadable, does not hold tokens of this type, or holds a token that is
-            not the tokenizer's. `place` is named.
+            not the tokenizer's. The message begins with `place`.
     """
     slices = []
     problems = []

@@ -30,7 +30,7 @@ def documents(file: Path, column: str, place: str) -> Iterator[str]:
 
     Raises:
         UserError: the file is of another format or damaged, or the text of a document is missing;
-            names file, line or row, and remedy. `place` is named.
+            names file, line or row, and remedy. The message begins with `place`.
     """
     kind = formats.kind_of(file)
     if file.stat().st_size == 0:

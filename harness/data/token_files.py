@@ -1,6 +1,6 @@
 """The layout of a token file, and the features by which a file of another type is recognized.
 
-A file has no header (nanoGPT) or llm.c's: 256 int32, of which the first are the magic number, the
+A file has no header (nanoGPT) or llm.c's: 256 int32, which begin with the magic number, the
 version and the number of tokens. llm.c and modded-nanogpt write GPT-2's tokens as uint16 with magic
 20240520, version 1; llm.c writes Llama 3's as uint32 with magic 20240801, version 7.
 """

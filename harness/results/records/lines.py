@@ -53,7 +53,7 @@ class EvalRecord(StrictModel):
     train_s: Seconds = Field(description="sum of the step times so far, seconds")
     eval_s: Seconds = Field(description="wall time of this evaluation, seconds")
     by_corpus: list[CorpusLoss] = Field(
-        default=[], description="losses on each corpus of a mixture, of which the others are means"
+        default=[], description="losses on each corpus of a mixture; the others are their means"
     )
 
 
