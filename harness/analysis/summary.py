@@ -40,6 +40,7 @@ from harness.results.records.study_summary import (
     Quantity,
     Ranking,
     RunSummary,
+    Scalar,
     ScalingRow,
     SharedSettings,
     Spike,
@@ -76,6 +77,11 @@ class Summary:
     def with_results(self) -> list[EntryResult]:
         """The results of the entries that have a run that is done, in the study's order."""
         return [result for result in self.results.values() if result.val_loss]
+
+    @cached_property
+    def varied(self) -> dict[str, dict[str, Scalar]]:
+        """The settings that differ between entries, with their values (see `settings.varied`)."""
+        return settings.varied(self.study)
 
     @cached_property
     def tables(self) -> "dict[str, pd.DataFrame]":
@@ -188,7 +194,7 @@ def as_record(summary: Summary) -> StudySummary:
         baseline=study.baseline,
         asked=study.asked,
         contexts=study.contexts,
-        varied=settings.varied(study),
+        varied=summary.varied,
         settings=SharedSettings(model=spec.model, data=spec.data, train=spec.train)
         if spec
         else SharedSettings(),

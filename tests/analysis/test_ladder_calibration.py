@@ -57,14 +57,19 @@ def contains(estimate, value):
     return low <= value <= high
 
 
+def fit(regime, n_seeds, i):
+    """Return the compute of a simulated ladder, its fitted laws, and the speedups of the entry."""
+    x, losses, _ = simulate(regime, n_seeds, i)
+    fitted = ladder_estimates.fit(LadderData(x, losses), True, i, RESAMPLES)
+    return x, fitted, ladder_estimates.speedups(fitted, 1, 0)
+
+
 @regimes
 @pytest.mark.parametrize("n_seeds", [2, 3, 5])
 def test_multiplier_intervals_have_95_percent_coverage(regime, n_seeds):
     held = []
     for i in range(N):
-        x, losses, _ = simulate(regime, n_seeds, i)
-        fitted = ladder_estimates.fit(LadderData(x, losses), True, i, RESAMPLES)
-        found = ladder_estimates.speedups(fitted, 1, 0)
+        _, _, found = fit(regime, n_seeds, i)
         held.append(contains(found.pooled, np.log(MULTIPLIER)))
     slack = chance(0.95)
     assert 0.93 - slack <= np.mean(held) <= 0.97 + slack
@@ -77,9 +82,7 @@ def test_other_intervals_cover_at_least_about_95_percent(regime, n_seeds):
     """Multipliers by size, the trend, and the loss of a new run at ten times the largest size."""
     held = []
     for i in range(N):
-        x, losses, _ = simulate(regime, n_seeds, i)
-        fitted = ladder_estimates.fit(LadderData(x, losses), True, i, RESAMPLES)
-        found = ladder_estimates.speedups(fitted, 1, 0)
+        x, fitted, found = fit(regime, n_seeds, i)
         budget = 10 * x[1, -1]
         rng = np.random.default_rng([i, n_seeds, 1])
         new_run = true_loss(regime, MULTIPLIER * budget / 1e13)

@@ -5,7 +5,6 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator
 
-from harness.analysis import settings as resolved_settings
 from harness.analysis.summary import Summary
 from harness.report.document import (
     Block,
@@ -128,7 +127,7 @@ def initialization(summary: Summary, charts: Charts) -> Iterator[Block]:
 
 def settings(summary: Summary, charts: Charts) -> Iterator[Block]:
     """Return the settings that vary and those that all entries share: model, data and training."""
-    varied = resolved_settings.varied(summary.study)
+    varied = summary.varied
     if varied:
         rows = []
         for key, values in varied.items():
