@@ -5,7 +5,7 @@ adaptive integrals of scipy. It covers complete tables only: a value of every en
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from math import erf, exp, lgamma, log, pi, sqrt
 
 from scipy import integrate, optimize, stats
@@ -18,7 +18,7 @@ def normal(z: float) -> float:
     return (1 + erf(z / sqrt(2))) / 2
 
 
-@lru_cache(maxsize=None)
+@cache
 def dunnett_pvalue(t: float, n_comparisons: int, df: int) -> float:
     """Return P(max |T_j| >= t) of t statistics that share a baseline (Dunnett 1955)."""
 
@@ -39,7 +39,7 @@ def dunnett_pvalue(t: float, n_comparisons: int, df: int) -> float:
     return 1 - below
 
 
-@lru_cache(maxsize=None)
+@cache
 def dunnett_critical(n_comparisons: int, df: int, alpha: float) -> float:
     """Return the value that the largest |t| exceeds with probability alpha."""
     low = float(stats.t.ppf(1 - alpha / 2, df))
@@ -131,7 +131,7 @@ def own_p_equivalent(differences: list[float], margin: float) -> float:
     return float(max(above, below))
 
 
-def test_by_reference(rows: list[list[float]], margin: float, alpha: float = 0.05) -> Reference:
+def test_by_reference(rows: list[list[float]], margin: float, alpha: float) -> Reference:
     """Test all entries; `rows` has the values of each by seed, the baseline's first."""
     m = len(rows) - 1
     n = len(rows[0])
