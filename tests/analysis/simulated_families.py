@@ -148,7 +148,8 @@ def count(counts: Counts, cell: Cell, study: Study, tested: families.FamilyTest)
             own.append(contains(result.own95, true))
         if result.difference.ci95 is not None:
             shown[name] = contains(result.difference.ci95, true)
-        counts.contradictions += contradicts(result, cell.margin)
+        bounds = result.difference.ci95
+        counts.contradictions += contradiction(result.verdict, bounds, cell.margin, True) is not None
     counts.false.append(false)
     counts.false_equivalent.append(false_equivalent)
     counts.fallback.append(tested.family.method != "two keys")
@@ -167,17 +168,30 @@ def contains(bounds: tuple[float, float], true: float) -> bool:
     return bounds[0] < true < bounds[1]
 
 
-def contradicts(result: families.SignificanceResult, margin: float | None) -> bool:
-    """Return whether a verdict and the interval beside it disagree."""
-    if result.verdict is None or result.difference.ci95 is None or result.method == "exact":
-        return False
-    low, high = result.difference.ci95
-    if result.verdict == "unresolved":
-        return low >= 0 or high <= 0
-    if result.verdict == "equivalent":
-        return margin is None or low < -margin or high > margin
-    # `better` is lower here
-    return high > 0 if result.verdict == "better" else low < 0
+def contradiction(
+    verdict: str | None,
+    bounds: tuple[float, float] | None,
+    margin: float | None,
+    lower_is_better: bool,
+) -> str | None:
+    """Return how a verdict and the interval shown with it disagree; None if they agree.
+
+    Intervals are open: one that ends at 0 excludes it.
+    """
+    if verdict is None or bounds is None:
+        return None
+    low, high = bounds
+    if verdict == "equivalent":
+        widest = 0.0 if margin is None else margin
+        return None if -widest <= low <= high <= widest else "equivalent beyond the margin"
+    if verdict == "unresolved":
+        if margin is not None and -margin < low and high < margin:
+            return "unresolved within the margin"
+        return None if low < 0 < high else "unresolved, and the interval excludes 0"
+    if low < 0 < high or low == high == 0:
+        return f"{verdict}, and the interval contains 0"
+    is_better = (high <= 0) == lower_is_better
+    return None if is_better == (verdict == "better") else "the wrong direction"
 
 
 def table(cells: list[Cell], n_studies: int, processes: int = 1) -> pd.DataFrame:
