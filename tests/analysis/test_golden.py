@@ -1,4 +1,6 @@
-"""Results of schema version 1 still give every number that the version that wrote them reported.
+"""Results of schema version 1 still give the numbers that the version that wrote them reported.
+
+Tests and intervals whose method has changed since are not compared: `RECOMPUTED`.
 
 `tests/golden/schema1.tar.xz` has four studies and the report that version 0.1.0 made of each.
 `golden`, `crossed` and `scaled` are synthetic, `real` was trained. Floats must be equal to the bit.
@@ -73,6 +75,20 @@ PATHS = [  # a pattern of an old key path of summary.json -> the new one
     ),
 ]
 UNEQUAL = {"created_at", "schema_version"}
+# what a later method computes: a table, or a column of it; and patterns of key paths
+RECOMPUTED = {
+    "verdicts",  # copies under other parallelisms are not tested
+    "comparisons.val_loss_difference_low",
+    "comparisons.val_loss_difference_high",
+    "comparisons.excludes_zero",
+    "comparisons.tokens_per_s_ratio",
+    "comparisons.tokens_per_s_ratio_low",
+    "comparisons.tokens_per_s_ratio_high",
+}
+RECOMPUTED_PATHS = (
+    r"verdicts\.\w+\.entries\.",
+    r"comparisons\.\d+\.(val_loss_difference\.ci95|excludes_zero|tokens_per_s_ratio)",
+)
 
 
 @pytest.fixture(scope="module")
@@ -101,12 +117,16 @@ def test_old_specs_name_the_options_as_the_variants_do(golden):
 def test_every_old_cell_is_in_the_tables(study):
     expected, made = study
     for path in sorted((expected / "tables").glob("*.csv")):
+        if path.stem in RECOMPUTED:
+            continue
         old = rows(path.read_text())
         new = rows(tables.to_csv(made.tables[path.stem]))
         assert len(new) == len(old), path.stem
         for i, (old_row, new_row) in enumerate(zip(old, new, strict=True)):
             for column, cell in old_row.items():
                 name = COLUMNS.get(path.stem, {}).get(column, column)
+                if f"{path.stem}.{name}" in RECOMPUTED:
+                    continue
                 place = f"{path.stem}, row {i}, {column}"
                 assert same_cell(cell, new_row[name]), f"{place}: {cell} != {new_row[name]}"
 
@@ -140,7 +160,7 @@ def test_every_old_value_is_in_the_summary(study, tmp_path):
     assert (tmp_path / "again.json").read_bytes() == written
     new = flat(json.loads(written))
     for path, value in old.items():
-        if path in UNEQUAL:
+        if path in UNEQUAL or any(re.match(pattern, path) for pattern in RECOMPUTED_PATHS):
             continue
         name = path
         for pattern, replacement in PATHS:
