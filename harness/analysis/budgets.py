@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from harness.analysis import comparability, intervals
+from harness.analysis import comparability, intervals, machines
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import PARALLELISM, final_losses
 from harness.results.records.estimates import Bounds, Mean
@@ -38,7 +38,7 @@ def rankings(study: StudyResults) -> list[Ranking]:
     """Return a ranking for each context and budget that has at least two entries that are done.
 
     Entries whose losses are not comparable in nats per token are not ranked. Entries on which the
-    compiler gave up are not ranked by time.
+    compiler gave up, or on other machines than the baseline, are not ranked by time.
     """
     ranked = []
     for context, entries in study.by_context().items():
@@ -54,6 +54,7 @@ def _rankings(study: StudyResults, context: str, done: list[Entry]) -> list[Rank
     parallelism = study.baseline.get(PARALLELISM)
     distinct = [entry for entry in done if entry.axes.get(PARALLELISM) == parallelism] or done
     timed = [entry for entry in done if not any(run.is_partly_compiled for run in entry.done)]
+    timed = machines.on_equal_machines(timed, base)
     ranked = []
     for kind, spent in SPENT.items():
         entries = timed if kind == "train_s" else distinct
@@ -115,16 +116,19 @@ def _cost(entry: Entry, base: Entry) -> CostToBaselineLoss | None:
         else:
             steps[run.seed] = step
 
-    def ratios(spent: Spent) -> list[float]:
+    reached = [(run, other) for run, other in pairs if run.seed in steps]
+
+    def ratios(spent: Spent, pairs: list[tuple[RunData, RunData]]) -> list[float]:
         return [
             spent(other)[-1] / float(np.interp(steps[run.seed], run.evals.step, spent(run)))
             for run, other in pairs
-            if run.seed in steps
         ]
 
-    tokens_ratio, tokens_bounds = _geometric_mean(ratios(_tokens))
-    partly_compiled = any(run.is_partly_compiled for pair in pairs for run in pair)
-    time_ratio, time_bounds = _geometric_mean([] if partly_compiled else ratios(_train_s))
+    tokens_ratio, tokens_bounds = _geometric_mean(ratios(_tokens, reached))
+    timed = [pair for pair in reached if machines.speed_reason(*pair) is None]
+    if any(run.is_partly_compiled for pair in pairs for run in pair):
+        timed = []
+    time_ratio, time_bounds = _geometric_mean(ratios(_train_s, timed))
     return CostToBaselineLoss(
         entry=entry.label,
         against=base.label,

@@ -2,7 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from harness.analysis import comparability, compilation, flops, outdated, plausibility, stability
+from harness.analysis import (
+    comparability,
+    compilation,
+    flops,
+    machines,
+    outdated,
+    plausibility,
+    stability,
+)
 from harness.analysis.dataset import StudyResults
 from harness.results.records.study_summary import Caveat, CaveatKind
 
@@ -28,6 +36,7 @@ SOURCES: Sequence[Callable[[StudyResults], Iterator[Caveat]]] = (
     compilation.caveats,
     flops.caveats,
     comparability.caveats,
+    machines.caveats,
 )
 
 

@@ -89,10 +89,12 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
     """Return validation and training loss, each against steps and against training time.
 
     If the numbers of tokens of a step differ, the curves are against tokens instead of steps.
-    Entries whose parallelism diverges have no valid time and are left out of the latter.
+    Entries whose parallelism diverges, or on another machine than the baseline, are left out of the
+    latter.
     """
     entries = summary.study.entries
-    timed = [entry for entry in entries if entry.label not in summary.diverging]
+    untimed = summary.diverging | summary.other_machines
+    timed = [entry for entry in entries if entry.label not in untimed]
     for loss in LOSSES:
         yield _chart(summary, entries, loss, against_time=False)
         if any(entry.done for entry in timed):
