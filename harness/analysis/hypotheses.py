@@ -127,7 +127,7 @@ def _has_nats(study: StudyResults, entry: Entry) -> bool:
     Differences in nats per token have another unit if the tokens of a context are others.
     """
     base = study.baseline_of(entry)
-    if entry.runs[0].spec.data.tokenizer != study.entries[0].runs[0].spec.data.tokenizer:
+    if entry.runs[0].tokenizer != study.entries[0].runs[0].tokenizer:
         return False
     return base is None or comparability.in_nats(entry, base)
 

@@ -146,7 +146,7 @@ def _is_pooled(study: StudyResults, entry: Entry, is_loss: bool) -> bool:
 
 def _in_one_unit(pairs: dict[str, Pair]) -> dict[str, Pair]:
     """Return the pairs, in bits per byte if the tokens of the contexts differ."""
-    tokenizers = {pair.base.runs[0].spec.data.tokenizer for pair in pairs.values()}
+    tokenizers = {pair.base.runs[0].tokenizer for pair in pairs.values()}
     units = {pair.unit for pair in pairs.values()}
     if units == {None} or (len(tokenizers) == 1 and len(units) == 1):
         return pairs

@@ -12,9 +12,7 @@ from harness.analysis.hypotheses import test_pairs
 from harness.analysis.metrics import (
     DIVERGES,
     PARALLELISM,
-    model_flops,
-    model_size,
-    peak_bytes,
+    memory_ratio,
     speed_ratio,
 )
 from harness.analysis.pairs import LOSS_METRICS, METRICS, Pair, margin_of
@@ -54,9 +52,9 @@ class EntryPair:
     peak_memory: SignificanceResult | None
     tokens_per_s_ratio: Ratio | None
     peak_memory_ratio: float | None
-    training_tokens: tuple[int, int]
-    parameters: tuple[int, int]
-    flops_per_token: tuple[float, float]
+    training_tokens: tuple[int | None, int | None]
+    parameters: tuple[int | None, int | None]
+    flops_per_token: tuple[float | None, float | None]
     status: tuple[EntryStatus, EntryStatus]
 
     def verdict(self, metric: Quantity) -> SignificanceResult | None:
@@ -245,8 +243,8 @@ def _pair(
     seeds = sorted({run.seed for run in a.done} & {run.seed for run in b.done})
     runs_of_a = [run for run in a.done if run.seed in seeds]
     runs_of_b = [run for run in b.done if run.seed in seeds]
-    size_of_a = model_size(a)
-    size_of_b = model_size(b)
+    first_of_a = (a.done or a.runs)[0]
+    first_of_b = (b.done or b.runs)[0]
     return EntryPair(
         entry=label,
         seeds=seeds,
@@ -256,15 +254,17 @@ def _pair(
         tokens_per_s=verdicts["tokens_per_s"].get(label),
         peak_memory=verdicts["peak_memory"].get(label),
         tokens_per_s_ratio=speed_ratio(runs_of_b, runs_of_a) if has_speed else None,
-        peak_memory_ratio=peak_bytes(runs_of_b) / peak_bytes(runs_of_a) if seeds else None,
+        peak_memory_ratio=memory_ratio(runs_of_b, runs_of_a),
         training_tokens=(comparability.training_tokens(a), comparability.training_tokens(b)),
-        parameters=(size_of_a.parameters, size_of_b.parameters),
-        flops_per_token=(model_flops(a), model_flops(b)),
+        parameters=(first_of_a.parameters, first_of_b.parameters),
+        flops_per_token=(first_of_a.flops_per_token, first_of_b.flops_per_token),
         status=(a.status, b.status),
     )
 
 
 def _same_bits(a: RunData, b: RunData) -> bool:
+    if a.imported or b.imported:
+        return False  # a table may be rounded
     return (
         np.array_equal(a.steps.loss, b.steps.loss)
         and np.array_equal(a.evals.step, b.evals.step)

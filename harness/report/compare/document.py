@@ -136,9 +136,10 @@ def _notes(comparison: Comparison) -> Iterator[Note]:
         yield note(f"Losses are not comparable, {reason}: ", code_list(entries, MAX_UNMATCHED))
     if any(pair.val_loss and pair.val_loss.unit for pair in comparison.shared):
         yield note("Losses under different tokenizers are compared in bits per byte.")
-    budgets: dict[tuple[int, int], list[str]] = {}
+    budgets: dict[tuple[int | None, int | None], list[str]] = {}
     for pair in comparison.shared:
-        if len(set(pair.training_tokens)) > 1 and not pair.not_comparable:
+        is_known = None not in pair.training_tokens
+        if is_known and len(set(pair.training_tokens)) > 1 and not pair.not_comparable:
             budgets.setdefault(pair.training_tokens, []).append(pair.entry)
     for (of_a, of_b), entries in budgets.items():
         yield note(
@@ -228,7 +229,9 @@ def _models(comparison: Comparison) -> Iterator[Block]:
     for pair in comparison.pairs:
         if len(set(pair.parameters)) > 1 or len(set(pair.flops_per_token)) > 1:
             sizes = [*pair.parameters, *pair.flops_per_token]
-            rows.append([pair.entry, *(f"{size:,.0f}" for size in sizes)])
+            rows.append(
+                [pair.entry, *(formatting.number(size, "{:,.0f}".format) for size in sizes)]
+            )
     if rows:
         sides = (comparison.a, comparison.b)
         numeric = [f"parameters, {side}" for side in sides]

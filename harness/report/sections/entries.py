@@ -98,7 +98,7 @@ def _mfu(record: Record) -> str:
 
 
 def _is_interrupted(entry: Entry) -> bool:
-    return any(run.measured.resumed_at for run in entry.done)
+    return any(run.probes.resumed_at for run in entry.done if run.probes)
 
 
 def _runs(entry: Entry) -> str:
@@ -117,7 +117,9 @@ def _peak_sources(summary: Summary) -> str:
     peaks: dict[str, list[float]] = {}
     for entry in summary.study.entries:
         for run in entry.done:
-            peak = run.measured.peak_flops
+            if run.probes is None:
+                continue
+            peak = run.probes.peak_flops
             values = peaks.setdefault(peak.source, [])
             if peak.value:
                 values.append(peak.value)
@@ -172,6 +174,7 @@ def _rows(summary: Summary, axes: list[str]) -> Iterator[list[EntryCell]]:
         speed = interval_of(record, "tokens_per_s")
         shown_speed = formatting.interval(*speed, formatting.significant_figures)
         memory = record["peak_memory_bytes"]
+        size = record["parameters"]
         equivalence = record["equivalence"] or ""
         yield [
             EntryCell(label),
@@ -182,7 +185,7 @@ def _rows(summary: Summary, axes: list[str]) -> Iterator[list[EntryCell]]:
             _verdict(speed_verdicts.get(label), uncompared),
             _number(formatting.number(memory, formatting.mib), memory),
             _number(_mfu(record), record["mfu"]),
-            EntryCell(f"{record['parameters']:,}", record["parameters"]),
+            _number(formatting.number(size, formatting.whole), size),
             EntryCell(equivalence or MISSING, None, equivalence),
             EntryCell(_runs(entry).replace(" done", "", 1), len(entry.done)),
             *(EntryCell(entry.axes[axis]) for axis in axes),

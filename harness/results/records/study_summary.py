@@ -74,8 +74,10 @@ class EntryMetrics(StrictModel):
     )
     peak_memory_bytes: int | None = Field(description="peak memory of the fullest rank, bytes")
     memory: RankMemory | None = Field(description="memory of that rank")
-    parameters: int = Field(description="number of parameters")
-    flops_per_token: Number = Field(description="FLOPs per token, forward and backward")
+    parameters: int | None = Field(description="number of parameters; null if unknown")
+    flops_per_token: Number | None = Field(
+        description="FLOPs per token, forward and backward; null if unknown"
+    )
     flops_source: Literal["formula", "counted"] = Field(
         default="formula",
         description="origin of flops_per_token: the variants' formulas, or, if these are more than "
