@@ -91,6 +91,14 @@ class StudyResults:
                 return launch.equivalence_margin.model_dump(exclude_none=True)
         return {}
 
+    @property
+    def superiority(self) -> dict[str, float]:
+        """The thresholds of improvement by metric, from the newest launch with these settings."""
+        for launch in reversed(self.launches):
+            if launch.settings_hash == self.settings_hash and launch.superiority is not None:
+                return launch.superiority.model_dump(exclude_none=True)
+        return {}
+
     def varying(self) -> list[str]:
         """Return the axes on which entries differ."""
         return [axis for axis, levels in self.levels.items() if len(levels) > 1]

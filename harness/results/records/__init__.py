@@ -53,6 +53,7 @@ from harness.results.records.settings import (
     LadderSettings,
     ModelSettings,
     ProbeSettings,
+    Superiority,
     TokenDtype,
     TrainSettings,
 )
@@ -120,6 +121,7 @@ __all__ = [
     "StepRecord",
     "StrictModel",
     "StudySummary",
+    "Superiority",
     "TokenDtype",
     "TokenFileScan",
     "TokenShard",

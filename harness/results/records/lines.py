@@ -11,7 +11,7 @@ from harness.results.records.base import (
     Versioned,
     now,
 )
-from harness.results.records.settings import EquivalenceMargin, LadderSettings
+from harness.results.records.settings import EquivalenceMargin, LadderSettings, Superiority
 
 
 class StepRecord(StrictModel):
@@ -90,6 +90,9 @@ class LaunchRecord(Versioned):
     )
     equivalence_margin: EquivalenceMargin | None = Field(
         default=None, description="equivalence margins of the study"
+    )
+    superiority: Superiority | None = Field(
+        default=None, description="thresholds of improvement of the study"
     )
     compare: list[str] | None = Field(
         default=None,
