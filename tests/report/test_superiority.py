@@ -26,7 +26,7 @@ def asked(one_axis, no_figures):
 
 
 def test_tables_and_answer_say_what_exceeds_the_threshold(asked):
-    page, summary, folder = written(asked)
+    page, _, folder = written(asked)
     answer = page.split("## Results")[0]
     assert f"Better in validation loss by more than 0.005 nats: `{GAIN}`." in answer
     assert f"Better in throughput by more than 50 %: none; not: `{GAIN}`." in answer
@@ -43,7 +43,7 @@ def test_tables_and_answer_say_what_exceeds_the_threshold(asked):
 
 
 def test_no_threshold_no_column(one_axis, no_figures):
-    page, summary, folder = written(one_axis.write())
+    page, summary, _ = written(one_axis.write())
     assert "better by" not in page
     assert summary["verdicts"]["val_loss"]["superiority"] is None
 
