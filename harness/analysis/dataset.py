@@ -108,6 +108,14 @@ class StudyResults:
         """The table that the runs were imported from; None if they are of this harness."""
         return self.launches[-1].imported if self.launches and self.imported else None
 
+    @property
+    def superiority(self) -> dict[str, float]:
+        """The thresholds of improvement by metric, from the newest launch with these settings."""
+        for launch in reversed(self.launches):
+            if launch.settings_hash == self.settings_hash and launch.superiority is not None:
+                return launch.superiority.model_dump(exclude_none=True)
+        return {}
+
     def varying(self) -> list[str]:
         """Return the axes on which entries differ."""
         return [axis for axis, levels in self.levels.items() if len(levels) > 1]

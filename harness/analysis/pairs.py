@@ -83,8 +83,16 @@ def paired_values(entry: Entry, base: Entry, metric: Metric) -> dict[int, float]
 
 def margin_of(study: StudyResults, quantity: Quantity) -> float | None:
     """Return the equivalence margin, in nats or as a logarithm; None if the study states none."""
-    margin = study.margins.get(quantity)
-    return margin if margin is None or quantity == "val_loss" else float(np.log1p(margin))
+    return _as_difference(study.margins.get(quantity), quantity)
+
+
+def superiority_of(study: StudyResults, quantity: Quantity) -> float | None:
+    """Return the threshold of improvement, in the unit of `margin_of`; None without one."""
+    return _as_difference(study.superiority.get(quantity), quantity)
+
+
+def _as_difference(stated: float | None, quantity: Quantity) -> float | None:
+    return stated if stated is None or quantity == "val_loss" else float(np.log1p(stated))
 
 
 @dataclass(frozen=True)

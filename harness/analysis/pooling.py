@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.analysis import repeated_measures, significance
+from harness.analysis import repeated_measures, significance, superiority
 from harness.analysis.dataset import CONTEXT_SEPARATOR, Entry, StudyResults
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import LOSS_METRICS, Pair
@@ -61,6 +61,7 @@ def pool(
     pairs: Sequence[Pair],
     results: Mapping[str, SignificanceResult],
     margin: float | None,
+    threshold: float | None = None,
 ) -> list[PooledResult]:
     """Test the mean over contexts of each asked difference that at least two contexts have.
 
@@ -84,6 +85,8 @@ def pool(
             if p is not None:
                 interactions[group.name] = p
         adjusted = significance.holm_adjust(interactions)
+        thresholds = {group.name: group.margin(threshold) for group in family}
+        tests = superiority.judge(tests, thresholds, lower_is_better)
         for group in family:
             p_holm = adjusted.get(group.name)
             pooled.append(

@@ -98,6 +98,11 @@ def setting(key: str, value: object) -> str:
     return str(value)
 
 
+def threshold(value: float, metric: str) -> str:
+    """Return a margin or threshold of a metric as a study file states it: 0.01 nats, or 5 %."""
+    return f"{value:g} nats" if metric == "val_loss" else f"{100 * value:g} %"
+
+
 def count(n: int, noun: str, plural: str | None = None) -> str:
     """Return 1 run, 2 runs."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.analysis import comparability, equivalence, settings
+from harness.analysis import comparability, equivalence, settings, superiority
 from harness.analysis.caveats import find_caveats
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.hypotheses import test_pairs
@@ -15,7 +15,7 @@ from harness.analysis.metrics import (
     memory_ratio,
     speed_ratio,
 )
-from harness.analysis.pairs import LOSS_METRICS, METRICS, Pair, margin_of
+from harness.analysis.pairs import LOSS_METRICS, METRICS, Pair, margin_of, superiority_of
 from harness.report.compare.sources import Source
 from harness.results.records import SCHEMA_VERSION
 from harness.results.records.estimates import Ratio
@@ -80,6 +80,7 @@ class Comparison:
     environment_diff: dict[str, Difference]
     losses_comparable: bool
     margins: dict[str, float]
+    superiority: dict[str, float]
     caveats: list[Caveat]
 
     @property
@@ -123,6 +124,7 @@ def compare(a: Source, b: Source, created_at: str) -> Comparison:
         environment_diff=_diff(_environment(a.study), _environment(b.study)),
         losses_comparable=all(pair.not_comparable is None for pair in pairs),
         margins=b.study.margins,
+        superiority=b.study.superiority,
         caveats=_caveats(a, b, {of_a.label: label for label, (of_a, _) in matched.items()}),
     )
 
@@ -230,7 +232,11 @@ def _verdicts(
     verdicts: dict[str, SignificanceResult] = {}
     for pairs in families.values():
         verdicts |= test_pairs(pairs, margin)
-    return verdicts
+    threshold = superiority_of(study, metric)
+    thresholds = {
+        pair.label: pair.margin(threshold) for pairs in families.values() for pair in pairs
+    }
+    return superiority.judge(verdicts, thresholds, METRICS[metric].lower_is_better)
 
 
 def _pair(

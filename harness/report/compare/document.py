@@ -20,6 +20,7 @@ from harness.report.document import (
     text,
 )
 from harness.report.formatting import MISSING, count
+from harness.report.sections import superiority
 from harness.report.sections.comparison import NO_INTERVAL, NOT_COMPARABLE
 from harness.report.sections.overview import caveat_notes
 from harness.report.sections.pooled import with_unit
@@ -169,6 +170,7 @@ def _entries(comparison: Comparison) -> Iterator[Block]:
         "(Holm) over all entries; losses under other parallelisms repeat the same comparison. "
         f"Margins: {', '.join(margins) or 'none'}.",
     )
+    asked = superiority.titles(comparison.superiority)
     rows = []
     for pair in comparison.pairs:
         difference = MISSING
@@ -187,9 +189,14 @@ def _entries(comparison: Comparison) -> Iterator[Block]:
         elif pair.bitwise:
             words[0] = "bitwise"
         memory = formatting.number(pair.peak_memory_ratio, formatting.ratio)
-        rows.append([pair.entry, f"{len(pair.seeds)}", *words, difference, ratio, memory])
+        superior = []
+        for metric in asked:
+            test = pair.verdict(metric)
+            superior.append((test.superior if test else None) or MISSING)
+        counted = f"{len(pair.seeds)}"
+        rows.append([pair.entry, counted, *words, *superior, difference, ratio, memory])
     numeric = ["difference in val loss", "tokens/s ×", "peak memory ×"]
-    titles = ["entry", "seeds", "loss", "throughput", "memory", *numeric]
+    titles = ["entry", "seeds", "loss", "throughput", "memory", *asked.values(), *numeric]
     yield table("Comparison of each entry", titles, rows, numeric, folded=False)
 
 

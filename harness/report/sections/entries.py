@@ -9,7 +9,7 @@ from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Block, EntryCell, EntryColumn, EntryTable, Table, paragraph
 from harness.report.formatting import MISSING, NO_SPEED
-from harness.report.sections import Charts, chart_blocks
+from harness.report.sections import Charts, chart_blocks, superiority
 from harness.report.sections.comparison import loss_difference, verdict_words
 from harness.report.sections.overview import baseline_labels
 from harness.report.tables import (
@@ -138,6 +138,7 @@ def _teraflops(values: list[float]) -> str:
 def _entry_table(summary: Summary) -> EntryTable:
     study = summary.study
     axes = study.varying()
+    titles = superiority.titles(study.superiority).values()
     columns = [
         EntryColumn("entry", numeric=False),
         EntryColumn("val loss"),
@@ -150,6 +151,7 @@ def _entry_table(summary: Summary) -> EntryTable:
         EntryColumn("parameters"),
         EntryColumn("equivalence", numeric=False),
         EntryColumn("runs done"),
+        *(EntryColumn(title, numeric=False) for title in titles),
         *(EntryColumn(axis, numeric=False, levels=study.levels[axis]) for axis in axes),
     ]
     return EntryTable(columns, list(_rows(summary, axes)))
@@ -165,6 +167,10 @@ def _rows(summary: Summary, axes: list[str]) -> Iterator[list[EntryCell]]:
     baselines = baseline_labels(summary)
     loss_verdicts = verdict_words(summary, "val_loss")
     speed_verdicts = verdict_words(summary, "tokens_per_s")
+    superior = [
+        superiority.words(summary, metric)
+        for metric in superiority.titles(summary.study.superiority)
+    ]
     entries = summary.tables["entries"]
     for entry, record in zip(summary.study.entries, records(entries), strict=True):
         label = entry.label
@@ -188,6 +194,7 @@ def _rows(summary: Summary, axes: list[str]) -> Iterator[list[EntryCell]]:
             _number(formatting.number(size, formatting.whole), size),
             EntryCell(equivalence or MISSING, None, equivalence),
             EntryCell(_runs(entry).replace(" done", "", 1), len(entry.done)),
+            *(EntryCell(shown.get(label, MISSING)) for shown in superior),
             *(EntryCell(entry.axes[axis]) for axis in axes),
         ]
 

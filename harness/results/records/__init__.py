@@ -55,6 +55,7 @@ from harness.results.records.settings import (
     LadderSettings,
     ModelSettings,
     ProbeSettings,
+    Superiority,
     TokenDtype,
     TrainSettings,
 )
@@ -126,6 +127,7 @@ __all__ = [
     "StepRecord",
     "StrictModel",
     "StudySummary",
+    "Superiority",
     "TokenDtype",
     "TokenFileScan",
     "TokenShard",

@@ -12,7 +12,7 @@ from harness.results.records.base import (
     now,
 )
 from harness.results.records.imported import ImportSource
-from harness.results.records.settings import EquivalenceMargin, LadderSettings
+from harness.results.records.settings import EquivalenceMargin, LadderSettings, Superiority
 
 
 class StepRecord(StrictModel):
@@ -92,6 +92,9 @@ class LaunchRecord(Versioned):
     )
     equivalence_margin: EquivalenceMargin | None = Field(
         default=None, description="equivalence margins of the study"
+    )
+    superiority: Superiority | None = Field(
+        default=None, description="thresholds of improvement of the study"
     )
     compare: list[str] | None = Field(
         default=None,
