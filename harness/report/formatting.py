@@ -126,6 +126,11 @@ def percent_change(log_ratio: float) -> str:
     return f"{change:+.2f} %" if change == 0 or abs(change) >= 5e-3 else f"{change:+.1e} %"
 
 
+def percent_size(log_ratio: float) -> str:
+    """Return 1.23 % for the logarithm of a ratio of 1.0123."""
+    return percent_change(log_ratio).lstrip("+")
+
+
 def deviation(value: float) -> str:
     """Return 1.2e-07, or 0."""
     return "0" if value == 0 else f"{value:.1e}"
