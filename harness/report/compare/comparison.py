@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.analysis import comparability, equivalence, machines, settings
+from harness.analysis import comparability, equivalence, machines, settings, superiority
 from harness.analysis.caveats import find_caveats
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.hypotheses import test_pairs
@@ -13,11 +13,9 @@ from harness.analysis.metrics import (
     DIVERGES,
     PARALLELISM,
     memory_ratio,
-    model_flops,
-    model_size,
     speed_ratio,
 )
-from harness.analysis.pairs import LOSS_METRICS, METRICS, Pair, margin_of
+from harness.analysis.pairs import LOSS_METRICS, METRICS, Pair, margin_of, superiority_of
 from harness.report.compare.sources import Source
 from harness.results.records import SCHEMA_VERSION
 from harness.results.records.estimates import Ratio
@@ -60,9 +58,9 @@ class EntryPair:
     peak_memory: SignificanceResult | None
     tokens_per_s_ratio: Ratio | None
     peak_memory_ratio: float | None
-    training_tokens: tuple[int, int]
-    parameters: tuple[int, int]
-    flops_per_token: tuple[float, float]
+    training_tokens: tuple[int | None, int | None]
+    parameters: tuple[int | None, int | None]
+    flops_per_token: tuple[float | None, float | None]
     status: tuple[EntryStatus, EntryStatus]
 
     def verdict(self, metric: Quantity) -> SignificanceResult | None:
@@ -88,6 +86,7 @@ class Comparison:
     environment_diff: dict[str, Difference]
     losses_comparable: bool
     margins: dict[str, float]
+    superiority: dict[str, float]
     caveats: list[Caveat]
 
     @property
@@ -126,6 +125,7 @@ def compare(a: Source, b: Source, created_at: str) -> Comparison:
         environment_diff=_diff(_environment(a.study), _environment(b.study)),
         losses_comparable=all(pair.not_comparable is None for pair in pairs),
         margins=b.study.margins,
+        superiority=b.study.superiority,
         caveats=_caveats(a, b, {of_a.label: label for label, (of_a, _) in matched.items()}),
     )
 
@@ -234,7 +234,11 @@ def _verdicts(
     verdicts: dict[str, SignificanceResult] = {}
     for pairs in families.values():
         verdicts |= test_pairs(pairs, margin)
-    return verdicts
+    threshold = superiority_of(study, metric)
+    thresholds = {
+        pair.label: pair.margin(threshold) for pairs in families.values() for pair in pairs
+    }
+    return superiority.judge(verdicts, thresholds, METRICS[metric].lower_is_better)
 
 
 def _pair(
@@ -247,8 +251,8 @@ def _pair(
     seeds = sorted({run.seed for run in a.done} & {run.seed for run in b.done})
     runs_of_a = [run for run in a.done if run.seed in seeds]
     runs_of_b = [run for run in b.done if run.seed in seeds]
-    size_of_a = model_size(a)
-    size_of_b = model_size(b)
+    first_of_a = (a.done or a.runs)[0]
+    first_of_b = (b.done or b.runs)[0]
     return EntryPair(
         entry=label,
         seeds=seeds,
@@ -260,10 +264,10 @@ def _pair(
         speed_not_comparable=machines.compare_speeds(b, a, REASONS["tokens_per_s"]),
         memory_not_comparable=machines.compare_speeds(b, a, REASONS["peak_memory"]),
         tokens_per_s_ratio=_speed_ratio(b, a) if has_speed else None,
-        peak_memory_ratio=memory_ratio(b, a, REASONS["peak_memory"]),
+        peak_memory_ratio=memory_ratio(*machines.comparable_runs(b, a, REASONS["peak_memory"])),
         training_tokens=(comparability.training_tokens(a), comparability.training_tokens(b)),
-        parameters=(size_of_a.parameters, size_of_b.parameters),
-        flops_per_token=(model_flops(a), model_flops(b)),
+        parameters=(first_of_a.parameters, first_of_b.parameters),
+        flops_per_token=(first_of_a.flops_per_token, first_of_b.flops_per_token),
         status=(a.status, b.status),
     )
 
@@ -273,6 +277,8 @@ def _speed_ratio(b: Entry, a: Entry) -> Ratio | None:
 
 
 def _same_bits(a: RunData, b: RunData) -> bool:
+    if a.imported or b.imported:
+        return False  # a table may be rounded
     return (
         np.array_equal(a.steps.loss, b.steps.loss)
         and np.array_equal(a.evals.step, b.evals.step)
