@@ -34,7 +34,7 @@ def _tokens(run: RunData) -> np.ndarray:
 
 
 def _flops(run: RunData) -> np.ndarray:
-    return _tokens(run) * run.flops_per_token
+    return _tokens(run) * (run.flops_per_token or np.nan)
 
 
 def _train_s(run: RunData) -> np.ndarray:
@@ -67,9 +67,10 @@ def _rankings(study: StudyResults, context: str, done: list[Entry]) -> list[Rank
     ranked = []
     for kind, spent in SPENT.items():
         entries = timed if kind == "train_s" else distinct
+        entries = [entry for entry in entries if _is_known(spent, entry)]
         ranked.append(_ranking(entries, partial(_at_equal, kind, spent)))
-    if base is not None and base.done:
-        size = float(base.done[0].measured.parameters)
+    if base is not None and base.done and base.done[0].parameters:
+        size = float(base.done[0].parameters)
         equal = [entry for entry in distinct if _has_size(entry, size)]
         ranked.append(_ranking(equal, partial(_of_equal_size, size)))
     in_context = {"context": context}
@@ -86,6 +87,12 @@ def _ranking(entries: list[Entry], rank: Callable[[list[Entry]], Ranking]) -> Ra
     return rank(kept).model_copy(update={"lost": lost})
 
 
+def _is_known(spent: Spent, entry: Entry) -> bool:
+    """Return whether the amounts of all runs are known; those of imported runs may not be."""
+    amounts = [spent(run) for run in entry.done]
+    return all(len(values) > 0 and bool(np.isfinite(values).all()) for values in amounts)
+
+
 def _at_equal(kind: BudgetKind, spent: Spent, entries: list[Entry]) -> Ranking:
     budget = min(float(spent(run)[-1]) for entry in entries for run in entry.done)
     losses = {}
@@ -96,7 +103,7 @@ def _at_equal(kind: BudgetKind, spent: Spent, entries: list[Entry]) -> Ranking:
 
 
 def _has_size(entry: Entry, size: float) -> bool:
-    return abs(entry.done[0].measured.parameters / size - 1) <= SAME_SIZE
+    return abs((entry.done[0].parameters or np.nan) / size - 1) <= SAME_SIZE
 
 
 def _of_equal_size(size: float, entries: list[Entry]) -> Ranking:
@@ -121,6 +128,8 @@ def savings(study: StudyResults) -> list[CostToBaselineLoss]:
         for entry in entries:
             base = study.baseline_of(entry)
             if base is None or not comparability.in_nats(entry, base):
+                continue
+            if not (_is_known(_tokens, entry) and _is_known(_tokens, base)):
                 continue
             cost = _cost(entry, base, margin, bool(selected & {entry.label, base.label}))
             if cost:
@@ -159,6 +168,7 @@ def _cost(entry: Entry, base: Entry, margin: float, is_selected: bool) -> CostTo
     at_base = [_pair(run, other, other.final_loss + margin) for run, other in runs]
     at_entry = [_pair(run, other, run.final_loss + margin) for run, other in runs]
     is_timed = not is_selected and not any(run.is_partly_compiled for pair in runs for run in pair)
+    is_timed = is_timed and _is_known(_train_s, entry) and _is_known(_train_s, base)
     tokens = _ratio(at_base, _tokens, not is_selected)
     train_s = _ratio(at_base, _train_s, is_timed)
     entry_tokens = _ratio(at_entry, _tokens, not is_selected)
