@@ -6,6 +6,7 @@ from harness.analysis import (
     comparability,
     compilation,
     flops,
+    lost_seeds,
     machines,
     outdated,
     plausibility,
@@ -30,6 +31,7 @@ def allowed_violations(study: StudyResults) -> Iterator[Caveat]:
 # Each returns the caveats of one kind, in the order of the entries.
 SOURCES: Sequence[Callable[[StudyResults], Iterator[Caveat]]] = (
     allowed_violations,
+    lost_seeds.caveats,
     outdated.caveats,
     plausibility.caveats,
     stability.caveats,
