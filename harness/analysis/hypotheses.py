@@ -126,7 +126,7 @@ def _effects(study: StudyResults, entries: list[Entry], quantity: Quantity) -> E
 
 
 def _comparable_cell(
-    study: StudyResults, entry: Entry, metric: Metric, tokens: int | None
+    study: StudyResults, entry: Entry, metric: Metric, tokens: float | None
 ) -> dict[int, float]:
     """Return an entry's values by seed, without those on another machine than the seed's first run.
 

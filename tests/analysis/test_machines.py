@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from reported import written
 
 from harness.analysis import dataset, machines, summary
 from harness.analysis.hypotheses import test_hypotheses
@@ -236,3 +237,15 @@ def test_a_run_beside_others_is_not_compared_with_one_alone(study):
     both = changed(study, lambda run: replace(run, shares_machine=True))
     assert compare_speeds(*both.entries) is None
     assert {caveat.kind for caveat in machines.caveats(both)} == {"shared-machine"}
+
+
+def test_the_report_states_the_machines_and_no_verdict(one_axis, no_figures):
+    one_axis.env = {OTHER: {"host": "node-2", "cpu": "Another CPU"}}
+    page, found, _ = written(one_axis.write())
+    reason = "other host (node-2, node-1); other processor (Another CPU, Example CPU @ 2.4 GHz)"
+    assert f"Throughput not comparable, {reason}" in page
+    assert "The runs used 2 machines (node-1: Example CPU @ 2.4 GHz, node-2: Another CPU)." in page
+    (row,) = found["comparisons"]
+    assert (row["speed_not_comparable"], row["tokens_per_s_ratio"]) == (reason, None)
+    assert f"Highest throughput: `{BASE}`" in page
+    assert "x throughput" not in page
