@@ -312,9 +312,8 @@ def predictive_power(
     if rule == "two keys" and n_last > 2 and n_comparisons > 1:
         pooled_df = n_comparisons * df
         more_df = n_comparisons * n_more
-        pooled_squares = pooled.degrees_of_freedom * pooled.sd**2
-        pooled_squares = pooled_squares + pooled.sd**2 * chi_squared(more_df, u[2])
-        pooled_variance = pooled_squares / (pooled.degrees_of_freedom + more_df)
+        squares = pooled.sd**2 * (pooled.degrees_of_freedom + chi_squared(more_df, u[2]))
+        pooled_variance = squares / (pooled.degrees_of_freedom + more_df)
         largest = np.sqrt(np.maximum(own_variance, pooled_variance))
         critical = dunnett.critical_value(n_comparisons, pooled_df, alpha)
         own_t = float(stdtrit(df, 1 - alpha / 2))
