@@ -148,10 +148,11 @@ def speed_ratio(runs: list[RunData], base_runs: list[RunData]) -> Ratio | None:
         [base_steps for _, base_steps in both], [steps for steps, _ in both]
     )
     tokens_ratio = runs[0].tokens_per_step / base_runs[0].tokens_per_step
-    low, high = step_ratio.ci95
-    return Ratio(
-        ratio=step_ratio.ratio * tokens_ratio, ci95=(low * tokens_ratio, high * tokens_ratio)
-    )
+    bounds = None
+    if step_ratio.ci95 is not None:
+        low, high = step_ratio.ci95
+        bounds = (low * tokens_ratio, high * tokens_ratio)
+    return Ratio(ratio=step_ratio.ratio * tokens_ratio, ci95=bounds)
 
 
 def excludes_zero(difference: Mean | None) -> bool | None:

@@ -28,6 +28,7 @@ from harness.report.document import (
 from harness.report.formatting import count
 from harness.report.sections import ladder, pooled, tuning
 from harness.report.stamps import find_stamps
+from harness.results.records.estimates import Ratio
 from harness.results.records.study_summary import (
     Caveat,
     CaveatKind,
@@ -226,8 +227,7 @@ def _largest_improvement(summary: Summary, results: Mapping[str, SignificanceRes
     costs = []
     if comparison.tokens_per_s_ratio is not None:
         speed = comparison.tokens_per_s_ratio
-        low, high = speed.ci95
-        costs.append(f"{speed.ratio:.3f}x throughput [{low:.3f}, {high:.3f}]")
+        costs.append(f"{_factor(speed)} throughput")
     if comparison.peak_memory_ratio is not None:
         costs.append(f"{comparison.peak_memory_ratio:.3f}x peak memory")
     saving = next((row.tokens_ratio for row in summary.savings if row.entry == best), None)
@@ -303,6 +303,14 @@ def caveat_notes(caveats: Sequence[Caveat]) -> Iterator[Note]:
         yield Note([paragraph(Emphasis(CAVEAT_TITLES[kind])), ItemList(items)])
 
 
+def _factor(ratio: Ratio) -> str:
+    """Return 1.234x, with the interval if one is known."""
+    factor = f"{ratio.ratio:.3f}x"
+    if ratio.ci95 is None:
+        return factor
+    return "{} [{:.3f}, {:.3f}]".format(factor, *ratio.ci95)
+
+
 def _leaders(summary: Summary) -> Text:
     """Return the entries of lowest loss and highest throughput, of those with the most results."""
     results = summary.with_results
@@ -323,7 +331,8 @@ def _leaders(summary: Summary) -> Text:
     fastest: Text = ()
     if speeds:
         label, speed = max(speeds.items(), key=lambda item: item[1].median)
-        shown = formatting.interval(speed.median, *speed.ci95, formatting.significant_figures)
+        low, high = speed.ci95 or (None, None)
+        shown = formatting.interval(speed.median, low, high, formatting.significant_figures)
         fastest = text("Highest throughput: ", Code(label), f", {shown} tokens per second.")
     caveat = "The paired differences below show whether such a lead exceeds the noise."
     sentences = [lowest, fastest, text(caveat if len(complete) > 1 else "")]
