@@ -24,7 +24,7 @@ def _tokens(run: RunData) -> np.ndarray:
 
 
 def _flops(run: RunData) -> np.ndarray:
-    return _tokens(run) * run.flops_per_token
+    return _tokens(run) * (run.flops_per_token or np.nan)
 
 
 def _train_s(run: RunData) -> np.ndarray:
@@ -57,12 +57,19 @@ def _rankings(study: StudyResults, context: str, done: list[Entry]) -> list[Rank
     ranked = []
     for kind, spent in SPENT.items():
         entries = timed if kind == "train_s" else distinct
+        entries = [entry for entry in entries if _is_known(spent, entry)]
         if entries:
             ranked.append(_at_equal(kind, spent, entries))
-    if base is not None and base.done:
+    if base is not None and base.done and base.done[0].parameters:
         ranked.append(_of_equal_size(base, distinct))
     in_context = {"context": context}
     return [row.model_copy(update=in_context) for row in ranked if len(row.val_loss) > 1]
+
+
+def _is_known(spent: Spent, entry: Entry) -> bool:
+    """Return whether the amounts of all runs are known; those of imported runs may not be."""
+    amounts = [spent(run) for run in entry.done]
+    return all(len(values) > 0 and bool(np.isfinite(values).all()) for values in amounts)
 
 
 def _at_equal(kind: BudgetKind, spent: Spent, entries: list[Entry]) -> Ranking:
@@ -75,11 +82,11 @@ def _at_equal(kind: BudgetKind, spent: Spent, entries: list[Entry]) -> Ranking:
 
 
 def _of_equal_size(base: Entry, entries: list[Entry]) -> Ranking:
-    size = float(base.done[0].measured.parameters)
+    size = float(base.done[0].parameters or np.nan)
     losses = {
         entry.label: intervals.mean(list(final_losses(entry).values()))
         for entry in entries
-        if abs(entry.done[0].measured.parameters / size - 1) <= SAME_SIZE
+        if abs((entry.done[0].parameters or np.nan) / size - 1) <= SAME_SIZE
     }
     return Ranking(budget_kind="parameters", budget=size, val_loss=_sorted(losses))
 
@@ -94,6 +101,8 @@ def savings(study: StudyResults) -> list[CostToBaselineLoss]:
     for entry in study.entries:
         base = study.baseline_of(entry)
         if base is None or not comparability.in_nats(entry, base):
+            continue
+        if not (_is_known(_tokens, entry) and _is_known(_tokens, base)):
             continue
         cost = _cost(entry, base)
         if cost:
@@ -123,8 +132,9 @@ def _cost(entry: Entry, base: Entry) -> CostToBaselineLoss | None:
         ]
 
     tokens_ratio, tokens_bounds = _geometric_mean(ratios(_tokens))
-    partly_compiled = any(run.is_partly_compiled for pair in pairs for run in pair)
-    time_ratio, time_bounds = _geometric_mean([] if partly_compiled else ratios(_train_s))
+    is_timed = not any(run.is_partly_compiled for pair in pairs for run in pair)
+    is_timed = is_timed and _is_known(_train_s, entry) and _is_known(_train_s, base)
+    time_ratio, time_bounds = _geometric_mean(ratios(_train_s) if is_timed else [])
     return CostToBaselineLoss(
         entry=entry.label,
         against=base.label,

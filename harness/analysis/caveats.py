@@ -13,7 +13,7 @@ def allowed_violations(study: StudyResults) -> Iterator[Caveat]:
         found = {
             (violation.kind, violation.message)
             for run in (*entry.runs, *entry.crossed)
-            for violation in run.spec.allowed
+            for violation in ([] if run.imported else run.resolved.allowed)
         }
         for kind, message in sorted(found):
             yield Caveat(kind=kind, entry=entry.label, message=f"{message}; the study permits it")

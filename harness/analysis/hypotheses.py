@@ -5,11 +5,11 @@ Entries with equal labels on all context axes form a family of tests.
 
 from collections.abc import Collection
 
-from harness.analysis import comparability, factorial, pooling, significance
+from harness.analysis import comparability, factorial, pooling, significance, superiority
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.factorial import Effects
 from harness.analysis.metrics import PARALLELISM
-from harness.analysis.pairs import METRICS, Metric, Pair, margin_of, pair_of, values
+from harness.analysis.pairs import METRICS, Metric, Pair, margin_of, pair_of, superiority_of, values
 from harness.results.records.study_summary import Effect, MetricTests, Quantity, SignificanceResult
 
 
@@ -29,6 +29,9 @@ def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) 
     for family in families(study, entries, quantity):
         results |= test_pairs(family, margin)
         pairs += family
+    threshold = superiority_of(study, quantity)
+    units = {pair.label: pair.margin(threshold) for pair in pairs}
+    results = superiority.judge(results, units, metric.lower_is_better)
     effects = _effects(study, entries, quantity)
     df = effects.design.degrees_of_freedom
     asked = [effect for effect in effects.main if not _is_context(study, effect)]
@@ -36,11 +39,12 @@ def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) 
     return MetricTests(
         quantity=quantity,
         margin=margin,
+        superiority=threshold,
         entries=results,
         main_effects=_test_effects(asked, margin, metric, df),
         interactions=_test_effects(interactions, margin, metric, df),
         context_effects=_context_effects(study, effects, quantity),
-        pooled=pooling.pool(study, pairs, results, margin),
+        pooled=pooling.pool(study, pairs, results, margin, threshold),
         design=effects.design,
     )
 
@@ -127,7 +131,7 @@ def _has_nats(study: StudyResults, entry: Entry) -> bool:
     Differences in nats per token have another unit if the tokens of a context are others.
     """
     base = study.baseline_of(entry)
-    if entry.runs[0].spec.data.tokenizer != study.entries[0].runs[0].spec.data.tokenizer:
+    if entry.runs[0].tokenizer != study.entries[0].runs[0].tokenizer:
         return False
     return base is None or comparability.in_nats(entry, base)
 

@@ -49,11 +49,11 @@ CURVE_POINTS = 50
 
 
 def _flops(run: RunData) -> float:
-    return run.flops_per_token * _tokens(run)
+    return run.known_flops_per_token * _tokens(run)
 
 
 def _tokens(run: RunData) -> float:
-    return float(run.n_tokens)
+    return float(run.n_tokens or 0)
 
 
 @dataclass(frozen=True)
@@ -361,8 +361,8 @@ class _Family:
             return None
         run = runs[0]
         base_run = by_seed[run.seed]
-        per_step = run.flops_per_token * run.tokens_per_step
-        base_per_step = base_run.flops_per_token * base_run.tokens_per_step
+        per_step = run.known_flops_per_token * (run.tokens_per_step or 0)
+        base_per_step = base_run.known_flops_per_token * (base_run.tokens_per_step or 0)
         log_flops = math.log(per_step / base_per_step)
         bounds = None
         if ratio.ci95 is not None:

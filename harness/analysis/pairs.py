@@ -36,15 +36,19 @@ def _log_steps_per_s(run: RunData) -> float | None:
     return -float(np.log(np.median(run.timed_step_s))) if len(run.timed_step_s) else None
 
 
+def _log_peak_memory(run: RunData) -> float | None:
+    return float(np.log(run.peak_memory_bytes)) if run.peak_memory_bytes else None
+
+
 def _bits_per_byte(run: RunData) -> float | None:
-    bits = float(run.evals.bits_per_byte[-1])
+    bits = run.final_bits_per_byte
     return bits if np.isfinite(bits) else None
 
 
 METRICS: Mapping[Quantity, Metric] = {
     "val_loss": Metric(lambda run: run.final_loss, lower_is_better=True),
     "tokens_per_s": Metric(_log_steps_per_s, lower_is_better=False, per_token=True),
-    "peak_memory": Metric(lambda run: float(np.log(run.peak_memory_bytes)), lower_is_better=True),
+    "peak_memory": Metric(_log_peak_memory, lower_is_better=True),
 }
 BITS_PER_BYTE = Metric(_bits_per_byte, lower_is_better=True)
 LOSS_METRICS: Mapping[LossUnit, Metric] = {
@@ -53,7 +57,7 @@ LOSS_METRICS: Mapping[LossUnit, Metric] = {
 }
 
 
-def values(entry: Entry, metric: Metric, tokens_per_step: int | None = None) -> dict[int, float]:
+def values(entry: Entry, metric: Metric, tokens_per_step: float | None = None) -> dict[int, float]:
     """Return the metric of each run that is done and has it, by seed.
 
     A throughput is relative to steps of `tokens_per_step` tokens (default: the entry's own).
@@ -61,8 +65,11 @@ def values(entry: Entry, metric: Metric, tokens_per_step: int | None = None) -> 
     by_seed = {}
     for run in entry.done:
         value = metric.value(run)
-        if value is not None and metric.per_token and tokens_per_step is not None:
-            value += float(np.log(run.tokens_per_step / tokens_per_step))
+        if value is not None and metric.per_token:
+            own_tokens = run.tokens_per_step
+            if own_tokens is None:  # a throughput is unknown without the tokens of a step
+                continue
+            value += float(np.log(own_tokens / (tokens_per_step or own_tokens)))
         if value is not None:
             by_seed[run.seed] = value
     return by_seed
@@ -76,8 +83,16 @@ def paired_values(entry: Entry, base: Entry, metric: Metric) -> dict[int, float]
 
 def margin_of(study: StudyResults, quantity: Quantity) -> float | None:
     """Return the equivalence margin, in nats or as a logarithm; None if the study states none."""
-    margin = study.margins.get(quantity)
-    return margin if margin is None or quantity == "val_loss" else float(np.log1p(margin))
+    return _as_difference(study.margins.get(quantity), quantity)
+
+
+def superiority_of(study: StudyResults, quantity: Quantity) -> float | None:
+    """Return the threshold of improvement, in the unit of `margin_of`; None without one."""
+    return _as_difference(study.superiority.get(quantity), quantity)
+
+
+def _as_difference(stated: float | None, quantity: Quantity) -> float | None:
+    return stated if stated is None or quantity == "val_loss" else float(np.log1p(stated))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.analysis import repeated_measures, significance
+from harness.analysis import repeated_measures, significance, superiority
 from harness.analysis.dataset import CONTEXT_SEPARATOR, Entry, StudyResults
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import LOSS_METRICS, Pair
@@ -61,6 +61,7 @@ def pool(
     pairs: Sequence[Pair],
     results: Mapping[str, SignificanceResult],
     margin: float | None,
+    threshold: float | None = None,
 ) -> list[PooledResult]:
     """Test the mean over contexts of each asked difference that at least two contexts have.
 
@@ -84,6 +85,8 @@ def pool(
             if p is not None:
                 interactions[group.name] = p
         adjusted = significance.holm_adjust(interactions)
+        thresholds = {group.name: group.margin(threshold) for group in family}
+        tests = superiority.judge(tests, thresholds, lower_is_better)
         for group in family:
             p_holm = adjusted.get(group.name)
             pooled.append(
@@ -146,7 +149,7 @@ def _is_pooled(study: StudyResults, entry: Entry, is_loss: bool) -> bool:
 
 def _in_one_unit(pairs: dict[str, Pair]) -> dict[str, Pair]:
     """Return the pairs, in bits per byte if the tokens of the contexts differ."""
-    tokenizers = {pair.base.runs[0].spec.data.tokenizer for pair in pairs.values()}
+    tokenizers = {pair.base.runs[0].tokenizer for pair in pairs.values()}
     units = {pair.unit for pair in pairs.values()}
     if units == {None} or (len(tokenizers) == 1 and len(units) == 1):
         return pairs

@@ -23,7 +23,7 @@ def scaling(study: StudyResults, statuses: Mapping[str, EquivalenceStatus]) -> l
     """
     measured = [
         entry
-        for entry in study.entries
+        for entry in (() if study.imported else study.entries)
         if statuses.get(entry.label) != DIVERGES and timed(entry.done)
     ]
     rows: list[ScalingRow] = []
@@ -70,11 +70,13 @@ def _row(group: str, entry: Entry, base: Entry) -> ScalingRow:
     if speedup.ci95 is not None:
         low, high = speedup.ci95
         efficiency_ci95 = (low / ideal, high / ideal)
+    tokens = entry.done[0].tokens_per_step
+    assert tokens is not None
     return ScalingRow(
         group=group,
         entry=entry.label,
         world_size=n_processes,
-        tokens_per_s=intervals.rate(entry.done[0].tokens_per_step, step_s),
+        tokens_per_s=intervals.rate(tokens, step_s),
         against=base.label,
         against_world_size=n_base,
         speedup=speedup,

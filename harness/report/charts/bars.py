@@ -59,6 +59,8 @@ def memory(summary: Summary) -> Iterator[ChartSpec]:
         )
 
     rows = _rows(summary, measure)
+    if not any(row.values for row in rows):  # imported runs: only the peak may be known
+        return
     subtitle = "fullest rank, by category; number: peak"
     if any(row.predicted is not None for row in rows):
         subtitle += "; line: predicted parameters, gradients and optimizer"

@@ -28,7 +28,7 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
         result = summary.results[entry.label]
         loss = result.val_loss if unit == "nats per token" else result.bits_per_byte
         if result.tokens_per_s and loss:
-            memory = result.peak_memory_bytes or 0
+            memory = result.peak_memory_bytes
             points.append(
                 Point(
                     name=entry.label,
@@ -37,8 +37,8 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
                     interval=result.tokens_per_s.ci95,
                     style=style.mark(entry),
                     group=entry.axes.get(style.colour_axis or "", entry.label),
-                    size=memory,
-                    detail=f"{memory / MIB:,.1f} MiB",
+                    size=memory or 0,
+                    detail="memory unknown" if memory is None else f"{memory / MIB:,.1f} MiB",
                 )
             )
     if len(points) < 2:

@@ -5,19 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.analysis import comparability, equivalence, settings
+from harness.analysis import comparability, equivalence, settings, superiority
 from harness.analysis.caveats import find_caveats
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.hypotheses import test_pairs
 from harness.analysis.metrics import (
     DIVERGES,
     PARALLELISM,
-    model_flops,
-    model_size,
-    peak_bytes,
+    memory_ratio,
     speed_ratio,
 )
-from harness.analysis.pairs import LOSS_METRICS, METRICS, Pair, margin_of
+from harness.analysis.pairs import LOSS_METRICS, METRICS, Pair, margin_of, superiority_of
 from harness.report.compare.sources import Source
 from harness.results.records import SCHEMA_VERSION
 from harness.results.records.estimates import Ratio
@@ -54,9 +52,9 @@ class EntryPair:
     peak_memory: SignificanceResult | None
     tokens_per_s_ratio: Ratio | None
     peak_memory_ratio: float | None
-    training_tokens: tuple[int, int]
-    parameters: tuple[int, int]
-    flops_per_token: tuple[float, float]
+    training_tokens: tuple[int | None, int | None]
+    parameters: tuple[int | None, int | None]
+    flops_per_token: tuple[float | None, float | None]
     status: tuple[EntryStatus, EntryStatus]
 
     def verdict(self, metric: Quantity) -> SignificanceResult | None:
@@ -82,6 +80,7 @@ class Comparison:
     environment_diff: dict[str, Difference]
     losses_comparable: bool
     margins: dict[str, float]
+    superiority: dict[str, float]
     caveats: list[Caveat]
 
     @property
@@ -125,6 +124,7 @@ def compare(a: Source, b: Source, created_at: str) -> Comparison:
         environment_diff=_diff(_environment(a.study), _environment(b.study)),
         losses_comparable=all(pair.not_comparable is None for pair in pairs),
         margins=b.study.margins,
+        superiority=b.study.superiority,
         caveats=_caveats(a, b, {of_a.label: label for label, (of_a, _) in matched.items()}),
     )
 
@@ -232,7 +232,11 @@ def _verdicts(
     verdicts: dict[str, SignificanceResult] = {}
     for pairs in families.values():
         verdicts |= test_pairs(pairs, margin)
-    return verdicts
+    threshold = superiority_of(study, metric)
+    thresholds = {
+        pair.label: pair.margin(threshold) for pairs in families.values() for pair in pairs
+    }
+    return superiority.judge(verdicts, thresholds, METRICS[metric].lower_is_better)
 
 
 def _pair(
@@ -245,8 +249,8 @@ def _pair(
     seeds = sorted({run.seed for run in a.done} & {run.seed for run in b.done})
     runs_of_a = [run for run in a.done if run.seed in seeds]
     runs_of_b = [run for run in b.done if run.seed in seeds]
-    size_of_a = model_size(a)
-    size_of_b = model_size(b)
+    first_of_a = (a.done or a.runs)[0]
+    first_of_b = (b.done or b.runs)[0]
     return EntryPair(
         entry=label,
         seeds=seeds,
@@ -256,15 +260,17 @@ def _pair(
         tokens_per_s=verdicts["tokens_per_s"].get(label),
         peak_memory=verdicts["peak_memory"].get(label),
         tokens_per_s_ratio=speed_ratio(runs_of_b, runs_of_a) if has_speed else None,
-        peak_memory_ratio=peak_bytes(runs_of_b) / peak_bytes(runs_of_a) if seeds else None,
+        peak_memory_ratio=memory_ratio(runs_of_b, runs_of_a),
         training_tokens=(comparability.training_tokens(a), comparability.training_tokens(b)),
-        parameters=(size_of_a.parameters, size_of_b.parameters),
-        flops_per_token=(model_flops(a), model_flops(b)),
+        parameters=(first_of_a.parameters, first_of_b.parameters),
+        flops_per_token=(first_of_a.flops_per_token, first_of_b.flops_per_token),
         status=(a.status, b.status),
     )
 
 
 def _same_bits(a: RunData, b: RunData) -> bool:
+    if a.imported or b.imported:
+        return False  # a table may be rounded
     return (
         np.array_equal(a.steps.loss, b.steps.loss)
         and np.array_equal(a.evals.step, b.evals.step)

@@ -20,6 +20,7 @@ from harness.report.document import (
     text,
 )
 from harness.report.formatting import MISSING, count
+from harness.report.sections import superiority
 from harness.report.sections.comparison import NO_INTERVAL, NOT_COMPARABLE
 from harness.report.sections.overview import caveat_notes
 from harness.report.sections.pooled import with_unit
@@ -136,9 +137,10 @@ def _notes(comparison: Comparison) -> Iterator[Note]:
         yield note(f"Losses are not comparable, {reason}: ", code_list(entries, MAX_UNMATCHED))
     if any(pair.val_loss and pair.val_loss.unit for pair in comparison.shared):
         yield note("Losses under different tokenizers are compared in bits per byte.")
-    budgets: dict[tuple[int, int], list[str]] = {}
+    budgets: dict[tuple[int | None, int | None], list[str]] = {}
     for pair in comparison.shared:
-        if len(set(pair.training_tokens)) > 1 and not pair.not_comparable:
+        is_known = None not in pair.training_tokens
+        if is_known and len(set(pair.training_tokens)) > 1 and not pair.not_comparable:
             budgets.setdefault(pair.training_tokens, []).append(pair.entry)
     for (of_a, of_b), entries in budgets.items():
         yield note(
@@ -168,6 +170,7 @@ def _entries(comparison: Comparison) -> Iterator[Block]:
         "(Holm) over all entries; losses under other parallelisms repeat the same comparison. "
         f"Margins: {', '.join(margins) or 'none'}.",
     )
+    asked = superiority.titles(comparison.superiority)
     rows = []
     for pair in comparison.pairs:
         difference = MISSING
@@ -187,9 +190,14 @@ def _entries(comparison: Comparison) -> Iterator[Block]:
         elif pair.bitwise:
             words[0] = "bitwise"
         memory = formatting.number(pair.peak_memory_ratio, formatting.ratio)
-        rows.append([pair.entry, f"{len(pair.seeds)}", *words, difference, ratio, memory])
+        superior = []
+        for metric in asked:
+            test = pair.verdict(metric)
+            superior.append((test.superior if test else None) or MISSING)
+        counted = f"{len(pair.seeds)}"
+        rows.append([pair.entry, counted, *words, *superior, difference, ratio, memory])
     numeric = ["difference in val loss", "tokens/s ×", "peak memory ×"]
-    titles = ["entry", "seeds", "loss", "throughput", "memory", *numeric]
+    titles = ["entry", "seeds", "loss", "throughput", "memory", *asked.values(), *numeric]
     yield table("Comparison of each entry", titles, rows, numeric, folded=False)
 
 
@@ -229,7 +237,9 @@ def _models(comparison: Comparison) -> Iterator[Block]:
     for pair in comparison.pairs:
         if len(set(pair.parameters)) > 1 or len(set(pair.flops_per_token)) > 1:
             sizes = [*pair.parameters, *pair.flops_per_token]
-            rows.append([pair.entry, *(f"{size:,.0f}" for size in sizes)])
+            rows.append(
+                [pair.entry, *(formatting.number(size, "{:,.0f}".format) for size in sizes)]
+            )
     if rows:
         sides = (comparison.a, comparison.b)
         numeric = [f"parameters, {side}" for side in sides]

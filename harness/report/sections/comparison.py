@@ -7,7 +7,7 @@ from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Block, Table, code_list, paragraph
 from harness.report.formatting import MISSING, NO_SPEED
-from harness.report.sections import Charts, chart_blocks, reason_list
+from harness.report.sections import Charts, chart_blocks, reason_list, superiority
 from harness.report.sections.overview import baseline_labels
 from harness.report.sections.pooled import with_unit
 from harness.report.tables import (
@@ -120,6 +120,7 @@ def _losses(summary: Summary) -> Table:
         Column("differs in", lambda row: ", ".join(row["differs"]), numeric=False),
         Column("seeds", _seeds, numeric=False),
         _verdict_column("verdict", summary, "val_loss"),
+        *superiority.columns(summary, "val_loss"),
         Column("difference in val loss", loss_difference),
         number_column("p (Holm)", "p_holm", formatting.p_value),
         number_column("p (BH)", "p_bh", formatting.p_value),
@@ -152,9 +153,7 @@ def _seeds_needed(row: Record) -> str:
 
 def _margin(summary: Summary, metric: Quantity) -> str:
     margin = summary.study.margins.get(metric)
-    if margin is None:
-        return "none"
-    return f"{margin:g} nats" if metric == "val_loss" else f"{100 * margin:g} %"
+    return "none" if margin is None else formatting.threshold(margin, metric)
 
 
 def _costs(summary: Summary) -> Table:
@@ -162,6 +161,7 @@ def _costs(summary: Summary) -> Table:
         text_column("entry"),
         _verdict_column("throughput", summary, "tokens_per_s"),
         _verdict_column("memory", summary, "peak_memory"),
+        *superiority.columns(summary, "tokens_per_s", "peak_memory"),
         Column("tokens/s ×", _speed_ratio),
         number_column("peak memory ×", "peak_memory_ratio", formatting.ratio),
     ]

@@ -200,7 +200,7 @@ def flops(summary: Summary, charts: Charts) -> Iterator[Block]:
     """Return the FLOPs per token by formula and as counted, and the attention kernels that ran."""
     rows = []
     for entry in summary.study.entries:
-        if not entry.done:
+        if not entry.done or entry.done[0].imported:
             continue
         kernels: set[str] = set()
         for run in entry.done:

@@ -26,7 +26,7 @@ from harness.report.document import (
     text,
 )
 from harness.report.formatting import count
-from harness.report.sections import ladder, pooled, tuning
+from harness.report.sections import ladder, pooled, superiority, tuning
 from harness.report.stamps import find_stamps
 from harness.results.records.estimates import Ratio
 from harness.results.records.study_summary import (
@@ -141,6 +141,7 @@ def headline(summary: Summary) -> Text:
     return text(
         answer,
         within,
+        superiority.sentences(summary, leaking),
         _seeds_needed({**results, **tested}),
         NO_MARGIN if tests.margin is None else "",
         _doubtful(summary, [*sound, *covered]),

@@ -72,7 +72,7 @@ def eval_lengths(summary: Summary, charts: Charts) -> Iterator[Block]:
     spec = summary.study.spec
     if spec is None or "lengths" not in summary.tables:
         return
-    lengths = {entry.runs[0].spec.model.seq_len for entry in summary.study.entries}
+    lengths = {entry.runs[0].resolved.model.seq_len for entry in summary.study.entries}
     trained = spec.model.seq_len if len(lengths) == 1 else None
     used = (
         f"training used sequences of {trained:,} tokens" if trained else "training lengths differ"

@@ -22,6 +22,7 @@ LossUnit = Literal["nats per token", "bits per byte"]
 SpikeKind = Literal["loss", "gradient norm"]
 EntryStatus = RunState | dict[RunState, int]  # of all runs, or the number by status
 VerdictName = Literal["better", "worse", "equivalent", "unresolved"]
+SuperiorityVerdict = Literal["yes", "no", "unresolved"]
 CaveatKind = Literal[
     "non-causal",
     "outdated",
@@ -75,8 +76,10 @@ class EntryMetrics(StrictModel):
     )
     peak_memory_bytes: int | None = Field(description="peak memory of the fullest rank, bytes")
     memory: RankMemory | None = Field(description="memory of that rank")
-    parameters: int = Field(description="number of parameters")
-    flops_per_token: Number = Field(description="FLOPs per token, forward and backward")
+    parameters: int | None = Field(description="number of parameters; null if unknown")
+    flops_per_token: Number | None = Field(
+        description="FLOPs per token, forward and backward; null if unknown"
+    )
     flops_source: Literal["formula", "counted"] = Field(
         default="formula",
         description="origin of flops_per_token: the variants' formulas, or, if these are more than "
@@ -306,6 +309,12 @@ class SignificanceResult(StrictModel):
     verdict: VerdictName | None = Field(
         description="`better`, `worse`, `equivalent` or `unresolved`; null for a single seed"
     )
+    superior: SuperiorityVerdict | None = Field(
+        default=None,
+        description="whether it is better by more than the study's threshold: `yes` or `no` if the "
+        "interval of the difference is wholly beyond or wholly short of it; null without a "
+        "threshold, or for a single seed",
+    )
     difference: Mean = Field(description="mean paired difference, variant minus baseline")
     bootstrap95: Bounds | None = Field(
         default=None, description="BCa interval of the difference; null below 20 seeds"
@@ -404,6 +413,10 @@ class MetricTests(StrictModel):
     quantity: Quantity = Field(description="the metric")
     margin: Number | None = Field(
         description="equivalence margin, nats per token or a logarithm; null if none is stated"
+    )
+    superiority: Number | None = Field(
+        default=None,
+        description="threshold of improvement in the same unit; null if none is stated",
     )
     entries: dict[str, SignificanceResult] = Field(description="test of each entry")
     main_effects: list[Effect] = Field(description="effects of the levels of each axis")
