@@ -88,7 +88,7 @@ class Runs(SimpleNamespace):
     """The runs of an entry that are done, with what the tables of speeds read of them."""
 
     def __init__(self, label, times, n_processes=1):
-        spec = SimpleNamespace(launch=SimpleNamespace(world_size=n_processes))
+        resolved = SimpleNamespace(launch=SimpleNamespace(world_size=n_processes))
         done = []
         for seed, step_s in enumerate(times):
             record = SimpleNamespace(
@@ -97,7 +97,7 @@ class Runs(SimpleNamespace):
             done.append(
                 SimpleNamespace(
                     seed=seed,
-                    spec=spec,
+                    resolved=resolved,
                     tokens_per_step=1000,
                     timed_step_s=step_s,
                     decoding={(8, 16): record},
