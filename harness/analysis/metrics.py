@@ -150,10 +150,11 @@ def speed_ratio(runs: list[RunData], base_runs: list[RunData]) -> Ratio | None:
     if tokens is None or base_tokens is None:
         return None
     tokens_ratio = tokens / base_tokens
-    low, high = step_ratio.ci95
-    return Ratio(
-        ratio=step_ratio.ratio * tokens_ratio, ci95=(low * tokens_ratio, high * tokens_ratio)
-    )
+    bounds = None
+    if step_ratio.ci95 is not None:
+        low, high = step_ratio.ci95
+        bounds = (low * tokens_ratio, high * tokens_ratio)
+    return Ratio(ratio=step_ratio.ratio * tokens_ratio, ci95=bounds)
 
 
 def excludes_zero(difference: Mean | None) -> bool | None:

@@ -36,8 +36,7 @@ def throughput(summary: Summary) -> Iterator[ChartSpec]:
         yield ChartSpec(
             name="throughput",
             title=title,
-            subtitle="tokens per step over the median step time; line: bootstrap 95 % interval "
-            "over seeds and steps",
+            subtitle="tokens per step over the median step time; line: 95 % interval over seeds",
             alt=_alt(title, rows, "highest", "tokens per second"),
             plot=Bars(Axis("tokens per second"), [Part("throughput")], rows),
         )

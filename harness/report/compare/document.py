@@ -193,7 +193,8 @@ def _entries(comparison: Comparison) -> Iterator[Block]:
         ratio = MISSING
         if pair.tokens_per_s_ratio:
             speed = pair.tokens_per_s_ratio
-            ratio = formatting.interval(speed.ratio, *speed.ci95, formatting.ratio)
+            low, high = speed.ci95 or (None, None)
+            ratio = formatting.interval(speed.ratio, low, high, formatting.ratio)
         words = [_word(pair.val_loss), _word(pair.tokens_per_s), _word(pair.peak_memory)]
         if pair.not_comparable:
             words[0] = NOT_COMPARABLE

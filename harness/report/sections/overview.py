@@ -28,6 +28,7 @@ from harness.report.document import (
 from harness.report.formatting import count
 from harness.report.sections import ladder, pooled, superiority, tuning
 from harness.report.stamps import find_stamps
+from harness.results.records.estimates import Ratio
 from harness.results.records.study_summary import (
     Caveat,
     CaveatKind,
@@ -231,8 +232,7 @@ def _largest_improvement(summary: Summary, results: Mapping[str, SignificanceRes
     costs = []
     if comparison.tokens_per_s_ratio is not None:
         speed = comparison.tokens_per_s_ratio
-        low, high = speed.ci95
-        costs.append(f"{speed.ratio:.3f}x throughput [{low:.3f}, {high:.3f}]")
+        costs.append(f"{_factor(speed)} throughput")
     if comparison.peak_memory_ratio is not None:
         costs.append(f"{comparison.peak_memory_ratio:.3f}x peak memory")
     return text(
@@ -314,6 +314,14 @@ def caveat_notes(caveats: Sequence[Caveat]) -> Iterator[Note]:
         if len(found) > MAX_CAVEATS:
             items.append(text(f"{len(found) - MAX_CAVEATS} more; summary.json has all."))
         yield Note([paragraph(Emphasis(CAVEAT_TITLES[kind])), ItemList(items)])
+
+
+def _factor(ratio: Ratio) -> str:
+    """Return 1.234x, with the interval if one is known."""
+    factor = f"{ratio.ratio:.3f}x"
+    if ratio.ci95 is None:
+        return factor
+    return "{} [{:.3f}, {:.3f}]".format(factor, *ratio.ci95)
 
 
 def _leaders(summary: Summary) -> Text:

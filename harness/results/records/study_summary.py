@@ -73,9 +73,10 @@ class EntryMetrics(StrictModel):
         description="final validation loss of the moving average of the parameters, nats per "
         "token: mean over seeds; null without one. The verdicts are on `val_loss`",
     )
-    tokens_per_s: Median | None = Field(description="tokens per step over the median step time")
+    tokens_per_s: Median | None = Field(description="tokens per step over `step_s`")
     step_s: Median | None = Field(
-        description="median time of the timed steps of the slowest rank, seconds"
+        description="median time of the timed steps of the slowest rank, seconds: the geometric "
+        "mean over seeds"
     )
     peak_memory_bytes: int | None = Field(description="peak memory of the fullest rank, bytes")
     memory: RankMemory | None = Field(description="memory of that rank")
@@ -622,6 +623,10 @@ class ScalingRow(StrictModel):
     against_world_size: int = Field(description="number of processes of that entry")
     speedup: Ratio = Field(description="throughput over that of `against`")
     efficiency: Number = Field(description="speedup over the ratio of the numbers of processes")
+    efficiency_ci95: Bounds | None = Field(
+        default=None,
+        description="its 95 % interval; null for a single seed, and for the reference",
+    )
 
 
 # -- the study ------------------------------------------------------------------------------------
