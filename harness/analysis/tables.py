@@ -464,14 +464,21 @@ def _done(summary: Summary) -> Iterator[tuple[str, RunData]]:
             yield entry.label, run
 
 
+def _probed(summary: Summary) -> Iterator[tuple[str, RunData]]:
+    """Return the same without imported runs, which have no probes."""
+    for entry, run in _done(summary):
+        if run.probes is not None:
+            yield entry, run
+
+
 def _memory(summary: Summary) -> Iterator[Row]:
     for entry, run in _done(summary):
-        for rank, memory in enumerate(run.measured.memory):
+        for rank, memory in enumerate(run.memory):
             yield {"entry": entry, "seed": run.seed, "rank": rank, **dict(memory)}
 
 
 def _phases(summary: Summary) -> Iterator[Row]:
-    for entry, run in _done(summary):
+    for entry, run in _probed(summary):
         if entry in summary.diverging:
             continue
         for rank, times in enumerate(run.measured.phases):
@@ -487,7 +494,7 @@ def _phases(summary: Summary) -> Iterator[Row]:
 
 
 def _traffic(summary: Summary) -> Iterator[Row]:
-    for entry, run in _done(summary):
+    for entry, run in _probed(summary):
         for rank, collectives in enumerate(run.measured.traffic):
             for collective, counts in collectives.items():
                 yield {
