@@ -9,6 +9,7 @@ from harness.results.records.corpus import (
     TokenizedText,
     TokenShard,
 )
+from harness.results.records.imported import ImportedEval, ImportedRun, ImportSource
 from harness.results.records.lines import (
     CorpusLoss,
     EvalRecord,
@@ -39,6 +40,7 @@ from harness.results.records.run_spec import (
     PredictedCost,
     ResolvedData,
     ResolvedModel,
+    RunKeys,
     RunSpec,
     SourceFile,
     TokenSlice,
@@ -53,6 +55,7 @@ from harness.results.records.settings import (
     LadderSettings,
     ModelSettings,
     ProbeSettings,
+    Superiority,
     TokenDtype,
     TrainSettings,
 )
@@ -89,6 +92,9 @@ __all__ = [
     "EvalRecord",
     "EvalWindows",
     "FailureReason",
+    "ImportSource",
+    "ImportedEval",
+    "ImportedRun",
     "InitReport",
     "InitSource",
     "LadderSettings",
@@ -108,6 +114,7 @@ __all__ = [
     "RankPhases",
     "ResolvedData",
     "ResolvedModel",
+    "RunKeys",
     "RunSpec",
     "RunState",
     "RunStatus",
@@ -120,6 +127,7 @@ __all__ = [
     "StepRecord",
     "StrictModel",
     "StudySummary",
+    "Superiority",
     "TokenDtype",
     "TokenFileScan",
     "TokenShard",
