@@ -79,10 +79,10 @@ class EntryMetrics(StrictModel):
     flops_per_token: Number | None = Field(
         description="FLOPs per token, forward and backward; null if unknown"
     )
-    flops_source: Literal["formula", "counted"] = Field(
+    flops_source: Literal["formula", "counted"] | None = Field(
         default="formula",
         description="origin of flops_per_token: the variants' formulas, or, if these are more than "
-        "5 % off, PyTorch's counter",
+        "5 % off, PyTorch's counter; null if they are unknown",
     )
     peak_flops: Number | None = Field(
         description="peak of all devices of a run, FLOP/s; null if unknown"
@@ -661,4 +661,7 @@ class StudySummary(Versioned):
         default=None, description="tuning of the study; null if it does not tune"
     )
     environments: list[EnvironmentRuns] = Field(description="each distinct env.json")
+    imported: bool = Field(
+        default=False, description="whether the runs are of another trainer (`ingest`)"
+    )
     launches: list[LaunchRecord] = Field(description="lines of launches.jsonl")
