@@ -34,6 +34,14 @@ Margins = Annotated[
         help="Differences below it count as equivalent, as in val_loss=0.005; repeatable.",
     ),
 ]
+Superior = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--superiority",
+        metavar="METRIC=NUMBER",
+        help="Also ask which entries are better by more than this; repeatable.",
+    ),
+]
 Compare = Annotated[
     list[str] | None,
     typer.Option(
@@ -58,6 +66,7 @@ def ingest(
     study: Study,
     baseline: Baseline = None,
     margin: Margins = None,
+    superiority: Superior = None,
     compare: Compare = None,
     ignore: Ignore = None,
     allow_missing_seeds: MissingSeeds = False,
@@ -76,6 +85,7 @@ def ingest(
         study=study,
         baseline=baseline or (),
         margins=margin or (),
+        superiority=superiority or (),
         compare=compare or (),
         ignore=ignore or (),
         allow_missing_seeds=allow_missing_seeds,

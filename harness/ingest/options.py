@@ -4,11 +4,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
-from harness.errors import Problem, UserError, choices
-from harness.results.records import EquivalenceMargin
+from harness.errors import Problem, choices
+from harness.results.records import EquivalenceMargin, Superiority
+
+Thresholds = TypeVar("Thresholds", EquivalenceMargin, Superiority)
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
@@ -25,20 +28,21 @@ class IngestRequest:
     study: str
     baseline: Sequence[str] = ()
     margins: Sequence[str] = ()
+    superiority: Sequence[str] = ()
     compare: Sequence[str] = ()
     ignore: Sequence[str] = ()
     allow_missing_seeds: bool = False
     command: str | None = None
 
-    def check(self) -> None:
-        """Check the study's name.
-
-        Raises:
-            UserError: it cannot be the name of a folder.
-        """
+    def problems(self) -> list[Problem]:
+        """Return what is wrong with the study's name and the thresholds."""
+        found = []
         if not STUDY_NAME.fullmatch(self.study):
-            message = "must be up to 80 letters, digits and any of . _ -, and begin with no mark"
-            raise UserError([Problem(f"--study {self.study}", message)])
+            message = "must be up to 80 letters, digits and any of . _ -; a letter or digit first"
+            found.append(Problem(f"--study {self.study}", message))
+        found += _thresholds("--margin", self.margins, EquivalenceMargin)[1]
+        found += _thresholds("--superiority", self.superiority, Superiority)[1]
+        return found
 
     @property
     def baseline_labels(self) -> dict[str, str] | None:
@@ -50,32 +54,38 @@ class IngestRequest:
 
     @property
     def equivalence_margin(self) -> EquivalenceMargin | None:
-        """The margins of equivalence; None without any.
+        """The margins of equivalence; None without any."""
+        return _thresholds("--margin", self.margins, EquivalenceMargin)[0]
 
-        Raises:
-            UserError: a metric is unknown or a margin is no number within its range.
-        """
-        if not self.margins:
-            return None
-        allowed = list(EquivalenceMargin.model_fields)
-        values: dict[str, float] = {}
-        problems = []
-        for item in self.margins:
-            metric, _, text = item.partition("=")
-            if metric not in allowed:
-                problems.append(Problem(f"--margin {item}", choices(metric, allowed)))
-                continue
-            try:
-                values[metric] = float(text)
-            except ValueError:
-                message = "must be METRIC=NUMBER, as in val_loss=0.005"
-                problems.append(Problem(f"--margin {item}", message))
+    @property
+    def superiority_thresholds(self) -> Superiority | None:
+        """The thresholds of superiority; None without any."""
+        return _thresholds("--superiority", self.superiority, Superiority)[0]
+
+
+def _thresholds(
+    option: str, items: Sequence[str], record: type[Thresholds]
+) -> tuple[Thresholds | None, list[Problem]]:
+    """Return the record of items METRIC=NUMBER, None without any, and what is wrong with them."""
+    allowed = list(record.model_fields)
+    values: dict[str, float] = {}
+    problems = []
+    for item in items:
+        metric, _, text = item.partition("=")
+        if metric not in allowed:
+            problems.append(Problem(f"{option} {item}", choices(metric, allowed)))
+            continue
         try:
-            margin = EquivalenceMargin.model_validate(values)
-        except ValidationError as error:
-            for found in error.errors():
-                name = ".".join(map(str, found["loc"]))
-                problems.append(Problem(f"--margin {name}={values[name]}", found["msg"]))
-        if problems:
-            raise UserError(problems)
-        return margin
+            values[metric] = float(text)
+        except ValueError:
+            message = "must be METRIC=NUMBER, as in val_loss=0.005"
+            problems.append(Problem(f"{option} {item}", message))
+    if not values:
+        return None, problems
+    try:
+        return record.model_validate(values), problems
+    except ValidationError as error:
+        for found in error.errors():
+            name = ".".join(map(str, found["loc"]))
+            problems.append(Problem(f"{option} {name}={values[name]:g}", found["msg"]))
+        return None, problems

@@ -14,7 +14,7 @@ from harness.errors import Problem, choices
 from harness.ingest.options import IngestRequest
 from harness.ingest.tables import Row, Table, Value
 from harness.ingest.values import Reader
-from harness.results.frames import EVAL_COLUMNS, KEY_COLUMNS, RUN_COLUMNS, STEP_COLUMNS
+from harness.results.frames import EVAL_COLUMNS, KEY_COLUMNS, RUN_COLUMNS
 from harness.results.records import ImportedEval
 
 ENTRY = "entry"
@@ -28,7 +28,7 @@ SEED_COLUMN = re.compile(r"seed[ _=-]?(\d{1,6})")
 FILE_NAME = re.compile(r"(.+?)[-_.]seed[-_=]?(\d{1,6})")  # of a table of one run
 # Names that would be confused with columns of the tables of results, and axes with a meaning.
 RESERVED = {"parallelism", "tuning"}
-RESERVED |= {column.name for column in (*KEY_COLUMNS, *RUN_COLUMNS, *STEP_COLUMNS, *EVAL_COLUMNS)}
+RESERVED |= {column.name for column in (*KEY_COLUMNS, *RUN_COLUMNS, *EVAL_COLUMNS)}
 RESERVED |= {column.name for name in ("entries", "comparisons") for column in COLUMNS[name]}
 MAX_STEP_S_RATIO = 300.0  # between runs of one unit; milliseconds are 1,000 seconds
 
@@ -118,10 +118,12 @@ def read_runs(tables: Sequence[Table], request: IngestRequest) -> Runs:
     found = Runs(list(baseline) if is_by_axes and baseline else [ENTRY])
     for table in tables:
         found.problems += table.problems
-        if table.columns and not table.problems:
+        if table.rows:
             _read_table(table, found, request)
-    if not found.problems:
+    repeated = [problem for run in found.runs.values() for problem in _repeated_rows(run)]
+    if not found.problems and not repeated:
         found.problems += _problems_of_runs(found)
+    found.problems += repeated
     if not found.problems and not request.allow_missing_seeds:
         found.problems += _missing_seeds(found)
     return found
@@ -236,17 +238,25 @@ def _problems_of_runs(found: Runs) -> Iterator[Problem]:
     yield from _mixed_units(found)
 
 
+def _repeated_rows(run: TableRun) -> Iterator[Problem]:
+    """Yield the rows that state a run, or a step of it, again."""
+    first: dict[int | None, Sample] = {}
+    for sample in run.samples:
+        earlier = first.setdefault(sample.step, sample)
+        if None in first and len(run.samples) > 1:
+            earlier = run.samples[0]
+        if earlier is not sample:
+            step = "" if sample.step is None else f", step {sample.step:,}"
+            message = f"repeats {run.name}{step} of {earlier.place}; keep one of the two rows"
+            yield Problem(sample.place, message)
+
+
 def _problems_of_run(run: TableRun) -> Iterator[Problem]:
-    steps = [sample.step for sample in run.samples]
-    if len(run.samples) > 1 and None in steps:
-        places = ", ".join(sample.place for sample in run.samples[1:])
-        yield Problem(places, f"repeats {run.name} of {run.place}; keep one row of each run")
-        return
     run.samples.sort(key=lambda sample: sample.step or 0)
     earlier = None
     for sample in run.samples:
         if earlier is not None:
-            yield from _problems_of_order(run, earlier, sample)
+            yield from _problems_of_order(earlier, sample)
         earlier = sample
     if run.samples[-1].loss is None:
         yield Problem(
@@ -256,10 +266,7 @@ def _problems_of_run(run: TableRun) -> Iterator[Problem]:
         )
 
 
-def _problems_of_order(run: TableRun, earlier: Sample, sample: Sample) -> Iterator[Problem]:
-    if earlier.step == sample.step:
-        message = f"repeats step {sample.step} of {run.name}; keep one row of each step"
-        yield Problem(sample.place, message)
+def _problems_of_order(earlier: Sample, sample: Sample) -> Iterator[Problem]:
     for name in ("tokens", "train_s"):
         before = getattr(earlier, name)
         after = getattr(sample, name)

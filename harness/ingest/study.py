@@ -46,30 +46,32 @@ def ingest(request: IngestRequest, store: Store) -> Ingested:
         UserError: the table or an argument is invalid, or a study of this name was not imported;
             nothing is written.
     """
-    request.check()
-    margin = request.equivalence_margin
+    problems = request.problems()
     if store.runs(request.study) and not store.is_imported(request.study):
-        raise UserError(
-            f"--study {request.study}: {store.root / request.study} has runs that this program "
-            "trained; choose another name"
-        )
+        message = f"{store.root / request.study} has runs of this program; choose another name"
+        problems.append(Problem(f"--study {request.study}", message))
     tables = read_tables(request.table)
     found = read_runs(tables, request)
-    problems = found.problems
+    problems += found.problems
     baseline: dict[str, str] = {}
-    if not problems:
-        baseline = _baseline(found, request)
-        problems = [*_bad_comparison(found, request)]
+    if not found.problems:
+        baseline = _baseline(found, request, problems)
+        problems += _bad_comparison(found, request)
     if problems:
         more = len(problems) - MAX_PROBLEMS
         rest = [Problem("", f"{more} more")] if more > 0 else []
         raise UserError(problems[:MAX_PROBLEMS] + rest)
-    runs = [_run(run, found.axes, baseline, request.study) for run in _ordered(found)]
+    asked = [found.axes, *request.margins, *request.superiority, *request.compare, baseline]
+    settings_hash = _hash(asked)  # margins of earlier imports do not apply
+    runs = [
+        _run(run, found.axes, baseline, request.study, settings_hash) for run in _ordered(found)
+    ]
     launch = LaunchRecord(
         command=request.command,
         order=[run.run_id for run in runs],
-        settings_hash=_hash([found.axes]),
-        equivalence_margin=margin,
+        settings_hash=settings_hash,
+        equivalence_margin=request.equivalence_margin,
+        superiority=request.superiority_thresholds,
         compare=list(request.compare) or None,
         imported=_source(request, tables),
     )
@@ -85,12 +87,8 @@ def ingest(request: IngestRequest, store: Store) -> Ingested:
     return Ingested(len(found.entries), len(runs), n_failed, is_changed, notes)
 
 
-def _baseline(found: Runs, request: IngestRequest) -> dict[str, str]:
-    """Return the baseline's label on each axis.
-
-    Raises:
-        UserError: there is no such entry; lists the entries.
-    """
+def _baseline(found: Runs, request: IngestRequest, problems: list[Problem]) -> dict[str, str]:
+    """Return the baseline's label on each axis; a problem lists the entries if it is none."""
     entries = list(found.entries)
     known = ["-".join(labels) for labels in entries]
     listed = ", ".join(known[:MAX_LISTED])
@@ -106,17 +104,18 @@ def _baseline(found: Runs, request: IngestRequest) -> dict[str, str]:
         labels = entries[0]
     else:
         message = f"is missing: name the entry that others are compared with; entries: {listed}"
-        raise UserError([Problem("--baseline", message)])
+        problems.append(Problem("--baseline", message))
+        return {}
     if labels not in entries:
-        message = f"is no entry; entries: {listed}"
-        raise UserError([Problem(f"--baseline {' '.join(request.baseline)}", message)])
+        message = f"is not an entry; entries: {listed}"
+        problems.append(Problem(f"--baseline {' '.join(request.baseline)}", message))
     return dict(zip(found.axes, labels, strict=True))
 
 
 def _bad_comparison(found: Runs, request: IngestRequest) -> Iterator[Problem]:
     for axis in request.compare:
         if axis not in found.axes:
-            yield Problem(f"--compare {axis}", f"is no axis; axes: {', '.join(found.axes)}")
+            yield Problem(f"--compare {axis}", f"is not an axis; axes: {', '.join(found.axes)}")
 
 
 def _ordered(found: Runs) -> list[TableRun]:
@@ -124,7 +123,9 @@ def _ordered(found: Runs) -> list[TableRun]:
     return [run for runs in found.entries.values() for run in sorted(runs, key=lambda r: r.seed)]
 
 
-def _run(run: TableRun, axes: Sequence[str], baseline: dict[str, str], study: str) -> ImportedRun:
+def _run(
+    run: TableRun, axes: Sequence[str], baseline: dict[str, str], study: str, settings_hash: str
+) -> ImportedRun:
     step_s = [sample.step_s for sample in run.samples if sample.step_s is not None]
     peaks = [sample.peak_memory for sample in run.samples if sample.peak_memory is not None]
     labels = dict(zip(axes, run.labels, strict=True))
@@ -141,7 +142,7 @@ def _run(run: TableRun, axes: Sequence[str], baseline: dict[str, str], study: st
         run_id=f"{name}-s{run.seed}-{_hash(content)}",
         entry="-".join(run.labels),
         seed=run.seed,
-        settings_hash=_hash([list(axes)]),
+        settings_hash=settings_hash,
         baseline=baseline,
         axes={
             axis: VariantChoice(name=label, label=label, options={})
