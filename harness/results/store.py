@@ -400,7 +400,8 @@ def is_in_imported_run(path: Path) -> bool:
 
 
 def _is_needed_to_resume(name: str) -> bool:
-    return name in ("checkpoint", "eval.jsonl", "log.txt") or name.startswith("steps.")
+    kept = ("checkpoint", "env.json", "eval.jsonl", "log.txt")
+    return name in kept or name.startswith("steps.")
 
 
 def _is_alive(status: RunStatus) -> bool:
