@@ -378,7 +378,7 @@ def test_what_needs_a_trained_run_is_refused(command):
     command("ingest", "runs.csv", "--study", "s", "--baseline", "adamw")
     run = Store(command.folder / "results").runs("s")[0].path
     refused = {
-        ("run", command.study('["learned"]')): "choose another study.name",
+        ("run", command.study('["learned"]'), "--dry-run"): "choose another study.name",
         ("reproduce", "results/s", "again"): "imported from another trainer",
         ("sample", run / "checkpoint" / "best", "--prompt", "a"): "has no checkpoint",
         ("checkpoint", "show", run): "has no checkpoint",
