@@ -50,6 +50,7 @@ CAVEAT_TITLES: Mapping[CaveatKind, str] = {
     "counted-flops": "FLOPs: the counted figure replaces the variant's formula.",
     "other-budget": "Other training budget than the baseline's.",
     "not-compiled": "Not fully compiled: no speed is reported.",
+    "other-precision": "Other precision than the baseline's, in validation too.",
     "other-hardware": "Another machine than the baseline's: these times are not compared.",
     "shared-machine": "Shared machine: step times include the load of other runs.",
 }

@@ -32,6 +32,7 @@ CaveatKind = Literal[
     "counted-flops",
     "not-compiled",
     "other-budget",
+    "other-precision",
     "other-hardware",
     "shared-machine",
     "lost-seeds",
@@ -672,6 +673,7 @@ class Caveat(StrictModel):
         "compiler's limit was reached; `other-budget`: the baseline trains on another number of "
         "tokens, or another amount of text; `lost-seeds`: a run failed, and the other seeds are a "
         "selection; `overfitting`: the validation loss rises after its lowest value; "
+        "`other-precision`: validated in another precision than the baseline; "
         "`other-hardware`: runs on another machine, or with other cores, threads or software, than "
         "the baseline's of the seed; `shared-machine`: runs that overlapped others on their host"
     )
