@@ -149,7 +149,9 @@ def count(counts: Counts, cell: Cell, study: Study, tested: families.FamilyTest)
         if result.difference.ci95 is not None:
             shown[name] = contains(result.difference.ci95, true)
         bounds = result.difference.ci95
-        counts.contradictions += contradiction(result.verdict, bounds, cell.margin, True) is not None
+        counts.contradictions += (
+            contradiction(result.verdict, bounds, cell.margin, True) is not None
+        )
     counts.false.append(false)
     counts.false_equivalent.append(false_equivalent)
     counts.fallback.append(tested.family.method != "two keys")

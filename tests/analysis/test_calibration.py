@@ -17,7 +17,7 @@ from tests.analysis.simulated_families import Cell
 
 N = int(os.environ.get("CALIBRATE", "300"))  # studies
 FULL = "CALIBRATE" in os.environ
-N_FAMILIES = N if FULL else 120
+N_FAMILIES = N if FULL else 100
 PROCESSES = 2 if FULL else 1
 FOLDER = Path(__file__).parent.parent.parent / "reports/calibration"
 SEED_NOISE = 0.05  # nats: noise that a seed adds to all entries
