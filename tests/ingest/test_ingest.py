@@ -22,6 +22,7 @@ from harness.analysis import dataset
 from harness.analysis.summary import summarize
 from harness.errors import UserError
 from harness.ingest import IngestRequest, ingest
+from harness.report import charts
 from harness.results.records import now
 from harness.results.store import Store
 
@@ -169,6 +170,24 @@ def test_unknown_quantities_have_no_verdict(store, folder):
     assert not tests["tokens_per_s"].entries and not tests["peak_memory"].entries
     words = {label: test.verdict for label, test in tests["val_loss"].entries.items()}
     assert (words["muon"], words["sgd"]) == ("better", "worse")
+
+
+def test_seeds_with_other_steps_have_no_mean_curve(store, folder, no_figures):
+    """The mean over seeds would mix losses of different steps."""
+    rows = [
+        row
+        for row in evaluation_rows()
+        if (row["entry"], row["seed"], row["step"]) != ("muon", 1, 1000)
+    ]
+    add(store, write_csv(folder / "runs.csv", rows))
+    summary = summarize(read(store), now())
+    lines = {
+        chart.name: [line.entry for panel in chart.plot.panels for line in panel.lines]
+        for chart in charts.build(summary)
+        if chart.name.startswith("val_loss")
+    }
+    assert set(lines) == {"val_loss_steps", "val_loss_time"}
+    assert all(len(entries) == 8 and "muon" not in entries for entries in lines.values())
 
 
 def test_step_times_without_tokens_give_no_throughput(store, folder):
