@@ -23,6 +23,8 @@ from harness.analysis.summary import summarize
 from harness.errors import UserError
 from harness.ingest import IngestRequest, ingest
 from harness.report import charts
+from harness.report.compare import Source
+from harness.report.compare.comparison import compare
 from harness.results.records import now
 from harness.results.store import Store
 
@@ -426,6 +428,18 @@ def test_an_own_study_compares_with_an_imported_one(fake, folder, no_figures, mo
     summary = json.loads((folder / path).with_name("summary.json").read_text())
     pair = summary["pairs"][0]
     assert pair["parameters"][0] is None and pair["flops_per_token"][0] is None
+
+
+def test_two_imports_are_not_called_bitwise_identical(store, folder):
+    """Equal rounded losses do not show that the training was the same."""
+    table = write_csv(folder / "runs.csv", ROWS)
+    add(store, table, "a", margins=["val_loss=0.1"])
+    add(store, table, "b", margins=["val_loss=0.1"])
+    sides = [Source(name, read(store, name)) for name in ("a", "b")]
+    pairs = compare(*sides, now()).pairs
+    assert len(pairs) == 9
+    assert not any(pair.bitwise for pair in pairs)
+    assert all(pair.val_loss.verdict == "equivalent" for pair in pairs)
 
 
 def test_a_damaged_run_is_named(store, folder):
