@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from multiprocessing import get_context
 
+from harness.analysis.looks import find_looks, n_complete
 from harness.errors import StoreError, UserError, choices
 from harness.provenance.outdated import CodeChange, ComputedBy, changes_since
 from harness.provenance.sources import Sources
-from harness.results.records import LaunchRecord, RunSpec, TuningRecord, VariantChoice
+from harness.results.records import LaunchRecord, Looks, RunSpec, TuningRecord, VariantChoice
 from harness.results.records.study_summary import EntryStatus, Unreadable
 from harness.results.records.tuning import TUNING, UNTUNED
 from harness.results.run_data import ABSENT, RunData, read_run
@@ -90,6 +91,20 @@ class StudyResults:
             if launch.settings_hash == self.settings_hash and launch.equivalence_margin is not None:
                 return launch.equivalence_margin.model_dump(exclude_none=True)
         return {}
+
+    @cached_property
+    def looks(self) -> Looks | None:
+        """The looks at these results, None without runs."""
+        return find_looks(self.launches, self._seed_runs)
+
+    @cached_property
+    def n_complete_looks(self) -> int:
+        """The number of looks whose runs have all ended, from the first on."""
+        return 0 if self.looks is None else n_complete(self.looks, self._seed_runs)
+
+    @property
+    def _seed_runs(self) -> list[RunData]:
+        return [run for entry in self.entries for run in entry.runs]
 
     def varying(self) -> list[str]:
         """Return the axes on which entries differ."""

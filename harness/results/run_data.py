@@ -77,6 +77,7 @@ class RunData:
     phases: tuple[dict[Phase, float | None], ...]
     log_tail: list[str]
     accepted_code_hash: str | None = None
+    ended_at: str | None = None  # of the newest attempt
 
     @property
     def seed(self) -> int:
@@ -184,6 +185,7 @@ def _read(run: Run) -> RunData:
         reason=status.reason,
         message=status.message,
         started_at=status.started_at,
+        ended_at=status.ended_at,
         steps=run.steps(),
         evals=_eval_columns(run.evals()),
         decoding={DecodeSetting(r.batch, r.context): r for r in decoding},

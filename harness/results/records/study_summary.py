@@ -8,6 +8,7 @@ from harness.results.records.base import StrictModel, Versioned
 from harness.results.records.estimates import Bounds, Mean, Median, Number, Ratio
 from harness.results.records.ladder import Ladder
 from harness.results.records.lines import LaunchRecord
+from harness.results.records.looks import Looks
 from harness.results.records.probes import PHASES, CollectiveTraffic, PeakFlops, RankMemory
 from harness.results.records.run_spec import ResolvedData, ResolvedModel
 from harness.results.records.settings import TrainSettings
@@ -646,6 +647,10 @@ class StudySummary(Versioned):
     )
     tuning: TuningResults | None = Field(
         default=None, description="tuning of the study; null if it does not tune"
+    )
+    looks: Looks | None = Field(
+        default=None,
+        description="looks at the results, with the level of each; null: one look, level 0.05",
     )
     environments: list[EnvironmentRuns] = Field(description="each distinct env.json")
     launches: list[LaunchRecord] = Field(description="lines of launches.jsonl")
