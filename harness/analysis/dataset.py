@@ -2,13 +2,13 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from multiprocessing import get_context
 
-from harness.analysis.looks import find_looks, n_complete
+from harness.analysis.looks import ENDED, find_looks, n_complete
 from harness.errors import StoreError, UserError, choices
 from harness.provenance.outdated import CodeChange, ComputedBy, changes_since
 from harness.provenance.sources import Sources
@@ -43,6 +43,15 @@ class Entry:
     def done(self) -> tuple[RunData, ...]:
         """The runs that have results, by seed."""
         return tuple(run for run in self.runs if run.status == "done")
+
+    @property
+    def ended_seeds(self) -> list[int]:
+        """The seeds whose runs are done or have failed."""
+        return [run.seed for run in self.runs if run.status in ENDED]
+
+    def on_seeds(self, seeds: Collection[int]) -> "Entry":
+        """Return the entry with its runs of these seeds."""
+        return replace(self, runs=tuple(run for run in self.runs if run.seed in seeds))
 
     @property
     def lost_seeds(self) -> list[int]:

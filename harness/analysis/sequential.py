@@ -14,7 +14,10 @@ All functions are pure functions of results.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from harness.analysis.families import ALPHA, Untested, excludes_zero
+import pandas as pd
+
+from harness.analysis.families import Untested, excludes_zero, test_family
+from harness.analysis.significance import ALPHA
 from harness.results.records.estimates import Bounds
 from harness.results.records.looks import Look
 from harness.results.records.study_summary import SignificanceResult, VerdictName
@@ -47,12 +50,13 @@ def replay(
         ]
         if not going:
             continue
-        others = {name: results[name] for name in results if name not in going}
-        n_missing = len(seeds) - len(going) - len(others)
+        others = [
+            results[name] for name in results if name not in going and _was_tested(results[name])
+        ]
         untested = Untested(
-            different=n_missing + sum(other.verdict not in DIFFERENT for other in others.values()),
-            equivalent=n_missing + sum(other.verdict != "equivalent" for other in others.values()),
-            entries=n_missing + len(others),
+            different=sum(other.verdict not in DIFFERENT for other in others),
+            equivalent=sum(other.verdict != "equivalent" for other in others),
+            entries=len(others),
         )
         for name, result in test(going, look.seeds, look.level, untested).items():
             bounds[name].append(result.difference.ci95)
@@ -60,9 +64,43 @@ def replay(
     return results
 
 
+def replay_values(
+    values: pd.DataFrame,
+    baseline: str,
+    looks: Sequence[Look],
+    margin: float | None,
+    lower_is_better: bool = True,
+) -> dict[str, SignificanceResult]:
+    """Return the result of each entry of a family from its values after these looks.
+
+    `values` has a row for each seed and a column for each entry, the baseline's included; NaN where
+    an entry was not asked for a seed.
+    """
+
+    def test(
+        names: list[str], seeds: list[int], level: float, untested: Untested
+    ) -> Mapping[str, SignificanceResult]:
+        rows = values.loc[values.index.isin(seeds), [baseline, *names]]
+        tested = test_family(
+            rows, baseline, margin, lower_is_better, alpha=level, untested=untested
+        )
+        return tested.results
+
+    ended = {
+        str(name): list(values.index[values[name].notna()])
+        for name in values.columns
+        if name != baseline
+    }
+    return replay(ended, looks, test)
+
+
 def is_settled(result: SignificanceResult) -> bool:
     """Return whether more seeds would not change a result."""
     return result.verdict in SETTLED or result.seed_has_no_effect
+
+
+def _was_tested(result: SignificanceResult) -> bool:
+    return result.method not in (None, "exact")
 
 
 def _at_look(

@@ -343,6 +343,11 @@ class SignificanceResult(StrictModel):
         default=[],
         description="failed seeds of the entry or its baseline, unless all of the family lost them",
     )
+    look: int | None = Field(
+        default=None,
+        description="number of the look that gave the verdict, or the last that the entry went on "
+        "to; null if the study has one look",
+    )
     seed_has_no_effect: bool = Field(
         default=False,
         description="whether the difference is the same in every seed, and so one observation",
