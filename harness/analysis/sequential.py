@@ -60,7 +60,7 @@ def replay(
         )
         for name, result in test(going, look.seeds, look.level, untested).items():
             bounds[name].append(result.difference.ci95)
-            results[name] = _at_look(result, bounds[name], number, look.level, len(looks) > 1)
+            results[name] = _at_look(result, bounds[name], number, look.level)
     return results
 
 
@@ -108,10 +108,9 @@ def _at_look(
     bounds: Sequence[Bounds | None],
     number: int,
     level: float,
-    is_sequential: bool,
 ) -> SignificanceResult:
     """Return a result with its look, the interval over all looks, and p-values at level 0.05."""
-    if not is_sequential:
+    if level == ALPHA:  # the only look
         return result
     scale = ALPHA / level
     update: dict[str, object] = {"look": number}

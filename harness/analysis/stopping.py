@@ -14,7 +14,7 @@ from harness.analysis.sequential import is_settled
 from harness.results.records import AskedQuantity, Looks
 from harness.results.records.study_summary import MetricTests, Quantity
 
-Decision = Literal["goes on", "settled", "futile", "lost seeds"]
+Decision = Literal["goes on", "settled", "futile", "lost seeds", "unresolved"]
 
 MIN_POWER = 0.1  # predictive power of a verdict at the last look, below which an entry stops
 
@@ -26,7 +26,7 @@ def decide(
 
     `settled`: all its questions have a verdict, or none is asked. `futile`: no open question will
     probably have one at the last look. `lost seeds`: a run has failed, so that the entry cannot be
-    better or equivalent, however many seeds follow.
+    better or equivalent, however many seeds follow. `unresolved`: it has the seeds of the last look.
     """
     decisions: dict[str, Decision] = {}
     for entry in study.entries:
@@ -64,6 +64,8 @@ def _decide(
         return "settled"
     if any(result.lost_seeds for _, result in open_questions) and entry.lost_seeds:
         return "lost seeds"
+    if set(looks.looks[-1].seeds) <= {*entry.ended_seeds}:
+        return "unresolved"
     for question, _ in open_questions:
         if not _is_futile(study, entry, tests[question], looks):
             return "goes on"
@@ -106,7 +108,7 @@ def predictive_power(
 ) -> tuple[float, float]:
     """Return the probabilities that a difference will be found, and that equivalence will be.
 
-    They are those of the verdict at the last look, given the mean of `n_now` seeds: the predictive
+    They are those of the verdict at the last look, given the mean of fewer seeds: the predictive
     distribution of the mean of `n_last` seeds under a flat prior (Spiegelhalter, Freedman &
     Blackburn 1986). `noise` is the standard deviation of a paired difference.
     """
@@ -115,8 +117,6 @@ def predictive_power(
     df_last = n_comparisons * (n_last - 1)
     se_last = noise / math.sqrt(n_last)
     spread = noise * math.sqrt(1 / n_now - 1 / n_last)
-    if spread == 0:
-        return 0.0, 0.0
     own_critical = float(stdtrit(n_last - 1, 1 - level / 2))
     critical = max(dunnett.critical_value(n_comparisons, df_last, level), own_critical) * se_last
     df = n_now - 1

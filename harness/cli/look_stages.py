@@ -13,6 +13,7 @@ REASONS = {
     "settled": "settled",
     "futile": "stopped, as no verdict is likely at the last look",
     "lost seeds": "stopped, as a run failed",
+    "unresolved": "unresolved at the last look",
 }
 
 
@@ -168,10 +169,10 @@ def _progress_line(
     parts = [f"{counts[name]} {text}" for name, text in REASONS.items() if counts[name]]
     states = ", ".join(parts) or "none settled"
     text = f"look {number} of {len(plan.looks)}: of {len(progress.decisions)} entries {states}"
+    if number == len(plan.looks):
+        return text
     if not going:
         return f"{text}; no entry needs more seeds"
-    if number == len(plan.looks):
-        return f"{text}, {len(going)} unresolved at the last look"
     n_left = _n_runs_left(planned, plan, number, going)
     time_left = ""
     if progress.mean_run_s is not None:
