@@ -184,18 +184,22 @@ def _two_keys(
     pooled = float(((n - 1) * variances).sum() / (n - 1).sum())
     largest = np.maximum(variances, max(2 * noise.variance, pooled))
     se = np.sqrt(largest / n)
-    own = [significance.paired_t_pvalue(differences[name]) for name in tested]
-    own_equivalent = [significance.tost_pvalue(differences[name], margins[name]) for name in tested]
+    # The second key is that of 95 % at each look: the error rate over looks is that of the first.
+    to_level = alpha / ALPHA
+    own = np.array([significance.paired_t_pvalue(differences[name]) for name in tested])
+    own_equivalent = np.array(
+        [significance.tost_pvalue(differences[name], margins[name]) for name in tested]
+    )
     df = noise.degrees_of_freedom
     p_equivalent = {
         name: _one_sided(abs(means[i]), margins[name], se[i], df) for i, name in enumerate(tested)
     }
     adjusted = significance.holm_adjust(p_equivalent, untested.equivalent)
     critical = dunnett.critical_value(len(tested) + untested.entries, df, alpha)
-    own_half_widths = significance.t_half_widths([differences[name] for name in tested], alpha)
+    own_half_widths = significance.t_half_widths([differences[name] for name in tested], ALPHA)
     return _Tests(
-        p=np.maximum(dunnett.step_down_pvalues(means / se, df, untested.different), own),
-        p_equivalent=np.maximum([adjusted[name] for name in tested], own_equivalent),
+        p=np.maximum(dunnett.step_down_pvalues(means / se, df, untested.different), own * to_level),
+        p_equivalent=np.maximum([adjusted[name] for name in tested], own_equivalent * to_level),
         half_width=np.maximum(critical * se, own_half_widths),
         family=TestFamily(
             method="two keys",
