@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 FILES: Mapping[str, type[BaseModel]] = {
     "spec.json": records.RunSpec,
+    "imported.json": records.ImportedRun,
     "status.json": records.RunStatus,
     "env.json": records.Environment,
     "steps.rank<k>.jsonl": records.StepRecord,
@@ -36,7 +37,7 @@ RESULTS = """# results/
 `python -m harness run` writes this folder. `harness/results/store.py` is its only reader and
 writer. It is not under version control. In Python, `harness.load()` returns it as DataFrames.
 
-    results/<study>/launches.jsonl       a line per call of `run`
+    results/<study>/launches.jsonl       a line per call of `run` or `ingest`
     results/<study>/tuning.json          what each entry tried and chose, if the study tunes
     results/<study>/.claims/             locks of the runs that a process executes
     results/<study>/.outdated/           runs that were trained again because their code changed
@@ -44,6 +45,8 @@ writer. It is not under version control. In Python, `harness.load()` returns it 
     results/<study>/archive/files/       those files, study files and lists of packages, by SHA-256
     results/<study>/<run_id>/            run id: labels of the axes, seed, hash of the spec
       spec.json                          settings of the run, every default filled in
+      imported.json                      replaces all other files but status.json in a run of
+                                         another trainer: the values of its table
       status.json                        pending, running, done, failed or interrupted, and why
       env.json                           machine, software and commit
       steps.rank<k>.jsonl                a line per step and rank

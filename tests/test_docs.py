@@ -33,7 +33,16 @@ def test_each_recipe_is_a_valid_study(tmp_path, recipe):
 def test_every_capability_has_a_recipe():
     assert len(RECIPES) >= 6
     text = "".join(RECIPES)
-    for section in ("[tune]", "[ladder]", "compare =", "optimizer =", '"train.lr" =', "weight ="):
+    for section in (
+        "[tune]",
+        "[ladder]",
+        "compare =",
+        "optimizer =",
+        '"train.lr" =',
+        "weight =",
+        "superiority =",
+        "looks =",
+    ):
         assert section in text
 
 

@@ -2,7 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from harness.analysis import comparability, compilation, flops, outdated, plausibility, stability
+from harness.analysis import (
+    comparability,
+    compilation,
+    flops,
+    lost_seeds,
+    machines,
+    outdated,
+    plausibility,
+    stability,
+)
 from harness.analysis.dataset import StudyResults
 from harness.results.records.study_summary import Caveat, CaveatKind
 
@@ -13,7 +22,7 @@ def allowed_violations(study: StudyResults) -> Iterator[Caveat]:
         found = {
             (violation.kind, violation.message)
             for run in (*entry.runs, *entry.crossed)
-            for violation in run.spec.allowed
+            for violation in ([] if run.imported else run.resolved.allowed)
         }
         for kind, message in sorted(found):
             yield Caveat(kind=kind, entry=entry.label, message=f"{message}; the study permits it")
@@ -22,12 +31,14 @@ def allowed_violations(study: StudyResults) -> Iterator[Caveat]:
 # Each returns the caveats of one kind, in the order of the entries.
 SOURCES: Sequence[Callable[[StudyResults], Iterator[Caveat]]] = (
     allowed_violations,
+    lost_seeds.caveats,
     outdated.caveats,
     plausibility.caveats,
     stability.caveats,
     compilation.caveats,
     flops.caveats,
     comparability.caveats,
+    machines.caveats,
 )
 
 

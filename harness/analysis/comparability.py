@@ -1,7 +1,8 @@
-"""Whether the validation losses of two runs may be compared, and in which unit.
+"""Whether the losses, throughputs and memories of two runs may be compared.
 
 Losses per token are comparable if both are means over the same windows of the same tokens. Under
 another tokenizer the tokens differ, but not the text, so that the loss per byte is comparable.
+`harness.analysis.machines` has the rules for times and memory.
 """
 
 import math
@@ -46,8 +47,13 @@ def compare_losses(spec: RunSpec, base: RunSpec, equal_length: bool = False) -> 
 
 
 def of_entries(entry: Entry, base: Entry, equal_length: bool = False) -> LossComparison:
-    """Return whether the losses of two entries may be compared."""
-    return compare_losses(entry.runs[0].spec, base.runs[0].spec, equal_length)
+    """Return whether the losses of two entries may be compared.
+
+    Those of imported runs count as comparable, because their table does not state otherwise.
+    """
+    if entry.runs[0].imported or base.runs[0].imported:
+        return LossComparison("nats per token")
+    return compare_losses(entry.runs[0].resolved, base.runs[0].resolved, equal_length)
 
 
 def in_nats(entry: Entry, base: Entry, equal_length: bool = False) -> bool:
@@ -117,7 +123,7 @@ def caveats(study: StudyResults) -> Iterator[Caveat]:
             continue
         n_tokens = training_tokens(entry)
         n_base = training_tokens(base)
-        if n_tokens != n_base:
+        if n_tokens is not None and n_base is not None and n_tokens != n_base:
             message = (
                 f"trained on {n_tokens:,} tokens, {base.label} on {n_base:,}: their difference "
                 "includes that of the training budgets"
@@ -127,17 +133,19 @@ def caveats(study: StudyResults) -> Iterator[Caveat]:
 
 def _training_bytes(entry: Entry) -> float | None:
     """Return about how many bytes of text an entry trains on, at the bytes per validation token."""
-    ratios = [run.final_loss / (run.evals.bits_per_byte[-1] * math.log(2)) for run in entry.done]
+    ratios = [run.final_loss / (run.final_bits_per_byte * math.log(2)) for run in entry.done]
     known = [ratio for ratio in ratios if math.isfinite(ratio)]
-    return training_tokens(entry) * float(np.mean(known)) if known else None
+    n_tokens = training_tokens(entry)
+    return n_tokens * float(np.mean(known)) if known and n_tokens is not None else None
 
 
 def _rounded(number: float) -> str:
     return f"{float(f'{number:.3g}'):,.0f}"
 
 
-def training_tokens(entry: Entry) -> int:
-    """Return the number of tokens that each run of an entry trains on."""
+def training_tokens(entry: Entry) -> int | None:
+    """Return the number of tokens that each run of an entry trains on; None if unknown."""
     if entry.done:
         return entry.done[0].n_tokens
-    return entry.runs[0].spec.train.total_tokens
+    first = entry.runs[0]
+    return None if first.imported else first.resolved.train.total_tokens

@@ -8,10 +8,10 @@ from harness.results.records.study_summary import CorpusResult
 
 def measures(study: StudyResults, entry: Entry) -> list[CorpusResult]:
     """Return an entry's losses by corpus; empty if it does not train on a mixture."""
-    if not entry.done:
+    if not entry.done or entry.done[0].imported:
         return []
     base = study.baseline_of(entry)
-    corpora = [part.path for part in entry.done[0].spec.launch.mixture]
+    corpora = [part.path for part in entry.done[0].resolved.launch.mixture]
     return [_measure(entry, base, i, corpus) for i, corpus in enumerate(corpora)]
 
 
@@ -22,7 +22,7 @@ def _measure(entry: Entry, base: Entry | None, index: int, corpus: str) -> Corpu
     is_comparable = base is not None and base.done and _same_windows(entry, base, corpus)
     return CorpusResult(
         corpus=corpus,
-        share=entry.done[0].spec.launch.weights[index],
+        share=entry.done[0].resolved.launch.weights[index],
         seeds=list(losses),
         val_loss=intervals.mean(list(losses.values())) if losses else None,
         bits_per_byte=intervals.mean(bits) if bits else None,
@@ -48,7 +48,7 @@ def _losses(found: dict[int, CorpusLoss]) -> dict[int, float]:
 
 def _same_windows(entry: Entry, base: Entry, corpus: str) -> bool:
     """Return whether both entries validate on the same windows of a corpus."""
-    return _windows(entry.done[0].spec, corpus) == _windows(base.done[0].spec, corpus)
+    return _windows(entry.done[0].resolved, corpus) == _windows(base.done[0].resolved, corpus)
 
 
 def _windows(spec: RunSpec, corpus: str) -> object:

@@ -9,10 +9,19 @@ from functools import cached_property
 from multiprocessing import get_context
 
 from harness.analysis.looks import ENDED, find_looks, n_complete
+from harness.analysis.sharing import with_sharing
 from harness.errors import StoreError, UserError, choices
 from harness.provenance.outdated import CodeChange, ComputedBy, changes_since
 from harness.provenance.sources import Sources
-from harness.results.records import LaunchRecord, Looks, RunSpec, TuningRecord, VariantChoice
+from harness.results.records import (
+    ImportedRun,
+    ImportSource,
+    LaunchRecord,
+    Looks,
+    RunSpec,
+    TuningRecord,
+    VariantChoice,
+)
 from harness.results.records.study_summary import EntryStatus, Unreadable
 from harness.results.records.tuning import TUNING, UNTUNED
 from harness.results.run_data import ABSENT, RunData, read_run
@@ -73,8 +82,8 @@ class StudyResults:
     settings are ordered by these. A verdict compares entries that differ on `asked` axes and agree
     on all `contexts`. `left_out` is the number of runs with other settings, `superseded` that of
     runs replaced by a newer run of the same entry and seed. `spec` is that of the newest run, None
-    without runs. `changes` has the changes of the code since outdated runs, by run id; `folder`
-    holds the results.
+    without runs and for imported ones. `changes` has the changes of the code since outdated runs,
+    by run id; `folder` holds the results.
     """
 
     name: str
@@ -119,6 +128,34 @@ class StudyResults:
     @property
     def _seed_runs(self) -> list[RunData]:
         return [run for entry in self.entries for run in entry.runs]
+
+    @cached_property
+    def first_runs(self) -> dict[int, RunData]:
+        """The run of each seed that others are measured against: the baseline's if it is done."""
+        first: dict[int, RunData] = {}
+        base = self.find(self.entries[0].axes | self.baseline) if self.entries else None
+        for entry in (*([base] if base else []), *self.entries):
+            for run in entry.done:
+                first.setdefault(run.seed, run)
+        return first
+
+    @property
+    def imported(self) -> bool:
+        """Whether the runs are of another trainer."""
+        return any(run.imported is not None for run in self.runs)
+
+    @property
+    def source(self) -> ImportSource | None:
+        """The table that the runs were imported from; None if they are of this harness."""
+        return self.launches[-1].imported if self.launches and self.imported else None
+
+    @property
+    def superiority(self) -> dict[str, float]:
+        """The thresholds of improvement by metric, from the newest launch with these settings."""
+        for launch in reversed(self.launches):
+            if launch.settings_hash == self.settings_hash and launch.superiority is not None:
+                return launch.superiority.model_dump(exclude_none=True)
+        return {}
 
     def varying(self) -> list[str]:
         """Return the axes on which entries differ."""
@@ -190,7 +227,8 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
             f"python -m harness run STUDY.toml ({choices(study, store.studies())})"
         )
     unreadable = [run for run in found if isinstance(run, Unreadable)]
-    runs = [run for run in found if isinstance(run, RunData) and (wanted is None or wanted(run))]
+    readable = with_sharing([run for run in found if isinstance(run, RunData)])
+    runs = [run for run in readable if wanted is None or wanted(run)]
     launches: list[LaunchRecord] = []
     try:
         launches = store.launches(study)
@@ -212,7 +250,7 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
     return StudyResults(
         name=study,
         settings_hash=settings_hash,
-        spec=newest.spec,
+        spec=newest.spec if isinstance(newest.spec, RunSpec) else None,
         levels=levels,
         baseline=newest.spec.baseline,
         entries=_entries(current, levels),
@@ -220,7 +258,7 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
         superseded=len(compared) - len(current),
         unreadable=tuple(unreadable),
         launches=tuple(launches),
-        changes=_changes(store, study, [run for run in found if isinstance(run, RunData)]),
+        changes=_changes(store, study, readable),
         folder=str(store.root / study),
         compare=compare,
         trials=tuple(trials),
@@ -243,10 +281,11 @@ def _tuning(
 def _changes(store: Store, study: str, runs: list[RunData]) -> dict[str, CodeChange]:
     """Return the changes of the present code since the code that computed the runs, by run id."""
     computed_by = {}
-    for run in runs:
+    own = [run for run in runs if not run.imported]
+    for run in own:
         if run.status not in ("pending", "running"):
-            computed_by[run.run_id] = ComputedBy(run.spec.code_hash, run.accepted_code_hash)
-    specs = [run.spec for run in runs]
+            computed_by[run.run_id] = ComputedBy(run.resolved.code_hash, run.accepted_code_hash)
+    specs = [run.resolved for run in own]
     return changes_since(store.archive(study), specs, computed_by, Sources())
 
 
@@ -284,7 +323,7 @@ def _current(runs: list[RunData], age: Age) -> list[RunData]:
     Settings that vary between entries are not in the settings hash, so that a study may have runs
     of the same labels with others.
     """
-    newest: dict[str, RunSpec] = {}
+    newest: dict[str, RunSpec | ImportedRun] = {}
     kept: dict[tuple[str, int, int], RunData] = {}
     for run in sorted(runs, key=age, reverse=True):
         entry = run.spec.entry
@@ -293,8 +332,10 @@ def _current(runs: list[RunData], age: Age) -> list[RunData]:
     return list(kept.values())
 
 
-def _same_settings(spec: RunSpec, other: RunSpec) -> bool:
+def _same_settings(spec: RunSpec | ImportedRun, other: RunSpec | ImportedRun) -> bool:
     """Return whether two runs differ only in their seeds; another name of a text is the same."""
+    if isinstance(spec, ImportedRun) or isinstance(other, ImportedRun):
+        return spec.axes == other.axes
     not_hashed = {"corpus": other.data.corpus, "separator": other.data.separator}
     data = spec.data.model_copy(update=not_hashed)
     return (

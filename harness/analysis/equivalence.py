@@ -41,9 +41,12 @@ STATUSES: tuple[EquivalenceStatus, ...] = ("not checked", "bitwise", "within tol
 
 
 def check(study: StudyResults) -> list[Equivalence]:
-    """Check each run that is done and has a reference entry or several processes."""
-    rows = []
-    for entry in study.entries:
+    """Check each run that is done and has a reference entry or several processes.
+
+    Nothing is known about the processes of imported runs: they are not checked.
+    """
+    rows: list[Equivalence] = []
+    for entry in () if study.imported else study.entries:
         base = reference(study, entry)
         if base is None and world_size(entry) == 1:
             continue
@@ -62,7 +65,7 @@ def by_entry(rows: Iterable[Equivalence]) -> dict[str, EquivalenceStatus]:
 
 def world_size(entry: Entry) -> int:
     """Return the number of processes of an entry."""
-    return entry.runs[0].spec.launch.world_size
+    return entry.runs[0].resolved.launch.world_size
 
 
 def reference(study: StudyResults, entry: Entry) -> Entry | None:
@@ -109,7 +112,7 @@ def _verdict(
         return "not checked", f"{row.against} of seed {run.seed} is not done"
     if row.bitwise:
         return "bitwise", None
-    if run.spec.model.dropout:
+    if run.resolved.model.dropout:
         reason = "dropout: ranks draw different masks, so only the initial parameters were compared"
         return "not checked", reason
     return "within tolerance", None
@@ -125,8 +128,8 @@ def _deviations(run: RunData, other: RunData) -> dict[str, float | bool | None]:
     deviations = np.abs(losses - base_losses)
     initial_hash = run.measured.initial_hash
     base_hash = other.measured.initial_hash
-    precision = run.measured.communication_dtype or run.spec.train.precision
-    tolerance = None if run.spec.model.dropout else TOLERANCES[precision]
+    precision = run.measured.communication_dtype or run.resolved.train.precision
+    tolerance = None if run.resolved.model.dropout else TOLERANCES[precision]
     n_first = min(n_steps, N_FIRST)
     return {
         "bitwise": len(run.steps) == len(other.steps) and bool(np.array_equal(losses, base_losses)),

@@ -9,7 +9,9 @@ from harness.results.records.study_summary import Caveat
 def caveats(study: StudyResults) -> Iterator[Caveat]:
     """Yield a caveat for each entry whose counted FLOPs replace those of the formulas."""
     for entry in study.entries:
-        expected = entry.runs[0].spec.expected
+        if entry.runs[0].imported:
+            continue
+        expected = entry.runs[0].resolved.expected
         counted = expected.flops_per_token_counted
         if counted is None:
             continue

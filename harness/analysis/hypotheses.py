@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
-from harness.analysis import comparability, factorial, pooling, significance
+from harness.analysis import comparability, factorial, pooling, significance, superiority
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.factorial import Effects
 from harness.analysis.families import (
@@ -18,7 +18,16 @@ from harness.analysis.families import (
     test_family,
 )
 from harness.analysis.metrics import PARALLELISM
-from harness.analysis.pairs import METRICS, Metric, Pair, margin_of, pair_of, values
+from harness.analysis.pairs import (
+    METRICS,
+    Metric,
+    Pair,
+    comparable_values,
+    margin_of,
+    pair_of,
+    superiority_of,
+    values,
+)
 from harness.analysis.sequential import replay
 from harness.results.records.study_summary import (
     Effect,
@@ -50,6 +59,9 @@ def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) 
             named = {"context": study.context_name(family[0].entry)}
             tested_families.append(test.family.model_copy(update=named))
         pairs += family
+    threshold = superiority_of(study, quantity)
+    units = {pair.label: pair.margin(threshold) for pair in pairs}
+    results = superiority.judge(results, units, metric.lower_is_better)
     effects = _effects(study, entries, quantity)
     df = effects.design.degrees_of_freedom
     asked = [effect for effect in effects.main if not _is_context(study, effect)]
@@ -57,12 +69,13 @@ def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) 
     return MetricTests(
         quantity=quantity,
         margin=margin,
+        superiority=threshold,
         entries=results,
         families=tested_families,
         main_effects=_test_effects(asked, margin, metric, df),
         interactions=_test_effects(interactions, margin, metric, df),
         context_effects=_context_effects(study, effects, quantity),
-        pooled=pooling.pool(study, pairs, results, margin),
+        pooled=pooling.pool(study, pairs, results, margin, threshold),
         design=effects.design,
     )
 
@@ -170,7 +183,8 @@ def test_pairs(
         base = family[0].base
         tokens = base.done[0].tokens_per_step if base.done else None
         compared = {base.label: base} | {pair.label: pair.entry for pair in family}
-        columns = {label: values(entry, metric, tokens) for label, entry in compared.items()}
+        columns = {base.label: values(base, metric, tokens)}
+        columns |= {pair.label: comparable_values(pair.entry, base, metric) for pair in family}
         test = test_family(
             pd.DataFrame(columns).sort_index(),
             base.label,
@@ -216,8 +230,27 @@ def _effects(study: StudyResults, entries: list[Entry], quantity: Quantity) -> E
     tokens = next((entry.done[0].tokens_per_step for entry in entries if entry.done), None)
     for entry in entries:
         cell = tuple(entry.axes[axis] for axis in levels)
-        cells[cell] = values(entry, METRICS[quantity], tokens)
+        cells[cell] = _comparable_cell(study, entry, METRICS[quantity], tokens)
     return factorial.estimate({cell: found for cell, found in cells.items() if found}, levels)
+
+
+def _comparable_cell(
+    study: StudyResults, entry: Entry, metric: Metric, tokens: float | None
+) -> dict[int, float]:
+    """Return an entry's values by seed, without those on another machine than the seed's first run.
+
+    The first run is that of the first entry that has the seed done, the baseline if it has.
+    """
+    by_seed = values(entry, metric, tokens)
+    if metric.incomparable is None:
+        return by_seed
+    kept = {}
+    runs = {run.seed: run for run in entry.done}
+    first = study.first_runs
+    for seed, value in by_seed.items():
+        if metric.incomparable(runs[seed], first[seed]) is None:
+            kept[seed] = value
+    return kept
 
 
 def _has_nats(study: StudyResults, entry: Entry) -> bool:
@@ -226,7 +259,7 @@ def _has_nats(study: StudyResults, entry: Entry) -> bool:
     Differences in nats per token have another unit if the tokens of a context are others.
     """
     base = study.baseline_of(entry)
-    if entry.runs[0].spec.data.tokenizer != study.entries[0].runs[0].spec.data.tokenizer:
+    if entry.runs[0].tokenizer != study.entries[0].runs[0].tokenizer:
         return False
     return base is None or comparability.in_nats(entry, base)
 

@@ -4,10 +4,9 @@ from collections.abc import Container, Iterable
 
 import numpy as np
 
-from harness.analysis import comparability, intervals
+from harness.analysis import comparability, intervals, machines
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.pairs import BITS_PER_BYTE, values
-from harness.results.records import PredictedCost, ProbeResults
 from harness.results.records.estimates import Difference, Ratio
 from harness.results.records.study_summary import (
     BaselineComparison,
@@ -24,21 +23,23 @@ CATEGORIES = ("parameters", "gradients", "optimizer", "activations", "other")  #
 def result(entry: Entry, status: EquivalenceStatus | None = None) -> EntryMetrics:
     """Measure one entry; `status` is that of its equivalence check, None without a reference."""
     done = entry.done
-    size = model_size(entry)
-    flops_per_token = model_flops(entry)
-    counted = entry.runs[0].spec.expected.flops_per_token_counted
+    first = (entry.done or entry.runs)[0]
+    flops_per_token = first.flops_per_token
+    is_counted = not first.imported and first.resolved.expected.flops_per_token_counted is not None
     step_samples = timed(done) if status != DIVERGES else []
     step_s = intervals.median(step_samples) if step_samples else None
-    tokens_per_s = intervals.rate(done[0].tokens_per_step, step_s) if step_s else None
+    tokens = done[0].tokens_per_step if done else None
+    tokens_per_s = intervals.rate(tokens, step_s) if step_s and tokens else None
     peak = peak_flops(done)
     fullest = max(
-        (rank for run in done for rank in run.measured.memory),
+        (rank for run in done for rank in run.memory),
         key=lambda rank: rank.peak,
         default=None,
     )
     val_losses = [run.final_loss for run in done]
-    bits_per_byte = [float(run.evals.bits_per_byte[-1]) for run in done]
-    ema_losses = [float(run.evals.ema_val_loss[-1]) for run in done]
+    bits_per_byte = [run.final_bits_per_byte for run in done]
+    has_bits = bool(done) and not done[0].imported
+    ema_losses = [run.final_ema_val_loss for run in done]
     has_average = bool(np.isfinite(ema_losses).all()) and bool(done)
     return EntryMetrics(
         entry=entry.label,
@@ -48,28 +49,20 @@ def result(entry: Entry, status: EquivalenceStatus | None = None) -> EntryMetric
         status=entry.status,
         equivalence=status,
         val_loss=intervals.mean(val_losses) if done else None,
-        bits_per_byte=intervals.mean(bits_per_byte) if done else None,
+        bits_per_byte=intervals.mean(bits_per_byte) if has_bits else None,
         ema_val_loss=intervals.mean(ema_losses) if has_average else None,
         tokens_per_s=tokens_per_s,
         step_s=step_s,
-        peak_memory_bytes=fullest.peak if fullest else None,
+        peak_memory_bytes=peak_bytes(done),
         memory=fullest,
-        parameters=size.parameters,
+        parameters=first.parameters,
         flops_per_token=flops_per_token,
-        flops_source="formula" if counted is None else "counted",
+        flops_source="counted" if is_counted else "formula",
         peak_flops=peak,
-        mfu=flops_per_token * tokens_per_s.median / peak if tokens_per_s and peak else None,
+        mfu=flops_per_token * tokens_per_s.median / peak
+        if flops_per_token and tokens_per_s and peak
+        else None,
     )
-
-
-def model_size(entry: Entry) -> ProbeResults | PredictedCost:
-    """Return the record of an entry's parameters and FLOPs per token, expected if not measured."""
-    return entry.done[0].measured if entry.done else entry.runs[0].spec.expected
-
-
-def model_flops(entry: Entry) -> float:
-    """Return an entry's training FLOPs per token, counted if its formula is wrong."""
-    return (entry.done or entry.runs)[0].flops_per_token
 
 
 def timed(runs: Iterable[RunData]) -> list[np.ndarray]:
@@ -79,7 +72,7 @@ def timed(runs: Iterable[RunData]) -> list[np.ndarray]:
 
 def peak_flops(runs: Iterable[RunData]) -> float | None:
     """Return the median over runs of the peak of all devices, FLOP/s; None if any is unknown."""
-    values = [run.measured.peak_flops.value for run in runs]
+    values = [run.probes.peak_flops.value if run.probes else None for run in runs]
     known = [value for value in values if value]
     return float(np.median(known)) if known and len(known) == len(values) else None
 
@@ -118,8 +111,8 @@ def _compare(entry: Entry, base: Entry, diverging: Container[str]) -> BaselineCo
         bits_difference = _difference(values(entry, BITS_PER_BYTE), values(base, BITS_PER_BYTE))
     diverges = entry.label in diverging or base.label in diverging
     all_seeds = {run.seed for run in entry.runs + base.runs}
-    runs = [run for run in entry.done if run.seed in seeds]
-    base_runs = [run for run in base.done if run.seed in seeds]
+    speed_reasons = machines.reasons_by_seed(entry, base, machines.speed_reason)
+    runs, base_runs = machines.comparable_runs(entry, base, machines.speed_reason)
     return BaselineComparison(
         entry=entry.label,
         against=base.label,
@@ -132,7 +125,12 @@ def _compare(entry: Entry, base: Entry, diverging: Container[str]) -> BaselineCo
         not_comparable=comparison.reason,
         tokens_per_s_ratio=None if diverges else speed_ratio(runs, base_runs),
         speed_diverges=diverges,
-        peak_memory_ratio=peak_bytes(runs) / peak_bytes(base_runs) if seeds else None,
+        speed_not_comparable=machines.compare_speeds(entry, base),
+        speed_seeds_excluded=[seed for seed, reason in speed_reasons.items() if reason],
+        peak_memory_ratio=memory_ratio(
+            *machines.comparable_runs(entry, base, machines.memory_reason)
+        ),
+        memory_not_comparable=machines.compare_speeds(entry, base, machines.memory_reason),
     )
 
 
@@ -153,11 +151,16 @@ def speed_ratio(runs: list[RunData], base_runs: list[RunData]) -> Ratio | None:
     step_ratio = intervals.ratio_of_medians(
         [base_steps for _, base_steps in both], [steps for steps, _ in both]
     )
-    tokens_ratio = runs[0].tokens_per_step / base_runs[0].tokens_per_step
-    low, high = step_ratio.ci95
-    return Ratio(
-        ratio=step_ratio.ratio * tokens_ratio, ci95=(low * tokens_ratio, high * tokens_ratio)
-    )
+    tokens = runs[0].tokens_per_step
+    base_tokens = base_runs[0].tokens_per_step
+    if tokens is None or base_tokens is None:
+        return None
+    tokens_ratio = tokens / base_tokens
+    bounds = None
+    if step_ratio.ci95 is not None:
+        low, high = step_ratio.ci95
+        bounds = (low * tokens_ratio, high * tokens_ratio)
+    return Ratio(ratio=step_ratio.ratio * tokens_ratio, ci95=bounds)
 
 
 def final_losses(entry: Entry) -> dict[int, float]:
@@ -165,6 +168,14 @@ def final_losses(entry: Entry) -> dict[int, float]:
     return {run.seed: run.final_loss for run in entry.done}
 
 
-def peak_bytes(runs: Iterable[RunData]) -> int:
-    """Return the peak memory of the fullest rank of all runs, bytes."""
-    return max(run.peak_memory_bytes for run in runs)
+def peak_bytes(runs: Iterable[RunData]) -> int | None:
+    """Return the peak memory of the fullest rank of all runs, bytes; None if unknown."""
+    known = [run.peak_memory_bytes for run in runs if run.peak_memory_bytes is not None]
+    return max(known, default=None)
+
+
+def memory_ratio(runs: Iterable[RunData], base_runs: Iterable[RunData]) -> float | None:
+    """Return the ratio of the peak memory of runs; None if that of one side is unknown."""
+    peak = peak_bytes(runs)
+    base_peak = peak_bytes(base_runs)
+    return None if peak is None or base_peak is None else peak / base_peak

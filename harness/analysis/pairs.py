@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.analysis import comparability
+from harness.analysis import comparability, machines
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import paired_differences
+from harness.analysis.machines import Reason
 from harness.results.records.study_summary import LossUnit, Quantity
 from harness.results.run_data import RunData
 
@@ -25,26 +26,38 @@ METRIC_NAMES: Mapping[Quantity, str] = {
 
 @dataclass(frozen=True)
 class Metric:
-    """A quantity to test: its value for a run (None if the run has none) and its direction."""
+    """A quantity to test: its value for a run (None if the run has none) and its direction.
+
+    `incomparable` returns why the values of two runs cannot be compared, None if they can.
+    """
 
     value: Callable[[RunData], float | None]
     lower_is_better: bool
     per_token: bool = False  # whether the value is per step and the logarithm of tokens is added
+    incomparable: Reason | None = None
 
 
 def _log_steps_per_s(run: RunData) -> float | None:
     return -float(np.log(np.median(run.timed_step_s))) if len(run.timed_step_s) else None
 
 
+def _log_peak_memory(run: RunData) -> float | None:
+    return float(np.log(run.peak_memory_bytes)) if run.peak_memory_bytes else None
+
+
 def _bits_per_byte(run: RunData) -> float | None:
-    bits = float(run.evals.bits_per_byte[-1])
+    bits = run.final_bits_per_byte
     return bits if np.isfinite(bits) else None
 
 
 METRICS: Mapping[Quantity, Metric] = {
     "val_loss": Metric(lambda run: run.final_loss, lower_is_better=True),
-    "tokens_per_s": Metric(_log_steps_per_s, lower_is_better=False, per_token=True),
-    "peak_memory": Metric(lambda run: float(np.log(run.peak_memory_bytes)), lower_is_better=True),
+    "tokens_per_s": Metric(
+        _log_steps_per_s, lower_is_better=False, per_token=True, incomparable=machines.speed_reason
+    ),
+    "peak_memory": Metric(
+        _log_peak_memory, lower_is_better=True, incomparable=machines.memory_reason
+    ),
 }
 BITS_PER_BYTE = Metric(_bits_per_byte, lower_is_better=True)
 LOSS_METRICS: Mapping[LossUnit, Metric] = {
@@ -53,7 +66,7 @@ LOSS_METRICS: Mapping[LossUnit, Metric] = {
 }
 
 
-def values(entry: Entry, metric: Metric, tokens_per_step: int | None = None) -> dict[int, float]:
+def values(entry: Entry, metric: Metric, tokens_per_step: float | None = None) -> dict[int, float]:
     """Return the metric of each run that is done and has it, by seed.
 
     A throughput is relative to steps of `tokens_per_step` tokens (default: the entry's own).
@@ -61,23 +74,47 @@ def values(entry: Entry, metric: Metric, tokens_per_step: int | None = None) -> 
     by_seed = {}
     for run in entry.done:
         value = metric.value(run)
-        if value is not None and metric.per_token and tokens_per_step is not None:
-            value += float(np.log(run.tokens_per_step / tokens_per_step))
+        if value is not None and metric.per_token:
+            own_tokens = run.tokens_per_step
+            if own_tokens is None:  # a throughput is unknown without the tokens of a step
+                continue
+            value += float(np.log(own_tokens / (tokens_per_step or own_tokens)))
         if value is not None:
             by_seed[run.seed] = value
     return by_seed
 
 
-def paired_values(entry: Entry, base: Entry, metric: Metric) -> dict[int, float]:
-    """Return entry minus baseline by seed, of the seeds that both have done."""
+def comparable_values(entry: Entry, base: Entry, metric: Metric) -> dict[int, float]:
+    """Return the entry's values by seed, without those that `base` of the seed excludes.
+
+    A throughput is relative to steps of the baseline's tokens.
+    """
     tokens = base.done[0].tokens_per_step if base.done else None
-    return paired_differences(values(entry, metric, tokens), values(base, metric, tokens))
+    by_seed = values(entry, metric, tokens)
+    if metric.incomparable is None:
+        return by_seed
+    reasons = machines.reasons_by_seed(entry, base, metric.incomparable)
+    return {seed: value for seed, value in by_seed.items() if not reasons.get(seed)}
+
+
+def paired_values(entry: Entry, base: Entry, metric: Metric) -> dict[int, float]:
+    """Return entry minus baseline by seed, of the seeds that both have done and may compare."""
+    tokens = base.done[0].tokens_per_step if base.done else None
+    return paired_differences(comparable_values(entry, base, metric), values(base, metric, tokens))
 
 
 def margin_of(study: StudyResults, quantity: Quantity) -> float | None:
     """Return the equivalence margin, in nats or as a logarithm; None if the study states none."""
-    margin = study.margins.get(quantity)
-    return margin if margin is None or quantity == "val_loss" else float(np.log1p(margin))
+    return _as_difference(study.margins.get(quantity), quantity)
+
+
+def superiority_of(study: StudyResults, quantity: Quantity) -> float | None:
+    """Return the threshold of improvement, in the unit of `margin_of`; None without one."""
+    return _as_difference(study.superiority.get(quantity), quantity)
+
+
+def _as_difference(stated: float | None, quantity: Quantity) -> float | None:
+    return stated if stated is None or quantity == "val_loss" else float(np.log1p(stated))
 
 
 @dataclass(frozen=True)

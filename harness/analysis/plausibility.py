@@ -12,9 +12,11 @@ def caveats(study: StudyResults) -> Iterator[Caveat]:
     for entry in study.entries:
         by_kind: dict[str, list[tuple[int, Finding]]] = {}
         for run in entry.runs:
+            if run.imported:
+                continue
             evals = run.evals
             for finding in implausible(
-                run.spec,
+                run.resolved,
                 evals.step.tolist(),
                 evals.val_loss.tolist(),
                 evals.bits_per_byte.tolist(),

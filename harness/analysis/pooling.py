@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from harness.analysis import repeated_measures, significance
+from harness.analysis import repeated_measures, significance, superiority
 from harness.analysis.dataset import CONTEXT_SEPARATOR, Entry, StudyResults
 from harness.analysis.families import test_differences, test_family
 from harness.analysis.metrics import PARALLELISM
@@ -73,6 +73,7 @@ def pool(
     pairs: Sequence[Pair],
     results: Mapping[str, SignificanceResult],
     margin: float | None,
+    threshold: float | None = None,
 ) -> list[PooledResult]:
     """Test the mean over contexts of each asked difference that at least two contexts have.
 
@@ -93,6 +94,8 @@ def pool(
             if p is not None:
                 interactions[group.name] = p
         adjusted = significance.holm_adjust(interactions)
+        thresholds = {group.name: group.margin(threshold) for group in family}
+        tests = superiority.judge(tests, thresholds, pairs[0].metric.lower_is_better)
         for group in family:
             p_holm = adjusted.get(group.name)
             pooled.append(
@@ -186,7 +189,7 @@ def _is_pooled(study: StudyResults, entry: Entry, is_loss: bool) -> bool:
 
 def _in_one_unit(pairs: dict[str, Pair]) -> dict[str, Pair]:
     """Return the pairs, in bits per byte if the tokens of the contexts differ."""
-    tokenizers = {pair.base.runs[0].spec.data.tokenizer for pair in pairs.values()}
+    tokenizers = {pair.base.runs[0].tokenizer for pair in pairs.values()}
     units = {pair.unit for pair in pairs.values()}
     if units == {None} or (len(tokenizers) == 1 and len(units) == 1):
         return pairs

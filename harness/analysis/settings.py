@@ -38,17 +38,22 @@ def texts(study: StudyResults) -> list[ResolvedData]:
     """Return the distinct texts that the entries read."""
     found: dict[tuple[str, str], ResolvedData] = {}
     for entry in study.entries:
-        data = entry.runs[0].spec.data
-        found.setdefault((data.sha256, data.tokenizer), data)
+        if not entry.runs[0].imported:
+            data = entry.runs[0].resolved.data
+            found.setdefault((data.sha256, data.tokenizer), data)
     return list(found.values())
 
 
 def resolved(entry: Entry) -> dict[str, Scalar]:
-    """Return the settings of an entry that have a single value, as dotted keys."""
-    spec = entry.runs[0].spec
+    """Return the settings of an entry that have a single value, as dotted keys.
+
+    Those of imported runs are unknown: there are none.
+    """
     values: dict[str, Scalar] = {}
+    if entry.runs[0].imported:
+        return values
     for section in SECTIONS:
-        for name, value in getattr(spec, section):
+        for name, value in getattr(entry.runs[0].resolved, section):
             if value is None or isinstance(value, str | int | float | bool):
                 values[f"{section}.{name}"] = value
     return values

@@ -37,7 +37,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def traffic_totals(entry: Entry) -> TrafficTotals | None:
     """Return the communication of an entry; None if it was not counted."""
-    ranks = [(rank, run) for run in entry.done for rank in run.measured.traffic]
+    ranks = [(rank, run) for run in entry.done if run.probes for rank in run.probes.traffic]
     if not ranks:
         return None
     collectives, run = max(ranks, key=lambda pair: _sent_bytes(pair[0]))
@@ -54,12 +54,11 @@ def traffic_totals(entry: Entry) -> TrafficTotals | None:
 
 def memory_comparison(entry: Entry) -> MemoryComparison | None:
     """Return an entry's memory between steps and its prediction; None without a prediction."""
-    ranks = [
-        (rank, run.measured.predicted_memory)
-        for run in entry.done
-        if run.measured.predicted_memory
-        for rank in run.measured.memory
-    ]
+    ranks = []
+    for run in entry.done:
+        prediction = run.probes.predicted_memory if run.probes else None
+        if prediction is not None:
+            ranks += [(rank, prediction) for rank in run.memory]
     if not ranks:
         return None
     fullest, predicted = max(ranks, key=lambda pair: pair[0].peak)

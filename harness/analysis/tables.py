@@ -18,7 +18,7 @@ from harness.analysis.summary import Summary
 from harness.results.frames import EVAL_COLUMNS, FLAG, INTEGER, LIST, NUMBER, TEXT, Column
 from harness.results.records import PHASES, CollectiveTraffic, RankMemory
 from harness.results.records import ladder as ladder_records
-from harness.results.records.estimates import Bounds, Mean, Median, Ratio
+from harness.results.records.estimates import Bounds, Difference, Mean, Median, Ratio
 from harness.results.records.study_summary import (
     BaselineComparison,
     BudgetKind,
@@ -73,7 +73,7 @@ def _columns(record: type[BaseModel], center: str = "") -> list[Column]:
     for name, field in record.model_fields.items():
         meaning = (field.description or "").replace("null", "empty")
         value_type = _value_type(field.annotation)
-        if value_type in (Mean, Median, Ratio):
+        if value_type in (Difference, Mean, Median, Ratio):
             columns += _interval(name, meaning)
         elif name == "ci95":
             columns += _bounds_columns(center)
@@ -464,14 +464,21 @@ def _done(summary: Summary) -> Iterator[tuple[str, RunData]]:
             yield entry.label, run
 
 
+def _probed(summary: Summary) -> Iterator[tuple[str, RunData]]:
+    """Return the same without imported runs, which have no probes."""
+    for entry, run in _done(summary):
+        if run.probes is not None:
+            yield entry, run
+
+
 def _memory(summary: Summary) -> Iterator[Row]:
     for entry, run in _done(summary):
-        for rank, memory in enumerate(run.measured.memory):
+        for rank, memory in enumerate(run.memory):
             yield {"entry": entry, "seed": run.seed, "rank": rank, **dict(memory)}
 
 
 def _phases(summary: Summary) -> Iterator[Row]:
-    for entry, run in _done(summary):
+    for entry, run in _probed(summary):
         if entry in summary.diverging:
             continue
         for rank, times in enumerate(run.measured.phases):
@@ -487,7 +494,7 @@ def _phases(summary: Summary) -> Iterator[Row]:
 
 
 def _traffic(summary: Summary) -> Iterator[Row]:
-    for entry, run in _done(summary):
+    for entry, run in _probed(summary):
         for rank, collectives in enumerate(run.measured.traffic):
             for collective, counts in collectives.items():
                 yield {

@@ -145,7 +145,7 @@ def _setting_results(tuned: TunedEntry, runs: Sequence[RunData]) -> Iterator[Set
         yield SettingResult(
             entry=tuned.entry,
             rung=rung,
-            steps=group[0].spec.train.steps,
+            steps=group[0].resolved.train.steps,
             setting=group[0].labels[TUNING],
             settings=settings,
             seeds=[run.seed for run in done],
@@ -234,7 +234,7 @@ def _cost(tuned: TunedEntry, runs: Sequence[RunData]) -> TuningCost:
         n_runs=len(tuned.trials),
         n_done=len(done),
         n_failed=sum(run.status == "failed" for run in runs),
-        flops=float(sum(run.flops_per_token * run.n_tokens for run in done)),
+        flops=float(sum(run.known_flops_per_token * (run.n_tokens or 0) for run in done)),
         train_s=float(sum(run.evals.train_s[-1] for run in done)),
     )
 

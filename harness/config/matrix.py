@@ -38,6 +38,7 @@ from harness.results.records import (
     LookPlan,
     ModelSettings,
     RunSpec,
+    Superiority,
 )
 from variants.base import ModelShape
 
@@ -60,6 +61,7 @@ class PlannedStudy:
     excluded: list[tuple[str, str]]  # entry and reason
     note: str | None  # on the corpus
     equivalence_margin: EquivalenceMargin
+    superiority: Superiority
     sources: Sources
     allow: Sequence[str] = ()
     compare: list[str] | None = None  # the asked axes; None: all
@@ -88,6 +90,7 @@ class PlannedStudy:
             settings_hash=self.settings_hash,
             note=self.note,
             equivalence_margin=self.equivalence_margin,
+            superiority=self.superiority,
             compare=self.compare,
             ladder=self.ladder,
             looks=self.looks,
@@ -387,6 +390,7 @@ def _plan(
         excluded=matrix.excluded,
         note=corpora.note,
         equivalence_margin=study.equivalence_margin,
+        superiority=study.superiority,
         sources=sources,
         allow=study.allow,
         compare=study.compare,

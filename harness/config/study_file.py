@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from harness.config.schema_errors import describe_errors, key_path, quoted
@@ -20,6 +20,7 @@ from harness.results.records import (
     ProbeSettings,
     Seed,
     StrictModel,
+    Superiority,
     TuningMethod,
 )
 from harness.results.records.settings import Steps, TimeLimit
@@ -43,7 +44,8 @@ class StudySection(StrictModel):
     """The study's name, its seeds, its baseline, and the folders of the user's variants.
 
     `match_size` gives all entries the baseline's number of parameters, or of FLOPs per token, by
-    the width of their MLPs. Differences within `equivalence_margin` count as equivalent.
+    the width of their MLPs. Differences within `equivalence_margin` count as equivalent;
+    `superiority` asks which entries are better than the baseline by more than a threshold.
     `cross_seeds` adds runs that combine the initialization of each seed with the data order of
     every other seed, to separate the two sources of variance. `allow` permits violations of the
     variants' contract, which the report then shows: `non-causal` outputs depend on later tokens.
@@ -59,11 +61,26 @@ class StudySection(StrictModel):
     variant_paths: list[str] = []
     match_size: Literal["parameters", "flops"] | None = None
     equivalence_margin: EquivalenceMargin = EquivalenceMargin()
+    superiority: Superiority = Superiority()
     cross_seeds: bool = False
     allow: list[Literal["non-causal"]] = []
     compare: Annotated[list[str], Field(min_length=1)] | None = None
     looks: Annotated[list[Positive], Field(min_length=1, max_length=MAX_LOOKS)] | None = None
     questions: Annotated[list[AskedQuantity], Field(min_length=1)] | None = None
+
+    @field_validator("superiority")
+    @classmethod
+    def _check_margins(cls, superiority: Superiority, section: ValidationInfo) -> Superiority:
+        """Refuse a threshold within the margin: one result could be equivalent and superior."""
+        margins = section.data.get("equivalence_margin", EquivalenceMargin())
+        for metric, threshold in superiority:
+            margin = getattr(margins, metric)
+            if threshold is not None and margin is not None and threshold < margin:
+                raise ValueError(
+                    f"{metric} must be at least its `equivalence_margin`, {margin:g}: a difference "
+                    "within the margin counts as none. Raise the threshold or lower the margin"
+                )
+        return superiority
 
 
 class LaunchSettings(StrictModel):

@@ -45,7 +45,7 @@ def latex(table: pd.DataFrame, caption: str, label: str) -> str:
         title = _escape(str(name).replace("_", " "))
         if f"{name}_low" in table:
             columns[title] = [
-                _interval(*row)
+                _interval(*row, 1.0 if str(name).endswith("_ratio") else 0.0)
                 for row in zip(
                     table[name], table[f"{name}_low"], table[f"{name}_high"], strict=True
                 )
@@ -76,12 +76,15 @@ def _alignment(column: pd.Series) -> str:
     return "r" if is_number else "l"
 
 
-def _interval(value: float, low: float, high: float) -> str:
+def _interval(value: float, low: float, high: float, null: float) -> str:
+    """Return a value and its interval, which excludes an end at `null`, that of no difference."""
     if pd.isna(value):
         return EMPTY
     if pd.isna(low):
         return _number(value)
-    return f"{_number(value)} [{_number(low)}, {_number(high)}]"
+    left = "(" if low == null != high else "["
+    right = ")" if high == null != low else "]"
+    return f"{_number(value)} {left}{_number(low)}, {_number(high)}{right}"
 
 
 def _cell(value: object) -> str:

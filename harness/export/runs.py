@@ -58,7 +58,9 @@ class ExportedRun:
         settings: dict[str, Setting] = dict(self.axes)
         settings["seed"] = self.data.seed
         settings["data_seed"] = self.data.order_seed
-        spec = self.data.spec
+        if self.data.imported:
+            return settings
+        spec = self.data.resolved
         for section, values in (("model", spec.model), ("data", spec.data), ("train", spec.train)):
             for key, value in values:
                 is_scalar = isinstance(value, str | int | float)

@@ -11,12 +11,12 @@ MISSING = "–"
 NO_SPEED = "diverges"  # replaces the speed of an entry that diverges from the single-process run
 MIB = 2**20
 SECONDS_TO_MS = 1e3
+RATIO_ROUNDING = 1e-12  # a ratio that differs from 1 by less is equal
 
 Number = float | None
 Show = Callable[[float], str]  # formats a value that is not missing
 
 fixed = "{:.4f}".format
-ratio = "{:.3f}".format
 whole = "{:,}".format
 
 
@@ -31,6 +31,43 @@ def interval(value: Number, low: Number, high: Number, show: Show) -> str:
     return shown[0] if MISSING in shown else "{} [{}, {}]".format(*shown)
 
 
+def difference(value: Number, low: Number = None, high: Number = None) -> str:
+    """Return a tested difference and its interval: -0.0512 [-0.1020, 0)."""
+    return _tested(value, low, high, signed, 0.0, "0")
+
+
+def gain(value: Number, low: Number = None, high: Number = None) -> str:
+    """Return the size of a tested difference and its interval: 0.0512 (0, 0.1020]."""
+    return _tested(value, low, high, size, 0.0, "0")
+
+
+def change(value: Number, low: Number = None, high: Number = None) -> str:
+    """Return a tested difference of logarithms and its interval: -5.12 % [-10.20 %, 0 %)."""
+    return _tested(value, low, high, percent_change, 0.0, "0 %")
+
+
+def tested_ratio(value: Number, low: Number = None, high: Number = None) -> str:
+    """Return a tested ratio and its interval: 0.951 [0.902, 1)."""
+    return _tested(value, low, high, ratio, 1.0, "1")
+
+
+def _tested(
+    value: Number, low: Number, high: Number, show: Show, null: float, shown_null: str
+) -> str:
+    """Return a value and its interval, which excludes an end at `null`, that of no difference.
+
+    A test that rejects in a later step has such an interval. If both ends are equal, the value is
+    exact.
+    """
+    shown = interval(value, low, high, show)
+    if low == high or null not in (low, high):
+        return shown
+    estimate = number(value, show)
+    if low == null:
+        return f"{estimate} ({shown_null}, {number(high, show)}]"
+    return f"{estimate} [{number(low, show)}, {shown_null})"
+
+
 def mean(value: Number, low: Number = None, high: Number = None) -> str:
     """Return 1.2345 ± 0.0012: the mean and half the width of its interval."""
     half = None if low is None or high is None else (high - low) / 2
@@ -41,6 +78,19 @@ def mean(value: Number, low: Number = None, high: Number = None) -> str:
 def signed(value: float) -> str:
     """Return +0.1234, or +1.2e-07 for a value that would be rounded to zero."""
     return f"{value:+.4f}" if value == 0 or abs(value) >= 5e-4 else f"{value:+.1e}"
+
+
+def size(value: float) -> str:
+    """Return 0.1234, or 1.2e-07 for a value that would be rounded to zero."""
+    return fixed(value) if value == 0 or abs(value) >= 5e-4 else f"{value:.1e}"
+
+
+def ratio(value: float) -> str:
+    """Return 0.951, with more digits for a value that would be rounded to 1: 1.00004."""
+    distance = abs(value - 1)
+    if value == 1 or distance >= 5e-4 or not distance > RATIO_ROUNDING:
+        return f"{value:.3f}"
+    return f"{value:.{-math.floor(math.log10(distance))}f}"
 
 
 def significant_figures(value: float) -> str:
@@ -71,8 +121,14 @@ def percent(fraction: float) -> str:
 
 
 def percent_change(log_ratio: float) -> str:
-    """Return +1.23 % for the logarithm of a ratio of 1.0123."""
-    return f"{100 * math.expm1(log_ratio):+.2f} %"
+    """Return +1.23 % for the logarithm of a ratio of 1.0123, or +1.2e-05 % for a small one."""
+    change = 100 * math.expm1(log_ratio)
+    return f"{change:+.2f} %" if change == 0 or abs(change) >= 5e-3 else f"{change:+.1e} %"
+
+
+def percent_size(log_ratio: float) -> str:
+    """Return 1.23 % for the logarithm of a ratio of 1.0123."""
+    return percent_change(log_ratio).lstrip("+")
 
 
 def deviation(value: float) -> str:
@@ -96,6 +152,11 @@ def setting(key: str, value: object) -> str:
     if key == "memory_bytes" and isinstance(value, int | float):
         return f"{value / 1024 / MIB:.1f} GiB"
     return str(value)
+
+
+def threshold(value: float, metric: str) -> str:
+    """Return a margin or threshold of a metric as a study file states it: 0.01 nats, or 5 %."""
+    return f"{value:g} nats" if metric == "val_loss" else f"{100 * value:g} %"
 
 
 def count(n: int, noun: str, plural: str | None = None) -> str:

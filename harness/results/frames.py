@@ -124,21 +124,23 @@ def _outcome(run: RunData) -> dict[str, object]:
 
 
 def _results(run: RunData) -> dict[str, object]:
-    probes = run.measured
     results: dict[str, object] = {
         "val_loss": run.final_loss,
-        "bits_per_byte": float(run.evals.bits_per_byte[-1]),
-        "ema_val_loss": float(run.evals.ema_val_loss[-1]),
+        "bits_per_byte": run.final_bits_per_byte,
+        "ema_val_loss": run.final_ema_val_loss,
         "peak_memory_bytes": run.peak_memory_bytes,
-        "parameters": probes.parameters,
+        "parameters": run.parameters,
         "flops_per_token": run.flops_per_token,
     }
     if len(run.timed_step_s):
         step_s = float(np.median(run.timed_step_s))
-        tokens_per_s = run.tokens_per_step / step_s
-        results |= {"step_s": step_s, "tokens_per_s": tokens_per_s}
-        if probes.peak_flops.value:
-            results["mfu"] = run.flops_per_token * tokens_per_s / probes.peak_flops.value
+        results["step_s"] = step_s
+        if run.tokens_per_step is not None:
+            tokens_per_s = run.tokens_per_step / step_s
+            results["tokens_per_s"] = tokens_per_s
+            peak = run.probes.peak_flops.value if run.probes else None
+            if peak and run.flops_per_token is not None:
+                results["mfu"] = run.flops_per_token * tokens_per_s / peak
     return results
 
 

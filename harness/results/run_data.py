@@ -1,5 +1,6 @@
 """Read one run into arrays; a run that cannot be read is named with the reason, never raised."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -14,16 +15,18 @@ from harness.results.records import (
     Environment,
     EvalRecord,
     FailureReason,
+    ImportedRun,
     LengthRecord,
     Phase,
     ProbeResults,
+    RankMemory,
     RankPhases,
     RunSpec,
     RunState,
 )
 from harness.results.records.base import MAX_NUMBER
 from harness.results.records.study_summary import Unreadable
-from harness.results.steps import Steps
+from harness.results.steps import Steps, read_steps
 from harness.results.store import Run
 
 FloatArray = NDArray[np.float64]
@@ -57,13 +60,16 @@ class Evals:
 class RunData:
     """One run: its spec, outcome and records. Only a run that is done has `probes`.
 
+    An imported run has no `probes` and no `steps`: what its table does not state is None, NaN or
+    empty.
+
     `decoding` is by setting and `lengths` by length; both are empty if the study requests no such
     probe. `phases` has for each rank the median seconds of each phase of a step (None if unknown);
-    it is empty if phases were not measured.
+    it is empty if phases were not measured. `shares_machine` runs overlap others on their host.
     """
 
     run_id: str
-    spec: RunSpec
+    spec: RunSpec | ImportedRun
     env: Environment | None
     probes: ProbeResults | None
     status: RunState
@@ -77,7 +83,8 @@ class RunData:
     phases: tuple[dict[Phase, float | None], ...]
     log_tail: list[str]
     accepted_code_hash: str | None = None
-    ended_at: str | None = None  # of the newest attempt
+    ended_at: str | None = None
+    shares_machine: bool = False
 
     @property
     def seed(self) -> int:
@@ -95,39 +102,92 @@ class RunData:
         return self.spec.labels
 
     @property
+    def imported(self) -> ImportedRun | None:
+        """What the table of another trainer states; None for a run of this harness."""
+        return self.spec if isinstance(self.spec, ImportedRun) else None
+
+    @property
+    def resolved(self) -> RunSpec:
+        """The resolved spec of a run of this harness."""
+        assert isinstance(self.spec, RunSpec), f"{self.run_id} is imported"
+        return self.spec
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The encoding of the text; None if unknown."""
+        return None if self.imported else self.resolved.data.tokenizer
+
+    @property
     def measured(self) -> ProbeResults:
-        """The probes of a run that is done."""
+        """The probes of a run of this harness that is done."""
         assert self.probes is not None, f"{self.run_id} is {self.status}"
         return self.probes
 
     @property
-    def flops_per_token(self) -> float:
-        """The training FLOPs per token: by the formulas, or as counted if these are wrong."""
-        counted = self.spec.expected.flops_per_token_counted
-        if counted is not None:
-            return counted
-        stated = self.probes or self.spec.expected
+    def parameters(self) -> int | None:
+        """The number of parameters, expected if not measured; None if unknown."""
+        if self.probes is not None:
+            return self.probes.parameters
+        return None if self.imported else self.resolved.expected.parameters
+
+    @property
+    def flops_per_token(self) -> float | None:
+        """The training FLOPs per token; None if unknown."""
+        return None if self.imported else self.known_flops_per_token
+
+    @property
+    def known_flops_per_token(self) -> float:
+        """The training FLOPs per token of a run of this harness.
+
+        They are those of the formulas, or those counted if the formulas are wrong.
+        """
+        expected = self.resolved.expected
+        if expected.flops_per_token_counted is not None:
+            return expected.flops_per_token_counted
+        stated = self.probes or expected
         return stated.flops_per_token
 
     @property
     def final_loss(self) -> float:
         """The last validation loss of a run that is done, nats per token."""
+        if self.imported:
+            return float(self.imported.evals[-1].val_loss or 0.0)
         return float(self.evals.val_loss[-1])
 
     @property
-    def peak_memory_bytes(self) -> int:
-        """The peak memory of the fullest rank of a run that is done."""
+    def final_bits_per_byte(self) -> float:
+        """The same in bits per byte; NaN if unknown."""
+        return float(self.evals.bits_per_byte[-1]) if len(self.evals.step) else math.nan
+
+    @property
+    def final_ema_val_loss(self) -> float:
+        """The last validation loss of the average of the parameters; NaN without one."""
+        return float(self.evals.ema_val_loss[-1]) if len(self.evals.step) else math.nan
+
+    @property
+    def memory(self) -> list[RankMemory]:
+        """The memory of each rank by category; empty if unknown."""
+        return self.probes.memory if self.probes else []
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """The peak memory of the fullest rank of a run that is done; None if unknown."""
+        if self.imported:
+            return self.imported.peak_memory_bytes
         return max(rank.peak for rank in self.measured.memory)
 
     @property
-    def tokens_per_step(self) -> int:
-        """The tokens of a timed step of a run that is done."""
-        return int(self.steps.tokens[-1])
+    def tokens_per_step(self) -> float | None:
+        """The tokens of a timed step of a run that is done; None if unknown."""
+        if self.imported is None:
+            return int(self.steps.tokens[-1])
+        last = self.imported.evals[-1]
+        return last.tokens / last.step if last.tokens and last.step else None
 
     @property
-    def n_tokens(self) -> int:
-        """The tokens of all recorded steps."""
-        return int(self.steps.tokens.sum())
+    def n_tokens(self) -> int | None:
+        """The tokens of all recorded steps; None if unknown."""
+        return self.imported.evals[-1].tokens if self.imported else int(self.steps.tokens.sum())
 
     @property
     def tokens_at_evals(self) -> FloatArray:
@@ -135,7 +195,14 @@ class RunData:
         return self.tokens_at(self.evals.step)
 
     def tokens_at(self, step: NDArray[np.int64]) -> FloatArray:
-        """Return the number of tokens trained on after each number of completed steps."""
+        """Return the number of tokens trained on after each number of completed steps.
+
+        NaN if unknown.
+        """
+        if self.imported:
+            known = [line for line in self.imported.evals if line.step is not None]
+            tokens = np.array([line.tokens for line in known], dtype=float)
+            return np.interp(step, self.evals.step, tokens) if known else np.empty(0)
         n_tokens = np.concatenate(([0], np.cumsum(self.steps.tokens)))
         return n_tokens[np.minimum(step, len(self.steps))].astype(float)
 
@@ -147,6 +214,8 @@ class RunData:
         Empty if the compiler gave up on parts of the model: the times are not those of a compiled
         model.
         """
+        if self.imported:
+            return np.array(self.imported.step_s, dtype=float)
         is_timed = ~self.steps.warmup
         is_timed &= self.steps.tokens == self.steps.tokens[-1:]
         if self.is_partly_compiled:
@@ -163,11 +232,42 @@ class RunData:
 def read_run(run: Run) -> RunData | Unreadable:
     """Read a whole run, or return why that is not possible."""
     try:
+        if run.is_imported:
+            return _read_imported(run)
         data = _read(run)
         _check(data)
     except (StoreError, OSError) as error:
         return Unreadable(name=run.run_id, why=str(error))
     return _without_nan(data)
+
+
+def _read_imported(run: Run) -> RunData:
+    imported = run.imported
+    status = run.status
+    lines = [line for line in imported.evals if line.step is not None]
+    losses = np.array([line.val_loss for line in lines], dtype=float)  # None becomes NaN
+    return RunData(
+        run_id=run.run_id,
+        spec=imported,
+        env=None,
+        probes=None,
+        status=status.status,
+        reason=status.reason,
+        message=status.message,
+        started_at=None,
+        steps=read_steps([]),
+        evals=Evals(
+            step=np.array([line.step for line in lines], dtype=np.int64),
+            val_loss=losses,
+            bits_per_byte=np.full(len(lines), np.nan),
+            train_s=np.array([line.train_s for line in lines], dtype=float),
+            ema_val_loss=np.full(len(lines), np.nan),
+        ),
+        decoding={},
+        lengths={},
+        phases=(),
+        log_tail=[],
+    )
 
 
 def _read(run: Run) -> RunData:
@@ -185,7 +285,6 @@ def _read(run: Run) -> RunData:
         reason=status.reason,
         message=status.message,
         started_at=status.started_at,
-        ended_at=status.ended_at,
         steps=run.steps(),
         evals=_eval_columns(run.evals()),
         decoding={DecodeSetting(r.batch, r.context): r for r in decoding},
@@ -193,6 +292,7 @@ def _read(run: Run) -> RunData:
         phases=tuple(_median_phases(rank) for rank in phases),
         log_tail=run.log_tail(),
         accepted_code_hash=status.accepted_code_hash,
+        ended_at=status.ended_at,
     )
 
 

@@ -8,6 +8,7 @@ import contextlib
 import os
 import platform
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,7 @@ from harness.results.records import (
     Environment,
     EvalRecord,
     FailureReason,
+    ImportedRun,
     LaunchRecord,
     ProbeResults,
     RunSpec,
@@ -76,6 +78,16 @@ class Run:
     def spec(self) -> RunSpec:
         """The resolved spec that the run was or will be started with."""
         return read_record(self.path / "spec.json", RunSpec)
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether another trainer made the run."""
+        return (self.path / "imported.json").exists()
+
+    @property
+    def imported(self) -> ImportedRun:
+        """The values of a run of another trainer, which has no spec."""
+        return read_record(self.path / "imported.json", ImportedRun)
 
     @property
     def code_hash(self) -> str | None:
@@ -383,7 +395,8 @@ class Run:
 
 
 def _is_needed_to_resume(name: str) -> bool:
-    return name in ("checkpoint", "eval.jsonl", "log.txt") or name.startswith("steps.")
+    kept = ("checkpoint", "env.json", "eval.jsonl", "log.txt")
+    return name in kept or name.startswith("steps.")
 
 
 def _is_alive(status: RunStatus) -> bool:
@@ -465,3 +478,30 @@ class Store:
         for run in self.runs(study):
             if run.run_id not in keep and run.status.status == "pending":
                 shutil.rmtree(run.path)
+
+    def is_imported(self, study: str) -> bool:
+        """Return whether the study consists of runs of another trainer."""
+        return any(run.is_imported for run in self.runs(study))
+
+    def replace_imported(
+        self, study: str, runs: Sequence[ImportedRun], launch: LaunchRecord
+    ) -> None:
+        """Write an imported study; its earlier runs are removed once the new ones are written."""
+        new = Store(self.root / f".ingest-{study}")
+        shutil.rmtree(new.root, ignore_errors=True)
+        for earlier in self.launches(study):
+            new.record_launch(study, earlier)
+        new.record_launch(study, launch)
+        for run in runs:
+            folder = new.root / study / run.run_id
+            folder.mkdir()
+            write_json(folder / "imported.json", run)
+            status = RunStatus(status="done")
+            if run.evals[-1].val_loss is None:
+                message = "its last validation loss is not a finite number"
+                status = RunStatus(status="failed", reason="nan", message=message)
+            write_json(folder / "status.json", status)
+        if (self.root / study).exists():
+            (self.root / study).rename(new.root / "earlier")
+        (new.root / study).rename(self.root / study)
+        shutil.rmtree(new.root)

@@ -45,6 +45,18 @@ CASES = {
         ("seeds = [0, 1]", 'seeds = [0, 1]\ncross_seeds = ["init", "data"]'),
         "study.cross_seeds: ['init', 'data']: input should be a valid boolean",
     ),
+    **{
+        f"superiority within the margin, {metric}": (
+            (
+                "seeds = [0, 1]",
+                f"seeds = [0, 1]\nequivalence_margin = {{ {metric} = 0.02 }}\n"
+                f"superiority = {{ {metric} = 0.005 }}",
+            ),
+            f"study.superiority: {{'{metric}': 0.005}}: {metric} must be at least its "
+            "`equivalence_margin`, 0.02",
+        )
+        for metric in ("val_loss", "tokens_per_s", "peak_memory")
+    },
     "heads and width": (
         ("n_head = 4", "n_head = 5"),
         "model.n_head: 5 does not divide n_embd = 32; allowed: 1, 2, 4, 8, 16, 32",

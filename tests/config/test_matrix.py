@@ -6,7 +6,18 @@ import pytest
 
 from harness.config import load
 from harness.errors import UserError
-from harness.results.records import LaunchInputs, RunSpec
+from harness.results.records import LaunchInputs, RunSpec, Superiority
+
+INPUTS = LaunchInputs(
+    study_file="",
+    folder="",
+    settings=[],
+    seeds=None,
+    where=[],
+    packages="",
+    git_commit=None,
+    data_folder=None,
+)
 
 
 def ids(study):
@@ -110,18 +121,20 @@ def test_the_axes_that_are_asked_are_recorded_not_hashed(write_study):
     plain = load(write_study())
     asked = load(write_study(("seeds =", 'compare = ["attention"]\nseeds =')))
     assert asked.all_run_ids == plain.all_run_ids
-    inputs = LaunchInputs(
-        study_file="",
-        folder="",
-        settings=[],
-        seeds=None,
-        where=[],
-        packages="",
-        git_commit=None,
-        data_folder=None,
+    assert asked.launch_record("run", asked.runs, INPUTS).compare == ["attention"]
+    assert plain.launch_record("run", plain.runs, INPUTS).compare is None
+
+
+def test_superiority_is_recorded_not_hashed(write_study):
+    stated = (
+        "superiority = { val_loss = 0.005 }\nequivalence_margin = { val_loss = 0.005 }\nseeds ="
     )
-    assert asked.launch_record("run", asked.runs, inputs).compare == ["attention"]
-    assert plain.launch_record("run", plain.runs, inputs).compare is None
+    plain = load(write_study())
+    asked = load(write_study(("seeds =", stated)))
+    assert asked.all_run_ids == plain.all_run_ids
+    assert asked.settings_hash == plain.settings_hash
+    launch = asked.launch_record("run", asked.runs, INPUTS)
+    assert launch.superiority == Superiority(val_loss=0.005)
 
 
 def test_cross_seeds_adds_runs_and_keeps_the_others(write_study):

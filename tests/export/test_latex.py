@@ -60,6 +60,17 @@ def test_a_missing_interval_leaves_the_value():
     assert rows[:2] == ["$1$ [$0.5$, $1.5$] \\\\", "$2$ \\\\"]
 
 
+def test_an_end_at_no_difference_is_open():
+    """Closed, the interval next to `better` would include 0."""
+    frame = pd.DataFrame({"x": [1.0, -1.0, 0.0], "y_ratio": [0.9, 1.1, 1.0]})
+    frame = frame.assign(x_low=[0.0, -2.0, 0.0], x_high=[2.0, 0.0, 0.0])
+    frame = frame.assign(y_ratio_low=[0.8, 1.0, 1.0], y_ratio_high=[1.0, 1.2, 1.0])
+    rows = latex.latex(frame, "c", "l").split("\\midrule\n")[1].splitlines()
+    assert rows[0] == "$1$ ($0$, $2$] & $0.9$ [$0.8$, $1$) \\\\"
+    assert rows[1] == "$-1$ [$-2$, $0$) & $1.1$ ($1$, $1.2$] \\\\"
+    assert rows[2] == "$0$ [$0$, $0$] & $1$ [$1$, $1$] \\\\"
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_latex_compiles_the_tables(folder, tmp_path):
     inputs = "".join(f"\\input{{{path}}}\n" for path in sorted(folder.iterdir()))

@@ -1,6 +1,6 @@
 """Loss against steps and against time: one line per entry, one panel per parallelism."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -85,15 +85,32 @@ def _curve(entry: Entry, step: NDArray[np.int64], time_s: Array, losses: Array) 
 LOSSES = {"Validation loss": validation, "Training loss": training}
 
 
+def has_curve(entry: Entry, loss: Callable[[Entry], Curve]) -> bool:
+    """Return whether every run has the curve; the table of an imported run may have none."""
+    if loss is validation:
+        return all(len(run.evals.step) > (1 if run.imported else 0) for run in entry.done)
+    return all(len(run.steps) > 0 for run in entry.done)
+
+
+def has_times(entry: Entry) -> bool:
+    """Return whether the training time of each evaluation is known."""
+    return all(bool(np.isfinite(run.evals.train_s).all()) for run in entry.done)
+
+
 def build(summary: Summary) -> Iterator[ChartSpec]:
     """Return validation and training loss, each against steps and against training time.
 
     If the numbers of tokens of a step differ, the curves are against tokens instead of steps.
-    Entries whose parallelism diverges have no valid time and are left out of the latter.
+    Entries whose parallelism diverges, or on another machine than the baseline, are left out of the
+    latter.
     """
-    entries = summary.study.entries
-    timed = [entry for entry in entries if entry.label not in summary.diverging]
-    for loss in LOSSES:
+    for loss, curve in LOSSES.items():
+        entries = [entry for entry in summary.study.entries if has_curve(entry, curve)]
+        if not any(entry.done for entry in entries):
+            continue
+        untimed = summary.diverging | summary.other_machines
+        timed = [entry for entry in entries if entry.label not in untimed]
+        timed = [entry for entry in timed if has_times(entry)]
         yield _chart(summary, entries, loss, against_time=False)
         if any(entry.done for entry in timed):
             yield _chart(summary, timed, loss, against_time=True)

@@ -1,23 +1,21 @@
 """Compare two studies entry by entry, paired by seed. Field names are those of summary.json."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.analysis import comparability, equivalence, settings
+from harness.analysis import comparability, equivalence, machines, settings, superiority
 from harness.analysis.caveats import find_caveats
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.hypotheses import test_pairs
 from harness.analysis.metrics import (
     DIVERGES,
     PARALLELISM,
-    model_flops,
-    model_size,
-    peak_bytes,
+    memory_ratio,
     speed_ratio,
 )
-from harness.analysis.pairs import LOSS_METRICS, METRICS, Pair, margin_of
+from harness.analysis.pairs import LOSS_METRICS, METRICS, Pair, margin_of, superiority_of
 from harness.report.compare.sources import Source
 from harness.results.records import SCHEMA_VERSION
 from harness.results.records.estimates import Ratio
@@ -30,8 +28,11 @@ from harness.results.records.study_summary import (
 from harness.results.run_data import RunData
 from harness.results.upgrade import Json
 
-# Keys of env.json on which the time of a step depends, apart from the code.
-MACHINE_KEYS = ("host", "cpu", "cores", "memory_bytes", "gpu", "platform", "cuda", "threads")
+# Two sides may be compared to see what a version of software changes; a study may not mix them.
+REASONS: Mapping[Quantity, machines.Reason] = {
+    "tokens_per_s": machines.hardware_reason,
+    "peak_memory": machines.device_reason,
+}
 Difference = tuple[object, object]  # the values of A and B
 
 
@@ -42,7 +43,8 @@ class EntryPair:
     `bitwise`: every training and validation loss is identical; None without a common seed. Verdicts
     are B against A; `val_loss` is None, with the reason in `not_comparable`, if the two were
     validated on different texts. Under different tokenizers it is in bits per byte. Ratios are B
-    over A. There is no speed if one of the two diverges from its single-process run.
+    over A. There is no speed if one of the two diverges from its single-process run, or, with the
+    reason in `speed_not_comparable`, if no seed ran on one machine in both.
     """
 
     entry: str
@@ -50,13 +52,15 @@ class EntryPair:
     bitwise: bool | None
     val_loss: SignificanceResult | None
     not_comparable: str | None
+    speed_not_comparable: str | None
+    memory_not_comparable: str | None
     tokens_per_s: SignificanceResult | None
     peak_memory: SignificanceResult | None
     tokens_per_s_ratio: Ratio | None
     peak_memory_ratio: float | None
-    training_tokens: tuple[int, int]
-    parameters: tuple[int, int]
-    flops_per_token: tuple[float, float]
+    training_tokens: tuple[int | None, int | None]
+    parameters: tuple[int | None, int | None]
+    flops_per_token: tuple[float | None, float | None]
     status: tuple[EntryStatus, EntryStatus]
 
     def verdict(self, metric: Quantity) -> SignificanceResult | None:
@@ -82,17 +86,13 @@ class Comparison:
     environment_diff: dict[str, Difference]
     losses_comparable: bool
     margins: dict[str, float]
+    superiority: dict[str, float]
     caveats: list[Caveat]
 
     @property
     def shared(self) -> list[EntryPair]:
         """The pairs with a seed that both have done."""
         return [pair for pair in self.pairs if pair.seeds]
-
-    @property
-    def same_machine(self) -> bool:
-        """Whether both ran on the same machine with the same number of threads."""
-        return not any(key in self.environment_diff for key in MACHINE_KEYS)
 
 
 def compare(a: Source, b: Source, created_at: str) -> Comparison:
@@ -125,6 +125,7 @@ def compare(a: Source, b: Source, created_at: str) -> Comparison:
         environment_diff=_diff(_environment(a.study), _environment(b.study)),
         losses_comparable=all(pair.not_comparable is None for pair in pairs),
         margins=b.study.margins,
+        superiority=b.study.superiority,
         caveats=_caveats(a, b, {of_a.label: label for label, (of_a, _) in matched.items()}),
     )
 
@@ -231,11 +232,15 @@ def _verdicts(
         if metric == "val_loss" and unit is None:
             continue
         question = LOSS_METRICS[unit] if unit else METRICS[metric]
+        question = replace(question, incomparable=REASONS.get(metric))
         pairs.append(Pair(of_b, of_a, question, unit, label))
     if not pairs:
         return {}
     without_noise = metric == "peak_memory"
-    return test_pairs(pairs, margin_of(study, metric), without_noise).results
+    verdicts = test_pairs(pairs, margin_of(study, metric), without_noise).results
+    threshold = superiority_of(study, metric)
+    thresholds = {pair.label: pair.margin(threshold) for pair in pairs}
+    return superiority.judge(verdicts, thresholds, METRICS[metric].lower_is_better)
 
 
 def _pair(
@@ -248,8 +253,8 @@ def _pair(
     seeds = sorted({run.seed for run in a.done} & {run.seed for run in b.done})
     runs_of_a = [run for run in a.done if run.seed in seeds]
     runs_of_b = [run for run in b.done if run.seed in seeds]
-    size_of_a = model_size(a)
-    size_of_b = model_size(b)
+    first_of_a = (a.done or a.runs)[0]
+    first_of_b = (b.done or b.runs)[0]
     return EntryPair(
         entry=label,
         seeds=seeds,
@@ -258,16 +263,24 @@ def _pair(
         not_comparable=comparability.of_entries(b, a).reason,
         tokens_per_s=verdicts["tokens_per_s"].get(label),
         peak_memory=verdicts["peak_memory"].get(label),
-        tokens_per_s_ratio=speed_ratio(runs_of_b, runs_of_a) if has_speed else None,
-        peak_memory_ratio=peak_bytes(runs_of_b) / peak_bytes(runs_of_a) if seeds else None,
+        speed_not_comparable=machines.compare_speeds(b, a, REASONS["tokens_per_s"]),
+        memory_not_comparable=machines.compare_speeds(b, a, REASONS["peak_memory"]),
+        tokens_per_s_ratio=_speed_ratio(b, a) if has_speed else None,
+        peak_memory_ratio=memory_ratio(*machines.comparable_runs(b, a, REASONS["peak_memory"])),
         training_tokens=(comparability.training_tokens(a), comparability.training_tokens(b)),
-        parameters=(size_of_a.parameters, size_of_b.parameters),
-        flops_per_token=(model_flops(a), model_flops(b)),
+        parameters=(first_of_a.parameters, first_of_b.parameters),
+        flops_per_token=(first_of_a.flops_per_token, first_of_b.flops_per_token),
         status=(a.status, b.status),
     )
 
 
+def _speed_ratio(b: Entry, a: Entry) -> Ratio | None:
+    return speed_ratio(*machines.comparable_runs(b, a, REASONS["tokens_per_s"]))
+
+
 def _same_bits(a: RunData, b: RunData) -> bool:
+    if a.imported or b.imported:
+        return False  # a table may be rounded
     return (
         np.array_equal(a.steps.loss, b.steps.loss)
         and np.array_equal(a.evals.step, b.evals.step)

@@ -7,7 +7,7 @@ from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Block, Table, code_list, paragraph
 from harness.report.formatting import MISSING, NO_SPEED
-from harness.report.sections import Charts, chart_blocks, reason_list
+from harness.report.sections import Charts, chart_blocks, reason_list, superiority
 from harness.report.sections.overview import baseline_labels
 from harness.report.sections.pooled import with_unit
 from harness.report.tables import (
@@ -66,6 +66,16 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         f"{_margin(summary, 'tokens_per_s')}, memory {_margin(summary, 'peak_memory')})."
     )
     yield _costs(summary)
+    yield from reason_list(
+        (f"Throughput not comparable, {row.speed_not_comparable}", row.entry)
+        for row in summary.comparisons
+        if row.speed_not_comparable
+    )
+    yield from reason_list(
+        (f"Memory not comparable, {row.memory_not_comparable}", row.entry)
+        for row in summary.comparisons
+        if row.memory_not_comparable
+    )
 
 
 def _in_contexts(summary: Summary) -> Iterator[Block]:
@@ -99,6 +109,10 @@ def verdict_words(summary: Summary, metric: Quantity) -> dict[str, str]:
     for row in records(summary.tables["comparisons"]):
         untested = NO_SPEED if row["seeds"] else MISSING
         words[row["entry"]] = tested.get(row["entry"], untested)
+        if metric == "tokens_per_s" and row["speed_not_comparable"]:
+            words[row["entry"]] = NOT_COMPARABLE
+        if metric == "peak_memory" and row["memory_not_comparable"]:
+            words[row["entry"]] = NOT_COMPARABLE
         if metric == "tokens_per_s" and row["speed_diverges"]:
             words[row["entry"]] = NO_SPEED
     return words
@@ -111,7 +125,7 @@ def _verdict_column(title: str, summary: Summary, metric: Quantity) -> Column:
 
 def _losses(summary: Summary) -> Table:
     verdicts = summary.tables["verdicts"]
-    names = ["entry", "verdict", "p_holm", "p_bh", "effect_size", "seeds_to_resolve"]
+    names = ["entry", "verdict", "p_adjusted", "p_bh", "effect_size", "seeds_to_resolve"]
     tests = verdicts.loc[verdicts["quantity"] == "val_loss", names]
     context = [text_column("context")] if summary.study.contexts else []
     columns = [
@@ -120,8 +134,9 @@ def _losses(summary: Summary) -> Table:
         Column("differs in", lambda row: ", ".join(row["differs"]), numeric=False),
         Column("seeds", _seeds, numeric=False),
         _verdict_column("verdict", summary, "val_loss"),
+        *superiority.columns(summary, "val_loss"),
         Column("difference in val loss", loss_difference),
-        number_column("p (Holm)", "p_holm", formatting.p_value),
+        number_column("p (adjusted)", "p_adjusted", formatting.p_value),
         number_column("p (BH)", "p_bh", formatting.p_value),
         number_column("effect size", "effect_size", "{:+.2f}".format),
         Column("seeds needed", _seeds_needed),
@@ -152,9 +167,7 @@ def _seeds_needed(row: Record) -> str:
 
 def _margin(summary: Summary, metric: Quantity) -> str:
     margin = summary.study.margins.get(metric)
-    if margin is None:
-        return "none"
-    return f"{margin:g} nats" if metric == "val_loss" else f"{100 * margin:g} %"
+    return "none" if margin is None else formatting.threshold(margin, metric)
 
 
 def _costs(summary: Summary) -> Table:
@@ -162,6 +175,7 @@ def _costs(summary: Summary) -> Table:
         text_column("entry"),
         _verdict_column("throughput", summary, "tokens_per_s"),
         _verdict_column("memory", summary, "peak_memory"),
+        *superiority.columns(summary, "tokens_per_s", "peak_memory"),
         Column("tokens/s ×", _speed_ratio),
         number_column("peak memory ×", "peak_memory_ratio", formatting.ratio),
     ]
@@ -172,4 +186,6 @@ def _costs(summary: Summary) -> Table:
 def _speed_ratio(row: Record) -> str:
     if row["speed_diverges"]:
         return NO_SPEED
+    if row["speed_not_comparable"]:
+        return NOT_COMPARABLE
     return formatting.interval(*interval_of(row, "tokens_per_s_ratio"), formatting.ratio)

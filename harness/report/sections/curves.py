@@ -6,7 +6,15 @@ import numpy as np
 
 from harness.analysis.summary import Summary
 from harness.report import formatting
-from harness.report.charts.curves import Curve, counts_tokens, thin, training, validation
+from harness.report.charts.curves import (
+    Curve,
+    counts_tokens,
+    has_curve,
+    has_times,
+    thin,
+    training,
+    validation,
+)
 from harness.report.charts.plotly import plain, rounded
 from harness.report.charts.spec import JsonDict
 from harness.report.charts.style import choose_style
@@ -27,10 +35,13 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
     """Return the loss curves against steps and training time."""
     if not summary.results:
         return
+    entries = summary.study.entries
+    if summary.study.imported and not any(has_curve(entry, validation) for entry in entries):
+        return  # the table states the final losses only
     yield CurveExplorer(_explorer_data(summary))
     rows = []
     for entry in summary.study.entries:
-        if entry.done:
+        if entry.done and has_curve(entry, validation):
             n_evals = min(len(run.evals.val_loss) for run in entry.done)
             losses = np.mean([run.evals.val_loss[:n_evals] for run in entry.done], axis=0)
             indices = np.linspace(0, n_evals - 1, len(FRACTIONS)).round().astype(int)
@@ -62,8 +73,10 @@ def _explorer_data(summary: Summary) -> JsonDict:
     for entry in entries:
         with_time = few_entries and entry.label not in summary.diverging
         curves = {}
-        for name, loss in losses.items() if entry.done else ():
-            curves[name] = _points(loss(entry), n_points, by_tokens, with_time, few_entries)
+        with_time = with_time and has_times(entry)
+        for name, loss in losses.items():
+            if entry.done and has_curve(entry, loss):
+                curves[name] = _points(loss(entry), n_points, by_tokens, with_time, few_entries)
         mark = style.mark(entry)
         look = {"colour": mark.colour, "dash": mark.dash, "symbol": mark.marker}
         data.append({"label": plain(entry.label), **look, "curves": curves})

@@ -55,7 +55,7 @@ def effects(summary: Summary, charts: Charts) -> Iterator[Block]:
         yield paragraph(
             "Effects on the validation loss are those of the entries whose losses are comparable "
             "with their baseline's, in nats per token of ",
-            Code(summary.study.entries[0].runs[0].spec.data.tokenizer),
+            Code(summary.study.entries[0].runs[0].tokenizer or "of another trainer"),
             ".",
         )
     for tests in tested:

@@ -9,7 +9,7 @@ from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Block, EntryCell, EntryColumn, EntryTable, Table, paragraph
 from harness.report.formatting import MISSING, NO_SPEED
-from harness.report.sections import Charts, chart_blocks
+from harness.report.sections import Charts, chart_blocks, superiority
 from harness.report.sections.comparison import loss_difference, verdict_words
 from harness.report.sections.overview import baseline_labels
 from harness.report.tables import (
@@ -27,9 +27,9 @@ VERDICT_ORDER = ("better", "equivalent", "unresolved", "worse")  # in which verd
 DEFINITIONS = (
     "± is half the width of the 95 % t interval of the mean over seeds. Throughput is tokens per "
     "step over the median time of the timed steps of the slowest rank; warm-up steps are not "
-    "timed. Its interval is a bootstrap over seeds and their steps; with one seed it does not "
-    "include the variation between runs. Memory is the peak of the fullest rank. Runs that are "
-    "not done have no results."
+    "timed. Over seeds it is the geometric mean, with the 95 % t interval of the logarithm; a "
+    "single seed has no interval, since the variation between runs is unknown. Memory is the peak "
+    "of the fullest rank. Runs that are not done have no results."
 )
 INTERRUPTED = (
     "† A run of this entry was interrupted and resumed. The first steps after each interruption "
@@ -98,7 +98,7 @@ def _mfu(record: Record) -> str:
 
 
 def _is_interrupted(entry: Entry) -> bool:
-    return any(run.measured.resumed_at for run in entry.done)
+    return any(run.probes.resumed_at for run in entry.done if run.probes)
 
 
 def _runs(entry: Entry) -> str:
@@ -117,7 +117,9 @@ def _peak_sources(summary: Summary) -> str:
     peaks: dict[str, list[float]] = {}
     for entry in summary.study.entries:
         for run in entry.done:
-            peak = run.measured.peak_flops
+            if run.probes is None:
+                continue
+            peak = run.probes.peak_flops
             values = peaks.setdefault(peak.source, [])
             if peak.value:
                 values.append(peak.value)
@@ -136,6 +138,7 @@ def _teraflops(values: list[float]) -> str:
 def _entry_table(summary: Summary) -> EntryTable:
     study = summary.study
     axes = study.varying()
+    titles = superiority.titles(study.superiority).values()
     columns = [
         EntryColumn("entry", numeric=False),
         EntryColumn("val loss"),
@@ -148,6 +151,7 @@ def _entry_table(summary: Summary) -> EntryTable:
         EntryColumn("parameters"),
         EntryColumn("equivalence", numeric=False),
         EntryColumn("runs done"),
+        *(EntryColumn(title, numeric=False) for title in titles),
         *(EntryColumn(axis, numeric=False, levels=study.levels[axis]) for axis in axes),
     ]
     return EntryTable(columns, list(_rows(summary, axes)))
@@ -163,6 +167,10 @@ def _rows(summary: Summary, axes: list[str]) -> Iterator[list[EntryCell]]:
     baselines = baseline_labels(summary)
     loss_verdicts = verdict_words(summary, "val_loss")
     speed_verdicts = verdict_words(summary, "tokens_per_s")
+    superior = [
+        superiority.words(summary, metric)
+        for metric in superiority.titles(summary.study.superiority)
+    ]
     entries = summary.tables["entries"]
     for entry, record in zip(summary.study.entries, records(entries), strict=True):
         label = entry.label
@@ -172,6 +180,7 @@ def _rows(summary: Summary, axes: list[str]) -> Iterator[list[EntryCell]]:
         speed = interval_of(record, "tokens_per_s")
         shown_speed = formatting.interval(*speed, formatting.significant_figures)
         memory = record["peak_memory_bytes"]
+        size = record["parameters"]
         equivalence = record["equivalence"] or ""
         yield [
             EntryCell(label),
@@ -182,9 +191,10 @@ def _rows(summary: Summary, axes: list[str]) -> Iterator[list[EntryCell]]:
             _verdict(speed_verdicts.get(label), uncompared),
             _number(formatting.number(memory, formatting.mib), memory),
             _number(_mfu(record), record["mfu"]),
-            EntryCell(f"{record['parameters']:,}", record["parameters"]),
+            _number(formatting.number(size, formatting.whole), size),
             EntryCell(equivalence or MISSING, None, equivalence),
             EntryCell(_runs(entry).replace(" done", "", 1), len(entry.done)),
+            *(EntryCell(shown.get(label, MISSING)) for shown in superior),
             *(EntryCell(entry.axes[axis]) for axis in axes),
         ]
 

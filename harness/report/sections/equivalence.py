@@ -25,13 +25,15 @@ FLAGS = {"initial_hash_equal": "same initialization", "ranks_agree": "ranks end 
 def build(summary: Summary, charts: Charts) -> Iterator[Block]:
     """Return the equivalence checks, if any entry uses several processes."""
     study = summary.study
+    if study.spec is None:
+        return
     several = any(world_size(entry) > 1 for entry in study.entries)
-    if study.spec is None or (len(study.levels.get(PARALLELISM, ())) < 2 and not several):
+    if len(study.levels.get(PARALLELISM, ())) < 2 and not several:
         return
     if not summary.equivalence:
         yield paragraph("No two runs that differ only in the parallelism are done yet.")
         return
-    precisions = {entry.runs[0].spec.train.precision for entry in study.entries}
+    precisions = {entry.runs[0].resolved.train.precision for entry in study.entries}
     tolerance = TOLERANCES["bf16" if "bf16" in precisions else "fp32"]
     yield paragraph(
         "Each parallel run is compared with the run of the same seed that differs only in the "

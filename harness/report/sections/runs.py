@@ -36,7 +36,9 @@ def failures(summary: Summary, charts: Charts) -> Iterator[Block]:
     failed = []
     for run in summary.study.runs:
         if run.status != "done":
-            steps = f"{len(run.steps):,} of {run.spec.train.steps:,}"
+            steps = MISSING
+            if not run.imported:
+                steps = f"{len(run.steps):,} of {run.resolved.train.steps:,}"
             reasons = [run.reason or MISSING, run.message or MISSING]
             rows.append([run.run_id, run.status, *reasons, steps])
         if run.status in ("failed", "interrupted") and run.log_tail:
@@ -82,7 +84,7 @@ def compilation(summary: Summary, charts: Charts) -> Iterator[Block]:
     """Return the number of compiled graphs of each entry, if the study compiles models."""
     rows = []
     for entry in summary.study.entries:
-        reports = [run.measured.compilation for run in entry.done]
+        reports = [run.probes.compilation for run in entry.done if run.probes]
         known = [report for report in reports if report is not None]
         if known:
             worst = max(known, key=lambda report: (report.limit_reached, report.n_graphs))
@@ -102,7 +104,8 @@ def initialization(summary: Summary, charts: Charts) -> Iterator[Block]:
     """Return the tensors that each entry loaded from a checkpoint, if the study starts from one."""
     rows = []
     for entry in summary.study.entries:
-        report = entry.done[0].measured.init_report if entry.done else None
+        probes = entry.done[0].probes if entry.done else None
+        report = probes.init_report if probes else None
         if report:
             origins = Counter(report.tensors.values())
             converted = [

@@ -9,6 +9,7 @@ from harness.results.records.corpus import (
     TokenizedText,
     TokenShard,
 )
+from harness.results.records.imported import ImportedEval, ImportedRun, ImportSource
 from harness.results.records.lines import (
     CorpusLoss,
     EvalRecord,
@@ -46,6 +47,7 @@ from harness.results.records.run_spec import (
     PredictedCost,
     ResolvedData,
     ResolvedModel,
+    RunKeys,
     RunSpec,
     SourceFile,
     TokenSlice,
@@ -60,6 +62,7 @@ from harness.results.records.settings import (
     LadderSettings,
     ModelSettings,
     ProbeSettings,
+    Superiority,
     TokenDtype,
     TrainSettings,
 )
@@ -98,6 +101,9 @@ __all__ = [
     "EvalRecord",
     "EvalWindows",
     "FailureReason",
+    "ImportSource",
+    "ImportedEval",
+    "ImportedRun",
     "InitReport",
     "InitSource",
     "LadderSettings",
@@ -120,6 +126,7 @@ __all__ = [
     "RankPhases",
     "ResolvedData",
     "ResolvedModel",
+    "RunKeys",
     "RunSpec",
     "RunState",
     "RunStatus",
@@ -132,6 +139,7 @@ __all__ = [
     "StepRecord",
     "StrictModel",
     "StudySummary",
+    "Superiority",
     "TokenDtype",
     "TokenFileScan",
     "TokenShard",

@@ -11,8 +11,9 @@ from harness.results.records.base import (
     Versioned,
     now,
 )
+from harness.results.records.imported import ImportSource
 from harness.results.records.looks import LookPlan
-from harness.results.records.settings import EquivalenceMargin, LadderSettings
+from harness.results.records.settings import EquivalenceMargin, LadderSettings, Superiority
 
 
 class StepRecord(StrictModel):
@@ -72,7 +73,7 @@ class LaunchInputs(StrictModel):
 
 
 class LaunchRecord(Versioned):
-    """One call of `run`."""
+    """One call of `run` or `ingest`."""
 
     at: str = Field(default_factory=now, description="time of the call, ISO 8601, UTC")
     command: str | None = Field(default=None, description="command line")
@@ -87,10 +88,14 @@ class LaunchRecord(Versioned):
     )
     note: str | None = Field(
         default=None,
-        description="note on the corpus: it replaces another one, or headers are skipped",
+        description="note on the corpus: it replaces another one, or headers are skipped; of an "
+        "imported study: what the table replaces",
     )
     equivalence_margin: EquivalenceMargin | None = Field(
         default=None, description="equivalence margins of the study"
+    )
+    superiority: Superiority | None = Field(
+        default=None, description="thresholds of improvement of the study"
     )
     compare: list[str] | None = Field(
         default=None,
@@ -113,4 +118,7 @@ class LaunchRecord(Versioned):
     )
     inputs: LaunchInputs | None = Field(
         default=None, description="what the runs were made of; null: not recorded"
+    )
+    imported: ImportSource | None = Field(
+        default=None, description="table that the runs were imported from; null: they were trained"
     )

@@ -156,8 +156,8 @@ class AllowedViolation(StrictModel):
     message: str = Field(description="the evidence, and where in the model it enters")
 
 
-class RunSpec(Versioned):
-    """The resolved specification of one run."""
+class RunKeys(Versioned):
+    """The names, seeds and labels by which a run is grouped and paired with others."""
 
     study: str = Field(description="name of the study")
     run_id: str = Field(description="labels of the axes, seed, and hash of this specification")
@@ -174,6 +174,31 @@ class RunSpec(Versioned):
     axes: dict[str, VariantChoice] = Field(
         description="variant on each axis, then the level of each axis of settings"
     )
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of the data order."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+    @property
+    def seed_name(self) -> str:
+        """The seeds as run ids state them: `0`, or `0d1` if the data seed differs."""
+        return f"{self.seed}" if self.data_seed is None else f"{self.seed}d{self.data_seed}"
+
+    @property
+    def variants(self) -> dict[str, VariantChoice]:
+        """The variant on each axis, without the axes that vary settings."""
+        return {axis: choice for axis, choice in self.axes.items() if not choice.is_setting}
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The label of the variant on each axis."""
+        return {axis: choice.label for axis, choice in self.axes.items()}
+
+
+class RunSpec(RunKeys):
+    """The resolved specification of one run."""
+
     model: ResolvedModel = Field(description="model shape")
     data: ResolvedData = Field(description="text")
     train: TrainSettings = Field(description="training and evaluation")
@@ -204,26 +229,6 @@ class RunSpec(Versioned):
         description="hash of the code that computes the run, archived under this name; null: "
         "unknown; not part of the run's id",
     )
-
-    @property
-    def order_seed(self) -> int:
-        """The seed of the data order."""
-        return self.seed if self.data_seed is None else self.data_seed
-
-    @property
-    def seed_name(self) -> str:
-        """The seeds as run ids state them: `0`, or `0d1` if the data seed differs."""
-        return f"{self.seed}" if self.data_seed is None else f"{self.seed}d{self.data_seed}"
-
-    @property
-    def variants(self) -> dict[str, VariantChoice]:
-        """The variant on each axis, without the axes that vary settings."""
-        return {axis: choice for axis, choice in self.axes.items() if not choice.is_setting}
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """The label of the variant on each axis."""
-        return {axis: choice.label for axis, choice in self.axes.items()}
 
     def traced(self) -> "RunSpec":
         """Return the same run with a trace of one step per rank."""

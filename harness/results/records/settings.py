@@ -238,6 +238,23 @@ class EquivalenceMargin(StrictModel):
     )
 
 
+class Superiority(StrictModel):
+    """Thresholds of improvement: is an entry better than the baseline by more than these."""
+
+    val_loss: Margin | None = Field(
+        default=None, description="threshold of the validation loss, nats per token"
+    )
+    tokens_per_s: Margin | None = Field(
+        default=None,
+        description="threshold of the throughput, relative to the baseline's (0.05 = 5 %)",
+    )
+    peak_memory: Margin | None = Field(
+        default=None,
+        description="threshold of the peak memory, relative to the entry's (0.05: the baseline "
+        "needs 5 % more)",
+    )
+
+
 class LadderSettings(StrictModel):
     """Scaling laws of the loss over the levels of an axis that varies the size of the runs."""
 

@@ -24,6 +24,7 @@ SpikeKind = Literal["loss", "gradient norm"]
 EntryStatus = RunState | dict[RunState, int]  # of all runs, or the number by status
 VerdictName = Literal["better", "worse", "equivalent", "unresolved"]
 TestMethod = Literal["two keys", "Holm", "exact"]
+SuperiorityVerdict = Literal["yes", "no", "unresolved"]
 CaveatKind = Literal[
     "non-causal",
     "outdated",
@@ -33,6 +34,10 @@ CaveatKind = Literal[
     "counted-flops",
     "not-compiled",
     "other-budget",
+    "other-hardware",
+    "shared-machine",
+    "lost-seeds",
+    "overfitting",
 ]
 
 Scalar = str | int | float | bool | None
@@ -70,14 +75,17 @@ class EntryMetrics(StrictModel):
         description="final validation loss of the moving average of the parameters, nats per "
         "token: mean over seeds; null without one. The verdicts are on `val_loss`",
     )
-    tokens_per_s: Median | None = Field(description="tokens per step over the median step time")
+    tokens_per_s: Median | None = Field(description="tokens per step over `step_s`")
     step_s: Median | None = Field(
-        description="median time of the timed steps of the slowest rank, seconds"
+        description="median time of the timed steps of the slowest rank, seconds: the geometric "
+        "mean over seeds"
     )
     peak_memory_bytes: int | None = Field(description="peak memory of the fullest rank, bytes")
     memory: RankMemory | None = Field(description="memory of that rank")
-    parameters: int = Field(description="number of parameters")
-    flops_per_token: Number = Field(description="FLOPs per token, forward and backward")
+    parameters: int | None = Field(description="number of parameters; null if unknown")
+    flops_per_token: Number | None = Field(
+        description="FLOPs per token, forward and backward; null if unknown"
+    )
     flops_source: Literal["formula", "counted"] = Field(
         default="formula",
         description="origin of flops_per_token: the variants' formulas, or, if these are more than "
@@ -296,7 +304,17 @@ class BaselineComparison(StrictModel):
     speed_diverges: bool = Field(
         description="whether one of the two fails the equivalence check, so that there is no ratio"
     )
+    speed_not_comparable: str | None = Field(
+        default=None,
+        description="why no seed's times can be compared: another machine, slot or software",
+    )
+    speed_seeds_excluded: list[int] = Field(
+        default=[], description="seeds whose times cannot be compared for such a reason"
+    )
     peak_memory_ratio: Number | None = Field(description="peak memory over that of the baseline")
+    memory_not_comparable: str | None = Field(
+        default=None, description="why no seed's peak memory can be compared"
+    )
 
 
 class SignificanceResult(StrictModel):
@@ -312,6 +330,12 @@ class SignificanceResult(StrictModel):
     verdict: VerdictName | None = Field(
         description="`better`, `worse`, `equivalent` or `unresolved`; null for a single seed, or "
         "if `seed_has_no_effect`"
+    )
+    superior: SuperiorityVerdict | None = Field(
+        default=None,
+        description="whether it is better by more than the study's threshold: `yes` or `no` if the "
+        "interval of the difference is wholly beyond or wholly short of it; null without a "
+        "threshold, or for a single seed",
     )
     method: TestMethod | None = Field(
         default=None,
@@ -454,6 +478,10 @@ class MetricTests(StrictModel):
     margin: Number | None = Field(
         description="equivalence margin, nats per token or a logarithm; null if none is stated"
     )
+    superiority: Number | None = Field(
+        default=None,
+        description="threshold of improvement in the same unit; null if none is stated",
+    )
     entries: dict[str, SignificanceResult] = Field(description="test of each entry")
     families: list[TestFamily] = Field(
         default=[], description="how the entries of each context were tested together"
@@ -484,29 +512,75 @@ class Ranking(StrictModel):
         "baseline's number, and entries of another size are omitted"
     )
     val_loss: dict[str, Mean] = Field(
-        description="validation loss of each entry at the budget, nats per token"
+        description="validation loss of each entry at the budget, nats per token, without "
+        "intervals: that of the first of many entries would be too narrow"
+    )
+    lost: list[str] = Field(
+        default=[],
+        description="entries without a rank: they lost seeds that others did not, see `lost-seeds`",
     )
 
 
 class CostToBaselineLoss(StrictModel):
-    """The cost of reaching the baseline's final loss: the baseline's over the entry's, by seed.
+    """The cost of reaching a final loss: the baseline's over the entry's, each until it first does.
 
-    A ratio of 1.12 means that the baseline needs 1.12 times as much. The ratios are geometric means
-    over `seeds`, with the t interval of their logarithm.
+    A ratio of 1.12 means that the baseline needs 1.12 times as much, one of 0.9 that the entry
+    needs more. Ratios are geometric means over seeds, with the t interval of their logarithm.
+    A run that does not reach the loss costs more than all that it spent, so the mean is a bound.
+    All ratios are null if seeds were lost that other entries did not lose.
     """
 
     entry: str = Field(description="the entry: its variants' labels, joined by hyphens")
     against: str = Field(description="the entry that it is compared with")
+    margin: Number = Field(
+        default=0.0, description="a loss is reached within this margin, nats per token"
+    )
     seeds: list[int] = Field(description="seeds that reach the baseline's final loss")
     not_reached: list[int] = Field(description="seeds that do not")
+    baseline_not_reached: list[int] = Field(
+        default=[], description="seeds in which the baseline does not reach the entry's final loss"
+    )
+    lost_seeds: list[int] = Field(
+        default=[], description="seeds of which the run of one of the two failed"
+    )
     tokens_ratio: Number | None = Field(
-        description="the baseline's tokens over those the entry needs"
+        default=None,
+        description="the baseline's tokens over the entry's, to the baseline's final loss; null if "
+        "a seed does not reach it",
     )
-    tokens_ratio_ci95: Bounds | None = Field(description="its 95 % interval")
+    tokens_ratio_ci95: Bounds | None = Field(default=None, description="its 95 % interval")
+    tokens_ratio_at_most: Number | None = Field(
+        default=None, description="upper bound of that ratio if a seed does not reach the loss"
+    )
     train_time_ratio: Number | None = Field(
-        description="the baseline's training time over that the entry needs"
+        default=None, description="the same of the training time"
     )
-    train_time_ratio_ci95: Bounds | None = Field(description="its 95 % interval")
+    train_time_ratio_ci95: Bounds | None = Field(default=None, description="its 95 % interval")
+    train_time_ratio_at_most: Number | None = Field(
+        default=None, description="upper bound of that ratio if a seed does not reach the loss"
+    )
+    tokens_ratio_at_entry_loss: Number | None = Field(
+        default=None,
+        description="the baseline's tokens over the entry's, to the entry's final loss; null if "
+        "the baseline does not reach it in a seed",
+    )
+    tokens_ratio_at_entry_loss_ci95: Bounds | None = Field(
+        default=None, description="its 95 % interval"
+    )
+    tokens_ratio_at_entry_loss_at_least: Number | None = Field(
+        default=None,
+        description="lower bound of that ratio if the baseline does not reach the loss in a seed",
+    )
+    train_time_ratio_at_entry_loss: Number | None = Field(
+        default=None, description="the same of the training time"
+    )
+    train_time_ratio_at_entry_loss_ci95: Bounds | None = Field(
+        default=None, description="its 95 % interval"
+    )
+    train_time_ratio_at_entry_loss_at_least: Number | None = Field(
+        default=None,
+        description="lower bound of that ratio if the baseline does not reach the loss in a seed",
+    )
 
 
 class Component(StrictModel):
@@ -602,6 +676,10 @@ class ScalingRow(StrictModel):
     against_world_size: int = Field(description="number of processes of that entry")
     speedup: Ratio = Field(description="throughput over that of `against`")
     efficiency: Number = Field(description="speedup over the ratio of the numbers of processes")
+    efficiency_ci95: Bounds | None = Field(
+        default=None,
+        description="its 95 % interval; null for a single seed, and for the reference",
+    )
 
 
 # -- the study ------------------------------------------------------------------------------------
@@ -645,7 +723,10 @@ class Caveat(StrictModel):
         "entropy; `unstable`: loss spikes or outliers of the gradient norm; `initial-loss`: far "
         "from ln(vocabulary); `counted-flops`: the variant's formula is wrong; `not-compiled`: the "
         "compiler's limit was reached; `other-budget`: the baseline trains on another number of "
-        "tokens, or another amount of text"
+        "tokens, or another amount of text; `lost-seeds`: a run failed, and the other seeds are a "
+        "selection; `overfitting`: the validation loss rises after its lowest value; "
+        "`other-hardware`: runs on another machine, or with other cores, threads or software, than "
+        "the baseline's of the seed; `shared-machine`: runs that overlapped others on their host"
     )
     entry: str | None = Field(description="the entry; null if it concerns the whole study")
     message: str = Field(description="what was observed, as one sentence")
