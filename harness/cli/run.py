@@ -80,6 +80,9 @@ def run(
     until_resolved = UntilResolved(max_seeds) if has_looks else None
     planned = load_study(study, settings, seeds, where, until_resolved)
     store = Store(results)
+    store.refuse_imported(
+        planned.name, "choose another study.name in the study file, or another --results folder"
+    )
     if only is not None:
         planned = planned.only(only)
     launch = Launch(

@@ -60,6 +60,9 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         for row in summary.comparisons
         if row.not_comparable
     )
+    known = summary.tables["comparisons"][["tokens_per_s_ratio", "peak_memory_ratio"]]
+    if study.imported and known.isna().all(axis=None):
+        return
     yield paragraph(
         "Costs: ratios are variant over baseline, from the same seeds. Their verdicts use the "
         "logarithms, paired by seed, as above (margins: throughput "
@@ -107,7 +110,7 @@ def verdict_words(summary: Summary, metric: Quantity) -> dict[str, str]:
         tested[row["entry"]] = row["verdict"] or without
     words = {}
     for row in records(summary.tables["comparisons"]):
-        untested = NO_SPEED if row["seeds"] else MISSING
+        untested = NO_SPEED if row["seeds"] and row["speed_diverges"] else MISSING
         words[row["entry"]] = tested.get(row["entry"], untested)
         if metric == "tokens_per_s" and row["speed_not_comparable"]:
             words[row["entry"]] = NOT_COMPARABLE
