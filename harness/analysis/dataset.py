@@ -10,6 +10,7 @@ from multiprocessing import get_context
 
 from harness.analysis.looks import ENDED, find_looks, n_complete
 from harness.analysis.sharing import with_sharing
+from harness.analysis.significance import ALPHA
 from harness.errors import StoreError, UserError, choices
 from harness.provenance.outdated import CodeChange, ComputedBy, changes_since
 from harness.provenance.sources import Sources
@@ -124,6 +125,13 @@ class StudyResults:
     def n_complete_looks(self) -> int:
         """The number of looks whose runs have all ended, from the first on."""
         return 0 if self.looks is None else n_complete(self.looks, self._seed_runs)
+
+    @property
+    def level(self) -> float:
+        """The level of the last look whose runs have all ended, before any that of the first."""
+        if self.looks is None:
+            return ALPHA
+        return self.looks.looks[max(0, self.n_complete_looks - 1)].level
 
     @property
     def _seed_runs(self) -> list[RunData]:

@@ -72,8 +72,8 @@ def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) 
         superiority=threshold,
         entries=results,
         families=tested_families,
-        main_effects=_test_effects(asked, margin, metric, df),
-        interactions=_test_effects(interactions, margin, metric, df),
+        main_effects=_test_effects(asked, margin, metric, df, study.level),
+        interactions=_test_effects(interactions, margin, metric, df, study.level),
         context_effects=_context_effects(study, effects, quantity),
         pooled=pooling.pool(study, pairs, results, margin, threshold),
         design=effects.design,
@@ -276,11 +276,12 @@ def _context_effects(study: StudyResults, effects: Effects, quantity: Quantity) 
 
 
 def _test_effects(
-    effects: list[Effect], margin: float | None, metric: Metric, df: int
+    effects: list[Effect], margin: float | None, metric: Metric, df: int, level: float
 ) -> list[Effect]:
-    """Return the effects with their verdicts."""
-    p = {i: effect.p for i, effect in enumerate(effects) if effect.p is not None}
-    p_equivalent = {i: _equivalence_pvalue(effects[i], margin, df) for i in p}
+    """Return the effects with their verdicts; `level` is that of the last look."""
+    scale = significance.ALPHA / level
+    p = {i: scale * effect.p for i, effect in enumerate(effects) if effect.p is not None}
+    p_equivalent = {i: scale * _equivalence_pvalue(effects[i], margin, df) for i in p}
     p_holm = significance.holm_adjust(p)
     p_equivalent_holm = significance.holm_adjust(p_equivalent)
     tested = []

@@ -5,12 +5,17 @@ a launch asks for other seeds than those before it, or has another plan, and see
 then, these results may have been the reason: they are an unplanned look.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from harness.analysis.significance import ALPHA
 from harness.results.records import LaunchRecord, Look, LookPlan, Looks, RunState
+from harness.results.records.study_summary import Caveat
 from harness.results.run_data import RunData
+
+if TYPE_CHECKING:
+    from harness.analysis.dataset import StudyResults
 
 ENDED: Sequence[RunState] = ("done", "failed")
 MIN_SEEDS = 2  # of results from which anything can be concluded
@@ -25,6 +30,20 @@ def levels(n_looks: int, has_end: bool) -> list[float]:
     if has_end:
         return [ALPHA / n_looks] * n_looks
     return [ALPHA / (look * (look + 1)) for look in range(1, n_looks + 1)]
+
+
+def caveats(study: "StudyResults") -> Iterator[Caveat]:
+    """Yield that seeds were added, or looks planned, when results could be seen."""
+    looks = study.looks
+    if looks is not None and not looks.planned:
+        counts = ", ".join(str(len(look.seeds)) for look in looks.looks)
+        shown = ", ".join(f"{look.level:.2g}" for look in looks.looks)
+        yield Caveat(
+            kind="unplanned-look",
+            entry=None,
+            message=f"results were there when the number of seeds or the plan of looks changed; "
+            f"looks at {counts} seeds have the levels {shown}: 0.05/(k(k+1)) for look k",
+        )
 
 
 def find_looks(launches: Sequence[LaunchRecord], runs: Iterable[RunData]) -> Looks | None:

@@ -112,11 +112,7 @@ def _at_look(
     """Return a result with its look, the interval over all looks, and p-values at level 0.05."""
     if level == ALPHA:  # the only look
         return result
-    scale = ALPHA / level
     update: dict[str, object] = {"look": number}
-    for name in ("p_adjusted", "p_equivalent"):
-        p = getattr(result, name)
-        update[name] = None if p is None else min(1.0, p * scale)
     shared = intersection([own for own in bounds if own is not None])
     current = result.difference.ci95
     if current is not None and shared is not None:
@@ -124,7 +120,16 @@ def _at_look(
         is_consistent = excludes_zero(shared) == excludes_zero(current)
         if low <= result.difference.mean <= high and is_consistent:
             update["difference"] = result.difference.model_copy(update={"ci95": shared})
-    return result.model_copy(update=update)
+    return at_error_rate(result, level).model_copy(update=update)
+
+
+def at_error_rate(result: SignificanceResult, level: float) -> SignificanceResult:
+    """Return a result at a level with p-values that are comparable with the error rate `ALPHA`."""
+    scaled = {}
+    for name in ("p_adjusted", "p_equivalent"):
+        p = getattr(result, name)
+        scaled[name] = None if p is None else min(1.0, p * ALPHA / level)
+    return result.model_copy(update=scaled)
 
 
 def intersection(bounds: Sequence[Bounds]) -> Bounds | None:

@@ -11,6 +11,9 @@ from command_line import Harness
 from planted_runs import finish
 
 from harness.analysis import dataset, hypotheses
+from harness.analysis.summary import summarize
+from harness.report import study_report
+from harness.report.render import markdown
 from harness.results.store import Store
 
 # entry -> its loss and the time of its steps, relative to the baseline's, and their noise
@@ -76,6 +79,12 @@ def verdicts(harness) -> dict[str, tuple[str | None, int | None]]:
     return {label.split("-")[0]: (test.verdict, test.look) for label, test in tests.items()}
 
 
+def report(harness) -> str:
+    """Return the report, without figures and line breaks."""
+    built = study_report.build(summarize(study(harness), "now"), [])
+    return " ".join(markdown.render(built).split())
+
+
 def run_until_resolved(harness, *more, margin=NARROW, code=0):
     return harness("run", "study.toml", "--until", "resolved", *more, settings=[margin], code=code)
 
@@ -95,6 +104,12 @@ def test_entries_with_a_verdict_get_no_more_seeds(harness, planted):
         finished.stderr
     )
     assert "look 3 of 3: of 2 entries 1 settled, 1 unresolved at the last look" in finished.stderr
+    text = report(harness)
+    assert (
+        "Planned looks at 3, 5, 8 seeds, at the level 0.017 each; entries with a verdict get no "
+        "more seeds. The verdicts are those after 3 looks." in text
+    )
+    assert "nplanned look" not in text.replace("Planned looks", "")
 
 
 def test_a_study_ends_when_all_entries_are_settled(harness, planted):
@@ -155,6 +170,9 @@ def test_seeds_added_by_hand_are_an_unplanned_look(harness, planted):
     assert [look.seeds for look in found.looks] == [[0, 1, 2], [0, 1, 2, 3, 4]]
     assert [look.level for look in found.looks] == pytest.approx([0.05 / 2, 0.05 / 6])
     assert verdicts(harness) == {"rope": ("better", 1), "alibi": ("unresolved", 2)}
+    text = report(harness)
+    assert "Unplanned looks: seeds were added when results could be seen." in text
+    assert "looks at 3, 5 seeds have the levels 0.025, 0.0083: 0.05/(k(k+1)) for look k" in text
 
 
 def test_looks_planned_after_results_are_not_planned(harness, planted):

@@ -39,6 +39,7 @@ CaveatKind = Literal[
     "shared-machine",
     "lost-seeds",
     "overfitting",
+    "unplanned-look",
 ]
 
 Scalar = str | int | float | bool | None
@@ -728,7 +729,8 @@ class Caveat(StrictModel):
         "selection; `overfitting`: the validation loss rises after its lowest value; "
         "`other-precision`: validated in another precision than the baseline; "
         "`other-hardware`: runs on another machine, or with other cores, threads or software, than "
-        "the baseline's of the seed; `shared-machine`: runs that overlapped others on their host"
+        "the baseline's of the seed; `shared-machine`: runs that overlapped others on their host; "
+        "`unplanned-look`: the number of seeds changed when results could be seen"
     )
     entry: str | None = Field(description="the entry; null if it concerns the whole study")
     message: str = Field(description="what was observed, as one sentence")
