@@ -8,6 +8,7 @@ from harness.analysis import (
     flops,
     lost_seeds,
     outdated,
+    overfitting,
     plausibility,
     stability,
 )
@@ -34,6 +35,7 @@ SOURCES: Sequence[Callable[[StudyResults], Iterator[Caveat]]] = (
     outdated.caveats,
     plausibility.caveats,
     stability.caveats,
+    overfitting.caveats,
     compilation.caveats,
     flops.caveats,
     comparability.caveats,
