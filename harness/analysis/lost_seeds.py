@@ -5,9 +5,11 @@ of all seeds. An entry with a lost seed is therefore not ranked, has no cost, an
 unless all entries it is compared with lost the same seeds.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
+from harness.analysis import intervals
 from harness.analysis.dataset import Entry, StudyResults
+from harness.results.records.estimates import Mean
 from harness.results.records.study_summary import Caveat
 from harness.results.run_data import RunData
 
@@ -26,6 +28,16 @@ def selected(entries: Iterable[Entry]) -> set[str]:
     if len(set(lost.values())) <= 1:
         return set()
     return {label for label, seeds in lost.items() if seeds}
+
+
+def mean_difference(
+    entry: Entry, base: Entry, values: Mapping[int, float], base_values: Mapping[int, float]
+) -> Mean | None:
+    """Return the mean paired difference, without its interval if seeds are a selection."""
+    difference = intervals.mean_difference(values, base_values)
+    if difference is None or not selected((entry, base)):
+        return difference
+    return difference.model_copy(update={"ci95": None})
 
 
 def caveats(study: StudyResults) -> Iterator[Caveat]:
