@@ -280,7 +280,7 @@ class _Family:
                 LadderPoint(
                     entry=curve.label,
                     size=size,
-                    lost_seeds=sorted(lost_seeds.lost_runs(curve.entries[size])),
+                    lost_seeds=curve.entries[size].lost_seeds,
                     flops=curve.amount("flops", size),
                     parameters=curve.amount("parameters", size),
                     tokens=curve.amount("tokens", size),

@@ -14,17 +14,12 @@ from harness.results.records.study_summary import Caveat
 from harness.results.run_data import RunData
 
 
-def lost_runs(entry: Entry) -> dict[int, RunData]:
-    """Return the runs of an entry that failed, for whatever reason, by seed."""
-    return {run.seed: run for run in entry.runs if run.status == "failed"}
-
-
 def selected(entries: Iterable[Entry]) -> set[str]:
     """Return the labels of the entries whose seeds are a selection: those that lost a seed.
 
     Empty if all of these entries lost the same seeds: then the same seeds are left of each.
     """
-    lost = {entry.label: frozenset(lost_runs(entry)) for entry in entries}
+    lost = {entry.label: frozenset(entry.lost_seeds) for entry in entries}
     if len(set(lost.values())) <= 1:
         return set()
     return {label for label, seeds in lost.items() if seeds}
@@ -43,10 +38,10 @@ def mean_difference(
 def caveats(study: StudyResults) -> Iterator[Caveat]:
     """Yield a caveat for each entry that lost a seed, with the reasons."""
     for entry in study.entries:
-        lost = lost_runs(entry)
+        lost = entry.lost_seeds
         if not lost:
             continue
-        reasons = [_reason(run) for run in lost.values()]
+        reasons = [_reason(run) for run in entry.runs if run.seed in lost]
         left = len(entry.runs) - len(lost)
         rest = "no seed is left"
         if left:
