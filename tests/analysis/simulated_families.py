@@ -68,8 +68,8 @@ class Counts:
     false: list[bool] = field(default_factory=list)  # any wrong `better` or `worse`
     false_equivalent: list[bool] = field(default_factory=list)
     own: list[float] = field(default_factory=list)  # fraction of own intervals with the truth
-    simultaneous: list[bool] = field(default_factory=list)  # all shown intervals contain it
-    headline: list[bool] = field(default_factory=list)  # that of the largest improvement does
+    simultaneous: list[bool] = field(default_factory=list)  # no shown interval misses it
+    headline: list[bool] = field(default_factory=list)  # nor that of the largest improvement
     power: list[float] = field(default_factory=list)  # fraction of true effects that are found
     fallback: list[bool] = field(default_factory=list)
     contradictions: int = 0
@@ -178,10 +178,9 @@ def count(
         counts.power.append(float(np.mean(found)))
     if own:
         counts.own.append(float(np.mean(own)))
-    if shown:
-        best = min(shown, key=lambda name: results[name].difference.mean)
-        counts.simultaneous.append(all(shown.values()))
-        counts.headline.append(shown[best])
+    best = min(shown, key=lambda name: results[name].difference.mean, default=None)
+    counts.simultaneous.append(all(shown.values()))
+    counts.headline.append(best is None or shown[best])
 
 
 def contains(bounds: tuple[float, float], true: float) -> bool:
