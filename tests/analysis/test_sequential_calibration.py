@@ -129,7 +129,7 @@ def test_error_rates_with_unequal_noise(noisy, capsys):
     familywise, _ = error_rates(CALIBRATE, [0.0] * 5, scale=scale)
     with capsys.disabled():
         print(f"\nlooks, 5 times the noise of one {noisy}: familywise error {familywise:.1%}")
-    assert familywise <= 0.09
+    assert familywise <= 0.075 + (0.0 if CALIBRATE >= 2000 else 0.02)
 
 
 def test_false_verdicts_do_not_add_up_over_looks():
