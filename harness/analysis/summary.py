@@ -191,10 +191,13 @@ def _tested(
         update["bits_per_byte_difference" if in_bits else "val_loss_difference"] = loss.difference
         update["excludes_zero"] = excludes_zero(loss.difference.ci95)
     speed = tests["tokens_per_s"].entries.get(row.entry)
-    if speed is not None and row.tokens_per_s_ratio is not None and speed.difference.ci95:
-        low, high = np.exp(speed.difference.ci95)
+    if speed is not None and row.tokens_per_s_ratio is not None:
+        bounds = None
+        if speed.difference.ci95 is not None:
+            low, high = np.exp(speed.difference.ci95)
+            bounds = (float(low), float(high))
         ratio = float(np.exp(speed.difference.mean))
-        update["tokens_per_s_ratio"] = Ratio(ratio=ratio, ci95=(float(low), float(high)))
+        update["tokens_per_s_ratio"] = Ratio(ratio=ratio, ci95=bounds)
     entry = next(entry for entry in study.entries if entry.label == row.entry)
     repeated = hypotheses.repeated(study, entry)
     update["repeats"] = repeated.label if repeated else None
