@@ -20,7 +20,7 @@ from harness.report.document import (
     text,
 )
 from harness.report.formatting import MISSING, count
-from harness.report.sections import superiority
+from harness.report.sections import method, superiority
 from harness.report.sections.comparison import NO_INTERVAL, NOT_COMPARABLE
 from harness.report.sections.overview import caveat_notes
 from harness.report.sections.pooled import with_unit
@@ -166,8 +166,10 @@ def _entries(comparison: Comparison) -> Iterator[Block]:
         " against ",
         Code(comparison.a),
         ", paired by seed: differences are the former minus the latter, ratios the former over the "
-        "latter, intervals 95 %. Verdicts are determined as in the report of a study, corrected "
-        "(Holm) over all entries; losses under other parallelisms repeat the same comparison. "
+        "latter. Verdicts and intervals are those of the report of a study, corrected for all "
+        "entries (definitions: ",
+        Code(method.REFERENCE),
+        "); of losses under several parallelisms, which repeat the same comparison, one is tested. "
         f"Margins: {', '.join(margins) or 'none'}.",
     )
     asked = superiority.titles(comparison.superiority)
@@ -177,12 +179,12 @@ def _entries(comparison: Comparison) -> Iterator[Block]:
         if pair.val_loss:
             loss = pair.val_loss.difference
             low, high = loss.ci95 or (None, None)
-            shown = formatting.interval(loss.mean, low, high, formatting.signed)
+            shown = formatting.difference(loss.mean, low, high)
             difference = with_unit(shown, pair.val_loss.unit)
         ratio = MISSING
         if pair.tokens_per_s_ratio:
             speed = pair.tokens_per_s_ratio
-            ratio = formatting.interval(speed.ratio, *speed.ci95, formatting.ratio)
+            ratio = formatting.tested_ratio(speed.ratio, *speed.ci95)
         words = [_word(pair.val_loss), _word(pair.tokens_per_s), _word(pair.peak_memory)]
         if pair.not_comparable:
             words[0] = NOT_COMPARABLE

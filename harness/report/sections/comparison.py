@@ -1,13 +1,13 @@
 """Comparison of each entry with the baseline: verdicts on the loss, throughput and memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from harness.analysis.significance import MAX_SEEDS
 from harness.analysis.summary import Summary
 from harness.report import formatting
-from harness.report.document import Block, Table, code_list, paragraph
+from harness.report.document import Block, Code, Table, code_list, paragraph
 from harness.report.formatting import MISSING, NO_SPEED
-from harness.report.sections import Charts, chart_blocks, reason_list, superiority
+from harness.report.sections import Charts, chart_blocks, method, reason_list, superiority
 from harness.report.sections.overview import baseline_labels
 from harness.report.sections.pooled import with_unit
 from harness.report.tables import (
@@ -23,6 +23,7 @@ from harness.results.records.study_summary import Quantity
 
 NO_INTERVAL = "no interval"  # of a single seed
 NOT_COMPARABLE = "not comparable"
+NO_EFFECT_OF_SEED = "seed has no effect"
 
 
 def build(summary: Summary, charts: Charts) -> Iterator[Block]:
@@ -41,18 +42,23 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
     yield paragraph(
         "Against ",
         code_list(baseline_labels(summary)),
-        ". The difference is variant minus baseline between runs of the same seed, with the 95 % t "
-        "interval of its mean. The verdict is better or worse if Student's t test on these "
-        "differences has p at most 0.05 after Holm's correction for all comparisons in the "
-        "table, and equivalent if two one-sided tests, also corrected, show that the difference "
-        f"is within the study's margin ({_margin(summary, 'val_loss')}). Otherwise it is "
-        "unresolved, with the number of seeds that would resolve it at 80 % power if the observed "
-        "effect size were the true one. p (BH) controls the false discovery rate "
-        "(Benjamini-Hochberg). The effect size is Hedges' g of the paired differences. A single "
-        "seed gives no verdict. An entry that differs on several axes shows their joint effect. "
-        "Entries that differ only in the parallelism repeat the same losses and count as one "
-        "comparison.",
+        ". The difference is variant minus baseline between runs of the same seed. "
+        f"{method.VERDICTS} {method.INTERVALS}",
     )
+    yield paragraph(
+        "The study's margin of the validation loss: ",
+        _margin(summary, "val_loss"),
+        ". An unresolved entry has the number of seeds that would resolve it at 80 % power if the "
+        "observed effect size were the true one. p (adjusted) decides between different and "
+        "unresolved; p (BH) controls the false discovery rate (Benjamini-Hochberg). The effect size "
+        "is Hedges' g of the paired differences. A single seed gives no verdict. An entry that "
+        "differs on several axes shows their joint effect. Entries that differ only in the "
+        "parallelism repeat the same losses: one of them is tested for all. Definitions, "
+        "assumptions and measured error rates: ",
+        Code(method.REFERENCE),
+        ".",
+    )
+    yield from method.paragraphs(summary, "val_loss")
     yield from _in_contexts(summary)
     yield _losses(summary)
     yield from reason_list(
@@ -60,11 +66,14 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         for row in summary.comparisons
         if row.not_comparable
     )
+    yield from _lost_seeds(summary)
+    yield from chart_blocks(charts, "differences_tokens_per_s")
     yield paragraph(
         "Costs: ratios are variant over baseline, from the same seeds. Their verdicts use the "
-        "logarithms, paired by seed, as above (margins: throughput "
+        "logarithms, tested as above (margins: throughput "
         f"{_margin(summary, 'tokens_per_s')}, memory {_margin(summary, 'peak_memory')})."
     )
+    yield from method.paragraphs(summary, "tokens_per_s", "peak_memory")
     yield _costs(summary)
 
 
@@ -84,20 +93,47 @@ def _in_contexts(summary: Summary) -> Iterator[Block]:
         )
 
 
+def _lost_seeds(summary: Summary) -> Iterator[Block]:
+    """Return which seeds are lost, and what their entries cannot gain."""
+    lost: dict[str, list[int]] = {}
+    for tests in summary.metric_tests.values():
+        for label, result in tests.entries.items():
+            if result.lost_seeds:
+                lost.setdefault(label, result.lost_seeds)
+    if lost:
+        yield paragraph(
+            "The runs that are left of an entry with failed runs are a selection. The side that "
+            "lost seeds gains no verdict, and an entry that would gain one is unresolved, without "
+            "an interval."
+        )
+        yield from reason_list(
+            (f"Lost {_seed_list(seeds)}, of the entry or its baseline", label)
+            for label, seeds in lost.items()
+        )
+
+
+def _seed_list(seeds: Sequence[int]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+
+
 def verdict_words(summary: Summary, metric: Quantity) -> dict[str, str]:
     """Return the verdict on each compared entry in a word or two.
 
-    Entries without a verdict diverge, have a single seed, or have no seed in common with the
-    baseline.
+    Entries without a verdict are tested by another one of the same loss, diverge, have a single
+    seed or differences that are one observation, or have no seed in common with the baseline.
     """
     frame = summary.tables["verdicts"]
     tested = {}
     for row in records(frame[frame["quantity"] == metric]):
         without = NOT_COMPARABLE if row["not_comparable"] else NO_INTERVAL
+        if row["seed_has_no_effect"]:
+            without = NO_EFFECT_OF_SEED
         tested[row["entry"]] = row["verdict"] or without
     words = {}
     for row in records(summary.tables["comparisons"]):
         untested = NO_SPEED if row["seeds"] else MISSING
+        if metric == "val_loss" and row["repeats"]:
+            untested = f"as {row['repeats']}"
         words[row["entry"]] = tested.get(row["entry"], untested)
         if metric == "tokens_per_s" and row["speed_diverges"]:
             words[row["entry"]] = NO_SPEED
@@ -135,8 +171,8 @@ def loss_difference(row: Record) -> str:
     """Return the difference in the loss; in bits per byte, with the unit, if tokenizers differ."""
     if row["loss_unit"] == "bits per byte":
         bits = interval_of(row, "bits_per_byte_difference")
-        return with_unit(formatting.interval(*bits, formatting.signed), row["loss_unit"])
-    return formatting.interval(*interval_of(row, "val_loss_difference"), formatting.signed)
+        return with_unit(formatting.difference(*bits), row["loss_unit"])
+    return formatting.difference(*interval_of(row, "val_loss_difference"))
 
 
 def _seeds(row: Record) -> str:
@@ -172,4 +208,4 @@ def _costs(summary: Summary) -> Table:
 def _speed_ratio(row: Record) -> str:
     if row["speed_diverges"]:
         return NO_SPEED
-    return formatting.interval(*interval_of(row, "tokens_per_s_ratio"), formatting.ratio)
+    return formatting.tested_ratio(*interval_of(row, "tokens_per_s_ratio"))

@@ -216,13 +216,10 @@ def _largest_improvement(summary: Summary, results: Mapping[str, SignificanceRes
     if not better:
         return ()
     best = min(better, key=lambda label: better[label].difference.mean)
-    low, high = better[best].difference.ci95 or (None, None)
-    gain = formatting.interval(
-        -better[best].difference.mean,
-        None if high is None else -high,
-        None if low is None else -low,
-        formatting.fixed,
-    )
+    difference = better[best].difference
+    low, high = difference.ci95 or (None, None)
+    bounds = (None, None) if low is None or high is None else (-high, -low)
+    gain = formatting.gain(-difference.mean, *bounds)
     comparison = next(row for row in summary.comparisons if row.entry == best)
     costs = []
     if comparison.tokens_per_s_ratio is not None:
