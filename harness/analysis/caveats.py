@@ -2,7 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from harness.analysis import comparability, compilation, flops, outdated, plausibility, stability
+from harness.analysis import (
+    comparability,
+    compilation,
+    flops,
+    lost_seeds,
+    outdated,
+    plausibility,
+    stability,
+)
 from harness.analysis.dataset import StudyResults
 from harness.results.records.study_summary import Caveat, CaveatKind
 
@@ -22,6 +30,7 @@ def allowed_violations(study: StudyResults) -> Iterator[Caveat]:
 # Each returns the caveats of one kind, in the order of the entries.
 SOURCES: Sequence[Callable[[StudyResults], Iterator[Caveat]]] = (
     allowed_violations,
+    lost_seeds.caveats,
     outdated.caveats,
     plausibility.caveats,
     stability.caveats,

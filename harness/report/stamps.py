@@ -22,6 +22,8 @@ STAMPED: Sequence[CaveatKind] = (
     "unstable",
     "not-compiled",
     "other-budget",
+    "lost-seeds",
+    "overfitting",
 )
 MAX_LISTED = 4  # stamped entries below a table or chart
 Stamps = Mapping[str, str]  # the label of an entry -> its label with the stamp

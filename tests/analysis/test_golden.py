@@ -25,12 +25,6 @@ STUDIES = ["golden", "crossed", "scaled", "real"]
 COLUMNS = {  # table -> old column -> new column
     "verdicts": {"word": "verdict", "seeds": "n_seeds"},
     "effects": {"word": "verdict"},
-    "rankings": {"kind": "budget_kind", "place": "rank"},
-    "savings": {
-        f"{old}{end}": f"{new}{end}"
-        for old, new in (("tokens", "tokens_ratio"), ("train_s", "train_time_ratio"))
-        for end in ("", "_low", "_high")
-    },
     "variance": {"of": "quantity", "share": "fraction"},
     "equivalence": {
         "loss_first_steps": "max_rel_loss_dev_first5",
@@ -51,7 +45,7 @@ PATHS = [  # a pattern of an old key path of summary.json -> the new one
     (r"comparable", "settings_hash"),
     (r"launches\.(\d+)\.comparable", r"launches.\1.settings_hash"),
     (rf"entries\.(\d+)\.({AXES})$", r"entries.\1.axes.\2"),
-    (r"(entries|comparisons|savings|equivalence|scaling)\.(\d+)\.label", r"\1.\2.entry"),
+    (r"(entries|comparisons|equivalence|scaling)\.(\d+)\.label", r"\1.\2.entry"),
     (r"entries\.(\d+)\.memory_predicted\b", r"entries.\1.predicted_memory"),
     (r"environments\.(\d+)\.env\.nproc", r"environments.\1.env.world_size"),
     (r"settings\.train\.micro_batch", "settings.train.micro_batch_size"),
@@ -60,11 +54,6 @@ PATHS = [  # a pattern of an old key path of summary.json -> the new one
     (r"scaling\.(\d+)\.nproc", r"scaling.\1.world_size"),
     (r"scaling\.(\d+)\.against_nproc", r"scaling.\1.against_world_size"),
     (r"verdicts\.(.*)\.word", r"verdicts.\1.verdict"),
-    (r"rankings\.(\d+)\.kind", r"rankings.\1.budget_kind"),
-    (r"savings\.(\d+)\.tokens\b", r"savings.\1.tokens_ratio"),
-    (r"savings\.(\d+)\.tokens_ci95", r"savings.\1.tokens_ratio_ci95"),
-    (r"savings\.(\d+)\.train_s\b", r"savings.\1.train_time_ratio"),
-    (r"savings\.(\d+)\.train_s_ci95", r"savings.\1.train_time_ratio_ci95"),
     (r"variance\.(\d+)\.of", r"variance.\1.quantity"),
     (r"variance\.(\d+)\.(\w+)\.share", r"variance.\1.\2.fraction"),
     *(
@@ -73,6 +62,8 @@ PATHS = [  # a pattern of an old key path of summary.json -> the new one
     ),
 ]
 UNEQUAL = {"created_at", "schema_version"}
+# Costs are now until a loss is first reached, and entries that lost seeds have no rank.
+REDEFINED = {"savings", "rankings"}
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +92,8 @@ def test_old_specs_name_the_options_as_the_variants_do(golden):
 def test_every_old_cell_is_in_the_tables(study):
     expected, made = study
     for path in sorted((expected / "tables").glob("*.csv")):
+        if path.stem in REDEFINED:
+            continue
         old = rows(path.read_text())
         new = rows(tables.to_csv(made.tables[path.stem]))
         assert len(new) == len(old), path.stem
@@ -140,7 +133,7 @@ def test_every_old_value_is_in_the_summary(study, tmp_path):
     assert (tmp_path / "again.json").read_bytes() == written
     new = flat(json.loads(written))
     for path, value in old.items():
-        if path in UNEQUAL:
+        if path in UNEQUAL or path.split(".")[0] in REDEFINED:
             continue
         name = path
         for pattern, replacement in PATHS:

@@ -1,4 +1,4 @@
-"""Comparison at equal budgets, and the cost of reaching the baseline's final loss."""
+"""Comparison at equal budgets, and the cost of reaching a final loss."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,6 @@ from harness.report.tables import (
     Column,
     Record,
     display,
-    interval_column,
     interval_of,
     records,
     table,
@@ -27,11 +26,18 @@ BUDGETS: dict[BudgetKind, str] = {
     "parameters": "equal parameters",
 }
 
+LOST = "lost seeds"  # instead of a rank
+
 
 def build(summary: Summary, charts: Charts) -> Iterator[Block]:
-    """Return the losses at equal budgets and the savings over the baseline."""
-    if not summary.rankings:
-        return
+    """Return the losses at equal budgets and the costs of the final losses."""
+    if summary.rankings:
+        yield from _budgets(summary)
+    if summary.savings:
+        yield from _costs(summary)
+
+
+def _budgets(summary: Summary) -> Iterator[Block]:
     sizes = text("Entries of equal parameters are within 1 % of the baseline's number. ")
     if all(ranking.budget_kind != "parameters" for ranking in summary.rankings):
         sizes = text(
@@ -44,7 +50,9 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         "entry used), linearly interpolated between evaluations. ",
         sizes,
         "Entries that differ only in parallelism have the same loss at equal tokens, so they are "
-        "compared by training time only.",
+        "compared by training time only. Ranks are those of means over seeds: the comparison with "
+        "the baseline shows which differences exceed the noise. Entries that lost seeds which "
+        "others did not lose have no rank.",
     )
     if len({comparability.training_tokens(entry) for entry in summary.study.entries}) > 1:
         yield paragraph(
@@ -56,29 +64,51 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
             yield Heading(context)
         leaders = budgets.leaders([row for row in summary.rankings if row.context == context])
         if len(leaders) == 1:
-            yield paragraph(Code(next(iter(leaders))), " leads under every budget.")
+            yield paragraph(Code(next(iter(leaders))), " has the lowest mean under every budget.")
         else:
             by_leader = []
             for label, kinds in leaders.items():
                 budget_names = ", ".join(BUDGETS[kind] for kind in kinds)
                 by_leader.append(text(Code(label), f" at {budget_names}"))
-            depends = Emphasis("The leader depends on the budget:")
+            depends = Emphasis("The lowest mean depends on the budget:")
             yield paragraph(depends, " ", join(by_leader, "; "), ".")
         yield _ranks(summary, context)
-    if summary.savings:
-        yield paragraph(
-            "Cost of reaching the baseline's final loss: 1.12 means 1.12 times fewer tokens, "
-            "or less training time, than the baseline. Geometric means over the seeds that "
-            "reach it, with 95 % t intervals."
-        )
-        columns = [
-            text_column("entry"),
-            Column("seeds that reach it", _seeds_that_reach),
-            interval_column("tokens ÷", "tokens_ratio", formatting.ratio),
-            interval_column("training time ÷", "train_time_ratio", formatting.ratio),
-        ]
-        caption = "Cost of reaching the baseline's final loss"
-        yield display(caption, summary.tables["savings"], columns)
+
+
+def _costs(summary: Summary) -> Iterator[Block]:
+    margin = summary.savings[0].margin
+    yield paragraph(
+        "Cost of reaching a final loss: the tokens, or training time, of the baseline over those "
+        "of the entry, each until it first reaches the loss "
+        f"within {margin:g} nats. 1.12 means that the baseline needs 1.12 times as much, 0.9 that "
+        "the entry needs more. The loss is that of the baseline, then that of the entry. Ratios "
+        "are geometric means over seeds, with 95 % t intervals. A run that does not reach the loss "
+        "costs more than all it spent, so that the mean over seeds is a bound (≤, ≥)."
+    )
+    columns = [
+        text_column("entry"),
+        Column("seeds that reach it", _seeds_that_reach),
+        _ratio_column("tokens ÷", "tokens_ratio", "at_most"),
+        _ratio_column("training time ÷", "train_time_ratio", "at_most"),
+        _ratio_column("tokens ÷, entry's loss", "tokens_ratio_at_entry_loss", "at_least"),
+        _ratio_column(
+            "training time ÷, entry's loss", "train_time_ratio_at_entry_loss", "at_least"
+        ),
+    ]
+    yield display("Cost of reaching a final loss", summary.tables["savings"], columns)
+
+
+def _ratio_column(title: str, name: str, bound: str) -> Column:
+    """Return a column of ratios with intervals, or with the bound that `bound` names."""
+    sign = {"at_most": "≤", "at_least": "≥"}[bound]
+
+    def cell(row: Record) -> str:
+        limit = row[f"{name}_{bound}"]
+        if limit is not None:
+            return f"{sign} {formatting.ratio(limit)}"
+        return formatting.interval(*interval_of(row, name), formatting.ratio)
+
+    return Column(title, cell)
 
 
 def _ranks(summary: Summary, context: str) -> Table:
@@ -88,14 +118,20 @@ def _ranks(summary: Summary, context: str) -> Table:
     for row in records(frame[frame["context"].fillna("") == context]):
         kind = row["budget_kind"]
         titles[kind] = f"{BUDGETS[kind]} ({_budget(row)})"
-        loss = formatting.mean(*interval_of(row, "val_loss"))
+        loss = formatting.number(row["val_loss"], formatting.fixed)
         cells.setdefault(row["entry"], {})[kind] = f"{row['rank']}. {loss}"
+    lost: dict[str, list[str]] = {}
+    for ranking in summary.rankings:
+        for label in ranking.lost:
+            lost.setdefault(label, []).append(ranking.budget_kind)
     rows = []
     for entry in summary.study.entries:
         if entry.done and summary.study.context_name(entry) == context:
             ranks = cells.get(entry.label, {})
             if "tokens" in ranks:
                 ranks.setdefault("parameters", "different size")
+            for kind in lost.get(entry.label, ()):
+                ranks[kind] = LOST
             rows.append([entry.label, *(ranks.get(kind, MISSING) for kind in titles)])
     numeric = list(titles.values())
     return table("Rank and validation loss at equal budgets", ["entry", *numeric], rows, numeric)
@@ -108,5 +144,8 @@ def _budget(row: Record) -> str:
 
 
 def _seeds_that_reach(row: Record) -> str:
+    """Return 2 of 3; a lost seed did not reach the loss."""
     n_reached = len(row["seeds"])
-    return f"{n_reached} of {n_reached + len(row['not_reached'])}"
+    n_lost = len(row["lost_seeds"])
+    lost = f" ({n_lost} lost)" if n_lost else ""
+    return f"{n_reached} of {n_reached + len(row['not_reached']) + n_lost}{lost}"

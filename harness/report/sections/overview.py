@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from harness.analysis import comparability, settings
+from harness.analysis import comparability, lost_seeds, settings
 from harness.analysis.caveats import LEAKS
 from harness.analysis.dataset import StudyResults
 from harness.analysis.metrics import DIVERGES, PARALLELISM
@@ -42,6 +42,8 @@ CAVEAT_TITLES: Mapping[CaveatKind, str] = {
     "non-causal": "Not causal: these entries see later tokens. Their losses are not comparable.",
     "outdated": "Outdated: the code has changed since these runs.",
     "below-entropy": "Loss below the corpus's entropy, which no causal model reaches.",
+    "lost-seeds": "Lost seeds: these entries gain no verdict, rank or lead.",
+    "overfitting": "Overfitting: the final validation loss is not the lowest.",
     "unstable": "Unstable training: results that rest on these runs may depend on the spikes.",
     "initial-loss": "Unusual initial loss.",
     "counted-flops": "FLOPs: the counted figure replaces the variant's formula.",
@@ -228,15 +230,23 @@ def _largest_improvement(summary: Summary, results: Mapping[str, SignificanceRes
         costs.append(f"{speed.ratio:.3f}x throughput [{low:.3f}, {high:.3f}]")
     if comparison.peak_memory_ratio is not None:
         costs.append(f"{comparison.peak_memory_ratio:.3f}x peak memory")
-    saving = next((row.tokens_ratio for row in summary.savings if row.entry == best), None)
     return text(
         " Largest improvement: ",
         Code(best),
         f", {gain} nats per token",
         f", at {' and '.join(costs)}" if costs else "",
-        f". It reaches the baseline's final loss with {saving:.2f}x fewer tokens" if saving else "",
+        _saving(summary, best),
         ".",
     )
+
+
+def _saving(summary: Summary, entry: str) -> str:
+    """Return the tokens that an entry needs for the baseline's final loss; empty if not known."""
+    ratio = next((row.tokens_ratio for row in summary.savings if row.entry == entry), None)
+    if ratio is None:
+        return ""
+    change = f"{ratio:.2f}x fewer" if ratio >= 1 else f"{1 / ratio:.2f}x more"
+    return f". It reaches the baseline's final loss with {change} tokens"
 
 
 def _seeds_needed(results: Mapping[str, SignificanceResult]) -> str:
@@ -302,8 +312,14 @@ def caveat_notes(caveats: Sequence[Caveat]) -> Iterator[Note]:
 
 
 def _leaders(summary: Summary) -> Text:
-    """Return the entries of lowest loss and highest throughput, of those with the most results."""
-    results = summary.with_results
+    """Return the entries of lowest loss and highest throughput, of those with the most results.
+
+    They are selected from many, so their own intervals would be too narrow and are not stated.
+    """
+    lost = lost_seeds.selected(summary.study.entries)
+    results = [result for result in summary.with_results if result.entry not in lost]
+    if summary.with_results and not results:
+        return text("No entry leads: each one lost seeds that others did not.")
     leaking = _leaking(summary)
     results = [result for result in results if result.entry not in leaking] or results
     sound = [result for result in results if result.equivalence != DIVERGES] or results
@@ -313,7 +329,7 @@ def _leaders(summary: Summary) -> Text:
     best = min(complete, key=_rounded_loss)
     lowest: Text = ()
     if best.val_loss and comparability.unit_of_all(summary.study) == "nats per token":
-        loss = formatting.mean(best.val_loss.mean, *(best.val_loss.ci95 or ()))
+        loss = formatting.fixed(best.val_loss.mean)
         lowest = text(
             "Lowest final validation loss: ", Code(best.entry), f", {loss} nats per token."
         )
@@ -321,7 +337,7 @@ def _leaders(summary: Summary) -> Text:
     fastest: Text = ()
     if speeds:
         label, speed = max(speeds.items(), key=lambda item: item[1].median)
-        shown = formatting.interval(speed.median, *speed.ci95, formatting.significant_figures)
+        shown = formatting.significant_figures(speed.median)
         fastest = text("Highest throughput: ", Code(label), f", {shown} tokens per second.")
     caveat = "The paired differences below show whether such a lead exceeds the noise."
     sentences = [lowest, fastest, text(caveat if len(complete) > 1 else "")]

@@ -32,6 +32,8 @@ CaveatKind = Literal[
     "counted-flops",
     "not-compiled",
     "other-budget",
+    "lost-seeds",
+    "overfitting",
 ]
 
 Scalar = str | int | float | bool | None
@@ -444,29 +446,75 @@ class Ranking(StrictModel):
         "baseline's number, and entries of another size are omitted"
     )
     val_loss: dict[str, Mean] = Field(
-        description="validation loss of each entry at the budget, nats per token"
+        description="validation loss of each entry at the budget, nats per token, without "
+        "intervals: that of the first of many entries would be too narrow"
+    )
+    lost: list[str] = Field(
+        default=[],
+        description="entries without a rank: they lost seeds that others did not, see `lost-seeds`",
     )
 
 
 class CostToBaselineLoss(StrictModel):
-    """The cost of reaching the baseline's final loss: the baseline's over the entry's, by seed.
+    """The cost of reaching a final loss: the baseline's over the entry's, each until it first does.
 
-    A ratio of 1.12 means that the baseline needs 1.12 times as much. The ratios are geometric means
-    over `seeds`, with the t interval of their logarithm.
+    A ratio of 1.12 means that the baseline needs 1.12 times as much, one of 0.9 that the entry
+    needs more. Ratios are geometric means over seeds, with the t interval of their logarithm.
+    A run that does not reach the loss costs more than all that it spent, so the mean is a bound.
+    All ratios are null if seeds were lost that other entries did not lose.
     """
 
     entry: str = Field(description="the entry: its variants' labels, joined by hyphens")
     against: str = Field(description="the entry that it is compared with")
+    margin: Number = Field(
+        default=0.0, description="a loss is reached within this margin, nats per token"
+    )
     seeds: list[int] = Field(description="seeds that reach the baseline's final loss")
     not_reached: list[int] = Field(description="seeds that do not")
+    baseline_not_reached: list[int] = Field(
+        default=[], description="seeds in which the baseline does not reach the entry's final loss"
+    )
+    lost_seeds: list[int] = Field(
+        default=[], description="seeds of which the run of one of the two failed"
+    )
     tokens_ratio: Number | None = Field(
-        description="the baseline's tokens over those the entry needs"
+        default=None,
+        description="the baseline's tokens over the entry's, to the baseline's final loss; null if "
+        "a seed does not reach it",
     )
-    tokens_ratio_ci95: Bounds | None = Field(description="its 95 % interval")
+    tokens_ratio_ci95: Bounds | None = Field(default=None, description="its 95 % interval")
+    tokens_ratio_at_most: Number | None = Field(
+        default=None, description="upper bound of that ratio if a seed does not reach the loss"
+    )
     train_time_ratio: Number | None = Field(
-        description="the baseline's training time over that the entry needs"
+        default=None, description="the same of the training time"
     )
-    train_time_ratio_ci95: Bounds | None = Field(description="its 95 % interval")
+    train_time_ratio_ci95: Bounds | None = Field(default=None, description="its 95 % interval")
+    train_time_ratio_at_most: Number | None = Field(
+        default=None, description="upper bound of that ratio if a seed does not reach the loss"
+    )
+    tokens_ratio_at_entry_loss: Number | None = Field(
+        default=None,
+        description="the baseline's tokens over the entry's, to the entry's final loss; null if "
+        "the baseline does not reach it in a seed",
+    )
+    tokens_ratio_at_entry_loss_ci95: Bounds | None = Field(
+        default=None, description="its 95 % interval"
+    )
+    tokens_ratio_at_entry_loss_at_least: Number | None = Field(
+        default=None,
+        description="lower bound of that ratio if the baseline does not reach the loss in a seed",
+    )
+    train_time_ratio_at_entry_loss: Number | None = Field(
+        default=None, description="the same of the training time"
+    )
+    train_time_ratio_at_entry_loss_ci95: Bounds | None = Field(
+        default=None, description="its 95 % interval"
+    )
+    train_time_ratio_at_entry_loss_at_least: Number | None = Field(
+        default=None,
+        description="lower bound of that ratio if the baseline does not reach the loss in a seed",
+    )
 
 
 class Component(StrictModel):
@@ -605,7 +653,8 @@ class Caveat(StrictModel):
         "entropy; `unstable`: loss spikes or outliers of the gradient norm; `initial-loss`: far "
         "from ln(vocabulary); `counted-flops`: the variant's formula is wrong; `not-compiled`: the "
         "compiler's limit was reached; `other-budget`: the baseline trains on another number of "
-        "tokens, or another amount of text"
+        "tokens, or another amount of text; `lost-seeds`: a run failed, and the other seeds are a "
+        "selection; `overfitting`: the validation loss rises after its lowest value"
     )
     entry: str | None = Field(description="the entry; null if it concerns the whole study")
     message: str = Field(description="what was observed, as one sentence")
