@@ -148,6 +148,7 @@ def _verdict_column(title: str, summary: Summary, metric: Quantity) -> Column:
 def _losses(summary: Summary) -> Table:
     verdicts = summary.tables["verdicts"]
     names = ["entry", "verdict", "p_holm", "p_bh", "effect_size", "seeds_to_resolve"]
+    names += ["lost_seeds", "difference_low"]
     tests = verdicts.loc[verdicts["quantity"] == "val_loss", names]
     context = [text_column("context")] if summary.study.contexts else []
     columns = [
@@ -176,13 +177,18 @@ def loss_difference(row: Record) -> str:
 
 
 def _seeds(row: Record) -> str:
-    unpaired = f" (+{row['seeds_unpaired']} unpaired)" if row["seeds_unpaired"] else ""
-    return f"{len(row['seeds'])}{unpaired}"
+    """Return the number of paired seeds, and of those that are lost or that one side lacks."""
+    lost = set(row["lost_seeds"] or ()) - set(row["seeds"])
+    n_unpaired = row["seeds_unpaired"] - len(lost)
+    others = [f"{len(lost)} lost"] if lost else []
+    if n_unpaired > 0:
+        others.append(f"+{n_unpaired} unpaired")
+    return f"{len(row['seeds'])} ({', '.join(others)})" if others else f"{len(row['seeds'])}"
 
 
 def _seeds_needed(row: Record) -> str:
-    if row["verdict"] != "unresolved":
-        return MISSING
+    if row["verdict"] != "unresolved" or row["difference_low"] is None:
+        return MISSING  # more seeds do not replace the lost ones
     needed = row["seeds_to_resolve"]
     return f"> {MAX_SEEDS:,}" if needed is None else f"{needed:,}"
 

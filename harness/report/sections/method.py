@@ -41,7 +41,7 @@ def _sentence(summary: Summary, tests: MetricTests) -> Text:
         groups.setdefault((_test(family), is_repeat), []).append(family)
     parts = [
         _families(tests, test, is_repeat, families)
-        for (test, is_repeat), families in groups.items()
+        for (test, is_repeat), families in sorted(groups.items(), key=lambda item: item[0][1])
     ]
     parts += _without_noise(tests)
     if not parts:

@@ -97,17 +97,22 @@ def headline(summary: Summary) -> Text:
         for label, result in tests.entries.items()
         if label in distinct or not distinct
     }
+    copies = [row.entry for row in summary.comparisons if row.differs == [PARALLELISM]]
     leaking = _leaking(summary)
     leaks = [label for label in results if label in leaking]
     answer = pooled.answer(summary, leaking)
     covered = pooled.covered(summary) if answer else set()
     results = {label: result for label, result in results.items() if label not in covered}
     by_verdict = []
+    without_lost = {label: result for label, result in results.items() if not _is_void(result)}
     for verdict in VERDICTS:
-        labels = [label for label, result in results.items() if result.verdict == verdict]
+        labels = [label for label, result in without_lost.items() if result.verdict == verdict]
         labels = [label for label in labels if label not in leaking]
         if labels:
             by_verdict.append(text(f"{verdict}: ", code_list(labels)))
+    void = [label for label in results.keys() - without_lost.keys() if label not in leaking]
+    if void:
+        by_verdict.append(text("no verdict, as seeds were lost: ", code_list(sorted(void))))
     by_verdict += _not_comparable(summary)
     if leaks:
         by_verdict.append(text("not comparable, as they see later tokens: ", code_list(leaks)))
@@ -142,13 +147,18 @@ def headline(summary: Summary) -> Text:
     return text(
         answer,
         within,
-        superiority.sentences(summary, leaking),
+        superiority.sentences(summary, [*leaking, *copies]),
         _seeds_needed({**results, **tested}),
         NO_MARGIN if tests.margin is None else "",
         _doubtful(summary, [*sound, *covered]),
         _tuning(summary),
         _ladder(summary),
     )
+
+
+def _is_void(result: SignificanceResult) -> bool:
+    """Return whether a result would have another verdict if no seed was lost."""
+    return bool(result.lost_seeds) and result.difference.ci95 is None
 
 
 def _ladder(summary: Summary) -> Text:
@@ -251,7 +261,9 @@ def _saving(summary: Summary, entry: str) -> str:
 
 def _seeds_needed(results: Mapping[str, SignificanceResult]) -> str:
     needed = [
-        result.seeds_to_resolve for result in results.values() if result.verdict == "unresolved"
+        result.seeds_to_resolve
+        for result in results.values()
+        if result.verdict == "unresolved" and not _is_void(result)
     ]
     if not needed:
         return ""
