@@ -1,7 +1,8 @@
-"""Whether the validation losses of two runs may be compared, and in which unit.
+"""Whether the losses, throughputs and memories of two runs may be compared.
 
 Losses per token are comparable if both are means over the same windows of the same tokens. Under
 another tokenizer the tokens differ, but not the text, so that the loss per byte is comparable.
+`harness.analysis.machines` has the rules for times and memory.
 """
 
 import math

@@ -1,14 +1,12 @@
 """Estimates with 95 % intervals: pure functions of numbers, each small enough to check by hand."""
 
+import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
 import numpy as np
 
 from harness.results.records.estimates import Bounds, Mean, Median, Ratio
 
-RESAMPLES = 1000
-MAX_MIXTURE_VALUES = 500_000  # values of mixed distributions in memory at once
 TAIL = 0.025  # probability on each side of a 95 % interval
 
 
@@ -39,88 +37,77 @@ def mean_difference(variant: Mapping[int, float], baseline: Mapping[int, float])
 
 
 def median(groups: Sequence[np.ndarray]) -> Median:
-    """Return the median of all groups' samples and its bootstrap interval.
+    """Return the geometric mean of the groups' medians and its 95 % interval.
 
-    A resample draws groups (seeds) first and then samples (steps) from these groups. The interval
-    therefore includes the variation between runs, not only the variation between steps.
+    A group has the samples (times of steps) of one seed. Its samples are not independent of each
+    other, since all of them share what makes the run fast or slow. A group therefore gives one
+    value, and the interval is Student's t of the logarithms over groups: None for a single group.
     """
-    medians = _resampled_medians(groups, np.random.default_rng(1))
-    center = float(np.median(np.concatenate(groups)))
-    return Median(median=center, ci95=_percentiles(medians))
+    center, bounds = _geometric_mean([float(np.median(group)) for group in groups])
+    return Median(median=center, ci95=bounds)
 
 
 def rate(amount: float, time: Median) -> Median:
     """Return the amount per unit of time, given the time that `amount` takes with its interval."""
-    low, high = time.ci95
-    return Median(median=amount / time.median, ci95=(amount / high, amount / low))
+    bounds = None
+    if time.ci95 is not None:
+        low, high = time.ci95
+        bounds = (amount / high, amount / low)
+    return Median(median=amount / time.median, ci95=bounds)
 
 
 def ratio_of_medians(numerator: Sequence[np.ndarray], denominator: Sequence[np.ndarray]) -> Ratio:
-    """Return the ratio of two medians; the i-th groups of both have one seed, drawn together."""
-    rng = np.random.default_rng(1)
-    ratios = _resampled_medians(numerator, rng) / _resampled_medians(denominator, rng)
-    ratio = np.median(np.concatenate(numerator)) / np.median(np.concatenate(denominator))
-    return Ratio(ratio=float(ratio), ci95=_percentiles(ratios))
+    """Return the geometric mean of the groups' ratios of medians; i-th groups have one seed.
 
-
-@lru_cache
-def _resampled_groups(n_groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return distinct weights of groups, (n_distinct, n_groups), and each resample's row of them.
-
-    Every call returns the same weights, so that groups of the same seed are drawn together.
+    The interval is Student's t of the logarithms over seeds: None for a single seed.
     """
-    rng = np.random.default_rng(0)
-    counts = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=RESAMPLES)
-    distinct, row_of_resample = np.unique(counts, axis=0, return_inverse=True)
-    return distinct / n_groups, row_of_resample.reshape(-1)
+    pairs = zip(numerator, denominator, strict=True)
+    ratio, bounds = _geometric_mean([float(np.median(a) / np.median(b)) for a, b in pairs])
+    return Ratio(ratio=ratio, ci95=bounds)
 
 
-def _resampled_medians(groups: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Return the median of each resample, (RESAMPLES,), without drawing its samples one by one.
+def ratio_of_unpaired_medians(
+    numerator: Sequence[np.ndarray], denominator: Sequence[np.ndarray]
+) -> Ratio:
+    """Return the ratio of the geometric means of two samples of groups without common seeds.
 
-    The median of n draws from a distribution is its quantile at the median of n uniform draws. The
-    order statistics of uniform draws are beta distributed, so one or two draws per resample
-    suffice.
+    The interval is that of Welch's t test of the logarithms (Welch 1947): None if a side has a
+    single group.
     """
-    pooled = np.concatenate(groups)
-    order = np.argsort(pooled)
-    values = pooled[order]
-    n = len(values)
-    sizes = np.array([len(group) for group in groups])
-    group_of_value = np.repeat(np.arange(len(groups)), sizes)[order]
-
-    k = (n + 1) // 2
-    low = rng.beta(k, n + 1 - k, RESAMPLES)
-    high = low if n % 2 else low + (1 - low) * rng.beta(1, n - k, RESAMPLES)
-
-    in_group = group_of_value == np.arange(len(groups))[:, None]
-    cdfs = np.cumsum(in_group, axis=1) / sizes[:, None]  # of each group, (n_groups, n)
-    # no mixture of the groups has its median outside of first to last
-    first = int(np.searchsorted(cdfs.max(axis=0), low.min()))
-    last = min(int(np.searchsorted(cdfs.min(axis=0), high.max())), n - 1)
-    cdfs = cdfs[:, first : last + 1]
-
-    weights, row_of_resample = _resampled_groups(len(groups))
-    medians = np.empty(RESAMPLES)
-    rows_at_once = max(1, MAX_MIXTURE_VALUES // cdfs.shape[1])
-    for start in range(0, len(weights), rows_at_once):
-        mixed = weights[start : start + rows_at_once] @ cdfs  # each row rises from 0 to 1
-        resamples = (row_of_resample >= start) & (row_of_resample < start + len(mixed))
-        row = row_of_resample[resamples] - start
-        # one search in all rows: row i is shifted by 2 i, so that the rows do not overlap
-        stacked = (mixed + 2 * np.arange(len(mixed))[:, None]).reshape(-1)
-        offset = row * mixed.shape[1]
-        at_low = np.searchsorted(stacked, low[resamples] + 2 * row) - offset
-        at_high = np.searchsorted(stacked, high[resamples] + 2 * row) - offset
-        lower = values[np.minimum(first + at_low, n - 1)]
-        upper = values[np.minimum(first + at_high, n - 1)]
-        medians[resamples] = (lower + upper) / 2
-    return medians
+    over = np.log([np.median(group) for group in numerator])
+    under = np.log([np.median(group) for group in denominator])
+    difference = float(over.mean() - under.mean())
+    ratio = math.exp(difference)
+    if min(len(over), len(under)) < 2:
+        return Ratio(ratio=ratio, ci95=None)
+    factor = math.exp(_welch_half_width(over, under))
+    return Ratio(ratio=ratio, ci95=(ratio / factor, ratio * factor))
 
 
-def _percentiles(samples: np.ndarray) -> Bounds:
-    low, high = np.quantile(samples, (TAIL, 1 - TAIL))
-    return float(low), float(high)
+def _welch_half_width(first: np.ndarray, second: np.ndarray) -> float:
+    """Return half the width of the 95 % interval of a difference of means (Satterthwaite 1946)."""
+    variances = [float(values.var(ddof=1)) / len(values) for values in (first, second)]
+    total = sum(variances)
+    if total == 0:
+        return 0.0
+    from scipy.special import stdtrit
+
+    df_inverse = variances[0] ** 2 / (len(first) - 1) + variances[1] ** 2 / (len(second) - 1)
+    return float(stdtrit(total**2 / df_inverse, 1 - TAIL)) * math.sqrt(total)
+
+
+def _geometric_mean(values: Sequence[float]) -> tuple[float, Bounds | None]:
+    """Return the geometric mean and the t interval of the logarithms, None for a single value.
+
+    Logarithms are relative to the first value, so that equal values give exactly this value.
+    """
+    first = values[0]
+    logs = mean([math.log(value / first) for value in values])
+    center = first * math.exp(logs.mean)
+    if logs.ci95 is None:
+        return center, None
+    low, high = logs.ci95
+    return center, (first * math.exp(low), first * math.exp(high))
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[bool]:

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis import comparability, intervals, ladder_estimates, metrics
+from harness.analysis import comparability, intervals, ladder_estimates, machines, metrics
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.ladder_estimates import (
     MAX_LOG,
@@ -352,20 +352,21 @@ class _Family:
         other = base.entries.get(size)
         if entry is None or other is None or {entry.label, other.label} & set(self.diverging):
             return None
-        by_seed = {run.seed: run for run in other.done}
-        runs = [run for run in entry.done if run.seed in by_seed]
+        runs, base_runs = machines.comparable_runs(entry, other, machines.speed_reason)
         if not runs:
             return None
-        ratio = metrics.speed_ratio(runs, [by_seed[run.seed] for run in runs])
+        ratio = metrics.speed_ratio(runs, base_runs)
         if ratio is None:
             return None
         run = runs[0]
-        base_run = by_seed[run.seed]
+        base_run = base_runs[0]
         per_step = run.known_flops_per_token * (run.tokens_per_step or 0)
         base_per_step = base_run.known_flops_per_token * (base_run.tokens_per_step or 0)
         log_flops = math.log(per_step / base_per_step)
-        low, high = ratio.ci95
-        bounds = (math.log(low) + log_flops, math.log(high) + log_flops)
+        bounds = None
+        if ratio.ci95 is not None:
+            low, high = ratio.ci95
+            bounds = (math.log(low) + log_flops, math.log(high) + log_flops)
         return Estimate(math.log(ratio.ratio) + log_flops, bounds)
 
     def _project(self, curve: Curve, i: int, leave_out_error: float | None) -> LadderProjection:
@@ -495,18 +496,25 @@ def _per_decade(slope: Estimate | None) -> Estimate | None:
 
 
 def _mean_ratio(weights: Array, ratios: list[Estimate | None]) -> Estimate | None:
-    """Return the weighted mean of the estimates; None if one with a weight is missing."""
+    """Return the weighted mean of the estimates; None if one with a weight is missing.
+
+    It has an interval if all of them have one.
+    """
     used = [(w, ratio) for w, ratio in zip(weights, ratios, strict=True) if w > 0]
     value = 0.0
     below = 0.0
     above = 0.0
+    is_known = True
     for weight, ratio in used:
-        if ratio is None or ratio.bounds is None:
+        if ratio is None:
             return None
         value += weight * ratio.value
+        if ratio.bounds is None:
+            is_known = False
+            continue
         below = math.hypot(below, weight * (ratio.value - ratio.bounds[0]))
         above = math.hypot(above, weight * (ratio.bounds[1] - ratio.value))
-    return Estimate(value, (value - below, value + above))
+    return Estimate(value, (value - below, value + above) if is_known else None)
 
 
 def trend_verdict(change_per_decade: Bounds | None, margin: float = MARGIN) -> TrendVerdict | None:

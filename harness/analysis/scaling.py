@@ -5,21 +5,22 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from harness.analysis import intervals
+from harness.analysis import intervals, machines
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.equivalence import reference, world_size
 from harness.analysis.metrics import DIVERGES, PARALLELISM, timed
 from harness.results.records.estimates import Ratio
 from harness.results.records.study_summary import EquivalenceStatus, ScalingRow
 
-NO_SPEEDUP = Ratio(ratio=1.0, ci95=(1.0, 1.0))  # of the entry that others are compared with
+NO_SPEEDUP = Ratio(ratio=1.0, ci95=None)  # of the entry that others are compared with
 
 
 def scaling(study: StudyResults, statuses: Mapping[str, EquivalenceStatus]) -> list[ScalingRow]:
     """Compare the entries of each parallelism that has several numbers of processes.
 
     The reference is the same parallelism on one process, else another entry on one process, else
-    the entry with the fewest processes. Entries that diverge are omitted.
+    the entry with the fewest processes. Entries that diverge, or ran on other machines than the
+    reference, are omitted.
     """
     measured = [
         entry
@@ -35,7 +36,9 @@ def scaling(study: StudyResults, statuses: Mapping[str, EquivalenceStatus]) -> l
         usable = single and world_size(single) == 1 and timed(single.done)
         if world_size(entries[0]) > 1 and single and usable:
             entries = [single, *entries]
-        rows += [_row(name, entry, entries[0]) for entry in entries]
+        entries = machines.on_equal_machines(entries, entries[0])
+        if len({world_size(entry) for entry in entries}) > 1:
+            rows += [_row(name, entry, entries[0]) for entry in entries]
     return rows
 
 
@@ -65,6 +68,11 @@ def _row(group: str, entry: Entry, base: Entry) -> ScalingRow:
     n_base = world_size(base)
     speedup = _speedup(entry, base) if entry is not base else NO_SPEEDUP
     step_s = intervals.median(timed(entry.done))
+    ideal = n_processes / n_base
+    efficiency_ci95 = None
+    if speedup.ci95 is not None:
+        low, high = speedup.ci95
+        efficiency_ci95 = (low / ideal, high / ideal)
     tokens = entry.done[0].tokens_per_step
     assert tokens is not None
     return ScalingRow(
@@ -75,12 +83,13 @@ def _row(group: str, entry: Entry, base: Entry) -> ScalingRow:
         against=base.label,
         against_world_size=n_base,
         speedup=speedup,
-        efficiency=speedup.ratio / (n_processes / n_base),
+        efficiency=speedup.ratio / ideal,
+        efficiency_ci95=efficiency_ci95,
     )
 
 
 def _speedup(entry: Entry, base: Entry) -> Ratio:
-    """Return the ratio of the speeds over the seeds that both have, else over all seeds of both."""
+    """Return the ratio of the speeds, paired by the seeds that both have; unpaired without any."""
     steps = _timed_by_seed(entry)
     base_steps = _timed_by_seed(base)
     seeds = [seed for seed in steps if seed in base_steps]
@@ -88,9 +97,7 @@ def _speedup(entry: Entry, base: Entry) -> Ratio:
         return intervals.ratio_of_medians(
             [base_steps[seed] for seed in seeds], [steps[seed] for seed in seeds]
         )
-    return intervals.ratio_of_medians(
-        [np.concatenate(list(base_steps.values()))], [np.concatenate(list(steps.values()))]
-    )
+    return intervals.ratio_of_unpaired_medians(list(base_steps.values()), list(steps.values()))
 
 
 def _timed_by_seed(entry: Entry) -> dict[int, np.ndarray]:

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from harness.analysis import intervals
-from harness.results.records.estimates import Mean, Median, Ratio
+from harness.results.records.estimates import Mean
 
 
 def test_mean_has_the_t_interval():
@@ -46,42 +46,34 @@ def test_noise_that_seeds_share_cancels_in_pairs():
     assert low == pytest.approx(0.3) and high == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize("n", [40, 41])
-def test_median_interval_is_that_of_the_plain_bootstrap(n):
-    samples = np.random.default_rng(2).lognormal(0, 0.5, n)
-    value = intervals.median([samples])
-    assert value.median == np.median(samples)
-    rng = np.random.default_rng(3)
-    plain = np.median(samples[rng.integers(0, n, (20_000, n))], axis=1)
-    ours = intervals._resampled_medians([samples], np.random.default_rng(4))
-    assert stats.ks_2samp(ours, plain).pvalue > 1e-3
-    spread = np.diff(np.quantile(plain, (0.025, 0.975)))[0]
-    assert value.ci95 == pytest.approx(np.quantile(plain, (0.025, 0.975)), abs=0.15 * spread)
+def test_speed_is_the_geometric_mean_of_the_seeds_medians():
+    value = intervals.median([np.array([1.0, 2.0, 9.0]), np.array([8.0, 8.0])])
+    assert value.median == pytest.approx(4.0)  # of 2 and 8, however many steps each has
+    # by hand: logs ln 2 and ln 8, s = ln 4 / sqrt 2, t(0.975, 1) = 12.706205, half = t ln 4 / 2
+    half = 12.706204736432095 * np.log(4) / 2
+    assert value.ci95 == pytest.approx((4 * np.exp(-half), 4 * np.exp(half)))
+    times = intervals.rate(24, value)
+    assert times.median == pytest.approx(6.0)
+    assert times.ci95 == pytest.approx((24 / value.ci95[1], 24 / value.ci95[0]))
 
 
-def test_median_interval_resamples_seeds_before_steps():
-    """Steps that hardly vary must not hide that whole runs differ."""
-    steps = np.random.default_rng(5).normal(0, 1e-3, 100)
-    runs = [1.0 + steps, 1.1 + steps, 1.2 + steps]
-    rng = np.random.default_rng(6)
-    picks = rng.integers(0, 3, (4000, 3))
-    plain = [np.median([runs[s][rng.integers(0, 100, 100)] for s in pick]) for pick in picks]
-    low, high = intervals.median(runs).ci95
-    assert (low, high) == pytest.approx(tuple(np.quantile(plain, (0.025, 0.975))), abs=2e-3)
-    assert low < 1.01 and high > 1.19
+@pytest.mark.parametrize("n_steps", [1, 50, 5000])
+def test_one_seed_has_no_interval_of_speed_however_many_steps(n_steps):
+    steps = np.random.default_rng(2).lognormal(0, 0.5, (2, n_steps))
+    value = intervals.median([steps[0]])
+    assert value.median == pytest.approx(np.median(steps[0])) and value.ci95 is None
+    assert intervals.rate(10, value).ci95 is None
+    assert intervals.ratio_of_medians([steps[0]], [steps[1]]).ci95 is None
+    assert intervals.ratio_of_unpaired_medians([steps[0]], [steps[1], steps[1]]).ci95 is None
 
 
-def test_median_of_one_and_of_two_samples():
-    assert intervals.median([np.array([2.0])]) == Median(median=2.0, ci95=(2.0, 2.0))
-    assert intervals.median([np.array([1.0, 3.0])]) == Median(median=2.0, ci95=(1.0, 3.0))
+def test_more_steps_do_not_narrow_an_interval_of_speed():
+    runs = [np.array([1.0, 1.1, 1.2]), np.array([1.3, 1.4, 1.5]), np.array([1.2, 1.25, 1.3])]
+    repeated = [np.repeat(run, 1000) for run in runs]
+    assert intervals.median(repeated) == intervals.median(runs)
 
 
-def test_the_same_samples_give_the_same_interval():
-    samples = [np.random.default_rng(7).normal(1, 0.1, 50)]
-    assert intervals.median(samples) == intervals.median(samples)
-
-
-def test_ratio_draws_the_seeds_of_both_together():
+def test_ratio_pairs_the_seeds_of_both():
     """Seeds that are slow in both entries, since the machine was, must not blur their ratio."""
     noise = np.random.default_rng(8).normal(0, 1e-4, (2, 3, 200))
     speeds = np.array([[1.0], [2.0], [4.0]])
@@ -90,6 +82,24 @@ def test_ratio_draws_the_seeds_of_both_together():
     )
     assert ratio.ratio == pytest.approx(2, rel=1e-3)
     assert ratio.ci95 == pytest.approx((2, 2), rel=1e-3)
+
+
+def test_ratio_is_the_geometric_mean_of_the_seeds_ratios():
+    ratio = intervals.ratio_of_medians([np.full(50, x) for x in (1.0, 2.0, 4.0)], [np.ones(50)] * 3)
+    assert ratio.ratio == pytest.approx(2.0)
+    expected = stats.ttest_1samp(np.log([1.0, 2.0, 4.0]), 0).confidence_interval(0.95)
+    assert np.log(ratio.ci95) == pytest.approx(expected)
+
+
+def test_unpaired_ratio_has_the_interval_of_welch():
+    over = [1.0, 2.0, 4.0, 5.0]
+    under = [1.0, 1.1, 1.3]
+    ratio = intervals.ratio_of_unpaired_medians(
+        [np.full(9, x) for x in over], [np.full(5, x) for x in under]
+    )
+    test = stats.ttest_ind(np.log(over), np.log(under), equal_var=False)
+    assert np.log(ratio.ci95) == pytest.approx(test.confidence_interval(0.95))
+    assert ratio.ratio == pytest.approx(stats.gmean(over) / stats.gmean(under))
 
 
 def test_pareto_front_of_a_hand_case():
@@ -111,8 +121,3 @@ def test_running_mean_is_centred_and_keeps_the_ends():
         [1.5, 3.0, 16 / 3, 7.0]
     )
     assert intervals.running_mean(np.array([1.0, 2.0]), 1) == pytest.approx([1.0, 2.0])
-
-
-def test_ratio_interval_includes_variation_between_seeds():
-    ratio = intervals.ratio_of_medians([np.full(50, x) for x in (1.0, 2.0, 3.0)], [np.ones(50)] * 3)
-    assert ratio == Ratio(ratio=2.0, ci95=(1.0, 3.0))

@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-
-from harness.analysis import intervals as statistics
+from scipy import stats
 
 # The ratio of unchanged code may differ this much between runs; an interval covers one run only.
 RUN_TO_RUN = 0.05
@@ -26,18 +25,21 @@ class Ratio:
 
 
 def ratio(benchmark: str, ours_s: Sequence[float], peer: str, peer_s: Sequence[float]) -> Ratio:
-    """Return the median of peer / ours over the rounds with its bootstrap interval.
+    """Return the median of peer / ours over the rounds with its 95 % interval.
 
-    Rounds are resampled as pairs: a slow phase of the machine slows both sides of a round.
+    The ratio is that of a round: a slow phase of the machine slows both sides. The interval ends
+    at the i-th smallest and i-th largest ratios: it covers the median of any distribution (sign
+    test). It is the whole range with fewer than 6 rounds, which cover it less often.
     """
-    rounds = statistics.median([np.asarray(peer_s) / np.asarray(ours_s)])
+    rounds = np.sort(np.asarray(peer_s) / np.asarray(ours_s))
+    n_outside = max(int(stats.binom.ppf(0.025, len(rounds), 0.5)) - 1, 0)
     return Ratio(
         benchmark,
         float(np.median(ours_s)),
         peer,
         float(np.median(peer_s)),
-        rounds.median,
-        rounds.ci95,
+        float(np.median(rounds)),
+        (float(rounds[n_outside]), float(rounds[-1 - n_outside])),
     )
 
 

@@ -134,7 +134,12 @@ def test_one_seed_has_no_intervals(one_axis, no_figures):
     one_axis.seeds = (3,)
     page, summary, _ = written(one_axis.write())
     assert "no interval" in page
-    assert summary["comparisons"][0]["excludes_zero"] is None
+    assert "a single seed has no interval" in " ".join(page.split())
+    comparison = summary["comparisons"][0]
+    assert comparison["excludes_zero"] is None
+    assert comparison["tokens_per_s_ratio"]["ci95"] is None
+    for entry in summary["entries"]:
+        assert entry["tokens_per_s"]["ci95"] is None and entry["step_s"]["ci95"] is None
 
 
 @pytest.mark.parametrize("status", ["pending", "running", "failed", "interrupted"])

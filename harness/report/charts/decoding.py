@@ -18,6 +18,7 @@ LARGEST = "at the largest batch and context"
 def build(summary: Summary) -> Iterator[ChartSpec]:
     """Return the charts of time per token and cache size, if the decode probe measured any."""
     entries, note = single_parallelism(summary, lambda result: bool(result.decoding))
+    entries = [entry for entry in entries if entry.label not in summary.other_machines]
     places = [place for entry in entries for place in summary.results[entry.label].decoding]
     if not any(place.seeds for place in places):
         return
@@ -29,8 +30,7 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
     yield ChartSpec(
         name="decode_time",
         title=title,
-        subtitle="one token for every sequence of the batch; bars: bootstrap 95 % interval over "
-        "seeds and samples",
+        subtitle="one token for every sequence of the batch; bars: 95 % interval over seeds",
         note=note,
         alt=lines_alt(summary, title, panels[-1].lines, f"shortest {LARGEST}", "ms", True),
         plot=Lines(panels, min(len(panels), MAX_COLUMNS)),
@@ -48,10 +48,11 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
 
 
 def _step_ms(place: Decoding) -> list[float]:
-    """Return the time per token and the ends of its interval."""
+    """Return the time per token and the ends of its interval, or the time itself without one."""
     assert place.decode_step_s
     step_s = place.decode_step_s
-    return [SECONDS_TO_MS * seconds for seconds in (step_s.median, *step_s.ci95)]
+    bounds = step_s.ci95 or (step_s.median, step_s.median)
+    return [SECONDS_TO_MS * seconds for seconds in (step_s.median, *bounds)]
 
 
 def _time_axis(lines: Sequence[Line]) -> Axis:

@@ -68,9 +68,11 @@ def _trace(mode: str, name: str, x: Iterable[float], y: Iterable[float]) -> Json
     return trace | {"x": rounded(x), "y": rounded(y)}
 
 
-def _error(values: Sequence[float], intervals: Iterable[Interval], colour: str = "") -> JsonDict:
-    """Return plotly's error bars from the ends of intervals."""
-    ends = list(intervals)
+def _error(
+    values: Sequence[float], intervals: Iterable[Interval | None], colour: str = ""
+) -> JsonDict:
+    """Return plotly's error bars from the ends of intervals; none where no interval is known."""
+    ends = [interval or (math.nan, math.nan) for interval in intervals]
     error: JsonDict = {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3}
     error["array"] = rounded(high - value for value, (_, high) in zip(values, ends, strict=True))
     error["arrayminus"] = rounded(value - low for value, (low, _) in zip(values, ends, strict=True))
@@ -219,7 +221,7 @@ def _part(plot: Bars, i: int, part: Part) -> JsonDict:
     """Return the trace of one part of all bars."""
     rows = {place: row for place, row in enumerate(plot.rows) if row.values}
     values = [row.values[i] for row in rows.values()]
-    intervals = [row.interval for row in rows.values() if row.interval]
+    intervals = [row.interval for row in rows.values()]
     marker: JsonDict = {"color": part.colour or [row.colour for row in rows.values()]}
     if part.hatched:
         pattern = {"shape": "/", "fgcolor": INK, "bgcolor": TRANSPARENT, "size": 6}
@@ -235,7 +237,7 @@ def _part(plot: Bars, i: int, part: Part) -> JsonDict:
         "textposition": "none",
         "hovertemplate": f"%{{text}}<br>%{{x:,.4g}} {plot.x.label}<extra>{part.name}</extra>",
     }
-    return trace | ({"error_x": _error(values, intervals, INK)} if intervals else {})
+    return trace | ({"error_x": _error(values, intervals, INK)} if any(intervals) else {})
 
 
 def _intervals(plot: Intervals) -> JsonDict:

@@ -56,8 +56,8 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
     yield ChartSpec(
         name="scaling",
         title=title,
-        subtitle="throughput relative to the fewest processes, with the ideal; bars: bootstrap "
-        "95 % interval",
+        subtitle="throughput relative to the fewest processes, with the ideal; bars: 95 % "
+        "interval over seeds",
         note=note,
         alt=f"{title} for {count(len(groups), 'group')}; highest: {best.group} on "
         f"{count(best.world_size, 'process', 'processes')}, "
@@ -69,7 +69,10 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
 def _line(i: int, name: str, rows: list[ScalingRow]) -> Line:
     colour = COLOURS[i % len(COLOURS)]
     dash = DASHES[i // len(COLOURS) % len(DASHES)]
-    points = [(row.world_size, row.speedup.ratio, *row.speedup.ci95) for row in rows]
+    points = []
+    for row in rows:
+        speedup = row.speedup.ratio
+        points.append((row.world_size, speedup, *(row.speedup.ci95 or (speedup, speedup))))
     return Line.with_bars(name, name, MarkStyle(colour, dash, MARKERS[i % len(MARKERS)]), points)
 
 

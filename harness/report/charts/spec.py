@@ -249,7 +249,7 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a scatter plot with the interval of its x value.
+    """A point of a scatter plot with the interval of its x value, if one is known.
 
     Points of one `group` share a legend entry. `size` is 0 to 1, `detail` explains it on hover.
     `on_front`: no other point is better on both axes.
@@ -258,7 +258,7 @@ class Point:
     name: str
     x: float
     y: float
-    interval: Interval
+    interval: Interval | None
     style: MarkStyle
     group: str
     size: float = 0.0

@@ -34,7 +34,9 @@ TRAFFIC_METHOD = (
     "formula of the parallelism, computed from the sizes of the parameters only."
 )
 SCALING_METHOD = (
-    "Speedup is the throughput over that of the reference entry. Efficiency is the speedup over "
+    "Speedup is the throughput over that of the reference entry, with the 95 % t interval of its "
+    "logarithm over seeds: paired by seed, or Welch's if the two have no seed in common. A single "
+    "seed has no interval. Efficiency is the speedup over "
     "the ratio of the numbers of processes. All entries train the same number of tokens per step "
     "(strong scaling). Processes beyond the number of physical cores share cores."
 )
@@ -125,7 +127,7 @@ def scaling(summary: Summary, charts: Charts) -> Iterator[Block]:
         number_column("processes", "world_size"),
         interval_column("tokens/s", "tokens_per_s", formatting.significant_figures),
         interval_column("speedup", "speedup", formatting.ratio),
-        number_column("efficiency", "efficiency", formatting.percent),
+        interval_column("efficiency", "efficiency", formatting.percent),
         text_column("reference", "against"),
     ]
     yield paragraph(SCALING_METHOD)

@@ -27,9 +27,9 @@ VERDICT_ORDER = ("better", "equivalent", "unresolved", "worse")  # in which verd
 DEFINITIONS = (
     "± is half the width of the 95 % t interval of the mean over seeds. Throughput is tokens per "
     "step over the median time of the timed steps of the slowest rank; warm-up steps are not "
-    "timed. Its interval is a bootstrap over seeds and their steps; with one seed it does not "
-    "include the variation between runs. Memory is the peak of the fullest rank. Runs that are "
-    "not done have no results."
+    "timed. Over seeds it is the geometric mean, with the 95 % t interval of the logarithm; a "
+    "single seed has no interval, since the variation between runs is unknown. Memory is the peak "
+    "of the fullest rank. Runs that are not done have no results."
 )
 INTERRUPTED = (
     "† A run of this entry was interrupted and resumed. The first steps after each interruption "

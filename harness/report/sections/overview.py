@@ -28,6 +28,7 @@ from harness.report.document import (
 from harness.report.formatting import count
 from harness.report.sections import ladder, pooled, superiority, tuning
 from harness.report.stamps import find_stamps
+from harness.results.records.estimates import Ratio
 from harness.results.records.study_summary import (
     Caveat,
     CaveatKind,
@@ -49,6 +50,8 @@ CAVEAT_TITLES: Mapping[CaveatKind, str] = {
     "counted-flops": "FLOPs: the counted figure replaces the variant's formula.",
     "other-budget": "Other training budget than the baseline's.",
     "not-compiled": "Not fully compiled: no speed is reported.",
+    "other-hardware": "Another machine than the baseline's: these times are not compared.",
+    "shared-machine": "Shared machine: step times include the load of other runs.",
 }
 
 
@@ -236,8 +239,7 @@ def _largest_improvement(summary: Summary, results: Mapping[str, SignificanceRes
     costs = []
     if comparison.tokens_per_s_ratio is not None:
         speed = comparison.tokens_per_s_ratio
-        low, high = speed.ci95
-        costs.append(f"{speed.ratio:.3f}x throughput [{low:.3f}, {high:.3f}]")
+        costs.append(f"{_factor(speed)} throughput")
     if comparison.peak_memory_ratio is not None:
         costs.append(f"{comparison.peak_memory_ratio:.3f}x peak memory")
     return text(
@@ -323,6 +325,14 @@ def caveat_notes(caveats: Sequence[Caveat]) -> Iterator[Note]:
         yield Note([paragraph(Emphasis(CAVEAT_TITLES[kind])), ItemList(items)])
 
 
+def _factor(ratio: Ratio) -> str:
+    """Return 1.234x, with the interval if one is known."""
+    factor = f"{ratio.ratio:.3f}x"
+    if ratio.ci95 is None:
+        return factor
+    return "{} [{:.3f}, {:.3f}]".format(factor, *ratio.ci95)
+
+
 def _leaders(summary: Summary) -> Text:
     """Return the entries of lowest loss and highest throughput, of those with the most results.
 
@@ -345,7 +355,11 @@ def _leaders(summary: Summary) -> Text:
         lowest = text(
             "Lowest final validation loss: ", Code(best.entry), f", {loss} nats per token."
         )
-    speeds = {result.entry: result.tokens_per_s for result in complete if result.tokens_per_s}
+    speeds = {
+        result.entry: result.tokens_per_s
+        for result in complete
+        if result.tokens_per_s and result.entry not in summary.other_machines
+    }
     fastest: Text = ()
     if speeds:
         label, speed = max(speeds.items(), key=lambda item: item[1].median)
@@ -380,10 +394,11 @@ def _warnings(study: StudyResults) -> Iterator[Note]:
         if study.superseded == 1:
             replaced = "a newer run of the same entry and seed replaces it"
         yield note(f"{count(study.superseded, 'run')} left out because {replaced}.")
-    machines = {(run.env.host, run.env.cpu, run.env.gpu) for run in study.runs if run.env}
-    if len(machines) > 1:
+    used = {run.env.machine for run in study.runs if run.env}
+    if len(used) > 1:
         yield note(
-            f"The runs used {len(machines)} machines; times are comparable only within one of them."
+            f"The runs used {len(used)} machines ({', '.join(sorted(used))}). Times are compared "
+            "only between runs of one seed on one machine."
         )
     if study.unreadable:
         n_folders = count(len(study.unreadable), "folder")

@@ -24,8 +24,9 @@ DECODING_METHOD = (
     "Prefill processes the prompts of the whole batch in one pass; the context is their length in "
     "tokens. Decoding then adds one token to every sequence, with that many positions in the cache "
     "(including the new one). The cache size is the memory allocated for the keys and values of "
-    "all layers and sequences. Times are medians with bootstrap intervals over seeds and their "
-    "samples; × is the ratio to the baseline on the same seeds."
+    "all layers and sequences. A time is the geometric mean over seeds of the "
+    "median of each seed's samples, with the 95 % t interval of its logarithm over seeds; a single "
+    "seed has no interval. × is the ratio to the baseline on the same seeds."
 )
 ONE_DEVICE = (
     " Decoding is measured on one device with all threads of the machine, whatever the "

@@ -25,14 +25,22 @@ class Mean(StrictModel):
 
 
 class Median(StrictModel):
-    """The median of the samples of all seeds."""
+    """A time or a speed: the geometric mean over seeds of the median of each seed's samples."""
 
-    median: Number = Field(description="median")
-    ci95: Bounds = Field(description="bootstrap percentile interval")
+    median: Number = Field(description="geometric mean of the seeds' medians")
+    ci95: Bounds | None = Field(
+        description="t interval of the logarithms over seeds; null for a single seed"
+    )
 
 
 class Ratio(StrictModel):
-    """The ratio of two medians."""
+    """The geometric mean over seeds of the ratio of two medians.
+
+    Seeds that both sides have are paired. Without a common seed it is the ratio of the two sides'
+    geometric means, with Welch's t interval.
+    """
 
     ratio: Number = Field(description="ratio")
-    ci95: Bounds = Field(description="bootstrap percentile interval")
+    ci95: Bounds | None = Field(
+        description="t interval of the logarithms over seeds; null for a single seed"
+    )

@@ -32,6 +32,8 @@ CaveatKind = Literal[
     "counted-flops",
     "not-compiled",
     "other-budget",
+    "other-hardware",
+    "shared-machine",
     "lost-seeds",
     "overfitting",
 ]
@@ -71,9 +73,10 @@ class EntryMetrics(StrictModel):
         description="final validation loss of the moving average of the parameters, nats per "
         "token: mean over seeds; null without one. The verdicts are on `val_loss`",
     )
-    tokens_per_s: Median | None = Field(description="tokens per step over the median step time")
+    tokens_per_s: Median | None = Field(description="tokens per step over `step_s`")
     step_s: Median | None = Field(
-        description="median time of the timed steps of the slowest rank, seconds"
+        description="median time of the timed steps of the slowest rank, seconds: the geometric "
+        "mean over seeds"
     )
     peak_memory_bytes: int | None = Field(description="peak memory of the fullest rank, bytes")
     memory: RankMemory | None = Field(description="memory of that rank")
@@ -295,7 +298,17 @@ class BaselineComparison(StrictModel):
     speed_diverges: bool = Field(
         description="whether one of the two fails the equivalence check, so that there is no ratio"
     )
+    speed_not_comparable: str | None = Field(
+        default=None,
+        description="why no seed's times can be compared: another machine, slot or software",
+    )
+    speed_seeds_excluded: list[int] = Field(
+        default=[], description="seeds whose times cannot be compared for such a reason"
+    )
     peak_memory_ratio: Number | None = Field(description="peak memory over that of the baseline")
+    memory_not_comparable: str | None = Field(
+        default=None, description="why no seed's peak memory can be compared"
+    )
 
 
 class SignificanceResult(StrictModel):
@@ -610,6 +623,10 @@ class ScalingRow(StrictModel):
     against_world_size: int = Field(description="number of processes of that entry")
     speedup: Ratio = Field(description="throughput over that of `against`")
     efficiency: Number = Field(description="speedup over the ratio of the numbers of processes")
+    efficiency_ci95: Bounds | None = Field(
+        default=None,
+        description="its 95 % interval; null for a single seed, and for the reference",
+    )
 
 
 # -- the study ------------------------------------------------------------------------------------
@@ -654,7 +671,9 @@ class Caveat(StrictModel):
         "from ln(vocabulary); `counted-flops`: the variant's formula is wrong; `not-compiled`: the "
         "compiler's limit was reached; `other-budget`: the baseline trains on another number of "
         "tokens, or another amount of text; `lost-seeds`: a run failed, and the other seeds are a "
-        "selection; `overfitting`: the validation loss rises after its lowest value"
+        "selection; `overfitting`: the validation loss rises after its lowest value; "
+        "`other-hardware`: runs on another machine, or with other cores, threads or software, than "
+        "the baseline's of the seed; `shared-machine`: runs that overlapped others on their host"
     )
     entry: str | None = Field(description="the entry; null if it concerns the whole study")
     message: str = Field(description="what was observed, as one sentence")

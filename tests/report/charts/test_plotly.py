@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from harness.report.charts import plotly
+from harness.report.charts import mpl, plotly
 from harness.report.charts.spec import tick_label
 
 
@@ -37,6 +37,18 @@ def test_bars_have_their_parts_and_predictions(figures):
     assert list(traces) == [*parts, "predicted"]
     assert figures["memory"]["rows"] == 18
     assert len(traces["predicted"]["x"]) == 18
+
+
+def test_entries_of_one_seed_have_no_bar_beside_those_with_one(one_axis, build):
+    one_axis.outcome = {f"learned-gqa2-single-s{s}": ("failed", "oom", None) for s in (1, 2)}
+    charts = build(one_axis)
+    for name in ("throughput", "throughput_loss"):
+        traces = plotly.render(charts[name])["data"]
+        errors = [trace["error_x"] for trace in traces if "error_x" in trace]
+        ends = [end for error in errors for end in error["array"]]
+        assert len([end for end in ends if end is None]) == 1, name
+        assert any(end is not None and end > 0 for end in ends), name
+        assert mpl.draw(charts[name])
 
 
 def test_a_verdict_is_a_trace_of_its_own(figures):

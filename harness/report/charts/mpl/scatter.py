@@ -55,7 +55,8 @@ def draw(spec: ChartSpec, plot: Scatter) -> Figure:
 
 def _draw_point(axes: Axes, point: Point) -> None:
     colour = point.style.colour
-    axes.plot(point.interval, [point.y, point.y], color=colour, linewidth=0.9, alpha=0.5)
+    if point.interval:
+        axes.plot(point.interval, [point.y, point.y], color=colour, linewidth=0.9, alpha=0.5)
     axes.plot(
         [point.x],
         [point.y],
