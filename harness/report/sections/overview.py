@@ -26,9 +26,8 @@ from harness.report.document import (
     text,
 )
 from harness.report.formatting import count
-from harness.report.sections import ladder, pooled, superiority, tuning
+from harness.report.sections import improvement, ladder, pooled, superiority, tuning
 from harness.report.stamps import find_stamps
-from harness.results.records.estimates import Ratio
 from harness.results.records.study_summary import (
     Caveat,
     CaveatKind,
@@ -143,7 +142,7 @@ def headline(summary: Summary) -> Text:
             ": ",
             join(by_verdict, "; "),
             ".",
-            _largest_improvement(summary, _tuned(summary, sound)),
+            improvement.largest(summary, _tuned(summary, sound)),
         )
     pooled_tests = [result for result in tests.pooled if not result.depends_on_context]
     tested = {result.asked: result for result in pooled_tests} if answer else {}
@@ -222,45 +221,6 @@ def _doubtful(summary: Summary, compared: Sequence[str]) -> Text:
     return text(" Verdicts on entries with caveats (see below): ", code_list(doubtful), ".")
 
 
-def _largest_improvement(summary: Summary, results: Mapping[str, SignificanceResult]) -> Text:
-    better = {
-        label: result
-        for label, result in results.items()
-        if result.verdict == "better" and result.unit is None
-    }
-    if not better:
-        return ()
-    best = min(better, key=lambda label: better[label].difference.mean)
-    difference = better[best].difference
-    low, high = difference.ci95 or (None, None)
-    bounds = (None, None) if low is None or high is None else (-high, -low)
-    gain = formatting.gain(-difference.mean, *bounds)
-    comparison = next(row for row in summary.comparisons if row.entry == best)
-    costs = []
-    if comparison.tokens_per_s_ratio is not None:
-        speed = comparison.tokens_per_s_ratio
-        costs.append(f"{_factor(speed)} throughput")
-    if comparison.peak_memory_ratio is not None:
-        costs.append(f"{comparison.peak_memory_ratio:.3f}x peak memory")
-    return text(
-        " Largest improvement: ",
-        Code(best),
-        f", {gain} nats per token",
-        f", at {' and '.join(costs)}" if costs else "",
-        _saving(summary, best),
-        ".",
-    )
-
-
-def _saving(summary: Summary, entry: str) -> str:
-    """Return the tokens that an entry needs for the baseline's final loss; empty if not known."""
-    ratio = next((row.tokens_ratio for row in summary.savings if row.entry == entry), None)
-    if ratio is None:
-        return ""
-    change = f"{ratio:.2f}x fewer" if ratio >= 1 else f"{1 / ratio:.2f}x more"
-    return f". It reaches the baseline's final loss with {change} tokens"
-
-
 def _seeds_needed(results: Mapping[str, SignificanceResult]) -> str:
     needed = [
         result.seeds_to_resolve
@@ -323,14 +283,6 @@ def caveat_notes(caveats: Sequence[Caveat]) -> Iterator[Note]:
         if len(found) > MAX_CAVEATS:
             items.append(text(f"{len(found) - MAX_CAVEATS} more; summary.json has all."))
         yield Note([paragraph(Emphasis(CAVEAT_TITLES[kind])), ItemList(items)])
-
-
-def _factor(ratio: Ratio) -> str:
-    """Return 1.234x, with the interval if one is known."""
-    factor = f"{ratio.ratio:.3f}x"
-    if ratio.ci95 is None:
-        return factor
-    return "{} [{:.3f}, {:.3f}]".format(factor, *ratio.ci95)
 
 
 def _leaders(summary: Summary) -> Text:
