@@ -57,7 +57,7 @@ def result(entry: Entry, status: EquivalenceStatus | None = None) -> EntryMetric
         memory=fullest,
         parameters=first.parameters,
         flops_per_token=flops_per_token,
-        flops_source="counted" if is_counted else "formula",
+        flops_source=None if first.imported else "counted" if is_counted else "formula",
         peak_flops=peak,
         mfu=flops_per_token * tokens_per_s.median / peak
         if flops_per_token and tokens_per_s and peak

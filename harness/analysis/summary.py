@@ -225,6 +225,7 @@ def as_record(summary: Summary) -> StudySummary:
         spikes=summary.spikes,
         tuning=summary.tuning,
         environments=_environments(study.runs),
+        imported=study.imported,
         launches=list(study.launches),
     )
 

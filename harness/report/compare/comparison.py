@@ -88,6 +88,7 @@ class Comparison:
     margins: dict[str, float]
     superiority: dict[str, float]
     caveats: list[Caveat]
+    imported: list[str]  # labels of the sides that are of another trainer
 
     @property
     def shared(self) -> list[EntryPair]:
@@ -127,6 +128,7 @@ def compare(a: Source, b: Source, created_at: str) -> Comparison:
         margins=b.study.margins,
         superiority=b.study.superiority,
         caveats=_caveats(a, b, {of_a.label: label for label, (of_a, _) in matched.items()}),
+        imported=[side.label for side in (a, b) if side.study.imported],
     )
 
 
@@ -188,14 +190,18 @@ def _diff(a: Mapping[str, object], b: Mapping[str, object]) -> dict[str, Differe
 def _matched_entries(a: StudyResults, b: StudyResults) -> dict[str, tuple[Entry, Entry]]:
     """Return the entries with the same labels in both studies, by B's label.
 
-    An axis that one study lacks matches the baseline's label of the other.
+    An axis that one study lacks matches the baseline's label of the other. Entries of studies
+    without a common axis, as imported ones may be, match also by their names.
     """
     entries_of_a = {_distinct_labels(entry, a, b): entry for entry in a.entries}
+    by_name = {} if a.levels.keys() & b.levels.keys() else {e.label: e for e in a.entries}
     matched = {}
     for entry in b.entries:
         labels = _distinct_labels(entry, b, a)
         if labels in entries_of_a:
             matched[entry.label] = (entries_of_a[labels], entry)
+        elif entry.label in by_name:
+            matched[entry.label] = (by_name[entry.label], entry)
     return matched
 
 

@@ -67,6 +67,9 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         if row.not_comparable
     )
     yield from _lost_seeds(summary)
+    known = summary.tables["comparisons"][["tokens_per_s_ratio", "peak_memory_ratio"]]
+    if study.imported and known.isna().all(axis=None):
+        return
     yield from chart_blocks(charts, "differences_tokens_per_s")
     yield paragraph(
         "Costs: ratios are variant over baseline, from the same seeds. Their verdicts use the "
@@ -141,7 +144,7 @@ def verdict_words(summary: Summary, metric: Quantity) -> dict[str, str]:
         tested[row["entry"]] = row["verdict"] or without
     words = {}
     for row in records(summary.tables["comparisons"]):
-        untested = NO_SPEED if row["seeds"] else MISSING
+        untested = NO_SPEED if row["seeds"] and row["speed_diverges"] else MISSING
         if metric == "val_loss" and row["repeats"]:
             untested = f"as {row['repeats']}"
         words[row["entry"]] = tested.get(row["entry"], untested)

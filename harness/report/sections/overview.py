@@ -49,6 +49,7 @@ CAVEAT_TITLES: Mapping[CaveatKind, str] = {
     "counted-flops": "FLOPs: the counted figure replaces the variant's formula.",
     "other-budget": "Other training budget than the baseline's.",
     "not-compiled": "Not fully compiled: no speed is reported.",
+    "other-precision": "Other precision than the baseline's, in validation too.",
     "other-hardware": "Another machine than the baseline's: these times are not compared.",
     "shared-machine": "Shared machine: step times include the load of other runs.",
 }
@@ -258,6 +259,14 @@ def status(summary: Summary) -> Iterator[Block]:
             Code(data.tokenizer),
             ".",
             _entropy(data.entropy_nats_per_byte),
+        )
+    if study.source is not None:
+        yield note(
+            "Imported from ",
+            Code(study.source.path),
+            " (SHA-256 ",
+            Code(f"{study.source.sha256[:12]}…"),
+            "): results of another trainer, as its table states them.",
         )
     if summary.diverging:
         verb = "does" if len(summary.diverging) == 1 else "do"

@@ -32,6 +32,7 @@ CaveatKind = Literal[
     "counted-flops",
     "not-compiled",
     "other-budget",
+    "other-precision",
     "other-hardware",
     "shared-machine",
     "lost-seeds",
@@ -84,10 +85,10 @@ class EntryMetrics(StrictModel):
     flops_per_token: Number | None = Field(
         description="FLOPs per token, forward and backward; null if unknown"
     )
-    flops_source: Literal["formula", "counted"] = Field(
+    flops_source: Literal["formula", "counted"] | None = Field(
         default="formula",
         description="origin of flops_per_token: the variants' formulas, or, if these are more than "
-        "5 % off, PyTorch's counter",
+        "5 % off, PyTorch's counter; null if they are unknown",
     )
     peak_flops: Number | None = Field(
         description="peak of all devices of a run, FLOP/s; null if unknown"
@@ -672,6 +673,7 @@ class Caveat(StrictModel):
         "compiler's limit was reached; `other-budget`: the baseline trains on another number of "
         "tokens, or another amount of text; `lost-seeds`: a run failed, and the other seeds are a "
         "selection; `overfitting`: the validation loss rises after its lowest value; "
+        "`other-precision`: validated in another precision than the baseline; "
         "`other-hardware`: runs on another machine, or with other cores, threads or software, than "
         "the baseline's of the seed; `shared-machine`: runs that overlapped others on their host"
     )
@@ -729,4 +731,7 @@ class StudySummary(Versioned):
         default=None, description="tuning of the study; null if it does not tune"
     )
     environments: list[EnvironmentRuns] = Field(description="each distinct env.json")
+    imported: bool = Field(
+        default=False, description="whether the runs are of another trainer (`ingest`)"
+    )
     launches: list[LaunchRecord] = Field(description="lines of launches.jsonl")
