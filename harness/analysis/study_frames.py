@@ -17,7 +17,7 @@ The final loss of each entry and of each run:
 Paired differences from the baseline, with their verdicts:
 
 >>> losses = study.verdicts.query("quantity == 'val_loss'")
->>> losses[["entry", "difference", "p_holm", "verdict"]].shape
+>>> losses[["entry", "difference", "p_adjusted", "verdict"]].shape
 (17, 4)
 """
 

@@ -223,27 +223,29 @@ def _unmatched(study: StudyResults, matched: Sequence[Entry]) -> list[str]:
 def _verdicts(
     matched: Mapping[str, tuple[Entry, Entry]], metric: Quantity, study: StudyResults
 ) -> dict[str, SignificanceResult]:
-    """Test all entries as one family; losses under another parallelism are a family of their own.
+    """Test all entries as one family; the loss of each architecture is tested once.
 
-    They repeat the same comparison, so they must not weigh on the correction.
+    Entries that differ from another only in parallelism repeat its comparison of losses.
     """
-    families: dict[str, list[Pair]] = {}
+    pairs = []
+    asked = set()
     for label, (of_a, of_b) in matched.items():
+        architecture = frozenset(of_b.axes.items() - {(PARALLELISM, of_b.axes.get(PARALLELISM))})
+        if metric == "val_loss" and architecture in asked:
+            continue
+        asked.add(architecture)
         unit = comparability.of_entries(of_b, of_a).unit if metric == "val_loss" else None
         if metric == "val_loss" and unit is None:
             continue
         question = LOSS_METRICS[unit] if unit else METRICS[metric]
         question = replace(question, incomparable=REASONS.get(metric))
-        family = of_b.axes.get(PARALLELISM, "") if metric == "val_loss" else ""
-        families.setdefault(family, []).append(Pair(of_b, of_a, question, unit, label))
-    margin = margin_of(study, metric)
-    verdicts: dict[str, SignificanceResult] = {}
-    for pairs in families.values():
-        verdicts |= test_pairs(pairs, margin)
+        pairs.append(Pair(of_b, of_a, question, unit, label))
+    if not pairs:
+        return {}
+    without_noise = metric == "peak_memory"
+    verdicts = test_pairs(pairs, margin_of(study, metric), without_noise).results
     threshold = superiority_of(study, metric)
-    thresholds = {
-        pair.label: pair.margin(threshold) for pairs in families.values() for pair in pairs
-    }
+    thresholds = {pair.label: pair.margin(threshold) for pair in pairs}
     return superiority.judge(verdicts, thresholds, METRICS[metric].lower_is_better)
 
 

@@ -164,7 +164,7 @@ def _verdict_column(title: str, summary: Summary, metric: Quantity) -> Column:
 
 def _losses(summary: Summary) -> Table:
     verdicts = summary.tables["verdicts"]
-    names = ["entry", "verdict", "p_holm", "p_bh", "effect_size", "seeds_to_resolve"]
+    names = ["entry", "verdict", "p_adjusted", "p_bh", "effect_size", "seeds_to_resolve"]
     names += ["lost_seeds", "difference_low"]
     tests = verdicts.loc[verdicts["quantity"] == "val_loss", names]
     context = [text_column("context")] if summary.study.contexts else []
@@ -176,7 +176,7 @@ def _losses(summary: Summary) -> Table:
         _verdict_column("verdict", summary, "val_loss"),
         *superiority.columns(summary, "val_loss"),
         Column("difference in val loss", loss_difference),
-        number_column("p (Holm)", "p_holm", formatting.p_value),
+        number_column("p (adjusted)", "p_adjusted", formatting.p_value),
         number_column("p (BH)", "p_bh", formatting.p_value),
         number_column("effect size", "effect_size", "{:+.2f}".format),
         Column("seeds needed", _seeds_needed),
