@@ -188,11 +188,12 @@ def _entries(comparison: Comparison) -> Iterator[Block]:
         " against ",
         Code(comparison.a),
         ", paired by seed: differences are the former minus the latter, ratios the former over the "
-        "latter. Verdicts and intervals are those of the report of a study, corrected for all "
-        "entries (definitions: ",
+        f"latter. {method.INTERVALS} Of losses under several parallelisms, which repeat the same "
+        f"comparison, one is tested. Margins: {', '.join(margins) or 'none'}. Tests: ",
+        method.names(_results(comparison)),
+        " (definitions: ",
         Code(method.REFERENCE),
-        "); of losses under several parallelisms, which repeat the same comparison, one is tested. "
-        f"Margins: {', '.join(margins) or 'none'}.",
+        ").",
     )
     asked = superiority.titles(comparison.superiority)
     rows = []
@@ -209,6 +210,8 @@ def _entries(comparison: Comparison) -> Iterator[Block]:
             low, high = speed.ci95 or (None, None)
             ratio = formatting.tested_ratio(speed.ratio, low, high)
         words = [_word(pair.val_loss), _word(pair.tokens_per_s), _word(pair.peak_memory)]
+        if pair.repeats and pair.val_loss is None and pair.seeds:
+            words[0] = f"as {pair.repeats}"
         if pair.not_comparable:
             words[0] = NOT_COMPARABLE
         elif pair.bitwise:
@@ -227,6 +230,15 @@ def _entries(comparison: Comparison) -> Iterator[Block]:
     numeric = ["difference in val loss", "tokens/s ×", "peak memory ×"]
     titles = ["entry", "seeds", "loss", "throughput", "memory", *asked.values(), *numeric]
     yield table("Comparison of each entry", titles, rows, numeric, folded=False)
+
+
+def _results(comparison: Comparison) -> Iterator[SignificanceResult]:
+    """Yield the tests of all pairs."""
+    for pair in comparison.pairs:
+        for metric in METRIC_NAMES:
+            result = pair.verdict(metric)
+            if result is not None:
+                yield result
 
 
 def _word(verdict: SignificanceResult | None) -> str:

@@ -1,6 +1,6 @@
 """How verdicts are found, and which test each family of comparisons had."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import METRIC_NAMES
@@ -8,7 +8,13 @@ from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Paragraph, Text, code_list, join, text
 from harness.report.formatting import count
-from harness.results.records.study_summary import MetricTests, Quantity, TestFamily
+from harness.results.records.study_summary import (
+    MetricTests,
+    Quantity,
+    SignificanceResult,
+    TestFamily,
+    TestMethod,
+)
 
 REFERENCE = "docs/statistics.md"
 VERDICTS = (
@@ -22,6 +28,20 @@ INTERVALS = (
     "The interval next to a verdict agrees with it: it holds at 95 % for all comparisons of the "
     "family at once. A round bracket marks an end that is excluded."
 )
+
+
+METHODS: Mapping[TestMethod, str] = {
+    "two keys": "two keys",
+    "Holm": "t tests of each entry's own differences, adjusted by Holm (1979)",
+    "Welch": "Welch's t tests, as the seeds do not match",
+    "exact": "differences that are equal in every seed are exact",
+}
+
+
+def names(results: Iterable[SignificanceResult]) -> str:
+    """Return the tests that these results had."""
+    used = {result.method for result in results}
+    return "; ".join(name for method, name in METHODS.items() if method in used) or "none"
 
 
 def paragraphs(summary: Summary, *metrics: Quantity) -> Iterator[Paragraph]:
@@ -51,10 +71,8 @@ def _sentence(summary: Summary, tests: MetricTests) -> Text:
 
 def _test(family: TestFamily) -> str:
     """Return the name of a family's test, with the reason for another one than two keys."""
-    if family.method == "two keys":
-        return "two keys"
     because = f", because {family.reason}" if family.reason else ""
-    return f"t tests of each entry's own differences, adjusted by Holm (1979){because}"
+    return METHODS[family.method] + because
 
 
 def _families(
