@@ -26,8 +26,7 @@ def largest(summary: Summary, results: Mapping[str, SignificanceResult]) -> Text
     comparison = next(row for row in summary.comparisons if row.entry == best)
     costs = []
     if comparison.tokens_per_s_ratio is not None:
-        speed = comparison.tokens_per_s_ratio
-        costs.append(f"{_factor(speed)} throughput")
+        costs.append(_throughput(comparison.tokens_per_s_ratio))
     if comparison.peak_memory_ratio is not None:
         costs.append(f"{comparison.peak_memory_ratio:.3f}x peak memory")
     return text(
@@ -49,8 +48,8 @@ def _saving(summary: Summary, entry: str) -> str:
     return f". It reaches the baseline's final loss with {change} tokens"
 
 
-def _factor(ratio: Ratio) -> str:
-    """Return 1.234x, with the interval if one is known."""
+def _throughput(ratio: Ratio) -> str:
+    """Return 1.234x throughput, with the interval of its test if it has one."""
     low, high = ratio.ci95 or (None, None)
     factor, _, bounds = formatting.tested_ratio(ratio.ratio, low, high).partition(" ")
-    return f"{factor}x {bounds}".rstrip()
+    return f"{factor}x throughput {bounds}".rstrip()
