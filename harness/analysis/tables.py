@@ -378,6 +378,7 @@ def _verdicts(summary: Summary) -> Iterator[Row]:
                     "quantity": quantity,
                     "entry": row.entry,
                     "n_seeds": len(row.seeds),
+                    "lost_seeds": (),
                     "not_comparable": row.not_comparable,
                 }
 
