@@ -88,7 +88,7 @@ def test_family(
     tests = _two_keys(values, baseline, tested, differences, own_margins, alpha)
     results = _results(differences, tested, tests, own_margins, lower_is_better, alpha)
     of_pairs = {name: (lost.get(name, ()), lost.get(baseline, ())) for name in results}
-    return FamilyTest(_without_gains(_as_one(results), of_pairs), tests.family)
+    return FamilyTest(without_gains(_as_one(results), of_pairs), tests.family)
 
 
 def test_differences(
@@ -114,7 +114,7 @@ def test_differences(
     results = _results(arrays, tested, tests, own_margins, lower_is_better, alpha)
     if not without_noise:
         results = _as_one(results)
-    return FamilyTest(_without_gains(results, lost), tests.family)
+    return FamilyTest(without_gains(results, lost), tests.family)
 
 
 def excludes_zero(bounds: Bounds | None) -> bool | None:
@@ -251,7 +251,7 @@ def _results(
             continue
         i = tested.index(name)
         half = float(tests.half_width[i])
-        verdict, bounds = _decide(
+        verdict, bounds = decide(
             (center - half, center + half),
             float(tests.p[i]),
             float(tests.p_equivalent[i]),
@@ -307,7 +307,7 @@ def _as_one(results: Mapping[str, SignificanceResult]) -> dict[str, Significance
     return checked
 
 
-def _decide(
+def decide(
     bounds: Bounds,
     p: float,
     p_equivalent: float,
@@ -336,7 +336,7 @@ def _decide(
 # -- lost seeds -----------------------------------------------------------------------------------
 
 
-def _without_gains(
+def without_gains(
     results: Mapping[str, SignificanceResult],
     lost: Mapping[str, tuple[Collection[int], Collection[int]]],
 ) -> dict[str, SignificanceResult]:

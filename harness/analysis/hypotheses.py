@@ -22,6 +22,8 @@ from harness.analysis.pairs import (
     superiority_of,
     values,
 )
+from harness.analysis.significance import ALPHA
+from harness.analysis.unpaired import test_unpaired
 from harness.results.records.study_summary import (
     Effect,
     MetricTests,
@@ -46,11 +48,11 @@ def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) 
     tested_families: list[TestFamily] = []
     pairs: list[Pair] = []
     for family in families(study, entries, quantity):
-        test = test_pairs(family, margin, without_noise=quantity == "peak_memory")
-        results |= test.results
-        if test.family.entries:
-            named = {"context": study.context_name(family[0].entry)}
-            tested_families.append(test.family.model_copy(update=named))
+        for test in test_parts(family, margin, without_noise=quantity == "peak_memory"):
+            results |= test.results
+            if test.family.entries:
+                named = {"context": study.context_name(family[0].entry)}
+                tested_families.append(test.family.model_copy(update=named))
         pairs += family
     threshold = superiority_of(study, quantity)
     units = {pair.label: pair.margin(threshold) for pair in pairs}
@@ -111,8 +113,43 @@ def _is_copy(entry: Entry, base: Entry) -> bool:
     return entry.axes | {PARALLELISM: base.axes.get(PARALLELISM, "")} == base.axes
 
 
-def test_pairs(
+def test_parts(
     family: Sequence[Pair], margin: float | None, without_noise: bool = False
+) -> list[FamilyTest]:
+    """Test a family: its paired differences, and those without common seeds (see `unpaired`)."""
+    unpaired = {}
+    for pair in family:
+        found = pair.unpaired()
+        if found is not None:
+            unpaired[pair.label] = found
+    paired = [pair for pair in family if pair.label not in unpaired]
+    n_paired = sum(len(pair.differences()) > 1 for pair in paired)
+    share = len(unpaired) / max(1, len(unpaired) + n_paired)
+    tests = []
+    if paired:
+        tests.append(test_pairs(paired, margin, without_noise, alpha=ALPHA * (1 - share)))
+    if unpaired:
+        of_pair = {pair.label: pair for pair in family}
+        test = test_unpaired(
+            unpaired,
+            margin,
+            family[0].metric.lower_is_better,
+            alpha=ALPHA * share,
+            margins={label: of_pair[label].margin(margin) for label in unpaired},
+            lost={
+                label: (of_pair[label].entry.lost_seeds, of_pair[label].base.lost_seeds)
+                for label in unpaired
+            },
+        )
+        tests.append(_named(test, [of_pair[label] for label in unpaired]))
+    return tests
+
+
+def test_pairs(
+    family: Sequence[Pair],
+    margin: float | None,
+    without_noise: bool = False,
+    alpha: float = ALPHA,
 ) -> FamilyTest:
     """Test the pairs of a family that share a seed, by the label of the pair.
 
@@ -137,6 +174,7 @@ def test_pairs(
             margins=margins,
             lost=lost,
             without_noise=without_noise,
+            alpha=alpha,
         )
     else:
         base = family[0].base
@@ -151,7 +189,15 @@ def test_pairs(
             metric.lower_is_better,
             margins=margins,
             lost={label: entry.lost_seeds for label, entry in compared.items()},
+            alpha=alpha,
         )
+    return _named(test, family)
+
+
+def _named(test: FamilyTest, family: Sequence[Pair]) -> FamilyTest:
+    """Return a test with the baselines of its family and the units of its differences."""
+    in_bits = [pair.label for pair in family if pair.unit == "bits per byte"]
+    baselines = {pair.base.label for pair in family}
     results = dict(test.results)
     for label in in_bits:
         if label in results:

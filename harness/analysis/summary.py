@@ -191,7 +191,8 @@ def _tested(
         update["bits_per_byte_difference" if in_bits else "val_loss_difference"] = loss.difference
         update["excludes_zero"] = excludes_zero(loss.difference.ci95)
     speed = tests["tokens_per_s"].entries.get(row.entry)
-    if speed is not None and row.tokens_per_s_ratio is not None and speed.difference.ci95:
+    has_ratio = row.tokens_per_s_ratio is not None or (speed and speed.method == "Welch")
+    if speed is not None and has_ratio and speed.difference.ci95:
         low, high = np.exp(speed.difference.ci95)
         ratio = float(np.exp(speed.difference.mean))
         update["tokens_per_s_ratio"] = Ratio(ratio=ratio, ci95=(float(low), float(high)))

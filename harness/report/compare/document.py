@@ -21,7 +21,7 @@ from harness.report.document import (
 )
 from harness.report.formatting import MISSING, count
 from harness.report.sections import superiority
-from harness.report.sections.comparison import NO_INTERVAL, NOT_COMPARABLE
+from harness.report.sections.comparison import NO_INTERVAL, NOT_COMPARABLE, unpaired
 from harness.report.sections.overview import caveat_notes
 from harness.report.sections.pooled import with_unit
 from harness.report.tables import table
@@ -224,6 +224,9 @@ def _entries(comparison: Comparison) -> Iterator[Block]:
         rows.append([pair.entry, counted, *words, *superior, difference, ratio, memory])
     numeric = ["difference in val loss", "tokens/s ×", "peak memory ×"]
     titles = ["entry", "seeds", "loss", "throughput", "memory", *asked.values(), *numeric]
+    yield from unpaired(
+        pair.entry for pair in comparison.pairs if pair.val_loss and pair.val_loss.method == "Welch"
+    )
     yield table("Comparison of each entry", titles, rows, numeric, folded=False)
 
 

@@ -1,6 +1,6 @@
 """Comparison of each entry with the baseline: verdicts on the loss, throughput and memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from harness.analysis.significance import MAX_SEEDS
 from harness.analysis.summary import Summary
@@ -55,6 +55,11 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
     )
     yield from _in_contexts(summary)
     yield _losses(summary)
+    yield from unpaired(
+        label
+        for label, result in summary.metric_tests["val_loss"].entries.items()
+        if result.method == "Welch"
+    )
     yield from reason_list(
         (f"Not comparable, {row.not_comparable}", row.entry)
         for row in summary.comparisons
@@ -79,6 +84,18 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         for row in summary.comparisons
         if row.memory_not_comparable
     )
+
+
+def unpaired(labels: Iterable[str]) -> Iterator[Block]:
+    """Return which entries were compared without common seeds, and what that means."""
+    named = list(labels)
+    if named:
+        yield paragraph(
+            "The seeds of ",
+            code_list(named),
+            " do not match the baseline's, so these comparisons are unpaired (Welch 1947): noise "
+            "that seeds share does not cancel, and the same difference needs more seeds.",
+        )
 
 
 def _in_contexts(summary: Summary) -> Iterator[Block]:

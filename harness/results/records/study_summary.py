@@ -22,7 +22,7 @@ LossUnit = Literal["nats per token", "bits per byte"]
 SpikeKind = Literal["loss", "gradient norm"]
 EntryStatus = RunState | dict[RunState, int]  # of all runs, or the number by status
 VerdictName = Literal["better", "worse", "equivalent", "unresolved"]
-TestMethod = Literal["two keys", "Holm", "exact"]
+TestMethod = Literal["two keys", "Holm", "exact", "Welch"]
 SuperiorityVerdict = Literal["yes", "no", "unresolved"]
 CaveatKind = Literal[
     "non-causal",
@@ -340,7 +340,8 @@ class SignificanceResult(StrictModel):
     method: TestMethod | None = Field(
         default=None,
         description="`two keys`: pooled Dunnett test and own t test; `Holm`: own t tests adjusted "
-        "by Holm (1979); `exact`: differences that are equal in every seed",
+        "by Holm (1979); `exact`: differences that are equal in every seed; `Welch`: unpaired test "
+        "(Welch 1947), because fewer than two seeds are common with the baseline",
     )
     difference: Difference = Field(description="mean paired difference, variant minus baseline")
     own95: Bounds | None = Field(
@@ -382,7 +383,7 @@ class TestFamily(StrictModel):
 
     __test__ = False  # not a test of pytest
 
-    method: TestMethod = Field(description="`two keys`, or `Holm` if that rule does not hold")
+    method: TestMethod = Field(description="`two keys`, `Holm` if that rule does not hold, `Welch`")
     reason: str | None = Field(default=None, description="why the method is not `two keys`")
     context: str = Field(default="", description="labels of the context axes; empty without any")
     baseline: str = Field(default="", description="the entry that the others are compared with")
