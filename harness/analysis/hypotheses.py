@@ -3,14 +3,20 @@
 Entries with equal labels on all context axes form a family of tests.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
 from harness.analysis import comparability, factorial, pooling, significance, superiority
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.factorial import Effects
-from harness.analysis.families import FamilyTest, test_differences, test_family
+from harness.analysis.families import (
+    NONE_UNTESTED,
+    FamilyTest,
+    Untested,
+    test_differences,
+    test_family,
+)
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import (
     METRICS,
@@ -22,7 +28,7 @@ from harness.analysis.pairs import (
     superiority_of,
     values,
 )
-from harness.analysis.significance import ALPHA
+from harness.analysis.sequential import replay
 from harness.analysis.unpaired import test_unpaired
 from harness.results.records.study_summary import (
     Effect,
@@ -48,7 +54,7 @@ def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) 
     tested_families: list[TestFamily] = []
     pairs: list[Pair] = []
     for family in families(study, entries, quantity):
-        for test in test_parts(family, margin, without_noise=quantity == "peak_memory"):
+        for test in test_parts(family, margin, quantity == "peak_memory", study):
             results |= test.results
             if test.family.entries:
                 named = {"context": study.context_name(family[0].entry)}
@@ -67,8 +73,8 @@ def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) 
         superiority=threshold,
         entries=results,
         families=tested_families,
-        main_effects=_test_effects(asked, margin, metric, df),
-        interactions=_test_effects(interactions, margin, metric, df),
+        main_effects=_test_effects(asked, margin, metric, df, study.level),
+        interactions=_test_effects(interactions, margin, metric, df, study.level),
         context_effects=_context_effects(study, effects, quantity),
         pooled=pooling.pool(study, pairs, results, margin, threshold),
         design=effects.design,
@@ -114,9 +120,16 @@ def _is_copy(entry: Entry, base: Entry) -> bool:
 
 
 def test_parts(
-    family: Sequence[Pair], margin: float | None, without_noise: bool = False
+    family: Sequence[Pair],
+    margin: float | None,
+    without_noise: bool = False,
+    study: StudyResults | None = None,
 ) -> list[FamilyTest]:
-    """Test a family: its paired differences, and those without common seeds (see `unpaired`)."""
+    """Test a family: its paired differences, and those without common seeds (see `unpaired`).
+
+    With a `study`, paired differences are tested at each of its looks, and the others at the level
+    of the last: the levels of all looks add up to that of the family.
+    """
     unpaired = {}
     for pair in family:
         found = pair.unpaired()
@@ -126,15 +139,19 @@ def test_parts(
     n_paired = sum(len(pair.differences()) > 1 for pair in paired)
     share = len(unpaired) / max(1, len(unpaired) + n_paired)
     tests = []
-    if paired:
-        tests.append(test_pairs(paired, margin, without_noise, alpha=ALPHA * (1 - share)))
+    if paired and study is None:
+        alpha = significance.ALPHA * (1 - share)
+        tests.append(test_pairs(paired, margin, without_noise, alpha))
+    elif paired and study is not None:
+        tests.append(_test_at_looks(study, paired, margin, without_noise, 1 - share))
     if unpaired:
+        level = significance.ALPHA if study is None else study.level
         of_pair = {pair.label: pair for pair in family}
         test = test_unpaired(
             unpaired,
             margin,
             family[0].metric.lower_is_better,
-            alpha=ALPHA * share,
+            alpha=level * share,
             margins={label: of_pair[label].margin(margin) for label in unpaired},
             lost={
                 label: (of_pair[label].entry.lost_seeds, of_pair[label].base.lost_seeds)
@@ -145,11 +162,46 @@ def test_parts(
     return tests
 
 
+def _test_at_looks(
+    study: StudyResults,
+    family: Sequence[Pair],
+    margin: float | None,
+    without_noise: bool,
+    share: float,
+) -> FamilyTest:
+    """Test the pairs of a family at each look whose runs have all ended; before any, at the first.
+
+    The family that is returned has the entries of the first look, and the noise of the last.
+    `share` is the part of each level that these pairs have.
+    """
+    looks = study.looks
+    if looks is None or looks.is_fixed:
+        return test_pairs(family, margin, without_noise, significance.ALPHA * share)
+    by_label = {pair.label: pair for pair in family}
+    tested: list[FamilyTest] = []
+
+    def test(
+        labels: list[str], seeds: list[int], level: float, untested: Untested
+    ) -> Mapping[str, SignificanceResult]:
+        pairs = [by_label[label].on_seeds(seeds) for label in labels]
+        tested.append(test_pairs(pairs, margin, without_noise, level * share, untested))
+        return tested[-1].results
+
+    ended = {pair.label: pair.entry.ended_seeds for pair in family}
+    results = replay(ended, looks.looks[: max(1, study.n_complete_looks)], test)
+    if not tested:
+        family_test = test_pairs(family, margin, without_noise, significance.ALPHA * share)
+        return FamilyTest(results, family_test.family)
+    entries = {"entries": tested[0].family.entries}
+    return FamilyTest(results, tested[-1].family.model_copy(update=entries))
+
+
 def test_pairs(
     family: Sequence[Pair],
     margin: float | None,
     without_noise: bool = False,
-    alpha: float = ALPHA,
+    alpha: float = significance.ALPHA,
+    untested: Untested = NONE_UNTESTED,
 ) -> FamilyTest:
     """Test the pairs of a family that share a seed, by the label of the pair.
 
@@ -175,6 +227,7 @@ def test_pairs(
             lost=lost,
             without_noise=without_noise,
             alpha=alpha,
+            untested=untested,
         )
     else:
         base = family[0].base
@@ -190,6 +243,7 @@ def test_pairs(
             margins=margins,
             lost={label: entry.lost_seeds for label, entry in compared.items()},
             alpha=alpha,
+            untested=untested,
         )
     return _named(test, family)
 
@@ -279,11 +333,12 @@ def _context_effects(study: StudyResults, effects: Effects, quantity: Quantity) 
 
 
 def _test_effects(
-    effects: list[Effect], margin: float | None, metric: Metric, df: int
+    effects: list[Effect], margin: float | None, metric: Metric, df: int, level: float
 ) -> list[Effect]:
-    """Return the effects with their verdicts."""
-    p = {i: effect.p for i, effect in enumerate(effects) if effect.p is not None}
-    p_equivalent = {i: _equivalence_pvalue(effects[i], margin, df) for i in p}
+    """Return the effects with their verdicts; `level` is that of the last look."""
+    scale = significance.ALPHA / level
+    p = {i: scale * effect.p for i, effect in enumerate(effects) if effect.p is not None}
+    p_equivalent = {i: scale * _equivalence_pvalue(effects[i], margin, df) for i in p}
     p_holm = significance.holm_adjust(p)
     p_equivalent_holm = significance.holm_adjust(p_equivalent)
     tested = []

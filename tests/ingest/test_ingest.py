@@ -22,6 +22,9 @@ from harness.analysis import dataset
 from harness.analysis.summary import summarize
 from harness.errors import UserError
 from harness.ingest import IngestRequest, ingest
+from harness.report import charts
+from harness.report.compare import Source
+from harness.report.compare.comparison import compare
 from harness.results.records import now
 from harness.results.store import Store
 
@@ -169,6 +172,24 @@ def test_unknown_quantities_have_no_verdict(store, folder):
     assert not tests["tokens_per_s"].entries and not tests["peak_memory"].entries
     words = {label: test.verdict for label, test in tests["val_loss"].entries.items()}
     assert (words["muon"], words["sgd"]) == ("better", "worse")
+
+
+def test_seeds_with_other_steps_have_no_mean_curve(store, folder, no_figures):
+    """The mean over seeds would mix losses of different steps."""
+    rows = [
+        row
+        for row in evaluation_rows()
+        if (row["entry"], row["seed"], row["step"]) != ("muon", 1, 1000)
+    ]
+    add(store, write_csv(folder / "runs.csv", rows))
+    summary = summarize(read(store), now())
+    lines = {
+        chart.name: [line.entry for panel in chart.plot.panels for line in panel.lines]
+        for chart in charts.build(summary)
+        if chart.name.startswith("val_loss")
+    }
+    assert set(lines) == {"val_loss_steps", "val_loss_time"}
+    assert all(len(entries) == 8 and "muon" not in entries for entries in lines.values())
 
 
 def test_step_times_without_tokens_give_no_throughput(store, folder):
@@ -354,7 +375,8 @@ def test_commands_accept_an_imported_study(command, rows):
     path = command("ingest", "runs.csv", *options, "--report").stdout.strip()
     report = (command.folder / path).read_text()
     assert "Imported from `runs.csv`" in report
-    assert "better: `muon`, `swiglu`" in report
+    better = report.partition("better: ")[2].partition(";")[0]
+    assert "`muon`" in better and "`swiglu`" in better and "`sgd`" not in better
     for absent in ("diverges", "quivalence of parallelisms\n", "Environment", "shuffled"):
         assert absent not in report
     page = (command.folder / path).with_name("index.html").read_text()
@@ -407,6 +429,18 @@ def test_an_own_study_compares_with_an_imported_one(fake, folder, no_figures, mo
     summary = json.loads((folder / path).with_name("summary.json").read_text())
     pair = summary["pairs"][0]
     assert pair["parameters"][0] is None and pair["flops_per_token"][0] is None
+
+
+def test_two_imports_are_not_called_bitwise_identical(store, folder):
+    """Equal rounded losses do not show that the training was the same."""
+    table = write_csv(folder / "runs.csv", ROWS)
+    add(store, table, "a", margins=["val_loss=0.1"])
+    add(store, table, "b", margins=["val_loss=0.1"])
+    sides = [Source(name, read(store, name)) for name in ("a", "b")]
+    pairs = compare(*sides, now()).pairs
+    assert len(pairs) == 9
+    assert not any(pair.bitwise for pair in pairs)
+    assert all(pair.val_loss.verdict == "equivalent" for pair in pairs)
 
 
 def test_a_damaged_run_is_named(store, folder):
