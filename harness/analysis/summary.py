@@ -192,10 +192,13 @@ def _tested(
         update["excludes_zero"] = excludes_zero(loss.difference.ci95)
     speed = tests["tokens_per_s"].entries.get(row.entry)
     has_ratio = row.tokens_per_s_ratio is not None or (speed and speed.method == "Welch")
-    if speed is not None and has_ratio and speed.difference.ci95:
-        low, high = np.exp(speed.difference.ci95)
+    if speed is not None and has_ratio:
+        bounds = None
+        if speed.difference.ci95 is not None:
+            low, high = np.exp(speed.difference.ci95)
+            bounds = (float(low), float(high))
         ratio = float(np.exp(speed.difference.mean))
-        update["tokens_per_s_ratio"] = Ratio(ratio=ratio, ci95=(float(low), float(high)))
+        update["tokens_per_s_ratio"] = Ratio(ratio=ratio, ci95=bounds)
     entry = next(entry for entry in study.entries if entry.label == row.entry)
     repeated = hypotheses.repeated(study, entry)
     update["repeats"] = repeated.label if repeated else None

@@ -1,11 +1,17 @@
 """If these failed, results of another trainer could not be read, or would say more than they do."""
 
+import contextlib
 import dataclasses
 import json
 import math
+import tempfile
+from pathlib import Path
+from unittest import mock
 
 import pytest
 from command_line import Harness
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from imported_results import (
     EFFECTS,
     STEPS,
@@ -23,6 +29,7 @@ from harness.analysis.summary import summarize
 from harness.errors import UserError
 from harness.ingest import IngestRequest, ingest
 from harness.report import charts
+from harness.report import write as write_report
 from harness.report.compare import Source
 from harness.report.compare.comparison import compare
 from harness.results.records import now
@@ -319,6 +326,45 @@ def test_entries_of_one_name_are_refused(store, folder):
     rows = [{"p": a, "q": b, "seed": 0, "val_loss": 3} for a, b in (("x-y", "z"), ("x", "y-z"))]
     with pytest.raises(UserError, match="two entries have the name x-y-z"):
         add(store, write_csv(folder / "runs.csv", rows), baseline=("p=x", "q=y-z"))
+
+
+CELLS = st.sampled_from(
+    ["", "a", "0", "1", "-1", "0.5", "nan", "1e999", "1e-400", "é", '"', "\x00"]
+)
+HEADERS = st.lists(st.sampled_from(["entry", "seed", "val_loss", "step", "step_s", "seed0", "x"]))
+
+
+@given(
+    HEADERS, st.lists(st.lists(CELLS, max_size=5), max_size=5), st.sampled_from(["csv", "jsonl"])
+)
+@settings(max_examples=150, deadline=None)
+def test_no_table_ends_in_an_exception(header, rows, suffix):
+    """Any content is imported, or refused with a message."""
+    lines = [",".join(cells) for cells in [header, *rows]]
+    if suffix == "jsonl":
+        lines = [json.dumps(dict(zip(header, cells, strict=False))) for cells in rows]
+    with tempfile.TemporaryDirectory() as name, mock.patch("os.fsync"):
+        path = Path(name, f"runs.{suffix}")
+        path.write_text("\n".join(lines))
+        with contextlib.suppress(UserError):
+            add(Store(Path(name, "results")), path, baseline=("a",))
+            assert read(Store(Path(name, "results"))).runs
+
+
+LABELS = ("base", "../x", "<b>x</b>", "`x`", "a|b", "lr = 1e-3", "é")
+
+
+def test_any_label_that_can_be_printed_is_accepted(store, folder, no_figures):
+    rows = [
+        {"entry": label, "seed": seed, "val_loss": 3 + 0.01 * seed}
+        for label in LABELS
+        for seed in range(2)
+    ]
+    add(store, write_json_lines(folder / "runs.jsonl", rows), baseline=("base",))
+    assert {entry.label for entry in read(store).entries} == set(LABELS)
+    page = (write_report(store, "mine", folder) / "index.html").read_text()
+    assert "<b>x</b>" not in page
+    assert {run.path.parent for run in store.runs("mine")} == {store.root / "mine"}
 
 
 # -- a second import ---------------------------------------------------------------------------
