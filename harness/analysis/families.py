@@ -19,14 +19,17 @@ All functions are pure functions of frames and numbers.
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from harness.analysis import block_model, dunnett, significance
 from harness.analysis.significance import ALPHA, FloatArray
 from harness.results.records.estimates import Bounds, Difference
 from harness.results.records.study_summary import SignificanceResult, TestFamily, VerdictName
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TWO_KEYS_FROM = 3  # seeds
 BASELINE_NOISE_P = 0.02  # of the F test, below which the baseline is noisier than the others
@@ -74,7 +77,7 @@ class _Tests:
 
 
 def test_family(
-    values: pd.DataFrame,
+    values: "pd.DataFrame",
     baseline: str,
     margin: float | None,
     lower_is_better: bool = True,
@@ -156,7 +159,7 @@ def _varies(found: FloatArray) -> bool:
 
 
 def _two_keys(
-    values: pd.DataFrame,
+    values: "pd.DataFrame",
     baseline: str,
     tested: list[str],
     differences: Mapping[str, FloatArray],
