@@ -7,8 +7,8 @@ values of an effect over seeds are its own noise: its seed x term stratum (Montg
 5 and 14). Noise that a seed adds to one level counts in the effects of that level, and only there.
 
 In a seed with all cells, contrasts are means of cells and assume nothing. In a seed without some,
-they are fitted by least squares to a model without interactions of three axes or more. A seed from which a
-contrast cannot be estimated has no value of it.
+they are fitted by least squares to a model without interactions of three axes or more. A seed from
+which a contrast cannot be estimated has no value of it.
 All functions are pure functions of numbers.
 """
 

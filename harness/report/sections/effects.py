@@ -40,9 +40,9 @@ EXACT_METHOD = (
     "p-value or an interval."
 )
 CONTEXT_METHOD = (
-    "Verdicts over contexts are in the section on pooled differences. Effects of the context axes themselves, "
-    "relative to their first level, are listed apart and are not tested. They are left out if the "
-    "losses of contexts are not comparable."
+    "Verdicts over contexts are in the section on pooled differences. Effects of the context axes "
+    "themselves, relative to their first level, are listed apart and are not tested; each has the "
+    "t interval of its own values. They are left out if the losses of contexts are not comparable."
 )
 
 
