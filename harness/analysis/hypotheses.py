@@ -121,8 +121,27 @@ def _effects(study: StudyResults, entries: list[Entry], quantity: Quantity) -> E
     tokens = next((entry.done[0].tokens_per_step for entry in entries if entry.done), None)
     for entry in entries:
         cell = tuple(entry.axes[axis] for axis in levels)
-        cells[cell] = values(entry, METRICS[quantity], tokens)
+        cells[cell] = _comparable_cell(study, entry, METRICS[quantity], tokens)
     return factorial.estimate({cell: found for cell, found in cells.items() if found}, levels)
+
+
+def _comparable_cell(
+    study: StudyResults, entry: Entry, metric: Metric, tokens: float | None
+) -> dict[int, float]:
+    """Return an entry's values by seed, without those on another machine than the seed's first run.
+
+    The first run is that of the first entry that has the seed done, the baseline if it has.
+    """
+    by_seed = values(entry, metric, tokens)
+    if metric.incomparable is None:
+        return by_seed
+    kept = {}
+    runs = {run.seed: run for run in entry.done}
+    first = study.first_runs
+    for seed, value in by_seed.items():
+        if metric.incomparable(runs[seed], first[seed]) is None:
+            kept[seed] = value
+    return kept
 
 
 def _has_nats(study: StudyResults, entry: Entry) -> bool:

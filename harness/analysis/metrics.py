@@ -4,7 +4,7 @@ from collections.abc import Container, Iterable
 
 import numpy as np
 
-from harness.analysis import comparability, intervals
+from harness.analysis import comparability, intervals, machines
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.pairs import BITS_PER_BYTE, values
 from harness.results.records.estimates import Mean, Ratio
@@ -110,8 +110,8 @@ def _compare(entry: Entry, base: Entry, diverging: Container[str]) -> BaselineCo
         )
     diverges = entry.label in diverging or base.label in diverging
     all_seeds = {run.seed for run in entry.runs + base.runs}
-    runs = [run for run in entry.done if run.seed in seeds]
-    base_runs = [run for run in base.done if run.seed in seeds]
+    speed_reasons = machines.reasons_by_seed(entry, base, machines.speed_reason)
+    runs, base_runs = machines.comparable_runs(entry, base, machines.speed_reason)
     return BaselineComparison(
         entry=entry.label,
         against=base.label,
@@ -125,7 +125,12 @@ def _compare(entry: Entry, base: Entry, diverging: Container[str]) -> BaselineCo
         not_comparable=comparison.reason,
         tokens_per_s_ratio=None if diverges else speed_ratio(runs, base_runs),
         speed_diverges=diverges,
-        peak_memory_ratio=memory_ratio(runs, base_runs),
+        speed_not_comparable=machines.compare_speeds(entry, base),
+        speed_seeds_excluded=[seed for seed, reason in speed_reasons.items() if reason],
+        peak_memory_ratio=memory_ratio(
+            *machines.comparable_runs(entry, base, machines.memory_reason)
+        ),
+        memory_not_comparable=machines.compare_speeds(entry, base, machines.memory_reason),
     )
 
 

@@ -1,161 +1,331 @@
-"""Plan a study from finished runs: required seeds, their cost, and fractional designs."""
+"""Power of the verdicts of a family, the seeds that a verdict needs, and the power that remains.
+
+Effects and margins are in standard deviations of paired differences where they have no unit. All
+functions are pure functions of numbers. `thresholds` states the rule of the verdicts and its
+approximations; power is within 1 point of that of simulated studies with normal noise.
+"""
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from itertools import product
+from functools import lru_cache
 
 import numpy as np
 
-from harness.analysis import comparability, significance
-from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.intervals import TAIL, paired_differences
-from harness.analysis.metrics import final_losses
-from harness.results.records.estimates import Bounds
+from harness.analysis import dunnett
+from harness.analysis.power_thresholds import (
+    FloatArray,
+    Rule,
+    chi_squared,
+    lattice,
+    thresholds,
+)
 
-SECONDS_PER_HOUR = 3600
-MIN_GAIN = 1e-9  # of the log determinant, for which two cells are exchanged
-RIDGE = 1e-6  # keeps the information matrix of the first few cells regular
+ALPHA = 0.05  # familywise error rate
+POWER = 0.8  # power at which a number of seeds is stated
+MAX_SEEDS = 10_000  # larger numbers of seeds are not stated
+CONFIDENCE = 0.95  # of the interval of a number of seeds
+ALL_SEEDS_TO = 20  # numbers of seeds that the table has one by one
+TABLE_RATIO = 1.5  # of larger ones
+TABLE_NODES = 16  # thresholds of the table
+N_DIFFERENCES = 41  # at which the interval of a number of seeds is searched
 
 
 @dataclass(frozen=True)
-class SeedPlan:
-    """The seeds that detect a difference of `min_difference` nats, if the noise stays the same.
+class Noise:
+    """An estimate of the standard deviation of paired differences, with degrees of freedom."""
 
-    `noise` is the standard deviation of paired differences, pooled over entries, with
-    `degrees_of_freedom`. `seeds_low` to `seeds_high` is the number of seeds at the ends of its 95 %
-    interval (of a chi-squared variance). `minimum_detectable_effect` is the difference that the
-    `seeds_done` detect with 80 % power. Hours are those of all runs, one after the other.
-    """
-
-    min_difference: float
-    n_compared: int
-    noise: float
+    sd: float
     degrees_of_freedom: int
-    seeds_done: int
-    minimum_detectable_effect: float
+
+
+@dataclass(frozen=True)
+class SeedsNeeded:
+    """A number of seeds with the ends of its 95 % interval; None is more than `MAX_SEEDS`."""
+
     seeds: int | None
-    seeds_low: int | None
-    seeds_high: int | None
-    hours_per_seed: float
-    hours: float | None
+    low: int | None
+    high: int | None
 
 
-def plan_seeds(study: StudyResults, min_difference: float) -> SeedPlan | None:
-    """Plan from the runs that are done; None if no entry shares two seeds with its baseline.
+@dataclass(frozen=True)
+class PredictivePower:
+    """The probability that a later look finds a difference, and that it finds equivalence."""
 
-    Entries whose differences are constant, such as a bitwise equal parallelism, have no noise and
-    are not pooled.
+    different: float
+    equivalent: float
+
+
+def two_key_power(
+    n_seeds: int,
+    effect: float,
+    n_comparisons: int,
+    alpha: float = ALPHA,
+    rule: Rule = "two keys",
+) -> float:
+    """Return the power to find the only entry of a family that differs, by `effect`."""
+    if n_seeds < 2:
+        return 0.0
+    limits = thresholds(n_seeds, n_comparisons, alpha, rule).different
+    return float(_beyond(np.asarray(effect * math.sqrt(n_seeds)), limits))
+
+
+def equivalence_power(
+    n_seeds: int,
+    effect: float,
+    margin: float,
+    n_comparisons: int,
+    alpha: float = ALPHA,
+    rule: Rule = "two keys",
+) -> float:
+    """Return the power to find a difference of `effect` within `margin`, if no other entry is.
+
+    Holm's correction gives more power if other entries are equivalent too.
     """
-    pairs = []
-    n_by_context: Counter[str] = Counter()
-    for entry in study.entries:
-        base = study.baseline_of(entry)
-        if base and comparability.in_nats(entry, base):
-            pairs.append((entry, base))
-            n_by_context[study.context_name(entry)] += 1
-    differences = [
-        list(paired_differences(final_losses(entry), final_losses(base)).values())
-        for entry, base in pairs
-    ]
-    seeds_done = max(map(len, differences), default=0)
-    noisy = [values for values in differences if len(values) > 1 and np.ptp(values) > 0]
-    if not noisy:
+    if n_seeds < 2:
+        return 0.0
+    limits = thresholds(n_seeds, n_comparisons, alpha, rule).equivalent
+    root = math.sqrt(n_seeds)
+    return float(_within(np.asarray(effect * root), margin * root - limits))
+
+
+def _beyond(shift: FloatArray, limits: FloatArray) -> FloatArray:
+    """Return the mean probability that |Z + shift| exceeds the limits (on the last axis)."""
+    from scipy.special import ndtr
+
+    shift = shift[..., None]
+    return np.asarray((ndtr(shift - limits) + ndtr(-shift - limits)).mean(axis=-1))
+
+
+def _within(shift: FloatArray, limits: FloatArray) -> FloatArray:
+    """Return the mean probability that |Z + shift| is below the limits, which may be negative."""
+    from scipy.special import ndtr
+
+    shift = shift[..., None]
+    inside = ndtr(limits - shift) - ndtr(-limits - shift)
+    return np.asarray(np.maximum(inside, 0.0).mean(axis=-1))
+
+
+# -- number of seeds -------------------------------------------------------------------------------
+
+
+def required_seeds(power: Callable[[int], float]) -> int | None:
+    """Return the smallest number of seeds with power `POWER`, at least 2; None beyond `MAX_SEEDS`.
+
+    `power` maps a number of seeds to the power and must increase with it.
+    """
+    if power(MAX_SEEDS) < POWER:
         return None
-    noise, df = pooled(noisy)
-    n_compared = max(n_by_context.values())
-    alpha = significance.ALPHA / n_compared
-    low, high = _noise_interval(noise, df)
-    seeds = _seeds(min_difference, noise, alpha)
-    hours = sum(map(_mean_run_s, study.entries)) / SECONDS_PER_HOUR
-    return SeedPlan(
-        min_difference=min_difference,
-        n_compared=n_compared,
-        noise=noise,
-        degrees_of_freedom=df,
-        seeds_done=seeds_done,
-        minimum_detectable_effect=significance.minimum_detectable_effect(seeds_done, noise, alpha),
-        seeds=seeds,
-        seeds_low=_seeds(min_difference, low, alpha),
-        seeds_high=_seeds(min_difference, high, alpha),
-        hours_per_seed=float(hours),
-        hours=None if seeds is None else float(hours * max(0, seeds - seeds_done)),
-    )
+    low = high = 2
+    while power(high) < POWER:
+        low = high + 1
+        high = min(2 * high, MAX_SEEDS)
+    while low < high:
+        middle = (low + high) // 2
+        if power(middle) >= POWER:
+            high = middle
+        else:
+            low = middle + 1
+    return high
 
 
-def pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """Return the pooled standard deviation of groups of differences, and its degrees of freedom."""
-    df = sum(len(values) - 1 for values in groups)
-    squares = sum(float(np.var(values, ddof=0)) * len(values) for values in groups)
-    return math.sqrt(squares / df), df
+def minimum_detectable_effect(
+    n_seeds: int, n_comparisons: int, alpha: float = ALPHA, rule: Rule = "two keys"
+) -> float:
+    """Return the smallest effect, in standard deviations, with power `POWER`; inf for one seed."""
+    if n_seeds < 2:
+        return math.inf
+    low = 0.0
+    high = 1.0
+    while two_key_power(n_seeds, high, n_comparisons, alpha, rule) < POWER:
+        low = high
+        high = 2 * high
+    for _ in range(40):
+        middle = (low + high) / 2
+        if two_key_power(n_seeds, middle, n_comparisons, alpha, rule) >= POWER:
+            high = middle
+        else:
+            low = middle
+    return high
 
 
-def _seeds(difference: float, sd: float, alpha: float) -> int | None:
-    return significance.required_seeds(
-        partial(significance.paired_t_power, difference=difference, sd=sd, alpha=alpha)
-    )
+def entry_noise(own: Noise, pooled: Noise) -> Noise:
+    """Return the pooled noise of a family, or the entry's own if it is significantly larger."""
+    from scipy.special import fdtrc
+
+    if pooled.sd == 0:
+        return own
+    ratio = (own.sd / pooled.sd) ** 2
+    p = float(fdtrc(own.degrees_of_freedom, pooled.degrees_of_freedom, ratio))
+    return own if p < ALPHA / 2 else pooled
 
 
-def _noise_interval(sd: float, df: int) -> Bounds:
-    from scipy.special import chdtri
+def seeds_to_resolve(
+    difference: float,
+    noise: Noise,
+    n_seeds: int,
+    n_comparisons: int,
+    margin: float | None = None,
+    alpha: float = ALPHA,
+    rule: Rule = "two keys",
+) -> SeedsNeeded | None:
+    """Return the seeds with which an entry is found different, or within the margin.
 
-    low = sd * math.sqrt(df / float(chdtri(df, TAIL)))
-    high = sd * math.sqrt(df / float(chdtri(df, 1 - TAIL)))
-    return low, high
-
-
-def _mean_run_s(entry: Entry) -> float:
-    """Return the mean total time of the runs that recorded it, seconds; 0 if there are none."""
-    times = [run.probes.time for run in entry.done if run.probes]
-    totals = [time.total_s for time in times if time and time.total_s is not None]
-    return float(np.mean(totals)) if totals else 0.0
-
-
-def fractional_design(
-    levels: Mapping[str, Sequence[str]], baseline: Mapping[str, str], size: int
-) -> list[dict[str, str]]:
-    """Return `size` cells of a matrix, with the baseline's, that keep main effects estimable.
-
-    A D-optimal design: cells are added one at a time such that the determinant of the main effects'
-    information matrix grows most (Mitchell 1974, first stage), then exchanged while that helps.
-
-    Raises:
-        ValueError: the size is below the number of main effects plus one, or above the matrix's.
+    Whichever needs fewer seeds counts. `difference` is the mean over `n_seeds`, in the unit of the
+    noise and the margin. The interval covers the number of seeds that the true difference and the
+    true noise need: it has the smallest and the largest number over the region of both that a
+    likelihood ratio does not reject. Its ends are at least `n_seeds` + 1. None without noise.
     """
-    axes = {axis: list(names) for axis, names in levels.items()}
-    cells = [dict(zip(axes, cell, strict=True)) for cell in product(*axes.values())]
-    effects = [(axis, name) for axis, names in axes.items() for name in names[1:]]
-    smallest = 1 + len(effects)
-    if not smallest <= size <= len(cells):
-        raise ValueError(
-            f"{size}: must be at least {smallest} (one for each level beyond the first of an axis, "
-            f"and one more) and at most {len(cells)} (the whole matrix)"
-        )
-    rows = np.array(
-        [[1.0, *(float(cell[axis] == name) for axis, name in effects)] for cell in cells]
+    if noise.sd <= 0 or noise.degrees_of_freedom < 1:
+        return None
+    differences, low_sd, high_sd = _confidence_region(difference, noise, n_seeds)
+    points = np.array([difference, *differences, *differences])
+    sds = np.array([noise.sd, *low_sd, *high_sd])
+    seeds = _seeds(np.abs(points) / sds, margin, sds, n_comparisons, alpha, rule)
+    seeds = np.maximum(seeds, n_seeds + 1)
+    numbers = [
+        None if number > MAX_SEEDS else int(number)
+        for number in (seeds[0], seeds.min(), seeds.max())
+    ]
+    return SeedsNeeded(*numbers)
+
+
+def _confidence_region(
+    difference: float, noise: Noise, n_seeds: int
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return differences, and the ends of the region of standard deviations at each of them.
+
+    The likelihood ratio is calibrated such that the region's differences are the t interval.
+    """
+    from scipy.special import lambertw, stdtrit
+
+    df = noise.degrees_of_freedom
+    critical = float(stdtrit(df, (1 + CONFIDENCE) / 2))
+    t = np.linspace(-critical, critical, N_DIFFERENCES)
+    differences = difference + t * noise.sd / math.sqrt(n_seeds)
+    if differences[0] < 0 < differences[-1]:
+        closest = int(np.argmin(np.abs(differences)))
+        differences[closest] = 0.0
+        t[closest] = -difference / noise.sd * math.sqrt(n_seeds)
+    squares = noise.sd**2 * (df + t**2)
+    # y - ln y <= 1 + excess, where y is squares / (df + 1) over the variance
+    excess = np.maximum(np.log1p(critical**2 / df) - np.log1p(t**2 / df), 1e-9)
+    exponent = -np.exp(-1 - excess)
+    smallest = np.maximum(-lambertw(exponent).real, 1e-12)
+    largest = -lambertw(exponent, -1).real
+    return (
+        differences,
+        np.sqrt(squares / (df + 1) / largest),
+        np.sqrt(squares / (df + 1) / smallest),
     )
 
-    def information(chosen: Sequence[int]) -> float:
-        x = rows[list(chosen)]
-        return float(np.linalg.slogdet(x.T @ x + RIDGE * np.eye(x.shape[1]))[1])
 
-    def best_addition(chosen: Sequence[int]) -> int:
-        others = [i for i in range(len(cells)) if i not in chosen]
-        return max(others, key=lambda i: information([*chosen, i]))
+def _seeds(
+    effects: FloatArray,
+    margin: float | None,
+    sds: FloatArray,
+    n_comparisons: int,
+    alpha: float,
+    rule: Rule,
+) -> FloatArray:
+    """Return the number of seeds of each effect, interpolated in a table; inf beyond it."""
+    from scipy.special import ndtri
 
-    first = next((i for i, cell in enumerate(cells) if cell == {**cell, **baseline}), 0)
-    chosen = [first]
-    while len(chosen) < size:
-        chosen.append(best_addition(chosen))
-    improved = True
-    while improved:
-        improved = False
-        for position in range(1, size):
-            rest = chosen[:position] + chosen[position + 1 :]
-            best = best_addition(rest)
-            if information([*rest, best]) > information(chosen) + MIN_GAIN:
-                chosen[position] = best
-                improved = True
-    return [cells[i] for i in sorted(chosen)]
+    table = _table(n_comparisons, alpha, rule)
+    shift = effects * table.roots[:, None]
+    power = _beyond(shift, table.different[:, None])
+    if margin is not None:
+        within = margin / sds * table.roots[:, None]
+        equal = _within(shift, within[..., None] - table.equivalent[:, None])
+        power = np.maximum(power, equal)
+    enough = power >= POWER
+    reached = enough.any(axis=0)
+    row = np.where(reached, enough.argmax(axis=0), len(table.roots) - 1)
+    before = np.maximum(row - 1, 0)
+    column = np.arange(len(effects))
+    # the probit of the power is nearly linear in the square root of the number of seeds
+    above = ndtri(np.clip(power[row, column], 1e-15, 1 - 1e-15))
+    below = ndtri(np.clip(power[before, column], 1e-15, 1 - 1e-15))
+    gap = above - below
+    part = np.where(gap > 0, (ndtri(POWER) - below) / np.where(gap > 0, gap, 1.0), 1.0)
+    root = table.roots[before] + np.clip(part, 0.0, 1.0) * (table.roots[row] - table.roots[before])
+    return np.where(reached, np.ceil(root**2 - 1e-9), np.inf)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Roots of numbers of seeds (n_numbers,), and their thresholds (n_numbers, TABLE_NODES)."""
+
+    roots: FloatArray
+    different: FloatArray
+    equivalent: FloatArray
+
+
+@lru_cache(maxsize=256)
+def _table(n_comparisons: int, alpha: float, rule: Rule) -> _Table:
+    numbers = list(range(2, ALL_SEEDS_TO + 1))
+    while numbers[-1] < MAX_SEEDS:
+        numbers.append(min(MAX_SEEDS, round(numbers[-1] * TABLE_RATIO)))
+    rows = [thresholds(n, n_comparisons, alpha, rule) for n in numbers]
+    parts = (len(rows), TABLE_NODES, -1)
+    return _Table(
+        roots=np.sqrt(numbers),
+        different=np.array([row.different for row in rows]).reshape(parts).mean(axis=2),
+        equivalent=np.array([row.equivalent for row in rows]).reshape(parts).mean(axis=2),
+    )
+
+
+# -- the power that remains ------------------------------------------------------------------------
+
+
+def predictive_power(
+    difference: float,
+    own: Noise,
+    pooled: Noise,
+    n_now: int,
+    n_last: int,
+    n_comparisons: int,
+    margin: float | None = None,
+    alpha: float = ALPHA,
+    rule: Rule = "two keys",
+) -> PredictivePower:
+    """Return the probability of each verdict at `n_last` seeds, given the `n_now` seeds so far.
+
+    It is the Bayesian predictive probability with a flat prior of the mean and of the logarithm of
+    the noise (Spiegelhalter, Freedman & Blackburn 1986). `own` is the standard deviation of the
+    entry's differences, `pooled` that of the family. `alpha` is the level of the last look. Without
+    noise no seed changes the difference, so that both probabilities are 0.
+    """
+    if own.sd <= 0 or n_now < 2 or n_last <= n_now:
+        return PredictivePower(0.0, 0.0)
+    from scipy.special import ndtr, stdtrit
+
+    noise = entry_noise(own, pooled)
+    n_more = n_last - n_now
+    u = lattice()
+    variance = noise.sd**2 * noise.degrees_of_freedom / chi_squared(noise.degrees_of_freedom, u[0])
+    own_squares = (n_now - 1) * own.sd**2 + variance * chi_squared(n_more, u[1])
+    own_variance = own_squares / (n_last - 1)
+    df = n_last - 1
+    different = float(stdtrit(df, 1 - alpha / 2 / n_comparisons)) * np.sqrt(own_variance)
+    equivalent = float(stdtrit(df, 1 - alpha / n_comparisons)) * np.sqrt(own_variance)
+    if rule == "two keys" and n_last > 2 and n_comparisons > 1:
+        pooled_df = n_comparisons * df
+        more_df = n_comparisons * n_more
+        squares = pooled.sd**2 * (pooled.degrees_of_freedom + chi_squared(more_df, u[2]))
+        pooled_variance = squares / (pooled.degrees_of_freedom + more_df)
+        largest = np.sqrt(np.maximum(own_variance, pooled_variance))
+        critical = dunnett.critical_value(n_comparisons, pooled_df, alpha)
+        own_t = float(stdtrit(df, 1 - alpha / 2))
+        different = np.maximum(critical * largest, own_t * np.sqrt(own_variance))
+        pooled_t = float(stdtrit(pooled_df, 1 - alpha / n_comparisons))
+        own_t = float(stdtrit(df, 1 - alpha))
+        equivalent = np.maximum(pooled_t * largest, own_t * np.sqrt(own_variance))
+    within = np.zeros_like(variance)
+    if margin is not None:
+        within = np.maximum(margin - equivalent / math.sqrt(n_last), 0.0)
+    beyond = np.maximum(different / math.sqrt(n_last), within)
+    spread = np.sqrt(variance * (1 / n_now - 1 / n_last))
+    is_within = ndtr((within - difference) / spread) - ndtr((-within - difference) / spread)
+    is_beyond = ndtr((difference - beyond) / spread) + ndtr((-beyond - difference) / spread)
+    return PredictivePower(float(is_beyond.mean()), float(is_within.mean()))

@@ -14,6 +14,7 @@ from harness.analysis import (
     eval_lengths,
     hypotheses,
     ladder,
+    machines,
     metrics,
     scaling,
     settings,
@@ -94,6 +95,16 @@ class Summary:
     def diverging(self) -> set[str]:
         """The labels of the entries that do not reproduce the single-process run."""
         return {label for label, result in self.results.items() if result.equivalence == DIVERGES}
+
+    @cached_property
+    def other_machines(self) -> set[str]:
+        """The labels of the entries that ran on other machines than the first baseline."""
+        entries = self.study.entries
+        if not entries:
+            return set()
+        base = self.study.baseline_in_context(entries[0])
+        kept = {entry.label for entry in machines.on_equal_machines(entries, base)}
+        return {entry.label for entry in entries if entry.done} - kept
 
     def restricted_to(self, entries: Sequence[Entry]) -> "Summary":
         """Return the results of these entries; verdicts and effects remain the whole study's."""

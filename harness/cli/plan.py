@@ -9,7 +9,7 @@ from harness.cli.studies import study_name
 from harness.errors import UserError
 
 if TYPE_CHECKING:
-    from harness.analysis.power import SeedPlan
+    from harness.analysis.seed_plan import SeedPlan
 
 MAX_ENTRIES = 100_000
 MAX_EFFECT = 100.0  # nats; no loss is as large
@@ -37,14 +37,15 @@ def plan(
     results: ResultsOption = DEFAULT_RESULTS,
 ) -> None:
     """Estimate from existing results how many seeds detect a difference, and their cost."""
-    from harness.analysis import dataset, power
+    from harness.analysis import dataset, seed_plan
+    from harness.analysis import fractional_design as designs
     from harness.results.store import Store
 
     if not 0 < effect_size <= MAX_EFFECT:
         allowed = f"must be above 0 and at most {MAX_EFFECT:g}, in nats per token"
         raise UserError(f"--effect-size {effect_size:g}: {allowed}")
     data = dataset.read(Store(results), study_name(study))
-    estimate = power.plan_seeds(data, effect_size)
+    estimate = seed_plan.plan_seeds(data, effect_size)
     if estimate is None:
         raise UserError(
             f"{data.name}: no entry shares two seeds with its baseline, so the noise cannot be "
@@ -54,7 +55,7 @@ def plan(
     if fractional_design is None:
         return
     try:
-        entries = power.fractional_design(data.levels, data.baseline, fractional_design)
+        entries = designs.fractional_design(data.levels, data.baseline, fractional_design)
     except ValueError as error:
         raise UserError(f"--fractional-design {error}") from error
     print(f"{fractional_design} entries that identify all main effects, without interactions:")

@@ -395,7 +395,8 @@ class Run:
 
 
 def _is_needed_to_resume(name: str) -> bool:
-    return name in ("checkpoint", "eval.jsonl", "log.txt") or name.startswith("steps.")
+    kept = ("checkpoint", "env.json", "eval.jsonl", "log.txt")
+    return name in kept or name.startswith("steps.")
 
 
 def _is_alive(status: RunStatus) -> bool:

@@ -1,11 +1,11 @@
 """Compare two studies entry by entry, paired by seed. Field names are those of summary.json."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.analysis import comparability, equivalence, settings, superiority
+from harness.analysis import comparability, equivalence, machines, settings, superiority
 from harness.analysis.caveats import find_caveats
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.hypotheses import test_pairs
@@ -28,8 +28,11 @@ from harness.results.records.study_summary import (
 from harness.results.run_data import RunData
 from harness.results.upgrade import Json
 
-# Keys of env.json on which the time of a step depends, apart from the code.
-MACHINE_KEYS = ("host", "cpu", "cores", "memory_bytes", "gpu", "platform", "cuda", "threads")
+# Two sides may be compared to see what a version of software changes; a study may not mix them.
+REASONS: Mapping[Quantity, machines.Reason] = {
+    "tokens_per_s": machines.hardware_reason,
+    "peak_memory": machines.device_reason,
+}
 Difference = tuple[object, object]  # the values of A and B
 
 
@@ -40,7 +43,8 @@ class EntryPair:
     `bitwise`: every training and validation loss is identical; None without a common seed. Verdicts
     are B against A; `val_loss` is None, with the reason in `not_comparable`, if the two were
     validated on different texts. Under different tokenizers it is in bits per byte. Ratios are B
-    over A. There is no speed if one of the two diverges from its single-process run.
+    over A. There is no speed if one of the two diverges from its single-process run, or, with the
+    reason in `speed_not_comparable`, if no seed ran on one machine in both.
     """
 
     entry: str
@@ -48,6 +52,8 @@ class EntryPair:
     bitwise: bool | None
     val_loss: SignificanceResult | None
     not_comparable: str | None
+    speed_not_comparable: str | None
+    memory_not_comparable: str | None
     tokens_per_s: SignificanceResult | None
     peak_memory: SignificanceResult | None
     tokens_per_s_ratio: Ratio | None
@@ -87,11 +93,6 @@ class Comparison:
     def shared(self) -> list[EntryPair]:
         """The pairs with a seed that both have done."""
         return [pair for pair in self.pairs if pair.seeds]
-
-    @property
-    def same_machine(self) -> bool:
-        """Whether both ran on the same machine with the same number of threads."""
-        return not any(key in self.environment_diff for key in MACHINE_KEYS)
 
 
 def compare(a: Source, b: Source, created_at: str) -> Comparison:
@@ -226,6 +227,7 @@ def _verdicts(
         if metric == "val_loss" and unit is None:
             continue
         question = LOSS_METRICS[unit] if unit else METRICS[metric]
+        question = replace(question, incomparable=REASONS.get(metric))
         family = of_b.axes.get(PARALLELISM, "") if metric == "val_loss" else ""
         families.setdefault(family, []).append(Pair(of_b, of_a, question, unit, label))
     margin = margin_of(study, metric)
@@ -259,13 +261,19 @@ def _pair(
         not_comparable=comparability.of_entries(b, a).reason,
         tokens_per_s=verdicts["tokens_per_s"].get(label),
         peak_memory=verdicts["peak_memory"].get(label),
-        tokens_per_s_ratio=speed_ratio(runs_of_b, runs_of_a) if has_speed else None,
-        peak_memory_ratio=memory_ratio(runs_of_b, runs_of_a),
+        speed_not_comparable=machines.compare_speeds(b, a, REASONS["tokens_per_s"]),
+        memory_not_comparable=machines.compare_speeds(b, a, REASONS["peak_memory"]),
+        tokens_per_s_ratio=_speed_ratio(b, a) if has_speed else None,
+        peak_memory_ratio=memory_ratio(*machines.comparable_runs(b, a, REASONS["peak_memory"])),
         training_tokens=(comparability.training_tokens(a), comparability.training_tokens(b)),
         parameters=(first_of_a.parameters, first_of_b.parameters),
         flops_per_token=(first_of_a.flops_per_token, first_of_b.flops_per_token),
         status=(a.status, b.status),
     )
+
+
+def _speed_ratio(b: Entry, a: Entry) -> Ratio | None:
+    return speed_ratio(*machines.comparable_runs(b, a, REASONS["tokens_per_s"]))
 
 
 def _same_bits(a: RunData, b: RunData) -> bool:

@@ -66,6 +66,16 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         f"{_margin(summary, 'tokens_per_s')}, memory {_margin(summary, 'peak_memory')})."
     )
     yield _costs(summary)
+    yield from reason_list(
+        (f"Throughput not comparable, {row.speed_not_comparable}", row.entry)
+        for row in summary.comparisons
+        if row.speed_not_comparable
+    )
+    yield from reason_list(
+        (f"Memory not comparable, {row.memory_not_comparable}", row.entry)
+        for row in summary.comparisons
+        if row.memory_not_comparable
+    )
 
 
 def _in_contexts(summary: Summary) -> Iterator[Block]:
@@ -99,6 +109,10 @@ def verdict_words(summary: Summary, metric: Quantity) -> dict[str, str]:
     for row in records(summary.tables["comparisons"]):
         untested = NO_SPEED if row["seeds"] else MISSING
         words[row["entry"]] = tested.get(row["entry"], untested)
+        if metric == "tokens_per_s" and row["speed_not_comparable"]:
+            words[row["entry"]] = NOT_COMPARABLE
+        if metric == "peak_memory" and row["memory_not_comparable"]:
+            words[row["entry"]] = NOT_COMPARABLE
         if metric == "tokens_per_s" and row["speed_diverges"]:
             words[row["entry"]] = NO_SPEED
     return words
@@ -172,4 +186,6 @@ def _costs(summary: Summary) -> Table:
 def _speed_ratio(row: Record) -> str:
     if row["speed_diverges"]:
         return NO_SPEED
+    if row["speed_not_comparable"]:
+        return NOT_COMPARABLE
     return formatting.interval(*interval_of(row, "tokens_per_s_ratio"), formatting.ratio)

@@ -50,6 +50,9 @@ CAVEAT_TITLES: Mapping[CaveatKind, str] = {
     "counted-flops": "FLOPs: the counted figure replaces the variant's formula.",
     "other-budget": "Other training budget than the baseline's.",
     "not-compiled": "Not fully compiled: no speed is reported.",
+    "other-precision": "Other precision than the baseline's, in validation too.",
+    "other-hardware": "Another machine than the baseline's: these times are not compared.",
+    "shared-machine": "Shared machine: step times include the load of other runs.",
 }
 
 
@@ -344,7 +347,11 @@ def _leaders(summary: Summary) -> Text:
         lowest = text(
             "Lowest final validation loss: ", Code(best.entry), f", {loss} nats per token."
         )
-    speeds = {result.entry: result.tokens_per_s for result in complete if result.tokens_per_s}
+    speeds = {
+        result.entry: result.tokens_per_s
+        for result in complete
+        if result.tokens_per_s and result.entry not in summary.other_machines
+    }
     fastest: Text = ()
     if speeds:
         label, speed = max(speeds.items(), key=lambda item: item[1].median)
@@ -379,10 +386,11 @@ def _warnings(study: StudyResults) -> Iterator[Note]:
         if study.superseded == 1:
             replaced = "a newer run of the same entry and seed replaces it"
         yield note(f"{count(study.superseded, 'run')} left out because {replaced}.")
-    machines = {(run.env.host, run.env.cpu, run.env.gpu) for run in study.runs if run.env}
-    if len(machines) > 1:
+    used = {run.env.machine for run in study.runs if run.env}
+    if len(used) > 1:
         yield note(
-            f"The runs used {len(machines)} machines; times are comparable only within one of them."
+            f"The runs used {len(used)} machines ({', '.join(sorted(used))}). Times are compared "
+            "only between runs of one seed on one machine."
         )
     if study.unreadable:
         n_folders = count(len(study.unreadable), "folder")

@@ -32,6 +32,9 @@ CaveatKind = Literal[
     "counted-flops",
     "not-compiled",
     "other-budget",
+    "other-precision",
+    "other-hardware",
+    "shared-machine",
     "lost-seeds",
     "overfitting",
 ]
@@ -296,7 +299,17 @@ class BaselineComparison(StrictModel):
     speed_diverges: bool = Field(
         description="whether one of the two fails the equivalence check, so that there is no ratio"
     )
+    speed_not_comparable: str | None = Field(
+        default=None,
+        description="why no seed's times can be compared: another machine, slot or software",
+    )
+    speed_seeds_excluded: list[int] = Field(
+        default=[], description="seeds whose times cannot be compared for such a reason"
+    )
     peak_memory_ratio: Number | None = Field(description="peak memory over that of the baseline")
+    memory_not_comparable: str | None = Field(
+        default=None, description="why no seed's peak memory can be compared"
+    )
 
 
 class SignificanceResult(StrictModel):
@@ -673,7 +686,10 @@ class Caveat(StrictModel):
         "from ln(vocabulary); `counted-flops`: the variant's formula is wrong; `not-compiled`: the "
         "compiler's limit was reached; `other-budget`: the baseline trains on another number of "
         "tokens, or another amount of text; `lost-seeds`: a run failed, and the other seeds are a "
-        "selection; `overfitting`: the validation loss rises after its lowest value"
+        "selection; `overfitting`: the validation loss rises after its lowest value; "
+        "`other-precision`: validated in another precision than the baseline; "
+        "`other-hardware`: runs on another machine, or with other cores, threads or software, than "
+        "the baseline's of the seed; `shared-machine`: runs that overlapped others on their host"
     )
     entry: str | None = Field(description="the entry; null if it concerns the whole study")
     message: str = Field(description="what was observed, as one sentence")
