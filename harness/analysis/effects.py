@@ -15,7 +15,7 @@ from harness.analysis import comparability, factorial, families, lost_seeds
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.factorial import Contrast, Levels
 from harness.analysis.metrics import PARALLELISM
-from harness.analysis.pairs import METRICS, values
+from harness.analysis.pairs import METRICS, Metric, values
 from harness.results.records.study_summary import (
     Cell,
     Design,
@@ -50,7 +50,7 @@ def effects(
     for entry in entries:
         cell = tuple(entry.axes[axis] for axis in levels)
         lost[cell] = set(lost_seeds.lost_runs(entry))
-        found = values(entry, METRICS[quantity], tokens)
+        found = _comparable_values(study, entry, METRICS[quantity], tokens)
         if found:
             cells[cell] = found
     without_noise = quantity in WITHOUT_NOISE
@@ -201,3 +201,22 @@ def _contexts_are_comparable(study: StudyResults, quantity: Quantity) -> bool:
         return True
     first, *others = [entries[0] for entries in study.by_context().values()]
     return all(comparability.in_nats(other, first) for other in others)
+
+
+def _comparable_values(
+    study: StudyResults, entry: Entry, metric: Metric, tokens: float | None
+) -> dict[int, float]:
+    """Return an entry's values by seed, without those on another machine than the seed's first run.
+
+    The first run is that of the first entry that has the seed done, the baseline if it has.
+    """
+    by_seed = values(entry, metric, tokens)
+    if metric.incomparable is None:
+        return by_seed
+    kept = {}
+    runs = {run.seed: run for run in entry.done}
+    first = study.first_runs
+    for seed, value in by_seed.items():
+        if metric.incomparable(runs[seed], first[seed]) is None:
+            kept[seed] = value
+    return kept
