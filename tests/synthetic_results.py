@@ -223,7 +223,7 @@ class SyntheticStudy:
                 + sd * rng.standard_normal(len(at))
             )
 
-        drift = 1e-7 * t * (labels[-1] == "fsdp2")
+        drift = 1e-7 * (1 + seed) * t * (labels[-1] == "fsdp2")
         loss, val = level(t, 0.05) + drift, level(t, 0.0) + drift
         own = np.random.default_rng(
             [seed, *map(ord, entry)]

@@ -52,6 +52,11 @@ class Entry:
         return tuple(run for run in self.runs if run.status == "done")
 
     @property
+    def lost_seeds(self) -> list[int]:
+        """The seeds whose runs failed: those that are left are a selection."""
+        return [run.seed for run in self.runs if run.status == "failed"]
+
+    @property
     def status(self) -> EntryStatus:
         """The status of all runs if it is the same, else the number of runs by status."""
         counts = Counter(run.status for run in self.runs)

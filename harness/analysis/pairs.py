@@ -131,6 +131,11 @@ class Pair:
         """Return entry minus baseline by seed, of the seeds that both have done."""
         return paired_values(self.entry, self.base, self.metric)
 
+    def base_values(self) -> dict[int, float]:
+        """Return the metric of the baseline by seed."""
+        tokens = self.base.done[0].tokens_per_step if self.base.done else None
+        return values(self.base, self.metric, tokens)
+
     def margin(self, margin: float | None) -> float | None:
         """Return the study's margin of the metric in the unit of this pair."""
         if margin is None or self.unit != "bits per byte":

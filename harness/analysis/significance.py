@@ -1,6 +1,5 @@
-"""Verdicts on differences that are paired by seed, corrected for the number of tests in a family.
+"""Tests of one difference that is paired by seed, and adjustments for several tests.
 
-A *family* is the set of tests of one table: every entry against the baseline, in one metric.
 All functions are pure functions of numbers.
 """
 
@@ -10,91 +9,44 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from harness.analysis.intervals import mean
-from harness.results.records.estimates import Bounds
-from harness.results.records.study_summary import SignificanceResult, VerdictName
+from harness.results.records.study_summary import VerdictName
 
 Key = TypeVar("Key")
+FloatArray = NDArray[np.float64]
 
 ALPHA = 0.05  # familywise error rate
 POWER = 0.8  # power at which a number of seeds is stated
 MAX_SEEDS = 10_000  # larger numbers of seeds are not stated
-# With fewer seeds, BCa intervals cover the true mean in 73 to 91 % of cases instead of 95 %.
-BOOTSTRAP_FROM = 20
-NO_MARGINS: Mapping[str, float | None] = {}
 ROUNDING = 1e-12  # relative: differences that vary by less are constant
 
 
-def test_family(
-    differences: Mapping[str, Sequence[float]],
-    margin: float | None,
-    lower_is_better: bool = True,
-    margins: Mapping[str, float | None] = NO_MARGINS,
-) -> dict[str, SignificanceResult]:
-    """Test each paired difference of a family; the values of each are one difference per seed.
-
-    A difference that is significantly within `margin` is `equivalent`, even if it is significantly
-    different from 0. Without a margin, only differences that are exactly 0 in every seed are
-    equivalent. `margins` has those of single differences that are in another unit.
-    """
-    own = {name: margins.get(name, margin) for name in differences}
-    tested = {
-        name: np.asarray(values, dtype=float)
-        for name, values in differences.items()
-        if len(values) > 1
-    }
-    p = {name: paired_t_pvalue(values) for name, values in tested.items()}
-    p_equivalent = {name: tost_pvalue(values, own[name]) for name, values in tested.items()}
-    p_holm = holm_adjust(p)
-    p_bh = benjamini_hochberg_adjust(p)
-    p_equivalent_holm = holm_adjust(p_equivalent)
-
-    results = {}
-    for name, values in differences.items():
-        difference = mean(values)
-        if name not in tested:
-            results[name] = SignificanceResult(verdict=None, difference=difference)
-            continue
-        verdict = classify(difference.mean, p_holm[name], p_equivalent_holm[name], lower_is_better)
-        unresolved = verdict == "unresolved"
-        results[name] = SignificanceResult(
-            verdict=verdict,
-            difference=difference,
-            bootstrap95=bootstrap(tested[name]),
-            p=p[name],
-            p_holm=p_holm[name],
-            p_bh=p_bh[name],
-            p_equivalent_holm=None if own[name] is None else p_equivalent_holm[name],
-            effect_size=effect_size(tested[name]),
-            seeds_to_resolve=seeds_to_resolve(tested[name], own[name], len(tested))
-            if unresolved
-            else None,
-        )
-    return results
-
-
 def classify(
-    difference: float, p: float, p_equivalent: float, lower_is_better: bool
+    difference: float,
+    p: float,
+    p_equivalent: float,
+    lower_is_better: bool,
+    alpha: float = ALPHA,
 ) -> VerdictName:
-    """Return the verdict that the two adjusted p-values give at level `ALPHA`."""
-    if p_equivalent < ALPHA:
+    """Return the verdict that the two adjusted p-values give at level `alpha`."""
+    if p_equivalent < alpha:
         return "equivalent"
-    if p >= ALPHA:
+    if p >= alpha:
         return "unresolved"
     return "better" if (difference < 0) == lower_is_better else "worse"
 
 
 def paired_t_pvalue(values: np.ndarray) -> float:
     """Return the two-sided p-value of Student's t test that the mean is 0."""
-    if _constant(values):
+    if is_constant(values):
         return 1.0 if values[0] == 0 else 0.0
     return 2 * _t_cdf(-abs(values.mean()), values)
 
 
 def tost_pvalue(values: np.ndarray, margin: float | None) -> float:
     """Return the larger p-value of the one-sided t tests against -margin and margin."""
-    if _constant(values):
+    if is_constant(values):
         return 0.0 if abs(values[0]) < (margin or 0.0) or values[0] == 0 else 1.0
     return 1.0 if margin is None else _t_cdf(abs(values.mean()) - margin, values)
 
@@ -106,7 +58,20 @@ def _t_cdf(difference: float, values: np.ndarray) -> float:
     return float(stdtr(len(values) - 1, difference / (values.std(ddof=1) / math.sqrt(len(values)))))
 
 
-def _constant(values: np.ndarray) -> bool:
+def t_half_widths(groups: Sequence[FloatArray], alpha: float) -> FloatArray:
+    """Return half of the t interval of each group's mean with the confidence 1 - alpha."""
+    from scipy.special import stdtrit
+
+    return np.array(
+        [
+            stdtrit(len(found) - 1, 1 - alpha / 2) * found.std(ddof=1) / math.sqrt(len(found))
+            for found in groups
+        ],
+        dtype=float,
+    )
+
+
+def is_constant(values: np.ndarray) -> bool:
     """Return whether the values vary by rounding only, as those of bitwise equal losses do."""
     return bool(np.ptp(values) <= ROUNDING * np.abs(values).max())
 
@@ -128,22 +93,10 @@ def benjamini_hochberg_adjust(p: Mapping[Key, float]) -> dict[Key, float]:
     return {key: min(1.0, float(value)) for key, value in zip(order, stepped, strict=True)}
 
 
-def bootstrap(values: np.ndarray) -> Bounds | None:
-    """Return the BCa interval of the mean (Efron 1987); None below `BOOTSTRAP_FROM` seeds."""
-    if len(values) < BOOTSTRAP_FROM or _constant(values):
-        return None
-    from scipy import stats
-
-    interval = stats.bootstrap(
-        (values,), np.mean, method="BCa", rng=np.random.default_rng(0)
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
-
-
 def effect_size(values: np.ndarray) -> float | None:
     """Return Hedges' g of paired differences; None if they are constant, or fewer than three."""
     df = len(values) - 1
-    if _constant(values) or df < 2:
+    if is_constant(values) or df < 2:
         return None
     correction = math.exp(math.lgamma(df / 2) - math.lgamma((df - 1) / 2)) / math.sqrt(df / 2)
     return float(values.mean() / values.std(ddof=1)) * correction

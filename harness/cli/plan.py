@@ -47,9 +47,12 @@ def plan(
     data = dataset.read(Store(results), study_name(study))
     estimate = seed_plan.plan_seeds(data, effect_size)
     if estimate is None:
+        pilot = f"run a pilot: python -m harness run {study} --seeds 0,1,2"
+        if data.imported:
+            pilot = "import a table with more seeds of each entry"
         raise UserError(
             f"{data.name}: no entry shares two seeds with its baseline, so the noise cannot be "
-            f"estimated; run a pilot: python -m harness run {study} --seeds 0,1,2"
+            f"estimated; {pilot}"
         )
     _print_estimate(estimate)
     if fractional_design is None:
@@ -69,7 +72,9 @@ def _print_estimate(estimate: "SeedPlan") -> None:
     bounds = (estimate.seeds, estimate.seeds_low, estimate.seeds_high)
     seeds, low, high = (f"more than {MAX_SEEDS:,}" if n is None else f"{n:,}" for n in bounds)
     cost = f"{duration(estimate.hours_per_seed * 3600)} for each seed of all entries"
-    if estimate.hours is not None:
+    if not estimate.hours_per_seed:
+        cost = "unknown, because no run states its time"
+    elif estimate.hours is not None:
         cost += f", {duration(estimate.hours * 3600)} for the missing seeds"
     print(
         f"noise: paired differences have a standard deviation of {estimate.noise:.4g} nats "

@@ -88,6 +88,7 @@ class Comparison:
     margins: dict[str, float]
     superiority: dict[str, float]
     caveats: list[Caveat]
+    imported: list[str]  # labels of the sides that are of another trainer
 
     @property
     def shared(self) -> list[EntryPair]:
@@ -127,6 +128,7 @@ def compare(a: Source, b: Source, created_at: str) -> Comparison:
         margins=b.study.margins,
         superiority=b.study.superiority,
         caveats=_caveats(a, b, {of_a.label: label for label, (of_a, _) in matched.items()}),
+        imported=[side.label for side in (a, b) if side.study.imported],
     )
 
 
@@ -188,14 +190,18 @@ def _diff(a: Mapping[str, object], b: Mapping[str, object]) -> dict[str, Differe
 def _matched_entries(a: StudyResults, b: StudyResults) -> dict[str, tuple[Entry, Entry]]:
     """Return the entries with the same labels in both studies, by B's label.
 
-    An axis that one study lacks matches the baseline's label of the other.
+    An axis that one study lacks matches the baseline's label of the other. Entries of studies
+    without a common axis, as imported ones may be, match also by their names.
     """
     entries_of_a = {_distinct_labels(entry, a, b): entry for entry in a.entries}
+    by_name = {} if a.levels.keys() & b.levels.keys() else {e.label: e for e in a.entries}
     matched = {}
     for entry in b.entries:
         labels = _distinct_labels(entry, b, a)
         if labels in entries_of_a:
             matched[entry.label] = (entries_of_a[labels], entry)
+        elif entry.label in by_name:
+            matched[entry.label] = (by_name[entry.label], entry)
     return matched
 
 
@@ -217,27 +223,29 @@ def _unmatched(study: StudyResults, matched: Sequence[Entry]) -> list[str]:
 def _verdicts(
     matched: Mapping[str, tuple[Entry, Entry]], metric: Quantity, study: StudyResults
 ) -> dict[str, SignificanceResult]:
-    """Test all entries as one family; losses under another parallelism are a family of their own.
+    """Test all entries as one family; the loss of each architecture is tested once.
 
-    They repeat the same comparison, so they must not weigh on the correction.
+    Entries that differ from another only in parallelism repeat its comparison of losses.
     """
-    families: dict[str, list[Pair]] = {}
+    pairs = []
+    asked = set()
     for label, (of_a, of_b) in matched.items():
+        architecture = frozenset(of_b.axes.items() - {(PARALLELISM, of_b.axes.get(PARALLELISM))})
+        if metric == "val_loss" and architecture in asked:
+            continue
+        asked.add(architecture)
         unit = comparability.of_entries(of_b, of_a).unit if metric == "val_loss" else None
         if metric == "val_loss" and unit is None:
             continue
         question = LOSS_METRICS[unit] if unit else METRICS[metric]
         question = replace(question, incomparable=REASONS.get(metric))
-        family = of_b.axes.get(PARALLELISM, "") if metric == "val_loss" else ""
-        families.setdefault(family, []).append(Pair(of_b, of_a, question, unit, label))
-    margin = margin_of(study, metric)
-    verdicts: dict[str, SignificanceResult] = {}
-    for pairs in families.values():
-        verdicts |= test_pairs(pairs, margin)
+        pairs.append(Pair(of_b, of_a, question, unit, label))
+    if not pairs:
+        return {}
+    without_noise = metric == "peak_memory"
+    verdicts = test_pairs(pairs, margin_of(study, metric), without_noise).results
     threshold = superiority_of(study, metric)
-    thresholds = {
-        pair.label: pair.margin(threshold) for pairs in families.values() for pair in pairs
-    }
+    thresholds = {pair.label: pair.margin(threshold) for pair in pairs}
     return superiority.judge(verdicts, thresholds, METRICS[metric].lower_is_better)
 
 

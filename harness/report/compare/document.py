@@ -77,11 +77,13 @@ def _answer(comparison: Comparison) -> Text:
 def _losses(comparison: Comparison, pairs: Sequence[EntryPair]) -> Text:
     n_entries = count(len(pairs), "entry", "entries")
     changed = [pair for pair in pairs if not pair.bitwise]
+    counts = _counts(changed, "val_loss")
+    if comparison.imported and counts:
+        return text("Losses: ", counts, ".")
     if not changed:
         return text(f"Losses: bitwise identical in all {n_entries}.")
     identical = f"Losses: bitwise identical in {len(pairs) - len(changed)} of {n_entries}"
     incomparable = [pair.entry for pair in changed if pair.not_comparable]
-    counts = _counts(changed, "val_loss")
     if incomparable:
         others = text("; of the others ", counts) if counts else ()
         return text(identical, others, "; not comparable: ", code_list(incomparable), ".")
@@ -96,6 +98,8 @@ def _metric(pairs: Sequence[EntryPair], metric: Quantity) -> Text:
     reason = "speed_not_comparable" if metric == "tokens_per_s" else "memory_not_comparable"
     if not counts and all(getattr(pair, reason) for pair in pairs):
         return text(f"{name}: not comparable.")
+    if not counts and not any(pair.verdict(metric) for pair in pairs):
+        return text(f"{name}: not compared, as one of the two has none.")
     if not counts:
         return text(f"{name}: a single seed gives no verdict.")
     ratios = []
@@ -127,6 +131,13 @@ def _counts(pairs: Sequence[EntryPair], metric: Quantity) -> Text:
 def _notes(comparison: Comparison) -> Iterator[Note]:
     if not comparison.shared:
         return
+    if comparison.imported:
+        yield note(
+            "Imported from results of another trainer: ",
+            code_list(comparison.imported),
+            ". The validation text, the training budget and the hardware are not checked. "
+            "The verdicts assume that both studies measure the same quantity in the same way.",
+        )
     reasons = _by_reason(comparison.shared, "not_comparable")
     for reason, entries in reasons.items():
         yield note(f"Losses are not comparable, {reason}: ", code_list(entries, MAX_UNMATCHED))

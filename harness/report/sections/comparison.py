@@ -60,6 +60,9 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         for row in summary.comparisons
         if row.not_comparable
     )
+    known = summary.tables["comparisons"][["tokens_per_s_ratio", "peak_memory_ratio"]]
+    if study.imported and known.isna().all(axis=None):
+        return
     yield paragraph(
         "Costs: ratios are variant over baseline, from the same seeds. Their verdicts use the "
         "logarithms, paired by seed, as above (margins: throughput "
@@ -107,7 +110,7 @@ def verdict_words(summary: Summary, metric: Quantity) -> dict[str, str]:
         tested[row["entry"]] = row["verdict"] or without
     words = {}
     for row in records(summary.tables["comparisons"]):
-        untested = NO_SPEED if row["seeds"] else MISSING
+        untested = NO_SPEED if row["seeds"] and row["speed_diverges"] else MISSING
         words[row["entry"]] = tested.get(row["entry"], untested)
         if metric == "tokens_per_s" and row["speed_not_comparable"]:
             words[row["entry"]] = NOT_COMPARABLE
@@ -125,7 +128,7 @@ def _verdict_column(title: str, summary: Summary, metric: Quantity) -> Column:
 
 def _losses(summary: Summary) -> Table:
     verdicts = summary.tables["verdicts"]
-    names = ["entry", "verdict", "p_holm", "p_bh", "effect_size", "seeds_to_resolve"]
+    names = ["entry", "verdict", "p_adjusted", "p_bh", "effect_size", "seeds_to_resolve"]
     tests = verdicts.loc[verdicts["quantity"] == "val_loss", names]
     context = [text_column("context")] if summary.study.contexts else []
     columns = [
@@ -136,7 +139,7 @@ def _losses(summary: Summary) -> Table:
         _verdict_column("verdict", summary, "val_loss"),
         *superiority.columns(summary, "val_loss"),
         Column("difference in val loss", loss_difference),
-        number_column("p (Holm)", "p_holm", formatting.p_value),
+        number_column("p (adjusted)", "p_adjusted", formatting.p_value),
         number_column("p (BH)", "p_bh", formatting.p_value),
         number_column("effect size", "effect_size", "{:+.2f}".format),
         Column("seeds needed", _seeds_needed),

@@ -291,6 +291,14 @@ def status(summary: Summary) -> Iterator[Block]:
             ".",
             _entropy(data.entropy_nats_per_byte),
         )
+    if study.source is not None:
+        yield note(
+            "Imported from ",
+            Code(study.source.path),
+            " (SHA-256 ",
+            Code(f"{study.source.sha256[:12]}…"),
+            "): results of another trainer, as its table states them.",
+        )
     if summary.diverging:
         verb = "does" if len(summary.diverging) == 1 else "do"
         yield note(
