@@ -24,7 +24,7 @@ from harness.results.records.study_summary import (
     SignificanceResult,
 )
 
-WITHOUT_NOISE: Collection[Quantity] = ("peak_memory",)  # metrics that a seed does not change
+WITHOUT_NOISE: tuple[Quantity, ...] = ("peak_memory",)  # metrics that a seed does not change
 Sides = tuple[Collection[int], Collection[int]]  # seeds that failed at the levels, at the baseline
 NO_SIDES: Sides = ((), ())
 
