@@ -64,7 +64,7 @@ def _rankings(study: StudyResults, context: str, done: list[Entry]) -> list[Rank
     parallelism = study.baseline.get(PARALLELISM)
     distinct = [entry for entry in done if entry.axes.get(PARALLELISM) == parallelism] or done
     timed = [entry for entry in done if not any(run.is_partly_compiled for run in entry.done)]
-    timed = machines.on_equal_machines(timed, base)
+    timed = machines.on_equal_machines(timed, base, machines.train_time_reason)
     ranked = []
     for kind, spent in SPENT.items():
         entries = timed if kind == "train_s" else distinct
@@ -223,7 +223,7 @@ def _ratio(pairs: list[_Pair], spent: Spent, is_known: bool) -> _Ratio:
 
 
 def _on_one_machine(pairs: list[_Pair]) -> list[_Pair]:
-    return [pair for pair in pairs if machines.speed_reason(pair.run, pair.base) is None]
+    return [pair for pair in pairs if machines.train_time_reason(pair.run, pair.base) is None]
 
 
 def _pair(run: RunData, base: RunData, target: float) -> _Pair:

@@ -6,6 +6,7 @@ from harness.analysis import (
     comparability,
     compilation,
     flops,
+    looks,
     lost_seeds,
     machines,
     outdated,
@@ -39,6 +40,7 @@ SOURCES: Sequence[Callable[[StudyResults], Iterator[Caveat]]] = (
     flops.caveats,
     comparability.caveats,
     machines.caveats,
+    looks.caveats,
 )
 
 

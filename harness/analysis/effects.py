@@ -16,6 +16,7 @@ from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.factorial import Contrast, Levels
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import METRICS, Metric, values
+from harness.analysis.significance import ALPHA
 from harness.results.records.study_summary import (
     Cell,
     Design,
@@ -59,7 +60,9 @@ def effects(
     def tested(family: Sequence[Contrast]) -> list[Effect]:
         sides = [lost_sides(contrast, lost, levels) for contrast in family]
         lower_is_better = METRICS[quantity].lower_is_better
-        return test_contrasts(family, margin, lower_is_better, sides, without_noise)
+        return test_contrasts(
+            family, margin, lower_is_better, sides, without_noise, alpha=study.level
+        )
 
     def is_context(contrast: Contrast) -> bool:
         return all(axis in study.contexts for axis in contrast.levels)
@@ -83,9 +86,11 @@ def test_contrasts(
     lower_is_better: bool = True,
     lost: Sequence[Sides] = (),
     without_noise: bool = False,
+    alpha: float = ALPHA,
 ) -> list[Effect]:
     """Return the effects of a family of contrasts; `lost` has the failed seeds of each.
 
+    `alpha` is the level of the last look. Adjusted p-values are scaled so that it is 0.05.
     Values of a metric `without_noise` that are equal in every seed are one exact observation: the
     effect has a verdict, but no p-value and no interval. It has no verdict if cells without runs
     had to be replaced by a model. Such values of another metric have no verdict either.
@@ -97,14 +102,15 @@ def test_contrasts(
         lower_is_better,
         lost={name: lost[int(name)] if lost else NO_SIDES for name in named},
         without_noise=without_noise,
+        alpha=alpha,
     ).results
     found = [Effect(levels=contrast.levels) for contrast in family]
     for name, contrast in named.items():
-        found[int(name)] = _effect(contrast, tests[name])
+        found[int(name)] = _effect(contrast, tests[name], ALPHA / alpha)
     return found
 
 
-def _effect(contrast: Contrast, result: SignificanceResult) -> Effect:
+def _effect(contrast: Contrast, result: SignificanceResult, scale: float) -> Effect:
     effect = Effect(
         levels=contrast.levels,
         estimate=result.difference.mean,
@@ -125,7 +131,7 @@ def _effect(contrast: Contrast, result: SignificanceResult) -> Effect:
         "ci95": result.difference.ci95,
         "own95": result.own95,
         "p": result.p,
-        "p_holm": result.p_adjusted,
+        "p_holm": None if result.p_adjusted is None else min(1.0, scale * result.p_adjusted),
     }
     return effect.model_copy(update=test)
 

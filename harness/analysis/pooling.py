@@ -15,6 +15,7 @@ from harness.analysis.dataset import CONTEXT_SEPARATOR, Entry, StudyResults
 from harness.analysis.families import test_differences, test_family
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import LOSS_METRICS, Pair
+from harness.analysis.sequential import at_error_rate
 from harness.results.records.study_summary import (
     LossUnit,
     PooledResult,
@@ -87,7 +88,7 @@ def pool(
     groups = _groups(study, pairs)
     pooled: list[PooledResult] = []
     for family in _families(groups):
-        tests = _test(family, margin, pairs[0].metric.lower_is_better)
+        tests = _test(family, margin, pairs[0].metric.lower_is_better, study.level)
         interactions = {}
         for group in family:
             p = repeated_measures.interaction_pvalue(group.differences)
@@ -118,9 +119,9 @@ def pool(
 
 
 def _test(
-    family: Sequence[_Group], margin: float | None, lower_is_better: bool
+    family: Sequence[_Group], margin: float | None, lower_is_better: bool, level: float
 ) -> dict[str, SignificanceResult]:
-    """Test the means over contexts of a family, by the name of the group.
+    """Test the means over contexts of a family at the level of a look, by the name of the group.
 
     Groups of other contexts or units have other baselines, and are tested alone.
     """
@@ -130,18 +131,26 @@ def _test(
     if not same_contexts or any(group.unit != first.unit for group in family):
         differences = {group.name: group.differences.mean(axis=1).tolist() for group in family}
         lost = {group.name: group.lost for group in family}
-        return test_differences(
-            differences, margin, lower_is_better, margins=margins, lost=lost
-        ).results
+        test = test_differences(
+            differences, margin, lower_is_better, alpha=level, margins=margins, lost=lost
+        )
+        return {name: at_error_rate(result, level) for name, result in test.results.items()}
     columns: dict[str, pd.Series] = {}
     for group in family:
         baseline = pd.Series(group.baselines.mean(axis=1), index=group.seeds)
         columns[BASELINE] = baseline.combine_first(columns.get(BASELINE, baseline))
         columns[group.name] = baseline + group.differences.mean(axis=1)
     lost_seeds = {group.name: group.lost[0] for group in family} | {BASELINE: first.lost[1]}
-    return test_family(
-        pd.DataFrame(columns), BASELINE, margin, lower_is_better, margins=margins, lost=lost_seeds
-    ).results
+    test = test_family(
+        pd.DataFrame(columns),
+        BASELINE,
+        margin,
+        lower_is_better,
+        alpha=level,
+        margins=margins,
+        lost=lost_seeds,
+    )
+    return {name: at_error_rate(result, level) for name, result in test.results.items()}
 
 
 def _groups(study: StudyResults, pairs: Sequence[Pair]) -> list[_Group]:

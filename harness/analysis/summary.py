@@ -254,6 +254,7 @@ def as_record(summary: Summary) -> StudySummary:
         tuning=summary.tuning,
         environments=_environments(study.runs),
         imported=study.imported,
+        looks=None if study.looks is None or study.looks.is_fixed else study.looks,
         launches=list(study.launches),
     )
 

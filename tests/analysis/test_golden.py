@@ -81,6 +81,7 @@ SPEED_TABLES = {"entries", "comparisons", "scaling", "decoding"}
 SPEED_PATH = rf"(entries|comparisons|scaling)\.\d+\.(decoding\.\d+\.)?({'|'.join(SPEED_COLUMNS)})\b"
 # Costs are now until a loss is first reached, and entries that lost seeds have no rank.
 # Copies under other parallelisms are not tested, and intervals are simultaneous over the family.
+# Effects are tested against their own noise, without the times of runs on other machines.
 REDEFINED = {"savings", "rankings", "verdicts"}
 TEST_COLUMNS = {
     "comparisons.val_loss_difference_low",

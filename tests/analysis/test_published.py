@@ -96,7 +96,7 @@ def test_yates_peas():
         [189.28, 8.40, 95.20], abs=0.005
     )
     assert [24 / 16 * one.estimate**2 for one in interactions] == pytest.approx(
-        [21.28, 33.14, 0.48], abs=0.005
+        [21.28, 33.135, 0.48], abs=0.005
     )
     anova = AnovaRM(pd.DataFrame(rows), "y", "replicate", within=["N", "P", "K"]).fit().anova_table
     for one in (*main, *interactions):

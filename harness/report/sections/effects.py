@@ -106,7 +106,9 @@ def _metric(summary: Summary, tests: MetricTests) -> Iterator[Block]:
         assumed = ""
         if len(summary.study.varying()) > 2:
             assumed = " The others assume that there is no interaction of three axes."
-        yield paragraph(f"No runs of {cells}. Effects that need them are not estimated.{assumed}")
+        yield paragraph(
+            f"No comparable runs of {cells}. Effects that need them are not estimated.{assumed}"
+        )
 
 
 def _verdict(row: Record) -> str:

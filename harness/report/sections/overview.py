@@ -28,6 +28,7 @@ from harness.report.document import (
 from harness.report.formatting import count
 from harness.report.sections import ladder, pooled, superiority, tuning
 from harness.report.stamps import find_stamps
+from harness.results.records import Looks
 from harness.results.records.estimates import Ratio
 from harness.results.records.study_summary import (
     Caveat,
@@ -53,6 +54,7 @@ CAVEAT_TITLES: Mapping[CaveatKind, str] = {
     "other-precision": "Other precision than the baseline's, in validation too.",
     "other-hardware": "Another machine than the baseline's: these times are not compared.",
     "shared-machine": "Shared machine: step times include the load of other runs.",
+    "unplanned-look": "Unplanned looks: seeds were added when results could be seen.",
 }
 
 
@@ -281,6 +283,8 @@ def status(summary: Summary) -> Iterator[Block]:
     entries = count(len(study.entries), "entry", "entries")
     n_runs = count(len(study.runs), "run")
     yield paragraph(f"{entries} in {n_runs}: {by_status}. ", _leaders(summary))
+    if study.looks is not None and study.looks.planned and not study.looks.is_fixed:
+        yield paragraph(_planned_looks(study.looks, study.n_complete_looks))
     for data in settings.texts(study):
         corpus = (Code(data.corpus), " (SHA-256 ", Code(f"{data.sha256[:12]}…"), ")")
         yield paragraph(
@@ -308,6 +312,20 @@ def status(summary: Summary) -> Iterator[Block]:
         )
     yield from caveat_notes(summary.caveats)
     yield from _warnings(study)
+
+
+def _planned_looks(looks: Looks, n_complete: int) -> str:
+    """Return the planned looks, their levels, and how many are complete."""
+    counts = ", ".join(str(len(look.seeds)) for look in looks.looks)
+    levels = list(dict.fromkeys(f"{look.level:.2g}" for look in looks.looks))
+    each = " each" if len(levels) == 1 else ""
+    state = f"The verdicts are those after {count(n_complete, 'look')}."
+    if n_complete == 0:
+        state = "The first look is not complete: its verdicts are preliminary."
+    return (
+        f"Planned looks at {counts} seeds, at the level {', '.join(levels)}{each}; entries with a "
+        f"verdict get no more seeds. {state}"
+    )
 
 
 def caveat_notes(caveats: Sequence[Caveat]) -> Iterator[Note]:

@@ -8,6 +8,7 @@ from harness.results.records.base import StrictModel, Versioned
 from harness.results.records.estimates import Bounds, Difference, Mean, Median, Number, Ratio
 from harness.results.records.ladder import Ladder
 from harness.results.records.lines import LaunchRecord
+from harness.results.records.looks import Looks
 from harness.results.records.probes import PHASES, CollectiveTraffic, PeakFlops, RankMemory
 from harness.results.records.run_spec import ResolvedData, ResolvedModel
 from harness.results.records.settings import TrainSettings
@@ -38,6 +39,7 @@ CaveatKind = Literal[
     "shared-machine",
     "lost-seeds",
     "overfitting",
+    "unplanned-look",
 ]
 
 Scalar = str | int | float | bool | None
@@ -366,6 +368,11 @@ class SignificanceResult(StrictModel):
     lost_seeds: list[int] = Field(
         default=[],
         description="failed seeds of the entry or its baseline, unless all of the family lost them",
+    )
+    look: int | None = Field(
+        default=None,
+        description="number of the look that gave the verdict, or the last that the entry went on "
+        "to; null if the study has one look",
     )
     seed_has_no_effect: bool = Field(
         default=False,
@@ -736,7 +743,8 @@ class Caveat(StrictModel):
         "selection; `overfitting`: the validation loss rises after its lowest value; "
         "`other-precision`: validated in another precision than the baseline; "
         "`other-hardware`: runs on another machine, or with other cores, threads or software, than "
-        "the baseline's of the seed; `shared-machine`: runs that overlapped others on their host"
+        "the baseline's of the seed; `shared-machine`: runs that overlapped others on their host; "
+        "`unplanned-look`: the number of seeds changed when results could be seen"
     )
     entry: str | None = Field(description="the entry; null if it concerns the whole study")
     message: str = Field(description="what was observed, as one sentence")
@@ -790,6 +798,10 @@ class StudySummary(Versioned):
     )
     tuning: TuningResults | None = Field(
         default=None, description="tuning of the study; null if it does not tune"
+    )
+    looks: Looks | None = Field(
+        default=None,
+        description="looks at the results, with the level of each; null: one look, level 0.05",
     )
     environments: list[EnvironmentRuns] = Field(description="each distinct env.json")
     imported: bool = Field(
