@@ -174,7 +174,6 @@ def _cost(entry: Entry, base: Entry, margin: float, is_selected: bool) -> CostTo
     train_s = _ratio(_on_one_machine(at_base), _train_s, is_timed)
     entry_tokens = _ratio(at_entry, _tokens, not is_selected)
     entry_train_s = _ratio(_on_one_machine(at_entry), _train_s, is_timed)
-    lost = lost_seeds.lost_runs(entry) | lost_seeds.lost_runs(base)
     return CostToBaselineLoss(
         entry=entry.label,
         against=base.label,
@@ -182,7 +181,7 @@ def _cost(entry: Entry, base: Entry, margin: float, is_selected: bool) -> CostTo
         seeds=[pair.run.seed for pair in at_base if pair.step is not None],
         not_reached=[pair.run.seed for pair in at_base if pair.step is None],
         baseline_not_reached=[pair.run.seed for pair in at_entry if pair.base_step is None],
-        lost_seeds=sorted(lost),
+        lost_seeds=sorted({*entry.lost_seeds, *base.lost_seeds}),
         tokens_ratio=tokens.value,
         tokens_ratio_ci95=tokens.ci95,
         tokens_ratio_at_most=tokens.bound,

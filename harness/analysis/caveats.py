@@ -10,6 +10,7 @@ from harness.analysis import (
     lost_seeds,
     machines,
     outdated,
+    overfitting,
     plausibility,
     stability,
 )
@@ -36,6 +37,7 @@ SOURCES: Sequence[Callable[[StudyResults], Iterator[Caveat]]] = (
     outdated.caveats,
     plausibility.caveats,
     stability.caveats,
+    overfitting.caveats,
     compilation.caveats,
     flops.caveats,
     comparability.caveats,

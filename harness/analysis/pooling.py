@@ -41,6 +41,7 @@ class _Group:
     incomplete: list[int]
     differences: np.ndarray  # (n_seeds, n_contexts)
     baselines: np.ndarray  # (n_seeds, n_contexts)
+    planned: list[tuple[Entry, Entry]]  # each entry with its baseline, in all contexts
 
     @property
     def name(self) -> str:
@@ -57,9 +58,9 @@ class _Group:
 
     @property
     def lost(self) -> tuple[set[int], set[int]]:
-        """The failed seeds of the entries and of their baselines."""
-        of_entries = {seed for pair in self.pairs.values() for seed in pair.entry.lost_seeds}
-        of_baselines = {seed for pair in self.pairs.values() for seed in pair.base.lost_seeds}
+        """The failed seeds of the entries and of their baselines, in missing contexts too."""
+        of_entries = {seed for entry, _ in self.planned for seed in entry.lost_seeds}
+        of_baselines = {seed for _, base in self.planned for seed in base.lost_seeds}
         return of_entries, of_baselines
 
     def margin(self, margin: float | None) -> float | None:
@@ -174,15 +175,26 @@ def _groups(study: StudyResults, pairs: Sequence[Pair]) -> list[_Group]:
             baselines = np.array([[found[seed] for found in bases] for seed in seeds])
             labels = dict(zip(study.asked, levels, strict=True))
             is_loss = next(iter(in_one_unit.values())).unit is not None
-            planned = [
-                study.context_name(entry)
-                for entry in study.entries
-                if _is_pooled(study, entry, is_loss) and labels.items() <= entry.axes.items()
-            ]
-            missing = [context for context in order if context in {*planned} - {*in_one_unit}]
+            planned = []
+            for entry in study.entries:
+                base = study.baseline_of(entry)
+                is_asked = labels.items() <= entry.axes.items()
+                if base is not None and is_asked and _is_pooled(study, entry, is_loss):
+                    planned.append((entry, base))
+            contexts = {study.context_name(entry) for entry, _ in planned}
+            missing = [context for context in order if context in contexts - {*in_one_unit}]
             incomplete = sorted(set().union(*by_seed) - {*seeds})
             groups.append(
-                _Group(labels, in_one_unit, missing, seeds, incomplete, differences, baselines)
+                _Group(
+                    labels,
+                    in_one_unit,
+                    missing,
+                    seeds,
+                    incomplete,
+                    differences,
+                    baselines,
+                    planned,
+                )
             )
     return groups
 
