@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.analysis import comparability, factorial, families, lost_seeds
+from harness.analysis import comparability, factorial, families
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.factorial import Contrast, Levels
 from harness.analysis.metrics import PARALLELISM
@@ -50,7 +50,7 @@ def effects(
     lost: dict[Cell, Collection[int]] = {}
     for entry in entries:
         cell = tuple(entry.axes[axis] for axis in levels)
-        lost[cell] = set(lost_seeds.lost_runs(entry))
+        lost[cell] = set(entry.lost_seeds)
         found = _comparable_values(study, entry, METRICS[quantity], tokens)
         if found:
             cells[cell] = found

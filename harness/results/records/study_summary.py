@@ -458,7 +458,7 @@ class Effect(StrictModel):
         description="interval that agrees with the verdict: simultaneous over all main effects, or "
         "all interactions; null for a single seed, and for an exact effect",
     )
-    own95: Bounds | None = Field(default=None, description="t interval of this effect alone, 95 %")
+    own95: Bounds | None = Field(default=None, description="95 % t interval of only this effect")
     p: Number | None = Field(default=None, description="p-value of the t test over seeds")
     p_holm: Number | None = Field(
         default=None, description="p adjusted for all main effects, or all interactions"
