@@ -5,8 +5,6 @@ Entries with equal labels on all context axes form a family of tests.
 
 from collections.abc import Collection, Mapping, Sequence
 
-import pandas as pd
-
 from harness.analysis import effects, pooling, significance, superiority
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.families import (
@@ -27,6 +25,7 @@ from harness.analysis.pairs import (
     values,
 )
 from harness.analysis.sequential import replay
+from harness.analysis.unpaired import test_unpaired
 from harness.results.records.study_summary import (
     MetricTests,
     Quantity,
@@ -50,11 +49,11 @@ def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) 
     tested_families: list[TestFamily] = []
     pairs: list[Pair] = []
     for family in families(study, entries, quantity):
-        test = _test_at_looks(study, family, margin, without_noise=quantity == "peak_memory")
-        results |= test.results
-        if test.family.entries:
-            named = {"context": study.context_name(family[0].entry)}
-            tested_families.append(test.family.model_copy(update=named))
+        for test in test_parts(family, margin, quantity == "peak_memory", study):
+            results |= test.results
+            if test.family.entries:
+                named = {"context": study.context_name(family[0].entry)}
+                tested_families.append(test.family.model_copy(update=named))
         pairs += family
     threshold = superiority_of(study, quantity)
     units = {pair.label: pair.margin(threshold) for pair in pairs}
@@ -112,16 +111,64 @@ def _is_copy(entry: Entry, base: Entry) -> bool:
     return entry.axes | {PARALLELISM: base.axes.get(PARALLELISM, "")} == base.axes
 
 
+def test_parts(
+    family: Sequence[Pair],
+    margin: float | None,
+    without_noise: bool = False,
+    study: StudyResults | None = None,
+) -> list[FamilyTest]:
+    """Test a family: its paired differences, and those without common seeds (see `unpaired`).
+
+    With a `study`, paired differences are tested at each of its looks, and the others at the level
+    of the last: the levels of all looks add up to that of the family.
+    """
+    unpaired = {}
+    for pair in family:
+        found = pair.unpaired()
+        if found is not None:
+            unpaired[pair.label] = found
+    paired = [pair for pair in family if pair.label not in unpaired]
+    n_paired = sum(len(pair.differences()) > 1 for pair in paired)
+    share = len(unpaired) / max(1, len(unpaired) + n_paired)
+    tests = []
+    if paired and study is None:
+        alpha = significance.ALPHA * (1 - share)
+        tests.append(test_pairs(paired, margin, without_noise, alpha))
+    elif paired and study is not None:
+        tests.append(_test_at_looks(study, paired, margin, without_noise, 1 - share))
+    if unpaired:
+        level = significance.ALPHA if study is None else study.level
+        of_pair = {pair.label: pair for pair in family}
+        test = test_unpaired(
+            unpaired,
+            margin,
+            family[0].metric.lower_is_better,
+            alpha=level * share,
+            margins={label: of_pair[label].margin(margin) for label in unpaired},
+            lost={
+                label: (of_pair[label].entry.lost_seeds, of_pair[label].base.lost_seeds)
+                for label in unpaired
+            },
+        )
+        tests.append(_named(test, [of_pair[label] for label in unpaired]))
+    return tests
+
+
 def _test_at_looks(
-    study: StudyResults, family: Sequence[Pair], margin: float | None, without_noise: bool
+    study: StudyResults,
+    family: Sequence[Pair],
+    margin: float | None,
+    without_noise: bool,
+    share: float,
 ) -> FamilyTest:
     """Test the pairs of a family at each look whose runs have all ended; before any, at the first.
 
     The family that is returned has the entries of the first look, and the noise of the last.
+    `share` is the part of each level that these pairs have.
     """
     looks = study.looks
     if looks is None or looks.is_fixed:
-        return test_pairs(family, margin, without_noise)
+        return test_pairs(family, margin, without_noise, significance.ALPHA * share)
     by_label = {pair.label: pair for pair in family}
     tested: list[FamilyTest] = []
 
@@ -129,13 +176,14 @@ def _test_at_looks(
         labels: list[str], seeds: list[int], level: float, untested: Untested
     ) -> Mapping[str, SignificanceResult]:
         pairs = [by_label[label].on_seeds(seeds) for label in labels]
-        tested.append(test_pairs(pairs, margin, without_noise, level, untested))
+        tested.append(test_pairs(pairs, margin, without_noise, level * share, untested))
         return tested[-1].results
 
     ended = {pair.label: pair.entry.ended_seeds for pair in family}
     results = replay(ended, looks.looks[: max(1, study.n_complete_looks)], test)
     if not tested:
-        return FamilyTest(results, test_pairs(family, margin, without_noise).family)
+        family_test = test_pairs(family, margin, without_noise, significance.ALPHA * share)
+        return FamilyTest(results, family_test.family)
     entries = {"entries": tested[0].family.entries}
     return FamilyTest(results, tested[-1].family.model_copy(update=entries))
 
@@ -174,6 +222,8 @@ def test_pairs(
             untested=untested,
         )
     else:
+        import pandas as pd  # imported here because it is slow to import
+
         base = family[0].base
         tokens = base.done[0].tokens_per_step if base.done else None
         compared = {base.label: base} | {pair.label: pair.entry for pair in family}
@@ -189,6 +239,13 @@ def test_pairs(
             alpha=alpha,
             untested=untested,
         )
+    return _named(test, family)
+
+
+def _named(test: FamilyTest, family: Sequence[Pair]) -> FamilyTest:
+    """Return a test with the baselines of its family and the units of its differences."""
+    in_bits = [pair.label for pair in family if pair.unit == "bits per byte"]
+    baselines = {pair.base.label for pair in family}
     results = dict(test.results)
     for label in in_bits:
         if label in results:

@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from harness.analysis.families import test_family
 
 from harness.analysis import dataset
+from harness.analysis.families import test_family
 from harness.analysis.summary import summarize
 from harness.report import charts, formatting, study_report
 from harness.report.charts.spec import Intervals

@@ -342,7 +342,8 @@ class SignificanceResult(StrictModel):
     method: TestMethod | None = Field(
         default=None,
         description="`two keys`: pooled Dunnett test and own t test; `Holm`: own t tests adjusted "
-        "by Holm (1979); `exact`: differences that are equal in every seed; `Welch`: unpaired t test",
+        "by Holm (1979); `exact`: differences that are equal in every seed; `Welch`: unpaired test "
+        "(Welch 1947), because fewer than two seeds are common with the baseline",
     )
     difference: Difference = Field(description="mean paired difference, variant minus baseline")
     own95: Bounds | None = Field(
@@ -389,7 +390,7 @@ class TestFamily(StrictModel):
 
     __test__ = False  # not a test of pytest
 
-    method: TestMethod = Field(description="`two keys`, or `Holm` if that rule does not hold")
+    method: TestMethod = Field(description="`two keys`, `Holm` if that rule does not hold, `Welch`")
     reason: str | None = Field(default=None, description="why the method is not `two keys`")
     context: str = Field(default="", description="labels of the context axes; empty without any")
     baseline: str = Field(default="", description="the entry that the others are compared with")
