@@ -98,12 +98,13 @@ def test_family(
     Differences that are 0 in every seed are equivalent. Other differences that are equal in every
     seed are one observation, which gives no verdict.
     """
-    differences = {
-        str(name): values[name].sub(values[baseline]).dropna().to_numpy(dtype=float)
-        for name in values.columns
-        if name != baseline
-    }
-    differences = {name: found for name, found in differences.items() if len(found)}
+    all_differences = values.to_numpy(dtype=float) - values[[baseline]].to_numpy(dtype=float)
+    differences = {}
+    for column, name in enumerate(values.columns):
+        found = all_differences[:, column]
+        found = found[~np.isnan(found)]
+        if name != baseline and len(found):
+            differences[str(name)] = found
     own_margins = {name: margins.get(name, margin) for name in differences}
     tested = [name for name, found in differences.items() if _varies(found)]
     tests = _two_keys(values, baseline, tested, differences, own_margins, alpha, untested)
