@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.analysis import factorial, significance
+from harness.analysis import significance
 from tests.analysis import simulated_families
 from tests.analysis.simulated_families import Cell
 
@@ -171,27 +171,6 @@ def test_power_is_that_of_the_rule():
     expected = np.array(list(chosen.values()))
     deviation = (table["power"] - expected).abs()
     assert not failures(table, deviation > 0.03 + np.array([slack(rate) for rate in expected]))
-
-
-@noises
-@seed_counts
-def test_effect_intervals_have_95_percent_coverage(noise, n_seeds):
-    rng, levels = np.random.default_rng(1), {"a": ["a0", "a1"], "b": ["b0", "b1", "b2"]}
-    held = []
-    for _ in range(N):
-        seeds = rng.normal(2.0, SEED_NOISE, size=n_seeds)
-        values = {}
-        for cell in product(*levels.values()):
-            true = 0.02 * (cell[0] == "a1") + 0.03 * (cell == ("a1", "b2"))
-            values[cell] = dict(enumerate(seeds + true + NOISE * DRAWS[noise](rng, n_seeds)))
-        found = factorial.estimate(values, levels)
-        low, high = found.main[0].ci95
-        pair = next(effect for effect in found.interactions if effect.levels["b"] == "b2")
-        held.append((low <= 0.03 <= high, pair.ci95[0] <= 0.03 <= pair.ci95[1]))
-    slack = chance(0.95) if N < 2000 else 0.0
-    assert (
-        0.93 - slack <= np.mean(held, axis=0).min() and np.mean(held, axis=0).max() <= 0.97 + slack
-    )
 
 
 @pytest.mark.parametrize(("difference", "n_asked"), [(0.006, 1), (0.01, 8), (0.006, 8)])
