@@ -23,7 +23,7 @@ LossUnit = Literal["nats per token", "bits per byte"]
 SpikeKind = Literal["loss", "gradient norm"]
 EntryStatus = RunState | dict[RunState, int]  # of all runs, or the number by status
 VerdictName = Literal["better", "worse", "equivalent", "unresolved"]
-TestMethod = Literal["two keys", "Holm", "exact"]
+TestMethod = Literal["two keys", "Holm", "exact", "Welch"]
 SuperiorityVerdict = Literal["yes", "no", "unresolved"]
 CaveatKind = Literal[
     "non-causal",
@@ -342,7 +342,7 @@ class SignificanceResult(StrictModel):
     method: TestMethod | None = Field(
         default=None,
         description="`two keys`: pooled Dunnett test and own t test; `Holm`: own t tests adjusted "
-        "by Holm (1979); `exact`: differences that are equal in every seed",
+        "by Holm (1979); `exact`: differences that are equal in every seed; `Welch`: unpaired t test",
     )
     difference: Difference = Field(description="mean paired difference, variant minus baseline")
     own95: Bounds | None = Field(
