@@ -28,6 +28,7 @@ CONFIDENCE = 0.95  # of the interval of a number of seeds
 ALL_SEEDS_TO = 20  # numbers of seeds that the table has one by one
 TABLE_RATIO = 1.5  # of larger ones
 TABLE_NODES = 16  # thresholds of the table
+N_PREDICTED = 512  # points of the lattice for predictive power
 N_DIFFERENCES = 41  # at which the interval of a number of seeds is searched
 
 
@@ -302,7 +303,7 @@ def predictive_power(
 
     noise = entry_noise(own, pooled)
     n_more = n_last - n_now
-    u = lattice()
+    u = lattice()[:, :N_PREDICTED]
     variance = noise.sd**2 * noise.degrees_of_freedom / chi_squared(noise.degrees_of_freedom, u[0])
     own_squares = (n_now - 1) * own.sd**2 + variance * chi_squared(n_more, u[1])
     own_variance = own_squares / (n_last - 1)
