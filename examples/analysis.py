@@ -32,7 +32,7 @@ plt.close(plot.figure)
 
 # %% Compare with the baseline, paired by seed
 losses = study.verdicts[study.verdicts["quantity"] == "val_loss"]
-columns = ["entry", "difference", "difference_low", "difference_high", "p_holm", "verdict"]
+columns = ["entry", "difference", "difference_low", "difference_high", "p_adjusted", "verdict"]
 paired = losses[columns].sort_values("difference")
 print(paired.to_string(index=False))
 

@@ -76,7 +76,7 @@ class SyntheticStudy:
     )  # "entry-s0" -> how it ends
     env: dict[str, dict] = field(
         default_factory=dict
-    )  # entry -> what its env.json has that others have not
+    )  # entry, or "entry-s0" -> what its env.json has that others have not
 
     @property
     def store(self) -> Store:
@@ -116,7 +116,8 @@ class SyntheticStudy:
         if status == "pending":
             return run.run_id
         run.mark_running()
-        run.write_env(Environment(**self.environment(nproc) | self.env.get(entry, {})))
+        env = self.environment(nproc) | self.env.get(entry, {})
+        run.write_env(Environment(**env | self.env.get(f"{entry}-s{name}", {})))
         run.log_path.write_text("".join(f"line {i}\n" for i in range(30)) + (message or "") + "\n")
         n_steps = spec.train.steps if status == "done" else spec.train.steps // 2
         self.curves(run, spec, labels, n_steps, nproc)
@@ -222,7 +223,7 @@ class SyntheticStudy:
                 + sd * rng.standard_normal(len(at))
             )
 
-        drift = 1e-7 * t * (labels[-1] == "fsdp2")
+        drift = 1e-7 * (1 + seed) * t * (labels[-1] == "fsdp2")
         loss, val = level(t, 0.05) + drift, level(t, 0.0) + drift
         own = np.random.default_rng(
             [seed, *map(ord, entry)]

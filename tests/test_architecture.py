@@ -17,6 +17,7 @@ IMPORTS = {
     "provenance": "errors results",
     "variants": "",
     "analysis": "errors results provenance",
+    "ingest": "errors results analysis",
     "__init__": "analysis",
     "report": "errors results analysis",
     "export": "errors results analysis",
@@ -30,11 +31,20 @@ IMPORTS = {
     "config": "errors results provenance variants model data probes training",
     "preflight": "errors results provenance variants data config contract",
     "launch": "errors results provenance",
-    "cli": "errors results provenance analysis report export model data sampling training config "
-    "contract preflight launch",
+    "cli": "errors results provenance analysis ingest report export model data sampling training "
+    "config contract preflight launch",
     "__main__": "cli",
 }
-TORCH_FREE = ("errors", "results", "provenance", "__init__", "analysis", "report", "export")
+TORCH_FREE = (
+    "errors",
+    "results",
+    "provenance",
+    "__init__",
+    "analysis",
+    "ingest",
+    "report",
+    "export",
+)
 
 
 def source_files(package: str) -> list[Path]:

@@ -17,7 +17,7 @@ from functools import partial
 
 import numpy as np
 
-from harness.analysis import comparability, intervals, lost_seeds
+from harness.analysis import comparability, intervals, lost_seeds, machines
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import PARALLELISM, final_losses
 from harness.results.records.estimates import Bounds, Mean
@@ -48,7 +48,7 @@ def rankings(study: StudyResults) -> list[Ranking]:
     """Return a ranking for each context and budget that has at least two entries that are done.
 
     Entries whose losses are not comparable in nats per token are not ranked. Entries on which the
-    compiler gave up are not ranked by time.
+    compiler gave up, or on other machines than the baseline, are not ranked by time.
     """
     ranked = []
     for context, entries in study.by_context().items():
@@ -64,6 +64,7 @@ def _rankings(study: StudyResults, context: str, done: list[Entry]) -> list[Rank
     parallelism = study.baseline.get(PARALLELISM)
     distinct = [entry for entry in done if entry.axes.get(PARALLELISM) == parallelism] or done
     timed = [entry for entry in done if not any(run.is_partly_compiled for run in entry.done)]
+    timed = machines.on_equal_machines(timed, base)
     ranked = []
     for kind, spent in SPENT.items():
         entries = timed if kind == "train_s" else distinct
@@ -170,9 +171,9 @@ def _cost(entry: Entry, base: Entry, margin: float, is_selected: bool) -> CostTo
     is_timed = not is_selected and not any(run.is_partly_compiled for pair in runs for run in pair)
     is_timed = is_timed and _is_known(_train_s, entry) and _is_known(_train_s, base)
     tokens = _ratio(at_base, _tokens, not is_selected)
-    train_s = _ratio(at_base, _train_s, is_timed)
+    train_s = _ratio(_on_one_machine(at_base), _train_s, is_timed)
     entry_tokens = _ratio(at_entry, _tokens, not is_selected)
-    entry_train_s = _ratio(at_entry, _train_s, is_timed)
+    entry_train_s = _ratio(_on_one_machine(at_entry), _train_s, is_timed)
     lost = lost_seeds.lost_runs(entry) | lost_seeds.lost_runs(base)
     return CostToBaselineLoss(
         entry=entry.label,
@@ -209,7 +210,7 @@ class _Ratio:
 def _ratio(pairs: list[_Pair], spent: Spent, is_known: bool) -> _Ratio:
     """Return the baseline's cost over the entry's; empty if it is not known."""
     logs = [pair.log_ratio(spent) for pair in pairs]
-    if not is_known or not np.isfinite(logs).all():
+    if not is_known or not logs or not np.isfinite(logs).all():
         return _Ratio()
     mean = intervals.mean(logs)
     value = float(np.exp(mean.mean))
@@ -219,6 +220,10 @@ def _ratio(pairs: list[_Pair], spent: Spent, is_known: bool) -> _Ratio:
         return _Ratio(value)
     low, high = mean.ci95
     return _Ratio(value, (float(np.exp(low)), float(np.exp(high))))
+
+
+def _on_one_machine(pairs: list[_Pair]) -> list[_Pair]:
+    return [pair for pair in pairs if machines.speed_reason(pair.run, pair.base) is None]
 
 
 def _pair(run: RunData, base: RunData, target: float) -> _Pair:

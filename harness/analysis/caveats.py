@@ -7,6 +7,7 @@ from harness.analysis import (
     compilation,
     flops,
     lost_seeds,
+    machines,
     outdated,
     plausibility,
     stability,
@@ -37,6 +38,7 @@ SOURCES: Sequence[Callable[[StudyResults], Iterator[Caveat]]] = (
     compilation.caveats,
     flops.caveats,
     comparability.caveats,
+    machines.caveats,
 )
 
 

@@ -1,7 +1,9 @@
-"""Whether the validation losses of two runs may be compared, and in which unit.
+"""Whether the losses, throughputs and memories of two runs may be compared.
 
 Losses per token are comparable if both are means over the same windows of the same tokens. Under
-another tokenizer the tokens differ, but not the text, so that the loss per byte is comparable.
+another tokenizer the tokens differ, but not the text, so that the loss per byte is comparable. All
+other settings leave the loss of given weights the same, except for the rounding of a precision.
+`harness.analysis.machines` has the rules for times and memory.
 """
 
 import math
@@ -84,6 +86,9 @@ def _differences(spec: RunSpec, base: RunSpec, equal_length: bool) -> Iterator[s
         yield f"other eval_tokens ({spec.train.eval_tokens}, {base.train.eval_tokens})"
     if spec.eval_windows != base.eval_windows:
         yield f"other validation windows ({spec.eval_windows}, {base.eval_windows})"
+    if spec.data.documents != base.data.documents:
+        documents = f"({spec.data.documents}, {base.data.documents})"
+        yield f"other documents {documents}, under which validation tokens have another context"
 
 
 def _validation_tokens(spec: RunSpec) -> tuple[list[TokenSlice], list[float]] | None:
@@ -98,7 +103,7 @@ def _validation_tokens(spec: RunSpec) -> tuple[list[TokenSlice], list[float]] | 
 
 
 def caveats(study: StudyResults) -> Iterator[Caveat]:
-    """Yield a caveat for each entry that trains on more or fewer tokens than its baseline.
+    """Yield a caveat for each entry of another training budget or precision than its baseline.
 
     Under another tokenizer, equal numbers of tokens are other amounts of text.
     """
@@ -109,6 +114,7 @@ def caveats(study: StudyResults) -> Iterator[Caveat]:
         unit = of_entries(entry, base).unit
         if unit is None:
             continue
+        yield from _other_precision(entry, base)
         if unit == "bits per byte":
             n_bytes = _training_bytes(entry)
             n_base_bytes = _training_bytes(base)
@@ -128,6 +134,19 @@ def caveats(study: StudyResults) -> Iterator[Caveat]:
                 "includes that of the training budgets"
             )
             yield Caveat(kind="other-budget", entry=entry.label, message=message)
+
+
+def _other_precision(entry: Entry, base: Entry) -> Iterator[Caveat]:
+    if entry.runs[0].imported or base.runs[0].imported:
+        return
+    precision = entry.runs[0].resolved.train.precision
+    base_precision = base.runs[0].resolved.train.precision
+    if precision != base_precision:
+        message = (
+            f"validated in {precision}, {base.label} in {base_precision}: their difference includes "
+            "the rounding of the validation"
+        )
+        yield Caveat(kind="other-precision", entry=entry.label, message=message)
 
 
 def _training_bytes(entry: Entry) -> float | None:

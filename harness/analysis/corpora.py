@@ -59,5 +59,5 @@ def _windows(spec: RunSpec, corpus: str) -> object:
             eval_tokens = spec.train.eval_tokens
             share = None if eval_tokens == "all" else spec.launch.weights[i]
             lengths = (spec.model.seq_len, spec.data.tokenizer, eval_tokens, spec.eval_windows)
-            return slices, share, lengths
+            return slices, share, lengths, spec.data.documents
     return None

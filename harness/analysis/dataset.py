@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from multiprocessing import get_context
 
+from harness.analysis.sharing import with_sharing
 from harness.errors import StoreError, UserError, choices
 from harness.provenance.outdated import CodeChange, ComputedBy, changes_since
 from harness.provenance.sources import Sources
@@ -49,6 +50,11 @@ class Entry:
     def done(self) -> tuple[RunData, ...]:
         """The runs that have results, by seed."""
         return tuple(run for run in self.runs if run.status == "done")
+
+    @property
+    def lost_seeds(self) -> list[int]:
+        """The seeds whose runs failed: those that are left are a selection."""
+        return [run.seed for run in self.runs if run.status == "failed"]
 
     @property
     def status(self) -> EntryStatus:
@@ -97,6 +103,16 @@ class StudyResults:
             if launch.settings_hash == self.settings_hash and launch.equivalence_margin is not None:
                 return launch.equivalence_margin.model_dump(exclude_none=True)
         return {}
+
+    @cached_property
+    def first_runs(self) -> dict[int, RunData]:
+        """The run of each seed that others are measured against: the baseline's if it is done."""
+        first: dict[int, RunData] = {}
+        base = self.find(self.entries[0].axes | self.baseline) if self.entries else None
+        for entry in (*([base] if base else []), *self.entries):
+            for run in entry.done:
+                first.setdefault(run.seed, run)
+        return first
 
     @property
     def imported(self) -> bool:
@@ -186,7 +202,8 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
             f"python -m harness run STUDY.toml ({choices(study, store.studies())})"
         )
     unreadable = [run for run in found if isinstance(run, Unreadable)]
-    runs = [run for run in found if isinstance(run, RunData) and (wanted is None or wanted(run))]
+    readable = with_sharing([run for run in found if isinstance(run, RunData)])
+    runs = [run for run in readable if wanted is None or wanted(run)]
     launches: list[LaunchRecord] = []
     try:
         launches = store.launches(study)
@@ -216,7 +233,7 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
         superseded=len(compared) - len(current),
         unreadable=tuple(unreadable),
         launches=tuple(launches),
-        changes=_changes(store, study, [run for run in found if isinstance(run, RunData)]),
+        changes=_changes(store, study, readable),
         folder=str(store.root / study),
         compare=compare,
         trials=tuple(trials),

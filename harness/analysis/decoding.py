@@ -1,10 +1,10 @@
 """Speed and memory of decoding for each entry, from the samples of the decode probe."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 
-from harness.analysis import intervals
+from harness.analysis import intervals, machines
 from harness.analysis.dataset import Entry, StudyResults
 from harness.results.records import DecodeRecord
 from harness.results.records.estimates import Ratio
@@ -16,16 +16,25 @@ def measures(study: StudyResults, entry: Entry) -> list[Decoding]:
     """Return an entry's decoding by batch and context; empty if the study has no decode probe."""
     settings = sorted({setting for run in entry.done for setting in run.decoding})
     base = study.baseline_of(entry)
-    return [_measure(entry, base, setting) for setting in settings]
+    excluded: set[int] = set()
+    if base is not None:
+        reasons = machines.reasons_by_seed(entry, base, machines.speed_reason)
+        excluded = {seed for seed, reason in reasons.items() if reason}
+    return [_measure(entry, base, setting, excluded) for setting in settings]
 
 
-def _measure(entry: Entry, base: Entry | None, setting: DecodeSetting) -> Decoding:
+def _measure(
+    entry: Entry, base: Entry | None, setting: DecodeSetting, excluded: Container[int]
+) -> Decoding:
+    """Measure one setting; the ratio omits the seeds that ran on another machine than `base`."""
     batch, context = setting
     samples = _samples(entry, setting)
     reasons = {run.decoding[setting].reason for run in entry.done if setting in run.decoding}
     reason = "; ".join(sorted(filter(None, reasons))) or None
     if not samples:
         return Decoding(batch=batch, context=context, seeds=[], reason=reason)
+    base_samples = _samples(base, setting) if base else {}
+    base_samples = {seed: base_samples[seed] for seed in base_samples if seed not in excluded}
     prefill_s = intervals.median([np.array(record.prefill_s) for record in samples.values()])
     decode_s = intervals.median([np.array(record.decode_s) for record in samples.values()])
     return Decoding(
@@ -35,7 +44,7 @@ def _measure(entry: Entry, base: Entry | None, setting: DecodeSetting) -> Decodi
         prefill_tokens_per_s=intervals.rate(batch * context, prefill_s),
         decode_step_s=decode_s,
         decode_tokens_per_s=intervals.rate(batch, decode_s),
-        decode_tokens_per_s_ratio=_ratio(samples, _samples(base, setting)) if base else None,
+        decode_tokens_per_s_ratio=_ratio(samples, base_samples),
         cache_bytes=max(record.cache_bytes or 0 for record in samples.values()),
         reason=reason,
     )

@@ -70,12 +70,24 @@ def critical_value(n_comparisons: int, df: int, alpha: float) -> float:
     if n_comparisons == 1:
         return low
     high = float(stdtrit(df, 1 - alpha / (2 * n_comparisons)))
+    log_low, log_high = np.log(pvalues([low, high], n_comparisons, df) / alpha)
+    # secants of log p, which is nearly straight, with Illinois's halving if an end stays
+    side = 0
     while high - low > CRITICAL_TOLERANCE * high:
-        middle = (low + high) / 2
-        if pvalues([middle], n_comparisons, df)[0] > alpha:
+        middle = low + (high - low) * float(log_low / (log_low - log_high))
+        log_middle = math.log(float(pvalues([middle], n_comparisons, df)[0]) / alpha)
+        if abs(log_middle) < CRITICAL_TOLERANCE:
+            return middle
+        if log_middle > 0:
             low = middle
+            log_low = log_middle
+            log_high = log_high / 2 if side > 0 else log_high
+            side = 1
         else:
             high = middle
+            log_high = log_middle
+            log_low = log_low / 2 if side < 0 else log_low
+            side = -1
     return (low + high) / 2
 
 

@@ -3,14 +3,32 @@
 Entries with equal labels on all context axes form a family of tests.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+
+import pandas as pd
 
 from harness.analysis import comparability, factorial, pooling, significance, superiority
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.factorial import Effects
+from harness.analysis.families import FamilyTest, test_differences, test_family
 from harness.analysis.metrics import PARALLELISM
-from harness.analysis.pairs import METRICS, Metric, Pair, margin_of, pair_of, superiority_of, values
-from harness.results.records.study_summary import Effect, MetricTests, Quantity, SignificanceResult
+from harness.analysis.pairs import (
+    METRICS,
+    Metric,
+    Pair,
+    comparable_values,
+    margin_of,
+    pair_of,
+    superiority_of,
+    values,
+)
+from harness.results.records.study_summary import (
+    Effect,
+    MetricTests,
+    Quantity,
+    SignificanceResult,
+    TestFamily,
+)
 
 
 def test_hypotheses(
@@ -25,9 +43,14 @@ def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) 
     metric = METRICS[quantity]
     margin = margin_of(study, quantity)
     results: dict[str, SignificanceResult] = {}
+    tested_families: list[TestFamily] = []
     pairs: list[Pair] = []
     for family in families(study, entries, quantity):
-        results |= test_pairs(family, margin)
+        test = test_pairs(family, margin, without_noise=quantity == "peak_memory")
+        results |= test.results
+        if test.family.entries:
+            named = {"context": study.context_name(family[0].entry)}
+            tested_families.append(test.family.model_copy(update=named))
         pairs += family
     threshold = superiority_of(study, quantity)
     units = {pair.label: pair.margin(threshold) for pair in pairs}
@@ -41,6 +64,7 @@ def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) 
         margin=margin,
         superiority=threshold,
         entries=results,
+        families=tested_families,
         main_effects=_test_effects(asked, margin, metric, df),
         interactions=_test_effects(interactions, margin, metric, df),
         context_effects=_context_effects(study, effects, quantity),
@@ -50,52 +74,94 @@ def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) 
 
 
 def families(study: StudyResults, entries: list[Entry], quantity: Quantity) -> list[list[Pair]]:
-    """Return the families of tests, one for each context and, of the loss, each parallelism.
+    """Return the families of tests that have a pair, one for each context.
 
-    The same variant under another parallelism repeats a hypothesis. Entries that differ from the
-    baseline only in parallelism form a family of their own.
+    Each architecture is asked for its loss once: copies under another parallelism share most of its
+    noise, and repeat the question. Entries that differ from the baseline only in parallelism form a
+    family of their own.
     """
-    by_key: dict[tuple[str, ...], list[Pair]] = {}
+    by_key: dict[tuple[str, bool], list[Pair]] = {}
     for entry in entries:
-        context = study.context_name(entry)
-        parallelism = ""
-        if quantity == "val_loss":
-            base = study.baseline_of(entry)
-            if base is None or _without_parallelism(entry) != _without_parallelism(base):
-                parallelism = entry.axes.get(PARALLELISM, "")
-        family = by_key.setdefault((context, parallelism), [])
         pair = pair_of(study, entry, quantity)
-        if pair is not None:
-            family.append(pair)
+        if pair is None or (quantity == "val_loss" and repeated(study, entry) is not None):
+            continue
+        of_copies = quantity == "val_loss" and is_copy(entry, pair.base)
+        by_key.setdefault((study.context_name(entry), of_copies), []).append(pair)
     return list(by_key.values())
 
 
-def test_pairs(family: list[Pair], margin: float | None) -> dict[str, SignificanceResult]:
-    """Test the pairs of a family that share a seed, by the label of the pair."""
-    differences = {}
-    margins = {}
-    for pair in family:
-        by_seed = pair.differences()
-        if by_seed:
-            differences[pair.label] = list(by_seed.values())
-            margins[pair.label] = pair.margin(margin)
-    if not differences:
-        return {}
-    lower_is_better = family[0].metric.lower_is_better
-    results = significance.test_family(differences, margin, lower_is_better, margins)
-    for pair in family:
-        if pair.unit == "bits per byte" and pair.label in results:
-            in_bits = {"unit": pair.unit}
-            results[pair.label] = results[pair.label].model_copy(update=in_bits)
-    return results
+def repeated(study: StudyResults, entry: Entry) -> Entry | None:
+    """Return the entry whose loss is tested for this one; None if it is tested itself.
+
+    That is the same architecture under the baseline's parallelism, else under the first that it
+    has. Copies of the baseline are tested themselves.
+    """
+    base = study.baseline_of(entry)
+    if base is None or PARALLELISM not in entry.axes or is_copy(entry, base):
+        return None
+    baseline = study.baseline.get(PARALLELISM)
+    labels = sorted(study.levels.get(PARALLELISM, ()), key=lambda label: label != baseline)
+    copies = [study.find(entry.axes | {PARALLELISM: label}) for label in labels]
+    first = next(copy for copy in copies if copy is not None)
+    return None if first is entry else first
+
+
+def is_copy(entry: Entry, base: Entry) -> bool:
+    """Return whether two entries differ in parallelism only."""
+    return entry.axes | {PARALLELISM: base.axes.get(PARALLELISM, "")} == base.axes
+
+
+def test_pairs(
+    family: Sequence[Pair], margin: float | None, without_noise: bool = False
+) -> FamilyTest:
+    """Test the pairs of a family that share a seed, by the label of the pair.
+
+    A metric `without_noise` is exact if it is equal in every seed. The pairs of a family that have
+    several baselines or units have no common noise, and are tested alone.
+    """
+    in_bits = [pair.label for pair in family if pair.unit == "bits per byte"]
+    margins = {pair.label: pair.margin(margin) for pair in family}
+    metric = family[0].metric
+    baselines = {pair.base.label for pair in family}
+    if without_noise or len(baselines) > 1 or 0 < len(in_bits) < len(family):
+        differences = {}
+        for pair in family:
+            by_seed = pair.differences()
+            if by_seed:
+                differences[pair.label] = list(by_seed.values())
+        lost = {pair.label: (pair.entry.lost_seeds, pair.base.lost_seeds) for pair in family}
+        test = test_differences(
+            differences,
+            margin,
+            metric.lower_is_better,
+            margins=margins,
+            lost=lost,
+            without_noise=without_noise,
+        )
+    else:
+        base = family[0].base
+        tokens = base.done[0].tokens_per_step if base.done else None
+        compared = {base.label: base} | {pair.label: pair.entry for pair in family}
+        columns = {base.label: values(base, metric, tokens)}
+        columns |= {pair.label: comparable_values(pair.entry, base, metric) for pair in family}
+        test = test_family(
+            pd.DataFrame(columns).sort_index(),
+            base.label,
+            margin,
+            metric.lower_is_better,
+            margins=margins,
+            lost={label: entry.lost_seeds for label, entry in compared.items()},
+        )
+    results = dict(test.results)
+    for label in in_bits:
+        if label in results:
+            results[label] = results[label].model_copy(update={"unit": "bits per byte"})
+    named = {"baseline": ", ".join(sorted(baselines))}
+    return FamilyTest(results, test.family.model_copy(update=named))
 
 
 def _is_context(study: StudyResults, effect: Effect) -> bool:
     return all(axis in study.contexts for axis in effect.levels)
-
-
-def _without_parallelism(entry: Entry) -> dict[str, str]:
-    return {axis: label for axis, label in entry.axes.items() if axis != PARALLELISM}
 
 
 def _effects(study: StudyResults, entries: list[Entry], quantity: Quantity) -> Effects:
@@ -121,8 +187,27 @@ def _effects(study: StudyResults, entries: list[Entry], quantity: Quantity) -> E
     tokens = next((entry.done[0].tokens_per_step for entry in entries if entry.done), None)
     for entry in entries:
         cell = tuple(entry.axes[axis] for axis in levels)
-        cells[cell] = values(entry, METRICS[quantity], tokens)
+        cells[cell] = _comparable_cell(study, entry, METRICS[quantity], tokens)
     return factorial.estimate({cell: found for cell, found in cells.items() if found}, levels)
+
+
+def _comparable_cell(
+    study: StudyResults, entry: Entry, metric: Metric, tokens: float | None
+) -> dict[int, float]:
+    """Return an entry's values by seed, without those on another machine than the seed's first run.
+
+    The first run is that of the first entry that has the seed done, the baseline if it has.
+    """
+    by_seed = values(entry, metric, tokens)
+    if metric.incomparable is None:
+        return by_seed
+    kept = {}
+    runs = {run.seed: run for run in entry.done}
+    first = study.first_runs
+    for seed, value in by_seed.items():
+        if metric.incomparable(runs[seed], first[seed]) is None:
+            kept[seed] = value
+    return kept
 
 
 def _has_nats(study: StudyResults, entry: Entry) -> bool:

@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis import comparability, intervals, ladder_estimates, metrics
+from harness.analysis import comparability, intervals, ladder_estimates, machines, metrics
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.ladder_estimates import (
     MAX_LOG,
@@ -352,15 +352,14 @@ class _Family:
         other = base.entries.get(size)
         if entry is None or other is None or {entry.label, other.label} & set(self.diverging):
             return None
-        by_seed = {run.seed: run for run in other.done}
-        runs = [run for run in entry.done if run.seed in by_seed]
+        runs, base_runs = machines.comparable_runs(entry, other, machines.speed_reason)
         if not runs:
             return None
-        ratio = metrics.speed_ratio(runs, [by_seed[run.seed] for run in runs])
+        ratio = metrics.speed_ratio(runs, base_runs)
         if ratio is None:
             return None
         run = runs[0]
-        base_run = by_seed[run.seed]
+        base_run = base_runs[0]
         per_step = run.known_flops_per_token * (run.tokens_per_step or 0)
         base_per_step = base_run.known_flops_per_token * (base_run.tokens_per_step or 0)
         log_flops = math.log(per_step / base_per_step)

@@ -4,10 +4,10 @@ from collections.abc import Container, Iterable
 
 import numpy as np
 
-from harness.analysis import comparability, intervals
+from harness.analysis import comparability, intervals, machines
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.pairs import BITS_PER_BYTE, values
-from harness.results.records.estimates import Mean, Ratio
+from harness.results.records.estimates import Difference, Ratio
 from harness.results.records.study_summary import (
     BaselineComparison,
     EntryMetrics,
@@ -57,7 +57,7 @@ def result(entry: Entry, status: EquivalenceStatus | None = None) -> EntryMetric
         memory=fullest,
         parameters=first.parameters,
         flops_per_token=flops_per_token,
-        flops_source="counted" if is_counted else "formula",
+        flops_source=None if first.imported else "counted" if is_counted else "formula",
         peak_flops=peak,
         mfu=flops_per_token * tokens_per_s.median / peak
         if flops_per_token and tokens_per_s and peak
@@ -78,7 +78,10 @@ def peak_flops(runs: Iterable[RunData]) -> float | None:
 
 
 def comparisons(study: StudyResults, diverging: Container[str] = ()) -> list[BaselineComparison]:
-    """Compare each entry with its baseline; `diverging` labels have no ratio of speeds."""
+    """Compare each entry with its baseline; `diverging` labels have no ratio of speeds.
+
+    Differences in the loss have no interval: `summary` adds that of their test.
+    """
     compared = []
     for entry in study.entries:
         base = study.baseline_of(entry)
@@ -103,15 +106,13 @@ def _compare(entry: Entry, base: Entry, diverging: Container[str]) -> BaselineCo
     difference = None
     bits_difference = None
     if comparison.unit == "nats per token":
-        difference = intervals.mean_difference(losses, base_losses)
+        difference = _difference(losses, base_losses)
     elif comparison.unit == "bits per byte":
-        bits_difference = intervals.mean_difference(
-            values(entry, BITS_PER_BYTE), values(base, BITS_PER_BYTE)
-        )
+        bits_difference = _difference(values(entry, BITS_PER_BYTE), values(base, BITS_PER_BYTE))
     diverges = entry.label in diverging or base.label in diverging
     all_seeds = {run.seed for run in entry.runs + base.runs}
-    runs = [run for run in entry.done if run.seed in seeds]
-    base_runs = [run for run in base.done if run.seed in seeds]
+    speed_reasons = machines.reasons_by_seed(entry, base, machines.speed_reason)
+    runs, base_runs = machines.comparable_runs(entry, base, machines.speed_reason)
     return BaselineComparison(
         entry=entry.label,
         against=base.label,
@@ -119,14 +120,24 @@ def _compare(entry: Entry, base: Entry, diverging: Container[str]) -> BaselineCo
         seeds=seeds,
         seeds_unpaired=len(all_seeds) - len(seeds),
         val_loss_difference=difference,
-        excludes_zero=excludes_zero(difference or bits_difference),
         bits_per_byte_difference=bits_difference,
         loss_unit=comparison.unit,
         not_comparable=comparison.reason,
         tokens_per_s_ratio=None if diverges else speed_ratio(runs, base_runs),
         speed_diverges=diverges,
-        peak_memory_ratio=memory_ratio(runs, base_runs),
+        speed_not_comparable=machines.compare_speeds(entry, base),
+        speed_seeds_excluded=[seed for seed, reason in speed_reasons.items() if reason],
+        peak_memory_ratio=memory_ratio(
+            *machines.comparable_runs(entry, base, machines.memory_reason)
+        ),
+        memory_not_comparable=machines.compare_speeds(entry, base, machines.memory_reason),
     )
+
+
+def _difference(values: dict[int, float], base_values: dict[int, float]) -> Difference | None:
+    """Return the mean paired difference, without the interval, which its test gives."""
+    found = list(intervals.paired_differences(values, base_values).values())
+    return Difference(mean=float(np.mean(found)), ci95=None, n=len(found)) if found else None
 
 
 def speed_ratio(runs: list[RunData], base_runs: list[RunData]) -> Ratio | None:
@@ -150,14 +161,6 @@ def speed_ratio(runs: list[RunData], base_runs: list[RunData]) -> Ratio | None:
         low, high = step_ratio.ci95
         bounds = (low * tokens_ratio, high * tokens_ratio)
     return Ratio(ratio=step_ratio.ratio * tokens_ratio, ci95=bounds)
-
-
-def excludes_zero(difference: Mean | None) -> bool | None:
-    """Return whether the interval excludes zero; None without an interval."""
-    if difference is None or difference.ci95 is None:
-        return None
-    low, high = difference.ci95
-    return low > 0 or high < 0
 
 
 def final_losses(entry: Entry) -> dict[int, float]:

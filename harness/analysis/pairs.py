@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.analysis import comparability
+from harness.analysis import comparability, machines
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import paired_differences
+from harness.analysis.machines import Reason
 from harness.results.records.study_summary import LossUnit, Quantity
 from harness.results.run_data import RunData
 
@@ -25,11 +26,15 @@ METRIC_NAMES: Mapping[Quantity, str] = {
 
 @dataclass(frozen=True)
 class Metric:
-    """A quantity to test: its value for a run (None if the run has none) and its direction."""
+    """A quantity to test: its value for a run (None if the run has none) and its direction.
+
+    `incomparable` returns why the values of two runs cannot be compared, None if they can.
+    """
 
     value: Callable[[RunData], float | None]
     lower_is_better: bool
     per_token: bool = False  # whether the value is per step and the logarithm of tokens is added
+    incomparable: Reason | None = None
 
 
 def _log_steps_per_s(run: RunData) -> float | None:
@@ -47,8 +52,12 @@ def _bits_per_byte(run: RunData) -> float | None:
 
 METRICS: Mapping[Quantity, Metric] = {
     "val_loss": Metric(lambda run: run.final_loss, lower_is_better=True),
-    "tokens_per_s": Metric(_log_steps_per_s, lower_is_better=False, per_token=True),
-    "peak_memory": Metric(_log_peak_memory, lower_is_better=True),
+    "tokens_per_s": Metric(
+        _log_steps_per_s, lower_is_better=False, per_token=True, incomparable=machines.speed_reason
+    ),
+    "peak_memory": Metric(
+        _log_peak_memory, lower_is_better=True, incomparable=machines.memory_reason
+    ),
 }
 BITS_PER_BYTE = Metric(_bits_per_byte, lower_is_better=True)
 LOSS_METRICS: Mapping[LossUnit, Metric] = {
@@ -75,10 +84,23 @@ def values(entry: Entry, metric: Metric, tokens_per_step: float | None = None) -
     return by_seed
 
 
-def paired_values(entry: Entry, base: Entry, metric: Metric) -> dict[int, float]:
-    """Return entry minus baseline by seed, of the seeds that both have done."""
+def comparable_values(entry: Entry, base: Entry, metric: Metric) -> dict[int, float]:
+    """Return the entry's values by seed, without those that `base` of the seed excludes.
+
+    A throughput is relative to steps of the baseline's tokens.
+    """
     tokens = base.done[0].tokens_per_step if base.done else None
-    return paired_differences(values(entry, metric, tokens), values(base, metric, tokens))
+    by_seed = values(entry, metric, tokens)
+    if metric.incomparable is None:
+        return by_seed
+    reasons = machines.reasons_by_seed(entry, base, metric.incomparable)
+    return {seed: value for seed, value in by_seed.items() if not reasons.get(seed)}
+
+
+def paired_values(entry: Entry, base: Entry, metric: Metric) -> dict[int, float]:
+    """Return entry minus baseline by seed, of the seeds that both have done and may compare."""
+    tokens = base.done[0].tokens_per_step if base.done else None
+    return paired_differences(comparable_values(entry, base, metric), values(base, metric, tokens))
 
 
 def margin_of(study: StudyResults, quantity: Quantity) -> float | None:
@@ -108,6 +130,11 @@ class Pair:
     def differences(self) -> dict[int, float]:
         """Return entry minus baseline by seed, of the seeds that both have done."""
         return paired_values(self.entry, self.base, self.metric)
+
+    def base_values(self) -> dict[int, float]:
+        """Return the metric of the baseline by seed."""
+        tokens = self.base.done[0].tokens_per_step if self.base.done else None
+        return values(self.base, self.metric, tokens)
 
     def margin(self, margin: float | None) -> float | None:
         """Return the study's margin of the metric in the unit of this pair."""

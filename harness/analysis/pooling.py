@@ -1,16 +1,18 @@
 """Verdicts pooled over contexts: is there an effect on average, and does it depend on the context.
 
-The differences of each seed are averaged over contexts. Student's t test of these means over seeds
-is valid whatever the noise of single contexts.
+The values of each seed are averaged over contexts, and these means are tested as the values of one
+context are.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
 from harness.analysis import repeated_measures, significance, superiority
 from harness.analysis.dataset import CONTEXT_SEPARATOR, Entry, StudyResults
+from harness.analysis.families import test_differences, test_family
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import LOSS_METRICS, Pair
 from harness.results.records.study_summary import (
@@ -20,6 +22,8 @@ from harness.results.records.study_summary import (
     VerdictName,
 )
 from harness.results.records.tuning import TUNED, TUNING
+
+BASELINE = ""  # column of the baselines' means, which no group is named
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class _Group:
     seeds: list[int]
     incomplete: list[int]
     differences: np.ndarray  # (n_seeds, n_contexts)
+    baselines: np.ndarray  # (n_seeds, n_contexts)
 
     @property
     def name(self) -> str:
@@ -48,6 +53,13 @@ class _Group:
     @property
     def unit(self) -> LossUnit | None:
         return next(iter(self.pairs.values())).unit
+
+    @property
+    def lost(self) -> tuple[set[int], set[int]]:
+        """The failed seeds of the entries and of their baselines."""
+        of_entries = {seed for pair in self.pairs.values() for seed in pair.entry.lost_seeds}
+        of_baselines = {seed for pair in self.pairs.values() for seed in pair.base.lost_seeds}
+        return of_entries, of_baselines
 
     def margin(self, margin: float | None) -> float | None:
         """Return the mean margin over contexts."""
@@ -75,10 +87,7 @@ def pool(
     groups = _groups(study, pairs)
     pooled: list[PooledResult] = []
     for family in _families(groups):
-        differences = {group.name: group.differences.mean(axis=1).tolist() for group in family}
-        margins = {group.name: group.margin(margin) for group in family}
-        lower_is_better = pairs[0].metric.lower_is_better
-        tests = significance.test_family(differences, margin, lower_is_better, margins)
+        tests = _test(family, margin, pairs[0].metric.lower_is_better)
         interactions = {}
         for group in family:
             p = repeated_measures.interaction_pvalue(group.differences)
@@ -86,7 +95,7 @@ def pool(
                 interactions[group.name] = p
         adjusted = significance.holm_adjust(interactions)
         thresholds = {group.name: group.margin(threshold) for group in family}
-        tests = superiority.judge(tests, thresholds, lower_is_better)
+        tests = superiority.judge(tests, thresholds, pairs[0].metric.lower_is_better)
         for group in family:
             p_holm = adjusted.get(group.name)
             pooled.append(
@@ -108,6 +117,33 @@ def pool(
     return pooled
 
 
+def _test(
+    family: Sequence[_Group], margin: float | None, lower_is_better: bool
+) -> dict[str, SignificanceResult]:
+    """Test the means over contexts of a family, by the name of the group.
+
+    Groups of other contexts or units have other baselines, and are tested alone.
+    """
+    margins = {group.name: group.margin(margin) for group in family}
+    first = family[0]
+    same_contexts = all(list(group.pairs) == list(first.pairs) for group in family)
+    if not same_contexts or any(group.unit != first.unit for group in family):
+        differences = {group.name: group.differences.mean(axis=1).tolist() for group in family}
+        lost = {group.name: group.lost for group in family}
+        return test_differences(
+            differences, margin, lower_is_better, margins=margins, lost=lost
+        ).results
+    columns: dict[str, pd.Series] = {}
+    for group in family:
+        baseline = pd.Series(group.baselines.mean(axis=1), index=group.seeds)
+        columns[BASELINE] = baseline.combine_first(columns.get(BASELINE, baseline))
+        columns[group.name] = baseline + group.differences.mean(axis=1)
+    lost_seeds = {group.name: group.lost[0] for group in family} | {BASELINE: first.lost[1]}
+    return test_family(
+        pd.DataFrame(columns), BASELINE, margin, lower_is_better, margins=margins, lost=lost_seeds
+    ).results
+
+
 def _groups(study: StudyResults, pairs: Sequence[Pair]) -> list[_Group]:
     by_levels: dict[tuple[str, ...], dict[str, Pair]] = {}
     order = list(study.by_context())
@@ -125,6 +161,8 @@ def _groups(study: StudyResults, pairs: Sequence[Pair]) -> list[_Group]:
         seeds = sorted(set.intersection(*(set(found) for found in by_seed)))
         if seeds:
             differences = np.array([[found[seed] for found in by_seed] for seed in seeds])
+            bases = [pair.base_values() for pair in in_one_unit.values()]
+            baselines = np.array([[found[seed] for found in bases] for seed in seeds])
             labels = dict(zip(study.asked, levels, strict=True))
             is_loss = next(iter(in_one_unit.values())).unit is not None
             planned = [
@@ -134,7 +172,9 @@ def _groups(study: StudyResults, pairs: Sequence[Pair]) -> list[_Group]:
             ]
             missing = [context for context in order if context in {*planned} - {*in_one_unit}]
             incomplete = sorted(set().union(*by_seed) - {*seeds})
-            groups.append(_Group(labels, in_one_unit, missing, seeds, incomplete, differences))
+            groups.append(
+                _Group(labels, in_one_unit, missing, seeds, incomplete, differences, baselines)
+            )
     return groups
 
 

@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis import dunnett
+from harness.analysis.significance import BASELINE_NOISE_P, TWO_KEYS_FROM
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 Rule = Literal["two keys", "Holm"]
 
-FALLBACK_P = 0.02  # of the F test of the baseline's noise, below which a family falls back
 N_POINTS = 2048  # of the lattice
 N_NODES = 64  # thresholds that represent the lattice
 # A row of Kronecker's lattice in 4 dimensions: powers of the root of x**5 = x + 1 (Roberts 2018).
@@ -70,7 +70,7 @@ def thresholds(
     df = n_seeds - 1
     holm = float(stdtrit(df, 1 - alpha / 2 / n_comparisons))
     holm_equivalent = float(stdtrit(df, 1 - alpha / n_comparisons))
-    if rule == "Holm" or n_seeds == 2 or n_comparisons == 1:
+    if rule == "Holm" or n_seeds < TWO_KEYS_FROM or n_comparisons == 1:
         own = np.sqrt(chi_squared(df, lattice()[0]) / df)
         return Thresholds(_nodes(holm * own), _nodes(holm_equivalent * own))
     variances = _variances(n_seeds, n_comparisons)
@@ -112,7 +112,7 @@ def _variances(n_seeds: int, n_comparisons: int) -> _Variances:
         own=own / df,
         mean=sum_of_squares / (m * df),
         pooled=2 * residual / (m * df),
-        falls_back=fdtrc(df, (m - 1) * df, of_baseline / of_others) < FALLBACK_P,
+        falls_back=fdtrc(df, (m - 1) * df, of_baseline / of_others) < BASELINE_NOISE_P,
     )
 
 

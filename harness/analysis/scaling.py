@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from harness.analysis import intervals
+from harness.analysis import intervals, machines
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.equivalence import reference, world_size
 from harness.analysis.metrics import DIVERGES, PARALLELISM, timed
@@ -19,7 +19,8 @@ def scaling(study: StudyResults, statuses: Mapping[str, EquivalenceStatus]) -> l
     """Compare the entries of each parallelism that has several numbers of processes.
 
     The reference is the same parallelism on one process, else another entry on one process, else
-    the entry with the fewest processes. Entries that diverge are omitted.
+    the entry with the fewest processes. Entries that diverge, or ran on other machines than the
+    reference, are omitted.
     """
     measured = [
         entry
@@ -35,7 +36,9 @@ def scaling(study: StudyResults, statuses: Mapping[str, EquivalenceStatus]) -> l
         usable = single and world_size(single) == 1 and timed(single.done)
         if world_size(entries[0]) > 1 and single and usable:
             entries = [single, *entries]
-        rows += [_row(name, entry, entries[0]) for entry in entries]
+        entries = machines.on_equal_machines(entries, entries[0])
+        if len({world_size(entry) for entry in entries}) > 1:
+            rows += [_row(name, entry, entries[0]) for entry in entries]
     return rows
 
 

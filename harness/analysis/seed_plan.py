@@ -1,4 +1,4 @@
-"""Plan a study from finished runs: the seeds that a difference in the loss needs, and their cost."""
+"""Plan a study from its runs: the seeds that a difference in the loss needs, and their cost."""
 
 import math
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from harness.analysis.intervals import TAIL
 from harness.analysis.pairs import Pair, values
 from harness.analysis.power import Noise
 from harness.analysis.power_thresholds import FloatArray, Rule
+from harness.analysis.significance import TWO_KEYS_FROM
 from harness.results.records.estimates import Bounds
 
 SECONDS_PER_HOUR = 3600
@@ -26,8 +27,8 @@ class SeedPlan:
 
     A family is the entries of a context under the baseline's parallelism. `noise` is the standard
     deviation of its paired differences. `seeds_low` to `seeds_high` is the number of seeds at the
-    ends of the noise's 95 % interval (of a chi-squared variance). `minimum_detectable_effect` is the
-    difference, in nats, that the `seeds_done` detect with 80 % power. `power` has a row for each
+    ends of the noise's 95 % interval (of a chi-squared variance). `minimum_detectable_effect` is
+    the difference, in nats, that the `seeds_done` detect with 80 % power. `power` has a row for each
     number of seeds and a column for each effect in standard deviations; the last one is
     `min_difference`. Hours are those of the runs of the family and its baseline, one after the
     other; None if no run has recorded its time.
@@ -66,7 +67,7 @@ def plan_seeds(study: StudyResults, min_difference: float) -> list[SeedPlan]:
     plans = []
     for family in hypotheses.families(study, list(study.entries), "val_loss"):
         pairs = [pair for pair in family if pair.unit == "nats per token"]
-        if pairs and not all(_is_copy(pair) for pair in pairs):
+        if pairs and not hypotheses.is_copy(pairs[0].entry, pairs[0].base):
             plan = _plan_family(study, pairs, min_difference)
             if plan is not None:
                 plans.append(plan)
@@ -86,7 +87,7 @@ def family_noise(losses: FloatArray) -> FamilyNoise | None:
     if model is None or n_paired.max(initial=0) < 2:
         return None
     p = block_model.baseline_noise_pvalue(losses[:, 0], losses[:, 1:])
-    if p is None or p >= power.FALLBACK_P or n_paired.max() < power.TWO_KEYS_FROM:
+    if p is None or p >= significance.BASELINE_NOISE_P or n_paired.max() < TWO_KEYS_FROM:
         noise = Noise(math.sqrt(2 * model.variance), model.degrees_of_freedom)
         return FamilyNoise(noise, "two keys") if noise.sd > 0 else None
     repeated = n_paired > 1
@@ -153,10 +154,6 @@ def _plan_family(
 
 def _is_constant(differences: FloatArray) -> bool:
     return len(differences) > 1 and significance.is_constant(differences)
-
-
-def _is_copy(pair: Pair) -> bool:
-    return hypotheses.is_copy(pair.entry, pair.base)
 
 
 def _power_table(

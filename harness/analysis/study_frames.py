@@ -17,7 +17,7 @@ The final loss of each entry and of each run:
 Paired differences from the baseline, with their verdicts:
 
 >>> losses = study.verdicts.query("quantity == 'val_loss'")
->>> losses[["entry", "difference", "p_holm", "verdict"]].shape
+>>> losses[["entry", "difference", "p_adjusted", "verdict"]].shape
 (17, 4)
 """
 
@@ -47,6 +47,11 @@ ADDED_RUN_COLUMNS = [
     Column("n_grad_norm_outliers", "int64", "number of gradient norm outliers"),
     Column("max_grad_norm", "float64", "largest gradient norm before clipping"),
 ]
+
+
+def has_recorded(run: RunData) -> bool:
+    """Return whether a run has recorded a step, or is imported."""
+    return run.imported is not None or len(run.steps) > 0
 
 
 class _Table:
@@ -174,13 +179,13 @@ class StudyFrames:
 
     @property
     def recorded(self) -> list[RunData]:
-        """The runs that have recorded a step, in the study's order."""
-        return [run for run in self._study.runs if len(run.steps)]
+        """The runs that have recorded a step or are imported, in the study's order."""
+        return [run for run in self._study.runs if has_recorded(run)]
 
     def recorded_frames(self) -> dict[str, pd.DataFrame]:
-        """Return `runs`, `steps` and `evals` of the runs that have recorded a step."""
+        """Return `runs`, `steps` and `evals` of the runs in `recorded`."""
         levels = self._study.levels
-        is_recorded = self.runs["steps_recorded"] > 0
+        is_recorded = self.runs["run_id"].isin([run.run_id for run in self.recorded])
         return {
             "runs": self.runs[is_recorded],
             "steps": frames.steps(self.recorded, levels),

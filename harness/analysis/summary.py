@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from harness.analysis import (
     budgets,
     corpora,
@@ -14,6 +16,7 @@ from harness.analysis import (
     eval_lengths,
     hypotheses,
     ladder,
+    machines,
     metrics,
     scaling,
     settings,
@@ -24,8 +27,10 @@ from harness.analysis import (
 )
 from harness.analysis.caveats import LEAKS, find_caveats
 from harness.analysis.dataset import Entry, StudyResults
+from harness.analysis.families import excludes_zero
 from harness.analysis.metrics import DIVERGES
 from harness.results.records import Environment
+from harness.results.records.estimates import Ratio
 from harness.results.records.ladder import Ladder
 from harness.results.records.study_summary import (
     BaselineComparison,
@@ -95,6 +100,16 @@ class Summary:
         """The labels of the entries that do not reproduce the single-process run."""
         return {label for label, result in self.results.items() if result.equivalence == DIVERGES}
 
+    @cached_property
+    def other_machines(self) -> set[str]:
+        """The labels of the entries that ran on other machines than the first baseline."""
+        entries = self.study.entries
+        if not entries:
+            return set()
+        base = self.study.baseline_in_context(entries[0])
+        kept = {entry.label for entry in machines.on_equal_machines(entries, base)}
+        return {entry.label for entry in entries if entry.done} - kept
+
     def restricted_to(self, entries: Sequence[Entry]) -> "Summary":
         """Return the results of these entries; verdicts and effects remain the whole study's."""
         kept = {entry.label for entry in entries}
@@ -122,6 +137,9 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
     for spike in spikes:
         spikes_by_entry[spike.entry].append(spike)
     metric_tests = hypotheses.test_hypotheses(study, diverging)
+    comparisons = [
+        _tested(study, row, metric_tests) for row in metrics.comparisons(study, diverging)
+    ]
     caveats = find_caveats(study)
     leaking = {caveat.entry for caveat in caveats if caveat.entry and caveat.kind in LEAKS}
     return Summary(
@@ -133,7 +151,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
             )
             for entry in study.entries
         },
-        comparisons=metrics.comparisons(study, diverging),
+        comparisons=comparisons,
         metric_tests=metric_tests,
         rankings=budgets.rankings(study),
         savings=budgets.savings(study),
@@ -160,6 +178,27 @@ def _result(
         predicted_memory=step_breakdown.memory_comparison(entry),
         runs=[_run(run, spikes) for run in (*entry.runs, *entry.crossed)],
     )
+
+
+def _tested(
+    study: StudyResults, row: BaselineComparison, tests: Mapping[Quantity, MetricTests]
+) -> BaselineComparison:
+    """Return a comparison with the intervals of its tests, which agree with their verdicts."""
+    update: dict[str, object] = {}
+    loss = tests["val_loss"].entries.get(row.entry)
+    if loss is not None:
+        in_bits = loss.unit == "bits per byte"
+        update["bits_per_byte_difference" if in_bits else "val_loss_difference"] = loss.difference
+        update["excludes_zero"] = excludes_zero(loss.difference.ci95)
+    speed = tests["tokens_per_s"].entries.get(row.entry)
+    if speed is not None and row.tokens_per_s_ratio is not None and speed.difference.ci95:
+        low, high = np.exp(speed.difference.ci95)
+        ratio = float(np.exp(speed.difference.mean))
+        update["tokens_per_s_ratio"] = Ratio(ratio=ratio, ci95=(float(low), float(high)))
+    entry = next(entry for entry in study.entries if entry.label == row.entry)
+    repeated = hypotheses.repeated(study, entry)
+    update["repeats"] = repeated.label if repeated else None
+    return row.model_copy(update=update)
 
 
 def _run(run: RunData, spikes: list[Spike]) -> RunSummary:
@@ -214,6 +253,7 @@ def as_record(summary: Summary) -> StudySummary:
         spikes=summary.spikes,
         tuning=summary.tuning,
         environments=_environments(study.runs),
+        imported=study.imported,
         launches=list(study.launches),
     )
 

@@ -18,7 +18,7 @@ from harness.analysis.summary import Summary
 from harness.results.frames import EVAL_COLUMNS, FLAG, INTEGER, LIST, NUMBER, TEXT, Column
 from harness.results.records import PHASES, CollectiveTraffic, RankMemory
 from harness.results.records import ladder as ladder_records
-from harness.results.records.estimates import Bounds, Mean, Median, Ratio
+from harness.results.records.estimates import Bounds, Difference, Mean, Median, Ratio
 from harness.results.records.study_summary import (
     BaselineComparison,
     BudgetKind,
@@ -73,7 +73,7 @@ def _columns(record: type[BaseModel], center: str = "") -> list[Column]:
     for name, field in record.model_fields.items():
         meaning = (field.description or "").replace("null", "empty")
         value_type = _value_type(field.annotation)
-        if value_type in (Mean, Median, Ratio):
+        if value_type in (Difference, Mean, Median, Ratio):
             columns += _interval(name, meaning)
         elif name == "ci95":
             columns += _bounds_columns(center)

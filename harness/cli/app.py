@@ -17,6 +17,7 @@ from harness.cli import (
     compare,
     data,
     export,
+    ingest,
     plan,
     report,
     reproduce,
@@ -76,6 +77,7 @@ def build_app(completion: bool = False) -> typer.Typer:
     add("status", status.status, STUDIES, "ablations.toml")
     add("plan", plan.plan, STUDIES, "ablations --effect-size 0.01")
     add("report", report.report, RESULTS, "ablations")
+    add("ingest", ingest.ingest, RESULTS, "runs.csv --study mine --baseline adamw")
     add("compare", compare.compare, RESULTS, "ablations@1a2b3c4 ablations@5d6e7f8")
     add("reproduce", reproduce.reproduce, RESULTS, "results/ablations again")
     add("export", export.export, RESULTS, "ablations --to parquet")

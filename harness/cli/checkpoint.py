@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.output import example
+from harness.errors import UserError
 
 Source = Annotated[
     str,
@@ -43,6 +44,7 @@ def export_weights(source: Folder, dest: Destination) -> None:
     """Write weights in the layout that transformers loads."""
     from harness.model.weights import export_gpt2
 
+    _refuse_imported(source)
     export_gpt2(source, dest)
     print(dest)
 
@@ -53,6 +55,7 @@ def show_weights(source: Folder) -> None:
 
     from harness.model.weights import load_weights
 
+    _refuse_imported(source)
     loaded = load_weights(source)
     print(" ".join(f"{key}={value}" for key, value in asdict(loaded.shape).items()))
     print(" ".join(f"{axis}={choice.label}" for axis, choice in loaded.axes.items()))
@@ -63,3 +66,11 @@ def show_weights(source: Folder) -> None:
         dtype = str(tensor.dtype).removeprefix("torch.")
         rows.append((name, size, dtype, loaded.origin.get(name, "")))
     print(tabulate(rows, ("tensor", "shape", "type", "origin")))
+
+
+def _refuse_imported(source: Path) -> None:
+    from harness.results.store import is_in_imported_run
+
+    if is_in_imported_run(source):
+        message = "a run that is imported from another trainer, which has no checkpoint here"
+        raise UserError(f"{source}: {message}")

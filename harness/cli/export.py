@@ -20,6 +20,7 @@ def export(
 ) -> None:
     """Write the results for other tools. Print the folder and how to open it."""
     from harness.analysis import dataset
+    from harness.analysis.study_frames import has_recorded
     from harness.export import export as write
     from harness.results.store import Store
 
@@ -29,7 +30,7 @@ def export(
         "runs with other settings": data.left_out,
         "runs replaced by newer ones": data.superseded,
         "unreadable folders": len(data.unreadable),
-        "runs without recorded steps": sum(not len(run.steps) for run in data.runs),
+        "runs without recorded steps": sum(not has_recorded(run) for run in data.runs),
     }
     for kind, count in omitted.items():
         if count:

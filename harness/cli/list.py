@@ -5,12 +5,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.options import SeedsOption, SetOption, StudyFileArgument, WhereOption
+from harness.cli.options import (
+    DEFAULT_RESULTS,
+    ResultsOption,
+    SeedsOption,
+    SetOption,
+    StudyFileArgument,
+    WhereOption,
+)
 from harness.cli.studies import load_study
 
 if TYPE_CHECKING:
     from harness.config import PlannedStudy, TuningPlan
     from harness.results.records import RunSpec
+    from harness.results.store import Store
 
 HEADERS = ("entry", "seeds", "processes", "parameters", "FLOPs/token", "MiB/rank, estimated")
 VARYING_HEADERS = ("steps", "tokens/step")  # shown if they differ by entry
@@ -23,13 +31,41 @@ def list_entries(
     seeds: SeedsOption = None,
     where: WhereOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all runs as JSON.")] = False,
+    results: ResultsOption = DEFAULT_RESULTS,
 ) -> None:
-    """Show the entries of a study: parameters, FLOPs per token, estimated memory."""
+    """Show the entries of a study: parameters, FLOPs per token, estimated memory.
+
+    An imported study is given by its name, and its entries are those of its table.
+    """
+    if study.suffix != ".toml":
+        from harness.results.store import Store
+
+        if Store(results).is_imported(str(study)):
+            _list_imported(Store(results), str(study), as_json)
+            return
     planned = load_study(study, settings, seeds, where)
     if as_json:
         _print_json(planned)
     else:
         _print_table(planned)
+
+
+def _list_imported(store: "Store", study: str, as_json: bool) -> None:
+    """Print the entries of a study of another trainer, or its runs as JSON."""
+    from tabulate import tabulate
+
+    runs = [run.imported for run in store.runs(study)]
+    if as_json:
+        print(
+            json.dumps({"study": study, "imported": [run.model_dump() for run in runs]}, indent=1)
+        )
+        return
+    seeds: dict[str, list[str]] = {}
+    for run in runs:
+        seeds.setdefault(run.entry, []).append(run.seed_name)
+    rows = [[entry, " ".join(names)] for entry, names in seeds.items()]
+    print(tabulate(rows, HEADERS[:2], disable_numparse=True))
+    print(f"\n{len(rows)} entries, {len(runs)} runs, imported from another trainer")
 
 
 def _print_json(planned: "PlannedStudy") -> None:

@@ -48,9 +48,12 @@ def plan(
     data = dataset.read(Store(results), study_name(study))
     plans = seed_plan.plan_seeds(data, effect_size)
     if not plans:
+        pilot = f"run a pilot: python -m harness run {study} --seeds 0,1,2"
+        if data.imported:
+            pilot = "import a table with more seeds of each entry"
         raise UserError(
             f"{data.name}: no entry shares two seeds with its baseline, so the noise cannot be "
-            f"estimated; run a pilot: python -m harness run {study} --seeds 0,1,2"
+            f"estimated; {pilot}"
         )
     for estimate in plans:
         _print_plan(estimate)
@@ -88,7 +91,7 @@ def _cost(estimate: "SeedPlan") -> list[str]:
     from harness.launch.progress import duration
 
     if estimate.hours_per_seed is None:
-        return []
+        return ["cost: unknown, because no run states its time"]
     each = duration(estimate.hours_per_seed * SECONDS_PER_HOUR)
     line = f"cost: {each} for each seed of the {estimate.n_entries} entries that are compared"
     if estimate.hours is not None:

@@ -23,6 +23,9 @@ def reproduce(
     store = Store(results.parent)
     if not store.runs(results.name):
         raise no_results(results.parent, results.name, store.studies())
+    store.refuse_imported(
+        results.name, "they cannot be trained again here, only imported again from their table"
+    )
     reproduction = find_reproduction(store, results.name, run)
     reproduction.write(folder)
     for line in reproduction.differences():

@@ -54,6 +54,9 @@ def run(
         elastic.start_fork_server()
     planned = load_study(study, settings, seeds, where)
     store = Store(results)
+    store.refuse_imported(
+        planned.name, "choose another study.name in the study file, or another --results folder"
+    )
     if only is not None:
         planned = planned.only(only)
     launch = Launch(

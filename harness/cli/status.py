@@ -39,7 +39,8 @@ def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS
             for run, outcome in runs
         )
         summary = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
-        print(f"{name}: {len(runs)} runs: {summary}")
+        imported = " (imported)" if store.is_imported(name) else ""
+        print(f"{name}{imported}: {len(runs)} runs: {summary}")
         n_unknown = [spec.code_hash for spec in specs].count(None)
         if n_unknown:
             print(f"  without a record of their code: {n_unknown}")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.analysis.dataset import StudyResults
-from harness.analysis.study_frames import StudyFrames
+from harness.analysis.study_frames import StudyFrames, has_recorded
 from harness.errors import UserError
 
 # A writer gets the study, the folder to write to, and the path that the folder will have later.
@@ -38,7 +38,7 @@ def export(study: StudyResults, to: str, out: Path) -> tuple[Path, str | None]:
     if missing:
         extra = REQUIREMENTS[to][missing[0]]
         raise UserError(f"--to {to} needs {', '.join(missing)}: pip install 'ablations[{extra}]'")
-    if not any(len(run.steps) for run in study.runs):
+    if not any(has_recorded(run) for run in study.runs):
         raise UserError(f"study '{study.name}' has no run that has recorded a step")
     folder = out / study.name / to
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -97,7 +97,7 @@ class ExportedRun:
 
 
 def recorded_runs(study: StudyFrames) -> list[ExportedRun]:
-    """Return every run that has recorded a step, in the study's order."""
+    """Return every run that has recorded a step or is imported, in the study's order."""
     rows = study.runs.set_index("run_id")
     runs = []
     for data in study.recorded:

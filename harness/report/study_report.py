@@ -50,6 +50,7 @@ SECTIONS: dict[tuple[str, str], Callable[[Summary, Charts], Iterator[Block]]] = 
     ("initialization", "Initialization"): runs.initialization,
     ("settings", "Settings"): runs.settings,
     ("launches", "Order of runs"): runs.launches,
+    ("import", "Import"): runs.source,
 }  # by anchor on the page and title
 
 

@@ -65,7 +65,7 @@ class RunData:
 
     `decoding` is by setting and `lengths` by length; both are empty if the study requests no such
     probe. `phases` has for each rank the median seconds of each phase of a step (None if unknown);
-    it is empty if phases were not measured.
+    it is empty if phases were not measured. `shares_machine` runs overlap others on their host.
     """
 
     run_id: str
@@ -83,6 +83,8 @@ class RunData:
     phases: tuple[dict[Phase, float | None], ...]
     log_tail: list[str]
     accepted_code_hash: str | None = None
+    ended_at: str | None = None
+    shares_machine: bool = False
 
     @property
     def seed(self) -> int:
@@ -290,6 +292,7 @@ def _read(run: Run) -> RunData:
         phases=tuple(_median_phases(rank) for rank in phases),
         log_tail=run.log_tail(),
         accepted_code_hash=status.accepted_code_hash,
+        ended_at=status.ended_at,
     )
 
 

@@ -18,7 +18,7 @@ import orjson
 import psutil
 from pydantic import ValidationError
 
-from harness.errors import StoreError
+from harness.errors import StoreError, UserError
 from harness.results.archive import Archive
 from harness.results.files import (
     JsonLinesWriter,
@@ -394,8 +394,14 @@ class Run:
         return text.splitlines()[-n_lines:]
 
 
+def is_in_imported_run(path: Path) -> bool:
+    """Return whether a path is that of a run of another trainer, or in its folder."""
+    return any((folder / "imported.json").is_file() for folder in (path, *path.parents))
+
+
 def _is_needed_to_resume(name: str) -> bool:
-    return name in ("checkpoint", "eval.jsonl", "log.txt") or name.startswith("steps.")
+    kept = ("checkpoint", "env.json", "eval.jsonl", "log.txt")
+    return name in kept or name.startswith("steps.")
 
 
 def _is_alive(status: RunStatus) -> bool:
@@ -481,6 +487,17 @@ class Store:
     def is_imported(self, study: str) -> bool:
         """Return whether the study consists of runs of another trainer."""
         return any(run.is_imported for run in self.runs(study))
+
+    def refuse_imported(self, study: str, action: str) -> None:
+        """Refuse an action that a study of another trainer does not allow.
+
+        Raises:
+            UserError: the study is imported.
+        """
+        if self.is_imported(study):
+            raise UserError(
+                f"{self.root / study}: its runs are imported from another trainer; {action}"
+            )
 
     def replace_imported(
         self, study: str, runs: Sequence[ImportedRun], launch: LaunchRecord

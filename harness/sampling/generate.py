@@ -17,6 +17,7 @@ from harness.model.generation import decode, plan_generation
 from harness.model.gpt import GPT
 from harness.model.precision import autocast, dtype_of
 from harness.model.weights import DESCRIPTION_FILE, Weights, load_weights
+from harness.results.store import is_in_imported_run
 from harness.sampling.sampler import Sampler, Sampling, out_of_range
 from variants.base import Cache, Precision
 
@@ -169,6 +170,8 @@ def _checkpoint(path: Path) -> Path:
     checkpoints = [str(folder) for folder in nearby if (folder / DESCRIPTION_FILE).is_file()]
     if checkpoints:
         message = f"is not a checkpoint folder; did you mean {' or '.join(checkpoints)}?"
+    elif is_in_imported_run(path):
+        message = "a run that is imported from another trainer, which has no checkpoint here"
     elif not path.exists():
         message = "no such folder"
     elif (path / "spec.json").is_file():

@@ -15,10 +15,12 @@ from harness.provenance import git
 from harness.results.records import Environment, RunSpec
 
 
-def describe(spec: RunSpec, context: DistributedContext) -> Environment:
-    """Return the content of env.json."""
+def describe(
+    spec: RunSpec, context: DistributedContext, earlier: Environment | None = None
+) -> Environment:
+    """Return the content of env.json; `earlier` is that of the attempt that the run resumes."""
     cuda = context.device.type == "cuda"
-    return Environment(
+    environment = Environment(
         version=harness.__version__,
         python=platform.python_version(),
         torch=torch.__version__,
@@ -36,9 +38,21 @@ def describe(spec: RunSpec, context: DistributedContext) -> Environment:
         precision=spec.train.precision,
         compile=spec.train.compile,
         deterministic=torch.are_deterministic_algorithms_enabled(),
+        usable_cores=_usable_cores(),
         git_commit=git.commit(),
         git_dirty=git.has_changes(),
     )
+    if earlier is not None:
+        environment.earlier_machines.extend(earlier.earlier_machines)
+        if earlier.machine != environment.machine:
+            environment.earlier_machines.append(earlier.machine)
+    return environment
+
+
+def _usable_cores() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def _cpu_name() -> str:

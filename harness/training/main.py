@@ -8,11 +8,11 @@ import traceback
 from pathlib import Path
 
 from harness.distributed.process_group import DistributedContext, join
-from harness.errors import ExitCode
+from harness.errors import ExitCode, StoreError
 from harness.probes.memory import is_out_of_memory
 from harness.provenance.archive import archive_code
 from harness.provenance.sources import Sources
-from harness.results.records import FailureReason, ProbeResults, RunSpec
+from harness.results.records import Environment, FailureReason, ProbeResults, RunSpec
 from harness.results.store import Run
 from harness.training.checkpointing import drop_state
 from harness.training.environment import describe
@@ -86,13 +86,21 @@ def _train(
 ) -> None:
     context.barrier()  # no rank writes before the folder is ready
     if context.is_first:
-        run.write_env(describe(spec, context))
+        run.write_env(describe(spec, context, _earlier_environment(run)))
     probes = train(run, spec, context, stop)
     context.barrier()  # all ranks have written their last step
     if context.is_first:
         run.write_probes(_with_total_time(probes, time.time() - started))
         run.finish("done")
         drop_state(run, spec.launch.keep_checkpoints)
+
+
+def _earlier_environment(run: Run) -> Environment | None:
+    """Return the environment of the attempt that this one may resume."""
+    try:
+        return run.env
+    except StoreError:  # damaged by a crash
+        return None
 
 
 def _with_total_time(probes: ProbeResults, total_s: float) -> ProbeResults:

@@ -11,11 +11,16 @@ from harness.results.records import EquivalenceMargin, LaunchRecord
 test_hypotheses.__test__ = False  # it is the function under test
 
 # Each setting with another value, by what that does to a comparison of validation losses.
-NOT_COMPARABLE = {"data.sha256": "cd" * 32, "model.seq_len": 64, "train.eval_tokens": 512}
+NOT_COMPARABLE = {
+    "data.sha256": "cd" * 32,
+    "data.documents": "mask",
+    "model.seq_len": 64,
+    "train.eval_tokens": 512,
+}
 IN_BITS = {"data.tokenizer": "gpt2", "model.vocab_size": 512}
 IN_NATS = {
     "model": "n_layer n_head n_embd dropout tie_embeddings bias init_std",
-    "data": "corpus entropy_nats_per_byte documents separator",
+    "data": "corpus entropy_nats_per_byte separator",
     "train": "steps tokens_per_step batch_ramp micro_batch_size lr min_lr warmup_steps schedule "
     "decay_fraction beta1 beta2 weight_decay grad_clip ema_decay label_smoothing z_loss precision "
     "compile eval_every deterministic device",

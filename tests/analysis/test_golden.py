@@ -1,4 +1,4 @@
-"""Results of schema version 1 still give every number that the version that wrote them reported.
+"""Results of schema version 1 still give the numbers that the version that wrote them reported.
 
 `tests/golden/schema1.tar.xz` has four studies and the report that version 0.1.0 made of each.
 `golden`, `crossed` and `scaled` are synthetic, `real` was trained. Floats must be equal to the bit.
@@ -80,7 +80,14 @@ SPEED_COLUMNS = {
 SPEED_TABLES = {"entries", "comparisons", "scaling", "decoding"}
 SPEED_PATH = rf"(entries|comparisons|scaling)\.\d+\.(decoding\.\d+\.)?({'|'.join(SPEED_COLUMNS)})\b"
 # Costs are now until a loss is first reached, and entries that lost seeds have no rank.
-REDEFINED = {"savings", "rankings"}
+# Copies under other parallelisms are not tested, and intervals are simultaneous over the family.
+REDEFINED = {"savings", "rankings", "verdicts"}
+TEST_COLUMNS = {
+    "comparisons.val_loss_difference_low",
+    "comparisons.val_loss_difference_high",
+    "comparisons.excludes_zero",
+}
+TEST_PATH = r"verdicts\.\w+\.entries\.|comparisons\.\d+\.(val_loss_difference\.ci95|excludes_zero)"
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +126,8 @@ def test_every_old_cell_is_in_the_tables(study):
                 if path.stem in SPEED_TABLES and column in SPEED_COLUMNS:
                     continue
                 name = COLUMNS.get(path.stem, {}).get(column, column)
+                if f"{path.stem}.{name}" in TEST_COLUMNS:
+                    continue
                 place = f"{path.stem}, row {i}, {column}"
                 assert same_cell(cell, new_row[name]), f"{place}: {cell} != {new_row[name]}"
 
@@ -152,7 +161,9 @@ def test_every_old_value_is_in_the_summary(study, tmp_path):
     assert (tmp_path / "again.json").read_bytes() == written
     new = flat(json.loads(written))
     for path, value in old.items():
-        if path in UNEQUAL or path.split(".")[0] in REDEFINED or re.match(SPEED_PATH, path):
+        if path in UNEQUAL or path.split(".")[0] in REDEFINED - {"verdicts"}:
+            continue
+        if re.match(SPEED_PATH, path) or re.match(TEST_PATH, path):
             continue
         name = path
         for pattern, replacement in PATHS:

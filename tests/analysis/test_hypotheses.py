@@ -1,9 +1,10 @@
 """If these failed, verdicts would compare the wrong runs, or correct for the wrong family."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from harness.analysis import dataset, significance
+from harness.analysis import dataset, families
 from harness.analysis.hypotheses import test_hypotheses
 from harness.analysis.pairs import pair_of
 from harness.results.records import EquivalenceMargin, LaunchRecord
@@ -26,12 +27,14 @@ def test_parallelisms_that_repeat_a_loss_are_one_comparison(fake, read_study):
         if label.endswith("single") and values
     }
     assert len(single) == 5
-    expected = significance.test_family(single, None)
+    values = {entry.label: [run.final_loss for run in entry.done] for entry in study.entries}
+    family = pd.DataFrame({label: values[label] for label in ("learned-mha-single", *single)})
+    expected = families.test_family(family, "learned-mha-single", None).results
     assert {label: losses.entries[label] for label in expected} == expected
     for label in single:
         ddp2 = label.replace("single", "ddp2")
         assert differences[ddp2] == differences[label]
-        assert losses.entries[ddp2].verdict == losses.entries[label].verdict
+        assert ddp2 not in losses.entries
     assert losses.design.runs == 6 * 3
     assert tests["tokens_per_s"].design.runs == 18 * 3
 

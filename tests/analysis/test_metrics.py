@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from harness.analysis import dataset, equivalence, metrics
-from harness.results.records.estimates import Mean
 from harness.results.records.study_summary import EntryMetrics
 
 
@@ -117,14 +116,6 @@ def test_comparison_of_one_seed_has_no_interval(one_axis):
     one_axis.seeds = (0,)
     (found,) = metrics.comparisons(dataset.read(one_axis.write().store, "tiny"))
     assert found.val_loss_difference.ci95 is None and found.excludes_zero is None
-
-
-@pytest.mark.parametrize(
-    ("bounds", "expected"),
-    [((-2.0, -1.0), True), ((1.0, 2.0), True), ((-1.0, 1.0), False), ((0.0, 0.0), False)],
-)
-def test_excludes_zero(bounds, expected):
-    assert metrics.excludes_zero(Mean(mean=0.0, ci95=bounds, n=3)) is expected
 
 
 def test_a_failed_baseline_leaves_no_difference(one_axis):

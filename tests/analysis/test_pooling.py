@@ -1,10 +1,11 @@
 """If these failed, a verdict over sizes would come from other runs, or hide that sizes differ."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from synthetic_results import SIZES
 
-from harness.analysis import significance, summary
+from harness.analysis import families, summary
 from harness.analysis.hypotheses import test_hypotheses
 
 test_hypotheses.__test__ = False  # it is the function under test
@@ -26,12 +27,9 @@ def test_each_context_is_a_family_against_its_own_baseline(sizes, read_study):
     study = read_study(sizes)
     tests = test_hypotheses(study)["val_loss"]
     for size in SIZES:
-        base = losses_of(study, f"learned-{size}")
-        differences = {
-            f"{name}-{size}": list(losses_of(study, f"{name}-{size}") - base)
-            for name in ("rope", "alibi")
-        }
-        expected = significance.test_family(differences, None)
+        labels = [f"{name}-{size}" for name in ("learned", "rope", "alibi")]
+        values = pd.DataFrame({label: losses_of(study, label) for label in labels})
+        expected = families.test_family(values, labels[0], None).results
         assert {label: tests.entries[label] for label in expected} == expected
     assert len(tests.entries) == 6
 
@@ -39,18 +37,16 @@ def test_each_context_is_a_family_against_its_own_baseline(sizes, read_study):
 def test_the_pooled_difference_is_the_mean_over_contexts_by_seed(sizes, read_study):
     study = read_study(sizes)
     pooled = {result.asked: result for result in test_hypotheses(study)["val_loss"].pooled}
-    by_name = {}
-    for name in ("rope", "alibi"):
-        by_name[name] = np.mean(
-            [losses_of(study, f"{name}-{s}") - losses_of(study, f"learned-{s}") for s in SIZES],
-            axis=0,
-        ).tolist()
-    expected = significance.test_family(by_name, None)
-    assert pooled.keys() == by_name.keys()
+    means = {
+        name: np.mean([losses_of(study, f"{name}-{size}") for size in SIZES], axis=0)
+        for name in ("learned", "rope", "alibi")
+    }
+    expected = families.test_family(pd.DataFrame(means), "learned", None).results
+    assert pooled.keys() == expected.keys()
     for name, result in pooled.items():
         assert result.verdict == expected[name].verdict == "better"
         assert result.difference.mean == pytest.approx(expected[name].difference.mean)
-        assert result.p_holm == pytest.approx(expected[name].p_holm)
+        assert result.p_adjusted == pytest.approx(expected[name].p_adjusted)
         assert (result.contexts, result.seeds) == (["S", "M", "L"], [0, 1, 2, 3, 4])
         assert result.verdicts == dict.fromkeys(SIZES, "better")
         assert result.depends_on_context is False

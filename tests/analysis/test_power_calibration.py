@@ -165,3 +165,12 @@ def test_interval_of_seeds_needed_covers_the_true_number(n, m, margin):
         chance = 3.3 * (0.93 * 0.07 / n_studies) ** 0.5
         # it covers more than stated where a number of seeds has a whole range of effects
         assert np.mean(covered) >= 0.92 - chance
+
+
+@pytest.mark.parametrize(("effect", "m"), [(1.0, 1), (0.8, 5), (1.2, 17), (0.6, 2)])
+def test_planned_seeds_reach_80_percent_power(effect, m):
+    planned = power.required_seeds(lambda n: power.two_key_power(n, effect, m))
+    with_planned = Family(simulate(planned, m)).differ(effect).mean()
+    with_fewer = Family(simulate(planned - 1, m)).differ(effect).mean()
+    chance = 3.3 * (0.16 / N) ** 0.5
+    assert with_planned >= 0.79 - chance and with_fewer <= 0.81 + chance

@@ -1,24 +1,24 @@
 """If these failed, the report would give false verdicts, or withhold valid ones."""
 
-import math
-
 import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
 
-from harness.analysis import significance
+from harness.analysis import families, significance
 
 LOWER = [-0.031, -0.027, -0.035, -0.029]
 NOISE = [0.01, -0.012, 0.003, -0.002]
 TINY = [0.0011, -0.0007, 0.0004, -0.0002]
 
 
+def alone(differences, margin, **options):
+    return families.test_differences(differences, margin, **options).results
+
+
 def words(differences, margin=None, **options):
     return {
-        name: verdict.verdict
-        for name, verdict in significance.test_family(differences, margin, **options).items()
+        name: verdict.verdict for name, verdict in alone(differences, margin, **options).items()
     }
 
 
@@ -52,8 +52,9 @@ def test_significant_difference_within_margin_is_equivalent():
     assert words({"lower": LOWER}, 0.03) == {"lower": "better"}
 
 
-def test_differences_without_noise_are_resolved():
-    found = significance.test_family({"less memory": [-0.5, -0.5], "a byte": [1e-9, 1e-9]}, 0.01)
+def test_differences_of_a_metric_without_noise_are_resolved():
+    asked = {"less memory": [-0.5, -0.5], "a byte": [1e-9, 1e-9]}
+    found = alone(asked, 0.01, without_noise=True)
     assert [v.verdict for v in found.values()] == ["better", "equivalent"]
     assert found["less memory"].p == 0.0 and found["less memory"].effect_size is None
 
@@ -61,7 +62,7 @@ def test_differences_without_noise_are_resolved():
 def test_the_numbers_are_those_of_scipy_and_statsmodels():
     rng = np.random.default_rng(1)
     asked = {f"v{i}": rng.normal(0.02 * i, 0.03, size=5).tolist() for i in range(6)}
-    found, margin = significance.test_family(asked, 0.02), 0.02
+    found, margin = alone(asked, 0.02), 0.02
     p = [stats.ttest_1samp(values, 0).pvalue for values in asked.values()]
     one_sided = [
         max(
@@ -71,21 +72,21 @@ def test_the_numbers_are_those_of_scipy_and_statsmodels():
         for values in asked.values()
     ]
     for name, method, expected in (
-        ("p_holm", "holm", p),
+        ("p_adjusted", "holm", p),
         ("p_bh", "fdr_bh", p),
-        ("p_equivalent_holm", "holm", one_sided),
+        ("p_equivalent", "holm", one_sided),
     ):
         got = [getattr(verdict, name) for verdict in found.values()]
         assert got == pytest.approx(multipletests(expected, method=method)[1], rel=1e-9)
     for values, verdict in zip(asked.values(), found.values(), strict=True):
         interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-        assert verdict.difference.ci95 == pytest.approx((interval.low, interval.high), rel=1e-9)
+        assert verdict.own95 == pytest.approx((interval.low, interval.high), rel=1e-9)
 
 
 def test_correction_removes_chance_findings_of_20_tests():
     rng = np.random.default_rng(3)
     asked = {f"v{i}": rng.normal(0, 0.01, size=3).tolist() for i in range(40)}
-    found = significance.test_family(asked, None)
+    found = alone(asked, None)
     assert min(v.p for v in found.values()) < 0.05 and {v.verdict for v in found.values()} == {
         "unresolved"
     }
@@ -97,64 +98,3 @@ def test_effect_size_by_hand():
     )  # mean 2.5, sd 1.2910; J(3) = sqrt(2/3) * Gamma(1.5) / Gamma(1) = 0.7236
     assert significance.effect_size(values) == pytest.approx(2.5 / 1.2909944 * 0.7236013, rel=1e-6)
     assert significance.effect_size(np.array([1.0, 2.0])) is None
-
-
-def test_bca_interval_is_scipys_and_needs_20_seeds():
-    rng = np.random.default_rng(0)
-    few, many = rng.normal(size=10), rng.normal(size=30)
-    assert significance.bootstrap(few) is None
-    expected = stats.bootstrap(
-        (many,), np.mean, method="BCa", rng=np.random.default_rng(0)
-    ).confidence_interval
-    assert significance.bootstrap(many) == (expected.low, expected.high)
-
-
-# -- number of seeds -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("difference", "sd", "alpha"), [(0.01, 0.02, 0.05), (0.01, 0.01, 0.05 / 8), (-0.3, 0.2, 0.01)]
-)
-def test_power_is_that_of_statsmodels(difference, sd, alpha):
-    for n in (3, 5, 10):
-        expected = TTestPower().power(abs(difference) / sd, n, alpha)
-        assert significance.paired_t_power(n, difference, sd, alpha) == pytest.approx(
-            expected, rel=1e-9
-        )
-    assert significance.paired_t_power(10_000, difference, sd, alpha) == pytest.approx(1)
-
-
-@pytest.mark.parametrize("ratio", [0.05, 0.3, 1.0, 4.0, 50.0])
-def test_required_seeds_is_the_smallest_sufficient_number(ratio):
-    def power(n):
-        return significance.paired_t_power(n, ratio, 1.0, 0.01)
-
-    n = significance.required_seeds(power)
-    assert power(n) >= 0.8 and (n == 2 or power(n - 1) < 0.8)
-    assert significance.required_seeds(lambda n: 0.5) is None
-
-
-def test_detectable_effect_and_required_seeds_agree():
-    for n in (3, 10, 50):
-        difference = significance.minimum_detectable_effect(n, 0.02, 0.05)
-        assert significance.paired_t_power(n, difference, 0.02, 0.05) == pytest.approx(0.8)
-    assert significance.minimum_detectable_effect(1, 0.02, 0.05) == math.inf
-
-
-def test_the_power_to_equate_is_what_simulation_gives():
-    rng, n = np.random.default_rng(0), 8
-    draws = rng.normal(0.2, 1.0, size=(4000, n))
-    found = np.mean([significance.tost_pvalue(values, 1.2) < 0.05 for values in draws])
-    assert significance.tost_power(n, 0.2, 1.0, 1.2, 0.05) == pytest.approx(found, abs=0.025)
-
-
-def test_seeds_to_resolve_resolve_the_difference():
-    found = significance.test_family({"noise": NOISE, "other": LOWER}, 0.01)["noise"]
-    mean, sd = np.mean(NOISE), np.std(NOISE, ddof=1)
-    n = found.seeds_to_resolve
-    assert n > len(NOISE)
-    ways = (
-        significance.paired_t_power(n, mean, sd, 0.025),
-        significance.tost_power(n, mean, sd, 0.01, 0.025),
-    )
-    assert max(ways) >= 0.8

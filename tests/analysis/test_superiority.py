@@ -1,4 +1,4 @@
-"""If these failed, an entry could pass for better by a threshold that its noise does not exclude."""
+"""If these failed, an entry could pass for better by more than its noise excludes."""
 
 import math
 

@@ -15,7 +15,7 @@ GAIN = "learned-gqa2-single"
 
 @pytest.fixture
 def asked(one_axis, no_figures):
-    """Return a study of one entry that is better by 0.05, with thresholds on loss and throughput."""
+    """Return a study of one entry that is better by 0.05, with two thresholds."""
     one_axis.gain = {GAIN: -0.07}
     one_axis.seeds = tuple(range(6))
     one_axis.write()

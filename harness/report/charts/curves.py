@@ -101,13 +101,15 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
     """Return validation and training loss, each against steps and against training time.
 
     If the numbers of tokens of a step differ, the curves are against tokens instead of steps.
-    Entries whose parallelism diverges have no valid time and are left out of the latter.
+    Entries whose parallelism diverges, or on another machine than the baseline, are left out of the
+    latter.
     """
     for loss, curve in LOSSES.items():
         entries = [entry for entry in summary.study.entries if has_curve(entry, curve)]
         if not any(entry.done for entry in entries):
             continue
-        timed = [entry for entry in entries if entry.label not in summary.diverging]
+        untimed = summary.diverging | summary.other_machines
+        timed = [entry for entry in entries if entry.label not in untimed]
         timed = [entry for entry in timed if has_times(entry)]
         yield _chart(summary, entries, loss, against_time=False)
         if any(entry.done for entry in timed):

@@ -18,6 +18,7 @@ LARGEST = "at the largest batch and context"
 def build(summary: Summary) -> Iterator[ChartSpec]:
     """Return the charts of time per token and cache size, if the decode probe measured any."""
     entries, note = single_parallelism(summary, lambda result: bool(result.decoding))
+    entries = [entry for entry in entries if entry.label not in summary.other_machines]
     places = [place for entry in entries for place in summary.results[entry.label].decoding]
     if not any(place.seeds for place in places):
         return

@@ -17,7 +17,8 @@ LOSS_DIGITS = 4  # as in the tables: a smaller difference does not put an entry 
 def build(summary: Summary) -> Iterator[ChartSpec]:
     """Return a point per entry that has a throughput, at least two; size shows the peak memory.
 
-    There is none if the losses are not comparable.
+    Entries on another machine than the baseline have none. There is no chart if the losses are not
+    comparable.
     """
     unit = comparability.unit_of_all(summary.study) if summary.study.entries else None
     if unit is None:
@@ -27,7 +28,7 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
     for entry in summary.study.entries:
         result = summary.results[entry.label]
         loss = result.val_loss if unit == "nats per token" else result.bits_per_byte
-        if result.tokens_per_s and loss:
+        if result.tokens_per_s and loss and entry.label not in summary.other_machines:
             memory = result.peak_memory_bytes
             points.append(
                 Point(

@@ -1,11 +1,11 @@
 """Compare two studies entry by entry, paired by seed. Field names are those of summary.json."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.analysis import comparability, equivalence, settings, superiority
+from harness.analysis import comparability, equivalence, machines, settings, superiority
 from harness.analysis.caveats import find_caveats
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.hypotheses import test_pairs
@@ -28,8 +28,11 @@ from harness.results.records.study_summary import (
 from harness.results.run_data import RunData
 from harness.results.upgrade import Json
 
-# Keys of env.json on which the time of a step depends, apart from the code.
-MACHINE_KEYS = ("host", "cpu", "cores", "memory_bytes", "gpu", "platform", "cuda", "threads")
+# Two sides may be compared to see what a version of software changes; a study may not mix them.
+REASONS: Mapping[Quantity, machines.Reason] = {
+    "tokens_per_s": machines.hardware_reason,
+    "peak_memory": machines.device_reason,
+}
 Difference = tuple[object, object]  # the values of A and B
 
 
@@ -40,7 +43,8 @@ class EntryPair:
     `bitwise`: every training and validation loss is identical; None without a common seed. Verdicts
     are B against A; `val_loss` is None, with the reason in `not_comparable`, if the two were
     validated on different texts. Under different tokenizers it is in bits per byte. Ratios are B
-    over A. There is no speed if one of the two diverges from its single-process run.
+    over A. There is no speed if one of the two diverges from its single-process run, or, with the
+    reason in `speed_not_comparable`, if no seed ran on one machine in both.
     """
 
     entry: str
@@ -48,6 +52,8 @@ class EntryPair:
     bitwise: bool | None
     val_loss: SignificanceResult | None
     not_comparable: str | None
+    speed_not_comparable: str | None
+    memory_not_comparable: str | None
     tokens_per_s: SignificanceResult | None
     peak_memory: SignificanceResult | None
     tokens_per_s_ratio: Ratio | None
@@ -82,16 +88,12 @@ class Comparison:
     margins: dict[str, float]
     superiority: dict[str, float]
     caveats: list[Caveat]
+    imported: list[str]  # labels of the sides that are of another trainer
 
     @property
     def shared(self) -> list[EntryPair]:
         """The pairs with a seed that both have done."""
         return [pair for pair in self.pairs if pair.seeds]
-
-    @property
-    def same_machine(self) -> bool:
-        """Whether both ran on the same machine with the same number of threads."""
-        return not any(key in self.environment_diff for key in MACHINE_KEYS)
 
 
 def compare(a: Source, b: Source, created_at: str) -> Comparison:
@@ -126,6 +128,7 @@ def compare(a: Source, b: Source, created_at: str) -> Comparison:
         margins=b.study.margins,
         superiority=b.study.superiority,
         caveats=_caveats(a, b, {of_a.label: label for label, (of_a, _) in matched.items()}),
+        imported=[side.label for side in (a, b) if side.study.imported],
     )
 
 
@@ -187,14 +190,18 @@ def _diff(a: Mapping[str, object], b: Mapping[str, object]) -> dict[str, Differe
 def _matched_entries(a: StudyResults, b: StudyResults) -> dict[str, tuple[Entry, Entry]]:
     """Return the entries with the same labels in both studies, by B's label.
 
-    An axis that one study lacks matches the baseline's label of the other.
+    An axis that one study lacks matches the baseline's label of the other. Entries of studies
+    without a common axis, as imported ones may be, match also by their names.
     """
     entries_of_a = {_distinct_labels(entry, a, b): entry for entry in a.entries}
+    by_name = {} if a.levels.keys() & b.levels.keys() else {e.label: e for e in a.entries}
     matched = {}
     for entry in b.entries:
         labels = _distinct_labels(entry, b, a)
         if labels in entries_of_a:
             matched[entry.label] = (entries_of_a[labels], entry)
+        elif entry.label in by_name:
+            matched[entry.label] = (by_name[entry.label], entry)
     return matched
 
 
@@ -216,26 +223,29 @@ def _unmatched(study: StudyResults, matched: Sequence[Entry]) -> list[str]:
 def _verdicts(
     matched: Mapping[str, tuple[Entry, Entry]], metric: Quantity, study: StudyResults
 ) -> dict[str, SignificanceResult]:
-    """Test all entries as one family; losses under another parallelism are a family of their own.
+    """Test all entries as one family; the loss of each architecture is tested once.
 
-    They repeat the same comparison, so they must not weigh on the correction.
+    Entries that differ from another only in parallelism repeat its comparison of losses.
     """
-    families: dict[str, list[Pair]] = {}
+    pairs = []
+    asked = set()
     for label, (of_a, of_b) in matched.items():
+        architecture = frozenset(of_b.axes.items() - {(PARALLELISM, of_b.axes.get(PARALLELISM))})
+        if metric == "val_loss" and architecture in asked:
+            continue
+        asked.add(architecture)
         unit = comparability.of_entries(of_b, of_a).unit if metric == "val_loss" else None
         if metric == "val_loss" and unit is None:
             continue
         question = LOSS_METRICS[unit] if unit else METRICS[metric]
-        family = of_b.axes.get(PARALLELISM, "") if metric == "val_loss" else ""
-        families.setdefault(family, []).append(Pair(of_b, of_a, question, unit, label))
-    margin = margin_of(study, metric)
-    verdicts: dict[str, SignificanceResult] = {}
-    for pairs in families.values():
-        verdicts |= test_pairs(pairs, margin)
+        question = replace(question, incomparable=REASONS.get(metric))
+        pairs.append(Pair(of_b, of_a, question, unit, label))
+    if not pairs:
+        return {}
+    without_noise = metric == "peak_memory"
+    verdicts = test_pairs(pairs, margin_of(study, metric), without_noise).results
     threshold = superiority_of(study, metric)
-    thresholds = {
-        pair.label: pair.margin(threshold) for pairs in families.values() for pair in pairs
-    }
+    thresholds = {pair.label: pair.margin(threshold) for pair in pairs}
     return superiority.judge(verdicts, thresholds, METRICS[metric].lower_is_better)
 
 
@@ -259,13 +269,19 @@ def _pair(
         not_comparable=comparability.of_entries(b, a).reason,
         tokens_per_s=verdicts["tokens_per_s"].get(label),
         peak_memory=verdicts["peak_memory"].get(label),
-        tokens_per_s_ratio=speed_ratio(runs_of_b, runs_of_a) if has_speed else None,
-        peak_memory_ratio=memory_ratio(runs_of_b, runs_of_a),
+        speed_not_comparable=machines.compare_speeds(b, a, REASONS["tokens_per_s"]),
+        memory_not_comparable=machines.compare_speeds(b, a, REASONS["peak_memory"]),
+        tokens_per_s_ratio=_speed_ratio(b, a) if has_speed else None,
+        peak_memory_ratio=memory_ratio(*machines.comparable_runs(b, a, REASONS["peak_memory"])),
         training_tokens=(comparability.training_tokens(a), comparability.training_tokens(b)),
         parameters=(first_of_a.parameters, first_of_b.parameters),
         flops_per_token=(first_of_a.flops_per_token, first_of_b.flops_per_token),
         status=(a.status, b.status),
     )
+
+
+def _speed_ratio(b: Entry, a: Entry) -> Ratio | None:
+    return speed_ratio(*machines.comparable_runs(b, a, REASONS["tokens_per_s"]))
 
 
 def _same_bits(a: RunData, b: RunData) -> bool:

@@ -77,11 +77,13 @@ def _answer(comparison: Comparison) -> Text:
 def _losses(comparison: Comparison, pairs: Sequence[EntryPair]) -> Text:
     n_entries = count(len(pairs), "entry", "entries")
     changed = [pair for pair in pairs if not pair.bitwise]
+    counts = _counts(changed, "val_loss")
+    if comparison.imported and counts:
+        return text("Losses: ", counts, ".")
     if not changed:
         return text(f"Losses: bitwise identical in all {n_entries}.")
     identical = f"Losses: bitwise identical in {len(pairs) - len(changed)} of {n_entries}"
     incomparable = [pair.entry for pair in changed if pair.not_comparable]
-    counts = _counts(changed, "val_loss")
     if incomparable:
         others = text("; of the others ", counts) if counts else ()
         return text(identical, others, "; not comparable: ", code_list(incomparable), ".")
@@ -93,6 +95,11 @@ def _losses(comparison: Comparison, pairs: Sequence[EntryPair]) -> Text:
 def _metric(pairs: Sequence[EntryPair], metric: Quantity) -> Text:
     name = METRIC_NAMES[metric].capitalize()
     counts = _counts(pairs, metric)
+    reason = "speed_not_comparable" if metric == "tokens_per_s" else "memory_not_comparable"
+    if not counts and all(getattr(pair, reason) for pair in pairs):
+        return text(f"{name}: not comparable.")
+    if not counts and not any(pair.verdict(metric) for pair in pairs):
+        return text(f"{name}: not compared, as one of the two has none.")
     if not counts:
         return text(f"{name}: a single seed gives no verdict.")
     ratios = []
@@ -124,17 +131,22 @@ def _counts(pairs: Sequence[EntryPair], metric: Quantity) -> Text:
 def _notes(comparison: Comparison) -> Iterator[Note]:
     if not comparison.shared:
         return
-    if not comparison.same_machine:
+    if comparison.imported:
         yield note(
-            "The two did not run on the same machine with the same number of threads (see "
-            "below), so differences in speed are also differences between the machines."
+            "Imported from results of another trainer: ",
+            code_list(comparison.imported),
+            ". The validation text, the training budget and the hardware are not checked. "
+            "The verdicts assume that both studies measure the same quantity in the same way.",
         )
-    reasons: dict[str, list[str]] = {}
-    for pair in comparison.shared:
-        if pair.not_comparable:
-            reasons.setdefault(pair.not_comparable, []).append(pair.entry)
+    reasons = _by_reason(comparison.shared, "not_comparable")
     for reason, entries in reasons.items():
         yield note(f"Losses are not comparable, {reason}: ", code_list(entries, MAX_UNMATCHED))
+    for reason, entries in _by_reason(comparison.shared, "speed_not_comparable").items():
+        yield note(f"Throughputs are not comparable, {reason}: ", code_list(entries, MAX_UNMATCHED))
+    for reason, entries in _by_reason(comparison.shared, "memory_not_comparable").items():
+        yield note(
+            f"Peaks of memory are not comparable, {reason}: ", code_list(entries, MAX_UNMATCHED)
+        )
     if any(pair.val_loss and pair.val_loss.unit for pair in comparison.shared):
         yield note("Losses under different tokenizers are compared in bits per byte.")
     budgets: dict[tuple[int | None, int | None], list[str]] = {}
@@ -153,6 +165,16 @@ def _notes(comparison: Comparison) -> Iterator[Note]:
         )
     if not reasons and comparison.settings_diff:
         yield note("Settings differ (see below) and may explain differences in the loss.")
+
+
+def _by_reason(pairs: Sequence[EntryPair], field: str) -> dict[str, list[str]]:
+    """Return the entries that are not comparable, by the reason."""
+    entries: dict[str, list[str]] = {}
+    for pair in pairs:
+        reason = getattr(pair, field)
+        if reason:
+            entries.setdefault(reason, []).append(pair.entry)
+    return entries
 
 
 def _entries(comparison: Comparison) -> Iterator[Block]:
@@ -189,6 +211,10 @@ def _entries(comparison: Comparison) -> Iterator[Block]:
             words[0] = NOT_COMPARABLE
         elif pair.bitwise:
             words[0] = "bitwise"
+        if pair.speed_not_comparable:
+            words[1] = NOT_COMPARABLE
+        if pair.memory_not_comparable:
+            words[2] = NOT_COMPARABLE
         memory = formatting.number(pair.peak_memory_ratio, formatting.ratio)
         superior = []
         for metric in asked:

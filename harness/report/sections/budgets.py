@@ -39,7 +39,9 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
 
 def _budgets(summary: Summary) -> Iterator[Block]:
     sizes = text("Entries of equal parameters are within 1 % of the baseline's number. ")
-    if all(ranking.budget_kind != "parameters" for ranking in summary.rankings):
+    if summary.study.imported:
+        sizes = ()  # their parameters are unknown
+    elif all(ranking.budget_kind != "parameters" for ranking in summary.rankings):
         sizes = text(
             "No other entry is within 1 % of the baseline's number of parameters (",
             Code('match_size = "parameters"'),
@@ -128,7 +130,7 @@ def _ranks(summary: Summary, context: str) -> Table:
     for entry in summary.study.entries:
         if entry.done and summary.study.context_name(entry) == context:
             ranks = cells.get(entry.label, {})
-            if "tokens" in ranks:
+            if "tokens" in ranks and not summary.study.imported:
                 ranks.setdefault("parameters", "different size")
             for kind in lost.get(entry.label, ()):
                 ranks[kind] = LOST

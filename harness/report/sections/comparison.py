@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-from harness.analysis.significance import MAX_SEEDS
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Block, Table, code_list, paragraph
@@ -60,12 +59,25 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         for row in summary.comparisons
         if row.not_comparable
     )
+    known = summary.tables["comparisons"][["tokens_per_s_ratio", "peak_memory_ratio"]]
+    if study.imported and known.isna().all(axis=None):
+        return
     yield paragraph(
         "Costs: ratios are variant over baseline, from the same seeds. Their verdicts use the "
         "logarithms, paired by seed, as above (margins: throughput "
         f"{_margin(summary, 'tokens_per_s')}, memory {_margin(summary, 'peak_memory')})."
     )
     yield _costs(summary)
+    yield from reason_list(
+        (f"Throughput not comparable, {row.speed_not_comparable}", row.entry)
+        for row in summary.comparisons
+        if row.speed_not_comparable
+    )
+    yield from reason_list(
+        (f"Memory not comparable, {row.memory_not_comparable}", row.entry)
+        for row in summary.comparisons
+        if row.memory_not_comparable
+    )
 
 
 def _in_contexts(summary: Summary) -> Iterator[Block]:
@@ -97,8 +109,12 @@ def verdict_words(summary: Summary, metric: Quantity) -> dict[str, str]:
         tested[row["entry"]] = row["verdict"] or without
     words = {}
     for row in records(summary.tables["comparisons"]):
-        untested = NO_SPEED if row["seeds"] else MISSING
+        untested = NO_SPEED if row["seeds"] and row["speed_diverges"] else MISSING
         words[row["entry"]] = tested.get(row["entry"], untested)
+        if metric == "tokens_per_s" and row["speed_not_comparable"]:
+            words[row["entry"]] = NOT_COMPARABLE
+        if metric == "peak_memory" and row["memory_not_comparable"]:
+            words[row["entry"]] = NOT_COMPARABLE
         if metric == "tokens_per_s" and row["speed_diverges"]:
             words[row["entry"]] = NO_SPEED
     return words
@@ -111,7 +127,8 @@ def _verdict_column(title: str, summary: Summary, metric: Quantity) -> Column:
 
 def _losses(summary: Summary) -> Table:
     verdicts = summary.tables["verdicts"]
-    names = ["entry", "verdict", "p_holm", "p_bh", "effect_size", "seeds_to_resolve"]
+    names = ["entry", "verdict", "p_adjusted", "p_bh", "effect_size", "lost_seeds"]
+    names += ["seeds_to_resolve", "seeds_to_resolve_low", "seeds_to_resolve_high"]
     tests = verdicts.loc[verdicts["quantity"] == "val_loss", names]
     context = [text_column("context")] if summary.study.contexts else []
     columns = [
@@ -122,7 +139,7 @@ def _losses(summary: Summary) -> Table:
         _verdict_column("verdict", summary, "val_loss"),
         *superiority.columns(summary, "val_loss"),
         Column("difference in val loss", loss_difference),
-        number_column("p (Holm)", "p_holm", formatting.p_value),
+        number_column("p (adjusted)", "p_adjusted", formatting.p_value),
         number_column("p (BH)", "p_bh", formatting.p_value),
         number_column("effect size", "effect_size", "{:+.2f}".format),
         Column("seeds needed", _seeds_needed),
@@ -145,10 +162,13 @@ def _seeds(row: Record) -> str:
 
 
 def _seeds_needed(row: Record) -> str:
-    if row["verdict"] != "unresolved":
+    if row["verdict"] != "unresolved" or row["lost_seeds"]:
         return MISSING
-    needed = row["seeds_to_resolve"]
-    return f"> {MAX_SEEDS:,}" if needed is None else f"{needed:,}"
+    low, high = (
+        None if row[name] is None else int(row[name])
+        for name in ("seeds_to_resolve_low", "seeds_to_resolve_high")
+    )
+    return formatting.seeds_needed(row["seeds_to_resolve"], low, high)
 
 
 def _margin(summary: Summary, metric: Quantity) -> str:
@@ -172,4 +192,6 @@ def _costs(summary: Summary) -> Table:
 def _speed_ratio(row: Record) -> str:
     if row["speed_diverges"]:
         return NO_SPEED
+    if row["speed_not_comparable"]:
+        return NOT_COMPARABLE
     return formatting.interval(*interval_of(row, "tokens_per_s_ratio"), formatting.ratio)

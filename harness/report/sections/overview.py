@@ -8,7 +8,6 @@ from harness.analysis import comparability, lost_seeds, settings
 from harness.analysis.caveats import LEAKS
 from harness.analysis.dataset import StudyResults
 from harness.analysis.metrics import DIVERGES, PARALLELISM
-from harness.analysis.significance import MAX_SEEDS
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.charts.style import VERDICTS
@@ -50,6 +49,9 @@ CAVEAT_TITLES: Mapping[CaveatKind, str] = {
     "counted-flops": "FLOPs: the counted figure replaces the variant's formula.",
     "other-budget": "Other training budget than the baseline's.",
     "not-compiled": "Not fully compiled: no speed is reported.",
+    "other-precision": "Other precision than the baseline's, in validation too.",
+    "other-hardware": "Another machine than the baseline's: these times are not compared.",
+    "shared-machine": "Shared machine: step times include the load of other runs.",
 }
 
 
@@ -253,20 +255,28 @@ def _saving(summary: Summary, entry: str) -> str:
 
 
 def _seeds_needed(results: Mapping[str, SignificanceResult]) -> str:
-    needed = [
-        result.seeds_to_resolve for result in results.values() if result.verdict == "unresolved"
+    """State the seeds of the unresolved comparison that needs most of them.
+
+    Comparisons with lost seeds need other seeds, not more of them.
+    """
+    unresolved = [
+        result
+        for result in results.values()
+        if result.verdict == "unresolved" and not result.lost_seeds
     ]
-    if not needed:
+    if not unresolved:
         return ""
-    if None in needed:
+    most = max(unresolved, key=lambda result: result.seeds_to_resolve or math.inf)
+    low, high = most.seeds_to_resolve_ci95 or (None, None)
+    needed = formatting.seeds_needed(most.seeds_to_resolve, low, high, unit="seeds")
+    if most.seeds_to_resolve is None:
         return (
-            f" Resolving the remaining comparisons may need more than {MAX_SEEDS:,} seeds: the "
-            "differences are small compared with the noise."
+            f" Resolving the remaining comparisons may need {needed}: the differences are small "
+            "compared with the noise."
         )
-    most = max(n for n in needed if n is not None)
     return (
-        " If the observed effect sizes are accurate, resolving the remaining comparisons needs up "
-        f"to {most:,} seeds."
+        f" Of the remaining comparisons, the one that needs the most seeds needs {needed} for "
+        "80 % power."
     )
 
 
@@ -287,6 +297,14 @@ def status(summary: Summary) -> Iterator[Block]:
             Code(data.tokenizer),
             ".",
             _entropy(data.entropy_nats_per_byte),
+        )
+    if study.source is not None:
+        yield note(
+            "Imported from ",
+            Code(study.source.path),
+            " (SHA-256 ",
+            Code(f"{study.source.sha256[:12]}…"),
+            "): results of another trainer, as its table states them.",
         )
     if summary.diverging:
         verb = "does" if len(summary.diverging) == 1 else "do"
@@ -344,7 +362,11 @@ def _leaders(summary: Summary) -> Text:
         lowest = text(
             "Lowest final validation loss: ", Code(best.entry), f", {loss} nats per token."
         )
-    speeds = {result.entry: result.tokens_per_s for result in complete if result.tokens_per_s}
+    speeds = {
+        result.entry: result.tokens_per_s
+        for result in complete
+        if result.tokens_per_s and result.entry not in summary.other_machines
+    }
     fastest: Text = ()
     if speeds:
         label, speed = max(speeds.items(), key=lambda item: item[1].median)
@@ -379,10 +401,11 @@ def _warnings(study: StudyResults) -> Iterator[Note]:
         if study.superseded == 1:
             replaced = "a newer run of the same entry and seed replaces it"
         yield note(f"{count(study.superseded, 'run')} left out because {replaced}.")
-    machines = {(run.env.host, run.env.cpu, run.env.gpu) for run in study.runs if run.env}
-    if len(machines) > 1:
+    used = {run.env.machine for run in study.runs if run.env}
+    if len(used) > 1:
         yield note(
-            f"The runs used {len(machines)} machines; times are comparable only within one of them."
+            f"The runs used {len(used)} machines ({', '.join(sorted(used))}). Times are compared "
+            "only between runs of one seed on one machine."
         )
     if study.unreadable:
         n_folders = count(len(study.unreadable), "folder")

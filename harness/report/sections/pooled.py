@@ -65,7 +65,7 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
             Column("verdict", _verdict, numeric=False),
             Column("verdict by context", _verdicts_cell, numeric=False),
             Column("mean difference", _difference),
-            number_column("p (Holm)", "p_holm", formatting.p_value),
+            number_column("p (adjusted)", "p_adjusted", formatting.p_value),
             number_column("interaction, p (Holm)", "interaction_p_holm", formatting.p_value),
         ]
         caption = f"{METRIC_NAMES[quantity].capitalize()}, pooled over contexts"

@@ -152,8 +152,33 @@ def settings(summary: Summary, charts: Charts) -> Iterator[Block]:
             yield table(title, ["setting", "value"], rows)
 
 
+def source(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return the table that an imported study is of, and what is unknown because of that."""
+    if not summary.study.imported:
+        return
+    rows = []
+    for launch in summary.study.launches:
+        table_read = launch.imported
+        if table_read is not None:
+            content = [table_read.path, str(table_read.rows), table_read.sha256]
+            rows.append([launch.at, *content, launch.note or MISSING])
+    yield paragraph(
+        "These runs are of another trainer. Their losses are in nats per token, times in seconds, "
+        "memory in bytes, as the table states them. The model, the data, the hardware and the "
+        "number of processes are unknown: there are no FLOPs and no MFU, no equivalence of "
+        "parallelisms is checked, and no run can be trained again from here."
+    )
+    titles = ["imported at", "table", "rows", "SHA-256", "note"]
+    yield table("Imports of this study", titles, rows, ["rows"], folded=False)
+    commands = [launch.command or NO_COMMAND for launch in summary.study.launches[-1:]]
+    commands.append(f"python -m harness report {shlex.quote(summary.study.name)}")
+    yield CodeBlock("\n".join(commands), "sh")
+
+
 def launches(summary: Summary, charts: Charts) -> Iterator[Block]:
     """Return the order in which runs were started, and the commands that reproduce the report."""
+    if summary.study.imported:
+        return
     run_ids = {run.run_id for run in summary.study.runs}
     commands: dict[str, None] = {}
     for launch in summary.study.launches:

@@ -19,7 +19,7 @@ OTHER_ANSWERS: Mapping[SuperiorityVerdict, str] = {"no": "not", "unresolved": "u
 
 
 def titles(stated: Mapping[str, float]) -> dict[Quantity, str]:
-    """Return the column's title of each metric with a threshold: loss better by more than 0.005 nats."""
+    """Return the column's title of each metric: loss better by more than 0.005 nats."""
     return {
         metric: f"{name} better by more than {formatting.threshold(stated[metric], metric)}"
         for metric, name in NAMES.items()

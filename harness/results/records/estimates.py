@@ -24,6 +24,15 @@ class Mean(StrictModel):
     n: int = Field(description="number of seeds")
 
 
+class Difference(Mean):
+    """A mean difference that is tested, with the interval that agrees with its verdict."""
+
+    ci95: Bounds | None = Field(
+        description="interval that is simultaneous over the family of tests, and open: one that "
+        "ends at 0 excludes it; null for a single seed, without a test, or if seeds are lost"
+    )
+
+
 class Median(StrictModel):
     """A time or a speed: the geometric mean over seeds of the median of each seed's samples."""
 

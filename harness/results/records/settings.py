@@ -239,7 +239,7 @@ class EquivalenceMargin(StrictModel):
 
 
 class Superiority(StrictModel):
-    """Thresholds of improvement: whether an entry is better than the baseline by more than these."""
+    """Thresholds of improvement: is an entry better than the baseline by more than these."""
 
     val_loss: Margin | None = Field(
         default=None, description="threshold of the validation loss, nats per token"

@@ -67,9 +67,24 @@ class Environment(Versioned):
     deterministic: bool | None = Field(
         default=None, description="whether only deterministic kernels were used"
     )
+    usable_cores: Count | None = Field(
+        default=None,
+        description="cores that a process of the run may use; null: not recorded",
+    )
+    earlier_machines: list[str] = Field(
+        default=[],
+        description="host and processor of earlier attempts on other machines, from which the run "
+        "was resumed",
+    )
     git_commit: str | None = Field(
         default=None, description="commit of the code; null outside of git"
     )
     git_dirty: bool | None = Field(
         default=None, description="whether the code had uncommitted changes"
     )
+
+    @property
+    def machine(self) -> str:
+        """The host, its processor and its GPU, if it has one."""
+        parts = [self.host, self.gpu or self.cpu]
+        return ": ".join(part or "unknown" for part in parts)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, Strict
 
 from harness.results.records.base import StrictModel, Versioned
-from harness.results.records.estimates import Bounds, Mean, Median, Number, Ratio
+from harness.results.records.estimates import Bounds, Difference, Mean, Median, Number, Ratio
 from harness.results.records.ladder import Ladder
 from harness.results.records.lines import LaunchRecord
 from harness.results.records.probes import PHASES, CollectiveTraffic, PeakFlops, RankMemory
@@ -22,6 +22,7 @@ LossUnit = Literal["nats per token", "bits per byte"]
 SpikeKind = Literal["loss", "gradient norm"]
 EntryStatus = RunState | dict[RunState, int]  # of all runs, or the number by status
 VerdictName = Literal["better", "worse", "equivalent", "unresolved"]
+TestMethod = Literal["two keys", "Holm", "exact"]
 SuperiorityVerdict = Literal["yes", "no", "unresolved"]
 CaveatKind = Literal[
     "non-causal",
@@ -32,6 +33,9 @@ CaveatKind = Literal[
     "counted-flops",
     "not-compiled",
     "other-budget",
+    "other-precision",
+    "other-hardware",
+    "shared-machine",
     "lost-seeds",
     "overfitting",
 ]
@@ -82,10 +86,10 @@ class EntryMetrics(StrictModel):
     flops_per_token: Number | None = Field(
         description="FLOPs per token, forward and backward; null if unknown"
     )
-    flops_source: Literal["formula", "counted"] = Field(
+    flops_source: Literal["formula", "counted"] | None = Field(
         default="formula",
         description="origin of flops_per_token: the variants' formulas, or, if these are more than "
-        "5 % off, PyTorch's counter",
+        "5 % off, PyTorch's counter; null if they are unknown",
     )
     peak_flops: Number | None = Field(
         description="peak of all devices of a run, FLOP/s; null if unknown"
@@ -274,11 +278,11 @@ class BaselineComparison(StrictModel):
     differs: list[str] = Field(description="axes on which the two entries differ")
     seeds: list[int] = Field(description="seeds that both have done")
     seeds_unpaired: int = Field(description="number of seeds that only one of the two has done")
-    val_loss_difference: Mean | None = Field(
+    val_loss_difference: Difference | None = Field(
         description="mean paired difference of final loss, variant minus baseline, nats per token; "
         "null if `loss_unit` is another"
     )
-    bits_per_byte_difference: Mean | None = Field(
+    bits_per_byte_difference: Difference | None = Field(
         default=None,
         description="the same in bits per byte, if the tokenizers differ",
     )
@@ -289,27 +293,43 @@ class BaselineComparison(StrictModel):
     not_comparable: str | None = Field(
         default=None, description="why the losses are not comparable"
     )
+    repeats: str | None = Field(
+        default=None,
+        description="the entry under the baseline's parallelism, which is tested for this one",
+    )
     excludes_zero: bool | None = Field(
-        description="whether that interval excludes 0; null for a single seed"
+        default=None, description="whether that interval excludes 0; null without an interval"
     )
     tokens_per_s_ratio: Ratio | None = Field(description="throughput over that of the baseline")
     speed_diverges: bool = Field(
         description="whether one of the two fails the equivalence check, so that there is no ratio"
     )
+    speed_not_comparable: str | None = Field(
+        default=None,
+        description="why no seed's times can be compared: another machine, slot or software",
+    )
+    speed_seeds_excluded: list[int] = Field(
+        default=[], description="seeds whose times cannot be compared for such a reason"
+    )
     peak_memory_ratio: Number | None = Field(description="peak memory over that of the baseline")
+    memory_not_comparable: str | None = Field(
+        default=None, description="why no seed's peak memory can be compared"
+    )
 
 
 class SignificanceResult(StrictModel):
     """The test of one difference, variant minus baseline; a single seed gives `difference` only.
 
-    `p_holm` controls the familywise error rate (Holm 1979), `p_bh` the false discovery rate;
-    verdicts use Holm's. `p_equivalent_holm` is that of two one-sided tests against the margin
-    (Schuirmann 1987). `effect_size` is the mean of the differences over their standard deviation,
-    bias-corrected (Hedges 1981).
+    `p_adjusted` controls the familywise error rate and decides the verdict; `p_bh` controls the
+    false discovery rate. `p_equivalent` is that of two one-sided tests against the margin
+    (Schuirmann 1987). The interval of `difference` never disagrees with the verdict; `own95` does
+    not know of the other comparisons and may. `effect_size` is the mean of the differences over
+    their standard deviation, bias-corrected (Hedges 1981).
     """
 
     verdict: VerdictName | None = Field(
-        description="`better`, `worse`, `equivalent` or `unresolved`; null for a single seed"
+        description="`better`, `worse`, `equivalent` or `unresolved`; null for a single seed, or "
+        "if `seed_has_no_effect`"
     )
     superior: SuperiorityVerdict | None = Field(
         default=None,
@@ -317,19 +337,24 @@ class SignificanceResult(StrictModel):
         "interval of the difference is wholly beyond or wholly short of it; null without a "
         "threshold, or for a single seed",
     )
-    difference: Mean = Field(description="mean paired difference, variant minus baseline")
-    bootstrap95: Bounds | None = Field(
-        default=None, description="BCa interval of the difference; null below 20 seeds"
+    method: TestMethod | None = Field(
+        default=None,
+        description="`two keys`: pooled Dunnett test and own t test; `Holm`: own t tests adjusted "
+        "by Holm (1979); `exact`: differences that are equal in every seed",
+    )
+    difference: Difference = Field(description="mean paired difference, variant minus baseline")
+    own95: Bounds | None = Field(
+        default=None, description="t interval of this difference alone, 95 %"
     )
     p: Number | None = Field(default=None, description="p-value of the paired t test")
-    p_holm: Number | None = Field(
-        default=None, description="p adjusted for the family by Holm (1979)"
+    p_adjusted: Number | None = Field(
+        default=None, description="p adjusted for the family; below its level, the entry differs"
     )
     p_bh: Number | None = Field(
         default=None, description="p adjusted for the family by Benjamini and Hochberg (1995)"
     )
-    p_equivalent_holm: Number | None = Field(
-        default=None, description="Holm-adjusted p of the equivalence test (TOST)"
+    p_equivalent: Number | None = Field(
+        default=None, description="adjusted p of the equivalence test; null without a margin"
     )
     effect_size: Number | None = Field(
         default=None, description="Hedges' g of the paired differences"
@@ -338,9 +363,46 @@ class SignificanceResult(StrictModel):
         default=None,
         description="seeds for 80 % power if the verdict is `unresolved`; null beyond 10,000",
     )
+    seeds_to_resolve_ci95: tuple[int | None, int | None] | None = Field(
+        default=None,
+        description="its 95 % interval, of the uncertainty of the difference and the noise; an "
+        "end is null beyond 10,000",
+    )
+    lost_seeds: list[int] = Field(
+        default=[],
+        description="failed seeds of the entry or its baseline, unless all of the family lost them",
+    )
+    seed_has_no_effect: bool = Field(
+        default=False,
+        description="whether the difference is the same in every seed, and so one observation",
+    )
     unit: LossUnit | None = Field(
         default=None,
         description="unit of a difference in the loss; null: the metric's own, nats per token",
+    )
+
+
+class TestFamily(StrictModel):
+    """How the differences from one baseline were tested together."""
+
+    __test__ = False  # not a test of pytest
+
+    method: TestMethod = Field(description="`two keys`, or `Holm` if that rule does not hold")
+    reason: str | None = Field(default=None, description="why the method is not `two keys`")
+    context: str = Field(default="", description="labels of the context axes; empty without any")
+    baseline: str = Field(default="", description="the entry that the others are compared with")
+    entries: list[str] = Field(description="the entries whose differences vary between seeds")
+    n_seeds: int = Field(description="number of seeds of the baseline")
+    alpha: Number = Field(description="familywise error rate")
+    noise: Number | None = Field(
+        default=None, description="pooled standard deviation of a paired difference"
+    )
+    degrees_of_freedom: int | None = Field(default=None, description="those of the noise")
+    critical_value: Number | None = Field(
+        default=None, description="half of a simultaneous interval over the standard error"
+    )
+    baseline_p: Number | None = Field(
+        default=None, description="p-value of the F test that the baseline is as noisy as others"
     )
 
 
@@ -421,6 +483,9 @@ class MetricTests(StrictModel):
         description="threshold of improvement in the same unit; null if none is stated",
     )
     entries: dict[str, SignificanceResult] = Field(description="test of each entry")
+    families: list[TestFamily] = Field(
+        default=[], description="how the entries of each context were tested together"
+    )
     main_effects: list[Effect] = Field(description="effects of the levels of each axis")
     interactions: list[Effect] = Field(description="effects of two axes")
     context_effects: list[Effect] = Field(
@@ -659,7 +724,10 @@ class Caveat(StrictModel):
         "from ln(vocabulary); `counted-flops`: the variant's formula is wrong; `not-compiled`: the "
         "compiler's limit was reached; `other-budget`: the baseline trains on another number of "
         "tokens, or another amount of text; `lost-seeds`: a run failed, and the other seeds are a "
-        "selection; `overfitting`: the validation loss rises after its lowest value"
+        "selection; `overfitting`: the validation loss rises after its lowest value; "
+        "`other-precision`: validated in another precision than the baseline; "
+        "`other-hardware`: runs on another machine, or with other cores, threads or software, than "
+        "the baseline's of the seed; `shared-machine`: runs that overlapped others on their host"
     )
     entry: str | None = Field(description="the entry; null if it concerns the whole study")
     message: str = Field(description="what was observed, as one sentence")
@@ -715,4 +783,7 @@ class StudySummary(Versioned):
         default=None, description="tuning of the study; null if it does not tune"
     )
     environments: list[EnvironmentRuns] = Field(description="each distinct env.json")
+    imported: bool = Field(
+        default=False, description="whether the runs are of another trainer (`ingest`)"
+    )
     launches: list[LaunchRecord] = Field(description="lines of launches.jsonl")

@@ -1,0 +1,397 @@
+"""Test a family of differences from one baseline, and give each verdict an interval that agrees.
+
+The rule of two keys, from three seeds. Key 1: the step-down test of Dunnett with the noise of the
+whole family, which seeds block. Key 2: the paired t test of the entry alone. A difference is
+`better` or `worse` if both reject at the level alpha. Key 1 has the power of many degrees of
+freedom; key 2 protects against an entry whose noise differs from that of the others.
+
+The standard error of an entry is sqrt(max(v_j, 2 s2, mean v) / n): v_j is the variance of its own
+paired differences, s2 the residual variance of the block model. If the baseline is noisier than
+the others (F test, p < 0.02), or with two seeds, the paired t tests are adjusted by Holm (1979)
+instead.
+
+An entry is `equivalent` if two one-sided tests (Schuirmann 1987) with the noise of the family,
+adjusted by Holm, and those of the entry alone place it within the margin.
+
+All functions are pure functions of frames and numbers.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from harness.analysis import block_model, dunnett, power, significance
+from harness.analysis.power import Noise, SeedsNeeded
+from harness.analysis.significance import ALPHA, BASELINE_NOISE_P, TWO_KEYS_FROM, FloatArray
+from harness.results.records.estimates import Bounds, Difference
+from harness.results.records.study_summary import SignificanceResult, TestFamily, VerdictName
+
+NO_MARGINS: Mapping[str, float | None] = {}
+NO_LOST: Mapping[str, Collection[int]] = {}
+NO_PAIRS_LOST: Mapping[str, tuple[Collection[int], Collection[int]]] = {}
+
+
+@dataclass(frozen=True)
+class FamilyTest:
+    """The result of each entry that shares a seed with the baseline, and how they were tested."""
+
+    results: dict[str, SignificanceResult]
+    family: TestFamily
+
+
+@dataclass(frozen=True)
+class _Tests:
+    """The tests of some entries, each array (n_entries,).
+
+    `half_width` is that of the simultaneous interval. It contains 0 unless the entry is rejected in
+    a single step by all tests that its verdict needs.
+    """
+
+    p: FloatArray
+    p_equivalent: FloatArray
+    half_width: FloatArray
+    family: TestFamily
+
+
+def test_family(
+    values: pd.DataFrame,
+    baseline: str,
+    margin: float | None,
+    lower_is_better: bool = True,
+    *,
+    alpha: float = ALPHA,
+    margins: Mapping[str, float | None] = NO_MARGINS,
+    lost: Mapping[str, Collection[int]] = NO_LOST,
+) -> FamilyTest:
+    """Test every entry of a family against its baseline.
+
+    `values` has a row for each seed and a column for each entry, the baseline's included; NaN where
+    a run has no value. `margins` has those of entries that are in another unit. `lost` has the
+    seeds of each entry whose runs failed: unless all entries lost the same, the survivors are a
+    selection, and the side that lost seeds gains no verdict.
+
+    Differences that are 0 in every seed are equivalent. Other differences that are equal in every
+    seed are one observation, which gives no verdict.
+    """
+    differences = {
+        str(name): values[name].sub(values[baseline]).dropna().to_numpy(dtype=float)
+        for name in values.columns
+        if name != baseline
+    }
+    differences = {name: found for name, found in differences.items() if len(found)}
+    own_margins = {name: margins.get(name, margin) for name in differences}
+    tested = [name for name, found in differences.items() if _varies(found)]
+    tests = _two_keys(values, baseline, tested, differences, own_margins, alpha)
+    results = _results(differences, tested, tests, own_margins, lower_is_better, alpha)
+    of_pairs = {name: (lost.get(name, ()), lost.get(baseline, ())) for name in results}
+    return FamilyTest(_without_gains(_as_one(results), of_pairs), tests.family)
+
+
+def test_differences(
+    differences: Mapping[str, Sequence[float]],
+    margin: float | None,
+    lower_is_better: bool = True,
+    *,
+    alpha: float = ALPHA,
+    margins: Mapping[str, float | None] = NO_MARGINS,
+    lost: Mapping[str, tuple[Collection[int], Collection[int]]] = NO_PAIRS_LOST,
+    without_noise: bool = False,
+) -> FamilyTest:
+    """Test each paired difference by its own t test, adjusted by Holm (1979).
+
+    The values of each are one difference per seed. Those that are equal in every seed are exact if
+    the metric is one `without_noise`, such as peak memory, else one observation. `lost` has the
+    failed seeds of each entry and of its baseline.
+    """
+    arrays = {name: np.asarray(found, dtype=float) for name, found in differences.items()}
+    own_margins = {name: margins.get(name, margin) for name in arrays}
+    tested = [name for name, found in arrays.items() if _varies(found)]
+    tests = _holm(tested, arrays, own_margins, alpha, reason="the differences are tested alone")
+    results = _results(arrays, tested, tests, own_margins, lower_is_better, alpha)
+    if not without_noise:
+        results = _as_one(results)
+    return FamilyTest(_without_gains(results, lost), tests.family)
+
+
+def excludes_zero(bounds: Bounds | None) -> bool | None:
+    """Return whether an interval excludes 0; None without one.
+
+    Intervals are open: one that ends at 0 excludes it.
+    """
+    if bounds is None:
+        return None
+    low, high = bounds
+    return (low >= 0 or high <= 0) and (low, high) != (0.0, 0.0)
+
+
+# -- the tests ------------------------------------------------------------------------------------
+
+
+def _varies(found: FloatArray) -> bool:
+    return len(found) > 1 and not significance.is_constant(found)
+
+
+def _two_keys(
+    values: pd.DataFrame,
+    baseline: str,
+    tested: list[str],
+    differences: Mapping[str, FloatArray],
+    margins: Mapping[str, float | None],
+    alpha: float,
+) -> _Tests:
+    """Return the tests by two keys, or those of Holm where the rule does not hold."""
+    table = values[[baseline, *tested]].to_numpy(dtype=float)
+    n_seeds = int(np.isfinite(table[:, 0]).sum())
+    noise = block_model.fit(table) if tested else None
+    noise_p = block_model.baseline_noise_pvalue(table[:, 0], table[:, 1:])
+    reason = None
+    if n_seeds < TWO_KEYS_FROM or noise is None:
+        reason = f"there are fewer than {TWO_KEYS_FROM} seeds"
+    elif noise_p is not None and noise_p < BASELINE_NOISE_P:
+        reason = f"the baseline is noisier than the other entries (F test, p = {noise_p:.2g})"
+    if reason is not None or noise is None:
+        by_holm = _holm(tested, differences, margins, alpha, reason)
+        noted: dict[str, object] = {"baseline_p": noise_p}
+        if noise is not None and n_seeds < TWO_KEYS_FROM:
+            noted |= {
+                "noise": math.sqrt(2 * noise.variance),
+                "degrees_of_freedom": noise.degrees_of_freedom,
+            }
+        return replace(by_holm, family=by_holm.family.model_copy(update=noted))
+
+    n = np.array([len(differences[name]) for name in tested])
+    means = np.array([differences[name].mean() for name in tested])
+    variances = np.array([differences[name].var(ddof=1) for name in tested])
+    pooled = float(((n - 1) * variances).sum() / (n - 1).sum())
+    largest = np.maximum(variances, max(2 * noise.variance, pooled))
+    se = np.sqrt(largest / n)
+    own = [significance.paired_t_pvalue(differences[name]) for name in tested]
+    own_equivalent = [significance.tost_pvalue(differences[name], margins[name]) for name in tested]
+    df = noise.degrees_of_freedom
+    p_equivalent = {
+        name: _one_sided(abs(means[i]), margins[name], se[i], df) for i, name in enumerate(tested)
+    }
+    adjusted = significance.holm_adjust(p_equivalent)
+    critical = dunnett.critical_value(len(tested), df, alpha)
+    own_half_widths = significance.t_half_widths([differences[name] for name in tested], alpha)
+    return _Tests(
+        p=np.maximum(dunnett.step_down_pvalues(means / se, df), own),
+        p_equivalent=np.maximum([adjusted[name] for name in tested], own_equivalent),
+        half_width=np.maximum(critical * se, own_half_widths),
+        family=TestFamily(
+            method="two keys",
+            entries=tested,
+            n_seeds=n_seeds,
+            alpha=alpha,
+            noise=math.sqrt(2 * noise.variance),
+            degrees_of_freedom=df,
+            critical_value=critical,
+            baseline_p=noise_p,
+        ),
+    )
+
+
+def _holm(
+    tested: list[str],
+    differences: Mapping[str, FloatArray],
+    margins: Mapping[str, float | None],
+    alpha: float,
+    reason: str | None,
+) -> _Tests:
+    p = {name: significance.paired_t_pvalue(differences[name]) for name in tested}
+    p_equivalent = {
+        name: significance.tost_pvalue(differences[name], margins[name]) for name in tested
+    }
+    adjusted = significance.holm_adjust(p)
+    adjusted_equivalent = significance.holm_adjust(p_equivalent)
+    level = alpha / max(1, len(tested))
+    return _Tests(
+        p=np.array([adjusted[name] for name in tested]),
+        p_equivalent=np.array([adjusted_equivalent[name] for name in tested]),
+        half_width=significance.t_half_widths([differences[name] for name in tested], level),
+        family=TestFamily(
+            method="Holm",
+            reason=reason,
+            entries=tested,
+            n_seeds=max((len(differences[name]) for name in tested), default=0),
+            alpha=alpha,
+        ),
+    )
+
+
+def _one_sided(distance: float, margin: float | None, se: float, df: int) -> float:
+    """Return the larger p-value of the one-sided tests that a difference is within the margin."""
+    if margin is None:
+        return 1.0
+    from scipy.special import stdtr
+
+    return float(stdtr(df, (distance - margin) / se))
+
+
+# -- verdicts and intervals -----------------------------------------------------------------------
+
+
+def _results(
+    differences: Mapping[str, FloatArray],
+    tested: list[str],
+    tests: _Tests,
+    margins: Mapping[str, float | None],
+    lower_is_better: bool,
+    alpha: float,
+) -> dict[str, SignificanceResult]:
+    raw = {name: significance.paired_t_pvalue(differences[name]) for name in tested}
+    p_bh = significance.benjamini_hochberg_adjust(raw)
+    results = {}
+    for name, found in differences.items():
+        center = float(found.mean())
+        if len(found) == 1:
+            only = Difference(mean=center, ci95=None, n=1)
+            results[name] = SignificanceResult(verdict=None, difference=only)
+            continue
+        if name not in tested:
+            results[name] = _exact(center, len(found), margins[name], lower_is_better)
+            continue
+        i = tested.index(name)
+        half = float(tests.half_width[i])
+        verdict, bounds = _decide(
+            (center - half, center + half),
+            float(tests.p[i]),
+            float(tests.p_equivalent[i]),
+            margins[name],
+            lower_is_better,
+            alpha,
+        )
+        own_half = float(significance.t_half_widths([found], ALPHA)[0])
+        results[name] = SignificanceResult(
+            verdict=verdict,
+            method=tests.family.method,
+            difference=Difference(mean=center, ci95=bounds, n=len(found)),
+            own95=(center - own_half, center + own_half),
+            p=raw[name],
+            p_adjusted=float(tests.p[i]),
+            p_bh=p_bh[name],
+            p_equivalent=None if margins[name] is None else float(tests.p_equivalent[i]),
+            effect_size=significance.effect_size(found),
+        )
+        if verdict == "unresolved":
+            needed = _seeds_to_resolve(found, tests.family, margins[name])
+            stated = {
+                "seeds_to_resolve": needed.seeds,
+                "seeds_to_resolve_ci95": (needed.low, needed.high),
+            }
+            results[name] = results[name].model_copy(update=stated)
+    return results
+
+
+def _seeds_to_resolve(found: FloatArray, family: TestFamily, margin: float | None) -> SeedsNeeded:
+    """Return the seeds that resolve a difference, with the pooled noise if the family has one.
+
+    Families with two seeds will have more, and be tested by two keys.
+    """
+    own = Noise(float(found.std(ddof=1)), len(found) - 1)
+    if family.noise is None or family.degrees_of_freedom is None:
+        noise = own
+    else:
+        noise = power.entry_noise(own, Noise(family.noise, family.degrees_of_freedom))
+    return power.seeds_to_resolve(
+        float(found.mean()),
+        noise,
+        len(found),
+        len(family.entries),
+        margin,
+        family.alpha,
+        "Holm" if family.noise is None else "two keys",
+    )
+
+
+def _exact(
+    center: float, n: int, margin: float | None, lower_is_better: bool
+) -> SignificanceResult:
+    """Return the result of differences that are equal in every seed."""
+    within = center == 0 or abs(center) < (margin or 0.0)
+    p = 1.0 if center == 0 else 0.0
+    return SignificanceResult(
+        verdict=significance.classify(center, p, 0.0 if within else 1.0, lower_is_better),
+        method="exact",
+        difference=Difference(mean=center, ci95=(center, center), n=n),
+        own95=(center, center),
+        p=p,
+        p_adjusted=p,
+        p_bh=p,
+        p_equivalent=None if margin is None else (0.0 if within else 1.0),
+    )
+
+
+def _as_one(results: Mapping[str, SignificanceResult]) -> dict[str, SignificanceResult]:
+    """Return the results; a difference that no seed changes and that is not 0 has no verdict."""
+    checked = dict(results)
+    for name, result in results.items():
+        if result.method == "exact" and result.difference.mean != 0:
+            only = result.difference.model_copy(update={"ci95": None})
+            checked[name] = SignificanceResult(
+                verdict=None, difference=only, seed_has_no_effect=True
+            )
+    return checked
+
+
+def _decide(
+    bounds: Bounds,
+    p: float,
+    p_equivalent: float,
+    margin: float | None,
+    lower_is_better: bool,
+    alpha: float,
+) -> tuple[VerdictName, Bounds]:
+    """Return the verdict, and the simultaneous interval cut to what the verdict states.
+
+    A later step of a step-down test may reject although the single-step interval contains 0, or
+    reaches beyond the margin. The rejected values are then cut off, as in the intervals of
+    Stefansson, Kim & Hsu (1988) for one-sided tests.
+    """
+    low, high = bounds
+    center = (low + high) / 2
+    if margin is not None and -margin < low and high < margin:
+        return "equivalent", bounds
+    verdict = significance.classify(center, p, p_equivalent, lower_is_better, alpha)
+    if verdict == "equivalent" and margin is not None:
+        return verdict, (max(low, -margin), min(high, margin))
+    if verdict in ("better", "worse"):
+        return verdict, ((max(low, 0.0), high) if center > 0 else (low, min(high, 0.0)))
+    return verdict, bounds
+
+
+# -- lost seeds -----------------------------------------------------------------------------------
+
+
+def _without_gains(
+    results: Mapping[str, SignificanceResult],
+    lost: Mapping[str, tuple[Collection[int], Collection[int]]],
+) -> dict[str, SignificanceResult]:
+    """Return the results without the verdicts that a side which lost seeds would gain.
+
+    `lost` has the failed seeds of each entry and of its baseline.
+
+    An entry that lost seeds is not better or equivalent; one whose baseline did is not worse or
+    equivalent. Such an entry is unresolved and has no interval.
+    """
+    if len({frozenset(seeds) for sides in lost.values() for seeds in sides}) < 2:
+        return dict(results)
+    checked = {}
+    for name, result in results.items():
+        of_entry, of_baseline = lost.get(name, ((), ()))
+        seeds = sorted({*of_entry, *of_baseline})
+        gains: set[VerdictName | None] = {"unresolved"} if seeds else set()
+        if of_entry:
+            gains |= {"better", "equivalent"}
+        if of_baseline:
+            gains |= {"worse", "equivalent"}
+        update: dict[str, object] = {"lost_seeds": seeds}
+        if result.verdict in gains:
+            difference = result.difference.model_copy(update={"ci95": None})
+            update |= {"verdict": "unresolved", "difference": difference}
+            update |= {"seeds_to_resolve": None, "seeds_to_resolve_ci95": None}
+        checked[name] = result.model_copy(update=update)
+    return checked

@@ -1,0 +1,251 @@
+"""If these failed, the difference of two machines would be reported as one of two variants."""
+
+import itertools
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from reported import written
+
+from harness.analysis import dataset, machines, summary
+from harness.analysis.hypotheses import test_hypotheses
+from harness.analysis.machines import compare_speeds, speed_reason
+from harness.analysis.sharing import with_sharing
+from harness.results.records import Environment
+from harness.results.steps import Steps
+
+test_hypotheses.__test__ = False  # it is the function under test
+
+SEEDS = (0, 1, 2)
+BASE, OTHER = "learned-mha-single", "learned-gqa2-single"
+MACHINES = [{"host": "node-1"}, {"host": "node-2", "cpu": "Another CPU"}]
+# Each field of env.json with another value, by what that does to a comparison of times.
+REFUSED = {
+    "host": "node-2",
+    "cpu": "Another CPU",
+    "cores": 64,
+    "gpu": "A GPU",
+    "torch": "2.12.0",
+    "cuda": "13.0",
+    "threads": 1,
+    "usable_cores": 1,
+}
+# These decide about no time, or are settings that an axis may ask about (precision, compile).
+ALLOWED = (
+    "schema_version version python numpy platform memory_bytes backend precision "
+    "compile deterministic earlier_machines git_commit git_dirty"
+).split()
+
+
+@pytest.fixture
+def study(one_axis):
+    one_axis.seeds = SEEDS
+    one_axis.decode = ([1], [4])
+    return dataset.read(one_axis.write().store, "tiny")
+
+
+def changed(study, change):
+    """Return the study with each run replaced by `change(run)`."""
+    entries = tuple(
+        replace(entry, runs=tuple(change(run) for run in entry.runs)) for entry in study.entries
+    )
+    return replace(study, entries=entries)
+
+
+def with_env(run, **values):
+    return replace(run, env=run.env.model_copy(update=values))
+
+
+def faster(run):
+    """Return the run at twice the speed."""
+    columns = vars(run.steps) | {"step_s": run.steps.step_s / 2}
+    evals = replace(run.evals, train_s=run.evals.train_s / 2)
+    return replace(run, steps=Steps(**columns), evals=evals)
+
+
+def placed(study, hosts):
+    """Return the study with each run on machine 0 or 1, of which 1 is twice as fast."""
+
+    def place(run):
+        host = hosts[run.spec.entry, run.seed]
+        moved = with_env(run, **MACHINES[host])
+        return faster(moved) if host else moved
+
+    return changed(study, place)
+
+
+def test_runs_split_over_two_hosts_in_every_way(study):
+    """Only pairs on one host count, and they give what they give on one machine."""
+    keys = list(itertools.product((BASE, OTHER), SEEDS))
+    alone = test_hypotheses(study)["tokens_per_s"].entries[OTHER]
+    for hosts in itertools.product((0, 1), repeat=len(keys)):
+        where = dict(zip(keys, hosts, strict=True))
+        made = placed(study, where)
+        sound = [seed for seed in SEEDS if where[BASE, seed] == where[OTHER, seed]]
+        tests = test_hypotheses(made)["tokens_per_s"]
+        result = tests.entries.get(OTHER)
+        assert (result.difference.n if result else 0) == len(sound)
+        row = summary.metrics.comparisons(made)[0]
+        assert row.speed_seeds_excluded == [seed for seed in SEEDS if seed not in sound]
+        assert bool(row.speed_not_comparable) == (not sound)
+        assert bool(row.tokens_per_s_ratio) == bool(sound)
+        for effect in tests.main_effects:
+            assert effect.estimate is None or abs(np.expm1(effect.estimate)) < 0.3, where
+        if len(sound) < 2:
+            assert result is None or result.verdict is None
+        if len(sound) == len(SEEDS):
+            assert result.verdict == alone.verdict
+            assert result.difference.mean == pytest.approx(alone.difference.mean)
+        if sound:
+            assert abs(np.expm1(result.difference.mean)) < 0.3, "includes the machines' difference"
+        saving = summary.budgets.savings(made)[0]
+        assert saving.train_time_ratio is None or sound
+
+
+def test_rankings_and_leaders_by_time_need_equal_machines(study):
+    here = placed(study, {(entry, seed): 0 for entry in (BASE, OTHER) for seed in SEEDS})
+    assert any(row.budget_kind == "train_s" for row in summary.budgets.rankings(here))
+    apart = placed(
+        study, {(entry, seed): entry == OTHER for entry in (BASE, OTHER) for seed in SEEDS}
+    )
+    kinds = {row.budget_kind for row in summary.budgets.rankings(apart)}
+    assert "tokens" in kinds
+    assert "train_s" not in kinds
+    by_seed = placed(study, {(entry, seed): seed == 1 for entry in (BASE, OTHER) for seed in SEEDS})
+    assert any(row.budget_kind == "train_s" for row in summary.budgets.rankings(by_seed))
+    assert summary.summarize(apart, "now").other_machines == {OTHER}
+    assert not summary.summarize(by_seed, "now").other_machines
+
+
+def test_decoding_is_compared_on_one_machine(study):
+    entry = next(entry for entry in study.entries if entry.label == OTHER)
+    assert summary.decoding.measures(study, entry)[0].decode_tokens_per_s_ratio
+    apart = placed(
+        study, {(label, seed): label == OTHER for label in (BASE, OTHER) for seed in SEEDS}
+    )
+    entry = next(entry for entry in apart.entries if entry.label == OTHER)
+    (decoding,) = summary.decoding.measures(apart, entry)
+    assert decoding.decode_tokens_per_s is not None
+    assert decoding.decode_tokens_per_s_ratio is None
+
+
+def test_every_field_of_the_environment_is_known():
+    """A new field of env.json on which times depend needs a line in `machines`."""
+    part_of_slot = {"world_size"}
+    assert {*REFUSED, *ALLOWED, *part_of_slot} == {*Environment.model_fields}
+
+
+@pytest.mark.parametrize("field", REFUSED)
+def test_another_machine_slot_or_software_is_refused(study, field):
+    def change(run):
+        run = with_env(run, usable_cores=2)
+        return with_env(run, **{field: REFUSED[field]}) if run.spec.entry == OTHER else run
+
+    made = changed(study, change)
+    assert OTHER not in test_hypotheses(made)["tokens_per_s"].entries
+    row = summary.metrics.comparisons(made)[0]
+    assert row.tokens_per_s_ratio is None
+    assert row.speed_not_comparable.startswith("other ")
+    assert str(REFUSED[field]) in row.speed_not_comparable
+    assert row.peak_memory_ratio is None or field != "gpu"
+    (caveat,) = machines.caveats(made)
+    assert (caveat.kind, caveat.entry) == ("other-hardware", OTHER)
+    assert test_hypotheses(made)["val_loss"].entries[OTHER].verdict
+
+
+@pytest.mark.parametrize("field", ALLOWED)
+def test_other_fields_leave_times_comparable(study, field):
+    run = study.entries[0].done[0]
+    value = ["elsewhere"] if field == "earlier_machines" else 7
+    assert speed_reason(with_env(run, **{field: value}), run) is None
+
+
+def test_memory_of_a_gpu_needs_the_same_software(study):
+    run = with_env(study.entries[0].done[0], gpu="A GPU", cuda="12.8")
+    assert machines.memory_reason(with_env(run, host="node-2"), run) is None
+    assert machines.memory_reason(with_env(run, cuda="13.0"), run)
+    assert machines.device_reason(with_env(run, cuda="13.0"), run) is None
+    assert machines.memory_reason(with_env(run, gpu=None), run)
+
+
+@pytest.mark.parametrize(
+    ("slots", "is_same"),
+    [
+        ([(1, 2), (2, 1)], True),  # two cores
+        ([(1, 3), (2, 1)], True),  # three: one remains unused
+        ([(1, 2), (4, 1)], True),  # two, which four processes share
+        ([(1, 8), (2, 1)], False),
+        ([(2, 4), (2, 2)], False),
+        ([(1, 1), (1, 2)], False),
+    ],
+)
+def test_parallelisms_share_the_cores_of_a_slot(study, slots, is_same):
+    run = study.entries[0].done[0]
+    runs = [with_env(run, world_size=n, threads=threads) for n, threads in slots]
+    assert (speed_reason(*runs) is None) == is_same
+
+
+def test_a_run_without_environment_is_compared_with_its_like_only(study):
+    run = study.entries[0].done[0]
+    unknown = replace(run, env=None)
+    assert speed_reason(unknown, unknown) is None
+    assert "unknown" in speed_reason(unknown, run)
+
+
+def test_a_run_resumed_on_another_machine_has_no_speed(study):
+    run = study.entries[0].done[0]
+    moved = with_env(run, earlier_machines=["node-2: Another CPU"])
+    assert speed_reason(moved, run) is None  # it started again from step 0
+    resumed = replace(moved, probes=run.measured.model_copy(update={"resumed_at": [4]}))
+    assert "node-2: Another CPU" in speed_reason(resumed, run)
+
+
+def at(run, start, end):
+    def stamp(seconds):
+        return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+    return replace(run, started_at=stamp(start), ended_at=stamp(end))
+
+
+def test_runs_that_overlap_on_a_host_share_it(study):
+    first, second, third = (entry.done[0] for entry in (*study.entries, study.entries[0]))
+
+    def shared(*spans, hosts=("node-1",) * 3):
+        runs = [
+            with_env(at(run, *span), host=host)
+            for run, span, host in zip((first, second, third), spans, hosts, strict=True)
+        ]
+        return [run.shares_machine for run in with_sharing(runs)]
+
+    assert shared((0, 10), (10, 20), (20, 30)) == [False] * 3
+    assert shared((0, 10), (5, 15), (20, 30)) == [True, True, False]
+    assert shared((0, 100), (97, 200), (200, 300)) == [False] * 3  # 3 % of its time
+    assert shared((0, 10), (0, 10), (20, 30)) == [False] * 3  # a copy of the same results
+    assert shared((0, 10), (5, 15), (7, 9), hosts=("a", "b", "c")) == [False] * 3
+
+
+def test_a_run_beside_others_is_not_compared_with_one_alone(study):
+    def share(run):
+        return replace(run, shares_machine=run.spec.entry == OTHER)
+
+    made = changed(study, share)
+    base, entry = made.entries
+    assert "beside other runs" in compare_speeds(entry, base)
+    kinds = {caveat.kind for caveat in machines.caveats(made)}
+    assert kinds == {"other-hardware", "shared-machine"}
+    both = changed(study, lambda run: replace(run, shares_machine=True))
+    assert compare_speeds(*both.entries) is None
+    assert {caveat.kind for caveat in machines.caveats(both)} == {"shared-machine"}
+
+
+def test_the_report_states_the_machines_and_no_verdict(one_axis, no_figures):
+    one_axis.env = {OTHER: {"host": "node-2", "cpu": "Another CPU"}}
+    page, found, _ = written(one_axis.write())
+    reason = "other host (node-2, node-1); other processor (Another CPU, Example CPU @ 2.4 GHz)"
+    assert f"Throughput not comparable, {reason}" in page
+    assert "The runs used 2 machines (node-1: Example CPU @ 2.4 GHz, node-2: Another CPU)." in page
+    (row,) = found["comparisons"]
+    assert (row["speed_not_comparable"], row["tokens_per_s_ratio"]) == (reason, None)
+    assert f"Highest throughput: `{BASE}`" in page
+    assert "x throughput" not in page
