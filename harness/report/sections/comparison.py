@@ -127,7 +127,7 @@ def _verdict_column(title: str, summary: Summary, metric: Quantity) -> Column:
 
 def _losses(summary: Summary) -> Table:
     verdicts = summary.tables["verdicts"]
-    names = ["entry", "verdict", "p_adjusted", "p_bh", "effect_size", "lost_seeds"]
+    names = ["entry", "verdict", "p_adjusted", "p_bh", "effect_size", "difference_low"]
     names += ["seeds_to_resolve", "seeds_to_resolve_low", "seeds_to_resolve_high"]
     tests = verdicts.loc[verdicts["quantity"] == "val_loss", names]
     context = [text_column("context")] if summary.study.contexts else []
@@ -162,7 +162,7 @@ def _seeds(row: Record) -> str:
 
 
 def _seeds_needed(row: Record) -> str:
-    if row["verdict"] != "unresolved" or row["lost_seeds"]:
+    if row["verdict"] != "unresolved" or row["difference_low"] is None:
         return MISSING
     low, high = (
         None if row[name] is None else int(row[name])

@@ -257,12 +257,12 @@ def _saving(summary: Summary, entry: str) -> str:
 def _seeds_needed(results: Mapping[str, SignificanceResult]) -> str:
     """State the seeds of the unresolved comparison that needs most of them.
 
-    Comparisons with lost seeds need other seeds, not more of them.
+    Comparisons that lost seeds have no interval: they need these seeds, not more of them.
     """
     unresolved = [
         result
         for result in results.values()
-        if result.verdict == "unresolved" and not result.lost_seeds
+        if result.verdict == "unresolved" and result.difference.ci95
     ]
     if not unresolved:
         return ""

@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 from pydantic import Field, Strict
 
 from harness.results.records.base import StrictModel, Versioned
-from harness.results.records.estimates import Bounds, Difference, Mean, Median, Number, Ratio
+from harness.results.records.estimates import (
+    Bounds,
+    CountBounds,
+    Difference,
+    Mean,
+    Median,
+    Number,
+    Ratio,
+)
 from harness.results.records.ladder import Ladder
 from harness.results.records.lines import LaunchRecord
 from harness.results.records.probes import PHASES, CollectiveTraffic, PeakFlops, RankMemory
@@ -363,7 +371,7 @@ class SignificanceResult(StrictModel):
         default=None,
         description="seeds for 80 % power if the verdict is `unresolved`; null beyond 10,000",
     )
-    seeds_to_resolve_ci95: tuple[int | None, int | None] | None = Field(
+    seeds_to_resolve_ci95: CountBounds | None = Field(
         default=None,
         description="its 95 % interval, of the uncertainty of the difference and the noise; an "
         "end is null beyond 10,000",
