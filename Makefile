@@ -41,7 +41,7 @@ bench: .venv/.peers  ## time operations against their usual alternatives; ONLY=p
 		$(if $(ONLY),-k '$(ONLY)') $(if $(BASELINE),--baseline '$(BASELINE)')
 
 calibrate: $(installed)  ## check coverage and false-positive rates on 2,000 simulated studies of each kind
-	@CALIBRATE=2000 $(pytest) tests/analysis/test_calibration.py \
+	@CALIBRATE=2000 $(pytest) -s tests/analysis/test_calibration.py \
 		tests/analysis/test_repeated_measures.py tests/analysis/test_real_studies.py \
 		tests/analysis/test_ladder_calibration.py tests/analysis/test_power_laws.py \
 		tests/analysis/test_speed_calibration.py

@@ -41,6 +41,7 @@ def test_every_capability_has_a_recipe():
         '"train.lr" =',
         "weight =",
         "superiority =",
+        "looks =",
     ):
         assert section in text
 

@@ -64,7 +64,7 @@ def _rankings(study: StudyResults, context: str, done: list[Entry]) -> list[Rank
     parallelism = study.baseline.get(PARALLELISM)
     distinct = [entry for entry in done if entry.axes.get(PARALLELISM) == parallelism] or done
     timed = [entry for entry in done if not any(run.is_partly_compiled for run in entry.done)]
-    timed = machines.on_equal_machines(timed, base)
+    timed = machines.on_equal_machines(timed, base, machines.train_time_reason)
     ranked = []
     for kind, spent in SPENT.items():
         entries = timed if kind == "train_s" else distinct
@@ -174,7 +174,6 @@ def _cost(entry: Entry, base: Entry, margin: float, is_selected: bool) -> CostTo
     train_s = _ratio(_on_one_machine(at_base), _train_s, is_timed)
     entry_tokens = _ratio(at_entry, _tokens, not is_selected)
     entry_train_s = _ratio(_on_one_machine(at_entry), _train_s, is_timed)
-    lost = lost_seeds.lost_runs(entry) | lost_seeds.lost_runs(base)
     return CostToBaselineLoss(
         entry=entry.label,
         against=base.label,
@@ -182,7 +181,7 @@ def _cost(entry: Entry, base: Entry, margin: float, is_selected: bool) -> CostTo
         seeds=[pair.run.seed for pair in at_base if pair.step is not None],
         not_reached=[pair.run.seed for pair in at_base if pair.step is None],
         baseline_not_reached=[pair.run.seed for pair in at_entry if pair.base_step is None],
-        lost_seeds=sorted(lost),
+        lost_seeds=sorted({*entry.lost_seeds, *base.lost_seeds}),
         tokens_ratio=tokens.value,
         tokens_ratio_ci95=tokens.ci95,
         tokens_ratio_at_most=tokens.bound,
@@ -223,7 +222,7 @@ def _ratio(pairs: list[_Pair], spent: Spent, is_known: bool) -> _Ratio:
 
 
 def _on_one_machine(pairs: list[_Pair]) -> list[_Pair]:
-    return [pair for pair in pairs if machines.speed_reason(pair.run, pair.base) is None]
+    return [pair for pair in pairs if machines.train_time_reason(pair.run, pair.base) is None]
 
 
 def _pair(run: RunData, base: RunData, target: float) -> _Pair:

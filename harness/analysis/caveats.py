@@ -6,9 +6,11 @@ from harness.analysis import (
     comparability,
     compilation,
     flops,
+    looks,
     lost_seeds,
     machines,
     outdated,
+    overfitting,
     plausibility,
     stability,
 )
@@ -35,10 +37,12 @@ SOURCES: Sequence[Callable[[StudyResults], Iterator[Caveat]]] = (
     outdated.caveats,
     plausibility.caveats,
     stability.caveats,
+    overfitting.caveats,
     compilation.caveats,
     flops.caveats,
     comparability.caveats,
     machines.caveats,
+    looks.caveats,
 )
 
 

@@ -1,6 +1,6 @@
 """The final validation loss on each corpus of a mixture."""
 
-from harness.analysis import intervals
+from harness.analysis import intervals, lost_seeds
 from harness.analysis.dataset import Entry, StudyResults
 from harness.results.records import CorpusLoss, RunSpec
 from harness.results.records.study_summary import CorpusResult
@@ -26,7 +26,9 @@ def _measure(entry: Entry, base: Entry | None, index: int, corpus: str) -> Corpu
         seeds=list(losses),
         val_loss=intervals.mean(list(losses.values())) if losses else None,
         bits_per_byte=intervals.mean(bits) if bits else None,
-        val_loss_difference=intervals.mean_difference(losses, _losses(_last(base, corpus)))
+        val_loss_difference=lost_seeds.mean_difference(
+            entry, base, losses, _losses(_last(base, corpus))
+        )
         if base is not None and is_comparable
         else None,
     )

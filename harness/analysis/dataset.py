@@ -2,13 +2,15 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from multiprocessing import get_context
 
+from harness.analysis.looks import ENDED, find_looks, n_complete
 from harness.analysis.sharing import with_sharing
+from harness.analysis.significance import ALPHA
 from harness.errors import StoreError, UserError, choices
 from harness.provenance.outdated import CodeChange, ComputedBy, changes_since
 from harness.provenance.sources import Sources
@@ -16,6 +18,7 @@ from harness.results.records import (
     ImportedRun,
     ImportSource,
     LaunchRecord,
+    Looks,
     RunSpec,
     TuningRecord,
     VariantChoice,
@@ -50,6 +53,15 @@ class Entry:
     def done(self) -> tuple[RunData, ...]:
         """The runs that have results, by seed."""
         return tuple(run for run in self.runs if run.status == "done")
+
+    @property
+    def ended_seeds(self) -> list[int]:
+        """The seeds whose runs are done or have failed."""
+        return [run.seed for run in self.runs if run.status in ENDED]
+
+    def on_seeds(self, seeds: Collection[int]) -> "Entry":
+        """Return the entry with its runs of these seeds."""
+        return replace(self, runs=tuple(run for run in self.runs if run.seed in seeds))
 
     @property
     def lost_seeds(self) -> list[int]:
@@ -103,6 +115,27 @@ class StudyResults:
             if launch.settings_hash == self.settings_hash and launch.equivalence_margin is not None:
                 return launch.equivalence_margin.model_dump(exclude_none=True)
         return {}
+
+    @cached_property
+    def looks(self) -> Looks | None:
+        """The looks at these results, None without runs."""
+        return find_looks(self.launches, self._seed_runs)
+
+    @cached_property
+    def n_complete_looks(self) -> int:
+        """The number of looks whose runs have all ended, from the first on."""
+        return 0 if self.looks is None else n_complete(self.looks, self._seed_runs)
+
+    @property
+    def level(self) -> float:
+        """The level of the last look whose runs have all ended, before any that of the first."""
+        if self.looks is None:
+            return ALPHA
+        return self.looks.looks[max(0, self.n_complete_looks - 1)].level
+
+    @property
+    def _seed_runs(self) -> list[RunData]:
+        return [run for entry in self.entries for run in entry.runs]
 
     @cached_property
     def first_runs(self) -> dict[int, RunData]:

@@ -44,17 +44,18 @@ def pvalues(t: Sequence[float] | FloatArray, n_comparisons: int, df: int) -> Flo
     return np.concatenate(blocks) if blocks else sizes
 
 
-def step_down_pvalues(t: Sequence[float] | FloatArray, df: int) -> FloatArray:
+def step_down_pvalues(t: Sequence[float] | FloatArray, df: int, n_more: int = 0) -> FloatArray:
     """Return the adjusted p-values of the step-down test of a family (n_t,), in the order of `t`.
 
     The largest |t| is compared with the maximum of all, the next with that of the others, and so
-    on; the adjusted p-values do not decrease (Naik 1975; Dunnett & Tamhane 1991).
+    on; the adjusted p-values do not decrease (Naik 1975; Dunnett & Tamhane 1991). `n_more` further
+    differences of the family are not rejected.
     """
     sizes = np.abs(np.asarray(t, dtype=float))
     adjusted = np.empty(len(sizes))
     highest = 0.0
     for position, i in enumerate(np.argsort(-sizes, kind="stable")):
-        p = float(pvalues([sizes[i]], len(sizes) - position, df)[0])
+        p = float(pvalues([sizes[i]], len(sizes) + n_more - position, df)[0])
         highest = max(highest, p)
         adjusted[i] = highest
     return adjusted

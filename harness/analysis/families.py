@@ -24,7 +24,6 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis import block_model, dunnett, power, significance
-from harness.analysis.power import Noise, SeedsNeeded
 from harness.analysis.significance import ALPHA, BASELINE_NOISE_P, TWO_KEYS_FROM, FloatArray
 from harness.results.records.estimates import Bounds, Difference
 from harness.results.records.study_summary import SignificanceResult, TestFamily, VerdictName
@@ -40,6 +39,22 @@ class FamilyTest:
 
     results: dict[str, SignificanceResult]
     family: TestFamily
+
+
+@dataclass(frozen=True)
+class Untested:
+    """Numbers of a family's entries that were tested before, on fewer seeds, and count further.
+
+    `different` are those without the verdict better or worse, `equivalent` those that are not
+    equivalent, `entries` are all.
+    """
+
+    different: int = 0
+    equivalent: int = 0
+    entries: int = 0
+
+
+NONE_UNTESTED = Untested()
 
 
 @dataclass(frozen=True)
@@ -65,13 +80,15 @@ def test_family(
     alpha: float = ALPHA,
     margins: Mapping[str, float | None] = NO_MARGINS,
     lost: Mapping[str, Collection[int]] = NO_LOST,
+    untested: Untested = NONE_UNTESTED,
 ) -> FamilyTest:
     """Test every entry of a family against its baseline.
 
     `values` has a row for each seed and a column for each entry, the baseline's included; NaN where
     a run has no value. `margins` has those of entries that are in another unit. `lost` has the
     seeds of each entry whose runs failed: unless all entries lost the same, the survivors are a
-    selection, and the side that lost seeds gains no verdict.
+    selection, and the side that lost seeds gains no verdict. `untested` are entries of the family
+    that have no column.
 
     Differences that are 0 in every seed are equivalent. Other differences that are equal in every
     seed are one observation, which gives no verdict.
@@ -84,7 +101,7 @@ def test_family(
     differences = {name: found for name, found in differences.items() if len(found)}
     own_margins = {name: margins.get(name, margin) for name in differences}
     tested = [name for name, found in differences.items() if _varies(found)]
-    tests = _two_keys(values, baseline, tested, differences, own_margins, alpha)
+    tests = _two_keys(values, baseline, tested, differences, own_margins, alpha, untested)
     results = _results(differences, tested, tests, own_margins, lower_is_better, alpha)
     of_pairs = {name: (lost.get(name, ()), lost.get(baseline, ())) for name in results}
     return FamilyTest(_without_gains(_as_one(results), of_pairs), tests.family)
@@ -99,6 +116,7 @@ def test_differences(
     margins: Mapping[str, float | None] = NO_MARGINS,
     lost: Mapping[str, tuple[Collection[int], Collection[int]]] = NO_PAIRS_LOST,
     without_noise: bool = False,
+    untested: Untested = NONE_UNTESTED,
 ) -> FamilyTest:
     """Test each paired difference by its own t test, adjusted by Holm (1979).
 
@@ -109,7 +127,8 @@ def test_differences(
     arrays = {name: np.asarray(found, dtype=float) for name, found in differences.items()}
     own_margins = {name: margins.get(name, margin) for name in arrays}
     tested = [name for name, found in arrays.items() if _varies(found)]
-    tests = _holm(tested, arrays, own_margins, alpha, reason="the differences are tested alone")
+    reason = "the differences are tested alone"
+    tests = _holm(tested, arrays, own_margins, alpha, reason, untested)
     results = _results(arrays, tested, tests, own_margins, lower_is_better, alpha)
     if not without_noise:
         results = _as_one(results)
@@ -141,6 +160,7 @@ def _two_keys(
     differences: Mapping[str, FloatArray],
     margins: Mapping[str, float | None],
     alpha: float,
+    untested: Untested,
 ) -> _Tests:
     """Return the tests by two keys, or those of Holm where the rule does not hold."""
     table = values[[baseline, *tested]].to_numpy(dtype=float)
@@ -153,7 +173,7 @@ def _two_keys(
     elif noise_p is not None and noise_p < BASELINE_NOISE_P:
         reason = f"the baseline is noisier than the other entries (F test, p = {noise_p:.2g})"
     if reason is not None or noise is None:
-        by_holm = _holm(tested, differences, margins, alpha, reason)
+        by_holm = _holm(tested, differences, margins, alpha, reason, untested)
         noted: dict[str, object] = {"baseline_p": noise_p}
         if noise is not None and n_seeds < TWO_KEYS_FROM:
             noted |= {
@@ -168,18 +188,22 @@ def _two_keys(
     pooled = float(((n - 1) * variances).sum() / (n - 1).sum())
     largest = np.maximum(variances, max(2 * noise.variance, pooled))
     se = np.sqrt(largest / n)
-    own = [significance.paired_t_pvalue(differences[name]) for name in tested]
-    own_equivalent = [significance.tost_pvalue(differences[name], margins[name]) for name in tested]
+    # The second key is that of 95 % at each look: the error rate over looks is that of the first.
+    to_level = alpha / ALPHA
+    own = np.array([significance.paired_t_pvalue(differences[name]) for name in tested])
+    own_equivalent = np.array(
+        [significance.tost_pvalue(differences[name], margins[name]) for name in tested]
+    )
     df = noise.degrees_of_freedom
     p_equivalent = {
         name: _one_sided(abs(means[i]), margins[name], se[i], df) for i, name in enumerate(tested)
     }
-    adjusted = significance.holm_adjust(p_equivalent)
-    critical = dunnett.critical_value(len(tested), df, alpha)
-    own_half_widths = significance.t_half_widths([differences[name] for name in tested], alpha)
+    adjusted = significance.holm_adjust(p_equivalent, untested.equivalent)
+    critical = dunnett.critical_value(len(tested) + untested.entries, df, alpha)
+    own_half_widths = significance.t_half_widths([differences[name] for name in tested], ALPHA)
     return _Tests(
-        p=np.maximum(dunnett.step_down_pvalues(means / se, df), own),
-        p_equivalent=np.maximum([adjusted[name] for name in tested], own_equivalent),
+        p=np.maximum(dunnett.step_down_pvalues(means / se, df, untested.different), own * to_level),
+        p_equivalent=np.maximum([adjusted[name] for name in tested], own_equivalent * to_level),
         half_width=np.maximum(critical * se, own_half_widths),
         family=TestFamily(
             method="two keys",
@@ -200,14 +224,15 @@ def _holm(
     margins: Mapping[str, float | None],
     alpha: float,
     reason: str | None,
+    untested: Untested,
 ) -> _Tests:
     p = {name: significance.paired_t_pvalue(differences[name]) for name in tested}
     p_equivalent = {
         name: significance.tost_pvalue(differences[name], margins[name]) for name in tested
     }
-    adjusted = significance.holm_adjust(p)
-    adjusted_equivalent = significance.holm_adjust(p_equivalent)
-    level = alpha / max(1, len(tested))
+    adjusted = significance.holm_adjust(p, untested.different)
+    adjusted_equivalent = significance.holm_adjust(p_equivalent, untested.equivalent)
+    level = alpha / max(1, len(tested) + untested.entries)
     return _Tests(
         p=np.array([adjusted[name] for name in tested]),
         p_equivalent=np.array([adjusted_equivalent[name] for name in tested]),
@@ -277,34 +302,13 @@ def _results(
             effect_size=significance.effect_size(found),
         )
         if verdict == "unresolved":
-            needed = _seeds_to_resolve(found, tests.family, margins[name])
+            needed = power.seeds_of_entry(found, tests.family, margins[name])
             stated = {
                 "seeds_to_resolve": needed.seeds,
                 "seeds_to_resolve_ci95": (needed.low, needed.high),
             }
             results[name] = results[name].model_copy(update=stated)
     return results
-
-
-def _seeds_to_resolve(found: FloatArray, family: TestFamily, margin: float | None) -> SeedsNeeded:
-    """Return the seeds that resolve a difference, with the pooled noise if the family has one.
-
-    Families with two seeds will have more, and be tested by two keys.
-    """
-    own = Noise(float(found.std(ddof=1)), len(found) - 1)
-    if family.noise is None or family.degrees_of_freedom is None:
-        noise = own
-    else:
-        noise = power.entry_noise(own, Noise(family.noise, family.degrees_of_freedom))
-    return power.seeds_to_resolve(
-        float(found.mean()),
-        noise,
-        len(found),
-        len(family.entries),
-        margin,
-        family.alpha,
-        "Holm" if family.noise is None else "two keys",
-    )
 
 
 def _exact(

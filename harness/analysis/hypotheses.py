@@ -3,14 +3,20 @@
 Entries with equal labels on all context axes form a family of tests.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
 from harness.analysis import comparability, factorial, pooling, significance, superiority
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.factorial import Effects
-from harness.analysis.families import FamilyTest, test_differences, test_family
+from harness.analysis.families import (
+    NONE_UNTESTED,
+    FamilyTest,
+    Untested,
+    test_differences,
+    test_family,
+)
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import (
     METRICS,
@@ -22,6 +28,7 @@ from harness.analysis.pairs import (
     superiority_of,
     values,
 )
+from harness.analysis.sequential import replay
 from harness.results.records.study_summary import (
     Effect,
     MetricTests,
@@ -46,7 +53,7 @@ def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) 
     tested_families: list[TestFamily] = []
     pairs: list[Pair] = []
     for family in families(study, entries, quantity):
-        test = test_pairs(family, margin, without_noise=quantity == "peak_memory")
+        test = _test_at_looks(study, family, margin, without_noise=quantity == "peak_memory")
         results |= test.results
         if test.family.entries:
             named = {"context": study.context_name(family[0].entry)}
@@ -65,8 +72,8 @@ def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) 
         superiority=threshold,
         entries=results,
         families=tested_families,
-        main_effects=_test_effects(asked, margin, metric, df),
-        interactions=_test_effects(interactions, margin, metric, df),
+        main_effects=_test_effects(asked, margin, metric, df, study.level),
+        interactions=_test_effects(interactions, margin, metric, df, study.level),
         context_effects=_context_effects(study, effects, quantity),
         pooled=pooling.pool(study, pairs, results, margin, threshold),
         design=effects.design,
@@ -111,8 +118,40 @@ def is_copy(entry: Entry, base: Entry) -> bool:
     return entry.axes | {PARALLELISM: base.axes.get(PARALLELISM, "")} == base.axes
 
 
+def _test_at_looks(
+    study: StudyResults, family: Sequence[Pair], margin: float | None, without_noise: bool
+) -> FamilyTest:
+    """Test the pairs of a family at each look whose runs have all ended; before any, at the first.
+
+    The family that is returned has the entries of the first look, and the noise of the last.
+    """
+    looks = study.looks
+    if looks is None or looks.is_fixed:
+        return test_pairs(family, margin, without_noise)
+    by_label = {pair.label: pair for pair in family}
+    tested: list[FamilyTest] = []
+
+    def test(
+        labels: list[str], seeds: list[int], level: float, untested: Untested
+    ) -> Mapping[str, SignificanceResult]:
+        pairs = [by_label[label].on_seeds(seeds) for label in labels]
+        tested.append(test_pairs(pairs, margin, without_noise, level, untested))
+        return tested[-1].results
+
+    ended = {pair.label: pair.entry.ended_seeds for pair in family}
+    results = replay(ended, looks.looks[: max(1, study.n_complete_looks)], test)
+    if not tested:
+        return FamilyTest(results, test_pairs(family, margin, without_noise).family)
+    entries = {"entries": tested[0].family.entries}
+    return FamilyTest(results, tested[-1].family.model_copy(update=entries))
+
+
 def test_pairs(
-    family: Sequence[Pair], margin: float | None, without_noise: bool = False
+    family: Sequence[Pair],
+    margin: float | None,
+    without_noise: bool = False,
+    alpha: float = significance.ALPHA,
+    untested: Untested = NONE_UNTESTED,
 ) -> FamilyTest:
     """Test the pairs of a family that share a seed, by the label of the pair.
 
@@ -137,6 +176,8 @@ def test_pairs(
             margins=margins,
             lost=lost,
             without_noise=without_noise,
+            alpha=alpha,
+            untested=untested,
         )
     else:
         base = family[0].base
@@ -151,6 +192,8 @@ def test_pairs(
             metric.lower_is_better,
             margins=margins,
             lost={label: entry.lost_seeds for label, entry in compared.items()},
+            alpha=alpha,
+            untested=untested,
         )
     results = dict(test.results)
     for label in in_bits:
@@ -233,11 +276,12 @@ def _context_effects(study: StudyResults, effects: Effects, quantity: Quantity) 
 
 
 def _test_effects(
-    effects: list[Effect], margin: float | None, metric: Metric, df: int
+    effects: list[Effect], margin: float | None, metric: Metric, df: int, level: float
 ) -> list[Effect]:
-    """Return the effects with their verdicts."""
-    p = {i: effect.p for i, effect in enumerate(effects) if effect.p is not None}
-    p_equivalent = {i: _equivalence_pvalue(effects[i], margin, df) for i in p}
+    """Return the effects with their verdicts; `level` is that of the last look."""
+    scale = significance.ALPHA / level
+    p = {i: scale * effect.p for i, effect in enumerate(effects) if effect.p is not None}
+    p_equivalent = {i: scale * _equivalence_pvalue(effects[i], margin, df) for i in p}
     p_holm = significance.holm_adjust(p)
     p_equivalent_holm = significance.holm_adjust(p_equivalent)
     tested = []

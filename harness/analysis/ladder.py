@@ -13,7 +13,14 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis import comparability, intervals, ladder_estimates, machines, metrics
+from harness.analysis import (
+    comparability,
+    intervals,
+    ladder_estimates,
+    lost_seeds,
+    machines,
+    metrics,
+)
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.ladder_estimates import (
     MAX_LOG,
@@ -254,6 +261,11 @@ class _Family:
             return None
         if curve.against not in self.index:
             return f"no law of {curve.against} with comparable losses"
+        base = self.curves[self.index[curve.against]]
+        for size in self.sizes:
+            pair = [other.entries[size] for other in (curve, base) if size in other.entries]
+            for label in sorted(lost_seeds.selected(pair)):
+                return f"{label} lost seeds, so that its other seeds are a selection"
         exponent = self.fitted["flops"].laws.exponent[0, self.index[curve.against]]
         if exponent <= (1 + SAME_SIZE) * EXPONENTS[0]:
             return f"the loss of {curve.against} does not fall with size"
@@ -268,6 +280,7 @@ class _Family:
                 LadderPoint(
                     entry=curve.label,
                     size=size,
+                    lost_seeds=curve.entries[size].lost_seeds,
                     flops=curve.amount("flops", size),
                     parameters=curve.amount("parameters", size),
                     tokens=curve.amount("tokens", size),

@@ -5,16 +5,13 @@ of all seeds. An entry with a lost seed is therefore not ranked, has no cost, an
 unless all entries it is compared with lost the same seeds.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
+from harness.analysis import intervals
 from harness.analysis.dataset import Entry, StudyResults
+from harness.results.records.estimates import Mean
 from harness.results.records.study_summary import Caveat
 from harness.results.run_data import RunData
-
-
-def lost_runs(entry: Entry) -> dict[int, RunData]:
-    """Return the runs of an entry that failed, for whatever reason, by seed."""
-    return {run.seed: run for run in entry.runs if run.status == "failed"}
 
 
 def selected(entries: Iterable[Entry]) -> set[str]:
@@ -22,19 +19,29 @@ def selected(entries: Iterable[Entry]) -> set[str]:
 
     Empty if all of these entries lost the same seeds: then the same seeds are left of each.
     """
-    lost = {entry.label: frozenset(lost_runs(entry)) for entry in entries}
+    lost = {entry.label: frozenset(entry.lost_seeds) for entry in entries}
     if len(set(lost.values())) <= 1:
         return set()
     return {label for label, seeds in lost.items() if seeds}
 
 
+def mean_difference(
+    entry: Entry, base: Entry, values: Mapping[int, float], base_values: Mapping[int, float]
+) -> Mean | None:
+    """Return the mean paired difference, without its interval if seeds are a selection."""
+    difference = intervals.mean_difference(values, base_values)
+    if difference is None or not selected((entry, base)):
+        return difference
+    return difference.model_copy(update={"ci95": None})
+
+
 def caveats(study: StudyResults) -> Iterator[Caveat]:
     """Yield a caveat for each entry that lost a seed, with the reasons."""
     for entry in study.entries:
-        lost = lost_runs(entry)
+        lost = entry.lost_seeds
         if not lost:
             continue
-        reasons = [_reason(run) for run in lost.values()]
+        reasons = [_reason(run) for run in entry.runs if run.seed in lost]
         left = len(entry.runs) - len(lost)
         rest = "no seed is left"
         if left:

@@ -28,6 +28,19 @@ def speed_reason(run: RunData, base: RunData) -> str | None:
     return _joined([*_hardware_differences(run, base), *_differences(run, base, SOFTWARE)])
 
 
+def train_time_reason(run: RunData, base: RunData) -> str | None:
+    """Return why the sums of step times of two runs cannot be compared, None if they can.
+
+    A compiled run that resumes compiles again, which the sum includes.
+    """
+    reasons = [speed_reason(run, base) or ""]
+    for one, other in ((run, base), (base, run)):
+        is_compiled = one.env is not None and bool(one.env.compile)
+        if is_compiled and _n_resumed(one) > _n_resumed(other):
+            reasons.append(f"{one.run_id} was resumed and compiled again")
+    return _joined([reason for reason in reasons if reason])
+
+
 def hardware_reason(run: RunData, base: RunData) -> str | None:
     """Return why the times cannot be compared if versions of software are part of the question."""
     return _joined(_hardware_differences(run, base))
@@ -95,7 +108,9 @@ def have_equal_machines(entry: Entry, base: Entry, reason: Reason = speed_reason
     return found.keys() == seeds and not any(found.values())
 
 
-def on_equal_machines(entries: Sequence[Entry], base: Entry | None) -> list[Entry]:
+def on_equal_machines(
+    entries: Sequence[Entry], base: Entry | None, reason: Reason = speed_reason
+) -> list[Entry]:
     """Return the entries whose times over all seeds are comparable with the baseline's.
 
     Without a baseline that is done, with those of the first entry.
@@ -104,7 +119,11 @@ def on_equal_machines(entries: Sequence[Entry], base: Entry | None) -> list[Entr
     if not done:
         return []
     reference = base if base is not None and base.done else done[0]
-    return [entry for entry in done if have_equal_machines(entry, reference)]
+    return [entry for entry in done if have_equal_machines(entry, reference, reason)]
+
+
+def _n_resumed(run: RunData) -> int:
+    return len(run.probes.resumed_at) if run.probes else 0
 
 
 def _hardware_differences(run: RunData, base: RunData) -> list[str]:
@@ -114,7 +133,7 @@ def _hardware_differences(run: RunData, base: RunData) -> list[str]:
         if run.shares_machine != base.shares_machine and not run.env.gpu:
             found.append("one ran beside other runs on its machine, the other alone")
     for one in (run, base):
-        if one.env and one.env.earlier_machines and one.probes and one.measured.resumed_at:
+        if one.env and one.env.earlier_machines and _n_resumed(one):
             machines = ", ".join([*one.env.earlier_machines, one.env.machine])
             found.append(f"{one.run_id} was resumed on another machine ({machines})")
     return found

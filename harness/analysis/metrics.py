@@ -163,6 +163,15 @@ def speed_ratio(runs: list[RunData], base_runs: list[RunData]) -> Ratio | None:
     return Ratio(ratio=step_ratio.ratio * tokens_ratio, ci95=bounds)
 
 
+def as_ratio(difference: Difference) -> Ratio:
+    """Return a tested difference of logarithms as a ratio, with the interval of its test."""
+    bounds = None
+    if difference.ci95 is not None:
+        low, high = np.exp(difference.ci95)
+        bounds = (float(low), float(high))
+    return Ratio(ratio=float(np.exp(difference.mean)), ci95=bounds)
+
+
 def final_losses(entry: Entry) -> dict[int, float]:
     """Return the final validation loss of each run that is done, nats per token, by seed."""
     return {run.seed: run.final_loss for run in entry.done}

@@ -5,8 +5,8 @@ Losses under different tokenizers are compared in bits per byte. The margin in n
 converted by the baseline's ratio of the two.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -135,6 +135,10 @@ class Pair:
         """Return the metric of the baseline by seed."""
         tokens = self.base.done[0].tokens_per_step if self.base.done else None
         return values(self.base, self.metric, tokens)
+
+    def on_seeds(self, seeds: Collection[int]) -> "Pair":
+        """Return the pair with the runs of these seeds."""
+        return replace(self, entry=self.entry.on_seeds(seeds), base=self.base.on_seeds(seeds))
 
     def margin(self, margin: float | None) -> float | None:
         """Return the study's margin of the metric in the unit of this pair."""

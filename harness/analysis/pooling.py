@@ -15,6 +15,7 @@ from harness.analysis.dataset import CONTEXT_SEPARATOR, Entry, StudyResults
 from harness.analysis.families import test_differences, test_family
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import LOSS_METRICS, Pair
+from harness.analysis.sequential import at_error_rate
 from harness.results.records.study_summary import (
     LossUnit,
     PooledResult,
@@ -40,6 +41,7 @@ class _Group:
     incomplete: list[int]
     differences: np.ndarray  # (n_seeds, n_contexts)
     baselines: np.ndarray  # (n_seeds, n_contexts)
+    planned: list[tuple[Entry, Entry]]  # each entry with its baseline, in all contexts
 
     @property
     def name(self) -> str:
@@ -56,9 +58,9 @@ class _Group:
 
     @property
     def lost(self) -> tuple[set[int], set[int]]:
-        """The failed seeds of the entries and of their baselines."""
-        of_entries = {seed for pair in self.pairs.values() for seed in pair.entry.lost_seeds}
-        of_baselines = {seed for pair in self.pairs.values() for seed in pair.base.lost_seeds}
+        """The failed seeds of the entries and of their baselines, in missing contexts too."""
+        of_entries = {seed for entry, _ in self.planned for seed in entry.lost_seeds}
+        of_baselines = {seed for _, base in self.planned for seed in base.lost_seeds}
         return of_entries, of_baselines
 
     def margin(self, margin: float | None) -> float | None:
@@ -87,7 +89,7 @@ def pool(
     groups = _groups(study, pairs)
     pooled: list[PooledResult] = []
     for family in _families(groups):
-        tests = _test(family, margin, pairs[0].metric.lower_is_better)
+        tests = _test(family, margin, pairs[0].metric.lower_is_better, study.level)
         interactions = {}
         for group in family:
             p = repeated_measures.interaction_pvalue(group.differences)
@@ -118,9 +120,9 @@ def pool(
 
 
 def _test(
-    family: Sequence[_Group], margin: float | None, lower_is_better: bool
+    family: Sequence[_Group], margin: float | None, lower_is_better: bool, level: float
 ) -> dict[str, SignificanceResult]:
-    """Test the means over contexts of a family, by the name of the group.
+    """Test the means over contexts of a family at the level of a look, by the name of the group.
 
     Groups of other contexts or units have other baselines, and are tested alone.
     """
@@ -130,18 +132,26 @@ def _test(
     if not same_contexts or any(group.unit != first.unit for group in family):
         differences = {group.name: group.differences.mean(axis=1).tolist() for group in family}
         lost = {group.name: group.lost for group in family}
-        return test_differences(
-            differences, margin, lower_is_better, margins=margins, lost=lost
-        ).results
+        test = test_differences(
+            differences, margin, lower_is_better, alpha=level, margins=margins, lost=lost
+        )
+        return {name: at_error_rate(result, level) for name, result in test.results.items()}
     columns: dict[str, pd.Series] = {}
     for group in family:
         baseline = pd.Series(group.baselines.mean(axis=1), index=group.seeds)
         columns[BASELINE] = baseline.combine_first(columns.get(BASELINE, baseline))
         columns[group.name] = baseline + group.differences.mean(axis=1)
     lost_seeds = {group.name: group.lost[0] for group in family} | {BASELINE: first.lost[1]}
-    return test_family(
-        pd.DataFrame(columns), BASELINE, margin, lower_is_better, margins=margins, lost=lost_seeds
-    ).results
+    test = test_family(
+        pd.DataFrame(columns),
+        BASELINE,
+        margin,
+        lower_is_better,
+        alpha=level,
+        margins=margins,
+        lost=lost_seeds,
+    )
+    return {name: at_error_rate(result, level) for name, result in test.results.items()}
 
 
 def _groups(study: StudyResults, pairs: Sequence[Pair]) -> list[_Group]:
@@ -165,15 +175,26 @@ def _groups(study: StudyResults, pairs: Sequence[Pair]) -> list[_Group]:
             baselines = np.array([[found[seed] for found in bases] for seed in seeds])
             labels = dict(zip(study.asked, levels, strict=True))
             is_loss = next(iter(in_one_unit.values())).unit is not None
-            planned = [
-                study.context_name(entry)
-                for entry in study.entries
-                if _is_pooled(study, entry, is_loss) and labels.items() <= entry.axes.items()
-            ]
-            missing = [context for context in order if context in {*planned} - {*in_one_unit}]
+            planned = []
+            for entry in study.entries:
+                base = study.baseline_of(entry)
+                is_asked = labels.items() <= entry.axes.items()
+                if base is not None and is_asked and _is_pooled(study, entry, is_loss):
+                    planned.append((entry, base))
+            contexts = {study.context_name(entry) for entry, _ in planned}
+            missing = [context for context in order if context in contexts - {*in_one_unit}]
             incomplete = sorted(set().union(*by_seed) - {*seeds})
             groups.append(
-                _Group(labels, in_one_unit, missing, seeds, incomplete, differences, baselines)
+                _Group(
+                    labels,
+                    in_one_unit,
+                    missing,
+                    seeds,
+                    incomplete,
+                    differences,
+                    baselines,
+                    planned,
+                )
             )
     return groups
 

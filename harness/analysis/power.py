@@ -21,6 +21,7 @@ from harness.analysis.power_thresholds import (
     thresholds,
 )
 from harness.analysis.significance import ALPHA, TWO_KEYS_FROM
+from harness.results.records.study_summary import TestFamily
 
 POWER = 0.8  # power at which a number of seeds is stated
 MAX_SEEDS = 10_000  # larger numbers of seeds are not stated
@@ -159,6 +160,25 @@ def entry_noise(own: Noise, pooled: Noise) -> Noise:
     ratio = (own.sd / pooled.sd) ** 2
     p = float(fdtrc(own.degrees_of_freedom, pooled.degrees_of_freedom, ratio))
     return own if p < ALPHA / 2 else pooled
+
+
+def seeds_of_entry(
+    differences: FloatArray, family: TestFamily, margin: float | None
+) -> SeedsNeeded:
+    """Return the seeds that resolve an entry's paired differences, one for each seed.
+
+    Families of two seeds will have more, and be tested by two keys; a family without a pooled noise
+    stays with Holm's rule.
+    """
+    own = Noise(float(differences.std(ddof=1)), len(differences) - 1)
+    noise = own
+    rule: Rule = "Holm"
+    if family.noise is not None and family.degrees_of_freedom is not None:
+        noise = entry_noise(own, Noise(family.noise, family.degrees_of_freedom))
+        rule = "two keys"
+    mean = float(differences.mean())
+    n_compared = len(family.entries)
+    return seeds_to_resolve(mean, noise, len(differences), n_compared, margin, family.alpha, rule)
 
 
 def seeds_to_resolve(

@@ -75,10 +75,14 @@ def is_constant(values: np.ndarray) -> bool:
     return bool(np.ptp(values) <= ROUNDING * np.abs(values).max())
 
 
-def holm_adjust(p: Mapping[Key, float]) -> dict[Key, float]:
-    """Return p-values adjusted to control the familywise error rate (Holm 1979)."""
+def holm_adjust(p: Mapping[Key, float], n_more: int = 0) -> dict[Key, float]:
+    """Return p-values adjusted to control the familywise error rate (Holm 1979).
+
+    `n_more` further hypotheses of the family are not rejected.
+    """
     order = sorted(p, key=lambda key: p[key])
-    stepped = np.maximum.accumulate([(len(p) - i) * p[key] for i, key in enumerate(order)])
+    n = len(p) + n_more
+    stepped = np.maximum.accumulate([(n - i) * p[key] for i, key in enumerate(order)])
     return {key: min(1.0, float(value)) for key, value in zip(order, stepped, strict=True)}
 
 

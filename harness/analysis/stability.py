@@ -181,17 +181,23 @@ def of_runs(runs: Sequence[RunData], spikes: Iterable[Spike]) -> Stability:
 
 
 def of_entry(entry: Entry, spikes: Iterable[Spike]) -> EntryStability:
-    """Count the spikes of the runs of an entry that are done."""
+    """Count the spikes of the runs of an entry that are done or have failed."""
     unstable = {spike.run_id for spike in spikes}
-    seeds = [run.seed for run in entry.done if run.run_id in unstable]
-    return EntryStability(**vars(of_runs(entry.done, spikes)), unstable_seeds=seeds)
+    ended = _ended(entry)
+    seeds = [run.seed for run in ended if run.run_id in unstable]
+    return EntryStability(**vars(of_runs(ended, spikes)), unstable_seeds=seeds)
+
+
+def _ended(entry: Entry) -> list[RunData]:
+    """Return the runs that count: a failed one counts, or its spikes would vanish with it."""
+    return [run for run in entry.runs if run.status in ("done", "failed")]
 
 
 def caveats(study: StudyResults) -> Iterator[Caveat]:
-    """Yield a caveat for each entry whose results rest on a run with a spike."""
+    """Yield a caveat for each entry with a spike in a run that is done or has failed."""
     for entry in study.entries:
-        done = {run.run_id for run in entry.done}
-        found = [spike for spike in entry_spikes(entry) if spike.run_id in done]
+        ended = {run.run_id for run in _ended(entry)}
+        found = [spike for spike in entry_spikes(entry) if spike.run_id in ended]
         if not found:
             continue
         n_unstable = len({spike.run_id for spike in found})
@@ -206,5 +212,5 @@ def caveats(study: StudyResults) -> Iterator[Caveat]:
         yield Caveat(
             kind="unstable",
             entry=entry.label,
-            message=f"{n_unstable} of {len(done)} runs spike: {'; '.join(shown)}",
+            message=f"{n_unstable} of {len(ended)} runs spike: {'; '.join(shown)}",
         )

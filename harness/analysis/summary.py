@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from harness.analysis import (
     budgets,
     corpora,
@@ -30,7 +28,6 @@ from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.families import excludes_zero
 from harness.analysis.metrics import DIVERGES
 from harness.results.records import Environment
-from harness.results.records.estimates import Ratio
 from harness.results.records.ladder import Ladder
 from harness.results.records.study_summary import (
     BaselineComparison,
@@ -191,10 +188,8 @@ def _tested(
         update["bits_per_byte_difference" if in_bits else "val_loss_difference"] = loss.difference
         update["excludes_zero"] = excludes_zero(loss.difference.ci95)
     speed = tests["tokens_per_s"].entries.get(row.entry)
-    if speed is not None and row.tokens_per_s_ratio is not None and speed.difference.ci95:
-        low, high = np.exp(speed.difference.ci95)
-        ratio = float(np.exp(speed.difference.mean))
-        update["tokens_per_s_ratio"] = Ratio(ratio=ratio, ci95=(float(low), float(high)))
+    if speed is not None and row.tokens_per_s_ratio is not None:
+        update["tokens_per_s_ratio"] = metrics.as_ratio(speed.difference)
     entry = next(entry for entry in study.entries if entry.label == row.entry)
     repeated = hypotheses.repeated(study, entry)
     update["repeats"] = repeated.label if repeated else None
@@ -254,6 +249,7 @@ def as_record(summary: Summary) -> StudySummary:
         tuning=summary.tuning,
         environments=_environments(study.runs),
         imported=study.imported,
+        looks=None if study.looks is None or study.looks.is_fixed else study.looks,
         launches=list(study.launches),
     )
 

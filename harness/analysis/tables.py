@@ -148,7 +148,7 @@ COLUMNS: Mapping[str, list[Column]] = {
         Column("budget_unit", TEXT, "unit of the amount"),
         Column("rank", INTEGER, "1 has the lowest loss"),
         ENTRY,
-        *_interval("val_loss", "validation loss at the budget, nats per token"),
+        Column("val_loss", NUMBER, "validation loss at the budget, nats per token"),
         CAVEATS,
     ],
     "savings": [*_columns(CostToBaselineLoss), CAVEATS],
@@ -378,6 +378,7 @@ def _verdicts(summary: Summary) -> Iterator[Row]:
                     "quantity": quantity,
                     "entry": row.entry,
                     "n_seeds": len(row.seeds),
+                    "lost_seeds": (),
                     "not_comparable": row.not_comparable,
                 }
 
@@ -421,7 +422,6 @@ def _rankings(summary: Summary) -> Iterator[Row]:
                 "rank": rank,
                 "entry": entry,
                 "val_loss": loss.mean,
-                **_bounds("val_loss", loss.ci95),
             }
 
 

@@ -142,6 +142,7 @@ def _setting_results(tuned: TunedEntry, runs: Sequence[RunData]) -> Iterator[Set
         done = [run for run in group if run.status == "done"]
         found = [run.final_loss for run in done]
         settings = trial_of(group[0]).settings
+        failed = [run.seed for run in group if run.status == "failed"]
         yield SettingResult(
             entry=tuned.entry,
             rung=rung,
@@ -149,8 +150,8 @@ def _setting_results(tuned: TunedEntry, runs: Sequence[RunData]) -> Iterator[Set
             setting=group[0].labels[TUNING],
             settings=settings,
             seeds=[run.seed for run in done],
-            seeds_failed=[run.seed for run in group if run.status == "failed"],
-            val_loss=intervals.mean(found) if found else None,
+            seeds_failed=failed,
+            val_loss=intervals.mean(found) if found and not failed else None,
             val_loss_by_seed=found,
             chosen=rung == last_rung and settings == tuned.chosen,
         )

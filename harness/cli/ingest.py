@@ -94,7 +94,9 @@ def ingest(
     ingested = write(request, store)
     outcome = "imported" if ingested.is_changed else "unchanged"
     failed = f", {ingested.n_failed} of them failed (nan)" if ingested.n_failed else ""
-    log(f"{study}: {ingested.n_entries} entries, {ingested.n_runs} runs{failed}: {outcome}")
+    entries = "1 entry" if ingested.n_entries == 1 else f"{ingested.n_entries} entries"
+    runs = "1 run" if ingested.n_runs == 1 else f"{ingested.n_runs} runs"
+    log(f"{study}: {entries}, {runs}{failed}: {outcome}")
     for note in ingested.notes:
         log(f"note: {note}")
     if report:

@@ -43,6 +43,8 @@ class Launch:
         selection = scheduler.select_runs(store, stage.runs, changes | accepted, self.retry_failed)
         todo = scheduler.randomize_within_seed(selection.todo)
         title = f"{stage.name}, trials" if is_trials(stage) else stage.name
+        if stage.looks is not None and stage.look is not None:
+            title = f"{stage.name}, look {stage.look} of {len(stage.looks.looks)}"
         log(f"{title}: {len(stage.runs)} runs, {len(selection.done)} done, {len(todo)} to do")
         for note in (*replaced_corpora(store, stage.name, stage.runs), *selection.notes()):
             log(note)
@@ -67,7 +69,10 @@ class Launch:
                 store.run(spec.study, spec.run_id).accept(spec)
         archive = store.archive(stage.name)
         archive_code(archive, stage.codes())
-        inputs = archive_inputs(archive, self.study, self.settings, self.seeds, self.where)
+        seeds = self.seeds
+        if stage.looks is not None and stage.look is not None:
+            seeds = ",".join(map(str, stage.looks.seeds_at(stage.look)))
+        inputs = archive_inputs(archive, self.study, self.settings, seeds, self.where)
         launch = stage.launch_record(command_line(), todo, inputs, list(accepted))
         store.record_launch(stage.name, launch)
         equal = equal_to_untuned(stage.runs)

@@ -76,6 +76,8 @@ def _print_json(planned: "PlannedStudy") -> None:
         "entries": entries,
         "excluded": excluded,
     }
+    if planned.looks is not None:
+        content["looks"] = planned.looks.model_dump()
     if planned.tuning is not None:
         trials = [_as_json(spec) for spec in planned.runs if spec.tuning is not None]
         content["tuning"] = planned.tuning.settings.model_dump() | {"trials": trials}
@@ -118,6 +120,10 @@ def _print_table(planned: "PlannedStudy") -> None:
     entries = "entry" if len(rows) == 1 else "entries"
     runs = "run" if len(finals) == 1 else "runs"
     print(f"\n{len(rows)} {entries}, {len(finals)} {runs}")
+    if planned.looks is not None:
+        from harness.cli.look_stages import describe
+
+        print(describe(planned))
     if planned.tuning is not None:
         n_tuned = sum(TUNING in spec.axes for spec in finals)  # not the runs that others start from
         print(_tuning_line(planned.tuning, n_tuned))

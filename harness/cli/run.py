@@ -1,5 +1,6 @@
 """`run`: train the runs of a study that are not done."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -15,6 +16,14 @@ from harness.cli.options import (
 from harness.cli.output import log
 from harness.cli.studies import load_study
 from harness.errors import ExitCode
+
+MAX_SEEDS = 10_000
+
+
+class Until(StrEnum):
+    """When `run` stops to add seeds."""
+
+    RESOLVED = "resolved"
 
 
 def run(
@@ -35,6 +44,20 @@ def run(
     only: Annotated[
         str | None, typer.Option("--run", metavar="RUN_ID", help="Train only this run.")
     ] = None,
+    until: Annotated[
+        Until | None,
+        typer.Option("--until", help="Add seeds to the entries without a verdict, look by look."),
+    ] = None,
+    max_seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--max-seeds",
+            metavar="N",
+            min=2,
+            max=MAX_SEEDS,
+            help="With looks: the number of seeds at the last one.",
+        ),
+    ] = None,
     accept_outdated: Annotated[
         bool,
         typer.Option("--accept-outdated", help="Keep results of older code; the report says so."),
@@ -46,13 +69,16 @@ def run(
     """Train every run that is not done. After an interruption, the same command resumes."""
     from harness.cli.launching import Launch
     from harness.cli.stages import read_progress, record_tuning, stages, unfinished
+    from harness.config import UntilResolved
     from harness.launch import elastic
     from harness.preflight import check_study
     from harness.results.store import Store
 
     if not dry_run:
         elastic.start_fork_server()
-    planned = load_study(study, settings, seeds, where)
+    has_looks = until is not None or max_seeds is not None
+    until_resolved = UntilResolved(max_seeds) if has_looks else None
+    planned = load_study(study, settings, seeds, where, until_resolved)
     store = Store(results)
     store.refuse_imported(
         planned.name, "choose another study.name in the study file, or another --results folder"
@@ -73,7 +99,7 @@ def run(
     if not dry_run:
         record_tuning(planned, store)
     is_done = True
-    for stage in stages(planned, store):
+    for stage in stages(planned, store, log):
         checked = stage if stage is planned else check_study(stage, str(study), log)
         if dry_run:
             _, todo, _ = launch.select(checked, store)

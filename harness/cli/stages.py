@@ -1,10 +1,11 @@
-"""The stages of a study that tunes: the trials, rung by rung, then the final runs."""
+"""The stages of a study, such as those of one that tunes: trials, rung by rung, then final runs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from harness.analysis.tuning import choose, rank_settings
+from harness.cli.look_stages import look_stages
 from harness.config import PlannedStudy, TunedLevels, TuningPlan
 from harness.results.records import RunSpec, SettingValues, TunedEntry, TuningRecord
 from harness.results.run_data import RunData, read_run
@@ -88,13 +89,18 @@ def _read_ended(store: Store, spec: RunSpec) -> RunData | None:
     return replace(data, spec=data.spec.model_copy(update={"tuning": spec.tuning}))
 
 
-def stages(planned: PlannedStudy, store: Store) -> Iterator[PlannedStudy]:
+def stages(
+    planned: PlannedStudy, store: Store, log: Callable[[str], None]
+) -> Iterator[PlannedStudy]:
     """Yield the stages of a study, each planned from the results of those before.
 
     The final runs come when all trials were started; those of entries whose trials have not ended
-    are untuned only. A study that does not tune has a single stage.
+    are untuned only. A study with looks has a stage for each. All others have a single stage.
     """
     plan = planned.tuning
+    if planned.looks is not None:
+        yield from look_stages(planned, store, log)
+        return
     if plan is None:
         yield planned
         return

@@ -11,11 +11,15 @@ from harness.cli.output import log
 from harness.errors import UserError, choices
 
 if TYPE_CHECKING:
-    from harness.config import PlannedStudy
+    from harness.config import PlannedStudy, UntilResolved
 
 
 def load_study(
-    path: Path, settings: list[str] | None, seeds: str | None, where: list[str] | None
+    path: Path,
+    settings: list[str] | None,
+    seeds: str | None,
+    where: list[str] | None,
+    until: "UntilResolved | None" = None,
 ) -> "PlannedStudy":
     """Read and check a study file with the overrides of the command line.
 
@@ -25,7 +29,7 @@ def load_study(
     """
     from harness import config
 
-    planned = config.load(path, settings or (), _parse_seeds(seeds), where or ())
+    planned = config.load(path, settings or (), _parse_seeds(seeds), where or (), until)
     if planned.note:
         log(planned.note)
     return planned

@@ -11,6 +11,7 @@ from harness.config import rules, study_file, validate, warm_start
 from harness.config.axes import Axes, VariantSelection
 from harness.config.entries import EntryResolver, PlannedEntry
 from harness.config.ladder import check_ladder
+from harness.config.looks import UntilResolved, check_selection, plan_looks
 from harness.config.run_spec import StudyContext, entry_id
 from harness.config.runs import Corpora, RunBuilder
 from harness.config.settings import Settings
@@ -34,6 +35,7 @@ from harness.results.records import (
     LadderSettings,
     LaunchInputs,
     LaunchRecord,
+    LookPlan,
     ModelSettings,
     RunSpec,
     Superiority,
@@ -48,7 +50,8 @@ class PlannedStudy:
     """A checked study. `runs` are the selected runs, ordered by seed; `all_run_ids` covers all.
 
     If entries start from another run's checkpoint, that run is the first of its seed. `allow` names
-    the violations of the contract that the study permits.
+    the violations of the contract that the study permits. With `looks`, the runs are those of the
+    last look, if all entries go on to it; `look` is the number of the one that a stage is for.
     """
 
     name: str
@@ -64,10 +67,12 @@ class PlannedStudy:
     compare: list[str] | None = None  # the asked axes; None: all
     ladder: LadderSettings | None = None
     tuning: TuningPlan | None = None
+    looks: LookPlan | None = None  # None: the number of seeds is fixed
+    look: int | None = None
 
-    def stage(self, runs: list[RunSpec]) -> "PlannedStudy":
+    def stage(self, runs: list[RunSpec], look: int | None = None) -> "PlannedStudy":
         """Return the study with these runs, of those that it has one after the other."""
-        return dataclasses.replace(self, runs=runs)
+        return dataclasses.replace(self, runs=runs, look=look)
 
     def launch_record(
         self,
@@ -88,6 +93,8 @@ class PlannedStudy:
             superiority=self.superiority,
             compare=self.compare,
             ladder=self.ladder,
+            looks=self.looks,
+            look=self.look,
             accepted_outdated=list(accepted_outdated),
             inputs=inputs,
         )
@@ -108,7 +115,7 @@ class PlannedStudy:
         spec = by_id[run_id]
         source_run = by_id.get(spec.init.run_id or "") if spec.init else None
         runs = [run for run in (source_run, spec) if run is not None]
-        return dataclasses.replace(self, runs=runs, tuning=None)
+        return dataclasses.replace(self, runs=runs, tuning=None, looks=None)
 
     def codes(self) -> list[Code]:
         """Return the distinct codes of the selected runs."""
@@ -147,14 +154,17 @@ def load(
     settings: Iterable[str] = (),
     seeds: Sequence[int] | None = None,
     where: Sequence[str] = (),
+    until: UntilResolved | None = None,
 ) -> PlannedStudy:
-    """Read, expand and check a study; `settings`, `seeds` and `where` are command-line overrides.
+    """Read, expand and check a study; all other arguments are command-line overrides.
 
     Raises:
         UserError: the study is invalid; it names every problem with file, key path, value and what
             is allowed.
     """
     file, problems = study_file.read(path, settings, seeds)
+    looks, look_problems = plan_looks(file, str(path), until, has_seeds=seeds is not None)
+    problems += look_problems
     matrix = _expand(file, path)
     problems += _check_shapes(matrix)
     entries, source = _resolve(matrix)
@@ -179,7 +189,9 @@ def load(
     if not entries:
         raise UserError(f"{path}: all entries are excluded")
     selected = rules.select(matrix.axes, entries, where)
-    return _plan(matrix, entries, selected, levels, source, corpora)
+    if looks is not None:
+        check_selection(selected, matrix.baseline, file.study.compare)
+    return _plan(matrix, entries, selected, levels, source, corpora, looks)
 
 
 def _expand(file: StudyFile, path: Path) -> Matrix:
@@ -362,13 +374,14 @@ def _plan(
     levels: Sequence[TunedLevels],
     source: Source | None,
     corpora: Corpora,
+    looks: LookPlan | None,
 ) -> PlannedStudy:
     """Build the runs of the selected entries for all seeds, and the ids of all entries' runs."""
     study = matrix.file.study
     sources = Sources()
     context = StudyContext(matrix.file, matrix.variant_paths, matrix.baseline, sources)
     builder = RunBuilder(context, corpora, source)
-    seeds = list(dict.fromkeys(study.seeds))
+    seeds = list(dict.fromkeys(study.seeds)) if looks is None else looks.seeds
     planned = PlannedStudy(
         name=study.name,
         settings_hash=builder.settings_hash(entries[0]),
@@ -382,6 +395,7 @@ def _plan(
         allow=study.allow,
         compare=study.compare,
         ladder=matrix.file.ladder,
+        looks=looks,
     )
     if matrix.tuning is None:
         runs = builder.build([(entry, None) for entry in selected], seeds)

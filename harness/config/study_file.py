@@ -13,8 +13,10 @@ from harness.config.schema_errors import describe_errors, key_path, quoted
 from harness.config.settings import SECTIONS, RawTable, find_expression, section_problems
 from harness.errors import Problem, UserError
 from harness.results.records import (
+    AskedQuantity,
     EquivalenceMargin,
     LadderSettings,
+    Positive,
     ProbeSettings,
     Seed,
     StrictModel,
@@ -26,6 +28,7 @@ from variants.base import AXES
 
 MAX_NAME = 80  # characters of a study's name, which is the name of a folder
 MAX_RUNS = 10_000  # seeds, or elements of an axis
+MAX_LOOKS = 100
 MAX_DEPTH = 20  # of tables and lists within each other
 # Python converts no integers of more digits; TOML's have at most 19.
 LONG_INTEGER = re.compile(r"\d[\d_]{1000,}")
@@ -48,6 +51,8 @@ class StudySection(StrictModel):
     variants' contract, which the report then shows: `non-causal` outputs depend on later tokens.
     `compare` names the axes that the study asks about; the others that vary are its context: runs
     are compared within each of their combinations. Without it, every axis is asked.
+    `looks` are the numbers of seeds after which verdicts are computed: entries whose `questions`
+    have a verdict get no more seeds.
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_NAME)]
@@ -60,6 +65,8 @@ class StudySection(StrictModel):
     cross_seeds: bool = False
     allow: list[Literal["non-causal"]] = []
     compare: Annotated[list[str], Field(min_length=1)] | None = None
+    looks: Annotated[list[Positive], Field(min_length=1, max_length=MAX_LOOKS)] | None = None
+    questions: Annotated[list[AskedQuantity], Field(min_length=1)] | None = None
 
     @field_validator("superiority")
     @classmethod

@@ -11,10 +11,12 @@ from harness.ingest.options import IngestRequest
 from harness.ingest.runs import ENTRY, Labels, Runs, TableRun, read_runs
 from harness.ingest.tables import Table, read_tables
 from harness.results.records import (
+    EquivalenceMargin,
     ImportedRun,
     ImportSource,
     LaunchRecord,
     SourceFile,
+    Superiority,
     VariantChoice,
 )
 from harness.results.store import Store
@@ -61,8 +63,7 @@ def ingest(request: IngestRequest, store: Store) -> Ingested:
         more = len(problems) - MAX_PROBLEMS
         rest = [Problem("", f"{more} more")] if more > 0 else []
         raise UserError(problems[:MAX_PROBLEMS] + rest)
-    asked = [found.axes, *request.margins, *request.superiority, *request.compare, baseline]
-    settings_hash = _hash(asked)  # margins of earlier imports do not apply
+    settings_hash = _hash(found.axes)
     runs = [
         _run(run, found.axes, baseline, request.study, settings_hash) for run in _ordered(found)
     ]
@@ -70,8 +71,9 @@ def ingest(request: IngestRequest, store: Store) -> Ingested:
         command=request.command,
         order=[run.run_id for run in runs],
         settings_hash=settings_hash,
-        equivalence_margin=request.equivalence_margin,
-        superiority=request.superiority_thresholds,
+        # empty, not None: those of earlier imports do not apply
+        equivalence_margin=request.equivalence_margin or EquivalenceMargin(),
+        superiority=request.superiority_thresholds or Superiority(),
         compare=list(request.compare) or None,
         imported=_source(request, tables),
     )

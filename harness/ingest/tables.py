@@ -125,7 +125,7 @@ def _read_tsv(table: Table, content: bytes) -> None:
 
 
 def _read_json_lines(table: Table, content: bytes) -> None:
-    for number, line in enumerate(content.decode("utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(content.decode("utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         place = f"{table.path}: line {number}"

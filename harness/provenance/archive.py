@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -44,10 +45,16 @@ def archive_inputs(
         settings=list(settings),
         seeds=seeds,
         where=list(where),
-        packages=archive.add(installed_packages().encode(), ".txt"),
+        packages=archive.add(_packages_once().encode(), ".txt"),
         git_commit=git.commit(),
         data_folder=str(Path(data_folder).resolve()) if data_folder else None,
     )
+
+
+@cache
+def _packages_once() -> str:
+    """Return the installed packages, which are read once for all stages of a study."""
+    return installed_packages()
 
 
 def installed_packages() -> str:

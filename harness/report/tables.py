@@ -75,6 +75,11 @@ def interval_column(title: str, name: str, show: Show) -> Column:
     return Column(title, lambda record: formatting.interval(*interval_of(record, name), show))
 
 
+def difference_column(title: str, name: str) -> Column:
+    """Return a column of tested differences with their intervals."""
+    return Column(title, lambda record: formatting.difference(*interval_of(record, name)))
+
+
 def mean_column(title: str, name: str) -> Column:
     """Return a column of means with half the width of their intervals."""
     return Column(title, lambda record: formatting.mean(*interval_of(record, name)))

@@ -231,8 +231,8 @@ def agrees(result, margin):
 
 
 def test_the_level_is_that_of_the_look():
-    strict = module.test_family(LOSSES, "base", None, alpha=1e-5)
-    assert isinstance(strict.family, TestFamily) and strict.family.alpha == 1e-5
+    strict = module.test_family(LOSSES, "base", None, alpha=1e-12)
+    assert isinstance(strict.family, TestFamily) and strict.family.alpha == 1e-12
     assert strict.results["better"].verdict == "unresolved"
     usual = module.test_family(LOSSES, "base", None).results["better"]
     assert strict.results["better"].difference.ci95[0] < usual.difference.ci95[0]

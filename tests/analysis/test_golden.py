@@ -81,13 +81,21 @@ SPEED_TABLES = {"entries", "comparisons", "scaling", "decoding"}
 SPEED_PATH = rf"(entries|comparisons|scaling)\.\d+\.(decoding\.\d+\.)?({'|'.join(SPEED_COLUMNS)})\b"
 # Costs are now until a loss is first reached, and entries that lost seeds have no rank.
 # Copies under other parallelisms are not tested, and intervals are simultaneous over the family.
-REDEFINED = {"savings", "rankings", "verdicts"}
+# Differences of entries that lost seeds have no interval, at other lengths too.
+# Effects are tested against their own noise, without the times of runs on other machines.
+REDEFINED = {"savings", "rankings", "verdicts", "effects"}
 TEST_COLUMNS = {
     "comparisons.val_loss_difference_low",
     "comparisons.val_loss_difference_high",
     "comparisons.excludes_zero",
+    "lengths.val_loss_difference_low",
+    "lengths.val_loss_difference_high",
 }
-TEST_PATH = r"verdicts\.\w+\.entries\.|comparisons\.\d+\.(val_loss_difference\.ci95|excludes_zero)"
+TEST_PATH = (
+    r"verdicts\.\w+\.(entries|main_effects|interactions|design)\.|"
+    r"comparisons\.\d+\.(val_loss_difference\.ci95|excludes_zero)|"
+    r"entries\.\d+\.lengths\.\d+\.val_loss_difference\.ci95"
+)
 
 
 @pytest.fixture(scope="module")

@@ -145,10 +145,23 @@ def test_an_entry_of_two_sizes_is_named_without_a_law(fake_ladder):
     assert found.speedups == []
 
 
-def test_failed_runs_leave_their_pairs_out(fake_ladder):
+@pytest.mark.parametrize("entry", ["gqa2", "mha"])
+def test_a_curve_that_lost_a_seed_has_no_speedup(fake_ladder, entry):
+    """Its other seeds are a selection, whichever of the two curves lost it."""
+    label = f"learned-{entry}-single-S1"
+    fake_ladder.outcome = {f"{label}-s0": ("failed", "nan", "not finite")}
+    found = read(fake_ladder)
+    assert found.speedups == found.trends == []
+    (excluded,) = found.uncompared
+    assert excluded.reason == f"{label} lost seeds, so that its other seeds are a selection"
+    lost = [(point.entry, point.size) for point in found.points if point.lost_seeds == [0]]
+    assert lost == [(entry, "S1")]
+
+
+def test_missing_runs_leave_their_pairs_out(fake_ladder):
     fake_ladder.outcome = {
-        "learned-gqa2-single-S1-s0": ("failed", "oom", "OOM"),
-        "learned-mha-single-S3-s1": ("failed", "oom", "OOM"),
+        "learned-gqa2-single-S1-s0": ("pending", None, None),
+        "learned-mha-single-S3-s1": ("pending", None, None),
     }
     found = read(fake_ladder)
     assert len(found.speedups) == 4

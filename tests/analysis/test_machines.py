@@ -201,6 +201,16 @@ def test_a_run_resumed_on_another_machine_has_no_speed(study):
     assert "node-2: Another CPU" in speed_reason(resumed, run)
 
 
+def test_a_compiled_run_that_resumed_has_another_training_time(study):
+    run = with_env(study.entries[0].done[0], compile=True)
+    resumed = replace(run, probes=run.measured.model_copy(update={"resumed_at": [4]}))
+    assert "compiled again" in machines.train_time_reason(resumed, run)
+    assert speed_reason(resumed, run) is None
+    assert machines.train_time_reason(resumed, resumed) is None
+    eager = with_env(resumed, compile=False)
+    assert machines.train_time_reason(eager, with_env(run, compile=False)) is None
+
+
 def at(run, start, end):
     def stamp(seconds):
         return datetime.fromtimestamp(seconds, UTC).isoformat()

@@ -136,15 +136,21 @@ def test_the_report_counts_spikes_by_run_and_entry(one_axis, no_figures):
     entry = "learned-gqa2-single"
     assert spikes == [(entry, 1, "loss", 30), (entry, 2, "gradient norm", 10)]
     gqa = next(row for row in summary["entries"] if row["entry"] == entry)
-    assert (gqa["unstable_seeds"], gqa["n_loss_spikes"], gqa["n_grad_norm_outliers"]) == ([1], 1, 0)
+    assert (gqa["unstable_seeds"], gqa["n_loss_spikes"], gqa["n_grad_norm_outliers"]) == (
+        [1, 2],
+        1,
+        1,
+    ), "a failed run counts"
     assert [run["n_grad_norm_outliers"] for run in gqa["runs"]] == [0, 0, 1]
     assert [run["max_grad_norm"] for run in gqa["runs"]] == [1.0, 1.0, 50.0]
     assert "2 of 6 runs spike" in page
     assert [(caveat["kind"], caveat["entry"]) for caveat in summary["caveats"]] == [
-        ("unstable", entry)
+        ("lost-seeds", entry),
+        ("unstable", entry),
     ]
-    assert "seed 1, step 30" in summary["caveats"][0]["message"]
-    assert f"{entry} [unstable]" in page.split("## Results")[0]
+    assert "2 of 3 runs spike" in summary["caveats"][1]["message"]
+    assert "seed 1, step 30" in summary["caveats"][1]["message"]
+    assert f"{entry} [lost-seeds, unstable]" in page.split("## Results")[0]
     assert (folder / "tables" / "spikes.csv").read_text().count("\n") == 3
 
 

@@ -3,14 +3,17 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from harness.analysis import dataset, significance
+from harness.analysis import dataset
+from harness.analysis.families import test_family
 from harness.analysis.hypotheses import test_hypotheses
 from harness.analysis.superiority import judge, superior
 from harness.results.records import LaunchRecord, Superiority
 
-test_hypotheses.__test__ = False  # it is the function under test
+test_family.__test__ = False  # the functions under test
+test_hypotheses.__test__ = False
 THRESHOLD = 0.005
 
 
@@ -37,9 +40,9 @@ def test_what_is_superior_is_better(lower_is_better):
     rng = np.random.default_rng(0)
     answers = set()
     for _ in range(100):
-        family = {name: 0.01 * rng.normal(rng.normal(), 0.5, size=4) for name in "abc"}
-        tests = significance.test_family(family, THRESHOLD, lower_is_better)
-        for result in judge(tests, dict.fromkeys("abc", THRESHOLD), lower_is_better).values():
+        values = pd.DataFrame({name: 0.01 * rng.normal(rng.normal(), 0.5, 4) for name in "abcd"})
+        tests = test_family(values, "a", THRESHOLD, lower_is_better).results
+        for result in judge(tests, dict.fromkeys("bcd", THRESHOLD), lower_is_better).values():
             answers.add(result.superior)
             assert result.superior != "yes" or result.verdict == "better"
             assert result.superior != "no" or result.difference.ci95 is not None

@@ -10,7 +10,7 @@ from harness.analysis import dataset
 from harness.analysis.summary import summarize
 from harness.analysis.tuning import find_edge, mean_losses, outcome, rank_settings
 from harness.results.records import TunedRange
-from harness.results.records.estimates import Mean
+from harness.results.records.estimates import Difference
 from harness.results.records.study_summary import SignificanceResult
 
 
@@ -82,7 +82,7 @@ def test_the_largest_improvement_is_one_of_tuned_entries(tuned, no_figures):
 
 
 def result(verdict: str, mean: float, half: float) -> SignificanceResult:
-    difference = Mean(mean=mean, ci95=(mean - half, mean + half), n=3)
+    difference = Difference(mean=mean, ci95=(mean - half, mean + half), n=3)
     return SignificanceResult(verdict=verdict, difference=difference)
 
 

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 from command_line import Harness
+from planted_runs import finish
 
 from harness import config, load
 from harness.analysis import dataset
 from harness.cli.stages import read_progress
 from harness.errors import ExitCode
-from harness.results.records import EvalRecord, ProbeResults, StepRecord
 from harness.results.store import Store
 
 TUNE = """
@@ -42,43 +42,7 @@ class PlantedRuns:
         lr = spec.train.lr
         distance = np.log10(lr / OPTIMA[spec.axes["positional"].label])
         loss = 1.5 + distance**2 + 0.01 * (spec.seed % 10) + 1 / spec.train.steps
-        steps = run.steps_file(0)
-        steps.append(
-            StepRecord(step=0, loss=2.0, step_s=0.1, tokens=512, grad_norm=1.0, lr=lr, warmup=False)
-        )
-        steps.close()
-        evals = run.eval_file()
-        evals.append(EvalRecord(step=8, val_loss=loss, bits_per_byte=2.0, train_s=1.0, eval_s=0.1))
-        evals.close()
-        run.write_probes(ProbeResults.model_validate(PROBES))
-        run.finish("done")
-
-
-PROBES = {
-    "memory": [
-        {
-            "parameters": 1,
-            "gradients": 1,
-            "optimizer": 1,
-            "activations": 1,
-            "other": 0,
-            "peak": 4,
-            "resident_peak": 4,
-        }
-    ],
-    "flops_per_token": 1e6,
-    "flops_per_token_counted": 1e6,
-    "parameters": 1000,
-    "predicted_memory": {"parameters": 1.0, "gradients": 1.0, "optimizer": 1.0},
-    "phases": [],
-    "traffic": [],
-    "predicted_bytes_sent": 0.0,
-    "initial_hash": "a",
-    "final_hashes": ["a"],
-    "attention_kernels": ["flash"],
-    "peak_flops": {"value": None, "source": "unknown"},
-    "time": {"train_s": 1.0, "eval_s": 0.1, "total_s": 1.5},
-}
+        finish(run, loss)
 
 
 @pytest.fixture

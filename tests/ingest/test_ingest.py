@@ -1,11 +1,17 @@
 """If these failed, results of another trainer could not be read, or would say more than they do."""
 
+import contextlib
 import dataclasses
 import json
 import math
+import tempfile
+from pathlib import Path
+from unittest import mock
 
 import pytest
 from command_line import Harness
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from imported_results import (
     EFFECTS,
     STEPS,
@@ -22,6 +28,10 @@ from harness.analysis import dataset
 from harness.analysis.summary import summarize
 from harness.errors import UserError
 from harness.ingest import IngestRequest, ingest
+from harness.report import charts
+from harness.report import write as write_report
+from harness.report.compare import Source
+from harness.report.compare.comparison import compare
 from harness.results.records import now
 from harness.results.store import Store
 
@@ -171,6 +181,24 @@ def test_unknown_quantities_have_no_verdict(store, folder):
     assert (words["muon"], words["sgd"]) == ("better", "worse")
 
 
+def test_seeds_with_other_steps_have_no_mean_curve(store, folder, no_figures):
+    """The mean over seeds would mix losses of different steps."""
+    rows = [
+        row
+        for row in evaluation_rows()
+        if (row["entry"], row["seed"], row["step"]) != ("muon", 1, 1000)
+    ]
+    add(store, write_csv(folder / "runs.csv", rows))
+    summary = summarize(read(store), now())
+    lines = {
+        chart.name: [line.entry for panel in chart.plot.panels for line in panel.lines]
+        for chart in charts.build(summary)
+        if chart.name.startswith("val_loss")
+    }
+    assert set(lines) == {"val_loss_steps", "val_loss_time"}
+    assert all(len(entries) == 8 and "muon" not in entries for entries in lines.values())
+
+
 def test_step_times_without_tokens_give_no_throughput(store, folder):
     rows = [{k: v for k, v in row.items() if k != "tokens"} for row in evaluation_rows()]
     add(store, write_csv(folder / "runs.csv", rows))
@@ -300,6 +328,45 @@ def test_entries_of_one_name_are_refused(store, folder):
         add(store, write_csv(folder / "runs.csv", rows), baseline=("p=x", "q=y-z"))
 
 
+CELLS = st.sampled_from(
+    ["", "a", "0", "1", "-1", "0.5", "nan", "1e999", "1e-400", "é", '"', "\x00"]
+)
+HEADERS = st.lists(st.sampled_from(["entry", "seed", "val_loss", "step", "step_s", "seed0", "x"]))
+
+
+@given(
+    HEADERS, st.lists(st.lists(CELLS, max_size=5), max_size=5), st.sampled_from(["csv", "jsonl"])
+)
+@settings(max_examples=150, deadline=None)
+def test_no_table_ends_in_an_exception(header, rows, suffix):
+    """Any content is imported, or refused with a message."""
+    lines = [",".join(cells) for cells in [header, *rows]]
+    if suffix == "jsonl":
+        lines = [json.dumps(dict(zip(header, cells, strict=False))) for cells in rows]
+    with tempfile.TemporaryDirectory() as name, mock.patch("os.fsync"):
+        path = Path(name, f"runs.{suffix}")
+        path.write_text("\n".join(lines))
+        with contextlib.suppress(UserError):
+            add(Store(Path(name, "results")), path, baseline=("a",))
+            assert read(Store(Path(name, "results"))).runs
+
+
+LABELS = ("base", "../x", "<b>x</b>", "`x`", "a|b", "lr = 1e-3", "é")
+
+
+def test_any_label_that_can_be_printed_is_accepted(store, folder, no_figures):
+    rows = [
+        {"entry": label, "seed": seed, "val_loss": 3 + 0.01 * seed}
+        for label in LABELS
+        for seed in range(2)
+    ]
+    add(store, write_json_lines(folder / "runs.jsonl", rows), baseline=("base",))
+    assert {entry.label for entry in read(store).entries} == set(LABELS)
+    page = (write_report(store, "mine", folder) / "index.html").read_text()
+    assert "<b>x</b>" not in page
+    assert {run.path.parent for run in store.runs("mine")} == {store.root / "mine"}
+
+
 # -- a second import ---------------------------------------------------------------------------
 
 
@@ -354,7 +421,8 @@ def test_commands_accept_an_imported_study(command, rows):
     path = command("ingest", "runs.csv", *options, "--report").stdout.strip()
     report = (command.folder / path).read_text()
     assert "Imported from `runs.csv`" in report
-    assert "better: `muon`, `swiglu`" in report
+    better = report.partition("better: ")[2].partition(";")[0]
+    assert "`muon`" in better and "`swiglu`" in better and "`sgd`" not in better
     for absent in ("diverges", "quivalence of parallelisms\n", "Environment", "shuffled"):
         assert absent not in report
     page = (command.folder / path).with_name("index.html").read_text()
@@ -407,6 +475,18 @@ def test_an_own_study_compares_with_an_imported_one(fake, folder, no_figures, mo
     summary = json.loads((folder / path).with_name("summary.json").read_text())
     pair = summary["pairs"][0]
     assert pair["parameters"][0] is None and pair["flops_per_token"][0] is None
+
+
+def test_two_imports_are_not_called_bitwise_identical(store, folder):
+    """Equal rounded losses do not show that the training was the same."""
+    table = write_csv(folder / "runs.csv", ROWS)
+    add(store, table, "a", margins=["val_loss=0.1"])
+    add(store, table, "b", margins=["val_loss=0.1"])
+    sides = [Source(name, read(store, name)) for name in ("a", "b")]
+    pairs = compare(*sides, now()).pairs
+    assert len(pairs) == 9
+    assert not any(pair.bitwise for pair in pairs)
+    assert all(pair.val_loss.verdict == "equivalent" for pair in pairs)
 
 
 def test_a_damaged_run_is_named(store, folder):

@@ -43,7 +43,7 @@ def test_the_margin_of_the_newest_launch_is_stated(fake):
     margin = EquivalenceMargin(val_loss=2.0)
     launch = LaunchRecord(order=[], settings_hash="c0ffee", equivalence_margin=margin)
     fake.store.record_launch("tiny", launch)
-    assert "the study's margin (2 nats)" in page(fake)
+    assert "The study's margin of the validation loss: 2 nats." in page(fake)
 
 
 def test_a_single_seed_is_no_verdict_with_its_reason(fake):

@@ -86,10 +86,16 @@ LOSSES = {"Validation loss": validation, "Training loss": training}
 
 
 def has_curve(entry: Entry, loss: Callable[[Entry], Curve]) -> bool:
-    """Return whether every run has the curve; the table of an imported run may have none."""
-    if loss is validation:
-        return all(len(run.evals.step) > (1 if run.imported else 0) for run in entry.done)
-    return all(len(run.steps) > 0 for run in entry.done)
+    """Return whether every run has the curve, at the same steps if they are imported.
+
+    The table of an imported run may state no curve, and other steps for each seed.
+    """
+    if loss is not validation:
+        return all(len(run.steps) > 0 for run in entry.done)
+    steps = [run.evals.step for run in entry.done]
+    if not any(run.imported for run in entry.done):
+        return all(len(evaluated) > 0 for evaluated in steps)
+    return len(steps[0]) > 1 and all(np.array_equal(steps[0], other) for other in steps)
 
 
 def has_times(entry: Entry) -> bool:

@@ -1,43 +1,92 @@
 """Differences from the baseline and effects of each level, with intervals and verdicts."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from harness.analysis.pairs import METRIC_NAMES
 from harness.analysis.summary import Summary
 from harness.report.charts.entries import MAX_EFFECTS
-from harness.report.charts.spec import Axis, ChartSpec, IntervalRow, Intervals
+from harness.report.charts.spec import Axis, ChartSpec, Interval, IntervalRow, Intervals
 from harness.report.charts.style import VERDICTS, choose_style
 from harness.report.formatting import count, significant_figures
-from harness.results.records.study_summary import Effect, MetricTests
+from harness.results.records.study_summary import Effect, MetricTests, Quantity
 
 HOW = " Colour, marker and word: the verdict."
 NATS = "nats per token"
+SIMULTANEOUS = "95 % interval, for all rows at once"
+DIFFERENCES: Mapping[Quantity, str] = {
+    "val_loss": "Validation loss minus the baseline's",
+    "tokens_per_s": "Throughput relative to the baseline's",
+}
 
 
 def differences(summary: Summary) -> Iterator[ChartSpec]:
-    """Return the difference of each entry's validation loss from the baseline's, in nats."""
-    tests = summary.metric_tests["val_loss"]
+    """Return the tested differences from the baseline: of the loss in nats, of throughput in %."""
+    for metric, title in DIFFERENCES.items():
+        tests = summary.metric_tests[metric]
+        rows = _difference_rows(summary, tests)
+        if not rows:
+            continue
+        is_loss = metric == "val_loss"
+        unit = NATS if is_loss else "%"
+        margin = _margin(tests)
+        threshold = _threshold(tests)
+        side = "left" if is_loss else "right"
+        n_entries = count(len(rows), "entry", "entries")
+        yield ChartSpec(
+            name="differences" if is_loss else f"differences_{metric}",
+            title=title,
+            subtitle=f"paired by seed, {side} is better; line: {SIMULTANEOUS}"
+            + _band(margin)
+            + ("" if threshold is None else "; dashed: threshold of superiority"),
+            note=HOW + _without_interval(tests),
+            alt=f"{title}: {_finding(rows, n_entries, unit)}",
+            plot=Intervals(Axis(f"difference, {unit}"), rows, margin, threshold),
+        )
+
+
+def _difference_rows(summary: Summary, tests: MetricTests) -> list[IntervalRow]:
+    """Return a row for each entry with a verdict and an interval in the unit of the chart."""
     chosen = choose_style(summary.study)
+    is_loss = tests.quantity == "val_loss"
     rows = []
     for entry in summary.study.entries:
         test = tests.entries.get(entry.label)
         if test and test.verdict and test.difference.ci95 and test.unit is None:
-            value = test.difference.mean
-            interval = test.difference.ci95
+            value, low, high = (
+                number if is_loss else _percent(number)
+                for number in (test.difference.mean, *test.difference.ci95)
+            )
             style = VERDICTS[test.verdict]
             group = chosen.group(entry)
-            rows.append(IntervalRow(entry.label, value, interval, test.verdict, style, group))
-    if rows:
-        title = "Validation loss minus the baseline's"
-        yield ChartSpec(
-            name="differences",
-            title=title,
-            subtitle="paired by seed, left is better; line: 95 % interval" + _band(tests.margin),
-            note=HOW,
-            alt=f"{title}: {_finding(rows, count(len(rows), 'entry', 'entries'), NATS)}",
-            plot=Intervals(Axis(f"difference, {NATS}"), rows, tests.margin),
-        )
+            rows.append(IntervalRow(entry.label, value, (low, high), test.verdict, style, group))
+    return rows
+
+
+def _without_interval(tests: MetricTests) -> str:
+    """Say how many entries lost seeds and therefore have no interval."""
+    n_lost = sum(
+        bool(test.lost_seeds) and test.difference.ci95 is None for test in tests.entries.values()
+    )
+    return f" {count(n_lost, 'entry', 'entries')} with lost seeds left out." if n_lost else ""
+
+
+def _margin(tests: MetricTests) -> Interval | None:
+    """Return the ends of the equivalence margin in the unit of the chart."""
+    if tests.margin is None:
+        return None
+    if tests.quantity == "val_loss":
+        return -tests.margin, tests.margin
+    return _percent(-tests.margin), _percent(tests.margin)
+
+
+def _threshold(tests: MetricTests) -> float | None:
+    """Return the least difference of a superior entry in the unit of the chart."""
+    if tests.superiority is None:
+        return None
+    if tests.quantity == "val_loss":
+        return -tests.superiority
+    return _percent(tests.superiority)
 
 
 def effects(summary: Summary) -> Iterator[ChartSpec]:
@@ -67,7 +116,7 @@ def _effects(tests: MetricTests, known: Sequence[Effect]) -> ChartSpec:
     is_loss = tests.quantity == "val_loss"
     unit = NATS if is_loss else "%"
     rows = [_row(effect, is_loss) for effect in _clearest(known)]
-    margin = tests.margin if is_loss or tests.margin is None else _percent(tests.margin)
+    margin = _margin(tests)
     metric = METRIC_NAMES[tests.quantity]
     note = f" Each row is the change for a level or a pair of levels.{HOW}"
     if len(known) > len(rows):
@@ -95,7 +144,7 @@ def _row(effect: Effect, is_loss: bool) -> IntervalRow:
     return IntervalRow(name, value, (low, high), verdict, VERDICTS[verdict], group)
 
 
-def _band(margin: float | None) -> str:
+def _band(margin: Interval | None) -> str:
     return "" if margin is None else "; grey: equivalence margin"
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 
+from harness.analysis import lost_seeds
 from harness.analysis.dataset import Entry
 from harness.analysis.metrics import PARALLELISM, under_baseline_parallelism
 from harness.analysis.summary import Summary
@@ -70,14 +71,15 @@ def lines_alt(
 ) -> str:
     """Return the alternative text of a line chart; its finding is the lowest end of a line.
 
-    Entries that diverge from the single-process run do not count. With `of_longest`, only the lines
+    Entries that diverge from the single-process run or lost seeds do not count. With `of_longest`, only the lines
     that reach furthest do.
     """
     n = len({line.entry for line in lines})
     text = f"{title} for {count(n, 'entry', 'entries')}"
-    sound = [line for line in lines if line.entry not in summary.diverging]
+    unsound = summary.diverging | lost_seeds.selected(summary.study.entries)
+    sound = [line for line in lines if line.entry not in unsound]
     if not sound:
-        return f"{text}; all diverge from the single-process run."
+        return f"{text}; all diverge from the single-process run, or lost seeds."
     furthest = max(line.x[-1] for line in sound)
     ends = [line for line in sound if line.x[-1] == furthest or not of_longest]
     lowest = min(ends, key=lambda line: line.y[-1])

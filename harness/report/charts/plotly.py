@@ -257,9 +257,15 @@ def _intervals(plot: Intervals) -> JsonDict:
         trace["hovertemplate"] = f"%{{text}}<br>%{{x}}<extra>{verdict}</extra>"
         data.append(trace)
     shapes: list[JsonDict] = []
-    if plot.margin is not None:
-        band = {"type": "rect", "layer": "below", "fillcolor": MARGIN_FILL, "line": {"width": 0}}
-        shapes = [band | {"x0": -plot.margin, "x1": plot.margin, "yref": "paper", "y0": 0, "y1": 1}]
+    across = {"yref": "paper", "y0": 0, "y1": 1}
+    if plot.band is not None:
+        low, high = plot.band
+        fill = {"type": "rect", "layer": "below", "fillcolor": MARGIN_FILL, "line": {"width": 0}}
+        shapes.append(fill | across | {"x0": low, "x1": high})
+    if plot.threshold is not None:
+        dashed = {"color": INK, "width": 1, "dash": "dash"}
+        line = {"type": "line", "x0": plot.threshold, "x1": plot.threshold, "line": dashed}
+        shapes.append(line | across)
     names = [f"{row.name}: {row.verdict}" for row in plot.rows]
     return _rows(data, plot.x, names, shapes)
 

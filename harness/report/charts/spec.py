@@ -238,12 +238,13 @@ class IntervalRow:
 class Intervals:
     """A forest plot: one interval per row against zero.
 
-    `margin` is half the width of the band around zero.
+    `band` is the equivalence margin, and `threshold` the end of a superior improvement.
     """
 
     x: Axis
     rows: Sequence[IntervalRow]
-    margin: float | None = None
+    band: Interval | None = None
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from harness.analysis import comparability
+from harness.analysis import comparability, lost_seeds
 from harness.analysis.intervals import pareto
 from harness.analysis.summary import Summary
 from harness.report.charts.entries import MAX_ENTRIES, MAX_POINTS
@@ -47,14 +47,18 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
     lowest = sorted(points, key=lambda point: point.y)[:MAX_POINTS]
     kept = {point.name for point in lowest}
     points = [point for point in points if point.name in kept]
-    on_front = pareto([(point.x, round(point.y, LOSS_DIGITS)) for point in points])
+    lost = lost_seeds.selected(summary.study.entries)
+    whole = [point for point in points if point.name not in lost]
+    is_best = pareto([(point.x, round(point.y, LOSS_DIGITS)) for point in whole])
+    front = {point.name for point, best in zip(whole, is_best, strict=True) if best}
     largest = max(point.size for point in points) or 1
     points = [
-        replace(point, size=point.size / largest, on_front=is_best)
-        for point, is_best in zip(points, on_front, strict=True)
+        replace(point, size=point.size / largest, on_front=point.name in front) for point in points
     ]
     title = "Throughput against final validation loss"
     note = " No other entry is better in both than an entry on the Pareto front."
+    if lost:
+        note += " Entries that lost seeds are not on it."
     if len(points) > MAX_ENTRIES:
         note += f" The figure shows the front and the lowest losses, {MAX_ENTRIES} entries; "
         note += f"the page shows the {count(len(points), 'entry', 'entries')} of lowest loss."
@@ -71,6 +75,8 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
 
 def _alt(title: str, points: list[Point]) -> str:
     front = [point for point in points if point.on_front]
+    if not front:
+        return f"{title} for {count(len(points), 'entry', 'entries')}; all lost seeds."
     lowest = min(front, key=lambda point: point.y)
     fastest = max(front, key=lambda point: point.x)
     text = f"{title} for {count(len(points), 'entry', 'entries')}"

@@ -60,7 +60,7 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
 
 def _counts(trial: SettingResult) -> bool:
     """Return whether a setting has a loss: it is infinite if a seed failed."""
-    return trial.val_loss is not None and not trial.seeds_failed
+    return trial.val_loss is not None
 
 
 def _is_number(value: object) -> bool:

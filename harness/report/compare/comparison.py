@@ -12,6 +12,7 @@ from harness.analysis.hypotheses import test_pairs
 from harness.analysis.metrics import (
     DIVERGES,
     PARALLELISM,
+    as_ratio,
     memory_ratio,
     speed_ratio,
 )
@@ -43,7 +44,8 @@ class EntryPair:
     `bitwise`: every training and validation loss is identical; None without a common seed. Verdicts
     are B against A; `val_loss` is None, with the reason in `not_comparable`, if the two were
     validated on different texts. Under different tokenizers it is in bits per byte. Ratios are B
-    over A. There is no speed if one of the two diverges from its single-process run, or, with the
+    over A. `repeats` names the entry whose loss is tested for this one, which differs from it in
+    parallelism only. There is no speed if one of the two diverges from its single-process run, or, with the
     reason in `speed_not_comparable`, if no seed ran on one machine in both.
     """
 
@@ -62,6 +64,7 @@ class EntryPair:
     parameters: tuple[int | None, int | None]
     flops_per_token: tuple[float | None, float | None]
     status: tuple[EntryStatus, EntryStatus]
+    repeats: str | None = None
 
     def verdict(self, metric: Quantity) -> SignificanceResult | None:
         """Return the verdict on one metric."""
@@ -111,10 +114,12 @@ def compare(a: Source, b: Source, created_at: str) -> Comparison:
         metric: _verdicts(sound if metric == "tokens_per_s" else matched, metric, b.study)
         for metric in METRICS
     }
-    pairs = [
-        _pair(label, of_a, of_b, verdicts, has_speed=label in sound)
-        for label, (of_a, of_b) in matched.items()
-    ]
+    first: dict[frozenset[tuple[str, str]], str] = {}
+    pairs = []
+    for label, (of_a, of_b) in matched.items():
+        pair = _pair(label, of_a, of_b, verdicts, has_speed=label in sound)
+        tested = first.setdefault(_architecture(of_b), label)
+        pairs.append(replace(pair, repeats=None if tested == label else tested))
     return Comparison(
         a=a.label,
         b=b.label,
@@ -230,7 +235,7 @@ def _verdicts(
     pairs = []
     asked = set()
     for label, (of_a, of_b) in matched.items():
-        architecture = frozenset(of_b.axes.items() - {(PARALLELISM, of_b.axes.get(PARALLELISM))})
+        architecture = _architecture(of_b)
         if metric == "val_loss" and architecture in asked:
             continue
         asked.add(architecture)
@@ -249,6 +254,11 @@ def _verdicts(
     return superiority.judge(verdicts, thresholds, METRICS[metric].lower_is_better)
 
 
+def _architecture(entry: Entry) -> frozenset[tuple[str, str]]:
+    """Return the labels on all axes but the parallelism, which leaves the loss as it is."""
+    return frozenset(item for item in entry.axes.items() if item[0] != PARALLELISM)
+
+
 def _pair(
     label: str,
     a: Entry,
@@ -259,6 +269,7 @@ def _pair(
     seeds = sorted({run.seed for run in a.done} & {run.seed for run in b.done})
     runs_of_a = [run for run in a.done if run.seed in seeds]
     runs_of_b = [run for run in b.done if run.seed in seeds]
+    speed = verdicts["tokens_per_s"].get(label)
     first_of_a = (a.done or a.runs)[0]
     first_of_b = (b.done or b.runs)[0]
     return EntryPair(
@@ -267,11 +278,11 @@ def _pair(
         bitwise=all(map(_same_bits, runs_of_a, runs_of_b)) if seeds else None,
         val_loss=verdicts["val_loss"].get(label),
         not_comparable=comparability.of_entries(b, a).reason,
-        tokens_per_s=verdicts["tokens_per_s"].get(label),
+        tokens_per_s=speed,
         peak_memory=verdicts["peak_memory"].get(label),
         speed_not_comparable=machines.compare_speeds(b, a, REASONS["tokens_per_s"]),
         memory_not_comparable=machines.compare_speeds(b, a, REASONS["peak_memory"]),
-        tokens_per_s_ratio=_speed_ratio(b, a) if has_speed else None,
+        tokens_per_s_ratio=_speed_ratio(b, a, speed) if has_speed else None,
         peak_memory_ratio=memory_ratio(*machines.comparable_runs(b, a, REASONS["peak_memory"])),
         training_tokens=(comparability.training_tokens(a), comparability.training_tokens(b)),
         parameters=(first_of_a.parameters, first_of_b.parameters),
@@ -280,7 +291,10 @@ def _pair(
     )
 
 
-def _speed_ratio(b: Entry, a: Entry) -> Ratio | None:
+def _speed_ratio(b: Entry, a: Entry, test: SignificanceResult | None) -> Ratio | None:
+    """Return the ratio of throughputs with the interval of its test."""
+    if test is not None:
+        return as_ratio(test.difference)
     return speed_ratio(*machines.comparable_runs(b, a, REASONS["tokens_per_s"]))
 
 

@@ -20,7 +20,7 @@ from harness.report.document import (
     text,
 )
 from harness.report.formatting import MISSING, count
-from harness.report.sections import superiority
+from harness.report.sections import method, superiority
 from harness.report.sections.comparison import NO_INTERVAL, NOT_COMPARABLE
 from harness.report.sections.overview import caveat_notes
 from harness.report.sections.pooled import with_unit
@@ -188,9 +188,12 @@ def _entries(comparison: Comparison) -> Iterator[Block]:
         " against ",
         Code(comparison.a),
         ", paired by seed: differences are the former minus the latter, ratios the former over the "
-        "latter, intervals 95 %. Verdicts are determined as in the report of a study, corrected "
-        "(Holm) over all entries; losses under other parallelisms repeat the same comparison. "
-        f"Margins: {', '.join(margins) or 'none'}.",
+        f"latter. {method.INTERVALS} Of losses under several parallelisms, which repeat the same "
+        f"comparison, one is tested. Margins: {', '.join(margins) or 'none'}. Tests: ",
+        method.names(_results(comparison)),
+        " (definitions: ",
+        Code(method.REFERENCE),
+        ").",
     )
     asked = superiority.titles(comparison.superiority)
     rows = []
@@ -199,14 +202,16 @@ def _entries(comparison: Comparison) -> Iterator[Block]:
         if pair.val_loss:
             loss = pair.val_loss.difference
             low, high = loss.ci95 or (None, None)
-            shown = formatting.interval(loss.mean, low, high, formatting.signed)
+            shown = formatting.difference(loss.mean, low, high)
             difference = with_unit(shown, pair.val_loss.unit)
         ratio = MISSING
         if pair.tokens_per_s_ratio:
             speed = pair.tokens_per_s_ratio
             low, high = speed.ci95 or (None, None)
-            ratio = formatting.interval(speed.ratio, low, high, formatting.ratio)
+            ratio = formatting.tested_ratio(speed.ratio, low, high)
         words = [_word(pair.val_loss), _word(pair.tokens_per_s), _word(pair.peak_memory)]
+        if pair.repeats and pair.val_loss is None and pair.seeds:
+            words[0] = f"as {pair.repeats}"
         if pair.not_comparable:
             words[0] = NOT_COMPARABLE
         elif pair.bitwise:
@@ -225,6 +230,15 @@ def _entries(comparison: Comparison) -> Iterator[Block]:
     numeric = ["difference in val loss", "tokens/s ×", "peak memory ×"]
     titles = ["entry", "seeds", "loss", "throughput", "memory", *asked.values(), *numeric]
     yield table("Comparison of each entry", titles, rows, numeric, folded=False)
+
+
+def _results(comparison: Comparison) -> Iterator[SignificanceResult]:
+    """Yield the tests of all pairs."""
+    for pair in comparison.pairs:
+        for metric in METRIC_NAMES:
+            result = pair.verdict(metric)
+            if result is not None:
+                yield result
 
 
 def _word(verdict: SignificanceResult | None) -> str:

@@ -27,6 +27,7 @@ BUDGETS: dict[BudgetKind, str] = {
 }
 
 LOST = "lost seeds"  # instead of a rank
+SHOW_COST = "{:.3f}".format  # no test is about costs, so that rounding to 1 hides none
 
 
 def build(summary: Summary, charts: Charts) -> Iterator[Block]:
@@ -107,8 +108,8 @@ def _ratio_column(title: str, name: str, bound: str) -> Column:
     def cell(row: Record) -> str:
         limit = row[f"{name}_{bound}"]
         if limit is not None:
-            return f"{sign} {formatting.ratio(limit)}"
-        return formatting.interval(*interval_of(row, name), formatting.ratio)
+            return f"{sign} {SHOW_COST(limit)}"
+        return formatting.interval(*interval_of(row, name), SHOW_COST)
 
     return Column(title, cell)
 

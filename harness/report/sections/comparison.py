@@ -1,12 +1,12 @@
 """Comparison of each entry with the baseline: verdicts on the loss, throughput and memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from harness.analysis.summary import Summary
 from harness.report import formatting
-from harness.report.document import Block, Table, code_list, paragraph
+from harness.report.document import Block, Code, Table, code_list, paragraph
 from harness.report.formatting import MISSING, NO_SPEED
-from harness.report.sections import Charts, chart_blocks, reason_list, superiority
+from harness.report.sections import Charts, chart_blocks, method, reason_list, superiority
 from harness.report.sections.overview import baseline_labels
 from harness.report.sections.pooled import with_unit
 from harness.report.tables import (
@@ -22,6 +22,7 @@ from harness.results.records.study_summary import Quantity
 
 NO_INTERVAL = "no interval"  # of a single seed
 NOT_COMPARABLE = "not comparable"
+NO_EFFECT_OF_SEED = "seed has no effect"
 
 
 def build(summary: Summary, charts: Charts) -> Iterator[Block]:
@@ -40,18 +41,23 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
     yield paragraph(
         "Against ",
         code_list(baseline_labels(summary)),
-        ". The difference is variant minus baseline between runs of the same seed, with the 95 % t "
-        "interval of its mean. The verdict is better or worse if Student's t test on these "
-        "differences has p at most 0.05 after Holm's correction for all comparisons in the "
-        "table, and equivalent if two one-sided tests, also corrected, show that the difference "
-        f"is within the study's margin ({_margin(summary, 'val_loss')}). Otherwise it is "
-        "unresolved, with the number of seeds that would resolve it at 80 % power if the observed "
-        "effect size were the true one. p (BH) controls the false discovery rate "
-        "(Benjamini-Hochberg). The effect size is Hedges' g of the paired differences. A single "
-        "seed gives no verdict. An entry that differs on several axes shows their joint effect. "
-        "Entries that differ only in the parallelism repeat the same losses and count as one "
-        "comparison.",
+        ". The difference is variant minus baseline between runs of the same seed. "
+        f"{method.VERDICTS} {method.INTERVALS}",
     )
+    yield paragraph(
+        "The study's margin of the validation loss: ",
+        _margin(summary, "val_loss"),
+        ". An unresolved entry has the number of seeds that would resolve it at 80 % power if the "
+        "observed effect size were the true one. p (adjusted) decides between different and "
+        "unresolved; p (BH) controls the false discovery rate (Benjamini-Hochberg). The effect size "
+        "is Hedges' g of the paired differences. A single seed gives no verdict. An entry that "
+        "differs on several axes shows their joint effect. Entries that differ only in the "
+        "parallelism repeat the same losses: one of them is tested for all. Definitions, "
+        "assumptions and measured error rates: ",
+        Code(method.REFERENCE),
+        ".",
+    )
+    yield from method.paragraphs(summary, "val_loss")
     yield from _in_contexts(summary)
     yield _losses(summary)
     yield from reason_list(
@@ -59,14 +65,17 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         for row in summary.comparisons
         if row.not_comparable
     )
+    yield from _lost_seeds(summary)
     known = summary.tables["comparisons"][["tokens_per_s_ratio", "peak_memory_ratio"]]
     if study.imported and known.isna().all(axis=None):
         return
+    yield from chart_blocks(charts, "differences_tokens_per_s")
     yield paragraph(
         "Costs: ratios are variant over baseline, from the same seeds. Their verdicts use the "
-        "logarithms, paired by seed, as above (margins: throughput "
+        "logarithms, tested as above (margins: throughput "
         f"{_margin(summary, 'tokens_per_s')}, memory {_margin(summary, 'peak_memory')})."
     )
+    yield from method.paragraphs(summary, "tokens_per_s", "peak_memory")
     yield _costs(summary)
     yield from reason_list(
         (f"Throughput not comparable, {row.speed_not_comparable}", row.entry)
@@ -96,20 +105,47 @@ def _in_contexts(summary: Summary) -> Iterator[Block]:
         )
 
 
+def _lost_seeds(summary: Summary) -> Iterator[Block]:
+    """Return which seeds are lost, and what their entries cannot gain."""
+    lost: dict[str, list[int]] = {}
+    for tests in summary.metric_tests.values():
+        for label, result in tests.entries.items():
+            if result.lost_seeds:
+                lost.setdefault(label, result.lost_seeds)
+    if lost:
+        yield paragraph(
+            "The runs that are left of an entry with failed runs are a selection. The side that "
+            "lost seeds gains no verdict, and an entry that would gain one is unresolved, without "
+            "an interval."
+        )
+        yield from reason_list(
+            (f"Lost {_seed_list(seeds)}, of the entry or its baseline", label)
+            for label, seeds in lost.items()
+        )
+
+
+def _seed_list(seeds: Sequence[int]) -> str:
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
+
+
 def verdict_words(summary: Summary, metric: Quantity) -> dict[str, str]:
     """Return the verdict on each compared entry in a word or two.
 
-    Entries without a verdict diverge, have a single seed, or have no seed in common with the
-    baseline.
+    Entries without a verdict are tested by another one of the same loss, diverge, have a single
+    seed or differences that are one observation, or have no seed in common with the baseline.
     """
     frame = summary.tables["verdicts"]
     tested = {}
     for row in records(frame[frame["quantity"] == metric]):
         without = NOT_COMPARABLE if row["not_comparable"] else NO_INTERVAL
+        if row["seed_has_no_effect"]:
+            without = NO_EFFECT_OF_SEED
         tested[row["entry"]] = row["verdict"] or without
     words = {}
     for row in records(summary.tables["comparisons"]):
         untested = NO_SPEED if row["seeds"] and row["speed_diverges"] else MISSING
+        if metric == "val_loss" and row["repeats"]:
+            untested = f"as {row['repeats']}"
         words[row["entry"]] = tested.get(row["entry"], untested)
         if metric == "tokens_per_s" and row["speed_not_comparable"]:
             words[row["entry"]] = NOT_COMPARABLE
@@ -127,8 +163,9 @@ def _verdict_column(title: str, summary: Summary, metric: Quantity) -> Column:
 
 def _losses(summary: Summary) -> Table:
     verdicts = summary.tables["verdicts"]
-    names = ["entry", "verdict", "p_adjusted", "p_bh", "effect_size", "difference_low"]
+    names = ["entry", "verdict", "p_adjusted", "p_bh", "effect_size", "lost_seeds"]
     names += ["seeds_to_resolve", "seeds_to_resolve_low", "seeds_to_resolve_high"]
+    names += ["difference_low"]
     tests = verdicts.loc[verdicts["quantity"] == "val_loss", names]
     context = [text_column("context")] if summary.study.contexts else []
     columns = [
@@ -152,18 +189,23 @@ def loss_difference(row: Record) -> str:
     """Return the difference in the loss; in bits per byte, with the unit, if tokenizers differ."""
     if row["loss_unit"] == "bits per byte":
         bits = interval_of(row, "bits_per_byte_difference")
-        return with_unit(formatting.interval(*bits, formatting.signed), row["loss_unit"])
-    return formatting.interval(*interval_of(row, "val_loss_difference"), formatting.signed)
+        return with_unit(formatting.difference(*bits), row["loss_unit"])
+    return formatting.difference(*interval_of(row, "val_loss_difference"))
 
 
 def _seeds(row: Record) -> str:
-    unpaired = f" (+{row['seeds_unpaired']} unpaired)" if row["seeds_unpaired"] else ""
-    return f"{len(row['seeds'])}{unpaired}"
+    """Return the number of paired seeds, and of those that are lost or that one side lacks."""
+    lost = set(row["lost_seeds"] or ()) - set(row["seeds"])
+    n_unpaired = row["seeds_unpaired"] - len(lost)
+    others = [f"{len(lost)} lost"] if lost else []
+    if n_unpaired > 0:
+        others.append(f"+{n_unpaired} unpaired")
+    return f"{len(row['seeds'])} ({', '.join(others)})" if others else f"{len(row['seeds'])}"
 
 
 def _seeds_needed(row: Record) -> str:
     if row["verdict"] != "unresolved" or row["difference_low"] is None:
-        return MISSING
+        return MISSING  # more seeds do not replace the lost ones
     low, high = (
         None if row[name] is None else int(row[name])
         for name in ("seeds_to_resolve_low", "seeds_to_resolve_high")
@@ -194,4 +236,4 @@ def _speed_ratio(row: Record) -> str:
         return NO_SPEED
     if row["speed_not_comparable"]:
         return NOT_COMPARABLE
-    return formatting.interval(*interval_of(row, "tokens_per_s_ratio"), formatting.ratio)
+    return formatting.tested_ratio(*interval_of(row, "tokens_per_s_ratio"))

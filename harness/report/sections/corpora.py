@@ -20,7 +20,8 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         "Final validation loss on each corpus of the mixture, nats per token, with the 95 % t "
         "interval over seeds. The validation loss of the other tables is the mean of these by the "
         "corpus's share of the training tokens. Δ is the difference from the baseline on the same "
-        "validation windows, paired by seed."
+        "validation windows, paired by seed, with the t interval of each, not corrected for their "
+        "number."
     )
     rows = [_cells(row) for row in records(summary.tables["corpora"])]
     yield table("Validation loss by corpus", TITLES, rows, TITLES[2:])
@@ -33,7 +34,7 @@ def _cells(row: Record) -> list[str]:
         formatting.percent(row["share"]),
         _mean(row, "val_loss"),
         _mean(row, "bits_per_byte"),
-        formatting.interval(*interval_of(row, "val_loss_difference"), formatting.signed)
+        formatting.difference(*interval_of(row, "val_loss_difference"))
         if row["val_loss_difference"] is not None
         else MISSING,
     ]

@@ -36,16 +36,16 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
     if not summary.results:
         return
     entries = summary.study.entries
-    if summary.study.imported and not any(has_curve(entry, validation) for entry in entries):
+    drawn = [entry for entry in entries if entry.done and has_curve(entry, validation)]
+    if summary.study.imported and not drawn:
         return  # the table states the final losses only
     yield CurveExplorer(_explorer_data(summary))
     rows = []
-    for entry in summary.study.entries:
-        if entry.done and has_curve(entry, validation):
-            n_evals = min(len(run.evals.val_loss) for run in entry.done)
-            losses = np.mean([run.evals.val_loss[:n_evals] for run in entry.done], axis=0)
-            indices = np.linspace(0, n_evals - 1, len(FRACTIONS)).round().astype(int)
-            rows.append([entry.label, *map(formatting.mean, losses[indices].tolist())])
+    for entry in drawn:
+        n_evals = min(len(run.evals.val_loss) for run in entry.done)
+        losses = np.mean([run.evals.val_loss[:n_evals] for run in entry.done], axis=0)
+        indices = np.linspace(0, n_evals - 1, len(FRACTIONS)).round().astype(int)
+        rows.append([entry.label, *map(formatting.mean, losses[indices].tolist())])
     if rows:
         caption = "Validation loss at five evaluations, mean over seeds"
         yield table(caption, ["entry", *FRACTIONS], rows, FRACTIONS)

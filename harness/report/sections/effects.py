@@ -101,7 +101,7 @@ def _metric(summary: Summary, tests: MetricTests) -> Iterator[Block]:
         yield display(f"Effects of the context on {name}", frame[of_context], columns)
     if design.missing:
         cells = ", ".join(" × ".join(cell) for cell in design.missing[:MAX_MISSING])
-        yield paragraph(f"No runs of {cells}. Effects that need them are not estimated.")
+        yield paragraph(f"No comparable runs of {cells}. Effects that need them are not estimated.")
 
 
 def _levels(row: Record) -> str:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import compress
 
 from harness.analysis.dataset import Entry
 from harness.analysis.metrics import DIVERGES
@@ -85,7 +86,11 @@ def _results(summary: Summary) -> Table:
         Column("MFU", _mfu),
         number_column("parameters", "parameters"),
     ]
-    return display("Results of each entry", summary.tables["entries"], columns, folded=True)
+    frame = summary.tables["entries"]
+    if summary.study.imported:
+        cells = {column: [column.cell(record) for record in records(frame)] for column in columns}
+        columns = [column for column in columns if set(cells[column]) != {MISSING}]
+    return display("Results of each entry", frame, columns, folded=True)
 
 
 def _speed(record: Record, shown: str) -> str:
@@ -154,7 +159,12 @@ def _entry_table(summary: Summary) -> EntryTable:
         *(EntryColumn(title, numeric=False) for title in titles),
         *(EntryColumn(axis, numeric=False, levels=study.levels[axis]) for axis in axes),
     ]
-    return EntryTable(columns, list(_rows(summary, axes)))
+    rows = list(_rows(summary, axes))
+    if study.imported:  # without the columns that the table does not state
+        filled = [any(row[i].text != MISSING for row in rows) for i in range(len(columns))]
+        columns = list(compress(columns, filled))
+        rows = [list(compress(row, filled)) for row in rows]
+    return EntryTable(columns, rows)
 
 
 def _rows(summary: Summary, axes: list[str]) -> Iterator[list[EntryCell]]:

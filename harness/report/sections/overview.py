@@ -25,9 +25,9 @@ from harness.report.document import (
     text,
 )
 from harness.report.formatting import count
-from harness.report.sections import ladder, pooled, superiority, tuning
+from harness.report.sections import improvement, ladder, pooled, superiority, tuning
 from harness.report.stamps import find_stamps
-from harness.results.records.estimates import Ratio
+from harness.results.records import Looks
 from harness.results.records.study_summary import (
     Caveat,
     CaveatKind,
@@ -52,6 +52,7 @@ CAVEAT_TITLES: Mapping[CaveatKind, str] = {
     "other-precision": "Other precision than the baseline's, in validation too.",
     "other-hardware": "Another machine than the baseline's: these times are not compared.",
     "shared-machine": "Shared machine: step times include the load of other runs.",
+    "unplanned-look": "Unplanned looks: seeds were added when results could be seen.",
 }
 
 
@@ -100,17 +101,22 @@ def headline(summary: Summary) -> Text:
         for label, result in tests.entries.items()
         if label in distinct or not distinct
     }
+    copies = [row.entry for row in summary.comparisons if row.differs == [PARALLELISM]]
     leaking = _leaking(summary)
     leaks = [label for label in results if label in leaking]
     answer = pooled.answer(summary, leaking)
     covered = pooled.covered(summary) if answer else set()
     results = {label: result for label, result in results.items() if label not in covered}
     by_verdict = []
+    without_lost = {label: result for label, result in results.items() if not _is_void(result)}
     for verdict in VERDICTS:
-        labels = [label for label, result in results.items() if result.verdict == verdict]
+        labels = [label for label, result in without_lost.items() if result.verdict == verdict]
         labels = [label for label in labels if label not in leaking]
         if labels:
             by_verdict.append(text(f"{verdict}: ", code_list(labels)))
+    void = [label for label in results.keys() - without_lost.keys() if label not in leaking]
+    if void:
+        by_verdict.append(text("no verdict, as seeds were lost: ", code_list(sorted(void))))
     by_verdict += _not_comparable(summary)
     if leaks:
         by_verdict.append(text("not comparable, as they see later tokens: ", code_list(leaks)))
@@ -138,20 +144,25 @@ def headline(summary: Summary) -> Text:
             ": ",
             join(by_verdict, "; "),
             ".",
-            _largest_improvement(summary, _tuned(summary, sound)),
+            improvement.largest(summary, _tuned(summary, sound)),
         )
     pooled_tests = [result for result in tests.pooled if not result.depends_on_context]
     tested = {result.asked: result for result in pooled_tests} if answer else {}
     return text(
         answer,
         within,
-        superiority.sentences(summary, leaking),
+        superiority.sentences(summary, [*leaking, *copies]),
         _seeds_needed({**results, **tested}),
         NO_MARGIN if tests.margin is None else "",
         _doubtful(summary, [*sound, *covered]),
         _tuning(summary),
         _ladder(summary),
     )
+
+
+def _is_void(result: SignificanceResult) -> bool:
+    """Return whether a result would have another verdict if no seed was lost."""
+    return bool(result.lost_seeds) and result.difference.ci95 is None
 
 
 def _ladder(summary: Summary) -> Text:
@@ -212,57 +223,15 @@ def _doubtful(summary: Summary, compared: Sequence[str]) -> Text:
     return text(" Verdicts on entries with caveats (see below): ", code_list(doubtful), ".")
 
 
-def _largest_improvement(summary: Summary, results: Mapping[str, SignificanceResult]) -> Text:
-    better = {
-        label: result
-        for label, result in results.items()
-        if result.verdict == "better" and result.unit is None
-    }
-    if not better:
-        return ()
-    best = min(better, key=lambda label: better[label].difference.mean)
-    low, high = better[best].difference.ci95 or (None, None)
-    gain = formatting.interval(
-        -better[best].difference.mean,
-        None if high is None else -high,
-        None if low is None else -low,
-        formatting.fixed,
-    )
-    comparison = next(row for row in summary.comparisons if row.entry == best)
-    costs = []
-    if comparison.tokens_per_s_ratio is not None:
-        speed = comparison.tokens_per_s_ratio
-        costs.append(f"{_factor(speed)} throughput")
-    if comparison.peak_memory_ratio is not None:
-        costs.append(f"{comparison.peak_memory_ratio:.3f}x peak memory")
-    return text(
-        " Largest improvement: ",
-        Code(best),
-        f", {gain} nats per token",
-        f", at {' and '.join(costs)}" if costs else "",
-        _saving(summary, best),
-        ".",
-    )
-
-
-def _saving(summary: Summary, entry: str) -> str:
-    """Return the tokens that an entry needs for the baseline's final loss; empty if not known."""
-    ratio = next((row.tokens_ratio for row in summary.savings if row.entry == entry), None)
-    if ratio is None:
-        return ""
-    change = f"{ratio:.2f}x fewer" if ratio >= 1 else f"{1 / ratio:.2f}x more"
-    return f". It reaches the baseline's final loss with {change} tokens"
-
-
 def _seeds_needed(results: Mapping[str, SignificanceResult]) -> str:
     """State the seeds of the unresolved comparison that needs most of them.
 
-    Comparisons that lost seeds have no interval: they need these seeds, not more of them.
+    Comparisons that lost seeds need these seeds, not more of them.
     """
     unresolved = [
         result
         for result in results.values()
-        if result.verdict == "unresolved" and result.difference.ci95
+        if result.verdict == "unresolved" and not _is_void(result)
     ]
     if not unresolved:
         return ""
@@ -288,6 +257,8 @@ def status(summary: Summary) -> Iterator[Block]:
     entries = count(len(study.entries), "entry", "entries")
     n_runs = count(len(study.runs), "run")
     yield paragraph(f"{entries} in {n_runs}: {by_status}. ", _leaders(summary))
+    if study.looks is not None and study.looks.planned and not study.looks.is_fixed:
+        yield paragraph(_planned_looks(study.looks, study.n_complete_looks))
     for data in settings.texts(study):
         corpus = (Code(data.corpus), " (SHA-256 ", Code(f"{data.sha256[:12]}…"), ")")
         yield paragraph(
@@ -317,6 +288,20 @@ def status(summary: Summary) -> Iterator[Block]:
     yield from _warnings(study)
 
 
+def _planned_looks(looks: Looks, n_complete: int) -> str:
+    """Return the planned looks, their levels, and how many are complete."""
+    counts = ", ".join(str(len(look.seeds)) for look in looks.looks)
+    levels = list(dict.fromkeys(f"{look.level:.2g}" for look in looks.looks))
+    each = " each" if len(levels) == 1 else ""
+    state = f"The verdicts are those after {count(n_complete, 'look')}."
+    if n_complete == 0:
+        state = "The first look is not complete: its verdicts are preliminary."
+    return (
+        f"Planned looks at {counts} seeds, at the level {', '.join(levels)}{each}; entries with a "
+        f"verdict get no more seeds. {state}"
+    )
+
+
 def caveat_notes(caveats: Sequence[Caveat]) -> Iterator[Note]:
     """Return a note for each kind of caveat, with at most `MAX_CAVEATS` of its messages."""
     by_kind: dict[CaveatKind, list[Caveat]] = {}
@@ -330,14 +315,6 @@ def caveat_notes(caveats: Sequence[Caveat]) -> Iterator[Note]:
         if len(found) > MAX_CAVEATS:
             items.append(text(f"{len(found) - MAX_CAVEATS} more; summary.json has all."))
         yield Note([paragraph(Emphasis(CAVEAT_TITLES[kind])), ItemList(items)])
-
-
-def _factor(ratio: Ratio) -> str:
-    """Return 1.234x, with the interval if one is known."""
-    factor = f"{ratio.ratio:.3f}x"
-    if ratio.ci95 is None:
-        return factor
-    return "{} [{:.3f}, {:.3f}]".format(factor, *ratio.ci95)
 
 
 def _leaders(summary: Summary) -> Text:

@@ -21,9 +21,9 @@ from harness.results.records.study_summary import PooledResult, VerdictName
 from harness.results.records.tuning import TUNING
 
 METHOD = (
-    "The difference of each seed is averaged over the contexts, each weighted equally. Intervals "
-    "and verdicts are those of Student's t test of these means over seeds, corrected (Holm) over "
-    "the rows of one metric. The interaction tests whether the difference is the same in all "
+    "The difference of each seed is averaged over the contexts, each weighted equally. These means "
+    "are tested as those of one context are, corrected for the rows of one metric. The "
+    "interaction tests whether the difference is the same in all "
     "contexts: a repeated measures analysis of variance with seeds as blocks and the degrees of "
     "freedom of Greenhouse and Geisser (1959), also corrected (Holm). With two or three seeds it "
     "detects only large interactions."
@@ -89,9 +89,8 @@ def _verdict(row: Record) -> str:
 
 def _difference(row: Record) -> str:
     if row["quantity"] != "val_loss":
-        shown = formatting.interval(*interval_of(row, "difference"), formatting.percent_change)
-        return shown
-    shown = formatting.interval(*interval_of(row, "difference"), formatting.signed)
+        return formatting.change(*interval_of(row, "difference"))
+    shown = formatting.difference(*interval_of(row, "difference"))
     return with_unit(shown, row["unit"])
 
 
@@ -207,10 +206,11 @@ def _size(result: PooledResult) -> str:
     if result.seeds_incomplete:
         unit += f", on the {formatting.count(len(result.seeds), 'seed')} that all contexts have"
     if result.verdict not in ("better", "worse"):
-        return f" (difference {formatting.interval(mean, low, high, formatting.signed)} {unit})"
+        return f" (difference {formatting.difference(mean, low, high)} {unit})"
     if mean < 0:
-        mean, low, high = -mean, high and -high, low and -low
-    return f", by {formatting.interval(mean, low, high, formatting.fixed)} {unit}"
+        mean = -mean
+        low, high = (None, None) if low is None or high is None else (-high, -low)
+    return f", by {formatting.gain(mean, low, high)} {unit}"
 
 
 def _interaction(result: PooledResult) -> str:

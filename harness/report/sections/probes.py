@@ -93,11 +93,10 @@ def eval_lengths(summary: Summary, charts: Charts) -> Iterator[Block]:
     if compared:
         yield paragraph(
             "Difference from the baseline at the same length, paired by seed, where both are "
-            "defined, with the 95 % t interval:"
+            "defined, with the 95 % t interval of each, not corrected for their number:"
         )
         differences = [
-            formatting.interval(*interval_of(row, "val_loss_difference"), formatting.signed)
-            for row in compared
+            formatting.difference(*interval_of(row, "val_loss_difference")) for row in compared
         ]
         caption = "Difference from the baseline by sequence length"
         yield _by_length(caption, compared, differences, trained)

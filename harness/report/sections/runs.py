@@ -70,7 +70,11 @@ def environment(summary: Summary, charts: Charts) -> Iterator[Block]:
     keys = list(next(iter(environments.values())))
     values_by_key = {key: {env[key] for env in environments.values()} for key in keys}
     differing = [key for key in keys if len(values_by_key[key]) > 1]
-    shared = [[key, *values_by_key[key]] for key in keys if key not in differing]
+    shared = [
+        [key, *values_by_key[key]]
+        for key in keys
+        if key not in differing and values_by_key[key] != {""}
+    ]
     yield table("Environment of all runs", ["setting", "value"], shared)
     if differing:
         rows: list[list[Cell]] = []

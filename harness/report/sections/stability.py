@@ -53,7 +53,7 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
 
 def _seeds(row: Record) -> str:
     seeds = ", ".join(map(str, row["unstable_seeds"]))
-    return f"{seeds} of {len(row['seeds_done'])}" if seeds else MISSING
+    return f"{seeds} of {len(row['seeds'])}" if seeds else MISSING
 
 
 def _height(row: Record) -> str:

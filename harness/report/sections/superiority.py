@@ -48,7 +48,7 @@ def _cell(shown: Mapping[str, str]) -> Callable[[Record], str]:
 def sentences(summary: Summary, omitted: Collection[str] = ()) -> Text:
     """Return the verdicts on superiority, a sentence for each metric that has a threshold.
 
-    Entries that are `omitted` (by label) are not named.
+    Entries that are `omitted` (by label) are not named in that of the loss.
     """
     stated = [metric for metric in METRIC_NAMES if metric in summary.study.superiority]
     return text(*(_sentence(summary, metric, omitted) for metric in stated))
@@ -58,7 +58,7 @@ def _sentence(summary: Summary, metric: Quantity, omitted: Collection[str]) -> T
     tests = summary.metric_tests[metric]
     labels: dict[SuperiorityVerdict, list[str]] = {}
     for label, result in tests.entries.items():
-        if result.superior and label not in omitted:
+        if result.superior and not (metric == "val_loss" and label in omitted):
             labels.setdefault(result.superior, []).append(label)
     if not labels:
         return ()

@@ -21,8 +21,8 @@ from harness.report.sections import Charts, chart_blocks
 from harness.report.tables import (
     Column,
     Record,
+    difference_column,
     display,
-    interval_column,
     mean_column,
     number_column,
     text_column,
@@ -75,9 +75,9 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         columns = [
             text_column("entry"),
             text_column("against"),
-            interval_column("untuned", "untuned", formatting.signed),
+            difference_column("untuned", "untuned"),
             text_column("verdict", "untuned_verdict"),
-            interval_column("tuned", "tuned", formatting.signed),
+            difference_column("tuned", "tuned"),
             text_column("verdict, tuned", "tuned_verdict"),
             text_column("outcome"),
         ]
@@ -146,7 +146,7 @@ def sentence(row: TuningComparison) -> Text:
 
 def _interval(difference: Mean) -> str:
     low, high = difference.ci95 or (None, None)
-    return formatting.interval(difference.mean, low, high, formatting.signed)
+    return formatting.difference(difference.mean, low, high)
 
 
 def edge_warning(tuning: TuningResults) -> Text:

@@ -17,6 +17,13 @@ from harness.results.records.lines import (
     LaunchRecord,
     StepRecord,
 )
+from harness.results.records.looks import (
+    ALL_QUESTIONS,
+    AskedQuantity,
+    Look,
+    LookPlan,
+    Looks,
+)
 from harness.results.records.probes import (
     PHASES,
     CollectiveTraffic,
@@ -73,10 +80,12 @@ from harness.results.records.tuning import (
 )
 
 __all__ = [
+    "ALL_QUESTIONS",
     "PHASES",
     "SCHEMA_VERSION",
     "AllowedViolation",
     "ArchivedFile",
+    "AskedQuantity",
     "BatchRamp",
     "CheckpointInfo",
     "CodeManifest",
@@ -102,6 +111,9 @@ __all__ = [
     "LaunchRecord",
     "LaunchSpec",
     "LengthRecord",
+    "Look",
+    "LookPlan",
+    "Looks",
     "MemoryPrediction",
     "ModelSettings",
     "PeakFlops",

@@ -19,6 +19,9 @@ class LadderPoint(StrictModel):
 
     entry: str = Field(description=CURVE)
     size: str = Field(description="label on the ladder's axis")
+    lost_seeds: list[int] = Field(
+        default=[], description="seeds that failed; with one, the other seeds are a selection"
+    )
     flops: Number = Field(description="training FLOPs: FLOPs per token times training tokens")
     parameters: Number = Field(description="number of parameters")
     tokens: Number = Field(description="training tokens")

@@ -12,6 +12,7 @@ from harness.results.records.base import (
     now,
 )
 from harness.results.records.imported import ImportSource
+from harness.results.records.looks import LookPlan
 from harness.results.records.settings import EquivalenceMargin, LadderSettings, Superiority
 
 
@@ -103,6 +104,14 @@ class LaunchRecord(Versioned):
     )
     ladder: LadderSettings | None = Field(
         default=None, description="axis of the sizes over which scaling laws are fitted"
+    )
+    looks: LookPlan | None = Field(
+        default=None,
+        description="planned looks of a study that adds seeds where they are needed; null: the "
+        "number of seeds is fixed",
+    )
+    look: Positive | None = Field(
+        default=None, description="number of the look that this call's runs are for, from 1"
     )
     accepted_outdated: list[str] = Field(
         default=[], description="runs of older code that `--accept-outdated` kept"

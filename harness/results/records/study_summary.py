@@ -16,6 +16,7 @@ from harness.results.records.estimates import (
 )
 from harness.results.records.ladder import Ladder
 from harness.results.records.lines import LaunchRecord
+from harness.results.records.looks import Looks
 from harness.results.records.probes import PHASES, CollectiveTraffic, PeakFlops, RankMemory
 from harness.results.records.run_spec import ResolvedData, ResolvedModel
 from harness.results.records.settings import TrainSettings
@@ -30,7 +31,7 @@ LossUnit = Literal["nats per token", "bits per byte"]
 SpikeKind = Literal["loss", "gradient norm"]
 EntryStatus = RunState | dict[RunState, int]  # of all runs, or the number by status
 VerdictName = Literal["better", "worse", "equivalent", "unresolved"]
-TestMethod = Literal["two keys", "Holm", "exact"]
+TestMethod = Literal["two keys", "Holm", "exact", "Welch"]
 SuperiorityVerdict = Literal["yes", "no", "unresolved"]
 CaveatKind = Literal[
     "non-causal",
@@ -46,6 +47,7 @@ CaveatKind = Literal[
     "shared-machine",
     "lost-seeds",
     "overfitting",
+    "unplanned-look",
 ]
 
 Scalar = str | int | float | bool | None
@@ -348,7 +350,7 @@ class SignificanceResult(StrictModel):
     method: TestMethod | None = Field(
         default=None,
         description="`two keys`: pooled Dunnett test and own t test; `Holm`: own t tests adjusted "
-        "by Holm (1979); `exact`: differences that are equal in every seed",
+        "by Holm (1979); `exact`: differences that are equal in every seed; `Welch`: unpaired t test",
     )
     difference: Difference = Field(description="mean paired difference, variant minus baseline")
     own95: Bounds | None = Field(
@@ -379,6 +381,11 @@ class SignificanceResult(StrictModel):
     lost_seeds: list[int] = Field(
         default=[],
         description="failed seeds of the entry or its baseline, unless all of the family lost them",
+    )
+    look: int | None = Field(
+        default=None,
+        description="number of the look that gave the verdict, or the last that the entry went on "
+        "to; null if the study has one look",
     )
     seed_has_no_effect: bool = Field(
         default=False,
@@ -735,7 +742,8 @@ class Caveat(StrictModel):
         "selection; `overfitting`: the validation loss rises after its lowest value; "
         "`other-precision`: validated in another precision than the baseline; "
         "`other-hardware`: runs on another machine, or with other cores, threads or software, than "
-        "the baseline's of the seed; `shared-machine`: runs that overlapped others on their host"
+        "the baseline's of the seed; `shared-machine`: runs that overlapped others on their host; "
+        "`unplanned-look`: the number of seeds changed when results could be seen"
     )
     entry: str | None = Field(description="the entry; null if it concerns the whole study")
     message: str = Field(description="what was observed, as one sentence")
@@ -789,6 +797,10 @@ class StudySummary(Versioned):
     )
     tuning: TuningResults | None = Field(
         default=None, description="tuning of the study; null if it does not tune"
+    )
+    looks: Looks | None = Field(
+        default=None,
+        description="looks at the results, with the level of each; null: one look, level 0.05",
     )
     environments: list[EnvironmentRuns] = Field(description="each distinct env.json")
     imported: bool = Field(

@@ -131,7 +131,8 @@ class SettingResult(StrictModel):
     seeds: list[int] = Field(description="tuning seeds that are done")
     seeds_failed: list[int] = Field(description="tuning seeds that failed; the loss is infinite")
     val_loss: Mean | None = Field(
-        description="validation loss on the tuning windows, nats per token: mean over seeds"
+        description="validation loss on the tuning windows, nats per token: mean over seeds; "
+        "null if one of them failed"
     )
     val_loss_by_seed: list[Number] = Field(description="this loss of each seed that is done")
     chosen: bool = Field(description="whether the final runs use these settings")

@@ -55,7 +55,7 @@ def test_a_verdict_is_a_trace_of_its_own(figures):
     traces = named(figures["differences"])
     assert {"better", "worse"} <= set(traces)
     total = sum(len(trace["x"]) for trace in traces.values())
-    assert total == figures["differences"]["rows"] == 17
+    assert total == figures["differences"]["rows"] == 7  # the others repeat them
 
 
 def test_log_axes_are_labelled_at_their_ticks(figures):

@@ -55,8 +55,10 @@ def draw_intervals(spec: ChartSpec, plot: Intervals) -> Figure:
     """Draw a row per estimate: its marker, its interval and its verdict as a word."""
     right = widest([row.verdict for row in plot.rows]) + 0.3
     figure, axes, places = _rows(spec, plot, INTERVALS_WIDTH, right=right)
-    if plot.margin is not None:
-        axes.axvspan(-plot.margin, plot.margin, color=GRID, linewidth=0)
+    if plot.band is not None:
+        axes.axvspan(*plot.band, color=GRID, linewidth=0)
+    if plot.threshold is not None:
+        axes.axvline(plot.threshold, color=INK, linewidth=0.8, linestyle="dashed")
     axes.axvline(0, color=INK, linewidth=0.8)
     for row, place in zip(plot.rows, places, strict=True):
         colour = row.style.colour

@@ -71,6 +71,8 @@ def _draw_point(axes: Axes, point: Point) -> None:
 
 def _join_front(axes: Axes, front: Sequence[Point]) -> None:
     """Draw the border of the region that the front's points beat, within the limits of the axes."""
+    if not front:
+        return
     x_limits = axes.get_xlim()
     y_limits = axes.get_ylim()
     points = sorted((point.x, point.y) for point in front)

@@ -1,0 +1,132 @@
+"""Decide after a look which entries need more seeds."""
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+
+from harness.analysis import dunnett
+from harness.analysis.dataset import Entry, StudyResults
+from harness.analysis.metrics import PARALLELISM
+from harness.analysis.pairs import margin_of, pair_of
+from harness.analysis.sequential import is_settled
+from harness.results.records import AskedQuantity, Looks
+from harness.results.records.study_summary import MetricTests, Quantity
+
+Decision = Literal["goes on", "settled", "futile", "lost seeds", "unresolved"]
+
+MIN_POWER = 0.1  # predictive power of a verdict at the last look, below which an entry stops
+
+
+def decide(
+    study: StudyResults, tests: Mapping[Quantity, MetricTests], looks: Looks
+) -> dict[str, Decision]:
+    """Return for each entry that has a baseline whether it needs more seeds, by its label.
+
+    `settled`: all its questions have a verdict, or none is asked. `futile`: no open question will
+    probably have one at the last look. `lost seeds`: a run has failed, so that the entry cannot be
+    better or equivalent, however many seeds follow. `unresolved`: it has the seeds of the last look.
+    """
+    decisions: dict[str, Decision] = {}
+    for entry in study.entries:
+        base = study.baseline_of(entry)
+        if base is not None:
+            asked = questions(entry, base, looks)
+            decisions[entry.label] = _decide(study, entry, asked, tests, looks)
+    return decisions
+
+
+def questions(entry: Entry, base: Entry, looks: Looks) -> list[AskedQuantity]:
+    """Return the metrics whose verdicts an entry waits for.
+
+    An entry that differs in parallelism only trains the same model, which the equivalence check
+    tests.
+    """
+    differing = [axis for axis, label in entry.axes.items() if label != base.axes[axis]]
+    is_copy = differing == [PARALLELISM]
+    return [question for question in looks.questions if question != "val_loss" or not is_copy]
+
+
+def _decide(
+    study: StudyResults,
+    entry: Entry,
+    asked: list[AskedQuantity],
+    tests: Mapping[Quantity, MetricTests],
+    looks: Looks,
+) -> Decision:
+    open_questions = []
+    for question in asked:
+        result = tests[question].entries.get(entry.label)
+        if result is not None and not is_settled(result):
+            open_questions.append((question, result))
+    if not open_questions:
+        return "settled"
+    if any(result.lost_seeds for _, result in open_questions) and entry.lost_seeds:
+        return "lost seeds"
+    if set(looks.looks[-1].seeds) <= {*entry.ended_seeds}:
+        return "unresolved"
+    for question, _ in open_questions:
+        if not _is_futile(study, entry, tests[question], looks):
+            return "goes on"
+    return "futile"
+
+
+def _is_futile(study: StudyResults, entry: Entry, tests: MetricTests, looks: Looks) -> bool:
+    pair = pair_of(study, entry, tests.quantity)
+    differences = list(pair.differences().values()) if pair is not None else []
+    if pair is None or len(differences) < 2:
+        return False
+    context = study.context_name(entry)
+    families = [family for family in tests.families if family.context == context]
+    own = next((family for family in families if entry.label in family.entries), None)
+    noise = float(np.std(differences, ddof=1))
+    if own is not None and own.noise is not None:
+        noise = max(noise, own.noise)
+    last = looks.looks[-1]
+    powers = predictive_power(
+        float(np.mean(differences)),
+        noise,
+        n_now=len(differences),
+        n_last=len(last.seeds),
+        n_comparisons=len(own.entries) if own is not None else 1,
+        margin=pair.margin(margin_of(study, tests.quantity)),
+        level=last.level,
+    )
+    return max(powers) < MIN_POWER
+
+
+def predictive_power(
+    difference: float,
+    noise: float,
+    *,
+    n_now: int,
+    n_last: int,
+    n_comparisons: int,
+    margin: float | None,
+    level: float,
+) -> tuple[float, float]:
+    """Return the probabilities that a difference will be found, and that equivalence will be.
+
+    They are those of the verdict at the last look, given the mean of fewer seeds: the predictive
+    distribution of the mean of `n_last` seeds under a flat prior (Spiegelhalter, Freedman &
+    Blackburn 1986). `noise` is the standard deviation of a paired difference.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    df_last = n_comparisons * (n_last - 1)
+    se_last = noise / math.sqrt(n_last)
+    spread = noise * math.sqrt(1 / n_now - 1 / n_last)
+    own_critical = float(stdtrit(n_last - 1, 1 - level / 2))
+    critical = max(dunnett.critical_value(n_comparisons, df_last, level), own_critical) * se_last
+    df = n_now - 1
+
+    def below(bound: float) -> float:
+        return float(stdtr(df, (bound - difference) / spread))
+
+    different = below(-critical) + 1 - below(critical)
+    if margin is None:
+        return different, 0.0
+    own_one_sided = float(stdtrit(n_last - 1, 1 - level))
+    reach = margin - max(float(stdtrit(df_last, 1 - level)), own_one_sided) * se_last
+    return different, below(reach) - below(-reach) if reach > 0 else 0.0

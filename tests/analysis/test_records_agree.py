@@ -1,0 +1,104 @@
+"""If these failed, records of a study would show a verdict and an interval that disagree."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from harness.analysis import summary
+from harness.analysis.families import excludes_zero
+from harness.analysis.pairs import METRICS
+from harness.results.records import EquivalenceMargin
+from tests.analysis.simulated_families import contradiction
+
+N_STUDIES = 8  # of each design
+
+
+def with_new_values(study, rng):
+    """Return the study with other final losses and step times, and some runs failed."""
+    noise = float(rng.choice([0.001, 0.01]))
+    effects = {entry.label: float(rng.choice([0.0, 0.002, -0.03, 0.03])) for entry in study.entries}
+    speeds = {entry.label: float(rng.choice([1.0, 1.001, 0.9, 1.2])) for entry in study.entries}
+    seeds = {run.seed: rng.normal(0, 0.05) for run in study.runs}
+    fails = rng.random() < 0.5
+    entries = []
+    for entry in study.entries:
+        runs = []
+        for run in entry.runs:
+            if fails and rng.random() < 0.1:
+                runs.append(replace(run, status="failed", reason="nan", probes=None))
+                continue
+            loss = 2 + seeds[run.seed] + effects[entry.label] + noise * rng.standard_normal()
+            scale = speeds[entry.label] * np.exp(seeds[run.seed] + noise * rng.standard_normal())
+            ratio = loss / run.evals.val_loss[-1]
+            evals = replace(
+                run.evals,
+                val_loss=ratio * run.evals.val_loss,
+                bits_per_byte=ratio * run.evals.bits_per_byte,
+            )
+            steps = replace(run.steps, step_s=run.steps.step_s / scale)
+            runs.append(replace(run, evals=evals, steps=steps))
+        entries.append(replace(entry, runs=tuple(runs)))
+    launches = list(study.launches)
+    margins = {"val_loss": 0.005, "tokens_per_s": 0.02} if rng.random() < 0.6 else {}
+    stated = EquivalenceMargin(**margins) if margins else None
+    launches[-1] = launches[-1].model_copy(
+        update={"equivalence_margin": stated, "settings_hash": study.settings_hash}
+    )
+    return replace(study, entries=tuple(entries), launches=tuple(launches))
+
+
+def contradictions(results):
+    """Yield where the records of a study contradict themselves."""
+    for quantity, tests in results.metric_tests.items():
+        lower_is_better = METRICS[quantity].lower_is_better
+        for name, result in [*tests.entries.items(), *((p.asked, p) for p in tests.pooled)]:
+            if result.method == "exact":
+                continue
+            bounds = result.difference.ci95
+            found = contradiction(result.verdict, bounds, tests.margin, lower_is_better)
+            if found:
+                yield f"{quantity} of {name}: {found}: {result}"
+    losses = results.metric_tests["val_loss"].entries
+    speeds = results.metric_tests["tokens_per_s"].entries
+    for row in results.comparisons:
+        loss = losses.get(row.entry)
+        if loss is not None and loss.verdict is not None:
+            shown = row.val_loss_difference or row.bits_per_byte_difference
+            if shown.ci95 != loss.difference.ci95:
+                yield f"loss of {row.entry}: {shown.ci95}, tested {loss.difference.ci95}"
+            if row.excludes_zero != excludes_zero(loss.difference.ci95):
+                yield f"loss of {row.entry}: excludes_zero is {row.excludes_zero}"
+        speed = speeds.get(row.entry)
+        if speed is not None and speed.verdict is not None and row.tokens_per_s_ratio is not None:
+            bounds = row.tokens_per_s_ratio.ci95
+            logs = None if bounds is None else tuple(np.log(bounds))
+            tested = speed.difference.ci95
+            if (logs is None) != (tested is None) or (tested and not np.allclose(logs, tested)):
+                yield f"throughput of {row.entry}: {logs}, tested {tested}"
+
+
+@pytest.fixture
+def one_family(fake):
+    fake.axes = {"positional": ["learned", "rope", "alibi"], "attention": ["mha", "gqa2"]}
+    fake.seeds = (0, 1, 2, 3)
+    return fake
+
+
+@pytest.fixture
+def parallelisms(fake):
+    fake.axes["attention"] = ["mha", "gqa2"]
+    fake.axes["parallelism"] = ["single", "ddp2"]
+    return fake
+
+
+@pytest.mark.parametrize("design", ["one_family", "parallelisms", "asked_in_sizes"])
+def test_no_record_contradicts_another(design, request, read_study):
+    """Tests, comparisons and pooled tests, with and without failed runs and margins."""
+    study = read_study(request.getfixturevalue(design))
+    rng = np.random.default_rng(len(design))
+    wrong = []
+    for _ in range(N_STUDIES):
+        results = summary.summarize(with_new_values(study, rng), "2026-01-01")
+        wrong += contradictions(results)
+    assert not wrong, "\n".join(wrong[:5])

@@ -1,0 +1,56 @@
+"""Results of runs that were not trained."""
+
+from collections.abc import Sequence
+
+from harness.results.records import EvalRecord, ProbeResults, StepRecord
+from harness.results.store import Run
+
+PROBES = {
+    "memory": [
+        {
+            "parameters": 1,
+            "gradients": 1,
+            "optimizer": 1,
+            "activations": 1,
+            "other": 0,
+            "peak": 4,
+            "resident_peak": 4,
+        }
+    ],
+    "flops_per_token": 1e6,
+    "flops_per_token_counted": 1e6,
+    "parameters": 1000,
+    "predicted_memory": {"parameters": 1.0, "gradients": 1.0, "optimizer": 1.0},
+    "phases": [],
+    "traffic": [],
+    "predicted_bytes_sent": 0.0,
+    "initial_hash": "a",
+    "final_hashes": ["a"],
+    "attention_kernels": ["flash"],
+    "peak_flops": {"value": None, "source": "unknown"},
+    "time": {"train_s": 1.0, "eval_s": 0.1, "total_s": 1.5},
+}
+
+
+def finish(run: Run, loss: float, step_s: Sequence[float] = (0.1,)) -> None:
+    """End a run as one that trained to this loss, with steps of these durations."""
+    lr = run.spec.train.lr
+    steps = run.steps_file(0)
+    for step, seconds in enumerate(step_s):
+        steps.append(
+            StepRecord(
+                step=step,
+                loss=2.0,
+                step_s=seconds,
+                tokens=512,
+                grad_norm=1.0,
+                lr=lr,
+                warmup=False,
+            )
+        )
+    steps.close()
+    evals = run.eval_file()
+    evals.append(EvalRecord(step=8, val_loss=loss, bits_per_byte=2.0, train_s=1.0, eval_s=0.1))
+    evals.close()
+    run.write_probes(ProbeResults.model_validate(PROBES))
+    run.finish("done")

@@ -1,0 +1,101 @@
+"""If these failed, a report would name another test than the one that its verdicts rest on."""
+
+from dataclasses import replace
+
+import pytest
+
+from harness.analysis import dataset
+from harness.analysis.summary import summarize
+from harness.report import study_report
+from harness.report.document import Table
+from harness.report.render import markdown
+from harness.report.sections import comparison, method
+from harness.results.records.study_summary import TestFamily
+
+TestFamily.__test__ = False
+ATTENTION = {"attention": ["mha", "gqa2", "local64"], "parallelism": ["single", "ddp2"]}
+
+
+@pytest.fixture
+def summarized(fake):
+    """Return a function that writes a study of seeds and returns its results."""
+
+    def of_seeds(*seeds):
+        fake.axes = {"positional": ["learned"], **ATTENTION}
+        fake.seeds = seeds
+        return summarize(dataset.read(fake.write().store, fake.name), "now")
+
+    return of_seeds
+
+
+def sentences(summary):
+    blocks = method.paragraphs(summary, "val_loss", "tokens_per_s", "peak_memory")
+    return "".join(str(part) for block in blocks for part in block.text)
+
+
+def with_family(summary, **changes):
+    """Return the results with other facts on how the losses were tested."""
+    tests = summary.metric_tests["val_loss"]
+    families = [family.model_copy(update=changes) for family in tests.families]
+    losses = tests.model_copy(update={"families": families})
+    return replace(summary, metric_tests={**summary.metric_tests, "val_loss": losses})
+
+
+def test_two_keys_are_named_with_their_noise(summarized):
+    text = sentences(summarized(0, 1, 2))
+    assert "Validation loss: two keys (2 comparisons, 3 seeds, standard deviation of" in text
+    assert "exact, because the differences are equal in every seed" in text  # the baseline's copy
+    assert "Peak memory: exact, because the differences are equal in every seed." in text
+    assert "Holm" not in text
+
+
+def test_two_seeds_are_tested_by_holm_and_say_why(summarized):
+    text = sentences(summarized(0, 1))
+    assert "two keys" not in text
+    assert "adjusted by Holm (1979), because there are fewer than 3 seeds (2 comp" in text
+
+
+def test_a_noisy_baseline_is_named_with_its_test(summarized):
+    reason = "the baseline is noisier than the other entries (F test, p = 0.004)"
+    summary = with_family(summarized(0, 1, 2), method="Holm", reason=reason, noise=None)
+    assert f"adjusted by Holm (1979), because {reason} (2 comparisons, 3" in sentences(summary)
+
+
+def test_copies_name_the_entry_that_is_tested(summarized):
+    """A verdict of their own would count the same losses twice."""
+    summary = summarized(0, 1, 2)
+    words = comparison.verdict_words(summary, "val_loss")
+    assert words["learned-gqa2-ddp2"] == "as learned-gqa2-single"
+    assert words["learned-mha-ddp2"] == "equivalent"
+    assert all(
+        not word.startswith("as ")
+        for word in comparison.verdict_words(summary, "tokens_per_s").values()
+    )
+
+
+def test_a_difference_without_noise_is_no_certainty(summarized):
+    summary = summarized(0, 1, 2)
+    tests = summary.metric_tests["val_loss"]
+    entry = "learned-gqa2-single"
+    constant = tests.entries[entry].model_copy(update={"verdict": None, "seed_has_no_effect": True})
+    losses = tests.model_copy(update={"entries": {**tests.entries, entry: constant}})
+    summary = replace(summary, metric_tests={**summary.metric_tests, "val_loss": losses})
+    assert comparison.verdict_words(summary, "val_loss")[entry] == "seed has no effect"
+    assert "the seed has no effect on the difference" in sentences(summary)
+
+
+def test_a_lost_seed_is_shown_and_asks_for_no_seeds(fake):
+    fake.axes = {"positional": ["learned", "rope"], "attention": ["mha", "gqa2"]}
+    fake.baseline = {"positional": "learned", "attention": "mha"}
+    fake.outcome = {"rope-mha-s1": ("failed", "nan", "NotFiniteError: step 6")}
+    summary = summarize(dataset.read(fake.write().store, fake.name), "now")
+    document = study_report.build(summary, [])
+    answer = "".join(map(str, document.answer))
+    assert "no verdict, as seeds were lost: " in answer and "rope-mha" in answer
+    text = markdown.render(document)
+    assert "Lost seed 1, of the entry or its baseline: `rope-mha" in text
+    (section,) = (section for section in document.sections if section.id == "comparison")
+    table = next(block for block in section.blocks if isinstance(block, Table))
+    row = table.frame[table.frame["entry"] == "rope-mha"].iloc[0]
+    assert (row["verdict"], row["seeds"], row["seeds needed"]) == ("unresolved", "2 (1 lost)", "–")
+    assert "[" not in row["difference in val loss"]
