@@ -71,12 +71,12 @@ def critical_value(n_comparisons: int, df: int, alpha: float) -> float:
     if n_comparisons == 1:
         return low
     high = float(stdtrit(df, 1 - alpha / (2 * n_comparisons)))
-    log_low, log_high = np.log(pvalues([low, high], n_comparisons, df) / alpha)
+    log_low, log_high = (_log_ratio(size, n_comparisons, df, alpha) for size in (low, high))
     # secants of log p, which is nearly straight, with Illinois's halving if an end stays
     side = 0
     while high - low > CRITICAL_TOLERANCE * high:
-        middle = low + (high - low) * float(log_low / (log_low - log_high))
-        log_middle = math.log(float(pvalues([middle], n_comparisons, df)[0]) / alpha)
+        middle = low + (high - low) * log_low / (log_low - log_high)
+        log_middle = _log_ratio(middle, n_comparisons, df, alpha)
         if abs(log_middle) < CRITICAL_TOLERANCE:
             return middle
         if log_middle > 0:
@@ -90,6 +90,11 @@ def critical_value(n_comparisons: int, df: int, alpha: float) -> float:
             log_low = log_low / 2 if side < 0 else log_low
             side = -1
     return (low + high) / 2
+
+
+def _log_ratio(size: float, n_comparisons: int, df: int, alpha: float) -> float:
+    p = float(pvalues([size], n_comparisons, df)[0])
+    return math.log(max(p, TINY) / alpha)
 
 
 def _largest_exceeds(sizes: FloatArray, n_comparisons: int, df: int) -> FloatArray:

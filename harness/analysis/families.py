@@ -303,10 +303,8 @@ def _results(
         )
         if verdict == "unresolved":
             needed = power.seeds_of_entry(found, tests.family, margins[name])
-            stated = {
-                "seeds_to_resolve": needed.seeds,
-                "seeds_to_resolve_ci95": (needed.low, needed.high),
-            }
+            ends = (needed.low, needed.high)
+            stated = {"seeds_to_resolve": needed.seeds, "seeds_to_resolve_ci95": ends}
             results[name] = results[name].model_copy(update=stated)
     return results
 
