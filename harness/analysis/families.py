@@ -19,14 +19,17 @@ All functions are pure functions of frames and numbers.
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from harness.analysis import block_model, dunnett, power, significance
 from harness.analysis.significance import ALPHA, BASELINE_NOISE_P, TWO_KEYS_FROM, FloatArray
 from harness.results.records.estimates import Bounds, Difference
 from harness.results.records.study_summary import SignificanceResult, TestFamily, VerdictName
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NO_MARGINS: Mapping[str, float | None] = {}
 NO_LOST: Mapping[str, Collection[int]] = {}
@@ -72,7 +75,7 @@ class _Tests:
 
 
 def test_family(
-    values: pd.DataFrame,
+    values: "pd.DataFrame",
     baseline: str,
     margin: float | None,
     lower_is_better: bool = True,
@@ -154,7 +157,7 @@ def _varies(found: FloatArray) -> bool:
 
 
 def _two_keys(
-    values: pd.DataFrame,
+    values: "pd.DataFrame",
     baseline: str,
     tested: list[str],
     differences: Mapping[str, FloatArray],

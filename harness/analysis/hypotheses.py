@@ -5,8 +5,6 @@ Entries with equal labels on all context axes form a family of tests.
 
 from collections.abc import Collection, Mapping, Sequence
 
-import pandas as pd
-
 from harness.analysis import comparability, factorial, pooling, significance, superiority
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.factorial import Effects
@@ -180,6 +178,8 @@ def test_pairs(
             untested=untested,
         )
     else:
+        import pandas as pd  # imported here because it is slow to import
+
         base = family[0].base
         tokens = base.done[0].tokens_per_step if base.done else None
         compared = {base.label: base} | {pair.label: pair.entry for pair in family}

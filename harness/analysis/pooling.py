@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 
 from harness.analysis import repeated_measures, significance, superiority
 from harness.analysis.dataset import CONTEXT_SEPARATOR, Entry, StudyResults
@@ -136,6 +135,8 @@ def _test(
             differences, margin, lower_is_better, alpha=level, margins=margins, lost=lost
         )
         return {name: at_error_rate(result, level) for name, result in test.results.items()}
+    import pandas as pd  # imported here because it is slow to import
+
     columns: dict[str, pd.Series] = {}
     for group in family:
         baseline = pd.Series(group.baselines.mean(axis=1), index=group.seeds)

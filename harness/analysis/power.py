@@ -335,10 +335,10 @@ def predictive_power(
         pooled_variance = squares / (pooled.degrees_of_freedom + more_df)
         largest = np.sqrt(np.maximum(own_variance, pooled_variance))
         critical = dunnett.critical_value(n_comparisons, pooled_df, alpha)
-        own_t = float(stdtrit(df, 1 - alpha / 2))
+        own_t = float(stdtrit(df, 1 - ALPHA / 2))  # the second key is that of 95 % at each look
         different = np.maximum(critical * largest, own_t * np.sqrt(own_variance))
         pooled_t = float(stdtrit(pooled_df, 1 - alpha / n_comparisons))
-        own_t = float(stdtrit(df, 1 - alpha))
+        own_t = float(stdtrit(df, 1 - ALPHA))
         equivalent = np.maximum(pooled_t * largest, own_t * np.sqrt(own_variance))
     within = np.zeros_like(variance)
     if margin is not None:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis import dunnett
-from harness.analysis.significance import BASELINE_NOISE_P, TWO_KEYS_FROM
+from harness.analysis.significance import ALPHA, BASELINE_NOISE_P, TWO_KEYS_FROM
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -64,7 +64,10 @@ class _Variances:
 def thresholds(
     n_seeds: int, n_comparisons: int, alpha: float, rule: Rule = "two keys"
 ) -> Thresholds:
-    """Return the thresholds of a family with at least 2 seeds at the familywise level `alpha`."""
+    """Return the thresholds of a family with at least 2 seeds at the familywise level `alpha`.
+
+    The entry's own interval is that of 95 % at every level.
+    """
     from scipy.special import stdtrit
 
     df = n_seeds - 1
@@ -78,8 +81,8 @@ def thresholds(
     largest = np.maximum(np.maximum(variances.mean, variances.pooled), variances.own)
     critical = dunnett.critical_value(n_comparisons, n_comparisons * df, alpha)
     pooled_t = float(stdtrit(n_comparisons * df, 1 - alpha / n_comparisons))
-    different = np.maximum(critical * np.sqrt(largest), float(stdtrit(df, 1 - alpha / 2)) * own)
-    equivalent = np.maximum(pooled_t * np.sqrt(largest), float(stdtrit(df, 1 - alpha)) * own)
+    different = np.maximum(critical * np.sqrt(largest), float(stdtrit(df, 1 - ALPHA / 2)) * own)
+    equivalent = np.maximum(pooled_t * np.sqrt(largest), float(stdtrit(df, 1 - ALPHA)) * own)
     return Thresholds(
         _nodes(np.where(variances.falls_back, holm * own, different)),
         _nodes(np.where(variances.falls_back, holm_equivalent * own, equivalent)),

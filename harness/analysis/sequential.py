@@ -13,14 +13,16 @@ All functions are pure functions of results.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from harness.analysis.families import Untested, excludes_zero, test_family
 from harness.analysis.significance import ALPHA
 from harness.results.records.estimates import Bounds
 from harness.results.records.looks import Look
 from harness.results.records.study_summary import SignificanceResult, VerdictName
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SETTLED: Collection[VerdictName] = ("better", "worse", "equivalent")
 DIFFERENT: Collection[VerdictName] = ("better", "worse")
@@ -65,7 +67,7 @@ def replay(
 
 
 def replay_values(
-    values: pd.DataFrame,
+    values: "pd.DataFrame",
     baseline: str,
     looks: Sequence[Look],
     margin: float | None,

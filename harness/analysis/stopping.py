@@ -1,15 +1,14 @@
 """Decide after a look which entries need more seeds."""
 
-import math
 from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 
-from harness.analysis import dunnett
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import margin_of, pair_of
+from harness.analysis.power import Noise, predictive_power
 from harness.analysis.sequential import is_settled
 from harness.results.records import AskedQuantity, Looks
 from harness.results.records.study_summary import MetricTests, Quantity
@@ -79,54 +78,21 @@ def _is_futile(study: StudyResults, entry: Entry, tests: MetricTests, looks: Loo
         return False
     context = study.context_name(entry)
     families = [family for family in tests.families if family.context == context]
-    own = next((family for family in families if entry.label in family.entries), None)
-    noise = float(np.std(differences, ddof=1))
-    if own is not None and own.noise is not None:
-        noise = max(noise, own.noise)
+    family = next((family for family in families if entry.label in family.entries), None)
+    own = Noise(float(np.std(differences, ddof=1)), len(differences) - 1)
+    pooled = own
+    if family is not None and family.noise and family.degrees_of_freedom:
+        pooled = Noise(family.noise, family.degrees_of_freedom)
     last = looks.looks[-1]
-    powers = predictive_power(
+    power = predictive_power(
         float(np.mean(differences)),
-        noise,
+        own,
+        pooled,
         n_now=len(differences),
         n_last=len(last.seeds),
-        n_comparisons=len(own.entries) if own is not None else 1,
+        n_comparisons=len(family.entries) if family is not None else 1,
         margin=pair.margin(margin_of(study, tests.quantity)),
-        level=last.level,
+        alpha=last.level,
+        rule="two keys" if family is not None and family.method == "two keys" else "Holm",
     )
-    return max(powers) < MIN_POWER
-
-
-def predictive_power(
-    difference: float,
-    noise: float,
-    *,
-    n_now: int,
-    n_last: int,
-    n_comparisons: int,
-    margin: float | None,
-    level: float,
-) -> tuple[float, float]:
-    """Return the probabilities that a difference will be found, and that equivalence will be.
-
-    They are those of the verdict at the last look, given the mean of fewer seeds: the predictive
-    distribution of the mean of `n_last` seeds under a flat prior (Spiegelhalter, Freedman &
-    Blackburn 1986). `noise` is the standard deviation of a paired difference.
-    """
-    from scipy.special import stdtr, stdtrit
-
-    df_last = n_comparisons * (n_last - 1)
-    se_last = noise / math.sqrt(n_last)
-    spread = noise * math.sqrt(1 / n_now - 1 / n_last)
-    own_critical = float(stdtrit(n_last - 1, 1 - level / 2))
-    critical = max(dunnett.critical_value(n_comparisons, df_last, level), own_critical) * se_last
-    df = n_now - 1
-
-    def below(bound: float) -> float:
-        return float(stdtr(df, (bound - difference) / spread))
-
-    different = below(-critical) + 1 - below(critical)
-    if margin is None:
-        return different, 0.0
-    own_one_sided = float(stdtrit(n_last - 1, 1 - level))
-    reach = margin - max(float(stdtrit(df_last, 1 - level)), own_one_sided) * se_last
-    return different, below(reach) - below(-reach) if reach > 0 else 0.0
+    return max(power.different, power.equivalent) < MIN_POWER

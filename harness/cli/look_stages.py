@@ -168,7 +168,9 @@ def _progress_line(
     counts = Counter(progress.decisions.values())
     parts = [f"{counts[name]} {text}" for name, text in REASONS.items() if counts[name]]
     states = ", ".join(parts) or "none settled"
-    text = f"look {number} of {len(plan.looks)}: of {len(progress.decisions)} entries {states}"
+    n_entries = len(progress.decisions)
+    entries = "1 entry" if n_entries == 1 else f"{n_entries} entries"
+    text = f"look {number} of {len(plan.looks)}: of {entries} {states}"
     if number == len(plan.looks):
         return text
     if not going:

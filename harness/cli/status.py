@@ -48,6 +48,8 @@ def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS
             print(f"  the corpus {corpus} has changed since {n} of these runs")
         for line in _tuning(store, name, {run.run_id: outcome for run, outcome in runs}):
             print(f"  {line}")
+        for line in _looks(store, name):
+            print(f"  {line}")
         for run, outcome in runs:
             change = changes.get(run.run_id)
             if outcome.status not in ("done", "pending") or change is not None:
@@ -72,6 +74,21 @@ def _tuning(store: "Store", study: str, outcomes: "Mapping[str, Outcome]") -> It
         f"tuning: {len(ended)} of {len(run_ids)} trials have ended, settings are chosen for "
         f"{len(chosen)} of {len(record.entries)} entries"
     )
+
+
+def _looks(store: "Store", study: str) -> Iterator[str]:
+    """Yield the look that a study with planned looks is at."""
+    from harness.errors import StoreError
+
+    try:
+        launches = store.launches(study)
+    except StoreError as error:
+        yield str(error)
+        return
+    newest = launches[-1] if launches else None
+    if newest is not None and newest.looks is not None and newest.look is not None:
+        counts = ", ".join(map(str, newest.looks.looks))
+        yield f"looks at {counts} seeds: the newest launch is for look {newest.look}"
 
 
 def _has_ended(outcome: "Outcome | None") -> bool:

@@ -10,6 +10,7 @@ from harness.errors import Problem, UserError
 from harness.ingest.options import IngestRequest
 from harness.ingest.runs import ENTRY, Labels, Runs, TableRun, read_runs
 from harness.ingest.tables import Table, read_tables
+from harness.results.imported import replace_study
 from harness.results.records import (
     EquivalenceMargin,
     ImportedRun,
@@ -84,7 +85,7 @@ def ingest(request: IngestRequest, store: Store) -> Ingested:
         if before:
             launch = launch.model_copy(update={"note": _replacement(before[-1], launch)})
             notes.append(str(launch.note))
-        store.replace_imported(request.study, runs, launch)
+        replace_study(store, request.study, runs, launch)
     n_failed = sum(run.evals[-1].val_loss is None for run in runs)
     return Ingested(len(found.entries), len(runs), n_failed, is_changed, notes)
 

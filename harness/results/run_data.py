@@ -255,6 +255,7 @@ def _read_imported(run: Run) -> RunData:
         reason=status.reason,
         message=status.message,
         started_at=None,
+        ended_at=status.ended_at,
         steps=read_steps([]),
         evals=Evals(
             step=np.array([line.step for line in lines], dtype=np.int64),

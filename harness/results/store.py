@@ -8,7 +8,6 @@ import contextlib
 import os
 import platform
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -498,26 +497,3 @@ class Store:
             raise UserError(
                 f"{self.root / study}: its runs are imported from another trainer; {action}"
             )
-
-    def replace_imported(
-        self, study: str, runs: Sequence[ImportedRun], launch: LaunchRecord
-    ) -> None:
-        """Write an imported study; its earlier runs are removed once the new ones are written."""
-        new = Store(self.root / f".ingest-{study}")
-        shutil.rmtree(new.root, ignore_errors=True)
-        for earlier in self.launches(study):
-            new.record_launch(study, earlier)
-        new.record_launch(study, launch)
-        for run in runs:
-            folder = new.root / study / run.run_id
-            folder.mkdir()
-            write_json(folder / "imported.json", run)
-            status = RunStatus(status="done")
-            if run.evals[-1].val_loss is None:
-                message = "its last validation loss is not a finite number"
-                status = RunStatus(status="failed", reason="nan", message=message)
-            write_json(folder / "status.json", status)
-        if (self.root / study).exists():
-            (self.root / study).rename(new.root / "earlier")
-        (new.root / study).rename(self.root / study)
-        shutil.rmtree(new.root)

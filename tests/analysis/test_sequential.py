@@ -9,7 +9,6 @@ from harness.analysis.families import Untested
 from harness.analysis.looks import levels
 from harness.analysis.sequential import intersection, replay, replay_values
 from harness.analysis.significance import ALPHA, holm_adjust
-from harness.analysis.stopping import predictive_power
 from harness.results.records import Look
 from harness.results.records.estimates import Difference
 from harness.results.records.study_summary import SignificanceResult
@@ -155,23 +154,3 @@ def test_verdicts_and_intervals_agree_over_looks():
                 assert found.look == len(COUNTS)
             seen.add(found.verdict)
     assert seen == {"better", "worse", "equivalent", "unresolved"}
-
-
-@pytest.mark.parametrize(("effect", "n_now"), [(0.0, 3), (1.0, 3), (0.6, 5), (2.0, 5)])
-def test_predictive_power_is_the_frequency_of_a_later_verdict(effect, n_now):
-    """Draw the true difference and the noise given the data, then the seeds to come."""
-    rng = np.random.default_rng(0)
-    n_last, n_draws, margin, level = 12, 20_000, 1.0, 0.0125
-    variance = (n_now - 1) / rng.chisquare(n_now - 1, n_draws)
-    true = effect + np.sqrt(variance / n_now) * rng.standard_normal(n_draws)
-    later = true + np.sqrt(variance / (n_last - n_now)) * rng.standard_normal(n_draws)
-    mean = (n_now * effect + (n_last - n_now) * later) / n_last
-    from scipy import stats
-
-    critical = stats.t.ppf(1 - level / 2, n_last - 1) / np.sqrt(n_last)
-    reach = margin - stats.t.ppf(1 - level, n_last - 1) / np.sqrt(n_last)
-    found = predictive_power(
-        effect, 1.0, n_now=n_now, n_last=n_last, n_comparisons=1, margin=margin, level=level
-    )
-    expected = (np.mean(np.abs(mean) > critical), np.mean(np.abs(mean) < reach))
-    assert found == pytest.approx(expected, abs=0.02)

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from harness.analysis.looks import levels
+from harness.analysis.power import Noise, predictive_power
 from harness.analysis.sequential import is_settled, replay_values
-from harness.analysis.stopping import MIN_POWER, predictive_power
+from harness.analysis.stopping import MIN_POWER
 from harness.results.records import Look
 
 CALIBRATE = int(os.environ.get("CALIBRATE", "0"))
@@ -60,16 +61,19 @@ def is_futile(seen, name, rows, looks, margin):
     if rows == looks[-1].seeds:
         return True
     differences = (seen[name] - seen["base"]).loc[rows]
+    own = Noise(differences.std(), len(rows) - 1)
+    n_comparisons = seen.shape[1] - 1
     power = predictive_power(
         differences.mean(),
-        max(SD, differences.std()),
+        own,
+        Noise(SD, n_comparisons * (len(rows) - 1)),
         n_now=len(rows),
         n_last=len(looks[-1].seeds),
-        n_comparisons=seen.shape[1] - 1,
+        n_comparisons=n_comparisons,
         margin=margin,
-        level=looks[-1].level,
+        alpha=looks[-1].level,
     )
-    return max(power) < MIN_POWER
+    return max(power.different, power.equivalent) < MIN_POWER
 
 
 def error_rates(n_studies, effects, counts=PLANNED, margin=None, has_end=True, scale=1.0):
@@ -125,7 +129,7 @@ def test_error_rates_with_unequal_noise(noisy, capsys):
     familywise, _ = error_rates(CALIBRATE, [0.0] * 5, scale=scale)
     with capsys.disabled():
         print(f"\nlooks, 5 times the noise of one {noisy}: familywise error {familywise:.1%}")
-    assert familywise <= 0.09
+    assert familywise <= 0.075 + (0.0 if CALIBRATE >= 2000 else 0.02)
 
 
 def test_false_verdicts_do_not_add_up_over_looks():

@@ -116,6 +116,8 @@ def test_a_study_ends_when_all_entries_are_settled(harness, planted):
     finished = run_until_resolved(harness, "--max-seeds", 8, margin=WIDE)
     assert verdicts(harness) == {"rope": ("better", 1), "alibi": ("equivalent", 2)}
     assert planted.seeds() == {"rope": 3, "learned": 5, "alibi": 5}
+    state = harness("status", "study.toml").stdout
+    assert "looks at 3, 5, 8 seeds: the newest launch is for look 2" in state
     assert "look 2 of 3: of 2 entries 2 settled; no entry needs more seeds" in finished.stderr
 
 

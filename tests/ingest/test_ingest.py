@@ -395,6 +395,20 @@ def test_a_changed_table_replaces_the_study(store, folder):
     assert "replaces" in study.launches[-1].note
 
 
+def test_seeds_that_are_added_later_are_an_unplanned_look(store, folder):
+    """Stopping when the verdict is right would find effects where there are none."""
+    table = folder / "runs.csv"
+    rows = [row | {"seed": seed} for row in ROWS[::3] for seed in range(5)]
+    rows = [row | {"val_loss": 3 + 0.01 * i} for i, row in enumerate(rows)]
+    add(store, write_csv(table, [row for row in rows if row["seed"] < 3]))
+    assert [look.level for look in read(store).looks.looks] == [0.05]
+    add(store, write_csv(table, rows))
+    looks = read(store).looks
+    assert not looks.planned
+    assert [look.seeds for look in looks.looks] == [[0, 1, 2], [0, 1, 2, 3, 4]]
+    assert [look.level for look in looks.looks] == pytest.approx([0.025, 0.05 / 6])
+
+
 def test_the_source_is_recorded(store, folder):
     table = write_csv(folder / "runs.csv", ROWS)
     add(store, table)
