@@ -61,6 +61,14 @@ def asked_in_sizes(sizes) -> SyntheticStudy:
 
 
 @pytest.fixture
+def parallelisms(fake) -> SyntheticStudy:
+    """Return a synthetic study of four entries under two parallelisms each."""
+    fake.axes["attention"] = ["mha", "gqa2"]
+    fake.axes["parallelism"] = ["single", "ddp2"]
+    return fake
+
+
+@pytest.fixture
 def encoding_of_bytes(monkeypatch) -> None:
     """Replace the encodings of tiktoken by bytes, and the token 256 as their separator."""
     made = tiktoken.Encoding(

@@ -75,7 +75,8 @@ def critical_value(n_comparisons: int, df: int, alpha: float) -> float:
     # secants of log p, which is nearly straight, with Illinois's halving if an end stays
     side = 0
     while high - low > CRITICAL_TOLERANCE * high:
-        middle = low + (high - low) * log_low / (log_low - log_high)
+        part = log_low / (log_low - log_high) if log_low > 0 > log_high else 0.5
+        middle = low + (high - low) * part
         log_middle = _log_ratio(middle, n_comparisons, df, alpha)
         if abs(log_middle) < CRITICAL_TOLERANCE:
             return middle

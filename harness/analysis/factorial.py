@@ -1,7 +1,14 @@
 """The matrix as a factorial design: main effects of each axis and interactions of two axes.
 
-A linear model with the seed as a block: value = seed + effect of each level + effect of each pair
-of levels + noise (Montgomery 2017, chapters 4 and 5). Interactions of three axes count as noise.
+A main effect is a contrast of cells: the mean over the other axes of a level, minus that of the
+baseline's level. An interaction is the effect of two levels together beyond the sum of each. Each
+seed gives one value of each contrast, so that whatever the seed adds to all cells cancels. The
+values of an effect over seeds are its own noise: its seed x term stratum (Montgomery 2017, chapters
+5 and 14). Noise that a seed adds to one level counts in the effects of that level, and only there.
+
+In a seed with all cells, contrasts are means of cells and assume nothing. In a seed without some,
+they are fitted by least squares to a model without interactions of three axes or more. A seed from
+which a contrast cannot be estimated has no value of it.
 All functions are pure functions of numbers.
 """
 
@@ -11,98 +18,87 @@ from itertools import combinations, product
 
 import numpy as np
 
-from harness.analysis.intervals import TAIL
-from harness.results.records.estimates import Bounds
-from harness.results.records.study_summary import Cell, Design, Effect
+from harness.results.records.study_summary import Cell, Design
 
 Levels = Mapping[str, Sequence[str]]  # axis -> its levels, the baseline's first
-Level = tuple[str, str]  # axis and label
-ROUNDING = 1e-9  # nats, or logarithms: smaller standard errors count as 0
+ROUNDING = 1e-12  # relative to the values: smaller contrasts and variations are rounding errors
 ESTIMABLE = 1e-6  # largest deviation of an estimable contrast from its projection
 
 
 @dataclass(frozen=True)
-class Effects:
-    """All effects of a design."""
+class Contrast:
+    """The effect of `levels` against the baseline's levels in each seed that it is estimable in.
 
-    main: list[Effect]
-    interactions: list[Effect]
+    `is_model_free`: no interaction of three axes is assumed to be 0 in place of missing cells.
+    """
+
+    levels: dict[str, str]
+    by_seed: dict[int, float]
+    is_model_free: bool
+
+
+@dataclass(frozen=True)
+class Contrasts:
+    """All contrasts of a design."""
+
+    main: list[Contrast]
+    interactions: list[Contrast]
     design: Design
 
 
-def estimate(values: Mapping[Cell, Mapping[int, float]], levels: Levels) -> Effects:
-    """Fit the model to each cell's values by seed, by least squares; values may be missing."""
+def contrasts(
+    values: Mapping[Cell, Mapping[int, float]], levels: Levels, without_noise: bool = False
+) -> Contrasts:
+    """Return the contrasts of each cell's values by seed; values may be missing.
+
+    If the metric is one `without_noise` and no cell's value differs between seeds, each cell is one
+    observation, which all seeds share: a cell that some seeds lack has its value from the others.
+    """
     axes = {axis: list(names) for axis, names in levels.items() if len(names) > 1}
     varying = [i for i, axis in enumerate(levels) if axis in axes]
-    cells: list[Cell] = []
-    seeds_of_rows: list[int] = []
-    observed: list[float] = []
-    for cell, by_seed in values.items():
-        for seed, value in by_seed.items():
-            cells.append(tuple(cell[i] for i in varying))
-            seeds_of_rows.append(seed)
-            observed.append(value)
-    y = np.array(observed)
-    seeds = sorted(set(seeds_of_rows))
+    by_cell = {tuple(cell[i] for i in varying): dict(found) for cell, found in values.items()}
+    seeds = sorted(set().union(*by_cell.values()))
+    if without_noise and all(_is_constant(list(found.values())) for found in by_cell.values()):
+        by_cell = {
+            cell: dict.fromkeys(seeds, next(iter(found.values())))
+            for cell, found in by_cell.items()
+        }
+    cells_by_seed = {
+        seed: tuple(cell for cell, found in by_cell.items() if seed in found) for seed in seeds
+    }
+    all_cells = list(product(*axes.values()))
     columns = _Columns(axes)
-    n_terms = columns.n_columns
+    found: list[dict[int, float]] = [{} for _ in range(columns.n_columns)]
+    for cells in set(cells_by_seed.values()):
+        weights, is_estimable = columns.weights(cells)
+        of_cells = [seed for seed in seeds if cells_by_seed[seed] == cells]
+        observed = np.array([[by_cell[cell][seed] for seed in of_cells] for cell in cells])
+        estimates = weights @ observed
+        estimates[np.abs(estimates) <= ROUNDING * np.abs(observed).max()] = 0.0
+        for column in np.flatnonzero(is_estimable):
+            found[column] |= dict(zip(of_cells, estimates[column].tolist(), strict=True))
+    n_cells = {len(cells) for cells in cells_by_seed.values()}
+    is_model_free = len(axes) < 3 or n_cells <= {len(all_cells)}
 
-    x = np.zeros((len(y), n_terms + len(seeds)))
-    x[:, :n_terms] = columns.matrix(cells)
-    column_of_seed = {seed: n_terms + i for i, seed in enumerate(seeds)}
-    x[np.arange(len(y)), [column_of_seed[seed] for seed in seeds_of_rows]] = 1
-    inverse, rank = _pseudo_inverse(x.T @ x)
-    projection = inverse @ x.T @ x  # leaves estimable contrasts unchanged
-    fitted = inverse @ x.T @ y
-    df = len(y) - rank
-    variance = float(((y - x @ fitted) ** 2).sum() / df) if df > 0 else None
+    def contrast(column: int, *term: tuple[str, str]) -> Contrast:
+        return Contrast(dict(term), dict(sorted(found[column].items())), is_model_free)
 
-    contrasts = np.hstack([columns.contrasts(), np.zeros((n_terms, len(seeds)))])
-    estimates = contrasts @ fitted
-    deviations = np.abs(contrasts - contrasts @ projection).max(axis=1, initial=0)
-    variances = np.einsum("ij,jk,ik->i", contrasts, inverse, contrasts, optimize=True)
-
-    def effect(column: int, *term: Level) -> Effect:
-        if not len(y) or deviations[column] > ESTIMABLE:
-            return Effect(levels=dict(term))
-        value = float(estimates[column])
-        if variance is None:
-            return Effect(levels=dict(term), estimate=value)
-        se = float(np.sqrt(variance * variances[column]))
-        bounds, p = _t_interval(value, se, df)
-        return Effect(levels=dict(term), estimate=value, se=se, ci95=bounds, p=p)
-
-    seen = set(cells)
-    return Effects(
-        main=[effect(i, level) for i, level in enumerate(columns.levels)],
+    return Contrasts(
+        main=[contrast(i, level) for i, level in enumerate(columns.levels)],
         interactions=[
-            effect(column, columns.levels[i], columns.levels[j])
+            contrast(column, columns.levels[i], columns.levels[j])
             for column, i, j in columns.pairs_by_axes()
         ],
         design=Design(
-            runs=len(y),
-            degrees_of_freedom=df,
-            noise=None if variance is None else float(np.sqrt(variance)),
-            missing=[cell for cell in product(*axes.values()) if cell not in seen],
+            runs=sum(len(found) for found in values.values()),
+            seeds=len(seeds),
+            missing=[cell for cell in all_cells if cell not in by_cell],
         ),
     )
 
 
-def _pseudo_inverse(gram: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return the pseudo-inverse of a symmetric matrix, and its rank."""
-    values, vectors = np.linalg.eigh(gram)
-    kept = values > np.finfo(float).eps * len(values) * values.max(initial=0.0)
-    return (vectors[:, kept] / values[kept]) @ vectors[:, kept].T, int(kept.sum())
-
-
-def _t_interval(value: float, se: float, df: int) -> tuple[Bounds, float]:
-    """Return the 95 % interval of an estimate, and the p-value of the t test that it is 0."""
-    from scipy.special import stdtr, stdtrit
-
-    if se <= ROUNDING:
-        return (value, value), 0.0 if abs(value) > ROUNDING else 1.0
-    half = float(stdtrit(df, 1 - TAIL)) * se
-    return (value - half, value + half), 2 * float(stdtr(df, -abs(value) / se))
+def _is_constant(values: Sequence[float]) -> bool:
+    return bool(np.ptp(values) <= ROUNDING * np.abs(values).max())
 
 
 class _Columns:
@@ -121,6 +117,19 @@ class _Columns:
         columns = [(len(self.levels) + k, i, j) for k, (i, j) in enumerate(self.pairs)]
         order = {pair: k for k, pair in enumerate(combinations(self.axes, 2))}
         return sorted(columns, key=lambda c: order[self.levels[c[1]][0], self.levels[c[2]][0]])
+
+    def weights(self, cells: Sequence[Cell]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weight of each cell of a seed in each contrast, and which are estimable.
+
+        The weights, (n_columns, n_cells), are those of least squares with an intercept.
+        """
+        x = np.hstack([np.ones((len(cells), 1)), self.matrix(cells)])
+        gram = x.T @ x
+        inverse = _pseudo_inverse(gram)
+        wanted = np.hstack([np.zeros((self.n_columns, 1)), self.contrasts()])
+        projected = wanted @ inverse
+        deviations = np.abs(wanted - projected @ gram).max(axis=1, initial=0)
+        return projected @ x.T, deviations <= ESTIMABLE
 
     def matrix(self, cells: Sequence[Cell]) -> np.ndarray:
         """Return the columns of each cell, (n_cells, n_columns), of zeros and ones."""
@@ -144,3 +153,10 @@ class _Columns:
             contrasts[i, column] = 1 / self.n_levels[self.levels[j][0]]
             contrasts[j, column] = 1 / self.n_levels[self.levels[i][0]]
         return contrasts
+
+
+def _pseudo_inverse(gram: np.ndarray) -> np.ndarray:
+    """Return the pseudo-inverse of a symmetric matrix."""
+    values, vectors = np.linalg.eigh(gram)
+    kept = values > np.finfo(float).eps * len(values) * values.max(initial=0.0)
+    return np.asarray((vectors[:, kept] / values[kept]) @ vectors[:, kept].T)

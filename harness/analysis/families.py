@@ -96,18 +96,19 @@ def test_family(
     Differences that are 0 in every seed are equivalent. Other differences that are equal in every
     seed are one observation, which gives no verdict.
     """
-    differences = {
-        str(name): values[name].sub(values[baseline]).dropna().to_numpy(dtype=float)
-        for name in values.columns
-        if name != baseline
-    }
-    differences = {name: found for name, found in differences.items() if len(found)}
+    all_differences = values.to_numpy(dtype=float) - values[[baseline]].to_numpy(dtype=float)
+    differences = {}
+    for column, name in enumerate(values.columns):
+        found = all_differences[:, column]
+        found = found[~np.isnan(found)]
+        if name != baseline and len(found):
+            differences[str(name)] = found
     own_margins = {name: margins.get(name, margin) for name in differences}
     tested = [name for name, found in differences.items() if _varies(found)]
     tests = _two_keys(values, baseline, tested, differences, own_margins, alpha, untested)
     results = _results(differences, tested, tests, own_margins, lower_is_better, alpha)
     of_pairs = {name: (lost.get(name, ()), lost.get(baseline, ())) for name in results}
-    return FamilyTest(_without_gains(_as_one(results), of_pairs), tests.family)
+    return FamilyTest(without_gains(_as_one(results), of_pairs), tests.family)
 
 
 def test_differences(
@@ -135,7 +136,7 @@ def test_differences(
     results = _results(arrays, tested, tests, own_margins, lower_is_better, alpha)
     if not without_noise:
         results = _as_one(results)
-    return FamilyTest(_without_gains(results, lost), tests.family)
+    return FamilyTest(without_gains(results, lost), tests.family)
 
 
 def excludes_zero(bounds: Bounds | None) -> bool | None:
@@ -284,7 +285,7 @@ def _results(
             continue
         i = tested.index(name)
         half = float(tests.half_width[i])
-        verdict, bounds = _decide(
+        verdict, bounds = decide(
             (center - half, center + half),
             float(tests.p[i]),
             float(tests.p_equivalent[i]),
@@ -342,7 +343,7 @@ def _as_one(results: Mapping[str, SignificanceResult]) -> dict[str, Significance
     return checked
 
 
-def _decide(
+def decide(
     bounds: Bounds,
     p: float,
     p_equivalent: float,
@@ -371,7 +372,7 @@ def _decide(
 # -- lost seeds -----------------------------------------------------------------------------------
 
 
-def _without_gains(
+def without_gains(
     results: Mapping[str, SignificanceResult],
     lost: Mapping[str, tuple[Collection[int], Collection[int]]],
 ) -> dict[str, SignificanceResult]:

@@ -5,9 +5,8 @@ Entries with equal labels on all context axes form a family of tests.
 
 from collections.abc import Collection, Mapping, Sequence
 
-from harness.analysis import comparability, factorial, pooling, significance, superiority
+from harness.analysis import effects, pooling, significance, superiority
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.factorial import Effects
 from harness.analysis.families import (
     NONE_UNTESTED,
     FamilyTest,
@@ -18,7 +17,6 @@ from harness.analysis.families import (
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import (
     METRICS,
-    Metric,
     Pair,
     comparable_values,
     margin_of,
@@ -27,8 +25,8 @@ from harness.analysis.pairs import (
     values,
 )
 from harness.analysis.sequential import replay
+from harness.analysis.unpaired import test_unpaired
 from harness.results.records.study_summary import (
-    Effect,
     MetricTests,
     Quantity,
     SignificanceResult,
@@ -51,30 +49,27 @@ def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) 
     tested_families: list[TestFamily] = []
     pairs: list[Pair] = []
     for family in families(study, entries, quantity):
-        test = _test_at_looks(study, family, margin, without_noise=quantity == "peak_memory")
-        results |= test.results
-        if test.family.entries:
-            named = {"context": study.context_name(family[0].entry)}
-            tested_families.append(test.family.model_copy(update=named))
+        for test in test_parts(family, margin, quantity == "peak_memory", study):
+            results |= test.results
+            if test.family.entries:
+                named = {"context": study.context_name(family[0].entry)}
+                tested_families.append(test.family.model_copy(update=named))
         pairs += family
     threshold = superiority_of(study, quantity)
     units = {pair.label: pair.margin(threshold) for pair in pairs}
     results = superiority.judge(results, units, metric.lower_is_better)
-    effects = _effects(study, entries, quantity)
-    df = effects.design.degrees_of_freedom
-    asked = [effect for effect in effects.main if not _is_context(study, effect)]
-    interactions = [effect for effect in effects.interactions if not _is_context(study, effect)]
+    found = effects.effects(study, entries, quantity, margin)
     return MetricTests(
         quantity=quantity,
         margin=margin,
         superiority=threshold,
         entries=results,
         families=tested_families,
-        main_effects=_test_effects(asked, margin, metric, df, study.level),
-        interactions=_test_effects(interactions, margin, metric, df, study.level),
-        context_effects=_context_effects(study, effects, quantity),
+        main_effects=found.main,
+        interactions=found.interactions,
+        context_effects=found.context,
         pooled=pooling.pool(study, pairs, results, margin, threshold),
-        design=effects.design,
+        design=found.design,
     )
 
 
@@ -116,16 +111,64 @@ def is_copy(entry: Entry, base: Entry) -> bool:
     return entry.axes | {PARALLELISM: base.axes.get(PARALLELISM, "")} == base.axes
 
 
+def test_parts(
+    family: Sequence[Pair],
+    margin: float | None,
+    without_noise: bool = False,
+    study: StudyResults | None = None,
+) -> list[FamilyTest]:
+    """Test a family: its paired differences, and those without common seeds (see `unpaired`).
+
+    With a `study`, paired differences are tested at each of its looks, and the others at the level
+    of the last: the levels of all looks add up to that of the family.
+    """
+    unpaired = {}
+    for pair in family:
+        found = pair.unpaired()
+        if found is not None:
+            unpaired[pair.label] = found
+    paired = [pair for pair in family if pair.label not in unpaired]
+    n_paired = sum(len(pair.differences()) > 1 for pair in paired)
+    share = len(unpaired) / max(1, len(unpaired) + n_paired)
+    tests = []
+    if paired and study is None:
+        alpha = significance.ALPHA * (1 - share)
+        tests.append(test_pairs(paired, margin, without_noise, alpha))
+    elif paired and study is not None:
+        tests.append(_test_at_looks(study, paired, margin, without_noise, 1 - share))
+    if unpaired:
+        level = significance.ALPHA if study is None else study.level
+        of_pair = {pair.label: pair for pair in family}
+        test = test_unpaired(
+            unpaired,
+            margin,
+            family[0].metric.lower_is_better,
+            alpha=level * share,
+            margins={label: of_pair[label].margin(margin) for label in unpaired},
+            lost={
+                label: (of_pair[label].entry.lost_seeds, of_pair[label].base.lost_seeds)
+                for label in unpaired
+            },
+        )
+        tests.append(_named(test, [of_pair[label] for label in unpaired]))
+    return tests
+
+
 def _test_at_looks(
-    study: StudyResults, family: Sequence[Pair], margin: float | None, without_noise: bool
+    study: StudyResults,
+    family: Sequence[Pair],
+    margin: float | None,
+    without_noise: bool,
+    share: float,
 ) -> FamilyTest:
     """Test the pairs of a family at each look whose runs have all ended; before any, at the first.
 
     The family that is returned has the entries of the first look, and the noise of the last.
+    `share` is the part of each level that these pairs have.
     """
     looks = study.looks
     if looks is None or looks.is_fixed:
-        return test_pairs(family, margin, without_noise)
+        return test_pairs(family, margin, without_noise, significance.ALPHA * share)
     by_label = {pair.label: pair for pair in family}
     tested: list[FamilyTest] = []
 
@@ -133,13 +176,14 @@ def _test_at_looks(
         labels: list[str], seeds: list[int], level: float, untested: Untested
     ) -> Mapping[str, SignificanceResult]:
         pairs = [by_label[label].on_seeds(seeds) for label in labels]
-        tested.append(test_pairs(pairs, margin, without_noise, level, untested))
+        tested.append(test_pairs(pairs, margin, without_noise, level * share, untested))
         return tested[-1].results
 
     ended = {pair.label: pair.entry.ended_seeds for pair in family}
     results = replay(ended, looks.looks[: max(1, study.n_complete_looks)], test)
     if not tested:
-        return FamilyTest(results, test_pairs(family, margin, without_noise).family)
+        family_test = test_pairs(family, margin, without_noise, significance.ALPHA * share)
+        return FamilyTest(results, family_test.family)
     entries = {"entries": tested[0].family.entries}
     return FamilyTest(results, tested[-1].family.model_copy(update=entries))
 
@@ -195,114 +239,16 @@ def test_pairs(
             alpha=alpha,
             untested=untested,
         )
+    return _named(test, family)
+
+
+def _named(test: FamilyTest, family: Sequence[Pair]) -> FamilyTest:
+    """Return a test with the baselines of its family and the units of its differences."""
+    in_bits = [pair.label for pair in family if pair.unit == "bits per byte"]
+    baselines = {pair.base.label for pair in family}
     results = dict(test.results)
     for label in in_bits:
         if label in results:
             results[label] = results[label].model_copy(update={"unit": "bits per byte"})
     named = {"baseline": ", ".join(sorted(baselines))}
     return FamilyTest(results, test.family.model_copy(update=named))
-
-
-def _is_context(study: StudyResults, effect: Effect) -> bool:
-    return all(axis in study.contexts for axis in effect.levels)
-
-
-def _effects(study: StudyResults, entries: list[Entry], quantity: Quantity) -> Effects:
-    """Estimate the effects on a metric.
-
-    Those on the loss use the baseline's parallelism only: the other entries repeat its runs, and
-    would make the noise look smaller than it is. They use entries whose losses are comparable in
-    nats per token only, and have the tokens of the study's first entry.
-    """
-    levels = {axis: list(names) for axis, names in study.levels.items()}
-    baseline = study.baseline.get(PARALLELISM)
-    if quantity == "val_loss":
-        if baseline in levels.get(PARALLELISM, ()):
-            entries = [entry for entry in entries if entry.axes[PARALLELISM] == baseline]
-            levels[PARALLELISM] = [name for name in levels[PARALLELISM] if name == baseline]
-        comparable = [entry for entry in entries if _has_nats(study, entry)]
-        if len(comparable) < len(entries):
-            entries = comparable
-            for axis, names in levels.items():
-                left = {entry.axes[axis] for entry in entries}
-                levels[axis] = [name for name in names if name in left]
-    cells = {}
-    tokens = next((entry.done[0].tokens_per_step for entry in entries if entry.done), None)
-    for entry in entries:
-        cell = tuple(entry.axes[axis] for axis in levels)
-        cells[cell] = _comparable_cell(study, entry, METRICS[quantity], tokens)
-    return factorial.estimate({cell: found for cell, found in cells.items() if found}, levels)
-
-
-def _comparable_cell(
-    study: StudyResults, entry: Entry, metric: Metric, tokens: float | None
-) -> dict[int, float]:
-    """Return an entry's values by seed, without those on another machine than the seed's first run.
-
-    The first run is that of the first entry that has the seed done, the baseline if it has.
-    """
-    by_seed = values(entry, metric, tokens)
-    if metric.incomparable is None:
-        return by_seed
-    kept = {}
-    runs = {run.seed: run for run in entry.done}
-    first = study.first_runs
-    for seed, value in by_seed.items():
-        if metric.incomparable(runs[seed], first[seed]) is None:
-            kept[seed] = value
-    return kept
-
-
-def _has_nats(study: StudyResults, entry: Entry) -> bool:
-    """Return whether the entry's loss is comparable with its baseline's in nats per token.
-
-    Differences in nats per token have another unit if the tokens of a context are others.
-    """
-    base = study.baseline_of(entry)
-    if entry.runs[0].tokenizer != study.entries[0].runs[0].tokenizer:
-        return False
-    return base is None or comparability.in_nats(entry, base)
-
-
-def _context_effects(study: StudyResults, effects: Effects, quantity: Quantity) -> list[Effect]:
-    """Return the effects of context axes, without those on losses that are not comparable."""
-    if not study.contexts:
-        return []
-    if quantity == "val_loss":
-        first, *others = [entries[0] for entries in study.by_context().values()]
-        if not all(comparability.in_nats(other, first) for other in others):
-            return []
-    return [effect for effect in effects.main + effects.interactions if _is_context(study, effect)]
-
-
-def _test_effects(
-    effects: list[Effect], margin: float | None, metric: Metric, df: int, level: float
-) -> list[Effect]:
-    """Return the effects with their verdicts; `level` is that of the last look."""
-    scale = significance.ALPHA / level
-    p = {i: scale * effect.p for i, effect in enumerate(effects) if effect.p is not None}
-    p_equivalent = {i: scale * _equivalence_pvalue(effects[i], margin, df) for i in p}
-    p_holm = significance.holm_adjust(p)
-    p_equivalent_holm = significance.holm_adjust(p_equivalent)
-    tested = []
-    for i, effect in enumerate(effects):
-        if i not in p or effect.estimate is None:
-            tested.append(effect)
-            continue
-        verdict = significance.classify(
-            effect.estimate, p_holm[i], p_equivalent_holm[i], metric.lower_is_better
-        )
-        tested.append(effect.model_copy(update={"p_holm": p_holm[i], "verdict": verdict}))
-    return tested
-
-
-def _equivalence_pvalue(effect: Effect, margin: float | None, df: int) -> float:
-    """Return the p-value of two one-sided t tests that an effect is within the margin."""
-    from scipy.special import stdtr
-
-    if margin is None or effect.se is None or effect.estimate is None:
-        return 1.0
-    excess = abs(effect.estimate) - margin
-    if effect.se <= factorial.ROUNDING:
-        return float(excess >= 0)
-    return float(stdtr(df, excess / effect.se))

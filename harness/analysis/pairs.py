@@ -14,6 +14,7 @@ from harness.analysis import comparability, machines
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import paired_differences
 from harness.analysis.machines import Reason
+from harness.analysis.welch import UnpairedDifference, welch
 from harness.results.records.study_summary import LossUnit, Quantity
 from harness.results.run_data import RunData
 
@@ -135,6 +136,29 @@ class Pair:
         """Return the metric of the baseline by seed."""
         tokens = self.base.done[0].tokens_per_step if self.base.done else None
         return values(self.base, self.metric, tokens)
+
+    def unpaired(self) -> UnpairedDifference | None:
+        """Return the difference of the means if the seeds do not match; None if it is paired.
+
+        Seeds match if two are done in both. Those of another trainer do not match, whatever their
+        numbers. None as well if one of the two has fewer than two seeds, or if a run of the one may
+        not be compared with one of the other.
+        """
+        done = {run.seed for run in self.entry.done}
+        shared = {run.seed for run in self.base.done if run.seed in done}
+        if len(shared) > 1 and self._is_imported(self.entry) == self._is_imported(self.base):
+            return None
+        may_not = self.metric.incomparable
+        for run in self.entry.done if may_not else ():
+            if any(may_not and may_not(run, other) for other in self.base.done):
+                return None
+        tokens = self.base.done[0].tokens_per_step if self.base.done else None
+        own = values(self.entry, self.metric, tokens)
+        return welch(list(own.values()), list(self.base_values().values()))
+
+    @staticmethod
+    def _is_imported(entry: Entry) -> bool:
+        return any(run.imported is not None for run in entry.done)
 
     def on_seeds(self, seeds: Collection[int]) -> "Pair":
         """Return the pair with the runs of these seeds."""

@@ -188,7 +188,8 @@ def _tested(
         update["bits_per_byte_difference" if in_bits else "val_loss_difference"] = loss.difference
         update["excludes_zero"] = excludes_zero(loss.difference.ci95)
     speed = tests["tokens_per_s"].entries.get(row.entry)
-    if speed is not None and row.tokens_per_s_ratio is not None:
+    has_ratio = row.tokens_per_s_ratio is not None or (speed and speed.method == "Welch")
+    if speed is not None and has_ratio:
         update["tokens_per_s_ratio"] = metrics.as_ratio(speed.difference)
     entry = next(entry for entry in study.entries if entry.label == row.entry)
     repeated = hypotheses.repeated(study, entry)

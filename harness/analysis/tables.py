@@ -286,7 +286,7 @@ def _cells(column: pd.Series) -> pd.Series:
     if column.dtype == FLAG:
         return column.map({True: "true", False: "false"})
     if column.dtype == LIST:
-        return column.map(lambda items: " ".join(map(str, items)))
+        return column.map(lambda items: " ".join(map(str, items)), na_action="ignore")
     if column.dtype == NUMBER:
         return column.replace([np.inf, -np.inf], np.nan)
     return column

@@ -4,7 +4,7 @@ Only verdicts come from `harness.analysis`. The draws and the checks against the
 with it. Units: the standard deviation of a paired difference of two entries of equal noise is 1.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -14,7 +14,9 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
-from harness.analysis import families
+from harness.analysis import families, sequential
+from harness.results.records import Look
+from harness.results.records.study_summary import SignificanceResult
 
 NOISE = 0.5**0.5
 SEED_NOISE = 5.0  # what a seed adds to all entries
@@ -47,6 +49,7 @@ class Cell:
     truth: str = "none"
     effect: float = 0.0
     margin: float | None = None
+    looks: tuple[int, ...] = ()  # numbers of seeds at which the family is tested; empty: once
 
 
 @dataclass
@@ -65,8 +68,8 @@ class Counts:
     false: list[bool] = field(default_factory=list)  # any wrong `better` or `worse`
     false_equivalent: list[bool] = field(default_factory=list)
     own: list[float] = field(default_factory=list)  # fraction of own intervals with the truth
-    simultaneous: list[bool] = field(default_factory=list)  # all shown intervals contain it
-    headline: list[bool] = field(default_factory=list)  # that of the largest improvement does
+    simultaneous: list[bool] = field(default_factory=list)  # no shown interval misses it
+    headline: list[bool] = field(default_factory=list)  # nor that of the largest improvement
     power: list[float] = field(default_factory=list)  # fraction of true effects that are found
     fallback: list[bool] = field(default_factory=list)
     contradictions: int = 0
@@ -125,18 +128,35 @@ def measure(cell: Cell, n_studies: int) -> Counts:
     for study in studies(cell, n_studies):
         # the number of seeds needed takes longest, and says nothing about errors
         with mock.patch.object(families.significance, "seeds_to_resolve", return_value=None):
-            tested = families.test_family(study.values, "v0", cell.margin, lost=study.lost)
-        count(counts, cell, study, tested)
+            if cell.looks:
+                results = test_at_looks(cell, study)
+            else:
+                tested = families.test_family(study.values, "v0", cell.margin, lost=study.lost)
+                results = tested.results
+                counts.fallback.append(tested.family.method != "two keys")
+        count(counts, cell, study, results)
     return counts
 
 
-def count(counts: Counts, cell: Cell, study: Study, tested: families.FamilyTest) -> None:
+def test_at_looks(cell: Cell, study: Study) -> dict[str, SignificanceResult]:
+    """Return the results after all looks, planned with an end; entries stop at their verdict."""
+    level = 0.05 / len(cell.looks)
+    looks = [Look(seeds=list(range(n_seeds)), level=level) for n_seeds in cell.looks]
+    return sequential.replay_values(study.values, "v0", looks, cell.margin)
+
+
+test_at_looks.__test__ = False  # not a test of pytest
+
+
+def count(
+    counts: Counts, cell: Cell, study: Study, results: Mapping[str, SignificanceResult]
+) -> None:
     own = []
     shown = {}
     false = False
     false_equivalent = False
     found = []
-    for name, result in tested.results.items():
+    for name, result in results.items():
         true = study.truth[name]
         right = {-1.0: "better", 1.0: "worse"}.get(np.sign(true))
         false |= result.verdict in ("better", "worse") and result.verdict != right
@@ -154,15 +174,13 @@ def count(counts: Counts, cell: Cell, study: Study, tested: families.FamilyTest)
         )
     counts.false.append(false)
     counts.false_equivalent.append(false_equivalent)
-    counts.fallback.append(tested.family.method != "two keys")
     if found:
         counts.power.append(float(np.mean(found)))
     if own:
         counts.own.append(float(np.mean(own)))
-    if shown:
-        best = min(shown, key=lambda name: tested.results[name].difference.mean)
-        counts.simultaneous.append(all(shown.values()))
-        counts.headline.append(shown[best])
+    best = min(shown, key=lambda name: results[name].difference.mean, default=None)
+    counts.simultaneous.append(all(shown.values()))
+    counts.headline.append(best is None or shown[best])
 
 
 def contains(bounds: tuple[float, float], true: float) -> bool:

@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-import statsmodels.formula.api as smf
 from scipy import stats
+from statsmodels.stats.anova import AnovaRM
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW
 
-from harness.analysis import factorial as effects
+from harness.analysis import effects, factorial
 from harness.analysis import intervals as statistics
 from harness.analysis import significance as verdicts
 
@@ -75,34 +75,32 @@ def test_benjamini_and_hochbergs_fifteen_p_values():
 
 
 def test_yates_peas():
-    """R: aov(yield ~ block + N*P*K, npk): 12 degrees of freedom, and the sums of squares below."""
+    """R: aov(yield ~ block + N*P*K, npk) has the sums of squares below.
+
+    Two blocks of different parity have all combinations and are one replicate. R's aov(yield ~
+    N*P*K + Error(replicate/(N*P*K))) and AnovaRM test each effect against its own stratum.
+    """
     values = {}
-    for block, plots in NPK.items():
-        for cell, pounds in plots.items():
-            values.setdefault(tuple(cell), {})[block] = pounds
-    found = effects.estimate(values, {"N": ["0", "1"], "P": ["0", "1"], "K": ["0", "1"]})
-    assert found.design.degrees_of_freedom == 12 and found.design.runs == 24
-    assert found.design.noise**2 * 12 == pytest.approx(185.29, abs=0.005)
-    assert [24 / 4 * one.estimate**2 for one in found.main] == pytest.approx(
+    rows = []
+    for replicate, blocks in enumerate([(1, 2), (3, 5), (4, 6)]):
+        for cell, pounds in [*NPK[blocks[0]].items(), *NPK[blocks[1]].items()]:
+            values.setdefault(tuple(cell), {})[replicate] = pounds
+            rows.append(
+                {"replicate": replicate, "N": cell[0], "P": cell[1], "K": cell[2], "y": pounds}
+            )
+    found = factorial.contrasts(values, {"N": ["0", "1"], "P": ["0", "1"], "K": ["0", "1"]})
+    assert (found.design.runs, found.design.seeds, found.design.missing) == (24, 3, [])
+    main = effects.test_contrasts(found.main, None)
+    interactions = effects.test_contrasts(found.interactions, None)
+    assert [24 / 4 * one.estimate**2 for one in main] == pytest.approx(
         [189.28, 8.40, 95.20], abs=0.005
     )
-    assert [24 / 16 * one.estimate**2 for one in found.interactions] == pytest.approx(
-        [21.28, 33.14, 0.48], abs=0.005
+    assert [24 / 16 * one.estimate**2 for one in interactions] == pytest.approx(
+        [21.28, 33.135, 0.48], abs=0.005
     )
-
-    rows = [
-        {
-            "block": str(block),
-            **{name: -0.5 + int(level) for name, level in zip("NPK", cell, strict=True)},
-            "y": y,
-        }
-        for cell, by_block in values.items()
-        for block, y in by_block.items()
-    ]
-    fit = smf.ols("y ~ C(block) + N + P + K + N:P + N:K + P:K", pd.DataFrame(rows)).fit()
-    for one in (*found.main, *found.interactions):
-        name = ":".join(one.levels)
-        ours = (one.estimate, one.se, one.p, *one.ci95)
-        assert ours == pytest.approx(
-            (fit.params[name], fit.bse[name], fit.pvalues[name], *fit.conf_int().loc[name]), **EXACT
+    anova = AnovaRM(pd.DataFrame(rows), "y", "replicate", within=["N", "P", "K"]).fit().anova_table
+    for one in (*main, *interactions):
+        row = anova.loc[":".join(one.levels)]
+        assert (one.p, (one.estimate / one.se) ** 2) == pytest.approx(
+            (row["Pr > F"], row["F Value"]), **EXACT
         )

@@ -85,13 +85,6 @@ def one_family(fake):
     return fake
 
 
-@pytest.fixture
-def parallelisms(fake):
-    fake.axes["attention"] = ["mha", "gqa2"]
-    fake.axes["parallelism"] = ["single", "ddp2"]
-    return fake
-
-
 @pytest.mark.parametrize("design", ["one_family", "parallelisms", "asked_in_sizes"])
 def test_no_record_contradicts_another(design, request, read_study):
     """Tests, comparisons and pooled tests, with and without failed runs and margins."""

@@ -98,6 +98,7 @@ class Runs(SimpleNamespace):
                 SimpleNamespace(
                     seed=seed,
                     resolved=resolved,
+                    env=None,  # one machine
                     tokens_per_step=1000,
                     timed_step_s=step_s,
                     decoding={(8, 16): record},

@@ -1,10 +1,16 @@
 """If these failed, entries without common seeds would get verdicts that are too often false."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from reported import written
 from scipy import stats
 
+from harness.analysis import summary
+from harness.analysis.families import excludes_zero
 from harness.analysis.significance import ALPHA, holm_adjust
+from harness.analysis.unpaired import test_unpaired
 from harness.analysis.welch import MAX_DF, UnpairedDifference, welch
 
 # Two samples of Welch (1947) style, by hand: means 12 and 10, variances 4 and 1.
@@ -124,3 +130,113 @@ def test_intervals_cover_the_difference():
         ]
         covered = [low < 0 < high for low, high in (one.interval() for one in found)]
         assert np.mean(covered) > 0.925
+
+
+def renumbered(study, entry, shift):
+    """Return the study with other seeds of one entry."""
+
+    def moved(run):
+        return replace(run, spec=run.spec.model_copy(update={"seed": run.seed + shift}))
+
+    entries = tuple(
+        replace(found, runs=tuple(moved(run) for run in found.runs))
+        if found.label == entry
+        else found
+        for found in study.entries
+    )
+    return replace(study, entries=entries)
+
+
+@pytest.fixture
+def study(fake, read_study):
+    fake.axes = {"positional": ["learned", "rope", "alibi"]}
+    fake.baseline = {"positional": "learned"}
+    fake.seeds = tuple(range(6))
+    return read_study(fake)
+
+
+@pytest.mark.parametrize("shift", [6, 5])
+def test_an_entry_without_two_common_seeds_is_unpaired(study, shift):
+    """Its part of the error rate, and that of the other entry, are half of it each."""
+    made = summary.summarize(renumbered(study, "rope", shift), "now")
+    tests = made.metric_tests["val_loss"]
+    assert {label: test.method for label, test in tests.entries.items()} == {
+        "rope": "Welch",
+        "alibi": "two keys",
+    }
+    by_label = {entry.label: entry for entry in made.study.entries}
+    expected = welch(
+        [run.final_loss for run in by_label["rope"].done],
+        [run.final_loss for run in by_label["learned"].done],
+    )
+    result = tests.entries["rope"]
+    assert result.difference.mean == pytest.approx(expected.mean)
+    assert result.difference.n == 6
+    assert result.difference.ci95 == pytest.approx(expected.interval(ALPHA / 2))
+    assert {family.method: family.alpha for family in tests.families} == {
+        "Welch": ALPHA / 2,
+        "two keys": ALPHA / 2,
+    }
+    row = next(row for row in made.comparisons if row.entry == "rope")
+    assert len(row.seeds) == 6 - shift
+    assert row.val_loss_difference.ci95 == result.difference.ci95
+    assert made.metric_tests["tokens_per_s"].entries["rope"].method == "Welch"
+
+
+def test_two_common_seeds_are_paired(study):
+    made = summary.summarize(renumbered(study, "rope", 4), "now")
+    assert made.metric_tests["val_loss"].entries["rope"].difference.n == 2
+    assert {test.method for test in made.metric_tests["val_loss"].entries.values()} == {"two keys"}
+
+
+def test_unpaired_times_need_one_machine(study):
+    """Runs that may not be compared in pairs may not be compared without pairs either."""
+
+    def moved(run):
+        return replace(run, env=run.env.model_copy(update={"host": "node-2"}))
+
+    apart = renumbered(study, "rope", 6)
+    entries = []
+    for entry in apart.entries:
+        runs = tuple(moved(run) for run in entry.runs) if entry.label == "rope" else entry.runs
+        entries.append(replace(entry, runs=runs))
+    made = summary.summarize(replace(apart, entries=tuple(entries)), "now")
+    assert "rope" not in made.metric_tests["tokens_per_s"].entries
+    assert made.metric_tests["val_loss"].entries["rope"].method == "Welch"
+
+
+def test_verdicts_and_intervals_of_unpaired_entries_agree():
+    rng = np.random.default_rng(5)
+    for i in range(300):
+        sizes = rng.integers(2, 8, size=2)
+        shifts = rng.normal(0, 3, size=3)
+        found = {
+            str(j): welch(rng.standard_normal(sizes[0]) + shift, rng.standard_normal(sizes[1]))
+            for j, shift in enumerate(shifts)
+        }
+        margin = None if i % 2 else 2.5
+        for result in test_unpaired(found, margin).results.values():
+            excludes = excludes_zero(result.difference.ci95)
+            low, high = result.difference.ci95
+            if result.verdict == "better":
+                assert excludes and high <= 0
+            elif result.verdict == "worse":
+                assert excludes and low >= 0
+            elif result.verdict == "equivalent":
+                assert -margin <= low and high <= margin
+            else:
+                assert not excludes
+
+
+def test_the_report_says_that_seeds_do_not_match(fake, no_figures):
+    fake.axes = {"positional": ["learned", "rope"]}
+    fake.baseline = {"positional": "learned"}
+    fake.seeds = (0, 1, 2)
+    fake.outcome = {f"rope-s{seed}": ("pending", None, None) for seed in (0, 1, 2)}
+    fake.write()
+    fake.seeds = (3, 4, 5)
+    fake.outcome = {f"learned-s{seed}": ("pending", None, None) for seed in (3, 4, 5)}
+    page, found, _ = written(fake.write())
+    assert "the seeds do not match: the comparison is unpaired and needs more seeds: `rope`" in page
+    assert "0 (+6 unpaired)" in page
+    assert found["verdicts"]["val_loss"]["entries"]["rope"]["method"] == "Welch"

@@ -163,7 +163,8 @@ def test_two_commits_of_one_results_folder(before, tmp_path, capsys):
         "tiny@0123456", "tiny@feedface", out=tmp_path / "out", results=before.root
     )
     assert found["pairs"][0]["seeds"] == [] and "no seed" not in page
-    assert "there is no comparison yet" in page
+    assert {pair["val_loss"]["method"] for pair in found["pairs"]} == {"Welch"}
+    assert "do not match" in page
 
 
 @pytest.mark.parametrize("second", ["tiny", "{root}/tiny"])

@@ -9,6 +9,7 @@ from harness.report.charts.entries import MAX_EFFECTS
 from harness.report.charts.spec import Axis, ChartSpec, Interval, IntervalRow, Intervals
 from harness.report.charts.style import VERDICTS, choose_style
 from harness.report.formatting import count, significant_figures
+from harness.results.records.estimates import Bounds
 from harness.results.records.study_summary import Effect, MetricTests, Quantity
 
 HOW = " Colour, marker and word: the verdict."
@@ -97,16 +98,18 @@ def effects(summary: Summary) -> Iterator[ChartSpec]:
     if len(summary.study.varying()) < 2:
         return
     for tests in summary.metric_tests.values():
-        known = [effect for effect in (*tests.main_effects, *tests.interactions) if effect.ci95]
+        tested = (*tests.main_effects, *tests.interactions)
+        known = [effect for effect in tested if effect.verdict and _bounds(effect)]
         if known:
             yield _effects(tests, known)
 
 
 def _clearest(effects: Sequence[Effect]) -> list[Effect]:
-    """Return the main effects and the smallest p, `MAX_EFFECTS` in all."""
+    """Return the main effects and the smallest p, `MAX_EFFECTS` in all; exact effects by size."""
 
-    def rank(effect: Effect) -> tuple[int, float]:
-        return len(effect.levels), 1.0 if effect.p is None else effect.p
+    def rank(effect: Effect) -> tuple[int, float, float]:
+        size = abs(effect.estimate or 0.0)
+        return len(effect.levels), 1.0 if effect.p is None else effect.p, -size
 
     clearest = sorted(effects, key=rank)[:MAX_EFFECTS]
     return [effect for effect in effects if effect in clearest]
@@ -120,11 +123,12 @@ def _effects(tests: MetricTests, known: Sequence[Effect]) -> ChartSpec:
     metric = METRIC_NAMES[tests.quantity]
     note = f" Each row is the change for a level or a pair of levels.{HOW}"
     if len(known) > len(rows):
-        note += f" {len(rows)} of {len(known):,} effects: main effects, then the smallest p."
+        note += f" {len(rows)} of {len(known):,} effects: main effects, then the clearest."
     return ChartSpec(
         name=f"effects_{tests.quantity}",
         title=f"Effects on {metric}",
-        subtitle="against the baseline's level, averaged over the other axes; line: 95 % interval"
+        subtitle="against the baseline's level, averaged over the other axes"
+        + ("; line: 95 % interval, simultaneous" if any(one.ci95 for one in known) else "")
         + _band(margin),
         note=note,
         alt=f"Effects on {metric}: {_finding(rows, count(len(rows), 'effect'), unit)}",
@@ -133,15 +137,24 @@ def _effects(tests: MetricTests, known: Sequence[Effect]) -> ChartSpec:
 
 
 def _row(effect: Effect, is_loss: bool) -> IntervalRow:
+    bounds = _bounds(effect)
     assert effect.estimate is not None
-    assert effect.ci95 is not None
+    assert effect.verdict is not None
+    assert bounds is not None
     value, low, high = (
-        number if is_loss else _percent(number) for number in (effect.estimate, *effect.ci95)
+        number if is_loss else _percent(number) for number in (effect.estimate, *bounds)
     )
     name = " with ".join(f"{axis} {label}" for axis, label in effect.levels.items())
-    verdict = effect.verdict or "unresolved"
     group = "main effect" if len(effect.levels) == 1 else "interaction"
-    return IntervalRow(name, value, (low, high), verdict, VERDICTS[verdict], group)
+    style = VERDICTS[effect.verdict]
+    return IntervalRow(name, value, (low, high), effect.verdict, style, group)
+
+
+def _bounds(effect: Effect) -> Bounds | None:
+    """Return the interval of an effect, of no width if it is exact."""
+    if effect.estimate is not None and effect.method == "exact":
+        return effect.estimate, effect.estimate
+    return effect.ci95
 
 
 def _band(margin: Interval | None) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from harness.analysis import comparability, equivalence, machines, settings, superiority
 from harness.analysis.caveats import find_caveats
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.hypotheses import test_pairs
+from harness.analysis.hypotheses import test_parts
 from harness.analysis.metrics import (
     DIVERGES,
     PARALLELISM,
@@ -95,8 +95,8 @@ class Comparison:
 
     @property
     def shared(self) -> list[EntryPair]:
-        """The pairs with a seed that both have done."""
-        return [pair for pair in self.pairs if pair.seeds]
+        """The pairs with a seed that both have done, or with an unpaired comparison."""
+        return [pair for pair in self.pairs if pair.seeds or pair.val_loss]
 
 
 def compare(a: Source, b: Source, created_at: str) -> Comparison:
@@ -248,7 +248,9 @@ def _verdicts(
     if not pairs:
         return {}
     without_noise = metric == "peak_memory"
-    verdicts = test_pairs(pairs, margin_of(study, metric), without_noise).results
+    verdicts: dict[str, SignificanceResult] = {}
+    for test in test_parts(pairs, margin_of(study, metric), without_noise):
+        verdicts |= test.results
     threshold = superiority_of(study, metric)
     thresholds = {pair.label: pair.margin(threshold) for pair in pairs}
     return superiority.judge(verdicts, thresholds, METRICS[metric].lower_is_better)

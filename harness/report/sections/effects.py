@@ -1,6 +1,5 @@
 """Sources of differences: the effects of the axes, and the noise between seeds."""
 
-import math
 from collections.abc import Iterator
 
 from harness.analysis import comparability
@@ -27,19 +26,23 @@ QUANTITIES = {
 }
 MAX_MISSING = 6  # combinations without runs that are named
 METHOD = (
-    "The study is analyzed as a factorial design: a linear model with each seed as a block, an "
-    "effect for each level of each axis and one for each pair of levels. A main effect is the mean "
-    "change from the baseline's level, over all levels of the other axes. An interaction is the "
-    "change that two levels cause together beyond the sum of their main effects. Interactions of "
-    "three or more axes count as noise. Intervals are 95 %; p-values are corrected (Holm) over the "
-    "main effects and over the interactions of each table. Losses are only those under the "
-    "baseline's parallelism: other parallelisms repeat them, which would understate the noise."
+    "A main effect is the mean change from the baseline's level, over all levels of the other "
+    "axes. An interaction is the change that two levels cause together beyond the sum of each. "
+    "Each seed gives one value of an effect; its noise is the variation of these values over seeds "
+    "(its seed x term stratum), tested by Student's t test. p-values are adjusted (Holm) over the "
+    "main effects and over the interactions of each table, and the 95 % intervals are simultaneous "
+    "over the same effects, so that they agree with the verdicts. Losses are only those under the "
+    "baseline's parallelism: other parallelisms repeat them."
+)
+EXACT_METHOD = (
+    "Peak memory does not vary between seeds. Runs of the same entry are then one observation, "
+    "and an effect is exact: the mean change over the combinations of this study, without a "
+    "p-value or an interval."
 )
 CONTEXT_METHOD = (
-    "Verdicts over contexts are in the section on pooled differences, which does not assume that "
-    "all contexts have the same noise, as this model does. Effects of the context axes themselves, "
-    "relative to their first level, are listed apart and are not tested. They are left out if the "
-    "losses of contexts are not comparable."
+    "Verdicts over contexts are in the section on pooled differences. Effects of the context axes "
+    "themselves, relative to their first level, are listed apart and are not tested; each has the "
+    "t interval of its own values. They are left out if the losses of contexts are not comparable."
 )
 
 
@@ -68,20 +71,19 @@ def _metric(summary: Summary, tests: MetricTests) -> Iterator[Block]:
     name = METRIC_NAMES[tests.quantity]
     yield Heading(f"{name.capitalize()} ({'nats per token' if is_loss else '%'})")
     design = tests.design
-    noise = ""
-    if design.noise is not None:
-        shown = f"{design.noise:.4f}" if is_loss else f"{100 * math.expm1(design.noise):.2f} %"
-        noise = f"; the noise of a run is {shown}"
     yield paragraph(
         f"Estimated from {formatting.count(design.runs, 'run')} with "
-        f"{design.degrees_of_freedom} degrees of freedom{noise}."
+        f"{formatting.count(design.seeds, 'seed')}."
     )
+    methods = {effect.method for effect in (*tests.main_effects, *tests.interactions)}
+    if "exact" in methods and tests.quantity == "peak_memory":
+        yield paragraph(EXACT_METHOD)
 
     def change(row: Record) -> str:
         if row["estimate"] is None:
             return "not identifiable"
-        show = formatting.signed if is_loss else formatting.percent_change
-        return formatting.interval(*interval_of(row, "estimate"), show)
+        show = formatting.difference if is_loss else formatting.change
+        return show(*interval_of(row, "estimate"))
 
     frame = summary.tables["effects"]
     frame = frame[frame["quantity"] == tests.quantity]
@@ -91,7 +93,7 @@ def _metric(summary: Summary, tests: MetricTests) -> Iterator[Block]:
     columns = [
         Column("effect", _levels, numeric=False),
         text_column("kind", "effect"),
-        text_column("verdict"),
+        Column("verdict", _verdict, numeric=False),
         Column("change", change),
         number_column("p (Holm)", "p_holm", formatting.p_value),
     ]
@@ -101,7 +103,21 @@ def _metric(summary: Summary, tests: MetricTests) -> Iterator[Block]:
         yield display(f"Effects of the context on {name}", frame[of_context], columns)
     if design.missing:
         cells = ", ".join(" × ".join(cell) for cell in design.missing[:MAX_MISSING])
-        yield paragraph(f"No comparable runs of {cells}. Effects that need them are not estimated.")
+        assumed = ""
+        if len(summary.study.varying()) > 2:
+            assumed = " The others assume that there is no interaction of three axes."
+        yield paragraph(
+            f"No comparable runs of {cells}. Effects that need them are not estimated.{assumed}"
+        )
+
+
+def _verdict(row: Record) -> str:
+    """Return the verdict, or why there is none."""
+    if row["seed_has_no_effect"]:
+        return "no seed changes it"
+    verdict = row["verdict"] or formatting.MISSING
+    lost = row["lost_seeds"]
+    return f"{verdict} (lost {formatting.count(len(lost), 'seed')})" if lost else verdict
 
 
 def _levels(row: Record) -> str:

@@ -57,6 +57,8 @@ def _sentence(summary: Summary, tests: MetricTests) -> Text:
     copies = {row.entry for row in summary.comparisons if row.differs == [PARALLELISM]}
     groups: dict[tuple[str, bool], list[TestFamily]] = {}
     for family in tests.families:
+        if family.method == "Welch":
+            continue  # `_without_noise` names its entries
         is_repeat = tests.quantity == "val_loss" and copies.issuperset(family.entries)
         groups.setdefault((_test(family), is_repeat), []).append(family)
     parts = [

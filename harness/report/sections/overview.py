@@ -123,7 +123,7 @@ def headline(summary: Summary) -> Text:
     unpaired = [
         row.entry
         for row in summary.comparisons
-        if row.entry in distinct - covered and not row.seeds and not row.not_comparable
+        if row.entry in distinct - covered - {*results} and not row.seeds and not row.not_comparable
     ]
     if unpaired:
         by_verdict.append(text("without a seed that the baseline has done: ", code_list(unpaired)))

@@ -350,7 +350,8 @@ class SignificanceResult(StrictModel):
     method: TestMethod | None = Field(
         default=None,
         description="`two keys`: pooled Dunnett test and own t test; `Holm`: own t tests adjusted "
-        "by Holm (1979); `exact`: differences that are equal in every seed; `Welch`: unpaired t test",
+        "by Holm (1979); `exact`: differences that are equal in every seed; `Welch`: unpaired test "
+        "(Welch 1947), because fewer than two seeds are common with the baseline",
     )
     difference: Difference = Field(description="mean paired difference, variant minus baseline")
     own95: Bounds | None = Field(
@@ -402,7 +403,7 @@ class TestFamily(StrictModel):
 
     __test__ = False  # not a test of pytest
 
-    method: TestMethod = Field(description="`two keys`, or `Holm` if that rule does not hold")
+    method: TestMethod = Field(description="`two keys`, `Holm` if that rule does not hold, `Welch`")
     reason: str | None = Field(default=None, description="why the method is not `two keys`")
     context: str = Field(default="", description="labels of the context axes; empty without any")
     baseline: str = Field(default="", description="the entry that the others are compared with")
@@ -454,35 +455,49 @@ class Effect(StrictModel):
     """The effect of `levels` relative to the baseline's levels, averaged over the other axes.
 
     One axis gives a main effect; two give their interaction: the effect of both levels beyond the
-    sum of each. All numbers are null if the effect is confounded with others.
+    sum of each. Each seed gives one value of it, and the test is that of these values. All numbers
+    are null if no seed has the runs that it needs.
     """
 
     levels: dict[str, str] = Field(description="axes and the labels that are compared")
     estimate: Number | None = Field(
-        default=None, description="estimated effect, averaged over the other axes"
+        default=None, description="mean over seeds, averaged over the other axes"
     )
+    n: int | None = Field(default=None, description="number of seeds that have a value of it")
     se: Number | None = Field(
-        default=None,
-        description="standard error; null if no degrees of freedom remain for the noise",
+        default=None, description="standard error over seeds; null for a single seed"
     )
-    ci95: Bounds | None = Field(default=None, description="95 % interval of the estimate")
-    p: Number | None = Field(default=None, description="p-value of the t test")
+    ci95: Bounds | None = Field(
+        default=None,
+        description="interval that agrees with the verdict: simultaneous over all main effects, or "
+        "all interactions; null for a single seed, and for an exact effect",
+    )
+    own95: Bounds | None = Field(default=None, description="95 % t interval of only this effect")
+    p: Number | None = Field(default=None, description="p-value of the t test over seeds")
     p_holm: Number | None = Field(
         default=None, description="p adjusted for all main effects, or all interactions"
     )
     verdict: VerdictName | None = Field(
         default=None, description="`better`, `worse`, `equivalent` or `unresolved`"
     )
+    method: TestMethod | None = Field(
+        default=None,
+        description="`Holm`: t test over seeds; `exact`: equal in every seed, and not tested",
+    )
+    lost_seeds: list[int] = Field(
+        default=[], description="failed seeds of the runs that are compared, unless all lost them"
+    )
+    seed_has_no_effect: bool = Field(
+        default=False,
+        description="whether it is the same in every seed, and so one observation",
+    )
 
 
 class Design(StrictModel):
-    """The linear model that the effects are estimated with."""
+    """The runs that the effects are estimated from."""
 
     runs: int = Field(description="number of runs")
-    degrees_of_freedom: int = Field(description="degrees of freedom of the noise")
-    noise: Number | None = Field(
-        description="residual standard deviation of a run, without the part of its seed"
-    )
+    seeds: int = Field(default=0, description="number of seeds")
     missing: list[Cell] = Field(description="cells of the matrix without a run")
 
 
