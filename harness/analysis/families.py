@@ -180,10 +180,8 @@ def _two_keys(
         by_holm = _holm(tested, differences, margins, alpha, reason, untested)
         noted: dict[str, object] = {"baseline_p": noise_p}
         if noise is not None and n_seeds < TWO_KEYS_FROM:
-            noted |= {
-                "noise": math.sqrt(2 * noise.variance),
-                "degrees_of_freedom": noise.degrees_of_freedom,
-            }
+            noted["noise"] = math.sqrt(2 * noise.variance)
+            noted["degrees_of_freedom"] = noise.degrees_of_freedom
         return replace(by_holm, family=by_holm.family.model_copy(update=noted))
 
     n = np.array([len(differences[name]) for name in tested])
@@ -307,8 +305,7 @@ def _results(
         )
         if verdict == "unresolved":
             needed = power.seeds_of_entry(found, tests.family, margins[name])
-            ends = (needed.low, needed.high)
-            stated = {"seeds_to_resolve": needed.seeds, "seeds_to_resolve_ci95": ends}
+            stated = {"seeds_to_resolve": needed.seeds, "seeds_to_resolve_ci95": needed.bounds}
             results[name] = results[name].model_copy(update=stated)
     return results
 

@@ -49,6 +49,10 @@ class SeedsNeeded:
     low: int | None
     high: int | None
 
+    @property
+    def bounds(self) -> tuple[int | None, int | None]:
+        return self.low, self.high
+
 
 @dataclass(frozen=True)
 class PredictivePower:
