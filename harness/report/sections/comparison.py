@@ -22,6 +22,7 @@ from harness.results.records.study_summary import Quantity
 
 NO_INTERVAL = "no interval"  # of a single seed
 NOT_COMPARABLE = "not comparable"
+REPEATS = "as "  # before the entry that is tested for one of another parallelism
 NO_EFFECT_OF_SEED = "seed has no effect"
 
 
@@ -145,7 +146,7 @@ def verdict_words(summary: Summary, metric: Quantity) -> dict[str, str]:
     for row in records(summary.tables["comparisons"]):
         untested = NO_SPEED if row["seeds"] and row["speed_diverges"] else MISSING
         if metric == "val_loss" and row["repeats"]:
-            untested = f"as {row['repeats']}"
+            untested = REPEATS + row["repeats"]
         words[row["entry"]] = tested.get(row["entry"], untested)
         if metric == "tokens_per_s" and row["speed_not_comparable"]:
             words[row["entry"]] = NOT_COMPARABLE
