@@ -51,6 +51,7 @@ class SeedsNeeded:
 
     @property
     def bounds(self) -> tuple[int | None, int | None]:
+        """The ends of the interval."""
         return self.low, self.high
 
 
