@@ -1,6 +1,6 @@
 """The final validation loss on each corpus of a mixture."""
 
-from harness.analysis import intervals, lost_seeds
+from harness.analysis import lost_seeds
 from harness.analysis.dataset import Entry, StudyResults
 from harness.results.records import CorpusLoss, RunSpec
 from harness.results.records.study_summary import CorpusResult
@@ -24,8 +24,8 @@ def _measure(entry: Entry, base: Entry | None, index: int, corpus: str) -> Corpu
         corpus=corpus,
         share=entry.done[0].resolved.launch.weights[index],
         seeds=list(losses),
-        val_loss=intervals.mean(list(losses.values())) if losses else None,
-        bits_per_byte=intervals.mean(bits) if bits else None,
+        val_loss=lost_seeds.mean(entry, list(losses.values())) if losses else None,
+        bits_per_byte=lost_seeds.mean(entry, bits) if bits else None,
         val_loss_difference=lost_seeds.mean_difference(
             entry, base, losses, _losses(_last(base, corpus))
         )

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.analysis import comparability, intervals, lost_seeds
+from harness.analysis import comparability, lost_seeds
 from harness.analysis.dataset import Entry, StudyResults
 from harness.results.records import LengthRecord
 from harness.results.records.study_summary import LengthLoss
@@ -27,7 +27,7 @@ def _measure(entry: Entry, base: Entry | None, length: int) -> LengthLoss:
     return LengthLoss(
         length=length,
         seeds=list(losses),
-        val_loss=intervals.mean(list(losses.values())) if losses else None,
+        val_loss=lost_seeds.mean(entry, list(losses.values())) if losses else None,
         val_loss_difference=lost_seeds.mean_difference(entry, base, losses, _losses(base, length))
         if base
         else None,

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from harness.analysis import (
     comparability,
-    intervals,
     ladder_estimates,
     lost_seeds,
     machines,
@@ -284,8 +283,9 @@ class _Family:
                     flops=curve.amount("flops", size),
                     parameters=curve.amount("parameters", size),
                     tokens=curve.amount("tokens", size),
-                    val_loss=intervals.mean(
-                        list(metrics.final_losses(curve.entries[size]).values())
+                    val_loss=lost_seeds.mean(
+                        curve.entries[size],
+                        list(metrics.final_losses(curve.entries[size]).values()),
                     ),
                 )
             )

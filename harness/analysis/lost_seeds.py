@@ -5,7 +5,7 @@ of all seeds. An entry with a lost seed is therefore not ranked, has no cost, an
 unless all entries it is compared with lost the same seeds.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from harness.analysis import intervals
 from harness.analysis.dataset import Entry, StudyResults
@@ -23,6 +23,12 @@ def selected(entries: Iterable[Entry]) -> set[str]:
     if len(set(lost.values())) <= 1:
         return set()
     return {label for label, seeds in lost.items() if seeds}
+
+
+def mean(entry: Entry, values: Sequence[float]) -> Mean:
+    """Return the mean over an entry's seeds, without its interval if it lost any."""
+    found = intervals.mean(values)
+    return found.model_copy(update={"ci95": None}) if entry.lost_seeds else found
 
 
 def mean_difference(

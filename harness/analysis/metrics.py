@@ -4,7 +4,7 @@ from collections.abc import Container, Iterable
 
 import numpy as np
 
-from harness.analysis import comparability, intervals, machines
+from harness.analysis import comparability, intervals, lost_seeds, machines
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.pairs import BITS_PER_BYTE, values
 from harness.results.records.estimates import Difference, Ratio
@@ -48,9 +48,9 @@ def result(entry: Entry, status: EquivalenceStatus | None = None) -> EntryMetric
         seeds_done=[run.seed for run in done],
         status=entry.status,
         equivalence=status,
-        val_loss=intervals.mean(val_losses) if done else None,
-        bits_per_byte=intervals.mean(bits_per_byte) if has_bits else None,
-        ema_val_loss=intervals.mean(ema_losses) if has_average else None,
+        val_loss=lost_seeds.mean(entry, val_losses) if done else None,
+        bits_per_byte=lost_seeds.mean(entry, bits_per_byte) if has_bits else None,
+        ema_val_loss=lost_seeds.mean(entry, ema_losses) if has_average else None,
         tokens_per_s=tokens_per_s,
         step_s=step_s,
         peak_memory_bytes=peak_bytes(done),

@@ -206,3 +206,12 @@ def without(study, seed):
         runs = tuple(run for run in entry.runs if run.seed != seed)
         entries.append(replace(entry, runs=runs))
     return replace(study, entries=tuple(entries))
+
+
+def test_the_mean_of_a_selection_has_no_interval(study):
+    label = study.entries[1].label
+    made = summary.summarize(lose(study, 0, "timeout", label), "now")
+    for result in made.results.values():
+        is_lost = result.entry == label
+        assert (result.val_loss.ci95 is None) == is_lost
+        assert (result.bits_per_byte.ci95 is None) == is_lost
