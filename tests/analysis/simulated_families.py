@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 
-from harness.analysis import families, sequential
+from harness.analysis import families, power, sequential
 from harness.results.records import Look
 from harness.results.records.study_summary import SignificanceResult
 
@@ -122,12 +122,17 @@ def studies(cell: Cell, n_studies: int) -> Iterator[Study]:
         yield Study(frame, lost, dict(zip(names[1:], true, strict=True)))
 
 
+def without_seeds_needed():
+    """Return a context that skips the number of seeds needed, which takes longest in a test."""
+    unknown = power.SeedsNeeded(None, None, None)
+    return mock.patch.object(power, "seeds_of_entry", return_value=unknown)
+
+
 def measure(cell: Cell, n_studies: int) -> Counts:
     """Test `n_studies` simulated studies and compare the results with the truth."""
     counts = Counts()
     for study in studies(cell, n_studies):
-        # the number of seeds needed takes longest, and says nothing about errors
-        with mock.patch.object(families.significance, "seeds_to_resolve", return_value=None):
+        with without_seeds_needed():
             if cell.looks:
                 results = test_at_looks(cell, study)
             else:

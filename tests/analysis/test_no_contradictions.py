@@ -5,10 +5,21 @@ import pandas as pd
 import pytest
 
 from harness.analysis import families
-from tests.analysis.simulated_families import KINDS, contradiction, noise
+from tests.analysis.simulated_families import (
+    KINDS,
+    contradiction,
+    noise,
+    without_seeds_needed,
+)
 
 N_STUDIES = 1000
 SCALES = {"nats": 1.0, "bits per byte": 0.3, "millions": 1e6, "billionths": 1e-9}
+
+
+@pytest.fixture(autouse=True)
+def fast():
+    with without_seeds_needed():
+        yield
 
 
 def result_contradiction(result, margin, lower_is_better):
@@ -54,9 +65,8 @@ def random_study(rng):
     return frame, lost, margin, bool(rng.random() < 0.5)
 
 
-def test_no_verdict_contradicts_its_interval_in_1000_studies(monkeypatch):
+def test_no_verdict_contradicts_its_interval_in_1000_studies():
     """Over sizes, seeds, lost and missing runs, margins, units, levels, ties and the fallback."""
-    monkeypatch.setattr(families.significance, "seeds_to_resolve", lambda *args: None)
     rng = np.random.default_rng(17)
     wrong = []
     seen = set()
@@ -79,8 +89,7 @@ def test_no_verdict_contradicts_its_interval_in_1000_studies(monkeypatch):
 
 
 @pytest.mark.parametrize("lower_is_better", [True, False])
-def test_lost_seeds_never_help_the_side_that_lost(lower_is_better, monkeypatch):
-    monkeypatch.setattr(families.significance, "seeds_to_resolve", lambda *args: None)
+def test_lost_seeds_never_help_the_side_that_lost(lower_is_better):
     rng = np.random.default_rng(18)
     for _ in range(60):
         values = noise("equal", rng, 4, 5) + rng.choice([0.0, -3.0, 3.0], size=(4, 1))

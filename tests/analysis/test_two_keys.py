@@ -10,6 +10,7 @@ from scipy import stats
 
 from harness.analysis import dunnett
 from harness.analysis.families import test_family as family_test
+from tests.analysis.simulated_families import without_seeds_needed
 from tests.analysis.two_keys_reference import (
     dunnett_pvalue,
     holm,
@@ -77,6 +78,12 @@ MULTCOMP = [
         ],
     ),
 ]
+
+
+@pytest.fixture(autouse=True)
+def fast():
+    with without_seeds_needed():
+        yield
 
 
 def frame(by_entry):
