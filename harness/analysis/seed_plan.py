@@ -105,6 +105,5 @@ def _noise_interval(sd: float, df: int) -> Bounds:
 
 def _mean_run_s(entry: Entry) -> float:
     """Return the mean total time of the runs that recorded it, seconds; 0 if there are none."""
-    times = [run.probes.time for run in entry.done if run.probes]
-    totals = [time.total_s for time in times if time and time.total_s is not None]
+    totals = [run.total_s for run in entry.done if run.total_s is not None]
     return float(np.mean(totals)) if totals else 0.0
