@@ -444,7 +444,7 @@ def test_commands_accept_an_imported_study(command, rows):
     summary = json.loads((command.folder / path).with_name("summary.json").read_text())
     assert summary["imported"] and summary["entries"][0]["parameters"] is None
     planned = command("plan", "mine", "--effect-size", "0.01").stdout
-    assert "seeds detect 0.01 nats" in planned
+    assert "detect 0.01 nats" in planned
     cost = "unknown" if rows is final_rows else "1 h 10 min for each seed"  # 3000 steps of each
     assert f"cost: {cost}" in planned
     assert "mine (imported): 27 runs: 27 done" in command("status").stdout
