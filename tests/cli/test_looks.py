@@ -100,7 +100,7 @@ def test_entries_with_a_verdict_get_no_more_seeds(harness, planted):
     assert "s: looks at 3, 5, 8 seeds, level 0.01667 each; at least 9 runs, at most 24" in (
         finished.stderr
     )
-    assert "look 1 of 3: of 2 entries 1 settled, 1 go on; at most 10 runs left, about 15 s" in (
+    assert "look 1 of 3: of 2 entries 1 settled, 1 continue; at most 10 runs left, about 15 s" in (
         finished.stderr
     )
     assert "look 3 of 3: of 2 entries 1 settled, 1 unresolved at the last look" in finished.stderr
