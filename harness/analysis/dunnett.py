@@ -71,13 +71,31 @@ def critical_value(n_comparisons: int, df: int, alpha: float) -> float:
     if n_comparisons == 1:
         return low
     high = float(stdtrit(df, 1 - alpha / (2 * n_comparisons)))
+    log_low, log_high = (_log_ratio(size, n_comparisons, df, alpha) for size in (low, high))
+    # secants of log p, which is nearly straight, with Illinois's halving if an end stays
+    side = 0
     while high - low > CRITICAL_TOLERANCE * high:
-        middle = (low + high) / 2
-        if pvalues([middle], n_comparisons, df)[0] > alpha:
+        part = log_low / (log_low - log_high) if log_low > 0 > log_high else 0.5
+        middle = low + (high - low) * part
+        log_middle = _log_ratio(middle, n_comparisons, df, alpha)
+        if abs(log_middle) < CRITICAL_TOLERANCE:
+            return middle
+        if log_middle > 0:
             low = middle
+            log_low = log_middle
+            log_high = log_high / 2 if side > 0 else log_high
+            side = 1
         else:
             high = middle
+            log_high = log_middle
+            log_low = log_low / 2 if side < 0 else log_low
+            side = -1
     return (low + high) / 2
+
+
+def _log_ratio(size: float, n_comparisons: int, df: int, alpha: float) -> float:
+    p = float(pvalues([size], n_comparisons, df)[0])
+    return math.log(max(p, TINY) / alpha)
 
 
 def _largest_exceeds(sizes: FloatArray, n_comparisons: int, df: int) -> FloatArray:

@@ -23,16 +23,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.analysis import block_model, dunnett, significance
-from harness.analysis.significance import ALPHA, FloatArray
+from harness.analysis import block_model, dunnett, power, significance
+from harness.analysis.significance import ALPHA, BASELINE_NOISE_P, TWO_KEYS_FROM, FloatArray
 from harness.results.records.estimates import Bounds, Difference
 from harness.results.records.study_summary import SignificanceResult, TestFamily, VerdictName
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TWO_KEYS_FROM = 3  # seeds
-BASELINE_NOISE_P = 0.02  # of the F test, below which the baseline is noisier than the others
 NO_MARGINS: Mapping[str, float | None] = {}
 NO_LOST: Mapping[str, Collection[int]] = {}
 NO_PAIRS_LOST: Mapping[str, tuple[Collection[int], Collection[int]]] = {}
@@ -180,7 +178,11 @@ def _two_keys(
         reason = f"the baseline is noisier than the other entries (F test, p = {noise_p:.2g})"
     if reason is not None or noise is None:
         by_holm = _holm(tested, differences, margins, alpha, reason, untested)
-        return replace(by_holm, family=by_holm.family.model_copy(update={"baseline_p": noise_p}))
+        noted: dict[str, object] = {"baseline_p": noise_p}
+        if noise is not None and n_seeds < TWO_KEYS_FROM:
+            noted["noise"] = math.sqrt(2 * noise.variance)
+            noted["degrees_of_freedom"] = noise.degrees_of_freedom
+        return replace(by_holm, family=by_holm.family.model_copy(update=noted))
 
     n = np.array([len(differences[name]) for name in tested])
     means = np.array([differences[name].mean() for name in tested])
@@ -300,10 +302,11 @@ def _results(
             p_bh=p_bh[name],
             p_equivalent=None if margins[name] is None else float(tests.p_equivalent[i]),
             effect_size=significance.effect_size(found),
-            seeds_to_resolve=significance.seeds_to_resolve(found, margins[name], len(tested))
-            if verdict == "unresolved"
-            else None,
         )
+        if verdict == "unresolved":
+            needed = power.seeds_of_entry(found, tests.family, margins[name])
+            stated = {"seeds_to_resolve": needed.seeds, "seeds_to_resolve_ci95": needed.bounds}
+            results[name] = results[name].model_copy(update=stated)
     return results
 
 
@@ -391,6 +394,7 @@ def without_gains(
         update: dict[str, object] = {"lost_seeds": seeds}
         if result.verdict in gains:
             difference = result.difference.model_copy(update={"ci95": None})
-            update |= {"verdict": "unresolved", "difference": difference, "seeds_to_resolve": None}
+            update |= {"verdict": "unresolved", "difference": difference}
+            update |= {"seeds_to_resolve": None, "seeds_to_resolve_ci95": None}
         checked[name] = result.model_copy(update=update)
     return checked

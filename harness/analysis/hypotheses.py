@@ -85,8 +85,8 @@ def families(study: StudyResults, entries: list[Entry], quantity: Quantity) -> l
         pair = pair_of(study, entry, quantity)
         if pair is None or (quantity == "val_loss" and repeated(study, entry) is not None):
             continue
-        is_copy = quantity == "val_loss" and _is_copy(entry, pair.base)
-        by_key.setdefault((study.context_name(entry), is_copy), []).append(pair)
+        of_copies = quantity == "val_loss" and is_copy(entry, pair.base)
+        by_key.setdefault((study.context_name(entry), of_copies), []).append(pair)
     return list(by_key.values())
 
 
@@ -97,7 +97,7 @@ def repeated(study: StudyResults, entry: Entry) -> Entry | None:
     has. Copies of the baseline are tested themselves.
     """
     base = study.baseline_of(entry)
-    if base is None or PARALLELISM not in entry.axes or _is_copy(entry, base):
+    if base is None or PARALLELISM not in entry.axes or is_copy(entry, base):
         return None
     baseline = study.baseline.get(PARALLELISM)
     labels = sorted(study.levels.get(PARALLELISM, ()), key=lambda label: label != baseline)
@@ -106,7 +106,7 @@ def repeated(study: StudyResults, entry: Entry) -> Entry | None:
     return None if first is entry else first
 
 
-def _is_copy(entry: Entry, base: Entry) -> bool:
+def is_copy(entry: Entry, base: Entry) -> bool:
     """Return whether two entries differ in parallelism only."""
     return entry.axes | {PARALLELISM: base.axes.get(PARALLELISM, "")} == base.axes
 

@@ -20,14 +20,16 @@ from harness.analysis.power_thresholds import (
     lattice,
     thresholds,
 )
+from harness.analysis.significance import ALPHA, TWO_KEYS_FROM
+from harness.results.records.study_summary import TestFamily
 
-ALPHA = 0.05  # familywise error rate
 POWER = 0.8  # power at which a number of seeds is stated
 MAX_SEEDS = 10_000  # larger numbers of seeds are not stated
 CONFIDENCE = 0.95  # of the interval of a number of seeds
-ALL_SEEDS_TO = 20  # numbers of seeds that the table has one by one
-TABLE_RATIO = 1.5  # of larger ones
+ALL_SEEDS_TO = 12  # numbers of seeds that the table has one by one
+TABLE_RATIO = 1.6  # of larger ones
 TABLE_NODES = 16  # thresholds of the table
+N_PREDICTED = 512  # points of the lattice for predictive power
 N_DIFFERENCES = 41  # at which the interval of a number of seeds is searched
 
 
@@ -46,6 +48,11 @@ class SeedsNeeded:
     seeds: int | None
     low: int | None
     high: int | None
+
+    @property
+    def bounds(self) -> tuple[int | None, int | None]:
+        """The ends of the interval."""
+        return self.low, self.high
 
 
 @dataclass(frozen=True)
@@ -160,6 +167,25 @@ def entry_noise(own: Noise, pooled: Noise) -> Noise:
     return own if p < ALPHA / 2 else pooled
 
 
+def seeds_of_entry(
+    differences: FloatArray, family: TestFamily, margin: float | None
+) -> SeedsNeeded:
+    """Return the seeds that resolve an entry's paired differences, one for each seed.
+
+    Families of two seeds will have more, and be tested by two keys; a family without a pooled noise
+    stays with Holm's rule.
+    """
+    own = Noise(float(differences.std(ddof=1)), len(differences) - 1)
+    noise = own
+    rule: Rule = "Holm"
+    if family.noise is not None and family.degrees_of_freedom is not None:
+        noise = entry_noise(own, Noise(family.noise, family.degrees_of_freedom))
+        rule = "two keys"
+    mean = float(differences.mean())
+    n_compared = len(family.entries)
+    return seeds_to_resolve(mean, noise, len(differences), n_compared, margin, family.alpha, rule)
+
+
 def seeds_to_resolve(
     difference: float,
     noise: Noise,
@@ -168,16 +194,14 @@ def seeds_to_resolve(
     margin: float | None = None,
     alpha: float = ALPHA,
     rule: Rule = "two keys",
-) -> SeedsNeeded | None:
+) -> SeedsNeeded:
     """Return the seeds with which an entry is found different, or within the margin.
 
     Whichever needs fewer seeds counts. `difference` is the mean over `n_seeds`, in the unit of the
     noise and the margin. The interval covers the number of seeds that the true difference and the
     true noise need: it has the smallest and the largest number over the region of both that a
-    likelihood ratio does not reject. Its ends are at least `n_seeds` + 1. None without noise.
+    likelihood ratio does not reject. Its ends are at least `n_seeds` + 1.
     """
-    if noise.sd <= 0 or noise.degrees_of_freedom < 1:
-        return None
     differences, low_sd, high_sd = _confidence_region(difference, noise, n_seeds)
     points = np.array([difference, *differences, *differences])
     sds = np.array([noise.sd, *low_sd, *high_sd])
@@ -302,14 +326,14 @@ def predictive_power(
 
     noise = entry_noise(own, pooled)
     n_more = n_last - n_now
-    u = lattice()
+    u = lattice()[:, :N_PREDICTED]
     variance = noise.sd**2 * noise.degrees_of_freedom / chi_squared(noise.degrees_of_freedom, u[0])
     own_squares = (n_now - 1) * own.sd**2 + variance * chi_squared(n_more, u[1])
     own_variance = own_squares / (n_last - 1)
     df = n_last - 1
     different = float(stdtrit(df, 1 - alpha / 2 / n_comparisons)) * np.sqrt(own_variance)
     equivalent = float(stdtrit(df, 1 - alpha / n_comparisons)) * np.sqrt(own_variance)
-    if rule == "two keys" and n_last > 2 and n_comparisons > 1:
+    if rule == "two keys" and n_last >= TWO_KEYS_FROM and n_comparisons > 1:
         pooled_df = n_comparisons * df
         more_df = n_comparisons * n_more
         squares = pooled.sd**2 * (pooled.degrees_of_freedom + chi_squared(more_df, u[2]))

@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis import dunnett
+from harness.analysis.significance import ALPHA, BASELINE_NOISE_P, TWO_KEYS_FROM
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 Rule = Literal["two keys", "Holm"]
 
-FALLBACK_P = 0.02  # of the F test of the baseline's noise, below which a family falls back
 N_POINTS = 2048  # of the lattice
 N_NODES = 64  # thresholds that represent the lattice
 # A row of Kronecker's lattice in 4 dimensions: powers of the root of x**5 = x + 1 (Roberts 2018).
@@ -64,13 +64,16 @@ class _Variances:
 def thresholds(
     n_seeds: int, n_comparisons: int, alpha: float, rule: Rule = "two keys"
 ) -> Thresholds:
-    """Return the thresholds of a family with at least 2 seeds at the familywise level `alpha`."""
+    """Return the thresholds of a family with at least 2 seeds at the familywise level `alpha`.
+
+    The entry's own interval is that of 95 % at every level.
+    """
     from scipy.special import stdtrit
 
     df = n_seeds - 1
     holm = float(stdtrit(df, 1 - alpha / 2 / n_comparisons))
     holm_equivalent = float(stdtrit(df, 1 - alpha / n_comparisons))
-    if rule == "Holm" or n_seeds == 2 or n_comparisons == 1:
+    if rule == "Holm" or n_seeds < TWO_KEYS_FROM or n_comparisons == 1:
         own = np.sqrt(chi_squared(df, lattice()[0]) / df)
         return Thresholds(_nodes(holm * own), _nodes(holm_equivalent * own))
     variances = _variances(n_seeds, n_comparisons)
@@ -78,8 +81,8 @@ def thresholds(
     largest = np.maximum(np.maximum(variances.mean, variances.pooled), variances.own)
     critical = dunnett.critical_value(n_comparisons, n_comparisons * df, alpha)
     pooled_t = float(stdtrit(n_comparisons * df, 1 - alpha / n_comparisons))
-    different = np.maximum(critical * np.sqrt(largest), float(stdtrit(df, 1 - alpha / 2)) * own)
-    equivalent = np.maximum(pooled_t * np.sqrt(largest), float(stdtrit(df, 1 - alpha)) * own)
+    different = np.maximum(critical * np.sqrt(largest), float(stdtrit(df, 1 - ALPHA / 2)) * own)
+    equivalent = np.maximum(pooled_t * np.sqrt(largest), float(stdtrit(df, 1 - ALPHA)) * own)
     return Thresholds(
         _nodes(np.where(variances.falls_back, holm * own, different)),
         _nodes(np.where(variances.falls_back, holm_equivalent * own, equivalent)),
@@ -112,7 +115,7 @@ def _variances(n_seeds: int, n_comparisons: int) -> _Variances:
         own=own / df,
         mean=sum_of_squares / (m * df),
         pooled=2 * residual / (m * df),
-        falls_back=fdtrc(df, (m - 1) * df, of_baseline / of_others) < FALLBACK_P,
+        falls_back=fdtrc(df, (m - 1) * df, of_baseline / of_others) < BASELINE_NOISE_P,
     )
 
 

@@ -1,110 +1,190 @@
-"""Plan a study from finished runs: the seeds that a difference needs, and their cost."""
+"""Plan a study from its runs: the seeds that a difference in the loss needs, and their cost."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
+import pandas as pd
 
-from harness.analysis import comparability, significance
+from harness.analysis import block_model, hypotheses, power, significance
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.intervals import TAIL, paired_differences
-from harness.analysis.metrics import final_losses
+from harness.analysis.intervals import TAIL
+from harness.analysis.pairs import Pair, values
+from harness.analysis.power import Noise
+from harness.analysis.power_thresholds import FloatArray, Rule
+from harness.analysis.significance import TWO_KEYS_FROM
 from harness.results.records.estimates import Bounds
 
 SECONDS_PER_HOUR = 3600
+TABLE_SEEDS = (2, 3, 4, 5, 6, 8, 10, 15, 20)
+TABLE_EFFECTS = (0.5, 1.0, 2.0, 3.0)  # standard deviations of paired differences
 
 
 @dataclass(frozen=True)
 class SeedPlan:
-    """The seeds that detect a difference of `min_difference` nats, if the noise stays the same.
+    """The seeds that detect a difference of `min_difference` nats in one family of tests.
 
-    `noise` is the standard deviation of paired differences, pooled over entries, with
-    `degrees_of_freedom`. `seeds_low` to `seeds_high` is the number of seeds at the ends of its 95 %
-    interval (of a chi-squared variance). `minimum_detectable_effect` is the difference that the
-    `seeds_done` detect with 80 % power. Hours are those of all runs, one after the other.
+    A family is the entries of a context under the baseline's parallelism. `noise` is the standard
+    deviation of its paired differences. `seeds_low` to `seeds_high` is the number of seeds at the
+    ends of the noise's 95 % interval (of a chi-squared variance). `minimum_detectable_effect` is
+    the difference, in nats, that the `seeds_done` detect with 80 % power. `power` has a row for each
+    number of seeds and a column for each effect in standard deviations; the last one is
+    `min_difference`. Hours are those of the runs of the family and its baseline, one after the
+    other; None if no run has recorded its time.
     """
 
+    context: str
     min_difference: float
     n_compared: int
-    noise: float
-    degrees_of_freedom: int
+    rule: Rule
+    noise: Noise
     seeds_done: int
     minimum_detectable_effect: float
     seeds: int | None
     seeds_low: int | None
     seeds_high: int | None
-    hours_per_seed: float
+    n_entries: int
+    hours_per_seed: float | None
     hours: float | None
+    power: pd.DataFrame
 
 
-def plan_seeds(study: StudyResults, min_difference: float) -> SeedPlan | None:
-    """Plan from the runs that are done; None if no entry shares two seeds with its baseline.
+@dataclass(frozen=True)
+class FamilyNoise:
+    """The noise of a family's paired differences, and the rule by which these are tested."""
 
-    Entries whose differences are constant, such as a bitwise equal parallelism, have no noise and
-    are not pooled.
+    noise: Noise
+    rule: Rule
+
+
+def plan_seeds(study: StudyResults, min_difference: float) -> list[SeedPlan]:
+    """Plan each family of tests of the loss from its runs; empty if no noise can be estimated.
+
+    Copies of the baseline under another parallelism, and losses that are compared in bits per byte,
+    need no plan.
     """
-    pairs = []
-    n_by_context: Counter[str] = Counter()
-    for entry in study.entries:
-        base = study.baseline_of(entry)
-        if base and comparability.in_nats(entry, base):
-            pairs.append((entry, base))
-            n_by_context[study.context_name(entry)] += 1
-    differences = [
-        list(paired_differences(final_losses(entry), final_losses(base)).values())
-        for entry, base in pairs
-    ]
-    seeds_done = max(map(len, differences), default=0)
-    noisy = [values for values in differences if len(values) > 1 and np.ptp(values) > 0]
-    if not noisy:
+    plans = []
+    for family in hypotheses.families(study, list(study.entries), "val_loss"):
+        pairs = [pair for pair in family if pair.unit == "nats per token"]
+        if pairs and not hypotheses.is_copy(pairs[0].entry, pairs[0].base):
+            plan = _plan_family(study, pairs, min_difference)
+            if plan is not None:
+                plans.append(plan)
+    return plans
+
+
+def family_noise(losses: FloatArray) -> FamilyNoise | None:
+    """Return the noise of paired differences of the losses (n_seeds, n_entries); None without.
+
+    The first column is the baseline's; NaN where a run has no value. The noise is that of the block
+    model. If the baseline is noisier than the others, its noise is in every difference, and theirs
+    is that of a single one.
+    """
+    differences = losses[:, 1:] - losses[:, :1]
+    n_paired = np.isfinite(differences).sum(axis=0)
+    model = block_model.fit(losses)
+    if model is None or n_paired.max(initial=0) < 2:
         return None
-    noise, df = pooled(noisy)
-    n_compared = max(n_by_context.values())
-    alpha = significance.ALPHA / n_compared
-    low, high = _noise_interval(noise, df)
-    seeds = _seeds(min_difference, noise, alpha)
-    hours = sum(map(_mean_run_s, study.entries)) / SECONDS_PER_HOUR
-    return SeedPlan(
-        min_difference=min_difference,
-        n_compared=n_compared,
-        noise=noise,
-        degrees_of_freedom=df,
-        seeds_done=seeds_done,
-        minimum_detectable_effect=significance.minimum_detectable_effect(seeds_done, noise, alpha),
-        seeds=seeds,
-        seeds_low=_seeds(min_difference, low, alpha),
-        seeds_high=_seeds(min_difference, high, alpha),
-        hours_per_seed=float(hours),
-        hours=None if seeds is None else float(hours * max(0, seeds - seeds_done)),
-    )
+    p = block_model.baseline_noise_pvalue(losses[:, 0], losses[:, 1:])
+    if p is None or p >= significance.BASELINE_NOISE_P or n_paired.max() < TWO_KEYS_FROM:
+        noise = Noise(math.sqrt(2 * model.variance), model.degrees_of_freedom)
+        return FamilyNoise(noise, "two keys") if noise.sd > 0 else None
+    repeated = n_paired > 1
+    variances = np.nanvar(differences[:, repeated], axis=0, ddof=1)
+    df = int(n_paired[repeated].min()) - 1
+    return FamilyNoise(Noise(math.sqrt(float(variances.mean())), df), "Holm")
 
 
-def pooled(groups: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """Return the pooled standard deviation of groups of differences, and its degrees of freedom."""
-    df = sum(len(values) - 1 for values in groups)
-    squares = sum(float(np.var(values, ddof=0)) * len(values) for values in groups)
-    return math.sqrt(squares / df), df
-
-
-def _seeds(difference: float, sd: float, alpha: float) -> int | None:
-    return significance.required_seeds(
-        partial(significance.paired_t_power, difference=difference, sd=sd, alpha=alpha)
-    )
-
-
-def _noise_interval(sd: float, df: int) -> Bounds:
+def noise_interval(noise: Noise) -> Bounds:
+    """Return the 95 % interval of a standard deviation."""
     from scipy.special import chdtri
 
-    low = sd * math.sqrt(df / float(chdtri(df, TAIL)))
-    high = sd * math.sqrt(df / float(chdtri(df, 1 - TAIL)))
+    df = noise.degrees_of_freedom
+    low = noise.sd * math.sqrt(df / float(chdtri(df, TAIL)))
+    high = noise.sd * math.sqrt(df / float(chdtri(df, 1 - TAIL)))
     return low, high
 
 
-def _mean_run_s(entry: Entry) -> float:
-    """Return the mean total time of the runs that recorded it, seconds; 0 if there are none."""
+def _plan_family(
+    study: StudyResults, pairs: Sequence[Pair], min_difference: float
+) -> SeedPlan | None:
+    base = pairs[0].base
+    differences = {pair.label: np.array(list(pair.differences().values())) for pair in pairs}
+    compared = [pair for pair in pairs if not _is_constant(differences[pair.label])]
+    entries = [base, *(pair.entry for pair in compared)]
+    losses = pd.DataFrame({entry.label: values(entry, pairs[0].metric) for entry in entries})
+    found = family_noise(losses.to_numpy(dtype=float))
+    if found is None:
+        return None
+    m = len(compared)
+    seeds_done = max(map(len, differences.values()))
+
+    def required(sd: float) -> int | None:
+        return power.required_seeds(
+            lambda n: power.two_key_power(n, min_difference / sd, m, rule=found.rule)
+        )
+
+    seeds = required(found.noise.sd)
+    low, high = noise_interval(found.noise)
+    hours, missing_hours = _hours(entries, seeds)
+    smallest = power.minimum_detectable_effect(seeds_done, m, rule=found.rule)
+    return SeedPlan(
+        context=study.context_name(base),
+        min_difference=min_difference,
+        n_compared=m,
+        rule=found.rule,
+        noise=found.noise,
+        seeds_done=seeds_done,
+        minimum_detectable_effect=smallest * found.noise.sd,
+        seeds=seeds,
+        seeds_low=required(low),
+        seeds_high=required(high),
+        n_entries=len(entries),
+        hours_per_seed=hours,
+        hours=missing_hours,
+        power=_power_table(
+            {*TABLE_SEEDS, seeds_done, *([seeds] if seeds else [])},
+            [*TABLE_EFFECTS, min_difference / found.noise.sd],
+            m,
+            found.rule,
+        ),
+    )
+
+
+def _is_constant(differences: FloatArray) -> bool:
+    return len(differences) > 1 and significance.is_constant(differences)
+
+
+def _power_table(
+    numbers: set[int], effects: Sequence[float], n_comparisons: int, rule: Rule
+) -> pd.DataFrame:
+    rows = {
+        n: [power.two_key_power(n, effect, n_comparisons, rule=rule) for effect in effects]
+        for n in sorted(numbers)
+        if n > 1
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(effects))
+
+
+def _hours(entries: Sequence[Entry], seeds: int | None) -> tuple[float | None, float | None]:
+    """Return the hours of one seed of all entries, and those of the seeds that are missing."""
+    per_seed = 0.0
+    missing = 0.0
+    times = {entry.label: _run_seconds(entry) for entry in entries}
+    known = [time for time in times.values() if time is not None]
+    if not known:
+        return None, None
+    for entry in entries:
+        time = times[entry.label]
+        run_hours = (float(np.mean(known)) if time is None else time) / SECONDS_PER_HOUR
+        per_seed += run_hours
+        missing += run_hours * max(0, (seeds or 0) - len(entry.done))
+    return per_seed, None if seeds is None else missing
+
+
+def _run_seconds(entry: Entry) -> float | None:
+    """Return the mean total time of the runs that recorded it, seconds; None if none did."""
     times = [run.probes.time for run in entry.done if run.probes]
     totals = [time.total_s for time in times if time and time.total_s is not None]
-    return float(np.mean(totals)) if totals else 0.0
+    return float(np.mean(totals)) if totals else None

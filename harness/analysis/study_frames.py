@@ -18,7 +18,7 @@ Paired differences from the baseline, with their verdicts:
 
 >>> losses = study.verdicts.query("quantity == 'val_loss'")
 >>> losses[["entry", "difference", "p_adjusted", "verdict"]].shape
-(17, 4)
+(7, 4)
 """
 
 from collections.abc import Sequence

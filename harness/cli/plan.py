@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 MAX_ENTRIES = 100_000
 MAX_EFFECT = 100.0  # nats; no loss is as large
+SECONDS_PER_HOUR = 3600
 
 EffectSize = Annotated[
     float,
@@ -45,8 +46,8 @@ def plan(
         allowed = f"must be above 0 and at most {MAX_EFFECT:g}, in nats per token"
         raise UserError(f"--effect-size {effect_size:g}: {allowed}")
     data = dataset.read(Store(results), study_name(study))
-    estimate = seed_plan.plan_seeds(data, effect_size)
-    if estimate is None:
+    plans = seed_plan.plan_seeds(data, effect_size)
+    if not plans:
         pilot = f"run a pilot: python -m harness run {study} --seeds 0,1,2"
         if data.imported:
             pilot = "import a table with more seeds of each entry"
@@ -54,7 +55,8 @@ def plan(
             f"{data.name}: no entry shares two seeds with its baseline, so the noise cannot be "
             f"estimated; {pilot}"
         )
-    _print_estimate(estimate)
+    for estimate in plans:
+        _print_plan(estimate)
     if fractional_design is None:
         return
     try:
@@ -65,24 +67,44 @@ def plan(
     print(*("-".join(labels.values()) for labels in entries), sep="\n")
 
 
-def _print_estimate(estimate: "SeedPlan") -> None:
-    from harness.analysis.significance import MAX_SEEDS
-    from harness.launch.progress import duration
+def _print_plan(estimate: "SeedPlan") -> None:
+    from harness.report.formatting import seeds_needed
 
-    bounds = (estimate.seeds, estimate.seeds_low, estimate.seeds_high)
-    seeds, low, high = (f"more than {MAX_SEEDS:,}" if n is None else f"{n:,}" for n in bounds)
-    cost = f"{duration(estimate.hours_per_seed * 3600)} for each seed of all entries"
-    if not estimate.hours_per_seed:
-        cost = "unknown, because no run states its time"
-    elif estimate.hours is not None:
-        cost += f", {duration(estimate.hours * 3600)} for the missing seeds"
-    print(
-        f"noise: paired differences have a standard deviation of {estimate.noise:.4g} nats "
-        f"({estimate.degrees_of_freedom} degrees of freedom, {estimate.n_compared} comparisons)",
+    noise = estimate.noise
+    needed = seeds_needed(estimate.seeds, estimate.seeds_low, estimate.seeds_high, unit="seeds")
+    lines = [f"context: {estimate.context}"] if estimate.context else []
+    lines += [
+        f"noise: paired differences have a standard deviation of {noise.sd:.4g} nats "
+        f"({noise.degrees_of_freedom} degrees of freedom, {estimate.n_compared} comparisons)",
         f"available: {estimate.seeds_done} seeds detect "
         f"{estimate.minimum_detectable_effect:.4g} nats with 80 % power",
-        f"needed: {seeds} seeds detect {estimate.min_difference:g} nats with 80 % power "
-        f"({low} to {high}, because the noise is itself an estimate)",
-        f"cost: {cost}",
-        sep="\n",
-    )
+        f"needed: {needed} to detect {estimate.min_difference:g} nats with 80 % power; the range "
+        "is that of the noise, which is itself an estimate",
+        *_cost(estimate),
+        "power, for the one entry that differs by so many standard deviations (sd) or nats:",
+        *_power_lines(estimate),
+    ]
+    print(*lines, sep="\n")
+
+
+def _cost(estimate: "SeedPlan") -> list[str]:
+    from harness.launch.progress import duration
+
+    if estimate.hours_per_seed is None:
+        return ["cost: unknown, because no run states its time"]
+    each = duration(estimate.hours_per_seed * SECONDS_PER_HOUR)
+    line = f"cost: {each} for each seed of the {estimate.n_entries} entries that are compared"
+    if estimate.hours is not None:
+        line += f", {duration(estimate.hours * SECONDS_PER_HOUR)} for the missing seeds"
+    return [line]
+
+
+def _power_lines(estimate: "SeedPlan") -> list[str]:
+    """Return the table of power by number of seeds and effect."""
+    *in_sd, _ = estimate.power.columns
+    titles = [*(f"{effect:g} sd" for effect in in_sd), f"{estimate.min_difference:g} nats"]
+    lines = [" " * 12 + "".join(f"{title:>12}" for title in titles)]
+    for n_seeds, row in estimate.power.iterrows():
+        cells = "".join(f"{100 * value:>10.0f} %" for value in row)
+        lines.append(f"{n_seeds:>6} seeds{cells}")
+    return lines

@@ -7,6 +7,8 @@ interval, missing if there is none.
 import math
 from collections.abc import Callable
 
+from harness.analysis.power import MAX_SEEDS
+
 MISSING = "–"
 NO_SPEED = "diverges"  # replaces the speed of an entry that diverges from the single-process run
 MIB = 2**20
@@ -73,6 +75,20 @@ def mean(value: Number, low: Number = None, high: Number = None) -> str:
     half = None if low is None or high is None else (high - low) / 2
     shown = [number(value, fixed), number(half, fixed)]
     return shown[0] if MISSING in shown else " ± ".join(shown)
+
+
+def seeds_needed(seeds: int | None, low: int | None, high: int | None, unit: str = "") -> str:
+    """Return a number of seeds and its interval: 19 (7 to 60); None is beyond `MAX_SEEDS`.
+
+    With a `unit` for use in a sentence: about 19 seeds (7 to 60).
+    """
+    shown = f"more than {MAX_SEEDS:,}" if seeds is None else whole(seeds)
+    if unit:
+        shown = f"{shown} {unit}" if seeds is None else f"about {shown} {unit}"
+    if low is None or low == high:
+        return shown
+    bounds = f"{low:,} or more" if high is None else f"{low:,} to {high:,}"
+    return f"{shown} ({bounds})"
 
 
 def signed(value: float) -> str:

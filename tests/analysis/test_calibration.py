@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.analysis import significance
 from tests.analysis import simulated_families
 from tests.analysis.simulated_families import Cell
 
@@ -171,14 +170,3 @@ def test_power_is_that_of_the_rule():
     expected = np.array(list(chosen.values()))
     deviation = (table["power"] - expected).abs()
     assert not failures(table, deviation > 0.03 + np.array([slack(rate) for rate in expected]))
-
-
-@pytest.mark.parametrize(("difference", "n_asked"), [(0.006, 1), (0.01, 8), (0.006, 8)])
-def test_planned_seeds_reach_80_percent_power(difference, n_asked):
-    sd, alpha = NOISE * 2**0.5, significance.ALPHA / n_asked
-    n_seeds = significance.required_seeds(
-        lambda n: significance.paired_t_power(n, difference, sd, alpha)
-    )
-    draws = np.random.default_rng(2).normal(difference, sd, size=(max(N, 1000), n_seeds))
-    found = np.mean([significance.paired_t_pvalue(values) < alpha for values in draws])
-    assert found == pytest.approx(0.8, abs=0.03 + (chance(0.8) if N < 2000 else 0.0))

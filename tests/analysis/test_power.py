@@ -104,7 +104,6 @@ def test_seeds_to_resolve_say_what_is_unknown():
     precise = power.seeds_to_resolve(0.004, noise, 80, 4)
     assert precise.low > without_margin.low and precise.high is not None
     assert power.seeds_to_resolve(0.0, noise, 3, 4).seeds is None
-    assert power.seeds_to_resolve(0.004, Noise(0.0, 8), 3, 4) is None
 
 
 def test_a_noisy_entry_is_planned_with_its_own_noise():

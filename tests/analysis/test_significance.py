@@ -1,12 +1,9 @@
 """If these failed, the report would give false verdicts, or withhold valid ones."""
 
-import math
-
 import numpy as np
 import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
 
 from harness.analysis import families, significance
 
@@ -101,54 +98,3 @@ def test_effect_size_by_hand():
     )  # mean 2.5, sd 1.2910; J(3) = sqrt(2/3) * Gamma(1.5) / Gamma(1) = 0.7236
     assert significance.effect_size(values) == pytest.approx(2.5 / 1.2909944 * 0.7236013, rel=1e-6)
     assert significance.effect_size(np.array([1.0, 2.0])) is None
-
-
-# -- number of seeds -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("difference", "sd", "alpha"), [(0.01, 0.02, 0.05), (0.01, 0.01, 0.05 / 8), (-0.3, 0.2, 0.01)]
-)
-def test_power_is_that_of_statsmodels(difference, sd, alpha):
-    for n in (3, 5, 10):
-        expected = TTestPower().power(abs(difference) / sd, n, alpha)
-        assert significance.paired_t_power(n, difference, sd, alpha) == pytest.approx(
-            expected, rel=1e-9
-        )
-    assert significance.paired_t_power(10_000, difference, sd, alpha) == pytest.approx(1)
-
-
-@pytest.mark.parametrize("ratio", [0.05, 0.3, 1.0, 4.0, 50.0])
-def test_required_seeds_is_the_smallest_sufficient_number(ratio):
-    def power(n):
-        return significance.paired_t_power(n, ratio, 1.0, 0.01)
-
-    n = significance.required_seeds(power)
-    assert power(n) >= 0.8 and (n == 2 or power(n - 1) < 0.8)
-    assert significance.required_seeds(lambda n: 0.5) is None
-
-
-def test_detectable_effect_and_required_seeds_agree():
-    for n in (3, 10, 50):
-        difference = significance.minimum_detectable_effect(n, 0.02, 0.05)
-        assert significance.paired_t_power(n, difference, 0.02, 0.05) == pytest.approx(0.8)
-    assert significance.minimum_detectable_effect(1, 0.02, 0.05) == math.inf
-
-
-def test_the_power_to_equate_is_what_simulation_gives():
-    rng, n = np.random.default_rng(0), 8
-    draws = rng.normal(0.2, 1.0, size=(4000, n))
-    found = np.mean([significance.tost_pvalue(values, 1.2) < 0.05 for values in draws])
-    assert significance.tost_power(n, 0.2, 1.0, 1.2, 0.05) == pytest.approx(found, abs=0.025)
-
-
-def test_seeds_to_resolve_resolve_the_difference():
-    found = alone({"noise": NOISE, "other": LOWER}, 0.01)["noise"]
-    mean, sd = np.mean(NOISE), np.std(NOISE, ddof=1)
-    n = found.seeds_to_resolve
-    assert n > len(NOISE)
-    ways = (
-        significance.paired_t_power(n, mean, sd, 0.025),
-        significance.tost_power(n, mean, sd, 0.01, 0.025),
-    )
-    assert max(ways) >= 0.8

@@ -491,6 +491,18 @@ def test_an_own_study_compares_with_an_imported_one(fake, folder, no_figures, mo
     assert pair["parameters"][0] is None and pair["flops_per_token"][0] is None
 
 
+def test_unmatched_seeds_are_compared_as_two_samples(fake, folder):
+    fake.axes = {"optimizer": ["adamw", "muon"]}
+    fake.baseline = {"optimizer": "adamw"}
+    fake.seeds = (10, 11, 12)
+    fake.write()
+    add(fake.store, write_csv(folder / "runs.csv", ROWS[:3]))
+    sides = [Source(name, read(fake.store, name)) for name in ("mine", fake.name)]
+    (pair,) = compare(*sides, now()).pairs
+    assert (pair.seeds, pair.val_loss.method) == ([], "Welch")
+    assert pair.val_loss.verdict == "better"
+
+
 def test_two_imports_are_not_called_bitwise_identical(store, folder):
     """Equal rounded losses do not show that the training was the same."""
     table = write_csv(folder / "runs.csv", ROWS)

@@ -7,7 +7,7 @@ import pytest
 from harness.analysis import dataset
 from harness.analysis.summary import summarize
 from harness.report import study_report
-from harness.report.document import Table
+from harness.report.document import EntryTable, Table
 from harness.report.render import markdown
 from harness.report.sections import comparison, method
 from harness.results.records.study_summary import TestFamily
@@ -71,6 +71,22 @@ def test_copies_name_the_entry_that_is_tested(summarized):
         not word.startswith("as ")
         for word in comparison.verdict_words(summary, "tokens_per_s").values()
     )
+
+
+def test_copies_carry_no_mark_of_a_verdict(summarized):
+    """A mark would make them look unresolved; they sort as the entry that is tested for them."""
+    document = study_report.build(summarized(0, 1, 2), [])
+    table = next(
+        block
+        for section in document.sections
+        for block in section.blocks
+        if isinstance(block, EntryTable)
+    )
+    column = [title.title for title in table.columns].index("verdict")
+    cells = {row[0].text: row[column] for row in table.rows}
+    copy = cells["learned-gqa2-ddp2"]
+    assert (copy.text, copy.mark) == ("as learned-gqa2-single", "")
+    assert copy.sort_key == cells["learned-gqa2-single"].sort_key
 
 
 def test_a_difference_without_noise_is_no_certainty(summarized):

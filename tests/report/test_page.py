@@ -115,6 +115,7 @@ def test_every_section_and_chart_is_on_the_page(whole):
         "throughput_loss",
         "throughput",
         "differences",
+        "differences_tokens_per_s",
         "effects_val_loss",
         "effects_tokens_per_s",
         "effects_peak_memory",

@@ -21,7 +21,7 @@ from harness.report.document import (
 )
 from harness.report.formatting import MISSING, count
 from harness.report.sections import method, superiority
-from harness.report.sections.comparison import NO_INTERVAL, NOT_COMPARABLE
+from harness.report.sections.comparison import NO_INTERVAL, NOT_COMPARABLE, REPEATS
 from harness.report.sections.overview import caveat_notes
 from harness.report.sections.pooled import with_unit
 from harness.report.tables import table
@@ -211,7 +211,7 @@ def _entries(comparison: Comparison) -> Iterator[Block]:
             ratio = formatting.tested_ratio(speed.ratio, low, high)
         words = [_word(pair.val_loss), _word(pair.tokens_per_s), _word(pair.peak_memory)]
         if pair.repeats and pair.val_loss is None and pair.seeds:
-            words[0] = f"as {pair.repeats}"
+            words[0] = REPEATS + pair.repeats
         if pair.not_comparable:
             words[0] = NOT_COMPARABLE
         elif pair.bitwise:

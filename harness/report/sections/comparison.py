@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-from harness.analysis.significance import MAX_SEEDS
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Block, Code, Table, code_list, paragraph
@@ -23,6 +22,7 @@ from harness.results.records.study_summary import Quantity
 
 NO_INTERVAL = "no interval"  # of a single seed
 NOT_COMPARABLE = "not comparable"
+REPEATS = "as "  # before the entry that is tested for one of another parallelism
 NO_EFFECT_OF_SEED = "seed has no effect"
 
 
@@ -146,7 +146,7 @@ def verdict_words(summary: Summary, metric: Quantity) -> dict[str, str]:
     for row in records(summary.tables["comparisons"]):
         untested = NO_SPEED if row["seeds"] and row["speed_diverges"] else MISSING
         if metric == "val_loss" and row["repeats"]:
-            untested = f"as {row['repeats']}"
+            untested = REPEATS + row["repeats"]
         words[row["entry"]] = tested.get(row["entry"], untested)
         if metric == "tokens_per_s" and row["speed_not_comparable"]:
             words[row["entry"]] = NOT_COMPARABLE
@@ -164,8 +164,9 @@ def _verdict_column(title: str, summary: Summary, metric: Quantity) -> Column:
 
 def _losses(summary: Summary) -> Table:
     verdicts = summary.tables["verdicts"]
-    names = ["entry", "verdict", "p_adjusted", "p_bh", "effect_size", "seeds_to_resolve"]
-    names += ["lost_seeds", "difference_low"]
+    names = ["entry", "verdict", "p_adjusted", "p_bh", "effect_size", "lost_seeds"]
+    names += ["seeds_to_resolve", "seeds_to_resolve_low", "seeds_to_resolve_high"]
+    names += ["difference_low"]
     tests = verdicts.loc[verdicts["quantity"] == "val_loss", names]
     context = [text_column("context")] if summary.study.contexts else []
     columns = [
@@ -206,8 +207,11 @@ def _seeds(row: Record) -> str:
 def _seeds_needed(row: Record) -> str:
     if row["verdict"] != "unresolved" or row["difference_low"] is None:
         return MISSING  # more seeds do not replace the lost ones
-    needed = row["seeds_to_resolve"]
-    return f"> {MAX_SEEDS:,}" if needed is None else f"{needed:,}"
+    low, high = (
+        None if row[name] is None else int(row[name])
+        for name in ("seeds_to_resolve_low", "seeds_to_resolve_high")
+    )
+    return formatting.seeds_needed(row["seeds_to_resolve"], low, high)
 
 
 def _margin(summary: Summary, metric: Quantity) -> str:

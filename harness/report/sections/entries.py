@@ -1,7 +1,7 @@
 """All entries: results, verdicts against the baseline, and costs."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import compress
 
 from harness.analysis.dataset import Entry
@@ -11,7 +11,7 @@ from harness.report import formatting
 from harness.report.document import Block, EntryCell, EntryColumn, EntryTable, Table, paragraph
 from harness.report.formatting import MISSING, NO_SPEED
 from harness.report.sections import Charts, chart_blocks, superiority
-from harness.report.sections.comparison import loss_difference, verdict_words
+from harness.report.sections.comparison import REPEATS, loss_difference, verdict_words
 from harness.report.sections.overview import baseline_labels
 from harness.report.tables import (
     Column,
@@ -196,9 +196,9 @@ def _rows(summary: Summary, axes: list[str]) -> Iterator[list[EntryCell]]:
             EntryCell(label),
             _number(formatting.mean(*loss), loss[0]),
             _number(*difference),
-            _verdict(loss_verdicts.get(label), uncompared),
+            _verdict(loss_verdicts, label, uncompared),
             _number(_speed(record, shown_speed), speed[0]),
-            _verdict(speed_verdicts.get(label), uncompared),
+            _verdict(speed_verdicts, label, uncompared),
             _number(formatting.number(memory, formatting.mib), memory),
             _number(_mfu(record), record["mfu"]),
             _number(formatting.number(size, formatting.whole), size),
@@ -209,10 +209,14 @@ def _rows(summary: Summary, axes: list[str]) -> Iterator[list[EntryCell]]:
         ]
 
 
-def _verdict(word: str | None, uncompared: str) -> EntryCell:
+def _verdict(words: Mapping[str, str], label: str, uncompared: str) -> EntryCell:
+    """Return a verdict; an entry that repeats another's loss sorts as that one."""
+    word = words.get(label)
     if word is None:
         return EntryCell(uncompared, "")
-    return EntryCell(word, VERDICT_ORDER.index(word) if word in VERDICT_ORDER else "", word)
+    tested = words.get(word.removeprefix(REPEATS), word)
+    sort_key = VERDICT_ORDER.index(tested) if tested in VERDICT_ORDER else ""
+    return EntryCell(word, sort_key, word if word in (*VERDICT_ORDER, NO_SPEED) else "")
 
 
 def _number(shown: str, value: float | None) -> EntryCell:

@@ -8,7 +8,6 @@ from harness.analysis import comparability, lost_seeds, settings
 from harness.analysis.caveats import LEAKS
 from harness.analysis.dataset import StudyResults
 from harness.analysis.metrics import DIVERGES, PARALLELISM
-from harness.analysis.significance import MAX_SEEDS
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.charts.style import VERDICTS
@@ -225,22 +224,28 @@ def _doubtful(summary: Summary, compared: Sequence[str]) -> Text:
 
 
 def _seeds_needed(results: Mapping[str, SignificanceResult]) -> str:
-    needed = [
-        result.seeds_to_resolve
+    """State the seeds of the unresolved comparison that needs most of them.
+
+    Comparisons that lost seeds need these seeds, not more of them.
+    """
+    unresolved = [
+        result
         for result in results.values()
         if result.verdict == "unresolved" and not _is_void(result)
     ]
-    if not needed:
+    if not unresolved:
         return ""
-    if None in needed:
+    most = max(unresolved, key=lambda result: result.seeds_to_resolve or math.inf)
+    low, high = most.seeds_to_resolve_ci95 or (None, None)
+    needed = formatting.seeds_needed(most.seeds_to_resolve, low, high, unit="seeds")
+    if most.seeds_to_resolve is None:
         return (
-            f" Resolving the remaining comparisons may need more than {MAX_SEEDS:,} seeds: the "
-            "differences are small compared with the noise."
+            f" Resolving the remaining comparisons may need {needed}: the differences are small "
+            "compared with the noise."
         )
-    most = max(n for n in needed if n is not None)
     return (
-        " If the observed effect sizes are accurate, resolving the remaining comparisons needs up "
-        f"to {most:,} seeds."
+        f" Of the remaining comparisons, the one that needs the most seeds needs {needed} for "
+        "80 % power."
     )
 
 

@@ -14,6 +14,7 @@ def _null_as_nan(value: object) -> object:
 
 Number = Annotated[float, BeforeValidator(_null_as_nan)]
 Bounds = Annotated[tuple[Number, Number], Strict(False)]  # a list in a file
+CountBounds = Annotated[tuple[int | None, int | None], Strict(False)]  # None: beyond any stated
 
 
 class Mean(StrictModel):

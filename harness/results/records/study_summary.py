@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 from pydantic import Field, Strict
 
 from harness.results.records.base import StrictModel, Versioned
-from harness.results.records.estimates import Bounds, Difference, Mean, Median, Number, Ratio
+from harness.results.records.estimates import (
+    Bounds,
+    CountBounds,
+    Difference,
+    Mean,
+    Median,
+    Number,
+    Ratio,
+)
 from harness.results.records.ladder import Ladder
 from harness.results.records.lines import LaunchRecord
 from harness.results.records.looks import Looks
@@ -365,6 +373,11 @@ class SignificanceResult(StrictModel):
     seeds_to_resolve: int | None = Field(
         default=None,
         description="seeds for 80 % power if the verdict is `unresolved`; null beyond 10,000",
+    )
+    seeds_to_resolve_ci95: CountBounds | None = Field(
+        default=None,
+        description="its 95 % interval, of the uncertainty of the difference and the noise; an "
+        "end is null beyond 10,000",
     )
     lost_seeds: list[int] = Field(
         default=[],
