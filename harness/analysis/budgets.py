@@ -52,10 +52,21 @@ def rankings(study: StudyResults) -> list[Ranking]:
     """
     ranked = []
     for context, entries in study.by_context().items():
-        done = [entry for entry in entries if entry.done]
+        done = on_common_seeds(study, [entry for entry in entries if entry.done])
         if len(done) > 1:
             ranked += _rankings(study, context, done)
     return ranked
+
+
+def on_common_seeds(study: StudyResults, entries: list[Entry]) -> list[Entry]:
+    """Return entries with the seeds of the first look, if looks gave them different numbers.
+
+    Entries stop because of their results, so that only these seeds are the same for all.
+    """
+    if study.looks is None or study.looks.is_fixed:
+        return entries
+    first = study.looks.looks[0].seeds
+    return [entry.on_seeds(first) for entry in entries if entry.on_seeds(first).done]
 
 
 def _rankings(study: StudyResults, context: str, done: list[Entry]) -> list[Ranking]:

@@ -57,14 +57,22 @@ def find_looks(launches: Sequence[LaunchRecord], runs: Iterable[RunData]) -> Loo
 def n_complete(looks: Looks, runs: Sequence[RunData]) -> int:
     """Return the number of looks whose runs have all ended, from the first on.
 
-    A look that no run was asked for is not complete: no entry went on to it.
+    A look that no run was asked for is not complete: no entry went on to it. At a planned look, an
+    entry has all seeds, also if runs that were not started are no longer stored.
     """
     asked = {run.seed for run in runs}
     waiting = {run.seed for run in runs if run.status not in ENDED}
+    by_entry: dict[str, set[int]] = {}
+    for run in runs:
+        by_entry.setdefault(run.spec.entry, set()).add(run.seed)
     before: set[int] = set()
     for number, look in enumerate(looks.looks):
         seeds = set(look.seeds)
-        if asked.isdisjoint(seeds - before) or not waiting.isdisjoint(seeds):
+        new = seeds - before
+        if asked.isdisjoint(new) or not waiting.isdisjoint(seeds):
+            return number
+        has_gaps = any(own & new and not seeds <= own for own in by_entry.values())
+        if looks.planned and not looks.is_fixed and has_gaps:
             return number
         before = seeds
     return len(looks.looks)

@@ -76,8 +76,9 @@ def run(
 
     if not dry_run:
         elastic.start_fork_server()
-    has_looks = until is not None or max_seeds is not None
-    until_resolved = UntilResolved(max_seeds) if has_looks else None
+    until_resolved = None
+    if until is not None or max_seeds is not None:
+        until_resolved = UntilResolved(max_seeds, requested=until is not None)
     planned = load_study(study, settings, seeds, where, until_resolved)
     store = Store(results)
     store.refuse_imported(

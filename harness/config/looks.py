@@ -20,9 +20,13 @@ OPEN_END = 100  # seeds that a study without a stated end does not exceed
 
 @dataclass(frozen=True)
 class UntilResolved:
-    """The request of `run --until resolved`; `max_seeds` is the stated end, None without one."""
+    """The request of `run --until resolved`; `max_seeds` is the stated end, None without one.
+
+    If it is not `requested`, `max_seeds` changes the end of the looks that the study states.
+    """
 
     max_seeds: int | None = None
+    requested: bool = True
 
 
 def plan_looks(
@@ -40,9 +44,12 @@ def plan_looks(
             reason = "only entries that wait for verdicts have questions; state looks, or remove it"
             problems.append(Problem(f"{location}: study.questions", reason))
         return None, problems
+    if until is not None and not until.requested and study.looks is None:
+        reason = "the study states no looks; add --until resolved, or use --seeds"
+        return None, [*problems, Problem("--max-seeds", reason)]
     problems += _check_kind(file, location)
     if until is not None and has_seeds:
-        reason = "chooses the seeds, and so does --until resolved; omit one of the two"
+        reason = "chooses the seeds, and so do looks; omit it, or --until and --max-seeds"
         problems.append(Problem("--seeds", reason))
     if problems or (until is None and has_seeds):
         return None, problems

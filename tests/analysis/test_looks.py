@@ -20,6 +20,7 @@ def runs(minutes, entries="ab", status="done"):
         SimpleNamespace(
             run_id=f"{entry}-s{seed}",
             seed=seed,
+            spec=SimpleNamespace(entry=entry),
             status=status if minute is not None else "pending",
             ended_at=None if minute is None else at(minute),
         )
@@ -124,3 +125,6 @@ def test_a_look_is_complete_when_all_its_runs_have_ended():
     assert n_complete(looks, runs(first | {2: 3, 3: 4})) == 2
     assert n_complete(looks, runs(first) + runs(dict.fromkeys(range(4), 1), "b")) == 2
     assert n_complete(looks, runs(first) + runs({1: None}, "c")) == 0
+    assert n_complete(looks, runs(first | {2: 3}) + runs(first, "c")) == 1  # seed 3 was dropped
+    by_hand = looks.model_copy(update={"planned": False})
+    assert n_complete(by_hand, runs(first | {2: 3, 3: 4}) + runs({1: 1, 2: 1}, "c")) == 2

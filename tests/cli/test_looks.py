@@ -10,7 +10,7 @@ import pytest
 from command_line import Harness
 from planted_runs import finish
 
-from harness.analysis import dataset, hypotheses
+from harness.analysis import budgets, dataset, hypotheses
 from harness.analysis.summary import summarize
 from harness.report import study_report
 from harness.report.render import markdown
@@ -110,15 +110,20 @@ def test_entries_with_a_verdict_get_no_more_seeds(harness, planted):
         "more seeds. The verdicts are those after 3 looks." in text
     )
     assert "nplanned look" not in text.replace("Planned looks", "")
+    for ranking in budgets.rankings(study(harness)):  # over equal seeds of all entries
+        assert {mean.n for mean in ranking.val_loss.values()} == {3}
 
 
-def test_a_study_ends_when_all_entries_are_settled(harness, planted):
+def test_a_study_ends_when_all_entries_are_settled(harness, planted, tmp_path):
     finished = run_until_resolved(harness, "--max-seeds", 8, margin=WIDE)
     assert verdicts(harness) == {"rope": ("better", 1), "alibi": ("equivalent", 2)}
     assert planted.seeds() == {"rope": 3, "learned": 5, "alibi": 5}
     state = harness("status", "study.toml").stdout
     assert "looks at 3, 5, 8 seeds: the newest launch is for look 2" in state
     assert "look 2 of 3: of 2 entries 2 settled; no entry needs more seeds" in finished.stderr
+    later = next(run_id for run_id in planted.started if "-s4-" in run_id)
+    harness("reproduce", "results/s", tmp_path / "again", "--run", later)
+    assert f"--seeds 0,1,2,3,4 --run {later}" in (tmp_path / "again/run.sh").read_text()
 
 
 def test_entries_that_cannot_be_resolved_stop(harness, planted):

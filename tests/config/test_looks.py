@@ -88,6 +88,11 @@ def test_seeds_of_the_command_line_fix_their_number(write_study):
     assert {spec.seed for spec in study.runs} == {4}
     _, [refusal] = plan(write_study, "seeds = [0]", UntilResolved(5), seeds=[4])
     assert refusal.startswith("--seeds: chooses the seeds")
+    _, [refusal] = plan(write_study, "seeds = [0]", UntilResolved(5, requested=False))
+    assert refusal.startswith("--max-seeds: the study states no looks")
+    stated = "seeds = [0]\nlooks = [3, 5]"
+    found, _ = plan(write_study, stated, UntilResolved(4, requested=False))
+    assert found.looks == [3, 4]
 
 
 @pytest.mark.parametrize(
