@@ -7,6 +7,7 @@ effects take it for noise of single runs, and declare 12 to 17 % of effects that
 
 import math
 import os
+from itertools import product
 
 import numpy as np
 import pytest
@@ -100,3 +101,27 @@ def test_no_effect_disagrees_with_its_interval(n_seeds):
             else:
                 assert low >= -0.02 and high <= 0.02
     assert verdicts >= {"worse", "unresolved"}
+
+
+@pytest.mark.parametrize("n_seeds", [5, 10])
+def test_runs_that_are_missing_at_random_cost_no_validity(n_seeds):
+    """Three axes, so that the cells of a seed are replaced by the model where it can."""
+    rng = np.random.default_rng(40 + n_seeds)
+    levels = {"a": ["a0", "a1"], "b": ["b0", "b1"], "c": ["c0", "c1"]}
+    own = []
+    false = 0
+    for _ in range(N):
+        cells = {cell: {} for cell in product(*levels.values())}
+        for seed in range(n_seeds):
+            of_seed = SEED_NOISE * rng.normal()
+            of_level = {label: NOISE * rng.normal() for label in levels["a"]}
+            for cell, losses in cells.items():
+                if rng.random() > 0.15:
+                    losses[seed] = 2.0 + of_seed + of_level[cell[0]] + NOISE * rng.normal()
+        main = effects.test_contrasts(factorial.contrasts(cells, levels).main, None)
+        false += any(effect.verdict in ("better", "worse") for effect in main)
+        for effect in main:
+            if effect.own95 is not None:
+                own.append(effect.own95[0] <= 0 <= effect.own95[1])
+    assert false / N <= 0.06 + chance(0.05)
+    assert 0.93 - chance(0.95) <= sum(own) / len(own) <= 0.97 + chance(0.95)

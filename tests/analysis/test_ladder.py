@@ -87,6 +87,16 @@ def test_time_is_saved_by_speed_and_by_learning(fake_ladder):
         assert low < row.time_multiplier < high
 
 
+def test_one_seed_gives_a_speedup_in_time_without_an_interval(fake_ladder):
+    """The noise between runs is unknown, but not the ratio of the speeds."""
+    fake_ladder.seeds = (0,)
+    fake_ladder.speed = {"gqa2": 1.5}
+    found = read(without_noise(fake_ladder))
+    for row in (*found.speedups, *found.trends):
+        assert row.time_multiplier == pytest.approx(1.5 * row.compute_multiplier, rel=0.05)
+        assert row.time_multiplier_ci95 is None
+
+
 def test_the_smaller_steps_of_a_ramp_do_not_count_in_the_speed(fake_ladder):
     """Step times are those of full steps: the first step of a ramp has other tokens."""
     fake_ladder.speed = {"gqa2": 1.5}
