@@ -110,6 +110,7 @@ def test_entries_with_a_verdict_get_no_more_seeds(harness, planted):
         "more seeds. The verdicts are those after 3 looks." in text
     )
     assert "nplanned look" not in text.replace("Planned looks", "")
+    assert "| verdict | look | difference in val loss |" in text
     for ranking in budgets.rankings(study(harness)):  # over equal seeds of all entries
         assert {mean.n for mean in ranking.val_loss.values()} == {3}
 
