@@ -181,6 +181,16 @@ def test_unknown_quantities_have_no_verdict(store, folder):
     assert (words["muon"], words["sgd"]) == ("better", "worse")
 
 
+def test_a_row_without_a_loss_adds_its_step_time(store, folder):
+    rows = [
+        row if row["step"] in (0, 3000) else row | {"val_loss": ""} for row in evaluation_rows()
+    ]
+    add(store, write_csv(folder / "runs.csv", rows))
+    run = read(store).runs[0]
+    assert run.evals.step.tolist() == [0, 3000]
+    assert len(run.timed_step_s) == len(STEPS)
+
+
 def test_seeds_with_other_steps_have_no_mean_curve(store, folder, no_figures):
     """The mean over seeds would mix losses of different steps."""
     rows = [
@@ -443,7 +453,10 @@ def test_commands_accept_an_imported_study(command, rows):
     assert "muon" in page
     summary = json.loads((command.folder / path).with_name("summary.json").read_text())
     assert summary["imported"] and summary["entries"][0]["parameters"] is None
-    assert "seeds detect 0.01 nats" in command("plan", "mine", "--effect-size", "0.01").stdout
+    planned = command("plan", "mine", "--effect-size", "0.01").stdout
+    assert "detect 0.01 nats" in planned
+    cost = "unknown" if rows is final_rows else "1 h 10 min for each seed"  # 3000 steps of each
+    assert f"cost: {cost}" in planned
     assert "mine (imported): 27 runs: 27 done" in command("status").stdout
     assert "9 entries, 27 runs" in command("list", "mine").stdout
     for tool in ("csv", "latex"):
