@@ -185,6 +185,5 @@ def _hours(entries: Sequence[Entry], seeds: int | None) -> tuple[float | None, f
 
 def _run_seconds(entry: Entry) -> float | None:
     """Return the mean total time of the runs that recorded it, seconds; None if none did."""
-    times = [run.probes.time for run in entry.done if run.probes]
-    totals = [time.total_s for time in times if time and time.total_s is not None]
+    totals = [run.total_s for run in entry.done if run.total_s is not None]
     return float(np.mean(totals)) if totals else None

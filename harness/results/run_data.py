@@ -165,6 +165,17 @@ class RunData:
         return float(self.evals.ema_val_loss[-1]) if len(self.evals.step) else math.nan
 
     @property
+    def total_s(self) -> float | None:
+        """The wall time of a run that is done, seconds; of an imported one, its training time.
+
+        None if unknown.
+        """
+        if self.imported:
+            return self.imported.evals[-1].train_s
+        time = self.measured.time
+        return time.total_s if time else None
+
+    @property
     def memory(self) -> list[RankMemory]:
         """The memory of each rank by category; empty if unknown."""
         return self.probes.memory if self.probes else []

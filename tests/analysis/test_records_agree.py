@@ -59,6 +59,10 @@ def contradictions(results):
             found = contradiction(result.verdict, bounds, tests.margin, lower_is_better)
             if found:
                 yield f"{quantity} of {name}: {found}: {result}"
+        for effect in [*tests.main_effects, *tests.interactions]:
+            found = contradiction(effect.verdict, effect.ci95, tests.margin, lower_is_better)
+            if found:
+                yield f"effect on {quantity}: {found}: {effect}"
     losses = results.metric_tests["val_loss"].entries
     speeds = results.metric_tests["tokens_per_s"].entries
     for row in results.comparisons:
@@ -87,7 +91,7 @@ def one_family(fake):
 
 @pytest.mark.parametrize("design", ["one_family", "parallelisms", "asked_in_sizes"])
 def test_no_record_contradicts_another(design, request, read_study):
-    """Tests, comparisons and pooled tests, with and without failed runs and margins."""
+    """Tests, comparisons, pooled tests and effects, with and without failed runs and margins."""
     study = read_study(request.getfixturevalue(design))
     rng = np.random.default_rng(len(design))
     wrong = []
