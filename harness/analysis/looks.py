@@ -57,7 +57,7 @@ def find_looks(launches: Sequence[LaunchRecord], runs: Iterable[RunData]) -> Loo
 def n_complete(looks: Looks, runs: Sequence[RunData]) -> int:
     """Return the number of looks whose runs have all ended, from the first on.
 
-    A look that no run was asked for is not complete: no entry went on to it. At a planned look, an
+    A look that no run was asked for is not complete: no entry continued to it. At a planned look, an
     entry has all seeds, also if runs that were not started are no longer stored.
     """
     asked = {run.seed for run in runs}

@@ -1,9 +1,9 @@
 """Whether the times and the memory of two runs may be compared: by machine, slot and software.
 
-A slot is what a run has of its machine: cores, and threads for each process. A difference between
-two machines is not one between two entries, and no number of seeds tells them apart if each entry
-has a machine of its own. Runs of one seed on one machine are comparable, whichever machine other
-seeds use. Fields that neither run has recorded count as equal.
+A slot is a run's part of its machine: cores, and threads for each process. If each entry has a
+machine of its own, no number of seeds distinguishes entries from machines. Runs of one seed on one
+machine are comparable, whichever machine other seeds use. Fields that neither run has recorded
+count as equal.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -131,7 +131,7 @@ def _hardware_differences(run: RunData, base: RunData) -> list[str]:
     if not found and run.env and base.env:
         found = _slot_differences(run.env, base.env)
         if run.shares_machine != base.shares_machine and not run.env.gpu:
-            found.append("one ran beside other runs on its machine, the other alone")
+            found.append("only one shared its machine with other runs")
     for one in (run, base):
         if one.env and one.env.earlier_machines and _n_resumed(one):
             machines = ", ".join([*one.env.earlier_machines, one.env.machine])

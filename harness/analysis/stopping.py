@@ -13,7 +13,7 @@ from harness.analysis.sequential import is_settled
 from harness.results.records import AskedQuantity, Looks
 from harness.results.records.study_summary import MetricTests, Quantity
 
-Decision = Literal["goes on", "settled", "futile", "lost seeds", "unresolved"]
+Decision = Literal["continues", "settled", "futile", "lost seeds", "unresolved"]
 
 MIN_POWER = 0.1  # predictive power of a verdict at the last look, below which an entry stops
 
@@ -67,7 +67,7 @@ def _decide(
         return "unresolved"
     for question, _ in open_questions:
         if not _is_futile(study, entry, tests[question], looks):
-            return "goes on"
+            return "continues"
     return "futile"
 
 

@@ -32,7 +32,7 @@ class LookProgress:
     @property
     def going(self) -> set[str]:
         """The entries that need more seeds."""
-        return {entry for entry, decision in self.decisions.items() if decision == "goes on"}
+        return {entry for entry, decision in self.decisions.items() if decision == "continues"}
 
 
 def read_progress(store: Store, study: str) -> LookProgress | None:
@@ -179,7 +179,7 @@ def _progress_line(
     time_left = ""
     if progress.mean_run_s is not None:
         time_left = f", about {duration(n_left * progress.mean_run_s)}"
-    return f"{text}, {len(going)} go on; at most {n_left} runs left{time_left}"
+    return f"{text}, {len(going)} continue; at most {n_left} runs left{time_left}"
 
 
 def _n_runs_left(planned: PlannedStudy, plan: LookPlan, number: int, going: Collection[str]) -> int:

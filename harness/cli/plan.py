@@ -57,6 +57,11 @@ def plan(
         )
     for estimate in plans:
         _print_plan(estimate)
+    if data.looks is not None and not data.looks.is_fixed:
+        kind = "planned looks" if data.looks.planned else "looks, not all planned"
+        counts = ", ".join(str(len(look.seeds)) for look in data.looks.looks)
+        shown = ", ".join(f"{look.level:.2g}" for look in data.looks.looks)
+        print(f"{kind}: at {counts} seeds, levels {shown}; {data.n_complete_looks} complete")
     if fractional_design is None:
         return
     try:

@@ -235,13 +235,13 @@ def test_runs_that_overlap_on_a_host_share_it(study):
     assert shared((0, 10), (5, 15), (7, 9), hosts=("a", "b", "c")) == [False] * 3
 
 
-def test_a_run_beside_others_is_not_compared_with_one_alone(study):
+def test_sharing_a_machine_is_not_compared_with_one_of_its_own(study):
     def share(run):
         return replace(run, shares_machine=run.spec.entry == OTHER)
 
     made = changed(study, share)
     base, entry = made.entries
-    assert "beside other runs" in compare_speeds(entry, base)
+    assert "only one shared its machine" in compare_speeds(entry, base)
     kinds = {caveat.kind for caveat in machines.caveats(made)}
     assert kinds == {"other-hardware", "shared-machine"}
     both = changed(study, lambda run: replace(run, shares_machine=True))

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from harness.analysis import families
 from harness.analysis.looks import levels
 from harness.analysis.power import Noise, predictive_power
-from harness.analysis.sequential import is_settled, replay_values
+from harness.analysis.sequential import is_settled, replay
 from harness.analysis.stopping import MIN_POWER
 from harness.results.records import Look
 
@@ -41,12 +42,24 @@ def run(values, counts, margin, has_end=True):
     seen = pd.DataFrame(index=values.index, columns=values.columns, dtype=float)
     n_runs = 0
     results = {}
+    tested = {}
+
+    def test(names, seeds, level, untested):
+        """Test a look once: later looks do not change it."""
+        if len(seeds) not in tested:
+            rows = seen.loc[seeds, ["base", *names]]
+            tested[len(seeds)] = families.test_family(
+                rows, "base", margin, alpha=level, untested=untested
+            ).results
+        return tested[len(seeds)]
+
     for number, look in enumerate(looks, start=1):
         rows = look.seeds
         columns = ["base", *going]
         n_runs += int(seen.loc[rows, columns].isna().to_numpy().sum())
         seen.loc[rows, columns] = values.loc[rows, columns]
-        results = replay_values(seen, "base", looks[:number], margin)
+        ended = {name: seen.index[seen[name].notna()] for name in seen.columns[1:]}
+        results = replay(ended, looks[:number], test)
         going = [
             name
             for name in going

@@ -181,6 +181,16 @@ def test_unknown_quantities_have_no_verdict(store, folder):
     assert (words["muon"], words["sgd"]) == ("better", "worse")
 
 
+def test_a_row_without_a_loss_adds_its_step_time(store, folder):
+    rows = [
+        row if row["step"] in (0, 3000) else row | {"val_loss": ""} for row in evaluation_rows()
+    ]
+    add(store, write_csv(folder / "runs.csv", rows))
+    run = read(store).runs[0]
+    assert run.evals.step.tolist() == [0, 3000]
+    assert len(run.timed_step_s) == len(STEPS)
+
+
 def test_seeds_with_other_steps_have_no_mean_curve(store, folder, no_figures):
     """The mean over seeds would mix losses of different steps."""
     rows = [

@@ -151,8 +151,9 @@ def _row(effect: Effect, is_loss: bool) -> IntervalRow:
 
 
 def _bounds(effect: Effect) -> Bounds | None:
-    """Return the interval of an effect, of no width if it is exact."""
-    if effect.estimate is not None and effect.method == "exact":
+    """Return the interval of an effect, of no width if it is exact; None if seeds are lost."""
+    is_void = effect.verdict == "unresolved"
+    if effect.estimate is not None and effect.method == "exact" and not is_void:
         return effect.estimate, effect.estimate
     return effect.ci95
 

@@ -166,15 +166,18 @@ def _losses(summary: Summary) -> Table:
     verdicts = summary.tables["verdicts"]
     names = ["entry", "verdict", "p_adjusted", "p_bh", "effect_size", "lost_seeds"]
     names += ["seeds_to_resolve", "seeds_to_resolve_low", "seeds_to_resolve_high"]
-    names += ["difference_low", "method"]
+    names += ["difference_low", "method", "look"]
     tests = verdicts.loc[verdicts["quantity"] == "val_loss", names]
     context = [text_column("context")] if summary.study.contexts else []
+    looks = summary.study.looks
+    look = [] if looks is None or looks.is_fixed else [number_column("look", "look")]
     columns = [
         text_column("entry"),
         *context,
         Column("differs in", lambda row: ", ".join(row["differs"]), numeric=False),
         Column("seeds", _seeds, numeric=False),
         _verdict_column("verdict", summary, "val_loss"),
+        *look,
         *superiority.columns(summary, "val_loss"),
         Column("difference in val loss", loss_difference),
         number_column("p (adjusted)", "p_adjusted", formatting.p_value),

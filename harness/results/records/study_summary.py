@@ -385,8 +385,8 @@ class SignificanceResult(StrictModel):
     )
     look: int | None = Field(
         default=None,
-        description="number of the look that gave the verdict, or the last that the entry went on "
-        "to; null if the study has one look",
+        description="number of the look that gave the verdict, or the last that the entry took "
+        "part in; null if the study has one look",
     )
     seed_has_no_effect: bool = Field(
         default=False,
