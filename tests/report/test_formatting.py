@@ -60,3 +60,19 @@ def test_no_rounding_hides_that_an_interval_excludes_zero(show, null, nearest, w
     ends = [float(end) for end in re.findall(r"-?\+?\d[\d.]*(?:e[-+]\d+)?", text.split(" ", 1)[1])]
     sign = -1 if is_below else 1
     assert all(math.copysign(1, end - null) == sign and end != null for end in ends), text
+
+
+@pytest.mark.parametrize(
+    ("numbers", "cell", "sentence"),
+    [
+        ((19, 7, 60), "19 (7 to 60)", "about 19 seeds (7 to 60)"),
+        ((19, 7, None), "19 (7 or more)", "about 19 seeds (7 or more)"),
+        ((4, 4, 4), "4", "about 4 seeds"),
+        ((None, 40, None), "more than 10,000 (40 or more)", "more than 10,000 seeds (40 or more)"),
+        ((None, None, None), "more than 10,000", "more than 10,000 seeds"),
+    ],
+)
+def test_seeds_needed_are_shown_with_their_interval(numbers, cell, sentence):
+    """A number alone would seem certain: at 3 seeds a true 19 is estimated as 5 to 516."""
+    assert formatting.seeds_needed(*numbers) == cell
+    assert formatting.seeds_needed(*numbers, unit="seeds") == sentence

@@ -166,7 +166,7 @@ def _losses(summary: Summary) -> Table:
     verdicts = summary.tables["verdicts"]
     names = ["entry", "verdict", "p_adjusted", "p_bh", "effect_size", "lost_seeds"]
     names += ["seeds_to_resolve", "seeds_to_resolve_low", "seeds_to_resolve_high"]
-    names += ["difference_low", "look"]
+    names += ["difference_low", "method", "look"]
     tests = verdicts.loc[verdicts["quantity"] == "val_loss", names]
     context = [text_column("context")] if summary.study.contexts else []
     looks = summary.study.looks
@@ -208,8 +208,8 @@ def _seeds(row: Record) -> str:
 
 
 def _seeds_needed(row: Record) -> str:
-    if row["verdict"] != "unresolved" or row["difference_low"] is None:
-        return MISSING  # more seeds do not replace the lost ones
+    if row["verdict"] != "unresolved" or row["difference_low"] is None or row["method"] == "Welch":
+        return MISSING  # more seeds do not replace the lost ones, nor those that do not match
     low, high = (
         None if row[name] is None else int(row[name])
         for name in ("seeds_to_resolve_low", "seeds_to_resolve_high")

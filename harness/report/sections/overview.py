@@ -226,12 +226,12 @@ def _doubtful(summary: Summary, compared: Sequence[str]) -> Text:
 def _seeds_needed(results: Mapping[str, SignificanceResult]) -> str:
     """State the seeds of the unresolved comparison that needs most of them.
 
-    Comparisons that lost seeds need these seeds, not more of them.
+    Comparisons that lost seeds, or whose seeds do not match, need these seeds, not more of them.
     """
     unresolved = [
         result
         for result in results.values()
-        if result.verdict == "unresolved" and not _is_void(result)
+        if result.verdict == "unresolved" and result.seeds_to_resolve_ci95 is not None
     ]
     if not unresolved:
         return ""
