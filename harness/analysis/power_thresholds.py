@@ -8,7 +8,7 @@ own t statistic.
 
 With normal noise the mean difference is independent of the three variances, and these depend on
 four independent variables only (see `_variances`). A lattice of these four represents their
-distribution. It is the same in every call: nothing here is random.
+distribution. It is the same in every call, without random numbers.
 
 The critical value is that of the first step. The lower one of an entry after another one has been
 rejected falsely is not counted.
@@ -49,7 +49,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class _Variances:
-    """Variances of paired differences in a family, and where it falls back, each (N_POINTS,).
+    """Variances of paired differences in a family, and whether it falls back, each (N_POINTS,).
 
     `own` is that of an entry, `mean` that over entries, `pooled` is 2 s2.
     """

@@ -28,8 +28,8 @@ class SeedPlan:
     A family is the entries of a context under the baseline's parallelism. `noise` is the standard
     deviation of its paired differences. `seeds_low` to `seeds_high` is the number of seeds at the
     ends of the noise's 95 % interval (of a chi-squared variance). `minimum_detectable_effect` is
-    the difference, in nats, that the `seeds_done` detect with 80 % power. `power` has a row for each
-    number of seeds and a column for each effect in standard deviations; the last one is
+    the difference, in nats, that the `seeds_done` detect with 80 % power. `power` has a row for
+    each number of seeds and a column for each effect in standard deviations; the last one is
     `min_difference`. Hours are those of the runs of the family and its baseline, one after the
     other; None if no run has recorded its time.
     """
