@@ -143,8 +143,8 @@ def _other_precision(entry: Entry, base: Entry) -> Iterator[Caveat]:
     base_precision = base.runs[0].resolved.train.precision
     if precision != base_precision:
         message = (
-            f"validated in {precision}, {base.label} in {base_precision}: their difference includes "
-            "the rounding of the validation"
+            f"validated in {precision}, {base.label} in {base_precision}: their difference "
+            "includes the rounding of the validation"
         )
         yield Caveat(kind="other-precision", entry=entry.label, message=message)
 

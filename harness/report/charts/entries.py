@@ -71,8 +71,8 @@ def lines_alt(
 ) -> str:
     """Return the alternative text of a line chart; its finding is the lowest end of a line.
 
-    Entries that diverge from the single-process run or lost seeds do not count. With `of_longest`, only the lines
-    that reach furthest do.
+    Entries that diverge from the single-process run or lost seeds do not count. With `of_longest`,
+    only the lines that reach furthest do.
     """
     n = len({line.entry for line in lines})
     text = f"{title} for {count(n, 'entry', 'entries')}"

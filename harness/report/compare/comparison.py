@@ -45,8 +45,8 @@ class EntryPair:
     are B against A; `val_loss` is None, with the reason in `not_comparable`, if the two were
     validated on different texts. Under different tokenizers it is in bits per byte. Ratios are B
     over A. `repeats` names the entry whose loss is tested for this one, which differs from it in
-    parallelism only. There is no speed if one of the two diverges from its single-process run, or, with the
-    reason in `speed_not_comparable`, if no seed ran on one machine in both.
+    parallelism only. There is no speed if one of the two diverges from its single-process run, or,
+    with the reason in `speed_not_comparable`, if no seed ran on one machine in both.
     """
 
     entry: str

@@ -48,10 +48,10 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
     yield paragraph(
         "The study's margin of the validation loss: ",
         _margin(summary, "val_loss"),
-        ". An unresolved entry has the number of seeds that would resolve it at 80 % power if the "
-        "observed effect size were the true one. p (adjusted) decides between different and "
-        "unresolved; p (BH) controls the false discovery rate (Benjamini-Hochberg). The effect size "
-        "is Hedges' g of the paired differences. A single seed gives no verdict. An entry that "
+        ". An unresolved entry has the number of seeds that would resolve it at 80 % power if "
+        "the observed effect size were the true one. p (adjusted) decides between different and "
+        "unresolved; p (BH) controls the false discovery rate (Benjamini-Hochberg). The effect "
+        "size is Hedges' g of the paired differences. A single seed gives no verdict. An entry that "
         "differs on several axes shows their joint effect. Entries that differ only in the "
         "parallelism repeat the same losses: one of them is tested for all. Definitions, "
         "assumptions and measured error rates: ",

@@ -1,4 +1,4 @@
-"""The largest improvement of the loss, with what it costs and saves."""
+"""The largest improvement of the loss, with its costs and savings."""
 
 from collections.abc import Mapping
 

@@ -355,7 +355,7 @@ class SignificanceResult(StrictModel):
     )
     difference: Difference = Field(description="mean paired difference, variant minus baseline")
     own95: Bounds | None = Field(
-        default=None, description="t interval of this difference alone, 95 %"
+        default=None, description="t interval of this difference without correction, 95 %"
     )
     p: Number | None = Field(default=None, description="p-value of the paired t test")
     p_adjusted: Number | None = Field(
@@ -761,7 +761,7 @@ class Caveat(StrictModel):
         "`unplanned-look`: the number of seeds changed when results could be seen"
     )
     entry: str | None = Field(description="the entry; null if it concerns the whole study")
-    message: str = Field(description="what was observed, as one sentence")
+    message: str = Field(description="the observation, as one sentence")
 
 
 class StudySummary(Versioned):
