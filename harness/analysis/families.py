@@ -25,8 +25,8 @@ import numpy as np
 
 from harness.analysis import block_model, dunnett, power, significance
 from harness.analysis.significance import ALPHA, BASELINE_NOISE_P, TWO_KEYS_FROM, FloatArray
+from harness.results.records.comparisons import SignificanceResult, TestFamily, VerdictName
 from harness.results.records.estimates import Bounds, Difference
-from harness.results.records.study_summary import SignificanceResult, TestFamily, VerdictName
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -26,7 +26,7 @@ from harness.analysis.pairs import (
 )
 from harness.analysis.sequential import replay
 from harness.analysis.unpaired import test_unpaired
-from harness.results.records.study_summary import (
+from harness.results.records.comparisons import (
     MetricTests,
     Quantity,
     SignificanceResult,

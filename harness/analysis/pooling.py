@@ -15,7 +15,7 @@ from harness.analysis.families import test_differences, test_family
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import LOSS_METRICS, Pair
 from harness.analysis.sequential import at_error_rate
-from harness.results.records.study_summary import (
+from harness.results.records.comparisons import (
     LossUnit,
     PooledResult,
     SignificanceResult,

@@ -11,7 +11,7 @@ from harness.analysis.pairs import margin_of, pair_of
 from harness.analysis.power import Noise, predictive_power
 from harness.analysis.sequential import is_settled
 from harness.results.records import AskedQuantity, Looks
-from harness.results.records.study_summary import MetricTests, Quantity
+from harness.results.records.comparisons import MetricTests, Quantity
 
 Decision = Literal["continues", "settled", "futile", "lost seeds", "unresolved"]
 

@@ -9,7 +9,7 @@ from harness.analysis.metrics import PARALLELISM, under_baseline_parallelism
 from harness.analysis.summary import Summary
 from harness.report.charts.spec import Line
 from harness.report.formatting import count, significant_figures
-from harness.results.records.study_summary import EntryResult
+from harness.results.records.entries import EntryResult
 
 MAX_ENTRIES = 40  # rows, lines, or points that a figure can name
 MAX_POINTS = 1000  # of a scatter plot on the page, where they are named on hover
