@@ -20,8 +20,8 @@ import numpy as np
 from harness.analysis import comparability, intervals, lost_seeds, machines
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import PARALLELISM, final_losses
+from harness.results.records.comparisons import BudgetKind, CostToBaselineLoss, Ranking
 from harness.results.records.estimates import Bounds, Mean
-from harness.results.records.study_summary import BudgetKind, CostToBaselineLoss, Ranking
 from harness.results.run_data import RunData
 
 Spent = Callable[[RunData], np.ndarray]  # amount spent until each evaluation, (n_evals,)

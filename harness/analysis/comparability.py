@@ -14,7 +14,8 @@ import numpy as np
 
 from harness.analysis.dataset import Entry, StudyResults
 from harness.results.records import RunSpec, TokenSlice
-from harness.results.records.study_summary import Caveat, LossUnit
+from harness.results.records.comparisons import LossUnit
+from harness.results.records.study_summary import Caveat
 
 SAME_TEXT = 0.02  # relative: amounts of text that differ by no more are equal
 
@@ -143,8 +144,8 @@ def _other_precision(entry: Entry, base: Entry) -> Iterator[Caveat]:
     base_precision = base.runs[0].resolved.train.precision
     if precision != base_precision:
         message = (
-            f"validated in {precision}, {base.label} in {base_precision}: their difference includes "
-            "the rounding of the validation"
+            f"validated in {precision}, {base.label} in {base_precision}: their difference "
+            "includes the rounding of the validation"
         )
         yield Caveat(kind="other-precision", entry=entry.label, message=message)
 

@@ -3,7 +3,7 @@
 from harness.analysis import lost_seeds
 from harness.analysis.dataset import Entry, StudyResults
 from harness.results.records import CorpusLoss, RunSpec
-from harness.results.records.study_summary import CorpusResult
+from harness.results.records.entries import CorpusResult
 
 
 def measures(study: StudyResults, entry: Entry) -> list[CorpusResult]:

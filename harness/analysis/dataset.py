@@ -23,7 +23,8 @@ from harness.results.records import (
     TuningRecord,
     VariantChoice,
 )
-from harness.results.records.study_summary import EntryStatus, Unreadable
+from harness.results.records.entries import EntryStatus
+from harness.results.records.study_summary import Unreadable
 from harness.results.records.tuning import TUNING, UNTUNED
 from harness.results.run_data import ABSENT, RunData, read_run
 from harness.results.store import Run, Store

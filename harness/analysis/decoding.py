@@ -7,8 +7,8 @@ import numpy as np
 from harness.analysis import intervals, machines
 from harness.analysis.dataset import Entry, StudyResults
 from harness.results.records import DecodeRecord
+from harness.results.records.entries import Decoding
 from harness.results.records.estimates import Ratio
-from harness.results.records.study_summary import Decoding
 from harness.results.run_data import DecodeSetting
 
 

@@ -17,13 +17,7 @@ from harness.analysis.factorial import Contrast, Levels
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import METRICS, Metric, values
 from harness.analysis.significance import ALPHA
-from harness.results.records.study_summary import (
-    Cell,
-    Design,
-    Effect,
-    Quantity,
-    SignificanceResult,
-)
+from harness.results.records.comparisons import Cell, Design, Effect, Quantity, SignificanceResult
 
 WITHOUT_NOISE: tuple[Quantity, ...] = ("peak_memory",)  # metrics that a seed does not change
 Sides = tuple[Collection[int], Collection[int]]  # seeds that failed at the levels, at the baseline

@@ -13,7 +13,8 @@ import numpy as np
 
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import DIVERGES, PARALLELISM, under_baseline_parallelism
-from harness.results.records.study_summary import Equivalence, EquivalenceStatus
+from harness.results.records.entries import EquivalenceStatus
+from harness.results.records.study_summary import Equivalence
 from harness.results.run_data import RunData
 
 N_FIRST = 5  # steps: enough to expose a wrong update, too few for rounding errors to grow

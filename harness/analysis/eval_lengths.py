@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from harness.analysis import comparability, lost_seeds
 from harness.analysis.dataset import Entry, StudyResults
 from harness.results.records import LengthRecord
-from harness.results.records.study_summary import LengthLoss
+from harness.results.records.entries import LengthLoss
 
 Positions = NDArray[np.int64]  # (n_bins,)
 

@@ -18,7 +18,7 @@ from itertools import combinations, product
 
 import numpy as np
 
-from harness.results.records.study_summary import Cell, Design
+from harness.results.records.comparisons import Cell, Design
 
 Levels = Mapping[str, Sequence[str]]  # axis -> its levels, the baseline's first
 ROUNDING = 1e-12  # relative to the values: smaller contrasts and variations are rounding errors

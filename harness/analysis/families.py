@@ -1,7 +1,7 @@
 """Test a family of differences from one baseline, and give each verdict an interval that agrees.
 
 The rule of two keys, from three seeds. Key 1: the step-down test of Dunnett with the noise of the
-whole family, which seeds block. Key 2: the paired t test of the entry alone. A difference is
+whole family, which seeds block. Key 2: the paired t test of the entry itself. A difference is
 `better` or `worse` if both reject at the level alpha. Key 1 has the power of many degrees of
 freedom; key 2 protects against an entry whose noise differs from that of the others.
 
@@ -11,7 +11,7 @@ the others (F test, p < 0.02), or with two seeds, the paired t tests are adjuste
 instead.
 
 An entry is `equivalent` if two one-sided tests (Schuirmann 1987) with the noise of the family,
-adjusted by Holm, and those of the entry alone place it within the margin.
+adjusted by Holm, and those of the entry itself place it within the margin.
 
 All functions are pure functions of frames and numbers.
 """
@@ -25,8 +25,8 @@ import numpy as np
 
 from harness.analysis import block_model, dunnett, power, significance
 from harness.analysis.significance import ALPHA, BASELINE_NOISE_P, TWO_KEYS_FROM, FloatArray
+from harness.results.records.comparisons import SignificanceResult, TestFamily, VerdictName
 from harness.results.records.estimates import Bounds, Difference
-from harness.results.records.study_summary import SignificanceResult, TestFamily, VerdictName
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,7 +131,7 @@ def test_differences(
     arrays = {name: np.asarray(found, dtype=float) for name, found in differences.items()}
     own_margins = {name: margins.get(name, margin) for name in arrays}
     tested = [name for name, found in arrays.items() if _varies(found)]
-    reason = "the differences are tested alone"
+    reason = "the differences have no common noise"
     tests = _holm(tested, arrays, own_margins, alpha, reason, untested)
     results = _results(arrays, tested, tests, own_margins, lower_is_better, alpha)
     if not without_noise:
@@ -348,7 +348,7 @@ def decide(
     lower_is_better: bool,
     alpha: float,
 ) -> tuple[VerdictName, Bounds]:
-    """Return the verdict, and the simultaneous interval cut to what the verdict states.
+    """Return the verdict, and the simultaneous interval cut to the values that the verdict leaves.
 
     A later step of a step-down test may reject although the single-step interval contains 0, or
     reaches beyond the margin. The rejected values are then cut off, as in the intervals of

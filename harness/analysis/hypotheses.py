@@ -26,7 +26,7 @@ from harness.analysis.pairs import (
 )
 from harness.analysis.sequential import replay
 from harness.analysis.unpaired import test_unpaired
-from harness.results.records.study_summary import (
+from harness.results.records.comparisons import (
     MetricTests,
     Quantity,
     SignificanceResult,
@@ -198,7 +198,7 @@ def test_pairs(
     """Test the pairs of a family that share a seed, by the label of the pair.
 
     A metric `without_noise` is exact if it is equal in every seed. The pairs of a family that have
-    several baselines or units have no common noise, and are tested alone.
+    several baselines or units have no common noise, and are tested one by one.
     """
     in_bits = [pair.label for pair in family if pair.unit == "bits per byte"]
     margins = {pair.label: pair.margin(margin) for pair in family}

@@ -57,8 +57,8 @@ def find_looks(launches: Sequence[LaunchRecord], runs: Iterable[RunData]) -> Loo
 def n_complete(looks: Looks, runs: Sequence[RunData]) -> int:
     """Return the number of looks whose runs have all ended, from the first on.
 
-    A look that no run was asked for is not complete: no entry continued to it. At a planned look, an
-    entry has all seeds, also if runs that were not started are no longer stored.
+    A look that no run was asked for is not complete: no entry continued to it. At a planned look,
+    an entry has all seeds, also if runs that were not started are no longer stored.
     """
     asked = {run.seed for run in runs}
     waiting = {run.seed for run in runs if run.status not in ENDED}

@@ -7,12 +7,9 @@ import numpy as np
 from harness.analysis import comparability, intervals, lost_seeds, machines
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.pairs import BITS_PER_BYTE, values
+from harness.results.records.comparisons import BaselineComparison
+from harness.results.records.entries import EntryMetrics, EquivalenceStatus
 from harness.results.records.estimates import Difference, Ratio
-from harness.results.records.study_summary import (
-    BaselineComparison,
-    EntryMetrics,
-    EquivalenceStatus,
-)
 from harness.results.run_data import RunData
 
 PARALLELISM = "parallelism"  # the axis whose variants must train the same model

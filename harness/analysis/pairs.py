@@ -15,7 +15,7 @@ from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import paired_differences
 from harness.analysis.machines import Reason
 from harness.analysis.welch import UnpairedDifference, welch
-from harness.results.records.study_summary import LossUnit, Quantity
+from harness.results.records.comparisons import LossUnit, Quantity
 from harness.results.run_data import RunData
 
 METRIC_NAMES: Mapping[Quantity, str] = {

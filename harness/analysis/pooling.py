@@ -15,7 +15,7 @@ from harness.analysis.families import test_differences, test_family
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import LOSS_METRICS, Pair
 from harness.analysis.sequential import at_error_rate
-from harness.results.records.study_summary import (
+from harness.results.records.comparisons import (
     LossUnit,
     PooledResult,
     SignificanceResult,
@@ -123,7 +123,7 @@ def _test(
 ) -> dict[str, SignificanceResult]:
     """Test the means over contexts of a family at the level of a look, by the name of the group.
 
-    Groups of other contexts or units have other baselines, and are tested alone.
+    Groups of other contexts or units have other baselines, and are tested one by one.
     """
     margins = {group.name: group.margin(margin) for group in family}
     first = family[0]

@@ -21,7 +21,7 @@ from harness.analysis.power_thresholds import (
     thresholds,
 )
 from harness.analysis.significance import ALPHA, TWO_KEYS_FROM
-from harness.results.records.study_summary import TestFamily
+from harness.results.records.comparisons import TestFamily
 
 POWER = 0.8  # power at which a number of seeds is stated
 MAX_SEEDS = 10_000  # larger numbers of seeds are not stated

@@ -9,8 +9,9 @@ from harness.analysis import intervals, machines
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.equivalence import reference, world_size
 from harness.analysis.metrics import DIVERGES, PARALLELISM, timed
+from harness.results.records.entries import EquivalenceStatus
 from harness.results.records.estimates import Ratio
-from harness.results.records.study_summary import EquivalenceStatus, ScalingRow
+from harness.results.records.study_summary import ScalingRow
 
 NO_SPEEDUP = Ratio(ratio=1.0, ci95=None)  # of the entry that others are compared with
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from harness.analysis.families import Untested, excludes_zero, test_family
 from harness.analysis.significance import ALPHA
+from harness.results.records.comparisons import SignificanceResult, VerdictName
 from harness.results.records.estimates import Bounds
 from harness.results.records.looks import Look
-from harness.results.records.study_summary import SignificanceResult, VerdictName
 
 if TYPE_CHECKING:
     import pandas as pd

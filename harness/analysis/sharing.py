@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.results.run_data import RunData
 
-SHARED = 0.05  # fraction of a run's time: a run that overlaps others for less ran alone
+SHARED = 0.05  # fraction of a run's time: a run that overlaps others for less shared nothing
 
 
 def with_sharing(runs: Sequence[RunData]) -> list[RunData]:

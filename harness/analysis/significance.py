@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.results.records.study_summary import VerdictName
+from harness.results.records.comparisons import VerdictName
 
 Key = TypeVar("Key")
 FloatArray = NDArray[np.float64]

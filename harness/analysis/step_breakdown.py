@@ -7,7 +7,7 @@ import numpy as np
 from harness.analysis.dataset import Entry
 from harness.analysis.metrics import DIVERGES
 from harness.results.records import PHASES, CollectiveTraffic
-from harness.results.records.study_summary import (
+from harness.results.records.entries import (
     EquivalenceStatus,
     MemoryComparison,
     PhaseTimes,

@@ -11,7 +11,7 @@ from harness.analysis.pairs import margin_of, pair_of
 from harness.analysis.power import Noise, predictive_power
 from harness.analysis.sequential import is_settled
 from harness.results.records import AskedQuantity, Looks
-from harness.results.records.study_summary import MetricTests, Quantity
+from harness.results.records.comparisons import MetricTests, Quantity
 
 Decision = Literal["continues", "settled", "futile", "lost seeds", "unresolved"]
 
@@ -25,7 +25,8 @@ def decide(
 
     `settled`: all its questions have a verdict, or none is asked. `futile`: no open question will
     probably have one at the last look. `lost seeds`: a run has failed, so that the entry cannot be
-    better or equivalent, however many seeds follow. `unresolved`: it has the seeds of the last look.
+    better or equivalent, however many seeds follow. `unresolved`: it has all seeds of the last
+    look.
     """
     decisions: dict[str, Decision] = {}
     for entry in study.entries:

@@ -36,7 +36,7 @@ from harness.errors import UserError, choices
 from harness.results import frames
 from harness.results.frames import Column
 from harness.results.records import now
-from harness.results.records.study_summary import Spike
+from harness.results.records.entries import Spike
 from harness.results.records.tuning import TUNING
 from harness.results.run_data import RunData
 from harness.results.store import Store

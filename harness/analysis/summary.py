@@ -28,26 +28,25 @@ from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.families import excludes_zero
 from harness.analysis.metrics import DIVERGES
 from harness.results.records import Environment
-from harness.results.records.ladder import Ladder
-from harness.results.records.study_summary import (
+from harness.results.records.comparisons import (
     BaselineComparison,
-    Caveat,
     CostToBaselineLoss,
-    EntryResult,
-    EnvironmentRuns,
-    Equivalence,
-    EquivalenceStatus,
-    LeftOut,
     MetricTests,
     Quantity,
     Ranking,
-    RunSummary,
+    VarianceComponents,
+)
+from harness.results.records.entries import EntryResult, EquivalenceStatus, RunSummary, Spike
+from harness.results.records.ladder import Ladder
+from harness.results.records.study_summary import (
+    Caveat,
+    EnvironmentRuns,
+    Equivalence,
+    LeftOut,
     Scalar,
     ScalingRow,
     SharedSettings,
-    Spike,
     StudySummary,
-    VarianceComponents,
 )
 from harness.results.records.tuning import TuningResults
 from harness.results.run_data import RunData

@@ -7,8 +7,8 @@ correction is needed.
 from collections.abc import Mapping
 from typing import TypeVar
 
+from harness.results.records.comparisons import SignificanceResult, SuperiorityVerdict
 from harness.results.records.estimates import Bounds
-from harness.results.records.study_summary import SignificanceResult, SuperiorityVerdict
 
 Result = TypeVar("Result", bound=SignificanceResult)
 

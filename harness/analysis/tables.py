@@ -18,27 +18,27 @@ from harness.analysis.summary import Summary
 from harness.results.frames import EVAL_COLUMNS, FLAG, INTEGER, LIST, NUMBER, TEXT, Column
 from harness.results.records import PHASES, CollectiveTraffic, RankMemory
 from harness.results.records import ladder as ladder_records
-from harness.results.records.estimates import Bounds, Difference, Mean, Median, Ratio
-from harness.results.records.study_summary import (
+from harness.results.records.comparisons import (
     BaselineComparison,
     BudgetKind,
-    CaveatKind,
     Component,
-    CorpusResult,
     CostToBaselineLoss,
-    Decoding,
     Effect,
-    EntryMetrics,
-    Equivalence,
-    LengthLoss,
     PooledResult,
     Ranking,
-    RunOutcome,
-    ScalingRow,
     SignificanceResult,
-    Spike,
     VarianceComponents,
 )
+from harness.results.records.entries import (
+    CorpusResult,
+    Decoding,
+    EntryMetrics,
+    LengthLoss,
+    RunOutcome,
+    Spike,
+)
+from harness.results.records.estimates import Bounds, Difference, Mean, Median, Ratio
+from harness.results.records.study_summary import CaveatKind, Equivalence, ScalingRow
 from harness.results.records.tuning import (
     SettingResult,
     TunedKey,

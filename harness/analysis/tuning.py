@@ -20,7 +20,7 @@ from harness.results.records import (
     TuneSettings,
     TuningTrial,
 )
-from harness.results.records.study_summary import MetricTests, SignificanceResult
+from harness.results.records.comparisons import MetricTests, SignificanceResult
 from harness.results.records.tuning import (
     TUNED,
     TUNING,

@@ -13,8 +13,8 @@ from harness.analysis import power, significance
 from harness.analysis.families import NO_MARGINS, NO_PAIRS_LOST, FamilyTest, decide, without_gains
 from harness.analysis.significance import ALPHA
 from harness.analysis.welch import UnpairedDifference
+from harness.results.records.comparisons import SignificanceResult, TestFamily
 from harness.results.records.estimates import Difference
-from harness.results.records.study_summary import SignificanceResult, TestFamily
 
 REASON = "fewer than two seeds are common with the baseline, so the comparison is unpaired"
 

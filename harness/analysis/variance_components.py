@@ -15,8 +15,8 @@ from harness.analysis import comparability
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import TAIL
 from harness.analysis.metrics import PARALLELISM
+from harness.results.records.comparisons import Component, NoisyQuantity, VarianceComponents
 from harness.results.records.estimates import Bounds
-from harness.results.records.study_summary import Component, NoisyQuantity, VarianceComponents
 
 CrossedLosses = dict[tuple[int, int], float]  # (seed, data seed) -> final validation loss
 

@@ -51,7 +51,7 @@ def axis_problem(axis: str) -> str | None:
 def _reserved_names() -> set[str]:
     """Return the names that an axis cannot have: its labels are a column of the tables."""
     from harness.results import frames  # pandas is slow to load
-    from harness.results.records import study_summary
+    from harness.results.records import entries
 
     columns = [
         *frames.KEY_COLUMNS,
@@ -60,7 +60,7 @@ def _reserved_names() -> set[str]:
         *frames.EVAL_COLUMNS,
     ]
     names = {column.name for column in columns}
-    for record in (study_summary.EntryMetrics, study_summary.RunOutcome):
+    for record in (entries.EntryMetrics, entries.RunOutcome):
         names.update(record.model_fields)
     return names | RESERVED | SECTIONS.keys()
 

@@ -35,7 +35,7 @@ class IngestRequest:
     command: str | None = None
 
     def problems(self) -> list[Problem]:
-        """Return what is wrong with the study's name and the thresholds."""
+        """Return the problems of the study's name and of the thresholds."""
         found = []
         if not STUDY_NAME.fullmatch(self.study):
             message = "must be up to 80 letters, digits and any of . _ -; a letter or digit first"
@@ -66,7 +66,7 @@ class IngestRequest:
 def _thresholds(
     option: str, items: Sequence[str], record: type[Thresholds]
 ) -> tuple[Thresholds | None, list[Problem]]:
-    """Return the record of items METRIC=NUMBER, None without any, and what is wrong with them."""
+    """Return the record of items METRIC=NUMBER, None without any, and their problems."""
     allowed = list(record.model_fields)
     values: dict[str, float] = {}
     problems = []

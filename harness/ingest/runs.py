@@ -87,7 +87,7 @@ class TableRun:
 
 @dataclass
 class Runs:
-    """The runs of all tables, by entry and seed, and what is wrong with them.
+    """The runs of all tables, by entry and seed, and their problems.
 
     `columns` are those with the labels of the axes.
     """
@@ -223,7 +223,7 @@ def _column_problems(
 
 
 def _problems_of_runs(found: Runs) -> Iterator[Problem]:
-    """Yield what is wrong with the rows of each run, and with units and names of all."""
+    """Yield the problems of the rows of each run, and of the units and names of all."""
     if not found.runs:
         yield Problem("", "the table has no run")
     for run in found.runs.values():

@@ -26,7 +26,7 @@ class Row:
 
 @dataclass
 class Table:
-    """A file with its columns, rows, and what is wrong with it."""
+    """A file with its columns, rows and problems."""
 
     path: Path
     sha256: str

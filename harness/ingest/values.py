@@ -1,4 +1,4 @@
-"""Read the values of a row: labels, seeds, counts, losses and times, with what is wrong with them.
+"""Read the values of a row: labels, seeds, counts, losses and times, with their problems.
 
 Losses are in nats per token, times in seconds, memory in bytes.
 """

@@ -16,7 +16,7 @@ import pandas as pd
 
 from harness.analysis import families, power, sequential
 from harness.results.records import Look
-from harness.results.records.study_summary import SignificanceResult
+from harness.results.records.comparisons import SignificanceResult
 
 NOISE = 0.5**0.5
 SEED_NOISE = 5.0  # what a seed adds to all entries

@@ -62,7 +62,7 @@ def null_cells() -> list[Cell]:
 
 
 def partial_cells() -> list[Cell]:
-    """Return cells in which half of the entries differ: the step-down test then takes more steps."""
+    """Return cells in which half of the entries differ, so that the test takes more steps."""
     if not FULL:
         return [Cell("equal", 5, 5, "half", -3.0)]
     kinds = ["equal", "one x5", "baseline x5", "t3", "lost"]
@@ -70,7 +70,7 @@ def partial_cells() -> list[Cell]:
 
 
 def equivalence_cells() -> list[Cell]:
-    """Return cells in which all entries differ by exactly the margin, so that none is equivalent."""
+    """Return cells in which all entries differ by the margin, so that none is equivalent."""
     if not FULL:
         return [Cell("equal", 5, 5, "all", 2.0, 2.0)]
     kinds = ["equal", "mild", "one x5", "baseline x5", "t3", "lost", "missing"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from harness.analysis import dataset, equivalence, metrics
-from harness.results.records.study_summary import EntryMetrics
+from harness.results.records.entries import EntryMetrics
 
 
 def measured(fake) -> dict[str, EntryMetrics]:

@@ -10,8 +10,8 @@ from harness.analysis.looks import levels
 from harness.analysis.sequential import intersection, replay, replay_values
 from harness.analysis.significance import ALPHA, holm_adjust
 from harness.results.records import Look
+from harness.results.records.comparisons import SignificanceResult
 from harness.results.records.estimates import Difference
-from harness.results.records.study_summary import SignificanceResult
 
 COUNTS = (3, 5, 8, 12)
 

@@ -10,8 +10,8 @@ from harness.analysis import dataset
 from harness.analysis.summary import summarize
 from harness.analysis.tuning import find_edge, mean_losses, outcome, rank_settings
 from harness.results.records import TunedRange
+from harness.results.records.comparisons import SignificanceResult
 from harness.results.records.estimates import Difference
-from harness.results.records.study_summary import SignificanceResult
 
 
 def losses(optima: dict[str, float], gain: dict[str, float] | None = None):

@@ -10,7 +10,7 @@ from harness.report import study_report
 from harness.report.document import EntryTable, Table
 from harness.report.render import markdown
 from harness.report.sections import comparison, method
-from harness.results.records.study_summary import TestFamily
+from harness.results.records.comparisons import TestFamily
 
 TestFamily.__test__ = False
 ATTENTION = {"attention": ["mha", "gqa2", "local64"], "parallelism": ["single", "ddp2"]}

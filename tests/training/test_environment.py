@@ -1,4 +1,4 @@
-"""If these failed, the times of a run that moved to another machine would pass for one machine's."""
+"""If these failed, the times of a run that moved would pass for those of one machine."""
 
 from tiny_run import tiny_spec
 

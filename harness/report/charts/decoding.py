@@ -9,7 +9,7 @@ from harness.report.charts.entries import lines_alt, single_parallelism
 from harness.report.charts.spec import Axis, ChartSpec, Line, Lines, Panel, powers_of_two
 from harness.report.charts.style import choose_style
 from harness.report.formatting import SECONDS_TO_MS
-from harness.results.records.study_summary import Decoding
+from harness.results.records.entries import Decoding
 
 MAX_COLUMNS = 4
 LARGEST = "at the largest batch and context"

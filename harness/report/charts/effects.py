@@ -9,8 +9,8 @@ from harness.report.charts.entries import MAX_EFFECTS
 from harness.report.charts.spec import Axis, ChartSpec, Interval, IntervalRow, Intervals
 from harness.report.charts.style import VERDICTS, choose_style
 from harness.report.formatting import count, significant_figures
+from harness.results.records.comparisons import Effect, MetricTests, Quantity
 from harness.results.records.estimates import Bounds
-from harness.results.records.study_summary import Effect, MetricTests, Quantity
 
 HOW = " Colour, marker and word: the verdict."
 NATS = "nats per token"

@@ -9,7 +9,7 @@ from harness.analysis.metrics import PARALLELISM, under_baseline_parallelism
 from harness.analysis.summary import Summary
 from harness.report.charts.spec import Line
 from harness.report.formatting import count, significant_figures
-from harness.results.records.study_summary import EntryResult
+from harness.results.records.entries import EntryResult
 
 MAX_ENTRIES = 40  # rows, lines, or points that a figure can name
 MAX_POINTS = 1000  # of a scatter plot on the page, where they are named on hover
@@ -71,8 +71,8 @@ def lines_alt(
 ) -> str:
     """Return the alternative text of a line chart; its finding is the lowest end of a line.
 
-    Entries that diverge from the single-process run or lost seeds do not count. With `of_longest`, only the lines
-    that reach furthest do.
+    Entries that diverge from the single-process run or lost seeds do not count. With `of_longest`,
+    only the lines that reach furthest do.
     """
     n = len({line.entry for line in lines})
     text = f"{title} for {count(n, 'entry', 'entries')}"

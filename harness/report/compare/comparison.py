@@ -19,13 +19,10 @@ from harness.analysis.metrics import (
 from harness.analysis.pairs import LOSS_METRICS, METRICS, Pair, margin_of, superiority_of
 from harness.report.compare.sources import Source
 from harness.results.records import SCHEMA_VERSION
+from harness.results.records.comparisons import Quantity, SignificanceResult
+from harness.results.records.entries import EntryStatus
 from harness.results.records.estimates import Ratio
-from harness.results.records.study_summary import (
-    Caveat,
-    EntryStatus,
-    Quantity,
-    SignificanceResult,
-)
+from harness.results.records.study_summary import Caveat
 from harness.results.run_data import RunData
 from harness.results.upgrade import Json
 
@@ -45,8 +42,8 @@ class EntryPair:
     are B against A; `val_loss` is None, with the reason in `not_comparable`, if the two were
     validated on different texts. Under different tokenizers it is in bits per byte. Ratios are B
     over A. `repeats` names the entry whose loss is tested for this one, which differs from it in
-    parallelism only. There is no speed if one of the two diverges from its single-process run, or, with the
-    reason in `speed_not_comparable`, if no seed ran on one machine in both.
+    parallelism only. There is no speed if one of the two diverges from its single-process run, or,
+    with the reason in `speed_not_comparable`, if no seed ran on one machine in both.
     """
 
     entry: str

@@ -25,7 +25,8 @@ from harness.report.sections.comparison import NO_INTERVAL, NOT_COMPARABLE, REPE
 from harness.report.sections.overview import caveat_notes
 from harness.report.sections.pooled import with_unit
 from harness.report.tables import table
-from harness.results.records.study_summary import EntryStatus, Quantity, SignificanceResult
+from harness.results.records.comparisons import Quantity, SignificanceResult
+from harness.results.records.entries import EntryStatus
 
 MAX_UNMATCHED = 20  # entries that are named
 

@@ -17,7 +17,7 @@ from harness.report.tables import (
     table,
     text_column,
 )
-from harness.results.records.study_summary import BudgetKind
+from harness.results.records.comparisons import BudgetKind
 
 BUDGETS: dict[BudgetKind, str] = {
     "tokens": "equal tokens",

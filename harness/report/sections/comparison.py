@@ -18,7 +18,7 @@ from harness.report.tables import (
     records,
     text_column,
 )
-from harness.results.records.study_summary import Quantity
+from harness.results.records.comparisons import Quantity
 
 NO_INTERVAL = "no interval"  # of a single seed
 NOT_COMPARABLE = "not comparable"
@@ -48,11 +48,11 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
     yield paragraph(
         "The study's margin of the validation loss: ",
         _margin(summary, "val_loss"),
-        ". An unresolved entry has the number of seeds that would resolve it at 80 % power if the "
-        "observed effect size were the true one. p (adjusted) decides between different and "
-        "unresolved; p (BH) controls the false discovery rate (Benjamini-Hochberg). The effect size "
-        "is Hedges' g of the paired differences. A single seed gives no verdict. An entry that "
-        "differs on several axes shows their joint effect. Entries that differ only in the "
+        ". An unresolved entry has the number of seeds that would resolve it at 80 % power if "
+        "the observed effect size were the true one. p (adjusted) decides between different and "
+        "unresolved; p (BH) controls the false discovery rate (Benjamini-Hochberg). The effect "
+        "size is Hedges' g of the paired differences. A single seed gives no verdict. An entry "
+        "that differs on several axes shows their joint effect. Entries that differ only in the "
         "parallelism repeat the same losses: one of them is tested for all. Definitions, "
         "assumptions and measured error rates: ",
         Code(method.REFERENCE),

@@ -17,7 +17,7 @@ from harness.report.tables import (
     number_column,
     text_column,
 )
-from harness.results.records.study_summary import MetricTests
+from harness.results.records.comparisons import MetricTests
 
 SOURCES = {"init": "initialization", "data": "data order", "rest": "their interaction and the rest"}
 QUANTITIES = {

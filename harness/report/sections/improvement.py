@@ -1,12 +1,12 @@
-"""The largest improvement of the loss, with what it costs and saves."""
+"""The largest improvement of the loss, with its costs and savings."""
 
 from collections.abc import Mapping
 
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Code, Text, text
+from harness.results.records.comparisons import SignificanceResult
 from harness.results.records.estimates import Ratio
-from harness.results.records.study_summary import SignificanceResult
 
 
 def largest(summary: Summary, results: Mapping[str, SignificanceResult]) -> Text:

@@ -8,7 +8,7 @@ from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Paragraph, Text, code_list, join, text
 from harness.report.formatting import count
-from harness.results.records.study_summary import (
+from harness.results.records.comparisons import (
     MetricTests,
     Quantity,
     SignificanceResult,

@@ -28,12 +28,9 @@ from harness.report.formatting import count
 from harness.report.sections import improvement, ladder, pooled, superiority, tuning
 from harness.report.stamps import find_stamps
 from harness.results.records import Looks
-from harness.results.records.study_summary import (
-    Caveat,
-    CaveatKind,
-    EntryResult,
-    SignificanceResult,
-)
+from harness.results.records.comparisons import SignificanceResult
+from harness.results.records.entries import EntryResult
+from harness.results.records.study_summary import Caveat, CaveatKind
 from harness.results.records.tuning import TUNED, TUNING
 
 MAX_TRENDS = 3  # effective speedups that are stated

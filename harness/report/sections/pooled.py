@@ -17,7 +17,7 @@ from harness.report.tables import (
     interval_of,
     number_column,
 )
-from harness.results.records.study_summary import PooledResult, VerdictName
+from harness.results.records.comparisons import PooledResult, VerdictName
 from harness.results.records.tuning import TUNING
 
 METHOD = (

@@ -8,7 +8,7 @@ from harness.report import formatting
 from harness.report.document import Text, code_list, join, text
 from harness.report.formatting import MISSING
 from harness.report.tables import Column, Record
-from harness.results.records.study_summary import Quantity, SuperiorityVerdict
+from harness.results.records.comparisons import Quantity, SuperiorityVerdict
 
 NAMES: Mapping[Quantity, str] = {
     "val_loss": "loss",

@@ -89,7 +89,7 @@ class LaunchRecord(Versioned):
     note: str | None = Field(
         default=None,
         description="note on the corpus: it replaces another one, or headers are skipped; of an "
-        "imported study: what the table replaces",
+        "imported study: the table that it replaces",
     )
     equivalence_margin: EquivalenceMargin | None = Field(
         default=None, description="equivalence margins of the study"
@@ -117,7 +117,7 @@ class LaunchRecord(Versioned):
         default=[], description="runs of older code that `--accept-outdated` kept"
     )
     inputs: LaunchInputs | None = Field(
-        default=None, description="what the runs were made of; null: not recorded"
+        default=None, description="study file and overrides of the launch; null: not recorded"
     )
     imported: ImportSource | None = Field(
         default=None, description="table that the runs were imported from; null: they were trained"

@@ -1,4 +1,4 @@
-"""Looks at the results of a study whose number of seeds depends on them: the plan and the levels."""
+"""Looks at the results of a study that adds seeds where needed: the plan and the levels."""
 
 from typing import Annotated, Literal
 
