@@ -18,11 +18,11 @@ from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import (
     METRICS,
     Pair,
+    base_values,
     comparable_values,
     margin_of,
     pair_of,
     superiority_of,
-    values,
 )
 from harness.analysis.sequential import replay
 from harness.analysis.unpaired import test_unpaired
@@ -131,10 +131,7 @@ def test_parts(
     n_paired = sum(len(pair.differences()) > 1 for pair in paired)
     share = len(unpaired) / max(1, len(unpaired) + n_paired)
     tests = []
-    if paired and study is None:
-        alpha = significance.ALPHA * (1 - share)
-        tests.append(test_pairs(paired, margin, without_noise, alpha))
-    elif paired and study is not None:
+    if paired:
         tests.append(_test_at_looks(study, paired, margin, without_noise, 1 - share))
     if unpaired:
         level = significance.ALPHA if study is None else study.level
@@ -145,17 +142,14 @@ def test_parts(
             family[0].metric.lower_is_better,
             alpha=level * share,
             margins={label: of_pair[label].margin(margin) for label in unpaired},
-            lost={
-                label: (of_pair[label].entry.lost_seeds, of_pair[label].base.lost_seeds)
-                for label in unpaired
-            },
+            lost={label: of_pair[label].lost_seeds for label in unpaired},
         )
         tests.append(_named(test, [of_pair[label] for label in unpaired]))
     return tests
 
 
 def _test_at_looks(
-    study: StudyResults,
+    study: StudyResults | None,
     family: Sequence[Pair],
     margin: float | None,
     without_noise: bool,
@@ -163,11 +157,12 @@ def _test_at_looks(
 ) -> FamilyTest:
     """Test the pairs of a family at each look whose runs have all ended; before any, at the first.
 
+    Without a study there is one look.
     The family that is returned has the entries of the first look, and the noise of the last.
     `share` is the part of each level that these pairs have.
     """
-    looks = study.looks
-    if looks is None or looks.is_fixed:
+    looks = None if study is None else study.looks
+    if study is None or looks is None or looks.is_fixed:
         return test_pairs(family, margin, without_noise, significance.ALPHA * share)
     by_label = {pair.label: pair for pair in family}
     tested: list[FamilyTest] = []
@@ -210,13 +205,12 @@ def test_pairs(
             by_seed = pair.differences()
             if by_seed:
                 differences[pair.label] = list(by_seed.values())
-        lost = {pair.label: (pair.entry.lost_seeds, pair.base.lost_seeds) for pair in family}
         test = test_differences(
             differences,
             margin,
             metric.lower_is_better,
             margins=margins,
-            lost=lost,
+            lost={pair.label: pair.lost_seeds for pair in family},
             without_noise=without_noise,
             alpha=alpha,
             untested=untested,
@@ -225,9 +219,8 @@ def test_pairs(
         import pandas as pd  # imported here because it is slow to import
 
         base = family[0].base
-        tokens = base.done[0].tokens_per_step if base.done else None
         compared = {base.label: base} | {pair.label: pair.entry for pair in family}
-        columns = {base.label: values(base, metric, tokens)}
+        columns = {base.label: base_values(base, metric)}
         columns |= {pair.label: comparable_values(pair.entry, base, metric) for pair in family}
         test = test_family(
             pd.DataFrame(columns).sort_index(),

@@ -127,7 +127,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
     """Compute all results of a study."""
     checks = equivalence.check(study)
     statuses = equivalence.by_entry(checks)
-    diverging = {label for label, status in statuses.items() if status == DIVERGES}
+    diverging = equivalence.diverging(checks)
     spikes = stability.spikes(study)
     spikes_by_entry: dict[str, list[Spike]] = {entry.label: [] for entry in study.entries}
     for spike in spikes:
