@@ -111,7 +111,7 @@ class StudyResults:
     @property
     def margins(self) -> dict[str, float]:
         """The equivalence margins by metric, from the newest launch with these settings."""
-        return _newest_stated(launch.equivalence_margin for launch in self._own_launches)
+        return _newest_stated(launch.equivalence_margin for launch in self.own_launches)
 
     @cached_property
     def looks(self) -> Looks | None:
@@ -157,10 +157,10 @@ class StudyResults:
     @property
     def superiority(self) -> dict[str, float]:
         """The thresholds of improvement by metric, from the newest launch with these settings."""
-        return _newest_stated(launch.superiority for launch in self._own_launches)
+        return _newest_stated(launch.superiority for launch in self.own_launches)
 
     @property
-    def _own_launches(self) -> list[LaunchRecord]:
+    def own_launches(self) -> list[LaunchRecord]:
         """The launches with these settings, the newest first."""
         launches = reversed(self.launches)
         return [launch for launch in launches if launch.settings_hash == self.settings_hash]

@@ -86,7 +86,7 @@ class Summary:
 
     @cached_property
     def tables(self) -> "dict[str, pd.DataFrame]":
-        """The tables of the report by name, as `harness.analysis.tables.COLUMNS` documents them."""
+        """The tables of the report by name; `table_columns.COLUMNS` documents them."""
         from harness.analysis.tables import build_tables
 
         return build_tables(self)
