@@ -144,7 +144,7 @@ class StudyResults:
                 first.setdefault(run.seed, run)
         return first
 
-    @property
+    @cached_property
     def imported(self) -> bool:
         """Whether the runs are of another trainer."""
         return any(run.imported is not None for run in self.runs)
