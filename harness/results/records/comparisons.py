@@ -97,7 +97,8 @@ class SignificanceResult(StrictModel):
     )
     p: Number | None = Field(default=None, description="p-value of the paired t test")
     p_adjusted: Number | None = Field(
-        default=None, description="p adjusted for the family; below its level, the entry differs"
+        default=None,
+        description="p adjusted for the family and its looks; below 0.05, the entry differs",
     )
     p_bh: Number | None = Field(
         default=None, description="p adjusted for the family by Benjamini and Hochberg (1995)"
@@ -147,7 +148,10 @@ class TestFamily(StrictModel):
     baseline: str = Field(default="", description="the entry that the others are compared with")
     entries: list[str] = Field(description="the entries whose differences vary between seeds")
     n_seeds: int = Field(description="number of seeds of the baseline")
-    alpha: Number = Field(description="familywise error rate")
+    alpha: Number = Field(
+        description="level of the tests: 0.05, divided among looks, and between paired and "
+        "unpaired entries"
+    )
     noise: Number | None = Field(
         default=None, description="pooled standard deviation of a paired difference"
     )
