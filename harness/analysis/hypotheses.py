@@ -18,11 +18,11 @@ from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import (
     METRICS,
     Pair,
+    base_values,
     comparable_values,
     margin_of,
     pair_of,
     superiority_of,
-    values,
 )
 from harness.analysis.sequential import at_error_rate, replay
 from harness.analysis.unpaired import test_unpaired
@@ -131,10 +131,7 @@ def test_parts(
     n_paired = sum(len(pair.differences()) > 1 for pair in paired)
     share = len(unpaired) / max(1, len(unpaired) + n_paired)
     tests = []
-    if paired and study is None:
-        alpha = significance.ALPHA * (1 - share)
-        tests.append(_at_error_rate(test_pairs(paired, margin, without_noise, alpha), alpha))
-    elif paired and study is not None:
+    if paired:
         test = _test_at_looks(study, paired, margin, without_noise, 1 - share)
         tests.append(_at_error_rate(test, significance.ALPHA * (1 - share)))
     if unpaired:
@@ -146,10 +143,7 @@ def test_parts(
             family[0].metric.lower_is_better,
             alpha=level * share,
             margins={label: of_pair[label].margin(margin) for label in unpaired},
-            lost={
-                label: (of_pair[label].entry.lost_seeds, of_pair[label].base.lost_seeds)
-                for label in unpaired
-            },
+            lost={label: of_pair[label].lost_seeds for label in unpaired},
         )
         test = _named(test, [of_pair[label] for label in unpaired])
         tests.append(_at_error_rate(test, level * share))
@@ -163,7 +157,7 @@ def _at_error_rate(test: FamilyTest, level: float) -> FamilyTest:
 
 
 def _test_at_looks(
-    study: StudyResults,
+    study: StudyResults | None,
     family: Sequence[Pair],
     margin: float | None,
     without_noise: bool,
@@ -171,11 +165,11 @@ def _test_at_looks(
 ) -> FamilyTest:
     """Test the pairs of a family at each look whose runs have all ended; before any, at the first.
 
-    The family that is returned has the entries of all looks, and the noise of the last. `share` is
-    the part of each level that these pairs have.
+    Without a study there is one look. The family that is returned has the entries of all looks, and
+    the noise of the last. `share` is the part of each level that these pairs have.
     """
-    looks = study.looks
-    if looks is None or looks.is_fixed:
+    looks = None if study is None else study.looks
+    if study is None or looks is None or looks.is_fixed:
         return test_pairs(family, margin, without_noise, significance.ALPHA * share)
     by_label = {pair.label: pair for pair in family}
     tested: list[FamilyTest] = []
@@ -221,13 +215,12 @@ def test_pairs(
             by_seed = pair.differences()
             if by_seed:
                 differences[pair.label] = list(by_seed.values())
-        lost = {pair.label: (pair.entry.lost_seeds, pair.base.lost_seeds) for pair in family}
         test = test_differences(
             differences,
             margin,
             metric.lower_is_better,
             margins=margins,
-            lost=lost,
+            lost={pair.label: pair.lost_seeds for pair in family},
             without_noise=without_noise,
             alpha=alpha,
             untested=untested,
@@ -236,9 +229,8 @@ def test_pairs(
         import pandas as pd  # imported here because it is slow to import
 
         base = family[0].base
-        tokens = base.done[0].tokens_per_step if base.done else None
         compared = {base.label: base} | {pair.label: pair.entry for pair in family}
-        columns = {base.label: values(base, metric, tokens)}
+        columns = {base.label: base_values(base, metric)}
         columns |= {pair.label: comparable_values(pair.entry, base, metric) for pair in family}
         test = test_family(
             pd.DataFrame(columns).sort_index(),

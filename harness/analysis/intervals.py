@@ -17,10 +17,16 @@ def mean(values: Sequence[float]) -> Mean:
     n = len(values)
     if n < 2:
         return Mean(mean=center, ci95=None, n=n)
+    half = t_half_width(values)
+    return Mean(mean=center, ci95=(center - half, center + half), n=n)
+
+
+def t_half_width(values: Sequence[float] | np.ndarray, alpha: float = 2 * TAIL) -> float:
+    """Return half of the t interval of the mean of two or more values, of confidence 1 - alpha."""
     from scipy.special import stdtrit  # imported here because scipy is slow to import
 
-    half = float(stdtrit(n - 1, 1 - TAIL) * np.std(values, ddof=1) / np.sqrt(n))
-    return Mean(mean=center, ci95=(center - half, center + half), n=n)
+    n = len(values)
+    return float(stdtrit(n - 1, 1 - alpha / 2) * np.std(values, ddof=1) / math.sqrt(n))
 
 
 def paired_differences(

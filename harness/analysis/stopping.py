@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.metrics import PARALLELISM
+from harness.analysis.hypotheses import is_copy
 from harness.analysis.pairs import margin_of, pair_of
 from harness.analysis.power import Noise, predictive_power
 from harness.analysis.sequential import is_settled
@@ -43,9 +43,8 @@ def questions(entry: Entry, base: Entry, looks: Looks) -> list[AskedQuantity]:
     An entry that differs in parallelism only trains the same model, which the equivalence check
     tests.
     """
-    differing = [axis for axis, label in entry.axes.items() if label != base.axes[axis]]
-    is_copy = differing == [PARALLELISM]
-    return [question for question in looks.questions if question != "val_loss" or not is_copy]
+    of_copy = is_copy(entry, base)
+    return [question for question in looks.questions if question != "val_loss" or not of_copy]
 
 
 def _decide(

@@ -86,7 +86,7 @@ class Summary:
 
     @cached_property
     def tables(self) -> "dict[str, pd.DataFrame]":
-        """The tables of the report by name, as `harness.analysis.tables.COLUMNS` documents them."""
+        """The tables of the report by name; `table_columns.COLUMNS` documents them."""
         from harness.analysis.tables import build_tables
 
         return build_tables(self)
@@ -127,7 +127,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
     """Compute all results of a study."""
     checks = equivalence.check(study)
     statuses = equivalence.by_entry(checks)
-    diverging = {label for label, status in statuses.items() if status == DIVERGES}
+    diverging = equivalence.diverging(checks)
     spikes = stability.spikes(study)
     spikes_by_entry: dict[str, list[Spike]] = {entry.label: [] for entry in study.entries}
     for spike in spikes:
