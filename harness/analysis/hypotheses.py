@@ -24,7 +24,7 @@ from harness.analysis.pairs import (
     pair_of,
     superiority_of,
 )
-from harness.analysis.sequential import replay
+from harness.analysis.sequential import at_error_rate, replay
 from harness.analysis.unpaired import test_unpaired
 from harness.results.records.comparisons import (
     MetricTests,
@@ -132,7 +132,8 @@ def test_parts(
     share = len(unpaired) / max(1, len(unpaired) + n_paired)
     tests = []
     if paired:
-        tests.append(_test_at_looks(study, paired, margin, without_noise, 1 - share))
+        test = _test_at_looks(study, paired, margin, without_noise, 1 - share)
+        tests.append(_at_error_rate(test, significance.ALPHA * (1 - share)))
     if unpaired:
         level = significance.ALPHA if study is None else study.level
         of_pair = {pair.label: pair for pair in family}
@@ -144,8 +145,15 @@ def test_parts(
             margins={label: of_pair[label].margin(margin) for label in unpaired},
             lost={label: of_pair[label].lost_seeds for label in unpaired},
         )
-        tests.append(_named(test, [of_pair[label] for label in unpaired]))
+        test = _named(test, [of_pair[label] for label in unpaired])
+        tests.append(_at_error_rate(test, level * share))
     return tests
+
+
+def _at_error_rate(test: FamilyTest, level: float) -> FamilyTest:
+    """Return a test at a level with p-values that are comparable with the error rate."""
+    results = {label: at_error_rate(result, level) for label, result in test.results.items()}
+    return FamilyTest(results, test.family)
 
 
 def _test_at_looks(
@@ -157,9 +165,8 @@ def _test_at_looks(
 ) -> FamilyTest:
     """Test the pairs of a family at each look whose runs have all ended; before any, at the first.
 
-    Without a study there is one look.
-    The family that is returned has the entries of the first look, and the noise of the last.
-    `share` is the part of each level that these pairs have.
+    Without a study there is one look. The family that is returned has the entries of all looks, and
+    the noise of the last. `share` is the part of each level that these pairs have.
     """
     looks = None if study is None else study.looks
     if study is None or looks is None or looks.is_fixed:
@@ -175,11 +182,14 @@ def _test_at_looks(
         return tested[-1].results
 
     ended = {pair.label: pair.entry.ended_seeds for pair in family}
-    results = replay(ended, looks.looks[: max(1, study.n_complete_looks)], test)
+    margins = {pair.label: pair.margin(margin) for pair in family}
+    taken = looks.looks[: max(1, study.n_complete_looks)]
+    results = replay(ended, taken, test, margins)
     if not tested:
         family_test = test_pairs(family, margin, without_noise, significance.ALPHA * share)
         return FamilyTest(results, family_test.family)
-    entries = {"entries": tested[0].family.entries}
+    of_looks = (entry for look in tested for entry in look.family.entries)
+    entries = {"entries": list(dict.fromkeys(of_looks))}
     return FamilyTest(results, tested[-1].family.model_copy(update=entries))
 
 

@@ -78,22 +78,17 @@ def ratio_of_unpaired_medians(
 ) -> Ratio:
     """Return the ratio of the geometric means of two samples of groups without common seeds.
 
-    The interval is that of Welch's t test of the logarithms (Welch 1947): None if a side has a
-    single group.
+    The interval is that of Welch's test of the logarithms (see `welch`): None if a side has a
+    single group, or if no side varies.
     """
-    over = np.log([np.median(group) for group in numerator])
-    under = np.log([np.median(group) for group in denominator])
-    difference = float(over.mean() - under.mean())
-    ratio = math.exp(difference)
-    if min(len(over), len(under)) < 2:
+    over = [math.log(np.median(group)) for group in numerator]
+    under = [math.log(np.median(group)) for group in denominator]
+    ratio = math.exp(float(np.mean(over) - np.mean(under)))
+    difference = welch(over, under)
+    if difference is None:
         return Ratio(ratio=ratio, ci95=None)
-    found = welch(over.tolist(), under.tolist())
-    if found is None:  # neither side varies
-        return Ratio(ratio=ratio, ci95=(ratio, ratio))
-    from scipy.special import stdtrit
-
-    factor = math.exp(float(stdtrit(found.satterthwaite_df, 1 - TAIL)) * found.se)
-    return Ratio(ratio=ratio, ci95=(ratio / factor, ratio * factor))
+    low, high = difference.interval()
+    return Ratio(ratio=ratio, ci95=(math.exp(low), math.exp(high)))
 
 
 def _geometric_mean(values: Sequence[float]) -> tuple[float, Bounds | None]:

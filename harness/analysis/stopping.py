@@ -54,13 +54,14 @@ def _decide(
     tests: Mapping[Quantity, MetricTests],
     looks: Looks,
 ) -> Decision:
+    results = {question: tests[question].entries.get(entry.label) for question in asked}
     open_questions = []
-    for question in asked:
-        result = tests[question].entries.get(entry.label)
+    for question, result in results.items():
         if result is not None and not is_settled(result):
             open_questions.append((question, result))
     if not open_questions:
-        return "settled"
+        is_tested = any(result is not None for result in results.values())
+        return "lost seeds" if entry.lost_seeds and asked and not is_tested else "settled"
     if any(result.lost_seeds for _, result in open_questions) and entry.lost_seeds:
         return "lost seeds"
     if set(looks.looks[-1].seeds) <= {*entry.ended_seeds}:

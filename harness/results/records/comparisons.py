@@ -102,8 +102,7 @@ class SignificanceResult(StrictModel):
     )
     p_adjusted: Number | None = Field(
         default=None,
-        description="p adjusted for the family and the looks: the entry differs if it is below "
-        "0.05, or below its part of 0.05 if only some entries of the family are unpaired",
+        description="p adjusted for the family and the looks; below 0.05, the entry differs",
     )
     p_bh: Number | None = Field(
         default=None, description="p adjusted for the family by Benjamini and Hochberg (1995)"
@@ -157,7 +156,10 @@ class TestFamily(StrictModel):
     n_seeds: int = Field(
         description="seeds of the baseline; without two keys, of the entry that has the most"
     )
-    alpha: Number = Field(description="familywise error rate of the test, at its look")
+    alpha: Number = Field(
+        description="level of the tests at their look: 0.05, divided among looks, and between "
+        "paired and unpaired entries"
+    )
     noise: Number | None = Field(
         default=None, description="pooled standard deviation of a paired difference"
     )
