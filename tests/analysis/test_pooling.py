@@ -125,3 +125,14 @@ def test_contexts_of_other_tokenizers_are_pooled_in_bits_per_byte(fake, read_stu
     assert rope.unit == "bits per byte"
     assert rope.difference.mean == pytest.approx(in_nats / np.log(2))
     assert tests.context_effects == []
+
+
+def test_pooled_memory_is_exact_as_within_a_context(sizes, read_study):
+    """Equal in every seed: the means over contexts are as certain as the contexts are."""
+    tests = test_hypotheses(read_study(sizes))["peak_memory"]
+    assert tests.pooled
+    for result in tests.pooled:
+        assert result.method == "exact"
+        assert result.verdict is not None
+        if len(set(result.verdicts.values())) == 1:
+            assert result.verdict == result.verdicts["S"]
