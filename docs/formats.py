@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from harness.analysis.tables import COLUMNS
+from harness.analysis.table_columns import COLUMNS
 from harness.results import records
 from harness.results.frames import EVAL_COLUMNS, KEY_COLUMNS, RUN_COLUMNS, STEP_COLUMNS, Column
 
@@ -93,7 +93,7 @@ leaves an undamaged checkpoint.
 
 REPORTS = """# reports/
 
-<!-- Written by `make docs` from the columns in harness/analysis/tables.py. -->
+<!-- Written by `make docs` from the columns in harness/analysis/table_columns.py. -->
 
 `python -m harness report` writes this folder from `results/`, without torch. It is not under
 version control.

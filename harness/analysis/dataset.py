@@ -1,6 +1,5 @@
 """Read a study and group its runs into entries."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from multiprocessing import get_context
 
+from harness.analysis.axis_levels import find_levels, is_context
 from harness.analysis.looks import ENDED, find_looks, n_complete
 from harness.analysis.sharing import with_sharing
 from harness.analysis.significance import ALPHA
@@ -15,17 +15,17 @@ from harness.errors import StoreError, UserError, choices
 from harness.provenance.outdated import CodeChange, ComputedBy, changes_since
 from harness.provenance.sources import Sources
 from harness.results.records import (
+    EquivalenceMargin,
     ImportedRun,
     ImportSource,
     LaunchRecord,
     Looks,
     RunSpec,
+    Superiority,
     TuningRecord,
-    VariantChoice,
 )
 from harness.results.records.entries import EntryStatus
 from harness.results.records.study_summary import Unreadable
-from harness.results.records.tuning import TUNING, UNTUNED
 from harness.results.run_data import ABSENT, RunData, read_run
 from harness.results.store import Run, Store
 
@@ -33,7 +33,6 @@ from harness.results.store import Run, Store
 PARALLEL_FROM = 1000
 CONTEXT_SEPARATOR = " · "  # of the labels in the name of a context
 
-SettingKey = list[tuple[float, str]]
 Age = Callable[[RunData], tuple[int, str]]  # sort key of runs, the oldest first
 
 
@@ -112,10 +111,7 @@ class StudyResults:
     @property
     def margins(self) -> dict[str, float]:
         """The equivalence margins by metric, from the newest launch with these settings."""
-        for launch in reversed(self.launches):
-            if launch.settings_hash == self.settings_hash and launch.equivalence_margin is not None:
-                return launch.equivalence_margin.model_dump(exclude_none=True)
-        return {}
+        return _newest_stated(launch.equivalence_margin for launch in self.own_launches)
 
     @cached_property
     def looks(self) -> Looks | None:
@@ -148,7 +144,7 @@ class StudyResults:
                 first.setdefault(run.seed, run)
         return first
 
-    @property
+    @cached_property
     def imported(self) -> bool:
         """Whether the runs are of another trainer."""
         return any(run.imported is not None for run in self.runs)
@@ -161,10 +157,13 @@ class StudyResults:
     @property
     def superiority(self) -> dict[str, float]:
         """The thresholds of improvement by metric, from the newest launch with these settings."""
-        for launch in reversed(self.launches):
-            if launch.settings_hash == self.settings_hash and launch.superiority is not None:
-                return launch.superiority.model_dump(exclude_none=True)
-        return {}
+        return _newest_stated(launch.superiority for launch in self.own_launches)
+
+    @property
+    def own_launches(self) -> list[LaunchRecord]:
+        """The launches with these settings, the newest first."""
+        launches = reversed(self.launches)
+        return [launch for launch in launches if launch.settings_hash == self.settings_hash]
 
     def varying(self) -> list[str]:
         """Return the axes on which entries differ."""
@@ -173,12 +172,12 @@ class StudyResults:
     @cached_property
     def asked(self) -> list[str]:
         """The varying axes whose levels are compared."""
-        return [axis for axis in self.varying() if not _is_context(axis, self.compare)]
+        return [axis for axis in self.varying() if not is_context(axis, self.compare)]
 
     @cached_property
     def contexts(self) -> list[str]:
         """The other varying axes: verdicts compare entries with equal labels on them."""
-        return [axis for axis in self.varying() if _is_context(axis, self.compare)]
+        return [axis for axis in self.varying() if is_context(axis, self.compare)]
 
     def context_of(self, entry: Entry) -> dict[str, str]:
         """Return the entry's label on each context axis."""
@@ -254,7 +253,7 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
     newest = max(compared or trials, key=age)
     current = _current(compared, age)
     compare = _compare(launches, settings_hash)
-    levels = _levels(current, newest.spec.baseline, compare)
+    levels = find_levels(current, newest.spec.baseline, compare)
     tuning = _tuning(store, study, settings_hash, unreadable)
     return StudyResults(
         name=study,
@@ -355,57 +354,18 @@ def _same_settings(spec: RunSpec | ImportedRun, other: RunSpec | ImportedRun) ->
     )
 
 
+def _newest_stated(records: Iterable[EquivalenceMargin | Superiority | None]) -> dict[str, float]:
+    """Return the numbers of the first record, by metric; empty without one."""
+    first = next((record for record in records if record is not None), None)
+    return {} if first is None else first.model_dump(exclude_none=True)
+
+
 def _compare(launches: list[LaunchRecord], settings_hash: str) -> tuple[str, ...] | None:
     """Return the axes that the newest launch of these settings asks about; None for all."""
     for launch in reversed(launches):
         if launch.settings_hash == settings_hash:
             return None if launch.compare is None else tuple(launch.compare)
     return None
-
-
-def _is_context(axis: str, compare: tuple[str, ...] | None) -> bool:
-    return axis == TUNING or (compare is not None and axis not in compare)
-
-
-def _levels(
-    runs: Iterable[RunData], baseline: dict[str, str], compare: tuple[str, ...] | None
-) -> dict[str, tuple[str, ...]]:
-    """Return the labels of each axis, by their settings and then by name.
-
-    The baseline's label is the first, except on context axes that vary settings.
-    """
-    settings_by_axis: dict[str, dict[str, SettingKey]] = {
-        axis: {} for run in runs for axis in run.labels
-    }
-    for run in runs:
-        for axis, settings in settings_by_axis.items():
-            choice = run.spec.axes.get(axis)
-            settings.setdefault(choice.label if choice else ABSENT, _setting_key(choice))
-    levels = {}
-    for axis, settings in settings_by_axis.items():
-        labels = sorted(settings, key=natural)
-        labels.sort(key=settings.__getitem__)
-        if axis == TUNING:
-            labels.sort(key=UNTUNED.__ne__)
-        elif not _is_context(axis, compare) or not any(settings.values()):
-            labels.sort(key=baseline.get(axis, "").__ne__)
-        levels[axis] = tuple(labels)
-    return levels
-
-
-def _setting_key(choice: VariantChoice | None) -> SettingKey:
-    """Return a sort key of the settings that a level states; empty for a variant."""
-    key = []
-    for name, value in choice.options.items() if choice else ():
-        if "." in name:
-            is_number = isinstance(value, int | float)
-            key.append((float(value), "") if is_number else (0.0, str(value)))
-    return key
-
-
-def natural(text: str) -> list[tuple[int, str]]:
-    """Return a sort key that sorts gqa2 before gqa10."""
-    return [(int(digits or 0), other) for digits, other in re.findall(r"(\d+)|(\D+)", text)]
 
 
 def _entries(runs: list[RunData], levels: dict[str, tuple[str, ...]]) -> tuple[Entry, ...]:

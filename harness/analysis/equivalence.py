@@ -64,6 +64,11 @@ def by_entry(rows: Iterable[Equivalence]) -> dict[str, EquivalenceStatus]:
     return worst
 
 
+def diverging(rows: Iterable[Equivalence]) -> set[str]:
+    """Return the labels of the entries that do not reproduce the single-process run."""
+    return {label for label, status in by_entry(rows).items() if status == DIVERGES}
+
+
 def world_size(entry: Entry) -> int:
     """Return the number of processes of an entry."""
     return entry.runs[0].resolved.launch.world_size

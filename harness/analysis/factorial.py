@@ -18,10 +18,10 @@ from itertools import combinations, product
 
 import numpy as np
 
+from harness.analysis.significance import ROUNDING, is_constant
 from harness.results.records.comparisons import Cell, Design
 
 Levels = Mapping[str, Sequence[str]]  # axis -> its levels, the baseline's first
-ROUNDING = 1e-12  # relative to the values: smaller contrasts and variations are rounding errors
 ESTIMABLE = 1e-6  # largest deviation of an estimable contrast from its projection
 
 
@@ -58,7 +58,7 @@ def contrasts(
     varying = [i for i, axis in enumerate(levels) if axis in axes]
     by_cell = {tuple(cell[i] for i in varying): dict(found) for cell, found in values.items()}
     seeds = sorted(set().union(*by_cell.values()))
-    if without_noise and all(_is_constant(list(found.values())) for found in by_cell.values()):
+    if without_noise and all(is_constant(list(found.values())) for found in by_cell.values()):
         by_cell = {
             cell: dict.fromkeys(seeds, next(iter(found.values())))
             for cell, found in by_cell.items()
@@ -95,10 +95,6 @@ def contrasts(
             missing=[cell for cell in all_cells if cell not in by_cell],
         ),
     )
-
-
-def _is_constant(values: Sequence[float]) -> bool:
-    return bool(np.ptp(values) <= ROUNDING * np.abs(values).max())
 
 
 class _Columns:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.analysis import block_model, dunnett, power, significance
+from harness.analysis.intervals import t_half_width
 from harness.analysis.significance import ALPHA, BASELINE_NOISE_P, TWO_KEYS_FROM, FloatArray
 from harness.results.records.comparisons import SignificanceResult, TestFamily, VerdictName
 from harness.results.records.estimates import Bounds, Difference
@@ -202,7 +203,7 @@ def _two_keys(
     }
     adjusted = significance.holm_adjust(p_equivalent, untested.equivalent)
     critical = dunnett.critical_value(len(tested) + untested.entries, df, alpha)
-    own_half_widths = significance.t_half_widths([differences[name] for name in tested], ALPHA)
+    own_half_widths = [t_half_width(differences[name], ALPHA) for name in tested]
     return _Tests(
         p=np.maximum(dunnett.step_down_pvalues(means / se, df, untested.different), own * to_level),
         p_equivalent=np.maximum([adjusted[name] for name in tested], own_equivalent * to_level),
@@ -238,7 +239,7 @@ def _holm(
     return _Tests(
         p=np.array([adjusted[name] for name in tested]),
         p_equivalent=np.array([adjusted_equivalent[name] for name in tested]),
-        half_width=significance.t_half_widths([differences[name] for name in tested], level),
+        half_width=np.array([t_half_width(differences[name], level) for name in tested]),
         family=TestFamily(
             method="Holm",
             reason=reason,
@@ -291,7 +292,7 @@ def _results(
             lower_is_better,
             alpha,
         )
-        own_half = float(significance.t_half_widths([found], ALPHA)[0])
+        own_half = t_half_width(found, ALPHA)
         results[name] = SignificanceResult(
             verdict=verdict,
             method=tests.family.method,

@@ -18,13 +18,13 @@ from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import (
     METRICS,
     Pair,
+    base_values,
     comparable_values,
     margin_of,
     pair_of,
     superiority_of,
-    values,
 )
-from harness.analysis.sequential import replay
+from harness.analysis.sequential import at_error_rate, replay
 from harness.analysis.unpaired import test_unpaired
 from harness.results.records.comparisons import (
     MetricTests,
@@ -134,11 +134,9 @@ def test_parts(
     n_paired = sum(len(pair.differences()) > 1 for pair in paired)
     share = len(unpaired) / max(1, len(unpaired) + n_paired)
     tests = []
-    if paired and study is None:
-        alpha = significance.ALPHA * (1 - share)
-        tests.append(test_pairs(paired, margin, without_noise, alpha))
-    elif paired and study is not None:
-        tests.append(_test_at_looks(study, paired, margin, without_noise, 1 - share))
+    if paired:
+        test = _test_at_looks(study, paired, margin, without_noise, 1 - share)
+        tests.append(_at_error_rate(test, significance.ALPHA * (1 - share)))
     if unpaired:
         level = significance.ALPHA if study is None else study.level
         of_pair = {pair.label: pair for pair in family}
@@ -148,17 +146,21 @@ def test_parts(
             family[0].metric.lower_is_better,
             alpha=level * share,
             margins={label: of_pair[label].margin(margin) for label in unpaired},
-            lost={
-                label: (of_pair[label].entry.lost_seeds, of_pair[label].base.lost_seeds)
-                for label in unpaired
-            },
+            lost={label: of_pair[label].lost_seeds for label in unpaired},
         )
-        tests.append(_named(test, [of_pair[label] for label in unpaired]))
+        test = _named(test, [of_pair[label] for label in unpaired])
+        tests.append(_at_error_rate(test, level * share))
     return tests
 
 
+def _at_error_rate(test: FamilyTest, level: float) -> FamilyTest:
+    """Return a test at a level with p-values that are comparable with the error rate."""
+    results = {label: at_error_rate(result, level) for label, result in test.results.items()}
+    return FamilyTest(results, test.family)
+
+
 def _test_at_looks(
-    study: StudyResults,
+    study: StudyResults | None,
     family: Sequence[Pair],
     margin: float | None,
     without_noise: bool,
@@ -166,11 +168,11 @@ def _test_at_looks(
 ) -> FamilyTest:
     """Test the pairs of a family at each look whose runs have all ended; before any, at the first.
 
-    The family that is returned has the entries of the first look, and the noise of the last.
-    `share` is the part of each level that these pairs have.
+    Without a study there is one look. The family that is returned has the entries of all looks, and
+    the noise of the last. `share` is the part of each level that these pairs have.
     """
-    looks = study.looks
-    if looks is None or looks.is_fixed:
+    looks = None if study is None else study.looks
+    if study is None or looks is None or looks.is_fixed:
         return test_pairs(family, margin, without_noise, significance.ALPHA * share)
     by_label = {pair.label: pair for pair in family}
     tested: list[FamilyTest] = []
@@ -183,11 +185,14 @@ def _test_at_looks(
         return tested[-1].results
 
     ended = {pair.label: pair.entry.ended_seeds for pair in family}
-    results = replay(ended, looks.looks[: max(1, study.n_complete_looks)], test)
+    margins = {pair.label: pair.margin(margin) for pair in family}
+    taken = looks.looks[: max(1, study.n_complete_looks)]
+    results = replay(ended, taken, test, margins)
     if not tested:
         family_test = test_pairs(family, margin, without_noise, significance.ALPHA * share)
         return FamilyTest(results, family_test.family)
-    entries = {"entries": tested[0].family.entries}
+    of_looks = (entry for look in tested for entry in look.family.entries)
+    entries = {"entries": list(dict.fromkeys(of_looks))}
     return FamilyTest(results, tested[-1].family.model_copy(update=entries))
 
 
@@ -213,13 +218,12 @@ def test_pairs(
             by_seed = pair.differences()
             if by_seed:
                 differences[pair.label] = list(by_seed.values())
-        lost = {pair.label: (pair.entry.lost_seeds, pair.base.lost_seeds) for pair in family}
         test = test_differences(
             differences,
             margin,
             metric.lower_is_better,
             margins=margins,
-            lost=lost,
+            lost={pair.label: pair.lost_seeds for pair in family},
             without_noise=without_noise,
             alpha=alpha,
             untested=untested,
@@ -228,9 +232,8 @@ def test_pairs(
         import pandas as pd  # imported here because it is slow to import
 
         base = family[0].base
-        tokens = base.done[0].tokens_per_step if base.done else None
         compared = {BASELINE: base} | {pair.label: pair.entry for pair in family}
-        columns = {BASELINE: values(base, metric, tokens)}
+        columns = {BASELINE: base_values(base, metric)}
         columns |= {pair.label: comparable_values(pair.entry, base, metric) for pair in family}
         test = test_family(
             pd.DataFrame(columns).sort_index(),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from harness.analysis.welch import welch
 from harness.results.records.estimates import Bounds, Mean, Median, Ratio
 
 TAIL = 0.025  # probability on each side of a 95 % interval
@@ -16,10 +17,16 @@ def mean(values: Sequence[float]) -> Mean:
     n = len(values)
     if n < 2:
         return Mean(mean=center, ci95=None, n=n)
+    half = t_half_width(values)
+    return Mean(mean=center, ci95=(center - half, center + half), n=n)
+
+
+def t_half_width(values: Sequence[float] | np.ndarray, alpha: float = 2 * TAIL) -> float:
+    """Return half of the t interval of the mean of two or more values, of confidence 1 - alpha."""
     from scipy.special import stdtrit  # imported here because scipy is slow to import
 
-    half = float(stdtrit(n - 1, 1 - TAIL) * np.std(values, ddof=1) / np.sqrt(n))
-    return Mean(mean=center, ci95=(center - half, center + half), n=n)
+    n = len(values)
+    return float(stdtrit(n - 1, 1 - alpha / 2) * np.std(values, ddof=1) / math.sqrt(n))
 
 
 def paired_differences(
@@ -71,29 +78,17 @@ def ratio_of_unpaired_medians(
 ) -> Ratio:
     """Return the ratio of the geometric means of two samples of groups without common seeds.
 
-    The interval is that of Welch's t test of the logarithms (Welch 1947): None if a side has a
-    single group.
+    The interval is that of Welch's test of the logarithms (see `welch`): None if a side has a
+    single group, or if no side varies.
     """
-    over = np.log([np.median(group) for group in numerator])
-    under = np.log([np.median(group) for group in denominator])
-    difference = float(over.mean() - under.mean())
-    ratio = math.exp(difference)
-    if min(len(over), len(under)) < 2:
+    over = [math.log(np.median(group)) for group in numerator]
+    under = [math.log(np.median(group)) for group in denominator]
+    ratio = math.exp(float(np.mean(over) - np.mean(under)))
+    difference = welch(over, under)
+    if difference is None:
         return Ratio(ratio=ratio, ci95=None)
-    factor = math.exp(_welch_half_width(over, under))
-    return Ratio(ratio=ratio, ci95=(ratio / factor, ratio * factor))
-
-
-def _welch_half_width(first: np.ndarray, second: np.ndarray) -> float:
-    """Return half the width of the 95 % interval of a difference of means (Satterthwaite 1946)."""
-    variances = [float(values.var(ddof=1)) / len(values) for values in (first, second)]
-    total = sum(variances)
-    if total == 0:
-        return 0.0
-    from scipy.special import stdtrit
-
-    df_inverse = variances[0] ** 2 / (len(first) - 1) + variances[1] ** 2 / (len(second) - 1)
-    return float(stdtrit(total**2 / df_inverse, 1 - TAIL)) * math.sqrt(total)
+    low, high = difference.interval()
+    return Ratio(ratio=ratio, ci95=(math.exp(low), math.exp(high)))
 
 
 def _geometric_mean(values: Sequence[float]) -> tuple[float, Bounds | None]:

@@ -1,32 +1,43 @@
 """Scaling laws of a study: the runs of each entry over the sizes of its ladder.
 
-Entries with equal labels on all axes but the ladder's form a curve. Curves of one context are
-fitted together; the baseline of a curve is that of its entries. Compute is FLOPs per token, which
-may differ between variants, times training tokens.
+Curves of one context are fitted together; the baseline of a curve is that of its entries.
+`ladder_curves` finds the curves.
 """
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis import (
-    comparability,
     ladder_estimates,
     lost_seeds,
     machines,
     metrics,
 )
-from harness.analysis.dataset import Entry, StudyResults
+from harness.analysis.dataset import StudyResults
+from harness.analysis.ladder_curves import (
+    MIN_SIZES,
+    SAME_SIZE,
+    Curve,
+    by_context,
+    by_unit,
+    exclusion,
+    final_losses,
+    n_distinct,
+    ordered_sizes,
+    settings,
+)
 from harness.analysis.ladder_estimates import (
     MAX_LOG,
     Estimate,
     FittedLadder,
     LadderData,
     Speedups,
+    add,
+    weighted_mean,
 )
 from harness.analysis.power_laws import EXPONENTS
 from harness.results.records import LadderSettings
@@ -43,74 +54,12 @@ from harness.results.records.ladder import (
     Scale,
     TrendVerdict,
 )
-from harness.results.run_data import RunData
 
 Array = NDArray[np.float64]
 
-MIN_SIZES = 3  # of a curve: a law has three parameters
-SAME_SIZE = 0.01  # relative: amounts that differ by no more are one size
 MARGIN = 1.1  # change of a multiplier per tenfold compute that counts as constant
 FAR = 10.0  # times the largest size, beyond which a projection is marked
 CURVE_POINTS = 50
-
-
-def _flops(run: RunData) -> float:
-    return run.known_flops_per_token * _tokens(run)
-
-
-def _tokens(run: RunData) -> float:
-    return float(run.n_tokens or 0)
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The entries of one curve by size; `against` is the label of its baseline, None for one."""
-
-    label: str
-    entries: dict[str, Entry]
-    against: str | None
-
-    def amount(self, scale: Scale, size: str) -> float:
-        """Return the FLOPs, parameters or tokens at a size, NaN without a finished run."""
-        entry = self.entries.get(size)
-        if entry is None or not entry.done:
-            return math.nan
-        run = entry.done[0]
-        if scale == "parameters":
-            return float(run.measured.parameters)
-        return _flops(run) if scale == "flops" else _tokens(run)
-
-    @cached_property
-    def sizes(self) -> list[str]:
-        """The sizes that have a finished run."""
-        return [size for size, entry in self.entries.items() if entry.done]
-
-
-def settings(study: StudyResults) -> LadderSettings | None:
-    """Return the ladder of the newest launch, else that of the only context axis of sizes."""
-    for launch in reversed(study.launches):
-        if launch.settings_hash == study.settings_hash and launch.ladder is not None:
-            return launch.ladder
-    axes = [axis for axis in study.contexts if _is_ladder(study, axis)]
-    return LadderSettings(axis=axes[0]) if len(axes) == 1 else None
-
-
-def _is_ladder(study: StudyResults, axis: str) -> bool:
-    """Return whether an axis varies settings over three sizes or more."""
-    flops: dict[str, float] = {}
-    for entry in study.entries:
-        choice = entry.runs[0].spec.axes.get(axis)
-        if choice is None or not choice.is_setting:
-            return False
-        if entry.done:
-            flops.setdefault(entry.axes[axis], _flops(entry.done[0]))
-    return _n_distinct(list(flops.values())) >= MIN_SIZES
-
-
-def _n_distinct(amounts: list[float]) -> int:
-    """Return the number of amounts that differ by more than `SAME_SIZE`."""
-    ordered = np.sort(amounts)
-    return int((np.diff(np.log(ordered)) > math.log1p(SAME_SIZE)).sum()) + 1 if amounts else 0
 
 
 def ladder(
@@ -126,15 +75,15 @@ def ladder(
         return None
     families: list[list[Curve]] = []
     unfitted = []
-    for curves in _by_context(study, chosen.axis):
+    for curves in by_context(study, chosen.axis):
         kept = []
         for curve in curves:
-            reason = _exclusion(curve, leaking)
+            reason = exclusion(curve, leaking)
             if reason is None:
                 kept.append(curve)
             else:
                 unfitted.append(LadderExclusion(entry=curve.label, reason=reason))
-        families += _by_unit(kept)
+        families += by_unit(kept)
     fitted = [_Family(curves, chosen, diverging) for curves in families]
     if not fitted:
         return None
@@ -156,59 +105,6 @@ def ladder(
     return result
 
 
-def _exclusion(curve: Curve, leaking: Collection[str]) -> str | None:
-    """Return why a curve has no law, None if it has one."""
-    done = [curve.entries[size] for size in curve.sizes]
-    if any(entry.label in leaking for entry in done):
-        return "it sees later tokens"
-    if _n_distinct([curve.amount("flops", size) for size in curve.sizes]) < MIN_SIZES:
-        return "fewer than three sizes are done"
-    for entry in done[1:]:
-        if not comparability.in_nats(entry, done[0]):
-            reason = comparability.of_entries(entry, done[0]).reason or "other tokenizer"
-            return f"the losses of its sizes are not comparable: {reason}"
-    return None
-
-
-def _by_unit(curves: list[Curve]) -> list[list[Curve]]:
-    """Return the curves grouped so that the losses in a group are comparable."""
-    groups: list[list[Curve]] = []
-    for curve in curves:
-        entry = curve.entries[curve.sizes[0]]
-        for group in groups:
-            if comparability.in_nats(entry, group[0].entries[group[0].sizes[0]]):
-                group.append(curve)
-                break
-        else:
-            groups.append([curve])
-    return groups
-
-
-def _by_context(study: StudyResults, axis: str) -> list[list[Curve]]:
-    """Return the curves of each context."""
-    others = [name for name in study.varying() if name != axis]
-    contexts = [name for name in study.contexts if name != axis]
-    by_labels: dict[tuple[str, ...], dict[str, Entry]] = {}
-    for entry in study.entries:
-        labels = tuple(entry.axes[name] for name in others)
-        by_labels.setdefault(labels, {})[entry.axes[axis]] = entry
-    families: dict[tuple[str, ...], list[Curve]] = {}
-    for labels, entries in by_labels.items():
-        first = next(iter(entries.values()))
-        base = study.baseline_of(first)
-        against = None
-        if base is not None and base.axes[axis] == first.axes[axis]:
-            against = _name(study, [base.axes[name] for name in others])
-        context = tuple(first.axes[name] for name in contexts)
-        curve = Curve(_name(study, labels), entries, against)
-        families.setdefault(context, []).append(curve)
-    return list(families.values())
-
-
-def _name(study: StudyResults, labels: Collection[str]) -> str:
-    return "-".join(labels) or study.name
-
-
 class _Family:
     """The curves of one context and their laws over each scale."""
 
@@ -220,12 +116,12 @@ class _Family:
         self.project_to = chosen.project_to
         self.is_shared = chosen.irreducible == "shared"
         self.index = {curve.label: i for i, curve in enumerate(curves)}
-        self.sizes = _ordered_sizes(curves)
-        self.losses = _losses(curves, self.sizes)
+        self.sizes = ordered_sizes(curves)
+        self.losses = final_losses(curves, self.sizes)
         self.fitted: dict[Scale, FittedLadder] = {}
         for scale in ("flops", "parameters", "tokens"):
             x = self._amounts(scale)
-            if all(_n_distinct(row[np.isfinite(row)].tolist()) >= MIN_SIZES for row in x):
+            if all(n_distinct(row[np.isfinite(row)].tolist()) >= MIN_SIZES for row in x):
                 data = LadderData(x, self.losses)
                 self.fitted[scale] = ladder_estimates.fit(data, self.is_shared)
 
@@ -316,7 +212,7 @@ class _Family:
         fits: dict[Scale, FittedLadder] = {}
         for scale, fitted in self.fitted.items():
             x = fitted.data.x[:, :-1]
-            if all(_n_distinct(row[np.isfinite(row)].tolist()) >= MIN_SIZES for row in x):
+            if all(n_distinct(row[np.isfinite(row)].tolist()) >= MIN_SIZES for row in x):
                 fits[scale] = ladder_estimates.without_largest(fitted, self.is_shared)
         return fits
 
@@ -342,7 +238,7 @@ class _Family:
                 continue
             losses = self.losses[i, j] - self.losses[self.index[against], j]
             compute, compute_ci95 = _factor(log_multiplier)
-            time, time_ci95 = _factor(_sum(log_multiplier, ratio))
+            time, time_ci95 = _factor(add(log_multiplier, ratio))
             result.speedups.append(
                 LadderSpeedup(
                     entry=curve.label,
@@ -428,30 +324,6 @@ class _Family:
         return points
 
 
-def _ordered_sizes(curves: list[Curve]) -> list[str]:
-    """Return the sizes that any curve has, by their FLOPs."""
-    flops: dict[str, float] = {}
-    for curve in curves:
-        for size in curve.sizes:
-            flops.setdefault(size, curve.amount("flops", size))
-    return sorted(flops, key=flops.__getitem__)
-
-
-def _losses(curves: list[Curve], sizes: list[str]) -> Array:
-    """Return the final losses, (n_curves, n_sizes, n_seeds), NaN without a finished run."""
-    seeds: set[int] = set()
-    for curve in curves:
-        for entry in curve.entries.values():
-            seeds.update(run.seed for run in entry.done)
-    column = {seed: k for k, seed in enumerate(sorted(seeds))}
-    losses = np.full((len(curves), len(sizes), len(seeds)), np.nan)
-    for i, curve in enumerate(curves):
-        for j, size in enumerate(sizes):
-            for run in curve.entries[size].done if size in curve.entries else ():
-                losses[i, j, column[run.seed]] = run.final_loss
-    return losses
-
-
 def _factor(log: Estimate | None) -> tuple[float | None, Bounds | None]:
     """Return the exponential of an estimate; None, or NaN for an end, if it is infinite.
 
@@ -469,22 +341,10 @@ def _exp(log: float) -> float:
     return math.exp(min(max(log, -MAX_LOG), MAX_LOG))
 
 
-def _sum(log: Estimate, added: Estimate | None) -> Estimate | None:
-    """Return the sum of two independent estimates; half-widths add in quadrature on each side."""
-    if added is None:
-        return None
-    value = log.value + added.value
-    if log.bounds is None or added.bounds is None or not math.isfinite(value):
-        return Estimate(value, None)
-    below = math.hypot(log.value - log.bounds[0], added.value - added.bounds[0])
-    above = math.hypot(log.bounds[1] - log.value, added.bounds[1] - added.value)
-    return Estimate(value, (value - below, value + above))
-
-
 def _trend(label: str, against: str, found: Speedups, ratios: list[Estimate | None]) -> LadderTrend:
     assert found.pooled is not None
     compute, compute_ci95 = _factor(found.pooled)
-    time, time_ci95 = _factor(_sum(found.pooled, _mean_ratio(found.weights, ratios)))
+    time, time_ci95 = _factor(add(found.pooled, weighted_mean(found.weights, ratios)))
     change, change_ci95 = _factor(_per_decade(found.slope))
     return LadderTrend(
         entry=label,
@@ -506,28 +366,6 @@ def _per_decade(slope: Estimate | None) -> Estimate | None:
     decade = math.log(10)
     bounds = slope.bounds and (decade * slope.bounds[0], decade * slope.bounds[1])
     return Estimate(decade * slope.value, bounds)
-
-
-def _mean_ratio(weights: Array, ratios: list[Estimate | None]) -> Estimate | None:
-    """Return the weighted mean of the estimates; None if one with a weight is missing.
-
-    It has an interval if all of them have one.
-    """
-    used = [(w, ratio) for w, ratio in zip(weights, ratios, strict=True) if w > 0]
-    value = 0.0
-    below = 0.0
-    above = 0.0
-    is_known = True
-    for weight, ratio in used:
-        if ratio is None:
-            return None
-        value += weight * ratio.value
-        if ratio.bounds is None:
-            is_known = False
-            continue
-        below = math.hypot(below, weight * (ratio.value - ratio.bounds[0]))
-        above = math.hypot(above, weight * (ratio.bounds[1] - ratio.value))
-    return Estimate(value, (value - below, value + above) if is_known else None)
 
 
 def trend_verdict(change_per_decade: Bounds | None, margin: float = MARGIN) -> TrendVerdict | None:

@@ -5,6 +5,8 @@ estimates, then the errors of the mean losses with seeds as blocks, and fits all
 draws of the variances give the percentiles the tails of Student's t, which two or three seeds need.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +30,40 @@ class Estimate:
 
     value: float
     bounds: Bounds | None
+
+
+def add(estimate: Estimate, added: Estimate | None) -> Estimate | None:
+    """Return the sum of two independent estimates; half-widths add in quadrature on each side."""
+    if added is None:
+        return None
+    value = estimate.value + added.value
+    if estimate.bounds is None or added.bounds is None or not math.isfinite(value):
+        return Estimate(value, None)
+    below = math.hypot(estimate.value - estimate.bounds[0], added.value - added.bounds[0])
+    above = math.hypot(estimate.bounds[1] - estimate.value, added.bounds[1] - added.value)
+    return Estimate(value, (value - below, value + above))
+
+
+def weighted_mean(weights: Array, estimates: Sequence[Estimate | None]) -> Estimate | None:
+    """Return the weighted mean of the estimates; None if one with a weight is missing.
+
+    It has an interval if all of them have one.
+    """
+    used = [(w, one) for w, one in zip(weights, estimates, strict=True) if w > 0]
+    value = 0.0
+    below = 0.0
+    above = 0.0
+    is_known = True
+    for weight, estimate in used:
+        if estimate is None:
+            return None
+        value += weight * estimate.value
+        if estimate.bounds is None:
+            is_known = False
+            continue
+        below = math.hypot(below, weight * (estimate.value - estimate.bounds[0]))
+        above = math.hypot(above, weight * (estimate.bounds[1] - estimate.value))
+    return Estimate(value, (value - below, value + above) if is_known else None)
 
 
 @dataclass(frozen=True)

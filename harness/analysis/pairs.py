@@ -90,8 +90,7 @@ def comparable_values(entry: Entry, base: Entry, metric: Metric) -> dict[int, fl
 
     A throughput is relative to steps of the baseline's tokens.
     """
-    tokens = base.done[0].tokens_per_step if base.done else None
-    by_seed = values(entry, metric, tokens)
+    by_seed = values(entry, metric, _tokens_per_step(base))
     if metric.incomparable is None:
         return by_seed
     reasons = machines.reasons_by_seed(entry, base, metric.incomparable)
@@ -100,8 +99,16 @@ def comparable_values(entry: Entry, base: Entry, metric: Metric) -> dict[int, fl
 
 def paired_values(entry: Entry, base: Entry, metric: Metric) -> dict[int, float]:
     """Return entry minus baseline by seed, of the seeds that both have done and may compare."""
-    tokens = base.done[0].tokens_per_step if base.done else None
-    return paired_differences(comparable_values(entry, base, metric), values(base, metric, tokens))
+    return paired_differences(comparable_values(entry, base, metric), base_values(base, metric))
+
+
+def base_values(base: Entry, metric: Metric) -> dict[int, float]:
+    """Return the values of a baseline by seed; a throughput is relative to steps of its tokens."""
+    return values(base, metric, _tokens_per_step(base))
+
+
+def _tokens_per_step(base: Entry) -> float | None:
+    return base.done[0].tokens_per_step if base.done else None
 
 
 def margin_of(study: StudyResults, quantity: Quantity) -> float | None:
@@ -132,10 +139,10 @@ class Pair:
         """Return entry minus baseline by seed, of the seeds that both have done."""
         return paired_values(self.entry, self.base, self.metric)
 
-    def base_values(self) -> dict[int, float]:
-        """Return the metric of the baseline by seed."""
-        tokens = self.base.done[0].tokens_per_step if self.base.done else None
-        return values(self.base, self.metric, tokens)
+    @property
+    def lost_seeds(self) -> tuple[list[int], list[int]]:
+        """The failed seeds of the entry and of its baseline."""
+        return self.entry.lost_seeds, self.base.lost_seeds
 
     def unpaired(self) -> UnpairedDifference | None:
         """Return the difference of the means if the seeds do not match; None if it is paired.
@@ -152,9 +159,9 @@ class Pair:
         for run in self.entry.done if may_not else ():
             if any(may_not and may_not(run, other) for other in self.base.done):
                 return None
-        tokens = self.base.done[0].tokens_per_step if self.base.done else None
-        own = values(self.entry, self.metric, tokens)
-        return welch(list(own.values()), list(self.base_values().values()))
+        own = values(self.entry, self.metric, _tokens_per_step(self.base))
+        base = base_values(self.base, self.metric)
+        return welch(list(own.values()), list(base.values()))
 
     @staticmethod
     def _is_imported(entry: Entry) -> bool:

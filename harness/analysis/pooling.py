@@ -13,7 +13,7 @@ from harness.analysis import repeated_measures, significance, superiority
 from harness.analysis.dataset import CONTEXT_SEPARATOR, Entry, StudyResults
 from harness.analysis.families import test_differences, test_family
 from harness.analysis.metrics import PARALLELISM
-from harness.analysis.pairs import LOSS_METRICS, Pair
+from harness.analysis.pairs import LOSS_METRICS, Pair, base_values
 from harness.analysis.sequential import at_error_rate
 from harness.results.records.comparisons import (
     LossUnit,
@@ -185,7 +185,7 @@ def _groups(study: StudyResults, pairs: Sequence[Pair]) -> list[_Group]:
         seeds = sorted(set.intersection(*(set(found) for found in by_seed)))
         if seeds:
             differences = np.array([[found[seed] for found in by_seed] for seed in seeds])
-            bases = [pair.base_values() for pair in in_one_unit.values()]
+            bases = [base_values(pair.base, pair.metric) for pair in in_one_unit.values()]
             baselines = np.array([[found[seed] for found in bases] for seed in seeds])
             labels = dict(zip(study.asked, levels, strict=True))
             is_loss = next(iter(in_one_unit.values())).unit is not None

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ import pandas as pd
 from harness.analysis import block_model, hypotheses, power, significance
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.intervals import TAIL
-from harness.analysis.pairs import Pair, values
+from harness.analysis.pairs import METRICS, Pair, values
 from harness.analysis.power import Noise
 from harness.analysis.power_thresholds import FloatArray, Rule
 from harness.analysis.significance import TWO_KEYS_FROM
@@ -63,14 +63,14 @@ class FamilyNoise:
 def plan_seeds(study: StudyResults, min_difference: float) -> list[SeedPlan]:
     """Plan each family of tests of the loss from its runs; empty if no noise can be estimated.
 
-    Copies of the baseline under another parallelism, and losses that are compared in bits per byte,
-    need no plan.
+    Copies of the baseline under another parallelism need no plan. Losses that are compared in bits
+    per byte count as tests of the family, but not in its noise, which is in nats.
     """
     plans = []
     for family in hypotheses.families(study, list(study.entries), "val_loss"):
-        pairs = [pair for pair in family if pair.unit == "nats per token"]
-        if pairs and not hypotheses.is_copy(pairs[0].entry, pairs[0].base):
-            plan = _plan_family(study, pairs, min_difference)
+        has_nats = any(pair.unit == "nats per token" for pair in family)
+        if has_nats and not hypotheses.is_copy(family[0].entry, family[0].base):
+            plan = _plan_family(study, family, min_difference)
             if plan is not None:
                 plans.append(plan)
     return plans
@@ -109,16 +109,19 @@ def noise_interval(noise: Noise) -> Bounds:
 
 
 def _plan_family(
-    study: StudyResults, pairs: Sequence[Pair], min_difference: float
+    study: StudyResults, family: Sequence[Pair], min_difference: float
 ) -> SeedPlan | None:
-    base = pairs[0].base
-    differences = {pair.label: np.array(list(pair.differences().values())) for pair in pairs}
-    compared = [pair for pair in pairs if not _is_constant(differences[pair.label])]
+    base = family[0].base
+    differences = {pair.label: np.array(list(pair.differences().values())) for pair in family}
+    compared = [pair for pair in family if not _is_constant(differences[pair.label])]
     entries = [base, *(pair.entry for pair in compared)]
-    losses = pd.DataFrame({entry.label: values(entry, pairs[0].metric) for entry in entries})
+    in_nats = [base, *(pair.entry for pair in compared if pair.unit == "nats per token")]
+    losses = pd.DataFrame({one.label: values(one, METRICS["val_loss"]) for one in in_nats})
     found = family_noise(losses.to_numpy(dtype=float))
     if found is None:
         return None
+    if len(in_nats) < len(entries):  # differences in two units have no common noise
+        found = replace(found, rule="Holm")
     m = len(compared)
     alpha = study.level
     seeds_done = max(map(len, differences.values()))

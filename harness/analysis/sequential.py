@@ -15,7 +15,7 @@ All functions are pure functions of results.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from harness.analysis.families import Untested, excludes_zero, test_family
+from harness.analysis.families import NO_MARGINS, Untested, excludes_zero, test_family
 from harness.analysis.significance import ALPHA
 from harness.results.records.comparisons import SignificanceResult, VerdictName
 from harness.results.records.estimates import Bounds
@@ -32,12 +32,15 @@ TestLook = Callable[[list[str], list[int], float, Untested], Mapping[str, Signif
 
 
 def replay(
-    seeds: Mapping[str, Collection[int]], looks: Sequence[Look], test: TestLook
+    seeds: Mapping[str, Collection[int]],
+    looks: Sequence[Look],
+    test: TestLook,
+    margins: Mapping[str, float | None] = NO_MARGINS,
 ) -> dict[str, SignificanceResult]:
     """Return the result of each entry of a family after these looks.
 
-    `seeds` are those of each entry's runs that have ended. A look tests the entries that are not
-    settled and have ended a seed that the looks before had not.
+    `seeds` are those of each entry's runs that have ended, `margins` those of its equivalence. A
+    look tests the entries that are not settled and have ended a seed that the looks before had not.
     """
     results: dict[str, SignificanceResult] = {}
     bounds: dict[str, list[Bounds | None]] = {name: [] for name in seeds}
@@ -62,7 +65,8 @@ def replay(
         )
         for name, result in test(going, look.seeds, look.level, untested).items():
             bounds[name].append(result.difference.ci95)
-            results[name] = _at_look(result, bounds[name], number, look.level)
+            margin = margins.get(name)
+            results[name] = _at_look(result, bounds[name], number, look.level, margin)
     return results
 
 
@@ -93,7 +97,7 @@ def replay_values(
         for name in values.columns
         if name != baseline
     }
-    return replay(ended, looks, test)
+    return replay(ended, looks, test, dict.fromkeys(ended, margin))
 
 
 def is_settled(result: SignificanceResult) -> bool:
@@ -110,8 +114,12 @@ def _at_look(
     bounds: Sequence[Bounds | None],
     number: int,
     level: float,
+    margin: float | None,
 ) -> SignificanceResult:
-    """Return a result with its look, the interval over all looks, and p-values at level 0.05."""
+    """Return a result with its look, the interval over all looks, and p-values at level 0.05.
+
+    The interval of the look stays if the one over all looks would disagree with the verdict.
+    """
     if level == ALPHA:  # the only look
         return result
     update: dict[str, object] = {"look": number}
@@ -120,6 +128,8 @@ def _at_look(
     if current is not None and shared is not None:
         low, high = shared
         is_consistent = excludes_zero(shared) == excludes_zero(current)
+        if result.verdict == "unresolved" and margin is not None:
+            is_consistent = is_consistent and not (-margin < low and high < margin)
         if low <= result.difference.mean <= high and is_consistent:
             update["difference"] = result.difference.model_copy(update={"ci95": shared})
     return at_error_rate(result, level).model_copy(update=update)
@@ -130,7 +140,7 @@ def at_error_rate(result: SignificanceResult, level: float) -> SignificanceResul
     scaled = {}
     for name in ("p_adjusted", "p_equivalent"):
         p = getattr(result, name)
-        scaled[name] = None if p is None else min(1.0, p * ALPHA / level)
+        scaled[name] = None if p is None else min(1.0, p * (ALPHA / level))
     return result.model_copy(update=scaled)
 
 

@@ -18,7 +18,7 @@ FloatArray = NDArray[np.float64]
 ALPHA = 0.05  # familywise error rate
 TWO_KEYS_FROM = 3  # seeds
 BASELINE_NOISE_P = 0.02  # of the F test, below which the baseline is noisier than the others
-ROUNDING = 1e-12  # relative: differences that vary by less are constant
+ROUNDING = 1e-12  # relative: values that vary by less are constant
 
 
 def classify(
@@ -57,20 +57,7 @@ def _t_cdf(difference: float, values: np.ndarray) -> float:
     return float(stdtr(len(values) - 1, difference / (values.std(ddof=1) / math.sqrt(len(values)))))
 
 
-def t_half_widths(groups: Sequence[FloatArray], alpha: float) -> FloatArray:
-    """Return half of the t interval of each group's mean with the confidence 1 - alpha."""
-    from scipy.special import stdtrit
-
-    return np.array(
-        [
-            stdtrit(len(found) - 1, 1 - alpha / 2) * found.std(ddof=1) / math.sqrt(len(found))
-            for found in groups
-        ],
-        dtype=float,
-    )
-
-
-def is_constant(values: np.ndarray) -> bool:
+def is_constant(values: Sequence[float] | FloatArray) -> bool:
     """Return whether the values vary by rounding only, as those of bitwise equal losses do."""
     return bool(np.ptp(values) <= ROUNDING * np.abs(values).max())
 

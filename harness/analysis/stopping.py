@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.metrics import PARALLELISM
+from harness.analysis.hypotheses import is_copy
 from harness.analysis.pairs import margin_of, pair_of
 from harness.analysis.power import Noise, predictive_power
 from harness.analysis.sequential import is_settled
@@ -43,9 +43,8 @@ def questions(entry: Entry, base: Entry, looks: Looks) -> list[AskedQuantity]:
     An entry that differs in parallelism only trains the same model, which the equivalence check
     tests.
     """
-    differing = [axis for axis, label in entry.axes.items() if label != base.axes[axis]]
-    is_copy = differing == [PARALLELISM]
-    return [question for question in looks.questions if question != "val_loss" or not is_copy]
+    of_copy = is_copy(entry, base)
+    return [question for question in looks.questions if question != "val_loss" or not of_copy]
 
 
 def _decide(
@@ -55,13 +54,14 @@ def _decide(
     tests: Mapping[Quantity, MetricTests],
     looks: Looks,
 ) -> Decision:
+    results = {question: tests[question].entries.get(entry.label) for question in asked}
     open_questions = []
-    for question in asked:
-        result = tests[question].entries.get(entry.label)
+    for question, result in results.items():
         if result is not None and not is_settled(result):
             open_questions.append((question, result))
     if not open_questions:
-        return "settled"
+        is_tested = any(result is not None for result in results.values())
+        return "lost seeds" if entry.lost_seeds and asked and not is_tested else "settled"
     if any(result.lost_seeds for _, result in open_questions) and entry.lost_seeds:
         return "lost seeds"
     if set(looks.looks[-1].seeds) <= {*entry.ended_seeds}:

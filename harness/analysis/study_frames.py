@@ -31,7 +31,7 @@ from harness.analysis import dataset, equivalence, settings, stability
 from harness.analysis.dataset import StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.analysis.summary import Summary, summarize
-from harness.analysis.tables import COLUMNS
+from harness.analysis.table_columns import COLUMNS
 from harness.errors import UserError, choices
 from harness.results import frames
 from harness.results.frames import Column

@@ -86,7 +86,7 @@ class Summary:
 
     @cached_property
     def tables(self) -> "dict[str, pd.DataFrame]":
-        """The tables of the report by name, as `harness.analysis.tables.COLUMNS` documents them."""
+        """The tables of the report by name; `table_columns.COLUMNS` documents them."""
         from harness.analysis.tables import build_tables
 
         return build_tables(self)
@@ -127,14 +127,16 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
     """Compute all results of a study."""
     checks = equivalence.check(study)
     statuses = equivalence.by_entry(checks)
-    diverging = {label for label, status in statuses.items() if status == DIVERGES}
+    diverging = equivalence.diverging(checks)
     spikes = stability.spikes(study)
     spikes_by_entry: dict[str, list[Spike]] = {entry.label: [] for entry in study.entries}
     for spike in spikes:
         spikes_by_entry[spike.entry].append(spike)
     metric_tests = hypotheses.test_hypotheses(study, diverging)
+    by_label = {entry.label: entry for entry in study.entries}
     comparisons = [
-        _tested(study, row, metric_tests) for row in metrics.comparisons(study, diverging)
+        _tested(row, hypotheses.repeated(study, by_label[row.entry]), metric_tests)
+        for row in metrics.comparisons(study, diverging)
     ]
     caveats = find_caveats(study)
     leaking = {caveat.entry for caveat in caveats if caveat.entry and caveat.kind in LEAKS}
@@ -177,9 +179,12 @@ def _result(
 
 
 def _tested(
-    study: StudyResults, row: BaselineComparison, tests: Mapping[Quantity, MetricTests]
+    row: BaselineComparison, repeated: Entry | None, tests: Mapping[Quantity, MetricTests]
 ) -> BaselineComparison:
-    """Return a comparison with the intervals of its tests, which agree with their verdicts."""
+    """Return a comparison with the intervals of its tests, which agree with their verdicts.
+
+    `repeated` is the entry whose loss is tested in place of this one's.
+    """
     update: dict[str, object] = {}
     loss = tests["val_loss"].entries.get(row.entry)
     if loss is not None:
@@ -190,8 +195,6 @@ def _tested(
     has_ratio = row.tokens_per_s_ratio is not None or (speed and speed.method == "Welch")
     if speed is not None and has_ratio:
         update["tokens_per_s_ratio"] = metrics.as_ratio(speed.difference)
-    entry = next(entry for entry in study.entries if entry.label == row.entry)
-    repeated = hypotheses.repeated(study, entry)
     update["repeats"] = repeated.label if repeated else None
     return row.model_copy(update=update)
 

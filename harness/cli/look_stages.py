@@ -38,18 +38,16 @@ class LookProgress:
 def read_progress(store: Store, study: str) -> LookProgress | None:
     """Return the state of a study by its stored results, None without any."""
     from harness.analysis import dataset, equivalence, hypotheses, stopping
-    from harness.analysis.metrics import DIVERGES
 
     if not store.runs(study):
         return None
     results = dataset.read(store, study)
     if results.looks is None:
         return None
-    statuses = equivalence.by_entry(equivalence.check(results))
-    diverging = {label for label, status in statuses.items() if status == DIVERGES}
+    diverging = equivalence.diverging(equivalence.check(results))
     tests = hypotheses.test_hypotheses(results, diverging)
-    times = [run.measured.time for entry in results.entries for run in entry.done]
-    totals = [time.total_s for time in times if time is not None and time.total_s is not None]
+    times = [run.total_s for entry in results.entries for run in entry.done]
+    totals = [time for time in times if time is not None]
     return LookProgress(
         is_planned=results.looks.planned,
         decisions=stopping.decide(results, tests, results.looks),

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from harness.analysis.tables import COLUMNS
+from harness.analysis.table_columns import COLUMNS
 from harness.errors import Problem, choices
 from harness.ingest.options import IngestRequest
 from harness.ingest.tables import Row, Table, Value

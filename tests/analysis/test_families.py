@@ -67,14 +67,15 @@ def test_each_key_can_withhold_a_verdict():
 
 def test_the_distribution_of_the_largest_statistic_is_dunnetts():
     """Against a nested integral of another form: over the baseline's mean and the noise."""
+    z = np.linspace(-9, 9, 401)
+    s = np.linspace(0, 6, 2401)
 
     def exceeds(t, k, df):
-        def given(z, s):
-            inside = stats.norm.cdf(z + 2**0.5 * t * s) - stats.norm.cdf(z - 2**0.5 * t * s)
-            density = stats.chi2.pdf(df * s**2, df) * 2 * df * s
-            return stats.norm.pdf(z) * density * inside**k
-
-        return 1 - integrate.dblquad(given, 0, 6, -9, 9, epsabs=1e-9)[0]
+        limit = 2**0.5 * t * s[:, None]
+        inside = stats.norm.cdf(z + limit) - stats.norm.cdf(z - limit)
+        given_s = integrate.simpson(stats.norm.pdf(z) * inside**k, x=z)
+        density = stats.chi2.pdf(df * s**2, df) * 2 * df * s
+        return 1 - integrate.simpson(given_s * density, x=s)
 
     for t, k, df in ((2.5, 2, 4), (3.0, 17, 34)):
         assert dunnett.pvalues([t], k, df)[0] == pytest.approx(exceeds(t, k, df), abs=1e-7)
@@ -196,38 +197,6 @@ def test_a_seed_that_all_entries_lose_is_no_selection():
 )
 def test_excludes_zero(bounds, expected):
     assert excludes_zero(bounds) is expected
-
-
-def test_verdict_and_interval_never_disagree():
-    rng = np.random.default_rng(4)
-    methods = set()
-    cut = 0
-    for _ in range(300):
-        n_seeds, n_entries = rng.integers(2, 7), rng.integers(1, 9)
-        scale = rng.choice([1.0, 1.0, 3.0], size=n_entries + 1) * 0.01
-        effects = rng.choice([0.0, 0.02, -0.03], size=n_entries + 1)
-        y = 2 + effects + scale * rng.normal(size=(n_seeds, n_entries + 1))
-        y = np.where(rng.random(y.shape) < 0.05, np.nan, y + rng.normal(size=(n_seeds, 1)))
-        values = pd.DataFrame(y, columns=["base", *map(str, range(n_entries))])
-        lost = {name: [s for s in values.index if np.isnan(values[name][s])] for name in values}
-        margin = rng.choice([None, 0.015])
-        found = module.test_family(values, "base", margin, lost=lost)
-        methods.add(found.family.method)
-        for result in found.results.values():
-            assert agrees(result, margin), result
-            cut += result.difference.ci95 is not None and 0.0 in result.difference.ci95
-    assert methods == {"two keys", "Holm"}
-    assert cut > 0  # a later step rejected
-
-
-def agrees(result, margin):
-    bounds = result.difference.ci95
-    if bounds is None:
-        return result.verdict in (None, "unresolved")
-    if result.verdict == "equivalent":
-        return -margin <= bounds[0] and bounds[1] <= margin
-    inside = margin is not None and -margin < bounds[0] and bounds[1] < margin
-    return not inside and excludes_zero(bounds) == (result.verdict in ("better", "worse"))
 
 
 def test_the_level_is_that_of_the_look():

@@ -7,8 +7,10 @@ import pytest
 
 from harness.analysis import summary
 from harness.analysis.families import excludes_zero
+from harness.analysis.looks import levels
 from harness.analysis.pairs import METRICS
-from harness.results.records import EquivalenceMargin
+from harness.analysis.significance import ALPHA
+from harness.results.records import EquivalenceMargin, Look, Looks
 from tests.analysis.simulated_families import contradiction
 
 N_STUDIES = 8  # of each design
@@ -48,6 +50,45 @@ def with_new_values(study, rng):
     return replace(study, entries=tuple(entries), launches=tuple(launches))
 
 
+def with_looks(study, rng):
+    """Return the study after looks, in which some entries stopped, or have seeds of their own."""
+    entries = list(study.entries[:1])
+    for entry in study.entries[1:]:
+        runs = entry.runs
+        fate = rng.choice(["all", "stopped", "unpaired"])
+        if fate == "stopped":
+            runs = runs[:2]
+        if fate == "unpaired":
+            specs = [run.spec.model_copy(update={"seed": run.seed + 100}) for run in runs]
+            runs = [replace(run, spec=spec) for run, spec in zip(runs, specs, strict=True)]
+        entries.append(replace(entry, runs=tuple(runs)))
+    looked = replace(study, entries=tuple(entries))
+    seeds = sorted({run.seed for run in looked.runs})
+    counts = [2, 3, len(seeds)]
+    is_planned = bool(rng.random() < 0.5)
+    pairs = zip(counts, levels(len(counts), is_planned), strict=True)
+    looks = [Look(seeds=seeds[:n], level=level) for n, level in pairs]
+    vars(looked)["looks"] = Looks(planned=is_planned, looks=looks)  # a cached property
+    return looked
+
+
+def disagreements(tests):
+    """Yield where a p-value is on the other side of 0.05 than the verdict, or has no family."""
+    tested = {entry for family in tests.families for entry in family.entries}
+    for name, result in tests.entries.items():
+        if result.method in (None, "exact"):
+            continue
+        if name not in tested:
+            yield f"{name} is in no family: {result}"
+        differs = result.verdict in ("better", "worse")
+        is_open = result.verdict == "unresolved" and not result.lost_seeds
+        if (differs and result.p_adjusted >= ALPHA) or (is_open and result.p_adjusted < ALPHA):
+            yield f"{name} is {result.verdict}, p {result.p_adjusted}"
+        p_equivalent = result.p_equivalent
+        if is_open and p_equivalent is not None and p_equivalent < ALPHA:
+            yield f"{name} is {result.verdict}, p of equivalence {p_equivalent}"
+
+
 def contradictions(results):
     """Yield where the records of a study contradict themselves."""
     for quantity, tests in results.metric_tests.items():
@@ -63,6 +104,8 @@ def contradictions(results):
             found = contradiction(effect.verdict, effect.ci95, tests.margin, lower_is_better)
             if found:
                 yield f"effect on {quantity}: {found}: {effect}"
+        for found in disagreements(tests):
+            yield f"{quantity}: {found}"
     losses = results.metric_tests["val_loss"].entries
     speeds = results.metric_tests["tokens_per_s"].entries
     for row in results.comparisons:
@@ -85,6 +128,7 @@ def contradictions(results):
 @pytest.fixture
 def one_family(fake):
     fake.axes = {"positional": ["learned", "rope", "alibi"], "attention": ["mha", "gqa2"]}
+    fake.baseline = {"positional": "learned", "attention": "mha"}
     fake.seeds = (0, 1, 2, 3)
     return fake
 
@@ -97,5 +141,22 @@ def test_no_record_contradicts_another(design, request, read_study):
     wrong = []
     for _ in range(N_STUDIES):
         results = summary.summarize(with_new_values(study, rng), "2026-01-01")
+        assert results.metric_tests["val_loss"].entries
         wrong += contradictions(results)
     assert not wrong, "\n".join(wrong[:5])
+
+
+@pytest.mark.parametrize("design", ["one_family", "asked_in_sizes"])
+def test_no_record_contradicts_another_after_looks(design, request, read_study):
+    """Nor after entries stopped, began late or have no seeds in common with the baseline."""
+    study = read_study(request.getfixturevalue(design))
+    rng = np.random.default_rng(len(design))
+    wrong = []
+    methods = set()
+    for _ in range(N_STUDIES):
+        looked = with_looks(with_new_values(study, rng), rng)
+        results = summary.summarize(looked, "2026-01-01")
+        wrong += contradictions(results)
+        methods |= {test.method for test in results.metric_tests["val_loss"].entries.values()}
+    assert not wrong, "\n".join(wrong[:5])
+    assert {"two keys", "Holm", "Welch"} <= methods

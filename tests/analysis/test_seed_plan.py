@@ -110,3 +110,19 @@ def test_a_noisy_baseline_is_planned_by_the_test_that_it_gets():
     assert found.noise == Noise(pytest.approx(own.mean() ** 0.5), 5)
     assert seed_plan.family_noise(np.ones((3, 4))) is None
     assert seed_plan.family_noise(losses[:1]) is None
+
+
+def test_losses_in_another_unit_count_in_the_family(fake, read_study):
+    """They are tested with the others by Holm, which needs more seeds than two keys."""
+    fake.axes = {"positional": ["learned", "rope", "alibi"], "tokens": ["bytes", "gpt2"]}
+    fake.baseline = {"positional": "learned", "tokens": "bytes"}
+    fake.settings = {"tokens": {name: {"data.tokenizer": name} for name in fake.axes["tokens"]}}
+    study = read_study(fake)
+    (family,) = hypotheses.test_hypotheses(study)["val_loss"].families
+    plan = only_plan(study)
+    assert (plan.n_compared, plan.rule) == (len(family.entries), family.method) == (5, "Holm")
+    assert plan.n_entries == 6
+    alone = power.required_seeds(
+        lambda n: power.two_key_power(n, 0.01 / plan.noise.sd, 2, rule="two keys")
+    )
+    assert plan.seeds > alone

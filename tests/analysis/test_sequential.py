@@ -139,6 +139,18 @@ def test_intervals_are_the_intersection_over_looks():
     assert replay(seeds, looks([3, 5]), test)["a"].difference.ci95 == (-0.5, 6.0)
 
 
+def test_no_unresolved_interval_over_looks_is_within_the_margin():
+    """The shared interval would say equivalent; that of the last look does not."""
+    for margin, expected in ((None, (-1.0, 1.0)), (1.0, (-1.0, 1.0)), (1.1, (-1.0, 3.0))):
+        bounds = iter([(-3.0, 1.0), (-1.0, 3.0)])
+
+        def test(names, seeds, level, untested, bounds=bounds):
+            return {"a": result("unresolved", next(bounds))}
+
+        found = replay({"a": range(8)}, looks([3, 5]), test, {"a": margin})["a"]
+        assert found.difference.ci95 == expected
+
+
 def test_verdicts_and_intervals_agree_over_looks():
     seen = set()
     for seed in range(60):

@@ -38,6 +38,11 @@ def test_only_an_entry_that_lost_a_seed_itself_stops(one_axis, read_study):
     assert decisions(one_axis, read_study) == {"learned-gqa2-single": "lost seeds"}
 
 
+def test_an_entry_that_lost_all_seeds_is_not_settled(one_axis, read_study):
+    one_axis.outcome = {f"learned-gqa2-single-s{seed}": FAILED for seed in one_axis.seeds}
+    assert decisions(one_axis, read_study) == {"learned-gqa2-single": "lost seeds"}
+
+
 def test_entries_continue_if_the_baseline_lost_a_seed(one_axis, read_study):
     one_axis.gain = {"learned-gqa2-single": 0.2}
     one_axis.outcome = {"learned-mha-single-s1": FAILED}

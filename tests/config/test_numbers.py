@@ -230,6 +230,7 @@ def test_a_flag_is_valid_or_named(write, tmp_path, flag, value):
         "list": [study],
         "plan": ["absent", "--results", tmp_path, "--effect-size", "1"],
         "report": ["absent", "--results", tmp_path],
+        "run": [study, "--until", "resolved", "--dry-run"],
         "sample": [tmp_path, "--prompt", "a"],
     }[command]
     code, message = call(command, *arguments, f"{name}={value}")

@@ -61,6 +61,20 @@ def test_a_noisy_baseline_is_named_with_its_test(summarized):
     assert f"adjusted by Holm (1979), because {reason} (2 comparisons, 3" in sentences(summary)
 
 
+def test_an_entry_that_another_rule_settled_at_an_earlier_look_is_named(summarized):
+    """A first look at two seeds is tested by Holm, and later ones by two keys."""
+    summary = summarized(0, 1, 2)
+    tests = summary.metric_tests["val_loss"]
+    entry = "learned-gqa2-single"
+    settled = tests.entries[entry].model_copy(update={"method": "Holm", "look": 1})
+    losses = tests.model_copy(update={"entries": {**tests.entries, entry: settled}})
+    summary = replace(summary, metric_tests={**summary.metric_tests, "val_loss": losses})
+    text = sentences(summary)
+    assert "two keys (2 comparisons, 3 seeds" in text
+    assert "at an earlier look t tests of each entry's own differences, adjusted by Holm" in text
+    assert text.count(entry) == 1
+
+
 def test_copies_name_the_entry_that_is_tested(summarized):
     """A verdict of their own would count the same losses twice."""
     summary = summarized(0, 1, 2)

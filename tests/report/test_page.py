@@ -14,9 +14,15 @@ from harness.analysis import summary
 from harness.report import charts, study_report
 from harness.report.render import html
 from harness.report.stamps import find_stamps
+from harness.results.run_data import RunData
 
 pytestmark = pytest.mark.usefixtures("no_figures")
 VOID = {"meta", "link", "br", "img", "input"}
+SINGLE_PROCESS = {
+    "positional": ["learned", "rope"],
+    "attention": ["mha", "gqa2"],
+    "parallelism": ["single"],
+}
 HOSTILE = "</script><script>alert(1)</script>"
 
 
@@ -199,11 +205,7 @@ def test_a_study_without_results_has_a_page(one_axis):
 
 def test_ten_thousand_entries_fit_in_15_mb(fake):
     fake.steps, fake.eval_every, fake.seeds = 1000, 20, (0,)
-    fake.axes = {
-        "positional": ["learned", "rope"],
-        "attention": ["mha", "gqa2"],
-        "parallelism": ["single"],
-    }
+    fake.axes = SINGLE_PROCESS
     few = summary.summarize(accounting.read(fake.write().store, fake.name), "now")
     many = multiplied(few, 2500)
     assert len(many.study.runs) == 10_000
@@ -217,6 +219,27 @@ def test_ten_thousand_entries_fit_in_15_mb(fake):
         8 <= len(entry["curves"]["validation"]["x"]) <= 300 for entry in data["curves"]["entries"]
     )
     assert data["curves"]["shown"] <= 30 and "10,000" in page
+
+
+def test_work_grows_in_proportion_to_the_entries(fake, monkeypatch):
+    """The report of a large matrix would take minutes if each entry looked at all runs."""
+    fake.axes, fake.seeds = SINGLE_PROCESS, (0,)
+    few = summary.summarize(accounting.read(fake.write().store, fake.name), "now")
+    n_read = 0
+    imported = RunData.imported.fget
+
+    def counted(run):
+        nonlocal n_read
+        n_read += 1
+        return imported(run)
+
+    monkeypatch.setattr(RunData, "imported", property(counted))
+    counts = []
+    for times in (10, 20):
+        n_read = 0
+        study_report.build(multiplied(few, times), [])
+        counts.append(n_read)
+    assert 0 < counts[1] < 2.5 * counts[0]
 
 
 def multiplied(few, times):

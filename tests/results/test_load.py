@@ -10,7 +10,7 @@ import pytest
 from synthetic_results import SyntheticStudy
 
 import harness
-from harness.analysis import study_frames, tables
+from harness.analysis import study_frames, table_columns
 from harness.errors import UserError
 from harness.results.store import Store
 
@@ -113,7 +113,7 @@ def test_only_the_requested_columns_are_read(probed):
         probed.read_steps(["los"])
 
 
-@pytest.mark.parametrize("name", [*tables.COLUMNS, "steps", "evals"])
+@pytest.mark.parametrize("name", [*table_columns.COLUMNS, "steps", "evals"])
 def test_every_frame_has_the_documented_columns(probed, name):
     frame = getattr(probed, name) if hasattr(probed, name) else probed.table(name)
     documented = probed.columns(name)

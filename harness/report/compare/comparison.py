@@ -10,7 +10,6 @@ from harness.analysis.caveats import find_caveats
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.hypotheses import test_parts
 from harness.analysis.metrics import (
-    DIVERGES,
     PARALLELISM,
     as_ratio,
     memory_ratio,
@@ -100,8 +99,8 @@ def compare(a: Source, b: Source, created_at: str) -> Comparison:
     """Compare B with A, with the equivalence margins that B's study states."""
     matched = _matched_entries(a.study, b.study)
     settings_diff = _diff(_settings(a.study), _settings(b.study))
-    diverging_in_a = _diverging(a.study)
-    diverging_in_b = _diverging(b.study)
+    diverging_in_a = equivalence.diverging(equivalence.check(a.study))
+    diverging_in_b = equivalence.diverging(equivalence.check(b.study))
     sound = {
         label: (of_a, of_b)
         for label, (of_a, of_b) in matched.items()
@@ -151,12 +150,6 @@ def as_json(comparison: Comparison) -> Json:
     """Return the content of summary.json."""
     caveats = [caveat.model_dump() for caveat in comparison.caveats]
     return {"schema_version": SCHEMA_VERSION, **vars(comparison), "caveats": caveats}
-
-
-def _diverging(study: StudyResults) -> set[str]:
-    """Return the labels of the entries that do not reproduce the single-process run."""
-    checks = equivalence.by_entry(equivalence.check(study))
-    return {label for label, verdict in checks.items() if verdict == DIVERGES}
 
 
 def _settings(study: StudyResults) -> dict[str, object]:

@@ -65,7 +65,7 @@ def _sentence(summary: Summary, tests: MetricTests) -> Text:
         _families(tests, test, is_repeat, families)
         for (test, is_repeat), families in sorted(groups.items(), key=lambda item: item[0][1])
     ]
-    parts += _without_noise(tests)
+    parts += [*_at_earlier_looks(tests), *_without_noise(tests)]
     if not parts:
         return ()
     return text(f"{METRIC_NAMES[tests.quantity].capitalize()}: ", join(parts, "; "), ".")
@@ -104,6 +104,18 @@ def _range(values: Sequence[float], show: formatting.Show) -> str:
     """Return the lowest and the highest of sorted values, or the only one."""
     ends = [show(values[0]), show(values[-1])]
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+
+def _at_earlier_looks(tests: MetricTests) -> Iterator[Text]:
+    """Yield the entries whose test is not that of their family at its last look."""
+    method_of = {entry: family.method for family in tests.families for entry in family.entries}
+    by_method: dict[TestMethod, list[str]] = {}
+    for label, result in tests.entries.items():
+        is_paired = result.method in ("two keys", "Holm") and label in method_of
+        if is_paired and result.method is not None and result.method != method_of[label]:
+            by_method.setdefault(result.method, []).append(label)
+    for method, labels in by_method.items():
+        yield text(f"at an earlier look {METHODS[method]}: ", code_list(labels))
 
 
 def _without_noise(tests: MetricTests) -> Iterator[Text]:

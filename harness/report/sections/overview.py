@@ -129,10 +129,11 @@ def headline(summary: Summary) -> Text:
     by_verdict += _not_comparable(summary)
     if leaks:
         by_verdict.append(text("not comparable, as they see later tokens: ", code_list(leaks)))
+    untested = distinct - covered - results.keys()
     unpaired = [
         row.entry
         for row in summary.comparisons
-        if row.entry in distinct - covered - {*results} and not row.seeds and not row.not_comparable
+        if row.entry in untested and not row.seeds and not row.not_comparable
     ]
     if unpaired:
         by_verdict.append(text("without a seed that the baseline has done: ", code_list(unpaired)))

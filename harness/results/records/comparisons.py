@@ -43,10 +43,12 @@ class BaselineComparison(StrictModel):
     )
     repeats: str | None = Field(
         default=None,
-        description="the entry under the baseline's parallelism, which is tested for this one",
+        description="the entry of another parallelism whose loss is tested in place of this one's; "
+        "null: its own is tested",
     )
     excludes_zero: bool | None = Field(
-        default=None, description="whether that interval excludes 0; null without an interval"
+        default=None,
+        description="whether the interval of the loss difference excludes 0; null without one",
     )
     tokens_per_s_ratio: Ratio | None = Field(description="throughput over that of the baseline")
     speed_diverges: bool = Field(
@@ -91,13 +93,16 @@ class SignificanceResult(StrictModel):
         "by Holm (1979); `exact`: differences that are equal in every seed; `Welch`: unpaired test "
         "(Welch 1947), because fewer than two seeds are common with the baseline",
     )
-    difference: Difference = Field(description="mean paired difference, variant minus baseline")
+    difference: Difference = Field(description="mean difference, variant minus baseline")
     own95: Bounds | None = Field(
         default=None, description="t interval of this difference without correction, 95 %"
     )
-    p: Number | None = Field(default=None, description="p-value of the paired t test")
+    p: Number | None = Field(
+        default=None, description="p-value of the entry's own t test: paired, or Welch's"
+    )
     p_adjusted: Number | None = Field(
-        default=None, description="p adjusted for the family; below its level, the entry differs"
+        default=None,
+        description="p adjusted for the family and the looks; below 0.05, the entry differs",
     )
     p_bh: Number | None = Field(
         default=None, description="p adjusted for the family by Benjamini and Hochberg (1995)"
@@ -141,13 +146,20 @@ class TestFamily(StrictModel):
 
     __test__ = False  # not a test of pytest
 
-    method: TestMethod = Field(description="`two keys`, `Holm` if that rule does not hold, `Welch`")
+    method: TestMethod = Field(
+        description="`two keys`, `Holm` if that rule does not hold, `Welch` for unpaired entries"
+    )
     reason: str | None = Field(default=None, description="why the method is not `two keys`")
     context: str = Field(default="", description="labels of the context axes; empty without any")
     baseline: str = Field(default="", description="the entry that the others are compared with")
     entries: list[str] = Field(description="the entries whose differences vary between seeds")
-    n_seeds: int = Field(description="number of seeds of the baseline")
-    alpha: Number = Field(description="familywise error rate")
+    n_seeds: int = Field(
+        description="seeds of the baseline; without two keys, of the entry that has the most"
+    )
+    alpha: Number = Field(
+        description="level of the tests at their look: 0.05, divided among looks, and between "
+        "paired and unpaired entries"
+    )
     noise: Number | None = Field(
         default=None, description="pooled standard deviation of a paired difference"
     )
@@ -262,7 +274,7 @@ class MetricTests(StrictModel):
     pooled: list[PooledResult] = Field(
         default=[], description="tests over several contexts; empty without context axes"
     )
-    design: Design = Field(description="the linear model")
+    design: Design = Field(description="runs that the effects are estimated from")
 
 
 class Ranking(StrictModel):

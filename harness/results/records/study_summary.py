@@ -197,7 +197,7 @@ class StudySummary(Versioned):
     )
     verdicts: dict[Quantity, MetricTests] = Field(description="tests of each metric")
     rankings: list[Ranking] = Field(description="validation loss at an equal budget")
-    savings: list[CostToBaselineLoss] = Field(description="cost to reach the baseline's final loss")
+    savings: list[CostToBaselineLoss] = Field(description="cost of reaching a final loss")
     variance: list[VarianceComponents] = Field(
         description="sources of the noise; empty unless seeds are crossed"
     )
