@@ -94,10 +94,8 @@ def test_family(
     a run has no value. `margins` has those of entries that are in another unit. `lost` has the
     seeds of each entry whose runs failed: unless all entries lost the same, the survivors are a
     selection, and the side that lost seeds gains no verdict. `untested` are entries of the family
-    that have no column.
-
-    Differences that are 0 in every seed are equivalent. Other differences that are equal in every
-    seed are one observation, which gives no verdict.
+    that have no column. Differences that are 0 in every seed are equivalent. Other differences that
+    are equal in every seed are one observation, which gives no verdict.
     """
     all_differences = values.to_numpy(dtype=float) - values[[baseline]].to_numpy(dtype=float)
     differences = {}
@@ -109,7 +107,7 @@ def test_family(
     own_margins = {name: margins.get(name, margin) for name in differences}
     tested = [name for name, found in differences.items() if _varies(found)]
     tests = _two_keys(values, baseline, tested, differences, own_margins, alpha, untested)
-    results = _results(differences, tested, tests, own_margins, lower_is_better, alpha)
+    results = _results(differences, tests, own_margins, lower_is_better, alpha, untested.entries)
     of_pairs = {name: (lost.get(name, ()), lost.get(baseline, ())) for name in results}
     return FamilyTest(without_gains(_as_one(results), of_pairs), tests.family)
 
@@ -136,7 +134,7 @@ def test_differences(
     tested = [name for name, found in arrays.items() if _varies(found)]
     reason = "the differences have no common noise"
     tests = _holm(tested, arrays, own_margins, alpha, reason, untested)
-    results = _results(arrays, tested, tests, own_margins, lower_is_better, alpha)
+    results = _results(arrays, tests, own_margins, lower_is_better, alpha, untested.entries)
     if not without_noise:
         results = _as_one(results)
     return FamilyTest(without_gains(results, lost), tests.family)
@@ -265,12 +263,13 @@ def _one_sided(distance: float, margin: float | None, se: float, df: int) -> flo
 
 def _results(
     differences: Mapping[str, FloatArray],
-    tested: list[str],
     tests: _Tests,
     margins: Mapping[str, float | None],
     lower_is_better: bool,
     alpha: float,
+    n_more: int,
 ) -> dict[str, SignificanceResult]:
+    tested = tests.family.entries
     raw = {name: significance.paired_t_pvalue(differences[name]) for name in tested}
     p_bh = significance.benjamini_hochberg_adjust(raw)
     results = {}
@@ -306,7 +305,7 @@ def _results(
             effect_size=significance.effect_size(found),
         )
         if verdict == "unresolved":
-            needed = power.seeds_of_entry(found, tests.family, margins[name])
+            needed = power.seeds_of_entry(found, tests.family, margins[name], n_more)
             stated = {"seeds_to_resolve": needed.seeds, "seeds_to_resolve_ci95": needed.bounds}
             results[name] = results[name].model_copy(update=stated)
     return results

@@ -53,10 +53,9 @@ def without_gains(
 ) -> dict[str, SignificanceResult]:
     """Return the results without the verdicts that a side which lost seeds would gain.
 
-    `lost` has the failed seeds of each entry and of its baseline.
-
-    An entry that lost seeds is not better or equivalent; one whose baseline did is not worse or
-    equivalent. Such an entry is unresolved and has no interval.
+    `lost` has the failed seeds of each entry and of its baseline. An entry that lost seeds is not
+    better or equivalent; one whose baseline did is not worse or equivalent. Such an entry is
+    unresolved and has no interval.
     """
     if len({frozenset(seeds) for sides in lost.values() for seeds in sides}) < 2:
         return dict(results)
