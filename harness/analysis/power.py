@@ -168,12 +168,13 @@ def entry_noise(own: Noise, pooled: Noise) -> Noise:
 
 
 def seeds_of_entry(
-    differences: FloatArray, family: TestFamily, margin: float | None
+    differences: FloatArray, family: TestFamily, margin: float | None, n_more: int = 0
 ) -> SeedsNeeded:
     """Return the seeds that resolve an entry's paired differences, one for each seed.
 
-    Families of two seeds will have more, and be tested by two keys; a family without a pooled noise
-    stays with Holm's rule.
+    `n_more` further entries of the family were tested at an earlier look only. Families of two
+    seeds will have more, and be tested by two keys; a family without a pooled noise stays with
+    Holm's rule.
     """
     own = Noise(float(differences.std(ddof=1)), len(differences) - 1)
     noise = own
@@ -182,7 +183,7 @@ def seeds_of_entry(
         noise = entry_noise(own, Noise(family.noise, family.degrees_of_freedom))
         rule = "two keys"
     mean = float(differences.mean())
-    n_compared = len(family.entries)
+    n_compared = len(family.entries) + n_more
     return seeds_to_resolve(mean, noise, len(differences), n_compared, margin, family.alpha, rule)
 
 

@@ -115,6 +115,10 @@ def test_hypotheses_that_were_not_rejected_cost_power():
         assert low < own_low and own_high < high
         assert among[name].p_equivalent > alone[name].p_equivalent
     assert among["e0"].p_adjusted > alone["e0"].p_adjusted
+    faint = family(1, [0.1, 0.2])
+    alone = families.test_family(faint, "base", None).results["e0"]
+    among = families.test_family(faint, "base", None, untested=more).results["e0"]
+    assert among.seeds_to_resolve > alone.seeds_to_resolve
     differences = {"a": [0.21, 0.2, 0.22], "b": [0.0, 0.2, -0.1]}
     alone = families.test_differences(differences, 1.0).results
     among = families.test_differences(differences, 1.0, untested=more).results

@@ -4,11 +4,14 @@ import json
 import re
 
 import numpy as np
+import pytest
 from reported import plant, written
 
 from harness import report
 from harness.results.files import read_json, write_json
 from harness.results.records import EquivalenceMargin, LaunchRecord
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 def page(fake):
@@ -52,7 +55,7 @@ def test_a_single_seed_is_no_verdict_with_its_reason(fake):
     assert "No verdict: every difference comes from a single seed" in page(fake.write())
 
 
-def test_partly_compiled_entries_have_no_speed(one_axis, no_figures):
+def test_partly_compiled_entries_have_no_speed(one_axis):
     """A run whose compiler gave up trains uncompiled: its speed says nothing of the variant."""
     one_axis.write()
     report = {"n_graphs": 8, "n_graph_breaks": 0, "limit_reached": True}
@@ -74,7 +77,7 @@ def test_partly_compiled_entries_have_no_speed(one_axis, no_figures):
     assert "Highest throughput: `learned-mha-single`" in page
 
 
-def test_the_data_order_after_a_checkpoint_is_stated(one_axis, no_figures):
+def test_the_data_order_after_a_checkpoint_is_stated(one_axis):
     """A run that trained on its source's batches again would look better than it is."""
     one_axis.write()
     init_report = {
