@@ -102,7 +102,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         rows = list(table(arguments.logs, arguments.tokens_per_step))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     columns = [name for name in COLUMNS if any(name in row for row in rows)]
     writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")

@@ -90,3 +90,16 @@ def read_study():
 def no_figures(monkeypatch):
     """Skip drawing, which takes most of the time of a report."""
     monkeypatch.setattr("harness.report.charts.mpl.render", lambda spec: {})
+
+
+@pytest.fixture
+def draw_only(monkeypatch):
+    """Return a function that skips all figures but those with these names."""
+    from harness.report.charts import mpl
+
+    render = mpl.render
+
+    def only(*names):
+        monkeypatch.setattr(mpl, "render", lambda spec: render(spec) if spec.name in names else {})
+
+    return only

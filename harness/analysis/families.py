@@ -24,10 +24,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from harness.analysis import block_model, dunnett, power, significance
+from harness.analysis.block_model import BlockNoise
 from harness.analysis.intervals import t_half_width
 from harness.analysis.significance import ALPHA, BASELINE_NOISE_P, TWO_KEYS_FROM, FloatArray
-from harness.results.records.comparisons import SignificanceResult, TestFamily, VerdictName
-from harness.results.records.estimates import Bounds, Difference
+from harness.analysis.verdicts import decide, without_gains
+from harness.results.records.comparisons import SignificanceResult, TestFamily
+from harness.results.records.estimates import Difference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,17 +140,6 @@ def test_differences(
     return FamilyTest(without_gains(results, lost), tests.family)
 
 
-def excludes_zero(bounds: Bounds | None) -> bool | None:
-    """Return whether an interval excludes 0; None without one.
-
-    Intervals are open: one that ends at 0 excludes it.
-    """
-    if bounds is None:
-        return None
-    low, high = bounds
-    return (low >= 0 or high <= 0) and (low, high) != (0.0, 0.0)
-
-
 # -- the tests ------------------------------------------------------------------------------------
 
 
@@ -170,11 +161,7 @@ def _two_keys(
     n_seeds = int(np.isfinite(table[:, 0]).sum())
     noise = block_model.fit(table) if tested else None
     noise_p = block_model.baseline_noise_pvalue(table[:, 0], table[:, 1:])
-    reason = None
-    if n_seeds < TWO_KEYS_FROM or noise is None:
-        reason = f"there are fewer than {TWO_KEYS_FROM} seeds"
-    elif noise_p is not None and noise_p < BASELINE_NOISE_P:
-        reason = f"the baseline is noisier than the other entries (F test, p = {noise_p:.2g})"
+    reason = _reason_for_holm(n_seeds, noise, noise_p)
     if reason is not None or noise is None:
         by_holm = _holm(tested, differences, margins, alpha, reason, untested)
         noted: dict[str, object] = {"baseline_p": noise_p}
@@ -183,12 +170,8 @@ def _two_keys(
             noted["degrees_of_freedom"] = noise.degrees_of_freedom
         return replace(by_holm, family=by_holm.family.model_copy(update=noted))
 
-    n = np.array([len(differences[name]) for name in tested])
     means = np.array([differences[name].mean() for name in tested])
-    variances = np.array([differences[name].var(ddof=1) for name in tested])
-    pooled = float(((n - 1) * variances).sum() / (n - 1).sum())
-    largest = np.maximum(variances, max(2 * noise.variance, pooled))
-    se = np.sqrt(largest / n)
+    se = _standard_errors([differences[name] for name in tested], noise)
     # The second key is that of 95 % at each look: the error rate over looks is that of the first.
     to_level = alpha / ALPHA
     own = np.array([significance.paired_t_pvalue(differences[name]) for name in tested])
@@ -217,6 +200,24 @@ def _two_keys(
             baseline_p=noise_p,
         ),
     )
+
+
+def _reason_for_holm(n_seeds: int, noise: BlockNoise | None, noise_p: float | None) -> str | None:
+    """Return why the rule of two keys does not hold, None if it does."""
+    if n_seeds < TWO_KEYS_FROM or noise is None:
+        return f"there are fewer than {TWO_KEYS_FROM} seeds"
+    if noise_p is not None and noise_p < BASELINE_NOISE_P:
+        return f"the baseline is noisier than the other entries (F test, p = {noise_p:.2g})"
+    return None
+
+
+def _standard_errors(differences: Sequence[FloatArray], noise: BlockNoise) -> FloatArray:
+    """Return sqrt(max(v_j, 2 s2, mean v) / n) of each entry; the mean is weighted by n - 1."""
+    n = np.array([len(found) for found in differences])
+    variances = np.array([found.var(ddof=1) for found in differences])
+    mean_variance = float(((n - 1) * variances).sum() / (n - 1).sum())
+    largest = np.maximum(variances, max(2 * noise.variance, mean_variance))
+    return np.asarray(np.sqrt(largest / n))
 
 
 def _holm(
@@ -337,63 +338,4 @@ def _as_one(results: Mapping[str, SignificanceResult]) -> dict[str, Significance
             checked[name] = SignificanceResult(
                 verdict=None, difference=only, seed_has_no_effect=True
             )
-    return checked
-
-
-def decide(
-    bounds: Bounds,
-    p: float,
-    p_equivalent: float,
-    margin: float | None,
-    lower_is_better: bool,
-    alpha: float,
-) -> tuple[VerdictName, Bounds]:
-    """Return the verdict, and the simultaneous interval cut to the values that the verdict leaves.
-
-    A later step of a step-down test may reject although the single-step interval contains 0, or
-    reaches beyond the margin. The rejected values are then cut off, as in the intervals of
-    Stefansson, Kim & Hsu (1988) for one-sided tests.
-    """
-    low, high = bounds
-    center = (low + high) / 2
-    if margin is not None and -margin < low and high < margin:
-        return "equivalent", bounds
-    verdict = significance.classify(center, p, p_equivalent, lower_is_better, alpha)
-    if verdict == "equivalent" and margin is not None:
-        return verdict, (max(low, -margin), min(high, margin))
-    if verdict in ("better", "worse"):
-        return verdict, ((max(low, 0.0), high) if center > 0 else (low, min(high, 0.0)))
-    return verdict, bounds
-
-
-# -- lost seeds -----------------------------------------------------------------------------------
-
-
-def without_gains(
-    results: Mapping[str, SignificanceResult],
-    lost: Mapping[str, tuple[Collection[int], Collection[int]]],
-) -> dict[str, SignificanceResult]:
-    """Return the results without the verdicts that a side which lost seeds would gain.
-
-    `lost` has the failed seeds of each entry and of its baseline. An entry that lost seeds is not
-    better or equivalent; one whose baseline did is not worse or equivalent. Such an entry is
-    unresolved and has no interval.
-    """
-    if len({frozenset(seeds) for sides in lost.values() for seeds in sides}) < 2:
-        return dict(results)
-    checked = {}
-    for name, result in results.items():
-        of_entry, of_baseline = lost.get(name, ((), ()))
-        seeds = sorted({*of_entry, *of_baseline})
-        gains: set[VerdictName | None] = {"unresolved"} if seeds else set()
-        if of_entry:
-            gains |= {"better", "equivalent"}
-        if of_baseline:
-            gains |= {"worse", "equivalent"}
-        update: dict[str, object] = {"lost_seeds": seeds}
-        if result.verdict in gains:
-            difference = result.difference.model_copy(update={"ci95": None})
-            update |= {"verdict": "unresolved", "difference": difference}
-            update |= {"seeds_to_resolve": None, "seeds_to_resolve_ci95": None}
-        checked[name] = result.model_copy(update=update)
     return checked

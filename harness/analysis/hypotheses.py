@@ -33,6 +33,8 @@ from harness.results.records.comparisons import (
     TestFamily,
 )
 
+BASELINE = ""  # its column: between studies, an entry has the label of its baseline
+
 
 def test_hypotheses(
     study: StudyResults, diverging: Collection[str] = ()
@@ -45,11 +47,12 @@ def test_hypotheses(
 def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) -> MetricTests:
     metric = METRICS[quantity]
     margin = margin_of(study, quantity)
+    without_noise = quantity == "peak_memory"
     results: dict[str, SignificanceResult] = {}
     tested_families: list[TestFamily] = []
     pairs: list[Pair] = []
     for family in families(study, entries, quantity):
-        for test in test_parts(family, margin, quantity == "peak_memory", study):
+        for test in test_parts(family, margin, without_noise, study):
             results |= test.results
             if test.family.entries:
                 named = {"context": study.context_name(family[0].entry)}
@@ -68,7 +71,7 @@ def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) 
         main_effects=found.main,
         interactions=found.interactions,
         context_effects=found.context,
-        pooled=pooling.pool(study, pairs, results, margin, threshold),
+        pooled=pooling.pool(study, pairs, results, margin, threshold, without_noise),
         design=found.design,
     )
 
@@ -229,12 +232,12 @@ def test_pairs(
         import pandas as pd  # imported here because it is slow to import
 
         base = family[0].base
-        compared = {base.label: base} | {pair.label: pair.entry for pair in family}
-        columns = {base.label: base_values(base, metric)}
+        compared = {BASELINE: base} | {pair.label: pair.entry for pair in family}
+        columns = {BASELINE: base_values(base, metric)}
         columns |= {pair.label: comparable_values(pair.entry, base, metric) for pair in family}
         test = test_family(
             pd.DataFrame(columns).sort_index(),
-            base.label,
+            BASELINE,
             margin,
             metric.lower_is_better,
             margins=margins,

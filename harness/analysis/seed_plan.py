@@ -31,7 +31,8 @@ class SeedPlan:
     the difference, in nats, that the `seeds_done` detect with 80 % power. `power` has a row for
     each number of seeds and a column for each effect in standard deviations; the last one is
     `min_difference`. Hours are those of the runs of the family and its baseline, one after the
-    other; None if no run has recorded its time.
+    other; None if no run has recorded its time. `alpha` is the level of the newest complete look,
+    0.05 of a study with a fixed number of seeds.
     """
 
     context: str
@@ -48,6 +49,7 @@ class SeedPlan:
     hours_per_seed: float | None
     hours: float | None
     power: pd.DataFrame
+    alpha: float
 
 
 @dataclass(frozen=True)
@@ -121,17 +123,18 @@ def _plan_family(
     if len(in_nats) < len(entries):  # differences in two units have no common noise
         found = replace(found, rule="Holm")
     m = len(compared)
+    alpha = study.level
     seeds_done = max(map(len, differences.values()))
 
     def required(sd: float) -> int | None:
         return power.required_seeds(
-            lambda n: power.two_key_power(n, min_difference / sd, m, rule=found.rule)
+            lambda n: power.two_key_power(n, min_difference / sd, m, alpha, found.rule)
         )
 
     seeds = required(found.noise.sd)
     low, high = noise_interval(found.noise)
     hours, missing_hours = _hours(entries, seeds)
-    smallest = power.minimum_detectable_effect(seeds_done, m, rule=found.rule)
+    smallest = power.minimum_detectable_effect(seeds_done, m, alpha, found.rule)
     return SeedPlan(
         context=study.context_name(base),
         min_difference=min_difference,
@@ -150,8 +153,10 @@ def _plan_family(
             {*TABLE_SEEDS, seeds_done, *([seeds] if seeds else [])},
             [*TABLE_EFFECTS, min_difference / found.noise.sd],
             m,
+            alpha,
             found.rule,
         ),
+        alpha=alpha,
     )
 
 
@@ -160,10 +165,10 @@ def _is_constant(differences: FloatArray) -> bool:
 
 
 def _power_table(
-    numbers: set[int], effects: Sequence[float], n_comparisons: int, rule: Rule
+    numbers: set[int], effects: Sequence[float], n_comparisons: int, alpha: float, rule: Rule
 ) -> pd.DataFrame:
     rows = {
-        n: [power.two_key_power(n, effect, n_comparisons, rule=rule) for effect in effects]
+        n: [power.two_key_power(n, effect, n_comparisons, alpha, rule) for effect in effects]
         for n in sorted(numbers)
         if n > 1
     }

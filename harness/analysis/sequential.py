@@ -15,8 +15,9 @@ All functions are pure functions of results.
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from harness.analysis.families import NO_MARGINS, Untested, excludes_zero, test_family
+from harness.analysis.families import NO_MARGINS, Untested, test_family
 from harness.analysis.significance import ALPHA
+from harness.analysis.verdicts import excludes_zero
 from harness.results.records.comparisons import SignificanceResult, VerdictName
 from harness.results.records.estimates import Bounds
 from harness.results.records.looks import Look

@@ -25,8 +25,8 @@ from harness.analysis import (
 )
 from harness.analysis.caveats import LEAKS, find_caveats
 from harness.analysis.dataset import Entry, StudyResults
-from harness.analysis.families import excludes_zero
 from harness.analysis.metrics import DIVERGES
+from harness.analysis.verdicts import excludes_zero
 from harness.results.records import Environment
 from harness.results.records.comparisons import (
     BaselineComparison,

@@ -10,8 +10,9 @@ import math
 from collections.abc import Collection, Mapping
 
 from harness.analysis import power, significance
-from harness.analysis.families import NO_MARGINS, NO_PAIRS_LOST, FamilyTest, decide, without_gains
+from harness.analysis.families import NO_MARGINS, NO_PAIRS_LOST, FamilyTest
 from harness.analysis.significance import ALPHA
+from harness.analysis.verdicts import decide, without_gains
 from harness.analysis.welch import UnpairedDifference
 from harness.results.records.comparisons import SignificanceResult, TestFamily
 from harness.results.records.estimates import Difference

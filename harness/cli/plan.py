@@ -40,6 +40,7 @@ def plan(
     """Estimate from existing results how many seeds detect a difference, and their cost."""
     from harness.analysis import dataset, seed_plan
     from harness.analysis import fractional_design as designs
+    from harness.analysis.looks import levels
     from harness.results.store import Store
 
     if not 0 < effect_size <= MAX_EFFECT:
@@ -57,6 +58,11 @@ def plan(
         )
     for estimate in plans:
         _print_plan(estimate)
+    if data.looks is not None and (data.looks.is_fixed or not data.looks.planned):
+        following = levels(len(data.looks.looks) + 1, has_end=False)[-1]
+        print(
+            f"seeds that are added to these results are an unplanned look, at level {following:.2g}"
+        )
     if data.looks is not None and not data.looks.is_fixed:
         kind = "planned looks" if data.looks.planned else "looks, not all planned"
         counts = ", ".join(str(len(look.seeds)) for look in data.looks.looks)
@@ -79,14 +85,15 @@ def _print_plan(estimate: "SeedPlan") -> None:
     needed = seeds_needed(estimate.seeds, estimate.seeds_low, estimate.seeds_high, unit="seeds")
     lines = [f"context: {estimate.context}"] if estimate.context else []
     lines += [
-        f"noise: paired differences have a standard deviation of {noise.sd:.4g} nats "
+        f"noise: paired differences have a standard deviation of {noise.sd:.2g} nats "
         f"({noise.degrees_of_freedom} degrees of freedom, {estimate.n_compared} comparisons)",
         f"available: {estimate.seeds_done} seeds detect "
-        f"{estimate.minimum_detectable_effect:.4g} nats with 80 % power",
+        f"{estimate.minimum_detectable_effect:.2g} nats with 80 % power",
         f"needed: {needed} to detect {estimate.min_difference:g} nats with 80 % power; the range "
         "is that of the noise, which is itself an estimate",
         *_cost(estimate),
-        "power, for the one entry that differs by so many standard deviations (sd) or nats:",
+        f"power at level {estimate.alpha:.2g}, for the one entry that differs by so many standard "
+        "deviations (sd) or nats:",
         *_power_lines(estimate),
     ]
     print(*lines, sep="\n")

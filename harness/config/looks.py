@@ -38,7 +38,7 @@ def plan_looks(
     seeds, so that their number is fixed.
     """
     study = file.study
-    problems = list(_check_looks(file, f"{location}: study"))
+    problems = list(_check_looks(file, f"{location}: study", has_seeds))
     if until is None and study.looks is None:
         if study.questions is not None:
             reason = "only entries that wait for verdicts have questions; state looks, or remove it"
@@ -71,7 +71,7 @@ def plan_looks(
     return plan, []
 
 
-def _check_looks(file: StudyFile, location: str) -> Iterator[Problem]:
+def _check_looks(file: StudyFile, location: str, has_seeds: bool) -> Iterator[Problem]:
     """The stated looks rise, and use all seeds that the study states."""
     looks = file.study.looks
     if looks is None:
@@ -84,7 +84,7 @@ def _check_looks(file: StudyFile, location: str) -> Iterator[Problem]:
             reason = f"must be above {before}, the number of seeds at the look before"
             yield Problem(f"{location}.looks[{i}]", f"{number}: {reason}")
     n_seeds = len(set(file.study.seeds))
-    if n_seeds > looks[-1]:
+    if n_seeds > looks[-1] and not has_seeds:
         yield Problem(
             f"{location}.seeds",
             f"{n_seeds} seeds, and the last look has {looks[-1]}; allowed: at most {looks[-1]}, "

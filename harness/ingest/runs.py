@@ -7,7 +7,7 @@ wide table has a column for each seed (`seed0`, `seed1`, ...) with the validatio
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.analysis.table_columns import COLUMNS
 from harness.errors import Problem, choices
@@ -141,9 +141,11 @@ def _read_table(table: Table, found: Runs, request: IngestRequest) -> None:
     problems = [
         *_column_problems(table, columns, required, seeds if is_wide else {}, found.columns)
     ]
-    if problems:
-        found.problems += problems
+    found.problems += problems
+    if any(name not in columns for name in required):
         return
+    if problems:  # read the values for their problems only: an unknown column may be an axis
+        found = replace(found, runs={})
     for row in table.rows:
         values = dict(row.values)
         if is_one_run and named is not None:

@@ -102,7 +102,14 @@ def size(value: float) -> str:
 
 
 def ratio(value: float) -> str:
-    """Return 0.951, with more digits for a value that would be rounded to 1: 1.00004."""
+    """Return 0.951, with more digits for a value that would be rounded to 1: 1.00004.
+
+    Large and small ones are 18.5, 47,123 and 2.8e-04.
+    """
+    if value >= 10:
+        return f"{value:,.{1 if value < 100 else 0}f}"
+    if 0 < value < 5e-4:
+        return f"{value:.1e}"
     distance = abs(value - 1)
     if value == 1 or distance >= 5e-4 or not distance > RATIO_ROUNDING:
         return f"{value:.3f}"
@@ -137,8 +144,10 @@ def percent(fraction: float) -> str:
 
 
 def percent_change(log_ratio: float) -> str:
-    """Return +1.23 % for the logarithm of a ratio of 1.0123, or +1.2e-05 % for a small one."""
+    """Return +1.23 % for the logarithm of a ratio of 1.0123; +1.2e-05 %, and +8,749 %."""
     change = 100 * math.expm1(log_ratio)
+    if abs(change) >= 100:
+        return f"{change:+,.0f} %"
     return f"{change:+.2f} %" if change == 0 or abs(change) >= 5e-3 else f"{change:+.1e} %"
 
 

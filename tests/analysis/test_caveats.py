@@ -1,9 +1,12 @@
 """A violation that the study permits is shown with its entry, whatever the number of its runs."""
 
+import pytest
 from reported import written
 
 from harness.analysis.caveats import find_caveats
 from harness.results.files import read_json, write_json
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 ENTRY = "rope-mha-single"
 VIOLATION = {"kind": "non-causal", "message": "the output at position 3 depends on token 4"}

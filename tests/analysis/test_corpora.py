@@ -8,6 +8,8 @@ from reported import written
 from harness.analysis import dataset
 from harness.analysis.corpora import measures
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 MHA, GQA = "rope-mha-single", "rope-gqa2-single"
 # Loss on each corpus by entry and seed; the mean by weight is 0.75 a + 0.25 b.
 LOSSES = {

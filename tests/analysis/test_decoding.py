@@ -174,7 +174,8 @@ def test_study_without_the_probe_has_no_section(pair):
     assert not list(folder.glob("*/deco*"))
 
 
-def test_page_summary_table_and_figures_of_a_whole_study(fake):
+def test_page_summary_table_and_figures_of_a_whole_study(fake, draw_only):
+    draw_only("decode_time", "decode_cache")
     fake.seeds, fake.steps, fake.decode = (0, 1), 4, ([1, 8], [128, 1024])
     page, summary, folder = written(fake.write())
     entries = {entry["entry"]: entry["decoding"] for entry in summary["entries"]}

@@ -169,7 +169,8 @@ def test_study_without_the_probe_has_no_section(pair):
     assert not [*folder.glob("*/*length*"), *folder.glob("*/*position*")]
 
 
-def test_page_summary_tables_and_figures_of_a_whole_study(fake):
+def test_page_summary_tables_and_figures_of_a_whole_study(fake, draw_only):
+    draw_only("length_loss", "position_loss")
     fake.seeds, fake.steps, fake.lengths = (0, 1), 4, [64, 128, 2048]
     page, summary, folder = written(fake.write())
     entries = {entry["entry"]: entry["lengths"] for entry in summary["entries"]}

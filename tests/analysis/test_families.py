@@ -7,7 +7,7 @@ from scipy import integrate, stats
 
 from harness.analysis import block_model, dunnett
 from harness.analysis import families as module
-from harness.analysis.families import excludes_zero
+from harness.analysis.verdicts import excludes_zero
 from harness.results.records.comparisons import TestFamily
 
 # four seeds of a baseline and three entries: a seed shifts all of them

@@ -6,6 +6,8 @@ from reported import written
 from harness.analysis import budgets, metrics
 from harness.results.files import read_json, write_json
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 ENTRY = "rope-mha-single"
 FORMULA = 1.4e6
 COUNTED = 3 * FORMULA

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 from synthetic_results import SIZES
 
-from harness.analysis import families, summary
+from harness.analysis import dataset, families, summary
 from harness.analysis.hypotheses import test_hypotheses
+from harness.results.files import read_json, write_json
 
 test_hypotheses.__test__ = False  # it is the function under test
 
@@ -125,3 +126,20 @@ def test_contexts_of_other_tokenizers_are_pooled_in_bits_per_byte(fake, read_stu
     assert rope.unit == "bits per byte"
     assert rope.difference.mean == pytest.approx(in_nats / np.log(2))
     assert tests.context_effects == []
+
+
+def test_pooled_memory_is_exact_as_within_a_context(sizes, read_study):
+    """Equal in every seed: the means over contexts are as certain as the contexts are."""
+    sizes.write()
+    for run in sizes.store.runs(sizes.name):
+        probes = read_json(run.path / "probes.json")
+        factor = 2 if run.spec.entry.startswith("alibi") else 1
+        for rank in probes["memory"]:
+            rank["peak"] = factor * probes["memory"][0]["peak"]
+        write_json(run.path / "probes.json", probes)
+    tests = test_hypotheses(dataset.read(sizes.store, sizes.name))["peak_memory"]
+    pooled = {result.asked: result for result in tests.pooled}
+    assert {name: (r.method, r.verdict) for name, r in pooled.items()} == {
+        "rope": ("exact", "equivalent"),
+        "alibi": ("exact", "worse"),
+    }

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from harness.analysis import summary
-from harness.analysis.families import excludes_zero
 from harness.analysis.looks import levels
 from harness.analysis.pairs import METRICS
 from harness.analysis.significance import ALPHA
+from harness.analysis.verdicts import excludes_zero
 from harness.results.records import EquivalenceMargin, Look, Looks
 from tests.analysis.simulated_families import contradiction
 

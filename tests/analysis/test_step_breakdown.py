@@ -13,8 +13,9 @@ SINGLE, DDP, FSDP = (f"learned-mha-{name}" for name in ("single", "ddp2", "fsdp2
 
 
 @pytest.fixture
-def three(fake):
+def three(fake, draw_only):
     """One architecture under three parallelisms."""
+    draw_only("phases", "scaling")
     fake.axes |= {"positional": ["learned"], "attention": ["mha"]}
     fake.seeds = (0, 1)
     return fake

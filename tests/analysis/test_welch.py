@@ -8,9 +8,9 @@ from reported import written
 from scipy import stats
 
 from harness.analysis import summary
-from harness.analysis.families import excludes_zero
 from harness.analysis.significance import ALPHA, holm_adjust
 from harness.analysis.unpaired import test_unpaired
+from harness.analysis.verdicts import excludes_zero
 from harness.analysis.welch import MAX_DF, UnpairedDifference, welch
 
 # Two samples of Welch (1947) style, by hand: means 12 and 10, variances 4 and 1.

@@ -10,7 +10,8 @@ import pytest
 from command_line import Harness
 from planted_runs import finish
 
-from harness.analysis import budgets, dataset, hypotheses
+from harness.analysis import budgets, dataset, hypotheses, seed_plan
+from harness.analysis.power import two_key_power
 from harness.analysis.summary import summarize
 from harness.report import study_report
 from harness.report.render import markdown
@@ -228,3 +229,25 @@ def test_open_ended_looks_have_falling_levels(harness, planted):
     found = study(harness).looks
     assert (found.planned, found.open_ended) == (True, True)
     assert [look.level for look in found.looks[:2]] == pytest.approx([0.05 / 2, 0.05 / 6])
+
+
+def test_stopped_entries_do_not_lead_between_looks(harness, planted):
+    """They are complete before the others, which does not make a higher loss the lowest."""
+    planted.effects["rope"] = (0.2, 1.5)
+    planted.stop_after = 10
+    with pytest.raises(KeyboardInterrupt):
+        run_until_resolved(harness, "--max-seeds", 5, margin=WIDE)
+    assert verdicts(harness)["rope"] == ("worse", 1)
+    text = report(harness)
+    assert "Lowest final validation loss: `" in text
+    assert "Lowest final validation loss: `rope" not in text
+
+
+def test_a_plan_has_the_level_of_its_looks(harness, planted):
+    """At 5 %, the power of the looks would be overstated."""
+    run_until_resolved(harness, "--max-seeds", 5)
+    (plan,) = seed_plan.plan_seeds(study(harness), 0.02)
+    assert plan.alpha == pytest.approx(0.025)
+    effect = 0.02 / plan.noise.sd
+    assert plan.power.iloc[2, -1] == pytest.approx(two_key_power(4, effect, 2, alpha=0.025))
+    assert "power at level 0.025" in harness("plan", "s", "--effect-size", "0.02").stdout

@@ -140,3 +140,9 @@ def test_looks_change_no_run_id(write_study):
     with_looks = planned(write_study, "seeds = [0, 1, 2]\nlooks = [3, 5]")
     assert {spec.run_id for spec in fixed.runs} <= {spec.run_id for spec in with_looks.runs}
     assert fixed.settings_hash == with_looks.settings_hash
+
+
+def test_seeds_of_the_command_line_may_exceed_the_last_look(write_study):
+    """They replace the looks, as seeds that are added by hand do."""
+    found, problems = plan(write_study, "seeds = [0]\nlooks = [2, 4]", seeds=[0, 1, 2, 3, 4])
+    assert (found, problems) == (None, [])

@@ -318,6 +318,16 @@ def test_all_problems_are_reported_at_once(store, folder):
     assert len(error.value.problems) == 4
 
 
+def test_an_unknown_column_hides_no_other_problem(store, folder):
+    """One that may be an axis: its runs are not taken for repeated ones."""
+    rows = [row | {"lr": lr} for row in changed(ROWS, 0, val_loss="x") for lr in (1, 3)]
+    with pytest.raises(UserError) as error:
+        add(store, write_csv(folder / "runs.csv", rows))
+    found = [str(problem) for problem in error.value.problems]
+    assert len(found) == 3 and "unknown column 'lr'" in found[0]
+    assert all("val_loss: 'x'" in problem for problem in found[1:])
+
+
 @pytest.mark.parametrize("baseline", [(), ("adam",)], ids=["missing", "unknown"])
 def test_without_a_baseline_the_entries_are_listed(store, folder, baseline):
     with pytest.raises(UserError, match="entries: adamw, muon, lion"):
@@ -447,7 +457,14 @@ def test_commands_accept_an_imported_study(command, rows):
     assert "Imported from `runs.csv`" in report
     better = report.partition("better: ")[2].partition(";")[0]
     assert "`muon`" in better and "`swiglu`" in better and "`sgd`" not in better
-    for absent in ("diverges", "quivalence of parallelisms\n", "Environment", "shuffled"):
+    for absent in (
+        "diverges",
+        "quivalence of parallelisms\n",
+        "Environment",
+        "shuffled",
+        "differ only in the parallelism",
+        "slowest rank",
+    ):
         assert absent not in report
     page = (command.folder / path).with_name("index.html").read_text()
     assert "muon" in page

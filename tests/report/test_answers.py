@@ -1,13 +1,17 @@
 """If these failed, the report would not answer the question of the study at its top."""
 
+import json
 import re
 
 import numpy as np
+import pytest
 from reported import plant, written
 
 from harness import report
 from harness.results.files import read_json, write_json
 from harness.results.records import EquivalenceMargin, LaunchRecord
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 def page(fake):
@@ -51,7 +55,7 @@ def test_a_single_seed_is_no_verdict_with_its_reason(fake):
     assert "No verdict: every difference comes from a single seed" in page(fake.write())
 
 
-def test_partly_compiled_entries_have_no_speed(one_axis, no_figures):
+def test_partly_compiled_entries_have_no_speed(one_axis):
     """A run whose compiler gave up trains uncompiled: its speed says nothing of the variant."""
     one_axis.write()
     report = {"n_graphs": 8, "n_graph_breaks": 0, "limit_reached": True}
@@ -73,7 +77,7 @@ def test_partly_compiled_entries_have_no_speed(one_axis, no_figures):
     assert "Highest throughput: `learned-mha-single`" in page
 
 
-def test_the_data_order_after_a_checkpoint_is_stated(one_axis, no_figures):
+def test_the_data_order_after_a_checkpoint_is_stated(one_axis):
     """A run that trained on its source's batches again would look better than it is."""
     one_axis.write()
     init_report = {
@@ -89,3 +93,47 @@ def test_the_data_order_after_a_checkpoint_is_stated(one_axis, no_figures):
         plant(one_axis, entry, int(seed), init_report=init_report)
     page, _, _ = written(one_axis)
     assert "They continue the data order after its first 23 steps" in page
+
+
+def test_the_answer_names_entries_without_a_verdict(fake):
+    """An entry that is left out of the answer seems not to be part of the study."""
+    fake.write()
+    rng = np.random.default_rng(0)
+    seeds = {seed: rng.normal() for seed in fake.seeds}
+    for run in fake.store.runs(fake.name):
+        shift = 0.5 if run.spec.entry.startswith("rope-gqa2") else 0.01 * rng.normal()
+        lines = [json.loads(line) for line in (run.path / "eval.jsonl").read_text().splitlines()]
+        is_base = run.spec.entry == "learned-mha-single"
+        lines[-1]["val_loss"] = 2.0 + seeds[run.spec.seed] + (0.0 if is_base else shift)
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (run.path / "eval.jsonl").write_text(text)
+    answer = page(fake).split("## Results")[0]
+    reason = "no verdict, as the difference is equal in every seed: `rope-gqa2-single`"
+    assert reason in answer
+
+
+def test_the_answer_names_entries_of_a_single_seed(fake):
+    fake.outcome = {f"rope-gqa2-single-s{seed}": ("pending", None, None) for seed in (1, 2)}
+    answer = page(fake.write()).split("## Results")[0]
+    assert "no verdict, from a single seed: `rope-gqa2-single`" in answer
+
+
+def test_an_unfinished_study_is_not_asked_for_more_seeds(fake):
+    """Its seeds are stated, and not done yet."""
+    labels = ("learned", "rope")
+    fake.axes = {"positional": list(labels), "attention": ["mha"], "parallelism": ["single"]}
+    fake.outcome = {
+        f"{name}-mha-single-s{seed}": ("pending", None, None)
+        for name in labels
+        for seed in fake.seeds[1:]
+    }
+    answer = page(fake.write()).split("## Results")[0]
+    assert "Not all runs are done." in answer
+    assert "more `seeds`" not in answer
+
+
+def test_leaders_state_that_unfinished_entries_are_left_out(fake):
+    fake.gain = {"rope-gqa2-single": -1.0}
+    fake.outcome = {"rope-gqa2-single-s2": ("pending", None, None)}
+    text = page(fake.write())
+    assert "Without 1 other entry whose runs are not all done: Lowest" in text

@@ -183,3 +183,22 @@ def test_a_study_with_itself_is_refused(before, tmp_path, capsys, second):
         )
     assert stop.value.code == 2 and "are the same runs" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_study_of_one_entry_has_verdicts(fake, tmp_path):
+    """Both sides have the same label: one must not take the place of the other."""
+    fake.axes = AXES | {"positional": ["learned"]}
+    fake.seeds = (0, 1, 2, 3)
+    noise = np.random.default_rng(0)
+    before = after(fake.write(), timing())
+    second = replace(before, gain={"learned-mha-single": -0.5}, root=fake.root.with_name("second"))
+    for run in second.write().store.runs(second.name):
+        path = run.path / "eval.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        lines[-1]["val_loss"] += 0.01 * noise.standard_normal()
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found, page = compared(before.root / "tiny", second.root / "tiny", out=tmp_path / "out")
+    (pair,) = found["pairs"]
+    assert pair["val_loss"]["verdict"] == "better"
+    assert pair["tokens_per_s"]["verdict"] is not None
+    assert "as one of the two has none" not in page

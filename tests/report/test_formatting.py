@@ -76,3 +76,18 @@ def test_seeds_needed_are_shown_with_their_interval(numbers, cell, sentence):
     """A number alone would seem certain: at 3 seeds a true 19 is estimated as 5 to 516."""
     assert formatting.seeds_needed(*numbers) == cell
     assert formatting.seeds_needed(*numbers, unit="seeds") == sentence
+
+
+@pytest.mark.parametrize(
+    ("show", "value", "expected"),
+    [
+        (formatting.ratio, 47123.49, "47,123"),
+        (formatting.ratio, 18.498, "18.5"),
+        (formatting.ratio, 0.00028, "2.8e-04"),
+        (formatting.ratio, 0.0, "0.000"),
+        (formatting.percent_change, math.log(88.4937), "+8,749 %"),
+        (formatting.percent_change, math.log(0.5), "-50.00 %"),
+    ],
+)
+def test_wide_intervals_have_no_false_digits(show, value, expected):
+    assert show(value) == expected

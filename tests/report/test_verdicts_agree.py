@@ -22,7 +22,7 @@ N_STUDIES = 1000
 
 def includes(text, null):
     """Return whether the interval of a cell includes a value; None without an interval."""
-    found = INTERVAL.search(text)
+    found = INTERVAL.search(re.sub(r"(?<=\d),(?=\d)", "", text))
     if found is None:
         return None
     left, low, high, right = found.groups()

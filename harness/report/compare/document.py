@@ -188,9 +188,9 @@ def _entries(comparison: Comparison) -> Iterator[Block]:
         Code(comparison.b),
         " against ",
         Code(comparison.a),
-        ", paired by seed: differences are the former minus the latter, ratios the former over the "
-        f"latter. {method.INTERVALS} Of losses under several parallelisms, which repeat the same "
-        f"comparison, one is tested. Margins: {', '.join(margins) or 'none'}. Tests: ",
+        f"{_pairing(comparison)}: differences are the former minus the latter, ratios the former "
+        f"over the latter. {method.INTERVALS} Of losses under several parallelisms, which repeat "
+        f"the same comparison, one is tested. Margins: {', '.join(margins) or 'none'}. Tests: ",
         method.names(_results(comparison)),
         " (definitions: ",
         Code(method.REFERENCE),
@@ -227,10 +227,20 @@ def _entries(comparison: Comparison) -> Iterator[Block]:
             test = pair.verdict(metric)
             superior.append((test.superior if test else None) or MISSING)
         counted = f"{len(pair.seeds)}"
+        if pair.val_loss and pair.val_loss.method == "Welch":
+            counted = "unpaired"
         rows.append([pair.entry, counted, *words, *superior, difference, ratio, memory])
     numeric = ["difference in val loss", "tokens/s ×", "peak memory ×"]
     titles = ["entry", "seeds", "loss", "throughput", "memory", *asked.values(), *numeric]
     yield table("Comparison of each entry", titles, rows, numeric, folded=False)
+
+
+def _pairing(comparison: Comparison) -> str:
+    """Return how the runs of both sides are matched."""
+    methods = [pair.val_loss.method for pair in comparison.pairs if pair.val_loss]
+    if "Welch" not in methods:
+        return ", paired by seed"
+    return ", not paired" if set(methods) == {"Welch"} else ", paired where two seeds match"
 
 
 def _results(comparison: Comparison) -> Iterator[SignificanceResult]:

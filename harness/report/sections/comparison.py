@@ -22,6 +22,10 @@ from harness.results.records.comparisons import Quantity
 
 NO_INTERVAL = "no interval"  # of a single seed
 NOT_COMPARABLE = "not comparable"
+COPIES = (
+    "Entries that differ only in the parallelism repeat the same losses: one of them is tested for "
+    "all."
+)
 REPEATS = "as "  # before the entry that is tested for one of another parallelism
 NO_EFFECT_OF_SEED = "seed has no effect"
 
@@ -45,6 +49,7 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         ". The difference is variant minus baseline between runs of the same seed. "
         f"{method.VERDICTS} {method.INTERVALS}",
     )
+    copies = "" if study.imported else f"{COPIES} "
     yield paragraph(
         "The study's margin of the validation loss: ",
         _margin(summary, "val_loss"),
@@ -52,9 +57,8 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         "the observed effect size were the true one. p (adjusted) decides between different and "
         "unresolved; p (BH) controls the false discovery rate (Benjamini-Hochberg). The effect "
         "size is Hedges' g of the paired differences. A single seed gives no verdict. An entry "
-        "that differs on several axes shows their joint effect. Entries that differ only in the "
-        "parallelism repeat the same losses: one of them is tested for all. Definitions, "
-        "assumptions and measured error rates: ",
+        f"that differs on several axes shows their joint effect. {copies}Definitions, assumptions "
+        "and measured error rates: ",
         Code(method.REFERENCE),
         ".",
     )

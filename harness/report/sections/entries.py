@@ -32,6 +32,11 @@ DEFINITIONS = (
     "single seed has no interval, since the variation between runs is unknown. Memory is the peak "
     "of the fullest rank. Runs that are not done have no results."
 )
+IMPORTED_DEFINITIONS = (
+    "± is half the width of the 95 % t interval of the mean over seeds. A throughput is the tokens "
+    "per step over the median of the step times that the table states; over seeds it is the "
+    "geometric mean, with the 95 % t interval of the logarithm. A single seed has no interval."
+)
 INTERRUPTED = (
     "† A run of this entry was interrupted and resumed. The first steps after each interruption "
     "are not timed."
@@ -44,7 +49,7 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         return
     yield _entry_table(summary)
     yield _results(summary)
-    yield paragraph(DEFINITIONS)
+    yield paragraph(IMPORTED_DEFINITIONS if summary.study.imported else DEFINITIONS)
     if any(_is_interrupted(entry) for entry in summary.study.entries):
         yield paragraph(INTERRUPTED)
     sources = _peak_sources(summary)

@@ -111,6 +111,18 @@ def headline(summary: Summary) -> Text:
         labels = [label for label in labels if label not in leaking]
         if labels:
             by_verdict.append(text(f"{verdict}: ", code_list(labels)))
+    undecided = {
+        label: result
+        for label, result in without_lost.items()
+        if result.verdict is None and label not in leaking
+    }
+    constant = [label for label, result in undecided.items() if result.seed_has_no_effect]
+    if constant:
+        reason = "no verdict, as the difference is equal in every seed: "
+        by_verdict.append(text(reason, code_list(constant)))
+    single = [label for label in undecided if label not in constant]
+    if single and by_verdict:
+        by_verdict.append(text("no verdict, from a single seed: ", code_list(single)))
     void = [label for label in results.keys() - without_lost.keys() if label not in leaking]
     if void:
         by_verdict.append(text("no verdict, as seeds were lost: ", code_list(sorted(void))))
@@ -126,11 +138,12 @@ def headline(summary: Summary) -> Text:
     if unpaired:
         by_verdict.append(text("without a seed that the baseline has done: ", code_list(unpaired)))
     if not by_verdict and not answer:
+        is_done = all(run.status == "done" for run in summary.study.runs)
+        remedy = text("Give the study more ", Code("seeds"), ".")
         return text(
             "No verdict: every difference comes from a single seed, which does not show how much "
-            "of it is noise. Give the study more ",
-            Code("seeds"),
-            ".",
+            "of it is noise. ",
+            remedy if is_done else "Not all runs are done.",
         )
     sound = {label: result for label, result in results.items() if label not in leaking}
     within: Text = ()
@@ -327,7 +340,10 @@ def _leaders(summary: Summary) -> Text:
     leaking = _leaking(summary)
     results = [result for result in results if result.entry not in leaking] or results
     sound = [result for result in results if result.equivalence != DIVERGES] or results
-    complete = [result for result in sound if result.seeds_done == result.seeds] or sound
+    complete = [result for result in sound if result.seeds_done == result.seeds]
+    looks = summary.study.looks
+    if not complete or (looks is not None and not looks.is_fixed):
+        complete = sound  # entries that stopped at an early look are complete, but not the leaders
     if not complete:
         return text("No run is done yet, so there are no results.")
     best = min(complete, key=_rounded_loss)
@@ -349,6 +365,10 @@ def _leaders(summary: Summary) -> Text:
         fastest = text("Highest throughput: ", Code(label), f", {shown} tokens per second.")
     caveat = "The paired differences below show whether such a lead exceeds the noise."
     sentences = [lowest, fastest, text(caveat if len(complete) > 1 else "")]
+    left_out = len(sound) - len(complete)
+    if left_out:
+        rest = count(left_out, "other entry", "other entries")
+        sentences.insert(0, text(f"Without {rest} whose runs are not all done:"))
     return join([sentence for sentence in sentences if sentence], " ")
 
 

@@ -65,7 +65,7 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
             Column("verdict", _verdict, numeric=False),
             Column("verdict by context", _verdicts_cell, numeric=False),
             Column("mean difference", _difference),
-            number_column("p (adjusted)", "p_adjusted", formatting.p_value),
+            Column("p (adjusted)", _p_adjusted),
             number_column("interaction, p (Holm)", "interaction_p_holm", formatting.p_value),
         ]
         caption = f"{METRIC_NAMES[quantity].capitalize()}, pooled over contexts"
@@ -87,7 +87,15 @@ def _verdict(row: Record) -> str:
     return DEPENDS if row["depends_on_context"] else row["verdict"] or MISSING
 
 
+def _p_adjusted(row: Record) -> str:
+    if row["method"] == "exact":
+        return MISSING
+    return formatting.number(row["p_adjusted"], formatting.p_value)
+
+
 def _difference(row: Record) -> str:
+    if row["method"] == "exact":
+        return formatting.change(row["difference"])
     if row["quantity"] != "val_loss":
         return formatting.change(*interval_of(row, "difference"))
     shown = formatting.difference(*interval_of(row, "difference"))
