@@ -9,6 +9,9 @@ from harness.analysis import significance
 from harness.results.records.comparisons import SignificanceResult, VerdictName
 from harness.results.records.estimates import Bounds
 
+# fields that say nothing about an entry whose seeds are a selection
+VOID = ("p_adjusted", "p_equivalent", "seeds_to_resolve", "seeds_to_resolve_ci95")
+
 
 def decide(
     bounds: Bounds,
@@ -55,7 +58,7 @@ def without_gains(
 
     `lost` has the failed seeds of each entry and of its baseline. An entry that lost seeds is not
     better or equivalent; one whose baseline did is not worse or equivalent. Such an entry is
-    unresolved and has no interval.
+    unresolved and has no interval, adjusted p-value or number of seeds.
     """
     if len({frozenset(seeds) for sides in lost.values() for seeds in sides}) < 2:
         return dict(results)
@@ -71,7 +74,6 @@ def without_gains(
         update: dict[str, object] = {"lost_seeds": seeds}
         if result.verdict in gains:
             difference = result.difference.model_copy(update={"ci95": None})
-            update |= {"verdict": "unresolved", "difference": difference}
-            update |= {"seeds_to_resolve": None, "seeds_to_resolve_ci95": None}
+            update |= dict.fromkeys(VOID) | {"verdict": "unresolved", "difference": difference}
         checked[name] = result.model_copy(update=update)
     return checked

@@ -173,6 +173,7 @@ def test_who_loses_a_seed_gains_no_verdict():
     words, found = verdicts({"base": [2]})
     assert words == {"better": "better", "same": "unresolved", "worse": "unresolved"}
     assert found["worse"].difference.ci95 is None and found["worse"].lost_seeds == [2]
+    assert found["worse"].p_adjusted is None and found["better"].p_adjusted < 0.05
 
 
 def test_a_seed_that_all_entries_lose_is_no_selection():
