@@ -119,11 +119,13 @@ def test_parts(
     margin: float | None,
     without_noise: bool = False,
     study: StudyResults | None = None,
+    level: float = significance.ALPHA,
 ) -> list[FamilyTest]:
     """Test a family: its paired differences, and those without common seeds (see `unpaired`).
 
     With a `study`, paired differences are tested at each of its looks, and the others at the level
-    of the last: the levels of all looks add up to that of the family.
+    of the last: the levels of all looks add up to that of the family. Without one, all are tested
+    once at `level`.
     """
     unpaired = {}
     for pair in family:
@@ -134,11 +136,14 @@ def test_parts(
     n_paired = sum(len(pair.differences()) > 1 for pair in paired)
     share = len(unpaired) / max(1, len(unpaired) + n_paired)
     tests = []
-    if paired:
+    if paired and study is None:
+        alpha = level * (1 - share)
+        tests.append(_at_error_rate(test_pairs(paired, margin, without_noise, alpha), alpha))
+    elif paired and study is not None:
         test = _test_at_looks(study, paired, margin, without_noise, 1 - share)
         tests.append(_at_error_rate(test, significance.ALPHA * (1 - share)))
     if unpaired:
-        level = significance.ALPHA if study is None else study.level
+        level = level if study is None else study.level
         of_pair = {pair.label: pair for pair in family}
         test = test_unpaired(
             unpaired,
@@ -160,7 +165,7 @@ def _at_error_rate(test: FamilyTest, level: float) -> FamilyTest:
 
 
 def _test_at_looks(
-    study: StudyResults | None,
+    study: StudyResults,
     family: Sequence[Pair],
     margin: float | None,
     without_noise: bool,
@@ -168,11 +173,11 @@ def _test_at_looks(
 ) -> FamilyTest:
     """Test the pairs of a family at each look whose runs have all ended; before any, at the first.
 
-    Without a study there is one look. The family that is returned has the entries of all looks, and
-    the noise of the last. `share` is the part of each level that these pairs have.
+    The family that is returned has the entries of all looks, and the noise of the last. `share` is
+    the part of each level that these pairs have.
     """
-    looks = None if study is None else study.looks
-    if study is None or looks is None or looks.is_fixed:
+    looks = study.looks
+    if looks is None or looks.is_fixed:
         return test_pairs(family, margin, without_noise, significance.ALPHA * share)
     by_label = {pair.label: pair for pair in family}
     tested: list[FamilyTest] = []

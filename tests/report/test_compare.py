@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from harness.analysis import dataset
 from harness.cli import app as cli
+from harness.results.records import LaunchRecord, LookPlan
 from harness.results.store import Store
 
 AXES = {"positional": ["learned", "rope"], "attention": ["mha"], "parallelism": ["single"]}
@@ -202,3 +204,22 @@ def test_a_study_of_one_entry_has_verdicts(fake, tmp_path):
     assert pair["val_loss"]["verdict"] == "better"
     assert pair["tokens_per_s"]["verdict"] is not None
     assert "as one of the two has none" not in page
+
+
+def test_seeds_added_because_of_results_lower_the_level(before, tmp_path):
+    """Else looking twice at a study would double the error rate of its comparison."""
+    other = after(before, timing(1.005))
+    once, _ = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "once")
+    run_ids = [run.run_id for run in other.store.runs("tiny")]
+    plan = LookPlan(seeds=list(range(12)), looks=[6, 12])
+    launch = LaunchRecord(order=run_ids, settings_hash=other.settings_hash, looks=plan)
+    other.store.record_launch("tiny", launch)
+    level = dataset.read(other.store, "tiny").level
+    assert level < 0.05
+    twice, _ = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "twice")
+    for one, two in zip(once["pairs"], twice["pairs"], strict=True):
+        p = one["tokens_per_s"]["p_adjusted"]
+        assert two["tokens_per_s"]["p_adjusted"] == pytest.approx(min(1.0, p * 0.05 / level))
+        low, _ = one["tokens_per_s"]["difference"]["ci95"]
+        assert two["tokens_per_s"]["difference"]["ci95"][0] < low
+    assert all(pair["tokens_per_s"]["p_adjusted"] < 0.5 for pair in once["pairs"])

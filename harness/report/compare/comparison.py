@@ -96,7 +96,10 @@ class Comparison:
 
 
 def compare(a: Source, b: Source, created_at: str) -> Comparison:
-    """Compare B with A, with the equivalence margins that B's study states."""
+    """Compare B with A, with the equivalence margins that B's study states.
+
+    If seeds were added to a study because of its results, the level is that of its last look.
+    """
     matched = _matched_entries(a.study, b.study)
     settings_diff = _diff(_settings(a.study), _settings(b.study))
     diverging_in_a = equivalence.diverging(equivalence.check(a.study))
@@ -106,8 +109,9 @@ def compare(a: Source, b: Source, created_at: str) -> Comparison:
         for label, (of_a, of_b) in matched.items()
         if of_a.label not in diverging_in_a and of_b.label not in diverging_in_b
     }
+    level = min(a.study.level, b.study.level)
     verdicts = {
-        metric: _verdicts(sound if metric == "tokens_per_s" else matched, metric, b.study)
+        metric: _verdicts(sound if metric == "tokens_per_s" else matched, metric, b.study, level)
         for metric in METRICS
     }
     first: dict[frozenset[tuple[str, str]], str] = {}
@@ -216,9 +220,12 @@ def _unmatched(study: StudyResults, matched: Sequence[Entry]) -> list[str]:
 
 
 def _verdicts(
-    matched: Mapping[str, tuple[Entry, Entry]], metric: Quantity, study: StudyResults
+    matched: Mapping[str, tuple[Entry, Entry]],
+    metric: Quantity,
+    study: StudyResults,
+    level: float,
 ) -> dict[str, SignificanceResult]:
-    """Test all entries as one family; the loss of each architecture is tested once.
+    """Test all entries as one family at a level; the loss of each architecture is tested once.
 
     Entries that differ from another only in parallelism repeat its comparison of losses.
     """
@@ -239,7 +246,7 @@ def _verdicts(
         return {}
     without_noise = metric == "peak_memory"
     verdicts: dict[str, SignificanceResult] = {}
-    for test in test_parts(pairs, margin_of(study, metric), without_noise):
+    for test in test_parts(pairs, margin_of(study, metric), without_noise, level=level):
         verdicts |= test.results
     threshold = superiority_of(study, metric)
     thresholds = {pair.label: pair.margin(threshold) for pair in pairs}
