@@ -5,7 +5,7 @@ interval, missing if there is none.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from harness.analysis.power import MAX_SEEDS
 
@@ -13,6 +13,7 @@ MISSING = "–"
 NO_SPEED = "diverges"  # replaces the speed of an entry that diverges from the single-process run
 MIB = 2**20
 SECONDS_TO_MS = 1e3
+WIDE = 1e-3  # width of an interval whose center needs no more digits than the usual ones
 RATIO_ROUNDING = 1e-12  # a ratio that differs from 1 by less is equal
 
 Number = float | None
@@ -59,8 +60,11 @@ def _tested(
     """Return a value and its interval, which excludes an end at `null`, that of no difference.
 
     A test that rejects in a later step has such an interval. If both ends are equal, the value is
-    exact.
+    exact. A small value in a wide interval has no more digits than others.
     """
+    if value is not None and low is not None and high is not None:
+        if low < null < high and high - low > WIDE and abs(value - null) < WIDE:
+            return f"{PLAIN[show](value)} [{show(low)}, {show(high)}]"
     shown = interval(value, low, high, show)
     if low == high or null not in (low, high):
         return shown
@@ -187,3 +191,11 @@ def threshold(value: float, metric: str) -> str:
 def count(n: int, noun: str, plural: str | None = None) -> str:
     """Return 1 run, 2 runs."""
     return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+PLAIN: Mapping[Show, Show] = {
+    signed: "{:+.4f}".format,
+    size: fixed,
+    percent_change: lambda log_ratio: f"{100 * math.expm1(log_ratio):+.2f} %",
+    ratio: "{:.3f}".format,
+}  # the same number with fixed digits, also if it is rounded to that of no difference

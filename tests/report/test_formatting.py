@@ -91,3 +91,12 @@ def test_seeds_needed_are_shown_with_their_interval(numbers, cell, sentence):
 )
 def test_wide_intervals_have_no_false_digits(show, value, expected):
     assert show(value) == expected
+
+
+def test_a_small_center_of_a_wide_interval_has_no_further_digits():
+    """1.000005 [0.094, 10.6] states a precision that the interval does not have."""
+    assert formatting.tested_ratio(1.000005, 0.094, 10.6) == "1.000 [0.094, 10.6]"
+    assert formatting.difference(4.2e-4, -0.0271, 0.0279) == "+0.0004 [-0.0271, +0.0279]"
+    assert formatting.change(2e-5, -0.3, 0.3) == "+0.00 % [-25.92 %, +34.99 %]"
+    assert formatting.difference(4.4e-8, -1.8e-7, 2.6e-7) == "+4.4e-08 [-1.8e-07, +2.6e-07]"
+    assert formatting.tested_ratio(1.00004, 1.00001, 1.01) == "1.00004 [1.00001, 1.010]"
