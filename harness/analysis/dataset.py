@@ -8,13 +8,14 @@ from functools import cached_property
 from multiprocessing import get_context
 
 from harness.analysis.axis_levels import find_levels, is_context
-from harness.analysis.looks import ENDED, find_looks, n_complete
+from harness.analysis.looks import find_looks, n_complete
 from harness.analysis.sharing import with_sharing
 from harness.analysis.significance import ALPHA
 from harness.errors import StoreError, UserError, choices
 from harness.provenance.outdated import CodeChange, ComputedBy, changes_since
 from harness.provenance.sources import Sources
 from harness.results.records import (
+    ENDED,
     EquivalenceMargin,
     ImportedRun,
     ImportSource,
@@ -55,9 +56,14 @@ class Entry:
         return tuple(run for run in self.runs if run.status == "done")
 
     @property
+    def ended(self) -> list[RunData]:
+        """The runs that are done or have failed."""
+        return [run for run in self.runs if run.status in ENDED]
+
+    @property
     def ended_seeds(self) -> list[int]:
-        """The seeds whose runs are done or have failed."""
-        return [run.seed for run in self.runs if run.status in ENDED]
+        """The seeds of the runs that are done or have failed."""
+        return [run.seed for run in self.ended]
 
     def on_seeds(self, seeds: Collection[int]) -> "Entry":
         """Return the entry with its runs of these seeds."""

@@ -10,14 +10,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from harness.analysis.significance import ALPHA
-from harness.results.records import LaunchRecord, Look, LookPlan, Looks, RunState
+from harness.results.records import ENDED, LaunchRecord, Look, LookPlan, Looks
 from harness.results.records.study_summary import Caveat
 from harness.results.run_data import RunData
 
 if TYPE_CHECKING:
     from harness.analysis.dataset import StudyResults
 
-ENDED: Sequence[RunState] = ("done", "failed")
 MIN_SEEDS = 2  # of results from which anything can be concluded
 
 

@@ -182,22 +182,16 @@ def of_runs(runs: Sequence[RunData], spikes: Iterable[Spike]) -> Stability:
 
 
 def of_entry(entry: Entry, spikes: Iterable[Spike]) -> EntryStability:
-    """Count the spikes of the runs of an entry that are done or have failed."""
+    """Count the spikes of the runs of an entry that have ended: those of a failed run count."""
     unstable = {spike.run_id for spike in spikes}
-    ended = _ended(entry)
-    seeds = [run.seed for run in ended if run.run_id in unstable]
-    return EntryStability(**vars(of_runs(ended, spikes)), unstable_seeds=seeds)
-
-
-def _ended(entry: Entry) -> list[RunData]:
-    """Return the runs that count: a failed one counts, or its spikes would vanish with it."""
-    return [run for run in entry.runs if run.status in ("done", "failed")]
+    seeds = [run.seed for run in entry.ended if run.run_id in unstable]
+    return EntryStability(**vars(of_runs(entry.ended, spikes)), unstable_seeds=seeds)
 
 
 def caveats(study: StudyResults) -> Iterator[Caveat]:
     """Yield a caveat for each entry with a spike in a run that is done or has failed."""
     for entry in study.entries:
-        ended = {run.run_id for run in _ended(entry)}
+        ended = {run.run_id for run in entry.ended}
         found = [spike for spike in entry_spikes(entry) if spike.run_id in ended]
         if not found:
             continue

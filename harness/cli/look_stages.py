@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.config import PlannedStudy
 from harness.launch.progress import duration
-from harness.results.records import LookPlan, RunSpec
+from harness.results.records import ENDED, LookPlan, RunSpec
 from harness.results.store import Store
 
 REASONS = {
@@ -110,7 +110,7 @@ def _is_complete(
     assert planned.looks is not None
     for spec in _runs_at(planned, planned.looks.seeds_at(number), going):
         run = store.run(spec.study, spec.run_id)
-        if not run.exists or run.outcome.status not in ("done", "failed"):
+        if not run.exists or run.outcome.status not in ENDED:
             return False
     return True
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from harness.analysis.tuning import choose, rank_settings
 from harness.cli.look_stages import look_stages
 from harness.config import PlannedStudy, TunedLevels, TuningPlan
-from harness.results.records import RunSpec, SettingValues, TunedEntry, TuningRecord
+from harness.results.records import ENDED, RunSpec, SettingValues, TunedEntry, TuningRecord
 from harness.results.run_data import RunData, read_run
 from harness.results.store import Store
 
@@ -80,7 +80,7 @@ def _follow(plan: TuningPlan, levels: TunedLevels, store: Store) -> EntryProgres
 def _read_ended(store: Store, spec: RunSpec) -> RunData | None:
     """Return a trial that has ended, None if it has not or if it cannot be read."""
     run = store.run(spec.study, spec.run_id)
-    if not run.exists or run.outcome.status not in ("done", "failed"):
+    if not run.exists or run.outcome.status not in ENDED:
         return None
     data = read_run(run)
     if not isinstance(data, RunData):

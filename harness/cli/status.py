@@ -92,7 +92,9 @@ def _looks(store: "Store", study: str) -> Iterator[str]:
 
 
 def _has_ended(outcome: "Outcome | None") -> bool:
-    return outcome is not None and outcome.status in ("done", "failed")
+    from harness.results.records import ENDED
+
+    return outcome is not None and outcome.status in ENDED
 
 
 def _is_outdated(change: "CodeChange | None") -> bool:

@@ -8,7 +8,7 @@ from harness.errors import StoreError
 from harness.provenance.sources import Code, Sources
 from harness.provenance.syntax import syntax_hash
 from harness.results.archive import Archive
-from harness.results.records import RunSpec
+from harness.results.records import ENDED, RunSpec
 from harness.results.store import Run, Store
 
 MAX_FILES = 3  # that a message names
@@ -118,7 +118,7 @@ def acceptable(
     """Return the changes of runs that have ended, as accepted; an interrupted run has no result."""
     accepted = {}
     for run_id, change in changes.items():
-        has_ended = store.run(study, run_id).status.status in ("done", "failed")
+        has_ended = store.run(study, run_id).status.status in ENDED
         if has_ended and not change.is_accepted:
             accepted[run_id] = replace(change, is_accepted=True)
     return accepted

@@ -66,7 +66,7 @@ from harness.results.records.settings import (
     TokenDtype,
     TrainSettings,
 )
-from harness.results.records.status import Environment, FailureReason, RunState, RunStatus
+from harness.results.records.status import ENDED, Environment, FailureReason, RunState, RunStatus
 from harness.results.records.study_summary import StudySummary
 from harness.results.records.tuning import (
     Setting,
@@ -81,6 +81,7 @@ from harness.results.records.tuning import (
 
 __all__ = [
     "ALL_QUESTIONS",
+    "ENDED",
     "PHASES",
     "SCHEMA_VERSION",
     "AllowedViolation",

@@ -1,5 +1,6 @@
 """status.json and env.json: the state of a run, and the machine and software it ran on."""
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -7,6 +8,7 @@ from pydantic import Field, model_validator
 from harness.results.records.base import Count, Finite, Time, Versioned
 
 RunState = Literal["pending", "running", "done", "failed", "interrupted"]
+ENDED: Sequence[RunState] = ("done", "failed")  # states of a run that is not resumed
 FailureReason = Literal["oom", "nan", "timeout", "killed", "error"]
 
 
