@@ -1,7 +1,7 @@
 """Find the labels of each axis, in the order in which tables and figures show them."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from harness.results.records import VariantChoice
 from harness.results.records.tuning import TUNING, UNTUNED
@@ -10,7 +10,7 @@ from harness.results.run_data import ABSENT, RunData
 SettingKey = list[tuple[float, str]]
 
 
-def is_context(axis: str, compare: tuple[str, ...] | None) -> bool:
+def is_context(axis: str, compare: Collection[str] | None) -> bool:
     """Return whether an axis is not asked about; `compare` are those that are, None for all."""
     return axis == TUNING or (compare is not None and axis not in compare)
 

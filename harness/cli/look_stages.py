@@ -2,8 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from harness.analysis.axis_levels import is_context
 from harness.config import PlannedStudy
 from harness.launch.progress import duration
 from harness.results.records import ENDED, LookPlan, RunSpec
@@ -35,13 +36,18 @@ class LookProgress:
         return {entry for entry, decision in self.decisions.items() if decision == "continues"}
 
 
-def read_progress(store: Store, study: str) -> LookProgress | None:
-    """Return the state of a study by its stored results, None without any."""
+def read_progress(store: Store, stage: PlannedStudy) -> LookProgress | None:
+    """Return the state of a study by its stored results, None without any.
+
+    The plan of the stage counts as launched, which it is not in a dry run.
+    """
     from harness.analysis import dataset, equivalence, hypotheses, stopping
 
-    if not store.runs(study):
+    if not store.runs(stage.name):
         return None
-    results = dataset.read(store, study)
+    results = dataset.read(store, stage.name)
+    launches = (*results.launches, stage.launch_record(command="", order=[]))
+    results = replace(results, launches=launches)
     if results.looks is None:
         return None
     diverging = equivalence.diverging(equivalence.check(results))
@@ -68,8 +74,9 @@ def look_stages(
     log(describe(planned))
     going: Collection[str] | None = None
     for number in range(1, len(plan.looks) + 1):
-        yield planned.stage(_runs_at(planned, plan.seeds_at(number), going), look=number)
-        progress = read_progress(store, planned.name)
+        stage = planned.stage(_runs_at(planned, plan.seeds_at(number), going), look=number)
+        yield stage
+        progress = read_progress(store, stage)
         if progress is None or not _is_complete(planned, store, number, going):
             log(f"look {number} of {len(plan.looks)} follows when its runs have ended")
             return
@@ -142,20 +149,16 @@ def _sources(runs: Collection[RunSpec]) -> set[str | None]:
     return {spec.init.run_id for spec in runs if spec.init is not None}
 
 
-def _is_asked(planned: PlannedStudy, axis: str) -> bool:
-    return planned.compare is None or axis in planned.compare
-
-
 def _is_baseline(planned: PlannedStudy, spec: RunSpec) -> bool:
     for axis, label in spec.baseline.items():
-        if _is_asked(planned, axis) and spec.labels.get(axis) != label:
+        if not is_context(axis, planned.compare) and spec.labels.get(axis) != label:
             return False
     return True
 
 
 def _context(planned: PlannedStudy, spec: RunSpec) -> frozenset[tuple[str, str]]:
     labels = spec.labels.items()
-    return frozenset((axis, label) for axis, label in labels if not _is_asked(planned, axis))
+    return frozenset((axis, label) for axis, label in labels if is_context(axis, planned.compare))
 
 
 def _progress_line(

@@ -51,7 +51,7 @@ class PlannedStudy:
         self,
         command: str,
         order: Sequence[RunSpec],
-        inputs: LaunchInputs,
+        inputs: LaunchInputs | None = None,
         accepted_outdated: Sequence[str] = (),
     ) -> LaunchRecord:
         """Return the record of a launch that starts these runs, in this order."""

@@ -196,6 +196,17 @@ def test_looks_planned_after_results_are_not_planned(harness, planted):
     assert (found.planned, len(found.looks)) == (False, 2)
 
 
+def test_a_dry_run_on_results_decides_as_the_run_does(harness, planted):
+    """The plan is not recorded yet, so that its looks, margins and levels must come from it."""
+    harness("run", "study.toml", settings=["study.seeds=[0, 1, 2]"])
+    shown = run_until_resolved(harness, "--max-seeds", 8, "--dry-run", margin=WIDE).stderr
+    assert planted.seeds() == {"rope": 3, "learned": 3, "alibi": 3}
+    ran = run_until_resolved(harness, "--max-seeds", 8, margin=WIDE).stderr
+    for text in (shown, ran):
+        assert "results were there before these looks were planned" in text
+        assert "look 1 of 3: of 2 entries 1 settled, 1 continue; at most 10 runs left" in text
+
+
 def test_a_plan_that_changes_after_a_look_is_not_planned(harness, planted):
     run_until_resolved(harness, "--max-seeds", 5, margin=WIDE)
     assert verdicts(harness)["alibi"] == ("equivalent", 2)
