@@ -67,10 +67,12 @@ NONE_UNTESTED = Untested()
 class _Tests:
     """The tests of some entries, each array (n_entries,).
 
-    `half_width` is that of the simultaneous interval. It contains 0 unless the entry is rejected in
-    a single step by all tests that its verdict needs.
+    `own_p` is that of each entry's paired t test without correction. `half_width` is that of the
+    simultaneous interval, which contains 0 unless the entry is rejected in a single step by all
+    tests that its verdict needs.
     """
 
+    own_p: FloatArray
     p: FloatArray
     p_equivalent: FloatArray
     half_width: FloatArray
@@ -186,6 +188,7 @@ def _two_keys(
     critical = dunnett.critical_value(len(tested) + untested.entries, df, alpha)
     own_half_widths = [t_half_width(differences[name], ALPHA) for name in tested]
     return _Tests(
+        own_p=own,
         p=np.maximum(dunnett.step_down_pvalues(means / se, df, untested.different), own * to_level),
         p_equivalent=np.maximum([adjusted[name] for name in tested], own_equivalent * to_level),
         half_width=np.maximum(critical * se, own_half_widths),
@@ -236,6 +239,7 @@ def _holm(
     adjusted_equivalent = significance.holm_adjust(p_equivalent, untested.equivalent)
     level = alpha / max(1, len(tested) + untested.entries)
     return _Tests(
+        own_p=np.array([p[name] for name in tested]),
         p=np.array([adjusted[name] for name in tested]),
         p_equivalent=np.array([adjusted_equivalent[name] for name in tested]),
         half_width=np.array([t_half_width(differences[name], level) for name in tested]),
@@ -270,8 +274,8 @@ def _results(
     n_more: int,
 ) -> dict[str, SignificanceResult]:
     tested = tests.family.entries
-    raw = {name: significance.paired_t_pvalue(differences[name]) for name in tested}
-    p_bh = significance.benjamini_hochberg_adjust(raw)
+    own_p = dict(zip(tested, tests.own_p.tolist(), strict=True))
+    p_bh = significance.benjamini_hochberg_adjust(own_p)
     results = {}
     for name, found in differences.items():
         center = float(found.mean())
@@ -298,7 +302,7 @@ def _results(
             method=tests.family.method,
             difference=Difference(mean=center, ci95=bounds, n=len(found)),
             own95=(center - own_half, center + own_half),
-            p=raw[name],
+            p=own_p[name],
             p_adjusted=float(tests.p[i]),
             p_bh=p_bh[name],
             p_equivalent=None if margins[name] is None else float(tests.p_equivalent[i]),
