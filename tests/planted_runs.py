@@ -1,5 +1,6 @@
-"""Results of runs that were not trained."""
+"""Results of runs that were not trained, planted as files or in place of `run`'s training."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from harness.results.records import EvalRecord, ProbeResults, StepRecord
@@ -54,3 +55,25 @@ def finish(run: Run, loss: float, step_s: Sequence[float] = (0.1,)) -> None:
     evals.close()
     run.write_probes(ProbeResults.model_validate(PROBES))
     run.finish("done")
+
+
+class PlantedRuns(ABC):
+    """Starts runs in place of the launcher: each ends at once, as `plant` says.
+
+    A run after `stop_after` others interrupts the command, as the user does.
+    """
+
+    def __init__(self) -> None:
+        self.started: list[str] = []
+        self.stop_after: int | None = None
+
+    def __call__(self, run, launch) -> None:
+        if len(self.started) == self.stop_after:
+            raise KeyboardInterrupt
+        self.started.append(run.spec.run_id)
+        run.mark_running()
+        self.plant(run)
+
+    @abstractmethod
+    def plant(self, run: Run) -> None:
+        """End the run."""

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from command_line import Harness
-from planted_runs import finish
+from planted_runs import PlantedRuns, finish
 
 from harness.analysis import budgets, dataset, hypotheses, seed_plan
 from harness.analysis.power import two_key_power
@@ -24,21 +24,16 @@ NARROW = "study.equivalence_margin={ val_loss = 0.03 }"
 WIDE = "study.equivalence_margin={ val_loss = 0.06 }"
 
 
-class PlantedRuns:
-    """Ends each run at once with a planted loss and speed."""
+class PlantedLooks(PlantedRuns):
+    """Ends each run with a planted loss and speed."""
 
     def __init__(self) -> None:
-        self.started: list[str] = []
-        self.stop_after: int | None = None
+        super().__init__()
         self.failures: set[tuple[str, int]] = set()
         self.effects = dict(EFFECTS)
 
-    def __call__(self, run, launch) -> None:
-        if len(self.started) == self.stop_after:
-            raise KeyboardInterrupt
+    def plant(self, run) -> None:
         spec = run.spec
-        self.started.append(spec.run_id)
-        run.mark_running()
         name = spec.axes["positional"].label
         if (name, spec.seed) in self.failures:
             run.finish("failed", "nan", "as planted")
@@ -58,8 +53,8 @@ class PlantedRuns:
 
 
 @pytest.fixture
-def planted(start_runs_by) -> PlantedRuns:
-    return start_runs_by(PlantedRuns())
+def planted(start_runs_by) -> PlantedLooks:
+    return start_runs_by(PlantedLooks())
 
 
 @pytest.fixture
