@@ -1,7 +1,7 @@
 """Resolve the entries of a study: the settings of each, and what follows from its model."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -182,8 +182,3 @@ def _with_values(entry: VariantSelection, settings: Settings) -> VariantSelectio
             options = {key: settings.value(key) for key in choice.options}
             choices[axis] = VariantChoice(name=choice.name, label=choice.label, options=options)
     return choices
-
-
-def distinct_settings(entries: Iterable[PlannedEntry]) -> list[Settings]:
-    """Return the settings of entries without repetitions."""
-    return list({entry.settings.key: entry.settings for entry in entries}.values())
