@@ -1,8 +1,6 @@
 """Build the resolved spec of each run, and its id from all that determines the result."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +27,7 @@ from harness.results.records import (
     TuningTrial,
     VariantChoice,
 )
+from harness.results.records.base import short_hash
 from harness.results.records.tuning import TUNING, UNTUNED
 from variants import registry
 from variants.base import AXES
@@ -112,10 +111,10 @@ class RunSpecBuilder:
         if file.tune is not None:
             content["eval_windows"] = "final"
             varied += file.tune.axes
-        self._content = _hash(content)
+        self._content = short_hash(content)
         trial_content = {"probes": None, "eval_windows": "tuning"}
-        self._trial_content = _hash(content | trial_content)
-        self.settings_hash = _hash(_shared(content, varied, file.expressions))
+        self._trial_content = short_hash(content | trial_content)
+        self.settings_hash = short_hash(_shared(content, varied, file.expressions))
 
     def content_hash(self, entry: VariantSelection, is_trial: bool = False) -> str:
         """Return the hash of all that determines the results of an entry, except for the seeds."""
@@ -126,7 +125,7 @@ class RunSpecBuilder:
             if AXES[axis].in_hash_by_default or not self._is_default(axis, choice):
                 axes[axis] = _without(choice.hashed(), "label")
         shared = self._trial_content if is_trial else self._content
-        return _hash({"shared": shared, "axes": axes})
+        return short_hash({"shared": shared, "axes": axes})
 
     def _is_default(self, axis: str, choice: VariantChoice) -> bool:
         """Return whether a choice is the default variant of its axis, with default options."""
@@ -152,7 +151,7 @@ class RunSpecBuilder:
             seeds = f"{seed}d{data_seed}"
         prefix = TRIAL_PREFIX if is_trial else ""
         name = shorten(prefix + self._entry_name(entry), MAX_ENTRY)
-        return f"{name}-s{seeds}-{_hash(content)}"
+        return f"{name}-s{seeds}-{short_hash(content)}"
 
     def build(
         self,
@@ -270,7 +269,3 @@ def _shared(
 
 def _without(content: Mapping[str, object], *keys: str) -> dict[str, object]:
     return {name: value for name, value in content.items() if name not in keys}
-
-
-def _hash(value: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]

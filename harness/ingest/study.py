@@ -20,6 +20,7 @@ from harness.results.records import (
     Superiority,
     VariantChoice,
 )
+from harness.results.records.base import short_hash
 from harness.results.store import Store
 
 MAX_LISTED = 20  # labels in a message
@@ -64,7 +65,7 @@ def ingest(request: IngestRequest, store: Store) -> Ingested:
         more = len(problems) - MAX_PROBLEMS
         rest = [Problem("", f"{more} more")] if more > 0 else []
         raise UserError(problems[:MAX_PROBLEMS] + rest)
-    settings_hash = _hash(found.axes)
+    settings_hash = short_hash(found.axes)
     runs = [
         _run(run, found.axes, baseline, request.study, settings_hash) for run in _ordered(found)
     ]
@@ -142,7 +143,7 @@ def _run(
     ]
     return ImportedRun(
         study=study,
-        run_id=f"{name}-s{run.seed}-{_hash(content)}",
+        run_id=f"{name}-s{run.seed}-{short_hash(content)}",
         entry="-".join(run.labels),
         seed=run.seed,
         settings_hash=settings_hash,
@@ -211,7 +212,3 @@ def _notes(found: Runs) -> Iterator[str]:
             f"every val_loss is above {HIGH_LOSS:g} nats per token; give the logarithm of a "
             "perplexity"
         )
-
-
-def _hash(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]

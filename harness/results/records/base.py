@@ -1,5 +1,7 @@
 """Base class and value types of the records."""
 
+import hashlib
+import json
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -41,6 +43,11 @@ _ADDED = "added"
 def added(default: object, description: str) -> Any:
     """Declare a field that older versions lack: at its default it does not change a run's id."""
     return Field(default=default, description=description, json_schema_extra={_ADDED: True})
+
+
+def short_hash(value: object) -> str:
+    """Return the first 8 digits of the SHA-256 of a JSON value, as in a run's id."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
 class StrictModel(BaseModel):
