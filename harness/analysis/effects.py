@@ -19,7 +19,6 @@ from harness.analysis.pairs import METRICS, Metric, values
 from harness.analysis.significance import ALPHA
 from harness.results.records.comparisons import Cell, Design, Effect, Quantity, SignificanceResult
 
-WITHOUT_NOISE: tuple[Quantity, ...] = ("peak_memory",)  # metrics that a seed does not change
 Sides = tuple[Collection[int], Collection[int]]  # seeds that failed at the levels, at the baseline
 NO_SIDES: Sides = ((), ())
 
@@ -39,23 +38,27 @@ def effects(
 ) -> Effects:
     """Return the effects on a metric, tested; `margin` is in nats or a logarithm."""
     levels, entries = _factorial_entries(study, entries, quantity)
+    metric = METRICS[quantity]
     tokens = next((entry.done[0].tokens_per_step for entry in entries if entry.done), None)
     cells: dict[Cell, dict[int, float]] = {}
     lost: dict[Cell, Collection[int]] = {}
     for entry in entries:
         cell = tuple(entry.axes[axis] for axis in levels)
         lost[cell] = set(entry.lost_seeds)
-        found = _comparable_values(study, entry, METRICS[quantity], tokens)
+        found = _comparable_values(study, entry, metric, tokens)
         if found:
             cells[cell] = found
-    without_noise = quantity in WITHOUT_NOISE
-    contrasts = factorial.contrasts(cells, levels, without_noise)
+    contrasts = factorial.contrasts(cells, levels, metric.without_noise)
 
     def tested(family: Sequence[Contrast]) -> list[Effect]:
         sides = [lost_sides(contrast, lost, levels) for contrast in family]
-        lower_is_better = METRICS[quantity].lower_is_better
         return test_contrasts(
-            family, margin, lower_is_better, sides, without_noise, alpha=study.level
+            family,
+            margin,
+            metric.lower_is_better,
+            sides,
+            metric.without_noise,
+            alpha=study.level,
         )
 
     def is_context(contrast: Contrast) -> bool:

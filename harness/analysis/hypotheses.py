@@ -47,12 +47,11 @@ def test_hypotheses(
 def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) -> MetricTests:
     metric = METRICS[quantity]
     margin = margin_of(study, quantity)
-    without_noise = quantity == "peak_memory"
     results: dict[str, SignificanceResult] = {}
     tested_families: list[TestFamily] = []
     pairs: list[Pair] = []
     for family in families(study, entries, quantity):
-        for test in test_parts(family, margin, without_noise, study):
+        for test in test_parts(family, margin, study):
             results |= test.results
             if test.family.entries:
                 named = {"context": study.context_name(family[0].entry)}
@@ -71,7 +70,7 @@ def _test_metric(study: StudyResults, entries: list[Entry], quantity: Quantity) 
         main_effects=found.main,
         interactions=found.interactions,
         context_effects=found.context,
-        pooled=pooling.pool(study, pairs, results, margin, threshold, without_noise),
+        pooled=pooling.pool(study, pairs, results, margin, threshold),
         design=found.design,
     )
 
@@ -117,7 +116,6 @@ def is_copy(entry: Entry, base: Entry) -> bool:
 def test_parts(
     family: Sequence[Pair],
     margin: float | None,
-    without_noise: bool = False,
     study: StudyResults | None = None,
     level: float = significance.ALPHA,
 ) -> list[FamilyTest]:
@@ -138,9 +136,9 @@ def test_parts(
     tests = []
     if paired and study is None:
         alpha = level * (1 - share)
-        tests.append(_at_error_rate(test_pairs(paired, margin, without_noise, alpha), alpha))
+        tests.append(_at_error_rate(test_pairs(paired, margin, alpha), alpha))
     elif paired and study is not None:
-        test = _test_at_looks(study, paired, margin, without_noise, 1 - share)
+        test = _test_at_looks(study, paired, margin, 1 - share)
         tests.append(_at_error_rate(test, significance.ALPHA * (1 - share)))
     if unpaired:
         level = level if study is None else study.level
@@ -168,7 +166,6 @@ def _test_at_looks(
     study: StudyResults,
     family: Sequence[Pair],
     margin: float | None,
-    without_noise: bool,
     share: float,
 ) -> FamilyTest:
     """Test the pairs of a family at each look whose runs have all ended; before any, at the first.
@@ -178,7 +175,7 @@ def _test_at_looks(
     """
     looks = study.looks
     if looks is None or looks.is_fixed:
-        return test_pairs(family, margin, without_noise, significance.ALPHA * share)
+        return test_pairs(family, margin, significance.ALPHA * share)
     by_label = {pair.label: pair for pair in family}
     tested: list[FamilyTest] = []
 
@@ -186,7 +183,7 @@ def _test_at_looks(
         labels: list[str], seeds: list[int], level: float, untested: Untested
     ) -> Mapping[str, SignificanceResult]:
         pairs = [by_label[label].on_seeds(seeds) for label in labels]
-        tested.append(test_pairs(pairs, margin, without_noise, level * share, untested))
+        tested.append(test_pairs(pairs, margin, level * share, untested))
         return tested[-1].results
 
     ended = {pair.label: pair.entry.ended_seeds for pair in family}
@@ -194,7 +191,7 @@ def _test_at_looks(
     taken = looks.looks[: max(1, study.n_complete_looks)]
     results = replay(ended, taken, test, margins)
     if not tested:
-        family_test = test_pairs(family, margin, without_noise, significance.ALPHA * share)
+        family_test = test_pairs(family, margin, significance.ALPHA * share)
         return FamilyTest(results, family_test.family)
     of_looks = (entry for look in tested for entry in look.family.entries)
     entries = {"entries": list(dict.fromkeys(of_looks))}
@@ -204,20 +201,19 @@ def _test_at_looks(
 def test_pairs(
     family: Sequence[Pair],
     margin: float | None,
-    without_noise: bool = False,
     alpha: float = significance.ALPHA,
     untested: Untested = NONE_UNTESTED,
 ) -> FamilyTest:
     """Test the pairs of a family that share a seed, by the label of the pair.
 
-    A metric `without_noise` is exact if it is equal in every seed. The pairs of a family that have
-    several baselines or units have no common noise, and are tested one by one.
+    The pairs of a family that have several baselines or units have no common noise, and are tested
+    one by one, as are metrics without noise.
     """
     in_bits = [pair.label for pair in family if pair.unit == "bits per byte"]
     margins = {pair.label: pair.margin(margin) for pair in family}
     metric = family[0].metric
     baselines = {pair.base.label for pair in family}
-    if without_noise or len(baselines) > 1 or 0 < len(in_bits) < len(family):
+    if metric.without_noise or len(baselines) > 1 or 0 < len(in_bits) < len(family):
         differences = {}
         for pair in family:
             by_seed = pair.differences()
@@ -229,7 +225,7 @@ def test_pairs(
             metric.lower_is_better,
             margins=margins,
             lost={pair.label: pair.lost_seeds for pair in family},
-            without_noise=without_noise,
+            without_noise=metric.without_noise,
             alpha=alpha,
             untested=untested,
         )

@@ -29,13 +29,15 @@ METRIC_NAMES: Mapping[Quantity, str] = {
 class Metric:
     """A quantity to test: its value for a run (None if the run has none) and its direction.
 
-    `incomparable` returns why the values of two runs cannot be compared, None if they can.
+    `incomparable` returns why the values of two runs cannot be compared, None if they can. A metric
+    `without_noise` is exact if it is equal in every seed.
     """
 
     value: Callable[[RunData], float | None]
     lower_is_better: bool
     per_token: bool = False  # whether the value is per step and the logarithm of tokens is added
     incomparable: Reason | None = None
+    without_noise: bool = False
 
 
 def _log_steps_per_s(run: RunData) -> float | None:
@@ -57,7 +59,10 @@ METRICS: Mapping[Quantity, Metric] = {
         _log_steps_per_s, lower_is_better=False, per_token=True, incomparable=machines.speed_reason
     ),
     "peak_memory": Metric(
-        _log_peak_memory, lower_is_better=True, incomparable=machines.memory_reason
+        _log_peak_memory,
+        lower_is_better=True,
+        incomparable=machines.memory_reason,
+        without_noise=True,
     ),
 }
 BITS_PER_BYTE = Metric(_bits_per_byte, lower_is_better=True)

@@ -13,7 +13,7 @@ from harness.analysis import repeated_measures, significance, superiority
 from harness.analysis.dataset import CONTEXT_SEPARATOR, Entry, StudyResults
 from harness.analysis.families import test_differences, test_family
 from harness.analysis.metrics import PARALLELISM
-from harness.analysis.pairs import LOSS_METRICS, Pair, base_values
+from harness.analysis.pairs import LOSS_METRICS, Metric, Pair, base_values
 from harness.analysis.sequential import at_error_rate
 from harness.results.records.comparisons import (
     LossUnit,
@@ -75,22 +75,21 @@ def pool(
     results: Mapping[str, SignificanceResult],
     margin: float | None,
     threshold: float | None = None,
-    without_noise: bool = False,
 ) -> list[PooledResult]:
     """Test the mean over contexts of each asked difference that at least two contexts have.
 
     Losses under another parallelism repeat those under the baseline's, and are not pooled. If
     entries are tuned, only the tuned ones are pooled. Differences in a loss are in bits per byte if
     the tokenizers of the contexts differ. `results` has the tests within contexts, by the label of
-    the entry. A metric `without_noise` is exact if it is equal in every seed.
+    the entry.
     """
     if not study.contexts:
         return []
     groups = _groups(study, pairs)
     pooled: list[PooledResult] = []
     for family in _families(groups):
-        lower_is_better = pairs[0].metric.lower_is_better
-        tests = _test(family, margin, lower_is_better, study.level, without_noise)
+        metric = pairs[0].metric
+        tests = _test(family, margin, metric, study.level)
         interactions = {}
         for group in family:
             p = repeated_measures.interaction_pvalue(group.differences)
@@ -98,7 +97,7 @@ def pool(
                 interactions[group.name] = p
         adjusted = significance.holm_adjust(interactions)
         thresholds = {group.name: group.margin(threshold) for group in family}
-        tests = superiority.judge(tests, thresholds, lower_is_better)
+        tests = superiority.judge(tests, thresholds, metric.lower_is_better)
         for group in family:
             p_holm = adjusted.get(group.name)
             pooled.append(
@@ -123,9 +122,8 @@ def pool(
 def _test(
     family: Sequence[_Group],
     margin: float | None,
-    lower_is_better: bool,
+    metric: Metric,
     level: float,
-    without_noise: bool,
 ) -> dict[str, SignificanceResult]:
     """Test the means over contexts of a family at the level of a look, by the name of the group.
 
@@ -135,17 +133,17 @@ def _test(
     first = family[0]
     same_contexts = all(list(group.pairs) == list(first.pairs) for group in family)
     is_mixed = not same_contexts or any(group.unit != first.unit for group in family)
-    if without_noise or is_mixed:
+    if metric.without_noise or is_mixed:
         differences = {group.name: group.differences.mean(axis=1).tolist() for group in family}
         lost = {group.name: group.lost for group in family}
         test = test_differences(
             differences,
             margin,
-            lower_is_better,
+            metric.lower_is_better,
             alpha=level,
             margins=margins,
             lost=lost,
-            without_noise=without_noise,
+            without_noise=metric.without_noise,
         )
         return {name: at_error_rate(result, level) for name, result in test.results.items()}
     import pandas as pd  # imported here because it is slow to import
@@ -160,7 +158,7 @@ def _test(
         pd.DataFrame(columns),
         BASELINE,
         margin,
-        lower_is_better,
+        metric.lower_is_better,
         alpha=level,
         margins=margins,
         lost=lost_seeds,

@@ -244,9 +244,8 @@ def _verdicts(
         pairs.append(Pair(of_b, of_a, question, unit, label))
     if not pairs:
         return {}
-    without_noise = metric == "peak_memory"
     verdicts: dict[str, SignificanceResult] = {}
-    for test in test_parts(pairs, margin_of(study, metric), without_noise, level=level):
+    for test in test_parts(pairs, margin_of(study, metric), level=level):
         verdicts |= test.results
     threshold = superiority_of(study, metric)
     thresholds = {pair.label: pair.margin(threshold) for pair in pairs}
