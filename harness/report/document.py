@@ -6,6 +6,7 @@ format, so a label that contains markup is shown and never interpreted.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import pandas as pd
 
@@ -177,13 +178,34 @@ class Section:
     blocks: Sequence[Block]
 
 
+AdviceKind = Literal["better", "cheaper", "unresolved", "distrust"]
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One part of the recommendation: its heading and its items."""
+
+    kind: AdviceKind
+    title: str
+    items: Sequence[Text]
+
+
+@dataclass(frozen=True)
+class FirstScreen:
+    """What a reader sees first: the question, a sentence per answer, a chart, recommendations."""
+
+    question: Text
+    sentences: Sequence[Text]
+    chart: ChartSpec | None = None
+    advice: Sequence[Advice] = ()
+
+
 @dataclass(frozen=True)
 class Document:
-    """A report: the question, the answer, the state of the runs, the sections and a footer."""
+    """A report: the first screen, the state of the runs, the sections and a footer."""
 
     title: str
-    question: Text
-    answer: Text
+    first: FirstScreen
     status: Sequence[Block]
     sections: Sequence[Section]
     footer: Text

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from harness.analysis.summary import Summary
 from harness.report.charts.spec import ChartSpec
-from harness.report.document import Block, Code, Document, Section, text
+from harness.report.document import Block, Code, Document, FirstScreen, Section, text
 from harness.report.sections import (
     Charts,
     budgets,
@@ -65,8 +65,7 @@ def build(summary: Summary, charts: Iterable[ChartSpec]) -> Document:
     name = summary.study.name
     return Document(
         title=name,
-        question=overview.question(summary),
-        answer=overview.headline(summary),
+        first=FirstScreen(overview.question(summary), [overview.headline(summary)]),
         status=list(overview.status(summary)),
         sections=sections,
         footer=text(

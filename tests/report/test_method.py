@@ -120,7 +120,7 @@ def test_a_lost_seed_is_shown_and_asks_for_no_seeds(fake):
     fake.outcome = {"rope-mha-s1": ("failed", "nan", "NotFiniteError: step 6")}
     summary = summarize(dataset.read(fake.write().store, fake.name), "now")
     document = study_report.build(summary, [])
-    answer = "".join(map(str, document.answer))
+    answer = "".join(map(str, document.first.sentences[0]))
     assert "no verdict, as seeds were lost: " in answer and "rope-mha" in answer
     text = markdown.render(document)
     assert "Lost seed 1, of the entry or its baseline: `rope-mha" in text

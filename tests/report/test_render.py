@@ -11,6 +11,7 @@ from harness.report.document import (
     Details,
     Document,
     Emphasis,
+    FirstScreen,
     Heading,
     ItemList,
     Note,
@@ -35,7 +36,8 @@ HOSTILE = (
 
 def document(*blocks):
     section = Section("s", "S", blocks)
-    return Document("T", text("Q?"), text("A."), (), (section,), text("F."))
+    first = FirstScreen(text("Q?"), [text("A.")])
+    return Document("T", first, (), (section,), text("F."))
 
 
 def rendered_markdown(*blocks):

@@ -13,6 +13,7 @@ from harness.report.charts.spec import (
     Axis,
     Bars,
     ChartSpec,
+    Forest,
     Interval,
     Intervals,
     JsonDict,
@@ -50,6 +51,8 @@ def render(spec: ChartSpec) -> JsonDict:
             return _intervals(plot)
         case Scatter():
             return _scatter(plot)
+        case Forest():
+            return _intervals(plot.as_intervals())
 
 
 def plain(text: str) -> str:

@@ -248,6 +248,66 @@ class Intervals:
 
 
 @dataclass(frozen=True)
+class CostBar:
+    """One cost of an entry as a small bar, with the interval of its value.
+
+    `change` is the change relative to the baseline as text, empty for the baseline, and `verdict`
+    that of its test, empty without one. Without a value, `text` has the reason.
+    """
+
+    text: str
+    value: float | None = None
+    interval: Interval | None = None
+    change: str = ""
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
+class ForestRow:
+    """An entry against the baseline, with its costs.
+
+    `text` is the difference with its interval, `verdict` the word of the verdict, `baseline`, or
+    why there is none. A row without an interval has no mark, or only that of its value. `style` is
+    that of the verdict, `swatch` the colour of the entry in other charts.
+    """
+
+    name: str
+    entry: str
+    verdict: str
+    text: str
+    style: MarkStyle
+    swatch: str
+    value: float | None = None
+    interval: Interval | None = None
+    costs: Sequence[CostBar] = ()
+
+
+@dataclass(frozen=True)
+class Forest:
+    """The answer: one entry per row, the best first, its difference on `x` and its costs.
+
+    `cost_titles` name the columns of costs, in which bars share a scale. `band` is the equivalence
+    margin, and `threshold` the end of a superior improvement. `n_more` entries have no row.
+    """
+
+    x: Axis
+    rows: Sequence[ForestRow]
+    cost_titles: Sequence[str] = ()
+    band: Interval | None = None
+    threshold: float | None = None
+    n_more: int = 0
+
+    def as_intervals(self) -> Intervals:
+        """Return the rows that have an interval, without their costs."""
+        rows = [
+            IntervalRow(row.name, row.value, row.interval, row.verdict, row.style)
+            for row in self.rows
+            if row.value is not None and row.interval is not None
+        ]
+        return Intervals(self.x, rows, self.band, self.threshold)
+
+
+@dataclass(frozen=True)
 class Point:
     """A point of a scatter plot with the interval of its x value, if one is known.
 
@@ -290,7 +350,7 @@ class ChartSpec:
     title: str
     subtitle: str
     alt: str
-    plot: Lines | Bars | Intervals | Scatter
+    plot: Lines | Bars | Intervals | Scatter | Forest
     note: str = ""
 
     @property

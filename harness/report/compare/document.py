@@ -10,6 +10,7 @@ from harness.report.document import (
     Block,
     Code,
     Document,
+    FirstScreen,
     Note,
     Section,
     Text,
@@ -50,8 +51,10 @@ def build(comparison: Comparison) -> Document:
     filled = [Section(anchor, title, list(blocks)) for (anchor, title), blocks in sections.items()]
     return Document(
         title=f"{b} against {a}",
-        question=text("What changed from ", Code(a), " to ", Code(b), ", and what did not?"),
-        answer=_answer(comparison),
+        first=FirstScreen(
+            text("What changed from ", Code(a), " to ", Code(b), ", and what did not?"),
+            [_answer(comparison)],
+        ),
         status=[*caveat_notes(comparison.caveats), *_notes(comparison)],
         sections=[section for section in filled if section.blocks],
         footer=text(

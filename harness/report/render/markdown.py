@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import assert_never
 
 from harness.report.document import (
@@ -16,6 +16,7 @@ from harness.report.document import (
     Document,
     Emphasis,
     EntryTable,
+    FirstScreen,
     Heading,
     Inline,
     ItemList,
@@ -31,12 +32,22 @@ def render(document: Document) -> str:
     """Return the document as Markdown, without the footer: the same results give the same text."""
     opening = [
         f"# {_escape(document.title)}",
-        _text(document.question),
-        _text(document.answer),
+        *_first_screen(document.first),
         _blocks(document.status),
     ]
     sections = [_section(section) for section in document.sections]
     return _join([*opening, *sections]) + "\n"
+
+
+def _first_screen(first: FirstScreen) -> Iterator[str]:
+    """Yield the question, the answers, the chart and the recommendations."""
+    yield _text(first.question)
+    yield from map(_text, first.sentences)
+    if first.chart is not None:
+        yield _block(Chart(first.chart))
+    for advice in first.advice:
+        yield f"**{_escape(advice.title)}**"
+        yield _block(ItemList(advice.items))
 
 
 def _join(parts: Iterable[str]) -> str:

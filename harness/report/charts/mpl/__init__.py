@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 
 from harness.report.charts.mpl import lines, rows, scatter
 from harness.report.charts.mpl.setup import save, styled
-from harness.report.charts.spec import Bars, ChartSpec, Intervals, Lines, Scatter
+from harness.report.charts.spec import Bars, ChartSpec, Forest, Intervals, Lines, Scatter
 
 __all__ = ["draw", "render"]
 
@@ -27,3 +27,5 @@ def draw(spec: ChartSpec) -> Figure:
             return rows.draw_intervals(spec, plot)
         case Scatter():
             return scatter.draw(spec, plot)
+        case Forest():
+            return rows.draw_intervals(spec, plot.as_intervals())

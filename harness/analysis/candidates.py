@@ -1,0 +1,56 @@
+"""Collapse entries that differ only on context axes: what a study asks about, one row each."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from harness.analysis.dataset import Entry, StudyResults
+from harness.analysis.metrics import PARALLELISM
+from harness.results.records.tuning import TUNED, TUNING
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One combination of levels on the asked axes, with its entries in all contexts.
+
+    `main` is the entry that stands for all: that in the baseline's context. `levels` has the label
+    on each axis that does not collapse.
+    """
+
+    levels: Mapping[str, str]
+    entries: tuple[Entry, ...]
+    main: Entry
+
+
+def collapsed_axes(study: StudyResults) -> list[str]:
+    """Return the varying axes that collapse: the context axes and the parallelism.
+
+    The parallelism does not change the losses. It is what the study asks about only if no other
+    asked axis varies.
+    """
+    asked = [axis for axis in study.asked if axis != PARALLELISM]
+    if not asked:
+        return study.contexts
+    return [axis for axis in study.varying() if axis not in asked]
+
+
+def find_candidates(study: StudyResults) -> list[Candidate]:
+    """Return the candidates in the study's order, the baseline first if it has runs."""
+    collapsed = collapsed_axes(study)
+    kept = [axis for axis in study.varying() if axis not in collapsed]
+    groups: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in study.entries:
+        groups.setdefault(tuple(entry.axes[axis] for axis in kept), []).append(entry)
+    context = {axis: study.baseline.get(axis, "") for axis in collapsed}
+    if TUNING in context:
+        context[TUNING] = TUNED
+    candidates = []
+    for labels, entries in groups.items():
+        main = min(entries, key=lambda entry: _distance(entry, context))
+        candidates.append(Candidate(dict(zip(kept, labels, strict=True)), tuple(entries), main))
+    return candidates
+
+
+def _distance(entry: Entry, context: Mapping[str, str]) -> tuple[bool, int]:
+    """Return a sort key: entries with results first, then by axes on which the context differs."""
+    differing = sum(entry.axes[axis] != label for axis, label in context.items())
+    return not entry.done, differing
