@@ -31,6 +31,7 @@ from harness.results.records.estimates import Difference
 
 BASELINE = "baseline"
 NO_RESULTS = "no results"
+NOT_TESTED = "not tested yet"
 # Caveats of an entry that keep it out of the advice, and of which the advice warns.
 DISTRUSTED: Sequence[CaveatKind] = (
     "non-causal",
@@ -163,7 +164,8 @@ def _reason(
     if isinstance(test, PooledResult) and test.depends_on_context:
         return f"depends on {' and '.join(study.contexts)}"
     if test is None:
-        return None if comparison.seeds else "no common seed"
+        # The loss of an architecture is tested under the baseline's parallelism.
+        return NOT_TESTED if comparison.seeds else "no common seed"
     if test.lost_seeds and test.difference.ci95 is None:
         return "lost seeds"
     if test.verdict is None:
@@ -286,4 +288,4 @@ def _is_cheaper(row: AnswerRow) -> bool:
 
 
 def _is_open(row: AnswerRow) -> bool:
-    return row.verdict == "unresolved" or row.reason in ("single seed", NO_RESULTS)
+    return row.verdict == "unresolved" or row.reason in ("single seed", NO_RESULTS, NOT_TESTED)
