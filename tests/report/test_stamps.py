@@ -55,6 +55,8 @@ def test_answer_says_which_verdicts_rest_on_caveats(fake, leak, monkeypatch):
     monkeypatch.setattr(caveats, "SOURCES", (lambda study: iter([unstable]),))
     page, _, _ = written(fake.write())
     assert "**Do not trust yet**\n\n- rope · mha [unstable]: unstable training\n" in page
+    better = page.partition("**Better**")[2].partition("**")[0]
+    assert better.strip() and "rope · mha" not in better
     baseline = leak.model_copy(update={"entry": "learned-mha-single"})
     monkeypatch.setattr(caveats, "SOURCES", (lambda study: iter([baseline]),))
     page, _, _ = written(fake)
