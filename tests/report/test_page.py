@@ -272,6 +272,17 @@ def multiplied(few, times):
             for quantity, judged in few.metric_tests.items()
         },
         rankings=[r.model_copy(update={"val_loss": named(r.val_loss)}) for r in few.rankings],
+        answer=few.answer.model_copy(
+            update={
+                "rows": [
+                    row.model_copy(update={"entry": label, "entries": [label]})
+                    for row in few.answer.rows
+                    for label in (f"{row.entry}-{i}" for i in range(times))
+                ],
+                "axes": [],
+                "advice": [],
+            }
+        ),
         savings=[
             s.model_copy(update={"entry": f"{s.entry}-{i}"})
             for s in few.savings

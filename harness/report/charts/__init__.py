@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from harness.analysis.summary import Summary
 from harness.report.charts import (
+    answer,
     bars,
     curves,
     decoding,
@@ -42,6 +43,7 @@ def build(summary: Summary) -> list[ChartSpec]:
         note = f" Of {len(summary.study.entries):,} entries, the baselines and the lowest losses."
         charts = [replace(chart, note=chart.note + note) for chart in charts]
     return [
+        *answer.build(summary),
         *charts,
         *tradeoff.build(summary),
         *scaling.build(summary),

@@ -30,8 +30,8 @@ def differences(summary: Summary) -> Iterator[ChartSpec]:
             continue
         is_loss = metric == "val_loss"
         unit = NATS if is_loss else "%"
-        margin = _margin(tests)
-        threshold = _threshold(tests)
+        margin = margin_bounds(tests)
+        threshold = superiority_bound(tests)
         side = "left" if is_loss else "right"
         n_entries = count(len(rows), "entry", "entries")
         yield ChartSpec(
@@ -72,7 +72,7 @@ def _without_interval(tests: MetricTests) -> str:
     return f" {count(n_lost, 'entry', 'entries')} with lost seeds left out." if n_lost else ""
 
 
-def _margin(tests: MetricTests) -> Interval | None:
+def margin_bounds(tests: MetricTests) -> Interval | None:
     """Return the ends of the equivalence margin in the unit of the chart."""
     if tests.margin is None:
         return None
@@ -81,7 +81,7 @@ def _margin(tests: MetricTests) -> Interval | None:
     return _percent(-tests.margin), _percent(tests.margin)
 
 
-def _threshold(tests: MetricTests) -> float | None:
+def superiority_bound(tests: MetricTests) -> float | None:
     """Return the least difference of a superior entry in the unit of the chart."""
     if tests.superiority is None:
         return None
@@ -119,7 +119,7 @@ def _effects(tests: MetricTests, known: Sequence[Effect]) -> ChartSpec:
     is_loss = tests.quantity == "val_loss"
     unit = NATS if is_loss else "%"
     rows = [_row(effect, is_loss) for effect in _clearest(known)]
-    margin = _margin(tests)
+    margin = margin_bounds(tests)
     metric = METRIC_NAMES[tests.quantity]
     note = f" Each row is the change for a level or a pair of levels.{HOW}"
     if len(known) > len(rows):
