@@ -114,9 +114,7 @@ def _achieved(rows: Sequence[AnswerRow]) -> Iterator[Text]:
         title = candidate_title(row)
         speed = row.tokens_per_s.value
         at = "" if speed is None else f" at {formatting.compact(speed)} tokens per second"
-        yield text(
-            f"{candidate_title(row)} reaches a validation loss of {loss} nats per token{at}."
-        )
+        yield text(f"{title} reaches a validation loss of {loss} nats per token{at}.")
 
 
 def _single_seed(summary: Summary) -> Text:
