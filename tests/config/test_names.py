@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.config import load
-from harness.config.names import MAX_ENTRY, MAX_LABEL, default_label, shorten
 from harness.errors import UserError
+from harness.study.names import MAX_ENTRY, MAX_LABEL, default_label, shorten
 
 NUMBERS = st.integers(-(2**31), 2**31) | st.floats(allow_nan=False, allow_infinity=False)
 LISTS = st.lists(st.sampled_from([1, 2, 11, 128]), min_size=1, max_size=60)
