@@ -30,7 +30,9 @@ from harness.results.records.entries import EntryResult
 from harness.results.records.estimates import Difference
 
 BASELINE = "baseline"
+LOST = "lost seeds"
 NO_RESULTS = "no results"
+NOT_TESTED = "not tested yet"
 # Caveats of an entry that keep it out of the advice, and of which the advice warns.
 DISTRUSTED: Sequence[CaveatKind] = (
     "non-causal",
@@ -115,6 +117,7 @@ def _row(results: Results, candidate: Candidate) -> AnswerRow:
         levels=dict(candidate.levels),
         entries=labels,
         against=comparison.against if comparison else None,
+        val_loss=result.val_loss,
         verdict=shown.verdict if shown else None,
         reason=reason,
         difference=_difference(comparison, shown, reason),
@@ -163,9 +166,10 @@ def _reason(
     if isinstance(test, PooledResult) and test.depends_on_context:
         return f"depends on {' and '.join(study.contexts)}"
     if test is None:
-        return None if comparison.seeds else "no common seed"
+        # The loss of an architecture is tested under the baseline's parallelism.
+        return NOT_TESTED if comparison.seeds else "no common seed"
     if test.lost_seeds and test.difference.ci95 is None:
-        return "lost seeds"
+        return LOST
     if test.verdict is None:
         return "equal in every seed" if test.seed_has_no_effect else "single seed"
     return None
@@ -286,4 +290,4 @@ def _is_cheaper(row: AnswerRow) -> bool:
 
 
 def _is_open(row: AnswerRow) -> bool:
-    return row.verdict == "unresolved" or row.reason in ("single seed", NO_RESULTS)
+    return row.verdict == "unresolved" or row.reason in ("single seed", NO_RESULTS, NOT_TESTED)

@@ -59,6 +59,9 @@ class Axes(StatedAxes):
                 raise UserError(problems)
         return options
 
+    def _title_form(self, axis: str, name: str) -> str:
+        return registry.own_title(registry.load(axis, name, self.paths))
+
     def option_problems(self, entry: VariantSelection, shape: ModelShape) -> Iterator[Problem]:
         """Yield the options of an entry's variants that are invalid at the shape of its model."""
         for axis, choice in entry.items():

@@ -7,10 +7,11 @@ from typing import Any
 
 from harness.errors import Problem, UserError, choices
 from harness.results.records import VariantChoice
+from harness.results.titles import distinct
 from harness.study import setting_axes
 from harness.study.axis_names import AXES, variant_files
-from harness.study.names import LABEL, LABEL_FORM, default_label
-from harness.study.options import COMPUTED, REQUIRED, read_defaults
+from harness.study.names import LABEL, LABEL_FORM, default_label, default_title
+from harness.study.options import COMPUTED, REQUIRED, read_defaults, read_title
 from harness.study.schema_errors import quoted
 from harness.study.settings import Change, RawTable
 from harness.study.study_file import Element, Rule, StudyFile
@@ -87,7 +88,8 @@ class StatedAxes:
                 if problem:
                     self.add_problem(f"axes.{quoted(axis)}", problem)
             kept.append(choice)
-        return kept
+        titles = distinct({choice.label: choice.title for choice in kept})
+        return [choice.model_copy(update={"title": titles[choice.label]}) for choice in kept]
 
     @property
     def has_invalid(self) -> bool:
@@ -144,10 +146,12 @@ class StatedAxes:
             raise self._error(f"{key}.label", f"{label!r}: {LABEL_FORM}")
         options = self._options(axis, name, given, key)
         given_options = {option: options[option] for option in options if option in given}
+        form = self._title_form(axis, name)
         return VariantChoice(
             name=name,
             label=label or default_label(name, given_options),
             options=options,
+            title=label or default_title(form, name, options, given),
         )
 
     def _variant_name(self, axis: str, name: object, key: str) -> str:
@@ -180,6 +184,13 @@ class StatedAxes:
             raise UserError(problems)
         options = defaults | given
         return {option: value for option, value in options.items() if value is not COMPUTED}
+
+    def _title_form(self, axis: str, name: str) -> str:
+        """Return the title of a variant as a format string over its options; empty without one."""
+        file = variant_files(axis, self.paths)[name]
+        form = read_title(file)
+        computed = [key for key, value in (read_defaults(file) or {}).items() if value is COMPUTED]
+        return "" if any(f"{{{option}}}" in form for option in computed) else form
 
     def changes(self, entry: VariantSelection) -> dict[str, Change]:
         """Return the settings of an entry's levels, by dotted key, with their places."""
@@ -277,7 +288,7 @@ class StatedAxes:
 
 
 def same_variant(a: VariantChoice, b: VariantChoice) -> bool:
-    """Return whether two choices differ in their label only, or not at all."""
+    """Return whether two choices differ in their label and title only, or not at all."""
     return (a.name, a.options) == (b.name, b.options)
 
 

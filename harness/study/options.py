@@ -39,6 +39,18 @@ def _read(file: Path, mtime_ns: int) -> Defaults | None:
     return {}
 
 
+def read_title(file: Path) -> str:
+    """Return the title that a variant's class states; empty if the file does not show one."""
+    module = _Module.parse(file)
+    title = ""
+    for node in module.classes.values() if module is not None else ():
+        for statement in node.body:
+            value = _default(getattr(statement, "value", None))
+            if "title" in _targets(statement) and isinstance(value, str):
+                title = value
+    return title
+
+
 class _Module:
     """The classes of a file, and where it imports others from."""
 

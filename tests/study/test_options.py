@@ -5,7 +5,7 @@ from dataclasses import MISSING, fields
 import pytest
 
 from harness.study.axis_names import AXES, SHIPPED, variant_files
-from harness.study.options import COMPUTED, REQUIRED, read_defaults
+from harness.study.options import COMPUTED, REQUIRED, read_defaults, read_title
 from variants import registry
 
 VARIANTS = [(axis, name) for axis in AXES for name in variant_files(axis)]
@@ -15,7 +15,9 @@ VARIANTS = [(axis, name) for axis in AXES for name in variant_files(axis)]
 def test_shown_defaults_are_those_of_the_class(axis, name):
     shown = read_defaults(variant_files(axis)[name])
     assert shown is not None
-    options = fields(registry.load(axis, name).Options)
+    cls = registry.load(axis, name)
+    assert read_title(variant_files(axis)[name]) == registry.own_title(cls)
+    options = fields(cls.Options)
     assert list(shown) == [option.name for option in options]
     for option in options:
         if shown[option.name] is COMPUTED:
