@@ -181,7 +181,10 @@ def test_logs_and_labels_are_never_executed(fake):
         "learned-gqa2-s1": ("failed", "error", f"{HOSTILE} ``` **x** <details><summary>")
     }
     page = written(fake.write())
-    assert [a for a, _ in page.all("script") if a] == [{"type": "application/json", "id": "data"}]
+    assert [a for a, _ in page.all("script") if a] == [
+        {"type": "application/json", "id": "data"},
+        {"type": "text/plain", "id": "plotly"},
+    ]
     assert not page.all("img") and not any("onerror" in a for _, a, _, _ in page.found)
     assert any(HOSTILE in text for _, text in page.all("pre")) and any(
         HOSTILE in text for _, text in page.all("td")
