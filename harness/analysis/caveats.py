@@ -15,7 +15,7 @@ from harness.analysis import (
     stability,
 )
 from harness.analysis.dataset import StudyResults
-from harness.results.records.study_summary import Caveat, CaveatKind
+from harness.results.records.caveats import Caveat, CaveatKind
 
 
 def allowed_violations(study: StudyResults) -> Iterator[Caveat]:
@@ -47,6 +47,17 @@ SOURCES: Sequence[Callable[[StudyResults], Iterator[Caveat]]] = (
 
 
 LEAKS: Sequence[CaveatKind] = ("non-causal", "below-entropy")  # losses of no causal model
+# Kinds that are stamped on an entry wherever a report names it.
+STAMPED: Sequence[CaveatKind] = (
+    "non-causal",
+    "outdated",
+    "below-entropy",
+    "unstable",
+    "not-compiled",
+    "other-budget",
+    "lost-seeds",
+    "overfitting",
+)
 
 
 def find_caveats(study: StudyResults) -> list[Caveat]:

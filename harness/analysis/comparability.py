@@ -14,8 +14,8 @@ import numpy as np
 
 from harness.analysis.dataset import Entry, StudyResults
 from harness.results.records import RunSpec, TokenSlice
+from harness.results.records.caveats import Caveat
 from harness.results.records.comparisons import LossUnit
-from harness.results.records.study_summary import Caveat
 
 SAME_TEXT = 0.02  # relative: amounts of text that differ by no more are equal
 

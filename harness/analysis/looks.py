@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from harness.analysis.significance import ALPHA
 from harness.results.records import ENDED, LaunchRecord, Look, LookPlan, Looks
-from harness.results.records.study_summary import Caveat
+from harness.results.records.caveats import Caveat
 from harness.results.run_data import RunData
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from harness.analysis import intervals
 from harness.analysis.dataset import Entry, StudyResults
+from harness.results.records.caveats import Caveat
 from harness.results.records.estimates import Mean
-from harness.results.records.study_summary import Caveat
 from harness.results.run_data import RunData
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from harness.analysis.dataset import Entry, StudyResults
 from harness.results.records import Environment
-from harness.results.records.study_summary import Caveat
+from harness.results.records.caveats import Caveat
 from harness.results.run_data import RunData
 
 Reason = Callable[[RunData, RunData], str | None]

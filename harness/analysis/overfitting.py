@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.stability import MAD_TO_SD
-from harness.results.records.study_summary import Caveat
+from harness.results.records.caveats import Caveat
 
 MIN_AFTER = 2  # evaluations after the lowest loss
 MIN_DIFFERENCES = 2  # second differences that the noise is estimated from

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from harness.analysis.dataset import StudyResults
 from harness.results.plausibility import Finding, implausible
-from harness.results.records.study_summary import Caveat
+from harness.results.records.caveats import Caveat
 
 
 def caveats(study: StudyResults) -> Iterator[Caveat]:

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.analysis.dataset import Entry, StudyResults
+from harness.results.records.caveats import Caveat
 from harness.results.records.entries import Spike, SpikeKind
-from harness.results.records.study_summary import Caveat
 from harness.results.run_data import RunData
 
 MIN_STEPS = 5  # recorded steps, below which the noise of a run is unknown

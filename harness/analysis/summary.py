@@ -23,11 +23,14 @@ from harness.analysis import (
     tuning,
     variance_components,
 )
+from harness.analysis.answer import find_answer
 from harness.analysis.caveats import LEAKS, find_caveats
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.analysis.verdicts import excludes_zero
 from harness.results.records import Environment
+from harness.results.records.answer import Answer
+from harness.results.records.caveats import Caveat
 from harness.results.records.comparisons import (
     BaselineComparison,
     CostToBaselineLoss,
@@ -39,7 +42,6 @@ from harness.results.records.comparisons import (
 from harness.results.records.entries import EntryResult, EquivalenceStatus, RunSummary, Spike
 from harness.results.records.ladder import Ladder
 from harness.results.records.study_summary import (
-    Caveat,
     EnvironmentRuns,
     Equivalence,
     LeftOut,
@@ -72,6 +74,7 @@ class Summary:
     ladder: Ladder | None
     spikes: list[Spike]
     caveats: list[Caveat]
+    answer: Answer
     tuning: TuningResults | None = None
 
     @cached_property
@@ -140,15 +143,14 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
     ]
     caveats = find_caveats(study)
     leaking = {caveat.entry for caveat in caveats if caveat.entry and caveat.kind in LEAKS}
+    results = {
+        entry.label: _result(study, entry, statuses.get(entry.label), spikes_by_entry[entry.label])
+        for entry in study.entries
+    }
     return Summary(
         study=study,
         created_at=created_at,
-        results={
-            entry.label: _result(
-                study, entry, statuses.get(entry.label), spikes_by_entry[entry.label]
-            )
-            for entry in study.entries
-        },
+        results=results,
         comparisons=comparisons,
         metric_tests=metric_tests,
         rankings=budgets.rankings(study),
@@ -159,6 +161,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
         ladder=ladder.ladder(study, diverging, leaking),
         spikes=spikes,
         caveats=caveats,
+        answer=find_answer(study, results, comparisons, metric_tests, caveats),
         tuning=tuning.results(study, metric_tests["val_loss"]),
     )
 
@@ -239,6 +242,7 @@ def as_record(summary: Summary) -> StudySummary:
         left_out=LeftOut(other_settings=study.left_out, superseded=study.superseded),
         unreadable=list(study.unreadable),
         caveats=summary.caveats,
+        answer=summary.answer,
         entries=list(summary.results.values()),
         comparisons=summary.comparisons,
         verdicts=dict(summary.metric_tests),

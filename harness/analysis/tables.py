@@ -15,9 +15,9 @@ from harness.analysis.eval_lengths import positions
 from harness.analysis.summary import Summary
 from harness.analysis.table_columns import CAVEATS, COLUMNS, ENTRY, LADDER
 from harness.results.frames import FLAG, LIST, NUMBER, TEXT, Column
+from harness.results.records.caveats import CaveatKind
 from harness.results.records.comparisons import BudgetKind
 from harness.results.records.estimates import Bounds, Mean, Median, Ratio
-from harness.results.records.study_summary import CaveatKind
 from harness.results.records.tuning import TuningResults
 from harness.results.run_data import RunData
 

@@ -14,6 +14,7 @@ NO_SPEED = "diverges"  # replaces the speed of an entry that diverges from the s
 MIB = 2**20
 SECONDS_TO_MS = 1e3
 WIDE = 1e-3  # width of an interval whose center needs no more digits than the usual ones
+MAX_DIGITS = 9  # decimals
 RATIO_ROUNDING = 1e-12  # a ratio that differs from 1 by less is equal
 
 Number = float | None
@@ -72,6 +73,58 @@ def _tested(
     if low == null:
         return f"{estimate} ({shown_null}, {number(high, show)}]"
     return f"{estimate} [{number(low, show)}, {shown_null})"
+
+
+def brief_difference(value: float, low: Number = None, high: Number = None) -> str:
+    """Return a tested difference with the digits that its interval supports: -0.29 [-0.32, 0)."""
+    digits = _supported_digits(value, low, high)
+    return _brief(value, low, high, f"{{:+.{digits}f}}".format)
+
+
+def brief_gain(value: float, bounds: tuple[float, float] | None, unit: str) -> str:
+    """Return the size of a resolved difference in the same way: 0.29 nats [0.25, 0.32]."""
+    low, high = bounds or (None, None)
+    if value < 0:
+        value = -value
+        low, high = (None, None) if low is None or high is None else (-high, -low)
+    digits = _supported_digits(value, low, high)
+    size, _, interval = _brief(value, low, high, f"{{:.{digits}f}}".format).partition(" ")
+    return f"{size} {unit} {interval}".rstrip()
+
+
+def _brief(value: float, low: Number, high: Number, show: Show) -> str:
+    if low is None or high is None or low == high:
+        return show(value)
+    opening = "(0" if low == 0 else f"[{show(low)}"
+    closing = "0)" if high == 0 else f"{show(high)}]"
+    return f"{show(value)} {opening}, {closing}"
+
+
+def _supported_digits(value: float, low: Number, high: Number) -> int:
+    """Return the decimals that show half an interval to two digits, and no end as 0."""
+    if low is None or high is None or low == high:
+        sizes = [abs(value)]
+    else:
+        sizes = [(high - low) / 2]
+        sizes += [10 * abs(end) for end in (low, high) if end]
+    smallest = min((size for size in sizes if size > 0), default=1.0)
+    return min(max(1 - math.floor(math.log10(smallest)), 0), MAX_DIGITS)
+
+
+def brief_percent(change: float) -> str:
+    """Return a relative change: -7 %, +0.4 %, or +12 %."""
+    percent = 100 * change
+    digits = 0 if abs(percent) >= 1 or percent == 0 else 1
+    shown = f"{percent:+.{digits}f} %"
+    return "0 %" if float(shown[:-2]) == 0 else shown
+
+
+def compact(value: float) -> str:
+    """Return a number in at most four characters and its power: 644k, 19.9k, 1.24M, 36."""
+    for power, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * power:
+            return f"{value / power:.3g}{suffix}"
+    return f"{value:.3g}"
 
 
 def mean(value: Number, low: Number = None, high: Number = None) -> str:

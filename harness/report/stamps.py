@@ -10,21 +10,11 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from harness.analysis.caveats import kinds_by_entry
+from harness.analysis.caveats import STAMPED, kinds_by_entry
 from harness.report.charts.spec import ChartSpec, Line
 from harness.report.document import Block, Document, Section, Table, paragraph
-from harness.results.records.study_summary import Caveat, CaveatKind
+from harness.results.records.caveats import Caveat
 
-STAMPED: Sequence[CaveatKind] = (
-    "non-causal",
-    "outdated",
-    "below-entropy",
-    "unstable",
-    "not-compiled",
-    "other-budget",
-    "lost-seeds",
-    "overfitting",
-)
 MAX_LISTED = 4  # stamped entries below a table or chart
 Stamps = Mapping[str, str]  # the label of an entry -> its label with the stamp
 T = TypeVar("T")

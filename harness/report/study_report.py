@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from harness.analysis.summary import Summary
 from harness.report.charts.spec import ChartSpec
-from harness.report.document import Block, Code, Document, FirstScreen, Section, text
+from harness.report.document import Block, Code, Document, Section, text
 from harness.report.sections import (
     Charts,
+    answer,
     budgets,
     comparison,
     corpora,
@@ -65,7 +66,7 @@ def build(summary: Summary, charts: Iterable[ChartSpec]) -> Document:
     name = summary.study.name
     return Document(
         title=name,
-        first=FirstScreen(overview.question(summary), [overview.headline(summary)]),
+        first=answer.build(summary, by_name),
         status=list(overview.status(summary)),
         sections=sections,
         footer=text(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from harness.results.records import RunSpec
-from harness.results.records.study_summary import CaveatKind
+from harness.results.records.caveats import CaveatKind
 
 INITIAL_LOSS_TOLERANCE = 0.1  # relative
 # Six standard deviations of the mean surprisal of n bytes of the synthetic corpus, 1.1 / sqrt(n).

@@ -14,6 +14,13 @@ from harness.results.records import EquivalenceMargin, LaunchRecord
 pytestmark = pytest.mark.usefixtures("no_figures")
 
 
+GQA = "rope-gqa2-single"
+
+
+def summary_of(fake):
+    return json.loads((fake.root.parent / "reports" / fake.name / "summary.json").read_text())
+
+
 def page(fake):
     folder = report.write(fake.store, fake.name, fake.root.parent / "reports")
     return (folder / "report.md").read_text()
@@ -21,7 +28,9 @@ def page(fake):
 
 def test_the_answer_comes_first_then_effects_and_budgets(fake):
     text = page(fake.write())
-    assert text.index("Validation loss against `learned-mha-single`: ") < text.index("## Results")
+    opening = text.split("## Results")[0]
+    assert "reach a lower loss than learned · mha, and at what cost?" in opening
+    assert "figures/answer.png" in opening and "**Better**" in opening
     assert "## Effects" in text
     assert "positional rope with attention gqa2" in text
     assert "## Equal budgets" in text
@@ -36,10 +45,12 @@ def test_the_answer_says_by_how_much_and_at_what_cost(fake, read_study):
     }
     gain = np.mean(np.subtract(losses["learned-mha-single"], losses["rope-mha-single"]))
     answer = page(fake).split("## Results")[0]
-    assert f"Largest improvement: `rope-mha-single`, {gain:.4f} [" in answer
-    costs = r"x throughput \[[0-9.]+, [0-9.]+\] and (0\.9|1\.0)[0-9]+x peak memory"
-    assert re.search(costs, answer)
-    assert "x fewer tokens" in answer
+    sentence = r"rope lowers validation loss by ([0-9.]+) nats \[[0-9.]+, [0-9.]+\]( at|\.)"
+    shown = re.search(sentence, answer)[1]
+    assert float(shown) == pytest.approx(gain, abs=0.5 * 10 ** -len(shown.partition(".")[2]))
+    item = next(line for line in answer.splitlines() if line.startswith("- rope · mha: "))
+    assert re.search(r"nats \[[0-9.]+, [0-9.]+\] lower, ", item)
+    assert "x fewer tokens" in item
 
 
 def test_the_margin_of_the_newest_launch_is_stated(fake):
@@ -108,14 +119,15 @@ def test_the_answer_names_entries_without_a_verdict(fake):
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (run.path / "eval.jsonl").write_text(text)
     answer = page(fake).split("## Results")[0]
-    reason = "no verdict, as the difference is equal in every seed: `rope-gqa2-single`"
-    assert reason in answer
+    (row,) = (row for row in summary_of(fake)["answer"]["rows"] if row["entry"] == GQA)
+    assert (row["verdict"], row["reason"]) == (None, "equal in every seed")
+    assert "rope" in answer
 
 
 def test_the_answer_names_entries_of_a_single_seed(fake):
     fake.outcome = {f"rope-gqa2-single-s{seed}": ("pending", None, None) for seed in (1, 2)}
     answer = page(fake.write()).split("## Results")[0]
-    assert "no verdict, from a single seed: `rope-gqa2-single`" in answer
+    assert "- rope · gqa2: single seed" in answer
 
 
 def test_an_unfinished_study_is_not_asked_for_more_seeds(fake):

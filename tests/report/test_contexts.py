@@ -23,8 +23,8 @@ def test_the_answer_names_all_sizes(sizes):
     page, summary, _ = written(sizes.write())
     answer = page.split("## Results")[0]
     for name in ("rope", "alibi"):
-        assert f"`{name}` lowers the validation loss in all 3 sizes, by 0.0" in answer
-    assert "`learned-S`, `learned-M`, `learned-L` at equal size" in answer
+        assert f"{name} lowers the validation loss in all 3 sizes by 0.0" in answer
+    assert "a lower loss than learned at equal size" in answer
     assert summary["asked"] == ["positional"] and summary["contexts"] == ["size"]
     assert summary["varied"] == {
         "model.n_embd": {"S": 64, "M": 128, "L": 256},
@@ -40,10 +40,10 @@ def test_an_interaction_replaces_the_pooled_verdict(sizes):
     page, _, folder = written(sizes.write())
     answer = page.split("## Results")[0]
     assert (
-        "effect of `alibi` on the validation loss depends on size: better in S, M; worse in L"
+        "effect of alibi on the validation loss depends on size: better in S, M; worse in L"
         in answer
     )
-    assert "`alibi` raises" not in answer
+    assert "alibi raises" not in answer
     rows = page.split("## Pooled over contexts")[1].split("### Throughput")[0].splitlines()
     by_name = {row.split("|")[1].strip(): row for row in rows if row.startswith("|")}
     assert "| depends on context |" in by_name["alibi"]
@@ -56,7 +56,7 @@ def test_mixed_verdicts_are_an_average_with_each_context(sizes):
     sizes.axes["positional"] = ["learned", "rope"]
     sizes.seeds = (0, 1, 2)
     answer = written(sizes.write())[0].split("## Results")[0]
-    assert "`rope`" in answer and "M" in answer
+    assert "rope" in answer and "M" in answer
     assert "in all 3 sizes" not in answer
 
 
@@ -65,9 +65,9 @@ def test_a_context_without_results_is_named(sizes):
     sizes.outcome["alibi-S-s1"] = ("pending", None, None)
     page, summary, folder = written(sizes.write())
     answer = page.split("## Results")[0]
-    assert "`rope` lowers the validation loss in 2 of 3 sizes (no comparison in L), by" in answer
-    assert "`alibi` lowers the validation loss in all 3 sizes, by" in answer
-    assert "nats per token, on the 4 seeds that all contexts have." in answer
+    assert "rope lowers the validation loss in 2 of 3 sizes (no comparison in L) by" in answer
+    assert "alibi lowers the validation loss in all 3 sizes by" in answer
+    assert ", on the 4 seeds that all contexts have." in answer
     pooled = {row["asked"]: row for row in summary["verdicts"]["val_loss"]["pooled"]}
     assert pooled["rope"]["contexts_missing"] == ["L"]
     assert pooled["alibi"]["seeds_incomplete"] == [1]
@@ -79,7 +79,7 @@ def test_a_context_without_results_is_named(sizes):
 def test_an_effect_of_one_direction_differs_in_amount_only(sizes):
     sizes.gain = {"alibi-L": -0.3}
     answer = written(sizes.write())[0].split("## Results")[0]
-    changes = "`alibi` lowers the validation loss in all 3 sizes, by an amount that depends on size"
+    changes = "alibi lowers the validation loss in all 3 sizes, by an amount that depends on size"
     assert changes in answer and "remaining comparisons" not in answer
 
 
@@ -87,7 +87,7 @@ def test_no_context_resolves_the_effect(sizes):
     sizes.axes["positional"] = ["learned", "rope"]
     sizes.gain = {f"rope-{size}": 0.09 for size in SIZES}
     answer = written(sizes.write())[0].split("## Results")[0]
-    assert "`rope` has no resolved effect on the validation loss in any of 3 sizes" in answer
+    assert "rope has no resolved effect on the validation loss in any of 3 sizes" in answer
 
 
 def test_entries_without_a_baseline_are_named(sizes):
@@ -97,8 +97,7 @@ def test_entries_without_a_baseline_are_named(sizes):
         for seed in sizes.seeds
     }
     answer = written(sizes.write())[0].split("## Results")[0]
-    unpaired = "without a seed that the baseline has done: `alibi-S`, `alibi-M`, `rope-S`, `rope-M`"
-    assert "better: `alibi-L`, `rope-L`" in answer and unpaired in answer
+    assert "alibi: no common seed" in answer or "alibi and rope: no common seed" in answer
 
 
 def test_a_failed_baseline_is_not_a_lack_of_seeds(fake):
@@ -107,7 +106,7 @@ def test_a_failed_baseline_is_not_a_lack_of_seeds(fake):
     fake.outcome = {f"learned-s{seed}": ("failed", "nan", "NotFiniteError") for seed in fake.seeds}
     answer = written(fake.write())[0].split("## Results")[0]
     assert "single seed" not in answer
-    assert "without a seed that the baseline has done: `rope`" in answer
+    assert "rope: no common seed." in answer
 
 
 def test_frames_and_exports_carry_the_setting_axes(sizes, tmp_path):
@@ -141,7 +140,7 @@ def test_losses_on_another_corpus_are_named_in_the_answer(fake):
     fake.baseline = {"positional": "learned", "text": "a"}
     page, _, _ = written(fake.write())
     answer = page.split("## Results")[0]
-    assert "not comparable, other corpus (b.txt, a.txt): `learned-b`, `rope-b`" in answer
+    assert "b: not comparable: other corpus (b.txt, a.txt)." in answer
     assert "Lowest final validation loss" not in answer
     assert "Corpus: `a.txt`" in answer and "Corpus: `b.txt`" in answer
     rows = [row for row in page.splitlines() if row.startswith("| rope-b ")]

@@ -120,8 +120,10 @@ def test_a_lost_seed_is_shown_and_asks_for_no_seeds(fake):
     fake.outcome = {"rope-mha-s1": ("failed", "nan", "NotFiniteError: step 6")}
     summary = summarize(dataset.read(fake.write().store, fake.name), "now")
     document = study_report.build(summary, [])
-    answer = "".join(map(str, document.first.sentences[0]))
-    assert "no verdict, as seeds were lost: " in answer and "rope-mha" in answer
+    (row,) = (row for row in summary.answer.rows if row.entry == "rope-mha")
+    assert (row.verdict, row.reason, row.difference) == (None, "lost seeds", None)
+    answer = " ".join("".join(map(str, sentence)) for sentence in document.first.sentences)
+    assert "rope [lost-seeds]: lost seeds." in answer
     text = markdown.render(document)
     assert "Lost seed 1, of the entry or its baseline: `rope-mha" in text
     (section,) = (section for section in document.sections if section.id == "comparison")

@@ -181,7 +181,10 @@ def test_logs_and_labels_are_never_executed(fake):
         "learned-gqa2-s1": ("failed", "error", f"{HOSTILE} ``` **x** <details><summary>")
     }
     page = written(fake.write())
-    assert [a for a, _ in page.all("script") if a] == [{"type": "application/json", "id": "data"}]
+    assert [a for a, _ in page.all("script") if a] == [
+        {"type": "application/json", "id": "data"},
+        {"type": "text/plain", "id": "plotly"},
+    ]
     assert not page.all("img") and not any("onerror" in a for _, a, _, _ in page.found)
     assert any(HOSTILE in text for _, text in page.all("pre")) and any(
         HOSTILE in text for _, text in page.all("td")
@@ -269,6 +272,17 @@ def multiplied(few, times):
             for quantity, judged in few.metric_tests.items()
         },
         rankings=[r.model_copy(update={"val_loss": named(r.val_loss)}) for r in few.rankings],
+        answer=few.answer.model_copy(
+            update={
+                "rows": [
+                    row.model_copy(update={"entry": label, "entries": [label]})
+                    for row in few.answer.rows
+                    for label in (f"{row.entry}-{i}" for i in range(times))
+                ],
+                "axes": [],
+                "advice": [],
+            }
+        ),
         savings=[
             s.model_copy(update={"entry": f"{s.entry}-{i}"})
             for s in few.savings

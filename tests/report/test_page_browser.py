@@ -1,7 +1,5 @@
 """The page works in a browser: sorting, filtering, charts, dark mode, phones; no requests."""
 
-import shutil
-
 import pytest
 
 from harness import report
@@ -10,42 +8,12 @@ sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = pytest.mark.usefixtures("no_figures")
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """A Chromium, playwright's own or the system's."""
-    with sync_api.sync_playwright() as playwright:
-        for path in (None, shutil.which("chromium"), shutil.which("google-chrome")):
-            try:
-                found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-            except sync_api.Error:
-                continue
-            yield found
-            found.close()
-            return
-        pytest.skip("no Chromium")
-
-
-@pytest.fixture
-def opened(browser, fake):
-    """The page of a made-up study, opened, with all that went wrong and all that was asked for."""
-    fake.decode, fake.lengths = ([1, 8], [64, 128]), [64, 128, 256]
-    fake.outcome = {
-        "rope-gqa2-ddp2-s1": (
-            "failed",
-            "oom",
-            "OutOfMemoryError: </script><script>hacked = 1</script>",
-        )
-    }
-    folder = report.write(fake.write().store, fake.name, fake.root.parent / "reports")
-    with browser.new_context(viewport={"width": 1440, "height": 900}) as context:
-        page = context.new_page()
-        page.wrong, page.asked = [], []
-        page.on("console", lambda message: page.wrong.append(message.text))
-        page.on("pageerror", lambda error: page.wrong.append(str(error)))
-        page.on("request", lambda request: page.asked.append(request.url))
-        page.goto((folder / "index.html").as_uri())
-        page.wait_for_selector("#plot-phases .main-svg")
-        yield page
+def drawn(page, name):
+    """Return the locator of a chart once it is near the window and drawn."""
+    plot = page.locator(f"#plot-{name}")
+    plot.scroll_into_view_if_needed()
+    sync_api.expect(plot.locator(".main-svg").first).to_be_attached()
+    return plot
 
 
 def names(page):
@@ -53,6 +21,8 @@ def names(page):
 
 
 def curves(page):
+    drawn(page, "curves")
+    page.wait_for_timeout(50)  # a change is drawn in a task of its own
     return page.evaluate(
         "document.getElementById('plot-curves').data.filter(t => !t.fill).map(t => t.name)"
     )
@@ -90,14 +60,16 @@ def test_sorting_and_filtering_work_without_a_network(opened):
 
 
 def test_legend_and_controls_change_the_curves(opened):
+    drawn(opened, "curves")
     opened.locator("#plot-curves .legendtoggle").first.click()
     sync_api.expect(opened.locator("#plot-curves .scatterlayer .trace.scatter")).to_have_count(
         2 * 18 - 2
     )
     opened.get_by_role("combobox", name="against").select_option("time")
     opened.get_by_role("combobox", name="Loss").select_option("training")
+    assert len(curves(opened)) == 18
     title = opened.evaluate("document.getElementById('plot-curves').layout.xaxis.title.text")
-    assert title == "training time, s" and len(curves(opened)) == 18
+    assert title == "training time, s"
     assert opened.wrong == []
 
 
@@ -105,7 +77,7 @@ def test_hovering_over_a_curve_shows_its_name_and_value(opened):
     opened.get_by_label("Search").fill("rope-mha-single")
     opened.get_by_role("combobox", name="parallelism").select_option("single")
     sync_api.expect(opened.locator("#count")).to_have_text("1 of 18 entries")
-    opened.locator("#plot-curves").scroll_into_view_if_needed()
+    assert len(curves(opened)) == 1
     opened.locator("#plot-curves .scatterlayer .point").last.hover(force=True)
     tooltip = opened.locator("#plot-curves .hoverlayer .hovertext").first
     sync_api.expect(tooltip).to_contain_text("rope-mha-single")
@@ -168,7 +140,7 @@ def test_axe_finds_no_violation(browser, opened, width):
     ) as context:  # axe is a script
         page = context.new_page()
         page.goto(opened.url)
-        page.wait_for_selector("#plot-phases .main-svg")
+        drawn(page, "phases")
         found = axe.run(page)
         assert found.violations_count == 0, found.generate_report()
 

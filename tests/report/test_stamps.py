@@ -12,7 +12,7 @@ from harness.report import charts, compare, stamps, study_report
 from harness.report.charts.spec import Lines, Scatter
 from harness.report.compare import Source
 from harness.report.render import markdown
-from harness.results.records.study_summary import Caveat
+from harness.results.records.caveats import Caveat
 
 LEAK = "rope-mha-single"
 STAMPED = f"{LEAK} [non-causal]"
@@ -43,10 +43,10 @@ def test_every_table_and_the_first_screen_are_stamped(fake, leak):
 def test_a_leak_is_never_the_best_entry(fake, leak):
     """The harness exists to not be fooled by such a loss."""
     page, _, _ = written(fake.write())
-    answer = page.split("\n\n")[2]
-    assert f"not comparable, as they see later tokens: `{STAMPED}`" in answer
-    assert LEAK not in answer.partition("worse: ")[0]
-    assert f"Largest improvement: `{STAMPED}`" not in answer
+    opening = page.partition("\n## ")[0]
+    assert "rope [non-causal]: sees later tokens." in opening
+    better = opening.partition("**Better**")[2].partition("**")[0]
+    assert better and "rope · mha" not in better
     assert f"Lowest final validation loss: `{STAMPED}`" not in page
 
 
@@ -54,11 +54,14 @@ def test_answer_says_which_verdicts_rest_on_caveats(fake, leak, monkeypatch):
     unstable = leak.model_copy(update={"kind": "unstable"})
     monkeypatch.setattr(caveats, "SOURCES", (lambda study: iter([unstable]),))
     page, _, _ = written(fake.write())
-    assert f"Verdicts on entries with caveats (see below): `{LEAK} [unstable]`." in page
+    assert "**Do not trust yet**\n\n- rope · mha [unstable]: unstable training\n" in page
+    better = page.partition("**Better**")[2].partition("**")[0]
+    assert better.strip() and "rope · mha" not in better
     baseline = leak.model_copy(update={"entry": "learned-mha-single"})
     monkeypatch.setattr(caveats, "SOURCES", (lambda study: iter([baseline]),))
     page, _, _ = written(fake)
-    assert "Every verdict rests on `learned-mha-single [non-causal]`, which has a caveat." in page
+    warning = "learned · mha [non-causal]: sees later tokens. Every verdict rests on the baseline"
+    assert warning in page
 
 
 def test_tables_of_claims_have_the_kinds_of_caveats(fake, leak):
@@ -84,7 +87,8 @@ def test_figures_are_stamped(fake, leak):
             assert STAMPED in names_of(stamped.plot), spec.name
             assert LEAK not in names_of(stamped.plot), spec.name
     assert n_named >= 5
-    curves = stamps.stamp(charts.build(summarize(study, "now"))[0], marks)
+    specs = {spec.name: spec for spec in charts.build(summarize(study, "now"))}
+    curves = stamps.stamp(specs["val_loss_steps"], marks)
     drawn = [line.name for panel in curves.plot.panels for line in panel.lines]
     assert "rope · mha [non-causal]" in drawn
 

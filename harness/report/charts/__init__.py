@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from harness.analysis.summary import Summary
 from harness.report.charts import (
+    answer,
     bars,
     curves,
     decoding,
@@ -29,7 +30,10 @@ def build(summary: Summary) -> list[ChartSpec]:
         return []
     candidates = one_per_candidate(summary)
     shown = limit_entries(candidates)
-    charts = [
+    charts: list[ChartSpec] = []
+    if len(summary.answer.rows) > answer.MAX_ROWS and not summary.study.contexts:
+        charts += effects.losses(shown)  # else the answer has these rows
+    charts += [
         *effects.throughput(shown),
         *bars.memory(shown),
         *bars.throughput(shown),
@@ -46,6 +50,7 @@ def build(summary: Summary) -> list[ChartSpec]:
     note = context_note(summary)
     charts = [replace(chart, note=chart.note + note) for chart in charts]
     return [
+        *answer.build(summary),
         *curves.build(limit_entries(summary)),
         *charts,
         *scaling.build(summary),

@@ -34,6 +34,13 @@ def throughput(summary: Summary) -> Iterator[ChartSpec]:
         yield _differences("differences_tokens_per_s", summary, "tokens_per_s", rows)
 
 
+def losses(summary: Summary) -> Iterator[ChartSpec]:
+    """Return the tested differences in the loss from the baseline, in nats."""
+    rows = _difference_rows(summary, summary.metric_tests["val_loss"], summary.study.entries)
+    if rows:
+        yield _differences("differences", summary, "val_loss", rows)
+
+
 def by_context(summary: Summary) -> Iterator[ChartSpec]:
     """Return the tested differences in the loss in each context, and those that are pooled.
 
@@ -78,8 +85,8 @@ def _differences(
     is_loss = metric == "val_loss"
     title = DIFFERENCES[metric]
     unit = NATS if is_loss else "%"
-    margin = _margin(tests)
-    threshold = _threshold(tests)
+    margin = margin_bounds(tests)
+    threshold = superiority_bound(tests)
     side = "left" if is_loss else "right"
     x = Axis(f"difference, {unit}", None if is_loss else _ratio_limits(rows))
     return ChartSpec(
@@ -140,7 +147,7 @@ def _without_interval(tests: MetricTests) -> str:
     return f" {count(n_lost, 'entry', 'entries')} with lost seeds left out." if n_lost else ""
 
 
-def _margin(tests: MetricTests) -> Interval | None:
+def margin_bounds(tests: MetricTests) -> Interval | None:
     """Return the ends of the equivalence margin in the unit of the chart."""
     if tests.margin is None:
         return None
@@ -149,7 +156,7 @@ def _margin(tests: MetricTests) -> Interval | None:
     return _percent(-tests.margin), _percent(tests.margin)
 
 
-def _threshold(tests: MetricTests) -> float | None:
+def superiority_bound(tests: MetricTests) -> float | None:
     """Return the least difference of a superior entry in the unit of the chart."""
     if tests.superiority is None:
         return None
@@ -187,7 +194,7 @@ def _effects(tests: MetricTests, known: Sequence[Effect]) -> ChartSpec:
     is_loss = tests.quantity == "val_loss"
     unit = NATS if is_loss else "%"
     rows = [_row(effect, is_loss) for effect in _clearest(known)]
-    margin = _margin(tests)
+    margin = margin_bounds(tests)
     metric = METRIC_NAMES[tests.quantity]
     note = f" Each row is the change for a level or a pair of levels.{HOW}"
     if len(known) > len(rows):

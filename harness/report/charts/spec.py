@@ -313,9 +313,11 @@ class Forest:
     def as_intervals(self) -> Intervals:
         """Return the rows that have an interval, without their costs."""
         rows = [
-            IntervalRow(row.name, row.value, row.interval, row.verdict, row.style)
+            IntervalRow(
+                row.name, row.value, row.interval or (row.value,) * 2, row.verdict, row.style
+            )
             for row in self.rows
-            if row.value is not None and row.interval is not None
+            if row.value is not None
         ]
         return Intervals(self.x, rows, self.band, self.threshold)
 

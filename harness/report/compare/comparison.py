@@ -18,10 +18,10 @@ from harness.analysis.metrics import (
 from harness.analysis.pairs import LOSS_METRICS, METRICS, Pair, margin_of, superiority_of
 from harness.report.compare.sources import Source
 from harness.results.records import SCHEMA_VERSION
+from harness.results.records.caveats import Caveat
 from harness.results.records.comparisons import Quantity, SignificanceResult
 from harness.results.records.entries import EntryStatus
 from harness.results.records.estimates import Ratio
-from harness.results.records.study_summary import Caveat
 from harness.results.run_data import RunData
 from harness.results.upgrade import Json
 

@@ -1,5 +1,6 @@
 """Render a document as a page: one HTML file that requests nothing from any network."""
 
+from collections.abc import Iterable, Iterator
 from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -7,32 +8,44 @@ from markupsafe import Markup, escape
 
 from harness.report.charts import plotly
 from harness.report.document import (
+    Block,
     Cell,
     Chart,
     Code,
     CurveExplorer,
+    Details,
     Document,
     Emphasis,
+    EntryTable,
     Inline,
+    Note,
     text,
 )
+
+FIRST_STYLE = "page.css"  # of the whole page; the others, by name, are of a part of it
+BUNDLE = "plotly-basic.min.js"
 
 
 def render(document: Document, refresh_s: int | None = None) -> str:
     """Return the document as HTML; the page reloads itself every `refresh_s` seconds if given."""
     charts = {}
     curves = None
-    for section in document.sections:
-        for block in section.blocks:
-            if isinstance(block, Chart) and not block.static:
-                charts[block.spec.name] = plotly.render(block.spec)
-            if isinstance(block, CurveExplorer):
-                curves = block.data
-    scripts: list[Markup] = []
-    if charts or curves is not None:
-        scripts = [_asset("table.js"), _plotly_js(), _asset("charts.js")]
-    if refresh_s:
-        scripts.append(_asset("watch.js"))
+    has_table = False
+    for block in _blocks(document):
+        if isinstance(block, Chart) and not block.static:
+            charts[block.spec.name] = plotly.render(block.spec)
+        if isinstance(block, CurveExplorer):
+            curves = block.data
+        has_table |= isinstance(block, EntryTable)
+    draws = bool(charts) or curves is not None
+    # The table announces its rows when it starts, so the curves start before it.
+    used = {
+        "page.js": True,
+        "charts.js": draws,
+        "curves.js": curves is not None,
+        "table.js": has_table,
+        "watch.js": bool(refresh_s),
+    }
     environment = Environment(
         loader=PackageLoader("harness.report.render"),
         autoescape=True,
@@ -44,11 +57,25 @@ def render(document: Document, refresh_s: int | None = None) -> str:
     environment.filters["kind"] = lambda block: type(block).__name__
     return environment.get_template("page.html.j2").render(
         document=document,
-        data={"curves": curves, "charts": charts},
-        css=_asset("page.css"),
-        scripts=scripts,
+        data={"curves": curves, "charts": charts} if draws else None,
+        styles=_styles(),
+        scripts=[_asset("templates", name) for name, is_used in used.items() if is_used],
+        plotly=_asset("vendor", BUNDLE) if draws else None,
         refresh_s=refresh_s,
     )
+
+
+def _blocks(document: Document) -> Iterator[Block]:
+    """Yield the blocks of all sections, with those within others."""
+    for section in document.sections:
+        yield from _nested(section.blocks)
+
+
+def _nested(blocks: Iterable[Block]) -> Iterator[Block]:
+    for block in blocks:
+        yield block
+        if isinstance(block, Details | Note):
+            yield from _nested(block.blocks)
 
 
 def _inline_html(content: Cell) -> Markup:
@@ -63,10 +90,13 @@ def _part(part: Inline) -> Markup:
     return escape(part)
 
 
-def _asset(name: str) -> Markup:
-    return Markup((resources.files(__package__) / "templates" / name).read_text(encoding="utf-8"))
+def _styles() -> list[Markup]:
+    """Return the style sheets, that of the whole page first."""
+    files = (resources.files(__package__) / "templates").iterdir()
+    names = [file.name for file in files if file.name.endswith(".css")]
+    names.sort(key=lambda name: (name != FIRST_STYLE, name))
+    return [_asset("templates", name) for name in names]
 
 
-def _plotly_js() -> Markup:
-    script = resources.files("plotly") / "package_data" / "plotly.min.js"
-    return Markup(script.read_text(encoding="utf-8"))
+def _asset(folder: str, name: str) -> Markup:
+    return Markup((resources.files(__package__) / folder / name).read_text(encoding="utf-8"))

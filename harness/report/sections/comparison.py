@@ -223,6 +223,8 @@ def _seeds_needed(row: Record) -> str:
 
 def _margin(summary: Summary, metric: Quantity) -> str:
     margin = summary.study.margins.get(metric)
+    if margin is None and metric == "val_loss":
+        return "none, so that only losses that are identical bit for bit count as equivalent"
     return "none" if margin is None else formatting.threshold(margin, metric)
 
 

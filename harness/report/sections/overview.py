@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from harness.analysis import comparability, lost_seeds, settings
 from harness.analysis.caveats import LEAKS
 from harness.analysis.dataset import StudyResults
-from harness.analysis.metrics import DIVERGES, PARALLELISM
+from harness.analysis.metrics import DIVERGES
 from harness.analysis.summary import Summary
 from harness.report import formatting
-from harness.report.charts.style import VERDICTS
 from harness.report.document import (
     Block,
     Code,
@@ -25,13 +24,9 @@ from harness.report.document import (
     text,
 )
 from harness.report.formatting import count
-from harness.report.sections import improvement, ladder, pooled, superiority, tuning
-from harness.report.stamps import find_stamps
 from harness.results.records import Looks
-from harness.results.records.comparisons import SignificanceResult
+from harness.results.records.caveats import Caveat, CaveatKind
 from harness.results.records.entries import EntryResult
-from harness.results.records.study_summary import Caveat, CaveatKind
-from harness.results.records.tuning import TUNED, TUNING
 
 MAX_TRENDS = 3  # effective speedups that are stated
 MAX_CAVEATS = 6  # of one kind that are listed
@@ -53,164 +48,9 @@ CAVEAT_TITLES: Mapping[CaveatKind, str] = {
 }
 
 
-NO_MARGIN = text(
-    " The study states no ",
-    Code("equivalence_margin"),
-    ", so only losses that are identical bit for bit count as equivalent.",
-)
-
-
-def question(summary: Summary) -> Text:
-    """Return the question that the study asks."""
-    baselines = baseline_labels(summary)
-    axes = summary.study.asked
-    if not axes or not baselines:
-        return text("What does each entry achieve, and at what cost?")
-    n_compared = len(summary.comparisons)
-    subject = f"Which of {n_compared:,} entries that differ in {', '.join(axes)} reach"
-    if n_compared == 1:
-        subject = f"Does the entry that differs in {', '.join(axes)} reach"
-    contexts = summary.study.contexts
-    where = f" at equal {' and '.join(contexts)}" if contexts else ""
-    return text(
-        f"{subject} a lower loss than ",
-        code_list(baselines),
-        f"{where}, by how much, and at what cost?",
-    )
-
-
 def baseline_labels(summary: Summary) -> list[str]:
     """Return the labels of the entries with which others are compared."""
     return list(dict.fromkeys(comparison.against for comparison in summary.comparisons))
-
-
-def headline(summary: Summary) -> Text:
-    """Answer the question from the verdicts on the validation loss; empty without a comparison.
-
-    Entries of another parallelism repeat the losses of others and are not counted.
-    """
-    if not summary.comparisons:
-        return ()
-    tests = summary.metric_tests["val_loss"]
-    distinct = {row.entry for row in summary.comparisons if PARALLELISM not in row.differs}
-    results = {
-        label: result
-        for label, result in tests.entries.items()
-        if label in distinct or not distinct
-    }
-    copies = [row.entry for row in summary.comparisons if row.differs == [PARALLELISM]]
-    leaking = _leaking(summary)
-    leaks = [label for label in results if label in leaking]
-    answer = pooled.answer(summary, leaking)
-    covered = pooled.covered(summary) if answer else set()
-    results = {label: result for label, result in results.items() if label not in covered}
-    by_verdict = []
-    without_lost = {label: result for label, result in results.items() if not _is_void(result)}
-    for verdict in VERDICTS:
-        labels = [label for label, result in without_lost.items() if result.verdict == verdict]
-        labels = [label for label in labels if label not in leaking]
-        if labels:
-            by_verdict.append(text(f"{verdict}: ", code_list(labels)))
-    undecided = {
-        label: result
-        for label, result in without_lost.items()
-        if result.verdict is None and label not in leaking
-    }
-    constant = [label for label, result in undecided.items() if result.seed_has_no_effect]
-    if constant:
-        reason = "no verdict, as the difference is equal in every seed: "
-        by_verdict.append(text(reason, code_list(constant)))
-    single = [label for label in undecided if label not in constant]
-    if single and by_verdict:
-        by_verdict.append(text("no verdict, from a single seed: ", code_list(single)))
-    void = [label for label in results.keys() - without_lost.keys() if label not in leaking]
-    if void:
-        by_verdict.append(text("no verdict, as seeds were lost: ", code_list(sorted(void))))
-    by_verdict += _not_comparable(summary)
-    if leaks:
-        by_verdict.append(text("not comparable, as they see later tokens: ", code_list(leaks)))
-    untested = distinct - covered - results.keys()
-    unpaired = [
-        row.entry
-        for row in summary.comparisons
-        if row.entry in untested and not row.seeds and not row.not_comparable
-    ]
-    if unpaired:
-        by_verdict.append(text("without a seed that the baseline has done: ", code_list(unpaired)))
-    if not by_verdict and not answer:
-        is_done = all(run.status == "done" for run in summary.study.runs)
-        remedy = text("Give the study more ", Code("seeds"), ".")
-        return text(
-            "No verdict: every difference comes from a single seed, which does not show how much "
-            "of it is noise. ",
-            remedy if is_done else "Not all runs are done.",
-        )
-    sound = {label: result for label, result in results.items() if label not in leaking}
-    within: Text = ()
-    if by_verdict:
-        within = text(
-            " " if answer else "",
-            "Validation loss against ",
-            code_list(baseline_labels(summary)),
-            ": ",
-            join(by_verdict, "; "),
-            ".",
-            improvement.largest(summary, _tuned(summary, sound)),
-        )
-    pooled_tests = [result for result in tests.pooled if not result.depends_on_context]
-    tested = {result.asked: result for result in pooled_tests} if answer else {}
-    return text(
-        answer,
-        within,
-        superiority.sentences(summary, [*leaking, *copies]),
-        _seeds_needed({**results, **tested}),
-        NO_MARGIN if tests.margin is None else "",
-        _doubtful(summary, [*sound, *covered]),
-        _tuning(summary),
-        _ladder(summary),
-    )
-
-
-def _is_void(result: SignificanceResult) -> bool:
-    """Return whether a result would have another verdict if no seed was lost."""
-    return bool(result.lost_seeds) and result.difference.ci95 is None
-
-
-def _ladder(summary: Summary) -> Text:
-    """Return the effective speedups of a ladder."""
-    trends = summary.ladder.trends[:MAX_TRENDS] if summary.ladder else []
-    sentences = [ladder.sentence(summary.ladder, trend) for trend in trends if summary.ladder]
-    return text(" With size: ", join(sentences, " ")) if sentences else ()
-
-
-def _not_comparable(summary: Summary) -> list[Text]:
-    """Return the reasons why losses are not compared, each with its entries."""
-    labels: dict[str, list[str]] = {}
-    for row in summary.comparisons:
-        if row.not_comparable:
-            labels.setdefault(row.not_comparable, []).append(row.entry)
-    return [
-        text(f"not comparable, {reason}: ", code_list(named)) for reason, named in labels.items()
-    ]
-
-
-def _tuned(
-    summary: Summary, results: Mapping[str, SignificanceResult]
-) -> dict[str, SignificanceResult]:
-    """Return the results of tuned entries if there are any, else all."""
-    axes = {entry.label: entry.axes for entry in summary.study.entries}
-    tuned = {label: result for label, result in results.items() if axes[label].get(TUNING) == TUNED}
-    return tuned or dict(results)
-
-
-def _tuning(summary: Summary) -> Text:
-    """Say what the tuning of the entries changes, and which optima may lie beyond the range."""
-    if summary.tuning is None:
-        return ()
-    changes = [tuning.sentence(row) for row in summary.tuning.comparisons if row.outcome]
-    parts = [text(" Tuning: ", join(changes, " "))] if changes else []
-    warning = tuning.edge_warning(summary.tuning)
-    return text(*parts, " " if warning else "", warning)
 
 
 def _leaking(summary: Summary) -> set[str]:
@@ -220,44 +60,6 @@ def _leaking(summary: Summary) -> set[str]:
         for caveat in summary.caveats
         if caveat.entry is not None and caveat.kind in LEAKS
     }
-
-
-def _doubtful(summary: Summary, compared: Sequence[str]) -> Text:
-    """Say which verdicts rest on entries with caveats; a baseline with one affects them all."""
-    stamped = find_stamps(summary.caveats)
-    baselines = [label for label in baseline_labels(summary) if label in stamped]
-    if baselines and not summary.study.contexts:
-        return text(" Every verdict rests on ", code_list(baselines), ", which has a caveat.")
-    doubtful = [label for label in [*baselines, *compared] if label in stamped]
-    if not doubtful:
-        return ()
-    return text(" Verdicts on entries with caveats (see below): ", code_list(doubtful), ".")
-
-
-def _seeds_needed(results: Mapping[str, SignificanceResult]) -> str:
-    """State the seeds of the unresolved comparison that needs most of them.
-
-    Comparisons that lost seeds, or whose seeds do not match, need these seeds, not more of them.
-    """
-    unresolved = [
-        result
-        for result in results.values()
-        if result.verdict == "unresolved" and result.seeds_to_resolve_ci95 is not None
-    ]
-    if not unresolved:
-        return ""
-    most = max(unresolved, key=lambda result: result.seeds_to_resolve or math.inf)
-    low, high = most.seeds_to_resolve_ci95 or (None, None)
-    needed = formatting.seeds_needed(most.seeds_to_resolve, low, high, unit="seeds")
-    if most.seeds_to_resolve is None:
-        return (
-            f" Resolving the remaining comparisons may need {needed}: the differences are small "
-            "compared with the noise."
-        )
-    return (
-        f" Of the remaining comparisons, the one that needs the most seeds needs {needed} for "
-        "80 % power."
-    )
 
 
 def status(summary: Summary) -> Iterator[Block]:

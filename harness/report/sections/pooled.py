@@ -1,12 +1,12 @@
 """Differences over several contexts: the answer of a study with context axes, and its section."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from harness.analysis.dataset import StudyResults
 from harness.analysis.pairs import METRIC_NAMES
 from harness.analysis.summary import Summary
 from harness.report import formatting
-from harness.report.document import Block, Code, Emphasis, Heading, Text, join, paragraph
+from harness.report.document import Block, Code, Emphasis, Heading, Text, paragraph
 from harness.report.document import text as parts
 from harness.report.formatting import MISSING
 from harness.report.sections import Charts
@@ -17,6 +17,7 @@ from harness.report.tables import (
     interval_of,
     number_column,
 )
+from harness.results.records.answer import AnswerRow
 from harness.results.records.comparisons import PooledResult, VerdictName
 from harness.results.records.tuning import TUNING
 
@@ -132,55 +133,43 @@ def contexts_phrase(study: StudyResults, names: Sequence[str]) -> str:
     return formatting.count(n, axis)
 
 
-def answer(summary: Summary, leaking: Collection[str] = ()) -> Text:
-    """Return a sentence for each asked difference in the loss that is pooled over contexts.
+def of_row(summary: Summary, row: AnswerRow) -> PooledResult | None:
+    """Return the pooled verdict on a candidate, None without contexts or a meaningful verdict."""
+    if row.verdict is None and not (row.reason or "").startswith("depends on "):
+        return None
+    for result in summary.metric_tests["val_loss"].pooled:
+        if result.verdict is not None and row.entry in entries_of(summary.study, result):
+            return result
+    return None
+
+
+def sentence(study: StudyResults, result: PooledResult, subject: Text) -> Text:
+    """Return a sentence on an asked difference in the loss that is pooled over contexts.
 
     An effect that depends on the context is described by its verdicts within contexts, not by the
-    pooled one; if these agree, only its size depends on it. Entries that are `leaking` have no
-    sentence.
+    pooled one; if these agree, only its size depends on it.
     """
-    study = summary.study
-    sentences = []
-    for result in summary.metric_tests["val_loss"].pooled:
-        labels = entries_of(study, result)
-        if any(label in leaking for label in labels) or result.verdict is None:
-            continue
-        where = contexts_phrase(study, result.contexts)
-        verdicts = set(result.verdicts.values())
-        change = LOSS_CHANGES[result.verdict]
-        in_all = _in_all(study, result)
-        if verdicts == {"unresolved"}:
-            in_all = in_all.replace("in all", "in any of").replace("in both", "in either of 2")
-        if result.depends_on_context and verdicts in ({"better"}, {"worse"}):
-            change = LOSS_CHANGES["better" if "better" in verdicts else "worse"]
-            sentences.append(
-                parts(
-                    Code(result.asked),
-                    f" {change} {in_all}, by an amount that depends on {_what(study)} "
-                    f"({_interaction(result)}).",
-                )
-            )
-        elif result.depends_on_context:
-            sentences.append(
-                parts(
-                    "The effect of ",
-                    Code(result.asked),
-                    f" on the validation loss depends on {_what(study)}: ",
-                    f"{_verdicts_by_context(result)} ({_interaction(result)}).",
-                )
-            )
-        elif verdicts == {result.verdict}:
-            sentences.append(parts(Code(result.asked), f" {change} {in_all}", _size(result), "."))
-        else:
-            sentences.append(
-                parts(
-                    Code(result.asked),
-                    f" {change} on average over {where}",
-                    _size(result),
-                    f" ({_verdicts_by_context(result)}).",
-                )
-            )
-    return join(sentences, " ")
+    verdicts = set(result.verdicts.values())
+    change = LOSS_CHANGES[result.verdict or "unresolved"]
+    in_all = _in_all(study, result)
+    if verdicts == {"unresolved"}:
+        in_all = in_all.replace("in all", "in any of").replace("in both", "in either of 2")
+    if result.depends_on_context and verdicts in ({"better"}, {"worse"}):
+        change = LOSS_CHANGES["better" if "better" in verdicts else "worse"]
+        amount = f"by an amount that depends on {_what(study)} ({_interaction(result)})"
+        return parts(subject, f" {change} {in_all}, {amount}.")
+    if result.depends_on_context:
+        return parts(
+            "The effect of ",
+            subject,
+            f" on the validation loss depends on {_what(study)}: "
+            f"{_verdicts_by_context(result)} ({_interaction(result)}).",
+        )
+    if verdicts == {result.verdict}:
+        return parts(subject, f" {change} {in_all}", _size(result), ".")
+    where = contexts_phrase(study, result.contexts)
+    by_context = _verdicts_by_context(result)
+    return parts(subject, f" {change} on average over {where}", _size(result), f" ({by_context}).")
 
 
 def _in_all(study: StudyResults, result: PooledResult) -> str:
@@ -193,32 +182,22 @@ def _in_all(study: StudyResults, result: PooledResult) -> str:
     return f"in both {where.removeprefix('2 ')}" if len(result.contexts) == 2 else f"in all {where}"
 
 
-def covered(summary: Summary) -> set[str]:
-    """Return the labels of the entries whose differences in the loss have a pooled verdict."""
-    labels = []
-    for result in summary.metric_tests["val_loss"].pooled:
-        if result.verdict is not None:
-            labels += entries_of(summary.study, result)
-    return set(labels)
-
-
 def _what(study: StudyResults) -> str:
     return study.contexts[0] if len(study.contexts) == 1 else "the context"
 
 
 def _size(result: PooledResult) -> str:
     """Return by how much a loss changes, or the difference if its sign is not resolved."""
-    low, high = result.difference.ci95 or (None, None)
+    bounds = result.difference.ci95
     mean = result.difference.mean
-    unit: str = result.unit or "nats per token"
+    unit = "nats" if result.unit in (None, "nats per token") else result.unit
+    if result.verdict in ("better", "worse"):
+        size = f" by {formatting.brief_gain(mean, bounds, unit or '')}"
+    else:
+        size = f" (difference {formatting.brief_difference(mean, *(bounds or ()))} {unit})"
     if result.seeds_incomplete:
-        unit += f", on the {formatting.count(len(result.seeds), 'seed')} that all contexts have"
-    if result.verdict not in ("better", "worse"):
-        return f" (difference {formatting.difference(mean, low, high)} {unit})"
-    if mean < 0:
-        mean = -mean
-        low, high = (None, None) if low is None or high is None else (-high, -low)
-    return f", by {formatting.gain(mean, low, high)} {unit}"
+        size += f", on the {formatting.count(len(result.seeds), 'seed')} that all contexts have"
+    return size
 
 
 def _interaction(result: PooledResult) -> str:

@@ -45,20 +45,20 @@ def _cell(shown: Mapping[str, str]) -> Callable[[Record], str]:
     return lambda row: shown.get(row["entry"], MISSING)
 
 
-def sentences(summary: Summary, omitted: Collection[str] = ()) -> Text:
-    """Return the verdicts on superiority, a sentence for each metric that has a threshold.
+def sentences(summary: Summary) -> Iterator[Text]:
+    """Yield the verdicts on superiority of the candidates, a sentence for each metric."""
+    rows = summary.answer.rows
+    for metric in METRIC_NAMES:
+        if metric in summary.study.superiority:
+            named = [row.entry for row in rows if row.verdict or metric != "val_loss"]
+            yield _sentence(summary, metric, named)
 
-    Entries that are `omitted` (by label) are not named in that of the loss.
-    """
-    stated = [metric for metric in METRIC_NAMES if metric in summary.study.superiority]
-    return text(*(_sentence(summary, metric, omitted) for metric in stated))
 
-
-def _sentence(summary: Summary, metric: Quantity, omitted: Collection[str]) -> Text:
+def _sentence(summary: Summary, metric: Quantity, named: Collection[str]) -> Text:
     tests = summary.metric_tests[metric]
     labels: dict[SuperiorityVerdict, list[str]] = {}
     for label, result in tests.entries.items():
-        if result.superior and not (metric == "val_loss" and label in omitted):
+        if result.superior and label in named:
             labels.setdefault(result.superior, []).append(label)
     if not labels:
         return ()
@@ -68,7 +68,7 @@ def _sentence(summary: Summary, metric: Quantity, omitted: Collection[str]) -> T
         if answer in labels:
             answers.append(text(f"{name}: ", code_list(labels[answer])))
     return text(
-        f" Better in {METRIC_NAMES[metric]} by more than {threshold}: ",
+        f"Better in {METRIC_NAMES[metric]} by more than {threshold}: ",
         join(answers, "; "),
         ".",
     )

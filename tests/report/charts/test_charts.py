@@ -26,6 +26,7 @@ def test_every_chart_states_its_finding(fake, build):
     fake.axes["parallelism"].append("ddp4")
     charts = build(fake)
     assert set(charts) == {
+        "answer",
         "val_loss_steps",
         "val_loss_time",
         "train_loss_steps",

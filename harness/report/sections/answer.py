@@ -1,0 +1,309 @@
+"""The first screen: the question, a sentence per answer, the forest plot and recommendations."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from harness.analysis.answer import BASELINE
+from harness.analysis.summary import Summary
+from harness.report import formatting
+from harness.report.charts.answer import candidate_title, gain, stamped
+from harness.report.document import Advice, FirstScreen, Text, join, text
+from harness.report.formatting import count
+from harness.report.sections import Charts, ladder, pooled, superiority, tuning
+from harness.results.records.answer import Advice as AdviceRecord
+from harness.results.records.answer import AdviceKind, AnswerRow, AxisAnswer, Cost
+from harness.results.records.comparisons import Effect
+
+MAX_NAMES = 3  # candidates that a sentence or an item names
+MAX_SENTENCES = 3  # levels of an axis with a sentence of their own
+MAX_TRENDS = 3  # effective speedups that are stated
+VISIBLE_CHANGE = 0.005  # a smaller change of a cost is not stated
+TITLES: Mapping[AdviceKind, str] = {
+    "better": "Better",
+    "cheaper": "Equivalent and cheaper",
+    "unresolved": "Unresolved",
+    "distrust": "Do not trust yet",
+}
+WARNINGS = {
+    "diverges": "differs from the single-process run",
+    "non-causal": "sees later tokens",
+    "below-entropy": "loss below the corpus's entropy",
+    "lost-seeds": "lost seeds",
+    "unstable": "unstable training",
+    "overfitting": "overfitting",
+    "outdated": "the code has changed since",
+    "other-budget": "another training budget",
+    "other-precision": "another precision",
+    "not-compiled": "speed: not fully compiled",
+    "other-hardware": "speed: another machine",
+    "shared-machine": "speed: shared machine",
+    "unplanned-look": "seeds were added after a look",
+}
+
+
+def build(summary: Summary, charts: Charts) -> FirstScreen:
+    """Return the first screen of the report."""
+    return FirstScreen(
+        question=question(summary),
+        sentences=[sentence for sentence in _sentences(summary) if sentence],
+        chart=charts.get("answer"),
+        advice=list(_advice(summary)),
+    )
+
+
+def question(summary: Summary) -> Text:
+    """Return the question that the study asks."""
+    compared = [row for row in summary.answer.rows if row.against is not None]
+    if not compared:
+        return text("What does each entry achieve, and at what cost?")
+    baselines = [row for row in summary.answer.rows if row.reason == BASELINE]
+    base = candidate_title(baselines[0]) if baselines else "the baseline"
+    axes = _and(list(compared[0].levels))
+    contexts = summary.study.contexts
+    where = f" at equal {_and(contexts)}" if contexts else ""
+    if len(compared) == 1:
+        name = candidate_title(compared[0])
+        return text(f"Does {name} reach a lower loss than {base}{where}, and at what cost?")
+    return text(
+        f"Which of {len(compared):,} candidates that differ in {axes} reach a lower loss than "
+        f"{base}{where}, and at what cost?"
+    )
+
+
+def _and(names: Sequence[str]) -> str:
+    """Return `a`, `a and b` or `a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _named(names: Sequence[str]) -> str:
+    """Return at most `MAX_NAMES` names, and the number of the others."""
+    more = len(names) - MAX_NAMES
+    return f"{', '.join(names[:MAX_NAMES])} and {more:,} more" if more > 0 else _and(names)
+
+
+# -- sentences ------------------------------------------------------------------------------------
+
+
+def _sentences(summary: Summary) -> Iterator[Text]:
+    """Yield a sentence for each asked axis, then on the best combination, tuning and sizes."""
+    rows = {row.entry: row for row in summary.answer.rows}
+    compared = [row for row in rows.values() if row.against is not None]
+    if not compared:
+        return
+    if all(row.reason == "single seed" for row in compared):
+        yield _single_seed(summary)
+    else:
+        for answer in summary.answer.axes:
+            yield _axis(summary, answer, rows)
+        yield _best(summary, compared)
+    yield from superiority.sentences(summary)
+    yield _tuning(summary)
+    yield _ladder(summary)
+
+
+def _single_seed(summary: Summary) -> Text:
+    is_done = all(run.status == "done" for run in summary.study.runs)
+    remedy = "Give the study more seeds." if is_done else "Not all runs are done."
+    return text(
+        "No verdict: every difference comes from a single seed, which does not show how much of "
+        f"it is noise. {remedy}"
+    )
+
+
+def _axis(summary: Summary, answer: AxisAnswer, rows: Mapping[str, AnswerRow]) -> Text:
+    """Return what the levels of an axis do, those with a resolved difference first."""
+    resolved = []
+    unresolved = []
+    others: dict[str, list[str]] = {}
+    for level in answer.levels:
+        row = rows[level.entry] if level.entry else None
+        name = stamped(level.level, row) if row else level.level
+        over_contexts = pooled.of_row(summary, row) if row else None
+        if over_contexts is not None:
+            resolved.append(pooled.sentence(summary.study, over_contexts, text(name)))
+        elif row is None:
+            resolved += _main_effect(name, level.effect)
+        elif row.verdict in ("better", "worse"):
+            resolved.append(_change(name, row))
+        elif row.verdict == "unresolved":
+            unresolved.append((name, row))
+        else:
+            others.setdefault(_state(summary, row), []).append(name)
+    sentences = resolved[:MAX_SENTENCES]
+    if len(resolved) > MAX_SENTENCES:
+        more = count(len(resolved) - MAX_SENTENCES, "other level")
+        sentences.append(text(f"The chart has {more} of {answer.axis}."))
+    if unresolved:
+        sentences.append(_unresolved(unresolved))
+    sentences += [text(f"{_named(names)}: {state}.") for state, names in others.items()]
+    return join(sentences, " ")
+
+
+def _change(name: str, row: AnswerRow) -> Text:
+    """Return by how much a resolved level changes the loss, and at what throughput."""
+    verb = "lowers" if row.verdict == "better" else "raises"
+    return text(f"{name} {verb} validation loss by {gain(row)}{_at_speed(row.tokens_per_s)}.")
+
+
+def _at_speed(cost: Cost) -> str:
+    """Return ` at 7 % lower throughput` if that is resolved."""
+    if cost.verdict == "equivalent":
+        return " at equivalent throughput"
+    if cost.change is None or cost.verdict not in ("better", "worse"):
+        return ""
+    return f" at {_relative(cost.change, 'higher', 'lower')} throughput"
+
+
+def _relative(change: float, more: str, less: str) -> str:
+    """Return `7 % lower` for a change of -0.07."""
+    shown = formatting.brief_percent(change)
+    return f"{shown.lstrip('+-')} {less if change < 0 else more}"
+
+
+def _main_effect(name: str, effect: Effect | None) -> Iterator[Text]:
+    """Yield the main effect of a level that no candidate changes alone, if it is resolved."""
+    if effect is None or effect.estimate is None or effect.verdict not in ("better", "worse"):
+        return
+    verb = "lowers" if effect.verdict == "better" else "raises"
+    size = formatting.brief_gain(effect.estimate, effect.ci95, "nats")
+    yield text(f"{name} {verb} validation loss by {size}, averaged over the other axes.")
+
+
+def _unresolved(levels: Sequence[tuple[str, AnswerRow]]) -> Text:
+    """Return the levels without a resolved difference, and what it would take."""
+    names = [name for name, _ in levels]
+    seeds = sorted({row.difference.n for _, row in levels if row.difference})
+    at = f" at {_and([str(n) for n in seeds])} seeds" if seeds else ""
+    return text(f"{_named(names)}: no resolved difference{at}{_remedy(levels)}.")
+
+
+def _remedy(levels: Sequence[tuple[str, AnswerRow]]) -> str:
+    """Return how many more seeds would resolve the differences if they are as observed."""
+    asked = [(name, row) for name, row in levels if row.more_seeds_ci95 is not None]
+    if not asked:
+        return ""
+    _, hardest = max(asked, key=lambda item: _needed(item[1]))
+    if hardest.more_seeds is None:
+        return "; the observed differences are too small for any practical number of seeds"
+    if len(asked) == 1:
+        return f"; about {_seeds(hardest)} would resolve it"
+    return f"; up to {_seeds(hardest)} would resolve them"
+
+
+def _needed(row: AnswerRow) -> float:
+    return float("inf") if row.more_seeds is None else row.more_seeds
+
+
+def _seeds(row: AnswerRow) -> str:
+    """Return `19 more seeds (3 to 71)`."""
+    noun = "more seed" if row.more_seeds == 1 else "more seeds"
+    if row.more_seeds is None or row.more_seeds_ci95 is None:
+        return noun
+    low, high = row.more_seeds_ci95
+    bounds = f"{low:,} or more" if high is None else f"{low:,} to {high:,}"
+    return f"{row.more_seeds:,} {noun} ({bounds})"
+
+
+def _state(summary: Summary, row: AnswerRow) -> str:
+    """Return `equivalent within 0.01 nats`, or why there is no verdict."""
+    if row.verdict != "equivalent":
+        return row.reason or "no verdict"
+    margin = summary.study.margins.get("val_loss")
+    return "equivalent" if margin is None else f"equivalent within {margin:g} nats"
+
+
+def _best(summary: Summary, rows: Sequence[AnswerRow]) -> Text:
+    """Name the best candidate if it changes several levels."""
+    best = rows[0]
+    axes = [
+        axis for axis, label in best.levels.items() if label != summary.study.baseline.get(axis)
+    ]
+    if best.verdict != "better" or len(axes) < 2 or best.difference is None:
+        return ()
+    return text(
+        f"The lowest loss is that of {candidate_title(best)}: {gain(best)} lower"
+        f"{_at_speed(best.tokens_per_s)}."
+    )
+
+
+def _tuning(summary: Summary) -> Text:
+    """Say what the tuning of the entries changes, and which optima may lie beyond the range."""
+    if summary.tuning is None:
+        return ()
+    changes = [tuning.sentence(row) for row in summary.tuning.comparisons if row.outcome]
+    parts = [text("Tuning: ", join(changes, " "))] if changes else []
+    warning = tuning.edge_warning(summary.tuning)
+    return text(*parts, " " if warning and parts else "", warning)
+
+
+def _ladder(summary: Summary) -> Text:
+    """Return the effective speedups of a ladder."""
+    trends = summary.ladder.trends[:MAX_TRENDS] if summary.ladder else []
+    sentences = [ladder.sentence(summary.ladder, trend) for trend in trends if summary.ladder]
+    return text("With size: ", join(sentences, " ")) if sentences else ()
+
+
+# -- recommendations ------------------------------------------------------------------------------
+
+
+def _advice(summary: Summary) -> Iterator[Advice]:
+    """Yield a part for each kind of advice."""
+    by_kind: dict[AdviceKind, list[AdviceRecord]] = {}
+    for record in summary.answer.advice:
+        by_kind.setdefault(record.kind, []).append(record)
+    rows = {row.entry: row for row in summary.answer.rows}
+    for kind, records in by_kind.items():
+        if kind == "distrust":
+            items = [_warning(summary, record) for record in records]
+        else:
+            labels = [label for record in records for label in record.entries]
+            items = list(_items(summary, kind, [rows[label] for label in labels]))
+        yield Advice(kind, TITLES[kind], items)
+
+
+def _items(summary: Summary, kind: AdviceKind, rows: Sequence[AnswerRow]) -> Iterator[Text]:
+    if kind == "better" and not rows:
+        yield text("No candidate is better than the baseline.")
+    for row in rows[:MAX_NAMES]:
+        if kind == "unresolved":
+            needed = "" if row.more_seeds is None else f": {_seeds(row)}"
+            yield text(f"{candidate_title(row)}{needed or f': {row.reason}' * bool(row.reason)}")
+        else:
+            yield text(f"{candidate_title(row)}: {', '.join(_claims(summary, row))}")
+    if len(rows) > MAX_NAMES:
+        yield text(f"{len(rows) - MAX_NAMES:,} more")
+
+
+def _claims(summary: Summary, row: AnswerRow) -> Iterator[str]:
+    """Yield what is known of a better or an equivalent candidate: its loss and its price."""
+    if row.verdict == "better":
+        yield f"{gain(row)} lower"
+    speed = row.tokens_per_s
+    if speed.verdict == "unresolved":
+        yield "throughput unresolved"
+    elif speed.verdict is not None:
+        yield _at_speed(speed).removeprefix(" at ")
+    memory = row.peak_memory.change
+    if memory is not None and abs(memory) >= VISIBLE_CHANGE:
+        yield f"{_relative(memory, 'more', 'less')} memory"
+    parameters = row.parameters.change
+    if parameters is not None and abs(parameters) >= VISIBLE_CHANGE:
+        yield f"{_relative(parameters, 'more', 'fewer')} parameters"
+    ratios = [saving.tokens_ratio for saving in summary.savings if saving.entry == row.entry]
+    if row.verdict == "better" and ratios and ratios[0] is not None and ratios[0] > 1:
+        yield f"reaches the baseline's loss with {ratios[0]:.2f}x fewer tokens"
+
+
+def _warning(summary: Summary, record: AdviceRecord) -> Text:
+    """Return which entries a caveat concerns: at most `MAX_NAMES`, candidates once."""
+    titles = {}
+    for row in summary.answer.rows:
+        titles.update(dict.fromkeys(row.entries, candidate_title(row)))
+    names = list(dict.fromkeys(titles[label] for label in record.entries if label in titles))
+    concerns_baseline = any(
+        row.reason == BASELINE and set(row.entries) & set(record.entries)
+        for row in summary.answer.rows
+    )
+    warning = WARNINGS[record.caveat or "diverges"]
+    subject = f"{_named(names)}: " if names else ""
+    rest = ". Every verdict rests on the baseline" if concerns_baseline else ""
+    return text(f"{subject}{warning}{rest}")
