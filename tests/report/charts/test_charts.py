@@ -69,7 +69,7 @@ def test_failed_entries_keep_a_row_with_their_status(fake, build):
         assert notes == {"rope-mha-single": "failed: oom"}
         assert "1 without a result" in charts[name].alt
     panels = {panel.title: panel.missing for panel in charts["val_loss_steps"].plot.panels}
-    assert panels == dict.fromkeys(fake.axes["parallelism"], ["rope · mha"])
+    assert panels == {title: ["rope · mha"] for title in fake.axes["parallelism"]}
 
 
 def test_bars_stack_to_the_measured_memory_with_its_prediction(one_axis, build):
