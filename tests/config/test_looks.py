@@ -3,7 +3,7 @@
 import pytest
 
 from harness.config import UntilResolved, load
-from harness.config.looks import _grown, plan_looks
+from harness.study.looks import _grown, plan_looks
 from harness.errors import UserError
 from harness.study.study_file import read
 
