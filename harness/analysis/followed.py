@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.results.archive import Archive
@@ -117,6 +118,17 @@ class FollowedStudy:
             ],
             looks_edited=self.replanned is not None,
         )
+
+
+def read(path: Path) -> FollowedStudy:
+    """Read the study file to follow.
+
+    Raises:
+        UserError: it is invalid; the error names every problem with file, key path and remedy.
+    """
+    from harness.study import stated
+
+    return FollowedStudy(stated.read(path))
 
 
 def _key(run: RunData) -> tuple[str, int, int, bool, str]:
