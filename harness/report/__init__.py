@@ -29,7 +29,7 @@ def write(store: Store, study: str, out: Path, refresh_s: int | None = None) -> 
 
     results = summary.summarize(accounting.read(store, study), now())
     folder = out / study
-    shown = names.find_names(results.study.entries, results.caveats)
+    shown = names.of_summary(results)
     specs = charts.build(results)
     files = {
         folder / "tables" / f"{name}.csv": tables.to_csv(table).encode("utf-8")

@@ -220,7 +220,7 @@ def test_page_summary_tables_and_figures_of_a_whole_study(fake, draw_only):
         "128 (trained)",
         "2,048",
     ]
-    assert "Not defined, no positions beyond seq_len = 128: `learned-mha-single`" in text
+    assert "Not defined, no positions beyond seq_len = 128: learned · mha" in text
     assert "At parallelism single" in text
     for name in ("length_loss", "position_loss"):
         assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
