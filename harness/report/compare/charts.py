@@ -127,7 +127,7 @@ def _forest_row(pair: EntryPair, title: str, unit: str | None) -> ForestRow:
     return replace(
         row,
         verdict="bitwise equal" if pair.bitwise else verdict,
-        text=formatting.brief_difference(test.difference.mean, low, high),
+        text="0" if pair.bitwise else formatting.brief_difference(test.difference.mean, low, high),
         style=VERDICTS[test.verdict] if test.verdict else WITHOUT_VERDICT,
         value=test.difference.mean,
         interval=test.difference.ci95,
