@@ -75,7 +75,7 @@ def test_each_change_of_a_verdict_is_named(tuned, expected):
 def test_the_largest_improvement_is_one_of_tuned_entries(tuned, no_figures):
     tuned.loss = losses({"learned": 3e-3, "rope": 1e-3}, {"rope": -0.03})
     report, _, _ = written(tuned.write())
-    assert "Largest improvement: rope · tuned" in report
+    assert "Largest improvement: `rope-single-tuned`" in report
     plant_untuned_gain(tuned)
     report, _, _ = written(tuned.write())
     assert "Largest improvement" not in report
@@ -152,7 +152,7 @@ def test_an_optimum_at_the_edge_is_in_the_answer(tuned, no_figures):
 def test_the_report_shows_trials_before_any_choice(tuned, no_figures):
     tuned.has_finals = False
     report, content, _ = written(tuned.write())
-    assert "No setting is chosen yet for learned, rope." in report
+    assert "No setting is chosen yet for `learned-single`, `rope-single`." in report
     assert content["entries"] == []
 
 
