@@ -30,6 +30,7 @@ from harness.results.records.entries import EntryResult
 from harness.results.records.estimates import Difference
 
 BASELINE = "baseline"
+LOST = "lost seeds"
 NO_RESULTS = "no results"
 NOT_TESTED = "not tested yet"
 # Caveats of an entry that keep it out of the advice, and of which the advice warns.
@@ -116,6 +117,7 @@ def _row(results: Results, candidate: Candidate) -> AnswerRow:
         levels=dict(candidate.levels),
         entries=labels,
         against=comparison.against if comparison else None,
+        val_loss=result.val_loss,
         verdict=shown.verdict if shown else None,
         reason=reason,
         difference=_difference(comparison, shown, reason),
@@ -167,7 +169,7 @@ def _reason(
         # The loss of an architecture is tested under the baseline's parallelism.
         return NOT_TESTED if comparison.seeds else "no common seed"
     if test.lost_seeds and test.difference.ci95 is None:
-        return "lost seeds"
+        return LOST
     if test.verdict is None:
         return "equal in every seed" if test.seed_has_no_effect else "single seed"
     return None

@@ -11,12 +11,13 @@ from pydantic import Field, TypeAdapter, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError
 
 from harness.config import setting_axes, variant_check
-from harness.config.names import LABEL, LABEL_FORM, default_label
+from harness.config.names import LABEL, LABEL_FORM, default_label, default_title
 from harness.config.schema_errors import describe_errors, quoted
 from harness.config.settings import Change, RawTable
 from harness.config.study_file import Element, Rule
 from harness.errors import Problem, UserError, choices
 from harness.results.records import StrictModel, VariantChoice
+from harness.results.titles import distinct
 from variants import registry
 from variants.base import AXES, ModelShape, is_part
 from variants.errors import VariantError, class_line
@@ -96,7 +97,8 @@ class Axes:
                 if problem:
                     self.add_problem(f"axes.{quoted(axis)}", problem)
             kept.append(choice)
-        return kept
+        titles = distinct({choice.label: choice.title for choice in kept})
+        return [choice.model_copy(update={"title": titles[choice.label]}) for choice in kept]
 
     @property
     def has_invalid(self) -> bool:
@@ -153,10 +155,12 @@ class Axes:
             raise self._error(f"{key}.label", f"{label!r}: {LABEL_FORM}")
         options = self._options(axis, name, given, key)
         given_options = {option: options[option] for option in options if option in given}
+        form = registry.own_title(registry.load(axis, name, self.paths))
         return VariantChoice(
             name=name,
             label=label or default_label(name, given_options),
             options=options,
+            title=label or default_title(form, name, options, given),
         )
 
     def _variant_name(self, axis: str, name: object, key: str) -> str:
@@ -309,7 +313,7 @@ def architecture_key(entry: Mapping[str, VariantChoice]) -> str:
 
 
 def same_variant(a: VariantChoice, b: VariantChoice) -> bool:
-    """Return whether two choices differ in their label only, or not at all."""
+    """Return whether two choices differ in their label and title only, or not at all."""
     return (a.name, a.options) == (b.name, b.options)
 
 

@@ -13,7 +13,7 @@ from harness.config.study_file import StudyFile
 from harness.data.tokenizers import Tokenizer
 from harness.errors import Problem, UserError
 from harness.model.builder import ModelBuilder
-from harness.results.records import DataSettings, ModelSettings, TrainSettings, VariantChoice
+from harness.results.records import DataSettings, ModelSettings, TrainSettings
 from variants.base import AXES, ModelShape
 
 
@@ -180,5 +180,5 @@ def _with_values(entry: VariantSelection, settings: Settings) -> VariantSelectio
         choices[axis] = choice
         if axis not in AXES:
             options = {key: settings.value(key) for key in choice.options}
-            choices[axis] = VariantChoice(name=choice.name, label=choice.label, options=options)
+            choices[axis] = choice.model_copy(update={"options": options})
     return choices

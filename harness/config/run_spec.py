@@ -123,7 +123,7 @@ class RunSpecBuilder:
             if axis not in AXES:
                 continue  # the settings have its values
             if AXES[axis].in_hash_by_default or not self._is_default(axis, choice):
-                axes[axis] = _without(choice.hashed(), "label")
+                axes[axis] = _without(choice.hashed(), "label", "title")
         shared = self._trial_content if is_trial else self._content
         return short_hash({"shared": shared, "axes": axes})
 

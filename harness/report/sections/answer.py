@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from harness.analysis.answer import BASELINE
+from harness.analysis.answer import BASELINE, LOST
+from harness.analysis.candidates import collapsed_axes
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.charts.answer import candidate_title, gain, stamped
@@ -88,8 +89,8 @@ def _sentences(summary: Summary) -> Iterator[Text]:
     rows = {row.entry: row for row in summary.answer.rows}
     compared = [row for row in rows.values() if row.against is not None]
     if not compared:
-        return
-    if all(row.reason == "single seed" for row in compared):
+        yield from _achieved(list(rows.values()))
+    elif all(row.reason == "single seed" for row in compared):
         yield _single_seed(summary)
     else:
         for answer in summary.answer.axes:
@@ -98,6 +99,22 @@ def _sentences(summary: Summary) -> Iterator[Text]:
     yield from superiority.sentences(summary)
     yield _tuning(summary)
     yield _ladder(summary)
+
+
+def _achieved(rows: Sequence[AnswerRow]) -> Iterator[Text]:
+    """Yield the loss and the throughput of each entry, if none is compared with another."""
+    for row in rows[:MAX_NAMES]:
+        if row.val_loss is None:
+            yield text(f"{candidate_title(row)}: no run is done yet.")
+            continue
+        low, high = row.val_loss.ci95 or (None, None)
+        loss = formatting.interval(row.val_loss.mean, low, high, formatting.fixed)
+        if low is None:
+            loss = formatting.fixed(row.val_loss.mean)
+        title = candidate_title(row)
+        speed = row.tokens_per_s.value
+        at = "" if speed is None else f" at {formatting.compact(speed)} tokens per second"
+        yield text(f"{title} reaches a validation loss of {loss} nats per token{at}.")
 
 
 def _single_seed(summary: Summary) -> Text:
@@ -205,6 +222,8 @@ def _seeds(row: AnswerRow) -> str:
 
 def _state(summary: Summary, row: AnswerRow) -> str:
     """Return `equivalent within 0.01 nats`, or why there is no verdict."""
+    if row.reason == LOST:
+        return "no verdict, as seeds were lost"
     if row.verdict != "equivalent":
         return row.reason or "no verdict"
     margin = summary.study.margins.get("val_loss")
@@ -295,10 +314,11 @@ def _claims(summary: Summary, row: AnswerRow) -> Iterator[str]:
 
 def _warning(summary: Summary, record: AdviceRecord) -> Text:
     """Return which entries a caveat concerns: at most `MAX_NAMES`, candidates once."""
-    titles = {}
+    names = []
     for row in summary.answer.rows:
-        titles.update(dict.fromkeys(row.entries, candidate_title(row)))
-    names = list(dict.fromkeys(titles[label] for label in record.entries if label in titles))
+        concerned = [label for label in row.entries if label in record.entries]
+        if concerned:
+            names.append(_with_contexts(summary, row, concerned))
     concerns_baseline = any(
         row.reason == BASELINE and set(row.entries) & set(record.entries)
         for row in summary.answer.rows
@@ -307,3 +327,16 @@ def _warning(summary: Summary, record: AdviceRecord) -> Text:
     subject = f"{_named(names)}: " if names else ""
     rest = ". Every verdict rests on the baseline" if concerns_baseline else ""
     return text(f"{subject}{warning}{rest}")
+
+
+def _with_contexts(summary: Summary, row: AnswerRow, concerned: Sequence[str]) -> str:
+    """Return a candidate's title, with the contexts of these entries if they are not all."""
+    if len(concerned) == len(row.entries):
+        return candidate_title(row)
+    axes = collapsed_axes(summary.study)
+    contexts = [
+        " ".join(entry.axes[axis] for axis in axes)
+        for entry in summary.study.entries
+        if entry.label in concerned
+    ]
+    return f"{candidate_title(row)} ({', '.join(contexts)})"
