@@ -100,10 +100,12 @@ def names_of(plot):
 
 
 def test_comparison_is_stamped_on_either_side(fake, leak, tmp_path):
-    a = dataset.read(fake.write().store, fake.name)
+    store = fake.write().store
+    a = Source("a", dataset.read(store, fake.name), store.archive(fake.name))
     fake.name = "other"
-    b = dataset.read(fake.write().store, fake.name)
-    folder = compare.write(Source("a", a), Source("b", b), tmp_path / "out")
+    fake.write()
+    b = Source("b", dataset.read(store, fake.name), store.archive(fake.name))
+    folder = compare.write(a, b, tmp_path / "out")
     page = (folder / "report.md").read_text()
     assert STAMPED in page
     assert "in a: position 3" in page and "in b: position 3" in page
