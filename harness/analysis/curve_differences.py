@@ -167,9 +167,7 @@ def losses_by_seed(
     entry: Entry, unit: LossUnit | None, seeds: set[int], by_tokens: bool
 ) -> dict[int, ByAmount]:
     """Return the loss of each of these seeds by steps or tokens, where it is a number."""
-    return {
-        run.seed: _losses(run, unit, by_tokens) for run in entry.done if run.seed in seeds
-    }
+    return {run.seed: _losses(run, unit, by_tokens) for run in entry.done if run.seed in seeds}
 
 
 def _losses(run: RunData, unit: LossUnit | None, by_tokens: bool) -> ByAmount:
@@ -202,9 +200,7 @@ class _Widths:
         look = looks.looks[result.look - 1]
         going = tuple(label for label in labels if (self._look(label) or 0) >= result.look)
         seeds = frozenset(look.seeds)
-        return _Group(
-            family.baseline, going, result.method, seeds, look.level * share, len(labels)
-        )
+        return _Group(family.baseline, going, result.method, seeds, look.level * share, len(labels))
 
     def _look(self, label: str) -> int | None:
         result = self._tests.entries.get(label)

@@ -114,6 +114,7 @@ class StudyResults:
     trials: tuple[RunData, ...] = ()  # of the tuning; they are in no entry
     tuning: TuningRecord | None = None  # settings tried and chosen
     titles: dict[str, dict[str, str]] = field(default_factory=dict)  # by axis and label
+    positions: Mapping[str, int] = field(default_factory=dict)  # of candidates in the whole study
 
     @property
     def runs(self) -> list[RunData]:

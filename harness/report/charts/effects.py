@@ -10,10 +10,11 @@ from harness.analysis.pairs import METRIC_NAMES
 from harness.analysis.summary import Summary
 from harness.report.charts.entries import MAX_EFFECTS, MAX_ENTRIES
 from harness.report.charts.spec import Axis, ChartSpec, Interval, IntervalRow, Intervals
-from harness.report.charts.style import SEPARATOR, VERDICTS, choose_style
+from harness.report.charts.style import VERDICTS, choose_style
 from harness.report.formatting import count, significant_figures
 from harness.results.records.comparisons import Effect, MetricTests, PooledResult, Quantity
 from harness.results.records.estimates import Bounds
+from harness.results.titles import SEPARATOR
 
 HOW = " Colour, marker and word: the verdict."
 NATS = "nats per token"

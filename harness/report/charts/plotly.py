@@ -311,7 +311,7 @@ def _group(name: str, points: Sequence[Point]) -> JsonDict:
         "text": [f"{plain(point.name)}<br>{plain(point.detail)}" for point in points],
         "hovertemplate": "%{text}<br>%{x:,.0f} tokens/s<br>loss %{y:.4f}<extra></extra>",
         "marker": {
-            "color": points[0].style.colour,
+            "color": [point.style.colour for point in points],
             "symbol": [point.style.marker for point in points],
             "opacity": 0.8,
             "size": rounded(sizes),

@@ -12,6 +12,7 @@ from harness.report.charts.style import choose_style
 from harness.report.formatting import MIB, count
 
 LOSS_DIGITS = 4  # as in the tables: a smaller difference does not put an entry on the front
+MAX_GROUPS = 8  # candidates that a legend names
 
 
 def build(summary: Summary) -> Iterator[ChartSpec]:
@@ -24,6 +25,7 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
     if unit is None:
         return
     style = choose_style(summary.study)
+    few = len(summary.study.entries) <= MAX_GROUPS
     points = []
     for entry in summary.study.entries:
         result = summary.results[entry.label]
@@ -37,7 +39,7 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
                     y=loss.mean,
                     interval=result.tokens_per_s.ci95,
                     style=style.mark(entry),
-                    group=entry.axes.get(style.colour_axis or "", entry.label),
+                    group=style.within_panel(entry) if few else "entries",
                     size=memory or 0,
                     detail="memory unknown" if memory is None else f"{memory / MIB:,.1f} MiB",
                 )
