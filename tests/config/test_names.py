@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from harness.config import load
 from harness.config.axes import Axes
-from harness.config.names import (
+from harness.errors import UserError
+from harness.study.names import (
     MAX_ENTRY,
     MAX_LABEL,
     MAX_TITLE,
@@ -16,7 +17,6 @@ from harness.config.names import (
     default_title,
     shorten,
 )
-from harness.errors import UserError
 from variants import registry
 from variants.base import AXES, ModelShape
 
@@ -156,7 +156,7 @@ OPTIONS = {
 @settings(max_examples=25)
 @given(data=st.data())
 def test_choices_of_an_axis_have_different_titles(axis, data):
-    axes = Axes("study.toml", SHAPE, [])
+    axes = Axes("study.toml", [], shape=SHAPE)
     axes.read({axis: choices_of(data.draw, axis)})
     if not axes.problems:
         titles = [choice.title for choice in axes.choices[axis]]
@@ -171,7 +171,7 @@ def test_every_shipped_variant_has_a_title(name):
 
 
 def test_a_label_of_the_user_is_the_title():
-    axes = Axes("study.toml", SHAPE, [])
+    axes = Axes("study.toml", [], shape=SHAPE)
     level = {"label": "S", "model.n_layer": 2}
     axes.read(
         {
@@ -191,7 +191,7 @@ def test_a_label_of_the_user_is_the_title():
 
 
 def test_a_label_that_is_another_title_makes_both_labels():
-    axes = Axes("study.toml", SHAPE, [])
+    axes = Axes("study.toml", [], shape=SHAPE)
     axes.read(
         {
             "positional": [

@@ -8,18 +8,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 
-from harness.config.names import LABEL, LABEL_FORM, default_label, default_title
-from harness.config.schema_errors import shown
-from harness.config.settings import (
+from harness.results.records import VariantChoice
+from harness.study.axis_names import AXES
+from harness.study.names import LABEL, LABEL_FORM, default_label, default_title
+from harness.study.schema_errors import shown
+from harness.study.settings import (
     SECTIONS,
     RawTable,
     setting_keys,
     unknown_setting,
     value_problems,
 )
-from harness.config.study_file import Element
-from harness.results.records import VariantChoice
-from variants.base import AXES
+from harness.study.study_file import Element
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 # Keys that hold something else in rules, levels and columns of tables.
