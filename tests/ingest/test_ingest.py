@@ -205,7 +205,7 @@ def test_seeds_with_other_steps_have_no_mean_curve(store, folder, no_figures):
         for chart in charts.build(summary)
         if chart.name.startswith("val_loss")
     }
-    assert set(lines) == {"val_loss_steps", "val_loss_time"}
+    assert set(lines) == {"val_loss"}
     assert all(len(entries) == 8 and "muon" not in entries for entries in lines.values())
 
 

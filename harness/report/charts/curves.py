@@ -280,7 +280,7 @@ def _difference_line(curve: DifferenceCurve, one: Drawn, style: Style) -> Line:
         low=curve.low.tolist() if curve.has_band else (),
         high=curve.high.tolist() if curve.has_band else (),
         markers=style.markers(one.entry),
-        value=formatting.signed(float(curve.mean[-1])),
+        value=f"{curve.mean[-1]:+.4f}",
     )
 
 

@@ -10,6 +10,7 @@ from harness.report.charts.spec import Interval, Line
 SETTLED = 0.3  # the y axis covers each curve from this fraction of its steps on
 FAILED = 0.3  # of the decline from the first loss to the lowest, by which the end is above it
 MIN_SPAN = 0.01  # nats that a loss axis covers at least, so that rounding errors stay invisible
+MIN_LATE = 2  # points from that fraction on
 
 Array = NDArray[np.float64]
 
@@ -29,8 +30,13 @@ def without_spikes(values: Array) -> Array:
 
 
 def _late(line: Line, values: Sequence[float], settled: float) -> Array:
-    """Return the numbers of a line without spikes, from a fraction of its length on."""
+    """Return the numbers of a line without spikes, from a fraction of its length on.
+
+    A line of few points counts as a whole.
+    """
     late = np.array(line.x) >= settled * line.x[-1]
+    if late.sum() < MIN_LATE:
+        late[:] = True
     found = without_spikes(np.array(values, dtype=float))[late]
     finite = found[np.isfinite(found)]
     return finite if len(finite) else np.zeros(1)

@@ -62,10 +62,10 @@ class Style:
 
     def in_one_panel(self, entries: Iterable[Entry]) -> "Style":
         """Return a style with distinct names for these entries, as one panel needs them."""
-        labels = [entry.label for entry in entries]
-        if len({self.names[label] for label in labels}) == len(labels):
+        titles = {entry.label: entry.title for entry in entries}
+        if len({self.names[label] for label in titles}) == len(titles):
             return self
-        return replace(self, names=self.names | {entry.label: entry.title for entry in entries})
+        return replace(self, names={**self.names, **titles})
 
 
 def choose_style(study: StudyResults) -> Style:
