@@ -24,6 +24,7 @@ from harness.results.records.comparisons import (
     TestFamily,
     TestMethod,
 )
+from harness.results.records.estimates import Bounds
 from harness.results.run_data import RunData
 
 MAX_POINTS = 120  # evaluations at which differences are computed
@@ -149,7 +150,7 @@ def _difference(
     last = {max(by_x) for by_x in (*own.values(), *base.values())}
     ends_early = len(last) > 1
     if interval is not None and not ends_early:
-        low[-1], high[-1] = interval
+        low, high = at_verdict(low, high, interval)
     return DifferenceCurve(
         entry=pair.entry,
         base=pair.base,
@@ -161,6 +162,13 @@ def _difference(
         n_seeds=len(seeds),
         ends_early=ends_early,
     )
+
+
+def at_verdict(
+    low: FloatArray, high: FloatArray, interval: Bounds
+) -> tuple[FloatArray, FloatArray]:
+    """Return a band that ends at the interval of the verdict."""
+    return np.append(low[:-1], interval[0]), np.append(high[:-1], interval[1])
 
 
 def losses_by_seed(

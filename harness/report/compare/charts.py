@@ -33,7 +33,6 @@ from harness.report.compare.sources import Source
 from harness.report.formatting import count
 from harness.results.records.comparisons import Quantity, VerdictName
 from harness.results.records.study_comparison import EntryPair, StudyComparison
-from harness.results.titles import SEPARATOR
 
 MAX_CURVES = len(COLOURS)
 MIN_SPAN = 1e-3  # nats that the axis of the differences covers at least

@@ -42,7 +42,7 @@ MAX_TOTAL_POINTS = 120_000  # of all curves of one loss, some 2 MB
 MAX_POINTS = 300  # of a curve
 MIN_POINTS = 8
 MAX_ENTRIES_WITH_BANDS = 200  # more entries have no training curves, times and seed ranges
-MAX_SHOWN = 40  # curves that are drawn at once
+MAX_SHOWN = 24  # curves that are drawn at once
 
 
 def build(summary: Summary, charts: Charts) -> Iterator[Block]:
@@ -120,7 +120,7 @@ def _explorer_data(summary: Summary) -> JsonDict:
         mark = style.mark(entry)
         data.append(
             {
-                "label": entry.label,
+                "label": plain(entry.title + stamps.get(entry.label, "")),
                 "name": plain(style.within_panel(entry) + stamps.get(entry.label, "")),
                 "candidate": candidate_of[entry.label],
                 "context": names.index(contexts[entry.label]),
