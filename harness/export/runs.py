@@ -83,9 +83,13 @@ class TrackedRun:
     def of(cls, spec: RunSpec | ImportedRun, started_at: str | None) -> "TrackedRun":
         """Return a run by its spec and the time of its start."""
         started_s = 0.0 if started_at is None else datetime.fromisoformat(started_at).timestamp()
-        labels = spec.labels
         return cls(
-            spec.study, spec.run_id, spec.entry, labels, run_settings(spec) | labels, started_s
+            study=spec.study,
+            run_id=spec.run_id,
+            entry=spec.entry,
+            axes=spec.labels,
+            settings={**run_settings(spec), **spec.labels},
+            started_s=started_s,
         )
 
 
