@@ -79,7 +79,7 @@ class RunFollower:
             is_final = status.status in ("done", "failed")
             is_final = is_final and status.reason not in TRANSIENT_FAILURES
             self._forward(self._tracker, self._points.take(has_ended=is_final))
-            self._tracker.finish(_end_of(self._run))
+            self._tracker.finish(_end_of(self._run, is_final))
         except Exception as error:
             self._give_up(error)
 
@@ -106,9 +106,9 @@ class RunFollower:
         print(f"{self._run.run_id}: {reason}", flush=True)
 
 
-def _end_of(run: Run) -> RunEnd:
+def _end_of(run: Run, is_final: bool) -> RunEnd:
     data = read_run(run)
-    if not isinstance(data, RunData):
+    if not isinstance(data, RunData) or not is_final:
         return RunEnd(run.status.status, {})
     row = frames.runs([data], {}).iloc[0]
     return RunEnd(data.status, results_of(row))
