@@ -73,9 +73,14 @@ class NoOptions:
 
 
 class Variant(Generic[OptionsT]):
-    """Base class of the variants of all axes. `OptionsT` is the type of the options, `Options`."""
+    """Base class of the variants of all axes. `OptionsT` is the type of the options, `Options`.
+
+    `title` is the variant's name in reports, a format string over its options: `GQA-{n_kv_head}`.
+    It is not inherited. A variant without one is shown by its file name.
+    """
 
     Options: ClassVar[type] = NoOptions
+    title: ClassVar[str] = ""
 
     @classmethod
     def check(cls, shape: ModelShape, options: OptionsT) -> Mapping[str, str]:
@@ -127,7 +132,7 @@ class Part(Variant[OptionsT], nn.Module):
 
         Raises:
             ValueError: a tensor does not fit and no conversion is defined; the message gives both
-            shapes.
+                shapes.
         """
         loaded = {}
         for name, initial in initial_tensors.items():
