@@ -5,6 +5,7 @@ A live run obeys `WANDB_MODE`, by default `offline`.
 
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -46,8 +47,11 @@ def _start_offline(run: TrackedRun, folder: Path, continues: bool) -> "_Run":
 
 def _open(run: TrackedRun, folder: Path, mode: Mode, continues: bool) -> "_Run":
     if mode == OFFLINE:
-        for earlier in folder.glob(f"wandb/offline-run-*-{run.run_id}"):
-            shutil.rmtree(earlier)
+        earlier = list(folder.glob(f"wandb/offline-run-*-{run.run_id}"))
+        for path in earlier:
+            shutil.rmtree(path)
+        if earlier:
+            time.sleep(1)  # wandb names the folder by the second, and loses one of two equal names
     settings = wandb.Settings(
         silent=True,
         console="off",

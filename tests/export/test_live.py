@@ -12,7 +12,7 @@ from synthetic_results import SyntheticStudy
 from tracked import READ, mlflow_runs
 
 from harness.analysis import dataset
-from harness.config.study_file import StudyFile
+from harness.study.study_file import StudyFile
 from harness.export import REQUIREMENTS, export, missing_packages
 from harness.export.follow import NextRun, RunFollower, follow
 from harness.launch import trackers
