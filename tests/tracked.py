@@ -44,8 +44,10 @@ def mlflow_runs(folder: Path, study: str) -> dict[str, object]:
 
 
 def read_wandb(folder: Path, study: str) -> dict[str, Curves]:
+    import wandb
     from wandb.proto import wandb_internal_pb2
 
+    wandb.teardown()  # as the end of a process does: it writes what is left
     runs = {}
     for path in folder.glob("wandb/offline-run-*/run-*.wandb"):
         curves: Curves = {}

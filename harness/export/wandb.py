@@ -5,7 +5,6 @@ A live run obeys `WANDB_MODE`, by default `offline`.
 
 import os
 import shutil
-import time
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +20,7 @@ OFFLINE: Mode = "offline"
 def write(study: StudyFrames, folder: Path, target: Path) -> str:
     """Write an offline run for each run; the id keeps a second sync from adding duplicates."""
     export_runs(study, folder, _start_offline)
+    wandb.teardown()  # writes what is left; at the latest, the end of the process does
     for link in (folder / "wandb").iterdir():
         if link.is_symlink():
             link.unlink()  # to the newest run, in a folder that is renamed afterwards
@@ -47,11 +47,8 @@ def _start_offline(run: TrackedRun, folder: Path, continues: bool) -> "_Run":
 
 def _open(run: TrackedRun, folder: Path, mode: Mode, continues: bool) -> "_Run":
     if mode == OFFLINE:
-        earlier = list(folder.glob(f"wandb/offline-run-*-{run.run_id}"))
-        for path in earlier:
-            shutil.rmtree(path)
-        if earlier:
-            time.sleep(1)  # wandb names the folder by the second, and loses one of two equal names
+        for earlier in folder.glob(f"wandb/offline-run-*-{run.run_id}"):
+            shutil.rmtree(earlier)
     settings = wandb.Settings(
         silent=True,
         console="off",

@@ -116,8 +116,12 @@ def live_folder(request, study, exports, tmp_path):
     return folder, READ[to](folder, study.name)
 
 
-def start_of(to):
-    return importlib.import_module(f"harness.export.{to}").start
+def new_follower(replay, to, folder):
+    """Start an attempt, and follow it as another process would."""
+    if to == "wandb":
+        importlib.import_module("wandb").teardown()
+    start = importlib.import_module(f"harness.export.{to}").start
+    return RunFollower(replay.start(), start, folder)
 
 
 def runs_of(study):
@@ -130,7 +134,7 @@ def test_live_runs_look_as_their_export_does(study, live_folder, to):
     for run in runs_of(study):
         replay = Replay(run)
         replay.reset()
-        follower = RunFollower(replay.start(), start_of(to), folder)
+        follower = new_follower(replay, to, folder)
         replay.train(0, len(replay.lines[0]), follower)
         replay.finish()
         follower.close()
@@ -143,13 +147,13 @@ def test_a_resumed_run_continues_without_duplicates(study, live_folder, to):
     folder, expected = live_folder
     replay = Replay(runs_of(study)[0])
     replay.reset()
-    follower = RunFollower(replay.start(), start_of(to), folder)
+    follower = new_follower(replay, to, folder)
     replay.train(0, RESUMED_AT + 4, follower)
     replay.run.finish("interrupted", "killed", "stopped")
     follower.close()
     if to == "mlflow":
         assert mlflow_runs(folder, study.name)[replay.run.run_id].info.status == "KILLED"
-    follower = RunFollower(replay.start(), start_of(to), folder)
+    follower = new_follower(replay, to, folder)
     replay.train(RESUMED_AT, len(replay.lines[0]), follower)
     replay.finish()
     follower.close()
@@ -162,7 +166,7 @@ def test_a_run_that_starts_anew_replaces_its_points(study, live_folder, to):
     replay = Replay(runs_of(study)[0])
     for n_steps in (6, 3):
         replay.reset()
-        follower = RunFollower(replay.start(), start_of(to), folder)
+        follower = new_follower(replay, to, folder)
         replay.train(0, n_steps, follower)
         replay.run.finish("failed", "nan", "the loss is not finite")
         follower.close()
