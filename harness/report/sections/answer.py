@@ -18,6 +18,8 @@ MAX_NAMES = 3  # candidates that a sentence or an item names
 MAX_SENTENCES = 3  # levels of an axis with a sentence of their own
 MAX_TRENDS = 3  # effective speedups that are stated
 VISIBLE_CHANGE = 0.005  # a smaller change of a cost is not stated
+NONE_BETTER = "No candidate is better than the baseline."
+NONE_SOUND = "No candidate without a caveat is better than the baseline."
 TITLES: Mapping[AdviceKind, str] = {
     "better": "Better",
     "cheaper": "Equivalent and cheaper",
@@ -281,7 +283,8 @@ def _advice(summary: Summary) -> Iterator[Advice]:
 
 def _items(summary: Summary, kind: AdviceKind, rows: Sequence[AnswerRow]) -> Iterator[Text]:
     if kind == "better" and not rows:
-        yield text("No candidate is better than the baseline.")
+        verdicts = [row.verdict for row in summary.answer.rows]
+        yield text(NONE_SOUND if "better" in verdicts else NONE_BETTER)
     for row in rows[:MAX_NAMES]:
         if kind == "unresolved":
             needed = "" if row.more_seeds is None else f": {_seeds(row)}"
@@ -319,6 +322,8 @@ def _warning(summary: Summary, record: AdviceRecord) -> Text:
     names = [_with_contexts(summary, row, marked) for row in concerned[:MAX_NAMES]]
     names += [candidate_title(row) for row in concerned[MAX_NAMES:]]  # only counted
     subject = f"{_named(names)}: " if names else ""
+    if len(concerned) == len(summary.answer.rows) > 1:
+        subject = "all candidates: "
     warning = WARNINGS[record.caveat or "diverges"]
     concerns_baseline = any(row.reason == BASELINE for row in concerned)
     rest = ". Every verdict rests on the baseline" if concerns_baseline else ""
