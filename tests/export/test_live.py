@@ -12,11 +12,11 @@ from synthetic_results import SyntheticStudy
 from tracked import READ, mlflow_runs
 
 from harness.analysis import dataset
-from harness.study.study_file import StudyFile
 from harness.export import REQUIREMENTS, export, missing_packages
 from harness.export.follow import NextRun, RunFollower, follow
 from harness.launch import trackers
 from harness.launch.trackers import Trackers
+from harness.study.study_file import StudyFile
 
 STEPS_PER_POLL = 3
 RESUMED_AT = 4
@@ -249,7 +249,7 @@ def test_the_choice_of_trackers_is_checked():
     sections = {"study": {"name": "a", "seeds": [0]}, "model": {}, "data": {}, "train": {}}
     assert StudyFile.model_validate(sections).log.to == []
     for to in (["wandb", "wandb"], ["comet"], "wandb"):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="log.to"):
             StudyFile.model_validate(sections | {"log": {"to": to}})
 
 
