@@ -1,8 +1,8 @@
 """Forward the runs of one launch to one tracker: `python -m harness.export.follow`.
 
-This process reads the files of the runs, at the lowest priority, so that the training is not disturbed. The
-launcher names each run on stdin before it starts it; stdin ends with the launch, or with its
-process. A line on stdout says why a run is not in the tracker.
+This process reads the files of the runs, at the lowest priority, so that the training is not
+disturbed. The launcher names each run on stdin before it starts it; stdin ends with the launch, or
+with its process. A line on stdout says why a run is not in the tracker.
 """
 
 import argparse

@@ -249,7 +249,7 @@ def test_the_choice_of_trackers_is_checked():
     sections = {"study": {"name": "a", "seeds": [0]}, "model": {}, "data": {}, "train": {}}
     assert StudyFile.model_validate(sections).log.to == []
     for to in (["wandb", "wandb"], ["comet"], "wandb"):
-        with pytest.raises(ValueError, match="log.to"):
+        with pytest.raises(ValueError, match=r"log\.to"):
             StudyFile.model_validate(sections | {"log": {"to": to}})
 
 
