@@ -51,7 +51,7 @@ def build(summary: Summary) -> list[ChartSpec]:
     charts = [replace(chart, note=chart.note + note) for chart in charts]
     return [
         *answer.build(summary),
-        *curves.build(limit_entries(summary)),
+        *curves.build(summary),
         *charts,
         *scaling.build(summary),
         *ladder.build(summary),

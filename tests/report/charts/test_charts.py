@@ -27,10 +27,8 @@ def test_every_chart_states_its_finding(fake, build):
     charts = build(fake)
     assert set(charts) == {
         "answer",
-        "val_loss_steps",
-        "val_loss_time",
-        "train_loss_steps",
-        "train_loss_time",
+        "val_loss",
+        "train_loss",
         "memory",
         "throughput",
         "phases",
@@ -56,7 +54,7 @@ def test_every_chart_states_its_finding(fake, build):
     }
     lowest = min(losses, key=losses.get)
     finding = f"lowest at the end: {lowest}, {losses[lowest]:.4g} nats per token."
-    assert charts["val_loss_steps"].alt.endswith(finding)
+    assert charts["val_loss"].alt.endswith(finding)
 
 
 def test_failed_entries_keep_a_row_with_their_status(fake, build):
@@ -68,8 +66,7 @@ def test_failed_entries_keep_a_row_with_their_status(fake, build):
         notes = {row.name: row.note for row in charts[name].plot.rows if row.note}
         assert notes == {"rope-mha-single": "failed: oom"}
         assert "1 without a result" in charts[name].alt
-    panels = {panel.title: panel.missing for panel in charts["val_loss_steps"].plot.panels}
-    assert panels == {title: ["rope · mha"] for title in fake.axes["parallelism"]}
+    assert charts["val_loss"].plot.panels[0].missing == ["rope · mha"]
 
 
 def test_bars_stack_to_the_measured_memory_with_its_prediction(one_axis, build):
