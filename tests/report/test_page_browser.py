@@ -74,7 +74,7 @@ def test_legend_and_controls_change_the_curves(opened):
 
 
 def test_hovering_over_a_curve_shows_its_name_and_value(opened):
-    opened.get_by_label("Search").fill("rope-mha-single")
+    opened.get_by_label("Search").fill("rope mha")
     opened.get_by_role("combobox", name="parallelism").select_option("single")
     sync_api.expect(opened.locator("#count")).to_have_text("1 of 18 entries")
     assert len(curves(opened)) == 1
