@@ -9,6 +9,7 @@ from harness.analysis.summary import Summary
 from harness.report.charts import (
     answer,
     bars,
+    contexts,
     curves,
     decoding,
     effects,
@@ -53,6 +54,7 @@ def build(summary: Summary) -> list[ChartSpec]:
         *answer.build(summary),
         *curves.build(limit_entries(summary)),
         *charts,
+        *contexts.build(summary),
         *scaling.build(summary),
         *ladder.build(summary),
         *effects.by_context(summary),
