@@ -21,6 +21,7 @@ from harness.results.records.answer import (
 from harness.results.records.caveats import Caveat, CaveatKind
 from harness.results.records.comparisons import (
     BaselineComparison,
+    Cell,
     MetricTests,
     PooledResult,
     Quantity,
@@ -61,6 +62,7 @@ class Results:
     comparisons: Mapping[str, BaselineComparison]
     tests: Mapping[Quantity, MetricTests]
     caveats: Mapping[str, list[CaveatKind]]
+    pooled: Mapping[Cell, PooledResult]  # by the labels on the asked axes
 
 
 def find_answer(
@@ -72,7 +74,8 @@ def find_answer(
 ) -> Answer:
     """Return the answer from the results of the entries, their tests and their caveats."""
     by_entry = {row.entry: row for row in comparisons}
-    results = Results(study, entries, by_entry, tests, kinds_by_entry(caveats))
+    pooled = {_asked(study, result.levels): result for result in tests["val_loss"].pooled}
+    results = Results(study, entries, by_entry, tests, kinds_by_entry(caveats), pooled)
     rows = [_row(results, candidate) for candidate in find_candidates(study)]
     rows.sort(key=_rank)
     axes = [_axis(results, axis, rows) for axis in (rows[0].levels if rows else ())]
@@ -99,7 +102,7 @@ def _row(results: Results, candidate: Candidate) -> AnswerRow:
     result = results.entries[label]
     comparison = results.comparisons.get(label)
     base = results.entries[comparison.against] if comparison else None
-    pooled = _pooled(results, candidate)
+    pooled = results.pooled.get(_asked(results.study, candidate.main.axes))
     test = pooled or results.tests["val_loss"].entries.get(label)
     kinds = [kind for entry in labels for kind in results.caveats.get(entry, [])]
     reason = _reason(results, candidate, comparison, test, kinds)
@@ -136,13 +139,8 @@ def _more(seeds: int | None, done: int) -> int | None:
     return None if seeds is None else max(1, seeds - done)
 
 
-def _pooled(results: Results, candidate: Candidate) -> PooledResult | None:
-    """Return the test of a candidate over all contexts, None without contexts."""
-    axes = candidate.main.axes
-    for pooled in results.tests["val_loss"].pooled:
-        if all(axes[axis] == label for axis, label in pooled.levels.items()):
-            return pooled
-    return None
+def _asked(study: StudyResults, labels: Mapping[str, str]) -> Cell:
+    return tuple(labels[axis] for axis in study.asked)
 
 
 def _reason(

@@ -1,6 +1,6 @@
 """The first screen: the question, a sentence per answer, the forest plot and recommendations."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from harness.analysis.answer import BASELINE, LOST
 from harness.analysis.candidates import collapsed_axes
@@ -313,30 +313,26 @@ def _claims(summary: Summary, row: AnswerRow) -> Iterator[str]:
 
 
 def _warning(summary: Summary, record: AdviceRecord) -> Text:
-    """Return which entries a caveat concerns: at most `MAX_NAMES`, candidates once."""
-    names = []
-    for row in summary.answer.rows:
-        concerned = [label for label in row.entries if label in record.entries]
-        if concerned:
-            names.append(_with_contexts(summary, row, concerned))
-    concerns_baseline = any(
-        row.reason == BASELINE and set(row.entries) & set(record.entries)
-        for row in summary.answer.rows
-    )
-    warning = WARNINGS[record.caveat or "diverges"]
+    """Return which candidates a caveat concerns, at most `MAX_NAMES`, and what it is."""
+    marked = set(record.entries)
+    concerned = [row for row in summary.answer.rows if marked.intersection(row.entries)]
+    names = [_with_contexts(summary, row, marked) for row in concerned[:MAX_NAMES]]
+    names += [candidate_title(row) for row in concerned[MAX_NAMES:]]  # only counted
     subject = f"{_named(names)}: " if names else ""
+    warning = WARNINGS[record.caveat or "diverges"]
+    concerns_baseline = any(row.reason == BASELINE for row in concerned)
     rest = ". Every verdict rests on the baseline" if concerns_baseline else ""
     return text(f"{subject}{warning}{rest}")
 
 
-def _with_contexts(summary: Summary, row: AnswerRow, concerned: Sequence[str]) -> str:
-    """Return a candidate's title, with the contexts of these entries if they are not all."""
-    if len(concerned) == len(row.entries):
+def _with_contexts(summary: Summary, row: AnswerRow, marked: Collection[str]) -> str:
+    """Return a candidate's title, with the contexts of its marked entries if others are not."""
+    if all(label in marked for label in row.entries):
         return candidate_title(row)
     axes = collapsed_axes(summary.study)
     contexts = [
         " ".join(entry.axes[axis] for axis in axes)
         for entry in summary.study.entries
-        if entry.label in concerned
+        if entry.label in marked and entry.label in row.entries
     ]
     return f"{candidate_title(row)} ({', '.join(contexts)})"
