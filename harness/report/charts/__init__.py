@@ -19,7 +19,12 @@ from harness.report.charts import (
     tradeoff,
     tuning,
 )
-from harness.report.charts.entries import context_note, limit_entries, one_per_candidate
+from harness.report.charts.entries import (
+    baseline_in_contexts,
+    context_note,
+    limit_entries,
+    one_per_candidate,
+)
 from harness.report.charts.spec import ChartSpec
 
 __all__ = ["ChartSpec", "build"]
@@ -55,6 +60,7 @@ def build(summary: Summary) -> list[ChartSpec]:
         *curves.build(limit_entries(summary)),
         *charts,
         *contexts.build(summary),
+        *bars.phases(baseline_in_contexts(summary), "phases_by_context"),
         *scaling.build(summary),
         *ladder.build(summary),
         *effects.by_context(summary),
