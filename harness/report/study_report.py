@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from harness.analysis.summary import Summary
 from harness.report.charts.spec import ChartSpec
 from harness.report.document import Block, Code, Document, Heading, Section, text
+from harness.report.formatting import count
 from harness.report.sections import (
     Charts,
     answer,
@@ -84,9 +85,11 @@ def build(summary: Summary, charts: Iterable[ChartSpec]) -> Document:
             shown = contexts.title(summary) if title == contexts.CONTEXTS else title
             sections.append(Section(anchor, shown, blocks))
     name = summary.study.name
+    n_done = sum(run.status == "done" for run in summary.study.runs)
     return Document(
         title=name,
         first=answer.build(summary, by_name),
+        progress=f"{n_done:,} of {count(len(summary.study.runs), 'run')} done",
         status=list(overview.status(summary)),
         sections=sections,
         footer=text(

@@ -102,7 +102,7 @@ def test_every_entry_is_in_the_table_with_its_verdict(whole, fake):
     names = [
         text
         for tag, a, (*parts,), around in whole.found
-        if tag == "th" and a.get("scope") == "row" and "form" not in around
+        if tag == "th" and a.get("scope") == "row" and "role" not in a
         for text in ["".join(parts)]
     ]
     stamps = find_stamps(study.caveats)

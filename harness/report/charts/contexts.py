@@ -17,7 +17,7 @@ from harness.report.charts.spec import (
     MarkStyle,
 )
 from harness.report.charts.style import SHADES
-from harness.report.formatting import MIB, count
+from harness.report.formatting import MIB, count, significant_figures
 from harness.results.records.entries import EntryResult
 
 Measured = tuple[float, Interval | None]
@@ -135,4 +135,4 @@ def _mark(i: int) -> MarkStyle:
 def _finding(names: Sequence[str], panel: DotPanel) -> str:
     """Return the context of the largest value of the first panel."""
     largest = max(panel.dots, key=lambda dot: dot.value)
-    return f"most {panel.x.label}: {names[largest.mark]}, {largest.value:,.4g}."
+    return f"most {panel.x.label}: {names[largest.mark]}, {significant_figures(largest.value)}."

@@ -1,5 +1,6 @@
 """Render a document as a page: one HTML file that requests nothing from any network."""
 
+import re
 from collections.abc import Iterable, Iterator
 from importlib import resources
 
@@ -21,8 +22,10 @@ from harness.report.document import (
     Note,
     text,
 )
+from harness.report.render import forest
 
 FIRST_STYLE = "page.css"  # of the whole page; the others, by name, are of a part of it
+WHOLE = re.compile(r"\[[^\[\]<>]{1,40}\]|[-+]?[\d.]+ (?:%|nats)")  # not to be broken by a line end
 BUNDLE = "plotly-basic.min.js"
 
 
@@ -40,7 +43,6 @@ def render(document: Document, refresh_s: int | None = None) -> str:
     draws = bool(charts) or curves is not None
     # The table announces its rows when it starts, so the curves start before it.
     used = {
-        "page.js": True,
         "charts.js": draws,
         "curves.js": curves is not None,
         "table.js": has_table,
@@ -54,11 +56,16 @@ def render(document: Document, refresh_s: int | None = None) -> str:
         lstrip_blocks=True,
     )
     environment.filters["inline"] = _inline_html
+    environment.filters["whole"] = _whole
     environment.filters["kind"] = lambda block: type(block).__name__
+    environment.filters["forest"] = forest.view
+    environment.filters["minus"] = forest.minus
+    environment.filters["sentence"] = lambda words: words[:1].upper() + words[1:]
     return environment.get_template("page.html.j2").render(
         document=document,
         data={"curves": curves, "charts": charts} if draws else None,
         styles=_styles(),
+        page_script=_asset("templates", "page.js"),
         scripts=[_asset("templates", name) for name, is_used in used.items() if is_used],
         plotly=_asset("vendor", BUNDLE) if draws else None,
         refresh_s=refresh_s,
@@ -80,6 +87,11 @@ def _nested(blocks: Iterable[Block]) -> Iterator[Block]:
 
 def _inline_html(content: Cell) -> Markup:
     return Markup("").join(_part(part) for part in text(content))
+
+
+def _whole(content: Cell) -> Markup:
+    """Return text in which no line ends within an interval or before a unit."""
+    return Markup(WHOLE.sub(r'<span class="whole">\g<0></span>', str(_inline_html(content))))
 
 
 def _part(part: Inline) -> Markup:
