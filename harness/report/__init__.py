@@ -23,25 +23,25 @@ def write(store: Store, study: str, out: Path, refresh_s: int | None = None) -> 
         UserError: the study has no results.
     """
     from harness.analysis import tables
-    from harness.report import charts, stamps, study_report
+    from harness.report import charts, names, study_report
     from harness.report.charts import mpl
     from harness.report.render import html, markdown
 
     results = summary.summarize(accounting.read(store, study), now())
     folder = out / study
-    marks = stamps.find_stamps(results.caveats)
+    shown = names.of_summary(results)
     specs = charts.build(results)
     files = {
         folder / "tables" / f"{name}.csv": tables.to_csv(table).encode("utf-8")
         for name, table in results.tables.items()
     }
     for spec in specs:
-        for suffix, image in mpl.render(stamps.stamp(spec, marks)).items():
+        for suffix, image in mpl.render(names.rename(spec, shown)).items():
             files[folder / "figures" / f"{spec.name}.{suffix}"] = image
     for path, content in files.items():
         write_bytes(path, content)
     _remove_other_files(folder, files)
-    document = stamps.stamp_document(study_report.build(results, specs), marks)
+    document = names.rename_document(study_report.build(results, specs), shown)
     write_json(folder / "summary.json", summary.as_record(results))
     write_text(folder / "index.html", html.render(document, refresh_s))
     write_text(folder / "report.md", markdown.render(document))

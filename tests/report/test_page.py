@@ -12,8 +12,8 @@ from harness import report
 from harness.analysis import dataset as accounting
 from harness.analysis import summary
 from harness.report import charts, study_report
+from harness.report.names import of_summary
 from harness.report.render import html
-from harness.report.stamps import find_stamps
 from harness.results.run_data import RunData
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -105,8 +105,8 @@ def test_every_entry_is_in_the_table_with_its_verdict(whole, fake):
         if tag == "th" and a.get("scope") == "row" and "role" not in a
         for text in ["".join(parts)]
     ]
-    stamps = find_stamps(study.caveats)
-    assert names[: len(study.results)] == [stamps.get(label, label) for label in study.results]
+    shown = of_summary(study).shown
+    assert names[: len(study.results)] == [shown[label] for label in study.results]
     loss = study.metric_tests["val_loss"].entries
     assert {verdict.verdict for verdict in loss.values()} >= {"better", "worse"}
     for word in {verdict.verdict for verdict in loss.values() if verdict.verdict}:
@@ -119,21 +119,23 @@ def test_every_section_and_chart_is_on_the_page(whole):
     plots = {a["data-chart"]: a["aria-label"] for a, _ in whole.all("div") if "data-chart" in a}
     assert list(plots) == [
         "throughput_loss",
-        "throughput",
+        "length_loss",
+        "position_loss",
         "differences_tokens_per_s",
         "effects_val_loss",
         "effects_tokens_per_s",
         # none of the memory: seeds are lost, and without them no effect has a verdict
-        "length_loss",
-        "position_loss",
-        "phases",
+        "contexts",
+        "phases_by_context",
         "scaling",
+        "throughput",
         "memory",
+        "phases",
         "decode_time",
         "decode_cache",
     ]
     assert plots.keys() == data["charts"].keys() and all(plots.values())
-    titles = [text for _, text in whole.all("h2")]
+    titles = [text for _, text in whole.all("h2", "h3")]
     for title in (
         "Unfinished runs",
         "Equal budgets",

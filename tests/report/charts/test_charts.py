@@ -39,6 +39,8 @@ def test_every_chart_states_its_finding(fake, build):
         "decode_time",
         "decode_cache",
         "throughput_loss",
+        "contexts",
+        "phases_by_context",
         "scaling",
         "differences_tokens_per_s",
         "effects_val_loss",

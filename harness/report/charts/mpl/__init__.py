@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from harness.report.charts.mpl import dots, lines, rows, scatter
+from harness.report.charts.mpl import dots, forest, lines, rows, scatter
 from harness.report.charts.mpl.setup import save, styled
 from harness.report.charts.spec import Bars, ChartSpec, Dots, Forest, Intervals, Lines, Scatter
 
@@ -30,4 +30,4 @@ def draw(spec: ChartSpec) -> Figure:
         case Scatter():
             return scatter.draw(spec, plot)
         case Forest():
-            return rows.draw_intervals(spec, plot.as_intervals())
+            return forest.draw(spec, plot)
