@@ -118,7 +118,8 @@ Every chart of the page as PNG and SVG, of at most 40 entries (the baselines and
 A variant has the same colour in all of them.
 
 - `val_loss_steps`, `val_loss_time`, `train_loss_steps`, `train_loss_time`: mean and range of seeds.
-- `differences` from the baseline, `effects_val_loss`, `effects_tokens_per_s`,
+- `contexts`: throughput, memory and communication of each parallelism or size side by side.
+- `differences` from the baseline (by context, or of more entries than `answer` has), `effects_val_loss`, `effects_tokens_per_s`,
   `effects_peak_memory`.
 - `throughput`, `memory` (with the prediction), `throughput_loss` (with the Pareto front).
 - If measured: `phases` (step time), `traffic` (bytes sent, with the prediction), `scaling` (with
