@@ -75,6 +75,24 @@ def without_copies(study: StudyResults) -> list[Entry]:
     return [entry for entry in study.entries if entry.label in kept]
 
 
+def candidate_positions(study: StudyResults) -> dict[str, int]:
+    """Return the position of each entry's candidate by the entry's label; the baseline has 0.
+
+    If there is one candidate, each entry has its own.
+    """
+    candidates = find_candidates(study)
+    groups = [candidate.entries for candidate in candidates]
+    if len(groups) == 1:
+        groups = [(entry,) for entry in study.entries]
+    baseline = {axis: label for axis, label in study.baseline.items() if axis in study.asked}
+
+    def is_other(entries: tuple[Entry, ...]) -> bool:
+        return not any(baseline.items() <= entry.axes.items() for entry in entries)
+
+    groups.sort(key=is_other)
+    return {entry.label: i for i, entries in enumerate(groups) for entry in entries}
+
+
 def _distance(entry: Entry, context: Mapping[str, str]) -> tuple[bool, int]:
     """Return a sort key: entries with results first, then by axes on which the context differs."""
     differing = sum(entry.axes[axis] != label for axis, label in context.items())

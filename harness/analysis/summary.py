@@ -25,6 +25,7 @@ from harness.analysis import (
     variance_components,
 )
 from harness.analysis.answer import find_answer
+from harness.analysis.candidates import candidate_positions
 from harness.analysis.caveats import LEAKS, find_caveats
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import DIVERGES
@@ -119,9 +120,11 @@ class Summary:
         for axis, labels in self.study.levels.items():
             used = {entry.axes[axis] for entry in entries}
             levels[axis] = tuple(label for label in labels if label in used)
+        positions = self.study.positions or candidate_positions(self.study)
+        study = replace(self.study, entries=tuple(entries), levels=levels, positions=positions)
         return replace(
             self,
-            study=replace(self.study, entries=tuple(entries), levels=levels),
+            study=study,
             results={entry.label: self.results[entry.label] for entry in entries},
             comparisons=[row for row in self.comparisons if row.entry in kept],
             equivalence=[row for row in self.equivalence if row.entry in kept],

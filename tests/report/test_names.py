@@ -88,7 +88,7 @@ def test_figures_are_stamped(fake, leak):
             assert LEAK not in names_of(stamped.plot), spec.name
     assert n_named >= 5
     specs = {spec.name: spec for spec in charts.build(summarize(study, "now"))}
-    curves = names.rename(specs["val_loss_steps"], shown)
+    curves = names.rename(specs["val_loss"], shown)
     drawn = [line.name for panel in curves.plot.panels for line in panel.lines]
     assert "rope · mha [non-causal]" in drawn
 

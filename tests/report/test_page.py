@@ -192,7 +192,7 @@ def test_logs_and_labels_are_never_executed(fake):
     assert any(text == label for _, text in page.all("td"))
     names = [entry["label"] for entry in page.data()["curves"]["entries"]]
     assert (
-        f"{label}-mha".replace("<", "&lt;").replace(">", "&gt;") in names
+        f"{label} · mha".replace("<", "&lt;").replace(">", "&gt;") in names
     )  # plotly reads some HTML in names
 
 

@@ -57,7 +57,7 @@ def build(summary: Summary) -> list[ChartSpec]:
     charts = [replace(chart, note=chart.note + note) for chart in charts]
     return [
         *answer.build(summary),
-        *curves.build(limit_entries(summary)),
+        *curves.build(summary),
         *charts,
         *contexts.build(summary),
         *bars.phases(baseline_in_contexts(summary), "phases_by_context"),

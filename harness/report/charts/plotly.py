@@ -338,13 +338,15 @@ def _scatter(plot: Scatter) -> JsonDict:
 def _group(name: str, points: Sequence[Point]) -> JsonDict:
     """Return the trace of the points of a group; rings mark those on the front."""
     values = [point.x for point in points]
+    each = [point.style.colour for point in points]
+    colours = set(each)
     sizes = (MIN_SIZE + (MAX_SIZE - MIN_SIZE) * point.size**0.5 for point in points)
     return _trace("markers", name, values, [point.y for point in points]) | {
         "error_x": _error(values, [point.interval for point in points]),
         "text": [f"{plain(point.name)}<br>{plain(point.detail)}" for point in points],
         "hovertemplate": "%{text}<br>%{x:,.0f} tokens/s<br>loss %{y:.4f}<extra></extra>",
         "marker": {
-            "color": points[0].style.colour,
+            "color": colours.pop() if len(colours) == 1 else each,
             "symbol": [point.style.marker for point in points],
             "opacity": 0.8,
             "size": rounded(sizes),
