@@ -103,6 +103,22 @@ class LaunchSettings(StrictModel):
     keep_checkpoints: Literal["none", "weights", "full"] = "weights"
 
 
+class LogSettings(StrictModel):
+    """The experiment trackers that get the metrics of runs while they train.
+
+    They are not part of a run's id.
+    """
+
+    to: list[Literal["tensorboard", "wandb", "mlflow"]] = []
+
+    @field_validator("to")
+    @classmethod
+    def _check_distinct(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise ValueError("names a tracker twice")
+        return names
+
+
 class InitSettings(StrictModel):
     """The source of every entry's initial parameters: exactly one of the two.
 
@@ -147,6 +163,7 @@ class StudyFile(StrictModel):
     train: RawTable
     init: InitSettings | None = None
     launch: LaunchSettings = LaunchSettings()
+    log: LogSettings = LogSettings()
     probes: ProbeSettings = ProbeSettings()
     tune: TuneSection | None = None
     ladder: LadderSettings | None = None
