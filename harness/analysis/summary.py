@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.analysis import (
     budgets,
+    contexts,
     corpora,
     decoding,
     equivalence,
@@ -25,6 +26,7 @@ from harness.analysis import (
     variance_components,
 )
 from harness.analysis.answer import find_answer
+from harness.analysis.candidates import candidate_positions
 from harness.analysis.caveats import LEAKS, find_caveats
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import DIVERGES
@@ -40,6 +42,7 @@ from harness.results.records.comparisons import (
     Ranking,
     VarianceComponents,
 )
+from harness.results.records.contexts import ContextResult
 from harness.results.records.entries import EntryResult, EquivalenceStatus, RunSummary, Spike
 from harness.results.records.ladder import Ladder
 from harness.results.records.study_summary import (
@@ -72,6 +75,7 @@ class Summary:
     variance: list[VarianceComponents]
     equivalence: list[Equivalence]
     scaling: list[ScalingRow]
+    compared_contexts: list[ContextResult]
     ladder: Ladder | None
     spikes: list[Spike]
     caveats: list[Caveat]
@@ -123,9 +127,11 @@ class Summary:
         for axis, labels in self.study.levels.items():
             used = {entry.axes[axis] for entry in entries}
             levels[axis] = tuple(label for label in labels if label in used)
+        positions = self.study.positions or candidate_positions(self.study)
+        study = replace(self.study, entries=tuple(entries), levels=levels, positions=positions)
         return replace(
             self,
-            study=replace(self.study, entries=tuple(entries), levels=levels),
+            study=study,
             results={entry.label: self.results[entry.label] for entry in entries},
             comparisons=[row for row in self.comparisons if row.entry in kept],
             equivalence=[row for row in self.equivalence if row.entry in kept],
@@ -165,6 +171,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
         variance=variance_components.variance_components(study),
         equivalence=checks,
         scaling=scaling.scaling(study, statuses),
+        compared_contexts=contexts.compare_contexts(study, results),
         ladder=ladder.ladder(study, diverging, leaking),
         spikes=spikes,
         caveats=caveats,
@@ -247,6 +254,9 @@ def as_record(summary: Summary) -> StudySummary:
         else SharedSettings(),
         runs=dict(sorted(runs.items())),
         left_out=LeftOut(other_settings=study.left_out, superseded=study.superseded),
+        study_file=study.followed.as_record() if study.followed is not None else None,
+        selected=study.selected,
+        settings_groups=list(study.settings_groups),
         unreadable=list(study.unreadable),
         caveats=summary.caveats,
         answer=summary.answer,
@@ -258,6 +268,7 @@ def as_record(summary: Summary) -> StudySummary:
         variance=summary.variance,
         equivalence=summary.equivalence,
         scaling=summary.scaling,
+        compared_contexts=summary.compared_contexts,
         ladder=summary.ladder,
         spikes=summary.spikes,
         tuning=summary.tuning,

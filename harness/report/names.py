@@ -20,7 +20,7 @@ from harness.report.document import Block, Code, CodeBlock, Document, Section, T
 from harness.results.records.caveats import Caveat
 
 MAX_LISTED = 4  # stamped entries below a table or chart
-GROUP_SECTIONS = ("ladder", "tuning", "scaling")  # by their ids
+GROUP_SECTIONS = ("ladder", "tuning", "contexts")  # by their ids
 GROUP_CHARTS = ("ladder_", "tuning", "scaling")  # beginnings of their names
 HYPHENATED = re.compile(r"[A-Za-z0-9][\w.+]*(?:-[\w.+]+)+")
 T = TypeVar("T")

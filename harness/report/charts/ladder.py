@@ -19,7 +19,7 @@ from harness.report.charts.spec import (
     ReferenceLine,
     log_ticks,
 )
-from harness.report.charts.style import COLOURS
+from harness.report.charts.style import BASELINE, COLOURS
 from harness.report.formatting import compute, count, significant_figures
 from harness.results.records.ladder import (
     Ladder,
@@ -61,6 +61,9 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
 
 
 def _style(i: int) -> MarkStyle:
+    if i == 0:
+        return MarkStyle(BASELINE)
+    i -= 1
     return MarkStyle(
         COLOURS[i % len(COLOURS)],
         DASHES[i // len(COLOURS) % len(DASHES)],
