@@ -101,6 +101,7 @@ version control.
 
     reports/<study>/report.md            the report, for a pull request or a terminal
     reports/<study>/index.html           the same as an interactive page, one file without network
+    reports/<study>/details/<entry>.html the runs of a candidate: curves, log, specification
     reports/<study>/summary.json         the same for programs
     reports/<study>/tables/*.csv         every table, unrounded
     reports/<study>/figures/*.png,*.svg  every figure
@@ -120,7 +121,10 @@ A variant has the same colour in all of them.
 - `val_loss`: validation loss, and the difference from the baseline with its band; `train_loss`: the
   training loss. One curve for each candidate, against steps or tokens; the page has them against
   time.
-- `differences` from the baseline, `effects_val_loss`, `effects_tokens_per_s`,
+- `contexts`: throughput, memory and communication of each parallelism or size side by side;
+  `phases_by_context`: the baseline's step time in each.
+- `differences` from the baseline (in each context, or of more entries than `answer` has),
+  `differences_tokens_per_s`, `effects_val_loss`, `effects_tokens_per_s`,
   `effects_peak_memory`.
 - `throughput`, `memory` (with the prediction), `throughput_loss` (with the Pareto front).
 - If measured: `phases` (step time), `traffic` (bytes sent, with the prediction), `scaling` (with
