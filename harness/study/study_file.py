@@ -29,6 +29,9 @@ from harness.study.settings import SECTIONS, RawTable, find_expression, section_
 MAX_NAME = 80  # characters of a study's name, which is the name of a folder
 MAX_RUNS = 10_000  # seeds, or elements of an axis
 MAX_LOOKS = 100
+# The axis and the option by which `match_size` sets the size of an entry.
+MATCHED_AXIS = "mlp"
+MATCHED_OPTION = "width"
 MAX_DEPTH = 20  # of tables and lists within each other
 # Python converts no integers of more digits; TOML's have at most 19.
 LONG_INTEGER = re.compile(r"\d[\d_]{1000,}")

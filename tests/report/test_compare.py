@@ -81,7 +81,7 @@ def test_a_slower_commit_is_found_with_its_size(before, tmp_path):
     for pair in found["pairs"]:
         assert pair["tokens_per_s"]["verdict"] == "worse"
         assert pair["tokens_per_s_ratio"]["ratio"] == pytest.approx(1 / 1.1, rel=0.02)
-    assert "Throughput: 2 worse (`learned-mha-single`, `rope-mha-single`) (0.9" in page
+    assert "Throughput: 2 worse (learned, rope) (0.9" in page
     assert "git_commit" in found["environment_diff"] and "not comparable" not in page
 
 

@@ -143,7 +143,7 @@ def test_losses_on_another_corpus_are_named_in_the_answer(fake):
     assert "b: not comparable: other corpus (b.txt, a.txt)." in answer
     assert "Lowest final validation loss" not in answer
     assert "Corpus: `a.txt`" in answer and "Corpus: `b.txt`" in answer
-    rows = [row for row in page.splitlines() if row.startswith("| rope-b ")]
+    rows = [row for row in page.splitlines() if row.startswith("| rope · b ")]
     assert any("| not comparable |" in row for row in rows)
 
 

@@ -12,8 +12,8 @@ from harness import report
 from harness.analysis import dataset as accounting
 from harness.analysis import summary
 from harness.report import charts, study_report
+from harness.report.names import of_summary
 from harness.report.render import html
-from harness.report.stamps import find_stamps
 from harness.results.run_data import RunData
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -105,8 +105,8 @@ def test_every_entry_is_in_the_table_with_its_verdict(whole, fake):
         if tag == "th" and a.get("scope") == "row" and "role" not in a
         for text in ["".join(parts)]
     ]
-    stamps = find_stamps(study.caveats)
-    assert names[: len(study.results)] == [stamps.get(label, label) for label in study.results]
+    shown = of_summary(study).shown
+    assert names[: len(study.results)] == [shown[label] for label in study.results]
     loss = study.metric_tests["val_loss"].entries
     assert {verdict.verdict for verdict in loss.values()} >= {"better", "worse"}
     for word in {verdict.verdict for verdict in loss.values() if verdict.verdict}:

@@ -59,7 +59,7 @@ def _titles(comparison: StudyComparison, study: StudyResults) -> dict[str, str]:
     titles = {}
     for pair in comparison.pairs:
         levels = {axis: entries[pair.entry].axes[axis] for axis in axes}
-        titles[pair.entry] = study.title_of(levels) or pair.entry
+        titles[pair.entry] = study.title_of(levels) or study.entry_title(pair.entry)
     return titles
 
 

@@ -25,7 +25,7 @@ from harness.results.records.estimates import Ratio
 from harness.results.records.study_comparison import EntryPair, StudyComparison
 from harness.results.run_data import RunData
 
-# Two sides may be compared to see what a version of software changes; a study may not mix them.
+# Two sides may be compared to see the effect of a version of software; a study may not mix them.
 REASONS: Mapping[Quantity, machines.Reason] = {
     "tokens_per_s": machines.hardware_reason,
     "peak_memory": machines.device_reason,

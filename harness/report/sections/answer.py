@@ -135,7 +135,8 @@ def _axis(summary: Summary, answer: AxisAnswer, rows: Mapping[str, AnswerRow]) -
     others: dict[str, list[str]] = {}
     for level in answer.levels:
         row = rows[level.entry] if level.entry else None
-        name = stamped(level.level, row) if row else level.level
+        title = summary.study.title(answer.axis, level.level)
+        name = stamped(title, row) if row else title
         over_contexts = pooled.of_row(summary, row) if row else None
         if over_contexts is not None:
             resolved.append(pooled.sentence(summary.study, over_contexts, text(name)))
@@ -336,7 +337,7 @@ def _with_contexts(summary: Summary, row: AnswerRow, marked: Collection[str]) ->
         return candidate_title(row)
     axes = collapsed_axes(summary.study)
     contexts = [
-        " ".join(entry.axes[axis] for axis in axes)
+        summary.study.title_of({axis: entry.axes[axis] for axis in axes})
         for entry in summary.study.entries
         if entry.label in marked and entry.label in row.entries
     ]

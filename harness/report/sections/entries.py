@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import compress
 
-from harness.analysis.dataset import Entry
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.analysis.summary import Summary
 from harness.report import formatting
@@ -162,7 +162,7 @@ def _entry_table(summary: Summary) -> EntryTable:
         EntryColumn("equivalence", numeric=False),
         EntryColumn("runs done"),
         *(EntryColumn(title, numeric=False) for title in titles),
-        *(EntryColumn(axis, numeric=False, levels=study.levels[axis]) for axis in axes),
+        *(_axis_column(study, axis) for axis in axes),
     ]
     rows = list(_rows(summary, axes))
     if study.imported:  # without the columns that the table does not state
@@ -210,8 +210,13 @@ def _rows(summary: Summary, axes: list[str]) -> Iterator[list[EntryCell]]:
             EntryCell(equivalence or MISSING, None, equivalence),
             EntryCell(_runs(entry).replace(" done", "", 1), len(entry.done)),
             *(EntryCell(shown.get(label, MISSING)) for shown in superior),
-            *(EntryCell(entry.axes[axis]) for axis in axes),
+            *(EntryCell(summary.study.title(axis, entry.axes[axis])) for axis in axes),
         ]
+
+
+def _axis_column(study: StudyResults, axis: str) -> EntryColumn:
+    levels = tuple(study.title(axis, label) for label in study.levels[axis])
+    return EntryColumn(axis, numeric=False, levels=levels)
 
 
 def _verdict(words: Mapping[str, str], label: str, uncompared: str) -> EntryCell:
