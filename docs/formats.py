@@ -117,8 +117,13 @@ CSV. A value X with a 95 % interval has the columns `X`, `X_low` and `X_high`.
 Every chart of the page as PNG and SVG, of at most 40 entries (the baselines and the lowest losses).
 A variant has the same colour in all of them.
 
-- `val_loss_steps`, `val_loss_time`, `train_loss_steps`, `train_loss_time`: mean and range of seeds.
-- `differences` from the baseline, `effects_val_loss`, `effects_tokens_per_s`,
+- `val_loss`: validation loss, and the difference from the baseline with its band; `train_loss`: the
+  training loss. One curve for each candidate, against steps or tokens; the page has them against
+  time.
+- `contexts`: throughput, memory and communication of each parallelism or size side by side;
+  `phases_by_context`: the baseline's step time in each.
+- `differences` from the baseline (in each context, or of more entries than `answer` has),
+  `differences_tokens_per_s`, `effects_val_loss`, `effects_tokens_per_s`,
   `effects_peak_memory`.
 - `throughput`, `memory` (with the prediction), `throughput_loss` (with the Pareto front).
 - If measured: `phases` (step time), `traffic` (bytes sent, with the prediction), `scaling` (with
@@ -145,7 +150,8 @@ the machine. All tools but csv and latex need `pip install 'ablations[TOOL]'`.
 - `tensorboard`, `wandb`, `mlflow`: a run for each run, named by its id, with the curves
   `train/loss`, `train/grad_norm`, `train/lr`, `train/step_s`, `val/loss` and `val/bits_per_byte` by
   steps done, the settings as parameters, and the results as its summary. `wandb` runs are offline,
-  for `wandb sync`; `mlflow` writes one SQLite file.
+  for `wandb sync`; `mlflow` writes one SQLite file. `[log]` in a study file writes the same while
+  runs train; see docs/studies.md.
 
 """
 

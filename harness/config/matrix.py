@@ -298,6 +298,7 @@ def _plan(
         compare=study.compare,
         ladder=matrix.file.ladder,
         looks=looks,
+        trackers=matrix.file.log.to,
     )
     if matrix.tuning is None:
         runs = builder.build([(entry, None) for entry in selected], seeds)

@@ -21,12 +21,13 @@ from harness.results.records import (
     Superiority,
     TuningMethod,
 )
+from harness.results.records.base import MAX_STUDY_NAME, STUDY_NAME
 from harness.results.records.settings import Steps, TimeLimit
 from harness.study.axis_names import AXES
 from harness.study.schema_errors import describe_errors, key_path, quoted
 from harness.study.settings import SECTIONS, RawTable, find_expression, section_problems
 
-MAX_NAME = 80  # characters of a study's name, which is the name of a folder
+MAX_NAME = MAX_STUDY_NAME
 MAX_RUNS = 10_000  # seeds, or elements of an axis
 MAX_LOOKS = 100
 # The axis and the option by which `match_size` sets the size of an entry.
@@ -58,7 +59,7 @@ class StudySection(StrictModel):
     have a verdict get no more seeds.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_NAME)]
+    name: Annotated[str, Field(pattern=STUDY_NAME, max_length=MAX_NAME)]
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=MAX_RUNS)]
     baseline: dict[str, Scalar] = {}
     variant_paths: list[str] = []
@@ -100,6 +101,22 @@ class LaunchSettings(StrictModel):
     stall_timeout_s: TimeLimit | None = 600.0
     checkpoint_every: Steps | None = None
     keep_checkpoints: Literal["none", "weights", "full"] = "weights"
+
+
+class LogSettings(StrictModel):
+    """The experiment trackers that get the metrics of runs while they train.
+
+    They are not part of a run's id.
+    """
+
+    to: list[Literal["tensorboard", "wandb", "mlflow"]] = []
+
+    @field_validator("to")
+    @classmethod
+    def _check_distinct(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise ValueError("names a tracker twice")
+        return names
 
 
 class InitSettings(StrictModel):
@@ -146,6 +163,7 @@ class StudyFile(StrictModel):
     train: RawTable
     init: InitSettings | None = None
     launch: LaunchSettings = LaunchSettings()
+    log: LogSettings = LogSettings()
     probes: ProbeSettings = ProbeSettings()
     tune: TuneSection | None = None
     ladder: LadderSettings | None = None
