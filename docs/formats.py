@@ -120,7 +120,10 @@ A variant has the same colour in all of them.
 - `val_loss`: validation loss, and the difference from the baseline with its band; `train_loss`: the
   training loss. One curve for each candidate, against steps or tokens; the page has them against
   time.
-- `differences` from the baseline, `effects_val_loss`, `effects_tokens_per_s`,
+- `contexts`: throughput, memory and communication of each parallelism or size side by side;
+  `phases_by_context`: the baseline's step time in each.
+- `differences` from the baseline (in each context, or of more entries than `answer` has),
+  `differences_tokens_per_s`, `effects_val_loss`, `effects_tokens_per_s`,
   `effects_peak_memory`.
 - `throughput`, `memory` (with the prediction), `throughput_loss` (with the Pareto front).
 - If measured: `phases` (step time), `traffic` (bytes sent, with the prediction), `scaling` (with

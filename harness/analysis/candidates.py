@@ -55,6 +55,26 @@ def find_candidates(study: StudyResults) -> list[Candidate]:
     return [replace(one, title=titles[one.main.label]) for one in candidates]
 
 
+def without_copies(study: StudyResults) -> list[Entry]:
+    """Return the entries without those that differ from another only in the parallelism.
+
+    Of these, the one with the parallelism of its candidate's main entry stands for all; so does the
+    first one where that is missing. If only the parallelism varies, all entries are returned.
+    """
+    if PARALLELISM not in collapsed_axes(study):
+        return list(study.entries)
+    kept: set[str] = set()
+    for candidate in find_candidates(study):
+        chosen: dict[tuple[str, ...], Entry] = {}
+        for entry in candidate.entries:
+            key = tuple(label for axis, label in entry.axes.items() if axis != PARALLELISM)
+            is_like_main = entry.axes[PARALLELISM] == candidate.main.axes[PARALLELISM]
+            if key not in chosen or is_like_main:
+                chosen[key] = entry
+        kept.update(entry.label for entry in chosen.values())
+    return [entry for entry in study.entries if entry.label in kept]
+
+
 def candidate_positions(study: StudyResults) -> dict[str, int]:
     """Return the position of each entry's candidate by the entry's label; the baseline has 0.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from harness.analysis import (
     budgets,
+    contexts,
     corpora,
     decoding,
     equivalence,
@@ -40,6 +41,7 @@ from harness.results.records.comparisons import (
     Ranking,
     VarianceComponents,
 )
+from harness.results.records.contexts import ContextResult
 from harness.results.records.entries import EntryResult, EquivalenceStatus, RunSummary, Spike
 from harness.results.records.ladder import Ladder
 from harness.results.records.study_summary import (
@@ -72,6 +74,7 @@ class Summary:
     variance: list[VarianceComponents]
     equivalence: list[Equivalence]
     scaling: list[ScalingRow]
+    compared_contexts: list[ContextResult]
     ladder: Ladder | None
     spikes: list[Spike]
     caveats: list[Caveat]
@@ -161,6 +164,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
         variance=variance_components.variance_components(study),
         equivalence=checks,
         scaling=scaling.scaling(study, statuses),
+        compared_contexts=contexts.compare_contexts(study, results),
         ladder=ladder.ladder(study, diverging, leaking),
         spikes=spikes,
         caveats=caveats,
@@ -257,6 +261,7 @@ def as_record(summary: Summary) -> StudySummary:
         variance=summary.variance,
         equivalence=summary.equivalence,
         scaling=summary.scaling,
+        compared_contexts=summary.compared_contexts,
         ladder=summary.ladder,
         spikes=summary.spikes,
         tuning=summary.tuning,

@@ -22,7 +22,7 @@ from harness.results.records.tuning import TUNING
 from harness.results.titles import distinct, of_entries
 
 MAX_LISTED = 4  # stamped entries below a table or chart
-GROUP_SECTIONS = ("ladder", "tuning", "scaling")  # by their ids
+GROUP_SECTIONS = ("ladder", "tuning", "contexts")  # by their ids
 GROUP_CHARTS = ("ladder_", "tuning", "scaling")  # beginnings of their names
 NPROC = re.compile(r" ×\d+$")  # of the title of a parallelism
 HYPHENATED = re.compile(r"[A-Za-z0-9][\w.+]*(?:-[\w.+]+)+")

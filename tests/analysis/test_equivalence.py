@@ -244,7 +244,7 @@ def test_diverging_entry_keeps_its_row_without_speed(three):
     assert row.count("diverges") == 3 and "2 of 2 done" in row
     loss, costs = (
         line
-        for line in page.split("## Comparison")[1].split("##")[0].splitlines()
+        for line in page.split("## Comparison")[1].split("\n## ")[0].splitlines()
         if line.startswith(f"| {DDP} ")
     )
     assert (

@@ -9,7 +9,7 @@ from reported import written
 from harness.analysis import caveats, dataset
 from harness.analysis.summary import summarize
 from harness.report import charts, compare, names, study_report
-from harness.report.charts.spec import Lines, Scatter
+from harness.report.charts.spec import Dots, Lines, Scatter
 from harness.report.compare import Source
 from harness.report.render import markdown
 from harness.results.records.caveats import Caveat
@@ -94,6 +94,8 @@ def test_figures_are_stamped(fake, leak):
 
 
 def names_of(plot):
+    if isinstance(plot, Dots):
+        return plot.rows
     if isinstance(plot, Lines):
         return [line.entry for panel in plot.panels for line in panel.lines]
     return [row.name for row in (plot.points if isinstance(plot, Scatter) else plot.rows)]

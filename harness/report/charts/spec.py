@@ -303,6 +303,39 @@ class Intervals:
 
 
 @dataclass(frozen=True)
+class Dot:
+    """A value in a row of a panel, with the index of its marker."""
+
+    row: int
+    mark: int
+    value: float
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class DotPanel:
+    """One measurement of all rows; the limits of `x` cut intervals."""
+
+    x: Axis
+    dots: Sequence[Dot]
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Small multiples: a row for each candidate, a marker for each context."""
+
+    rows: Sequence[str]
+    marks: Sequence[tuple[str, MarkStyle]]
+    panels: Sequence[DotPanel]
+    columns: int = 2
+
+    def offset(self, mark: int) -> float:
+        """Return the distance of a marker from the middle of its row, in rows."""
+        n_marks = len(self.marks)
+        return 0.7 * ((mark + 0.5) / n_marks - 0.5)
+
+
+@dataclass(frozen=True)
 class CostBar:
     """One cost of an entry as a small bar, with the interval of its value.
 
@@ -407,7 +440,7 @@ class ChartSpec:
     title: str
     subtitle: str
     alt: str
-    plot: Lines | Bars | Intervals | Scatter | Forest
+    plot: Lines | Bars | Intervals | Scatter | Forest | Dots
     note: str = ""
 
     @property

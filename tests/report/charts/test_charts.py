@@ -37,6 +37,8 @@ def test_every_chart_states_its_finding(fake, build):
         "decode_time",
         "decode_cache",
         "throughput_loss",
+        "contexts",
+        "phases_by_context",
         "scaling",
         "differences_tokens_per_s",
         "effects_val_loss",
@@ -46,7 +48,9 @@ def test_every_chart_states_its_finding(fake, build):
     for spec in charts.values():
         assert spec.caption.endswith(".")
         assert spec.alt.endswith(".")
-        has_finding = any(label in spec.alt for label in ("mha", "gqa2", "local64", "rope", "dp"))
+        has_finding = any(
+            label in spec.alt for label in ("mha", "gqa2", "local64", "rope", "dp", "single")
+        )
         assert has_finding or spec.alt.endswith(" unresolved.")
     losses = {
         entry.label: np.mean([run.evals.val_loss[-1] for run in entry.done])
