@@ -101,6 +101,7 @@ version control.
 
     reports/<study>/report.md            the report, for a pull request or a terminal
     reports/<study>/index.html           the same as an interactive page, one file without network
+    reports/<study>/details/<entry>.html the runs of a candidate: curves, log, specification
     reports/<study>/summary.json         the same for programs
     reports/<study>/tables/*.csv         every table, unrounded
     reports/<study>/figures/*.png,*.svg  every figure

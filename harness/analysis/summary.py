@@ -13,6 +13,7 @@ from harness.analysis import (
     decoding,
     equivalence,
     eval_lengths,
+    group_titles,
     hypotheses,
     ladder,
     machines,
@@ -97,6 +98,12 @@ class Summary:
         from harness.analysis.tables import build_tables
 
         return build_tables(self)
+
+    @cached_property
+    def group_titles(self) -> dict[str, str]:
+        """What people read in place of the names of groups (see `group_titles`)."""
+        axis = self.ladder.axis if self.ladder else None
+        return group_titles.group_titles(self.study, axis, self.scaling)
 
     @cached_property
     def diverging(self) -> set[str]:
