@@ -160,7 +160,7 @@ def test_one_process_that_sends_something_deviates(three):
     edit_probes(three, SINGLE, lambda probes: probes.update(traffic=[sent]))
     assert work(three).results[SINGLE].traffic.deviation == float("inf")
     page, found, _ = written(three)
-    assert "**none predicted**" in page and f"the communication volume of single" in page
+    assert "**none predicted**" in page and "the communication volume of single" in page
     assert found["entries"][0]["traffic"]["deviation"] is None
 
 
