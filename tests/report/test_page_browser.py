@@ -74,7 +74,7 @@ def test_legend_and_controls_change_the_curves(opened):
 
 
 def test_hovering_over_a_curve_shows_its_name_and_value(opened):
-    opened.get_by_label("Search").fill("rope-mha-single")
+    opened.get_by_label("Search").fill("rope mha")
     opened.get_by_role("combobox", name="parallelism").select_option("single")
     sync_api.expect(opened.locator("#count")).to_have_text("1 of 18 entries")
     assert len(curves(opened)) == 1
@@ -130,19 +130,6 @@ def test_a_watched_page_reloads_and_keeps_the_inputs(browser, one_axis):
         (folder / "index.html").write_text("")
         page.wait_for_timeout(1500)
         assert page.locator("h1").inner_text() == "newer"
-
-
-@pytest.mark.parametrize("width", [390, 1440])
-def test_axe_finds_no_violation(browser, opened, width):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    with browser.new_context(
-        viewport={"width": width, "height": 900}, bypass_csp=True
-    ) as context:  # axe is a script
-        page = context.new_page()
-        page.goto(opened.url)
-        drawn(page, "phases")
-        found = axe.run(page)
-        assert found.violations_count == 0, found.generate_report()
 
 
 CONTRAST = """() => {
