@@ -32,7 +32,7 @@ def write(
         UserError: the study has no results, the file is invalid, or nothing matches the selection.
     """
     from harness.analysis import tables
-    from harness.report import charts, names, study_report
+    from harness.report import charts, details, names, study_report
     from harness.report.charts import mpl
     from harness.report.render import html, markdown
 
@@ -53,6 +53,7 @@ def write(
         write_bytes(path, content)
     _remove_other_files(folder, files)
     document = names.rename_document(study_report.build(results, specs), shown)
+    details.write(results, folder)
     write_json(folder / "summary.json", summary.as_record(results))
     write_text(folder / "index.html", html.render(document, refresh_s))
     write_text(folder / "report.md", markdown.render(document))
