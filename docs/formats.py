@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from harness.analysis.table_columns import COLUMNS
 from harness.results import records
 from harness.results.frames import EVAL_COLUMNS, KEY_COLUMNS, RUN_COLUMNS, STEP_COLUMNS, Column
+from harness.results.records.study_comparison import StudyComparison
 
 ROOT = Path(__file__).parent.parent
 
@@ -126,9 +127,12 @@ A variant has the same colour in all of them.
 
 ## compare A B
 
-`python -m harness compare A B` writes `reports/<A>-vs-<B>/report.md`, `index.html` and
-`summary.json`: B against A, entries matched by their labels, runs by their seeds. An axis that one
-study lacks counts as the other's baseline. The verdicts use the margins of B.
+`python -m harness compare A B` writes `reports/<A>-vs-<B>/report.md`, `index.html`, `summary.json`
+and `figures/`: B against A, entries matched by their labels, runs by their seeds. An axis that one
+study lacks counts as the other's baseline. The verdicts use the margins of B. The charts are
+`answer` (differences in loss, with the ratios of the costs), `curves`, `tokens_per_s` and
+`peak_memory`. What differs is listed side by side: settings, archived code by file and lines,
+installed packages, machines.
 
 ## Exports
 
@@ -160,6 +164,7 @@ def reports_readme() -> str:
         "evals": [*KEY_COLUMNS, *EVAL_COLUMNS],
     }
     parts = [REPORTS + _record_section("summary.json", records.StudySummary)]
+    parts.append(_record_section("<A>-vs-<B>/summary.json", StudyComparison))
     parts += [_table_section(f"tables/{name}.csv", columns) for name, columns in COLUMNS.items()]
     parts.append("## DataFrames and exports\n\nAfter `entry` there is a column per axis.\n")
     parts += [_table_section(name, columns) for name, columns in recorded.items()]
@@ -227,6 +232,8 @@ def _type_name(annotation: object) -> str:
         return " or ".join(_type_name(argument) for argument in arguments)
     if origin is list:
         return f"list of {_type_name(arguments[0])}"
+    if origin is tuple and arguments[0] is object:
+        return "pair of values"
     if origin is dict:
         is_open = arguments[1] in (object, Any)
         return "object" if is_open else f"object of {_type_name(arguments[1])}"

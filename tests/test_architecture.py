@@ -16,7 +16,8 @@ IMPORTS = {
     "results": "errors",
     "provenance": "errors results",
     "variants": "",
-    "analysis": "errors results provenance",
+    "study": "errors results",
+    "analysis": "errors results provenance study",
     "ingest": "errors results analysis",
     "__init__": "analysis",
     "report": "errors results analysis",
@@ -28,10 +29,10 @@ IMPORTS = {
     "contract": "errors results variants distributed model probes",
     "sampling": "errors results variants model data",
     "training": "errors results provenance variants distributed model data probes",
-    "config": "errors results provenance variants model data probes training",
+    "config": "errors results provenance study variants model data probes training",
     "preflight": "errors results provenance variants data config contract",
     "launch": "errors results provenance",
-    "cli": "errors results provenance analysis ingest report export model data sampling training "
+    "cli": "errors results provenance study analysis ingest report export model data sampling training "
     "config contract preflight launch",
     "__main__": "cli",
 }
@@ -39,6 +40,7 @@ TORCH_FREE = (
     "errors",
     "results",
     "provenance",
+    "study",
     "__init__",
     "analysis",
     "ingest",
@@ -118,6 +120,16 @@ def test_without_results_the_command_names_the_next_step(command, tmp_path):
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 2
     assert "python -m harness run STUDY.toml" in result.stderr
+
+
+def test_axes_of_a_study_file_are_those_of_the_variants():
+    from harness.study import axis_names
+    from variants.base import AXES
+
+    facts = {name: (axis.default, axis.in_every_name) for name, axis in AXES.items()}
+    named = axis_names.AXES.items()
+    assert facts == {name: (axis.default, axis.in_every_name) for name, axis in named}
+    assert list(facts) == list(axis_names.AXES)
 
 
 def test_no_variant_is_named_outside_its_folder():

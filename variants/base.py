@@ -73,9 +73,14 @@ class NoOptions:
 
 
 class Variant(Generic[OptionsT]):
-    """Base class of the variants of all axes. `OptionsT` is the type of the options, `Options`."""
+    """Base class of the variants of all axes. `OptionsT` is the type of the options, `Options`.
+
+    `title` is the variant's name in reports, a format string over its options: `GQA-{n_kv_head}`.
+    It is not inherited. A variant without one is shown by its file name.
+    """
 
     Options: ClassVar[type] = NoOptions
+    title: ClassVar[str] = ""
 
     @classmethod
     def check(cls, shape: ModelShape, options: OptionsT) -> Mapping[str, str]:

@@ -6,12 +6,14 @@ import importlib.util
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from string import Formatter
 from types import ModuleType
 from typing import Any, get_type_hints
 
 from variants.base import AXES, Variant
 from variants.errors import SHIPPED, VariantError, class_line, describe
 
+MAX_TITLE = 40  # characters
 USER_PACKAGE = (
     "_user_variants"  # prefix of the module names of users' files; no such package exists
 )
@@ -50,6 +52,7 @@ def _load_class(axis: str, file: Path, mtime_ns: int) -> type[Variant]:
     ]
     cls = _only_variant(axis, file, dict.fromkeys(defined))
     problems = [*_missing_methods(axis, cls), *_option_problems(cls)]
+    problems = problems or [*_title_problems(cls)]
     if problems:
         raise VariantError(problems)
     return cls
@@ -101,6 +104,31 @@ def _option_problems(cls: type[Variant]) -> Iterator[str]:
     except Exception as error:
         action = f"a type of {cls.__name__}.Options"
         yield describe(error, action, [], options)
+
+
+def own_title(cls: type[Variant]) -> str:
+    """Return the title that a variant's class states itself, empty without one."""
+    return str(vars(cls).get("title", ""))
+
+
+def _title_problems(cls: type[Variant]) -> Iterator[str]:
+    """Yield why the title is not a format string over the fields of the options."""
+    title: object = vars(cls).get("title", "")
+    place = f"{class_line(cls)}: {cls.__name__}.title"
+    if not isinstance(title, str) or not title.isprintable() or len(title) > MAX_TITLE:
+        yield f"{place} is {title!r}: must be a text of at most {MAX_TITLE} printable characters"
+        return
+    allowed = [field.name for field in dataclasses.fields(cls.Options)]
+    listed = ", ".join(allowed) or "none, as the variant has no options"
+    try:
+        parts = list(Formatter().parse(title))
+    except ValueError as error:
+        yield f"{place} is {title!r}: {error}; write an option as {{option}} and a brace as {{{{"
+        return
+    for _, name, form, conversion in parts:
+        if name is not None and (name not in allowed or form or conversion):
+            field = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
+            yield f"{place} is {title!r}: no option '{field}'; allowed: {listed}"
 
 
 def _kind(value: object) -> str:

@@ -21,6 +21,7 @@ from harness.results.records.answer import (
 from harness.results.records.caveats import Caveat, CaveatKind
 from harness.results.records.comparisons import (
     BaselineComparison,
+    Cell,
     MetricTests,
     PooledResult,
     Quantity,
@@ -30,6 +31,7 @@ from harness.results.records.entries import EntryResult
 from harness.results.records.estimates import Difference
 
 BASELINE = "baseline"
+LOST = "lost seeds"
 NO_RESULTS = "no results"
 NOT_TESTED = "not tested yet"
 # Caveats of an entry that keep it out of the advice, and of which the advice warns.
@@ -60,6 +62,7 @@ class Results:
     comparisons: Mapping[str, BaselineComparison]
     tests: Mapping[Quantity, MetricTests]
     caveats: Mapping[str, list[CaveatKind]]
+    pooled: Mapping[Cell, PooledResult]  # by the labels on the asked axes
 
 
 def find_answer(
@@ -71,7 +74,8 @@ def find_answer(
 ) -> Answer:
     """Return the answer from the results of the entries, their tests and their caveats."""
     by_entry = {row.entry: row for row in comparisons}
-    results = Results(study, entries, by_entry, tests, kinds_by_entry(caveats))
+    pooled = {_asked(study, result.levels): result for result in tests["val_loss"].pooled}
+    results = Results(study, entries, by_entry, tests, kinds_by_entry(caveats), pooled)
     rows = [_row(results, candidate) for candidate in find_candidates(study)]
     rows.sort(key=_rank)
     axes = [_axis(results, axis, rows) for axis in (rows[0].levels if rows else ())]
@@ -98,7 +102,7 @@ def _row(results: Results, candidate: Candidate) -> AnswerRow:
     result = results.entries[label]
     comparison = results.comparisons.get(label)
     base = results.entries[comparison.against] if comparison else None
-    pooled = _pooled(results, candidate)
+    pooled = results.pooled.get(_asked(results.study, candidate.main.axes))
     test = pooled or results.tests["val_loss"].entries.get(label)
     kinds = [kind for entry in labels for kind in results.caveats.get(entry, [])]
     reason = _reason(results, candidate, comparison, test, kinds)
@@ -116,6 +120,7 @@ def _row(results: Results, candidate: Candidate) -> AnswerRow:
         levels=dict(candidate.levels),
         entries=labels,
         against=comparison.against if comparison else None,
+        val_loss=result.val_loss,
         verdict=shown.verdict if shown else None,
         reason=reason,
         difference=_difference(comparison, shown, reason),
@@ -134,13 +139,8 @@ def _more(seeds: int | None, done: int) -> int | None:
     return None if seeds is None else max(1, seeds - done)
 
 
-def _pooled(results: Results, candidate: Candidate) -> PooledResult | None:
-    """Return the test of a candidate over all contexts, None without contexts."""
-    axes = candidate.main.axes
-    for pooled in results.tests["val_loss"].pooled:
-        if all(axes[axis] == label for axis, label in pooled.levels.items()):
-            return pooled
-    return None
+def _asked(study: StudyResults, labels: Mapping[str, str]) -> Cell:
+    return tuple(labels[axis] for axis in study.asked)
 
 
 def _reason(
@@ -167,7 +167,7 @@ def _reason(
         # The loss of an architecture is tested under the baseline's parallelism.
         return NOT_TESTED if comparison.seeds else "no common seed"
     if test.lost_seeds and test.difference.ci95 is None:
-        return "lost seeds"
+        return LOST
     if test.verdict is None:
         return "equal in every seed" if test.seed_has_no_effect else "single seed"
     return None

@@ -1,11 +1,12 @@
 """Collapse entries that differ only on context axes: what a study asks about, one row each."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import PARALLELISM
 from harness.results.records.tuning import TUNED, TUNING
+from harness.results.titles import distinct
 
 
 @dataclass(frozen=True)
@@ -13,12 +14,13 @@ class Candidate:
     """One combination of levels on the asked axes, with its entries in all contexts.
 
     `main` is the entry that stands for all: that in the baseline's context. `levels` has the label
-    on each axis that does not collapse.
+    on each axis that does not collapse, `title` is what people read.
     """
 
     levels: Mapping[str, str]
     entries: tuple[Entry, ...]
     main: Entry
+    title: str = ""
 
 
 def collapsed_axes(study: StudyResults) -> list[str]:
@@ -46,8 +48,11 @@ def find_candidates(study: StudyResults) -> list[Candidate]:
     candidates = []
     for labels, entries in groups.items():
         main = min(entries, key=lambda entry: _distance(entry, context))
-        candidates.append(Candidate(dict(zip(kept, labels, strict=True)), tuple(entries), main))
-    return candidates
+        levels = dict(zip(kept, labels, strict=True))
+        title = study.title_of(levels) or main.title
+        candidates.append(Candidate(levels, tuple(entries), main, title))
+    titles = distinct({candidate.main.label: candidate.title for candidate in candidates})
+    return [replace(one, title=titles[one.main.label]) for one in candidates]
 
 
 def _distance(entry: Entry, context: Mapping[str, str]) -> tuple[bool, int]:

@@ -1,7 +1,7 @@
 """Read a study and group its runs into entries."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +14,7 @@ from harness.analysis.significance import ALPHA
 from harness.errors import StoreError, UserError, choices
 from harness.provenance.outdated import CodeChange, ComputedBy, changes_since
 from harness.provenance.sources import Sources
+from harness.results import titles
 from harness.results.records import (
     ENDED,
     EquivalenceMargin,
@@ -32,7 +33,6 @@ from harness.results.store import Run, Store
 
 # runs: fewer are read faster in one process, as starting others takes a second
 PARALLEL_FROM = 1000
-CONTEXT_SEPARATOR = " · "  # of the labels in the name of a context
 
 Age = Callable[[RunData], tuple[int, str]]  # sort key of runs, the oldest first
 
@@ -49,6 +49,11 @@ class Entry:
     axes: dict[str, str]
     runs: tuple[RunData, ...]
     crossed: tuple[RunData, ...] = ()
+    title: str = ""  # what people read; without one, the label
+
+    def __post_init__(self) -> None:
+        if not self.title:
+            object.__setattr__(self, "title", self.label)
 
     @cached_property
     def done(self) -> tuple[RunData, ...]:
@@ -108,6 +113,7 @@ class StudyResults:
     compare: tuple[str, ...] | None = None  # axes that the newest launch asks about; None: all
     trials: tuple[RunData, ...] = ()  # of the tuning; they are in no entry
     tuning: TuningRecord | None = None  # settings tried and chosen
+    titles: dict[str, dict[str, str]] = field(default_factory=dict)  # by axis and label
 
     @property
     def runs(self) -> list[RunData]:
@@ -215,7 +221,34 @@ class StudyResults:
 
     def context_name(self, entry: Entry) -> str:
         """Return the entry's labels on the context axes, as one name; empty without any."""
-        return CONTEXT_SEPARATOR.join(self.context_of(entry).values())
+        return titles.SEPARATOR.join(self.context_of(entry).values())
+
+    def context_title(self, name: str) -> str:
+        """Return what people read in place of the name of a context."""
+        return self._context_titles.get(name, name)
+
+    @cached_property
+    def _context_titles(self) -> dict[str, str]:
+        return {
+            self.context_name(entry): self.title_of(self.context_of(entry))
+            for entry in self.entries
+        }
+
+    def title(self, axis: str, label: str) -> str:
+        """Return what people read in place of a label on an axis."""
+        return self.titles.get(axis, {}).get(label, label)
+
+    def title_of(self, levels: Mapping[str, str]) -> str:
+        """Return the joined titles of the labels on some axes."""
+        return titles.of_levels(levels, self.titles)
+
+    def entry_title(self, label: str) -> str:
+        """Return what people read in place of the label of an entry."""
+        return self._entry_titles.get(label, label)
+
+    @cached_property
+    def _entry_titles(self) -> dict[str, str]:
+        return {entry.label: entry.title for entry in self.entries}
 
     def find(self, axes: dict[str, str]) -> Entry | None:
         """Return the entry with these labels, None if there is none."""
@@ -261,13 +294,14 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
     compare = _compare(launches, settings_hash)
     levels = find_levels(current, newest.spec.baseline, compare)
     tuning = _tuning(store, study, settings_hash, unreadable)
+    level_titles = _titles(current, levels, age)
     return StudyResults(
         name=study,
         settings_hash=settings_hash,
         spec=newest.spec if isinstance(newest.spec, RunSpec) else None,
         levels=levels,
         baseline=newest.spec.baseline,
-        entries=_entries(current, levels),
+        entries=_entries(current, levels, level_titles),
         left_out=len(runs) - len(comparable),
         superseded=len(compared) - len(current),
         unreadable=tuple(unreadable),
@@ -277,7 +311,19 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
         compare=compare,
         trials=tuple(trials),
         tuning=tuning,
+        titles=level_titles,
     )
+
+
+def _titles(
+    runs: Iterable[RunData], levels: Mapping[str, Iterable[str]], age: Age
+) -> dict[str, dict[str, str]]:
+    """Return the distinct title of each label by axis, as the newest run states it."""
+    found: dict[str, dict[str, str]] = {axis: dict.fromkeys(levels[axis], "") for axis in levels}
+    for run in sorted(runs, key=age):
+        for axis, choice in run.spec.axes.items():
+            found[axis][choice.label] = choice.title or choice.label
+    return {axis: titles.distinct(by_label) for axis, by_label in found.items()}
 
 
 def _tuning(
@@ -349,15 +395,20 @@ def _current(runs: list[RunData], age: Age) -> list[RunData]:
 def _same_settings(spec: RunSpec | ImportedRun, other: RunSpec | ImportedRun) -> bool:
     """Return whether two runs differ only in their seeds; another name of a text is the same."""
     if isinstance(spec, ImportedRun) or isinstance(other, ImportedRun):
-        return spec.axes == other.axes
+        return _levels(spec) == _levels(other)
     not_hashed = {"corpus": other.data.corpus, "separator": other.data.separator}
     data = spec.data.model_copy(update=not_hashed)
     return (
-        spec.axes == other.axes
+        _levels(spec) == _levels(other)
         and spec.model == other.model
         and spec.train == other.train
         and data == other.data
     )
+
+
+def _levels(spec: RunSpec | ImportedRun) -> dict[str, tuple[str, str, dict[str, object]]]:
+    """Return the choice on each axis without its title, which the study may change."""
+    return {axis: (choice.name, choice.label, choice.options) for axis, choice in spec.axes.items()}
 
 
 def _newest_stated(records: Iterable[EquivalenceMargin | Superiority | None]) -> dict[str, float]:
@@ -374,7 +425,11 @@ def _compare(launches: list[LaunchRecord], settings_hash: str) -> tuple[str, ...
     return None
 
 
-def _entries(runs: list[RunData], levels: dict[str, tuple[str, ...]]) -> tuple[Entry, ...]:
+def _entries(
+    runs: list[RunData],
+    levels: dict[str, tuple[str, ...]],
+    level_titles: Mapping[str, Mapping[str, str]],
+) -> tuple[Entry, ...]:
     by_entry: dict[str, list[RunData]] = {}
     for run in sorted(runs, key=lambda run: (run.seed, run.order_seed)):
         by_entry.setdefault(run.spec.entry, []).append(run)
@@ -389,4 +444,5 @@ def _entries(runs: list[RunData], levels: dict[str, tuple[str, ...]]) -> tuple[E
         axis: {label: i for i, label in enumerate(labels)} for axis, labels in levels.items()
     }
     entries.sort(key=lambda entry: [position[axis][label] for axis, label in entry.axes.items()])
-    return tuple(entries)
+    named = titles.of_entries({entry.label: entry.axes for entry in entries}, level_titles)
+    return tuple(replace(entry, title=named[entry.label]) for entry in entries)

@@ -40,6 +40,7 @@ def result(entry: Entry, status: EquivalenceStatus | None = None) -> EntryMetric
     has_average = bool(np.isfinite(ema_losses).all()) and bool(done)
     return EntryMetrics(
         entry=entry.label,
+        title=entry.title,
         axes=entry.axes,
         seeds=[run.seed for run in entry.runs],
         seeds_done=[run.seed for run in done],

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.analysis import repeated_measures, significance, superiority
-from harness.analysis.dataset import CONTEXT_SEPARATOR, Entry, StudyResults
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.families import test_differences, test_family
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import LOSS_METRICS, Metric, Pair, base_values
@@ -22,6 +22,7 @@ from harness.results.records.comparisons import (
     VerdictName,
 )
 from harness.results.records.tuning import TUNED, TUNING
+from harness.results.titles import SEPARATOR
 
 BASELINE = ""  # column of the baselines' means, which no group is named
 
@@ -47,9 +48,7 @@ class _Group:
         """The labels that differ from the baseline's."""
         pair = next(iter(self.pairs.values()))
         base = pair.base.axes
-        return CONTEXT_SEPARATOR.join(
-            label for axis, label in self.levels.items() if label != base[axis]
-        )
+        return SEPARATOR.join(label for axis, label in self.levels.items() if label != base[axis])
 
     @property
     def unit(self) -> LossUnit | None:

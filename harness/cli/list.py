@@ -20,7 +20,15 @@ if TYPE_CHECKING:
     from harness.results.records import RunSpec
     from harness.results.store import Store
 
-HEADERS = ("entry", "seeds", "processes", "parameters", "FLOPs/token", "MiB/rank, estimated")
+HEADERS = (
+    "entry",
+    "title",
+    "seeds",
+    "processes",
+    "parameters",
+    "FLOPs/token",
+    "MiB/rank, estimated",
+)
 VARYING_HEADERS = ("steps", "tokens/step")  # shown if they differ by entry
 MAX_LISTED_SEEDS = 5
 
@@ -64,12 +72,19 @@ def _list_imported(store: "Store", study: str, as_json: bool) -> None:
     for run in runs:
         seeds.setdefault(run.entry, []).append(run.seed_name)
     rows = [[entry, " ".join(names)] for entry, names in seeds.items()]
-    print(tabulate(rows, HEADERS[:2], disable_numparse=True))
+    print(tabulate(rows, ("entry", "seeds"), disable_numparse=True))
     print(f"\n{len(rows)} entries, {len(runs)} runs, imported from another trainer")
 
 
 def _print_json(planned: "PlannedStudy") -> None:
-    entries = [_as_json(spec) for spec in planned.runs if spec.tuning is None]
+    from harness.results.titles import of_runs
+
+    titles = of_runs(spec for spec in planned.runs if spec.tuning is None)
+    entries = [
+        _as_json(spec) | {"title": titles[spec.entry]}
+        for spec in planned.runs
+        if spec.tuning is None
+    ]
     excluded = [{"entry": entry, "reason": reason} for entry, reason in planned.excluded]
     content: dict[str, object] = {
         "study": planned.name,
@@ -104,18 +119,20 @@ def _print_table(planned: "PlannedStudy") -> None:
     from tabulate import tabulate
 
     from harness.results.records.tuning import TUNING
+    from harness.results.titles import of_runs
 
     specs: dict[str, list[RunSpec]] = {}
     finals = [spec for spec in planned.runs if spec.tuning is None]
     for spec in finals:
         specs.setdefault(spec.entry, []).append(spec)
-    rows = [_row(entry, runs) for entry, runs in specs.items()]
+    titles = of_runs(finals)
+    rows = [_row(entry, titles[entry], runs) for entry, runs in specs.items()]
     lengths = {(spec.train.steps, spec.train.tokens_per_step) for spec in finals}
     headers = [*HEADERS]
     if len(lengths) > 1:
         headers += VARYING_HEADERS
         rows = [[*row, *_lengths(runs)] for row, runs in zip(rows, specs.values(), strict=True)]
-    alignment = ["left", "left"] + ["right"] * (len(headers) - 2)
+    alignment = ["left"] * 3 + ["right"] * (len(headers) - 3)
     print(tabulate(rows, headers, colalign=alignment, disable_numparse=True))
     entries = "entry" if len(rows) == 1 else "entries"
     runs = "run" if len(finals) == 1 else "runs"
@@ -147,7 +164,7 @@ def _lengths(runs: "list[RunSpec]") -> list[str | int]:
     return [f"{train.steps:,}", f"{train.tokens_per_step:,}"]
 
 
-def _row(entry: str, runs: "list[RunSpec]") -> list[str | int]:
+def _row(entry: str, title: str, runs: "list[RunSpec]") -> list[str | int]:
     seeds = " ".join(spec.seed_name for spec in runs)
     if len(runs) > MAX_LISTED_SEEDS:
         seeds = f"{len(runs)} runs"
@@ -155,6 +172,7 @@ def _row(entry: str, runs: "list[RunSpec]") -> list[str | int]:
     memory = "unknown" if cost.memory_bytes is None else f"{cost.memory_bytes / 2**20:,.1f}"
     return [
         entry,
+        title,
         seeds,
         runs[0].launch.world_size,
         f"{cost.parameters:,}",

@@ -1,172 +1,35 @@
-"""Read the axes of a study: the variants or settings on each, with their labels."""
+"""Read the axes of a study with variants that are imported, and validate their options."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache
-from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError
 
-from harness.config import setting_axes, variant_check
-from harness.config.names import LABEL, LABEL_FORM, default_label
-from harness.config.schema_errors import describe_errors, quoted
-from harness.config.settings import Change, RawTable
-from harness.config.study_file import Element, Rule
-from harness.errors import Problem, UserError, choices
+from harness.config import variant_check
+from harness.errors import Problem, UserError
 from harness.results.records import StrictModel, VariantChoice
+from harness.study.axes import StatedAxes, VariantSelection
+from harness.study.schema_errors import describe_errors
 from variants import registry
 from variants.base import AXES, ModelShape, is_part
 from variants.errors import VariantError, class_line
-
-# One choice for each axis: those of AXES in their order, then those that vary settings.
-VariantSelection = dict[str, VariantChoice]
 
 MAX_NUMBER = 2**31 - 1  # of options; larger ones overflow somewhere in PyTorch
 
 
 @dataclasses.dataclass
-class Axes:
-    """The choices on each axis of a study. `problems` collects all that is invalid.
+class Axes(StatedAxes):
+    """The choices on each axis of a study, with all options of their variants.
 
-    `location` is the study file, `shape` the shape that options are checked against (None: shapes
-    differ by entry, `option_problems` checks them later), and `paths` the user's folders of
-    variants.
+    `shape` is the shape that options are checked against (None: shapes differ by entry,
+    `option_problems` checks them later).
     """
 
-    location: str
-    shape: ModelShape | None
-    paths: Sequence[Path]
-    problems: list[Problem] = dataclasses.field(default_factory=list)
-    choices: dict[str, list[VariantChoice]] = dataclasses.field(default_factory=dict)
-    _invalid: set[tuple[str, str]] = dataclasses.field(default_factory=set)  # axis, name or label
-    _places: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)  # axis, label
-
-    @property
-    def names(self) -> list[str]:
-        """The names of all axes, those that vary settings last."""
-        return [*AXES, *(axis for axis in self.choices if axis not in AXES)]
-
-    def add_problem(self, key: str, message: str) -> None:
-        """Add a problem at a key path of the study file."""
-        self.problems.append(Problem(f"{self.location}: {key}", message))
-
-    def read(self, axes: Mapping[str, Sequence[Element]]) -> None:
-        """Read the choices of every axis; an axis that is left out gets GPT-2's variant."""
-        for axis, about in AXES.items():
-            self.choices[axis] = self._read_axis(axis, axes.get(axis, [about.default]))
-        for axis, elements in axes.items():
-            if axis in AXES:
-                continue
-            problem = f"no such axis; {choices(axis, AXES)}"
-            if setting_axes.is_setting_axis(axis, elements):
-                problem = setting_axes.axis_problem(axis) or ""
-            if problem:
-                self.add_problem(f"axes.{quoted(axis)}", problem)
-            else:
-                self.choices[axis] = self._read_axis(axis, elements)
-        levels = {axis: self.choices[axis] for axis in self.choices if axis not in AXES}
-        for axis, problem in setting_axes.structure_problems(levels):
-            if (axis, "") not in self._invalid:
-                self.add_problem(f"axes.{quoted(axis)}", problem)
-
-    def _read_axis(self, axis: str, elements: Sequence[Element]) -> list[VariantChoice]:
-        """Read an axis without its duplicates.
-
-        A duplicate with its own label is kept: two entries that are the same measure the noise (an
-        A/A test). Different choices with one label are a problem.
-        """
-        kept: list[VariantChoice] = []
-        for i, element in enumerate(elements):
-            key = f"axes.{quoted(axis)}[{i}]"
-            choice = self._new_choice(axis, element, key)
-            if choice is None:
-                self._add_invalid(axis, element)
-                continue
-            has_own_label = isinstance(element, dict) and "label" in element
-            duplicates = [other for other in kept if same_variant(choice, other)]
-            if axis in AXES and any(
-                not has_own_label or other.label == choice.label for other in duplicates
-            ):
-                continue
-            for other in kept:
-                problem = setting_axes.label_problem(choice.label, other.label)
-                if problem:
-                    self.add_problem(f"axes.{quoted(axis)}", problem)
-            kept.append(choice)
-        return kept
-
-    @property
-    def has_invalid(self) -> bool:
-        """Whether an axis lacks a choice of the study because it is invalid."""
-        return bool(self._invalid)
-
-    def _add_invalid(self, axis: str, element: Element) -> None:
-        """Remember the names of an invalid choice, which rules may refer to."""
-        self._invalid.add((axis, ""))
-        names: list[object] = [element]
-        if isinstance(element, dict):
-            names = [element.get(key) for key in ("variant", "label", "value")]
-        self._invalid.update((axis, str(name)) for name in names if name is not None)
-
-    def choose(self, axis: str, element: Element, key: str) -> VariantChoice | None:
-        """Return the choice that an element describes, or None if it is invalid.
-
-        For an axis that varies settings, this may also be the name of one of its levels.
-        """
-        if axis not in AXES:
-            named = self.matching(axis, element)
-            if named:
-                return named[0]
-            if "." not in axis and not isinstance(element, dict):
-                self.add_problem(key, self._no_match(axis, element))
-                return None
-        choice = self._new_choice(axis, element, key)
-        if choice is None or axis in AXES:
-            return choice
-        messages = list(setting_axes.addition_problems(choice, self.choices[axis]))
-        for message in messages:
-            self.add_problem(key, message)
-        return None if messages else choice
-
-    def _new_choice(self, axis: str, element: Element, key: str) -> VariantChoice | None:
-        try:
-            choice = self._read_choice(axis, element, key)
-        except UserError as error:
-            self.problems += error.problems
-            return None
-        self._places.setdefault((axis, choice.label), key)
-        return choice
-
-    def _read_choice(self, axis: str, element: Element, key: str) -> VariantChoice:
-        if axis not in AXES:
-            level, problems = setting_axes.read_level(axis, element)
-            if level is None:
-                raise UserError(self._problem(key + suffix, text) for suffix, text in problems)
-            return level
-        given = dict(element) if isinstance(element, dict) else {"variant": element}
-        name = self._variant_name(axis, given.pop("variant", None), key)
-        label = given.pop("label", None)
-        if label is not None and not (isinstance(label, str) and LABEL.fullmatch(label)):
-            raise self._error(f"{key}.label", f"{label!r}: {LABEL_FORM}")
-        options = self._options(axis, name, given, key)
-        given_options = {option: options[option] for option in options if option in given}
-        return VariantChoice(
-            name=name,
-            label=label or default_label(name, given_options),
-            options=options,
-        )
-
-    def _variant_name(self, axis: str, name: object, key: str) -> str:
-        available = registry.files(axis, self.paths)
-        if not isinstance(name, str):
-            form = 'must be a name or a table with `variant = "NAME"`'
-            raise self._error(key, f"{form}; allowed: {', '.join(available)}")
-        if name not in available:
-            raise self._error(key, f"'{name}': no such {axis} variant; {choices(name, available)}")
-        return name
+    shape: ModelShape | None = None
 
     def _options(self, axis: str, name: str, given: dict[str, Any], key: str) -> dict[str, Any]:
         """Validate the given options of a variant; return all of its options.
@@ -196,6 +59,9 @@ class Axes:
                 raise UserError(problems)
         return options
 
+    def _title_form(self, axis: str, name: str) -> str:
+        return registry.own_title(registry.load(axis, name, self.paths))
+
     def option_problems(self, entry: VariantSelection, shape: ModelShape) -> Iterator[Problem]:
         """Yield the options of an entry's variants that are invalid at the shape of its model."""
         for axis, choice in entry.items():
@@ -207,110 +73,11 @@ class Axes:
             for option, message in found:
                 yield self._problem(f"{place}.{option}" if option else place, message)
 
-    def changes(self, entry: VariantSelection) -> dict[str, Change]:
-        """Return the settings of an entry's levels, by dotted key, with their places."""
-        changes = {}
-        for axis, choice in entry.items():
-            place = self._places.get((axis, choice.label), f"axes.{quoted(axis)}")
-            for key, value in choice.options.items() if axis not in AXES else ():
-                changes[key] = Change(value, place if key == axis else f"{place}.{key}")
-        return changes
-
-    def _problem(self, key: str, message: str) -> Problem:
-        return Problem(f"{self.location}: {key}", message)
-
-    def _error(self, key: str, message: str) -> UserError:
-        return UserError([self._problem(key, message)])
-
-    def matching(self, axis: str, name: object) -> list[VariantChoice]:
-        """Return the choices of an axis whose label, variant or value is `name`."""
-        if axis not in AXES:
-            return [level for level in self.choices[axis] if setting_axes.matches(level, name)]
-        return [choice for choice in self.choices[axis] if name in (choice.label, choice.name)]
-
-    def baseline(
-        self, stated: Mapping[str, object], sections: Mapping[str, RawTable]
-    ) -> VariantSelection:
-        """Return the baseline's choice on each axis.
-
-        It is the stated one, else GPT-2's variant or the level with the values of the sections,
-        else the first.
-        """
-        for axis in stated.keys() - set(self.names):
-            message = f"no such axis; {choices(axis, self.names)}"
-            self.add_problem(f"study.baseline.{quoted(axis)}", message)
-        baseline = {}
-        for axis in self.names:
-            if axis in stated:
-                if not self._is_known(axis, stated[axis]):
-                    key = f"study.baseline.{quoted(axis)}"
-                    self.add_problem(key, self._no_match(axis, stated[axis]))
-                candidates = self.matching(axis, stated[axis])
-            elif axis in AXES:
-                candidates = self.matching(axis, AXES[axis].default)
-            else:
-                candidates = setting_axes.unchanged(self.choices[axis], sections)
-            if candidates or self.choices[axis]:
-                baseline[axis] = [*candidates, *self.choices[axis]][0]
-        return baseline
-
-    def resolve_rule(self, rule: Rule, key: str) -> dict[str, list[VariantChoice]]:
-        """Return the choices that an `exclude` rule names, for each axis that it names."""
-        resolved = {}
-        for axis, names in rule.items():
-            place = f"{key}.{quoted(axis)}"
-            if axis not in self.names:
-                message = f"no such axis; {choices(axis, [*self.names, 'reason'])}"
-                self.add_problem(place, message)
-                continue
-            resolved[axis] = self._resolve(axis, names, place)
-        return resolved
-
-    def _resolve(self, axis: str, names: object, key: str) -> list[VariantChoice]:
-        listed = names if isinstance(names, list) else [names]
-        matched: list[VariantChoice] = []
-        for name in listed:
-            if not self._is_known(axis, name):
-                self.add_problem(key, self._no_match(axis, name))
-            matched += self.matching(axis, name)
-        return [choice for choice in self.choices[axis] if choice in matched]
-
-    def _is_known(self, axis: str, name: object) -> bool:
-        """Return whether a name matches a choice, or one that is invalid and reported as such."""
-        return bool(self.matching(axis, name)) or (axis, str(name)) in self._invalid
-
-    def _no_match(self, axis: str, name: object) -> str:
-        labels = [choice.label for choice in self.choices[axis]]
-        return f"{name!r} matches nothing; {choices(str(name), labels)}"
-
-    def select(self, conditions: Sequence[str]) -> dict[str, list[VariantChoice]]:
-        """Return the choices that `AXIS=NAME` conditions of the command line select, by axis.
-
-        Raises:
-            UserError: no such axis, or no choice on it has that label or variant.
-        """
-        selected: dict[str, list[VariantChoice]] = {}
-        for condition in conditions:
-            axis, equals, names = condition.partition("=")
-            if not equals or axis not in self.names:
-                allowed = choices(axis, self.names)
-                raise UserError(f"--where {condition}: must be AXIS=NAME; {allowed}")
-            for name in names.split(","):
-                if not self.matching(axis, name):
-                    raise UserError(f"--where {condition}: {self._no_match(axis, name)}")
-                selected.setdefault(axis, []).extend(self.matching(axis, name))
-        return selected
-
 
 def architecture_key(entry: Mapping[str, VariantChoice]) -> str:
     """Return a key of an entry's model at one shape: it ignores labels and all but the parts."""
     parts = [(a, c.name, c.options) for a, c in entry.items() if is_part(a)]
     return str(parts)
-
-
-def same_variant(a: VariantChoice, b: VariantChoice) -> bool:
-    """Return whether two choices differ in their label only, or not at all."""
-    return (a.name, a.options) == (b.name, b.options)
 
 
 @cache

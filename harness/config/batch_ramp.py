@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from harness.config.settings import Settings
 from harness.data.batches import micro_batch_size
 from harness.errors import Problem
+from harness.study.settings import Settings
 from variants.base import Parallelism
 from variants.validation import divisors
 

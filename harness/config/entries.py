@@ -5,15 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from harness.config import settings as sections
-from harness.config.axes import Axes, VariantSelection, architecture_key
-from harness.config.settings import Change, Changes, SectionT, Settings, SettingsError
+from harness.config.axes import Axes, architecture_key
 from harness.config.size_matching import WidthMatcher
-from harness.config.study_file import StudyFile
 from harness.data.tokenizers import Tokenizer
 from harness.errors import Problem, UserError
 from harness.model.builder import ModelBuilder
-from harness.results.records import DataSettings, ModelSettings, TrainSettings, VariantChoice
+from harness.results.records import DataSettings, ModelSettings, TrainSettings
+from harness.study import settings as sections
+from harness.study.axes import VariantSelection
+from harness.study.settings import Change, Changes, SectionT, Settings, SettingsError
+from harness.study.study_file import StudyFile
 from variants.base import AXES, ModelShape
 
 
@@ -180,5 +181,5 @@ def _with_values(entry: VariantSelection, settings: Settings) -> VariantSelectio
         choices[axis] = choice
         if axis not in AXES:
             options = {key: settings.value(key) for key in choice.options}
-            choices[axis] = VariantChoice(name=choice.name, label=choice.label, options=options)
+            choices[axis] = choice.model_copy(update={"options": options})
     return choices

@@ -4,12 +4,12 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.config.axes import VariantSelection
 from harness.config.entries import PlannedEntry
-from harness.config.study_file import StudyFile
 from harness.errors import Problem, UserError
 from harness.results.records import ALL_QUESTIONS, LookPlan
 from harness.results.records.base import SEEDS_END
+from harness.study.axes import VariantSelection
+from harness.study.study_file import StudyFile
 
 GROWTH = 1.5  # of the number of seeds from look to look
 MIN_GROWTH = 1.25  # of the number of seeds at the last look

@@ -2,21 +2,18 @@
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.config import rules, study_file, validate, warm_start
-from harness.config.axes import Axes, VariantSelection
+from harness.config import validate, warm_start
+from harness.config.axes import Axes
 from harness.config.entries import EntryResolver, PlannedEntry
 from harness.config.ladder import check_ladder
 from harness.config.looks import UntilResolved, check_selection, plan_looks
 from harness.config.planned import PlannedStudy
-from harness.config.run_spec import StudyContext, entry_id
+from harness.config.run_spec import StudyContext
 from harness.config.runs import Corpora, RunBuilder
-from harness.config.settings import Settings
-from harness.config.study_file import StudyFile
 from harness.config.trials import (
     MAX_TRIALS,
     TunedLevels,
@@ -35,9 +32,12 @@ from harness.results.records import (
     LookPlan,
     ModelSettings,
 )
+from harness.study import rules, study_file
+from harness.study.axes import VariantSelection, entry_id
+from harness.study.matrix import expand
+from harness.study.settings import Settings
+from harness.study.study_file import StudyFile
 from variants.base import ModelShape
-
-MAX_ENTRIES = 10_000  # of a study
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ def load(
         raise UserError(dict.fromkeys(problems))
     if not entries:
         raise UserError(f"{path}: all entries are excluded")
-    selected = rules.select(matrix.axes, entries, where)
+    is_selected = rules.select(matrix.axes, [entry.original for entry in entries], where)
+    selected = list(itertools.compress(entries, is_selected))
     if looks is not None:
         check_selection(selected, matrix.baseline, file.study.compare)
     return _plan(matrix, entries, selected, levels, source, corpora, looks)
@@ -109,26 +110,14 @@ def load(
 def _expand(file: StudyFile, path: Path) -> Matrix:
     """Return the matrix of a study file; its `axes` collect the problems."""
     folders = [(path.parent / folder).resolve() for folder in file.study.variant_paths]
-    axes = Axes(str(path), None, folders)
+    axes = Axes(str(path), folders)
     variant_paths = [str(folder) for folder in folders]
     resolver = EntryResolver(file, axes, variant_paths)
     if not any(key.startswith("model.") for key in file.varied):
         model = resolver.model({})
         axes.shape = None if model is None else ModelShape(**model.model_dump(), vocab_size=1)
     axes.problems += validate.check_variant_paths(str(path), folders)
-    axes.read(file.axes)
-    baseline = axes.baseline(file.study.baseline, file.sections)
-    n_entries = math.prod(map(len, axes.choices.values()))
-    if n_entries > MAX_ENTRIES:
-        limit = f"allowed: at most {MAX_ENTRIES:,}"
-        axes.add_problem("axes", f"their product has {n_entries:,} entries; {limit}")
-        raise UserError(axes.problems)
-    entries = [
-        dict(zip(axes.choices, choices, strict=True))
-        for choices in itertools.product(*axes.choices.values())
-    ]
-    entries, excluded = rules.exclude(file, axes, entries)
-    entries += rules.include(file, axes, entries, baseline)
+    baseline, entries, excluded = expand(file, axes)
     tuning = None
     tuning_problems: list[Problem] = []
     if file.tune is not None:

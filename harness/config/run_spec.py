@@ -5,11 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.config.axes import VariantSelection
 from harness.config.cost import CostEstimator, ModelCosts
-from harness.config.names import MAX_ENTRY, shorten
-from harness.config.settings import Settings
-from harness.config.study_file import StudyFile
 from harness.config.validate import load_parallelism, resolved_device
 from harness.data.batches import micro_batch_size
 from harness.data.corpus import Corpus
@@ -29,6 +25,10 @@ from harness.results.records import (
 )
 from harness.results.records.base import short_hash
 from harness.results.records.tuning import TUNING, UNTUNED
+from harness.study.axes import VariantSelection, entry_id
+from harness.study.names import MAX_ENTRY, shorten
+from harness.study.settings import Settings
+from harness.study.study_file import StudyFile
 from variants import registry
 from variants.base import AXES
 
@@ -123,7 +123,7 @@ class RunSpecBuilder:
             if axis not in AXES:
                 continue  # the settings have its values
             if AXES[axis].in_hash_by_default or not self._is_default(axis, choice):
-                axes[axis] = _without(choice.hashed(), "label")
+                axes[axis] = _without(choice.hashed(), "label", "title")
         shared = self._trial_content if is_trial else self._content
         return short_hash({"shared": shared, "axes": axes})
 
@@ -227,17 +227,6 @@ class RunSpecBuilder:
             cost = self._estimator.estimate(entry, size)
             self._costs[name] = (cost, parallelism.world_size)
         return self._costs[name]
-
-
-def entry_id(entry: VariantSelection, file: StudyFile) -> str:
-    """Return the joined labels of an entry, without axes that the study does not mention."""
-    mentioned = set(file.axes).union(*file.include)
-    labels = [
-        choice.label
-        for axis, choice in entry.items()
-        if axis not in AXES or AXES[axis].in_every_name or axis in mentioned
-    ]
-    return "-".join(labels)
 
 
 def _shared(

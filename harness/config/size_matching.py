@@ -5,9 +5,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
-from harness.config.axes import VariantSelection, architecture_key
+from harness.config.axes import architecture_key
 from harness.errors import Problem
 from harness.model.builder import ModelBuilder
+from harness.study.axes import VariantSelection
 from variants import registry
 from variants.base import ModelShape, is_part
 

@@ -5,10 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.config.axes import VariantSelection
 from harness.config.entries import EntryResolver, PlannedEntry
-from harness.config.run_spec import entry_id
-from harness.config.settings import Change, Settings
 from harness.config.tuning import Tuning, setting_label
 from harness.config.unread import why_unread
 from harness.data.batches import evaluation_offsets
@@ -22,6 +19,8 @@ from harness.results.records import (
     VariantChoice,
 )
 from harness.results.records.tuning import TUNED, TUNING, UNTUNED
+from harness.study.axes import VariantSelection, entry_id
+from harness.study.settings import Change, Settings
 
 MAX_TRIALS = 100_000  # of a study
 

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from harness.config.names import default_label
-from harness.config.schema_errors import describe_errors, shown
-from harness.config.study_file import TuneSection
 from harness.errors import Problem, choices
 from harness.results.records import (
     ModelSettings,
@@ -21,6 +18,9 @@ from harness.results.records import (
     TuningMethod,
 )
 from harness.results.records.tuning import as_setting
+from harness.study.names import default_label
+from harness.study.schema_errors import describe_errors, shown
+from harness.study.study_file import TuneSection
 
 # Of [model], all others change the size of the model and so the cost of its training.
 MODEL_KEYS = ("dropout", "init_std")

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.config.entries import PlannedEntry
-from harness.config.schema_errors import quoted
 from harness.errors import Problem
 from harness.results.records.tuning import TUNING
+from harness.study.schema_errors import quoted
 from variants import registry
 from variants.base import AXES
 

@@ -6,10 +6,9 @@ from typing import Literal
 
 import torch
 
-from harness.config.axes import Axes, VariantSelection, architecture_key
+from harness.config.axes import Axes, architecture_key
 from harness.config.batch_ramp import check_ramp, check_ramp_division
 from harness.config.entries import PlannedEntry
-from harness.config.settings import Changes, Settings, place_of
 from harness.config.unread import check_read
 from harness.data.batches import micro_batch_size
 from harness.data.corpus import Corpus
@@ -17,6 +16,8 @@ from harness.errors import Problem, UserError
 from harness.model.builder import ModelBuilder
 from harness.model.part_check import describe_failure
 from harness.results.records import ModelSettings, ProbeSettings, TrainSettings, VariantChoice
+from harness.study.axes import VariantSelection
+from harness.study.settings import Changes, Settings, place_of
 from harness.training.optimizer import decay_steps
 from variants import registry
 from variants.base import AXES, ModelShape, Optimizer, Parallelism, Variant

@@ -8,15 +8,16 @@ from pathlib import Path
 import torch
 from torch import Size, Tensor
 
-from harness.config.axes import Axes, VariantSelection
+from harness.config.axes import Axes
 from harness.config.entries import EntryResolver, PlannedEntry
-from harness.config.schema_errors import quoted
-from harness.config.settings import Change, RawTable
-from harness.config.study_file import InitSettings
 from harness.errors import Problem, UserError, choices
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import IncompatibleWeightsError, initial_tensors
 from harness.model.weights import Weights, load_weights
+from harness.study.axes import VariantSelection
+from harness.study.schema_errors import quoted
+from harness.study.settings import Change, RawTable
+from harness.study.study_file import InitSettings
 from variants import registry
 from variants.base import AXES, ModelShape
 

@@ -30,7 +30,7 @@ def check_file(path: Path, options: Sequence[str]) -> list[CheckResult]:
         form = f"must be the file AXIS/NAME.py of a variant; {choices(axis, AXES)}"
         raise UserError(f"{path}: {form}")
     root = file.parent.parent
-    axes = Axes(str(path), SHAPE, [root])
+    axes = Axes(str(path), [root], shape=SHAPE)
     choice = axes.choose(axis, {"variant": file.stem} | _parse(options), "option")
     if choice is None:
         raise UserError(axes.problems)

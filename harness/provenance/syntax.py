@@ -36,6 +36,8 @@ class Source:
 def syntax_hash(path: Path) -> str:
     """Return the SHA-256 of a file's syntax tree, without docstrings, comments and formatting.
 
+    The `title` of a class is left out, too: it is the name of a variant in reports.
+
     It is the same under every version of Python that parses the file to the same tree.
 
     Raises:
@@ -106,6 +108,8 @@ class _Dump:
             value = getattr(node, name, None)
             if name == "body" and isinstance(node, _WITH_DOCSTRING):
                 value = _without_docstring(value)
+                if isinstance(node, ast.ClassDef):
+                    value = _without_title(value)
             elif isinstance(node, ast.JoinedStr):
                 value = [part for part in node.values if not _is_empty(part)]
             if name in _IGNORED_FIELDS or value is None or value == []:
@@ -127,6 +131,27 @@ def _without_docstring(body: object) -> object:
     value = body[0].value
     is_docstring = isinstance(value, ast.Constant) and isinstance(value.value, str)
     return body[1:] if is_docstring else body
+
+
+def _without_title(body: object) -> object:
+    """Return the statements of a class without those that set its `title` to a text."""
+    if not isinstance(body, list):
+        return body
+    return [statement for statement in body if not _is_title(statement)]
+
+
+def _is_title(statement: ast.stmt) -> bool:
+    targets: list[ast.expr] = []
+    if isinstance(statement, ast.Assign):
+        targets = statement.targets
+    elif isinstance(statement, ast.AnnAssign):
+        targets = [statement.target]
+    else:
+        return False
+    names = [target.id for target in targets if isinstance(target, ast.Name)]
+    value = statement.value
+    is_text = isinstance(value, ast.Constant) and isinstance(value.value, str)
+    return is_text and len(targets) == 1 and names == ["title"]
 
 
 def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[Import]:

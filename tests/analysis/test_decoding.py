@@ -209,7 +209,7 @@ def test_page_summary_table_and_figures_of_a_whole_study(fake, draw_only):
     assert "not defined: no positions beyond seq_len = 128" in section
     assert (
         "differ only in the parallelism measure the same" in section
-        and "shown once, for single" in section
+        and "At parallelism single" in section
     )
     for name in ("decode_time", "decode_cache"):
         assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")

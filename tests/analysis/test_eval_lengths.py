@@ -221,7 +221,7 @@ def test_page_summary_tables_and_figures_of_a_whole_study(fake, draw_only):
         "2,048",
     ]
     assert "Not defined, no positions beyond seq_len = 128: `learned-mha-single`" in text
-    assert "shown once, for single" in text
+    assert "At parallelism single" in text
     for name in ("length_loss", "position_loss"):
         assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert f"figures/{name}.png" in text

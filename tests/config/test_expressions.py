@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.config import load
-from harness.config.expressions import MAX_LENGTH, NAMES, ExpressionError, parse
-from harness.config.settings import SECTIONS, find_expression, setting_keys
 from harness.errors import UserError
+from harness.study.expressions import MAX_LENGTH, NAMES, ExpressionError, parse
+from harness.study.settings import SECTIONS, find_expression, setting_keys
 
 VALUES = {"parameters": 5000, "n_embd": 32, "n_layer": 2, "tokens_per_step": 128, "seq_len": 16}
 LEAVES = st.sampled_from([*NAMES, "3", "0.5", "1e3", "20"])

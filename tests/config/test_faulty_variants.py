@@ -80,6 +80,11 @@ FAULTS = {  # the body of the class, the axes, the line to be named, and what to
         9,
         "`Options` of V raises ZeroDivisionError",
     ),
+    "title's option": ('title = "V-{nothing}"', BASES, CLASS, "no option 'nothing'; allowed: "),
+    "title's format": ('title = "V-{0!r:>3}"', BASES, CLASS, "no option '0!r:>3'; allowed: "),
+    "title's brace": ('title = "V-{"', BASES, CLASS, "write an option as {option}"),
+    "title's type": ("title = 3", BASES, CLASS, "V.title is 3: must be a text of at most 40"),
+    "title's length": ('title = "V" * 41', BASES, CLASS, "must be a text of at most 40"),
     "flops": ("def flops_per_token(self, *_): 1 / 0", ["attention", "mlp"], 6, "ZeroDivision"),
     "flops without a number": (
         "def flops_per_token(self, *_): pass",

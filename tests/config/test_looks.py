@@ -4,8 +4,8 @@ import pytest
 
 from harness.config import UntilResolved, load
 from harness.config.looks import _grown, plan_looks
-from harness.config.study_file import read
 from harness.errors import UserError
+from harness.study.study_file import read
 
 SEEDS = "seeds = [0, 1]"
 

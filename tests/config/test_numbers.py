@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from harness.cli.app import build_app, main
-from harness.config.settings import SECTIONS
-from harness.config.study_file import StudyFile
 from harness.results.records import TrainSettings
+from harness.study.settings import SECTIONS
+from harness.study.study_file import StudyFile
 from variants import registry
 from variants.base import AXES
 

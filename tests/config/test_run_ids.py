@@ -5,9 +5,7 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 
-from harness.config import study_file
 from harness.config.run_spec import RunSpecBuilder, StudyContext
-from harness.config.settings import Settings
 from harness.data.corpus import Corpus
 from harness.provenance.sources import Sources
 from harness.results.records import (
@@ -19,6 +17,8 @@ from harness.results.records import (
     TrainSettings,
     VariantChoice,
 )
+from harness.study import study_file
+from harness.study.settings import Settings
 from variants.base import AXES
 
 SECTIONS = {"model": ModelSettings, "train": TrainSettings, "probes": ProbeSettings}

@@ -3,7 +3,7 @@
 import pytest
 
 from harness.config import tuning
-from harness.config.study_file import TuneSection
+from harness.study.study_file import TuneSection
 
 GRID = {"train.lr": [1e-3, 3e-3], "train.weight_decay": [0.0, 0.1]}
 RANGES = {

@@ -3,8 +3,8 @@
 import pytest
 from command_line import call
 
-from harness.config.names import MAX_ENTRY, MAX_LABEL, shorten
-from harness.config.study_file import MAX_NAME
+from harness.study.names import MAX_ENTRY, MAX_LABEL, shorten
+from harness.study.study_file import MAX_NAME
 
 FORMATS = ["csv", "latex", "parquet", "tensorboard", "wandb", "mlflow"]
 PACKAGES = {"parquet": "pyarrow"}

@@ -18,6 +18,7 @@ class A(dict):
     """Doc."""
 
     scale = 2.0
+    title = "A-{n}"
 
     def f(self, x, *rest, key=None, **others):
         """Doc."""
@@ -29,6 +30,9 @@ class A(dict):
 '''
 SAME = {
     "docstrings": ("Doc.", "Other."),
+    "title": ('"A-{n}"', '"B"'),
+    "no title": ('    title = "A-{n}"\n', ""),
+    "typed title": ("title =", "title: str ="),
     "comment": ("# comment", "# another"),
     "line break": ("scale = 2.0", "scale = (\n        2.0\n    )"),
     "quotes": ('{"a": [1', "{'a': [1"),
@@ -37,6 +41,8 @@ SAME = {
 }
 OTHER = {
     "number": ("2.0", "2.1"),
+    "title that is not text": ('"A-{n}"', "2"),
+    "title of another name": ("title =", "heading ="),
     "type of a number": ("2.0", "2"),
     "operator": ("** 2 +", "** 2 -"),
     "name": ("math.pi", "math.e"),

@@ -159,7 +159,9 @@ def test_losses_in_other_tokens_share_no_estimate_and_no_axis(fake):
     assert "in nats per token of `bytes`" in effects
     study = dataset.read(fake.store, fake.name)
     specs = {spec.name: spec for spec in charts.build(summarize(study, "now"))}
-    assert specs["throughput_loss"].plot.y.label == "final validation loss, bits per byte"
+    plot = specs["throughput_loss"].plot  # of the entries with the baseline's tokens
+    assert plot.y.label == "final validation loss, nats per token"
+    assert [point.name for point in plot.points] == ["mha-bytes", "gqa2-bytes"]
     assert "not comparable" in specs["val_loss_steps"].note
 
 

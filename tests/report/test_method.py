@@ -123,7 +123,7 @@ def test_a_lost_seed_is_shown_and_asks_for_no_seeds(fake):
     (row,) = (row for row in summary.answer.rows if row.entry == "rope-mha")
     assert (row.verdict, row.reason, row.difference) == (None, "lost seeds", None)
     answer = " ".join("".join(map(str, sentence)) for sentence in document.first.sentences)
-    assert "rope [lost-seeds]: lost seeds." in answer
+    assert "rope [lost-seeds]: no verdict, as seeds were lost." in answer
     text = markdown.render(document)
     assert "Lost seed 1, of the entry or its baseline: `rope-mha" in text
     (section,) = (section for section in document.sections if section.id == "comparison")

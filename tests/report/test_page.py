@@ -120,7 +120,6 @@ def test_every_section_and_chart_is_on_the_page(whole):
     assert list(plots) == [
         "throughput_loss",
         "throughput",
-        "differences",
         "differences_tokens_per_s",
         "effects_val_loss",
         "effects_tokens_per_s",
@@ -128,7 +127,6 @@ def test_every_section_and_chart_is_on_the_page(whole):
         "length_loss",
         "position_loss",
         "phases",
-        "traffic",
         "scaling",
         "memory",
         "decode_time",

@@ -54,14 +54,14 @@ def test_answer_says_which_verdicts_rest_on_caveats(fake, leak, monkeypatch):
     unstable = leak.model_copy(update={"kind": "unstable"})
     monkeypatch.setattr(caveats, "SOURCES", (lambda study: iter([unstable]),))
     page, _, _ = written(fake.write())
-    assert "**Do not trust yet**\n\n- rope · mha [unstable]: unstable training\n" in page
+    assert "**Do not trust yet**\n\n- rope · mha [unstable] (single): unstable training\n" in page
     better = page.partition("**Better**")[2].partition("**")[0]
     assert better.strip() and "rope · mha" not in better
     baseline = leak.model_copy(update={"entry": "learned-mha-single"})
     monkeypatch.setattr(caveats, "SOURCES", (lambda study: iter([baseline]),))
     page, _, _ = written(fake)
-    warning = "learned · mha [non-causal]: sees later tokens. Every verdict rests on the baseline"
-    assert warning in page
+    warning = "learned · mha [non-causal] (single): sees later tokens."
+    assert f"{warning} Every verdict rests on the baseline" in page
 
 
 def test_tables_of_claims_have_the_kinds_of_caveats(fake, leak):
@@ -100,10 +100,12 @@ def names_of(plot):
 
 
 def test_comparison_is_stamped_on_either_side(fake, leak, tmp_path):
-    a = dataset.read(fake.write().store, fake.name)
+    store = fake.write().store
+    a = Source("a", dataset.read(store, fake.name), store.archive(fake.name))
     fake.name = "other"
-    b = dataset.read(fake.write().store, fake.name)
-    folder = compare.write(Source("a", a), Source("b", b), tmp_path / "out")
+    fake.write()
+    b = Source("b", dataset.read(store, fake.name), store.archive(fake.name))
+    folder = compare.write(a, b, tmp_path / "out")
     page = (folder / "report.md").read_text()
     assert STAMPED in page
     assert "in a: position 3" in page and "in b: position 3" in page

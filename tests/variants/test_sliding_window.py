@@ -473,7 +473,7 @@ def test_invalid_options_are_rejected_with_the_reason(options, problems):
 )
 def test_study_file_may_list_windows(options):
     """A list from TOML reaches the variant unchanged, under a label that is a valid folder name."""
-    axes = Axes("study.toml", SHAPE, [])
+    axes = Axes("study.toml", [], shape=SHAPE)
     choice = axes.choose("attention", {"variant": "sliding_window", **options}, "axes.attention[0]")
     assert not axes.problems
     assert {name: choice.options[name] for name in options} == options

@@ -39,6 +39,7 @@ class Differential(MultiHead[DifferentialOptions]):
     """
 
     Options = DifferentialOptions
+    title = "differential"
     kernel_overhead = 2.0
     lambda_q1: nn.Parameter
     lambda_k1: nn.Parameter

@@ -22,6 +22,7 @@ class GroupedQuery(PooledMultiHead[GroupedQueryOptions]):
     """Attention with G = `n_kv_head` key-value heads; query head h uses head h * G // H."""
 
     Options = GroupedQueryOptions
+    title = "GQA-{n_kv_head}"
 
     def __init__(self, shape: ModelShape, options: GroupedQueryOptions, layer: int) -> None:
         super().__init__(shape, options, layer)

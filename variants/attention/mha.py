@@ -40,6 +40,8 @@ class MultiHead(Attention[OptionsT]):
     class.
     """
 
+    title = "MHA"
+
     Options: ClassVar[type] = MultiHeadOptions
     supports_documents = True
 

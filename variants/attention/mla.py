@@ -46,6 +46,7 @@ class LatentAttention(Attention[LatentOptions]):
     """
 
     Options = LatentOptions
+    title = "MLA"
     supports_documents = True
 
     def __init__(self, shape: ModelShape, options: LatentOptions, layer: int) -> None:

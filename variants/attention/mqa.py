@@ -19,6 +19,7 @@ class MultiQuery(PooledMultiHead[MultiQueryOptions]):
     """Multi-head attention with a single key-value head."""
 
     Options = MultiQueryOptions
+    title = "MQA"
 
     def __init__(self, shape: ModelShape, options: MultiQueryOptions, layer: int) -> None:
         super().__init__(shape, options, layer)

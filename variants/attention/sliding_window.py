@@ -66,6 +66,7 @@ class SlidingWindow(MultiHead[SlidingWindowOptions]):
     """
 
     Options = SlidingWindowOptions
+    title = "window {window}"
 
     def __init__(self, shape: ModelShape, options: SlidingWindowOptions, layer: int) -> None:
         super().__init__(shape, options, layer)

@@ -23,6 +23,7 @@ class Gelu(FeedForward[MLPOptions]):
     """GPT-2's MLP, 4 * n_embd wide by default. Variants with other activations derive from it."""
 
     Options = MLPOptions
+    title = "GELU"
 
     def __init__(self, shape: ModelShape, options: MLPOptions) -> None:
         super().__init__(shape, options)

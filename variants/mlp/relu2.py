@@ -9,6 +9,8 @@ from variants.mlp.gelu import Gelu
 class SquaredRelu(Gelu):
     """GPT-2's MLP with the activation max(x, 0)^2."""
 
+    title = "ReLU²"
+
     def activation(self, x: Tensor) -> Tensor:
         """Return max(x, 0)^2."""
         return F.relu(x).square()

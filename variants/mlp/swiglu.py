@@ -16,6 +16,8 @@ class SwiGLU(Gelu):
     W and V are one matrix, computed by one product, but they are initialized independently.
     """
 
+    title = "SwiGLU"
+
     def __init__(self, shape: ModelShape, options: MLPOptions) -> None:
         super().__init__(shape, options)
         self.width = options.width or round(8 * shape.n_embd / 3)

@@ -14,6 +14,8 @@ EPSILON = 1e-5  # GPT-2's `layer_norm_epsilon`
 class LayerNorm(Norm[NoOptions]):
     """Layer normalization. The gain starts at 1, the bias at 0; `bias = false` leaves it out."""
 
+    title = "LayerNorm"
+
     bias: nn.Parameter | None
 
     def __init__(self, shape: ModelShape, options: NoOptions) -> None:

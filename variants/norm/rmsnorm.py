@@ -14,6 +14,8 @@ EPSILON = 1e-5  # the same as in `layernorm`, so that the epsilon does not diffe
 class RMSNorm(Norm[NoOptions]):
     """Root mean square normalization. The gain starts at 1."""
 
+    title = "RMSNorm"
+
     def __init__(self, shape: ModelShape, options: NoOptions) -> None:
         super().__init__(shape, options)
         self.weight = nn.Parameter(torch.empty(shape.n_embd))

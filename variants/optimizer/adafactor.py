@@ -53,6 +53,7 @@ class Adafactor(Optimizer[AdafactorOptions]):
     """Adafactor without momentum. The rate is at most 1 / sqrt(step)."""
 
     Options = AdafactorOptions
+    title = "Adafactor"
     reads_betas = False
 
     def make(self, parameters: Sequence[TrainedParameter]) -> torch.optim.Optimizer:

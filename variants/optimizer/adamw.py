@@ -25,6 +25,7 @@ class AdamW(Optimizer[AdamWOptions]):
     """`torch.optim.AdamW`, fused."""
 
     Options = AdamWOptions
+    title = "AdamW"
 
     def make(self, parameters: Sequence[TrainedParameter]) -> torch.optim.Optimizer:
         """Return fused AdamW."""

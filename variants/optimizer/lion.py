@@ -36,6 +36,7 @@ class Lion(Optimizer[LionOptions]):
     """Every element changes by the learning rate."""
 
     Options = LionOptions
+    title = "Lion"
     reads_betas = False
 
     def make(self, parameters: Sequence[TrainedParameter]) -> torch.optim.Optimizer:

@@ -62,6 +62,7 @@ class Muon(Optimizer[MuonOptions]):
     """The nearest semi-orthogonal matrix to the momentum, by Newton-Schulz iterations."""
 
     Options = MuonOptions
+    title = "Muon"
 
     def make(self, parameters: Sequence[TrainedParameter]) -> torch.optim.Optimizer:
         """Return one optimizer for both kinds of parameters; the matrices are the first group."""

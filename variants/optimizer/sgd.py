@@ -35,6 +35,7 @@ class SGD(Optimizer[SGDOptions]):
     """m <- momentum * m + g; theta <- theta - lr * m, or with Nesterov's look-ahead."""
 
     Options = SGDOptions
+    title = "SGD"
     reads_betas = False
 
     @classmethod

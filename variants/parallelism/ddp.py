@@ -28,6 +28,7 @@ class DDP(Parallelism[DDPOptions]):
     """`DistributedDataParallel`. Gradients are views of its buckets and are reduced once a step."""
 
     Options = DDPOptions
+    title = "DDP ×{nproc}"
 
     @classmethod
     def check(cls, shape: ModelShape, options: DDPOptions) -> Mapping[str, str]:

@@ -27,6 +27,7 @@ class DataParallel(Parallelism[DataParallelOptions]):
     """`torch.nn.DataParallel`. It needs GPUs: on a CPU it would silently be `single`."""
 
     Options = DataParallelOptions
+    title = "DP ×{n_gpu}"
     devices = ("cuda",)
     counters_unreliable = True
 

@@ -33,6 +33,7 @@ class FullySharded(FSDPBase[FSDPOptions]):
     """FSDP2: ZeRO-3 (Rajbhandari et al. 2020), or ZeRO-2 with `reshard = false`."""
 
     Options = FSDPOptions
+    title = "FSDP ×{nproc}"
 
     def __init__(self, options: FSDPOptions) -> None:
         super().__init__(options)

@@ -31,6 +31,7 @@ class ShardedTensorParallel(FSDPBase[ShardedTensorParallelOptions]):
     """A mesh of (nproc / tp) x tp processes; a group of `tp` neighbours sees the same sequences."""
 
     Options = ShardedTensorParallelOptions
+    title = "FSDP+TP ×{nproc}"
 
     @classmethod
     def check(cls, shape: ModelShape, options: ShardedTensorParallelOptions) -> Mapping[str, str]:

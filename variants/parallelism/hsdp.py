@@ -29,6 +29,7 @@ class HybridShard(FSDPBase[HybridShardOptions]):
     """FSDP2 on a mesh of `replicas` x (nproc / replicas) processes; neighbours form a group."""
 
     Options = HybridShardOptions
+    title = "HSDP ×{nproc}"
 
     @classmethod
     def check(cls, shape: ModelShape, options: HybridShardOptions) -> Mapping[str, str]:

@@ -20,6 +20,7 @@ class Single(Parallelism[SingleOptions]):
     """The unmodified model."""
 
     Options = SingleOptions
+    title = "single"
 
     @classmethod
     def check(cls, shape: ModelShape, options: SingleOptions) -> Mapping[str, str]:

@@ -31,6 +31,7 @@ class TensorParallel(Parallelism[TensorParallelOptions]):
     """All processes see the same sequences; each has some heads and some channels."""
 
     Options = TensorParallelOptions
+    title = "TP ×{nproc}"
 
     @classmethod
     def check(cls, shape: ModelShape, options: TensorParallelOptions) -> Mapping[str, str]:

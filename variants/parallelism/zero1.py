@@ -19,6 +19,8 @@ from variants.parameters import TrainedParameter
 class ShardedOptimizer(DDP):
     """`ddp` with an optimizer that updates one range of rows of each parameter, in place."""
 
+    title = "ZeRO-1 ×{nproc}"
+
     def optimizer(
         self, parameters: Sequence[TrainedParameter], make: OptimizerFactory
     ) -> torch.optim.Optimizer:

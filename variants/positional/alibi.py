@@ -12,6 +12,8 @@ from variants.tensor_parallel import TensorParallelPlan
 class Alibi(Positional[NoOptions]):
     """Add -slope_h * (query position - key position); without parameters, defined at any length."""
 
+    title = "ALiBi"
+
     has_bias = True
 
     def __init__(self, shape: ModelShape, options: NoOptions) -> None:

@@ -11,6 +11,8 @@ from variants.conversion import ConvertedTensor
 class Learned(Positional[NoOptions]):
     """Embeddings of positions 0 to `seq_len` - 1; later positions are undefined."""
 
+    title = "learned"
+
     extrapolates = False
 
     def __init__(self, shape: ModelShape, options: NoOptions) -> None:

@@ -5,3 +5,5 @@ from variants.base import NoOptions, Positional
 
 class NoPosition(Positional[NoOptions]):
     """The identity on embeddings, queries, keys and scores."""
+
+    title = "no positions"

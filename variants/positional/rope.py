@@ -37,6 +37,7 @@ class Rope(Positional[RopeOptions]):
     """
 
     Options = RopeOptions
+    title = "RoPE"
 
     def __init__(self, shape: ModelShape, options: RopeOptions) -> None:
         super().__init__(shape, options)

@@ -28,6 +28,7 @@ class Sinusoidal(Positional[SinusoidalOptions]):
     """
 
     Options = SinusoidalOptions
+    title = "sinusoidal"
 
     def __init__(self, shape: ModelShape, options: SinusoidalOptions) -> None:
         super().__init__(shape, options)

@@ -28,6 +28,7 @@ class T5Bias(Positional[T5Options]):
     """
 
     Options = T5Options
+    title = "T5 bias"
     has_bias = True
 
     def __init__(self, shape: ModelShape, options: T5Options) -> None:

@@ -18,7 +18,7 @@ from harness.report.charts import (
     tradeoff,
     tuning,
 )
-from harness.report.charts.entries import limit_entries
+from harness.report.charts.entries import context_note, limit_entries, one_per_candidate
 from harness.report.charts.spec import ChartSpec
 
 __all__ = ["ChartSpec", "build"]
@@ -28,26 +28,34 @@ def build(summary: Summary) -> list[ChartSpec]:
     """Return all charts for which the study has results, none if no run is completed."""
     if not summary.with_results:
         return []
-    shown = limit_entries(summary)
-    charts = [
-        *curves.build(shown),
-        *effects.differences(shown),
+    candidates = one_per_candidate(summary)
+    shown = limit_entries(candidates)
+    charts: list[ChartSpec] = []
+    if len(summary.answer.rows) > answer.MAX_ROWS and not summary.study.contexts:
+        charts += effects.losses(shown)  # else the answer has these rows
+    charts += [
+        *effects.throughput(shown),
         *bars.memory(shown),
         *bars.throughput(shown),
         *bars.phases(shown),
         *bars.traffic(shown),
-        *eval_lengths.build(shown),
-        *decoding.build(shown),
+        *eval_lengths.build(summary),
+        *decoding.build(summary),
     ]
-    if shown is not summary:
-        note = f" Of {len(summary.study.entries):,} entries, the baselines and the lowest losses."
+    if shown is not candidates:
+        n_entries = f"{len(candidates.study.entries):,} entries"
+        note = f" Of {n_entries}, the baselines and the lowest losses."
         charts = [replace(chart, note=chart.note + note) for chart in charts]
+    charts += tradeoff.build(candidates)
+    note = context_note(summary)
+    charts = [replace(chart, note=chart.note + note) for chart in charts]
     return [
         *answer.build(summary),
+        *curves.build(limit_entries(summary)),
         *charts,
-        *tradeoff.build(summary),
         *scaling.build(summary),
         *ladder.build(summary),
+        *effects.by_context(summary),
         *effects.effects(summary),
         *tuning.build(summary),
     ]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from harness.analysis.dataset import Entry
 from harness.analysis.summary import Summary
-from harness.report.charts.entries import lines_alt, single_parallelism
+from harness.report.charts.entries import limit_entries, lines_alt, one_measured
 from harness.report.charts.spec import Axis, ChartSpec, Line, Lines, Panel, powers_of_two
 from harness.report.charts.style import choose_style
 from harness.report.formatting import SECONDS_TO_MS
@@ -17,13 +17,15 @@ LARGEST = "at the largest batch and context"
 
 def build(summary: Summary) -> Iterator[ChartSpec]:
     """Return the charts of time per token and cache size, if the decode probe measured any."""
-    entries, note = single_parallelism(summary, lambda result: bool(result.decoding))
-    entries = [entry for entry in entries if entry.label not in summary.other_machines]
+    other_machines = summary.other_machines
+    summary = limit_entries(one_measured(summary, lambda result: bool(result.decoding)))
+    entries = [entry for entry in summary.study.entries if entry.label not in other_machines]
     places = [place for entry in entries for place in summary.results[entry.label].decoding]
     if not any(place.seeds for place in places):
         return
+    note = ""
     if any(place.reason for place in places):
-        note = f" A line ends at the last context at which decoding is defined.{note}"
+        note = " A line ends at the last context at which decoding is defined."
 
     panels = _panels(summary, entries, _step_ms, _time_axis)
     title = "Time per decoded token against context"

@@ -2,18 +2,24 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
+from harness.analysis.candidates import Candidate, find_candidates
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.pairs import METRIC_NAMES
 from harness.analysis.summary import Summary
-from harness.report.charts.entries import MAX_EFFECTS
+from harness.report.charts.entries import MAX_EFFECTS, MAX_ENTRIES
 from harness.report.charts.spec import Axis, ChartSpec, Interval, IntervalRow, Intervals
-from harness.report.charts.style import VERDICTS, choose_style
+from harness.report.charts.style import SEPARATOR, VERDICTS, choose_style
 from harness.report.formatting import count, significant_figures
-from harness.results.records.comparisons import Effect, MetricTests, Quantity
+from harness.results.records.comparisons import Effect, MetricTests, PooledResult, Quantity
 from harness.results.records.estimates import Bounds
 
 HOW = " Colour, marker and word: the verdict."
 NATS = "nats per token"
+MAX_FACTOR = 4  # between a throughput and the baseline's: intervals beyond it are cut
+IN_NATS = (None, "nats per token")  # units of a tested difference that share the chart's axis
+POOLED = "all contexts"
 SIMULTANEOUS = "95 % interval, for all rows at once"
 DIFFERENCES: Mapping[Quantity, str] = {
     "val_loss": "Validation loss minus the baseline's",
@@ -21,37 +27,106 @@ DIFFERENCES: Mapping[Quantity, str] = {
 }
 
 
-def differences(summary: Summary) -> Iterator[ChartSpec]:
-    """Return the tested differences from the baseline: of the loss in nats, of throughput in %."""
-    for metric, title in DIFFERENCES.items():
-        tests = summary.metric_tests[metric]
-        rows = _difference_rows(summary, tests)
-        if not rows:
-            continue
-        is_loss = metric == "val_loss"
-        unit = NATS if is_loss else "%"
-        margin = margin_bounds(tests)
-        threshold = superiority_bound(tests)
-        side = "left" if is_loss else "right"
-        n_entries = count(len(rows), "entry", "entries")
-        yield ChartSpec(
-            name="differences" if is_loss else f"differences_{metric}",
-            title=title,
-            subtitle=f"paired by seed, {side} is better; line: {SIMULTANEOUS}"
-            + _band(margin)
-            + ("" if threshold is None else "; dashed: threshold of superiority"),
-            note=HOW + _without_interval(tests),
-            alt=f"{title}: {_finding(rows, n_entries, unit)}",
-            plot=Intervals(Axis(f"difference, {unit}"), rows, margin, threshold),
-        )
+def throughput(summary: Summary) -> Iterator[ChartSpec]:
+    """Return the tested differences in throughput from the baseline, in %."""
+    rows = _difference_rows(summary, summary.metric_tests["tokens_per_s"], summary.study.entries)
+    if rows:
+        yield _differences("differences_tokens_per_s", summary, "tokens_per_s", rows)
 
 
-def _difference_rows(summary: Summary, tests: MetricTests) -> list[IntervalRow]:
+def losses(summary: Summary) -> Iterator[ChartSpec]:
+    """Return the tested differences in the loss from the baseline, in nats."""
+    rows = _difference_rows(summary, summary.metric_tests["val_loss"], summary.study.entries)
+    if rows:
+        yield _differences("differences", summary, "val_loss", rows)
+
+
+def by_context(summary: Summary) -> Iterator[ChartSpec]:
+    """Return the tested differences in the loss in each context, and those that are pooled.
+
+    Only the contexts that change the loss count: another parallelism repeats it.
+    """
+    study = summary.study
+    tests = summary.metric_tests["val_loss"]
+    if not study.contexts:
+        return
+    rows: list[IntervalRow] = []
+    for candidate in find_candidates(study)[:MAX_ENTRIES]:
+        others = [entry for entry in candidate.entries if _is_other(study, entry, candidate)]
+        name = SEPARATOR.join(candidate.levels.values())
+        own = _difference_rows(summary, tests, others)
+        rows += [replace(row, group=name) for row in own]
+        pooled = [one for one in tests.pooled if one.levels.items() <= candidate.main.axes.items()]
+        rows += _pooled_rows(name, pooled if own else [])
+    if rows:
+        yield _differences("differences", summary, "val_loss", rows)
+
+
+def _pooled_rows(name: str, pooled: Sequence[PooledResult]) -> Iterator[IntervalRow]:
+    """Yield the row of each pooled difference of a candidate that has an interval in nats."""
+    for result in pooled:
+        bounds = result.difference.ci95
+        if result.verdict and bounds and result.unit in IN_NATS:
+            title = f"{name}{SEPARATOR}{POOLED}"
+            style = VERDICTS[result.verdict]
+            yield IntervalRow(title, result.difference.mean, bounds, result.verdict, style, name)
+
+
+def _is_other(study: StudyResults, entry: Entry, candidate: Candidate) -> bool:
+    """Return whether an entry is compared with one of another candidate."""
+    base = study.baseline_of(entry)
+    return base is not None and base not in candidate.entries
+
+
+def _differences(
+    name: str, summary: Summary, metric: Quantity, rows: Sequence[IntervalRow]
+) -> ChartSpec:
+    tests = summary.metric_tests[metric]
+    is_loss = metric == "val_loss"
+    title = DIFFERENCES[metric]
+    unit = NATS if is_loss else "%"
+    margin = margin_bounds(tests)
+    threshold = superiority_bound(tests)
+    side = "left" if is_loss else "right"
+    x = Axis(f"difference, {unit}", None if is_loss else _ratio_limits(rows))
+    return ChartSpec(
+        name=name,
+        title=title,
+        subtitle=f"paired by seed, {side} is better; line: {SIMULTANEOUS}"
+        + _band(margin)
+        + ("" if threshold is None else "; dashed: threshold of superiority")
+        + _arrows(x),
+        note=HOW + _without_interval(tests),
+        alt=f"{title}: {_finding(rows, count(len(rows), 'row'), unit)}",
+        plot=Intervals(x, rows, margin, threshold),
+    )
+
+
+def _ratio_limits(rows: Sequence[IntervalRow]) -> Interval | None:
+    """Return the limits of an axis in % if an interval reaches beyond a factor of `MAX_FACTOR`.
+
+    The limits are this factor, or wider if an estimate is beyond it.
+    """
+    lowest = _percent(-math.log(MAX_FACTOR))
+    highest = _percent(math.log(MAX_FACTOR))
+    if all(lowest <= row.interval[0] and row.interval[1] <= highest for row in rows):
+        return None
+    values = [row.value for row in rows]
+    return min([lowest, *values]), max([highest, *(1.1 * value for value in values)])
+
+
+def _arrows(x: Axis) -> str:
+    return f"; arrow: beyond a factor of {MAX_FACTOR}" if x.limits else ""
+
+
+def _difference_rows(
+    summary: Summary, tests: MetricTests, entries: Sequence[Entry]
+) -> list[IntervalRow]:
     """Return a row for each entry with a verdict and an interval in the unit of the chart."""
     chosen = choose_style(summary.study)
     is_loss = tests.quantity == "val_loss"
     rows = []
-    for entry in summary.study.entries:
+    for entry in entries:
         test = tests.entries.get(entry.label)
         if test and test.verdict and test.difference.ci95 and test.unit is None:
             value, low, high = (
@@ -124,15 +199,17 @@ def _effects(tests: MetricTests, known: Sequence[Effect]) -> ChartSpec:
     note = f" Each row is the change for a level or a pair of levels.{HOW}"
     if len(known) > len(rows):
         note += f" {len(rows)} of {len(known):,} effects: main effects, then the clearest."
+    x = Axis(f"change in {unit}", None if is_loss else _ratio_limits(rows))
     return ChartSpec(
         name=f"effects_{tests.quantity}",
         title=f"Effects on {metric}",
         subtitle="against the baseline's level, averaged over the other axes"
         + ("; line: 95 % interval, simultaneous" if any(one.ci95 for one in known) else "")
-        + _band(margin),
+        + _band(margin)
+        + _arrows(x),
         note=note,
         alt=f"Effects on {metric}: {_finding(rows, count(len(rows), 'effect'), unit)}",
-        plot=Intervals(Axis(f"change in {unit}"), rows, margin),
+        plot=Intervals(x, rows, margin),
     )
 
 

@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from harness.analysis import lost_seeds
+from harness.analysis.candidates import collapsed_axes, find_candidates
 from harness.analysis.dataset import Entry
-from harness.analysis.metrics import PARALLELISM, under_baseline_parallelism
+from harness.analysis.metrics import PARALLELISM
 from harness.analysis.summary import Summary
 from harness.report.charts.spec import Line
 from harness.report.formatting import count, significant_figures
@@ -31,27 +32,39 @@ def limit_entries(summary: Summary) -> Summary:
     return summary.restricted_to([entry for entry in entries if entry.label in best])
 
 
-def single_parallelism(
-    summary: Summary, is_measured: Callable[[EntryResult], bool]
-) -> tuple[list[Entry], str]:
-    """Return one measured entry of those that differ only in the parallelism, and a note on it.
-
-    It is that of the baseline's parallelism if that was measured. The note is empty if no entry is
-    left out.
-    """
+def one_per_candidate(summary: Summary) -> Summary:
+    """Return the summary of the entries that stand for a candidate each, in its own context."""
     study = summary.study
-    measured = {
-        entry.label: entry for entry in study.entries if is_measured(summary.results[entry.label])
-    }
-    kept = []
-    for entry in measured.values():
-        base = under_baseline_parallelism(study, entry)
-        if base is None or base.label not in measured:
-            kept.append(entry)
-    if len(kept) == len(measured):
-        return kept, ""
-    label = study.baseline[PARALLELISM]
-    return kept, f" Entries that differ only in the parallelism are shown once, for {label}."
+    if not collapsed_axes(study):
+        return summary
+    return summary.restricted_to([candidate.main for candidate in find_candidates(study)])
+
+
+def context_note(summary: Summary) -> str:
+    """Return in which context a chart shows most candidates; empty if there is only one."""
+    baseline = summary.study.baseline
+    axes = collapsed_axes(summary.study)
+    labels = [f"{axis} {baseline[axis]}" for axis in axes if axis in baseline]
+    return f" At {', '.join(labels)}." if labels else ""
+
+
+def one_measured(summary: Summary, is_measured: Callable[[EntryResult], bool]) -> Summary:
+    """Return the summary of one measured entry of each candidate that has any.
+
+    It is the main one if that was measured, else one that differs from it only in the parallelism.
+    """
+    chosen: list[Entry] = []
+    for candidate in find_candidates(summary.study):
+        others = []
+        for entry in candidate.entries:
+            same = entry.axes | {PARALLELISM: ""} == candidate.main.axes | {PARALLELISM: ""}
+            if same and entry is not candidate.main:
+                others.append(entry)
+        for entry in (candidate.main, *others):
+            if is_measured(summary.results[entry.label]):
+                chosen.append(entry)
+                break
+    return summary.restricted_to(chosen)
 
 
 def seeds_note(entries: Iterable[Entry]) -> str:

@@ -8,7 +8,7 @@ from harness.analysis import eval_lengths
 from harness.analysis.dataset import Entry
 from harness.analysis.summary import Summary
 from harness.report.charts.curves import LOSS_LABEL, Array, line_of_seeds, loss_limits
-from harness.report.charts.entries import lines_alt, seeds_note, single_parallelism
+from harness.report.charts.entries import limit_entries, lines_alt, one_measured, seeds_note
 from harness.report.charts.spec import (
     Axis,
     ChartSpec,
@@ -26,17 +26,18 @@ SETTLED_POSITION = 0.05  # the y axis covers each line from this fraction of the
 
 def build(summary: Summary) -> Iterator[ChartSpec]:
     """Return loss against length and loss by position, if the length probe measured any."""
-    entries, note = single_parallelism(summary, lambda result: bool(result.lengths))
+    summary = limit_entries(one_measured(summary, lambda result: bool(result.lengths)))
+    entries = summary.study.entries
     losses = [loss for entry in entries for loss in summary.results[entry.label].lengths]
     lengths = sorted({loss.length for loss in losses if loss.val_loss})
     if summary.study.spec is None or not lengths:
         return
     trained = summary.study.spec.model.seq_len
-    ends = ""
+    note = ""
     if any(loss.reason for loss in losses):
-        ends = " A line ends at the last length at which the loss is defined."
-    yield _against_length(summary, entries, lengths, trained, ends + note)
-    yield _against_position(summary, entries, lengths, trained, note)
+        note = " A line ends at the last length at which the loss is defined."
+    yield _against_length(summary, entries, lengths, trained, note)
+    yield _against_position(summary, entries, lengths, trained)
 
 
 def _against_length(
@@ -68,7 +69,7 @@ def _against_length(
 
 
 def _against_position(
-    summary: Summary, entries: Sequence[Entry], lengths: Sequence[int], trained: int, note: str
+    summary: Summary, entries: Sequence[Entry], lengths: Sequence[int], trained: int
 ) -> ChartSpec:
     """Return the loss along the sequence, for two lengths.
 
@@ -89,7 +90,7 @@ def _against_position(
         title=title,
         subtitle=f"averaged over {BINS_PER_DOUBLING} bins per doubling of the position; "
         + seeds_note(entries),
-        note=f" The y axis omits the high loss of the first positions.{note}",
+        note=" The y axis omits the high loss of the first positions.",
         alt=lines_alt(summary, title, panels[-1].lines, finding, "nats per token"),
         plot=Lines(panels, len(panels)),
     )

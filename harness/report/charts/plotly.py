@@ -269,8 +269,23 @@ def _intervals(plot: Intervals) -> JsonDict:
         dashed = {"color": INK, "width": 1, "dash": "dash"}
         line = {"type": "line", "x0": plot.threshold, "x1": plot.threshold, "line": dashed}
         shapes.append(line | across)
+    if plot.x.limits is not None and plot.cut_ends():
+        data.append(_arrows(plot, plot.x.limits))
     names = [f"{row.name}: {row.verdict}" for row in plot.rows]
     return _rows(data, plot.x, names, shapes)
+
+
+def _arrows(plot: Intervals, limits: Interval) -> JsonDict:
+    """Return the arrows at the ends of the intervals that reach beyond the limits."""
+    ends = plot.cut_ends()
+    sides = [limits[0 if side == "low" else 1] for _, side in ends]
+    arrows = _trace("markers", "", sides, [i for i, _ in ends])
+    arrows["marker"] = {
+        "symbol": ["triangle-left" if side == "low" else "triangle-right" for _, side in ends],
+        "color": [plot.rows[i].style.colour for i, _ in ends],
+        "size": 8,
+    }
+    return arrows | {"cliponaxis": False, "hoverinfo": "skip", "showlegend": False}
 
 
 def _scatter(plot: Scatter) -> JsonDict:

@@ -28,6 +28,7 @@ MARKERS: tuple[Marker, ...] = get_args(Marker)[:-1]  # the open one is for unres
 JsonDict = dict[str, object]
 Values = Sequence[float]
 Interval = tuple[float, float]  # low, high
+Side = Literal["low", "high"]
 
 MAX_MISSING = 3  # names of missing entries in a panel
 MAX_TICKS = 8  # on a logarithmic axis
@@ -238,13 +239,25 @@ class IntervalRow:
 class Intervals:
     """A forest plot: one interval per row against zero.
 
-    `band` is the equivalence margin, and `threshold` the end of a superior improvement.
+    `band` is the equivalence margin, and `threshold` the end of a superior improvement. Intervals
+    that reach beyond the limits of `x` end in an arrow.
     """
 
     x: Axis
     rows: Sequence[IntervalRow]
     band: Interval | None = None
     threshold: float | None = None
+
+    def cut_ends(self) -> list[tuple[int, Side]]:
+        """Return the row and the side of each interval that ends beyond the limits of the axis."""
+        if self.x.limits is None:
+            return []
+        low, high = self.x.limits
+        ends: list[tuple[int, Side]] = []
+        for i, row in enumerate(self.rows):
+            ends += [(i, "low")] if row.interval[0] < low else []
+            ends += [(i, "high")] if row.interval[1] > high else []
+        return ends
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from harness.errors import UserError
 from harness.report.compare import comparison
 from harness.report.compare.sources import Source, read
-from harness.results.files import write_json, write_text
+from harness.results.files import write_bytes, write_json, write_text
 from harness.results.records import now
 
 __all__ = ["Source", "read", "write"]
@@ -20,21 +20,28 @@ def write(a: Source, b: Source, out: Path) -> Path:
     Raises:
         UserError: A and B have no entry in common.
     """
-    result = comparison.compare(a, b, now())
+    result, files = comparison.compare(a, b, now())
     if not result.pairs:
         raise UserError(
             f"{a.label} and {b.label} have no entry in common: the former has "
             f"{_first(result.only_in_a)}, the latter {_first(result.only_in_b)}"
         )
     from harness.report import stamps
-    from harness.report.compare import document
+    from harness.report.charts import mpl
+    from harness.report.compare import charts, document
     from harness.report.render import html, markdown
 
     name = re.sub(r"[^\w.@-]+", "-", f"{a.label}-vs-{b.label}").strip("-.")
     folder = out / name[:MAX_NAME]
     marks = stamps.find_stamps(result.caveats)
-    page = stamps.stamp_document(document.build(result), marks)
-    write_json(folder / "summary.json", comparison.as_json(result))
+    specs = charts.build(result, a, b)
+    for path in folder.glob("figures/*"):
+        path.unlink()
+    for spec in specs:
+        for suffix, image in mpl.render(stamps.stamp(spec, marks)).items():
+            write_bytes(folder / "figures" / f"{spec.name}.{suffix}", image)
+    page = stamps.stamp_document(document.build(result, specs, files), marks)
+    write_json(folder / "summary.json", result)
     write_text(folder / "index.html", html.render(page))
     write_text(folder / "report.md", markdown.render(page))
     return folder

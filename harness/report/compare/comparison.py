@@ -1,11 +1,11 @@
-"""Compare two studies entry by entry, paired by seed. Field names are those of summary.json."""
+"""Compare two studies entry by entry, paired by seed."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from harness.analysis import comparability, equivalence, machines, settings, superiority
+from harness.analysis import comparability, equivalence, machines, superiority
 from harness.analysis.caveats import find_caveats
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.hypotheses import test_parts
@@ -16,92 +16,29 @@ from harness.analysis.metrics import (
     speed_ratio,
 )
 from harness.analysis.pairs import LOSS_METRICS, METRICS, Pair, margin_of, superiority_of
+from harness.report.compare import differences
+from harness.report.compare.differences import FileDifference
 from harness.report.compare.sources import Source
-from harness.results.records import SCHEMA_VERSION
 from harness.results.records.caveats import Caveat
 from harness.results.records.comparisons import Quantity, SignificanceResult
-from harness.results.records.entries import EntryStatus
 from harness.results.records.estimates import Ratio
+from harness.results.records.study_comparison import EntryPair, StudyComparison
 from harness.results.run_data import RunData
-from harness.results.upgrade import Json
 
 # Two sides may be compared to see what a version of software changes; a study may not mix them.
 REASONS: Mapping[Quantity, machines.Reason] = {
     "tokens_per_s": machines.hardware_reason,
     "peak_memory": machines.device_reason,
 }
-Difference = tuple[object, object]  # the values of A and B
 
 
-@dataclass(frozen=True)
-class EntryPair:
-    """An entry of B and that of A with the same labels, over the seeds that both have done.
-
-    `bitwise`: every training and validation loss is identical; None without a common seed. Verdicts
-    are B against A; `val_loss` is None, with the reason in `not_comparable`, if the two were
-    validated on different texts. Under different tokenizers it is in bits per byte. Ratios are B
-    over A. `repeats` names the entry whose loss is tested for this one, which differs from it in
-    parallelism only. There is no speed if one of the two diverges from its single-process run, or,
-    with the reason in `speed_not_comparable`, if no seed ran on one machine in both.
-    """
-
-    entry: str
-    seeds: list[int]
-    bitwise: bool | None
-    val_loss: SignificanceResult | None
-    not_comparable: str | None
-    speed_not_comparable: str | None
-    memory_not_comparable: str | None
-    tokens_per_s: SignificanceResult | None
-    peak_memory: SignificanceResult | None
-    tokens_per_s_ratio: Ratio | None
-    peak_memory_ratio: float | None
-    training_tokens: tuple[int | None, int | None]
-    parameters: tuple[int | None, int | None]
-    flops_per_token: tuple[float | None, float | None]
-    status: tuple[EntryStatus, EntryStatus]
-    repeats: str | None = None
-
-    def verdict(self, metric: Quantity) -> SignificanceResult | None:
-        """Return the verdict on one metric."""
-        verdict: SignificanceResult | None = getattr(self, metric)
-        return verdict
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """B against A: the entries of both, the entries of only one, and what else differs.
-
-    `settings_diff` and `environment_diff` have the values of A and B for each key that differs.
-    """
-
-    a: str
-    b: str
-    created_at: str
-    pairs: list[EntryPair]
-    only_in_a: list[str]
-    only_in_b: list[str]
-    settings_diff: dict[str, Difference]
-    environment_diff: dict[str, Difference]
-    losses_comparable: bool
-    margins: dict[str, float]
-    superiority: dict[str, float]
-    caveats: list[Caveat]
-    imported: list[str]  # labels of the sides that are of another trainer
-
-    @property
-    def shared(self) -> list[EntryPair]:
-        """The pairs with a seed that both have done, or with an unpaired comparison."""
-        return [pair for pair in self.pairs if pair.seeds or pair.val_loss]
-
-
-def compare(a: Source, b: Source, created_at: str) -> Comparison:
+def compare(a: Source, b: Source, created_at: str) -> tuple[StudyComparison, list[FileDifference]]:
     """Compare B with A, with the equivalence margins that B's study states.
 
-    If seeds were added to a study because of its results, the level is that of its last look.
+    If seeds were added to a study because of its results, the level is that of its last look. The
+    second value has the differences of the files of code.
     """
     matched = _matched_entries(a.study, b.study)
-    settings_diff = _diff(_settings(a.study), _settings(b.study))
     diverging_in_a = equivalence.diverging(equivalence.check(a.study))
     diverging_in_b = equivalence.diverging(equivalence.check(b.study))
     sound = {
@@ -119,22 +56,36 @@ def compare(a: Source, b: Source, created_at: str) -> Comparison:
     for label, (of_a, of_b) in matched.items():
         pair = _pair(label, of_a, of_b, verdicts, has_speed=label in sound)
         tested = first.setdefault(_architecture(of_b), label)
-        pairs.append(replace(pair, repeats=None if tested == label else tested))
-    return Comparison(
+        repeats = None if tested == label else tested
+        pairs.append(pair.model_copy(update={"repeats": repeats}))
+    entries_of_a = [of_a for of_a, _ in matched.values()]
+    entries_of_b = [of_b for _, of_b in matched.values()]
+    files, code_unknown = differences.code(a, entries_of_a, b, entries_of_b)
+    packages, packages_unknown = differences.packages(a, b)
+    result = StudyComparison(
         a=a.label,
         b=b.label,
         created_at=created_at,
         pairs=pairs,
-        only_in_a=_unmatched(a.study, [of_a for of_a, _ in matched.values()]),
-        only_in_b=_unmatched(b.study, [of_b for _, of_b in matched.values()]),
-        settings_diff=settings_diff,
-        environment_diff=_diff(_environment(a.study), _environment(b.study)),
+        only_in_a=_unmatched(a.study, entries_of_a),
+        only_in_b=_unmatched(b.study, entries_of_b),
+        settings_diff=differences.between(
+            differences.settings_of(a.study), differences.settings_of(b.study)
+        ),
+        environment_diff=differences.between(
+            differences.environment_of(a.study), differences.environment_of(b.study)
+        ),
+        packages_diff=packages,
+        packages_unknown=packages_unknown,
+        code_diff=[difference.file for difference in files],
+        code_unknown=code_unknown,
         losses_comparable=all(pair.not_comparable is None for pair in pairs),
         margins=b.study.margins,
         superiority=b.study.superiority,
         caveats=_caveats(a, b, {of_a.label: label for label, (of_a, _) in matched.items()}),
         imported=[side.label for side in (a, b) if side.study.imported],
     )
+    return result, files
 
 
 def _caveats(a: Source, b: Source, b_label_of: Mapping[str, str]) -> list[Caveat]:
@@ -148,42 +99,6 @@ def _caveats(a: Source, b: Source, b_label_of: Mapping[str, str]) -> list[Caveat
         message = f"in {b.label}: {caveat.message}"
         caveats.append(caveat.model_copy(update={"message": message}))
     return caveats
-
-
-def as_json(comparison: Comparison) -> Json:
-    """Return the content of summary.json."""
-    caveats = [caveat.model_dump() for caveat in comparison.caveats]
-    return {"schema_version": SCHEMA_VERSION, **vars(comparison), "caveats": caveats}
-
-
-def _settings(study: StudyResults) -> dict[str, object]:
-    """Return each setting, or its values by label if entries differ."""
-    values: dict[str, object] = {}
-    if study.entries:
-        values |= settings.resolved(study.entries[0])
-    for key, by_label in settings.varied(study).items():
-        values[key] = [f"{value} ({label})" for label, value in by_label.items()]
-    return values
-
-
-def _environment(study: StudyResults) -> dict[str, object]:
-    """Return the value of each key of env.json, or the sorted list of values if runs differ."""
-    values_by_key: dict[str, list[object]] = {}
-    for run in study.runs:
-        for key, value in run.env.model_dump().items() if run.env else ():
-            known = values_by_key.setdefault(key, [])
-            if value not in known:
-                known.append(value)
-    environment: dict[str, object] = {}
-    for key, known in values_by_key.items():
-        environment[key] = known[0] if len(known) == 1 else sorted(map(str, known))
-    return environment
-
-
-def _diff(a: Mapping[str, object], b: Mapping[str, object]) -> dict[str, Difference]:
-    return {
-        key: (a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)
-    }
 
 
 def _matched_entries(a: StudyResults, b: StudyResults) -> dict[str, tuple[Entry, Entry]]:
@@ -272,6 +187,7 @@ def _pair(
     first_of_b = (b.done or b.runs)[0]
     return EntryPair(
         entry=label,
+        entry_of_a=a.label,
         seeds=seeds,
         bitwise=all(map(_same_bits, runs_of_a, runs_of_b)) if seeds else None,
         val_loss=verdicts["val_loss"].get(label),

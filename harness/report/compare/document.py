@@ -1,60 +1,56 @@
 """The report on a comparison: the answer first, then every entry, then what else differs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from harness.analysis.pairs import METRIC_NAMES
 from harness.report import formatting
-from harness.report.charts.style import VERDICTS
-from harness.report.compare.comparison import Comparison, Difference, EntryPair
+from harness.report.charts.spec import ChartSpec
+from harness.report.compare import changes, first_screen
+from harness.report.compare.differences import FileDifference
 from harness.report.document import (
     Block,
+    Chart,
     Code,
     Document,
-    FirstScreen,
     Note,
     Section,
-    Text,
     code_list,
-    join,
     note,
     paragraph,
     text,
 )
-from harness.report.formatting import MISSING, count
+from harness.report.formatting import MISSING
 from harness.report.sections import method, superiority
 from harness.report.sections.comparison import NO_INTERVAL, NOT_COMPARABLE, REPEATS
 from harness.report.sections.overview import caveat_notes
 from harness.report.sections.pooled import with_unit
 from harness.report.tables import table
-from harness.results.records.comparisons import Quantity, SignificanceResult
-from harness.results.records.entries import EntryStatus
+from harness.results.records.comparisons import SignificanceResult
+from harness.results.records.study_comparison import EntryPair, StudyComparison
 
 MAX_UNMATCHED = 20  # entries that are named
 
 
-def build(comparison: Comparison) -> Document:
+def build(
+    comparison: StudyComparison, charts: Iterable[ChartSpec], files: Sequence[FileDifference]
+) -> Document:
     """Return the report on a comparison; sections without content are left out."""
     a = comparison.a
     b = comparison.b
+    by_name = {chart.name: chart for chart in charts}
+    answer = by_name.pop("answer", None)
+    curves = by_name.pop("curves", None)
     sections = {
         ("entries", "Entries"): _entries(comparison),
-        ("settings", "Different settings"): _differences(
-            comparison, "Different settings", comparison.settings_diff
-        ),
-        ("environment", "Different environment"): _differences(
-            comparison, "Different environment", comparison.environment_diff
-        ),
-        ("status", "Different status"): _statuses(comparison),
-        ("models", "Different models"): _models(comparison),
+        ("curves", "Loss curves"): [Chart(curves)] if curves else [],
+        ("costs", "Throughput and memory"): [Chart(chart) for chart in by_name.values()],
+        ("changes", "What changed"): changes.build(comparison, files),
         ("unmatched", "Entries of only one"): _unmatched(comparison),
     }
     filled = [Section(anchor, title, list(blocks)) for (anchor, title), blocks in sections.items()]
     return Document(
         title=f"{b} against {a}",
-        first=FirstScreen(
-            text("What changed from ", Code(a), " to ", Code(b), ", and what did not?"),
-            [_answer(comparison)],
-        ),
+        first=first_screen.build(comparison, answer),
         status=[*caveat_notes(comparison.caveats), *_notes(comparison)],
         sections=[section for section in filled if section.blocks],
         footer=text(
@@ -65,74 +61,7 @@ def build(comparison: Comparison) -> Document:
     )
 
 
-def _answer(comparison: Comparison) -> Text:
-    """Return what changed in a few sentences."""
-    pairs = comparison.shared
-    if not pairs:
-        return text("No entry has a seed that is done in both, so there is no comparison yet.")
-    sentences = [
-        _losses(comparison, pairs),
-        _metric(pairs, "tokens_per_s"),
-        _metric(pairs, "peak_memory"),
-    ]
-    return join(sentences, " ")
-
-
-def _losses(comparison: Comparison, pairs: Sequence[EntryPair]) -> Text:
-    n_entries = count(len(pairs), "entry", "entries")
-    changed = [pair for pair in pairs if not pair.bitwise]
-    counts = _counts(changed, "val_loss")
-    if comparison.imported and counts:
-        return text("Losses: ", counts, ".")
-    if not changed:
-        return text(f"Losses: bitwise identical in all {n_entries}.")
-    identical = f"Losses: bitwise identical in {len(pairs) - len(changed)} of {n_entries}"
-    incomparable = [pair.entry for pair in changed if pair.not_comparable]
-    if incomparable:
-        others = text("; of the others ", counts) if counts else ()
-        return text(identical, others, "; not comparable: ", code_list(incomparable), ".")
-    if not counts:
-        return text(identical, "; a single seed gives no verdict on the others.")
-    return text(identical, "; of the others ", counts, ".")
-
-
-def _metric(pairs: Sequence[EntryPair], metric: Quantity) -> Text:
-    name = METRIC_NAMES[metric].capitalize()
-    counts = _counts(pairs, metric)
-    reason = "speed_not_comparable" if metric == "tokens_per_s" else "memory_not_comparable"
-    if not counts and all(getattr(pair, reason) for pair in pairs):
-        return text(f"{name}: not comparable.")
-    if not counts and not any(pair.verdict(metric) for pair in pairs):
-        return text(f"{name}: not compared, as one of the two has none.")
-    if not counts:
-        return text(f"{name}: a single seed gives no verdict.")
-    ratios = []
-    for pair in pairs:
-        ratio = pair.peak_memory_ratio
-        if metric == "tokens_per_s":
-            ratio = pair.tokens_per_s_ratio.ratio if pair.tokens_per_s_ratio else None
-        if ratio and pair.verdict(metric):
-            ratios.append(ratio)
-    ends = f" ({min(ratios):.3f}x to {max(ratios):.3f}x)" if ratios else ""
-    return text(f"{name}: ", counts, f"{ends}.")
-
-
-def _counts(pairs: Sequence[EntryPair], metric: Quantity) -> Text:
-    """Return the number of entries by verdict, with the labels of those that changed."""
-    labels: dict[str, list[str]] = {}
-    for pair in pairs:
-        verdict = pair.verdict(metric)
-        if verdict is not None and verdict.verdict:
-            labels.setdefault(verdict.verdict, []).append(pair.entry)
-    counts = []
-    for word in VERDICTS:
-        if word in labels:
-            named = text(": ", code_list(labels[word])) if word in ("better", "worse") else ()
-            counts.append(text(f"{len(labels[word])} {word}", named))
-    return join(counts, ", ")
-
-
-def _notes(comparison: Comparison) -> Iterator[Note]:
+def _notes(comparison: StudyComparison) -> Iterator[Note]:
     if not comparison.shared:
         return
     if comparison.imported:
@@ -181,7 +110,7 @@ def _by_reason(pairs: Sequence[EntryPair], field: str) -> dict[str, list[str]]:
     return entries
 
 
-def _entries(comparison: Comparison) -> Iterator[Block]:
+def _entries(comparison: StudyComparison) -> Iterator[Block]:
     margins = [
         f"{name} {comparison.margins[metric]:g}"
         for metric, name in METRIC_NAMES.items()
@@ -238,7 +167,7 @@ def _entries(comparison: Comparison) -> Iterator[Block]:
     yield table("Comparison of each entry", titles, rows, numeric, folded=False)
 
 
-def _pairing(comparison: Comparison) -> str:
+def _pairing(comparison: StudyComparison) -> str:
     """Return how the runs of both sides are matched."""
     methods = [pair.val_loss.method for pair in comparison.pairs if pair.val_loss]
     if "Welch" not in methods:
@@ -246,7 +175,7 @@ def _pairing(comparison: Comparison) -> str:
     return ", not paired" if set(methods) == {"Welch"} else ", paired where two seeds match"
 
 
-def _results(comparison: Comparison) -> Iterator[SignificanceResult]:
+def _results(comparison: StudyComparison) -> Iterator[SignificanceResult]:
     """Yield the tests of all pairs."""
     for pair in comparison.pairs:
         for metric in METRIC_NAMES:
@@ -259,49 +188,7 @@ def _word(verdict: SignificanceResult | None) -> str:
     return MISSING if verdict is None else verdict.verdict or NO_INTERVAL
 
 
-def _differences(
-    comparison: Comparison, caption: str, differences: Mapping[str, Difference]
-) -> Iterator[Block]:
-    rows = []
-    for key, values in differences.items():
-        rows.append([key, *(formatting.setting(key, value) for value in values)])
-    if rows:
-        titles = ["setting", comparison.a, comparison.b]
-        yield table(caption, titles, rows, folded=False)
-
-
-def _statuses(comparison: Comparison) -> Iterator[Block]:
-    rows = []
-    for pair in comparison.pairs:
-        if pair.status[0] != pair.status[1]:
-            rows.append([pair.entry, *map(_status, pair.status)])
-    if rows:
-        titles = ["entry", comparison.a, comparison.b]
-        yield table("Different status", titles, rows, folded=False)
-
-
-def _status(status: EntryStatus) -> str:
-    if isinstance(status, str):
-        return status
-    return ", ".join(f"{n} {name}" for name, n in status.items())
-
-
-def _models(comparison: Comparison) -> Iterator[Block]:
-    rows = []
-    for pair in comparison.pairs:
-        if len(set(pair.parameters)) > 1 or len(set(pair.flops_per_token)) > 1:
-            sizes = [*pair.parameters, *pair.flops_per_token]
-            rows.append(
-                [pair.entry, *(formatting.number(size, "{:,.0f}".format) for size in sizes)]
-            )
-    if rows:
-        sides = (comparison.a, comparison.b)
-        numeric = [f"parameters, {side}" for side in sides]
-        numeric += [f"FLOPs per token, {side}" for side in sides]
-        yield table("Different models", ["entry", *numeric], rows, numeric, folded=False)
-
-
-def _unmatched(comparison: Comparison) -> Iterator[Block]:
+def _unmatched(comparison: StudyComparison) -> Iterator[Block]:
     only_in = {comparison.a: comparison.only_in_a, comparison.b: comparison.only_in_b}
     for side, labels in only_in.items():
         if labels:

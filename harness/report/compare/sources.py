@@ -10,6 +10,7 @@ from pathlib import Path
 from harness.analysis import dataset as accounting
 from harness.analysis.dataset import StudyResults
 from harness.errors import UserError, choices
+from harness.results.archive import Archive
 from harness.results.run_data import RunData
 from harness.results.store import Store
 
@@ -18,10 +19,11 @@ MIN_COMMIT_LENGTH = 4  # characters
 
 @dataclass(frozen=True)
 class Source:
-    """The runs of one side and the label by which the report calls them."""
+    """The runs of one side, their archive, and the label by which the report calls them."""
 
     label: str
     study: StudyResults
+    archive: Archive
 
 
 def read(
@@ -64,14 +66,14 @@ def _read(argument: str, store: Store, name_of: Callable[[str], str]) -> Source:
         name = name_of(path)
         label = name
     if not commit:
-        return Source(label, accounting.read(store, name))
+        return Source(label, accounting.read(store, name), store.archive(name))
     study = accounting.read(store, name, lambda run: _commit(run).startswith(commit))
     if not study.entries:
         known = {_commit(run)[:8] for run in accounting.read(store, name).runs} - {""}
         raise UserError(
             f"{argument}: no run of '{name}' was made at that commit; {choices(commit, known)}"
         )
-    return Source(f"{label}@{commit}", study)
+    return Source(f"{label}@{commit}", study, store.archive(name))
 
 
 def _commit(run: RunData) -> str:

@@ -1,8 +1,9 @@
 """The first screen: the question, a sentence per answer, the forest plot and recommendations."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from harness.analysis.answer import BASELINE
+from harness.analysis.answer import BASELINE, LOST
+from harness.analysis.candidates import collapsed_axes
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.charts.answer import candidate_title, gain, stamped
@@ -88,8 +89,8 @@ def _sentences(summary: Summary) -> Iterator[Text]:
     rows = {row.entry: row for row in summary.answer.rows}
     compared = [row for row in rows.values() if row.against is not None]
     if not compared:
-        return
-    if all(row.reason == "single seed" for row in compared):
+        yield from _achieved(list(rows.values()))
+    elif all(row.reason == "single seed" for row in compared):
         yield _single_seed(summary)
     else:
         for answer in summary.answer.axes:
@@ -98,6 +99,22 @@ def _sentences(summary: Summary) -> Iterator[Text]:
     yield from superiority.sentences(summary)
     yield _tuning(summary)
     yield _ladder(summary)
+
+
+def _achieved(rows: Sequence[AnswerRow]) -> Iterator[Text]:
+    """Yield the loss and the throughput of each entry, if none is compared with another."""
+    for row in rows[:MAX_NAMES]:
+        if row.val_loss is None:
+            yield text(f"{candidate_title(row)}: no run is done yet.")
+            continue
+        low, high = row.val_loss.ci95 or (None, None)
+        loss = formatting.interval(row.val_loss.mean, low, high, formatting.fixed)
+        if low is None:
+            loss = formatting.fixed(row.val_loss.mean)
+        title = candidate_title(row)
+        speed = row.tokens_per_s.value
+        at = "" if speed is None else f" at {formatting.compact(speed)} tokens per second"
+        yield text(f"{title} reaches a validation loss of {loss} nats per token{at}.")
 
 
 def _single_seed(summary: Summary) -> Text:
@@ -205,6 +222,8 @@ def _seeds(row: AnswerRow) -> str:
 
 def _state(summary: Summary, row: AnswerRow) -> str:
     """Return `equivalent within 0.01 nats`, or why there is no verdict."""
+    if row.reason == LOST:
+        return "no verdict, as seeds were lost"
     if row.verdict != "equivalent":
         return row.reason or "no verdict"
     margin = summary.study.margins.get("val_loss")
@@ -294,16 +313,26 @@ def _claims(summary: Summary, row: AnswerRow) -> Iterator[str]:
 
 
 def _warning(summary: Summary, record: AdviceRecord) -> Text:
-    """Return which entries a caveat concerns: at most `MAX_NAMES`, candidates once."""
-    titles = {}
-    for row in summary.answer.rows:
-        titles.update(dict.fromkeys(row.entries, candidate_title(row)))
-    names = list(dict.fromkeys(titles[label] for label in record.entries if label in titles))
-    concerns_baseline = any(
-        row.reason == BASELINE and set(row.entries) & set(record.entries)
-        for row in summary.answer.rows
-    )
-    warning = WARNINGS[record.caveat or "diverges"]
+    """Return which candidates a caveat concerns, at most `MAX_NAMES`, and what it is."""
+    marked = set(record.entries)
+    concerned = [row for row in summary.answer.rows if marked.intersection(row.entries)]
+    names = [_with_contexts(summary, row, marked) for row in concerned[:MAX_NAMES]]
+    names += [candidate_title(row) for row in concerned[MAX_NAMES:]]  # only counted
     subject = f"{_named(names)}: " if names else ""
+    warning = WARNINGS[record.caveat or "diverges"]
+    concerns_baseline = any(row.reason == BASELINE for row in concerned)
     rest = ". Every verdict rests on the baseline" if concerns_baseline else ""
     return text(f"{subject}{warning}{rest}")
+
+
+def _with_contexts(summary: Summary, row: AnswerRow, marked: Collection[str]) -> str:
+    """Return a candidate's title, with the contexts of its marked entries if others are not."""
+    if all(label in marked for label in row.entries):
+        return candidate_title(row)
+    axes = collapsed_axes(summary.study)
+    contexts = [
+        " ".join(entry.axes[axis] for axis in axes)
+        for entry in summary.study.entries
+        if entry.label in marked and entry.label in row.entries
+    ]
+    return f"{candidate_title(row)} ({', '.join(contexts)})"

@@ -137,8 +137,9 @@ def of_row(summary: Summary, row: AnswerRow) -> PooledResult | None:
     """Return the pooled verdict on a candidate, None without contexts or a meaningful verdict."""
     if row.verdict is None and not (row.reason or "").startswith("depends on "):
         return None
+    labels = summary.study.baseline | row.levels
     for result in summary.metric_tests["val_loss"].pooled:
-        if result.verdict is not None and row.entry in entries_of(summary.study, result):
+        if result.verdict and all(labels.get(axis) == of for axis, of in result.levels.items()):
             return result
     return None
 
@@ -203,12 +204,3 @@ def _size(result: PooledResult) -> str:
 def _interaction(result: PooledResult) -> str:
     p = formatting.number(result.interaction_p_holm, formatting.p_value)
     return f"interaction p {p}" if p.startswith("<") else f"interaction p = {p}"
-
-
-def entries_of(study: StudyResults, result: PooledResult) -> list[str]:
-    """Return the labels of the entries that a pooled result covers."""
-    return [
-        entry.label
-        for entry in study.entries
-        if all(entry.axes[axis] == label for axis, label in result.levels.items())
-    ]

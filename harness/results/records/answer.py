@@ -7,7 +7,7 @@ from pydantic import Field
 from harness.results.records.base import StrictModel
 from harness.results.records.caveats import CaveatKind
 from harness.results.records.comparisons import Effect, LossUnit, VerdictName
-from harness.results.records.estimates import Bounds, CountBounds, Difference, Number
+from harness.results.records.estimates import Bounds, CountBounds, Difference, Mean, Number
 
 AdviceKind = Literal["better", "cheaper", "unresolved", "distrust"]
 
@@ -38,6 +38,9 @@ class AnswerRow(StrictModel):
     levels: dict[str, str] = Field(description="label on each asked axis that varies")
     entries: list[str] = Field(description="its entries in all contexts")
     against: str | None = Field(description="the baseline; null for the baseline itself")
+    val_loss: Mean | None = Field(
+        default=None, description="final validation loss, nats per token; null without results"
+    )
     verdict: VerdictName | None = Field(description="verdict on the loss; null with a `reason`")
     reason: str | None = Field(description="why there is no verdict; `baseline` for the baseline")
     difference: Difference | None = Field(

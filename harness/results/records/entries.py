@@ -22,6 +22,7 @@ class EntryMetrics(StrictModel):
     """
 
     entry: str = Field(description="the entry: its variants' labels, joined by hyphens")
+    title: str = Field(default="", description="what people read in place of `entry`")
     axes: dict[str, str] = Field(description="label of the variant on each axis")
     seeds: list[int] = Field(description="seeds of all runs")
     seeds_done: list[int] = Field(description="seeds of the runs that are done")

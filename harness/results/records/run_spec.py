@@ -31,9 +31,12 @@ class VariantChoice(StrictModel):
     """The variant on one axis."""
 
     name: str = Field(description="file stem of the variant, or the key of the varied setting")
-    label: str = Field(description="short name in tables")
+    label: str = Field(description="short name in files")
     options: dict[str, Any] = Field(
         description="the variant's options with every default, or the varied settings by dotted key"
+    )
+    title: str = Field(
+        default="", description="name in reports, not part of the run's id; empty: the label"
     )
 
     @property

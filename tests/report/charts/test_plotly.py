@@ -35,8 +35,8 @@ def test_bars_have_their_parts_and_predictions(figures):
     traces = named(figures["memory"])
     parts = ["parameters", "gradients", "optimizer", "activations", "other"]
     assert list(traces) == [*parts, "predicted"]
-    assert figures["memory"]["rows"] == 18
-    assert len(traces["predicted"]["x"]) == 18
+    assert figures["memory"]["rows"] == 6
+    assert len(traces["predicted"]["x"]) == 6
 
 
 def test_entries_of_one_seed_have_no_bar_beside_those_with_one(one_axis, build):
@@ -52,10 +52,10 @@ def test_entries_of_one_seed_have_no_bar_beside_those_with_one(one_axis, build):
 
 
 def test_a_verdict_is_a_trace_of_its_own(figures):
-    traces = named(figures["differences"])
+    traces = named(figures["effects_val_loss"])
     assert {"better", "worse"} <= set(traces)
     total = sum(len(trace["x"]) for trace in traces.values())
-    assert total == figures["differences"]["rows"] == 7  # the others repeat them
+    assert total == figures["effects_val_loss"]["rows"] == 5
 
 
 def test_log_axes_are_labelled_at_their_ticks(figures):

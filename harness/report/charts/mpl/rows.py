@@ -73,6 +73,14 @@ def draw_intervals(spec: ChartSpec, plot: Intervals) -> Figure:
             markersize=4.5,
         )
         write(axes, row.verdict, (1, place), ("axes fraction", "data"), (5, 0), colour=colour)
+    if plot.x.limits is not None:
+        axes.set_xlim(plot.x.limits)
+    for i, side in plot.cut_ends():
+        assert plot.x.limits is not None
+        end = plot.x.limits[0 if side == "low" else 1]
+        arrow = "<" if side == "low" else ">"
+        colour = plot.rows[i].style.colour
+        axes.plot(end, places[i], arrow, color=colour, markersize=5, clip_on=False)
     return figure
 
 

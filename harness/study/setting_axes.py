@@ -8,18 +8,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 
-from harness.config.names import LABEL, LABEL_FORM, default_label
-from harness.config.schema_errors import shown
-from harness.config.settings import (
+from harness.results.records import VariantChoice
+from harness.study.axis_names import AXES
+from harness.study.names import LABEL, LABEL_FORM, default_label, default_title
+from harness.study.schema_errors import shown
+from harness.study.settings import (
     SECTIONS,
     RawTable,
     setting_keys,
     unknown_setting,
     value_problems,
 )
-from harness.config.study_file import Element
-from harness.results.records import VariantChoice
-from variants.base import AXES
+from harness.study.study_file import Element
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 # Keys that hold something else in rules, levels and columns of tables.
@@ -90,7 +90,11 @@ def _read_value(axis: str, element: Element) -> tuple[VariantChoice | None, Prob
         return None, problems
     name = axis.partition(".")[2]
     shown_value = PurePath(value).name if axis == CORPUS and isinstance(value, str) else value
-    return _level(axis, label or default_label(name, {name: shown_value}), {axis: value}), []
+    options: dict[str, object] = {axis: value}
+    if label:
+        return _level(axis, label, options), []
+    title = default_title(f"{name} {{{name}}}", name, {name: shown_value}, ())
+    return _level(axis, default_label(name, {name: shown_value}), options, title), []
 
 
 def _read_table(axis: str, element: Element) -> tuple[VariantChoice | None, Problems]:
@@ -127,8 +131,8 @@ def _label_problems(label: object) -> Problems:
     return [(".label", f"{shown(label)}: {LABEL_FORM}")]
 
 
-def _level(axis: str, label: object, options: dict[str, object]) -> VariantChoice:
-    return VariantChoice(name=axis, label=str(label), options=options)
+def _level(axis: str, label: object, options: dict[str, object], title: str = "") -> VariantChoice:
+    return VariantChoice(name=axis, label=str(label), options=options, title=title or str(label))
 
 
 def matches(level: VariantChoice, name: object) -> bool:

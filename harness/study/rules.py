@@ -2,17 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 
-from harness.config.axes import Axes, VariantSelection, same_variant
-from harness.config.entries import PlannedEntry
-from harness.config.run_spec import entry_id
-from harness.config.schema_errors import quoted
-from harness.config.study_file import StudyFile
 from harness.errors import Problem, UserError, choices
 from harness.results.records import VariantChoice
+from harness.study.axes import StatedAxes, VariantSelection, entry_id, same_variant
+from harness.study.schema_errors import quoted
+from harness.study.study_file import StudyFile
 
 
 def exclude(
-    file: StudyFile, axes: Axes, entries: list[VariantSelection]
+    file: StudyFile, axes: StatedAxes, entries: list[VariantSelection]
 ) -> tuple[list[VariantSelection], list[tuple[str, str]]]:
     """Return the entries that no `exclude` rule matches, and the excluded ones with the reason."""
     reasons: dict[str, str] = {}
@@ -35,7 +33,7 @@ def exclude(
 
 
 def include(
-    file: StudyFile, axes: Axes, entries: list[VariantSelection], baseline: VariantSelection
+    file: StudyFile, axes: StatedAxes, entries: list[VariantSelection], baseline: VariantSelection
 ) -> list[VariantSelection]:
     """Return the entries that `include` rules add; axes that a rule omits are the baseline's."""
     added: list[VariantSelection] = []
@@ -97,15 +95,17 @@ def check_compare(
             yield Problem(place, f"{reason}; allowed: {', '.join(varying) or 'none'}")
 
 
-def select(axes: Axes, entries: Sequence[PlannedEntry], where: Sequence[str]) -> list[PlannedEntry]:
-    """Return the entries that match all conditions of the command line.
+def select(
+    axes: StatedAxes, entries: Sequence[VariantSelection], where: Sequence[str]
+) -> list[bool]:
+    """Return for each entry whether it matches all conditions of the command line.
 
     Raises:
         UserError: a condition is invalid, or no entry matches all.
     """
     allowed = axes.select(where)
-    selected = [entry for entry in entries if matches(entry.original, allowed)]
-    if not selected:
+    selected = [matches(entry, allowed) for entry in entries]
+    if not any(selected):
         conditions = " ".join(where)
         raise UserError(
             f"--where {conditions}: no entry in {axes.location} matches all of these conditions"

@@ -9,8 +9,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from harness.config.schema_errors import describe_errors, key_path, quoted
-from harness.config.settings import SECTIONS, RawTable, find_expression, section_problems
 from harness.errors import Problem, UserError
 from harness.results.records import (
     AskedQuantity,
@@ -24,7 +22,9 @@ from harness.results.records import (
     TuningMethod,
 )
 from harness.results.records.settings import Steps, TimeLimit
-from variants.base import AXES
+from harness.study.axis_names import AXES
+from harness.study.schema_errors import describe_errors, key_path, quoted
+from harness.study.settings import SECTIONS, RawTable, find_expression, section_problems
 
 MAX_NAME = 80  # characters of a study's name, which is the name of a folder
 MAX_RUNS = 10_000  # seeds, or elements of an axis

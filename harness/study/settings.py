@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from harness.config import expressions
-from harness.config.expressions import Expression, ExpressionError
-from harness.config.schema_errors import describe_errors
 from harness.errors import choices
 from harness.results.records import DataSettings, ModelSettings, TrainSettings
+from harness.study import expressions
+from harness.study.expressions import Expression, ExpressionError
+from harness.study.schema_errors import describe_errors
 
 RawTable = dict[str, Any]  # of TOML
 SectionT = TypeVar("SectionT", bound=BaseModel)
