@@ -9,7 +9,7 @@ from harness.analysis import settings
 from harness.analysis.answer import BASELINE
 from harness.analysis.candidates import collapsed_axes
 from harness.analysis.caveats import STAMPED, kinds_by_entry
-from harness.analysis.dataset import CONTEXT_SEPARATOR, Entry
+from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.analysis.summary import Summary
 from harness.report import formatting
@@ -131,7 +131,8 @@ def _columns(summary: Summary, collapsed: Sequence[str]) -> Iterator[tuple[Entry
     yield EntryColumn("runs_done", "runs done", numeric=False, shown=is_incomplete), _runs
     yield EntryColumn("caveats", "caveats", numeric=False), _caveats(summary)
     for axis in study.varying():
-        yield EntryColumn(axis, axis, numeric=False, levels=study.levels[axis]), _level(axis)
+        levels = tuple(study.title(axis, label) for label in study.levels[axis])
+        yield EntryColumn(axis, axis, numeric=False, levels=levels), _level(study, axis)
     if summary.varied:
         values = {entry.label: settings.resolved(entry) for entry in study.entries}
         for key in summary.varied:
@@ -145,16 +146,16 @@ def _name(summary: Summary, collapsed: Sequence[str]) -> Cell:
     def cell(row: _Row) -> EntryCell:
         if row.answer is not None:
             return EntryCell(candidate_title(row.answer))
-        context = context_name(row.entry, collapsed)
+        context = _context_title(summary.study, row.entry, collapsed)
         stamps = [kind for kind in kinds.get(row.entry.label, ()) if kind in STAMPED]
         return EntryCell(f"{context} [{', '.join(stamps)}]" if stamps else context)
 
     return cell
 
 
-def context_name(entry: Entry, collapsed: Sequence[str]) -> str:
-    """Return the entry's labels on the collapsed axes."""
-    return CONTEXT_SEPARATOR.join(entry.axes[axis] for axis in collapsed)
+def _context_title(study: StudyResults, entry: Entry, collapsed: Sequence[str]) -> str:
+    """Return the titles of the entry's levels on the collapsed axes."""
+    return study.title_of({axis: entry.axes[axis] for axis in collapsed})
 
 
 def _loss_verdict(summary: Summary, collapsed: Sequence[str]) -> Cell:
@@ -170,8 +171,8 @@ def _loss_verdict(summary: Summary, collapsed: Sequence[str]) -> Cell:
         word = words.get(label, BASELINE if label in baselines else MISSING)
         tested = word.removeprefix(REPEATS)
         if tested != word and tested in entries:
-            word = f"{REPEATS}{context_name(entries[tested], collapsed)}"
-            return EntryCell(word, rank=_rank(words.get(tested, "")))
+            context = _context_title(summary.study, entries[tested], collapsed)
+            return EntryCell(f"{REPEATS}{context}", rank=_rank(words.get(tested, "")))
         return _verdict(word)
 
     return cell
@@ -308,8 +309,8 @@ def _caveats(summary: Summary) -> Cell:
     return cell
 
 
-def _level(axis: str) -> Cell:
-    return lambda row: EntryCell(row.entry.axes[axis])
+def _level(study: StudyResults, axis: str) -> Cell:
+    return lambda row: EntryCell(study.title(axis, row.entry.axes[axis]))
 
 
 def _setting(values: Mapping[str, Mapping[str, Scalar]], key: str) -> Cell:

@@ -153,7 +153,7 @@
   axes.forEach((axis) => axis.addEventListener("change", show));
   search.form.addEventListener("reset", () => setTimeout(() => sort(null)));
   search.form.addEventListener("submit", (event) => event.preventDefault());
-  showAll.addEventListener("click", () => {
+  showAll.firstElementChild.addEventListener("click", () => {
     maxRows = Infinity;
     show();
   });
