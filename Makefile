@@ -7,7 +7,7 @@ bin := .venv/bin
 installed := .venv/.installed
 pytest := $(bin)/python -m pytest
 
-.PHONY: help install run test test-all check prose faults bench calibrate chaos scale docs clean
+.PHONY: help install run test test-all check prose faults bench calibrate chaos scale docs example clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -56,9 +56,14 @@ chaos: $(installed)  ## kill runs at random (KILLS=50, SEED=n repeats one), try 
 scale: $(installed)  ## measure a report of RUNS=10000 synthetic runs: time, memory, page size
 	@SCALE=$(or $(RUNS),10000) $(pytest) tests/report/test_scale.py -s
 
-docs: $(installed)  ## write the READMEs of results/ and reports/, and the example notebook
+docs: .venv/.docs  ## write the READMEs of results/ and reports/, the example notebook, and site/
 	@$(bin)/python docs/formats.py
 	@$(bin)/python docs/notebook.py
+	@NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --strict --quiet
+	@echo site/index.html
+
+example: $(installed)  ## train ablations.toml on tiny Shakespeare, write docs/example/; 10 minutes
+	@$(bin)/python docs/example.py
 
 clean:  ## remove .venv; results/ and reports/ are kept
 	rm -rf .venv
@@ -79,4 +84,10 @@ $(installed): pyproject.toml constraints.txt
 	@echo "installing the packages that the benchmarks compare with" >&2
 	@$(bin)/python -m pip install --quiet --disable-pip-version-check \
 		--constraint constraints.txt --editable '.[dev,peers]'
+	@touch $@
+
+.venv/.docs: $(installed)
+	@echo "installing the packages that build the site" >&2
+	@$(bin)/python -m pip install --quiet --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev,docs]'
 	@touch $@

@@ -172,7 +172,8 @@ def reports_readme() -> str:
 
 
 def _record_section(name: str, record: type[BaseModel]) -> str:
-    sections = [f"## {name}\n\n{_record_text(record)}"]
+    title = name.replace("<", "&lt;").replace(">", "&gt;")
+    sections = [f"## {title}\n\n{_record_text(record)}"]
     for nested in _nested(record):
         sections.append(f"### {nested.__name__}\n\n{_record_text(nested)}")
     return "\n".join(sections)

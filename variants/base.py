@@ -132,7 +132,7 @@ class Part(Variant[OptionsT], nn.Module):
 
         Raises:
             ValueError: a tensor does not fit and no conversion is defined; the message gives both
-            shapes.
+                shapes.
         """
         loaded = {}
         for name, initial in initial_tensors.items():

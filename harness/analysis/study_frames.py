@@ -74,11 +74,12 @@ class StudyFrames:
     with the columns of the CSV files of the same names. `columns` documents each of them. Every
     frame's `attrs` hold the study's name, its settings and its baseline.
 
-    >>> study = harness.load("results", study="tiny")
-    >>> study.runs.attrs["baseline"]["attention"]
-    'mha'
-    >>> study.columns("steps").loc["step_s", "meaning"]
-    'time of the step of the slowest rank, seconds'
+    Examples:
+        >>> study = harness.load("results", study="tiny")
+        >>> study.runs.attrs["baseline"]["attention"]
+        'mha'
+        >>> study.columns("steps").loc["step_s", "meaning"]
+        'time of the step of the slowest rank, seconds'
     """
 
     def __init__(self, study: StudyResults) -> None:

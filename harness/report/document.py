@@ -233,13 +233,17 @@ class FirstScreen:
 
 @dataclass(frozen=True)
 class Document:
-    """A report: the first screen, the state of the runs, the sections and a footer."""
+    """A report: the first screen, the state of the runs, the sections and a footer.
+
+    `progress` is the number of runs that are done.
+    """
 
     title: str
     first: FirstScreen
     status: Sequence[Block]
     sections: Sequence[Section]
     footer: Text
+    progress: str = ""
 
 
 def paragraph(*parts: Cell) -> Paragraph:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from harness.analysis.summary import Summary
 from harness.report.charts.spec import ChartSpec
 from harness.report.document import Block, Code, Document, Section, text
+from harness.report.formatting import count
 from harness.report.sections import (
     Charts,
     answer,
@@ -64,9 +65,11 @@ def build(summary: Summary, charts: Iterable[ChartSpec]) -> Document:
         if blocks:
             sections.append(Section(anchor, title, blocks))
     name = summary.study.name
+    n_done = sum(run.status == "done" for run in summary.study.runs)
     return Document(
         title=name,
         first=answer.build(summary, by_name),
+        progress=f"{n_done:,} of {count(len(summary.study.runs), 'run')} done",
         status=list(overview.status(summary)),
         sections=sections,
         footer=text(

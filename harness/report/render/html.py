@@ -25,8 +25,10 @@ from harness.report.document import (
     Value,
     text,
 )
+from harness.report.render import forest
 
 FIRST_STYLE = "page.css"  # of the whole page; the others, by name, are of a part of it
+WHOLE = re.compile(r"\[[^\[\]<>]{1,40}\]|[-+]?[\d.]+ (?:%|nats)")  # not to be broken by a line end
 BUNDLE = "plotly-basic.min.js"
 
 
@@ -44,7 +46,6 @@ def render(document: Document, refresh_s: int | None = None) -> str:
     draws = bool(charts) or curves is not None
     # The table announces its rows when it starts, so the curves start before it.
     used = {
-        "page.js": True,
         "charts.js": draws,
         "curves.js": curves is not None,
         "copy.js": has_table,
@@ -61,11 +62,16 @@ def render(document: Document, refresh_s: int | None = None) -> str:
     environment.filters["inline"] = _inline_html
     environment.filters["css_string"] = _css_string
     environment.filters["table_data"] = _table_data
+    environment.filters["whole"] = _whole
     environment.filters["kind"] = lambda block: type(block).__name__
+    environment.filters["forest"] = forest.view
+    environment.filters["minus"] = forest.minus
+    environment.filters["sentence"] = lambda words: words[:1].upper() + words[1:]
     return environment.get_template("page.html.j2").render(
         document=document,
         data={"curves": curves, "charts": charts} if draws else None,
         styles=_styles(),
+        page_script=_asset("templates", "page.js"),
         scripts=[_asset("templates", name) for name, is_used in used.items() if is_used],
         plotly=_asset("vendor", BUNDLE) if draws else None,
         refresh_s=refresh_s,
@@ -117,6 +123,11 @@ def _finite(value: Value) -> Value:
     """Return a value without NaN, which is not JSON."""
     center = value[0] if isinstance(value, tuple) else value
     return None if center is None or not math.isfinite(center) else value
+
+
+def _whole(content: Cell) -> Markup:
+    """Return text in which no line ends within an interval or before a unit."""
+    return Markup(WHOLE.sub(r'<span class="whole">\g<0></span>', str(_inline_html(content))))
 
 
 def _part(part: Inline) -> Markup:

@@ -1,6 +1,48 @@
 "use strict";
-// Prepare the page for paper: open what is folded, and announce it to the charts.
+// Mark the current section in the list of sections, and prepare the page for paper: open what is
+// folded, and announce it to the charts.
 (() => {
+  const menu = document.getElementById("menu");
+  const links = [...menu.querySelectorAll("a")];
+  const wide = matchMedia("(min-width: 75rem)"); // the list is a side bar, which is always open
+  const openIfWide = () => {
+    menu.open = wide.matches;
+  };
+  openIfWide();
+  wide.addEventListener("change", openIfWide);
+  menu.addEventListener("click", (event) => {
+    if (event.target.closest("a")) openIfWide();
+  });
+  menu.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || wide.matches) return;
+    menu.open = false;
+    menu.firstElementChild.focus();
+  });
+
+  // The current section is the last that starts above the middle of the window.
+  function markCurrent() {
+    const targets = links.map((link) => document.querySelector(link.hash));
+    const current = targets.findLastIndex((target) => (
+      target && target.getBoundingClientRect().top < innerHeight / 2
+    ));
+    links.forEach((link, i) => {
+      if (i === Math.max(current, 0)) link.setAttribute("aria-current", "location");
+      else link.removeAttribute("aria-current");
+    });
+  }
+  let frame = 0;
+  function markSoon() {
+    if (!frame) {
+      frame = requestAnimationFrame(() => {
+        frame = 0;
+        markCurrent();
+      });
+    }
+  }
+  addEventListener("scroll", markSoon, { passive: true });
+  addEventListener("resize", markSoon);
+  document.addEventListener("DOMContentLoaded", markSoon);
+
   let opened = [];
   let onPaper = false;
 
