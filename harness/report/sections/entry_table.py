@@ -72,9 +72,10 @@ def _by_entry(rows: Sequence[Record]) -> dict[str, Record]:
 
 
 def _without_empty(table: EntryTable) -> EntryTable:
-    """Return the table without the columns in which no candidate has a value."""
+    """Return the table without the columns in which no row has a value."""
+    rows = [part for row in table.rows for part in (row, *row.contexts)]
     is_filled = [
-        any(row.cells[i].text != MISSING for row in table.rows) for i in range(len(table.columns))
+        any(row.cells[i].text != MISSING for row in rows) for i in range(len(table.columns))
     ]
 
     def filled(row: EntryRow) -> EntryRow:
