@@ -145,7 +145,8 @@ the machine. All tools but csv and latex need `pip install 'ablations[TOOL]'`.
 - `tensorboard`, `wandb`, `mlflow`: a run for each run, named by its id, with the curves
   `train/loss`, `train/grad_norm`, `train/lr`, `train/step_s`, `val/loss` and `val/bits_per_byte` by
   steps done, the settings as parameters, and the results as its summary. `wandb` runs are offline,
-  for `wandb sync`; `mlflow` writes one SQLite file.
+  for `wandb sync`; `mlflow` writes one SQLite file. `[log]` in a study file writes the same while
+  runs train; see docs/studies.md.
 
 """
 

@@ -1,7 +1,7 @@
 """Add the pages that are kept elsewhere to the site: README, changelog, files, variants.
 
 A hook of mkdocs (`mkdocs.yml`). Pages of the repository are rendered from their own files, so that
-nothing is kept twice. Their links are turned into links of the site; a file that is not a page is
+none is kept twice. Their links are turned into links of the site; a file that is not a page is
 copied, a folder has no link.
 """
 
@@ -32,7 +32,7 @@ LINK = re.compile(r"\[([^\][]*)\]\((?!https?:|#|mailto:)([^)\s]+)\)")
 VARIANTS = """# Variants
 
 A variant is one file in `variants/AXIS/`; its name in a study file is the name of the file. In a
-study, an option is written beside the name: `{ variant = "gqa", n_kv_head = 2 }`.
+study, an option is written next to the name: `{ variant = "gqa", n_kv_head = 2 }`.
 [Home](index.md#add-a-variant) shows how to add one.
 """
 

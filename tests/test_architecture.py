@@ -32,8 +32,8 @@ IMPORTS = {
     "config": "errors results provenance study variants model data probes training",
     "preflight": "errors results provenance variants data config contract",
     "launch": "errors results provenance",
-    "cli": "errors results provenance study analysis ingest report export model data sampling training "
-    "config contract preflight launch",
+    "cli": "errors results provenance study analysis ingest report export model data sampling "
+    "training config contract preflight launch",
     "__main__": "cli",
 }
 TORCH_FREE = (

@@ -117,6 +117,7 @@ def _row(results: Results, candidate: Candidate) -> AnswerRow:
             bounds = (_more(low, n_seeds), _more(high, n_seeds))
     return AnswerRow(
         entry=label,
+        title=candidate.title,
         levels=dict(candidate.levels),
         entries=labels,
         against=comparison.against if comparison else None,

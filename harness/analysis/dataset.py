@@ -7,8 +7,12 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from multiprocessing import get_context
 
+from harness.analysis import settings_groups
 from harness.analysis.axis_levels import find_levels, is_context
+from harness.analysis.followed import FollowedStudy
 from harness.analysis.looks import find_looks, n_complete
+from harness.analysis.selection import WHOLE, Selection, levels_of
+from harness.analysis.settings_groups import Age, age_key
 from harness.analysis.sharing import with_sharing
 from harness.analysis.significance import ALPHA
 from harness.errors import StoreError, UserError, choices
@@ -27,14 +31,12 @@ from harness.results.records import (
     TuningRecord,
 )
 from harness.results.records.entries import EntryStatus
-from harness.results.records.study_summary import Unreadable
+from harness.results.records.study_summary import SelectedEntries, SettingsGroup, Unreadable
 from harness.results.run_data import ABSENT, RunData, read_run
 from harness.results.store import Run, Store
 
 # runs: fewer are read faster in one process, as starting others takes a second
 PARALLEL_FROM = 1000
-
-Age = Callable[[RunData], tuple[int, str]]  # sort key of runs, the oldest first
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,9 @@ class StudyResults:
     trials: tuple[RunData, ...] = ()  # of the tuning; they are in no entry
     tuning: TuningRecord | None = None  # settings tried and chosen
     titles: dict[str, dict[str, str]] = field(default_factory=dict)  # by axis and label
+    followed: FollowedStudy | None = None  # the study file that replaces what launches state
+    selected: SelectedEntries | None = None
+    settings_groups: tuple[SettingsGroup, ...] = ()  # if the runs have several settings
 
     @property
     def runs(self) -> list[RunData]:
@@ -123,12 +128,16 @@ class StudyResults:
     @property
     def margins(self) -> dict[str, float]:
         """The equivalence margins by metric, from the newest launch with these settings."""
+        if self.followed is not None:
+            return self.followed.margins
         return _newest_stated(launch.equivalence_margin for launch in self.own_launches)
 
     @cached_property
     def looks(self) -> Looks | None:
         """The looks at these results, None without runs."""
-        return find_looks(self.launches, self._seed_runs)
+        replanned = self.followed.replanned if self.followed is not None else None
+        launches = (*self.launches, replanned) if replanned is not None else self.launches
+        return find_looks(launches, self._seed_runs)
 
     @cached_property
     def n_complete_looks(self) -> int:
@@ -169,6 +178,8 @@ class StudyResults:
     @property
     def superiority(self) -> dict[str, float]:
         """The thresholds of improvement by metric, from the newest launch with these settings."""
+        if self.followed is not None:
+            return self.followed.superiority
         return _newest_stated(launch.superiority for launch in self.own_launches)
 
     @property
@@ -259,13 +270,21 @@ class StudyResults:
         return {frozenset(entry.axes.items()): entry for entry in reversed(self.entries)}
 
 
-def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = None) -> StudyResults:
+def read(
+    store: Store,
+    study: str,
+    wanted: Callable[[RunData], bool] | None = None,
+    following: FollowedStudy | None = None,
+    selection: Selection = WHOLE,
+) -> StudyResults:
     """Read the runs with the newest launch's settings; files that cannot be read are listed.
 
-    If `wanted` is given, all other runs are ignored.
+    If `wanted` is given, all other runs are ignored. A study that is followed states axes, labels,
+    baseline, margins and looks in place of the launches; of several settings, those that its file
+    states are reported, if there are such runs.
 
     Raises:
-        UserError: the study has no results.
+        UserError: the study has no results, or nothing matches the selection.
     """
     found = _read_all(store.runs(study))
     if not found:
@@ -284,25 +303,41 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
     if not runs:
         return StudyResults(study, "", None, {}, {}, (), 0, 0, tuple(unreadable), tuple(launches))
 
-    age = _age_key(launches)
-    settings_hash = _newest_settings(runs, launches, age)
+    age = age_key(launches)
+    settings_hash = settings_groups.choose(runs, launches, following, selection)
     comparable = [run for run in runs if run.spec.settings_hash == settings_hash]
+    groups = settings_groups.groups(runs, settings_hash)
+    n_left_out = len(runs) - len(comparable)
+    tuning = _tuning(store, study, settings_hash, unreadable)
+    if following is not None:
+        following = following.compared_with(max(comparable, key=age))
+        comparable, following = following.place(comparable)
+        following = following.planned(launches, settings_hash, store.archive(study))
+        tuning = following.tuning(tuning)
+        if not comparable:
+            raise UserError(
+                f"{following.stated.path}: no entry of this study file has results in "
+                f"{store.root / study}: run it, or name the study for a report of its "
+                f"{following.n_left_out:,} runs"
+            )
     trials = [run for run in comparable if run.spec.tuning is not None]
     compared = [run for run in comparable if run.spec.tuning is None]
     newest = max(compared or trials, key=age)
+    compare = following.compare if following else _compare(launches, settings_hash)
     current = _current(compared, age)
-    compare = _compare(launches, settings_hash)
-    levels = find_levels(current, newest.spec.baseline, compare)
-    tuning = _tuning(store, study, settings_hash, unreadable)
-    level_titles = _titles(current, levels, age)
+    levels_of_all = levels_of(current)
+    baseline = newest.spec.baseline | selection.baseline_labels(levels_of_all)
+    kept = selection.select(current, levels_of_all, baseline, compare)
+    levels = find_levels(kept, baseline, compare)
+    level_titles = _titles(kept, levels, age)
     return StudyResults(
         name=study,
         settings_hash=settings_hash,
         spec=newest.spec if isinstance(newest.spec, RunSpec) else None,
         levels=levels,
-        baseline=newest.spec.baseline,
-        entries=_entries(current, levels, level_titles),
-        left_out=len(runs) - len(comparable),
+        baseline=baseline,
+        entries=_entries(kept, levels, level_titles),
+        left_out=n_left_out,
         superseded=len(compared) - len(current),
         unreadable=tuple(unreadable),
         launches=tuple(launches),
@@ -312,6 +347,9 @@ def read(store: Store, study: str, wanted: Callable[[RunData], bool] | None = No
         trials=tuple(trials),
         tuning=tuning,
         titles=level_titles,
+        followed=following,
+        selected=selection.as_record(current, kept),
+        settings_groups=groups,
     )
 
 
@@ -355,26 +393,6 @@ def _read_all(runs: list[Run]) -> list[RunData | Unreadable]:
         return [read_run(run) for run in runs]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as readers:
         return list(readers.map(read_run, runs, chunksize=50))
-
-
-def _newest_settings(runs: list[RunData], launches: list[LaunchRecord], age: Age) -> str:
-    """Return the settings hash of the newest launch that has runs, else that of the newest run.
-
-    The newest launch counts even if it started no run because all were done.
-    """
-    known = {run.spec.settings_hash for run in runs}
-    for launch in reversed(launches):
-        if launch.settings_hash in known:
-            return str(launch.settings_hash)
-    return max(runs, key=age).spec.settings_hash
-
-
-def _age_key(launches: list[LaunchRecord]) -> Age:
-    """Return a sort key: the newest launch that asks for the run, then the time of its start."""
-    launch_of: dict[str, int] = {}
-    for i, launch in enumerate(launches):
-        launch_of |= dict.fromkeys((*launch.order, *launch.not_started), i)
-    return lambda run: (launch_of.get(run.run_id, -1), run.started_at or "")
 
 
 def _current(runs: list[RunData], age: Age) -> list[RunData]:

@@ -57,8 +57,13 @@ class Curve:
 
 
 def settings(study: StudyResults) -> LadderSettings | None:
-    """Return the ladder of the newest launch, else that of the only context axis of sizes."""
-    for launch in study.own_launches:
+    """Return the ladder of the newest launch, else that of the only context axis of sizes.
+
+    A study file that is followed states the ladder in place of the launches.
+    """
+    if study.followed is not None and study.followed.stated.file.ladder is not None:
+        return study.followed.stated.file.ladder
+    for launch in study.own_launches if study.followed is None else ():
         if launch.ladder is not None:
             return launch.ladder
     axes = [axis for axis in study.contexts if _is_ladder(study, axis)]

@@ -12,7 +12,7 @@ from harness.config import PlannedStudy
 from harness.errors import ExitCode
 from harness.launch import elastic, scheduler
 from harness.launch.progress import time_summary
-from harness.launch.scheduler import RunSelection
+from harness.launch.scheduler import RunSelection, StartRun
 from harness.provenance.archive import archive_code, archive_inputs
 from harness.provenance.corpora import replaced_corpora
 from harness.provenance.outdated import CodeChange, acceptable, find_changes
@@ -52,8 +52,8 @@ class Launch:
             log(f"{len(accepted)} outdated runs are kept as results; the report marks them")
         return selection, todo, accepted
 
-    def start(self, stage: PlannedStudy, store: Store) -> bool:
-        """Start the runs of a stage that are to do; return whether all are done.
+    def start(self, stage: PlannedStudy, store: Store, start_run: StartRun) -> bool:
+        """Start the runs of a stage that are to do, by `start_run`; return whether all are done.
 
         Raises:
             typer.Exit: the user stopped it.
@@ -78,7 +78,7 @@ class Launch:
         equal = equal_to_untuned(stage.runs)
         trained = [spec for spec in todo if spec.run_id not in equal]
         try:
-            scheduler.run_all(store, [*trained, *selection.running], elastic.start, self.fail_fast)
+            scheduler.run_all(store, [*trained, *selection.running], start_run, self.fail_fast)
         except elastic.STOP_EXCEPTIONS as error:
             log("stopped; the same command resumes")
             raise typer.Exit(ExitCode.INTERRUPTED) from error

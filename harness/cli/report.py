@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.options import DEFAULT_RESULTS, OutOption, ResultsOption
+from harness.cli.options import DEFAULT_RESULTS, OutOption, ResultsOption, WhereOption
 from harness.cli.output import log
-from harness.cli.studies import no_results, study_name
+from harness.cli.studies import no_results, study_file, study_name
 from harness.errors import ExitCode
 
 Studies = Annotated[
@@ -25,28 +25,55 @@ IntervalOption = Annotated[
 ]
 
 
+BaselineOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--baseline",
+        metavar="AXIS=NAME",
+        help="Compare with another baseline: AXIS=NAME or AXIS=NAME,AXIS=NAME; repeatable.",
+    ),
+]
+SettingsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--settings",
+        metavar="HASH",
+        help="Of runs with several settings, report those of this hash, which the report lists.",
+    ),
+]
+
+
 def report(
     studies: Studies = None,
     results: ResultsOption = DEFAULT_RESULTS,
     out: OutOption = Path("reports"),
+    where: WhereOption = None,
+    baseline: BaselineOption = None,
+    settings: SettingsOption = None,
     watch: WatchOption = False,
     interval: IntervalOption = 10,
 ) -> None:
-    """Write the report of each study, and print its path."""
-    from harness.report import write
-    from harness.report.watch import update_until_done
+    """Write the report of each study, and print its path.
+
+    Given a study file, the report follows it: entries, labels, baseline, margins and looks are
+    those that it states now. Given a name, they are those of the newest launch.
+    """
+    from harness.analysis.selection import Selection
+    from harness.report.watch import ReportRequest, update_until_done
     from harness.results.store import Store
 
     store = Store(results)
-    names = [study_name(text) for text in studies or ()] or store.studies()
-    if not names:
+    selection = Selection(tuple(where or ()), tuple(baseline or ()), settings)
+    names = list(studies or ()) or store.studies()
+    if not names and not watch:
         raise no_results(results)
+    requests = [ReportRequest(study_name(name), study_file(name), selection) for name in names]
     if watch:
         try:
-            update_until_done(store, names, out, interval, log)
+            folders = update_until_done(store, requests, out, interval, log)
         except KeyboardInterrupt as error:
             raise typer.Exit(ExitCode.INTERRUPTED) from error
-        print(*(out / name / "report.md" for name in names), sep="\n")
+        print(*(folder / "report.md" for folder in folders), sep="\n")
         return
-    for name in names:
-        print(write(store, name, out) / "report.md")
+    for request in requests:
+        print(request.write(store, out) / "report.md")

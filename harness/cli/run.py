@@ -1,5 +1,6 @@
 """`run`: train the runs of a study that are not done."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from harness.cli.options import (
 )
 from harness.cli.output import log
 from harness.cli.studies import load_study
-from harness.errors import ExitCode
+from harness.errors import ExitCode, Problem, UserError
 
 MAX_SEEDS = 10_000
 
@@ -71,6 +72,7 @@ def run(
     from harness.cli.stages import read_progress, record_tuning, stages, unfinished
     from harness.config import UntilResolved
     from harness.launch import elastic
+    from harness.launch.trackers import Trackers
     from harness.preflight import check_study
     from harness.results.store import Store
 
@@ -86,6 +88,8 @@ def run(
     )
     if only is not None:
         planned = planned.only(only)
+    if not dry_run:
+        _check_trackers(planned.trackers, str(study))
     launch = Launch(
         study=study,
         settings=settings or (),
@@ -100,17 +104,19 @@ def run(
     if not dry_run:
         record_tuning(planned, store)
     is_done = True
-    for stage in stages(planned, store, log):
-        checked = stage if stage is planned else check_study(stage, str(study), log)
-        if dry_run:
-            _, todo, _ = launch.select(checked, store)
-            for spec in todo:
-                print(spec.run_id)
-            continue
-        is_done = launch.start(checked, store) and is_done
-        record_tuning(planned, store)
-        if fail_fast and not is_done:
-            break
+    with Trackers(planned.trackers, store, planned.name, log) as trackers:
+        start = trackers.followed(elastic.start)
+        for stage in stages(planned, store, log):
+            checked = stage if stage is planned else check_study(stage, str(study), log)
+            if dry_run:
+                _, todo, _ = launch.select(checked, store)
+                for spec in todo:
+                    print(spec.run_id)
+                continue
+            is_done = launch.start(checked, store, start) and is_done
+            record_tuning(planned, store)
+            if fail_fast and not is_done:
+                break
     if planned.tuning is not None:
         missing = list(unfinished(planned.tuning, read_progress(planned.tuning, store)))
         if dry_run and missing:
@@ -119,3 +125,22 @@ def run(
         is_done = is_done and not missing
     if not is_done and not dry_run:
         raise typer.Exit(ExitCode.SOME_FAILED)
+
+
+def _check_trackers(names: Sequence[str], study: str) -> None:
+    """Check that the packages of the trackers are installed.
+
+    Raises:
+        UserError: one is missing.
+    """
+    if not names:
+        return
+    from harness.export import missing_packages
+
+    problems = []
+    for name in names:
+        problem = missing_packages(name)
+        if problem is not None:
+            problems.append(Problem(f"{study}: log.to", f"{name} {problem}"))
+    if problems:
+        raise UserError(problems)

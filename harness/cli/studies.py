@@ -66,6 +66,11 @@ def study_name(text: str) -> str:
     return str(name)
 
 
+def study_file(text: str) -> Path | None:
+    """Return the path of a study that is given by its file, None if it is given by its name."""
+    return Path(text) if text.endswith(".toml") else None
+
+
 def no_results(results: Path, study: str | None = None, known: Iterable[str] = ()) -> UserError:
     """Return the error that a study, or any, has no results; `known` are the studies that have."""
     file = study if study and study.endswith(".toml") else "STUDY.toml"

@@ -9,8 +9,6 @@ from pathlib import Path
 from harness.config import validate, warm_start
 from harness.config.axes import Axes
 from harness.config.entries import EntryResolver, PlannedEntry
-from harness.config.ladder import check_ladder
-from harness.config.looks import UntilResolved, check_selection, plan_looks
 from harness.config.planned import PlannedStudy
 from harness.config.run_spec import StudyContext
 from harness.config.runs import Corpora, RunBuilder
@@ -34,6 +32,8 @@ from harness.results.records import (
 )
 from harness.study import rules, study_file
 from harness.study.axes import VariantSelection, entry_id
+from harness.study.ladder import check_ladder
+from harness.study.looks import UntilResolved, check_selection, plan_looks
 from harness.study.matrix import expand
 from harness.study.settings import Settings
 from harness.study.study_file import StudyFile
@@ -103,7 +103,8 @@ def load(
     is_selected = rules.select(matrix.axes, [entry.original for entry in entries], where)
     selected = list(itertools.compress(entries, is_selected))
     if looks is not None:
-        check_selection(selected, matrix.baseline, file.study.compare)
+        originals = [entry.original for entry in selected]
+        check_selection(originals, matrix.baseline, file.study.compare)
     return _plan(matrix, entries, selected, levels, source, corpora, looks)
 
 
@@ -297,6 +298,7 @@ def _plan(
         compare=study.compare,
         ladder=matrix.file.ladder,
         looks=looks,
+        trackers=matrix.file.log.to,
     )
     if matrix.tuning is None:
         runs = builder.build([(entry, None) for entry in selected], seeds)

@@ -42,6 +42,7 @@ class PlannedStudy:
     tuning: TuningPlan | None = None
     looks: LookPlan | None = None  # None: the number of seeds is fixed
     look: int | None = None
+    trackers: Sequence[str] = ()  # that get the metrics while runs train
 
     def stage(self, runs: list[RunSpec], look: int | None = None) -> "PlannedStudy":
         """Return the study with these runs, of those that it has one after the other."""

@@ -32,7 +32,6 @@ from harness.study.study_file import StudyFile
 from variants import registry
 from variants.base import AXES
 
-SOURCE_PREFIX = "start-"  # of the names of runs that others start from
 TRIAL_PREFIX = "tune-"  # of the names of trials
 
 

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.config.entries import PlannedEntry
-from harness.config.run_spec import SOURCE_PREFIX, RunSpecBuilder, StudyContext
+from harness.config.run_spec import RunSpecBuilder, StudyContext
 from harness.config.trials import EntryTrial
 from harness.config.warm_start import Checkpoint, Source, SourceRun
 from harness.data.corpus import Corpus
 from harness.results.records import InitSource, RunSpec
+from harness.study.names import SOURCE_PREFIX
 from variants.base import ModelShape
 
 

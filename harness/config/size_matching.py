@@ -9,13 +9,12 @@ from harness.config.axes import architecture_key
 from harness.errors import Problem
 from harness.model.builder import ModelBuilder
 from harness.study.axes import VariantSelection
+from harness.study.study_file import MATCHED_AXIS, MATCHED_OPTION
 from variants import registry
 from variants.base import ModelShape, is_part
 
 Measure = Literal["parameters", "flops"]
 
-AXIS = "mlp"
-OPTION = "width"
 TOLERANCE = 0.01  # relative to the baseline's size
 # Multiples that kernels prefer, the best first; used if they stay within half of the tolerance.
 MULTIPLES = (64, 32, 16, 8, 4, 2, 1)
@@ -53,17 +52,19 @@ class WidthMatcher:
         return entry if width is None else _with_width(entry, width)
 
     def _find_width(self, entry: VariantSelection) -> int | None:
-        choice = entry[AXIS]
-        cls = registry.load(AXIS, choice.name, [Path(path) for path in self._variant_paths])
-        if OPTION not in {field.name for field in fields(cls.Options)}:
-            self._add_problem(entry, f"{choice.name} has no option `{OPTION}` to set its size")
+        choice = entry[MATCHED_AXIS]
+        cls = registry.load(MATCHED_AXIS, choice.name, [Path(path) for path in self._variant_paths])
+        if MATCHED_OPTION not in {field.name for field in fields(cls.Options)}:
+            self._add_problem(
+                entry, f"{choice.name} has no option `{MATCHED_OPTION}` to set its size"
+            )
             return None
         if self._size(entry) == self._target:
             return None
-        if choice.options[OPTION]:
+        if choice.options[MATCHED_OPTION]:
             self._add_problem(
                 entry,
-                f"{choice.label} sets its {OPTION}, which `match_size` determines; remove it",
+                f"{choice.label} sets its {MATCHED_OPTION}, which `match_size` determines; remove it",
             )
             return None
         size_1 = self._size(_with_width(entry, 1))
@@ -75,7 +76,7 @@ class WidthMatcher:
             if error <= TOLERANCE / 2 or (multiple == 1 and error <= TOLERANCE):
                 return width
         target = f"{self._target:,.0f} {self._measure}"
-        self._add_problem(entry, f"no {OPTION} gives it the baseline's {target}")
+        self._add_problem(entry, f"no {MATCHED_OPTION} gives it the baseline's {target}")
         return None
 
     def _size(self, entry: VariantSelection) -> float:
@@ -90,5 +91,9 @@ class WidthMatcher:
 
 
 def _with_width(entry: VariantSelection, width: int) -> VariantSelection:
-    choice = entry[AXIS]
-    return entry | {AXIS: choice.model_copy(update={"options": choice.options | {OPTION: width}})}
+    choice = entry[MATCHED_AXIS]
+    return entry | {
+        MATCHED_AXIS: choice.model_copy(
+            update={"options": choice.options | {MATCHED_OPTION: width}}
+        )
+    }

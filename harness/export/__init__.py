@@ -25,6 +25,15 @@ REQUIREMENTS: dict[str, dict[str, str]] = {  # tool: module -> extra of this pac
 }
 
 
+def missing_packages(to: str) -> str | None:
+    """Return which packages a tool needs that are not installed, and what installs them."""
+    missing = [name for name in REQUIREMENTS[to] if importlib.util.find_spec(name) is None]
+    if not missing:
+        return None
+    extra = REQUIREMENTS[to][missing[0]]
+    return f"needs {', '.join(missing)}: pip install 'ablations[{extra}]'"
+
+
 def export(study: StudyResults, to: str, out: Path) -> tuple[Path, str | None]:
     """Write all runs that have recorded a step to `out/<study>/<to>/`.
 
@@ -34,10 +43,9 @@ def export(study: StudyResults, to: str, out: Path) -> tuple[Path, str | None]:
     Raises:
         UserError: a required package is not installed, or no run has recorded a step.
     """
-    missing = [name for name in REQUIREMENTS[to] if importlib.util.find_spec(name) is None]
-    if missing:
-        extra = REQUIREMENTS[to][missing[0]]
-        raise UserError(f"--to {to} needs {', '.join(missing)}: pip install 'ablations[{extra}]'")
+    problem = missing_packages(to)
+    if problem is not None:
+        raise UserError(f"--to {to} {problem}")
     if not any(has_recorded(run) for run in study.runs):
         raise UserError(f"study '{study.name}' has no run that has recorded a step")
     folder = out / study.name / to

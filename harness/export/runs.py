@@ -1,8 +1,14 @@
-"""Runs in the form that experiment trackers take: settings, results, and curves by step."""
+"""Runs in the form that experiment trackers take: settings, results, and curves by step.
 
-from collections.abc import Iterable, Iterator
+A tracker's module has `start`, which opens one run in it. An export and a live run both write
+through it, so that they look the same.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -11,6 +17,7 @@ from rich.progress import track
 
 from harness.analysis.study_frames import StudyFrames
 from harness.results.frames import RUN_COLUMNS
+from harness.results.records import ImportedRun, RunSpec, RunState
 from harness.results.run_data import RunData
 
 Setting = str | int | float | bool
@@ -26,89 +33,151 @@ class Point:
     time_s: float
     values: dict[str, float]
 
+    def finite(self) -> "Point":
+        """Return the point without the values that are not finite."""
+        finite = {name: value for name, value in self.values.items() if np.isfinite(value)}
+        return Point(self.step, self.time_s, finite)
+
+
+def train_point(
+    step: int, end_s: float, loss: float, grad_norm: float, lr: float, step_s: float
+) -> Point:
+    """Return the point of a training step, counted from 0, which ended after `end_s`.
+
+    A training step counts as done at its end, so that its values and those of an evaluation after
+    it share a point.
+    """
+    values = {
+        "train/loss": loss,
+        "train/grad_norm": grad_norm,
+        "train/lr": lr,
+        "train/step_s": step_s,
+    }
+    return Point(step + 1, end_s, values)
+
+
+def eval_values(val_loss: float, bits_per_byte: float, ema_val_loss: float) -> dict[str, float]:
+    """Return the values of an evaluation by name."""
+    return {
+        "val/loss": val_loss,
+        "val/bits_per_byte": bits_per_byte,
+        "val/ema_loss": ema_val_loss,
+    }
+
 
 @dataclass(frozen=True)
-class ExportedRun:
-    """A run with its settings and results. A run that is not done has no results."""
+class TrackedRun:
+    """A run as a tracker names it, with its settings.
 
-    data: RunData
+    `started_s` is the start of the run, seconds since the epoch; 0 if unknown.
+    """
+
+    study: str
+    run_id: str
+    entry: str
     axes: dict[str, str]
-    results: dict[str, float]
+    settings: dict[str, Setting]
+    started_s: float
+
+    @classmethod
+    def of(cls, spec: RunSpec | ImportedRun, started_at: str | None) -> "TrackedRun":
+        """Return a run by its spec and the time of its start."""
+        started_s = 0.0 if started_at is None else datetime.fromisoformat(started_at).timestamp()
+        return cls(
+            study=spec.study,
+            run_id=spec.run_id,
+            entry=spec.entry,
+            axes=spec.labels,
+            settings={**run_settings(spec), **spec.labels},
+            started_s=started_s,
+        )
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """How a run ended: its status, and its results if it is done."""
+
+    status: RunState
+    results: Mapping[str, float]
+
+
+class Tracker(Protocol):
+    """A run that is open in a tracker."""
 
     @property
-    def run_id(self) -> str:
-        """The run's folder, which is its name in every tool."""
-        return self.data.run_id
+    def next_step(self) -> int:
+        """The first step that the tracker does not have yet."""
 
-    @property
-    def entry(self) -> str:
-        """The labels of the axes."""
-        return self.data.spec.entry
+    def log(self, points: list[Point]) -> None:
+        """Add points, in the order of their steps; values are finite."""
 
-    @property
-    def started_s(self) -> float:
-        """The start of the run, seconds since the epoch; 0 if unknown."""
-        if self.data.started_at is None:
-            return 0.0
-        return datetime.fromisoformat(self.data.started_at).timestamp()
+    def finish(self, end: RunEnd) -> None:
+        """Close the run."""
 
-    @property
-    def settings(self) -> dict[str, Setting]:
-        """The axes, the seeds, and the settings of model, data and training."""
-        settings: dict[str, Setting] = dict(self.axes)
-        settings["seed"] = self.data.seed
-        settings["data_seed"] = self.data.order_seed
-        if self.data.imported:
-            return settings
-        spec = self.data.resolved
-        for section, values in (("model", spec.model), ("data", spec.data), ("train", spec.train)):
-            for key, value in values:
-                is_scalar = isinstance(value, str | int | float)
-                settings[f"{section}.{key}"] = value if is_scalar else str(value)
+
+# Opens a run in a folder. If it continues, the points that the tracker has are kept; else they are
+# replaced.
+StartTracker = Callable[[TrackedRun, Path, bool], Tracker]
+
+
+def run_settings(spec: RunSpec | ImportedRun) -> dict[str, Setting]:
+    """Return the seeds, the options of the variants, and the settings of model, data and training.
+
+    Of an imported run, only the seeds are known. A value that is no scalar becomes text; one that
+    is not set is left out.
+    """
+    settings: dict[str, Setting] = {"seed": spec.seed, "data_seed": spec.order_seed}
+    if isinstance(spec, ImportedRun):
         return settings
-
-    def points(self) -> Iterator[Point]:
-        """Yield the curves by step; values that are not finite are left out.
-
-        A training step counts as done at its end, so that its values and those of an evaluation
-        after it share a point.
-        """
-        points: dict[int, Point] = {}
-        steps = self.data.steps
-        ends_s = np.cumsum(steps.step_s)
-        for i, step in enumerate(steps.step.tolist()):
-            values = {
-                "train/loss": float(steps.loss[i]),
-                "train/grad_norm": float(steps.grad_norm[i]),
-                "train/lr": float(steps.lr[i]),
-                "train/step_s": float(steps.step_s[i]),
-            }
-            points[step + 1] = Point(step + 1, float(ends_s[i]), values)
-        evals = self.data.evals
-        for i, step in enumerate(evals.step.tolist()):
-            point = points.setdefault(step, Point(step, float(evals.train_s[i]), {}))
-            point.values["val/loss"] = float(evals.val_loss[i])
-            point.values["val/bits_per_byte"] = float(evals.bits_per_byte[i])
-            point.values["val/ema_loss"] = float(evals.ema_val_loss[i])
-        for step in sorted(points):
-            point = points[step]
-            finite = {name: value for name, value in point.values.items() if np.isfinite(value)}
-            yield Point(step, point.time_s, finite)
+    values: dict[str, object] = {}
+    for axis, choice in spec.variants.items():
+        values |= {f"{axis}.{name}": value for name, value in choice.options.items()}
+    for section, table in (("model", spec.model), ("data", spec.data), ("train", spec.train)):
+        values |= {f"{section}.{name}": value for name, value in table}
+    for key, value in values.items():
+        if value is not None:
+            settings[key] = value if isinstance(value, str | int | float) else str(value)
+    return settings
 
 
-def recorded_runs(study: StudyFrames) -> list[ExportedRun]:
-    """Return every run that has recorded a step or is imported, in the study's order."""
+def points(run: RunData) -> Iterator[Point]:
+    """Yield the curves by step; values that are not finite are left out."""
+    by_step: dict[int, Point] = {}
+    steps = run.steps
+    ends_s = np.cumsum(steps.step_s)
+    for i, step in enumerate(steps.step.tolist()):
+        by_step[step + 1] = train_point(
+            step,
+            float(ends_s[i]),
+            loss=float(steps.loss[i]),
+            grad_norm=float(steps.grad_norm[i]),
+            lr=float(steps.lr[i]),
+            step_s=float(steps.step_s[i]),
+        )
+    evals = run.evals
+    for i, step in enumerate(evals.step.tolist()):
+        point = by_step.setdefault(step, Point(step, float(evals.train_s[i]), {}))
+        losses = (evals.val_loss[i], evals.bits_per_byte[i], evals.ema_val_loss[i])
+        point.values.update(eval_values(*map(float, losses)))
+    for step in sorted(by_step):
+        yield by_step[step].finite()
+
+
+def results_of(row: pd.Series) -> dict[str, float]:
+    """Return the results of a row of the frame `runs` that are known."""
+    return {name: float(row[name]) for name in RESULTS if pd.notna(row[name])}
+
+
+def export_runs(study: StudyFrames, folder: Path, start: StartTracker) -> None:
+    """Write every run that has recorded a step or is imported, in the study's order."""
     rows = study.runs.set_index("run_id")
-    runs = []
-    for data in study.recorded:
-        row = rows.loc[data.run_id]
-        results = {name: float(row[name]) for name in RESULTS if pd.notna(row[name])}
-        axes = {axis: str(row[axis]) for axis in study.axes}
-        runs.append(ExportedRun(data, axes, results))
-    return runs
+    for data in _with_progress(study.recorded):
+        tracker = start(TrackedRun.of(data.spec, data.started_at), folder, False)
+        tracker.log(list(points(data)))
+        tracker.finish(RunEnd(data.status, results_of(rows.loc[data.run_id])))
 
 
-def with_progress(runs: list[ExportedRun]) -> Iterable[ExportedRun]:
+def _with_progress(runs: list[RunData]) -> Iterable[RunData]:
     """Iterate over the runs, with a progress bar on a terminal."""
     console = Console(stderr=True)
     is_hidden = not console.is_terminal

@@ -17,6 +17,7 @@ LABEL_FORM = "must be up to 40 letters, digits and any of . _ +"
 MAX_LABEL = 60
 MAX_TITLE = 80
 MAX_ENTRY = 100  # within a run's id, which adds up to 30 characters for its seeds and hash
+SOURCE_PREFIX = "start-"  # of the names of runs that others start from
 MIN_RUN_LENGTH = 3  # equal items of a list from which on they are counted
 
 

@@ -236,7 +236,7 @@ class _Resolution:
                 names = {name: self._named(name) for name in expression.names}
             finally:
                 self._active.pop()
-            self._values[key] = _whole(key, expression.evaluate(names))
+            self._values[key] = as_setting(key, expression.evaluate(names))
         return self._values[key]
 
     def _named(self, name: str) -> float:
@@ -250,7 +250,7 @@ class _Resolution:
         return value
 
 
-def _whole(key: str, value: float) -> int | float:
+def as_setting(key: str, value: float) -> int | float:
     """Return the value of an expression as its setting needs it: whole numbers for counts.
 
     Raises:

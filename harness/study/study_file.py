@@ -29,6 +29,9 @@ from harness.study.settings import SECTIONS, RawTable, find_expression, section_
 MAX_NAME = 80  # characters of a study's name, which is the name of a folder
 MAX_RUNS = 10_000  # seeds, or elements of an axis
 MAX_LOOKS = 100
+# The axis and the option by which `match_size` sets the size of an entry.
+MATCHED_AXIS = "mlp"
+MATCHED_OPTION = "width"
 MAX_DEPTH = 20  # of tables and lists within each other
 # Python converts no integers of more digits; TOML's have at most 19.
 LONG_INTEGER = re.compile(r"\d[\d_]{1000,}")
@@ -99,6 +102,22 @@ class LaunchSettings(StrictModel):
     keep_checkpoints: Literal["none", "weights", "full"] = "weights"
 
 
+class LogSettings(StrictModel):
+    """The experiment trackers that get the metrics of runs while they train.
+
+    They are not part of a run's id.
+    """
+
+    to: list[Literal["tensorboard", "wandb", "mlflow"]] = []
+
+    @field_validator("to")
+    @classmethod
+    def _check_distinct(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise ValueError("names a tracker twice")
+        return names
+
+
 class InitSettings(StrictModel):
     """The source of every entry's initial parameters: exactly one of the two.
 
@@ -143,6 +162,7 @@ class StudyFile(StrictModel):
     train: RawTable
     init: InitSettings | None = None
     launch: LaunchSettings = LaunchSettings()
+    log: LogSettings = LogSettings()
     probes: ProbeSettings = ProbeSettings()
     tune: TuneSection | None = None
     ladder: LadderSettings | None = None

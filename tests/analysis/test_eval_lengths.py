@@ -90,7 +90,7 @@ def test_what_is_not_defined_has_a_reason_and_no_number(pair, no_figures):
     assert (found.length, found.seeds, found.reason) == (8, [], "no positions | beyond 4")
     assert found.val_loss is found.val_loss_difference is found.windows is None
     page, _, folder = written(pair)
-    assert f"| {GQA} | 2.0000 ± 0.0000 | not defined |" in section(page)
+    assert "| gqa2    | 2.0000 ± 0.0000 | not defined |" in section(page)
     assert f"- Not defined, no positions | beyond 4: `{GQA}`." in section(page)
     row = rows(folder, "lengths")[1]
     assert row["reason"] == found.reason and row["seeds"] == row["val_loss"] == row["windows"] == ""
@@ -220,7 +220,7 @@ def test_page_summary_tables_and_figures_of_a_whole_study(fake, draw_only):
         "128 (trained)",
         "2,048",
     ]
-    assert "Not defined, no positions beyond seq_len = 128: `learned-mha-single`" in text
+    assert "Not defined, no positions beyond seq_len = 128: learned · mha" in text
     assert "At parallelism single" in text
     for name in ("length_loss", "position_loss"):
         assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")

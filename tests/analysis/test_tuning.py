@@ -131,7 +131,7 @@ def test_a_diverged_trial_is_never_chosen_and_is_named(tuned, no_figures):
     assert [(row["entry"], row["seeds_failed"]) for row in failed] == [
         ("learned-single", [100, 101])
     ]
-    assert "Trials that failed count as infinite losses: `learned-single` (2)." in report
+    assert "Trials that failed count as infinite losses: learned (2)." in report
 
 
 def test_nothing_is_chosen_if_every_setting_failed(tuned):
@@ -146,7 +146,7 @@ def test_an_optimum_at_the_edge_is_in_the_answer(tuned, no_figures):
     edges = [(key["entry"], key["edge"], key["suggested"]) for key in content["tuning"]["keys"]]
     assert edges == [("learned-single", "highest", 0.0333), ("rope-single", None, None)]
     answer = report.split("## ")[0]
-    assert "`learned-single` at the highest `train.lr` (try 0.0333)" in answer
+    assert "learned at the highest `train.lr` (try 0.0333)" in answer
 
 
 def test_the_report_shows_trials_before_any_choice(tuned, no_figures):

@@ -237,6 +237,6 @@ def test_the_report_says_that_seeds_do_not_match(fake, no_figures):
     fake.seeds = (3, 4, 5)
     fake.outcome = {f"learned-s{seed}": ("pending", None, None) for seed in (3, 4, 5)}
     page, found, _ = written(fake.write())
-    assert "the seeds do not match: the comparison is unpaired and needs more seeds: `rope`" in page
+    assert "the seeds do not match: the comparison is unpaired and needs more seeds: rope" in page
     assert "0 (+6 unpaired)" in page
     assert found["verdicts"]["val_loss"]["entries"]["rope"]["method"] == "Welch"

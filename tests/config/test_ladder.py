@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from harness.config import load
-from harness.config.ladder import check_ladder
 from harness.errors import UserError
 from harness.results.records import LadderSettings, VariantChoice
+from harness.study.ladder import check_ladder
 
 
 def size(label, **settings):

@@ -3,8 +3,8 @@
 import pytest
 
 from harness.config import UntilResolved, load
-from harness.config.looks import _grown, plan_looks
 from harness.errors import UserError
+from harness.study.looks import _grown, plan_looks
 from harness.study.study_file import read
 
 SEEDS = "seeds = [0, 1]"

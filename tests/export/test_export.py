@@ -3,11 +3,11 @@
 import csv
 import importlib.util
 import math
-import struct
 
 import numpy as np
 import pytest
 from synthetic_results import SyntheticStudy
+from tracked import read_wandb
 
 from harness.analysis import dataset as accounting
 from harness.analysis import metrics as results
@@ -137,39 +137,15 @@ def test_mlflow_reads_curves_settings_and_how_a_run_ended(study, tmp_path):
             assert found[run_id].data.metrics["result/val_loss"] == run.evals.val_loss[-1]
 
 
-def logged(content):
-    """Yield the records of a LevelDB log: blocks of 32 KiB, records split into marked parts."""
-    place, parts = 7, []  # after the file's own head
-    while place + 7 <= len(content):
-        left = 32768 - place % 32768
-        if left < 7:
-            place += left
-            continue
-        _, length, kind = struct.unpack_from("<IHB", content, place)
-        parts.append(content[place + 7 : place + 7 + length])
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield b"".join(parts)
-            parts = []
-
-
 @needing("wandb")
 @pytest.mark.filterwarnings("ignore")  # of the tool's own
 def test_wandb_keeps_an_offline_run_for_each_run(study, tmp_path, monkeypatch):
-    from wandb.proto import wandb_internal_pb2
-
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # whoever is asked does not answer
     folder, then = export(study, "wandb", tmp_path / "out")
     assert str(folder) in then
     found = {}
-    for path in folder.glob("wandb/offline-run-*/run-*.wandb"):
-        losses = []
-        for data in logged(path.read_bytes()):
-            record = wandb_internal_pb2.Record.FromString(data)
-            for item in record.history.item:
-                if "train/loss" in (item.key, *item.nested_key):
-                    losses.append(float(item.value_json))
-        found[path.stem.removeprefix("run-")] = losses
+    for run_id, curves in read_wandb(folder, study.name).items():
+        found[run_id] = [value for _, value in curves["train/loss"]]
     assert found == {run_id: run.steps.loss.tolist() for run_id, run in runs(study).items()}
 
 

@@ -456,7 +456,7 @@ def test_commands_accept_an_imported_study(command, rows):
     report = (command.folder / path).read_text()
     assert "Imported from `runs.csv`" in report
     better = report.partition("better: ")[2].partition(";")[0]
-    assert "`muon`" in better and "`swiglu`" in better and "`sgd`" not in better
+    assert "muon" in better and "swiglu" in better and "sgd" not in better
     for absent in (
         "diverges",
         "quivalence of parallelisms\n",

@@ -81,7 +81,7 @@ def test_a_slower_commit_is_found_with_its_size(before, tmp_path):
     for pair in found["pairs"]:
         assert pair["tokens_per_s"]["verdict"] == "worse"
         assert pair["tokens_per_s_ratio"]["ratio"] == pytest.approx(1 / 1.1, rel=0.02)
-    assert "Throughput: 2 worse: `learned-mha-single`, `rope-mha-single` (0.9" in page
+    assert "Throughput: 2 worse (learned, rope) (0.9" in page
     assert "git_commit" in found["environment_diff"] and "not comparable" not in page
 
 
@@ -336,3 +336,19 @@ def test_a_chart_has_each_tested_entry_once_best_first(before):
     for line in differences.lines:
         pair = next(pair for pair in result.pairs if pair.entry == line.entry)
         assert line.y[-1] == pytest.approx(pair.val_loss.difference.mean)
+
+
+def test_runs_of_several_versions_of_the_code_are_named(before, tmp_path):
+    """Else a side whose code was edited between its runs looks like one version."""
+    other = after(before)
+    record_code(before, {"harness/a.py": (b"a = 1\n", "s1")}, b"")
+    record_code(other, {"harness/a.py": (b"a = 2\n", "s2")}, b"")
+    archive = other.store.archive("tiny")
+    old = ArchivedFile(syntax_sha256="s1", file=archive.add(b"a = 1\n", ".py"))
+    archive.add_code("earlier", CodeManifest(files={"harness/a.py": old}))
+    first = other.store.runs("tiny")[0]
+    first.update_spec(first.spec.model_copy(update={"code_hash": "earlier"}))
+    found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
+    assert found["code_mixed"] == [str(other.root / "tiny")]
+    assert "used several versions of the code" in page
+    assert "outdated" not in {caveat["kind"] for caveat in found["caveats"]}

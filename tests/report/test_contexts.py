@@ -8,7 +8,7 @@ import harness
 from harness.analysis import dataset
 from harness.analysis.summary import summarize
 from harness.export import latex
-from harness.export.runs import recorded_runs
+from harness.export.runs import TrackedRun
 from harness.report import charts
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -120,7 +120,8 @@ def test_frames_and_exports_carry_the_setting_axes(sizes, tmp_path):
     assert list(pooled.columns) == [c for c in study.columns("pooled").index if c != "asked"]
     assert "n_embd" not in study.settings["model"]
     assert study.settings["varied"]["model.n_embd"] == {"S": 64, "M": 128, "L": 256}
-    run = next(run for run in recorded_runs(study) if run.entry == "rope-L")
+    data = next(run for run in study.recorded if run.spec.entry == "rope-L")
+    run = TrackedRun.of(data.spec, data.started_at)
     assert (run.axes["size"], run.settings["model.n_embd"]) == ("L", 256)
     latex.write(study, tmp_path, tmp_path)
     assert "rope & 3 & 5 & better" in (tmp_path / "pooled.tex").read_text()
@@ -143,7 +144,7 @@ def test_losses_on_another_corpus_are_named_in_the_answer(fake):
     assert "b: not comparable: other corpus (b.txt, a.txt)." in answer
     assert "Lowest final validation loss" not in answer
     assert "Corpus: `a.txt`" in answer and "Corpus: `b.txt`" in answer
-    rows = [row for row in page.splitlines() if row.startswith("| rope-b ")]
+    rows = [row for row in page.splitlines() if row.startswith("| rope · b ")]
     assert any("| not comparable |" in row for row in rows)
 
 

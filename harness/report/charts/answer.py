@@ -94,7 +94,7 @@ def _row(row: AnswerRow, unit: LossUnit, swatch: str) -> ForestRow:
 
 def candidate_title(row: AnswerRow) -> str:
     """Return the name of a candidate without its context, stamped with its caveats."""
-    return stamped(" · ".join(row.levels.values()) or row.entry, row)
+    return stamped(row.title or row.entry, row)
 
 
 def stamped(name: str, row: AnswerRow) -> str:

@@ -10,10 +10,11 @@ from harness.analysis.pairs import METRIC_NAMES
 from harness.analysis.summary import Summary
 from harness.report.charts.entries import MAX_EFFECTS, MAX_ENTRIES
 from harness.report.charts.spec import Axis, ChartSpec, Interval, IntervalRow, Intervals
-from harness.report.charts.style import SEPARATOR, VERDICTS, choose_style
+from harness.report.charts.style import VERDICTS, choose_style
 from harness.report.formatting import count, significant_figures
 from harness.results.records.comparisons import Effect, MetricTests, PooledResult, Quantity
 from harness.results.records.estimates import Bounds
+from harness.results.titles import SEPARATOR
 
 HOW = " Colour, marker and word: the verdict."
 NATS = "nats per token"
@@ -53,7 +54,7 @@ def by_context(summary: Summary) -> Iterator[ChartSpec]:
     rows: list[IntervalRow] = []
     for candidate in find_candidates(study)[:MAX_ENTRIES]:
         others = [entry for entry in candidate.entries if _is_other(study, entry, candidate)]
-        name = SEPARATOR.join(candidate.levels.values())
+        name = candidate.title
         own = _difference_rows(summary, tests, others)
         rows += [replace(row, group=name) for row in own]
         pooled = [one for one in tests.pooled if one.levels.items() <= candidate.main.axes.items()]
@@ -176,7 +177,7 @@ def effects(summary: Summary) -> Iterator[ChartSpec]:
         tested = (*tests.main_effects, *tests.interactions)
         known = [effect for effect in tested if effect.verdict and _bounds(effect)]
         if known:
-            yield _effects(tests, known)
+            yield _effects(summary.study, tests, known)
 
 
 def _clearest(effects: Sequence[Effect]) -> list[Effect]:
@@ -190,10 +191,10 @@ def _clearest(effects: Sequence[Effect]) -> list[Effect]:
     return [effect for effect in effects if effect in clearest]
 
 
-def _effects(tests: MetricTests, known: Sequence[Effect]) -> ChartSpec:
+def _effects(study: StudyResults, tests: MetricTests, known: Sequence[Effect]) -> ChartSpec:
     is_loss = tests.quantity == "val_loss"
     unit = NATS if is_loss else "%"
-    rows = [_row(effect, is_loss) for effect in _clearest(known)]
+    rows = [_row(study, effect, is_loss) for effect in _clearest(known)]
     margin = margin_bounds(tests)
     metric = METRIC_NAMES[tests.quantity]
     note = f" Each row is the change for a level or a pair of levels.{HOW}"
@@ -213,7 +214,7 @@ def _effects(tests: MetricTests, known: Sequence[Effect]) -> ChartSpec:
     )
 
 
-def _row(effect: Effect, is_loss: bool) -> IntervalRow:
+def _row(study: StudyResults, effect: Effect, is_loss: bool) -> IntervalRow:
     bounds = _bounds(effect)
     assert effect.estimate is not None
     assert effect.verdict is not None
@@ -221,7 +222,8 @@ def _row(effect: Effect, is_loss: bool) -> IntervalRow:
     value, low, high = (
         number if is_loss else _percent(number) for number in (effect.estimate, *bounds)
     )
-    name = " with ".join(f"{axis} {label}" for axis, label in effect.levels.items())
+    levels = effect.levels.items()
+    name = " with ".join(f"{axis} {study.title(axis, label)}" for axis, label in levels)
     group = "main effect" if len(effect.levels) == 1 else "interaction"
     style = VERDICTS[effect.verdict]
     return IntervalRow(name, value, (low, high), effect.verdict, style, group)

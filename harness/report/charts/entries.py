@@ -44,7 +44,8 @@ def context_note(summary: Summary) -> str:
     """Return in which context a chart shows most candidates; empty if there is only one."""
     baseline = summary.study.baseline
     axes = collapsed_axes(summary.study)
-    labels = [f"{axis} {baseline[axis]}" for axis in axes if axis in baseline]
+    title = summary.study.title
+    labels = [f"{axis} {title(axis, baseline[axis])}" for axis in axes if axis in baseline]
     return f" At {', '.join(labels)}." if labels else ""
 
 

@@ -68,6 +68,8 @@ class Scale:
 
 def difference_scale(plot: Forest) -> Scale:
     """Return the scale of the differences, with zero, the margin and all but extreme intervals."""
+    if plot.x.limits is not None:
+        return Scale(*plot.x.limits)
     rows = [row for row in plot.rows if row.value is not None]
     half_widths = [_half_width(row) for row in rows if row.interval is not None]
     reach = MAX_HALF_WIDTHS * median_low(half_widths) if half_widths else 0.0

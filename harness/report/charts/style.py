@@ -1,13 +1,14 @@
 """Colours, dashes and markers: one colour per level of one axis, one dash per level of another."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from harness.analysis import comparability
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import PARALLELISM
 from harness.report.charts.spec import DASHES, MARKERS, MarkStyle
+from harness.results.titles import Titles, of_levels
 
 # Okabe and Ito's palette for any colour vision; the pale yellow comes last.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
@@ -22,7 +23,6 @@ VERDICTS = {
     "unresolved": MarkStyle(GREY, marker="circle-open"),
 }
 LINES_PER_PANEL = 8
-SEPARATOR = " · "
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Style:
     colour_axis: str | None
     dash_axis: str | None
     panel_axes: tuple[str, ...]
+    titles: Mapping[str, Titles] = field(default_factory=dict)  # by axis and label
 
     def mark(self, entry: Entry) -> MarkStyle:
         """Return the style of the entry's marks.
@@ -58,7 +59,7 @@ class Style:
 
     def panel(self, entry: Entry) -> str:
         """Return the title of the entry's panel."""
-        return SEPARATOR.join(entry.axes[axis] for axis in self.panel_axes)
+        return self._title(entry, self.panel_axes)
 
     def group(self, entry: Entry) -> str:
         """Return which rows of a bar chart the entry belongs to."""
@@ -71,7 +72,14 @@ class Style:
             for axis, levels in self.levels.items()
             if len(levels) > 1 and axis not in self.panel_axes
         ]
-        return SEPARATOR.join(entry.axes[axis] for axis in axes) or entry.label
+        return self._title(entry, axes) or entry.title
+
+    def level_title(self, axis: str, label: str) -> str:
+        """Return what people read in place of a label on an axis."""
+        return self.titles.get(axis, {}).get(label, label)
+
+    def _title(self, entry: Entry, axes: Iterable[str]) -> str:
+        return of_levels({axis: entry.axes[axis] for axis in axes}, self.titles)
 
     def in_one_panel(self, entries: Iterable[Entry]) -> "Style":
         """Return the style of a chart whose panels do not group entries.
@@ -95,14 +103,14 @@ def choose_style(study: StudyResults) -> Style:
         others = [axis for axis in varying if axis != PARALLELISM]
     others.sort(key=lambda axis: -len(study.levels[axis]))
     if not others:
-        return Style(study.levels, varying[0] if varying else None, None, ())
+        return Style(study.levels, varying[0] if varying else None, None, (), study.titles)
     colour = others[0]
     dash = others[1] if len(others) > 1 else None
     panels = [axis for axis in varying if axis not in (colour, dash)]
     if dash and len(study.levels[colour]) * len(study.levels[dash]) > LINES_PER_PANEL:
         panels.append(dash)
     panels.sort(key=lambda axis: (axis == PARALLELISM, varying.index(axis)))
-    return Style(study.levels, colour, dash, tuple(panels))
+    return Style(study.levels, colour, dash, tuple(panels), study.titles)
 
 
 def _incomparable_axes(study: StudyResults) -> Iterator[str]:

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from harness.analysis import comparability, lost_seeds
+from harness.analysis.dataset import Entry
 from harness.analysis.intervals import pareto
 from harness.analysis.summary import Summary
 from harness.report.charts.entries import MAX_ENTRIES, MAX_POINTS
 from harness.report.charts.spec import Axis, ChartSpec, Point, Scatter
-from harness.report.charts.style import choose_style
+from harness.report.charts.style import Style, choose_style
 from harness.report.formatting import MIB, count
 
 LOSS_DIGITS = 4  # as in the tables: a smaller difference does not put an entry on the front
@@ -37,7 +38,7 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
                     y=loss.mean,
                     interval=result.tokens_per_s.ci95,
                     style=style.mark(entry),
-                    group=entry.axes.get(style.colour_axis or "", entry.label),
+                    group=_group(style, entry),
                     size=memory or 0,
                     detail="memory unknown" if memory is None else f"{memory / MIB:,.1f} MiB",
                 )
@@ -71,6 +72,12 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
         alt=_alt(title, points),
         plot=Scatter(Axis("tokens per second"), Axis(f"final validation loss, {unit}"), points),
     )
+
+
+def _group(style: Style, entry: Entry) -> str:
+    """Return the title of the level that sets the entry's colour."""
+    axis = style.colour_axis
+    return style.level_title(axis, entry.axes[axis]) if axis in entry.axes else entry.label
 
 
 def _alt(title: str, points: list[Point]) -> str:

@@ -26,21 +26,21 @@ def write(a: Source, b: Source, out: Path) -> Path:
             f"{a.label} and {b.label} have no entry in common: the former has "
             f"{_first(result.only_in_a)}, the latter {_first(result.only_in_b)}"
         )
-    from harness.report import stamps
+    from harness.report import names
     from harness.report.charts import mpl
     from harness.report.compare import charts, document
     from harness.report.render import html, markdown
 
-    name = re.sub(r"[^\w.@-]+", "-", f"{a.label}-vs-{b.label}").strip("-.")
-    folder = out / name[:MAX_NAME]
-    marks = stamps.find_stamps(result.caveats)
+    folder_name = re.sub(r"[^\w.@-]+", "-", f"{a.label}-vs-{b.label}").strip("-.")
+    folder = out / folder_name[:MAX_NAME]
+    shown = names.find_names([*a.study.entries, *b.study.entries], result.caveats)
     specs = charts.build(result, a, b)
     for path in folder.glob("figures/*"):
         path.unlink()
     for spec in specs:
-        for suffix, image in mpl.render(stamps.stamp(spec, marks)).items():
+        for suffix, image in mpl.render(names.rename(spec, shown)).items():
             write_bytes(folder / "figures" / f"{spec.name}.{suffix}", image)
-    page = stamps.stamp_document(document.build(result, specs, files), marks)
+    page = names.rename_document(document.build(result, specs, files), shown)
     write_json(folder / "summary.json", result)
     write_text(folder / "index.html", html.render(page))
     write_text(folder / "report.md", markdown.render(page))

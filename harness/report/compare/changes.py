@@ -6,6 +6,7 @@ from harness.report import formatting
 from harness.report.compare.differences import FileDifference
 from harness.report.document import (
     Block,
+    Code,
     CodeBlock,
     Details,
     Heading,
@@ -72,6 +73,12 @@ def _code(comparison: StudyComparison, files: Sequence[FileDifference]) -> Itera
     """Yield the files that differ, with their numbers of lines, then the lines, folded."""
     if comparison.code_unknown:
         yield note("The code is not archived of ", code_list(comparison.code_unknown), ".")
+    for side in comparison.code_mixed:
+        yield note(
+            "Runs of ",
+            Code(side),
+            " used several versions of the code; of each file, the newest is compared.",
+        )
     rows = []
     for difference in files:
         file = difference.file

@@ -27,7 +27,7 @@ from harness.report.charts.spec import (
     Panel,
     ReferenceLine,
 )
-from harness.report.charts.style import COLOURS, SEPARATOR, VERDICTS
+from harness.report.charts.style import COLOURS, VERDICTS
 from harness.report.compare.sources import Source
 from harness.report.formatting import count
 from harness.results.records.comparisons import Quantity, VerdictName
@@ -58,8 +58,8 @@ def _titles(comparison: StudyComparison, study: StudyResults) -> dict[str, str]:
     axes = [axis for axis in study.varying() if axis != PARALLELISM]
     titles = {}
     for pair in comparison.pairs:
-        labels = [entries[pair.entry].axes[axis] for axis in axes]
-        titles[pair.entry] = SEPARATOR.join(labels) or pair.entry
+        levels = {axis: entries[pair.entry].axes[axis] for axis in axes}
+        titles[pair.entry] = study.title_of(levels) or study.entry_title(pair.entry)
     return titles
 
 
@@ -127,7 +127,7 @@ def _forest_row(pair: EntryPair, title: str, unit: str | None) -> ForestRow:
     return replace(
         row,
         verdict="bitwise equal" if pair.bitwise else verdict,
-        text=formatting.brief_difference(test.difference.mean, low, high),
+        text="0" if pair.bitwise else formatting.brief_difference(test.difference.mean, low, high),
         style=VERDICTS[test.verdict] if test.verdict else WITHOUT_VERDICT,
         value=test.difference.mean,
         interval=test.difference.ci95,

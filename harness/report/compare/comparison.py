@@ -25,7 +25,7 @@ from harness.results.records.estimates import Ratio
 from harness.results.records.study_comparison import EntryPair, StudyComparison
 from harness.results.run_data import RunData
 
-# Two sides may be compared to see what a version of software changes; a study may not mix them.
+# Two sides may be compared to see the effect of a version of software; a study may not mix them.
 REASONS: Mapping[Quantity, machines.Reason] = {
     "tokens_per_s": machines.hardware_reason,
     "peak_memory": machines.device_reason,
@@ -60,7 +60,7 @@ def compare(a: Source, b: Source, created_at: str) -> tuple[StudyComparison, lis
         pairs.append(pair.model_copy(update={"repeats": repeats}))
     entries_of_a = [of_a for of_a, _ in matched.values()]
     entries_of_b = [of_b for _, of_b in matched.values()]
-    files, code_unknown = differences.code(a, entries_of_a, b, entries_of_b)
+    code = differences.code(a, entries_of_a, b, entries_of_b)
     packages, packages_unknown = differences.packages(a, b)
     result = StudyComparison(
         a=a.label,
@@ -77,27 +77,30 @@ def compare(a: Source, b: Source, created_at: str) -> tuple[StudyComparison, lis
         ),
         packages_diff=packages,
         packages_unknown=packages_unknown,
-        code_diff=[difference.file for difference in files],
-        code_unknown=code_unknown,
+        code_diff=[difference.file for difference in code.files],
+        code_unknown=code.unknown,
+        code_mixed=code.mixed,
         losses_comparable=all(pair.not_comparable is None for pair in pairs),
         margins=b.study.margins,
         superiority=b.study.superiority,
         caveats=_caveats(a, b, {of_a.label: label for label, (of_a, _) in matched.items()}),
         imported=[side.label for side in (a, b) if side.study.imported],
     )
-    return result, files
+    return result, code.files
 
 
 def _caveats(a: Source, b: Source, b_label_of: Mapping[str, str]) -> list[Caveat]:
     """Return the caveats of both sides under B's labels of the entries."""
     caveats = []
-    for caveat in find_caveats(a.study):
-        entry = b_label_of.get(caveat.entry, caveat.entry) if caveat.entry else None
-        message = f"in {a.label}: {caveat.message}"
-        caveats.append(caveat.model_copy(update={"entry": entry, "message": message}))
-    for caveat in find_caveats(b.study):
-        message = f"in {b.label}: {caveat.message}"
-        caveats.append(caveat.model_copy(update={"message": message}))
+    for side in (a, b):
+        for caveat in find_caveats(side.study):
+            if caveat.kind == "outdated":  # the code of both sides is compared
+                continue
+            entry = caveat.entry
+            if side is a and entry is not None:
+                entry = b_label_of.get(entry, entry)
+            message = f"in {side.label}: {caveat.message}"
+            caveats.append(caveat.model_copy(update={"entry": entry, "message": message}))
     return caveats
 
 

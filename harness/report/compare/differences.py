@@ -96,17 +96,29 @@ def _unknown(by_side: Mapping[str, object | None]) -> list[str]:
     return [label for label, known in by_side.items() if known is None]
 
 
+@dataclass(frozen=True)
+class CodeDifferences:
+    """The files that differ, and the sides whose code is `unknown` or `mixed` (several versions).
+
+    Files that compute the same come last.
+    """
+
+    files: list[FileDifference]
+    unknown: list[str]
+    mixed: list[str]
+
+
 def code(
     a: Source, entries_of_a: Iterable[Entry], b: Source, entries_of_b: Iterable[Entry]
-) -> tuple[list[FileDifference], list[str]]:
-    """Return the files that differ, and the sides whose code is not archived.
-
-    A file is that of the newest run that used it. Files that compute the same come last.
-    """
-    of_a = _code(a.archive, entries_of_a)
-    of_b = _code(b.archive, entries_of_b)
-    if of_a is None or of_b is None:
-        return [], _unknown({a.label: of_a, b.label: of_b})
+) -> CodeDifferences:
+    """Compare the code of the runs: each file as the newest run used it."""
+    sides = {a.label: _code(a.archive, entries_of_a), b.label: _code(b.archive, entries_of_b)}
+    mixed = [label for label, versions in sides.items() if any(map(_is_mixed, versions.values()))]
+    unknown = [label for label, versions in sides.items() if not versions]
+    if unknown:
+        return CodeDifferences([], unknown, mixed)
+    of_a = {name: versions[0] for name, versions in sides[a.label].items()}
+    of_b = {name: versions[0] for name, versions in sides[b.label].items()}
     found = []
     for name in sorted(of_a.keys() | of_b.keys()):
         old = of_a.get(name)
@@ -114,22 +126,30 @@ def code(
         if old is None or new is None or old.file != new.file:
             lines = (_lines(a.archive, old), _lines(b.archive, new))
             found.append(_difference(name, *lines, old, new))
-    return sorted(found, key=lambda difference: difference.file.change == "reformatted"), []
+    found.sort(key=lambda difference: difference.file.change == "reformatted")
+    return CodeDifferences(found, unknown, mixed)
 
 
-def _code(archive: Archive, entries: Iterable[Entry]) -> dict[str, ArchivedFile] | None:
-    """Return the files of code by name; None if they are not archived."""
+def _is_mixed(versions: Sequence[ArchivedFile]) -> bool:
+    """Return whether the versions of a file compute different things."""
+    return len({version.syntax_sha256 for version in versions}) > 1
+
+
+def _code(archive: Archive, entries: Iterable[Entry]) -> dict[str, list[ArchivedFile]]:
+    """Return the archived versions of each file of code by name, the newest first."""
     runs = [run for entry in entries for run in entry.runs if not run.imported]
     runs.sort(key=lambda run: run.started_at or "", reverse=True)
-    files: dict[str, ArchivedFile] = {}
+    versions: dict[str, list[ArchivedFile]] = {}
     for code_hash in dict.fromkeys(run.resolved.code_hash for run in runs):
         if code_hash is None:
             continue
         try:
-            files = archive.code(code_hash).files | files
+            files = archive.code(code_hash).files
         except StoreError:
             continue
-    return files or None
+        for name, file in files.items():
+            versions.setdefault(name, []).append(file)
+    return versions
 
 
 def _lines(archive: Archive, file: ArchivedFile | None) -> list[str]:

@@ -20,6 +20,7 @@ from harness.results.records.comparisons import Quantity
 from harness.results.records.study_comparison import EntryPair, StudyComparison
 
 MAX_ITEMS = 4  # of one part of the advice
+MAX_NAMES = 2  # entries that a sentence names
 MAX_SETTINGS = 3  # that the sentence on what differs names
 CHANGES: Mapping[Quantity, tuple[str, str]] = {
     "val_loss": ("lower", "higher"),
@@ -108,7 +109,9 @@ def _counts(pairs: Sequence[EntryPair], metric: Quantity) -> Text:
     counts = []
     for word in VERDICTS:
         if word in labels:
-            named = text(": ", code_list(labels[word])) if word in ("better", "worse") else ()
+            named: Text = ()
+            if word in ("better", "worse"):
+                named = text(" (", code_list(labels[word], MAX_NAMES), ")")
             counts.append(text(f"{len(labels[word])} {word}", named))
     return join(counts, ", ")
 
@@ -145,12 +148,12 @@ def _advice(comparison: StudyComparison) -> Iterator[Advice]:
     bitwise = [pair.entry for pair in pairs if pair.bitwise]
     losses = list(_changed(pairs, "val_loss"))
     if bitwise:
-        losses.insert(0, text("Bitwise equal: ", code_list(bitwise, MAX_ITEMS)))
+        losses.insert(0, text("Bitwise equal: ", code_list(bitwise, MAX_NAMES)))
     yield Advice("better", f"Losses of {comparison.b}", losses)
     costs = [*_changed(pairs, "tokens_per_s"), *_changed(pairs, "peak_memory")]
     yield Advice("cheaper", f"Costs of {comparison.b}", costs)
     yield Advice("unresolved", "Unresolved", list(_unresolved(pairs)))
-    yield Advice("distrust", "Not comparable, or to check first", list(_distrust(comparison)))
+    yield Advice("distrust", "Check first", list(_distrust(comparison)))
 
 
 def _changed(pairs: Sequence[EntryPair], metric: Quantity) -> Iterator[Text]:
@@ -174,7 +177,8 @@ def _changed(pairs: Sequence[EntryPair], metric: Quantity) -> Iterator[Text]:
             noun = " memory" if metric == "peak_memory" else ""
             yield text(Code(pair.entry), f": {size} {word}{noun}")
     if len(changed) > MAX_ITEMS:
-        yield text(f"{len(changed) - MAX_ITEMS:,} more: {METRIC_NAMES[metric]}")
+        more = count(len(changed) - MAX_ITEMS, "more entry", "more entries")
+        yield text(f"{more} with another {METRIC_NAMES[metric]}")
 
 
 def _unresolved(pairs: Sequence[EntryPair]) -> Iterator[Text]:
@@ -186,7 +190,7 @@ def _unresolved(pairs: Sequence[EntryPair]) -> Iterator[Text]:
             if test is not None and test.verdict in (None, "unresolved") and not is_equal:
                 labels.append(pair.entry)
         if labels:
-            yield text(f"{name.capitalize()} of ", code_list(labels, MAX_ITEMS))
+            yield text(f"{name.capitalize()} of ", code_list(labels, MAX_NAMES))
 
 
 def _distrust(comparison: StudyComparison) -> Iterator[Text]:
@@ -207,3 +211,5 @@ def _distrust(comparison: StudyComparison) -> Iterator[Text]:
         yield text("Results of another trainer are taken as they are")
     if comparison.code_unknown:
         yield text("Code not archived: ", code_list(comparison.code_unknown))
+    for side in comparison.code_mixed:
+        yield text("Runs of several versions of the code: ", Code(side))

@@ -18,6 +18,8 @@ MAX_NAMES = 3  # candidates that a sentence or an item names
 MAX_SENTENCES = 3  # levels of an axis with a sentence of their own
 MAX_TRENDS = 3  # effective speedups that are stated
 VISIBLE_CHANGE = 0.005  # a smaller change of a cost is not stated
+NONE_BETTER = "No candidate is better than the baseline."
+NONE_SOUND = "No candidate without a caveat is better than the baseline."
 TITLES: Mapping[AdviceKind, str] = {
     "better": "Better",
     "cheaper": "Equivalent and cheaper",
@@ -133,7 +135,8 @@ def _axis(summary: Summary, answer: AxisAnswer, rows: Mapping[str, AnswerRow]) -
     others: dict[str, list[str]] = {}
     for level in answer.levels:
         row = rows[level.entry] if level.entry else None
-        name = stamped(level.level, row) if row else level.level
+        title = summary.study.title(answer.axis, level.level)
+        name = stamped(title, row) if row else title
         over_contexts = pooled.of_row(summary, row) if row else None
         if over_contexts is not None:
             resolved.append(pooled.sentence(summary.study, over_contexts, text(name)))
@@ -281,7 +284,8 @@ def _advice(summary: Summary) -> Iterator[Advice]:
 
 def _items(summary: Summary, kind: AdviceKind, rows: Sequence[AnswerRow]) -> Iterator[Text]:
     if kind == "better" and not rows:
-        yield text("No candidate is better than the baseline.")
+        verdicts = [row.verdict for row in summary.answer.rows]
+        yield text(NONE_SOUND if "better" in verdicts else NONE_BETTER)
     for row in rows[:MAX_NAMES]:
         if kind == "unresolved":
             needed = "" if row.more_seeds is None else f": {_seeds(row)}"
@@ -319,6 +323,8 @@ def _warning(summary: Summary, record: AdviceRecord) -> Text:
     names = [_with_contexts(summary, row, marked) for row in concerned[:MAX_NAMES]]
     names += [candidate_title(row) for row in concerned[MAX_NAMES:]]  # only counted
     subject = f"{_named(names)}: " if names else ""
+    if len(concerned) == len(summary.answer.rows) > 1:
+        subject = "all candidates: "
     warning = WARNINGS[record.caveat or "diverges"]
     concerns_baseline = any(row.reason == BASELINE for row in concerned)
     rest = ". Every verdict rests on the baseline" if concerns_baseline else ""
@@ -331,7 +337,7 @@ def _with_contexts(summary: Summary, row: AnswerRow, marked: Collection[str]) ->
         return candidate_title(row)
     axes = collapsed_axes(summary.study)
     contexts = [
-        " ".join(entry.axes[axis] for axis in axes)
+        summary.study.title_of({axis: entry.axes[axis] for axis in axes})
         for entry in summary.study.entries
         if entry.label in marked and entry.label in row.entries
     ]

@@ -64,7 +64,7 @@ def _budgets(summary: Summary) -> Iterator[Block]:
         )
     for context in dict.fromkeys(ranking.context for ranking in summary.rankings):
         if context:
-            yield Heading(context)
+            yield Heading(summary.study.context_title(context))
         leaders = budgets.leaders([row for row in summary.rankings if row.context == context])
         if len(leaders) == 1:
             yield paragraph(Code(next(iter(leaders))), " has the lowest mean under every budget.")

@@ -172,7 +172,10 @@ def _losses(summary: Summary) -> Table:
     names += ["seeds_to_resolve", "seeds_to_resolve_low", "seeds_to_resolve_high"]
     names += ["difference_low", "method", "look"]
     tests = verdicts.loc[verdicts["quantity"] == "val_loss", names]
-    context = [text_column("context")] if summary.study.contexts else []
+    context = []
+    if summary.study.contexts:
+        title = summary.study.context_title
+        context = [Column("context", lambda row: title(row["context"]), numeric=False)]
     looks = summary.study.looks
     look = [] if looks is None or looks.is_fixed else [number_column("look", "look")]
     columns = [

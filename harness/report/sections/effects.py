@@ -1,8 +1,10 @@
 """Sources of differences: the effects of the axes, and the noise between seeds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 from harness.analysis import comparability
+from harness.analysis.dataset import StudyResults
 from harness.analysis.pairs import METRIC_NAMES
 from harness.analysis.summary import Summary
 from harness.report import formatting
@@ -91,7 +93,7 @@ def _metric(summary: Summary, tests: MetricTests) -> Iterator[Block]:
         frame = frame[frame["effect"] != "main"]  # they are the pooled differences
     of_context = frame["effect"] == "context"
     columns = [
-        Column("effect", _levels, numeric=False),
+        Column("effect", partial(_levels, summary.study), numeric=False),
         text_column("kind", "effect"),
         Column("verdict", _verdict, numeric=False),
         Column("change", change),
@@ -102,7 +104,7 @@ def _metric(summary: Summary, tests: MetricTests) -> Iterator[Block]:
         columns = [columns[0], columns[3]]
         yield display(f"Effects of the context on {name}", frame[of_context], columns)
     if design.missing:
-        cells = ", ".join(" × ".join(cell) for cell in design.missing[:MAX_MISSING])
+        cells = ", ".join(_cell(summary.study, cell) for cell in design.missing[:MAX_MISSING])
         assumed = ""
         if len(summary.study.varying()) > 2:
             assumed = " The others assume that there is no interaction of three axes."
@@ -120,8 +122,22 @@ def _verdict(row: Record) -> str:
     return f"{verdict} (lost {formatting.count(len(lost), 'seed')})" if lost else verdict
 
 
-def _levels(row: Record) -> str:
-    return " with ".join(level.replace("=", " ", 1) for level in row["levels"])
+def _levels(study: StudyResults, row: Record) -> str:
+    shown = []
+    for level in row["levels"]:
+        axis, _, label = level.partition("=")
+        shown.append(f"{axis} {study.title(axis, label)}")
+    return " with ".join(shown)
+
+
+def _cell(study: StudyResults, labels: Sequence[str]) -> str:
+    """Return the titles of a combination of levels, which are in the order of the axes."""
+    titles = []
+    axes = iter(study.varying())
+    for label in labels:
+        axis = next((name for name in axes if label in study.levels[name]), "")
+        titles.append(study.title(axis, label))
+    return " × ".join(titles)
 
 
 def variance(summary: Summary, charts: Charts) -> Iterator[Block]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from harness.analysis.dataset import StudyResults
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import METRIC_NAMES
 from harness.analysis.summary import Summary
@@ -62,7 +63,7 @@ def _sentence(summary: Summary, tests: MetricTests) -> Text:
         is_repeat = tests.quantity == "val_loss" and copies.issuperset(family.entries)
         groups.setdefault((_test(family), is_repeat), []).append(family)
     parts = [
-        _families(tests, test, is_repeat, families)
+        _families(summary.study, tests, test, is_repeat, families)
         for (test, is_repeat), families in sorted(groups.items(), key=lambda item: item[0][1])
     ]
     parts += [*_at_earlier_looks(tests), *_without_noise(tests)]
@@ -78,7 +79,11 @@ def _test(family: TestFamily) -> str:
 
 
 def _families(
-    tests: MetricTests, test: str, is_repeat: bool, families: Sequence[TestFamily]
+    study: StudyResults,
+    tests: MetricTests,
+    test: str,
+    is_repeat: bool,
+    families: Sequence[TestFamily],
 ) -> Text:
     """Return a test with its numbers of comparisons and seeds, and the noise that it assumes.
 
@@ -95,8 +100,8 @@ def _families(
         is_loss = tests.quantity == "val_loss"
         show = formatting.size if is_loss else formatting.percent_size
         details.append(f"standard deviation of a difference {_range(noises, show)}")
-    contexts = [family.context for family in families if family.context]
-    where = text(" in ", code_list(contexts)) if contexts else ()
+    contexts = [study.context_title(one.context) for one in families if one.context]
+    where = text(" in ", join(contexts, ", ")) if contexts else ()
     return text(test, where, f" ({', '.join(details)})")
 
 

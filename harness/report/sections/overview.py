@@ -24,6 +24,7 @@ from harness.report.document import (
     text,
 )
 from harness.report.formatting import count
+from harness.report.sections import scope
 from harness.results.records import Looks
 from harness.results.records.caveats import Caveat, CaveatKind
 from harness.results.records.entries import EntryResult
@@ -65,6 +66,7 @@ def _leaking(summary: Summary) -> set[str]:
 def status(summary: Summary) -> Iterator[Block]:
     """Return the number of runs by status, the leading entries, the corpus, and warnings."""
     study = summary.study
+    yield from scope.notes(study)
     statuses = Counter(run.status for run in study.runs)
     by_status = ", ".join(f"{n} {status}" for status, n in sorted(statuses.items())) or "none"
     entries = count(len(study.entries), "entry", "entries")
@@ -188,11 +190,6 @@ def _entropy(nats_per_byte: float | None) -> str:
 
 
 def _warnings(study: StudyResults) -> Iterator[Note]:
-    if study.left_out:
-        yield note(
-            f"{count(study.left_out, 'run')} of other settings (model, data, training or "
-            "initialization) left out; this report covers the settings of the newest launch."
-        )
     if study.superseded:
         replaced = "newer runs of the same entries and seeds replace them"
         if study.superseded == 1:

@@ -1,12 +1,13 @@
 """Differences over several contexts: the answer of a study with context axes, and its section."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 from harness.analysis.dataset import StudyResults
 from harness.analysis.pairs import METRIC_NAMES
 from harness.analysis.summary import Summary
 from harness.report import formatting
-from harness.report.document import Block, Code, Emphasis, Heading, Text, paragraph
+from harness.report.document import Block, Emphasis, Heading, Text, paragraph
 from harness.report.document import text as parts
 from harness.report.formatting import MISSING
 from harness.report.sections import Charts
@@ -20,6 +21,7 @@ from harness.report.tables import (
 from harness.results.records.answer import AnswerRow
 from harness.results.records.comparisons import PooledResult, VerdictName
 from harness.results.records.tuning import TUNING
+from harness.results.titles import SEPARATOR
 
 METHOD = (
     "The difference of each seed is averaged over the contexts, each weighted equally. These means "
@@ -43,7 +45,11 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
     if "pooled" not in summary.tables:
         return
     study = summary.study
-    levels = [f"{axis} ({', '.join(study.levels[axis])})" for axis in study.contexts]
+    levels = []
+    for axis in study.contexts:
+        shown = [study.title(axis, label) for label in study.levels[axis]]
+        levels.append(f"{axis} ({', '.join(shown)})")
+    titles = _titles(summary)
     yield paragraph(f"Contexts: {'; '.join(levels)}. {METHOD}")
     frame = summary.tables["pooled"]
     for quantity, tests in summary.metric_tests.items():
@@ -55,16 +61,16 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
                 yield paragraph(
                     Emphasis("Depends on the context:"),
                     " ",
-                    Code(result.asked),
-                    f" ({_verdicts_by_context(result)}; {_interaction(result)}). ",
+                    titles[result.asked],
+                    f" ({_verdicts_by_context(study, result)}; {_interaction(result)}). ",
                     "The mean over contexts does not describe every context.",
                 )
         columns = [
-            Column("difference", lambda row: row["asked"], numeric=False),
-            Column("contexts", _contexts),
+            Column("difference", lambda row: titles[row["asked"]], numeric=False),
+            Column("contexts", partial(_contexts, study)),
             Column("seeds", _seeds),
             Column("verdict", _verdict, numeric=False),
-            Column("verdict by context", _verdicts_cell, numeric=False),
+            Column("verdict by context", partial(_verdicts_cell, study), numeric=False),
             Column("mean difference", _difference),
             Column("p (adjusted)", _p_adjusted),
             number_column("interaction, p (Holm)", "interaction_p_holm", formatting.p_value),
@@ -73,10 +79,25 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         yield display(caption, frame[frame["quantity"] == quantity], columns)
 
 
-def _contexts(row: Record) -> str:
+def _titles(summary: Summary) -> dict[str, str]:
+    """Return what people read in place of the asked labels of each pooled difference."""
+    study = summary.study
+    titles = {}
+    for tests in summary.metric_tests.values():
+        for result in tests.pooled:
+            changed = {
+                axis: label
+                for axis, label in result.levels.items()
+                if label in result.asked.split(SEPARATOR) and label != study.baseline.get(axis)
+            }
+            titles[result.asked] = study.title_of(changed) or result.asked
+    return titles
+
+
+def _contexts(study: StudyResults, row: Record) -> str:
     n = row["n_contexts"]
-    missing = row["contexts_missing"]
-    return f"{n} of {n + len(missing)} (not {', '.join(missing)})" if len(missing) else f"{n}"
+    missing = [study.context_title(context) for context in row["contexts_missing"]]
+    return f"{n} of {n + len(missing)} (not {', '.join(missing)})" if missing else f"{n}"
 
 
 def _seeds(row: Record) -> str:
@@ -108,17 +129,22 @@ def with_unit(shown: str, unit: str | None) -> str:
     return shown if unit is None or shown == MISSING else f"{shown} {unit}"
 
 
-def _verdicts_cell(row: Record) -> str:
-    return ", ".join(item.replace("=", " ", 1) for item in row["verdicts"])
+def _verdicts_cell(study: StudyResults, row: Record) -> str:
+    shown = []
+    for item in row["verdicts"]:
+        context, _, verdict = item.rpartition("=")
+        shown.append(f"{study.context_title(context)} {verdict}")
+    return ", ".join(shown)
 
 
-def _verdicts_by_context(result: PooledResult) -> str:
+def _verdicts_by_context(study: StudyResults, result: PooledResult) -> str:
     """Return the contexts by their verdict: better in S, M; unresolved in L."""
     contexts: dict[str, list[str]] = {}
     for context, verdict in result.verdicts.items():
-        contexts.setdefault(verdict or "no verdict", []).append(context)
+        contexts.setdefault(verdict or "no verdict", []).append(study.context_title(context))
     if result.contexts_missing:
-        contexts["no comparison"] = result.contexts_missing
+        missing = [study.context_title(context) for context in result.contexts_missing]
+        contexts["no comparison"] = missing
     return "; ".join(f"{verdict} in {', '.join(names)}" for verdict, names in contexts.items())
 
 
@@ -164,18 +190,18 @@ def sentence(study: StudyResults, result: PooledResult, subject: Text) -> Text:
             "The effect of ",
             subject,
             f" on the validation loss depends on {_what(study)}: "
-            f"{_verdicts_by_context(result)} ({_interaction(result)}).",
+            f"{_verdicts_by_context(study, result)} ({_interaction(result)}).",
         )
     if verdicts == {result.verdict}:
         return parts(subject, f" {change} {in_all}", _size(result), ".")
     where = contexts_phrase(study, result.contexts)
-    by_context = _verdicts_by_context(result)
+    by_context = _verdicts_by_context(study, result)
     return parts(subject, f" {change} on average over {where}", _size(result), f" ({by_context}).")
 
 
 def _in_all(study: StudyResults, result: PooledResult) -> str:
     """Return `in all 3 sizes`, `in both sizes`, or `in 2 of 3 sizes (no comparison in L)`."""
-    missing = result.contexts_missing
+    missing = [study.context_title(context) for context in result.contexts_missing]
     if missing:
         planned = contexts_phrase(study, [*result.contexts, *missing])
         return f"in {len(result.contexts)} of {planned} (no comparison in {', '.join(missing)})"

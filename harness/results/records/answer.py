@@ -35,6 +35,7 @@ class AnswerRow(StrictModel):
     """
 
     entry: str = Field(description="the entry that stands for the candidate")
+    title: str = Field(default="", description="what people read in place of `entry`")
     levels: dict[str, str] = Field(description="label on each asked axis that varies")
     entries: list[str] = Field(description="its entries in all contexts")
     against: str | None = Field(description="the baseline; null for the baseline itself")

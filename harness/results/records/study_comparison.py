@@ -94,10 +94,16 @@ class StudyComparison(Versioned):
     packages_unknown: list[str] = Field(description="sides whose packages are not archived")
     code_diff: list[ChangedFile] = Field(description="files of code that differ")
     code_unknown: list[str] = Field(description="sides whose code is not archived")
+    code_mixed: list[str] = Field(
+        description="sides with runs of several versions of a file, of which the newest is compared"
+    )
     losses_comparable: bool = Field(description="whether the losses of all pairs are comparable")
     margins: dict[str, Number] = Field(description="equivalence margins of B, by metric")
     superiority: dict[str, Number] = Field(description="thresholds of improvement of B, by metric")
-    caveats: list[Caveat] = Field(description="caveats of both sides, under B's labels")
+    caveats: list[Caveat] = Field(
+        description="caveats of both sides, under B's labels; that the code has changed since is "
+        "none, as the code of both sides is compared"
+    )
     imported: list[str] = Field(description="sides that are of another trainer")
 
     @property

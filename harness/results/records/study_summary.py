@@ -115,6 +115,48 @@ class LeftOut(StrictModel):
     superseded: int = Field(description="runs replaced by a newer run of the same entry and seed")
 
 
+class SettingsGroup(StrictModel):
+    """Runs of a study that share their settings; a report covers one such group."""
+
+    settings_hash: str = Field(description="hash of the settings")
+    runs: int = Field(description="number of runs")
+    newest: str | None = Field(description="time of the newest start, ISO 8601, UTC")
+    reported: bool = Field(description="whether the report covers these runs")
+    differs: list[str] = Field(
+        description="settings that differ from those of the reported runs, with both values"
+    )
+
+
+class FileDifference(StrictModel):
+    """A setting that the study file states otherwise than the runs have it."""
+
+    key: str = Field(description="dotted key")
+    stated: str = Field(description="value in the study file, as TOML")
+    used: str = Field(description="value in the newest runs, as TOML")
+
+
+class FollowedFile(StrictModel):
+    """The study file that the report follows: axes, margins, thresholds, looks and labels."""
+
+    path: str = Field(description="path of the study file")
+    left_out: int = Field(description="runs of entries that the file no longer contains")
+    differences: list[FileDifference] = Field(
+        description="settings of the file that the newest runs do not have"
+    )
+    looks_edited: bool = Field(
+        description="whether the looks were edited after the launch of the runs"
+    )
+
+
+class SelectedEntries(StrictModel):
+    """The part of a study that a report covers, as its command selects it."""
+
+    where: list[str] = Field(description="conditions of `--where`")
+    entries_left_out: int = Field(description="entries that match no condition")
+    baseline: list[str] = Field(description="levels of `--baseline`, which replace the study's")
+    settings: str | None = Field(description="settings hash of `--settings`; null: not given")
+
+
 class Unreadable(StrictModel):
     """A run's folder, or a file of the study, that cannot be read."""
 
@@ -151,6 +193,15 @@ class StudySummary(Versioned):
     )
     runs: dict[RunState, int] = Field(description="number of runs by status")
     left_out: LeftOut = Field(description="number of runs that are left out")
+    study_file: FollowedFile | None = Field(
+        default=None, description="study file that is followed; null: as the newest launch"
+    )
+    selected: SelectedEntries | None = Field(
+        default=None, description="what the command selects; null: the whole study"
+    )
+    settings_groups: list[SettingsGroup] = Field(
+        default=[], description="runs by settings; empty if all have the same"
+    )
     unreadable: list[Unreadable] = Field(description="damaged folders and files")
     caveats: list[Caveat] = Field(
         default=[], description="reasons not to take results at face value"

@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from harness.report.charts.mpl import lines, rows, scatter
+from harness.report.charts.mpl import forest, lines, rows, scatter
 from harness.report.charts.mpl.setup import save, styled
 from harness.report.charts.spec import Bars, ChartSpec, Forest, Intervals, Lines, Scatter
 
@@ -28,4 +28,4 @@ def draw(spec: ChartSpec) -> Figure:
         case Scatter():
             return scatter.draw(spec, plot)
         case Forest():
-            return rows.draw_intervals(spec, plot.as_intervals())
+            return forest.draw(spec, plot)

@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.config.entries import PlannedEntry
 from harness.errors import Problem, UserError
 from harness.results.records import ALL_QUESTIONS, LookPlan
 from harness.results.records.base import SEEDS_END
@@ -133,7 +132,7 @@ def _seeds(own: list[int], n_seeds: int) -> list[int]:
 
 
 def check_selection(
-    selected: Sequence[PlannedEntry], baseline: VariantSelection, compare: Sequence[str] | None
+    selected: Sequence[VariantSelection], baseline: VariantSelection, compare: Sequence[str] | None
 ) -> None:
     """Check that the selected entries include a baseline, with which they are compared.
 
@@ -143,7 +142,7 @@ def check_selection(
     labels = {axis: choice.label for axis, choice in baseline.items()}
     asked = [axis for axis in labels if compare is None or axis in compare]
     for entry in selected:
-        if all(entry.original[axis].label == labels[axis] for axis in asked):
+        if all(entry[axis].label == labels[axis] for axis in asked):
             return
     raise UserError(
         "--where: leaves out the baseline, with which each look compares the entries; add "
