@@ -101,6 +101,7 @@ version control.
 
     reports/<study>/report.md            the report, for a pull request or a terminal
     reports/<study>/index.html           the same as an interactive page, one file without network
+    reports/<study>/details/<entry>.html the runs of a candidate: curves, log, specification
     reports/<study>/summary.json         the same for programs
     reports/<study>/tables/*.csv         every table, unrounded
     reports/<study>/figures/*.png,*.svg  every figure
@@ -117,8 +118,13 @@ CSV. A value X with a 95 % interval has the columns `X`, `X_low` and `X_high`.
 Every chart of the page as PNG and SVG, of at most 40 entries (the baselines and the lowest losses).
 A variant has the same colour in all of them.
 
-- `val_loss_steps`, `val_loss_time`, `train_loss_steps`, `train_loss_time`: mean and range of seeds.
-- `differences` from the baseline, `effects_val_loss`, `effects_tokens_per_s`,
+- `val_loss`: validation loss, and the difference from the baseline with its band; `train_loss`: the
+  training loss. One curve for each candidate, against steps or tokens; the page has them against
+  time.
+- `contexts`: throughput, memory and communication of each parallelism or size side by side;
+  `phases_by_context`: the baseline's step time in each.
+- `differences` from the baseline (in each context, or of more entries than `answer` has),
+  `differences_tokens_per_s`, `effects_val_loss`, `effects_tokens_per_s`,
   `effects_peak_memory`.
 - `throughput`, `memory` (with the prediction), `throughput_loss` (with the Pareto front).
 - If measured: `phases` (step time), `traffic` (bytes sent, with the prediction), `scaling` (with

@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -46,6 +47,7 @@ SIZES = {
 class SyntheticStudy:
     """A study of made-up runs; change an attribute before `write` to plant what a test is about."""
 
+    titles = MappingProxyType({})  # of labels, which have none by default
     root: Path
     name: str = "tiny"
     axes: dict[str, list[str]] = field(
@@ -140,6 +142,7 @@ class SyntheticStudy:
                 axis: {
                     "name": axis if axis in self.settings else label.rstrip("0123456789"),
                     "label": label,
+                    "title": self.titles.get(label, ""),
                     "options": self.settings.get(axis, {}).get(label, {}),
                 }
                 for axis, label in zip(self.axes, labels, strict=True)

@@ -55,6 +55,44 @@ def find_candidates(study: StudyResults) -> list[Candidate]:
     return [replace(one, title=titles[one.main.label]) for one in candidates]
 
 
+def without_copies(study: StudyResults) -> list[Entry]:
+    """Return the entries without those that differ from another only in the parallelism.
+
+    Of these, the one with the parallelism of its candidate's main entry stands for all; so does the
+    first one where that is missing. If only the parallelism varies, all entries are returned.
+    """
+    if PARALLELISM not in collapsed_axes(study):
+        return list(study.entries)
+    kept: set[str] = set()
+    for candidate in find_candidates(study):
+        chosen: dict[tuple[str, ...], Entry] = {}
+        for entry in candidate.entries:
+            key = tuple(label for axis, label in entry.axes.items() if axis != PARALLELISM)
+            is_like_main = entry.axes[PARALLELISM] == candidate.main.axes[PARALLELISM]
+            if key not in chosen or is_like_main:
+                chosen[key] = entry
+        kept.update(entry.label for entry in chosen.values())
+    return [entry for entry in study.entries if entry.label in kept]
+
+
+def candidate_positions(study: StudyResults) -> dict[str, int]:
+    """Return the position of each entry's candidate by the entry's label; the baseline has 0.
+
+    If there is one candidate, each entry has its own.
+    """
+    candidates = find_candidates(study)
+    groups = [candidate.entries for candidate in candidates]
+    if len(groups) == 1:
+        groups = [(entry,) for entry in study.entries]
+    baseline = {axis: label for axis, label in study.baseline.items() if axis in study.asked}
+
+    def is_other(entries: tuple[Entry, ...]) -> bool:
+        return not any(baseline.items() <= entry.axes.items() for entry in entries)
+
+    groups.sort(key=is_other)
+    return {entry.label: i for i, entries in enumerate(groups) for entry in entries}
+
+
 def _distance(entry: Entry, context: Mapping[str, str]) -> tuple[bool, int]:
     """Return a sort key: entries with results first, then by axes on which the context differs."""
     differing = sum(entry.axes[axis] != label for axis, label in context.items())

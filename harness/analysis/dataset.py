@@ -116,6 +116,7 @@ class StudyResults:
     trials: tuple[RunData, ...] = ()  # of the tuning; they are in no entry
     tuning: TuningRecord | None = None  # settings tried and chosen
     titles: dict[str, dict[str, str]] = field(default_factory=dict)  # by axis and label
+    positions: Mapping[str, int] = field(default_factory=dict)  # of candidates in the whole study
     followed: FollowedStudy | None = None  # the study file that replaces what launches state
     selected: SelectedEntries | None = None
     settings_groups: tuple[SettingsGroup, ...] = ()  # if the runs have several settings

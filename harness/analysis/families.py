@@ -28,7 +28,7 @@ from harness.analysis.block_model import BlockNoise
 from harness.analysis.intervals import t_half_width
 from harness.analysis.significance import ALPHA, BASELINE_NOISE_P, TWO_KEYS_FROM, FloatArray
 from harness.analysis.verdicts import decide, without_gains
-from harness.results.records.comparisons import SignificanceResult, TestFamily
+from harness.results.records.comparisons import SignificanceResult, TestFamily, TestMethod
 from harness.results.records.estimates import Difference
 
 if TYPE_CHECKING:
@@ -185,13 +185,15 @@ def _two_keys(
         name: _one_sided(abs(means[i]), margins[name], se[i], df) for i, name in enumerate(tested)
     }
     adjusted = significance.holm_adjust(p_equivalent, untested.equivalent)
-    critical = dunnett.critical_value(len(tested) + untested.entries, df, alpha)
-    own_half_widths = [t_half_width(differences[name], ALPHA) for name in tested]
+    n_comparisons = len(tested) + untested.entries
+    critical = dunnett.critical_value(n_comparisons, df, alpha)
     return _Tests(
         own_p=own,
         p=np.maximum(dunnett.step_down_pvalues(means / se, df, untested.different), own * to_level),
         p_equivalent=np.maximum([adjusted[name] for name in tested], own_equivalent * to_level),
-        half_width=np.maximum(critical * se, own_half_widths),
+        half_width=_two_keys_half_widths(
+            [differences[name] for name in tested], noise, alpha, n_comparisons
+        ),
         family=TestFamily(
             method="two keys",
             entries=tested,
@@ -221,6 +223,42 @@ def _standard_errors(differences: Sequence[FloatArray], noise: BlockNoise) -> Fl
     mean_variance = float(((n - 1) * variances).sum() / (n - 1).sum())
     largest = np.maximum(variances, max(2 * noise.variance, mean_variance))
     return np.asarray(np.sqrt(largest / n))
+
+
+def _two_keys_half_widths(
+    differences: Sequence[FloatArray], noise: BlockNoise, alpha: float, n_comparisons: int
+) -> FloatArray:
+    """Return half of each simultaneous interval, and at least half of the entry's own."""
+    critical = dunnett.critical_value(n_comparisons, noise.degrees_of_freedom, alpha)
+    own = [t_half_width(found, ALPHA) for found in differences]
+    return np.maximum(critical * _standard_errors(differences, noise), own)
+
+
+def half_widths(
+    values: FloatArray, method: TestMethod, alpha: float, n_comparisons: int
+) -> FloatArray:
+    """Return half of the simultaneous interval of each entry's mean difference, (n_entries,).
+
+    `values` has a row for each seed, the baseline's column and then one for each entry; NaN where a
+    run has no value. The interval is that of `test_family` in a family of `n_comparisons`, before
+    it is cut to agree with a verdict. It is 0 if the entry equals the baseline in every seed, and
+    NaN for one seed, or if the differences are equal in every seed and not 0.
+    """
+    all_differences = values[:, 1:] - values[:, :1]
+    known = np.isfinite(all_differences)
+    found = [column[here] for column, here in zip(all_differences.T, known.T, strict=True)]
+    half = np.array([0.0 if len(own) and not own.any() else np.nan for own in found])
+    varying = [i for i, own in enumerate(found) if _varies(own)]
+    if not varying:
+        return half
+    differences = [found[i] for i in varying]
+    if method == "two keys":
+        noise = block_model.fit(values[:, [0, *(i + 1 for i in varying)]])
+        if noise is not None:
+            half[varying] = _two_keys_half_widths(differences, noise, alpha, n_comparisons)
+        return half
+    half[varying] = [t_half_width(own, alpha / n_comparisons) for own in differences]
+    return half
 
 
 def _holm(

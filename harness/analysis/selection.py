@@ -1,13 +1,16 @@
 """Select entries of a study's results, and another baseline, by the conditions of a command."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.analysis.axis_levels import is_context
-from harness.errors import UserError, choices
+from harness.errors import StoreError, UserError, choices
 from harness.results.records import VariantChoice
+from harness.results.records.run_spec import RunKeys
 from harness.results.records.study_summary import SelectedEntries
 from harness.results.run_data import RunData
+from harness.results.store import Run, Store
 from harness.study import setting_axes
 
 Levels = Mapping[str, Mapping[str, VariantChoice]]  # by axis and label
@@ -120,9 +123,13 @@ def _labels(labels: Mapping[str, str]) -> frozenset[tuple[str, str]]:
 
 def levels_of(runs: Sequence[RunData]) -> Levels:
     """Return the choices of each axis by label."""
+    return _levels(run.spec for run in runs)
+
+
+def _levels(specs: Iterable[RunKeys]) -> Levels:
     levels: dict[str, dict[str, VariantChoice]] = {}
-    for run in runs:
-        for axis, choice in run.spec.axes.items():
+    for spec in specs:
+        for axis, choice in spec.axes.items():
             levels.setdefault(axis, {}).setdefault(choice.label, choice)
     return levels
 
@@ -145,3 +152,37 @@ def _matches(choice: VariantChoice, name: str) -> bool:
     if choice.is_setting:
         return setting_axes.matches(choice, name)
     return name in (choice.label, choice.name)
+
+
+def matching_runs(
+    store: Store, study: str, where: Sequence[str], status: str | None = None
+) -> list[Run]:
+    """Return the stored runs of a study that match all conditions, and have the status if given.
+
+    Raises:
+        UserError: the study has no results, or nothing matches.
+    """
+    runs = store.runs(study)
+    if not runs:
+        raise UserError(
+            f"study '{study}' has no results in {store.root}; {choices(study, store.studies())}"
+        )
+    if where:
+        specs = []
+        for run in runs:
+            with contextlib.suppress(StoreError):  # a damaged run has no labels
+                specs.append((run, run.imported if run.is_imported else run.spec))
+        wanted = Selection(where).wanted(_levels(spec for _, spec in specs))
+        runs = [
+            run
+            for run, spec in specs
+            if all(spec.labels.get(axis) in labels for axis, labels in wanted.items())
+        ]
+    if status is not None:
+        states = {run.outcome.status for run in runs}
+        if status not in states:
+            raise UserError(f"--status {status}: no such run; {choices(status, sorted(states))}")
+        runs = [run for run in runs if run.outcome.status == status]
+    if not runs:
+        raise UserError(f"--where {' '.join(where)}: no run of '{study}' matches all of these")
+    return runs

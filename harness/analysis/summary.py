@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from harness.analysis import (
     budgets,
+    contexts,
     corpora,
     decoding,
     equivalence,
     eval_lengths,
+    group_titles,
     hypotheses,
     ladder,
     machines,
@@ -24,6 +26,7 @@ from harness.analysis import (
     variance_components,
 )
 from harness.analysis.answer import find_answer
+from harness.analysis.candidates import candidate_positions
 from harness.analysis.caveats import LEAKS, find_caveats
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import DIVERGES
@@ -39,6 +42,7 @@ from harness.results.records.comparisons import (
     Ranking,
     VarianceComponents,
 )
+from harness.results.records.contexts import ContextResult
 from harness.results.records.entries import EntryResult, EquivalenceStatus, RunSummary, Spike
 from harness.results.records.ladder import Ladder
 from harness.results.records.study_summary import (
@@ -71,6 +75,7 @@ class Summary:
     variance: list[VarianceComponents]
     equivalence: list[Equivalence]
     scaling: list[ScalingRow]
+    compared_contexts: list[ContextResult]
     ladder: Ladder | None
     spikes: list[Spike]
     caveats: list[Caveat]
@@ -95,6 +100,12 @@ class Summary:
         return build_tables(self)
 
     @cached_property
+    def group_titles(self) -> dict[str, str]:
+        """What people read in place of the names of groups (see `group_titles`)."""
+        axis = self.ladder.axis if self.ladder else None
+        return group_titles.group_titles(self.study, axis, self.scaling)
+
+    @cached_property
     def diverging(self) -> set[str]:
         """The labels of the entries that do not reproduce the single-process run."""
         return {label for label, result in self.results.items() if result.equivalence == DIVERGES}
@@ -116,9 +127,11 @@ class Summary:
         for axis, labels in self.study.levels.items():
             used = {entry.axes[axis] for entry in entries}
             levels[axis] = tuple(label for label in labels if label in used)
+        positions = self.study.positions or candidate_positions(self.study)
+        study = replace(self.study, entries=tuple(entries), levels=levels, positions=positions)
         return replace(
             self,
-            study=replace(self.study, entries=tuple(entries), levels=levels),
+            study=study,
             results={entry.label: self.results[entry.label] for entry in entries},
             comparisons=[row for row in self.comparisons if row.entry in kept],
             equivalence=[row for row in self.equivalence if row.entry in kept],
@@ -158,6 +171,7 @@ def summarize(study: StudyResults, created_at: str) -> Summary:
         variance=variance_components.variance_components(study),
         equivalence=checks,
         scaling=scaling.scaling(study, statuses),
+        compared_contexts=contexts.compare_contexts(study, results),
         ladder=ladder.ladder(study, diverging, leaking),
         spikes=spikes,
         caveats=caveats,
@@ -254,6 +268,7 @@ def as_record(summary: Summary) -> StudySummary:
         variance=summary.variance,
         equivalence=summary.equivalence,
         scaling=summary.scaling,
+        compared_contexts=summary.compared_contexts,
         ladder=summary.ladder,
         spikes=summary.spikes,
         tuning=summary.tuning,

@@ -23,6 +23,7 @@ from harness.results.records.comparisons import (
     SignificanceResult,
     VarianceComponents,
 )
+from harness.results.records.contexts import ContextResult
 from harness.results.records.entries import (
     CorpusResult,
     Decoding,
@@ -179,6 +180,7 @@ COLUMNS: Mapping[str, list[Column]] = {
         Column("predicted_total_bytes", NUMBER, "predicted bytes of all collectives of a step"),
     ],
     "scaling": _columns(ScalingRow),
+    "contexts": _columns(ContextResult),
     **{f"ladder_{name}": _columns(record) for name, record in LADDER.items()},
     "spikes": _columns(Spike),
     "tuning": _columns(SettingResult),

@@ -18,6 +18,7 @@ from harness.cli import (
     data,
     export,
     ingest,
+    manage,
     plan,
     report,
     reproduce,
@@ -83,6 +84,7 @@ def build_app(completion: bool = False) -> typer.Typer:
     add("export", export.export, RESULTS, "ablations --to parquet")
     add("sample", sample.sample, MODELS, "results/STUDY/RUN_ID/checkpoint/best --prompt ROMEO:")
     app.add_typer(data.build_app(), name="data", rich_help_panel=STUDIES)
+    app.add_typer(manage.build_app(), name="results", rich_help_panel=RESULTS)
     app.add_typer(checkpoint.build_app(), name="checkpoint", rich_help_panel=MODELS)
     add("_worker", worker.worker, STUDIES, "results/STUDY/RUN_ID/spec.json")
     return app

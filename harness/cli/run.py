@@ -68,6 +68,7 @@ def run(
     ] = False,
 ) -> None:
     """Train every run that is not done. After an interruption, the same command resumes."""
+    from harness.cli import first_screen
     from harness.cli.launching import Launch
     from harness.cli.stages import read_progress, record_tuning, stages, unfinished
     from harness.config import UntilResolved
@@ -123,6 +124,8 @@ def run(
             log("the tuned runs follow when their settings are chosen:")
         log(*missing)
         is_done = is_done and not missing
+    if not dry_run:
+        first_screen.show(store, planned.name, study)
     if not is_done and not dry_run:
         raise typer.Exit(ExitCode.SOME_FAILED)
 

@@ -64,7 +64,8 @@ class WidthMatcher:
         if choice.options[MATCHED_OPTION]:
             self._add_problem(
                 entry,
-                f"{choice.label} sets its {MATCHED_OPTION}, which `match_size` determines; remove it",
+                f"{choice.label} sets its {MATCHED_OPTION}, which `match_size` determines; "
+                "remove it",
             )
             return None
         size_1 = self._size(_with_width(entry, 1))

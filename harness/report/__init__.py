@@ -32,7 +32,7 @@ def write(
         UserError: the study has no results, the file is invalid, or nothing matches the selection.
     """
     from harness.analysis import tables
-    from harness.report import charts, names, study_report
+    from harness.report import charts, details, names, study_report
     from harness.report.charts import mpl
     from harness.report.render import html, markdown
 
@@ -53,10 +53,31 @@ def write(
         write_bytes(path, content)
     _remove_other_files(folder, files)
     document = names.rename_document(study_report.build(results, specs), shown)
+    details.write(results, folder)
     write_json(folder / "summary.json", summary.as_record(results))
     write_text(folder / "index.html", html.render(document, refresh_s))
     write_text(folder / "report.md", markdown.render(document))
     return folder
+
+
+def first_screen(
+    store: Store, study: str, width: int, encoding: str, study_file: Path | None = None
+) -> str:
+    """Return the question, the answers and the table of the first screen as plain text.
+
+    Raises:
+        UserError: the study has no results, or the file is invalid.
+    """
+    from harness.report import names
+    from harness.report.charts import answer as answer_chart
+    from harness.report.render import terminal
+    from harness.report.sections import answer
+
+    following = None if study_file is None else followed.read(study_file)
+    results = summary.summarize(accounting.read(store, study, following=following), now())
+    by_name = {chart.name: chart for chart in answer_chart.build(results)}
+    first = names.rename(answer.build(results, by_name), names.of_summary(results))
+    return terminal.render(first, width, encoding)
 
 
 def _remove_other_files(folder: Path, files: dict[Path, bytes]) -> None:

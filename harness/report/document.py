@@ -53,9 +53,10 @@ def join(texts: Iterable[Cell], separator: str) -> Text:
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading within a section."""
+    """A heading within a section; one of the level 4 is below one of the level 3."""
 
     text: str
+    level: Literal[3, 4] = 3
 
 
 @dataclass(frozen=True)

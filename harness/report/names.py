@@ -13,18 +13,15 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from harness.analysis.caveats import STAMPED, kinds_by_entry
-from harness.analysis.dataset import Entry, StudyResults
+from harness.analysis.dataset import Entry
 from harness.analysis.summary import Summary
 from harness.report.charts.spec import ChartSpec, Line, MarkStyle
 from harness.report.document import Block, Code, CodeBlock, Document, Section, Table, paragraph
 from harness.results.records.caveats import Caveat
-from harness.results.records.tuning import TUNING
-from harness.results.titles import distinct, of_entries
 
 MAX_LISTED = 4  # stamped entries below a table or chart
-GROUP_SECTIONS = ("ladder", "tuning", "scaling")  # by their ids
+GROUP_SECTIONS = ("ladder", "tuning", "contexts")  # by their ids
 GROUP_CHARTS = ("ladder_", "tuning", "scaling")  # beginnings of their names
-NPROC = re.compile(r" ×\d+$")  # of the title of a parallelism
 HYPHENATED = re.compile(r"[A-Za-z0-9][\w.+]*(?:-[\w.+]+)+")
 T = TypeVar("T")
 
@@ -83,42 +80,7 @@ def of_summary(summary: Summary) -> Names:
         for row in summary.answer.rows
         if row.title
     }
-    return replace(names, candidates=candidates, groups=group_titles(summary))
-
-
-def group_titles(summary: Summary) -> dict[str, str]:
-    """Return what people read in place of the names of groups of entries.
-
-    They are the curves of a ladder, the entries of a tuning, and the entries that differ in the
-    number of processes only.
-    """
-    study = summary.study
-    groups = _tuned(study)
-    if summary.ladder is not None:
-        others = [name for name in study.varying() if name != summary.ladder.axis]
-        for entry in study.entries:
-            levels = {name: entry.axes[name] for name in others}
-            groups["-".join(levels.values())] = study.title_of(levels)
-    for row in summary.scaling:
-        entry = next(one for one in study.entries if one.label == row.entry)
-        title = NPROC.sub("", entry.title)
-        groups[row.group] = title
-    return {name: title for name, title in groups.items() if name}
-
-
-def _tuned(study: StudyResults) -> dict[str, str]:
-    """Return the titles of the entries that a tuning tries, without their level on its axis."""
-    levels: dict[str, dict[str, str]] = {}
-    for run in study.trials:
-        trial = run.spec.tuning
-        if trial is not None:
-            labels = run.labels.items()
-            levels[trial.entry] = {axis: label for axis, label in labels if axis != TUNING}
-    found: dict[str, dict[str, str]] = {}
-    for run in study.trials:
-        for axis, choice in run.spec.axes.items():
-            found.setdefault(axis, {})[choice.label] = choice.title
-    return of_entries(levels, {axis: distinct(titles) for axis, titles in found.items()})
+    return replace(names, candidates=candidates, groups=summary.group_titles)
 
 
 def _labels(value: Any, labels: Collection[str]) -> Iterator[str]:

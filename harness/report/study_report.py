@@ -1,16 +1,17 @@
 """The report of a study as a document."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from harness.analysis.summary import Summary
 from harness.report.charts.spec import ChartSpec
-from harness.report.document import Block, Code, Document, Section, text
+from harness.report.document import Block, Code, Document, Heading, Section, text
 from harness.report.formatting import count
 from harness.report.sections import (
     Charts,
     answer,
     budgets,
     comparison,
+    contexts,
     corpora,
     costs,
     curves,
@@ -26,44 +27,63 @@ from harness.report.sections import (
     tuning,
 )
 
-SECTIONS: dict[tuple[str, str], Callable[[Summary, Charts], Iterator[Block]]] = {
-    ("entries", "Results"): entries.build,
-    ("curves", "Loss curves"): curves.build,
-    ("stability", "Stability"): stability.build,
-    ("comparison", "Comparison with the baseline"): comparison.build,
-    ("pooled", "Pooled over contexts"): pooled.build,
-    ("effects", "Effects"): effects.effects,
-    ("budgets", "Equal budgets"): budgets.build,
-    ("ladder", "Scaling with size"): ladder.build,
-    ("tuning", "Tuning"): tuning.build,
-    ("variance", "Sources of noise"): effects.variance,
-    ("equivalence", equivalence.TITLE): equivalence.build,
-    ("corpora", "Loss by corpus"): corpora.build,
-    ("eval-lengths", "Other sequence lengths"): probes.eval_lengths,
-    ("step-breakdown", "Step time breakdown"): costs.step_breakdown,
-    ("communication", "Communication"): costs.communication,
-    ("scaling", "Scaling"): costs.scaling,
-    ("memory", "Memory"): costs.memory,
-    ("flops", "FLOPs"): costs.flops,
-    ("decoding", "Decoding"): probes.decoding,
-    ("failures", "Unfinished runs"): runs.failures,
-    ("environment", "Environment"): runs.environment,
-    ("compilation", "Compilation"): runs.compilation,
-    ("initialization", "Initialization"): runs.initialization,
-    ("settings", "Settings"): runs.settings,
-    ("launches", "Order of runs"): runs.launches,
-    ("import", "Import"): runs.source,
-}  # by anchor on the page and title
+Builder = Callable[[Summary, Charts], Iterator[Block]]
+
+# by anchor on the page and title: the parts with their headings, of which the first may have none
+SECTIONS: Mapping[tuple[str, str], Mapping[str, Builder]] = {
+    ("entries", "Results"): {
+        "": entries.build,
+        "Loss by corpus": corpora.build,
+        "Other sequence lengths": probes.eval_lengths,
+    },
+    ("curves", "Loss curves"): {"": curves.build},
+    ("comparison", "Comparison with the baseline"): {
+        "": comparison.losses,
+        "Throughput and memory": comparison.costs,
+    },
+    ("effects", "Effects"): {"": effects.effects, "Sources of noise": effects.variance},
+    ("budgets", "Equal budgets"): {"": budgets.build},
+    ("ladder", "Scaling with size"): {"": ladder.build},
+    ("tuning", "Tuning"): {"": tuning.build},
+    ("contexts", contexts.CONTEXTS): {
+        "": contexts.build,
+        "Pooled over contexts": pooled.build,
+        equivalence.TITLE: equivalence.build,
+        "Step time by phase": costs.phases_by_context,
+        "Communication": costs.communication,
+        "Strong scaling": costs.scaling,
+    },
+    ("costs", "Costs"): {
+        "": costs.throughput,
+        "Memory": costs.memory,
+        "Step time breakdown": costs.step_breakdown,
+        "FLOPs": costs.flops,
+        "Decoding": probes.decoding,
+    },
+    ("stability", "Stability"): {"": stability.build},
+    ("runs", "Runs"): {
+        "Unfinished runs": runs.failures,
+        "Settings": runs.settings,
+        "Environment": runs.environment,
+        "Compilation": runs.compilation,
+        "Initialization": runs.initialization,
+        "Order of runs": runs.launches,
+        "Import": runs.source,
+    },
+}
 
 
 def build(summary: Summary, charts: Iterable[ChartSpec]) -> Document:
     """Return the report of a study; sections without content are left out."""
     by_name = {chart.name: chart for chart in charts}
     sections = []
-    for (anchor, title), build_blocks in SECTIONS.items():
-        blocks = list(build_blocks(summary, by_name))
+    for (anchor, title), parts in SECTIONS.items():
+        blocks: list[Block] = []
+        for heading, build_blocks in parts.items():
+            blocks += _part(heading, list(build_blocks(summary, by_name)))
         if blocks:
-            sections.append(Section(anchor, title, blocks))
+            shown = contexts.title(summary) if title == contexts.CONTEXTS else title
+            sections.append(Section(anchor, shown, blocks))
     name = summary.study.name
     n_done = sum(run.status == "done" for run in summary.study.runs)
     return Document(
@@ -82,3 +102,13 @@ def build(summary: Summary, charts: Iterable[ChartSpec]) -> Document:
             ".",
         ),
     )
+
+
+def _part(heading: str, blocks: Sequence[Block]) -> Iterator[Block]:
+    """Yield the blocks of a part below its heading, if it has any."""
+    if heading and blocks:
+        yield Heading(heading)
+    for block in blocks:
+        if heading and isinstance(block, Heading):
+            block = Heading(block.text, 4)
+        yield block

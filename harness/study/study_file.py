@@ -21,12 +21,13 @@ from harness.results.records import (
     Superiority,
     TuningMethod,
 )
+from harness.results.records.base import MAX_STUDY_NAME, STUDY_NAME
 from harness.results.records.settings import Steps, TimeLimit
 from harness.study.axis_names import AXES
 from harness.study.schema_errors import describe_errors, key_path, quoted
 from harness.study.settings import SECTIONS, RawTable, find_expression, section_problems
 
-MAX_NAME = 80  # characters of a study's name, which is the name of a folder
+MAX_NAME = MAX_STUDY_NAME
 MAX_RUNS = 10_000  # seeds, or elements of an axis
 MAX_LOOKS = 100
 # The axis and the option by which `match_size` sets the size of an entry.
@@ -58,7 +59,7 @@ class StudySection(StrictModel):
     have a verdict get no more seeds.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=MAX_NAME)]
+    name: Annotated[str, Field(pattern=STUDY_NAME, max_length=MAX_NAME)]
     seeds: Annotated[list[Seed], Field(min_length=1, max_length=MAX_RUNS)]
     baseline: dict[str, Scalar] = {}
     variant_paths: list[str] = []

@@ -42,7 +42,7 @@ def work(fake):
 
 
 def section(page, title):
-    return page.split(f"## {title}")[1].split("\n## ")[0]
+    return page.split(f"## {title}")[1].split("\n##")[0]
 
 
 def rows(folder, table):
@@ -265,14 +265,16 @@ def test_diverging_entries_are_omitted_from_scaling(scaled):
 
 def test_scaling_is_reported_on_each_world_size(scaled):
     page, found, folder = written(scaled.write())
-    assert "## Scaling" in page and "figures/scaling.png" in page and len(found["scaling"]) == 3
+    assert (
+        "## Strong scaling" in page and "figures/scaling.png" in page and len(found["scaling"]) == 3
+    )
     assert [row["world_size"] for row in rows(folder, "scaling")] == ["1", "2", "4"]
 
 
 def test_one_number_of_processes_is_no_scaling(three):
     page, found, folder = written(three.write())
     assert (
-        "## Scaling" not in page
+        "## Strong scaling" not in page
         and found["scaling"] == []
         and not (folder / "figures/scaling.png").exists()
     )

@@ -9,7 +9,7 @@ from reported import written
 from harness.analysis import caveats, dataset
 from harness.analysis.summary import summarize
 from harness.report import charts, compare, names, study_report
-from harness.report.charts.spec import Lines, Scatter
+from harness.report.charts.spec import Dots, Lines, Scatter
 from harness.report.compare import Source
 from harness.report.render import markdown
 from harness.results.records.caveats import Caveat
@@ -88,12 +88,14 @@ def test_figures_are_stamped(fake, leak):
             assert LEAK not in names_of(stamped.plot), spec.name
     assert n_named >= 5
     specs = {spec.name: spec for spec in charts.build(summarize(study, "now"))}
-    curves = names.rename(specs["val_loss_steps"], shown)
+    curves = names.rename(specs["val_loss"], shown)
     drawn = [line.name for panel in curves.plot.panels for line in panel.lines]
     assert "rope · mha [non-causal]" in drawn
 
 
 def names_of(plot):
+    if isinstance(plot, Dots):
+        return plot.rows
     if isinstance(plot, Lines):
         return [line.entry for panel in plot.panels for line in panel.lines]
     return [row.name for row in (plot.points if isinstance(plot, Scatter) else plot.rows)]

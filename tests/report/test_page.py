@@ -114,21 +114,23 @@ def test_every_section_and_chart_is_on_the_page(whole):
     plots = {a["data-chart"]: a["aria-label"] for a, _ in whole.all("div") if "data-chart" in a}
     assert list(plots) == [
         "throughput_loss",
-        "throughput",
+        "length_loss",
+        "position_loss",
         "differences_tokens_per_s",
         "effects_val_loss",
         "effects_tokens_per_s",
         # none of the memory: seeds are lost, and without them no effect has a verdict
-        "length_loss",
-        "position_loss",
-        "phases",
+        "contexts",
+        "phases_by_context",
         "scaling",
+        "throughput",
         "memory",
+        "phases",
         "decode_time",
         "decode_cache",
     ]
     assert plots.keys() == data["charts"].keys() and all(plots.values())
-    titles = [text for _, text in whole.all("h2")]
+    titles = [text for _, text in whole.all("h2", "h3")]
     for title in (
         "Unfinished runs",
         "Equal budgets",
@@ -186,7 +188,7 @@ def test_logs_and_labels_are_never_executed(fake):
     assert any(text == label for _, text in page.all("td"))
     names = [entry["label"] for entry in page.data()["curves"]["entries"]]
     assert (
-        f"{label}-mha".replace("<", "&lt;").replace(">", "&gt;") in names
+        f"{label} · mha".replace("<", "&lt;").replace(">", "&gt;") in names
     )  # plotly reads some HTML in names
 
 

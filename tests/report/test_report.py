@@ -15,10 +15,8 @@ from harness.errors import UserError
 from harness.report.charts.curves import lowest_reachable_loss
 
 FIGURES = (
-    "val_loss_steps",
-    "val_loss_time",
-    "train_loss_steps",
-    "train_loss_time",
+    "val_loss",
+    "train_loss",
     "throughput",
     "memory",
 )
@@ -125,7 +123,7 @@ def test_one_entry_of_one_seed(fake):
         and summary["comparisons"] == []
         and summary["equivalence"] == []
     )
-    assert (folder / "figures" / "val_loss_steps.png").is_file()
+    assert (folder / "figures" / "val_loss.png").is_file()
     assert not (folder / "figures" / "throughput_loss.png").exists()  # one point is no trade-off
     assert "±" not in page.split("± is half")[0]
 

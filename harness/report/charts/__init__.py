@@ -9,6 +9,7 @@ from harness.analysis.summary import Summary
 from harness.report.charts import (
     answer,
     bars,
+    contexts,
     curves,
     decoding,
     effects,
@@ -18,7 +19,12 @@ from harness.report.charts import (
     tradeoff,
     tuning,
 )
-from harness.report.charts.entries import context_note, limit_entries, one_per_candidate
+from harness.report.charts.entries import (
+    baseline_in_contexts,
+    context_note,
+    limit_entries,
+    one_per_candidate,
+)
 from harness.report.charts.spec import ChartSpec
 
 __all__ = ["ChartSpec", "build"]
@@ -51,8 +57,10 @@ def build(summary: Summary) -> list[ChartSpec]:
     charts = [replace(chart, note=chart.note + note) for chart in charts]
     return [
         *answer.build(summary),
-        *curves.build(limit_entries(summary)),
+        *curves.build(summary),
         *charts,
+        *contexts.build(summary),
+        *bars.phases(baseline_in_contexts(summary), "phases_by_context"),
         *scaling.build(summary),
         *ladder.build(summary),
         *effects.by_context(summary),

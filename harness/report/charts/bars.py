@@ -74,7 +74,7 @@ def memory(summary: Summary) -> Iterator[ChartSpec]:
     )
 
 
-def phases(summary: Summary) -> Iterator[ChartSpec]:
+def phases(summary: Summary, name: str = "phases") -> Iterator[ChartSpec]:
     """Return the mean time of each phase of a step, if it was measured."""
     if not any(result.phases for result in summary.results.values()):
         return
@@ -91,7 +91,7 @@ def phases(summary: Summary) -> Iterator[ChartSpec]:
     rows = _rows(summary, measure, is_speed=True)
     title = "Step time by phase"
     yield ChartSpec(
-        name="phases",
+        name=name,
         title=title,
         subtitle="mean over ranks; number: fraction spent waiting for communication",
         alt=_alt(title, rows, "shortest step", "ms"),

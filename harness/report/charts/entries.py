@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from harness.analysis import lost_seeds
 from harness.analysis.candidates import collapsed_axes, find_candidates
+from harness.analysis.contexts import baseline_candidate, compared_axes
 from harness.analysis.dataset import Entry
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.summary import Summary
@@ -38,6 +39,14 @@ def one_per_candidate(summary: Summary) -> Summary:
     if not collapsed_axes(study):
         return summary
     return summary.restricted_to([candidate.main for candidate in find_candidates(study)])
+
+
+def baseline_in_contexts(summary: Summary) -> Summary:
+    """Return the summary of the baseline's entries in all contexts; of none without contexts."""
+    baseline = baseline_candidate(summary.study)
+    if baseline is None or not compared_axes(summary.study):
+        return summary.restricted_to([])
+    return summary.restricted_to(baseline.entries[:MAX_ENTRIES])
 
 
 def context_note(summary: Summary) -> str:

@@ -6,9 +6,11 @@ import numpy as np
 
 from harness.analysis import eval_lengths
 from harness.analysis.dataset import Entry
+from harness.analysis.loss_curves import Array
 from harness.analysis.summary import Summary
-from harness.report.charts.curves import LOSS_LABEL, Array, line_of_seeds, loss_limits
+from harness.report.charts.curves import LOSS_LABEL, line_of_seeds
 from harness.report.charts.entries import limit_entries, lines_alt, one_measured, seeds_note
+from harness.report.charts.limits import loss_limits
 from harness.report.charts.spec import (
     Axis,
     ChartSpec,

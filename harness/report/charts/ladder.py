@@ -19,7 +19,7 @@ from harness.report.charts.spec import (
     ReferenceLine,
     log_ticks,
 )
-from harness.report.charts.style import COLOURS
+from harness.report.charts.style import BASELINE, COLOURS
 from harness.report.formatting import compute, count, significant_figures
 from harness.results.records.ladder import (
     Ladder,
@@ -47,19 +47,23 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
         return
     entries = list(dict.fromkeys(fit.entry for fit in ladder.fits))
     shown = entries[:MAX_ENTRIES]
+    titles = {entry: summary.group_titles.get(entry, entry) for entry in entries}
     styles = {entry: _style(i) for i, entry in enumerate(shown)}
     note = ""
     if len(shown) < len(entries):
         note = f" The first {len(shown)} of {len(entries):,} entries."
-    yield _loss(ladder, styles, note)
+    yield _loss(ladder, titles, styles, note)
     speedups = [row for row in ladder.speedups if row.entry in styles]
     if speedups:
-        yield _speedup(ladder, speedups, styles, note)
+        yield _speedup(ladder, titles, speedups, styles, note)
     if ladder.projections:
-        yield _projection(ladder, styles, note)
+        yield _projection(ladder, titles, styles, note)
 
 
 def _style(i: int) -> MarkStyle:
+    if i == 0:
+        return MarkStyle(BASELINE)
+    i -= 1
     return MarkStyle(
         COLOURS[i % len(COLOURS)],
         DASHES[i // len(COLOURS) % len(DASHES)],
@@ -67,7 +71,9 @@ def _style(i: int) -> MarkStyle:
     )
 
 
-def _loss(ladder: Ladder, styles: Mapping[str, MarkStyle], note: str) -> ChartSpec:
+def _loss(
+    ladder: Ladder, titles: Mapping[str, str], styles: Mapping[str, MarkStyle], note: str
+) -> ChartSpec:
     """Return a panel for each scale over which laws are fitted."""
     panels = []
     for scale, label in SCALES.items():
@@ -95,7 +101,7 @@ def _loss(ladder: Ladder, styles: Mapping[str, MarkStyle], note: str) -> ChartSp
         "bands",
         note=f" All axes are logarithmic.{note}",
         alt=f"{title} for {count(len(styles), 'entry', 'entries')} at "
-        f"{count(len(ladder.sizes), 'size')}; steepest in FLOPs: {steepest.entry}, exponent "
+        f"{count(len(ladder.sizes), 'size')}; steepest in FLOPs: {titles[steepest.entry]}, exponent "
         f"{steepest.exponent:.3f}.",
         plot=Lines(panels, len(panels), shared_axes=False),
     )
@@ -142,7 +148,11 @@ def _loss_axis(lines: Sequence[Line]) -> Axis:
 
 
 def _speedup(
-    ladder: Ladder, speedups: Sequence[LadderSpeedup], styles: Mapping[str, MarkStyle], note: str
+    ladder: Ladder,
+    titles: Mapping[str, str],
+    speedups: Sequence[LadderSpeedup],
+    styles: Mapping[str, MarkStyle],
+    note: str,
 ) -> ChartSpec:
     """Return the multiplier of each size in compute, and in time where speeds are known."""
     flops = [row.flops for row in speedups]
@@ -180,12 +190,14 @@ def _speedup(
     if trends:
         best = max(trends, key=lambda trend: trend.compute_multiplier or 0.0)
         finding = (
-            f"; highest over all sizes: {best.entry}, "
+            f"; highest over all sizes: {titles[best.entry]}, "
             f"{significant_figures(best.compute_multiplier or 0.0)} times, {best.verdict}"
         )
     title = "Effective speedup by size"
     if len({row.entry for row in speedups}) == 1:
-        title = f"Effective speedup of {speedups[0].entry} over {speedups[0].against} by size"
+        first = speedups[0]
+        names = f"{titles[first.entry]} over {titles.get(first.against, first.against)}"
+        title = f"Effective speedup of {names} by size"
     return ChartSpec(
         name="ladder_speedup",
         title=title,
@@ -225,7 +237,9 @@ def _multiplier_point(row: LadderSpeedup, name: str, y: Axis) -> tuple[float, ..
     return row.flops, value, low, y.limits[1] if math.isnan(high) else high
 
 
-def _projection(ladder: Ladder, styles: Mapping[str, MarkStyle], note: str) -> ChartSpec:
+def _projection(
+    ladder: Ladder, titles: Mapping[str, str], styles: Mapping[str, MarkStyle], note: str
+) -> ChartSpec:
     """Return the laws up to the budget, with the prediction interval of a run there."""
     projections = [row for row in ladder.projections if row.entry in styles]
     budget = projections[0].flops
@@ -249,7 +263,7 @@ def _projection(ladder: Ladder, styles: Mapping[str, MarkStyle], note: str) -> C
         note=f" The budget, {compute(budget)} FLOPs, is "
         f"{significant_figures(best.times_largest)} times the largest size; right of the dotted "
         f"line, no run is measured.{note}",
-        alt=f"{title} to {compute(budget)} FLOPs; lowest: {best.entry}, "
+        alt=f"{title} to {compute(budget)} FLOPs; lowest: {titles[best.entry]}, "
         f"{significant_figures(best.val_loss)} nats per token.",
         plot=Lines(
             [Panel("", x, _loss_axis(lines), lines, [ReferenceLine("x", largest, "largest size")])]

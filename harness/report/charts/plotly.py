@@ -13,6 +13,7 @@ from harness.report.charts.spec import (
     Axis,
     Bars,
     ChartSpec,
+    Dots,
     Forest,
     Interval,
     Intervals,
@@ -49,6 +50,8 @@ def render(spec: ChartSpec) -> JsonDict:
             return _bars(plot)
         case Intervals():
             return _intervals(plot)
+        case Dots():
+            return _dots(plot)
         case Scatter():
             return _scatter(plot)
         case Forest():
@@ -288,6 +291,36 @@ def _arrows(plot: Intervals, limits: Interval) -> JsonDict:
     return arrows | {"cliponaxis": False, "hoverinfo": "skip", "showlegend": False}
 
 
+def _dots(plot: Dots) -> JsonDict:
+    """Return a trace per marker and panel; a legend entry toggles a marker in all panels."""
+    data: list[JsonDict] = []
+    layout: JsonDict = {}
+    places = list(range(len(plot.rows)))
+    for i, panel in enumerate(plot.panels, start=1):
+        n = "" if i == 1 else str(i)
+        layout[f"xaxis{n}"] = _axis(panel.x)
+        y: JsonDict = {"tickvals": places, "range": [len(places) - 0.5, -0.5], "zeroline": False}
+        is_first = i % plot.columns == 1 or plot.columns == 1
+        y["ticktext"] = [plain(name) if is_first else "" for name in plot.rows]
+        layout[f"yaxis{n}"] = y
+        for mark, (name, style) in enumerate(plot.marks):
+            dots = [dot for dot in panel.dots if dot.mark == mark]
+            values = [dot.value for dot in dots]
+            trace = _trace("markers", name, values, [dot.row + plot.offset(mark) for dot in dots])
+            trace["marker"] = {"color": style.colour, "symbol": style.marker, "size": 8}
+            trace["text"] = [plain(plot.rows[dot.row]) for dot in dots]
+            trace["hovertemplate"] = f"%{{text}}<br>%{{x:,.4g}} {panel.x.label}"
+            trace |= {"xaxis": f"x{n}", "yaxis": f"y{n}", "legendgroup": name}
+            trace["showlegend"] = i == 1
+            intervals = [dot.interval for dot in dots]
+            data.append(trace | ({"error_x": _error(values, intervals)} if any(intervals) else {}))
+    n_lines = -(-len(plot.panels) // plot.columns)
+    columns = min(plot.columns, len(plot.panels))
+    if len(plot.panels) > 1:
+        layout["grid"] = {"rows": n_lines, "columns": columns, "pattern": "independent"}
+    return {"data": data, "layout": layout, "rows": n_lines * (len(places) + 3)}
+
+
 def _scatter(plot: Scatter) -> JsonDict:
     """Return a trace per group, so that the legend toggles them, and the Pareto front."""
     groups: dict[str, list[Point]] = {}
@@ -305,13 +338,15 @@ def _scatter(plot: Scatter) -> JsonDict:
 def _group(name: str, points: Sequence[Point]) -> JsonDict:
     """Return the trace of the points of a group; rings mark those on the front."""
     values = [point.x for point in points]
+    each = [point.style.colour for point in points]
+    colours = set(each)
     sizes = (MIN_SIZE + (MAX_SIZE - MIN_SIZE) * point.size**0.5 for point in points)
     return _trace("markers", name, values, [point.y for point in points]) | {
         "error_x": _error(values, [point.interval for point in points]),
         "text": [f"{plain(point.name)}<br>{plain(point.detail)}" for point in points],
         "hovertemplate": "%{text}<br>%{x:,.0f} tokens/s<br>loss %{y:.4f}<extra></extra>",
         "marker": {
-            "color": points[0].style.colour,
+            "color": colours.pop() if len(colours) == 1 else each,
             "symbol": [point.style.marker for point in points],
             "opacity": 0.8,
             "size": rounded(sizes),

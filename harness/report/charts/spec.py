@@ -103,7 +103,8 @@ class Line:
     `name` distinguishes the line from others in its panel, `entry` from all lines of the chart.
     `markers` says which points have one: all, a few (more variants than colours), or none. `spread`
     draws low to high as a filled band or as a bar at each point. The points with the indices in
-    `ringed` are emphasized. Only a `joined` line has a line, and its name at the end.
+    `ringed` are emphasized. Only a `joined` line has a line, and its name with its `value` at the
+    end. A faint line is one of many, and has no name.
     """
 
     name: str
@@ -117,6 +118,13 @@ class Line:
     markers: Literal["all", "few", "none"] = "none"
     ringed: Sequence[int] = ()
     joined: bool = True
+    weight: Literal["thick", "normal", "faint"] = "normal"
+    value: str = ""
+
+    @property
+    def named(self) -> bool:
+        """Whether the name is at the end of the line."""
+        return self.joined and self.weight != "faint"
 
     @classmethod
     def with_bars(
@@ -157,7 +165,9 @@ class ReferenceLine:
 class Panel:
     """One plot of a line chart.
 
-    `missing` names entries that have no line, and `missing_reason` says why.
+    `missing` names entries that have no line, and `missing_reason` says why. `band` is a range of
+    y that is shaded. With `marks_beyond`, the limits of y are such that points are beyond them, and
+    marks at the edge show where.
     """
 
     title: str
@@ -167,6 +177,8 @@ class Panel:
     references: Sequence[ReferenceLine] = ()
     missing: Sequence[str] = ()
     missing_reason: str = "no result"
+    band: Interval | None = None
+    marks_beyond: bool = False
 
     @property
     def missing_note(self) -> str:
@@ -180,11 +192,41 @@ class Panel:
 
 @dataclass(frozen=True)
 class Lines:
-    """Small multiples, `columns` in a row; `shared_axes` if all panels have the same limits."""
+    """Small multiples, `columns` in a row; `shared_axes` if all panels have the same limits.
+
+    `stacked` panels are wide, below each other, and share their x axis.
+    """
 
     panels: Sequence[Panel]
     columns: int = 1
     shared_axes: bool = False
+    stacked: bool = False
+
+
+def beyond(line: Line, limits: Interval) -> list[tuple[float, Side]]:
+    """Return where a line leaves the limits of y: the x of the furthest point, and the side.
+
+    The part of the line with its first point, which comes from beyond, has no mark, unless the
+    line never comes within the limits.
+    """
+    low, high = limits
+    marks: list[tuple[float, Side]] = []
+    furthest: tuple[float, int] | None = None
+    side: Side = "high"
+    within = False
+    for i, y in enumerate([*line.y, math.nan]):
+        excess = max(y - high, low - y)
+        if excess > 0:
+            side = "high" if y > high else "low"
+            furthest = max(furthest or (excess, i), (excess, i))
+            continue
+        if furthest is not None and within:
+            marks.append((line.x[furthest[1]], side))
+        furthest = None
+        within |= excess <= 0
+    if not within and len(line.y):
+        marks.append((line.x[-1], side))
+    return marks
 
 
 @dataclass(frozen=True)
@@ -258,6 +300,39 @@ class Intervals:
             ends += [(i, "low")] if row.interval[0] < low else []
             ends += [(i, "high")] if row.interval[1] > high else []
         return ends
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A value in a row of a panel, with the index of its marker."""
+
+    row: int
+    mark: int
+    value: float
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class DotPanel:
+    """One measurement of all rows; the limits of `x` cut intervals."""
+
+    x: Axis
+    dots: Sequence[Dot]
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Small multiples: a row for each candidate, a marker for each context."""
+
+    rows: Sequence[str]
+    marks: Sequence[tuple[str, MarkStyle]]
+    panels: Sequence[DotPanel]
+    columns: int = 2
+
+    def offset(self, mark: int) -> float:
+        """Return the distance of a marker from the middle of its row, in rows."""
+        n_marks = len(self.marks)
+        return 0.7 * ((mark + 0.5) / n_marks - 0.5)
 
 
 @dataclass(frozen=True)
@@ -365,7 +440,7 @@ class ChartSpec:
     title: str
     subtitle: str
     alt: str
-    plot: Lines | Bars | Intervals | Scatter | Forest
+    plot: Lines | Bars | Intervals | Scatter | Forest | Dots
     note: str = ""
 
     @property

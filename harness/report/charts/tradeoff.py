@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from harness.analysis import comparability, lost_seeds
-from harness.analysis.dataset import Entry
 from harness.analysis.intervals import pareto
 from harness.analysis.summary import Summary
 from harness.report.charts.entries import MAX_ENTRIES, MAX_POINTS
 from harness.report.charts.spec import Axis, ChartSpec, Point, Scatter
-from harness.report.charts.style import Style, choose_style
+from harness.report.charts.style import choose_style
 from harness.report.formatting import MIB, count
 
 LOSS_DIGITS = 4  # as in the tables: a smaller difference does not put an entry on the front
+MAX_GROUPS = 8  # candidates that a legend names
 
 
 def build(summary: Summary) -> Iterator[ChartSpec]:
@@ -25,6 +25,7 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
     if unit is None:
         return
     style = choose_style(summary.study)
+    few = len(summary.study.entries) <= MAX_GROUPS
     points = []
     for entry in summary.study.entries:
         result = summary.results[entry.label]
@@ -38,7 +39,7 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
                     y=loss.mean,
                     interval=result.tokens_per_s.ci95,
                     style=style.mark(entry),
-                    group=_group(style, entry),
+                    group=style.within_panel(entry) if few else "entries",
                     size=memory or 0,
                     detail="memory unknown" if memory is None else f"{memory / MIB:,.1f} MiB",
                 )
@@ -72,12 +73,6 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
         alt=_alt(title, points),
         plot=Scatter(Axis("tokens per second"), Axis(f"final validation loss, {unit}"), points),
     )
-
-
-def _group(style: Style, entry: Entry) -> str:
-    """Return the title of the level that sets the entry's colour."""
-    axis = style.colour_axis
-    return style.level_title(axis, entry.axes[axis]) if axis in entry.axes else entry.label
 
 
 def _alt(title: str, points: list[Point]) -> str:

@@ -1,7 +1,7 @@
 """Loss against each tuned setting, with a line per entry."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -53,7 +53,7 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
         title=title,
         subtitle=f"mean over {seeds}{others}; bars: lowest to highest seed; ringed: chosen",
         note=" A setting without a point has a trial that failed." if failed else "",
-        alt=_alt(title, tuning, entries),
+        alt=_alt(title, tuning, entries, summary.group_titles),
         plot=Lines(panels, min(len(panels), MAX_COLUMNS)),
     )
 
@@ -173,7 +173,9 @@ def _loss_limits(lines: Sequence[Line]) -> Interval:
     return low - room, high + room
 
 
-def _alt(title: str, tuning: TuningResults, entries: Sequence[str]) -> str:
+def _alt(
+    title: str, tuning: TuningResults, entries: Sequence[str], titles: Mapping[str, str]
+) -> str:
     text = f"{title} for {count(len(entries), 'entry', 'entries')}"
     chosen = [trial for trial in tuning.trials if trial.chosen and trial.val_loss]
     if not chosen:
@@ -181,4 +183,5 @@ def _alt(title: str, tuning: TuningResults, entries: Sequence[str]) -> str:
     best = min(chosen, key=lambda trial: trial.val_loss.mean if trial.val_loss else 0.0)
     assert best.val_loss is not None
     loss = significant_figures(best.val_loss.mean)
-    return f"{text}; lowest: {best.entry} with {best.setting}, {loss} nats per token."
+    entry = titles.get(best.entry, best.entry)
+    return f"{text}; lowest: {entry} with {best.setting}, {loss} nats per token."

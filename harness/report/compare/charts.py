@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 
 from harness.analysis.dataset import Entry, StudyResults
+from harness.analysis.loss_curves import Curve, has_curve, validation
 from harness.analysis.metrics import PARALLELISM
 from harness.analysis.pairs import METRIC_NAMES
 from harness.report import formatting
 from harness.report.charts.answer import MAX_ROWS, WITHOUT_VERDICT
-from harness.report.charts.curves import Curve, has_curve, loss_limits, validation
 from harness.report.charts.entries import MAX_ENTRIES
+from harness.report.charts.limits import loss_limits
 from harness.report.charts.spec import (
     Axis,
     ChartSpec,

@@ -64,8 +64,8 @@ def _blocks(blocks: Iterable[Block]) -> str:
 
 def _block(block: Block) -> str:
     match block:
-        case Heading(content):
-            return f"### {_text(content)}"
+        case Heading(content, level):
+            return f"{'#' * level} {_text(content)}"
         case Paragraph(content):
             return _text(content)
         case ItemList(items, ordered):

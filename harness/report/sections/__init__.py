@@ -2,6 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
+import pandas as pd
+
+from harness.analysis.candidates import without_copies
+from harness.analysis.summary import Summary
 from harness.report.charts.spec import ChartSpec
 from harness.report.document import Chart, ItemList, code_list, text
 
@@ -13,6 +17,11 @@ def chart_blocks(charts: Charts, *names: str, static: bool = False) -> Iterator[
     for name in names:
         if name in charts:
             yield Chart(charts[name], static)
+
+
+def of_shown(summary: Summary, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the entries that are shown, without those of other parallelisms."""
+    return frame[frame["entry"].isin([entry.label for entry in without_copies(summary.study)])]
 
 
 def reason_list(reasons: Iterable[tuple[str, str]]) -> Iterator[ItemList]:

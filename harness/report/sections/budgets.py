@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 
 from harness.analysis import budgets, comparability
+from harness.analysis.candidates import without_copies
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Block, Code, Emphasis, Heading, Table, join, paragraph, text
 from harness.report.formatting import MISSING
-from harness.report.sections import Charts
+from harness.report.sections import Charts, of_shown
 from harness.report.tables import (
     Column,
     Record,
@@ -48,14 +49,20 @@ def _budgets(summary: Summary) -> Iterator[Block]:
             Code('match_size = "parameters"'),
             " makes them equal). ",
         )
+    copies = ""
+    if len(without_copies(summary.study)) < len(summary.study.entries):
+        copies = (
+            "Another parallelism has the same loss at equal tokens: it is not listed, but counts "
+            "in the ranks at equal training time. "
+        )
     yield paragraph(
         "Rank and validation loss of each entry at an equal budget (the smallest total that any "
         "entry used), linearly interpolated between evaluations. ",
         sizes,
-        "Entries that differ only in parallelism have the same loss at equal tokens, so they are "
-        "compared by training time only. Ranks are those of means over seeds: the comparison with "
-        "the baseline shows which differences exceed the noise. Entries that lost seeds which "
-        "others did not lose have no rank.",
+        copies,
+        "Ranks are those of means over seeds: the comparison with the baseline shows which "
+        "differences exceed the noise. Entries that lost seeds which others did not lose have no "
+        "rank.",
     )
     if len({comparability.training_tokens(entry) for entry in summary.study.entries}) > 1:
         yield paragraph(
@@ -98,7 +105,9 @@ def _costs(summary: Summary) -> Iterator[Block]:
             "training time ÷, entry's loss", "train_time_ratio_at_entry_loss", "at_least"
         ),
     ]
-    yield display("Cost of reaching a final loss", summary.tables["savings"], columns)
+    yield display(
+        "Cost of reaching a final loss", of_shown(summary, summary.tables["savings"]), columns
+    )
 
 
 def _ratio_column(title: str, name: str, bound: str) -> Column:
@@ -128,7 +137,7 @@ def _ranks(summary: Summary, context: str) -> Table:
         for label in ranking.lost:
             lost.setdefault(label, []).append(ranking.budget_kind)
     rows = []
-    for entry in summary.study.entries:
+    for entry in without_copies(summary.study):
         if entry.done and summary.study.context_name(entry) == context:
             ranks = cells.get(entry.label, {})
             if "tokens" in ranks and not summary.study.imported:

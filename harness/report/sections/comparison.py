@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
+from harness.analysis.candidates import without_copies
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.document import Block, Code, Table, code_list, paragraph
 from harness.report.formatting import MISSING, NO_SPEED
-from harness.report.sections import Charts, chart_blocks, method, reason_list, superiority
+from harness.report.sections import Charts, chart_blocks, method, of_shown, reason_list, superiority
 from harness.report.sections.overview import baseline_labels
 from harness.report.sections.pooled import with_unit
 from harness.report.tables import (
@@ -22,16 +23,13 @@ from harness.results.records.comparisons import Quantity
 
 NO_INTERVAL = "no interval"  # of a single seed
 NOT_COMPARABLE = "not comparable"
-COPIES = (
-    "Entries that differ only in the parallelism repeat the same losses: one of them is tested for "
-    "all."
-)
+COPIES = "Other parallelisms repeat these losses and are not listed. "
 REPEATS = "as "  # before the entry that is tested for one of another parallelism
 NO_EFFECT_OF_SEED = "seed has no effect"
 
 
-def build(summary: Summary, charts: Charts) -> Iterator[Block]:
-    """Return the paired comparisons with the baseline."""
+def losses(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return the paired comparisons of the loss with the baseline."""
     study = summary.study
     if not study.entries:
         return
@@ -42,14 +40,15 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
             f"(labels of the baseline: {labels or 'none stated'})."
         )
         return
-    yield from chart_blocks(charts, "differences")
+    if not study.contexts:  # else it is beside the pooled differences
+        yield from chart_blocks(charts, "differences")
     yield paragraph(
         "Against ",
         code_list(baseline_labels(summary)),
         ". The difference is variant minus baseline between runs of the same seed. "
         f"{method.VERDICTS} {method.INTERVALS}",
     )
-    copies = "" if study.imported else f"{COPIES} "
+    copies = "" if len(without_copies(study)) == len(study.entries) else COPIES
     yield paragraph(
         "The study's margin of the validation loss: ",
         _margin(summary, "val_loss"),
@@ -71,12 +70,18 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         if row.not_comparable
     )
     yield from _lost_seeds(summary)
+
+
+def costs(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return the paired comparisons of throughput and memory with the baseline."""
+    if not summary.comparisons:
+        return
     known = summary.tables["comparisons"][["tokens_per_s_ratio", "peak_memory_ratio"]]
-    if study.imported and known.isna().all(axis=None):
+    if summary.study.imported and known.isna().all(axis=None):
         return
     yield from chart_blocks(charts, "differences_tokens_per_s")
     yield paragraph(
-        "Costs: ratios are variant over baseline, from the same seeds. Their verdicts use the "
+        "Ratios are variant over baseline, from the same seeds. Their verdicts use the "
         "logarithms, tested as above (margins: throughput "
         f"{_margin(summary, 'tokens_per_s')}, memory {_margin(summary, 'peak_memory')})."
     )
@@ -192,7 +197,7 @@ def _losses(summary: Summary) -> Table:
         number_column("effect size", "effect_size", "{:+.2f}".format),
         Column("seeds needed", _seeds_needed),
     ]
-    frame = summary.tables["comparisons"].merge(tests, on="entry", how="left")
+    frame = of_shown(summary, summary.tables["comparisons"]).merge(tests, on="entry", how="left")
     return display("Validation loss against the baseline", frame, columns)
 
 
@@ -241,7 +246,7 @@ def _costs(summary: Summary) -> Table:
         number_column("peak memory ×", "peak_memory_ratio", formatting.ratio),
     ]
     caption = "Throughput and memory against the baseline"
-    return display(caption, summary.tables["comparisons"], columns)
+    return display(caption, of_shown(summary, summary.tables["comparisons"]), columns)
 
 
 def _speed_ratio(row: Record) -> str:

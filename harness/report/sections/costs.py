@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from harness.analysis.candidates import without_copies
+from harness.analysis.contexts import compared_axes
 from harness.analysis.metrics import CATEGORIES
 from harness.analysis.step_breakdown import TOLERANCE
 from harness.analysis.summary import Summary
@@ -12,12 +14,14 @@ from harness.report.document import (
     Cell,
     Emphasis,
     Paragraph,
+    Table,
     code_list,
     paragraph,
 )
 from harness.report.formatting import MIB, MISSING
-from harness.report.sections import Charts, chart_blocks
-from harness.report.tables import display, interval_column, number_column, table, text_column
+from harness.report.sections import Charts, chart_blocks, contexts, of_shown
+from harness.report.tables import display, interval_column, number_column, text_column
+from harness.report.tables import table as table_of
 from harness.results.records import PHASES
 
 PHASE_METHOD = (
@@ -47,7 +51,7 @@ MEMORY_METHOD = (
 )
 MEMORY_PREDICTION = (
     "In theory a rank holds its shard of the parameters and of the gradients, 4 bytes each, and of "
-    "the two states of Adam. Predicted MiB, and the relative deviation of the measurement:"
+    "the two states of Adam."
 )
 FLOPS_METHOD = (
     "The formula gives the FLOPs that the variant needs, the counter the FLOPs that were executed. "
@@ -57,13 +61,37 @@ FLOPS_METHOD = (
 )
 
 
+def throughput(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return the chart of throughputs."""
+    yield from chart_blocks(charts, "throughput")
+
+
 def step_breakdown(summary: Summary, charts: Charts) -> Iterator[Block]:
-    """Return the phases of a step, if they were measured."""
-    if not any(result.phases for result in summary.results.values()):
+    """Return the phases of a step of each entry, if they were measured."""
+    table = _phases(summary, [entry.label for entry in without_copies(summary.study)])
+    if table is not None:
+        yield paragraph(PHASE_METHOD)
+        yield table
+        yield from chart_blocks(charts, "phases")
+
+
+def phases_by_context(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return the phases of a step of the baseline in each context, if they were measured."""
+    if not compared_axes(summary.study):
         return
+    table = _phases(summary, [entry.label for entry in contexts.context_entries(summary)])
+    if table is not None:
+        yield table
+        yield from chart_blocks(charts, "phases_by_context")
+
+
+def _phases(summary: Summary, labels: Sequence[str]) -> Table | None:
+    """Return the table of the phases of these entries; None if none was measured."""
+    if not any(summary.results[label].phases for label in labels):
+        return None
     rows = []
-    for label, result in summary.results.items():
-        phases = result.phases
+    for label in labels:
+        phases = summary.results[label].phases
         if label in summary.diverging:
             rows.append([label, *[formatting.NO_SPEED] * (len(PHASES) + 2)])
         elif phases:
@@ -71,9 +99,7 @@ def step_breakdown(summary: Summary, charts: Charts) -> Iterator[Block]:
             share = formatting.number(phases.waiting_fraction, formatting.percent)
             rows.append([label, *times, share, _waiting_range(phases.waiting_by_rank_s)])
     titles = ["entry", *PHASES, "waiting, fraction", "waiting, by rank"]
-    yield paragraph(PHASE_METHOD)
-    yield table("Milliseconds of a step by phase", titles, rows, titles[1:])
-    yield from chart_blocks(charts, "phases")
+    return table_of("Milliseconds of a step by phase", titles, rows, titles[1:])
 
 
 def _ms(seconds: float | None) -> str:
@@ -88,27 +114,30 @@ def _waiting_range(waits: Sequence[float]) -> str:
 
 
 def communication(summary: Summary, charts: Charts) -> Iterator[Block]:
-    """Return what each entry's ranks send, if they communicate."""
+    """Return what the ranks of the baseline send in each context, if they communicate."""
     rows: list[list[Cell]] = []
     deviations = {}
+    labels = {entry.label for entry in contexts.context_entries(summary)}
     for label, result in summary.results.items():
         traffic = result.traffic
         if traffic is None or not (traffic.collectives or traffic.predicted_bytes):
             continue
-        calls = [
-            f"{name} {counts.calls:,} × ({_payload(counts.payload_bytes)})"
-            for name, counts in traffic.collectives.items()
-        ]
-        sizes = [traffic.sent_bytes, traffic.predicted_bytes]
-        shown = [formatting.number(size, _payload) for size in sizes]
         deviations[label] = [traffic.deviation]
-        rows.append([label, ", ".join(calls) or MISSING, *shown, _deviation(traffic.deviation)])
-    if not rows:
+        if label in labels:
+            calls = [
+                f"{name} {counts.calls:,} × ({_payload(counts.payload_bytes)})"
+                for name, counts in traffic.collectives.items()
+            ]
+            sizes = [traffic.sent_bytes, traffic.predicted_bytes]
+            shown = [formatting.number(size, _payload) for size in sizes]
+            rows.append([label, ", ".join(calls) or MISSING, *shown, _deviation(traffic.deviation)])
+    if not deviations:
         return
     numeric = ["sent per rank, MiB", "predicted, MiB", "deviation"]
     yield paragraph(TRAFFIC_METHOD)
     titles = ["entry", "collectives (payload, MiB)", *numeric]
-    yield table("Communication of a step", titles, rows, numeric)
+    if rows:
+        yield table_of("Communication of a step", titles, rows, numeric)
     yield from _deviation_warning(deviations, "communication volume")
     yield from chart_blocks(charts, "traffic")
 
@@ -131,7 +160,8 @@ def scaling(summary: Summary, charts: Charts) -> Iterator[Block]:
         text_column("reference", "against"),
     ]
     yield paragraph(SCALING_METHOD)
-    yield display("Strong scaling", summary.tables["scaling"], columns)
+    frame = summary.tables["scaling"]
+    yield display("Strong scaling", frame, columns)
     yield from chart_blocks(charts, "scaling")
 
 
@@ -143,7 +173,7 @@ def memory(summary: Summary, charts: Charts) -> Iterator[Block]:
     columns = [text_column("entry")]
     for name in (*CATEGORIES, "peak", "resident_peak"):
         columns.append(number_column(name.replace("_", " "), name, formatting.mib))
-    fullest = ranks.loc[ranks.groupby("entry", sort=False)["peak"].idxmax()]
+    fullest = of_shown(summary, ranks.loc[ranks.groupby("entry", sort=False)["peak"].idxmax()])
     yield from chart_blocks(charts, "memory")
     yield paragraph(MEMORY_METHOD)
     yield display("Memory by category, MiB", fullest, columns)
@@ -151,22 +181,26 @@ def memory(summary: Summary, charts: Charts) -> Iterator[Block]:
 
 
 def _predicted_memory(summary: Summary) -> Iterator[Block]:
-    """Return the memory between steps that theory predicts, and entries that deviate from it."""
+    """Return whether the memory between steps is as predicted, and the entries that deviate."""
     titles: dict[str, None] = {}
     rows: list[list[Cell]] = []
     deviations = {}
     for label, result in summary.results.items():
         held = result.predicted_memory
         if held:
-            row: list[Cell] = [label]
-            for category, size in held.predicted.items():
-                row += [formatting.mib(size), _deviation(held.deviation[category])]
-                titles |= {category: None, f"{category}, deviation": None}
-            rows.append(row)
             deviations[label] = list(held.deviation.values())
+            if any(map(_exceeds_tolerance, held.deviation.values())):
+                row: list[Cell] = [label]
+                for category, size in held.predicted.items():
+                    row += [formatting.mib(size), _deviation(held.deviation[category])]
+                    titles |= {category: None, f"{category}, deviation": None}
+                rows.append(row)
+    if not deviations:
+        return
+    within = "" if rows else f" All measurements are within {TOLERANCE:.0%} of it."
+    yield paragraph(f"{MEMORY_PREDICTION}{within}")
     if rows:
-        yield paragraph(MEMORY_PREDICTION)
-        yield table("Predicted memory, MiB", ["entry", *titles], rows, titles)
+        yield table_of("Predicted memory, MiB", ["entry", *titles], rows, titles)
         yield from _deviation_warning(deviations, "memory")
 
 
@@ -199,7 +233,7 @@ def _deviation_warning(
 def flops(summary: Summary, charts: Charts) -> Iterator[Block]:
     """Return the FLOPs per token by formula and as counted, and the attention kernels that ran."""
     rows = []
-    for entry in summary.study.entries:
+    for entry in without_copies(summary.study):
         if not entry.done or entry.done[0].imported:
             continue
         kernels: set[str] = set()
@@ -212,4 +246,4 @@ def flops(summary: Summary, charts: Charts) -> Iterator[Block]:
     if rows:
         numeric = ["FLOPs per token, by formula", "as counted", "counted ÷ formula"]
         yield paragraph(FLOPS_METHOD)
-        yield table("FLOPs per token", ["entry", "attention kernels", *numeric], rows, numeric)
+        yield table_of("FLOPs per token", ["entry", "attention kernels", *numeric], rows, numeric)

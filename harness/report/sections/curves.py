@@ -1,12 +1,16 @@
 """The loss curves of all entries, thinned so that the page stays small."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import numpy as np
 
-from harness.analysis.summary import Summary
-from harness.report import formatting
-from harness.report.charts.curves import (
+from harness.analysis.candidates import collapsed_axes, find_candidates
+from harness.analysis.caveats import STAMPED, kinds_by_entry
+from harness.analysis.curve_differences import DifferenceCurve, find_differences
+from harness.analysis.dataset import Entry
+from harness.analysis.loss_curves import (
+    BITS,
     Curve,
     counts_tokens,
     has_curve,
@@ -14,6 +18,16 @@ from harness.report.charts.curves import (
     thin,
     training,
     validation,
+)
+from harness.analysis.summary import Summary
+from harness.report import formatting
+from harness.report.charts.curves import (
+    MAX_NAMED,
+    Drawn,
+    common_unit,
+    drawn,
+    loss_unit,
+    lowest_reachable_loss,
 )
 from harness.report.charts.plotly import plain, rounded
 from harness.report.charts.spec import JsonDict
@@ -23,7 +37,7 @@ from harness.report.sections import Charts, chart_blocks
 from harness.report.tables import table
 
 FRACTIONS = ("first", "at 25 %", "at 50 %", "at 75 %", "last")  # of the evaluations
-STATIC_CHARTS = ("val_loss_steps", "val_loss_time", "train_loss_steps", "train_loss_time")
+STATIC_CHARTS = ("val_loss", "train_loss")
 MAX_TOTAL_POINTS = 120_000  # of all curves of one loss, some 2 MB
 MAX_POINTS = 300  # of a curve
 MIN_POINTS = 8
@@ -32,55 +46,126 @@ MAX_SHOWN = 24  # curves that are drawn at once
 
 
 def build(summary: Summary, charts: Charts) -> Iterator[Block]:
-    """Return the loss curves against steps and training time."""
+    """Return the loss curves against steps and training time, and the differences."""
     if not summary.results:
         return
-    entries = summary.study.entries
-    drawn = [entry for entry in entries if entry.done and has_curve(entry, validation)]
-    if summary.study.imported and not drawn:
+    chosen = [one for one in drawn(summary) if one.entry.done and has_curve(one.entry, validation)]
+    if summary.study.imported and not chosen:
         return  # the table states the final losses only
     yield CurveExplorer(_explorer_data(summary))
-    rows = []
-    for entry in drawn:
-        n_evals = min(len(run.evals.val_loss) for run in entry.done)
-        losses = np.mean([run.evals.val_loss[:n_evals] for run in entry.done], axis=0)
-        indices = np.linspace(0, n_evals - 1, len(FRACTIONS)).round().astype(int)
-        rows.append([entry.label, *map(formatting.mean, losses[indices].tolist())])
-    if rows:
-        caption = "Validation loss at five evaluations, mean over seeds"
-        yield table(caption, ["entry", *FRACTIONS], rows, FRACTIONS)
+    if chosen:
+        yield _table(summary, chosen)
     else:
         yield paragraph("No run is done yet, so there are no curves.")
     yield from chart_blocks(charts, *STATIC_CHARTS, static=True)
 
 
+def _table(summary: Summary, chosen: list[Drawn]) -> Block:
+    unit = loss_unit(summary.study, [one.entry for one in chosen])
+    rows = []
+    for one in chosen:
+        losses = validation(one.entry, unit).losses.mean(axis=0)
+        indices = np.linspace(0, len(losses) - 1, len(FRACTIONS)).round().astype(int)
+        rows.append([one.entry.label, *map(formatting.mean, losses[indices].tolist())])
+    caption = "Validation loss at five evaluations, mean over seeds"
+    if unit == BITS:
+        caption += ", bits per byte"
+    return table(caption, ["candidate", *FRACTIONS], rows, FRACTIONS)
+
+
 def _explorer_data(summary: Summary) -> JsonDict:
     """Return the curves of all entries in the order of the study.
 
-    `unit` is that of their x: `steps` or `tokens`. Each of `entries` has its label, its colour,
-    dash and symbol, and its `curves` by loss; an entry without results has none. At most `shown`
-    are drawn at once.
+    `x` and `y` are the units of the axes, `difference` that of differences. Each of `entries` has
+    its label, the name and the place of its candidate, the index of its context, its colour, dash
+    and symbol, its `curves` by loss, and its `difference`; one without results has no curves. At
+    most `shown` are drawn at once, and `named` in colour. `main` are the entries that stand for
+    candidates. `floor` is the entropy of the corpus, `margin` that of equivalence.
     """
-    entries = summary.study.entries
-    style = choose_style(summary.study)
-    by_tokens = counts_tokens(summary.study)
+    study = summary.study
+    entries = study.entries
+    by_tokens = counts_tokens(study)
     few_entries = len(entries) <= MAX_ENTRIES_WITH_BANDS
     n_points = max(MIN_POINTS, min(MAX_POINTS, MAX_TOTAL_POINTS // max(1, len(entries))))
-    losses = {"validation": validation}
+    best = drawn(summary)
+    compared = [*entries] if few_entries else [one.entry for one in best]
+    found = find_differences(study, summary.metric_tests["val_loss"], compared, by_tokens)
+    unit = loss_unit(study, [one.entry for one in best if one.entry.done])
+    difference_unit = common_unit(found.curves)
+    differences = {
+        curve.entry.label: _difference(curve)
+        for curve in found.curves
+        if curve.unit == difference_unit
+    }
+    losses: dict[str, Callable[[Entry], Curve]] = {}
+    losses["validation"] = partial(validation, unit=unit)
     if few_entries:
         losses["training"] = training
+    candidates = find_candidates(study)
+    candidate_of = {one.label: i for i, item in enumerate(candidates) for one in item.entries}
+    contexts = _contexts(summary)
+    names = list(dict.fromkeys(contexts.values()))
+    style = choose_style(study)
+    stamps = {}
+    for label, kinds in kinds_by_entry(summary.caveats).items():
+        words = [kind for kind in kinds if kind in STAMPED]
+        stamps[label] = f" [{', '.join(words)}]" if words else ""
     data = []
     for entry in entries:
-        with_time = few_entries and entry.label not in summary.diverging
+        with_time = few_entries and entry.label not in summary.diverging and has_times(entry)
         curves = {}
-        with_time = with_time and has_times(entry)
         for name, loss in losses.items():
-            if entry.done and has_curve(entry, loss):
+            if entry.done and has_curve(entry, training if name == "training" else validation):
                 curves[name] = _points(loss(entry), n_points, by_tokens, with_time, few_entries)
         mark = style.mark(entry)
-        look = {"colour": mark.colour, "dash": mark.dash, "symbol": mark.marker}
-        data.append({"label": plain(entry.label), **look, "curves": curves})
-    return {"shown": MAX_SHOWN, "unit": "tokens" if by_tokens else "steps", "entries": data}
+        data.append(
+            {
+                "label": plain(entry.title + stamps.get(entry.label, "")),
+                "name": plain(style.within_panel(entry) + stamps.get(entry.label, "")),
+                "candidate": candidate_of[entry.label],
+                "context": names.index(contexts[entry.label]),
+                "is_baseline": style.positions[entry.label] == 0,
+                "colour": mark.colour,
+                "dash": mark.dash,
+                "symbol": mark.marker,
+                "curves": curves,
+                "difference": differences.get(entry.label),
+            }
+        )
+    margin = summary.metric_tests["val_loss"].margin
+    index = {entry.label: i for i, entry in enumerate(entries)}
+    return {
+        "shown": MAX_SHOWN,
+        "named": MAX_NAMED,
+        "unit": "tokens" if by_tokens else "steps",
+        "y": f"loss, {unit}",
+        "difference": f"difference, {difference_unit}",
+        "floor": lowest_reachable_loss(study, unit),
+        "margin": None if difference_unit == BITS else margin,
+        "contexts": names,
+        "main": [index[one.main.label] for one in candidates] if len(candidates) > 1 else [],
+        "best": [index[one.entry.label] for one in best],
+        "entries": data,
+    }
+
+
+def _contexts(summary: Summary) -> Mapping[str, str]:
+    """Return the title of each entry's context by the entry's label; empty without contexts."""
+    study = summary.study
+    axes = collapsed_axes(study)
+    return {
+        entry.label: study.title_of({axis: entry.axes[axis] for axis in axes})
+        for entry in study.entries
+    }
+
+
+def _difference(curve: DifferenceCurve) -> JsonDict:
+    """Return the points of a difference: `x`, `y`, and its band from `low` to `high`."""
+    points: JsonDict = {"x": curve.x.astype(np.int64).tolist(), "y": rounded(curve.mean)}
+    if curve.has_band:
+        points["low"] = rounded(curve.low)
+        points["high"] = rounded(curve.high)
+    return points
 
 
 def _points(

@@ -60,7 +60,7 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
             "MFU = FLOPs per token × tokens per second ÷ peak FLOP/s of all devices of the run; "
             f"peak: {sources}."
         )
-    yield from chart_blocks(charts, "throughput_loss", "throughput")
+    yield from chart_blocks(charts, "throughput_loss")
 
 
 def _pooled(summary: Summary) -> Iterator[Block]:

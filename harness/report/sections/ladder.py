@@ -105,7 +105,8 @@ def sentence(ladder: Ladder, trend: LadderTrend) -> Text:
     if trend.verdict in ("grows", "shrinks"):
         first, last = ends[0], ends[-1]
         shown = [_times(row.compute_multiplier) for row in (first, last)]
-        parts.append(text(f", from {shown[0]} at {first.size} to {shown[1]} at {last.size}"))
+        start = text(f", from {shown[0]} at ", Code(first.size))
+        parts.append(text(start, f" to {shown[1]} at ", Code(last.size)))
     if trend.time_multiplier is not None:
         in_time = _interval(trend.time_multiplier, trend.time_multiplier_ci95)
         parts.append(text(f". In training time, its speedup is {in_time}"))

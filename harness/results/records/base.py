@@ -12,6 +12,8 @@ SCHEMA_VERSION = 3
 # The largest integer that a float64 holds exactly; tables convert counts to floats.
 MAX_COUNT = 2**53
 SEEDS_END = 1_000_000
+STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"  # which is the name of a folder
+MAX_STUDY_NAME = 80  # characters
 # Larger than any float32, and its square is far from an overflow.
 MAX_NUMBER = 1e100
 

@@ -13,6 +13,7 @@ from harness.results.records.comparisons import (
     Ranking,
     VarianceComponents,
 )
+from harness.results.records.contexts import ContextResult
 from harness.results.records.entries import EntryResult, EquivalenceStatus, Spike
 from harness.results.records.estimates import Bounds, Median, Number, Ratio
 from harness.results.records.ladder import Ladder
@@ -223,6 +224,10 @@ class StudySummary(Versioned):
         description="deviation of each parallel run from the single-process run"
     )
     scaling: list[ScalingRow] = Field(description="speedup over fewer processes")
+    compared_contexts: list[ContextResult] = Field(
+        default=[],
+        description="the contexts side by side, the parallelism among them; empty without any",
+    )
     ladder: Ladder | None = Field(
         default=None, description="scaling laws over the sizes of an axis; null without a ladder"
     )

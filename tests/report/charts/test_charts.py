@@ -27,10 +27,8 @@ def test_every_chart_states_its_finding(fake, build):
     charts = build(fake)
     assert set(charts) == {
         "answer",
-        "val_loss_steps",
-        "val_loss_time",
-        "train_loss_steps",
-        "train_loss_time",
+        "val_loss",
+        "train_loss",
         "memory",
         "throughput",
         "phases",
@@ -39,6 +37,8 @@ def test_every_chart_states_its_finding(fake, build):
         "decode_time",
         "decode_cache",
         "throughput_loss",
+        "contexts",
+        "phases_by_context",
         "scaling",
         "differences_tokens_per_s",
         "effects_val_loss",
@@ -48,7 +48,9 @@ def test_every_chart_states_its_finding(fake, build):
     for spec in charts.values():
         assert spec.caption.endswith(".")
         assert spec.alt.endswith(".")
-        has_finding = any(label in spec.alt for label in ("mha", "gqa2", "local64", "rope", "dp"))
+        has_finding = any(
+            label in spec.alt for label in ("mha", "gqa2", "local64", "rope", "dp", "single")
+        )
         assert has_finding or spec.alt.endswith(" unresolved.")
     losses = {
         entry.label: np.mean([run.evals.val_loss[-1] for run in entry.done])
@@ -56,7 +58,7 @@ def test_every_chart_states_its_finding(fake, build):
     }
     lowest = min(losses, key=losses.get)
     finding = f"lowest at the end: {lowest}, {losses[lowest]:.4g} nats per token."
-    assert charts["val_loss_steps"].alt.endswith(finding)
+    assert charts["val_loss"].alt.endswith(finding)
 
 
 def test_failed_entries_keep_a_row_with_their_status(fake, build):
@@ -68,8 +70,7 @@ def test_failed_entries_keep_a_row_with_their_status(fake, build):
         notes = {row.name: row.note for row in charts[name].plot.rows if row.note}
         assert notes == {"rope-mha-single": "failed: oom"}
         assert "1 without a result" in charts[name].alt
-    panels = {panel.title: panel.missing for panel in charts["val_loss_steps"].plot.panels}
-    assert panels == {title: ["rope · mha"] for title in fake.axes["parallelism"]}
+    assert charts["val_loss"].plot.panels[0].missing == ["rope · mha"]
 
 
 def test_bars_stack_to_the_measured_memory_with_its_prediction(one_axis, build):

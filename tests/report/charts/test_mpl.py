@@ -66,7 +66,7 @@ def test_all_texts_are_within_the_figure(fake, build):
 
 
 def test_the_same_chart_has_the_same_bytes(one_axis, build):
-    spec = build(one_axis)["val_loss_steps"]
+    spec = build(one_axis)["val_loss"]
     first = mpl.render(spec)
     assert first == mpl.render(spec)
     assert first["png"].startswith(b"\x89PNG")

@@ -2,9 +2,9 @@
 
 from matplotlib.figure import Figure
 
-from harness.report.charts.mpl import forest, lines, rows, scatter
+from harness.report.charts.mpl import dots, forest, lines, rows, scatter
 from harness.report.charts.mpl.setup import save, styled
-from harness.report.charts.spec import Bars, ChartSpec, Forest, Intervals, Lines, Scatter
+from harness.report.charts.spec import Bars, ChartSpec, Dots, Forest, Intervals, Lines, Scatter
 
 __all__ = ["draw", "render"]
 
@@ -25,6 +25,8 @@ def draw(spec: ChartSpec) -> Figure:
             return rows.draw_bars(spec, plot)
         case Intervals():
             return rows.draw_intervals(spec, plot)
+        case Dots():
+            return dots.draw(spec, plot)
         case Scatter():
             return scatter.draw(spec, plot)
         case Forest():

@@ -13,6 +13,7 @@ from harness.report.charts.mpl.setup import (
     DASHES,
     DPI,
     FAINT,
+    GRID,
     HEAD,
     INK,
     MARKERS,
@@ -24,9 +25,11 @@ from harness.report.charts.mpl.setup import (
     widest,
     write,
 )
-from harness.report.charts.spec import Axis, ChartSpec, Interval, Line, Lines, Panel
+from harness.report.charts.spec import Axis, ChartSpec, Interval, Line, Lines, Panel, beyond
 
 PANEL_WIDTH = 2.7  # inches, as all that follow
+STACKED_WIDTH = 6.2
+STACKED_HEIGHT = 2.7
 PANEL_HEIGHT = 2.5
 LEFT = 0.62
 WIDE_LEFT = 0.84  # if each panel has its own y axis
@@ -42,6 +45,7 @@ SHIFT = 0.02  # of the gap between x values, from one line's bars to the next li
 MAX_SHIFT = 0.12  # of the gap between x values, over all lines
 LONE_WIDTH = 0.8  # powers of two over which bars at a single x value are spread
 DOTTED = (0, (2, 2))
+WIDTHS = {"thick": 2.4, "normal": 1.5, "faint": 0.7}  # points
 FRACTIONS: tuple[Coords, Coords] = ("axes fraction", "axes fraction")
 LONE_MARGIN = math.sqrt(2)  # factor between a single x value and the limits
 
@@ -57,11 +61,13 @@ def draw(spec: ChartSpec, plot: Lines) -> Figure:
 def _grid(spec: ChartSpec, plot: Lines) -> tuple[Figure, list[Axes]]:
     """Return a figure with empty axes per panel and room for the names of the lines."""
     left, between = (LEFT, BETWEEN) if plot.shared_axes else (WIDE_LEFT, WIDE_LEFT)
-    names = [line.name for panel in plot.panels for line in panel.lines if line.joined]
-    most_lines = max(sum(line.joined for line in panel.lines) for panel in plot.panels)
-    height = max(PANEL_HEIGHT, most_lines * LINE_HEIGHT + 0.3)
+    width = STACKED_WIDTH if plot.stacked else PANEL_WIDTH
+    named = [[line for line in panel.lines if line.named] for panel in plot.panels]
+    names = [_end_text(line) for lines in named for line in lines]
+    height = STACKED_HEIGHT if plot.stacked else PANEL_HEIGHT
+    height = max(height, max(len(lines) for lines in named) * LINE_HEIGHT + 0.3)
     head = HEAD + (TITLE if any(panel.title for panel in plot.panels) else 0.0)
-    step_x = PANEL_WIDTH + widest(names) + LEADER + between
+    step_x = width + widest(names) + LEADER + between
     step_y = height + TITLE + 0.32
     n_rows = -(-len(plot.panels) // plot.columns)
     figure = new_figure(
@@ -73,13 +79,15 @@ def _grid(spec: ChartSpec, plot: Lines) -> tuple[Figure, list[Axes]]:
     all_axes = []
     for i, panel in enumerate(plot.panels):
         row, column = divmod(i, plot.columns)
-        axes = add_axes(figure, left + column * step_x, head + row * step_y, PANEL_WIDTH, height)
+        axes = add_axes(figure, left + column * step_x, head + row * step_y, width, height)
         axes.set_title(panel.title, loc="left", fontsize=9, fontweight="bold", pad=5)
         if i + plot.columns >= len(plot.panels):
             axes.set_xlabel(panel.x.label)
         if column == 0:
             axes.set_ylabel(panel.y.label)
         axes.tick_params(labelleft=column == 0 or not plot.shared_axes)
+        if plot.stacked:
+            axes.tick_params(labelbottom=row == n_rows - 1)
         all_axes.append(axes)
     return figure, all_axes
 
@@ -95,18 +103,22 @@ def _draw_panel(axes: Axes, panel: Panel, expand: bool) -> None:
     if panel.y.limits:
         headroom = max(note_height, LABEL_HEADROOM * has_label) if expand else 0.0
         axes.set_ylim(_with_headroom(panel.y, panel.y.limits, headroom))
+    if panel.band is not None:
+        axes.axhspan(*panel.band, color=GRID, linewidth=0)
     ends = []
     for line, factor in zip(panel.lines, _shifts(panel), strict=True):
         x = np.array(line.x) * factor
         _draw_line(axes, line, x)
-        if line.joined:
+        if panel.marks_beyond and panel.y.limits and line.weight != "faint":
+            _mark_beyond(axes, line, panel.y.limits)
+        if line.named:
             ends.append((x[-1], line.y[-1]))
     for reference in panel.references:
         if reference.axis == "x":
             _mark_x(axes, reference.value, reference.label, note_height)
         else:
             _mark_y(axes, reference.value, reference.label)
-    _name_ends(axes, [line for line in panel.lines if line.joined], ends)
+    _name_ends(axes, [line for line in panel.lines if line.named], ends)
 
 
 def _tick_limits(ticks: Sequence[float]) -> Interval:
@@ -138,6 +150,18 @@ def _shifts(panel: Panel) -> list[float]:
     return factors
 
 
+def _end_text(line: Line) -> str:
+    return f"{line.name}  {line.value}" if line.value else line.name
+
+
+def _mark_beyond(axes: Axes, line: Line, limits: Interval) -> None:
+    """Mark at the edge where a line is beyond the limits."""
+    for x, side in beyond(line, limits):
+        edge = limits[0 if side == "low" else 1]
+        marker = "v" if side == "low" else "^"
+        axes.plot(x, edge, marker, color=line.style.colour, markersize=5, clip_on=False, zorder=4)
+
+
 def _draw_line(axes: Axes, line: Line, x: np.ndarray) -> None:
     colour = line.style.colour
     if line.low and line.spread == "band":
@@ -149,7 +173,8 @@ def _draw_line(axes: Axes, line: Line, x: np.ndarray) -> None:
         line.y,
         color=colour,
         linestyle=DASHES[line.style.dash] if line.joined else "none",
-        linewidth=1.5,
+        linewidth=WIDTHS[line.weight],
+        alpha=0.5 if line.weight == "faint" else 1.0,
         marker=_marker(line),
         markersize=4,
         markevery=1 if line.markers == "all" else max(1, len(x) // 8),
@@ -184,12 +209,19 @@ def _mark_x(axes: Axes, value: float, label: str, taken: float) -> None:
 
 
 def _mark_y(axes: Axes, value: float, label: str) -> None:
-    """Mark a value on the y axis if it is within the limits."""
+    """Mark a value on the y axis; beyond the limits, state it at the edge."""
     low, high = axes.get_ylim()
     if low <= value <= high:
-        axes.axhline(value, color=INK, linewidth=0.9, linestyle=DOTTED)
+        axes.axhline(value, color=INK, linewidth=0.9, linestyle=DOTTED, zorder=1.5)
         coords: tuple[Coords, Coords] = ("axes fraction", "data")
         write(axes, label, (0, value), coords, (4, 2.5), NOTE_SIZE, FAINT, va="bottom")
+    elif label:
+        is_below = value < low
+        text = f"{label}, {'below' if is_below else 'above'} this axis"
+        place = (0, 0.0 if is_below else 1.0)
+        va: Literal["top", "bottom"] = "bottom" if is_below else "top"
+        offset = (4, 3 if is_below else -3)
+        write(axes, text, place, FRACTIONS, offset, NOTE_SIZE, FAINT, va=va)
 
 
 def _name_ends(axes: Axes, lines: Sequence[Line], ends: Sequence[tuple[float, float]]) -> None:
@@ -200,9 +232,10 @@ def _name_ends(axes: Axes, lines: Sequence[Line], ends: Sequence[tuple[float, fl
     margin = text_sizes(["Ag"])[0][1] / 2
     wanted = (ends_xy[:, 1] * height).tolist()
     places = spread(wanted, LINE_HEIGHT, margin, height - margin)
-    bend = 1 + 0.6 * LEADER / PANEL_WIDTH
-    tip = 1 + 0.9 * LEADER / PANEL_WIDTH
-    text = 1 + (LEADER + 0.05) / PANEL_WIDTH
+    width = axes.bbox.width / DPI
+    bend = 1 + 0.6 * LEADER / width
+    tip = 1 + 0.9 * LEADER / width
+    text = 1 + (LEADER + 0.05) / width
     panel = axes.transAxes
     for line, (x, y), inches in zip(lines, ends_xy, places, strict=True):
         place = inches / height
@@ -210,4 +243,4 @@ def _name_ends(axes: Axes, lines: Sequence[Line], ends: Sequence[tuple[float, fl
         axes.plot([x, 1], [y, y], c=colour, lw=0.6, alpha=0.55, ls=(0, (1, 2)), transform=panel)
         (leader,) = axes.plot([1, bend, tip], [y, place, place], c=colour, lw=1, transform=panel)
         leader.set(clip_on=False, marker=_marker(line), markevery=[2], markersize=4)
-        write(axes, line.name, (text, place), FRACTIONS)
+        write(axes, _end_text(line), (text, place), FRACTIONS)

@@ -7,8 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from harness.report.charts.curves import MIN_SPAN
 from harness.report.charts.entries import MAX_ENTRIES
+from harness.report.charts.limits import MIN_SPAN
 from harness.report.charts.mpl.label_placement import place_labels
 from harness.report.charts.mpl.setup import (
     DPI,

@@ -33,14 +33,14 @@ const charts = (() => {
   }
 
   // Return the height of a chart and of its legend.
-  function measure({ data: traces, layout, rows }) {
+  function measure({ data: traces, layout, rows, tall = 1 }) {
     const narrow = isNarrow();
     const { grid } = layout;
     const nRows = grid ? grid.rows * (narrow ? grid.columns : 1) : 1;
     const nLegend = traces.filter((trace) => trace.showlegend !== false).length;
     const legendRows = nLegend > 1 ? Math.ceil(nLegend / (narrow ? 1 : 4)) : 0;
     const legend = legendRows * LEGEND_ROW;
-    const height = rows ? rows * (narrow ? 58 : 26) : nRows * (narrow ? 300 : 400);
+    const height = rows ? rows * (narrow ? 58 : 26) : nRows * (narrow ? 300 : 400) * tall;
     const total = height + legend + 110;
     return { height: onPaper ? Math.min(total, PAPER_HEIGHT) : total, legend, nLegend };
   }
@@ -72,7 +72,7 @@ const charts = (() => {
       height,
       width: onPaper ? PAPER_WIDTH : undefined,
       autosize: !onPaper,
-      margin: { l: 60, r: 15, t: 30, b: 80 + legend, autoexpand: true },
+      margin: { l: 60, r: figure.right || 15, t: 30, b: 80 + legend, autoexpand: true },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: colour("ink"), family: "system-ui, sans-serif", size: narrow ? 11 : 12 },
