@@ -64,7 +64,7 @@ def test_hovering_over_a_curve_shows_its_name_and_value(opened):
     assert len(curves(opened)) == 1
     opened.locator("#plot-curves .scatterlayer .point").last.hover(force=True)
     tooltip = opened.locator("#plot-curves .hoverlayer .hovertext").first
-    sync_api.expect(tooltip).to_contain_text("rope-mha-single")
+    sync_api.expect(tooltip).to_contain_text("rope · mha")
     value = opened.evaluate(
         "document.getElementById('plot-curves').data.find(t => !t.fill).y.at(-1)"
     )
