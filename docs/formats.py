@@ -146,7 +146,8 @@ installed packages, machines.
 report that have recorded a step. An export replaces the earlier one of that tool. No data leaves
 the machine. All tools but csv and latex need `pip install 'ablations[TOOL]'`.
 
-- `csv`, `parquet`: the tables `runs`, `steps` and `evals` below.
+- `csv`, `parquet`: the tables `runs`, `steps` and `evals` below. `runs` has further columns for
+  each setting and each option of a variant: `model.n_embd`, `train.lr`, `attention.n_kv_head`.
 - `latex`: the tables of the report as booktabs tables for `\\input{}`, rounded.
 - `tensorboard`, `wandb`, `mlflow`: a run for each run, named by its id, with the curves
   `train/loss`, `train/grad_norm`, `train/lr`, `train/step_s`, `val/loss` and `val/bits_per_byte` by

@@ -54,6 +54,9 @@ def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS
             change = changes.get(run.run_id)
             if outcome.status not in ("done", "pending") or change is not None:
                 print(f"  {_describe(run, outcome, change)}")
+    if study is not None:
+        folder = "" if results == DEFAULT_RESULTS else f" --results {results}"
+        print(f"report: python -m harness report {study}{folder}")
 
 
 def _tuning(store: "Store", study: str, outcomes: "Mapping[str, Outcome]") -> Iterator[str]:

@@ -163,6 +163,21 @@ def points(run: RunData) -> Iterator[Point]:
         yield by_step[step].finite()
 
 
+def frames_with_settings(study: StudyFrames) -> dict[str, pd.DataFrame]:
+    """Return `runs`, `steps` and `evals`; `runs` has a column for each setting and option.
+
+    A column whose values have several types is text.
+    """
+    frames = study.recorded_frames()
+    rows = [run_settings(run.spec) for run in study.recorded]
+    settings = pd.DataFrame(rows, index=frames["runs"].index).convert_dtypes()
+    settings = settings.drop(columns=["seed", "data_seed"])
+    for name in settings.select_dtypes("object"):
+        settings[name] = settings[name].astype("string")
+    frames["runs"] = pd.concat([frames["runs"], settings], axis="columns")
+    return frames
+
+
 def results_of(row: pd.Series) -> dict[str, float]:
     """Return the results of a row of the frame `runs` that are known."""
     return {name: float(row[name]) for name in RESULTS if pd.notna(row[name])}

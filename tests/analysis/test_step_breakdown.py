@@ -82,7 +82,7 @@ def test_waits_that_are_not_known_are_not_shown_as_none(three):
     (row,) = (
         line
         for line in section(page, "Step time breakdown").splitlines()
-        if line.startswith(f"| {DDP} ")
+        if line.startswith("| ddp2 ")
     )
     assert [cell.strip() for cell in row.split("|")[5:-1]] == ["–", "1.000", "–", "–"]
 
@@ -92,7 +92,7 @@ def test_phases_are_reported_in_a_table_and_a_figure(three):
     (row,) = (
         line
         for line in section(page, "Step time breakdown").splitlines()
-        if line.startswith(f"| {DDP} ")
+        if line.startswith("| ddp2 ")
     )
     assert [cell.strip() for cell in row.split("|")[2:-1]] == [
         "12.00",
@@ -122,7 +122,7 @@ def test_an_entry_that_diverges_has_no_phases(three):
     (row,) = (
         line
         for line in section(page, "Step time breakdown").splitlines()
-        if line.startswith(f"| {DDP} ")
+        if line.startswith("| ddp2 ")
     )
     assert row.count("diverges") == 7
     assert DDP not in {row["entry"] for row in rows(folder, "phases")}
@@ -144,7 +144,7 @@ def test_traffic_that_is_not_what_theory_predicts_is_said(three, factor):
     page, _, folder = written(three)
     text = section(page, "Communication")
     assert f"**{100 * factor - 100:+.2f} %**" in text and "+0.00 %" in text
-    assert f"off the prediction**: the communication volume of `{FSDP}`" in text
+    assert "off the prediction**: the communication volume of fsdp2" in text
     assert SINGLE not in text, "one process sends no bytes"
     assert {row["collective"] for row in rows(folder, "traffic")} == {"all_reduce"}
 
@@ -160,7 +160,7 @@ def test_one_process_that_sends_something_deviates(three):
     edit_probes(three, SINGLE, lambda probes: probes.update(traffic=[sent]))
     assert work(three).results[SINGLE].traffic.deviation == float("inf")
     page, found, _ = written(three)
-    assert "**none predicted**" in page and f"the communication volume of `{SINGLE}`" in page
+    assert "**none predicted**" in page and "the communication volume of single" in page
     assert found["entries"][0]["traffic"]["deviation"] is None
 
 
@@ -187,7 +187,7 @@ def test_memory_that_is_not_what_theory_predicts_is_said(three, category):
         0.03, rel=1e-3
     )
     page, found, _ = written(three)
-    assert f"off the prediction**: the memory of `{FSDP}`" in page
+    assert "off the prediction**: the memory of fsdp2" in page
     entry = next(entry for entry in found["entries"] if entry["entry"] == FSDP)
     assert entry["predicted_memory"]["predicted"]["optimizer"] == 900_000
 

@@ -65,6 +65,7 @@ def test_csv_has_every_number_as_it_was_recorded(study, tmp_path):
         row = next(row for row in tables["runs"] if row["run_id"] == run_id)
         assert row["status"] == run.status and row["seed"] == str(run.seed)
         assert {axis: row[axis] for axis in run.labels} == run.labels
+        assert (row["model.n_embd"], row["train.lr"]) == ("64", "0.001")
         same([row["val_loss"]], [run.evals.val_loss[-1] if run.status == "done" else math.nan])
         same([row["step_s"]], [np.median(run.timed_step_s) if run.status == "done" else math.nan])
 

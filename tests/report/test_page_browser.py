@@ -101,19 +101,6 @@ def test_a_watched_page_reloads_and_keeps_the_inputs(browser, one_axis):
         assert page.locator("h1").inner_text() == "newer"
 
 
-@pytest.mark.parametrize("width", [390, 1440])
-def test_axe_finds_no_violation(browser, opened, width):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    with browser.new_context(
-        viewport={"width": width, "height": 900}, bypass_csp=True
-    ) as context:  # axe is a script
-        page = context.new_page()
-        page.goto(opened.url)
-        drawn(page, "phases")
-        found = axe.run(page)
-        assert found.violations_count == 0, found.generate_report()
-
-
 CONTRAST = """() => {
   const channel = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
   const light = (c) => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number).map(channel);

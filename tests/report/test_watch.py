@@ -1,5 +1,6 @@
 """`report --watch` updates the report while a study runs, and ends with it."""
 
+import shutil
 import threading
 import time
 
@@ -69,3 +70,25 @@ def test_an_unreadable_run_does_not_end_the_watch(one_axis, tmp_path, no_figures
     one_axis.store.runs("tiny")[0].path.joinpath("status.json").write_text("{")
     assert watch(one_axis, tmp_path / "out") == 0
     assert "could not be read" in (tmp_path / "out" / "tiny" / "report.md").read_text()
+
+
+def test_a_study_that_is_not_there_yet_is_waited_for(one_axis, tmp_path, no_figures, monkeypatch):
+    waits = []
+    monkeypatch.setattr("time.sleep", lambda seconds: waits.append(1) or one_axis.write())
+    assert watch(one_axis, tmp_path / "out") == 0
+    assert len(waits) == 1
+    assert (tmp_path / "out" / "tiny" / "report.md").exists()
+
+
+def test_a_folder_that_is_made_again_is_reported_again(one_axis, tmp_path, no_figures, monkeypatch):
+    one_axis.outcome = {"learned-gqa2-single-s1": ("pending", None, None)}
+    one_axis.write()
+    steps = iter([lambda: shutil.rmtree(one_axis.root), lambda: None, one_axis.write])
+
+    def sleep(seconds):
+        one_axis.outcome = {}
+        next(steps)()
+
+    monkeypatch.setattr("time.sleep", sleep)
+    assert watch(one_axis, tmp_path / "out") == 0
+    assert "6 done" in (tmp_path / "out" / "tiny" / "report.md").read_text()

@@ -4,6 +4,7 @@
 (() => {
   const menu = document.getElementById("menu");
   const links = [...menu.querySelectorAll("a")];
+  const NEAR_TOP = 120; // pixels
   const wide = matchMedia("(min-width: 75rem)"); // the list is a side bar, which is always open
   const openIfWide = () => {
     menu.open = wide.matches;
@@ -19,11 +20,12 @@
     menu.firstElementChild.focus();
   });
 
-  // The current section is the last that starts above the middle of the window.
+  // The current section is the last that starts above or near the top of the window.
   function markCurrent() {
     const targets = links.map((link) => document.querySelector(link.hash));
-    const current = targets.findLastIndex((target) => (
-      target && target.getBoundingClientRect().top < innerHeight / 2
+    const isAtEnd = scrollY > 0 && scrollY + innerHeight >= document.body.scrollHeight - 2;
+    const current = isAtEnd ? links.length - 1 : targets.findLastIndex((target) => (
+      target && target.getBoundingClientRect().top < NEAR_TOP
     ));
     links.forEach((link, i) => {
       if (i === Math.max(current, 0)) link.setAttribute("aria-current", "location");
@@ -50,7 +52,7 @@
   function toPaper() {
     if (onPaper) return;
     onPaper = true;
-    opened = [...document.querySelectorAll("details:not([open])")];
+    opened = [...document.querySelectorAll("main details:not([open])")];
     for (const details of opened) details.open = true;
     document.documentElement.classList.add("paper");
     document.dispatchEvent(new CustomEvent("paper", { detail: true }));
