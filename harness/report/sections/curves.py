@@ -62,11 +62,13 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
 
 def _table(summary: Summary, chosen: list[Drawn]) -> Block:
     unit = loss_unit(summary.study, [one.entry for one in chosen])
+    stamps = _stamps(summary)
     rows = []
     for one in chosen:
         losses = validation(one.entry, unit).losses.mean(axis=0)
         indices = np.linspace(0, len(losses) - 1, len(FRACTIONS)).round().astype(int)
-        rows.append([one.entry.label, *map(formatting.mean, losses[indices].tolist())])
+        name = one.name + stamps.get(one.entry.label, "")
+        rows.append([name, *map(formatting.mean, losses[indices].tolist())])
     caption = "Validation loss at five evaluations, mean over seeds"
     if unit == BITS:
         caption += ", bits per byte"
@@ -106,10 +108,7 @@ def _explorer_data(summary: Summary) -> JsonDict:
     contexts = _contexts(summary)
     names = list(dict.fromkeys(contexts.values()))
     style = choose_style(study)
-    stamps = {}
-    for label, kinds in kinds_by_entry(summary.caveats).items():
-        words = [kind for kind in kinds if kind in STAMPED]
-        stamps[label] = f" [{', '.join(words)}]" if words else ""
+    stamps = _stamps(summary)
     data = []
     for entry in entries:
         with_time = few_entries and entry.label not in summary.diverging and has_times(entry)
@@ -147,6 +146,15 @@ def _explorer_data(summary: Summary) -> JsonDict:
         "best": [index[one.entry.label] for one in best],
         "entries": data,
     }
+
+
+def _stamps(summary: Summary) -> dict[str, str]:
+    """Return what follows the name of each entry that has caveats."""
+    stamps = {}
+    for label, kinds in kinds_by_entry(summary.caveats).items():
+        words = [kind for kind in kinds if kind in STAMPED]
+        stamps[label] = f" [{', '.join(words)}]" if words else ""
+    return stamps
 
 
 def _contexts(summary: Summary) -> Mapping[str, str]:

@@ -4,6 +4,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime
 
 from harness.analysis.summary import Summary
 from harness.report.document import (
@@ -165,7 +166,7 @@ def source(summary: Summary, charts: Charts) -> Iterator[Block]:
         table_read = launch.imported
         if table_read is not None:
             content = [table_read.path, str(table_read.rows), table_read.sha256]
-            rows.append([launch.at, *content, launch.note or MISSING])
+            rows.append([_to_seconds(launch.at), *content, launch.note or MISSING])
     yield paragraph(
         "These runs are of another trainer. Their losses are in nats per token, times in seconds, "
         "memory in bytes, as the table states them. The model, the data, the hardware and the "
@@ -177,6 +178,10 @@ def source(summary: Summary, charts: Charts) -> Iterator[Block]:
     commands = [launch.command or NO_COMMAND for launch in summary.study.launches[-1:]]
     commands.append(f"python -m harness report {shlex.quote(summary.study.name)}")
     yield CodeBlock("\n".join(commands), "sh")
+
+
+def _to_seconds(time: str) -> str:
+    return datetime.fromisoformat(time).isoformat(timespec="seconds")
 
 
 def launches(summary: Summary, charts: Charts) -> Iterator[Block]:
