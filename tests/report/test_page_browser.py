@@ -35,6 +35,9 @@ def test_the_table_filters_the_curves_without_a_network(opened):
     sync_api.expect(opened.locator("#count")).to_have_text("1 of 6 candidates")
     assert names(opened) == ["rope · gqa2 [lost-seeds]"]
     assert len(curves(opened)) == 1
+    opened.get_by_role("combobox", name="Context").select_option("all")
+    assert len(curves(opened)) == 3
+    opened.get_by_role("combobox", name="Context").select_option(index=0)
     opened.get_by_role("button", name="Show all", exact=True).click()
     sync_api.expect(opened.locator("#count")).to_have_text("6 of 6 candidates")
     assert len(curves(opened)) == 6
@@ -48,7 +51,7 @@ def test_legend_and_controls_change_the_curves(opened):
     drawn(opened, "curves")
     opened.locator("#plot-curves .legendtoggle").first.click()
     sync_api.expect(opened.locator("#plot-curves .scatterlayer .trace.scatter")).to_have_count(
-        2 * 6 - 2
+        2 * (6 - 1) + 2 * 5
     )
     opened.get_by_role("combobox", name="against").select_option("time")
     opened.get_by_role("combobox", name="Loss").select_option("training")
@@ -65,8 +68,8 @@ def test_hovering_over_a_curve_shows_its_name_and_value(opened):
     opened.locator("#plot-curves .scatterlayer .point").last.hover(force=True)
     tooltip = opened.locator("#plot-curves .hoverlayer .hovertext").first
     sync_api.expect(tooltip).to_contain_text("rope · mha")
-    value = opened.evaluate(
-        "document.getElementById('plot-curves').data.find(t => !t.fill).y.at(-1)"
+    values = opened.evaluate(
+        "document.getElementById('plot-curves').data.filter(t => !t.fill).map(t => t.y.at(-1))"
     )
     assert any(f"{abs(value):.4f}" in tooltip.text_content() for value in values)
     assert opened.wrong == []

@@ -84,7 +84,7 @@
       if (!parts.length || !words.every((word) => row.text.includes(word))) continue;
       const isNarrowed = row.contexts.length > 0 && parts.length < row.contexts.length;
       const isOpen = row.expanded || isNarrowed;
-      found.push({ row, isOpen, contexts: isOpen && row.contexts.length ? parts : [] });
+      found.push({ row, isOpen, parts, contexts: isOpen && row.contexts.length ? parts : [] });
     }
     return found;
   }
@@ -118,7 +118,9 @@
     showAll.hidden = found.length <= maxRows;
     count.textContent = `${found.length} of ${rows.length} candidates`
       + (showAll.hidden ? "" : `; the first ${maxRows} are shown`);
-    const indices = found.map(({ row }) => data.entries[row.position]);
+    const indices = found.flatMap(({ parts }) => (
+      parts.map((part) => data.entries[part.position])
+    ));
     document.dispatchEvent(new CustomEvent("shown", { detail: indices }));
   }
 
