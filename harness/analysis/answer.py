@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.analysis.candidates import Candidate, find_candidates
-from harness.analysis.caveats import LEAKS, kinds_by_entry
+from harness.analysis.caveats import LEAKS, STAMPED, kinds_by_entry, shared_kinds
 from harness.analysis.dataset import StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.results.records.answer import (
@@ -34,6 +34,7 @@ BASELINE = "baseline"
 LOST = "lost seeds"
 NO_RESULTS = "no results"
 NOT_TESTED = "not tested yet"
+VISIBLE_CHANGE = 0.005  # a smaller change of a cost is neither stated nor a reason
 # Caveats of an entry that keep it out of the advice, and of which the advice warns.
 DISTRUSTED: Sequence[CaveatKind] = (
     "non-causal",
@@ -62,6 +63,7 @@ class Results:
     comparisons: Mapping[str, BaselineComparison]
     tests: Mapping[Quantity, MetricTests]
     caveats: Mapping[str, list[CaveatKind]]
+    shared: Collection[CaveatKind]  # caveats of all entries
     pooled: Mapping[Cell, PooledResult]  # by the labels on the asked axes
 
 
@@ -75,7 +77,9 @@ def find_answer(
     """Return the answer from the results of the entries, their tests and their caveats."""
     by_entry = {row.entry: row for row in comparisons}
     pooled = {_asked(study, result.levels): result for result in tests["val_loss"].pooled}
-    results = Results(study, entries, by_entry, tests, kinds_by_entry(caveats), pooled)
+    kinds = kinds_by_entry(caveats)
+    shared = shared_kinds(caveats, entries.keys())
+    results = Results(study, entries, by_entry, tests, kinds, shared, pooled)
     rows = [_row(results, candidate) for candidate in find_candidates(study)]
     rows.sort(key=_rank)
     axes = [_axis(results, axis, rows) for axis in (rows[0].levels if rows else ())]
@@ -133,6 +137,7 @@ def _row(results: Results, candidate: Candidate) -> AnswerRow:
         peak_memory=_memory(results, label, comparison),
         parameters=_parameters(result, base),
         caveats=list(dict.fromkeys(kinds)),
+        stamps=[kind for kind in STAMPED if kind in kinds and kind not in results.shared],
     )
 
 
@@ -261,7 +266,7 @@ def _advice(
     better = [row.entry for row in sound if row.verdict == "better"]
     if better or any(row.verdict for row in compared):
         yield "better", better, None
-    cheaper = [row.entry for row in sound if row.verdict == "equivalent" and _is_cheaper(row)]
+    cheaper = [row.entry for row in sound if row.verdict == "equivalent" and is_cheaper(row)]
     if cheaper:
         yield "cheaper", cheaper, None
     open_rows = [row.entry for row in compared if _is_open(row)]
@@ -282,10 +287,12 @@ def _of_losses() -> set[CaveatKind]:
     return set(DISTRUSTED) - set(COSTS_ONLY)
 
 
-def _is_cheaper(row: AnswerRow) -> bool:
-    """Return whether a resolved cost is lower, or the number of parameters."""
-    resolved = "better" in (row.tokens_per_s.verdict, row.peak_memory.verdict)
-    return resolved or (row.parameters.change or 0.0) < 0
+def is_cheaper(row: AnswerRow) -> bool:
+    """Return whether a cost is visibly lower, and none that is tested is visibly higher."""
+    costs = (row.tokens_per_s, row.peak_memory)
+    verdicts = [cost.verdict for cost in costs if abs(cost.change or 0.0) >= VISIBLE_CHANGE]
+    fewer_parameters = (row.parameters.change or 0.0) <= -VISIBLE_CHANGE
+    return "worse" not in verdicts and ("better" in verdicts or fewer_parameters)
 
 
 def _is_open(row: AnswerRow) -> bool:

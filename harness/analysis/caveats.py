@@ -1,6 +1,6 @@
 """Reasons not to take a result at face value: each source yields the caveats of a study."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from harness.analysis import (
     comparability,
@@ -63,6 +63,14 @@ STAMPED: Sequence[CaveatKind] = (
 def find_caveats(study: StudyResults) -> list[Caveat]:
     """Return all caveats of a study."""
     return [caveat for source in SOURCES for caveat in source(study)]
+
+
+def shared_kinds(caveats: Sequence[Caveat], labels: Collection[str]) -> list[CaveatKind]:
+    """Return the stamped kinds that all of several entries have: they tell no entry apart."""
+    kinds = kinds_by_entry(caveats)
+    if len(labels) < 2:
+        return []
+    return [kind for kind in STAMPED if all(kind in kinds.get(label, ()) for label in labels)]
 
 
 def kinds_by_entry(caveats: Sequence[Caveat]) -> Mapping[str, list[CaveatKind]]:

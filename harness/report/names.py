@@ -12,12 +12,21 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from harness.analysis.caveats import STAMPED, kinds_by_entry
+from harness.analysis.caveats import STAMPED, kinds_by_entry, shared_kinds
 from harness.analysis.dataset import Entry
 from harness.analysis.summary import Summary
 from harness.report.charts.spec import ChartSpec, Line, MarkStyle
-from harness.report.document import Block, Code, CodeBlock, Document, Section, Table, paragraph
-from harness.results.records.caveats import Caveat
+from harness.report.document import (
+    Block,
+    Chart,
+    Code,
+    CodeBlock,
+    Document,
+    Section,
+    Table,
+    paragraph,
+)
+from harness.results.records.caveats import Caveat, CaveatKind
 
 MAX_LISTED = 4  # stamped entries below a table or chart
 GROUP_SECTIONS = ("ladder", "tuning", "contexts")  # by their ids
@@ -32,13 +41,15 @@ class Names:
 
     `stamps` has only the stamp of each entry that has one: ` [unstable]`. A chart that shows no
     other entries than those of `candidates`, which stand for a candidate each, has the titles of
-    these. `groups` are titles of groups of entries, each named by labels that they share.
+    these. `groups` are titles of groups of entries, each named by labels that they share. Caveats
+    of all entries, `shared`, are no stamps: a line in each section and below each chart has them.
     """
 
     shown: Mapping[str, str]
     stamps: Mapping[str, str]
     candidates: Mapping[str, str] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
+    shared: Sequence[CaveatKind] = ()
 
     def of_chart(self, spec: ChartSpec) -> "Names":
         """Return the names in a chart."""
@@ -66,21 +77,29 @@ class Names:
         return title + word[len(stripped) :]
 
     def listed(self) -> str:
-        """Return a sentence on the entries with stamps."""
+        """Return a sentence on the entries with stamps, empty without any."""
+        if not self.stamps:
+            return ""
         names = [self.title(label) for label in self.stamps]
         more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
         return f"This study has entries with caveats: {', '.join(names[:MAX_LISTED])}{more}."
 
+    def of_all(self) -> str:
+        """Return a sentence on the caveats that all entries share, empty without any."""
+        return f"All entries: {', '.join(self.shared)}." if self.shared else ""
+
 
 def of_summary(summary: Summary) -> Names:
     """Return the names of a study's entries, candidates and groups."""
-    names = find_names(summary.study.entries, summary.caveats)
+    shared = shared_kinds(summary.caveats, [entry.label for entry in summary.study.entries])
+    own = [caveat for caveat in summary.caveats if caveat.kind not in shared]
+    names = find_names(summary.study.entries, own)
     candidates = {
         row.entry: row.title + names.stamps.get(row.entry, "")
         for row in summary.answer.rows
         if row.title
     }
-    return replace(names, candidates=candidates, groups=summary.group_titles)
+    return replace(names, candidates=candidates, groups=summary.group_titles, shared=shared)
 
 
 def _labels(value: Any, labels: Collection[str]) -> Iterator[str]:
@@ -138,8 +157,9 @@ def _rename(value: Any, names: Names) -> Any:
         return _rename_line(value, names)
     if isinstance(value, ChartSpec):
         names = names.of_chart(value)
-        if names.stamps:
-            value = replace(value, note=f"{value.note} {names.listed()}")
+        lines = [line for line in (names.of_all(), names.listed()) if line]
+        if lines:
+            value = replace(value, note=" ".join([value.note, *lines]))
     if isinstance(value, Section) and value.id in GROUP_SECTIONS:
         names = replace(names, shown={**names.groups, **names.shown})
     if is_dataclass(value) and not isinstance(value, type):
@@ -191,19 +211,22 @@ def rename_document(document: Document, names: Names) -> Document:
     """Return the document with all titles and stamps.
 
     A table that names no stamped entry may still rest on one, as an average over entries does; a
-    line below it lists them. A chart's caption always does.
+    line below it lists them. A chart's caption always does. A section with tables or charts begins
+    with the caveats that all entries share.
     """
     renamed = rename(document, names)
-    if not names.stamps:
+    if not names.stamps and not names.shared:
         return renamed
     stamped = [names.shown[label] for label in names.stamps]
     rests_on = paragraph(names.listed())
     sections = []
     for section in renamed.sections:
         blocks: list[Block] = []
+        if names.shared and any(isinstance(block, Table | Chart) for block in section.blocks):
+            blocks.append(paragraph(names.of_all()))
         for block in section.blocks:
             blocks.append(block)
-            if isinstance(block, Table) and not _mentions(block, stamped):
+            if names.stamps and isinstance(block, Table) and not _mentions(block, stamped):
                 blocks.append(rests_on)
         sections.append(Section(section.id, section.title, blocks))
     return replace(renamed, sections=sections)

@@ -74,11 +74,12 @@ def test_each_change_of_a_verdict_is_named(tuned, expected):
 
 def test_the_largest_improvement_is_one_of_tuned_entries(tuned, no_figures):
     tuned.loss = losses({"learned": 3e-3, "rope": 1e-3}, {"rope": -0.03})
-    report, _, _ = written(tuned.write())
-    assert "Largest improvement: `rope-single-tuned`" in report
+    _, summary, _ = written(tuned.write())
+    assert summary["answer"]["advice"][0]["entries"] == ["rope-single-tuned"]
     plant_untuned_gain(tuned)
-    report, _, _ = written(tuned.write())
-    assert "Largest improvement" not in report
+    report, summary, _ = written(tuned.write())
+    assert summary["answer"]["advice"][0] == {"kind": "better", "entries": [], "caveat": None}
+    assert "No candidate is better than the baseline." in report
 
 
 def result(verdict: str, mean: float, half: float) -> SignificanceResult:

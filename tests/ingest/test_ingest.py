@@ -456,7 +456,7 @@ def test_commands_accept_an_imported_study(command, rows):
     path = command("ingest", "runs.csv", *options, "--report").stdout.strip()
     report = (command.folder / path).read_text()
     assert "Imported from `runs.csv`" in report
-    better = report.partition("better: ")[2].partition(";")[0]
+    better = report.partition("**Better**")[2].partition("**")[0]
     assert "muon" in better and "swiglu" in better and "sgd" not in better
     for absent in (
         "diverges",
@@ -528,8 +528,11 @@ def test_unmatched_seeds_are_compared_as_two_samples(fake, folder):
     fake.seeds = (10, 11, 12)
     fake.write()
     add(fake.store, write_csv(folder / "runs.csv", ROWS[:3]))
-    sides = [Source(name, read(fake.store, name)) for name in ("mine", fake.name)]
-    (pair,) = compare(*sides, now()).pairs
+    sides = [
+        Source(name, read(fake.store, name), fake.store.archive(name))
+        for name in ("mine", fake.name)
+    ]
+    (pair,) = compare(*sides, now())[0].pairs
     assert (pair.seeds, pair.val_loss.method) == ([], "Welch")
     assert pair.val_loss.verdict == "better"
 
@@ -539,8 +542,8 @@ def test_two_imports_are_not_called_bitwise_identical(store, folder):
     table = write_csv(folder / "runs.csv", ROWS)
     add(store, table, "a", margins=["val_loss=0.1"])
     add(store, table, "b", margins=["val_loss=0.1"])
-    sides = [Source(name, read(store, name)) for name in ("a", "b")]
-    pairs = compare(*sides, now()).pairs
+    sides = [Source(name, read(store, name), store.archive(name)) for name in ("a", "b")]
+    pairs = compare(*sides, now())[0].pairs
     assert len(pairs) == 9
     assert not any(pair.bitwise for pair in pairs)
     assert all(pair.val_loss.verdict == "equivalent" for pair in pairs)

@@ -6,7 +6,7 @@ import re
 import pytest
 from synthetic_ladder import SyntheticLadder
 
-from harness.analysis import dataset
+from harness.analysis import answer, dataset
 from harness.analysis.answer import BASELINE
 from harness.analysis.summary import as_record, summarize
 from harness.report import charts, study_report
@@ -58,7 +58,7 @@ def failed_baseline(fake):
 
 
 def many_levels(fake):
-    fake.axes = {"positional": ["learned"], "attention": ["mha", *(f"v{i}" for i in range(40))]}
+    fake.axes = {"positional": ["learned"], "attention": ["mha", *(f"v{i}" for i in range(16))]}
 
 
 def corpora(fake):
@@ -102,6 +102,9 @@ KINDS = [
 ]
 
 
+SCREENS = {}
+
+
 def finished(fake):
     fake.baseline = {axis: labels[0] for axis, labels in fake.axes.items()}
     return summarize(dataset.read(fake.write().store, fake.name), "now")
@@ -111,7 +114,11 @@ def finished(fake):
     params=[*KINDS, "sizes", "ladder"], ids=lambda kind: getattr(kind, "__name__", kind)
 )
 def screen(request, fake, tmp_path, monkeypatch):
-    """Return the summary of a study of each kind, and its first screen."""
+    """Return the summary of a study of each kind, and its first screen, computed once."""
+    kind = getattr(request.param, "__name__", request.param)
+    if kind in SCREENS:
+        return SCREENS[kind]
+    fake.steps = 8
     if request.param == "sizes":
         summary = request.getfixturevalue("asked_in_sizes")
         summary = summarize(dataset.read(summary.write().store, summary.name), "now")
@@ -121,7 +128,8 @@ def screen(request, fake, tmp_path, monkeypatch):
     else:
         request.param(fake)
         summary = finished(fake)
-    return summary, study_report.build(summary, charts.build(summary)).first
+    SCREENS[kind] = summary, study_report.build(summary, charts.build(summary)).first
+    return SCREENS[kind]
 
 
 def texts(first):
@@ -235,3 +243,45 @@ def test_a_terminal_shows_it_within_its_width(screen, encoding):
     prose = [line for line in shown.splitlines() if not re.search(r"\S {2,}\S|^-+ ", line)]
     assert all(len(line) <= 80 for line in prose)
     assert first.chart is None or first.chart.plot.rows[0].text.lstrip("+-") in shown
+
+
+def shown_sentences(summary):
+    first = study_report.build(summary, charts.build(summary)).first
+    return ["".join(map(str, sentence)) for sentence in first.sentences], first
+
+
+def test_a_resolved_interaction_is_stated(fake):
+    """What a level does alone is otherwise read as its effect in every combination."""
+    fake.axes = dict(TWO)
+    fake.gain = {"rope-gqa2": 0.4}
+    sentences, _ = shown_sentences(finished(fake))
+    assert "rope lowers validation loss" in sentences[0]
+    assert any("do not add up: rope with gqa2 is 0.398 nats" in text for text in sentences), (
+        sentences
+    )
+
+
+def test_levels_are_stated_best_first(fake):
+    fake.axes = {"attention": ["mha", "a", "b", "c", "d", "e"]}
+    fake.gain = {"a": 0.2, "b": 0.1, "c": -0.1, "d": -0.3, "e": -0.2}
+    sentences, _ = shown_sentences(finished(fake))
+    assert re.findall(r"(\w) (?:lowers|raises)", sentences[0]) == ["d", "e", "c"]
+
+
+def test_cheaper_candidates_cost_visibly_less(fake):
+    """Here rope has 64 of 222,286 parameters less, which is no reason to adopt it."""
+    equivalent(fake)
+    _, first = shown_sentences(finished(fake))
+    (advice,) = [advice for advice in first.advice if advice.kind == "cheaper"]
+    items = ["".join(map(str, item)) for item in advice.items]
+    assert items and not any(item.startswith("rope · mha:") for item in items)
+    assert all("less memory" in item for item in items if " more" not in item)
+
+
+def test_a_cheaper_candidate_has_no_higher_cost(fake):
+    equivalent(fake)
+    summary = finished(fake)
+    row = next(row for row in summary.answer.rows if row.entry == "learned-gqa2")
+    assert answer.is_cheaper(row)
+    slower = row.tokens_per_s.model_copy(update={"verdict": "worse", "change": -0.3})
+    assert not answer.is_cheaper(row.model_copy(update={"tokens_per_s": slower}))

@@ -113,6 +113,25 @@ def test_comparison_is_stamped_on_either_side(fake, leak, tmp_path):
     assert "in a: position 3" in page and "in b: position 3" in page
 
 
+def test_a_caveat_of_all_entries_is_said_once(fake, leak, monkeypatch):
+    """A stamp on every name tells nothing apart and hides the names."""
+
+    def outdated(study):
+        for entry in study.entries:
+            yield Caveat(kind="outdated", entry=entry.label, message="model.py changed since")
+        yield leak
+
+    monkeypatch.setattr(caveats, "SOURCES", (outdated,))
+    page, summary, _ = written(fake.write())
+    assert "[outdated" not in page and "outdated]" not in page
+    assert STAMPED in page
+    for section in page.split("\n## ")[1:]:
+        if "![" in section or "\n|" in section:
+            assert "All entries: outdated." in section
+    assert page.count("model.py changed since") == 1
+    assert all("outdated" in row["caveats"] for row in summary["answer"]["rows"])
+
+
 def test_report_without_caveats_has_no_stamp(fake):
     page, summary, _ = written(fake.write())
     assert "caveats" not in page and summary["caveats"] == []

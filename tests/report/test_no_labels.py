@@ -2,6 +2,7 @@
 
 import re
 
+import gallery_results
 import pytest
 from gallery_results import GALLERY
 from synthetic_results import SyntheticStudy
@@ -35,6 +36,7 @@ LEVELS = re.compile(r"(?<![\w\-./=])(gqa2|local64|ddp2|fsdp2|rope|mha|S[0-3])(?!
 def report(request, tmp_path, monkeypatch):
     """Return the renamed document, charts and study of each kind of results."""
     monkeypatch.setattr(SyntheticStudy, "titles", TITLES)
+    monkeypatch.setattr(gallery_results, "STEPS", 10)
     fake = GALLERY[request.param](tmp_path)
     study = dataset.read(fake.store, fake.name)
     summary = summarize(study, "now")

@@ -124,6 +124,7 @@ def test_a_long_table_is_cut_and_says_so():
         assert "entry249" in page and "entry250" not in page
 
 
-def test_a_page_without_charts_runs_no_script():
+def test_a_page_without_charts_runs_only_the_script_of_the_page():
+    """It carries no plotting library and no data."""
     page = html.render(document(paragraph("x")))
-    assert "<script" not in page and "script-src" not in page
+    assert page.count("<script") == 1 and len(page) < 100_000

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 
 from harness.analysis.answer import BASELINE
-from harness.analysis.caveats import STAMPED
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.charts.effects import margin_bounds, superiority_bound
@@ -99,8 +98,7 @@ def candidate_title(row: AnswerRow) -> str:
 
 def stamped(name: str, row: AnswerRow) -> str:
     """Return a name with the stamps of a candidate's caveats: rope [unstable]."""
-    stamps = [kind for kind in row.caveats if kind in STAMPED]
-    return f"{name} [{', '.join(stamps)}]" if stamps else name
+    return f"{name} [{', '.join(row.stamps)}]" if row.stamps else name
 
 
 def gain(row: AnswerRow) -> str:

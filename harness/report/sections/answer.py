@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from harness.analysis.answer import BASELINE, LOST
+from harness.analysis.answer import BASELINE, LOST, VISIBLE_CHANGE
 from harness.analysis.candidates import collapsed_axes
 from harness.analysis.summary import Summary
 from harness.report import formatting
@@ -16,8 +16,8 @@ from harness.results.records.comparisons import Effect
 
 MAX_NAMES = 3  # candidates that a sentence or an item names
 MAX_SENTENCES = 3  # levels of an axis with a sentence of their own
+MAX_INTERACTIONS = 2  # that are stated
 MAX_TRENDS = 3  # effective speedups that are stated
-VISIBLE_CHANGE = 0.005  # a smaller change of a cost is not stated
 NONE_BETTER = "No candidate is better than the baseline."
 NONE_SOUND = "No candidate without a caveat is better than the baseline."
 TITLES: Mapping[AdviceKind, str] = {
@@ -97,6 +97,7 @@ def _sentences(summary: Summary) -> Iterator[Text]:
     else:
         for answer in summary.answer.axes:
             yield _axis(summary, answer, rows)
+        yield _interactions(summary)
         yield _best(summary, compared)
     yield from superiority.sentences(summary)
     yield _tuning(summary)
@@ -129,8 +130,8 @@ def _single_seed(summary: Summary) -> Text:
 
 
 def _axis(summary: Summary, answer: AxisAnswer, rows: Mapping[str, AnswerRow]) -> Text:
-    """Return what the levels of an axis do, those with a resolved difference first."""
-    resolved = []
+    """Return what the levels of an axis do, those with a resolved difference first, best first."""
+    resolved: list[tuple[float, Text]] = []
     unresolved = []
     others: dict[str, list[str]] = {}
     for level in answer.levels:
@@ -139,16 +140,18 @@ def _axis(summary: Summary, answer: AxisAnswer, rows: Mapping[str, AnswerRow]) -
         name = stamped(title, row) if row else title
         over_contexts = pooled.of_row(summary, row) if row else None
         if over_contexts is not None:
-            resolved.append(pooled.sentence(summary.study, over_contexts, text(name)))
+            shown = pooled.sentence(summary.study, over_contexts, text(name))
+            resolved.append((over_contexts.difference.mean, shown))
         elif row is None:
             resolved += _main_effect(name, level.effect)
-        elif row.verdict in ("better", "worse"):
-            resolved.append(_change(name, row))
+        elif row.verdict in ("better", "worse") and row.difference is not None:
+            resolved.append((row.difference.mean, _change(name, row)))
         elif row.verdict == "unresolved":
             unresolved.append((name, row))
         else:
             others.setdefault(_state(summary, row), []).append(name)
-    sentences = resolved[:MAX_SENTENCES]
+    resolved.sort(key=lambda item: item[0])
+    sentences = [sentence for _, sentence in resolved[:MAX_SENTENCES]]
     if len(resolved) > MAX_SENTENCES:
         more = count(len(resolved) - MAX_SENTENCES, "other level")
         sentences.append(text(f"The chart has {more} of {answer.axis}."))
@@ -179,13 +182,33 @@ def _relative(change: float, more: str, less: str) -> str:
     return f"{shown.lstrip('+-')} {less if change < 0 else more}"
 
 
-def _main_effect(name: str, effect: Effect | None) -> Iterator[Text]:
+def _main_effect(name: str, effect: Effect | None) -> Iterator[tuple[float, Text]]:
     """Yield the main effect of a level that no candidate changes alone, if it is resolved."""
     if effect is None or effect.estimate is None or effect.verdict not in ("better", "worse"):
         return
     verb = "lowers" if effect.verdict == "better" else "raises"
     size = formatting.brief_gain(effect.estimate, effect.ci95, "nats")
-    yield text(f"{name} {verb} validation loss by {size}, averaged over the other axes.")
+    shown = text(f"{name} {verb} validation loss by {size}, averaged over the other axes.")
+    yield effect.estimate, shown
+
+
+def _interactions(summary: Summary) -> Text:
+    """Return the largest resolved interactions: there, the levels do less or more than stated."""
+    asked = {answer.axis for answer in summary.answer.axes}
+    found = [
+        (effect, effect.estimate)
+        for effect in summary.metric_tests["val_loss"].interactions
+        if effect.levels.keys() <= asked and effect.verdict in ("better", "worse")
+        if effect.estimate is not None
+    ]
+    found.sort(key=lambda item: -abs(item[1]))
+    sentences = []
+    for effect, estimate in found[:MAX_INTERACTIONS]:
+        names = [summary.study.title(axis, label) for axis, label in effect.levels.items()]
+        size = formatting.brief_gain(estimate, effect.ci95, "nats")
+        side = "lower" if estimate < 0 else "higher"
+        sentences.append(f"{' with '.join(names)} is {size} {side} than the sum of both effects.")
+    return text("Effects that do not add up: ", " ".join(sentences)) if sentences else ()
 
 
 def _unresolved(levels: Sequence[tuple[str, AnswerRow]]) -> Text:
@@ -230,12 +253,16 @@ def _state(summary: Summary, row: AnswerRow) -> str:
     if row.verdict != "equivalent":
         return row.reason or "no verdict"
     margin = summary.study.margins.get("val_loss")
-    return "equivalent" if margin is None else f"equivalent within {margin:g} nats"
+    if margin is None or row.unit != "nats per token":
+        return "equivalent"
+    return f"equivalent within {margin:g} nats"
 
 
 def _best(summary: Summary, rows: Sequence[AnswerRow]) -> Text:
     """Name the best candidate if it changes several levels."""
     best = rows[0]
+    if len({row.unit for row in rows}) > 1:
+        return ()
     axes = [
         axis for axis, label in best.levels.items() if label != summary.study.baseline.get(axis)
     ]
@@ -306,14 +333,16 @@ def _claims(summary: Summary, row: AnswerRow) -> Iterator[str]:
     elif speed.verdict is not None:
         yield _at_speed(speed).removeprefix(" at ")
     memory = row.peak_memory.change
-    if memory is not None and abs(memory) >= VISIBLE_CHANGE:
+    is_resolved = row.peak_memory.verdict in ("better", "worse")
+    if memory is not None and is_resolved and abs(memory) >= VISIBLE_CHANGE:
         yield f"{_relative(memory, 'more', 'less')} memory"
     parameters = row.parameters.change
     if parameters is not None and abs(parameters) >= VISIBLE_CHANGE:
         yield f"{_relative(parameters, 'more', 'fewer')} parameters"
-    ratios = [saving.tokens_ratio for saving in summary.savings if saving.entry == row.entry]
-    if row.verdict == "better" and ratios and ratios[0] is not None and ratios[0] > 1:
-        yield f"reaches the baseline's loss with {ratios[0]:.2f}x fewer tokens"
+    for saving in summary.savings if row.verdict == "better" else ():
+        bounds = saving.tokens_ratio_ci95
+        if saving.entry == row.entry and saving.tokens_ratio and bounds and bounds[0] > 1:
+            yield f"the baseline needs {saving.tokens_ratio:.2f}x the tokens for its own loss"
 
 
 def _warning(summary: Summary, record: AdviceRecord) -> Text:

@@ -52,17 +52,14 @@ def _budgets(summary: Summary) -> Iterator[Block]:
     copies = ""
     if len(without_copies(summary.study)) < len(summary.study.entries):
         copies = (
-            "Another parallelism has the same loss at equal tokens: it is not listed, but counts "
-            "in the ranks at equal training time. "
+            "Other parallelisms are not listed, but count in the ranks at equal training time. "
         )
     yield paragraph(
-        "Rank and validation loss of each entry at an equal budget (the smallest total that any "
-        "entry used), linearly interpolated between evaluations. ",
+        "Rank and validation loss at an equal budget: the smallest total that any entry used. ",
         sizes,
         copies,
-        "Ranks are those of means over seeds: the comparison with the baseline shows which "
-        "differences exceed the noise. Entries that lost seeds which others did not lose have no "
-        "rank.",
+        "Ranks are those of means, and may be noise. Entries that lost seeds which others did not "
+        "lose have none.",
     )
     if len({comparability.training_tokens(entry) for entry in summary.study.entries}) > 1:
         yield paragraph(
@@ -88,12 +85,10 @@ def _budgets(summary: Summary) -> Iterator[Block]:
 def _costs(summary: Summary) -> Iterator[Block]:
     margin = summary.savings[0].margin
     yield paragraph(
-        "Cost of reaching a final loss: the tokens, or training time, of the baseline over those "
-        "of the entry, each until it first reaches the loss "
-        f"within {margin:g} nats. 1.12 means that the baseline needs 1.12 times as much, 0.9 that "
-        "the entry needs more. The loss is that of the baseline, then that of the entry. Ratios "
-        "are geometric means over seeds, with 95 % t intervals. A run that does not reach the loss "
-        "costs more than all it spent, so that the mean over seeds is a bound (≤, ≥)."
+        "Cost of reaching the baseline's final loss, then the entry's: tokens or training time of "
+        f"the baseline over those of the entry, each until it is first within {margin:g} nats. "
+        "Above 1 the baseline needs more. Geometric means over seeds, with 95 % t intervals; "
+        "bounds (≤, ≥) if a run does not reach the loss."
     )
     columns = [
         text_column("entry"),

@@ -45,21 +45,21 @@ def losses(summary: Summary, charts: Charts) -> Iterator[Block]:
     yield paragraph(
         "Against ",
         code_list(baseline_labels(summary)),
-        ". The difference is variant minus baseline between runs of the same seed. "
-        f"{method.VERDICTS} {method.INTERVALS}",
+        ": variant minus baseline, paired by seed. An entry is better or worse if two tests agree "
+        "(Dunnett's with the noise of all entries, and its own t test), and equivalent if it is "
+        "within the margin of ",
+        _margin(summary, "val_loss"),
+        " by two one-sided tests. The error rate of all comparisons together is 5 %, and each "
+        "interval agrees with its verdict; a round bracket marks an excluded end. Definitions, "
+        "assumptions and measured error rates: ",
+        Code(method.REFERENCE),
+        ".",
     )
     copies = "" if len(without_copies(study)) == len(study.entries) else COPIES
     yield paragraph(
-        "The study's margin of the validation loss: ",
-        _margin(summary, "val_loss"),
-        ". An unresolved entry has the number of seeds that would resolve it at 80 % power if "
-        "the observed effect size were the true one. p (adjusted) decides between different and "
-        "unresolved; p (BH) controls the false discovery rate (Benjamini-Hochberg). The effect "
-        "size is Hedges' g of the paired differences. A single seed gives no verdict. An entry "
-        f"that differs on several axes shows their joint effect. {copies}Definitions, assumptions "
-        "and measured error rates: ",
-        Code(method.REFERENCE),
-        ".",
+        "Seeds needed: at 80 % power, if the observed effect size is the true one. p (adjusted) "
+        "decides; p (BH) controls the false discovery rate (Benjamini-Hochberg). The effect size "
+        f"is Hedges' g. {copies}".rstrip(),
     )
     yield from method.paragraphs(summary, "val_loss")
     yield from _in_contexts(summary)

@@ -25,17 +25,12 @@ from harness.report.tables import table as table_of
 from harness.results.records import PHASES
 
 PHASE_METHOD = (
-    "Milliseconds of a step, mean over ranks, measured on a few extra steps after the last one "
-    "(their results are discarded). Waiting is exposed communication: time a rank blocks in a "
-    "collective, whether on data or on a slower rank. Overlapped communication is not counted. "
-    "Waiting is excluded from the other phases. It cannot be measured on CUDA, where waits are "
-    "part of each phase."
+    "Milliseconds, mean over ranks, of a few extra steps after the last one. Waiting: a rank "
+    "blocks in a collective; on CUDA it is part of the other phases."
 )
 TRAFFIC_METHOD = (
-    "Collectives per step on the busiest rank: number of calls, payload (MiB of the whole "
-    "buffers), and MiB that a rank sends assuming a bandwidth-optimal algorithm: 2 (n - 1) / n of "
-    "the payload for an all-reduce over n ranks, (n - 1) / n for the others. The prediction is the "
-    "formula of the parallelism, computed from the sizes of the parameters only."
+    "Collectives per step on the busiest rank: calls, payload (MiB of the whole buffers), and MiB "
+    "sent by a bandwidth-optimal algorithm. The prediction needs the sizes of parameters only."
 )
 SCALING_METHOD = (
     "Speedup is the throughput over that of the reference entry, with the 95 % t interval of its "
@@ -45,19 +40,16 @@ SCALING_METHOD = (
     "(strong scaling). Processes beyond the number of physical cores share cores."
 )
 MEMORY_METHOD = (
-    "MiB of the fullest rank. On CUDA the peak is the allocator's. On a CPU it is the sum of the "
-    "categories, which are computed from the tensors. The resident peak covers the whole process "
-    "and is listed separately."
+    "MiB of the fullest rank. The peak is the allocator's on CUDA, the sum of the categories on a "
+    "CPU. The resident peak is that of the whole process."
 )
 MEMORY_PREDICTION = (
     "In theory a rank holds its shard of the parameters and of the gradients, 4 bytes each, and of "
     "the two states of Adam."
 )
 FLOPS_METHOD = (
-    "The formula gives the FLOPs that the variant needs, the counter the FLOPs that were executed. "
-    "A ratio above 1 is work of the kernel that the variant does not need. If a formula is more "
-    "than 5 % off, the count of the required FLOPs replaces it in MFU and equal FLOPs, and the "
-    "entry is marked."
+    "FLOPs that the variant needs by its formula, and FLOPs that were executed: a ratio above 1 is "
+    "work of the kernel that the variant does not need."
 )
 
 

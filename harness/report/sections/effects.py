@@ -30,11 +30,8 @@ MAX_MISSING = 6  # combinations without runs that are named
 METHOD = (
     "A main effect is the mean change from the baseline's level, over all levels of the other "
     "axes. An interaction is the change that two levels cause together beyond the sum of each. "
-    "Each seed gives one value of an effect; its noise is the variation of these values over seeds "
-    "(its seed x term stratum), tested by Student's t test. p-values are adjusted (Holm) over the "
-    "main effects and over the interactions of each table, and the 95 % intervals are simultaneous "
-    "over the same effects, so that they agree with the verdicts. Losses are only those under the "
-    "baseline's parallelism: other parallelisms repeat them."
+    "Each is tested by a t test over seeds. p-values (Holm) and 95 % intervals cover all main "
+    "effects, or all interactions, of a table. Losses are those under the baseline's parallelism."
 )
 EXACT_METHOD = (
     "Peak memory does not vary between seeds. Runs of the same entry are then one observation, "

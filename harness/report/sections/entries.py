@@ -26,11 +26,9 @@ from harness.report.tables import (
 from harness.results.records.answer import AnswerRow, Cost
 
 DEFINITIONS = (
-    "± is half the width of the 95 % t interval of the mean over seeds. Throughput is tokens per "
-    "step over the median time of the timed steps of the slowest rank; warm-up steps are not "
-    "timed. Over seeds it is the geometric mean, with the 95 % t interval of the logarithm; a "
-    "single seed has no interval, since the variation between runs is unknown. Memory is the peak "
-    "of the fullest rank. Runs that are not done have no results."
+    "± is half of the 95 % t interval of the mean over seeds. Throughput is tokens per step over "
+    "the median time of a step of the slowest rank, without warm-up; over seeds the geometric "
+    "mean. Memory is the peak of the fullest rank."
 )
 IMPORTED_DEFINITIONS = (
     "± is half the width of the 95 % t interval of the mean over seeds. A throughput is the tokens "

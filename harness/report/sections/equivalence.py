@@ -41,17 +41,16 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
     checks = summary.tables["equivalence"]
     yield paragraph(_outcome(checks))
     yield paragraph(
-        "Each parallel run is compared with the run of the same seed that differs only in the "
-        "parallelism: with a single process if there is one, else with the baseline's parallelism. "
-        "It passes if the initial parameters are bitwise identical, the loss and gradient norm of "
-        f"the first {N_FIRST} steps agree within {tolerance.loss:.0e} and "
-        f"{tolerance.grad_norm:.0e} relative (rounding of the precision; larger if only "
-        "communication is rounded to bf16), and all ranks end with identical parameters. ",
+        "Each parallel run is compared with that of one process (else of the baseline's "
+        "parallelism) and the same seed. It passes if the initial parameters are bitwise "
+        f"identical, loss and gradient norm of the first {N_FIRST} steps agree within "
+        f"{tolerance.loss:.0e} and {tolerance.grad_norm:.0e} relative, and all ranks end with "
+        "identical parameters. ",
         Code("bitwise"),
         ": all training losses are identical. ",
         Code("DIVERGES"),
-        ": the check fails, and no speed is reported. Deviations are the largest over runs, "
-        "relative for the first steps, else in nats per token.",
+        ": the check fails, and no speed is reported. Deviations are the largest over runs, after "
+        "the first steps in nats per token.",
     )
     columns = [
         *(number_column(title, name, formatting.deviation) for name, title in DEVIATIONS.items()),

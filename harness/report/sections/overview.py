@@ -123,12 +123,15 @@ def caveat_notes(caveats: Sequence[Caveat]) -> Iterator[Note]:
     for caveat in caveats:
         by_kind.setdefault(caveat.kind, []).append(caveat)
     for kind, found in by_kind.items():
+        by_message: dict[str, list[str]] = {}
+        for caveat in found:
+            by_message.setdefault(caveat.message, []).extend([caveat.entry] if caveat.entry else [])
         items = []
-        for caveat in found[:MAX_CAVEATS]:
-            subject = text(Code(caveat.entry), ": ") if caveat.entry else ()
-            items.append(text(subject, caveat.message))
-        if len(found) > MAX_CAVEATS:
-            items.append(text(f"{len(found) - MAX_CAVEATS} more; summary.json has all."))
+        for message, labels in list(by_message.items())[:MAX_CAVEATS]:
+            subject = text(code_list(labels), ": ") if labels else ()
+            items.append(text(subject, message))
+        if len(by_message) > MAX_CAVEATS:
+            items.append(text(f"{len(by_message) - MAX_CAVEATS} more; summary.json has all."))
         yield Note([paragraph(Emphasis(CAVEAT_TITLES[kind])), ItemList(items)])
 
 

@@ -190,18 +190,20 @@ def launches(summary: Summary, charts: Charts) -> Iterator[Block]:
         return
     run_ids = {run.run_id for run in summary.study.runs}
     commands: dict[str, None] = {}
+    started = []
     for launch in summary.study.launches:
         if not run_ids & set(launch.order):
             continue
-        if not commands:
-            yield paragraph(
-                "Runs are shuffled within each seed, so that a drift of the machine's speed "
-                "affects all variants alike."
-            )
-        order = ItemList([text(Code(run_id)) for run_id in launch.order], ordered=True)
-        yield Details(f"{launch.at}: {count(len(launch.order), 'run')}", [order])
+        started.append(text(f"{launch.at}: {count(len(launch.order), 'run')}"))
         commands[launch.command or NO_COMMAND] = None
     if commands:
+        yield paragraph(
+            "Runs are shuffled within each seed, so that a drift of the machine's speed affects "
+            "all variants alike. Launches, whose order is in ",
+            Code("summary.json"),
+            ":",
+        )
+        yield ItemList(started)
         commands[f"python -m harness report {shlex.quote(summary.study.name)}"] = None
         yield Heading("Reproduce")
         yield CodeBlock("\n".join(commands), "sh")

@@ -62,6 +62,9 @@ class AnswerRow(StrictModel):
     peak_memory: Cost = Field(description="peak memory of the fullest rank, bytes")
     parameters: Cost = Field(description="number of parameters")
     caveats: list[CaveatKind] = Field(description="kinds of the caveats of its entries")
+    stamps: list[CaveatKind] = Field(
+        default=[], description="those that are printed after its title: not of all entries"
+    )
 
 
 class LevelAnswer(StrictModel):
@@ -89,8 +92,8 @@ class Advice(StrictModel):
     """What follows from the verdicts."""
 
     kind: AdviceKind = Field(
-        description="`better`: lower loss, without a caveat; `cheaper`: equivalent loss, and a "
-        "resolved lower cost or fewer parameters; `unresolved`: no verdict yet; `distrust`: "
+        description="`better`: lower loss, without a caveat; `cheaper`: equivalent loss, a lower "
+        "cost or fewer parameters, and no higher cost; `unresolved`: no verdict yet; `distrust`: "
         "results with the caveat"
     )
     entries: list[str] = Field(description="entries of `rows` or, of a caveat, any entries")
