@@ -136,10 +136,18 @@ def initialization(summary: Summary, charts: Charts) -> Iterator[Block]:
 def settings(summary: Summary, charts: Charts) -> Iterator[Block]:
     """Return the settings that vary and those that all entries share: model, data and training."""
     varied = summary.varied
+    titles = {
+        label: summary.study.title(axis, label)
+        for axis, labels in summary.study.levels.items()
+        for label in labels
+    }
     if varied:
         rows = []
         for key, values in varied.items():
-            levels = [f"{setting(key, value)} ({label})" for label, value in values.items()]
+            levels = [
+                f"{setting(key, value)} ({titles.get(label, label)})"
+                for label, value in values.items()
+            ]
             more = len(levels) - MAX_LEVELS
             shown = levels[:MAX_LEVELS] + ([f"{more} more"] if more > 0 else [])
             rows.append([key, ", ".join(shown)])
