@@ -56,7 +56,7 @@ Advised = tuple[AdviceKind, list[str], CaveatKind | Literal["diverges"] | None]
 
 @dataclass(frozen=True)
 class Results:
-    """What the answer is made from, by the label of the entry."""
+    """The sources of the answer, by the label of the entry."""
 
     study: StudyResults
     entries: Mapping[str, EntryResult]

@@ -1,4 +1,4 @@
-"""Collapse entries that differ only on context axes: what a study asks about, one row each."""
+"""Collapse entries that differ only on context axes, as a study asks about them: one row each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from harness.results.titles import distinct
 class Candidate:
     """One combination of levels on the asked axes, with its entries in all contexts.
 
-    `main` is the entry that stands for all: that in the baseline's context. `levels` has the label
+    `main` represents all: it is the entry in the baseline's context. `levels` has the label
     on each axis that does not collapse, `title` is what people read.
     """
 
@@ -58,7 +58,7 @@ def find_candidates(study: StudyResults) -> list[Candidate]:
 def without_copies(study: StudyResults) -> list[Entry]:
     """Return the entries without those that differ from another only in the parallelism.
 
-    Of these, the one with the parallelism of its candidate's main entry stands for all; so does the
+    Of these, the one with the parallelism of its candidate's main entry represents all; so does the
     first one where that is missing. If only the parallelism varies, all entries are returned.
     """
     if PARALLELISM not in collapsed_axes(study):

@@ -22,7 +22,7 @@ class FollowedStudy:
     """A study file, and what it changes in a report of the runs.
 
     `n_left_out` runs are of entries that the file no longer contains. `renamed` maps the entries of
-    the tuning to their present labels. `replanned` stands for a launch with the plan of looks that
+    the tuning to their present labels. `replanned` replaces a launch with the plan of looks that
     the file states, if this has been edited since the newest launch; None otherwise.
     """
 

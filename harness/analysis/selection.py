@@ -18,7 +18,7 @@ Levels = Mapping[str, Mapping[str, VariantChoice]]  # by axis and label
 
 @dataclass(frozen=True)
 class Selection:
-    """What a report covers: conditions AXIS=NAME, another baseline, and a settings hash.
+    """The scope of a report: conditions AXIS=NAME, another baseline, and a settings hash.
 
     `where` and `baseline` are as on the command line. `settings` may be shortened.
     """

@@ -15,7 +15,7 @@ MAX_WIDTH = 120  # columns
 def show(store: Store, study: str, file: Path) -> None:
     """Print the first screen of the report to stdout, and the command that writes the report.
 
-    A failure is logged and never raised: the runs are what the command is about.
+    A failure is logged and never raised: the command is about the runs.
     """
     try:
         from harness.report import first_screen

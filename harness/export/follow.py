@@ -27,7 +27,7 @@ from harness.results.store import TRANSIENT_FAILURES, Run, Store
 
 INTERVAL_S = 5.0
 POLL_ENDED_S = 0.2
-GRACE_S = 60  # after the launch, for what is not forwarded yet
+GRACE_S = 60  # after the launch, for results that are not forwarded yet
 RANKS_END_S = 10.0  # after the launcher was killed, until its ranks have ended
 
 

@@ -20,7 +20,7 @@ OFFLINE: Mode = "offline"
 def write(study: StudyFrames, folder: Path, target: Path) -> str:
     """Write an offline run for each run; the id keeps a second sync from adding duplicates."""
     export_runs(study, folder, _start_offline)
-    wandb.teardown()  # writes what is left; at the latest, the end of the process does
+    wandb.teardown()  # writes the rest; at the latest, the end of the process does
     for link in (folder / "wandb").iterdir():
         if link.is_symlink():
             link.unlink()  # to the newest run, in a folder that is renamed afterwards

@@ -41,7 +41,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class RunDetails:
-    """What the page shows of a run."""
+    """The content of a run on the page."""
 
     run: RunData
     title: str
@@ -167,7 +167,7 @@ def _curve(
 
 
 def _facts(summary: Summary, run: RunData) -> Iterator[tuple[str, str]]:
-    """Yield name and value of what is known of a run."""
+    """Yield the known values of a run with their names."""
     if run.status == "done":
         yield "validation loss", f"{run.final_loss:.4f} nats per token"
     if len(run.timed_step_s):

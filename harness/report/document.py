@@ -224,7 +224,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class FirstScreen:
-    """What a reader sees first: the question, a sentence per answer, a chart, recommendations."""
+    """The top of a report: the question, a sentence per answer, a chart, recommendations."""
 
     question: Text
     sentences: Sequence[Text]

@@ -40,7 +40,7 @@ class Names:
     """What replaces the label of each entry: its title, with the stamp of its caveats.
 
     `stamps` has only the stamp of each entry that has one: ` [unstable]`. A chart that shows no
-    other entries than those of `candidates`, which stand for a candidate each, has the titles of
+    other entries than those of `candidates`, which represent a candidate each, has the titles of
     these. `groups` are titles of groups of entries, each named by labels that they share. Caveats
     of all entries, `shared`, are no stamps: a line in each section and below each chart has them.
     """

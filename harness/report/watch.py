@@ -15,7 +15,7 @@ OPEN = ("pending", "running")
 
 @dataclass(frozen=True)
 class ReportRequest:
-    """The study of a report, the study file that it follows, if any, and what it covers."""
+    """The study of a report, the study file that it follows, if any, and its scope."""
 
     study: str
     study_file: Path | None = None

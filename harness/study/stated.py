@@ -1,4 +1,4 @@
-"""What a study file states now: its entries and baseline, and which of them a run belongs to."""
+"""The statements of a study file: its entries and baseline, and which of them a run belongs to."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -24,7 +24,8 @@ def curves(page):
     drawn(page, "curves")
     page.wait_for_timeout(50)  # a change is drawn in a task of its own
     return page.evaluate(
-        "document.getElementById('plot-curves').data.filter(t => !t.fill && t.yaxis === 'y').map(t => t.name)"
+        "document.getElementById('plot-curves').data"
+        ".filter(t => !t.fill && t.yaxis === 'y').map(t => t.name)"
     )
 
 

@@ -34,7 +34,7 @@ def limit_entries(summary: Summary) -> Summary:
 
 
 def one_per_candidate(summary: Summary) -> Summary:
-    """Return the summary of the entries that stand for a candidate each, in its own context."""
+    """Return the summary of the entries that represent a candidate each, in its own context."""
     study = summary.study
     if not collapsed_axes(study):
         return summary

@@ -101,8 +101,8 @@ def _loss(
         "bands",
         note=f" All axes are logarithmic.{note}",
         alt=f"{title} for {count(len(styles), 'entry', 'entries')} at "
-        f"{count(len(ladder.sizes), 'size')}; steepest in FLOPs: {titles[steepest.entry]}, exponent "
-        f"{steepest.exponent:.3f}.",
+        f"{count(len(ladder.sizes), 'size')}; steepest in FLOPs: {titles[steepest.entry]}, "
+        f"exponent {steepest.exponent:.3f}.",
         plot=Lines(panels, len(panels), shared_axes=False),
     )
 

@@ -59,7 +59,8 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
         subtitle="throughput relative to the fewest processes, with the ideal; bars: 95 % "
         "interval over seeds",
         note=note,
-        alt=f"{title} for {count(len(groups), 'group')}; highest: {summary.group_titles[best.group]} on "
+        alt=f"{title} for {count(len(groups), 'group')}; highest: "
+        f"{summary.group_titles[best.group]} on "
         f"{count(best.world_size, 'process', 'processes')}, "
         f"{significant_figures(best.speedup.ratio)} times, efficiency {best.efficiency:.0%}.",
         plot=Lines([Panel("", x, y, lines, references)]),

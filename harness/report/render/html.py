@@ -105,7 +105,7 @@ def _css_escape(match: re.Match[str]) -> str:
 
 
 def _table_data(table: EntryTable) -> JsonDict:
-    """Return what the table's script needs besides the texts: numbers and ranks by row."""
+    """Return the data of the table's script besides the texts: numbers and ranks by row."""
     rows = [part for row in table.rows for part in (row, *row.contexts)]
     columns = []
     for i, column in enumerate(table.columns):

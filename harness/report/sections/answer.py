@@ -130,7 +130,7 @@ def _single_seed(summary: Summary) -> Text:
 
 
 def _axis(summary: Summary, answer: AxisAnswer, rows: Mapping[str, AnswerRow]) -> Text:
-    """Return what the levels of an axis do, those with a resolved difference first, best first."""
+    """Return the effects of an axis's levels: the resolved ones first, the best of them first."""
     resolved: list[tuple[float, Text]] = []
     unresolved = []
     others: dict[str, list[str]] = {}
@@ -212,7 +212,7 @@ def _interactions(summary: Summary) -> Text:
 
 
 def _unresolved(levels: Sequence[tuple[str, AnswerRow]]) -> Text:
-    """Return the levels without a resolved difference, and what it would take."""
+    """Return the levels without a resolved difference, and the seeds that it would take."""
     names = [name for name, _ in levels]
     seeds = sorted({row.difference.n for _, row in levels if row.difference})
     at = f" at {_and([str(n) for n in seeds])} seeds" if seeds else ""
@@ -275,7 +275,7 @@ def _best(summary: Summary, rows: Sequence[AnswerRow]) -> Text:
 
 
 def _tuning(summary: Summary) -> Text:
-    """Say what the tuning of the entries changes, and which optima may lie beyond the range."""
+    """Say which differences change by tuning, and which optima may lie beyond the range."""
     if summary.tuning is None:
         return ()
     changes = [tuning.sentence(row) for row in summary.tuning.comparisons if row.outcome]
@@ -324,7 +324,7 @@ def _items(summary: Summary, kind: AdviceKind, rows: Sequence[AnswerRow]) -> Ite
 
 
 def _claims(summary: Summary, row: AnswerRow) -> Iterator[str]:
-    """Yield what is known of a better or an equivalent candidate: its loss and its price."""
+    """Yield the loss and the price of a better or an equivalent candidate."""
     if row.verdict == "better":
         yield f"{gain(row)} lower"
     speed = row.tokens_per_s
@@ -346,7 +346,7 @@ def _claims(summary: Summary, row: AnswerRow) -> Iterator[str]:
 
 
 def _warning(summary: Summary, record: AdviceRecord) -> Text:
-    """Return which candidates a caveat concerns, at most `MAX_NAMES`, and what it is."""
+    """Return a caveat and the candidates that it concerns, at most `MAX_NAMES`."""
     marked = set(record.entries)
     concerned = [row for row in summary.answer.rows if marked.intersection(row.entries)]
     names = [_with_contexts(summary, row, marked) for row in concerned[:MAX_NAMES]]

@@ -40,7 +40,7 @@ def losses(summary: Summary, charts: Charts) -> Iterator[Block]:
             f"(labels of the baseline: {labels or 'none stated'})."
         )
         return
-    if not study.contexts:  # else it is beside the pooled differences
+    if not study.contexts:  # else it is with the pooled differences
         yield from chart_blocks(charts, "differences")
     yield paragraph(
         "Against ",

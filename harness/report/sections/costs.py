@@ -1,4 +1,4 @@
-"""What a step costs: its time by phase, communication, scaling, memory and FLOPs."""
+"""The costs of a step: its time by phase, communication, scaling, memory and FLOPs."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -106,7 +106,7 @@ def _waiting_range(waits: Sequence[float]) -> str:
 
 
 def communication(summary: Summary, charts: Charts) -> Iterator[Block]:
-    """Return what the ranks of the baseline send in each context, if they communicate."""
+    """Return the bytes that the ranks of the baseline send in each context, if they communicate."""
     rows: list[list[Cell]] = []
     deviations = {}
     labels = {entry.label for entry in contexts.context_entries(summary)}

@@ -88,6 +88,11 @@ def _metric(summary: Summary, tests: MetricTests) -> Iterator[Block]:
     frame = frame[frame["quantity"] == tests.quantity]
     if summary.study.contexts and len(summary.study.asked) == 1:
         frame = frame[frame["effect"] != "main"]  # they are the pooled differences
+    n_open = 0
+    if not is_loss:
+        is_open = (frame["effect"] == "interaction") & (frame["verdict"] == "unresolved")
+        n_open = int(is_open.sum())
+        frame = frame[~is_open]
     of_context = frame["effect"] == "context"
     columns = [
         Column("effect", partial(_levels, summary.study), numeric=False),
@@ -97,6 +102,10 @@ def _metric(summary: Summary, tests: MetricTests) -> Iterator[Block]:
         number_column("p (Holm)", "p_holm", formatting.p_value),
     ]
     yield display(f"Effects on {name}", frame[~of_context], columns)
+    if n_open:
+        n_others = formatting.count(n_open, "other interaction")
+        verb = "is" if n_open == 1 else "are"
+        yield paragraph(f"{n_others} {verb} unresolved: see ", Code("tables/effects.csv"), ".")
     if of_context.any():
         columns = [columns[0], columns[3]]
         yield display(f"Effects of the context on {name}", frame[of_context], columns)

@@ -32,7 +32,7 @@ NO_COMPARISON: Record = {}
 
 @dataclass(frozen=True)
 class _Row:
-    """What a row is made from; that of a context has no `answer`."""
+    """The sources of a row; that of a context has no `answer`."""
 
     entry: Entry
     record: Record

@@ -95,7 +95,7 @@ def _projections(summary: Summary, ladder: Ladder, charts: Charts) -> Iterator[B
 
 
 def sentence(ladder: Ladder, trend: LadderTrend) -> Text:
-    """Return what the ladder says on an entry: its speedup and whether it changes with size."""
+    """Return a sentence on an entry in the ladder: its speedup and whether it changes with size."""
     entry = Code(trend.entry)
     against = Code(trend.against)
     if trend.compute_multiplier is None:

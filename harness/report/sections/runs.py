@@ -166,7 +166,7 @@ def settings(summary: Summary, charts: Charts) -> Iterator[Block]:
 
 
 def source(summary: Summary, charts: Charts) -> Iterator[Block]:
-    """Return the table that an imported study is of, and what is unknown because of that."""
+    """Return the table that an imported study is of, and the results that it lacks."""
     if not summary.study.imported:
         return
     rows = []

@@ -1,4 +1,4 @@
-"""What a report covers: the study file that it follows, the selected entries and the settings."""
+"""The scope of a report: the study file that it follows, the selected entries and the settings."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""The answer to a study's question, in summary.json: what the first screen of a report shows."""
+"""The answer to a study's question, in summary.json: the content of a report's first screen."""
 
 from typing import Literal
 
@@ -34,7 +34,7 @@ class AnswerRow(StrictModel):
     that is pooled over contexts.
     """
 
-    entry: str = Field(description="the entry that stands for the candidate")
+    entry: str = Field(description="the entry that represents the candidate")
     title: str = Field(default="", description="what people read in place of `entry`")
     levels: dict[str, str] = Field(description="label on each asked axis that varies")
     entries: list[str] = Field(description="its entries in all contexts")
@@ -82,7 +82,7 @@ class LevelAnswer(StrictModel):
 
 
 class AxisAnswer(StrictModel):
-    """What the levels of one asked axis do."""
+    """The effects of the levels of one asked axis."""
 
     axis: str = Field(description="the axis")
     levels: list[LevelAnswer] = Field(description="its levels but the baseline's")
@@ -107,5 +107,5 @@ class Answer(StrictModel):
     """The answer: every candidate, what each level does, and what follows."""
 
     rows: list[AnswerRow] = Field(description="every candidate, the lowest difference first")
-    axes: list[AxisAnswer] = Field(description="what the levels of each asked axis do")
+    axes: list[AxisAnswer] = Field(description="effects of the levels of each asked axis")
     advice: list[Advice] = Field(description="what follows, in order of use")

@@ -198,7 +198,7 @@ class StudySummary(Versioned):
         default=None, description="study file that is followed; null: as the newest launch"
     )
     selected: SelectedEntries | None = Field(
-        default=None, description="what the command selects; null: the whole study"
+        default=None, description="the selection of the command; null: the whole study"
     )
     settings_groups: list[SettingsGroup] = Field(
         default=[], description="runs by settings; empty if all have the same"
