@@ -10,7 +10,7 @@ from harness.analysis import answer, dataset
 from harness.analysis.answer import BASELINE
 from harness.analysis.summary import as_record, summarize
 from harness.report import charts, study_report
-from harness.report.charts.answer import MAX_ROWS
+from harness.report.charts.answer import MAX_ROWS, candidate_title
 from harness.report.charts.spec import Forest
 from harness.report.render import terminal
 from harness.results.records import EquivalenceMargin, LaunchRecord, Superiority
@@ -259,6 +259,15 @@ def test_a_resolved_interaction_is_stated(fake):
     assert any("do not add up: rope with gqa2 is 0.398 nats" in text for text in sentences), (
         sentences
     )
+
+
+def test_every_item_says_more_than_a_name(screen):
+    """A bare name under Unresolved does not say whether more seeds would help."""
+    summary, first = screen
+    names = {candidate_title(row) for row in summary.answer.rows}
+    for advice in first.advice:
+        for item in advice.items:
+            assert "".join(map(str, item)) not in names
 
 
 def test_levels_are_stated_best_first(fake):

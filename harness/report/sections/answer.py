@@ -20,6 +20,7 @@ MAX_INTERACTIONS = 2  # that are stated
 MAX_TRENDS = 3  # effective speedups that are stated
 NONE_BETTER = "No candidate is better than the baseline."
 NONE_SOUND = "No candidate without a caveat is better than the baseline."
+NO_NUMBER = "no practical number of seeds would resolve it"
 TITLES: Mapping[AdviceKind, str] = {
     "better": "Better",
     "cheaper": "Equivalent and cheaper",
@@ -315,12 +316,18 @@ def _items(summary: Summary, kind: AdviceKind, rows: Sequence[AnswerRow]) -> Ite
         yield text(NONE_SOUND if "better" in verdicts else NONE_BETTER)
     for row in rows[:MAX_NAMES]:
         if kind == "unresolved":
-            needed = "" if row.more_seeds is None else f": {_seeds(row)}"
-            yield text(f"{candidate_title(row)}{needed or f': {row.reason}' * bool(row.reason)}")
+            yield text(f"{candidate_title(row)}: {row.reason or _needed_seeds(row)}")
         else:
             yield text(f"{candidate_title(row)}: {', '.join(_claims(summary, row))}")
     if len(rows) > MAX_NAMES:
         yield text(f"{len(rows) - MAX_NAMES:,} more")
+
+
+def _needed_seeds(row: AnswerRow) -> str:
+    """Return the seeds that an unresolved candidate needs, or that no number is known."""
+    if row.more_seeds is not None:
+        return _seeds(row)
+    return NO_NUMBER if row.more_seeds_ci95 is not None else "no resolved difference"
 
 
 def _claims(summary: Summary, row: AnswerRow) -> Iterator[str]:

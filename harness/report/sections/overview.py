@@ -171,7 +171,7 @@ def _leaders(summary: Summary) -> Text:
         shown = formatting.significant_figures(speed.median)
         fastest = text("Highest throughput: ", Code(label), f", {shown} tokens per second.")
     caveat = "The paired differences below show whether such a lead exceeds the noise."
-    sentences = [lowest, fastest, text(caveat if len(complete) > 1 else "")]
+    sentences = [lowest, fastest, text(caveat if len(complete) > 1 and summary.comparisons else "")]
     left_out = len(sound) - len(complete)
     if left_out:
         rest = count(left_out, "other entry", "other entries")
