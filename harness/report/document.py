@@ -122,31 +122,62 @@ class Chart:
 
 @dataclass(frozen=True)
 class EntryColumn:
-    """A column of the entry table; an axis has `levels`, the labels to filter by."""
+    """A column of the entry table.
 
+    `name` is that of its values in a CSV file; those with an interval have also `name_low` and
+    `name_high`. An axis has `levels`, the labels to filter by. A column that is not `shown` is
+    there for a reader to choose.
+    """
+
+    name: str
     title: str
     numeric: bool = True
     levels: tuple[str, ...] = ()
+    shown: bool = False
+
+
+Value = float | tuple[float, float, float] | None  # with the ends of its interval
 
 
 @dataclass(frozen=True)
 class EntryCell:
-    """A cell of the entry table: its text, its sort key and the verdict that it marks.
+    """A cell of the entry table: its text, and the verdict that it marks.
 
-    A cell without a sort key (None) sorts by its text, one with an empty key sorts last.
+    `value` is the unrounded number of a numeric column. A cell of text sorts by its `rank`, or by
+    its text if no cell of its column has one.
     """
 
     text: str
-    sort_key: float | str | None = None
+    value: Value = None
     mark: str = ""
+    rank: float | None = None
+
+
+@dataclass(frozen=True)
+class EntryRow:
+    """A row of the entry table; a candidate with several entries has a row for each context.
+
+    `index` is the position of its entry in the study. `link` is the page of its details, empty
+    without one.
+    """
+
+    index: int
+    cells: Sequence[EntryCell]
+    contexts: Sequence["EntryRow"] = ()
+    link: str = ""
 
 
 @dataclass(frozen=True)
 class EntryTable:
-    """All entries, to sort and filter in a browser. Markdown has no such table."""
+    """All candidates, best first, to sort, filter and copy in a browser.
+
+    `contexts` names the axes of the rows within a candidate. Markdown has the blocks of `static`.
+    """
 
     columns: Sequence[EntryColumn]
-    rows: Sequence[Sequence[EntryCell]]
+    rows: Sequence[EntryRow]
+    contexts: str = ""
+    static: Sequence["Block"] = ()
 
 
 @dataclass(frozen=True)

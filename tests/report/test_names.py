@@ -34,7 +34,7 @@ def test_every_table_and_the_first_screen_are_stamped(fake, leak):
         for table in section.split("\n\n"):
             if table.startswith("|"):
                 after = section.partition(table)[2][:200]
-                assert STAMPED in table or "entries with caveats" in after, table[:300]
+                assert "[non-causal]" in table or "entries with caveats" in after, table[:300]
     for line in page.splitlines():
         assert not re.search(rf"{LEAK}(?!-s\d)", line), line
     assert summary["caveats"] == [leak.model_dump()]

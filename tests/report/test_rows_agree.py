@@ -43,13 +43,24 @@ def rows_of(text):
 
 
 def rows_of_page(page):
-    """Return the rows of all tables of a page, in the form of report.md."""
+    """Return the rows of all tables of a page, in the form of report.md.
+
+    Those of the table of candidates end after the difference: other intervals have no verdict.
+    """
+    before, _, rest = page.partition('<table id="table">')
+    candidates, _, after = rest.partition("</table>")
+    found = [cells[:2] for cells in cells_of(candidates)] + cells_of(before + after)
     rows = []
-    for row in re.findall(r"<tr.*?</tr>", page, re.DOTALL):
-        cells = re.findall(r"<td.*?</td>", row, re.DOTALL)
+    for cells in found:
         plain = [re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", cell)).strip() for cell in cells]
         rows.append("| " + " | ".join(plain) + " |")
     return [row for row in rows if INTERVAL.search(row)]
+
+
+def cells_of(tables):
+    """Return the cells of each row, as HTML."""
+    rows = re.findall(r"<tr.*?</tr>", tables, re.DOTALL)
+    return [re.findall(r"<td.*?</td>", row, re.DOTALL) for row in rows]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from harness.analysis.families import test_family
 from harness.analysis.summary import summarize
 from harness.report import charts, formatting, study_report
 from harness.report.charts.spec import Intervals
-from harness.report.document import EntryTable, Table
+from harness.report.document import Details, EntryTable, Table
 from harness.report.tables import records
 from harness.results.records import EquivalenceMargin, LaunchRecord, Superiority
 
@@ -119,7 +119,7 @@ PAIRS = {
         ("verdict", "change", 0.0),
         ("throughput", "tokens/s ×", 1.0),
     ],
-    EntryTable: [("verdict", "difference", 0.0)],
+    EntryTable: [("verdict", "difference", 0.0), ("throughput", "tokens/s ×", 1.0)],
 }  # titles of a verdict and its interval, and the value of no difference
 KINDS = [plain, two_seeds, with_lost_seeds, with_copies, in_contexts]
 
@@ -145,9 +145,7 @@ def test_every_table_agrees_with_its_verdicts(summary):
     document = study_report.build(summary, [])
     n_checked = 0
     for section in document.sections:
-        for block in section.blocks:
-            if not isinstance(block, Table | EntryTable):
-                continue
+        for block in tables_of(section.blocks):
             for row in rows_of(block):
                 for verdict, shown, null in PAIRS[type(block)]:
                     if verdict in row and shown in row:
@@ -156,12 +154,24 @@ def test_every_table_agrees_with_its_verdicts(summary):
     assert n_checked > 5
 
 
+def tables_of(blocks):
+    """Yield the tables of a section, with those that only Markdown has."""
+    for block in blocks:
+        if isinstance(block, Table | EntryTable):
+            yield block
+        if isinstance(block, EntryTable):
+            yield from tables_of(block.static)
+        if isinstance(block, Details):
+            yield from tables_of(block.blocks)
+
+
 def rows_of(block):
     """Return the text of each cell by its title, for each row of a table."""
     if isinstance(block, Table):
         return [{title: str(cell) for title, cell in row.items()} for row in records(block.frame)]
     titles = [column.title for column in block.columns]
-    return [dict(zip(titles, (cell.text for cell in row), strict=True)) for row in block.rows]
+    rows = [part for row in block.rows for part in (row, *row.contexts)]
+    return [dict(zip(titles, (cell.text for cell in row.cells), strict=True)) for row in rows]
 
 
 def test_every_chart_agrees_with_its_verdicts(summary):

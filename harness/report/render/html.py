@@ -1,5 +1,6 @@
 """Render a document as a page: one HTML file that requests nothing from any network."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from importlib import resources
@@ -8,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from harness.report.charts import plotly
+from harness.report.charts.spec import JsonDict
 from harness.report.document import (
     Block,
     Cell,
@@ -20,6 +22,7 @@ from harness.report.document import (
     EntryTable,
     Inline,
     Note,
+    Value,
     text,
 )
 from harness.report.render import forest
@@ -45,6 +48,7 @@ def render(document: Document, refresh_s: int | None = None) -> str:
     used = {
         "charts.js": draws,
         "curves.js": curves is not None,
+        "copy.js": has_table,
         "table.js": has_table,
         "watch.js": bool(refresh_s),
     }
@@ -56,6 +60,8 @@ def render(document: Document, refresh_s: int | None = None) -> str:
         lstrip_blocks=True,
     )
     environment.filters["inline"] = _inline_html
+    environment.filters["css_string"] = _css_string
+    environment.filters["table_data"] = _table_data
     environment.filters["whole"] = _whole
     environment.filters["kind"] = lambda block: type(block).__name__
     environment.filters["forest"] = forest.view
@@ -87,6 +93,36 @@ def _nested(blocks: Iterable[Block]) -> Iterator[Block]:
 
 def _inline_html(content: Cell) -> Markup:
     return Markup("").join(_part(part) for part in text(content))
+
+
+def _css_string(content: str) -> Markup:
+    """Return a string of CSS, in which no character but letters and digits is as it is."""
+    return Markup('"%s"') % Markup(re.sub(r"[^A-Za-z0-9 ]", _css_escape, content))
+
+
+def _css_escape(match: re.Match[str]) -> str:
+    return f"\\{ord(match[0]):x} "
+
+
+def _table_data(table: EntryTable) -> JsonDict:
+    """Return what the table's script needs besides the texts: numbers and ranks by row."""
+    rows = [part for row in table.rows for part in (row, *row.contexts)]
+    columns = []
+    for i, column in enumerate(table.columns):
+        data: JsonDict = {"name": column.name, "title": column.title}
+        cells = [row.cells[i] for row in rows]
+        if column.numeric:
+            data["values"] = [_finite(cell.value) for cell in cells]
+        elif any(cell.rank is not None for cell in cells):
+            data["ranks"] = [cell.rank for cell in cells]
+        columns.append(data)
+    return {"columns": columns, "entries": [row.index for row in rows]}
+
+
+def _finite(value: Value) -> Value:
+    """Return a value without NaN, which is not JSON."""
+    center = value[0] if isinstance(value, tuple) else value
+    return None if center is None or not math.isfinite(center) else value
 
 
 def _whole(content: Cell) -> Markup:

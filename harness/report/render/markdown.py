@@ -86,7 +86,9 @@ def _block(block: Block) -> str:
         case Chart(spec):
             alt = _escape(spec.alt).replace("[", "\\[").replace("]", "\\]")
             return f"![{alt}](figures/{spec.name}.png)\n\n*{_escape(spec.caption)}*"
-        case EntryTable() | CurveExplorer():
+        case EntryTable():
+            return _blocks(block.static)
+        case CurveExplorer():
             return ""
     assert_never(block)
 

@@ -1,18 +1,17 @@
-"""All entries: results, verdicts against the baseline, and costs."""
+"""All candidates: results, verdicts against the baseline, and costs."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from itertools import compress
+from collections.abc import Iterator
+from dataclasses import replace
 
-from harness.analysis.dataset import Entry, StudyResults
+from harness.analysis.dataset import Entry
 from harness.analysis.metrics import DIVERGES
 from harness.analysis.summary import Summary
 from harness.report import formatting
-from harness.report.document import Block, EntryCell, EntryColumn, EntryTable, Table, paragraph
-from harness.report.formatting import MISSING, NO_SPEED
-from harness.report.sections import Charts, chart_blocks, superiority
-from harness.report.sections.comparison import REPEATS, loss_difference, verdict_words
-from harness.report.sections.overview import baseline_labels
+from harness.report.charts.answer import candidate_title
+from harness.report.document import Block, Details, Table, paragraph
+from harness.report.formatting import MISSING, NO_SPEED, Show
+from harness.report.sections import Charts, chart_blocks, entry_table
+from harness.report.sections.entry_table import runs_done
 from harness.report.tables import (
     Column,
     Record,
@@ -21,10 +20,11 @@ from harness.report.tables import (
     mean_column,
     number_column,
     records,
+    table,
     text_column,
 )
+from harness.results.records.answer import AnswerRow, Cost
 
-VERDICT_ORDER = ("better", "equivalent", "unresolved", "worse")  # in which verdicts sort
 DEFINITIONS = (
     "± is half the width of the 95 % t interval of the mean over seeds. Throughput is tokens per "
     "step over the median time of the timed steps of the slowest rank; warm-up steps are not "
@@ -44,11 +44,13 @@ INTERRUPTED = (
 
 
 def build(summary: Summary, charts: Charts) -> Iterator[Block]:
-    """Return the results of all entries, to sort and filter on the page."""
+    """Return the results of all candidates, to sort, filter and copy on the page."""
     if not summary.results:
         return
-    yield _entry_table(summary)
-    yield _results(summary)
+    full = _results(summary)
+    folded = Details(f"All entries: {full.caption.lower()}", [replace(full, folded=False)])
+    yield replace(entry_table.build(summary), static=[_candidates(summary), folded])
+    yield from _pooled(summary)
     yield paragraph(IMPORTED_DEFINITIONS if summary.study.imported else DEFINITIONS)
     if any(_is_interrupted(entry) for entry in summary.study.entries):
         yield paragraph(INTERRUPTED)
@@ -59,6 +61,57 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
             f"peak: {sources}."
         )
     yield from chart_blocks(charts, "throughput_loss")
+
+
+def _pooled(summary: Summary) -> Iterator[Block]:
+    """Say which context the numbers of a candidate are of."""
+    axes = next((row.contexts for row in summary.answer.rows if row.contexts), None)
+    if axes:
+        yield paragraph(
+            "The difference of a candidate is pooled over its contexts; its other numbers are of "
+            "the baseline's context. Each context has its own row within the candidate."
+        )
+
+
+def _candidates(summary: Summary) -> Table:
+    """Return the candidates, best first, in as many columns as a pull request shows."""
+    rows = []
+    entries = summary.results
+    for row in summary.answer.rows:
+        loss = entries[row.entry].val_loss
+        low, high = (loss.ci95 if loss else None) or (None, None)
+        rows.append(
+            [
+                candidate_title(row),
+                row.verdict or row.reason or MISSING,
+                _difference(row),
+                formatting.mean(loss.mean if loss else None, low, high),
+                _cost(row.tokens_per_s, formatting.significant_figures),
+                _cost(row.peak_memory, lambda size: f"{formatting.mib(size)} MiB"),
+                _cost(row.parameters, "{:,.0f}".format),
+            ]
+        )
+    titles = ["candidate", "verdict", "difference", "val loss"]
+    costs = ["tokens/s", "peak memory", "parameters"]
+    return table("Candidates, best first", titles + costs, rows, [*titles[2:], *costs])
+
+
+def _difference(row: AnswerRow) -> str:
+    if row.difference is None:
+        return MISSING
+    low, high = row.difference.ci95 or (None, None)
+    shown = formatting.difference(row.difference.mean, low, high)
+    return shown if row.unit == "nats per token" else f"{shown} {row.unit}"
+
+
+def _cost(cost: Cost, show: Show) -> str:
+    """Return the change of a cost with its verdict, or the baseline's cost."""
+    if cost.value is None or cost.reason:
+        return cost.reason or MISSING
+    if cost.change is None:
+        return show(cost.value)
+    change = formatting.brief_percent(cost.change)
+    return f"{change}, {cost.verdict}" if cost.verdict else change
 
 
 def _results(summary: Summary) -> Table:
@@ -81,7 +134,7 @@ def _results(summary: Summary) -> Table:
         averaged = [mean_column("EMA val loss", "ema_val_loss")]
     columns = [
         text_column("entry"),
-        Column("runs", lambda record: _runs(entries[record["entry"]]), numeric=False),
+        Column("runs", lambda record: runs_done(entries[record["entry"]]), numeric=False),
         mean_column("val loss", "val_loss"),
         mean_column("bits per byte", "bits_per_byte"),
         *averaged,
@@ -95,7 +148,7 @@ def _results(summary: Summary) -> Table:
     if summary.study.imported:
         cells = {column: [column.cell(record) for record in records(frame)] for column in columns}
         columns = [column for column in columns if set(cells[column]) != {MISSING}]
-    return display("Results of each entry", frame, columns, folded=True)
+    return display("Results of each entry", frame, columns)
 
 
 def _speed(record: Record, shown: str) -> str:
@@ -109,17 +162,6 @@ def _mfu(record: Record) -> str:
 
 def _is_interrupted(entry: Entry) -> bool:
     return any(run.probes.resumed_at for run in entry.done if run.probes)
-
-
-def _runs(entry: Entry) -> str:
-    """Return how many runs are done, and the status of the others with its reason."""
-    others = Counter(
-        f"{run.status} ({run.reason})" if run.reason else run.status
-        for run in entry.runs
-        if run.status != "done"
-    )
-    done = f"{len(entry.done)} of {len(entry.runs)} done"
-    return "; ".join([done, *(f"{n} {status}" for status, n in sorted(others.items()))])
 
 
 def _peak_sources(summary: Summary) -> str:
@@ -143,92 +185,3 @@ def _teraflops(values: list[float]) -> str:
     low = f"{min(values) / 1e12:.3g}"
     high = f"{max(values) / 1e12:.3g}"
     return f"{low} TFLOP/s" if low == high else f"{low} to {high} TFLOP/s"
-
-
-def _entry_table(summary: Summary) -> EntryTable:
-    study = summary.study
-    axes = study.varying()
-    titles = superiority.titles(study.superiority).values()
-    columns = [
-        EntryColumn("entry", numeric=False),
-        EntryColumn("val loss"),
-        EntryColumn("difference"),
-        EntryColumn("verdict"),
-        EntryColumn("tokens/s"),
-        EntryColumn("throughput"),
-        EntryColumn("peak memory, MiB"),
-        EntryColumn("MFU"),
-        EntryColumn("parameters"),
-        EntryColumn("equivalence", numeric=False),
-        EntryColumn("runs done"),
-        *(EntryColumn(title, numeric=False) for title in titles),
-        *(_axis_column(study, axis) for axis in axes),
-    ]
-    rows = list(_rows(summary, axes))
-    if study.imported:  # without the columns that the table does not state
-        filled = [any(row[i].text != MISSING for row in rows) for i in range(len(columns))]
-        columns = list(compress(columns, filled))
-        rows = [list(compress(row, filled)) for row in rows]
-    return EntryTable(columns, rows)
-
-
-def _rows(summary: Summary, axes: list[str]) -> Iterator[list[EntryCell]]:
-    differences = {}
-    for row in records(summary.tables["comparisons"]):
-        name = "val_loss_difference"
-        if row["loss_unit"] == "bits per byte":
-            name = "bits_per_byte_difference"
-        differences[row["entry"]] = (loss_difference(row), row[name])
-    baselines = baseline_labels(summary)
-    loss_verdicts = verdict_words(summary, "val_loss")
-    speed_verdicts = verdict_words(summary, "tokens_per_s")
-    superior = [
-        superiority.words(summary, metric)
-        for metric in superiority.titles(summary.study.superiority)
-    ]
-    entries = summary.tables["entries"]
-    for entry, record in zip(summary.study.entries, records(entries), strict=True):
-        label = entry.label
-        uncompared = "baseline" if label in baselines else MISSING
-        loss = interval_of(record, "val_loss")
-        difference = differences.get(label, (MISSING, None))
-        speed = interval_of(record, "tokens_per_s")
-        shown_speed = formatting.interval(*speed, formatting.significant_figures)
-        memory = record["peak_memory_bytes"]
-        size = record["parameters"]
-        equivalence = record["equivalence"] or ""
-        yield [
-            EntryCell(label),
-            _number(formatting.mean(*loss), loss[0]),
-            _number(*difference),
-            _verdict(loss_verdicts, label, uncompared),
-            _number(_speed(record, shown_speed), speed[0]),
-            _verdict(speed_verdicts, label, uncompared),
-            _number(formatting.number(memory, formatting.mib), memory),
-            _number(_mfu(record), record["mfu"]),
-            _number(formatting.number(size, formatting.whole), size),
-            EntryCell(equivalence or MISSING, None, equivalence),
-            EntryCell(_runs(entry).replace(" done", "", 1), len(entry.done)),
-            *(EntryCell(shown.get(label, MISSING)) for shown in superior),
-            *(EntryCell(summary.study.title(axis, entry.axes[axis])) for axis in axes),
-        ]
-
-
-def _axis_column(study: StudyResults, axis: str) -> EntryColumn:
-    levels = tuple(study.title(axis, label) for label in study.levels[axis])
-    return EntryColumn(axis, numeric=False, levels=levels)
-
-
-def _verdict(words: Mapping[str, str], label: str, uncompared: str) -> EntryCell:
-    """Return a verdict; an entry that repeats another's loss sorts as that one."""
-    word = words.get(label)
-    if word is None:
-        return EntryCell(uncompared, "")
-    tested = words.get(word.removeprefix(REPEATS), word)
-    sort_key = VERDICT_ORDER.index(tested) if tested in VERDICT_ORDER else ""
-    return EntryCell(word, sort_key, word if word in (*VERDICT_ORDER, NO_SPEED) else "")
-
-
-def _number(shown: str, value: float | None) -> EntryCell:
-    """Return a cell that sorts by a value, with as many digits as that takes."""
-    return EntryCell(shown, "" if value is None else float(f"{value:.8g}"))
