@@ -83,3 +83,13 @@ def kinds_by_entry(caveats: Sequence[Caveat]) -> Mapping[str, list[CaveatKind]]:
         if caveat.kind not in of_entry:
             of_entry.append(caveat.kind)
     return kinds
+
+
+def find_stamps(caveats: Sequence[Caveat]) -> dict[str, str]:
+    """Return the stamp of each entry that has a caveat of a kind in `STAMPED`: ` [unstable]`."""
+    stamps = {}
+    for entry, kinds in kinds_by_entry(caveats).items():
+        words = [kind for kind in kinds if kind in STAMPED]
+        if words:
+            stamps[entry] = f" [{', '.join(words)}]"
+    return stamps

@@ -27,13 +27,13 @@ from harness.analysis import (
 )
 from harness.analysis.answer import find_answer
 from harness.analysis.candidates import candidate_positions
-from harness.analysis.caveats import LEAKS, find_caveats
+from harness.analysis.caveats import LEAKS, find_caveats, find_stamps, shared_kinds
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.analysis.verdicts import excludes_zero
 from harness.results.records import Environment
 from harness.results.records.answer import Answer
-from harness.results.records.caveats import Caveat
+from harness.results.records.caveats import Caveat, CaveatKind
 from harness.results.records.comparisons import (
     BaselineComparison,
     CostToBaselineLoss,
@@ -104,6 +104,19 @@ class Summary:
         """What people read in place of the names of groups (see `group_titles`)."""
         axis = self.ladder.axis if self.ladder else None
         return group_titles.group_titles(self.study, axis, self.scaling)
+
+    @cached_property
+    def shared_caveats(self) -> list[CaveatKind]:
+        """The kinds of caveats that all entries of the study have."""
+        return shared_kinds(
+            self.caveats, [label for row in self.answer.rows for label in row.entries]
+        )
+
+    @cached_property
+    def stamps(self) -> dict[str, str]:
+        """The stamp of each entry with caveats that not all have: ` [unstable]`."""
+        own = [caveat for caveat in self.caveats if caveat.kind not in self.shared_caveats]
+        return find_stamps(own)
 
     @cached_property
     def diverging(self) -> set[str]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from harness.analysis.caveats import STAMPED, kinds_by_entry, shared_kinds
+from harness.analysis.caveats import find_stamps
 from harness.analysis.dataset import Entry
 from harness.analysis.summary import Summary
 from harness.report.charts.spec import ChartSpec, Line, MarkStyle
@@ -91,7 +91,7 @@ class Names:
 
 def of_summary(summary: Summary) -> Names:
     """Return the names of a study's entries, candidates and groups."""
-    shared = shared_kinds(summary.caveats, [entry.label for entry in summary.study.entries])
+    shared = summary.shared_caveats
     own = [caveat for caveat in summary.caveats if caveat.kind not in shared]
     names = find_names(summary.study.entries, own)
     candidates = {
@@ -123,16 +123,6 @@ def find_names(entries: Iterable[Entry], caveats: Sequence[Caveat]) -> Names:
     titles = {entry.label: entry.title for entry in entries}
     shown = {label: titles.get(label, label) for label in [*titles, *stamps]}
     return Names({label: title + stamps.get(label, "") for label, title in shown.items()}, stamps)
-
-
-def find_stamps(caveats: Sequence[Caveat]) -> dict[str, str]:
-    """Return the stamp of each entry that has a caveat of a kind in `STAMPED`: ` [unstable]`."""
-    stamps = {}
-    for entry, kinds in kinds_by_entry(caveats).items():
-        words = [kind for kind in kinds if kind in STAMPED]
-        if words:
-            stamps[entry] = f" [{', '.join(words)}]"
-    return stamps
 
 
 def rename(value: T, names: Names) -> T:

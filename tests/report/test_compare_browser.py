@@ -3,22 +3,30 @@
 from dataclasses import replace
 
 import pytest
+from synthetic_results import SyntheticStudy
 
 from harness.analysis import dataset
 from harness.report import compare
 
 sync_api = pytest.importorskip("playwright.sync_api")
-pytestmark = pytest.mark.usefixtures("no_figures")
 WIDTHS = (390, 768, 1440)
 
 
-@pytest.fixture
-def compared(fake):
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
     """The page of a comparison of which B has other losses and settings."""
-    before = fake.write()
+    folder = tmp_path_factory.mktemp("compared")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("os.fsync", lambda fd: None)
+        patched.setattr("harness.report.charts.mpl.render", lambda spec: {})
+        return written_comparison(folder)
+
+
+def written_comparison(folder):
+    before = SyntheticStudy(folder / "a").write()
     after = replace(
-        fake,
-        root=fake.root.with_name("b"),
+        before,
+        root=folder / "b",
         gain={"rope-mha-single": -0.2},
         overrides={"train.weight_decay": 0.2},
         settings_hash="beef",
@@ -27,7 +35,7 @@ def compared(fake):
     for name, study in {"before": before, "after": after}.items():
         results = dataset.read(study.store, study.name)
         sides.append(compare.Source(name, results, study.store.archive(study.name)))
-    return compare.write(*sides, fake.root.parent / "reports") / "index.html"
+    return compare.write(*sides, folder / "reports") / "index.html"
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from functools import partial
 import numpy as np
 
 from harness.analysis.candidates import collapsed_axes, find_candidates
-from harness.analysis.caveats import STAMPED, kinds_by_entry
 from harness.analysis.curve_differences import DifferenceCurve, find_differences
 from harness.analysis.dataset import Entry
 from harness.analysis.loss_curves import (
@@ -62,7 +61,7 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
 
 def _table(summary: Summary, chosen: list[Drawn]) -> Block:
     unit = loss_unit(summary.study, [one.entry for one in chosen])
-    stamps = _stamps(summary)
+    stamps = summary.stamps
     rows = []
     for one in chosen:
         losses = validation(one.entry, unit).losses.mean(axis=0)
@@ -108,7 +107,7 @@ def _explorer_data(summary: Summary) -> JsonDict:
     contexts = _contexts(summary)
     names = list(dict.fromkeys(contexts.values()))
     style = choose_style(study)
-    stamps = _stamps(summary)
+    stamps = summary.stamps
     data = []
     for entry in entries:
         with_time = few_entries and entry.label not in summary.diverging and has_times(entry)
@@ -146,15 +145,6 @@ def _explorer_data(summary: Summary) -> JsonDict:
         "best": [index[one.entry.label] for one in best],
         "entries": data,
     }
-
-
-def _stamps(summary: Summary) -> dict[str, str]:
-    """Return what follows the name of each entry that has caveats."""
-    stamps = {}
-    for label, kinds in kinds_by_entry(summary.caveats).items():
-        words = [kind for kind in kinds if kind in STAMPED]
-        stamps[label] = f" [{', '.join(words)}]" if words else ""
-    return stamps
 
 
 def _contexts(summary: Summary) -> Mapping[str, str]:

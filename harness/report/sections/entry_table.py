@@ -9,7 +9,7 @@ from urllib.parse import quote
 from harness.analysis import settings
 from harness.analysis.answer import BASELINE
 from harness.analysis.candidates import collapsed_axes
-from harness.analysis.caveats import STAMPED, kinds_by_entry
+from harness.analysis.caveats import kinds_by_entry
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.analysis.summary import Summary
@@ -148,14 +148,12 @@ def _columns(summary: Summary, collapsed: Sequence[str]) -> Iterator[tuple[Entry
 
 def _name(summary: Summary, collapsed: Sequence[str]) -> Cell:
     """Return the names of candidates, and of contexts by their labels on the collapsed axes."""
-    kinds = kinds_by_entry(summary.caveats)
 
     def cell(row: _Row) -> EntryCell:
         if row.answer is not None:
             return EntryCell(candidate_title(row.answer))
         context = _context_title(summary.study, row.entry, collapsed)
-        stamps = [kind for kind in kinds.get(row.entry.label, ()) if kind in STAMPED]
-        return EntryCell(f"{context} [{', '.join(stamps)}]" if stamps else context)
+        return EntryCell(context + summary.stamps.get(row.entry.label, ""))
 
     return cell
 
