@@ -50,7 +50,7 @@ def test_the_answer_says_by_how_much_and_at_what_cost(fake, read_study):
     assert float(shown) == pytest.approx(gain, abs=0.5 * 10 ** -len(shown.partition(".")[2]))
     item = next(line for line in answer.splitlines() if line.startswith("- rope · mha: "))
     assert re.search(r"nats \[[0-9.]+, [0-9.]+\] lower, ", item)
-    assert "x fewer tokens" in item
+    assert "x the tokens for its own loss" in item
 
 
 def test_the_margin_of_the_newest_launch_is_stated(fake):
@@ -58,7 +58,7 @@ def test_the_margin_of_the_newest_launch_is_stated(fake):
     margin = EquivalenceMargin(val_loss=2.0)
     launch = LaunchRecord(order=[], settings_hash="c0ffee", equivalence_margin=margin)
     fake.store.record_launch("tiny", launch)
-    assert "The study's margin of the validation loss: 2 nats." in page(fake)
+    assert "(margin: 2 nats)" in page(fake)
 
 
 def test_a_single_seed_is_no_verdict_with_its_reason(fake):

@@ -46,10 +46,10 @@ def losses(summary: Summary, charts: Charts) -> Iterator[Block]:
         "Against ",
         code_list(baseline_labels(summary)),
         ": variant minus baseline, paired by seed. An entry is better or worse if two tests agree "
-        "(Dunnett's with the noise of all entries, and its own t test), and equivalent if it is "
-        "within the margin of ",
+        "(Dunnett's with the noise of all entries, and its own t test), and equivalent if two "
+        "one-sided tests place it within the study's margin (margin: ",
         _margin(summary, "val_loss"),
-        " by two one-sided tests. The error rate of all comparisons together is 5 %, and each "
+        "). The error rate of all comparisons together is 5 %, and each "
         "interval agrees with its verdict; a round bracket marks an excluded end. Definitions, "
         "assumptions and measured error rates: ",
         Code(method.REFERENCE),
