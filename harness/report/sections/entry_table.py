@@ -12,7 +12,7 @@ from harness.analysis.caveats import STAMPED, kinds_by_entry
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.analysis.summary import Summary
-from harness.report import formatting
+from harness.report import details, formatting
 from harness.report.charts.answer import candidate_title
 from harness.report.document import EntryCell, EntryColumn, EntryRow, EntryTable, Value
 from harness.report.formatting import MISSING, NO_SPEED, Show
@@ -50,13 +50,17 @@ def build(summary: Summary) -> EntryTable:
     positions = {entry.label: i for i, entry in enumerate(study.entries)}
     results = _by_entry(records(summary.tables["entries"]))
     comparisons = _by_entry(records(summary.tables["comparisons"]))
+    links = details.links(summary)
 
     def row_of(label: str, answer: AnswerRow | None, contexts: Sequence[EntryRow]) -> EntryRow:
         index = positions[label]
         row = _Row(
             study.entries[index], results[label], comparisons.get(label, NO_COMPARISON), answer
         )
-        return EntryRow(index, [cell(row) for _, cell in columns], contexts)
+        link = links.get(label, "")
+        if answer is not None:
+            link = link.partition("#")[0]  # the page of all its runs
+        return EntryRow(index, [cell(row) for _, cell in columns], contexts, link)
 
     rows = []
     for answer in summary.answer.rows:
