@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import orjson
@@ -92,10 +93,10 @@ def page_name(label: str) -> str:
 
 
 def links(summary: Summary) -> dict[str, str]:
-    """Return the place of the runs of each entry that has details: its page, and the first run."""
+    """Return the link of each entry that has details: to its page, and to its first run there."""
     found = {}
     for candidate in shown_candidates(summary):
-        page = page_name(candidate.main.label)
+        page = quote(page_name(candidate.main.label))
         shown = [run.run_id for run in _runs(candidate)[:MAX_RUNS]]
         for entry in candidate.entries:
             own = {run.run_id for run in entry.runs}
@@ -161,7 +162,7 @@ def _curve(
 ) -> Curve | None:
     """Return a chart of these series; None without a finite value.
 
-    The scale leaves out what lies outside of the middle 98 % of all values.
+    Its ends are the 1st and 99th percentile of all values, at which others are drawn.
     """
     thinned = []
     for name, step, value in series:

@@ -1,6 +1,7 @@
 """Each candidate has a page of its runs: without it, a reader has to search the results folder."""
 
 import re
+from urllib.parse import unquote
 
 import pytest
 from gallery_results import GALLERY
@@ -39,7 +40,7 @@ def pages(failed):
 
 def linked(row, pages):
     """Return the page that a row of the table links to, and the run on it."""
-    path, _, run_id = row.link.partition("#")
+    path, _, run_id = unquote(row.link).partition("#")
     assert not run_id or f'<section id="{run_id}"' in pages[path]
     return path, run_id
 
@@ -54,7 +55,7 @@ def test_each_row_of_the_table_links_to_its_runs(name, tmp_path):
         for context in row.contexts:
             path, run_id = linked(context, pages)
             label = summary.study.entries[context.index].label
-            assert path == row.link and run_id.startswith(f"{label}-")
+            assert path == unquote(row.link) and run_id.startswith(f"{label}-")
 
 
 def test_each_candidate_has_a_page_with_all_its_runs(failed):

@@ -107,6 +107,7 @@ const charts = (() => {
   }
 
   function drawSoon() {
+    if (document.readyState === "loading") return; // the library follows this script
     if (!timer) timer = setTimeout(drawNext);
   }
 
@@ -140,6 +141,7 @@ const charts = (() => {
     observer.observe(element);
   }
 
+  document.addEventListener("DOMContentLoaded", drawSoon);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawAll);
   matchMedia(`(max-width: ${NARROW}px)`).addEventListener("change", redrawAll);
   document.addEventListener("paper", ({ detail }) => {
