@@ -79,7 +79,7 @@ def find_answer(
     pooled = {_asked(study, result.levels): result for result in tests["val_loss"].pooled}
     results = Results(study, entries, by_entry, tests, kinds_by_entry(caveats), pooled)
     rows = []
-    by_context = []
+    by_context: list[AnswerRow] = []
     for candidate in find_candidates(study):
         row = _row(results, candidate, pooled.get(_asked(study, candidate.main.axes)))
         rows.append(row)

@@ -131,11 +131,14 @@ def test_the_keyboard_reaches_sections_and_the_results(at_size):
     menu = page.locator("#menu summary")
     menu.focus()
     page.keyboard.press("Enter")
-    page.locator("nav a", has_text="Memory").focus()
+    links = page.locator("nav a")
+    link = links.nth(links.count() // 2)
+    title = link.text_content()
+    link.focus()
     page.keyboard.press("Enter")
     assert page.locator("#menu").get_attribute("open") is None
     current = page.locator("nav a[aria-current]")
-    sync_api.expect(current).to_have_text("Memory")
+    sync_api.expect(current).to_have_text(title)
     assert page.evaluate("scrollY") > 500
     page.keyboard.press("Shift+Tab")
     outline = "getComputedStyle(document.activeElement).outlineStyle"

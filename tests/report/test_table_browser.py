@@ -201,3 +201,12 @@ def test_every_number_shown_is_the_one_of_the_tables(fake):
                 assert float(cell.text.split()[0]) == pytest.approx(value, abs=5.1e-5)
             n_checked += 1
     assert n_checked > 50
+
+
+def test_names_link_to_the_pages_of_details(page, folder):
+    links = page.locator(f"{ROWS} th a").evaluate_all(
+        "links => links.map((link) => link.getAttribute('href'))"
+    )
+    assert len(links) == 6 and all((folder / link).is_file() for link in links)
+    page.locator(f"{ROWS} th a").first.click()
+    assert page.url.startswith((folder / "details").as_uri())

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
+from urllib.parse import quote
 
 from harness.analysis import settings
 from harness.analysis.answer import BASELINE
@@ -12,7 +13,7 @@ from harness.analysis.caveats import STAMPED, kinds_by_entry
 from harness.analysis.dataset import Entry, StudyResults
 from harness.analysis.metrics import DIVERGES
 from harness.analysis.summary import Summary
-from harness.report import formatting
+from harness.report import details, formatting
 from harness.report.charts.answer import candidate_title
 from harness.report.document import EntryCell, EntryColumn, EntryRow, EntryTable, Value
 from harness.report.formatting import MISSING, NO_SPEED, Show
@@ -47,6 +48,10 @@ def build(summary: Summary) -> EntryTable:
     study = summary.study
     collapsed = collapsed_axes(study)
     columns = list(_columns(summary, collapsed))
+    links = {
+        candidate.main.label: quote(details.page_name(candidate.main.label))
+        for candidate in details.shown_candidates(summary)
+    }
     positions = {entry.label: i for i, entry in enumerate(study.entries)}
     results = _by_entry(records(summary.tables["entries"]))
     comparisons = _by_entry(records(summary.tables["comparisons"]))
@@ -56,7 +61,8 @@ def build(summary: Summary) -> EntryTable:
         row = _Row(
             study.entries[index], results[label], comparisons.get(label, NO_COMPARISON), answer
         )
-        return EntryRow(index, [cell(row) for _, cell in columns], contexts)
+        cells = [cell(row) for _, cell in columns]
+        return EntryRow(index, cells, contexts, links.get(label, "") if answer else "")
 
     rows = []
     for answer in summary.answer.rows:

@@ -114,9 +114,9 @@ const charts = (() => {
     drawSoon();
   }
 
-  // The library comes last in the page: until the page is read, it is not there.
   function drawSoon() {
-    if (document.readyState !== "loading") timer ||= setTimeout(drawNext);
+    if (document.readyState === "loading") return; // the library follows this script
+    if (!timer) timer = setTimeout(drawNext);
   }
 
   // Reserve the height of a chart, so that drawing it moves nothing.
