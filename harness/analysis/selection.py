@@ -51,9 +51,9 @@ class Selection:
         """
         wanted: dict[str, set[str]] = {}
         for condition in self.where:
-            axis, _, names = condition.partition("=")
+            axis, equals, names = condition.partition("=")
             for name in names.split(","):
-                axis, found = _matching("--where", f"{axis}={name}", levels)
+                axis, found = _matching("--where", f"{axis}{equals}{name}", levels)
                 wanted.setdefault(axis, set()).update(found)
         return wanted
 

@@ -55,15 +55,17 @@ def study_name(text: str) -> str:
     """Return the name of a study that is given by its file or by its name.
 
     Raises:
-        UserError: the file cannot be read, or states no name.
+        UserError: the file cannot be read, or states no name; or the name is none.
     """
+    from harness.results.manage import check_study_name
+
     if not text.endswith(".toml"):
-        return text
+        return check_study_name(text)
     try:
         name = tomllib.loads(Path(text).read_text(encoding="utf-8"))["study"]["name"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{text}: cannot read study.name: {error}") from error
-    return str(name)
+    return check_study_name(str(name))
 
 
 def study_file(text: str) -> Path | None:

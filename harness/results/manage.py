@@ -5,6 +5,7 @@ interruption leaves no half of a run.
 """
 
 import contextlib
+import errno
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,18 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 REMOVED = ".removed-"  # prefix of folders that are being deleted
+
+
+def check_study_name(name: str) -> str:
+    """Return the name of a study, which names a folder; a path would lead out of the results.
+
+    Raises:
+        UserError: it is invalid.
+    """
+    if not re.fullmatch(STUDY_NAME, name) or len(name) > MAX_STUDY_NAME:
+        form = "letters, digits and any of . _ -, the first a letter or digit"
+        raise UserError(f"{name[:100]!r}: no name of a study; allowed: {form}")
+    return name
 
 
 def size_bytes(folder: Path) -> int:
@@ -89,9 +102,7 @@ def rename(store: Store, study: str, new_name: str) -> Path:
     Raises:
         UserError: the name is invalid or taken, or a run is running.
     """
-    if not re.fullmatch(STUDY_NAME, new_name) or len(new_name) > MAX_STUDY_NAME:
-        form = "letters, digits and any of . _ -, the first a letter or digit"
-        raise UserError(f"{new_name!r}: no name of a study; allowed: {form}")
+    check_study_name(new_name)
     folder = store.root / study
     target = store.root / new_name
     if folder.exists():
@@ -119,16 +130,20 @@ def move_to(store: Store, study: str, root: Path) -> Path:
     On another file system it is copied under a name that readers ignore, and removed afterwards.
 
     Raises:
-        UserError: the target exists, or a run is running.
+        UserError: the target exists or is within the study, or a run is running.
     """
     folder = store.root / study
     target = root / study
     _refuse_existing(target)
+    if root.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"--to {root}: is within the study, {folder}; choose another folder")
     root.mkdir(parents=True, exist_ok=True)
     with claimed(store.runs(study)):
         try:
             folder.rename(target)
-        except OSError:  # another file system
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # another file system
+                raise
             with_prefix = root / ".moving" / study
             shutil.rmtree(with_prefix, ignore_errors=True)
             shutil.copytree(folder, with_prefix, symlinks=True)

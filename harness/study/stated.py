@@ -173,7 +173,7 @@ def _relabelled(axis: str, stated: VariantChoice, spec: RunSpec) -> VariantChoic
     """Return the run's choice on an axis under the name that the study file gives it."""
     used = spec.axes.get(axis)
     if used is not None and used.label == stated.label:
-        return used
+        return used if used.title else used.model_copy(update={"title": stated.title})
     name = {"label": stated.label, "title": stated.title}
     if used is not None:
         return used.model_copy(update=name)

@@ -102,8 +102,22 @@ def test_a_study_moves_to_another_folder(call, one_axis, tmp_path):
     assert len(Store(tmp_path / "old").runs("tiny")) == 6 and not one_axis.store.runs("tiny")
 
 
-@pytest.mark.parametrize("arguments", [["other"], ["../x"], []], ids=["taken", "a path", "none"])
+TARGETS = {"taken": ["other"], "a path": ["../x"], "none": [], "itself": ["--to", "{study}/old"]}
+
+
+@pytest.mark.parametrize("arguments", TARGETS.values(), ids=TARGETS)
 def test_invalid_targets_are_refused(call, one_axis, arguments):
     (one_axis.root / "other").mkdir()
-    assert call("move", "tiny", *arguments)[0] == 2
-    assert len(one_axis.store.runs("tiny")) == 6
+    study = one_axis.root / "tiny"
+    before = sorted(study.rglob("*"))
+    assert call("move", "tiny", *(text.format(study=study) for text in arguments))[0] == 2
+    assert [path for path in sorted(study.rglob("*")) if ".claims" not in str(path)] == before
+
+
+def test_a_path_is_no_study_to_remove(call, one_axis):
+    elsewhere = Store(one_axis.root.parent / "elsewhere")
+    manage.move_to(one_axis.store, "tiny", elsewhere.root)
+    for name in ("../elsewhere/tiny", "../elsewhere", ".", "", "tiny/"):
+        code, _, err = call("remove", name, "--yes")
+        assert code == 2 and "no name of a study" in err
+    assert len(elsewhere.runs("tiny")) == 6
