@@ -55,7 +55,7 @@ def troubled(root: Path) -> SyntheticStudy:
     study.outcome = {
         "rope-mha-single-s1": ("failed", "nan", "NotFiniteError: the loss is nan at step 6"),
         "learned-local64-single-s2": ("failed", "oom", "OutOfMemoryError: 2 GiB"),
-        "rope-gqa2-ddp2-s0": ("failed", "stalled", "no progress for 600 s"),
+        "rope-gqa2-ddp2-s0": ("failed", "timeout", "no activity for 600 s"),
         "rope-local64-single-s2": ("running", None, None),
         "rope-local64-ddp2-s2": ("pending", None, None),
     }

@@ -19,6 +19,7 @@ from harness.analysis.study_frames import StudyFrames
 from harness.results.frames import RUN_COLUMNS
 from harness.results.records import ImportedRun, RunSpec, RunState
 from harness.results.run_data import RunData
+from harness.results.titles import SEPARATOR
 
 Setting = str | int | float | bool
 
@@ -121,12 +122,14 @@ StartTracker = Callable[[TrackedRun, Path, bool], Tracker]
 
 
 def run_settings(spec: RunSpec | ImportedRun) -> dict[str, Setting]:
-    """Return the seeds, the options of the variants, and the settings of model, data and training.
+    """Return the seeds, the title, the options of the variants, and the settings of a run.
 
-    Of an imported run, only the seeds are known. A value that is no scalar becomes text; one that
-    is not set is left out.
+    The settings are those of model, data and training. Of an imported run, only seeds and title are
+    known. A value that is no scalar becomes text; one that is not set is left out.
     """
+    title = SEPARATOR.join(choice.title or choice.label for choice in spec.axes.values())
     settings: dict[str, Setting] = {"seed": spec.seed, "data_seed": spec.order_seed}
+    settings["entry_title"] = title or spec.entry
     if isinstance(spec, ImportedRun):
         return settings
     values: dict[str, object] = {}

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import orjson
@@ -66,8 +67,7 @@ def write(summary: Summary, folder: Path) -> None:
     limit = MAX_PAGES if is_limited else 0
     for candidate in shown_candidates(summary):
         path = folder / page_name(candidate.main.label)
-        runs = [run for entry in candidate.entries for run in (*entry.runs, *entry.crossed)]
-        runs.sort(key=lambda run: run.status != "failed")  # what went wrong comes first
+        runs = _runs(candidate)
         shown = [_details(summary, run) for run in runs[:MAX_RUNS]]
         page = template.render(
             study=summary.study.name,
@@ -92,6 +92,19 @@ def page_name(label: str) -> str:
     return f"{FOLDER}/{name}.html"
 
 
+def links(summary: Summary) -> dict[str, str]:
+    """Return the link of each entry that has details: to its page, and to its first run there."""
+    found = {}
+    for candidate in shown_candidates(summary):
+        page = quote(page_name(candidate.main.label))
+        shown = [run.run_id for run in _runs(candidate)[:MAX_RUNS]]
+        for entry in candidate.entries:
+            own = {run.run_id for run in entry.runs}
+            first = next((run_id for run_id in shown if run_id in own), None)
+            found[entry.label] = page if first is None else f"{page}#{first}"
+    return found
+
+
 def shown_candidates(summary: Summary) -> list[Candidate]:
     """Return the candidates that have a page: the best, and all with a failed run."""
     candidates = find_candidates(summary.study)
@@ -100,6 +113,12 @@ def shown_candidates(summary: Summary) -> list[Candidate]:
     first = candidates[:MAX_PAGES]
     others = [one for one in candidates[MAX_PAGES:] if _has_failed(one)]
     return [*first, *others[:MAX_PAGES]]
+
+
+def _runs(candidate: Candidate) -> list[RunData]:
+    """Return the runs of a candidate's page; what went wrong comes first."""
+    runs = [run for entry in candidate.entries for run in (*entry.runs, *entry.crossed)]
+    return sorted(runs, key=lambda run: run.status != "failed")
 
 
 def _has_failed(candidate: Candidate) -> bool:
@@ -143,7 +162,7 @@ def _curve(
 ) -> Curve | None:
     """Return a chart of these series; None without a finite value.
 
-    The scale leaves out what lies outside of the middle 98 % of all values.
+    Its ends are the 1st and 99th percentile of all values, at which others are drawn.
     """
     thinned = []
     for name, step, value in series:

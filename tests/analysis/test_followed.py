@@ -147,9 +147,10 @@ def test_selected_settings_have_the_results_of_a_study_of_these(before, tmp_path
 
 def test_looks_that_are_stated_after_the_results_are_not_planned(before, tmp_path):
     file = tmp_path / "edited.toml"
-    file.write_text(edited({"seeds": "looks = [2, 4]\nseeds"}))
-    looks = dataset.read(before[0], "tiny", following=followed.read(file)).looks
-    assert not looks.planned and [len(look.seeds) for look in looks.looks] == [4]
+    file.write_text(edited({"seeds": "looks = [2, 8]\nseeds"}))
+    study = dataset.read(before[0], "tiny", following=followed.read(file))
+    assert not study.looks.planned and study.level == 0.025
+    assert [len(look.seeds) for look in study.looks.looks] == [4, 8]
 
 
 def test_the_report_of_an_unedited_file_is_that_of_the_newest_launch(before, tmp_path, no_figures):

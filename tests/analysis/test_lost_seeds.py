@@ -7,9 +7,9 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from harness.analysis import budgets, hypotheses, lost_seeds, summary
+from harness.analysis import budgets, dataset, hypotheses, lost_seeds, summary
 from harness.report.document import Code
-from harness.report.sections import overview
+from harness.report.sections import comparison, overview
 from harness.results.records import FailureReason
 
 REASONS = get_args(FailureReason)
@@ -215,3 +215,13 @@ def test_the_mean_of_a_selection_has_no_interval(study):
         is_lost = result.entry == label
         assert (result.val_loss.ci95 is None) == is_lost
         assert (result.bits_per_byte.ci95 is None) == is_lost
+
+
+def test_an_entry_whose_loss_is_not_tested_names_its_lost_seeds(fake):
+    fake.axes["parallelism"] = ["single", "ddp2"]
+    fake.outcome = {"rope-gqa2-ddp2-s0": ("failed", "oom", None)}
+    study = dataset.read(fake.write().store, "tiny")
+    failed = {entry.label: entry.lost_seeds for entry in study.entries}
+    row = {"entry": "rope-gqa2-ddp2", "against": "learned-mha-single"}
+    row |= {"seeds": (1, 2), "seeds_unpaired": 1}
+    assert comparison._seeds(row, failed) == "2 (1 lost)"

@@ -66,6 +66,7 @@ def test_csv_has_every_number_as_it_was_recorded(study, tmp_path):
         assert row["status"] == run.status and row["seed"] == str(run.seed)
         assert {axis: row[axis] for axis in run.labels} == run.labels
         assert (row["model.n_embd"], row["train.lr"]) == ("64", "0.001")
+        assert row["entry_title"] == " · ".join(run.labels.values())  # these have no titles
         same([row["val_loss"]], [run.evals.val_loss[-1] if run.status == "done" else math.nan])
         same([row["step_s"]], [np.median(run.timed_step_s) if run.status == "done" else math.nan])
 
@@ -133,6 +134,7 @@ def test_mlflow_reads_curves_settings_and_how_a_run_ended(study, tmp_path):
         )
         assert found[run_id].data.params["attention"] == run.labels["attention"]
         assert found[run_id].data.params["train.lr"] == "0.001"
+        assert found[run_id].data.params["entry_title"] == " · ".join(run.labels.values())
         assert found[run_id].info.status == ("FINISHED" if run.status == "done" else "FAILED")
         if run.status == "done":
             assert found[run_id].data.metrics["result/val_loss"] == run.evals.val_loss[-1]

@@ -12,6 +12,7 @@ from synthetic_results import SyntheticStudy
 from tracked import READ, mlflow_runs
 
 from harness.analysis import dataset
+from harness.cli import app as cli
 from harness.export import REQUIREMENTS, export, missing_packages
 from harness.export.follow import NextRun, RunFollower, follow
 from harness.launch import trackers
@@ -243,6 +244,18 @@ def test_without_trackers_nothing_is_imported_or_started(study):
         "assert not [name for name in sys.modules if name.startswith('harness.export')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_missing_package_is_refused_before_anything_starts(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(REQUIREMENTS, "wandb", {"not_installed": "wandb"})
+    monkeypatch.setattr("harness.launch.elastic.start_fork_server", lambda: None)
+    monkeypatch.setattr("harness.preflight.check_study", None)  # is not reached
+    arguments = ["run", "ablations.toml", "--set", 'log.to=["wandb"]', "--results"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*arguments, str(tmp_path / "results")])
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and not list(tmp_path.iterdir())
+    assert "log.to" in message and "pip install 'ablations[wandb]'" in message
 
 
 def test_the_choice_of_trackers_is_checked():

@@ -132,7 +132,7 @@ def test_other_tokenizers_are_compared_in_bits_per_byte(before, tmp_path):
     found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
     assert found["losses_comparable"]
     assert {pair["val_loss"]["unit"] for pair in found["pairs"]} == {"bits per byte"}
-    assert "compared in bits per byte" in page
+    assert "compared in bits per byte" in page and "figures/curves" not in page  # nats per token
 
 
 def test_unmatched_entries_and_statuses_are_listed(before, tmp_path):
@@ -181,7 +181,7 @@ def test_two_commits_of_one_results_folder(before, tmp_path, capsys):
     )
     assert found["pairs"][0]["seeds"] == [] and "no seed" not in page
     assert {pair["val_loss"]["method"] for pair in found["pairs"]} == {"Welch"}
-    assert "do not match" in page
+    assert "do not match" in page and "one of the two has none" not in page
 
 
 @pytest.mark.parametrize("second", ["tiny", "{root}/tiny"])
@@ -302,7 +302,8 @@ def test_code_that_is_not_archived_is_not_called_equal(before, tmp_path):
     found, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
     sides = [str(other.root / "tiny")]
     assert found["code_unknown"] == sides and found["packages_unknown"] == sides
-    assert "The code is not archived of" in page and "No setting, package or machine" in page
+    assert "The code is not archived of" in page
+    assert "No setting or machine differs; not recorded: the code, the packages." in page
 
 
 def test_a_chart_has_each_tested_entry_once_best_first(before):
@@ -352,3 +353,17 @@ def test_runs_of_several_versions_of_the_code_are_named(before, tmp_path):
     assert found["code_mixed"] == [str(other.root / "tiny")]
     assert "used several versions of the code" in page
     assert "outdated" not in {caveat["kind"] for caveat in found["caveats"]}
+
+
+def test_other_software_is_not_called_equal(before, tmp_path):
+    """Packages may not be archived; the version of torch is known of each run."""
+    other = after(before, env={"rope-mha-single": {"torch": "9.9"}})
+    _, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
+    assert "What differs: 1 package (`torch`)." in page
+
+
+def test_a_model_that_is_not_known_does_not_differ(before, tmp_path):
+    failed = {f"rope-mha-single-s{seed}": ("failed", "oom", "too large") for seed in before.seeds}
+    other = after(before, outcome=failed)
+    _, page = compared(before.root / "tiny", other.root / "tiny", out=tmp_path / "out")
+    assert "Models that differ" not in page and "### Models" not in page

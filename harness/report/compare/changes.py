@@ -118,7 +118,7 @@ def _status(status: EntryStatus) -> str:
 def _models(comparison: StudyComparison) -> Iterator[Block]:
     rows = []
     for pair in comparison.pairs:
-        if len(set(pair.parameters)) > 1 or len(set(pair.flops_per_token)) > 1:
+        if any(map(_differ, (pair.parameters, pair.flops_per_token))):
             sizes = [*pair.parameters, *pair.flops_per_token]
             rows.append(
                 [pair.entry, *(formatting.number(size, "{:,.0f}".format) for size in sizes)]
@@ -128,3 +128,8 @@ def _models(comparison: StudyComparison) -> Iterator[Block]:
         numeric = [f"parameters, {side}" for side in sides]
         numeric += [f"FLOPs per token, {side}" for side in sides]
         yield table("Models that differ", ["entry", *numeric], rows, numeric, folded=False)
+
+
+def _differ(sides: Sequence[float | None]) -> bool:
+    """Return whether two known values differ."""
+    return None not in sides and len(set(sides)) > 1

@@ -175,7 +175,8 @@ def _curves(
         if pair.seeds:
             sides = (sides[0].on_seeds(pair.seeds), sides[1].on_seeds(pair.seeds))
         title = titles[pair.entry]
-        if pair.not_comparable or not all(_is_drawn(entry) for entry in sides):
+        in_bits = pair.val_loss is not None and pair.val_loss.unit is not None
+        if pair.not_comparable or in_bits or not all(_is_drawn(entry) for entry in sides):
             missing.append(title)
             continue
         style = MarkStyle(colours[pair.entry])

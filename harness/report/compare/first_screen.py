@@ -22,6 +22,7 @@ from harness.results.records.study_comparison import EntryPair, StudyComparison
 MAX_ITEMS = 4  # of one part of the advice
 MAX_NAMES = 2  # entries that a sentence names
 MAX_SETTINGS = 3  # that the sentence on what differs names
+INTERPRETED = ("python", "torch", "numpy", "cuda")  # software that is known of each run
 CHANGES: Mapping[Quantity, tuple[str, str]] = {
     "val_loss": ("lower", "higher"),
     "tokens_per_s": ("faster", "slower"),
@@ -85,7 +86,9 @@ def _metric(pairs: Sequence[EntryPair], metric: Quantity) -> Text:
     if not counts and all(getattr(pair, reason) for pair in pairs):
         return text(f"{name}: not comparable.")
     if not counts and not any(pair.verdict(metric) for pair in pairs):
-        return text(f"{name}: not compared, as one of the two has none.")
+        shared = any(pair.seeds for pair in pairs)
+        reason = "one of the two has none" if shared else "their seeds do not match"
+        return text(f"{name}: not compared, as {reason}.")
     if not counts:
         return text(f"{name}: a single seed gives no verdict.")
     ratios = []
@@ -128,16 +131,21 @@ def _what_differs(comparison: StudyComparison) -> Text:
         names = [file.name for file in computing]
         files = count(len(names), "file", "files")
         parts.append(text(f"the code of {files} (", code_list(names, MAX_SETTINGS), ")"))
-    if comparison.packages_diff:
-        names = list(comparison.packages_diff)
+    software = [key for key in INTERPRETED if key in comparison.environment_diff]
+    names = list(dict.fromkeys([*comparison.packages_diff, *software]))
+    if names:
         parts.append(text(count(len(names), "package"), " (", code_list(names, MAX_SETTINGS), ")"))
     hardware = [key for key in ("host", "cpu", "gpu") if key in comparison.environment_diff]
     if hardware:
         parts.append(text("the machine"))
     if parts:
         return text("What differs: ", join(parts, "; "), ".")
-    unknown = "" if not comparison.code_unknown else "; the code is not recorded"
-    return text(f"No setting, package or machine differs{unknown}.")
+    unknown = ["the code"] if comparison.code_unknown else []
+    if comparison.packages_unknown:
+        unknown.append("the packages")
+    if unknown:
+        return text(f"No setting or machine differs; not recorded: {', '.join(unknown)}.")
+    return text("No setting, package or machine differs.")
 
 
 # -- advice ---------------------------------------------------------------------------------------

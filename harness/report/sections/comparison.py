@@ -1,6 +1,6 @@
 """Comparison of each entry with the baseline: verdicts on the loss, throughput and memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from harness.analysis.candidates import without_copies
 from harness.analysis.summary import Summary
@@ -173,7 +173,8 @@ def _verdict_column(title: str, summary: Summary, metric: Quantity) -> Column:
 
 def _losses(summary: Summary) -> Table:
     verdicts = summary.tables["verdicts"]
-    names = ["entry", "verdict", "p_adjusted", "p_bh", "effect_size", "lost_seeds"]
+    failed = {entry.label: entry.lost_seeds for entry in summary.study.entries}
+    names = ["entry", "verdict", "p_adjusted", "p_bh", "effect_size"]
     names += ["seeds_to_resolve", "seeds_to_resolve_low", "seeds_to_resolve_high"]
     names += ["difference_low", "method", "look"]
     tests = verdicts.loc[verdicts["quantity"] == "val_loss", names]
@@ -187,7 +188,7 @@ def _losses(summary: Summary) -> Table:
         text_column("entry"),
         *context,
         Column("differs in", lambda row: ", ".join(row["differs"]), numeric=False),
-        Column("seeds", _seeds, numeric=False),
+        Column("seeds", lambda row: _seeds(row, failed), numeric=False),
         _verdict_column("verdict", summary, "val_loss"),
         *look,
         *superiority.columns(summary, "val_loss"),
@@ -209,9 +210,12 @@ def loss_difference(row: Record) -> str:
     return formatting.difference(*interval_of(row, "val_loss_difference"))
 
 
-def _seeds(row: Record) -> str:
-    """Return the number of paired seeds, and of those that are lost or that one side lacks."""
-    lost = set(row["lost_seeds"] or ()) - set(row["seeds"])
+def _seeds(row: Record, failed: Mapping[str, Collection[int]]) -> str:
+    """Return the number of paired seeds, and of those that are lost or that one side lacks.
+
+    `failed` are the seeds that each entry has lost, also those whose loss is not tested.
+    """
+    lost = {*failed[row["entry"]], *failed[row["against"]]} - set(row["seeds"])
     n_unpaired = row["seeds_unpaired"] - len(lost)
     others = [f"{len(lost)} lost"] if lost else []
     if n_unpaired > 0:

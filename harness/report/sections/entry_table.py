@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from urllib.parse import quote
 
 from harness.analysis import settings
 from harness.analysis.answer import BASELINE
@@ -48,21 +47,20 @@ def build(summary: Summary) -> EntryTable:
     study = summary.study
     collapsed = collapsed_axes(study)
     columns = list(_columns(summary, collapsed))
-    links = {
-        candidate.main.label: quote(details.page_name(candidate.main.label))
-        for candidate in details.shown_candidates(summary)
-    }
     positions = {entry.label: i for i, entry in enumerate(study.entries)}
     results = _by_entry(records(summary.tables["entries"]))
     comparisons = _by_entry(records(summary.tables["comparisons"]))
+    links = details.links(summary)
 
     def row_of(label: str, answer: AnswerRow | None, contexts: Sequence[EntryRow]) -> EntryRow:
         index = positions[label]
         row = _Row(
             study.entries[index], results[label], comparisons.get(label, NO_COMPARISON), answer
         )
-        cells = [cell(row) for _, cell in columns]
-        return EntryRow(index, cells, contexts, links.get(label, "") if answer else "")
+        link = links.get(label, "")
+        if answer is not None:
+            link = link.partition("#")[0]  # the page of all its runs
+        return EntryRow(index, [cell(row) for _, cell in columns], contexts, link)
 
     rows = []
     for answer in summary.answer.rows:
