@@ -26,6 +26,7 @@ from harness.results.records.comparisons import (
     PooledResult,
     Quantity,
     SignificanceResult,
+    VerdictName,
 )
 from harness.results.records.entries import EntryResult
 from harness.results.records.estimates import Difference
@@ -35,6 +36,7 @@ LOST = "lost seeds"
 NO_RESULTS = "no results"
 NOT_TESTED = "not tested yet"
 VISIBLE_CHANGE = 0.005  # a smaller change of a cost is neither stated nor a reason
+DEPENDS = "depends on "
 # Caveats of an entry that keep it out of the advice, and of which the advice warns.
 DISTRUSTED: Sequence[CaveatKind] = (
     "non-causal",
@@ -80,14 +82,30 @@ def find_answer(
     kinds = kinds_by_entry(caveats)
     shared = shared_kinds(caveats, entries.keys())
     results = Results(study, entries, by_entry, tests, kinds, shared, pooled)
-    rows = [_row(results, candidate) for candidate in find_candidates(study)]
+    rows = []
+    by_context: list[AnswerRow] = []
+    for candidate in find_candidates(study):
+        row = _row(results, candidate, pooled.get(_asked(study, candidate.main.axes)))
+        rows.append(row)
+        if depends_on_context(row):
+            by_context += _rows_by_context(results, candidate)
     rows.sort(key=_rank)
     axes = [_axis(results, axis, rows) for axis in (rows[0].levels if rows else ())]
     advice = [
         Advice(kind=kind, entries=labels, caveat=caveat)
-        for kind, labels, caveat in _advice(results, rows, caveats)
+        for kind, labels, caveat in _advice(results, rows, by_context, caveats)
     ]
-    return Answer(rows=rows, axes=[answer for answer in axes if answer.levels], advice=advice)
+    return Answer(
+        rows=rows,
+        by_context=by_context,
+        axes=[answer for answer in axes if answer.levels],
+        advice=advice,
+    )
+
+
+def depends_on_context(row: AnswerRow) -> bool:
+    """Return whether a candidate has no verdict because its difference depends on the context."""
+    return (row.reason or "").startswith(DEPENDS)
 
 
 def _rank(row: AnswerRow) -> tuple[bool, float]:
@@ -100,13 +118,20 @@ def _rank(row: AnswerRow) -> tuple[bool, float]:
 # -- rows -----------------------------------------------------------------------------------------
 
 
-def _row(results: Results, candidate: Candidate) -> AnswerRow:
+def _rows_by_context(results: Results, candidate: Candidate) -> Iterator[AnswerRow]:
+    """Yield a row for each context in which a candidate is tested."""
+    for entry in candidate.entries:
+        if entry.label in results.tests["val_loss"].entries:
+            alone = Candidate(candidate.levels, (entry,), entry, entry.title)
+            yield _row(results, alone, None)
+
+
+def _row(results: Results, candidate: Candidate, pooled: PooledResult | None) -> AnswerRow:
     label = candidate.main.label
     labels = [entry.label for entry in candidate.entries]
     result = results.entries[label]
     comparison = results.comparisons.get(label)
     base = results.entries[comparison.against] if comparison else None
-    pooled = results.pooled.get(_asked(results.study, candidate.main.axes))
     test = pooled or results.tests["val_loss"].entries.get(label)
     kinds = [kind for entry in labels for kind in results.caveats.get(entry, [])]
     reason = _reason(results, candidate, comparison, test, kinds)
@@ -168,7 +193,7 @@ def _reason(
     if not candidate.main.done:
         return NO_RESULTS
     if isinstance(test, PooledResult) and test.depends_on_context:
-        return f"depends on {' and '.join(study.contexts)}"
+        return f"{DEPENDS}{' and '.join(study.contexts)}"
     if test is None:
         # The loss of an architecture is tested under the baseline's parallelism.
         return NOT_TESTED if comparison.seeds else "no common seed"
@@ -258,18 +283,21 @@ def _axis(results: Results, axis: str, rows: Sequence[AnswerRow]) -> AxisAnswer:
 
 
 def _advice(
-    results: Results, rows: Sequence[AnswerRow], caveats: Sequence[Caveat]
+    results: Results,
+    rows: Sequence[AnswerRow],
+    by_context: Sequence[AnswerRow],
+    caveats: Sequence[Caveat],
 ) -> Iterator[Advised]:
     """Yield what follows from the verdicts; entries with a caveat are not recommended."""
     compared = [row for row in rows if row.reason != BASELINE]
     sound = [row for row in compared if not set(row.caveats) & _of_losses()]
-    better = [row.entry for row in sound if row.verdict == "better"]
-    if better or any(row.verdict for row in compared):
+    better = [row.entry for row in sound if verdict_in_all(row, by_context) == "better"]
+    if better or any(verdict_in_all(row, by_context) for row in compared):
         yield "better", better, None
     cheaper = [row.entry for row in sound if row.verdict == "equivalent" and is_cheaper(row)]
     if cheaper:
         yield "cheaper", cheaper, None
-    open_rows = [row.entry for row in compared if _is_open(row)]
+    open_rows = [row.entry for row in compared if _is_open(row, by_context)]
     if open_rows:
         yield "unresolved", open_rows, None
     diverging = [
@@ -281,6 +309,14 @@ def _advice(
         named = {caveat.entry: None for caveat in caveats if caveat.kind == kind}
         if named:
             yield "distrust", [entry for entry in named if entry], kind
+
+
+def verdict_in_all(row: AnswerRow, by_context: Sequence[AnswerRow]) -> VerdictName | None:
+    """Return a candidate's verdict: its own, or that of every context if they agree."""
+    verdicts = {one.verdict for one in by_context if one.entry in row.entries}
+    if depends_on_context(row) and len(verdicts) == 1:
+        return verdicts.pop()
+    return row.verdict
 
 
 def _of_losses() -> set[CaveatKind]:
@@ -295,5 +331,7 @@ def is_cheaper(row: AnswerRow) -> bool:
     return "worse" not in verdicts and ("better" in verdicts or fewer_parameters)
 
 
-def _is_open(row: AnswerRow) -> bool:
+def _is_open(row: AnswerRow, by_context: Sequence[AnswerRow]) -> bool:
+    if depends_on_context(row):
+        return verdict_in_all(row, by_context) in (None, "unresolved")
     return row.verdict == "unresolved" or row.reason in ("single seed", NO_RESULTS, NOT_TESTED)

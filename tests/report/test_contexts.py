@@ -51,6 +51,30 @@ def test_an_interaction_replaces_the_pooled_verdict(sizes):
     assert "alibi,3,5," in (folder / "tables" / "pooled.csv").read_text()
 
 
+@pytest.mark.parametrize(
+    ("gain", "advice"),
+    [
+        (0.3, "**Unresolved**\n\n- alibi: depends on size"),
+        (-0.3, "- alibi: lower loss in 3 sizes, by an amount that depends on size"),
+    ],
+)
+def test_the_first_screen_shows_each_size_of_a_dependent_effect(sizes, gain, advice):
+    sizes.gain = {"alibi-L": gain}
+    study = sizes.write()
+    [chart] = charts.answer.build(summarize(dataset.read(study.store, study.name), "now"))
+    last = "worse" if gain > 0 else "better"
+    verdicts = {row.name: row.verdict for row in chart.plot.rows}
+    by_size = {"alibi · S": "better", "alibi · M": "better", "alibi · L": last}
+    assert verdicts == {"learned": "baseline", "rope": "better"} | by_size
+    assert all(row.interval for row in chart.plot.rows if row.name in by_size)
+    page, summary, _ = written(study)
+    assert advice in page.split("## Results")[0]
+    rows = [
+        row for row in summary["answer"]["by_context"] if row["levels"]["positional"] == "alibi"
+    ]
+    assert [row["verdict"] for row in rows] == list(by_size.values())
+
+
 def test_mixed_verdicts_are_an_average_with_each_context(sizes):
     sizes.gain = {"rope-M": 0.095, "rope-L": -0.02, "rope-S": 0.02}
     sizes.axes["positional"] = ["learned", "rope"]

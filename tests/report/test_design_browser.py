@@ -91,6 +91,27 @@ def test_a_phone_shows_question_answer_and_advice_in_order(at_size):
         assert row.locator(".verdict").bounding_box()["x"] < 390
 
 
+def test_a_phone_names_the_rows_of_every_panel(at_size):
+    page = at_size(390, 844)
+    plot = page.locator("#plot-contexts")
+    plot.scroll_into_view_if_needed()
+    sync_api.expect(plot.locator(".main-svg").first).to_be_attached()
+    names = [plot.locator(f".y{n}tick text").all_inner_texts() for n in ("", "2", "3", "4")]
+    assert names[0] and all(of_panel == names[0] for of_panel in names)
+
+
+def test_a_long_name_is_beside_its_swatch(at_size, tmp_path):
+    page = at_size(1440, 900)
+    show_crowded(page, tmp_path)
+    tops = page.locator(".forest tbody th").first.evaluate("""(cell) => {
+      cell.lastChild.textContent = "a_name_without_a_space_".repeat(2);
+      const range = document.createRange();
+      range.selectNodeContents(cell.lastChild);
+      return [range, cell.querySelector(".swatch")].map((e) => e.getClientRects()[0].top);
+    }""")
+    assert abs(tops[0] - tops[1]) < 12
+
+
 def test_nothing_is_wider_than_the_window(at_size, tmp_path):
     for shown in ("study", "crowded"):
         for size in SIZES:

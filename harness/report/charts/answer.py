@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from harness.analysis.answer import BASELINE
+from harness.analysis.answer import BASELINE, depends_on_context
 from harness.analysis.summary import Summary
 from harness.report import formatting
 from harness.report.charts.effects import margin_bounds, superiority_bound
@@ -19,15 +19,16 @@ WITHOUT_VERDICT = MarkStyle(GREY, marker="circle-open")
 
 def build(summary: Summary) -> Iterator[ChartSpec]:
     """Return the forest plot, if any candidate has a difference from a baseline."""
-    if not any(row.difference for row in summary.answer.rows):
+    all_rows = plotted_rows(summary)
+    if not any(row.difference for row in all_rows):
         return
     tests = summary.metric_tests["val_loss"]
-    unit = common_unit(summary)
-    answer_rows = shown_rows(summary.answer.rows)
+    unit = common_unit(all_rows)
+    answer_rows = shown_rows(all_rows)
     style = choose_style(summary.study)
     by_label = {entry.label: entry for entry in summary.study.entries}
     rows = [_row(row, unit, swatch=style.mark(by_label[row.entry]).colour) for row in answer_rows]
-    n_more = len(summary.answer.rows) - len(rows)
+    n_more = len(all_rows) - len(rows)
     margin = margin_bounds(tests)
     threshold = superiority_bound(tests)
     title = "Validation loss against the baseline"
@@ -36,19 +37,34 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
         subtitle += "; grey: equivalence margin"
     if threshold is not None:
         subtitle += "; dashed: threshold of superiority"
+    note = " Bars: costs, with 95 % intervals over seeds and the change from the baseline."
+    if summary.answer.by_context:
+        contexts = " and ".join(summary.study.contexts)
+        note += f" One row per {contexts} where the difference depends on it."
     yield ChartSpec(
         name="answer",
         title=title,
         subtitle=subtitle,
-        note=" Bars: costs, with 95 % intervals over seeds and the change from the baseline.",
-        alt=_alt(summary, n_more),
+        note=note,
+        alt=_alt(all_rows, n_more),
         plot=Forest(Axis(f"difference, {unit}"), rows, COSTS, margin, threshold, n_more),
     )
 
 
-def common_unit(summary: Summary) -> LossUnit:
+def plotted_rows(summary: Summary) -> list[AnswerRow]:
+    """Return a row for each candidate, or for each context if the difference depends on it."""
+    rows = []
+    for row in summary.answer.rows:
+        contexts = []
+        if depends_on_context(row):
+            contexts = [one for one in summary.answer.by_context if one.entry in row.entries]
+        rows += contexts or [row]
+    return rows
+
+
+def common_unit(rows: Sequence[AnswerRow]) -> LossUnit:
     """Return the unit of the most rows."""
-    units = [row.unit for row in summary.answer.rows if row.difference is not None]
+    units = [row.unit for row in rows if row.difference is not None]
     if units.count("bits per byte") > units.count("nats per token"):
         return "bits per byte"
     return "nats per token"
@@ -123,9 +139,9 @@ def _bar(cost: Cost, unit: float) -> CostBar:
     )
 
 
-def _alt(summary: Summary, n_more: int) -> str:
+def _alt(rows: Sequence[AnswerRow], n_more: int) -> str:
     """Return how many candidates have which verdict, and the first one that is better."""
-    compared = [row for row in summary.answer.rows if row.reason != BASELINE]
+    compared = [row for row in rows if row.reason != BASELINE]
     words = [row.verdict or "without a verdict" for row in compared]
     counts = [f"{words.count(word)} {word}" for word in dict.fromkeys(words)]
     text = f"Forest plot of {count(len(compared), 'candidate')}: {', '.join(counts)}"

@@ -15,7 +15,7 @@ MAX_HALF_WIDTHS = 3  # an end of an interval is within so many median half width
 MAX_REACHES = 20  # the scale is within so many median distances of an end from zero
 MAX_COSTS = 1.5  # the scale of a cost is within so many times its largest value
 PADDING = 0.04  # of the scale, at each end
-MAX_TICKS = 5
+MAX_TICKS = 4
 BEYOND_SCALE = "Arrow: the interval continues beyond the scale."
 
 

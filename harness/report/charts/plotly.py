@@ -35,7 +35,7 @@ MAX_SIZE = 26
 SMALL = {"size": 10}
 INK = "#000000"  # the page replaces it with the colour of its text
 GREY = "#808080"
-BAR_ROOM = 1.12  # the x axis over the longest bar, for the number after it
+BAR_ROOM = 1.2  # the x axis over the longest bar, for the number after it
 MARGIN_FILL = "rgba(128,128,128,0.2)"
 TRANSPARENT = "rgba(0,0,0,0)"
 
@@ -301,7 +301,8 @@ def _dots(plot: Dots) -> JsonDict:
         layout[f"xaxis{n}"] = _axis(panel.x)
         y: JsonDict = {"tickvals": places, "range": [len(places) - 0.5, -0.5], "zeroline": False}
         is_first = i % plot.columns == 1 or plot.columns == 1
-        y["ticktext"] = [plain(name) if is_first else "" for name in plot.rows]
+        y["ticktext"] = [plain(name) for name in plot.rows]
+        y["showticklabels"] = is_first  # a page in one column shows all
         layout[f"yaxis{n}"] = y
         for mark, (name, style) in enumerate(plot.marks):
             dots = [dot for dot in panel.dots if dot.mark == mark]

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from harness.analysis.answer import BASELINE, LOST, VISIBLE_CHANGE
+from harness.analysis.answer import BASELINE, LOST, VISIBLE_CHANGE, depends_on_context
 from harness.analysis.candidates import collapsed_axes
 from harness.analysis.summary import Summary
 from harness.report import formatting
@@ -334,6 +334,11 @@ def _claims(summary: Summary, row: AnswerRow) -> Iterator[str]:
     """Yield the loss and the price of a better or an equivalent candidate."""
     if row.verdict == "better":
         yield f"{gain(row)} lower"
+    elif depends_on_context(row):
+        contexts = [one.entry for one in summary.answer.by_context if one.entry in row.entries]
+        where = pooled.contexts_phrase(summary.study, contexts)
+        yield f"lower loss in {where}, by an amount that {row.reason}"
+        return  # so may its costs
     speed = row.tokens_per_s
     if speed.verdict == "unresolved":
         yield "throughput unresolved"

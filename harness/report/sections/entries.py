@@ -28,7 +28,7 @@ from harness.results.records.answer import AnswerRow, Cost
 DEFINITIONS = (
     "± is half of the 95 % t interval of the mean over seeds. Throughput is tokens per step over "
     "the median time of a step of the slowest rank, without warm-up; over seeds the geometric "
-    "mean. Memory is the peak of the fullest rank."
+    "mean; a single seed has no interval. Memory is the peak of the fullest rank."
 )
 IMPORTED_DEFINITIONS = (
     "± is half the width of the 95 % t interval of the mean over seeds. A throughput is the tokens "

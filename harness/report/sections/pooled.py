@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
+from harness.analysis.answer import depends_on_context
 from harness.analysis.dataset import StudyResults
 from harness.analysis.pairs import METRIC_NAMES
 from harness.analysis.summary import Summary
@@ -161,7 +162,7 @@ def contexts_phrase(study: StudyResults, names: Sequence[str]) -> str:
 
 def of_row(summary: Summary, row: AnswerRow) -> PooledResult | None:
     """Return the pooled verdict on a candidate, None without contexts or a meaningful verdict."""
-    if row.verdict is None and not (row.reason or "").startswith("depends on "):
+    if row.verdict is None and not depends_on_context(row):
         return None
     labels = summary.study.baseline | row.levels
     for result in summary.metric_tests["val_loss"].pooled:

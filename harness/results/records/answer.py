@@ -107,5 +107,9 @@ class Answer(StrictModel):
     """The answer: every candidate, what each level does, and what follows."""
 
     rows: list[AnswerRow] = Field(description="every candidate, the lowest difference first")
+    by_context: list[AnswerRow] = Field(
+        default=[],
+        description="one row for each context of the candidates whose difference depends on it",
+    )
     axes: list[AxisAnswer] = Field(description="effects of the levels of each asked axis")
     advice: list[Advice] = Field(description="what follows, in order of use")

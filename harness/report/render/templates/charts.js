@@ -21,7 +21,8 @@ const charts = (() => {
     getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim()
   );
   const withInk = (json) => json.replaceAll('"#000000"', JSON.stringify(colour("ink")));
-  const wrapped = (label) => label.replace(/([^]{14,}?)(?=[- :])/g, "$1<br>");
+  // Lines end at a space, or after a hyphen within a word, never before a separator.
+  const wrapped = (label) => label.replace(/([^]{14,}?)(?: (?![·(])|(?<=\w-)(?=\w))/g, "$1<br>");
   const isNarrow = () => innerWidth <= NARROW && !onPaper;
 
   // The library is stored as text, so that the page is shown before a browser compiles it.
@@ -38,10 +39,12 @@ const charts = (() => {
     const { grid } = layout;
     const nRows = grid ? grid.rows * (narrow ? grid.columns : 1) : 1;
     const nLegend = traces.filter((trace) => trace.showlegend !== false).length;
-    const legendRows = nLegend > 1 ? Math.ceil(nLegend / (narrow ? 1 : 4)) : 0;
+    const longest = Math.max(0, ...traces.map(({ name }) => (name || "").length));
+    const fitting = Math.max(1, Math.floor((innerWidth - 100) / (45 + 5.5 * longest)));
+    const legendRows = nLegend > 1 ? Math.ceil(nLegend / (narrow ? fitting : 4)) : 0;
     const legend = legendRows * LEGEND_ROW;
     const height = rows ? rows * (narrow ? 58 : 26) : nRows * (narrow ? 300 : 400) * tall;
-    const total = height + legend + 110;
+    const total = height + legend + 90;
     return { height: onPaper ? Math.min(total, PAPER_HEIGHT) : total, legend, nLegend };
   }
 
@@ -67,12 +70,17 @@ const charts = (() => {
     }
     if (narrow && figure.rows) layout.yaxis.ticktext = layout.yaxis.ticktext.map(wrapped);
     const { grid } = layout; // small multiples: one column on a narrow screen
-    if (grid && narrow) Object.assign(grid, { rows: grid.rows * grid.columns, columns: 1 });
+    if (grid && narrow) {
+      Object.assign(grid, { rows: grid.rows * grid.columns, columns: 1 });
+      for (const key of Object.keys(layout)) {
+        if (key.startsWith("yaxis")) layout[key].showticklabels = true;
+      }
+    }
     Object.assign(layout, {
       height,
       width: onPaper ? PAPER_WIDTH : undefined,
       autosize: !onPaper,
-      margin: { l: 60, r: figure.right || 15, t: 30, b: 80 + legend, autoexpand: true },
+      margin: { l: 60, r: figure.right || 15, t: 30, b: 60 + legend, autoexpand: true },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: colour("ink"), family: "system-ui, sans-serif", size: narrow ? 11 : 12 },

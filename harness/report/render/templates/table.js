@@ -2,6 +2,7 @@
 // Sort, filter, expand and copy the table, choose its columns, and announce the rows that it shows.
 (() => {
   const MAX_ROWS = 500; // candidates that are laid out; a browser takes seconds for more
+  const MAX_CARDS = 24; // the same on a narrow screen, where each takes half its height
   const SEARCH_DELAY_MS = 80;
   const STORAGE_KEY = `columns of ${location.pathname}`;
   const element = (id) => document.getElementById(id);
@@ -17,7 +18,7 @@
   const showAll = element("all-rows");
   const expandAll = element("expand-all");
   const narrow = matchMedia("(max-width: 40rem)");
-  let maxRows = MAX_ROWS;
+  let maxRows = narrow.matches ? MAX_CARDS : MAX_ROWS;
 
   // A row of a candidate has those of its contexts.
   const rows = [];
