@@ -180,7 +180,7 @@ COLUMNS: Mapping[str, list[Column]] = {
         Column("predicted_total_bytes", NUMBER, "predicted bytes of all collectives of a step"),
     ],
     "scaling": _columns(ScalingRow),
-    "contexts": _columns(ContextResult),
+    "context_comparison": _columns(ContextResult),
     **{f"ladder_{name}": _columns(record) for name, record in LADDER.items()},
     "spikes": _columns(Spike),
     "tuning": _columns(SettingResult),

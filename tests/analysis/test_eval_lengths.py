@@ -91,7 +91,7 @@ def test_what_is_not_defined_has_a_reason_and_no_number(pair, no_figures):
     assert found.val_loss is found.val_loss_difference is found.windows is None
     page, _, folder = written(pair)
     assert "| gqa2    | 2.0000 ± 0.0000 | not defined |" in section(page)
-    assert f"- Not defined, no positions | beyond 4: `{GQA}`." in section(page)
+    assert "- Not defined, no positions | beyond 4: gqa2." in section(page)
     row = rows(folder, "lengths")[1]
     assert row["reason"] == found.reason and row["seeds"] == row["val_loss"] == row["windows"] == ""
 

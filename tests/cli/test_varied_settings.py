@@ -86,7 +86,7 @@ def test_a_study_of_settings_is_run_resumed_and_reported(harness, here, no_figur
         assert run.status.status == "done"
     harness("report", "study.toml")
     report = (harness.folder / "reports/s/report.md").read_text()
-    assert "lr0.01" in report and "mqa" in report
+    assert "lr 0.01" in report and "MQA" in report
     harness("export", "study.toml", "--to", "csv")
     study = load(harness.folder / "results", study="s")
     assert {"attention", "train.lr", "size"} <= set(study.runs.columns)

@@ -63,7 +63,9 @@ def test_each_entry_is_in_one_context(kind):
     summary, n_contexts = kind
     study = summary.study
     rows = summary.compared_contexts
-    assert len(rows) == n_contexts and len(summary.tables.get("contexts", ())) == n_contexts
+    assert (
+        len(rows) == n_contexts and len(summary.tables.get("context_comparison", ())) == n_contexts
+    )
     if n_contexts:
         found = [e.label for by in entries_by_context(study).values() for e in by.values()]
         assert sorted(found) == sorted(entry.label for entry in study.entries)

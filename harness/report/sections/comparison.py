@@ -215,7 +215,7 @@ def _seeds(row: Record, failed: Mapping[str, Collection[int]]) -> str:
 
     `failed` are the seeds that each entry has lost, also those whose loss is not tested.
     """
-    lost = {*failed[row["entry"]], *failed[row["against"]]} - set(row["seeds"])
+    lost = {*failed.get(row["entry"], ()), *failed.get(row["against"], ())} - set(row["seeds"])
     n_unpaired = row["seeds_unpaired"] - len(lost)
     others = [f"{len(lost)} lost"] if lost else []
     if n_unpaired > 0:

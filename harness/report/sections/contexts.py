@@ -43,7 +43,7 @@ def build(summary: Summary, charts: Charts) -> Iterator[Block]:
         f" in each context. × is the ratio to {reference} on the same seeds, with its own 95 % t "
         f"interval over seeds, not corrected for the number of contexts.{spread}",
     )
-    frame = summary.tables["contexts"]
+    frame = summary.tables["context_comparison"]
     titles = {row.context: study.title_of(row.levels) for row in rows}
     columns = [
         Column(" · ".join(compared_axes(study)), lambda row: titles[row["context"]], numeric=False),

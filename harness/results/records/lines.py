@@ -8,6 +8,7 @@ from harness.results.records.base import (
     Positive,
     Seconds,
     StrictModel,
+    Time,
     Versioned,
     now,
 )
@@ -75,7 +76,7 @@ class LaunchInputs(StrictModel):
 class LaunchRecord(Versioned):
     """One call of `run` or `ingest`."""
 
-    at: str = Field(default_factory=now, description="time of the call, ISO 8601, UTC")
+    at: Time = Field(default_factory=now, description="time of the call, ISO 8601, UTC")
     command: str | None = Field(default=None, description="command line")
     order: list[str] = Field(description="run ids in the order in which they are started")
     not_started: list[str] = Field(
