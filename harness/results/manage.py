@@ -6,6 +6,7 @@ interruption leaves no half of a run.
 
 import contextlib
 import errno
+import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -38,10 +39,10 @@ def check_study_name(name: str) -> str:
 def size_bytes(folder: Path) -> int:
     """Return the size of all files of a folder; links are not followed."""
     total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            info = path.lstat()
-            total += 0 if path.is_dir() else info.st_size
+    for parent, _, files in os.walk(folder):  # skips a folder that vanishes meanwhile
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(parent, name)).st_size
     return total
 
 

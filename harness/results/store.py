@@ -263,9 +263,10 @@ class Run:
     def last_activity(self) -> float:
         """Return when any file in the run's folder last changed, seconds since the epoch."""
         times = [0.0]
-        for path in (self.path, *self.path.rglob("*")):
-            with contextlib.suppress(FileNotFoundError):  # a temporary file that was renamed
-                times.append(path.lstat().st_mtime)
+        for folder, _, files in os.walk(self.path):  # unlike `rglob`, skips a folder that vanishes
+            for name in ("", *files):
+                with contextlib.suppress(FileNotFoundError):  # a temporary file that was renamed
+                    times.append(os.lstat(os.path.join(folder, name)).st_mtime)
         return max(times)
 
     def finish(

@@ -21,6 +21,7 @@ from harness.results.files import (
     write_json,
     write_text,
 )
+from harness.results.manage import size_bytes
 from harness.results.records import Environment, EvalRecord, LaunchRecord, RunSpec, StepRecord
 from harness.results.store import Run, Store
 
@@ -435,3 +436,19 @@ def test_a_claimed_run_cannot_be_claimed_again(tmp_path):
     assert Run(path).claim() is None
     claim.release()
     assert Run(path).claim() is not None
+
+
+def test_a_checkpoint_that_vanishes_does_not_end_the_watch(run, monkeypatch):
+    """The newest checkpoint replaces older ones while the launcher looks for activity."""
+    gone = run.path / "checkpoint" / "step-8"
+    gone.mkdir(parents=True)
+    scandir = os.scandir
+
+    def vanishing(folder="."):
+        if Path(folder) == gone:
+            raise FileNotFoundError(folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    assert run.last_activity() >= run.path.stat().st_mtime
+    assert size_bytes(run.path) > 0
