@@ -37,7 +37,7 @@ NO_RESULTS = "no results"
 NOT_TESTED = "not tested yet"
 VISIBLE_CHANGE = 0.005  # a smaller change of a cost is neither stated nor a reason
 DEPENDS = "depends on "
-# Caveats of an entry that keep it out of the advice, and of which the advice warns.
+# An entry with one of these caveats is not recommended; the advice warns of it.
 DISTRUSTED: Sequence[CaveatKind] = (
     "non-causal",
     "below-entropy",

@@ -66,7 +66,7 @@ def find_caveats(study: StudyResults) -> list[Caveat]:
 
 
 def shared_kinds(caveats: Sequence[Caveat], labels: Collection[str]) -> list[CaveatKind]:
-    """Return the stamped kinds that all of several entries have: they tell no entry apart."""
+    """Return the stamped kinds that all of several entries have."""
     kinds = kinds_by_entry(caveats)
     if len(labels) < 2:
         return []

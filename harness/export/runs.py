@@ -125,7 +125,7 @@ def run_settings(spec: RunSpec | ImportedRun) -> dict[str, Setting]:
     """Return the seeds, the title, the options of the variants, and the settings of a run.
 
     The settings are those of model, data and training. Of an imported run, only seeds and title are
-    known. A value that is no scalar becomes text; one that is not set is left out.
+    known. A value that is not a scalar becomes text; one that is not set is omitted.
     """
     title = SEPARATOR.join(choice.title or choice.label for choice in spec.axes.values())
     settings: dict[str, Setting] = {"seed": spec.seed, "data_seed": spec.order_seed}

@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 import numpy as np
 import orjson
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from harness.analysis.candidates import Candidate, find_candidates
 from harness.analysis.summary import Summary
+from harness.report.render.templating import new_environment
 from harness.results.files import write_text
 from harness.results.run_data import RunData
 from harness.results.store import Run
@@ -54,14 +54,7 @@ class RunDetails:
 
 def write(summary: Summary, folder: Path) -> None:
     """Write the pages of a report's candidates to `folder/details`, and remove others there."""
-    environment = Environment(
-        loader=PackageLoader("harness.report.render"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("details.html.j2")
+    template = new_environment().get_template("details.html.j2")
     written = set()
     is_limited = len(find_candidates(summary.study)) > MAX_PAGES
     limit = MAX_PAGES if is_limited else 0

@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterable, Iterator
 from importlib import resources
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from harness.report.charts import plotly
@@ -26,6 +25,7 @@ from harness.report.document import (
     text,
 )
 from harness.report.render import forest
+from harness.report.render.templating import new_environment
 
 FIRST_STYLE = "page.css"  # of the whole page; the others, by name, are of a part of it
 WHOLE = re.compile(r"\[[^\[\]<>]{1,40}\]|[-+]?[\d.]+ (?:%|nats)")  # not to be broken by a line end
@@ -52,13 +52,7 @@ def render(document: Document, refresh_s: int | None = None) -> str:
         "table.js": has_table,
         "watch.js": bool(refresh_s),
     }
-    environment = Environment(
-        loader=PackageLoader("harness.report.render"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = new_environment()
     environment.filters["inline"] = _inline_html
     environment.filters["css_string"] = _css_string
     environment.filters["table_data"] = _table_data

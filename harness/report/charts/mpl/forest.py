@@ -43,7 +43,7 @@ NAME_LINE = 34  # characters
 VERDICT_LINE = 18
 MAX_LINES = 2
 BAR = "#b9c4cf"
-BESIDE: tuple[Coords, Coords] = ("axes fraction", "data")
+ROW_COORDS: tuple[Coords, Coords] = ("axes fraction", "data")
 RESOLVED = ("better", "worse")
 
 
@@ -67,12 +67,12 @@ def draw(spec: ChartSpec, plot: Forest) -> Figure:
         _swatch(axes, row, _place(i))
         right = (1, _place(i))
         start = -72 * (left - SWATCH - GAP)
-        write(axes, names[i], (0, _place(i)), BESIDE, (start, 0))
-        write(axes, row.text, right, BESIDE, (72 * GAP, 0))
+        write(axes, names[i], (0, _place(i)), ROW_COORDS, (start, 0))
+        write(axes, row.text, right, ROW_COORDS, (72 * GAP, 0))
         offset = 72 * (verdicts_at - left - MARKS_WIDTH)
         is_verdict = row.verdict in VERDICTS
         colour = row.style.colour if is_verdict else FAINT
-        write(axes, verdicts[i], right, BESIDE, (offset, 0), colour=colour)
+        write(axes, verdicts[i], right, ROW_COORDS, (offset, 0), colour=colour)
     place = costs_at
     for column, cost_width in enumerate(cost_widths):
         _costs(add_axes(figure, place, top, cost_width, height), plot, column)
@@ -183,7 +183,12 @@ def _cost(axes: Axes, scale: Scale, cost: CostBar, middle: float) -> None:
     text = (0, middle - 0.15 * ROW)
     if cost.value is None:
         write(
-            axes, _wrap(cost.text, VERDICT_LINE), (0, middle), BESIDE, size=SMALL - 1, colour=FAINT
+            axes,
+            _wrap(cost.text, VERDICT_LINE),
+            (0, middle),
+            ROW_COORDS,
+            size=SMALL - 1,
+            colour=FAINT,
         )
         return
     bar = middle + 0.26 * ROW
@@ -192,6 +197,8 @@ def _cost(axes: Axes, scale: Scale, cost: CostBar, middle: float) -> None:
         part = scale.clip(cost.interval)
         axes.plot([part.low, part.high], [bar, bar], color=INK, linewidth=0.8)
         _arrows(axes, part, bar, INK, 3)
-    write(axes, cost.text, text, BESIDE)
+    write(axes, cost.text, text, ROW_COORDS)
     colour = VERDICTS[cost.verdict].colour if cost.verdict in RESOLVED else FAINT
-    write(axes, cost.change, text, BESIDE, (72 * (widest([cost.text]) + 0.06), 0), colour=colour)
+    write(
+        axes, cost.change, text, ROW_COORDS, (72 * (widest([cost.text]) + 0.06), 0), colour=colour
+    )
