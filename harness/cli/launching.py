@@ -1,5 +1,6 @@
 """Start the runs of one stage of a study, and count those that are done."""
 
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ import typer
 from harness.cli.output import command_line, log
 from harness.config import PlannedStudy
 from harness.errors import ExitCode
-from harness.launch import elastic, scheduler
+from harness.launch import scheduler
 from harness.launch.progress import time_summary
 from harness.launch.scheduler import RunSelection, StartRun
+from harness.launch.stop import Stop
 from harness.provenance.archive import archive_code, archive_inputs
 from harness.provenance.corpora import replaced_corpora
 from harness.provenance.outdated import CodeChange, acceptable, find_changes
@@ -52,7 +54,7 @@ class Launch:
             log(f"{len(accepted)} outdated runs are kept as results; the report marks them")
         return selection, todo, accepted
 
-    def start(self, stage: PlannedStudy, store: Store, start_run: StartRun) -> bool:
+    def start(self, stage: PlannedStudy, store: Store, start_run: StartRun, stop: Stop) -> bool:
         """Start the runs of a stage that are to do, by `start_run`; return whether all are done.
 
         Raises:
@@ -78,10 +80,13 @@ class Launch:
         equal = equal_to_untuned(stage.runs)
         trained = [spec for spec in todo if spec.run_id not in equal]
         try:
-            scheduler.run_all(store, [*trained, *selection.running], start_run, self.fail_fast)
-        except elastic.STOP_EXCEPTIONS as error:
+            runs = [*trained, *selection.running]
+            scheduler.run_all(store, runs, start_run, self.fail_fast, stop)
+        except KeyboardInterrupt:
+            stop.request(signal.SIGINT)
+        if stop.requested is not None:
             log("stopped; the same command resumes")
-            raise typer.Exit(ExitCode.INTERRUPTED) from error
+            raise typer.Exit(ExitCode.INTERRUPTED)
         copied = [spec for spec in todo if spec.run_id in equal]
         if copied:
             n_copied = scheduler.copy_runs(store, copied, equal)
