@@ -163,7 +163,7 @@ def _leaders(summary: Summary) -> Text:
     speeds = {
         result.entry: result.tokens_per_s
         for result in complete
-        if result.tokens_per_s and result.entry not in summary.other_machines
+        if result.tokens_per_s and result.entry not in summary.without_speed
     }
     fastest: Text = ()
     if speeds:

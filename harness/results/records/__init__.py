@@ -66,7 +66,14 @@ from harness.results.records.settings import (
     TokenDtype,
     TrainSettings,
 )
-from harness.results.records.status import ENDED, Environment, FailureReason, RunState, RunStatus
+from harness.results.records.status import (
+    ENDED,
+    Environment,
+    FailureReason,
+    RunState,
+    RunStatus,
+    Timing,
+)
 from harness.results.records.study_summary import StudySummary
 from harness.results.records.tuning import (
     Setting,
@@ -141,6 +148,7 @@ __all__ = [
     "StrictModel",
     "StudySummary",
     "Superiority",
+    "Timing",
     "TokenDtype",
     "TokenFileScan",
     "TokenShard",

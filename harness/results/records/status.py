@@ -5,10 +5,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness.results.records.base import Count, Finite, Time, Versioned
+from harness.results.records.base import Count, Finite, Positive, Time, Versioned
 
 RunState = Literal["pending", "running", "done", "failed", "interrupted"]
 ENDED: Sequence[RunState] = ("done", "failed")  # states of a run that is not resumed
+Timing = Literal["exclusive", "shared"]
 FailureReason = Literal["oom", "nan", "timeout", "killed", "error"]
 
 
@@ -72,6 +73,24 @@ class Environment(Versioned):
     usable_cores: Count | None = Field(
         default=None,
         description="cores that a process of the run may use; null: not recorded",
+    )
+    hosts: list[str] = Field(
+        default=[], description="hosts of all processes, each once; empty: not recorded"
+    )
+    n_nodes: Positive = Field(default=1, description="number of machines of the processes")
+    devices: str | None = Field(
+        default=None, description="value of CUDA_VISIBLE_DEVICES; null: not set"
+    )
+    pinned_cores: list[Count] = Field(
+        default=[], description="cores that the first process was pinned to; empty: not pinned"
+    )
+    timing: Timing | None = Field(
+        default=None,
+        description="`shared` if other runs could run on the machine at the same time, else "
+        "`exclusive`; null: not recorded",
+    )
+    job: str | None = Field(
+        default=None, description="Slurm's id of the job, or of the element of a job array"
     )
     earlier_machines: list[str] = Field(
         default=[],
