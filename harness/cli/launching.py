@@ -11,6 +11,7 @@ from harness.cli.output import command_line, log
 from harness.config import PlannedStudy
 from harness.errors import ExitCode
 from harness.launch import elastic, scheduler
+from harness.launch.backend import Backend, Stopped
 from harness.launch.progress import time_summary
 from harness.launch.scheduler import RunSelection, StartRun
 from harness.provenance.archive import archive_code, archive_inputs
@@ -19,6 +20,20 @@ from harness.provenance.outdated import CodeChange, acceptable, find_changes
 from harness.results.records import RunSpec
 from harness.results.records.tuning import TUNED, TUNING, UNTUNED
 from harness.results.store import Store
+
+
+@dataclass(frozen=True)
+class LocalBackend:
+    """Run on this machine; `start_run` starts one."""
+
+    start_run: StartRun
+
+    def run_all(self, store: Store, specs: Sequence[RunSpec], fail_fast: bool) -> None:
+        """See `Backend`."""
+        try:
+            scheduler.run_all(store, specs, self.start_run, fail_fast)
+        except elastic.STOP_EXCEPTIONS as error:
+            raise Stopped("stopped; the same command resumes") from error
 
 
 @dataclass(frozen=True)
@@ -52,8 +67,8 @@ class Launch:
             log(f"{len(accepted)} outdated runs are kept as results; the report marks them")
         return selection, todo, accepted
 
-    def start(self, stage: PlannedStudy, store: Store, start_run: StartRun) -> bool:
-        """Start the runs of a stage that are to do, by `start_run`; return whether all are done.
+    def start(self, stage: PlannedStudy, store: Store, backend: Backend) -> bool:
+        """Start the runs of a stage that are to do; return whether all are done.
 
         Raises:
             typer.Exit: the user stopped it.
@@ -78,9 +93,9 @@ class Launch:
         equal = equal_to_untuned(stage.runs)
         trained = [spec for spec in todo if spec.run_id not in equal]
         try:
-            scheduler.run_all(store, [*trained, *selection.running], start_run, self.fail_fast)
-        except elastic.STOP_EXCEPTIONS as error:
-            log("stopped; the same command resumes")
+            backend.run_all(store, [*trained, *selection.running], self.fail_fast)
+        except Stopped as error:
+            log(str(error))
             raise typer.Exit(ExitCode.INTERRUPTED) from error
         copied = [spec for spec in todo if spec.run_id in equal]
         if copied:

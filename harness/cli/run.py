@@ -69,7 +69,7 @@ def run(
 ) -> None:
     """Train every run that is not done. After an interruption, the same command resumes."""
     from harness.cli import first_screen
-    from harness.cli.launching import Launch
+    from harness.cli.launching import Launch, LocalBackend
     from harness.cli.stages import read_progress, record_tuning, stages, unfinished
     from harness.config import UntilResolved
     from harness.launch import elastic
@@ -106,7 +106,7 @@ def run(
         record_tuning(planned, store)
     is_done = True
     with Trackers(planned.trackers, store, planned.name, log) as trackers:
-        start = trackers.followed(elastic.start)
+        backend = LocalBackend(trackers.followed(elastic.start))
         for stage in stages(planned, store, log):
             checked = stage if stage is planned else check_study(stage, str(study), log)
             if dry_run:
@@ -114,7 +114,7 @@ def run(
                 for spec in todo:
                     print(spec.run_id)
                 continue
-            is_done = launch.start(checked, store, start) and is_done
+            is_done = launch.start(checked, store, backend) and is_done
             record_tuning(planned, store)
             if fail_fast and not is_done:
                 break
