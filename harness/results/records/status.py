@@ -107,7 +107,12 @@ class Environment(Versioned):
     @property
     def without_place(self) -> "Environment":
         """The environment without the place of the run: job, devices, cores, and a job's hosts."""
-        place = {"hosts": [], "devices": None, "pinned_cores": [], "job": None}
+        place: dict[str, object] = {
+            "hosts": [],
+            "devices": None,
+            "pinned_cores": [],
+            "job": None,
+        }
         host = self.host if self.job is None else None
         return self.model_copy(update=place | {"host": host})
 
