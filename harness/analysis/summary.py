@@ -301,10 +301,11 @@ def as_record(summary: Summary) -> StudySummary:
 
 
 def _environments(runs: list[RunData]) -> list[EnvironmentRuns]:
-    """Return each distinct env.json, with the ids of its runs."""
+    """Return each distinct environment, without the place of a run, and the ids of its runs."""
     by_content: dict[str, tuple[Environment, list[str]]] = {}
     for run in runs:
         if run.env:
-            _, run_ids = by_content.setdefault(repr(run.env), (run.env, []))
+            env = run.env.without_place
+            _, run_ids = by_content.setdefault(repr(env), (env, []))
             run_ids.append(run.run_id)
     return [EnvironmentRuns(env=env, runs=run_ids) for env, run_ids in by_content.values()]

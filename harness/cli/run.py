@@ -70,7 +70,7 @@ def run(
 ) -> None:
     """Train every run that is not done. After an interruption, the same command resumes."""
     from harness.cli import first_screen
-    from harness.cli.launching import Launch
+    from harness.cli.launching import Launch, LocalBackend
     from harness.cli.stages import read_progress, record_tuning, stages, unfinished
     from harness.config import UntilResolved
     from harness.launch import agent, fork_server
@@ -107,9 +107,9 @@ def run(
     if not dry_run:
         record_tuning(planned, store)
     is_done = True
-    stop = Stop()
-    with stop.on_signals(), Trackers(planned.trackers, store, planned.name, log) as trackers:
-        start = trackers.followed(partial(agent.start, stop=stop))
+    with Trackers(planned.trackers, store, planned.name, log) as trackers:
+        stop = Stop()
+        backend = LocalBackend(trackers.followed(partial(agent.start, stop=stop)), stop)
         for stage in stages(planned, store, log):
             checked = stage if stage is planned else check_study(stage, str(study), log)
             if dry_run:
@@ -117,7 +117,7 @@ def run(
                 for spec in todo:
                     print(spec.run_id)
                 continue
-            is_done = launch.start(checked, store, start, stop) and is_done
+            is_done = launch.start(checked, store, backend) and is_done
             record_tuning(planned, store)
             if fail_fast and not is_done:
                 break

@@ -342,3 +342,17 @@ def test_the_report_states_the_machines_and_no_verdict(one_axis, no_figures):
     assert (row["speed_not_comparable"], row["tokens_per_s_ratio"]) == (reason, None)
     assert "Highest throughput: mha" in page
     assert "x throughput" not in page
+
+
+def test_the_report_lists_jobs_by_the_type_of_their_host(one_axis, no_figures):
+    """One environment for all runs of one type, not one for each job."""
+    for entry, seed in itertools.product((BASE, OTHER), one_axis.seeds):
+        place = {"job": f"{seed}_{entry}", "host": f"node-{seed}{entry}", "devices": f"{seed}"}
+        one_axis.env[f"{entry}-s{seed}"] = place
+    page, found, _ = written(one_axis.write())
+    n_runs = 2 * len(one_axis.seeds)
+    assert f"{n_runs} runs ran as jobs, on {n_runs} hosts of 1 type (Example CPU" in page
+    assert "The runs used" not in page and "Settings that differ between runs" not in page
+    (environment,) = found["environments"]
+    assert len(environment["runs"]) == n_runs and environment["env"]["job"] is None
+    assert found["comparisons"][0]["tokens_per_s_ratio"]

@@ -105,6 +105,23 @@ class Environment(Versioned):
     )
 
     @property
+    def without_place(self) -> "Environment":
+        """The environment without the place of the run: job, devices, cores, and a job's hosts."""
+        place: dict[str, object] = {
+            "hosts": [],
+            "devices": None,
+            "pinned_cores": [],
+            "job": None,
+        }
+        host = self.host if self.job is None else None
+        return self.model_copy(update=place | {"host": host})
+
+    @property
+    def node_type(self) -> str:
+        """The GPU or the processor, and the number of cores."""
+        return f"{self.gpu or self.cpu or 'unknown'}, {self.cores or 'unknown'} cores"
+
+    @property
     def machine(self) -> str:
         """The host, its processor and its GPU, if it has one."""
         parts = [self.host, self.gpu or self.cpu]
