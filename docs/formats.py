@@ -40,7 +40,7 @@ writer. It is not under version control. In Python, `harness.load()` returns it 
 
     results/<study>/launches.jsonl       a line per call of `run` or `ingest`
     results/<study>/tuning.json          what each entry tried and chose, if the study tunes
-    results/<study>/.claims/             locks of the runs that a process executes
+    results/<study>/.claims/<run_id>/    `<n>.json`: the process that holds the run, by claim number
     results/<study>/.outdated/           runs that were trained again because their code changed
     results/<study>/archive/code/        a JSON file per code hash: the files of code of its runs
     results/<study>/archive/files/       those files, study files and lists of packages, by SHA-256

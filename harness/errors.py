@@ -12,6 +12,7 @@ class ExitCode(IntEnum):
     DONE = 0
     SOME_FAILED = 1
     INVALID = 2  # study or command line invalid, or results unreadable; nothing was started
+    CLAIM_LOST = 3  # of a process that trains: another one has taken its run over
     INTERRUPTED = 130
 
 
@@ -36,6 +37,10 @@ class UserError(Exception):
 
 class StoreError(Exception):
     """A result file cannot be read by this version; the message names the file and the remedy."""
+
+
+class ClaimLost(Exception):
+    """Another process has taken the run over; this one must not write to it and ends silently."""
 
 
 def choices(name: str, allowed: Iterable[str]) -> str:

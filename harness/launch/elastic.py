@@ -111,7 +111,7 @@ def _run_rank(run_path: str, threads: int, pids: str) -> None:
     """Run one rank: register its process, print into the run's log, end with the launcher."""
     (Path(pids) / str(os.getpid())).touch()
     path = Path(run_path)
-    log = os.open(Run(path).log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    log = Run(path).open_log()
     sys.stdout.flush()
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -66,7 +66,14 @@ from harness.results.records.settings import (
     TokenDtype,
     TrainSettings,
 )
-from harness.results.records.status import ENDED, Environment, FailureReason, RunState, RunStatus
+from harness.results.records.status import (
+    ENDED,
+    Environment,
+    FailureReason,
+    Owner,
+    RunState,
+    RunStatus,
+)
 from harness.results.records.study_summary import StudySummary
 from harness.results.records.tuning import (
     Setting,
@@ -117,6 +124,7 @@ __all__ = [
     "Looks",
     "MemoryPrediction",
     "ModelSettings",
+    "Owner",
     "PeakFlops",
     "Phase",
     "Positive",
