@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 # Failures that the environment caused, not the run itself: safe to retry.
 TRANSIENT_FAILURES = ("oom", "timeout", "killed", "lost")
 
+TIMING = ".timing"  # folder of the timing runs of a study, which `runs` leaves out
 LOG_TAIL_LINES = 20
 LAST_LINE_BYTES = 4096  # more than a line of the step file takes
 
@@ -118,6 +119,11 @@ class Run:
     def archive(self) -> Archive:
         """The archive of the study."""
         return Archive(self.path.parent / "archive")
+
+    @property
+    def timing_run(self) -> "Run":
+        """The short run that measures the times of this one alone on its machine; may not exist."""
+        return Run(self.path.parent / TIMING / self.run_id)
 
     def sibling(self, run_id: str) -> "Run":
         """Return another run of the same study."""

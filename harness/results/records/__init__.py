@@ -73,6 +73,7 @@ from harness.results.records.status import (
     Owner,
     RunState,
     RunStatus,
+    Timing,
 )
 from harness.results.records.study_summary import StudySummary
 from harness.results.records.tuning import (
@@ -149,6 +150,7 @@ __all__ = [
     "StrictModel",
     "StudySummary",
     "Superiority",
+    "Timing",
     "TokenDtype",
     "TokenFileScan",
     "TokenShard",

@@ -5,10 +5,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness.results.records.base import Count, Finite, StrictModel, Time, Versioned
+from harness.results.records.base import Count, Finite, Positive, StrictModel, Time, Versioned
 
 RunState = Literal["pending", "running", "done", "failed", "interrupted"]
 ENDED: Sequence[RunState] = ("done", "failed")  # states of a run that is not resumed
+Timing = Literal["exclusive", "shared"]
 FailureReason = Literal["oom", "nan", "timeout", "killed", "lost", "error"]
 
 
@@ -96,6 +97,24 @@ class Environment(Versioned):
         default=None,
         description="cores that a process of the run may use; null: not recorded",
     )
+    hosts: list[str] = Field(
+        default=[], description="hosts of all processes, each once; empty: not recorded"
+    )
+    n_nodes: Positive = Field(default=1, description="number of machines of the processes")
+    devices: str | None = Field(
+        default=None, description="value of CUDA_VISIBLE_DEVICES; null: not set"
+    )
+    pinned_cores: list[Count] = Field(
+        default=[], description="cores that the first process was pinned to; empty: not pinned"
+    )
+    timing: Timing | None = Field(
+        default=None,
+        description="`shared` if other runs could run on the machine at the same time, else "
+        "`exclusive`; null: not recorded",
+    )
+    job: str | None = Field(
+        default=None, description="Slurm's id of the job, or of the element of a job array"
+    )
     earlier_machines: list[str] = Field(
         default=[],
         description="host and processor of earlier attempts on other machines, from which the run "
@@ -107,6 +126,23 @@ class Environment(Versioned):
     git_dirty: bool | None = Field(
         default=None, description="whether the code had uncommitted changes"
     )
+
+    @property
+    def without_place(self) -> "Environment":
+        """The environment without the place of the run: job, devices, cores, and a job's hosts."""
+        place: dict[str, object] = {
+            "hosts": [],
+            "devices": None,
+            "pinned_cores": [],
+            "job": None,
+        }
+        host = self.host if self.job is None else None
+        return self.model_copy(update=place | {"host": host})
+
+    @property
+    def node_type(self) -> str:
+        """The GPU or the processor, and the number of cores."""
+        return f"{self.gpu or self.cpu or 'unknown'}, {self.cores or 'unknown'} cores"
 
     @property
     def machine(self) -> str:
