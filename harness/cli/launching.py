@@ -1,5 +1,6 @@
 """Start the runs of one stage of a study, and count those that are done."""
 
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ import typer
 from harness.cli.output import command_line, log
 from harness.config import PlannedStudy
 from harness.errors import ExitCode
-from harness.launch import elastic, scheduler
+from harness.launch import scheduler
 from harness.launch.backend import Backend, Stopped
 from harness.launch.progress import time_summary
 from harness.launch.scheduler import RunSelection, StartRun
+from harness.launch.stop import Stop
 from harness.provenance.archive import archive_code, archive_inputs
 from harness.provenance.corpora import replaced_corpora
 from harness.provenance.outdated import CodeChange, acceptable, find_changes
@@ -24,16 +26,20 @@ from harness.results.store import Store
 
 @dataclass(frozen=True)
 class LocalBackend:
-    """Run on this machine; `start_run` starts one."""
+    """Run on this machine; `start_run` starts one, which `stop` ends."""
 
     start_run: StartRun
+    stop: Stop
 
     def run_all(self, store: Store, specs: Sequence[RunSpec], fail_fast: bool) -> None:
         """See `Backend`."""
         try:
-            scheduler.run_all(store, specs, self.start_run, fail_fast)
-        except elastic.STOP_EXCEPTIONS as error:
-            raise Stopped("stopped; the same command resumes") from error
+            with self.stop.on_signals():
+                scheduler.run_all(store, specs, self.start_run, fail_fast, self.stop)
+        except KeyboardInterrupt:
+            self.stop.request(signal.SIGINT)
+        if self.stop.requested is not None:
+            raise Stopped("stopped; the same command resumes")
 
 
 @dataclass(frozen=True)

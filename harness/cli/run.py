@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -72,13 +73,14 @@ def run(
     from harness.cli.launching import Launch, LocalBackend
     from harness.cli.stages import read_progress, record_tuning, stages, unfinished
     from harness.config import UntilResolved
-    from harness.launch import elastic
+    from harness.launch import agent, fork_server
+    from harness.launch.stop import Stop
     from harness.launch.trackers import Trackers
     from harness.preflight import check_study
     from harness.results.store import Store
 
     if not dry_run:
-        elastic.start_fork_server()
+        fork_server.start_fork_server()
     until_resolved = None
     if until is not None or max_seeds is not None:
         until_resolved = UntilResolved(max_seeds, requested=until is not None)
@@ -106,7 +108,8 @@ def run(
         record_tuning(planned, store)
     is_done = True
     with Trackers(planned.trackers, store, planned.name, log) as trackers:
-        backend = LocalBackend(trackers.followed(elastic.start))
+        stop = Stop()
+        backend = LocalBackend(trackers.followed(partial(agent.start, stop=stop)), stop)
         for stage in stages(planned, store, log):
             checked = stage if stage is planned else check_study(stage, str(study), log)
             if dry_run:

@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from harness.errors import StoreError
 from harness.launch.progress import ProgressReporter
+from harness.launch.stop import Stop
 from harness.provenance.outdated import CodeChange, ComputedBy
 from harness.provenance.sources import Sources
 from harness.results.records import LaunchSpec, RunSpec, RunStatus
@@ -119,9 +120,15 @@ def record_place(store: Store, ended: Sequence[RunSpec]) -> None:
 
 
 def run_all(
-    store: Store, specs: Sequence[RunSpec], start: StartRun, fail_fast: bool = False
+    store: Store,
+    specs: Sequence[RunSpec],
+    start: StartRun,
+    fail_fast: bool = False,
+    stop: Stop | None = None,
 ) -> None:
     """Start each run in the given order and wait for it; `fail_fast` stops at the first failure.
+
+    No run starts after `stop` was requested.
 
     Runs claimed by another process are skipped, then awaited at the end and taken over if that
     process dies. A run whose source run is not done stays pending.
@@ -138,13 +145,13 @@ def run_all(
                 deferred.append(spec)
                 continue
             _run_claimed(store, spec, claim, start, progress, before[spec.run_id])
-            if fail_fast and _has_failed(run):
+            if (fail_fast and _has_failed(run)) or _is_stopped(stop):
                 return
         for spec in sorted(deferred, key=_has_source):
             run = store.run(spec.study, spec.run_id)
             claim = run.claim() or _wait_for_claim(run, progress)
             _run_claimed(store, spec, claim, start, progress, before[spec.run_id])
-            if fail_fast and _has_failed(run):
+            if (fail_fast and _has_failed(run)) or _is_stopped(stop):
                 return
 
 
@@ -234,6 +241,10 @@ def _run_one(
     if _has_failed(run):
         progress.log("\n".join(f"    {line}" for line in run.log_tail(FAILURE_LOG_LINES)))
         progress.log(f"    the whole log: {run.log_path}")
+
+
+def _is_stopped(stop: Stop | None) -> bool:
+    return stop is not None and stop.requested is not None
 
 
 def _has_failed(run: Run) -> bool:
