@@ -116,8 +116,7 @@ class _Launch:
             self._ended.wait(STOP_GRACE_S)
             raise
         if self._nodes is not None and self._nodes.index > 0:
-            if self._error is not None:
-                _append(_log_path(self._run, is_first_node=False), self._failure()[1])
+            self._log_failure()
             return
         if self._is_unrecorded():
             self._record()
@@ -208,6 +207,13 @@ class _Launch:
         else:
             self._run.finish("failed", *self._failure())
 
+    def _log_failure(self) -> None:
+        """Leave what this node's engine knows of a failure in the log of this host."""
+        if self._error is None:
+            return
+        with open(self._run.open_log(platform.node()), "w", encoding="utf-8") as log:
+            log.write(f"{self._failure()[1]}\n")
+
     def _failure(self) -> tuple[FailureReason, str]:
         """Return why the run failed, as far as the engine knows."""
         if isinstance(self._error, ChildFailedError):
@@ -231,16 +237,6 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _log_path(run: Run, is_first_node: bool) -> Path:
-    """Return where this machine's ranks print: not all file systems append atomically."""
-    return run.log_path if is_first_node else run.path / f"log.{platform.node()}.txt"
-
-
-def _append(path: Path, line: str) -> None:
-    with open(path, "a", encoding="utf-8") as log:
-        log.write(f"{line}\n")
-
-
 @dataclass(frozen=True)
 class _Rank:
     """What the process of a rank needs besides torchrun's environment."""
@@ -261,13 +257,13 @@ def _run_rank(rank: _Rank) -> None:
     os.environ["ABLATIONS_TIMING"] = rank.slot.timing
     os.environ["OMP_NUM_THREADS"] = str(rank.threads)
     (rank.pids / str(os.getpid())).touch()
-    path = _log_path(rank.run, is_first_node=os.environ["GROUP_RANK"] == "0")
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    is_on_first_host = os.environ["GROUP_RANK"] == "0"
+    log = rank.run.open_log(None if is_on_first_host else platform.node())
     sys.stdout.flush()
     os.dup2(log, 1)
     os.dup2(log, 2)
     threading.Thread(target=_end_with_agent, daemon=True).start()
-    importlib.import_module(rank.worker).run_worker(rank.run.path, rank.run.claim_number)
+    importlib.import_module(rank.worker).run_worker(rank.run.path, claim=False)
 
 
 def _end_with_agent() -> None:

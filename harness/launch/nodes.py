@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Nodes:
-    """This machine is node `index` of the `count` that train one run; each has as many ranks.
+    """Node `index`, this machine, of the `count` that train one run with as many ranks each.
 
     `endpoint` is HOST:PORT of node 0, where the nodes meet: the port must be free there.
     `rendezvous_id` must be another one for each attempt.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.launch.slurm import commands
-from harness.launch.slurm.commands import CommandError, NodeEntry, QueueEntry
+from harness.launch.slurm.commands import CommandError, NoAnswerError, NodeEntry, QueueEntry
 
 SQUEUE = """\
 1_0|1|0|COMPLETED|None|n1|a b|c
@@ -83,8 +83,9 @@ def test_failing_command_is_named(fake, monkeypatch, body, message):
     monkeypatch.setattr(commands, "QUERY_TIMEOUT_S", 0.3)
     fake("squeue", body)
 
-    with pytest.raises(CommandError, match=message):
+    with pytest.raises(CommandError, match=message) as error:
         commands.squeue(["a"])
+    assert isinstance(error.value, NoAnswerError) == ("no answer" in message)
 
 
 def test_missing_command_is_named(monkeypatch, tmp_path):

@@ -34,6 +34,10 @@ class CommandError(Exception):
     """A command of Slurm is missing, failed or did not answer; the message says which and why."""
 
 
+class NoAnswerError(CommandError):
+    """A command did not end in time: what it was to do may have been done, or may still be."""
+
+
 @dataclass(frozen=True)
 class QueueEntry:
     """A job, or one element of an array job, as squeue shows it."""
@@ -84,7 +88,8 @@ def sbatch(arguments: Sequence[str], script: str) -> str:
     """Submit a batch script and return the job id.
 
     Raises:
-        CommandError: Slurm refused it, or did not answer: then the job may have been submitted.
+        NoAnswerError: the job may have been submitted; its name finds it in the queue.
+        CommandError: Slurm refused it.
     """
     text = _call(["sbatch", "--parsable", *arguments], script)
     job = text.strip().rpartition("\n")[2].partition(";")[0]  # `123;cluster` of several clusters
@@ -303,7 +308,7 @@ def _call(command: Sequence[str], text: str | None = None) -> str:
     try:
         output, errors = process.communicate(text, timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
-        raise CommandError(f"{command[0]}: no answer for {timeout_s:g} s") from error
+        raise NoAnswerError(f"{command[0]}: no answer for {timeout_s:g} s") from error
     finally:
         _end(process)
     if process.returncode != 0:
