@@ -4,6 +4,11 @@ A slot is a run's part of its machine: cores, and threads for each process. If e
 machine of its own, no number of seeds distinguishes entries from machines. Runs of one seed on one
 machine are comparable, whichever machine other seeds use. Fields that neither run has recorded
 count as equal.
+
+A batch system places each run on any node, so that the runs of a seed need only nodes of one type
+(processor, cores, GPU): differences between nodes of a type are part of the spread over seeds. All
+seeds then need the same type. Runs that share their machine with others have no comparable times.
+A run with a timing run (`RunData.for_speed`) is compared by that one.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,9 +20,11 @@ from harness.results.run_data import RunData
 
 Reason = Callable[[RunData, RunData], str | None]
 
-MACHINE = {"host": "host", "cpu": "processor", "cores": "number of cores", "gpu": "GPU"}
+HOST = {"host": "host"}
+NODE_TYPE = {"cpu": "processor", "cores": "number of cores", "gpu": "GPU"}
 SOFTWARE = {"torch": "PyTorch", "cuda": "CUDA"}
 GPU_ONLY = {"gpu": "GPU"}
+SHARED = "shared machine"
 
 
 # -- times ----------------------------------------------------------------------------------------
@@ -25,25 +32,27 @@ GPU_ONLY = {"gpu": "GPU"}
 
 def speed_reason(run: RunData, base: RunData) -> str | None:
     """Return why the times of two runs cannot be compared, None if they can."""
+    run = run.for_speed
+    base = base.for_speed
     return _joined([*_hardware_differences(run, base), *_differences(run, base, SOFTWARE)])
 
 
 def train_time_reason(run: RunData, base: RunData) -> str | None:
     """Return why the sums of step times of two runs cannot be compared, None if they can.
 
-    A compiled run that resumes compiles again, which the sum includes.
+    A compiled run that resumes compiles again, which the sum includes. Timing runs do not count.
     """
-    reasons = [speed_reason(run, base) or ""]
+    reasons = [*_hardware_differences(run, base), *_differences(run, base, SOFTWARE)]
     for one, other in ((run, base), (base, run)):
         is_compiled = one.env is not None and bool(one.env.compile)
         if is_compiled and _n_resumed(one) > _n_resumed(other):
             reasons.append(f"{one.run_id} was resumed and compiled again")
-    return _joined([reason for reason in reasons if reason])
+    return _joined(reasons)
 
 
 def hardware_reason(run: RunData, base: RunData) -> str | None:
     """Return why the times cannot be compared if versions of software are part of the question."""
-    return _joined(_hardware_differences(run, base))
+    return _joined(_hardware_differences(run.for_speed, base.for_speed))
 
 
 def device_reason(run: RunData, base: RunData) -> str | None:
@@ -66,9 +75,15 @@ def memory_reason(run: RunData, base: RunData) -> str | None:
 def reasons_by_seed(entry: Entry, base: Entry, reason: Reason) -> dict[int, str | None]:
     """Return the reason for each seed that both entries have done."""
     base_runs = {run.seed: run for run in base.done}
-    return {
-        run.seed: reason(run, base_runs[run.seed]) for run in entry.done if run.seed in base_runs
-    }
+    mixed = None
+    if reason in (speed_reason, train_time_reason, hardware_reason):
+        mixed = _mixed_node_types([run.for_speed for run in (*entry.done, *base.done)])
+    found = {}
+    for run in entry.done:
+        if run.seed in base_runs:
+            own = reason(run, base_runs[run.seed])
+            found[run.seed] = _joined([text for text in (own, mixed) if text])
+    return found
 
 
 def comparable_runs(
@@ -126,12 +141,25 @@ def _n_resumed(run: RunData) -> int:
     return len(run.probes.resumed_at) if run.probes else 0
 
 
+def _mixed_node_types(runs: Sequence[RunData]) -> str | None:
+    """Return the types of nodes that a batch system used, None if there is one at most."""
+    types = set()
+    for run in runs:
+        if run.env is not None and run.env.job is not None:
+            values = [getattr(run.env, field) for field in NODE_TYPE]
+            types.add(", ".join("none" if value is None else str(value) for value in values))
+    if len(types) <= 1:
+        return None
+    return f"the seeds ran on {len(types)} types of nodes ({'; '.join(sorted(types))})"
+
+
 def _hardware_differences(run: RunData, base: RunData) -> list[str]:
-    found = _differences(run, base, MACHINE)
+    are_jobs = run.env and base.env and run.env.job is not None and base.env.job is not None
+    found = _differences(run, base, NODE_TYPE if are_jobs else HOST | NODE_TYPE)
     if not found and run.env and base.env:
         found = _slot_differences(run.env, base.env)
-        if run.shares_machine != base.shares_machine and not run.env.gpu:
-            found.append("only one shared its machine with other runs")
+    if run.shares_machine or base.shares_machine:
+        found.append(SHARED)
     for one in (run, base):
         if one.env and one.env.earlier_machines and _n_resumed(one):
             machines = ", ".join([*one.env.earlier_machines, one.env.machine])
@@ -158,6 +186,8 @@ def _slot_differences(env: Environment, base: Environment) -> list[str]:
 
     Processes share the cores of a slot, so that numbers of threads differ between parallelisms.
     """
+    if env.world_size == base.world_size and env.n_nodes != base.n_nodes:
+        return [f"other number of nodes ({env.n_nodes}, {base.n_nodes})"]
     cores = (env.usable_cores, base.usable_cores)
     if None not in cores and cores[0] != cores[1]:
         return [f"other number of usable cores ({cores[0]}, {cores[1]})"]
@@ -192,7 +222,7 @@ def caveats(study: StudyResults) -> Iterator[Caveat]:
         if base is None:
             continue
         found = reasons_by_seed(entry, base, speed_reason)
-        excluded = [seed for seed, reason in found.items() if reason]
+        excluded = [seed for seed, reason in found.items() if reason and reason != SHARED]
         if excluded:
             reasons = _joined([text for text in found.values() if text])
             seeds = ", ".join(map(str, excluded))
@@ -203,11 +233,12 @@ def caveats(study: StudyResults) -> Iterator[Caveat]:
                 message=f"{reasons}; no times {which} are compared with those of {base.label}",
             )
     for entry in study.entries:
-        n_shared = sum(run.shares_machine for run in entry.done)
+        n_shared = sum(run.for_speed.shares_machine for run in entry.done)
         if n_shared:
             yield Caveat(
                 kind="shared-machine",
                 entry=entry.label,
-                message=f"{n_shared} of {len(entry.done)} runs overlapped other runs of the study "
-                "on their host, so their times include the load of these",
+                message=f"{n_shared} of {len(entry.done)} runs trained beside other runs on their "
+                'machine, so their times are not compared; `[launch] timed = "exclusive"` '
+                "measures them alone",
             )

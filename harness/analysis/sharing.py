@@ -1,8 +1,12 @@
-"""Mark the runs that shared their machine with others of the study."""
+"""Mark the runs that shared their machine with others of the study.
 
-from collections.abc import Sequence
+A run has shared it if its launcher says so (`env.timing`), or if other runs overlap it on its host.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,27 +15,57 @@ from harness.results.run_data import RunData
 SHARED = 0.05  # fraction of a run's time: a run that overlaps others for less shared nothing
 
 
+class _Place(NamedTuple):
+    """Where and when a run trained, seconds since the epoch."""
+
+    host: str
+    start: float
+    end: float
+
+
 def with_sharing(runs: Sequence[RunData]) -> list[RunData]:
     """Return the runs, marked whether others on their host took part of their time.
 
-    Only the newest attempt of a run has a known time. Copies of a run's results count once.
+    Only the newest attempt of a run has a known time. Copies of a run's results count once. Timing
+    runs are marked as well.
     """
-    by_host: dict[str, dict[tuple[float, float], None]] = {}
-    for run in runs:
-        span = _span(run)
-        if span is not None and run.env and run.env.host:
-            by_host.setdefault(run.env.host, {})[span] = None
-    shared: dict[tuple[str, float, float], float] = {}
-    for host, spans in by_host.items():
-        for span, fraction in zip(spans, _shared_fractions(list(spans)), strict=True):
-            shared[(host, *span)] = fraction
+    timing_runs = [run.timing_run for run in runs if run.timing_run is not None]
+    shared = _shared([*runs, *timing_runs])
     marked = []
     for run in runs:
-        span = _span(run)
-        name = run.env.host if run.env else None
-        is_shared = span is not None and name and shared[(name, *span)] > SHARED
-        marked.append(replace(run, shares_machine=True) if is_shared else run)
+        timing_run = run.timing_run
+        if timing_run is not None:
+            timing_run = replace(timing_run, shares_machine=_is_shared(timing_run, shared))
+        marked.append(replace(run, shares_machine=_is_shared(run, shared), timing_run=timing_run))
     return marked
+
+
+def _is_shared(run: RunData, shared: Mapping[_Place, float]) -> bool:
+    if run.env is not None and run.env.timing == "shared":
+        return True
+    place = _place(run)
+    return place is not None and shared[place] > SHARED
+
+
+def _shared(runs: Sequence[RunData]) -> dict[_Place, float]:
+    """Return the fraction of each place during which its host has another run."""
+    by_host: dict[str, dict[tuple[float, float], None]] = {}
+    for run in runs:
+        place = _place(run)
+        if place is not None:
+            by_host.setdefault(place.host, {})[place.start, place.end] = None
+    shared = {}
+    for host, spans in by_host.items():
+        for span, fraction in zip(spans, _shared_fractions(list(spans)), strict=True):
+            shared[_Place(host, *span)] = fraction
+    return shared
+
+
+def _place(run: RunData) -> _Place | None:
+    """Return the host and the span of the newest attempt; None if one is unknown."""
+    span = _span(run)
+    host = run.env.host if run.env else None
+    return _Place(host, *span) if span is not None and host else None
 
 
 def _span(run: RunData) -> tuple[float, float] | None:

@@ -19,7 +19,7 @@ TOLERANCE = 0.02  # relative: larger deviations from a prediction are reported
 
 def phase_times(entry: Entry, status: EquivalenceStatus | None) -> PhaseTimes | None:
     """Return the times of an entry's phases; None if not measured, or if the entry diverges."""
-    runs = [run.phases for run in entry.done if run.phases]
+    runs = [run.for_speed.phases for run in entry.done if run.for_speed.phases]
     if not runs or status == DIVERGES:
         return None
     mean_s = {

@@ -124,14 +124,22 @@ class Summary:
         return {label for label, result in self.results.items() if result.equivalence == DIVERGES}
 
     @cached_property
-    def other_machines(self) -> set[str]:
-        """The labels of the entries that ran on other machines than the first baseline."""
+    def without_speed(self) -> dict[str, str]:
+        """Why entries have no speed to compare with the first baseline, by label.
+
+        They ran on other machines, or shared theirs with other runs.
+        """
         entries = self.study.entries
         if not entries:
-            return set()
+            return {}
         base = self.study.baseline_in_context(entries[0])
         kept = {entry.label for entry in machines.on_equal_machines(entries, base)}
-        return {entry.label for entry in entries if entry.done} - kept
+        excluded = {}
+        for entry in entries:
+            if entry.done and entry.label not in kept:
+                is_shared = any(run.for_speed.shares_machine for run in entry.done)
+                excluded[entry.label] = machines.SHARED if is_shared else "another machine"
+        return excluded
 
     def restricted_to(self, entries: Sequence[Entry]) -> "Summary":
         """Return the results of these entries; verdicts and effects remain the whole study's."""
@@ -293,10 +301,11 @@ def as_record(summary: Summary) -> StudySummary:
 
 
 def _environments(runs: list[RunData]) -> list[EnvironmentRuns]:
-    """Return each distinct env.json, with the ids of its runs."""
+    """Return each distinct environment, without the place of a run, and the ids of its runs."""
     by_content: dict[str, tuple[Environment, list[str]]] = {}
     for run in runs:
         if run.env:
-            _, run_ids = by_content.setdefault(repr(run.env), (run.env, []))
+            env = run.env.without_place
+            _, run_ids = by_content.setdefault(repr(env), (env, []))
             run_ids.append(run.run_id)
     return [EnvironmentRuns(env=env, runs=run_ids) for env, run_ids in by_content.values()]

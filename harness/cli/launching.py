@@ -1,5 +1,6 @@
 """Start the runs of one stage of a study, and count those that are done."""
 
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +11,35 @@ import typer
 from harness.cli.output import command_line, log
 from harness.config import PlannedStudy
 from harness.errors import ExitCode
-from harness.launch import elastic, scheduler
+from harness.launch import scheduler
+from harness.launch.backend import Backend, Stopped
 from harness.launch.progress import time_summary
 from harness.launch.scheduler import RunSelection, StartRun
+from harness.launch.stop import Stop
 from harness.provenance.archive import archive_code, archive_inputs
 from harness.provenance.corpora import replaced_corpora
 from harness.provenance.outdated import CodeChange, acceptable, find_changes
 from harness.results.records import RunSpec
 from harness.results.records.tuning import TUNED, TUNING, UNTUNED
 from harness.results.store import Store
+
+
+@dataclass(frozen=True)
+class LocalBackend:
+    """Run on this machine; `start_run` starts one, which `stop` ends."""
+
+    start_run: StartRun
+    stop: Stop
+
+    def run_all(self, store: Store, specs: Sequence[RunSpec], fail_fast: bool) -> None:
+        """See `Backend`."""
+        try:
+            with self.stop.on_signals():
+                scheduler.run_all(store, specs, self.start_run, fail_fast, self.stop)
+        except KeyboardInterrupt:
+            self.stop.request(signal.SIGINT)
+        if self.stop.requested is not None:
+            raise Stopped("stopped; the same command resumes")
 
 
 @dataclass(frozen=True)
@@ -52,8 +73,8 @@ class Launch:
             log(f"{len(accepted)} outdated runs are kept as results; the report marks them")
         return selection, todo, accepted
 
-    def start(self, stage: PlannedStudy, store: Store, start_run: StartRun) -> bool:
-        """Start the runs of a stage that are to do, by `start_run`; return whether all are done.
+    def start(self, stage: PlannedStudy, store: Store, backend: Backend) -> bool:
+        """Start the runs of a stage that are to do; return whether all are done.
 
         Raises:
             typer.Exit: the user stopped it.
@@ -78,9 +99,9 @@ class Launch:
         equal = equal_to_untuned(stage.runs)
         trained = [spec for spec in todo if spec.run_id not in equal]
         try:
-            scheduler.run_all(store, [*trained, *selection.running], start_run, self.fail_fast)
-        except elastic.STOP_EXCEPTIONS as error:
-            log("stopped; the same command resumes")
+            backend.run_all(store, [*trained, *selection.running], self.fail_fast)
+        except Stopped as error:
+            log(str(error))
             raise typer.Exit(ExitCode.INTERRUPTED) from error
         copied = [spec for spec in todo if spec.run_id in equal]
         if copied:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -69,16 +70,17 @@ def run(
 ) -> None:
     """Train every run that is not done. After an interruption, the same command resumes."""
     from harness.cli import first_screen
-    from harness.cli.launching import Launch
+    from harness.cli.launching import Launch, LocalBackend
     from harness.cli.stages import read_progress, record_tuning, stages, unfinished
     from harness.config import UntilResolved
-    from harness.launch import elastic
+    from harness.launch import agent, fork_server
+    from harness.launch.stop import Stop
     from harness.launch.trackers import Trackers
     from harness.preflight import check_study
     from harness.results.store import Store
 
     if not dry_run:
-        elastic.start_fork_server()
+        fork_server.start_fork_server()
     until_resolved = None
     if until is not None or max_seeds is not None:
         until_resolved = UntilResolved(max_seeds, requested=until is not None)
@@ -106,7 +108,8 @@ def run(
         record_tuning(planned, store)
     is_done = True
     with Trackers(planned.trackers, store, planned.name, log) as trackers:
-        start = trackers.followed(elastic.start)
+        stop = Stop()
+        backend = LocalBackend(trackers.followed(partial(agent.start, stop=stop)), stop)
         for stage in stages(planned, store, log):
             checked = stage if stage is planned else check_study(stage, str(study), log)
             if dry_run:
@@ -114,7 +117,7 @@ def run(
                 for spec in todo:
                     print(spec.run_id)
                 continue
-            is_done = launch.start(checked, store, start) and is_done
+            is_done = launch.start(checked, store, backend) and is_done
             record_tuning(planned, store)
             if fail_fast and not is_done:
                 break

@@ -65,7 +65,8 @@ class RunData:
 
     `decoding` is by setting and `lengths` by length; both are empty if the study requests no such
     probe. `phases` has for each rank the median seconds of each phase of a step (None if unknown);
-    it is empty if phases were not measured. `shares_machine` runs overlap others on their host.
+    it is empty if phases were not measured. `shares_machine` runs trained beside others on their
+    host. `timing_run` is the short run that measured the times of this one alone on its machine.
     """
 
     run_id: str
@@ -85,6 +86,12 @@ class RunData:
     accepted_code_hash: str | None = None
     ended_at: str | None = None
     shares_machine: bool = False
+    timing_run: "RunData | None" = None
+
+    @property
+    def for_speed(self) -> "RunData":
+        """The run that measured the times: the timing run if there is one."""
+        return self.timing_run or self
 
     @property
     def seed(self) -> int:
@@ -223,10 +230,12 @@ class RunData:
 
         Only steps of the last step's number of tokens are timed, if it changes in training.
         Empty if the compiler gave up on parts of the model: the times are not those of a compiled
-        model.
+        model. They are those of the timing run if there is one.
         """
         if self.imported:
             return np.array(self.imported.step_s, dtype=float)
+        if self.timing_run is not None:
+            return self.timing_run.timed_step_s
         is_timed = ~self.steps.warmup
         is_timed &= self.steps.tokens == self.steps.tokens[-1:]
         if self.is_partly_compiled:
@@ -249,7 +258,20 @@ def read_run(run: Run) -> RunData | Unreadable:
         _check(data)
     except (StoreError, OSError) as error:
         return Unreadable(name=run.run_id, why=str(error))
-    return _without_nan(data)
+    return _without_nan(replace(data, timing_run=_read_timing_run(run, data.resolved.code_hash)))
+
+
+def _read_timing_run(run: Run, code_hash: str | None) -> RunData | None:
+    """Return the timing run of a run; None without one of the same code that can be read."""
+    timing_run = run.timing_run
+    if not timing_run.exists:
+        return None
+    try:
+        data = _read(timing_run)
+        _check(data)
+    except (StoreError, OSError):
+        return None  # the times of the run itself remain
+    return data if data.status == "done" and data.resolved.code_hash == code_hash else None
 
 
 def _read_imported(run: Run) -> RunData:

@@ -41,6 +41,8 @@ class StopRequest:
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
         threading.Thread(target=stop._wait, args=(reader,), daemon=True).start()
+        # The fork server blocks them; one that was sent since the fork is delivered now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return stop
 
     def restore_handlers(self) -> None:

@@ -1,6 +1,8 @@
 """If these failed, the difference of two machines would be reported as one of two variants."""
 
 import itertools
+import json
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -30,11 +32,13 @@ REFUSED = {
     "cuda": "13.0",
     "threads": 1,
     "usable_cores": 1,
+    "n_nodes": 2,
 }
 # These decide about no time, or are settings that an axis may ask about (precision, compile).
 ALLOWED = (
     "schema_version version python numpy platform memory_bytes backend precision "
-    "compile deterministic earlier_machines git_commit git_dirty"
+    "compile deterministic earlier_machines git_commit git_dirty hosts devices pinned_cores job "
+    "timing"
 ).split()
 
 
@@ -114,8 +118,8 @@ def test_rankings_and_leaders_by_time_need_equal_machines(study):
     assert "train_s" not in kinds
     by_seed = placed(study, {(entry, seed): seed == 1 for entry in (BASE, OTHER) for seed in SEEDS})
     assert any(row.budget_kind == "train_s" for row in summary.budgets.rankings(by_seed))
-    assert summary.summarize(apart, "now").other_machines == {OTHER}
-    assert not summary.summarize(by_seed, "now").other_machines
+    assert summary.summarize(apart, "now").without_speed == {OTHER: "another machine"}
+    assert not summary.summarize(by_seed, "now").without_speed
 
 
 def test_decoding_is_compared_on_one_machine(study):
@@ -235,18 +239,97 @@ def test_runs_that_overlap_on_a_host_share_it(study):
     assert shared((0, 10), (5, 15), (7, 9), hosts=("a", "b", "c")) == [False] * 3
 
 
-def test_sharing_a_machine_is_not_compared_with_one_of_its_own(study):
+@pytest.mark.parametrize("sharing", [{OTHER}, {BASE}, {OTHER, BASE}])
+def test_a_run_on_a_shared_machine_has_no_speed(study, sharing):
+    """Its loss counts. It makes no difference which of the two shared, or whether both did."""
+    loss = test_hypotheses(study)["val_loss"].entries[OTHER]
+    made = changed(study, lambda run: replace(run, shares_machine=run.spec.entry in sharing))
+    base, entry = made.entries
+    assert compare_speeds(entry, base) == "shared machine"
+    tests = test_hypotheses(made)
+    assert tests["val_loss"].entries[OTHER].verdict == loss.verdict
+    assert OTHER not in tests["tokens_per_s"].entries
+    assert {caveat.kind for caveat in machines.caveats(made)} == {"shared-machine"}
+    assert "shared machine" in summary.summarize(made, "now").without_speed.values()
+
+
+def test_the_launcher_knows_of_other_runs_that_end_elsewhere(study):
+    """Other studies share a machine as well, and leave no run here that overlaps."""
+    run = study.entries[0].done[0]
+    marked = with_sharing([with_env(run, timing=timing) for timing in ("shared", "exclusive")])
+    assert [run.shares_machine for run in marked] == [True, False]
+
+
+def test_a_timing_run_measures_what_the_shared_one_cannot(study):
+    alone = test_hypotheses(study)["tokens_per_s"].entries[OTHER]
+
     def share(run):
-        return replace(run, shares_machine=run.spec.entry == OTHER)
+        noisy = faster(run) if run.seed else run
+        return replace(noisy, shares_machine=True, timing_run=run)
 
     made = changed(study, share)
-    base, entry = made.entries
-    assert "only one shared its machine" in compare_speeds(entry, base)
-    kinds = {caveat.kind for caveat in machines.caveats(made)}
-    assert kinds == {"other-hardware", "shared-machine"}
-    both = changed(study, lambda run: replace(run, shares_machine=True))
-    assert compare_speeds(*both.entries) is None
-    assert {caveat.kind for caveat in machines.caveats(both)} == {"shared-machine"}
+    result = test_hypotheses(made)["tokens_per_s"].entries[OTHER]
+    assert (result.verdict, result.difference) == (alone.verdict, alone.difference)
+    assert not list(machines.caveats(made)) and not summary.summarize(made, "now").without_speed
+    assert not any(row.budget_kind == "train_s" for row in summary.budgets.rankings(made))
+    beside = changed(made, lambda run: replace(run, timing_run=share(run.timing_run)))
+    assert {caveat.kind for caveat in machines.caveats(beside)} == {"shared-machine"}
+
+
+def copy_as_timing_runs(store, change):
+    """Store a copy of each run as its timing run, with one value of a file changed."""
+    file, key, value = change
+    for run in store.runs("tiny"):
+        shutil.copytree(run.path, run.timing_run.path)
+        path = run.timing_run.path / file
+        content = json.loads(path.read_text()) | {key: value}
+        path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "is_used"),
+    [
+        (("env.json", "timing", "exclusive"), True),
+        (("spec.json", "code_hash", "older"), False),
+        (("status.json", "status", "failed"), False),
+        (("status.json", "status", "no state"), False),  # damaged: the run itself is still read
+    ],
+)
+def test_a_stored_timing_run_counts_if_it_is_of_the_run(one_axis, change, is_used):
+    store = one_axis.write().store
+    copy_as_timing_runs(store, change)
+    study = dataset.read(store, "tiny")
+    assert study.runs and not study.unreadable
+    assert {run.timing_run is not None for run in study.runs} == {is_used}
+
+
+JOB = {"job": "7_1", "host": "node-1", "cpu": "A CPU"}
+
+
+def test_jobs_are_compared_on_nodes_of_one_type(study):
+    def place(run):
+        return with_env(run, **JOB | {"host": f"node-{run.spec.entry}", "job": run.run_id})
+
+    made = changed(study, place)
+    assert compare_speeds(*reversed(made.entries)) is None
+    by_hand = changed(made, lambda run: with_env(run, job=None))
+    assert "other host" in compare_speeds(*reversed(by_hand.entries))
+
+
+@pytest.mark.parametrize("field", ["cpu", "cores", "gpu"])
+def test_jobs_on_several_types_of_nodes_have_no_speed(study, field):
+    """Also if each seed used one type for both entries."""
+    value = {"cpu": "Another CPU", "cores": 64, "gpu": "A GPU"}[field]
+
+    def place(run):
+        return with_env(run, **JOB | ({field: value} if run.seed == 1 else {}))
+
+    made = changed(study, place)
+    assert "2 types of nodes" in compare_speeds(*reversed(made.entries))
+    assert OTHER not in test_hypotheses(made)["tokens_per_s"].entries
+    row = summary.metrics.comparisons(made)[0]
+    assert row.tokens_per_s_ratio is None
+    assert row.peak_memory_ratio or field == "gpu"
 
 
 def test_the_report_states_the_machines_and_no_verdict(one_axis, no_figures):
@@ -259,3 +342,17 @@ def test_the_report_states_the_machines_and_no_verdict(one_axis, no_figures):
     assert (row["speed_not_comparable"], row["tokens_per_s_ratio"]) == (reason, None)
     assert "Highest throughput: mha" in page
     assert "x throughput" not in page
+
+
+def test_the_report_lists_jobs_by_the_type_of_their_host(one_axis, no_figures):
+    """One environment for all runs of one type, not one for each job."""
+    for entry, seed in itertools.product((BASE, OTHER), one_axis.seeds):
+        place = {"job": f"{seed}_{entry}", "host": f"node-{seed}{entry}", "devices": f"{seed}"}
+        one_axis.env[f"{entry}-s{seed}"] = place
+    page, found, _ = written(one_axis.write())
+    n_runs = 2 * len(one_axis.seeds)
+    assert f"{n_runs} runs ran as jobs, on {n_runs} hosts of 1 type (Example CPU" in page
+    assert "The runs used" not in page and "Settings that differ between runs" not in page
+    (environment,) = found["environments"]
+    assert len(environment["runs"]) == n_runs and environment["env"]["job"] is None
+    assert found["comparisons"][0]["tokens_per_s_ratio"]

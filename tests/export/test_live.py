@@ -248,7 +248,7 @@ def test_without_trackers_nothing_is_imported_or_started(study):
 
 def test_a_missing_package_is_refused_before_anything_starts(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(REQUIREMENTS, "wandb", {"not_installed": "wandb"})
-    monkeypatch.setattr("harness.launch.elastic.start_fork_server", lambda: None)
+    monkeypatch.setattr("harness.launch.fork_server.start_fork_server", lambda: None)
     monkeypatch.setattr("harness.preflight.check_study", None)  # is not reached
     arguments = ["run", "ablations.toml", "--set", 'log.to=["wandb"]', "--results"]
     with pytest.raises(SystemExit) as stop:

@@ -10,7 +10,6 @@ from harness.report.charts.spec import Axis, BarRow, Bars, ChartSpec, Part
 from harness.report.charts.style import SHADES, choose_style
 from harness.report.formatting import MIB, NO_SPEED, SECONDS_TO_MS, count, significant_figures
 
-OTHER_MACHINE = "another machine"
 GIB = 2**30
 GIB_FROM = 4 * GIB
 CATEGORY_PARTS = [Part(name, shade) for name, shade in zip(CATEGORIES, SHADES, strict=True)]
@@ -127,15 +126,15 @@ def _rows(
 ) -> list[BarRow]:
     """Return a row per entry; one without a measurement shows its status.
 
-    If the measurement is a speed, entries that diverge from the single-process run, or ran on
-    another machine than the baseline, have none.
+    If the measurement is a speed, entries that diverge from the single-process run, ran on
+    another machine than the baseline, or shared their machine, have none.
     """
     style = choose_style(summary.study)
     rows = []
     for entry in summary.study.entries:
         row = measure(entry)
-        if row is not None and is_speed and entry.label in summary.other_machines:
-            row = BarRow(entry.label, note=OTHER_MACHINE)
+        if row is not None and is_speed and entry.label in summary.without_speed:
+            row = BarRow(entry.label, note=summary.without_speed[entry.label])
         if row is None:
             diverges = is_speed and entry.label in summary.diverging
             row = BarRow(entry.label, note=NO_SPEED if diverges else _status(entry))

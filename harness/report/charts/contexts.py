@@ -104,7 +104,7 @@ def _panel(
     for mark, entries in enumerate(contexts):
         for row, key in enumerate(candidates):
             entry = entries.get(key)
-            if entry is None or (measure is _speed and entry.label in summary.other_machines):
+            if entry is None or (measure is _speed and entry.label in summary.without_speed):
                 continue
             measured = measure(summary.results[entry.label])
             if measured is not None:

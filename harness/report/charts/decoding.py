@@ -17,9 +17,9 @@ LARGEST = "at the largest batch and context"
 
 def build(summary: Summary) -> Iterator[ChartSpec]:
     """Return the charts of time per token and cache size, if the decode probe measured any."""
-    other_machines = summary.other_machines
+    excluded = summary.without_speed
     summary = limit_entries(one_measured(summary, lambda result: bool(result.decoding)))
-    entries = [entry for entry in summary.study.entries if entry.label not in other_machines]
+    entries = [entry for entry in summary.study.entries if entry.label not in excluded]
     places = [place for entry in entries for place in summary.results[entry.label].decoding]
     if not any(place.seeds for place in places):
         return

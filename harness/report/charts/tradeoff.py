@@ -30,7 +30,7 @@ def build(summary: Summary) -> Iterator[ChartSpec]:
     for entry in summary.study.entries:
         result = summary.results[entry.label]
         loss = result.val_loss if unit == "nats per token" else result.bits_per_byte
-        if result.tokens_per_s and loss and entry.label not in summary.other_machines:
+        if result.tokens_per_s and loss and entry.label not in summary.without_speed:
             memory = result.peak_memory_bytes
             points.append(
                 Point(

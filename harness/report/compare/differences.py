@@ -44,7 +44,7 @@ def environment_of(study: StudyResults) -> dict[str, object]:
     """Return the value of each key of env.json, or the sorted list of values if runs differ."""
     values_by_key: dict[str, list[object]] = {}
     for run in study.runs:
-        for key, value in run.env.model_dump().items() if run.env else ():
+        for key, value in run.env.without_place.model_dump().items() if run.env else ():
             known = values_by_key.setdefault(key, [])
             if value not in known:
                 known.append(value)

@@ -163,7 +163,7 @@ def _leaders(summary: Summary) -> Text:
     speeds = {
         result.entry: result.tokens_per_s
         for result in complete
-        if result.tokens_per_s and result.entry not in summary.other_machines
+        if result.tokens_per_s and result.entry not in summary.without_speed
     }
     fastest: Text = ()
     if speeds:
@@ -198,7 +198,17 @@ def _warnings(study: StudyResults) -> Iterator[Note]:
         if study.superseded == 1:
             replaced = "a newer run of the same entry and seed replaces it"
         yield note(f"{count(study.superseded, 'run')} left out because {replaced}.")
-    used = {run.env.machine for run in study.runs if run.env}
+    by_hand = [run.env for run in study.runs if run.env and run.env.job is None]
+    used = {env.machine for env in by_hand}
+    jobs = [run.env for run in study.runs if run.env and run.env.job is not None]
+    if jobs:
+        hosts = count(len({env.host for env in jobs}), "host")
+        types = sorted({env.node_type for env in jobs})
+        n_types = count(len(types), "type")
+        yield note(
+            f"{count(len(jobs), 'run')} ran as jobs, on {hosts} of {n_types} ({'; '.join(types)}). "
+            "Times are compared only if all seeds of an entry ran on one type of host."
+        )
     if len(used) > 1:
         yield note(
             f"The runs used {len(used)} machines ({', '.join(sorted(used))}). Times are compared "

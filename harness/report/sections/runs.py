@@ -62,7 +62,7 @@ def environment(summary: Summary, charts: Charts) -> Iterator[Block]:
     entries: dict[str, dict[str, None]] = {}
     for run in summary.study.runs:
         if run.env:
-            values = run.env.model_dump(exclude={"schema_version"})
+            values = run.env.without_place.model_dump(exclude={"schema_version"})
             shown = {key: setting(key, value) for key, value in values.items()}
             environments[repr(shown)] = shown
             entries.setdefault(repr(shown), {})[run.spec.entry] = None

@@ -66,7 +66,15 @@ from harness.results.records.settings import (
     TokenDtype,
     TrainSettings,
 )
-from harness.results.records.status import ENDED, Environment, FailureReason, RunState, RunStatus
+from harness.results.records.status import (
+    ENDED,
+    Environment,
+    FailureReason,
+    Owner,
+    RunState,
+    RunStatus,
+    Timing,
+)
 from harness.results.records.study_summary import StudySummary
 from harness.results.records.tuning import (
     Setting,
@@ -117,6 +125,7 @@ __all__ = [
     "Looks",
     "MemoryPrediction",
     "ModelSettings",
+    "Owner",
     "PeakFlops",
     "Phase",
     "Positive",
@@ -141,6 +150,7 @@ __all__ = [
     "StrictModel",
     "StudySummary",
     "Superiority",
+    "Timing",
     "TokenDtype",
     "TokenFileScan",
     "TokenShard",

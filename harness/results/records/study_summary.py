@@ -241,7 +241,9 @@ class StudySummary(Versioned):
         default=None,
         description="looks at the results, with the level of each; null: one look, level 0.05",
     )
-    environments: list[EnvironmentRuns] = Field(description="each distinct env.json")
+    environments: list[EnvironmentRuns] = Field(
+        description="each distinct env.json, without the place of the run: job, devices, cores"
+    )
     imported: bool = Field(
         default=False, description="whether the runs are of another trainer (`ingest`)"
     )

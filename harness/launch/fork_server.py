@@ -1,0 +1,64 @@
+"""The process that has imported torch, from which ranks are forked in milliseconds."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing import connection, forkserver, popen_forkserver, resource_tracker
+
+WORKER = "harness.training.main"  # named, never imported here
+PRELOADED = (
+    "harness.cli.app",
+    WORKER,
+    "torch._dynamo",  # `use_deterministic_algorithms` imports it, which takes 0.7 s
+)
+# The fork server survives these, which a batch system sends to all processes of a job: with it, all
+# ranks of this process would end. A rank inherits the mask. It unblocks what it handles once it
+# has its handlers, so that no signal before that is lost.
+BLOCKED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGQUIT)
+
+_exit_codes = threading.Lock()
+
+
+def start_fork_server() -> None:
+    """Start the fork server, which imports torch in the background; no effect if it runs."""
+    multiprocessing.set_forkserver_preload(list(PRELOADED))
+    setattr(popen_forkserver.Popen, "poll", _poll)  # noqa: B010 - a method
+    resource_tracker.ensure_running()  # it unblocks SIGTERM in this thread when it starts
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def block_signals() -> None:
+    """Block the signals in this thread, also in a fork server that it starts anew."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
+
+
+def silence_engine() -> None:
+    """Silence the loggers of torchrun's engine: status.json and log.txt report the same."""
+    for name in logging.root.manager.loggerDict:  # each has a level of its own
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _poll(self: popen_forkserver.Popen, flag: int = os.WNOHANG) -> int | None:
+    """Return the exit code of a process, None while it runs.
+
+    Replaces a method that is not safe with several launches: `Process.start` polls the processes of
+    all threads, and the second of two threads that read an exit code reports 255.
+    """
+    if self.returncode is None:
+        timeout = 0 if flag == os.WNOHANG else None
+        if not connection.wait([self.sentinel], timeout):
+            return None
+        with _exit_codes:
+            if self.returncode is None:
+                try:
+                    self.returncode = forkserver.read_signed(self.sentinel)
+                except (OSError, EOFError):  # the fork server is gone
+                    self.returncode = 255
+    return self.returncode

@@ -1,0 +1,1 @@
+"""Start runs with Slurm, by its own commands."""
