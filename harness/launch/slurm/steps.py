@@ -8,10 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+from harness.launch.slots import Slot
 from harness.launch.slurm import commands
 from harness.launch.slurm.commands import CommandError
 from harness.launch.slurm.job import Job, free_port
-from harness.launch.slots import Slot
 from harness.launch.stop import Stop
 from harness.results.records import LaunchSpec
 from harness.results.store import Run
