@@ -100,10 +100,6 @@ class LaunchSpec(StrictModel):
     stall_timeout_s: Finite | None = Field(
         default=None, description="limit of the time without progress, seconds; null: no limit"
     )
-    network_interface: str | None = Field(
-        default=None,
-        description="network interface of the connections between ranks; null: the default one",
-    )
     checkpoint_every: Positive | None = Field(
         default=None, description="steps between checkpoints; null: at each evaluation"
     )
