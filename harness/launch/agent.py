@@ -138,7 +138,7 @@ class _Launch:
                 "read_timeout": timeout_s,
                 "keep_alive_max_attempt": NEVER,
             },
-            local_addr=nodes.own_address,
+            local_addr=nodes.address,
             max_restarts=0,
             start_method="forkserver",
             logs_specs=DefaultLogsSpecs(log_dir=str(scratch)),
