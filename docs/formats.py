@@ -28,6 +28,7 @@ FILES: Mapping[str, type[BaseModel]] = {
     "checkpoint/step-<n>/checkpoint.json": records.CheckpointInfo,
     "launches.jsonl": records.LaunchRecord,
     "tuning.json": records.TuningRecord,
+    "submissions/<id>.json": records.Submission,
     "archive/code/<code_hash>.json": records.CodeManifest,
 }
 
@@ -42,6 +43,8 @@ writer. It is not under version control. In Python, `harness.load()` returns it 
     results/<study>/tuning.json          what each entry tried and chose, if the study tunes
     results/<study>/.claims/<run_id>/    `<n>.json`: the process that holds the run, by claim number
     results/<study>/.outdated/           runs that were trained again because their code changed
+    results/<study>/submissions/         a record of each array job, and the output of its elements
+    results/<study>/.code/<hash>/        the code that submitted runs use
     results/<study>/archive/code/        a JSON file per code hash: the files of code of its runs
     results/<study>/archive/files/       those files, study files and lists of packages, by SHA-256
     results/<study>/<run_id>/            run id: labels of the axes, seed, hash of the spec
@@ -53,7 +56,8 @@ writer. It is not under version control. In Python, `harness.load()` returns it 
       steps.rank<k>.jsonl                a line per step and rank
       eval.jsonl                         a line per evaluation
       probes.json                        all other measurements of a run that is done
-      log.txt                            output of all ranks
+      log.txt                            output of the ranks of rank 0's host
+      log.<host>.txt                     output of the ranks of another host
       trace.rank<k>.json.gz              a Chrome trace of one step, after `run --trace`
       checkpoint/                        newest and best checkpoint, as far as the study keeps them
 
@@ -67,9 +71,10 @@ not finite is `null`.
 
 An interrupted run resumes from its newest undamaged checkpoint with training state, to the same
 bits as without the interruption; its curves are truncated to that step. Without such a checkpoint
-it starts at step 0. `run` resumes interrupted runs, and with `--retry-failed` also runs that failed
-as `oom`, `timeout` or `killed`. Runs that failed as `nan` or `error` start at step 0. A running run
-whose process has ended reads as interrupted.
+it starts at step 0. `run` resumes interrupted runs and those that failed as `lost` (a process of
+the run or a host disappeared), and with `--retry-failed` also runs that failed as `oom`, `timeout`
+or `killed`. Runs that failed as `nan` or `error` start at step 0. A running run whose process has
+ended reads as interrupted, one of another host after 60 s without a heartbeat.
 
 ## Code
 

@@ -13,6 +13,7 @@ class ExitCode(IntEnum):
     SOME_FAILED = 1
     INVALID = 2  # study or command line invalid, or results unreadable; nothing was started
     CLAIM_LOST = 3  # of a process that trains: another one has taken its run over
+    REQUEUE = 75  # of a process that trains: it saved its state and wants to be started again
     INTERRUPTED = 130
 
 

@@ -23,6 +23,7 @@ from harness.results.archive import Archive
 from harness.results.claims import Claim, Fence
 from harness.results.files import (
     JsonLinesWriter,
+    create,
     read_lines,
     read_record,
     replace,
@@ -40,6 +41,7 @@ from harness.results.records import (
     RunState,
     RunStatus,
     StepRecord,
+    Submission,
     TuningRecord,
     now,
 )
@@ -181,8 +183,7 @@ class Run:
         write_json(self.path / "spec.json", spec, self._fence)
         temporary = self.path / f".status.json.{secrets.token_hex(8)}.new"
         write_json(temporary, RunStatus(status="pending"))
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, self._status_path)
+        create(temporary, self._status_path)
         temporary.unlink()
 
     def update_spec(self, spec: RunSpec) -> None:
@@ -366,9 +367,14 @@ class Run:
         self._check_opened(lines.close)
         return lines
 
-    def open_log(self) -> int:
-        """Open the log to append to it; return the file descriptor."""
-        log = os.open(self.log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    def open_log(self, host: str | None = None) -> int:
+        """Open the log to append to it; return the file descriptor.
+
+        A `host` other than that of rank 0 has a log of its own, `log.<host>.txt`: not every shared
+        file system appends atomically.
+        """
+        path = self.log_path if host is None else self.path / f"log.{host}.txt"
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._check_opened(lambda: os.close(log))
         return log
 
@@ -485,8 +491,8 @@ def is_in_imported_run(path: Path) -> bool:
 
 
 def _is_needed_to_resume(name: str) -> bool:
-    kept = ("checkpoint", "env.json", "eval.jsonl", "log.txt")
-    return name in kept or name.startswith("steps.")
+    kept = ("checkpoint", "env.json", "eval.jsonl")
+    return name in kept or name.startswith(("steps.", "log."))
 
 
 def _is_of_this_kernel(status: RunStatus) -> bool:
@@ -559,11 +565,41 @@ class Store:
         (self.root / study).mkdir(parents=True, exist_ok=True)
         write_json(self.root / study / "tuning.json", tuning)
 
+    # -- submissions ------------------------------------------------------------------------------
+
+    def submissions(self, study: str) -> list[Submission]:
+        """Return the submissions of a study, oldest first."""
+        paths = (self.root / study / "submissions").glob("[!.]*.json")
+        found = [read_record(path, Submission) for path in paths]
+        return sorted(found, key=lambda submission: submission.at)
+
+    def submission_path(self, study: str, submission: Submission) -> Path:
+        """The file of a submission."""
+        return self.root / study / "submissions" / f"{submission.id}.json"
+
+    def element_log(self, study: str, submission: Submission, index: int) -> Path:
+        """The file with the output of an element of a submission."""
+        return self.root / study / "submissions" / f"{submission.id}.{index}.log"
+
+    def claim_submitting(self, study: str, wait_s: float = 0) -> Fence | None:
+        """Reserve the right to submit runs of a study; None if another process holds it."""
+        return claims.take(self.root / study / ".claims" / ".submitting", wait_s)
+
+    def record_submission(self, study: str, submission: Submission) -> None:
+        """Create or replace the record of a submission."""
+        write_json(self.submission_path(study, submission), submission)
+
     def prune_pending(self, study: str, keep: set[str]) -> None:
         """Remove pending runs that the study no longer requests, never one that has started."""
         for run in self.runs(study):
-            if run.run_id not in keep and run.status.status == "pending":
-                shutil.rmtree(run.path)
+            if run.run_id in keep or run.status.status != "pending":
+                continue
+            claim = run.claim()
+            if claim is None:
+                continue
+            with claim:
+                if run.status.status == "pending":
+                    shutil.rmtree(run.path)
 
     def is_imported(self, study: str) -> bool:
         """Return whether the study consists of runs of another trainer."""

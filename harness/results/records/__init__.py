@@ -10,6 +10,7 @@ from harness.results.records.corpus import (
     TokenShard,
 )
 from harness.results.records.imported import ImportedEval, ImportedRun, ImportSource
+from harness.results.records.launch_settings import LaunchSettings, SlurmSettings
 from harness.results.records.lines import (
     CorpusLoss,
     EvalRecord,
@@ -76,6 +77,7 @@ from harness.results.records.status import (
     Timing,
 )
 from harness.results.records.study_summary import StudySummary
+from harness.results.records.submission import JobShape, Submission
 from harness.results.records.tuning import (
     Setting,
     SettingValues,
@@ -115,9 +117,11 @@ __all__ = [
     "ImportedRun",
     "InitReport",
     "InitSource",
+    "JobShape",
     "LadderSettings",
     "LaunchInputs",
     "LaunchRecord",
+    "LaunchSettings",
     "LaunchSpec",
     "LengthRecord",
     "Look",
@@ -145,10 +149,12 @@ __all__ = [
     "Setting",
     "SettingValues",
     "ShardManifest",
+    "SlurmSettings",
     "SourceFile",
     "StepRecord",
     "StrictModel",
     "StudySummary",
+    "Submission",
     "Superiority",
     "Timing",
     "TokenDtype",
