@@ -1,7 +1,6 @@
 """The backend `slurm`: submit what is missing, follow what is queued, attach to what runs."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from harness.launch.progress import ProgressReporter
 from harness.launch.slurm.commands import CommandError
 from harness.launch.slurm.follow import Follower, NameRun, explain_lost, status_changed_ns
 from harness.launch.slurm.queue import Queue, is_to_come, submissions_of
+from harness.launch.slurm.submit import record_job
 from harness.launch.stop import Stop
 from harness.results.records import RunSpec, RunStatus, Submission
 from harness.results.store import Run, Store
@@ -123,18 +123,11 @@ def _only_submitter(store: Store, study: str, log: Log) -> Iterator[None]:
 
 
 def record_jobs(store: Store, study: str, queue: Queue) -> None:
-    """Record the job ids of submissions whose process died before it recorded them.
-
-    The time of the file stays, as it is that of the submission.
-    """
+    """Record the job ids of submissions whose process died before it recorded them."""
     ids = {entry.name: entry.array_job for entry in queue.entries}
     for i, submission in enumerate(queue.submissions):
         if submission.job is None and submission.name in ids:
-            path = store.submission_path(study, submission)
-            times = os.stat(path)
-            queue.submissions[i] = submission.model_copy(update={"job": ids[submission.name]})
-            store.record_submission(study, queue.submissions[i])
-            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+            queue.submissions[i] = record_job(store, study, submission, ids[submission.name])
 
 
 def _missing(
