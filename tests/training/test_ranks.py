@@ -18,7 +18,10 @@ from harness.training.watch import Watch
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] "
 LOST = [
-    RuntimeError(f"{GLOO}Read error [127.0.0.1]:5855: Connection reset by peer. GLHF!"),
+    RuntimeError(
+        f"{GLOO}Read error [127.0.0.1]:5855: Connection reset by peer. This is "
+        "typically caused by a remote worker hanging."
+    ),
     RuntimeError(f"{GLOO}Connection closed by peer [127.0.0.1]:40582."),
     RuntimeError(f"{GLOO}Timed out waiting 8000ms for recv operation to complete"),
     RuntimeError(f"{GLOO}Timed out waiting 8000ms for send operation to complete"),
@@ -94,6 +97,7 @@ def test_a_rank_that_lost_a_peer_records_it(run, monkeypatch):
     monkeypatch.setattr("harness.training.main.PEER_RECORD_S", 0.2)
     _record_failure(run, LOST[0], StopRequest())
     assert (run.status.status, run.status.reason) == ("failed", "lost")
+    assert run.status.message.endswith("[127.0.0.1]:5855: Connection reset by peer")
 
 
 class Ended(BaseException):
