@@ -30,6 +30,7 @@ LOST = [
     dist.DistStoreError("Timed out after 61 seconds waiting for clients. 1/2 clients joined."),
     dist.DistBackendError("NCCL error: ncclRemoteError: A call failed possibly due to a peer"),
 ]
+N_CHECKS = 200  # of a watch, more than any test needs
 OWN = [
     RuntimeError("[enforce fail at gloo/transport/tcp/pair.cc:454] length <= nbytes. 8 vs 4"),
     RuntimeError("the database timed out"),
@@ -126,7 +127,7 @@ def watched(run, monkeypatch):
 
 def check_until_ended(watch) -> int:
     with pytest.raises(Ended) as end:
-        while True:
+        for _ in range(N_CHECKS):
             watch._check()
             time.sleep(0.02)
     return end.value.args[0]
@@ -144,8 +145,10 @@ def test_a_rank_without_progress_ends_itself(watched, run, world_size, reason):
 def test_a_time_limit_lets_the_run_save_first(watched):
     stop = StopRequest()
     watch = watched(stop=stop, timeout_s=0.1)
-    while not stop.requested:
-        watch._check()
+    for _ in range(N_CHECKS):
+        if not stop.requested:
+            watch._check()
+            time.sleep(0.02)
     assert stop.requested == ExitCode.INTERRUPTED and watch.timeout is not None
 
 
