@@ -65,6 +65,7 @@ class Element:
 def requeued(monkeypatch) -> list[str]:
     jobs: list[str] = []
     monkeypatch.setattr(commands, "requeue", jobs.append)
+    monkeypatch.setattr("harness.launch.slurm.element.REQUEUE_WAIT_S", 0.0)
     return jobs
 
 

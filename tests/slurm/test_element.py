@@ -57,12 +57,12 @@ class Submitted:
         wait_until(lambda: len(self.run.steps()) >= n_steps or self._has_ended(), "it trains")
         assert self.run.status.status == "running", self.log.read_text() + self.text()
 
-    def check_that_it_resumes(self) -> None:
+    def check_that_it_resumes(self, attempts: int = 2) -> None:
         """Check that the run ends with the losses of one that is not disturbed."""
         self.fast.touch()
         self.cluster.wait_until_empty()
         assert self.run.status.status == "done", self.log.read_text() + self.text()
-        assert self.run.probes.resumed_at[0] >= 3 and self.run.status.attempts == 2
+        assert self.run.probes.resumed_at[0] >= 3 and self.run.status.attempts == attempts
         other = ("--results", "undisturbed")
         self.harness("run", self.study, *other, settings=SETTINGS)
         undisturbed = Store(self.harness.folder / "undisturbed").run("s", self.run.run_id)
@@ -108,14 +108,23 @@ def test_a_requeued_run_ends_as_an_undisturbed_one(nodes, submit):
     requeued.check_that_it_resumes()
 
 
-def test_a_run_on_two_nodes_comes_back_after_usr1(nodes, submit):
-    """It ends as an undisturbed run on one host."""
-    requeued = submit(*NODES, parallelism=DDP)
-    requeued.wait_for_steps(3)
-    nodes.call("scancel", "--batch", "--signal=USR1", requeued.job)
-    wait_until(lambda: "back in the queue" in requeued.log.read_text(), "it has saved")
-    requeued.check_that_it_resumes()
-    assert "saved on SIGUSR1, 1 runs left" in requeued.log.read_text()
+def test_two_nodes_come_back_after_usr1_and_a_cut_link(nodes, submit):
+    """The run ends as an undisturbed one on one host."""
+    disturbed = submit(*NODES, parallelism=DDP)
+    disturbed.wait_for_steps(3)
+    nodes.call("scancel", "--batch", "--signal=USR1", disturbed.job)
+    wait_until(lambda: "back in the queue" in disturbed.log.read_text(), "it has saved")
+    wait_until(lambda: nodes.start_requeued() or disturbed.run.status.attempts == 2, "it is back")
+    disturbed.wait_for_steps(12)
+    nodes.cut("n2")
+    wait_until(lambda: disturbed.run.status.status != "running", "the cut is found")
+    status = disturbed.run.status
+    nodes.heal("n2")
+    assert (status.status, status.reason) == ("failed", "lost"), status.message
+    nodes.call("scancel", disturbed.job)
+    nodes.wait_until_empty()
+    disturbed.submit()
+    disturbed.check_that_it_resumes(attempts=3)
 
 
 @pytest.mark.parametrize(
@@ -129,17 +138,3 @@ def test_a_cancelled_run_saves_and_stays_away(nodes, submit, parallelism, option
     n_done = len(cancelled.run.steps())
     status = cancelled.run.status
     assert status.status == "interrupted" and f"after {n_done} of 40 steps" in status.message
-
-
-def test_a_cut_link_ends_in_a_lost_run_that_resumes(nodes, submit):
-    cut = submit(*NODES, parallelism=DDP)
-    cut.wait_for_steps(12)
-    nodes.cut("n2")
-    wait_until(lambda: cut.run.status.status != "running", "the cut is found")
-    status = cut.run.status
-    nodes.heal("n2")
-    assert (status.status, status.reason) == ("failed", "lost"), status.message
-    nodes.call("scancel", cut.job)
-    nodes.wait_until_empty()
-    cut.submit()
-    cut.check_that_it_resumes()
