@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from harness.errors import StoreError
@@ -11,6 +12,7 @@ from harness.provenance.outdated import CodeChange
 from harness.results.records import RunSpec, RunStatus
 from harness.results.store import Store
 
+N_WRITERS = 16  # threads that create or prepare runs; each waits for the disk
 # Of a spec: what follows from the other entries of the study.
 PLACE = ("settings_hash", "baseline", "axes", "tuning")
 
@@ -79,8 +81,8 @@ def select_runs(
 def plan_runs(store: Store, study: str, specs: Sequence[RunSpec], all_run_ids: set[str]) -> None:
     """Record the runs as pending, and drop pending runs that the study no longer contains."""
     store.prune_pending(study, keep=all_run_ids)
-    for spec in specs:
-        store.run(study, spec.run_id).create(spec)
+    with ThreadPoolExecutor(N_WRITERS) as writers:
+        list(writers.map(lambda spec: store.run(study, spec.run_id).create(spec), specs))
 
 
 def record_place(store: Store, ended: Sequence[RunSpec]) -> None:

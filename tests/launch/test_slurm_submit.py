@@ -1,5 +1,6 @@
 """Without these, runs would be submitted twice or never, or with code that was edited since."""
 
+import dataclasses
 import os
 import shlex
 import subprocess
@@ -19,8 +20,15 @@ from harness.launch.slurm.shapes import pack, plan_jobs
 from harness.launch.slurm.snapshot import plan_snapshot
 from harness.provenance.sources import Sources
 from harness.results.job_shape import cpu_shape, gpu_shape
-from harness.results.records import JobShape, SlurmSettings, Submission, VariantChoice
-from harness.results.store import Store
+from harness.results.records import (
+    JobShape,
+    ProbeResults,
+    RunTime,
+    SlurmSettings,
+    Submission,
+    VariantChoice,
+)
+from harness.results.store import Run, Store
 from tests.tiny_run import tiny_spec
 
 ROOT = Path(harness.__file__).parent.parent
@@ -102,11 +110,21 @@ def test_each_run_is_in_one_element_in_order(specs, seconds, n_parallel, limit, 
 
 @pytest.mark.parametrize(
     ("n_runs", "n_parallel", "sizes"),
-    [(6, 2, [3, 3]), (6, 8, [1] * 6), (6, None, [1] * 6), (6, 1, [6]), (7, 3, [2, 2, 2, 1])],
+    [(6, 2, [3, 3]), (6, 8, [1] * 6), (6, None, [1] * 6), (6, 1, [6]), (7, 3, [2, 3, 2])],
 )
 def test_short_runs_share_an_element_without_delay(specs, n_runs, n_parallel, sizes):
     elements = pack(specs[:n_runs], lambda spec: 20.0, n_parallel)
     assert [len(element) for element in elements] == sizes
+
+
+@given(seconds=st.lists(st.floats(5, 20), min_size=1, max_size=29), n_parallel=st.integers(1, 9))
+def test_sharing_an_element_delays_no_study(specs, seconds, n_parallel):
+    runs = specs[: len(seconds)]
+    known = dict(zip((run.run_id for run in runs), seconds, strict=True))
+    elements = pack(runs, lambda spec: known[spec.run_id], n_parallel)
+    times = [sum(known[spec.run_id] for spec in element) for element in elements]
+    assert len(elements) <= max(n_parallel, 1) or len(elements) == len(runs)
+    assert max(times) <= sum(seconds) / n_parallel + max(seconds)
 
 
 def test_long_runs_have_an_element_each(specs):
@@ -189,6 +207,42 @@ def test_printing_writes_no_file(planned, slurm):
     assert sorted(store.root.rglob("*")) == before and not slurm
     assert "#SBATCH --time=10" in text and "sbatch --job-name" in text
     assert all(spec.run_id in text for spec in runs)
+
+
+def test_the_time_of_an_earlier_run_decides_about_sharing(planned, slurm, monkeypatch):
+    store, study, runs = planned
+    sizes = []
+    for train_s in (1.0, 700.0):
+        time = RunTime(train_s=train_s, eval_s=0.0, total_s=train_s / 2)
+        probes = property(lambda run, time=time: ProbeResults.model_construct(time=time))
+        monkeypatch.setattr(Run, "probes", probes)
+        jobs = submit.submit(store, study, runs, SlurmSettings(max_parallel=2), print)
+        sizes.append([len(element) for job in jobs for element in job.elements])
+    assert sizes == [[6, 6], [1] * 12]
+
+
+def test_files_that_nodes_may_not_have_are_named(planned, slurm, monkeypatch):
+    store, study, runs = planned
+    monkeypatch.setattr(submit, "OWN_FOLDERS", (str(store.root.parent),))
+    notes = []
+    submit.submit(store, study, runs, SlurmSettings(), notes.append)
+    assert [note for note in notes if note.startswith("results: ") and "do not share" in note]
+    monkeypatch.setattr(submit, "OWN_FOLDERS", ("/elsewhere",))
+    assert "do not share" not in submit.describe(store, study, runs, SlurmSettings())
+
+
+def test_several_arrays_and_node_types_are_stated(planned, slurm, monkeypatch):
+    store, study, runs = planned
+    other = dataclasses.replace(NODE, name="n2", features="a100")
+    monkeypatch.setattr(commands, "nodes", lambda partition=None: [NODE, other])
+    notes = []
+    submit.submit(store, study, runs, SlurmSettings(per_element=1, max_parallel=2), notes.append)
+    text = "\n".join(notes)
+    assert "max_parallel = 2 counts for each of the 3 array jobs" in text
+    assert "8 cores (n1" in text and "8 cores, a100 (n2" in text and "constraint" in text
+    notes.clear()
+    submit.submit(store, study, runs, SlurmSettings(constraint="a100"), notes.append)
+    assert "nodes of several types" not in "\n".join(notes)
 
 
 def test_code_edited_after_planning_is_not_submitted(planned, slurm):
