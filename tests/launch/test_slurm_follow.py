@@ -3,7 +3,6 @@
 Slurm is played by a queue in this process. Time passes when the code sleeps.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,13 +10,11 @@ from types import SimpleNamespace
 import pytest
 from synthetic_results import SyntheticStudy
 
-from harness.errors import ExitCode, UserError
-from harness.launch.backend import Stopped
-from harness.launch.slurm import backend, commands, follow, queue
+from harness.launch.slurm import commands, follow, queue
 from harness.launch.slurm.backend import SlurmBackend
 from harness.launch.slurm.commands import CommandError, QueueEntry
 from harness.results.records import RunSpec, Submission
-from harness.results.store import Run, Store
+from harness.results.store import Store
 
 AXES = {"positional": ["learned", "rope"], "attention": ["mha"], "parallelism": ["single"]}
 
