@@ -40,7 +40,7 @@ writer. It is not under version control. In Python, `harness.load()` returns it 
 
     results/<study>/launches.jsonl       a line per call of `run` or `ingest`
     results/<study>/tuning.json          what each entry tried and chose, if the study tunes
-    results/<study>/.claims/             locks of the runs that a process executes
+    results/<study>/.claims/<run_id>/    `<n>.json`: the process that holds the run, by claim number
     results/<study>/.outdated/           runs that were trained again because their code changed
     results/<study>/archive/code/        a JSON file per code hash: the files of code of its runs
     results/<study>/archive/files/       those files, study files and lists of packages, by SHA-256
@@ -53,7 +53,8 @@ writer. It is not under version control. In Python, `harness.load()` returns it 
       steps.rank<k>.jsonl                a line per step and rank
       eval.jsonl                         a line per evaluation
       probes.json                        all other measurements of a run that is done
-      log.txt                            output of all ranks
+      log.txt                            output of the ranks of rank 0's host
+      log.<host>.txt                     output of the ranks of another host
       trace.rank<k>.json.gz              a Chrome trace of one step, after `run --trace`
       checkpoint/                        newest and best checkpoint, as far as the study keeps them
 

@@ -12,6 +12,8 @@ class ExitCode(IntEnum):
     DONE = 0
     SOME_FAILED = 1
     INVALID = 2  # study or command line invalid, or results unreadable; nothing was started
+    CLAIM_LOST = 3  # of a process that trains: another one has taken its run over
+    REQUEUE = 75  # of a process that trains: it saved its state and wants to be started again
     INTERRUPTED = 130
 
 
@@ -36,6 +38,10 @@ class UserError(Exception):
 
 class StoreError(Exception):
     """A result file cannot be read by this version; the message names the file and the remedy."""
+
+
+class ClaimLost(Exception):
+    """Another process has taken the run over; this one must not write to it and ends silently."""
 
 
 def choices(name: str, allowed: Iterable[str]) -> str:

@@ -6,8 +6,10 @@ supervision of the ranks.
 """
 
 import importlib
+import math
 import multiprocessing
 import os
+import platform
 import signal
 import sys
 import tempfile
@@ -19,142 +21,235 @@ from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from harness.launch import fork_server
 from harness.launch.devices import cores
+from harness.launch.nodes import Nodes
 from harness.launch.ranks import Ranks
 from harness.launch.slots import Slot
 from harness.launch.stop import Stop
 from harness.launch.watchdog import Watchdog
-from harness.results.records import LaunchSpec
+from harness.results.records import FailureReason, LaunchSpec
 from harness.results.store import Run
 
 POLL_INTERVAL_S = 0.1
+CLAIM_CHECK_INTERVAL_S = 10.0
 STOP_GRACE_S = 30.0  # between the request to end and SIGKILL
+ENGINE_GRACE_S = 30.0  # for the engines of other nodes, after all ranks of this one have ended
+RECORD_GRACE_S = 5.0  # for the ranks of other nodes to record why the run failed
+RENDEZVOUS_TIMEOUT_S = 600.0  # without a stall_timeout_s
+# Nodes judge each other by their clocks, which may differ: lost nodes are found by their ranks.
+NEVER = 1_000_000
 
 
-def start(run: Run, launch: LaunchSpec, slot: Slot | None = None, stop: Stop | None = None) -> None:
+def start(
+    run: Run,
+    launch: LaunchSpec,
+    slot: Slot | None = None,
+    stop: Stop | None = None,
+    nodes: Nodes | None = None,
+) -> None:
     """Run one entry in a slot until it ends and record its status. Works in any thread.
 
-    After a stop, the status is `interrupted`.
+    After a stop, the status is `interrupted`. With `nodes`, this starts the ranks of one of the
+    nodes; node 0 records the status. The process must end afterwards by `os._exit`.
+
+    Raises:
+        ClaimLost: another process has taken the run over.
     """
-    slot = slot or Slot()
-    stop = stop or Stop()
     fork_server.start_fork_server()
     fork_server.silence_engine()
-    run.mark_running()
+    if nodes is None or nodes.index == 0:
+        run.mark_running()
+    stop = stop or Stop()
     with (
         stop.launching(),
         tempfile.TemporaryDirectory(prefix="ablations-", ignore_cleanup_errors=True) as scratch,
     ):
-        _launch(run, launch, slot, stop, Path(scratch))
+        _Launch(run, launch, slot or Slot(), stop, nodes, Path(scratch)).run_ranks()
 
 
-def _launch(run: Run, launch: LaunchSpec, slot: Slot, stop: Stop, scratch: Path) -> None:
-    """Start the ranks, wait for them, and record a failure that no rank has recorded."""
-    pids = scratch / "pids"
-    pids.mkdir()
-    ranks = Ranks(pids)
-    n_cores = len(slot.cores) or cores()
-    rank = _Rank(
-        run=run.path.resolve(),
-        pids=pids,
-        slot=slot,
-        threads=max(1, n_cores // launch.world_size),
-    )
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=launch.world_size,
-        run_id=run.run_id,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",  # a free port
-        local_addr="localhost",
-        max_restarts=0,
-        start_method="forkserver",
-        logs_specs=DefaultLogsSpecs(log_dir=str(scratch)),
-    )
-    engine = _Engine(config, rank)
-    watchdog = Watchdog(run, launch)
-    try:
-        _wait(engine, ranks, watchdog, stop)
-    except BaseException:
-        ranks.send(signal.SIGKILL)
-        raise
-    if watchdog.reason is not None:
-        if run.status.status != "done":
-            run.finish("failed", "timeout", watchdog.reason)
-    elif run.status.status == "running":
-        if stop.requested is not None:
-            run.finish("interrupted", "killed", "stopped by the user")
-        else:
-            _record_failure(run, engine)
+class _Launch:
+    """One start of a run on this machine, with torchrun's engine in a thread of its own.
 
+    Only in the main thread the engine would handle signals.
+    """
 
-def _wait(engine: "_Engine", ranks: Ranks, watchdog: Watchdog, stop: Stop) -> None:
-    """Wait until the engine has ended; on a stop or an exceeded limit, end the ranks."""
-    deadline = None
-    while not engine.ended.wait(POLL_INTERVAL_S):
-        number = stop.requested
-        if number is None and watchdog.check() is not None:
-            number = signal.SIGTERM
-        if number is None:
-            continue
-        if deadline is None:
-            deadline = time.monotonic() + STOP_GRACE_S
-        ranks.send(number if time.monotonic() < deadline else signal.SIGKILL)
+    def __init__(
+        self,
+        run: Run,
+        launch: LaunchSpec,
+        slot: Slot,
+        stop: Stop,
+        nodes: Nodes | None,
+        scratch: Path,
+    ) -> None:
+        self._run = run
+        self._launch = launch
+        self._stop = stop
+        self._nodes = nodes
+        self._n_ranks = launch.world_size // (nodes.count if nodes else 1)
+        pids = scratch / "pids"
+        pids.mkdir()
+        self._ranks = Ranks(pids)
+        self._watchdog = Watchdog(run, launch)
+        self._rank = _Rank(
+            worker=fork_server.WORKER,
+            run=Run(run.path.resolve(), run.claim_number),
+            pids=pids,
+            slot=slot,
+            threads=max(1, (len(slot.cores) or cores()) // self._n_ranks),
+        )
+        self._config = self._launch_config(scratch)
+        self._ended = threading.Event()
+        self._error: Exception | None = None
 
+    def run_ranks(self) -> None:
+        """Start the ranks, wait for them, and record a failure that no rank has recorded."""
+        threading.Thread(target=self._run_engine, daemon=True).start()
+        try:
+            self._wait()
+        except BaseException:
+            self._ranks.send(signal.SIGKILL)
+            self._ended.wait(STOP_GRACE_S)
+            raise
+        if self._nodes is not None and self._nodes.index > 0:
+            self._log_failure()
+            return
+        if self._is_unrecorded():
+            self._record()
 
-def _record_failure(run: Run, engine: "_Engine") -> None:
-    if isinstance(engine.error, ChildFailedError):
-        run.finish("failed", "killed", _describe_failure(engine.error))
-    elif engine.error is not None:
-        message = f"{type(engine.error).__name__}: {engine.error}".splitlines()[0]
-        run.finish("failed", "error", message)
-    else:
-        run.finish("failed", "error", "its processes ended without recording a result")
+    def _launch_config(self, scratch: Path) -> LaunchConfig:
+        nodes = self._nodes or Nodes(0, 1, "localhost:0", self._run.run_id)  # 0: a free port
+        timeout_s = math.ceil(self._launch.stall_timeout_s or RENDEZVOUS_TIMEOUT_S)
+        return LaunchConfig(
+            min_nodes=nodes.count,
+            max_nodes=nodes.count,
+            nproc_per_node=self._n_ranks,
+            run_id=nodes.rendezvous_id,
+            rdzv_backend="c10d",
+            rdzv_endpoint=nodes.endpoint,
+            rdzv_configs={
+                "is_host": nodes.index == 0,
+                "join_timeout": timeout_s,
+                "read_timeout": timeout_s,
+                "keep_alive_max_attempt": NEVER,
+            },
+            local_addr=nodes.own_address,
+            max_restarts=0,
+            start_method="forkserver",
+            logs_specs=DefaultLogsSpecs(log_dir=str(scratch)),
+        )
 
-
-def _describe_failure(error: ChildFailedError) -> str:
-    rank, failure = error.get_first_failure()
-    name = failure.signal_name()
-    hint = " (the system sends it when memory runs out)" if name == "SIGKILL" else ""
-    return f"rank {rank}: {name}, exit code {failure.exitcode}{hint}"
-
-
-class _Engine:
-    """torchrun's engine in a thread of its own: only in the main thread it would handle signals."""
-
-    def __init__(self, config: LaunchConfig, rank: "_Rank") -> None:
-        self.ended = threading.Event()
-        self.error: Exception | None = None
-        self._config = config
-        self._rank = rank
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
+    def _run_engine(self) -> None:
         fork_server.block_signals()
         try:
             elastic_launch(self._config, _run_rank)(self._rank)
         except Exception as error:
-            self.error = error
+            self._error = error
         finally:
-            self.ended.set()
+            self._ended.set()
+
+    def _wait(self) -> None:
+        """Wait until the engine has ended; on a stop or an exceeded limit, end the ranks.
+
+        Raises:
+            ClaimLost: another process has taken the run over.
+        """
+        kill_at = math.inf
+        leave_at = math.inf
+        check_claim_at = time.monotonic() + CLAIM_CHECK_INTERVAL_S
+        while not self._ended.wait(POLL_INTERVAL_S):
+            now = time.monotonic()
+            if now >= check_claim_at:
+                self._run.check_claim()
+                check_claim_at = now + CLAIM_CHECK_INTERVAL_S
+            number = self._end_signal()
+            if number is not None:
+                kill_at = min(kill_at, now + STOP_GRACE_S)
+                self._ranks.send(number if now < kill_at else signal.SIGKILL)
+            if self._nodes is not None:  # the engine may wait for a node that is gone
+                if number is not None and not self._ranks.have_started():
+                    return
+                if self._ranks.have_ended(self._n_ranks):
+                    leave_at = min(leave_at, now + ENGINE_GRACE_S)
+                if now >= leave_at:
+                    return
+
+    def _end_signal(self) -> signal.Signals | None:
+        """Return the signal by which the ranks are to end, if they are."""
+        if self._stop.requested is not None:
+            return self._stop.requested
+        if self._nodes is not None and not self._ranks.have_started():
+            return None  # the engine limits the time in which the nodes meet
+        return None if self._watchdog.check() is None else signal.SIGTERM
+
+    def _is_unrecorded(self) -> bool:
+        """Return whether no rank has recorded how the run ended."""
+        deadline = time.monotonic()
+        if self._nodes is not None and self._stop.requested is None:
+            deadline += RECORD_GRACE_S
+        while True:
+            status = self._run.status.status
+            if status == "interrupted":
+                return self._watchdog.reason is not None  # the ranks do not know why
+            if status != "running" or time.monotonic() >= deadline:
+                return status == "running"
+            time.sleep(POLL_INTERVAL_S)
+
+    def _record(self) -> None:
+        if self._watchdog.reason is not None:
+            self._run.finish("failed", "timeout", self._watchdog.reason)
+        elif self._stop.requested is not None:
+            self._run.finish("interrupted", "killed", f"stopped by {self._stop.requested.name}")
+        else:
+            self._run.finish("failed", *self._failure())
+
+    def _log_failure(self) -> None:
+        """Leave what this node's engine knows of a failure in the log of this host."""
+        if self._error is None:
+            return
+        with open(self._run.open_log(platform.node()), "w", encoding="utf-8") as log:
+            log.write(f"{self._failure()[1]}\n")
+
+    def _failure(self) -> tuple[FailureReason, str]:
+        """Return why the run failed, as far as the engine knows."""
+        if isinstance(self._error, ChildFailedError):
+            rank, failure = self._error.get_first_failure()
+            name = failure.signal_name()
+            if self._nodes is not None and failure.exitcode > 0:
+                return "lost", f"rank {rank}: exit code {failure.exitcode}"
+            hint = " (the system sends it when memory runs out)" if name == "SIGKILL" else ""
+            return "killed", f"rank {rank}: {name}, exit code {failure.exitcode}{hint}"
+        if isinstance(self._error, RendezvousError) and self._nodes is not None:
+            place = f"{self._nodes.count} nodes at {self._nodes.endpoint}"
+            return "lost", f"no rendezvous of {place}: {_one_line(self._error)}"
+        if self._error is not None:
+            return "error", _one_line(self._error)
+        if self._nodes is not None:
+            return "lost", "its processes ended without recording a result"
+        return "error", "its processes ended without recording a result"
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 @dataclass(frozen=True)
 class _Rank:
     """What the process of a rank needs besides torchrun's environment."""
 
-    run: Path
+    worker: str  # module with `run_worker`
+    run: Run
     pids: Path  # folder of a file for each rank's process
     slot: Slot
     threads: int
 
 
 def _run_rank(rank: _Rank) -> None:
-    """Run one rank: register its process, print into the run's log, end with the launcher."""
+    """Run one rank: register its process, print into the run's log, end with the agent."""
     if rank.slot.cores:
         os.sched_setaffinity(0, rank.slot.cores)
     if rank.slot.devices:
@@ -162,16 +257,18 @@ def _run_rank(rank: _Rank) -> None:
     os.environ["ABLATIONS_TIMING"] = rank.slot.timing
     os.environ["OMP_NUM_THREADS"] = str(rank.threads)
     (rank.pids / str(os.getpid())).touch()
-    log = os.open(Run(rank.run).log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    is_on_first_host = os.environ["GROUP_RANK"] == "0"
+    log = rank.run.open_log(None if is_on_first_host else platform.node())
     sys.stdout.flush()
     os.dup2(log, 1)
     os.dup2(log, 2)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    importlib.import_module(fork_server.WORKER).run_worker(rank.run, claim=False)
+    threading.Thread(target=_end_with_agent, daemon=True).start()
+    importlib.import_module(rank.worker).run_worker(rank.run.path, claim=False)
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
+def _end_with_agent() -> None:
+    """Kill this rank when the agent's process or the fork server has ended."""
+    agent = multiprocessing.parent_process()
+    if agent is not None:
+        connection.wait([agent.sentinel])
         os.kill(os.getpid(), signal.SIGKILL)

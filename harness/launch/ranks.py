@@ -12,7 +12,7 @@ class Ranks:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._processes: dict[int, psutil.Process] = {}
+        self._processes: dict[int, psutil.Process | None] = {}  # None: ended at once
         self._sent: set[tuple[int, signal.Signals]] = set()
 
     def send(self, number: signal.Signals) -> None:
@@ -20,24 +20,39 @@ class Ranks:
         for pid, process in self._started().items():
             if (pid, number) not in self._sent:
                 self._sent.add((pid, number))
+                if process is None:
+                    continue
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.send_signal(number)
+
+    def have_started(self) -> bool:
+        """Return whether any rank has started."""
+        return bool(self._started())
 
     def have_ended(self, n_ranks: int) -> bool:
         """Return whether so many ranks have started, and all of them have ended."""
         processes = self._started().values()
         return len(processes) >= n_ranks and not any(map(_is_alive, processes))
 
-    def _started(self) -> dict[int, psutil.Process]:
+    def _started(self) -> dict[int, psutil.Process | None]:
         for path in self._folder.iterdir():
             pid = int(path.name)
             if pid not in self._processes:
-                with contextlib.suppress(psutil.NoSuchProcess):  # it has ended already
-                    self._processes[pid] = psutil.Process(pid)
+                self._processes[pid] = _process(pid)
         return self._processes
 
 
-def _is_alive(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
+def _process(pid: int) -> psutil.Process | None:
+    try:
+        return psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _is_alive(process: psutil.Process | None) -> bool:
+    if process is None:
+        return False
+    try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
+    except psutil.NoSuchProcess:
+        return False

@@ -1,19 +1,19 @@
 """Select and order the runs to do, and run them in turn; a failure does not stop the others."""
 
 import contextlib
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from filelock import FileLock
-
-from harness.errors import StoreError
+from harness.errors import ClaimLost, StoreError
 from harness.launch.progress import ProgressReporter
 from harness.launch.stop import Stop
 from harness.provenance.outdated import CodeChange, ComputedBy
 from harness.provenance.sources import Sources
+from harness.results.claims import Claim
 from harness.results.records import LaunchSpec, RunSpec, RunStatus
 from harness.results.store import Run, Store
 
@@ -65,7 +65,8 @@ def select_runs(
     selection = RunSelection()
     for spec in specs:
         run = store.run(spec.study, spec.run_id)
-        status = run.status.status if run.exists else "pending"
+        outcome = run.status if run.exists else RunStatus(status="pending")
+        status = outcome.status
         change = changes.get(spec.run_id)
         if status == "running":
             selection.running.append(spec)
@@ -75,6 +76,8 @@ def select_runs(
                 selection.todo.append(spec)
         elif status == "done":
             selection.done.append(spec)
+        elif status == "failed" and outcome.reason == "lost":
+            selection.todo.append(spec)  # it resumes, as after an interruption
         elif (status == "failed") == retry_failed:
             selection.todo.append(spec)
         elif status == "failed":
@@ -162,11 +165,11 @@ def copy_runs(store: Store, specs: Sequence[RunSpec], source_ids: Mapping[str, s
     """
     n_copied = 0
     for spec in specs:
-        run = store.run(spec.study, spec.run_id)
         source = store.run(spec.study, source_ids[spec.run_id])
-        claim = run.claim(wait_s=-1)
+        claim = store.run(spec.study, spec.run_id).claim(wait_s=math.inf)
         assert claim is not None  # a claim without a time limit always succeeds
-        try:
+        with claim:
+            run = claim.run
             is_current = run.status.status == "done" and run.code_hash == spec.code_hash
             if is_current or source.status.status != "done":
                 continue
@@ -174,14 +177,12 @@ def copy_runs(store: Store, specs: Sequence[RunSpec], source_ids: Mapping[str, s
                 run.set_aside()
             run.copy_from(source, spec)
             n_copied += 1
-        finally:
-            claim.release()
     return n_copied
 
 
-def _wait_for_claim(run: Run, progress: ProgressReporter) -> FileLock:
+def _wait_for_claim(run: Run, progress: ProgressReporter) -> Claim:
     progress.log(f"waiting for {run.run_id}, which another process runs")
-    claim = run.claim(wait_s=-1)
+    claim = run.claim(wait_s=math.inf)
     assert claim is not None  # a claim without a time limit always succeeds
     return claim
 
@@ -189,26 +190,28 @@ def _wait_for_claim(run: Run, progress: ProgressReporter) -> FileLock:
 def _run_claimed(
     store: Store,
     spec: RunSpec,
-    claim: FileLock,
+    claim: Claim,
     start: StartRun,
     progress: ProgressReporter,
     before: RunStatus,
 ) -> None:
-    try:
-        _run_one(store, spec, start, progress, before)
-    finally:
-        claim.release()
+    with claim:
+        try:
+            _run_one(store, claim, spec, start, progress, before)
+        except ClaimLost:
+            progress.log(f"{spec.run_id}: another process has taken it over")
 
 
 def _run_one(
     store: Store,
+    claim: Claim,
     spec: RunSpec,
     start: StartRun,
     progress: ProgressReporter,
     before: RunStatus,
 ) -> None:
     """Run a claimed run, unless it has ended since `before`, or cannot start now."""
-    run = store.run(spec.study, spec.run_id)
+    run = claim.run
     status = run.status
     has_restarted = status.started_at != before.started_at
     # Another process may have ended it before `before` was read, but after the runs were selected.
@@ -233,7 +236,7 @@ def _run_one(
     if status.status != "pending" and run.code_hash != spec.code_hash:
         folder = run.set_aside()
         progress.log(f"{run.run_id}: starts at step 0 with changed code; earlier files: {folder}")
-        run = store.run(spec.study, spec.run_id)
+        run = Run(run.path, claim.number)
     run.update_spec(spec)
     progress.start_run(run, spec)
     start(run, spec.launch)

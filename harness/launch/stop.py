@@ -2,7 +2,8 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from types import FrameType
 
 # A request replaces an earlier one that is weaker. TERM is stronger than USR1: a job that was
@@ -15,6 +16,7 @@ STRENGTH = {
     signal.SIGKILL: 2,
 }
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+IN_JOB = (*HANDLED, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Stop:
@@ -48,29 +50,34 @@ class Stop:
             self._launches.discard(launch)
 
     @contextlib.contextmanager
-    def on_signals(self) -> Iterator[None]:
-        """Let Ctrl-C, SIGTERM, SIGHUP and SIGQUIT request a stop while the context lasts.
+    def on_signals(
+        self, numbers: Sequence[signal.Signals] = HANDLED, interrupts: bool = True
+    ) -> Iterator[None]:
+        """Let signals, also Ctrl-C, request a stop while the context lasts.
 
-        A second Ctrl-C kills the ranks. While no launch uses this Stop, a signal raises
-        KeyboardInterrupt. Without effect outside of the main thread.
+        A second Ctrl-C kills the ranks. With `interrupts`, a signal raises KeyboardInterrupt while
+        no launch uses this Stop. Without effect outside of the main thread.
         """
-        try:
-            earlier = {number: signal.signal(number, self._handle) for number in HANDLED}
-        except ValueError:  # not the main thread
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            self._request_by(signal.Signals(number))
+            if interrupts and not self._launches:
+                raise KeyboardInterrupt
+
+        if threading.current_thread() is not threading.main_thread():
             yield
             return
+        earlier = {number: signal.signal(number, handle) for number in numbers}
         try:
             yield
         finally:
             for number, handler in earlier.items():
                 signal.signal(number, handler)
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        is_repeated = number == signal.SIGINT and signal.SIGINT in self._numbers
-        if is_repeated:
+    def _request_by(self, number: signal.Signals) -> None:
+        if number == signal.SIGINT and signal.SIGINT in self._numbers:
             self.request(signal.SIGKILL)
-        else:
-            # The ranks know no SIGHUP and no SIGQUIT.
-            self.request(signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
-        if not self._launches:
-            raise KeyboardInterrupt
+        elif number in STRENGTH:
+            self.request(number)
+        else:  # the ranks know no SIGHUP and no SIGQUIT
+            self.request(signal.SIGTERM)

@@ -6,8 +6,9 @@ behind, is ignored.
 """
 
 import os
+import secrets
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import orjson
 from pydantic import BaseModel, ValidationError
@@ -27,18 +28,43 @@ VersionedT = TypeVar("VersionedT", bound=Versioned)
 # -- whole files ----------------------------------------------------------------------------------
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+class Fence(Protocol):
+    """What keeps a process that has lost its right to write from replacing a file."""
+
+    def temporary(self) -> Path:
+        """Return the path of a new temporary file, which a successor removes."""
+
+    def check(self) -> None:
+        """Raise an exception if the right is lost."""
+
+
+def write_bytes(path: Path, content: bytes, fence: Fence | None = None) -> None:
     """Replace `path` with `content`; after a crash it holds the old or the new content, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    if fence is not None:
+        fence.check()
+        temporary = fence.temporary()
     try:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace(temporary, path, fence)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace(temporary: Path, path: Path, fence: Fence | None) -> None:
+    """Rename a temporary file to `path`, if the right to write still holds."""
+    if fence is not None:
+        fence.check()
+    try:
+        os.replace(temporary, path)
+    except FileNotFoundError:
+        if fence is not None:
+            fence.check()  # a successor has removed the temporary file
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -46,14 +72,15 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object, fence: Fence | None = None) -> None:
     """Replace `path` with `value` as JSON; numbers keep every digit, others become null.
 
     Records and dataclasses are written as their fields.
     """
     if isinstance(value, BaseModel):
         value = value.model_dump()
-    write_bytes(path, orjson.dumps(value, default=_default, option=_JSON | orjson.OPT_INDENT_2))
+    content = orjson.dumps(value, default=_default, option=_JSON | orjson.OPT_INDENT_2)
+    write_bytes(path, content, fence)
 
 
 def _default(value: object) -> Json:
@@ -138,11 +165,11 @@ class JsonLinesWriter:
         os.close(self._fd)
 
 
-def truncate_lines(path: Path, n_lines: int) -> None:
+def truncate_lines(path: Path, n_lines: int, fence: Fence | None = None) -> None:
     """Keep the first `n_lines` lines of a file, if it exists."""
     if path.exists():
         lines = path.read_bytes().splitlines(keepends=True)
-        write_bytes(path, b"".join(lines[:n_lines]))
+        write_bytes(path, b"".join(lines[:n_lines]), fence)
 
 
 def split_lines(path: Path) -> list[bytes]:

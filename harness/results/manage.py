@@ -11,15 +11,12 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.errors import Problem, StoreError, UserError
+from harness.results.claims import Claim
 from harness.results.files import write_json
 from harness.results.records.base import MAX_STUDY_NAME, STUDY_NAME
 from harness.results.store import Run, Store
-
-if TYPE_CHECKING:
-    from filelock import FileLock
 
 REMOVED = ".removed-"  # prefix of folders that are being deleted
 
@@ -53,21 +50,21 @@ def claimed(runs: Sequence[Run]) -> Iterator[None]:
     Raises:
         UserError: a run is running, here or on another machine; it names all of them.
     """
-    locks: list[FileLock] = []
+    held: list[Claim] = []
     busy = []
     try:
         for run in runs:
-            lock = None if run.outcome.status == "running" else run.claim()
-            if lock is None:
+            claim = None if run.outcome.status == "running" else run.claim()
+            if claim is None:
                 busy.append(Problem(str(run.path), "is running; stop it first"))
             else:
-                locks.append(lock)
+                held.append(claim)
         if busy:
             raise UserError(busy)
         yield
     finally:
-        for lock in locks:
-            lock.release()
+        for claim in held:
+            claim.release()
 
 
 def remove_runs(runs: Sequence[Run]) -> None:

@@ -6,23 +6,26 @@ of each.
 
 import contextlib
 import os
-import platform
+import secrets
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import orjson
-import psutil
 from pydantic import ValidationError
 
-from harness.errors import StoreError, UserError
+from harness.errors import ClaimLost, StoreError, UserError
+from harness.results import claims, owner
 from harness.results.archive import Archive
+from harness.results.claims import Claim, Fence
 from harness.results.files import (
     JsonLinesWriter,
     read_lines,
     read_record,
+    replace,
     truncate_lines,
     write_json,
 )
@@ -42,12 +45,10 @@ from harness.results.records import (
 )
 
 if TYPE_CHECKING:
-    from filelock import FileLock
-
     from harness.results.steps import Steps
 
 # Failures that the environment caused, not the run itself: safe to retry.
-TRANSIENT_FAILURES = ("oom", "timeout", "killed")
+TRANSIENT_FAILURES = ("oom", "timeout", "killed", "lost")
 
 TIMING = ".timing"  # folder of the timing runs of a study, which `runs` leaves out
 LOG_TAIL_LINES = 20
@@ -65,9 +66,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder: `results/<study>/<run_id>/`."""
+    """One run's folder: `results/<study>/<run_id>/`.
+
+    With a `claim_number`, the run is fenced: a write raises `ClaimLost` once this is not the number
+    of the current claim any more.
+    """
 
     path: Path
+    claim_number: int | None = field(default=None, compare=False)
 
     @property
     def run_id(self) -> str:
@@ -134,15 +140,22 @@ class Run:
     def status(self) -> RunStatus:
         """The content of status.json; a running run whose process ended reads as interrupted."""
         status = self._stored_status
-        if status.status == "running" and not _is_alive(status):
-            return status.model_copy(
-                update={
-                    "status": "interrupted",
-                    "reason": "killed",
-                    "message": "its process is gone",
-                }
-            )
-        return status
+        if status.status != "running" or self._is_running(status):
+            return status
+        interrupted = {"status": "interrupted", "reason": "killed"}
+        message = "its process is gone"
+        if not _is_of_this_kernel(status):
+            interrupted["reason"] = "lost"
+            message = f"no sign of life from {status.host} for {owner.SILENCE_S:g} s"
+        return status.model_copy(update=interrupted | {"message": message})
+
+    def _is_running(self, status: RunStatus) -> bool:
+        if status.claim is not None:
+            return claims.is_number_held(self.claims, status.claim)
+        if not _is_of_this_kernel(status):
+            return True  # without a claim, the process of another machine cannot be checked
+        assert status.pid is not None and status.pid_started is not None
+        return owner.process_exists(status.pid, status.pid_started)
 
     @property
     def outcome(self) -> Outcome:
@@ -165,8 +178,8 @@ class Run:
         """Write the spec and mark the run as pending, unless it has been created already."""
         if self.exists:
             return
-        write_json(self.path / "spec.json", spec)
-        temporary = self.path / f".status.json.{os.getpid()}.new"
+        write_json(self.path / "spec.json", spec, self._fence)
+        temporary = self.path / f".status.json.{secrets.token_hex(8)}.new"
         write_json(temporary, RunStatus(status="pending"))
         with contextlib.suppress(FileExistsError):
             os.link(temporary, self._status_path)
@@ -174,7 +187,7 @@ class Run:
 
     def update_spec(self, spec: RunSpec) -> None:
         """Replace the spec before a start; settings outside the run's id, as paths, may differ."""
-        write_json(self.path / "spec.json", spec)
+        write_json(self.path / "spec.json", spec, self._fence)
         self.create(spec)
 
     def copy_from(self, source: "Run", spec: RunSpec) -> None:
@@ -187,6 +200,7 @@ class Run:
         shutil.copytree(source.path, temporary, symlinks=True)
         copied = spec.model_copy(update={"code_hash": source.code_hash})
         write_json(temporary / "spec.json", copied)
+        self.check_claim()
         if self.path.exists():
             shutil.rmtree(self.path)
         temporary.rename(self.path)
@@ -201,6 +215,7 @@ class Run:
         while target.exists():
             n_earlier += 1
             target = folder / f"{name}-{n_earlier}"
+        self.check_claim()
         self.path.rename(target)
         return target
 
@@ -209,24 +224,56 @@ class Run:
         accepted = {"accepted_code_hash": spec.code_hash}
         write_json(self._status_path, self._stored_status.model_copy(update=accepted))
 
-    def claim(self, wait_s: float = 0) -> "FileLock | None":
+    # -- claims -----------------------------------------------------------------------------------
+
+    @property
+    def claims(self) -> Path:
+        """The folder of the run's claims."""
+        return self.path.parent / ".claims" / self.run_id
+
+    @property
+    def _fence(self) -> Fence | None:
+        return None if self.claim_number is None else Fence(self.claims, self.claim_number)
+
+    def claim(self, wait_s: float = 0) -> Claim | None:
         """Reserve the run for this process; None if another process holds it.
 
-        The claim ends with `release()` or with the process.
-
-        The claim also holds between machines that share the folder, if the file system supports
-        `flock`.
+        Wait up to `wait_s` seconds for it; `math.inf` always succeeds. The claim ends with
+        `release()` or with the process. It holds between all machines that share the folder.
         """
-        from filelock import FileLock, Timeout
-
-        folder = self.path.parent / ".claims"
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{self.run_id}.lock")
-        try:
-            lock.acquire(timeout=wait_s, poll_interval=0.5)
-        except Timeout:
+        fence = claims.take(self.claims, wait_s)
+        if fence is None:
             return None
-        return lock
+        return Claim(Run(self.path, fence.number), fence.number, fence)
+
+    def check_claim(self) -> None:
+        """Check before a write that no other process has taken a fenced run over.
+
+        Raises:
+            ClaimLost: one has.
+        """
+        if self._fence is not None:
+            self._fence.check()
+
+    def beat(self) -> bool:
+        """Show that a process of a fenced run lives; return whether its claim is held."""
+        return self._fence is None or self._fence.beat()
+
+    def temporary(self, path: Path) -> Path:
+        """Return where to write what `replace` then moves to `path` within the run's folder."""
+        if self._fence is not None:
+            return self._fence.temporary()
+        return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+    def replace(self, temporary: Path, path: Path) -> None:
+        """Rename a file of `temporary` to `path`.
+
+        Raises:
+            ClaimLost: another process has taken the run over.
+        """
+        replace(temporary, path, self._fence)
+
+    # -- writes -----------------------------------------------------------------------------------
 
     def mark_running(self, code_hash: str | None = None) -> None:
         """Mark the run as running in this process, with the spec's code or that of `code_hash`.
@@ -242,24 +289,37 @@ class Run:
         for path in self.path.iterdir():
             if path.name in ("spec.json", "status.json"):
                 continue
+            self.check_claim()
             if resumes and _is_needed_to_resume(path.name):
-                continue
-            if path.is_dir():
+                self._detach_writers(path)
+            elif path.is_dir():
                 shutil.rmtree(path)
             else:
                 path.unlink()
         if has_changed:  # after its files are gone: a crash in between leaves none of other code
             spec = self.spec.model_copy(update={"code_hash": code_hash})
-            write_json(self.path / "spec.json", spec)
+            write_json(self.path / "spec.json", spec, self._fence)
+        process = owner.this_process()
         status = RunStatus(
             status="running",
             started_at=now(),
-            host=platform.node(),
-            pid=os.getpid(),
-            pid_started=psutil.Process().create_time(),
+            host=process.host,
+            pid=process.pid,
+            pid_started=process.pid_started,
+            boot_id=process.boot_id,
+            pid_namespace=process.pid_namespace,
+            job=process.job,
+            claim=self.claim_number,
             attempts=before.attempts + 1 if resumes else 1,
         )
-        write_json(self._status_path, status)
+        write_json(self._status_path, status, self._fence)
+
+    def _detach_writers(self, path: Path) -> None:
+        """Replace a file that grows by a copy: an earlier attempt that wakes up loses its lines."""
+        if path.suffix in (".jsonl", ".txt"):
+            copy = self.temporary(path)
+            shutil.copyfile(path, copy)
+            self.replace(copy, path)
 
     def touch(self) -> None:
         """Show that the run is alive while its files do not grow: update the status's time."""
@@ -280,7 +340,7 @@ class Run:
     ) -> None:
         """Mark the run as ended: `done`, `failed` with a reason, or `interrupted`."""
         outcome = {"status": status, "reason": reason, "message": message, "ended_at": now()}
-        write_json(self._status_path, self._stored_status.model_copy(update=outcome))
+        write_json(self._status_path, self._stored_status.model_copy(update=outcome), self._fence)
 
     # -- files that the run writes ----------------------------------------------------------------
 
@@ -295,11 +355,35 @@ class Run:
 
     def steps_file(self, rank: int) -> JsonLinesWriter:
         """Open the file to which `rank` appends its steps."""
-        return JsonLinesWriter(self.steps_path(rank))
+        return self._lines_file(self.steps_path(rank))
 
     def eval_file(self) -> JsonLinesWriter:
         """Open the file to which rank 0 appends the evaluations."""
-        return JsonLinesWriter(self.evals_path)
+        return self._lines_file(self.evals_path)
+
+    def _lines_file(self, path: Path) -> JsonLinesWriter:
+        lines = JsonLinesWriter(path)
+        self._check_opened(lines.close)
+        return lines
+
+    def open_log(self, host: str | None = None) -> int:
+        """Open the log to append to it; return the file descriptor.
+
+        A `host` other than that of rank 0 has a log of its own, `log.<host>.txt`: not every shared
+        file system appends atomically.
+        """
+        path = self.log_path if host is None else self.path / f"log.{host}.txt"
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._check_opened(lambda: os.close(log))
+        return log
+
+    def _check_opened(self, close: Callable[[], None]) -> None:
+        """Check the claim after a file is opened: one that a successor opens may be opened too."""
+        try:
+            self.check_claim()
+        except ClaimLost:
+            close()
+            raise
 
     def flush(self, rank: int) -> None:
         """Flush the lines that `rank` has appended to disk."""
@@ -309,19 +393,19 @@ class Run:
 
     def truncate_steps(self, rank: int, n_steps: int) -> None:
         """Keep the first `n_steps` steps that `rank` has recorded."""
-        truncate_lines(self.steps_path(rank), n_steps)
+        truncate_lines(self.steps_path(rank), n_steps, self._fence)
 
     def truncate_evals(self, n_evals: int) -> None:
         """Keep the first `n_evals` evaluations."""
-        truncate_lines(self.evals_path, n_evals)
+        truncate_lines(self.evals_path, n_evals, self._fence)
 
     def write_env(self, env: Environment) -> None:
         """Record machine, software and commit."""
-        write_json(self.path / "env.json", env)
+        write_json(self.path / "env.json", env, self._fence)
 
     def write_probes(self, probes: ProbeResults) -> None:
         """Record the measurements."""
-        write_json(self.path / "probes.json", probes)
+        write_json(self.path / "probes.json", probes, self._fence)
 
     def trace_path(self, rank: int) -> Path:
         """The file with `rank`'s Chrome trace of one step; only runs that are traced have one."""
@@ -406,20 +490,16 @@ def is_in_imported_run(path: Path) -> bool:
 
 
 def _is_needed_to_resume(name: str) -> bool:
-    kept = ("checkpoint", "env.json", "eval.jsonl", "log.txt")
-    return name in kept or name.startswith("steps.")
+    kept = ("checkpoint", "env.json", "eval.jsonl")
+    return name in kept or name.startswith(("steps.", "log."))
 
 
-def _is_alive(status: RunStatus) -> bool:
-    if status.host != platform.node():
-        return True  # the process of another machine cannot be checked from here
-    assert status.pid is not None and status.pid_started is not None
-    try:
-        process = psutil.Process(status.pid)
-        is_same = abs(process.create_time() - status.pid_started) < 1
-        return is_same and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, ValueError, OverflowError):
-        return False
+def _is_of_this_kernel(status: RunStatus) -> bool:
+    """Return whether the process id of a running run means the same process here."""
+    here = owner.this_process()
+    if status.boot_id is None:  # written by an earlier version
+        return status.host == here.host
+    return (status.boot_id, status.pid_namespace) == (here.boot_id, here.pid_namespace)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Writes are atomic: a crash never corrupts an existing checkpoint.
 """
 
 import math
-import os
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
@@ -104,6 +103,7 @@ class Checkpoints:
                 write_weights(weights, folder)
             shared_folder = self._context.gather(folder)[0]
             save_state(shared_folder, step, self._gpt, self._optimizer, self.average)
+            self._run.check_claim()
 
     def _weights(self, step: int) -> Weights:
         spec = self._spec
@@ -145,7 +145,7 @@ class Checkpoints:
 
     def _link(self, step: int, val_loss: float | None) -> None:
         self._newest_step = step
-        _point(self._run.newest_checkpoint, f"step-{step}")
+        _point(self._run, self._run.newest_checkpoint, f"step-{step}")
         self._link_best(step, val_loss)
         self._remove_unlinked()
 
@@ -153,7 +153,7 @@ class Checkpoints:
         if val_loss is not None and val_loss < self._lowest_loss:
             self._lowest_loss = val_loss
             self._best_step = step
-            _point(self._run.best_checkpoint, f"step-{step}")
+            _point(self._run, self._run.best_checkpoint, f"step-{step}")
 
     def _remove_unlinked(self) -> None:
         """Remove checkpoints that neither link names, and partial files that a crash left."""
@@ -161,6 +161,7 @@ class Checkpoints:
         for pattern in ("step-*", ".*.tmp"):
             for path in self._run.checkpoints.glob(pattern):
                 if path.name not in kept:
+                    self._run.check_claim()
                     _remove(path)
 
 
@@ -168,6 +169,7 @@ def drop_state(run: Run, keep: str) -> None:
     """Remove the states of a finished run, except the newest one if `keep` is "full"."""
     states = sorted(run.checkpoints.glob(f"step-*/{STATE}"), key=lambda path: _n_steps(path.parent))
     for path in states[:-1] if keep == "full" else states:
+        run.check_claim()
         _remove(path)
 
 
@@ -273,18 +275,19 @@ def _one_line_errors(problem: str) -> Iterator[None]:
         raise StateError(" ".join(f"{problem}: {'; '.join(reasons)}".split())) from error
 
 
-def _point(link: Path, name: str) -> None:
+def _point(run: Run, link: Path, name: str) -> None:
     """Point a link to a folder next to it, atomically: readers see the old or the new target.
 
     On a file system without links, it is a copy of the folder without its state.
     """
-    new_link = link.with_name(f".{link.name}.tmp")
+    new_link = run.temporary(link)
     try:
         new_link.symlink_to(name)
     except OSError:
         shutil.copytree(link.parent / name, new_link, ignore=shutil.ignore_patterns(STATE))
+        run.check_claim()
         _remove(link)
-    os.replace(new_link, link)
+    run.replace(new_link, link)
 
 
 def _remove(path: Path) -> None:

@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 
 from harness.distributed.process_group import DistributedContext, join
-from harness.errors import ExitCode, StoreError
+from harness.errors import ClaimLost, ExitCode, StoreError
 from harness.probes.memory import is_out_of_memory
 from harness.provenance.archive import archive_code
 from harness.provenance.sources import Sources
@@ -35,20 +35,24 @@ def run_worker(run_path: Path, claim: bool) -> None:
         print(f"{run.run_id} is done; remove its folder to train it again")
         return
     stop = StopRequest.on_signals()
-    lock = run.claim() if claim and os.environ["RANK"] == "0" else None
+    held = run.claim() if claim and os.environ["RANK"] == "0" else None
+    if held is not None:
+        run = held.run
     try:
         spec = run.spec
         set_deterministic(spec.train.deterministic)
         with join(spec.train.device) as context:
             _check_world_size(run, spec, context)
             if claim and context.is_first:
-                if lock is None:
-                    raise RuntimeError(f"{run.run_id} is locked by another process")
+                if held is None:
+                    raise RuntimeError(f"{run.run_id} is claimed by another process")
                 run.mark_running(_archive_code(run, spec))
             _train(run, spec, context, stop, started)
     except TrainingInterrupted as error:
         if run.status.status == "running":  # else the launcher has recorded why
             run.finish("interrupted", "killed", str(error))
+    except ClaimLost:
+        sys.exit(ExitCode.CLAIM_LOST)
     except Exception as error:
         with contextlib.suppress(OSError):  # the disk may be full
             traceback.print_exc()
@@ -57,8 +61,8 @@ def run_worker(run_path: Path, claim: bool) -> None:
         sys.exit(ExitCode.SOME_FAILED)  # torchrun would write an exception to the disk
     finally:
         stop.restore_handlers()
-        if lock is not None:
-            lock.release()
+        if held is not None:
+            held.release()
     if stop.requested:
         sys.exit(ExitCode.INTERRUPTED)
 

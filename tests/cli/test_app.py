@@ -34,10 +34,10 @@ def test_help_lists_every_command_except_the_hidden_one(call):
     assert code == 0
     for command in [*COMMANDS, "checkpoint"]:
         assert f" {command} " in out
-    assert "_worker" not in out and ">>>" not in out
+    assert "_worker" not in out and "_node" not in out and ">>>" not in out
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS, "_worker"])
+@pytest.mark.parametrize("command", [*COMMANDS, *SUBCOMMANDS, "_worker", "_node"])
 def test_help_of_a_command_shows_an_example(call, command):
     code, out, _ = call(*command.split(), "--help")
     assert code == 0 and f"Example: python -m harness {command} " in out

@@ -158,8 +158,10 @@ def test_a_result_of_another_process_is_not_computed_again(study):
     study.run()
     n_kept = len(list((study.folder / "results/s/.outdated").iterdir()))
     run = study.store.run("s", todo[0].run_id)
-    with scheduler.ProgressReporter(todo) as progress:
-        scheduler._run_one(study.store, todo[0], study.start, progress, before[run.run_id])
+    claim = run.claim()
+    assert claim is not None
+    with scheduler.ProgressReporter(todo) as progress, claim:
+        scheduler._run_one(study.store, claim, todo[0], study.start, progress, before[run.run_id])
     assert len(list((study.folder / "results/s/.outdated").iterdir())) == n_kept
 
 

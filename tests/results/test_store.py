@@ -226,7 +226,8 @@ def test_of_another_machines_process_nothing_is_known(run):
     """On a shared file system, a run on another node must not be started a second time."""
     run.mark_running()
     status = read_json(run.path / "status.json")
-    write_json(run.path / "status.json", status | {"host": "another-node", "pid": 2**30})
+    other = {"host": "another-node", "boot_id": None, "pid": 2**30}
+    write_json(run.path / "status.json", status | other)
     assert run.status.status == "running"
 
 

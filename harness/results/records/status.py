@@ -5,12 +5,24 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness.results.records.base import Count, Finite, Positive, Time, Versioned
+from harness.results.records.base import Count, Finite, Positive, StrictModel, Time, Versioned
 
 RunState = Literal["pending", "running", "done", "failed", "interrupted"]
 ENDED: Sequence[RunState] = ("done", "failed")  # states of a run that is not resumed
 Timing = Literal["exclusive", "shared"]
-FailureReason = Literal["oom", "nan", "timeout", "killed", "error"]
+FailureReason = Literal["oom", "nan", "timeout", "killed", "lost", "error"]
+
+
+class Owner(StrictModel):
+    """The process that holds a claim."""
+
+    host: str = Field(description="host name")
+    boot_id: str = Field(description="identifies the start of the host's kernel")
+    pid_namespace: str | None = Field(description="namespace of the process id, on Linux")
+    pid: Count = Field(description="process id")
+    pid_started: Finite = Field(description="start of the process, seconds since the epoch")
+    job: str | None = Field(default=None, description="id of the Slurm job, such as 123 or 123_4")
+    job_restarts: Count = Field(default=0, description="number of restarts of the job by Slurm")
 
 
 class RunStatus(Versioned):
@@ -19,7 +31,7 @@ class RunStatus(Versioned):
     status: RunState = Field(description="`pending`, `running`, `done`, `failed` or `interrupted`")
     reason: FailureReason | None = Field(
         default=None,
-        description="cause of a failure or interruption: oom, nan, timeout, killed or error",
+        description="cause of a failure or interruption: oom, nan, timeout, killed, lost or error",
     )
     message: str | None = Field(default=None, description="one line that explains the reason")
     started_at: Time | None = Field(
@@ -32,6 +44,17 @@ class RunStatus(Versioned):
     pid: Count | None = Field(default=None, description="process id of rank 0 or of the launcher")
     pid_started: Finite | None = Field(
         default=None, description="start of that process, seconds since the epoch"
+    )
+    boot_id: str | None = Field(
+        default=None, description="identifies the start of that host's kernel"
+    )
+    pid_namespace: str | None = Field(
+        default=None, description="namespace of the process id, on Linux"
+    )
+    job: str | None = Field(default=None, description="id of the Slurm job, such as 123 or 123_4")
+    claim: Count | None = Field(
+        default=None,
+        description="number of the claim under which the attempt runs; null: without a claim",
     )
     attempts: Count = Field(
         default=0, description="number of attempts since the run last started from step 0"
