@@ -299,6 +299,7 @@ def _plan(
         ladder=matrix.file.ladder,
         looks=looks,
         trackers=matrix.file.log.to,
+        launch=matrix.file.launch,
     )
     if matrix.tuning is None:
         runs = builder.build([(entry, None) for entry in selected], seeds)

@@ -12,6 +12,7 @@ from harness.results.records import (
     LadderSettings,
     LaunchInputs,
     LaunchRecord,
+    LaunchSettings,
     LookPlan,
     RunSpec,
     Superiority,
@@ -43,6 +44,7 @@ class PlannedStudy:
     looks: LookPlan | None = None  # None: the number of seeds is fixed
     look: int | None = None
     trackers: Sequence[str] = ()  # that get the metrics while runs train
+    launch: LaunchSettings = dataclasses.field(default_factory=LaunchSettings)
 
     def stage(self, runs: list[RunSpec], look: int | None = None) -> "PlannedStudy":
         """Return the study with these runs, of those that it has one after the other."""

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.config.cost import CostEstimator, ModelCosts
 from harness.config.validate import load_parallelism, resolved_device
@@ -14,6 +15,7 @@ from harness.results.records import (
     SCHEMA_VERSION,
     EvalWindows,
     InitSource,
+    LaunchSettings,
     LaunchSpec,
     PredictedCost,
     ProbeSettings,
@@ -30,7 +32,7 @@ from harness.study.names import MAX_ENTRY, shorten
 from harness.study.settings import Settings
 from harness.study.study_file import StudyFile
 from variants import registry
-from variants.base import AXES
+from variants.base import AXES, Parallelism
 
 TRIAL_PREFIX = "tune-"  # of the names of trials
 
@@ -96,7 +98,7 @@ class RunSpecBuilder:
         self._estimator = CostEstimator(
             self._model, self._train, context.variant_paths, corpus.separator, context.costs
         )
-        self._costs: dict[str, tuple[PredictedCost, int]] = {}
+        self._costs: dict[str, tuple[PredictedCost, Parallelism]] = {}
         # The content of the corpus counts. The separator follows from the tokenizer.
         content: dict[str, object] = {
             "model": self._model.hashed(),
@@ -170,7 +172,7 @@ class RunSpecBuilder:
         """
         file = self._context.file
         corpus = self._corpus
-        expected, world_size = self._cost(entry)
+        expected, parallelism = self._cost(entry)
         init = InitSource(run_id=source_run.run_id) if source_run else checkpoint
         spec = RunSpec.model_construct(  # without validation: every part has been validated
             schema_version=SCHEMA_VERSION,
@@ -191,8 +193,9 @@ class RunSpecBuilder:
             eval_windows=self._eval_windows(trial),
             tuning=trial,
             launch=LaunchSpec(
-                world_size=world_size,
-                **file.launch.model_dump(),
+                world_size=parallelism.world_size,
+                n_devices=parallelism.n_devices,
+                **_execution(file.launch),
                 variant_paths=self._context.variant_paths,
                 train_tokens=corpus.train,
                 val_tokens=corpus.val,
@@ -213,8 +216,8 @@ class RunSpecBuilder:
     def _entry_name(self, entry: VariantSelection) -> str:
         return self._prefix + entry_id(entry, self._context.file)
 
-    def _cost(self, entry: VariantSelection) -> tuple[PredictedCost, int]:
-        """Return the predicted cost and the number of processes of an entry."""
+    def _cost(self, entry: VariantSelection) -> tuple[PredictedCost, Parallelism]:
+        """Return the predicted cost and the parallelism of an entry."""
         name = self._entry_name(entry)
         if name not in self._costs:
             paths = [Path(path) for path in self._context.variant_paths]
@@ -224,8 +227,14 @@ class RunSpecBuilder:
                 n_sequences // parallelism.data_parallel_size, self._train.micro_batch_size
             )
             cost = self._estimator.estimate(entry, size)
-            self._costs[name] = (cost, parallelism.world_size)
+            self._costs[name] = (cost, parallelism)
         return self._costs[name]
+
+
+def _execution(settings: LaunchSettings) -> dict[str, Any]:
+    """Return the settings of [launch] that the processes of a run need."""
+    content = settings.model_dump()
+    return {name: content[name] for name in LaunchSpec.model_fields if name in content}
 
 
 def _shared(

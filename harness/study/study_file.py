@@ -14,6 +14,7 @@ from harness.results.records import (
     AskedQuantity,
     EquivalenceMargin,
     LadderSettings,
+    LaunchSettings,
     Positive,
     ProbeSettings,
     Seed,
@@ -22,7 +23,7 @@ from harness.results.records import (
     TuningMethod,
 )
 from harness.results.records.base import MAX_STUDY_NAME, STUDY_NAME
-from harness.results.records.settings import Steps, TimeLimit
+from harness.results.records.settings import Steps
 from harness.study.axis_names import AXES
 from harness.study.schema_errors import describe_errors, key_path, quoted
 from harness.study.settings import SECTIONS, RawTable, find_expression, section_problems
@@ -85,22 +86,6 @@ class StudySection(StrictModel):
                     "within the margin counts as none. Raise the threshold or lower the margin"
                 )
         return superiority
-
-
-class LaunchSettings(StrictModel):
-    """How a run is started and which checkpoints it keeps; not part of a run's id.
-
-    Checkpoints are written every `checkpoint_every` steps (None: at each evaluation). Of the newest
-    and the best by validation loss, `keep_checkpoints` keeps none, the weights, or the weights and
-    the newest one's full state. An interrupted run resumes from its newest checkpoint, unless none
-    are kept. A run without activity for `stall_timeout_s` (no step, evaluation, checkpoint or
-    printed line; None: no limit) is ended.
-    """
-
-    timeout_s: TimeLimit | None = None
-    stall_timeout_s: TimeLimit | None = 600.0
-    checkpoint_every: Steps | None = None
-    keep_checkpoints: Literal["none", "weights", "full"] = "weights"
 
 
 class LogSettings(StrictModel):

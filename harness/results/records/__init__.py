@@ -10,6 +10,7 @@ from harness.results.records.corpus import (
     TokenShard,
 )
 from harness.results.records.imported import ImportedEval, ImportedRun, ImportSource
+from harness.results.records.launch_settings import LaunchSettings, SlurmSettings
 from harness.results.records.lines import (
     CorpusLoss,
     EvalRecord,
@@ -118,6 +119,7 @@ __all__ = [
     "LadderSettings",
     "LaunchInputs",
     "LaunchRecord",
+    "LaunchSettings",
     "LaunchSpec",
     "LengthRecord",
     "Look",
@@ -145,6 +147,7 @@ __all__ = [
     "Setting",
     "SettingValues",
     "ShardManifest",
+    "SlurmSettings",
     "SourceFile",
     "StepRecord",
     "StrictModel",

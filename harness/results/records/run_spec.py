@@ -92,6 +92,10 @@ class LaunchSpec(StrictModel):
     """Where and on how many processes the run is executed; not part of its hash."""
 
     world_size: Positive = Field(description="number of processes")
+    n_devices: Positive | None = Field(
+        default=None,
+        description="GPUs of all processes, of a run on GPUs; null: one for each process",
+    )
     timeout_s: Finite | None = Field(description="wall time limit, seconds; null: no limit")
     stall_timeout_s: Finite | None = Field(
         default=None, description="limit of the time without progress, seconds; null: no limit"
@@ -103,6 +107,10 @@ class LaunchSpec(StrictModel):
         default="none",
         description="kept of the newest and the best checkpoint: `none`, the `weights`, or `full`: "
         "also the optimizer state of the newest",
+    )
+    network_interface: str | None = Field(
+        default=None,
+        description="network interface between several nodes; null: the libraries choose it",
     )
     trace: bool = Field(
         default=False, description="whether each rank writes a Chrome trace of one step"

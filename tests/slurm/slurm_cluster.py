@@ -1,0 +1,423 @@
+"""A Slurm cluster on this machine, for tests: a controller and several nodes. Needs root.
+
+It needs no systemd, no cgroups and no database. Nodes either share this host, or are hosts of their
+own (`apart`): with their own network, host name, process ids and mounts. Accounting is off, as on
+many small clusters, so that `sacct` reports nothing.
+"""
+
+import contextlib
+import os
+import platform
+import random
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+from command_line import is_alive
+
+TOOLS = ("slurmctld", "slurmd", "sbatch", "munged")
+CLIENTS = "sbatch srun squeue scancel scontrol sinfo sacct salloc sstat".split()
+INSTALL = "apt-get install -y --no-install-recommends slurm-wlm munge"
+FIRST_PORTS = range(12000, 20000)  # below those that systems give to outgoing connections
+NETWORK = "10.231.0"  # of nodes apart; only inside of their namespaces
+FIELDS = "%i|%T|%r|%N|%j"  # of `squeue`: those of `Job`
+POLL_S = 0.1
+HANG_S = 300  # what has not happened after this time is not going to
+ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED")
+
+# Shorter times than in production, as tests wait for them. Only cores are shared out. No cgroups.
+CONFIGURATION = """
+ClusterName=ablations
+SlurmctldHost={host}({address})
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CredType=cred/munge
+SlurmctldPort={port}
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
+SlurmctldLogFile={folder}/log/slurmctld
+SlurmdLogFile={folder}/log/slurmd.%n
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool.%n
+SlurmdParameters=config_overrides
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/filetxt
+JobCompLoc={folder}/log/ended
+MpiDefault=none
+SwitchType=switch/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+JobRequeue=1
+SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=2,sched_min_interval=100000,batch_sched_delay=1
+MaxArraySize={max_array}
+MaxJobCount=20000
+MinJobAge=300
+ReturnToService=2
+SlurmdTimeout=10
+SlurmctldTimeout=10
+KillWait=5
+InactiveLimit=0
+Waittime=0
+MessageTimeout=10
+TreeWidth=16
+"""
+PARTITIONS = """
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO PriorityTier=1
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP OverSubscribe=NO PriorityTier=10
+"""
+# Clients reach the controller of nodes apart from within its network only.
+WRAPPER = """#!/bin/sh
+[ -n "$SLURMD_NODENAME" ] && exec {tool} "$@"
+exec nsenter --net=/var/run/netns/{controller} {tool} "$@"
+"""
+
+T = TypeVar("T")
+
+
+def missing(apart: bool = False) -> str | None:
+    """Return why no cluster can be started here; None if one can."""
+    for tool in TOOLS:
+        if shutil.which(tool, path=_path()) is None:
+            return f"no {tool}: {INSTALL}"
+    if os.getuid() != 0:
+        return "Slurm's daemons need root"
+    if apart:
+        if shutil.which("ip", path=_path()) is None:
+            return "no ip: apt-get install -y iproute2"
+        probe = ["unshare", "--net", "--uts", "--pid", "--mount", "--fork", "true"]
+        if subprocess.run(probe, capture_output=True).returncode:
+            return "this machine allows no namespaces"
+    return None
+
+
+def wait_until(condition: Callable[[], T], what: str) -> T:
+    """Poll a condition until its value is true; return this."""
+    deadline = time.monotonic() + HANG_S
+    while time.monotonic() < deadline:
+        value = condition()
+        if value:
+            return value
+        time.sleep(POLL_S)
+    raise AssertionError(f"waited in vain until {what}")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job, or one task of an array, as `squeue` prints it."""
+
+    id: str  # 123, or 123_4
+    state: str
+    reason: str
+    nodes: str
+    name: str
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it is in the queue or runs."""
+        return self.state in ACTIVE
+
+
+class Cluster:
+    """A cluster that runs from its creation to `stop()`.
+
+    `env` is the environment in which Slurm's commands reach it. Nodes are named n1, n2, ...
+    `gpus` are character devices that stand in for GPUs: Slurm sets CUDA_VISIBLE_DEVICES.
+    """
+
+    def __init__(
+        self,
+        nodes: int = 2,
+        cpus: int = 2,
+        gpus: int = 0,
+        apart: bool = False,
+        max_array: int = 1001,
+        settings: str = "",
+    ) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="ablations-slurm-", dir="/tmp"))
+        self.folder.chmod(0o755)
+        self.conf = self.folder / "slurm.conf"
+        self.nodes = [f"n{index}" for index in range(1, nodes + 1)]
+        self._apart = apart
+        self._controller = f"{self.folder.name}-ctl"
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        for name in ("log", "state", "bin", "dev", *(f"spool.{node}" for node in self.nodes)):
+            (self.folder / name).mkdir()
+        self.env = {name: value for name, value in os.environ.items() if "SLURM" not in name}
+        self.env |= {"SLURM_CONF": str(self.conf), "PATH": _path()}
+        try:
+            if apart:
+                self._connect_hosts()
+            self._configure(cpus, gpus, max_array, settings)
+            self._start_munge()
+            self.start_controller(clear=True)
+            for node in self.nodes:
+                self.start_node(node)
+            wait_until(lambda: self._n_idle() == nodes, f"{nodes} nodes are idle")
+        except BaseException:
+            self.stop()
+            raise
+
+    # -- daemons ----------------------------------------------------------------------------------
+
+    def start_controller(self, clear: bool = False) -> None:
+        """Start the controller (again); it reads its state from files, unless that is cleared."""
+        inside = self._inside_controller()
+        self._start("slurmctld", *inside, "slurmctld", "-D", "-i", *(["-c"] if clear else []))
+
+    def kill_controller(self) -> None:
+        """Kill the controller: commands fail, jobs go on."""
+        self._kill_daemon("slurmctld")
+
+    def start_node(self, node: str) -> None:
+        """Start a node (again)."""
+        if not self._apart:
+            self._start(node, "slurmd", "-D", "-N", node)
+            return
+        hosts = f"mount --bind {self.folder}/hosts /etc/hosts"
+        script = f"hostname {node} && {hosts} && exec slurmd -D -N {node}"
+        namespaces = ["unshare", "--uts", "--pid", "--mount", "--fork", "--kill-child"]
+        enter = ["nsenter", f"--net=/var/run/netns/{self._namespace(node)}"]
+        self._start(node, *enter, *namespaces, "--mount-proc", "sh", "-c", script)
+
+    def kill_node(self, node: str) -> None:
+        """Kill all processes of a node, as a loss of power does."""
+        processes = self.processes(node)
+        self._kill_daemon(node)
+        _kill(processes)
+
+    def report_down(self, node: str) -> None:
+        """Tell the controller that a node is down, which it finds out after 30 s otherwise."""
+        self.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
+
+    def kill_slurmd(self, node: str) -> None:
+        """Kill only the daemon of a node; its jobs go on. With nodes apart, its jobs die too."""
+        self._kill_daemon(node)
+
+    def processes(self, node: str) -> list[psutil.Process]:
+        """Return the processes of jobs on a node, and the daemons of their steps."""
+        processes = {}
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                environ = process.environ()
+                if not is_alive(process):
+                    continue
+                if environ.get("SLURM_CONF") != str(self.conf):
+                    continue
+                if environ.get("SLURMD_NODENAME") != node:
+                    continue
+                processes[process.pid] = process
+                parent = process.parent()
+                if parent is not None and parent.name().startswith("slurmstepd"):
+                    processes[parent.pid] = parent
+        return list(processes.values())
+
+    def stop(self) -> None:
+        """End all processes of the cluster and of its jobs, and remove its files."""
+        if not self.folder.exists():
+            return
+        processes = list(self.all_processes())
+        while processes:
+            _kill(processes)
+            for daemon in self._daemons.values():
+                daemon.wait()
+            processes = list(self.all_processes())
+        if self._apart:
+            for name in (self._controller, *map(self._namespace, self.nodes)):
+                subprocess.run(["ip", "netns", "del", name], capture_output=True)
+        shutil.rmtree(self.folder)
+
+    def all_processes(self) -> Iterator[psutil.Process]:
+        """Yield the living processes of the cluster, its clients and its jobs."""
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if not is_alive(process):
+                    continue
+                if process.environ().get("SLURM_CONF") == str(self.conf):
+                    yield process
+                    yield from process.children(recursive=True)
+                elif process.name().startswith("slurmstepd"):  # it hides its environment
+                    if any(
+                        Path(file.path).is_relative_to(self.folder) for file in process.open_files()
+                    ):
+                        yield process
+
+    def _start(self, name: str, *command: str) -> None:
+        with open(self.folder / "log" / f"{name}.err", "ab") as log:
+            self._daemons[name] = subprocess.Popen(
+                command,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for pytest, which stops the cluster
+            )
+
+    def _kill_daemon(self, name: str) -> None:
+        daemon = self._daemons.pop(name)
+        daemon.kill()
+        daemon.wait()
+
+    def _start_munge(self) -> None:
+        """Start a munge of its own: that of the machine stays as it is."""
+        key = self.folder / "munge.key"
+        key.touch(mode=0o600)
+        key.write_bytes(os.urandom(1024))
+        options = [f"--key-file={key}", f"--socket={self.folder}/munge.socket"]
+        options += [f"--pid-file={self.folder}/munge.pid", f"--log-file={self.folder}/log/munged"]
+        options += [f"--seed-file={self.folder}/munge.seed", "--num-threads=2"]
+        self._start("munged", "munged", "--foreground", "--force", *options)
+        wait_until((self.folder / "munge.socket").exists, "munged listens")
+
+    def _configure(self, cpus: int, gpus: int, max_array: int, settings: str) -> None:
+        port = _free_ports(1 + len(self.nodes))
+        host = platform.node().split(".")[0]
+        lines = CONFIGURATION.format(
+            host=host,
+            address=f"{NETWORK}.1" if self._apart else "127.0.0.1",
+            folder=self.folder,
+            port=port,
+            max_array=max_array,
+        )
+        gres = ""
+        if gpus:
+            lines += "GresTypes=gpu\n"
+            gres = f"Gres=gpu:{gpus}"
+            for gpu in range(gpus):
+                os.mknod(self.folder / f"dev/nvidia{gpu}", 0o20666, os.makedev(1, 3))
+            devices = f"Name=gpu File={self.folder}/dev/nvidia[0-{gpus - 1}]\n"
+            (self.folder / "gres.conf").write_text(devices)
+        for index, node in enumerate(self.nodes, start=1):
+            where = f"NodeHostname={host} NodeAddr=127.0.0.1"
+            if self._apart:
+                where = f"NodeHostname={node} NodeAddr={NETWORK}.{index + 10}"
+            size = f"CPUs={cpus} Sockets=1 CoresPerSocket={cpus} ThreadsPerCore=1 RealMemory=2000"
+            lines += f"NodeName={node} {where} Port={port + index} {size} {gres} State=UNKNOWN\n"
+        self.conf.write_text(f"{lines}{PARTITIONS}{settings}")
+
+    # -- the network of nodes apart ---------------------------------------------------------------
+
+    def cut(self, node: str) -> None:
+        """Cut a node off the network of nodes apart."""
+        _ip("-n", self._controller, "link", "set", node, "down")
+
+    def heal(self, node: str) -> None:
+        """Connect a node that was cut off."""
+        _ip("-n", self._controller, "link", "set", node, "up")
+
+    def in_node(self, node: str, *command: str) -> list[str]:
+        """Return the command line that runs a command on a node apart, beside Slurm's jobs."""
+        (init,) = psutil.Process(self._daemons[node].pid).children()
+        namespaces = ["--net", "--uts", "--pid", "--mount"]
+        return ["nsenter", "-t", str(init.pid), *namespaces, *command]
+
+    def _connect_hosts(self) -> None:
+        """Make a network of the controller and the nodes, and commands that enter it."""
+        _ip("netns", "add", self._controller)
+        inside = ["-n", self._controller]
+        _ip(*inside, "link", "set", "lo", "up")
+        _ip(*inside, "link", "add", "br0", "type", "bridge")
+        _ip(*inside, "addr", "add", f"{NETWORK}.1/24", "dev", "br0")
+        _ip(*inside, "link", "set", "br0", "up")
+        hosts = f"127.0.0.1 localhost\n{NETWORK}.1 ctl\n"
+        for index, node in enumerate(self.nodes, start=11):
+            name = self._namespace(node)
+            hosts += f"{NETWORK}.{index} {node}\n"
+            _ip("netns", "add", name)
+            peer = ["peer", "name", "eth0", "netns", name]
+            _ip(*inside, "link", "add", node, "type", "veth", *peer)
+            _ip(*inside, "link", "set", node, "master", "br0", "up")
+            _ip("-n", name, "addr", "add", f"{NETWORK}.{index}/24", "dev", "eth0")
+            _ip("-n", name, "link", "set", "eth0", "up")
+            _ip("-n", name, "link", "set", "lo", "up")
+        (self.folder / "hosts").write_text(hosts)
+        for tool in CLIENTS:
+            wrapper = self.folder / "bin" / tool
+            path = shutil.which(tool, path=_path())
+            wrapper.write_text(WRAPPER.format(tool=path, controller=self._controller))
+            wrapper.chmod(0o755)
+        self.env["PATH"] = f"{self.folder}/bin:{self.env['PATH']}"
+
+    def _namespace(self, node: str) -> str:
+        return f"{self.folder.name}-{node}"
+
+    def _inside_controller(self) -> list[str]:
+        return ["nsenter", f"--net=/var/run/netns/{self._controller}"] if self._apart else []
+
+    # -- jobs -------------------------------------------------------------------------------------
+
+    def call(self, *command: str) -> str:
+        """Run a command of Slurm's, which must succeed; return what it printed."""
+        finished = subprocess.run(command, env=self.env, capture_output=True, text=True)
+        assert finished.returncode == 0, finished.stderr
+        return finished.stdout
+
+    def jobs(self) -> list[Job]:
+        """Return the jobs of the last five minutes, each task of an array as one."""
+        jobs = []
+        for line in self.call("squeue", "-a", "-h", "-r", "-t", "all", "-o", FIELDS).splitlines():
+            jobs.append(Job(*line.split("|")))
+        return jobs
+
+    def active_jobs(self) -> list[Job]:
+        """Return the jobs that are in the queue or run."""
+        return [job for job in self.jobs() if job.is_active]
+
+    def wait_until_empty(self) -> None:
+        """Wait until no job is in the queue; jobs that were requeued start at once."""
+        wait_until(lambda: self.start_requeued() or not self.active_jobs(), "the queue is empty")
+
+    def start_requeued(self) -> None:
+        """Let jobs that were requeued start now: Slurm lets them wait for 120 s."""
+        for job in self.jobs():
+            if job.state == "PENDING" and job.reason == "BeginTime":
+                update = ["scontrol", "update", f"JobId={job.id}", "StartTime=now"]
+                subprocess.run(update, env=self.env, capture_output=True)  # it may have started
+
+    def _n_idle(self) -> int:
+        command = ["sinfo", "-h", "-N", "-p", "main", "-t", "idle", "-o", "%n"]
+        finished = subprocess.run(command, env=self.env, capture_output=True, text=True)
+        return len(finished.stdout.split())
+
+
+def _path() -> str:
+    """Return the PATH with the folders of daemons."""
+    return f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
+
+
+def _free_ports(n: int) -> int:
+    """Return the first of `n` neighbouring ports that no process listens on."""
+    while True:
+        first = random.choice(FIRST_PORTS)
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + n):
+                listener = stack.enter_context(socket.socket())
+                listener.bind(("127.0.0.1", port))
+            return first
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    """Kill processes and wait for their end; those that nobody reaps remain as zombies."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    while any(is_alive(process) for process in processes):
+        time.sleep(0.01)

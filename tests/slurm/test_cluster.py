@@ -1,0 +1,42 @@
+"""Without these, tests could pass on a cluster that loses no node, or leaves processes behind."""
+
+import pytest
+from command_line import is_alive
+from slurm_cluster import Cluster, wait_until
+
+pytestmark = [pytest.mark.slurm, pytest.mark.distributed]
+
+
+def start_sleepers(cluster: Cluster, n: int) -> None:
+    """Start an array whose tasks sleep, and wait until all run."""
+    cluster.call("sbatch", f"--array=0-{n - 1}", "--output=/dev/null", "--wrap", "sleep 600")
+    wait_until(lambda: n_running(cluster) == n, f"{n} tasks run")
+
+
+def n_running(cluster: Cluster) -> int:
+    return [job.state for job in cluster.jobs()].count("RUNNING")
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_lost_node_and_controller_cost_no_job(make_cluster, apart):
+    cluster = make_cluster(apart=apart)
+    start_sleepers(cluster, 3)
+    wait_until(lambda: len(cluster.processes("n1")) == 6, "the steps of two tasks run on n1")
+    cluster.kill_node("n1")
+    assert not cluster.processes("n1")
+    cluster.report_down("n1")
+    cluster.kill_controller()
+    cluster.start_controller()
+    cluster.start_node("n1")
+    wait_until(lambda: cluster.start_requeued() or n_running(cluster) == 3, "all tasks run again")
+
+
+def test_a_stopped_cluster_leaves_no_process_or_file(make_cluster):
+    cluster = make_cluster(gpus=2)
+    start_sleepers(cluster, 3)
+    processes = list(cluster.all_processes())
+    names = {process.name() for process in processes}
+    assert names >= {"munged", "slurmctld", "slurmd", "slurmstepd", "sleep"}
+    cluster.stop()
+    assert not any(is_alive(process) for process in processes)
+    assert not cluster.folder.exists()
