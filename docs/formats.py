@@ -28,6 +28,7 @@ FILES: Mapping[str, type[BaseModel]] = {
     "checkpoint/step-<n>/checkpoint.json": records.CheckpointInfo,
     "launches.jsonl": records.LaunchRecord,
     "tuning.json": records.TuningRecord,
+    "submissions/<id>.json": records.Submission,
     "archive/code/<code_hash>.json": records.CodeManifest,
 }
 
@@ -42,6 +43,8 @@ writer. It is not under version control. In Python, `harness.load()` returns it 
     results/<study>/tuning.json          what each entry tried and chose, if the study tunes
     results/<study>/.claims/<run_id>/    `<n>.json`: the process that holds the run, by claim number
     results/<study>/.outdated/           runs that were trained again because their code changed
+    results/<study>/submissions/         a record of each array job, and the output of its elements
+    results/<study>/.code/<hash>/        the code that submitted runs use
     results/<study>/archive/code/        a JSON file per code hash: the files of code of its runs
     results/<study>/archive/files/       those files, study files and lists of packages, by SHA-256
     results/<study>/<run_id>/            run id: labels of the axes, seed, hash of the spec

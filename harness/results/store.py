@@ -40,6 +40,7 @@ from harness.results.records import (
     RunState,
     RunStatus,
     StepRecord,
+    Submission,
     TuningRecord,
     now,
 )
@@ -563,6 +564,30 @@ class Store:
         """Replace the record of a study's tuning."""
         (self.root / study).mkdir(parents=True, exist_ok=True)
         write_json(self.root / study / "tuning.json", tuning)
+
+    # -- submissions ------------------------------------------------------------------------------
+
+    def submissions(self, study: str) -> list[Submission]:
+        """Return the submissions of a study, oldest first."""
+        paths = (self.root / study / "submissions").glob("[!.]*.json")
+        found = [read_record(path, Submission) for path in paths]
+        return sorted(found, key=lambda submission: submission.at)
+
+    def submission_path(self, study: str, submission: Submission) -> Path:
+        """The file of a submission."""
+        return self.root / study / "submissions" / f"{submission.id}.json"
+
+    def element_log(self, study: str, submission: Submission, index: int) -> Path:
+        """The file with the output of an element of a submission."""
+        return self.root / study / "submissions" / f"{submission.id}.{index}.log"
+
+    def claim_submitting(self, study: str, wait_s: float = 0) -> Fence | None:
+        """Reserve the right to submit runs of a study; None if another process holds it."""
+        return claims.take(self.root / study / ".claims" / ".submitting", wait_s)
+
+    def record_submission(self, study: str, submission: Submission) -> None:
+        """Create or replace the record of a submission."""
+        write_json(self.submission_path(study, submission), submission)
 
     def prune_pending(self, study: str, keep: set[str]) -> None:
         """Remove pending runs that the study no longer requests, never one that has started."""

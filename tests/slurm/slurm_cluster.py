@@ -21,6 +21,7 @@ from typing import TypeVar
 
 import psutil
 from command_line import is_alive
+from slurm_conf import CONFIGURATION, PARTITIONS
 
 TOOLS = ("slurmctld", "slurmd", "sbatch", "munged")
 CLIENTS = "sbatch srun squeue scancel scontrol sinfo sacct salloc sstat".split()
@@ -32,54 +33,6 @@ POLL_S = 0.1
 HANG_S = 300  # what has not happened after this time is not going to
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED")
 
-# Shorter times than in production, as tests wait for them. Only cores are shared out. No cgroups.
-CONFIGURATION = """
-ClusterName=ablations
-SlurmctldHost={host}({address})
-SlurmUser=root
-SlurmdUser=root
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket
-CredType=cred/munge
-SlurmctldPort={port}
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.%n.pid
-SlurmctldLogFile={folder}/log/slurmctld
-SlurmdLogFile={folder}/log/slurmd.%n
-StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool.%n
-SlurmdParameters=config_overrides
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
-JobCompType=jobcomp/filetxt
-JobCompLoc={folder}/log/ended
-MpiDefault=none
-SwitchType=switch/none
-SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-JobRequeue=1
-SchedulerType=sched/backfill
-SchedulerParameters=bf_interval=2,sched_min_interval=100000,batch_sched_delay=1
-MaxArraySize={max_array}
-MaxJobCount=20000
-MinJobAge=300
-ReturnToService=2
-SlurmdTimeout=10
-SlurmctldTimeout=10
-KillWait=5
-InactiveLimit=0
-Waittime=0
-MessageTimeout=10
-TreeWidth=16
-"""
-PARTITIONS = """
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO PriorityTier=1
-PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP OverSubscribe=NO PriorityTier=10
-"""
 # Clients reach the controller of nodes apart from within its network only.
 WRAPPER = """#!/bin/sh
 [ -n "$SLURMD_NODENAME" ] && exec {tool} "$@"

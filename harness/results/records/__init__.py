@@ -77,6 +77,7 @@ from harness.results.records.status import (
     Timing,
 )
 from harness.results.records.study_summary import StudySummary
+from harness.results.records.submission import JobShape, Submission
 from harness.results.records.tuning import (
     Setting,
     SettingValues,
@@ -116,6 +117,7 @@ __all__ = [
     "ImportedRun",
     "InitReport",
     "InitSource",
+    "JobShape",
     "LadderSettings",
     "LaunchInputs",
     "LaunchRecord",
@@ -152,6 +154,7 @@ __all__ = [
     "StepRecord",
     "StrictModel",
     "StudySummary",
+    "Submission",
     "Superiority",
     "Timing",
     "TokenDtype",
