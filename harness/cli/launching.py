@@ -13,8 +13,9 @@ from harness.config import PlannedStudy
 from harness.errors import ExitCode
 from harness.launch import scheduler
 from harness.launch.backend import Backend, Stopped
+from harness.launch.one_run import StartRun
 from harness.launch.progress import time_summary
-from harness.launch.scheduler import RunSelection, StartRun
+from harness.launch.scheduler import RunSelection
 from harness.launch.stop import Stop
 from harness.provenance.archive import archive_code, archive_inputs
 from harness.provenance.corpora import replaced_corpora

@@ -1,7 +1,5 @@
 """The nodes over which the ranks of one run are distributed."""
 
-import contextlib
-import socket
 from dataclasses import dataclass
 
 
@@ -10,7 +8,8 @@ class Nodes:
     """Node `index`, this machine, of the `count` that train one run with as many ranks each.
 
     `endpoint` is HOST:PORT of node 0, where the nodes meet: the port must be free there.
-    `rendezvous_id` must be another one for each attempt.
+    `rendezvous_id` must be another one for each attempt. Node 0 has rank 0, the next ranks are on
+    node 1, and so on.
     """
 
     index: int
@@ -19,18 +18,12 @@ class Nodes:
     rendezvous_id: str
 
     @property
-    def own_address(self) -> str:
-        """An address of this machine that the other nodes can reach.
+    def address(self) -> str:
+        """The name under which this node meets the others.
 
-        Node 0 has that of the endpoint. Another node has the one from which it reaches node 0: its
-        host name may mean nothing on the others.
+        The rendezvous orders the nodes by their names, and only that of the first one, where rank 0
+        is, is an address that others connect to.
         """
-        host, _, port = self.endpoint.rpartition(":")
         if self.index == 0:
-            return host
-        with contextlib.suppress(OSError):
-            family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect(address)  # sends nothing
-                return str(probe.getsockname()[0])
-        return socket.gethostname()
+            return self.endpoint.rpartition(":")[0]
+        return f"~{self.index:06}"  # after all addresses

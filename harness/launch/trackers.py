@@ -16,7 +16,7 @@ from typing import IO
 
 import orjson
 
-from harness.launch.scheduler import StartRun
+from harness.launch.one_run import StartRun
 from harness.results.records import LaunchSpec
 from harness.results.store import Run, Store
 

@@ -9,6 +9,8 @@ from untrained_study import OURS_FILE, UntrainedStudy
 from harness.analysis import dataset
 from harness.analysis.outdated import caveats
 from harness.launch import scheduler
+from harness.launch.one_run import run_claimed
+from harness.launch.progress import ProgressReporter
 from harness.provenance import outdated
 from harness.results.store import Run
 
@@ -160,8 +162,8 @@ def test_a_result_of_another_process_is_not_computed_again(study):
     run = study.store.run("s", todo[0].run_id)
     claim = run.claim()
     assert claim is not None
-    with scheduler.ProgressReporter(todo) as progress, claim:
-        scheduler._run_one(study.store, claim, todo[0], study.start, progress, before[run.run_id])
+    with ProgressReporter(todo) as progress:
+        run_claimed(study.store, todo[0], claim, study.start, progress, before[run.run_id])
     assert len(list((study.folder / "results/s/.outdated").iterdir())) == n_kept
 
 

@@ -208,6 +208,40 @@ def max_array_size() -> int:
     return int(match[1])
 
 
+def n_cpus(node: str) -> int:
+    """Return the number of CPUs of a node, as Slurm counts them.
+
+    Raises:
+        CommandError: the controller cannot be asked.
+    """
+    return int(_field(_call(["scontrol", "--oneliner", "show", "node", node]), "CPUTot"))
+
+
+def node_address(node: str) -> str:
+    """Return the address of a node: its host name, unless Slurm is told another one.
+
+    Raises:
+        CommandError: the controller cannot be asked.
+    """
+    return _field(_call(["scontrol", "--oneliner", "show", "node", node]), "NodeAddr")
+
+
+def hosts(abbreviated: str) -> list[str]:
+    """Return the names of nodes that Slurm abbreviates: `n[1-2]`.
+
+    Raises:
+        CommandError: it is no such list.
+    """
+    return _call(["scontrol", "show", "hostnames", abbreviated]).split()
+
+
+def _field(text: str, name: str) -> str:
+    match = re.search(rf"\b{name}=(\S+)", text)
+    if match is None:
+        raise CommandError(f"scontrol printed no {name}")
+    return match[1]
+
+
 def nodes(partition: str | None = None) -> list[NodeEntry]:
     """Return the nodes of a partition, or of the default one.
 
