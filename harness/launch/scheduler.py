@@ -5,6 +5,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -17,6 +18,7 @@ from harness.results.claims import Claim
 from harness.results.records import RunSpec, RunStatus
 from harness.results.store import Run, Store
 
+N_WRITERS = 16  # threads that create or prepare runs; each waits for the disk
 # Of a spec: what follows from the other entries of the study.
 PLACE = ("settings_hash", "baseline", "axes", "tuning")
 
@@ -99,8 +101,8 @@ def randomize_within_seed(specs: Sequence[RunSpec]) -> list[RunSpec]:
 def plan_runs(store: Store, study: str, specs: Sequence[RunSpec], all_run_ids: set[str]) -> None:
     """Record the runs as pending, and drop pending runs that the study no longer contains."""
     store.prune_pending(study, keep=all_run_ids)
-    for spec in specs:
-        store.run(study, spec.run_id).create(spec)
+    with ThreadPoolExecutor(N_WRITERS) as writers:
+        list(writers.map(lambda spec: store.run(study, spec.run_id).create(spec), specs))
 
 
 def record_place(store: Store, ended: Sequence[RunSpec]) -> None:

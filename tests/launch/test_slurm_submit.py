@@ -102,11 +102,21 @@ def test_each_run_is_in_one_element_in_order(specs, seconds, n_parallel, limit, 
 
 @pytest.mark.parametrize(
     ("n_runs", "n_parallel", "sizes"),
-    [(6, 2, [3, 3]), (6, 8, [1] * 6), (6, None, [1] * 6), (6, 1, [6]), (7, 3, [2, 2, 2, 1])],
+    [(6, 2, [3, 3]), (6, 8, [1] * 6), (6, None, [1] * 6), (6, 1, [6]), (7, 3, [2, 3, 2])],
 )
 def test_short_runs_share_an_element_without_delay(specs, n_runs, n_parallel, sizes):
     elements = pack(specs[:n_runs], lambda spec: 20.0, n_parallel)
     assert [len(element) for element in elements] == sizes
+
+
+@given(seconds=st.lists(st.floats(5, 20), min_size=1, max_size=29), n_parallel=st.integers(1, 9))
+def test_sharing_an_element_delays_no_study(specs, seconds, n_parallel):
+    runs = specs[: len(seconds)]
+    known = dict(zip((run.run_id for run in runs), seconds, strict=True))
+    elements = pack(runs, lambda spec: known[spec.run_id], n_parallel)
+    times = [sum(known[spec.run_id] for spec in element) for element in elements]
+    assert len(elements) <= max(n_parallel, 1) or len(elements) == len(runs)
+    assert max(times) <= sum(seconds) / n_parallel + max(seconds)
 
 
 def test_long_runs_have_an_element_each(specs):

@@ -206,14 +206,15 @@ def test_a_file_system_without_hard_links_has_claims(run, monkeypatch):
     assert take(run).number == 2
 
 
-def test_a_late_claim_of_a_taken_number_is_void(run, plant, monkeypatch):
+@pytest.mark.parametrize("n_successors", [1, 2, 3])
+def test_a_late_claim_of_a_taken_number_is_void(run, plant, monkeypatch, n_successors):
     """Between its look and its claim, another process took the run over and left it."""
     plant(**GONE)
     create = claims.create
 
     def create_late(temporary, path):
         monkeypatch.setattr(claims, "create", create)
-        for _ in range(3):
+        for _ in range(n_successors):
             take(run).release()
         os.makedirs(path.parent, exist_ok=True)
         temporary.write_text("{}")  # the successors have removed it
@@ -221,7 +222,7 @@ def test_a_late_claim_of_a_taken_number_is_void(run, plant, monkeypatch):
 
     monkeypatch.setattr(claims, "create", create_late)
     assert run.claim() is None
-    assert [path.name for path in run.claims.iterdir()] == ["4.released"]
+    assert [path.name for path in run.claims.iterdir()] == [f"{n_successors + 1}.released"]
 
 
 def race(run, barrier, results):

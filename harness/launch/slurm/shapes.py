@@ -4,10 +4,10 @@ Runs of one shape are the elements of one array job, or of several if it would e
 MaxArraySize. Elements have the order of the runs: the blocks of seeds one after the other, each
 block in its random order.
 
-An element trains several runs if that saves starts and delays none: with `per_element = "auto"` it
-holds consecutive runs of at most 10 minutes of predicted time in all, and of at most the time that
-the study takes if all its elements that fit run at once. So no node is idle while an element has
-runs that wait. Without knowledge of how many fit, each element holds one run.
+An element trains several runs if that saves starts and delays none. With `per_element = "auto"` it
+holds consecutive runs of at most 10 minutes of predicted time in all, and there are at least as
+many elements as fit at once, of about equal time. Without knowledge of how many fit, or if all runs
+fit at once, each element holds one run.
 """
 
 from collections.abc import Callable, Sequence
@@ -72,14 +72,20 @@ def pack(
     if n_parallel is None or len(specs) <= n_parallel:
         return [[spec] for spec in specs]
     seconds = [seconds_of(spec) for spec in specs]
-    limit_s = min(MAX_ELEMENT_S, sum(seconds) / n_parallel)
+    share_s = sum(seconds) / n_parallel
     elements: list[list[RunSpec]] = []
-    filled_s = limit_s
+    before_s = 0.0  # of all runs before this one
+    filled_s = 0.0  # of the newest element
+    newest_share = -1
     for spec, run_s in zip(specs, seconds, strict=True):
-        if not elements or filled_s + run_s > limit_s:
+        # The middle of the run decides which of the equal shares of all time it belongs to.
+        share = int((before_s + run_s / 2) / share_s)
+        if share != newest_share or filled_s + run_s > MAX_ELEMENT_S:
             elements.append([])
             filled_s = 0.0
+            newest_share = share
         elements[-1].append(spec)
+        before_s += run_s
         filled_s += run_s
     return elements
 

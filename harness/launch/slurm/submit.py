@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import Problem, StoreError, UserError
+from harness.launch.scheduler import N_WRITERS
 from harness.launch.slurm import commands
 from harness.launch.slurm.commands import CommandError, NoAnswerError, NodeEntry
 from harness.launch.slurm.script import batch_script, path_problem, sbatch_arguments
@@ -21,7 +22,6 @@ from harness.results.records import RunSpec, SlurmSettings, Submission
 from harness.results.store import Run, Store
 
 DEFAULT_ARRAY_SIZE = 1001  # Slurm's own default
-N_WRITERS = 16  # threads that prepare runs; each waits for the disk
 # Folders that jobs read as the submitting process does.
 FOLDERS = ("ABLATIONS_DATA", "ABLATIONS_CACHE", "TIKTOKEN_CACHE_DIR", "HF_HOME")
 
