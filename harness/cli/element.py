@@ -1,5 +1,6 @@
 """`_element`: train the runs of one element of an array job. The batch script starts it."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,7 @@ def element(
 
     stop = Stop()
     with stop.on_signals(IN_JOB, interrupts=False):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, IN_JOB)  # `harness.__main__` has blocked them
         from harness.launch.slurm.element import run_element
         from harness.launch.slurm.job import this_job
 

@@ -65,6 +65,7 @@ class Element:
 def requeued(monkeypatch) -> list[str]:
     jobs: list[str] = []
     monkeypatch.setattr(commands, "requeue", jobs.append)
+    monkeypatch.setattr("harness.launch.slurm.element.REQUEUE_WAIT_S", 0.0)
     return jobs
 
 
@@ -122,6 +123,30 @@ def test_a_cancelled_element_does_not_come_back(element, requeued, numbers):
     assert element.run() == ExitCode.INTERRUPTED
     assert not requeued and element.started == element.ids[:1]
     assert element.of(1).status.status == "pending"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGUSR1, ExitCode.REQUEUE), (signal.SIGTERM, ExitCode.INTERRUPTED)],
+)
+def test_a_signal_during_the_imports_is_not_lost(element, new_harness, number, code):
+    new_harness.env |= JOB | {"PATH": ""}  # without scontrol
+    process = new_harness.start("_element", element.path)
+    while not is_blocked(process.pid, number) and process.poll() is None:
+        pass
+    process.send_signal(number)
+    output, errors = process.communicate()
+    assert process.returncode == code, errors
+    assert number.name in output and {element.of(i).status.status for i in range(3)} == {"pending"}
+
+
+def is_blocked(pid: int, number: signal.Signals) -> bool:
+    """Return whether a process blocks a signal, or handles it."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    masks = [
+        line.split()[1] for line in status.splitlines() if line.startswith(("SigBlk", "SigCgt"))
+    ]
+    return any(int(mask, 16) >> (number - 1) & 1 for mask in masks)
 
 
 def test_a_signal_in_the_last_run_requeues_nothing(element, requeued):

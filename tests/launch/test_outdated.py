@@ -102,6 +102,18 @@ def test_retrying_failed_runs_trains_no_outdated_result_again(study):
     assert len(study.select(retry_failed=True).todo) == 1
 
 
+def test_a_run_lost_with_its_host_resumes_with_every_run(study):
+    """A lost peer or node is no failure of the run; other failures are retried on request."""
+    study.run()
+    lost, other = (study.entry(f"{name}-mha-single") for name in ("ours", "learned"))
+    lost.finish("failed", "lost", "node-2 does not answer")
+    other.finish("failed", "timeout", "x")
+    assert [spec.run_id for spec in study.select().todo] == [lost.run_id]
+    retried = study.select(retry_failed=True).todo
+    assert {spec.run_id for spec in retried} == {lost.run_id, other.run_id}
+    assert study.run() == study.resumed == ["ours-mha-single"]
+
+
 def test_an_accepted_result_counts_until_the_next_edit(study):
     study.run()
     study.edit()

@@ -1,5 +1,6 @@
 """Without these, runs would be submitted twice or never, or with code that was edited since."""
 
+import dataclasses
 import os
 import shlex
 import subprocess
@@ -19,8 +20,15 @@ from harness.launch.slurm.shapes import pack, plan_jobs
 from harness.launch.slurm.snapshot import plan_snapshot
 from harness.provenance.sources import Sources
 from harness.results.job_shape import cpu_shape, gpu_shape
-from harness.results.records import JobShape, SlurmSettings, Submission, VariantChoice
-from harness.results.store import Store
+from harness.results.records import (
+    JobShape,
+    ProbeResults,
+    RunTime,
+    SlurmSettings,
+    Submission,
+    VariantChoice,
+)
+from harness.results.store import Run, Store
 from tests.tiny_run import tiny_spec
 
 ROOT = Path(harness.__file__).parent.parent
@@ -199,6 +207,42 @@ def test_printing_writes_no_file(planned, slurm):
     assert sorted(store.root.rglob("*")) == before and not slurm
     assert "#SBATCH --time=10" in text and "sbatch --job-name" in text
     assert all(spec.run_id in text for spec in runs)
+
+
+def test_the_time_of_an_earlier_run_decides_about_sharing(planned, slurm, monkeypatch):
+    store, study, runs = planned
+    sizes = []
+    for train_s in (1.0, 700.0):
+        time = RunTime(train_s=train_s, eval_s=0.0, total_s=train_s / 2)
+        probes = property(lambda run, time=time: ProbeResults.model_construct(time=time))
+        monkeypatch.setattr(Run, "probes", probes)
+        jobs = submit.submit(store, study, runs, SlurmSettings(max_parallel=2), print)
+        sizes.append([len(element) for job in jobs for element in job.elements])
+    assert sizes == [[6, 6], [1] * 12]
+
+
+def test_files_that_nodes_may_not_have_are_named(planned, slurm, monkeypatch):
+    store, study, runs = planned
+    monkeypatch.setattr(submit, "OWN_FOLDERS", (str(store.root.parent),))
+    notes = []
+    submit.submit(store, study, runs, SlurmSettings(), notes.append)
+    assert [note for note in notes if note.startswith("results: ") and "do not share" in note]
+    monkeypatch.setattr(submit, "OWN_FOLDERS", ("/elsewhere",))
+    assert "do not share" not in submit.describe(store, study, runs, SlurmSettings())
+
+
+def test_several_arrays_and_node_types_are_stated(planned, slurm, monkeypatch):
+    store, study, runs = planned
+    other = dataclasses.replace(NODE, name="n2", features="a100")
+    monkeypatch.setattr(commands, "nodes", lambda partition=None: [NODE, other])
+    notes = []
+    submit.submit(store, study, runs, SlurmSettings(per_element=1, max_parallel=2), notes.append)
+    text = "\n".join(notes)
+    assert "max_parallel = 2 counts for each of the 3 array jobs" in text
+    assert "8 cores (n1" in text and "8 cores, a100 (n2" in text and "constraint" in text
+    notes.clear()
+    submit.submit(store, study, runs, SlurmSettings(constraint="a100"), notes.append)
+    assert "nodes of several types" not in "\n".join(notes)
 
 
 def test_code_edited_after_planning_is_not_submitted(planned, slurm):

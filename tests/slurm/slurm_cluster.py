@@ -341,6 +341,11 @@ class Cluster:
                 update = ["scontrol", "update", f"JobId={job.id}", "StartTime=now"]
                 subprocess.run(update, env=self.env, capture_output=True)  # it may have started
 
+    def answers(self) -> bool:
+        """Return whether the controller answers."""
+        ping = subprocess.run(["scontrol", "ping"], env=self.env, capture_output=True, text=True)
+        return "UP" in ping.stdout
+
     def _n_idle(self) -> int:
         command = ["sinfo", "-h", "-N", "-p", "main", "-t", "idle", "-o", "%n"]
         finished = subprocess.run(command, env=self.env, capture_output=True, text=True)

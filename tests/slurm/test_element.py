@@ -13,9 +13,11 @@ from slurm_cluster import Cluster, wait_until
 from harness.cli.studies import load_study
 from harness.launch import scheduler
 from harness.results.records import Submission
-from harness.results.store import Run, Store
+from harness.results.store import Store
 
+SETTINGS = ("train.steps=40", "launch.checkpoint_every=5", "launch.stall_timeout_s=8")
 pytestmark = [pytest.mark.slurm, pytest.mark.distributed]
+SINGLE = '["single"]'
 DDP = '[{ variant = "ddp", nproc = 2 }]'
 
 
@@ -24,12 +26,13 @@ class Submitted:
 
     def __init__(self, cluster: Cluster, harness: Harness, *options: str, parallelism: str) -> None:
         self.cluster = cluster
+        self.harness = harness
         self.fast = harness.folder / "fast"
-        study = harness.study('["slow"]', parallelism=parallelism)
+        self.study = harness.study('["slow"]', parallelism=parallelism)
         is_slow = f"self.training and not os.path.exists({str(self.fast)!r})"
         harness.variant("slow", f"time.sleep(0.05 if {is_slow} else 0.0)")
         with contextlib.chdir(harness.folder), mock.patch.dict(os.environ, harness.env):
-            planned = load_study(study, ["train.steps=40"], None, None)
+            planned = load_study(self.study, list(SETTINGS), None, None)
         store = Store(harness.folder / "results")
         scheduler.plan_runs(store, "s", planned.runs, planned.all_run_ids)
         self.run = store.run("s", planned.runs[0].run_id)
@@ -42,24 +45,34 @@ class Submitted:
             f"#!/bin/bash\nexport PYTHONPATH={root} OMP_NUM_THREADS=1\n"
             f"exec {sys.executable} -P -m harness _element {store.submission_path('s', submission)}"
         )
-        arguments = [f"--output={self.log}", "--open-mode=append", "--requeue", *options]
-        output = cluster.call("sbatch", "--parsable", "--array=0", *arguments, str(script))
-        self.job = f"{output.strip()}_0"
+        outputs = [f"--output={self.log}", "--open-mode=append"]
+        self.command = ["sbatch", "--parsable", "--array=0", *outputs, "--requeue", *options]
+        self.command.append(str(script))
+        self.submit()
+
+    def submit(self) -> None:
+        self.job = f"{self.cluster.call(*self.command).strip()}_0"
 
     def wait_for_steps(self, n_steps: int) -> None:
         wait_until(lambda: len(self.run.steps()) >= n_steps or self._has_ended(), "it trains")
         assert self.run.status.status == "running", self.log.read_text() + self.text()
+
+    def check_that_it_resumes(self, attempts: int = 2) -> None:
+        """Check that the run ends with the losses of one that is not disturbed."""
+        self.fast.touch()
+        self.cluster.wait_until_empty()
+        assert self.run.status.status == "done", self.log.read_text() + self.text()
+        assert self.run.probes.resumed_at[0] >= 3 and self.run.status.attempts == attempts
+        other = ("--results", "undisturbed")
+        self.harness("run", self.study, *other, settings=SETTINGS)
+        undisturbed = Store(self.harness.folder / "undisturbed").run("s", self.run.run_id)
+        assert self.run.steps().loss.tolist() == undisturbed.steps().loss.tolist()
 
     def text(self) -> str:
         return "\n".join(self.run.log_tail(40))
 
     def _has_ended(self) -> bool:
         return self.run.status.status in ("done", "failed")
-
-
-def losses(run: Run) -> list[float]:
-    assert run.status.status == "done", "\n".join(run.log_tail(40))
-    return run.steps().loss.tolist()
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +85,7 @@ def nodes(make_cluster) -> Cluster:
 def submit(nodes, tmp_path):
     harnesses = []
 
-    def start(*options: str, parallelism: str = '["single"]') -> Submitted:
+    def start(*options: str, parallelism: str = SINGLE) -> Submitted:
         folder = tmp_path / str(len(harnesses))
         folder.mkdir()
         harnesses.append(Harness(folder))
@@ -84,28 +97,41 @@ def submit(nodes, tmp_path):
         harness.stop()
 
 
-@pytest.mark.parametrize(
-    ("parallelism", "options"),
-    [('["single"]', []), (DDP, ["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1"])],
-    ids=["one-node", "two-nodes"],
-)
-def test_a_requeued_run_ends_as_an_undisturbed_one(nodes, submit, parallelism, options):
-    whole = submit(*options, parallelism=parallelism)
-    whole.fast.touch()
-    nodes.wait_until_empty()
-    expected = losses(whole.run)
-    requeued = submit(*options, parallelism=parallelism)
+NODES = ["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1"]
+
+
+def test_a_requeued_run_ends_as_an_undisturbed_one(nodes, submit):
+    requeued = submit()
     requeued.wait_for_steps(3)
     nodes.call("scontrol", "requeue", requeued.job)
     wait_until(lambda: requeued.run.status.status == "interrupted", "it has saved")
-    requeued.fast.touch()
+    requeued.check_that_it_resumes()
+
+
+def test_two_nodes_come_back_after_usr1_and_a_cut_link(nodes, submit):
+    """The run ends as an undisturbed one on one host."""
+    disturbed = submit(*NODES, parallelism=DDP)
+    disturbed.wait_for_steps(3)
+    nodes.call("scancel", "--batch", "--signal=USR1", disturbed.job)
+    wait_until(lambda: "back in the queue" in disturbed.log.read_text(), "it has saved")
+    wait_until(lambda: nodes.start_requeued() or disturbed.run.status.attempts == 2, "it is back")
+    disturbed.wait_for_steps(12)
+    nodes.cut("n2")
+    wait_until(lambda: disturbed.run.status.status != "running", "the cut is found")
+    status = disturbed.run.status
+    nodes.heal("n2")
+    assert (status.status, status.reason) == ("failed", "lost"), status.message
+    nodes.call("scancel", disturbed.job)
     nodes.wait_until_empty()
-    assert losses(requeued.run) == expected
-    assert requeued.run.probes.resumed_at[0] >= 3 and requeued.run.status.attempts == 2
+    disturbed.submit()
+    disturbed.check_that_it_resumes(attempts=3)
 
 
-def test_a_cancelled_run_saves_and_stays_away(nodes, submit):
-    cancelled = submit()
+@pytest.mark.parametrize(
+    ("parallelism", "options"), [(SINGLE, []), (DDP, NODES)], ids=["one-node", "two-nodes"]
+)
+def test_a_cancelled_run_saves_and_stays_away(nodes, submit, parallelism, options):
+    cancelled = submit(*options, parallelism=parallelism)
     cancelled.wait_for_steps(3)
     nodes.call("scancel", cancelled.job)
     nodes.wait_until_empty()

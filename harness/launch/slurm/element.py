@@ -22,8 +22,9 @@ from harness.results.owner import SILENCE_S
 from harness.results.records import LaunchSpec, RunSpec, Submission, now
 from harness.results.store import Run, Store
 
-POLL_INTERVAL_S = 1.0
+POLL_INTERVAL_S = 0.5
 CLAIM_WAIT_S = SILENCE_S + 15.0  # after which the owner of a claim is known to live
+REQUEUE_WAIT_S = 30.0  # for Slurm to end a job that it has put back
 COME_BACK = (signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -120,14 +121,30 @@ class _Element:
             self._log.log(f"ended by {requested.name}, {n_left}")
             return ExitCode.INTERRUPTED
         try:
-            commands.requeue(self._job.name)
+            self._requeue()
         except CommandError as error:
             self._log.log(f"saved on {requested.name}, {n_left}; not put back: {error}")
         else:
             self._log.log(f"saved on {requested.name}, {n_left}; back in the queue")
-        if self._stop.requested not in COME_BACK:  # cancelled meanwhile; it must not come back
-            return ExitCode.INTERRUPTED
         return ExitCode.REQUEUE
+
+    def _requeue(self) -> None:
+        """Put the element back into the queue, and wait for the signal by which Slurm ends it.
+
+        The end of this process could otherwise come first and count as the end of the job.
+
+        Raises:
+            CommandError: Slurm refused it or did not answer.
+        """
+        # scontrol inherits the mask: Slurm ends all processes of the job, scontrol too.
+        earlier = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+        try:
+            commands.requeue(self._job.name)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
+        deadline = time.monotonic() + REQUEUE_WAIT_S
+        while self._stop.requested in COME_BACK and time.monotonic() < deadline:
+            time.sleep(POLL_INTERVAL_S)
 
     def _run(self, claim: Claim) -> None:
         """Train one claimed run, unless there is nothing left to do; release the claim."""

@@ -23,6 +23,8 @@ from harness.results.store import Run, Store
 
 DEFAULT_ARRAY_SIZE = 1001  # Slurm's own default
 # Folders that jobs read as the submitting process does.
+# Folders that each machine has for itself, usually.
+OWN_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 FOLDERS = ("ABLATIONS_DATA", "ABLATIONS_CACHE", "TIKTOKEN_CACHE_DIR", "HF_HOME")
 
 Log = Callable[[str], None]
@@ -106,8 +108,20 @@ def _plan(store: Store, study: str, specs: Sequence[RunSpec], settings: SlurmSet
         jobs = plan_jobs(specs, settings, _array_size(), nodes, seconds_of)
     except ValueError as error:
         raise UserError([Problem("launch.slurm", str(error))]) from error
-    notes = list(_notes(jobs, settings, nodes))
+    notes = [*_own_folders(root, specs), *_notes(jobs, settings, nodes)]
     return _Planned(plan_snapshot(store, study, specs), jobs, notes)
+
+
+def _own_folders(root: Path, specs: Sequence[RunSpec]) -> Iterator[str]:
+    """Yield a note for each file that the nodes need and that only this machine may have."""
+    needed = {"results": root, "the interpreter": Path(sys.executable).absolute()}
+    for part in (*specs[0].launch.train_tokens, *specs[0].launch.val_tokens):
+        needed["the tokens"] = Path(part.file).absolute()
+    for content, path in needed.items():
+        for folder in OWN_FOLDERS:
+            if path.is_relative_to(folder):
+                remedy = "; ABLATIONS_CACHE moves them" if content == "the tokens" else ""
+                yield f"{content}: {path} is in {folder}, which nodes usually do not share{remedy}"
 
 
 def _notes(
