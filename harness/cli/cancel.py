@@ -36,7 +36,7 @@ def cancel(
     for submission in queue.submissions:
         for index, run_ids in enumerate(submission.elements):
             entry = entries.get((submission.name, index))
-            if entry is None or not entry.is_queued:
+            if entry is None or not entry.is_queued or entry.state == "COMPLETING":
                 continue
             remaining = set()
             for run_id in run_ids:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,7 @@ from harness.cli.options import DEFAULT_RESULTS, ResultsOption
 from harness.cli.studies import no_results, study_name
 
 if TYPE_CHECKING:
+    from harness.launch.slurm.queue import Place
     from harness.provenance.outdated import CodeChange
     from harness.results.store import Outcome, Run, Store
 
@@ -50,10 +52,13 @@ def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS
             print(f"  {line}")
         for line in _looks(store, name):
             print(f"  {line}")
+        jobs = _jobs(store, name, {run.run_id for run, outcome in runs if outcome.status != "done"})
+        for line in jobs.lines:
+            print(f"  {line}")
         for run, outcome in runs:
             change = changes.get(run.run_id)
             if outcome.status not in ("done", "pending") or change is not None:
-                print(f"  {_describe(run, outcome, change)}")
+                print(f"  {_describe(run, outcome, change)}{jobs.of(run.run_id)}")
     if study is not None:
         folder = "" if results == DEFAULT_RESULTS else f" --results {results}"
         print(f"report: python -m harness report {study}{folder}")
@@ -92,6 +97,43 @@ def _looks(store: "Store", study: str) -> Iterator[str]:
     if newest is not None and newest.looks is not None and newest.look is not None:
         counts = ", ".join(map(str, newest.looks.looks))
         yield f"looks at {counts} seeds: the newest launch is for look {newest.look}"
+
+
+@dataclass(frozen=True)
+class _Jobs:
+    """What Slurm says about the runs of a study: lines about all, and the element of each run."""
+
+    lines: list[str] = field(default_factory=list)
+    places: "dict[str, Place]" = field(default_factory=dict)
+
+    def of(self, run_id: str) -> str:
+        """Return where a run is in the queue; empty without an element in the queue."""
+        place = self.places.get(run_id)
+        if place is None or place.entry is None or not place.is_queued:
+            return ""
+        entry = place.entry
+        where = f"on {entry.nodes}" if entry.has_started else f"pending: {entry.reason or 'queued'}"
+        return f", job {entry.job} {where}"
+
+
+def _jobs(store: "Store", study: str, run_ids: set[str]) -> _Jobs:
+    """Ask Slurm about the runs that are not done, if some were submitted: one call of squeue."""
+    from harness.errors import StoreError
+    from harness.launch.slurm.commands import CommandError
+    from harness.launch.slurm.queue import Queue, describe_queue, submissions_of
+
+    try:
+        submissions = submissions_of(store, study, run_ids)
+    except StoreError as error:
+        return _Jobs([str(error)])
+    if not submissions:
+        return _Jobs()
+    queue = Queue(submissions)
+    try:
+        queue.ask()
+    except CommandError as error:
+        return _Jobs([f"the queue cannot be asked ({error})"])
+    return _Jobs([f"queue: {describe_queue(queue.entries)}"], queue.places())
 
 
 def _has_ended(outcome: "Outcome | None") -> bool:

@@ -5,11 +5,14 @@ Slurm is played by a queue in this process. Time passes when the code sleeps.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 from synthetic_results import SyntheticStudy
 
+from harness.errors import ExitCode, UserError
+from harness.launch.backend import Stopped
 from harness.launch.slurm import commands, follow, queue
 from harness.launch.slurm.backend import SlurmBackend
 from harness.launch.slurm.commands import CommandError, QueueEntry
@@ -141,3 +144,57 @@ def test_runs_are_submitted_and_followed_to_their_end(cluster, capsys):
     assert sorted(cluster.named) == sorted(spec.run_id for spec in specs)
     assert cluster.asked_at == []  # the files said all of it
     assert "submitted job 1: 4 runs in 4 elements" in capsys.readouterr().err
+
+
+def test_second_submitter_attaches_and_submits_only_what_is_missing(cluster):
+    specs = cluster.specs
+    cluster.submit(cluster.store, cluster.study, specs[:2])
+    cluster.events = [cluster.training(*specs)]
+    cluster.run()
+    listed = [run_id for one in cluster.submitted for ids in one.elements for run_id in ids]
+    assert sorted(listed) == sorted(spec.run_id for spec in specs)
+
+
+def test_nothing_is_submitted_while_the_queue_cannot_be_asked(cluster):
+    cluster.submit(cluster.store, cluster.study, cluster.specs[:1])
+    cluster.is_away = True
+    with pytest.raises(UserError, match="nothing is submitted"):
+        cluster.run()
+    assert len(cluster.submitted) == 1
+
+
+def test_job_of_a_lost_submitter_is_found_by_name(cluster):
+    specs = cluster.specs
+    [submission] = cluster.submit(cluster.store, cluster.study, specs)
+    cluster.store.record_submission(cluster.study, submission.model_copy(update={"job": None}))
+    cluster.events = [cluster.training(*specs)]
+    cluster.run()
+    assert len(cluster.submitted) == 1
+    assert [one.job for one in cluster.store.submissions(cluster.study)] == ["1"]
+
+
+def test_runs_that_leave_the_queue_are_named(cluster, capsys):
+    specs = cluster.specs
+    cluster.events = [cluster.training(*specs[1:]), cluster.set_state("OUT_OF_MEMORY", 0)]
+    cluster.run()
+    text = capsys.readouterr().err
+    assert f"{specs[0].run_id} left the queue without an end" in text
+    assert "1_0 OUT_OF_MEMORY on n1" in text
+
+
+def test_squeue_is_asked_once_a_minute_and_may_fail(cluster):
+    specs = cluster.specs
+    cluster.is_away = True
+    wait = [lambda: None] * 300
+    cluster.events = [*wait, cluster.training(*specs)]
+    cluster.run()
+    gaps = [b - a for a, b in pairwise(cluster.asked_at)]
+    assert len(gaps) >= 3 and min(gaps) >= queue.ASK_INTERVAL_S
+    assert all(cluster.status(spec) == "done" for spec in specs)
+
+
+def test_without_waiting_the_command_ends_with_0(cluster):
+    with pytest.raises(Stopped) as stopped:
+        cluster.run(waits=False)
+    assert stopped.value.code == ExitCode.DONE
+    assert len(cluster.submitted) == 1
