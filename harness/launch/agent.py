@@ -101,7 +101,7 @@ class _Launch:
             run=Run(run.path.resolve(), run.claim_number),
             pids=pids,
             slot=slot,
-            threads=max(1, (len(slot.cores) or cores()) // self._n_ranks),
+            threads=slot.threads or max(1, (len(slot.cores) or cores()) // self._n_ranks),
         )
         self._config = self._launch_config(scratch)
         self._ended = threading.Event()

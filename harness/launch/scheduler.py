@@ -1,22 +1,16 @@
-"""Select and order the runs to do, and run them in turn; a failure does not stop the others."""
+"""Select the runs to do, and record what is planned and what has ended."""
 
 import contextlib
 import math
-import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import groupby
 
 from harness.errors import StoreError
-from harness.launch.one_run import StartRun, run_claimed, source_run
-from harness.launch.progress import ProgressReporter
-from harness.launch.stop import Stop
 from harness.provenance.outdated import CodeChange
-from harness.results.claims import Claim
 from harness.results.records import RunSpec, RunStatus
-from harness.results.store import Run, Store
+from harness.results.store import Store
 
 N_WRITERS = 16  # threads that create or prepare runs; each waits for the disk
 # Of a spec: what follows from the other entries of the study.
@@ -84,20 +78,6 @@ def select_runs(
     return selection
 
 
-def randomize_within_seed(specs: Sequence[RunSpec]) -> list[RunSpec]:
-    """Shuffle the runs within each seed, so that a slower machine affects all variants.
-
-    Runs that others start from come first in their block.
-    """
-    ordered: list[RunSpec] = []
-    for _, block in groupby(specs, key=lambda spec: spec.seed):
-        shuffled = list(block)
-        random.shuffle(shuffled)
-        shuffled.sort(key=_has_source)
-        ordered += shuffled
-    return ordered
-
-
 def plan_runs(store: Store, study: str, specs: Sequence[RunSpec], all_run_ids: set[str]) -> None:
     """Record the runs as pending, and drop pending runs that the study no longer contains."""
     store.prune_pending(study, keep=all_run_ids)
@@ -121,42 +101,6 @@ def record_place(store: Store, ended: Sequence[RunSpec]) -> None:
                 run.update_spec(placed)
 
 
-def run_all(
-    store: Store,
-    specs: Sequence[RunSpec],
-    start: StartRun,
-    fail_fast: bool = False,
-    stop: Stop | None = None,
-) -> None:
-    """Start each run in the given order and wait for it; `fail_fast` stops at the first failure.
-
-    No run starts after `stop` was requested.
-
-    Runs claimed by another process are skipped, then awaited at the end and taken over if that
-    process dies. A run whose source run is not done stays pending.
-    """
-    if not specs:
-        return
-    before = {spec.run_id: store.run(spec.study, spec.run_id).status for spec in specs}
-    with ProgressReporter(specs) as progress:
-        deferred: list[RunSpec] = []
-        for spec in specs:
-            run = store.run(spec.study, spec.run_id)
-            claim = None if _source_is_running(store, spec) else run.claim()
-            if claim is None:
-                deferred.append(spec)
-                continue
-            run_claimed(store, spec, claim, start, progress, before[spec.run_id])
-            if (fail_fast and _has_failed(run)) or _is_stopped(stop):
-                return
-        for spec in sorted(deferred, key=_has_source):
-            run = store.run(spec.study, spec.run_id)
-            claim = run.claim() or _wait_for_claim(run, progress)
-            run_claimed(store, spec, claim, start, progress, before[spec.run_id])
-            if (fail_fast and _has_failed(run)) or _is_stopped(stop):
-                return
-
-
 def copy_runs(store: Store, specs: Sequence[RunSpec], source_ids: Mapping[str, str]) -> int:
     """Give runs the results of others that differ in their names only; return how many.
 
@@ -177,28 +121,3 @@ def copy_runs(store: Store, specs: Sequence[RunSpec], source_ids: Mapping[str, s
             run.copy_from(source, spec)
             n_copied += 1
     return n_copied
-
-
-def _wait_for_claim(run: Run, progress: ProgressReporter) -> Claim:
-    progress.log(f"waiting for {run.run_id}, which another process runs")
-    claim = run.claim(wait_s=math.inf)
-    assert claim is not None  # a claim without a time limit always succeeds
-    return claim
-
-
-def _is_stopped(stop: Stop | None) -> bool:
-    return stop is not None and stop.requested is not None
-
-
-def _has_failed(run: Run) -> bool:
-    return run.status.status == "failed"
-
-
-def _has_source(spec: RunSpec) -> bool:
-    """Return whether the run starts from another run's checkpoint."""
-    return spec.init is not None and spec.init.run_id is not None
-
-
-def _source_is_running(store: Store, spec: RunSpec) -> bool:
-    source = source_run(store, spec)
-    return source is not None and source.status.status == "running"

@@ -26,6 +26,7 @@ from harness.training.watch import Watch
 
 PEER_RECORD_S = 5.0  # for the failing rank, or what watches the ranks, to record the cause
 POLL_INTERVAL_S = 0.1
+GLOO_ADVICE = ". This is typically caused by"  # after the cause
 
 
 def run_worker(run_path: Path, claim: int | None) -> None:
@@ -182,7 +183,7 @@ def _record_failure(run: Run, error: Exception, stop: StopRequest) -> None:
         while run.status.status == "running" and stop.requested != ExitCode.INTERRUPTED:
             if time.monotonic() >= deadline:
                 message = f"{type(error).__name__}: {error}".splitlines()[0]
-                run.finish("failed", reason, message)
+                run.finish("failed", reason, message.partition(GLOO_ADVICE)[0])
                 return
             time.sleep(POLL_INTERVAL_S)
 

@@ -18,7 +18,10 @@ from harness.training.watch import Watch
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] "
 LOST = [
-    RuntimeError(f"{GLOO}Read error [127.0.0.1]:5855: Connection reset by peer. GLHF!"),
+    RuntimeError(
+        f"{GLOO}Read error [127.0.0.1]:5855: Connection reset by peer. This is "
+        "typically caused by a remote worker hanging."
+    ),
     RuntimeError(f"{GLOO}Connection closed by peer [127.0.0.1]:40582."),
     RuntimeError(f"{GLOO}Timed out waiting 8000ms for recv operation to complete"),
     RuntimeError(f"{GLOO}Timed out waiting 8000ms for send operation to complete"),
@@ -27,6 +30,7 @@ LOST = [
     dist.DistStoreError("Timed out after 61 seconds waiting for clients. 1/2 clients joined."),
     dist.DistBackendError("NCCL error: ncclRemoteError: A call failed possibly due to a peer"),
 ]
+N_CHECKS = 200  # of a watch, more than any test needs
 OWN = [
     RuntimeError("[enforce fail at gloo/transport/tcp/pair.cc:454] length <= nbytes. 8 vs 4"),
     RuntimeError("the database timed out"),
@@ -94,6 +98,7 @@ def test_a_rank_that_lost_a_peer_records_it(run, monkeypatch):
     monkeypatch.setattr("harness.training.main.PEER_RECORD_S", 0.2)
     _record_failure(run, LOST[0], StopRequest())
     assert (run.status.status, run.status.reason) == ("failed", "lost")
+    assert run.status.message.endswith("[127.0.0.1]:5855: Connection reset by peer")
 
 
 class Ended(BaseException):
@@ -122,7 +127,7 @@ def watched(run, monkeypatch):
 
 def check_until_ended(watch) -> int:
     with pytest.raises(Ended) as end:
-        while True:
+        for _ in range(N_CHECKS):
             watch._check()
             time.sleep(0.02)
     return end.value.args[0]
@@ -140,8 +145,10 @@ def test_a_rank_without_progress_ends_itself(watched, run, world_size, reason):
 def test_a_time_limit_lets_the_run_save_first(watched):
     stop = StopRequest()
     watch = watched(stop=stop, timeout_s=0.1)
-    while not stop.requested:
-        watch._check()
+    for _ in range(N_CHECKS):
+        if not stop.requested:
+            watch._check()
+            time.sleep(0.02)
     assert stop.requested == ExitCode.INTERRUPTED and watch.timeout is not None
 
 
