@@ -48,7 +48,7 @@ calibrate: $(installed)  ## check coverage and false-positive rates on 2,000 sim
 		tests/analysis/test_sequential_calibration.py tests/analysis/test_overfitting.py \
 		tests/analysis/test_power_calibration.py tests/analysis/test_seed_plan.py
 
-chaos: $(installed)  ## kill runs at random (KILLS=50, SEED=n repeats one), try 7,000 invalid studies
+chaos: $(installed)  ## kill runs and jobs at random (KILLS=50, SEED=n repeats one), try 7,000 invalid studies
 	@$(pytest) tests/chaos -s
 	@FUZZ=2000 $(pytest) tests/config/test_fuzz.py
 	@FUZZ=5000 $(pytest) tests/config/test_numbers.py

@@ -71,9 +71,10 @@ not finite is `null`.
 
 An interrupted run resumes from its newest undamaged checkpoint with training state, to the same
 bits as without the interruption; its curves are truncated to that step. Without such a checkpoint
-it starts at step 0. `run` resumes interrupted runs, and with `--retry-failed` also runs that failed
-as `oom`, `timeout` or `killed`. Runs that failed as `nan` or `error` start at step 0. A running run
-whose process has ended reads as interrupted.
+it starts at step 0. `run` resumes interrupted runs and those that failed as `lost` (a process of
+the run or a host disappeared), and with `--retry-failed` also runs that failed as `oom`, `timeout`
+or `killed`. Runs that failed as `nan` or `error` start at step 0. A running run whose process has
+ended reads as interrupted, one of another host after 60 s without a heartbeat.
 
 ## Code
 

@@ -1,6 +1,16 @@
 """`python -m harness`."""
 
-from harness.cli.app import main
+import signal
+import sys
+
+ELEMENT = "_element"  # what the batch script of a job runs, see `harness.cli.element`
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == [ELEMENT]:
+        # Slurm's signals wait until the command handles them: imports take a while.
+        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+
+    from harness.cli.app import main
+
     main()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from harness.config import PlannedStudy, load
 from harness.launch import scheduler
+from harness.launch.local import LocalBackend
 from harness.provenance import outdated
 from harness.provenance.archive import archive_code, archive_inputs
 from harness.results.store import Run, Store
@@ -69,8 +70,16 @@ class UntrainedStudy:
         scheduler.plan_runs(self.store, "s", todo, planned.all_run_ids)
         self.started = []
         self.resumed = []
-        scheduler.run_all(self.store, todo, start or self.start)
+        self.run_all(todo, start or self.start)
         return self.started
+
+    def run_all(self, specs, start=None, parallel=None, fail_fast=False) -> None:
+        begin = start or self.start
+
+        def start_in_slot(run, launch, slot, stop):
+            begin(run, launch)
+
+        LocalBackend(start_in_slot, parallel).run_all(self.store, specs, fail_fast)
 
     def start(self, run: Run, launch: object) -> None:
         run.mark_running()

@@ -16,6 +16,7 @@ from harness.cli import (
     checkpoint,
     compare,
     data,
+    element,
     export,
     ingest,
     manage,
@@ -87,6 +88,7 @@ def build_app(completion: bool = False) -> typer.Typer:
     app.add_typer(data.build_app(), name="data", rich_help_panel=STUDIES)
     app.add_typer(manage.build_app(), name="results", rich_help_panel=RESULTS)
     app.add_typer(checkpoint.build_app(), name="checkpoint", rich_help_panel=MODELS)
+    add("_element", element.element, STUDIES, "results/STUDY/submissions/ID.json")
     add("_worker", worker.worker, STUDIES, "results/STUDY/RUN_ID/spec.json")
     add("_node", node.node, STUDIES, "results/STUDY/RUN_ID --claim 1 --nodes 2 ...")
     return app

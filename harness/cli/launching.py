@@ -1,8 +1,7 @@
 """Start the runs of one stage of a study, and count those that are done."""
 
-import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,33 +12,16 @@ from harness.config import PlannedStudy
 from harness.errors import ExitCode
 from harness.launch import scheduler
 from harness.launch.backend import Backend, Stopped
+from harness.launch.local import LocalBackend
+from harness.launch.placement import randomize_within_seed
 from harness.launch.progress import time_summary
-from harness.launch.scheduler import RunSelection, StartRun
-from harness.launch.stop import Stop
+from harness.launch.scheduler import RunSelection
 from harness.provenance.archive import archive_code, archive_inputs
 from harness.provenance.corpora import replaced_corpora
 from harness.provenance.outdated import CodeChange, acceptable, find_changes
 from harness.results.records import RunSpec
 from harness.results.records.tuning import TUNED, TUNING, UNTUNED
 from harness.results.store import Store
-
-
-@dataclass(frozen=True)
-class LocalBackend:
-    """Run on this machine; `start_run` starts one, which `stop` ends."""
-
-    start_run: StartRun
-    stop: Stop
-
-    def run_all(self, store: Store, specs: Sequence[RunSpec], fail_fast: bool) -> None:
-        """See `Backend`."""
-        try:
-            with self.stop.on_signals():
-                scheduler.run_all(store, specs, self.start_run, fail_fast, self.stop)
-        except KeyboardInterrupt:
-            self.stop.request(signal.SIGINT)
-        if self.stop.requested is not None:
-            raise Stopped("stopped; the same command resumes")
 
 
 @dataclass(frozen=True)
@@ -54,6 +36,7 @@ class Launch:
     fail_fast: bool
     accept_outdated: bool
     trace: bool
+    order: Callable[[Sequence[RunSpec]], list[RunSpec]] = randomize_within_seed
 
     def select(
         self, stage: PlannedStudy, store: Store
@@ -62,7 +45,7 @@ class Launch:
         changes = find_changes(store, stage.name, stage.runs, stage.sources)
         accepted = acceptable(store, stage.name, changes) if self.accept_outdated else {}
         selection = scheduler.select_runs(store, stage.runs, changes | accepted, self.retry_failed)
-        todo = scheduler.randomize_within_seed(selection.todo)
+        todo = self.order(selection.todo)
         title = f"{stage.name}, trials" if is_trials(stage) else stage.name
         if stage.looks is not None and stage.look is not None:
             title = f"{stage.name}, look {stage.look} of {len(stage.looks.looks)}"
@@ -116,6 +99,20 @@ class Launch:
         if trained:
             log(time_summary(store, trained, time.monotonic() - started))
         return len(after.done) + len(diverged) == len(stage.runs)
+
+    def time_runs(
+        self, stage: PlannedStudy, store: Store, backend: LocalBackend, n_steps: int
+    ) -> None:
+        """Time the runs of a stage that shared this machine.
+
+        Raises:
+            typer.Exit: the user stopped it.
+        """
+        try:
+            backend.time_runs(store, stage.runs, n_steps)
+        except Stopped as error:
+            log(str(error))
+            raise typer.Exit(ExitCode.INTERRUPTED) from error
 
 
 def is_trials(stage: PlannedStudy) -> bool:

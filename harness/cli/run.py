@@ -70,11 +70,11 @@ def run(
 ) -> None:
     """Train every run that is not done. After an interruption, the same command resumes."""
     from harness.cli import first_screen
-    from harness.cli.launching import Launch, LocalBackend
+    from harness.cli.launching import Launch
     from harness.cli.stages import read_progress, record_tuning, stages, unfinished
     from harness.config import UntilResolved
-    from harness.launch import agent, fork_server
-    from harness.launch.stop import Stop
+    from harness.launch import agent, fork_server, machine
+    from harness.launch.local import LocalBackend
     from harness.launch.trackers import Trackers
     from harness.preflight import check_study
     from harness.results.store import Store
@@ -102,14 +102,18 @@ def run(
         fail_fast=fail_fast,
         accept_outdated=accept_outdated,
         trace=trace,
+        order=partial(machine.order, parallel=planned.launch.parallel),
     )
+    possible = planned.runs if planned.tuning is None else planned.tuning.possible_runs()
+    problems = machine.check_machine(possible, planned.launch.parallel)
+    if problems:
+        raise UserError(problems)
     planned = check_study(planned, str(study), log)  # all models, before the first stage
     if not dry_run:
         record_tuning(planned, store)
     is_done = True
     with Trackers(planned.trackers, store, planned.name, log) as trackers:
-        stop = Stop()
-        backend = LocalBackend(trackers.followed(partial(agent.start, stop=stop)), stop)
+        backend = LocalBackend(agent.start, planned.launch.parallel, trackers.followed)
         for stage in stages(planned, store, log):
             checked = stage if stage is planned else check_study(stage, str(study), log)
             if dry_run:
@@ -118,6 +122,8 @@ def run(
                     print(spec.run_id)
                 continue
             is_done = launch.start(checked, store, backend) and is_done
+            if planned.launch.timed == "exclusive":
+                launch.time_runs(checked, store, backend, planned.launch.timing_steps)
             record_tuning(planned, store)
             if fail_fast and not is_done:
                 break

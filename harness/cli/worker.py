@@ -1,15 +1,44 @@
 """`_worker`: run one rank. A torchrun command starts it: `torchrun ... -m harness _worker SPEC`."""
 
+import ctypes
+import os
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
+import psutil
 import typer
+
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 def worker(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The spec.json of a run.")],
 ) -> None:
     """Run one rank of a run, in a process that torchrun started."""
+    end_with_parent()
     from harness.training.main import run_worker
 
-    run_worker(spec.parent, claim=True)
+    run_worker(spec.parent, claim=None)
+
+
+def end_with_parent() -> None:
+    """Let the system send this process SIGTERM when its parent ends; only Linux can.
+
+    A torchrun that is killed would leave its ranks behind. Of a parent that has ended before, this
+    process is an orphan: it ends at once.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() == 1 and not _is_launcher(1):
+        raise typer.Exit(128 + signal.SIGTERM)
+
+
+def _is_launcher(pid: int) -> bool:
+    """Return whether a process may have started ranks: in a container, torchrun may be the first."""
+    try:
+        return "torch" in " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return False

@@ -208,14 +208,15 @@ def _check_settings(
     axes = matrix.axes
     location = matrix.location
     compare = matrix.file.study.compare
+    launch = matrix.file.launch
     problems = [*axes.problems, *matrix.resolver.problems]
     problems += rules.check_compare(location, compare, matrix.selections, axes.names)
     problems += check_ladder(location, matrix.file.ladder, compare, matrix.selections)
     if entries:
-        problems += validate.check_entries(location, checked, axes)
+        problems += validate.check_entries(location, checked, axes, launch)
     for entry in checked if not entries else ():
         parallelisms = axes.choices["parallelism"]
-        problems += validate.check_settings(location, entry.settings, parallelisms, axes)
+        problems += validate.check_settings(location, entry.settings, parallelisms, axes, launch)
     if matrix.file.init is None:
         problems += warm_start.unused_conversion_options(location, matrix.selections, axes.paths)
     return problems

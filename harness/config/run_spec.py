@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.cost import CostEstimator, ModelCosts
-from harness.config.validate import load_parallelism, resolved_device
+from harness.config.devices import resolved_device
+from harness.config.validate import load_parallelism
 from harness.data.batches import micro_batch_size
 from harness.data.corpus import Corpus
 from harness.provenance.sources import Sources

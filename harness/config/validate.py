@@ -2,12 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
-
-import torch
 
 from harness.config.axes import Axes, architecture_key
 from harness.config.batch_ramp import check_ramp, check_ramp_division
+from harness.config.devices import check_device
 from harness.config.entries import PlannedEntry
 from harness.config.unread import check_read
 from harness.data.batches import micro_batch_size
@@ -15,7 +13,13 @@ from harness.data.corpus import Corpus
 from harness.errors import Problem, UserError
 from harness.model.builder import ModelBuilder
 from harness.model.part_check import describe_failure
-from harness.results.records import ModelSettings, ProbeSettings, TrainSettings, VariantChoice
+from harness.results.records import (
+    LaunchSettings,
+    ModelSettings,
+    ProbeSettings,
+    TrainSettings,
+    VariantChoice,
+)
 from harness.study.axes import VariantSelection
 from harness.study.settings import Changes, Settings, place_of
 from harness.training.optimizer import decay_steps
@@ -67,7 +71,9 @@ def _named(key: str, value: object, place: str) -> str:
     return str(value) if is_own else f"{key.partition('.')[2]} = {value}"
 
 
-def check_entries(location: str, entries: Sequence[PlannedEntry], axes: Axes) -> Iterator[Problem]:
+def check_entries(
+    location: str, entries: Sequence[PlannedEntry], axes: Axes, launch: LaunchSettings
+) -> Iterator[Problem]:
     """Run all checks that need neither the corpus nor the models."""
     groups: dict[str, list[PlannedEntry]] = {}
     for entry in entries:
@@ -75,18 +81,22 @@ def check_entries(location: str, entries: Sequence[PlannedEntry], axes: Axes) ->
     yield from _check_decay_fraction(location, [group[0].settings for group in groups.values()])
     for group in groups.values():
         parallelisms = [entry.choices["parallelism"] for entry in group]
-        yield from check_settings(location, group[0].settings, parallelisms, axes)
+        yield from check_settings(location, group[0].settings, parallelisms, axes, launch)
         yield from _check_positionals(location, group, axes)
         yield from _check_documents(location, group, axes)
     yield from check_read(location, entries, axes.paths)
 
 
 def check_settings(
-    location: str, settings: Settings, parallelisms: Sequence[VariantChoice], axes: Axes
+    location: str,
+    settings: Settings,
+    parallelisms: Sequence[VariantChoice],
+    axes: Axes,
+    launch: LaunchSettings,
 ) -> Iterator[Problem]:
     """The settings of some entries fit to each other and to the entries' parallelisms."""
     yield from _check_schedule(location, settings)
-    yield from _check_tokens(location, settings, parallelisms, axes)
+    yield from _check_tokens(location, settings, parallelisms, axes, launch)
 
 
 def _check_documents(
@@ -153,7 +163,11 @@ def _check_decay_fraction(location: str, distinct: Sequence[Settings]) -> Iterat
 
 
 def _check_tokens(
-    location: str, settings: Settings, parallelisms: Sequence[VariantChoice], axes: Axes
+    location: str,
+    settings: Settings,
+    parallelisms: Sequence[VariantChoice],
+    axes: Axes,
+    launch: LaunchSettings,
 ) -> Iterator[Problem]:
     """The tokens of a step are whole sequences that divide over the ranks into micro-batches."""
     seq_len = settings.model.seq_len
@@ -170,27 +184,9 @@ def _check_tokens(
     yield from check_ramp(location, settings)
     for choice in {choice.label: choice for choice in parallelisms}.values():
         parallelism = load_parallelism(choice, axes.paths)
-        yield from _check_device(location, choice.label, parallelism, settings)
+        yield from check_device(location, choice.label, parallelism, settings, launch)
         yield from _check_division(location, choice.label, parallelism, settings)
         yield from check_ramp_division(location, choice.label, parallelism, settings)
-
-
-def _check_device(
-    location: str, label: str, parallelism: Parallelism, settings: Settings
-) -> Iterator[Problem]:
-    device = resolved_device(settings.train)
-    if device not in parallelism.devices:
-        allowed = " or ".join(parallelism.devices)
-        yield Problem(
-            f"{location}: axes.parallelism",
-            f"{label} runs on {allowed}, and train.device is {device}; exclude it",
-        )
-    elif device == "cuda" and torch.cuda.device_count() < parallelism.n_devices:
-        yield Problem(
-            f"{location}: {settings.place('train.device')}",
-            f"{label} needs {parallelism.n_devices} GPUs, and this machine has "
-            f'{torch.cuda.device_count()}; exclude it, or set device = "cpu"',
-        )
 
 
 def _check_division(
@@ -239,13 +235,6 @@ def _nearest_multiples(value: int, unit: int) -> str:
     below = value // unit * unit
     multiples = [n for n in (below, below + unit) if n > 0]
     return f"the nearest that do: {', '.join(map(str, multiples))}"
-
-
-def resolved_device(train: TrainSettings) -> Literal["cpu", "cuda"]:
-    """Return the device of the runs; `auto` is a GPU if there is one."""
-    if train.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return train.device
 
 
 def load_parallelism(choice: VariantChoice, paths: Sequence[Path]) -> Parallelism:

@@ -3,13 +3,28 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
+
+DEFAULT_TIMEOUT = timedelta(minutes=30)  # PyTorch's, of gloo
+NO_TIMEOUT = timedelta(days=365)
+
+
+class Store(Protocol):
+    """What this module uses of a `torch.distributed` store, which PyTorch exports without a type."""
+
+    def set(self, key: str, value: str) -> None:
+        """Store a value."""
+
+    def check(self, keys: list[str]) -> bool:
+        """Return whether all keys have a value, without waiting."""
 
 
 @dataclass(frozen=True)
@@ -17,12 +32,14 @@ class DistributedContext:
     """Rank, world size and device of this process.
 
     Each group of `model_parallel_size` consecutive ranks computes the same sequences together.
+    `store` is a connection of its own to the store of the process group, None if it has none.
     """
 
     rank: int
     world_size: int
     device: torch.device
     model_parallel_size: int = 1
+    store: Store | None = field(default=None, compare=False)
 
     @property
     def data_parallel_rank(self) -> int:
@@ -56,25 +73,59 @@ class DistributedContext:
         self.gather(None)
 
 
+def answering(store: Store, context: DistributedContext, question: str) -> set[int]:
+    """Return the ranks that have answered `question`, this one included."""
+    store.set(f"{question}/{context.rank}", "")
+    names = {rank: f"{question}/{rank}" for rank in range(context.world_size)}
+    return {rank for rank, name in names.items() if store.check([name])}
+
+
 @contextmanager
-def join(device: str) -> Iterator[DistributedContext]:
+def join(
+    device: str, stall_timeout_s: float | None = None, network_interface: str | None = None
+) -> Iterator[DistributedContext]:
     """Join the process group that torchrun's environment describes.
 
     CUDA uses NCCL with one GPU per rank, and gloo for tensors that a parallelism keeps on the CPU.
     A CPU run uses gloo. `OMP_NUM_THREADS` sets the number of threads even if torch was imported
-    before the variable was set.
+    before the variable was set. `network_interface` is that of the connections between ranks.
+
+    After an exception the group is left open: the other ranks must not see a closed connection
+    before this one has recorded the cause. The end of the process closes it.
     """
     if "OMP_NUM_THREADS" in os.environ:
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if network_interface is not None:
+        os.environ["GLOO_SOCKET_IFNAME"] = network_interface
+        os.environ["NCCL_SOCKET_IFNAME"] = network_interface
+    timeout = collective_timeout(stall_timeout_s)
+    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
     if device == "cuda":
         gpu = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(gpu)
-        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=gpu)
         own_device = gpu
+        backend = "cpu:gloo,cuda:nccl"
     else:
-        dist.init_process_group("gloo")
+        gpu = None
         own_device = torch.device("cpu")
-    try:
-        yield DistributedContext(dist.get_rank(), dist.get_world_size(), own_device)
-    finally:
-        dist.destroy_process_group()
+        backend = "gloo"
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
+        device_id=gpu,
+    )
+    yield DistributedContext(rank, world_size, own_device, store=store.clone())
+    dist.destroy_process_group()
+
+
+def collective_timeout(stall_timeout_s: float | None) -> timedelta:
+    """Return the time limit of a collective: longer than that of a run without progress.
+
+    A collective may wait while the run progresses, for example when rank 0 writes a checkpoint.
+    """
+    if stall_timeout_s is None:
+        return NO_TIMEOUT
+    return max(DEFAULT_TIMEOUT, timedelta(seconds=2 * stall_timeout_s))

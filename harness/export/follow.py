@@ -6,6 +6,7 @@ with its process. A line on stdout says why a run is not in the tracker.
 """
 
 import argparse
+import contextlib
 import importlib
 import os
 import queue
@@ -53,6 +54,13 @@ class RunFollower:
         self._tracker: Tracker | None = None
         self._points: LivePoints | None = None
         self._is_given_up = False
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run has started and ended."""
+        status = self._run.status
+        has_started = status.started_at not in (None, self._earlier_start)
+        return has_started and status.status != "running"
 
     def poll(self) -> None:
         """Forward the points that have been recorded since the last call."""
@@ -121,19 +129,25 @@ def follow(
     interval_s: float = INTERVAL_S,
 ) -> None:
     """Forward the runs that `messages` names, until None."""
-    current: RunFollower | None = None
+    current: list[RunFollower] = []
     while True:
-        try:
+        message: NextRun | None = None
+        with contextlib.suppress(queue.Empty):
             message = messages.get(timeout=interval_s)
-        except queue.Empty:
-            if current is not None:
-                current.poll()
-            continue
-        if current is not None:
-            current.close()
-        if message is None:
-            return
-        current = RunFollower(message, start, folder)
+            if message is None:
+                for follower in current:
+                    follower.close()
+                return
+        going = []
+        for follower in current:
+            if follower.has_ended:
+                follower.close()
+            else:
+                follower.poll()
+                going.append(follower)
+        current = going
+        if message is not None:
+            current.append(RunFollower(message, start, folder))
 
 
 def _read_messages(store: Store, study: str, messages: "queue.Queue[NextRun | None]") -> None:

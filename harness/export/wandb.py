@@ -69,6 +69,7 @@ def _open(run: TrackedRun, folder: Path, mode: Mode, continues: bool) -> "_Run":
         config=run.settings,
         settings=settings,
         resume="allow" if continues else None,
+        reinit="create_new",  # several runs may be open at once
     )
     return _Run(tracked)
 

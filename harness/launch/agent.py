@@ -30,12 +30,13 @@ from harness.launch.nodes import Nodes
 from harness.launch.ranks import Ranks
 from harness.launch.slots import Slot
 from harness.launch.stop import Stop
-from harness.launch.watchdog import Watchdog
+from harness.results.limits import Limits
 from harness.results.records import FailureReason, LaunchSpec
 from harness.results.store import Run
 
 POLL_INTERVAL_S = 0.1
 CLAIM_CHECK_INTERVAL_S = 10.0
+RANKS_MARGIN_S = 20.0  # for ranks to notice and record that they exceed a limit
 STOP_GRACE_S = 30.0  # between the request to end and SIGKILL
 ENGINE_GRACE_S = 30.0  # for the engines of other nodes, after all ranks of this one have ended
 RECORD_GRACE_S = 5.0  # for the ranks of other nodes to record why the run failed
@@ -94,13 +95,13 @@ class _Launch:
         pids = scratch / "pids"
         pids.mkdir()
         self._ranks = Ranks(pids)
-        self._watchdog = Watchdog(run, launch)
+        self._limits = Limits(run, launch, RANKS_MARGIN_S)
         self._rank = _Rank(
             worker=fork_server.WORKER,
             run=Run(run.path.resolve(), run.claim_number),
             pids=pids,
             slot=slot,
-            threads=max(1, (len(slot.cores) or cores()) // self._n_ranks),
+            threads=slot.threads or max(1, (len(slot.cores) or cores()) // self._n_ranks),
         )
         self._config = self._launch_config(scratch)
         self._ended = threading.Event()
@@ -184,7 +185,7 @@ class _Launch:
             return self._stop.requested
         if self._nodes is not None and not self._ranks.have_started():
             return None  # the engine limits the time in which the nodes meet
-        return None if self._watchdog.check() is None else signal.SIGTERM
+        return None if self._limits.check() is None else signal.SIGTERM
 
     def _is_unrecorded(self) -> bool:
         """Return whether no rank has recorded how the run ended."""
@@ -194,14 +195,14 @@ class _Launch:
         while True:
             status = self._run.status.status
             if status == "interrupted":
-                return self._watchdog.reason is not None  # the ranks do not know why
+                return self._limits.reason is not None  # the ranks do not know why
             if status != "running" or time.monotonic() >= deadline:
                 return status == "running"
             time.sleep(POLL_INTERVAL_S)
 
     def _record(self) -> None:
-        if self._watchdog.reason is not None:
-            self._run.finish("failed", "timeout", self._watchdog.reason)
+        if self._limits.reason is not None:
+            self._run.finish("failed", "timeout", self._limits.reason)
         elif self._stop.requested is not None:
             self._run.finish("interrupted", "killed", f"stopped by {self._stop.requested.name}")
         else:
@@ -263,7 +264,7 @@ def _run_rank(rank: _Rank) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     threading.Thread(target=_end_with_agent, daemon=True).start()
-    importlib.import_module(rank.worker).run_worker(rank.run.path, claim=False)
+    importlib.import_module(rank.worker).run_worker(rank.run.path, rank.run.claim_number)
 
 
 def _end_with_agent() -> None:

@@ -3,56 +3,80 @@
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
+from harness.launch.placement import total_flops
 from harness.results.plausibility import implausible
 from harness.results.records import RunSpec
 from harness.results.store import Run, Store
 
 POLL_INTERVAL_S = 0.5
-LINE_INTERVAL_S = 30.0  # between plain lines about one run
+LINE_INTERVAL_S = 30.0  # between plain lines about runs
+WIDE = 120  # columns of a terminal that has room for long bars
+OTHER_LINES = 4  # of a terminal, for the totals and messages
 
 
-@dataclass(frozen=True)
-class _CurrentRun:
+@dataclass
+class _Current:
+    """A run that trains: its start, and the fraction that was done before."""
+
     run: Run
     spec: RunSpec
+    task: TaskID
     started: float
+    begun: float
+    n_done: int = 0
+    logged: float = 0.0
+
+    @property
+    def fraction(self) -> float:
+        return self.n_done / self.spec.train.steps
 
 
 class ProgressReporter:
-    """Report each run: `with ProgressReporter(specs) as progress:`, then `start_run` and `end_run`.
+    """Report runs: `with ProgressReporter(specs) as progress:`, then `start_run` and `end_run`.
 
-    A thread reads the store; nothing communicates with the ranks.
+    Several may run at once, and any thread may report. A thread reads the store; nothing
+    communicates with the ranks. `width` is the number of devices of a run, from which the time left
+    follows.
     """
 
-    def __init__(self, specs: Sequence[RunSpec]) -> None:
+    def __init__(
+        self, specs: Sequence[RunSpec], width: Callable[[RunSpec], int] = lambda spec: 1
+    ) -> None:
         self._console = Console(file=sys.stderr, highlight=False)
-        self._flops = {spec.run_id: _total_flops(spec) for spec in specs}
+        self._flops = {spec.run_id: total_flops(spec) for spec in specs}
+        self._widths = {spec.run_id: width(spec) for spec in specs}
+        self._lock = threading.RLock()
         self._n_ended = 0
         self._ended_flops = 0.0
-        self._ended_s = 0.0
-        self._current: _CurrentRun | None = None
+        self._trained_flops = 0.0  # of runs that have ended, in this launch
+        self._trained_s = 0.0  # devices times seconds
+        self._n_devices = 1  # most that were in use at once
+        self._current: dict[str, _Current] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
+        name = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        note = Column(no_wrap=True, overflow="ellipsis")
         self._display = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.description}", table_column=name),
+            BarColumn(bar_width=24 if self._console.width >= WIDE else 8),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}", table_column=note),
+            TextColumn("{task.fields[note]}", table_column=note),
             console=self._console,
             disable=not self._console.is_terminal,
+            expand=True,
         )
 
     def __enter__(self) -> "ProgressReporter":
         self._display.start()
         self._all_task = self._display.add_task("runs", total=len(self._flops), note="")
-        self._run_task = self._display.add_task("", total=1, note="")
         self._thread.start()
         return self
 
@@ -64,7 +88,8 @@ class ProgressReporter:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        self._display.update(self._run_task, visible=False)
+        for run_id in list(self._current):
+            self._remove(run_id)
         self._display.stop()
 
     def log(self, text: str) -> None:
@@ -72,67 +97,112 @@ class ProgressReporter:
         self._console.print(text, markup=False, soft_wrap=True)
 
     def start_run(self, run: Run, spec: RunSpec) -> None:
-        """Show a run as the current one."""
-        self._current = _CurrentRun(run, spec, time.monotonic())
-        self._display.reset(
-            self._run_task, total=spec.train.steps, description=run.run_id, note="starting"
-        )
+        """Show a run that starts, beside the others."""
+        last = run.last_step()
+        n_done = 0 if last is None else min(last.step + 1, spec.train.steps)
+        now = time.monotonic()
+        with self._lock:
+            task = self._display.add_task(
+                run.run_id, total=spec.train.steps, note="starting", visible=self._has_room()
+            )
+            begun = n_done / spec.train.steps
+            self._current[run.run_id] = _Current(run, spec, task, now, begun, n_done, now)
+            in_use = sum(self._widths.get(run_id, 1) for run_id in self._current)
+            self._n_devices = max(self._n_devices, in_use)
+
+    def _has_room(self) -> bool:
+        return len(self._current) < self._console.height - OTHER_LINES
 
     def skip_run(self, run: Run, reason: str) -> None:
-        """Report that a run is not started, and why."""
-        self._n_ended += 1
-        self._flops[run.run_id] = 0.0
-        self.log(f"{self._count()} {run.run_id} not started: {reason}")
+        """Report that a run is not started or is given up, and why."""
+        with self._lock:
+            self._remove(run.run_id)
+            self._n_ended += 1
+            self._flops[run.run_id] = 0.0
+            self.log(f"{self._count()} {run.run_id} not started: {reason}")
+            self._display.update(self._all_task, completed=self._n_ended)
 
     def end_run(self, run: Run) -> None:
-        """Report how the current run ended."""
-        assert self._current is not None
-        seconds = time.monotonic() - self._current.started
-        self._current = None
-        self._n_ended += 1
-        self._ended_flops += self._flops[run.run_id]
-        self._ended_s += seconds
-        time_left = self._time_left()
+        """Report how a run has ended."""
         outcome, detail = _outcome(run)
-        self.log(
-            f"{self._count()} {run.run_id} {outcome} in {seconds:.1f} s, {detail}, {time_left}"
-        )
-        self._display.update(self._all_task, completed=self._n_ended, note=time_left)
+        with self._lock:
+            current = self._remove(run.run_id)
+            seconds = 0.0
+            if current is not None:
+                seconds = time.monotonic() - current.started
+                flops = self._flops[run.run_id]
+                self._trained_flops += (1 - current.begun) * flops
+                self._trained_s += seconds * self._widths[run.run_id]
+            self._n_ended += 1
+            self._ended_flops += self._flops[run.run_id]
+            time_left = self._time_left()
+            self.log(
+                f"{self._count()} {run.run_id} {outcome} in {seconds:.1f} s, {detail}, {time_left}"
+            )
+            self._display.update(self._all_task, completed=self._n_ended, note=time_left)
+
+    def _remove(self, run_id: str) -> _Current | None:
+        """Show a run no longer; a run for which there was no room gets its line."""
+        current = self._current.pop(run_id, None)
+        if current is not None:
+            self._display.remove_task(current.task)
+            shown = list(self._current.values())[: max(1, self._console.height - OTHER_LINES)]
+            for other in shown:
+                self._display.update(other.task, visible=True)
+        return current
 
     def _count(self) -> str:
         total = str(len(self._flops))
         return f"[{self._n_ended:>{len(total)}}/{total}]"
 
-    def _time_left(self, fraction: float = 0.0) -> str:
-        """Return the time left at the mean speed so far; `fraction` of the current run is done."""
-        flops = self._ended_flops
-        seconds = self._ended_s
-        current = self._current
-        if current is not None and fraction > 0:
-            flops += fraction * self._flops[current.run.run_id]
-            seconds += time.monotonic() - current.started
-        if flops == 0:
+    def _time_left(self) -> str:
+        """Return the time left at the mean speed so far: that of the devices, or the longest run's.
+
+        The devices are taken as busy until the end.
+        """
+        now = time.monotonic()
+        trained = self._trained_flops
+        device_s = self._trained_s
+        done = self._ended_flops
+        for run_id, current in self._current.items():
+            flops = self._flops.get(run_id, 0.0)
+            done += current.fraction * flops
+            if current.fraction > current.begun:
+                trained += (current.fraction - current.begun) * flops
+                device_s += (now - current.started) * self._widths.get(run_id, 1)
+        if trained == 0:
             return "time left: unknown yet"
-        left_s = seconds / flops * (sum(self._flops.values()) - flops)
-        return f"{duration(left_s)} left"
+        s_per_flop = device_s / trained
+        left_s = [s_per_flop * (sum(self._flops.values()) - done) / self._n_devices]
+        for run_id, current in self._current.items():
+            own_flops = (1 - current.fraction) * self._flops.get(run_id, 0.0)
+            left_s.append(s_per_flop * own_flops / self._widths.get(run_id, 1))
+        return f"{duration(max(left_s))} left"
 
     def _poll(self) -> None:
-        logged = time.monotonic()
         while not self._stop.wait(POLL_INTERVAL_S):
-            current = self._current
-            step = current.run.last_step() if current is not None else None
-            if current is None or step is None:
-                continue
-            done = step.step + 1
+            with self._lock:
+                running = list(self._current.values())
+            for current in running:
+                self._show(current, LINE_INTERVAL_S * len(running))
+
+    def _show(self, current: _Current, interval_s: float) -> None:
+        step = current.run.last_step()
+        if step is None:
+            return
+        with self._lock:
+            if current.run.run_id not in self._current:  # it has ended meanwhile
+                return
+            current.n_done = step.step + 1
             n_steps = current.spec.train.steps
             loss = "none" if step.loss is None else f"{step.loss:.4f}"
             note = f"loss {loss}  {step.tokens / step.step_s:,.0f} tokens/s"
-            time_left = self._time_left(done / n_steps)
-            self._display.update(self._run_task, completed=done, note=note)
+            time_left = self._time_left()
+            self._display.update(current.task, completed=current.n_done, note=note)
             self._display.update(self._all_task, completed=self._n_ended, note=time_left)
-            if self._display.disable and time.monotonic() - logged > LINE_INTERVAL_S:
-                logged = time.monotonic()
-                position = f"{current.run.run_id} step {done}/{n_steps}"
+            if self._display.disable and time.monotonic() - current.logged > interval_s:
+                current.logged = time.monotonic()
+                position = f"{current.run.run_id} step {current.n_done}/{n_steps}"
                 self.log(f"{self._count()} {position}  {note}  {time_left}")
 
 
@@ -154,13 +224,6 @@ def _outcome(run: Run) -> tuple[str, str]:
     loss = evals[-1].val_loss
     shown = "none" if loss is None else f"{loss:.4f}"
     return "done", f"val loss {shown}{''.join(warnings)}"
-
-
-def _total_flops(spec: RunSpec) -> float:
-    """Return the training FLOPs of a run, which estimate its time."""
-    expected = spec.expected
-    per_token = expected.flops_per_token_counted or expected.flops_per_token
-    return spec.train.total_tokens * per_token
 
 
 def time_summary(store: Store, specs: Sequence[RunSpec], wall_s: float) -> str:

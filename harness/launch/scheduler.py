@@ -1,27 +1,20 @@
-"""Select and order the runs to do, and run them in turn; a failure does not stop the others."""
+"""Select the runs to do, and record what is planned and what has ended."""
 
 import contextlib
 import math
-import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import groupby
 
-from harness.errors import ClaimLost, StoreError
-from harness.launch.progress import ProgressReporter
-from harness.launch.stop import Stop
-from harness.provenance.outdated import CodeChange, ComputedBy
-from harness.provenance.sources import Sources
-from harness.results.claims import Claim
-from harness.results.records import LaunchSpec, RunSpec, RunStatus
-from harness.results.store import Run, Store
+from harness.errors import StoreError
+from harness.provenance.outdated import CodeChange
+from harness.results.records import RunSpec, RunStatus
+from harness.results.store import Store
 
-FAILURE_LOG_LINES = 12  # of a failed run's log, shown at once
+N_WRITERS = 16  # threads that create or prepare runs; each waits for the disk
 # Of a spec: what follows from the other entries of the study.
 PLACE = ("settings_hash", "baseline", "axes", "tuning")
-
-StartRun = Callable[[Run, LaunchSpec], None]
 
 
 @dataclass(frozen=True)
@@ -85,25 +78,11 @@ def select_runs(
     return selection
 
 
-def randomize_within_seed(specs: Sequence[RunSpec]) -> list[RunSpec]:
-    """Shuffle the runs within each seed, so that a slower machine affects all variants.
-
-    Runs that others start from come first in their block.
-    """
-    ordered: list[RunSpec] = []
-    for _, block in groupby(specs, key=lambda spec: spec.seed):
-        shuffled = list(block)
-        random.shuffle(shuffled)
-        shuffled.sort(key=_has_source)
-        ordered += shuffled
-    return ordered
-
-
 def plan_runs(store: Store, study: str, specs: Sequence[RunSpec], all_run_ids: set[str]) -> None:
     """Record the runs as pending, and drop pending runs that the study no longer contains."""
     store.prune_pending(study, keep=all_run_ids)
-    for spec in specs:
-        store.run(study, spec.run_id).create(spec)
+    with ThreadPoolExecutor(N_WRITERS) as writers:
+        list(writers.map(lambda spec: store.run(study, spec.run_id).create(spec), specs))
 
 
 def record_place(store: Store, ended: Sequence[RunSpec]) -> None:
@@ -120,42 +99,6 @@ def record_place(store: Store, ended: Sequence[RunSpec]) -> None:
             placed = run.spec.model_copy(update=update)
             if placed != run.spec:
                 run.update_spec(placed)
-
-
-def run_all(
-    store: Store,
-    specs: Sequence[RunSpec],
-    start: StartRun,
-    fail_fast: bool = False,
-    stop: Stop | None = None,
-) -> None:
-    """Start each run in the given order and wait for it; `fail_fast` stops at the first failure.
-
-    No run starts after `stop` was requested.
-
-    Runs claimed by another process are skipped, then awaited at the end and taken over if that
-    process dies. A run whose source run is not done stays pending.
-    """
-    if not specs:
-        return
-    before = {spec.run_id: store.run(spec.study, spec.run_id).status for spec in specs}
-    with ProgressReporter(specs) as progress:
-        deferred: list[RunSpec] = []
-        for spec in specs:
-            run = store.run(spec.study, spec.run_id)
-            claim = None if _source_is_running(store, spec) else run.claim()
-            if claim is None:
-                deferred.append(spec)
-                continue
-            _run_claimed(store, spec, claim, start, progress, before[spec.run_id])
-            if (fail_fast and _has_failed(run)) or _is_stopped(stop):
-                return
-        for spec in sorted(deferred, key=_has_source):
-            run = store.run(spec.study, spec.run_id)
-            claim = run.claim() or _wait_for_claim(run, progress)
-            _run_claimed(store, spec, claim, start, progress, before[spec.run_id])
-            if (fail_fast and _has_failed(run)) or _is_stopped(stop):
-                return
 
 
 def copy_runs(store: Store, specs: Sequence[RunSpec], source_ids: Mapping[str, str]) -> int:
@@ -178,112 +121,3 @@ def copy_runs(store: Store, specs: Sequence[RunSpec], source_ids: Mapping[str, s
             run.copy_from(source, spec)
             n_copied += 1
     return n_copied
-
-
-def _wait_for_claim(run: Run, progress: ProgressReporter) -> Claim:
-    progress.log(f"waiting for {run.run_id}, which another process runs")
-    claim = run.claim(wait_s=math.inf)
-    assert claim is not None  # a claim without a time limit always succeeds
-    return claim
-
-
-def _run_claimed(
-    store: Store,
-    spec: RunSpec,
-    claim: Claim,
-    start: StartRun,
-    progress: ProgressReporter,
-    before: RunStatus,
-) -> None:
-    with claim:
-        try:
-            _run_one(store, claim, spec, start, progress, before)
-        except ClaimLost:
-            progress.log(f"{spec.run_id}: another process has taken it over")
-
-
-def _run_one(
-    store: Store,
-    claim: Claim,
-    spec: RunSpec,
-    start: StartRun,
-    progress: ProgressReporter,
-    before: RunStatus,
-) -> None:
-    """Run a claimed run, unless it has ended since `before`, or cannot start now."""
-    run = claim.run
-    status = run.status
-    has_restarted = status.started_at != before.started_at
-    # Another process may have ended it before `before` was read, but after the runs were selected.
-    is_current = spec.code_hash is not None and run.code_hash == spec.code_hash
-    is_new = has_restarted or before.status != "done" or is_current
-    if (status.status == "done" and is_new) or (status.status == "failed" and has_restarted):
-        progress.skip_run(run, f"{status.status} by another process")
-        return
-    source = _source_run(store, spec)
-    if source is not None and source.status.status != "done":
-        progress.skip_run(run, f"waits for {source.run_id}, which is not done")
-        return
-    change = _change_of_source(store, spec, source)
-    if change is not None:
-        remedy = "`run` without --accept-outdated" if change.is_accepted else "`run`"
-        progress.skip_run(run, f"it starts from an outdated run ({change}); {remedy} trains both")
-        return
-    change = _change_since_planned(store, spec, source)
-    if change is not None:
-        progress.skip_run(run, f"{change} since this launch began; `run` again starts it")
-        return
-    if status.status != "pending" and run.code_hash != spec.code_hash:
-        folder = run.set_aside()
-        progress.log(f"{run.run_id}: starts at step 0 with changed code; earlier files: {folder}")
-        run = Run(run.path, claim.number)
-    run.update_spec(spec)
-    progress.start_run(run, spec)
-    start(run, spec.launch)
-    progress.end_run(run)
-    if _has_failed(run):
-        progress.log("\n".join(f"    {line}" for line in run.log_tail(FAILURE_LOG_LINES)))
-        progress.log(f"    the whole log: {run.log_path}")
-
-
-def _is_stopped(stop: Stop | None) -> bool:
-    return stop is not None and stop.requested is not None
-
-
-def _has_failed(run: Run) -> bool:
-    return run.status.status == "failed"
-
-
-def _has_source(spec: RunSpec) -> bool:
-    """Return whether the run starts from another run's checkpoint."""
-    return spec.init is not None and spec.init.run_id is not None
-
-
-def _source_run(store: Store, spec: RunSpec) -> Run | None:
-    """Return the run whose checkpoint this one starts from, if there is one."""
-    if spec.init is None or spec.init.run_id is None:
-        return None
-    return store.run(spec.study, spec.init.run_id)
-
-
-def _change_since_planned(store: Store, spec: RunSpec, source: Run | None) -> CodeChange | None:
-    """Return the change of a run's code since its spec was made.
-
-    The ranks would compute with a mixture: they fork from a process with the older training code.
-    """
-    current = Sources().code(spec, source.spec if source else None)
-    return ComputedBy(spec.code_hash).change(current, store.archive(spec.study))
-
-
-def _change_of_source(store: Store, spec: RunSpec, source: Run | None) -> CodeChange | None:
-    """Return the change of the source run's code since it was trained: it may not be retried."""
-    if source is None:
-        return None
-    launch = source.spec.launch.model_copy(update={"variant_paths": spec.launch.variant_paths})
-    current = Sources().code(source.spec.model_copy(update={"launch": launch}))
-    return ComputedBy.of(source).change(current, store.archive(spec.study))
-
-
-def _source_is_running(store: Store, spec: RunSpec) -> bool:
-    source = _source_run(store, spec)
-    return source is not None and source.status.status == "running"

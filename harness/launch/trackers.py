@@ -16,7 +16,7 @@ from typing import IO
 
 import orjson
 
-from harness.launch.scheduler import StartRun
+from harness.launch.one_run import StartRun
 from harness.results.records import LaunchSpec
 from harness.results.store import Run, Store
 
@@ -75,13 +75,15 @@ class _Follower:
         arguments = [name, str(store.root), study, str(folder / name)]
         self._command = [sys.executable, "-m", FOLLOWER, *arguments]
         self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()  # runs start in several threads
 
     def name_run(self, run: Run) -> None:
         """Write the id of the next run, unless the process has ended or does not read."""
         line = orjson.dumps([run.run_id, run.status.started_at]) + b"\n"
         try:
-            if self._process is None:
-                self._process = self._start()
+            with self._lock:
+                if self._process is None:
+                    self._process = self._start()
             assert self._process.stdin is not None
             os.write(self._process.stdin.fileno(), line)
         except OSError as error:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -143,7 +144,7 @@ def atomic_folder(dest: Path) -> Iterator[Path]:
     """
     _check_absent(dest)
     dest.parent.mkdir(parents=True, exist_ok=True)
-    folder = dest.with_name(f".{dest.name}.{os.getpid()}.tmp")
+    folder = dest.with_name(f".{dest.name}.{secrets.token_hex(8)}.tmp")
     try:
         folder.mkdir()
         yield folder

@@ -62,6 +62,7 @@ class PostTrainingProbe:
             activities.append(torch.profiler.ProfilerActivity.CUDA)
         with torch.profiler.profile(activities=activities, record_shapes=True) as profile:
             self.train_step(step, UNTIMED)
+        run.check_claim()
         profile.export_chrome_trace(str(run.trace_path(self.context.rank)))
 
 

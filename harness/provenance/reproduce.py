@@ -63,7 +63,7 @@ class Reproduction:
 
     def _script(self) -> str:
         exports = ""
-        folders = _variant_paths(self.specs[0])
+        folders = archived_variant_paths(self.specs[0])
         if folders and not any(Path(folder).name in PACKAGES_OF_HARNESS for folder in folders):
             exports += 'export PYTHONPATH="$PWD/user${PYTHONPATH:+:$PYTHONPATH}"\n'
         if self.launch.data_folder is not None:
@@ -94,7 +94,7 @@ class Reproduction:
         """
         spec = self.specs[0]
         if spec.launch.variant_paths:
-            yield f"study.variant_paths={_toml(_variant_paths(spec))}"
+            yield f"study.variant_paths={_toml(archived_variant_paths(spec))}"
         if any("data.corpus" in choice.options for choice in spec.axes.values()):
             yield from self._axes_of_corpora()
         elif spec.launch.mixture:
@@ -227,7 +227,7 @@ def _code_files(archive: Archive, specs: Sequence[RunSpec]) -> dict[str, Archive
     return files
 
 
-def _variant_paths(spec: RunSpec) -> list[str]:
+def archived_variant_paths(spec: RunSpec) -> list[str]:
     """Return the user's folders of a spec under their names in the archive."""
     names: list[str] = []
     paths = []

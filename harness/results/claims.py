@@ -35,7 +35,6 @@ import shutil
 import threading
 import time
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -45,6 +44,7 @@ from pydantic import ValidationError
 
 from harness.errors import ClaimLost
 from harness.results import owner as owners
+from harness.results.files import create
 from harness.results.records import Owner
 
 if TYPE_CHECKING:
@@ -117,8 +117,12 @@ class Fence:
 
     def is_current(self) -> bool:
         """Return whether the claim is held and no later one exists."""
+        return self.is_newest() and self.beat()
+
+    def is_newest(self) -> bool:
+        """Return whether the claim has the highest number, and was not released."""
         newest = _newest(self.folder)
-        return newest is not None and newest.number == self.number and self.beat()
+        return newest is not None and newest.name == self.path.name
 
     def check(self) -> None:
         """Refuse to write for a claim that is not current.
@@ -135,7 +139,7 @@ class Fence:
 
     def release(self) -> None:
         """Mark the claim as released; no effect if it is lost."""
-        _heart(os.getpid()).remove(self)
+        _heart().remove(self)
         with contextlib.suppress(FileNotFoundError):
             os.rename(self.path, self.path.with_suffix(RELEASED))
 
@@ -177,7 +181,7 @@ def is_number_held(folder: Path, number: int) -> bool:
     return _is_held(folder, newest, owners.this_process())
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True)  # of one number, a released file is later than a held one
 class _ClaimFile:
     number: int
     name: str
@@ -212,46 +216,35 @@ def _try_to_take(folder: Path) -> Fence | None:
     elif _is_held(folder, newest, observer):
         return None
     fence = Fence(folder, 1 if newest is None else newest.number + 1)
-    if not _create(fence, observer):
-        return None
-    latest = _newest(folder)
-    if latest is None or latest.number != fence.number:  # this process was late: it was taken
-        fence.path.unlink(missing_ok=True)
-        return None
+    with _heart().taking:  # no other thread judges the claim before it is held
+        if not _create_as_newest(fence, observer):
+            return None
+        _heart().add(fence)
     _remove_earlier(folder, fence.number, (HELD, RELEASED))
     _remove_earlier(folder, fence.number, (TEMPORARY,))
-    _heart(os.getpid()).add(fence)
     return fence
+
+
+def _create_as_newest(fence: Fence, owner: Owner) -> bool:
+    """Create the claim's file; return False if that number was taken, now or earlier."""
+    if not _create(fence, owner):
+        return False
+    if fence.is_newest():
+        return True
+    fence.path.unlink(missing_ok=True)  # it was taken, released and removed before
+    return False
 
 
 def _create(fence: Fence, owner: Owner) -> bool:
     """Create the claim's file with its whole content; return False if another process has."""
-    content = orjson.dumps(owner.model_dump())
     temporary = fence.temporary()
     try:
-        temporary.write_bytes(content)
-        try:
-            os.link(temporary, fence.path)
-        except FileExistsError:  # of a repeated request, NFS reports its own success as this
-            with contextlib.suppress(FileNotFoundError):
-                return os.path.samefile(temporary, fence.path)
-            return False
-        except FileNotFoundError:  # a later claim has removed the temporary file
-            return False
-        except OSError:  # a file system without hard links
-            return _create_in_place(fence.path, content)
-        return True
+        temporary.write_bytes(orjson.dumps(owner.model_dump()))
+        return create(temporary, fence.path)
+    except FileNotFoundError:  # a later claim has removed one of the files
+        return False
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _create_in_place(path: Path, content: bytes) -> bool:
-    try:
-        with open(path, "xb") as file:
-            file.write(content)
-    except FileExistsError:
-        return False
-    return True
 
 
 def _remove_earlier(folder: Path, number: int, suffixes: tuple[str, ...]) -> None:
@@ -274,7 +267,8 @@ def _is_held(folder: Path, file: _ClaimFile, observer: Owner) -> bool:
     owner = _read_owner(path)
     if owner is not None and _is_same_process(owner, observer):
         # The study may have been moved after the claim.
-        return _heart(os.getpid()).holds(Fence(folder, file.number))
+        with _heart().taking:
+            return _heart().holds(Fence(folder, file.number))
     return owners.is_alive(owner, observer, lambda: silence_s(path))
 
 
@@ -311,17 +305,13 @@ def silence_s(path: Path) -> float | None:
             clock.unlink(missing_ok=True)
 
 
-@cache  # by the process id: a forked child has no thread of its parent
-def _heart(pid: int) -> "_Heart":
-    return _Heart()
-
-
 class _Heart:
     """The claims that this process holds, and the thread that shows that it lives."""
 
     def __init__(self) -> None:
         self._held: set[tuple[str, int]] = set()
         self._lock = threading.Lock()
+        self.taking = threading.RLock()
         self._thread: threading.Thread | None = None
 
     def add(self, fence: Fence) -> None:
@@ -346,6 +336,13 @@ class _Heart:
             for folder, number in held:
                 with contextlib.suppress(OSError):  # the file server may be away for a while
                     Fence(Path(folder), number).beat()
+
+
+_HEARTS: dict[int, _Heart] = {}  # by process id: a forked child has no thread of its parent
+
+
+def _heart() -> _Heart:
+    return _HEARTS.setdefault(os.getpid(), _Heart())
 
 
 def _key(fence: Fence) -> tuple[str, int]:

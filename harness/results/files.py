@@ -67,6 +67,35 @@ def replace(temporary: Path, path: Path, fence: Fence | None) -> None:
         raise
 
 
+def create(temporary: Path, path: Path) -> bool:
+    """Create `path` with the content of a temporary file; return False if `path` exists.
+
+    One process at most creates it. The content is whole at once, except on file systems without
+    hard links.
+
+    Raises:
+        FileNotFoundError: the temporary file is gone.
+    """
+    try:
+        os.link(temporary, path)
+    except FileExistsError:  # NFS reports so of its own success if it repeats a request
+        return os.path.samefile(temporary, path)
+    except FileNotFoundError:
+        raise
+    except OSError:  # no hard links
+        return _create_in_place(path, temporary.read_bytes())
+    return True
+
+
+def _create_in_place(path: Path, content: bytes) -> bool:
+    try:
+        with open(path, "xb") as file:
+            file.write(content)
+    except FileExistsError:
+        return False
+    return True
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace `path` with `text` as UTF-8."""
     write_bytes(path, text.encode("utf-8"))

@@ -23,6 +23,7 @@ from harness.results.archive import Archive
 from harness.results.claims import Claim, Fence
 from harness.results.files import (
     JsonLinesWriter,
+    create,
     read_lines,
     read_record,
     replace,
@@ -182,8 +183,7 @@ class Run:
         write_json(self.path / "spec.json", spec, self._fence)
         temporary = self.path / f".status.json.{secrets.token_hex(8)}.new"
         write_json(temporary, RunStatus(status="pending"))
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, self._status_path)
+        create(temporary, self._status_path)
         temporary.unlink()
 
     def update_spec(self, spec: RunSpec) -> None:
@@ -592,8 +592,14 @@ class Store:
     def prune_pending(self, study: str, keep: set[str]) -> None:
         """Remove pending runs that the study no longer requests, never one that has started."""
         for run in self.runs(study):
-            if run.run_id not in keep and run.status.status == "pending":
-                shutil.rmtree(run.path)
+            if run.run_id in keep or run.status.status != "pending":
+                continue
+            claim = run.claim()
+            if claim is None:
+                continue
+            with claim:
+                if run.status.status == "pending":
+                    shutil.rmtree(run.path)
 
     def is_imported(self, study: str) -> bool:
         """Return whether the study consists of runs of another trainer."""

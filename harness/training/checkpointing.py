@@ -125,6 +125,7 @@ class Checkpoints:
         `step` are damaged and are removed. The links may be missing or folders: some ways to copy
         a run lose or follow them.
         """
+        self._run.check_claim()
         newest = self._run.newest_checkpoint
         best = self._run.best_checkpoint
         for link in (newest, best):

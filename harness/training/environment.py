@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,21 @@ import torch.distributed as dist
 import harness
 from harness.distributed.process_group import DistributedContext
 from harness.provenance import git
+from harness.results.owner import this_process
 from harness.results.records import Environment, RunSpec
 
 
 def describe(
-    spec: RunSpec, context: DistributedContext, earlier: Environment | None = None
+    spec: RunSpec,
+    context: DistributedContext,
+    hosts: Sequence[str],
+    earlier: Environment | None = None,
 ) -> Environment:
-    """Return the content of env.json; `earlier` is that of the attempt that the run resumes."""
+    """Return the content of env.json.
+
+    `hosts` has the host of each rank. `earlier` is the environment of the attempt that the run
+    resumes.
+    """
     cuda = context.device.type == "cuda"
     environment = Environment(
         version=harness.__version__,
@@ -39,6 +48,12 @@ def describe(
         compile=spec.train.compile,
         deterministic=torch.are_deterministic_algorithms_enabled(),
         usable_cores=_usable_cores(),
+        hosts=list(dict.fromkeys(hosts)),
+        n_nodes=_n_nodes(context.world_size),
+        devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        pinned_cores=_pinned_cores(),
+        timing="shared" if os.environ.get("ABLATIONS_TIMING") == "shared" else "exclusive",
+        job=this_process().job,
         git_commit=git.commit(),
         git_dirty=git.has_changes(),
     )
@@ -53,6 +68,19 @@ def _usable_cores() -> int | None:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count()
+
+
+def _n_nodes(world_size: int) -> int:
+    """Return the number of torchrun's agents, one on each node."""
+    return world_size // int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+
+
+def _pinned_cores() -> list[int]:
+    """Return the cores of this process, none if it may use all of the machine."""
+    if not hasattr(os, "sched_getaffinity"):
+        return []
+    cores = sorted(os.sched_getaffinity(0))
+    return cores if len(cores) < (os.cpu_count() or 1) else []
 
 
 def _cpu_name() -> str:

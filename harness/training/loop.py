@@ -10,6 +10,7 @@ from torch import nn
 from harness.data.batches import Batches, Tokens
 from harness.data.shards import verify
 from harness.distributed.process_group import DistributedContext
+from harness.errors import ExitCode
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.model.initialization import check_same_parameters, parameter_hashes
@@ -48,6 +49,7 @@ N_WARMUP = (
 )
 
 COMPILER = "inductor"  # backend of `torch.compile`
+RESTART = "asked to end and to start again later"
 
 
 class NotFiniteError(Exception):
@@ -236,10 +238,10 @@ class Loop:
                 result = self._setup.train_step(step)
             self.train_s += self._timer.seconds
             has_finite_norm = bool(result.grad_norm.isfinite())
-            loss_sum, n_stop, n_infinite = context.sum(
-                result.rank_loss.item(), self._stop.requested, not has_finite_norm
+            loss_sum, stop_votes, n_infinite = context.sum(
+                result.rank_loss.item(), self._stop.vote, not has_finite_norm
             )
-            self._stop.acknowledged = n_stop > 0
+            self._stop.acknowledge(stop_votes)
             loss = loss_sum / context.world_size
             self._record(step, loss, result)
             if n_infinite or not math.isfinite(loss):
@@ -254,7 +256,11 @@ class Loop:
             if n_done % self._checkpoint_every == 0 or is_last or self._stop.acknowledged:
                 self._checkpoints.save(n_done, val_loss)
             if self._stop.acknowledged:
-                raise TrainingInterrupted(f"asked to end, after {n_done} of {settings.steps} steps")
+                self._stop.acknowledge(*context.sum(self._stop.vote))  # also those while it saved
+                wish = (
+                    "asked to end" if self._stop.acknowledged == ExitCode.INTERRUPTED else RESTART
+                )
+                raise TrainingInterrupted(f"{wish}, after {n_done} of {settings.steps} steps")
 
     def _seed(self, step: int) -> None:
         """Seed the random numbers of a step."""

@@ -2,16 +2,19 @@
 
 import contextlib
 import os
+import platform
 import sys
 import time
 import traceback
 from pathlib import Path
 
+from harness.distributed.lost_peers import is_lost_peer
 from harness.distributed.process_group import DistributedContext, join
-from harness.errors import ClaimLost, ExitCode, StoreError
+from harness.errors import ClaimLost, ExitCode, StoreError, UserError
 from harness.probes.memory import is_out_of_memory
 from harness.provenance.archive import archive_code
 from harness.provenance.sources import Sources
+from harness.results.claims import Claim
 from harness.results.records import Environment, FailureReason, ProbeResults, RunSpec
 from harness.results.store import Run
 from harness.training.checkpointing import drop_state
@@ -19,52 +22,93 @@ from harness.training.environment import describe
 from harness.training.loop import NotFiniteError, train
 from harness.training.seeding import set_deterministic
 from harness.training.signals import StopRequest, TrainingInterrupted
+from harness.training.watch import Watch
 
-FAILURE_REPORT_DELAY_S = 1.0  # for the failing peer, or the launcher, to record the cause
+PEER_RECORD_S = 5.0  # for the failing rank, or what watches the ranks, to record the cause
+POLL_INTERVAL_S = 0.1
+GLOO_ADVICE = ". This is typically caused by"  # after the cause
 
 
-def run_worker(run_path: Path, claim: bool) -> None:
+def run_worker(run_path: Path, claim: int | None) -> None:
     """Train one run in the process that torchrun started, and record in its status how it ended.
 
-    With `claim`, rank 0 locks the run and marks it as running first; otherwise the launcher has
-    done so. A run that is done is left as it is.
+    With the number of a `claim`, the launcher holds it and has marked the run as running. With
+    None, the ranks were started by hand: rank 0 claims the run and marks it, and the ranks print
+    into its log. A run that is done is left as it is then.
+
+    Raises:
+        SystemExit: the run is not done; the exit code says why.
     """
     started = time.time()
-    run = Run(run_path)
-    if claim and run.exists and run.status.status == "done":
+    run = Run(run_path, claim)
+    if claim is None and run.exists and run.status.status == "done":
         print(f"{run.run_id} is done; remove its folder to train it again")
         return
     stop = StopRequest.on_signals()
-    held = run.claim() if claim and os.environ["RANK"] == "0" else None
-    if held is not None:
-        run = held.run
+    held: Claim | None = None
     try:
         spec = run.spec
+        _check_world_size(run, spec)
+        if claim is None and os.environ["RANK"] == "0":
+            held = _claim(run, spec)
+            run = held.run
         set_deterministic(spec.train.deterministic)
-        with join(spec.train.device) as context:
-            _check_world_size(run, spec, context)
-            if claim and context.is_first:
-                if held is None:
-                    raise RuntimeError(f"{run.run_id} is claimed by another process")
-                run.mark_running(_archive_code(run, spec))
-            _train(run, spec, context, stop, started)
-    except TrainingInterrupted as error:
-        if run.status.status == "running":  # else the launcher has recorded why
-            run.finish("interrupted", "killed", str(error))
+        limits = spec.launch
+        with (
+            Watch(run, limits, stop) as watch,
+            join(spec.train.device, limits.stall_timeout_s, limits.network_interface) as context,
+        ):
+            run = _meet(run, context, watch)
+            _train(run, spec, context, watch, stop, started)
     except ClaimLost:
         sys.exit(ExitCode.CLAIM_LOST)
     except Exception as error:
         with contextlib.suppress(OSError):  # the disk may be full
             traceback.print_exc()
-        if _should_record(run, error, stop):
-            run.finish("failed", _reason(error), f"{type(error).__name__}: {error}".splitlines()[0])
+        _record_failure(run, error, stop)
         sys.exit(ExitCode.SOME_FAILED)  # torchrun would write an exception to the disk
     finally:
         stop.restore_handlers()
         if held is not None:
             held.release()
-    if stop.requested:
-        sys.exit(ExitCode.INTERRUPTED)
+    if stop.exit_code:
+        sys.exit(stop.exit_code)
+
+
+def _claim(run: Run, spec: RunSpec) -> Claim:
+    """Claim a run for this process, mark it as running, and print into its log from now on."""
+    held = run.claim()
+    if held is None:
+        raise UserError(f"{run.run_id} is claimed by another process")
+    held.run.mark_running(_archive_code(run, spec))
+    print(f"{run.run_id}: the output is in {run.log_path}", flush=True)
+    _print_into_log(held.run)
+    return held
+
+
+def _print_into_log(run: Run) -> None:
+    """Append what this process prints to the log; that of another host is a file of its own."""
+    is_on_first_host = os.environ.get("GROUP_RANK", "0") == "0"
+    log = run.open_log(None if is_on_first_host else platform.node())
+    sys.stdout.flush()
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+def _meet(run: Run, context: DistributedContext, watch: Watch) -> Run:
+    """Exchange hosts and the number of the claim with the other ranks; return the fenced run.
+
+    No rank writes before: rank 0 prepares the folder.
+    """
+    ranks = context.gather((platform.node(), run.claim_number))
+    if run.claim_number is None:  # started by hand, and not rank 0
+        run = Run(run.path, ranks[0][1])
+        _print_into_log(run)
+    watch.hosts = [host for host, _ in ranks]
+    watch.run = run
+    watch.joined = context
+    return run
 
 
 def _archive_code(run: Run, spec: RunSpec) -> str:
@@ -77,21 +121,33 @@ def _archive_code(run: Run, spec: RunSpec) -> str:
     return code.hash
 
 
-def _check_world_size(run: Run, spec: RunSpec, context: DistributedContext) -> None:
-    if context.world_size != spec.launch.world_size:
-        raise ValueError(
-            f"{run.run_id} needs {spec.launch.world_size} processes, torchrun started "
-            f"{context.world_size}"
+def _check_world_size(run: Run, spec: RunSpec) -> None:
+    world_size = int(os.environ["WORLD_SIZE"])
+    if world_size != spec.launch.world_size:
+        raise UserError(
+            f"{run.run_id} needs {spec.launch.world_size} processes, torchrun started {world_size}"
         )
 
 
 def _train(
-    run: Run, spec: RunSpec, context: DistributedContext, stop: StopRequest, started: float
+    run: Run,
+    spec: RunSpec,
+    context: DistributedContext,
+    watch: Watch,
+    stop: StopRequest,
+    started: float,
 ) -> None:
-    context.barrier()  # no rank writes before the folder is ready
     if context.is_first:
-        run.write_env(describe(spec, context, _earlier_environment(run)))
-    probes = train(run, spec, context, stop)
+        run.write_env(describe(spec, context, watch.hosts, _earlier_environment(run)))
+    try:
+        probes = train(run, spec, context, stop)
+    except TrainingInterrupted as error:
+        if context.is_first and run.status.status == "running":  # else it is recorded why
+            if watch.timeout is not None:
+                run.finish("failed", "timeout", f"{watch.timeout}; {error}")
+            else:
+                run.finish("interrupted", "killed", str(error))
+        return
     context.barrier()  # all ranks have written their last step
     if context.is_first:
         run.write_probes(_with_total_time(probes, time.time() - started))
@@ -113,22 +169,28 @@ def _with_total_time(probes: ProbeResults, total_s: float) -> ProbeResults:
     return probes.model_copy(update={"time": run_time})
 
 
-def _should_record(run: Run, error: Exception, stop: StopRequest) -> bool:
-    """Return whether this rank should record the failure.
+def _record_failure(run: Run, error: Exception, stop: StopRequest) -> None:
+    """Record why this rank failed, unless the cause is recorded or is not known to this rank.
 
-    Ranks that fail because a peer died wait, so that the peer can report the cause; if the peer was
-    killed, the launcher reports it.
+    A rank that lost a peer waits, so that the peer can record why it failed, or what watches the
+    ranks that it was killed: then it asks this rank to end.
     """
-    if (
-        isinstance(error, RuntimeError)
-        and _reason(error) == "error"
-        and int(os.environ["WORLD_SIZE"]) > 1
-    ):
-        time.sleep(FAILURE_REPORT_DELAY_S)
-    return run.exists and run.status.status == "running" and not stop.requested
+    if run.claim_number is None or not run.exists:
+        return  # the ranks were started by hand, and this one does not hold the run
+    reason = _reason(error)
+    deadline = time.monotonic() + (PEER_RECORD_S if reason == "lost" else 0.0)
+    with contextlib.suppress(ClaimLost):
+        while run.status.status == "running" and stop.requested != ExitCode.INTERRUPTED:
+            if time.monotonic() >= deadline:
+                message = f"{type(error).__name__}: {error}".splitlines()[0]
+                run.finish("failed", reason, message.partition(GLOO_ADVICE)[0])
+                return
+            time.sleep(POLL_INTERVAL_S)
 
 
 def _reason(error: Exception) -> FailureReason:
     if isinstance(error, NotFiniteError):
         return "nan"
-    return "oom" if is_out_of_memory(error) else "error"
+    if is_out_of_memory(error):
+        return "oom"
+    return "lost" if is_lost_peer(error) else "error"

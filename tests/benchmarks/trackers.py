@@ -78,7 +78,7 @@ def train_here(run: Run, launch: LaunchSpec) -> None:
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", **place}
     run.mark_running()
-    run_worker(run.path, claim=False)
+    run_worker(run.path, run.claim_number)
 
 
 def measure(tracker: str, n_blocks: int, n_steps: int, folder: Path) -> Blocks:

@@ -49,7 +49,7 @@ class RunsHere:
         with self._monkeypatch.context() as patch:
             for name, value in (ENV | {"MASTER_PORT": free_port()}).items():
                 patch.setenv(name, value)
-            run_worker(run.path, claim=False)
+            run_worker(run.path, run.claim_number)
 
 
 @pytest.fixture

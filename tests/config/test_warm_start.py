@@ -7,7 +7,7 @@ import pytest
 
 from harness.config import load
 from harness.errors import UserError
-from harness.launch.scheduler import randomize_within_seed
+from harness.launch.placement import randomize_within_seed
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import init_parameters
 from harness.model.weights import GPT2, Weights, save_weights

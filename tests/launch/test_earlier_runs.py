@@ -4,7 +4,6 @@ import pytest
 from untrained_study import UntrainedStudy
 
 from harness.analysis import dataset
-from harness.launch import scheduler
 from harness.provenance import outdated
 from harness.provenance.archive import archive_code
 from harness.provenance.sources import Sources
@@ -46,7 +45,7 @@ def test_a_run_that_ends_before_the_launch_begins_is_not_computed_again(study):
     todo = study.select().todo
     study.run()
     started = study.entry("ours-mha-single").status.started_at
-    scheduler.run_all(study.store, todo, study.start)
+    study.run_all(todo)
     assert study.entry("ours-mha-single").status.started_at == started
 
 
@@ -101,7 +100,7 @@ def test_a_retried_run_does_not_start_from_an_outdated_run(study, capsys):
     assert [spec.entry for spec in selection.todo] == [DEPENDENT]
     assert list(selection.changes) == [study.entry(DEPENDENT).run_id]
     started = study.entry(DEPENDENT).status.started_at
-    scheduler.run_all(study.store, selection.todo, study.start)
+    study.run_all(selection.todo)
     printed = capsys.readouterr().err
     assert "starts from an outdated run (user/mine/positional/ours.py changed)" in printed
     assert study.entry(DEPENDENT).status.started_at == started

@@ -9,6 +9,8 @@ from untrained_study import OURS_FILE, UntrainedStudy
 from harness.analysis import dataset
 from harness.analysis.outdated import caveats
 from harness.launch import scheduler
+from harness.launch.one_run import run_claimed
+from harness.launch.progress import ProgressReporter
 from harness.provenance import outdated
 from harness.results.store import Run
 
@@ -100,6 +102,18 @@ def test_retrying_failed_runs_trains_no_outdated_result_again(study):
     assert len(study.select(retry_failed=True).todo) == 1
 
 
+def test_a_run_lost_with_its_host_resumes_with_every_run(study):
+    """A lost peer or node is no failure of the run; other failures are retried on request."""
+    study.run()
+    lost, other = (study.entry(f"{name}-mha-single") for name in ("ours", "learned"))
+    lost.finish("failed", "lost", "node-2 does not answer")
+    other.finish("failed", "timeout", "x")
+    assert [spec.run_id for spec in study.select().todo] == [lost.run_id]
+    retried = study.select(retry_failed=True).todo
+    assert {spec.run_id for spec in retried} == {lost.run_id, other.run_id}
+    assert study.run() == study.resumed == ["ours-mha-single"]
+
+
 def test_an_accepted_result_counts_until_the_next_edit(study):
     study.run()
     study.edit()
@@ -160,8 +174,8 @@ def test_a_result_of_another_process_is_not_computed_again(study):
     run = study.store.run("s", todo[0].run_id)
     claim = run.claim()
     assert claim is not None
-    with scheduler.ProgressReporter(todo) as progress, claim:
-        scheduler._run_one(study.store, claim, todo[0], study.start, progress, before[run.run_id])
+    with ProgressReporter(todo) as progress:
+        run_claimed(study.store, todo[0], claim, study.start, progress, before[run.run_id])
     assert len(list((study.folder / "results/s/.outdated").iterdir())) == n_kept
 
 

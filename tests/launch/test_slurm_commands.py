@@ -100,6 +100,23 @@ def test_queries_ignore_settings_of_the_user(fake, monkeypatch):
     assert commands.squeue(["a"]) == []
 
 
+@pytest.mark.parametrize(
+    ("variable", "reaches"),
+    [
+        ("SBATCH_TIMELIMIT", False),
+        ("SBATCH_OPEN_MODE", False),
+        ("SBATCH_ARRAY_INX", False),
+        ("SBATCH_NO_REQUEUE", False),
+        ("SBATCH_ACCOUNT", True),
+    ],
+)
+def test_variables_override_no_option_of_the_script(fake, monkeypatch, variable, reaches):
+    monkeypatch.setenv(variable, "1")
+    fake("sbatch", f'[ -z "${variable}" ] && echo 1 || echo 2')
+    script = "#!/bin/bash\n#SBATCH --time=10\n#SBATCH --open-mode=append\n"
+    assert commands.sbatch([], script) == ("2" if reaches else "1")
+
+
 def test_job_id_is_read(fake):
     called = fake("sbatch", "cat >> $0.called; echo 'sbatch: note' ; echo '123;cluster'")
     assert commands.sbatch(["--array=0-3"], "#!/bin/sh\ntrue\n") == "123"

@@ -136,6 +136,11 @@ class Cluster:
         """Kill the controller: commands fail, jobs go on."""
         self._kill_daemon("slurmctld")
 
+    def stop_controller(self) -> None:
+        """End the controller, which saves its state."""
+        self._daemons["slurmctld"].terminate()
+        self._daemons.pop("slurmctld").wait()
+
     def start_node(self, node: str) -> None:
         """Start a node (again)."""
         if not self._apart:
@@ -332,7 +337,12 @@ class Cluster:
 
     def wait_until_empty(self) -> None:
         """Wait until no job is in the queue; jobs that were requeued start at once."""
-        wait_until(lambda: self.start_requeued() or not self.active_jobs(), "the queue is empty")
+        try:
+            wait_until(
+                lambda: self.start_requeued() or not self.active_jobs(), "the queue is empty"
+            )
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self.active_jobs()}\n{self.call('sinfo')}") from None
 
     def start_requeued(self) -> None:
         """Let jobs that were requeued start now: Slurm lets them wait for 120 s."""
@@ -340,6 +350,11 @@ class Cluster:
             if job.state == "PENDING" and job.reason == "BeginTime":
                 update = ["scontrol", "update", f"JobId={job.id}", "StartTime=now"]
                 subprocess.run(update, env=self.env, capture_output=True)  # it may have started
+
+    def answers(self) -> bool:
+        """Return whether the controller answers."""
+        ping = subprocess.run(["scontrol", "ping"], env=self.env, capture_output=True, text=True)
+        return "UP" in ping.stdout
 
     def _n_idle(self) -> int:
         command = ["sinfo", "-h", "-N", "-p", "main", "-t", "idle", "-o", "%n"]

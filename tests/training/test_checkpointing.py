@@ -20,7 +20,7 @@ from tiny_run import SEQ_LEN, VOCAB, join_alone, tiny_spec
 from torch.distributed.tensor import DTensor
 
 from harness.distributed.process_group import DistributedContext, join
-from harness.errors import UserError
+from harness.errors import ClaimLost, UserError
 from harness.model import weights as weights_module
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import init_parameters
@@ -221,6 +221,52 @@ def test_checkpoints_are_kept_on_a_file_system_without_links(tmp_path, run, rank
     assert equal(load_weights(run.best_checkpoint).tensors, weights[4])
     drop_state(run, "full")
     assert [folder.name for folder in resumable_checkpoints(run)] == ["step-8"]
+
+
+MOMENTS = ("_write", "save_state", "_link", "_point", "restore_links", "drop_state")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_after_its_run_was_taken_over_no_checkpoint_changes(
+    tmp_path, run, ranks, monkeypatch, moment
+):
+    """The process was paused at any of its steps; the successor may have newer checkpoints."""
+    first = run.claim()
+    run_spec = spec(tmp_path, "full")
+    gpt, _, optimizer = make(run_spec, ranks)
+    checkpoints = Checkpoints(first.run, run_spec, ranks, gpt, optimizer)
+    checkpoints.save(2, 3.0)
+    left = []
+
+    def take_over_before(owner, name):
+        function = getattr(owner, name)
+
+        def call(*arguments, **options):
+            first.release()
+            run.claim()
+            (run.checkpoints / "step-9" / "state").mkdir(parents=True)
+            left.append(kept_files(run))
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    take_over_before(Checkpoints if hasattr(Checkpoints, moment) else checkpointing, moment)
+    with pytest.raises(ClaimLost):
+        if moment == "restore_links":
+            checkpoints.restore_links(0, {})
+        elif moment == "drop_state":
+            checkpointing.drop_state(first.run, "none")
+        else:
+            checkpoints.save(4, 1.0)
+    assert left[0] and kept_files(run) == left[0]
+
+
+def kept_files(run):
+    paths = run.checkpoints.rglob("*")
+    kept = {path.relative_to(run.checkpoints) for path in paths if path.suffix != ".tmp"}
+    return {path for path in kept if not path.parts[0].endswith(".tmp")} | {
+        path.readlink() for path in run.checkpoints.iterdir() if path.is_symlink()
+    }
 
 
 # -- the loop --------------------------------------------------------------------------------------

@@ -6,16 +6,18 @@ from harness.results.records import Environment
 from harness.results.store import Run
 from harness.training.environment import describe
 
+HOSTS = ["node-1"]
+
 
 def test_a_resumed_run_names_its_earlier_machines(tmp_path, ranks):
     spec = tiny_spec(tmp_path)
-    here = describe(spec, ranks)
+    here = describe(spec, ranks, HOSTS)
     assert here.usable_cores and not here.earlier_machines
-    assert not describe(spec, ranks, here).earlier_machines
+    assert not describe(spec, ranks, HOSTS, here).earlier_machines
     there = Environment(host="node-2", cpu="Another CPU")
-    again = describe(spec, ranks, there)
+    again = describe(spec, ranks, HOSTS, there)
     assert again.earlier_machines == ["node-2: Another CPU"]
-    assert describe(spec, ranks, again).earlier_machines == ["node-2: Another CPU"]
+    assert describe(spec, ranks, HOSTS, again).earlier_machines == ["node-2: Another CPU"]
     assert there.earlier_machines == []
 
 

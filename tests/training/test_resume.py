@@ -11,7 +11,7 @@ from tiny_run import SEQ_LEN, join_alone, tiny_spec
 
 from harness.data.batches import Batches, Tokens
 from harness.distributed.process_group import DistributedContext
-from harness.errors import UserError
+from harness.errors import ExitCode, UserError
 from harness.model.weights import load_weights
 from harness.results.records import StepRecord, VariantChoice
 from harness.results.store import Run
@@ -192,7 +192,7 @@ def test_repeatedly_interrupted_run_has_the_same_curve(tmp_path, ranks, whole):
     run = start(tmp_path / "run", checkpoint_every=1)
     for n in range(STEPS):
         with pytest.raises(TrainingInterrupted, match=rf"after {n + 1} of 9 steps"):
-            attempt(run, ranks, stop=StopRequest(requested=True))
+            attempt(run, ranks, stop=StopRequest(ExitCode.INTERRUPTED))
         run.mark_running()
     probes = attempt(run, ranks)
     assert curve(run) == whole[0]
@@ -204,7 +204,7 @@ def test_stop_request_saves_before_it_ends(tmp_path, ranks, whole):
     """Checkpoints are due every 100 steps; a stop request at the first step still saves one."""
     run = start(tmp_path / "run", checkpoint_every=100)
     with pytest.raises(TrainingInterrupted):
-        attempt(run, ranks, stop=StopRequest(requested=True))
+        attempt(run, ranks, stop=StopRequest(ExitCode.INTERRUPTED))
     assert [folder.name for folder in resumable_checkpoints(run)] == ["step-1"]
     run.mark_running()
     assert attempt(run, ranks).resumed_at == [1]

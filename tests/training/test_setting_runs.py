@@ -5,6 +5,7 @@ import torch
 from tiny_run import SEQ_LEN, join_alone, tiny_spec
 
 from harness.distributed.process_group import DistributedContext
+from harness.errors import ExitCode
 from harness.results.store import Run
 from harness.training.loop import train
 from harness.training.signals import StopRequest, TrainingInterrupted
@@ -79,7 +80,7 @@ def test_a_run_that_is_resumed_at_each_step_is_the_same(tmp_path, ranks, whole, 
     run = start(tmp_path / name, SETTINGS[name])
     for _ in range(STEPS):
         with pytest.raises(TrainingInterrupted):
-            train(run, run.spec, ranks, StopRequest(requested=True))
+            train(run, run.spec, ranks, StopRequest(ExitCode.INTERRUPTED))
         run.mark_running()
     probes = train(run, run.spec, ranks)
     expected, expected_probes = whole[name]

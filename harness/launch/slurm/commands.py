@@ -17,6 +17,9 @@ QUERY_TIMEOUT_S = 30.0
 SUBMIT_TIMEOUT_S = 300.0  # a busy controller takes minutes
 JOBS_PER_CALL = 200  # of scancel and sacct: command lines are limited
 QUERY_VARIABLES = ("SQUEUE_", "SACCT_", "SCANCEL_", "SINFO_")
+# Of sbatch: they would replace the array, the environment or the requeuing of every job.
+FIXED_VARIABLES = ("SBATCH_ARRAY_INX", "SBATCH_EXPORT", "SBATCH_NO_REQUEUE", "SBATCH_WAIT")
+RENAMED = {"time": "timelimit"}  # options whose variable has another name
 SEPARATOR = "|"
 QUEUE_FORMAT = SEPARATOR.join(("%i", "%F", "%K", "%T", "%r", "%N", "%j"))
 ACCOUNT_FIELDS = ("JobID", "State", "ExitCode", "NodeList")
@@ -87,11 +90,16 @@ class NodeEntry:
 def sbatch(arguments: Sequence[str], script: str) -> str:
     """Submit a batch script and return the job id.
 
+    Variables of the environment (`SBATCH_TIMELIMIT`) do not override options that the script states.
+
     Raises:
         NoAnswerError: the job may have been submitted; its name finds it in the queue.
         CommandError: Slurm refused it.
     """
-    text = _call(["sbatch", "--parsable", *arguments], script)
+    stated = re.findall(r"^#SBATCH --([a-z-]+)", script, re.MULTILINE)
+    ignored = [f"SBATCH_{RENAMED.get(name, name).upper().replace('-', '_')}" for name in stated]
+    command = ["sbatch", "--parsable", *arguments]
+    text = _call(command, script, (*QUERY_VARIABLES, *FIXED_VARIABLES, *ignored))
     job = text.strip().rpartition("\n")[2].partition(";")[0]  # `123;cluster` of several clusters
     if not job.isdecimal():
         raise CommandError(f"sbatch printed no job id: {text.strip()!r}")
@@ -208,6 +216,40 @@ def max_array_size() -> int:
     return int(match[1])
 
 
+def n_cpus(node: str) -> int:
+    """Return the number of CPUs of a node, as Slurm counts them.
+
+    Raises:
+        CommandError: the controller cannot be asked.
+    """
+    return int(_field(_call(["scontrol", "--oneliner", "show", "node", node]), "CPUTot"))
+
+
+def node_address(node: str) -> str:
+    """Return the address of a node: its host name, unless Slurm is told another one.
+
+    Raises:
+        CommandError: the controller cannot be asked.
+    """
+    return _field(_call(["scontrol", "--oneliner", "show", "node", node]), "NodeAddr")
+
+
+def hosts(abbreviated: str) -> list[str]:
+    """Return the names of nodes that Slurm abbreviates: `n[1-2]`.
+
+    Raises:
+        CommandError: it is no such list.
+    """
+    return _call(["scontrol", "show", "hostnames", abbreviated]).split()
+
+
+def _field(text: str, name: str) -> str:
+    match = re.search(rf"\b{name}=(\S+)", text)
+    if match is None:
+        raise CommandError(f"scontrol printed no {name}")
+    return match[1]
+
+
 def nodes(partition: str | None = None) -> list[NodeEntry]:
     """Return the nodes of a partition, or of the default one.
 
@@ -281,15 +323,19 @@ def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _call(command: Sequence[str], text: str | None = None) -> str:
+def _call(
+    command: Sequence[str], text: str | None = None, ignored: Sequence[str] = QUERY_VARIABLES
+) -> str:
     """Run a command with `text` as its input and return what it prints.
+
+    Variables of the environment whose names begin with one of `ignored` are removed.
 
     Raises:
         CommandError: it is missing, fails or exceeds the time.
     """
     timeout_s = QUERY_TIMEOUT_S if text is None else SUBMIT_TIMEOUT_S
     environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(QUERY_VARIABLES)
+        name: value for name, value in os.environ.items() if not name.startswith(tuple(ignored))
     }
     try:
         process = subprocess.Popen(

@@ -1,0 +1,148 @@
+"""Watch a rank from a thread: its claim, its limits, and whether it ends when asked to."""
+
+import contextlib
+import faulthandler
+import os
+import sys
+import threading
+import time
+from types import TracebackType
+
+from harness.distributed.process_group import DistributedContext, answering
+from harness.errors import ClaimLost, ExitCode
+from harness.results.claims import HEARTBEAT_S
+from harness.results.limits import Limits
+from harness.results.records import FailureReason, LaunchSpec
+from harness.results.store import Run
+from harness.training.signals import StopRequest
+
+STOP_GRACE_S = 20.0  # to finish the current step; Slurm and the agent kill a rank after 30 s
+ANSWER_S = 10.0  # for the other ranks to notice a stall
+STACK_DUMP_STAGGER_S = 0.3  # between the stack dumps of two ranks, which share a log
+
+
+class Watch:
+    """End this rank if its claim is lost, a limit is exceeded, or a request to end has no effect.
+
+    `with Watch(...) as watch:` starts the thread. It beats for the `run`, from its claim on; a run
+    whose claim is lost belongs to another process, so this one ends without a word. `joined` is set
+    to the context of the process group once all ranks have met, `hosts` to the host of each rank.
+    """
+
+    def __init__(self, run: Run, limits: LaunchSpec, stop: StopRequest) -> None:
+        self.run = run
+        self.joined: DistributedContext | None = None
+        self.hosts: list[str] = []
+        self.timeout: str | None = None  # the exceeded `timeout_s`, for which the run is to end
+        self._stop = stop
+        self._limits = Limits(run, limits)
+        self._rank = int(os.environ["RANK"])
+        self._world_size = int(os.environ["WORLD_SIZE"])
+        self._beaten = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._limits.interval_s):
+            with contextlib.suppress(OSError):  # the file server may be away for a while
+                self._check()
+
+    def _check(self) -> None:
+        now = time.monotonic()
+        if now - self._beaten >= HEARTBEAT_S:
+            self._beaten = now
+            if not self.run.beat():
+                os._exit(ExitCode.CLAIM_LOST)
+        asked_at = self._stop.requested_at
+        if asked_at is not None and not self._stop.acknowledged:
+            if now - asked_at >= STOP_GRACE_S:
+                self._end_unstopped()
+            return
+        reason = self._limits.check()
+        if reason is None:
+            return
+        if self._limits.has_stalled:
+            self._end_stalled(reason)
+        elif self._rank == 0 and asked_at is None:
+            self.timeout = reason
+            self._stop.request(ExitCode.INTERRUPTED)
+
+    def _end_unstopped(self) -> None:
+        """End a rank that has not ended on request; what asked it to records why."""
+        print_stacks(
+            f"rank {self._rank} was asked to end and finished no step in {STOP_GRACE_S:g} s"
+        )
+        if self.timeout is not None:
+            self._record("timeout", self.timeout)
+        os._exit(ExitCode.INTERRUPTED)
+
+    def _end_stalled(self, reason: str) -> None:
+        """End this rank, as all others do, and record which of them do not answer.
+
+        They make no progress either, so all of them notice at about the same time.
+        """
+        silent = self._silent_ranks()
+        if self._ended.is_set():
+            return
+        message = reason
+        if silent:
+            message = f"{reason}; no answer from {', '.join(map(self._describe, silent))}"
+        print_stacks(f"rank {self._rank}: {message}")
+        self._record("lost" if silent else "timeout", message)
+        local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        time.sleep(STACK_DUMP_STAGGER_S * (local_world_size - _local_rank()))
+        os._exit(ExitCode.SOME_FAILED)
+
+    def _silent_ranks(self) -> list[int]:
+        """Return the other ranks that do not report the same stall within ANSWER_S."""
+        others = set(range(self._world_size)) - {self._rank}
+        answered: set[int] = set()
+        # A thread of its own: a request to a store that is cut off does not return.
+        asking = threading.Thread(target=self._ask, args=(others, answered), daemon=True)
+        asking.start()
+        asking.join(ANSWER_S)
+        return sorted(others - answered)
+
+    def _ask(self, others: set[int], answered: set[int]) -> None:
+        """Add the ranks to `answered` that report the stall, until all `others` have."""
+        context = self.joined
+        if context is None or context.store is None:
+            return
+        deadline = time.monotonic() + ANSWER_S
+        while not others <= answered and time.monotonic() < deadline:
+            with contextlib.suppress(RuntimeError):  # the store may end with the host of rank 0
+                answered |= answering(context.store, context, "stalled")
+            time.sleep(0.1)
+
+    def _describe(self, rank: int) -> str:
+        return f"rank {rank} on {self.hosts[rank]}" if self.hosts else f"rank {rank}"
+
+    def _record(self, reason: FailureReason, message: str) -> None:
+        """Record the failure, unless the run has ended or belongs to another process."""
+        with contextlib.suppress(ClaimLost, OSError):
+            if self.run.claim_number is not None and self.run.status.status == "running":
+                self.run.finish("failed", reason, message)
+
+
+def print_stacks(message: str) -> None:
+    """Print the stack of each thread, in the order of the ranks of this host."""
+    time.sleep(STACK_DUMP_STAGGER_S * _local_rank())
+    print(f"{message}; stacks:", file=sys.stderr, flush=True)
+    faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
