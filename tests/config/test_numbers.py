@@ -101,10 +101,10 @@ def numeric_options():
 
 
 def numeric_flags():
-    """Yield command and name of each numeric option of the command line."""
+    """Yield command and name of each numeric option that a user gives."""
     for command in build_app().registered_commands:
         for parameter, annotation in get_type_hints(command.callback).items():
-            if numeric(annotation):
+            if numeric(annotation) and not command.hidden:
                 yield command.name, "--" + parameter.replace("_", "-")
 
 
