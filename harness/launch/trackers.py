@@ -108,7 +108,7 @@ class _Follower:
         finally:
             self._process.kill()  # no effect if it has ended
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> "subprocess.Popen[bytes]":
         self._folder.mkdir(parents=True, exist_ok=True)
         self._log(f"logging to {self._name} in {self._folder / self._name}")
         with open(self._folder / f"{self._name}.log", "wb") as log:
