@@ -12,6 +12,7 @@ import typer
 
 import harness
 from harness.cli import (
+    cancel,
     check,
     checkpoint,
     compare,
@@ -78,6 +79,7 @@ def build_app(completion: bool = False) -> typer.Typer:
     add("run", run.run, STUDIES, "ablations.toml --seeds 0")
     add("check", check.check, STUDIES, "variants/mlp/gelu.py")
     add("status", status.status, STUDIES, "ablations.toml")
+    add("cancel", cancel.cancel, STUDIES, "ablations.toml")
     add("plan", plan.plan, STUDIES, "ablations --effect-size 0.01")
     add("report", report.report, RESULTS, "ablations")
     add("ingest", ingest.ingest, RESULTS, "runs.csv --study mine --baseline adamw")

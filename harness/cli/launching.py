@@ -9,7 +9,6 @@ import typer
 
 from harness.cli.output import command_line, log
 from harness.config import PlannedStudy
-from harness.errors import ExitCode
 from harness.launch import scheduler
 from harness.launch.backend import Backend, Stopped
 from harness.launch.local import LocalBackend
@@ -85,7 +84,7 @@ class Launch:
             backend.run_all(store, [*trained, *selection.running], self.fail_fast)
         except Stopped as error:
             log(str(error))
-            raise typer.Exit(ExitCode.INTERRUPTED) from error
+            raise typer.Exit(error.code) from error
         copied = [spec for spec in todo if spec.run_id in equal]
         if copied:
             n_copied = scheduler.copy_runs(store, copied, equal)
@@ -112,7 +111,7 @@ class Launch:
             backend.time_runs(store, stage.runs, n_steps)
         except Stopped as error:
             log(str(error))
-            raise typer.Exit(ExitCode.INTERRUPTED) from error
+            raise typer.Exit(error.code) from error
 
 
 def is_trials(stage: PlannedStudy) -> bool:

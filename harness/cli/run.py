@@ -1,6 +1,7 @@
 """`run`: train the runs of a study that are not done."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from typing import Annotated
@@ -20,6 +21,13 @@ from harness.cli.studies import load_study
 from harness.errors import ExitCode, Problem, UserError
 
 MAX_SEEDS = 10_000
+
+
+class On(StrEnum):
+    """Where `run` starts runs."""
+
+    LOCAL = "local"
+    SLURM = "slurm"
 
 
 class Until(StrEnum):
@@ -67,24 +75,47 @@ def run(
     trace: Annotated[
         bool, typer.Option("--trace", help="Store a Chrome trace of one step of each rank.")
     ] = False,
+    on: Annotated[
+        On | None,
+        typer.Option("--on", help="Start runs on this machine or by Slurm; default: launch.on."),
+    ] = None,
+    no_wait: Annotated[
+        bool,
+        typer.Option("--no-wait", help="With Slurm: submit what is due now, and do not follow it."),
+    ] = False,
+    print_script: Annotated[
+        bool,
+        typer.Option("--print-script", help="With Slurm and --dry-run: print what is submitted."),
+    ] = False,
 ) -> None:
-    """Train every run that is not done. After an interruption, the same command resumes."""
+    """Train every run that is not done. After an interruption, the same command resumes.
+
+    With Slurm, Ctrl-C leaves the jobs in the queue; the same command follows them again.
+    """
     from harness.cli import first_screen
     from harness.cli.launching import Launch
     from harness.cli.stages import read_progress, record_tuning, stages, unfinished
     from harness.config import UntilResolved
     from harness.launch import agent, fork_server, machine
+    from harness.launch.backend import Backend
     from harness.launch.local import LocalBackend
+    from harness.launch.slurm.backend import SlurmBackend
+    from harness.launch.slurm.submit import describe
+    from harness.launch.slurm.submit import submit as submit_runs
     from harness.launch.trackers import Trackers
     from harness.preflight import check_study
     from harness.results.store import Store
 
-    if not dry_run:
-        fork_server.start_fork_server()
+    if on is not None:
+        settings = [*(settings or ()), f"launch.on={on}"]
+    if not dry_run and on is not On.SLURM:
+        fork_server.start_fork_server()  # loads torch while this process reads the study
     until_resolved = None
     if until is not None or max_seeds is not None:
         until_resolved = UntilResolved(max_seeds, requested=until is not None)
     planned = load_study(study, settings, seeds, where, until_resolved)
+    is_local = planned.launch.on == "local"
+    _check_options(is_local, dry_run, no_wait, print_script)
     store = Store(results)
     store.refuse_imported(
         planned.name, "choose another study.name in the study file, or another --results folder"
@@ -102,10 +133,11 @@ def run(
         fail_fast=fail_fast,
         accept_outdated=accept_outdated,
         trace=trace,
-        order=partial(machine.order, parallel=planned.launch.parallel),
     )
+    if is_local:
+        launch = replace(launch, order=partial(machine.order, parallel=planned.launch.parallel))
     possible = planned.runs if planned.tuning is None else planned.tuning.possible_runs()
-    problems = machine.check_machine(possible, planned.launch.parallel)
+    problems = machine.check_machine(possible, planned.launch.parallel) if is_local else []
     if problems:
         raise UserError(problems)
     planned = check_study(planned, str(study), log)  # all models, before the first stage
@@ -113,17 +145,24 @@ def run(
         record_tuning(planned, store)
     is_done = True
     with Trackers(planned.trackers, store, planned.name, log) as trackers:
-        backend = LocalBackend(agent.start, planned.launch.parallel, trackers.followed)
+        local = LocalBackend(agent.start, planned.launch.parallel, trackers.followed)
+        backend: Backend = local
+        if not is_local:
+            submit = partial(submit_runs, settings=planned.launch.slurm, log=log)
+            backend = SlurmBackend(submit, log, trackers.name_run, waits=not no_wait)
         for stage in stages(planned, store, log):
             checked = stage if stage is planned else check_study(stage, str(study), log)
             if dry_run:
                 _, todo, _ = launch.select(checked, store)
+                if print_script:
+                    print(describe(store, planned.name, todo, planned.launch.slurm))
+                    continue
                 for spec in todo:
                     print(spec.run_id)
                 continue
             is_done = launch.start(checked, store, backend) and is_done
-            if planned.launch.timed == "exclusive":
-                launch.time_runs(checked, store, backend, planned.launch.timing_steps)
+            if is_local and planned.launch.timed == "exclusive":
+                launch.time_runs(checked, store, local, planned.launch.timing_steps)
             record_tuning(planned, store)
             if fail_fast and not is_done:
                 break
@@ -137,6 +176,19 @@ def run(
         first_screen.show(store, planned.name, study)
     if not is_done and not dry_run:
         raise typer.Exit(ExitCode.SOME_FAILED)
+
+
+def _check_options(is_local: bool, dry_run: bool, no_wait: bool, print_script: bool) -> None:
+    """Check options that need Slurm.
+
+    Raises:
+        UserError: an option has no effect here.
+    """
+    if is_local and (no_wait or print_script):
+        option = "--no-wait" if no_wait else "--print-script"
+        raise UserError(f'{option}: needs --on slurm, or [launch] on = "slurm" in the study')
+    if print_script and not dry_run:
+        raise UserError("--print-script: needs --dry-run")
 
 
 def _check_trackers(names: Sequence[str], study: str) -> None:

@@ -3,12 +3,20 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from harness.errors import ExitCode
 from harness.results.records import RunSpec
 from harness.results.store import Store
 
 
 class Stopped(Exception):
-    """The user stopped the command; the message says what goes on and how to continue."""
+    """The user stopped the command; the message says what goes on and how to continue.
+
+    `code` is the exit code of the command.
+    """
+
+    def __init__(self, message: str, code: ExitCode = ExitCode.INTERRUPTED) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Backend(Protocol):

@@ -57,11 +57,15 @@ class Trackers:
         """Return the function that starts a run, after it has named the run to the trackers."""
 
         def start_followed(run: Run, launch: LaunchSpec) -> None:
-            for follower in self._followers:
-                follower.name_run(run)
+            self.name_run(run, run.status.started_at)
             start(run, launch)
 
         return start_followed if self._followers else start
+
+    def name_run(self, run: Run, earlier_start: str | None) -> None:
+        """Name a run that starts to the trackers; its earlier attempt started at that time."""
+        for follower in self._followers:
+            follower.name_run(run, earlier_start)
 
 
 class _Follower:
@@ -77,9 +81,9 @@ class _Follower:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()  # runs start in several threads
 
-    def name_run(self, run: Run) -> None:
+    def name_run(self, run: Run, earlier_start: str | None) -> None:
         """Write the id of the next run, unless the process has ended or does not read."""
-        line = orjson.dumps([run.run_id, run.status.started_at]) + b"\n"
+        line = orjson.dumps([run.run_id, earlier_start]) + b"\n"
         try:
             with self._lock:
                 if self._process is None:
@@ -108,7 +112,7 @@ class _Follower:
         finally:
             self._process.kill()  # no effect if it has ended
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _start(self) -> "subprocess.Popen[bytes]":
         self._folder.mkdir(parents=True, exist_ok=True)
         self._log(f"logging to {self._name} in {self._folder / self._name}")
         with open(self._folder / f"{self._name}.log", "wb") as log:

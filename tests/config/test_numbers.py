@@ -102,7 +102,8 @@ def numeric_options():
 
 def numeric_flags():
     """Yield command and name of each numeric option of the command line."""
-    for command in build_app().registered_commands:
+    commands = build_app().registered_commands
+    for command in (command for command in commands if not command.hidden):
         for parameter, annotation in get_type_hints(command.callback).items():
             if numeric(annotation):
                 yield command.name, "--" + parameter.replace("_", "-")

@@ -1,0 +1,59 @@
+"""`cancel`: remove a study's elements from Slurm's queue."""
+
+from harness.cli.options import DEFAULT_RESULTS, ResultsOption, StudyArgument, WhereOption
+from harness.cli.output import log
+from harness.cli.studies import no_results, study_name
+from harness.errors import UserError
+
+
+def cancel(
+    study: StudyArgument, where: WhereOption = None, results: ResultsOption = DEFAULT_RESULTS
+) -> None:
+    """Cancel the jobs of a study, or those whose remaining runs all match --where.
+
+    A run that trains saves a checkpoint and ends; `run` resumes it.
+    """
+    from harness.analysis.selection import matching_runs
+    from harness.launch.slurm import commands
+    from harness.launch.slurm.queue import Queue
+    from harness.results.records import ENDED
+    from harness.results.store import Store
+
+    store = Store(results)
+    name = study_name(study)
+    if not store.runs(name):
+        raise no_results(results, study, store.studies())
+    matching = {run.run_id for run in matching_runs(store, name, where or ())}
+    queue = Queue(store.submissions(name))
+    try:
+        queue.ask()
+    except commands.CommandError as error:
+        raise UserError(f"the queue cannot be asked ({error}); nothing is cancelled") from error
+    jobs: set[str] = set()
+    kept: set[str] = set()
+    n_started = 0
+    entries = {(entry.name, entry.index or 0): entry for entry in queue.entries}
+    for submission in queue.submissions:
+        for index, run_ids in enumerate(submission.elements):
+            entry = entries.get((submission.name, index))
+            if entry is None or not entry.is_queued:
+                continue
+            remaining = set()
+            for run_id in run_ids:
+                run = store.run(name, run_id)
+                if run.outcome.status not in ENDED:
+                    remaining.add(run_id)
+            if remaining <= matching:
+                jobs.add(entry.job)
+                n_started += entry.has_started
+            else:
+                kept.add(entry.job)
+    try:
+        commands.scancel(sorted(jobs))
+    except commands.CommandError as error:
+        raise UserError(f"{error}; some elements may still be in the queue") from error
+    log(f"{len(jobs)} elements cancelled, of which {n_started} run: they save and end")
+    if kept:
+        log(f"{len(kept)} elements go on: they have other runs to do")
+    if jobs:
+        log("`run` submits their runs again")
