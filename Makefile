@@ -7,7 +7,7 @@ bin := .venv/bin
 installed := .venv/.installed
 pytest := $(bin)/python -m pytest
 
-.PHONY: help install run test test-all check prose faults bench calibrate chaos scale docs example clean
+.PHONY: help install run test test-all check prose faults bench calibrate chaos scale scale-out docs example clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -55,6 +55,9 @@ chaos: $(installed)  ## kill runs and jobs at random (KILLS=50, SEED=n repeats o
 
 scale: $(installed)  ## measure a report of RUNS=10000 synthetic runs: time, memory, page size
 	@SCALE=$(or $(RUNS),10000) $(pytest) tests/report/test_scale.py -s
+
+scale-out: $(installed)  ## train RUNS=10000 stub runs through Slurm: each once; times of submit and status
+	@SCALE_OUT=$(or $(RUNS),10000) $(pytest) tests/slurm/test_scale_out.py -s
 
 docs: .venv/.docs  ## write the READMEs of results/ and reports/, the example notebook, and site/
 	@$(bin)/python docs/formats.py

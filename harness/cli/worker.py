@@ -37,7 +37,7 @@ def end_with_parent() -> None:
 
 
 def _is_launcher(pid: int) -> bool:
-    """Return whether a process may have started ranks: in a container, torchrun may be the first."""
+    """Return whether a process may have started ranks: torchrun may be a container's first."""
     try:
         return "torch" in " ".join(psutil.Process(pid).cmdline())
     except psutil.Error:

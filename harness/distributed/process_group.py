@@ -18,7 +18,7 @@ NO_TIMEOUT = timedelta(days=365)
 
 
 class Store(Protocol):
-    """What this module uses of a `torch.distributed` store, which PyTorch exports without a type."""
+    """The methods of a `torch.distributed` store, which PyTorch exports without a type."""
 
     def set(self, key: str, value: str) -> None:
         """Store a value."""

@@ -34,7 +34,7 @@ def start_fork_server() -> None:
 
 
 def block_signals() -> None:
-    """Block the signals in this thread, also in a fork server that it starts anew."""
+    """Block the signals in this thread, also in a fork server that it starts again."""
     signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
 
 

@@ -212,6 +212,27 @@ def test_a_tracker_that_raises_loses_only_that_run(study, tmp_path, capsys):
     assert sum(opened[:-1]) == 13 and opened[-1] == "done"  # 12 steps, and the first evaluation
 
 
+@pytest.mark.parametrize("to", TRACKERS)
+def test_runs_that_train_at_once_are_all_followed(study, live_folder, to):
+    folder, expected = live_folder
+    start = importlib.import_module(f"harness.export.{to}").start
+    replays = [Replay(run) for run in runs_of(study)]
+    for replay in replays:
+        replay.reset()
+    followers = [new_follower(replays[0], to, folder)]
+    followers.append(RunFollower(replays[1].start(), start, folder))
+    for step in range(len(replays[0].lines[0])):
+        for replay, follower in zip(replays, followers, strict=True):
+            replay.train(step, step + 1)
+            follower.poll()
+    for replay in replays:
+        replay.finish()
+    assert all(follower.has_ended for follower in followers)
+    for follower in followers:
+        follower.close()
+    assert READ[to](folder, study.name) == expected
+
+
 FOLLOWERS = {
     "hangs": "import time; time.sleep(60)",
     "ends": "raise SystemExit(3)",

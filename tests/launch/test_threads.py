@@ -3,6 +3,8 @@
 import psutil
 import pytest
 
+from harness.launch.devices import cores as usable_cores
+
 pytestmark = pytest.mark.distributed
 
 IN_A_THREAD = """
@@ -50,3 +52,18 @@ def test_a_stuck_run_is_ended_from_another_thread(new_harness):
     assert "launch.stall_timeout_s = 8 s" in run.status.message
     ranks = [int(path.name) for path in pids.iterdir()]
     assert len(ranks) == 2 and not any(psutil.pid_exists(rank) for rank in ranks)
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="needs 2 cores")
+def test_a_stuck_run_ends_alone_beside_one_that_trains(new_harness):
+    """Two runs at once on a core each; the watchdog ends the one that hangs."""
+    study = new_harness.study('["learned", "hangs"]')
+    new_harness.variant("hangs", "time.sleep(3600) if self.training else None")
+    settings = ["launch.parallel=2", "launch.stall_timeout_s=15"]
+    new_harness("run", study, settings=settings, code=1)
+    outcomes = {run.spec.entry: run.status for run in new_harness.runs()}
+    assert outcomes["learned-mha-single"].status == "done"
+    assert outcomes["hangs-mha-single"].reason in ("timeout", "lost")
+    cores = [run.env.pinned_cores for run in new_harness.runs()]
+    assert all(cores) and not set(cores[0]) & set(cores[1])
+    assert {run.env.timing for run in new_harness.runs()} == {"shared"}

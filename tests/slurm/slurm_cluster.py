@@ -58,9 +58,9 @@ def missing(apart: bool = False) -> str | None:
     return None
 
 
-def wait_until(condition: Callable[[], T], what: str) -> T:
+def wait_until(condition: Callable[[], T], what: str, hang_s: float = HANG_S) -> T:
     """Poll a condition until its value is true; return this."""
-    deadline = time.monotonic() + HANG_S
+    deadline = time.monotonic() + hang_s
     while time.monotonic() < deadline:
         value = condition()
         if value:
@@ -335,7 +335,7 @@ class Cluster:
         """Return the jobs that are in the queue or run."""
         return [job for job in self.jobs() if job.is_active]
 
-    def wait_until_empty(self) -> None:
+    def wait_until_empty(self, hang_s: float = HANG_S) -> None:
         """Wait until no job is in the queue; jobs that were requeued start at once."""
         try:
             wait_until(

@@ -90,7 +90,7 @@ class NodeEntry:
 def sbatch(arguments: Sequence[str], script: str) -> str:
     """Submit a batch script and return the job id.
 
-    Variables of the environment (`SBATCH_TIMELIMIT`) do not override options that the script states.
+    Variables of the environment (`SBATCH_TIMELIMIT`) override no option that the script states.
 
     Raises:
         NoAnswerError: the job may have been submitted; its name finds it in the queue.

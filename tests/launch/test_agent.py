@@ -1,0 +1,196 @@
+"""Without these, runs that train at once on one machine could disturb or end each other."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from multiprocessing import forkserver, popen_forkserver
+
+import pytest
+
+from harness.errors import ClaimLost
+from harness.launch import agent, fork_server
+from harness.launch.slots import Slot
+from harness.launch.stop import Stop
+from harness.results.files import write_json
+from harness.results.records import LaunchSpec, RunStatus
+from harness.results.store import Run
+
+pytestmark = pytest.mark.distributed
+
+DONE = "run.finish('done')"
+HANGS = "import time; time.sleep(3600)"
+IGNORES = f"import signal; signal.signal(15, signal.SIG_IGN); {HANGS}"
+KILLED = "import os; os.kill(os.getpid(), 9)"
+CANNOT_RECORD = "raise SystemExit(1)"
+
+
+@pytest.fixture
+def new_run(tmp_path, monkeypatch):
+    """Return a function that makes a claimed run whose ranks execute a script."""
+    monkeypatch.setattr(fork_server, "WORKER", "tiny_ranks")
+
+    def make(name: str, script: str) -> Run:
+        run = Run(tmp_path / name)
+        run.path.mkdir()
+        write_json(run.path / "status.json", RunStatus(status="pending"))
+        run.path.with_suffix(".py").write_text(script)
+        claim = run.claim()
+        assert claim is not None
+        return claim.run
+
+    return make
+
+
+def limits(world_size: int = 1, stall_timeout_s: float | None = None) -> LaunchSpec:
+    return LaunchSpec(
+        world_size=world_size,
+        timeout_s=None,
+        stall_timeout_s=stall_timeout_s,
+        variant_paths=[],
+        train_tokens=[],
+        val_tokens=[],
+        token_bytes="",
+    )
+
+
+def start_all(runs: Sequence[Run], launches, slots=None, stop=None) -> list[threading.Thread]:
+    threads = []
+    for run, launch, slot in zip(runs, launches, slots or [Slot()] * len(runs), strict=True):
+        thread = threading.Thread(target=agent.start, args=(run, launch, slot, stop))
+        thread.start()
+        threads.append(thread)
+    return threads
+
+
+def facts(run: Run, rank: int = 0):
+    return json.loads((run.path / f"rank{rank}.json").read_text())
+
+
+def wait_for_ranks(runs: Sequence[Run]) -> None:
+    while not all((run.path / "rank0.json").exists() for run in runs):
+        time.sleep(0.02)
+
+
+def test_runs_at_once_keep_to_their_slots(new_run):
+    core = min(os.sched_getaffinity(0))
+    runs = [new_run(f"r{index}", DONE) for index in range(8)]
+    launches = [limits(world_size=1 + (index == 0)) for index in range(8)]
+    slots = [Slot((f"GPU-{index}",), (core,), "shared") for index in range(7)] + [Slot()]
+    for thread in start_all(runs, launches, slots):
+        thread.join()
+    assert [run.status.status for run in runs] == ["done"] * 8
+    ports = {facts(run)["MASTER_PORT"] for run in runs}
+    assert len(ports) == 8, "runs that share a port end together"
+    for index, run in enumerate(runs[:7]):
+        found = facts(run)
+        assert found["CUDA_VISIBLE_DEVICES"] == f"GPU-{index}"
+        assert found["cores"] == [core] and found["OMP_NUM_THREADS"] == "1"
+        assert found["ABLATIONS_TIMING"] == "shared"
+        assert set(fork_server.BLOCKED) <= set(found["blocked"]), "a signal before is lost"
+    assert facts(runs[7])["cores"] == sorted(os.sched_getaffinity(0))
+    assert facts(runs[7])["ABLATIONS_TIMING"] == "exclusive"
+    assert facts(runs[0], rank=1)["MASTER_PORT"] == facts(runs[0])["MASTER_PORT"]
+
+
+def test_a_run_that_fails_or_hangs_ends_alone(new_run):
+    scripts = {"hangs": HANGS, "killed": KILLED, "silent": CANNOT_RECORD, "waits": HANGS}
+    runs = {name: new_run(name, script) for name, script in scripts.items()}
+    stop = Stop()
+    launches = [limits(stall_timeout_s=2 if name == "hangs" else None) for name in runs]
+    threads = dict(zip(runs, start_all([*runs.values()], launches, stop=stop), strict=True))
+    for name in ("hangs", "killed", "silent"):
+        threads[name].join()
+    statuses = {name: run.status for name, run in runs.items()}
+    assert (statuses["hangs"].status, statuses["hangs"].reason) == ("failed", "timeout")
+    assert (statuses["killed"].status, statuses["killed"].reason) == ("failed", "killed")
+    assert "SIGKILL" in str(statuses["killed"].message)
+    assert statuses["silent"].status == "failed" and "exit code 1" in statuses["silent"].message
+    assert statuses["waits"].status == "running" and threads["waits"].is_alive()
+    stop.request(signal.SIGTERM)
+    threads["waits"].join()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGKILL])
+def test_one_request_stops_all_runs(new_run, number):
+    runs = [new_run("a", HANGS), new_run("b", HANGS)]
+    stop = Stop()
+    threads = start_all(runs, [limits()] * 2, stop=stop)
+    wait_for_ranks(runs)
+    stop.request(number)
+    for thread in threads:
+        thread.join()
+    assert [run.status.status for run in runs] == ["interrupted"] * 2
+
+
+def test_a_rank_that_ignores_the_request_is_killed(new_run, monkeypatch):
+    monkeypatch.setattr(agent, "STOP_GRACE_S", 0.5)
+    run = new_run("a", IGNORES)
+    stop = Stop()
+    (thread,) = start_all([run], [limits()], stop=stop)
+    wait_for_ranks([run])
+    stop.request(signal.SIGTERM)
+    thread.join()
+    assert run.status.status == "interrupted"
+
+
+def test_a_run_that_another_process_took_over_is_left(new_run, monkeypatch):
+    """Its ranks are killed, and its status is the new owner's."""
+    monkeypatch.setattr(agent, "CLAIM_CHECK_INTERVAL_S", 0.1)
+    run = new_run("a", HANGS)
+    errors = []
+
+    def start() -> None:
+        try:
+            agent.start(run, limits())
+        except ClaimLost as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    wait_for_ranks([run])
+    before = run.path.joinpath("status.json").read_bytes()
+    (run.claims / f"{run.claim_number}.json").rename(run.claims / "1.released")
+    thread.join()
+    assert len(errors) == 1 and run.path.joinpath("status.json").read_bytes() == before
+
+
+def test_a_batch_systems_signals_leave_the_fork_server(new_run):
+    """A job's end signals each of its processes; with the fork server, the ranks would end."""
+    agent.start(new_run("a", DONE), limits())
+    server = forkserver._forkserver._forkserver_pid
+    for number in fork_server.BLOCKED:
+        os.kill(server, number)
+    run = new_run("b", DONE)
+    agent.start(run, limits())
+    assert run.status.status == "done" and forkserver._forkserver._forkserver_pid == server
+
+
+def test_two_threads_read_one_exit_code(monkeypatch):
+    """`Process.start` in one thread also asks for the exit codes of the others' processes."""
+    fork_server.start_fork_server()
+    reader, writer = os.pipe()
+    process = object.__new__(popen_forkserver.Popen)
+    process.returncode = None
+    process.sentinel = reader
+    read_signed = forkserver.read_signed
+
+    def read_slowly(fd):
+        time.sleep(0.1)
+        if os.get_blocking(fd):
+            os.set_blocking(fd, False)
+        return read_signed(fd)
+
+    monkeypatch.setattr(forkserver, "read_signed", read_slowly)
+    forkserver.write_signed(writer, 0)
+    codes = []
+    threads = [threading.Thread(target=lambda: codes.append(process.poll())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    os.close(reader)
+    os.close(writer)
+    assert codes == [0, 0] and process.returncode == 0
