@@ -13,6 +13,7 @@ from harness.cli.studies import no_results, study_name
 if TYPE_CHECKING:
     from harness.launch.slurm.queue import Place
     from harness.provenance.outdated import CodeChange
+    from harness.results.records import RunSpec, RunStatus
     from harness.results.store import Outcome, Run, Store
 
 OptionalStudy = Annotated[
@@ -23,45 +24,64 @@ OptionalStudy = Annotated[
 
 def status(study: OptionalStudy = None, results: ResultsOption = DEFAULT_RESULTS) -> None:
     """Show which runs are done, running, failed and pending, and why."""
-    from harness.provenance.corpora import changed_corpora
-    from harness.provenance.outdated import find_changes
-    from harness.provenance.sources import Sources
     from harness.results.store import Store
 
     store = Store(results)
     names = [study_name(study)] if study else store.studies()
-    if not any(store.runs(name) for name in names):
+    runs = {name: store.runs(name) for name in names}
+    if not any(runs.values()):
         raise no_results(results, study, store.studies())
     for name in names:
-        runs = [(run, run.outcome) for run in store.runs(name)]
-        specs = store.specs(name)
-        changes = find_changes(store, name, specs, Sources())
-        counts = Counter(
-            "outdated" if _is_outdated(changes.get(run.run_id)) else outcome.status
-            for run, outcome in runs
-        )
-        summary = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
-        imported = " (imported)" if store.is_imported(name) else ""
-        print(f"{name}{imported}: {len(runs)} runs: {summary}")
-        n_unknown = [spec.code_hash for spec in specs].count(None)
-        if n_unknown:
-            print(f"  without a record of their code: {n_unknown}")
-        for corpus, n in changed_corpora(store, name).items():
-            print(f"  the corpus {corpus} has changed since {n} of these runs")
-        for line in _tuning(store, name, {run.run_id: outcome for run, outcome in runs}):
-            print(f"  {line}")
-        for line in _looks(store, name):
-            print(f"  {line}")
-        jobs = _jobs(store, name, {run.run_id for run, outcome in runs if outcome.status != "done"})
-        for line in jobs.lines:
-            print(f"  {line}")
-        for run, outcome in runs:
-            change = changes.get(run.run_id)
-            if outcome.status not in ("done", "pending") or change is not None:
-                print(f"  {_describe(run, outcome, change)}{jobs.of(run.run_id)}")
+        _show(store, name, runs[name])
     if study is not None:
         folder = "" if results == DEFAULT_RESULTS else f" --results {results}"
         print(f"report: python -m harness report {study}{folder}")
+
+
+def _show(store: "Store", study: str, runs: "list[Run]") -> None:
+    """Print the state of a study and of its runs. The files of each run are read once."""
+    from harness.errors import StoreError
+    from harness.provenance.corpora import changed_corpora
+    from harness.provenance.outdated import ComputedBy, changes_since
+    from harness.provenance.sources import Sources
+    from harness.results.store import Outcome
+
+    outcomes: dict[str, Outcome] = {}
+    readable: list[tuple[RunSpec, RunStatus]] = []
+    for run in runs:
+        try:
+            status = run.status
+            outcomes[run.run_id] = Outcome(status.status, status.reason, status.message)
+            readable.append((run.spec, status))
+        except StoreError as error:  # of an imported run, which has no spec, the outcome remains
+            outcomes.setdefault(run.run_id, Outcome("unreadable", "error", str(error)))
+    specs = [spec for spec, _ in readable]
+    computed_by = {spec.run_id: ComputedBy.of(spec, status) for spec, status in readable}
+    changes = changes_since(store.archive(study), specs, computed_by, Sources())
+    counts = Counter(
+        "outdated" if _is_outdated(changes.get(run_id)) else outcome.status
+        for run_id, outcome in outcomes.items()
+    )
+    summary = ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
+    imported = " (imported)" if any(run.is_imported for run in runs) else ""
+    print(f"{study}{imported}: {len(runs)} runs: {summary}")
+    n_unknown = [spec.code_hash for spec in specs].count(None)
+    if n_unknown:
+        print(f"  without a record of their code: {n_unknown}")
+    for corpus, n in changed_corpora(readable).items():
+        print(f"  the corpus {corpus} has changed since {n} of these runs")
+    jobs = _jobs(store, study, {key for key, outcome in outcomes.items() if not _is_done(outcome)})
+    for line in (*_tuning(store, study, outcomes), *_looks(store, study), *jobs.lines):
+        print(f"  {line}")
+    for run in runs:
+        outcome = outcomes[run.run_id]
+        change = changes.get(run.run_id)
+        if outcome.status not in ("done", "pending") or change is not None:
+            print(f"  {_describe(run, outcome, change)}{jobs.of(run.run_id)}")
+
+
+def _is_done(outcome: "Outcome") -> bool:
+    return outcome.status == "done"
 
 
 def _tuning(store: "Store", study: str, outcomes: "Mapping[str, Outcome]") -> Iterator[str]:
@@ -151,6 +171,10 @@ def _describe(run: "Run", outcome: "Outcome", change: "CodeChange | None") -> st
     step = f" at step {last.step + 1}" if last and outcome.status != "done" else ""
     reason = f" ({outcome.reason}: {outcome.message})" if outcome.reason else ""
     text = f"{run.run_id}: {outcome.status}{step}{reason}"
+    if outcome.status == "running":
+        silence_s = run.silence_s()
+        if silence_s is not None:
+            text += f", last sign of life {max(0.0, silence_s):.0f} s ago"
     if change is None:
         return text
     return f"{text}, {'accepted although' if change.is_accepted else 'outdated:'} {change}"

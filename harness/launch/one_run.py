@@ -111,4 +111,4 @@ def _change_of_source(store: Store, spec: RunSpec, source: Run | None) -> CodeCh
         return None
     launch = source.spec.launch.model_copy(update={"variant_paths": spec.launch.variant_paths})
     current = Sources().code(source.spec.model_copy(update={"launch": launch}))
-    return ComputedBy.of(source).change(current, store.archive(spec.study))
+    return ComputedBy.of(source.spec, source.status).change(current, store.archive(spec.study))

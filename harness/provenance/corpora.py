@@ -2,12 +2,11 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from harness.errors import StoreError
-from harness.results.records import RunSpec
+from harness.results.records import RunSpec, RunStatus
 from harness.results.store import Store
 
 
@@ -26,19 +25,15 @@ def replaced_corpora(store: Store, study: str, planned: Sequence[RunSpec]) -> li
     ]
 
 
-def changed_corpora(store: Store, study: str) -> dict[str, int]:
+def changed_corpora(runs: Iterable[tuple[RunSpec, RunStatus]]) -> dict[str, int]:
     """Return the number of runs by corpus whose file has changed since they started.
 
     Only files that were written after the start of a run are read.
     """
     hashes: dict[Path, str] = {}
     n_runs: Counter[str] = Counter()
-    for run in store.runs(study):
-        try:
-            spec = run.spec
-            started_at = run.status.started_at
-        except StoreError:
-            continue
+    for spec, status in runs:
+        started_at = status.started_at
         files = {Path(source.file): source.sha256 for source in spec.launch.sources}
         if started_at and _any_changed(files, datetime.fromisoformat(started_at), hashes):
             n_runs[spec.data.corpus] += 1

@@ -8,8 +8,8 @@ from harness.errors import StoreError
 from harness.provenance.sources import Code, Sources
 from harness.provenance.syntax import syntax_hash
 from harness.results.archive import Archive
-from harness.results.records import ENDED, RunSpec
-from harness.results.store import Run, Store
+from harness.results.records import ENDED, RunSpec, RunStatus
+from harness.results.store import Store
 
 MAX_FILES = 3  # that a message names
 
@@ -36,12 +36,11 @@ class ComputedBy:
     accepted_code_hash: str | None = None
 
     @classmethod
-    def of(cls, run: Run) -> "ComputedBy":
+    def of(cls, spec: RunSpec, status: RunStatus) -> "ComputedBy":
         """Return the code of a stored run; none of a run that will start with the present code."""
-        status = run.status
         if status.status in ("pending", "running"):
             return cls(None)
-        return cls(run.spec.code_hash, status.accepted_code_hash)
+        return cls(spec.code_hash, status.accepted_code_hash)
 
     def change(self, current: Code, archive: Archive) -> CodeChange | None:
         """Return what has changed; None if nothing has, or if the run's code is unknown."""
@@ -80,7 +79,7 @@ def find_changes(
     computed_by = {}
     for run in runs:
         with contextlib.suppress(StoreError):  # a run that is missing, or damaged
-            computed_by[run.run_id] = ComputedBy.of(run)
+            computed_by[run.run_id] = ComputedBy.of(run.spec, run.status)
     return changes_since(store.archive(study), specs, computed_by, sources)
 
 

@@ -159,6 +159,13 @@ class Run:
         assert status.pid is not None and status.pid_started is not None
         return owner.process_exists(status.pid, status.pid_started)
 
+    def silence_s(self) -> float | None:
+        """Return the seconds since the last heartbeat of a running run; None if it is unknown."""
+        number = self._stored_status.claim
+        if number is None:
+            return None
+        return claims.silence_s(claims.Fence(self.claims, number).path)
+
     @property
     def outcome(self) -> Outcome:
         """The status, also of a run whose files cannot be read."""

@@ -51,7 +51,8 @@ def test_a_killed_study_leaves_no_process_and_resumes(new_harness):
     run = new_harness.wait_for_steps(process)
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= 3  # the fork server and two ranks
-    assert "running at step" in new_harness("status").stdout
+    status = new_harness("status").stdout
+    assert "running at step" in status and "last sign of life" in status
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL and all_end(children)

@@ -25,6 +25,10 @@ def set_corpus(study, name):
     path.write_text(path.read_text().replace('"text.txt"', f'"{name}"'))
 
 
+def changed(study):
+    return changed_corpora((run.spec, run.status) for run in study.store.runs("s"))
+
+
 def write_tokens(path, value):
     tokens = np.full(600, value, np.uint16)
     tokens.tofile(path)
@@ -34,22 +38,22 @@ def test_an_edited_text_gives_new_runs_and_is_named(study):
     study.run()
     before = study.plan().all_run_ids
     assert replaced_corpora(study.store, "s", study.plan().runs) == []
-    assert changed_corpora(study.store, "s") == {}
+    assert changed(study) == {}
     (study.folder / "text.txt").write_text(TEXT + "!")
     planned = study.plan()
     assert not planned.all_run_ids & before
     (line,) = replaced_corpora(study.store, "s", planned.runs)
     assert line.startswith("the corpus text.txt has changed since 2 runs")
-    assert changed_corpora(study.store, "s") == {"text.txt": 2}
+    assert changed(study) == {"text.txt": 2}
     assert len(study.run()) == 2
-    assert changed_corpora(study.store, "s") == {"text.txt": 2}
+    assert changed(study) == {"text.txt": 2}
 
 
 def test_a_touched_text_has_not_changed(study):
     study.run()
     (study.folder / "text.txt").write_text(TEXT)
     os.utime(study.folder / "text.txt")
-    assert changed_corpora(study.store, "s") == {} and study.run() == []
+    assert changed(study) == {} and study.run() == []
 
 
 @pytest.mark.parametrize("edited", ["train.bin", "val.bin"])
@@ -59,9 +63,9 @@ def test_an_edited_token_file_is_named(study, edited):
     write_tokens(study.folder / "shards/val.bin", ord("b"))
     set_corpus(study, "shards")
     study.run()
-    assert changed_corpora(study.store, "s") == {}
+    assert changed(study) == {}
     write_tokens(study.folder / "shards" / edited, ord("c"))
-    assert changed_corpora(study.store, "s") == {"shards": 2}
+    assert changed(study) == {"shards": 2}
     assert "shards has changed" in replaced_corpora(study.store, "s", study.plan().runs)[0]
 
 
@@ -78,4 +82,4 @@ def test_a_moved_text_is_the_same_corpus(study):
     (study.folder / "text.txt").rename(study.folder / "moved.txt")
     set_corpus(study, "moved.txt")
     assert study.run() == []
-    assert changed_corpora(study.store, "s") == {}
+    assert changed(study) == {}
