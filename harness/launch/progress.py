@@ -102,6 +102,7 @@ class ProgressReporter:
         n_done = 0 if last is None else min(last.step + 1, spec.train.steps)
         now = time.monotonic()
         with self._lock:
+            self._remove(run.run_id)  # it starts again, as after a requeue
             task = self._display.add_task(
                 run.run_id, total=spec.train.steps, note="starting", visible=self._has_room()
             )

@@ -68,7 +68,7 @@ def claimed(runs: Sequence[Run]) -> Iterator[None]:
 
 
 def remove_runs(runs: Sequence[Run]) -> None:
-    """Remove runs. What remains of their study stays readable.
+    """Remove runs and their timing runs. What remains of their study stays readable.
 
     Raises:
         UserError: a run is running.
@@ -79,6 +79,7 @@ def remove_runs(runs: Sequence[Run]) -> None:
             shutil.rmtree(target, ignore_errors=True)  # of an interrupted removal
             run.path.rename(target)
             shutil.rmtree(target)
+            shutil.rmtree(run.timing_run.path, ignore_errors=True)
 
 
 def remove_study(store: Store, study: str) -> None:

@@ -70,8 +70,9 @@ def test_each_run_that_trains_has_one_line_of_a_terminal(runs, width, monkeypatc
     console = Console(file=printed, force_terminal=True, width=width, height=9, color_system=None)
     monkeypatch.setattr(progress, "Console", lambda **options: console)
     with ProgressReporter([run.spec for run in runs]) as reporter:
-        for run in runs:
+        for run in (*runs, runs[0]):  # the last one starts again, as after a requeue
             reporter.start_run(run, run.spec)
+        assert len(reporter._display.tasks) == len(runs) + 1
         lines = console.render_lines(reporter._display.get_renderable())
         shown = ["".join(segment.text for segment in line) for line in lines]
         assert 3 <= len(shown) <= 9 and all(len(line) == width for line in shown)

@@ -1,12 +1,14 @@
 """`results list`, `remove` and `move`: what is left can be read and reported."""
 
+import shutil
+
 import pytest
 
 from harness import report
 from harness.analysis import dataset
 from harness.cli import app as cli
 from harness.results import manage
-from harness.results.store import Store
+from harness.results.store import TIMING, Store
 
 
 @pytest.fixture
@@ -40,9 +42,14 @@ SELECTIONS = {
 
 @pytest.mark.parametrize(("options", "left"), SELECTIONS.values(), ids=SELECTIONS)
 def test_selected_runs_are_removed_and_others_stay(call, one_axis, options, left):
+    for run in one_axis.store.runs("tiny"):
+        shutil.copytree(run.path, run.timing_run.path)
     code, out, _ = call("remove", "tiny", *options, "--yes")
     assert code == 0 and "learned-gqa2-single-s1" in out
     assert entries(one_axis) == left
+    kept = {run.run_id for run in one_axis.store.runs("tiny")}
+    timing_runs = one_axis.root / "tiny" / TIMING
+    assert {path.name for path in timing_runs.iterdir()} == kept
     assert one_axis.store.launches("tiny")
 
 

@@ -50,7 +50,9 @@ def batch_script(
     for name, value in stated.items():
         if value is not None:
             lines.append(f"#SBATCH --{name}={value}")
-    lines += ["#SBATCH --requeue", "", *settings.setup, ""]
+    lines += ["#SBATCH --requeue", ""]
+    if settings.setup:
+        lines += [*settings.setup, ""]
     lines.append("# The code is a copy of the one that was submitted: later edits change nothing.")
     lines.append(f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}")
     for name, value in variables.items():
