@@ -94,16 +94,17 @@ class Runs(SimpleNamespace):
             record = SimpleNamespace(
                 prefill_s=list(step_s), decode_s=list(step_s), reason=None, cache_bytes=1
             )
-            done.append(
-                SimpleNamespace(
-                    seed=seed,
-                    resolved=resolved,
-                    env=None,  # one machine
-                    tokens_per_step=1000,
-                    timed_step_s=step_s,
-                    decoding={(8, 16): record},
-                )
+            run = SimpleNamespace(
+                seed=seed,
+                resolved=resolved,
+                env=None,  # one machine
+                shares_machine=False,
+                tokens_per_step=1000,
+                timed_step_s=step_s,
+                decoding={(8, 16): record},
             )
+            run.for_speed = run
+            done.append(run)
         super().__init__(label=label, done=done, runs=done)
 
 

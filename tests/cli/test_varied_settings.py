@@ -9,6 +9,7 @@ from command_line import Harness
 
 from harness import load
 from harness.training.main import run_worker
+from harness.training.signals import StopRequest
 
 AXES = """
 "train.lr" = [1e-3, 1e-2]
@@ -49,6 +50,9 @@ class RunsHere:
         with self._monkeypatch.context() as patch:
             for name, value in (ENV | {"MASTER_PORT": free_port()}).items():
                 patch.setenv(name, value)
+            # A thread, which cannot set handlers of signals, calls this.
+            patch.setattr(StopRequest, "on_signals", StopRequest)
+            patch.setattr(StopRequest, "restore_handlers", lambda stop: None)
             run_worker(run.path, run.claim_number)
 
 

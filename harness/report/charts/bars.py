@@ -75,8 +75,6 @@ def memory(summary: Summary) -> Iterator[ChartSpec]:
 
 def phases(summary: Summary, name: str = "phases") -> Iterator[ChartSpec]:
     """Return the mean time of each phase of a step, if it was measured."""
-    if not any(result.phases for result in summary.results.values()):
-        return
 
     def measure(entry: Entry) -> BarRow | None:
         times = summary.results[entry.label].phases
@@ -88,6 +86,8 @@ def phases(summary: Summary, name: str = "phases") -> Iterator[ChartSpec]:
         return BarRow(entry.label, milliseconds, text=text)
 
     rows = _rows(summary, measure, is_speed=True)
+    if not any(row.values for row in rows):
+        return
     title = "Step time by phase"
     yield ChartSpec(
         name=name,
