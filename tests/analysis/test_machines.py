@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from gallery_results import GALLERY
 from reported import written
 
-from harness.analysis import dataset, machines, summary
+from harness.analysis import dataset, machines, sharing, summary
 from harness.analysis.hypotheses import test_hypotheses
 from harness.analysis.machines import compare_speeds, speed_reason
 from harness.analysis.sharing import with_sharing
@@ -251,6 +252,16 @@ def test_a_run_on_a_shared_machine_has_no_speed(study, sharing):
     assert OTHER not in tests["tokens_per_s"].entries
     assert {caveat.kind for caveat in machines.caveats(made)} == {"shared-machine"}
     assert "shared machine" in summary.summarize(made, "now").without_speed.values()
+
+
+@pytest.mark.parametrize("name", GALLERY)
+def test_a_study_on_shared_machines_is_reported(name, tmp_path, monkeypatch, no_figures):
+    """Without any verdict on times or ranking by time."""
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+    monkeypatch.setattr(sharing, "_is_shared", lambda run, shared: True)
+    _, found, _ = written(GALLERY[name](tmp_path / "results"))
+    assert all(row["tokens_per_s_ratio"] is None for row in found["comparisons"])
+    assert not [row for row in found["rankings"] if row["budget_kind"] == "train_s"]
 
 
 def test_the_launcher_knows_of_other_runs_that_end_elsewhere(study):
