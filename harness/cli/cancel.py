@@ -54,6 +54,6 @@ def cancel(
         raise UserError(f"{error}; some elements may still be in the queue") from error
     log(f"{len(jobs)} elements cancelled, of which {n_started} run: they save and end")
     if kept:
-        log(f"{len(kept)} elements go on: they have other runs to do")
+        log(f"{len(kept)} elements continue: they have other runs to do")
     if jobs:
         log("`run` submits their runs again")

@@ -9,7 +9,7 @@ from harness.results.store import Store
 
 
 class Stopped(Exception):
-    """The user stopped the command; the message says what goes on and how to continue.
+    """The user stopped the command; the message says what continues and how to resume.
 
     `code` is the exit code of the command.
     """

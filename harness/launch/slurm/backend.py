@@ -38,7 +38,7 @@ class SlurmBackend:
         """See `Backend`. Runs that start from others are submitted when those are done.
 
         Raises:
-            Stopped: the user stopped the command, or does not wait; the jobs go on.
+            Stopped: the user stopped the command, or does not wait; the jobs continue.
             UserError: the queue cannot be asked, or Slurm refuses a submission.
         """
         if not specs:
@@ -201,6 +201,6 @@ def _what_waits(n_later: int, study: str) -> str:
 
 def _how_to_continue(study: str) -> str:
     return (
-        f"jobs in the queue go on. The same command follows them again, `status {study}` shows "
+        f"jobs in the queue continue. The same command follows them again, `status {study}` shows "
         f"them, `cancel {study}` ends them"
     )

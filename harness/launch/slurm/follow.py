@@ -230,7 +230,7 @@ class Follower:
             return
         self._progress.log(
             f"a run failed: {len(jobs)} elements that had not started are cancelled; "
-            f"{n_started} runs of elements that run go on"
+            f"{n_started} runs of elements that run continue"
         )
 
 
