@@ -3,7 +3,7 @@
 import signal
 import sys
 
-ELEMENT = "_element"  # what the batch script of a job runs, see `harness.cli.element`
+ELEMENT = "_element"  # the command of batch scripts, see `harness.cli.element`
 
 if __name__ == "__main__":
     if sys.argv[1:2] == [ELEMENT]:

@@ -238,7 +238,7 @@ def caveats(study: StudyResults) -> Iterator[Caveat]:
             yield Caveat(
                 kind="shared-machine",
                 entry=entry.label,
-                message=f"{n_shared} of {len(entry.done)} runs trained beside other runs on their "
+                message=f"{n_shared} of {len(entry.done)} runs trained next to other runs on their "
                 'machine, so their times are not compared; `[launch] timed = "exclusive"` '
-                "measures them alone",
+                "measures them one by one",
             )

@@ -81,11 +81,11 @@ def run(
     ] = None,
     no_wait: Annotated[
         bool,
-        typer.Option("--no-wait", help="With Slurm: submit what is due now, and do not follow it."),
+        typer.Option("--no-wait", help="With Slurm: submit the runs that are due, do not follow."),
     ] = False,
     print_script: Annotated[
         bool,
-        typer.Option("--print-script", help="With Slurm and --dry-run: print what is submitted."),
+        typer.Option("--print-script", help="With Slurm and --dry-run: print the jobs."),
     ] = False,
 ) -> None:
     """Train every run that is not done. After an interruption, the same command resumes.

@@ -240,7 +240,7 @@ def _one_line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class _Rank:
-    """What the process of a rank needs besides torchrun's environment."""
+    """The inputs of a rank's process besides torchrun's environment."""
 
     worker: str  # module with `run_worker`
     run: Run

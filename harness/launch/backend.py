@@ -1,4 +1,4 @@
-"""What a backend is: a way to start runs and to wait for them, on this machine or elsewhere."""
+"""Backends: ways to start runs and to wait for them, on this machine or elsewhere."""
 
 from collections.abc import Sequence
 from typing import Protocol

@@ -81,7 +81,7 @@ class LocalBackend:
             notes: list[str] = []
             machine = find_machine(specs, 1, reservations, notes.append)
             with ProgressReporter(timing_specs, lambda spec: 1) as progress:
-                progress.log(f"{len(due)} runs shared this machine; each is timed alone")
+                progress.log(f"{len(due)} runs shared this machine; each is timed by itself")
                 for spec, short in zip(due, timing_specs, strict=True):
                     if stop.requested is not None:
                         break
@@ -143,7 +143,7 @@ class _Launch:
         self._queue = Queue(self._requests, max_passed=len(self.machine.units))
 
     def run(self, fail_fast: bool) -> None:
-        """Start each run when it fits, until all have ended; raise what a thread raised."""
+        """Start each run when it fits, until all have ended; raise the error of a thread."""
         while True:
             if self.stop.requested is None:
                 self._start_what_fits()
@@ -213,7 +213,7 @@ class _Launch:
         self._ended.put((spec.run_id, error))
 
     def _await_end(self, fail_fast: bool) -> None:
-        """Wait a little for the end of a run; free what it used."""
+        """Wait a little for the end of a run; free its slot."""
         try:
             run_id, error = self._ended.get(timeout=POLL_INTERVAL_S)
         except queue.Empty:

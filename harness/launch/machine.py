@@ -50,7 +50,7 @@ class Machine:
     def width(self, spec: RunSpec) -> int:
         """Return the number of units that a run needs: its devices, of a CPU one for each rank.
 
-        On GPUs, a run on the CPU trains alone.
+        On GPUs, a run on the CPU trains by itself.
         """
         device = self.units[0].device
         if device is not None and spec.train.device == "cpu" and not gpus.is_fake(device):

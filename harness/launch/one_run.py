@@ -16,7 +16,7 @@ StartRun = Callable[[Run, LaunchSpec], None]
 
 
 class RunLog(Protocol):
-    """What a backend reports about its runs, from any thread."""
+    """Reports of a backend about its runs, from any thread."""
 
     def log(self, text: str) -> None:
         """Print a permanent line."""

@@ -124,7 +124,7 @@ def randomize_within_seed(
 
     Runs that others start from come first in their block. On several devices, of some random orders
     the first that keeps them busy to the end is taken, else the best one: with an unlucky order, a
-    wide or long run at the end trains alone. `width` is the number of devices of a run.
+    wide or long run at the end trains by itself. `width` is the number of devices of a run.
     """
     order = _shuffle(specs)
     if n_units == 1:

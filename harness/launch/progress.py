@@ -97,7 +97,7 @@ class ProgressReporter:
         self._console.print(text, markup=False, soft_wrap=True)
 
     def start_run(self, run: Run, spec: RunSpec) -> None:
-        """Show a run that starts, beside the others."""
+        """Show a run that starts, next to the others."""
         last = run.last_step()
         n_done = 0 if last is None else min(last.step + 1, spec.train.steps)
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Select the runs to do, and record what is planned and what has ended."""
+"""Select the runs to do, and record the planned runs and those that have ended."""
 
 import contextlib
 import math

@@ -1,4 +1,4 @@
-"""Timing runs: a few steps of a run that shared its machine, alone on it, to measure its times."""
+"""Timing runs: a few steps of a run that shared its machine, now by itself, to measure times."""
 
 import shutil
 from collections.abc import Sequence

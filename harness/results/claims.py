@@ -8,7 +8,7 @@ judged by a heartbeat: each owner updates the time of its file every HEARTBEAT_S
 updates a file of its own in the same folder and compares the two times, which are both of the file
 server's clock.
 
-What is guaranteed, if the file system creates, links, renames and removes atomically, as local file
+Guaranteed, if the file system creates, links, renames and removes atomically, as local file
 systems and NFS do:
 
 - One process at most holds the current claim. Its number is higher than all earlier ones.
@@ -20,8 +20,8 @@ systems and NFS do:
 - Lines that it appends later are lost: the successor replaces these files by copies first
   (`Run.mark_running`), and a file is opened before the claim is checked.
 
-What is not: removals (of outdated files and checkpoints) and the moving of a run's folder follow a
-check at once, but an owner that is stopped for SILENCE_S between the two still does the one
+Not guaranteed: removals (of outdated files and checkpoints) and the moving of a run's folder follow
+a check at once, but an owner that is stopped for SILENCE_S between the two still does the one
 operation. Files in place before it stopped stay.
 
 No claim is flushed to disk. After a power failure its owner is dead as well; a file that is lost or

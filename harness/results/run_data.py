@@ -65,8 +65,8 @@ class RunData:
 
     `decoding` is by setting and `lengths` by length; both are empty if the study requests no such
     probe. `phases` has for each rank the median seconds of each phase of a step (None if unknown);
-    it is empty if phases were not measured. `shares_machine` runs trained beside others on their
-    host. `timing_run` is the short run that measured the times of this one alone on its machine.
+    it is empty if phases were not measured. `shares_machine` runs trained next to others on their
+    host. `timing_run` is the short run that measured the times of this one by itself.
     """
 
     run_id: str

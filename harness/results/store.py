@@ -124,7 +124,7 @@ class Run:
 
     @property
     def timing_run(self) -> "Run":
-        """The short run that measures the times of this one alone on its machine; may not exist."""
+        """The short run that measures the times of this one by itself; may not exist."""
         return Run(self.path.parent / TIMING / self.run_id)
 
     def sibling(self, run_id: str) -> "Run":

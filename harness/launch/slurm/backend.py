@@ -1,4 +1,4 @@
-"""The backend `slurm`: submit what is missing, follow what is queued, attach to what runs."""
+"""The backend `slurm`: submit missing runs, and follow those in the queue."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence

@@ -38,7 +38,7 @@ class CommandError(Exception):
 
 
 class NoAnswerError(CommandError):
-    """A command did not end in time: what it was to do may have been done, or may still be."""
+    """A command did not end in time: its effect may have happened, or may still."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def requeue(job: str) -> None:
 
 
 def sacct(jobs: Sequence[str]) -> dict[str, AccountEntry]:
-    """Return what the accounting database knows about jobs and elements, by job.
+    """Return the accounting records of jobs and elements, by job.
 
     Raises:
         CommandError: this cluster has no accounting database, or it cannot be asked.
@@ -364,7 +364,7 @@ def _call(
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
-    """End a command and what it has started, which may hold its output open."""
+    """End a command and its child processes, which may hold its output open."""
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -50,7 +50,7 @@ def run_element(path: Path, job: Job, stop: Stop, start: StartRun | None = None)
 
 
 class ElementLog:
-    """Print what an element does, with the time: its output is the log of the element."""
+    """Print the events of an element, with the time: its output is the log of the element."""
 
     def __init__(self) -> None:
         self._started: dict[str, float] = {}
@@ -77,7 +77,7 @@ class ElementLog:
 
 
 class _Element:
-    """The runs of one element, and what is left of them."""
+    """The runs of one element, and those that are left."""
 
     def __init__(self, store: Store, study: str, job: Job, stop: Stop, start: StartRun) -> None:
         self._store = store
@@ -213,7 +213,7 @@ def _starter(job: Job, stop: Stop) -> StartRun:
 
 
 def _slot(job: Job) -> Slot:
-    """Return what the runs of a job may use: all that Slurm gave to it."""
+    """Return the slot of a job's runs: all that Slurm gave to it."""
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     is_alone = has_whole_node(job, os.environ.get("SLURMD_NODENAME"))
     return Slot(

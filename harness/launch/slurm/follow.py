@@ -37,7 +37,7 @@ NameRun = Callable[[Run, str | None], None]  # a run, and the start of its earli
 
 @dataclass
 class _Followed:
-    """A run that is followed, and what is known of it."""
+    """The last known state of a run that is followed."""
 
     run: Run
     spec: RunSpec

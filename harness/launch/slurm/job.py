@@ -59,7 +59,7 @@ def this_job(environment: Mapping[str, str] = os.environ) -> Job:
 
 
 def has_whole_node(job: Job, node: str | None) -> bool:
-    """Return whether no other job can run on this node, `node` in Slurm's names, beside `job`."""
+    """Return whether no other job can run on this node, `node` in Slurm's names, next to `job`."""
     n_cpus = None
     if node is not None:
         try:

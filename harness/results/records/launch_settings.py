@@ -96,7 +96,7 @@ SbatchOption = Annotated[str, AfterValidator(_check_option)]
 
 
 class SlurmSettings(StrictModel):
-    """What the jobs of a study ask Slurm for; null: the cluster's default."""
+    """Resources that the jobs of a study request; null: the cluster's default."""
 
     partition: Word | None = Field(default=None, description="partitions, separated by commas")
     account: Word | None = Field(default=None, description="account that is charged")
