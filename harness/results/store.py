@@ -597,9 +597,17 @@ class Store:
         write_json(self.submission_path(study, submission), submission)
 
     def prune_pending(self, study: str, keep: set[str]) -> None:
-        """Remove pending runs that the study no longer requests, never one that has started."""
+        """Remove pending runs that the study no longer requests.
+
+        Runs that have started or were submitted stay: an edit changes no job.
+        """
+        submitted = set()
+        for submission in self.submissions(study):
+            for run_ids in submission.elements:
+                submitted.update(run_ids)
+        kept = keep | submitted
         for run in self.runs(study):
-            if run.run_id in keep or run.status.status != "pending":
+            if run.run_id in kept or run.status.status != "pending":
                 continue
             claim = run.claim()
             if claim is None:

@@ -22,7 +22,14 @@ from harness.results.files import (
     write_text,
 )
 from harness.results.manage import size_bytes
-from harness.results.records import Environment, EvalRecord, LaunchRecord, RunSpec, StepRecord
+from harness.results.records import (
+    Environment,
+    EvalRecord,
+    LaunchRecord,
+    RunSpec,
+    StepRecord,
+    Submission,
+)
 from harness.results.store import Run, Store
 
 
@@ -367,10 +374,12 @@ def test_the_logs_tail_is_its_last_lines_whatever_bytes_it_holds(run):
 def test_pruning_never_removes_a_run_that_has_started(tmp_path):
     """An edited study must not delete hours of results."""
     results = Store(tmp_path)
-    for name in ("pending", "kept", "running", "done", "failed", "interrupted"):
+    submission = Submission(id="1", name="ablations-study-1", elements=[["submitted"]])
+    results.record_submission("study", submission)
+    for name in ("pending", "kept", "submitted", "running", "done", "failed", "interrupted"):
         run = results.run("study", name)
         run.create(spec())
-        if name not in ("pending", "kept"):
+        if name not in ("pending", "kept", "submitted"):
             run.mark_running()
         if name in ("done", "failed", "interrupted"):
             run.finish(name)
@@ -386,6 +395,7 @@ def test_pruning_never_removes_a_run_that_has_started(tmp_path):
 
     assert {run.run_id for run in results.runs("study")} == {
         "kept",
+        "submitted",
         "running",
         "done",
         "failed",
