@@ -1,11 +1,14 @@
 """Without these, a study on a cluster could train a run twice, another code, or not at all."""
 
+import signal
 import time
 from collections.abc import Iterator
 
 import pytest
 from slurm_cluster import POLL_S, Cluster, wait_until
 from slurm_login import Login, curves
+
+from harness.results.store import Store
 
 pytestmark = [pytest.mark.slurm, pytest.mark.distributed]
 
@@ -91,3 +94,41 @@ def test_a_login_node_without_gpus_submits_gpu_work(login):
     login.cluster.wait_until_empty()
     (run,) = login.runs()
     assert run.status.status == "failed" and "cuda" in (run.status.message or "").lower()
+
+
+ON_SLURM = [TIME, "launch.slurm.per_element=1"]
+
+
+def test_two_submitters_of_a_study_submit_nothing_twice(login):
+    """One of them is stopped: its jobs continue, and the other one follows them."""
+    study = login.study('["slow", "learned"]')
+    fast = login.slow_variant()
+    arguments = ("run", study, "--on", "slurm", "--seeds", "0,1")
+    stopped, other = (login.start(*arguments, settings=ON_SLURM) for _ in range(2))
+    wait_until(lambda: any(run.last_step() for run in login.runs()), "a run trains")
+    stopped.send_signal(signal.SIGINT)
+    _, err = stopped.communicate()
+    assert stopped.returncode == 130 and "cancel s" in err, err
+    fast.touch()
+    _, err = other.communicate()
+    assert other.returncode == 0 and "4 of 4 done" in err, err
+    submissions = Store(login.folder / "results").submissions("s")
+    elements = [element for submission in submissions for element in submission.elements]
+    assert len(elements) == 4 and len({run_id for element in elements for run_id in element}) == 4
+    assert {(run.status.status, run.status.attempts) for run in login.runs()} == {("done", 1)}
+
+
+def test_a_cancelled_study_stays_away_until_it_is_run_again(login):
+    study = login.study('["slow"]')
+    fast = login.slow_variant()
+    login("run", study, "--on", "slurm", "--no-wait", settings=ON_SLURM)
+    wait_until(lambda: any(run.last_step() for run in login.runs()), "the run trains")
+    (run,) = login.runs()
+    assert "running on" in login("status", study).stdout
+    assert "cancelled" in login("cancel", study).stderr
+    login.cluster.wait_until_empty()
+    assert run.status.status == "interrupted"
+    n_done = len(run.steps())
+    fast.touch()
+    assert "1 of 1 done" in login("run", study, "--on", "slurm", settings=ON_SLURM).stderr
+    assert run.probes.resumed_at == [n_done] and run.status.attempts == 2
