@@ -37,7 +37,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Machine:
-    """The units of a launch, of which at most `limit` runs use some at once.
+    """The units of a launch, and the number of runs that may use them at once, `limit`.
 
     `threads` is the number of threads of each rank; None: as many as the slot has cores, divided
     among its ranks.

@@ -76,17 +76,28 @@ def _run(
     if change is not None:
         log.skip_run(run, f"{change} since this launch began; `run` again starts it")
         return
-    if status.status != "pending" and run.code_hash != spec.code_hash:
-        folder = run.set_aside()
-        log.log(f"{run.run_id}: starts at step 0 with changed code; earlier files: {folder}")
-        run = Run(run.path, claim.number)
-    run.update_spec(spec)
+    run = prepare(run, spec, log.log)
     log.start_run(run, spec)
     start(run, spec.launch)
     log.end_run(run)
     if run.status.status == "failed":
-        lines = [f"    {line}" for line in run.log_tail(FAILURE_LOG_LINES)]
-        log.log("\n".join([*lines, f"    the whole log: {run.log_path}"]))
+        log.log(end_of_log(run))
+
+
+def prepare(run: Run, spec: RunSpec, log: Callable[[str], None]) -> Run:
+    """Give a claimed run the spec that it starts with; return it. Files of other code move away."""
+    if run.exists and run.status.status != "pending" and run.code_hash != spec.code_hash:
+        folder = run.set_aside()
+        log(f"{run.run_id}: starts at step 0 with changed code; earlier files: {folder}")
+        run = Run(run.path, run.claim_number)  # without the spec that it has read
+    run.update_spec(spec)
+    return run
+
+
+def end_of_log(run: Run) -> str:
+    """Return the last lines of the log of a run that failed, and its path."""
+    lines = [f"    {line}" for line in run.log_tail(FAILURE_LOG_LINES)]
+    return "\n".join([*lines, f"    the whole log: {run.log_path}"])
 
 
 def source_run(store: Store, spec: RunSpec) -> Run | None:

@@ -11,12 +11,11 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
 
 from harness.results import claims, owner
 from harness.results.claims import Fence
 
-LAUNCH = "launch-"  # before the names of the folders that stand for launches
+LAUNCH = "launch-"  # prefix of the folders that show that a launch is present
 
 
 class Reservations:
@@ -31,12 +30,7 @@ class Reservations:
         self._stack.enter_context(self._present())
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     @contextmanager

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -19,12 +19,17 @@ PID_NAMESPACE = Path("/proc/self/ns/pid")
 
 def this_process() -> Owner:
     """Return this process as an owner, with its Slurm job if it has one."""
-    job = os.environ.get("SLURM_JOB_ID")
-    array_job = os.environ.get("SLURM_ARRAY_JOB_ID")
-    if array_job is not None:
-        job = f"{array_job}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    job = job_name(os.environ)
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0")) if job is not None else 0
     return _process(os.getpid()).model_copy(update={"job": job, "job_restarts": restarts})
+
+
+def job_name(environment: Mapping[str, str]) -> str | None:
+    """Return the Slurm job of `environment` as scancel takes it: `123`, or `123_4` in an array."""
+    array_job = environment.get("SLURM_ARRAY_JOB_ID")
+    if array_job is not None:
+        return f"{array_job}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment.get("SLURM_JOB_ID")
 
 
 @cache  # by the process id: a forked child is another owner
@@ -41,7 +46,7 @@ def _process(pid: int) -> Owner:
 def _boot_id() -> str:
     try:
         return BOOT_ID.read_text().strip()
-    except OSError:  # no Linux: the host's name stands for it
+    except OSError:  # not Linux: the host name replaces it
         return platform.node()
 
 

@@ -196,13 +196,9 @@ def test_only_a_job_with_a_whole_node_measures_alone(monkeypatch, cpus, is_alone
 
 def test_each_attempt_on_nodes_has_a_name_of_its_own():
     names = set()
-    launch = LaunchSpec(
-        world_size=2, timeout_s=None, variant_paths=[], train_tokens=[], val_tokens=[],
-        token_bytes="",
-    )  # fmt: skip
     for restarts in ("0", "1"):
         job: Job = this_job(JOB | {"SLURM_RESTART_COUNT": restarts, "SLURM_CPUS_PER_TASK": "3"})
-        command = steps.command(Run(Path("a"), 1), launch, job, "n1", 20_000)
+        command = steps.command(Run(Path("a"), 1), job, "n1", 20_000)
         assert "--cpus-per-task=3" in command and "--endpoint=n1:20000" in command
         names.add(next(word for word in command if word.startswith("--id=")))
     assert len(names) == 2

@@ -226,7 +226,7 @@ def n_cpus(node: str) -> int:
 
 
 def node_address(node: str) -> str:
-    """Return the address of a node: its host name, unless Slurm is told another one.
+    """Return the address of a node: its host name unless Slurm has another one.
 
     Raises:
         CommandError: the controller cannot be asked.
@@ -238,7 +238,7 @@ def hosts(abbreviated: str) -> list[str]:
     """Return the names of nodes that Slurm abbreviates: `n[1-2]`.
 
     Raises:
-        CommandError: it is no such list.
+        CommandError: it is not a list of hosts.
     """
     return _call(["scontrol", "show", "hostnames", abbreviated]).split()
 

@@ -203,7 +203,7 @@ def _starter(job: Job, stop: Stop) -> StartRun:
         if job.n_nodes > 1:
             from harness.launch.slurm import steps
 
-            steps.start(run, launch, job, slot, stop)
+            steps.start(run, job, slot, stop)
             return
         from harness.launch import agent  # loads torch
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.errors import StoreError
+from harness.launch.one_run import FAILURE_LOG_LINES, end_of_log
 from harness.launch.progress import ProgressReporter
 from harness.launch.slurm import commands
 from harness.launch.slurm.commands import CommandError
@@ -29,7 +30,6 @@ POLL_INTERVAL_S = 1.0
 POLL_SHARE = 0.1  # of the time may be spent on reading the files of many runs
 FIRST_ASK_S = 10.0  # after the submission: shows jobs that end at once
 SETTLE_S = 5.0  # until the files of a run that has left the queue count as complete
-FAILURE_LOG_LINES = 12  # of a failed run's log, shown at once
 MAX_SHOWN = 10  # runs that are described one by one
 
 NameRun = Callable[[Run, str | None], None]  # a run, and the start of its earlier attempt
@@ -163,8 +163,7 @@ class Follower:
         self._progress.end_run(run)
         if followed.status.status == "failed":
             self._outcome.failed.append(run)
-            self._progress.log("\n".join(f"    {line}" for line in run.log_tail(FAILURE_LOG_LINES)))
-            self._progress.log(f"    the whole log: {run.log_path}")
+            self._progress.log(end_of_log(run))
 
     def _has_left(self, followed: _Followed) -> bool:
         """Return whether a run that has not ended is not to come any more."""

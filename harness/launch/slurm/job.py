@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from harness.errors import UserError
 from harness.launch.slurm import commands
 from harness.launch.slurm.commands import CommandError
+from harness.results.owner import job_name
 
 # Below those that systems give to outgoing connections.
 FIRST_PORT = 20_000
@@ -20,7 +21,7 @@ PORT_STRIDE = 101  # prime to N_PORTS: successive elements look at ports far fro
 class Job:
     """A job, or an element of an array job, and this start of it."""
 
-    name: str  # as scancel takes it: `123`, or `123_4` for an element
+    name: str  # as `job_name` returns it
     number: int  # of the job itself; each element of an array has one of its own
     index: int  # of the element; 0 without an array
     restarts: int
@@ -42,14 +43,13 @@ def this_job(environment: Mapping[str, str] = os.environ) -> Job:
         UserError: it runs outside of a job.
     """
     number = environment.get("SLURM_JOB_ID")
-    if number is None:
+    name = job_name(environment)
+    if number is None or name is None:
         raise UserError("SLURM_JOB_ID is not set: this command runs in a job that `run` submits")
-    array_job = environment.get("SLURM_ARRAY_JOB_ID")
-    index = environment.get("SLURM_ARRAY_TASK_ID", "0")
     return Job(
-        name=number if array_job is None else f"{array_job}_{index}",
+        name=name,
         number=int(number),
-        index=int(index),
+        index=int(environment.get("SLURM_ARRAY_TASK_ID", "0")),
         restarts=int(environment.get("SLURM_RESTART_COUNT", "0")),
         n_nodes=int(environment.get("SLURM_JOB_NUM_NODES", "1")),
         nodes=environment.get("SLURM_JOB_NODELIST", ""),

@@ -13,7 +13,6 @@ from harness.launch.slurm import commands
 from harness.launch.slurm.commands import CommandError
 from harness.launch.slurm.job import Job, free_port
 from harness.launch.stop import Stop
-from harness.results.records import LaunchSpec
 from harness.results.store import Run
 
 POLL_INTERVAL_S = 0.1
@@ -22,9 +21,7 @@ END_GRACE_S = 60.0  # for srun to end after the run has; a node may be unreachab
 STOP_GRACE_S = 90.0  # for srun to end after the request; the agents kill their ranks before that
 
 
-def start(
-    run: Run, launch: LaunchSpec, job: Job, slot: Slot | None = None, stop: Stop | None = None
-) -> None:
+def start(run: Run, job: Job, slot: Slot | None = None, stop: Stop | None = None) -> None:
     """Run one entry on all nodes of this process's job until it ends.
 
     The agent of the first node records how it ended; what keeps that agent from doing so is
@@ -37,7 +34,7 @@ def start(
     slot = slot or Slot()
     host = _first_host(job)
     with stop.launching():
-        code = _wait(_start_srun(run, launch, job, slot, host), run, job, stop)
+        code = _wait(_start_srun(run, job, slot, host), run, job, stop)
     if run.status.status != "running" and code is not None:
         return
     if run.status.status not in ("pending", "running"):
@@ -50,7 +47,7 @@ def start(
         run.finish("failed", "lost", f"srun {outcome}, and no node recorded a result")
 
 
-def command(run: Run, launch: LaunchSpec, job: Job, host: str, port: int) -> list[str]:
+def command(run: Run, job: Job, host: str, port: int) -> list[str]:
     """Return the command that starts the agent of each node; they meet at `host`:`port`."""
     assert run.claim_number is not None
     cpus = [] if job.cpus_per_task is None else [f"--cpus-per-task={job.cpus_per_task}"]
@@ -85,17 +82,11 @@ def _first_host(job: Job) -> str:
     return commands.hosts(job.nodes)[0]
 
 
-def _start_srun(
-    run: Run, launch: LaunchSpec, job: Job, slot: Slot, host: str
-) -> "subprocess.Popen[bytes]":
-    environment = os.environ | {"ABLATIONS_TIMING": slot.timing}
-    if launch.network_interface is not None:
-        environment["GLOO_SOCKET_IFNAME"] = launch.network_interface
-        environment["NCCL_SOCKET_IFNAME"] = launch.network_interface
+def _start_srun(run: Run, job: Job, slot: Slot, host: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        command(run, launch, job, host, free_port(job)),
+        command(run, job, host, free_port(job)),
         stdin=subprocess.DEVNULL,
-        env=environment,
+        env=os.environ | {"ABLATIONS_TIMING": slot.timing},
         cwd=Path.cwd(),
         start_new_session=True,
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import Problem, StoreError, UserError
+from harness.launch.one_run import prepare
 from harness.launch.scheduler import N_WRITERS
 from harness.launch.slurm import commands
 from harness.launch.slurm.commands import CommandError, NoAnswerError, NodeEntry
@@ -22,9 +23,9 @@ from harness.results.records import RunSpec, SlurmSettings, Submission
 from harness.results.store import Run, Store
 
 DEFAULT_ARRAY_SIZE = 1001  # Slurm's own default
-# Folders that jobs read as the submitting process does.
 # Folders that each machine has for itself, usually.
 OWN_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+# Folders that jobs read as the submitting process does.
 FOLDERS = ("ABLATIONS_DATA", "ABLATIONS_CACHE", "TIKTOKEN_CACHE_DIR", "HF_HOME")
 
 Log = Callable[[str], None]
@@ -199,12 +200,7 @@ def _prepare(store: Store, spec: RunSpec, log: Log) -> None:
         log(f"{spec.run_id}: another process holds it; its element waits for that")
         return
     with claim:
-        run = claim.run
-        if run.exists and run.status.status != "pending" and run.code_hash != spec.code_hash:
-            folder = run.set_aside()
-            log(f"{spec.run_id}: starts at step 0 with changed code; earlier files: {folder}")
-            run = Run(run.path, claim.number)
-        run.update_spec(spec)
+        prepare(claim.run, spec, log)
 
 
 def _is_prepared(run: Run, spec: RunSpec) -> bool:
