@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import sleep
 
 from harness.analysis.selection import WHOLE, Selection
 from harness.errors import StoreError, UserError
@@ -89,4 +90,4 @@ def update_until_done(
                     log(f"{name}: waiting: {reason}")
         if asked and not n_open:
             return list(folders.values())
-        time.sleep(max(interval_s, time.monotonic() - started))
+        sleep(max(interval_s, time.monotonic() - started))

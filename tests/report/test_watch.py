@@ -54,7 +54,7 @@ def test_an_unchanged_report_is_not_rewritten(one_axis, tmp_path, monkeypatch):
         if len(slept) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.setattr("harness.report.watch.sleep", sleep)
     assert watch(one_axis, tmp_path / "out") == 130  # as whoever stops it with Ctrl-C
     assert len(slept) == 3 and len(written) == 1 and min(slept) >= 1
 
@@ -74,7 +74,12 @@ def test_an_unreadable_run_does_not_end_the_watch(one_axis, tmp_path, no_figures
 
 def test_a_study_that_is_not_there_yet_is_waited_for(one_axis, tmp_path, no_figures, monkeypatch):
     waits = []
-    monkeypatch.setattr("time.sleep", lambda seconds: waits.append(1) or one_axis.write())
+
+    def sleep(seconds):
+        waits.append(seconds)
+        one_axis.write()
+
+    monkeypatch.setattr("harness.report.watch.sleep", sleep)
     assert watch(one_axis, tmp_path / "out") == 0
     assert len(waits) == 1
     assert (tmp_path / "out" / "tiny" / "report.md").exists()
@@ -89,6 +94,6 @@ def test_a_folder_that_is_made_again_is_reported_again(one_axis, tmp_path, no_fi
         one_axis.outcome = {}
         next(steps)()
 
-    monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.setattr("harness.report.watch.sleep", sleep)
     assert watch(one_axis, tmp_path / "out") == 0
     assert "6 done" in (tmp_path / "out" / "tiny" / "report.md").read_text()
