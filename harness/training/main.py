@@ -113,9 +113,7 @@ def _meet(run: Run, context: DistributedContext, watch: Watch) -> Run:
 
 def _archive_code(run: Run, spec: RunSpec) -> str:
     """Archive the code of this process, which may be newer than the spec; return its hash."""
-    source_run = None
-    if spec.init is not None and spec.init.run_id is not None:
-        source_run = run.sibling(spec.init.run_id).spec
+    source_run = None if spec.source_id is None else run.sibling(spec.source_id).spec
     code = Sources().code(spec, source_run)
     archive_code(run.archive, [code])
     return code.hash
