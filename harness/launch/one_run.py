@@ -8,7 +8,8 @@ from harness.provenance.outdated import CodeChange, ComputedBy
 from harness.provenance.sources import Sources
 from harness.results.claims import Claim
 from harness.results.records import LaunchSpec, RunSpec, RunStatus
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 FAILURE_LOG_LINES = 12  # of a failed run's log, shown at once
 

@@ -7,7 +7,8 @@ from harness.errors import StoreError
 from harness.launch.one_run import RunLog, StartRun, change_since_planned, source_run
 from harness.launch.placement import randomize_within_seed
 from harness.results.records import RunSpec
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 WARMUP_STEPS = 5  # the steps that training records but does not time
 

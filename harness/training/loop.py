@@ -30,7 +30,7 @@ from harness.results.records import (
     RunTime,
     StepRecord,
 )
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training import optimizer as optim
 from harness.training.averaging import ParameterAverage, with_average
 from harness.training.checkpointing import Checkpoints

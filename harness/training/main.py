@@ -16,7 +16,7 @@ from harness.provenance.archive import archive_code
 from harness.provenance.sources import Sources
 from harness.results.claims import Claim, is_held
 from harness.results.records import Environment, FailureReason, ProbeResults, RunSpec
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training.checkpointing import drop_state
 from harness.training.environment import describe
 from harness.training.loop import NotFiniteError, train

@@ -12,7 +12,7 @@ from harness.errors import ClaimLost, ExitCode
 from harness.results.claims import HEARTBEAT_S
 from harness.results.limits import Limits
 from harness.results.records import FailureReason, LaunchSpec
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training.signals import StopRequest
 
 STOP_GRACE_S = 20.0  # to finish the current step; Slurm and the agent kill a rank after 30 s

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from tiny_run import tiny_spec
 
 from harness.errors import ExitCode
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training import watch as watching
 from harness.training.main import _reason, _record_failure
 from harness.training.signals import EXIT_CODES, StopRequest

@@ -13,7 +13,8 @@ from harness.launch.slurm.queue import Queue, is_to_come, submissions_of
 from harness.launch.slurm.submit import record_job
 from harness.launch.stop import Stop
 from harness.results.records import RunSpec, RunStatus, Submission
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 LOCK_POLL_S = 5.0
 
