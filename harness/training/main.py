@@ -14,7 +14,7 @@ from harness.errors import ClaimLost, ExitCode, StoreError, UserError
 from harness.probes.memory import is_out_of_memory
 from harness.provenance.archive import archive_code
 from harness.provenance.sources import Sources
-from harness.results.claims import Claim
+from harness.results.claims import Claim, is_held
 from harness.results.records import Environment, FailureReason, ProbeResults, RunSpec
 from harness.results.run import Run
 from harness.training.checkpointing import drop_state
@@ -76,14 +76,27 @@ def run_worker(run_path: Path, claim: int | None) -> None:
 
 
 def _claim(run: Run, spec: RunSpec) -> Claim:
-    """Claim a run for this process, mark it as running, and print into its log from now on."""
+    """Claim a run for this process, mark it as running, and print into its log from now on.
+
+    Raises:
+        ClaimLost: another process has it.
+    """
     held = run.claim()
     if held is None:
-        raise UserError(f"{run.run_id} is claimed by another process")
+        print(f"{run.run_id}: another process trains it ({_describe_owner(run)})", file=sys.stderr)
+        raise ClaimLost(run.run_id)
     held.run.mark_running(_archive_code(run, spec))
     print(f"{run.run_id}: the output is in {run.log_path}", flush=True)
     _print_into_log(held.run)
     return held
+
+
+def _describe_owner(run: Run) -> str:
+    owner = is_held(run)
+    if owner is None:
+        return "it has just ended: start this command again"
+    job = "" if owner.job is None else f", Slurm job {owner.job}"
+    return f"process {owner.pid} on {owner.host}{job}"
 
 
 def _print_into_log(run: Run) -> None:
