@@ -5,7 +5,7 @@ import math
 import time
 
 from harness.results.records import LaunchSpec
-from harness.results.store import Run
+from harness.results.run import Run
 
 CHECK_INTERVAL_S = 1.0
 CHECKS_PER_LIMIT = 16  # at least, of a limit that is shorter than 16 s

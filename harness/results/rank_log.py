@@ -4,7 +4,7 @@ import os
 import platform
 import sys
 
-from harness.results.store import Run
+from harness.results.run import Run
 
 
 def print_into_log(run: Run) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_run import tiny_spec
 
-from harness.results.store import Run
+from harness.results.run import Run
 
 
 @pytest.fixture(autouse=True)

@@ -71,6 +71,14 @@ def test_a_time_limit_lets_the_run_save_first(watched):
     assert stop.requested == ExitCode.INTERRUPTED and watch.timeout is not None
 
 
+def test_a_rank_that_waits_for_its_peers_ends_at_once(watched):
+    """They may never come: a process started by hand for a run of another one ends its peers."""
+    stop = StopRequest()
+    watch = watched(world_size=2, stop=stop)
+    stop.request(ExitCode.INTERRUPTED)
+    assert check_until_ended(watch) == ExitCode.INTERRUPTED
+
+
 def test_a_rank_whose_run_was_taken_over_records_nothing(watched, running, monkeypatch):
     watch = watched()
     (running.claims / f"{running.claim_number}.json").unlink()
