@@ -7,7 +7,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from command_line import Harness
+from command_line import Harness, all_end
 from slurm_cluster import Cluster, wait_until
 
 from harness.cli.studies import load_study
@@ -116,9 +116,11 @@ def test_two_nodes_come_back_after_usr1_and_a_cut_link(nodes, submit):
     wait_until(lambda: "back in the queue" in disturbed.log.read_text(), "it has saved")
     wait_until(lambda: nodes.start_requeued() or disturbed.run.status.attempts == 2, "it is back")
     disturbed.wait_for_steps(12)
+    cut_off = [p for p in nodes.processes("n2") if not p.name().startswith("slurmstepd")]
     nodes.cut("n2")
     wait_until(lambda: disturbed.run.status.status != "running", "the cut is found")
     status = disturbed.run.status
+    assert all_end(cut_off), "no signal reaches them"
     nodes.heal("n2")
     assert (status.status, status.reason) == ("failed", "lost"), status.message
     nodes.call("scancel", disturbed.job)
