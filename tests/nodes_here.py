@@ -76,7 +76,7 @@ class Srun:
 
 def _run_nodes(arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
     """Start an agent for each node; after a bad exit code, end the others with SIGTERM."""
-    os.environ.update(environment)
+    os.environ.update(environment, SLURM_CPUS_PER_TASK="1")  # the threads of a rank on one host
     signal.pthread_sigmask(signal.SIG_UNBLOCK, fork_server.BLOCKED)
     log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)

@@ -18,7 +18,7 @@ from harness.results.store import Store
 
 pytestmark = pytest.mark.distributed
 
-SETTINGS = ["launch.checkpoint_every=1", "launch.stall_timeout_s=60"]
+SETTINGS = ["launch.checkpoint_every=1", "launch.stall_timeout_s=600"]
 KILLED = ["agent 0", "agent 1", "rank 0", "rank 1"]  # one in each run
 
 
