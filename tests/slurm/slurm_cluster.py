@@ -29,6 +29,7 @@ INSTALL = "apt-get install -y --no-install-recommends slurm-wlm munge"
 FIRST_PORTS = range(12000, 20000)  # below those that systems give to outgoing connections
 NETWORK = "10.231.0"  # of nodes apart; only inside of their namespaces
 FIELDS = "%i|%T|%r|%N|%j"  # of `squeue`: those of `Job`
+INIT = "sleep"  # the first process of a host
 POLL_S = 0.1
 HANG_S = 300  # what has not happened after this time is not going to
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED")
@@ -142,20 +143,29 @@ class Cluster:
         self._daemons.pop("slurmctld").wait()
 
     def start_node(self, node: str) -> None:
-        """Start a node (again)."""
-        if not self._apart:
-            self._start(node, "slurmd", "-D", "-N", node)
-            return
+        """Start a node (again), or only its daemon if that was killed."""
+        command = ["slurmd", "-D", "-N", node]
+        if self._apart:
+            if _host(node) not in self._daemons:
+                self._start_host(node)
+            command = self.in_node(node, *command)
+        self._start(node, *command)
+
+    def _start_host(self, node: str) -> None:
+        """Start the first process of a node apart, with which all others end; it reaps zombies."""
         hosts = f"mount --bind {self.folder}/hosts /etc/hosts"
-        script = f"hostname {node} && {hosts} && exec slurmd -D -N {node}"
+        script = f"hostname {node} && {hosts} && trap '' CHLD && exec {INIT} infinity"
         namespaces = ["unshare", "--uts", "--pid", "--mount", "--fork", "--kill-child"]
         enter = ["nsenter", f"--net=/var/run/netns/{self._namespace(node)}"]
-        self._start(node, *enter, *namespaces, "--mount-proc", "sh", "-c", script)
+        self._start(_host(node), *enter, *namespaces, "--mount-proc", "sh", "-c", script)
+        wait_until(lambda: self._init(node), f"the host of {node} has started")
 
     def kill_node(self, node: str) -> None:
         """Kill all processes of a node, as a loss of power does."""
         processes = self.processes(node)
-        self._kill_daemon(node)
+        for name in (node, _host(node)):
+            if name in self._daemons:
+                self._kill_daemon(name)
         _kill(processes)
 
     def report_down(self, node: str) -> None:
@@ -163,7 +173,7 @@ class Cluster:
         self.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
 
     def kill_slurmd(self, node: str) -> None:
-        """Kill only the daemon of a node; its jobs go on. With nodes apart, its jobs die too."""
+        """Kill only the daemon of a node; its jobs go on."""
         self._kill_daemon(node)
 
     def processes(self, node: str) -> list[psutil.Process]:
@@ -227,7 +237,8 @@ class Cluster:
 
     def _kill_daemon(self, name: str) -> None:
         daemon = self._daemons.pop(name)
-        daemon.kill()
+        children = psutil.Process(daemon.pid).children()  # nsenter and unshare wait for one
+        _kill([*children, psutil.Process(daemon.pid)])
         daemon.wait()
 
     def _start_munge(self) -> None:
@@ -279,9 +290,14 @@ class Cluster:
 
     def in_node(self, node: str, *command: str) -> list[str]:
         """Return the command line that runs a command on a node apart, beside Slurm's jobs."""
-        (init,) = psutil.Process(self._daemons[node].pid).children()
+        (init,) = self._init(node)
         namespaces = ["--net", "--uts", "--pid", "--mount"]
         return ["nsenter", "-t", str(init.pid), *namespaces, *command]
+
+    def _init(self, node: str) -> list[psutil.Process]:
+        """Return the first process of a node apart, if it has prepared the host."""
+        children = psutil.Process(self._daemons[_host(node)].pid).children()
+        return [child for child in children if child.name() == INIT]
 
     def _connect_hosts(self) -> None:
         """Make a network of the controller and the nodes, and commands that enter it."""
@@ -360,6 +376,11 @@ class Cluster:
         command = ["sinfo", "-h", "-N", "-p", "main", "-t", "idle", "-o", "%n"]
         finished = subprocess.run(command, env=self.env, capture_output=True, text=True)
         return len(finished.stdout.split())
+
+
+def _host(node: str) -> str:
+    """Return the name of the first process of a node apart, as a daemon."""
+    return f"host.{node}"
 
 
 def _path() -> str:
