@@ -75,7 +75,7 @@ class ClusterStudy(KilledStudy):
             "node": (4, self._restart_node),
             "requeue": (5, self._requeue),
             "pause": (4, lambda: self._pause(self._job_processes, SHORT_PAUSE_S)),
-            "hang of a host": (1, lambda: self._pause(self._cluster.processes, LONG_PAUSE_S)),
+            "hang of a host": (1, lambda: self._pause(self._cluster.host_processes, LONG_PAUSE_S)),
             "cut": (3, self._cut),
             "Ctrl-C of run": (2, lambda: self._end_run(signal.SIGINT)),
             "kill of run": (2, lambda: self._end_run(signal.SIGKILL)),
@@ -111,7 +111,7 @@ class ClusterStudy(KilledStudy):
         assert self._run.returncode == 0, self.describe(results)
         self._run = None
         self._cluster.wait_until_empty()
-        wait_until(lambda: not self._all_job_processes(), "all processes of jobs have ended")
+        wait_until(lambda: not self._left_processes(), "all processes of jobs have ended")
 
     def repeated_runs(self, results: str) -> list[str]:
         """Return the runs that were trained again after they were done."""
@@ -186,6 +186,13 @@ class ClusterStudy(KilledStudy):
 
     def _all_job_processes(self) -> list[psutil.Process]:
         return [p for node in self._cluster.nodes for p in self._job_processes(node)]
+
+    def _left_processes(self) -> list[psutil.Process]:
+        """Return the processes of all hosts that are not there before the first job."""
+        left = []
+        for node in self._cluster.nodes:
+            left += [p for p in self._cluster.host_processes(node) if p.name() != "slurmd"]
+        return left
 
     def _trainers(self) -> list[psutil.Process]:
         """Return the ranks: the children of fork servers."""
