@@ -148,7 +148,8 @@ class LaunchSettings(StrictModel):
     stall_timeout_s: TimeLimit | None = Field(
         default=600.0,
         description="limit of the time without a step, evaluation, checkpoint or printed line, "
-        "after which a run is ended, seconds; null: no limit",
+        "seconds; null: no limit. Within it, the run is recorded as failed: `lost` if a process, a "
+        "node or its link does not answer, else `timeout`. Its processes end soon after",
     )
     checkpoint_every: Steps | None = Field(
         default=None, description="steps between checkpoints; null: at each evaluation"
