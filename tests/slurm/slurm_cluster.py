@@ -28,6 +28,11 @@ TOOLS = ("slurmctld", "slurmd", "sbatch", "munged")
 INSTALL = "apt-get install -y --no-install-recommends slurm-wlm munge"
 FIRST_PORTS = range(12000, 20000)  # below those that systems give to outgoing connections
 FIELDS = "%i|%T|%r|%N|%j"  # of `squeue`: those of `Job`
+# Reasons of Slurm to hold a job and to drain a node, until an administrator intervenes.
+HELD = "launch failed requeued held"
+DRAINED = ("Duplicate jobid", "Kill task failed", "batch job complete failure")
+# A killed controller takes ended jobs for running ones, for minutes unless it asks the nodes.
+FORGOTTEN_S = 20.0
 POLL_S = 0.1
 HANG_S = 300  # what has not happened after this time is not going to
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED")
@@ -309,10 +314,20 @@ class Cluster:
 
     def wait_until_empty(self, hang_s: float = HANG_S) -> None:
         """Wait until no job is in the queue; jobs that were requeued start at once."""
+
+        ask_at = time.monotonic() + FORGOTTEN_S
+
+        def is_empty() -> bool:
+            nonlocal ask_at
+            if time.monotonic() >= ask_at:
+                self.call("scontrol", "reconfigure")  # the nodes report the jobs that they have
+                ask_at = time.monotonic() + FORGOTTEN_S
+            self.repair()
+            self.start_requeued()
+            return not self.active_jobs()
+
         try:
-            wait_until(
-                lambda: self.start_requeued() or not self.active_jobs(), "the queue is empty"
-            )
+            wait_until(is_empty, "the queue is empty")
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.active_jobs()}\n{self.call('sinfo')}") from None
 
@@ -320,8 +335,25 @@ class Cluster:
         """Let jobs that were requeued start now: Slurm lets them wait for 120 s."""
         for job in self.jobs():
             if job.state == "PENDING" and job.reason == "BeginTime":
-                update = ["scontrol", "update", f"JobId={job.id}", "StartTime=now"]
-                subprocess.run(update, env=self.env, capture_output=True)  # it may have started
+                self._try("update", f"JobId={job.id}", "StartTime=now")
+
+    def repair(self) -> None:
+        """Release the jobs and resume the nodes that wait for an administrator.
+
+        A killed controller forgets the last 5 s. It starts jobs again that run since then, their
+        nodes refuse that, and it holds the jobs and drains the nodes.
+        """
+        for job in self.jobs():
+            if job.state == "PENDING" and job.reason == HELD:
+                self._try("release", job.id)
+        for line in self.call("sinfo", "-h", "-N", "-p", "main", "-o", "%n|%T|%E").splitlines():
+            node, state, reason = line.split("|")
+            if "drain" in state and reason in DRAINED:
+                self._try("update", f"NodeName={node}", "State=RESUME")
+
+    def _try(self, *command: str) -> None:
+        """Call scontrol for a job or node whose state may have changed."""
+        subprocess.run(["scontrol", *command], env=self.env, capture_output=True)
 
     def answers(self) -> bool:
         """Return whether the controller answers."""
