@@ -2,6 +2,9 @@
 
 import contextlib
 import os
+import shlex
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
@@ -15,15 +18,69 @@ from harness.results.records import Submission
 from harness.results.run import Run
 from harness.results.store import Store
 
+# The harness, with another time between two calls of squeue.
+OFTEN = """
+import sys
+from harness.cli.app import main
+from harness.launch.slurm import follow, queue
+follow.FIRST_ASK_S = queue.ASK_INTERVAL_S = 1.0
+main(sys.argv[1:])
+"""
+# Counts its calls, and fails while a file exists.
+SQUEUE = """#!/bin/sh
+echo >> {calls}
+[ -e {away} ] && echo "squeue: error: Unable to contact slurm controller" >&2 && exit 1
+exec {squeue} "$@"
+"""
+
 
 class Login(Harness):
-    """The command line in a folder of its own, with Slurm's commands of a cluster."""
+    """The command line in a folder of its own, with Slurm's commands of a cluster.
+
+    `squeue` fails while the file `away` exists.
+    """
 
     def __init__(self, folder: Path, cluster: Cluster) -> None:
         super().__init__(folder)
         self.cluster = cluster
-        self.env |= {name: cluster.env[name] for name in ("SLURM_CONF", "PATH")}
         self.notes: list[str] = []
+        self.away = folder / "away"
+        self._calls = folder / "calls"
+        wrapper = folder / "bin" / "squeue"
+        wrapper.parent.mkdir()
+        squeue = shutil.which("squeue", path=cluster.env["PATH"])
+        paths = {"calls": self._calls, "away": self.away, "squeue": squeue}
+        quoted = {name: shlex.quote(str(path)) for name, path in paths.items()}
+        wrapper.write_text(SQUEUE.format(**quoted))
+        wrapper.chmod(0o755)
+        path = f"{wrapper.parent}:{cluster.env['PATH']}"
+        self.env |= {"SLURM_CONF": cluster.env["SLURM_CONF"], "PATH": path}
+
+    @property
+    def n_asked(self) -> int:
+        """The number of calls of squeue until now, also of the jobs."""
+        return len(self._calls.read_bytes()) if self._calls.exists() else 0
+
+    def start_often(self, *arguments: object, settings=()) -> subprocess.Popen:
+        """Start a command that asks squeue once a second, not once a minute."""
+        return self.start(*arguments, settings=settings, program=("-c", OFTEN))
+
+    def elements(self) -> dict[str, list[Run]]:
+        """Return the runs of each submitted element, by job."""
+        store = Store(self.folder / "results")
+        elements = {}
+        for submission in store.submissions("s"):
+            for index, run_ids in enumerate(submission.elements):
+                runs = [store.run("s", run_id) for run_id in run_ids]
+                elements[f"{submission.job}_{index}"] = runs
+        return elements
+
+    def element_log(self, job: str) -> str:
+        """Return what an element has printed."""
+        number, _, index = job.partition("_")
+        store = Store(self.folder / "results")
+        (submission,) = [one for one in store.submissions("s") if one.job == number]
+        return store.element_log("s", submission, int(index)).read_text()
 
     def submit(
         self, study: Path, *settings: str, seeds: Sequence[int] | None = None

@@ -2,11 +2,10 @@
 
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 from slurm_cluster import POLL_S, Cluster, wait_until
-from slurm_login import Login, curves
+from slurm_login import curves
 
 from harness.results.store import Store
 
@@ -19,15 +18,6 @@ TIME = "launch.slurm.time=00:20:00"
 @pytest.fixture(scope="module")
 def cluster(make_cluster) -> Cluster:
     return make_cluster(gpus=2, max_array=MAX_ARRAY)
-
-
-@pytest.fixture
-def login(cluster, tmp_path) -> Iterator[Login]:
-    login = Login(tmp_path, cluster)
-    yield login
-    login.stop()
-    cluster.call("scancel", "--user=root")
-    cluster.wait_until_empty()
 
 
 def test_split_arrays_train_each_run_once(login):
