@@ -5,12 +5,15 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
 from command_line import Harness
 from slurm_cluster import Cluster
+from stub_element import TRAINED
 
 from harness import config
 from harness.launch.slurm.submit import submit
@@ -24,6 +27,13 @@ import sys
 from harness.cli.app import main
 from harness.launch.slurm import follow, queue
 follow.FIRST_ASK_S = queue.ASK_INTERVAL_S = 1.0
+main(sys.argv[1:])
+"""
+# The harness, whose jobs run a stub in place of Python.
+STUBBED = """
+import sys
+from harness.cli.app import main
+sys.executable = {python!r}
 main(sys.argv[1:])
 """
 # Counts its calls, and fails while a file exists.
@@ -65,6 +75,19 @@ class Login(Harness):
         """Start a command that asks squeue once a second, not once a minute."""
         return self.start(*arguments, settings=settings, program=("-c", OFTEN))
 
+    def start_stubbed(self, *arguments: object, settings=()) -> subprocess.Popen:
+        """Start a command whose jobs run `stub_element.py`: they train nothing."""
+        python = self.folder / "bin" / "python"
+        stub = Path(__file__).with_name("stub_element.py")
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} {stub} "$@"\n')
+        python.chmod(0o755)
+        program = ("-c", STUBBED.format(python=str(python)))
+        return self.start(*arguments, settings=settings, program=program)
+
+    def times_trained(self) -> Counter[str]:
+        """Return how often `stub_element.py` has trained each run, by run id."""
+        return Counter((self.folder / "results" / TRAINED).read_text().split())
+
     def elements(self) -> dict[str, list[Run]]:
         """Return the runs of each submitted element, by job."""
         store = Store(self.folder / "results")
@@ -92,14 +115,19 @@ class Login(Harness):
             slurm = planned.launch.slurm
             return submit(store, planned.name, planned.runs, slurm, self.notes.append)
 
-    def run_locally(self, study: Path, *options: str) -> None:
-        """Train a study into the results folder `local`, with one thread as jobs of one core."""
+    def run_locally(self, study: Path, *arguments: str, results="local", **options) -> None:
+        """Train a study on this machine, with one thread as jobs of one core.
+
+        The fork server of this process outlives the cluster: it does not belong to it.
+        """
         cores = os.sched_getaffinity(0)
+        of_cluster = self.env.pop("SLURM_CONF")
         os.sched_setaffinity(0, {min(cores)})
         try:
-            self("run", study, "--results=local", *options)
+            self("run", study, f"--results={results}", *arguments, **options)
         finally:
             os.sched_setaffinity(0, cores)
+            self.env["SLURM_CONF"] = of_cluster
 
     def slow_variant(self, name: str = "slow", seconds: float = 0.3) -> Path:
         """Add a positional variant that sleeps in training until the returned file exists."""
