@@ -32,7 +32,7 @@ from harness.launch.slots import Slot
 from harness.launch.stop import Stop
 from harness.results.limits import Limits
 from harness.results.records import FailureReason, LaunchSpec
-from harness.results.store import Run
+from harness.results.run import Run
 
 POLL_INTERVAL_S = 0.1
 CLAIM_CHECK_INTERVAL_S = 10.0

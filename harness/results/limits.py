@@ -3,7 +3,7 @@
 import time
 
 from harness.results.records import LaunchSpec
-from harness.results.store import Run
+from harness.results.run import Run
 
 CHECK_INTERVAL_S = 1.0
 

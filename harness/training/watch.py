@@ -12,7 +12,7 @@ from harness.errors import ClaimLost, ExitCode
 from harness.results.claims import HEARTBEAT_S
 from harness.results.limits import Limits
 from harness.results.records import FailureReason, LaunchSpec
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training.signals import StopRequest
 
 STOP_GRACE_S = 20.0  # to finish the current step; Slurm and the agent kill a rank after 30 s
@@ -61,6 +61,8 @@ class Watch:
             if not self.run.beat():
                 os._exit(ExitCode.CLAIM_LOST)
         asked_at = self._stop.requested_at
+        if asked_at is not None and self.joined is None and self.timeout is None:
+            os._exit(ExitCode.INTERRUPTED)  # no step to save; its peers may never come
         if asked_at is not None and not self._stop.acknowledged:
             if now - asked_at >= STOP_GRACE_S:
                 self._end_unstopped()

@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 from command_line import all_end
 
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 STUDY = """
 [study]

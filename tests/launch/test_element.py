@@ -17,7 +17,8 @@ from harness.launch.slurm.element import run_element
 from harness.launch.slurm.job import Job, free_port, has_whole_node, this_job
 from harness.launch.stop import Stop
 from harness.results.records import LaunchSpec, Submission
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 JOB = {
     "SLURM_JOB_ID": "9",

@@ -28,7 +28,8 @@ from harness.results.records import (
     Submission,
     VariantChoice,
 )
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 from tests.tiny_run import tiny_spec
 
 ROOT = Path(harness.__file__).parent.parent

@@ -8,7 +8,8 @@ from harness import report
 from harness.analysis import dataset
 from harness.cli import app as cli
 from harness.results import manage
-from harness.results.store import TIMING, Store
+from harness.results.run import TIMING
+from harness.results.store import Store
 
 
 @pytest.fixture

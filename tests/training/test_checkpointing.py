@@ -25,7 +25,7 @@ from harness.model import weights as weights_module
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import init_parameters
 from harness.model.weights import atomic_folder, export_gpt2, load_weights
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training import checkpointing
 from harness.training.checkpointing import (
     Checkpoints,

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from tiny_run import tiny_spec
 
 from harness.errors import ExitCode
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training import watch as watching
 from harness.training.main import _reason, _record_failure
 from harness.training.signals import EXIT_CODES, StopRequest
@@ -150,6 +150,14 @@ def test_a_time_limit_lets_the_run_save_first(watched):
             watch._check()
             time.sleep(0.02)
     assert stop.requested == ExitCode.INTERRUPTED and watch.timeout is not None
+
+
+def test_a_rank_that_waits_for_its_peers_ends_at_once(watched):
+    """They may never come: a process started by hand for a run of another one ends its peers."""
+    stop = StopRequest()
+    watch = watched(world_size=2, stop=stop)
+    stop.request(ExitCode.INTERRUPTED)
+    assert check_until_ended(watch) == ExitCode.INTERRUPTED
 
 
 def test_a_rank_whose_run_was_taken_over_records_nothing(watched, run, monkeypatch):

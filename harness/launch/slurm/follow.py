@@ -24,7 +24,8 @@ from harness.launch.slurm.queue import (
     submitted_ns,
 )
 from harness.results.records import RunSpec, RunStatus
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 POLL_INTERVAL_S = 1.0
 POLL_SHARE = 0.1  # of the time may be spent on reading the files of many runs

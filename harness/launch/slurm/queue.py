@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from harness.launch.slurm import commands
 from harness.launch.slurm.commands import CommandError, QueueEntry
 from harness.results.records import RunStatus, Submission
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 ASK_INTERVAL_S = 60.0  # between two calls of squeue
 # Reasons of waiting that pass by themselves.

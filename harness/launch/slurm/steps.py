@@ -13,7 +13,7 @@ from harness.launch.slurm import commands
 from harness.launch.slurm.commands import CommandError
 from harness.launch.slurm.job import Job, free_port
 from harness.launch.stop import Stop
-from harness.results.store import Run
+from harness.results.run import Run
 
 POLL_INTERVAL_S = 0.1
 STATUS_INTERVAL_S = 5.0  # between two looks at the run's status

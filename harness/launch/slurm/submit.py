@@ -20,7 +20,8 @@ from harness.launch.slurm.script import batch_script, path_problem, sbatch_argum
 from harness.launch.slurm.shapes import ArrayJob, node_types, plan_jobs, predicted_seconds
 from harness.launch.slurm.snapshot import Snapshot, plan_snapshot
 from harness.results.records import RunSpec, SlurmSettings, Submission
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 DEFAULT_ARRAY_SIZE = 1001  # Slurm's own default
 # Folders that each machine has for itself, usually.
