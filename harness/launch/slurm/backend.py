@@ -9,8 +9,8 @@ from harness.launch.backend import Stopped
 from harness.launch.one_run import source_run
 from harness.launch.progress import ProgressReporter
 from harness.launch.slurm.commands import CommandError
-from harness.launch.slurm.follow import Follower, NameRun, explain_lost, status_changed_ns
-from harness.launch.slurm.queue import Queue, is_to_come, submissions_of
+from harness.launch.slurm.follow import Follower, NameRun, explain_lost
+from harness.launch.slurm.queue import Queue, is_to_come, status_changed_ns, submissions_of
 from harness.launch.slurm.submit import record_job
 from harness.launch.stop import Stop
 from harness.results.records import RunSpec, RunStatus, Submission
