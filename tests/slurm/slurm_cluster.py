@@ -30,6 +30,7 @@ FIRST_PORTS = range(12000, 20000)  # below those that systems give to outgoing c
 NETWORK = "10.231.0"  # of nodes apart; only inside of their namespaces
 FIELDS = "%i|%T|%r|%N|%j"  # of `squeue`: those of `Job`
 POLL_S = 0.1
+START_AGAIN_S = 2.0
 HANG_S = 300  # what has not happened after this time is not going to
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED")
 
@@ -108,6 +109,7 @@ class Cluster:
         self._apart = apart
         self._controller = f"{self.folder.name}-ctl"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._requeued: dict[str, float] = {}  # jobs, and when they were first seen to wait
         for name in ("log", "state", "bin", "dev", *(f"spool.{node}" for node in self.nodes)):
             (self.folder / name).mkdir()
         self.env = {name: value for name, value in os.environ.items() if "SLURM" not in name}
@@ -345,10 +347,16 @@ class Cluster:
             raise AssertionError(f"{error}: {self.active_jobs()}\n{self.call('sinfo')}") from None
 
     def start_requeued(self) -> None:
-        """Let jobs that were requeued start now: Slurm lets them wait for 120 s."""
-        for job in self.jobs():
-            if job.state == "PENDING" and job.reason == "BeginTime":
-                update = ["scontrol", "update", f"JobId={job.id}", "StartTime=now"]
+        """Let jobs that were requeued start after 2 s: Slurm lets them wait for 120 s.
+
+        A node does not start a job again in the second in which it has ended.
+        """
+        waiting = {job.id for job in self.jobs() if job.reason == "BeginTime"}
+        now = time.monotonic()
+        self._requeued = {job: self._requeued.get(job, now) for job in waiting}
+        for job, since in self._requeued.items():
+            if now - since >= START_AGAIN_S:
+                update = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
                 subprocess.run(update, env=self.env, capture_output=True)  # it may have started
 
     def answers(self) -> bool:
