@@ -74,7 +74,7 @@ def show_weights(source: Folder) -> None:
 
 
 def _refuse_imported(source: Path) -> None:
-    from harness.results.store import is_in_imported_run
+    from harness.results.run import is_in_imported_run
 
     if is_in_imported_run(source):
         message = "a run that is imported from another trainer, which has no checkpoint here"

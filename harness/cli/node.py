@@ -12,7 +12,7 @@ from harness.errors import ClaimLost, ExitCode
 from harness.launch.nodes import Nodes
 from harness.launch.slots import Slot
 from harness.launch.stop import IN_JOB, Stop
-from harness.results.store import Run
+from harness.results.run import Run
 
 
 def node(

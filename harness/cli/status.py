@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from harness.launch.slurm.queue import Place
     from harness.provenance.outdated import CodeChange
     from harness.results.records import RunSpec, RunStatus
-    from harness.results.store import Outcome, Run, Store
+    from harness.results.run import Outcome, Run
+    from harness.results.store import Store
 
 OptionalStudy = Annotated[
     str | None,
@@ -44,7 +45,7 @@ def _show(store: "Store", study: str, runs: "list[Run]") -> None:
     from harness.provenance.corpora import changed_corpora
     from harness.provenance.outdated import ComputedBy, changes_since
     from harness.provenance.sources import Sources
-    from harness.results.store import Outcome
+    from harness.results.run import Outcome
 
     outcomes: dict[str, Outcome] = {}
     readable: list[tuple[RunSpec, RunStatus]] = []

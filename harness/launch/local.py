@@ -20,7 +20,8 @@ from harness.launch.stop import Stop
 from harness.launch.timing_runs import due_timing_runs, start_timing_run, timing_spec
 from harness.results import claims
 from harness.results.records import LaunchSpec, RunSpec
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 POLL_INTERVAL_S = 0.2
 OTHERS_INTERVAL_S = 1.0  # between looks at runs and devices that other launches hold

@@ -13,7 +13,8 @@ from rich.table import Column
 from harness.launch.placement import total_flops
 from harness.results.plausibility import implausible
 from harness.results.records import RunSpec
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 POLL_INTERVAL_S = 0.5
 LINE_INTERVAL_S = 30.0  # between plain lines about runs

@@ -47,7 +47,7 @@ from harness.results.files import create
 from harness.results.records import Owner
 
 if TYPE_CHECKING:
-    from harness.results.store import Run
+    from harness.results.run import Run
 
 HEARTBEAT_S = 10.0
 POLL_INTERVAL_S = 0.5  # of one who waits for a claim, at first

@@ -14,7 +14,8 @@ import pytest
 
 from harness.results import claims, manage, owner
 from harness.results.claims import is_held
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 FORK = multiprocessing.get_context("fork")
 N_RACERS = 8
@@ -279,7 +280,7 @@ def test_claims_exclude_each_other(run, tmp_path, kind):
 def test_who_waits_gets_the_claim_of_a_killed_process(run):
     """On one machine at once: its process id is known to be gone."""
     code = (
-        "import sys; from pathlib import Path; from harness.results.store import Run\n"
+        "import sys; from pathlib import Path; from harness.results.run import Run\n"
         "claim = Run(Path(sys.argv[1])).claim(); print(claim.number, flush=True); input()"
     )
     holder = subprocess.Popen(

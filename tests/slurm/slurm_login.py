@@ -12,7 +12,8 @@ from slurm_cluster import Cluster
 from harness import config
 from harness.launch.slurm.submit import submit
 from harness.results.records import Submission
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 
 class Login(Harness):

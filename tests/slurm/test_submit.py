@@ -10,7 +10,7 @@ from command_line import Harness
 from harness.cli.studies import load_study
 from harness.launch import scheduler
 from harness.launch.slurm.submit import submit
-from harness.results.records import SlurmSettings
+from harness.results.records import LaunchSettings, SlurmSettings
 from harness.results.store import Store
 
 pytestmark = [pytest.mark.slurm, pytest.mark.distributed]
@@ -32,7 +32,8 @@ def test_queued_runs_keep_the_code_of_their_submission(cluster, tmp_path):
         planned = load_study(study, ["train.steps=2", "launch.on=slurm"], None, None)
         store = Store(folder / "results")
         scheduler.plan_runs(store, "s", planned.runs, planned.all_run_ids)
-        (submission,) = submit(store, "s", planned.runs, settings, print)
+        launch = LaunchSettings(timed="exclusive", slurm=settings)
+        (submission,) = submit(store, "s", planned.runs, launch.job_settings(), print)
     harness.variant("mine", "raise ValueError('edited')")
     cluster.call("scontrol", "release", str(submission.job))
     cluster.wait_until_empty()
@@ -41,3 +42,4 @@ def test_queued_runs_keep_the_code_of_their_submission(cluster, tmp_path):
     assert run.status.status == "done", log + "\n".join(run.log_tail(40))
     assert run.status.job == f"{submission.job}_0"
     assert run.code_hash == planned.runs[0].code_hash
+    assert run.env.timing == "exclusive"

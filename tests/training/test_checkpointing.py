@@ -26,7 +26,7 @@ from harness.model.builder import ModelBuilder
 from harness.model.initialization import init_parameters
 from harness.model.weights import atomic_folder, load_weights
 from harness.published.convert import export_weights
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training import checkpointing
 from harness.training.checkpointing import (
     Checkpoints,

@@ -20,7 +20,8 @@ from harness.results.claims import Claim
 from harness.results.files import read_record
 from harness.results.owner import SILENCE_S
 from harness.results.records import LaunchSpec, RunSpec, Submission, now
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 POLL_INTERVAL_S = 0.5
 CLAIM_WAIT_S = SILENCE_S + 15.0  # after which the owner of a claim is known to live
