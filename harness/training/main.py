@@ -15,6 +15,7 @@ from harness.probes.memory import is_out_of_memory
 from harness.provenance.archive import archive_code
 from harness.provenance.sources import Sources
 from harness.results.claims import Claim, is_held
+from harness.results.rank_log import print_into_log
 from harness.results.records import Environment, FailureReason, ProbeResults, RunSpec
 from harness.results.run import Run
 from harness.training.checkpointing import drop_state
@@ -87,7 +88,7 @@ def _claim(run: Run, spec: RunSpec) -> Claim:
         raise ClaimLost(run.run_id)
     held.run.mark_running(_archive_code(run, spec))
     print(f"{run.run_id}: the output is in {run.log_path}", flush=True)
-    _print_into_log(held.run)
+    print_into_log(held.run)
     return held
 
 
@@ -99,16 +100,6 @@ def _describe_owner(run: Run) -> str:
     return f"process {owner.pid} on {owner.host}{job}"
 
 
-def _print_into_log(run: Run) -> None:
-    """Append what this process prints to the log; that of another host is a file of its own."""
-    is_on_first_host = os.environ.get("GROUP_RANK", "0") == "0"
-    log = run.open_log(None if is_on_first_host else platform.node())
-    sys.stdout.flush()
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
-
-
 def _meet(run: Run, context: DistributedContext, watch: Watch) -> Run:
     """Exchange hosts and the number of the claim with the other ranks; return the fenced run.
 
@@ -117,7 +108,7 @@ def _meet(run: Run, context: DistributedContext, watch: Watch) -> Run:
     ranks = context.gather((platform.node(), run.claim_number))
     if run.claim_number is None:  # started by hand, and not rank 0
         run = Run(run.path, ranks[0][1])
-        _print_into_log(run)
+        print_into_log(run)
     watch.hosts = [host for host, _ in ranks]
     watch.run = run
     watch.joined = context
@@ -126,9 +117,7 @@ def _meet(run: Run, context: DistributedContext, watch: Watch) -> Run:
 
 def _archive_code(run: Run, spec: RunSpec) -> str:
     """Archive the code of this process, which may be newer than the spec; return its hash."""
-    source_run = None
-    if spec.init is not None and spec.init.run_id is not None:
-        source_run = run.sibling(spec.init.run_id).spec
+    source_run = None if spec.source_id is None else run.sibling(spec.source_id).spec
     code = Sources().code(spec, source_run)
     archive_code(run.archive, [code])
     return code.hash

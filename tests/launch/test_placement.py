@@ -73,7 +73,7 @@ def test_seeds_start_in_their_order():
 class Spec:
     """The parts of a spec that an order depends on."""
 
-    init = None
+    source_id = None
 
     def __init__(self, seed, width, steps):
         self.seed = seed

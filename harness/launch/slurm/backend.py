@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from harness.errors import ExitCode, UserError
 from harness.launch.backend import Stopped
+from harness.launch.one_run import source_run
 from harness.launch.progress import ProgressReporter
 from harness.launch.slurm.commands import CommandError
-from harness.launch.slurm.follow import Follower, NameRun, explain_lost, status_changed_ns
-from harness.launch.slurm.queue import Queue, is_to_come, submissions_of
+from harness.launch.slurm.follow import Follower, NameRun, explain_lost
+from harness.launch.slurm.queue import Queue, is_to_come, status_changed_ns, submissions_of
 from harness.launch.slurm.submit import record_job
 from harness.launch.stop import Stop
 from harness.results.records import RunSpec, RunStatus, Submission
@@ -163,31 +164,25 @@ def _rounds(
     remaining = list(specs)
     while remaining:
         waiting = {spec.run_id for spec in remaining}
-        ready = [spec for spec in remaining if _has_source(store, spec, waiting)]
+        ready = [spec for spec in remaining if _is_ready(store, spec, waiting)]
         if not ready:
             for spec in remaining:
                 run = store.run(spec.study, spec.run_id)
-                progress.skip_run(run, f"waits for {_source_id(spec)}, which is not done")
+                progress.skip_run(run, f"waits for {spec.source_id}, which is not done")
             return
         yield ready
         ready_ids = {spec.run_id for spec in ready}
         remaining = [spec for spec in remaining if spec.run_id not in ready_ids]
 
 
-def _has_source(store: Store, spec: RunSpec, waiting: set[str]) -> bool:
+def _is_ready(store: Store, spec: RunSpec, waiting: set[str]) -> bool:
     """Return whether the run needs no checkpoint of another one, or that one is done."""
-    source_id = _source_id(spec)
-    if source_id is None:
+    source = source_run(store, spec)
+    if source is None:
         return True
-    if source_id in waiting:
+    if source.run_id in waiting:
         return False
-    source = store.run(spec.study, source_id)
     return source.exists and source.status.status == "done"
-
-
-def _source_id(spec: RunSpec) -> str | None:
-    """Return the id of the run whose checkpoint this one starts from, if there is one."""
-    return None if spec.init is None else spec.init.run_id
 
 
 def _status(run: Run) -> RunStatus | None:

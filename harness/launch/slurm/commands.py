@@ -23,7 +23,7 @@ RENAMED = {"time": "timelimit"}  # options whose variable has another name
 SEPARATOR = "|"
 QUEUE_FORMAT = SEPARATOR.join(("%i", "%F", "%K", "%T", "%r", "%N", "%j"))
 ACCOUNT_FIELDS = ("JobID", "State", "ExitCode", "NodeList")
-NODE_FORMAT = SEPARATOR.join(("%N", "%P", "%c", "%m", "%G", "%f"))
+NODE_FORMAT = SEPARATOR.join(("%N", "%P", "%c", "%m", "%G", "%f", "%h"))
 # States of jobs that are in the queue; the others are those of jobs that have left it.
 QUEUED_STATES = (
     "PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT",
@@ -85,6 +85,12 @@ class NodeEntry:
     memory_mb: int
     gres: str  # such as `gpu:a100:4`; empty without
     features: str  # empty without
+    oversubscribe: str = "NO"  # of the partition: `NO`, `EXCLUSIVE`, `YES:4`, `FORCE:4`
+
+    @property
+    def shares_by_force(self) -> bool:
+        """Whether jobs share the node's cores, those that ask for whole nodes as well."""
+        return self.oversubscribe.startswith("FORCE")
 
 
 def sbatch(arguments: Sequence[str], script: str) -> str:
@@ -225,6 +231,16 @@ def n_cpus(node: str) -> int:
     return int(_field(_call(["scontrol", "--oneliner", "show", "node", node]), "CPUTot"))
 
 
+def shares_cores(job: int) -> bool:
+    """Return whether other jobs may run on the cores of a job.
+
+    Raises:
+        CommandError: the controller cannot be asked.
+    """
+    text = _call(["scontrol", "--oneliner", "show", "job", str(job)])
+    return _field(text, "OverSubscribe") == "YES"
+
+
 def node_address(node: str) -> str:
     """Return the address of a node: its host name unless Slurm has another one.
 
@@ -271,9 +287,9 @@ def parse_sinfo(text: str) -> list[NodeEntry]:
     entries = []
     for line in _lines(text):
         fields = line.split(SEPARATOR)
-        if len(fields) != 6:
+        if len(fields) != 7:
             raise CommandError(f"sinfo printed an unknown line: {line!r}")
-        name, partition, cpus, memory, gres, features = fields
+        name, partition, cpus, memory, gres, features, oversubscribe = fields
         entries.append(
             NodeEntry(
                 name=name,
@@ -283,6 +299,7 @@ def parse_sinfo(text: str) -> list[NodeEntry]:
                 memory_mb=int(memory.rstrip("+")),
                 gres="" if gres == "(null)" else gres,
                 features="" if features == "(null)" else features,
+                oversubscribe=oversubscribe,
             )
         )
     return entries

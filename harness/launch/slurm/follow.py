@@ -4,7 +4,6 @@ Whether a run has ended is what its files say. Slurm says whether a run that has
 to come: one call of squeue for all, once a minute at most. A call that fails changes nothing.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from harness.launch.slurm.queue import (
     Queue,
     describe_queue,
     is_to_come,
+    status_changed_ns,
     stuck_reasons,
     submitted_ns,
 )
@@ -232,14 +232,6 @@ class Follower:
             f"a run failed: {len(jobs)} elements that had not started are cancelled; "
             f"{n_started} runs of elements that run continue"
         )
-
-
-def status_changed_ns(run: Run) -> int | None:
-    """Return when a run's status last changed, by the file server's clock; None without one."""
-    try:
-        return os.stat(run.path / "status.json").st_mtime_ns
-    except OSError:
-        return None
 
 
 def explain_lost(store: Store, study: str, lost: Mapping[str, Place | None]) -> list[str]:

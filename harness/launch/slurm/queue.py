@@ -1,11 +1,13 @@
 """The queue of a study: which element has which run to do, by its submissions and squeue."""
 
+import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from harness.errors import Problem, StoreError, UserError
 from harness.launch.slurm import commands
 from harness.launch.slurm.commands import CommandError, QueueEntry
 from harness.results.records import RunStatus, Submission
@@ -121,9 +123,78 @@ def is_to_come(run: Run, status: RunStatus, changed_ns: int, place: Place | None
     `changed_ns` is when the status changed. A run that failed before the submission is retried by
     it; one that failed after it has ended. Both times are of the file server's clock.
     """
-    if place is None or not place.is_queued or status.status == "done":
+    if place is None or not place.is_queued:
         return False
-    return status.status != "failed" or changed_ns <= submitted_ns(run, place.submission)
+    return _is_left(run, status, changed_ns, place.submission)
+
+
+def _is_left(run: Run, status: RunStatus, changed_ns: int, submission: Submission) -> bool:
+    """Return whether a run has not ended since it was submitted."""
+    if status.status == "failed":
+        return changed_ns <= submitted_ns(run, submission)
+    return status.status != "done"
+
+
+def status_changed_ns(run: Run) -> int | None:
+    """Return when a run's status last changed, by the file server's clock; None without one."""
+    try:
+        return os.stat(run.path / "status.json").st_mtime_ns
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def unqueued(store: Store, study: str, runs: Sequence[Run]) -> Iterator[None]:
+    """Keep runs of a study out of Slurm's queue while the context lasts.
+
+    If the queue cannot be asked, a run that was submitted counts as queued until it has ended.
+
+    Raises:
+        UserError: an element of the queue has runs to do, of which it names each; or another
+            process submits runs of the study.
+    """
+    if not runs:
+        yield
+        return
+    claim = store.claim_submitting(study)
+    if claim is None:
+        raise UserError(f"{store.root / study}: another process submits runs of it; stop it first")
+    try:
+        _refuse_queued(store, study, runs)
+        yield
+    finally:
+        claim.release()
+
+
+def _refuse_queued(store: Store, study: str, runs: Sequence[Run]) -> None:
+    queue = Queue(submissions_of(store, study, (run.run_id for run in runs)))
+    with contextlib.suppress(CommandError):
+        queue.ask()
+    places = queue.places()
+    problems = []
+    for run in runs:
+        place = places.get(run.run_id)
+        if place is None or not (place.is_queued or queue.error) or _has_ended(run, place):
+            continue
+        message = f"is in the queue (job {place.job}); `cancel {study}` ends it first"
+        if queue.error is not None:
+            file = store.submission_path(study, place.submission)
+            message = (
+                f"may be in the queue, which cannot be asked ({queue.error}); repeat the command "
+                f"where Slurm answers, or remove {file} if its jobs are gone"
+            )
+        problems.append(Problem(str(run.path), message))
+    if problems:
+        raise UserError(problems)
+
+
+def _has_ended(run: Run, place: Place) -> bool:
+    """Return whether a run has ended since it was submitted; False if it cannot be read."""
+    try:
+        status = run.status
+    except StoreError:
+        return False
+    return not _is_left(run, status, status_changed_ns(run) or 0, place.submission)
 
 
 def submitted_ns(run: Run, submission: Submission) -> int:

@@ -99,7 +99,7 @@ def parallel_elements(
     n_cpus = shape.processes_per_node * shape.cpus_per_process
     n_slots = 0
     for node in {node.name: node for node in nodes}.values():
-        fitting = max(1, node.cpus // n_cpus)
+        fitting = 1 if settings.takes_whole_nodes else max(1, node.cpus // n_cpus)
         if shape.gpus_per_node and settings.gpus_per_node:
             fitting = min(fitting, settings.gpus_per_node // shape.gpus_per_node)
         n_slots += fitting

@@ -241,6 +241,11 @@ class RunSpec(RunKeys):
         "unknown; not part of the run's id",
     )
 
+    @property
+    def source_id(self) -> str | None:
+        """The id of the run whose checkpoint this one starts from, if there is one."""
+        return None if self.init is None else self.init.run_id
+
     def traced(self) -> "RunSpec":
         """Return the same run with a trace of one step per rank."""
         return self.model_copy(update={"launch": self.launch.model_copy(update={"trace": True})})
