@@ -1,23 +1,17 @@
 """The command line on the login node of a cluster."""
 
-import contextlib
 import os
 import shlex
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
-from unittest import mock
 
 from command_line import Harness
 from slurm_cluster import Cluster
 from stub_element import TRAINED
 
-from harness import config
-from harness.launch.slurm.submit import submit
-from harness.results.records import Submission
 from harness.results.run import Run
 from harness.results.store import Store
 
@@ -53,7 +47,6 @@ class Login(Harness):
     def __init__(self, folder: Path, cluster: Cluster) -> None:
         super().__init__(folder)
         self.cluster = cluster
-        self.notes: list[str] = []
         self.away = folder / "away"
         self._calls = folder / "calls"
         wrapper = folder / "bin" / "squeue"
@@ -104,16 +97,6 @@ class Login(Harness):
         store = Store(self.folder / "results")
         (submission,) = [one for one in store.submissions("s") if one.job == number]
         return store.element_log("s", submission, int(index)).read_text()
-
-    def submit(
-        self, study: Path, *settings: str, seeds: Sequence[int] | None = None
-    ) -> list[Submission]:
-        """Submit all runs of a study."""
-        with contextlib.chdir(self.folder), mock.patch.dict(os.environ, self.env):
-            planned = config.load(study, ["launch.on=slurm", *settings], seeds)
-            store = Store(self.folder / "results")
-            slurm = planned.launch.slurm
-            return submit(store, planned.name, planned.runs, slurm, self.notes.append)
 
     def run_locally(self, study: Path, *arguments: str, results="local", **options) -> None:
         """Train a study on this machine, with one thread as jobs of one core.

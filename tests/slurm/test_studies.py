@@ -53,8 +53,8 @@ def test_queued_runs_keep_the_code_of_their_submission(cluster, tmp_path):
     login.variant("edited", "assert os.environ['FROM_SETUP'] == 'two words'")
     setup = "launch.slurm.setup=['export FROM_SETUP=\"two words\"']"
     options = "launch.slurm.options=['--hold', '--mem=100M', '--comment=two words']"
-    arguments = ("run", study, "--on=slurm", "--no-wait")
-    login(*arguments, settings=[TIME, "train.steps=2", setup, options])
+    settings = [TIME, "train.steps=2", "launch.timed=exclusive", setup, options]
+    login("run", study, "--on=slurm", "--no-wait", settings=settings)
     (run,) = login.runs()
     submitted = run.code_hash
     login.variant("edited", "raise ValueError('edited')")
@@ -63,6 +63,7 @@ def test_queued_runs_keep_the_code_of_their_submission(cluster, tmp_path):
     cluster.wait_until_empty()
     assert run.status.status == "done", login.element_log(job) + "\n".join(run.log_tail(40))
     assert (run.status.job, run.code_hash) == (job, submitted)
+    assert run.env.timing == "exclusive"
 
 
 def test_a_login_node_without_gpus_submits_gpu_work(login):
