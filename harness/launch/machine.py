@@ -55,7 +55,7 @@ class Machine:
         device = self.units[0].device
         if device is not None and spec.train.device == "cpu" and not gpus.is_fake(device):
             return len(self.units)
-        return min(n_devices(spec), len(self.units))
+        return min(spec.n_devices, len(self.units))
 
     def slot(self, units: Sequence[Unit], is_shared: bool) -> Slot:
         """Return the slot of a run that uses these units."""
@@ -65,11 +65,6 @@ class Machine:
             timing="shared" if is_shared else "exclusive",
             threads=self.threads if is_shared else None,
         )
-
-
-def n_devices(spec: RunSpec) -> int:
-    """Return the number of devices of a run: one for each rank unless its parallelism says."""
-    return spec.launch.n_devices or spec.launch.world_size
 
 
 def find_machine(
@@ -91,7 +86,7 @@ def find_machine(
     devices = _devices(specs)
     if devices:
         free = _without_used(devices, reservations, log)
-        widest = max(map(n_devices, specs))
+        widest = max(spec.n_devices for spec in specs)
         if widest > len(free):
             raise UserError(
                 f"a run needs {widest} GPUs, and other processes use {len(devices) - len(free)} of "
@@ -110,7 +105,7 @@ def check_machine(specs: Sequence[RunSpec], parallel: int | None) -> list[Proble
     devices = _devices(specs)
     problems = []
     if devices:
-        for entry, n_needed in {spec.entry: n_devices(spec) for spec in specs}.items():
+        for entry, n_needed in {spec.entry: spec.n_devices for spec in specs}.items():
             if n_needed > len(devices):
                 message = f"needs {n_needed} devices, and this machine offers {len(devices)}"
                 problems.append(Problem(entry, f"{message}; exclude it"))
@@ -128,7 +123,7 @@ def check_machine(specs: Sequence[RunSpec], parallel: int | None) -> list[Proble
 def order(specs: Sequence[RunSpec], parallel: int | None) -> list[RunSpec]:
     """Return the runs in a random order within each seed that uses this machine well."""
     n_units = len(_devices(specs)) or parallel or 1
-    return randomize_within_seed(specs, n_units, n_devices)
+    return randomize_within_seed(specs, n_units, lambda spec: spec.n_devices)
 
 
 def _devices(specs: Sequence[RunSpec]) -> list[str]:

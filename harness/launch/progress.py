@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from harness.launch.placement import total_flops
 from harness.results.plausibility import implausible
 from harness.results.records import RunSpec
 from harness.results.run import Run
@@ -51,7 +50,7 @@ class ProgressReporter:
         self, specs: Sequence[RunSpec], width: Callable[[RunSpec], int] = lambda spec: 1
     ) -> None:
         self._console = Console(file=sys.stderr, highlight=False)
-        self._flops = {spec.run_id: total_flops(spec) for spec in specs}
+        self._flops = {spec.run_id: spec.total_flops for spec in specs}
         self._widths = {spec.run_id: width(spec) for spec in specs}
         self._lock = threading.RLock()
         self._n_ended = 0

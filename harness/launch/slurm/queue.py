@@ -36,6 +36,11 @@ class Place:
     entry: QueueEntry | None  # None: squeue showed nothing of it
 
     @property
+    def run_ids(self) -> list[str]:
+        """The runs of the element."""
+        return self.submission.elements[self.index]
+
+    @property
     def is_queued(self) -> bool:
         """Whether the element waits or runs."""
         return self.entry is not None and self.entry.is_queued
@@ -49,23 +54,32 @@ class Place:
         return None if job is None else f"{job}_{self.index}"
 
 
+def find_elements(
+    submissions: Iterable[Submission], entries: Iterable[QueueEntry]
+) -> Iterator[Place]:
+    """Yield each element with what squeue showed of it.
+
+    Entries are found by the name of the job, which is known before the job has an id.
+    """
+    by_element = {(entry.name, entry.index or 0): entry for entry in entries}
+    for submission in submissions:
+        for index in range(len(submission.elements)):
+            yield Place(submission, index, by_element.get((submission.name, index)))
+
+
 def find_places(
-    submissions: Sequence[Submission], entries: Iterable[QueueEntry]
+    submissions: Iterable[Submission], entries: Iterable[QueueEntry]
 ) -> dict[str, Place]:
     """Return the element of each run, by run id: one in the queue, or else the newest.
 
-    `submissions` are in the order of their submission. Entries are found by the name of the job,
-    which is known before the job has an id.
+    `submissions` are in the order of their submission.
     """
-    by_element = {(entry.name, entry.index or 0): entry for entry in entries}
     places: dict[str, Place] = {}
-    for submission in submissions:
-        for index, run_ids in enumerate(submission.elements):
-            place = Place(submission, index, by_element.get((submission.name, index)))
-            for run_id in run_ids:
-                earlier = places.get(run_id)
-                if earlier is None or place.is_queued or not earlier.is_queued:
-                    places[run_id] = place
+    for place in find_elements(submissions, entries):
+        for run_id in place.run_ids:
+            earlier = places.get(run_id)
+            if earlier is None or place.is_queued or not earlier.is_queued:
+                places[run_id] = place
     return places
 
 
