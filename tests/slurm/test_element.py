@@ -100,14 +100,6 @@ def submit(nodes, tmp_path):
 NODES = ["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1"]
 
 
-def test_a_requeued_run_ends_as_an_undisturbed_one(nodes, submit):
-    requeued = submit()
-    requeued.wait_for_steps(3)
-    nodes.call("scontrol", "requeue", requeued.job)
-    wait_until(lambda: requeued.run.status.status == "interrupted", "it has saved")
-    requeued.check_that_it_resumes()
-
-
 def test_two_nodes_come_back_after_usr1_and_a_cut_link(nodes, submit):
     """The run ends as an undisturbed one on one host."""
     disturbed = submit(*NODES, parallelism=DDP)
@@ -127,11 +119,8 @@ def test_two_nodes_come_back_after_usr1_and_a_cut_link(nodes, submit):
     disturbed.check_that_it_resumes(attempts=3)
 
 
-@pytest.mark.parametrize(
-    ("parallelism", "options"), [(SINGLE, []), (DDP, NODES)], ids=["one-node", "two-nodes"]
-)
-def test_a_cancelled_run_saves_and_stays_away(nodes, submit, parallelism, options):
-    cancelled = submit(*options, parallelism=parallelism)
+def test_a_cancelled_run_of_two_nodes_saves_and_stays_away(nodes, submit):
+    cancelled = submit(*NODES, parallelism=DDP)
     cancelled.wait_for_steps(3)
     nodes.call("scancel", cancelled.job)
     nodes.wait_until_empty()
