@@ -18,7 +18,7 @@ run: $(installed)  ## train the unfinished runs of $(STUDY), then write the repo
 
 install: $(installed)  ## install into .venv
 
-# Those that mostly wait, on a Slurm cluster of their own, run beside the others on a third worker.
+# Those that mostly wait, on a Slurm cluster of their own, run next to the others on a third worker.
 test: $(installed)  ## run the tests; those that use all cores run one after the other
 	@$(pytest) -n $(WORKERS) --dist loadscope -m "slurm or not distributed"; code=$$?; \
 	$(pytest) -m "distributed and not slurm" && exit $$code

@@ -1,4 +1,4 @@
-"""What of this machine a launch shares out among its runs: devices, groups of cores, or all of it.
+"""Divide this machine among the runs of a launch: its devices, groups of cores, or all of it.
 
 On GPUs as many runs train at once as fit. On a CPU it is one, which may use all cores, unless
 `[launch] parallel` divides them.
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.errors import Problem, UserError
 from harness.launch import gpus
-from harness.launch.devices import cores
+from harness.launch.cores import cores
 from harness.launch.placement import randomize_within_seed
 from harness.launch.reservations import Reservations
 from harness.launch.slots import Slot
@@ -22,14 +22,14 @@ TOPOLOGY = Path("/sys/devices/system/cpu")
 
 @dataclass(frozen=True)
 class Unit:
-    """A device, or a group of cores, that one run uses at a time; without both, the machine."""
+    """A device or a group of cores, which one run uses at a time; without both, the machine."""
 
     device: str | None = None
     cores: tuple[int, ...] = ()
 
     @property
     def names(self) -> list[str]:
-        """What other launches must not take meanwhile."""
+        """The names under which it is reserved: its device, or each of its cores."""
         if self.device is not None:
             return [self.device]
         return [f"core-{core}" for core in self.cores]
@@ -73,7 +73,7 @@ def find_machine(
     reservations: Reservations,
     log: Callable[[str], None],
 ) -> Machine:
-    """Return what of this machine the runs may use; cores are reserved until the launch ends.
+    """Return the units that the runs may use; cores are reserved until the launch ends.
 
     GPUs on which other processes hold memory are left out, unless CUDA_VISIBLE_DEVICES names them.
 
@@ -172,7 +172,7 @@ def _divided_cores(n: int, reservations: Reservations) -> Machine:
 def _usable_cores() -> list[int]:
     """Return the cores that this process may use; those that share hardware are neighbors."""
 
-    def place(core: int) -> tuple[int, int, int]:
+    def position(core: int) -> tuple[int, int, int]:
         folder = TOPOLOGY / f"cpu{core}" / "topology"
         try:
             package = int((folder / "physical_package_id").read_text())
@@ -180,4 +180,4 @@ def _usable_cores() -> list[int]:
         except (OSError, ValueError):
             return 0, core, core
 
-    return sorted(os.sched_getaffinity(0), key=place)
+    return sorted(os.sched_getaffinity(0), key=position)

@@ -24,13 +24,11 @@ SEPARATOR = "|"
 QUEUE_FORMAT = SEPARATOR.join(("%i", "%F", "%K", "%T", "%r", "%N", "%j"))
 ACCOUNT_FIELDS = ("JobID", "State", "ExitCode", "NodeList")
 NODE_FORMAT = SEPARATOR.join(("%N", "%P", "%c", "%G", "%f", "%h"))
-# States of jobs that are in the queue; the others are those of jobs that have left it.
-QUEUED_STATES = (
-    "PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT",
-    "RESV_DEL_HOLD", "SUSPENDED", "STOPPED", "RUNNING", "COMPLETING", "RESIZING", "SIGNALING",
-    "STAGE_OUT",
-)  # fmt: skip
-STARTED_STATES = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT")
+# States of jobs that wait in the queue, and of those that occupy nodes. All others have left it.
+HELD_STATES = ("REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
+WAITING_STATES = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", *HELD_STATES)
+ENDING_STATES = ("COMPLETING", "SIGNALING", "STAGE_OUT")
+STARTED_STATES = ("RUNNING", "RESIZING", "SUSPENDED", "STOPPED", *ENDING_STATES)
 
 
 class CommandError(Exception):
@@ -56,7 +54,7 @@ class QueueEntry:
     @property
     def is_queued(self) -> bool:
         """Whether the job waits or runs: it has not left the queue."""
-        return self.state in QUEUED_STATES
+        return self.has_started or self.state in WAITING_STATES
 
     @property
     def has_started(self) -> bool:
