@@ -22,10 +22,8 @@ from typing import TypeVar
 import psutil
 import slurm_hosts
 from command_line import is_alive
-from slurm_conf import CONFIGURATION, PARTITIONS
+from slurm_conf import CONFIGURATION, PARTITIONS, search_path
 
-TOOLS = ("slurmctld", "slurmd", "sbatch", "munged")
-INSTALL = "apt-get install -y --no-install-recommends slurm-wlm munge"
 FIRST_PORTS = range(12000, 20000)  # below those that systems give to outgoing connections
 FIELDS = "%i|%T|%r|%N|%j"  # of `squeue`: those of `Job`
 # Reasons of Slurm to hold a job and to drain a node, until an administrator intervenes.
@@ -34,26 +32,11 @@ DRAINED = ("Duplicate jobid", "Kill task failed", "batch job complete failure")
 # A killed controller takes ended jobs for running ones, for minutes unless it asks the nodes.
 FORGOTTEN_S = 20.0
 POLL_S = 0.1
+START_AGAIN_S = 2.0
 HANG_S = 300  # what has not happened after this time is not going to
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED")
 
 T = TypeVar("T")
-
-
-def missing(apart: bool = False) -> str | None:
-    """Return why no cluster can be started here; None if one can."""
-    for tool in TOOLS:
-        if shutil.which(tool, path=_path()) is None:
-            return f"no {tool}: {INSTALL}"
-    if os.getuid() != 0:
-        return "Slurm's daemons need root"
-    if apart:
-        if shutil.which("ip", path=_path()) is None:
-            return "no ip: apt-get install -y iproute2"
-        probe = ["unshare", "--net", "--uts", "--pid", "--mount", "--fork", "true"]
-        if subprocess.run(probe, capture_output=True).returncode:
-            return "this machine allows no namespaces"
-    return None
 
 
 def wait_until(condition: Callable[[], T], what: str, hang_s: float = HANG_S) -> T:
@@ -76,6 +59,11 @@ class Job:
     reason: str
     nodes: str
     name: str
+
+    @property
+    def array(self) -> str:
+        """The job of all tasks of an array."""
+        return self.id.partition("_")[0]
 
     @property
     def is_active(self) -> bool:
@@ -105,10 +93,11 @@ class Cluster:
         self.nodes = [f"n{index}" for index in range(1, nodes + 1)]
         self._apart = apart
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._requeued: dict[str, float] = {}  # jobs, and when they were first seen to wait
         for name in ("log", "state", "bin", "dev", *(f"spool.{node}" for node in self.nodes)):
             (self.folder / name).mkdir()
         self.env = {name: value for name, value in os.environ.items() if "SLURM" not in name}
-        self.env |= {"SLURM_CONF": str(self.conf), "PATH": _path()}
+        self.env |= {"SLURM_CONF": str(self.conf), "PATH": search_path()}
         try:
             if apart:
                 slurm_hosts.connect(self.folder, self.nodes)
@@ -332,10 +321,16 @@ class Cluster:
             raise AssertionError(f"{error}: {self.active_jobs()}\n{self.call('sinfo')}") from None
 
     def start_requeued(self) -> None:
-        """Let jobs that were requeued start now: Slurm lets them wait for 120 s."""
-        for job in self.jobs():
-            if job.state == "PENDING" and job.reason == "BeginTime":
-                self._try("update", f"JobId={job.id}", "StartTime=now")
+        """Let jobs that were requeued start after 2 s: Slurm lets them wait for 120 s.
+
+        A node does not start a job again in the second in which it has ended.
+        """
+        waiting = {job.id for job in self.jobs() if job.reason == "BeginTime"}
+        now = time.monotonic()
+        self._requeued = {job: self._requeued.get(job, now) for job in waiting}
+        for job, since in self._requeued.items():
+            if now - since >= START_AGAIN_S:
+                self._try("update", f"JobId={job}", "StartTime=now")
 
     def repair(self) -> None:
         """Release the jobs and resume the nodes that wait for an administrator.
@@ -369,11 +364,6 @@ class Cluster:
 def _host(node: str) -> str:
     """Return the name of the first process of a node apart, as a daemon."""
     return f"host.{node}"
-
-
-def _path() -> str:
-    """Return the PATH with the folders of daemons."""
-    return f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def _free_ports(n: int) -> int:
