@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 STUDY ?= ablations.toml
-WORKERS ?= 2
+WORKERS ?= 3
 bin := .venv/bin
 installed := .venv/.installed
 pytest := $(bin)/python -m pytest
@@ -18,9 +18,10 @@ run: $(installed)  ## train the unfinished runs of $(STUDY), then write the repo
 
 install: $(installed)  ## install into .venv
 
-test: $(installed)  ## run the tests; those that start several processes run one after the other
-	@$(pytest) -n $(WORKERS) --dist loadscope -m "not distributed"; code=$$?; \
-	$(pytest) -m distributed && exit $$code
+# Those that mostly wait, on a Slurm cluster of their own, run next to the others on a third worker.
+test: $(installed)  ## run the tests; those that use all cores run one after the other
+	@$(pytest) -n $(WORKERS) --dist loadscope -m "slurm or not distributed"; code=$$?; \
+	$(pytest) -m "distributed and not slurm" && exit $$code
 
 test-all: test calibrate chaos scale  ## run the tests, and the long ones in their full size
 

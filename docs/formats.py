@@ -36,8 +36,8 @@ RESULTS = """# results/
 
 <!-- Written by `make docs` from the records in harness/results/records/. -->
 
-`python -m harness run` writes this folder. `harness/results/store.py` is its only reader and
-writer. It is not under version control. In Python, `harness.load()` returns it as DataFrames.
+`python -m harness run` writes this folder. Only `harness/results/{store,run,run_files}.py` read and
+write it. It is not under version control. In Python, `harness.load()` returns it as DataFrames.
 
     results/<study>/launches.jsonl       a line per call of `run` or `ingest`
     results/<study>/tuning.json          what each entry tried and chose, if the study tunes

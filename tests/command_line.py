@@ -18,7 +18,8 @@ import pytest
 
 from harness.cli.app import main
 from harness.errors import ExitCode
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 STUDY = """
 [study]

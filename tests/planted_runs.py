@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from harness.results.records import EvalRecord, ProbeResults, StepRecord
-from harness.results.store import Run
+from harness.results.run import Run
 
 PROBES = {
     "memory": [

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 from harness.launch.fork_server import BLOCKED
-from harness.results.store import Run
+from harness.results.run import Run
 
 FACTS = ("MASTER_PORT", "WORLD_SIZE", "OMP_NUM_THREADS", "ABLATIONS_TIMING", "CUDA_VISIBLE_DEVICES")
 

@@ -8,7 +8,8 @@ from harness.launch import scheduler
 from harness.launch.local import LocalBackend
 from harness.provenance import outdated
 from harness.provenance.archive import archive_code, archive_inputs
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 STUDY = """
 [study]

@@ -32,8 +32,9 @@ from harness.results.records import (
 )
 from harness.results.records.entries import EntryStatus
 from harness.results.records.study_summary import SelectedEntries, SettingsGroup, Unreadable
+from harness.results.run import Run
 from harness.results.run_data import ABSENT, RunData, read_run
-from harness.results.store import Run, Store
+from harness.results.store import Store
 
 # runs: fewer are read faster in one process, as starting others takes a second
 PARALLEL_FROM = 1000

@@ -9,8 +9,9 @@ from harness.errors import StoreError, UserError, choices
 from harness.results.records import VariantChoice
 from harness.results.records.run_spec import RunKeys
 from harness.results.records.study_summary import SelectedEntries
+from harness.results.run import Run
 from harness.results.run_data import RunData
-from harness.results.store import Run, Store
+from harness.results.store import Store
 from harness.study import setting_axes
 
 Levels = Mapping[str, Mapping[str, VariantChoice]]  # by axis and label

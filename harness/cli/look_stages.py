@@ -146,7 +146,7 @@ def _runs_at(
 
 
 def _sources(runs: Collection[RunSpec]) -> set[str | None]:
-    return {spec.init.run_id for spec in runs if spec.init is not None}
+    return {spec.source_id for spec in runs}
 
 
 def _is_baseline(planned: PlannedStudy, spec: RunSpec) -> bool:

@@ -53,13 +53,14 @@ def remove(
 ) -> None:
     """Remove runs of a study, or the whole study, after a list of them and a question."""
     from harness.analysis.selection import matching_runs
+    from harness.launch.slurm.queue import unqueued
     from harness.results import manage
     from harness.results.store import Store
 
     store = Store(results)
     name = study_name(study)
     runs = matching_runs(store, name, where or (), status)
-    with manage.claimed(runs):  # refuses runs that are running before it asks
+    with unqueued(store, name, runs), manage.claimed(runs):  # refuses before it asks
         pass
     is_whole = not where and status is None
     folders = [store.root / name] if is_whole else [run.path for run in runs]
@@ -70,10 +71,11 @@ def remove(
     if not yes and not typer.confirm(f"Remove {what}?", err=True):
         log("nothing removed")
         return
-    if is_whole:
-        manage.remove_study(store, name)
-    else:
-        manage.remove_runs(runs)
+    with unqueued(store, name, runs):
+        if is_whole:
+            manage.remove_study(store, name)
+        else:
+            manage.remove_runs(runs)
     log(f"removed {what}")
 
 
@@ -89,6 +91,7 @@ def move(
 ) -> None:
     """Rename a study, or move it to another folder of results."""
     from harness.errors import UserError
+    from harness.launch.slurm.queue import unqueued
     from harness.results import manage
     from harness.results.store import Store
 
@@ -97,11 +100,14 @@ def move(
     store = Store(results)
     name = study_name(study)
     is_continued = new_name is not None and manage.is_partly_renamed(store, name, new_name)
-    if not store.runs(name) and not is_continued:
+    runs = store.runs(name)
+    if not runs and not is_continued:
         raise no_results(results, study, store.studies())
+    with unqueued(store, name, runs):
+        if new_name is not None:
+            folder = manage.rename(store, name, new_name)
+        elif to is not None:
+            folder = manage.move_to(store, name, to)
     if new_name is not None:
-        manage.rename(store, name, new_name)
         log(f"set study.name to {new_name} in the study file, so that `run` continues here")
-        print(store.root / new_name)
-    elif to is not None:
-        print(manage.move_to(store, name, to))
+    print(folder)

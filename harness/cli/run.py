@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -92,11 +93,18 @@ def run(
 
     With Slurm, Ctrl-C leaves the jobs in the queue; the same command follows them again.
     """
+    if on is not None:
+        settings = [*(settings or ()), f"launch.on={on}"]
+    if not dry_run and _is_local(study, settings or ()):
+        from harness.launch import fork_server
+
+        fork_server.start_fork_server()  # loads torch while this process does as well
+
     from harness.cli import first_screen
     from harness.cli.launching import Launch
     from harness.cli.stages import read_progress, record_tuning, stages, unfinished
     from harness.config import UntilResolved
-    from harness.launch import agent, fork_server, machine
+    from harness.launch import agent, machine
     from harness.launch.backend import Backend
     from harness.launch.local import LocalBackend
     from harness.launch.slurm.backend import SlurmBackend
@@ -106,10 +114,6 @@ def run(
     from harness.preflight import check_study
     from harness.results.store import Store
 
-    if on is not None:
-        settings = [*(settings or ()), f"launch.on={on}"]
-    if not dry_run and on is not On.SLURM:
-        fork_server.start_fork_server()  # loads torch while this process reads the study
     until_resolved = None
     if until is not None or max_seeds is not None:
         until_resolved = UntilResolved(max_seeds, requested=until is not None)
@@ -148,14 +152,14 @@ def run(
         local = LocalBackend(agent.start, planned.launch.parallel, trackers.followed)
         backend: Backend = local
         if not is_local:
-            submit = partial(submit_runs, settings=planned.launch.slurm, log=log)
+            submit = partial(submit_runs, settings=planned.launch.job_settings(), log=log)
             backend = SlurmBackend(submit, log, trackers.name_run, waits=not no_wait)
         for stage in stages(planned, store, log):
             checked = stage if stage is planned else check_study(stage, str(study), log)
             if dry_run:
                 _, todo, _ = launch.select(checked, store)
                 if print_script:
-                    print(describe(store, planned.name, todo, planned.launch.slurm))
+                    print(describe(store, planned.name, todo, planned.launch.job_settings()))
                     continue
                 for spec in todo:
                     print(spec.run_id)
@@ -176,6 +180,17 @@ def run(
         first_screen.show(store, planned.name, study)
     if not is_done and not dry_run:
         raise typer.Exit(ExitCode.SOME_FAILED)
+
+
+def _is_local(study: Path, settings: Sequence[str]) -> bool:
+    """Return whether the runs start on this machine; False if the study file is invalid."""
+    from harness.study import study_file
+
+    try:
+        file, _ = study_file.read(study, settings)
+    except UserError:  # reading the whole study reports it
+        return False
+    return file.launch.on == "local"
 
 
 def _check_options(is_local: bool, dry_run: bool, no_wait: bool, print_script: bool) -> None:

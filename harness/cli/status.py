@@ -11,10 +11,11 @@ from harness.cli.options import DEFAULT_RESULTS, ResultsOption
 from harness.cli.studies import no_results, study_name
 
 if TYPE_CHECKING:
-    from harness.launch.slurm.queue import Place
+    from harness.launch.slurm.queue import Element
     from harness.provenance.outdated import CodeChange
     from harness.results.records import RunSpec, RunStatus
-    from harness.results.store import Outcome, Run, Store
+    from harness.results.run import Outcome, Run
+    from harness.results.store import Store
 
 OptionalStudy = Annotated[
     str | None,
@@ -44,7 +45,7 @@ def _show(store: "Store", study: str, runs: "list[Run]") -> None:
     from harness.provenance.corpora import changed_corpora
     from harness.provenance.outdated import ComputedBy, changes_since
     from harness.provenance.sources import Sources
-    from harness.results.store import Outcome
+    from harness.results.run import Outcome
 
     outcomes: dict[str, Outcome] = {}
     readable: list[tuple[RunSpec, RunStatus]] = []
@@ -124,14 +125,14 @@ class _Jobs:
     """What Slurm says about the runs of a study: lines about all, and the element of each run."""
 
     lines: list[str] = field(default_factory=list)
-    places: "dict[str, Place]" = field(default_factory=dict)
+    elements: "dict[str, Element]" = field(default_factory=dict)
 
     def of(self, run_id: str) -> str:
         """Return where a run is in the queue; empty without an element in the queue."""
-        place = self.places.get(run_id)
-        if place is None or place.entry is None or not place.is_queued:
+        element = self.elements.get(run_id)
+        if element is None or element.entry is None or not element.is_queued:
             return ""
-        entry = place.entry
+        entry = element.entry
         where = f"on {entry.nodes}" if entry.has_started else f"pending: {entry.reason or 'queued'}"
         return f", job {entry.job} {where}"
 
@@ -153,7 +154,7 @@ def _jobs(store: "Store", study: str, run_ids: set[str]) -> _Jobs:
         queue.ask()
     except CommandError as error:
         return _Jobs([f"the queue cannot be asked ({error})"])
-    return _Jobs([f"queue: {describe_queue(queue.entries)}"], queue.places())
+    return _Jobs([f"queue: {describe_queue(queue.entries)}"], queue.elements())
 
 
 def _has_ended(outcome: "Outcome | None") -> bool:

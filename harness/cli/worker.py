@@ -10,13 +10,24 @@ from typing import Annotated
 import psutil
 import typer
 
+from harness.errors import UserError
+
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 def worker(
     spec: Annotated[Path, typer.Argument(metavar="SPEC", help="The spec.json of a run.")],
 ) -> None:
-    """Run one rank of a run, in a process that torchrun started."""
+    """Run one rank of a run, in a process that torchrun started.
+
+    The exit code is 0 if the run is done, 1 if it failed, 3 if another process trains it, 75 if it
+    is to be started again, and 130 if it was stopped.
+    """
+    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        raise UserError(
+            "RANK and WORLD_SIZE are not set: torchrun starts this command, "
+            f"`torchrun --standalone --nproc-per-node N -m harness _worker {spec}`"
+        )
     end_with_parent()
     from harness.training.main import run_worker
 

@@ -89,7 +89,7 @@ class PlannedStudy:
                 "and the content of the corpus. `run --dry-run` lists the runs"
             )
         spec = by_id[run_id]
-        source_run = by_id.get(spec.init.run_id or "") if spec.init else None
+        source_run = by_id.get(spec.source_id or "")
         runs = [run for run in (source_run, spec) if run is not None]
         return dataclasses.replace(self, runs=runs, tuning=None, looks=None)
 
@@ -98,7 +98,7 @@ class PlannedStudy:
         specs = {spec.run_id: spec for spec in self.runs}
         codes = {}
         for spec in self.runs:
-            source_run = specs.get(spec.init.run_id or "") if spec.init else None
+            source_run = specs.get(spec.source_id or "")
             code = self.sources.code(spec, source_run)
             codes[code.hash] = code
         return list(codes.values())

@@ -18,13 +18,10 @@ NO_TIMEOUT = timedelta(days=365)
 
 
 class Store(Protocol):
-    """The methods of a `torch.distributed` store, which PyTorch exports without a type."""
+    """The method of a `torch.distributed` store, which PyTorch exports without a type."""
 
-    def set(self, key: str, value: str) -> None:
-        """Store a value."""
-
-    def check(self, keys: list[str]) -> bool:
-        """Return whether all keys have a value, without waiting."""
+    def add(self, key: str, amount: int) -> int:
+        """Add to the number of a key, at first 0; return the sum without waiting."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +68,6 @@ class DistributedContext:
     def barrier(self) -> None:
         """Wait until every rank has called this."""
         self.gather(None)
-
-
-def answering(store: Store, context: DistributedContext, question: str) -> set[int]:
-    """Return the ranks that have answered `question`, this one included."""
-    store.set(f"{question}/{context.rank}", "")
-    names = {rank: f"{question}/{rank}" for rank in range(context.world_size)}
-    return {rank for rank, name in names.items() if store.check([name])}
 
 
 @contextmanager

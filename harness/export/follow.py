@@ -23,8 +23,9 @@ import orjson
 from harness.export.live_points import LivePoints
 from harness.export.runs import Point, RunEnd, StartTracker, TrackedRun, Tracker, results_of
 from harness.results import frames
+from harness.results.run import TRANSIENT_FAILURES, Run
 from harness.results.run_data import RunData, read_run
-from harness.results.store import TRANSIENT_FAILURES, Run, Store
+from harness.results.store import Store
 
 INTERVAL_S = 5.0
 POLL_ENDED_S = 0.2

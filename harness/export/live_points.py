@@ -8,7 +8,7 @@ import orjson
 
 from harness.export.runs import Point, eval_values, train_point
 from harness.results.records import EvalRecord, StepRecord
-from harness.results.store import Run
+from harness.results.run import Run
 
 
 class _GrowingFile:

@@ -11,7 +11,6 @@ import multiprocessing
 import os
 import platform
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -25,22 +24,24 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from harness.launch import fork_server
-from harness.launch.devices import cores
+from harness.launch.cores import cores
 from harness.launch.nodes import Nodes
 from harness.launch.ranks import Ranks
 from harness.launch.slots import Slot
 from harness.launch.stop import Stop
 from harness.results.limits import Limits
+from harness.results.rank_log import print_into_log
 from harness.results.records import FailureReason, LaunchSpec
-from harness.results.store import Run
+from harness.results.run import Run
 
 POLL_INTERVAL_S = 0.1
 CLAIM_CHECK_INTERVAL_S = 10.0
 RANKS_MARGIN_S = 20.0  # for ranks to notice and record that they exceed a limit
 STOP_GRACE_S = 30.0  # between the request to end and SIGKILL
-ENGINE_GRACE_S = 30.0  # for the engines of other nodes, after all ranks of this one have ended
+ENGINE_GRACE_S = 10.0  # for the engines of other nodes, after all ranks of this one have ended
 RECORD_GRACE_S = 5.0  # for the ranks of other nodes to record why the run failed
 RENDEZVOUS_TIMEOUT_S = 600.0  # without a stall_timeout_s
+START_TIMEOUT_S = 300.0  # of the ranks, after the rendezvous; the engine's own does not always end
 # Nodes judge each other by their clocks, which may differ: lost nodes are found by their ranks.
 NEVER = 1_000_000
 
@@ -103,6 +104,7 @@ class _Launch:
             slot=slot,
             threads=slot.threads or max(1, (len(slot.cores) or cores()) // self._n_ranks),
         )
+        self._rendezvous_timeout_s = launch.stall_timeout_s or RENDEZVOUS_TIMEOUT_S
         self._config = self._launch_config(scratch)
         self._ended = threading.Event()
         self._error: Exception | None = None
@@ -116,15 +118,15 @@ class _Launch:
             self._ranks.send(signal.SIGKILL)
             self._ended.wait(STOP_GRACE_S)
             raise
-        if self._nodes is not None and self._nodes.index > 0:
+        is_first_node = self._nodes is None or self._nodes.index == 0
+        if not is_first_node:
             self._log_failure()
-            return
-        if self._is_unrecorded():
+        if (is_first_node or self._killed_rank() is not None) and self._is_unrecorded():
             self._record()
 
     def _launch_config(self, scratch: Path) -> LaunchConfig:
         nodes = self._nodes or Nodes(0, 1, "localhost:0", self._run.run_id)  # 0: a free port
-        timeout_s = math.ceil(self._launch.stall_timeout_s or RENDEZVOUS_TIMEOUT_S)
+        timeout_s = math.ceil(self._rendezvous_timeout_s)
         return LaunchConfig(
             min_nodes=nodes.count,
             max_nodes=nodes.count,
@@ -161,7 +163,9 @@ class _Launch:
         """
         kill_at = math.inf
         leave_at = math.inf
-        check_claim_at = time.monotonic() + CLAIM_CHECK_INTERVAL_S
+        started = time.monotonic()
+        check_claim_at = started + CLAIM_CHECK_INTERVAL_S
+        start_by = started + self._rendezvous_timeout_s + START_TIMEOUT_S
         while not self._ended.wait(POLL_INTERVAL_S):
             now = time.monotonic()
             if now >= check_claim_at:
@@ -172,7 +176,7 @@ class _Launch:
                 kill_at = min(kill_at, now + STOP_GRACE_S)
                 self._ranks.send(number if now < kill_at else signal.SIGKILL)
             if self._nodes is not None:  # the engine may wait for a node that is gone
-                if number is not None and not self._ranks.have_started():
+                if not self._ranks.have_started() and (number is not None or now >= start_by):
                     return
                 if self._ranks.have_ended(self._n_ranks):
                     leave_at = min(leave_at, now + ENGINE_GRACE_S)
@@ -190,7 +194,7 @@ class _Launch:
     def _is_unrecorded(self) -> bool:
         """Return whether no rank has recorded how the run ended."""
         deadline = time.monotonic()
-        if self._nodes is not None and self._stop.requested is None:
+        if self._nodes is not None and self._ranks.have_started() and not self._knows_cause():
             deadline += RECORD_GRACE_S
         while True:
             status = self._run.status.status
@@ -199,6 +203,21 @@ class _Launch:
             if status != "running" or time.monotonic() >= deadline:
                 return status == "running"
             time.sleep(POLL_INTERVAL_S)
+
+    def _knows_cause(self) -> bool:
+        """Return whether this node knows why the run ended before the ranks of others do."""
+        return self._stop.requested is not None or self._killed_rank() is not None
+
+    def _killed_rank(self) -> str | None:
+        """Return which rank of this node was killed and by which signal, if that came first."""
+        if self._stop.requested is not None or not isinstance(self._error, ChildFailedError):
+            return None
+        rank, failure = self._error.get_first_failure()
+        if failure.exitcode >= 0:
+            return None
+        name = failure.signal_name()
+        hint = " (the system sends it when memory runs out)" if name == "SIGKILL" else ""
+        return f"rank {rank}: {name}, exit code {failure.exitcode}{hint}"
 
     def _record(self) -> None:
         if self._limits.reason is not None:
@@ -217,13 +236,13 @@ class _Launch:
 
     def _failure(self) -> tuple[FailureReason, str]:
         """Return why the run failed, as far as the engine knows."""
+        killed = self._killed_rank()
+        if killed is not None:
+            return "killed", killed
         if isinstance(self._error, ChildFailedError):
             rank, failure = self._error.get_first_failure()
-            name = failure.signal_name()
-            if self._nodes is not None and failure.exitcode > 0:
-                return "lost", f"rank {rank}: exit code {failure.exitcode}"
-            hint = " (the system sends it when memory runs out)" if name == "SIGKILL" else ""
-            return "killed", f"rank {rank}: {name}, exit code {failure.exitcode}{hint}"
+            reason: FailureReason = "killed" if self._nodes is None else "lost"
+            return reason, f"rank {rank}: exit code {failure.exitcode}"
         if isinstance(self._error, RendezvousError) and self._nodes is not None:
             place = f"{self._nodes.count} nodes at {self._nodes.endpoint}"
             return "lost", f"no rendezvous of {place}: {_one_line(self._error)}"
@@ -258,11 +277,7 @@ def _run_rank(rank: _Rank) -> None:
     os.environ["ABLATIONS_TIMING"] = rank.slot.timing
     os.environ["OMP_NUM_THREADS"] = str(rank.threads)
     (rank.pids / str(os.getpid())).touch()
-    is_on_first_host = os.environ["GROUP_RANK"] == "0"
-    log = rank.run.open_log(None if is_on_first_host else platform.node())
-    sys.stdout.flush()
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    print_into_log(rank.run)
     threading.Thread(target=_end_with_agent, daemon=True).start()
     importlib.import_module(rank.worker).run_worker(rank.run.path, rank.run.claim_number)
 

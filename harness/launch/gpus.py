@@ -3,6 +3,7 @@
 import re
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 
 SMI_TIMEOUT_S = 30.0
 FAKE = "ABLATIONS_DEVICES"
@@ -26,8 +27,15 @@ def visible(environment: Mapping[str, str]) -> list[str] | None:
     outer = environment.get("CUDA_VISIBLE_DEVICES")
     if outer is not None:
         return parse_visible(outer)
+    listed = _installed()
+    return None if listed is None else list(listed)
+
+
+@cache
+def _installed() -> tuple[str, ...] | None:
+    """Return the GPUs of this machine, which do not change; None if they are unknown."""
     listed = _smi("-L")
-    return None if listed is None else parse_list(listed)
+    return None if listed is None else tuple(parse_list(listed))
 
 
 def is_fake(device: str) -> bool:

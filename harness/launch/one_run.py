@@ -8,7 +8,8 @@ from harness.provenance.outdated import CodeChange, ComputedBy
 from harness.provenance.sources import Sources
 from harness.results.claims import Claim
 from harness.results.records import LaunchSpec, RunSpec, RunStatus
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 FAILURE_LOG_LINES = 12  # of a failed run's log, shown at once
 
@@ -102,9 +103,7 @@ def end_of_log(run: Run) -> str:
 
 def source_run(store: Store, spec: RunSpec) -> Run | None:
     """Return the run whose checkpoint this one starts from, if there is one."""
-    if spec.init is None or spec.init.run_id is None:
-        return None
-    return store.run(spec.study, spec.init.run_id)
+    return None if spec.source_id is None else store.run(spec.study, spec.source_id)
 
 
 def change_since_planned(store: Store, spec: RunSpec, source: Run | None) -> CodeChange | None:

@@ -151,19 +151,9 @@ def _shuffle(specs: Sequence[RunSpec]) -> list[RunSpec]:
     for _, block in groupby(specs, key=lambda spec: spec.seed):
         shuffled = list(block)
         random.shuffle(shuffled)
-        shuffled.sort(key=has_source)
+        shuffled.sort(key=lambda spec: spec.source_id is not None)
         ordered += shuffled
     return ordered
-
-
-def has_source(spec: RunSpec) -> bool:
-    """Return whether the run starts from another run's checkpoint."""
-    return source_id(spec) is not None
-
-
-def source_id(spec: RunSpec) -> str | None:
-    """Return the id of the run whose checkpoint this one starts from, if there is one."""
-    return spec.init.run_id if spec.init is not None else None
 
 
 def request_of(spec: RunSpec, n_units: int) -> Request:
@@ -171,13 +161,6 @@ def request_of(spec: RunSpec, n_units: int) -> Request:
     return Request(
         run_id=spec.run_id,
         n_units=n_units,
-        cost=total_flops(spec) / n_units,
-        source=source_id(spec),
+        cost=spec.total_flops / n_units,
+        source=spec.source_id,
     )
-
-
-def total_flops(spec: RunSpec) -> float:
-    """Return the training FLOPs of a run, which predict its time."""
-    expected = spec.expected
-    per_token = expected.flops_per_token_counted or expected.flops_per_token
-    return spec.train.total_tokens * per_token

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from harness.errors import StoreError
 from harness.launch.one_run import RunLog, StartRun, change_since_planned, source_run
 from harness.launch.placement import randomize_within_seed
-from harness.results.records import RunSpec
-from harness.results.store import Run, Store
-
-WARMUP_STEPS = 5  # the steps that training records but does not time
+from harness.results.records import N_UNTIMED_STEPS, RunSpec
+from harness.results.run import Run
+from harness.results.store import Store
 
 
 def due_timing_runs(store: Store, specs: Sequence[RunSpec], n_steps: int) -> list[RunSpec]:
@@ -39,7 +38,7 @@ def _is_timed(timing_run: Run, spec: RunSpec, n_steps: int) -> bool:
     if not timing_run.exists or timing_run.status.status != "done":
         return False
     is_current = timing_run.code_hash == spec.code_hash
-    return is_current and timing_run.spec.train.steps == WARMUP_STEPS + n_steps
+    return is_current and timing_run.spec.train.steps == N_UNTIMED_STEPS + n_steps
 
 
 def timing_spec(spec: RunSpec, n_steps: int) -> RunSpec:
@@ -47,7 +46,7 @@ def timing_spec(spec: RunSpec, n_steps: int) -> RunSpec:
 
     It starts from random parameters and keeps no checkpoint.
     """
-    n_all = WARMUP_STEPS + n_steps
+    n_all = N_UNTIMED_STEPS + n_steps
     train = spec.train.model_copy(update={"steps": n_all, "eval_every": n_all, "batch_ramp": None})
     launch = spec.launch.model_copy(
         update={"keep_checkpoints": "none", "checkpoint_every": None, "trace": False}

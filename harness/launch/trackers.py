@@ -17,7 +17,8 @@ import orjson
 
 from harness.launch.one_run import StartRun
 from harness.results.records import LaunchSpec
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 FOLLOWER = "harness.export.follow"  # named, never imported here
 END_TIMEOUT_S = 65.0  # more than the time after which a follower ends itself

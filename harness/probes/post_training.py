@@ -11,7 +11,7 @@ from harness.probes.communication import CommunicationCounter
 from harness.probes.phases import PhaseTimer
 from harness.probes.timer import UNTIMED, StepTimer
 from harness.results.records import PHASES, CollectiveTraffic, Phase, RankPhases
-from harness.results.store import Run
+from harness.results.run import Run
 
 N_TIMED = 3
 

@@ -100,10 +100,9 @@ def changes_since(
         if earlier.code_hash is None:
             continue
         spec = by_id[run_id]
-        source_id = spec.init.run_id if spec.init else None
-        if source_id is not None and source_id not in by_id:
+        source_run = by_id.get(spec.source_id or "")
+        if spec.source_id is not None and source_run is None:
             continue
-        source_run = None if source_id is None else by_id[source_id]
         current = sources.code(spec, source_run)
         change = earlier.change(current, archive) if current.is_complete else None
         if change is not None:

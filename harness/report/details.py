@@ -15,8 +15,8 @@ from harness.analysis.candidates import Candidate, find_candidates
 from harness.analysis.summary import Summary
 from harness.report.render.templating import new_environment
 from harness.results.files import write_text
+from harness.results.run import Run
 from harness.results.run_data import RunData
-from harness.results.store import Run
 
 FOLDER = "details"
 MAX_PAGES = 60  # candidates, the best first; those with a failed run have a page as well

@@ -47,7 +47,7 @@ from harness.results.files import create
 from harness.results.records import Owner
 
 if TYPE_CHECKING:
-    from harness.results.store import Run
+    from harness.results.run import Run
 
 HEARTBEAT_S = 10.0
 POLL_INTERVAL_S = 0.5  # of one who waits for a claim, at first
@@ -160,11 +160,6 @@ def owner_of(folder: Path) -> Owner | None:
     if newest is None or not _is_held(folder, newest, owners.this_process()):
         return None
     return _read_owner(folder / newest.name)
-
-
-def is_held(run: "Run") -> Owner | None:
-    """Return the process that holds a run now, None if the run is free."""
-    return owner_of(run.claims)
 
 
 def is_number_held(folder: Path, number: int) -> bool:

@@ -16,7 +16,8 @@ from harness.errors import Problem, StoreError, UserError
 from harness.results.claims import Claim
 from harness.results.files import write_json
 from harness.results.records.base import MAX_STUDY_NAME, STUDY_NAME
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 REMOVED = ".removed-"  # prefix of folders that are being deleted
 

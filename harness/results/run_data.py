@@ -26,8 +26,8 @@ from harness.results.records import (
 )
 from harness.results.records.base import MAX_NUMBER
 from harness.results.records.study_summary import Unreadable
+from harness.results.run import Run
 from harness.results.steps import Steps, read_steps
-from harness.results.store import Run
 
 FloatArray = NDArray[np.float64]
 

@@ -17,7 +17,7 @@ from harness.model.generation import decode, plan_generation
 from harness.model.gpt import GPT
 from harness.model.precision import autocast, dtype_of
 from harness.model.weights import DESCRIPTION_FILE, Weights, load_weights
-from harness.results.store import is_in_imported_run
+from harness.results.run import is_in_imported_run
 from harness.sampling.sampler import Sampler, Sampling, out_of_range
 from variants.base import Cache, Precision
 

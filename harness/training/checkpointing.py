@@ -25,7 +25,7 @@ from harness.model.weights import Weights, atomic_folder, write_weights
 from harness.probes.timer import Timer
 from harness.results.files import read_json, write_json
 from harness.results.records import RunSpec
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training.averaging import ParameterAverage
 from variants.base import ModelShape
 

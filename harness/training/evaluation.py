@@ -13,7 +13,7 @@ from harness.probes.timer import Timer
 from harness.probes.validation import ValidationWindows
 from harness.results.plausibility import implausible
 from harness.results.records import CorpusLoss, EvalRecord, RunSpec
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training.averaging import ParameterAverage
 
 

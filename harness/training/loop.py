@@ -23,6 +23,7 @@ from harness.probes.peak_flops import peak_flops
 from harness.probes.post_training import PostTrainingProbe
 from harness.probes.timer import Timer
 from harness.results.records import (
+    N_UNTIMED_STEPS,
     InitReport,
     MemoryPrediction,
     ProbeResults,
@@ -30,7 +31,7 @@ from harness.results.records import (
     RunTime,
     StepRecord,
 )
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training import optimizer as optim
 from harness.training.averaging import ParameterAverage, with_average
 from harness.training.checkpointing import Checkpoints
@@ -43,10 +44,6 @@ from harness.training.signals import StopRequest, TrainingInterrupted
 from harness.training.step import StepResult, TrainStep
 from harness.training.warm_start import initialize_parameters
 from variants.base import ModelShape, Parallelism, Precision, StepShape
-
-N_WARMUP = (
-    5  # steps that are recorded but not timed: the first ones allocate, choose kernels and compile
-)
 
 COMPILER = "inductor"  # backend of `torch.compile`
 RESTART = "asked to end and to start again later"
@@ -218,7 +215,7 @@ class Loop:
         # Step times are those of full steps, which a ramp precedes.
         self._first_full_step = self._settings.first_full_step
         n_full = self._settings.steps - self._first_full_step
-        self._n_warmup = min(N_WARMUP, max(1, n_full // 2))
+        self._n_warmup = min(N_UNTIMED_STEPS, max(1, n_full // 2))
         self._steps_file = setup.run.steps_file(setup.context.rank)
         self._timer = Timer(setup.context.device)
         self.train_s = past.train_s

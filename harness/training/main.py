@@ -14,9 +14,10 @@ from harness.errors import ClaimLost, ExitCode, StoreError, UserError
 from harness.probes.memory import is_out_of_memory
 from harness.provenance.archive import archive_code
 from harness.provenance.sources import Sources
-from harness.results.claims import Claim
+from harness.results.claims import Claim, owner_of
+from harness.results.rank_log import print_into_log
 from harness.results.records import Environment, FailureReason, ProbeResults, RunSpec
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training.checkpointing import drop_state
 from harness.training.environment import describe
 from harness.training.loop import NotFiniteError, train
@@ -76,24 +77,27 @@ def run_worker(run_path: Path, claim: int | None) -> None:
 
 
 def _claim(run: Run, spec: RunSpec) -> Claim:
-    """Claim a run for this process, mark it as running, and print into its log from now on."""
+    """Claim a run for this process, mark it as running, and print into its log from now on.
+
+    Raises:
+        ClaimLost: another process has it.
+    """
     held = run.claim()
     if held is None:
-        raise UserError(f"{run.run_id} is claimed by another process")
+        print(f"{run.run_id}: another process trains it ({_describe_owner(run)})", file=sys.stderr)
+        raise ClaimLost(run.run_id)
     held.run.mark_running(_archive_code(run, spec))
     print(f"{run.run_id}: the output is in {run.log_path}", flush=True)
-    _print_into_log(held.run)
+    print_into_log(held.run)
     return held
 
 
-def _print_into_log(run: Run) -> None:
-    """Append what this process prints to the log; that of another host is a file of its own."""
-    is_on_first_host = os.environ.get("GROUP_RANK", "0") == "0"
-    log = run.open_log(None if is_on_first_host else platform.node())
-    sys.stdout.flush()
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
+def _describe_owner(run: Run) -> str:
+    owner = owner_of(run.claims)
+    if owner is None:
+        return "it has just ended: start this command again"
+    job = "" if owner.job is None else f", Slurm job {owner.job}"
+    return f"process {owner.pid} on {owner.host}{job}"
 
 
 def _meet(run: Run, context: DistributedContext, watch: Watch) -> Run:
@@ -104,7 +108,7 @@ def _meet(run: Run, context: DistributedContext, watch: Watch) -> Run:
     ranks = context.gather((platform.node(), run.claim_number))
     if run.claim_number is None:  # started by hand, and not rank 0
         run = Run(run.path, ranks[0][1])
-        _print_into_log(run)
+        print_into_log(run)
     watch.hosts = [host for host, _ in ranks]
     watch.run = run
     watch.joined = context
@@ -113,9 +117,7 @@ def _meet(run: Run, context: DistributedContext, watch: Watch) -> Run:
 
 def _archive_code(run: Run, spec: RunSpec) -> str:
     """Archive the code of this process, which may be newer than the spec; return its hash."""
-    source_run = None
-    if spec.init is not None and spec.init.run_id is not None:
-        source_run = run.sibling(spec.init.run_id).spec
+    source_run = None if spec.source_id is None else run.sibling(spec.source_id).spec
     code = Sources().code(spec, source_run)
     archive_code(run.archive, [code])
     return code.hash

@@ -11,7 +11,7 @@ from harness.model.gpt import GPT
 from harness.probes.first_step import FirstStep
 from harness.results.files import read_lines
 from harness.results.records import EvalRecord, RunSpec, StepRecord
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training.checkpointing import (
     Checkpoints,
     StateError,

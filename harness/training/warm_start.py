@@ -6,7 +6,7 @@ from harness.model.gpt import GPT
 from harness.model.initialization import init_parameters
 from harness.model.weights import load_weights
 from harness.results.records import InitReport, InitSource, RunSpec
-from harness.results.store import Run
+from harness.results.run import Run
 
 
 def initialize_parameters(gpt: GPT, whole: GPT, run: Run, spec: RunSpec) -> InitReport | None:

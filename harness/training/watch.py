@@ -2,21 +2,24 @@
 
 import contextlib
 import faulthandler
+import math
 import os
 import sys
 import threading
 import time
 
-from harness.distributed.process_group import DistributedContext, answering
+from harness.distributed.process_group import DistributedContext
 from harness.errors import ClaimLost, ExitCode
 from harness.results.claims import HEARTBEAT_S
 from harness.results.limits import Limits
 from harness.results.records import FailureReason, LaunchSpec
-from harness.results.store import Run
+from harness.results.run import Run
+from harness.training.roll_call import RollCall
 from harness.training.signals import StopRequest
 
 STOP_GRACE_S = 20.0  # to finish the current step; Slurm and the agent kill a rank after 30 s
-ANSWER_S = 10.0  # for the other ranks to notice a stall
+ASKING_S = 30.0  # before a stall, in which the ranks ask each other: at most half of its limit
+RECORD_S = 0.2  # to record a stall within its limit: at most a tenth of it
 STACK_DUMP_STAGGER_S = 0.3  # between the stack dumps of two ranks, which share a log
 
 
@@ -34,7 +37,10 @@ class Watch:
         self.hosts: list[str] = []
         self.timeout: str | None = None  # the exceeded `timeout_s`, for which the run is to end
         self._stop = stop
-        self._limits = Limits(run, limits)
+        stall_timeout_s = limits.stall_timeout_s or math.inf
+        self._limits = Limits(run, limits, -min(RECORD_S, stall_timeout_s / 10))
+        self._asking_s = min(ASKING_S, stall_timeout_s / 2)
+        self._roll_call = RollCall()
         self._rank = int(os.environ["RANK"])
         self._world_size = int(os.environ["WORLD_SIZE"])
         self._beaten = time.monotonic()
@@ -50,22 +56,26 @@ class Watch:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._ended.wait(self._limits.interval_s):
-            with contextlib.suppress(OSError):  # the file server may be away for a while
-                self._check()
+        while not self._ended.wait(self._limits.wait_s):
+            self._check()
 
     def _check(self) -> None:
         now = time.monotonic()
         if now - self._beaten >= HEARTBEAT_S:
             self._beaten = now
-            if not self.run.beat():
-                os._exit(ExitCode.CLAIM_LOST)
+            with contextlib.suppress(OSError):  # the file server may be away for a while
+                if not self.run.beat():
+                    os._exit(ExitCode.CLAIM_LOST)
         asked_at = self._stop.requested_at
+        if asked_at is not None and self.joined is None and self.timeout is None:
+            os._exit(ExitCode.INTERRUPTED)  # no step to save; its peers may never come
         if asked_at is not None and not self._stop.acknowledged:
             if now - asked_at >= STOP_GRACE_S:
                 self._end_unstopped()
             return
         reason = self._limits.check()
+        if self.joined is not None and self._limits.stall_left_s <= self._asking_s:
+            self._roll_call.ask(self.joined)
         if reason is None:
             return
         if self._limits.has_stalled:
@@ -88,38 +98,20 @@ class Watch:
 
         They make no progress either, so all of them notice at about the same time.
         """
-        silent = self._silent_ranks()
         if self._ended.is_set():
             return
+        silent = []
+        for rank in range(self._world_size):
+            if rank != self._rank and not self._roll_call.has_answered(rank, self._asking_s / 2):
+                silent.append(rank)
         message = reason
         if silent:
             message = f"{reason}; no answer from {', '.join(map(self._describe, silent))}"
-        print_stacks(f"rank {self._rank}: {message}")
         self._record("lost" if silent else "timeout", message)
+        print_stacks(f"rank {self._rank}: {message}")
         local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         time.sleep(STACK_DUMP_STAGGER_S * (local_world_size - _local_rank()))
         os._exit(ExitCode.SOME_FAILED)
-
-    def _silent_ranks(self) -> list[int]:
-        """Return the other ranks that do not report the same stall within ANSWER_S."""
-        others = set(range(self._world_size)) - {self._rank}
-        answered: set[int] = set()
-        # A thread of its own: a request to a store that is cut off does not return.
-        asking = threading.Thread(target=self._ask, args=(others, answered), daemon=True)
-        asking.start()
-        asking.join(ANSWER_S)
-        return sorted(others - answered)
-
-    def _ask(self, others: set[int], answered: set[int]) -> None:
-        """Add the ranks to `answered` that report the stall, until all `others` have."""
-        context = self.joined
-        if context is None or context.store is None:
-            return
-        deadline = time.monotonic() + ANSWER_S
-        while not others <= answered and time.monotonic() < deadline:
-            with contextlib.suppress(RuntimeError):  # the store may end with the host of rank 0
-                answered |= answering(context.store, context, "stalled")
-            time.sleep(0.1)
 
     def _describe(self, rank: int) -> str:
         return f"rank {rank} on {self.hosts[rank]}" if self.hosts else f"rank {rank}"
@@ -134,8 +126,9 @@ class Watch:
 def print_stacks(message: str) -> None:
     """Print the stack of each thread, in the order of the ranks of this host."""
     time.sleep(STACK_DUMP_STAGGER_S * _local_rank())
-    print(f"{message}; stacks:", file=sys.stderr, flush=True)
-    faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+    with contextlib.suppress(OSError):  # the disk may be full
+        print(f"{message}; stacks:", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
 
 
 def _local_rank() -> int:

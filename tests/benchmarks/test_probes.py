@@ -11,7 +11,7 @@ from test_training import CFG, batch, our_step  # noqa: F401
 
 from harness.distributed.process_group import DistributedContext
 from harness.probes.timer import Timer
-from harness.results.store import Run
+from harness.results.run import Run
 
 MAX_OVERHEAD = 0.005  # of a step
 

@@ -23,7 +23,8 @@ from harness.launch import scheduler
 from harness.launch.trackers import Trackers
 from harness.preflight import check_study
 from harness.results.records import LaunchSpec
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 from harness.training.loop import Loop
 from harness.training.main import run_worker
 

@@ -7,9 +7,19 @@ import pytest
 import harness
 from harness.cli.app import main
 from harness.data.tokenizers import NAMES
+from harness.errors import UserError
+from harness.launch import fork_server
 
 COMMANDS = ["list", "run", "check", "status", "plan", "report", "compare", "export", "sample"]
 SUBCOMMANDS = ["checkpoint import", "checkpoint export", "checkpoint show", "data prepare"]
+
+STUDY = """
+study = { name = "s", seeds = [0] }
+model = { n_layer = 1, n_head = 2, n_embd = 16, seq_len = 16 }
+data = { corpus = "text.txt" }
+train = { steps = 1, tokens_per_step = 32 }
+axes = { positional = ["learned", "rope"], attention = ["mha", "mqa"] }
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -72,16 +82,35 @@ def test_an_invalid_command_line_ends_with_code_2(call, arguments, message):
     assert code == 2 and out == "" and message in err and "Traceback" not in err
 
 
+SERVERS = {
+    "by default": ("", [], 1),
+    "of a study for Slurm": ('[launch]\non = "slurm"', [], 0),
+    "with an option for Slurm": ("", ["--on", "slurm"], 0),
+    "with an option for here": ('[launch]\non = "slurm"', ["--on", "local"], 1),
+    "to list runs": ("", ["--dry-run"], 0),
+    "of an invalid study": ("[launch]\non = 1", [], 0),
+}
+
+
+@pytest.mark.parametrize(("section", "options", "n_started"), SERVERS.values(), ids=SERVERS)
+def test_torch_is_preloaded_only_for_runs_here(
+    call, tmp_path, monkeypatch, section, options, n_started
+):
+    """On a login node, a second process with torch takes memory that others need."""
+    study = tmp_path / "study.toml"
+    study.write_text(STUDY + section)
+    started = []
+    monkeypatch.setattr(fork_server, "start_fork_server", lambda: started.append(True))
+    monkeypatch.setattr("harness.config.load", lambda *_: (_ for _ in ()).throw(UserError("read")))
+    assert call("run", study, *options)[0] == 2
+    assert len(started) == n_started
+
+
 def test_list_as_json_prints_only_json(call, tmp_path, monkeypatch):
     monkeypatch.setenv("ABLATIONS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "text.txt").write_text("To be, or not to be, that is the question.\n" * 40)
     study = tmp_path / "study.toml"
-    study.write_text(
-        '[study]\nname = "s"\nseeds = [0]\n'
-        "[model]\nn_layer = 1\nn_head = 2\nn_embd = 16\nseq_len = 16\n"
-        '[data]\ncorpus = "text.txt"\n[train]\nsteps = 1\ntokens_per_step = 32\n'
-        '[axes]\npositional = ["learned", "rope"]\nattention = ["mha", "mqa"]\n'
-    )
+    study.write_text(STUDY)
     where = ["--where", "positional=rope", "--where", "attention=mha"]
     code, out, _ = call("list", study, "--json", *where, "--set", "train.steps=2", "--seeds", "3,4")
     assert code == 0

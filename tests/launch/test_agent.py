@@ -16,7 +16,7 @@ from harness.launch.slots import Slot
 from harness.launch.stop import Stop
 from harness.results.files import write_json
 from harness.results.records import LaunchSpec, RunStatus
-from harness.results.store import Run
+from harness.results.run import Run
 
 pytestmark = pytest.mark.distributed
 

@@ -7,8 +7,8 @@ from harness.analysis import dataset
 from harness.provenance import outdated
 from harness.provenance.archive import archive_code
 from harness.provenance.sources import Sources
-from harness.results import store
-from harness.results.store import Run
+from harness.results import run as run_module
+from harness.results.run import Run
 
 DEPENDENT = "learned-mha-single"
 SOURCE = "start-ours-mha-single"
@@ -126,7 +126,7 @@ def test_files_of_older_code_never_get_the_newer_hash(study, monkeypatch):
     def crash(*_):
         raise RuntimeError("crash")
 
-    monkeypatch.setattr(store, "write_json", crash)
+    monkeypatch.setattr(run_module, "write_json", crash)
     with pytest.raises(RuntimeError, match="crash"):
         run.mark_running("other")
     assert not (run.path / "eval.jsonl").exists()

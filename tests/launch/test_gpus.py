@@ -25,6 +25,13 @@ GPU 0: A100-SXM4-40GB (UUID: {A})
 """
 
 
+@pytest.fixture(autouse=True)
+def _ask_again():
+    gpus._installed.cache_clear()
+    yield
+    gpus._installed.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("listed", "devices"),
     [
@@ -50,9 +57,11 @@ def test_listed_devices(listed, devices):
     ],
 )
 def test_an_outer_setting_is_kept(value, devices, monkeypatch):
-    monkeypatch.setattr(gpus, "_smi", lambda *arguments: PLAIN)
+    calls = []
+    monkeypatch.setattr(gpus, "_smi", lambda *arguments: calls.append(arguments) or PLAIN)
     assert gpus.visible({"CUDA_VISIBLE_DEVICES": value}) == devices
-    assert gpus.visible({}) == [A, B]
+    assert gpus.visible({}) == gpus.visible({}) == [A, B]
+    assert calls == [("-L",)]  # with many GPUs it takes seconds
 
 
 def test_without_the_tool_devices_are_unknown(monkeypatch, tmp_path):

@@ -275,10 +275,3 @@ def test_shared_runs_are_timed_alone_once(study, monkeypatch):
     assert len(study.store.runs("s")) == 6
     LocalBackend(again).time_runs(study.store, specs, 8)
     assert len(again.slots) == 6
-
-
-def test_timing_runs_leave_out_the_steps_that_training_does():
-    from harness.launch.timing_runs import WARMUP_STEPS
-    from harness.training.loop import N_WARMUP
-
-    assert WARMUP_STEPS == N_WARMUP

@@ -12,7 +12,7 @@ from harness.launch import scheduler
 from harness.launch.one_run import run_claimed
 from harness.launch.progress import ProgressReporter
 from harness.provenance import outdated
-from harness.results.store import Run
+from harness.results.run import Run
 
 
 @pytest.fixture

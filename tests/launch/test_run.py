@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 pytestmark = pytest.mark.distributed
 

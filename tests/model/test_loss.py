@@ -9,7 +9,7 @@ from tiny_run import tiny_spec
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import init_parameters
 from harness.model.loss import Objective, token_losses
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training.loop import train
 from variants.base import ModelShape
 

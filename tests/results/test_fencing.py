@@ -15,7 +15,8 @@ from synthetic_results import SyntheticStudy
 from harness.errors import ClaimLost
 from harness.results import claims, owner
 from harness.results.records import Environment, EvalRecord, ProbeResults, RunSpec
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 OTHER = {"boot_id": "another kernel", "host": "node-2"}
 SILENCE_S = 0.5
@@ -249,7 +250,7 @@ from harness.results import claims
 claims.HEARTBEAT_S = 0.1
 from test_fencing import WRITES, begin
 from harness.errors import ClaimLost
-from harness.results.store import Run
+from harness.results.run import Run
 late = begin(Run(Path(sys.argv[1])))
 print("begun", flush=True)
 input()

@@ -7,8 +7,12 @@ import pytest
 from harness import report
 from harness.analysis import dataset
 from harness.cli import app as cli
+from harness.launch.slurm import commands
+from harness.launch.slurm.commands import QueueEntry
 from harness.results import manage
-from harness.results.store import TIMING, Store
+from harness.results.records import Submission
+from harness.results.run import TIMING
+from harness.results.store import Store
 
 
 @pytest.fixture
@@ -73,6 +77,34 @@ def test_running_runs_are_not_removed(call, one_axis):
     lock.release()
     assert code == 2 and f"{run.path}: is running" in err
     assert len(one_axis.store.runs("tiny")) == 6
+
+
+ACTIONS = {
+    "remove a study": ["remove", "tiny", "--yes"],
+    "remove runs": ["remove", "tiny", "--where", "attention=gqa2", "--yes"],
+    "rename": ["move", "tiny", "first"],
+    "move": ["move", "tiny", "--to", "{root}/old"],
+}
+
+
+@pytest.mark.parametrize("action", ACTIONS.values(), ids=ACTIONS)
+def test_runs_in_slurms_queue_stay(call, one_axis, monkeypatch, action):
+    run = one_axis.store.runs("tiny")[0]
+    (run.path / "status.json").write_text('{"status": "pending", "schema_version": 3}')
+    submission = Submission(id="7", job="7", name="n", elements=[[run.run_id]])
+    one_axis.store.record_submission("tiny", submission)
+    waiting = QueueEntry("7_0", "7", 0, "n", "PENDING", "", "")
+    monkeypatch.setattr(commands, "squeue", lambda names: [waiting])
+    arguments = [text.format(root=one_axis.root) for text in action]
+    code, _, err = call(*arguments)
+    assert code == 2 and f"{run.path}: is in the queue" in err
+    assert len(one_axis.store.runs("tiny")) == 6
+    claim = one_axis.store.claim_submitting("tiny")
+    monkeypatch.setattr(commands, "squeue", lambda names: [])
+    assert call(*arguments)[0] == 2  # another process may submit runs now
+    claim.release()
+    assert call(*arguments)[0] == 0
+    assert not run.path.exists()
 
 
 def test_an_interrupted_removal_leaves_no_half_run(call, one_axis, monkeypatch):

@@ -20,7 +20,7 @@ from harness.model.gpt import GPT
 from harness.model.initialization import init_parameters
 from harness.results.plausibility import ENTROPY_TOLERANCE, implausible
 from harness.results.records import InitSource, VariantChoice
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training.loop import train
 from variants import registry
 from variants.base import ModelShape

@@ -30,7 +30,8 @@ from harness.results.records import (
     StepRecord,
     Submission,
 )
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """The configuration of a Slurm cluster for tests."""
 
 # Shorter times than in production, as tests wait for them. Only cores are shared out. No cgroups.
+# But processes that a test stops for a minute would let Slurm drain their node, until an
+# administrator resumes it, and jobs wait: UnkillableStepTimeout is above that.
 CONFIGURATION = """
 ClusterName=ablations
 SlurmctldHost={host}({address})
@@ -39,6 +41,7 @@ ReturnToService=2
 SlurmdTimeout=10
 SlurmctldTimeout=10
 KillWait=5
+UnkillableStepTimeout=300
 InactiveLimit=0
 Waittime=0
 MessageTimeout=10

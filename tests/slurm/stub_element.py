@@ -9,7 +9,7 @@ from harness.launch.slurm.element import run_element
 from harness.launch.slurm.job import this_job
 from harness.launch.stop import IN_JOB, Stop
 from harness.results.records import LaunchSpec
-from harness.results.store import Run
+from harness.results.run import Run
 
 TRAINING_S = 0.05
 TRAINED = "trained.txt"  # in the folder of the results: a line for each training

@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from tiny_run import tiny_spec
+
+from harness.results.run import Run
 
 
 @pytest.fixture(autouse=True)
@@ -9,3 +12,14 @@ def _restore_determinism():
     before = torch.are_deterministic_algorithms_enabled()
     yield
     torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture
+def running(tmp_path):
+    """Return a run that this process has claimed and marked as running."""
+    run = Run(tmp_path / "run")
+    run.path.mkdir()
+    run.create(tiny_spec(tmp_path))
+    with run.claim() as claim:
+        claim.run.mark_running()
+        yield claim.run

@@ -7,8 +7,8 @@ from tiny_run import SEQ_LEN, tiny_spec
 
 from harness.data.batches import Tokens
 from harness.model.builder import ModelBuilder
+from harness.results.run import Run
 from harness.results.run_data import read_run
-from harness.results.store import Run
 from harness.training import loop
 from harness.training.averaging import ParameterAverage
 from harness.training.loop import train

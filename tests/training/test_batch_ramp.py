@@ -13,8 +13,8 @@ from harness.data.batches import Batches, Tokens
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import init_parameters
 from harness.results.records import TrainSettings
+from harness.results.run import Run
 from harness.results.run_data import read_run
-from harness.results.store import Run
 from harness.training.loop import train
 from variants.base import ModelShape
 

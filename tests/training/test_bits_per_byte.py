@@ -16,7 +16,7 @@ from harness.data.tables import SEPARATOR
 from harness.data.tokenizers import Tokenizer
 from harness.errors import UserError
 from harness.results.records import CorpusPart, DataSettings
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training.evaluation import Evaluation
 
 REAL = Path(os.environ.get("ABLATIONS_DATA") or Path(__file__).parents[3] / "shared/data").resolve()

@@ -10,7 +10,7 @@ import torch
 from tiny_run import SEQ_LEN, tiny_spec
 
 from harness.results.records import VariantChoice
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training import compilation, loop
 from harness.training.loop import train
 from variants import registry

@@ -10,7 +10,7 @@ from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import init_parameters
 from harness.results.records import CorpusPart, DataSettings
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training.evaluation import Evaluation
 from harness.training.loop import train
 from variants.base import ModelShape

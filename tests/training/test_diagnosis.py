@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tiny_run import tiny_spec
 
 from harness.model.gpt import GPT
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training import loop
 from harness.training.loop import NotFiniteError, train
 from variants.mlp.gelu import Gelu

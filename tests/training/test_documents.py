@@ -8,7 +8,7 @@ from tiny_run import N_VAL_TOKENS, SEQ_LEN, tiny_spec
 from harness.data.batches import Tokens, evaluation_offsets
 from harness.model.gpt import GPT
 from harness.results.records import ProbeSettings
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training import loop
 
 SEPARATOR = 6  # in every third window

@@ -3,7 +3,7 @@
 from tiny_run import tiny_spec
 
 from harness.results.records import Environment
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training.environment import describe
 
 HOSTS = ["node-1"]

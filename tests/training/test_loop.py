@@ -13,7 +13,7 @@ from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import init_parameters
 from harness.probes.post_training import N_TIMED
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training import loop
 from harness.training.evaluation import Evaluation
 from harness.training.loop import NotFiniteError, train

@@ -8,7 +8,7 @@ from tiny_run import SEQ_LEN, tiny_spec
 
 from harness.analysis.comparability import compare_losses
 from harness.results.records import BatchRamp, ResolvedData, TrainSettings
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training import loop
 
 SEPARATOR = 6  # in every third window

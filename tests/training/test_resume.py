@@ -14,7 +14,7 @@ from harness.distributed.process_group import DistributedContext
 from harness.errors import ExitCode, UserError
 from harness.model.weights import load_weights
 from harness.results.records import StepRecord, VariantChoice
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training import optimizer as optim
 from harness.training import resume
 from harness.training.checkpointing import (

@@ -6,7 +6,7 @@ from tiny_run import SEQ_LEN, join_alone, tiny_spec
 
 from harness.distributed.process_group import DistributedContext
 from harness.errors import ExitCode
-from harness.results.store import Run
+from harness.results.run import Run
 from harness.training.loop import train
 from harness.training.signals import StopRequest, TrainingInterrupted
 

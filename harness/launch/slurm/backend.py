@@ -6,14 +6,16 @@ from dataclasses import dataclass
 
 from harness.errors import ExitCode, UserError
 from harness.launch.backend import Stopped
+from harness.launch.one_run import source_run
 from harness.launch.progress import ProgressReporter
 from harness.launch.slurm.commands import CommandError
-from harness.launch.slurm.follow import Follower, NameRun, explain_lost, status_changed_ns
-from harness.launch.slurm.queue import Queue, is_to_come, submissions_of
+from harness.launch.slurm.follow import Follower, NameRun, explain_lost
+from harness.launch.slurm.queue import Queue, is_to_come, status_changed_ns, submissions_of
 from harness.launch.slurm.submit import record_job
 from harness.launch.stop import Stop
 from harness.results.records import RunSpec, RunStatus, Submission
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 LOCK_POLL_S = 5.0
 
@@ -62,7 +64,7 @@ class SlurmBackend:
             for ready in _rounds(store, specs, progress):
                 queue = self._submit_missing(store, study, ready, before, progress.log)
                 if not self.waits:
-                    raise Stopped(_what_waits(len(specs) - len(ready), study), ExitCode.DONE)
+                    raise Stopped(_not_followed(len(specs) - len(ready), study), ExitCode.DONE)
                 follower = Follower(store, ready, queue, progress, self.name_run, fail_fast)
                 outcome = follower.follow()
                 if outcome.lost:
@@ -137,7 +139,7 @@ def _missing(
     before: dict[str, RunStatus | None],
 ) -> list[RunSpec]:
     """Return the runs that have not ended, do not run, and are not to come."""
-    places = queue.places()
+    elements = queue.elements()
     missing = []
     for spec in specs:
         run = store.run(spec.study, spec.run_id)
@@ -150,7 +152,7 @@ def _missing(
         is_current = status.status == "done" and run.code_hash == spec.code_hash
         if has_ended_since or is_current or status.status == "running":
             continue
-        if not is_to_come(run, status, changed_ns, places.get(spec.run_id)):
+        if not is_to_come(run, status, changed_ns, elements.get(spec.run_id)):
             missing.append(spec)
     return missing
 
@@ -162,31 +164,25 @@ def _rounds(
     remaining = list(specs)
     while remaining:
         waiting = {spec.run_id for spec in remaining}
-        ready = [spec for spec in remaining if _has_source(store, spec, waiting)]
+        ready = [spec for spec in remaining if _is_ready(store, spec, waiting)]
         if not ready:
             for spec in remaining:
                 run = store.run(spec.study, spec.run_id)
-                progress.skip_run(run, f"waits for {_source_id(spec)}, which is not done")
+                progress.skip_run(run, f"waits for {spec.source_id}, which is not done")
             return
         yield ready
         ready_ids = {spec.run_id for spec in ready}
         remaining = [spec for spec in remaining if spec.run_id not in ready_ids]
 
 
-def _has_source(store: Store, spec: RunSpec, waiting: set[str]) -> bool:
+def _is_ready(store: Store, spec: RunSpec, waiting: set[str]) -> bool:
     """Return whether the run needs no checkpoint of another one, or that one is done."""
-    source_id = _source_id(spec)
-    if source_id is None:
+    source = source_run(store, spec)
+    if source is None:
         return True
-    if source_id in waiting:
+    if source.run_id in waiting:
         return False
-    source = store.run(spec.study, source_id)
     return source.exists and source.status.status == "done"
-
-
-def _source_id(spec: RunSpec) -> str | None:
-    """Return the id of the run whose checkpoint this one starts from, if there is one."""
-    return None if spec.init is None else spec.init.run_id
 
 
 def _status(run: Run) -> RunStatus | None:
@@ -194,7 +190,7 @@ def _status(run: Run) -> RunStatus | None:
     return run.status if run.exists else None
 
 
-def _what_waits(n_later: int, study: str) -> str:
+def _not_followed(n_later: int, study: str) -> str:
     later = f"{n_later} runs start from others and are submitted by a later `run`; "
     return f"{later if n_later else ''}not followed; {_how_to_continue(study)}"
 

@@ -1,15 +1,18 @@
 """The queue of a study: which element has which run to do, by its submissions and squeue."""
 
+import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from harness.errors import Problem, StoreError, UserError
 from harness.launch.slurm import commands
 from harness.launch.slurm.commands import CommandError, QueueEntry
 from harness.results.records import RunStatus, Submission
-from harness.results.store import Run, Store
+from harness.results.run import Run
+from harness.results.store import Store
 
 ASK_INTERVAL_S = 60.0  # between two calls of squeue
 # Reasons of waiting that pass by themselves.
@@ -25,12 +28,17 @@ ORDINARY_REASONS = (
 
 
 @dataclass(frozen=True)
-class Place:
-    """The element of a submission that has a run to do, and what squeue showed of it last."""
+class Element:
+    """An element of a submission, and what squeue showed of it last."""
 
     submission: Submission
     index: int
     entry: QueueEntry | None  # None: squeue showed nothing of it
+
+    @property
+    def run_ids(self) -> list[str]:
+        """The runs of the element."""
+        return self.submission.elements[self.index]
 
     @property
     def is_queued(self) -> bool:
@@ -46,24 +54,33 @@ class Place:
         return None if job is None else f"{job}_{self.index}"
 
 
-def find_places(
-    submissions: Sequence[Submission], entries: Iterable[QueueEntry]
-) -> dict[str, Place]:
-    """Return the element of each run, by run id: one in the queue, or else the newest.
+def find_elements(
+    submissions: Iterable[Submission], entries: Iterable[QueueEntry]
+) -> Iterator[Element]:
+    """Yield each element with what squeue showed of it.
 
-    `submissions` are in the order of their submission. Entries are found by the name of the job,
-    which is known before the job has an id.
+    Entries are found by the name of the job, which is known before the job has an id.
     """
     by_element = {(entry.name, entry.index or 0): entry for entry in entries}
-    places: dict[str, Place] = {}
     for submission in submissions:
-        for index, run_ids in enumerate(submission.elements):
-            place = Place(submission, index, by_element.get((submission.name, index)))
-            for run_id in run_ids:
-                earlier = places.get(run_id)
-                if earlier is None or place.is_queued or not earlier.is_queued:
-                    places[run_id] = place
-    return places
+        for index in range(len(submission.elements)):
+            yield Element(submission, index, by_element.get((submission.name, index)))
+
+
+def elements_by_run(
+    submissions: Iterable[Submission], entries: Iterable[QueueEntry]
+) -> dict[str, Element]:
+    """Return the element of each run, by run id: one in the queue, or else the newest.
+
+    `submissions` are in the order of their submission.
+    """
+    elements: dict[str, Element] = {}
+    for element in find_elements(submissions, entries):
+        for run_id in element.run_ids:
+            earlier = elements.get(run_id)
+            if earlier is None or element.is_queued or not earlier.is_queued:
+                elements[run_id] = element
+    return elements
 
 
 class Queue:
@@ -99,9 +116,9 @@ class Queue:
         """Return whether the last call was long enough ago."""
         return self._asked_at is None or time.monotonic() - self._asked_at >= ASK_INTERVAL_S
 
-    def places(self) -> dict[str, Place]:
+    def elements(self) -> dict[str, Element]:
         """Return the element of each run, by run id."""
-        return find_places(self.submissions, self.entries)
+        return elements_by_run(self.submissions, self.entries)
 
 
 def submissions_of(store: Store, study: str, run_ids: Iterable[str]) -> list[Submission]:
@@ -114,15 +131,84 @@ def submissions_of(store: Store, study: str, run_ids: Iterable[str]) -> list[Sub
     return found
 
 
-def is_to_come(run: Run, status: RunStatus, changed_ns: int, place: Place | None) -> bool:
+def is_to_come(run: Run, status: RunStatus, changed_ns: int, element: Element | None) -> bool:
     """Return whether an element of the queue has still to do a run, or does it now.
 
     `changed_ns` is when the status changed. A run that failed before the submission is retried by
     it; one that failed after it has ended. Both times are of the file server's clock.
     """
-    if place is None or not place.is_queued or status.status == "done":
+    if element is None or not element.is_queued:
         return False
-    return status.status != "failed" or changed_ns <= submitted_ns(run, place.submission)
+    return _is_left(run, status, changed_ns, element.submission)
+
+
+def _is_left(run: Run, status: RunStatus, changed_ns: int, submission: Submission) -> bool:
+    """Return whether a run has not ended since it was submitted."""
+    if status.status == "failed":
+        return changed_ns <= submitted_ns(run, submission)
+    return status.status != "done"
+
+
+def status_changed_ns(run: Run) -> int | None:
+    """Return when a run's status last changed, by the file server's clock; None without one."""
+    try:
+        return os.stat(run.path / "status.json").st_mtime_ns
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def unqueued(store: Store, study: str, runs: Sequence[Run]) -> Iterator[None]:
+    """Keep runs of a study out of Slurm's queue while the context lasts.
+
+    If the queue cannot be asked, a run that was submitted counts as queued until it has ended.
+
+    Raises:
+        UserError: an element of the queue has runs to do, of which it names each; or another
+            process submits runs of the study.
+    """
+    if not runs:
+        yield
+        return
+    claim = store.claim_submitting(study)
+    if claim is None:
+        raise UserError(f"{store.root / study}: another process submits runs of it; stop it first")
+    try:
+        _refuse_queued(store, study, runs)
+        yield
+    finally:
+        claim.release()
+
+
+def _refuse_queued(store: Store, study: str, runs: Sequence[Run]) -> None:
+    queue = Queue(submissions_of(store, study, (run.run_id for run in runs)))
+    with contextlib.suppress(CommandError):
+        queue.ask()
+    elements = queue.elements()
+    problems = []
+    for run in runs:
+        element = elements.get(run.run_id)
+        if element is None or not (element.is_queued or queue.error) or _has_ended(run, element):
+            continue
+        message = f"is in the queue (job {element.job}); `cancel {study}` ends it first"
+        if queue.error is not None:
+            file = store.submission_path(study, element.submission)
+            message = (
+                f"may be in the queue, which cannot be asked ({queue.error}); repeat the command "
+                f"where Slurm answers, or remove {file} if its jobs are gone"
+            )
+        problems.append(Problem(str(run.path), message))
+    if problems:
+        raise UserError(problems)
+
+
+def _has_ended(run: Run, element: Element) -> bool:
+    """Return whether a run has ended since it was submitted; False if it cannot be read."""
+    try:
+        status = run.status
+    except StoreError:
+        return False
+    return not _is_left(run, status, status_changed_ns(run) or 0, element.submission)
 
 
 def submitted_ns(run: Run, submission: Submission) -> int:

@@ -53,8 +53,8 @@ class Snapshot:
         sources = Sources(self.path)
         by_id = {spec.run_id: spec for spec in specs}
         for spec in specs:
-            source_run = by_id.get(spec.init.run_id or "") if spec.init else None
-            if spec.init is not None and spec.init.run_id is not None and source_run is None:
+            source_run = by_id.get(spec.source_id or "")
+            if spec.source_id is not None and source_run is None:
                 continue  # its code includes that of a run that was submitted before
             code = sources.code(self.localize(spec), source_run)
             if spec.code_hash not in (None, code.hash):

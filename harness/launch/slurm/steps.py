@@ -8,16 +8,18 @@ import sys
 import time
 from pathlib import Path
 
+from harness.errors import ExitCode
 from harness.launch.slots import Slot
 from harness.launch.slurm import commands
 from harness.launch.slurm.commands import CommandError
 from harness.launch.slurm.job import Job, free_port
 from harness.launch.stop import Stop
-from harness.results.store import Run
+from harness.results.run import Run
 
 POLL_INTERVAL_S = 0.1
 STATUS_INTERVAL_S = 5.0  # between two looks at the run's status
 END_GRACE_S = 60.0  # for srun to end after the run has; a node may be unreachable
+SAVED = (None, ExitCode.INTERRUPTED, ExitCode.REQUEUE)  # exit codes of srun, None: it was killed
 STOP_GRACE_S = 90.0  # for srun to end after the request; the agents kill their ranks before that
 
 
@@ -35,13 +37,16 @@ def start(run: Run, job: Job, slot: Slot | None = None, stop: Stop | None = None
     host = _first_host(job)
     with stop.launching():
         code = _wait(_start_srun(run, job, slot, host), run, job, stop)
-    if run.status.status != "running" and code is not None:
-        return
-    if run.status.status not in ("pending", "running"):
+    status = run.status.status
+    # srun ends the other nodes after the agent of one, and they cannot know why.
+    was_node_lost = status == "interrupted" and stop.requested is None and code not in SAVED
+    if status not in ("pending", "running") and not was_node_lost:
         return
     run.check_claim()
     if stop.requested is not None:
         run.finish("interrupted", "killed", f"stopped by {stop.requested.name}")
+    elif was_node_lost:
+        run.finish("failed", "lost", f"the agent of a node ended: exit code {code} of srun")
     else:
         outcome = "did not end" if code is None else f"ended with exit code {code}"
         run.finish("failed", "lost", f"srun {outcome}, and no node recorded a result")

@@ -12,6 +12,7 @@ from harness.results.records.corpus import (
 from harness.results.records.imported import ImportedEval, ImportedRun, ImportSource
 from harness.results.records.launch_settings import LaunchSettings, SlurmSettings
 from harness.results.records.lines import (
+    N_UNTIMED_STEPS,
     CorpusLoss,
     EvalRecord,
     LaunchInputs,
@@ -92,6 +93,7 @@ from harness.results.records.tuning import (
 __all__ = [
     "ALL_QUESTIONS",
     "ENDED",
+    "N_UNTIMED_STEPS",
     "PHASES",
     "SCHEMA_VERSION",
     "AllowedViolation",

@@ -16,6 +16,9 @@ from harness.results.records.imported import ImportSource
 from harness.results.records.looks import LookPlan
 from harness.results.records.settings import EquivalenceMargin, LadderSettings, Superiority
 
+# Steps that are recorded but not timed: the first ones allocate, choose kernels and compile.
+N_UNTIMED_STEPS = 5
+
 
 class StepRecord(StrictModel):
     """One training step of one rank. A value that is not finite is written as null."""
