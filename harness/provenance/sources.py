@@ -28,7 +28,6 @@ ENTRY_POINTS = ("harness/training/main.py", "harness/data/corpus.py")
 DECODE_PROBE = "harness/probes/decode.py"
 LENGTHS_PROBE = "harness/probes/eval_lengths.py"
 SYNTHETIC_CORPUS = "harness/data/synthetic.py"
-CHECKPOINT_FORMAT = "harness/model/hf_gpt2.py"
 
 
 @dataclass(frozen=True)
@@ -188,8 +187,6 @@ def _unused(spec: RunSpec) -> Iterable[str]:
     corpora = {part.path for part in spec.launch.mixture} or {spec.data.corpus}
     if "synthetic" not in corpora:
         yield SYNTHETIC_CORPUS
-    if spec.init is None:
-        yield CHECKPOINT_FORMAT
 
 
 def _user_folders(variant_paths: Sequence[str | Path]) -> list[_UserFolder]:

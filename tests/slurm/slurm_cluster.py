@@ -74,6 +74,11 @@ class Job:
     name: str
 
     @property
+    def array(self) -> str:
+        """The job of all tasks of an array."""
+        return self.id.partition("_")[0]
+
+    @property
     def is_active(self) -> bool:
         """Whether it is in the queue or runs."""
         return self.state in ACTIVE

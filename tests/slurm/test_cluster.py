@@ -17,9 +17,8 @@ def n_running(cluster: Cluster) -> int:
     return [job.state for job in cluster.jobs()].count("RUNNING")
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_a_lost_node_and_controller_cost_no_job(make_cluster, apart):
-    cluster = make_cluster(apart=apart)
+def test_a_lost_node_and_controller_cost_no_job(make_cluster):
+    cluster = make_cluster(apart=True)
     start_sleepers(cluster, 3)
     wait_until(lambda: len(cluster.processes("n1")) == 6, "the steps of two tasks run on n1")
     cluster.kill_node("n1")
