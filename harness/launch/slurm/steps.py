@@ -98,7 +98,7 @@ def _start_srun(run: Run, job: Job, slot: Slot, host: str) -> "subprocess.Popen[
     # Of an element that is killed, srun may wait forever for a step that is gone.
     return subprocess.Popen(
         command(run, job, host, free_port(job)),
-        preexec_fn=end_with_parent if sys.platform == "linux" else None,
+        preexec_fn=end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - no lock
         stdin=subprocess.DEVNULL,
         env=os.environ | {"ABLATIONS_TIMING": slot.timing},
         cwd=Path.cwd(),
