@@ -143,6 +143,7 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
     parallelism = builder.parallelism()
     gpt = builder.model()
     gpt.objective = Objective(settings.label_smoothing, settings.z_loss)
+    gpt.loss_chunk = settings.loss_chunk
     whole = builder.model()
     model_parallel_size = context.world_size // parallelism.data_parallel_size
     context = replace(context, model_parallel_size=model_parallel_size)

@@ -36,7 +36,7 @@ from tests.tiny_run import tiny_spec
 ROOT = Path(harness.__file__).parent.parent
 ADAMW = VariantChoice(name="adamw", label="adamw", options={})
 GPUS = SlurmSettings(gpus_per_node=4)
-NODE = NodeEntry("n1", "p", is_default=True, cpus=8, memory_mb=1, gres="", features="")
+NODE = NodeEntry("n1", "p", is_default=True, cpus=8, gres="", features="")
 
 
 @pytest.mark.parametrize(

@@ -1,140 +1,78 @@
-"""Without these, a job that ends early could lose its state, come back wrongly, or hang."""
-
-import contextlib
-import os
-import sys
-from pathlib import Path
-from unittest import mock
+"""Without these, a run of two nodes that ends early could lose its state, or hang."""
 
 import pytest
-from command_line import Harness
 from slurm_cluster import Cluster, wait_until
+from slurm_login import Login, curves
 
-from harness.cli.studies import load_study
-from harness.launch import scheduler
-from harness.results.records import Submission
-from harness.results.store import Store
+from harness.results.run import Run
 
-SETTINGS = ("train.steps=40", "launch.checkpoint_every=5", "launch.stall_timeout_s=8")
 pytestmark = [pytest.mark.slurm, pytest.mark.distributed]
-SINGLE = '["single"]'
+
 DDP = '[{ variant = "ddp", nproc = 2 }]'
-
-
-class Submitted:
-    """A study of one run whose steps are slow until `fast` exists, in the queue of a cluster."""
-
-    def __init__(self, cluster: Cluster, harness: Harness, *options: str, parallelism: str) -> None:
-        self.cluster = cluster
-        self.harness = harness
-        self.fast = harness.folder / "fast"
-        self.study = harness.study('["slow"]', parallelism=parallelism)
-        is_slow = f"self.training and not os.path.exists({str(self.fast)!r})"
-        harness.variant("slow", f"time.sleep(0.05 if {is_slow} else 0.0)")
-        with contextlib.chdir(harness.folder), mock.patch.dict(os.environ, harness.env):
-            planned = load_study(self.study, list(SETTINGS), None, None)
-        store = Store(harness.folder / "results")
-        scheduler.plan_runs(store, "s", planned.runs, planned.all_run_ids)
-        self.run = store.run("s", planned.runs[0].run_id)
-        submission = Submission(id="a", name="a", elements=[[self.run.run_id]])
-        store.record_submission("s", submission)
-        self.log = harness.folder / "element.log"
-        script = harness.folder / "job.sh"
-        root = Path(__file__).parent.parent.parent
-        script.write_text(
-            f"#!/bin/bash\nexport PYTHONPATH={root} OMP_NUM_THREADS=1\n"
-            f"exec {sys.executable} -P -m harness _element {store.submission_path('s', submission)}"
-        )
-        outputs = [f"--output={self.log}", "--open-mode=append"]
-        self.command = ["sbatch", "--parsable", "--array=0", *outputs, "--requeue", *options]
-        self.command.append(str(script))
-        self.submit()
-
-    def submit(self) -> None:
-        self.job = f"{self.cluster.call(*self.command).strip()}_0"
-
-    def wait_for_steps(self, n_steps: int) -> None:
-        wait_until(lambda: len(self.run.steps()) >= n_steps or self._has_ended(), "it trains")
-        assert self.run.status.status == "running", self.log.read_text() + self.text()
-
-    def check_that_it_resumes(self, attempts: int = 2) -> None:
-        """Check that the run ends with the losses of one that is not disturbed."""
-        self.fast.touch()
-        self.cluster.wait_until_empty()
-        assert self.run.status.status == "done", self.log.read_text() + self.text()
-        assert self.run.probes.resumed_at[0] >= 3 and self.run.status.attempts == attempts
-        other = ("--results", "undisturbed")
-        self.harness("run", self.study, *other, settings=SETTINGS)
-        undisturbed = Store(self.harness.folder / "undisturbed").run("s", self.run.run_id)
-        assert self.run.steps().loss.tolist() == undisturbed.steps().loss.tolist()
-
-    def text(self) -> str:
-        return "\n".join(self.run.log_tail(40))
-
-    def _has_ended(self) -> bool:
-        return self.run.status.status in ("done", "failed")
+TRAIN = ["train.steps=40", "train.tokens_per_step=256", "train.eval_every=20"]
+SETTINGS = [
+    *TRAIN,
+    "launch.checkpoint_every=5",
+    "launch.stall_timeout_s=8",
+    "launch.slurm.time=00:20:00",
+    "launch.slurm.processes_per_node=1",
+]
 
 
 @pytest.fixture(scope="module")
-def nodes(make_cluster) -> Cluster:
+def cluster(make_cluster) -> Cluster:
     """Return a cluster of two hosts, each with its own network and process ids."""
     return make_cluster(apart=True)
 
 
-@pytest.fixture
-def submit(nodes, tmp_path):
-    harnesses = []
-
-    def start(*options: str, parallelism: str = SINGLE) -> Submitted:
-        folder = tmp_path / str(len(harnesses))
-        folder.mkdir()
-        harnesses.append(Harness(folder))
-        return Submitted(nodes, harnesses[-1], *options, parallelism=parallelism)
-
-    yield start
-    nodes.call("scancel", "--quiet", "--user=root")
-    for harness in harnesses:
-        harness.stop()
+def wait_for_steps(login: Login, run: Run, job: str, n_steps: int) -> None:
+    ended = ("done", "failed")
+    wait_until(
+        lambda: len(run.steps()) >= n_steps or run.status.status in ended, f"{n_steps} steps"
+    )
+    text = login.element_log(job) + "\n".join(run.log_tail(40))
+    assert run.status.status == "running", text
 
 
-NODES = ["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1"]
+def submit(login: Login) -> tuple[str, Run]:
+    """Submit a slow run of two nodes; return its job and the run when it has trained."""
+    study = login.study('["slow"]', parallelism=DDP)
+    login.slow_variant(seconds=0.3)
+    login("run", study, "--on=slurm", "--no-wait", settings=SETTINGS)
+    (job,) = login.elements()
+    (run,) = login.runs()
+    wait_for_steps(login, run, job, 3)
+    return job, run
 
 
-def test_a_requeued_run_ends_as_an_undisturbed_one(nodes, submit):
-    requeued = submit()
-    requeued.wait_for_steps(3)
-    nodes.call("scontrol", "requeue", requeued.job)
-    wait_until(lambda: requeued.run.status.status == "interrupted", "it has saved")
-    requeued.check_that_it_resumes()
-
-
-def test_two_nodes_come_back_after_usr1_and_a_cut_link(nodes, submit):
+def test_two_nodes_come_back_after_usr1_and_a_cut_link(login):
     """The run ends as an undisturbed one on one host."""
-    disturbed = submit(*NODES, parallelism=DDP)
-    disturbed.wait_for_steps(3)
-    nodes.call("scancel", "--batch", "--signal=USR1", disturbed.job)
-    wait_until(lambda: "back in the queue" in disturbed.log.read_text(), "it has saved")
-    wait_until(lambda: nodes.start_requeued() or disturbed.run.status.attempts == 2, "it is back")
-    disturbed.wait_for_steps(12)
-    nodes.cut("n2")
-    wait_until(lambda: disturbed.run.status.status != "running", "the cut is found")
-    status = disturbed.run.status
-    nodes.heal("n2")
+    cluster = login.cluster
+    job, run = submit(login)
+    cluster.call("scancel", "--batch", "--signal=USR1", job)
+    wait_until(lambda: "back in the queue" in login.element_log(job), "it has saved")
+    wait_until(lambda: cluster.start_requeued() or run.status.attempts == 2, "it is back")
+    wait_for_steps(login, run, job, 12)
+    cluster.cut("n2")
+    wait_until(lambda: run.status.status != "running", "the cut is found")
+    status = run.status
+    cluster.heal("n2")
     assert (status.status, status.reason) == ("failed", "lost"), status.message
-    nodes.call("scancel", disturbed.job)
-    nodes.wait_until_empty()
-    disturbed.submit()
-    disturbed.check_that_it_resumes(attempts=3)
+    cluster.call("scancel", job)
+    cluster.wait_until_empty()
+    (login.folder / "fast").touch()
+    study = login.folder / "study.toml"
+    login("run", study, "--on=slurm", settings=SETTINGS)
+    assert (run.status.status, run.status.attempts) == ("done", 3)
+    assert run.probes.resumed_at[0] >= 3
+    login.run_locally(study, settings=TRAIN)
+    assert curves(login.folder / "results") == curves(login.folder / "local")
 
 
-@pytest.mark.parametrize(
-    ("parallelism", "options"), [(SINGLE, []), (DDP, NODES)], ids=["one-node", "two-nodes"]
-)
-def test_a_cancelled_run_saves_and_stays_away(nodes, submit, parallelism, options):
-    cancelled = submit(*options, parallelism=parallelism)
-    cancelled.wait_for_steps(3)
-    nodes.call("scancel", cancelled.job)
-    nodes.wait_until_empty()
-    n_done = len(cancelled.run.steps())
-    status = cancelled.run.status
+def test_a_cancelled_run_of_two_nodes_saves_and_stays_away(login):
+    job, run = submit(login)
+    login.cluster.call("scancel", job)
+    login.cluster.wait_until_empty()
+    n_done = len(run.steps())
+    status = run.status
     assert status.status == "interrupted" and f"after {n_done} of 40 steps" in status.message

@@ -112,15 +112,11 @@ def predicted_seconds(spec: RunSpec, settings: SlurmSettings) -> float:
 
     FLOPs that are not known count as too many to share an element.
     """
-    expected = spec.expected
-    per_token = expected.flops_per_token_counted or expected.flops_per_token
-    launch = spec.launch
     if spec.train.device == "cuda":
-        rate = GPU_RATE * (launch.n_devices or launch.world_size)
+        rate = GPU_RATE * spec.n_devices
     else:
-        rate = CORE_RATE * launch.world_size * settings.cpus_per_process
-    train_s = spec.train.total_tokens * per_token / rate
-    return START_S + (train_s or MAX_ELEMENT_S)
+        rate = CORE_RATE * spec.launch.world_size * settings.cpus_per_process
+    return START_S + (spec.total_flops / rate or MAX_ELEMENT_S)
 
 
 def node_types(nodes: Sequence[NodeEntry]) -> dict[str, list[str]]:

@@ -147,6 +147,9 @@ class TrainSettings(StrictModel):
     z_loss: Annotated[Rate, Field(ge=0)] = added(
         0.0, "coefficient of the squared log of the softmax's normalizer; not in recorded losses"
     )
+    loss_chunk: Tokens | None = added(
+        None, "most tokens whose logits exist at once in training; null: those of a micro-batch"
+    )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="type of the computation"
     )
