@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 STUDY ?= ablations.toml
-WORKERS ?= 2
+WORKERS ?= 3
 bin := .venv/bin
 installed := .venv/.installed
 pytest := $(bin)/python -m pytest
@@ -18,9 +18,10 @@ run: $(installed)  ## train the unfinished runs of $(STUDY), then write the repo
 
 install: $(installed)  ## install into .venv
 
-test: $(installed)  ## run the tests; those that start several processes run one after the other
-	@$(pytest) -n $(WORKERS) --dist loadscope -m "not distributed"; code=$$?; \
-	$(pytest) -m distributed && exit $$code
+# Those that mostly wait, on a Slurm cluster of their own, run next to the others on a third worker.
+test: $(installed)  ## run the tests; those that use all cores run one after the other
+	@$(pytest) -n $(WORKERS) --dist loadscope -m "slurm or not distributed"; code=$$?; \
+	$(pytest) -m "distributed and not slurm" && exit $$code
 
 test-all: test calibrate chaos scale  ## run the tests, and the long ones in their full size
 
@@ -56,7 +57,7 @@ chaos: $(installed)  ## kill runs and jobs at random (KILLS=50, SEED=n repeats o
 scale: $(installed)  ## measure a report of RUNS=10000 synthetic runs: time, memory, page size
 	@SCALE=$(or $(RUNS),10000) $(pytest) tests/report/test_scale.py -s
 
-scale-out: $(installed)  ## train RUNS=10000 stub runs through Slurm: each once; times of submit and status
+scale-out: $(installed)  ## train RUNS=10000 stub runs through Slurm: each once; times, calls of squeue
 	@SCALE_OUT=$(or $(RUNS),10000) $(pytest) tests/slurm/test_scale_out.py -s
 
 docs: .venv/.docs  ## write the READMEs of results/ and reports/, the example notebook, and site/

@@ -27,12 +27,14 @@ IMPORTS = {
     "data": "errors results provenance",
     "probes": "errors results variants distributed model data",
     "contract": "errors results variants distributed model probes",
-    "sampling": "errors results variants model data",
+    "published": "errors results variants model data",
+    "sampling": "errors results variants model data probes",
     "training": "errors results provenance variants distributed model data probes",
     "config": "errors results provenance study variants model data probes training",
     "preflight": "errors results provenance variants data config contract",
     "launch": "errors results provenance",
-    "cli": "errors results provenance study analysis ingest report export model data sampling "
+    "cli": "errors results provenance study analysis ingest report export model data "
+    "published sampling "
     "training config contract preflight launch",
     "__main__": "cli",
 }

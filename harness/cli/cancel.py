@@ -15,7 +15,7 @@ def cancel(
     """
     from harness.analysis.selection import matching_runs
     from harness.launch.slurm import commands
-    from harness.launch.slurm.queue import Queue
+    from harness.launch.slurm.queue import Queue, find_elements
     from harness.results.records import ENDED
     from harness.results.store import Store
 
@@ -32,22 +32,19 @@ def cancel(
     jobs: set[str] = set()
     kept: set[str] = set()
     n_started = 0
-    entries = {(entry.name, entry.index or 0): entry for entry in queue.entries}
-    for submission in queue.submissions:
-        for index, run_ids in enumerate(submission.elements):
-            entry = entries.get((submission.name, index))
-            if entry is None or not entry.is_queued or entry.state == "COMPLETING":
-                continue
-            remaining = set()
-            for run_id in run_ids:
-                run = store.run(name, run_id)
-                if run.outcome.status not in ENDED:
-                    remaining.add(run_id)
-            if remaining <= matching:
-                jobs.add(entry.job)
-                n_started += entry.has_started
-            else:
-                kept.add(entry.job)
+    for element in find_elements(queue.submissions, queue.entries):
+        entry = element.entry
+        if entry is None or not entry.is_queued or entry.state == "COMPLETING":
+            continue
+        remaining = set()
+        for run_id in element.run_ids:
+            if store.run(name, run_id).outcome.status not in ENDED:
+                remaining.add(run_id)
+        if remaining <= matching:
+            jobs.add(entry.job)
+            n_started += entry.has_started
+        else:
+            kept.add(entry.job)
     try:
         commands.scancel(sorted(jobs))
     except commands.CommandError as error:

@@ -1,8 +1,8 @@
-"""`checkpoint`: import, export and show GPT-2 weights."""
+"""`checkpoint`: import, export and show weights."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,18 +12,23 @@ from harness.errors import UserError
 Source = Annotated[
     str,
     typer.Argument(
-        metavar="SOURCE", help="A folder or file in GPT-2's published layout, or a hub name."
+        metavar="SOURCE",
+        help="A folder or file in the published layout of GPT-2, Llama or Mistral, or a hub name.",
     ),
 ]
 Folder = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="A folder of weights of this program.")
+]
+Format = Annotated[
+    Literal["gpt2", "llama", "mistral"],
+    typer.Option(help="The class of transformers: GPT-2, or RoPE with RMSNorm and SwiGLU."),
 ]
 Destination = Annotated[Path, typer.Argument(metavar="DEST", help="The folder to write.")]
 
 
 def build_app() -> typer.Typer:
     """Return the application of the three subcommands."""
-    app = typer.Typer(help="Import, export and show GPT-2 weights.", no_args_is_help=True)
+    app = typer.Typer(help="Import, export and show weights.", no_args_is_help=True)
     app.command("import", epilog=example("checkpoint import gpt2 checkpoints/gpt2"))(import_weights)
     app.command("export", epilog=example("checkpoint export checkpoints/gpt2 hf/gpt2"))(
         export_weights
@@ -33,19 +38,19 @@ def build_app() -> typer.Typer:
 
 
 def import_weights(source: Source, dest: Destination) -> None:
-    """Read a published GPT-2: a folder, a file, or a hub name."""
-    from harness.model.weights import import_gpt2
+    """Read a published GPT-2, Llama or Mistral: a folder, a file, or a hub name."""
+    from harness.published import convert
 
-    imported = import_gpt2(source, dest)
+    imported = convert.import_weights(source, dest)
     print(f"{dest}: {imported.parameters:,} parameters, SHA-256 {imported.sha256}")
 
 
-def export_weights(source: Folder, dest: Destination) -> None:
+def export_weights(source: Folder, dest: Destination, format: Format = "gpt2") -> None:
     """Write weights in the layout that transformers loads."""
-    from harness.model.weights import export_gpt2
+    from harness.published import convert
 
     _refuse_imported(source)
-    export_gpt2(source, dest)
+    convert.export_weights(source, dest, format)
     print(dest)
 
 

@@ -66,7 +66,7 @@ class Launch:
         if self.trace:
             todo = [spec.traced() for spec in todo]
         scheduler.plan_runs(store, stage.name, todo, stage.all_run_ids)
-        scheduler.record_place(store, [*selection.done, *selection.failed])
+        scheduler.update_study_fields(store, [*selection.done, *selection.failed])
         for spec in stage.runs:
             if spec.run_id in accepted:
                 store.run(spec.study, spec.run_id).accept(spec)

@@ -1,7 +1,6 @@
 """`_node`: run the ranks of one node of a run that several nodes train. srun starts one on each."""
 
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ import typer
 from harness.errors import ClaimLost, ExitCode
 from harness.launch.nodes import Nodes
 from harness.launch.slots import Slot
-from harness.launch.stop import IN_JOB, Stop
+from harness.launch.stop import COME_BACK, IN_JOB, Stop
 from harness.results.run import Run
 
 
@@ -60,5 +59,4 @@ def _run_node(run: Run, nodes: Nodes, stop: Stop) -> ExitCode:
         return ExitCode.DONE
     if status == "failed":
         return ExitCode.SOME_FAILED
-    is_to_come_back = stop.requested in (signal.SIGUSR1, signal.SIGUSR2)
-    return ExitCode.REQUEUE if is_to_come_back else ExitCode.INTERRUPTED
+    return ExitCode.REQUEUE if stop.requested in COME_BACK else ExitCode.INTERRUPTED

@@ -152,14 +152,14 @@ def run(
         local = LocalBackend(agent.start, planned.launch.parallel, trackers.followed)
         backend: Backend = local
         if not is_local:
-            submit = partial(submit_runs, settings=planned.launch.slurm, log=log)
+            submit = partial(submit_runs, settings=planned.launch.job_settings(), log=log)
             backend = SlurmBackend(submit, log, trackers.name_run, waits=not no_wait)
         for stage in stages(planned, store, log):
             checked = stage if stage is planned else check_study(stage, str(study), log)
             if dry_run:
                 _, todo, _ = launch.select(checked, store)
                 if print_script:
-                    print(describe(store, planned.name, todo, planned.launch.slurm))
+                    print(describe(store, planned.name, todo, planned.launch.job_settings()))
                     continue
                 for spec in todo:
                     print(spec.run_id)

@@ -11,7 +11,7 @@ from harness.cli.options import DEFAULT_RESULTS, ResultsOption
 from harness.cli.studies import no_results, study_name
 
 if TYPE_CHECKING:
-    from harness.launch.slurm.queue import Place
+    from harness.launch.slurm.queue import Element
     from harness.provenance.outdated import CodeChange
     from harness.results.records import RunSpec, RunStatus
     from harness.results.run import Outcome, Run
@@ -125,14 +125,14 @@ class _Jobs:
     """What Slurm says about the runs of a study: lines about all, and the element of each run."""
 
     lines: list[str] = field(default_factory=list)
-    places: "dict[str, Place]" = field(default_factory=dict)
+    elements: "dict[str, Element]" = field(default_factory=dict)
 
     def of(self, run_id: str) -> str:
         """Return where a run is in the queue; empty without an element in the queue."""
-        place = self.places.get(run_id)
-        if place is None or place.entry is None or not place.is_queued:
+        element = self.elements.get(run_id)
+        if element is None or element.entry is None or not element.is_queued:
             return ""
-        entry = place.entry
+        entry = element.entry
         where = f"on {entry.nodes}" if entry.has_started else f"pending: {entry.reason or 'queued'}"
         return f", job {entry.job} {where}"
 
@@ -154,7 +154,7 @@ def _jobs(store: "Store", study: str, run_ids: set[str]) -> _Jobs:
         queue.ask()
     except CommandError as error:
         return _Jobs([f"the queue cannot be asked ({error})"])
-    return _Jobs([f"queue: {describe_queue(queue.entries)}"], queue.places())
+    return _Jobs([f"queue: {describe_queue(queue.entries)}"], queue.elements())
 
 
 def _has_ended(outcome: "Outcome | None") -> bool:

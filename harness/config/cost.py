@@ -69,7 +69,8 @@ class CostEstimator:
         builder = ModelBuilder(self._shape, axes, self._variant_paths, self._separator)
         parallelism = builder.parallelism()
         optimizer = builder.optimizer(self._train)
-        settings = (self._shape, self._objective, self._dtype, tuple(self._separator or ()))
+        train = (self._objective, self._train.loss_chunk, self._dtype)
+        settings = (self._shape, *train, tuple(self._separator or ()))
         key = (*settings, micro_batch_size, architecture_key(axes))
         if key not in self._models:
             self._models[key] = self._measure(builder, micro_batch_size)
@@ -101,6 +102,7 @@ class CostEstimator:
                 f"allowed: at most {MAX_PARAMETERS:.3g}"
             )
         model.objective = self._objective
+        model.loss_chunk = self._train.loss_chunk
         model.to(self._dtype)  # autocast does not support the meta device; this is close to it
         size = (micro_batch_size, self._shape.seq_len)
         tokens = torch.zeros(size, dtype=torch.long, device="meta")

@@ -1,7 +1,7 @@
 """Tokenizers: tiktoken encodings by name, and `bytes`, whose 256 tokens are the bytes of UTF-8."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,16 @@ from harness.errors import Problem, UserError, choices
 from harness.results.files import write_bytes
 from harness.results.records import TokenDtype
 
-NAMES = ("bytes", "gpt2", "r50k_base", "p50k_base", "cl100k_base", "o200k_base")
+# The token that separates texts, by the name of the tokenizer; known without its files.
+END_OF_TEXT: Mapping[str, int | None] = {
+    "bytes": None,
+    "gpt2": 50_256,
+    "r50k_base": 50_256,
+    "p50k_base": 50_256,
+    "cl100k_base": 100_257,
+    "o200k_base": 199_999,
+}
+NAMES = tuple(END_OF_TEXT)
 
 
 class Tokenizer:
@@ -59,7 +68,7 @@ class Tokenizer:
     @property
     def end_of_text(self) -> int | None:
         """Return the token that separates texts, None if there is none."""
-        return self._encoding.eot_token if self._encoding.special_tokens_set else None
+        return END_OF_TEXT[self.name]
 
     def encode(self, text: str) -> np.ndarray:
         """Return the tokens, of `dtype`; each special token in the text becomes one token.

@@ -24,7 +24,7 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from harness.launch import fork_server
-from harness.launch.devices import cores
+from harness.launch.cores import cores
 from harness.launch.nodes import Nodes
 from harness.launch.ranks import Ranks
 from harness.launch.slots import Slot

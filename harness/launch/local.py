@@ -87,14 +87,17 @@ class LocalBackend:
                     if stop.requested is not None:
                         break
                     slot = machine.slot(machine.units[: machine.width(spec)], is_shared=False)
-                    start = _honest(self.start, slot, stop, reservations)
+                    start = _start_in(self.start, slot, stop, reservations)
                     start_timing_run(store, spec, short, start, progress)
         if stop.requested is not None:
             raise Stopped("stopped; the same command times the other runs")
 
 
-def _honest(start: StartInSlot, slot: Slot, stop: Stop, reservations: Reservations) -> StartRun:
-    """Return the function that starts a run in a slot, and marks it if other launches ran too."""
+def _start_in(start: StartInSlot, slot: Slot, stop: Stop, reservations: Reservations) -> StartRun:
+    """Return the function that starts a run in a slot.
+
+    Afterwards it marks the run as `shared` if another launch ran on this machine, too.
+    """
 
     def start_in_slot(run: Run, launch: LaunchSpec) -> None:
         start(run, launch, slot, stop)
@@ -133,8 +136,8 @@ class _Launch:
     _held: dict[str, Request] = field(default_factory=dict)  # runs of other processes
     _ended: "queue.Queue[tuple[str, BaseException | None]]" = field(default_factory=queue.Queue)
     _error: BaseException | None = None
-    _said: set[str] = field(default_factory=set)
-    _looked: float = 0.0
+    _logged: set[str] = field(default_factory=set)
+    _polled_at: float = 0.0
 
     def __post_init__(self) -> None:
         self._by_id = {spec.run_id: spec for spec in self.specs}
@@ -152,7 +155,7 @@ class _Launch:
             if not self._running and (is_empty or self.stop.requested is not None):
                 break
             self._await_end(fail_fast)
-            self._look_at_held()
+            self._poll_held()
         if self._error is not None:
             raise self._error
 
@@ -165,7 +168,7 @@ class _Launch:
             request = self._queue.take(len(free), self._may_start) if free else None
             if request is None:
                 if self._queue and not self._running and not self._held:
-                    self._say("waiting for devices that another launch on this machine uses")
+                    self._log_once("waiting for devices that another launch on this machine uses")
                 return
             units = free[: request.n_units]
             names = [name for unit in units if unit.device for name in unit.names]
@@ -205,8 +208,8 @@ class _Launch:
         """Train one run, in a thread of its own."""
         error: BaseException | None = None
         try:
-            honest = _honest(self.backend.start, slot, self.stop, self.reservations)
-            start = self.backend.followed(honest)
+            start = _start_in(self.backend.start, slot, self.stop, self.reservations)
+            start = self.backend.followed(start)
             before = self._before[spec.run_id]
             run_claimed(self.store, spec, claim, start, self.progress, before)
         except BaseException as raised:  # the main thread raises it
@@ -229,19 +232,19 @@ class _Launch:
             self.has_failed_fast = True
             self.stop.request(signal.SIGTERM)
 
-    def _look_at_held(self) -> None:
+    def _poll_held(self) -> None:
         """Queue the runs that other processes have left."""
-        if not self._held or time.monotonic() < self._looked + OTHERS_INTERVAL_S:
+        if not self._held or time.monotonic() < self._polled_at + OTHERS_INTERVAL_S:
             return
-        self._looked = time.monotonic()
+        self._polled_at = time.monotonic()
         if not self._running and not self._queue:
-            self._say(f"waiting for {next(iter(self._held))}, which another process runs")
+            self._log_once(f"waiting for {next(iter(self._held))}, which another process runs")
         for run_id, request in list(self._held.items()):
-            if claims.is_held(self._run(self._by_id[run_id])) is None:
+            if claims.owner_of(self._run(self._by_id[run_id]).claims) is None:
                 del self._held[run_id]
                 self._queue.put_back(request)
 
-    def _say(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+    def _log_once(self, text: str) -> None:
+        if text not in self._logged:
+            self._logged.add(text)
             self.progress.log(text)

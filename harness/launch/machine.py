@@ -1,4 +1,4 @@
-"""What of this machine a launch shares out among its runs: devices, groups of cores, or all of it.
+"""Divide this machine among the runs of a launch: its devices, groups of cores, or all of it.
 
 On GPUs as many runs train at once as fit. On a CPU it is one, which may use all cores, unless
 `[launch] parallel` divides them.
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from harness.errors import Problem, UserError
 from harness.launch import gpus
-from harness.launch.devices import cores
+from harness.launch.cores import cores
 from harness.launch.placement import randomize_within_seed
 from harness.launch.reservations import Reservations
 from harness.launch.slots import Slot
@@ -22,14 +22,14 @@ TOPOLOGY = Path("/sys/devices/system/cpu")
 
 @dataclass(frozen=True)
 class Unit:
-    """A device, or a group of cores, that one run uses at a time; without both, the machine."""
+    """A device or a group of cores, which one run uses at a time; without both, the machine."""
 
     device: str | None = None
     cores: tuple[int, ...] = ()
 
     @property
     def names(self) -> list[str]:
-        """What other launches must not take meanwhile."""
+        """The names under which it is reserved: its device, or each of its cores."""
         if self.device is not None:
             return [self.device]
         return [f"core-{core}" for core in self.cores]
@@ -55,7 +55,7 @@ class Machine:
         device = self.units[0].device
         if device is not None and spec.train.device == "cpu" and not gpus.is_fake(device):
             return len(self.units)
-        return min(n_devices(spec), len(self.units))
+        return min(spec.n_devices, len(self.units))
 
     def slot(self, units: Sequence[Unit], is_shared: bool) -> Slot:
         """Return the slot of a run that uses these units."""
@@ -67,18 +67,13 @@ class Machine:
         )
 
 
-def n_devices(spec: RunSpec) -> int:
-    """Return the number of devices of a run: one for each rank unless its parallelism says."""
-    return spec.launch.n_devices or spec.launch.world_size
-
-
 def find_machine(
     specs: Sequence[RunSpec],
     parallel: int | None,
     reservations: Reservations,
     log: Callable[[str], None],
 ) -> Machine:
-    """Return what of this machine the runs may use; cores are reserved until the launch ends.
+    """Return the units that the runs may use; cores are reserved until the launch ends.
 
     GPUs on which other processes hold memory are left out, unless CUDA_VISIBLE_DEVICES names them.
 
@@ -91,7 +86,7 @@ def find_machine(
     devices = _devices(specs)
     if devices:
         free = _without_used(devices, reservations, log)
-        widest = max(map(n_devices, specs))
+        widest = max(spec.n_devices for spec in specs)
         if widest > len(free):
             raise UserError(
                 f"a run needs {widest} GPUs, and other processes use {len(devices) - len(free)} of "
@@ -110,7 +105,7 @@ def check_machine(specs: Sequence[RunSpec], parallel: int | None) -> list[Proble
     devices = _devices(specs)
     problems = []
     if devices:
-        for entry, n_needed in {spec.entry: n_devices(spec) for spec in specs}.items():
+        for entry, n_needed in {spec.entry: spec.n_devices for spec in specs}.items():
             if n_needed > len(devices):
                 message = f"needs {n_needed} devices, and this machine offers {len(devices)}"
                 problems.append(Problem(entry, f"{message}; exclude it"))
@@ -128,7 +123,7 @@ def check_machine(specs: Sequence[RunSpec], parallel: int | None) -> list[Proble
 def order(specs: Sequence[RunSpec], parallel: int | None) -> list[RunSpec]:
     """Return the runs in a random order within each seed that uses this machine well."""
     n_units = len(_devices(specs)) or parallel or 1
-    return randomize_within_seed(specs, n_units, n_devices)
+    return randomize_within_seed(specs, n_units, lambda spec: spec.n_devices)
 
 
 def _devices(specs: Sequence[RunSpec]) -> list[str]:
@@ -177,7 +172,7 @@ def _divided_cores(n: int, reservations: Reservations) -> Machine:
 def _usable_cores() -> list[int]:
     """Return the cores that this process may use; those that share hardware are neighbors."""
 
-    def place(core: int) -> tuple[int, int, int]:
+    def position(core: int) -> tuple[int, int, int]:
         folder = TOPOLOGY / f"cpu{core}" / "topology"
         try:
             package = int((folder / "physical_package_id").read_text())
@@ -185,4 +180,4 @@ def _usable_cores() -> list[int]:
         except (OSError, ValueError):
             return 0, core, core
 
-    return sorted(os.sched_getaffinity(0), key=place)
+    return sorted(os.sched_getaffinity(0), key=position)

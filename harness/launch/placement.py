@@ -161,13 +161,6 @@ def request_of(spec: RunSpec, n_units: int) -> Request:
     return Request(
         run_id=spec.run_id,
         n_units=n_units,
-        cost=total_flops(spec) / n_units,
+        cost=spec.total_flops / n_units,
         source=spec.source_id,
     )
-
-
-def total_flops(spec: RunSpec) -> float:
-    """Return the training FLOPs of a run, which predict its time."""
-    expected = spec.expected
-    per_token = expected.flops_per_token_counted or expected.flops_per_token
-    return spec.train.total_tokens * per_token

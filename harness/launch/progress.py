@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from harness.launch.placement import total_flops
 from harness.results.plausibility import implausible
 from harness.results.records import RunSpec
 from harness.results.run import Run
@@ -24,13 +23,13 @@ OTHER_LINES = 4  # of a terminal, for the totals and messages
 
 @dataclass
 class _Current:
-    """A run that trains: its start, and the fraction that was done before."""
+    """A run that trains; `done_before` is the fraction of its steps that it has resumed with."""
 
     run: Run
     spec: RunSpec
     task: TaskID
     started: float
-    begun: float
+    done_before: float
     n_done: int = 0
     logged: float = 0.0
 
@@ -51,7 +50,7 @@ class ProgressReporter:
         self, specs: Sequence[RunSpec], width: Callable[[RunSpec], int] = lambda spec: 1
     ) -> None:
         self._console = Console(file=sys.stderr, highlight=False)
-        self._flops = {spec.run_id: total_flops(spec) for spec in specs}
+        self._flops = {spec.run_id: spec.total_flops for spec in specs}
         self._widths = {spec.run_id: width(spec) for spec in specs}
         self._lock = threading.RLock()
         self._n_ended = 0
@@ -101,8 +100,8 @@ class ProgressReporter:
             task = self._display.add_task(
                 run.run_id, total=spec.train.steps, note="starting", visible=self._has_room()
             )
-            begun = n_done / spec.train.steps
-            self._current[run.run_id] = _Current(run, spec, task, now, begun, n_done, now)
+            done_before = n_done / spec.train.steps
+            self._current[run.run_id] = _Current(run, spec, task, now, done_before, n_done, now)
             in_use = sum(self._widths.get(run_id, 1) for run_id in self._current)
             self._n_devices = max(self._n_devices, in_use)
 
@@ -127,7 +126,7 @@ class ProgressReporter:
             if current is not None:
                 seconds = time.monotonic() - current.started
                 flops = self._flops[run.run_id]
-                self._trained_flops += (1 - current.begun) * flops
+                self._trained_flops += (1 - current.done_before) * flops
                 self._trained_s += seconds * self._widths[run.run_id]
             self._n_ended += 1
             self._ended_flops += self._flops[run.run_id]
@@ -163,8 +162,8 @@ class ProgressReporter:
         for run_id, current in self._current.items():
             flops = self._flops.get(run_id, 0.0)
             done += current.fraction * flops
-            if current.fraction > current.begun:
-                trained += (current.fraction - current.begun) * flops
+            if current.fraction > current.done_before:
+                trained += (current.fraction - current.done_before) * flops
                 device_s += (now - current.started) * self._widths.get(run_id, 1)
         if trained == 0:
             return "time left: unknown yet"

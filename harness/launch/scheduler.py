@@ -13,8 +13,8 @@ from harness.results.records import RunSpec, RunStatus
 from harness.results.store import Store
 
 N_WRITERS = 16  # threads that create or prepare runs; each waits for the disk
-# Of a spec: what follows from the other entries of the study.
-PLACE = ("settings_hash", "baseline", "axes", "tuning")
+# Fields of a spec that follow from the other entries of the study, and are not in the run's id.
+STUDY_FIELDS = ("settings_hash", "baseline", "axes", "tuning")
 
 
 @dataclass(frozen=True)
@@ -85,20 +85,20 @@ def plan_runs(store: Store, study: str, specs: Sequence[RunSpec], all_run_ids: s
         list(writers.map(lambda spec: store.run(study, spec.run_id).create(spec), specs))
 
 
-def record_place(store: Store, ended: Sequence[RunSpec]) -> None:
-    """Record in the specs of runs that have ended their place in the study as it is now.
+def update_study_fields(store: Store, ended: Sequence[RunSpec]) -> None:
+    """Store the `STUDY_FIELDS` of runs that have ended as the study defines them now.
 
-    It is not in their ids: a study may have got other levels, tuned settings or a new baseline.
+    The study may have got other levels, tuned settings or another baseline since they were trained.
     """
     for spec in ended:
         run = store.run(spec.study, spec.run_id)
-        update = {name: getattr(spec, name) for name in PLACE}
+        update = {name: getattr(spec, name) for name in STUDY_FIELDS}
         if spec.allowed:
             update["allowed"] = spec.allowed
         with contextlib.suppress(StoreError):  # a damaged spec is reported when it is read
-            placed = run.spec.model_copy(update=update)
-            if placed != run.spec:
-                run.update_spec(placed)
+            updated = run.spec.model_copy(update=update)
+            if updated != run.spec:
+                run.update_spec(updated)
 
 
 def copy_runs(store: Store, specs: Sequence[RunSpec], source_ids: Mapping[str, str]) -> int:

@@ -16,7 +16,8 @@ STRENGTH = {
     signal.SIGKILL: 2,
 }
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-IN_JOB = (*HANDLED, signal.SIGUSR1, signal.SIGUSR2)
+COME_BACK = (signal.SIGUSR1, signal.SIGUSR2)  # of a job that is to start again
+IN_JOB = (*HANDLED, *COME_BACK)
 
 
 class Stop:

@@ -14,9 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.model.loss import CROSS_ENTROPY, Objective, token_losses
+from harness.model.chunked_loss import chunked_token_losses, chunks
+from harness.model.loss import CROSS_ENTROPY, Objective, at_least_fp32, token_losses
 from variants.base import Attention, Cache, FeedForward, ModelShape, Norm, Positional
 from variants.linear import Linear, linear
+
+MAX_LOGITS = 2**25  # in a forward pass without gradients, whose logits are of no use afterwards
 
 
 class LayerFactory(Protocol):
@@ -68,7 +71,8 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """The language model. `lm_head` is the output projection, None if it is the embedding.
 
-    `objective` is what training minimizes. With a `separator`, the tokens between two documents, no
+    `objective` is what training minimizes, and `loss_chunk` the number of tokens whose logits exist
+    at once in training; None: all. With a `separator`, the tokens between two documents, no
     position attends to another document (Llama Team 2024, 3.2). Positions count through the
     sequence, as in modded-nanogpt: relative encodings do not see where a document begins, and
     absolute ones are trained at all positions.
@@ -76,6 +80,7 @@ class GPT(nn.Module):
 
     lm_head: Linear | None
     objective: Objective = CROSS_ENTROPY
+    loss_chunk: int | None = None
 
     def __init__(
         self, shape: ModelShape, layers: LayerFactory, separator: Sequence[int] | None = None
@@ -126,11 +131,18 @@ class GPT(nn.Module):
 
     def logits(self, tokens_BT: Tensor) -> Tensor:
         """Return the unnormalized log-probabilities of each next token, (B, T, V)."""
-        hidden_BTC = self.hidden(tokens_BT)
+        return self._project(self.hidden(tokens_BT))
+
+    def _project(self, hidden: Tensor) -> Tensor:
+        """Return the logits, (..., V), of hidden states, (..., C)."""
         if self.lm_head is None:
-            return F.linear(hidden_BTC, self.wte.weight)
-        logits_BTV: Tensor = self.lm_head(hidden_BTC)
-        return logits_BTV
+            return F.linear(hidden, self.wte.weight)
+        logits: Tensor = self.lm_head(hidden)
+        return logits
+
+    @property
+    def _output_weight(self) -> Tensor:
+        return self.wte.weight if self.lm_head is None else self.lm_head.weight
 
     def why_unsupported_length(self, length: int) -> str | None:
         """Return why the model cannot take sequences of this length; None if it can."""
@@ -150,8 +162,7 @@ class GPT(nn.Module):
         Either the caches are empty and `tokens_BT` is the prompt, or they have seen all earlier
         positions and T is 1.
         """
-        weight = self.wte.weight if self.lm_head is None else self.lm_head.weight
-        return linear(self.hidden(tokens_BT, caches)[:, -1], weight)
+        return linear(self.hidden(tokens_BT, caches)[:, -1], self._output_weight)
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Return the cross-entropy of each target given the tokens up to it, (B, T), nats, fp32.
@@ -159,7 +170,26 @@ class GPT(nn.Module):
         In training its gradient is that of the objective.
         """
         objective = self.objective if self.training else CROSS_ENTROPY
-        return token_losses(self.logits(tokens_BT).float(), targets_BT, objective)
+        hidden_BTC = self.hidden(tokens_BT)
+        if not torch.is_grad_enabled():
+            losses = self._losses_without_gradient(hidden_BTC.flatten(0, 1), targets_BT.flatten())
+            return losses.view_as(targets_BT)
+        if self.training and self.loss_chunk is not None:
+            weight_VC = self._output_weight
+            return chunked_token_losses(
+                hidden_BTC, weight_VC, targets_BT, objective, self.loss_chunk
+            )
+        logits_BTV = self._project(hidden_BTC)
+        dtype = at_least_fp32(logits_BTV.dtype)
+        return token_losses(logits_BTV.to(dtype), targets_BT, objective)
+
+    def _losses_without_gradient(self, hidden_NC: Tensor, targets_N: Tensor) -> Tensor:
+        losses = []
+        for chunk in chunks(len(targets_N), max(1, MAX_LOGITS // self.shape.vocab_size)):
+            logits_NV = self._project(hidden_NC[chunk])
+            logits_NV = logits_NV.to(at_least_fp32(logits_NV.dtype))
+            losses.append(F.cross_entropy(logits_NV, targets_N[chunk], reduction="none"))
+        return torch.cat(losses)
 
     def flops_per_token(self) -> float:
         """Return the FLOPs of training on one token, without recomputation.

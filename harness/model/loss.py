@@ -5,6 +5,7 @@ Legend of shapes: B batch, T sequence, V vocabulary.
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,6 +24,11 @@ class Objective:
 
 
 CROSS_ENTROPY = Objective()
+
+
+def at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which losses of logits of a type are computed."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def token_losses(

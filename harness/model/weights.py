@@ -2,31 +2,29 @@
 
 import hashlib
 import os
+import pickle
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from harness.errors import StoreError, UserError, choices
-from harness.model import hf_gpt2
+from harness.errors import Problem, StoreError, UserError
 from harness.model.builder import ModelBuilder
-from harness.model.hf_gpt2 import SAFETENSORS_FILE, Tensors
 from harness.results.files import FormError, parse_record, read_json, write_json
 from harness.results.records import CheckpointInfo, ResolvedModel, VariantChoice
-from variants import registry
-from variants.base import AXES, ModelShape, is_part
+from variants.base import AXES, ModelShape
 from variants.errors import VariantError
 
+Tensors = dict[str, Tensor]  # by parameter name
+SAFETENSORS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "checkpoint.json"
-HUB = {
-    name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
-}
-GPT2_VOCAB_SIZE = 50_257  # of its tokenizer
 GPT2 = {
     axis: VariantChoice(name=about.default, label=about.default, options={})
     for axis, about in AXES.items()
@@ -65,70 +63,6 @@ class Weights:
         return sha.hexdigest()
 
 
-def import_gpt2(source: str, dest: Path) -> Weights:
-    """Read and check a published GPT-2 (a folder, a file or a name on the hub); save it in `dest`.
-
-    Raises:
-        UserError: it is not a checkpoint, is incomplete, or does not fit GPT-2. `dest` is not
-            created then.
-    """
-    _check_absent(dest)
-    path = Path(source)
-    if not path.exists():
-        if source not in HUB:
-            message = "no such file or folder, and not a name on the hub"
-            raise UserError(f"{source}: {message}; {choices(source, HUB)}")
-        path = _download(source)
-    tensors, config = hf_gpt2.read(path)
-    shape = hf_gpt2.shape_of(tensors, config, path)
-    problems = hf_gpt2.incompatible_tensors(tensors, _parameter_shapes(shape, GPT2, ()), path)
-    if problems:
-        raise UserError(problems)
-    weights = Weights(
-        shape=shape,
-        axes=GPT2,
-        tensors=tensors,
-        origin=dict.fromkeys(tensors, f"loaded from {source}"),
-        tokenizer="gpt2" if shape.vocab_size == GPT2_VOCAB_SIZE else None,
-    )
-    save_weights(weights, dest)
-    return weights
-
-
-def export_gpt2(source: Path, dest: Path) -> None:
-    """Write a checkpoint as a folder that `transformers.GPT2LMHeadModel.from_pretrained` loads.
-
-    Raises:
-        UserError: `source` is not a checkpoint folder, or is not a GPT-2: it has other variants or
-            options.
-    """
-    weights = load_weights(source)
-    others = list(_differences_from_gpt2(weights))
-    if others:
-        raise UserError(f"{source}: the published layout does not support {', '.join(others)}")
-    tensors, config = hf_gpt2.write(weights.tensors, weights.shape)
-    with atomic_folder(dest) as folder:
-        _write_files(folder, tensors, "config.json", config)
-
-
-def _differences_from_gpt2(weights: Weights) -> Iterator[str]:
-    """Yield the variants and options by which a model computes something else than GPT-2."""
-    paths = [Path(path) for path in weights.variant_paths]
-    for axis, choice in weights.axes.items():
-        if not is_part(axis):
-            continue
-        if choice.name != AXES[axis].default:
-            yield f"{axis} = {choice.name}"
-            continue
-        if registry.files(axis, paths)[choice.name] != registry.files(axis)[choice.name]:
-            yield f"{axis} = {choice.name}, a variant of your own with this name"
-        for field in fields(registry.load(axis, choice.name, paths).Options):
-            value = choice.options.get(field.name, field.default)
-            is_stated_in_config = (axis, field.name) == ("mlp", "width")  # as n_inner
-            if value != field.default and not is_stated_in_config:
-                yield f"{axis} = {choice.name} with {field.name} = {value}"
-
-
 def save_weights(weights: Weights, dest: Path) -> None:
     """Write a checkpoint folder; afterwards `dest` is complete or absent."""
     with atomic_folder(dest) as folder:
@@ -142,7 +76,7 @@ def atomic_folder(dest: Path) -> Iterator[Path]:
     Raises:
         UserError: `dest` exists already.
     """
-    _check_absent(dest)
+    check_absent(dest)
     dest.parent.mkdir(parents=True, exist_ok=True)
     folder = dest.with_name(f".{dest.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -164,7 +98,7 @@ def write_weights(weights: Weights, folder: Path) -> None:
         data_steps=weights.data_steps,
     )
     tensors = {name: tensor.contiguous() for name, tensor in weights.tensors.items()}
-    _write_files(folder, tensors, DESCRIPTION_FILE, description)
+    write_files(folder, tensors, DESCRIPTION_FILE, description)
 
 
 def load_weights(source: Path) -> Weights:
@@ -192,8 +126,8 @@ def load_weights(source: Path) -> Weights:
         folders = ", ".join(info.variant_paths) or "the project's own folders"
         message = f"needs a variant that cannot be loaded: {error}; searched: {folders}"
         raise UserError(f"{source}: {message}") from error
-    tensors = hf_gpt2.read_weights_file(source / SAFETENSORS_FILE)
-    problems = hf_gpt2.incompatible_tensors(tensors, expected, source)
+    tensors = read_weights_file(source / SAFETENSORS_FILE)
+    problems = incompatible_tensors(tensors, expected, source)
     if problems:
         raise UserError(problems)
     return Weights(
@@ -214,26 +148,57 @@ def _parameter_shapes(
     return {name: parameter.shape for name, parameter in model.named_parameters()}
 
 
-def _check_absent(dest: Path) -> None:
+def check_absent(dest: Path) -> None:
+    """Raise a `UserError` if `dest` exists."""
     if dest.exists():
         raise UserError(f"{dest}: exists already and is not overwritten; name another folder")
 
 
-def _write_files(folder: Path, tensors: Tensors, name: str, description: object) -> None:
+def write_files(folder: Path, tensors: Tensors, name: str, description: object) -> None:
+    """Write `model.safetensors` and the JSON file `name` into an existing folder."""
     save_file(tensors, folder / SAFETENSORS_FILE, metadata={"format": "pt"})
     with open(folder / SAFETENSORS_FILE, "rb") as file:
         os.fsync(file.fileno())
     write_json(folder / name, description)
 
 
-def _download(name: str) -> Path:
+def incompatible_tensors(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, torch.Size], source: Path
+) -> list[Problem]:
+    """Return every tensor that is missing, unexpected, or of another shape or kind of number."""
+    problems = []
+    for name in sorted(expected.keys() | tensors.keys()):
+        place = f"{source}: {name}"
+        if name not in tensors:
+            problems.append(Problem(place, "missing"))
+        elif name not in expected:
+            problems.append(Problem(place, "no such tensor in the model"))
+        elif tensors[name].shape != expected[name]:
+            shapes = f"{tuple(tensors[name].shape)}, the model's is {tuple(expected[name])}"
+            problems.append(Problem(place, f"has shape {shapes}"))
+        elif not tensors[name].is_floating_point():
+            message = f"has type {tensors[name].dtype}, must be floating-point"
+            problems.append(Problem(place, message))
+    return problems
+
+
+def read_weights_file(file: Path) -> Tensors:
+    """Return the tensors of one weights file by name, without running code that it may contain.
+
+    Raises:
+        UserError: it is truncated, is not a weights file, or would run code.
+    """
     try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        message = "downloading from the hub needs: pip install 'ablations[hub]'"
-        raise UserError(f"{name}: {message}") from error
-    try:
-        return Path(snapshot_download(HUB[name], allow_patterns=["config.json", SAFETENSORS_FILE]))
-    except Exception as error:  # the hub's client raises errors of many types
-        message = f"cannot be fetched from {HUB[name]}: {type(error).__name__}: {error}"
-        raise UserError(f"{name}: {message}") from error
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        message = "refused: it holds more than weights, and loading it could run code"
+        raise UserError(f"{file}: {message}") from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise UserError(f"{file}: truncated or not a weights file: {error}") from error
+    if not isinstance(tensors, dict) or not all(
+        isinstance(value, Tensor) for value in tensors.values()
+    ):
+        raise UserError(f"{file}: not a weights file: must map names to tensors")
+    return tensors

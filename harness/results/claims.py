@@ -162,11 +162,6 @@ def owner_of(folder: Path) -> Owner | None:
     return _read_owner(folder / newest.name)
 
 
-def is_held(run: "Run") -> Owner | None:
-    """Return the process that holds a run now, None if the run is free."""
-    return owner_of(run.claims)
-
-
 def is_number_held(folder: Path, number: int) -> bool:
     """Return whether the claim of that number is the current one and its owner lives."""
     newest = _newest(folder)

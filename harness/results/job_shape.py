@@ -9,10 +9,9 @@ def shape_of(spec: RunSpec, settings: SlurmSettings) -> JobShape:
     Raises:
         ValueError: the run does not divide over nodes of these settings.
     """
-    launch = spec.launch
     if spec.train.device == "cuda":
-        return gpu_shape(launch.world_size, launch.n_devices or launch.world_size, settings)
-    return cpu_shape(launch.world_size, settings)
+        return gpu_shape(spec.launch.world_size, spec.n_devices, settings)
+    return cpu_shape(spec.launch.world_size, settings)
 
 
 def gpu_shape(world_size: int, n_devices: int, settings: SlurmSettings) -> JobShape:

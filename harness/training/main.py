@@ -14,7 +14,7 @@ from harness.errors import ClaimLost, ExitCode, StoreError, UserError
 from harness.probes.memory import is_out_of_memory
 from harness.provenance.archive import archive_code
 from harness.provenance.sources import Sources
-from harness.results.claims import Claim, is_held
+from harness.results.claims import Claim, owner_of
 from harness.results.rank_log import print_into_log
 from harness.results.records import Environment, FailureReason, ProbeResults, RunSpec
 from harness.results.run import Run
@@ -93,7 +93,7 @@ def _claim(run: Run, spec: RunSpec) -> Claim:
 
 
 def _describe_owner(run: Run) -> str:
-    owner = is_held(run)
+    owner = owner_of(run.claims)
     if owner is None:
         return "it has just ended: start this command again"
     job = "" if owner.job is None else f", Slurm job {owner.job}"

@@ -22,8 +22,8 @@ IN_NATS = {
     "model": "n_layer n_head n_embd dropout tie_embeddings bias init_std",
     "data": "corpus entropy_nats_per_byte separator",
     "train": "steps tokens_per_step batch_ramp micro_batch_size lr min_lr warmup_steps schedule "
-    "decay_fraction beta1 beta2 weight_decay grad_clip ema_decay label_smoothing z_loss precision "
-    "compile eval_every deterministic device",
+    "decay_fraction beta1 beta2 weight_decay grad_clip ema_decay label_smoothing z_loss "
+    "loss_chunk precision compile eval_every deterministic device",
 }
 
 

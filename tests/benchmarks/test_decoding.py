@@ -13,7 +13,8 @@ from torch import Tensor
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.model.initialization import init_parameters
-from harness.model.weights import GPT2, import_gpt2, load_weights
+from harness.model.weights import GPT2, load_weights
+from harness.published.convert import import_weights
 from variants import registry
 from variants.base import ModelShape, NoOptions
 
@@ -51,7 +52,7 @@ def test_greedy_decoding(compare, package, tmp_path, device, prompt_BT):
     torch.manual_seed(0)
     theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config()).eval()
     theirs.save_pretrained(tmp_path / "theirs")
-    import_gpt2(str(tmp_path / "theirs"), tmp_path / "ours")
+    import_weights(str(tmp_path / "theirs"), tmp_path / "ours")
     weights = load_weights(tmp_path / "ours")
     ours = ModelBuilder(weights.shape, weights.axes, ()).model()
     ours.load_state_dict(weights.tensors, assign=True)

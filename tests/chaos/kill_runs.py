@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,7 +56,7 @@ from variants.positional.learned import Learned
 class Slow(Learned):
     def embed(self, x_BTC, positions_T):
         if not x_BTC.is_meta and self.training:
-            time.sleep(0.005)
+            time.sleep({step_s})
         return super().embed(x_BTC, positions_T)
 """
 PARALLELISMS = '["single", { variant = "ddp", nproc = 2 }, { variant = "fsdp", nproc = 2 }]'
@@ -85,6 +86,8 @@ class KilledStudy:
     seed: int
     steps: int = 40
     parallelism: str = PARALLELISMS
+    step_s: float = 0.005
+    env: dict[str, str] = field(default_factory=dict)  # of the command line
     kills: Counter[str] = field(default_factory=Counter)
     processes: dict[int, psutil.Process] = field(default_factory=dict)
 
@@ -99,7 +102,9 @@ class KilledStudy:
         ]
         (self.folder / "text.txt").write_text("".join(lines))
         (self.folder / "mine/positional").mkdir(parents=True)
-        (self.folder / "mine/positional/slow.py").write_text(SLOW)
+        (self.folder / "mine/positional/slow.py").write_text(
+            SLOW.replace("{step_s}", str(self.step_s))
+        )
         text = STUDY.replace("{steps}", str(self.steps)).replace("{parallelism}", self.parallelism)
         (self.folder / "study.toml").write_text(text)
 
@@ -147,10 +152,12 @@ class KilledStudy:
         """Return whether every process that was started ends."""
         return all_end(self.processes.values())
 
-    def _start(self, results: str, *options: str) -> subprocess.Popen:
+    def _start(
+        self, results: str, *options: str, program: Sequence[str] = ("-m", "harness")
+    ) -> subprocess.Popen:
         """Start the command line on one results folder; its output goes to a file."""
-        command = [sys.executable, "-m", "harness", "run", "study.toml", "--results", results]
-        env = os.environ | {"ABLATIONS_CACHE": str(self.folder / "cache")}
+        command = [sys.executable, *program, "run", "study.toml", "--results", results]
+        env = os.environ | {"ABLATIONS_CACHE": str(self.folder / "cache")} | self.env
         with open(self.folder / "output.txt", "a") as output:
             process = subprocess.Popen(
                 [*command, *options], cwd=self.folder, env=env, stdout=output, stderr=output

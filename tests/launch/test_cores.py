@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.launch import devices
-from harness.launch.devices import cores, lowest_quota, quota_folders, slurm_cores
+from harness.launch import cores as cores_module
+from harness.launch.cores import cores, lowest_quota, quota_folders, slurm_cores
 
 # Captured: a container with control groups of version 2, whose root is its own group.
 V2_CONTAINER = ("0::/\n", "30 24 0:26 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw\n")
@@ -84,8 +84,8 @@ def test_cpus_per_task_count_within_a_job_only():
     [(8, None, None, 8), (8, "2", None, 2), (8, "16", 4.9, 4), (8, "2", 0.3, 1), (2, "4", 4.0, 2)],
 )
 def test_the_smallest_limit_counts(monkeypatch, affinity, job, quota, expected):
-    monkeypatch.setattr(devices, "affinity_cores", lambda: affinity)
-    monkeypatch.setattr(devices, "lowest_quota", lambda folders: quota)
+    monkeypatch.setattr(cores_module, "affinity_cores", lambda: affinity)
+    monkeypatch.setattr(cores_module, "lowest_quota", lambda folders: quota)
     for name in ("SLURM_JOB_ID", "SLURM_CPUS_PER_TASK"):
         monkeypatch.delenv(name, raising=False)
         if job is not None:

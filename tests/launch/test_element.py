@@ -188,9 +188,13 @@ def test_jobs_on_one_host_meet_on_ports_of_their_own():
         assert free_port(jobs[0]) != ports[0]
 
 
-@pytest.mark.parametrize(("cpus", "is_alone"), [("2", False), ("4", True)])
-def test_only_a_job_with_a_whole_node_measures_alone(monkeypatch, cpus, is_alone):
+@pytest.mark.parametrize(
+    ("cpus", "shares_cores", "is_alone"),
+    [("2", False, False), ("4", False, True), ("4", True, False)],
+)
+def test_only_a_job_with_a_whole_node_measures_alone(monkeypatch, cpus, shares_cores, is_alone):
     monkeypatch.setattr(commands, "n_cpus", lambda node: 4)
+    monkeypatch.setattr(commands, "shares_cores", lambda job: shares_cores)
     job = this_job(JOB | {"SLURM_CPUS_ON_NODE": cpus})
     assert has_whole_node(job, "n1") is is_alone
 

@@ -79,9 +79,7 @@ class Spec:
         self.seed = seed
         self.width = width
         self.run_id = f"{seed}-{width}-{steps}"
-        self.train = type("Train", (), {"total_tokens": steps})
-        cost = {"flops_per_token": 1.0, "flops_per_token_counted": None}
-        self.expected = type("Cost", (), cost)
+        self.total_flops = steps
 
 
 @pytest.mark.parametrize("n_devices", [1, 2])
@@ -96,6 +94,6 @@ def test_an_order_is_random_within_a_seed_and_ends_together(n_devices):
         assert sorted(spec.run_id for spec in order) == sorted(spec.run_id for spec in specs)
         orders.add(tuple(spec.run_id for spec in order))
         if n_devices == 2:
-            queued = [Request(spec.run_id, 1, spec.train.total_tokens) for spec in order]
+            queued = [Request(spec.run_id, 1, spec.total_flops) for spec in order]
             assert makespan(simulate(queued, 2, 2)) <= 1.15 * 45
     assert len(orders) >= 10

@@ -17,8 +17,8 @@ SQUEUE = """\
 1_[5-9%2]|1|5-9%2|PENDING|JobArrayTaskLimit||a b|c
 """
 SINFO = """\
-n1|urgent|2|2000|(null)|(null)
-n1|main*|2|2000+|gpu:a100:4|fast,new
+n1|urgent|2|(null)|(null)|NO
+n1|main*|2+|gpu:a100:4|fast,new|FORCE:4
 """
 SACCT = """\
 7_0|COMPLETED|0:0|n1
@@ -60,14 +60,16 @@ def test_accounts_and_nodes_are_read():
         "OUT_OF_MEMORY",
     ]
     nodes = commands.parse_sinfo(SINFO)
-    assert nodes[0] == NodeEntry("n1", "urgent", False, 2, 2000, "", "")
-    assert nodes[1] == NodeEntry("n1", "main", True, 2, 2000, "gpu:a100:4", "fast,new")
+    assert nodes[0] == NodeEntry("n1", "urgent", False, 2, "", "", "NO")
+    assert nodes[1] == NodeEntry("n1", "main", True, 2, "gpu:a100:4", "fast,new", "FORCE:4")
+    assert [node.shares_by_force for node in nodes[:2]] == [False, True]
 
 
 @pytest.mark.parametrize("text", ["Slurm is down for maintenance", "1|2|3", "x|y|z|a|b|c|d"])
-def test_garbage_is_no_empty_queue(text):
+@pytest.mark.parametrize("parse", [commands.parse_squeue, commands.parse_sinfo])
+def test_garbage_is_no_empty_answer(parse, text):
     with pytest.raises(CommandError, match="unknown line"):
-        commands.parse_squeue(text)
+        parse(text)
 
 
 @pytest.mark.parametrize(

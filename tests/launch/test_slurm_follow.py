@@ -182,15 +182,23 @@ def test_runs_that_leave_the_queue_are_named(cluster, capsys):
     assert "1_0 OUT_OF_MEMORY on n1" in text
 
 
-def test_squeue_is_asked_once_a_minute_and_may_fail(cluster):
+def test_squeue_is_asked_once_a_minute_and_may_fail(cluster, capsys):
+    """The user reads once that it fails, and once that it is back."""
     specs = cluster.specs
-    cluster.is_away = True
-    wait = [lambda: None] * 300
-    cluster.events = [*wait, cluster.training(*specs)]
+    wait = [lambda: None] * 150
+
+    def answer(is_away: bool) -> Callable[[], None]:
+        return lambda: setattr(cluster, "is_away", is_away)
+
+    cluster.events = [answer(False), *wait, answer(True), *wait, *wait, answer(False), *wait]
+    cluster.events.append(cluster.training(*specs))
     cluster.run()
     gaps = [b - a for a, b in pairwise(cluster.asked_at)]
-    assert len(gaps) >= 3 and min(gaps) >= queue.ASK_INTERVAL_S
+    assert len(gaps) >= 8 and min(gaps) >= queue.ASK_INTERVAL_S
     assert all(cluster.status(spec) == "done" for spec in specs)
+    text = capsys.readouterr().err
+    assert text.count("the queue cannot be asked (squeue: ") == 1, text
+    assert text.count("the queue can be asked again") == 1, text
 
 
 def test_without_waiting_the_command_ends_with_0(cluster):

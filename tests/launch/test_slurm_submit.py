@@ -16,12 +16,13 @@ from harness.errors import UserError
 from harness.launch.slurm import commands, submit
 from harness.launch.slurm.commands import CommandError, NoAnswerError, NodeEntry
 from harness.launch.slurm.script import batch_script, path_problem, sbatch_arguments
-from harness.launch.slurm.shapes import pack, plan_jobs
+from harness.launch.slurm.shapes import pack, parallel_elements, plan_jobs
 from harness.launch.slurm.snapshot import plan_snapshot
 from harness.provenance.sources import Sources
 from harness.results.job_shape import cpu_shape, gpu_shape
 from harness.results.records import (
     JobShape,
+    LaunchSettings,
     ProbeResults,
     RunTime,
     SlurmSettings,
@@ -35,7 +36,7 @@ from tests.tiny_run import tiny_spec
 ROOT = Path(harness.__file__).parent.parent
 ADAMW = VariantChoice(name="adamw", label="adamw", options={})
 GPUS = SlurmSettings(gpus_per_node=4)
-NODE = NodeEntry("n1", "p", is_default=True, cpus=8, memory_mb=1, gres="", features="")
+NODE = NodeEntry("n1", "p", is_default=True, cpus=8, gres="", features="")
 
 
 @pytest.mark.parametrize(
@@ -244,6 +245,29 @@ def test_several_arrays_and_node_types_are_stated(planned, slurm, monkeypatch):
     notes.clear()
     submit.submit(store, study, runs, SlurmSettings(constraint="a100"), notes.append)
     assert "nodes of several types" not in "\n".join(notes)
+
+
+def test_exclusive_times_need_whole_nodes(planned, slurm, monkeypatch):
+    """Beside another job, the times of a run are those of both."""
+    launch = LaunchSettings(timed="exclusive", slurm=SlurmSettings(options=["--mem=4G"]))
+    whole = launch.job_settings()
+    assert whole.options == ["--mem=4G", "--exclusive"]
+    assert LaunchSettings(timed="exclusive", slurm=whole).job_settings() == whole
+    assert LaunchSettings(slurm=launch.slurm).job_settings() == launch.slurm
+    nodes = [NODE, dataclasses.replace(NODE, name="n2")]
+    shape = JobShape()
+    assert parallel_elements(shape, launch.slurm, nodes) == 16
+    assert parallel_elements(shape, whole, nodes) == 2
+    forced = dataclasses.replace(NODE, oversubscribe="FORCE:4")
+    monkeypatch.setattr(commands, "nodes", lambda partition=None: [NODE, forced])
+    with pytest.raises(UserError, match=r"launch.timed.* p,.*launch.slurm.partition"):
+        submit.submit(*planned, whole, print)
+    assert slurm == [] and planned[0].submissions(planned[1]) == []
+    assert submit.submit(*planned, launch.slurm, print)
+    assert "--exclusive" not in slurm[-1][0]
+    monkeypatch.setattr(commands, "nodes", lambda partition=None: nodes)
+    assert submit.submit(*planned, whole, print)
+    assert slurm[-1][0][-1] == "--exclusive"
 
 
 def test_code_edited_after_planning_is_not_submitted(planned, slurm):

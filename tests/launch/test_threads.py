@@ -3,7 +3,7 @@
 import psutil
 import pytest
 
-from harness.launch.devices import cores as usable_cores
+from harness.launch.cores import cores as usable_cores
 
 pytestmark = pytest.mark.distributed
 

@@ -17,11 +17,10 @@ from harness.model.initialization import init_parameters
 from harness.model.weights import (
     GPT2,
     Weights,
-    export_gpt2,
-    import_gpt2,
     load_weights,
     save_weights,
 )
+from harness.published.convert import export_weights, import_weights
 from harness.results.records import VariantChoice
 from variants import registry
 from variants.base import InitSpec, ModelShape
@@ -167,8 +166,8 @@ def test_a_checkpoint_states_the_settings(tmp_path, shape):
     """And an export computes the same: biases of zero, where the published layout needs some."""
     model = save(tmp_path / "ours", shape)
     assert load_weights(tmp_path / "ours").shape == shape
-    export_gpt2(tmp_path / "ours", tmp_path / "theirs")
-    import_gpt2(str(tmp_path / "theirs"), tmp_path / "back")
+    export_weights(tmp_path / "ours", tmp_path / "theirs")
+    import_weights(str(tmp_path / "theirs"), tmp_path / "back")
     back = load_weights(tmp_path / "back")
     assert back.shape == replace(shape, bias=True)
     again = make(back.shape)
@@ -180,7 +179,7 @@ def test_a_checkpoint_states_the_settings(tmp_path, shape):
 def test_transformers_computes_the_same(tmp_path, shape):
     transformers = pytest.importorskip("transformers")
     model = save(tmp_path / "ours", shape)
-    export_gpt2(tmp_path / "ours", tmp_path / "theirs")
+    export_weights(tmp_path / "ours", tmp_path / "theirs")
     theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "theirs").eval()
     with torch.no_grad():
         torch.testing.assert_close(theirs(tokens()).logits, model.logits(tokens()))
@@ -189,13 +188,13 @@ def test_transformers_computes_the_same(tmp_path, shape):
 def test_an_untied_config_needs_its_projection(tmp_path):
     """transformers would start it from random values."""
     save(tmp_path / "ours", SHAPE)
-    export_gpt2(tmp_path / "ours", tmp_path / "theirs")
+    export_weights(tmp_path / "ours", tmp_path / "theirs")
     config = tmp_path / "theirs/config.json"
     text = config.read_text()
     config.write_text(text.replace('"tie_word_embeddings": true', '"tie_word_embeddings": false'))
     assert config.read_text() != text
     with pytest.raises(UserError, match=r"lm_head\.weight: missing"):
-        import_gpt2(str(tmp_path / "theirs"), tmp_path / "back")
+        import_weights(str(tmp_path / "theirs"), tmp_path / "back")
 
 
 class OwnBias(Gelu):

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from harness.results import claims, manage, owner
-from harness.results.claims import is_held
+from harness.results.claims import owner_of
 from harness.results.run import Run
 from harness.results.store import Store
 
@@ -125,9 +125,9 @@ def test_a_forked_child_is_another_owner():
 def test_a_claim_is_held_until_its_release(run):
     first = take(run)
     assert run.claim() is None and Run(run.path).claim() is None
-    assert is_held(run) == owner.this_process()
+    assert owner_of(run.claims) == owner.this_process()
     first.release()
-    assert is_held(run) is None and not first.is_current()
+    assert owner_of(run.claims) is None and not first.is_current()
     with take(run) as second:
         assert second.number > first.number and second.run.claim_number == second.number
     first.release()  # no effect any more
@@ -192,7 +192,7 @@ def test_a_folder_without_write_access_frees_no_claim(run, plant, monkeypatch):
         raise PermissionError(errno.EACCES, "denied")
 
     monkeypatch.setattr(os, "utime", refuse)
-    assert claims.silence_s(path) is None and is_held(run) is not None
+    assert claims.silence_s(path) is None and owner_of(run.claims) is not None
     assert [name.name for name in run.claims.iterdir()] == ["1.json"]
 
 
@@ -202,7 +202,7 @@ def test_a_file_system_without_hard_links_has_claims(run, monkeypatch):
 
     monkeypatch.setattr(os, "link", refuse)
     claim = take(run)
-    assert run.claim() is None and is_held(run) == owner.this_process()
+    assert run.claim() is None and owner_of(run.claims) == owner.this_process()
     claim.release()
     assert take(run).number == 2
 
@@ -287,7 +287,7 @@ def test_who_waits_gets_the_claim_of_a_killed_process(run):
         [sys.executable, "-c", code, str(run.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert holder.stdout is not None and holder.stdout.readline() == b"1\n"
-    assert run.claim(wait_s=0.1) is None and is_held(run).pid == holder.pid
+    assert run.claim(wait_s=0.1) is None and owner_of(run.claims).pid == holder.pid
     timer = threading.Timer(0.1, holder.kill)
     timer.start()
     assert run.claim(wait_s=60).number == 2

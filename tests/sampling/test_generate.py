@@ -12,7 +12,8 @@ import torch
 
 from harness.cli import app as cli
 from harness.data.tokenizers import Tokenizer
-from harness.model.weights import export_gpt2, import_gpt2, load_weights
+from harness.model.weights import load_weights
+from harness.published.convert import export_weights, import_weights
 from harness.sampling.generate import TextStream, write_texts
 
 TEXT = "Größe 漢字 🙂 e"
@@ -194,10 +195,10 @@ def test_the_tokenizer_is_the_checkpoints_or_the_named_one(save, capsys):
 def test_only_a_vocabulary_of_50257_implies_gpt2s_tokenizer(tmp_path, save):
     """An imported GPT-2 must not need --tokenizer, and a model of another vocabulary must."""
     for vocab_size, tokenizer in ((50257, "gpt2"), (50304, None)):
-        export_gpt2(
+        export_weights(
             save(f"{vocab_size}", vocab_size=vocab_size), tmp_path / f"published-{vocab_size}"
         )
-        imported = import_gpt2(
+        imported = import_weights(
             str(tmp_path / f"published-{vocab_size}"), tmp_path / f"ours-{vocab_size}"
         )
         assert (

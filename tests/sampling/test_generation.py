@@ -6,7 +6,8 @@ import torch
 from harness.errors import UserError
 from harness.model.builder import ModelBuilder
 from harness.model.generation import GenerationPlan, decode, plan_generation
-from harness.model.weights import import_gpt2, load_weights
+from harness.model.weights import load_weights
+from harness.published.convert import import_weights
 from harness.results.records import VariantChoice
 from harness.sampling.sampler import Sampler, Sampling
 
@@ -143,7 +144,7 @@ def test_transformers_generates_the_same_tokens(tmp_path):
     )
     theirs = transformers.GPT2LMHeadModel(config).eval()
     theirs.save_pretrained(tmp_path / "theirs")
-    weights = import_gpt2(str(tmp_path / "theirs"), tmp_path / "ours")
+    weights = import_weights(str(tmp_path / "theirs"), tmp_path / "ours")
     prompt = torch.tensor([[5, 17, 80]])
     mask = torch.ones_like(prompt)
     expected = theirs.generate(prompt, attention_mask=mask, do_sample=False, max_new_tokens=100)[

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from slurm_cluster import Cluster, missing
+from slurm_cluster import Cluster
+from slurm_conf import missing
+from slurm_login import Login
 
 
 @pytest.fixture(scope="module")
@@ -27,3 +29,13 @@ def make_cluster() -> Iterator[Callable[..., Cluster]]:
 def cluster(make_cluster) -> Cluster:
     """Return a cluster of two nodes with two cores each."""
     return make_cluster()
+
+
+@pytest.fixture
+def login(cluster, tmp_path) -> Iterator[Login]:
+    """Return the command line on the login node of the module's cluster."""
+    login = Login(tmp_path, cluster)
+    yield login
+    login.stop()
+    cluster.call("scancel", "--user=root")
+    cluster.wait_until_empty()

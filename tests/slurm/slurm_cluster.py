@@ -20,42 +20,23 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
+import slurm_hosts
 from command_line import is_alive
-from slurm_conf import CONFIGURATION, PARTITIONS
+from slurm_conf import CONFIGURATION, PARTITIONS, search_path
 
-TOOLS = ("slurmctld", "slurmd", "sbatch", "munged")
-CLIENTS = "sbatch srun squeue scancel scontrol sinfo sacct salloc sstat".split()
-INSTALL = "apt-get install -y --no-install-recommends slurm-wlm munge"
 FIRST_PORTS = range(12000, 20000)  # below those that systems give to outgoing connections
-NETWORK = "10.231.0"  # of nodes apart; only inside of their namespaces
 FIELDS = "%i|%T|%r|%N|%j"  # of `squeue`: those of `Job`
+# Reasons of Slurm to hold a job and to drain a node, until an administrator intervenes.
+HELD = "launch failed requeued held"
+DRAINED = ("Duplicate jobid", "Kill task failed", "batch job complete failure")
+# A killed controller takes ended jobs for running ones, for minutes unless it asks the nodes.
+FORGOTTEN_S = 20.0
 POLL_S = 0.1
+START_AGAIN_S = 2.0
 HANG_S = 300  # what has not happened after this time is not going to
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED")
 
-# Clients reach the controller of nodes apart from within its network only.
-WRAPPER = """#!/bin/sh
-[ -n "$SLURMD_NODENAME" ] && exec {tool} "$@"
-exec nsenter --net=/var/run/netns/{controller} {tool} "$@"
-"""
-
 T = TypeVar("T")
-
-
-def missing(apart: bool = False) -> str | None:
-    """Return why no cluster can be started here; None if one can."""
-    for tool in TOOLS:
-        if shutil.which(tool, path=_path()) is None:
-            return f"no {tool}: {INSTALL}"
-    if os.getuid() != 0:
-        return "Slurm's daemons need root"
-    if apart:
-        if shutil.which("ip", path=_path()) is None:
-            return "no ip: apt-get install -y iproute2"
-        probe = ["unshare", "--net", "--uts", "--pid", "--mount", "--fork", "true"]
-        if subprocess.run(probe, capture_output=True).returncode:
-            return "this machine allows no namespaces"
-    return None
 
 
 def wait_until(condition: Callable[[], T], what: str, hang_s: float = HANG_S) -> T:
@@ -78,6 +59,11 @@ class Job:
     reason: str
     nodes: str
     name: str
+
+    @property
+    def array(self) -> str:
+        """The job of all tasks of an array."""
+        return self.id.partition("_")[0]
 
     @property
     def is_active(self) -> bool:
@@ -106,15 +92,16 @@ class Cluster:
         self.conf = self.folder / "slurm.conf"
         self.nodes = [f"n{index}" for index in range(1, nodes + 1)]
         self._apart = apart
-        self._controller = f"{self.folder.name}-ctl"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._requeued: dict[str, float] = {}  # jobs, and when they were first seen to wait
         for name in ("log", "state", "bin", "dev", *(f"spool.{node}" for node in self.nodes)):
             (self.folder / name).mkdir()
         self.env = {name: value for name, value in os.environ.items() if "SLURM" not in name}
-        self.env |= {"SLURM_CONF": str(self.conf), "PATH": _path()}
+        self.env |= {"SLURM_CONF": str(self.conf), "PATH": search_path()}
         try:
             if apart:
-                self._connect_hosts()
+                slurm_hosts.connect(self.folder, self.nodes)
+                self.env["PATH"] = f"{self.folder}/bin:{self.env['PATH']}"
             self._configure(cpus, gpus, max_array, settings)
             self._start_munge()
             self.start_controller(clear=True)
@@ -129,7 +116,7 @@ class Cluster:
 
     def start_controller(self, clear: bool = False) -> None:
         """Start the controller (again); it reads its state from files, unless that is cleared."""
-        inside = self._inside_controller()
+        inside = slurm_hosts.inside_controller(self.folder) if self._apart else []
         self._start("slurmctld", *inside, "slurmctld", "-D", "-i", *(["-c"] if clear else []))
 
     def kill_controller(self) -> None:
@@ -142,20 +129,34 @@ class Cluster:
         self._daemons.pop("slurmctld").wait()
 
     def start_node(self, node: str) -> None:
-        """Start a node (again)."""
-        if not self._apart:
-            self._start(node, "slurmd", "-D", "-N", node)
-            return
-        hosts = f"mount --bind {self.folder}/hosts /etc/hosts"
-        script = f"hostname {node} && {hosts} && exec slurmd -D -N {node}"
-        namespaces = ["unshare", "--uts", "--pid", "--mount", "--fork", "--kill-child"]
-        enter = ["nsenter", f"--net=/var/run/netns/{self._namespace(node)}"]
-        self._start(node, *enter, *namespaces, "--mount-proc", "sh", "-c", script)
+        """Start a node (again), or only its daemon if that was killed."""
+        command = ["slurmd", "-D", "-N", node]
+        if self._apart:
+            if _host(node) not in self._daemons:
+                self._start_host(node)
+            command = slurm_hosts.enter(self._init(node).pid, *command)
+        self._start(node, *command)
+
+    def _start_host(self, node: str) -> None:
+        """Start the first process of a node apart."""
+        self._start(_host(node), *slurm_hosts.start_command(self.folder, node))
+        wait_until(lambda: self._inits(node), f"the host of {node} has started")
+
+    def _inits(self, node: str) -> list[psutil.Process]:
+        """Return the first process of a node apart, if it has prepared the host."""
+        children = psutil.Process(self._daemons[_host(node)].pid).children()
+        return [child for child in children if child.name() == slurm_hosts.INIT]
+
+    def _init(self, node: str) -> psutil.Process:
+        (init,) = self._inits(node)
+        return init
 
     def kill_node(self, node: str) -> None:
         """Kill all processes of a node, as a loss of power does."""
         processes = self.processes(node)
-        self._kill_daemon(node)
+        for name in (node, _host(node)):
+            if name in self._daemons:
+                self._kill_daemon(name)
         _kill(processes)
 
     def report_down(self, node: str) -> None:
@@ -163,7 +164,7 @@ class Cluster:
         self.call("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=test")
 
     def kill_slurmd(self, node: str) -> None:
-        """Kill only the daemon of a node; its jobs go on. With nodes apart, its jobs die too."""
+        """Kill only the daemon of a node; its jobs go on."""
         self._kill_daemon(node)
 
     def processes(self, node: str) -> list[psutil.Process]:
@@ -184,6 +185,10 @@ class Cluster:
                     processes[parent.pid] = parent
         return list(processes.values())
 
+    def host_processes(self, node: str) -> list[psutil.Process]:
+        """Return the processes of a node apart, daemons too, except for its first one."""
+        return slurm_hosts.processes(self._init(node).pid)
+
     def stop(self) -> None:
         """End all processes of the cluster and of its jobs, and remove its files."""
         if not self.folder.exists():
@@ -195,8 +200,7 @@ class Cluster:
                 daemon.wait()
             processes = list(self.all_processes())
         if self._apart:
-            for name in (self._controller, *map(self._namespace, self.nodes)):
-                subprocess.run(["ip", "netns", "del", name], capture_output=True)
+            slurm_hosts.disconnect(self.folder, self.nodes)
         shutil.rmtree(self.folder)
 
     def all_processes(self) -> Iterator[psutil.Process]:
@@ -227,7 +231,8 @@ class Cluster:
 
     def _kill_daemon(self, name: str) -> None:
         daemon = self._daemons.pop(name)
-        daemon.kill()
+        children = psutil.Process(daemon.pid).children()  # nsenter and unshare wait for one
+        _kill([*children, psutil.Process(daemon.pid)])
         daemon.wait()
 
     def _start_munge(self) -> None:
@@ -246,7 +251,7 @@ class Cluster:
         host = platform.node().split(".")[0]
         lines = CONFIGURATION.format(
             host=host,
-            address=f"{NETWORK}.1" if self._apart else "127.0.0.1",
+            address=f"{slurm_hosts.NETWORK}.1" if self._apart else "127.0.0.1",
             folder=self.folder,
             port=port,
             max_array=max_array,
@@ -262,7 +267,7 @@ class Cluster:
         for index, node in enumerate(self.nodes, start=1):
             where = f"NodeHostname={host} NodeAddr=127.0.0.1"
             if self._apart:
-                where = f"NodeHostname={node} NodeAddr={NETWORK}.{index + 10}"
+                where = f"NodeHostname={node} NodeAddr={slurm_hosts.NETWORK}.{index + 10}"
             size = f"CPUs={cpus} Sockets=1 CoresPerSocket={cpus} ThreadsPerCore=1 RealMemory=2000"
             lines += f"NodeName={node} {where} Port={port + index} {size} {gres} State=UNKNOWN\n"
         self.conf.write_text(f"{lines}{PARTITIONS}{settings}")
@@ -271,50 +276,11 @@ class Cluster:
 
     def cut(self, node: str) -> None:
         """Cut a node off the network of nodes apart."""
-        _ip("-n", self._controller, "link", "set", node, "down")
+        slurm_hosts.set_link(self.folder, node, "down")
 
     def heal(self, node: str) -> None:
         """Connect a node that was cut off."""
-        _ip("-n", self._controller, "link", "set", node, "up")
-
-    def in_node(self, node: str, *command: str) -> list[str]:
-        """Return the command line that runs a command on a node apart, beside Slurm's jobs."""
-        (init,) = psutil.Process(self._daemons[node].pid).children()
-        namespaces = ["--net", "--uts", "--pid", "--mount"]
-        return ["nsenter", "-t", str(init.pid), *namespaces, *command]
-
-    def _connect_hosts(self) -> None:
-        """Make a network of the controller and the nodes, and commands that enter it."""
-        _ip("netns", "add", self._controller)
-        inside = ["-n", self._controller]
-        _ip(*inside, "link", "set", "lo", "up")
-        _ip(*inside, "link", "add", "br0", "type", "bridge")
-        _ip(*inside, "addr", "add", f"{NETWORK}.1/24", "dev", "br0")
-        _ip(*inside, "link", "set", "br0", "up")
-        hosts = f"127.0.0.1 localhost\n{NETWORK}.1 ctl\n"
-        for index, node in enumerate(self.nodes, start=11):
-            name = self._namespace(node)
-            hosts += f"{NETWORK}.{index} {node}\n"
-            _ip("netns", "add", name)
-            peer = ["peer", "name", "eth0", "netns", name]
-            _ip(*inside, "link", "add", node, "type", "veth", *peer)
-            _ip(*inside, "link", "set", node, "master", "br0", "up")
-            _ip("-n", name, "addr", "add", f"{NETWORK}.{index}/24", "dev", "eth0")
-            _ip("-n", name, "link", "set", "eth0", "up")
-            _ip("-n", name, "link", "set", "lo", "up")
-        (self.folder / "hosts").write_text(hosts)
-        for tool in CLIENTS:
-            wrapper = self.folder / "bin" / tool
-            path = shutil.which(tool, path=_path())
-            wrapper.write_text(WRAPPER.format(tool=path, controller=self._controller))
-            wrapper.chmod(0o755)
-        self.env["PATH"] = f"{self.folder}/bin:{self.env['PATH']}"
-
-    def _namespace(self, node: str) -> str:
-        return f"{self.folder.name}-{node}"
-
-    def _inside_controller(self) -> list[str]:
-        return ["nsenter", f"--net=/var/run/netns/{self._controller}"] if self._apart else []
+        slurm_hosts.set_link(self.folder, node, "up")
 
     # -- jobs -------------------------------------------------------------------------------------
 
@@ -337,19 +303,52 @@ class Cluster:
 
     def wait_until_empty(self, hang_s: float = HANG_S) -> None:
         """Wait until no job is in the queue; jobs that were requeued start at once."""
+
+        ask_at = time.monotonic() + FORGOTTEN_S
+
+        def is_empty() -> bool:
+            nonlocal ask_at
+            if time.monotonic() >= ask_at:
+                self.call("scontrol", "reconfigure")  # the nodes report the jobs that they have
+                ask_at = time.monotonic() + FORGOTTEN_S
+            self.repair()
+            self.start_requeued()
+            return not self.active_jobs()
+
         try:
-            wait_until(
-                lambda: self.start_requeued() or not self.active_jobs(), "the queue is empty"
-            )
+            wait_until(is_empty, "the queue is empty")
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.active_jobs()}\n{self.call('sinfo')}") from None
 
     def start_requeued(self) -> None:
-        """Let jobs that were requeued start now: Slurm lets them wait for 120 s."""
+        """Let jobs that were requeued start after 2 s: Slurm lets them wait for 120 s.
+
+        A node does not start a job again in the second in which it has ended.
+        """
+        waiting = {job.id for job in self.jobs() if job.reason == "BeginTime"}
+        now = time.monotonic()
+        self._requeued = {job: self._requeued.get(job, now) for job in waiting}
+        for job, since in self._requeued.items():
+            if now - since >= START_AGAIN_S:
+                self._try("update", f"JobId={job}", "StartTime=now")
+
+    def repair(self) -> None:
+        """Release the jobs and resume the nodes that wait for an administrator.
+
+        A killed controller forgets the last 5 s. It starts jobs again that run since then, their
+        nodes refuse that, and it holds the jobs and drains the nodes.
+        """
         for job in self.jobs():
-            if job.state == "PENDING" and job.reason == "BeginTime":
-                update = ["scontrol", "update", f"JobId={job.id}", "StartTime=now"]
-                subprocess.run(update, env=self.env, capture_output=True)  # it may have started
+            if job.state == "PENDING" and job.reason == HELD:
+                self._try("release", job.id)
+        for line in self.call("sinfo", "-h", "-N", "-p", "main", "-o", "%n|%T|%E").splitlines():
+            node, state, reason = line.split("|")
+            if "drain" in state and reason in DRAINED:
+                self._try("update", f"NodeName={node}", "State=RESUME")
+
+    def _try(self, *command: str) -> None:
+        """Call scontrol for a job or node whose state may have changed."""
+        subprocess.run(["scontrol", *command], env=self.env, capture_output=True)
 
     def answers(self) -> bool:
         """Return whether the controller answers."""
@@ -362,9 +361,9 @@ class Cluster:
         return len(finished.stdout.split())
 
 
-def _path() -> str:
-    """Return the PATH with the folders of daemons."""
-    return f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
+def _host(node: str) -> str:
+    """Return the name of the first process of a node apart, as a daemon."""
+    return f"host.{node}"
 
 
 def _free_ports(n: int) -> int:
@@ -376,10 +375,6 @@ def _free_ports(n: int) -> int:
                 listener = stack.enter_context(socket.socket())
                 listener.bind(("127.0.0.1", port))
             return first
-
-
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
 def _kill(processes: list[psutil.Process]) -> None:

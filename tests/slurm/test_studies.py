@@ -2,12 +2,13 @@
 
 import signal
 import time
-from collections.abc import Iterator
+from collections import Counter
 
 import pytest
 from slurm_cluster import POLL_S, Cluster, wait_until
-from slurm_login import Login, curves
+from slurm_login import Login
 
+from harness.launch.slurm import queue
 from harness.results.store import Store
 
 pytestmark = [pytest.mark.slurm, pytest.mark.distributed]
@@ -21,107 +22,88 @@ def cluster(make_cluster) -> Cluster:
     return make_cluster(gpus=2, max_array=MAX_ARRAY)
 
 
-@pytest.fixture
-def login(cluster, tmp_path) -> Iterator[Login]:
-    login = Login(tmp_path, cluster)
-    yield login
-    login.stop()
-    cluster.call("scancel", "--user=root")
-    cluster.wait_until_empty()
-
-
 def test_split_arrays_train_each_run_once(login):
     """12 runs in 6 elements, more than one array may have; two of an array at a time."""
     study = login.study('["learned", "rope", "alibi"]')
     packing = ["launch.slurm.per_element=2", "launch.slurm.max_parallel=2"]
-    steps = "train.steps=2"
-    submissions = login.submit(study, TIME, steps, *packing, seeds=[0, 1, 2, 3])
-    assert [len(submission.elements) for submission in submissions] == [MAX_ARRAY, 1]
+    arguments = ("run", study, "--on=slurm", "--seeds=0,1,2,3")
+    started = time.monotonic()
+    following = login.start_stubbed(*arguments, settings=[TIME, *packing])
     most_at_once = 0
-    while jobs := login.cluster.active_jobs():
-        running = [job.id.partition("_")[0] for job in jobs if job.state == "RUNNING"]
-        most_at_once = max(most_at_once, running.count(str(submissions[0].job)))
+    while following.poll() is None:
+        running = [job.array for job in login.cluster.active_jobs() if job.state == "RUNNING"]
+        most_at_once = max(most_at_once, *Counter(running).values(), 0)
         time.sleep(POLL_S)
+    _, err = following.communicate()
+    assert following.returncode == 0 and "12 of 12 done" in err, err
+    assert login.n_asked <= 1 + (time.monotonic() - started) / queue.ASK_INTERVAL_S
     assert most_at_once == 2
-    elements = [element for submission in submissions for element in submission.elements]
-    trained = [run_id for element in elements for run_id in element]
-    assert len(trained) == 12 and set(trained) == {run.run_id for run in login.runs()}
-    assert {(run.status.status, run.status.attempts) for run in login.runs()} == {("done", 1)}
-    login.run_locally(study, "--seeds=0", f"--set={steps}")
-    local = curves(login.folder / "local")
-    cluster_curves = curves(login.folder / "results")
-    assert len(local) == 3 and all(
-        cluster_curves[run_id] == curve for run_id, curve in local.items()
-    )
+    submissions = Store(login.folder / "results").submissions("s")
+    assert [len(submission.elements) for submission in submissions] == [MAX_ARRAY, 1]
+    trained = login.times_trained()
+    assert set(trained) == {run.run_id for run in login.runs()} and set(trained.values()) == {1}
 
 
-def test_a_restarted_controller_costs_no_run(login):
-    study = login.study('["slow", "learned"]')
-    fast = login.slow_variant()
-    login.submit(study, TIME, "launch.slurm.per_element=1", seeds=[0, 1])
-    wait_until(lambda: any(run.last_step() for run in login.runs()), "a run trains")
-    login.cluster.stop_controller()
-    fast.touch()
-    login.cluster.start_controller()
-    wait_until(login.cluster.answers, "the controller answers")
-    login.cluster.wait_until_empty()
-    assert {(run.status.status, run.status.attempts) for run in login.runs()} == {("done", 1)}
-
-
-def test_code_edited_after_the_submit_changes_no_job(login):
+def test_queued_runs_keep_the_code_of_their_submission(cluster, tmp_path):
+    """Also from a folder that has a name with special characters, with a setup of the user."""
+    folder = tmp_path / '100% ü "it\'s" $HOME'
+    folder.mkdir()
+    login = Login(folder, cluster)
     study = login.study('["edited"]')
-    login.variant("edited", "x = x * 2.0")
-    login.run_locally(study)
-    nodes = ",".join(login.cluster.nodes)
-    login.cluster.call("scontrol", "update", f"NodeName={nodes}", "State=DRAIN", "Reason=test")
-    login.submit(study, TIME)
-    (submitted,) = [run.code_hash for run in login.runs()]
-    login.variant("edited", "x = x * 0.5")
-    login.cluster.call("scontrol", "update", f"NodeName={nodes}", "State=RESUME")
-    login.cluster.wait_until_empty()
+    login.variant("edited", "assert os.environ['FROM_SETUP'] == 'two words'")
+    setup = "launch.slurm.setup=['export FROM_SETUP=\"two words\"']"
+    options = "launch.slurm.options=['--hold', '--mem=100M', '--comment=two words']"
+    settings = [TIME, "train.steps=2", "launch.timed=exclusive", setup, options]
+    login("run", study, "--on=slurm", "--no-wait", settings=settings)
     (run,) = login.runs()
-    assert (run.status.status, run.code_hash) == ("done", submitted), run.outcome
-    assert curves(login.folder / "results") == curves(login.folder / "local")
+    submitted = run.code_hash
+    login.variant("edited", "raise ValueError('edited')")
+    (job,) = login.elements()
+    cluster.call("scontrol", "release", job)
+    cluster.wait_until_empty()
+    assert run.status.status == "done", login.element_log(job) + "\n".join(run.log_tail(40))
+    assert (run.status.job, run.code_hash) == (job, submitted)
+    assert run.env.timing == "exclusive"
 
 
 def test_a_login_node_without_gpus_submits_gpu_work(login):
-    """The nodes' GPUs are character devices: what is asked for and set is real, CUDA is not."""
+    """The nodes' GPUs are character devices: what is asked for is real."""
     study = login.study('["learned"]')
-    gpus = ["train.device=cuda", "launch.slurm.gpus_per_node=2"]
-    (submission,) = login.submit(study, TIME, *gpus)
-    asked = login.cluster.call("scontrol", "show", "job", f"{submission.job}_0")
-    assert "TresPerNode=gres:gpu:1" in asked
-    login.cluster.wait_until_empty()
-    (run,) = login.runs()
-    assert run.status.status == "failed" and "cuda" in (run.status.message or "").lower()
+    gpus = ["train.device=cuda", "launch.slurm.gpus_per_node=2", "launch.slurm.options=['--hold']"]
+    login("run", study, "--on=slurm", "--no-wait", settings=[TIME, *gpus])
+    (job,) = login.elements()
+    assert "TresPerNode=gres:gpu:1" in login.cluster.call("scontrol", "show", "job", job)
 
 
 ON_SLURM = [TIME, "launch.slurm.per_element=1"]
 
 
 def test_two_submitters_of_a_study_submit_nothing_twice(login):
-    """One of them is stopped: its jobs continue, and the other one follows them."""
+    """One of them is stopped, and the controller starts again: the other one follows the jobs."""
     study = login.study('["slow", "learned"]')
     fast = login.slow_variant()
-    arguments = ("run", study, "--on", "slurm", "--seeds", "0,1")
+    arguments = ("run", study, "--on=slurm", "--seeds=0,1")
     stopped, other = (login.start(*arguments, settings=ON_SLURM) for _ in range(2))
     wait_until(lambda: any(run.last_step() for run in login.runs()), "a run trains")
     stopped.send_signal(signal.SIGINT)
     _, err = stopped.communicate()
     assert stopped.returncode == 130 and "cancel s" in err, err
+    login.cluster.stop_controller()
     fast.touch()
+    wait_until(lambda: all(run.outcome.status == "done" for run in login.runs()), "all are done")
+    login.cluster.start_controller()
     _, err = other.communicate()
     assert other.returncode == 0 and "4 of 4 done" in err, err
-    submissions = Store(login.folder / "results").submissions("s")
-    elements = [element for submission in submissions for element in submission.elements]
-    assert len(elements) == 4 and len({run_id for element in elements for run_id in element}) == 4
+    elements = [run.run_id for runs in login.elements().values() for run in runs]
+    assert len(elements) == 4 and set(elements) == {run.run_id for run in login.runs()}
     assert {(run.status.status, run.status.attempts) for run in login.runs()} == {("done", 1)}
+    wait_until(login.cluster.answers, "the controller answers")
 
 
 def test_a_cancelled_study_stays_away_until_it_is_run_again(login):
     study = login.study('["slow"]')
     fast = login.slow_variant()
-    login("run", study, "--on", "slurm", "--no-wait", settings=ON_SLURM)
+    login("run", study, "--on=slurm", "--no-wait", settings=ON_SLURM)
     wait_until(lambda: any(run.last_step() for run in login.runs()), "the run trains")
     (run,) = login.runs()
     assert "running on" in login("status", study).stdout
@@ -130,5 +112,5 @@ def test_a_cancelled_study_stays_away_until_it_is_run_again(login):
     assert run.status.status == "interrupted"
     n_done = len(run.steps())
     fast.touch()
-    assert "1 of 1 done" in login("run", study, "--on", "slurm", settings=ON_SLURM).stderr
+    assert "1 of 1 done" in login("run", study, "--on=slurm", settings=ON_SLURM).stderr
     assert run.probes.resumed_at == [n_done] and run.status.attempts == 2

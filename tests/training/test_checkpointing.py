@@ -24,7 +24,8 @@ from harness.errors import ClaimLost, UserError
 from harness.model import weights as weights_module
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import init_parameters
-from harness.model.weights import atomic_folder, export_gpt2, load_weights
+from harness.model.weights import atomic_folder, load_weights
+from harness.published.convert import export_weights
 from harness.results.run import Run
 from harness.training import checkpointing
 from harness.training.checkpointing import (
@@ -135,7 +136,7 @@ def test_other_files_in_the_folder_are_kept(tmp_path, run, ranks):
     gpt, _, optimizer = make(run_spec, ranks)
     checkpoints = Checkpoints(run, run_spec, ranks, gpt, optimizer)
     checkpoints.save(1, 1.0)
-    export_gpt2(run.best_checkpoint, run.checkpoints / "exported")
+    export_weights(run.best_checkpoint, run.checkpoints / "exported")
     checkpoints.save(2, 0.5)
     assert set(listing(run)) == {"newest", "best", "step-2", "exported"}
 

@@ -36,6 +36,7 @@ CHANGES = {
     "train.ema_decay": 0.5,
     "train.label_smoothing": 0.5,
     "train.z_loss": 0.5,
+    "train.loss_chunk": 3,
     "train.precision": "bf16",
     "train.compile": True,
     "train.eval_every": 5,

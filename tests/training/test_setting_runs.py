@@ -16,6 +16,7 @@ MODEL = ("tie_embeddings", "bias", "init_std")
 SETTINGS = {
     "model": {"tie_embeddings": False, "bias": False, "init_std": 0.05},
     "terms": {"label_smoothing": 0.1, "z_loss": 1e-3},
+    "chunks": {"loss_chunk": 5},
     "average": {"ema_decay": 0.7},
     "linear": {"batch_ramp": RAMP},
     "doubling": {"batch_ramp": RAMP | {"growth": "doubling"}, "micro_batch_size": 2},
@@ -93,7 +94,10 @@ def test_a_run_that_is_resumed_at_each_step_is_the_same(tmp_path, ranks, whole, 
 
 
 def test_every_setting_trains_another_model(whole):
-    """Otherwise a setting would be accepted and ignored. An average is only evaluated."""
+    """Otherwise a setting would be accepted and ignored. An average is only evaluated.
+
+    Chunks of the loss are summed in another order.
+    """
     hashes = {name: probes.final_hashes[0] for name, (_, probes) in whole.items()}
     assert hashes.pop("average") == hashes["plain"]
     assert len(set(hashes.values())) == len(hashes)

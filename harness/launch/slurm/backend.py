@@ -64,7 +64,7 @@ class SlurmBackend:
             for ready in _rounds(store, specs, progress):
                 queue = self._submit_missing(store, study, ready, before, progress.log)
                 if not self.waits:
-                    raise Stopped(_what_waits(len(specs) - len(ready), study), ExitCode.DONE)
+                    raise Stopped(_not_followed(len(specs) - len(ready), study), ExitCode.DONE)
                 follower = Follower(store, ready, queue, progress, self.name_run, fail_fast)
                 outcome = follower.follow()
                 if outcome.lost:
@@ -139,7 +139,7 @@ def _missing(
     before: dict[str, RunStatus | None],
 ) -> list[RunSpec]:
     """Return the runs that have not ended, do not run, and are not to come."""
-    places = queue.places()
+    elements = queue.elements()
     missing = []
     for spec in specs:
         run = store.run(spec.study, spec.run_id)
@@ -152,7 +152,7 @@ def _missing(
         is_current = status.status == "done" and run.code_hash == spec.code_hash
         if has_ended_since or is_current or status.status == "running":
             continue
-        if not is_to_come(run, status, changed_ns, places.get(spec.run_id)):
+        if not is_to_come(run, status, changed_ns, elements.get(spec.run_id)):
             missing.append(spec)
     return missing
 
@@ -190,7 +190,7 @@ def _status(run: Run) -> RunStatus | None:
     return run.status if run.exists else None
 
 
-def _what_waits(n_later: int, study: str) -> str:
+def _not_followed(n_later: int, study: str) -> str:
     later = f"{n_later} runs start from others and are submitted by a later `run`; "
     return f"{later if n_later else ''}not followed; {_how_to_continue(study)}"
 

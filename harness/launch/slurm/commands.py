@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 QUERY_TIMEOUT_S = 30.0
@@ -23,14 +23,12 @@ RENAMED = {"time": "timelimit"}  # options whose variable has another name
 SEPARATOR = "|"
 QUEUE_FORMAT = SEPARATOR.join(("%i", "%F", "%K", "%T", "%r", "%N", "%j"))
 ACCOUNT_FIELDS = ("JobID", "State", "ExitCode", "NodeList")
-NODE_FORMAT = SEPARATOR.join(("%N", "%P", "%c", "%m", "%G", "%f"))
-# States of jobs that are in the queue; the others are those of jobs that have left it.
-QUEUED_STATES = (
-    "PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT",
-    "RESV_DEL_HOLD", "SUSPENDED", "STOPPED", "RUNNING", "COMPLETING", "RESIZING", "SIGNALING",
-    "STAGE_OUT",
-)  # fmt: skip
-STARTED_STATES = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT")
+NODE_FORMAT = SEPARATOR.join(("%N", "%P", "%c", "%G", "%f", "%h"))
+# States of jobs that wait in the queue, and of those that occupy nodes. All others have left it.
+HELD_STATES = ("REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
+WAITING_STATES = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", *HELD_STATES)
+ENDING_STATES = ("COMPLETING", "SIGNALING", "STAGE_OUT")
+STARTED_STATES = ("RUNNING", "RESIZING", "SUSPENDED", "STOPPED", *ENDING_STATES)
 
 
 class CommandError(Exception):
@@ -56,7 +54,7 @@ class QueueEntry:
     @property
     def is_queued(self) -> bool:
         """Whether the job waits or runs: it has not left the queue."""
-        return self.state in QUEUED_STATES
+        return self.has_started or self.state in WAITING_STATES
 
     @property
     def has_started(self) -> bool:
@@ -82,9 +80,14 @@ class NodeEntry:
     partition: str
     is_default: bool  # whether the partition is the default one
     cpus: int
-    memory_mb: int
     gres: str  # such as `gpu:a100:4`; empty without
     features: str  # empty without
+    oversubscribe: str = "NO"  # of the partition: `NO`, `EXCLUSIVE`, `YES:4`, `FORCE:4`
+
+    @property
+    def shares_by_force(self) -> bool:
+        """Whether jobs share the node's cores, those that ask for whole nodes as well."""
+        return self.oversubscribe.startswith("FORCE")
 
 
 def sbatch(arguments: Sequence[str], script: str) -> str:
@@ -128,10 +131,7 @@ def parse_squeue(text: str) -> list[QueueEntry]:
         CommandError: a line has another form.
     """
     entries = []
-    for line in _lines(text):
-        fields = line.split(SEPARATOR, maxsplit=6)
-        if len(fields) != 7 or not re.fullmatch(r"\d+(_\S+)?", fields[0]):
-            raise CommandError(f"squeue printed an unknown line: {line!r}")
+    for fields in _read_lines("squeue", text, 7, r"\d+(_\S+)?\|.*"):
         job, array_job, index, state, reason, nodes, name = fields
         entries.append(
             QueueEntry(
@@ -193,11 +193,7 @@ def parse_sacct(text: str) -> list[AccountEntry]:
         CommandError: a line has another form.
     """
     entries = []
-    for line in _lines(text):
-        fields = line.split(SEPARATOR)
-        if len(fields) != len(ACCOUNT_FIELDS):
-            raise CommandError(f"sacct printed an unknown line: {line!r}")
-        job, state, exit_code, nodes = fields
+    for job, state, exit_code, nodes in _read_lines("sacct", text, len(ACCOUNT_FIELDS)):
         # `CANCELLED by 1000`
         entries.append(AccountEntry(job, state.partition(" ")[0], exit_code, nodes))
     return entries
@@ -223,6 +219,16 @@ def n_cpus(node: str) -> int:
         CommandError: the controller cannot be asked.
     """
     return int(_field(_call(["scontrol", "--oneliner", "show", "node", node]), "CPUTot"))
+
+
+def shares_cores(job: int) -> bool:
+    """Return whether other jobs may run on the cores of a job.
+
+    Raises:
+        CommandError: the controller cannot be asked.
+    """
+    text = _call(["scontrol", "--oneliner", "show", "job", str(job)])
+    return _field(text, "OverSubscribe") == "YES"
 
 
 def node_address(node: str) -> str:
@@ -269,20 +275,17 @@ def parse_sinfo(text: str) -> list[NodeEntry]:
         CommandError: a line has another form.
     """
     entries = []
-    for line in _lines(text):
-        fields = line.split(SEPARATOR)
-        if len(fields) != 6:
-            raise CommandError(f"sinfo printed an unknown line: {line!r}")
-        name, partition, cpus, memory, gres, features = fields
+    for fields in _read_lines("sinfo", text, 6, r"[^|]*\|[^|]*\|\d+\+?\|.*"):
+        name, partition, cpus, gres, features, oversubscribe = fields
         entries.append(
             NodeEntry(
                 name=name,
                 partition=partition.removesuffix("*"),
                 is_default=partition.endswith("*"),
                 cpus=int(cpus.rstrip("+")),
-                memory_mb=int(memory.rstrip("+")),
                 gres="" if gres == "(null)" else gres,
                 features="" if features == "(null)" else features,
+                oversubscribe=oversubscribe,
             )
         )
     return entries
@@ -319,8 +322,19 @@ def _ranges(numbers: Sequence[int]) -> list[str]:
     return [str(low) if low == high else f"{low}-{high}" for low, high in ranges]
 
 
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip()]
+def _read_lines(command: str, text: str, n_fields: int, pattern: str = ".*") -> Iterator[list[str]]:
+    """Yield the fields of each line that a command has printed; the last may contain separators.
+
+    Raises:
+        CommandError: a line has fewer fields, or does not match the pattern.
+    """
+    for line in text.splitlines():
+        if not line.strip():
+            continue
+        fields = line.strip().split(SEPARATOR, maxsplit=n_fields - 1)
+        if len(fields) != n_fields or not re.fullmatch(pattern, line.strip()):
+            raise CommandError(f"{command} printed an unknown line: {line.strip()!r}")
+        yield fields
 
 
 def _call(

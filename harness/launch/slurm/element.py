@@ -15,7 +15,7 @@ from harness.launch.slots import Slot
 from harness.launch.slurm import commands
 from harness.launch.slurm.commands import CommandError
 from harness.launch.slurm.job import Job, has_whole_node
-from harness.launch.stop import Stop
+from harness.launch.stop import COME_BACK, Stop
 from harness.results.claims import Claim
 from harness.results.files import read_record
 from harness.results.owner import SILENCE_S
@@ -26,7 +26,6 @@ from harness.results.store import Store
 POLL_INTERVAL_S = 0.5
 CLAIM_WAIT_S = SILENCE_S + 15.0  # after which the owner of a claim is known to live
 REQUEUE_WAIT_S = 30.0  # for Slurm to end a job that it has put back
-COME_BACK = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 def run_element(path: Path, job: Job, stop: Stop, start: StartRun | None = None) -> ExitCode:

@@ -15,7 +15,7 @@ from harness.launch.progress import ProgressReporter
 from harness.launch.slurm import commands
 from harness.launch.slurm.commands import CommandError
 from harness.launch.slurm.queue import (
-    Place,
+    Element,
     Queue,
     describe_queue,
     is_to_come,
@@ -58,10 +58,10 @@ class _Followed:
 
 @dataclass
 class Outcome:
-    """How the following ended: `lost` runs have left the queue without an end, with their place."""
+    """How the runs ended; `lost` has those that left the queue without an end, by run id."""
 
     failed: list[Run] = field(default_factory=list)
-    lost: dict[str, Place | None] = field(default_factory=dict)
+    lost: dict[str, Element | None] = field(default_factory=dict)
 
 
 class Follower:
@@ -85,20 +85,20 @@ class Follower:
         self._name_run = name_run
         self._fail_fast = fail_fast
         self._outcome = Outcome()
-        self._places = queue.places()
+        self._elements = queue.elements()
         self._has_failed_to_ask = False
         self._shown_queue = ""
         self._shown_reasons: set[str] = set()
         self._followed: list[_Followed] = []
         times: dict[str, int] = {}
         for spec in specs:
-            place = self._places.get(spec.run_id)
+            element = self._elements.get(spec.run_id)
             run = store.run(spec.study, spec.run_id)
             since = 0
-            if place is not None:
-                key = place.submission.id
+            if element is not None:
+                key = element.submission.id
                 if key not in times:
-                    times[key] = submitted_ns(run, place.submission)
+                    times[key] = submitted_ns(run, element.submission)
                 since = times[key]
             # Status and time of another moment than the first poll's would hide a change.
             self._followed.append(_Followed(run, spec, RunStatus(status="pending"), -1, since))
@@ -132,7 +132,7 @@ class Follower:
             if followed.has_ended:
                 self._end(followed)
             elif self._has_left(followed):
-                self._outcome.lost[followed.run.run_id] = self._places.get(followed.run.run_id)
+                self._outcome.lost[followed.run.run_id] = self._elements.get(followed.run.run_id)
             else:
                 remaining.append(followed)
         self._followed = remaining
@@ -186,11 +186,11 @@ class Follower:
         if self._has_failed_to_ask:
             self._progress.log("the queue can be asked again")
             self._has_failed_to_ask = False
-        self._places = self._queue.places()
+        self._elements = self._queue.elements()
         self._show_queue()
         for followed in self._followed:
-            place = self._places.get(followed.run.run_id)
-            if is_to_come(followed.run, followed.status, followed.changed_ns, place):
+            element = self._elements.get(followed.run.run_id)
+            if is_to_come(followed.run, followed.status, followed.changed_ns, element):
                 followed.absent_since = None
             elif followed.absent_since is None:
                 followed.absent_since = time.monotonic()
@@ -215,9 +215,9 @@ class Follower:
         n_started = 0
         try:
             self._queue.ask()
-            places = self._queue.places()
-            for run_id in followed & places.keys():
-                entry = places[run_id].entry
+            elements = self._queue.elements()
+            for run_id in followed & elements.keys():
+                entry = elements[run_id].entry
                 if entry is None or not entry.is_queued:
                     continue
                 if entry.has_started:
@@ -234,22 +234,24 @@ class Follower:
         )
 
 
-def explain_lost(store: Store, study: str, lost: Mapping[str, Place | None]) -> list[str]:
+def explain_lost(store: Store, study: str, lost: Mapping[str, Element | None]) -> list[str]:
     """Return lines that say why runs have left the queue without an end, as far as it is known.
 
     The sources are the accounting database, if there is one, what squeue showed last, and the logs
     of the elements.
     """
-    places = [place for place in lost.values() if place is not None]
-    states = _accounted([place.job for place in places if place.job is not None])
+    elements = [element for element in lost.values() if element is not None]
+    states = _accounted([element.job for element in elements if element.job is not None])
     lines = []
-    for run_id, place in list(lost.items())[:MAX_SHOWN]:
-        cause = "is in no submission that is known" if place is None else _cause(place, states)
+    for run_id, element in list(lost.items())[:MAX_SHOWN]:
+        cause = "is in no submission that is known" if element is None else _cause(element, states)
         status = store.run(study, run_id).outcome
         known = f"{status.status}: {status.message}" if status.message else status.status
         lines.append(f"{run_id} left the queue without an end ({known}): {cause}")
-        log = None if place is None else store.element_log(study, place.submission, place.index)
-        if log is not None and log.is_file():
+        if element is None:
+            continue
+        log = store.element_log(study, element.submission, element.index)
+        if log.is_file():
             lines += [f"    {line}" for line in _tail(log)]
             lines.append(f"    the whole log: {log}")
     if len(lost) > MAX_SHOWN:
@@ -273,15 +275,15 @@ def _accounted(jobs: Iterable[str]) -> dict[str, str]:
     }
 
 
-def _cause(place: Place, accounted: Mapping[str, str]) -> str:
-    job = place.job or f"job {place.submission.name}"
+def _cause(element: Element, accounted: Mapping[str, str]) -> str:
+    job = element.job or f"job {element.submission.name}"
     if job in accounted:
         return f"{job} {accounted[job]}"
-    if place.entry is None:
+    if element.entry is None:
         return f"{job}; Slurm shows no reason any more"
-    reason = f" ({place.entry.reason})" if place.entry.reason else ""
-    nodes = f" on {place.entry.nodes}" if place.entry.nodes else ""
-    return f"{job} {place.entry.state}{reason}{nodes}"
+    reason = f" ({element.entry.reason})" if element.entry.reason else ""
+    nodes = f" on {element.entry.nodes}" if element.entry.nodes else ""
+    return f"{job} {element.entry.state}{reason}{nodes}"
 
 
 def _tail(path: Path) -> list[str]:

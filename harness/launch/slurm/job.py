@@ -1,5 +1,6 @@
 """The Slurm job in which this process runs, by the environment that Slurm has set."""
 
+import contextlib
 import os
 import re
 import socket
@@ -60,14 +61,13 @@ def this_job(environment: Mapping[str, str] = os.environ) -> Job:
 
 def has_whole_node(job: Job, node: str | None) -> bool:
     """Return whether no other job can run on this node, `node` in Slurm's names, next to `job`."""
-    n_cpus = None
-    if node is not None:
-        try:
+    n_cpus = os.cpu_count() or 1
+    shares_cores = False
+    with contextlib.suppress(CommandError):
+        if node is not None:
             n_cpus = commands.n_cpus(node)  # Slurm may count cores where the system counts threads
-        except CommandError:
-            n_cpus = None
-    n_cpus = n_cpus or os.cpu_count() or 1
-    return job.cpus_on_node is not None and job.cpus_on_node >= n_cpus
+        shares_cores = commands.shares_cores(job.number)
+    return job.cpus_on_node is not None and job.cpus_on_node >= n_cpus and not shares_cores
 
 
 def free_port(job: Job) -> int:

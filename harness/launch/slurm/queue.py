@@ -28,12 +28,17 @@ ORDINARY_REASONS = (
 
 
 @dataclass(frozen=True)
-class Place:
-    """The element of a submission that has a run to do, and what squeue showed of it last."""
+class Element:
+    """An element of a submission, and what squeue showed of it last."""
 
     submission: Submission
     index: int
     entry: QueueEntry | None  # None: squeue showed nothing of it
+
+    @property
+    def run_ids(self) -> list[str]:
+        """The runs of the element."""
+        return self.submission.elements[self.index]
 
     @property
     def is_queued(self) -> bool:
@@ -49,24 +54,33 @@ class Place:
         return None if job is None else f"{job}_{self.index}"
 
 
-def find_places(
-    submissions: Sequence[Submission], entries: Iterable[QueueEntry]
-) -> dict[str, Place]:
-    """Return the element of each run, by run id: one in the queue, or else the newest.
+def find_elements(
+    submissions: Iterable[Submission], entries: Iterable[QueueEntry]
+) -> Iterator[Element]:
+    """Yield each element with what squeue showed of it.
 
-    `submissions` are in the order of their submission. Entries are found by the name of the job,
-    which is known before the job has an id.
+    Entries are found by the name of the job, which is known before the job has an id.
     """
     by_element = {(entry.name, entry.index or 0): entry for entry in entries}
-    places: dict[str, Place] = {}
     for submission in submissions:
-        for index, run_ids in enumerate(submission.elements):
-            place = Place(submission, index, by_element.get((submission.name, index)))
-            for run_id in run_ids:
-                earlier = places.get(run_id)
-                if earlier is None or place.is_queued or not earlier.is_queued:
-                    places[run_id] = place
-    return places
+        for index in range(len(submission.elements)):
+            yield Element(submission, index, by_element.get((submission.name, index)))
+
+
+def elements_by_run(
+    submissions: Iterable[Submission], entries: Iterable[QueueEntry]
+) -> dict[str, Element]:
+    """Return the element of each run, by run id: one in the queue, or else the newest.
+
+    `submissions` are in the order of their submission.
+    """
+    elements: dict[str, Element] = {}
+    for element in find_elements(submissions, entries):
+        for run_id in element.run_ids:
+            earlier = elements.get(run_id)
+            if earlier is None or element.is_queued or not earlier.is_queued:
+                elements[run_id] = element
+    return elements
 
 
 class Queue:
@@ -102,9 +116,9 @@ class Queue:
         """Return whether the last call was long enough ago."""
         return self._asked_at is None or time.monotonic() - self._asked_at >= ASK_INTERVAL_S
 
-    def places(self) -> dict[str, Place]:
+    def elements(self) -> dict[str, Element]:
         """Return the element of each run, by run id."""
-        return find_places(self.submissions, self.entries)
+        return elements_by_run(self.submissions, self.entries)
 
 
 def submissions_of(store: Store, study: str, run_ids: Iterable[str]) -> list[Submission]:
@@ -117,15 +131,15 @@ def submissions_of(store: Store, study: str, run_ids: Iterable[str]) -> list[Sub
     return found
 
 
-def is_to_come(run: Run, status: RunStatus, changed_ns: int, place: Place | None) -> bool:
+def is_to_come(run: Run, status: RunStatus, changed_ns: int, element: Element | None) -> bool:
     """Return whether an element of the queue has still to do a run, or does it now.
 
     `changed_ns` is when the status changed. A run that failed before the submission is retried by
     it; one that failed after it has ended. Both times are of the file server's clock.
     """
-    if place is None or not place.is_queued:
+    if element is None or not element.is_queued:
         return False
-    return _is_left(run, status, changed_ns, place.submission)
+    return _is_left(run, status, changed_ns, element.submission)
 
 
 def _is_left(run: Run, status: RunStatus, changed_ns: int, submission: Submission) -> bool:
@@ -170,15 +184,15 @@ def _refuse_queued(store: Store, study: str, runs: Sequence[Run]) -> None:
     queue = Queue(submissions_of(store, study, (run.run_id for run in runs)))
     with contextlib.suppress(CommandError):
         queue.ask()
-    places = queue.places()
+    elements = queue.elements()
     problems = []
     for run in runs:
-        place = places.get(run.run_id)
-        if place is None or not (place.is_queued or queue.error) or _has_ended(run, place):
+        element = elements.get(run.run_id)
+        if element is None or not (element.is_queued or queue.error) or _has_ended(run, element):
             continue
-        message = f"is in the queue (job {place.job}); `cancel {study}` ends it first"
+        message = f"is in the queue (job {element.job}); `cancel {study}` ends it first"
         if queue.error is not None:
-            file = store.submission_path(study, place.submission)
+            file = store.submission_path(study, element.submission)
             message = (
                 f"may be in the queue, which cannot be asked ({queue.error}); repeat the command "
                 f"where Slurm answers, or remove {file} if its jobs are gone"
@@ -188,13 +202,13 @@ def _refuse_queued(store: Store, study: str, runs: Sequence[Run]) -> None:
         raise UserError(problems)
 
 
-def _has_ended(run: Run, place: Place) -> bool:
+def _has_ended(run: Run, element: Element) -> bool:
     """Return whether a run has ended since it was submitted; False if it cannot be read."""
     try:
         status = run.status
     except StoreError:
         return False
-    return not _is_left(run, status, status_changed_ns(run) or 0, place.submission)
+    return not _is_left(run, status, status_changed_ns(run) or 0, element.submission)
 
 
 def submitted_ns(run: Run, submission: Submission) -> int:

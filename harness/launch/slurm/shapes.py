@@ -99,7 +99,7 @@ def parallel_elements(
     n_cpus = shape.processes_per_node * shape.cpus_per_process
     n_slots = 0
     for node in {node.name: node for node in nodes}.values():
-        fitting = max(1, node.cpus // n_cpus)
+        fitting = 1 if settings.takes_whole_nodes else max(1, node.cpus // n_cpus)
         if shape.gpus_per_node and settings.gpus_per_node:
             fitting = min(fitting, settings.gpus_per_node // shape.gpus_per_node)
         n_slots += fitting
@@ -112,15 +112,11 @@ def predicted_seconds(spec: RunSpec, settings: SlurmSettings) -> float:
 
     FLOPs that are not known count as too many to share an element.
     """
-    expected = spec.expected
-    per_token = expected.flops_per_token_counted or expected.flops_per_token
-    launch = spec.launch
     if spec.train.device == "cuda":
-        rate = GPU_RATE * (launch.n_devices or launch.world_size)
+        rate = GPU_RATE * spec.n_devices
     else:
-        rate = CORE_RATE * launch.world_size * settings.cpus_per_process
-    train_s = spec.train.total_tokens * per_token / rate
-    return START_S + (train_s or MAX_ELEMENT_S)
+        rate = CORE_RATE * spec.launch.world_size * settings.cpus_per_process
+    return START_S + (spec.total_flops / rate or MAX_ELEMENT_S)
 
 
 def node_types(nodes: Sequence[NodeEntry]) -> dict[str, list[str]]:

@@ -93,13 +93,15 @@ def _plan(store: Store, study: str, specs: Sequence[RunSpec], settings: SlurmSet
     """Divide the runs over array jobs.
 
     Raises:
-        UserError: a path cannot be used, or a run does not divide over nodes.
+        UserError: a path cannot be used, a run does not divide over nodes, or the cluster gives
+            no job whole nodes.
     """
     root = store.root.resolve()
     problem = path_problem(root)
     if problem is not None:
         raise UserError([Problem(str(root), problem)])
     nodes = _nodes(settings)
+    _check_whole_nodes(settings, nodes or [])
     known_s = _known_seconds(store, study, specs)
 
     def seconds_of(spec: RunSpec) -> float:
@@ -112,6 +114,21 @@ def _plan(store: Store, study: str, specs: Sequence[RunSpec], settings: SlurmSet
         raise UserError([Problem("launch.slurm", str(error))]) from error
     notes = [*_own_folders(root, specs), *_notes(jobs, settings, nodes)]
     return _Planned(plan_snapshot(store, study, specs), jobs, notes)
+
+
+def _check_whole_nodes(settings: SlurmSettings, nodes: Sequence[NodeEntry]) -> None:
+    forced = sorted({node.partition for node in nodes if node.shares_by_force})
+    if forced and settings.takes_whole_nodes:
+        raise UserError(
+            [
+                Problem(
+                    "launch.timed",
+                    f"exclusive nodes are not to be had in {', '.join(forced)}, where jobs share "
+                    "cores (OverSubscribe=FORCE); choose another launch.slurm.partition, or "
+                    '"any": then throughput has no verdict',
+                )
+            ]
+        )
 
 
 def _own_folders(root: Path, specs: Sequence[RunSpec]) -> Iterator[str]:

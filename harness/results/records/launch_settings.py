@@ -12,6 +12,7 @@ from harness.results.records.settings import Steps, TimeLimit
 Backend = Literal["local", "slurm"]
 Timed = Literal["any", "exclusive"]
 
+WHOLE_NODES = "--exclusive"  # option of sbatch
 MAX_SIGNAL_S = 65_535  # Slurm's limit
 # minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes[:seconds]
 SLURM_TIME = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|infinite|unlimited", re.IGNORECASE)
@@ -131,6 +132,11 @@ class SlurmSettings(StrictModel):
         default=[], description="further options of sbatch: `--mem=64G`"
     )
 
+    @property
+    def takes_whole_nodes(self) -> bool:
+        """Whether a job shares its nodes with no other one."""
+        return WHOLE_NODES in self.options
+
 
 class LaunchSettings(StrictModel):
     """Where and how runs start, and which checkpoints they keep; not part of a run's id."""
@@ -160,7 +166,7 @@ class LaunchSettings(StrictModel):
     timed: Timed = Field(
         default="any",
         description="`exclusive`: each entry whose runs shared a machine gets a short run with the "
-        "machine to itself, which measures its throughput",
+        "machine to itself, which measures its throughput; jobs of Slurm get whole nodes instead",
     )
     timing_steps: Steps = Field(default=20, description="steps of that run")
     network_interface: Word | None = Field(
@@ -170,3 +176,10 @@ class LaunchSettings(StrictModel):
     slurm: SlurmSettings = Field(
         default=SlurmSettings(), description="what jobs ask Slurm for, with `on` = `slurm`"
     )
+
+    def job_settings(self) -> SlurmSettings:
+        """Return the settings of jobs: those of `slurm`, and whole nodes if `timed` needs them."""
+        if self.timed == "any" or self.slurm.takes_whole_nodes:
+            return self.slurm
+        # sbatch uses the last option: an earlier `--oversubscribe` has no effect.
+        return self.slurm.model_copy(update={"options": [*self.slurm.options, WHOLE_NODES]})

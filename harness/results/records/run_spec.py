@@ -246,6 +246,17 @@ class RunSpec(RunKeys):
         """The id of the run whose checkpoint this one starts from, if there is one."""
         return None if self.init is None else self.init.run_id
 
+    @property
+    def n_devices(self) -> int:
+        """The devices of the run: one for each process unless its parallelism says otherwise."""
+        return self.launch.n_devices or self.launch.world_size
+
+    @property
+    def total_flops(self) -> float:
+        """The training FLOPs of the run, which predict its time."""
+        per_token = self.expected.flops_per_token_counted or self.expected.flops_per_token
+        return self.train.total_tokens * per_token
+
     def traced(self) -> "RunSpec":
         """Return the same run with a trace of one step per rank."""
         return self.model_copy(update={"launch": self.launch.model_copy(update={"trace": True})})

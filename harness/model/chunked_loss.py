@@ -1,0 +1,146 @@
+"""The output projection and the losses of a few tokens at a time: all logits never exist at once.
+
+Legend of shapes: B batch, T sequence, N tokens, C channels, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from harness.model.loss import Objective, at_least_fp32
+
+
+def chunks(n_tokens: int, max_tokens: int) -> Iterator[slice]:
+    """Yield consecutive slices of almost equal size, none of which has more than `max_tokens`.
+
+    A last chunk of few rows would be slow, and its products may be rounded otherwise.
+    """
+    n_chunks = -(-n_tokens // max_tokens)
+    size = -(-n_tokens // n_chunks)
+    for start in range(0, n_tokens, size):
+        yield slice(start, min(start + size, n_tokens))
+
+
+def chunked_token_losses(
+    hidden_BTC: Tensor,
+    weight_VC: Tensor,
+    targets_BT: Tensor,
+    objective: Objective,
+    max_tokens: int,
+) -> Tensor:
+    """Return `token_losses` of the logits hidden W^T, of which `max_tokens` rows exist at once.
+
+    The forward pass also computes the gradients with respect to `hidden` and `weight` as if those
+    of all losses were 1: otherwise logits would be stored, or computed twice. The backward pass
+    scales them by the gradient of the losses, and computes them again if the losses' gradients
+    differ.
+    """
+    hidden_NC = hidden_BTC.flatten(0, 1)
+    targets_N = targets_BT.flatten()
+    losses_N = _chunked_losses(hidden_NC, weight_VC, targets_N, objective, max_tokens)
+    return losses_N.view_as(targets_BT)
+
+
+class _ChunkedLosses(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_NC: Tensor,
+        weight_VC: Tensor,
+        targets_N: Tensor,
+        objective: Objective,
+        max_tokens: int,
+    ) -> Tensor:
+        ctx.settings = (objective, max_tokens, _product_dtype(weight_VC))
+        losses_N, *gradients = _losses_and_gradients(hidden_NC, weight_VC, targets_N, *ctx.settings)
+        ctx.save_for_backward(hidden_NC, weight_VC, targets_N, *gradients)
+        return losses_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        (grad_N,) = grads
+        hidden_NC, weight_VC, targets_N, hidden_grad_NC, weight_grad_VC = ctx.saved_tensors
+        if are_equal(grad_N):
+            # In place: copies would raise the peak. PyTorch rejects a second backward pass.
+            hidden_grad_NC.mul_(grad_N[0])
+            weight_grad_VC.mul_(grad_N[0])
+        else:
+            objective, max_tokens, dtype = ctx.settings
+            _, hidden_grad_NC, weight_grad_VC = _losses_and_gradients(
+                hidden_NC, weight_VC, targets_N, objective, max_tokens, dtype, grad_N
+            )
+        return hidden_grad_NC, weight_grad_VC, None, None, None
+
+
+_chunked_losses: Callable[[Tensor, Tensor, Tensor, Objective, int], Tensor] = _ChunkedLosses.apply
+
+
+def are_equal(values_N: Tensor) -> bool:
+    """Return whether all values are equal, as are the gradients of losses whose mean is taken."""
+    return bool((values_N == values_N[0]).all())
+
+
+def _product_dtype(weight: Tensor) -> torch.dtype:
+    """Return the type in which matrix products are computed."""
+    device = weight.device.type
+    if device != "meta" and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return weight.dtype
+
+
+def _losses_and_gradients(
+    hidden_NC: Tensor,
+    weight_VC: Tensor,
+    targets_N: Tensor,
+    objective: Objective,
+    max_tokens: int,
+    dtype: torch.dtype,
+    scale_N: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the cross-entropies, and the gradients of the sum of the objectives times `scale`.
+
+    Products are computed in `dtype`. The gradient of the weight is summed in fp32 at least.
+    """
+    factor_VC = weight_VC.to(dtype)
+    losses = []
+    hidden_grad_NC = torch.empty_like(hidden_NC)
+    weight_grad_VC = torch.zeros_like(weight_VC, dtype=at_least_fp32(dtype))
+    for chunk in chunks(len(targets_N), max_tokens):
+        rows_NC = hidden_NC[chunk].to(dtype)
+        losses_N, grad_NV = _logit_gradients(
+            F.linear(rows_NC, factor_VC), targets_N[chunk], objective
+        )
+        losses.append(losses_N)
+        if scale_N is not None:
+            grad_NV.mul_(scale_N[chunk, None])
+        grad_NV = grad_NV.to(dtype)
+        hidden_grad_NC[chunk] = grad_NV @ factor_VC
+        if dtype == weight_grad_VC.dtype:
+            torch.addmm(weight_grad_VC, grad_NV.mT, rows_NC, out=weight_grad_VC)
+        else:
+            weight_grad_VC += grad_NV.mT @ rows_NC
+        del grad_NV  # before the next logits
+    return torch.cat(losses), hidden_grad_NC, weight_grad_VC
+
+
+def _logit_gradients(
+    logits_NV: Tensor, targets_N: Tensor, objective: Objective
+) -> tuple[Tensor, Tensor]:
+    """Return the cross-entropies (N,) and the gradients of the objectives (N, V)."""
+    smoothing = objective.label_smoothing
+    targets_N1 = targets_N[:, None]
+    log_p_NV = F.log_softmax(logits_NV, dim=-1, dtype=at_least_fp32(logits_NV.dtype))
+    target_log_p_N1 = log_p_NV.gather(1, targets_N1)
+    grad_NV = log_p_NV.exp_()
+    if objective.z_loss:
+        log_z_N1 = logits_NV.gather(1, targets_N1) - target_log_p_N1
+        grad_NV.mul_(1 + 2 * objective.z_loss * log_z_N1)
+    if smoothing:
+        grad_NV.sub_(smoothing / grad_NV.shape[1])
+    grad_NV.scatter_(1, targets_N1, grad_NV.gather(1, targets_N1) - (1 - smoothing))
+    return -target_log_p_N1[:, 0], grad_NV
