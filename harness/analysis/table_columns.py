@@ -31,6 +31,7 @@ from harness.results.records.entries import (
     LengthLoss,
     RunOutcome,
     Spike,
+    TaskScore,
 )
 from harness.results.records.estimates import Difference, Mean, Median, Ratio
 from harness.results.records.study_summary import Equivalence, ScalingRow
@@ -155,6 +156,7 @@ COLUMNS: Mapping[str, list[Column]] = {
     ],
     "decoding": [ENTRY, *_columns(Decoding)],
     "lengths": [ENTRY, *_columns(LengthLoss)],
+    "tasks": [ENTRY, *_columns(TaskScore)],
     "corpora": [ENTRY, *_columns(CorpusResult)],
     "loss_by_position": [
         ENTRY,
