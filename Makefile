@@ -7,7 +7,7 @@ bin := .venv/bin
 installed := .venv/.installed
 pytest := $(bin)/python -m pytest
 
-.PHONY: help install run test test-all check prose faults bench calibrate chaos scale scale-out docs example clean
+.PHONY: help install run test test-all check prose faults bench gpu gpu-bench calibrate chaos scale scale-out docs example clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -41,6 +41,15 @@ bench: .venv/.peers  ## time operations against their usual alternatives; ONLY=p
 		--benchmark-json=reports/bench/raw.json \
 		$(if $(ONLY),-k '$(ONLY)') $(if $(BASELINE),--baseline '$(BASELINE)')
 
+gpu: $(installed)  ## run the tests that need an NVIDIA GPU; 4 minutes on an H100
+	@$(bin)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and \
+		"gpu: PyTorch finds no NVIDIA GPU on this machine; no test is run")'
+	@$(pytest) -m cuda --durations=8
+
+gpu-bench: $(installed)  ## measure the figures of this GPU into results/gpu/NAME.json; 4 minutes
+	@$(bin)/python tests/benchmarks/gpu_figures.py $(or $(NAME),gpu)
+	@$(bin)/python docs/formats.py
+
 calibrate: $(installed)  ## check coverage and false-positive rates on 2,000 simulated studies of each kind
 	@CALIBRATE=2000 $(pytest) -s tests/analysis/test_calibration.py \
 		tests/analysis/test_repeated_measures.py tests/analysis/test_real_studies.py \
@@ -57,7 +66,7 @@ chaos: $(installed)  ## kill runs and jobs at random (KILLS=50, SEED=n repeats o
 scale: $(installed)  ## measure a report of RUNS=10000 synthetic runs: time, memory, page size
 	@SCALE=$(or $(RUNS),10000) $(pytest) tests/report/test_scale.py -s
 
-scale-out: $(installed)  ## train RUNS=10000 stub runs through Slurm: each once; times of submit and status
+scale-out: $(installed)  ## train RUNS=10000 stub runs through Slurm: each once; times, calls of squeue
 	@SCALE_OUT=$(or $(RUNS),10000) $(pytest) tests/slurm/test_scale_out.py -s
 
 docs: .venv/.docs  ## write the READMEs of results/ and reports/, the example notebook, and site/

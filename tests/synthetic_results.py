@@ -43,6 +43,12 @@ SIZES = {
 }
 
 
+def step_record(step: int, **changes: object) -> StepRecord:
+    """Return the line of a step of a rank."""
+    values = {"loss": 2.0, "step_s": 0.1, "tokens": 64, "grad_norm": 1.0, "lr": 1e-3}
+    return StepRecord.model_validate({"step": step, "warmup": False} | values | changes)
+
+
 @dataclass
 class SyntheticStudy:
     """A study of made-up runs; change an attribute before `write` to plant what a test is about."""

@@ -28,7 +28,7 @@ IMPORTS = {
     "probes": "errors results variants distributed model data",
     "contract": "errors results variants distributed model probes",
     "published": "errors results variants model data",
-    "sampling": "errors results variants model data",
+    "sampling": "errors results variants model data probes",
     "training": "errors results provenance variants distributed model data probes",
     "config": "errors results provenance study variants model data probes training",
     "preflight": "errors results provenance variants data config contract",

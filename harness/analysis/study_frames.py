@@ -224,6 +224,7 @@ class StudyFrames:
     spikes = _Table("A row per loss spike or outlier of the gradient norm of each run.")
     decoding = _Table("A row per entry and setting of the decode probe.")
     lengths = _Table("A row per entry and sequence length of the length probe.")
+    tasks = _Table("A row per entry and metric of a task of lm-eval.")
     loss_by_position = _Table("A row per run, sequence length and position: the mean loss there.")
     tuning = _Table("A row per entry and setting that it tried: the loss on the tuning windows.")
     tuning_choices = _Table("A row per entry and tuned key: the chosen value, and if at an edge.")

@@ -22,6 +22,7 @@ from harness.analysis import (
     settings,
     stability,
     step_breakdown,
+    tasks,
     tuning,
     variance_components,
 )
@@ -208,6 +209,7 @@ def _result(
         **dict(metrics.result(entry, status)) | vars(stability.of_entry(entry, spikes)),
         decoding=decoding.measures(study, entry),
         lengths=eval_lengths.measures(study, entry),
+        tasks=tasks.measures(study, entry),
         corpora=corpora.measures(study, entry),
         phases=step_breakdown.phase_times(entry, status),
         traffic=step_breakdown.traffic_totals(entry),

@@ -31,6 +31,7 @@ from harness.results.records.entries import (
     LengthLoss,
     RunOutcome,
     Spike,
+    TaskScore,
 )
 from harness.results.records.estimates import Difference, Mean, Median, Ratio
 from harness.results.records.study_summary import Equivalence, ScalingRow
@@ -155,6 +156,7 @@ COLUMNS: Mapping[str, list[Column]] = {
     ],
     "decoding": [ENTRY, *_columns(Decoding)],
     "lengths": [ENTRY, *_columns(LengthLoss)],
+    "tasks": [ENTRY, *_columns(TaskScore)],
     "corpora": [ENTRY, *_columns(CorpusResult)],
     "loss_by_position": [
         ENTRY,
@@ -170,6 +172,7 @@ COLUMNS: Mapping[str, list[Column]] = {
         RANK,
         Column("sample", INTEGER, "index of the sampled step"),
         *(Column(f"{phase}_s", NUMBER, f"seconds of the step: {phase}") for phase in PHASES),
+        Column("data_s", NUMBER, "seconds of other_s that the rank waits for tokens"),
     ],
     "traffic": [
         ENTRY,

@@ -29,6 +29,7 @@ OPTIONAL = (
     "pooled",
     "variance",
     "decoding",
+    "tasks",
     "phases",
     "traffic",
     "scaling",
@@ -72,6 +73,7 @@ def build_tables(summary: Summary) -> dict[str, pd.DataFrame]:
         **_ladder(summary),
         "spikes": map(_row, summary.spikes),
         "lengths": _nested(summary, "lengths"),
+        "tasks": _nested(summary, "tasks"),
         "corpora": _nested(summary, "corpora"),
         **_tuning(summary.tuning),
     }
@@ -310,6 +312,7 @@ def _phases(summary: Summary) -> Iterator[Row]:
             continue
         for rank, times in enumerate(run.measured.phases):
             columns = dict(times)
+            columns["data_s"] = times.data_s or [None] * len(times.other_s)
             for sample, seconds in enumerate(zip(*columns.values(), strict=True)):
                 yield {
                     "entry": entry,

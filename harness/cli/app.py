@@ -31,6 +31,7 @@ from harness.cli import (
     worker,
 )
 from harness.cli import list as list_command
+from harness.cli.interrupts import end_on_interrupt
 from harness.cli.options import VersionOption
 from harness.cli.output import example, report_error
 from harness.errors import ExitCode, StoreError, UserError
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     The exit code is 0 if all is done, 1 if some run failed, 2 if the study or the command line is
     invalid (nothing was started), and 130 if the user stopped it.
     """
+    if argv is None:
+        end_on_interrupt()
     is_script = Path(sys.argv[0]).name == SCRIPT
     app = build_app(completion=is_script)  # shells complete by the command's name
     try:

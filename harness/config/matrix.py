@@ -141,7 +141,7 @@ def _check_shapes(matrix: Matrix) -> list[Problem]:
     """Return the problems of all models' shapes and options; without any, models can be built."""
     axes = matrix.axes
     resolver = matrix.resolver
-    problems: list[Problem] = []
+    problems = list(validate.check_tasks(matrix.location, matrix.file.probes))
     checked: set[ModelSettings] = set()
     for entry in matrix.selections or [matrix.baseline]:
         changes = axes.changes(entry)

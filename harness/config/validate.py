@@ -13,6 +13,7 @@ from harness.data.corpus import Corpus
 from harness.errors import Problem, UserError
 from harness.model.builder import ModelBuilder
 from harness.model.part_check import describe_failure
+from harness.probes import lm_eval
 from harness.results.records import (
     LaunchSettings,
     ModelSettings,
@@ -300,6 +301,18 @@ def check_probes(location: str, probes: ProbeSettings, model: ModelSettings) -> 
             f"{batch} sequences of {context} positions need a KV cache of {n_bytes:.3g} bytes; "
             f"allowed: at most {MAX_ACTIVATION_BYTES:.3g}",
         )
+
+
+def check_tasks(location: str, probes: ProbeSettings) -> Iterator[Problem]:
+    """The tasks of `lm-eval` exist, and it is installed."""
+    if probes.lm_eval is None:
+        return
+    place = f"{location}: probes.lm_eval"
+    try:
+        for message in lm_eval.unknown_tasks(probes.lm_eval.tasks):
+            yield Problem(f"{place}.tasks", message)
+    except ImportError:
+        yield Problem(place, lm_eval.INSTALL)
 
 
 def check_corpus(

@@ -19,6 +19,7 @@ TABLES = {
     "scaling": "Speedup over fewer processes.",
     "decoding": "Decoding speed and KV cache size.",
     "lengths": "Validation loss by sequence length.",
+    "tasks": "Metrics of the tasks of lm-eval.",
 }
 LARGE = 100_000.0  # numbers from here on are written with a power of ten
 EMPTY = "--"

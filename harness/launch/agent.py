@@ -236,13 +236,12 @@ class _Launch:
 
     def _failure(self) -> tuple[FailureReason, str]:
         """Return why the run failed, as far as the engine knows."""
-        killed = self._killed_rank()
-        if killed is not None:
-            return "killed", killed
         if isinstance(self._error, ChildFailedError):
             rank, failure = self._error.get_first_failure()
-            reason: FailureReason = "killed" if self._nodes is None else "lost"
-            return reason, f"rank {rank}: exit code {failure.exitcode}"
+            cause = self._killed_rank() or f"rank {rank}: exit code {failure.exitcode}"
+            if self._nodes is None:
+                return "killed", cause
+            return "lost", f"{cause}, on {platform.node()}"
         if isinstance(self._error, RendezvousError) and self._nodes is not None:
             place = f"{self._nodes.count} nodes at {self._nodes.endpoint}"
             return "lost", f"no rendezvous of {place}: {_one_line(self._error)}"

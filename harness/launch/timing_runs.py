@@ -51,7 +51,7 @@ def timing_spec(spec: RunSpec, n_steps: int) -> RunSpec:
     launch = spec.launch.model_copy(
         update={"keep_checkpoints": "none", "checkpoint_every": None, "trace": False}
     )
-    probes = spec.probes.model_copy(update={"eval_lengths": None})
+    probes = spec.probes.model_copy(update={"eval_lengths": None, "lm_eval": None})
     changed = {"train": train, "launch": launch, "probes": probes, "init": None}
     return spec.model_copy(update=changed)
 

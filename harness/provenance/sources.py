@@ -27,6 +27,7 @@ ENTRY_POINTS = ("harness/training/main.py", "harness/data/corpus.py")
 # Code that only some runs use, and by which of their settings.
 DECODE_PROBE = "harness/probes/decode.py"
 LENGTHS_PROBE = "harness/probes/eval_lengths.py"
+LM_EVAL_PROBE = ("harness/probes/lm_eval.py", "harness/probes/likelihood.py")
 SYNTHETIC_CORPUS = "harness/data/synthetic.py"
 
 
@@ -184,6 +185,8 @@ def _unused(spec: RunSpec) -> Iterable[str]:
         yield DECODE_PROBE
     if spec.probes.eval_lengths is None:
         yield LENGTHS_PROBE
+    if spec.probes.lm_eval is None:
+        yield from LM_EVAL_PROBE
     corpora = {part.path for part in spec.launch.mixture} or {spec.data.corpus}
     if "synthetic" not in corpora:
         yield SYNTHETIC_CORPUS

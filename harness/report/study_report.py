@@ -35,6 +35,7 @@ SECTIONS: Mapping[tuple[str, str], Mapping[str, Builder]] = {
         "": entries.build,
         "Loss by corpus": corpora.build,
         "Other sequence lengths": probes.eval_lengths,
+        "Tasks": probes.tasks,
     },
     ("curves", "Loss curves"): {"": curves.build},
     ("comparison", "Comparison with the baseline"): {

@@ -103,8 +103,8 @@ def generate(request: GenerationRequest, write: Write) -> None:
     """
     if problems := request.problems():
         raise UserError(problems)
-    weights = load_weights(_checkpoint(request.checkpoint))
-    tokenizer = _tokenizer(request, weights)
+    weights = load_weights(checkpoint_folder(request.checkpoint))
+    tokenizer = tokenizer_of(weights, request.checkpoint, request.tokenizer)
     model = ModelBuilder(weights.shape, weights.axes, weights.variant_paths).model()
     plan = plan_generation(
         _encode_prompt(request.prompt, tokenizer),
@@ -158,7 +158,7 @@ def write_texts(
         write(f"{header}{text.text}\n")
 
 
-def _checkpoint(path: Path) -> Path:
+def checkpoint_folder(path: Path) -> Path:
     """Return the path if it is a checkpoint folder.
 
     Raises:
@@ -191,14 +191,19 @@ def _checkpoint(path: Path) -> Path:
     raise UserError([Problem(str(path), message)])
 
 
-def _tokenizer(request: GenerationRequest, weights: Weights) -> Tokenizer:
-    name = request.tokenizer or weights.tokenizer
+def tokenizer_of(weights: Weights, checkpoint: Path, requested: str | None) -> Tokenizer:
+    """Return the requested tokenizer, by default that of the checkpoint.
+
+    Raises:
+        UserError: neither is stated, or it does not fit the vocabulary.
+    """
+    name = requested or weights.tokenizer
     if name is None:
         message = f"does not state its tokenizer; give --tokenizer {' or '.join(NAMES)}"
-        raise UserError([Problem(str(request.checkpoint), message)])
+        raise UserError([Problem(str(checkpoint), message)])
     source = "--tokenizer"
-    if not request.tokenizer:
-        source = f"{request.checkpoint / DESCRIPTION_FILE}: tokenizer"
+    if not requested:
+        source = f"{checkpoint / DESCRIPTION_FILE}: tokenizer"
     tokenizer = Tokenizer(name, source)
     if tokenizer.vocab_size != weights.shape.vocab_size:
         sizes = f"{tokenizer.vocab_size} tokens, but the model has {weights.shape.vocab_size}"

@@ -17,7 +17,7 @@ from harness.model.initialization import check_same_parameters, parameter_hashes
 from harness.model.loss import Objective
 from harness.model.parameters import predicted_bytes
 from harness.model.precision import dtype_of
-from harness.probes import decode, eval_lengths
+from harness.probes import decode, eval_lengths, lm_eval
 from harness.probes.first_step import FirstStep
 from harness.probes.memory import measure_memory, recomputed_bytes
 from harness.probes.peak_flops import peak_flops
@@ -333,6 +333,7 @@ def collect_probes(
     peak = peak_flops(context, precision, parallelism.n_devices // parallelism.world_size)
     decoding = decode.measure(spec, setup.builder, setup.gpt, context)
     lengths = eval_lengths.measure(spec, setup.model, setup.gpt, context)
+    tasks = lm_eval.measure(spec, setup.builder, setup.gpt, context)
     predicted_bytes_sent = parallelism.predicted_bytes_sent(setup.gpt, _step_shape(setup))
     if predicted_bytes_sent is not None:
         predicted_bytes_sent += setup.optimizer_bytes_sent
@@ -355,6 +356,7 @@ def collect_probes(
         peak_flops=peak,
         decoding=decoding,
         lengths=lengths,
+        tasks=tasks,
         resumed_at=resumed_at,
         phases=post_training.phases,
         traffic=post_training.traffic,

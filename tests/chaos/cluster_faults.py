@@ -101,6 +101,7 @@ class ClusterStudy(KilledStudy):
                 self._run = self._start_run(results)
             if self.faults.total() < max_faults and self._is_moment():
                 self._let_fault_happen()
+            self._cluster.repair()
             self._cluster.start_requeued()
             now = self.faults.total(), self._statuses(results)
             if now != before:

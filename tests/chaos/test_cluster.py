@@ -5,7 +5,8 @@ import random
 
 import pytest
 from cluster_faults import ClusterStudy
-from slurm_cluster import Cluster, missing
+from slurm_cluster import Cluster
+from slurm_conf import missing
 
 
 def test_many_faults_of_a_cluster_leave_the_curves_unchanged(tmp_path):

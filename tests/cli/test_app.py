@@ -1,6 +1,9 @@
 """Without these, a command could lose its help, its exit code, or its clean stdout."""
 
+import importlib
 import json
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +59,12 @@ def test_help_of_a_command_shows_an_example(call, command):
 def test_help_names_every_tokenizer(call):
     _, out, _ = call("sample", "--help")
     assert all(name in out for name in NAMES)
+
+
+def test_the_console_script_is_the_command_line():
+    settings = tomllib.loads((Path(harness.__file__).parents[1] / "pyproject.toml").read_text())
+    module, _, name = settings["project"]["scripts"]["ablations"].partition(":")
+    assert getattr(importlib.import_module(module), name) is main
 
 
 def test_version_is_that_of_the_package(call):

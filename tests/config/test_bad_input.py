@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -208,6 +209,10 @@ CASES = {
         ("[axes]", "[probes]\neval_lengths = [8, 0]\n[axes]"),
         "probes.eval_lengths[1]: 0: input should be greater than or equal to 1",
     ),
+    "no tasks": (
+        ("[axes]", "[probes]\nlm_eval = { tasks = [] }\n[axes]"),
+        "probes.lm_eval.tasks: []: list should have at least 1",
+    ),
     "length's type": (
         ("[axes]", "[probes]\neval_lengths = 8\n[axes]"),
         "probes.eval_lengths: 8: input should be a valid list",
@@ -282,6 +287,22 @@ def test_an_eval_length_beyond_the_validation_part_is_refused(write_study):
     assert f"has {n_tokens}; allowed: at most {n_tokens - 1}" in message
     path.write_text(path.read_text().replace(f" {n_tokens}, {n_tokens}]", "]"))
     assert load(path).runs[0].probes.eval_lengths == [8, n_tokens - 1]
+
+
+def test_tasks_of_lm_eval_are_refused_before_the_start(write_study, monkeypatch):
+    """After hours of training, a misspelled task would be found, or a missing package."""
+    path = write_study(more='\n[probes]\nlm_eval = { tasks = ["helaswag", "arc", "a.yaml"] }\n')
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)  # as if it were not installed
+    assert "probes.lm_eval: needs the package lm-eval: pip install" in problems(path)[0]
+    manager = SimpleNamespace(all_tasks=["arc", "hellaswag"])
+    module = SimpleNamespace(TaskManager=lambda include_defaults: manager)
+    monkeypatch.setitem(sys.modules, "lm_eval", SimpleNamespace(tasks=module))
+    monkeypatch.setitem(sys.modules, "lm_eval.tasks", module)
+    unknown, absent = problems(path)
+    assert "probes.lm_eval.tasks: 'helaswag': no such task; did you mean hellaswag?" in unknown
+    assert "probes.lm_eval.tasks: 'a.yaml': no such file" in absent
+    path.write_text(path.read_text().replace('"helaswag", "arc", "a.yaml"', '"arc"'))
+    assert load(path).runs[0].probes.lm_eval.tasks == ["arc"]
 
 
 def test_text_that_is_not_utf8_is_refused_with_the_place(write_study):

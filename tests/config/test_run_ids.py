@@ -12,6 +12,7 @@ from harness.results.records import (
     BatchRamp,
     DataSettings,
     DecodeProbeSettings,
+    LmEvalSettings,
     ModelSettings,
     ProbeSettings,
     SlurmSettings,
@@ -32,6 +33,7 @@ OTHER = {
     "device": "cuda",
     "decode": DecodeProbeSettings(batch=[1], context=[2]),
     "eval_lengths": [4],
+    "lm_eval": LmEvalSettings(tasks=["x"]),
 }
 ENTRY = {axis: VariantChoice(name="x", label="x", options={"a": 1}) for axis in AXES}
 CORPUS = Corpus("text.txt", "ab", 256, [], [], "")

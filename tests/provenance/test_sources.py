@@ -13,7 +13,13 @@ from tiny_run import tiny_spec
 
 from harness.provenance.sources import COMPUTING, ENTRY_POINTS, Sources
 from harness.provenance.syntax import read
-from harness.results.records import DecodeProbeSettings, InitSource, RunSpec, VariantChoice
+from harness.results.records import (
+    DecodeProbeSettings,
+    InitSource,
+    LmEvalSettings,
+    RunSpec,
+    VariantChoice,
+)
 
 ROOT = Path(__file__).parents[2]
 VARIANTS = sorted(
@@ -87,6 +93,7 @@ def changed(root: Path, specs: dict[str, RunSpec], file: Path, code: str) -> set
 def test_an_edited_file_changes_exactly_the_runs_that_use_it(project, make_spec, loaded):
     plain = make_spec()
     probes = plain.probes.model_copy(update={"decode": DecodeProbeSettings(batch=[1], context=[2])})
+    tasks = plain.probes.model_copy(update={"lm_eval": LmEvalSettings(tasks=["x"])})
     lengths = plain.probes.model_copy(update={"eval_lengths": [4]})
     synthetic = plain.data.model_copy(update={"corpus": "synthetic"})
     specs = {
@@ -95,12 +102,15 @@ def test_an_edited_file_changes_exactly_the_runs_that_use_it(project, make_spec,
         "ddp": make_spec(parallelism="ddp"),
         "decode": plain.model_copy(update={"probes": probes}),
         "lengths": plain.model_copy(update={"probes": lengths}),
+        "lm_eval": plain.model_copy(update={"probes": tasks}),
         "synthetic": plain.model_copy(update={"data": synthetic}),
         "init": plain.model_copy(update={"init": InitSource(folder="x")}),
     }
     optional = {
         "harness/probes/decode.py": "decode",
         "harness/probes/eval_lengths.py": "lengths",
+        "harness/probes/lm_eval.py": "lm_eval",
+        "harness/probes/likelihood.py": "lm_eval",
         "harness/data/synthetic.py": "synthetic",
     }
     used = {}

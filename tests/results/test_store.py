@@ -9,25 +9,18 @@ from pathlib import Path
 
 import psutil
 import pytest
-from synthetic_results import SyntheticStudy
+from synthetic_results import SyntheticStudy, step_record
 
 from harness.errors import StoreError
 from harness.results.files import (
-    JsonLinesWriter,
     read_json,
-    read_lines,
-    read_record,
-    write_bytes,
     write_json,
-    write_text,
 )
 from harness.results.manage import size_bytes
 from harness.results.records import (
     Environment,
     EvalRecord,
     LaunchRecord,
-    RunSpec,
-    StepRecord,
     Submission,
 )
 from harness.results.run import Run
@@ -49,125 +42,11 @@ def spec(**changes):
     )
 
 
-def line(step, **changes):
-    values = {"loss": 2.0, "step_s": 0.1, "tokens": 64, "grad_norm": 1.0, "lr": 1e-3}
-    return StepRecord(**{"step": step, "warmup": False} | values | changes)
-
-
 def append(run, rank, *records):
     file = run.steps_file(rank)
     for record in records:
         file.append(record)
     file.close()
-
-
-# -- files ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("breaking", ["fsync", "replace"])
-def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, breaking):
-    """A full disk at the wrong moment must not take what was there before."""
-    path = tmp_path / "status.json"
-    write_text(path, "old")
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, breaking, fail)
-    with pytest.raises(OSError, match="No space left"):
-        write_text(path, "new")
-    assert path.read_text() == "old"
-    assert [file.name for file in tmp_path.iterdir()] == ["status.json"]
-
-
-def test_new_content_is_on_disk_before_it_replaces_the_old(tmp_path, monkeypatch):
-    """The other order leaves an empty file after a power cut, on common file systems."""
-    events, path = [], tmp_path / "file"
-    fsync, replace = os.fsync, os.replace
-
-    def see_fsync(fd):
-        events.append(("fsync", os.fstat(fd).st_size))
-        fsync(fd)
-
-    def see_replace(source, target):
-        events.append(("replace", target))
-        replace(source, target)
-
-    monkeypatch.setattr(os, "fsync", see_fsync)
-    monkeypatch.setattr(os, "replace", see_replace)
-    write_bytes(path, b"12345")
-    assert events == [("fsync", 5), ("replace", path)]
-    assert path.read_bytes() == b"12345"
-
-
-def test_what_is_not_json_leaves_the_old_file(tmp_path):
-    write_json(tmp_path / "a.json", {"x": 1})
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "a.json", {"x": object()})
-    assert read_json(tmp_path / "a.json") == {"x": 1}
-
-
-def test_folders_are_made_on_the_way(tmp_path):
-    write_text(tmp_path / "a" / "b" / "c.txt", "é")
-    assert (tmp_path / "a" / "b" / "c.txt").read_bytes() == "é".encode()
-
-
-def test_numbers_keep_every_digit_and_what_is_no_number_is_null(tmp_path):
-    """Rounded numbers are wrong; a bare NaN is unreadable for every other JSON reader."""
-    path, value = tmp_path / "a.json", 0.1 + 0.2
-    write_json(path, {"x": value, "nan": math.nan, "deep": [{"inf": -math.inf}, (1, math.nan)]})
-    assert read_json(path) == {"x": value, "nan": None, "deep": [{"inf": None}, [1, None]]}
-    assert "NaN" not in path.read_text() and "Infinity" not in path.read_text()
-
-
-@pytest.mark.parametrize("text", ["", "{", "not json", '{"a": 1}}'])
-def test_an_unreadable_file_is_named_with_the_remedy(tmp_path, text):
-    path = tmp_path / "spec.json"
-    path.write_text(text)
-    with pytest.raises(
-        StoreError, match=r"spec\.json: unreadable .* remove its folder to run that entry again"
-    ):
-        read_json(path)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(StoreError, match=r"gone\.json: unreadable"):
-        read_json(tmp_path / "gone.json")
-
-
-@pytest.mark.parametrize("version", [0, 4, "1", None])
-def test_another_schema_version_is_refused_by_name(tmp_path, version):
-    """Read as if it were this version's, a file's numbers would mean something else."""
-    write_json(tmp_path / "spec.json", {"schema_version": version})
-    with pytest.raises(
-        StoreError, match=rf"spec\.json: schema_version {version}, this version reads 1 to 3"
-    ):
-        read_record(tmp_path / "spec.json", RunSpec)
-
-
-# -- lines ----------------------------------------------------------------------------------------
-
-
-def test_a_line_is_there_at_once(tmp_path):
-    """What a killed process had measured is kept."""
-    lines = JsonLinesWriter(tmp_path / "a.jsonl")
-    lines.append(line(0))
-    assert read_lines(tmp_path / "a.jsonl", StepRecord) == [line(0)]
-    lines.append(line(1, loss=math.nan))
-    assert read_lines(tmp_path / "a.jsonl", StepRecord) == [line(0), line(1, loss=None)]
-    lines.close()
-
-
-@pytest.mark.parametrize("torn", ["{", '{"step": 2', line(2).model_dump_json()])
-def test_a_torn_last_line_is_passed_over(tmp_path, torn):
-    """A machine that dies while it writes costs one step and not the run."""
-    path = tmp_path / "a.jsonl"
-    path.write_text(f"{line(0).model_dump_json()}\n{line(1).model_dump_json()}\n{torn}")
-    assert [record.step for record in read_lines(path, StepRecord)] == [0, 1]
-
-
-def test_no_file_has_no_lines(tmp_path):
-    assert read_lines(tmp_path / "none.jsonl", StepRecord) == []
 
 
 # -- status ---------------------------------------------------------------------------------------
@@ -269,8 +148,8 @@ def test_a_run_that_starts_again_is_started_as_was_asked_last(run):
 def test_a_new_attempt_starts_from_an_empty_folder(run):
     """Steps of an earlier attempt before those of this one would be one curve with a fold."""
     run.mark_running()
-    append(run, 0, line(0))
-    append(run, 1, line(0))
+    append(run, 0, step_record(0))
+    append(run, 1, step_record(0))
     run.write_env(Environment(torch="1"))
     (run.path / "checkpoint").mkdir()
     (run.path / "checkpoint" / "model").write_text("x")
@@ -304,8 +183,8 @@ def test_what_is_not_there_yet_is_empty(run):
 
 def test_a_steps_time_is_the_slowest_ranks(run):
     """All ranks wait for it; a mean or a sum would be a speed that no run has."""
-    append(run, 0, line(0, step_s=0.1, warmup=True), line(1, step_s=0.4))
-    append(run, 1, line(0, step_s=0.3, warmup=True), line(1, step_s=0.2))
+    append(run, 0, step_record(0, step_s=0.1, warmup=True), step_record(1, step_s=0.4))
+    append(run, 1, step_record(0, step_s=0.3, warmup=True), step_record(1, step_s=0.2))
     steps = run.steps()
     assert steps.step_s.tolist() == [0.3, 0.4]
     assert steps.step.tolist() == [0, 1]
@@ -314,10 +193,10 @@ def test_a_steps_time_is_the_slowest_ranks(run):
 
 
 def test_only_steps_that_every_rank_has_recorded_count(run):
-    append(run, 0, line(0), line(1), line(2))
-    append(run, 1, line(0), line(1))
+    append(run, 0, step_record(0), step_record(1), step_record(2))
+    append(run, 1, step_record(0), step_record(1))
     (run.path / "steps.rank2.jsonl").write_text(
-        line(0).model_dump_json() + "\n" + line(1).model_dump_json()[:20]
+        step_record(0).model_dump_json() + "\n" + step_record(1).model_dump_json()[:20]
     )
     assert run.steps().step.tolist() == [0]
     append(run, 3)
@@ -326,7 +205,7 @@ def test_only_steps_that_every_rank_has_recorded_count(run):
 
 def test_a_loss_that_is_no_number_reads_back_as_nan(run):
     """A run that broke shows as such, and not as the number 0."""
-    append(run, 0, line(0), line(1, loss=math.nan, grad_norm=math.inf))
+    append(run, 0, step_record(0), step_record(1, loss=math.nan, grad_norm=math.inf))
     steps = run.steps()
     assert steps.loss[0] == 2.0 and math.isnan(steps.loss[1]) and math.isnan(steps.grad_norm[1])
     assert '"loss":null' in (run.path / "steps.rank0.jsonl").read_text()
@@ -334,13 +213,13 @@ def test_a_loss_that_is_no_number_reads_back_as_nan(run):
 
 def test_more_than_ten_ranks_keep_their_order(run):
     for rank in range(12):
-        append(run, rank, line(0, step_s=float(rank + 1), loss=2.0))
+        append(run, rank, step_record(0, step_s=float(rank + 1), loss=2.0))
     assert run.steps().step_s.tolist() == [12.0]
 
 
 def test_the_last_step_is_the_newest_whole_line(run):
     """What `status` and the progress line show; they look often, and files get long."""
-    append(run, 0, *(line(step) for step in range(200)))
+    append(run, 0, *(step_record(step) for step in range(200)))
     assert (run.path / "steps.rank0.jsonl").stat().st_size > 3 * 4096
     assert run.last_step().step == 199
     with open(run.path / "steps.rank0.jsonl", "a") as file:

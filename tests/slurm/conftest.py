@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from slurm_cluster import Cluster, missing
+from slurm_cluster import Cluster
+from slurm_conf import missing
 from slurm_login import Login
 
 

@@ -22,34 +22,21 @@ from typing import TypeVar
 import psutil
 import slurm_hosts
 from command_line import is_alive
-from slurm_conf import CONFIGURATION, PARTITIONS
+from slurm_conf import CONFIGURATION, PARTITIONS, search_path
 
-TOOLS = ("slurmctld", "slurmd", "sbatch", "munged")
-INSTALL = "apt-get install -y --no-install-recommends slurm-wlm munge"
 FIRST_PORTS = range(12000, 20000)  # below those that systems give to outgoing connections
 FIELDS = "%i|%T|%r|%N|%j"  # of `squeue`: those of `Job`
+# Reasons of Slurm to hold a job and to drain a node, until an administrator intervenes.
+HELD = "launch failed requeued held"
+DRAINED = ("Duplicate jobid", "Kill task failed", "batch job complete failure")
+# A killed controller takes ended jobs for running ones, for minutes unless it asks the nodes.
+FORGOTTEN_S = 20.0
 POLL_S = 0.1
 START_AGAIN_S = 2.0
 HANG_S = 300  # what has not happened after this time is not going to
 ACTIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED")
 
 T = TypeVar("T")
-
-
-def missing(apart: bool = False) -> str | None:
-    """Return why no cluster can be started here; None if one can."""
-    for tool in TOOLS:
-        if shutil.which(tool, path=_path()) is None:
-            return f"no {tool}: {INSTALL}"
-    if os.getuid() != 0:
-        return "Slurm's daemons need root"
-    if apart:
-        if shutil.which("ip", path=_path()) is None:
-            return "no ip: apt-get install -y iproute2"
-        probe = ["unshare", "--net", "--uts", "--pid", "--mount", "--fork", "true"]
-        if subprocess.run(probe, capture_output=True).returncode:
-            return "this machine allows no namespaces"
-    return None
 
 
 def wait_until(condition: Callable[[], T], what: str, hang_s: float = HANG_S) -> T:
@@ -110,7 +97,7 @@ class Cluster:
         for name in ("log", "state", "bin", "dev", *(f"spool.{node}" for node in self.nodes)):
             (self.folder / name).mkdir()
         self.env = {name: value for name, value in os.environ.items() if "SLURM" not in name}
-        self.env |= {"SLURM_CONF": str(self.conf), "PATH": _path()}
+        self.env |= {"SLURM_CONF": str(self.conf), "PATH": search_path()}
         try:
             if apart:
                 slurm_hosts.connect(self.folder, self.nodes)
@@ -316,10 +303,20 @@ class Cluster:
 
     def wait_until_empty(self, hang_s: float = HANG_S) -> None:
         """Wait until no job is in the queue; jobs that were requeued start at once."""
+
+        ask_at = time.monotonic() + FORGOTTEN_S
+
+        def is_empty() -> bool:
+            nonlocal ask_at
+            if time.monotonic() >= ask_at:
+                self.call("scontrol", "reconfigure")  # the nodes report the jobs that they have
+                ask_at = time.monotonic() + FORGOTTEN_S
+            self.repair()
+            self.start_requeued()
+            return not self.active_jobs()
+
         try:
-            wait_until(
-                lambda: self.start_requeued() or not self.active_jobs(), "the queue is empty"
-            )
+            wait_until(is_empty, "the queue is empty")
         except AssertionError as error:
             raise AssertionError(f"{error}: {self.active_jobs()}\n{self.call('sinfo')}") from None
 
@@ -333,8 +330,25 @@ class Cluster:
         self._requeued = {job: self._requeued.get(job, now) for job in waiting}
         for job, since in self._requeued.items():
             if now - since >= START_AGAIN_S:
-                update = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
-                subprocess.run(update, env=self.env, capture_output=True)  # it may have started
+                self._try("update", f"JobId={job}", "StartTime=now")
+
+    def repair(self) -> None:
+        """Release the jobs and resume the nodes that wait for an administrator.
+
+        A killed controller forgets the last 5 s. It starts jobs again that run since then, their
+        nodes refuse that, and it holds the jobs and drains the nodes.
+        """
+        for job in self.jobs():
+            if job.state == "PENDING" and job.reason == HELD:
+                self._try("release", job.id)
+        for line in self.call("sinfo", "-h", "-N", "-p", "main", "-o", "%n|%T|%E").splitlines():
+            node, state, reason = line.split("|")
+            if "drain" in state and reason in DRAINED:
+                self._try("update", f"NodeName={node}", "State=RESUME")
+
+    def _try(self, *command: str) -> None:
+        """Call scontrol for a job or node whose state may have changed."""
+        subprocess.run(["scontrol", *command], env=self.env, capture_output=True)
 
     def answers(self) -> bool:
         """Return whether the controller answers."""
@@ -350,11 +364,6 @@ class Cluster:
 def _host(node: str) -> str:
     """Return the name of the first process of a node apart, as a daemon."""
     return f"host.{node}"
-
-
-def _path() -> str:
-    """Return the PATH with the folders of daemons."""
-    return f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
 
 
 def _free_ports(n: int) -> int:

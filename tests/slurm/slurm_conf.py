@@ -1,4 +1,11 @@
-"""The configuration of a Slurm cluster for tests."""
+"""The configuration of a Slurm cluster for tests, and the tools that it needs."""
+
+import os
+import shutil
+import subprocess
+
+TOOLS = ("slurmctld", "slurmd", "sbatch", "munged")
+INSTALL = "apt-get install -y --no-install-recommends slurm-wlm munge"
 
 # Shorter times than in production, as tests wait for them. Only cores are shared out. No cgroups.
 # But processes that a test stops for a minute would let Slurm drain their node, until an
@@ -51,3 +58,24 @@ PARTITIONS = """
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO PriorityTier=1
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP OverSubscribe=NO PriorityTier=10
 """
+
+
+def missing(apart: bool = False) -> str | None:
+    """Return why no cluster can be started here; None if one can."""
+    for tool in TOOLS:
+        if shutil.which(tool, path=search_path()) is None:
+            return f"no {tool}: {INSTALL}"
+    if os.getuid() != 0:
+        return "Slurm's daemons need root"
+    if apart:
+        if shutil.which("ip", path=search_path()) is None:
+            return "no ip: apt-get install -y iproute2"
+        probe = ["unshare", "--net", "--uts", "--pid", "--mount", "--fork", "true"]
+        if subprocess.run(probe, capture_output=True).returncode:
+            return "this machine allows no namespaces"
+    return None
+
+
+def search_path() -> str:
+    """Return the PATH with the folders of daemons."""
+    return f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"

@@ -64,7 +64,7 @@ def set_link(folder: Path, node: str, state: str) -> None:
 def start_command(folder: Path, node: str) -> list[str]:
     """Return the command that starts a host.
 
-    Its child is the first process of the host, which reaps zombies and with which all others end.
+    Its child is the first process of the host, with which all others end.
     """
     hosts = f"mount --bind {folder}/hosts /etc/hosts"
     script = f"hostname {node} && {hosts} && trap '' CHLD && exec {INIT} infinity"

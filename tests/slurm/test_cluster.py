@@ -1,5 +1,8 @@
 """Without these, tests could pass on a cluster that loses no node, or leaves processes behind."""
 
+import contextlib
+
+import psutil
 import pytest
 from command_line import is_alive
 from slurm_cluster import Cluster, wait_until
@@ -15,6 +18,14 @@ def start_sleepers(cluster: Cluster, n: int) -> None:
 
 def n_running(cluster: Cluster) -> int:
     return [job.state for job in cluster.jobs()].count("RUNNING")
+
+
+def names(cluster: Cluster) -> set[str]:
+    found = set()
+    for process in cluster.all_processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.add(process.name())
+    return found
 
 
 def test_a_lost_node_and_controller_cost_no_job(make_cluster):
@@ -33,9 +44,9 @@ def test_a_lost_node_and_controller_cost_no_job(make_cluster):
 def test_a_stopped_cluster_leaves_no_process_or_file(make_cluster):
     cluster = make_cluster(gpus=2)
     start_sleepers(cluster, 3)
+    expected = {"munged", "slurmctld", "slurmd", "slurmstepd", "sleep"}
+    wait_until(lambda: names(cluster) >= expected, "daemons and tasks run")
     processes = list(cluster.all_processes())
-    names = {process.name() for process in processes}
-    assert names >= {"munged", "slurmctld", "slurmd", "slurmstepd", "sleep"}
     cluster.stop()
     assert not any(is_alive(process) for process in processes)
     assert not cluster.folder.exists()

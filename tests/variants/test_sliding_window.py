@@ -23,8 +23,9 @@ from harness.model.gpt import GPT
 from harness.probes.first_step import CPU_KERNELS
 from variants import registry
 from variants.attention import _block_sparse as _blocks
+from variants.attention import mha, sliding_window
 from variants.attention._block_sparse import MAX_BLOCK_ELEMENTS, attend_blocks
-from variants.attention._flex_tiles import attend_tiles, tiles
+from variants.attention._flex_tiles import attend_tiles, can_tile, tiles
 from variants.attention._window import Window
 from variants.base import ModelShape, Positional
 
@@ -502,15 +503,49 @@ def test_tiles_equal_those_of_pytorch(window, n_global, seq_len):
             assert set(mine_in_row.tolist()) == set(theirs_in_row.tolist()), name
 
 
-def compare_with_flex(window, device, backend, gradients):
+# Of two sequences: one is a single document, one has short and long ones, also at a tile's edge.
+ENDS = torch.tensor([1, 2, 50, 128, 129, 290])
+DOCUMENTS = torch.stack((torch.zeros(301).int(), torch.bucketize(torch.arange(301), ENDS).int()))
+
+
+@pytest.mark.parametrize("window", [Window(301), Window(1), Window(100), Window(130, 1, 40)])
+def test_tiles_of_documents_are_those_of_the_dense_mask(window):
+    """A tile too few, and keys go missing; full tiles would show another document."""
+    mask = tiles(window, 301, torch.device("cpu"), DOCUMENTS)
+    index = torch.arange(301)
+    same = DOCUMENTS[:, :, None] == DOCUMENTS[:, None]
+    dense = F.pad(window.sees(index[:, None], index) & same, (0, 83, 0, 83))
+    seen_BNN = dense.unflatten(1, (3, 128)).unflatten(3, (3, 128)).sum((2, 4))
+    for b, row in ((b, row) for b in range(2) for row in range(3)):
+        full, partial = (
+            getattr(mask, f"{name}_indices")[
+                b, 0, row, : getattr(mask, f"{name}_num_blocks")[b, 0, row]
+            ]
+            for name in ("full_kv", "kv")
+        )
+        assert (seen_BNN[b, row, full] == 128**2).all()
+        assert {*full.tolist(), *partial.tolist()} >= set(
+            seen_BNN[b, row].nonzero().flatten().tolist()
+        )
+    assert mask.full_kv_num_blocks[1].sum() == 0 or window.width == 1
+    if window.width == 301:  # the work that documents save
+        assert mask.full_kv_num_blocks[0].sum() > 0 and mask.kv_num_blocks[1].sum() <= 5
+
+
+def compare_with_flex(window, device, backend, gradients, documents=False, n_kv_head=H):
     generator = torch.Generator().manual_seed(3)
     qkv = [
-        torch.randn(2, H, 301, 16, generator=generator).to(device).requires_grad_(gradients)
-        for _ in range(3)
+        torch.randn(2, n, 301, 16, generator=generator).to(device).requires_grad_(gradients)
+        for n in (H, n_kv_head, n_kv_head)
     ]
+    documents_BT = DOCUMENTS.to(device) if documents else None
     torch._dynamo.reset()
-    flex = torch.compile(attend_tiles, backend=backend, fullgraph=True, dynamic=False)(window, *qkv)
-    blocks = attend_blocks(window, *qkv, None, scores)
+    compiled = torch.compile(attend_tiles, backend=backend, fullgraph=True, dynamic=False)
+    flex = compiled(window, *qkv, documents_BT)
+    q, k, v = qkv
+    if n_kv_head < H:
+        k, v = (x.repeat_interleave(H // n_kv_head, dim=1) for x in (k, v))
+    blocks = attend_blocks(window, q, k, v, None, scores, documents_BT)
     torch.testing.assert_close(flex, blocks, atol=1e-3 if gradients else 1e-5, rtol=1e-3)
     if gradients:
         got, right = (torch.autograd.grad(y.square().sum(), qkv) for y in (flex, blocks))
@@ -521,10 +556,21 @@ def compare_with_flex(window, device, backend, gradients):
 FLEX = [Window(100), Window(30, 3), Window(20, 1, 7)]
 
 
+FLEX_DOCUMENTS = [Window(301), Window(100), Window(20, 1, 7)]
+
+
 @pytest.mark.parametrize("window", FLEX, ids=str)
 def test_flex_attention_equals_blocks(window):
     """What it computes, without its kernel, for which there is no gradient on a CPU."""
     compare_with_flex(window, "cpu", "aot_eager", gradients=False)
+
+
+@pytest.mark.parametrize(
+    ("window", "n_kv_head"), list(zip(FLEX_DOCUMENTS, (1, H, 2), strict=True)), ids=str
+)
+def test_flex_attention_masks_documents(window, n_kv_head):
+    """On a GPU, compiled runs with masked documents would train on other documents."""
+    compare_with_flex(window, "cpu", "aot_eager", False, documents=True, n_kv_head=n_kv_head)
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -535,6 +581,45 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 @pytest.mark.parametrize("window", FLEX, ids=str)
 def test_flex_attention_kernel_equals_blocks(window):
     compare_with_flex(window, "cuda", "inductor", gradients=True)
+
+
+FLEX_LAYERS = {
+    "mha": ({}, 1),
+    "gqa": ({"n_kv_head": 2}, 1),
+    "mqa": ({}, 1),
+    "differential": ({}, 2),
+    "sliding_window": ({"window": 40, "head_dilation": [1, 1, 2, 2]}, 1),
+}
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+@pytest.mark.parametrize("name", FLEX_LAYERS)
+@torch.no_grad()
+def test_layers_mask_documents_with_flex_attention(monkeypatch, name):
+    """The choices of a compiled run on a GPU, here computed by plain operations."""
+    shape = ModelShape(n_layer=1, n_head=4, n_embd=64, seq_len=301, vocab_size=13)
+    options, n_expected = FLEX_LAYERS[name]
+    layer = make(name, shape, **options).eval()
+    arguments = (inputs(2, shape), torch.arange(301), rope(shape), None, DOCUMENTS)
+    expected = layer(*arguments)
+
+    def as_compiled_for_cuda(window, device_type, head_dim, *, compiling, **more):
+        return can_tile(window, "cuda", head_dim, compiling=True, **more)
+
+    tiled = mock.Mock(side_effect=attend_tiles)
+    monkeypatch.setattr(mha, "can_tile", as_compiled_for_cuda)
+    for module in (mha, sliding_window):
+        monkeypatch.setattr(module, "attend_tiles", tiled)
+    torch.testing.assert_close(layer(*arguments), expected, atol=1e-5, rtol=1e-5)
+    assert tiled.call_count == n_expected  # not of dilated heads
+
+
+@pytest.mark.cuda
+@needs_gpu
+@pytest.mark.parametrize("n_kv_head", [H, 1])
+@pytest.mark.parametrize("window", FLEX_DOCUMENTS, ids=str)
+def test_flex_attention_kernel_masks_documents(window, n_kv_head):
+    compare_with_flex(window, "cuda", "inductor", True, documents=True, n_kv_head=n_kv_head)
 
 
 @pytest.mark.cuda

@@ -3,6 +3,8 @@
 Shapes: queries (..., H, Tq, D), keys and values (..., G, Tk, D), H a multiple of G.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,6 +12,36 @@ from torch import Tensor
 # Up to this many queries, training in bf16 on a CPU is faster with separate matrix products than
 # fused.
 FUSED_BF16_MIN_QUERIES = 512
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """How `attend` computes: by PyTorch's fused kernels, and with the keys of a group repeated."""
+
+    fused: bool
+    repeats_keys: bool
+
+
+def choose_kernel(
+    device_type: str,
+    dtype: torch.dtype,
+    n_queries: int,
+    *,
+    grouped: bool,
+    softcapped: bool,
+    needs_gradients: bool,
+) -> Kernel:
+    """Return the fastest kernel that computes these scores.
+
+    The backward pass of the fused kernel is slow for few queries in bf16 on a CPU. PyTorch's fused
+    fp32 kernels on CUDA do not support groups and would fall back to the slow math kernel.
+    """
+    few_bf16 = (
+        device_type == "cpu" and dtype == torch.bfloat16 and n_queries <= FUSED_BF16_MIN_QUERIES
+    )
+    fused = not softcapped and not (few_bf16 and needs_gradients)
+    ungrouped_only = not fused or (device_type == "cuda" and dtype == torch.float32)
+    return Kernel(fused, repeats_keys=grouped and ungrouped_only)
 
 
 def attend(
@@ -32,25 +64,24 @@ def attend(
     if mask is not None and mask.is_floating_point():
         # PyTorch's fused kernels do not accept masks of three dimensions.
         mask = mask.to(q.dtype)[(None,) * (q.ndim - mask.ndim)]
-    unfused = bool(softcap) or _slow_when_fused(q)
-    if n_group > 1 and (unfused or (q.is_cuda and q.dtype == torch.float32)):
-        # PyTorch's fused fp32 kernels on CUDA do not support groups and would fall back to the slow
-        # math kernel.
+    kernel = choose_kernel(
+        q.device.type,
+        q.dtype,
+        q.shape[-2],
+        grouped=n_group > 1,
+        softcapped=bool(softcap),
+        needs_gradients=torch.is_grad_enabled(),
+    )
+    if kernel.repeats_keys:
         k = k.repeat_interleave(n_group, dim=-3)
         v = v.repeat_interleave(n_group, dim=-3)
         n_group = 1
-    if unfused:
+    if not kernel.fused:
         scale = scale or q.shape[-1] ** -0.5
         return _attend_unfused(q, k, v, mask, is_causal, dropout, scale, softcap)
     return F.scaled_dot_product_attention(
         q, k, v, mask, dropout, is_causal, scale=scale, enable_gqa=n_group > 1
     )
-
-
-def _slow_when_fused(q: Tensor) -> bool:
-    """Return whether the fused kernel is slow, as its backward pass in bf16 on a CPU is."""
-    bf16_on_cpu = q.device.type == "cpu" and q.dtype == torch.bfloat16
-    return bf16_on_cpu and q.shape[-2] <= FUSED_BF16_MIN_QUERIES and torch.is_grad_enabled()
 
 
 def _attend_unfused(

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from variants.attention._cache import KeyValueCache
+from variants.attention._flex_tiles import attend_tiles, can_tile
 from variants.attention._head_norm import HeadNorm
 from variants.attention._kernels import attend
+from variants.attention._window import Window
 from variants.base import Attention, InitSpec, ModelShape, Positional, residual_std
 from variants.linear import Linear
 from variants.tensor_parallel import TensorParallelPlan
@@ -128,9 +130,29 @@ class MultiHead(Attention[OptionsT]):
         positional: Positional,
         documents_BT: Tensor | None = None,
     ) -> Tensor:
-        """Attend causally, with the positional's bias if it has one, within each document."""
+        """Attend causally, with the positional's bias if it has one, within each document.
+
+        Compiled for CUDA, flex_attention skips the tiles between documents.
+        """
+        everything = Window(q_BHTD.shape[2])
+        if documents_BT is not None and self.can_tile(everything, q_BHTD, positional, True):
+            return attend_tiles(everything, q_BHTD, k_BGTD, v_BGTD, documents_BT)
         bias = positional.causal_bias(positions_T, documents_BT)
         return self.scores(q_BHTD, k_BGTD, v_BGTD, bias, is_causal=bias is None)
+
+    def can_tile(
+        self, window: Window, q_BHTD: Tensor, positional: Positional, documents: bool
+    ) -> bool:
+        """Return whether flex_attention computes these scores, and is faster."""
+        dropout = self.training and self.dropout > 0
+        return can_tile(
+            window,
+            q_BHTD.device.type,
+            q_BHTD.shape[-1],
+            compiling=torch.compiler.is_compiling(),
+            plain_scores=not (positional.has_bias or self.softcap or dropout),
+            documents=documents,
+        )
 
     def cache(
         self, batch: int, length: int, device: torch.device, dtype: torch.dtype

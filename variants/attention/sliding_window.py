@@ -9,7 +9,7 @@ from torch import Tensor
 
 from variants.attention._block_sparse import HeadBias, attend_blocks
 from variants.attention._cache import KeyValueCache
-from variants.attention._flex_tiles import attend_tiles, can_tile
+from variants.attention._flex_tiles import attend_tiles
 from variants.attention._window import FULL, MaskedPositional, Window, check_pattern
 from variants.attention.mha import MultiHead, MultiHeadOptions
 from variants.base import ModelShape, Positional
@@ -60,8 +60,8 @@ class SlidingWindow(MultiHead[SlidingWindowOptions]):
 
     Time and memory grow with T x W; a mask over full attention would cost more than full attention.
     If the window covers the sequence, this is full causal attention with the same kernel. When
-    compiled for CUDA it uses flex_attention, unless there is a bias, a softcap, dropout, documents,
-    or global tokens combined with dilation. Distances and the global tokens, the first ones of the
+    compiled for CUDA it uses flex_attention, unless there is a bias, a softcap, dropout, or dilation
+    combined with global tokens or documents. Distances and the global tokens, the first ones of the
     sequence, do not depend on its documents; keys of other documents are hidden.
     """
 
@@ -116,16 +116,12 @@ class SlidingWindow(MultiHead[SlidingWindowOptions]):
         T = q_BHTD.shape[2]
         if all(window.covers(T) for window in self.windows):
             return super().attend(q_BHTD, k_BGTD, v_BGTD, positions_T, positional, documents_BT)
-        dropout = self.training and self.dropout > 0
-        plain_scores = not (
-            positional.has_bias or self.softcap or dropout or documents_BT is not None
-        )
         outputs = []
         for heads in self.runs:
             window = self.windows[heads.start]
             q, k, v = (x[:, heads] for x in (q_BHTD, k_BGTD, v_BGTD))
-            if plain_scores and can_tile(window, q):
-                outputs.append(attend_tiles(window, q, k, v))
+            if self.can_tile(window, q, positional, documents_BT is not None):
+                outputs.append(attend_tiles(window, q, k, v, documents_BT))
                 continue
             window = FULL if window.covers(T) else window
             bias = HeadBias(positional, positions_T, heads) if positional.has_bias else None

@@ -86,7 +86,7 @@ class Muon(Optimizer[MuonOptions]):
 
     def update_dtype(self, device: torch.device) -> Precision:
         """Return the type of the iterations: bf16 on GPUs."""
-        return "bf16" if device.type == "cuda" else "fp32"
+        return iteration_precision(device.type)
 
 
 class _Muon(ParameterOptimizer[MuonOptions]):
@@ -114,7 +114,8 @@ class _Muon(ParameterOptimizer[MuonOptions]):
         whole = gather(direction, parameter.shard)
         sizes = parameter.info.blocks if options.separate_blocks else ()
         blocks = whole.split(list(sizes)) if sizes else (whole,)
-        dtype = torch.bfloat16 if whole.device.type == "cuda" else torch.float32
+        is_bf16 = iteration_precision(whole.device.type) == "bf16"
+        dtype = torch.bfloat16 if is_bf16 else torch.float32
         orthogonal = []
         for block in blocks:
             orthogonal.append(self._scaled(orthogonalize(block, options.n_iterations, dtype)))
@@ -126,6 +127,11 @@ class _Muon(ParameterOptimizer[MuonOptions]):
         if self._is_original:
             scale = max(1.0, rows / columns) ** 0.5
         return orthogonal * scale
+
+
+def iteration_precision(device_type: str) -> Precision:
+    """Return the type of the Newton-Schulz iterations, which bf16 speeds up on GPUs only."""
+    return "bf16" if device_type == "cuda" else "fp32"
 
 
 def orthogonalize(matrices: Tensor, n_iterations: int, dtype: torch.dtype) -> Tensor:

@@ -103,6 +103,64 @@ def eval_lengths(summary: Summary, charts: Charts) -> Iterator[Block]:
     yield from chart_blocks(charts, "length_loss", "position_loss")
 
 
+# The metric of a task in the report, the first that it has; tasks.csv has all.
+PREFERRED = ("acc_norm", "acc", "exact_match", "f1", "word_perplexity")
+
+
+def tasks(summary: Summary, charts: Charts) -> Iterator[Block]:
+    """Return the main metric of each task of lm-eval, if the study evaluates any."""
+    if "tasks" not in summary.tables:
+        return
+    rows = records(summary.tables["tasks"])
+    main = _main_metrics(rows)
+    rows = [row for row in rows if row["metric"] in ("", main[row["task"]])]  # "": it failed
+    yield paragraph(
+        "Tasks of lm-eval, mean over seeds with the 95 % t interval; tasks.csv has all metrics."
+    )
+    measured = [row for row in rows if row["value"] is not None]
+    cells = [formatting.mean(*interval_of(row, "value")) for row in measured]
+    yield _by_task("Metrics of tasks", measured, cells)
+    yield from reason_list(
+        (f"{row['task']} not defined, {row['reason']}", row["entry"])
+        for row in rows
+        if row["reason"]
+    )
+    compared = [row for row in rows if row["difference"] is not None]
+    if compared:
+        yield paragraph(
+            "Difference from the baseline, paired by seed, with the 95 % t interval of each, not "
+            "corrected for their number:"
+        )
+        cells = [formatting.difference(*interval_of(row, "difference")) for row in compared]
+        yield _by_task("Difference from the baseline by task", compared, cells)
+
+
+def _main_metrics(rows: Sequence[Record]) -> dict[str, str]:
+    """Return the metric of each task that the report shows."""
+    by_task: dict[str, list[str]] = {}
+    for row in rows:
+        by_task.setdefault(row["task"], []).append(row["metric"])
+    main = {}
+    for task, metrics in by_task.items():
+        defined = [metric for metric in metrics if metric] or metrics
+        main[task] = next((metric for metric in PREFERRED if metric in defined), defined[0])
+    return main
+
+
+def _by_task(caption: str, rows: Sequence[Record], cells: Sequence[str]) -> Table:
+    """Return a table with one row per entry and one column per task; a cell for each row."""
+    by_entry: dict[str, dict[str, str]] = {}
+    titles: dict[str, None] = {}
+    for row, cell in zip(rows, cells, strict=True):
+        title = f"{row['task']}, {row['metric']}"
+        titles[title] = None
+        by_entry.setdefault(row["entry"], {})[title] = cell
+    table_rows = []
+    for entry, by_title in by_entry.items():
+        table_rows.append([entry, *(by_title.get(title, MISSING) for title in titles)])
+    return table(caption, ["entry", *titles], table_rows, list(titles))
+
+
 def _by_length(
     caption: str, rows: Sequence[Record], cells: Sequence[str], trained: int | None
 ) -> Table:

@@ -40,6 +40,7 @@ from harness.results.records.probes import (
     RankMemory,
     RankPhases,
     RunTime,
+    TaskRecord,
 )
 from harness.results.records.run_spec import (
     AllowedViolation,
@@ -62,6 +63,7 @@ from harness.results.records.settings import (
     DecodeProbeSettings,
     EquivalenceMargin,
     LadderSettings,
+    LmEvalSettings,
     ModelSettings,
     ProbeSettings,
     Superiority,
@@ -126,6 +128,7 @@ __all__ = [
     "LaunchSettings",
     "LaunchSpec",
     "LengthRecord",
+    "LmEvalSettings",
     "Look",
     "LookPlan",
     "Looks",
@@ -158,6 +161,7 @@ __all__ = [
     "StudySummary",
     "Submission",
     "Superiority",
+    "TaskRecord",
     "Timing",
     "TokenDtype",
     "TokenFileScan",

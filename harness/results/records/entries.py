@@ -108,6 +108,21 @@ class LengthLoss(StrictModel):
     reason: str | None = Field(description="why the seeds that are not in `seeds` have no value")
 
 
+class TaskScore(StrictModel):
+    """A metric of a task of lm-eval, over the seeds that have it; null if none has."""
+
+    task: str = Field(description="name of the task or group")
+    metric: str = Field(description="name of the metric, with its filter if it has one")
+    seeds: list[int] = Field(description="seeds that the row rests on")
+    value: Mean | None = Field(description="value of the metric")
+    difference: Mean | None = Field(description="mean paired difference from the baseline")
+    higher_is_better: bool | None = Field(
+        description="whether a higher value is better; null if unknown"
+    )
+    examples: int = Field(description="number of examples")
+    reason: str | None = Field(description="why the seeds that are not in `seeds` have no value")
+
+
 class CorpusResult(StrictModel):
     """The final loss on one corpus of a mixture, over the seeds that have it; null if none has."""
 
@@ -223,6 +238,7 @@ class EntryResult(EntryMetrics):
 
     decoding: list[Decoding] = Field(description="results of the decode probe")
     lengths: list[LengthLoss] = Field(description="results of the length probe")
+    tasks: list[TaskScore] = Field(default=[], description="metrics of the tasks of lm-eval")
     corpora: list[CorpusResult] = Field(
         default=[], description="losses on each corpus of a mixture"
     )

@@ -70,12 +70,23 @@ class RankPhases(StrictModel):
     other_s: Annotated[list[Finite], Field(min_length=1)] = Field(
         description="the rest of the step, seconds"
     )
+    data_s: list[Finite] = Field(
+        default=[],
+        description="wait for the tokens of the step, seconds; part of other_s; empty if not "
+        "measured",
+    )
 
     @model_validator(mode="after")
     def _check_samples(self) -> Self:
         if len({len(getattr(self, f"{phase}_s")) for phase in PHASES}) > 1:
             raise ValueError("its phases have different numbers of samples")
         return self
+
+    @property
+    def data_wait(self) -> float | None:
+        """The fraction of the steps' time that waits for tokens; None if not measured."""
+        step_s = sum(sum(filter(None, getattr(self, f"{phase}_s"))) for phase in PHASES)
+        return sum(self.data_s) / step_s if self.data_s and step_s else None
 
 
 class CollectiveTraffic(StrictModel):
@@ -156,6 +167,30 @@ class LengthRecord(StrictModel):
         return self
 
 
+class TaskRecord(StrictModel):
+    """A metric of one task of lm-eval."""
+
+    task: str = Field(description="name of the task or group")
+    metric: str = Field(description="name of the metric, with its filter if it has one")
+    value: Finite | None = Field(description="value of the metric; null if it is not defined")
+    stderr: Finite | None = Field(
+        default=None, description="its standard error over the examples; null if unknown"
+    )
+    higher_is_better: bool | None = Field(
+        default=None, description="whether a higher value is better; null if unknown"
+    )
+    examples: Count = Field(description="number of examples")
+    reason: str | None = Field(
+        default=None, description="why it is not defined; null if it was measured"
+    )
+
+    @model_validator(mode="after")
+    def _check_value(self) -> Self:
+        if self.reason is None and self.value is None:
+            raise ValueError("has neither a value nor a reason")
+        return self
+
+
 class InitReport(StrictModel):
     """The tensors that were loaded from the checkpoint that the run started from."""
 
@@ -224,6 +259,7 @@ class ProbeResults(Versioned):
     peak_flops: PeakFlops = Field(description="peak of all devices")
     decoding: list[DecodeRecord] = Field(default=[], description="results of the decode probe")
     lengths: list[LengthRecord] = Field(default=[], description="results of the length probe")
+    tasks: list[TaskRecord] = Field(default=[], description="metrics of the tasks of lm-eval")
     resumed_at: list[Count] = Field(
         default=[],
         description="step counts at which training resumed; empty if it was never interrupted",

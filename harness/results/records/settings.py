@@ -220,6 +220,22 @@ class DecodeProbeSettings(StrictModel):
     ] = Field(description="numbers of positions in the KV cache")
 
 
+class LmEvalSettings(StrictModel):
+    """Tasks of EleutherAI's `lm-eval`, on which the trained model is evaluated."""
+
+    tasks: Annotated[
+        list[Annotated[str, Field(min_length=1)]],
+        Field(min_length=1, max_length=MAX_POINTS),
+        AfterValidator(lambda tasks: list(dict.fromkeys(tasks))),
+    ] = Field(description="names of tasks or groups, or paths of YAML files that define a task")
+    limit: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="number of examples of each task; null: all"
+    )
+    num_fewshot: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="examples in each prompt; null: as the task states"
+    )
+
+
 class ProbeSettings(StrictModel):
     """Optional measurements after training."""
 
@@ -230,6 +246,7 @@ class ProbeSettings(StrictModel):
         ]
         | None
     ) = Field(default=None, description="sequence lengths at which the validation loss is measured")
+    lm_eval: LmEvalSettings | None = Field(default=None, description="tasks of lm-eval")
 
 
 class EquivalenceMargin(StrictModel):
