@@ -7,7 +7,7 @@ bin := .venv/bin
 installed := .venv/.installed
 pytest := $(bin)/python -m pytest
 
-.PHONY: help install run test test-all check prose faults bench calibrate chaos scale scale-out docs example clean
+.PHONY: help install run test test-all check prose faults bench gpu gpu-bench calibrate chaos scale scale-out docs example clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -40,6 +40,15 @@ bench: .venv/.peers  ## time operations against their usual alternatives; ONLY=p
 	@$(pytest) tests/benchmarks -W default --benchmark-quiet \
 		--benchmark-json=reports/bench/raw.json \
 		$(if $(ONLY),-k '$(ONLY)') $(if $(BASELINE),--baseline '$(BASELINE)')
+
+gpu: $(installed)  ## run the tests that need an NVIDIA GPU; 4 minutes on an H100
+	@$(bin)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available() and \
+		"gpu: PyTorch finds no NVIDIA GPU on this machine; no test is run")'
+	@$(pytest) -m cuda --durations=8
+
+gpu-bench: $(installed)  ## measure the figures of this GPU into results/gpu/NAME.json; 4 minutes
+	@$(bin)/python tests/benchmarks/gpu_figures.py $(or $(NAME),gpu)
+	@$(bin)/python docs/formats.py
 
 calibrate: $(installed)  ## check coverage and false-positive rates on 2,000 simulated studies of each kind
 	@CALIBRATE=2000 $(pytest) -s tests/analysis/test_calibration.py \

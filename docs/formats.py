@@ -1,4 +1,4 @@
-"""Write results/README.md and reports/README.md from the descriptions of records and columns.
+"""Write results/README.md, reports/README.md and docs/gpu.md from records and columns.
 
 `python docs/formats.py` writes them (`make docs`); a test fails if they are out of step.
 """
@@ -12,7 +12,9 @@ from pydantic import BaseModel
 
 from harness.analysis.table_columns import COLUMNS
 from harness.results import records
+from harness.results.files import read_json
 from harness.results.frames import EVAL_COLUMNS, KEY_COLUMNS, RUN_COLUMNS, STEP_COLUMNS, Column
+from harness.results.records.gpu import GpuFigures
 from harness.results.records.study_comparison import StudyComparison
 
 ROOT = Path(__file__).parent.parent
@@ -30,6 +32,7 @@ FILES: Mapping[str, type[BaseModel]] = {
     "tuning.json": records.TuningRecord,
     "submissions/<id>.json": records.Submission,
     "archive/code/<code_hash>.json": records.CodeManifest,
+    "gpu/<name>.json": GpuFigures,
 }
 
 RESULTS = """# results/
@@ -39,6 +42,7 @@ RESULTS = """# results/
 `python -m harness run` writes this folder. Only `harness/results/{store,run,run_files}.py` read and
 write it. It is not under version control. In Python, `harness.load()` returns it as DataFrames.
 
+    results/gpu/<name>.json              the figures of a GPU that `make gpu-bench` measured
     results/<study>/launches.jsonl       a line per call of `run` or `ingest`
     results/<study>/tuning.json          what each entry tried and chose, if the study tunes
     results/<study>/.claims/<run_id>/    `<n>.json`: the process that holds the run, by claim number
@@ -184,6 +188,40 @@ def reports_readme() -> str:
     return "\n".join(parts)
 
 
+GPU = """# GPU
+
+<!-- Written by `make docs` from results/gpu/. -->
+
+    make gpu                    run the tests that need a GPU
+    make gpu-bench NAME=h100    measure the figures below into results/gpu/h100.json
+
+Each is meant for at most four minutes on one H100. `make docs` then writes this page. A figure is the
+median of 12 rounds with its 95 % interval; both sides of a ratio alternate.
+
+"""
+NO_FIGURES = """No figures have been measured yet. On a CPU, the tests cover the choice of the kernels, the masks
+and the code that measures.
+"""
+
+
+def gpu_page(folder: Path = ROOT / "results/gpu") -> str:
+    """Return the content of docs/gpu.md: a table for each file of figures."""
+    parts = []
+    for file in sorted(folder.glob("*.json")):
+        record = GpuFigures.model_validate(read_json(file))
+        software = f"PyTorch {record.torch_version}, CUDA {record.cuda_version}"
+        origin = f"{software}, commit {record.commit}, {record.measured_at[:10]}"
+        rows = []
+        for figure in record.figures:
+            low, high = figure.interval
+            value = f"{figure.value:,.4g} {figure.unit} [{low:,.4g}, {high:,.4g}]"
+            target = "" if figure.target is None else f"{figure.target:,.4g}"
+            rows.append((figure.figure, value, figure.compared_with or "", target))
+        titles = ("figure", "value", "compared with", "target")
+        parts.append(f"## {record.device}\n\n{origin}\n\n" + _markdown(titles, rows))
+    return GPU + ("\n".join(parts) or NO_FIGURES)
+
+
 def _record_section(name: str, record: type[BaseModel]) -> str:
     title = name.replace("<", "&lt;").replace(">", "&gt;")
     sections = [f"## {title}\n\n{_record_text(record)}"]
@@ -258,9 +296,10 @@ def _type_name(annotation: object) -> str:
 
 
 def main() -> None:
-    """Write both files."""
+    """Write all files."""
     (ROOT / "results/README.md").write_text(results_readme(), encoding="utf-8")
     (ROOT / "reports/README.md").write_text(reports_readme(), encoding="utf-8")
+    (ROOT / "docs/gpu.md").write_text(gpu_page(), encoding="utf-8")
 
 
 if __name__ == "__main__":

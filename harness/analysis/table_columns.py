@@ -172,6 +172,7 @@ COLUMNS: Mapping[str, list[Column]] = {
         RANK,
         Column("sample", INTEGER, "index of the sampled step"),
         *(Column(f"{phase}_s", NUMBER, f"seconds of the step: {phase}") for phase in PHASES),
+        Column("data_s", NUMBER, "seconds of other_s that the rank waits for tokens"),
     ],
     "traffic": [
         ENTRY,

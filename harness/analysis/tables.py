@@ -312,6 +312,7 @@ def _phases(summary: Summary) -> Iterator[Row]:
             continue
         for rank, times in enumerate(run.measured.phases):
             columns = dict(times)
+            columns["data_s"] = times.data_s or [None] * len(times.other_s)
             for sample, seconds in enumerate(zip(*columns.values(), strict=True)):
                 yield {
                     "entry": entry,

@@ -180,7 +180,7 @@ class Scorer:
                 length += 1
                 for row in sorted(open_rows):
                     if len(sequences[row]) > fed:
-                        continue  # its prompt goes on
+                        continue  # its prompt continues
                     sequences[row].append(next_tokens[row])
                     i = batch[row]
                     results[i].append(next_tokens[row])

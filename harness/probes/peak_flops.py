@@ -43,7 +43,7 @@ def peak_flops(context: DistributedContext, precision: str, n_devices: int = 1) 
         source = f"measured: the best of {REPEATS} products of {SIZE}x{SIZE}, {precision}"
         return PeakFlops(value=value, source=source)
     names = n_devices * context.gather(torch.cuda.get_device_name(context.device))
-    figures = [_vendor_flops(name, precision) for name in names]
+    figures = [vendor_flops(name, precision) for name in names]
     known = [figure for figure in figures if figure is not None]
     if len(known) < len(figures):
         return PeakFlops(value=None, source=f"unknown device among {sorted(set(names))}")
@@ -51,7 +51,8 @@ def peak_flops(context: DistributedContext, precision: str, n_devices: int = 1) 
     return PeakFlops(value=sum(known), source=f"vendor, dense {precision}: {devices}")
 
 
-def _vendor_flops(name: str, precision: str) -> float | None:
+def vendor_flops(name: str, precision: str) -> float | None:
+    """Return the vendor's dense FLOP/s of a device by its name; None if it is unknown."""
     figures = DENSE_TFLOPS.get(name.removeprefix("NVIDIA ").removeprefix("GeForce "))
     return None if figures is None else figures[precision] * 1e12
 

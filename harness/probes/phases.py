@@ -22,7 +22,8 @@ class PhaseTimer(StepTimer):
     and the other phases exclude their waits. Waits are observed in `Work.wait` and `wait_tensor`.
     DDP's reducer waits in C++ instead; its wait lasts from the arrival of the last gradient to the
     end of the backward pass. On CUDA the device's queue waits, not the thread: `waiting` is None if
-    there are several ranks, and waits are part of each phase.
+    there are several ranks, and waits are part of each phase. `data_s` is the time that the rank's
+    thread waits for the step's tokens, which is part of `other`.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
@@ -31,6 +32,7 @@ class PhaseTimer(StepTimer):
         self._is_distributed = dist.get_world_size() > 1
         self._observes_waits = self._is_distributed and device.type != "cuda"
         self.seconds: dict[Phase, float | None] = {}
+        self.data_s = 0.0
 
     def __enter__(self) -> "PhaseTimer":
         self._stack = ExitStack()
@@ -51,6 +53,13 @@ class PhaseTimer(StepTimer):
         self.seconds = dict(self._totals)
         if self._is_distributed and not self._observes_waits:
             self.seconds["waiting"] = None
+
+    @contextmanager
+    def data(self) -> Iterator[None]:
+        """Enclose the wait for the step's tokens."""
+        start = time.perf_counter()
+        yield
+        self.data_s += time.perf_counter() - start
 
     @contextmanager
     def forward(self) -> Iterator[None]:

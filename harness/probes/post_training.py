@@ -10,7 +10,7 @@ from harness.distributed.process_group import DistributedContext
 from harness.probes.communication import CommunicationCounter
 from harness.probes.phases import PhaseTimer
 from harness.probes.timer import UNTIMED, StepTimer
-from harness.results.records import PHASES, CollectiveTraffic, Phase, RankPhases
+from harness.results.records import PHASES, CollectiveTraffic, RankPhases
 from harness.results.run import Run
 
 N_TIMED = 3
@@ -39,22 +39,22 @@ class PostTrainingProbe:
         """Measure steps from `first` on; with `trace`, each rank writes a Chrome trace of one."""
         self.train_step(first, UNTIMED)  # memory and caches settle after the probes before
         first_timed = first + 1
-        seconds = [self._time_phases(first_timed + i) for i in range(N_TIMED)]
+        timers = [self._time_phases(first_timed + i) for i in range(N_TIMED)]
         counted = first_timed + N_TIMED
         with torch.compiler.set_stance("force_eager"), CommunicationCounter() as counter:
             self.train_step(counted, UNTIMED)
         if trace:
             self._trace(counted + 1, run)
         return PostTrainingResults(
-            phases=self.context.gather(_by_phase(seconds)),
+            phases=self.context.gather(_by_phase(timers)),
             traffic=self.context.gather(counter.traffic()),
         )
 
-    def _time_phases(self, step: int) -> dict[Phase, float | None]:
+    def _time_phases(self, step: int) -> PhaseTimer:
         self.context.barrier()  # as the loop does after each step: all ranks start together
         with PhaseTimer(self.model, self.context.device) as timer:
             self.train_step(step, timer)
-        return timer.seconds
+        return timer
 
     def _trace(self, step: int, run: Run) -> None:
         activities = [torch.profiler.ProfilerActivity.CPU]
@@ -66,6 +66,9 @@ class PostTrainingProbe:
         profile.export_chrome_trace(str(run.trace_path(self.context.rank)))
 
 
-def _by_phase(steps: list[dict[Phase, float | None]]) -> RankPhases:
-    columns = {f"{phase}_s": [seconds[phase] for seconds in steps] for phase in PHASES}
+def _by_phase(timers: list[PhaseTimer]) -> RankPhases:
+    columns: dict[str, object] = {}
+    for phase in PHASES:
+        columns[f"{phase}_s"] = [timer.seconds[phase] for timer in timers]
+    columns["data_s"] = [timer.data_s for timer in timers]
     return RankPhases.model_validate(columns)

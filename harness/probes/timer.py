@@ -31,6 +31,10 @@ class Timer:
 class StepTimer:
     """Scopes of the phases of a training step. Here they do nothing; `PhaseTimer` measures them."""
 
+    def data(self) -> AbstractContextManager[None]:
+        """Enclose the wait for the step's tokens."""
+        return nullcontext()
+
     def forward(self) -> AbstractContextManager[None]:
         """Enclose the forward pass of one micro-batch."""
         return nullcontext()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from harness.analysis.candidates import Candidate, find_candidates
 from harness.analysis.summary import Summary
+from harness.report import formatting
 from harness.report.render.templating import new_environment
 from harness.results.files import write_text
 from harness.results.run import Run
@@ -203,6 +204,9 @@ def _facts(summary: Summary, run: RunData) -> Iterator[tuple[str, str]]:
     for rank, phases in enumerate(run.phases):
         known = [f"{name} {value:.4g}" for name, value in phases.items() if value is not None]
         yield f"phases of rank {rank}, s", ", ".join(known)
+    for rank, samples in enumerate(run.probes.phases if run.probes else []):
+        if samples.data_wait is not None:
+            yield f"wait for data of rank {rank}", formatting.percent(samples.data_wait)
     if run.env is not None:
         for name, value in run.env.model_dump(exclude={"schema_version"}).items():
             if value not in (None, []):

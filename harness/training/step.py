@@ -1,11 +1,13 @@
 """One training step: gradients of all micro-batches, clipping, and the optimizer step."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from harness.data.batches import Batches, micro_batch_size
+from harness.data.prefetch import MicroBatches, Prefetch
 from harness.distributed.process_group import DistributedContext
 from harness.model.gpt import GPT
 from harness.model.precision import autocast
@@ -49,6 +51,19 @@ class TrainStep:
     def _n_sequences(self, step: int) -> int:
         return self.settings.tokens_at(step) // self.batches.seq_len
 
+    @cached_property
+    def _prefetch(self) -> Prefetch:
+        return Prefetch(self._micro_batches, pin=self.context.device.type == "cuda")
+
+    def _micro_batches(self, step: int) -> MicroBatches:
+        return self.batches.micro_batches(
+            step,
+            self.context.data_parallel_rank,
+            self.context.data_parallel_size,
+            self.micro_batch_size(step),
+            self._n_sequences(step),
+        )
+
     def __call__(self, step: int, timer: StepTimer = UNTIMED) -> StepResult:
         """Make one step; `timer` sees its phases.
 
@@ -68,18 +83,13 @@ class TrainStep:
     def forward_backward(self, step: int, timer: StepTimer = UNTIMED) -> Tensor:
         """Accumulate the step's gradients; return the mean loss over this rank's tokens."""
         device = self.context.device
-        micro_batches = self.batches.micro_batches(
-            step,
-            self.context.data_parallel_rank,
-            self.context.data_parallel_size,
-            self.micro_batch_size(step),
-            self._n_sequences(step),
-        )
+        with timer.data():
+            micro_batches = self._prefetch(step)
         n = len(micro_batches)
         total = torch.zeros((), device=device)
         for i, (tokens_BT, targets_BT) in enumerate(micro_batches, start=1):
-            inputs_BT = tokens_BT.to(device)
-            labels_BT = targets_BT.to(device)
+            inputs_BT = tokens_BT.to(device, non_blocking=True)
+            labels_BT = targets_BT.to(device, non_blocking=True)
             with self.parallelism.gradient_sync(self.model, enabled=i == n):
                 with autocast(device, self.settings.precision), timer.forward():
                     losses_BT = self.model(inputs_BT, labels_BT)

@@ -331,7 +331,9 @@ def test_phases_exclude_waits_and_sum_to_the_step(monkeypatch):
     monkeypatch.setattr(collectives, "wait_tensor", wait_tensor)
     with PhaseTimer(nn.Linear(1, 1), CPU) as timer:
         for _ in range(2):
-            clock.advance(1)
+            clock.advance(0.75)
+            with timer.data():
+                clock.advance(0.25)
             with timer.forward():
                 clock.advance(2)
                 collectives.wait_tensor(3, inner=4)
@@ -348,6 +350,7 @@ def test_phases_exclude_waits_and_sum_to_the_step(monkeypatch):
         "other": 2,
     }
     assert sum(timer.seconds.values()) == clock.now
+    assert timer.data_s == 0.5, "part of other"
 
 
 def test_ddp_waits_from_the_last_gradient_to_the_end(monkeypatch):

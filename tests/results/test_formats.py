@@ -43,6 +43,10 @@ def test_the_readme_is_in_step(formats, folder):
     assert stated == getattr(formats, f"{folder}_readme")()
 
 
+def test_the_page_of_gpu_figures_is_in_step(formats):
+    assert (ROOT / "docs/gpu.md").read_text(encoding="utf-8") == formats.gpu_page()
+
+
 RECORDS = [
     record
     for module in pkgutil.iter_modules(records.__path__, f"{records.__name__}.")

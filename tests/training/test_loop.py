@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import operator
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from harness.distributed.process_group import DistributedContext
 from harness.model.builder import ModelBuilder
 from harness.model.initialization import init_parameters
 from harness.probes.post_training import N_TIMED
+from harness.results.records import RankPhases
 from harness.results.run import Run
 from harness.training import loop
 from harness.training.evaluation import Evaluation
@@ -168,6 +170,10 @@ def test_phases_of_a_step_are_measured(tmp_path, ranks):
         assert min(seconds) >= 0, name
     assert min(phases.forward_s + phases.backward_s + phases.optimizer_s) > 0
     assert phases.waiting_s == [0] * N_TIMED, "one process waits for no other"
+    assert 0 < phases.data_wait < 1
+    assert all(map(operator.le, phases.data_s, phases.other_s))
+    older = RankPhases(**phases.model_dump(exclude={"data_s"}))
+    assert older.data_wait is None
     assert probes.traffic == [{}]
     assert probes.predicted_bytes_sent == 0
 

@@ -70,12 +70,23 @@ class RankPhases(StrictModel):
     other_s: Annotated[list[Finite], Field(min_length=1)] = Field(
         description="the rest of the step, seconds"
     )
+    data_s: list[Finite] = Field(
+        default=[],
+        description="wait for the tokens of the step, seconds; part of other_s; empty if not "
+        "measured",
+    )
 
     @model_validator(mode="after")
     def _check_samples(self) -> Self:
         if len({len(getattr(self, f"{phase}_s")) for phase in PHASES}) > 1:
             raise ValueError("its phases have different numbers of samples")
         return self
+
+    @property
+    def data_wait(self) -> float | None:
+        """The fraction of the steps' time that waits for tokens; None if not measured."""
+        step_s = sum(sum(filter(None, getattr(self, f"{phase}_s"))) for phase in PHASES)
+        return sum(self.data_s) / step_s if self.data_s and step_s else None
 
 
 class CollectiveTraffic(StrictModel):
