@@ -13,7 +13,7 @@ def end_on_interrupt() -> None:
     """Let Ctrl-C end this process also during an import; no effect if Ctrl-C is ignored.
 
     Extension modules, NumPy's among them, discard the KeyboardInterrupt of a module that they
-    import, and the command would go on.
+    import, and the command would continue.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)

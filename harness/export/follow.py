@@ -71,7 +71,7 @@ class RunFollower:
             self._open()
             if self._tracker is not None and self._points is not None:
                 self._forward(self._tracker, self._points.take())
-        except Exception as error:  # any: the tracker is not ours, and the training goes on
+        except Exception as error:  # any: the tracker is not ours, and the training continues
             self._give_up(error)
 
     def close(self) -> None:
