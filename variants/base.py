@@ -175,6 +175,13 @@ class Positional(Part[OptionsT]):
         """Return the problems of `rotate` on heads of this width, in the form of `check`."""
         return {}
 
+    def prepare(self, positions_T: Tensor, width: int, dtype: torch.dtype) -> None:
+        """Compute what the layers share, once in each forward pass, before its first layer.
+
+        `rotate` will most likely get these positions (the same object), and queries and keys of
+        this width and type. It must return the same without it, and for others.
+        """
+
     def rotate(self, q_BHTD: Tensor, k_BGTD: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         """Encode positions in queries and keys; D is the `rotary_dim` of the attention."""
         return q_BHTD, k_BGTD
@@ -233,6 +240,7 @@ class Attention(Part[OptionsT]):
 
     def __init__(self, shape: ModelShape, options: OptionsT, layer: int) -> None:
         super().__init__()
+        self.rotated_width = self.rotary_dim(shape, options)
 
     def load_from(
         self, source_tensors: Mapping[str, Tensor], initial_tensors: Mapping[str, Tensor]

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from harness.model.loss import Objective, at_least_fp32
+from harness.model.precision import product_dtype
 
 
 def chunks(n_tokens: int, max_tokens: int) -> Iterator[slice]:
@@ -55,7 +56,7 @@ class _ChunkedLosses(torch.autograd.Function):
         objective: Objective,
         max_tokens: int,
     ) -> Tensor:
-        ctx.settings = (objective, max_tokens, _product_dtype(weight_VC))
+        ctx.settings = (objective, max_tokens, product_dtype(weight_VC))
         losses_N, *gradients = _losses_and_gradients(hidden_NC, weight_VC, targets_N, *ctx.settings)
         ctx.save_for_backward(hidden_NC, weight_VC, targets_N, *gradients)
         return losses_N
@@ -83,14 +84,6 @@ _chunked_losses: Callable[[Tensor, Tensor, Tensor, Objective, int], Tensor] = _C
 def are_equal(values_N: Tensor) -> bool:
     """Return whether all values are equal, as are the gradients of losses whose mean is taken."""
     return bool((values_N == values_N[0]).all())
-
-
-def _product_dtype(weight: Tensor) -> torch.dtype:
-    """Return the type in which matrix products are computed."""
-    device = weight.device.type
-    if device != "meta" and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return weight.dtype
 
 
 def _losses_and_gradients(

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from harness.model.chunked_loss import chunked_token_losses, chunks
 from harness.model.loss import CROSS_ENTROPY, Objective, at_least_fp32, token_losses
+from harness.model.precision import product_dtype
 from harness.results.records.settings import Recompute
 from variants.base import Attention, Cache, FeedForward, ModelShape, Norm, Positional
 from variants.linear import Linear, linear
@@ -118,7 +119,9 @@ class GPT(nn.Module):
         self.separator = separator
         self.wte = nn.Embedding(shape.vocab_size, shape.n_embd)
         self.positional = layers.positional()
-        self.h = nn.ModuleList(Block(layers, layer) for layer in range(shape.n_layer))
+        blocks = [Block(layers, layer) for layer in range(shape.n_layer)]
+        self.rotated_width = blocks[0].attn.rotated_width
+        self.h = nn.ModuleList(blocks)
         self.ln_f = layers.norm()
         self.lm_head = None
         if not shape.tie_embeddings:
@@ -147,6 +150,7 @@ class GPT(nn.Module):
         positions_T = torch.arange(start, start + tokens_BT.shape[1], device=tokens_BT.device)
         x_BTC = self.positional.embed(self.wte(tokens_BT), positions_T)
         x_BTC = F.dropout(x_BTC, self.shape.dropout, self.training)
+        self.positional.prepare(positions_T, self.rotated_width, product_dtype(x_BTC))
         for i, block in enumerate(self.h):
             cache = caches[i] if caches else None
             inputs = (x_BTC, positions_T, self.positional, cache, documents_BT)

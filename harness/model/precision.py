@@ -3,6 +3,7 @@
 from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor
 
 
 def dtype_of(precision: str) -> torch.dtype:
@@ -13,3 +14,11 @@ def dtype_of(precision: str) -> torch.dtype:
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Compute matrix products in bf16 if `precision` is `bf16`; losses and norms stay in fp32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def product_dtype(operand: Tensor) -> torch.dtype:
+    """Return the type in which products with this tensor are computed."""
+    device = operand.device.type
+    if device != "meta" and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return operand.dtype

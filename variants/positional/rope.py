@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +26,22 @@ class RopeOptions:
     factor: float = 1.0
 
 
+class Tables(NamedTuple):
+    """The cosines and sines of some positions, for heads of one width and type.
+
+    `positions_T` is kept so that no other tensor has its identity.
+    """
+
+    positions_T: Tensor
+    cos_TD: Tensor
+    sin_TR: Tensor
+
+    def are_of(self, positions_T: Tensor, x: Tensor) -> bool:
+        """Return whether they rotate x at these positions, which must be the same object."""
+        is_same_kind = self.cos_TD.dtype == x.dtype and self.cos_TD.shape[-1] == x.shape[-1]
+        return self.positions_T is positions_T and is_same_kind
+
+
 class Rope(Positional[RopeOptions]):
     """Rotate pair i of R/2 by position * theta^(-2i/R) (Su et al. 2021, eq. 34).
 
@@ -38,6 +54,7 @@ class Rope(Positional[RopeOptions]):
 
     Options = RopeOptions
     title = "RoPE"
+    prepared: Tables | None = None
 
     def __init__(self, shape: ModelShape, options: RopeOptions) -> None:
         super().__init__(shape, options)
@@ -107,18 +124,32 @@ class Rope(Positional[RopeOptions]):
         """Return an empty plan: all heads rotate by the same angles."""
         return TensorParallelPlan()
 
+    def prepare(self, positions_T: Tensor, width: int, dtype: torch.dtype) -> None:
+        """Keep the tables of these positions for all layers, until the next forward pass.
+
+        The backward pass reads them as well if it computes activations again.
+        """
+        self.prepared = self.tables(positions_T, width, dtype)
+
     def rotate(self, q_BHTD: Tensor, k_BGTD: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         """Rotate both by the angles of their positions."""
-        D = q_BHTD.shape[-1]
+        tables = self.prepared
+        if tables is None or not tables.are_of(positions_T, q_BHTD):
+            tables = self.tables(positions_T, q_BHTD.shape[-1], q_BHTD.dtype)
+        interleaved = self.options.interleaved
+        q_BHTD = rotate_pairs(q_BHTD, tables.cos_TD, tables.sin_TR, interleaved)
+        k_BGTD = rotate_pairs(k_BGTD, tables.cos_TD, tables.sin_TR, interleaved)
+        return q_BHTD, k_BGTD
+
+    def tables(self, positions_T: Tensor, D: int, dtype: torch.dtype) -> Tables:
+        """Return the cosines and sines of all pairs of heads of width D."""
         R = round(self.options.fraction * D)
-        angle_TR = positions_T.to(torch.float32)[:, None] * self.frequencies(R, q_BHTD.device)
+        angle_TR = positions_T.to(torch.float32)[:, None] * self.frequencies(R, positions_T.device)
         yarn = self.options.scaling == "yarn"
         sharpness = 1 + 0.1 * math.log(self.options.factor) if yarn else 1.0
-        cos_TR = (sharpness * angle_TR.cos()).to(q_BHTD.dtype)
-        sin_TR = (sharpness * angle_TR.sin()).to(q_BHTD.dtype)
+        cos_TR = (sharpness * angle_TR.cos()).to(dtype)
+        sin_TR = (sharpness * angle_TR.sin()).to(dtype)
         interleaved = self.options.interleaved
         pairs_TR = cos_TR.repeat_interleave(2, -1) if interleaved else cos_TR.repeat(1, 2)
         cos_TD = F.pad(pairs_TR, (0, D - R), value=1.0)  # dimensions beyond R are not rotated
-        q_BHTD = rotate_pairs(q_BHTD, cos_TD, sin_TR, interleaved)
-        k_BGTD = rotate_pairs(k_BGTD, cos_TD, sin_TR, interleaved)
-        return q_BHTD, k_BGTD
+        return Tables(positions_T, cos_TD, sin_TR)
