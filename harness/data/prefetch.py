@@ -13,7 +13,7 @@ class Prefetch:
 
     They are a function of the step, so that any step may follow any other, and a resumed run reads
     the same ones. With `pin`, they are in page-locked memory, from which a GPU copies while the
-    host goes on. An error of `make` is raised by the call that needs its result.
+    host continues. An error of `make` is raised by the call that needs its result.
     """
 
     def __init__(self, make: Callable[[int], MicroBatches], *, pin: bool) -> None:
