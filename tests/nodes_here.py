@@ -76,7 +76,9 @@ class Srun:
 
 def _run_nodes(arguments: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
     """Start an agent for each node; after a bad exit code, end the others with SIGTERM."""
-    os.environ.update(environment, SLURM_CPUS_PER_TASK="1")  # the threads of a rank on one host
+    os.environ.update(environment)
+    cores = sorted(os.sched_getaffinity(0))
+    n_threads = max(1, len(cores) // N_NODES)  # as each rank has on one host
     signal.pthread_sigmask(signal.SIG_UNBLOCK, fork_server.BLOCKED)
     log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
@@ -85,6 +87,7 @@ def _run_nodes(arguments: Sequence[str], environment: Mapping[str, str], folder:
     for index in range(N_NODES):
         pid = os.fork()
         if pid == 0:
+            os.sched_setaffinity(0, cores[index * n_threads :][:n_threads] or cores)
             _run_agent([*arguments, f"--index={index}"])
         (folder / f"{index}.pid").write_text(str(pid))
         running.append(pid)

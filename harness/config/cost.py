@@ -16,6 +16,7 @@ from harness.model.parameters import predicted_bytes
 from harness.model.part_check import describe_failure
 from harness.model.precision import dtype_of
 from harness.probes.activations import Activations
+from harness.probes.memory import recomputed_bytes
 from harness.results.records import PredictedCost, ResolvedModel, TrainSettings, VariantChoice
 from harness.training.averaging import with_average
 from variants.base import ModelShape
@@ -69,7 +70,7 @@ class CostEstimator:
         builder = ModelBuilder(self._shape, axes, self._variant_paths, self._separator)
         parallelism = builder.parallelism()
         optimizer = builder.optimizer(self._train)
-        train = (self._objective, self._train.loss_chunk, self._dtype)
+        train = (self._objective, self._train.loss_chunk, self._train.recompute, self._dtype)
         settings = (self._shape, *train, tuple(self._separator or ()))
         key = (*settings, micro_batch_size, architecture_key(axes))
         if key not in self._models:
@@ -103,6 +104,7 @@ class CostEstimator:
             )
         model.objective = self._objective
         model.loss_chunk = self._train.loss_chunk
+        model.recompute = self._train.recompute
         model.to(self._dtype)  # autocast does not support the meta device; this is close to it
         size = (micro_batch_size, self._shape.seq_len)
         tokens = torch.zeros(size, dtype=torch.long, device="meta")
@@ -111,4 +113,6 @@ class CostEstimator:
             with Activations(model) as activations:
                 model(tokens, tokens)
             activation_bytes = activations.saved_bytes
+            if model.recompute != "none":
+                activation_bytes += recomputed_bytes(model, tokens)
         return ModelCost(parameters, flops_per_token, activation_bytes, model)

@@ -8,14 +8,16 @@ Legend of shapes: B batch, T sequence, C channels (`n_embd`), V vocabulary.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from harness.model.chunked_loss import chunked_token_losses, chunks
 from harness.model.loss import CROSS_ENTROPY, Objective, at_least_fp32, token_losses
+from harness.results.records.settings import Recompute
 from variants.base import Attention, Cache, FeedForward, ModelShape, Norm, Positional
 from variants.linear import Linear, linear
 
@@ -23,7 +25,9 @@ MAX_LOGITS = 2**25  # in a forward pass without gradients, whose logits are of n
 
 
 class LayerFactory(Protocol):
-    """Makes the modules of a model other than its embeddings."""
+    """Makes the modules of a model of a shape other than its embeddings."""
+
+    shape: ModelShape
 
     def positional(self) -> Positional:
         """Make the positional encoding, one for all layers."""
@@ -42,11 +46,29 @@ class LayerFactory(Protocol):
         ...
 
 
+def recomputed(module: nn.Module, dropout: float, *args: Any, **kwargs: Any) -> Tensor:
+    """Return the output of a module whose activations the backward pass computes again.
+
+    With dropout it computes the whole module again: tensor parallelism draws other random numbers
+    within a part, from its beginning to its end.
+    """
+    output: Tensor = checkpoint(
+        module, *args, use_reentrant=False, early_stop=dropout == 0, **kwargs
+    )
+    return output
+
+
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    With `recompute_attention`, training keeps no activations of the attention.
+    """
+
+    recompute_attention: bool = False
 
     def __init__(self, layers: LayerFactory, layer: int) -> None:
         super().__init__()
+        self.dropout = layers.shape.dropout
         self.ln_1 = layers.norm()
         self.attn = layers.attention(layer)
         self.ln_2 = layers.norm()
@@ -63,7 +85,11 @@ class Block(nn.Module):
         """Add the outputs of attention and of the MLP to the residual stream."""
         # Variants that do not support documents lack the argument.
         documents = {} if documents_BT is None else {"documents_BT": documents_BT}
-        x_BTC = x_BTC + self.attn(self.ln_1(x_BTC), positions_T, positional, cache, **documents)
+        inputs = (self.ln_1(x_BTC), positions_T, positional, cache)
+        if self.recompute_attention and self.training and torch.is_grad_enabled():
+            x_BTC = x_BTC + recomputed(self.attn, self.dropout, *inputs, **documents)
+        else:
+            x_BTC = x_BTC + self.attn(*inputs, **documents)
         x_BTC = x_BTC + self.mlp(self.ln_2(x_BTC))
         return x_BTC
 
@@ -72,7 +98,8 @@ class GPT(nn.Module):
     """The language model. `lm_head` is the output projection, None if it is the embedding.
 
     `objective` is what training minimizes, and `loss_chunk` the number of tokens whose logits exist
-    at once in training; None: all. With a `separator`, the tokens between two documents, no
+    at once in training; None: all. `recompute` names the modules whose activations are computed
+    again in the backward pass. With a `separator`, the tokens between two documents, no
     position attends to another document (Llama Team 2024, 3.2). Positions count through the
     sequence, as in modded-nanogpt: relative encodings do not see where a document begins, and
     absolute ones are trained at all positions.
@@ -86,6 +113,7 @@ class GPT(nn.Module):
         self, shape: ModelShape, layers: LayerFactory, separator: Sequence[int] | None = None
     ) -> None:
         super().__init__()
+        self._recompute: Recompute = "none"
         self.shape = shape
         self.separator = separator
         self.wte = nn.Embedding(shape.vocab_size, shape.n_embd)
@@ -95,6 +123,18 @@ class GPT(nn.Module):
         self.lm_head = None
         if not shape.tie_embeddings:
             self.lm_head = Linear(shape.n_embd, shape.vocab_size, bias=False)
+
+    @property
+    def recompute(self) -> Recompute:
+        """The modules of which training keeps only the inputs."""
+        return self._recompute
+
+    @recompute.setter
+    def recompute(self, modules: Recompute) -> None:
+        self._recompute = modules
+        for block in self.h:
+            assert isinstance(block, Block)
+            block.recompute_attention = modules == "attention"
 
     def hidden(self, tokens_BT: Tensor, caches: Sequence[Cache] | None = None) -> Tensor:
         """Return the output of the final norm, (B, T, C).
@@ -109,7 +149,11 @@ class GPT(nn.Module):
         x_BTC = F.dropout(x_BTC, self.shape.dropout, self.training)
         for i, block in enumerate(self.h):
             cache = caches[i] if caches else None
-            x_BTC = block(x_BTC, positions_T, self.positional, cache, documents_BT)
+            inputs = (x_BTC, positions_T, self.positional, cache, documents_BT)
+            if self._recompute == "block" and self.training and torch.is_grad_enabled():
+                x_BTC = recomputed(block, self.shape.dropout, *inputs)
+            else:
+                x_BTC = block(*inputs)
         hidden_BTC: Tensor = self.ln_f(x_BTC)
         return hidden_BTC
 

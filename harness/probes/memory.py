@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from harness.probes.activations import held_bytes
+from harness.model.gpt import GPT
+from harness.probes.activations import Activations, held_bytes
 from harness.probes.first_step import FirstStep
 from harness.results.records import RankMemory
 
@@ -21,10 +22,12 @@ def measure_memory(
     first_step: FirstStep,
     device: torch.device,
     averaged: Sequence[Tensor] = (),
+    recomputed: int = 0,
 ) -> RankMemory:
     """Return this rank's memory by category, in bytes.
 
-    `averaged` is the moving average of the parameters, which counts as optimizer state.
+    `averaged` is the moving average of the parameters, which counts as optimizer state, and
+    `recomputed` the bytes of `recomputed_bytes`, which count as activations.
     On CUDA the peak is the allocator's, and `other` is the part of it outside the categories. On a
     CPU, where the resident set is too noisy, `other` is the gathered parameters, and the peak is
     the sum of the categories.
@@ -32,7 +35,7 @@ def measure_memory(
     parameters = first_step.parameter_bytes
     gradients = first_step.gradient_bytes
     optimizer_state = held_bytes([*_state_tensors(optimizer), *averaged])
-    activations = first_step.activations.saved_bytes
+    activations = first_step.activations.saved_bytes + recomputed
     known = parameters + gradients + optimizer_state + activations
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
@@ -51,6 +54,22 @@ def measure_memory(
         peak=peak,
         resident_peak=resident_peak,
     )
+
+
+def recomputed_bytes(model: GPT, tokens_BT: Tensor) -> int:
+    """Return the bytes of activations that the backward pass computes again at once, on one device.
+
+    They are those of one layer, here the mean of all. The model and the tokens are on the meta
+    device.
+    """
+    saved = []
+    modules = model.recompute
+    for model.recompute in (modules, "none"):
+        with Activations(model) as activations:
+            model(tokens_BT, tokens_BT)
+        saved.append(activations.saved_bytes)
+    model.recompute = modules
+    return (saved[1] - saved[0]) // len(model.h)
 
 
 def _state_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:

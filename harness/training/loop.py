@@ -16,9 +16,10 @@ from harness.model.gpt import GPT
 from harness.model.initialization import check_same_parameters, parameter_hashes
 from harness.model.loss import Objective
 from harness.model.parameters import predicted_bytes
+from harness.model.precision import dtype_of
 from harness.probes import decode, eval_lengths, lm_eval
 from harness.probes.first_step import FirstStep
-from harness.probes.memory import measure_memory
+from harness.probes.memory import measure_memory, recomputed_bytes
 from harness.probes.peak_flops import peak_flops
 from harness.probes.post_training import PostTrainingProbe
 from harness.probes.timer import Timer
@@ -144,6 +145,7 @@ def set_up(run: Run, spec: RunSpec, context: DistributedContext) -> Setup:
     gpt = builder.model()
     gpt.objective = Objective(settings.label_smoothing, settings.z_loss)
     gpt.loss_chunk = settings.loss_chunk
+    gpt.recompute = settings.recompute
     whole = builder.model()
     model_parallel_size = context.world_size // parallelism.data_parallel_size
     context = replace(context, model_parallel_size=model_parallel_size)
@@ -320,7 +322,10 @@ def collect_probes(
     n_flops = sum(context.gather(first_step.flops))
     average = setup.train_step.average
     averaged = [] if average is None else list(average.values.values())
-    memory = context.gather(measure_memory(setup.optimizer, first_step, context.device, averaged))
+    recomputed = _recomputed_bytes(setup)
+    memory = context.gather(
+        measure_memory(setup.optimizer, first_step, context.device, averaged, recomputed)
+    )
     n_parameters = sum(parameter.numel() for parameter in setup.whole.parameters())
     optimizer = setup.builder.optimizer(spec.train)
     predicted_memory = predicted_bytes(setup.whole, optimizer, parallelism)
@@ -366,6 +371,17 @@ def collect_probes(
 
 def _coarsest(*precisions: Precision) -> Precision:
     return "bf16" if "bf16" in precisions else "fp32"
+
+
+def _recomputed_bytes(setup: Setup) -> int:
+    """Return the bytes of the activations that the backward pass computes again at once."""
+    train = setup.spec.train
+    if train.recompute == "none":
+        return 0
+    model = setup.builder.model().to(dtype_of(train.precision))
+    model.recompute = train.recompute
+    size = (_step_shape(setup).micro_batch_size, model.shape.seq_len)
+    return recomputed_bytes(model, torch.zeros(size, dtype=torch.long, device="meta"))
 
 
 def _step_shape(setup: Setup) -> StepShape:

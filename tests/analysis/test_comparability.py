@@ -23,7 +23,7 @@ IN_NATS = {
     "data": "corpus entropy_nats_per_byte separator",
     "train": "steps tokens_per_step batch_ramp micro_batch_size lr min_lr warmup_steps schedule "
     "decay_fraction beta1 beta2 weight_decay grad_clip ema_decay label_smoothing z_loss "
-    "loss_chunk precision compile eval_every deterministic device",
+    "loss_chunk recompute precision compile eval_every deterministic device",
 }
 
 

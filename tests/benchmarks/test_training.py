@@ -13,7 +13,9 @@ from torch import nn
 
 from harness.data.batches import Batches, Tokens
 from harness.model.builder import ModelBuilder
+from harness.model.chunked_loss import chunked_token_losses
 from harness.model.initialization import init_parameters
+from harness.model.loss import CROSS_ENTROPY, token_losses
 from harness.model.precision import autocast, dtype_of
 from harness.model.weights import GPT2
 from harness.probes.peak_flops import SIZE
@@ -68,7 +70,7 @@ def whole_step(
 
 
 def our_step(
-    device, batch, precision="fp32", compiled=False, positional="learned"
+    device, batch, precision="fp32", compiled=False, positional="learned", recompute="none"
 ) -> Callable[[], object]:
     model = ModelBuilder(
         SHAPE,
@@ -77,6 +79,7 @@ def our_step(
     ).model()
     model.to_empty(device=device)
     init_parameters(model, seed=0)
+    model.recompute = recompute
     if compiled:
         for block in model.h:
             block.compile()
@@ -135,6 +138,39 @@ def test_rope_in_a_training_step(compare, device, batch):
     """The ratio is the speed of rope relative to learned positions."""
     ours, learned = (our_step(device, batch, positional=name) for name in ("rope", "learned"))
     compare(ours=ours, peer="learned positions", theirs=learned, rounds=16)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_loss_in_chunks(compare, device, precision):
+    """Output projection and losses of GPT-2 124M, forward and backward, 512 of 1024 at a time."""
+    hidden_BTC = torch.randn(2, 512, 768, device=device, requires_grad=True)
+    weight_VC = torch.randn(50257, 768, device=device, requires_grad=True)
+    targets_BT = torch.arange(1024, device=device).view(2, 512)
+
+    def chunked() -> torch.Tensor:
+        return chunked_token_losses(hidden_BTC, weight_VC, targets_BT, CROSS_ENTROPY, 512)
+
+    def plain() -> torch.Tensor:
+        return token_losses(F.linear(hidden_BTC, weight_VC).float(), targets_BT)
+
+    def step(losses: Callable[[], torch.Tensor]) -> Callable[[], object]:
+        def run() -> None:
+            with autocast(device, precision):
+                loss = losses().mean()
+            loss.backward()
+            hidden_BTC.grad = None
+            weight_VC.grad = None
+
+        return run
+
+    compare(ours=step(chunked), peer="all logits at once", theirs=step(plain), rounds=6)
+
+
+@pytest.mark.parametrize("recompute", ["block", "attention"])
+def test_recompute(compare, device, batch, recompute):
+    """The ratio is the speed of recomputing activations relative to keeping them."""
+    ours = our_step(device, batch, recompute=recompute)
+    compare(ours=ours, peer="activations kept", theirs=our_step(device, batch), rounds=8)
 
 
 def test_batches(compare, tmp_path):

@@ -37,6 +37,7 @@ CHANGES = {
     "train.label_smoothing": 0.5,
     "train.z_loss": 0.5,
     "train.loss_chunk": 3,
+    "train.recompute": "block",
     "train.precision": "bf16",
     "train.compile": True,
     "train.eval_every": 5,

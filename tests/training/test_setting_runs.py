@@ -24,6 +24,8 @@ SETTINGS = {
     "model": {"tie_embeddings": False, "bias": False, "init_std": 0.05},
     "terms": {"label_smoothing": 0.1, "z_loss": 1e-3},
     "chunks": {"loss_chunk": 5},
+    "blocks": {"recompute": "block"},
+    "attentions": {"recompute": "attention"},
     "average": {"ema_decay": 0.7},
     "linear": {"batch_ramp": RAMP},
     "compiled": {"compile": True},
@@ -105,9 +107,11 @@ def test_a_run_that_is_resumed_at_each_step_is_the_same(tmp_path, ranks, whole, 
 def test_every_setting_trains_another_model(whole):
     """Otherwise a setting would be accepted and ignored. An average is only evaluated.
 
-    Chunks of the loss are summed in another order. Compiled blocks are the same model.
+    Chunks of the loss are summed in another order. Activations are the same when computed again,
+    and compiled blocks are the same model.
     """
     hashes = {name: probes.final_hashes[0] for name, (_, probes) in whole.items()}
     del hashes["compiled"]
-    assert hashes.pop("average") == hashes["plain"]
+    for name in ("average", "blocks", "attentions"):
+        assert hashes.pop(name) == hashes["plain"], name
     assert len(set(hashes.values())) == len(hashes)

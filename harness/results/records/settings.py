@@ -27,6 +27,7 @@ TimeLimit = Annotated[float, Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False)]
 Margin = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 
 Documents = Literal["cross", "mask"]
+Recompute = Literal["none", "block", "attention"]
 
 
 class ModelSettings(StrictModel):
@@ -149,6 +150,11 @@ class TrainSettings(StrictModel):
     )
     loss_chunk: Tokens | None = added(
         None, "most tokens whose logits exist at once in training; null: those of a micro-batch"
+    )
+    recompute: Recompute = added(
+        "none",
+        "modules of which training keeps only the inputs, and which the backward pass computes "
+        "again: `block`, `attention`, or `none`",
     )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="type of the computation"
