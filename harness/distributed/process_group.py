@@ -1,7 +1,7 @@
 """Distributed context: rank, world size, device, and the collectives that the loop uses."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,6 +15,7 @@ T = TypeVar("T")
 
 DEFAULT_TIMEOUT = timedelta(minutes=30)  # PyTorch's, of gloo
 NO_TIMEOUT = timedelta(days=365)
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # by the type of a rank's device
 
 
 class Store(Protocol):
@@ -90,25 +91,27 @@ def join(
         os.environ["NCCL_SOCKET_IFNAME"] = network_interface
     timeout = collective_timeout(stall_timeout_s)
     store, rank, world_size = next(rendezvous("env://", timeout=timeout))
-    if device == "cuda":
-        gpu = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(gpu)
-        own_device = gpu
-        backend = "cpu:gloo,cuda:nccl"
-    else:
-        gpu = None
-        own_device = torch.device("cpu")
-        backend = "gloo"
+    own_device = device_of_rank(device, os.environ)
+    uses_gpu = own_device.type == "cuda"
+    if uses_gpu:
+        torch.cuda.set_device(own_device)
     dist.init_process_group(
-        backend,
+        BACKENDS[own_device.type],
         store=store,
         rank=rank,
         world_size=world_size,
         timeout=timeout,
-        device_id=gpu,
+        device_id=own_device if uses_gpu else None,
     )
     yield DistributedContext(rank, world_size, own_device, store=store.clone())
     dist.destroy_process_group()
+
+
+def device_of_rank(device: str, environment: Mapping[str, str]) -> torch.device:
+    """Return the device of a rank: the GPU with the rank's number on its host, or the CPU."""
+    if device == "cuda":
+        return torch.device("cuda", int(environment["LOCAL_RANK"]))
+    return torch.device("cpu")
 
 
 def collective_timeout(stall_timeout_s: float | None) -> timedelta:

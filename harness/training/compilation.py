@@ -6,7 +6,7 @@ than the number of layers of many models. Shapes are static, and only training s
 evaluations have other shapes, which would need more graphs.
 
 This is the only module that uses `torch._dynamo`, which is private: no public function raises the
-limit for all calls or counts graphs.
+limit for all calls, counts graphs or measures the time of compilations.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 from torch._dynamo import config
-from torch._dynamo.utils import counters
+from torch._dynamo.convert_frame import FRAME_COMPILE_COUNTER
+from torch._dynamo.utils import calculate_time_spent, counters
 
 from harness.results.records import CompileReport
 
@@ -46,4 +47,6 @@ def compile_report() -> CompileReport:
         n_graphs=counters["stats"]["unique_graphs"],
         n_graph_breaks=sum(counters["graph_break"].values()),
         limit_reached=any(limit in reason for reason in reasons for limit in LIMITS),
+        n_recompiles=sum(FRAME_COMPILE_COUNTER.values()) - len(FRAME_COMPILE_COUNTER),
+        compile_s=calculate_time_spent().get("total_wall_time", 0.0),
     )

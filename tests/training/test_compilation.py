@@ -88,6 +88,8 @@ def test_each_distinct_block_is_compiled_once(
     assert probes.compilation.n_graphs == n_distinct
     assert probes.compilation.n_graph_breaks == 0
     assert not probes.compilation.limit_reached
+    assert probes.compilation.n_recompiles == n_distinct - 1
+    assert probes.compilation.compile_s > 0
     assert backend == [False] * n_distinct
 
 

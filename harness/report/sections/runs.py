@@ -19,7 +19,7 @@ from harness.report.document import (
     paragraph,
     text,
 )
-from harness.report.formatting import MISSING, count, setting
+from harness.report.formatting import MISSING, count, number, setting
 from harness.report.sections import Charts
 from harness.report.tables import table
 
@@ -94,14 +94,17 @@ def compilation(summary: Summary, charts: Charts) -> Iterator[Block]:
         if known:
             worst = max(known, key=lambda report: (report.limit_reached, report.n_graphs))
             limit = "reached" if worst.limit_reached else "not reached"
-            rows.append([entry.label, str(worst.n_graphs), str(worst.n_graph_breaks), limit])
+            recompiles = number(worst.n_recompiles, str)
+            compile_s = number(worst.compile_s, "{:.1f}".format)
+            counts = [str(worst.n_graphs), str(worst.n_graph_breaks), recompiles, compile_s]
+            rows.append([entry.label, *counts, limit])
     if rows:
         yield paragraph(
             "Training steps run compiled, evaluations uncompiled. Blocks that differ only in their "
             "parameters share a graph. Where the compiler's limit of graphs is reached, the rest "
             "of the model runs uncompiled, and no speed is reported."
         )
-        numeric = ["graphs", "graph breaks"]
+        numeric = ["graphs", "graph breaks", "recompilations", "compilation, s"]
         yield table("Compiled graphs", ["entry", *numeric, "limit"], rows, numeric)
 
 

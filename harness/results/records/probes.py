@@ -224,6 +224,16 @@ class CompileReport(StrictModel):
         description="whether the compiler gave up because of too many graphs, so that parts of "
         "the model ran uncompiled; such a run has no speed"
     )
+    n_recompiles: Count | None = Field(
+        default=None,
+        description="compilations of code that was compiled before, for another block or shape; "
+        "null in older files",
+    )
+    compile_s: Seconds | None = Field(
+        default=None,
+        description="time of all compilations, which is part of warm-up steps, seconds; null in "
+        "older files",
+    )
 
 
 class ProbeResults(Versioned):
