@@ -103,7 +103,7 @@ def test_the_command_fails_by_name(tmp_path):
     """`make bench BASELINE=` is what a pull request is judged by."""
     folder = tmp_path / "tests/benchmarks"
     folder.mkdir(parents=True)
-    for name in ("conftest.py", "ratios.py"):
+    for name in ("conftest.py", "ratios.py", "peak_memory.py"):
         shutil.copy(Path(ratios.__file__).with_name(name), folder)
     (folder / "test_made.py").write_text(
         "def test_decode(compare):\n"

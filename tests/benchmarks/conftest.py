@@ -10,14 +10,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import peak_memory
 import pytest
 import ratios
 import torch
 from tabulate import tabulate
 
 REPORT = Path("reports/bench/ratios.json")  # from the repository's root
+MEMORY_REPORT = REPORT.with_name("memory.json")
 WARMUP = 2  # rounds
 RATIOS = pytest.StashKey[list[ratios.Ratio]]()
+PEAKS = pytest.StashKey[list[peak_memory.Peak]]()
 BASELINE = pytest.StashKey[dict[str, ratios.Ratio]]()
 DESELECTED = pytest.StashKey[set[str]]()
 
@@ -30,6 +33,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.stash[RATIOS] = []
+    config.stash[PEAKS] = []
     config.stash[DESELECTED] = set()
     try:
         config.stash[BASELINE] = (
@@ -44,6 +48,9 @@ def pytest_sessionfinish(session):
     measured = session.config.stash[RATIOS]
     if measured:
         ratios.write(session.config.rootpath / REPORT, measured)
+    peaks = session.config.stash[PEAKS]
+    if peaks:
+        peak_memory.write(session.config.rootpath / MEMORY_REPORT, peaks)
     if comparison_problems(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -69,6 +76,7 @@ def benchmark_name(item) -> str:
 
 
 def pytest_terminal_summary(terminalreporter, config):
+    summarize_memory(terminalreporter, config.stash[PEAKS])
     measured = config.stash[RATIOS]
     baseline = config.stash[BASELINE]
     for problem in comparison_problems(config):
@@ -96,6 +104,24 @@ def pytest_terminal_summary(terminalreporter, config):
         n_compared = len(baseline.keys() & changes.keys())
         counts = f"{n_compared} of {len(baseline)} benchmarks"
         terminalreporter.write_line(f"compared with {config.option.baseline}: {counts}")
+
+
+def summarize_memory(terminalreporter, peaks: list[peak_memory.Peak]) -> None:
+    if not peaks:
+        return
+    rows = []
+    for peak in peaks:
+        row = {
+            "benchmark": peak.benchmark,
+            "ours, GB": f"{peak.ours_bytes / 1e9:.2f}",
+            "peer": peak.peer,
+            "peer, GB": f"{peak.peer_bytes / 1e9:.2f}",
+            "ratio": f"{peak.ratio:.2f}",
+        }
+        rows.append(row)
+    terminalreporter.section("peak memory; ratio = ours / peer; below 1, ours needs less")
+    terminalreporter.write_line(tabulate(rows, headers="keys", disable_numparse=True))
+    terminalreporter.write_line(f"written: {MEMORY_REPORT}")
 
 
 def interval(ratio: ratios.Ratio | None) -> str:
@@ -149,6 +175,22 @@ def compare(benchmark, request):
             benchmark.extra_info |= {"peer": peer, "peer_s": peer_s}
             name = benchmark_name(request.node)
             request.config.stash[RATIOS].append(ratios.ratio(name, ours_s, peer, peer_s))
+
+    return run
+
+
+@pytest.fixture
+def compare_memory(request):
+    """`compare_memory(bytes, peer="name", peer_bytes=bytes, at_most=r)` checks and reports a ratio.
+
+    The benchmark has the name of its test.
+    """
+
+    def run(ours_bytes: int, *, peer: str, peer_bytes: int, at_most: float) -> None:
+        name = benchmark_name(request.node)
+        peak = peak_memory.Peak(name, ours_bytes, peer, peer_bytes, ours_bytes / peer_bytes)
+        request.config.stash[PEAKS].append(peak)
+        assert peak.ratio <= at_most
 
     return run
 

@@ -70,7 +70,13 @@ def whole_step(
 
 
 def our_step(
-    device, batch, precision="fp32", compiled=False, positional="learned", recompute="none"
+    device,
+    batch,
+    precision="fp32",
+    compiled=False,
+    positional="learned",
+    recompute="none",
+    prepares=True,
 ) -> Callable[[], object]:
     model = ModelBuilder(
         SHAPE,
@@ -80,6 +86,8 @@ def our_step(
     model.to_empty(device=device)
     init_parameters(model, seed=0)
     model.recompute = recompute
+    if not prepares:
+        model.positional.prepare = lambda *_: None
     if compiled:
         for block in model.h:
             block.compile()
@@ -138,6 +146,14 @@ def test_rope_in_a_training_step(compare, device, batch):
     """The ratio is the speed of rope relative to learned positions."""
     ours, learned = (our_step(device, batch, positional=name) for name in ("rope", "learned"))
     compare(ours=ours, peer="learned positions", theirs=learned, rounds=16)
+
+
+@precisions
+def test_rotary_tables(compare, device, batch, precision, compiled):
+    """The ratio is the speed of sharing rotary tables relative to tables of each layer."""
+    ours = our_step(device, batch, precision, compiled, "rope")
+    theirs = our_step(device, batch, precision, compiled, "rope", prepares=False)
+    compare(ours=ours, peer="tables of each layer", theirs=theirs, rounds=16)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
