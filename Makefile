@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 STUDY ?= ablations.toml
-WORKERS ?= 3
+WORKERS ?= 2
 bin := .venv/bin
 installed := .venv/.installed
 pytest := $(bin)/python -m pytest
@@ -18,10 +18,9 @@ run: $(installed)  ## train the unfinished runs of $(STUDY), then write the repo
 
 install: $(installed)  ## install into .venv
 
-# Those that mostly wait, on a Slurm cluster of their own, run next to the others on a third worker.
-test: $(installed)  ## run the tests; those that use all cores run one after the other
-	@$(pytest) -n $(WORKERS) --dist loadscope -m "slurm or not distributed"; code=$$?; \
-	$(pytest) -m "distributed and not slurm" && exit $$code
+test: $(installed)  ## run the tests, those that start several processes last
+	@$(pytest) -n $(WORKERS) --dist loadscope -m "not distributed"; code=$$?; \
+	$(pytest) -n $(WORKERS) --dist loadscope -m distributed && exit $$code
 
 test-all: test calibrate chaos scale  ## run the tests, and the long ones in their full size
 

@@ -195,12 +195,12 @@ GPU = """# GPU
     make gpu                    run the tests that need a GPU
     make gpu-bench NAME=h100    measure the figures below into results/gpu/h100.json
 
-Each is meant for at most four minutes on one H100. `make docs` then writes this page. A figure is the
-median of 12 rounds with its 95 % interval; both sides of a ratio alternate.
+Each is meant for at most four minutes on one H100. `make docs` then writes this page. A figure is
+the median of 12 rounds with its 95 % interval; both sides of a ratio alternate.
 
 """
-NO_FIGURES = """No figures have been measured yet. On a CPU, the tests cover the choice of the kernels, the masks
-and the code that measures.
+NO_FIGURES = """No figures have been measured yet. On a CPU, the tests cover the choice of the
+kernels, the masks and the code that measures.
 """
 
 

@@ -43,7 +43,7 @@ Call = Callable[[], object]
 
 
 def seconds(device: torch.device, *calls: Call) -> list[list[float]]:
-    """Return the seconds of each call in each round; in every second round the order is reversed."""
+    """Return the seconds of each call in each round; every second round has the reverse order."""
     taken: list[list[float]] = [[] for _ in calls]
     for n in range(N_WARMUP + N_ROUNDS):
         for i in range(len(calls))[:: 1 if n % 2 else -1]:

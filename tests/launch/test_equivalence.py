@@ -46,10 +46,10 @@ FAULTS = {
 
         class V(DDP):
             def wrap(self, model, device, precision):
-                def logits(self, tokens):
-                    return F.linear(self.hidden(tokens), self.wte.weight.detach().clone())
+                def project(self, hidden):
+                    return F.linear(hidden, self.wte.weight.detach().clone())
 
-                model.logits = types.MethodType(logits, model)
+                model._project = types.MethodType(project, model)
                 return super().wrap(model, device, precision)
     """,
     "another_start": """

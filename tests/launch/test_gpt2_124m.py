@@ -1,6 +1,7 @@
 """The study of GPT-2 124M: its entries, and one of them trained end to end on a CPU."""
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,12 @@ import pytest
 from command_line import Harness
 
 from harness.config import load
+from harness.data.tokenizers import Tokenizer
+from harness.errors import UserError
 from harness.results.store import Store
 
 STUDY = Path(__file__).parents[2] / "studies/gpt2_124m.toml"
+REAL = Path(os.environ.get("ABLATIONS_DATA") or Path(__file__).parents[3] / "shared/data").resolve()
 SMALL = """
 model.seq_len=32 train.steps=2 train.tokens_per_step=64 train.micro_batch_size=1 train.device=cpu
 train.compile=false train.warmup_steps=0 train.eval_tokens=64
@@ -19,8 +23,14 @@ ENTRY = "optimizer=adamw positional=rope attention=sliding_window".split()
 
 
 @pytest.fixture
-def study(tmp_path):
-    """Return a copy of the study with a window of 8, next to two shards in modded-nanogpt's format."""
+def study(tmp_path, monkeypatch):
+    """Return a copy of the study with a window of 8, next to shards in modded-nanogpt's format."""
+    if "TIKTOKEN_CACHE_DIR" not in os.environ:
+        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(REAL / "tiktoken_cache"))
+    try:
+        Tokenizer("gpt2")
+    except UserError:
+        pytest.skip("the tokenizer is not available")
     folder = tmp_path / "fineweb10B"
     folder.mkdir()
     generator = np.random.default_rng(0)

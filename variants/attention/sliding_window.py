@@ -60,9 +60,9 @@ class SlidingWindow(MultiHead[SlidingWindowOptions]):
 
     Time and memory grow with T x W; a mask over full attention would cost more than full attention.
     If the window covers the sequence, this is full causal attention with the same kernel. When
-    compiled for CUDA it uses flex_attention, unless there is a bias, a softcap, dropout, or dilation
-    combined with global tokens or documents. Distances and the global tokens, the first ones of the
-    sequence, do not depend on its documents; keys of other documents are hidden.
+    compiled for CUDA it uses flex_attention, unless there is a bias, a softcap, dropout, or
+    dilation combined with global tokens or documents. Distances and the global tokens, the first
+    ones of the sequence, do not depend on its documents; keys of other documents are hidden.
     """
 
     Options = SlidingWindowOptions
