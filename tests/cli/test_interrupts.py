@@ -10,7 +10,7 @@ from harness.errors import ExitCode
 PROGRAM = """
 import os, signal
 from harness.cli.interrupts import end_on_interrupt
-if {is_ignored}: signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.SIG_IGN if {is_ignored} else signal.default_int_handler)
 end_on_interrupt()
 {action}
 """

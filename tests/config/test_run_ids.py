@@ -34,6 +34,7 @@ OTHER = {
     "decode": DecodeProbeSettings(batch=[1], context=[2]),
     "eval_lengths": [4],
     "lm_eval": LmEvalSettings(tasks=["x"]),
+    "loss_chunk": 64,
 }
 ENTRY = {axis: VariantChoice(name="x", label="x", options={"a": 1}) for axis in AXES}
 CORPUS = Corpus("text.txt", "ab", 256, [], [], "")
