@@ -21,6 +21,7 @@ STOP_GRACE_S = 20.0  # to finish the current step; Slurm and the agent kill a ra
 ASKING_S = 30.0  # before a stall, in which the ranks ask each other: at most half of its limit
 RECORD_S = 0.2  # to record a stall within its limit: at most a tenth of it
 STACK_DUMP_STAGGER_S = 0.3  # between the stack dumps of two ranks, which share a log
+STACK_DUMP_GRACE_S = 3.0  # for ranks that notice a stall late: the first that ends ends all
 
 
 class Watch:
@@ -110,7 +111,8 @@ class Watch:
         self._record("lost" if silent else "timeout", message)
         print_stacks(f"rank {self._rank}: {message}")
         local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        time.sleep(STACK_DUMP_STAGGER_S * (local_world_size - _local_rank()))
+        n_later = local_world_size - _local_rank()
+        time.sleep(STACK_DUMP_STAGGER_S * n_later + STACK_DUMP_GRACE_S)
         os._exit(ExitCode.SOME_FAILED)
 
     def _describe(self, rank: int) -> str:
