@@ -1,6 +1,5 @@
 """`_worker`: run one rank. A torchrun command starts it: `torchrun ... -m harness _worker SPEC`."""
 
-import ctypes
 import os
 import signal
 import sys
@@ -11,8 +10,7 @@ import psutil
 import typer
 
 from harness.errors import UserError
-
-PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+from harness.launch.parent import parent_death_signal
 
 
 def worker(
@@ -42,7 +40,7 @@ def end_with_parent() -> None:
     """
     if sys.platform != "linux":
         return
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    parent_death_signal(signal.SIGTERM)()
     if os.getppid() == 1 and not _is_launcher(1):
         raise typer.Exit(128 + signal.SIGTERM)
 

@@ -1,7 +1,6 @@
 """Start a run on all nodes of a job: srun starts `_node` on each."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 from harness.errors import ExitCode
+from harness.launch.parent import parent_death_signal
 from harness.launch.slots import Slot
 from harness.launch.slurm import commands
 from harness.launch.slurm.commands import CommandError
@@ -21,7 +21,6 @@ POLL_INTERVAL_S = 0.1
 STATUS_INTERVAL_S = 5.0  # between two looks at the run's status
 END_GRACE_S = 60.0  # for srun to end after the run has; a node may be unreachable
 SAVED = (None, ExitCode.INTERRUPTED, ExitCode.REQUEUE)  # exit codes of srun, None: it was killed
-PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 STOP_GRACE_S = 90.0  # for srun to end after the request; the agents kill their ranks before that
 
 
@@ -90,15 +89,10 @@ def _first_host(job: Job) -> str:
 
 
 def _start_srun(run: Run, job: Job, slot: Slot, host: str) -> "subprocess.Popen[bytes]":
-    libc = ctypes.CDLL(None)
-
-    def end_with_parent() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
     # Of an element that is killed, srun may wait forever for a step that is gone.
     return subprocess.Popen(
         command(run, job, host, free_port(job)),
-        preexec_fn=end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - no lock
+        preexec_fn=parent_death_signal(signal.SIGKILL),  # noqa: PLW1509 - takes no lock
         stdin=subprocess.DEVNULL,
         env=os.environ | {"ABLATIONS_TIMING": slot.timing},
         cwd=Path.cwd(),
