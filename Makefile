@@ -7,7 +7,8 @@ bin := .venv/bin
 installed := .venv/.installed
 pytest := $(bin)/python -m pytest
 
-.PHONY: help install run test test-all check prose faults bench gpu gpu-bench calibrate chaos scale scale-out docs example clean
+.PHONY: help install run test test-all check prose faults bench gpu gpu-bench calibrate chaos \
+	scale scale-out docs example clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12

@@ -16,7 +16,7 @@ from harness.model.precision import product_dtype
 
 
 def chunks(n_tokens: int, max_tokens: int) -> Iterator[slice]:
-    """Yield consecutive slices of almost equal size, none of which has more than `max_tokens`.
+    """Yield consecutive slices of almost equal size, each of at most `max_tokens`.
 
     A last chunk of few rows would be slow, and its products may be rounded otherwise.
     """
@@ -33,7 +33,7 @@ def chunked_token_losses(
     objective: Objective,
     max_tokens: int,
 ) -> Tensor:
-    """Return `token_losses` of the logits hidden W^T, of which `max_tokens` rows exist at once.
+    """Return `token_losses` of the logits hidden W^T, computed `max_tokens` rows at a time.
 
     The forward pass also computes the gradients with respect to `hidden` and `weight` as if those
     of all losses were 1: otherwise logits would be stored, or computed twice. The backward pass

@@ -164,8 +164,8 @@ def unqueued(store: Store, study: str, runs: Sequence[Run]) -> Iterator[None]:
     If the queue cannot be asked, a run that was submitted counts as queued until it has ended.
 
     Raises:
-        UserError: an element of the queue has runs to do, of which it names each; or another
-            process submits runs of the study.
+        UserError: runs are in the queue, each of which is named, or another process submits runs
+            of the study.
     """
     if not runs:
         yield

@@ -153,8 +153,8 @@ class TrainSettings(StrictModel):
     )
     recompute: Recompute = added(
         "none",
-        "modules of which training keeps only the inputs, and which the backward pass computes "
-        "again: `block`, `attention`, or `none`",
+        "modules whose activations the backward pass computes again: `block`, `attention`, or "
+        "`none`",
     )
     precision: Literal["fp32", "bf16"] = Field(
         default="fp32", description="type of the computation"
