@@ -8,6 +8,15 @@ from synthetic_results import SyntheticStudy
 from harness import report
 from harness.results.files import read_json, write_json
 
+MHA, GQA = "rope-mha-single", "rope-gqa2-single"  # the entries of `two_entries`
+
+
+def two_entries(fake: SyntheticStudy) -> SyntheticStudy:
+    """Write a study of two entries that differ in attention, of two seeds, without probes."""
+    fake.axes = {"positional": ["rope"], "attention": ["mha", "gqa2"], "parallelism": ["single"]}
+    fake.baseline, fake.seeds, fake.steps = {"attention": "mha"}, (0, 1), 4
+    return fake.write()
+
 
 def plant(fake: SyntheticStudy, entry: str, seed: int, **probes: object) -> None:
     """Replace these probes of one run."""

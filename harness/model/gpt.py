@@ -129,7 +129,7 @@ class GPT(nn.Module):
 
     @property
     def recompute(self) -> Recompute:
-        """The modules of which training keeps only the inputs."""
+        """The modules whose activations the backward pass computes again."""
         return self._recompute
 
     @recompute.setter
@@ -189,7 +189,8 @@ class GPT(nn.Module):
         return logits
 
     @property
-    def _output_weight(self) -> Tensor:
+    def output_weight(self) -> Tensor:
+        """The matrix of the output projection, (V, C)."""
         return self.wte.weight if self.lm_head is None else self.lm_head.weight
 
     def why_unsupported_length(self, length: int) -> str | None:
@@ -210,7 +211,7 @@ class GPT(nn.Module):
         Either the caches are empty and `tokens_BT` is the prompt, or they have seen all earlier
         positions and T is 1.
         """
-        return linear(self.hidden(tokens_BT, caches)[:, -1], self._output_weight)
+        return linear(self.hidden(tokens_BT, caches)[:, -1], self.output_weight)
 
     def forward(self, tokens_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Return the cross-entropy of each target given the tokens up to it, (B, T), nats, fp32.
@@ -223,7 +224,7 @@ class GPT(nn.Module):
             losses = self._losses_without_gradient(hidden_BTC.flatten(0, 1), targets_BT.flatten())
             return losses.view_as(targets_BT)
         if self.training and self.loss_chunk is not None:
-            weight_VC = self._output_weight
+            weight_VC = self.output_weight
             return chunked_token_losses(
                 hidden_BTC, weight_VC, targets_BT, objective, self.loss_chunk
             )

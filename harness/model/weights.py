@@ -17,6 +17,7 @@ from torch import Tensor
 
 from harness.errors import Problem, StoreError, UserError
 from harness.model.builder import ModelBuilder
+from harness.model.gpt import GPT
 from harness.results.files import FormError, parse_record, read_json, write_json
 from harness.results.records import CheckpointInfo, ResolvedModel, VariantChoice
 from variants.base import AXES, ModelShape
@@ -52,6 +53,12 @@ class Weights:
     def parameters(self) -> int:
         """Return the number of parameters."""
         return sum(tensor.numel() for tensor in self.tensors.values())
+
+    def model(self) -> GPT:
+        """Return the model with these weights, which it shares."""
+        model = ModelBuilder(self.shape, self.axes, self.variant_paths).model()
+        model.load_state_dict(self.tensors, assign=True)
+        return model
 
     @property
     def sha256(self) -> str:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from harness.distributed.process_group import DistributedContext
-from harness.distributed.shards import gather_weights
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.model.precision import dtype_of
 from harness.probes.memory import is_out_of_memory
 from harness.probes.timer import Timer
+from harness.probes.whole_model import whole_model
 from harness.results.records import DecodeRecord, RunSpec
 from variants.base import Cache
 
@@ -35,14 +35,10 @@ def measure(
     probe = spec.probes.decode
     if probe is None:
         return []
-    weights = gather_weights(gpt, context)
-    if not context.is_first:
-        return []
     dtype = dtype_of(spec.train.precision)
-    model = builder.model()
-    state = {name: tensor.to(context.device, dtype) for name, tensor in weights.items()}
-    model.load_state_dict(state, assign=True)
-    model.eval()
+    model = whole_model(builder, gpt, context, dtype)
+    if model is None:
+        return []
     with _all_threads(), torch.inference_mode():
         settings = product(probe.batch, probe.context)
         return [_measure(model, batch, length, dtype) for batch, length in settings]

@@ -64,15 +64,11 @@ class Scorer:
         Equal inputs are computed once, such as those of the answers of one token to a question.
         """
         parts = [list(windows(*pair, self.seq_len)) for pair in pairs]
-        inputs = {window.tokens: 0 for part in parts for window in part}
-        for part in parts:
-            for window in part:
-                inputs[window.tokens] = max(inputs[window.tokens], len(window.targets))
-        wanted: dict[Tokens, list[Window]] = {tokens: [] for tokens in inputs}
+        wanted: dict[Tokens, list[Window]] = {}
         for window in {window: None for part in parts for window in part}:
-            wanted[window.tokens].append(window)
+            wanted.setdefault(window.tokens, []).append(window)
         scores: dict[Window, tuple[float, bool]] = {}
-        for batch in self._batches(sorted(inputs, key=len, reverse=True)):
+        for batch in self._batches(sorted(wanted, key=len, reverse=True)):
             scores |= self._score(batch, wanted)
         results = []
         for part in parts:
@@ -123,8 +119,7 @@ class Scorer:
         return total, greedy
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        head = self.model.lm_head
-        weight = self.model.wte.weight if head is None else head.weight
+        weight = self.model.output_weight
         with autocast(weight.device, self.precision):
             return F.linear(hidden, weight).float()
 

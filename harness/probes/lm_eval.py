@@ -12,10 +12,10 @@ import torch
 
 from harness.data.tokenizers import Tokenizer
 from harness.distributed.process_group import DistributedContext
-from harness.distributed.shards import gather_weights
 from harness.model.builder import ModelBuilder
 from harness.model.gpt import GPT
 from harness.probes.likelihood import Scorer
+from harness.probes.whole_model import whole_model
 from harness.results.records import LmEvalSettings, RunSpec, TaskRecord
 
 INSTALL = "needs the package lm-eval: pip install 'ablations[lm-eval]'"
@@ -169,13 +169,10 @@ def measure(
     settings = spec.probes.lm_eval
     if settings is None:
         return []
-    weights = gather_weights(gpt, context)
-    if not context.is_first:
+    model = whole_model(builder, gpt, context, torch.float32)
+    if model is None:
         return []
-    model = builder.model()
-    state = {name: tensor.to(context.device) for name, tensor in weights.items()}
-    model.load_state_dict(state, assign=True)
-    adapter = (Scorer(model.eval(), spec.train.precision), Tokenizer(spec.data.tokenizer))
+    adapter = (Scorer(model, spec.train.precision), Tokenizer(spec.data.tokenizer))
     records = []
     for task in settings.tasks:
         try:

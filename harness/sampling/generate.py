@@ -12,7 +12,6 @@ import torch
 
 from harness.data.tokenizers import NAMES, Tokenizer
 from harness.errors import Problem, UserError
-from harness.model.builder import ModelBuilder
 from harness.model.generation import decode, plan_generation
 from harness.model.gpt import GPT
 from harness.model.precision import autocast, dtype_of
@@ -105,7 +104,7 @@ def generate(request: GenerationRequest, write: Write) -> None:
         raise UserError(problems)
     weights = load_weights(checkpoint_folder(request.checkpoint))
     tokenizer = tokenizer_of(weights, request.checkpoint, request.tokenizer)
-    model = ModelBuilder(weights.shape, weights.axes, weights.variant_paths).model()
+    model = weights.model()
     plan = plan_generation(
         _encode_prompt(request.prompt, tokenizer),
         request.length,
@@ -114,7 +113,6 @@ def generate(request: GenerationRequest, write: Write) -> None:
         weights.axes["positional"].label,
     )
     device = _device(request.device)
-    model.load_state_dict(weights.tensors, assign=True)
     model.to(device, torch.float32).eval()
     caches = _caches(model, request, plan.n_cached)
     _log(plan.truncation_note)

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from harness.errors import ExitCode, UserError
-from harness.model.builder import ModelBuilder
 from harness.model.weights import load_weights
 from harness.probes import lm_eval
 from harness.probes.likelihood import Scorer
@@ -40,8 +39,7 @@ class Ablations(lm_eval.Adapter):
     ) -> None:
         folder = Path(path)
         weights = load_weights(checkpoint_folder(folder))
-        model = ModelBuilder(weights.shape, weights.axes, weights.variant_paths).model()
-        model.load_state_dict(weights.tensors, assign=True)
+        model = weights.model()
         if not torch.cuda.is_available() and (device is None or device.startswith("cuda")):
             device = "cpu"  # `lm_eval` asks for CUDA by default
         model.to(device or "cuda", torch.float32)

@@ -5,12 +5,11 @@ import itertools
 import math
 
 import pytest
-from reported import plant, written
+from reported import GQA, MHA, plant, two_entries, written
 
 from harness.analysis import dataset
 from harness.analysis.decoding import measures
 
-MHA, GQA = "rope-mha-single", "rope-gqa2-single"
 MEASURES = (
     "prefill_tokens_per_s",
     "decode_step_s",
@@ -21,10 +20,7 @@ MEASURES = (
 
 @pytest.fixture
 def pair(fake):
-    """A study of two entries that differ in attention, of two seeds, and no decoding yet."""
-    fake.axes = {"positional": ["rope"], "attention": ["mha", "gqa2"], "parallelism": ["single"]}
-    fake.baseline, fake.seeds, fake.steps = {"attention": "mha"}, (0, 1), 4
-    return fake.write()
+    return two_entries(fake)
 
 
 def record(decode_s, batch=2, context=4, **changed) -> dict:

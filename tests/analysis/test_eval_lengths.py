@@ -4,20 +4,15 @@ import csv
 import itertools
 
 import pytest
-from reported import plant, written
+from reported import GQA, MHA, plant, two_entries, written
 
 from harness.analysis import dataset
 from harness.analysis.eval_lengths import measures, positions
 
-MHA, GQA = "rope-mha-single", "rope-gqa2-single"
-
 
 @pytest.fixture
 def pair(fake):
-    """Two entries that differ in attention, two seeds, trained at length 128, not yet probed."""
-    fake.axes = {"positional": ["rope"], "attention": ["mha", "gqa2"], "parallelism": ["single"]}
-    fake.baseline, fake.seeds, fake.steps = {"attention": "mha"}, (0, 1), 4
-    return fake.write()
+    return two_entries(fake)
 
 
 def record(val_loss, length=4, **changed) -> dict:

@@ -3,20 +3,15 @@
 import csv
 
 import pytest
-from reported import plant, written
+from reported import GQA, MHA, plant, two_entries, written
 
 from harness.analysis import dataset
 from harness.analysis.tasks import measures
 
-MHA, GQA = "rope-mha-single", "rope-gqa2-single"
-
 
 @pytest.fixture
 def pair(fake):
-    """A study of two entries that differ in attention, of two seeds, and no tasks yet."""
-    fake.axes = {"positional": ["rope"], "attention": ["mha", "gqa2"], "parallelism": ["single"]}
-    fake.baseline, fake.seeds, fake.steps = {"attention": "mha"}, (0, 1), 4
-    return fake.write()
+    return two_entries(fake)
 
 
 def record(task, metric, value, reason=None):

@@ -14,6 +14,7 @@ import numpy as np
 import ratios
 import torch
 import torch.nn.functional as F
+from decoding_step import decoding_step
 from torch import Tensor
 
 from harness.model.builder import ModelBuilder
@@ -176,16 +177,7 @@ def decoding(device: torch.device, shape: ModelShape = GPT2_124M) -> list[GpuFig
     model = gpt2(shape, device).to(torch.bfloat16).eval()
     n_prompt = min(32, shape.seq_len // 2)
     prompt_BT = torch.randint(shape.vocab_size, (1, n_prompt), device=device)
-    caches = model.caches(1, n_prompt + 1, torch.bfloat16)
-    model.next_logits(prompt_BT, caches)
-
-    def step() -> None:
-        for cache in caches:
-            cache.n_seen = n_prompt
-        model.next_logits(prompt_BT[:, :1], caches)
-
-    n_table = model.positional.wpe.weight.numel()  # of which one row is read
-    n_read = sum(weight.numel() for weight in model.parameters()) - n_table
+    step, n_read = decoding_step(model, prompt_BT)
     buffer = torch.randn(n_read, device=device, dtype=torch.bfloat16)
     ours_s, read_s = seconds(device, step, buffer.amax)
     name = "decoding step of GPT-2 124M, bf16, batch 1"

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from decoding_step import decoding_step
 from torch import Tensor
 
 from harness.model.builder import ModelBuilder
@@ -54,8 +55,7 @@ def test_greedy_decoding(compare, package, tmp_path, device, prompt_BT):
     theirs.save_pretrained(tmp_path / "theirs")
     import_weights(str(tmp_path / "theirs"), tmp_path / "ours")
     weights = load_weights(tmp_path / "ours")
-    ours = ModelBuilder(weights.shape, weights.axes, ()).model()
-    ours.load_state_dict(weights.tensors, assign=True)
+    ours = weights.model()
     ours.to(device).eval()
     theirs.to(device)
 
@@ -83,17 +83,7 @@ def test_decoding_step(compare, device, prompt_BT):
     """A token reads each weight once, and one row of the position table: a bound on its speed."""
     model = ModelBuilder(GPT2_124M, GPT2, ()).model().to_empty(device=device).eval()
     init_parameters(model, seed=0)
-    caches = model.caches(1, PROMPT + 1, torch.float32)
-    model.next_logits(prompt_BT, caches)
-
-    def step() -> None:
-        for cache in caches:
-            cache.n_seen = PROMPT
-        model.next_logits(prompt_BT[:, :1], caches)
-
-    n_read = (
-        sum(weight.numel() for weight in model.parameters()) - model.positional.wpe.weight.numel()
-    )
+    step, n_read = decoding_step(model, prompt_BT)
     read = fastest_read(torch.randn(n_read, device=device))
     compare(ours=step, peer="reading the weights once", theirs=read, rounds=60)
 

@@ -88,8 +88,7 @@ def write(path, weights=None, config=CONFIG, how="safetensors"):
 
 def logits(checkpoint, tokens):
     weights = load_weights(checkpoint)
-    model = ModelBuilder(weights.shape, weights.axes, []).model()
-    model.load_state_dict(weights.tensors, assign=True)
+    model = weights.model()
     return model.eval().logits(tokens)
 
 

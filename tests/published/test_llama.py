@@ -49,8 +49,7 @@ def save(folder, *, settings=None, variant_paths=(), tokenizer=None, **axes):
 
 def logits(folder, tokens):
     weights = load_weights(folder)
-    model = ModelBuilder(weights.shape, weights.axes, []).model()
-    model.load_state_dict(weights.tensors, assign=True)
+    model = weights.model()
     with torch.no_grad():
         return model.eval().logits(tokens)
 

@@ -276,8 +276,7 @@ def kept_files(run):
 def evaluate_folder(tmp_path, run_spec, ranks, folder):
     """Return the validation loss of a checkpoint's weights, using nothing but its folder."""
     weights = load_weights(folder)
-    model = ModelBuilder(weights.shape, weights.axes, []).model()
-    model.load_state_dict(weights.tensors, assign=True)
+    model = weights.model()
     (tmp_path / "again").mkdir(exist_ok=True)
     return Evaluation(Run(tmp_path / "again"), run_spec, ranks)(model, step=0, train_s=0.0)
 
