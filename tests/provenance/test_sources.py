@@ -107,15 +107,16 @@ def test_an_edited_file_changes_exactly_the_runs_that_use_it(project, make_spec,
         "init": plain.model_copy(update={"init": InitSource(folder="x")}),
     }
     optional = {
-        "harness/probes/decode.py": "decode",
-        "harness/probes/eval_lengths.py": "lengths",
-        "harness/probes/lm_eval.py": "lm_eval",
-        "harness/probes/likelihood.py": "lm_eval",
-        "harness/data/synthetic.py": "synthetic",
+        "harness/probes/decode.py": {"decode"},
+        "harness/probes/eval_lengths.py": {"lengths"},
+        "harness/probes/lm_eval.py": {"lm_eval"},
+        "harness/probes/likelihood.py": {"lm_eval"},
+        "harness/probes/whole_model.py": {"decode", "lm_eval"},
+        "harness/data/synthetic.py": {"synthetic"},
     }
     used = {}
     for label, spec in specs.items():
-        files = {name for name in loaded["main"] if optional.get(name, label) == label}
+        files = {name for name in loaded["main"] if label in optional.get(name, specs)}
         for axis, choice in spec.axes.items():
             files |= loaded[f"variants/{axis}/{choice.name}"]
         used[label] = files
