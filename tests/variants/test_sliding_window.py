@@ -23,7 +23,7 @@ from harness.model.gpt import GPT
 from harness.probes.first_step import CPU_KERNELS
 from variants import registry
 from variants.attention import _block_sparse as _blocks
-from variants.attention import mha, sliding_window
+from variants.attention import mha, mla, sliding_window
 from variants.attention._block_sparse import MAX_BLOCK_ELEMENTS, attend_blocks
 from variants.attention._flex_tiles import attend_tiles, can_tile, tiles
 from variants.attention._window import Window
@@ -588,8 +588,12 @@ FLEX_LAYERS = {
     "gqa": ({"n_kv_head": 2}, 1),
     "mqa": ({}, 1),
     "differential": ({}, 2),
+    "mla": ({}, 1),
     "sliding_window": ({"window": 40, "head_dilation": [1, 1, 2, 2]}, 1),
 }
+
+
+ATTENTIONS = {name: registry.load("attention", name) for name in registry.files("attention")}
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
@@ -603,15 +607,24 @@ def test_layers_mask_documents_with_flex_attention(monkeypatch, name):
     arguments = (inputs(2, shape), torch.arange(301), rope(shape), None, DOCUMENTS)
     expected = layer(*arguments)
 
-    def as_compiled_for_cuda(window, device_type, head_dim, *, compiling, **more):
-        return can_tile(window, "cuda", head_dim, compiling=True, **more)
+    def as_compiled_for_cuda(window, device_type, dtype, head_dim, *, compiling, **more):
+        return can_tile(window, "cuda", dtype, head_dim, compiling=True, **more)
 
     tiled = mock.Mock(side_effect=attend_tiles)
-    monkeypatch.setattr(mha, "can_tile", as_compiled_for_cuda)
-    for module in (mha, sliding_window):
+    for module in (mha, mla):
+        monkeypatch.setattr(module, "can_tile", as_compiled_for_cuda)
+    for module in (mha, mla, sliding_window):
         monkeypatch.setattr(module, "attend_tiles", tiled)
     torch.testing.assert_close(layer(*arguments), expected, atol=1e-5, rtol=1e-5)
     assert tiled.call_count == n_expected  # not of dilated heads
+    without_documents = (*arguments[:4], None)
+    assert not torch.allclose(layer(*without_documents), expected, atol=1e-3)
+
+
+def test_every_attention_masks_documents_with_flex_attention():
+    """A T x T mask for each head is more memory than the model."""
+    masking = {name for name, cls in ATTENTIONS.items() if cls.supports_documents}
+    assert masking == FLEX_LAYERS.keys()
 
 
 @pytest.mark.cuda

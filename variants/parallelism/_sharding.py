@@ -45,8 +45,9 @@ class FSDPBase(Parallelism[ProcessOptionsT]):
         self, model: nn.Module, mesh: DeviceMesh, device: torch.device, precision: Precision
     ) -> nn.Module:
         """Shard over the mesh; with bf16, gather parameters in bf16, reduce gradients in fp32."""
-        param_dtype = torch.bfloat16 if precision == "bf16" else None
-        mp_policy = MixedPrecisionPolicy(param_dtype=param_dtype, reduce_dtype=torch.float32)
+        mp_policy = MixedPrecisionPolicy()
+        if precision == "bf16":
+            mp_policy = MixedPrecisionPolicy(torch.bfloat16, reduce_dtype=torch.float32)
         offload_policy = OffloadPolicy()
         if self.cpu_offload:
             offload_policy = CPUOffloadPolicy(pin_memory=device.type == "cuda")
