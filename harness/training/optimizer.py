@@ -155,4 +155,5 @@ def _norm(grads: Sequence[Tensor]) -> Tensor:
         n = values.numel() // ROW * ROW
         norms.append(torch.linalg.vector_norm(values[:n].view(-1, ROW), dim=1))
         norms.append(torch.linalg.vector_norm(values[n:])[None])
-    return torch.linalg.vector_norm(torch.cat(norms), dtype=torch.float64)
+    norm: Tensor = torch.linalg.vector_norm(torch.cat(norms), dtype=torch.float64)
+    return norm
