@@ -338,6 +338,7 @@ class Parallelism(Variant[ProcessOptionsT]):
 
     devices: ClassVar[Sequence[str]] = ("cpu", "cuda")  # supported device types
     counters_unreliable: ClassVar[bool] = False  # True if FLOP counters miss work of other threads
+    cpu_offload: bool = False  # whether parameters, gradients and optimizer state are in CPU memory
 
     def __init__(self, options: ProcessOptionsT) -> None:
         self.options = options

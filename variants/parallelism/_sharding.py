@@ -24,7 +24,6 @@ class FSDPBase(Parallelism[ProcessOptionsT]):
 
     min_unit_params: int | None = None  # None: each block is a unit
     reshard_after_forward: bool = True
-    cpu_offload: bool = False
 
     @property
     def n_shards(self) -> int:
