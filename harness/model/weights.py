@@ -26,6 +26,8 @@ from variants.errors import VariantError
 Tensors = dict[str, Tensor]  # by parameter name
 SAFETENSORS_FILE = "model.safetensors"
 DESCRIPTION_FILE = "checkpoint.json"
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)  # of a model's tensors
+TYPE_NAMES = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES)
 GPT2 = {
     axis: VariantChoice(name=about.default, label=about.default, options={})
     for axis, about in AXES.items()
@@ -66,7 +68,8 @@ class Weights:
         sha = hashlib.sha256()
         for name, tensor in sorted(self.tensors.items()):
             sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            sha.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+            flat = tensor.contiguous().flatten()  # a dimension of 1 may have any stride
+            sha.update(flat.view(torch.uint8).numpy().tobytes())
         return sha.hexdigest()
 
 
@@ -135,6 +138,7 @@ def load_weights(source: Path) -> Weights:
         raise UserError(f"{source}: {message}") from error
     tensors = read_weights_file(source / SAFETENSORS_FILE)
     problems = incompatible_tensors(tensors, expected, source)
+    problems = problems or not_finite_tensors(tensors, source)
     if problems:
         raise UserError(problems)
     return Weights(
@@ -183,9 +187,30 @@ def incompatible_tensors(
         elif tensors[name].shape != expected[name]:
             shapes = f"{tuple(tensors[name].shape)}, the model's is {tuple(expected[name])}"
             problems.append(Problem(place, f"has shape {shapes}"))
-        elif not tensors[name].is_floating_point():
-            message = f"has type {tensors[name].dtype}, must be floating-point"
+        elif tensors[name].dtype not in DTYPES:
+            message = f"has type {tensors[name].dtype}, must be floating-point: {TYPE_NAMES}"
             problems.append(Problem(place, message))
+    return problems
+
+
+def not_finite_tensors(tensors: Mapping[str, Tensor], source: Path) -> list[Problem]:
+    """Return every tensor that holds NaN or infinity, with the first such element."""
+    problems = []
+    for name, tensor in sorted(tensors.items()):
+        if tensor.dtype not in DTYPES:  # integers are finite
+            continue
+        finite = tensor.isfinite()
+        if not finite.all():
+            first = torch.nonzero(~finite)[0].tolist()
+            n_wrong = tensor.numel() - int(finite.sum())
+            problems.append(
+                Problem(
+                    f"{source}: {name}",
+                    f"{n_wrong} of {tensor.numel()} values are NaN or infinite, the first is "
+                    f"{tensor[tuple(first)].item()} at {first}; the training diverged, or the file "
+                    "is damaged: name another checkpoint",
+                )
+            )
     return problems
 
 
