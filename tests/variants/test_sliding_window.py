@@ -635,21 +635,43 @@ def test_flex_attention_kernel_masks_documents(window, n_kv_head):
     compare_with_flex(window, "cuda", "inductor", True, documents=True, n_kv_head=n_kv_head)
 
 
-@pytest.mark.cuda
-@needs_gpu
-@pytest.mark.parametrize(
-    "options", [{}, {"dilation": 2}, {"global_tokens": 3}, {"logit_softcap": 5.0}], ids=str
+COMPILED = {"cpu": "aot_eager", "cuda": "inductor"}
+on_gpu = [pytest.mark.cuda, needs_gpu]
+LAYERS = [
+    ("sliding_window", {"window": 40, "global_tokens": 3}, True, "cpu"),
+    ("mla", {}, True, "cpu"),
+    pytest.param("sliding_window", {"window": 40, "qk_norm": True}, False, "cuda", marks=on_gpu),
+    pytest.param("sliding_window", {"window": 40, "dilation": 2}, False, "cuda", marks=on_gpu),
+    pytest.param("sliding_window", {"window": 40, "global_tokens": 3}, True, "cuda", marks=on_gpu),
+    pytest.param(
+        "sliding_window", {"window": 9, "logit_softcap": 5.0}, False, "cuda", marks=on_gpu
+    ),
+    pytest.param("mha", {"qk_norm": True}, True, "cuda", marks=on_gpu),
+    pytest.param("mla", {}, True, "cuda", marks=on_gpu),
+    pytest.param("mla", {"kv_rank": 32, "rope_dim": 16}, True, "cuda", marks=on_gpu),
+]
+
+
+@pytest.mark.filterwarnings(  # of the compiler itself
+    "ignore:.*torch.autograd.function.Function.*should not be instantiated:DeprecationWarning",
+    "ignore:TensorFloat32 tensor cores:UserWarning",
 )
-def test_compiled_layer_on_gpu_equals_the_uncompiled(options):
-    """Compiled it takes another path, and under autocast with operands of several precisions."""
-    shape = ModelShape(n_layer=1, n_head=4, n_embd=64, seq_len=300, vocab_size=13)
-    layer, x = (
-        make("sliding_window", shape, window=40, qk_norm=True, **options).cuda(),
-        inputs(2, shape).cuda(),
-    )
+@pytest.mark.parametrize(("name", "options", "documents", "device"), LAYERS, ids=str)
+def test_compiled_layer_equals_the_uncompiled(name, options, documents, device):
+    """On a GPU it takes another path, and under autocast with operands of several precisions."""
+    shape = ModelShape(n_layer=1, n_head=4, n_embd=64, seq_len=301, vocab_size=13)
+    layer = make(name, shape, **options).to(device)
+    positions_T = torch.arange(301, device=device)
+    positional = rope(shape)
+    documents_BT = DOCUMENTS.to(device) if documents else None
     torch._dynamo.reset()
+    compiled = torch.compile(layer, backend=COMPILED[device], dynamic=False, fullgraph=True)
     for precision, close in ((torch.float32, 1e-3), (torch.bfloat16, 5e-2)):
-        with torch.autocast("cuda", precision, enabled=precision != torch.float32):
-            runs = (layer, torch.compile(layer))
-            expected, got = (run(x, torch.arange(300, device="cuda"), rope(shape)) for run in runs)
-        assert (got - expected).norm() < close * expected.norm()
+        results = []
+        for run in (layer, compiled):
+            x = inputs(2, shape).to(device).requires_grad_()
+            with torch.autocast(device, torch.bfloat16, enabled=precision == torch.bfloat16):
+                y = run(x, positions_T, positional, None, documents_BT)
+            results.append((y, *torch.autograd.grad(y.float().square().sum(), [x])))
+        for expected, got in zip(*results, strict=True):
+            assert (got - expected).norm() < close * expected.norm()
